@@ -1,0 +1,543 @@
+// The addon: handles for devices, buffers, views, packed matrices and CSR results, and one method per line of native/ops.h.
+// It unwraps arguments by their types and queues the work; nothing is computed here. What can be known of shapes and dtypes
+// is checked in TypeScript; here only what memory safety needs: handles are what they claim, views lie inside their buffers.
+#include <napi.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "buffer.h"
+#include "cpu/backend.h"
+#include "ops.h"
+#include "queue.h"
+
+namespace sonde {
+namespace {
+
+// ---- what JavaScript holds
+
+struct Completion {
+  Completion(Napi::Env env, Napi::Object kept) : deferred(env), host(Napi::Persistent(kept)) {}
+  Napi::Promise::Deferred deferred;
+  Napi::ObjectReference host;  // the array that is written to, alive until JavaScript has been told
+  std::shared_ptr<Csr> csr;
+  std::string error;
+};
+
+void tell(Napi::Env env, Napi::Function, struct Device* device, Completion* completion);
+using Teller = Napi::TypedThreadSafeFunction<Device, Completion, tell>;
+
+struct Device {
+  explicit Device(int32_t index, int32_t threads)
+      : backend(cpu_backend),
+        context(backend, open(backend, index, threads)),
+        queue(getenv("SONDE_DEBUG") != nullptr, getenv("SONDE_TRACE") ? getenv("SONDE_TRACE") : ""),
+        allocator(backend, context, queue, getenv("SONDE_POISON") != nullptr) {}
+  ~Device() { shutdown(); }
+
+  struct OpenContext {
+    const Backend& backend;
+    Context* context;
+    OpenContext(const Backend& b, Context* c) : backend(b), context(c) {}
+    ~OpenContext() { backend.close(context); }
+    OpenContext(const OpenContext&) = delete;
+    OpenContext& operator=(const OpenContext&) = delete;
+    operator Context*() const { return context; }
+  };
+  static Context* open(const Backend& backend, int32_t index, int32_t threads) {
+    if (backend.abi != kBackendAbi) throw std::runtime_error("the backend was built for another version of sonde");
+    Status status;
+    Context* context = backend.open(index, threads, &status);
+    if (!context) throw std::runtime_error(status.text);
+    return context;
+  }
+
+  // Ends the worker thread; on the JavaScript thread. Handles may outlive it.
+  void shutdown() {
+    queue.stop();
+    if (teller) teller.Release();
+    teller = Teller();
+  }
+
+  const Backend& backend;
+  OpenContext context;
+  Queue queue;
+  Allocator allocator;
+  Teller teller;
+  int pending = 0;  // promises not yet settled; while there are any, the process stays alive
+};
+
+struct TensorView : View {
+  std::shared_ptr<Buffer> buffer;
+};
+struct PackedView : View {
+  std::shared_ptr<Buffer> buffer;
+};
+
+// One random tag per kind of handle: a wrong object is then an error, also when two copies of the addon are loaded.
+constexpr napi_type_tag kDeviceTag = {0x3a1f86d2c94b4e07, 0x9d5be0a7c6314f21};
+constexpr napi_type_tag kBufferTag = {0x6c0d2f4be1a94875, 0xb27c19e05f8d43a6};
+constexpr napi_type_tag kViewTag = {0x1e94b7c3058f4d62, 0x84a3d6f19b0e4c57};
+constexpr napi_type_tag kPackedTag = {0xf2805a6e3bd74c19, 0x5f16c8e42a9d4b73};
+constexpr napi_type_tag kCsrTag = {0x8b3de96107f24ac5, 0x2c79f4b05e1d4386};
+
+template <class T>
+struct HandleOf;
+template <>
+struct HandleOf<std::shared_ptr<Device>> {
+  static constexpr const napi_type_tag& tag = kDeviceTag;
+  static constexpr const char* name = "a device";
+};
+template <>
+struct HandleOf<std::shared_ptr<Buffer>> {
+  static constexpr const napi_type_tag& tag = kBufferTag;
+  static constexpr const char* name = "a buffer";
+};
+template <>
+struct HandleOf<TensorView> {
+  static constexpr const napi_type_tag& tag = kViewTag;
+  static constexpr const char* name = "a view";
+};
+template <>
+struct HandleOf<PackedView> {
+  static constexpr const napi_type_tag& tag = kPackedTag;
+  static constexpr const char* name = "a packed matrix";
+};
+template <>
+struct HandleOf<std::shared_ptr<Csr>> {
+  static constexpr const napi_type_tag& tag = kCsrTag;
+  static constexpr const char* name = "a CSR result";
+};
+
+template <class T, class Finalizer>
+Napi::Value wrap(Napi::Env env, T value, Finalizer finalizer) {
+  auto external = Napi::External<T>::New(env, new T(std::move(value)), [finalizer](Napi::Env e, T* held) {
+    finalizer(e, *held);
+    delete held;
+  });
+  external.TypeTag(&HandleOf<T>::tag);
+  return external;
+}
+
+template <class T>
+T& unwrap(const Napi::CallbackInfo& info, size_t index) {
+  const Napi::Value value = info[index];
+  if (value.IsExternal()) {
+    auto external = value.As<Napi::External<T>>();
+    if (external.CheckTypeTag(&HandleOf<T>::tag)) return *external.Data();
+  }
+  throw Napi::TypeError::New(info.Env(), "argument " + std::to_string(index) + " of a native call must be " +
+                                             HandleOf<T>::name + ", but is none");
+}
+
+int64_t integer(const Napi::CallbackInfo& info, size_t index) {
+  if (!info[index].IsNumber()) {
+    throw Napi::TypeError::New(info.Env(), "argument " + std::to_string(index) + " of a native call must be a number");
+  }
+  return info[index].As<Napi::Number>().Int64Value();
+}
+
+DType dtype_of(const Napi::CallbackInfo& info, size_t index) {
+  const int64_t code = integer(info, index);
+  if (code < 0 || code > int64_t(DType::boolean)) throw Napi::RangeError::New(info.Env(), "no such dtype");
+  return DType(code);
+}
+
+int64_t element_count(const View& view) {
+  int64_t count = 1;
+  for (int d = 0; d < view.rank; ++d) count *= view.shape[d];
+  return count;
+}
+
+// ---- operations
+
+// Keeps what an operation's arguments point to until it has been carried out.
+using Kept = std::vector<std::shared_ptr<void>>;
+
+template <class Handle, class T>
+T read_view(const Napi::CallbackInfo& info, size_t index, Kept& kept) {
+  T view;
+  if (info[index].IsNull()) return view;
+  const Handle& held = unwrap<Handle>(info, index);
+  if (held.buffer->released()) {
+    throw Napi::Error::New(info.Env(), "argument " + std::to_string(index) + " of a native call was disposed");
+  }
+  static_cast<View&>(view) = held;
+  kept.push_back(held.buffer);
+  return view;
+}
+
+template <class T>
+T read_argument(const Napi::CallbackInfo& info, size_t index, Kept& kept) {
+  if constexpr (std::is_same_v<T, Packed> || std::is_same_v<T, PackedOut>) {
+    return read_view<PackedView, T>(info, index, kept);
+  } else if constexpr (std::is_base_of_v<View, T>) {
+    return read_view<TensorView, T>(info, index, kept);
+  } else if constexpr (std::is_same_v<T, CsrOut>) {
+    auto& csr = unwrap<std::shared_ptr<Csr>>(info, index);
+    kept.push_back(csr);
+    return {csr.get()};
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return info[index].ToBoolean();
+  } else if constexpr (std::is_floating_point_v<T>) {
+    return T(info[index].ToNumber().DoubleValue());
+  } else {
+    return T(integer(info, index));
+  }
+}
+
+const char* dtype_name(DType dtype) {
+  constexpr const char* names[] = {"float32", "bfloat16", "float16", "int32", "bool"};
+  return names[int(dtype)];
+}
+
+template <class T>
+void describe_argument(std::string& text, const char*& names, const T& argument) {
+  // `names` runs along the parameter list of native/ops.h: "Out out, In x, double eps"
+  const char* end = strchr(names, ',');
+  if (!end) end = names + strlen(names);
+  const char* begin = end;
+  while (begin > names && begin[-1] != ' ') --begin;
+  if constexpr (std::is_base_of_v<View, T>) {
+    if (argument.data) {
+      if (!text.empty()) text += ", ";
+      text.append(begin, size_t(end - begin));
+      text += " [";
+      for (int d = 0; d < argument.rank; ++d) text += (d ? ", " : "") + std::to_string(argument.shape[d]);
+      text += "] ";
+      text += dtype_name(argument.dtype);
+    }
+  }
+  names = *end ? end + 1 : end;
+}
+
+template <class... A, size_t... I>
+std::tuple<A...> read_arguments(const Napi::CallbackInfo& info, Kept& kept, std::index_sequence<I...>) {
+  return {read_argument<A>(info, I + 1, kept)...};  // the device comes first
+}
+
+template <class... A>
+Napi::Value enqueue(const Napi::CallbackInfo& info, const char* name, const char* names,
+                    Status (*Operations::*member)(Context*, A...)) {
+  const std::shared_ptr<Device>& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  Kept kept;
+  auto arguments = read_arguments<A...>(info, kept, std::index_sequence_for<A...>{});
+  auto* operation = device->backend.operations(device->context)->*member;
+  Context* context = device->context;
+  auto shared = std::make_shared<std::pair<std::tuple<A...>, Kept>>(std::move(arguments), std::move(kept));
+  Label label{name, [shared, names] {
+                std::string text;
+                const char* at = names;
+                std::apply([&](const A&... a) { (describe_argument(text, at, a), ...); }, shared->first);
+                return text;
+              }};
+  device->queue.push(std::move(label), [operation, context, shared] {
+    return std::apply([&](const A&... a) { return operation(context, a...); }, shared->first);
+  });
+  return info.Env().Undefined();
+}
+
+// layer_norm -> layerNorm
+std::string camel_case(const char* name) {
+  std::string out;
+  for (; *name; ++name) out += *name == '_' ? char(toupper(*++name)) : *name;
+  return out;
+}
+
+// ---- devices and memory
+
+Napi::Value open_device(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto device = std::make_shared<Device>(int32_t(integer(info, 0)), int32_t(integer(info, 1)));
+  device->teller = Teller::New(env, "sonde", 0, 1, device.get());
+  device->teller.Unref(env);
+  // The thread must have ended before the environment does; added after the teller, so that it runs before its own clean-up.
+  env.AddCleanupHook(
+      [](std::weak_ptr<Device>* weak) {
+        if (auto alive = weak->lock()) alive->shutdown();
+        delete weak;
+      },
+      new std::weak_ptr<Device>(device));
+  return wrap(env, device, [](Napi::Env, std::shared_ptr<Device>& held) { held->shutdown(); });
+}
+
+Napi::Value describe_device(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  char text[256] = {};
+  device->backend.describe(device->context, text, sizeof text);
+  return Napi::String::New(info.Env(), text);
+}
+
+Napi::Value device_memory(const Napi::CallbackInfo& info) {
+  const Memory memory = unwrap<std::shared_ptr<Device>>(info, 0)->allocator.memory();
+  auto out = Napi::Object::New(info.Env());
+  out.Set("allocated", double(memory.allocated));
+  out.Set("peak", double(memory.peak));
+  return out;
+}
+
+void release_buffer(Napi::Env env, Buffer& buffer) {
+  const size_t freed = buffer.release();
+  if (freed) Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(freed));
+}
+
+Napi::Value allocate(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  const int64_t bytes = integer(info, 1);
+  if (bytes < 0) throw Napi::RangeError::New(env, "a buffer cannot have a negative size");
+  void* data = device->allocator.take(size_t(bytes));
+  if (!data) {
+    auto error = Napi::Error::New(env, "out of memory");
+    error.Set("code", Napi::String::New(env, "OUT_OF_MEMORY"));
+    throw error;
+  }
+  Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
+  auto buffer = std::make_shared<Buffer>(std::shared_ptr<Allocator>(device, &device->allocator), data, size_t(bytes));
+  return wrap(env, buffer, [](Napi::Env e, std::shared_ptr<Buffer>& held) { release_buffer(e, *held); });
+}
+
+Napi::Value release(const Napi::CallbackInfo& info) {
+  release_buffer(info.Env(), *unwrap<std::shared_ptr<Buffer>>(info, 0));
+  return info.Env().Undefined();
+}
+
+// view(buffer, dtype, offset, shape, strides), in elements
+Napi::Value make_view(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  TensorView view;
+  view.buffer = unwrap<std::shared_ptr<Buffer>>(info, 0);
+  view.dtype = dtype_of(info, 1);
+  const int64_t offset = integer(info, 2);
+  auto shape = info[3].As<Napi::Array>();
+  auto strides = info[4].As<Napi::Array>();
+  if (view.buffer->released()) throw Napi::Error::New(env, "the buffer of a view was disposed");
+  if (shape.Length() > kMaxRank || strides.Length() != shape.Length()) throw Napi::RangeError::New(env, "bad rank");
+  view.rank = int32_t(shape.Length());
+  // every element must lie inside the buffer; doubles cannot overflow and are exact far beyond any real size
+  double end = double(offset) + 1;
+  bool empty = false;
+  for (int d = 0; d < view.rank; ++d) {
+    view.shape[d] = shape.Get(uint32_t(d)).ToNumber().Int64Value();
+    view.stride[d] = strides.Get(uint32_t(d)).ToNumber().Int64Value();
+    if (view.shape[d] < 0 || view.stride[d] < 0) throw Napi::RangeError::New(env, "negative shape or stride");
+    empty = empty || view.shape[d] == 0;
+    end += double(view.shape[d] - 1) * double(view.stride[d]);
+  }
+  if (offset < 0 || (!empty && end * double(dtype_size(view.dtype)) > double(view.buffer->bytes()))) {
+    throw Napi::RangeError::New(env, "a view would reach outside its buffer");
+  }
+  view.data = static_cast<char*>(view.buffer->data()) + (empty ? 0 : offset * dtype_size(view.dtype));
+  return wrap(env, std::move(view), [](Napi::Env, TensorView&) {});
+}
+
+// packed(device, buffer, dtype, k, n)
+Napi::Value make_packed(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  PackedView view;
+  view.buffer = unwrap<std::shared_ptr<Buffer>>(info, 1);
+  view.dtype = dtype_of(info, 2);
+  view.rank = 2;
+  view.shape[0] = integer(info, 3);
+  view.shape[1] = integer(info, 4);
+  const Operations* operations = device->backend.operations(device->context);
+  if (view.buffer->released()) throw Napi::Error::New(env, "the buffer of a packed matrix was disposed");
+  if (view.shape[0] < 0 || view.shape[1] < 0 ||
+      operations->packed_bytes(view.shape[0], view.shape[1], view.dtype) > int64_t(view.buffer->bytes())) {
+    throw Napi::RangeError::New(env, "a packed matrix would reach outside its buffer");
+  }
+  view.data = view.buffer->data();
+  return wrap(env, std::move(view), [](Napi::Env, PackedView&) {});
+}
+
+Napi::Value packed_bytes(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  const Operations* operations = device->backend.operations(device->context);
+  return Napi::Number::New(info.Env(), double(operations->packed_bytes(integer(info, 1), integer(info, 2), dtype_of(info, 3))));
+}
+
+// ---- host memory
+
+struct HostBytes {
+  char* data;
+  size_t bytes;
+};
+
+HostBytes host_bytes(const Napi::CallbackInfo& info, size_t index) {
+  if (!info[index].IsTypedArray()) throw Napi::TypeError::New(info.Env(), "a typed array is missing");
+  auto array = info[index].As<Napi::TypedArray>();
+  return {static_cast<char*>(array.ArrayBuffer().Data()) + array.ByteOffset(), array.ByteLength()};
+}
+
+// upload(device, out, host)
+Napi::Value upload(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  Kept kept;
+  const Out out = read_argument<Out>(info, 1, kept);
+  const HostBytes host = host_bytes(info, 2);
+  if (int64_t(host.bytes) != element_count(out) * dtype_size(out.dtype)) {
+    throw Napi::RangeError::New(env, "upload: the array has another size than the tensor");
+  }
+  // The memory may be in use by operations queued earlier, and the caller may change his array: the bytes wait in a copy.
+  std::shared_ptr<char> copy(static_cast<char*>(malloc(host.bytes + 1)), free);
+  if (!copy) {
+    auto error = Napi::Error::New(env, "out of memory");
+    error.Set("code", Napi::String::New(env, "OUT_OF_MEMORY"));
+    throw error;
+  }
+  if (host.bytes) memcpy(copy.get(), host.data, host.bytes);
+  device->queue.push({"upload", nullptr}, [copy, out, kept = std::move(kept), raw = device.get()] {
+    return raw->backend.upload(raw->context, out, copy.get());
+  });
+  return env.Undefined();
+}
+
+// ---- waiting
+
+void tell(Napi::Env env, Napi::Function, Device* device, Completion* completion) {
+  std::unique_ptr<Completion> done(completion);
+  if (!env) {
+    done.release()->host.SuppressDestruct();  // the environment is gone, and what it held with it
+    return;
+  }
+  if (--device->pending == 0) device->teller.Unref(env);
+  if (!done->error.empty()) return done->deferred.Reject(Napi::Error::New(env, done->error).Value());
+  if (!done->csr) return done->deferred.Resolve(env.Undefined());
+  const Csr& csr = *done->csr;
+  const int64_t count = csr.row_ptr[csr.rows];
+  auto row_ptr = Napi::BigInt64Array::New(env, size_t(csr.rows) + 1);
+  auto indices = Napi::Int32Array::New(env, size_t(count));
+  auto values = Napi::Float32Array::New(env, size_t(count));
+  memcpy(row_ptr.Data(), csr.row_ptr, (size_t(csr.rows) + 1) * sizeof(int64_t));
+  if (count) {
+    memcpy(indices.Data(), csr.indices, size_t(count) * sizeof(int32_t));
+    memcpy(values.Data(), csr.values, size_t(count) * sizeof(float));
+  }
+  auto out = Napi::Object::New(env);
+  out.Set("rowPtr", row_ptr);
+  out.Set("indices", indices);
+  out.Set("values", values);
+  done->deferred.Resolve(out);
+}
+
+// Queues `work`, then settles the returned promise with the device's first error, if any.
+Napi::Value settle_after(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion, const char* name,
+                         std::function<Status()> work) {
+  if (device->pending++ == 0) device->teller.Ref(env);
+  auto promise = completion->deferred.Promise();
+  if (work) device->queue.push({name, nullptr}, std::move(work));
+  device->queue.push([completion, raw = device.get()] {
+    completion->error = raw->queue.take_error();
+    raw->teller.BlockingCall(completion);
+  });
+  return promise;
+}
+
+// read(device, x, host, dtype)
+Napi::Value read(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  Kept kept;
+  const In x = read_argument<In>(info, 1, kept);
+  const HostBytes host = host_bytes(info, 2);
+  const DType dtype = dtype_of(info, 3);
+  if (int64_t(host.bytes) != element_count(x) * dtype_size(dtype)) {
+    throw Napi::RangeError::New(info.Env(), "read: the array has another size than the tensor");
+  }
+  auto* completion = new Completion(info.Env(), info[2].As<Napi::Object>());
+  return settle_after(info.Env(), device, completion, "read",
+                      [x, host, dtype, kept = std::move(kept), raw = device.get()] {
+                        return raw->backend.download(raw->context, host.data, dtype, x);
+                      });
+}
+
+Napi::Value synchronize(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  auto* completion = new Completion(info.Env(), Napi::Object::New(info.Env()));
+  return settle_after(info.Env(), device, completion, "synchronize",
+                      [raw = device.get()] { return raw->backend.synchronize(raw->context); });
+}
+
+Napi::Value wait(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  device->queue.wait();
+  const std::string error = device->queue.take_error();
+  return error.empty() ? info.Env().Null() : Napi::String::New(info.Env(), error);
+}
+
+// ---- CSR results
+
+bool reserve(Csr* csr, int64_t count) {
+  const size_t n = size_t(count) + 1;
+  auto* indices = static_cast<int32_t*>(realloc(csr->indices, n * sizeof(int32_t)));
+  if (!indices) return false;
+  csr->indices = indices;
+  auto* values = static_cast<float*>(realloc(csr->values, n * sizeof(float)));
+  if (!values) return false;
+  csr->values = values;
+  return true;
+}
+
+Napi::Value make_csr(const Napi::CallbackInfo& info) {
+  const int64_t rows = integer(info, 0);
+  if (rows < 0) throw Napi::RangeError::New(info.Env(), "negative number of rows");
+  std::shared_ptr<Csr> csr(new Csr(), [](Csr* held) {
+    free(held->row_ptr);
+    free(held->indices);
+    free(held->values);
+    delete held;
+  });
+  csr->rows = rows;
+  csr->row_ptr = static_cast<int64_t*>(calloc(size_t(rows) + 1, sizeof(int64_t)));
+  csr->reserve = reserve;
+  if (!csr->row_ptr) throw Napi::Error::New(info.Env(), "out of memory");
+  return wrap(info.Env(), csr, [](Napi::Env, std::shared_ptr<Csr>&) {});
+}
+
+Napi::Value read_csr(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  auto* completion = new Completion(info.Env(), Napi::Object::New(info.Env()));
+  completion->csr = unwrap<std::shared_ptr<Csr>>(info, 1);
+  return settle_after(info.Env(), device, completion, "readCsr", nullptr);
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  const auto method = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  method("open", open_device);
+  method("describe", describe_device);
+  method("memory", device_memory);
+  method("allocate", allocate);
+  method("release", release);
+  method("view", make_view);
+  method("packed", make_packed);
+  method("packedBytes", packed_bytes);
+  method("upload", upload);
+  method("read", read);
+  method("synchronize", synchronize);
+  method("wait", wait);
+  method("csr", make_csr);
+  method("readCsr", read_csr);
+#define OP(name, ...)                                                                               \
+  {                                                                                                 \
+    static const std::string public_name = camel_case(#name);                                       \
+    method(public_name.c_str(), [](const Napi::CallbackInfo& info) {                                \
+      return enqueue(info, public_name.c_str(), #__VA_ARGS__, &Operations::name);                   \
+    });                                                                                             \
+  }
+  SONDE_OPS(OP)
+#undef OP
+  return exports;
+}
+
+NODE_API_MODULE(sonde, init)
+
+}  // namespace
+}  // namespace sonde

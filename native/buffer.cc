@@ -1,0 +1,112 @@
+// The caching allocator. Sizes are rounded so that a few classes serve all requests with at most an eighth to spare.
+#include "buffer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "queue.h"
+
+namespace sonde {
+
+namespace {
+
+constexpr size_t kGuard = 64;                    // bytes before and after a poisoned block
+constexpr unsigned char kGuardByte = 0xA5;
+constexpr unsigned char kPoisonByte = 0xFF;      // all ones is NaN in every float dtype
+constexpr int64_t kCacheFloor = int64_t(256) << 20;  // always keep up to this much
+
+}  // namespace
+
+size_t Allocator::rounded(size_t bytes) {
+  if (bytes <= 512) return 512;
+  size_t step = 64;
+  while (step * 16 < bytes) step *= 2;  // an eighth of the power of two below
+  return (bytes + step - 1) / step * step;
+}
+
+Allocator::Allocator(const Backend& backend, Context* context, Queue& queue, bool poison)
+    : backend_(backend), context_(context), queue_(queue), poison_(poison) {}
+
+Allocator::~Allocator() {
+  for (auto& [size, blocks] : cached_) {
+    for (void* block : blocks) backend_.release(context_, block);
+  }
+}
+
+void* Allocator::data_of(void* block) const { return poison_ ? static_cast<char*>(block) + kGuard : block; }
+
+void* Allocator::take(size_t bytes) {
+  const size_t size = rounded(bytes);
+  std::unique_lock lock(mutex_);
+  void* block = nullptr;
+  auto found = cached_.find(size);
+  if (found != cached_.end() && !found->second.empty()) {
+    block = found->second.back();
+    found->second.pop_back();
+    cached_bytes_ -= int64_t(size);
+  } else {
+    lock.unlock();
+    const size_t whole = poison_ ? size + 2 * kGuard : size;
+    block = backend_.allocate(context_, whole);
+    if (!block) {
+      trim();
+      queue_.wait();
+      block = backend_.allocate(context_, whole);
+    }
+    if (!block) return nullptr;
+    if (poison_) {
+      memset(block, kGuardByte, kGuard);
+      memset(static_cast<char*>(block) + kGuard, kPoisonByte, size);
+      memset(static_cast<char*>(block) + kGuard + size, kGuardByte, kGuard);
+    }
+    lock.lock();
+  }
+  memory_.allocated += int64_t(bytes);
+  memory_.peak = std::max(memory_.peak, memory_.allocated);
+  return data_of(block);
+}
+
+void Allocator::give_back(void* data, size_t bytes) {
+  const size_t size = rounded(bytes);
+  if (poison_) {
+    queue_.push({"free", nullptr}, [data, size]() -> Status {
+      auto* at = static_cast<unsigned char*>(data);
+      const auto intact = [](unsigned char byte) { return byte == kGuardByte; };
+      if (!std::all_of(at - kGuard, at, intact)) return fail("memory before a tensor was overwritten");
+      if (!std::all_of(at + size, at + size + kGuard, intact)) return fail("memory after a tensor was overwritten");
+      memset(data, kPoisonByte, size);
+      return {};
+    });
+  }
+  bool too_much;
+  {
+    std::lock_guard lock(mutex_);
+    memory_.allocated -= int64_t(bytes);
+    cached_[size].push_back(poison_ ? static_cast<char*>(data) - kGuard : data);
+    cached_bytes_ += int64_t(size);
+    too_much = cached_bytes_ > std::max(kCacheFloor, memory_.peak / 2 + memory_.allocated);
+  }
+  if (too_much) trim();
+}
+
+Memory Allocator::memory() const {
+  std::lock_guard lock(mutex_);
+  return memory_;
+}
+
+void Allocator::trim() {
+  std::map<size_t, std::vector<void*>> blocks;
+  {
+    std::lock_guard lock(mutex_);
+    blocks = std::exchange(cached_, {});
+    cached_bytes_ = 0;
+  }
+  queue_.push([this, blocks = std::move(blocks)] {
+    for (const auto& [size, list] : blocks) {
+      for (void* block : list) backend_.release(context_, block);
+    }
+  });
+}
+
+}  // namespace sonde

@@ -1,0 +1,75 @@
+// What `npm install` runs: builds the addon from source and says one line. Node-API alone is used, so the headers come from
+// the npm package node-api-headers, and native/nodedir stands in for the folder that node-gyp would download.
+//   node native/build.mjs                      build/Release/sonde.node
+//   node native/build.mjs --sanitize=address   build-sanitize/address/build/Release/sonde.node; also =thread
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, symlinkSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+/** Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that
+ *  holds the compiler's output when the build fails. sanitize: '', 'address' or 'thread', each in a folder of its own. */
+export function buildAddon(sanitize = '') {
+  const folder = sanitize ? sanitizerFolder(sanitize) : root;
+  const start = performance.now();
+  const { status, stdout, stderr, error } = spawnSync(process.execPath, [nodeGyp(), ...gypArguments(sanitize)], {
+    cwd: folder,
+    encoding: 'utf8',
+    maxBuffer: 2 ** 30,
+    // node-gyp heeds these above the user's npm settings and its own command line
+    env: {
+      ...process.env,
+      npm_package_config_node_gyp_nodedir: join(root, 'native', 'nodedir'),
+      npm_package_config_node_gyp_jobs: String(availableParallelism()),
+    },
+  });
+  const output = `${stdout ?? ''}${stderr ?? ''}`;
+  if (status !== 0) throw new Error(error?.message ?? output);
+  return {
+    addon: join(folder, 'build', 'Release', 'sonde.node'),
+    warnings: output.split('\n').filter((line) => /\bwarning:/i.test(line)),
+    seconds: (performance.now() - start) / 1000,
+  };
+}
+
+// `configure build` compiles what changed; `rebuild` would compile everything at each install.
+const gypArguments = (sanitize) => ['configure', 'build', ...(sanitize ? [`--sanitize=${sanitize}`] : [])];
+
+const nodeGyp = () => createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js');
+
+// node-gyp builds into the folder of binding.gyp: a folder of links has a build folder of its own.
+function sanitizerFolder(sanitize) {
+  const folder = join(root, 'build-sanitize', sanitize);
+  mkdirSync(folder, { recursive: true });
+  for (const name of ['binding.gyp', 'native', 'node_modules', 'package.json']) {
+    if (!existsSync(join(folder, name))) symlinkSync(join('..', '..', name), join(folder, name));
+  }
+  return folder;
+}
+
+function main() {
+  const [argument, ...more] = process.argv.slice(2);
+  const sanitize = /^--sanitize=(address|thread)$/.exec(argument ?? '')?.[1];
+  if (more.length > 0 || (argument !== undefined && sanitize === undefined)) {
+    console.error('usage: node native/build.mjs [--sanitize=address|thread]');
+    process.exitCode = 2;
+    return;
+  }
+  try {
+    const { warnings, seconds } = buildAddon(sanitize);
+    if (warnings.length > 0) console.error(warnings.join('\n'));
+    console.log(`sonde: CPU backend built in ${seconds.toFixed(1)} s; CUDA backend: not part of this version`);
+  } catch (error) {
+    console.error(error.message);
+    console.error(
+      'sonde: the CPU backend did not build. It needs python3, make and a C++20 compiler (g++ 11 or newer).',
+    );
+    process.exitCode = 1;
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) main();

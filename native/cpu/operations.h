@@ -1,0 +1,12 @@
+// Declares every operation in this build's namespace; each kernel file defines those of its name.
+#pragma once
+#include "simd.h"
+
+namespace sonde::SONDE_ISA {
+
+#define OP(name, ...) Status name(Context*, __VA_ARGS__);
+SONDE_OPS(OP)
+#undef OP
+int64_t packed_bytes(int64_t k, int64_t n, DType dtype);
+
+}  // namespace sonde::SONDE_ISA

@@ -1,0 +1,118 @@
+// The worker thread, its errors, and what SONDE_DEBUG and SONDE_TRACE print.
+#include "queue.h"
+
+#include <chrono>
+#include <exception>
+#include <future>
+#include <memory>
+#include <utility>
+
+namespace sonde {
+
+namespace {
+
+double microseconds() {
+  using namespace std::chrono;
+  return duration<double, std::micro>(steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+Queue::Queue(bool debug, const std::string& trace) : debug_(debug) {
+  if (!trace.empty()) {
+    trace_ = fopen(trace.c_str(), "w");
+    if (trace_) fputs("[\n", trace_);
+  }
+  thread_ = std::thread([this] { run(); });
+}
+
+Queue::~Queue() {
+  stop();
+  if (!trace_) return;
+  fputs("{}]\n", trace_);
+  fclose(trace_);
+}
+
+void Queue::push(Label label, std::function<Status()> work) {
+  {
+    std::lock_guard lock(mutex_);
+    items_.push_back({std::move(label), std::move(work), nullptr});
+  }
+  ready_.notify_one();
+}
+
+void Queue::push(std::function<void()> work) {
+  {
+    std::lock_guard lock(mutex_);
+    items_.push_back({{}, nullptr, std::move(work)});
+  }
+  ready_.notify_one();
+}
+
+std::string Queue::take_error() {
+  std::lock_guard lock(error_mutex_);
+  return std::exchange(error_, {});
+}
+
+void Queue::wait() {
+  auto done = std::make_shared<std::promise<void>>();
+  auto future = done->get_future();
+  push([done] { done->set_value(); });
+  future.wait();
+}
+
+void Queue::stop() {
+  if (!thread_.joinable()) return;
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  ready_.notify_one();
+  thread_.join();
+}
+
+void Queue::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    ready_.wait(lock, [this] { return stopping_ || !items_.empty(); });
+    if (items_.empty()) return;
+    Item item = std::move(items_.front());
+    items_.pop_front();
+    const bool dropped = stopping_ && !item.plain;
+    lock.unlock();
+    // once stopping, operations are dropped; what only tells others that a point was reached is still done
+    if (!dropped) carry_out(item);
+    item = {};
+    lock.lock();
+  }
+}
+
+void Queue::carry_out(const Item& item) {
+  if (item.plain) return item.plain();
+  const bool timed = debug_ || trace_;
+  const double begin = timed ? microseconds() : 0;
+  Status status;
+  try {
+    status = item.work();
+  } catch (const std::exception& error) {
+    status = fail("%s", error.what());
+  }
+  if (timed) {
+    const double took = microseconds() - begin;
+    const std::string arguments = item.label.arguments ? item.label.arguments() : "";
+    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.label.name, arguments.c_str());
+    if (trace_) {
+      fprintf(trace_, "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
+              item.label.name, begin, took, arguments.c_str());
+    }
+  }
+  if (!status.failed()) return;
+  std::string text = item.label.name;
+  text += ": ";
+  text += status.text;
+  if (item.label.arguments) text += " (of " + item.label.arguments() + ")";
+  std::lock_guard lock(error_mutex_);
+  if (error_.empty()) error_ = std::move(text);
+}
+
+}  // namespace sonde

@@ -1,0 +1,60 @@
+// The in-order queue of one device: a worker thread that carries out what JavaScript enqueues.
+#pragma once
+#include <condition_variable>
+#include <cstdio>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "ops.h"
+
+namespace sonde {
+
+// What is told about an operation: its name, and its views for errors and traces. Filled only when asked for.
+struct Label {
+  const char* name = "";
+  std::function<std::string()> arguments;
+};
+
+class Queue {
+ public:
+  // debug: each operation with its time on stderr; trace: a path for a timeline in Chrome's trace format, or empty
+  Queue(bool debug, const std::string& trace);
+  ~Queue();
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+
+  // Work that may fail. The first failure is kept, with the label, until take_error.
+  void push(Label label, std::function<Status()> work);
+  // Work that cannot fail and is not told about, such as telling JavaScript that all before it is done.
+  void push(std::function<void()> work);
+  // The first error since it was last asked for; empty if there was none. To be called from queued work.
+  std::string take_error();
+  // Blocks until all that was queued before is done.
+  void wait();
+  // Carries out what is running, drops the rest, joins the thread. Nothing may be pushed afterwards.
+  void stop();
+
+ private:
+  struct Item {
+    Label label;
+    std::function<Status()> work;
+    std::function<void()> plain;
+  };
+  void run();
+  void carry_out(const Item& item);
+
+  std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<Item> items_;
+  bool stopping_ = false;
+  std::mutex error_mutex_;
+  std::string error_;
+  const bool debug_;
+  FILE* trace_ = nullptr;
+  std::thread thread_;
+};
+
+}  // namespace sonde

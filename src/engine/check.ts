@@ -1,0 +1,113 @@
+// The words of every argument error: operation, argument, what it must be and why, what it is.
+import type { Device } from './device.js';
+import { type DType, isFloat } from './dtype.js';
+import { maxRank, type Shape, sameShape, showShape } from './shape.js';
+import { Storage } from './storage.js';
+import type { Tensor } from './tensor.js';
+
+interface Operand {
+  readonly storage: Storage;
+  readonly device: Device;
+  readonly ended: string | undefined;
+}
+
+/** `matmul: b must be [768, N] (the width of a [4, 768]), but is [3072, 768]`. */
+export function wrong(operation: string, argument: string, expected: string, actual: string): string {
+  return `${operation}: ${argument} must be ${expected}, but is ${actual}`;
+}
+
+export function describe(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 60)}…'` : `'${value}'`;
+  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean') return String(value);
+  if (Array.isArray(value)) return `an array of length ${value.length}`;
+  if (typeof value === 'function') return 'a function';
+  return `a ${(value as object).constructor?.name ?? 'object'}`;
+}
+
+export function checkShape(operation: string, argument: string, actual: Shape, expected: Shape, why = ''): void {
+  if (sameShape(actual, expected)) return;
+  throw new RangeError(wrong(operation, argument, showShape(expected) + (why && ` (${why})`), showShape(actual)));
+}
+
+export function checkDType(operation: string, argument: string, tensor: Tensor, ...allowed: DType[]): void {
+  if (allowed.includes(tensor.dtype)) return;
+  throw new TypeError(wrong(operation, argument, allowed.join(' or '), tensor.dtype));
+}
+
+export function checkFloat(operation: string, argument: string, tensor: Tensor): void {
+  if (isFloat(tensor.dtype)) return;
+  throw new TypeError(wrong(operation, argument, 'float32, bfloat16 or float16', tensor.dtype));
+}
+
+/**
+ * Demands that every given argument is a tensor (or packed matrix) that may still be used, all on one device; undefined
+ * ones were left out. Returns the device.
+ */
+export function checkOperands(operation: string, operands: Record<string, Operand | undefined>): Device {
+  let first: [string, Operand] | undefined;
+  for (const [argument, operand] of Object.entries(operands)) {
+    if (operand === undefined) continue;
+    if (!(operand?.storage instanceof Storage)) {
+      throw new TypeError(wrong(operation, argument, 'a tensor', describe(operand)));
+    }
+    if (operand.ended) throw new Error(`${operation}: ${argument} cannot be used: ${operand.ended}`);
+    first ??= [argument, operand];
+    if (operand.device !== first[1].device) {
+      throw new TypeError(
+        wrong(operation, argument, `on ${first[1].device}, where ${first[0]} is`, `on ${operand.device}`),
+      );
+    }
+  }
+  if (!first) throw new TypeError(`${operation}: a tensor is missing`);
+  return first[1].device;
+}
+
+export function checkRank(operation: string, argument: string, tensor: Tensor, least: number): void {
+  if (tensor.shape.length >= least) return;
+  throw new RangeError(
+    wrong(
+      operation,
+      argument,
+      `of ${least} or more dimensions`,
+      `${showShape(tensor.shape)} of ${tensor.shape.length}`,
+    ),
+  );
+}
+
+export function checkInteger(operation: string, argument: string, value: unknown, low: number, high = 2 ** 53): number {
+  if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
+  const range = high === 2 ** 53 ? `an integer of ${low} or more` : `an integer from ${low} to ${high}`;
+  throw new RangeError(wrong(operation, argument, range, describe(value)));
+}
+
+export function checkNumber(operation: string, argument: string, value: unknown): number {
+  if (typeof value === 'number') return value;
+  throw new TypeError(wrong(operation, argument, 'a number', describe(value)));
+}
+
+/** `shape` as a copy, if it can be one: at most 8 dimensions, integers of 0 or more, fewer than 2^53 elements. */
+export function checkedShape(operation: string, shape: unknown): number[] {
+  if (!Array.isArray(shape)) throw new TypeError(wrong(operation, 'shape', 'an array of integers', describe(shape)));
+  if (shape.length > maxRank) {
+    throw new RangeError(wrong(operation, 'shape', `of at most ${maxRank} dimensions`, showShape(shape)));
+  }
+  if (!shape.every((n) => Number.isSafeInteger(n) && n >= 0)) {
+    throw new RangeError(wrong(operation, 'shape', 'integers of 0 or more', showShape(shape)));
+  }
+  if (!Number.isSafeInteger(shape.reduce((product, n) => product * Math.max(n, 1), 4))) {
+    throw new RangeError(wrong(operation, 'shape', 'of fewer than 2^51 elements', showShape(shape)));
+  }
+  return [...shape];
+}
+
+/** A dimension counted from 0; negative ones count from the end. */
+export function checkedDim(operation: string, argument: string, dim: unknown, shape: Shape): number {
+  const rank = shape.length;
+  if (Number.isInteger(dim) && (dim as number) >= -rank && (dim as number) < rank) {
+    return (dim as number) < 0 ? (dim as number) + rank : (dim as number);
+  }
+  throw new RangeError(
+    wrong(operation, argument, `a dimension of ${showShape(shape)}, from ${-rank} to ${rank - 1}`, describe(dim)),
+  );
+}

@@ -1,0 +1,109 @@
+// Devices: where tensors live and operations run, each with one in-order queue.
+import { availableParallelism } from 'node:os';
+import { checkInteger, describe, wrong } from './check.js';
+import { DeviceError } from './errors.js';
+import { type DeviceHandle, type NativeOperations, native } from './native.js';
+
+export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
+
+export interface DeviceDescription {
+  readonly name: string;
+  readonly description: string;
+  readonly available: boolean;
+  /** Why it is not available, in one sentence. */
+  readonly reason?: string;
+}
+
+const cudaReason = 'this version of sonde has no CUDA backend; the CPU backend is ready';
+const syncEveryOperation = Boolean(process.env.SONDE_SYNC);
+
+type OperationArguments<Name extends keyof NativeOperations> =
+  Parameters<NativeOperations[Name]> extends [DeviceHandle, ...infer Rest] ? Rest : never;
+
+/** A processor with its own memory and one queue of operations, carried out in order, off the event loop. */
+export class Device {
+  readonly name: string;
+  readonly kind: 'cpu' | 'cuda';
+  /** What computes, in words: `AVX-512, 2 threads`. */
+  readonly description: string;
+  /** @internal */
+  readonly handle: DeviceHandle;
+
+  /** @internal Use openDevice. */
+  constructor(name: string, kind: 'cpu' | 'cuda', handle: DeviceHandle) {
+    this.name = name;
+    this.kind = kind;
+    this.handle = handle;
+    this.description = native.describe(handle);
+  }
+
+  /** Resolves when all work queued so far is done; rejects with the first operation that failed since the last wait. */
+  async synchronize(): Promise<void> {
+    await this.settled(native.synchronize(this.handle));
+  }
+
+  /** Bytes held by tensors now, and the most there ever were. */
+  memory(): { allocated: number; peak: number } {
+    return native.memory(this.handle);
+  }
+
+  toString(): string {
+    return this.name;
+  }
+
+  /** @internal Queues an operation and returns at once. */
+  run<Name extends keyof NativeOperations>(operation: Name, ...args: OperationArguments<Name>): void {
+    (native[operation] as (...all: unknown[]) => void)(this.handle, ...args);
+    if (!syncEveryOperation) return;
+    const failure = native.wait(this.handle);
+    if (failure) throw new DeviceError(this.name, failure);
+  }
+
+  /** @internal Turns the native reason of a rejected wait into a DeviceError that keeps the caller's stack. */
+  async settled<T>(promise: Promise<T>): Promise<T> {
+    const error = new DeviceError(this.name, '');
+    try {
+      return await promise;
+    } catch (cause) {
+      throw Object.assign(error, new DeviceError(this.name, (cause as Error).message), {
+        message: (cause as Error).message,
+        stack: `DeviceError: ${(cause as Error).message}\n${(error.stack ?? '').split('\n').slice(1).join('\n')}`,
+      });
+    }
+  }
+}
+
+const opened = new Map<string, Device>();
+
+/**
+ * The device of that name; opened once, so that every caller gets the same one.
+ * @param options.threads compute threads of a CPU device, from 1 to 1024; by default one per physical core.
+ *   Another number gives another device, with its own queue and memory.
+ * @throws Error when the device is not available, with the reason; RangeError for a name that is none.
+ */
+export function openDevice(name: DeviceName = 'cpu', options: { threads?: number } = {}): Device {
+  if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) throw new Error(`openDevice: ${name}: ${cudaReason}`);
+  if (name !== 'cpu') throw new RangeError(wrong('openDevice', 'name', "'cpu', 'cuda' or 'cuda:N'", describe(name)));
+  const threads = options.threads === undefined ? 0 : checkInteger('openDevice', 'threads', options.threads, 1, 1024);
+  const key = `${name} ${threads}`;
+  let device = opened.get(key);
+  if (!device) {
+    device = new Device(name, 'cpu', native.open(0, threads));
+    opened.set(key, device);
+  }
+  return device;
+}
+
+/** `cuda:0` when there is a GPU that can be used, else `cpu`. */
+export function getDefaultDevice(): Device {
+  return openDevice('cpu');
+}
+
+/** Every device sonde knows of, the missing ones with the reason. */
+export function listDevices(): DeviceDescription[] {
+  const cpu = openDevice('cpu');
+  return [
+    { name: 'cpu', description: `${cpu.description} of ${availableParallelism()} processors`, available: true },
+    { name: 'cuda', description: 'NVIDIA GPU', available: false, reason: cudaReason },
+  ];
+}

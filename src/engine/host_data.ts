@@ -1,0 +1,132 @@
+// What Tensor.from accepts, brought into one typed array, a shape, and the dtypes it has and shall get.
+import { checkedShape, describe, wrong } from './check.js';
+import { type DType, dtypes, isFloat } from './dtype.js';
+import { type Shape, showShape, sizeOf } from './shape.js';
+
+export type Nested = number | boolean | readonly Nested[];
+
+export type NumericArray =
+  | Float32Array
+  | Float64Array
+  | Int8Array
+  | Uint8Array
+  | Int16Array
+  | Uint16Array
+  | Int32Array
+  | Uint32Array
+  | BigInt64Array;
+
+/** A tensor in host memory, as files give it: float16 and bfloat16 as raw bits in a Uint16Array. */
+export interface HostTensorLike {
+  readonly dtype: string;
+  readonly shape: Shape;
+  readonly data: NumericArray;
+}
+
+export type HostData = NumericArray | Nested | HostTensorLike;
+
+interface Host {
+  data: Float32Array | Int32Array | Uint8Array | Uint16Array;
+  shape: number[];
+  /** The dtype of `data`. */
+  stored: DType;
+  /** The dtype that was asked for. */
+  dtype: DType;
+}
+
+const isNumericArray = (x: unknown): x is NumericArray =>
+  ArrayBuffer.isView(x) && !(x instanceof DataView) && !(x instanceof BigUint64Array);
+
+export function fromHost(operation: string, data: HostData, shape?: number[], dtype?: DType): Host {
+  if (dtype !== undefined && !dtypes.includes(dtype)) {
+    throw new TypeError(wrong(operation, 'dtype', dtypes.join(', '), describe(dtype)));
+  }
+  if (isNumericArray(data)) return fromArray(operation, data, shape ?? [data.length], dtype);
+  if (Array.isArray(data) || typeof data === 'number' || typeof data === 'boolean') {
+    return fromNested(operation, data as Nested, shape, dtype);
+  }
+  const host = data as HostTensorLike;
+  if (!isNumericArray(host?.data) || !Array.isArray(host.shape)) {
+    throw new TypeError(
+      wrong(operation, 'data', 'a typed array, nested arrays of numbers or { data, shape, dtype }', describe(data)),
+    );
+  }
+  const sixteen = host.dtype === 'float16' || host.dtype === 'bfloat16' ? host.dtype : undefined;
+  const from = fromArray(
+    operation,
+    host.data,
+    shape ?? [...host.shape],
+    sixteen ?? (host.dtype === 'bool' ? 'bool' : undefined),
+  );
+  if (host.dtype === 'uint8' && host.data instanceof Uint8Array) {
+    return { ...from, data: Int32Array.from(host.data), stored: 'int32', dtype: dtype ?? 'int32' };
+  }
+  return { ...from, dtype: dtype ?? from.dtype };
+}
+
+function fromArray(operation: string, data: NumericArray, shape: number[], dtype?: DType): Host {
+  const own = checkedShape(operation, shape);
+  if (sizeOf(own) !== data.length) {
+    throw new RangeError(wrong(operation, 'shape', `of ${data.length} elements, as many as data has`, showShape(own)));
+  }
+  const sixteen = dtype === 'bfloat16' || dtype === 'float16';
+  if (data instanceof Uint16Array && sixteen) return { data, shape: own, stored: dtype, dtype };
+  if (data instanceof Float32Array) return { data, shape: own, stored: 'float32', dtype: dtype ?? 'float32' };
+  if (data instanceof Float64Array) {
+    return { data: Float32Array.from(data), shape: own, stored: 'float32', dtype: dtype ?? 'float32' };
+  }
+  if (data instanceof Uint8Array && (dtype === undefined || dtype === 'bool')) {
+    return { data: data.map((x) => (x ? 1 : 0)), shape: own, stored: 'bool', dtype: 'bool' };
+  }
+  return { data: integers(operation, data), shape: own, stored: 'int32', dtype: dtype ?? 'int32' };
+}
+
+function integers(operation: string, data: NumericArray): Int32Array {
+  if (data instanceof Int32Array) return data;
+  const out = new Int32Array(data.length);
+  for (let i = 0; i < out.length; i++) {
+    out[i] = Number(data[i]);
+    if (out[i] !== Number(data[i])) {
+      throw new RangeError(wrong(operation, `data[${i}]`, 'in the range of int32', String(data[i])));
+    }
+  }
+  return out;
+}
+
+function fromNested(operation: string, data: Nested, shape: number[] | undefined, dtype: DType | undefined): Host {
+  const nesting: number[] = [];
+  for (let level: Nested = data; Array.isArray(level); level = level[0] as Nested) {
+    nesting.push(level.length);
+    if (level.length === 0) break;
+  }
+  const flat: (number | boolean)[] = [];
+  flatten(operation, data, nesting, 0, flat);
+  const kind = dtype ?? (typeof flat[0] === 'boolean' ? 'bool' : 'float32');
+  const target = shape ?? nesting;
+  if (kind === 'bool')
+    return fromArray(
+      operation,
+      Uint8Array.from(flat, (x) => (x ? 1 : 0)),
+      target,
+      'bool',
+    );
+  if (isFloat(kind)) return fromArray(operation, Float32Array.from(flat, Number), target, kind);
+  const odd = flat.findIndex((x) => (Number(x) | 0) !== Number(x));
+  if (odd >= 0) throw new RangeError(wrong(operation, `data[${odd}]`, 'an integer of 32 bits', String(flat[odd])));
+  return fromArray(operation, Int32Array.from(flat, Number), target, kind);
+}
+
+function flatten(operation: string, level: Nested, nesting: number[], depth: number, out: (number | boolean)[]): void {
+  if (depth === nesting.length) {
+    if (typeof level !== 'number' && typeof level !== 'boolean') {
+      throw new TypeError(wrong(operation, `data, element ${out.length},`, 'a number', describe(level)));
+    }
+    out.push(level);
+    return;
+  }
+  if (!Array.isArray(level) || level.length !== nesting[depth]) {
+    const expected = `an array of length ${nesting[depth]}, as the first one of that depth`;
+    throw new RangeError(wrong(operation, `data, near element ${out.length},`, expected, describe(level)));
+  }
+  for (const inner of level) flatten(operation, inner, nesting, depth + 1, out);
+}

@@ -1,0 +1,127 @@
+// Finds and loads the addon, and types it. Each operation of native/ops.h is a method here, called from one file only.
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+declare const brand: unique symbol;
+type Handle<Kind extends string> = { readonly [brand]: Kind };
+export type DeviceHandle = Handle<'device'>;
+export type BufferHandle = Handle<'buffer'>;
+export type ViewHandle = Handle<'view'>;
+export type PackedHandle = Handle<'packed'>;
+export type CsrHandle = Handle<'csr'>;
+
+export type RawArray = ArrayBufferView;
+
+/** Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for one left out. */
+export interface NativeOperations {
+  copy(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
+  fill(d: DeviceHandle, out: ViewHandle, value: number): void;
+  binary(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: ViewHandle, kind: number): void;
+  binaryScalar(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: number, kind: number): void;
+  relu(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
+  gelu(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
+  reduce(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number): void;
+  argmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
+  topK(d: DeviceHandle, values: ViewHandle, indices: ViewHandle, x: ViewHandle): void;
+  topKMask(d: DeviceHandle, out: ViewHandle, x: ViewHandle, k: number, relu: boolean): void;
+  softmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle, normalize: boolean): void;
+  layerNorm(d: DeviceHandle, out: ViewHandle, x: ViewHandle, gain: ViewHandle, bias: ViewHandle, eps: number): void;
+  rootMeanSquare(d: DeviceHandle, out: ViewHandle, x: ViewHandle, eps: number): void;
+  embedding(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, table: ViewHandle, accumulate: boolean): void;
+  attention(
+    d: DeviceHandle,
+    out: ViewHandle,
+    q: ViewHandle,
+    k: ViewHandle,
+    v: ViewHandle,
+    pad: ViewHandle | null,
+    causal: boolean,
+    scale: number,
+  ): void;
+  maskLogits(d: DeviceHandle, logits: ViewHandle, pad: ViewHandle | null, causal: boolean): void;
+  packWeights(d: DeviceHandle, packed: PackedHandle, b: ViewHandle): void;
+  unpackWeights(d: DeviceHandle, b: ViewHandle, packed: PackedHandle): void;
+  linear(
+    d: DeviceHandle,
+    out: ViewHandle,
+    x: ViewHandle,
+    w: PackedHandle,
+    bias: ViewHandle | null,
+    activation: number,
+  ): void;
+  matmul(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: ViewHandle, bias: ViewHandle | null): void;
+  random(d: DeviceHandle, out: ViewHandle, kind: number, seed: number, a: number, b: number): void;
+  sparseEncode(
+    d: DeviceHandle,
+    out: CsrHandle,
+    x: ViewHandle,
+    w: PackedHandle,
+    bias: ViewHandle | null,
+    threshold: number,
+    k: number,
+    relu: boolean,
+  ): void;
+  sparseDecode(
+    d: DeviceHandle,
+    out: ViewHandle,
+    rowPtr: ViewHandle,
+    indices: ViewHandle,
+    values: ViewHandle,
+    w: PackedHandle,
+    bias: ViewHandle | null,
+  ): void;
+  updateLastNonzero(d: DeviceHandle, stats: ViewHandle, latents: ViewHandle): void;
+}
+
+export interface Native extends NativeOperations {
+  /** threads 0: one per physical core. Throws with the reason when the device cannot be had. */
+  open(index: number, threads: number): DeviceHandle;
+  describe(d: DeviceHandle): string;
+  memory(d: DeviceHandle): { allocated: number; peak: number };
+  /** Throws an Error whose code is OUT_OF_MEMORY when there is not enough. */
+  allocate(d: DeviceHandle, bytes: number): BufferHandle;
+  release(buffer: BufferHandle): void;
+  view(buffer: BufferHandle, dtype: number, offset: number, shape: number[], strides: number[]): ViewHandle;
+  packed(buffer: BufferHandle, dtype: number, k: number, n: number): PackedHandle;
+  packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
+  /** Copies `host` now and queues its way to `out` (contiguous, as many bytes). */
+  upload(d: DeviceHandle, out: ViewHandle, host: RawArray): void;
+  /** Fills `host`, whose elements are of `dtype`, when all work before it is done. Rejects with the device's first error. */
+  read(d: DeviceHandle, x: ViewHandle, host: RawArray, dtype: number): Promise<void>;
+  csr(rows: number): CsrHandle;
+  readCsr(
+    d: DeviceHandle,
+    csr: CsrHandle,
+  ): Promise<{ rowPtr: BigInt64Array; indices: Int32Array; values: Float32Array }>;
+  synchronize(d: DeviceHandle): Promise<void>;
+  /** Blocks until the queue is empty; gives the first error's text. For SONDE_SYNC alone. */
+  wait(d: DeviceHandle): string | null;
+}
+
+/** The nearest folder above this file that holds binding.gyp: src, dist and the compiled tests all find it. */
+export const packageRoot = ((): string => {
+  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
+    if (existsSync(join(folder, 'binding.gyp'))) return folder;
+    if (folder === dirname(folder)) throw new Error('sonde: the package is incomplete: binding.gyp is missing');
+  }
+})();
+
+function load(): Native {
+  const path = process.env.SONDE_ADDON ?? join(packageRoot, 'build', 'Release', 'sonde.node');
+  try {
+    return createRequire(import.meta.url)(path) as Native;
+  } catch (cause) {
+    const why = existsSync(path) ? (cause as Error).message : 'it is not there';
+    throw new Error(
+      `sonde: the native addon did not load from ${path}: ${why}\n` +
+        `  It is built by the package's install script, from source, with python3, make and a C++20 compiler (g++ 11 or newer).\n` +
+        `  To build it now:            npm rebuild sonde --foreground-scripts   (in a checkout: npm install)\n` +
+        `  If npm held scripts back:   npm install-scripts approve sonde`,
+      { cause },
+    );
+  }
+}
+
+export const native: Native = load();

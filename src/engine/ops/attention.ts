@@ -1,0 +1,68 @@
+// Attention: fused, and the mask of its open form.
+import { checkDType, checkFloat, checkNumber, checkOperands, checkShape, wrong } from '../check.js';
+import { withContiguous } from '../contiguous.js';
+import { showShape } from '../shape.js';
+import type { Tensor } from '../tensor.js';
+
+export interface AttentionOptions {
+  /** Query i sees keys up to its own position; the queries are the last of the keys' positions. Default true. */
+  causal?: boolean;
+  /** bool [batch, keys], 1 = padding: a query sees a key only if both are padding or neither is. */
+  pad?: Tensor;
+  /** What the logits are multiplied with; 1 / sqrt(channels) by default. */
+  scale?: number;
+}
+
+/**
+ * softmax(q k^T scale, masked) v without storing the probabilities. q [batch, queries, heads, channels],
+ * k [batch, keys, heads, channels], v [batch, keys, heads, value channels], keys >= queries, one float dtype
+ * -> [batch, queries, heads, value channels].
+ */
+export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  const { causal = true, pad } = options;
+  const device = checkOperands('attention', { q, k, v, pad });
+  checkFloat('attention', 'q', q);
+  checkDType('attention', 'k', k, q.dtype);
+  checkDType('attention', 'v', v, q.dtype);
+  if (q.shape.length !== 4) {
+    throw new RangeError(wrong('attention', 'q', '[batch, queries, heads, channels]', showShape(q.shape)));
+  }
+  const [batch, queries, heads, channels] = q.shape as [number, number, number, number];
+  const keys = k.shape[1] ?? 0;
+  checkShape('attention', 'k', k.shape, [batch, keys, heads, channels], `q is ${showShape(q.shape)}`);
+  checkShape('attention', 'v', v.shape, [batch, keys, heads, v.shape[3] ?? channels], `k is ${showShape(k.shape)}`);
+  if (keys < queries) {
+    throw new RangeError(wrong('attention', 'k', `of ${queries} or more keys, as many as q has queries`, String(keys)));
+  }
+  if (pad) checkPad('attention', pad, batch, keys);
+  const scale = checkNumber('attention', 'scale', options.scale ?? 1 / Math.sqrt(channels));
+  const out = q.make([batch, queries, heads, v.shape[3] as number]);
+  const rowsInOnePiece = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
+  withContiguous(
+    [q, k, v, pad],
+    (...[q, k, v, pad]) =>
+      device.run('attention', out.handle, q.handle, k.handle, v.handle, pad?.handle ?? null, causal, scale),
+    rowsInOnePiece,
+  );
+  return out;
+}
+
+/**
+ * Sets what attention must not see to -inf, in place: logits [batch, heads, queries, keys] (any strides), the same mask
+ * as attention's.
+ */
+export function maskLogits(logits: Tensor, { causal = true, pad }: { causal?: boolean; pad?: Tensor } = {}): Tensor {
+  const device = checkOperands('maskLogits', { logits, pad });
+  checkFloat('maskLogits', 'logits', logits);
+  if (logits.shape.length !== 4) {
+    throw new RangeError(wrong('maskLogits', 'logits', '[batch, heads, queries, keys]', showShape(logits.shape)));
+  }
+  if (pad) checkPad('maskLogits', pad, logits.shape[0] as number, logits.shape[3] as number);
+  withContiguous([pad], (rows) => device.run('maskLogits', logits.handle, rows?.handle ?? null, causal));
+  return logits;
+}
+
+function checkPad(operation: string, pad: Tensor, batch: number, keys: number): void {
+  checkDType(operation, 'pad', pad, 'bool');
+  checkShape(operation, 'pad', pad.shape, [batch, keys], 'batch and keys');
+}

@@ -1,0 +1,61 @@
+// The four arithmetic operations, out of place and in place, with broadcasting.
+import { checkNumber, checkOperands, wrong } from '../check.js';
+import { type DType, floatDType, isFloat, promote } from '../dtype.js';
+import { withSafeInput } from '../overlap.js';
+import { broadcastShape, broadcastStrides, showShape } from '../shape.js';
+import type { Tensor } from '../tensor.js';
+import { broadcastTo } from './copy.js';
+
+/** The other side of an arithmetic operation: a number, or a tensor that broadcasts. */
+export type Operand = number | Tensor;
+
+const kinds = { add: 0, sub: 1, mul: 2, div: 3 } as const; // BinaryKind in native/ops.h
+type Kind = keyof typeof kinds;
+
+function resultDType(kind: Kind, a: Tensor, x: Operand): DType {
+  let dtype = typeof x === 'number' ? a.dtype : promote(a.dtype, x.dtype);
+  if (dtype === 'bool') dtype = 'int32';
+  const fractional = typeof x === 'number' && !(Number.isInteger(x) && Math.abs(x) < 2 ** 31);
+  return kind === 'div' || fractional ? floatDType(dtype) : dtype;
+}
+
+function outOfPlace(kind: Kind, a: Tensor, x: Operand): Tensor {
+  if (typeof x === 'number') {
+    const device = checkOperands(kind, { tensor: a });
+    const out = a.make(a.shape, resultDType(kind, a, x));
+    device.run('binaryScalar', out.handle, a.handle, x, kinds[kind]);
+    return out;
+  }
+  const device = checkOperands(kind, { tensor: a, x });
+  const shape = broadcastShape(a.shape, x.shape);
+  if (!shape) throw new RangeError(wrong(kind, 'x', `broadcastable with ${showShape(a.shape)}`, showShape(x.shape)));
+  const out = a.make(shape, resultDType(kind, a, x));
+  const side = (t: Tensor) => t.window(shape, broadcastStrides(t.shape, t.strides, shape));
+  device.run('binary', out.handle, side(a).handle, side(x).handle, kinds[kind]);
+  return out;
+}
+
+function inPlace(kind: Kind, a: Tensor, x: Operand): void {
+  const operation = `${kind}_`;
+  const device = checkOperands(operation, { tensor: a, ...(typeof x === 'object' ? { x } : {}) });
+  const number = typeof x === 'object' ? x : checkNumber(operation, 'x', x);
+  const dtype = resultDType(kind, a, number);
+  if (dtype !== a.dtype && !isFloat(a.dtype)) {
+    throw new TypeError(wrong(operation, 'the tensor', `${dtype}, as the result is`, a.dtype));
+  }
+  if (typeof number === 'number') {
+    device.run('binaryScalar', a.handle, a.handle, number, kinds[kind]);
+    return;
+  }
+  const other = broadcastTo(operation, 'x', number, a);
+  withSafeInput(a, other, (safe) => device.run('binary', a.handle, a.handle, safe.handle, kinds[kind]));
+}
+
+export const add = (a: Tensor, x: Operand): Tensor => outOfPlace('add', a, x);
+export const sub = (a: Tensor, x: Operand): Tensor => outOfPlace('sub', a, x);
+export const mul = (a: Tensor, x: Operand): Tensor => outOfPlace('mul', a, x);
+export const div = (a: Tensor, x: Operand): Tensor => outOfPlace('div', a, x);
+export const addInPlace = (a: Tensor, x: Operand): void => inPlace('add', a, x);
+export const subInPlace = (a: Tensor, x: Operand): void => inPlace('sub', a, x);
+export const mulInPlace = (a: Tensor, x: Operand): void => inPlace('mul', a, x);
+export const divInPlace = (a: Tensor, x: Operand): void => inPlace('div', a, x);

@@ -1,0 +1,30 @@
+// Looking rows up in a table.
+import { checkDType, checkFloat, checkOperands, checkShape, wrong } from '../check.js';
+import { withContiguous } from '../contiguous.js';
+import { showShape } from '../shape.js';
+import type { Tensor } from '../tensor.js';
+
+/**
+ * table[indices]: indices int32 [...], table [rows, width] -> [..., width].
+ * With `addTo` (a contiguous tensor of that shape and dtype) the rows are added to it, and it is returned.
+ * An index outside the table fails the operation: the next read() or synchronize() rejects.
+ */
+export function embedding(indices: Tensor, table: Tensor, { addTo }: { addTo?: Tensor } = {}): Tensor {
+  const device = checkOperands('embedding', { indices, table, addTo });
+  checkDType('embedding', 'indices', indices, 'int32');
+  checkFloat('embedding', 'table', table);
+  if (table.shape.length !== 2) {
+    throw new RangeError(wrong('embedding', 'table', '[rows, width]', showShape(table.shape)));
+  }
+  const shape = [...indices.shape, table.shape[1] as number];
+  if (addTo) {
+    checkShape('embedding', 'addTo', addTo.shape, shape, 'the indices and the width of the table');
+    checkDType('embedding', 'addTo', addTo, table.dtype);
+    if (!addTo.isContiguous) throw new RangeError(wrong('embedding', 'addTo', 'contiguous', 'a strided view'));
+  }
+  const out = addTo ?? table.make(shape);
+  withContiguous([table], (rows) =>
+    device.run('embedding', out.handle, indices.handle, rows.handle, addTo !== undefined),
+  );
+  return out;
+}

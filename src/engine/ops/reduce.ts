@@ -1,0 +1,59 @@
+// Sums, means, maxima and their places, over one dimension or all.
+import { checkedDim, checkOperands, wrong } from '../check.js';
+import { floatDType } from '../dtype.js';
+import { showShape } from '../shape.js';
+import type { Tensor } from '../tensor.js';
+
+export interface ReduceOptions {
+  /** Keep the dimension, with size 1. */
+  keepDim?: boolean;
+}
+
+const kinds = { sum: 0, mean: 1, max: 2 } as const; // ReduceKind in native/ops.h
+type Kind = keyof typeof kinds;
+
+/** x with dimension `dim` last, as a view. */
+export function dimLast(x: Tensor, dim: number): Tensor {
+  if (dim === x.shape.length - 1) return x;
+  return x.permute([...x.shape.keys()].filter((d) => d !== dim).concat(dim));
+}
+
+function reduce(kind: Kind, x: Tensor, dim: number | undefined, { keepDim = false }: ReduceOptions = {}): Tensor {
+  const device = checkOperands(kind, { tensor: x });
+  if (kind === 'max' && x.size === 0) {
+    throw new RangeError(wrong(kind, 'the tensor', 'of at least one element', showShape(x.shape)));
+  }
+  const wanted = kind === 'mean' ? floatDType(x.dtype) : x.dtype === 'bool' ? 'int32' : x.dtype;
+  if (wanted !== x.dtype) {
+    using converted = x.to(wanted);
+    return reduce(kind, converted, dim, { keepDim });
+  }
+  if (dim === undefined) {
+    const flat = x.reshape(-1);
+    const all = reduce(kind, flat, 0);
+    if (flat.storage !== x.storage) flat.dispose();
+    return keepDim ? all.become(x.shape.map(() => 1)) : all;
+  }
+  const d = checkedDim(kind, 'dim', dim, x.shape);
+  const out = x.make(x.shape.filter((_, other) => other !== d));
+  device.run('reduce', out.handle, dimLast(x, d).handle, kinds[kind]);
+  return keepDim ? out.become(x.shape.map((n, other) => (other === d ? 1 : n))) : out;
+}
+
+export const sum = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => reduce('sum', x, dim, options);
+export const mean = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => reduce('mean', x, dim, options);
+export const max = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => reduce('max', x, dim, options);
+
+export function argmax(x: Tensor, dim: number): Tensor {
+  const device = checkOperands('argmax', { tensor: x });
+  const d = checkedDim('argmax', 'dim', dim, x.shape);
+  if (x.shape[d] === 0) {
+    throw new RangeError(wrong('argmax', 'dim', 'a dimension that is not empty', `${dim} of ${showShape(x.shape)}`));
+  }
+  const out = x.make(
+    x.shape.filter((_, other) => other !== d),
+    'int32',
+  );
+  device.run('argmax', out.handle, dimLast(x, d).handle);
+  return out;
+}

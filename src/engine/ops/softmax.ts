@@ -1,0 +1,26 @@
+// Softmax, and its numerator for those who want the denominator in hand.
+import { checkedDim, checkFloat, checkOperands } from '../check.js';
+import type { Tensor } from '../tensor.js';
+import { dimLast } from './reduce.js';
+
+function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Tensor {
+  const device = checkOperands(operation, { t: x });
+  checkFloat(operation, 't', x);
+  const d = checkedDim(operation, 'dim', dim, x.shape);
+  const last = dimLast(x, d);
+  const out = x.make(last.shape);
+  device.run('softmax', out.handle, last.handle, normalize);
+  if (last === x) return out;
+  // back in x's order of dimensions, the rows still in one piece
+  const order = [...x.shape.keys()].map((other) => (other === d ? x.shape.length - 1 : other - (other > d ? 1 : 0)));
+  return out.become(
+    x.shape,
+    order.map((from) => out.strides[from] as number),
+  );
+}
+
+/** exp(t - max) / sum of the same, over dim. Computed in float32; a row of -inf alone gives NaN. */
+export const softmax = (t: Tensor, dim = -1): Tensor => rows('softmax', t, dim, true);
+
+/** exp(t - max) over dim: what softmax divides by its sum. */
+export const softmaxNumerator = (t: Tensor, dim = -1): Tensor => rows('softmaxNumerator', t, dim, false);

@@ -1,0 +1,26 @@
+// The k largest of each row, as values and places or with the rest set to zero.
+import { checkInteger, checkOperands, checkRank } from '../check.js';
+import type { Tensor } from '../tensor.js';
+
+const width = (x: Tensor): number => x.shape[x.shape.length - 1] as number;
+
+export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } {
+  const device = checkOperands('topk', { tensor: x });
+  checkRank('topk', 'the tensor', x, 1);
+  checkInteger('topk', 'k', k, 0, width(x));
+  const shape = [...x.shape.slice(0, -1), k];
+  const values = x.make(shape);
+  const indices = x.make(shape, 'int32');
+  device.run('topK', values.handle, indices.handle, x.handle);
+  return { values, indices };
+}
+
+/** x where it is among its row's k largest (of equals, the lower indices), else 0; with relu negative survivors become 0. */
+export function topKMask(x: Tensor, k: number, { relu = true }: { relu?: boolean } = {}): Tensor {
+  const device = checkOperands('topKMask', { x });
+  checkRank('topKMask', 'x', x, 1);
+  checkInteger('topKMask', 'k', k, 0, width(x));
+  const out = x.make(x.shape);
+  device.run('topKMask', out.handle, x.handle, k, relu);
+  return out;
+}

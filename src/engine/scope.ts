@@ -1,0 +1,39 @@
+// The lifetime of what a pass allocates: freed when the pass ends, except what it returns.
+import type { PackedMatrix } from './packed_matrix.js';
+import type { Tensor } from './tensor.js';
+
+/** Collects tensors and frees them together. `add` as they are made, `keep` what leaves, `end` in a finally. */
+export class Scope {
+  readonly #tensors = new Set<Tensor>();
+
+  add<T extends Tensor>(tensor: T): T {
+    this.#tensors.add(tensor);
+    return tensor;
+  }
+
+  /** Frees now what is no longer needed; tensors that are not the scope's are left alone. */
+  free(...tensors: (Tensor | undefined)[]): void {
+    for (const tensor of tensors) if (tensor && this.#tensors.delete(tensor)) tensor.dispose();
+  }
+
+  /** Takes a tensor out: it is the caller's from now on. */
+  keep<T extends Tensor>(tensor: T): T {
+    this.#tensors.delete(tensor);
+    return tensor;
+  }
+
+  has(tensor: Tensor): boolean {
+    return this.#tensors.has(tensor);
+  }
+
+  /** Frees the rest. Using one of them afterwards throws, with `reason`. */
+  end(reason = 'the pass it belonged to has ended; keep a clone()'): void {
+    for (const tensor of this.#tensors) tensor.release(reason);
+    this.#tensors.clear();
+  }
+}
+
+/** Frees the given tensors and matrices; undefined ones are passed over. */
+export function disposeAll(...things: (Tensor | PackedMatrix | undefined)[]): void {
+  for (const thing of things) thing?.dispose();
+}

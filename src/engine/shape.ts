@@ -1,0 +1,59 @@
+// Shapes, strides, broadcasting and indices: pure functions, no device, no native code.
+
+export type Shape = readonly number[];
+
+export const maxRank = 8; // kMaxRank in native/ops.h
+
+export const sizeOf = (shape: Shape): number => shape.reduce((product, n) => product * n, 1);
+
+/** The number of rows: the product of all dimensions but the last. */
+export const rowCount = (shape: Shape): number => sizeOf(shape.slice(0, -1));
+
+export const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
+
+/** Element strides of a row-major tensor without gaps. */
+export function contiguousStrides(shape: Shape): number[] {
+  const strides = new Array<number>(shape.length);
+  let step = 1;
+  for (let d = shape.length - 1; d >= 0; d--) {
+    strides[d] = step;
+    step *= shape[d] as number;
+  }
+  return strides;
+}
+
+export function isContiguous(shape: Shape, strides: Shape): boolean {
+  let step = 1;
+  for (let d = shape.length - 1; d >= 0; d--) {
+    const n = shape[d] as number;
+    if (n === 0) return true;
+    if (n !== 1 && strides[d] !== step) return false;
+    step *= n;
+  }
+  return true;
+}
+
+/** The shape both broadcast to (right-aligned, 1 stretches), or undefined. */
+export function broadcastShape(a: Shape, b: Shape): number[] | undefined {
+  const rank = Math.max(a.length, b.length);
+  const out = new Array<number>(rank);
+  for (let d = 1; d <= rank; d++) {
+    const m = a[a.length - d] ?? 1;
+    const n = b[b.length - d] ?? 1;
+    if (m !== n && m !== 1 && n !== 1) return undefined;
+    out[rank - d] = m === 1 ? n : m;
+  }
+  return out;
+}
+
+/** Strides that show a tensor of `shape` as `target`: 0 where it repeats. */
+export function broadcastStrides(shape: Shape, strides: Shape, target: Shape): number[] {
+  const lead = target.length - shape.length;
+  return target.map((n, d) => {
+    const from = d - lead;
+    return from < 0 || (shape[from] === 1 && n !== 1) ? 0 : (strides[from] as number);
+  });
+}
+
+/** `[4, 128, 768]`, as errors show a shape. */
+export const showShape = (shape: Shape): string => `[${shape.join(', ')}]`;

@@ -1,0 +1,209 @@
+// Oracle: what queue.h and buffer.h promise. A plain program, for ThreadSanitizer cannot watch an addon inside Node.
+// The backend is a stand-in for memory only, with a limit, so that running out of it can be tried.
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../native/buffer.h"
+#include "../../native/queue.h"
+#include "check.h"
+
+namespace {
+
+using sonde::Allocator;
+using sonde::Queue;
+using sonde::Status;
+
+std::atomic<int64_t> live_blocks{0};
+int64_t block_limit = 1 << 20;
+
+void* allocate(sonde::Context*, size_t bytes) {
+  if (live_blocks >= block_limit) return nullptr;
+  live_blocks++;
+  return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+}
+
+void release(sonde::Context*, void* block) {
+  live_blocks--;
+  std::free(block);
+}
+
+sonde::Backend memory_backend() {
+  sonde::Backend backend = {};
+  backend.abi = sonde::kBackendAbi;
+  backend.allocate = allocate;
+  backend.release = release;
+  return backend;
+}
+
+const sonde::Backend backend = memory_backend();
+
+std::string error_of(Queue& queue) {
+  std::string error;
+  queue.push([&] { error = queue.take_error(); });
+  queue.wait();
+  return error;
+}
+
+void keeps_the_order() {
+  Queue queue(false, "");
+  std::vector<int> seen;
+  for (int i = 0; i < 5000; i++) {
+    if (i % 2) {
+      queue.push([&seen, i] { seen.push_back(i); });
+    } else {
+      queue.push({"work", nullptr}, [&seen, i]() -> Status {
+        seen.push_back(i);
+        return {};
+      });
+    }
+  }
+  queue.wait();
+  CHECK(seen.size() == 5000);
+  for (int i = 0; i < 5000; i++) CHECK(seen[i] == i);
+}
+
+void takes_from_many_threads() {
+  Queue queue(false, "");
+  int64_t sum = 0;  // touched by the queue's thread alone
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; t++) {
+    threads.emplace_back([&] {
+      for (int i = 1; i <= 1000; i++) queue.push([&sum, i] { sum += i; });
+      queue.wait();
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  queue.wait();
+  CHECK(sum == 4 * 500500);
+}
+
+void keeps_the_first_error() {
+  Queue queue(false, "");
+  bool later = false;
+  queue.push({"first", [] { return std::string("x [2, 3]"); }},
+             [] { return sonde::fail("index %d is out of range", 7); });
+  queue.push({"second", nullptr}, [] { return sonde::fail("too late"); });
+  queue.push({"third", nullptr}, [&later]() -> Status {
+    later = true;
+    return {};
+  });
+  const std::string error = error_of(queue);
+  CHECK(error.find("first") != std::string::npos);
+  CHECK(error.find("index 7 is out of range") != std::string::npos);
+  CHECK(error.find("x [2, 3]") != std::string::npos);
+  CHECK(error.find("second") == std::string::npos);
+  CHECK(later);
+  CHECK(error_of(queue).empty());
+  queue.push({"thrower", nullptr}, []() -> Status { throw std::runtime_error("no such luck"); });
+  CHECK(error_of(queue).find("no such luck") != std::string::npos);
+}
+
+void stops_with_work_left() {
+  auto held = std::make_shared<int>(0);
+  {
+    Queue queue(false, "");
+    std::atomic<bool> entered{false};
+    std::atomic<bool> go{false};
+    queue.push([&] {
+      entered = true;
+      while (!go) std::this_thread::yield();
+    });
+    for (int i = 0; i < 100; i++) queue.push([held] { ++*held; });
+    while (!entered) std::this_thread::yield();
+    std::thread stopper([&] { queue.stop(); });
+    go = true;
+    stopper.join();
+  }
+  CHECK(held.use_count() == 1);
+  CHECK(*held <= 100);
+}
+
+// The writes of one tensor's life and of the next one's in the same block must not meet.
+void hands_memory_on_in_order() {
+  Queue queue(false, "");
+  {
+    auto allocator = std::make_shared<Allocator>(backend, nullptr, queue, false);
+    int64_t wrong = 0;
+    for (int round = 0; round < 500; round++) {
+      const size_t bytes = 1000 + size_t(round % 7) * 300;
+      auto buffer = std::make_unique<sonde::Buffer>(allocator, allocator->take(bytes), bytes);
+      auto* data = static_cast<unsigned char*>(buffer->data());
+      CHECK(data != nullptr && reinterpret_cast<uintptr_t>(data) % 64 == 0);
+      queue.push([=] { memset(data, round & 255, bytes); });
+      queue.push([=, &wrong] {
+        for (size_t i = 0; i < bytes; i++) wrong += data[i] != (round & 255);
+      });
+      CHECK(allocator->memory().allocated == int64_t(bytes));
+      CHECK(buffer->release() == bytes);
+      CHECK(buffer->release() == 0);
+    }
+    queue.wait();
+    CHECK(wrong == 0);
+    CHECK(allocator->memory().allocated == 0);
+    CHECK(allocator->memory().peak == 2800);
+    CHECK(live_blocks <= 7);  // one of each size at most: blocks were used again
+    allocator->trim();
+    queue.wait();
+    CHECK(live_blocks == 0);
+  }
+  CHECK(live_blocks == 0);
+}
+
+void runs_out_of_memory_and_recovers() {
+  Queue queue(false, "");
+  {
+    Allocator allocator(backend, nullptr, queue, false);
+    block_limit = 2;
+    void* a = allocator.take(600);
+    void* b = allocator.take(6000);
+    CHECK(a && b);
+    CHECK(!allocator.take(600));
+    CHECK(allocator.memory().allocated == 6600);
+    allocator.give_back(b, 6000);
+    void* c = allocator.take(60000);  // another size: the cached block must be given up for it
+    CHECK(c);
+    allocator.give_back(a, 600);
+    allocator.give_back(c, 60000);
+    queue.wait();
+  }
+  block_limit = 1 << 20;
+  CHECK(live_blocks == 0);
+}
+
+void poison_tells_an_overrun() {
+  Queue queue(false, "");
+  {
+    Allocator allocator(backend, nullptr, queue, true);
+    auto* data = static_cast<float*>(allocator.take(4096));
+    CHECK(std::isnan(data[0]) && std::isnan(data[1023]));
+    queue.push([=] { std::fill_n(data, 1024, 1.0f); });
+    allocator.give_back(data, 4096);
+    CHECK(error_of(queue).empty());
+    data = static_cast<float*>(allocator.take(4096));
+    CHECK(std::isnan(data[0]) && std::isnan(data[1023]));
+    queue.push([=] { data[1024] = 0; });
+    allocator.give_back(data, 4096);
+    CHECK(error_of(queue).find("after a tensor") != std::string::npos);
+    queue.wait();
+  }
+  CHECK(live_blocks == 0);
+}
+
+}  // namespace
+
+int main() {
+  keeps_the_order();
+  takes_from_many_threads();
+  keeps_the_first_error();
+  stops_with_work_left();
+  hands_memory_on_in_order();
+  runs_out_of_memory_and_recovers();
+  poison_tells_an_overrun();
+  std::puts("queue_test: good");
+}

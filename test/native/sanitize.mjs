@@ -1,0 +1,90 @@
+// `npm run test:sanitize`: the native code under AddressSanitizer and UndefinedBehaviorSanitizer (the programs of this folder,
+// and the addon in Node under the tests that use it), then under ThreadSanitizer (the programs). Planted faults come
+// first: a sanitizer that does not find them finds nothing.
+//   node test/native/sanitize.mjs [address|thread] [substring of test files ...]
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { buildAddon } from '../../native/build.mjs';
+import { compile, root, run, runPrograms } from './programs.mjs';
+
+// as in binding.gyp
+const flags = {
+  address: ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g', '-O1', '-fno-omit-frame-pointer'],
+  thread: ['-fsanitize=thread', '-g', '-O1'],
+};
+const faults = {
+  address: {
+    overflow: /heap-buffer-overflow/,
+    use_after_free: /heap-use-after-free/,
+    undefined_arithmetic: /signed integer overflow/,
+  },
+  thread: { race: /data race/ },
+};
+// Node itself leaks at exit on purpose.
+const options = {
+  ASAN_OPTIONS: 'detect_leaks=0',
+  UBSAN_OPTIONS: 'print_stacktrace=1',
+  TSAN_OPTIONS: 'halt_on_error=1',
+};
+
+const [first, ...rest] = process.argv.slice(2);
+const one = first === 'address' || first === 'thread' ? first : undefined;
+const filters = one || first === undefined ? rest : [first, ...rest];
+
+if (one !== 'thread') sanitizeAddress(filters.length > 0 ? filters : ['engine/', 'transformer/', 'autoencoder/']);
+if (one !== 'address') sanitizeThread();
+console.log('sanitizers: good');
+
+function sanitizeAddress(tests) {
+  Object.assign(process.env, options);
+  const { addon, release } = build('address');
+  // Node has no AddressSanitizer in it, so the runtime must be loaded first, and libstdc++ for it to find exceptions
+  const inNode = { LD_PRELOAD: [library('libasan.so'), library('libstdc++.so.6')].join(' ') };
+  for (const [fault, said] of Object.entries(faults.address)) {
+    const source = join(root, 'test', 'native', 'planted_fault.cc');
+    const planted = [...flags.address, `-DPLANT=${fault}`, '-pthread'];
+    mustFail(compile(source, join(release, 'programs', fault), planted), [], said);
+    const shared = compile(source, join(release, 'programs', `${fault}.node`), [...planted, '-shared', '-fPIC']);
+    mustFail(process.execPath, ['-e', `process.dlopen({ exports: {} }, ${JSON.stringify(shared)})`], said, inNode);
+  }
+  runPrograms(release, flags.address);
+  run(process.execPath, ['test/run.mjs', ...tests], { ...inNode, SONDE_ADDON: addon, TEST_LIMIT_FACTOR: '10' });
+}
+
+function sanitizeThread() {
+  const { release } = build('thread');
+  Object.assign(process.env, options);
+  for (const [fault, said] of Object.entries(faults.thread)) {
+    const source = join(root, 'test', 'native', 'planted_fault.cc');
+    const program = compile(source, join(release, 'programs', fault), [
+      ...flags.thread,
+      `-DPLANT=${fault}`,
+      '-pthread',
+    ]);
+    mustFail(program, [], said);
+  }
+  runPrograms(release, flags.thread);
+}
+
+function build(sanitize) {
+  const { addon, warnings, seconds } = buildAddon(sanitize);
+  if (warnings.length > 0) console.error(warnings.join('\n'));
+  console.log(`sanitizers: ${sanitize}: built in ${seconds.toFixed(1)} s`);
+  return { addon, release: join(addon, '..') };
+}
+
+function mustFail(command, args, said, env = {}) {
+  const { status, signal, stdout, stderr } = spawnSync(command, args, {
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+    timeout: 60_000,
+  });
+  if ((status === 0 && signal === null) || !said.test(stderr)) {
+    throw new Error(`${command} ${args.join(' ')}: the planted fault was not found\n${stdout}${stderr}`);
+  }
+}
+
+function library(name) {
+  const { stdout } = spawnSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' });
+  return (stdout ?? '').trim();
+}

@@ -1,0 +1,105 @@
+// Runs each compiled test file in a process of its own, so that a native crash or a hang costs one file, and closes with
+// `N passed, N failed, N skipped`. Arguments: only the files whose path contains one of them.
+//   TEST_JOBS          files at a time; as many as there are processors
+//   TEST_FILE_LIMIT    seconds a file may take; 300
+//   TEST_LIMIT_FACTOR  stretches this limit and those of the tests (slow builds: sanitizers)
+//   TEST_SUFFIX        .test.js; the harness's own test asks for the files that must fail
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const folder = join(dirname(fileURLToPath(import.meta.url)), '..', 'build-test', 'test');
+const wanted = process.argv.slice(2);
+const suffix = process.env.TEST_SUFFIX ?? '.test.js';
+const limit = Number(process.env.TEST_FILE_LIMIT ?? 300) * Number(process.env.TEST_LIMIT_FACTOR ?? 1);
+const jobs = Number(process.env.TEST_JOBS ?? availableParallelism());
+
+const running = new Set();
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.once(signal, () => {
+    for (const child of running) stop(child);
+    process.kill(process.pid, signal);
+  });
+}
+
+const files = existsSync(folder) ? readdirSync(folder, { recursive: true }).map(String).sort() : [];
+const queue = files.filter(
+  (f) => f.endsWith(suffix) && (wanted.length === 0 || wanted.some((part) => f.includes(part))),
+);
+const sum = { passed: 0, failed: 0, skipped: 0 };
+if (queue.length === 0) {
+  console.log(`FAIL no test file in ${folder}${wanted.length ? ` matches ${wanted.join(' or ')}` : ''}`);
+  sum.failed++;
+}
+await Promise.all(Array.from({ length: jobs }, worker));
+console.log(`${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped`);
+process.exitCode = sum.failed > 0 ? 1 : 0;
+
+async function worker() {
+  for (let file = queue.shift(); file !== undefined; file = queue.shift()) report(file, await run(file));
+}
+
+// -> what the file did: its output, how it ended, and how long it took
+async function run(file) {
+  const start = performance.now();
+  // kleur, which uvu colours with, heeds FORCE_COLOR over NO_COLOR
+  const { FORCE_COLOR: _, ...environment } = process.env;
+  const child = spawn(process.execPath, ['--enable-source-maps', join(folder, file)], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...environment, NO_COLOR: '1' },
+    detached: true, // a process group, to be stopped with whatever the test started
+  });
+  running.add(child);
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    stop(child);
+  }, limit * 1000);
+  const [code, signal] = await ended(child);
+  clearTimeout(timer);
+  running.delete(child);
+  return { output, code, signal, late, seconds: (performance.now() - start) / 1000 };
+}
+
+// 'close' also waits for the output of processes that outlive the test file: they get a second, then they are stopped.
+function ended(child) {
+  return new Promise((resolve) => {
+    child.once('error', (error) => resolve([error.message, null]));
+    child.once('close', (code, signal) => resolve([code, signal]));
+    child.once('exit', () => setTimeout(() => stop(child), 1000).unref());
+  });
+}
+
+function stop(child) {
+  try {
+    process.kill(-child.pid, 'SIGKILL');
+  } catch {
+    child.kill('SIGKILL');
+  }
+}
+
+function report(file, { output, code, signal, late, seconds }) {
+  const count = (label) => Number([...output.matchAll(new RegExp(`^ {2}${label}: +(\\d+)$`, 'gm'))].at(-1)?.[1] ?? 0);
+  const [total, passed, skipped] = [count('Total'), count('Passed'), count('Skipped')];
+  const why = late
+    ? `ran past ${limit} s`
+    : signal
+      ? `ended by ${signal}`
+      : total + skipped === 0
+        ? 'ran no test'
+        : code !== 0 && passed === total
+          ? `exit code ${code}`
+          : '';
+  const failed = Math.max(total - passed, why ? 1 : 0);
+  sum.passed += passed;
+  sum.failed += failed;
+  sum.skipped += skipped;
+  const details = [`${passed}/${total}`, skipped && `${skipped} skipped`, `${seconds.toFixed(2)} s`, why];
+  console.log(`${failed ? 'FAIL' : 'ok  '} ${file} ${details.filter(Boolean).join(', ')}`);
+  const shown = failed ? output : (output.match(/^skipped: .*$/gm) ?? []).join('\n');
+  if (shown) console.log(shown.replace(/^(?=.)/gm, '     '));
+}

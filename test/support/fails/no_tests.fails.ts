@@ -1,0 +1,3 @@
+import { suite } from '../harness.js';
+
+suite('no tests').run();
