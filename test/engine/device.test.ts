@@ -1,0 +1,173 @@
+// Devices: the queue, its errors, memory, and that the event loop stays free. The oracle is the promise of each sentence.
+import { spawnSync } from 'node:child_process';
+import { Worker } from 'node:worker_threads';
+import * as assert from 'uvu/assert';
+import { getDefaultDevice, listDevices, openDevice } from '../../src/engine/device.js';
+import { DeviceError, OutOfMemoryError } from '../../src/engine/errors.js';
+import { native, packageRoot } from '../../src/engine/native.js';
+import { embedding } from '../../src/engine/ops/embedding.js';
+import { matmul } from '../../src/engine/ops/matmul.js';
+import { Tensor } from '../../src/engine/tensor.js';
+import { rejects, suite, throws } from '../support/harness.js';
+
+const test = suite('device');
+
+test('the same name gives the same device; another number of threads another one', () => {
+  assert.is(openDevice('cpu'), getDefaultDevice());
+  assert.is(openDevice('cpu', { threads: 1 }), openDevice('cpu', { threads: 1 }));
+  assert.is.not(openDevice('cpu', { threads: 1 }), openDevice('cpu'));
+  assert.match(openDevice('cpu', { threads: 1 }).description, /1 thread/);
+  throws(() => openDevice('cpu', { threads: 0 }), RangeError, /threads must be an integer from 1 to 1024, but is 0/);
+  throws(() => openDevice('tpu' as never), RangeError, /openDevice: name must be 'cpu', 'cuda' or 'cuda:N'/);
+  throws(() => openDevice('cuda'), Error, /openDevice: cuda: /);
+});
+
+test('listDevices says what there is and why the rest is missing', () => {
+  const [cpu, cuda] = listDevices();
+  assert.ok(cpu?.available && cpu.description);
+  assert.ok(cuda && (cuda.available || (cuda.reason?.length ?? 0) > 10));
+});
+
+test('tensors of two devices do not meet', () => {
+  using a = Tensor.zeros([2]);
+  using b = Tensor.zeros([2], { device: openDevice('cpu', { threads: 1 }) });
+  throws(() => a.add(b), TypeError, /add: x must be on cpu, where tensor is/);
+});
+
+test('a failed operation is told at the next wait, with its name and shapes, and the queue works again', async () => {
+  using table = Tensor.zeros([4, 2]);
+  using bad = Tensor.from([[0, 9]], { dtype: 'int32' });
+  using worse = Tensor.from([[77]], { dtype: 'int32' });
+  using first = embedding(bad, table);
+  using second = embedding(worse, table);
+  const error = await rejects(
+    first.read(),
+    DeviceError,
+    /^embedding: .*9.*\[0, 4\).*indices \[1, 2\] int32.*table \[4, 2\]/,
+  );
+  assert.is((error as DeviceError).operation, 'embedding');
+  assert.match(error.stack ?? '', /device\.test/);
+  await second.device.synchronize();
+  using ok = table.add(1);
+  assert.equal([...(await ok.read())], [1, 1, 1, 1, 1, 1, 1, 1]);
+  using third = embedding(bad, table);
+  await rejects(third.device.synchronize(), DeviceError, /^embedding: /);
+  await third.device.synchronize();
+});
+
+test('memory is accounted for and freed', async () => {
+  const device = openDevice('cpu', { threads: 1 });
+  const before = device.memory().allocated;
+  const t = Tensor.zeros([1000], { device });
+  assert.is(device.memory().allocated - before, 4000);
+  const u = t.add(1);
+  assert.is(device.memory().allocated - before, 8000);
+  t.dispose();
+  assert.is(device.memory().allocated - before, 4000);
+  assert.is((await u.read())[999], 1);
+  u.dispose();
+  assert.is(device.memory().allocated, before);
+  assert.ok(device.memory().peak >= before + 8000);
+});
+
+test('memory given back while operations still wait for it is not mixed up', async () => {
+  using one = Tensor.from([1]);
+  let sum = one.clone();
+  for (let i = 0; i < 2000; i++) {
+    const next = sum.add(one);
+    sum.dispose();
+    sum = next;
+  }
+  assert.equal([...(await sum.read())], [2001]);
+  sum.dispose();
+});
+
+test('out of memory is an error that states what was asked for', () => {
+  throws(() => Tensor.empty([2 ** 46]), OutOfMemoryError, /cpu: out of memory: asked for 281474976710656 bytes while/);
+});
+
+test('a collected tensor gives its memory back', async () => {
+  const device = openDevice('cpu', { threads: 1 });
+  const before = device.memory().allocated;
+  for (let i = 0; i < 400; i++) Tensor.zeros([1 << 20], { device });
+  await device.synchronize();
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.ok(
+    device.memory().allocated - before < 400 * (4 << 20),
+    'the collector is told how much native memory there is',
+  );
+});
+
+test('a wrong handle is a sentence', () => {
+  throws(() => native.release({} as never), TypeError, /argument 0 of a native call must be a buffer, but is none/);
+  throws(() => native.relu(openDevice('cpu').handle, 5 as never, 5 as never), TypeError, /must be a view, but is none/);
+});
+
+test(
+  'a 1 ms timer keeps firing while a matmul of about two seconds runs',
+  async () => {
+    const device = openDevice('cpu', { threads: 1 });
+    using a = Tensor.randn([512, 512], { seed: 1, device });
+    using warm = matmul(a, a);
+    const begin = performance.now();
+    await warm.read();
+    using again = matmul(a, a);
+    await again.read();
+    const once = Math.max((performance.now() - begin) / 2, 0.1);
+    // as many columns as make the one product last two seconds
+    const n = Math.min(Math.ceil((2000 / once) * 512), 600_000);
+    using wide = Tensor.zeros([512, n], { device });
+    let ticks = 0;
+    let longest = 0;
+    let last = performance.now();
+    const timer = setInterval(() => {
+      ticks++;
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    }, 1);
+    await device.synchronize();
+    const start = performance.now();
+    ticks = longest = 0;
+    last = start;
+    using product = matmul(a, wide);
+    const queued = performance.now() - start;
+    await product.device.synchronize();
+    const took = performance.now() - start;
+    clearInterval(timer);
+    assert.ok(took > 500, `the product took ${took} ms`);
+    assert.ok(queued < took / 5, `queueing took ${queued} of ${took} ms`);
+    assert.ok(ticks > took / 20, `${ticks} ticks in ${took} ms`);
+    assert.ok(longest < took / 4, `the longest pause was ${longest} of ${took} ms`);
+  },
+  { limit: 120_000 },
+);
+
+test('a process that leaves work behind ends, and so does a worker thread', async () => {
+  const engine = new URL('../../src/engine/tensor.js', import.meta.url).href;
+  const program = `
+    const { Tensor } = await import(${JSON.stringify(engine)});
+    let t = Tensor.zeros([512, 512]);
+    for (let i = 0; i < 50; i++) t = t.add(1);
+    t.read();
+    process.exit(7);`;
+  const child = spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+    cwd: packageRoot,
+    encoding: 'utf8',
+  });
+  assert.is(child.status, 7, child.stderr + child.signal);
+  const worker = new Worker(
+    `import(${JSON.stringify(engine)}).then(async ({ Tensor }) => {
+       const t = Tensor.from([1, 2]).add(1);
+       require('node:worker_threads').parentPort.postMessage([...(await t.read())]);
+     });`,
+    { eval: true },
+  );
+  const got = await new Promise((resolve, reject) => {
+    worker.once('message', resolve);
+    worker.once('error', reject);
+  });
+  assert.equal(got, [2, 3]);
+  await worker.terminate();
+});
+
+test.run();

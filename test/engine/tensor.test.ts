@@ -1,0 +1,144 @@
+// Tensors, views and host data, against the same done by hand on arrays.
+import * as assert from 'uvu/assert';
+import { Tensor } from '../../src/engine/tensor.js';
+import { close } from '../support/close.js';
+import { rejects, suite, throws } from '../support/harness.js';
+
+const test = suite('tensor');
+const numbers = async (t: Tensor) => [...(await t.read())];
+
+test('from nested arrays, typed arrays and file tensors', async () => {
+  using nested = Tensor.from([
+    [1, 2, 3],
+    [4, 5, 6],
+  ]);
+  assert.equal([nested.shape, nested.dtype, nested.size], [[2, 3], 'float32', 6]);
+  assert.equal(await numbers(nested), [1, 2, 3, 4, 5, 6]);
+  using tokens = Tensor.from([[1, 2]], { dtype: 'int32' });
+  assert.instance(await tokens.read(), Int32Array);
+  using flags = Tensor.from([true, false]);
+  assert.is(flags.dtype, 'bool');
+  assert.equal(await numbers(flags), [1, 0]);
+  using long = Tensor.from(BigInt64Array.from([5n, -7n]));
+  assert.equal([long.dtype, await numbers(long)], ['int32', [5, -7]]);
+  using double = Tensor.from(Float64Array.from([0.5, 0.25]), { shape: [2, 1] });
+  assert.equal([double.dtype, double.shape, await numbers(double)], ['float32', [2, 1], [0.5, 0.25]]);
+  using bits = Tensor.from(Uint16Array.from([0x3f80, 0xc000]), { dtype: 'bfloat16' });
+  assert.equal(await numbers(bits), [1, -2]);
+  using half = Tensor.from({ dtype: 'float16', shape: [2], data: Uint16Array.from([0x3c00, 0xfc00]) });
+  assert.equal([half.dtype, await numbers(half)], ['float16', [1, -Infinity]]);
+  using scalar = Tensor.from(3);
+  assert.equal([scalar.shape, await numbers(scalar)], [[], [3]]);
+  using empty = Tensor.from([], { shape: [0, 4] });
+  assert.equal([empty.shape, await numbers(empty)], [[0, 4], []]);
+});
+
+test('wrong host data says what is wrong and where', () => {
+  throws(
+    () => Tensor.from([[1, 2], [3]]),
+    RangeError,
+    /Tensor\.from: data, near element 2, must be an array of length 2/,
+  );
+  throws(() => Tensor.from([1, 'x'] as never), TypeError, /element 1, must be a number, but is 'x'/);
+  throws(
+    () => Tensor.from(new Float32Array(3), { shape: [2, 2] }),
+    RangeError,
+    /shape must be of 3 elements.*\[2, 2\]/,
+  );
+  throws(() => Tensor.from([1.5], { dtype: 'int32' }), RangeError, /data\[0\] must be an integer of 32 bits/);
+  throws(() => Tensor.from(BigInt64Array.from([2n ** 40n])), RangeError, /data\[0\] must be in the range of int32/);
+  throws(() => Tensor.from('text' as never), TypeError, /data must be a typed array.*'text'/);
+  throws(() => Tensor.empty([-1]), RangeError, /shape must be integers of 0 or more/);
+  throws(() => Tensor.empty([1, 1, 1, 1, 1, 1, 1, 1, 1]), RangeError, /at most 8 dimensions/);
+  throws(() => Tensor.empty([2 ** 30, 2 ** 30]), RangeError, /fewer than 2\^51 elements/);
+  throws(() => Tensor.empty([1], { dtype: 'float64' as never }), TypeError, /dtype must be float32,/);
+});
+
+test('views share memory; writes show in the original', async () => {
+  using t = Tensor.from([
+    [1, 2, 3],
+    [4, 5, 6],
+  ]);
+  t.select(-1, 1).fill(0);
+  assert.equal(await numbers(t), [1, 0, 3, 4, 0, 6]);
+  t.slice(0, 1).add_(10);
+  assert.equal(await numbers(t), [1, 0, 3, 14, 10, 16]);
+  assert.equal(await numbers(t.slice(1, 0, -1)), [1, 0, 14, 10]);
+  assert.equal(await numbers(t.permute([1, 0])), [1, 14, 0, 10, 3, 16]);
+  assert.equal(await numbers(t.permute([1, 0]).select(0, -1)), [3, 16]);
+  assert.equal(await numbers(t.reshape(3, -1).select(0, 2)), [10, 16]);
+  t.select(0, 0).copyFrom(Tensor.from([7]));
+  assert.equal(await numbers(t), [7, 7, 7, 14, 10, 16]);
+  using turned = t.permute([1, 0]).reshape(-1);
+  turned.fill(0);
+  assert.equal(await numbers(t), [7, 7, 7, 14, 10, 16], 'a reshape that strides forbid is a copy');
+});
+
+test('a write that overlaps what it reads behaves as if it had been read first', async () => {
+  using t = Tensor.from([1, 2, 3, 4, 5]);
+  t.slice(0, 1).add_(t.slice(0, 0, -1));
+  assert.equal(await numbers(t), [1, 3, 5, 7, 9]);
+  t.slice(0, 1).copyFrom(t.slice(0, 0, -1));
+  assert.equal(await numbers(t), [1, 1, 3, 5, 7]);
+});
+
+test('wrong indices and shapes are refused', () => {
+  using t = Tensor.zeros([2, 3]);
+  throws(() => t.select(2, 0), RangeError, /select: dim must be a dimension of \[2, 3\], from -2 to 1, but is 2/);
+  throws(() => t.select(0, 2), RangeError, /select: i must be an integer from -2 to 1, but is 2/);
+  throws(() => t.slice(1, 2, 1), RangeError, /slice: to must be 2 or more/);
+  throws(() => t.slice(1, 0, 4), RangeError, /slice: to must be an integer from -3 to 3, but is 4/);
+  throws(() => t.reshape(4, 2), RangeError, /reshape: shape must be of 6 elements \(\[2, 3\]\), but is \[4, 2\]/);
+  throws(() => t.reshape(-1, -1), RangeError, /reshape: shape/);
+  throws(() => t.permute([0, 0]), RangeError, /permute: dims must be each dimension/);
+  throws(() => t.copyFrom(Tensor.zeros([3, 2])), RangeError, /copyFrom: other must be broadcastable to \[2, 3\]/);
+  throws(() => t.add(Tensor.zeros([2])), RangeError, /add: x must be broadcastable with \[2, 3\], but is \[2\]/);
+  throws(() => t.add_(Tensor.zeros([4, 2, 3])), RangeError, /add_: x must be broadcastable to \[2, 3\]/);
+  throws(() => t.add({} as never), TypeError, /add: x must be a tensor, but is a Object/);
+  throws(() => t.add_('1' as never), TypeError, /add_: x must be a number/);
+});
+
+test('a disposed tensor, and a view of one, throw when used', async () => {
+  const t = Tensor.zeros([2, 3]);
+  const row = t.select(0, 0);
+  t.dispose();
+  t.dispose();
+  throws(() => t.add(1), Error, /add: tensor cannot be used: it was disposed/);
+  throws(() => row.fill(1), Error, /fill: tensor cannot be used: it was disposed/);
+  await rejects(t.read(), Error, /it was disposed/);
+  using live = Tensor.zeros([2]);
+  const view = live.slice(0, 1);
+  view.dispose();
+  assert.equal(await numbers(live), [0, 0], 'disposing a view leaves its owner alone');
+});
+
+test('readInto takes the right array only', async () => {
+  using t = Tensor.from([1, 2], { dtype: 'bfloat16' });
+  const raw = new Uint16Array(2);
+  await t.readInto(raw);
+  assert.equal([...raw], [0x3f80, 0x4000]);
+  await rejects(t.readInto(new Float32Array(3)), RangeError, /readInto: host must be 2 long/);
+  await rejects(t.readInto(new Int32Array(2)), TypeError, /host must be a Float32Array for bfloat16/);
+});
+
+test('to() converts', async () => {
+  using t = Tensor.from([0, 1.5, -2.75, 3e9]);
+  using i = t.to('int32');
+  assert.equal(await numbers(i), [0, 1, -2, 2 ** 31 - 1]);
+  using b = t.to('bool');
+  assert.equal(await numbers(b), [0, 1, 1, 1]);
+  using h = t.to('float16');
+  close(await h.read(), [0, 1.5, -2.75, Infinity], {});
+});
+
+test('random tensors', async () => {
+  using a = Tensor.randn([1000], { seed: 7, mean: 2, std: 3 });
+  using b = Tensor.randn([1000], { seed: 7, mean: 2, std: 3 });
+  assert.equal(await a.read(), await b.read());
+  using i = Tensor.randint(-3, 4, [1000], { seed: 1 });
+  assert.equal(new Set(await i.read()), new Set([-3, -2, -1, 0, 1, 2, 3]));
+  throws(() => Tensor.randint(3, 3, [1], { seed: 1 }), RangeError, /high must be an integer from 4/);
+  throws(() => Tensor.randn([1], { seed: -1 }), RangeError, /seed must be/);
+});
+
+test.run();
