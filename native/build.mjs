@@ -31,7 +31,8 @@ export function buildAddon(sanitize = '') {
   if (status !== 0) throw new Error(error?.message ?? output);
   return {
     addon: join(folder, 'build', 'Release', 'sonde.node'),
-    warnings: output.split('\n').filter((line) => /\bwarning:/i.test(line)),
+    // a header's come once per file and instruction set
+    warnings: [...new Set(output.split('\n').filter((line) => /\bwarning:/i.test(line)))],
     seconds: (performance.now() - start) / 1000,
   };
 }

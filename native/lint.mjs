@@ -1,9 +1,10 @@
 // `npm run lint`: Biome over TypeScript and scripts, clang-format and clang-tidy over native/ where they are installed.
 // A tool that is missing is told in one line and is no failure: npm cannot install the two.
 //   node native/lint.mjs --fix    formats instead of complaining
-import { spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -21,29 +22,40 @@ const files = [...found('native'), ...found('test/native')];
 const sources = files.filter((name) => name.endsWith('.cc') && !name.includes('planted_fault'));
 
 let failed = false;
-check('biome', process.execPath, [
+await check('biome', process.execPath, [
   require.resolve('@biomejs/biome/bin/biome'),
   ...(fix ? ['check', '--write'] : ['ci']),
 ]);
-check('clang-format', 'clang-format', [...(fix ? ['-i'] : ['--dry-run', '--Werror']), ...files]);
-if (!fix) check('clang-tidy', 'clang-tidy', ['--quiet', ...sources, '--', ...compilerFlags()]);
+await check('clang-format', 'clang-format', [...(fix ? ['-i'] : ['--dry-run', '--Werror']), ...files]);
+if (!fix) await check('clang-tidy', 'clang-tidy', ['--quiet'], sources, ['--', ...compilerFlags()]);
 process.exitCode = failed ? 1 : 0;
 
-function check(name, command, args) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, {
-    cwd: root,
-    encoding: 'utf8',
-    maxBuffer: 2 ** 28,
+// Runs a tool; given `each`, once per file of it, as many at a time as there are processors.
+async function check(name, command, before, each = [''], after = []) {
+  const queue = [...each];
+  let result = 'good';
+  const worker = async () => {
+    for (let file = queue.shift(); file !== undefined && result !== 'not installed'; file = queue.shift()) {
+      const { code, output } = await run(command, [...before, ...(file ? [file] : []), ...after]);
+      if (code === 'ENOENT') result = 'not installed';
+      else if (code !== 0) {
+        result = 'failed';
+        console.log(output.replace(/^\d+ warnings.* generated\.\n/gm, ''));
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, worker));
+  if (result === 'failed') failed = true;
+  console.log(`lint: ${name}: ${result === 'not installed' ? 'not run, it is not installed' : result}`);
+}
+
+function run(command, args) {
+  return new Promise((resolve) => {
+    const options = { cwd: root, maxBuffer: 2 ** 28 };
+    execFile(command, args, options, (error, stdout, stderr) => {
+      resolve({ code: error ? (error.code ?? error.signal) : 0, output: `${stdout}${stderr}` });
+    });
   });
-  if (error?.code === 'ENOENT') {
-    console.log(`lint: ${name} is not installed: not run`);
-    return;
-  }
-  if (status !== 0) {
-    failed = true;
-    console.log(`${stdout ?? ''}${stderr ?? ''}${error?.message ?? ''}`);
-  }
-  console.log(`lint: ${name}: ${status === 0 ? 'good' : 'failed'}`);
 }
 
 // As binding.gyp has them, for the portable instruction set.
