@@ -2,6 +2,7 @@
 // compiler's vector extensions; intrinsics only where an extension does not say it well.
 #pragma once
 #include <math.h>
+#include <stdlib.h>
 #include <stdint.h>
 #include <string.h>
 #include "context.h"
@@ -110,6 +111,188 @@ SONDE_INLINE uint16_t float_to_f16(float f) {  // nearest, ties to even; too lar
   const uint32_t odd = (u >> 13) & 1;
   return uint16_t(sign | ((u + 0xc8000fffu + odd) >> 13));
 #endif
+}
+
+typedef uint32_t vu __attribute__((vector_size(kWidth * 4), may_alias));
+
+// ---- 16-bit floats, kWidth at a time
+
+SONDE_INLINE vf load_bf16(const uint16_t* p) {
+  return vf(__builtin_convertvector(*reinterpret_cast<const vh_unaligned*>(p), vu) << 16);
+}
+SONDE_INLINE void store_bf16(uint16_t* p, vf v) {
+  const vu u = vu(v);
+  const vu rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+  const vu nan = (u >> 16) | 0x40;
+  const vu out = (u & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+  *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector(out, vh_unaligned);
+}
+SONDE_INLINE vf load_f16(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return vf(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+  return vf(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  vf v;
+  for (int i = 0; i < kWidth; ++i) v[i] = f16_to_float(p[i]);
+  return v;
+#endif
+}
+SONDE_INLINE void store_f16(uint16_t* p, vf v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kWidth; ++i) p[i] = float_to_f16(v[i]);
+#endif
+}
+
+// ---- across lanes: in a fixed order, halves added to halves
+
+SONDE_INLINE float sum_lanes(vf v) {
+  float lane[kWidth];
+  store(lane, v);
+  for (int half = kWidth / 2; half; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+SONDE_INLINE float max_lanes(vf v) {
+  float lane[kWidth];
+  store(lane, v);
+  for (int i = 1; i < kWidth; ++i) lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
+  return lane[0];
+}
+SONDE_INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
+// a bit for each lane where a > b
+SONDE_INLINE uint32_t greater_bits(vi a, vi b) {
+#if defined(__AVX512F__)
+  return _mm512_cmpgt_epi32_mask(__m512i(a), __m512i(b));
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_ps(__m256(_mm256_cmpgt_epi32(__m256i(a), __m256i(b)))));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= uint32_t(a[i] > b[i]) << i;
+  return bits;
+#endif
+}
+SONDE_INLINE uint32_t greater_bits(vf a, vf b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_GT_OQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= uint32_t(a[i] > b[i]) << i;
+  return bits;
+#endif
+}
+
+// ---- functions
+
+// e^x, within 2 units in the last place: x = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r (Cephes' coefficients for
+// expf), and 2^n in two factors, so that results below the normal range and beyond the largest float come out right.
+SONDE_INLINE vf exp(vf x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which its low bits then hold
+  x = x < -104.0f ? broadcast(-104.0f) : x;
+  x = x > 89.0f ? broadcast(89.0f) : x;
+  const vf shifted = fma(x, broadcast(1.44269504f), broadcast(kRound));
+  const vf n = shifted - kRound;
+  vf r = fma(n, broadcast(-0.693359375f), x);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  vf p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.0f;
+  const vi whole = vi(shifted) - 0x4b400000;  // n as an integer; kRound's bits are 0x4b400000
+  const vi half = whole >> 1;
+  const vf first = vf(vu(half + 127) << 23);
+  const vf second = vf(vu(whole - half + 127) << 23);
+  return p * first * second;
+}
+
+// 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
+SONDE_INLINE vf gelu(vf x) {
+  const vf minus_2u = x * fma(x * x, broadcast(-0.0713548162726f), broadcast(-1.59576912161f));
+  return x / (1.0f + exp(minus_2u));
+}
+
+// fewer than kWidth elements, zeros behind them
+SONDE_INLINE vf load_partial(const float* p, int count) {
+  float lane[kWidth] = {};
+  for (int i = 0; i < count; ++i) lane[i] = p[i];
+  return load(lane);
+}
+SONDE_INLINE void store_partial(float* p, vf v, int count) {
+  float lane[kWidth];
+  store(lane, v);
+  for (int i = 0; i < count; ++i) p[i] = lane[i];
+}
+
+// y[i] = function(x[i]); x may be y
+template <class Function>
+SONDE_INLINE void map_row(float* y, const float* x, int64_t n, Function function) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(y + i, function(load(x + i)));
+  if (i < n) store_partial(y + i, function(load_partial(x + i, int(n - i))), int(n - i));
+}
+
+// n elements of any dtype, side by side, to float32 and back
+SONDE_INLINE void widen(float* to, const void* from, DType dtype, int64_t n) {
+  int64_t i = 0;
+  switch (dtype) {
+    case DType::float32: memcpy(to, from, size_t(n) * 4); return;
+    case DType::bfloat16: {
+      auto* p = static_cast<const uint16_t*>(from);
+      for (; i + kWidth <= n; i += kWidth) store(to + i, load_bf16(p + i));
+      for (; i < n; ++i) to[i] = bf16_to_float(p[i]);
+      return;
+    }
+    case DType::float16: {
+      auto* p = static_cast<const uint16_t*>(from);
+      for (; i + kWidth <= n; i += kWidth) store(to + i, load_f16(p + i));
+      for (; i < n; ++i) to[i] = f16_to_float(p[i]);
+      return;
+    }
+    case DType::int32:
+      for (; i < n; ++i) to[i] = float(static_cast<const int32_t*>(from)[i]);
+      return;
+    case DType::boolean:
+      for (; i < n; ++i) to[i] = static_cast<const uint8_t*>(from)[i] ? 1.0f : 0.0f;
+      return;
+  }
+}
+// truncated and held inside int32's range; NaN is 0
+SONDE_INLINE int32_t float_to_int32(float f) {
+  return f != f ? 0 : f >= 2147483648.0f ? INT32_MAX : f < -2147483648.0f ? INT32_MIN : int32_t(f);
+}
+SONDE_INLINE void narrow(void* to, const float* from, DType dtype, int64_t n) {
+  int64_t i = 0;
+  switch (dtype) {
+    case DType::float32: memcpy(to, from, size_t(n) * 4); return;
+    case DType::bfloat16: {
+      auto* p = static_cast<uint16_t*>(to);
+      for (; i + kWidth <= n; i += kWidth) store_bf16(p + i, load(from + i));
+      for (; i < n; ++i) p[i] = float_to_bf16(from[i]);
+      return;
+    }
+    case DType::float16: {
+      auto* p = static_cast<uint16_t*>(to);
+      for (; i + kWidth <= n; i += kWidth) store_f16(p + i, load(from + i));
+      for (; i < n; ++i) p[i] = float_to_f16(from[i]);
+      return;
+    }
+    case DType::int32:
+      for (; i < n; ++i) static_cast<int32_t*>(to)[i] = float_to_int32(from[i]);
+      return;
+    case DType::boolean:
+      for (; i < n; ++i) static_cast<uint8_t*>(to)[i] = from[i] != 0;
+      return;
+  }
 }
 
 // A lambda in place of parallel_for's function and argument: body(i, thread).

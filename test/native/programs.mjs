@@ -8,10 +8,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const here = dirname(fileURLToPath(import.meta.url));
 export const root = join(here, '..', '..');
-const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
+export const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
 const programs = ['queue_test', 'operations_test'];
-
-export const hasCompiler = () => spawnSync(compiler, ['--version']).status === 0;
 
 /** Builds and runs every program with the objects in `release` (an addon's build/Release); throws when one fails. */
 export function runPrograms(release, flags = []) {
@@ -51,6 +49,11 @@ function objects(release) {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  runPrograms(join(root, 'build', 'Release'));
-  console.log('native programs: good');
+  try {
+    runPrograms(join(root, 'build', 'Release'));
+    console.log('native programs: good');
+  } catch (error) {
+    console.error(error.message);
+    process.exitCode = 1;
+  }
 }

@@ -5,7 +5,7 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { buildAddon } from '../../native/build.mjs';
-import { compile, root, run, runPrograms } from './programs.mjs';
+import { compile, compiler, root, run, runPrograms } from './programs.mjs';
 
 // as in binding.gyp
 const flags = {
@@ -31,9 +31,15 @@ const [first, ...rest] = process.argv.slice(2);
 const one = first === 'address' || first === 'thread' ? first : undefined;
 const filters = one || first === undefined ? rest : [first, ...rest];
 
-if (one !== 'thread') sanitizeAddress(filters.length > 0 ? filters : ['engine/', 'transformer/', 'autoencoder/']);
-if (one !== 'address') sanitizeThread();
-console.log('sanitizers: good');
+try {
+  if (one !== 'thread') sanitizeAddress(filters.length > 0 ? filters : ['engine/', 'transformer/', 'autoencoder/']);
+  if (one !== 'address') sanitizeThread();
+  console.log('sanitizers: good');
+} catch (error) {
+  console.error(error.message);
+  console.error('sanitizers: failed');
+  process.exitCode = 1;
+}
 
 function sanitizeAddress(tests) {
   Object.assign(process.env, options);
@@ -85,6 +91,6 @@ function mustFail(command, args, said, env = {}) {
 }
 
 function library(name) {
-  const { stdout } = spawnSync('g++', [`-print-file-name=${name}`], { encoding: 'utf8' });
+  const { stdout } = spawnSync(compiler, [`-print-file-name=${name}`], { encoding: 'utf8' });
   return (stdout ?? '').trim();
 }

@@ -1,0 +1,138 @@
+// The CPU backend's table: which instruction set computes, memory, and the ways in and out.
+#include "backend.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "threads.h"
+
+namespace sonde {
+
+namespace portable {
+extern const Operations operations;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Operations operations;
+}
+namespace avx512 {
+extern const Operations operations;
+}
+#endif
+
+namespace {
+
+struct InstructionSet {
+  const char* name;   // as SONDE_ISA names it
+  const char* title;  // as people do
+  const Operations* operations;
+  bool (*supported)();
+};
+
+// best first
+constexpr InstructionSet kInstructionSets[] = {
+#if defined(__x86_64__)
+    {"avx512", "AVX-512", &avx512::operations,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+     }},
+    {"avx2", "AVX2", &avx2::operations,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+    {"portable", "SSE2", &portable::operations, [] { return true; }},
+#else
+    {"portable", "NEON", &portable::operations, [] { return true; }},
+#endif
+};
+
+const InstructionSet* choose(Status* status) {
+  const char* wanted = getenv("SONDE_ISA");
+  for (const InstructionSet& set : kInstructionSets) {
+    if (wanted && *wanted && strcmp(wanted, set.name) != 0) continue;
+    if (set.supported()) return &set;
+    if (!wanted || !*wanted) continue;
+    *status = fail("SONDE_ISA is %s, which this processor does not have", wanted);
+    return nullptr;
+  }
+  std::string names;
+  for (const InstructionSet& set : kInstructionSets) names += (names.empty() ? "" : ", ") + std::string(set.name);
+  *status = fail("SONDE_ISA must be one of %s, but is '%.40s'", names.c_str(), wanted ? wanted : "");
+  return nullptr;
+}
+
+Context* open(int32_t index, int32_t threads, Status* status) {
+  if (index != 0) {
+    *status = fail("there is one CPU device, cpu");
+    return nullptr;
+  }
+  const InstructionSet* set = choose(status);
+  if (!set) return nullptr;
+  try {
+    return new Context(threads > 0 ? threads : physical_cores(), set->operations, set->title);
+  } catch (const std::exception& error) {
+    *status = fail("the compute threads could not be started: %s", error.what());
+    return nullptr;
+  }
+}
+
+void close(Context* context) { delete context; }
+
+void describe(const Context* context, char* text, size_t size) {
+  snprintf(text, size, "%s, %d thread%s", context->instruction_set, context->threads, context->threads == 1 ? "" : "s");
+}
+
+void* allocate(Context*, size_t bytes) {
+  constexpr size_t kHuge = size_t(2) << 20;
+  const size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
+  if (bytes > SIZE_MAX - alignment) return nullptr;
+  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* data = aligned_alloc(alignment, rounded ? rounded : alignment);
+#if defined(__linux__)
+  if (data && alignment == kHuge) madvise(data, rounded, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
+void release(Context*, void* data) { free(data); }
+
+// host memory as a contiguous view of the shape of `like`
+template <class T>
+T host_view(const View& like, void* host, DType dtype) {
+  T view;
+  view.data = host;
+  view.dtype = dtype;
+  view.rank = like.rank;
+  int64_t step = 1;
+  for (int d = like.rank - 1; d >= 0; --d) {
+    view.shape[d] = like.shape[d];
+    view.stride[d] = step;
+    step *= like.shape[d];
+  }
+  return view;
+}
+
+Status upload(Context* context, Out dst, const void* host) {
+  return context->operations->copy(context, dst, host_view<In>(dst, const_cast<void*>(host), dst.dtype));
+}
+
+Status download(Context* context, void* host, DType host_dtype, In src) {
+  return context->operations->copy(context, host_view<Out>(src, host, host_dtype), src);
+}
+
+Status synchronize(Context*) { return {}; }
+
+const Operations* operations(const Context* context) { return context->operations; }
+
+}  // namespace
+
+const Backend cpu_backend = {
+    kBackendAbi, open, close, describe, allocate, release, upload, download, synchronize, operations,
+};
+
+}  // namespace sonde

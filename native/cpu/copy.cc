@@ -1,0 +1,98 @@
+// Copying and converting between any strides. Dimensions that lie together in both views are taken as one; where only the
+// source runs along another dimension (a transpose), blocks keep its cache lines in use.
+#include "operations.h"
+#include "rows.h"
+
+namespace sonde::SONDE_ISA {
+
+namespace {
+
+// Drops dimensions of 1 and joins neighbours that are contiguous in both.
+void simplify(View& a, View& b) {
+  int rank = 0;
+  for (int d = 0; d < a.rank; ++d) {
+    if (a.shape[d] == 1) continue;
+    const int64_t n = a.shape[d], sa = a.stride[d], sb = b.stride[d];
+    if (rank && a.stride[rank - 1] == n * sa && b.stride[rank - 1] == n * sb) {
+      a.shape[rank - 1] *= n;
+      b.shape[rank - 1] *= n;
+    } else {
+      a.shape[rank] = b.shape[rank] = n;
+      ++rank;
+    }
+    a.stride[rank - 1] = sa;
+    b.stride[rank - 1] = sb;
+  }
+  a.rank = b.rank = rank;
+}
+
+// int32 and bool through float32 would lose digits
+bool exact(DType from, DType to) { return from != DType::int32 || (to != DType::int32 && to != DType::boolean); }
+
+template <class T>
+void move(char* to, const char* from, int64_t n, int64_t to_stride, int64_t from_stride) {
+  auto* t = reinterpret_cast<T*>(to);
+  auto* f = reinterpret_cast<const T*>(from);
+  for (int64_t i = 0; i < n; ++i) t[i * to_stride] = f[i * from_stride];
+}
+
+void copy_row(char* to, const View& out, const char* from, const View& x, int64_t n, int64_t to_stride,
+              int64_t from_stride, float* room) {
+  if (out.dtype == x.dtype) {
+    const int64_t size = dtype_size(x.dtype);
+    if (to_stride == 1 && from_stride == 1) memcpy(to, from, size_t(n * size));
+    else if (size == 4) move<int32_t>(to, from, n, to_stride, from_stride);
+    else if (size == 2) move<uint16_t>(to, from, n, to_stride, from_stride);
+    else move<uint8_t>(to, from, n, to_stride, from_stride);
+    return;
+  }
+  if (!exact(x.dtype, out.dtype)) {  // int32 to bool
+    for (int64_t i = 0; i < n; ++i) {
+      to[i * to_stride] = reinterpret_cast<const int32_t*>(from)[i * from_stride] != 0;
+    }
+    return;
+  }
+  write_row(to, out.dtype, to_stride, n, read_row(from, x.dtype, from_stride, n, room));
+}
+
+}  // namespace
+
+Status copy(Context* context, Out out, In x) {
+  if (element_count(out) == 0) return {};
+  View a = out, b = x;
+  simplify(a, b);
+  const int64_t n = last_dimension(a), to = last_stride(a), from = last_stride(b);
+  const int64_t to_size = dtype_size(a.dtype), from_size = dtype_size(b.dtype);
+  constexpr int64_t kPiece = 4096, kBlock = 32;
+  if (!reserve_rows(context, 1, kPiece)) return no_room();
+  const bool crosswise = a.rank >= 2 && to == 1 && from != 1 && b.stride[b.rank - 2] == 1;
+  if (crosswise) {
+    // blocks of 32 rows and columns: the source's lines are read whole while they are at hand
+    const int64_t height = a.shape[a.rank - 2], bands = (height + kBlock - 1) / kBlock;
+    View a_lead = a, b_lead = b;
+    a_lead.rank = b_lead.rank = a.rank - 1;
+    each_row(context, row_count(a_lead) * bands, kBlock * n, [&](int64_t task, int thread) {
+      const int64_t first = task % bands * kBlock, rows = height - first < kBlock ? height - first : kBlock;
+      char* t = row_at(a_lead, task / bands) + first * a.stride[a.rank - 2] * to_size;
+      const char* f = row_at(b_lead, task / bands) + first * from_size;
+      float* room = row_room(context, thread, 1, kPiece, 0);
+      for (int64_t column = 0; column < n; column += kBlock) {
+        const int64_t count = n - column < kBlock ? n - column : kBlock;
+        for (int64_t r = 0; r < rows; ++r) {
+          copy_row(t + (r * a.stride[a.rank - 2] + column) * to_size, a, f + (r + column * from) * from_size, b, count,
+                   1, from, room);
+        }
+      }
+    });
+    return {};
+  }
+  const int64_t pieces = (n + kPiece - 1) / kPiece;
+  each_row(context, row_count(a) * pieces, n < kPiece ? n : kPiece, [&](int64_t task, int thread) {
+    const int64_t row = task / pieces, at = task % pieces * kPiece, count = n - at < kPiece ? n - at : kPiece;
+    copy_row(row_at(a, row) + at * to * to_size, a, row_at(b, row) + at * from * from_size, b, count, to, from,
+             row_room(context, thread, 1, kPiece, 0));
+  });
+  return {};
+}
+
+}  // namespace sonde::SONDE_ISA

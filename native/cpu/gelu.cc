@@ -1,0 +1,10 @@
+#include "operations.h"
+#include "rows.h"
+
+namespace sonde::SONDE_ISA {
+
+Status gelu(Context* context, Out out, In x) {
+  return map(context, out, x, [](vf v) { return gelu(v); });
+}
+
+}  // namespace sonde::SONDE_ISA

@@ -1,0 +1,74 @@
+// a b + bias for any strides: b's columns are packed as a thread comes to them. A batch of small products is dealt out by
+// product, a large product by columns.
+#include "multiply.h"
+#include "operations.h"
+
+namespace sonde::SONDE_ISA {
+
+namespace {
+
+// The matrix at place `batch` of the leading dimensions.
+template <class T>
+View matrix_at(const T& x, int64_t batch) {
+  View matrix;
+  int64_t offset = 0;
+  for (int d = x.rank - 3; d >= 0; --d) {
+    offset += batch % x.shape[d] * x.stride[d];
+    batch /= x.shape[d];
+  }
+  matrix.data = static_cast<char*>(x.data) + offset * dtype_size(x.dtype);
+  matrix.dtype = x.dtype;
+  matrix.rank = 2;
+  for (int d = 0; d < 2; ++d) {
+    matrix.shape[d] = x.shape[x.rank - 2 + d];
+    matrix.stride[d] = x.stride[x.rank - 2 + d];
+  }
+  return matrix;
+}
+
+}  // namespace
+
+Status matmul(Context* context, Out out, In a, In b, In bias) {
+  const int64_t m = out.shape[out.rank - 2], n = out.shape[out.rank - 1], k = a.shape[a.rank - 1];
+  int64_t batch = 1;
+  for (int d = 0; d < out.rank - 2; ++d) batch *= out.shape[d];
+  if (batch * m * n == 0) return {};
+  const bool by_product = batch >= 2 * thread_count(context) && m <= kRowsAtOnce && m * n <= (int64_t(1) << 22);
+  RightSide shape;
+  View first = matrix_at(b, 0);
+  shape.view = &first;
+  if (!by_product) {
+    for (int64_t i = 0; i < batch; ++i) {
+      const View right = matrix_at(b, i);
+      RightSide w;
+      w.view = &right;
+      const Status status = multiply_all(context, matrix_at(a, i), w, bias, matrix_at(out, i), Activation::none);
+      if (status.failed()) return status;
+    }
+    return {};
+  }
+  auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
+  if (!wide_bias) return out_of_memory("the bias");
+  widen_bias(wide_bias, bias, n);
+  const size_t left_bytes = size_t(m * k + 1) * 4;
+  for (int thread = 0; thread < thread_count(context); ++thread) {
+    if (!thread_scratch(context, thread, 0, Room::bytes(shape)) || !thread_scratch(context, thread, 1, left_bytes)) {
+      return out_of_memory("a tile");
+    }
+  }
+  parallel(context, batch, [&](int64_t i, int thread) {
+    const View x = matrix_at(a, i), right = matrix_at(b, i), to = matrix_at(out, i);
+    auto* left = static_cast<float*>(thread_scratch(context, thread, 1, left_bytes));
+    for (int64_t row = 0; row < m; row += kRows) pack_rows(left + row * k, x, row, int(min64(kRows, m - row)));
+    RightSide w;
+    w.view = &right;
+    const Room room = Room::in(thread_scratch(context, thread, 0, Room::bytes(w)), w);
+    const int64_t step = kTileColumns / kColumns;
+    for (int64_t panel = 0; panel < panel_count(n); panel += step) {
+      multiply_columns(left, m, w, panel, min64(step, panel_count(n) - panel), wide_bias, to, 0, Activation::none, room);
+    }
+  });
+  return {};
+}
+
+}  // namespace sonde::SONDE_ISA

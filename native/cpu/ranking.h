@@ -1,0 +1,62 @@
+// Finding the largest: a value and its index as one integer whose order is the one wanted, equal values lowest index first.
+#pragma once
+#include "simd.h"
+
+namespace sonde::SONDE_ISA {
+
+// Larger is better: the value's order in the upper half, the index's complement below it.
+SONDE_INLINE uint64_t candidate(int32_t key, int64_t index) {
+  return uint64_t(uint32_t(key) ^ 0x80000000u) << 32 | (0xffffffffu - uint32_t(index));
+}
+SONDE_INLINE int32_t key_of(uint64_t c) { return int32_t(uint32_t(c >> 32) ^ 0x80000000u); }
+SONDE_INLINE int64_t index_of(uint64_t c) { return int64_t(0xffffffffu - uint32_t(c)); }
+// A float as an integer that sorts alike; both zeros are one, NaN is above all. Its own inverse but for those.
+SONDE_INLINE vi keys(vf v) {
+  const vi bits = vi(v + 0.0f);
+  const vi key = bits < 0 ? bits ^ 0x7fffffff : bits;
+  return v != v ? vi{} + INT32_MAX : key;
+}
+SONDE_INLINE float value_of(uint64_t c) {
+  int32_t bits = key_of(c);
+  if (bits == INT32_MAX) return NAN;
+  if (bits < 0) bits ^= 0x7fffffff;
+  float f;
+  memcpy(&f, &bits, 4);
+  return f;
+}
+
+// Brings the k largest of c [n] to the front, in no order (Hoare's selection).
+inline void select(uint64_t* c, int64_t n, int64_t k) {
+  int64_t low = 0, high = n - 1;
+  while (low < high) {
+    const uint64_t middle = c[low + (high - low) / 2];
+    int64_t i = low, j = high;
+    while (i <= j) {
+      while (c[i] > middle) ++i;
+      while (c[j] < middle) --j;
+      if (i > j) break;
+      const uint64_t swap = c[i];
+      c[i++] = c[j];
+      c[j--] = swap;
+    }
+    if (k - 1 <= j) high = j;
+    else if (k - 1 >= i) low = i;
+    else return;
+  }
+}
+
+inline void sort_by_index(uint64_t* c, int64_t n) {
+  qsort(c, size_t(n), sizeof *c, [](const void* a, const void* b) {
+    const uint32_t x = uint32_t(*static_cast<const uint64_t*>(a)), y = uint32_t(*static_cast<const uint64_t*>(b));
+    return x > y ? -1 : x < y;  // complements: the larger one has the lower index
+  });
+}
+
+inline void sort_by_value(uint64_t* c, int64_t n) {
+  qsort(c, size_t(n), sizeof *c, [](const void* a, const void* b) {
+    const uint64_t x = *static_cast<const uint64_t*>(a), y = *static_cast<const uint64_t*>(b);
+    return x > y ? -1 : x < y;
+  });
+}
+
+}  // namespace sonde::SONDE_ISA

@@ -1,0 +1,163 @@
+// The pool of compute threads. A job is a count of tasks that the threads draw from a shared counter. Between jobs a worker
+// spins for a moment, as the next operation usually follows at once and waking a sleeper costs tens of microseconds.
+#include "threads.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <string>
+
+#if defined(__linux__)
+#include <sched.h>
+#include <cstdio>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace sonde {
+
+namespace {
+
+constexpr int kSpins = 20000;
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+int processors() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count ? int(count) : 1;
+}
+
+}  // namespace
+
+int physical_cores() {
+#if defined(__linux__)
+  // threads of one core share the same list of siblings
+  cpu_set_t set;
+  std::set<std::string> cores;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &set)) continue;
+      const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list";
+      char line[256] = {};
+      if (FILE* file = fopen(path.c_str(), "r")) {
+        if (!fgets(line, sizeof line, file)) line[0] = 0;
+        fclose(file);
+      }
+      cores.insert(line[0] ? line : "alone " + std::to_string(cpu));
+    }
+  }
+  if (!cores.empty()) return int(cores.size());
+#elif defined(__APPLE__)
+  int count = 0;
+  size_t size = sizeof count;
+  if (sysctlbyname("hw.physicalcpu", &count, &size, nullptr, 0) == 0 && count > 0) return count;
+#endif
+  return processors();
+}
+
+Context::Context(int wanted, const Operations* table, const char* name)
+    : operations(table), instruction_set(name), threads(wanted), scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
+  // spinning would take the processor from a thread that has work to do
+  spins_ = threads <= processors() ? kSpins : 0;
+  try {
+    for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+Context::~Context() { stop(); }
+
+void Context::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void Context::run(int64_t count, void (*task)(void*, int64_t, int), void* arg) {
+  if (count <= 0) return;
+  if (threads == 1 || count == 1) {
+    for (int64_t i = 0; i < count; ++i) task(arg, i, 0);
+    return;
+  }
+  task_ = task;
+  arg_ = arg;
+  count_ = count;
+  next_.store(0, std::memory_order_relaxed);
+  busy_.store(threads - 1, std::memory_order_relaxed);
+  {
+    std::lock_guard lock(mutex_);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  take_tasks(0);
+  // every worker has to have looked before the job's fields may change again
+  for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
+    if (spin < kSpins) relax();
+    else std::this_thread::yield();
+  }
+}
+
+void Context::take_tasks(int thread) {
+  for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) task_(arg_, i, thread);
+}
+
+void Context::work(int thread) {
+  uint64_t seen = 0;
+  for (;;) {
+    for (int spin = 0; spin < spins_ && generation_.load(std::memory_order_acquire) == seen; ++spin) relax();
+    if (generation_.load(std::memory_order_acquire) == seen) {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+    }
+    ++seen;
+    if (stopping_) return;
+    take_tasks(thread);
+    busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void* Context::Scratch::at_least(size_t wanted) {
+  if (wanted <= bytes) return data;
+  free(data);
+  bytes = (wanted + 4095) / 4096 * 4096;
+  data = aligned_alloc(64, bytes);
+  if (!data) bytes = 0;
+  return data;
+}
+
+Context::Scratch::~Scratch() { free(data); }
+
+int thread_count(const Context* context) { return context->threads; }
+
+void parallel_for(Context* context, int64_t count, void (*task)(void*, int64_t, int), void* arg) {
+  context->run(count, task, arg);
+}
+
+void* shared_scratch(Context* context, int slot, size_t bytes) {
+  return context->scratch[size_t(slot)].at_least(bytes ? bytes : 1);
+}
+
+void* thread_scratch(Context* context, int thread, int slot, size_t bytes) {
+  return context->scratch[size_t(kScratchSlots * (1 + thread) + slot)].at_least(bytes ? bytes : 1);
+}
+
+}  // namespace sonde

@@ -1,0 +1,56 @@
+// The CPU backend's state: its compute threads and their scratch memory.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "context.h"
+
+namespace sonde {
+
+// Physical cores this process may run on.
+int physical_cores();
+
+struct Context {
+  Context(int threads, const Operations* operations, const char* instruction_set);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  void run(int64_t count, void (*task)(void*, int64_t, int), void* arg);
+
+  const Operations* const operations;
+  const char* const instruction_set;
+  const int threads;
+
+  struct Scratch {
+    void* data = nullptr;
+    size_t bytes = 0;
+    void* at_least(size_t wanted);
+    ~Scratch();
+  };
+  std::vector<Scratch> scratch;  // shared slots first, then each thread's
+
+ private:
+  void stop();
+  void work(int thread);
+  void take_tasks(int thread);
+
+  // The job at hand: written before generation_ rises, read after.
+  void (*task_)(void*, int64_t, int) = nullptr;
+  void* arg_ = nullptr;
+  int64_t count_ = 0;
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> workers_;
+  int spins_ = 0;
+};
+
+}  // namespace sonde

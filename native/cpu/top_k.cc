@@ -1,0 +1,75 @@
+// The k largest of each row: as values and indices, or in place with the rest set to zero.
+#include "operations.h"
+#include "ranking.h"
+#include "rows.h"
+
+namespace sonde::SONDE_ISA {
+
+namespace {
+
+// Room for a row as floats and as candidates, for each thread.
+bool reserve(Context* context, int64_t n) {
+  for (int thread = 0; thread < thread_count(context); ++thread) {
+    if (!thread_scratch(context, thread, 1, size_t(n + 1) * sizeof(uint64_t))) return false;
+  }
+  return reserve_rows(context, 1, n);
+}
+
+// The row's candidates, the k largest in front, in no order.
+uint64_t* rank_row(Context* context, int thread, const View& x, int64_t row, int64_t k) {
+  const int64_t n = last_dimension(x), stride = last_stride(x);
+  auto* all = static_cast<uint64_t*>(thread_scratch(context, thread, 1, size_t(n + 1) * sizeof(uint64_t)));
+  const char* from = row_at(x, row);
+  if (x.dtype == DType::int32) {
+    const auto* integers = reinterpret_cast<const int32_t*>(from);
+    for (int64_t i = 0; i < n; ++i) all[i] = candidate(integers[i * stride], i);
+  } else {
+    const float* floats = read_row(from, x.dtype, stride, n, row_room(context, thread, 1, n, 0));
+    for (int64_t i = 0; i < n; i += kWidth) {
+      const int count = n - i < kWidth ? int(n - i) : kWidth;
+      const vi key = keys(count == kWidth ? load(floats + i) : load_partial(floats + i, count));
+      for (int lane = 0; lane < count; ++lane) all[i + lane] = candidate(key[lane], i + lane);
+    }
+  }
+  if (k > 0 && k < n) select(all, n, k);
+  return all;
+}
+
+}  // namespace
+
+Status top_k(Context* context, Out values, Out indices, In x) {
+  const int64_t k = last_dimension(values), size = dtype_size(x.dtype), stride = last_stride(x);
+  if (element_count(values) == 0) return {};
+  if (!reserve(context, last_dimension(x))) return no_room();
+  each_row(context, row_count(x), last_dimension(x), [&](int64_t row, int thread) {
+    uint64_t* best = rank_row(context, thread, x, row, k);
+    sort_by_value(best, k);
+    const char* from = row_at(x, row);
+    for (int64_t i = 0; i < k; ++i) {
+      const int64_t index = index_of(best[i]);
+      memcpy(static_cast<char*>(values.data) + (row * k + i) * size, from + index * stride * size, size_t(size));
+      static_cast<int32_t*>(indices.data)[row * k + i] = int32_t(index);
+    }
+  });
+  return {};
+}
+
+Status top_k_mask(Context* context, Out out, In x, int64_t k, bool relu) {
+  const int64_t n = last_dimension(x), size = dtype_size(x.dtype), stride = last_stride(x);
+  if (element_count(out) == 0) return {};
+  if (!reserve(context, n)) return no_room();
+  each_row(context, row_count(x), n, [&](int64_t row, int thread) {
+    const uint64_t* best = rank_row(context, thread, x, row, k);
+    const char* from = row_at(x, row);
+    char* to = static_cast<char*>(out.data) + row * n * size;
+    memset(to, 0, size_t(n * size));
+    for (int64_t i = 0; i < k; ++i) {
+      if (relu && key_of(best[i]) < 0) continue;
+      const int64_t index = index_of(best[i]);
+      memcpy(to + index * size, from + index * stride * size, size_t(size));
+    }
+  });
+  return {};
+}
+
+}  // namespace sonde::SONDE_ISA

@@ -1,0 +1,144 @@
+import { Command } from 'commander';
+import type { CorpusFile } from '../dump/corpus.js';
+import { type DumpDType, describePlan, dumpDTypes, type Part, showBytes } from '../dump/plan.js';
+import { openDump } from '../dump/reader.js';
+import { type DumpOptions, dump, planOf } from '../dump/run.js';
+import { interruptible, UsageError } from './failure.js';
+import {
+  addModelOptions,
+  autoencoderLocation,
+  collected,
+  integer,
+  loadModel,
+  type ModelOptions,
+  number,
+  oneOf,
+} from './options.js';
+import { progressView } from './progress.js';
+
+interface DumpCommandOptions extends ModelOptions {
+  text?: string[];
+  jsonl?: string[];
+  tokens?: string[];
+  hook?: string[];
+  autoencoder?: string[];
+  out: string;
+  context?: number;
+  batch?: number;
+  dtype?: DumpDType;
+  shardTokens?: number;
+  threshold?: number;
+  shard?: Part;
+  limit?: number;
+  plan?: boolean;
+}
+
+const help = `
+Locations (quote the *, which stands for every layer):
+  resid/post_emb  logits                 the embedding, the prediction
+  5/resid/delta_attn  5/resid/delta_mlp  what layer 5 adds to the residual stream
+  5/resid/post_attn  5/resid/post_mlp    the residual stream after it
+  5/mlp/pre_act  5/mlp/post_act          its neurons
+  5/attn/q  k  v  v_out                  by head; 5/attn/qk_logits and qk_probs: by key and head
+
+Examples:
+  Neurons of layer 1 of the demo model, on your text:
+    $ sonde dump --text stories.txt --hook 1/mlp/post_act --out neurons
+  The residual stream of every layer of GPT-2 small, as bfloat16:
+    $ sonde dump --model gpt2-small --jsonl docs.jsonl --hook '*/resid/post_mlp' --dtype bfloat16 --out residuals
+  Sparse latents of every layer; {layer} in a path is the layer:
+    $ sonde dump --text stories.txt --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp' --out latents
+    $ sonde dump --text stories.txt --autoencoder '*/mlp/post_act=my-ae/{layer}.pt' --out latents
+  Compressed text, through a pipe:
+    $ zcat docs.txt.gz | sonde dump - --hook 1/resid/post_mlp --out dump
+  A quarter of the work for each of four machines; the shards go into one folder:
+    $ sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard 0/4
+
+Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
+Next: sonde inspect FOLDER. The shards are plain safetensors, for numpy and torch as well.`;
+
+export function dumpCommand(): Command {
+  const command = new Command('dump')
+    .description('store what happens inside a model on a text')
+    .argument('[source]', '- for text on standard input')
+    .option('--text <file...>', 'text files (UTF-8); <|endoftext|> ends a document', collected)
+    .option('--jsonl <file...>', 'files of JSON lines with a "text" each', collected)
+    .option('--tokens <file...>', 'files of tokens, two bytes each, little-endian', collected)
+    .option('--hook <location...>', 'what to store; may be repeated', collected)
+    .option(
+      '--autoencoder <location=name...>',
+      'store the latents of an autoencoder (a name or a file) there',
+      (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
+    )
+    .requiredOption('--out <folder>', 'where to: a new or empty folder, or one to go on with');
+  addModelOptions(command)
+    .option('--context <n>', 'tokens per row (default: 128)', integer(1))
+    .option('--batch <n>', 'rows at a time (default: about 2048 tokens on the CPU)', integer(1))
+    .option('--dtype <dtype>', 'how values are stored (default: float16)', oneOf(...dumpDTypes))
+    .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
+    .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
+    .option('--shard <i/n>', 'make only part i of n, counted from 0', part)
+    .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1))
+    .option('--plan', 'only print what would be done');
+  return command
+    .addHelpText('after', help)
+    .action((source: string | undefined, options: DumpCommandOptions) => runDump(source, options));
+}
+
+function part(text: string): Part {
+  const match = /^(\d+)\/(\d+)$/.exec(text);
+  const [index, count] = [Number(match?.[1]), Number(match?.[2])];
+  if (match && index < count) return { index, count };
+  throw new UsageError(`--shard must read I/N with I from 0 to N - 1, but is '${text}'`);
+}
+
+async function runDump(source: string | undefined, options: DumpCommandOptions): Promise<void> {
+  const hooks = [...(options.hook ?? []), ...(options.autoencoder ?? [])];
+  const locations = hooks.filter((word) => word !== '-');
+  const corpus = corpusOf(source ?? hooks.find((word) => word === '-'), options);
+  if (locations.length === 0) throw new UsageError('dump needs a --hook or an --autoencoder: what is to be stored?');
+  const { out } = options;
+  await interruptible(`interrupted: ${out} can be continued with the same command`, async (signal) => {
+    const model = await loadModel(options);
+    const request: DumpOptions = { ...libraryOptions(options), model, corpus, locations, signal };
+    if (options.plan) console.log(describePlan(await planOf(request)));
+    else await dumpWithProgress(request);
+  });
+}
+
+function corpusOf(
+  source: string | undefined,
+  { text = [], jsonl = [], tokens = [] }: DumpCommandOptions,
+): CorpusFile[] {
+  if (source !== undefined && source !== '-') {
+    throw new UsageError(
+      `dump takes files with --text, --jsonl or --tokens, and - for standard input; what is '${source}'?`,
+    );
+  }
+  const files: CorpusFile[] = [
+    ...text.map((path): CorpusFile => (path === '-' ? '-' : { path, kind: 'text' })),
+    ...jsonl.map((path): CorpusFile => ({ path, kind: 'jsonl' })),
+    ...tokens.map((path): CorpusFile => ({ path, kind: 'tokens' })),
+    ...(source === '-' ? ['-'] : []),
+  ];
+  if (files.length > 0) return files;
+  throw new UsageError('dump needs a text: --text FILE, --jsonl FILE, --tokens FILE, or - for standard input');
+}
+
+// Leaves out what was not given, so that the library's defaults hold.
+function libraryOptions(options: DumpCommandOptions): Pick<DumpOptions, 'out'> & Partial<DumpOptions> {
+  const { out, context, batch, dtype, shardTokens, threshold, shard, limit } = options;
+  const given = Object.entries({ context, batch, dtype, shardTokens, threshold, shard, limit });
+  return { out, ...Object.fromEntries(given.filter(([, value]) => value !== undefined)) };
+}
+
+/** Runs a dump with its progress on standard error, and says in a line what there is now. */
+export async function dumpWithProgress(request: DumpOptions): Promise<void> {
+  const view = progressView();
+  const result = await dump({ ...request, onProgress: (progress) => view.update(progress) }).finally(() => view.stop());
+  const { out, written } = result;
+  await using made = await openDump(out);
+  const bytes = made.shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const counts = `${result.rows} rows, ${result.tokens} tokens in ${result.shards} ${result.shards === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  console.log(written === 0 ? `${out} is complete already: ${counts}. Nothing was done.` : `${out}: ${counts}`);
+}

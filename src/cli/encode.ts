@@ -1,0 +1,74 @@
+import { Command } from 'commander';
+import { demoAutoencoders, findAutoencoder } from '../dump/autoencoders.js';
+import { expandDumpLocations, showDumpLocation } from '../dump/location.js';
+import type { Transformer } from '../transformer/transformer.js';
+import { UsageError } from './failure.js';
+import { addModelOptions, autoencoderLocation, collected, integer, loadModel, type ModelOptions } from './options.js';
+
+interface EncodeOptions extends ModelOptions {
+  autoencoder?: string[];
+  top: number;
+}
+
+const demoDefault = '1/resid/delta_mlp -> ae-resid-delta-mlp';
+const help = `
+Examples:
+  $ sonde encode "Kate found a red ball"
+  $ sonde encode --autoencoder '*/mlp/post_act=ae-mlp-post-act' --top 3 "Kate found a red ball"
+  $ sonde encode --model gpt2-small --autoencoder '8/resid/delta_mlp=my-ae/{layer}.pt' "Hello"
+The demo model has the autoencoders ${demoAutoencoders.join(', ')}.
+Next: sonde dump --help, for the latents of a whole text.`;
+
+export function encodeCommand(): Command {
+  const command = new Command('encode')
+    .description('show the strongest latents of an autoencoder, token by token (latent:value)')
+    .argument('<prompt>', 'a text');
+  addModelOptions(command)
+    .option(
+      '--autoencoder <location=name...>',
+      'which autoencoder (a name or a file), and where',
+      (text, before: string[] | undefined) => collected(autoencoderLocation(text), before),
+    )
+    .option('--top <n>', 'latents per token', integer(1), 5);
+  return command.addHelpText('after', help).action(runEncode);
+}
+
+async function runEncode(prompt: string, options: EncodeOptions): Promise<void> {
+  const wanted = options.autoencoder ?? (options.model === 'demo' ? [demoDefault] : []);
+  if (wanted.length === 0) throw new UsageError(`encode needs an --autoencoder LOCATION=FILE for ${options.model}`);
+  const model = await loadModel(options);
+  const tokens = model.enc.encode(prompt);
+  if (tokens.length === 0) throw new UsageError('encode needs a text of one token at least');
+  for (const location of expandDumpLocations(wanted, model.config)) {
+    console.log(showDumpLocation(location));
+    const found = await findAutoencoder(location, {}, model);
+    const activations = await model.activations([tokens], [location.location]);
+    using x = activations.get(location.location);
+    if (!x) throw new Error(`encode: the model gave no activations at ${location.location}`);
+    const sparse = await found.autoencoder.encodeSparse(x.reshape(tokens.length, -1));
+    for (const line of table(model, tokens, sparse, options.top)) console.log(line);
+    found.autoencoder.dispose();
+  }
+}
+
+interface Sparse {
+  readonly rowPtr: BigInt64Array;
+  readonly indices: Int32Array;
+  readonly values: Float32Array;
+}
+
+function table(model: Transformer, tokens: number[], sparse: Sparse, top: number): string[] {
+  const words = tokens.map((token) => JSON.stringify(model.enc.decode([token])));
+  const width = Math.max(...words.map((word) => word.length));
+  return words.map((word, position) => {
+    const [from, to] = [Number(sparse.rowPtr[position]), Number(sparse.rowPtr[position + 1])];
+    const strongest = Array.from(sparse.indices.subarray(from, to), (latent, i): [number, number] => [
+      latent,
+      sparse.values[from + i] as number,
+    ])
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, top)
+      .map(([latent, value]) => `${latent}:${value.toFixed(3)}`.padEnd(11));
+    return `  ${word.padEnd(width)}  ${strongest.join(' ')}`.trimEnd();
+  });
+}

@@ -1,0 +1,79 @@
+import { Command } from 'commander';
+import { showBytes } from '../dump/plan.js';
+import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/reader.js';
+import { decode } from '../files/tokenizer.js';
+
+const help = `
+Example:
+  $ sonde inspect demo-dump
+  $ sonde inspect --verify demo-dump   every checksum, header and shape; exit code 1 when something is wrong`;
+
+export const inspectCommand = (): Command =>
+  new Command('inspect')
+    .description('show what a dump holds')
+    .argument('<dump>', 'the folder of a dump')
+    .option('--verify', 'check every file')
+    .addHelpText('after', help)
+    .action(async (folder: string, { verify }: { verify?: boolean }) => {
+      await using dump = await openDump(folder);
+      await printDump(dump);
+      if (verify) await printProblems(dump);
+    });
+
+/** The manifest in words, and a look at the first row. */
+export async function printDump(dump: Dump): Promise<void> {
+  const { manifest, shards } = dump;
+  const { model, part } = manifest;
+  const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const files = `${shards.length} ${shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  const whole = part.count > 1 ? `part ${part.index} of ${part.count}, ` : '';
+  console.log(`model     ${model.name}, ${model.dtype}, digest ${model.digest}`);
+  console.log(`corpus    ${manifest.corpus.map(({ kind, name }) => name ?? kind).join(', ')}`);
+  console.log(`rows      ${dump.rowCount} of ${manifest.context} tokens, ${dump.tokenCount} tokens without padding`);
+  console.log(
+    `files     ${files}, ${whole}${manifest.complete ? 'complete' : 'not complete: the same command goes on'}`,
+  );
+  if (dump.rowCount === 0) return;
+  const { tokens, document } = await dump.tokens(0, 1);
+  const text = decode([...tokens.filter((_, i) => document[i] !== -1)]);
+  console.log(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
+  console.log('tensors, and what they hold in the first row');
+  const width = Math.max(...dump.names.map((name) => name.length));
+  const positions = document.filter((at) => at !== -1).length;
+  for (const name of dump.names) {
+    const rows = await dump.rows(name, 0, 1);
+    const shape = `[${[dump.rowCount, ...rows.shape.slice(1)].join(', ')}]`;
+    const summary = 'data' in rows ? summaryOfDense(rows, positions) : summaryOfSparse(rows, positions);
+    console.log(`  ${name.padEnd(width)}  ${shape}  ${summary}`);
+  }
+}
+
+function summaryOfDense({ data, shape }: DenseRows, positions: number): string {
+  const values = data.subarray(0, positions * shape.slice(2).reduce((product, n) => product * n, 1));
+  let [sum, squares] = [0, 0];
+  for (const x of values) {
+    sum += x;
+    squares += x * x;
+  }
+  const mean = sum / values.length;
+  const deviation = Math.sqrt(Math.max(0, squares / values.length - mean * mean));
+  return `${short(mean)} on average, standard deviation ${short(deviation)}`;
+}
+
+function summaryOfSparse({ indices, values }: SparseRows, positions: number): string {
+  let strongest = 0;
+  for (let i = 1; i < values.length; i++) if ((values[i] as number) > (values[strongest] as number)) strongest = i;
+  const active = `${(indices.length / positions).toFixed(1)} active per token`;
+  return indices.length === 0
+    ? active
+    : `${active}, the strongest ${indices[strongest]}:${short(values[strongest] as number)}`;
+}
+
+const short = (value: number): string => String(Number(value.toPrecision(3)));
+
+async function printProblems(dump: Dump): Promise<void> {
+  const problems = await dump.verify();
+  for (const { file, problem } of problems) console.log(`${file}: ${problem}`);
+  if (problems.length > 0) throw new Error(`${dump.folder}: ${problems.length} problems were found`);
+  console.log('verified  every file is as the manifest says');
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env node
+// The `sonde` command: each of its commands is a file here, and all they do is read options, call the library, and print.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Command } from 'commander';
+import { packageRoot } from '../engine/native.js';
+import { demoCommand } from './demo.js';
+import { devicesCommand } from './devices.js';
+import { dumpCommand } from './dump.js';
+import { encodeCommand } from './encode.js';
+import { report } from './failure.js';
+import { inspectCommand } from './inspect.js';
+import { sampleCommand } from './sample.js';
+
+const { version, description } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'));
+
+const program = new Command('sonde')
+  .description(description)
+  .version(version)
+  .helpCommand(false)
+  .addHelpText(
+    'after',
+    `
+Start here:
+  $ sonde demo                             dump the demo model's activations, and look at them
+  $ sonde sample "Once there was"          let the demo model write
+  $ sonde encode "Kate found a red ball"   what its autoencoders see in each word
+  $ sonde dump --help                      activations of your own text, with examples
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. SONDE_DEBUG=1 shows where an error came from.`,
+  );
+
+for (const command of [demoCommand, dumpCommand, inspectCommand, sampleCommand, encodeCommand, devicesCommand]) {
+  program.addCommand(command());
+}
+for (const command of [program, ...program.commands]) {
+  command.exitOverride().configureOutput({
+    outputError: (text, write) => write(text.replace(/^error: /, 'sonde: ')),
+  });
+  command.showHelpAfterError('Try --help for examples.');
+}
+
+// A reader that has seen enough, such as `head`, closes the pipe.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = report(error);
+}

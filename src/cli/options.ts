@@ -1,0 +1,77 @@
+// Options that several commands share, and how their words become values.
+import { type Command, InvalidArgumentError } from 'commander';
+import { type Device, type DeviceName, getDefaultDevice, openDevice } from '../engine/device.js';
+import type { DType } from '../engine/dtype.js';
+import { Transformer } from '../transformer/transformer.js';
+
+export interface ModelOptions {
+  model: string;
+  device?: DeviceName;
+  threads?: number;
+  precision?: DType;
+}
+
+const precisions = ['float32', 'bfloat16', 'float16'];
+
+export function integer(low: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && Number.isSafeInteger(value) && value >= low) return value;
+    throw new InvalidArgumentError(`It must be a whole number of ${low} or more.`);
+  };
+}
+
+export function number(low: number, high = Number.POSITIVE_INFINITY): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== '' && value >= low && value <= high) return value;
+    throw new InvalidArgumentError(
+      `It must be a number ${high < Infinity ? `from ${low} to ${high}` : `of ${low} or more`}.`,
+    );
+  };
+}
+
+export function oneOf<T extends string>(...allowed: T[]): (text: string) => T {
+  return (text) => {
+    if ((allowed as string[]).includes(text)) return text as T;
+    throw new InvalidArgumentError(`It must be one of ${allowed.join(', ')}.`);
+  };
+}
+
+/** For options that may be repeated, and take several words each time. */
+export const collected = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text];
+
+function deviceName(text: string): DeviceName {
+  if (/^(cpu|cuda|cuda:\d+)$/.test(text)) return text as DeviceName;
+  throw new InvalidArgumentError('It must be cpu, cuda or cuda:N. `sonde devices` lists what is there.');
+}
+
+export function addModelOptions(command: Command): Command {
+  return command
+    .option('--model <model>', 'demo, a name such as gpt2-small, a folder or a URL', 'demo')
+    .option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName)
+    .option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1))
+    .option(
+      '--precision <dtype>',
+      `what the model computes with: ${precisions.join(', ')}`,
+      oneOf(...(precisions as DType[])),
+    );
+}
+
+export const chosenDevice = ({ device, threads }: ModelOptions): Device =>
+  device === undefined && threads === undefined
+    ? getDefaultDevice()
+    : openDevice(device ?? 'cpu', threads === undefined ? {} : { threads });
+
+export const loadModel = (options: ModelOptions): Promise<Transformer> =>
+  Transformer.load(options.model, {
+    device: chosenDevice(options),
+    ...(options.precision && { dtype: options.precision }),
+  });
+
+/** `LOCATION=NAME|FILE` as dump() writes it, `LOCATION -> NAME`. */
+export function autoencoderLocation(text: string): string {
+  const at = text.indexOf('=');
+  if (at > 0 && at < text.length - 1) return `${text.slice(0, at)} -> ${text.slice(at + 1)}`;
+  throw new InvalidArgumentError('It must read LOCATION=NAME or LOCATION=FILE.');
+}

@@ -1,0 +1,106 @@
+// From tokens to the rows that the model sees. A block is the rows of one shard, gathered before anything is computed: so
+// every write position in the shard is known beforehand, and a resumed run can compare tokens without computing.
+import type { TokenPiece } from './corpus.js';
+
+export interface Block {
+  /** Counted over the whole corpus; also the number of the shard. */
+  readonly number: number;
+  readonly rows: number;
+  /** [rows, context], 0 at padding. */
+  readonly tokens: Int32Array;
+  /** [rows, context], -1 at padding. */
+  readonly document: Int32Array;
+  /** [rows]: tokens before the padding, from 1 to context. */
+  readonly lengths: Int32Array;
+  readonly tokenCount: number;
+}
+
+export interface BlockOptions {
+  readonly context: number;
+  readonly rowsPerBlock: number;
+  /** Tokens of the corpus to take at most. */
+  readonly limit?: number | undefined;
+}
+
+/**
+ * Cuts each document into rows of `context` tokens, the last one padded on the right, and groups rows into blocks, in
+ * order. All blocks but the last have `rowsPerBlock` rows.
+ */
+export async function* blocksOf(pieces: AsyncIterable<TokenPiece>, options: BlockOptions): AsyncGenerator<Block> {
+  const limit = options.limit ?? Number.POSITIVE_INFINITY;
+  let block = new BlockBuilder(0, options);
+  let total = 0;
+  let document = 0;
+  for await (const { tokens, ends } of pieces) {
+    for (const token of tokens) {
+      if (total === limit) break;
+      if (block.isFull) {
+        yield block.done();
+        block = new BlockBuilder(block.number + 1, options);
+      }
+      block.add(token, document);
+      total++;
+    }
+    if (total === limit) break;
+    if (!ends) continue;
+    block.endRow();
+    document++;
+  }
+  if (!block.isEmpty) yield block.done();
+}
+
+class BlockBuilder {
+  readonly number: number;
+  readonly #context: number;
+  readonly #rowsPerBlock: number;
+  readonly #tokens: Int32Array;
+  readonly #document: Int32Array;
+  readonly #lengths: Int32Array;
+  #rows = 0; // those that are done
+  #length = 0; // of the row that is not
+  #tokenCount = 0;
+
+  constructor(number: number, { context, rowsPerBlock }: BlockOptions) {
+    this.number = number;
+    this.#context = context;
+    this.#rowsPerBlock = rowsPerBlock;
+    this.#tokens = new Int32Array(rowsPerBlock * context);
+    this.#document = new Int32Array(rowsPerBlock * context).fill(-1);
+    this.#lengths = new Int32Array(rowsPerBlock);
+  }
+
+  get isFull(): boolean {
+    return this.#rows === this.#rowsPerBlock;
+  }
+
+  get isEmpty(): boolean {
+    return this.#tokenCount === 0;
+  }
+
+  add(token: number, document: number): void {
+    const at = this.#rows * this.#context + this.#length++;
+    this.#tokens[at] = token;
+    this.#document[at] = document;
+    this.#tokenCount++;
+    if (this.#length === this.#context) this.endRow();
+  }
+
+  endRow(): void {
+    if (this.#length === 0) return;
+    this.#lengths[this.#rows++] = this.#length;
+    this.#length = 0;
+  }
+
+  done(): Block {
+    this.endRow();
+    const size = this.#rows * this.#context;
+    return {
+      number: this.number,
+      rows: this.#rows,
+      tokens: this.#tokens.subarray(0, size),
+      document: this.#document.subarray(0, size),
+      lengths: this.#lengths.subarray(0, this.#rows),
+      tokenCount: this.#tokenCount,
+    };
+  }
+}

@@ -1,0 +1,77 @@
+// The folder a dump is written to: refuses what is not its own, clears away what an interrupted run left, and says which
+// shards are there already.
+import { access, constants, lstat, mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { onDisk, unfinishedOf } from './disk.js';
+import {
+  differenceOf,
+  isManifestFile,
+  type Manifest,
+  manifestFile,
+  readManifests,
+  type ShardEntry,
+  shardNumber,
+} from './manifest.js';
+import type { DumpSettings } from './plan.js';
+
+export interface PreparedFolder {
+  /** Shards that are there, by number. */
+  readonly shards: Map<number, ShardEntry>;
+  /** What the folder's manifest says; undefined for a new dump. */
+  readonly manifest: Manifest | undefined;
+}
+
+/** @throws Error when the folder holds something else, with the difference named. */
+export async function prepareFolder(folder: string, settings: DumpSettings): Promise<PreparedFolder> {
+  await onDisk(folder, mkdir(folder, { recursive: true }));
+  await onDisk(folder, access(folder, constants.W_OK | constants.X_OK));
+  const manifests = await readManifests(folder);
+  for (const there of manifests.values()) checkSame(folder, there, settings);
+  const names = await readdir(folder);
+  const leftovers = names.filter(isLeftover);
+  if (manifests.size === 0 && names.length > leftovers.length) {
+    const other = names.find((name) => !isLeftover(name));
+    throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
+  }
+  for (const name of leftovers.filter((name) => isOwn(name, settings))) {
+    await onDisk(folder, rm(join(folder, name), { force: true }));
+  }
+  const manifest = manifests.get(manifestFile(settings.part));
+  return { manifest, shards: await shardsThere(folder, manifest?.shards ?? []) };
+}
+
+function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): void {
+  const difference = differenceOf(there, asked);
+  if (!difference) return;
+  const [label, has, wants] = difference;
+  throw new Error(`dump: ${folder} holds a dump with ${label} ${has}, but ${wants} was asked for`);
+}
+
+function isLeftover(name: string): boolean {
+  const file = unfinishedOf(name);
+  return file !== undefined && (isManifestFile(file) || shardNumber(file) !== undefined);
+}
+
+// Other parts may be at work in the same folder.
+function isOwn(leftover: string, { part }: DumpSettings): boolean {
+  const file = unfinishedOf(leftover) as string;
+  const number = shardNumber(file);
+  return number === undefined ? file === manifestFile(part) : number % part.count === part.index;
+}
+
+async function shardsThere(folder: string, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {
+  const shards = new Map<number, ShardEntry>();
+  for (const entry of listed) {
+    const path = join(folder, entry.file);
+    const found = await lstat(path).catch(() => undefined);
+    if (!found) continue; // it will be written again
+    if (!found.isFile() || found.size !== entry.bytes) {
+      const size = found.isFile() ? `holds ${found.size} bytes` : 'is not a file';
+      throw new Error(
+        `dump: ${path} ${size}, but the manifest says ${entry.bytes} bytes: remove it to have it written again`,
+      );
+    }
+    shards.set(shardNumber(entry.file) as number, entry);
+  }
+  return shards;
+}

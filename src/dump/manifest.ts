@@ -1,0 +1,194 @@
+// manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it. It has
+// nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so whatever is
+// read here is checked before it is used.
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeFileAtomically } from '../files/atomic_write.js';
+import { onDisk } from './disk.js';
+import { type DumpSettings, dumpDTypes, type Part } from './plan.js';
+
+export interface ShardEntry {
+  readonly file: string;
+  readonly rows: number;
+  /** Without padding. */
+  readonly tokens: number;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+export interface Manifest extends DumpSettings {
+  readonly format: 'sonde dump';
+  readonly version: 1;
+  /** In the order of their numbers. */
+  readonly shards: readonly ShardEntry[];
+  readonly complete: boolean;
+}
+
+const manifestPattern = /^manifest(-\d+-of-\d+)?\.json$/;
+const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
+
+/** `manifest.json`; with parts, one for each, as parts may be written by several processes at a time. */
+export const manifestFile = ({ index, count }: Part): string =>
+  count === 1 ? 'manifest.json' : `manifest-${index}-of-${count}.json`;
+
+export const isManifestFile = (name: string): boolean => manifestPattern.test(name);
+
+export const shardFile = (number: number): string => `shard-${String(number).padStart(5, '0')}.safetensors`;
+
+/** The number in a shard's file name; undefined for other names. */
+export function shardNumber(file: string): number | undefined {
+  const number = shardPattern.exec(file)?.[1];
+  return number !== undefined && shardFile(Number(number)) === file ? Number(number) : undefined;
+}
+
+export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry[], complete: boolean): Manifest => ({
+  format: 'sonde dump',
+  version: 1,
+  ...settings,
+  shards,
+  complete,
+});
+
+export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
+  const path = join(folder, manifestFile(manifest.part));
+  await onDisk(path, writeFileAtomically(path, `${JSON.stringify(manifest, null, 2)}\n`));
+}
+
+/** All manifests of a folder, by file name: one, or one for each part that was begun. */
+export async function readManifests(folder: string): Promise<Map<string, Manifest>> {
+  const names = (await readdir(folder)).filter(isManifestFile).sort();
+  const manifests = new Map<string, Manifest>();
+  for (const name of names) manifests.set(name, await readManifest(folder, name));
+  return manifests;
+}
+
+async function readManifest(folder: string, name: string): Promise<Manifest> {
+  const path = join(folder, name);
+  let value: unknown;
+  try {
+    value = JSON.parse(await readFile(path, 'utf8'));
+  } catch (cause) {
+    throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
+  }
+  const problem = problemOf(value);
+  if (problem) throw new Error(`${path}: is not a manifest of a dump: ${problem}`);
+  const manifest = value as Manifest;
+  if (manifestFile(manifest.part) === name) return manifest;
+  throw new Error(`${path}: is not a manifest of a dump: its part is that of ${manifestFile(manifest.part)}`);
+}
+
+// ---- checking what was read
+
+type Fields = Record<string, unknown>;
+type Check = (value: unknown) => boolean;
+
+const isObject = (value: unknown): value is Fields =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+const isText: Check = (value) => typeof value === 'string';
+const isCount: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
+const isPositive: Check = (value) => isCount(value) && (value as number) > 0;
+const optional =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value);
+const listOf =
+  (check: Check): Check =>
+  (value) =>
+    Array.isArray(value) && value.every(check);
+const fields =
+  (checks: Record<string, Check>): Check =>
+  (value) =>
+    isObject(value) && Object.entries(checks).every(([name, check]) => check(value[name]));
+
+// Sizes are bounded so that products of them stay exact, and no header can ask for an absurd amount of memory.
+const isSize: Check = (value) => isPositive(value) && (value as number) <= 2 ** 31;
+
+const checks: Record<string, Check> = {
+  model: fields({ name: isText, digest: isText, dtype: isText, vocabulary: isSize, config: isObject }),
+  tokenizer: (value) => value === 'gpt2',
+  corpus: listOf(fields({ kind: isText, name: optional(isText), bytes: optional(isCount) })),
+  locations: listOf(
+    fields({ location: isText, shape: (value) => listOf(isSize)(value) && (value as unknown[]).length <= 6 }),
+  ),
+  autoencoders: listOf(
+    fields({
+      location: isText,
+      name: isText,
+      digest: isText,
+      latents: isSize,
+      threshold: (value) => typeof value === 'number',
+    }),
+  ),
+  dtype: (value) => (dumpDTypes as readonly unknown[]).includes(value),
+  context: isSize,
+  shardTokens: isSize,
+  limit: (value) => value === null || isPositive(value),
+  seed: (value) => value === null || isCount(value),
+  part: (value) => fields({ index: isCount, count: isPositive })(value) && isPart(value as Part),
+  shards: listOf(
+    fields({
+      file: (value) => typeof value === 'string' && shardNumber(value) !== undefined,
+      rows: isSize,
+      tokens: isPositive,
+      bytes: isPositive,
+      sha256: (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value),
+    }),
+  ),
+  complete: (value) => typeof value === 'boolean',
+};
+
+const isPart = ({ index, count }: Part): boolean => index < count;
+
+/** What is wrong with a value that should be a manifest; undefined when nothing is. */
+function problemOf(value: unknown): string | undefined {
+  if (!isObject(value) || value.format !== 'sonde dump') return 'its "format" is not "sonde dump"';
+  if (value.version !== 1) return `its version is ${JSON.stringify(value.version)}, and this program reads version 1`;
+  for (const [name, check] of Object.entries(checks)) {
+    if (!check(value[name])) return `its "${name}" is not as it should be`;
+  }
+  const { shards, context, locations, part } = value as unknown as Manifest;
+  const numbers = shards.map(({ file }) => shardNumber(file) as number);
+  if (numbers.some((number, i) => i > 0 && number <= (numbers[i - 1] as number))) return 'its shards are not in order';
+  if (numbers.some((number) => number % part.count !== part.index)) return 'it lists a shard of another part';
+  if (locations.some(({ shape }) => shape[0] !== context)) return 'a location\'s shape does not begin with "context"';
+  if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
+  return undefined;
+}
+
+// ---- telling dumps apart
+
+/** The first difference between what a folder holds and what is asked for, as `[what, there, asked]`. */
+export function differenceOf(there: DumpSettings, asked: DumpSettings): [string, string, string] | undefined {
+  const [a, b] = [labelled(there), labelled(asked)];
+  for (const [label, value] of b) if (a.get(label) !== value) return [label, a.get(label) ?? 'none', value];
+  for (const [label, value] of a) if (!b.has(label)) return [label, value, 'none'];
+  return undefined;
+}
+
+function labelled(settings: DumpSettings): Map<string, string> {
+  const { model, locations, autoencoders, corpus } = settings;
+  const source = ({ kind, name, bytes }: (typeof corpus)[number]) =>
+    [name ?? kind, bytes === undefined ? '' : ` (${kind}, ${bytes} bytes)`].join('');
+  return new Map([
+    ['the model', model.name],
+    ["the model's dtype", model.dtype],
+    ['weights of digest', model.digest],
+    ['a vocabulary of', String(model.vocabulary)],
+    ['the configuration', JSON.stringify(model.config)],
+    ['tokenizer', settings.tokenizer],
+    ['context', String(settings.context)],
+    ['dtype', settings.dtype],
+    ['the locations', listed(locations.map(({ location }) => location))],
+    ['the autoencoders', listed(autoencoders.map(({ location, name }) => `${location} -> ${name}`))],
+    ['the thresholds', listed(autoencoders.map(({ threshold }) => String(threshold)))],
+    ['latents of', listed(autoencoders.map(({ digest }) => digest))],
+    ['the corpus', listed(corpus.map(source))],
+    ['shards of', `${settings.shardTokens} tokens`],
+    ['a limit of', settings.limit === null ? 'none' : `${settings.limit} tokens`],
+    ['seed', String(settings.seed)],
+    ['parts:', `${settings.part.count}`],
+    ['row shapes', JSON.stringify(locations.map(({ shape }) => shape))],
+  ]);
+}
+
+const listed = (items: string[]): string => (items.length === 0 ? 'none' : items.join(', '));

@@ -1,0 +1,237 @@
+// Opens a finished, or begun, dump. Nothing but safetensors and JSON is needed to read one; this is the convenient way.
+import { latentsName } from './layout.js';
+import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from './manifest.js';
+import { widthOf } from './plan.js';
+import { ShardReader } from './shard_reader.js';
+import { fromStored, type StoredFloats } from './stored_floats.js';
+import { type Problem, verifyDump } from './verify.js';
+
+export interface DenseRows {
+  /** [rows, context, ...], row-major; zeros at padding. */
+  readonly data: Float32Array;
+  readonly shape: number[];
+}
+
+/** Latents in CSR form: those of row r, position p are rowPtr[r * context + p] to rowPtr[r * context + p + 1]. */
+export interface SparseRows {
+  /** [rows, context, latents]: what the dense tensor would be. */
+  readonly shape: number[];
+  readonly rowPtr: BigInt64Array;
+  readonly indices: Int32Array;
+  readonly values: Float32Array;
+}
+
+/** What `rows` gives: where the name is known to the compiler, the one or the other. */
+export type Rows<Name extends string> = string extends Name
+  ? DenseRows | SparseRows
+  : Name extends `${string}/latents`
+    ? SparseRows
+    : DenseRows;
+
+export interface TokenRows {
+  /** [rows, context], 0 at padding. */
+  readonly tokens: Int32Array;
+  /** [rows, context]: the number of the document, -1 at padding. */
+  readonly document: Int32Array;
+  readonly shape: number[];
+}
+
+/** A dump, opened by `openDump`. Rows are counted over all its shards. */
+export class Dump {
+  readonly folder: string;
+  readonly manifest: Manifest;
+  readonly shards: readonly ShardEntry[];
+  readonly rowCount: number;
+  readonly tokenCount: number;
+  readonly #open = new Map<string, Promise<ShardReader>>();
+  #closed = false;
+
+  /** @internal Use openDump. */
+  constructor(folder: string, manifest: Manifest) {
+    this.folder = folder;
+    this.manifest = manifest;
+    this.shards = manifest.shards;
+    this.rowCount = manifest.shards.reduce((sum, { rows }) => sum + rows, 0);
+    this.tokenCount = manifest.shards.reduce((sum, { tokens }) => sum + tokens, 0);
+  }
+
+  /** What `rows` can be asked for: dense locations, and `LOCATION/latents` for those that went through an autoencoder. */
+  get names(): string[] {
+    const { locations, autoencoders } = this.manifest;
+    return [...locations.map((l) => l.location), ...autoencoders.map((a) => latentsName(a.location))];
+  }
+
+  /**
+   * Rows [from, to) of a location, `5/mlp/post_act`, or of its latents, `5/resid/delta_mlp/latents`.
+   * @throws RangeError for a name that the dump does not have or rows beyond its end.
+   */
+  async rows<Name extends string>(location: Name, from = 0, to = this.rowCount): Promise<Rows<Name>> {
+    return (await this.#rows(location, from, to)) as Rows<Name>;
+  }
+
+  #rows(location: string, from: number, to: number): Promise<DenseRows | SparseRows> {
+    const dense = this.manifest.locations.findIndex((entry) => entry.location === location);
+    if (dense >= 0) return this.#dense(dense, from, to);
+    const sparse = this.manifest.autoencoders.findIndex((entry) => latentsName(entry.location) === location);
+    if (sparse >= 0) return this.#sparse(sparse, from, to);
+    throw new RangeError(`rows: ${this.folder} has no ${JSON.stringify(location)}; it has ${this.names.join(', ')}`);
+  }
+
+  /** The tokens of rows [from, to), and the documents they are from. */
+  async tokens(from = 0, to = this.rowCount): Promise<TokenRows> {
+    const { context } = this.manifest;
+    const size = this.#count('tokens', from, to) * context;
+    const [tokens, document] = [new Int32Array(size), new Int32Array(size)];
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const part = await shard.rows(first, end);
+      tokens.set(part.tokens, at * context);
+      document.set(part.document, at * context);
+    });
+    return { tokens, document, shape: [to - from, context] };
+  }
+
+  /** Checks every file against the manifest: sizes, checksums, headers, and that what they hold makes sense. */
+  async verify(): Promise<Problem[]> {
+    this.#check();
+    return verifyDump(this.folder, this.manifest);
+  }
+
+  /** Closes the files. The dump cannot be read afterwards. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const open = [...this.#open.values()];
+    this.#open.clear();
+    for (const shard of await Promise.allSettled(open)) if (shard.status === 'fulfilled') await shard.value.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #dense(i: number, from: number, to: number): Promise<DenseRows> {
+    const entry = this.manifest.locations[i] as Manifest['locations'][number];
+    const size = widthOf(entry) * this.manifest.context; // elements of a row
+    const data = new Float32Array(this.#count('rows', from, to) * size);
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const stored = await shard.read(entry.location, first * size, end * size);
+      data.set(this.#floats(shard, entry.location, stored as StoredFloats), at * size);
+    });
+    return { data, shape: [to - from, ...entry.shape] };
+  }
+
+  async #sparse(i: number, from: number, to: number): Promise<SparseRows> {
+    const { location, latents } = this.manifest.autoencoders[i] as Manifest['autoencoders'][number];
+    const { context } = this.manifest;
+    const name = latentsName(location);
+    const rowPtr = new BigInt64Array(this.#count('rows', from, to) * context + 1);
+    const indices: Int32Array[] = [];
+    const values: Float32Array[] = [];
+    let entries = 0n;
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const pointers = (await shard.read(`${name}.row_ptr`, first * context, end * context + 1)) as BigInt64Array;
+      const [start, stop] = checkedRange(shard, name, pointers);
+      for (let p = 1; p < pointers.length; p++) {
+        rowPtr[at * context + p] = entries + (pointers[p] as bigint) - (pointers[0] as bigint);
+      }
+      indices.push(Int32Array.from((await shard.read(`${name}.indices`, start, stop)) as Uint16Array | Int32Array));
+      const stored = await shard.read(`${name}.values`, start, stop);
+      values.push(this.#floats(shard, `${name}.values`, stored as StoredFloats));
+      entries += BigInt(stop - start);
+    });
+    const shape = [to - from, context, latents];
+    return { shape, rowPtr, indices: joined(Int32Array, indices), values: joined(Float32Array, values) };
+  }
+
+  #floats(shard: ShardReader, name: string, stored: StoredFloats): Float32Array {
+    return fromStored(stored, shard.layout.tensors.get(name)?.dtype ?? 'F32');
+  }
+
+  #check(): void {
+    if (this.#closed) throw new Error(`${this.folder}: the dump was closed`);
+  }
+
+  #count(operation: string, from: number, to: number): number {
+    this.#check();
+    if (Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from <= to && to <= this.rowCount) {
+      return to - from;
+    }
+    throw new RangeError(`${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${from} to ${to}`);
+  }
+
+  // Calls body for each shard that has some of the rows, with the range in the shard and where it goes in the result.
+  async #eachShard(
+    from: number,
+    to: number,
+    body: (shard: ShardReader, first: number, end: number, at: number) => Promise<void>,
+  ): Promise<void> {
+    let start = 0;
+    for (const entry of this.shards) {
+      const first = Math.max(from, start);
+      const end = Math.min(to, start + entry.rows);
+      if (first < end) await body(await this.#shard(entry), first - start, end - start, first - from);
+      start += entry.rows;
+    }
+  }
+
+  #shard(entry: ShardEntry): Promise<ShardReader> {
+    let shard = this.#open.get(entry.file);
+    if (!shard) {
+      shard = ShardReader.open(this.folder, this.manifest, entry);
+      this.#open.set(entry.file, shard);
+      shard.catch(() => this.#open.delete(entry.file));
+    }
+    return shard;
+  }
+}
+
+// Pointers come from the file: they must rise, and stay within it.
+function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array): [number, number] {
+  const entries = BigInt(shard.layout.tensors.get(`${name}.indices`)?.shape[0] ?? 0);
+  for (let p = 0; p < pointers.length; p++) {
+    const pointer = pointers[p] as bigint;
+    const least = p === 0 ? 0n : (pointers[p - 1] as bigint);
+    if (pointer < least || pointer > entries) throw new Error(`${shard.path}: ${name}.row_ptr is broken`);
+  }
+  return [Number(pointers[0]), Number(pointers.at(-1))];
+}
+
+function joined<T extends Int32Array | Float32Array>(Kind: new (length: number) => T, parts: T[]): T {
+  if (parts.length === 1) return parts[0] as T;
+  const whole = new Kind(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/**
+ * Opens the dump in a folder. One that was made in parts (`shard: { index, count }`) is opened as a whole, once its parts
+ * lie in one folder; parts that are missing are missing rows.
+ * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
+ */
+export async function openDump(folder: string): Promise<Dump> {
+  const manifests = await readManifests(folder).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === undefined) throw cause;
+    const why = cause.code === 'ENOENT' ? 'there is no such folder' : cause.message;
+    throw new Error(`openDump: ${folder}: ${why}`, { cause });
+  });
+  const [first, ...rest] = manifests.values();
+  if (!first) throw new Error(`openDump: ${folder} has no manifest.json, so it is not a dump`);
+  for (const other of rest) {
+    const difference = differenceOf(first, other);
+    if (!difference) continue;
+    const [label, there, too] = difference;
+    throw new Error(`openDump: ${folder} mixes two dumps: one has ${label} ${there}, the other ${too}`);
+  }
+  return new Dump(folder, rest.length === 0 ? first : merged([first, ...rest]));
+}
+
+function merged(parts: [Manifest, ...Manifest[]]): Manifest {
+  const shards = parts
+    .flatMap((part) => part.shards)
+    .sort((a, b) => (shardNumber(a.file) as number) - (shardNumber(b.file) as number));
+  const complete = parts.length === parts[0].part.count && parts.every((part) => part.complete);
+  return { ...parts[0], part: { index: 0, count: 1 }, shards, complete };
+}

@@ -1,0 +1,451 @@
+// dump(): the corpus through the model into shards. While a batch is computed, the one before is read and stored; while a
+// shard is hashed and synced, the next one is computed; while that goes on, the corpus of the one after is tokenised.
+
+import type { Device } from '../engine/device.js';
+import type { Tensor } from '../engine/tensor.js';
+import { Transformer } from '../transformer/transformer.js';
+import { type AutoencoderSource, checkLayered, type FoundAutoencoder, findAutoencoder } from './autoencoders.js';
+import { type Block, blocksOf } from './blocks.js';
+import { type Corpus, corpusBytes, describeSource, openCorpus, readCorpus, type Source } from './corpus.js';
+import { type PreparedFolder, prepareFolder } from './folder.js';
+import { expandDumpLocations, parseDumpLocation } from './location.js';
+import { makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
+import { type DumpDType, type DumpPlan, type Part, planDump, widthOf } from './plan.js';
+import { type DumpProgress, ProgressMeter } from './progress.js';
+import { type Batch, ShardWriter } from './shard.js';
+import { ShardReader } from './shard_reader.js';
+import type { StoredFloats } from './stored_floats.js';
+
+export interface DumpOptions {
+  /** A transformer, or what `Transformer.load` takes. */
+  model: Transformer | string;
+  corpus: Corpus;
+  /** `5/mlp/post_act`; `*` for every layer; `5/resid/delta_mlp -> AUTOENCODER` for latents. */
+  locations: string | string[];
+  /** Autoencoders by the name that `locations` gives them. Files need no entry: `-> path/{layer}.pt`. */
+  autoencoders?: Record<string, AutoencoderSource>;
+  /** Latents above it are stored; 0 when left out. */
+  threshold?: number;
+  /** The folder: new, empty, or with the same dump begun. */
+  out: string;
+  /** Tokens per row; 128 when left out. */
+  context?: number;
+  /** Rows at a time; it has no influence on what is written. */
+  batch?: number;
+  /** How values are stored; float16 when left out. */
+  dtype?: DumpDType;
+  /** Tokens per shard, about; 1,048,576 when left out. */
+  shardTokens?: number;
+  /**
+   * For several processes that share a corpus: this one makes the shards whose number is `index` modulo `count`. They have
+   * the names and the contents of a dump in one piece, so the parts can be written to one folder or put into one later.
+   */
+  shard?: Part;
+  /** Tokens of the corpus to take at most. */
+  limit?: number;
+  /** For a model given by name. */
+  device?: Device;
+  onProgress?: (progress: DumpProgress) => void;
+  /** Stops between batches, with a folder that the same call continues. The promise rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+export interface DumpResult {
+  readonly out: string;
+  readonly rows: number;
+  readonly tokens: number;
+  readonly shards: number;
+  /** Shards that this call wrote: 0 when the dump was complete already. */
+  readonly written: number;
+}
+
+/** What a dump needs beside its plan. */
+interface Prepared {
+  readonly plan: DumpPlan;
+  readonly model: Transformer;
+  readonly autoencoders: FoundAutoencoder[];
+  readonly sources: Source[];
+  /** Frees what was loaded for the call. */
+  readonly dispose: () => void;
+}
+
+interface Run extends Prepared {
+  readonly options: DumpOptions;
+  readonly meter: ProgressMeter;
+  readonly slabs: Slab[];
+}
+
+// Batches under way beside the one that is computed: their values wait in as many slabs.
+const batchesInFlight = 2;
+
+/**
+ * Runs a corpus through the model and stores what `locations` names. A call that was interrupted, in whatever way, is
+ * continued by the same call, and the finished folder is the same, byte for byte. See the README for the layout.
+ * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, or when the folder holds
+ *   another dump; later for a broken corpus or disk. Shards that are finished stay valid.
+ */
+export async function dump(options: DumpOptions): Promise<DumpResult> {
+  options.signal?.throwIfAborted();
+  const prepared = await prepare(options);
+  try {
+    const { settings } = prepared.plan;
+    const meter = new ProgressMeter({
+      corpusBytes: corpusBytes(prepared.sources),
+      limit: settings.limit,
+      parts: settings.part.count,
+    });
+    const slabs = Array.from({ length: batchesInFlight }, () => makeSlab(prepared.plan));
+    return await runDump({ ...prepared, options, meter, slabs });
+  } finally {
+    prepared.dispose();
+  }
+}
+
+/** What `dump(options)` would do, without doing it. Loads the model and the autoencoders; writes nothing. */
+export async function planOf(options: DumpOptions): Promise<DumpPlan> {
+  const { plan, dispose } = await prepare(options);
+  dispose();
+  return plan;
+}
+
+async function prepare(options: DumpOptions): Promise<Prepared> {
+  const { out, autoencoders: given = {}, threshold = 0 } = options;
+  if (typeof out !== 'string' || out === '') throw new TypeError('dump: out must be the path of a folder');
+  if (!(typeof threshold === 'number' && threshold >= 0)) {
+    throw new RangeError(`dump: threshold must be a number of 0 or more, but is ${threshold}`);
+  }
+  const patterns = Array.isArray(options.locations) ? options.locations : [options.locations];
+  checkLayered(patterns.map(parseDumpLocation), given);
+  const sources = await openCorpus(options.corpus);
+  const loaded = typeof options.model === 'string' ? await loadModel(options.model, options.device) : undefined;
+  const model = loaded ?? (options.model as Transformer);
+  const found: FoundAutoencoder[] = [];
+  const dispose = () => {
+    for (const { autoencoder, own } of found) if (own) autoencoder.dispose();
+    loaded?.dispose();
+  };
+  try {
+    const locations = expandDumpLocations(patterns, model.config);
+    for (const location of locations) {
+      if (location.autoencoder !== undefined) found.push(await findAutoencoder(location, given, model));
+    }
+    const plan = planDump({
+      model: {
+        name: model.name,
+        digest: await model.digest(),
+        dtype: model.dtype,
+        vocabulary: model.nVocab,
+        config: model.config,
+      },
+      corpus: sources.map(describeSource),
+      dense: locations.filter(({ autoencoder }) => autoencoder === undefined).map(({ location }) => location),
+      autoencoders: await Promise.all(
+        found.map(async ({ location, name, autoencoder }) => {
+          return { location, name, digest: await autoencoder.digest(), latents: autoencoder.nLatents, threshold };
+        }),
+      ),
+      context: options.context,
+      batch: options.batch,
+      dtype: options.dtype,
+      shardTokens: options.shardTokens,
+      shard: options.shard,
+      limit: options.limit,
+      device: model.device.kind,
+    });
+    return { plan, model, autoencoders: found, sources, dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+const loadModel = (name: string, device: Device | undefined): Promise<Transformer> =>
+  Transformer.load(name, device ? { device } : {});
+
+async function runDump(run: Run): Promise<DumpResult> {
+  const { plan, options, meter } = run;
+  const { settings } = plan;
+  const { out, signal } = options;
+  const folder = await prepareFolder(out, settings);
+  const shards = new Map(folder.shards);
+  const save = (complete: boolean) =>
+    writeManifest(
+      out,
+      makeManifest(
+        settings,
+        [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry),
+        complete,
+      ),
+    );
+  const started = folder.manifest && folder.manifest.shards.length === shards.size;
+  if (!started) await save(false);
+
+  let finishing: Promise<void> = Promise.resolve();
+  let written = 0;
+  let blocks = 0;
+  try {
+    for await (const block of readAhead(gather(run), signal)) {
+      blocks++;
+      if (block.number % settings.part.count !== settings.part.index) continue;
+      const entry = folder.shards.get(block.number);
+      if (entry) {
+        await checkTokens(run, entry, block);
+        meter.found += block.tokenCount;
+        meter.shards++;
+        continue;
+      }
+      const writer = await computeShard(run, block);
+      await finishing.catch(async (error) => {
+        await writer.abandon();
+        throw error;
+      });
+      finishing = quietly(
+        finish(writer).then(async (entry) => {
+          shards.set(block.number, entry);
+          await save(false);
+          meter.shards++;
+          written++;
+          options.onProgress?.(meter.now());
+        }),
+      );
+    }
+    await finishing;
+  } finally {
+    await finishing.catch(() => {});
+  }
+  checkEnd(out, folder, blocks);
+  if (written > 0 || !folder.manifest?.complete) await save(true);
+  const entries = [...shards.values()];
+  return {
+    out,
+    rows: entries.reduce((sum, { rows }) => sum + rows, 0),
+    tokens: entries.reduce((sum, { tokens }) => sum + tokens, 0),
+    shards: entries.length,
+    written,
+  };
+}
+
+async function finish(writer: ShardWriter): Promise<ShardEntry> {
+  try {
+    return await writer.finish();
+  } catch (error) {
+    await writer.abandon();
+    throw error;
+  }
+}
+
+function checkEnd(out: string, { shards }: PreparedFolder, blocks: number): void {
+  if (blocks === 0) throw new Error('dump: the corpus has no tokens');
+  const beyond = [...shards.keys()].find((number) => number >= blocks);
+  if (beyond === undefined) return;
+  throw new Error(`dump: ${out} holds ${shardFile(beyond)}, but the corpus now makes no more than ${blocks} shards`);
+}
+
+// ---- the corpus
+
+async function* gather({ plan, model, sources, meter, options }: Run): AsyncGenerator<Block> {
+  const { context, limit, part } = plan.settings;
+  const pieces = readCorpus(sources, {
+    encode: (text) => model.enc.encode(text),
+    nVocab: model.nVocab,
+    onBytes: (bytes) => {
+      meter.bytesRead += bytes;
+    },
+    signal: options.signal,
+  });
+  const blocks = blocksOf(pieces, { context, rowsPerBlock: plan.rowsPerShard, limit: limit ?? undefined });
+  for await (const block of blocks) {
+    meter.corpusTokens += block.tokenCount;
+    if (block.number % part.count === part.index) meter.gathered += block.tokenCount;
+    yield block;
+  }
+  meter.allGathered = true;
+}
+
+/** Asks for the next item while the caller works on the one before, and does not wait for it longer than the signal says. */
+async function* readAhead<T>(items: AsyncGenerator<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
+  let next = quietly(items.next());
+  try {
+    for (;;) {
+      const { value, done } = await unlessAborted(next, signal);
+      if (done) return;
+      next = quietly(items.next());
+      yield value;
+    }
+  } finally {
+    quietly(items.return(undefined)); // not awaited: it may wait for a source that gives nothing more
+  }
+}
+
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return promise;
+  signal.throwIfAborted();
+  let stop: () => void = () => {};
+  const aborted = new Promise<never>((_, reject) => {
+    stop = () => reject(signal.reason);
+    signal.addEventListener('abort', stop, { once: true });
+  });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', stop);
+  }
+}
+
+/** A promise that is awaited later: its failure is not to end the process before. */
+function quietly<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
+
+async function checkTokens({ plan, options }: Run, entry: ShardEntry, block: Block): Promise<void> {
+  const { context } = plan.settings;
+  const shard = await ShardReader.open(options.out, plan.settings, entry);
+  try {
+    const there = await shard.rows(0, entry.rows);
+    const at = firstDifference(there.tokens, block.tokens, there.document, block.document);
+    if (at < 0) return;
+    const place = `row ${Math.floor(at / context)}, position ${at % context}`;
+    const [old, now] = [shown(there.tokens, there.document, at), shown(block.tokens, block.document, at)];
+    throw new Error(`dump: ${shard.path} is of another corpus: at ${place} it has ${old}, and the corpus has ${now}`);
+  } finally {
+    await shard.close();
+  }
+}
+
+function firstDifference(a: Int32Array, b: Int32Array, inA: Int32Array, inB: Int32Array): number {
+  for (let i = 0; i < Math.max(a.length, b.length); i++) if (a[i] !== b[i] || inA[i] !== inB[i]) return i;
+  return -1;
+}
+
+const shown = (tokens: Int32Array, document: Int32Array, at: number): string =>
+  at >= tokens.length || document[at] === -1 ? 'no token' : `token ${tokens[at]} of document ${document[at]}`;
+
+// ---- the pipeline
+
+/** Host memory for the values of a batch, location by location; used again and again. */
+type Slab = StoredFloats[];
+
+function makeSlab({ settings, batch }: DumpPlan): Slab {
+  const Values = settings.dtype === 'float32' ? Float32Array : Uint16Array;
+  return settings.locations.map((entry) => new Values(batch * settings.context * widthOf(entry)));
+}
+
+async function computeShard(run: Run, block: Block): Promise<ShardWriter> {
+  const writer = await ShardWriter.create(run.options.out, run.plan.settings, block);
+  const inFlight: Promise<void>[] = [];
+  let stored: Promise<void> = Promise.resolve();
+  try {
+    for (const [n, batch] of batchesOf(run.plan, block).entries()) {
+      run.options.signal?.throwIfAborted();
+      if (inFlight.length === batchesInFlight) await inFlight.shift();
+      const values = await compute(run, block, batch);
+      const slab = run.slabs[n % batchesInFlight] as Slab;
+      stored = quietly(store(run, writer, block, batch, values, slab, stored));
+      inFlight.push(stored);
+    }
+    await stored;
+    return writer;
+  } catch (error) {
+    await Promise.allSettled(inFlight);
+    await writer.abandon();
+    throw error;
+  }
+}
+
+function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows, lengths }: Block): Batch[] {
+  const batches: Batch[] = [];
+  for (let from = 0; from < rows; from += batch) {
+    const own = lengths.subarray(from, from + batch);
+    batches.push({ from, rows: own.length, seq: fullContext ? settings.context : Math.max(...own) });
+  }
+  return batches;
+}
+
+interface BatchValues {
+  /** In the dtype of the dump, location by location. */
+  readonly dense: Tensor[];
+  /** What goes into each autoencoder, [rows, seq, nInputs]. */
+  readonly inputs: Tensor[];
+  readonly dispose: () => void;
+}
+
+/** Queues a batch on the device. */
+async function compute({ model, plan, autoencoders }: Run, block: Block, batch: Batch): Promise<BatchValues> {
+  const { context, dtype, locations } = plan.settings;
+  // Padding is on the right, where a causal model never looks: no pad mask is needed.
+  const tokens = Array.from({ length: batch.rows }, (_, row) => {
+    const start = (batch.from + row) * context;
+    return Array.from(block.tokens.subarray(start, start + batch.seq));
+  });
+  const activations = await model.activations(tokens, [...plan.wanted]);
+  const made: Tensor[] = [...activations.values()];
+  const dispose = () => {
+    for (const tensor of made) tensor.dispose();
+  };
+  const at = (location: string): Tensor => {
+    const tensor = activations.get(location);
+    if (tensor) return tensor;
+    throw new Error(`dump: the model gave no activations at ${location}`);
+  };
+  try {
+    const dense = locations.map(({ location }) => {
+      const tensor = at(location);
+      if (tensor.dtype === dtype) return tensor;
+      const converted = tensor.to(dtype);
+      made.push(converted);
+      return converted;
+    });
+    const inputs = autoencoders.map(({ location, autoencoder }) => {
+      const x = at(location).reshape(batch.rows, batch.seq, -1);
+      made.push(x);
+      if (x.shape[2] === autoencoder.nInputs) return x;
+      throw new RangeError(
+        `dump: ${location} is ${x.shape[2]} wide, but its autoencoder takes inputs of ${autoencoder.nInputs}`,
+      );
+    });
+    return { dense, inputs, dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/** Reads a batch from the device and writes it, after the one before. */
+async function store(
+  run: Run,
+  writer: ShardWriter,
+  block: Block,
+  batch: Batch,
+  values: BatchValues,
+  slab: Slab,
+  before: Promise<void>,
+): Promise<void> {
+  const { settings } = run.plan;
+  const { threshold = 0 } = run.options;
+  try {
+    const latents = run.autoencoders.map(({ autoencoder }, i) =>
+      quietly(autoencoder.encodeSparse(values.inputs[i] as Tensor, { threshold })),
+    );
+    const dense = values.dense.map((tensor, i) => {
+      const host = (slab[i] as StoredFloats).subarray(0, tensor.size);
+      return quietly(tensor.readInto(host).then(() => host));
+    });
+    // All reads must have ended, well or not, before the tensors go and the slab is used again.
+    await Promise.allSettled([...latents, ...dense]);
+    await before;
+    for (const i of settings.locations.keys())
+      await writer.writeDense(i, batch, await (dense[i] as Promise<StoredFloats>));
+    for (const i of run.autoencoders.keys()) {
+      await writer.appendLatents(
+        i,
+        batch,
+        await (latents[i] as ReturnType<FoundAutoencoder['autoencoder']['encodeSparse']>),
+      );
+    }
+  } finally {
+    values.dispose();
+  }
+  for (let row = 0; row < batch.rows; row++) run.meter.computed += block.lengths[batch.from + row] as number;
+  run.options.onProgress?.(run.meter.now());
+}

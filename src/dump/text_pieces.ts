@@ -1,0 +1,116 @@
+// Cuts text into pieces that can be tokenised one by one without changing a token, so that a corpus of any size is read in
+// bounded memory.
+//
+// The GPT-2 tokenizer first splits text with
+//   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+// and merges bytes only inside such a match. No match holds a letter followed by anything but letters, a digit followed by
+// anything but digits, or any visible character followed by white space; and of visible characters only `'` can share a
+// match with a letter after it. Nothing looks back, and only white space looks ahead. So the text can surely be cut
+// behind a visible character where the kind of character changes, except between a sign and a letter.
+
+export const endOfText = '<|endoftext|>';
+
+/** Characters of a piece, about: as many as are tokenised without keeping the event loop waiting. */
+export const pieceLength = 16_384;
+/** Text this long without a place to cut is refused: no language has such words, and merging takes quadratic time. */
+export const longestUncut = 65_536;
+
+type Kind = 'space' | 'letter' | 'number' | 'sign';
+
+function kindOf(character: string): Kind {
+  if (/^\s/.test(character)) return 'space';
+  if (/^\p{L}/u.test(character)) return 'letter';
+  return /^\p{N}/u.test(character) ? 'number' : 'sign';
+}
+
+const isLowSurrogate = (code: number): boolean => code >= 0xdc00 && code <= 0xdfff;
+const isHighSurrogate = (code: number): boolean => code >= 0xd800 && code <= 0xdbff;
+
+function isSureCut(text: string, at: number): boolean {
+  const splitsPair = isLowSurrogate(text.charCodeAt(at)) && isHighSurrogate(text.charCodeAt(at - 1));
+  if (splitsPair) return false;
+  const inPair = at >= 2 && isLowSurrogate(text.charCodeAt(at - 1)) && isHighSurrogate(text.charCodeAt(at - 2));
+  const before = kindOf(text.slice(at - (inPair ? 2 : 1), at));
+  if (before === 'space') return false;
+  const after = kindOf(text.slice(at, at + 2));
+  return before !== after && !(before === 'sign' && after === 'letter');
+}
+
+/**
+ * The last place where `text` can be cut without changing its tokens, whatever follows it; 0 when there is none. The text
+ * must not hold a whole `<|endoftext|>`; one that has begun at its end is not cut.
+ */
+export function lastCut(text: string): number {
+  for (let at = text.length - endOfText.length; at > 0; at--) if (isSureCut(text, at)) return at;
+  return 0;
+}
+
+export interface TextPiece {
+  readonly text: string;
+  /** The piece is followed by an `<|endoftext|>`, which is not part of `text`. */
+  readonly ended: boolean;
+}
+
+/** Cuts one chunk after another; `end` gives what is left. `place` says in errors where the text comes from. */
+export class TextCutter {
+  readonly #place: string;
+  #held = '';
+
+  constructor(place: string) {
+    this.#place = place;
+  }
+
+  *add(chunk: string): Generator<TextPiece> {
+    this.#held += chunk;
+    for (let at = this.#held.indexOf(endOfText); at >= 0; at = this.#held.indexOf(endOfText)) {
+      const text = this.#held.slice(0, at);
+      this.#held = this.#held.slice(at + endOfText.length);
+      yield* this.#cut(text, true);
+    }
+    if (this.#held.length < pieceLength) return;
+    const cut = lastCut(this.#held);
+    const text = this.#held.slice(0, cut);
+    this.#held = this.#held.slice(cut);
+    this.#checkUncut(this.#held);
+    if (cut > 0) yield* this.#cut(text, false);
+  }
+
+  *end(): Generator<TextPiece> {
+    const text = this.#held;
+    this.#held = '';
+    if (text !== '') yield* this.#cut(text, false);
+  }
+
+  // Long text that came at once (a line of JSON, an item) is cut as well.
+  *#cut(text: string, ended: boolean): Generator<TextPiece> {
+    let from = 0;
+    while (text.length - from > 2 * pieceLength) {
+      const cut = this.#nextCut(text, from);
+      if (cut === text.length) break;
+      yield { text: text.slice(from, cut), ended: false };
+      from = cut;
+    }
+    this.#checkUncut(text.slice(from));
+    yield { text: text.slice(from), ended };
+  }
+
+  #nextCut(text: string, from: number): number {
+    for (let length = pieceLength; from + length < text.length; length *= 2) {
+      const cut = lastCut(text.slice(from, from + length));
+      if (cut > 0) return from + cut;
+      if (length >= longestUncut) this.#refuse(text.slice(from));
+    }
+    return text.length;
+  }
+
+  #checkUncut(text: string): void {
+    if (text.length > longestUncut && lastCut(text) === 0) this.#refuse(text);
+  }
+
+  #refuse(text: string): never {
+    throw new Error(
+      `${this.#place}: more than ${longestUncut} characters, starting with ${JSON.stringify(text.slice(0, 20))}, ` +
+        'without a place where the tokenizer splits them: this does not look like text',
+    );
+  }
+}

@@ -1,0 +1,45 @@
+// A file appears under its name only when it is whole and on the disk: it is written aside, synced and renamed, and then
+// its folder is synced, so that not even a power cut leaves half a file or an old name. A failure removes what was written.
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
+
+/** Bytes, or text to be written as UTF-8. */
+export type Chunk = string | Uint8Array;
+
+/** Writes a file as a whole or not at all. An older file of that name stays until the new one replaces it. */
+export async function writeFileAtomically(
+  path: string,
+  chunks: Chunk | Iterable<Chunk> | AsyncIterable<Chunk>,
+): Promise<void> {
+  const aside = `${path}.${randomBytes(4).toString('hex')}.partial`;
+  const handle = await open(aside, 'wx');
+  try {
+    await writeAll(handle, typeof chunks === 'string' || chunks instanceof Uint8Array ? [chunks] : chunks);
+    await handle.sync();
+    await handle.close();
+    await rename(aside, path);
+  } catch (error) {
+    await handle.close().catch(() => {}); // closed already
+    await rm(aside, { force: true });
+    throw error;
+  }
+  await syncFolder(dirname(path));
+}
+
+async function writeAll(handle: FileHandle, chunks: Iterable<Chunk> | AsyncIterable<Chunk>): Promise<void> {
+  for await (const chunk of chunks) {
+    const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : chunk;
+    for (let at = 0; at < bytes.length; ) at += (await handle.write(bytes, at, bytes.length - at)).bytesWritten;
+  }
+}
+
+/** Makes the names in a folder last. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}

@@ -1,0 +1,99 @@
+// Reading at a position, from a file or from memory, never past the end. Files are read piece by piece (pread): a checkpoint
+// need not fit into memory twice.
+import { constants } from 'node:fs';
+import { open } from 'node:fs/promises';
+
+export interface ByteSource {
+  /** The reader and the file, to begin messages with. */
+  readonly name: string;
+  readonly size: number;
+  /** The file's descriptor, or all bytes. */
+  readonly raw: number | Buffer;
+  /** A copy of `length` bytes from `position` on, at the start of a buffer of its own. */
+  read(position: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
+  close(): Promise<void>;
+}
+
+// The system reads no more than 2^31 - 4096 bytes at once.
+const largestRead = 2 ** 30;
+
+/** Opens a file, or wraps bytes, for the function `reader`. Refuses what is no regular file: a pipe would block, and a
+ *  device may never end. */
+export async function openSource(reader: string, from: string | Uint8Array): Promise<ByteSource> {
+  if (typeof from === 'string') return openFile(`${reader}: ${from}`, from);
+  if (from instanceof Uint8Array) return ofBytes(`${reader}: the bytes`, from);
+  throw new TypeError(`${reader}: expected the path of a file or its bytes as a Uint8Array, but got ${typeof from}`);
+}
+
+async function openFile(name: string, path: string): Promise<ByteSource> {
+  const handle = await inWords(name, open(path, constants.O_RDONLY | constants.O_NONBLOCK));
+  try {
+    const stats = await inWords(name, handle.stat());
+    if (!stats.isFile()) throw new Error(`${name}: is no regular file`);
+    const { size } = stats;
+    return {
+      name,
+      size,
+      raw: handle.fd,
+      async read(position, length) {
+        checkRange(name, size, position, length);
+        const bytes = allocate(name, length);
+        for (let at = 0; at < length; ) {
+          const part = Math.min(length - at, largestRead);
+          const { bytesRead } = await inWords(name, handle.read(bytes, at, part, position + at));
+          if (bytesRead === 0) throw new Error(`${name}: became shorter while it was read`);
+          at += bytesRead;
+        }
+        return bytes;
+      },
+      close: () => handle.close(),
+    };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+}
+
+const reasons: Record<string, string> = {
+  ENOENT: 'there is no such file',
+  EACCES: 'permission is denied',
+  EIO: 'the disk reports an error',
+};
+
+async function inWords<T>(name: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    throw new Error(`${name}: ${(code && reasons[code]) ?? message}`, { cause });
+  }
+}
+
+function ofBytes(name: string, all: Uint8Array): ByteSource {
+  return {
+    name,
+    size: all.length,
+    raw: Buffer.from(all.buffer, all.byteOffset, all.length),
+    async read(position, length) {
+      checkRange(name, all.length, position, length);
+      const bytes = allocate(name, length);
+      bytes.set(all.subarray(position, position + length));
+      return bytes;
+    },
+    async close() {},
+  };
+}
+
+function checkRange(name: string, size: number, position: number, length: number): void {
+  if (position >= 0 && length >= 0 && position + length <= size) return;
+  throw new Error(`${name}: is cut short or damaged: ${length} bytes are wanted at ${position}, the end is ${size}`);
+}
+
+/** Zeroed bytes; what memory cannot hold is an error in words. */
+export function allocate(name: string, length: number): Uint8Array<ArrayBuffer> {
+  try {
+    return new Uint8Array(length);
+  } catch (cause) {
+    throw new Error(`${name}: no memory for ${length} bytes`, { cause });
+  }
+}
