@@ -57,12 +57,9 @@ struct Device {
     return context;
   }
 
-  // Ends the worker thread; on the JavaScript thread. Handles may outlive it.
-  void shutdown() {
-    queue.stop();
-    if (teller) teller.Release();
-    teller = Teller();
-  }
+  // Ends the worker thread; on the JavaScript thread. Handles may outlive it. The teller is not released here: it closes by
+  // itself when the environment does, and closing it twice crashes Node 20.
+  void shutdown() { queue.stop(); }
 
   const Backend& backend;
   OpenContext context;

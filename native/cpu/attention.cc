@@ -102,7 +102,7 @@ Status attention(Context* context, Out out, In q, In k, In v, In pad, bool causa
     const int64_t seen = causal ? before + first + count : s.keys, width = Desk::score_width(s);
     pack_rows(desk.queries, head_of(q, batch, head), first, count);
     product(desk.queries, count, {keys, DType::float32, s.channels, s.channels}, panel_count(seen), seen, desk.zeros,
-            desk.scores, width, nullptr);
+            desk.scores, width, true, nullptr);
     float sums[kRows];
     for (int i = 0; i < count; ++i) {
       const int64_t query = before + first + i;
@@ -119,7 +119,7 @@ Status attention(Context* context, Out out, In q, In k, In v, In pad, bool causa
     pack_rows(desk.packed, weights, 0, count);
     const int64_t result_width = s.value_panels() * kColumns;
     product(desk.packed, count, {values, DType::float32, s.keys, seen}, s.value_panels(), s.values, desk.zeros,
-            desk.results, result_width, nullptr);
+            desk.results, result_width, true, nullptr);
     for (int i = 0; i < count; ++i) {
       float* result = desk.results + i * result_width;
       const float sum = sums[i];

@@ -50,12 +50,12 @@ inline void multiply_columns(const float* a, int64_t rows, const RightSide& w, i
     char* to = static_cast<char*>(out.data) + ((out_row + row) * stride + column) * size;
     if (out.dtype == DType::float32) {
       float* direct = reinterpret_cast<float*>(to);
-      product(part, height, b, count, columns, bias + column, direct, stride, room.widened);
+      product(part, height, b, count, columns, bias + column, direct, stride, false, room.widened);
       if (activation == Activation::none) continue;
       for (int64_t i = 0; i < height; ++i) activate(direct + i * stride, columns, activation);
       continue;
     }
-    product(part, height, b, count, columns, bias + column, room.tile, kTileColumns, room.widened);
+    product(part, height, b, count, columns, bias + column, room.tile, kTileColumns, true, room.widened);
     for (int64_t i = 0; i < height; ++i) {
       activate(room.tile + i * kTileColumns, columns, activation);
       narrow(to + i * stride * size, room.tile + i * kTileColumns, out.dtype, columns);

@@ -173,11 +173,10 @@ SONDE_INLINE Panels panels_from(const Packed& w, int64_t panel) {
 }
 
 // c [rows, columns] = bias + a b for `rows` packed rows and the `panels` first panels, c having ldc floats from row to row.
-// bias has kColumns values for each panel. Columns beyond `columns` are not written, unless ldc has room for them all.
-// `room` holds kDepth * kColumns floats for 16-bit panels.
+// bias has kColumns values for each panel. Columns beyond `columns` are only written when c is `padded`, that is, has room
+// for whole panels. `room` holds kDepth * kColumns floats for 16-bit panels.
 inline void product(const float* a, int64_t rows, const Panels& b, int64_t panels, int64_t columns, const float* bias,
-                    float* c, int64_t ldc, float* room) {
-  const bool roomy = ldc >= panels * kColumns;
+                    float* c, int64_t ldc, bool padded, float* room) {
   float edge[kRows * kColumns];
   int64_t at = 0;
   do {  // once even if k is 0: the bias alone
@@ -195,7 +194,7 @@ inline void product(const float* a, int64_t rows, const Panels& b, int64_t panel
         const int count = int(min64(kRows, rows - row));
         const float* part = a + row * b.used + at * count;
         float* out = c + row * ldc + panel * kColumns;
-        if (roomy || valid == kColumns) {
+        if (padded || valid == kColumns) {
           multiply_rows(count, depth, part, columns_of_b, out, ldc, start);
           continue;
         }

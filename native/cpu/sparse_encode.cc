@@ -121,7 +121,7 @@ void each_tile_row(const Work& work, int64_t first, int64_t rows, Use use) {
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t height = min64(kTileRows, rows - row);
       product(work.left + row * k, height, b, count, columns, work.bias + column, tile, kTileColumns,
-              tile + kTileRows * kTileColumns);
+              true, tile + kTileRows * kTileColumns);
       for (int64_t i = 0; i < height; ++i) use(tile + i * kTileColumns, columns, column, row + i, task, thread);
     }
   });

@@ -32,8 +32,10 @@ export const largestPickle = 2 ** 26;
 
 const limits = { steps: 2 ** 24, containers: 2 ** 21, memo: 2 ** 22, longBytes: 256, digits: 600, line: 4096 };
 
-/** A name of the file, fit for a message. */
+/** A value of the file, fit for a message: short, and never what a container holds. */
 export function shown(x: unknown): string {
+  if (Array.isArray(x)) return 'a list';
+  if (typeof x === 'object' && x !== null) return 'an object';
   if (typeof x !== 'string') return String(x);
   const text = x.length > 120 ? `${x.slice(0, 120)}...` : x;
   return JSON.stringify(text).slice(1, -1);
@@ -271,7 +273,9 @@ class Machine {
   build(): void {
     this.pop();
     if (this.top() instanceof Map) return;
-    throw new UnsafePickleError(`${this.#host.name}: the file sets the state of what is no dictionary; nothing was set`);
+    throw new UnsafePickleError(
+      `${this.#host.name}: the file sets the state of what is no dictionary; nothing was set`,
+    );
   }
 }
 

@@ -108,7 +108,8 @@ export class TorchNames implements PickleHost {
     const dtype = type instanceof Named ? type.storageDType : undefined;
     if (!dtype) this.#fail(`storage ${shown(key)} has no known type`);
     if (typeof key !== 'string' && typeof key !== 'number') this.#fail('a storage has no key');
-    if (view !== undefined && view !== null) this.#fail(`storage ${shown(key)} is a view of another; that is not supported`);
+    if (view !== undefined && view !== null)
+      this.#fail(`storage ${shown(key)} is a view of another; that is not supported`);
     return this.#storage(String(key), dtype, length);
   }
 
@@ -119,24 +120,25 @@ export class TorchNames implements PickleHost {
     if (known) this.#fail(`storage ${shown(key)} is described twice, and differently`);
     const bytes = (count ?? Number.POSITIVE_INFINITY) * bytesPerElement(dtype);
     if (count === undefined || bytes > this.size) {
-      this.#fail(`storage ${shown(key)} of ${shown(String(length))} elements (${dtype}) is larger than the file`);
+      this.#fail(`storage ${shown(key)} of ${shown(length)} elements (${dtype}) is larger than the file`);
     }
     const storage = new Storage(key, dtype, count);
     this.storages.set(key, storage);
     return storage;
   }
 
-  #tensor([storage, offset, size, stride]: readonly unknown[]): TensorView {
+  #tensor([storage, offset, size, stride]: readonly unknown[], charge: (work: number) => void): TensorView {
     if (!(storage instanceof Storage)) this.#fail('a tensor has no storage');
     const where = `a tensor of storage ${shown(storage.key)}`;
     if (!Array.isArray(size) || !Array.isArray(stride) || size.length !== stride.length || size.length > maxRank) {
       this.#fail(`${where} has no shape and strides of one length`);
     }
-    if (elementCount([offset]) === undefined) this.#fail(`${where} has the offset ${shown(String(offset))}`);
+    charge(8 * size.length);
+    if (elementCount([offset]) === undefined) this.#fail(`${where} has the offset ${shown(offset)}`);
     const count = elementCount(size);
-    if (count === undefined) this.#fail(`${where} has the shape [${shown(size.join(', '))}]`);
+    if (count === undefined) this.#fail(`${where} has the shape [${size.map(shown).join(', ')}]`);
     if (stride.some((step) => elementCount([step]) === undefined)) {
-      this.#fail(`${where} has the strides [${shown(stride.join(', '))}]`);
+      this.#fail(`${where} has the strides [${stride.map(shown).join(', ')}]`);
     }
     const view = new TensorView(storage, offset as number, [...size], [...stride], count);
     this.#checkInside(view, where);
@@ -175,12 +177,12 @@ export class TorchNames implements PickleHost {
   }
 
   readonly #calls = new Map<string, Callable['call']>([
-    ['torch._utils._rebuild_tensor', (args) => this.#tensor(args)],
-    ['torch._utils._rebuild_tensor_v2', (args) => this.#tensor(args)],
+    ['torch._utils._rebuild_tensor', (args, charge) => this.#tensor(args, charge)],
+    ['torch._utils._rebuild_tensor_v2', (args, charge) => this.#tensor(args, charge)],
     ['torch._utils._rebuild_parameter', (args) => this.#parameter(args)],
     ['torch._utils._rebuild_parameter_with_state', (args) => this.#parameter(args)],
     ['torch.Size', ([sizes], charge) => this.#items(sizes, charge)],
-    ['torch.device', ([type, index]) => (index === undefined ? String(type) : `${String(type)}:${String(index)}`)],
+    ['torch.device', (args) => args.map(shown).join(':')],
     ['collections.OrderedDict', ([items], charge) => this.#dictionary(items, charge)],
     ['collections.defaultdict', ([, items], charge) => this.#dictionary(items, charge)],
     ['builtins.set', ([items], charge) => new Set(this.#items(items, charge))],
@@ -196,8 +198,11 @@ export class TorchNames implements PickleHost {
   }
 
   #dictionary(items: unknown, charge: (work: number) => void): Map<unknown, unknown> {
-    const pairs = items instanceof Map ? [...items] : this.#items(items, charge);
-    charge(pairs.length);
+    if (items instanceof Map) {
+      charge(items.size);
+      return new Map(items);
+    }
+    const pairs = this.#items(items, charge);
     if (pairs.every((pair) => Array.isArray(pair) && pair.length === 2)) return new Map(pairs as [unknown, unknown][]);
     return this.#fail('a dictionary is made of what are no pairs');
   }

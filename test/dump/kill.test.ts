@@ -1,0 +1,87 @@
+// Oracle: a dump that was never interrupted. The command is killed at seeded random moments, as a machine would lose power
+// (but for the disk's cache), and run to its end: the folders are equal, byte for byte.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import * as assert from 'uvu/assert';
+import { openDump } from '../../src/dump/reader.js';
+import { withFolder } from '../support/folders.js';
+import { suite } from '../support/harness.js';
+import { random } from '../support/random.js';
+import { assertSameFolder, sampleText } from './folders.js';
+
+const test = suite('kill');
+test.limit(180_000);
+const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+
+const command = (out: string, ...more: string[]): string[] => [
+  ...[main, 'dump', '--text', sampleText, '--hook', '1/mlp/post_act', '--autoencoder'],
+  ...['*/resid/delta_mlp=ae-resid-delta-mlp', '--shard-tokens', '512', '--context', '32', '--out', out, ...more],
+];
+
+const start = (args: string[]): ChildProcess => spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+
+function ended(child: ChildProcess): Promise<{ code: number | null; signal: string | null; errors: string }> {
+  let errors = '';
+  child.stderr?.on('data', (text) => {
+    errors += text;
+  });
+  return new Promise((resolve) => child.on('close', (code, signal) => resolve({ code, signal, errors })));
+}
+
+test('SIGKILL at any moment costs no byte of the result', () =>
+  withFolder(async (folder) => {
+    const [whole, killed] = [join(folder, 'whole'), join(folder, 'killed')];
+    const begun = performance.now();
+    const { code, errors } = await ended(start(command(whole)));
+    assert.is(code, 0, errors);
+    const seconds = performance.now() - begun;
+    await mkdir(killed);
+    const rng = random(2024);
+    let kills = 0;
+    for (let round = 0; round < 8; round++) {
+      const child = start(command(killed, ...(round % 2 ? ['--batch', '3'] : [])));
+      const timer = setTimeout(() => child.kill('SIGKILL'), seconds * (0.1 + 0.7 * rng.next()));
+      const { signal, code, errors } = await ended(child);
+      clearTimeout(timer);
+      if (signal === 'SIGKILL') kills++;
+      else assert.is(code, 0, errors);
+      await assertReadable(killed);
+    }
+    assert.ok(kills >= 3, `only ${kills} runs were killed`);
+    const last = await ended(start(command(killed)));
+    assert.is(last.code, 0, last.errors);
+    await assertSameFolder(killed, whole);
+  }));
+
+// What a kill leaves behind is a dump as far as it goes: all that is listed is whole.
+async function assertReadable(folder: string): Promise<void> {
+  if (!(await readdir(folder)).includes('manifest.json')) return;
+  await using made = await openDump(folder);
+  const problems = await made.verify();
+  const unfinished = /^(is an unfinished piece of|is not listed in)/;
+  assert.equal(
+    problems.filter(({ problem }) => !unfinished.test(problem)),
+    [],
+  );
+}
+
+test('a disk that takes no more is an error that names the file, and the dump can be continued', () =>
+  withFolder(async (folder) => {
+    const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
+    const few = ['--limit', '3000'];
+    const spooled = await ended(start(command(whole, ...few)));
+    assert.is(spooled.code, 0, spooled.errors);
+    // A limit on the size of a file stands for the full disk: 100 blocks of 1024 bytes.
+    const limited = spawn('bash', ['-c', 'ulimit -f 100; exec "$0" "$@"', process.execPath, ...command(out, ...few)]);
+    const { code, errors } = await ended(limited);
+    assert.is(code, 1, errors);
+    assert.match(errors, /sonde: dump: cannot write .*shard-00000\.safetensors.*partial: .*run the same command again/);
+    assert.equal(await readdir(out), ['manifest.json']);
+    const { code: again } = await ended(start(command(out, ...few)));
+    assert.is(again, 0);
+    await assertSameFolder(out, whole);
+  }));
+
+test.run();
