@@ -1,7 +1,7 @@
 import { Command } from 'commander';
 import { showBytes } from '../dump/plan.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/reader.js';
-import { decode } from '../files/tokenizer.js';
+import { gpt2Tokenizer } from '../files/tokenizer.js';
 
 const help = `
 Example:
@@ -35,7 +35,7 @@ export async function printDump(dump: Dump): Promise<void> {
   );
   if (dump.rowCount === 0) return;
   const { tokens, document } = await dump.tokens(0, 1);
-  const text = decode([...tokens.filter((_, i) => document[i] !== -1)]);
+  const text = gpt2Tokenizer().decode([...tokens.filter((_, i) => document[i] !== -1)]);
   console.log(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
   console.log('tensors, and what they hold in the first row');
   const width = Math.max(...dump.names.map((name) => name.length));

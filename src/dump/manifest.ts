@@ -1,7 +1,7 @@
 // manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it. It has
 // nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so whatever is
 // read here is checked before it is used.
-import { readdir, readFile } from 'node:fs/promises';
+import { lstat, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileAtomically } from '../files/atomic_write.js';
 import { onDisk } from './disk.js';
@@ -23,6 +23,8 @@ export interface Manifest extends DumpSettings {
   readonly shards: readonly ShardEntry[];
   readonly complete: boolean;
 }
+
+const largestManifest = 2 ** 28; // some hundred thousand shards have less
 
 const manifestPattern = /^manifest(-\d+-of-\d+)?\.json$/;
 const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
@@ -66,6 +68,9 @@ async function readManifest(folder: string, name: string): Promise<Manifest> {
   const path = join(folder, name);
   let value: unknown;
   try {
+    const found = await lstat(path); // a pipe would wait forever
+    if (!found.isFile()) throw new Error('it is not a regular file');
+    if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
     value = JSON.parse(await readFile(path, 'utf8'));
   } catch (cause) {
     throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });

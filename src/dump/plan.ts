@@ -1,9 +1,11 @@
 // A dump's plan: everything that is decided before the first token is read. It is plain data, to be printed, tested, and
 // kept in the manifest; nothing here touches a device or a file.
+
+import { bytesPerElement } from '../files/host_tensor.js';
 import type { TransformerConfig } from '../transformer/config.js';
 import { locationShape } from '../transformer/location.js';
 import type { SourceDescription } from './corpus.js';
-import { indexDType, latentsName, storedFloat, storedWidth } from './layout.js';
+import { indexDType, latentsName } from './layout.js';
 
 export type DumpDType = 'float16' | 'bfloat16' | 'float32';
 export const dumpDTypes: readonly DumpDType[] = ['float16', 'bfloat16', 'float32'];
@@ -147,13 +149,13 @@ export const widthOf = ({ shape }: DenseLocation): number => shape.slice(1).redu
 export function describePlan(plan: DumpPlan): string {
   const { settings, rowsPerShard, batch } = plan;
   const { model, corpus, context, dtype, part, limit } = settings;
-  const width = storedWidth[storedFloat[dtype]];
+  const width = bytesPerElement(dtype);
   const dense = settings.locations.map((entry) => {
     const bytes = widthOf(entry) * width;
-    return `  ${entry.location}  ${storedFloat[dtype]} [rows, ${entry.shape.join(', ')}]  ${bytes} bytes per token`;
+    return `  ${entry.location}  ${dtype} [rows, ${entry.shape.join(', ')}]  ${bytes} bytes per token`;
   });
   const sparse = settings.autoencoders.map(({ location, name, latents, threshold }) => {
-    const bytes = width + storedWidth[indexDType(latents)];
+    const bytes = width + bytesPerElement(indexDType(latents));
     return `  ${latentsName(location)}  of ${name}: ${latents} latents, those above ${threshold}; ${bytes} bytes each`;
   });
   const denseBytes = settings.locations.reduce((sum, entry) => sum + widthOf(entry) * width, 8);
@@ -171,7 +173,7 @@ export function describePlan(plan: DumpPlan): string {
       ? [`part       shards ${part.index}, ${part.index + part.count}, … of ${part.count} parts`]
       : []),
     'tensors',
-    '  tokens  I32, document  I32  8 bytes per token',
+    '  tokens and document  int32 [rows, context]  8 bytes per token',
     ...dense,
     ...sparse,
     `in all     ${denseBytes} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,

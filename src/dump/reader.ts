@@ -114,7 +114,7 @@ export class Dump {
     const data = new Float32Array(this.#count('rows', from, to) * size);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
       const stored = await shard.read(entry.location, first * size, end * size);
-      data.set(this.#floats(shard, entry.location, stored as StoredFloats), at * size);
+      data.set(fromStored(stored as StoredFloats, this.manifest.dtype), at * size);
     });
     return { data, shape: [to - from, ...entry.shape] };
   }
@@ -133,17 +133,13 @@ export class Dump {
       for (let p = 1; p < pointers.length; p++) {
         rowPtr[at * context + p] = entries + (pointers[p] as bigint) - (pointers[0] as bigint);
       }
-      indices.push(Int32Array.from((await shard.read(`${name}.indices`, start, stop)) as Uint16Array | Int32Array));
+      indices.push(new Int32Array((await shard.read(`${name}.indices`, start, stop)) as Uint16Array | Int32Array));
       const stored = await shard.read(`${name}.values`, start, stop);
-      values.push(this.#floats(shard, `${name}.values`, stored as StoredFloats));
+      values.push(fromStored(stored as StoredFloats, this.manifest.dtype));
       entries += BigInt(stop - start);
     });
     const shape = [to - from, context, latents];
     return { shape, rowPtr, indices: joined(Int32Array, indices), values: joined(Float32Array, values) };
-  }
-
-  #floats(shard: ShardReader, name: string, stored: StoredFloats): Float32Array {
-    return fromStored(stored, shard.layout.tensors.get(name)?.dtype ?? 'F32');
   }
 
   #check(): void {
@@ -186,7 +182,7 @@ export class Dump {
 
 // Pointers come from the file: they must rise, and stay within it.
 function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array): [number, number] {
-  const entries = BigInt(shard.layout.tensors.get(`${name}.indices`)?.shape[0] ?? 0);
+  const entries = BigInt(shard.layout.tensor(`${name}.indices`).shape[0] as number);
   for (let p = 0; p < pointers.length; p++) {
     const pointer = pointers[p] as bigint;
     const least = p === 0 ? 0n : (pointers[p - 1] as bigint);

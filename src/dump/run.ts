@@ -183,8 +183,10 @@ async function runDump(run: Run): Promise<DumpResult> {
   let finishing: Promise<void> = Promise.resolve();
   let written = 0;
   let blocks = 0;
+  const reading = new AbortController(); // ends with the run, however that ends
+  const stop = signal ? AbortSignal.any([signal, reading.signal]) : reading.signal;
   try {
-    for await (const block of readAhead(gather(run), signal)) {
+    for await (const block of readAhead(gather(run, stop), signal)) {
       blocks++;
       if (block.number % settings.part.count !== settings.part.index) continue;
       const entry = folder.shards.get(block.number);
@@ -211,6 +213,7 @@ async function runDump(run: Run): Promise<DumpResult> {
     }
     await finishing;
   } finally {
+    reading.abort();
     await finishing.catch(() => {});
   }
   checkEnd(out, folder, blocks);
@@ -243,7 +246,7 @@ function checkEnd(out: string, { shards }: PreparedFolder, blocks: number): void
 
 // ---- the corpus
 
-async function* gather({ plan, model, sources, meter, options }: Run): AsyncGenerator<Block> {
+async function* gather({ plan, model, sources, meter }: Run, signal: AbortSignal): AsyncGenerator<Block> {
   const { context, limit, part } = plan.settings;
   const pieces = readCorpus(sources, {
     encode: (text) => model.enc.encode(text),
@@ -251,7 +254,7 @@ async function* gather({ plan, model, sources, meter, options }: Run): AsyncGene
     onBytes: (bytes) => {
       meter.bytesRead += bytes;
     },
-    signal: options.signal,
+    signal,
   });
   const blocks = blocksOf(pieces, { context, rowsPerBlock: plan.rowsPerShard, limit: limit ?? undefined });
   for await (const block of blocks) {

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { syncFolder } from '../files/atomic_write.js';
 import type { Block } from './blocks.js';
 import { chunkBytes, digestOf, discard, newTag, onDisk, unfinishedPath, writeAll } from './disk.js';
-import { indexDType, latentsName, ShardLayout, storedFloat } from './layout.js';
+import { indexDType, latentsName, ShardLayout } from './layout.js';
 import { type ShardEntry, shardFile } from './manifest.js';
 import { type DumpSettings, widthOf } from './plan.js';
 import { type StoredFloats, toStored } from './stored_floats.js';
@@ -145,8 +145,8 @@ export class ShardWriter {
       const cell = run.row * batch.seq;
       const [from, to] = [Number(csr.rowPtr[cell]), Number(csr.rowPtr[cell + run.positions])];
       const indices = csr.indices.subarray(from, to);
-      await append(spool.indices, indexDType(latents) === 'U16' ? Uint16Array.from(indices) : indices);
-      await append(spool.values, toStored(csr.values.subarray(from, to), storedFloat[dtype]));
+      await append(spool.indices, indexDType(latents) === 'uint16' ? new Uint16Array(indices) : indices);
+      await append(spool.values, toStored(csr.values.subarray(from, to), dtype));
     }
     spool.entries = entries;
   }
@@ -161,7 +161,7 @@ export class ShardWriter {
       await this.#copy(indices, layout.offset(`${latentsName(location)}.indices`));
       await this.#copy(values, layout.offset(`${latentsName(location)}.values`));
     }
-    await this.#write(layout.header(), 0);
+    await this.#write(layout.header, 0);
     const { bytes } = layout;
     const sha256 = await onDisk(this.#path, digestOf(this.#handle, bytes));
     await onDisk(this.#path, this.#handle.datasync());

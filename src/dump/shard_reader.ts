@@ -2,21 +2,14 @@
 // in the file is believed that was not worked out here.
 import { type FileHandle, lstat, open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { latentsName, ShardLayout, type StoredDType, sizeOfTensor } from './layout.js';
+import { bytesPerElement, viewAs } from '../files/host_tensor.js';
+import { latentsName, ShardLayout } from './layout.js';
 import { type ShardEntry, shardNumber } from './manifest.js';
 import type { DumpSettings } from './plan.js';
 
 const longestHeader = 2 ** 24;
 
 type StoredArray = BigInt64Array | Int32Array | Uint16Array | Float32Array;
-const arrays: Record<StoredDType, new (buffer: ArrayBuffer) => StoredArray> = {
-  I64: BigInt64Array,
-  I32: Int32Array,
-  U16: Uint16Array,
-  F16: Uint16Array,
-  BF16: Uint16Array,
-  F32: Float32Array,
-};
 
 export class ShardReader {
   readonly entry: ShardEntry;
@@ -39,8 +32,8 @@ export class ShardReader {
     const handle = await open(path, 'r');
     try {
       const header = await readHeader(path, handle, entry.bytes);
-      const layout = new ShardLayout(settings, entry.rows, entriesOf(path, header, settings));
-      if (!layout.header().equals(header)) {
+      const layout = layoutOf(path, header, settings, entry);
+      if (!layout.header.equals(header)) {
         throw new Error(`${path}: its header is not the one that the manifest implies`);
       }
       if (layout.bytes !== entry.bytes) {
@@ -55,20 +48,17 @@ export class ShardReader {
 
   /** Elements [from, to) of a tensor, as they are stored: raw bits for 16-bit floats. */
   async read(name: string, from = 0, to?: number): Promise<StoredArray> {
-    const tensor = this.layout.tensors.get(name);
-    if (!tensor) throw new Error(`${this.path}: has no tensor ${name}`);
-    const Elements = arrays[tensor.dtype];
-    const width = sizeOfTensor({ ...tensor, shape: [] });
-    const length = (to ?? sizeOfTensor(tensor) / width) - from;
-    const bytes = new Uint8Array(length * width);
-    const start = this.layout.offset(name) + from * width;
-    await readAll(this.path, this.handle, bytes, start);
-    return new Elements(bytes.buffer);
+    const { dtype, bytes, byteOffset } = this.layout.tensor(name);
+    const width = bytesPerElement(dtype);
+    const length = (to ?? bytes / width) - from;
+    const buffer = new ArrayBuffer(length * width);
+    await readAll(this.path, this.handle, new Uint8Array(buffer), byteOffset + from * width);
+    return viewAs(dtype, buffer, 0, length) as StoredArray;
   }
 
   /** The tokens and documents, [rows, context] each, of rows [from, to). */
   async rows(from: number, to: number): Promise<{ tokens: Int32Array; document: Int32Array }> {
-    const context = this.layout.tensors.get('tokens')?.shape[1] as number;
+    const context = this.layout.tensor('tokens').shape[1] as number;
     const [tokens, document] = await Promise.all([
       this.read('tokens', from * context, to * context) as Promise<Int32Array>,
       this.read('document', from * context, to * context) as Promise<Int32Array>,
@@ -100,6 +90,15 @@ async function readHeader(path: string, handle: FileHandle, size: number): Promi
   const header = Buffer.alloc(Number(length) + 8);
   await readAll(path, handle, header, 0);
   return header;
+}
+
+function layoutOf(path: string, header: Buffer, settings: DumpSettings, { rows }: ShardEntry): ShardLayout {
+  const entries = entriesOf(path, header, settings);
+  try {
+    return new ShardLayout(settings, rows, entries);
+  } catch (cause) {
+    throw new Error(`${path}: cannot be as the manifest says: ${(cause as Error).message}`, { cause });
+  }
 }
 
 function entriesOf(path: string, header: Buffer, { autoencoders }: DumpSettings): number[] {

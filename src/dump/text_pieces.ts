@@ -12,12 +12,13 @@ export const endOfText = '<|endoftext|>';
 
 /** Characters of a piece, about: as many as are tokenised without keeping the event loop waiting. */
 export const pieceLength = 16_384;
-/** Text this long without a place to cut is refused: no language has such words, and merging takes quadratic time. */
-export const longestUncut = 65_536;
+/** Text this long without a place to cut is refused: no language has such words, and memory is to stay bounded. */
+export const longestUncut = 2 ** 20;
 
-type Kind = 'space' | 'letter' | 'number' | 'sign';
+type Kind = 'space' | 'letter' | 'number' | 'sign' | 'unsure';
 
 function kindOf(character: string): Kind {
+  if (/^[\u0085\ufeff]/.test(character)) return 'unsure'; // white space to some implementations of the pattern only
   if (/^\s/.test(character)) return 'space';
   if (/^\p{L}/u.test(character)) return 'letter';
   return /^\p{N}/u.test(character) ? 'number' : 'sign';
@@ -31,17 +32,17 @@ function isSureCut(text: string, at: number): boolean {
   if (splitsPair) return false;
   const inPair = at >= 2 && isLowSurrogate(text.charCodeAt(at - 1)) && isHighSurrogate(text.charCodeAt(at - 2));
   const before = kindOf(text.slice(at - (inPair ? 2 : 1), at));
-  if (before === 'space') return false;
   const after = kindOf(text.slice(at, at + 2));
+  if (before === 'space' || before === 'unsure' || after === 'unsure') return false;
   return before !== after && !(before === 'sign' && after === 'letter');
 }
 
 /**
- * The last place where `text` can be cut without changing its tokens, whatever follows it; 0 when there is none. The text
- * must not hold a whole `<|endoftext|>`; one that has begun at its end is not cut.
+ * The last place behind `from` where `text` can be cut without changing its tokens, whatever follows it; 0 when there is
+ * none. The text must not hold a whole `<|endoftext|>`; one that has begun at its end is not cut.
  */
-export function lastCut(text: string): number {
-  for (let at = text.length - endOfText.length; at > 0; at--) if (isSureCut(text, at)) return at;
+export function lastCut(text: string, from = 0): number {
+  for (let at = text.length - endOfText.length; at > from; at--) if (isSureCut(text, at)) return at;
   return 0;
 }
 
@@ -55,6 +56,7 @@ export interface TextPiece {
 export class TextCutter {
   readonly #place: string;
   #held = '';
+  #searched = 0; // there is no cut up to here
 
   constructor(place: string) {
     this.#place = place;
@@ -63,48 +65,48 @@ export class TextCutter {
   *add(chunk: string): Generator<TextPiece> {
     this.#held += chunk;
     for (let at = this.#held.indexOf(endOfText); at >= 0; at = this.#held.indexOf(endOfText)) {
-      const text = this.#held.slice(0, at);
-      this.#held = this.#held.slice(at + endOfText.length);
-      yield* this.#cut(text, true);
+      yield* this.#pieces(this.#take(at, endOfText.length), true);
     }
     if (this.#held.length < pieceLength) return;
-    const cut = lastCut(this.#held);
-    const text = this.#held.slice(0, cut);
-    this.#held = this.#held.slice(cut);
-    this.#checkUncut(this.#held);
-    if (cut > 0) yield* this.#cut(text, false);
+    const cut = lastCut(this.#held, this.#searched);
+    if (cut > 0) return yield* this.#pieces(this.#take(cut), false);
+    this.#searched = this.#held.length - endOfText.length;
+    if (this.#searched > longestUncut) this.#refuse(this.#held);
   }
 
   *end(): Generator<TextPiece> {
-    const text = this.#held;
-    this.#held = '';
-    if (text !== '') yield* this.#cut(text, false);
+    if (this.#held !== '') yield* this.#pieces(this.#take(this.#held.length), false);
   }
 
-  // Long text that came at once (a line of JSON, an item) is cut as well.
-  *#cut(text: string, ended: boolean): Generator<TextPiece> {
+  #take(length: number, gap = 0): string {
+    const text = this.#held.slice(0, length);
+    this.#held = this.#held.slice(length + gap);
+    this.#searched = 0;
+    return text;
+  }
+
+  // Long text that came at once, a line of JSON or an item, is cut here.
+  *#pieces(text: string, ended: boolean): Generator<TextPiece> {
     let from = 0;
     while (text.length - from > 2 * pieceLength) {
-      const cut = this.#nextCut(text, from);
-      if (cut === text.length) break;
-      yield { text: text.slice(from, cut), ended: false };
-      from = cut;
+      const length = this.#firstPiece(text.slice(from));
+      if (length === 0) break;
+      yield { text: text.slice(from, from + length), ended: false };
+      from += length;
     }
-    this.#checkUncut(text.slice(from));
     yield { text: text.slice(from), ended };
   }
 
-  #nextCut(text: string, from: number): number {
-    for (let length = pieceLength; from + length < text.length; length *= 2) {
-      const cut = lastCut(text.slice(from, from + length));
-      if (cut > 0) return from + cut;
-      if (length >= longestUncut) this.#refuse(text.slice(from));
+  /** The length of a piece to begin with; 0 when the text has no place to cut. */
+  #firstPiece(text: string): number {
+    for (let length = pieceLength, searched = 0; searched < text.length; length *= 2) {
+      const cut = lastCut(text.slice(0, length), searched);
+      if (cut > 0) return cut;
+      searched = Math.min(length, text.length) - endOfText.length;
+      if (searched > longestUncut) this.#refuse(text);
+      if (length >= text.length) break;
     }
-    return text.length;
-  }
-
-  #checkUncut(text: string): void {
-    if (text.length > longestUncut && lastCut(text) === 0) this.#refuse(text);
+    return 0;
   }
 
   #refuse(text: string): never {

@@ -84,7 +84,7 @@ export interface Native extends NativeOperations {
   allocate(d: DeviceHandle, bytes: number): BufferHandle;
   release(buffer: BufferHandle): void;
   view(buffer: BufferHandle, dtype: number, offset: number, shape: number[], strides: number[]): ViewHandle;
-  packed(buffer: BufferHandle, dtype: number, k: number, n: number): PackedHandle;
+  packed(d: DeviceHandle, buffer: BufferHandle, dtype: number, k: number, n: number): PackedHandle;
   packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
   /** Copies `host` now and queues its way to `out` (contiguous, as many bytes). */
   upload(d: DeviceHandle, out: ViewHandle, host: RawArray): void;

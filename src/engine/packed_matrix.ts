@@ -26,7 +26,7 @@ export class PackedMatrix {
     this.dtype = dtype;
     this.device = device;
     this.storage = new Storage(device, native.packedBytes(device.handle, k, n, code));
-    this.#handle = native.packed(this.storage.buffer, code, k, n);
+    this.#handle = native.packed(device.handle, this.storage.buffer, code, k, n);
   }
 
   get ended(): string | undefined {

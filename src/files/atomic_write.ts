@@ -27,10 +27,16 @@ export async function writeFileAtomically(
   await syncFolder(dirname(path));
 }
 
+// The system writes no more than 2^31 - 4096 bytes at once.
+const largestWrite = 2 ** 30;
+
 async function writeAll(handle: FileHandle, chunks: Iterable<Chunk> | AsyncIterable<Chunk>): Promise<void> {
   for await (const chunk of chunks) {
     const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : chunk;
-    for (let at = 0; at < bytes.length; ) at += (await handle.write(bytes, at, bytes.length - at)).bytesWritten;
+    for (let at = 0; at < bytes.length; ) {
+      const { bytesWritten } = await handle.write(bytes, at, Math.min(bytes.length - at, largestWrite));
+      at += bytesWritten;
+    }
   }
 }
 

@@ -13,7 +13,8 @@ import { storageTypeOf } from './torch_names.js';
  * whose data is the same array share their storage. The file appears whole or not at all; the same value gives the same bytes.
  */
 export async function saveTorch(path: string, value: StateValue): Promise<void> {
-  const { pickle, storages } = pickled(value);
+  const writer = new PickleWriter();
+  writer.write(value, 'value', 0);
   const zip = new yazl.ZipFile();
   const folder = archiveName(path);
   // Errors of the archive end the stream, and with it the writing.
@@ -21,9 +22,9 @@ export async function saveTorch(path: string, value: StateValue): Promise<void> 
   zip.on('error', (error: Error) => output.destroy(error));
   const entry = { compress: false, mtime: new Date(1980, 0, 1), forceDosTimestamp: true };
   const add = (name: string, bytes: Buffer) => zip.addBuffer(bytes, `${folder}/${name}`, entry);
-  add('data.pkl', pickle);
+  add('data.pkl', writer.finish());
   add('byteorder', Buffer.from('little'));
-  for (const [i, data] of storages.entries()) {
+  for (const [i, { data }] of writer.storages.entries()) {
     const options = { ...entry, size: data.byteLength };
     zip.addReadStreamLazy(`${folder}/data/${i}`, options, (done) => done(null, Readable.from(slices(data))));
   }
@@ -46,20 +47,12 @@ function* slices({ buffer, byteOffset, byteLength }: ArrayBufferView): Generator
   }
 }
 
-type Data = HostTensor['data'];
-
-function pickled(value: StateValue): { pickle: Buffer; storages: readonly Data[] } {
-  const writer = new PickleWriter();
-  writer.write(value, 'value', 0);
-  return { pickle: writer.finish(), storages: [...writer.storages.keys()] };
-}
-
 const deepest = 200;
 
 /** Opcodes: Lib/pickletools.py of CPython. `where` is the place in the value, for messages. */
 class PickleWriter {
-  /** Data of tensors, each with its number in the archive. */
-  readonly storages = new Map<Data, number>();
+  /** In the order of their numbers in the archive. */
+  readonly storages: Pick<HostTensor, 'dtype' | 'data'>[] = [];
   readonly #parts: Buffer[] = [Buffer.from([0x80, 2])];
 
   finish(): Buffer {
@@ -151,8 +144,8 @@ class PickleWriter {
   #storage({ dtype, data }: HostTensor, where: string): void {
     const type = storageTypeOf(dtype);
     if (!type) throw new TypeError(`saveTorch: ${where}: torch has no storage of ${dtype}`);
-    const number = this.storages.get(data) ?? this.storages.size;
-    this.storages.set(data, number);
+    let number = this.storages.findIndex((known) => known.data === data && known.dtype === dtype);
+    if (number < 0) number = this.storages.push({ dtype, data }) - 1;
     this.#raw('(');
     this.#text('storage', where);
     this.#raw(`c${type.replace(/\.(?=\w+$)/, '\n')}\n`);

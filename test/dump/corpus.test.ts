@@ -1,15 +1,14 @@
-// Oracle: the rule for documents, written out by hand, and the gpt-tokenizer package for tokens.
+// Oracle: the rule for documents, written out by hand.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { encode as encodePackage } from 'gpt-tokenizer/encoding/gpt2';
 import * as assert from 'uvu/assert';
 import { type Corpus, openCorpus, readCorpus } from '../../src/dump/corpus.js';
+import { gpt2Tokenizer } from '../../src/files/tokenizer.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 
 const test = suite('corpus');
-const allowedSpecial = new Set(['<|endoftext|>']);
-const encode = (text: string): number[] => encodePackage(text, { allowedSpecial });
+const { encode } = gpt2Tokenizer();
 const mark = 50256;
 
 async function documentsOf(corpus: Corpus, nVocab = 50257): Promise<number[][]> {

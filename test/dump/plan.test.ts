@@ -65,19 +65,19 @@ test('options out of range are refused', async () => {
 test('a shard has the tensors of the contract, wide ones first', async () => {
   const { settings } = planDump(await request({ context: 16 }));
   assert.equal(
-    shardTensors(settings, 3, [70]).map(({ name, dtype, shape }) => `${name} ${dtype} ${shape.join('x')}`),
+    shardTensors(settings, 3, [70]).map(([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join('x')}`),
     [
-      '2/resid/delta_mlp/latents.row_ptr I64 49',
-      'tokens I32 3x16',
-      'document I32 3x16',
-      '1/mlp/post_act F16 3x16x256',
-      '2/resid/delta_mlp/latents.indices U16 70',
-      '2/resid/delta_mlp/latents.values F16 70',
+      '2/resid/delta_mlp/latents.row_ptr int64 49',
+      'tokens int32 3x16',
+      'document int32 3x16',
+      '1/mlp/post_act float16 3x16x256',
+      '2/resid/delta_mlp/latents.indices uint16 70',
+      '2/resid/delta_mlp/latents.values float16 70',
     ],
   );
   const [latents] = settings.autoencoders.map((entry) => ({ ...entry, latents: 65_537 }));
   const wide = shardTensors({ ...settings, autoencoders: latents ? [latents] : [] }, 1, [1]);
-  assert.is(wide.find(({ name }) => name.endsWith('indices'))?.dtype, 'I32');
+  assert.is(wide.find(([name]) => name.endsWith('indices'))?.[1].dtype, 'int32');
 });
 
 test('the plan can be read', async () => {
@@ -89,7 +89,7 @@ test('the plan can be read', async () => {
     /128 tokens each; 16 rows \(2048 tokens\) at a time/,
     /8192 rows \(1048576 tokens\), 545 MB/,
     /shards 1, 4, … of 3 parts/,
-    /1\/mlp\/post_act {2}F16 \[rows, 128, 256\] {2}512 bytes per token/,
+    /1\/mlp\/post_act {2}float16 \[rows, 128, 256\] {2}512 bytes per token/,
     /2\/resid\/delta_mlp\/latents {2}of ae: 512 latents, those above 0; 4 bytes each/,
     /520 bytes per token, and the latents/,
   ]) {

@@ -163,7 +163,10 @@ test('broken manifests and folders without one are refused', () =>
     }
     await rm(join(folder, 'manifest.json'));
     await mkdir(join(folder, 'manifest.json'));
-    await rejects(openDump(folder), Error, /manifest\.json: cannot be read/);
+    await rejects(openDump(folder), Error, /manifest\.json: cannot be read as a manifest: it is not a regular file/);
+    await rm(join(folder, 'manifest.json'), { recursive: true });
+    await symlink('/dev/zero', join(folder, 'manifest.json'));
+    await rejects(openDump(folder), Error, /it is not a regular file/);
   }));
 
 test('links and headers that lie are refused', () =>

@@ -1,11 +1,12 @@
-// Oracle: tokenising whole documents at once, by the gpt-tokenizer package itself.
-import { encode } from 'gpt-tokenizer/encoding/gpt2';
+// Oracle: tokenising whole documents at once.
 import * as assert from 'uvu/assert';
 import { endOfText, lastCut, longestUncut, TextCutter } from '../../src/dump/text_pieces.js';
+import { gpt2Tokenizer } from '../../src/files/tokenizer.js';
 import { suite, throws } from '../support/harness.js';
 import { type Random, random } from '../support/random.js';
 
 const test = suite('text pieces');
+const { encode } = gpt2Tokenizer();
 
 // Everything the tokenizer's pattern treats in its own way: contractions, runs of space, digits, signs, letters of one and two
 // code units, combining marks, no-break and ideographic spaces, and pieces of the end-of-text mark.
@@ -93,7 +94,12 @@ test('chunks of any size give the tokens of the whole, documents and all', () =>
 
 test('text without end is refused, with its place', () => {
   const cutter = new TextCutter('file.txt');
-  throws(() => [...cutter.add('x'.repeat(longestUncut + 1))], Error, /file\.txt: more than 65536 characters.*"xxxx/);
+  const chunk = 'x'.repeat(65_536);
+  const feed = (): void => {
+    for (let size = 0; size < 2 * longestUncut; size += chunk.length) assert.equal([...cutter.add(chunk)], []);
+  };
+  throws(feed, Error, /file\.txt: more than 1048576 characters.*"xxxx/);
+  throws(() => [...new TextCutter('line 5').add(`a ${'x'.repeat(2 * longestUncut)} b`)], Error, /line 5: more than/);
 });
 
 test.run();

@@ -1,0 +1,162 @@
+// Oracle: exit codes and messages of the contract, and openDump.
+import { appendFile, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { openDump } from '../../src/dump/reader.js';
+import { assertSameFolder, sampleText } from '../dump/folders.js';
+import { withFolder } from '../support/folders.js';
+import { suite } from '../support/harness.js';
+import { run } from './command.js';
+
+const test = suite('sonde dump');
+const hook = ['--hook', '1/mlp/post_act'];
+const few = ['--context', '32', '--shard-tokens', '512', '--limit', '1200'];
+
+test('a dump, the same again, and a look at it', () =>
+  withFolder(async (folder) => {
+    const args = ['dump', '--text', sampleText, ...hook, '--out', 'out', ...few];
+    const first = await run(args, { cwd: folder });
+    assert.is(first.code, 0, first.stderr);
+    assert.match(first.stdout, /^out: 38 rows, 1200 tokens in 3 shards, \d+ kB\n$/);
+    assert.match(first.stderr, /^[\d,]+ of [\d,]+ tokens, [\d,]+ tokens\/s, \d shards?/);
+    assert.match(first.stderr, /1,200 of 1,200 tokens, [\d,]+ tokens\/s, 3 shards, 0 s left\n$/);
+    assert.ok(!first.stderr.includes('\u001b'), 'escape codes in a log');
+    const again = await run(args, { cwd: folder });
+    assert.is(again.code, 0);
+    assert.match(again.stdout, /^out is complete already: 38 rows, 1200 tokens in 3 shards.*Nothing was done\.\n$/);
+    const look = await run(['inspect', '--verify', 'out'], { cwd: folder });
+    assert.is(look.code, 0, look.stderr);
+    assert.match(look.stdout, /rows +38 of 32 tokens, 1200 tokens without padding/);
+    assert.match(look.stdout, /first row "It was a windy Monday\./);
+    assert.match(look.stdout, /1\/mlp\/post_act {2}\[38, 32, 256\] {2}/);
+    assert.match(look.stdout, /every file is as the manifest says/);
+    await truncate(join(folder, 'out', 'shard-00001.safetensors'), 9);
+    const broken = await run(['inspect', '--verify', 'out'], { cwd: folder });
+    assert.is(broken.code, 1);
+    assert.match(broken.stdout, /shard-00001\.safetensors: holds 9 bytes/);
+    assert.match(broken.stderr, /^sonde: out: 1 problem/);
+  }));
+
+test('latents, lists of words, and standard input', () =>
+  withFolder(async (folder) => {
+    const text = await readFile(sampleText, 'utf8');
+    const words = [
+      '--autoencoder',
+      '0/resid/delta_mlp=ae-resid-delta-mlp',
+      '2/resid/delta_mlp=ae-resid-delta-mlp',
+      '-',
+    ];
+    const piped = await run(['dump', ...few, '--out', 'a', '--hook', '1/mlp/pre_act', 'resid/post_emb', ...words], {
+      cwd: folder,
+      input: text,
+    });
+    assert.is(piped.code, 0, piped.stderr);
+    await using made = await openDump(join(folder, 'a'));
+    assert.equal(made.names, [
+      ...['resid/post_emb', '1/mlp/pre_act'],
+      ...['0/resid/delta_mlp/latents', '2/resid/delta_mlp/latents'],
+    ]);
+    assert.equal(made.manifest.corpus, [{ kind: 'standard input' }]);
+    const dash = await run(['dump', '-', ...few, '--out', 'b', ...hook], { cwd: folder, input: text });
+    assert.is(dash.code, 0, dash.stderr);
+  }));
+
+test('jsonl, token files and parts', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await writeFile(at('a'), '{"text": "It was a windy Monday."}\n{"text": "The wind moved the trees."}\n');
+    await writeFile(at('b'), new Uint8Array(Uint16Array.from([1, 2, 50256, 3]).buffer));
+    const args = ['dump', '--jsonl', 'a', '--tokens', 'b', ...hook, '--shard-tokens', '8', '--context', '4', '--out'];
+    assert.is((await run([...args, 'whole'], { cwd: folder })).code, 0);
+    for (const part of ['0/2', '1/2']) {
+      const { code, stderr } = await run([...args, 'parts', '--shard', part], { cwd: folder });
+      assert.is(code, 0, stderr);
+    }
+    await using whole = await openDump(at('whole'));
+    await using parts = await openDump(at('parts'));
+    assert.equal(parts.shards, whole.shards);
+    assert.is(new Set((await whole.tokens()).document.filter((d) => d >= 0)).size, 4);
+  }));
+
+test('--plan prints and writes nothing', () =>
+  withFolder(async (folder) => {
+    const { code, stdout } = await run(
+      ['dump', '--plan', '--text', sampleText, '--hook', '*/resid/post_mlp', '--out', 'out'],
+      {
+        cwd: folder,
+      },
+    );
+    assert.is(code, 0);
+    assert.match(stdout, /3\/resid\/post_mlp {2}float16 \[rows, 128, 64\] {2}128 bytes per token/);
+    assert.equal(await readdir(folder), []);
+  }));
+
+test('wrong usage is 2, with a word on what is right', async () => {
+  const cases: [string[], RegExp][] = [
+    [['dump'], /sonde: required option '--out <folder>' not specified/],
+    [['dump', '--out', 'x'], /sonde: dump needs a text/],
+    [['dump', '--out', 'x', '--text', 'a.txt'], /sonde: dump needs a --hook or an --autoencoder/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--context', 'many'], /whole number of 1 or more/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--dtype', 'int8'], /one of float16, bfloat16, float32/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--shard', '3/3'], /--shard.* I\/N/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--device', 'tpu'], /cpu, cuda or cuda:N/],
+    [['dump', '--out', 'x', 'a.txt', ...hook], /what is 'a\.txt'\?/],
+    [['dump', '--out', 'x', '--text', 'a.txt', '--autoencoder', 'oops'], /LOCATION=NAME/],
+    [['dump', '--out', 'x', '--textt', 'a.txt'], /unknown option '--textt'/],
+    [['dmup'], /unknown command 'dmup'/],
+    [['inspect'], /missing required argument 'dump'/],
+  ];
+  for (const [args, pattern] of cases) {
+    const { code, stderr, stdout } = await run(args);
+    assert.is(code, 2, `${args.join(' ')}: ${stderr}`);
+    assert.match(stderr, pattern);
+    assert.match(stderr, /Try --help/);
+    assert.is(stdout, '');
+  }
+});
+
+test('failures are 1, in one line; SONDE_DEBUG shows where', () =>
+  withFolder(async (folder) => {
+    await writeFile(join(folder, 'a.txt'), 'abc');
+    await appendFile(join(folder, 'a.txt'), Buffer.from([0xff]));
+    const cases: [string[], RegExp][] = [
+      [['--text', 'none.txt', ...hook], /^sonde: dump: corpus file none\.txt: there is no such file\n$/],
+      [['--text', 'a.txt', ...hook], /^sonde: a\.txt, byte 3: not valid UTF-8 \(0xff\)\n$/],
+      [['--text', sampleText, '--hook', '1/mlp/nonsense'], /^sonde: .*nonsense.*\n$/],
+      [['--text', sampleText, ...hook, '--context', '10000'], /^sonde: dump: context must be an integer from 1 to 256/],
+      [['--text', sampleText, ...hook, '--model', 'no/such/folder'], /^sonde: .*no\/such\/folder/],
+    ];
+    for (const [args, pattern] of cases) {
+      const { code, stderr } = await run(['dump', '--out', 'out', ...args], { cwd: folder });
+      assert.is(code, 1, stderr);
+      assert.match(stderr, pattern);
+    }
+    const args = ['dump', '--out', 'out', '--text', 'none.txt', ...hook];
+    const { stderr } = await run(args, { cwd: folder, env: { SONDE_DEBUG: '1' } });
+    assert.match(stderr, /no such file\n {4}at /);
+    const { code, stderr: none } = await run(['inspect', 'nowhere'], { cwd: folder });
+    assert.is(code, 1);
+    assert.match(none, /^sonde: openDump: nowhere: there is no such folder\n$/);
+  }));
+
+test('SIGINT and SIGTERM are 130, say how to go on, and leave a folder that goes on', () =>
+  withFolder(async (folder) => {
+    await writeFile(join(folder, 'a.txt'), (await readFile(sampleText, 'utf8')).repeat(10));
+    const args = ['dump', '--text', 'a.txt', ...hook, '--shard-tokens', '4096', '--out'];
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      const { code, stderr, stdout } = await run([...args, 'out'], { cwd: folder, interrupt: { signal } });
+      assert.is(code, 130, stderr);
+      assert.match(stderr, /sonde: interrupted: out can be continued with the same command\n$/);
+      assert.is(stdout, '');
+      assert.ok((await readdir(join(folder, 'out'))).every((name) => !name.endsWith('.partial')));
+    }
+    const limit = ['--limit', '20000'];
+    const { code } = await run([...args, 'out2', ...limit], { cwd: folder, interrupt: { signal: 'SIGINT' } });
+    assert.is(code, 130);
+    for (const out of ['out2', 'whole']) assert.is((await run([...args, out, ...limit], { cwd: folder })).code, 0);
+    await assertSameFolder(join(folder, 'out2'), join(folder, 'whole'));
+    const waiting = { cwd: folder, interrupt: { signal: 'SIGINT', after: 1500 } } as const;
+    assert.is((await run(['dump', '-', ...hook, '--out', 'stdin'], waiting)).code, 130);
+  }));
+
+test.run();

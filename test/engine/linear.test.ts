@@ -1,0 +1,108 @@
+// linear with packed weights against plain loops in doubles, its activations against their formulas, and packing back and forth.
+import * as assert from 'uvu/assert';
+import { openDevice } from '../../src/engine/device.js';
+import { type Activation, linear, matmul } from '../../src/engine/ops/matmul.js';
+import { packWeights } from '../../src/engine/packed_matrix.js';
+import { Tensor } from '../../src/engine/tensor.js';
+import { cases, eachRow, unit } from '../support/cases.js';
+import { close } from '../support/close.js';
+import { suite, throws } from '../support/harness.js';
+
+const test = suite('linear');
+
+const gelu = (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+const functions: Record<Activation, (x: number) => number> = { none: (x) => x, relu: (x) => Math.max(x, 0), gelu };
+
+test(
+  '200 random shapes, dtypes and activations',
+  async () => {
+    await cases(200, async (c) => {
+      const [k, n] = c.rng.shape(2, { elements: 6000 }) as [number, number];
+      const lead = c.rng.shape(c.rng.integer(1, 3), { max: 30, elements: 300 });
+      const x = await c.tensor([...lead, k]);
+      const w = await c.tensor([k, n]);
+      const bias = c.rng.next() < 0.5 ? await c.tensor([n]) : undefined;
+      const activation = c.rng.pick(['none', 'relu', 'gelu'] as const);
+      const packed = c.own(packWeights(w.t));
+      const out =
+        c.rng.next() < 0.2
+          ? { out: c.own(Tensor.empty([...lead, n], { device: c.device, dtype: c.rng.pick(['float32', 'float16']) })) }
+          : {};
+      const got = c.own(linear(x.t, packed, { activation, ...out, ...(bias ? { bias: bias.t } : {}) }));
+      const values = await got.read();
+      eachRow([...lead, n], (row, offset) => {
+        for (let j = 0; j < n; j++) {
+          let sum = bias ? (bias.x[j] as number) : 0;
+          let size = Math.abs(sum);
+          for (let i = 0; i < k; i++) {
+            const term = (x.x[row * k + i] as number) * (w.x[i * n + j] as number);
+            sum += term;
+            size += Math.abs(term);
+          }
+          const expected = functions[activation](sum);
+          const allowed = (k + 4) * 2 ** -23 * size + (unit[got.dtype] + 2 ** -21) * Math.abs(expected) + 1e-6;
+          const actual = values[offset + j] as number;
+          if (!(Math.abs(actual - expected) <= allowed))
+            throw new Error(`row ${row}, column ${j}: ${actual}, but ${expected}`);
+        }
+      });
+    });
+  },
+  { limit: 120_000 },
+);
+
+test('equals matmul with the plain matrix, bit for bit, for any rows and threads', async () => {
+  for (const threads of [1, 2, 3]) {
+    const device = openDevice('cpu', { threads });
+    using w = Tensor.randn([100, 517], { seed: 3, device });
+    using packed = packWeights(w);
+    for (const rows of [1, 2, 7, 8, 9, 97]) {
+      using x = Tensor.randn([rows, 100], { seed: 4, device });
+      using a = linear(x, packed);
+      using b = matmul(x, w);
+      close(await a.read(), await b.read());
+    }
+  }
+});
+
+test('packing and unpacking give the matrix back, transposed or not', async () => {
+  await cases(60, async (c) => {
+    const [k, n] = c.rng.shape(2, { max: 200, elements: 20_000 }) as [number, number];
+    const w = await c.tensor([n, k]);
+    const packed = c.own(packWeights(w.t, { transposeB: true }));
+    assert.equal([packed.k, packed.n, packed.dtype], [k, n, w.t.dtype]);
+    const back = c.own(packed.unpack({ transposeB: true }));
+    assert.equal([...back.shape], [n, k]);
+    close(await back.read(), w.x);
+    const straight = c.own(packed.unpack());
+    close(await c.own(straight.permute([1, 0]).clone()).read(), w.x);
+  });
+});
+
+test('weights can be packed in another dtype', async () => {
+  using w = Tensor.from([
+    [1.00390625, 2],
+    [3, 4],
+  ]);
+  using packed = packWeights(w, { dtype: 'bfloat16' });
+  using back = packed.unpack();
+  assert.equal([back.dtype, [...(await back.read())]], ['bfloat16', [1, 2, 3, 4]]);
+});
+
+test('wrong arguments are refused, disposed matrices too', () => {
+  using x = Tensor.zeros([2, 3]);
+  const w = packWeights(Tensor.zeros([4, 5]));
+  throws(() => linear(x, w), RangeError, /linear: x must be \[\.\.\., 4\] \(w is \[4, 5\]\), but is \[2, 3\]/);
+  throws(
+    () => linear(Tensor.zeros([2, 4]), w, { activation: 'tanh' as never }),
+    TypeError,
+    /activation must be none, relu, gelu/,
+  );
+  throws(() => packWeights(Tensor.zeros([4])), RangeError, /packWeights: b must be of 2 or more dimensions/);
+  throws(() => packWeights(Tensor.zeros([4, 2, 2])), RangeError, /packWeights: b must be a matrix/);
+  w.dispose();
+  throws(() => linear(Tensor.zeros([2, 4]), w), Error, /linear: w cannot be used: it was disposed/);
+  throws(() => w.unpack(), Error, /it was disposed/);
+});
+
+test.run();

@@ -1,0 +1,161 @@
+// sparseEncode against the dense product sorted by hand in the same float32 bits; sparseDecode against loops in doubles.
+import * as assert from 'uvu/assert';
+import { openDevice } from '../../src/engine/device.js';
+import { DeviceError } from '../../src/engine/errors.js';
+import { linear } from '../../src/engine/ops/matmul.js';
+import { sparseDecode, sparseEncode, updateLastNonzero } from '../../src/engine/ops/sparse.js';
+import { packWeights } from '../../src/engine/packed_matrix.js';
+import { Tensor } from '../../src/engine/tensor.js';
+import { cases, product } from '../support/cases.js';
+import { close } from '../support/close.js';
+import { rejects, suite, throws } from '../support/harness.js';
+
+const test = suite('sparse');
+
+test(
+  '200 random shapes: what passes the threshold, or is among the k largest, and nothing else',
+  async () => {
+    await cases(200, async (c) => {
+      const k = c.rng.integer(0, 60);
+      const n = c.rng.pick([0, 1, 15, 16, 17, 47, 48, 49, 383, 384, 385, 800]);
+      const lead = c.rng.shape(c.rng.integer(1, 3), { max: c.rng.pick([3, 20, 300]), elements: 300 });
+      const rounded = c.rng.next() < 0.3; // many equal values, to try the order of ties
+      const x = await c.tensor([...lead, k]);
+      const w = await c.tensor([k, n], rounded ? { scale: 0 } : {});
+      const bias = rounded
+        ? c.own(Tensor.randint(-2, 3, [n], { seed: c.seed, device: c.device }).to('float32'))
+        : (await c.tensor([n])).t;
+      const packed = c.own(packWeights(w.t));
+      const relu = c.rng.next() < 0.7;
+      const top = c.rng.next() < 0.5 ? 0 : Math.min(n, c.rng.pick([1, 2, 6, 32, n]));
+      const threshold = c.rng.pick([0, 0, 0.5]);
+      const got = await sparseEncode(x.t, packed, { bias, relu, k: top, threshold });
+      using out = Tensor.empty([...lead, n], { device: c.device });
+      const dense = await linear(x.t, packed, { bias, out }).read();
+      const rows = product(lead);
+      assert.is(got.rowPtr.length, rows + 1);
+      let at = 0;
+      for (let row = 0; row < rows; row++) {
+        assert.is(Number(got.rowPtr[row]), at, `row ${row} starts`);
+        let order = [...Array(n).keys()];
+        const value = (j: number) => dense[row * n + j] as number;
+        if (top) {
+          order.sort((i, j) => value(j) - value(i) || i - j);
+          order = order.slice(0, top).sort((i, j) => i - j);
+        }
+        for (const j of order) {
+          if (relu ? !(value(j) > threshold) : Math.abs(value(j)) <= threshold) continue;
+          assert.is(got.indices[at], j, `entry ${at} of row ${row}`);
+          assert.is(got.values[at], value(j));
+          at++;
+        }
+      }
+      assert.equal([Number(got.rowPtr[rows]), got.indices.length, got.values.length], [at, at, at]);
+    });
+  },
+  { limit: 120_000 },
+);
+
+test('the same result for any number of threads and any batch', async () => {
+  const runs = [];
+  for (const threads of [1, 2, 4]) {
+    const device = openDevice('cpu', { threads });
+    using w = Tensor.randn([33, 5000], { seed: 1, device });
+    using packed = packWeights(w);
+    using x = Tensor.randn([600, 33], { seed: 2, device });
+    runs.push([await sparseEncode(x, packed, { threshold: 9 }), await sparseEncode(x, packed, { k: 32 })]);
+    const part = await sparseEncode(x.slice(0, 300, 301), packed, { k: 32 });
+    const [, top] = runs[0] as [unknown, Awaited<ReturnType<typeof sparseEncode>>];
+    close(part.indices, top.indices.slice(Number(top.rowPtr[300]), Number(top.rowPtr[301])));
+  }
+  for (const run of runs.slice(1)) assert.equal(run, runs[0]);
+});
+
+test('NaN: the largest of all, kept unless relu drops it', async () => {
+  using w = packWeights(Tensor.from([[1, 1, 1, 1]]));
+  using x = Tensor.from([[1], [Number.NaN]]);
+  using bias = Tensor.from([0, 5, Number.NaN, -3]);
+  const kept = await sparseEncode(x.slice(0, 0, 1), w, { bias, k: 2, relu: false });
+  assert.equal([...kept.indices], [1, 2]);
+  const all = await sparseEncode(x.slice(0, 0, 1), w, { bias, relu: false });
+  assert.equal([...all.indices], [0, 1, 2, 3]);
+  const positive = await sparseEncode(x.slice(0, 0, 1), w, { bias });
+  assert.equal([...positive.indices], [0, 1]);
+});
+
+test(
+  '200 random sparse rows decoded',
+  async () => {
+    await cases(200, async (c) => {
+      const [rows, k, n] = c.rng.shape(3, { elements: 30_000 }) as [number, number, number];
+      const w = await c.tensor([k, n]);
+      const bias = c.rng.next() < 0.5 ? await c.tensor([n], { dtype: 'float32' }) : undefined;
+      const rowPtr = [0n];
+      const indices: number[] = [];
+      for (let row = 0; row < rows; row++) {
+        for (let j = 0; j < k; j++) if (c.rng.next() < 0.2) indices.push(j);
+        rowPtr.push(BigInt(indices.length));
+      }
+      const values = c.rng.floats(indices.length);
+      const sparse = { rowPtr: BigInt64Array.from(rowPtr), indices: Int32Array.from(indices), values };
+      const packed = c.own(packWeights(w.t));
+      const got = c.own(sparseDecode(sparse, packed, { dtype: 'float32', ...(bias ? { bias: bias.t } : {}) }));
+      const expected = new Float64Array(rows * n);
+      for (let row = 0; row < rows; row++) {
+        for (let j = 0; j < n; j++) {
+          let sum = bias ? (bias.x[j] as number) : 0;
+          for (let i = Number(rowPtr[row]); i < Number(rowPtr[row + 1]); i++) {
+            sum += (values[i] as number) * (w.x[(indices[i] as number) * n + j] as number);
+          }
+          expected[row * n + j] = sum;
+        }
+      }
+      close(await got.read(), expected, { rtol: 1e-5, atol: 2e-5 });
+    });
+  },
+  { limit: 120_000 },
+);
+
+test('broken sparse rows are refused', async () => {
+  using w = packWeights(Tensor.zeros([4, 3]));
+  const rows = (pointers: bigint[], indices: number[]) => ({
+    rowPtr: BigInt64Array.from(pointers),
+    indices: Int32Array.from(indices),
+    values: new Float32Array(indices.length),
+  });
+  throws(() => sparseDecode(rows([], []), w), RangeError, /rows \+ 1 pointers/);
+  throws(() => sparseDecode(rows([0n, 2n], [1]), w), RangeError, /rows \+ 1 pointers/);
+  await rejects(
+    sparseDecode(rows([0n, 1n], [4]), w).read(),
+    DeviceError,
+    /sparseDecode: index 4 of entry 0 is outside \[0, 4\)/,
+  );
+  await rejects(
+    sparseDecode(rows([0n, 2n, 1n], [1]), w).read(),
+    DeviceError,
+    /sparseDecode: row_ptr of row 0 must rise/,
+  );
+  using x = Tensor.zeros([2, 4]);
+  await rejects(sparseEncode(x, w, { threshold: -1 }), RangeError, /threshold must be 0 or more/);
+  await rejects(sparseEncode(x, w, { k: 4 }), RangeError, /k must be an integer from 0 to 3/);
+  await rejects(sparseEncode(Tensor.zeros([2, 5]), w), RangeError, /x must be \[\.\.\., 4\]/);
+});
+
+test('updateLastNonzero counts the passes since a column was last not zero', async () => {
+  await cases(200, async (c) => {
+    const [rows, n] = c.rng.shape(2, { max: 600, elements: 20_000 }) as [number, number];
+    const latents = await c.tensor([rows, n], { scale: 1 });
+    const mask = await c.integers([rows, n], 0, 2);
+    latents.t.mul_(mask.t).mul_((await c.integers([1, n], 0, 2)).t);
+    const values = await latents.t.read();
+    const stats = await c.integers([n], 0, 9);
+    updateLastNonzero(stats.t, latents.t);
+    const expected = stats.x.map((before, j) => {
+      for (let row = 0; row < rows; row++) if (values[row * n + j] !== 0) return 1;
+      return before + 1;
+    });
+    close(await stats.t.read(), expected);
+  });
+});
+
+test.run();
