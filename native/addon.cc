@@ -36,9 +36,14 @@ struct Device {
   explicit Device(int32_t index, int32_t threads)
       : backend(cpu_backend),
         context(backend, open(backend, index, threads)),
-        queue(getenv("SONDE_DEBUG") != nullptr, getenv("SONDE_TRACE") ? getenv("SONDE_TRACE") : ""),
+        queue(getenv("SONDE_DEBUG") != nullptr, trace_path()),
         allocator(backend, context, queue, getenv("SONDE_POISON") != nullptr) {}
   ~Device() { shutdown(); }
+
+  static std::string trace_path() {
+    const char* path = getenv("SONDE_TRACE");
+    return path ? path : "";
+  }
 
   struct OpenContext {
     const Backend& backend;

@@ -58,7 +58,8 @@ struct Status {
   char text[232] = {};
   bool failed() const { return text[0] != 0; }
 };
-__attribute__((format(printf, 1, 2))) inline Status fail(const char* format, ...) {
+// static: a copy compiled for one instruction set must not be the one that the linker keeps for all
+__attribute__((format(printf, 1, 2))) static inline Status fail(const char* format, ...) {
   Status status;
   va_list args;
   va_start(args, format);

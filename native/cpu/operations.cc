@@ -4,11 +4,13 @@
 namespace sonde::SONDE_ISA {
 
 extern const Operations operations;
+// clang-format off
 const Operations operations = {
 #define OP(name, ...) &name,
     SONDE_OPS(OP)
 #undef OP
     &packed_bytes,
 };
+// clang-format on
 
 }  // namespace sonde::SONDE_ISA

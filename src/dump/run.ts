@@ -1,8 +1,7 @@
-// dump(): the corpus through the model into shards. While a batch is computed, the one before is read and stored; while a
-// shard is hashed and synced, the next one is computed; while that goes on, the corpus of the one after is tokenised.
+// dump(): the corpus through the model into shards. While one shard is computed, the one before is hashed and synced, and
+// the text of the one after is tokenised.
 
 import type { Device } from '../engine/device.js';
-import type { Tensor } from '../engine/tensor.js';
 import { Transformer } from '../transformer/transformer.js';
 import { type AutoencoderSource, checkLayered, type FoundAutoencoder, findAutoencoder } from './autoencoders.js';
 import { type Block, blocksOf } from './blocks.js';
@@ -10,11 +9,12 @@ import { type Corpus, corpusBytes, describeSource, openCorpus, readCorpus, type 
 import { type PreparedFolder, prepareFolder } from './folder.js';
 import { expandDumpLocations, parseDumpLocation } from './location.js';
 import { makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
-import { type DumpDType, type DumpPlan, type Part, planDump, widthOf } from './plan.js';
+import { computeShard, makeSlabs } from './pipeline.js';
+import { type DumpDType, type DumpPlan, type Part, planDump } from './plan.js';
 import { type DumpProgress, ProgressMeter } from './progress.js';
-import { type Batch, ShardWriter } from './shard.js';
+import { quietly, readAhead } from './read_ahead.js';
+import type { ShardWriter } from './shard.js';
 import { ShardReader } from './shard_reader.js';
-import type { StoredFloats } from './stored_floats.js';
 
 export interface DumpOptions {
   /** A transformer, or what `Transformer.load` takes. */
@@ -72,11 +72,7 @@ interface Prepared {
 interface Run extends Prepared {
   readonly options: DumpOptions;
   readonly meter: ProgressMeter;
-  readonly slabs: Slab[];
 }
-
-// Batches under way beside the one that is computed: their values wait in as many slabs.
-const batchesInFlight = 2;
 
 /**
  * Runs a corpus through the model and stores what `locations` names. A call that was interrupted, in whatever way, is
@@ -94,8 +90,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
       limit: settings.limit,
       parts: settings.part.count,
     });
-    const slabs = Array.from({ length: batchesInFlight }, () => makeSlab(prepared.plan));
-    return await runDump({ ...prepared, options, meter, slabs });
+    return await runDump({ ...prepared, options, meter });
   } finally {
     prepared.dispose();
   }
@@ -167,6 +162,12 @@ async function runDump(run: Run): Promise<DumpResult> {
   const { settings } = plan;
   const { out, signal } = options;
   const folder = await prepareFolder(out, settings);
+  const tell = () => options.onProgress?.(meter.now());
+  const onStored = (tokens: number) => {
+    meter.computed += tokens;
+    tell();
+  };
+  const pipeline = { ...run, out, signal, onStored, slabs: makeSlabs(plan) };
   const shards = new Map(folder.shards);
   const save = (complete: boolean) =>
     writeManifest(
@@ -196,7 +197,7 @@ async function runDump(run: Run): Promise<DumpResult> {
         meter.shards++;
         continue;
       }
-      const writer = await computeShard(run, block);
+      const writer = await computeShard(pipeline, block);
       await finishing.catch(async (error) => {
         await writer.abandon();
         throw error;
@@ -207,7 +208,7 @@ async function runDump(run: Run): Promise<DumpResult> {
           await save(false);
           meter.shards++;
           written++;
-          options.onProgress?.(meter.now());
+          tell();
         }),
       );
     }
@@ -265,42 +266,6 @@ async function* gather({ plan, model, sources, meter }: Run, signal: AbortSignal
   meter.allGathered = true;
 }
 
-/** Asks for the next item while the caller works on the one before, and does not wait for it longer than the signal says. */
-async function* readAhead<T>(items: AsyncGenerator<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
-  let next = quietly(items.next());
-  try {
-    for (;;) {
-      const { value, done } = await unlessAborted(next, signal);
-      if (done) return;
-      next = quietly(items.next());
-      yield value;
-    }
-  } finally {
-    quietly(items.return(undefined)); // not awaited: it may wait for a source that gives nothing more
-  }
-}
-
-async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (!signal) return promise;
-  signal.throwIfAborted();
-  let stop: () => void = () => {};
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(signal.reason);
-    signal.addEventListener('abort', stop, { once: true });
-  });
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener('abort', stop);
-  }
-}
-
-/** A promise that is awaited later: its failure is not to end the process before. */
-function quietly<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => {});
-  return promise;
-}
-
 async function checkTokens({ plan, options }: Run, entry: ShardEntry, block: Block): Promise<void> {
   const { context } = plan.settings;
   const shard = await ShardReader.open(options.out, plan.settings, entry);
@@ -323,132 +288,3 @@ function firstDifference(a: Int32Array, b: Int32Array, inA: Int32Array, inB: Int
 
 const shown = (tokens: Int32Array, document: Int32Array, at: number): string =>
   at >= tokens.length || document[at] === -1 ? 'no token' : `token ${tokens[at]} of document ${document[at]}`;
-
-// ---- the pipeline
-
-/** Host memory for the values of a batch, location by location; used again and again. */
-type Slab = StoredFloats[];
-
-function makeSlab({ settings, batch }: DumpPlan): Slab {
-  const Values = settings.dtype === 'float32' ? Float32Array : Uint16Array;
-  return settings.locations.map((entry) => new Values(batch * settings.context * widthOf(entry)));
-}
-
-async function computeShard(run: Run, block: Block): Promise<ShardWriter> {
-  const writer = await ShardWriter.create(run.options.out, run.plan.settings, block);
-  const inFlight: Promise<void>[] = [];
-  let stored: Promise<void> = Promise.resolve();
-  try {
-    for (const [n, batch] of batchesOf(run.plan, block).entries()) {
-      run.options.signal?.throwIfAborted();
-      if (inFlight.length === batchesInFlight) await inFlight.shift();
-      const values = await compute(run, block, batch);
-      const slab = run.slabs[n % batchesInFlight] as Slab;
-      stored = quietly(store(run, writer, block, batch, values, slab, stored));
-      inFlight.push(stored);
-    }
-    await stored;
-    return writer;
-  } catch (error) {
-    await Promise.allSettled(inFlight);
-    await writer.abandon();
-    throw error;
-  }
-}
-
-function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows, lengths }: Block): Batch[] {
-  const batches: Batch[] = [];
-  for (let from = 0; from < rows; from += batch) {
-    const own = lengths.subarray(from, from + batch);
-    batches.push({ from, rows: own.length, seq: fullContext ? settings.context : Math.max(...own) });
-  }
-  return batches;
-}
-
-interface BatchValues {
-  /** In the dtype of the dump, location by location. */
-  readonly dense: Tensor[];
-  /** What goes into each autoencoder, [rows, seq, nInputs]. */
-  readonly inputs: Tensor[];
-  readonly dispose: () => void;
-}
-
-/** Queues a batch on the device. */
-async function compute({ model, plan, autoencoders }: Run, block: Block, batch: Batch): Promise<BatchValues> {
-  const { context, dtype, locations } = plan.settings;
-  // Padding is on the right, where a causal model never looks: no pad mask is needed.
-  const tokens = Array.from({ length: batch.rows }, (_, row) => {
-    const start = (batch.from + row) * context;
-    return Array.from(block.tokens.subarray(start, start + batch.seq));
-  });
-  const activations = await model.activations(tokens, [...plan.wanted]);
-  const made: Tensor[] = [...activations.values()];
-  const dispose = () => {
-    for (const tensor of made) tensor.dispose();
-  };
-  const at = (location: string): Tensor => {
-    const tensor = activations.get(location);
-    if (tensor) return tensor;
-    throw new Error(`dump: the model gave no activations at ${location}`);
-  };
-  try {
-    const dense = locations.map(({ location }) => {
-      const tensor = at(location);
-      if (tensor.dtype === dtype) return tensor;
-      const converted = tensor.to(dtype);
-      made.push(converted);
-      return converted;
-    });
-    const inputs = autoencoders.map(({ location, autoencoder }) => {
-      const x = at(location).reshape(batch.rows, batch.seq, -1);
-      made.push(x);
-      if (x.shape[2] === autoencoder.nInputs) return x;
-      throw new RangeError(
-        `dump: ${location} is ${x.shape[2]} wide, but its autoencoder takes inputs of ${autoencoder.nInputs}`,
-      );
-    });
-    return { dense, inputs, dispose };
-  } catch (error) {
-    dispose();
-    throw error;
-  }
-}
-
-/** Reads a batch from the device and writes it, after the one before. */
-async function store(
-  run: Run,
-  writer: ShardWriter,
-  block: Block,
-  batch: Batch,
-  values: BatchValues,
-  slab: Slab,
-  before: Promise<void>,
-): Promise<void> {
-  const { settings } = run.plan;
-  const { threshold = 0 } = run.options;
-  try {
-    const latents = run.autoencoders.map(({ autoencoder }, i) =>
-      quietly(autoencoder.encodeSparse(values.inputs[i] as Tensor, { threshold })),
-    );
-    const dense = values.dense.map((tensor, i) => {
-      const host = (slab[i] as StoredFloats).subarray(0, tensor.size);
-      return quietly(tensor.readInto(host).then(() => host));
-    });
-    // All reads must have ended, well or not, before the tensors go and the slab is used again.
-    await Promise.allSettled([...latents, ...dense]);
-    await before;
-    for (const i of settings.locations.keys())
-      await writer.writeDense(i, batch, await (dense[i] as Promise<StoredFloats>));
-    for (const i of run.autoencoders.keys()) {
-      await writer.appendLatents(
-        i,
-        batch,
-        await (latents[i] as ReturnType<FoundAutoencoder['autoencoder']['encodeSparse']>),
-      );
-    }
-  } finally {
-    values.dispose();
-  }
-  for (let row = 0; row < batch.rows; row++) run.meter.computed += block.lengths[batch.from + row] as number;
-  run.options.onProgress?.(run.meter.now());
-}

@@ -173,7 +173,8 @@ function rowMajor(shape: readonly number[]): number[] {
     .reverse();
 }
 
-function isPlain(x: object): x is Record<string, StateValue> {
+function isPlain(x: unknown): x is Record<string, StateValue> {
+  if (typeof x !== 'object' || x === null) return false;
   const prototype = Object.getPrototypeOf(x);
   return prototype === null || prototype === Object.prototype;
 }

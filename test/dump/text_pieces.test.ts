@@ -99,7 +99,9 @@ test('text without end is refused, with its place', () => {
     for (let size = 0; size < 2 * longestUncut; size += chunk.length) assert.equal([...cutter.add(chunk)], []);
   };
   throws(feed, Error, /file\.txt: more than 1048576 characters.*"xxxx/);
-  throws(() => [...new TextCutter('line 5').add(`a ${'x'.repeat(2 * longestUncut)} b`)], Error, /line 5: more than/);
+  const atOnce = new TextCutter('line 5');
+  const text = `a ${'x'.repeat(2 * longestUncut)} b`;
+  throws(() => [...atOnce.add(text), ...atOnce.end()], Error, /line 5: more than/);
 });
 
 test.run();

@@ -27,6 +27,12 @@ function outOfPlace(kind: Kind, a: Tensor, x: Operand): Tensor {
     return out;
   }
   const device = checkOperands(kind, { tensor: a, x });
+  // a bool takes part as 0 or 1; beside int32 it becomes one, so that integers stay exact
+  if (a.dtype !== x.dtype && (a.dtype === 'bool' || x.dtype === 'bool') && resultDType(kind, a, x) === 'int32') {
+    using left = a.to('int32');
+    using right = x.to('int32');
+    return outOfPlace(kind, left, right);
+  }
   const shape = broadcastShape(a.shape, x.shape);
   if (!shape) throw new RangeError(wrong(kind, 'x', `broadcastable with ${showShape(a.shape)}`, showShape(x.shape)));
   const out = a.make(shape, resultDType(kind, a, x));
