@@ -429,17 +429,21 @@ void tell(Napi::Env env, Napi::Function, Device* device, Completion* completion)
   done->deferred.Resolve(out);
 }
 
-// Queues `work`, then settles the returned promise with the device's first error, if any.
-Napi::Value settle_after(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion, const char* name,
-                         std::function<Status()> work) {
+// A promise that is settled when all that was queued before is done: with the device's first error, if it is to be told.
+Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion, bool tell_error) {
   if (device->pending++ == 0) device->teller.Ref(env);
   auto promise = completion->deferred.Promise();
-  if (work) device->queue.push({name, nullptr}, std::move(work));
-  device->queue.push([completion, raw = device.get()] {
-    completion->error = raw->queue.take_error();
+  device->queue.push([completion, tell_error, raw = device.get()] {
+    if (tell_error) completion->error = raw->queue.take_error();
     raw->teller.BlockingCall(completion);
   });
   return promise;
+}
+
+Napi::Value settle_after(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion, const char* name,
+                         std::function<Status()> work) {
+  device->queue.push({name, nullptr}, std::move(work));
+  return settle_later(env, device, completion, true);
 }
 
 // read(device, x, host, dtype)
@@ -464,6 +468,12 @@ Napi::Value synchronize(const Napi::CallbackInfo& info) {
   auto* completion = new Completion(info.Env(), Napi::Object::New(info.Env()));
   return settle_after(info.Env(), device, completion, "synchronize",
                       [raw = device.get()] { return raw->backend.synchronize(raw->context); });
+}
+
+Napi::Value reached(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  auto* completion = new Completion(info.Env(), Napi::Object::New(info.Env()));
+  return settle_later(info.Env(), device, completion, false);
 }
 
 Napi::Value wait(const Napi::CallbackInfo& info) {
@@ -506,7 +516,7 @@ Napi::Value read_csr(const Napi::CallbackInfo& info) {
   auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
   auto* completion = new Completion(info.Env(), Napi::Object::New(info.Env()));
   completion->csr = unwrap<std::shared_ptr<Csr>>(info, 1);
-  return settle_after(info.Env(), device, completion, "readCsr", nullptr);
+  return settle_later(info.Env(), device, completion, true);
 }
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
@@ -524,6 +534,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   method("upload", upload);
   method("read", read);
   method("synchronize", synchronize);
+  method("reached", reached);
   method("wait", wait);
   method("csr", make_csr);
   method("readCsr", read_csr);

@@ -1,3 +1,4 @@
+// sonde demo: the first success. A dump of the demo model on the sample text, a look at it, and how to read it.
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { openDump } from '../dump/reader.js';

@@ -1,3 +1,4 @@
+// sonde devices: what tensors can live on, and why not on the rest.
 import { Command } from 'commander';
 import { listDevices } from '../engine/device.js';
 

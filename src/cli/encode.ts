@@ -1,3 +1,4 @@
+// sonde encode: what an autoencoder sees in a text, token by token.
 import { Command } from 'commander';
 import { demoAutoencoders, findAutoencoder } from '../dump/autoencoders.js';
 import { expandDumpLocations, showDumpLocation } from '../dump/location.js';

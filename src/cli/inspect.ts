@@ -1,3 +1,4 @@
+// sonde inspect: what a dump holds. Dumps come from anywhere: no control character of theirs reaches the terminal.
 import { Command } from 'commander';
 import { showBytes } from '../dump/plan.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/reader.js';
@@ -27,24 +28,22 @@ export async function printDump(dump: Dump): Promise<void> {
   const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
   const files = `${shards.length} ${shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
   const whole = part.count > 1 ? `part ${part.index} of ${part.count}, ` : '';
-  console.log(`model     ${model.name}, ${model.dtype}, digest ${model.digest}`);
-  console.log(`corpus    ${manifest.corpus.map(({ kind, name }) => name ?? kind).join(', ')}`);
-  console.log(`rows      ${dump.rowCount} of ${manifest.context} tokens, ${dump.tokenCount} tokens without padding`);
-  console.log(
-    `files     ${files}, ${whole}${manifest.complete ? 'complete' : 'not complete: the same command goes on'}`,
-  );
+  print(`model     ${model.name}, ${model.dtype}, digest ${model.digest}`);
+  print(`corpus    ${manifest.corpus.map(({ kind, name }) => name ?? kind).join(', ')}`);
+  print(`rows      ${dump.rowCount} of ${manifest.context} tokens, ${dump.tokenCount} tokens without padding`);
+  print(`files     ${files}, ${whole}${manifest.complete ? 'complete' : 'not complete: the same command goes on'}`);
   if (dump.rowCount === 0) return;
   const { tokens, document } = await dump.tokens(0, 1);
   const text = gpt2Tokenizer().decode([...tokens.filter((_, i) => document[i] !== -1)]);
-  console.log(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
-  console.log('tensors, and what they hold in the first row');
+  print(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
+  print('tensors, and what they hold in the first row');
   const width = Math.max(...dump.names.map((name) => name.length));
   const positions = document.filter((at) => at !== -1).length;
   for (const name of dump.names) {
     const rows = await dump.rows(name, 0, 1);
     const shape = `[${[dump.rowCount, ...rows.shape.slice(1)].join(', ')}]`;
     const summary = 'data' in rows ? summaryOfDense(rows, positions) : summaryOfSparse(rows, positions);
-    console.log(`  ${name.padEnd(width)}  ${shape}  ${summary}`);
+    print(`  ${name.padEnd(width)}  ${shape}  ${summary}`);
   }
 }
 
@@ -69,11 +68,13 @@ function summaryOfSparse({ indices, values }: SparseRows, positions: number): st
     : `${active}, the strongest ${indices[strongest]}:${short(values[strongest] as number)}`;
 }
 
+const print = (line: string): void => console.log(line.replace(/\p{Cc}/gu, '?'));
+
 const short = (value: number): string => String(Number(value.toPrecision(3)));
 
 async function printProblems(dump: Dump): Promise<void> {
   const problems = await dump.verify();
-  for (const { file, problem } of problems) console.log(`${file}: ${problem}`);
+  for (const { file, problem } of problems) print(`${file}: ${problem}`);
   if (problems.length > 0) throw new Error(`${dump.folder}: ${problems.length} problems were found`);
-  console.log('verified  every file is as the manifest says');
+  print('verified  every file is as the manifest says');
 }

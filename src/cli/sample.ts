@@ -1,3 +1,4 @@
+// sonde sample: lets a model continue a text.
 import { Command } from 'commander';
 import { addModelOptions, integer, loadModel, type ModelOptions, number } from './options.js';
 

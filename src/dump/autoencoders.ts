@@ -88,3 +88,11 @@ export function checkLayered(patterns: readonly DumpLocation[], sources: Record<
     }
   }
 }
+
+/** @throws RangeError when an autoencoder does not take what a location gives, `width` values per token. */
+export function checkInputs({ location, name, autoencoder }: FoundAutoencoder, width: number): void {
+  if (autoencoder.nInputs === width) return;
+  throw new RangeError(
+    `dump: ${location} has ${width} values per token, but the autoencoder ${name} takes ${autoencoder.nInputs}`,
+  );
+}

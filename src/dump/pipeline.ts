@@ -3,7 +3,7 @@ import type { Tensor } from '../engine/tensor.js';
 import type { Transformer } from '../transformer/transformer.js';
 import type { FoundAutoencoder } from './autoencoders.js';
 import type { Block } from './blocks.js';
-import { type DumpPlan, widthOf } from './plan.js';
+import { type DumpPlan, type SparseLocation, widthOf } from './plan.js';
 import { quietly } from './read_ahead.js';
 import { type Batch, ShardWriter } from './shard.js';
 import type { StoredFloats } from './stored_floats.js';
@@ -58,7 +58,11 @@ function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows, lengths }
   const batches: Batch[] = [];
   for (let from = 0; from < rows; from += batch) {
     const own = lengths.subarray(from, from + batch);
-    batches.push({ from, rows: own.length, seq: fullContext ? settings.context : Math.max(...own) });
+    batches.push({
+      from,
+      rows: own.length,
+      seq: fullContext ? settings.context : own.reduce((a, b) => Math.max(a, b)),
+    });
   }
   return batches;
 }
@@ -97,13 +101,10 @@ async function compute({ model, plan, autoencoders }: Pipeline, block: Block, ba
       made.push(converted);
       return converted;
     });
-    const inputs = autoencoders.map(({ location, autoencoder }) => {
+    const inputs = autoencoders.map(({ location }) => {
       const x = at(location).reshape(batch.rows, batch.seq, -1);
       made.push(x);
-      if (x.shape[2] === autoencoder.nInputs) return x;
-      throw new RangeError(
-        `dump: ${location} is ${x.shape[2]} wide, but its autoencoder takes inputs of ${autoencoder.nInputs}`,
-      );
+      return x;
     });
     return { dense, inputs, dispose };
   } catch (error) {
@@ -124,11 +125,10 @@ async function store(
 ): Promise<void> {
   const { settings } = run.plan;
   try {
-    const latents = run.autoencoders.map(({ autoencoder }, i) =>
-      quietly(
-        autoencoder.encodeSparse(values.inputs[i] as Tensor, { threshold: settings.autoencoders[i]?.threshold ?? 0 }),
-      ),
-    );
+    const latents = run.autoencoders.map(({ autoencoder }, i) => {
+      const { threshold } = settings.autoencoders[i] as SparseLocation;
+      return quietly(autoencoder.encodeSparse(values.inputs[i] as Tensor, { threshold }));
+    });
     const dense = values.dense.map((tensor, i) => {
       const host = (slab[i] as StoredFloats).subarray(0, tensor.size);
       return quietly(tensor.readInto(host).then(() => host));
@@ -136,15 +136,8 @@ async function store(
     // All reads must have ended, well or not, before the tensors go and the slab is used again.
     await Promise.allSettled([...latents, ...dense]);
     await before;
-    for (const i of settings.locations.keys())
-      await writer.writeDense(i, batch, await (dense[i] as Promise<StoredFloats>));
-    for (const i of run.autoencoders.keys()) {
-      await writer.appendLatents(
-        i,
-        batch,
-        await (latents[i] as ReturnType<FoundAutoencoder['autoencoder']['encodeSparse']>),
-      );
-    }
+    for (const [i, host] of dense.entries()) await writer.writeDense(i, batch, await host);
+    for (const [i, csr] of latents.entries()) await writer.appendLatents(i, batch, await csr);
   } finally {
     values.dispose();
   }

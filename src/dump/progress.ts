@@ -24,7 +24,8 @@ export class ProgressMeter {
   readonly #inputs: ProgressInputs;
   readonly #start = performance.now();
   bytesRead = 0;
-  /** Tokens of the corpus gathered so far, and whether these are all. */
+  /** Tokens of the corpus read so far; those of this part; and whether these are all. */
+  corpusTokens = 0;
   gathered = 0;
   allGathered = false;
   computed = 0;
@@ -57,7 +58,4 @@ export class ProgressMeter {
     if (all === undefined && limit === null) return undefined;
     return Math.round(Math.min(all ?? Number.POSITIVE_INFINITY, limit ?? Number.POSITIVE_INFINITY) / parts);
   }
-
-  /** Of all parts. */
-  corpusTokens = 0;
 }

@@ -2,8 +2,16 @@
 // the text of the one after is tokenised.
 
 import type { Device } from '../engine/device.js';
+import { sizeOf } from '../engine/shape.js';
+import { locationShape } from '../transformer/location.js';
 import { Transformer } from '../transformer/transformer.js';
-import { type AutoencoderSource, checkLayered, type FoundAutoencoder, findAutoencoder } from './autoencoders.js';
+import {
+  type AutoencoderSource,
+  checkInputs,
+  checkLayered,
+  type FoundAutoencoder,
+  findAutoencoder,
+} from './autoencoders.js';
 import { type Block, blocksOf } from './blocks.js';
 import { type Corpus, corpusBytes, describeSource, openCorpus, readCorpus, type Source } from './corpus.js';
 import { type PreparedFolder, prepareFolder } from './folder.js';
@@ -122,7 +130,10 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
   try {
     const locations = expandDumpLocations(patterns, model.config);
     for (const location of locations) {
-      if (location.autoencoder !== undefined) found.push(await findAutoencoder(location, given, model));
+      if (location.autoencoder === undefined) continue;
+      const autoencoder = await findAutoencoder(location, given, model);
+      found.push(autoencoder);
+      checkInputs(autoencoder, widthAt(location.location, model));
     }
     const plan = planDump({
       model: {
@@ -156,6 +167,9 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
 
 const loadModel = (name: string, device: Device | undefined): Promise<Transformer> =>
   Transformer.load(name, device ? { device } : {});
+
+const widthAt = (location: string, { config, nVocab }: Transformer): number =>
+  sizeOf(locationShape(location, config, nVocab, 1, 1));
 
 async function runDump(run: Run): Promise<DumpResult> {
   const { plan, options, meter } = run;

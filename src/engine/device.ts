@@ -42,6 +42,11 @@ export class Device {
     await this.settled(native.synchronize(this.handle));
   }
 
+  /** @internal Resolves when all work queued so far is done, whether or not it failed: the error is left for who waits. */
+  reached(): Promise<void> {
+    return native.reached(this.handle);
+  }
+
   /** Bytes held by tensors now, and the most there ever were. */
   memory(): { allocated: number; peak: number } {
     return native.memory(this.handle);

@@ -96,6 +96,8 @@ export interface Native extends NativeOperations {
     csr: CsrHandle,
   ): Promise<{ rowPtr: BigInt64Array; indices: Int32Array; values: Float32Array }>;
   synchronize(d: DeviceHandle): Promise<void>;
+  /** Resolves when all work before it is done; leaves the first error to be told. */
+  reached(d: DeviceHandle): Promise<void>;
   /** Blocks until the queue is empty; gives the first error's text. For SONDE_SYNC alone. */
   wait(d: DeviceHandle): string | null;
 }

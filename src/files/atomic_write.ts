@@ -1,5 +1,6 @@
-// A file appears under its name only when it is whole and on the disk: it is written aside, synced and renamed, and then
-// its folder is synced, so that not even a power cut leaves half a file or an old name. A failure removes what was written.
+// A file appears under its name only when it is whole and on the disk: it is written aside, synced and renamed, and
+// then its folder is synced, so that not even a power cut leaves half a file or an old name. A failure removes what
+// was written.
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';

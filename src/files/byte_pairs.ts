@@ -1,6 +1,7 @@
-// Byte pair encoding (Sennrich, Haddow and Birch 2016, arXiv 1508.07909) over a table of tokens: of all neighbours whose joined
-// bytes are a token, those with the lowest token (the leftmost, if several) are joined, again and again. A heap of candidates
-// and a linked list of parts make a word of n bytes cost n log n, not n^2: a million letters without a space take a second.
+// Byte pair encoding (Sennrich, Haddow and Birch 2016, arXiv 1508.07909) over a table of tokens: of all neighbours
+// whose joined bytes are a token, those with the lowest token (the leftmost, if several) are joined, again and again.
+// A heap of candidates and a linked list of parts make a word of n bytes cost n log n, not n^2: a million letters
+// without a space take a second.
 
 /** Words seen before; cleared when full. */
 const mostCached = 50_000;

@@ -1,5 +1,5 @@
-// Reading at a position, from a file or from memory, never past the end. Files are read piece by piece (pread): a checkpoint
-// need not fit into memory twice.
+// Reading at a position, from a file or from memory, never past the end. Files are read piece by piece (pread): a
+// checkpoint need not fit into memory twice.
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 

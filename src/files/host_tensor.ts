@@ -1,6 +1,6 @@
-// Tensors in host memory, as files hold them, before any device sees them. JavaScript has no arrays of float16 and bfloat16:
-// those travel as their raw bits. Formats: IEEE 754-2008 binary16, and bfloat16 as the upper half of a binary32.
-// Rounding is to nearest, ties to even.
+// Tensors in host memory, as files hold them, before any device sees them. JavaScript has no arrays of float16 and
+// bfloat16: those travel as their raw bits. Formats: IEEE 754-2008 binary16, and bfloat16 as the upper half of a
+// binary32. Rounding is to nearest, ties to even.
 
 export type HostDType =
   | 'float64'
@@ -25,8 +25,10 @@ export type TypedArray =
   | Uint16Array
   | Uint8Array;
 
-/** Row-major and contiguous. float16 and bfloat16 are raw bits in a Uint16Array, int64 is a BigInt64Array, bool a Uint8Array
- *  of 0 and 1. Tensors that share memory in a file (tied weights, slices of one block) share it here, too. */
+/**
+ * Row-major and contiguous. float16 and bfloat16 are raw bits in a Uint16Array, int64 is a BigInt64Array, bool a
+ * Uint8Array of 0 and 1. Tensors that share memory in a file (tied weights, slices of one block) share it here, too.
+ */
 export interface HostTensor {
   readonly dtype: HostDType;
   readonly shape: readonly number[];
@@ -69,8 +71,10 @@ export const bytesPerElement = (dtype: HostDType): number => arrayOf(dtype).BYTE
 /** More dimensions than any tensor of the field; PyTorch's own limit. */
 export const maxRank = 64;
 
-/** Number of elements of a shape, or undefined when it is none: a size is negative or fractional, there are too many, or
- *  the product is no exact number. */
+/**
+ * Number of elements of a shape, or undefined when it is none: a size is negative or fractional, there are too many, or
+ * the product is no exact number.
+ */
 export function elementCount(shape: readonly unknown[]): number | undefined {
   if (shape.length > maxRank) return undefined;
   let count = 1;

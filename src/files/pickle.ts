@@ -1,6 +1,6 @@
-// A machine for Python's pickle format, as far as data goes (opcodes: Lib/pickletools.py of CPython). Nothing of the file is
-// ever run: a name stands for what the host says, and calling anything else ends the reading. The file is not trusted with
-// time or memory either: work stays in proportion to the pickle's length, and every count is limited.
+// A machine for Python's pickle format, as far as data goes (opcodes: Lib/pickletools.py of CPython). Nothing of the
+// file is ever run: a name stands for what the host says, and calling anything else ends the reading. The file is not
+// trusted with time or memory either: work stays in proportion to the pickle's length, and every count is limited.
 import { isUtf8 } from 'node:buffer';
 
 /** The file asks for a call that is not on the list of what data needs. Nothing was called. */
@@ -42,8 +42,8 @@ export function shown(x: unknown): string {
 }
 
 /**
- * Reads the pickle that begins at `start`. Lists and tuples become arrays, dicts Maps, sets Sets, bytes Uint8Arrays, ints
- * numbers or bigints. Returns the value and where the pickle ends.
+ * Reads the pickle that begins at `start`. Lists and tuples become arrays, dicts Maps, sets Sets, bytes Uint8Arrays,
+ * ints numbers or bigints. Returns the value and where the pickle ends.
  */
 export function unpickle(bytes: Uint8Array, start: number, host: PickleHost): { value: unknown; end: number } {
   const machine = new Machine(bytes, start, host);

@@ -103,8 +103,8 @@ export class SafetensorsFile implements AsyncDisposable {
 }
 
 /**
- * Writes tensors in the order given. A tensor can be given by its dtype, shape and a function that reads it, and is then in
- * memory only while it is written. The file appears whole or not at all; the same tensors give the same bytes.
+ * Writes tensors in the order given. A tensor can be given by its dtype, shape and a function that reads it, and is
+ * then in memory only while it is written. The file appears whole or not at all; the same tensors give the same bytes.
  */
 export async function saveSafetensors(
   path: string,

@@ -1,6 +1,7 @@
-// The header of a safetensors file: 8 bytes with its length (little-endian), then JSON that says for each tensor its dtype,
-// shape and where its bytes begin and end behind the header (github.com/huggingface/safetensors, "Format"). The JSON is read
-// by a parser for this one form: its memory stays in proportion to the text, and a name that comes twice is seen.
+// The header of a safetensors file: 8 bytes with its length (little-endian), then JSON that says for each tensor its
+// dtype, shape and where its bytes begin and end behind the header (github.com/huggingface/safetensors, "Format"). The
+// JSON is read by a parser for this one form: its memory stays in proportion to the text, and a name that comes twice
+// is seen.
 import { isUtf8 } from 'node:buffer';
 import { bytesPerElement, elementCount, type HostDType } from './host_tensor.js';
 import { shown } from './pickle.js';
@@ -35,8 +36,10 @@ const namesOfDTypes = new Map([...dtypes].map(([name, dtype]) => [dtype, name]))
 /** What the format's own library accepts. */
 export const largestHeader = 100_000_000;
 
-/** The length field and the header, padded with spaces so that data begins at a multiple of 8 bytes, and each tensor's place
- *  in the file: in the order given, without gaps. */
+/**
+ * The length field and the header, padded with spaces so that data begins at a multiple of 8 bytes, and each tensor's
+ * place in the file: in the order given, without gaps. `bytes` is the size of the whole file.
+ */
 export function safetensorsHeader(
   tensors: Iterable<readonly [name: string, tensor: PlannedTensor]>,
   metadata?: Readonly<Record<string, string>>,

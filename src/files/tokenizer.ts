@@ -1,7 +1,7 @@
-// GPT-2's byte pair encoding, token for token as OpenAI's tiktoken has it for "gpt2" with allowed_special='all'. The table of
-// tokens is gpt-tokenizer's; the rest is here, because that package finds <|endoftext|> only at the start of a text, keeps
-// half a character from one decode for the next, splits at other white space than tiktoken, and takes quadratic time on
-// long runs without a space.
+// GPT-2's byte pair encoding, token for token as OpenAI's tiktoken has it for "gpt2" with allowed_special='all'. The
+// table of tokens is gpt-tokenizer's; the rest is here, because that package finds <|endoftext|> only at the start of
+// a text, keeps half a character from one decode for the next, splits at other white space than tiktoken, and takes
+// quadratic time on long runs without a space.
 import { createRequire } from 'node:module';
 import { BytePairs } from './byte_pairs.js';
 
@@ -67,7 +67,8 @@ function* words(text: string): Generator<RegExpExecArray> {
   try {
     yield* text.matchAll(word);
   } catch (cause) {
-    // The engine of regular expressions keeps a stack of 64 MiB, enough for millions of characters of one kind in a row.
+    // The engine of regular expressions keeps a stack of 64 MiB, enough for millions of characters of one kind in a
+    // row.
     throw new RangeError('encode: the text has a run of one kind of characters that is too long to search', { cause });
   }
 }

@@ -1,5 +1,5 @@
-// Checkpoints of PyTorch: what torch.save wrote, without Python. A file is read in three steps: its pickle, which describes
-// the value; the storages, one at a time; and the value with its tensors, all contiguous.
+// Checkpoints of PyTorch: what torch.save wrote, without Python. A file is read in three steps: its pickle, which
+// describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
 import { allocate, openSource } from './byte_source.js';
 import {
   bytesPerElement,
@@ -17,8 +17,9 @@ export { UnsafePickleError } from './pickle.js';
 export { saveTorch } from './torch_save.js';
 
 /**
- * Reads a file of torch.save whose value is a dictionary, such as a module's state_dict(). Never runs code: a file that
- * names anything but tensors and plain data is refused with an UnsafePickleError. See loadTorchValue for what values become.
+ * Reads a file of torch.save whose value is a dictionary, such as a module's state_dict(). Never runs code: a file
+ * that names anything but tensors and plain data is refused with an UnsafePickleError. See loadTorchValue for what
+ * values become.
  */
 export async function loadTorch(from: string | Uint8Array): Promise<StateDict> {
   return load('loadTorch', from, (name, value) => {
@@ -107,8 +108,8 @@ const deepest = 200;
 const mostNodes = 2 ** 24;
 
 /**
- * What was unpickled, as a StateValue. What the file shares stays shared; what refers to itself, is nested too deeply or is
- * beyond measure when written out (a few lists that each hold the one before many times) is refused.
+ * What was unpickled, as a StateValue. What the file shares stays shared; what refers to itself, is nested too deeply
+ * or is beyond measure when written out (a few lists that each hold the one before many times) is refused.
  */
 function toStateValue(name: string, root: unknown, tensors: ReadonlyMap<TensorView, HostTensor>): StateValue {
   const done = new Map<object, Converted | undefined>();

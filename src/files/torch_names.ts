@@ -1,5 +1,6 @@
-// The names that a file of torch.save may use, what each stands for here, and the checks of what a file says about storages
-// and tensors. Everything else that a file names is refused. Arguments: torch/_utils.py and torch/serialization.py of PyTorch 2.
+// The names that a file of torch.save may use, what each stands for here, and the checks of what a file says about
+// storages and tensors. Everything else that a file names is refused. Arguments: torch/_utils.py and
+// torch/serialization.py of PyTorch 2.
 import { bytesPerElement, elementCount, type HostDType, maxRank } from './host_tensor.js';
 import { Callable, type PickleHost, shown, UnsafePickleError } from './pickle.js';
 
@@ -98,7 +99,7 @@ export class TorchNames implements PickleHost {
     const call = this.#calls.get(full);
     if (call) return new Callable(full, call);
     throw new UnsafePickleError(
-      `${this.name}: the file wants to call ${shown(full)}, which is not on the list of what tensors need; nothing was called`,
+      `${this.name}: the file wants to call ${shown(full)}, which is not on the list; nothing was called`,
     );
   }
 
@@ -108,8 +109,7 @@ export class TorchNames implements PickleHost {
     const dtype = type instanceof Named ? type.storageDType : undefined;
     if (!dtype) this.#fail(`storage ${shown(key)} has no known type`);
     if (typeof key !== 'string' && typeof key !== 'number') this.#fail('a storage has no key');
-    if (view !== undefined && view !== null)
-      this.#fail(`storage ${shown(key)} is a view of another; that is not supported`);
+    if (view !== undefined && view !== null) this.#fail(`storage ${shown(key)} is a view of another: not supported`);
     return this.#storage(String(key), dtype, length);
   }
 

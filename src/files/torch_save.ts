@@ -1,5 +1,5 @@
-// Writing what torch.load(weights_only=True) of PyTorch 2 reads: a zip archive whose entries are stored, with a pickle of
-// protocol 2 that names nothing but torch's own tensors. Layout: torch/serialization.py, _save().
+// Writing what torch.load(weights_only=True) of PyTorch 2 reads: a zip archive whose entries are stored, with a pickle
+// of protocol 2 that names nothing but torch's own tensors. Layout: torch/serialization.py, _save().
 import { parse } from 'node:path';
 import { Readable } from 'node:stream';
 import yazl from 'yazl';
@@ -9,8 +9,9 @@ import { shown } from './pickle.js';
 import { storageTypeOf } from './torch_names.js';
 
 /**
- * Writes a file of torch.save. Objects become dictionaries, arrays lists, whole numbers ints and other numbers floats. Tensors
- * whose data is the same array share their storage. The file appears whole or not at all; the same value gives the same bytes.
+ * Writes a file of torch.save. Objects become dictionaries, arrays lists, whole numbers ints and other numbers floats.
+ * Tensors whose data is the same array share their storage. The file appears whole or not at all; the same value gives
+ * the same bytes.
  */
 export async function saveTorch(path: string, value: StateValue): Promise<void> {
   const writer = new PickleWriter();

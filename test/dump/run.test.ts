@@ -259,7 +259,7 @@ test('wrong options are refused before anything is written', () =>
     await refused({ locations: 'resid/post_emb -> a/{layer}.pt' }, /resid\/post_emb has no layer/);
     await refused(
       { locations: `1/mlp/post_act -> ${autoencoder}` },
-      /is 256 wide, but its autoencoder takes inputs of 64/,
+      /1\/mlp\/post_act has 256 values per token, but the autoencoder ae-resid-delta-mlp takes 64/,
     );
     assert.equal(await contentsOf(folder), {});
     async function* nothing() {}
@@ -301,7 +301,7 @@ test('no memory of the device is kept', () =>
     await model.device.synchronize();
     const before = model.device.memory().allocated;
     await dump(small(join(folder, 'a')));
-    await rejects(dump(small(join(folder, 'b'), { locations: [`1/mlp/post_act -> ${autoencoder}`] })), /wide/);
+    await rejects(dump(small(join(folder, 'b'), { locations: [`1/mlp/post_act -> ${autoencoder}`] })), /256 values/);
     await model.device.synchronize();
     assert.is(model.device.memory().allocated, before);
   }));

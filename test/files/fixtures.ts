@@ -1,5 +1,5 @@
-// Where the reference files lie, and hand-made files of torch.save: a few lines that put pickles and zip archives together,
-// well-formed or not.
+// Where the reference files lie, and hand-made files of torch.save: a few lines that put pickles and zip archives
+// together, well-formed or not.
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { crc32, deflateRawSync } from 'node:zlib';

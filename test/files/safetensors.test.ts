@@ -1,5 +1,5 @@
-// Oracle: round trips, the format's description (a header put together by hand), Python's json and struct, and values that
-// the reference's golden.json has, too.
+// Oracle: round trips, the format's description (headers put together by hand), Python's json and struct, and the loss
+// that the reference computed from the logits beside it.
 import { spawnSync } from 'node:child_process';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -16,6 +16,7 @@ import {
   toFloat32,
 } from '../../src/files/host_tensor.js';
 import { loadSafetensors, openSafetensors, safetensorsHeader, saveSafetensors } from '../../src/files/safetensors.js';
+import { close } from '../support/close.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
 import { random } from '../support/random.js';
@@ -68,7 +69,7 @@ test('what is saved is loaded, and the bytes are always the same', async () => {
 });
 
 test('Python finds every tensor where the header says', async () => {
-  const script = String.raw`
+  const script = `
 import json, struct, sys
 content = open(sys.argv[1], 'rb').read()
 length, = struct.unpack('<Q', content[:8])
@@ -114,16 +115,31 @@ test('tensors and rows are read on demand', async () => {
   });
 });
 
+// The mean of -log softmax(logits)[next token], over all positions that have a next token.
+function crossEntropy(logits: Float32Array, tokens: number[], seq: number, vocab: number): number {
+  let sum = 0;
+  let count = 0;
+  for (let at = 0; at < tokens.length; at++) {
+    if (at % seq === seq - 1) continue;
+    const row = logits.subarray(at * vocab, (at + 1) * vocab);
+    const most = Math.max(...row);
+    const total = row.reduce((sum, x) => sum + Math.exp(x - most), 0);
+    sum += most + Math.log(total) - (row[tokens[at + 1] as number] as number);
+    count++;
+  }
+  return sum / count;
+}
+
 for (const folder of goldenFolders) {
   test(`the reference values of ${folder} read`, async () => {
-    const tensors = await loadSafetensors(join(goldens, folder, 'golden.safetensors'));
-    const golden = JSON.parse(await readFile(join(goldens, folder, 'golden.json'), 'utf8'));
-    assert.ok(Object.keys(tensors).length > 100);
-    for (const tensor of Object.values(tensors)) assert.is(mismatch(tensor), undefined);
-    assert.ok(golden !== null && typeof golden === 'object');
-    const logits = tensors.logits as HostTensor;
-    const [batch, seq] = (tensors.tokens as HostTensor).shape;
-    assert.equal(logits.shape.slice(0, 2), [batch, seq]);
+    const all = await loadSafetensors(join(goldens, folder, 'golden.safetensors'));
+    assert.ok(Object.keys(all).length > 100);
+    for (const tensor of Object.values(all)) assert.is(mismatch(tensor), undefined);
+    const { logits, tokens, loss } = all as Record<'logits' | 'tokens' | 'loss', HostTensor>;
+    const [batch, seq, vocab] = logits.shape as [number, number, number];
+    assert.equal(tokens.shape, [batch, seq]);
+    const computed = crossEntropy(toFloat32(logits), Array.from(tokens.data, Number), seq, vocab);
+    close([computed], toFloat32(loss), { rtol: 1e-5 });
   });
 }
 
@@ -220,6 +236,10 @@ test('what cannot be saved is refused, and nothing is left behind', async () => 
     await rejects(saveSafetensors(path, { a: good }, { k: 1 } as never), TypeError, /metadata k must be text/);
     await rejects(saveSafetensors(path, { '\ud800': good }), TypeError, /half a surrogate/);
     assert.equal(await readdir(folder), []);
+    await saveSafetensors(path, { old: good });
+    await rejects(saveSafetensors(path, { a: good, b: broken }), /planted/);
+    assert.equal(Object.keys(await loadSafetensors(path)), ['old']);
+    assert.equal(await readdir(folder), ['x.safetensors']);
   });
 });
 

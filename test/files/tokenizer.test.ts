@@ -1,5 +1,5 @@
-// Oracle: token numbers that tiktoken gave, the reference's prompts, and byte pair encoding by its definition: the words
-// found one character at a time, the lowest pair joined over and over.
+// Oracle: token numbers that tiktoken gave, the reference's prompts, and byte pair encoding by its definition: the
+// words found one character at a time, the lowest pair joined over and over.
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -26,8 +26,8 @@ function kindOf(char: string): Kind {
   return /\p{N}/u.test(char) ? 'number' : 'other';
 }
 
-// The words of a text, by the rules in words: a contraction; else a run of one kind, with a space before it; of white space,
-// all but the last character, which may belong to the next word.
+// The words of a text, by the rules in words: a contraction; else a run of one kind, with a space before it; of white
+// space, all but the last character, which may belong to the next word.
 function wordsOf(text: string): string[] {
   const chars = [...text];
   const kinds = chars.map(kindOf);

@@ -1,5 +1,5 @@
-// Oracle: a reader in Python (zipfile and pickle, no torch), hand-made files with known values, and the reference files, which
-// hold the same autoencoder in several forms.
+// Oracle: a reader in Python (zipfile and pickle, no torch), hand-made files with known values, and the reference
+// files, which hold the same autoencoder in several forms.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
@@ -154,6 +154,7 @@ const views = dict(
   ...[text('again'), tensor(storage('0', 12), 4, [4], [1])],
   ...[text('repeated'), tensor(storage('0', 12), 7, [2, 3], [0, 0])],
   ...[text('ones'), tensor(storage('0', 12), 2, [1, 3, 1, 2], [9, 4, 7, 1])],
+  ...[text('turned'), tensor(storage('0', 12), 0, [2, 3, 2], [1, 4, 2])],
   ...[text('scalar'), tensor(storage('0', 12), 11, [], [])],
   ...[text('empty'), tensor(storage('0', 12), 12, [0, 5], [5, 1])],
   ...[text('parameter'), call('torch._utils._rebuild_parameter', tensor(storage('0', 12), 1, [2], [3]), '\x88', ']')],
@@ -174,6 +175,7 @@ for (const [container, file] of [
     assert.equal(numbers(t.row), [4, 5, 6, 7]);
     assert.equal(numbers(t.repeated), [7, 7, 7, 7, 7, 7]);
     assert.equal(numbers(t.ones), [2, 3, 6, 7, 10, 11]);
+    assert.equal(numbers(t.turned), [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]);
     assert.equal(numbers(t.scalar), [11]);
     assert.equal((t.scalar as HostTensor).shape, []);
     assert.equal(numbers(t.empty), []);
@@ -182,6 +184,14 @@ for (const [container, file] of [
     assert.is((t.row as HostTensor).data.buffer, (t.rows as HostTensor).data.buffer);
   });
 }
+
+test('bools are 0 and 1, whatever the file has for true', async () => {
+  const data = Uint8Array.of(0, 2, 255);
+  const read = await loadTorchValue(
+    streamOf(tensor(storage('0', 3, 'BoolStorage'), 0, [3], [1]), [{ key: '0', data }]),
+  );
+  assert.equal(read, { dtype: 'bool', shape: [3], data: Uint8Array.of(0, 1, 1) });
+});
 
 test('plain data of Python becomes plain data', async () => {
   const value = dict(
@@ -318,6 +328,8 @@ test('what is no file of torch.save is said to be none', async () => {
     await rejects(loadTorch(join(folder, 'none.pt')), /^loadTorch: .*none\.pt: there is no such file$/);
     await rejects(loadTorch(folder), /is no regular file/);
     await rejects(loadTorch('/dev/zero'), /is no regular file/);
+    assert.is(spawnSync('mkfifo', [join(folder, 'pipe.pt')]).status, 0);
+    await rejects(loadTorch(join(folder, 'pipe.pt')), /is no regular file/);
     await rejects(written(''), /is no file of torch\.save: it has 0 bytes/);
     await rejects(written('<html>'), /begins as neither/);
     await rejects(written('version https://git-lfs.github.com/spec/v1'), /begins as neither/);

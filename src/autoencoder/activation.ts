@@ -1,0 +1,55 @@
+// The activation functions of sparse autoencoders, under the names that files give them.
+import { describe } from '../engine/check.js';
+import { relu as reluOf } from '../engine/ops/gelu.js';
+import { topKMask } from '../engine/ops/top_k.js';
+import type { Tensor } from '../engine/tensor.js';
+
+export interface AutoencoderActivation {
+  /** As in the files: ReLU, TopK, Identity. */
+  readonly name: 'ReLU' | 'TopK' | 'Identity';
+  /** TopK: how many latents of each row survive; 0 otherwise. */
+  readonly k: number;
+  /** Whether negative values become 0. */
+  readonly positive: boolean;
+  /** preAct [..., latents] -> a new tensor like it. */
+  apply(preAct: Tensor): Tensor;
+}
+
+export const relu = (): AutoencoderActivation => ({ name: 'ReLU', k: 0, positive: true, apply: reluOf });
+
+export const identity = (): AutoencoderActivation => ({
+  name: 'Identity',
+  k: 0,
+  positive: false,
+  apply: (preAct) => preAct.clone(),
+});
+
+/** Keeps each row's k largest (of equals, the lower indices) and sets the rest to 0; survivors go through relu or identity. */
+export function topK(k: number, after: AutoencoderActivation = relu()): AutoencoderActivation {
+  if (!Number.isSafeInteger(k) || k < 1)
+    throw new RangeError(`topK: k must be an integer of 1 or more, but is ${describe(k)}`);
+  if (after.k > 0) throw new TypeError('topK: what comes after it must be relu() or identity()');
+  const { positive } = after;
+  return {
+    name: 'TopK',
+    k,
+    positive,
+    apply: (preAct) => topKMask(preAct, Math.min(k, preAct.shape.at(-1) as number), { relu: positive }),
+  };
+}
+
+/** An activation from a state dict's `activation` and `activation_state_dict`. */
+export function activationFromState(name: unknown, state: unknown): AutoencoderActivation {
+  if (name === undefined || name === 'ReLU') return relu();
+  if (name === 'Identity') return identity();
+  if (name !== 'TopK')
+    throw new Error(`Autoencoder: activation must be ReLU, TopK or Identity, but is ${describe(name)}`);
+  const { k, postact_fn: after } = (state ?? {}) as { k?: unknown; postact_fn?: unknown };
+  return topK(k as number, after === undefined ? relu() : activationFromState(after, undefined));
+}
+
+/** The other way. */
+export function activationToState(activation: AutoencoderActivation): Record<string, number | string> {
+  if (activation.name !== 'TopK') return {};
+  return { k: activation.k, postact_fn: activation.positive ? 'ReLU' : 'Identity' };
+}

@@ -1,0 +1,81 @@
+// The sizes of a GPT-2, as a checkpoint's config.json states them.
+
+/** Sizes of a transformer. The file's names are the original's: ctx_window, d_model, n_layers, m_attn, n_heads, m_mlp. */
+export interface TransformerConfig {
+  /** The tokenizer's name; 'gpt2' is the only one there is. */
+  readonly enc: string;
+  /** Positions a sequence may have. */
+  readonly ctxWindow: number;
+  /** Width of the residual stream. */
+  readonly dModel: number;
+  readonly nLayers: number;
+  /** Width of all heads together, as a part of dModel. */
+  readonly mAttn: number;
+  readonly nHeads: number;
+  /** Width of the MLP's hidden layer, in dModels. */
+  readonly mMlp: number;
+}
+
+export const dFf = (config: TransformerConfig): number => Math.floor(config.dModel * config.mMlp);
+/** Width of queries, of keys and of values, all heads together. */
+export const dAttn = (config: TransformerConfig): number => Math.floor(config.dModel * config.mAttn);
+export const dHead = (config: TransformerConfig): number => dAttn(config) / config.nHeads;
+
+const gpt2 = (dModel: number, nLayers: number, nHeads: number, ctxWindow = 1024): TransformerConfig => ({
+  enc: 'gpt2',
+  ctxWindow,
+  dModel,
+  nLayers,
+  mAttn: 1,
+  nHeads,
+  mMlp: 4,
+});
+
+/** The four sizes of GPT-2 (Radford et al. 2019, table 2), and a tiny one for trying things out. */
+export const sizes: Readonly<Record<string, TransformerConfig>> = {
+  'gpt2-small': gpt2(768, 12, 12),
+  'gpt2-medium': gpt2(1024, 24, 16),
+  'gpt2-large': gpt2(1280, 36, 20),
+  'gpt2-xl': gpt2(1600, 48, 25),
+  tiny: gpt2(64, 2, 4, 128),
+};
+
+const fields = [
+  ['ctx_window', 'ctxWindow'],
+  ['d_model', 'dModel'],
+  ['n_layers', 'nLayers'],
+  ['n_heads', 'nHeads'],
+  ['m_attn', 'mAttn'],
+  ['m_mlp', 'mMlp'],
+] as const;
+
+/** A config from a file's JSON. @throws Error that names the file, the field, and what it must be. */
+export function configFromJson(json: unknown, file: string): TransformerConfig {
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
+    throw new Error(`${file}: must be an object with ${fields.map(([name]) => name).join(', ')}`);
+  }
+  const given = json as Record<string, unknown>;
+  const config: Record<string, unknown> = { enc: given.enc ?? 'gpt2' };
+  for (const [name, property] of fields) {
+    const value = given[name];
+    const whole = !name.startsWith('m_');
+    const fits = typeof value === 'number' && value > 0 && value <= 1e6 && (!whole || Number.isInteger(value));
+    if (!fits) {
+      throw new Error(
+        `${file}: ${name} must be a ${whole ? 'whole ' : ''}number above 0, but is ${JSON.stringify(value)}`,
+      );
+    }
+    config[property] = value;
+  }
+  const out = config as unknown as TransformerConfig;
+  if (out.enc !== 'gpt2') throw new Error(`${file}: enc must be gpt2, but is ${JSON.stringify(out.enc)}`);
+  if (dAttn(out) % out.nHeads !== 0 || dAttn(out) === 0) {
+    throw new Error(`${file}: n_heads must divide the attention width ${dAttn(out)}, but is ${out.nHeads}`);
+  }
+  if (dFf(out) === 0) throw new Error(`${file}: m_mlp times d_model must be 1 or more, but is ${dFf(out)}`);
+  return out;
+}
+
+export function configToJson(config: TransformerConfig): Record<string, unknown> {
+  return { enc: config.enc, ...Object.fromEntries(fields.map(([name, property]) => [name, config[property]])) };
+}

@@ -1,0 +1,254 @@
+// GPT-2, once, top to bottom, its hook points as lines. Each stretch has a fused form for when nobody watches its inside and an
+// open one for when somebody does; plan.ts chooses.
+//
+// Letters: B batch, S new tokens, T all tokens, D model width, H heads, C channels of a head, A = H C, F hidden width, V vocabulary.
+//   tokens (B,S) -> x (B,S,D) -> per layer: ln (B,S,D) -> qkv (B,S,3A) -> attention (B,S,H,C) -> delta (B,S,D) -> x
+//                                         ln (B,S,D) -> pre, post (B,S,F) -> delta (B,S,D) -> x
+//   -> ln (B,S,D) -> logits (B,S,V)
+import { floatDType } from '../engine/dtype.js';
+import { attention, maskLogits } from '../engine/ops/attention.js';
+import { embedding } from '../engine/ops/embedding.js';
+import { gelu } from '../engine/ops/gelu.js';
+import { layerNorm, rootMeanSquare } from '../engine/ops/layer_norm.js';
+import { linear, matmul } from '../engine/ops/matmul.js';
+import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
+import { Scope } from '../engine/scope.js';
+import { Tensor } from '../engine/tensor.js';
+import type { TransformerConfig } from './config.js';
+import { type HookContext, isPassOwned, type TransformerHooks } from './hooks.js';
+import type { KvCaches } from './kv_cache.js';
+import { executionOrder, formatLocation, type Location, type Point } from './location.js';
+import type { Input } from './padding.js';
+import { type LayerPlan, type Plan, watchedPoint } from './plan.js';
+import type { LayerWeights, Norm, Weights } from './weights.js';
+
+export interface PassOptions {
+  readonly config: TransformerConfig;
+  readonly weights: Weights;
+  readonly plan: Plan;
+  readonly input: Input;
+  readonly hooks?: TransformerHooks;
+  /** The caches to extend; without them none are made. */
+  readonly caches?: KvCaches;
+  /** Locations whose values are handed out. */
+  readonly wanted?: ReadonlySet<string>;
+  /** Unembed the last position alone. */
+  readonly lastOnly?: boolean;
+}
+
+const eps = 1e-5;
+
+/** Thrown when the last wanted value is there: the rest of the pass is not needed. */
+const enough = Symbol('enough');
+
+/** Runs a pass; gives the logits (unless it stopped before) and the wanted values, all the caller's to free. */
+export async function runPass(options: PassOptions): Promise<{ logits?: Tensor; values: Map<string, Tensor> }> {
+  const pass = new Pass(options);
+  try {
+    const logits = await pass.run();
+    return { logits: pass.scope.keep(logits), values: pass.values };
+  } catch (error) {
+    if (error === enough) return { values: pass.values };
+    for (const value of pass.values.values()) value.dispose();
+    throw error;
+  } finally {
+    pass.scope.end();
+  }
+}
+
+class Pass {
+  readonly scope = new Scope();
+  readonly values = new Map<string, Tensor>();
+  readonly #options: PassOptions;
+  readonly #end: number;
+  #pad: Tensor | undefined; // bool [B, T], where anything is padded
+
+  constructor(options: PassOptions) {
+    this.#options = options;
+    const { last } = options.plan;
+    this.#end = last ? executionOrder(last) : Number.POSITIVE_INFINITY;
+  }
+
+  async run(): Promise<Tensor> {
+    const { input, weights, caches, plan, lastOnly } = this.#options;
+    const s = this.scope;
+    s.add(input.tokens);
+    s.add(input.positions);
+    this.#pad = this.#paddingOfAll(input, caches);
+    let x = s.add(embedding(input.tokens, weights.tokEmbed)); // B S D
+    embedding(input.positions, weights.posEmbed, { addTo: x });
+    x = await this.#point('resid.post_emb', x);
+    for (const [layer, w] of weights.layers.entries())
+      x = await this.#layer(layer, w, plan.layers[layer] as LayerPlan, x);
+    if (lastOnly) x = this.#replace(x, x.slice(1, input.seq - 1).clone()); // B 1 D
+    let normed = await this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, x);
+    s.free(x);
+    normed = await this.#point('resid.post_ln_f', normed);
+    const logits = this.#replace(normed, linear(normed, weights.unembed)); // B S V
+    return this.#point('logits', logits);
+  }
+
+  async #layer(layer: number, w: LayerWeights, plan: LayerPlan, x: Tensor): Promise<Tensor> {
+    let normed = await this.#norm('resid.torso.ln_attn', layer, plan.lnAttn, w.ln1, x); // B S D
+    normed = await this.#point('resid.torso.post_ln_attn', normed, layer);
+    const mixed = await this.#attention(layer, w, plan, normed); // B S H C
+    const [B, S] = mixed.shape as [number, number];
+    let delta = this.#replace(mixed, linear(mixed.reshape(B, S, w.out.w.k), w.out.w, { bias: w.out.bias })); // B S D
+    delta = await this.#point('resid.torso.delta_attn', delta, layer);
+    x = this.#replace(x, x.add(delta));
+    this.scope.free(delta);
+    x = await this.#point('resid.torso.post_attn', x, layer);
+
+    normed = await this.#norm('resid.torso.ln_mlp', layer, plan.lnMlp, w.ln2, x); // B S D
+    normed = await this.#point('resid.torso.post_ln_mlp', normed, layer);
+    let hidden: Tensor; // B S F
+    if (plan.gelu === 'fused') {
+      hidden = this.#replace(normed, linear(normed, w.mlpIn.w, { bias: w.mlpIn.bias, activation: 'gelu' }));
+    } else {
+      hidden = this.#replace(normed, linear(normed, w.mlpIn.w, { bias: w.mlpIn.bias }));
+      hidden = await this.#point('mlp.pre_act', hidden, layer);
+      hidden = this.#replace(hidden, gelu(hidden));
+    }
+    hidden = await this.#point('mlp.post_act', hidden, layer, { outLayer: w.mlpOut.w });
+    delta = this.#replace(hidden, linear(hidden, w.mlpOut.w, { bias: w.mlpOut.bias })); // B S D
+    delta = await this.#point('resid.torso.delta_mlp', delta, layer);
+    x = this.#replace(x, x.add(delta));
+    this.scope.free(delta);
+    return this.#point('resid.torso.post_mlp', x, layer);
+  }
+
+  /** Layer norm of x, which stays. In steps, float32 throughout, as in the original. */
+  async #norm(
+    prefix: 'resid.torso.ln_attn' | 'resid.torso.ln_mlp' | 'resid.ln_f',
+    layer: number | undefined,
+    form: 'fused' | 'open',
+    { gain, bias }: Norm,
+    x: Tensor,
+  ): Promise<Tensor> {
+    const s = this.scope;
+    if (form === 'fused') return s.add(layerNorm(x, gain, bias, { eps }));
+    const wide = s.add(x.to('float32'));
+    const mean = s.add(wide.mean(-1, { keepDim: true })); // B S 1
+    let centred = this.#replace(wide, wide.sub(mean));
+    s.free(mean);
+    centred = await this.#point(`${prefix}.post_mean_subtraction`, centred, layer);
+    let scale = s.add(rootMeanSquare(centred, { eps })); // B S 1
+    scale = await this.#point(`${prefix}.scale`, scale, layer);
+    let scaled = this.#replace(centred, centred.div(scale));
+    s.free(scale);
+    scaled = await this.#point(`${prefix}.post_scale`, scaled, layer);
+    const gained = this.#replace(scaled, scaled.mul(gain));
+    const out = this.#replace(gained, gained.add(bias));
+    return x.dtype === 'float32' ? out : this.#replace(out, out.to(x.dtype));
+  }
+
+  /** (B,S,D) -> (B,S,H,C): queries, keys, values, and their mix before the output projection. Frees x. */
+  async #attention(layer: number, w: LayerWeights, plan: LayerPlan, x: Tensor): Promise<Tensor> {
+    const s = this.scope;
+    const { caches, config } = this.#options;
+    const qkv = this.#replace(x, linear(x, w.qkv.w, { bias: w.qkv.bias })); // B S 3A
+    const A = (qkv.shape[2] as number) / 3;
+    const part = (i: number) => qkv.slice(2, i * A, (i + 1) * A);
+    const { k, v } = caches ? caches.extend(layer, part(1), part(2)) : { k: part(1), v: part(2) }; // B T A
+    let [q4, k4, v4] = [part(0), k, v].map((t) => splitHeads(t, config.nHeads)) as [Tensor, Tensor, Tensor];
+    const pad = this.#pad ? { pad: this.#pad } : {};
+    const C = q4.shape[3] as number;
+    if (plan.attention === 'fused') {
+      const mixed = this.#replace(qkv, attention(q4, k4, v4, { ...pad, scale: 1 / Math.sqrt(C) }));
+      return this.#point('attn.v_out', mixed, layer);
+    }
+    // copies of one's own: what a hook changes must not reach the cache
+    const scale = C ** -0.25; // of queries and of keys alike, as in the original
+    q4 = await this.#point('attn.q', s.add(q4.mul(scale)), layer); // B S H C
+    k4 = await this.#point('attn.k', s.add(k4.mul(scale)), layer); // B T H C
+    v4 = await this.#point('attn.v', s.add(v4.clone()), layer); // B T H C
+    s.free(qkv);
+    const mixed =
+      plan.attention === 'split'
+        ? s.add(attention(q4, k4, v4, { ...pad, scale: 1 }))
+        : await this.#openAttention(layer, plan, q4, k4, v4);
+    s.free(q4, k4, v4);
+    return this.#point('attn.v_out', mixed, layer);
+  }
+
+  /** Logits, softmax and mix in memory. They lie as (B,H,S,T) and (B,S,H,T), and are shown as the original's (B,S,T,H). */
+  async #openAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor): Promise<Tensor> {
+    const s = this.scope;
+    const product = matmul(q.permute([0, 2, 1, 3]), k.permute([0, 2, 3, 1])); // B H S T
+    maskLogits(product, this.#pad ? { pad: this.#pad } : {});
+    let logits = s.add(turned(product, [0, 2, 3, 1])); // B S T H
+    logits = await this.#point('attn.qk_logits', logits, layer);
+    if (logits.dtype !== 'float32') logits = this.#replace(logits, logits.to('float32'));
+    let probs: Tensor; // B S T H
+    if (plan.softmax === 'fused') {
+      probs = this.#replace(logits, softmax(logits, 2));
+    } else {
+      const numerator = this.#replace(logits, softmaxNumerator(logits, 2));
+      let denominator = s.add(numerator.sum(2, { keepDim: true })); // B S 1 H
+      denominator = await this.#point('attn.qk_softmax_denominator', denominator, layer);
+      probs = this.#replace(numerator, numerator.div(denominator));
+      s.free(denominator);
+    }
+    if (probs.dtype !== floatDType(q.dtype)) probs = this.#replace(probs, probs.to(q.dtype));
+    probs = await this.#point('attn.qk_probs', probs, layer);
+    const mixed = this.#replace(probs, matmul(probs.permute([0, 3, 1, 2]), v.permute([0, 2, 1, 3]))); // B H S C
+    return this.#replace(mixed, mixed.permute([0, 2, 1, 3]).clone()); // B S H C
+  }
+
+  /** A hook point: calls whoever watches, hands the value out if it is wanted, and ends the pass after the last one. */
+  async #point(point: Point, x: Tensor, layer?: number, extra?: HookContext): Promise<Tensor> {
+    const { hooks, wanted } = this.#options;
+    const location: Location = layer === undefined ? { point } : { point, layer };
+    const watched = watchedPoint(hooks, point, layer);
+    if (watched) {
+      const where = layer === undefined ? point : `${point}, layer ${layer}`;
+      const context = { ...extra, ...(layer === undefined ? {} : { layer }) };
+      const result = await watched.run(x, context, where);
+      // the hook's own tensor stays its owner's; the value it takes the place of is no longer needed
+      if (result !== x) {
+        this.scope.free(x);
+        if (isPassOwned(result)) this.scope.add(result);
+        x = result;
+      }
+    }
+    if (wanted) {
+      const name = formatLocation(location);
+      if (wanted.has(name)) this.values.set(name, this.scope.has(x) ? this.scope.keep(x) : x.clone());
+      if (executionOrder(location) >= this.#end) throw enough;
+    }
+    return x;
+  }
+
+  /** Frees `old` (if it is the pass's) and takes `next` in its place. */
+  #replace(old: Tensor, next: Tensor): Tensor {
+    this.scope.free(old);
+    return this.scope.add(next);
+  }
+
+  #paddingOfAll(input: Input, caches: KvCaches | undefined): Tensor | undefined {
+    const rows = input.pad.map((row, i) => [...(caches?.pad[i] ?? []), ...row]);
+    if (!rows.some((row) => row.includes(1))) return undefined;
+    return this.scope.add(
+      Tensor.from(Uint8Array.from(rows.flat()), {
+        shape: [rows.length, rows[0]?.length ?? 0],
+        device: input.tokens.device,
+      }),
+    );
+  }
+}
+
+/** (B,S,A) as (B,S,H,C), a view. */
+function splitHeads(t: Tensor, heads: number): Tensor {
+  const [B, S, A] = t.shape as [number, number, number];
+  const [batch, row, channel] = t.strides as [number, number, number];
+  const C = A / heads;
+  return t.window([B, S, heads, C], [batch, row, C * channel, channel]);
+}
+
+/** The same memory with its dimensions in another order, t giving up its place as owner. */
+function turned(t: Tensor, order: number[]): Tensor {
+  return t.become(
+    order.map((d) => t.shape[d] as number),
+    order.map((d) => t.strides[d] as number),
+  );
+}

@@ -1,0 +1,145 @@
+// Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have room to
+// spare and are written in place: continuing copies nothing but the new tokens.
+import type { Device } from '../engine/device.js';
+import type { DType } from '../engine/dtype.js';
+import { Tensor } from '../engine/tensor.js';
+
+interface Buffers {
+  k: Tensor; // [B, capacity, attention width], before heads are split and before scaling
+  v: Tensor;
+}
+
+/** The key-value caches of a batch of sequences, as `forward` returns them. Free with dispose() or `using`. */
+export class KvCaches {
+  readonly batch: number;
+  readonly #device: Device;
+  readonly #dtype: DType;
+  readonly #width: number;
+  readonly #layers: Buffers[] = [];
+  #capacity = 0;
+  #length = 0;
+  #pad: Uint8Array[];
+  #lengths: number[];
+  #ended: string | undefined;
+  #busy = false;
+  #claimed = false;
+
+  /** @internal */
+  constructor(device: Device, dtype: DType, batch: number, width: number) {
+    this.#device = device;
+    this.#dtype = dtype;
+    this.batch = batch;
+    this.#width = width;
+    this.#pad = Array.from({ length: batch }, () => new Uint8Array());
+    this.#lengths = new Array<number>(batch).fill(0);
+  }
+
+  /** Tokens held for each sequence, padding included. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** @internal Tokens of each sequence, padding left out. */
+  get lengths(): readonly number[] {
+    return this.#lengths;
+  }
+
+  /** @internal Padding of all tokens held, by sequence. */
+  get pad(): readonly Uint8Array[] {
+    return this.#pad;
+  }
+
+  /** Keys of a layer [batch, length, width], before scaling: a view, valid as long as the caches are and not continued. */
+  keys(layer: number): Tensor {
+    return this.#buffers(layer).k.slice(1, 0, this.#length);
+  }
+
+  values(layer: number): Tensor {
+    return this.#buffers(layer).v.slice(1, 0, this.#length);
+  }
+
+  #buffers(layer: number): Buffers {
+    this.check();
+    const buffers = this.#layers[layer];
+    if (!buffers) throw new RangeError(`kvCaches: layer must be from 0 to ${this.#layers.length - 1}, but is ${layer}`);
+    return buffers;
+  }
+
+  /** @internal Throws when they can no longer be used. */
+  check(): void {
+    if (this.#ended) throw new Error(`kvCaches cannot be used: ${this.#ended}`);
+  }
+
+  /** @internal Reserves the caches for one pass. */
+  begin(): void {
+    this.check();
+    if (this.#busy) throw new Error('forward: kvCaches are in use by another pass; wait for it first');
+    this.#busy = true;
+  }
+
+  /** @internal Writes the new tokens' keys and values behind the old ones; gives views of all [B, T, width]. */
+  extend(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+    const added = k.shape[1] as number;
+    const total = this.#length + added;
+    // the first pass takes just what it needs, as most sequences are never continued
+    if (total > this.#capacity) this.#capacity = this.#length === 0 ? total : Math.max(total, 2 * this.#capacity);
+    const held = this.#layers[layer];
+    const grown = (old: Tensor | undefined): Tensor => {
+      if (old && (old.shape[1] as number) >= total) return old;
+      const buffer = Tensor.empty([this.batch, this.#capacity, this.#width], {
+        device: this.#device,
+        dtype: this.#dtype,
+      });
+      if (old && this.#length) buffer.slice(1, 0, this.#length).copyFrom(old.slice(1, 0, this.#length));
+      old?.dispose();
+      return buffer;
+    };
+    const buffers = { k: grown(held?.k), v: grown(held?.v) };
+    this.#layers[layer] = buffers;
+    buffers.k.slice(1, this.#length, total).copyFrom(k);
+    buffers.v.slice(1, this.#length, total).copyFrom(v);
+    return { k: buffers.k.slice(1, 0, total), v: buffers.v.slice(1, 0, total) };
+  }
+
+  /** @internal The pass went well: its tokens count from now on. */
+  commit(pad: readonly Uint8Array[], lengths: readonly number[]): void {
+    this.#length += pad[0]?.length ?? 0;
+    this.#pad = this.#pad.map((old, row) => Uint8Array.from([...old, ...(pad[row] as Uint8Array)]));
+    this.#lengths = [...lengths];
+    this.#busy = false;
+  }
+
+  /** @internal The pass failed: what it wrote is beyond the length and does not count. */
+  abandon(): void {
+    this.#busy = false;
+  }
+
+  /** @internal */
+  release(reason: string): void {
+    if (this.#ended) return;
+    this.#ended = reason;
+    for (const { k, v } of this.#layers) {
+      k.release(reason);
+      v.release(reason);
+    }
+  }
+
+  /** @internal They have an owner now. */
+  claim(): void {
+    this.#claimed = true;
+  }
+
+  /** @internal Frees them if nobody has asked for them. */
+  releaseUnclaimed(): void {
+    if (!this.#claimed)
+      this.release('nobody had asked for them when the next pass began; read kvCaches right after forward()');
+  }
+
+  dispose(): void {
+    this.release('they were disposed');
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}

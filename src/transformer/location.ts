@@ -1,0 +1,135 @@
+// The original's names of activations, `5/mlp/post_act`, and what they stand for: a hook point and, inside the torso, a layer.
+import { dFf, dHead, type TransformerConfig } from './config.js';
+
+/** Hook points of a layer in the order in which a pass comes to them, by their ids. */
+export const layerPoints = [
+  'resid.torso.ln_attn.post_mean_subtraction',
+  'resid.torso.ln_attn.scale',
+  'resid.torso.ln_attn.post_scale',
+  'resid.torso.post_ln_attn',
+  'attn.q',
+  'attn.k',
+  'attn.v',
+  'attn.qk_logits',
+  'attn.qk_softmax_denominator',
+  'attn.qk_probs',
+  'attn.v_out',
+  'resid.torso.delta_attn',
+  'resid.torso.post_attn',
+  'resid.torso.ln_mlp.post_mean_subtraction',
+  'resid.torso.ln_mlp.scale',
+  'resid.torso.ln_mlp.post_scale',
+  'resid.torso.post_ln_mlp',
+  'mlp.pre_act',
+  'mlp.post_act',
+  'resid.torso.delta_mlp',
+  'resid.torso.post_mlp',
+] as const;
+export type LayerPoint = (typeof layerPoints)[number];
+
+/** The points before the first layer and after the last one. */
+export const firstPoint = 'resid.post_emb';
+export const finalPoints = [
+  'resid.ln_f.post_mean_subtraction',
+  'resid.ln_f.scale',
+  'resid.ln_f.post_scale',
+  'resid.post_ln_f',
+  'logits',
+] as const;
+export type Point = LayerPoint | typeof firstPoint | (typeof finalPoints)[number];
+
+/** An activation: a point, and the layer where the point is one of a layer; '*' is every layer. */
+export interface Location {
+  readonly point: Point;
+  readonly layer?: number | '*';
+}
+
+const isLayerPoint = (point: string): point is LayerPoint => (layerPoints as readonly string[]).includes(point);
+
+/** `resid/delta_mlp`: the torso goes without saying. */
+const shortName = (point: Point): string => point.replace('.torso.', '.').replaceAll('.', '/');
+
+const byName = new Map<string, Point>(
+  [...layerPoints, firstPoint, ...finalPoints].flatMap((point): [string, Point][] => [
+    [shortName(point as Point), point as Point],
+    [point.replaceAll('.', '/'), point as Point],
+  ]),
+);
+
+/** The names that a location may end in. */
+export const locationNames: readonly string[] = [...new Set([...byName.values()].map(shortName))];
+
+/** Reads `5/mlp/post_act`, `* /mlp/post_act` (without the space), `resid/post_emb` or `logits`. @throws Error that says what is wrong. */
+export function parseLocation(text: string): Location {
+  const [, layer, name] = /^(?:(\d{1,6}|\*)\/)?(.+)$/.exec(String(text).trim()) ?? [];
+  const point = byName.get((name ?? '').replaceAll('.', '/'));
+  if (!point) {
+    throw new Error(
+      `location '${text}' is not known; it must be LAYER/NAME or NAME, the name one of ${locationNames.join(', ')}`,
+    );
+  }
+  if (!isLayerPoint(point)) {
+    if (layer !== undefined) throw new Error(`location '${text}' must have no layer: '${shortName(point)}'`);
+    return { point };
+  }
+  if (layer === undefined)
+    throw new Error(
+      `location '${text}' must begin with a layer, as in '0/${shortName(point)}' or '*/${shortName(point)}'`,
+    );
+  return { point, layer: layer === '*' ? '*' : Number(layer) };
+}
+
+export const formatLocation = ({ point, layer }: Location): string =>
+  layer === undefined ? shortName(point) : `${layer}/${shortName(point)}`;
+
+/** Where in a pass a location is reached; larger is later. */
+export function executionOrder({ point, layer }: Location): number {
+  if (point === firstPoint) return -1;
+  if (isLayerPoint(point)) return (layer as number) * layerPoints.length + layerPoints.indexOf(point);
+  return 1e9 + finalPoints.indexOf(point as (typeof finalPoints)[number]);
+}
+
+/** Concrete locations in the order of a pass, without repetitions; `*` becomes every layer. */
+export function expandLocations(locations: readonly string[], config: TransformerConfig): string[] {
+  const all = locations.flatMap((text) => {
+    const location = parseLocation(text);
+    if (location.layer === '*') return Array.from({ length: config.nLayers }, (_, layer) => ({ ...location, layer }));
+    if (location.layer !== undefined && location.layer >= config.nLayers) {
+      throw new Error(`location '${text}': the layer must be from 0 to ${config.nLayers - 1}`);
+    }
+    return [location];
+  });
+  all.sort((a, b) => executionOrder(a) - executionOrder(b));
+  return [...new Set(all.map(formatLocation))];
+}
+
+/** The shape of an activation of `seq` tokens in `batch` rows, without earlier tokens in a cache. */
+export function locationShape(
+  location: string,
+  config: TransformerConfig,
+  nVocab: number,
+  batch: number,
+  seq: number,
+): number[] {
+  const { point } = parseLocation(location);
+  const heads = [config.nHeads, dHead(config)];
+  switch (point) {
+    case 'attn.q':
+    case 'attn.k':
+    case 'attn.v':
+    case 'attn.v_out':
+      return [batch, seq, ...heads];
+    case 'attn.qk_logits':
+    case 'attn.qk_probs':
+      return [batch, seq, seq, config.nHeads];
+    case 'attn.qk_softmax_denominator':
+      return [batch, seq, 1, config.nHeads];
+    case 'mlp.pre_act':
+    case 'mlp.post_act':
+      return [batch, seq, dFf(config)];
+    case 'logits':
+      return [batch, seq, nVocab];
+    default:
+      return [batch, seq, point.endsWith('.scale') ? 1 : config.dModel];
+  }
+}

@@ -1,0 +1,141 @@
+// Tokens of unequal length side by side: padding, and the positions that follow from it.
+import { checkOperands, describe, wrong } from '../engine/check.js';
+import type { Device } from '../engine/device.js';
+import { showShape } from '../engine/shape.js';
+import { Tensor } from '../engine/tensor.js';
+
+/** Tokens of a batch: an int32 tensor [batch, seq], or an array of equally long rows. */
+export type Tokens = Tensor | readonly (readonly number[])[];
+
+/** Prompts brought to one length by padding: tokens int32 [batch, seq] (0 where padded), pad bool [batch, seq] (1 = padding). */
+export function prepInputAndPad(
+  prompts: readonly (readonly number[])[],
+  side: 'left' | 'right',
+  device?: Device,
+): { tokens: Tensor; pad: Tensor } {
+  if (side !== 'left' && side !== 'right') {
+    throw new TypeError(wrong('prepInputAndPad', 'side', "'left' or 'right'", describe(side)));
+  }
+  if (!Array.isArray(prompts) || prompts.length === 0) {
+    throw new RangeError(wrong('prepInputAndPad', 'prompts', 'an array of at least one prompt', describe(prompts)));
+  }
+  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  if (longest === 0) throw new RangeError('prepInputAndPad: prompts must have at least one token among them');
+  const tokens = new Int32Array(prompts.length * longest);
+  const pad = new Uint8Array(tokens.length).fill(1);
+  for (const [row, prompt] of prompts.entries()) {
+    const at = row * longest + (side === 'left' ? longest - prompt.length : 0);
+    tokens.set(prompt, at);
+    pad.fill(0, at, at + prompt.length);
+  }
+  const shape = [prompts.length, longest];
+  const where = device ? { device } : {};
+  return { tokens: Tensor.from(tokens, { shape, ...where }), pad: Tensor.from(pad, { shape, ...where }) };
+}
+
+/** What a pass starts from. */
+export interface Input {
+  readonly batch: number;
+  readonly seq: number;
+  /** int32 [batch, seq]; the pass frees both. */
+  readonly tokens: Tensor;
+  readonly positions: Tensor;
+  /** Padding by row. */
+  readonly pad: readonly Uint8Array[];
+  /** Tokens of each row up to the end of this pass, padding left out. */
+  readonly lengths: readonly number[];
+}
+
+/**
+ * Checks tokens and pad against the model and works out positions: the number of tokens before, padding left out, the earlier
+ * ones in a cache included.
+ */
+export async function prepareInput(
+  tokens: Tokens,
+  pad: Tensor | undefined,
+  earlier: readonly number[] | undefined,
+  model: { device: Device; nVocab: number; ctxWindow: number },
+): Promise<Input> {
+  const { device, nVocab, ctxWindow } = model;
+  const [batch, seq] = checkTokens(tokens, nVocab, device);
+  if (earlier && earlier.length !== batch) {
+    throw new RangeError(wrong('forward', 'tokens', `of ${earlier.length} rows, as kvCaches`, `${batch} rows`));
+  }
+  const padded = pad ? await readPad(pad, batch, seq, device) : new Uint8Array(batch * seq);
+  const positions = new Int32Array(batch * seq);
+  const lengths: number[] = [];
+  const rows: Uint8Array[] = [];
+  for (let row = 0; row < batch; row++) {
+    const before = earlier?.[row] ?? 0;
+    let seen = 0;
+    for (let i = row * seq; i < (row + 1) * seq; i++) {
+      if (!padded[i]) seen++;
+      positions[i] = before + Math.max(seen - 1, 0);
+    }
+    lengths.push((positions[(row + 1) * seq - 1] as number) + 1);
+    rows.push(padded.slice(row * seq, (row + 1) * seq));
+  }
+  const longest = Math.max(...lengths);
+  if (longest > ctxWindow) {
+    throw new RangeError(
+      `forward: sequences must fit the context window of ${ctxWindow} tokens, but one has ${longest}`,
+    );
+  }
+  const shape = [batch, seq];
+  return {
+    batch,
+    seq,
+    tokens: tokens instanceof Tensor ? tokens.clone() : Tensor.from(Int32Array.from(tokens.flat()), { shape, device }),
+    positions: Tensor.from(positions, { shape, device }),
+    pad: rows,
+    lengths,
+  };
+}
+
+function checkTokens(tokens: Tokens, nVocab: number, device: Device): [number, number] {
+  if (tokens instanceof Tensor) {
+    checkOperands('forward', { tokens });
+    if (tokens.device !== device)
+      throw new TypeError(wrong('forward', 'tokens', `on ${device}, as the model`, `on ${tokens.device}`));
+    if (tokens.dtype !== 'int32') throw new TypeError(wrong('forward', 'tokens', 'int32', tokens.dtype));
+    if (tokens.shape.length !== 2 || tokens.size === 0) {
+      throw new RangeError(wrong('forward', 'tokens', '[batch, seq], both at least 1', showShape(tokens.shape)));
+    }
+    return tokens.shape as unknown as [number, number];
+  }
+  if (!Array.isArray(tokens) || !tokens.every(Array.isArray)) {
+    throw new TypeError(
+      wrong('forward', 'tokens', 'an int32 tensor [batch, seq] or an array of rows of numbers', describe(tokens)),
+    );
+  }
+  const rows = tokens as readonly (readonly number[])[];
+  const seq = rows[0]?.length ?? 0;
+  if (seq === 0) throw new RangeError('forward: tokens must have at least one row of at least one token');
+  for (const [r, row] of rows.entries()) {
+    if (row.length !== seq) {
+      throw new RangeError(
+        `forward: tokens must be rows of one length, but row 0 has ${seq} and row ${r} has ${row.length}; prepInputAndPad makes them so`,
+      );
+    }
+    const bad = row.findIndex((token) => !Number.isInteger(token) || token < 0 || token >= nVocab);
+    if (bad >= 0) {
+      throw new RangeError(
+        wrong('forward', `tokens[${r}][${bad}]`, `an integer from 0 to ${nVocab - 1}`, describe(row[bad])),
+      );
+    }
+  }
+  return [rows.length, seq];
+}
+
+async function readPad(pad: Tensor, batch: number, seq: number, device: Device): Promise<Uint8Array> {
+  checkOperands('forward', { pad });
+  if (pad.dtype !== 'bool') throw new TypeError(wrong('forward', 'pad', 'bool', pad.dtype));
+  if (pad.device !== device)
+    throw new TypeError(wrong('forward', 'pad', `on ${device}, as the model`, `on ${pad.device}`));
+  if (pad.shape[0] !== batch || pad.shape[1] !== seq || pad.shape.length !== 2) {
+    throw new RangeError(
+      wrong('forward', 'pad', `${showShape([batch, seq])} (the shape of tokens)`, showShape(pad.shape)),
+    );
+  }
+  return (await pad.read()) as Uint8Array;
+}

@@ -1,0 +1,375 @@
+// The transformer: loads weights, checks arguments, runs passes, samples.
+import { createHash } from 'node:crypto';
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { checkInteger, checkNumber, describe, wrong } from '../engine/check.js';
+import { type Device, getDefaultDevice } from '../engine/device.js';
+import { type DType, isFloat } from '../engine/dtype.js';
+import { packageRoot } from '../engine/native.js';
+import { disposeAll } from '../engine/scope.js';
+import type { Tensor } from '../engine/tensor.js';
+import type { HostTensor } from '../files/host_tensor.js';
+import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer.js';
+import { foldNorms, hostPieces, type Loaded, loadCheckpoint, randomWeights, saveCheckpoint } from './checkpoint.js';
+import { dAttn, sizes, type TransformerConfig } from './config.js';
+import { runPass } from './graph.js';
+import type { TransformerHooks } from './hooks.js';
+import { KvCaches } from './kv_cache.js';
+import { expandLocations } from './location.js';
+import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
+import { makePlan } from './plan.js';
+import { draw, greedy, nucleus, probabilities, seededRandom } from './sampling.js';
+import { disposeWeights, type Weights } from './weights.js';
+
+export interface LoadOptions {
+  device?: Device;
+  /** Storage type of weights and activations; layer norm and softmax compute in float32 whatever it is. Default float32. */
+  dtype?: DType;
+  /** Fold the layer norms into the linear layers that follow. */
+  simplify?: boolean;
+}
+
+export interface ForwardOptions {
+  /** What an earlier pass returned: its sequences are continued, and it is extended in place. */
+  kvCaches?: KvCaches;
+  /** bool [batch, seq], 1 = ignore this token. Padding's own activations are computed all the same. */
+  pad?: Tensor;
+  hooks?: TransformerHooks;
+  /** Gradients come in a later version. */
+  grad?: boolean;
+}
+
+export interface ForwardResult {
+  /** [batch, seq, vocabulary]; the caller's to free. */
+  readonly logits: Tensor;
+  /** The caller's to keep and free once it has been read; otherwise freed when the next pass begins. */
+  readonly kvCaches: KvCaches;
+}
+
+export interface SampleOptions {
+  /** How many tokens to add to each prompt. Default 5. */
+  numTokens?: number;
+  /** 0 takes the likeliest token each time. Default 1. */
+  temperature?: number;
+  /** Nucleus sampling: only the likeliest tokens that together have this probability. */
+  topP?: number;
+  hooks?: TransformerHooks;
+  /** The same seed gives the same tokens. Random if left out. */
+  seed?: number;
+}
+
+export interface Samples {
+  /** The new tokens of each prompt. */
+  readonly tokens: number[][];
+  /** The same as text. */
+  readonly strings: string[];
+}
+
+/** Passes that may be queued ahead of the device: enough to keep it busy, few enough to bound memory. */
+const passesAhead = 2;
+
+/** GPT-2 with a hook point on every internal. */
+export class Transformer {
+  /** What it was loaded as. */
+  readonly name: string;
+  readonly config: TransformerConfig;
+  /** Rows of the token embedding. */
+  readonly nVocab: number;
+  readonly device: Device;
+  readonly dtype: DType;
+  readonly #weights: Weights;
+  #layers: Weights['layers'];
+  #digest: Promise<string> | undefined;
+  #passes: Promise<void>[] = [];
+  #unclaimed: KvCaches[] = [];
+
+  private constructor(name: string, { config, nVocab, weights }: Loaded, device: Device, dtype: DType) {
+    this.name = name;
+    this.config = config;
+    this.nVocab = nVocab;
+    this.device = device;
+    this.dtype = dtype;
+    this.#weights = weights;
+    this.#layers = weights.layers;
+  }
+
+  /**
+   * Loads 'demo' (it ships with the package), a folder in the original's checkpoint layout (config.json and
+   * model_pieces/NAME.pt), or 'random:gpt2-small' and its siblings (gpt2-medium, gpt2-large, gpt2-xl, tiny; a seed may
+   * follow, 'random:tiny?7').
+   * @throws Error that says what is missing or does not fit, and where.
+   */
+  static async load(name: string, options: LoadOptions = {}): Promise<Transformer> {
+    const { device = getDefaultDevice(), dtype = 'float32', simplify = false } = options;
+    if (typeof name !== 'string' || name === '') {
+      throw new TypeError(wrong('Transformer.load', 'name', "'demo', 'random:…' or a folder", describe(name)));
+    }
+    if (!isFloat(dtype)) {
+      throw new TypeError(wrong('Transformer.load', 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
+    }
+    const xf = new Transformer(name, await find(name, device, dtype), device, dtype);
+    if (simplify) xf.simplify();
+    return xf;
+  }
+
+  /** The tokenizer: GPT-2's, whatever the size of the vocabulary. */
+  get enc(): Tokenizer {
+    return gpt2Tokenizer();
+  }
+
+  /**
+   * One pass over a batch. tokens: int32 tensor [batch, seq], or rows of numbers of one length; for unequal lengths see
+   * prepInputAndPad.
+   * @throws RangeError or TypeError, before anything is computed, for tokens that do not fit the model or its window.
+   */
+  async forward(tokens: Tokens, options: ForwardOptions = {}): Promise<ForwardResult> {
+    if (options.grad) throw new Error('forward: gradients (grad: true) come in a later version');
+    return this.#forward(tokens, options, false);
+  }
+
+  async #forward(tokens: Tokens, { kvCaches, pad, hooks }: ForwardOptions, lastOnly: boolean): Promise<ForwardResult> {
+    await this.#takeTurn();
+    if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
+      throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
+    }
+    kvCaches?.begin();
+    let caches = kvCaches;
+    try {
+      const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model);
+      caches ??= new KvCaches(this.device, this.dtype, input.batch, dAttn(this.config));
+      const plan = makePlan(this.config.nLayers, hooks);
+      const { logits } = await runPass({
+        config: this.config,
+        weights: this.#current,
+        plan,
+        input,
+        caches,
+        lastOnly: lastOnly && !plan.watchesEnd,
+        ...(hooks ? { hooks } : {}),
+      });
+      caches.commit(input.pad, input.lengths);
+      this.#queued();
+      return this.#result(logits as Tensor, caches, kvCaches === undefined);
+    } catch (error) {
+      if (kvCaches) kvCaches.abandon();
+      else caches?.dispose();
+      throw error;
+    }
+  }
+
+  /** The caches belong to whoever reads the property; nobody does so in most passes, and they must not pile up. */
+  #result(logits: Tensor, caches: KvCaches, fresh: boolean): ForwardResult {
+    const unclaimed = this.#unclaimed;
+    // not before the caller has had his turn with the result
+    if (fresh) setImmediate(() => unclaimed.push(caches)).unref();
+    return {
+      logits,
+      get kvCaches(): KvCaches {
+        caches.check();
+        caches.claim();
+        return caches;
+      },
+    };
+  }
+
+  /**
+   * The values at the given locations ('5/mlp/post_act', '* /resid/delta_mlp' without the space, 'logits'), by location, in the
+   * order of the pass; the caller's to free. Nothing after the last of them is computed.
+   */
+  async activations(
+    tokens: Tokens,
+    locations: readonly string[],
+    { pad, hooks }: { pad?: Tensor; hooks?: TransformerHooks } = {},
+  ): Promise<Map<string, Tensor>> {
+    const wanted = expandLocations(locations, this.config);
+    if (wanted.length === 0) return new Map();
+    await this.#takeTurn();
+    const input = await prepareInput(tokens, pad, undefined, this.#model);
+    const { logits, values } = await runPass({
+      config: this.config,
+      weights: this.#current,
+      plan: makePlan(this.config.nLayers, hooks, wanted),
+      input,
+      wanted: new Set(wanted),
+      ...(hooks ? { hooks } : {}),
+    });
+    logits?.dispose();
+    this.#queued();
+    return values;
+  }
+
+  /**
+   * Continues prompts: a text, texts, tokens, or rows of tokens, which may be of unequal length.
+   * @throws RangeError for an empty prompt, or one that with the new tokens exceeds the window.
+   */
+  async sample(prompts: string | string[] | number[] | number[][], options: SampleOptions = {}): Promise<Samples> {
+    const { numTokens = 5, temperature = 1, topP, hooks, seed = Math.floor(Math.random() * 2 ** 48) } = options;
+    checkInteger('sample', 'numTokens', numTokens, 0);
+    checkInteger('sample', 'seed', seed, 0);
+    if (!(checkNumber('sample', 'temperature', temperature) >= 0)) {
+      throw new RangeError(wrong('sample', 'temperature', '0 or more', describe(temperature)));
+    }
+    if (topP !== undefined && !(topP >= 0 && topP <= 1)) {
+      throw new RangeError(wrong('sample', 'topP', 'a probability from 0 to 1', describe(topP)));
+    }
+    const rows = this.#promptRows(prompts, numTokens);
+    const tokens: number[][] = rows.map(() => []);
+    if (numTokens > 0 && rows.length > 0) {
+      const random = seededRandom(seed);
+      const next = (logits: Float32Array): number => {
+        if (temperature === 0) return greedy(logits);
+        const scaled = Float64Array.from(logits, (x) => x / temperature);
+        return draw(topP === undefined ? probabilities(scaled) : nucleus(scaled, topP), random);
+      };
+      const start = prepInputAndPad(rows, 'left', this.device);
+      let step: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
+      let caches: KvCaches | undefined;
+      try {
+        for (let i = 0; i < numTokens; i++) {
+          const { tokens: now, ...rest } = step;
+          const result = await this.#forward(now, { ...rest, ...(hooks ? { hooks } : {}) }, true);
+          caches = result.kvCaches;
+          const { logits } = result;
+          let last: Float32Array;
+          try {
+            last = (await logits.select(1, -1).read()) as Float32Array;
+          } finally {
+            logits.dispose();
+          }
+          const chosen = tokens.map((_, row) => next(last.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
+          for (const [row, token] of chosen.entries()) tokens[row]?.push(token);
+          step = { tokens: chosen.map((token) => [token]), kvCaches: caches };
+        }
+      } finally {
+        caches?.dispose();
+        disposeAll(start.tokens, start.pad);
+      }
+    }
+    return { tokens, strings: this.enc.decodeBatch(tokens) };
+  }
+
+  #promptRows(prompts: string | string[] | number[] | number[][], numTokens: number): number[][] {
+    const list = typeof prompts === 'string' ? [prompts] : prompts;
+    if (!Array.isArray(list)) {
+      throw new TypeError(wrong('sample', 'prompts', 'a text, texts, tokens or rows of tokens', describe(prompts)));
+    }
+    const rows: number[][] =
+      typeof list[0] === 'number'
+        ? [list as number[]]
+        : (list as (string | number[])[]).map((prompt) =>
+            typeof prompt === 'string' ? this.enc.encode(prompt) : prompt,
+          );
+    const { ctxWindow } = this.config;
+    for (const [i, row] of rows.entries()) {
+      if (!Array.isArray(row) || row.length === 0) {
+        throw new RangeError(
+          wrong('sample', `prompts[${i}]`, 'at least one token', Array.isArray(row) ? 'empty' : describe(row)),
+        );
+      }
+      const bad = row.findIndex((t) => !Number.isInteger(t) || t < 0 || t >= this.nVocab);
+      if (bad >= 0) {
+        throw new RangeError(
+          wrong('sample', `prompts[${i}][${bad}]`, `a token from 0 to ${this.nVocab - 1}`, describe(row[bad])),
+        );
+      }
+      // the last new token is never fed back
+      const needed = row.length + Math.max(numTokens - 1, 0);
+      if (needed > ctxWindow) {
+        throw new RangeError(
+          `sample: a prompt and its new tokens must fit the context window of ${ctxWindow} tokens, but prompts[${i}] takes ${needed}`,
+        );
+      }
+    }
+    return rows;
+  }
+
+  /** All weights under the original's names, in host memory, in the model's dtype. */
+  async stateDict(): Promise<Record<string, HostTensor>> {
+    const out: Record<string, HostTensor> = Object.create(null);
+    for await (const [name, tensor] of hostPieces(this.#current)) out[name] = tensor;
+    return out;
+  }
+
+  /** Writes a folder that load() reads, in the original's layout. A folder that holds something else is refused. */
+  async saveCheckpoint(folder: string): Promise<void> {
+    await saveCheckpoint(folder, this.config, this.#current);
+  }
+
+  /** Folds each layer's norms into the linear layers that follow them. The function computed stays the same. */
+  simplify(): void {
+    const before = this.#layers;
+    this.#layers = foldNorms(before);
+    for (const { ln1, qkv, ln2, mlpIn } of before) {
+      disposeAll(ln1.gain, ln1.bias, qkv.w, qkv.bias, ln2.gain, ln2.bias, mlpIn.w, mlpIn.bias);
+    }
+    this.#digest = undefined;
+  }
+
+  /** sha256 of all weights with their names, dtypes and shapes, in hexadecimal. */
+  digest(): Promise<string> {
+    this.#digest ??= (async () => {
+      const hash = createHash('sha256');
+      for await (const [name, { dtype, shape, data }] of hostPieces(this.#current)) {
+        hash.update(`${name} ${dtype} [${shape.join(', ')}]\n`);
+        hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      }
+      return hash.digest('hex');
+    })();
+    return this.#digest;
+  }
+
+  /** Frees the weights. */
+  dispose(): void {
+    for (const caches of this.#unclaimed.splice(0)) caches.releaseUnclaimed();
+    disposeWeights(this.#current);
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  get #current(): Weights {
+    return { ...this.#weights, layers: this.#layers };
+  }
+
+  get #model(): { device: Device; nVocab: number; ctxWindow: number } {
+    return { device: this.device, nVocab: this.nVocab, ctxWindow: this.config.ctxWindow };
+  }
+
+  /** Waits until the device is at most a few passes behind, and frees caches that nobody asked for. */
+  async #takeTurn(): Promise<void> {
+    while (this.#passes.length >= passesAhead) await this.#passes.shift();
+    for (const caches of this.#unclaimed.splice(0)) caches.releaseUnclaimed();
+  }
+
+  #queued(): void {
+    this.#passes.push(this.device.reached());
+  }
+}
+
+async function find(name: string, device: Device, dtype: DType): Promise<Loaded> {
+  if (name === 'demo') return loadCheckpoint(join(packageRoot, 'assets', 'demo'), device, dtype);
+  if (name.startsWith('random:')) {
+    const [, size = '', seed = '0'] = /^random:([^?]*)(?:\?(\d{1,9}))?$/.exec(name) ?? [];
+    const config = Object.hasOwn(sizes, size) ? sizes[size] : undefined;
+    if (!config) {
+      const names = Object.keys(sizes).map((known) => `random:${known}`);
+      throw new Error(
+        `Transformer.load: '${name}' is not known; there are ${names.join(', ')}, each with ?SEED if wanted`,
+      );
+    }
+    return randomWeights(config, gpt2Tokenizer().nVocab, device, dtype, Number(seed));
+  }
+  const published = /^(gpt2[-/](small|medium|large|xl)|https?:\/\/.*|az:\/\/.*)$/.test(name);
+  const folder = await stat(name).catch(() => undefined);
+  if (folder?.isDirectory()) return loadCheckpoint(name, device, dtype);
+  if (published) {
+    throw new Error(
+      `Transformer.load: '${name}' lies on the network, which this version does not fetch from; load 'demo', 'random:gpt2-small' or a folder with config.json and model_pieces`,
+    );
+  }
+  const what = folder ? 'is no folder' : 'does not exist';
+  throw new Error(
+    `Transformer.load: '${name}' ${what}; it must be 'demo', 'random:gpt2-small' or a folder with config.json and model_pieces`,
+  );
+}
