@@ -1,4 +1,6 @@
 // The only door: named re-exports, no logic.
+export { type AutoencoderActivation, identity, relu, topK } from './autoencoder/activation.js';
+export { Autoencoder, type AutoencoderOptions, type StateOptions } from './autoencoder/autoencoder.js';
 export {
   type Device,
   type DeviceDescription,
@@ -12,7 +14,7 @@ export { DeviceError, OutOfMemoryError } from './engine/errors.js';
 export type { HostData } from './engine/host_data.js';
 export { type AttentionOptions, attention, maskLogits } from './engine/ops/attention.js';
 export { embedding } from './engine/ops/embedding.js';
-export { gelu, relu } from './engine/ops/gelu.js';
+export { gelu } from './engine/ops/gelu.js';
 export { layerNorm, rootMeanSquare } from './engine/ops/layer_norm.js';
 export { type Activation, linear, matmul, type Precision } from './engine/ops/matmul.js';
 export { softmax, softmaxNumerator } from './engine/ops/softmax.js';
@@ -20,3 +22,29 @@ export { type SparseEncodeOptions, type SparseLatents, sparseDecode, sparseEncod
 export { topKMask } from './engine/ops/top_k.js';
 export { type PackedMatrix, packWeights } from './engine/packed_matrix.js';
 export { Tensor, type TensorOptions } from './engine/tensor.js';
+export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';
+export { loadSafetensors, openSafetensors, type SafetensorsFile, saveSafetensors } from './files/safetensors.js';
+export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer.js';
+export { loadTorch, loadTorchValue, saveTorch, UnsafePickleError } from './files/torch.js';
+export type { TransformerConfig } from './transformer/config.js';
+export {
+  AtLayers,
+  AutoencoderHooks,
+  type AutoencoderHooksOptions,
+  ConditionalHooks,
+  type Hook,
+  type HookContext,
+  type HookFunction,
+  Hooks,
+  TransformerHooks,
+} from './transformer/hooks.js';
+export type { KvCaches } from './transformer/kv_cache.js';
+export { prepInputAndPad, type Tokens } from './transformer/padding.js';
+export {
+  type ForwardOptions,
+  type ForwardResult,
+  type LoadOptions,
+  type SampleOptions,
+  type Samples,
+  Transformer,
+} from './transformer/transformer.js';
