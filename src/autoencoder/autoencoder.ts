@@ -49,6 +49,8 @@ interface Parts {
 const required = ['pre_bias', 'latent_bias', 'encoder.weight'] as const;
 const buffers = ['stats_last_nonzero', 'latents_activation_frequency', 'latents_mean_square'] as const;
 const tiedWeight = 'decoder.linear.weight';
+// torch repeats a TopK's own state here; activation_state_dict is what counts
+const repeated = ['activation.k', 'activation.postact_fn'];
 
 export class Autoencoder {
   readonly nLatents: number;
@@ -103,7 +105,7 @@ export class Autoencoder {
   ): Autoencoder {
     const tied = isHostTensor(state[tiedWeight]) || (!('decoder.weight' in state) && 'encoder.weight' in state);
     const expected: string[] = [...required, ...(tied ? [] : ['decoder.weight'])];
-    const known = new Set([...expected, ...buffers, tiedWeight, 'activation', 'activation_state_dict']);
+    const known = new Set([...expected, ...buffers, tiedWeight, 'activation', 'activation_state_dict', ...repeated]);
     const missing = expected.filter((name) => !isHostTensor(state[name]));
     const unexpected = Object.keys(state).filter((name) => !known.has(name));
     if (missing.length > 0) throw new Error(`Autoencoder: the state dict lacks ${missing.join(', ')}`);

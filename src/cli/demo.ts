@@ -16,9 +16,8 @@ export const demoCommand = (): Command =>
 
 async function runDemo(out: string): Promise<void> {
   const text = join(packageRoot, 'assets', 'demo', 'stories-sample.txt');
-  console.log(
-    `$ sonde dump --model demo --text stories-sample.txt --hook 1/mlp/post_act --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp' --out ${out}`,
-  );
+  const hooks = "--hook 1/mlp/post_act --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp'";
+  console.log(`$ sonde dump --model demo --text stories-sample.txt ${hooks} --out ${out}`);
   await interruptible(`interrupted: ${out} can be continued with the same command`, async (signal) => {
     const model = await loadModel({ model: 'demo' });
     const locations = ['1/mlp/post_act', '*/resid/delta_mlp -> ae-resid-delta-mlp'];

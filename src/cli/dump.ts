@@ -75,7 +75,11 @@ export function dumpCommand(): Command {
   addModelOptions(command)
     .option('--context <n>', 'tokens per row (default: 128)', integer(1))
     .option('--batch <n>', 'rows at a time (default: about 2048 tokens on the CPU)', integer(1))
-    .option('--dtype <dtype>', 'how values are stored (default: float16)', oneOf(...dumpDTypes))
+    .option(
+      '--dtype <dtype>',
+      'how values are stored: float16 (default), float32, or bfloat16, which numpy cannot read',
+      oneOf(...dumpDTypes),
+    )
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
     .option('--shard <i/n>', 'make only part i of n, counted from 0', part)
@@ -140,6 +144,7 @@ export async function dumpWithProgress(request: DumpOptions): Promise<void> {
   const { out, written } = result;
   await using made = await openDump(out);
   const bytes = made.shards.reduce((sum, shard) => sum + shard.bytes, 0);
-  const counts = `${result.rows} rows, ${result.tokens} tokens in ${result.shards} ${result.shards === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  const files = `${result.shards} ${result.shards === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  const counts = `${result.rows} rows, ${result.tokens} tokens in ${files}`;
   console.log(written === 0 ? `${out} is complete already: ${counts}. Nothing was done.` : `${out}: ${counts}`);
 }

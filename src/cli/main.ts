@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-// The `sonde` command: each of its commands is a file here, and all they do is read options, call the library, and print.
+// The `sonde` command: each of its commands is a file here, and all they do is read options, call the library, and
+// print.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';

@@ -32,8 +32,8 @@ const demoFiles: Record<string, string> = {
 export const demoAutoencoders: readonly string[] = Object.keys(demoFiles);
 
 /**
- * The autoencoder of a location: one of `sources` by its name there, a demo autoencoder by its name when the model is the
- * demo model, or a file.
+ * The autoencoder of a location: one of `sources` by its name there, a demo autoencoder by its name when the model is
+ * the demo model, or a file.
  */
 export async function findAutoencoder(
   wanted: DumpLocation,
@@ -62,9 +62,11 @@ function inLayer(path: string, location: string, layer: number | undefined): str
   return path.replaceAll('{layer}', String(layer));
 }
 
-// The manifest must not depend on where files lie.
+/** How the manifest names a model or an autoencoder: it must not depend on where files lie on a machine. */
+export const withoutFolder = (name: string): string => (isAbsolute(name) ? basename(name) : name);
+
 const shownName = (name: string, layer: number | undefined): string =>
-  (isAbsolute(name) ? basename(name) : name).replaceAll('{layer}', String(layer));
+  withoutFolder(name).replaceAll('{layer}', String(layer));
 
 async function checkIsThere(path: string, name: string, location: string, modelName: string): Promise<void> {
   if (/^[a-z]+:\/\//.test(path)) return;

@@ -1,5 +1,6 @@
-// From tokens to the rows that the model sees. A block is the rows of one shard, gathered before anything is computed: so
-// every write position in the shard is known beforehand, and a resumed run can compare tokens without computing.
+// From tokens to the rows that the model sees. A block is the rows of one shard, gathered before anything is
+// computed: so every write position in the shard is known beforehand, and a resumed run can compare tokens without
+// computing.
 import type { TokenPiece } from './corpus.js';
 
 export interface Block {

@@ -1,5 +1,5 @@
-// Writing big files piece by piece aside, and saying in words what went wrong on a disk. Names of unfinished files are those
-// of files/atomic_write.ts, so that all leftovers look alike.
+// Writing big files piece by piece aside, and saying in words what went wrong on a disk. Names of unfinished files
+// are those of files/atomic_write.ts, so that all leftovers look alike.
 import { createHash, randomBytes } from 'node:crypto';
 import { type FileHandle, rm } from 'node:fs/promises';
 

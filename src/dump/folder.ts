@@ -1,5 +1,5 @@
-// The folder a dump is written to: refuses what is not its own, clears away what an interrupted run left, and says which
-// shards are there already.
+// The folder a dump is written to: refuses what is not its own, clears away what an interrupted run left, and says
+// which shards are there already.
 import { access, constants, lstat, mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { onDisk, unfinishedOf } from './disk.js';
@@ -25,9 +25,9 @@ export interface PreparedFolder {
 export async function prepareFolder(folder: string, settings: DumpSettings): Promise<PreparedFolder> {
   await onDisk(folder, mkdir(folder, { recursive: true }));
   await onDisk(folder, access(folder, constants.W_OK | constants.X_OK));
+  const names = await readdir(folder); // before the manifests: another part may begin just now, with its manifest
   const manifests = await readManifests(folder);
   for (const there of manifests.values()) checkSame(folder, there, settings);
-  const names = await readdir(folder);
   const leftovers = names.filter(isLeftover);
   if (manifests.size === 0 && names.length > leftovers.length) {
     const other = names.find((name) => !isLeftover(name));

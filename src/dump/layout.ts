@@ -1,5 +1,6 @@
-// The bytes of a shard: a safetensors file whose header and positions follow from the settings, the rows and the numbers of
-// active latents. The writer and the reader share this, so that a file either is exactly as it must be or is refused.
+// The bytes of a shard: a safetensors file whose header and positions follow from the settings, the rows and the
+// numbers of active latents. The writer and the reader share this, so that a file either is exactly as it must be or
+// is refused.
 import type { HostDType } from '../files/host_tensor.js';
 import { type PlacedTensor, type PlannedTensor, safetensorsHeader } from '../files/safetensors_header.js';
 import type { DumpSettings } from './plan.js';
@@ -43,7 +44,9 @@ export function shardTensors(
   ];
 }
 
-/** Everything that is known of a shard of `rows` rows whose latents have so many entries, autoencoder by autoencoder. */
+/**
+ * Everything that is known of a shard of `rows` rows whose latents have so many entries, autoencoder by autoencoder.
+ */
 export class ShardLayout {
   /** As long as it would be if every latent were active everywhere, so that it can be written last. */
   readonly header: Buffer;

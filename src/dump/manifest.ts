@@ -1,6 +1,6 @@
-// manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it. It has
-// nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so whatever is
-// read here is checked before it is used.
+// manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it.
+// It has nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so
+// whatever is read here is checked before it is used.
 import { lstat, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileAtomically } from '../files/atomic_write.js';

@@ -1,4 +1,5 @@
-// A block through the model into a shard. While a batch is computed, the one before is read into host memory and written.
+// A block through the model into a shard. While a batch is computed, the one before is read into host memory and
+// written.
 import type { Tensor } from '../engine/tensor.js';
 import type { Transformer } from '../transformer/transformer.js';
 import type { FoundAutoencoder } from './autoencoders.js';

@@ -1,5 +1,5 @@
-// A dump's plan: everything that is decided before the first token is read. It is plain data, to be printed, tested, and
-// kept in the manifest; nothing here touches a device or a file.
+// A dump's plan: everything that is decided before the first token is read. It is plain data, to be printed, tested,
+// and kept in the manifest; nothing here touches a device or a file.
 
 import { bytesPerElement } from '../files/host_tensor.js';
 import type { TransformerConfig } from '../transformer/config.js';
@@ -60,7 +60,10 @@ export interface DumpPlan {
   readonly rowsPerShard: number;
   /** Rows that go through the model at once. */
   readonly batch: number;
-  /** Rows are padded to the full context instead of the longest of their batch: a location has the keys as a dimension. */
+  /**
+   * Rows are padded to the full context instead of the longest of their batch: a location has the keys as a
+   * dimension.
+   */
   readonly fullContext: boolean;
   /** What the model is asked for, in the order of computing. */
   readonly wanted: readonly string[];

@@ -3,7 +3,10 @@
 export interface DumpProgress {
   /** Done, those found in the folder included. */
   readonly tokens: number;
-  /** Of the corpus, or of this run's part of it: exact when it has been read to its end, else estimated from its bytes. */
+  /**
+   * Of the corpus, or of this run's part of it: exact when it has been read to its end, else estimated from its
+   * bytes.
+   */
   readonly totalTokens?: number;
   readonly bytesRead: number;
   /** Computed and stored per second, in this run. */

@@ -6,7 +6,10 @@ export function quietly<T>(promise: Promise<T>): Promise<T> {
   return promise;
 }
 
-/** Asks for the next item while the caller works on the one before, and does not wait for it longer than the signal says. */
+/**
+ * Asks for the next item while the caller works on the one before, and does not wait for it longer than the signal
+ * says.
+ */
 export async function* readAhead<T>(items: AsyncGenerator<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
   let next = quietly(items.next());
   try {

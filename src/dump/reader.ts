@@ -55,7 +55,9 @@ export class Dump {
     this.tokenCount = manifest.shards.reduce((sum, { tokens }) => sum + tokens, 0);
   }
 
-  /** What `rows` can be asked for: dense locations, and `LOCATION/latents` for those that went through an autoencoder. */
+  /**
+   * What `rows` can be asked for: dense locations, and `LOCATION/latents` for those that went through an autoencoder.
+   */
   get names(): string[] {
     const { locations, autoencoders } = this.manifest;
     return [...locations.map((l) => l.location), ...autoencoders.map((a) => latentsName(a.location))];
@@ -203,8 +205,8 @@ function joined<T extends Int32Array | Float32Array>(Kind: new (length: number) 
 }
 
 /**
- * Opens the dump in a folder. One that was made in parts (`shard: { index, count }`) is opened as a whole, once its parts
- * lie in one folder; parts that are missing are missing rows.
+ * Opens the dump in a folder. One that was made in parts (`shard: { index, count }`) is opened as a whole, once its
+ * parts lie in one folder; parts that are missing are missing rows.
  * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
  */
 export async function openDump(folder: string): Promise<Dump> {

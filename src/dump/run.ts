@@ -1,5 +1,5 @@
-// dump(): the corpus through the model into shards. While one shard is computed, the one before is hashed and synced, and
-// the text of the one after is tokenised.
+// dump(): the corpus through the model into shards. While one shard is computed, the one before is hashed and synced,
+// and the text of the one after is tokenised.
 
 import type { Device } from '../engine/device.js';
 import { sizeOf } from '../engine/shape.js';
@@ -11,6 +11,7 @@ import {
   checkLayered,
   type FoundAutoencoder,
   findAutoencoder,
+  withoutFolder,
 } from './autoencoders.js';
 import { type Block, blocksOf } from './blocks.js';
 import { type Corpus, corpusBytes, describeSource, openCorpus, readCorpus, type Source } from './corpus.js';
@@ -45,8 +46,9 @@ export interface DumpOptions {
   /** Tokens per shard, about; 1,048,576 when left out. */
   shardTokens?: number;
   /**
-   * For several processes that share a corpus: this one makes the shards whose number is `index` modulo `count`. They have
-   * the names and the contents of a dump in one piece, so the parts can be written to one folder or put into one later.
+   * For several processes that share a corpus: this one makes the shards whose number is `index` modulo `count`. They
+   * have the names and the contents of a dump in one piece, so the parts can be written to one folder or put into one
+   * later.
    */
   shard?: Part;
   /** Tokens of the corpus to take at most. */
@@ -54,7 +56,9 @@ export interface DumpOptions {
   /** For a model given by name. */
   device?: Device;
   onProgress?: (progress: DumpProgress) => void;
-  /** Stops between batches, with a folder that the same call continues. The promise rejects with the signal's reason. */
+  /**
+   * Stops between batches, with a folder that the same call continues. The promise rejects with the signal's reason.
+   */
   signal?: AbortSignal;
 }
 
@@ -85,8 +89,8 @@ interface Run extends Prepared {
 /**
  * Runs a corpus through the model and stores what `locations` names. A call that was interrupted, in whatever way, is
  * continued by the same call, and the finished folder is the same, byte for byte. See the README for the layout.
- * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, or when the folder holds
- *   another dump; later for a broken corpus or disk. Shards that are finished stay valid.
+ * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, or when the folder
+ *   holds another dump; later for a broken corpus or disk. Shards that are finished stay valid.
  */
 export async function dump(options: DumpOptions): Promise<DumpResult> {
   options.signal?.throwIfAborted();
@@ -137,7 +141,7 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
     }
     const plan = planDump({
       model: {
-        name: model.name,
+        name: withoutFolder(model.name),
         digest: await model.digest(),
         dtype: model.dtype,
         vocabulary: model.nVocab,

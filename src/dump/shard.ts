@@ -1,7 +1,7 @@
-// Writes one shard. Tensors follow one another in the file while rows come batch by batch, so each batch is written at the
-// positions that the plan gives; latents, whose number nobody knows before, are spooled next to the shard and appended at
-// the end, and the header goes last into the room kept for it. Padding is never written: holes of a file read as zeros.
-// The shard gets its name only when it is whole and on the disk.
+// Writes one shard. Tensors follow one another in the file while rows come batch by batch, so each batch is written
+// at the positions that the plan gives; latents, whose number nobody knows before, are spooled next to the shard and
+// appended at the end, and the header goes last into the room kept for it. Padding is never written: holes of a file
+// read as zeros. The shard gets its name only when it is whole and on the disk.
 import { type FileHandle, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../files/atomic_write.js';

@@ -1,5 +1,5 @@
-// Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply, so nothing
-// in the file is believed that was not worked out here.
+// Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply, so
+// nothing in the file is believed that was not worked out here.
 import { type FileHandle, lstat, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { bytesPerElement, viewAs } from '../files/host_tensor.js';

@@ -1,12 +1,12 @@
-// Cuts text into pieces that can be tokenised one by one without changing a token, so that a corpus of any size is read in
-// bounded memory.
+// Cuts text into pieces that can be tokenised one by one without changing a token, so that a corpus of any size is
+// read in bounded memory.
 //
 // The GPT-2 tokenizer first splits text with
 //   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-// and merges bytes only inside such a match. No match holds a letter followed by anything but letters, a digit followed by
-// anything but digits, or any visible character followed by white space; and of visible characters only `'` can share a
-// match with a letter after it. Nothing looks back, and only white space looks ahead. So the text can surely be cut
-// behind a visible character where the kind of character changes, except between a sign and a letter.
+// and merges bytes only inside such a match. No match holds a letter followed by anything but letters, a digit
+// followed by anything but digits, or any visible character followed by white space; and of visible characters only
+// `'` can share a match with a letter after it. Nothing looks back, and only white space looks ahead. So the text can
+// surely be cut behind a visible character where the kind of character changes, except between a sign and a letter.
 
 export const endOfText = '<|endoftext|>';
 
@@ -38,8 +38,8 @@ function isSureCut(text: string, at: number): boolean {
 }
 
 /**
- * The last place behind `from` where `text` can be cut without changing its tokens, whatever follows it; 0 when there is
- * none. The text must not hold a whole `<|endoftext|>`; one that has begun at its end is not cut.
+ * The last place behind `from` where `text` can be cut without changing its tokens, whatever follows it; 0 when there
+ * is none. The text must not hold a whole `<|endoftext|>`; one that has begun at its end is not cut.
  */
 export function lastCut(text: string, from = 0): number {
   for (let at = text.length - endOfText.length; at > from; at--) if (isSureCut(text, at)) return at;

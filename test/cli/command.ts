@@ -14,7 +14,10 @@ export interface RunOptions {
   cwd?: string;
   /** Written to standard input, which is then closed. */
   input?: string;
-  /** Keeps standard input open, and sends the signal when standard error has text, or at once after `after` milliseconds. */
+  /**
+   * Keeps standard input open, and sends the signal when standard error has text, or at once after `after`
+   * milliseconds.
+   */
   interrupt?: { signal: NodeJS.Signals; after?: number };
   env?: Record<string, string>;
 }

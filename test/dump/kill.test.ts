@@ -1,5 +1,5 @@
-// Oracle: a dump that was never interrupted. The command is killed at seeded random moments, as a machine would lose power
-// (but for the disk's cache), and run to its end: the folders are equal, byte for byte.
+// Oracle: a dump that was never interrupted. The command is killed at seeded random moments, as a machine would lose
+// power (but for the disk's cache), and run to its end: the folders are equal, byte for byte.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';

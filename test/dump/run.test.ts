@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import { findAutoencoder } from '../../src/dump/autoencoders.js';
 import { openDump } from '../../src/dump/reader.js';
 import { type DumpOptions, dump, planOf } from '../../src/dump/run.js';
+import { packageRoot } from '../../src/engine/native.js';
 import type { Tensor } from '../../src/engine/tensor.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
@@ -264,6 +265,24 @@ test('wrong options are refused before anything is written', () =>
     assert.equal(await contentsOf(folder), {});
     async function* nothing() {}
     await refused({ corpus: nothing() }, /the corpus has no tokens/);
+  }));
+
+test('a model of 16 bits feeds autoencoders as well; paths leave no trace', () =>
+  withFolder(async (folder) => {
+    const half = await Transformer.load(join(packageRoot, 'assets', 'demo'), { dtype: 'bfloat16' });
+    const file = join(packageRoot, 'assets', 'demo', 'autoencoders', 'resid_delta_mlp', '{layer}.pt');
+    const out = join(folder, 'out');
+    await dump(small(out, { model: half, locations: ['1/mlp/post_act', `*/resid/delta_mlp -> ${file}`] }));
+    half.dispose();
+    await using made = await openDump(out);
+    assert.is(made.manifest.model.dtype, 'bfloat16');
+    assert.is(made.manifest.model.name, 'demo');
+    assert.equal(
+      made.manifest.autoencoders.map(({ name }) => name),
+      ['0.pt', '1.pt', '2.pt', '3.pt'],
+    );
+    assert.ok(!(await readFile(join(out, 'manifest.json'), 'utf8')).includes(packageRoot));
+    assert.ok((await made.rows('3/resid/delta_mlp/latents')).indices.length > 100);
   }));
 
 test('autoencoders are found by name, by file and by what is given', () =>

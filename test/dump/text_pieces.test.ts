@@ -8,8 +8,8 @@ import { type Random, random } from '../support/random.js';
 const test = suite('text pieces');
 const { encode } = gpt2Tokenizer();
 
-// Everything the tokenizer's pattern treats in its own way: contractions, runs of space, digits, signs, letters of one and two
-// code units, combining marks, no-break and ideographic spaces, and pieces of the end-of-text mark.
+// Everything the tokenizer's pattern treats in its own way: contractions, runs of space, digits, signs, letters of
+// one and two code units, combining marks, no-break and ideographic spaces, and pieces of the end-of-text mark.
 const alphabet = [
   ..."  \n\t\r'sdtmvrelLS'0129.,!?-_<|>",
   ...[

@@ -1,0 +1,340 @@
+// The transformer's manners: arguments, hooks that go wrong, caches, memory, checkpoints. The oracle is each sentence.
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { DeviceError } from '../../src/engine/errors.js';
+import { packageRoot } from '../../src/engine/native.js';
+import { Tensor } from '../../src/engine/tensor.js';
+import { saveTorch } from '../../src/files/torch.js';
+import { AtLayers, ConditionalHooks, TransformerHooks } from '../../src/transformer/hooks.js';
+import { prepInputAndPad } from '../../src/transformer/padding.js';
+import { Transformer } from '../../src/transformer/transformer.js';
+import { close } from '../support/close.js';
+import { temporaryFolder } from '../support/folders.js';
+import { rejects, suite, throws } from '../support/harness.js';
+
+const test = suite('transformer');
+const tiny = join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny');
+let xf: Transformer;
+test.before(async () => {
+  xf = await Transformer.load(tiny);
+});
+const allocated = () => xf.device.memory().allocated;
+
+test('what cannot be loaded says why and what could be', async () => {
+  await rejects(
+    Transformer.load('gpt2-small'),
+    Error,
+    /'gpt2-small' lies on the network, which this version does not fetch from/,
+  );
+  await rejects(Transformer.load('https://example.org/model'), Error, /lies on the network/);
+  await rejects(Transformer.load('/no/such/folder'), Error, /'\/no\/such\/folder' does not exist; it must be 'demo'/);
+  await rejects(Transformer.load('random:gpt5'), Error, /there are random:gpt2-small, random:gpt2-medium/);
+  await rejects(
+    Transformer.load(tiny, { dtype: 'int32' }),
+    TypeError,
+    /dtype must be float32, bfloat16 or float16, but is 'int32'/,
+  );
+});
+
+test('a checkpoint that does not fit its config names the tensor and both shapes', async () => {
+  const folder = temporaryFolder();
+  mkdirSync(join(folder, 'model_pieces'));
+  const config = JSON.parse(readFileSync(join(tiny, 'config.json'), 'utf8'));
+  const write = (changes: object) =>
+    writeFileSync(join(folder, 'config.json'), JSON.stringify({ ...config, ...changes }));
+  for (const file of readdirSync(join(tiny, 'model_pieces'))) {
+    writeFileSync(join(folder, 'model_pieces', file), readFileSync(join(tiny, 'model_pieces', file)));
+  }
+  const before = allocated();
+  write({ m_mlp: 3 });
+  await rejects(
+    Transformer.load(folder),
+    Error,
+    /xf_layers\.0\.mlp\.in_layer\.weight must be \[144, 48\] to fit config\.json, but is \[192, 48\]/,
+  );
+  write({ n_layers: 4 });
+  await rejects(Transformer.load(folder), Error, /xf_layers\.3/);
+  write({ n_heads: 5 });
+  await rejects(Transformer.load(folder), Error, /n_heads must divide the attention width 48, but is 5/);
+  for (const bad of [{ d_model: -1 }, { n_layers: 1.5 }, { ctx_window: '9' }, { n_heads: 1e9 }, { enc: 'cl100k' }]) {
+    write(bad);
+    await rejects(Transformer.load(folder), Error, new RegExp(`config\\.json: ${Object.keys(bad)[0]} must be`));
+  }
+  write({});
+  await saveTorch(join(folder, 'model_pieces', 'final_ln.bias.pt'), {
+    dtype: 'int64',
+    shape: [48],
+    data: new BigInt64Array(48),
+  });
+  await rejects(Transformer.load(folder), Error, /final_ln\.bias must be of floats, but is int64/);
+  writeFileSync(join(folder, 'config.json'), '{');
+  await rejects(Transformer.load(folder), Error, /config\.json: is not JSON/);
+  assert.is(allocated(), before, 'what was loaded before the failure is freed');
+});
+
+test('tokens are checked before anything is queued', async () => {
+  await rejects(xf.forward([[1, 2], [3]]), RangeError, /row 0 has 2 and row 1 has 1; prepInputAndPad makes them so/);
+  await rejects(xf.forward([[1, 101]]), RangeError, /tokens\[0\]\[1\] must be an integer from 0 to 100, but is 101/);
+  await rejects(xf.forward([[1, 0.5]]), RangeError, /tokens\[0\]\[1\]/);
+  await rejects(xf.forward([]), RangeError, /at least one row of at least one token/);
+  await rejects(xf.forward([[]]), RangeError, /at least one row of at least one token/);
+  await rejects(
+    xf.forward('text' as never),
+    TypeError,
+    /tokens must be an int32 tensor \[batch, seq\] or an array of rows/,
+  );
+  await rejects(xf.forward([new Array(33).fill(1)]), RangeError, /context window of 32 tokens, but one has 33/);
+  await rejects(xf.forward(Tensor.zeros([1, 2])), TypeError, /tokens must be int32, but is float32/);
+  await rejects(xf.forward([[1]], { grad: true }), Error, /gradients .* later version/);
+  await rejects(xf.forward([[1]], { pad: Tensor.from([[true, false]]) }), RangeError, /pad must be \[1, 1\]/);
+  await rejects(
+    xf.forward([[1]], { kvCaches: {} as never }),
+    TypeError,
+    /kvCaches must be what an earlier forward returned/,
+  );
+  using beyond = Tensor.from([[1, 101]], { dtype: 'int32' });
+  const { logits } = await xf.forward(beyond);
+  await rejects(logits.read(), DeviceError, /embedding: index 101 at position 1 is outside \[0, 101\)/);
+  logits.dispose();
+});
+
+test('a hook that returns the wrong thing fails the pass, naming point and layer', async () => {
+  const run = async (hook: (x: Tensor) => unknown, path = 'mlp.post_act.fwd') => {
+    const hooks = new TransformerHooks();
+    hooks.appendToPath(path, new AtLayers([1]).append(hook as never));
+    return xf.forward([[1, 2]], { hooks });
+  };
+  const before = allocated();
+  await rejects(
+    run((x) => x.slice(-1, 0, 5)),
+    TypeError,
+    /mlp\.post_act, layer 1: a hook must return a tensor of shape \[1, 2, 192\], but returned \[1, 2, 5\]/,
+  );
+  await rejects(
+    run((x) => x.to('bfloat16')),
+    TypeError,
+    /a tensor of float32, but returned bfloat16/,
+  );
+  await rejects(
+    run(() => 5),
+    TypeError,
+    /a tensor or nothing, but returned 5/,
+  );
+  await rejects(
+    run((x) => {
+      const y = x.clone();
+      y.dispose();
+      return y;
+    }),
+    TypeError,
+    /which: it was disposed/,
+  );
+  await rejects(
+    run(() => {
+      throw new Error('mine');
+    }, 'attn.qk_probs.fwd2'),
+    Error,
+    /^mine$/,
+  );
+  assert.ok(allocated() - before < 10_000, 'a failed pass frees what it made');
+  const { logits } = await run((x) => x.reshape([...x.shape]));
+  logits.dispose();
+});
+
+test('x ends with the pass; a clone does not', async () => {
+  const kept: Tensor[] = [];
+  const hooks = new TransformerHooks();
+  hooks.resid.torso.postMlp.appendFwd((x) => {
+    kept.push(x, x.select(0, 0), x.clone());
+  });
+  const { logits } = await xf.forward([[1, 2]], { hooks });
+  throws(() => kept[0]?.add(1), Error, /cannot be used: the pass it belonged to has ended; keep a clone\(\)/);
+  throws(() => kept[1]?.fill(0), Error, /the pass it belonged to has ended/);
+  assert.is((await (kept[2] as Tensor).read()).length, 96);
+  for (const t of [logits, ...kept]) t.dispose();
+});
+
+test('hooks: order, binding, conditions, clones, paths', async () => {
+  const calls: string[] = [];
+  const note =
+    (name: string) =>
+    (_: Tensor, { layer, by }: { layer?: number; by?: unknown }) => {
+      calls.push(`${name}${layer ?? ''}${by ? ` ${by}` : ''}`);
+    };
+  const hooks = new TransformerHooks();
+  assert.ok(hooks.isEmpty());
+  hooks.mlp.preAct.appendFwd2(note('second')).appendFwd(note('first')).appendBwd(note('never'));
+  hooks.logits.appendFwd(new ConditionalHooks((x) => x.shape[1] === 2).append(note('two')));
+  hooks.bind({ by: 'me' });
+  throws(() => hooks.bind({ by: 'you' }), Error, /bind: by is already bound/);
+  const copy = hooks.clone();
+  copy.logits.appendFwd(note('copy'));
+  copy.unbind(['by']);
+  throws(() => copy.unbind(['by']), Error, /unbind: by is not bound/);
+  (await xf.forward([[1, 2]], { hooks })).logits.dispose();
+  assert.equal(calls, ['first0 me', 'second0 me', 'first1 me', 'second1 me', 'first2 me', 'second2 me', 'two me']);
+  calls.length = 0;
+  (await xf.forward([[1]], { hooks: copy })).logits.dispose();
+  assert.equal(calls.slice(-2), ['second2', 'copy']);
+  throws(
+    () => hooks.appendToPath('resid.torso.post_mpl.fwd', note('x')),
+    Error,
+    /after 'resid\.torso' must come one of ln_attn, post_ln_attn,/,
+  );
+  throws(() => hooks.appendToPath('mlp.pre_act', note('x')), Error, /must go on with fwd, bwd, fwd2/);
+  throws(
+    () => hooks.appendToPath('mlp.pre_act.fwd.more', note('x')),
+    Error,
+    /after 'mlp\.pre_act\.fwd' must come nothing more/,
+  );
+  const all = new TransformerHooks().appendAll(note('all'));
+  calls.length = 0;
+  (await xf.forward([[1]], { hooks: all })).logits.dispose();
+  assert.is(calls.length, 2 * (3 * 21 + 6), 'fwd and fwd2 of each point');
+  assert.match(String(hooks), /post_act/);
+});
+
+test('an edit of attn.v or attn.k does not reach the cache', async () => {
+  const edit = new TransformerHooks();
+  edit.attn.v.appendFwd((x) => x.fill(0));
+  edit.attn.k.appendFwd((x) => x.fill(0));
+  const plain = await xf.forward([[1, 2, 3]]);
+  const edited = await xf.forward([[1, 2, 3]], { hooks: edit });
+  close(await edited.kvCaches.values(0).read(), await plain.kvCaches.values(0).read());
+  close(await edited.kvCaches.keys(0).read(), await plain.kvCaches.keys(0).read());
+  for (const { logits, kvCaches } of [plain, edited]) {
+    logits.dispose();
+    kvCaches.dispose();
+  }
+});
+
+test('caches: continued, refused, released', async () => {
+  const first = await xf.forward([[1, 2, 3]]);
+  const caches = first.kvCaches;
+  first.logits.dispose();
+  await rejects(
+    xf.forward([[1], [2]], { kvCaches: caches }),
+    RangeError,
+    /tokens must be of 1 rows, as kvCaches, but is 2 rows/,
+  );
+  const failing = new TransformerHooks();
+  failing.mlp.postAct.appendFwd(() => {
+    throw new Error('stop');
+  });
+  await rejects(xf.forward([[9]], { kvCaches: caches, hooks: failing }), Error, /stop/);
+  assert.is(caches.length, 3, 'a failed pass leaves the caches as they were');
+  const both = [xf.forward([[4]], { kvCaches: caches }), xf.forward([[5]], { kvCaches: caches })];
+  const settled = await Promise.allSettled(both);
+  assert.equal(settled.map(({ status }) => status).sort(), ['fulfilled', 'rejected']);
+  assert.is(caches.length, 4);
+  const next = await xf.forward([[5, 6]], { kvCaches: caches });
+  assert.is(next.kvCaches, caches);
+  const whole = await xf.forward([[1, 2, 3, 4, 5, 6]]);
+  close(await next.logits.select(1, 1).read(), await whole.logits.select(1, 5).read(), { rtol: 1e-4, atol: 1e-4 });
+  caches.dispose();
+  await rejects(xf.forward([[1]], { kvCaches: caches }), Error, /kvCaches cannot be used: they were disposed/);
+  const forgotten = await xf.forward([[1]]);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  await xf.forward([[1]]);
+  throws(() => forgotten.kvCaches, Error, /nobody had asked for them when the next pass began/);
+});
+
+test('padding prompts', async () => {
+  const { tokens, pad } = prepInputAndPad([[5], [6, 7, 8]], 'left');
+  assert.equal(
+    [[...(await tokens.read())], [...(await pad.read())]],
+    [
+      [0, 0, 5, 6, 7, 8],
+      [1, 1, 0, 0, 0, 0],
+    ],
+  );
+  throws(() => prepInputAndPad([[1]], 'middle' as never), TypeError, /side must be 'left' or 'right'/);
+  throws(() => prepInputAndPad([], 'left'), RangeError, /at least one prompt/);
+  throws(() => prepInputAndPad([[]], 'left'), RangeError, /at least one token/);
+});
+
+test('sampling: seeds, temperature, nucleus, limits', async () => {
+  const tokens = async (options: object) => (await xf.sample([[1, 2, 3], [4]], { numTokens: 12, ...options })).tokens;
+  assert.equal(await tokens({ seed: 5 }), await tokens({ seed: 5 }));
+  assert.not.equal(await tokens({ seed: 5 }), await tokens({ seed: 6 }));
+  assert.equal(await tokens({ temperature: 1e-6, seed: 1 }), await tokens({ temperature: 0 }));
+  assert.equal(
+    await tokens({ topP: 0, seed: 1 }),
+    await tokens({ temperature: 0 }),
+    'a nucleus of nothing is the likeliest token',
+  );
+  assert.equal(await xf.sample([1, 2], { numTokens: 0 }), { tokens: [[]], strings: [''] });
+  await rejects(xf.sample([[]]), RangeError, /prompts\[0\] must be at least one token/);
+  await rejects(
+    xf.sample([new Array(30).fill(1)], { numTokens: 4 }),
+    RangeError,
+    /context window of 32 tokens, but prompts\[0\] takes 33/,
+  );
+  await rejects(xf.sample([[1, 200]]), RangeError, /prompts\[0\]\[1\] must be a token from 0 to 100/);
+  await rejects(xf.sample([[1]], { temperature: -1 }), RangeError, /temperature must be 0 or more/);
+  await rejects(xf.sample([[1]], { topP: 2 }), RangeError, /topP must be a probability/);
+  const full = await xf.sample([new Array(30).fill(1)], { numTokens: 3, temperature: 0 });
+  assert.is(full.tokens[0]?.length, 3);
+});
+
+test('a checkpoint saved and loaded is the same model; a foreign folder is refused', async () => {
+  const folder = join(temporaryFolder(), 'copy');
+  await xf.saveCheckpoint(folder);
+  using again = await Transformer.load(folder);
+  assert.is(await again.digest(), await xf.digest());
+  const [a, b] = [await xf.stateDict(), await again.stateDict()];
+  assert.equal(Object.keys(a), Object.keys(b));
+  for (const [name, { data }] of Object.entries(a))
+    close(b[name]?.data as Float32Array, data as Float32Array, { label: name });
+  using half = await Transformer.load(tiny, { dtype: 'bfloat16' });
+  await half.saveCheckpoint(join(folder, 'half'));
+  using halfAgain = await Transformer.load(join(folder, 'half'), { dtype: 'bfloat16' });
+  assert.is(await halfAgain.digest(), await half.digest());
+  writeFileSync(join(folder, 'model_pieces', 'notes.txt'), '');
+  await rejects(xf.saveCheckpoint(folder), Error, /holds something else: half, notes\.txt/);
+});
+
+test('random models depend on their seed alone', async () => {
+  using a = await Transformer.load('random:tiny');
+  using b = await Transformer.load('random:tiny?0');
+  using c = await Transformer.load('random:tiny?1');
+  assert.is(await a.digest(), await b.digest());
+  assert.not.equal(await a.digest(), await c.digest());
+  const { logits } = await a.forward([[1, 2, 3]]);
+  assert.equal([...logits.shape], [1, 3, 50257]);
+  logits.dispose();
+});
+
+test('1,000 passes leave memory where 50 left it', async () => {
+  const hooks = new TransformerHooks();
+  hooks.mlp.postAct.appendFwd((x) => {
+    x.select(-1, 3).fill(0);
+  });
+  hooks.resid.torso.lnMlp.scale.appendFwd(() => undefined);
+  const tokens = [[1, 2, 3, 4, 5, 6, 7, 8]];
+  const pass = async (i: number) => {
+    if (i % 4 === 1) {
+      for (const t of (await xf.activations(tokens, ['1/mlp/post_act', '2/attn/qk_probs'])).values()) t.dispose();
+      return;
+    }
+    const { logits } = await xf.forward(tokens, i % 4 === 2 ? { hooks } : {});
+    logits.dispose();
+  };
+  const settle = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    await pass(0);
+    await xf.device.synchronize();
+  };
+  for (let i = 0; i < 50; i++) await pass(i);
+  await settle();
+  const held = allocated();
+  const resident = process.memoryUsage().rss;
+  for (let i = 0; i < 1000; i++) await pass(i);
+  await settle();
+  assert.is(allocated(), held);
+  const grown = (process.memoryUsage().rss - resident) / 2 ** 20;
+  assert.ok(grown < 48, `the process grew by ${grown} MiB`);
+});
+
+test.run();
