@@ -2,6 +2,9 @@
 import type { PackedMatrix } from './packed_matrix.js';
 import type { Tensor } from './tensor.js';
 
+/** What using one of a scope's tensors afterwards throws. */
+const gone = 'the pass it belonged to has ended or gone on; keep a clone()';
+
 /** Collects tensors and frees them together. `add` as they are made, `keep` what leaves, `end` in a finally. */
 export class Scope {
   readonly #tensors = new Set<Tensor>();
@@ -13,7 +16,7 @@ export class Scope {
 
   /** Frees now what is no longer needed; tensors that are not the scope's are left alone. */
   free(...tensors: (Tensor | undefined)[]): void {
-    for (const tensor of tensors) if (tensor && this.#tensors.delete(tensor)) tensor.dispose();
+    for (const tensor of tensors) if (tensor && this.#tensors.delete(tensor)) tensor.release(gone);
   }
 
   /** Takes a tensor out: it is the caller's from now on. */
@@ -26,9 +29,9 @@ export class Scope {
     return this.#tensors.has(tensor);
   }
 
-  /** Frees the rest. Using one of them afterwards throws, with `reason`. */
-  end(reason = 'the pass it belonged to has ended; keep a clone()'): void {
-    for (const tensor of this.#tensors) tensor.release(reason);
+  /** Frees the rest. */
+  end(): void {
+    for (const tensor of this.#tensors) tensor.release(gone);
     this.#tensors.clear();
   }
 }

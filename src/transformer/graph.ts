@@ -206,7 +206,7 @@ class Pass {
       const result = await watched.run(x, context, where);
       // the hook's own tensor stays its owner's; the value it takes the place of is no longer needed
       if (result !== x) {
-        this.scope.free(x);
+        if (result.storage !== x.storage) this.scope.free(x); // unless it is a view of x
         if (isPassOwned(result)) this.scope.add(result);
         x = result;
       }

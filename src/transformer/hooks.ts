@@ -17,6 +17,7 @@ export interface HookContext {
  * x is valid until the hook ends: keep x.clone(). It may be changed in place; a returned tensor of the same shape, dtype and
  * device takes its place.
  */
+// biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is of type void
 export type HookFunction = (
   x: Tensor,
   context: HookContext,

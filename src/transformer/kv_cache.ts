@@ -129,10 +129,14 @@ export class KvCaches {
     this.#claimed = true;
   }
 
-  /** @internal Frees them if nobody has asked for them. */
-  releaseUnclaimed(): void {
-    if (!this.#claimed)
-      this.release('nobody had asked for them when the next pass began; read kvCaches right after forward()');
+  /** @internal Whether somebody has asked for them. */
+  get claimed(): boolean {
+    return this.#claimed;
+  }
+
+  /** @internal */
+  get bytes(): number {
+    return this.#layers.reduce((sum, { k, v }) => sum + k.storage.bytes + v.storage.bytes, 0);
   }
 
   dispose(): void {

@@ -42,7 +42,7 @@ export interface ForwardOptions {
 export interface ForwardResult {
   /** [batch, seq, vocabulary]; the caller's to free. */
   readonly logits: Tensor;
-  /** The caller's to keep and free once it has been read; otherwise freed when the next pass begins. */
+  /** The caller's to keep and free once it has been read. Those that nobody reads are freed a few passes later. */
   readonly kvCaches: KvCaches;
 }
 
@@ -67,6 +67,10 @@ export interface Samples {
 
 /** Passes that may be queued ahead of the device: enough to keep it busy, few enough to bound memory. */
 const passesAhead = 2;
+
+/** Caches that nobody has asked for yet: so many are kept for late askers, and so many bytes of them but for the latest. */
+const unclaimedCaches = 16;
+const unclaimedBytes = 256 * 2 ** 20;
 
 /** GPT-2 with a hook point on every internal. */
 export class Transformer {
@@ -157,11 +161,9 @@ export class Transformer {
     }
   }
 
-  /** The caches belong to whoever reads the property; nobody does so in most passes, and they must not pile up. */
+  /** The caches belong to whoever reads the property. Nobody does so in most passes, and they must not pile up. */
   #result(logits: Tensor, caches: KvCaches, fresh: boolean): ForwardResult {
-    const unclaimed = this.#unclaimed;
-    // not before the caller has had his turn with the result
-    if (fresh) setImmediate(() => unclaimed.push(caches)).unref();
+    if (fresh) this.#unclaimed.push(caches);
     return {
       logits,
       get kvCaches(): KvCaches {
@@ -320,7 +322,7 @@ export class Transformer {
 
   /** Frees the weights. */
   dispose(): void {
-    for (const caches of this.#unclaimed.splice(0)) caches.releaseUnclaimed();
+    for (const caches of this.#unclaimed) if (!caches.claimed) caches.dispose();
     disposeWeights(this.#current);
   }
 
@@ -339,7 +341,13 @@ export class Transformer {
   /** Waits until the device is at most a few passes behind, and frees caches that nobody asked for. */
   async #takeTurn(): Promise<void> {
     while (this.#passes.length >= passesAhead) await this.#passes.shift();
-    for (const caches of this.#unclaimed.splice(0)) caches.releaseUnclaimed();
+    this.#unclaimed = this.#unclaimed.filter((caches) => !caches.claimed);
+    let bytes = this.#unclaimed.reduce((sum, caches) => sum + caches.bytes, 0);
+    while (this.#unclaimed.length > unclaimedCaches || (bytes > unclaimedBytes && this.#unclaimed.length > 1)) {
+      const oldest = this.#unclaimed.shift() as KvCaches;
+      bytes -= oldest.bytes;
+      oldest.release('nobody had asked for them many passes later; read kvCaches right after forward()');
+    }
   }
 
   #queued(): void {

@@ -149,7 +149,8 @@ test('SIGINT and SIGTERM are 130, say how to go on, and leave a folder that goes
       assert.ok((await readdir(join(folder, 'out'))).every((name) => !name.endsWith('.partial')));
     }
     const limit = ['--limit', '20000'];
-    const { code } = await run([...args, 'out2', ...limit], { cwd: folder, interrupt: { signal: 'SIGINT' } });
+    const slowly = [...args, 'out2', ...limit, '--batch', '1'];
+    const { code } = await run(slowly, { cwd: folder, interrupt: { signal: 'SIGINT' } });
     assert.is(code, 130);
     for (const out of ['out2', 'whole']) assert.is((await run([...args, out, ...limit], { cwd: folder })).code, 0);
     await assertSameFolder(join(folder, 'out2'), join(folder, 'whole'));
