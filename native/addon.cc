@@ -361,7 +361,8 @@ Napi::Value make_packed(const Napi::CallbackInfo& info) {
 Napi::Value packed_bytes(const Napi::CallbackInfo& info) {
   auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
   const Operations* operations = device->backend.operations(device->context);
-  return Napi::Number::New(info.Env(), double(operations->packed_bytes(integer(info, 1), integer(info, 2), dtype_of(info, 3))));
+  return Napi::Number::New(info.Env(),
+                           double(operations->packed_bytes(integer(info, 1), integer(info, 2), dtype_of(info, 3))));
 }
 
 // ---- host memory
@@ -430,7 +431,8 @@ void tell(Napi::Env env, Napi::Function, Device* device, Completion* completion)
 }
 
 // A promise that is settled when all that was queued before is done: with the device's first error, if it is to be told.
-Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion, bool tell_error) {
+Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion,
+                         bool tell_error) {
   if (device->pending++ == 0) device->teller.Ref(env);
   auto promise = completion->deferred.Promise();
   device->queue.push([completion, tell_error, raw = device.get()] {
@@ -538,12 +540,12 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   method("wait", wait);
   method("csr", make_csr);
   method("readCsr", read_csr);
-#define OP(name, ...)                                                                               \
-  {                                                                                                 \
-    static const std::string public_name = camel_case(#name);                                       \
-    method(public_name.c_str(), [](const Napi::CallbackInfo& info) {                                \
-      return enqueue(info, public_name.c_str(), #__VA_ARGS__, &Operations::name);                   \
-    });                                                                                             \
+#define OP(name, ...)                                                             \
+  {                                                                               \
+    static const std::string public_name = camel_case(#name);                     \
+    method(public_name.c_str(), [](const Napi::CallbackInfo& info) {              \
+      return enqueue(info, public_name.c_str(), #__VA_ARGS__, &Operations::name); \
+    });                                                                           \
   }
   SONDE_OPS(OP)
 #undef OP

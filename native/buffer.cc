@@ -11,9 +11,9 @@ namespace sonde {
 
 namespace {
 
-constexpr size_t kGuard = 64;                    // bytes before and after a poisoned block
+constexpr size_t kGuard = 64;  // bytes before and after a poisoned block
 constexpr unsigned char kGuardByte = 0xA5;
-constexpr unsigned char kPoisonByte = 0xFF;      // all ones is NaN in every float dtype
+constexpr unsigned char kPoisonByte = 0xFF;          // all ones is NaN in every float dtype
 constexpr int64_t kCacheFloor = int64_t(256) << 20;  // always keep up to this much
 
 }  // namespace

@@ -7,9 +7,9 @@
 // queued; what only the data can tell (an index out of range) is a failed Status. No operation throws, aborts or
 // calls back.
 #pragma once
-#include <stdint.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 
 namespace sonde {
@@ -18,7 +18,9 @@ constexpr uint32_t kBackendAbi = 1;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
-constexpr int64_t dtype_size(DType t) { return t == DType::float32 || t == DType::int32 ? 4 : t == DType::boolean ? 1 : 2; }
+constexpr int64_t dtype_size(DType t) {
+  return t == DType::float32 || t == DType::int32 ? 4 : t == DType::boolean ? 1 : 2;
+}
 
 enum class BinaryKind : int32_t { add = 0, sub = 1, mul = 2, div = 3 };
 enum class ReduceKind : int32_t { sum = 0, mean = 1, max = 2 };

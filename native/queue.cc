@@ -102,7 +102,8 @@ void Queue::carry_out(const Item& item) {
     const std::string arguments = item.label.arguments ? item.label.arguments() : "";
     if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.label.name, arguments.c_str());
     if (trace_) {
-      fprintf(trace_, "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
+      fprintf(trace_,
+              "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
               item.label.name, begin, took, arguments.c_str());
     }
   }

@@ -1,6 +1,14 @@
 // The only door: named re-exports, no logic.
 export { type AutoencoderActivation, identity, relu, topK } from './autoencoder/activation.js';
 export { Autoencoder, type AutoencoderOptions, type StateOptions } from './autoencoder/autoencoder.js';
+export type { AutoencoderSource } from './dump/autoencoders.js';
+export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus.js';
+export type { Manifest, ShardEntry } from './dump/manifest.js';
+export { type DumpDType, type DumpPlan, describePlan, type Part } from './dump/plan.js';
+export type { DumpProgress } from './dump/progress.js';
+export { type DenseRows, Dump, openDump, type SparseRows, type TokenRows } from './dump/reader.js';
+export { type DumpOptions, type DumpResult, dump, planOf } from './dump/run.js';
+export type { Problem } from './dump/verify.js';
 export {
   type Device,
   type DeviceDescription,

@@ -24,9 +24,10 @@ Status argmax(Context* context, Out out, In x) {
   if (!reserve_rows(context, 1, n)) return no_room();
   each_row(context, element_count(out), n, [&](int64_t row, int thread) {
     const char* from = row_at(x, row);
-    const int64_t index = x.dtype == DType::int32
-                              ? first_largest(reinterpret_cast<const int32_t*>(from), n, stride)
-                              : first_largest(read_row(from, x.dtype, stride, n, row_room(context, thread, 1, n, 0)), n, 1);
+    const int64_t index =
+        x.dtype == DType::int32
+            ? first_largest(reinterpret_cast<const int32_t*>(from), n, stride)
+            : first_largest(read_row(from, x.dtype, stride, n, row_room(context, thread, 1, n, 0)), n, 1);
     static_cast<int32_t*>(out.data)[row] = int32_t(index);
   });
   return {};

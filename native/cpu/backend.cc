@@ -44,8 +44,7 @@ constexpr InstructionSet kInstructionSets[] = {
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
      }},
     // every processor with AVX2 has F16C
-    {"avx2", "AVX2", &avx2::operations,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {"avx2", "AVX2", &avx2::operations, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
     {"portable", "SSE2", &portable::operations, [] { return true; }},
 #else
     {"portable", "NEON", &portable::operations, [] { return true; }},

@@ -9,7 +9,10 @@ Status fill(Context* context, Out out, double value) {
   if (element_count(out) == 0) return {};
   char element[4];
   if (out.dtype == DType::int32) {
-    const int32_t whole = value != value ? 0 : value >= 2147483647.0 ? INT32_MAX : value <= -2147483648.0 ? INT32_MIN : int32_t(value);
+    const int32_t whole = value != value           ? 0
+                          : value >= 2147483647.0  ? INT32_MAX
+                          : value <= -2147483648.0 ? INT32_MIN
+                                                   : int32_t(value);
     memcpy(element, &whole, 4);
   } else if (out.dtype == DType::boolean) {
     element[0] = value != 0;

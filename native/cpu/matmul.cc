@@ -65,7 +65,8 @@ Status matmul(Context* context, Out out, In a, In b, In bias) {
     const Room room = Room::in(thread_scratch(context, thread, 0, Room::bytes(w)), w);
     const int64_t step = kTileColumns / kColumns;
     for (int64_t panel = 0; panel < panel_count(n); panel += step) {
-      multiply_columns(left, m, w, panel, min64(step, panel_count(n) - panel), wide_bias, to, 0, Activation::none, room);
+      multiply_columns(left, m, w, panel, min64(step, panel_count(n) - panel), wide_bias, to, 0, Activation::none,
+                       room);
     }
   });
   return {};

@@ -20,9 +20,9 @@ constexpr int kRows = 8, kVectors = 3;
 constexpr int kRows = 6, kVectors = 2;
 #endif
 constexpr int kColumns = kVectors * kWidth;
-constexpr int64_t kDepth = 1536;      // k at a time: a panel of columns then stays in the second-level cache
-constexpr int64_t kTileRows = 96;     // rows at a time: a multiple of 8 and of 6
-constexpr int64_t kTileColumns = 384; // columns a thread takes at a time: a multiple of every kColumns
+constexpr int64_t kDepth = 1536;       // k at a time: a panel of columns then stays in the second-level cache
+constexpr int64_t kTileRows = 96;      // rows at a time: a multiple of 8 and of 6
+constexpr int64_t kTileColumns = 384;  // columns a thread takes at a time: a multiple of every kColumns
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -120,7 +120,8 @@ inline void pack_rows(float* to, const View& x, int64_t first, int count) {
     for (int i = 0; i < count; ++i) {
       const char* from = base + (i * x.stride[0] + done * x.stride[1]) * size;
       if (x.stride[1] == 1) widen(part, from, x.dtype, n);
-      else for (int64_t p = 0; p < n; ++p) widen(part + p, from + p * x.stride[1] * size, x.dtype, 1);
+      else
+        for (int64_t p = 0; p < n; ++p) widen(part + p, from + p * x.stride[1] * size, x.dtype, 1);
       for (int64_t p = 0; p < n; ++p) to[(done + p) * count + i] = part[p];
     }
   }
@@ -153,7 +154,8 @@ inline void pack_panels(float* to, const View& b, int64_t first, int64_t last) {
       for (int64_t j = 0; j < count; ++j) {
         const char* from = base + (j * b.stride[1] + done * b.stride[0]) * size;
         if (b.stride[0] == 1) widen(part, from, b.dtype, depth);
-        else for (int64_t p = 0; p < depth; ++p) widen(part + p, from + p * b.stride[0] * size, b.dtype, 1);
+        else
+          for (int64_t p = 0; p < depth; ++p) widen(part + p, from + p * b.stride[0] * size, b.dtype, 1);
         for (int64_t p = 0; p < depth; ++p) to[(done + p) * kColumns + j] = part[p];
       }
     }

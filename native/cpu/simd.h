@@ -2,8 +2,8 @@
 // compiler's vector extensions; intrinsics only where an extension does not say it well.
 #pragma once
 #include <math.h>
-#include <stdlib.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include "context.h"
 #if defined(__x86_64__)

@@ -120,8 +120,8 @@ void each_tile_row(const Work& work, int64_t first, int64_t rows, Use use) {
     const Panels b = panels_from(work.w, panel);
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t height = min64(kTileRows, rows - row);
-      product(work.left + row * k, height, b, count, columns, work.bias + column, tile, kTileColumns,
-              true, tile + kTileRows * kTileColumns);
+      product(work.left + row * k, height, b, count, columns, work.bias + column, tile, kTileColumns, true,
+              tile + kTileRows * kTileColumns);
       for (int64_t i = 0; i < height; ++i) use(tile + i * kTileColumns, columns, column, row + i, task, thread);
     }
   });

@@ -14,7 +14,8 @@ Status unpack_weights(Context* context, Out b, Packed packed) {
       widen(row, static_cast<const char*>(packed.data) + (panel * k + p) * kColumns * size, packed.dtype, count);
       char* to = static_cast<char*>(b.data) + (p * b.stride[0] + panel * kColumns * b.stride[1]) * to_size;
       if (b.stride[1] == 1) narrow(to, row, b.dtype, count);
-      else for (int64_t j = 0; j < count; ++j) narrow(to + j * b.stride[1] * to_size, row + j, b.dtype, 1);
+      else
+        for (int64_t j = 0; j < count; ++j) narrow(to + j * b.stride[1] * to_size, row + j, b.dtype, 1);
     }
   });
   return {};

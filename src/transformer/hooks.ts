@@ -17,11 +17,9 @@ export interface HookContext {
  * x is valid until the hook ends: keep x.clone(). It may be changed in place; a returned tensor of the same shape, dtype and
  * device takes its place.
  */
+export type HookFunction = (x: Tensor, context: HookContext) => HookResult | Promise<HookResult>;
 // biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is of type void
-export type HookFunction = (
-  x: Tensor,
-  context: HookContext,
-) => Tensor | undefined | void | Promise<Tensor | undefined | void>;
+export type HookResult = Tensor | undefined | void;
 
 /** A function, or something that runs others: Hooks, AtLayers, ConditionalHooks, AutoencoderHooks. */
 export type Hook = HookFunction | HookRunner;
