@@ -66,7 +66,7 @@ test('equals matmul with the plain matrix, bit for bit, for any rows and threads
 });
 
 test('packing and unpacking give the matrix back, transposed or not', async () => {
-  await cases(60, async (c) => {
+  await cases(200, async (c) => {
     const [k, n] = c.rng.shape(2, { max: 200, elements: 20_000 }) as [number, number];
     const w = await c.tensor([n, k]);
     const packed = c.own(packWeights(w.t, { transposeB: true }));
