@@ -45,8 +45,8 @@ Locations (quote the *, which stands for every layer):
 Examples:
   Neurons of layer 1 of the demo model, on your text:
     $ sonde dump --text stories.txt --hook 1/mlp/post_act --out neurons
-  The residual stream of every layer of GPT-2 small, as bfloat16:
-    $ sonde dump --model gpt2-small --jsonl docs.jsonl --hook '*/resid/post_mlp' --dtype bfloat16 --out residuals
+  The residual stream of every layer of GPT-2 small, from a checkpoint folder, as bfloat16:
+    $ sonde dump --model ./gpt2-small --jsonl docs.jsonl --hook '*/resid/post_mlp' --dtype bfloat16 --out residuals
   Sparse latents of every layer; {layer} in a path is the layer:
     $ sonde dump --text stories.txt --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp' --out latents
     $ sonde dump --text stories.txt --autoencoder '*/mlp/post_act=my-ae/{layer}.pt' --out latents

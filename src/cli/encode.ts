@@ -16,7 +16,7 @@ const help = `
 Examples:
   $ sonde encode "Kate found a red ball"
   $ sonde encode --autoencoder '*/mlp/post_act=ae-mlp-post-act' --top 3 "Kate found a red ball"
-  $ sonde encode --model gpt2-small --autoencoder '8/resid/delta_mlp=my-ae/{layer}.pt' "Hello"
+  $ sonde encode --model ./gpt2-small --autoencoder '8/resid/delta_mlp=my-ae/{layer}.pt' "Hello"
 The demo model has the autoencoders ${demoAutoencoders.join(', ')}.
 Next: sonde dump --help, for the latents of a whole text.`;
 

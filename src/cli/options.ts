@@ -48,7 +48,7 @@ function deviceName(text: string): DeviceName {
 
 export function addModelOptions(command: Command): Command {
   return command
-    .option('--model <model>', 'demo, a name such as gpt2-small, a folder or a URL', 'demo')
+    .option('--model <model>', 'demo, a folder with config.json and model_pieces, or random:gpt2-small', 'demo')
     .option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName)
     .option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1))
     .option(

@@ -64,16 +64,16 @@ export class Device {
     if (failure) throw new DeviceError(this.name, failure);
   }
 
-  /** @internal Turns the native reason of a rejected wait into a DeviceError that keeps the caller's stack. */
+  /** @internal Turns the native reason of a rejected wait into a DeviceError with the stack of who waits. */
   async settled<T>(promise: Promise<T>): Promise<T> {
-    const error = new DeviceError(this.name, '');
+    const here = new Error();
     try {
       return await promise;
     } catch (cause) {
-      throw Object.assign(error, new DeviceError(this.name, (cause as Error).message), {
-        message: (cause as Error).message,
-        stack: `DeviceError: ${(cause as Error).message}\n${(error.stack ?? '').split('\n').slice(1).join('\n')}`,
-      });
+      const error = new DeviceError(this.name, (cause as Error).message);
+      const callers = (here.stack ?? '').split('\n').slice(1);
+      error.stack = [`${error.name}: ${error.message}`, ...callers].join('\n');
+      throw error;
     }
   }
 }

@@ -2,6 +2,7 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { openDevice } from '../../src/engine/device.js';
 import { DeviceError } from '../../src/engine/errors.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { Tensor } from '../../src/engine/tensor.js';
@@ -300,6 +301,23 @@ test('a checkpoint saved and loaded is the same model; a foreign folder is refus
     writeFileSync(join(folder, 'model_pieces', 'notes.txt'), '');
     await rejects(xf.saveCheckpoint(folder), Error, /holds something else: half, notes\.txt/);
   }));
+
+test('a row gets the same bits alone, in a batch, and with any number of threads', async () => {
+  const rows = [0, 1, 2].map((r) => Array.from({ length: 19 }, (_, i) => (r * 31 + i * 7) % 101));
+  const run = async (threads: number, batch: number[][]) => {
+    using model = await Transformer.load(tiny, { device: openDevice('cpu', { threads }) });
+    const { logits } = await model.forward(batch);
+    const values = await logits.read();
+    logits.dispose();
+    return values;
+  };
+  const whole = await run(1, rows);
+  close(await run(3, rows), whole);
+  close(await run(2, [rows[2] as number[]]), whole.slice(2 * 19 * 101));
+  close(await run(1, [(rows[0] as number[]).slice(0, 5)]), whole.slice(0, 5 * 101), {
+    label: 'what comes later has no influence',
+  });
+});
 
 test('random models depend on their seed alone', async () => {
   using a = await Transformer.load('random:tiny');

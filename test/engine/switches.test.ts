@@ -1,0 +1,89 @@
+// The environment's switches, each in a process of its own. The oracle is the table in CONTRIBUTING.md.
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { openDevice } from '../../src/engine/device.js';
+import { packageRoot } from '../../src/engine/native.js';
+import { withFolder } from '../support/folders.js';
+import { suite } from '../support/harness.js';
+
+const test = suite('switches');
+test.limit(200_000);
+const engine = (file: string) => JSON.stringify(new URL(`../../src/engine/${file}`, import.meta.url).href);
+const program = `
+  const { Tensor } = await import(${engine('tensor.js')});
+  const { embedding } = await import(${engine('ops/embedding.js')});
+  const { linear } = await import(${engine('ops/matmul.js')});
+  const { packWeights } = await import(${engine('packed_matrix.js')});
+  const w = packWeights(Tensor.randn([30, 50], { seed: 1 }));
+  const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
+  console.log('sum', (await x.sum().read())[0]);
+  console.log('fresh', (await Tensor.empty([1000]).read())[999]);
+  const indices = Tensor.from([9], { dtype: 'int32' });
+  const table = Tensor.zeros([2, 2]);
+  function culprit() { return embedding(indices, table); }
+  try { culprit(); console.log('queued'); } catch (error) { console.log('thrown', error.message, error.stack.includes('culprit')); }`;
+
+function run(environment: Record<string, string>): { status: number | null; stdout: string; stderr: string } {
+  return spawnSync(process.execPath, ['--input-type=module', '-e', program], {
+    cwd: packageRoot,
+    encoding: 'utf8',
+    env: { ...process.env, ...environment },
+  });
+}
+
+const sum = (stdout: string) => Number(/sum (\S+)/.exec(stdout)?.[1]);
+
+test('none: a failure is told later', () => {
+  const { status, stdout } = run({});
+  assert.is(status, 0);
+  assert.match(stdout, /queued/);
+});
+
+test('SONDE_SYNC: a failure is thrown by the call that caused it', () => {
+  assert.match(run({ SONDE_SYNC: '1' }).stdout, /thrown embedding: index 9 at position 0 is outside \[0, 2\).* true/);
+});
+
+test('SONDE_DEBUG: each operation with its shapes and time', () => {
+  const { stderr } = run({ SONDE_DEBUG: '1' });
+  assert.match(
+    stderr,
+    /^sonde +[\d.]+ us {2}linear\(out \[7, 50\] float32, x \[7, 30\] float32, w \[30, 50\] float32\)$/m,
+  );
+});
+
+test('SONDE_POISON: fresh memory is NaN, results are the same', () => {
+  const plain = run({}).stdout;
+  const poisoned = run({ SONDE_POISON: '1' });
+  assert.is(poisoned.status, 0, poisoned.stderr);
+  assert.match(poisoned.stdout, /fresh NaN/);
+  assert.is(sum(poisoned.stdout), sum(plain));
+});
+
+test('SONDE_TRACE: a timeline that JSON can read', async () => {
+  await withFolder((folder) => {
+    const file = join(folder, 'trace.json');
+    assert.is(run({ SONDE_TRACE: file }).status, 0);
+    const events = JSON.parse(readFileSync(file, 'utf8')) as { name?: string; dur?: number }[];
+    assert.ok(events.some(({ name, dur }) => name === 'linear' && (dur as number) >= 0));
+  });
+});
+
+test('SONDE_ISA: an unknown instruction set is refused; each known one passes the operations', () => {
+  assert.match(run({ SONDE_ISA: 'mmx' }).stderr, /SONDE_ISA must be one of .*portable, but is 'mmx'/);
+  const best = openDevice('cpu').description;
+  const others = best.startsWith('AVX-512') ? ['avx2', 'portable'] : best.startsWith('AVX2') ? ['portable'] : [];
+  const files = ['matmul', 'linear', 'sparse', 'elementwise', 'rows', 'attention'].map((name) => `engine/${name}.test`);
+  for (const isa of others) {
+    const { status, stdout } = spawnSync(process.execPath, ['test/run.mjs', ...files], {
+      cwd: packageRoot,
+      encoding: 'utf8',
+      env: { ...process.env, SONDE_ISA: isa, TEST_JOBS: '1' },
+    });
+    assert.is(status, 0, `${isa}\n${stdout}`);
+    assert.match(stdout, /\d\d passed, 0 failed, 0 skipped/);
+  }
+});
+
+test.run();
