@@ -8,6 +8,8 @@
 // `'` can share a match with a letter after it. Nothing looks back, and only white space looks ahead. So the text can
 // surely be cut behind a visible character where the kind of character changes, except between a sign and a letter.
 
+import { letter, number } from '../files/unicode_16.js';
+
 export const endOfText = '<|endoftext|>';
 
 /** Characters of a piece, about: as many as are tokenised without keeping the event loop waiting. */
@@ -15,13 +17,16 @@ export const pieceLength = 16_384;
 /** Text this long without a place to cut is refused: no language has such words, and memory is to stay bounded. */
 export const longestUncut = 2 ** 20;
 
+const startsWithLetter = new RegExp(`^${letter}`, 'v');
+const startsWithNumber = new RegExp(`^${number}`, 'v');
+
 type Kind = 'space' | 'letter' | 'number' | 'sign' | 'unsure';
 
 function kindOf(character: string): Kind {
   if (/^[\u0085\ufeff]/.test(character)) return 'unsure'; // white space to some implementations of the pattern only
   if (/^\s/.test(character)) return 'space';
-  if (/^\p{L}/u.test(character)) return 'letter';
-  return /^\p{N}/u.test(character) ? 'number' : 'sign';
+  if (startsWithLetter.test(character)) return 'letter';
+  return startsWithNumber.test(character) ? 'number' : 'sign';
 }
 
 const isLowSurrogate = (code: number): boolean => code >= 0xdc00 && code <= 0xdfff;

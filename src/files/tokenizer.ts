@@ -4,6 +4,7 @@
 // quadratic time on long runs without a space.
 import { createRequire } from 'node:module';
 import { BytePairs } from './byte_pairs.js';
+import { letter, number } from './unicode_16.js';
 
 const endOfText = '<|endoftext|>';
 
@@ -12,8 +13,8 @@ const space = String.raw`\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u20
 
 // Radford et al. 2019: a text is cut into words, each with the space before it, and merges stay within a word.
 const word = new RegExp(
-  String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^${space}\p{L}\p{N}]+|[${space}]+(?![^${space}])|[${space}]+`,
-  'gu',
+  `'s|'t|'re|'ve|'m|'ll|'d| ?${letter}+| ?${number}+| ?[^${space}${letter}${number}]+|[${space}]+(?![^${space}])|[${space}]+`,
+  'gv',
 );
 
 export interface Tokenizer {
