@@ -21,14 +21,7 @@ const tokenOf = new Map(ranks.map((token, rank) => [Buffer.from(token as string)
 type Kind = 'space' | 'letter' | 'number' | 'other';
 
 function kindOf(char: string): Kind {
-  if (/\p{White_Space}/u.test('letters and numbers are those of Unicode 16, as in tiktoken', () => {
-  const { encode } = gpt2Tokenizer();
-  const apart = (char: string) => encode(`${char}'s`).at(-1) === 338; // after a letter or number, 's is a word of its own
-  for (const char of ['\u{31350}', '\u{105c0}', '\u{11bf0}', '\u{1c89}', 'a', '7']) assert.ok(apart(char), char);
-  for (const char of ['\u{323b0}', '\u{88f}', '\u{11de0}', '\u{e0000}', '!']) assert.not.ok(apart(char), char);
-});
-
-test(char)) return 'space';
+  if (/\p{White_Space}/u.test(char)) return 'space';
   if (/\p{L}/u.test(char)) return 'letter';
   return /\p{N}/u.test(char) ? 'number' : 'other';
 }
@@ -103,6 +96,13 @@ const pieces = [
   ],
 ];
 const randomText = (r: Random, length: number) => Array.from({ length }, () => r.pick(pieces)).join('');
+
+test('letters and numbers are those of Unicode 16, as in tiktoken', () => {
+  const { encode } = gpt2Tokenizer();
+  const apart = (char: string) => encode(`${char}'s`).at(-1) === 338; // after a letter or number, 's is a word of its own
+  for (const char of ['\u{31350}', '\u{105c0}', '\u{11bf0}', '\u{1c89}', 'a', '7']) assert.ok(apart(char), char);
+  for (const char of ['\u{323b0}', '\u{88f}', '\u{11de0}', '\u{e0000}', '!']) assert.not.ok(apart(char), char);
+});
 
 test('known texts have the tokens that tiktoken gives', () => {
   assert.is(nVocab, 50_257);
