@@ -43,10 +43,13 @@ export {
   type Hook,
   type HookContext,
   type HookFunction,
+  type HookResult,
+  type HookRunner,
   Hooks,
   TransformerHooks,
 } from './transformer/hooks.js';
 export type { KvCaches } from './transformer/kv_cache.js';
+export { expandLocations, type Location, locationNames, locationShape, parseLocation } from './transformer/location.js';
 export { prepInputAndPad, type Tokens } from './transformer/padding.js';
 export {
   type ForwardOptions,

@@ -103,7 +103,7 @@ export class Autoencoder {
     state: StateDict,
     { strict = true, device = getDefaultDevice(), dtype = 'float32' }: StateOptions = {},
   ): Autoencoder {
-    const tied = isHostTensor(state[tiedWeight]) || (!('decoder.weight' in state) && 'encoder.weight' in state);
+    const tied = isHostTensor(state[tiedWeight]);
     const expected: string[] = [...required, ...(tied ? [] : ['decoder.weight'])];
     const known = new Set([...expected, ...buffers, tiedWeight, 'activation', 'activation_state_dict', ...repeated]);
     const missing = expected.filter((name) => !isHostTensor(state[name]));

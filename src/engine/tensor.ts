@@ -1,6 +1,6 @@
 // Tensor: a window (shape, strides, offset) on a storage of one device. Its methods are one-line calls into ops/.
 import { checkedDim, checkedShape, checkInteger, checkOperands, describe, wrong } from './check.js';
-import { type Device, getDefaultDevice } from './device.js';
+import { Device, getDefaultDevice } from './device.js';
 import { byteWidth, type DType, dtypeCode, dtypes, type HostArray, hostArray, hostDType } from './dtype.js';
 import { fromHost, type HostData } from './host_data.js';
 import { native, type ViewHandle } from './native.js';
@@ -76,6 +76,10 @@ export class Tensor {
     const own = checkedShape('Tensor.empty', shape);
     if (!dtypes.includes(dtype))
       throw new TypeError(wrong('Tensor.empty', 'dtype', dtypes.join(', '), describe(dtype)));
+    if (!(device instanceof Device)) {
+      const expected = 'what openDevice or getDefaultDevice gives';
+      throw new TypeError(wrong('Tensor.empty', 'device', expected, describe(device)));
+    }
     const storage = new Storage(device, sizeOf(own) * byteWidth(dtype));
     return new Tensor(storage, dtype, own, contiguousStrides(own), 0, true);
   }

@@ -1,6 +1,6 @@
 // Checkpoints in the original's layout (config.json and model_pieces/NAME.pt, a tensor each), seeded random weights, and the
 // way between a state dict's tensors and the packed weights of the graph.
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Device } from '../engine/device.js';
 import { byteWidth, type DType, isFloat } from '../engine/dtype.js';
@@ -113,7 +113,8 @@ export async function loadCheckpoint(folder: string, device: Device, dtype: DTyp
     readAhead();
     return host;
   };
-  const vocabulary = await piece('tok_embed.weight');
+  const vocabulary = await take('tok_embed.weight');
+  ahead.set('tok_embed.weight', Promise.resolve(vocabulary)); // its turn is yet to come
   const nVocab = vocabulary.shape[0] ?? 0;
   if (vocabulary.shape.length !== 2 || nVocab === 0) {
     throw new Error(
@@ -224,14 +225,15 @@ export async function toHost(t: Tensor): Promise<HostTensor> {
 /** Writes the original's layout; config.json comes last, so that a folder with one is whole. */
 export async function saveCheckpoint(folder: string, config: TransformerConfig, weights: Weights): Promise<void> {
   const pieces = join(folder, 'model_pieces');
-  await mkdir(pieces, { recursive: true });
   const known = new Set(pieceNames(config).map((name) => `${name}.pt`));
   const foreign = [
-    ...(await readdir(folder)).filter((name) => name !== 'config.json' && name !== 'model_pieces'),
-    ...(await readdir(pieces)).filter((name) => !known.has(name)),
+    ...(await namesIn(folder)).filter((name) => name !== 'config.json' && name !== 'model_pieces'),
+    ...(await namesIn(pieces)).filter((name) => !known.has(name)),
   ];
   if (foreign.length > 0)
     throw new Error(`saveCheckpoint: ${folder} holds something else: ${foreign.slice(0, 3).join(', ')}`);
+  await mkdir(pieces, { recursive: true });
+  await rm(join(folder, 'config.json'), { force: true }); // until the new pieces are there, the folder is no checkpoint
   for await (const [name, tensor] of hostPieces(weights)) await saveTorch(join(pieces, `${name}.pt`), tensor);
   await writeFileAtomically(join(folder, 'config.json'), [`${JSON.stringify(configToJson(config), null, 1)}\n`]);
 }
@@ -263,6 +265,16 @@ function fold({ gain, bias: shift }: Norm, { w, bias }: Linear): Linear {
   added.add_(bias);
   weight.mul_(gain);
   return { w: packWeights(weight, { transposeB: true, dtype: w.dtype }), bias: added.to(bias.dtype) };
+}
+
+/** What lies in a folder; nothing where there is none. */
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    throw error;
+  }
 }
 
 async function readText(file: string): Promise<string> {

@@ -40,6 +40,9 @@ export const sizes: Readonly<Record<string, TransformerConfig>> = {
   tiny: gpt2(64, 2, 4, 128),
 };
 
+// larger than any GPT-2 by far, small enough that a hostile file costs nothing
+const largest = { n_layers: 10_000, other: 1e6 };
+
 const fields = [
   ['ctx_window', 'ctxWindow'],
   ['d_model', 'dModel'],
@@ -59,10 +62,11 @@ export function configFromJson(json: unknown, file: string): TransformerConfig {
   for (const [name, property] of fields) {
     const value = given[name];
     const whole = !name.startsWith('m_');
-    const fits = typeof value === 'number' && value > 0 && value <= 1e6 && (!whole || Number.isInteger(value));
+    const most = name === 'n_layers' ? largest.n_layers : largest.other;
+    const fits = typeof value === 'number' && value > 0 && value <= most && (!whole || Number.isInteger(value));
     if (!fits) {
       throw new Error(
-        `${file}: ${name} must be a ${whole ? 'whole ' : ''}number above 0, but is ${JSON.stringify(value)}`,
+        `${file}: ${name} must be a ${whole ? 'whole ' : ''}number above 0 and at most ${most}, but is ${JSON.stringify(value)}`,
       );
     }
     config[property] = value;

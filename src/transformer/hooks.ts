@@ -1,5 +1,6 @@
 // Hooks: functions that see, and may replace, a value inside a pass; and the tree of points they hang on, as in the original.
 // The constructors of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
+import { checkInteger } from '../engine/check.js';
 import type { PackedMatrix } from '../engine/packed_matrix.js';
 import { showShape } from '../engine/shape.js';
 import { Tensor } from '../engine/tensor.js';
@@ -25,18 +26,18 @@ export type HookResult = Tensor | undefined | void;
 export type Hook = HookFunction | HookRunner;
 
 export interface HookRunner {
-  /** @internal `where` names the point in errors. */
-  run(x: Tensor, context: HookContext, where?: string): Promise<Tensor>;
-  /** @internal False where it is known beforehand that nothing happens at this layer. */
-  watches(layer: number | undefined): boolean;
-  isEmpty(): boolean;
-  clone(): HookRunner;
+  /** As a function would; `where` names the point in errors. */
+  run(x: Tensor, context: HookContext, where?: string): HookResult | Promise<HookResult>;
+  /** False where it is known beforehand that nothing happens at this layer. Without it, every layer is watched. */
+  watches?(layer: number | undefined): boolean;
+  /** One with lists of its own. Without it, clones of a tree share the runner. */
+  clone?(): HookRunner;
 }
 
 const isRunner = (hook: Hook): hook is HookRunner => typeof hook === 'object' && typeof hook?.run === 'function';
 
-async function call(hook: HookFunction, x: Tensor, context: HookContext, where: string): Promise<Tensor> {
-  const result = await hook(x, context);
+/** What a hook returned, if it can take the place of x. */
+function checked(result: HookResult, x: Tensor, where: string): Tensor {
   if (result === undefined || result === x) return x;
   const wrong = (what: string) => new TypeError(`${where}: a hook must return ${what}`);
   if (!(result instanceof Tensor)) throw wrong(`a tensor or nothing, but returned ${String(result)}`);
@@ -65,7 +66,10 @@ export class Hooks implements HookRunner {
   async run(x: Tensor, context: HookContext = {}, where = 'a hook'): Promise<Tensor> {
     const all = { ...context, ...this.bound };
     for (const hook of this.hooks) {
-      x = isRunner(hook) ? await hook.run(x, all, where) : await call(hook, x, all, where);
+      const result = checked(await (isRunner(hook) ? hook.run(x, all, where) : hook(x, all)), x, where);
+      // what AutoencoderHooks made ends when another hook's result takes its place
+      if (isPassOwned(x) && result.storage !== x.storage) x.dispose();
+      x = result;
     }
     return x;
   }
@@ -93,7 +97,7 @@ export class Hooks implements HookRunner {
   }
 
   watches(layer: number | undefined): boolean {
-    return this.hooks.some((hook) => !isRunner(hook) || hook.watches(layer));
+    return this.hooks.some((hook) => !isRunner(hook) || (hook.watches?.(layer) ?? true));
   }
 
   /** Hooks of one's own that call the same functions. */
@@ -102,7 +106,7 @@ export class Hooks implements HookRunner {
   }
 
   protected copyInto<T extends Hooks>(other: T): T {
-    other.hooks = this.hooks.map((hook) => (isRunner(hook) ? hook.clone() : hook));
+    other.hooks = this.hooks.map((hook) => (isRunner(hook) ? (hook.clone?.() ?? hook) : hook));
     other.bound = { ...this.bound };
     return other;
   }
@@ -157,6 +161,7 @@ export class AtLayers extends ConditionalHooks {
 
   constructor(layers: number | readonly number[]) {
     const list = typeof layers === 'number' ? [layers] : [...layers];
+    for (const layer of list) checkInteger('AtLayers', 'layers', layer, 0);
     super((_, { layer }) => layer !== undefined && list.includes(layer));
     this.layers = list;
   }
@@ -339,6 +344,7 @@ export class TransformerHooks extends HookCollection {
   readonly logits = this.add('logits', new FwdBwdHooks());
 }
 
+/** Both give a new tensor each time, which is freed when the hook ends. */
 export interface AutoencoderHooksOptions {
   encode: (x: Tensor) => Tensor | Promise<Tensor>;
   decode: (latents: Tensor) => Tensor | Promise<Tensor>;
@@ -370,28 +376,38 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
 
   async run(x: Tensor, context: HookContext = {}, where = 'autoencoder'): Promise<Tensor> {
     const { encode, decode, addError = false } = this.#options;
-    const point = (hooks: FwdBwdHooks, value: Tensor, id: string) =>
-      hooks.run(value, context, `${where}, autoencoder ${id}`);
-    const own: Tensor[] = []; // what is made here, and freed here
+    const own = new Set<Tensor>(); // what is made here and freed here, unless it leaves as the result
     const keep = (t: Tensor) => {
-      own.push(t);
+      own.add(t);
       return t;
     };
+    const made = (t: Tensor, by: string, from: Tensor) => {
+      if (!(t instanceof Tensor)) {
+        throw new TypeError(`${where}, autoencoder: ${by} must return a tensor, but returned ${String(t)}`);
+      }
+      return keep(t.storage === from.storage ? t.clone() : t); // an edit must not reach what it was made from
+    };
+    const point = async (hooks: FwdBwdHooks, value: Tensor, id: string) => {
+      const result = await hooks.run(value, context, `${where}, autoencoder ${id}`);
+      return isPassOwned(result) ? keep(result) : result;
+    };
     try {
-      const latents = keep(await encode(x));
+      const latents = made(await encode(x), 'encode', x);
       // the error is that of the latents before anyone edited them
-      const before = addError ? keep(await decode(latents)) : undefined;
+      const before = addError ? made(await decode(latents), 'decode', latents) : undefined;
       const edited = await point(this.latents, latents, 'latents');
-      const decoded = keep(await decode(edited));
-      const reconstruction = await point(this.reconstruction, decoded, 'reconstruction');
-      const difference = keep(x.sub(before ?? reconstruction));
-      const error = await point(this.error, difference, 'error');
-      const result = addError ? reconstruction.add(error) : reconstruction;
-      if (result === decoded) own.splice(own.indexOf(decoded), 1); // it leaves
-      if (addError || result === decoded) madeHere.add(result);
+      const decoded = made(await decode(edited), 'decode', edited);
+      let result = checked(await point(this.reconstruction, decoded, 'reconstruction'), x, `${where}, autoencoder`);
+      if (addError || this.error.watches(context.layer)) {
+        const error = await point(this.error, keep(x.sub(before ?? result)), 'error');
+        if (addError) result = keep(result.add(error));
+      }
+      // a hook's view of what is freed here gets memory of its own
+      if (!own.has(result) && [...own].some(({ storage }) => storage === result.storage)) result = keep(result.clone());
+      if (own.delete(result)) madeHere.add(result);
       return result;
     } finally {
-      for (const t of own) if (t !== x) t.dispose();
+      for (const t of own) t.dispose();
     }
   }
 

@@ -70,6 +70,11 @@ export class KvCaches {
     if (this.#ended) throw new Error(`kvCaches cannot be used: ${this.#ended}`);
   }
 
+  /** @internal Whether a model's keys and values fit in. */
+  fits(device: Device, dtype: DType, width: number, layers: number): boolean {
+    return this.#device === device && this.#dtype === dtype && this.#width === width && this.#layers.length === layers;
+  }
+
   /** @internal Reserves the caches for one pass. */
   begin(): void {
     this.check();
@@ -84,21 +89,32 @@ export class KvCaches {
     // the first pass takes just what it needs, as most sequences are never continued
     if (total > this.#capacity) this.#capacity = this.#length === 0 ? total : Math.max(total, 2 * this.#capacity);
     const held = this.#layers[layer];
-    const grown = (old: Tensor | undefined): Tensor => {
-      if (old && (old.shape[1] as number) >= total) return old;
-      const buffer = Tensor.empty([this.batch, this.#capacity, this.#width], {
-        device: this.#device,
-        dtype: this.#dtype,
-      });
-      if (old && this.#length) buffer.slice(1, 0, this.#length).copyFrom(old.slice(1, 0, this.#length));
-      old?.dispose();
-      return buffer;
-    };
-    const buffers = { k: grown(held?.k), v: grown(held?.v) };
+    const buffers = held && (held.k.shape[1] as number) >= total ? held : this.#grown(held);
     this.#layers[layer] = buffers;
     buffers.k.slice(1, this.#length, total).copyFrom(k);
     buffers.v.slice(1, this.#length, total).copyFrom(v);
     return { k: buffers.k.slice(1, 0, total), v: buffers.v.slice(1, 0, total) };
+  }
+
+  /** Larger buffers with what `held` holds. Both are there before the old ones go: running out of memory loses nothing. */
+  #grown(held: Buffers | undefined): Buffers {
+    const shape = [this.batch, this.#capacity, this.#width];
+    const options = { device: this.#device, dtype: this.#dtype };
+    const k = Tensor.empty(shape, options);
+    let v: Tensor;
+    try {
+      v = Tensor.empty(shape, options);
+    } catch (error) {
+      k.dispose();
+      throw error;
+    }
+    if (held && this.#length) {
+      k.slice(1, 0, this.#length).copyFrom(held.k.slice(1, 0, this.#length));
+      v.slice(1, 0, this.#length).copyFrom(held.v.slice(1, 0, this.#length));
+    }
+    held?.k.dispose();
+    held?.v.dispose();
+    return { k, v };
   }
 
   /** @internal The pass went well: its tokens count from now on. */

@@ -19,7 +19,8 @@ export function prepInputAndPad(
   if (!Array.isArray(prompts) || prompts.length === 0) {
     throw new RangeError(wrong('prepInputAndPad', 'prompts', 'an array of at least one prompt', describe(prompts)));
   }
-  const longest = Math.max(...prompts.map((prompt) => prompt.length));
+  for (const [row, prompt] of prompts.entries()) checkPrompt(prompt, row);
+  const longest = prompts.reduce((most, prompt) => Math.max(most, prompt.length), 0);
   if (longest === 0) throw new RangeError('prepInputAndPad: prompts must have at least one token among them');
   const tokens = new Int32Array(prompts.length * longest);
   const pad = new Uint8Array(tokens.length).fill(1);
@@ -31,6 +32,16 @@ export function prepInputAndPad(
   const shape = [prompts.length, longest];
   const where = device ? { device } : {};
   return { tokens: Tensor.from(tokens, { shape, ...where }), pad: Tensor.from(pad, { shape, ...where }) };
+}
+
+function checkPrompt(prompt: unknown, row: number): void {
+  if (!Array.isArray(prompt)) {
+    throw new TypeError(wrong('prepInputAndPad', `prompts[${row}]`, 'an array of tokens', describe(prompt)));
+  }
+  const bad = prompt.findIndex((token) => !Number.isInteger(token) || token < 0 || token >= 2 ** 31);
+  if (bad < 0) return;
+  const argument = `prompts[${row}][${bad}]`;
+  throw new RangeError(wrong('prepInputAndPad', argument, 'an integer of 0 or more', describe(prompt[bad])));
 }
 
 /** What a pass starts from. */

@@ -13,7 +13,7 @@ import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer.js';
 import { foldNorms, hostPieces, type Loaded, loadCheckpoint, randomWeights, saveCheckpoint } from './checkpoint.js';
 import { dAttn, sizes, type TransformerConfig } from './config.js';
 import { runPass } from './graph.js';
-import type { TransformerHooks } from './hooks.js';
+import { TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { expandLocations } from './location.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
@@ -136,12 +136,16 @@ export class Transformer {
     if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
     }
+    const plan = makePlan(this.config.nLayers, checkHooks('forward', hooks));
+    kvCaches?.check();
+    if (kvCaches && !kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {
+      throw new TypeError('forward: kvCaches must be of this model, but are of one of another size, dtype or device');
+    }
     kvCaches?.begin();
     let caches = kvCaches;
     try {
       const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model);
       caches ??= new KvCaches(this.device, this.dtype, input.batch, dAttn(this.config));
-      const plan = makePlan(this.config.nLayers, hooks);
       const { logits } = await runPass({
         config: this.config,
         weights: this.#current,
@@ -183,14 +187,18 @@ export class Transformer {
     locations: readonly string[],
     { pad, hooks }: { pad?: Tensor; hooks?: TransformerHooks } = {},
   ): Promise<Map<string, Tensor>> {
+    if (!Array.isArray(locations)) {
+      throw new TypeError(wrong('activations', 'locations', "an array, as in ['logits']", describe(locations)));
+    }
     const wanted = expandLocations(locations, this.config);
     if (wanted.length === 0) return new Map();
+    const plan = makePlan(this.config.nLayers, checkHooks('activations', hooks), wanted);
     await this.#takeTurn();
     const input = await prepareInput(tokens, pad, undefined, this.#model);
     const { logits, values } = await runPass({
       config: this.config,
       weights: this.#current,
-      plan: makePlan(this.config.nLayers, hooks, wanted),
+      plan,
       input,
       wanted: new Set(wanted),
       ...(hooks ? { hooks } : {}),
@@ -211,7 +219,7 @@ export class Transformer {
     if (!(checkNumber('sample', 'temperature', temperature) >= 0)) {
       throw new RangeError(wrong('sample', 'temperature', '0 or more', describe(temperature)));
     }
-    if (topP !== undefined && !(topP >= 0 && topP <= 1)) {
+    if (topP !== undefined && !(checkNumber('sample', 'topP', topP) >= 0 && topP <= 1)) {
       throw new RangeError(wrong('sample', 'topP', 'a probability from 0 to 1', describe(topP)));
     }
     const rows = this.#promptRows(prompts, numTokens);
@@ -220,7 +228,7 @@ export class Transformer {
       const random = seededRandom(seed);
       const next = (logits: Float32Array): number => {
         if (temperature === 0) return greedy(logits);
-        const scaled = Float64Array.from(logits, (x) => x / temperature);
+        const scaled = Float64Array.from(logits, (x) => x / Math.max(temperature, 1e-10)); // finite, as in the original
         return draw(topP === undefined ? probabilities(scaled) : nucleus(scaled, topP), random);
       };
       const start = prepInputAndPad(rows, 'left', this.device);
@@ -353,6 +361,11 @@ export class Transformer {
   #queued(): void {
     this.#passes.push(this.device.reached());
   }
+}
+
+function checkHooks(operation: string, hooks: TransformerHooks | undefined): TransformerHooks | undefined {
+  if (hooks === undefined || hooks instanceof TransformerHooks) return hooks;
+  throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
 }
 
 async function find(name: string, device: Device, dtype: DType): Promise<Loaded> {

@@ -97,6 +97,8 @@ test('state dicts that do not fit say so by name', async () => {
     return state;
   };
   throws(() => Autoencoder.fromStateDict(without('pre_bias')), Error, /the state dict lacks pre_bias/);
+  // only a file that says so is tied: one that lost its decoder would decode to something else
+  throws(() => Autoencoder.fromStateDict(without('decoder.weight')), Error, /the state dict lacks decoder\.weight/);
   throws(() => Autoencoder.fromStateDict({}), Error, /lacks pre_bias, latent_bias, encoder\.weight/);
   throws(
     () => Autoencoder.fromStateDict(stateOf(4, 3, { extra: 1, more: 2 })),

