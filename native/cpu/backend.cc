@@ -9,6 +9,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "threads.h"
 
@@ -35,16 +38,26 @@ struct InstructionSet {
   bool (*supported)();
 };
 
+#if defined(__x86_64__)
+// Both tables use it beside AVX2, and not every compiler's __builtin_cpu_supports knows the name.
+bool converts_halves() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && converts_halves(); }
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 // best first
 constexpr InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512", "AVX-512", &avx512::operations,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-     }},
-    // every processor with AVX2 has F16C
-    {"avx2", "AVX2", &avx2::operations, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {"avx512", "AVX-512", &avx512::operations, has_avx512},
+    {"avx2", "AVX2", &avx2::operations, has_avx2},
     {"portable", "SSE2", &portable::operations, [] { return true; }},
 #else
     {"portable", "NEON", &portable::operations, [] { return true; }},

@@ -1,8 +1,51 @@
-// Sparse rows times a packed matrix, plus bias: a row gathers the weights of its entries, a panel of columns at a time.
+// Sparse rows times a packed matrix, plus bias: a row gathers the weights of its entries, a panel of columns at a time. All
+// rows take a panel before the next one's turn: a panel fits the caches where the whole matrix does not, and what the rows
+// have in common is then still there. A sum starts from the bias and takes its entries in their order.
 #include "operations.h"
 #include "product.h"
 
 namespace sonde::SONDE_ISA {
+
+namespace {
+
+constexpr int64_t kRowsAtOnce = 64;
+
+struct Entries {
+  const int32_t* indices;
+  const float* values;
+  int64_t count;
+};
+
+// sum [kColumns] = bias + the panel's rows that the entries name, each times its value. Which row comes next no processor
+// can guess: it is asked for some entries early.
+template <class T, class Load>
+SONDE_INLINE void gather(float* sum, const Entries& entries, const T* panel, const float* bias, Load load_vector) {
+  constexpr int64_t kAhead = 8;
+  vf total[kVectors];
+#pragma GCC unroll 4
+  for (int j = 0; j < kVectors; ++j) total[j] = load(bias + j * kWidth);
+  for (int64_t i = 0; i < entries.count; ++i) {
+    if (i + kAhead < entries.count) {
+      const char* later = reinterpret_cast<const char*>(panel + int64_t(entries.indices[i + kAhead]) * kColumns);
+      for (int64_t at = 0; at < int64_t(kColumns * sizeof(T)); at += 64) __builtin_prefetch(later + at);
+    }
+    const T* row = panel + int64_t(entries.indices[i]) * kColumns;
+    const vf value = broadcast(entries.values[i]);
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) total[j] = fma(value, load_vector(row + j * kWidth), total[j]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < kVectors; ++j) store(sum + j * kWidth, total[j]);
+}
+
+void gather(float* sum, const Entries& entries, const void* panel, DType dtype, const float* bias) {
+  const auto* half = static_cast<const uint16_t*>(panel);
+  if (dtype == DType::bfloat16) return gather(sum, entries, half, bias, [](auto* p) { return load_bf16(p); });
+  if (dtype == DType::float16) return gather(sum, entries, half, bias, [](auto* p) { return load_f16(p); });
+  gather(sum, entries, static_cast<const float*>(panel), bias, [](auto* p) { return load(p); });
+}
+
+}  // namespace
 
 Status sparse_decode(Context* context, Out out, In row_ptr, In indices, In values, Packed w, In bias) {
   const int64_t m = out.shape[0], n = out.shape[1], k = w.shape[0], entries = indices.shape[0];
@@ -26,17 +69,14 @@ Status sparse_decode(Context* context, Out out, In row_ptr, In indices, In value
   if (!wide_bias) return out_of_memory("the bias");
   widen_bias(wide_bias, bias, n);
   const int64_t size = dtype_size(w.dtype), out_size = dtype_size(out.dtype);
-  parallel(context, m, [&](int64_t row, int) {
-    float sum[kColumns], weights[kColumns];
-    for (int64_t panel = 0; panel < panel_count(n); ++panel) {
-      const char* base = static_cast<const char*>(w.data) + panel * k * kColumns * size;
-      memcpy(sum, wide_bias + panel * kColumns, sizeof sum);
-      for (int64_t i = pointers[row]; i < pointers[row + 1]; ++i) {
-        widen(weights, base + index[i] * kColumns * size, w.dtype, kColumns);
-        const vf scale = broadcast(value[i]);
-        for (int j = 0; j < kColumns; j += kWidth) store(sum + j, fma(scale, load(weights + j), load(sum + j)));
-      }
-      const int64_t column = panel * kColumns;
+  const int64_t blocks = ceil_div(m, kRowsAtOnce);
+  parallel(context, blocks * panel_count(n), [&](int64_t task, int) {
+    const int64_t panel = task / blocks, column = panel * kColumns, first = task % blocks * kRowsAtOnce;
+    const char* base = static_cast<const char*>(w.data) + panel * k * kColumns * size;
+    float sum[kColumns];
+    for (int64_t row = first; row < min64(m, first + kRowsAtOnce); ++row) {
+      const int64_t start = pointers[row];
+      gather(sum, {index + start, value + start, pointers[row + 1] - start}, base, w.dtype, wide_bias + column);
       narrow(static_cast<char*>(out.data) + (row * n + column) * out_size, sum, out.dtype, min64(kColumns, n - column));
     }
   });

@@ -138,8 +138,8 @@ void Context::work(int thread) {
 void* Context::Scratch::at_least(size_t wanted) {
   if (wanted <= bytes) return data;
   free(data);
-  bytes = (wanted + 4095) / 4096 * 4096;
-  data = aligned_alloc(64, bytes);
+  bytes = wanted > SIZE_MAX - 4095 ? 0 : (wanted + 4095) / 4096 * 4096;
+  data = bytes ? aligned_alloc(64, bytes) : nullptr;
   if (!data) bytes = 0;
   return data;
 }

@@ -29,7 +29,7 @@ export interface AutoencoderOptions {
 }
 
 export interface StateOptions {
-  /** Refuse missing and unexpected entries, by name. Default true. */
+  /** Refuse missing statistics and unexpected entries, by name. Missing weights are always refused. Default true. */
   strict?: boolean;
   device?: Device;
   dtype?: DType;
@@ -109,6 +109,11 @@ export class Autoencoder {
     const missing = expected.filter((name) => !isHostTensor(state[name]));
     const unexpected = Object.keys(state).filter((name) => !known.has(name));
     if (missing.length > 0) throw new Error(`Autoencoder: the state dict lacks ${missing.join(', ')}`);
+    const statistics = buffers.filter((name) => !isHostTensor(state[name]));
+    if (strict && statistics.length > 0) {
+      const lacks = `lacks the statistics ${statistics.join(', ')} (strict: false starts them afresh)`;
+      throw new Error(`Autoencoder: the state dict ${lacks}`);
+    }
     if (strict && unexpected.length > 0) {
       throw new Error(
         `Autoencoder: the state dict has unexpected entries: ${unexpected.join(', ')} (strict: false ignores them)`,

@@ -51,7 +51,8 @@ export async function findAutoencoder(
   const demo = model.name === 'demo' ? demoFiles[name] : undefined;
   const path = inLayer(source ?? demo ?? name, location, layer);
   if (source === undefined && demo === undefined) await checkIsThere(path, name, location, model.name);
-  const autoencoder = await Autoencoder.load(path, { device: model.device });
+  // encoding needs no statistics, which some published files lack
+  const autoencoder = await Autoencoder.load(path, { device: model.device, strict: false });
   return { location, name: shownName(name, layer), autoencoder, own: true };
 }
 

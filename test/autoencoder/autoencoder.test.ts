@@ -27,6 +27,9 @@ const stateOf = (latents: number, inputs: number, more: StateDict = {}): StateDi
   latent_bias: host([latents], 2),
   'encoder.weight': host([latents, inputs], 3),
   'decoder.weight': host([inputs, latents], 4),
+  stats_last_nonzero: { dtype: 'int64', shape: [latents], data: new BigInt64Array(latents) },
+  latents_activation_frequency: host([latents], 5),
+  latents_mean_square: host([latents], 6),
   ...more,
 });
 const data = (state: StateDict, name: string) => (state[name] as HostTensor).data as Float32Array;
@@ -99,6 +102,12 @@ test('state dicts that do not fit say so by name', async () => {
   throws(() => Autoencoder.fromStateDict(without('pre_bias')), Error, /the state dict lacks pre_bias/);
   // only a file that says so is tied: one that lost its decoder would decode to something else
   throws(() => Autoencoder.fromStateDict(without('decoder.weight')), Error, /the state dict lacks decoder\.weight/);
+  throws(
+    () => Autoencoder.fromStateDict(without('latents_mean_square')),
+    Error,
+    /lacks the statistics latents_mean_square \(strict: false starts them afresh\)/,
+  );
+  Autoencoder.fromStateDict(without('latents_mean_square'), { strict: false }).dispose();
   throws(() => Autoencoder.fromStateDict({}), Error, /lacks pre_bias, latent_bias, encoder\.weight/);
   throws(
     () => Autoencoder.fromStateDict(stateOf(4, 3, { extra: 1, more: 2 })),
