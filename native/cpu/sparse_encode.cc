@@ -36,7 +36,7 @@ bool grow(List& list, int64_t more) {
   return true;
 }
 
-// Appends what passes of row x [n], whose first column is `column`. There must be room for n + kWidth more.
+// Appends what passes of row x [n], whose first column is `column`. There must be room for n more.
 int32_t pick(List& list, const float* x, int64_t n, int64_t column, float threshold, bool relu) {
   const int64_t before = list.count;
   const vf limit = broadcast(threshold);
@@ -45,36 +45,20 @@ int32_t pick(List& list, const float* x, int64_t n, int64_t column, float thresh
     const vf magnitude = vf(vi(v) & 0x7fffffff);
     return greater_bits(vi(magnitude), vi(limit));  // as integers, NaN is above all
   };
-  const auto append = [&](uint32_t bits, int64_t at, vf v) {
-    if (!bits) return;
-#if defined(__AVX512F__)
-    // whole vectors are stored: what lies behind the picked values is overwritten by the next ones
-    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i columns = _mm512_add_epi32(lanes, _mm512_set1_epi32(int(column + at)));
-    _mm512_storeu_si512(list.indices + list.count, _mm512_maskz_compress_epi32(__mmask16(bits), columns));
-    _mm512_storeu_ps(list.values + list.count, _mm512_maskz_compress_ps(__mmask16(bits), __m512(v)));
-    list.count += __builtin_popcount(bits);
-#else
+  const auto append = [&](uint32_t bits, int64_t at) {
     for (; bits; bits &= bits - 1) {
-      const int lane = __builtin_ctz(bits);
-      list.indices[list.count] = int32_t(column + at + lane);
-      list.values[list.count++] = v[lane];
+      const int64_t j = at + __builtin_ctz(bits);
+      list.indices[list.count] = int32_t(column + j);
+      list.values[list.count++] = x[j];
     }
-#endif
   };
   int64_t j = 0;
-  for (; j + kWidth <= n; j += kWidth) {
-    const vf v = load(x + j);
-    append(passes(v), j, v);
-  }
-  if (j < n) {
-    const vf v = load_partial(x + j, int(n - j));
-    append(passes(v) & ((1u << (n - j)) - 1), j, v);
-  }
+  for (; j + kWidth <= n; j += kWidth) append(passes(load(x + j)), j);
+  if (j < n) append(passes(load_partial(x + j, int(n - j))) & ((1u << (n - j)) - 1), j);
   return int32_t(list.count - before);
 }
 
-// The largest float that is not above the threshold: floats are larger than both or than neither.
+// The largest float that is not above the threshold: a float is larger than both or than neither.
 float float_threshold(double threshold, bool relu) {
   if (relu && threshold < 0) return 0;
   const float nearest = float(threshold);
@@ -159,7 +143,7 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
   if (enough) {
     for (int64_t i = 0; i < lists; ++i) all[i].row_counts = row_counts + i * kRowsAtOnce;
     each_tile_row(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t task, int) {
-      if (!grow(all[task], n + kWidth)) {
+      if (!grow(all[task], n)) {
         __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         return;
       }
