@@ -9,6 +9,7 @@ import { Tensor } from '../../src/engine/tensor.js';
 import { cases, product } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { rejects, suite, throws } from '../support/harness.js';
+import { random } from '../support/random.js';
 
 const test = suite('sparse');
 
@@ -71,6 +72,23 @@ test('the same result for any number of threads and any batch', async () => {
   for (const run of runs.slice(1)) assert.equal(run, runs[0]);
 });
 
+test('a threshold that no float32 equals is not rounded to one', async () => {
+  using w = packWeights(Tensor.from([[1, -1]]));
+  using x = Tensor.from([[0.1], [Number.POSITIVE_INFINITY]]);
+  for (const k of [0, 2]) {
+    for (const [threshold, relu, expected] of [
+      [0.1, true, [0, 0]], // the float32 of 0.1 is 0.10000000149...
+      [Math.fround(0.1), true, [0]],
+      [0.1, false, [0, 1, 0, 1]],
+      [1e300, false, [0, 1]],
+      [Number.MIN_VALUE, true, [0, 0]],
+    ] as const) {
+      const got = await sparseEncode(x, w, { threshold, relu, k });
+      assert.equal([...got.indices], [...expected], `above ${threshold}, k ${k}`);
+    }
+  }
+});
+
 test('NaN: the largest of all, kept unless relu drops it', async () => {
   using w = packWeights(Tensor.from([[1, 1, 1, 1]]));
   using x = Tensor.from([[1], [Number.NaN]]);
@@ -115,6 +133,41 @@ test(
   },
   { limit: 120_000 },
 );
+
+test('decoded rows are the same bits whatever the batch and the number of threads', async () => {
+  const [rows, k, n] = [150, 301, 517];
+  const rng = random(5);
+  const each = Array.from({ length: rows }, () => Array.from({ length: rng.integer(0, 30) }, () => rng.integer(0, k)));
+  const values = rng.floats(each.flat().length);
+  const start = (row: number) => each.slice(0, row).flat().length;
+  const part = (from: number, to: number) => {
+    const indices = Int32Array.from(each.slice(from, to).flat());
+    const rowPtr = new BigInt64Array(to - from + 1);
+    for (let row = from; row < to; row++) {
+      rowPtr[row - from + 1] = (rowPtr[row - from] as bigint) + BigInt((each[row] as number[]).length);
+    }
+    return { rowPtr, indices, values: values.slice(start(from), start(to)) };
+  };
+  for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
+    let expected: Float32Array | undefined;
+    for (const threads of [1, 2, 3, 4]) {
+      const device = openDevice('cpu', { threads });
+      using w = Tensor.randn([k, n], { seed: 6, device });
+      using packed = packWeights(w, { dtype });
+      for (const [from, to] of [
+        [0, rows],
+        [0, 1],
+        [63, 65],
+        [70, 149],
+      ] as const) {
+        using got = sparseDecode(part(from, to), packed, { dtype: 'float32' });
+        const bits = (await got.read()) as Float32Array;
+        expected ??= bits;
+        close(bits, expected.slice(from * n, to * n), { label: `${dtype}, ${threads} threads, rows ${from} to ${to}` });
+      }
+    }
+  }
+});
 
 test('broken sparse rows are refused', async () => {
   using w = packWeights(Tensor.zeros([4, 3]));
