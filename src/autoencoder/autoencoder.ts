@@ -3,13 +3,14 @@
 import { createHash } from 'node:crypto';
 import { checkFloat, checkInteger, checkOperands, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
-import { byteWidth, type DType, isFloat } from '../engine/dtype.js';
+import { type DType, isFloat } from '../engine/dtype.js';
 import { linear } from '../engine/ops/matmul.js';
 import { type SparseLatents, sparseDecode, sparseEncode, updateLastNonzero } from '../engine/ops/sparse.js';
 import { type PackedMatrix, packWeights } from '../engine/packed_matrix.js';
 import { disposeAll } from '../engine/scope.js';
 import { sameShape, showShape } from '../engine/shape.js';
 import { Tensor } from '../engine/tensor.js';
+import { toHost } from '../engine/to_host.js';
 import { type HostTensor, isHostTensor, type StateDict } from '../files/host_tensor.js';
 import { loadTorch } from '../files/torch.js';
 import { type AutoencoderActivation, activationFromState, activationToState, relu } from './activation.js';
@@ -243,19 +244,19 @@ export class Autoencoder {
     const { encoder, decoder, preBias, latentBias, lastNonzero, frequency, meanSquare } = this.#parts;
     using encoderWeight = encoder.unpack({ transposeB: true });
     const out: StateDict = Object.create(null);
-    out.pre_bias = await host(preBias);
-    out.latent_bias = await host(latentBias);
+    out.pre_bias = await toHost(preBias);
+    out.latent_bias = await toHost(latentBias);
     out.stats_last_nonzero = {
       dtype: 'int64',
       shape: [this.nLatents],
       data: BigInt64Array.from(await lastNonzero.read(), BigInt),
     };
-    out.latents_activation_frequency = await host(frequency);
-    out.latents_mean_square = await host(meanSquare);
-    out['encoder.weight'] = await host(encoderWeight);
+    out.latents_activation_frequency = await toHost(frequency);
+    out.latents_mean_square = await toHost(meanSquare);
+    out['encoder.weight'] = await toHost(encoderWeight);
     if (decoder) {
       using decoderWeight = decoder.unpack({ transposeB: true });
-      out['decoder.weight'] = await host(decoderWeight);
+      out['decoder.weight'] = await toHost(decoderWeight);
     } else {
       out[tiedWeight] = out['encoder.weight'];
     }
@@ -328,12 +329,4 @@ function untrained(
     frequency: zeros(nLatents, 'float32').fill(1),
     meanSquare: zeros(nLatents, 'float32'),
   };
-}
-
-async function host(t: Tensor): Promise<HostTensor> {
-  const shape = [...t.shape];
-  if (byteWidth(t.dtype) !== 2) return { dtype: t.dtype as HostTensor['dtype'], shape, data: await t.read() };
-  const data = new Uint16Array(t.size);
-  await t.readInto(data);
-  return { dtype: t.dtype as HostTensor['dtype'], shape, data };
 }

@@ -3,10 +3,11 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Device } from '../engine/device.js';
-import { byteWidth, type DType, isFloat } from '../engine/dtype.js';
+import type { DType } from '../engine/dtype.js';
 import { type PackedMatrix, packWeights } from '../engine/packed_matrix.js';
-import { sameShape, showShape, sizeOf } from '../engine/shape.js';
+import { sameShape, showShape } from '../engine/shape.js';
 import { Tensor } from '../engine/tensor.js';
+import { toHost } from '../engine/to_host.js';
 import { writeFileAtomically } from '../files/atomic_write.js';
 import { type HostTensor, isHostTensor } from '../files/host_tensor.js';
 import { loadTorchValue, saveTorch } from '../files/torch.js';
@@ -210,16 +211,6 @@ export async function* hostPieces(weights: Weights): AsyncGenerator<[string, Hos
   yield* plain(norm('final_ln', weights.lnF));
   using unembed = weights.unembed.unpack({ transposeB: true });
   yield ['unembed.weight', await toHost(unembed)];
-}
-
-/** A host copy that keeps 16-bit floats as their bits. */
-export async function toHost(t: Tensor): Promise<HostTensor> {
-  if (!isFloat(t.dtype) || byteWidth(t.dtype) === 4) {
-    return { dtype: t.dtype as HostTensor['dtype'], shape: [...t.shape], data: await t.read() };
-  }
-  const data = new Uint16Array(sizeOf(t.shape));
-  await t.readInto(data);
-  return { dtype: t.dtype as HostTensor['dtype'], shape: [...t.shape], data };
 }
 
 /** Writes the original's layout; config.json comes last, so that a folder with one is whole. */
