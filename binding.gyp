@@ -43,7 +43,8 @@
     {
       "target_name": "sonde",
       "sources": [
-        "native/addon.cc", "native/queue.cc", "native/buffer.cc", "native/cpu/backend.cc", "native/cpu/threads.cc"
+        "native/addon.cc", "native/queue.cc", "native/buffer.cc", "native/cuda_loader.cc", "native/cpu/backend.cc",
+        "native/cpu/threads.cc"
       ],
       "include_dirs": [
         "<!(node -p \"require('node-api-headers').include_dir\")",
@@ -55,7 +56,7 @@
       "dependencies": ["cpu_portable"],
       "conditions": [
         ["target_arch=='x64'", { "dependencies": ["cpu_avx2", "cpu_avx512"] }],
-        ["OS=='linux'", { "ldflags": ["-Wl,-z,now"] }]
+        ["OS=='linux'", { "ldflags": ["-Wl,-z,now"], "libraries": ["-ldl"] }]
       ]
     }
   ],

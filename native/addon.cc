@@ -13,6 +13,8 @@
 
 #include "buffer.h"
 #include "cpu/backend.h"
+#include "cuda_loader.h"
+#include "describe.h"
 #include "ops.h"
 #include "queue.h"
 
@@ -27,16 +29,18 @@ struct Completion {
   Napi::ObjectReference host;  // the array that is written to, alive until JavaScript has been told
   std::shared_ptr<Csr> csr;
   std::string error;
+  Pending* pending = nullptr;
 };
 
 void tell(Napi::Env env, Napi::Function, struct Device* device, Completion* completion);
 using Teller = Napi::TypedThreadSafeFunction<Device, Completion, tell>;
 
 struct Device {
-  explicit Device(int32_t index, int32_t threads)
-      : backend(cpu_backend),
+  Device(const Backend& backend, int32_t index, int32_t threads)
+      : backend(backend),
         context(backend, open(backend, index, threads)),
-        queue(getenv("SONDE_DEBUG") != nullptr, trace_path()),
+        queue(getenv("SONDE_DEBUG") != nullptr, trace_path(), [this] { return this->backend.synchronize(context); }),
+        finisher(false, ""),
         allocator(backend, context, queue, getenv("SONDE_POISON") != nullptr) {}
   ~Device() { shutdown(); }
 
@@ -55,7 +59,6 @@ struct Device {
     operator Context*() const { return context; }
   };
   static Context* open(const Backend& backend, int32_t index, int32_t threads) {
-    if (backend.abi != kBackendAbi) throw std::runtime_error("the backend was built for another version of sonde");
     Status status;
     Context* context = backend.open(index, threads, &status);
     if (!context) throw std::runtime_error(status.text);
@@ -64,11 +67,15 @@ struct Device {
 
   // Ends the worker thread; on the JavaScript thread. Handles may outlive it. The teller is not released here: it closes by
   // itself when the environment does, and closing it twice crashes Node 20.
-  void shutdown() { queue.stop(); }
+  void shutdown() {
+    queue.stop();
+    finisher.stop();
+  }
 
   const Backend& backend;
   OpenContext context;
   Queue queue;
+  Queue finisher;  // completes, in order, what operations left pending, while the queue goes on
   Allocator allocator;
   Teller teller;
   int pending = 0;  // promises not yet settled; while there are any, the process stays alive
@@ -193,31 +200,6 @@ T read_argument(const Napi::CallbackInfo& info, size_t index, Kept& kept) {
   }
 }
 
-const char* dtype_name(DType dtype) {
-  constexpr const char* names[] = {"float32", "bfloat16", "float16", "int32", "bool"};
-  return names[int(dtype)];
-}
-
-template <class T>
-void describe_argument(std::string& text, const char*& names, const T& argument) {
-  // `names` runs along the parameter list of native/ops.h: "Out out, In x, double eps"
-  const char* end = strchr(names, ',');
-  if (!end) end = names + strlen(names);
-  const char* begin = end;
-  while (begin > names && begin[-1] != ' ') --begin;
-  if constexpr (std::is_base_of_v<View, T>) {
-    if (argument.data) {
-      if (!text.empty()) text += ", ";
-      text.append(begin, size_t(end - begin));
-      text += " [";
-      for (int d = 0; d < argument.rank; ++d) text += (d ? ", " : "") + std::to_string(argument.shape[d]);
-      text += "] ";
-      text += dtype_name(argument.dtype);
-    }
-  }
-  names = *end ? end + 1 : end;
-}
-
 template <class... A, size_t... I>
 std::tuple<A...> read_arguments(const Napi::CallbackInfo& info, Kept& kept, std::index_sequence<I...>) {
   return {read_argument<A>(info, I + 1, kept)...};  // the device comes first
@@ -233,10 +215,7 @@ Napi::Value enqueue(const Napi::CallbackInfo& info, const char* name, const char
   Context* context = device->context;
   auto shared = std::make_shared<std::pair<std::tuple<A...>, Kept>>(std::move(arguments), std::move(kept));
   Label label{name, [shared, names] {
-                std::string text;
-                const char* at = names;
-                std::apply([&](const A&... a) { (describe_argument(text, at, a), ...); }, shared->first);
-                return text;
+                return std::apply([&](const A&... a) { return describe_arguments(names, a...); }, shared->first);
               }};
   device->queue.push(std::move(label), [operation, context, shared] {
     return std::apply([&](const A&... a) { return operation(context, a...); }, shared->first);
@@ -244,18 +223,38 @@ Napi::Value enqueue(const Napi::CallbackInfo& info, const char* name, const char
   return info.Env().Undefined();
 }
 
-// layer_norm -> layerNorm
-std::string camel_case(const char* name) {
-  std::string out;
-  for (; *name; ++name) out += *name == '_' ? char(toupper(*++name)) : *name;
+// ---- devices and memory
+
+// cudaDevices(path of the library) -> { reason } or { devices: [what each is] }
+Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const LoadedBackend loaded = load_backend(info[0].ToString());
+  auto out = Napi::Object::New(env);
+  if (!loaded.backend) {
+    out.Set("reason", loaded.reason);
+    return out;
+  }
+  Status status;
+  auto devices = Napi::Array::New(env);
+  for (int32_t i = 0; i < loaded.backend->count(&status); ++i) {
+    char text[256] = {};
+    loaded.backend->identify(i, text, sizeof text);
+    devices.Set(uint32_t(i), text);
+  }
+  out.Set("devices", devices);
   return out;
 }
 
-// ---- devices and memory
-
+// open(path of the CUDA library, or null for the CPU, index, threads)
 Napi::Value open_device(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  auto device = std::make_shared<Device>(int32_t(integer(info, 0)), int32_t(integer(info, 1)));
+  const Backend* backend = &cpu_backend;
+  if (!info[0].IsNull()) {
+    const LoadedBackend loaded = load_backend(info[0].ToString());
+    if (!loaded.backend) throw Napi::Error::New(env, loaded.reason);
+    backend = loaded.backend;
+  }
+  auto device = std::make_shared<Device>(*backend, int32_t(integer(info, 1)), int32_t(integer(info, 2)));
   device->teller = Teller::New(env, "sonde", 0, 1, device.get());
   device->teller.Unref(env);
   // The thread must have ended before the environment does; added after the teller, so that it runs before its own clean-up.
@@ -436,16 +435,21 @@ Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, C
   if (device->pending++ == 0) device->teller.Ref(env);
   auto promise = completion->deferred.Promise();
   device->queue.push([completion, tell_error, raw = device.get()] {
-    if (tell_error) completion->error = raw->queue.take_error();
-    raw->teller.BlockingCall(completion);
+    if (!completion->pending && completion->csr) completion->pending = std::exchange(completion->csr->pending, nullptr);
+    if (!completion->pending) completion->pending = raw->backend.mark(raw->context);
+    if (!completion->pending) {
+      if (tell_error) completion->error = raw->queue.take_error();
+      raw->teller.BlockingCall(completion);
+      return;
+    }
+    raw->finisher.push([completion, tell_error, raw] {
+      const Status status = raw->backend.finish(raw->context, completion->pending);
+      if (status.failed()) raw->queue.keep_error(status.text);
+      if (tell_error) completion->error = raw->queue.take_error();
+      raw->teller.BlockingCall(completion);
+    });
   });
   return promise;
-}
-
-Napi::Value settle_after(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion, const char* name,
-                         std::function<Status()> work) {
-  device->queue.push({name, nullptr}, std::move(work));
-  return settle_later(env, device, completion, true);
 }
 
 // read(device, x, host, dtype)
@@ -459,17 +463,15 @@ Napi::Value read(const Napi::CallbackInfo& info) {
     throw Napi::RangeError::New(info.Env(), "read: the array has another size than the tensor");
   }
   auto* completion = new Completion(info.Env(), info[2].As<Napi::Object>());
-  return settle_after(info.Env(), device, completion, "read",
-                      [x, host, dtype, kept = std::move(kept), raw = device.get()] {
-                        return raw->backend.download(raw->context, host.data, dtype, x);
-                      });
+  device->queue.push({"read", nullptr}, [x, host, dtype, completion, kept = std::move(kept), raw = device.get()] {
+    return raw->backend.download(raw->context, host.data, dtype, x, &completion->pending);
+  });
+  return settle_later(info.Env(), device, completion, true);
 }
 
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
-  auto* completion = new Completion(info.Env(), Napi::Object::New(info.Env()));
-  return settle_after(info.Env(), device, completion, "synchronize",
-                      [raw = device.get()] { return raw->backend.synchronize(raw->context); });
+  return settle_later(info.Env(), device, new Completion(info.Env(), Napi::Object::New(info.Env())), true);
 }
 
 Napi::Value reached(const Napi::CallbackInfo& info) {
@@ -480,6 +482,7 @@ Napi::Value reached(const Napi::CallbackInfo& info) {
 
 Napi::Value wait(const Napi::CallbackInfo& info) {
   auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  device->queue.push({"wait", nullptr}, [raw = device.get()] { return raw->backend.synchronize(raw->context); });
   device->queue.wait();
   const std::string error = device->queue.take_error();
   return error.empty() ? info.Env().Null() : Napi::String::New(info.Env(), error);
@@ -525,6 +528,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   const auto method = [&](const char* name, Napi::Value (*function)(const Napi::CallbackInfo&)) {
     exports.Set(name, Napi::Function::New(env, function, name));
   };
+  method("cudaDevices", cuda_devices);
   method("open", open_device);
   method("describe", describe_device);
   method("memory", device_memory);
@@ -542,9 +546,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   method("readCsr", read_csr);
 #define OP(name, ...)                                                             \
   {                                                                               \
-    static const std::string public_name = camel_case(#name);                     \
-    method(public_name.c_str(), [](const Napi::CallbackInfo& info) {              \
-      return enqueue(info, public_name.c_str(), #__VA_ARGS__, &Operations::name); \
+    static const std::string in_javascript = public_name(#name);                    \
+    method(in_javascript.c_str(), [](const Napi::CallbackInfo& info) {              \
+      return enqueue(info, in_javascript.c_str(), #__VA_ARGS__, &Operations::name); \
     });                                                                           \
   }
   SONDE_OPS(OP)

@@ -2,7 +2,6 @@
 #include "buffer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "queue.h"
@@ -56,9 +55,8 @@ void* Allocator::take(size_t bytes) {
     }
     if (!block) return nullptr;
     if (poison_) {
-      memset(block, kGuardByte, kGuard);
-      memset(static_cast<char*>(block) + kGuard, kPoisonByte, size);
-      memset(static_cast<char*>(block) + kGuard + size, kGuardByte, kGuard);
+      backend_.set_bytes(context_, block, kGuardByte, size + 2 * kGuard);
+      backend_.set_bytes(context_, static_cast<char*>(block) + kGuard, kPoisonByte, size);
     }
     lock.lock();
   }
@@ -70,12 +68,16 @@ void* Allocator::take(size_t bytes) {
 void Allocator::give_back(void* data, size_t bytes) {
   const size_t size = rounded(bytes);
   if (poison_) {
-    queue_.push({"free", nullptr}, [data, size]() -> Status {
+    queue_.push({"free", nullptr}, [this, data, size]() -> Status {
       auto* at = static_cast<unsigned char*>(data);
-      const auto intact = [](unsigned char byte) { return byte == kGuardByte; };
-      if (!std::all_of(at - kGuard, at, intact)) return fail("memory before a tensor was overwritten");
-      if (!std::all_of(at + size, at + size + kGuard, intact)) return fail("memory after a tensor was overwritten");
-      memset(data, kPoisonByte, size);
+      unsigned char guard[kGuard];
+      const auto intact = [&](const unsigned char* zone) {
+        backend_.get_bytes(context_, guard, zone, kGuard);
+        return std::all_of(guard, guard + kGuard, [](unsigned char byte) { return byte == kGuardByte; });
+      };
+      if (!intact(at - kGuard)) return fail("memory before a tensor was overwritten");
+      if (!intact(at + size)) return fail("memory after a tensor was overwritten");
+      backend_.set_bytes(context_, data, kPoisonByte, size);
       return {};
     });
   }

@@ -14,7 +14,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 1;
+constexpr uint32_t kBackendAbi = 2;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -25,6 +25,10 @@ constexpr int64_t dtype_size(DType t) {
 enum class BinaryKind : int32_t { add = 0, sub = 1, mul = 2, div = 3 };
 enum class ReduceKind : int32_t { sum = 0, mean = 1, max = 2 };
 enum class Activation : int32_t { none = 0, relu = 1, gelu = 2 };
+// How products of float32 are computed. The CPU computes every one of them in float32, in a fixed order. A GPU computes
+// float32 to the accuracy of float32 on its tensor cores where that is faster; strict asks for plain float32 arithmetic,
+// tf32 (11-bit significands, as TF32 has) and bf16 for less accuracy.
+enum class Precision : int32_t { float32 = 0, strict = 1, tf32 = 2, bf16 = 3 };
 enum class RandomKind : int32_t { normal = 0, integer = 1 };
 
 struct View {
@@ -42,22 +46,27 @@ struct Out : View {};  // written whole, unless the comment says otherwise
 struct Packed : View {};
 struct PackedOut : View {};
 
+struct Pending;  // work that a backend has begun; Backend::finish completes it
+
 // Sparse rows in CSR form, in host memory. row_ptr has rows + 1 entries; reserve makes room for count indices and values
-// (false: out of memory). Owned by the caller.
+// (false: out of memory). Owned by the caller. Filled when the operation returns, unless that leaves something pending.
 struct Csr {
   int64_t rows = 0;
   int64_t* row_ptr = nullptr;
   int32_t* indices = nullptr;
   float* values = nullptr;
   bool (*reserve)(Csr* self, int64_t count) = nullptr;
+  Pending* pending = nullptr;
 };
 struct CsrOut {
   Csr* csr = nullptr;
 };
 
-// What became of an operation. An empty text means it went well.
+// What became of an operation. An empty text means it went well. A failure that is only noticed later, on a device that
+// works on its own, says itself which operation it was.
 struct Status {
   char text[232] = {};
+  bool names_operation = false;
   bool failed() const { return text[0] != 0; }
 };
 // static: a copy compiled for one instruction set must not be the one that the linker keeps for all
@@ -73,70 +82,76 @@ __attribute__((format(printf, 1, 2))) static inline Status fail(const char* form
 struct Context;  // a backend's state for one device
 
 // clang-format off
-#define SONDE_OPS(OP)                                                                                                   \
-  /* out = x, converted to out's dtype. Same shapes, any strides on both. Floats to int32 truncate; to bool: != 0. */   \
-  OP(copy, Out out, In x)                                                                                               \
-  /* out[...] = value. Any strides, any dtype. */                                                                       \
-  OP(fill, Out out, double value)                                                                                       \
-  /* out = a kind b, element by element. Same shapes (broadcasting is strides of 0), any strides, any mix of dtypes;    \
-     computed in float32, or in int32 when all three are int32 (division by zero is then an error). out may be a. */    \
-  OP(binary, Out out, In a, In b, BinaryKind kind)                                                                      \
-  OP(binary_scalar, Out out, In a, double b, BinaryKind kind)                                                           \
-  /* out = max(x, 0); NaN stays NaN. Same shapes, any strides, floats. */                                               \
-  OP(relu, Out out, In x)                                                                                               \
-  /* out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's form (arXiv 1606.08415, section 2). As relu. */     \
-  OP(gelu, Out out, In x)                                                                                               \
-  /* over the last dimension: x [..., N], any strides -> out [...], contiguous, same dtype. float32 accumulation (int32 \
-     for int32 sums). max: a NaN wins, N >= 1; sum of nothing is 0, mean of nothing NaN. */                             \
-  OP(reduce, Out out, In x, ReduceKind kind)                                                                            \
-  /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value; a NaN wins. */ \
-  OP(argmax, Out out, In x)                                                                                             \
-  /* the k largest of each row, largest first, equal values lowest index first, NaN largest: x [..., N], any strides -> \
-     values [..., k] of x's dtype, indices int32 [..., k], contiguous, k <= N. */                                       \
-  OP(top_k, Out values, Out indices, In x)                                                                              \
-  /* out = x at each row's k largest (ties as in top_k), 0 elsewhere; with relu, negative survivors become 0.           \
-     x [..., N], any strides, out contiguous. */                                                                        \
-  OP(top_k_mask, Out out, In x, int64_t k, bool relu)                                                                   \
-  /* over the last dimension, any strides on both, statistics in float32. normalize: exp(x - max) / sum of the same;    \
-     else only exp(x - max). A row of -inf alone gives NaN, as in PyTorch. */                                           \
-  OP(softmax, Out out, In x, bool normalize)                                                                            \
-  /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out         \
-     contiguous, gain and bias [K] contiguous; float32 statistics in two passes (arXiv 1607.06450). */                  \
-  OP(layer_norm, Out out, In x, In gain, In bias, double eps)                                                           \
-  /* out[..., 0] = sqrt(mean of x^2 over the last dimension + eps): x [..., K] any strides -> out [..., 1]. */          \
-  OP(root_mean_square, Out out, In x, double eps)                                                                       \
-  /* out [..., K] = table[indices]; accumulate: out += table[indices]. indices int32 [...] any strides, table [rows, K] \
-     contiguous, out contiguous, of table's dtype. An index outside [0, rows) is an error that gives it. */             \
-  OP(embedding, Out out, In indices, In table, bool accumulate)                                                         \
-  /* softmax(q k^T scale + mask) v, the probabilities never stored. q [B, S, H, D], k [B, T, H, D], v [B, T, H, Dv],    \
-     last stride 1, others any; out [B, S, H, Dv] contiguous; all one dtype. The queries are the last S of the T        \
-     positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous, or left out: a pair of    \
-     which exactly one is padding is masked. A row with nothing left to see gives NaN. */                               \
-  OP(attention, Out out, In q, In k, In v, In pad, bool causal, double scale)                                           \
-  /* the mask of attention, for the open form: logits [B, H, S, T], any strides, in place: masked entries := -inf. */   \
-  OP(mask_logits, Out logits, In pad, bool causal)                                                                      \
-  /* packed = b [K, N], any strides, of the packed dtype; and back. */                                                  \
-  OP(pack_weights, PackedOut packed, In b)                                                                              \
-  OP(unpack_weights, Out b, Packed packed)                                                                              \
-  /* out [M, N] = activation(x [M, K] w + bias [N]), bias may be left out; x and out have stride 1 in the last          \
-     dimension and any row stride, and may be of other dtypes than w. float32 accumulation over k in ascending order,   \
-     starting from the bias: a row's result does not depend on M, on the other rows or on the number of threads. */     \
-  OP(linear, Out out, In x, Packed w, In bias, Activation activation)                                                   \
-  /* out [..., M, N] = a [..., M, K] b [..., K, N] + bias [N]: as linear, with equal leading dimensions and any strides \
-     on a and b (a transpose or a broadcast is a matter of strides); out contiguous. */                                 \
-  OP(matmul, Out out, In a, In b, In bias)                                                                              \
-  /* counter-based (Philox 4x32-10, SC'11): element i depends on seed and i alone. normal: mean a, standard deviation   \
-     b; integer: uniform in [a, b), int32. out contiguous. */                                                           \
-  OP(random, Out out, RandomKind kind, int64_t seed, double a, double b)                                                \
-  /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.      \
-     k > 0: only each row's k largest before activation (ties: lowest index) are looked at. relu: keep values           \
-     > max(threshold, 0); else those whose magnitude is > threshold, NaN too. out has M rows. Same arithmetic as        \
-     linear, bit for bit. */                                                                                            \
-  OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu)                        \
-  /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],      \
-     values float32 [nnz]; w [K, N]. An index outside [0, K) or a row_ptr that falls or overruns is an error. */        \
-  OP(sparse_decode, Out out, In row_ptr, In indices, In values, Packed w, In bias)                                      \
-  /* stats int32 [N], in place: 0 where a row of latents [M, N] is not zero in that column, then + 1 everywhere. */     \
+#define SONDE_OPS(OP)                                                                                                  \
+  /* out = x, converted to out's dtype. Same shapes, any strides on both. Floats to int32 truncate; to bool: != 0. */  \
+  OP(copy, Out out, In x)                                                                                              \
+  /* out[...] = value. Any strides, any dtype. */                                                                      \
+  OP(fill, Out out, double value)                                                                                      \
+  /* out = a kind b, element by element. Same shapes (broadcasting is strides of 0), any strides, any mix of dtypes;   \
+     computed in float32, or in int32 when all three are int32 (division by zero is then an error). out may be a. */   \
+  OP(binary, Out out, In a, In b, BinaryKind kind)                                                                     \
+  OP(binary_scalar, Out out, In a, double b, BinaryKind kind)                                                          \
+  /* out = max(x, 0); NaN stays NaN. Same shapes, any strides, floats. */                                              \
+  OP(relu, Out out, In x)                                                                                              \
+  /* out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's form (arXiv 1606.08415, section 2). As relu. */    \
+  OP(gelu, Out out, In x)                                                                                              \
+  /* over the last dimension: x [..., N], any strides -> out [...], contiguous, same dtype. float32 accumulation (int32\
+     for int32 sums). max: a NaN wins, N >= 1; sum of nothing is 0, mean of nothing NaN. */                            \
+  OP(reduce, Out out, In x, ReduceKind kind)                                                                           \
+  /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value; a NaN wins. */\
+  OP(argmax, Out out, In x)                                                                                            \
+  /* the k largest of each row, largest first, equal values lowest index first, NaN largest: x [..., N], any strides ->\
+     values [..., k] of x's dtype, indices int32 [..., k], contiguous, k <= N. */                                      \
+  OP(top_k, Out values, Out indices, In x)                                                                             \
+  /* out = x at each row's k largest (ties as in top_k), 0 elsewhere; with relu, negative survivors become 0.          \
+     x [..., N], any strides, out contiguous. */                                                                       \
+  OP(top_k_mask, Out out, In x, int64_t k, bool relu)                                                                  \
+  /* over the last dimension, any strides on both, statistics in float32. normalize: exp(x - max) / sum of the same;   \
+     else only exp(x - max). A row of -inf alone gives NaN, as in PyTorch. */                                          \
+  OP(softmax, Out out, In x, bool normalize)                                                                           \
+  /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out        \
+     contiguous, gain and bias [K] contiguous; float32 statistics in two passes (arXiv 1607.06450). */                 \
+  OP(layer_norm, Out out, In x, In gain, In bias, double eps)                                                          \
+  /* sum = a + b, then out = layer_norm(sum): as binary and layer_norm one after the other, bit for bit. a and b alike in\
+     shape, any strides; sum and out contiguous; one dtype for all four. sum may be a. */                              \
+  OP(add_layer_norm, Out sum, Out out, In a, In b, In gain, In bias, double eps)                                       \
+  /* out[..., 0] = sqrt(mean of x^2 over the last dimension + eps): x [..., K] any strides -> out [..., 1]. */         \
+  OP(root_mean_square, Out out, In x, double eps)                                                                      \
+  /* out [..., K] = table[indices]; accumulate: out += table[indices]. indices int32 [...] any strides, table [rows, K]\
+     contiguous, out contiguous, of table's dtype. An index outside [0, rows) is an error that gives it. */            \
+  OP(embedding, Out out, In indices, In table, bool accumulate)                                                        \
+  /* softmax(q k^T scale + mask) v, the scores never stored. q [B, S, H, D], k [B, T, H, D], v [B, T, H, Dv],          \
+     last stride 1, others any; out [B, S, H, Dv] contiguous; all one dtype. The queries are the last S of the T       \
+     positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous, or left out: a pair of   \
+     which exactly one is padding is masked. A row with nothing left to see gives NaN. probs [B, S, T, H], any strides,\
+     of the same dtype, or left out: the probabilities besides, 0 where masked. */                                     \
+  OP(attention, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale)                               \
+  /* the mask of attention, for the open form: logits [B, H, S, T], any strides, in place: masked entries := -inf. */  \
+  OP(mask_logits, Out logits, In pad, bool causal)                                                                     \
+  /* packed = b [K, N], any strides, of the packed dtype; and back. */                                                 \
+  OP(pack_weights, PackedOut packed, In b)                                                                             \
+  OP(unpack_weights, Out b, Packed packed)                                                                             \
+  /* out [M, N] = activation(x [M, K] w + bias [N]) + residual [M, N], bias and residual may be left out; x, residual  \
+     and out have stride 1 in the last dimension and any row stride, and may be of other dtypes than w. What residual  \
+     is added to is rounded to out's dtype first, as if it had been stored; residual has out's dtype, and may be out.  \
+     float32 accumulation in an order that is fixed: a row's result does not depend on M, on the other rows or on the  \
+     number of threads. (On the CPU: k in ascending order, starting from the bias.) */                                 \
+  OP(linear, Out out, In x, Packed w, In bias, In residual, Activation activation, Precision precision)                \
+  /* out [..., M, N] = a [..., M, K] b [..., K, N] + bias [N]: as linear, with equal leading dimensions and any strides\
+     on a and b (a transpose or a broadcast is a matter of strides); out contiguous. */                                \
+  OP(matmul, Out out, In a, In b, In bias, Precision precision)                                                        \
+  /* counter-based (Philox 4x32-10, SC'11): element i depends on seed and i alone. normal: mean a, standard deviation  \
+     b; integer: uniform in [a, b), int32. out contiguous. */                                                          \
+  OP(random, Out out, RandomKind kind, int64_t seed, double a, double b)                                               \
+  /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
+     k > 0: only each row's k largest before activation (ties: lowest index) are looked at. relu: keep values          \
+     > max(threshold, 0); else those whose magnitude is > threshold, NaN too. out has M rows. Same arithmetic as       \
+     linear, bit for bit. */                                                                                           \
+  OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu, Precision precision)  \
+  /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \
+     values float32 [nnz]; w [K, N]. An index outside [0, K) or a row_ptr that falls or overruns is an error. */       \
+  OP(sparse_decode, Out out, In row_ptr, In indices, In values, Packed w, In bias)                                     \
+  /* stats int32 [N], in place: 0 where a row of latents [M, N] is not zero in that column, then + 1 everywhere. */    \
   OP(update_last_nonzero, Out stats, In latents)
 // clang-format on
 
@@ -151,16 +166,31 @@ struct Operations {
 
 struct Backend {
   uint32_t abi;  // kBackendAbi, checked before anything else is used
+  // how many devices can be opened; with none, a Status that says why
+  int32_t (*count)(Status* status);
+  // a word on device `index`, opened or not: "NVIDIA H200, 139 GiB"
+  void (*identify)(int32_t index, char* text, size_t size);
   // state for device `index` with `threads` compute threads (0: one per physical core); null and a Status when it cannot be had
   Context* (*open)(int32_t index, int32_t threads, Status* status);
   void (*close)(Context*);
   // a word on what computes: "AVX-512, 2 threads"
   void (*describe)(const Context*, char* text, size_t size);
-  void* (*allocate)(Context*, size_t bytes);  // 64-byte aligned; null when there is no more memory
+  // Memory of the device, 64-byte aligned; null when there is no more. Whatever uses it is begun after it was allocated, and
+  // before it is released.
+  void* (*allocate)(Context*, size_t bytes);
   void (*release)(Context*, void*);
-  // host memory, contiguous, of `dst`'s dtype -> device; device -> host memory of `host_dtype`, contiguous
+  // sets or fetches bytes of the device's memory, at once: for SONDE_POISON
+  void (*set_bytes)(Context*, void* data, unsigned char value, size_t bytes);
+  void (*get_bytes)(Context*, void* host, const void* data, size_t bytes);
+  // host memory, contiguous, of `dst`'s dtype -> device. The host memory is free when it returns.
   Status (*upload)(Context*, Out dst, const void* host);
-  Status (*download)(Context*, void* host, DType host_dtype, In src);
+  // device -> host memory of `host_dtype`, contiguous. Either done when it returns, or *pending is set.
+  Status (*download)(Context*, void* host, DType host_dtype, In src, Pending** pending);
+  // A mark in the device's order of work: pending until all before it is done. null where operations are done when they return.
+  Pending* (*mark)(Context*);
+  // Waits for what is pending and completes it; says the first failure that was noticed late. From any thread, each once.
+  Status (*finish)(Context*, Pending*);
+  // waits for everything, from the thread that runs operations
   Status (*synchronize)(Context*);
   const Operations* (*operations)(const Context*);
 };

@@ -18,7 +18,8 @@ double microseconds() {
 
 }  // namespace
 
-Queue::Queue(bool debug, const std::string& trace) : debug_(debug) {
+Queue::Queue(bool debug, const std::string& trace, std::function<Status()> settle)
+    : debug_(debug), settle_(std::move(settle)) {
   if (!trace.empty()) {
     trace_ = fopen(trace.c_str(), "w");
     if (trace_) fputs("[\n", trace_);
@@ -52,6 +53,11 @@ void Queue::push(std::function<void()> work) {
 std::string Queue::take_error() {
   std::lock_guard lock(error_mutex_);
   return std::exchange(error_, {});
+}
+
+void Queue::keep_error(std::string text) {
+  std::lock_guard lock(error_mutex_);
+  if (error_.empty()) error_ = std::move(text);
 }
 
 void Queue::wait() {
@@ -94,6 +100,7 @@ void Queue::carry_out(const Item& item) {
   Status status;
   try {
     status = item.work();
+    if (timed && settle_ && !status.failed()) status = settle_();
   } catch (const std::exception& error) {
     status = fail("%s", error.what());
   }
@@ -108,12 +115,12 @@ void Queue::carry_out(const Item& item) {
     }
   }
   if (!status.failed()) return;
+  if (status.names_operation) return keep_error(status.text);
   std::string text = item.label.name;
   text += ": ";
   text += status.text;
   if (item.label.arguments) text += " (of " + item.label.arguments() + ")";
-  std::lock_guard lock(error_mutex_);
-  if (error_.empty()) error_ = std::move(text);
+  keep_error(std::move(text));
 }
 
 }  // namespace sonde

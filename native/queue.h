@@ -20,8 +20,9 @@ struct Label {
 
 class Queue {
  public:
-  // debug: each operation with its time on stderr; trace: a path for a timeline in Chrome's trace format, or empty
-  Queue(bool debug, const std::string& trace);
+  // debug: each operation with its time on stderr; trace: a path for a timeline in Chrome's trace format, or empty. Where
+  // operations only begin work, `settle` waits for it: it follows each operation that is timed.
+  Queue(bool debug, const std::string& trace, std::function<Status()> settle = nullptr);
   ~Queue();
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
@@ -32,6 +33,8 @@ class Queue {
   void push(std::function<void()> work);
   // The first error since it was last asked for; empty if there was none. To be called from queued work.
   std::string take_error();
+  // Keeps an error that was noticed elsewhere, unless there is one.
+  void keep_error(std::string text);
   // Blocks until all that was queued before is done.
   void wait();
   // Carries out what is running, drops the rest, joins the thread. Nothing may be pushed afterwards.
@@ -53,6 +56,7 @@ class Queue {
   std::mutex error_mutex_;
   std::string error_;
   const bool debug_;
+  const std::function<Status()> settle_;
   FILE* trace_ = nullptr;
   std::thread thread_;
 };

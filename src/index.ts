@@ -23,7 +23,7 @@ export type { HostData } from './engine/host_data.js';
 export { type AttentionOptions, attention, maskLogits } from './engine/ops/attention.js';
 export { embedding } from './engine/ops/embedding.js';
 export { gelu } from './engine/ops/gelu.js';
-export { layerNorm, rootMeanSquare } from './engine/ops/layer_norm.js';
+export { addLayerNorm, layerNorm, rootMeanSquare } from './engine/ops/layer_norm.js';
 export { type Activation, linear, matmul, type Precision } from './engine/ops/matmul.js';
 export { softmax, softmaxNumerator } from './engine/ops/softmax.js';
 export { type SparseEncodeOptions, type SparseLatents, sparseDecode, sparseEncode } from './engine/ops/sparse.js';

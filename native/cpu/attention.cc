@@ -1,4 +1,4 @@
-// Fused attention: the probabilities of a few queries at a time, never stored.
+// Fused attention: the probabilities of a few queries at a time, stored only where they are asked for.
 //
 // q, k, v [B, S or T, H, D] -> k and v of some heads as panels -> per block of kRows queries: scores [kRows, T] by the
 // product's microkernel, scaled, masked, exponentiated -> times v [T, Dv] -> divided by the sums -> out [B, S, H, Dv].
@@ -81,11 +81,21 @@ float weigh(float* x, int64_t seen, int64_t width, float scale, const uint8_t* p
   return sum_row(x, seen);
 }
 
+// x, the weights of what a query may see, becomes its row of probs [B, S, T, H]; NaN altogether if their sum is.
+void store_probabilities(const View& probs, int64_t batch, int64_t query, int64_t head, float* x, int64_t seen,
+                         float sum) {
+  const int64_t keys = probs.shape[2];
+  memset(x + seen, 0, size_t(keys - seen) * 4);
+  map_row(x, x, keys, [=](vf v) { return v / sum; });
+  const int64_t at = batch * probs.stride[0] + query * probs.stride[1] + head * probs.stride[3];
+  write_row(static_cast<char*>(probs.data) + at * dtype_size(probs.dtype), probs.dtype, probs.stride[2], keys, x);
+}
+
 }  // namespace
 
-Status attention(Context* context, Out out, In q, In k, In v, In pad, bool causal, double scale) {
+Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale) {
   const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3]};
-  if (element_count(out) == 0) return {};
+  if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
   const int64_t pairs = s.batch * s.heads, floats = s.key_floats() + s.value_floats() + 1;
   const int64_t group = max64(1, min64(pairs, kGroupBytes / (4 * floats)));
   auto* packed = static_cast<float*>(shared_scratch(context, 0, size_t(group * floats) * 4));
@@ -117,6 +127,9 @@ Status attention(Context* context, Out out, In q, In k, In v, In pad, bool causa
     weights.stride[0] = width;
     weights.stride[1] = 1;
     pack_rows(desk.packed, weights, 0, count);
+    for (int i = 0; probs.data && i < count; ++i) {
+      store_probabilities(probs, batch, first + i, head, desk.scores + i * width, seen, sums[i]);
+    }
     const int64_t result_width = s.value_panels() * kColumns;
     product(desk.packed, count, {values, DType::float32, s.keys, seen}, s.value_panels(), s.values, desk.zeros,
             desk.results, result_width, true, nullptr);

@@ -79,6 +79,10 @@ const InstructionSet* choose(Status* status) {
   return nullptr;
 }
 
+int32_t count(Status*) { return 1; }
+
+void identify(int32_t, char* text, size_t size) { snprintf(text, size, "CPU"); }
+
 Context* open(int32_t index, int32_t threads, Status* status) {
   if (index != 0) {
     *status = fail("there is one CPU device, cpu");
@@ -114,6 +118,10 @@ void* allocate(Context*, size_t bytes) {
 
 void release(Context*, void* data) { free(data); }
 
+void set_bytes(Context*, void* data, unsigned char value, size_t bytes) { memset(data, value, bytes); }
+
+void get_bytes(Context*, void* host, const void* data, size_t bytes) { memcpy(host, data, bytes); }
+
 // host memory as a contiguous view of the shape of `like`
 template <class T>
 T host_view(const View& like, void* host, DType dtype) {
@@ -134,9 +142,13 @@ Status upload(Context* context, Out dst, const void* host) {
   return context->operations->copy(context, dst, host_view<In>(dst, const_cast<void*>(host), dst.dtype));
 }
 
-Status download(Context* context, void* host, DType host_dtype, In src) {
+Status download(Context* context, void* host, DType host_dtype, In src, Pending**) {
   return context->operations->copy(context, host_view<Out>(src, host, host_dtype), src);
 }
+
+// nothing is ever pending: operations are done when they return
+Pending* mark(Context*) { return nullptr; }
+Status finish(Context*, Pending*) { return {}; }
 
 Status synchronize(Context*) { return {}; }
 
@@ -145,7 +157,8 @@ const Operations* operations(const Context* context) { return context->operation
 }  // namespace
 
 const Backend cpu_backend = {
-    kBackendAbi, open, close, describe, allocate, release, upload, download, synchronize, operations,
+    kBackendAbi, count,     identify, open,     close, describe, allocate,    release,
+    set_bytes,   get_bytes, upload,   download, mark,  finish,   synchronize, operations,
 };
 
 }  // namespace sonde

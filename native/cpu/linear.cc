@@ -1,13 +1,13 @@
-// x w + bias with packed weights, activated while the tile is in the cache.
+// x w + bias with packed weights, activated and added to the residual while the tile is in the cache.
 #include "multiply.h"
 #include "operations.h"
 
 namespace sonde::SONDE_ISA {
 
-Status linear(Context* context, Out out, In x, Packed w, In bias, Activation activation) {
+Status linear(Context* context, Out out, In x, Packed w, In bias, In residual, Activation activation, Precision) {
   RightSide right;
   right.packed = &w;
-  return multiply_all(context, x, right, bias, out, activation);
+  return multiply_all(context, x, right, bias, {out, residual, activation});
 }
 
 }  // namespace sonde::SONDE_ISA

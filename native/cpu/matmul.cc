@@ -28,7 +28,7 @@ View matrix_at(const T& x, int64_t batch) {
 
 }  // namespace
 
-Status matmul(Context* context, Out out, In a, In b, In bias) {
+Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   const int64_t m = out.shape[out.rank - 2], n = out.shape[out.rank - 1], k = a.shape[a.rank - 1];
   int64_t batch = 1;
   for (int d = 0; d < out.rank - 2; ++d) batch *= out.shape[d];
@@ -42,7 +42,7 @@ Status matmul(Context* context, Out out, In a, In b, In bias) {
       const View right = matrix_at(b, i);
       RightSide w;
       w.view = &right;
-      const Status status = multiply_all(context, matrix_at(a, i), w, bias, matrix_at(out, i), Activation::none);
+      const Status status = multiply_all(context, matrix_at(a, i), w, bias, {matrix_at(out, i)});
       if (status.failed()) return status;
     }
     return {};
@@ -57,7 +57,8 @@ Status matmul(Context* context, Out out, In a, In b, In bias) {
     }
   }
   parallel(context, batch, [&](int64_t i, int thread) {
-    const View x = matrix_at(a, i), right = matrix_at(b, i), to = matrix_at(out, i);
+    const View x = matrix_at(a, i), right = matrix_at(b, i);
+    const Target to = {matrix_at(out, i)};
     auto* left = static_cast<float*>(thread_scratch(context, thread, 1, left_bytes));
     for (int64_t row = 0; row < m; row += kRows) pack_rows(left + row * k, x, row, int(min64(kRows, m - row)));
     RightSide w;
@@ -65,8 +66,7 @@ Status matmul(Context* context, Out out, In a, In b, In bias) {
     const Room room = Room::in(thread_scratch(context, thread, 0, Room::bytes(w)), w);
     const int64_t step = kTileColumns / kColumns;
     for (int64_t panel = 0; panel < panel_count(n); panel += step) {
-      multiply_columns(left, m, w, panel, min64(step, panel_count(n) - panel), wide_bias, to, 0, Activation::none,
-                       room);
+      multiply_columns(left, m, w, panel, min64(step, panel_count(n) - panel), wide_bias, to, 0, room);
     }
   });
   return {};

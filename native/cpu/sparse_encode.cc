@@ -224,7 +224,8 @@ Status by_rank(Work& work, int64_t first, int64_t rows) {
 
 }  // namespace
 
-Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu) {
+Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu,
+                     Precision) {
   const int64_t m = x.shape[0], n = w.shape[1];
   out.csr->row_ptr[0] = 0;
   if (!out.csr->reserve(out.csr, 0)) return out_of_memory("the sparse rows");

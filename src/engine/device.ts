@@ -1,8 +1,10 @@
 // Devices: where tensors live and operations run, each with one in-order queue.
+import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { checkInteger, describe, wrong } from './check.js';
 import { DeviceError } from './errors.js';
-import { type DeviceHandle, type NativeOperations, native } from './native.js';
+import { type DeviceHandle, type NativeOperations, native, packageRoot } from './native.js';
 
 export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
 
@@ -14,7 +16,8 @@ export interface DeviceDescription {
   readonly reason?: string;
 }
 
-const cudaReason = 'this version of sonde has no CUDA backend; the CPU backend is ready';
+const cudaFolder = join(packageRoot, 'build-cuda');
+const cudaLibrary = process.env.SONDE_CUDA_LIBRARY ?? join(cudaFolder, 'Release', 'libsonde_cuda.so');
 const syncEveryOperation = Boolean(process.env.SONDE_SYNC);
 
 type OperationArguments<Name extends keyof NativeOperations> =
@@ -78,37 +81,71 @@ export class Device {
   }
 }
 
+/** What the CUDA backend can compute on, each GPU in words, or in one sentence why it cannot. */
+function cudaDevices(): { reason: string } | { devices: string[] } {
+  if (existsSync(cudaLibrary)) return native.cudaDevices(cudaLibrary);
+  if (process.env.SONDE_CUDA_LIBRARY) return { reason: `SONDE_CUDA_LIBRARY is ${cudaLibrary}, which is not there` };
+  const reason = 'the CUDA backend is not built';
+  const cure =
+    'to turn it on: install the CUDA toolkit (12.4 or newer) and CMake (3.18 or newer), then run: npm run build:cuda';
+  try {
+    const status: unknown = JSON.parse(readFileSync(join(cudaFolder, 'status.json'), 'utf8'));
+    const why = (status as { reason?: unknown }).reason;
+    return { reason: typeof why === 'string' ? why : `${reason}; ${cure}` };
+  } catch {
+    return { reason: `${reason}; ${cure}` };
+  }
+}
+
 const opened = new Map<string, Device>();
 
 /**
- * The device of that name; opened once, so that every caller gets the same one.
+ * The device of that name; opened once, so that every caller gets the same one. `cuda` is `cuda:0`.
  * @param options.threads compute threads of a CPU device, from 1 to 1024; by default one per physical core.
  *   Another number gives another device, with its own queue and memory.
  * @throws Error when the device is not available, with the reason; RangeError for a name that is none.
  */
 export function openDevice(name: DeviceName = 'cpu', options: { threads?: number } = {}): Device {
-  if (typeof name === 'string' && /^cuda(:\d+)?$/.test(name)) throw new Error(`openDevice: ${name}: ${cudaReason}`);
-  if (name !== 'cpu') throw new RangeError(wrong('openDevice', 'name', "'cpu', 'cuda' or 'cuda:N'", describe(name)));
-  const threads = options.threads === undefined ? 0 : checkInteger('openDevice', 'threads', options.threads, 1, 1024);
-  const key = `${name} ${threads}`;
-  let device = opened.get(key);
-  if (!device) {
-    device = new Device(name, 'cpu', native.open(0, threads));
-    opened.set(key, device);
+  const gpu = typeof name === 'string' ? /^cuda(?::(\d+))?$/.exec(name) : null;
+  if (!gpu && name !== 'cpu') {
+    throw new RangeError(wrong('openDevice', 'name', "'cpu', 'cuda' or 'cuda:N'", describe(name)));
   }
+  const threads = options.threads === undefined ? 0 : checkInteger('openDevice', 'threads', options.threads, 1, 1024);
+  const index = gpu ? Number(gpu[1] ?? 0) : 0;
+  const fullName = gpu ? `cuda:${index}` : 'cpu';
+  const key = gpu ? fullName : `cpu ${threads}`;
+  const known = opened.get(key);
+  if (known) return known;
+  if (gpu) {
+    const found = cudaDevices();
+    if ('reason' in found) throw new Error(`openDevice: ${name}: ${found.reason}`);
+    if (index >= found.devices.length) {
+      const there = found.devices.map((_, i) => `cuda:${i}`).join(', ');
+      throw new Error(`openDevice: ${name}: there is no such GPU, only ${there}`);
+    }
+  }
+  const device = new Device(fullName, gpu ? 'cuda' : 'cpu', native.open(gpu ? cudaLibrary : null, index, threads));
+  opened.set(key, device);
   return device;
 }
 
-/** `cuda:0` when there is a GPU that can be used, else `cpu`. */
+/** `cuda:0` when there is a GPU that can be used, else `cpu`; SONDE_DEVICE names another. */
 export function getDefaultDevice(): Device {
-  return openDevice('cpu');
+  const wanted = process.env.SONDE_DEVICE;
+  if (wanted) return openDevice(wanted as DeviceName);
+  return openDevice('devices' in cudaDevices() ? 'cuda:0' : 'cpu');
 }
 
 /** Every device sonde knows of, the missing ones with the reason. */
 export function listDevices(): DeviceDescription[] {
   const cpu = openDevice('cpu');
+  const found = cudaDevices();
+  const gpus =
+    'reason' in found
+      ? [{ name: 'cuda', description: 'NVIDIA GPU', available: false, reason: found.reason }]
+      : found.devices.map((description, i) => ({ name: `cuda:${i}`, description, available: true }));
   return [
     { name: 'cpu', description: `${cpu.description} of ${availableParallelism()} processors`, available: true },
-    { name: 'cuda', description: 'NVIDIA GPU', available: false, reason: cudaReason },
+    ...gpus,
   ];
 }

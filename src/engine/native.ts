@@ -28,11 +28,22 @@ export interface NativeOperations {
   topKMask(d: DeviceHandle, out: ViewHandle, x: ViewHandle, k: number, relu: boolean): void;
   softmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle, normalize: boolean): void;
   layerNorm(d: DeviceHandle, out: ViewHandle, x: ViewHandle, gain: ViewHandle, bias: ViewHandle, eps: number): void;
+  addLayerNorm(
+    d: DeviceHandle,
+    sum: ViewHandle,
+    out: ViewHandle,
+    a: ViewHandle,
+    b: ViewHandle,
+    gain: ViewHandle,
+    bias: ViewHandle,
+    eps: number,
+  ): void;
   rootMeanSquare(d: DeviceHandle, out: ViewHandle, x: ViewHandle, eps: number): void;
   embedding(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, table: ViewHandle, accumulate: boolean): void;
   attention(
     d: DeviceHandle,
     out: ViewHandle,
+    probs: ViewHandle | null,
     q: ViewHandle,
     k: ViewHandle,
     v: ViewHandle,
@@ -49,9 +60,18 @@ export interface NativeOperations {
     x: ViewHandle,
     w: PackedHandle,
     bias: ViewHandle | null,
+    residual: ViewHandle | null,
     activation: number,
+    precision: number,
   ): void;
-  matmul(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: ViewHandle, bias: ViewHandle | null): void;
+  matmul(
+    d: DeviceHandle,
+    out: ViewHandle,
+    a: ViewHandle,
+    b: ViewHandle,
+    bias: ViewHandle | null,
+    precision: number,
+  ): void;
   random(d: DeviceHandle, out: ViewHandle, kind: number, seed: number, a: number, b: number): void;
   sparseEncode(
     d: DeviceHandle,
@@ -62,6 +82,7 @@ export interface NativeOperations {
     threshold: number,
     k: number,
     relu: boolean,
+    precision: number,
   ): void;
   sparseDecode(
     d: DeviceHandle,
@@ -76,8 +97,13 @@ export interface NativeOperations {
 }
 
 export interface Native extends NativeOperations {
-  /** threads 0: one per physical core. Throws with the reason when the device cannot be had. */
-  open(index: number, threads: number): DeviceHandle;
+  /** The devices of the CUDA backend whose library lies at `path`, each in words, or why there are none. */
+  cudaDevices(path: string): { reason: string } | { devices: string[] };
+  /**
+   * path: the CUDA backend's library, null for the CPU. threads 0: one per physical core. Throws with the reason when the
+   * device cannot be had.
+   */
+  open(path: string | null, index: number, threads: number): DeviceHandle;
   describe(d: DeviceHandle): string;
   memory(d: DeviceHandle): { allocated: number; peak: number };
   /** Throws an Error whose code is OUT_OF_MEMORY when there is not enough. */

@@ -16,7 +16,8 @@ export function overlaps(a: Tensor, b: Tensor): boolean {
   return a0 < b1 && b0 < a1;
 }
 
-const sameWindow = (a: Tensor, b: Tensor): boolean =>
+/** Whether both show the same elements of the same memory in the same order. */
+export const sameWindow = (a: Tensor, b: Tensor): boolean =>
   a.storage === b.storage && a.offset === b.offset && sameShape(a.shape, b.shape) && sameShape(a.strides, b.strides);
 
 /** Calls body with x, or with a copy of x where writing `out` would change x under way. */

@@ -9,7 +9,7 @@ import { floatDType } from '../engine/dtype.js';
 import { attention, maskLogits } from '../engine/ops/attention.js';
 import { embedding } from '../engine/ops/embedding.js';
 import { gelu } from '../engine/ops/gelu.js';
-import { layerNorm, rootMeanSquare } from '../engine/ops/layer_norm.js';
+import { addLayerNorm, layerNorm, rootMeanSquare } from '../engine/ops/layer_norm.js';
 import { linear, matmul } from '../engine/ops/matmul.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Scope } from '../engine/scope.js';
@@ -19,8 +19,8 @@ import { type HookContext, isPassOwned, type TransformerHooks } from './hooks.js
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point } from './location.js';
 import type { Input } from './padding.js';
-import { type LayerPlan, type Plan, watchedPoint } from './plan.js';
-import type { LayerWeights, Norm, Weights } from './weights.js';
+import { type Addition, type LayerPlan, type NormId, type Plan, watchedPoint } from './plan.js';
+import type { LayerWeights, Linear, Norm, Weights } from './weights.js';
 
 export interface PassOptions {
   readonly config: TransformerConfig;
@@ -37,6 +37,12 @@ export interface PassOptions {
 }
 
 const eps = 1e-5;
+
+/** The residual stream (B,S,D). A delta has yet to be added: the layer norm that comes next does that. */
+interface Stream {
+  readonly x: Tensor;
+  readonly delta?: Tensor;
+}
 
 /** Thrown when the last wanted value is there: the rest of the pass is not needed. */
 const enough = Symbol('enough');
@@ -78,28 +84,24 @@ class Pass {
     let x = s.add(embedding(input.tokens, weights.tokEmbed)); // B S D
     embedding(input.positions, weights.posEmbed, { addTo: x });
     x = await this.#point('resid.post_emb', x);
+    let stream: Stream = { x };
     for (const [layer, w] of weights.layers.entries())
-      x = await this.#layer(layer, w, plan.layers[layer] as LayerPlan, x);
-    if (lastOnly) x = this.#replace(x, x.slice(1, input.seq - 1).clone()); // B 1 D
-    let normed = await this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, x);
-    s.free(x);
-    normed = await this.#point('resid.post_ln_f', normed);
+      stream = await this.#layer(layer, w, plan.layers[layer] as LayerPlan, stream);
+    if (lastOnly) stream = this.#lastPosition(stream, input.seq);
+    const end = await this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, stream);
+    s.free(end.x);
+    const normed = await this.#point('resid.post_ln_f', end.normed);
     const logits = this.#replace(normed, linear(normed, weights.unembed)); // B S V
     return this.#point('logits', logits);
   }
 
-  async #layer(layer: number, w: LayerWeights, plan: LayerPlan, x: Tensor): Promise<Tensor> {
-    let normed = await this.#norm('resid.torso.ln_attn', layer, plan.lnAttn, w.ln1, x); // B S D
+  async #layer(layer: number, w: LayerWeights, plan: LayerPlan, stream: Stream): Promise<Stream> {
+    let { x, normed } = await this.#norm('resid.torso.ln_attn', layer, plan.lnAttn, w.ln1, stream); // B S D
     normed = await this.#point('resid.torso.post_ln_attn', normed, layer);
     const mixed = await this.#attention(layer, w, plan, normed); // B S H C
-    const [B, S] = mixed.shape as [number, number];
-    let delta = this.#replace(mixed, linear(mixed.reshape(B, S, w.out.w.k), w.out.w, { bias: w.out.bias })); // B S D
-    delta = await this.#point('resid.torso.delta_attn', delta, layer);
-    x = this.#replace(x, x.add(delta));
-    this.scope.free(delta);
-    x = await this.#point('resid.torso.post_attn', x, layer);
+    stream = await this.#add('attn', layer, plan.addAttn, x, mixed, w.out);
 
-    normed = await this.#norm('resid.torso.ln_mlp', layer, plan.lnMlp, w.ln2, x); // B S D
+    ({ x, normed } = await this.#norm('resid.torso.ln_mlp', layer, plan.lnMlp, w.ln2, stream)); // B S D
     normed = await this.#point('resid.torso.post_ln_mlp', normed, layer);
     let hidden: Tensor; // B S F
     if (plan.gelu === 'fused') {
@@ -110,23 +112,55 @@ class Pass {
       hidden = this.#replace(hidden, gelu(hidden));
     }
     hidden = await this.#point('mlp.post_act', hidden, layer, { outLayer: w.mlpOut.w });
-    delta = this.#replace(hidden, linear(hidden, w.mlpOut.w, { bias: w.mlpOut.bias })); // B S D
-    delta = await this.#point('resid.torso.delta_mlp', delta, layer);
-    x = this.#replace(x, x.add(delta));
-    this.scope.free(delta);
-    return this.#point('resid.torso.post_mlp', x, layer);
+    return this.#add('mlp', layer, plan.addMlp, x, hidden, w.mlpOut);
   }
 
-  /** Layer norm of x, which stays. In steps, float32 throughout, as in the original. */
+  /** The end of a sublayer: the stream x plus the update, which is a product of `input`. Frees both. */
+  async #add(
+    sublayer: 'attn' | 'mlp',
+    layer: number,
+    form: Addition,
+    x: Tensor,
+    input: Tensor,
+    { w, bias }: Linear,
+  ): Promise<Stream> {
+    const s = this.scope;
+    const rows = s.add(input.reshape(...x.shape.slice(0, 2), w.k)); // heads side by side
+    if (form === 'product') {
+      x = this.#replace(x, linear(rows, w, { bias, residual: x })); // B S D
+      s.free(rows, input);
+    } else {
+      let delta = s.add(linear(rows, w, { bias })); // B S D
+      s.free(rows, input);
+      delta = await this.#point(`resid.torso.delta_${sublayer}`, delta, layer);
+      if (form === 'norm') return { x, delta };
+      x = this.#replace(x, x.add(delta));
+      s.free(delta);
+    }
+    return { x: await this.#point(`resid.torso.post_${sublayer}`, x, layer) };
+  }
+
+  /** The stream's last position alone: (B,1,D). */
+  #lastPosition({ x, delta }: Stream, seq: number): Stream {
+    const last = (t: Tensor) => this.#replace(t, t.slice(1, seq - 1).clone());
+    return delta ? { x: last(x), delta: last(delta) } : { x: last(x) };
+  }
+
+  /** The stream, complete, and its layer norm. In steps, float32 throughout, as in the original. */
   async #norm(
-    prefix: 'resid.torso.ln_attn' | 'resid.torso.ln_mlp' | 'resid.ln_f',
+    prefix: NormId,
     layer: number | undefined,
     form: 'fused' | 'open',
     { gain, bias }: Norm,
-    x: Tensor,
-  ): Promise<Tensor> {
+    { x, delta }: Stream,
+  ): Promise<{ x: Tensor; normed: Tensor }> {
     const s = this.scope;
-    if (form === 'fused') return s.add(layerNorm(x, gain, bias, { eps }));
+    if (delta) {
+      const { sum, out } = addLayerNorm(x, delta, gain, bias, { eps });
+      s.free(x, delta);
+      return { x: s.add(sum), normed: s.add(out) };
+    }
+    if (form === 'fused') return { x, normed: s.add(layerNorm(x, gain, bias, { eps })) };
     const wide = s.add(x.to('float32'));
     const mean = s.add(wide.mean(-1, { keepDim: true })); // B S 1
     let centred = this.#replace(wide, wide.sub(mean));
@@ -139,7 +173,7 @@ class Pass {
     scaled = await this.#point(`${prefix}.post_scale`, scaled, layer);
     const gained = this.#replace(scaled, scaled.mul(gain));
     const out = this.#replace(gained, gained.add(bias));
-    return x.dtype === 'float32' ? out : this.#replace(out, out.to(x.dtype));
+    return { x, normed: x.dtype === 'float32' ? out : this.#replace(out, out.to(x.dtype)) };
   }
 
   /** (B,S,D) -> (B,S,H,C): queries, keys, values, and their mix before the output projection. Frees x. */
@@ -151,10 +185,10 @@ class Pass {
     const part = (i: number) => qkv.slice(2, i * A, (i + 1) * A);
     const { k, v } = caches ? caches.extend(layer, part(1), part(2)) : { k: part(1), v: part(2) }; // B T A
     let [q4, k4, v4] = [part(0), k, v].map((t) => splitHeads(t, config.nHeads)) as [Tensor, Tensor, Tensor];
-    const pad = this.#pad ? { pad: this.#pad } : {};
     const C = q4.shape[3] as number;
     if (plan.attention === 'fused') {
-      const mixed = this.#replace(qkv, attention(q4, k4, v4, { ...pad, scale: 1 / Math.sqrt(C) }));
+      const mixed = await this.#fusedAttention(layer, plan, q4, k4, v4, 1 / Math.sqrt(C));
+      s.free(qkv);
       return this.#point('attn.v_out', mixed, layer);
     }
     // copies of one's own: what a hook changes must not reach the cache
@@ -165,10 +199,29 @@ class Pass {
     s.free(qkv);
     const mixed =
       plan.attention === 'split'
-        ? s.add(attention(q4, k4, v4, { ...pad, scale: 1 }))
+        ? await this.#fusedAttention(layer, plan, q4, k4, v4, 1)
         : await this.#openAttention(layer, plan, q4, k4, v4);
     s.free(q4, k4, v4);
     return this.#point('attn.v_out', mixed, layer);
+  }
+
+  /** The mix in one kernel, and the probabilities besides if they are handed out: they lie as (B,H,S,T). */
+  async #fusedAttention(
+    layer: number,
+    plan: LayerPlan,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: number,
+  ): Promise<Tensor> {
+    const s = this.scope;
+    const [B, S, H] = q.shape as [number, number, number];
+    const T = k.shape[1] as number;
+    const probs = plan.probs ? s.add(turned(q.make([B, H, S, T]), [0, 2, 3, 1])) : undefined; // B S T H
+    const pad = this.#pad ? { pad: this.#pad } : {};
+    const mixed = s.add(attention(q, k, v, { ...pad, scale, ...(probs ? { probs } : {}) }));
+    if (probs) s.free(await this.#point('attn.qk_probs', probs, layer));
+    return mixed;
   }
 
   /** Logits, softmax and mix in memory. They lie as (B,H,S,T) and (B,S,H,T), and are shown as the original's (B,S,T,H). */

@@ -1,7 +1,16 @@
 // What a pass has to stop at: from the hooks and the wanted locations, per layer, which stretches run fused and which open,
 // and which point is the last. Pure: no device, no tensors.
 import type { FwdBwdHooks, TransformerHooks } from './hooks.js';
-import { executionOrder, type LayerPoint, type Location, layerPoints, type Point, parseLocation } from './location.js';
+import { executionOrder, type Location, type Point, parseLocation } from './location.js';
+
+/** The layer norms, as their points' ids begin. */
+export type NormId = 'resid.torso.ln_attn' | 'resid.torso.ln_mlp' | 'resid.ln_f';
+
+/**
+ * How an update is added to the residual stream. product: as part of the matrix product that makes it. norm: in one
+ * kernel with the layer norm that comes next. apart: by itself.
+ */
+export type Addition = 'product' | 'norm' | 'apart';
 
 /** How a layer is computed. */
 export interface LayerPlan {
@@ -12,11 +21,15 @@ export interface LayerPlan {
    * values) that hooks may change. open: logits and probabilities in memory.
    */
   readonly attention: 'fused' | 'split' | 'open';
+  /** The kernel, fused or split, also gives the probabilities: they are handed out, and no hook may change them. */
+  readonly probs: boolean;
   /** The softmax in one kernel, or with its denominator in hand. */
   readonly softmax: 'fused' | 'open';
+  readonly addAttn: Addition;
   readonly lnMlp: 'fused' | 'open';
   /** GELU as part of the matrix product, or apart from it. */
   readonly gelu: 'fused' | 'open';
+  readonly addMlp: Addition;
 }
 
 export interface Plan {
@@ -44,28 +57,34 @@ export function makePlan(nLayers: number, hooks?: TransformerHooks, locations?: 
     (wanted?.some((w) => w.point === point && w.layer === layer) ?? false) ||
     watchedPoint(hooks, point, layer) !== undefined;
   const any = (points: readonly Point[], layer?: number) => points.some((point) => isWanted(point, layer));
-  const within = (prefix: string): LayerPoint[] => layerPoints.filter((point) => point.startsWith(prefix));
+  const norm = (prefix: NormId, layer?: number) =>
+    any([`${prefix}.post_mean_subtraction`, `${prefix}.scale`, `${prefix}.post_scale`], layer) ? 'open' : 'fused';
+  const lnF = norm('resid.ln_f');
+  const addition = (sublayer: 'attn' | 'mlp', layer: number, next: 'fused' | 'open'): Addition => {
+    if (!isWanted(`resid.torso.delta_${sublayer}`, layer)) return 'product';
+    return next === 'fused' && !isWanted(`resid.torso.post_${sublayer}`, layer) ? 'norm' : 'apart';
+  };
   const layers = Array.from({ length: nLayers }, (_, layer): LayerPlan => {
-    const probabilities = any(['attn.qk_logits', 'attn.qk_softmax_denominator', 'attn.qk_probs'], layer);
+    const probsHooked = watchedPoint(hooks, 'attn.qk_probs', layer) !== undefined;
+    const open = probsHooked || any(['attn.qk_logits', 'attn.qk_softmax_denominator'], layer);
+    const lnMlp = norm('resid.torso.ln_mlp', layer);
+    const afterMlp = layer === nLayers - 1 ? lnF : norm('resid.torso.ln_attn', layer + 1);
     return {
-      lnAttn: any(within('resid.torso.ln_attn.'), layer) ? 'open' : 'fused',
-      attention: probabilities ? 'open' : any(['attn.q', 'attn.k', 'attn.v'], layer) ? 'split' : 'fused',
+      lnAttn: norm('resid.torso.ln_attn', layer),
+      attention: open ? 'open' : any(['attn.q', 'attn.k', 'attn.v'], layer) ? 'split' : 'fused',
+      probs: !open && isWanted('attn.qk_probs', layer),
       softmax: any(['attn.qk_softmax_denominator'], layer) ? 'open' : 'fused',
-      lnMlp: any(within('resid.torso.ln_mlp.'), layer) ? 'open' : 'fused',
+      addAttn: addition('attn', layer, lnMlp),
+      lnMlp,
       gelu: any(['mlp.pre_act'], layer) ? 'open' : 'fused',
+      addMlp: addition('mlp', layer, afterMlp),
     };
   });
   const last = wanted?.reduce((a, b) => (executionOrder(b) > executionOrder(a) ? b : a));
   return {
     layers,
-    lnF: any(['resid.ln_f.post_mean_subtraction', 'resid.ln_f.scale', 'resid.ln_f.post_scale']) ? 'open' : 'fused',
+    lnF,
     ...(last ? { last } : {}),
-    watchesEnd: any([
-      'resid.ln_f.post_mean_subtraction',
-      'resid.ln_f.scale',
-      'resid.ln_f.post_scale',
-      'resid.post_ln_f',
-      'logits',
-    ]),
+    watchesEnd: lnF === 'open' || any(['resid.post_ln_f', 'logits']),
   };
 }

@@ -8,18 +8,19 @@ import { native, packageRoot } from '../../src/engine/native.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { Tensor } from '../../src/engine/tensor.js';
+import { testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('device');
 
 test('the same name gives the same device; another number of threads another one', () => {
-  assert.is(openDevice('cpu'), getDefaultDevice());
+  assert.is(testDevice(), getDefaultDevice());
   assert.is(openDevice('cpu', { threads: 1 }), openDevice('cpu', { threads: 1 }));
   assert.is.not(openDevice('cpu', { threads: 1 }), openDevice('cpu'));
   assert.match(openDevice('cpu', { threads: 1 }).description, /1 thread/);
   throws(() => openDevice('cpu', { threads: 0 }), RangeError, /threads must be an integer from 1 to 1024, but is 0/);
   throws(() => openDevice('tpu' as never), RangeError, /openDevice: name must be 'cpu', 'cuda' or 'cuda:N'/);
-  throws(() => openDevice('cuda'), Error, /openDevice: cuda: /);
+  throws(() => openDevice('cuda:99'), Error, /openDevice: cuda:99: \w/);
 });
 
 test('listDevices says what there is and why the rest is missing', () => {
@@ -31,7 +32,7 @@ test('listDevices says what there is and why the rest is missing', () => {
 test('tensors of two devices do not meet', () => {
   using a = Tensor.zeros([2]);
   using b = Tensor.zeros([2], { device: openDevice('cpu', { threads: 1 }) });
-  throws(() => a.add(b), TypeError, /add: x must be on cpu, where tensor is/);
+  throws(() => a.add(b), TypeError, /add: x must be on (cpu|cuda:0), where tensor is/);
 });
 
 test('a failed operation is told at the next wait, with its name and shapes, and the queue works again', async () => {
@@ -83,7 +84,7 @@ test('memory given back while operations still wait for it is not mixed up', asy
 });
 
 test('out of memory is an error that states what was asked for', () => {
-  throws(() => Tensor.empty([2 ** 46]), OutOfMemoryError, /cpu: out of memory: asked for 281474976710656 bytes while/);
+  throws(() => Tensor.empty([2 ** 46]), OutOfMemoryError, /: out of memory: asked for 281474976710656 bytes while/);
 });
 
 test('a collected tensor gives its memory back', async () => {

@@ -1,10 +1,10 @@
 // matmul against plain loops in doubles; rows must not depend on the batch or the threads, bit for bit.
 import * as assert from 'uvu/assert';
-import { openDevice } from '../../src/engine/device.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { Tensor } from '../../src/engine/tensor.js';
 import { cases, product, type Sample, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
+import { testDevice } from '../support/device.js';
 import { suite, throws } from '../support/harness.js';
 
 const test = suite('matmul');
@@ -72,12 +72,12 @@ test(
 );
 
 test('rows are the same bits whatever the batch and the number of threads', async () => {
-  const whole = openDevice('cpu', { threads: 1 });
+  const whole = testDevice(1);
   using a = Tensor.randn([53, 211], { seed: 1, device: whole });
   using b = Tensor.randn([211, 1003], { seed: 2, device: whole });
   const expected = await matmul(a, b).read();
   for (const threads of [1, 2, 3, 4]) {
-    const device = openDevice('cpu', { threads });
+    const device = testDevice(threads);
     using right = Tensor.from(await b.read(), { shape: [211, 1003], device });
     for (const [from, to] of [
       [0, 53],
@@ -124,7 +124,12 @@ test('out is filled and returned; wrong arguments are refused', async () => {
   throws(() => matmul(a, b, { out: wide }), RangeError, /out must be \[1, 2\] \(the product\)/);
   throws(() => matmul(a, b, { out: a }), RangeError, /out must be apart from a/);
   throws(() => matmul(a, b, { bias: wide }), RangeError, /bias must be \[2\]/);
-  throws(() => matmul(a, b, { precision: 'fp8' as never }), TypeError, /precision must be/);
+  throws(
+    () => matmul(a, b, { precision: 'fp8' as never }),
+    TypeError,
+    /matmul: precision must be float32, strict, tf32, bf16, but is 'fp8'/,
+  );
+  assert.equal([...(await matmul(a, b, { precision: 'bf16' }).read())], [13, 16]);
   using i = Tensor.from([[1]], { dtype: 'int32' });
   throws(() => matmul(i, i), TypeError, /a must be float32, bfloat16 or float16, but is int32/);
   throws(() => matmul(Tensor.zeros([2, 2, 3]), Tensor.zeros([3, 3, 4])), RangeError, /b must be of leading dimensions/);

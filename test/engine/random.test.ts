@@ -1,9 +1,9 @@
 // Random values against Philox 4x32-10 written out once more in big integers, and against the moments they must have.
 import * as assert from 'uvu/assert';
-import { openDevice } from '../../src/engine/device.js';
 import { Tensor } from '../../src/engine/tensor.js';
 import { cases, product } from '../support/cases.js';
 import { close } from '../support/close.js';
+import { testDevice } from '../support/device.js';
 import { suite } from '../support/harness.js';
 
 const test = suite('random');
@@ -57,10 +57,8 @@ test('200 random shapes and seeds: normal and integer values', async () => {
 
 test('moments, and the same values for any number of threads and in 16 bits', async () => {
   const n = 200_000;
-  const one = Float32Array.from(
-    await Tensor.randn([n], { seed: 42, device: openDevice('cpu', { threads: 1 }) }).read(),
-  );
-  close(await Tensor.randn([n], { seed: 42, device: openDevice('cpu', { threads: 3 }) }).read(), one);
+  const one = Float32Array.from(await Tensor.randn([n], { seed: 42, device: testDevice(1) }).read());
+  close(await Tensor.randn([n], { seed: 42, device: testDevice(3) }).read(), one);
   const mean = one.reduce((a, b) => a + b) / n;
   const moment = (p: number) => one.reduce((a, b) => a + (b - mean) ** p, 0) / n;
   assert.ok(

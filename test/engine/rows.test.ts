@@ -1,15 +1,16 @@
 // The operations on rows (reductions, argmax, top-k, softmax, layer norm, root mean square, embedding) against loops in
-// doubles: 200 random shapes, layouts and dtypes each.
+// doubles: 200 random shapes, layouts and dtypes each. The layer norm of a sum is also, bit for bit, that of add() and
+// layerNorm().
 import * as assert from 'uvu/assert';
-import { openDevice } from '../../src/engine/device.js';
 import { DeviceError } from '../../src/engine/errors.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
-import { layerNorm, rootMeanSquare } from '../../src/engine/ops/layer_norm.js';
+import { addLayerNorm, layerNorm, rootMeanSquare } from '../../src/engine/ops/layer_norm.js';
 import { softmax, softmaxNumerator } from '../../src/engine/ops/softmax.js';
 import { topKMask } from '../../src/engine/ops/top_k.js';
 import { Tensor } from '../../src/engine/tensor.js';
 import { type Case, cases, eachRow, product, type Sample, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
+import { testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('rows');
@@ -148,6 +149,26 @@ test('softmax and its numerator over any dimension', async () => {
   close(await softmax(x).read(), [0, 0.5, 0.5, NaN, NaN, NaN, NaN, NaN, NaN, 1, 0, 0]);
 });
 
+/** Layer norm over the last dimension, in doubles. */
+function layerNormed(
+  x: ArrayLike<number>,
+  shape: number[],
+  gain: Float64Array,
+  bias: Float64Array,
+  eps: number,
+): Float64Array {
+  const out = new Float64Array(x.length);
+  eachRow(shape, (_, offset, n) => {
+    const row = Array.from({ length: n }, (_, j) => x[offset + j] as number);
+    const mean = row.reduce((a, b) => a + b, 0) / n;
+    const variance = row.reduce((a, b) => a + (b - mean) ** 2, 0) / n;
+    for (const [j, v] of row.entries()) {
+      out[offset + j] = ((v - mean) / Math.sqrt(variance + eps)) * (gain[j] as number) + (bias[j] as number);
+    }
+  });
+  return out;
+}
+
 test('layer norm and root mean square', async () => {
   await cases(200, async (c) => {
     const shape = c.rng.shape(c.rng.integer(1, 4), { elements: 20_000 });
@@ -159,15 +180,10 @@ test('layer norm and root mean square', async () => {
     const [gain, bias] = [await c.tensor([width]), await c.tensor([width])];
     const eps = c.rng.pick([1e-5, 1e-3]);
     const normed = c.own(layerNorm(x.t, gain.t, bias.t, { eps }));
-    const expected = new Float64Array(product(shape));
+    const expected = layerNormed(values, shape, gain.x, bias.x, eps);
     const roots: number[] = [];
     eachRow(shape, (_, offset, n) => {
       const row = Array.from(values.slice(offset, offset + n));
-      const mean = row.reduce((a, b) => a + b, 0) / n;
-      const variance = row.reduce((a, b) => a + (b - mean) ** 2, 0) / n;
-      for (const [j, v] of row.entries()) {
-        expected[offset + j] = ((v - mean) / Math.sqrt(variance + eps)) * (gain.x[j] as number) + (bias.x[j] as number);
-      }
       roots.push(Math.sqrt(row.reduce((a, b) => a + b * b, 0) / n + eps));
     });
     // a row of one or a few near-equal elements loses the digits that cancel
@@ -190,6 +206,52 @@ test('layer norm and root mean square', async () => {
     () => layerNorm(large, zero.slice(0, 1), zero),
     RangeError,
     /layerNorm: gain must be \[768\] \(the width of x \[1, 768\]\), but is \[767\]/,
+  );
+});
+
+test('the layer norm of a sum', async () => {
+  await cases(200, async (c) => {
+    const shape = c.rng.shape(c.rng.integer(1, 4), { elements: 20_000 });
+    const width = shape.at(-1) as number;
+    const a = await c.tensor(shape);
+    const b = c.rng.next() < 0.1 ? a : await c.tensor(shape, { dtype: a.t.dtype, scale: 3 });
+    const [gain, bias] = [await c.tensor([width]), await c.tensor([width])];
+    const eps = c.rng.pick([1e-5, 1e-3]);
+    const { sum, out } = addLayerNorm(a.t, b.t, gain.t, bias.t, { eps });
+    for (const t of [sum, out]) assert.equal([[...c.own(t).shape], t.dtype], [shape, a.t.dtype]);
+    const sums = await sum.read();
+    close(
+      sums,
+      a.x.map((v, i) => v + (b.x[i] as number)),
+      { rtol: unit[a.t.dtype], label: 'sum' },
+    );
+    const expected = layerNormed(sums, shape, gain.x, bias.x, eps);
+    close(await out.read(), expected, { rtol: unit[a.t.dtype] + 4e-6, atol: 4e-6 * (width < 8 ? 60 : 1) });
+    const apart = c.own(a.t.add(b.t));
+    close(sums, await apart.read(), { label: 'sum and add()' });
+    close(await out.read(), await c.own(layerNorm(apart, gain.t, bias.t, { eps })).read(), { label: 'bits' });
+  });
+  using a = Tensor.zeros([2, 3]);
+  using g = Tensor.zeros([3]);
+  throws(
+    () => addLayerNorm(a, Tensor.zeros([3]), g, g),
+    RangeError,
+    /addLayerNorm: b must be \[2, 3\] \(the shape of a\), but is \[3\]/,
+  );
+  throws(
+    () => addLayerNorm(a, Tensor.zeros([2, 3], { dtype: 'float16' }), g, g),
+    TypeError,
+    /addLayerNorm: b must be float32, but is float16/,
+  );
+  throws(
+    () => addLayerNorm(a, a, g, a),
+    RangeError,
+    /addLayerNorm: bias must be \[3\] \(the width of a \[2, 3\]\), but is \[2, 3\]/,
+  );
+  throws(
+    () => addLayerNorm(Tensor.zeros([2, 3], { dtype: 'int32' }), a, g, g),
+    TypeError,
+    /addLayerNorm: a must be float32, bfloat16 or float16, but is int32/,
   );
 });
 
@@ -225,21 +287,24 @@ test('embedding looks rows up and adds them', async () => {
 test('rows are the same bits for any batch and any number of threads', async () => {
   const data = await Tensor.randn([64, 777], { seed: 5 }).read();
   const run = async (threads: number, from: number, to: number) => {
-    const device = openDevice('cpu', { threads });
+    const device = testDevice(threads);
     using x = Tensor.from(data.slice(from * 777, to * 777), { shape: [to - from, 777], device });
     using gain = Tensor.randn([777], { seed: 6, device });
-    return [await softmax(x).read(), await layerNorm(x, gain, gain).read(), await x.sum(1).read()];
+    const added = addLayerNorm(x, x, gain, gain);
+    const all = [softmax(x), layerNorm(x, gain, gain), added.out, x.sum(1)];
+    return (await Promise.all(all.map((t) => t.read()))) as [Float32Array, Float32Array, Float32Array, Float32Array];
   };
-  const [a, b, s] = (await run(1, 0, 64)) as [Float32Array, Float32Array, Float32Array];
+  const [a, b, c, s] = await run(1, 0, 64);
   for (const [threads, from, to] of [
     [2, 0, 64],
     [3, 10, 11],
     [4, 1, 50],
   ] as const) {
-    const [p, q, r] = (await run(threads, from, to)) as [Float32Array, Float32Array, Float32Array];
+    const [p, q, r, t] = await run(threads, from, to);
     close(p, a.slice(from * 777, to * 777));
     close(q, b.slice(from * 777, to * 777));
-    close(r, s.slice(from, to));
+    close(r, c.slice(from * 777, to * 777));
+    close(t, s.slice(from, to));
   }
 });
 

@@ -1,6 +1,5 @@
 // sparseEncode against the dense product sorted by hand in the same float32 bits; sparseDecode against loops in doubles.
 import * as assert from 'uvu/assert';
-import { openDevice } from '../../src/engine/device.js';
 import { DeviceError } from '../../src/engine/errors.js';
 import { linear } from '../../src/engine/ops/matmul.js';
 import { sparseDecode, sparseEncode, updateLastNonzero } from '../../src/engine/ops/sparse.js';
@@ -8,6 +7,7 @@ import { packWeights } from '../../src/engine/packed_matrix.js';
 import { Tensor } from '../../src/engine/tensor.js';
 import { cases, product } from '../support/cases.js';
 import { close } from '../support/close.js';
+import { testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 import { random } from '../support/random.js';
 
@@ -60,7 +60,7 @@ test(
 test('the same result for any number of threads and any batch', async () => {
   const runs = [];
   for (const threads of [1, 2, 4]) {
-    const device = openDevice('cpu', { threads });
+    const device = testDevice(threads);
     using w = Tensor.randn([33, 5000], { seed: 1, device });
     using packed = packWeights(w);
     using x = Tensor.randn([600, 33], { seed: 2, device });
@@ -83,7 +83,7 @@ test('a threshold that no float32 equals is not rounded to one', async () => {
       [1e300, false, [0, 1]],
       [Number.MIN_VALUE, true, [0, 0]],
     ] as const) {
-      const got = await sparseEncode(x, w, { threshold, relu, k });
+      const got = await sparseEncode(x, w, { threshold, relu, k, precision: 'strict' });
       assert.equal([...got.indices], [...expected], `above ${threshold}, k ${k}`);
     }
   }
@@ -151,7 +151,7 @@ test('decoded rows are the same bits whatever the batch and the number of thread
   for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
     let expected: Float32Array | undefined;
     for (const threads of [1, 2, 3, 4]) {
-      const device = openDevice('cpu', { threads });
+      const device = testDevice(threads);
       using w = Tensor.randn([k, n], { seed: 6, device });
       using packed = packWeights(w, { dtype });
       for (const [from, to] of [
@@ -191,6 +191,12 @@ test('broken sparse rows are refused', async () => {
   using x = Tensor.zeros([2, 4]);
   await rejects(sparseEncode(x, w, { threshold: -1 }), RangeError, /threshold must be 0 or more/);
   await rejects(sparseEncode(x, w, { k: 4 }), RangeError, /k must be an integer from 0 to 3/);
+  await rejects(
+    sparseEncode(x, w, { precision: 'fp8' as never }),
+    TypeError,
+    /sparseEncode: precision must be float32, strict, tf32, bf16, but is 'fp8'/,
+  );
+  assert.is((await sparseEncode(x, w, { precision: 'tf32' })).values.length, 0);
   await rejects(sparseEncode(Tensor.zeros([2, 5]), w), RangeError, /x must be \[\.\.\., 4\]/);
 });
 

@@ -33,11 +33,17 @@ void release(sonde::Context*, void* block) {
   std::free(block);
 }
 
+void set_bytes(sonde::Context*, void* data, unsigned char value, size_t bytes) { std::memset(data, value, bytes); }
+
+void get_bytes(sonde::Context*, void* host, const void* data, size_t bytes) { std::memcpy(host, data, bytes); }
+
 sonde::Backend memory_backend() {
   sonde::Backend backend = {};
   backend.abi = sonde::kBackendAbi;
   backend.allocate = allocate;
   backend.release = release;
+  backend.set_bytes = set_bytes;
+  backend.get_bytes = get_bytes;
   return backend;
 }
 

@@ -1,8 +1,8 @@
 // Random cases for the tests of operations: tensors of any float dtype and layout beside their exact values in doubles.
 import type { Device } from '../../src/engine/device.js';
-import { openDevice } from '../../src/engine/device.js';
 import type { DType } from '../../src/engine/dtype.js';
 import { Tensor } from '../../src/engine/tensor.js';
+import { testDevice } from './device.js';
 import { type Random, random } from './random.js';
 
 export const floats: readonly DType[] = ['float32', 'float32', 'bfloat16', 'float16'];
@@ -39,7 +39,7 @@ export async function cases(count: number, body: (c: Case) => Promise<void>, fir
   for (let seed = first; seed < first + count; seed++) {
     const owned: { dispose(): void }[] = [];
     const rng = random(seed);
-    const device = openDevice('cpu', { threads: 1 + (seed % 3) });
+    const device = testDevice(1 + (seed % 3));
     const own: Case['own'] = (t) => {
       owned.push(t);
       return t;

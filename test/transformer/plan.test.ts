@@ -14,7 +14,16 @@ import { makePlan } from '../../src/transformer/plan.js';
 import { suite, throws } from '../support/harness.js';
 
 const test = suite('plan');
-const fused = { lnAttn: 'fused', attention: 'fused', softmax: 'fused', lnMlp: 'fused', gelu: 'fused' };
+const fused = {
+  lnAttn: 'fused',
+  attention: 'fused',
+  probs: false,
+  softmax: 'fused',
+  addAttn: 'product',
+  lnMlp: 'fused',
+  gelu: 'fused',
+  addMlp: 'product',
+};
 const nothing = () => undefined;
 
 test('nobody watching: everything fused, to the end', () => {
@@ -47,8 +56,9 @@ test('points that any form passes open nothing', () => {
     'mlp.post_act',
     'attn.v_out',
     'resid.post_emb',
+    'resid.torso.post_attn',
     'resid.torso.post_ln_mlp',
-    'resid.torso.delta_mlp',
+    'resid.torso.post_mlp',
   ]) {
     hooks.appendToPath(`${point}.fwd`, nothing);
   }
@@ -62,6 +72,47 @@ test('wanted locations count as watched, and the last one ends the pass', () => 
   const plan = makePlan(3, undefined, ['0/mlp/pre_act', '1/attn/qk_softmax_denominator']);
   assert.equal(plan.layers, [{ ...fused, gelu: 'open' }, { ...fused, attention: 'open', softmax: 'open' }, fused]);
   assert.equal(plan.last, { point: 'attn.qk_softmax_denominator', layer: 1 });
+});
+
+test('an update that is watched is added by the layer norm that follows, unless that or the sum is watched', () => {
+  const additions = (...locations: string[]) => {
+    const hooks = new TransformerHooks();
+    for (const location of locations) {
+      const { point, layer } = parseLocation(location);
+      const hook = layer === undefined ? nothing : new AtLayers(layer as number).append(nothing);
+      hooks.appendToPath(`${point}.fwd`, hook);
+    }
+    // wanted locations count as watched
+    const [plan, wanted] = [makePlan(2, hooks), makePlan(2, undefined, locations)];
+    assert.equal(wanted.layers, plan.layers);
+    return plan.layers.flatMap(({ addAttn, addMlp }) => [addAttn, addMlp]);
+  };
+  assert.equal(additions('0/resid/post_attn', '1/resid/post_mlp'), ['product', 'product', 'product', 'product']);
+  assert.equal(additions('0/resid/delta_attn', '0/resid/delta_mlp'), ['norm', 'norm', 'product', 'product']);
+  assert.equal(additions('1/resid/delta_attn', '1/resid/delta_mlp'), ['product', 'product', 'norm', 'norm']);
+  const both = ['0/resid/delta_attn', '0/resid/delta_mlp', '1/resid/delta_mlp'];
+  assert.equal(additions(...both, '0/resid/post_attn'), ['apart', 'norm', 'product', 'norm']);
+  assert.equal(additions(...both, '0/resid/ln_mlp/scale'), ['apart', 'norm', 'product', 'norm']);
+  assert.equal(additions(...both, '1/resid/ln_attn/post_scale'), ['norm', 'apart', 'product', 'norm']);
+  assert.equal(additions(...both, '0/resid/post_mlp'), ['norm', 'apart', 'product', 'norm']);
+  assert.equal(additions(...both, 'resid/ln_f/post_mean_subtraction'), ['norm', 'norm', 'product', 'apart']);
+  assert.equal(additions(...both, '1/resid/post_mlp'), ['norm', 'norm', 'product', 'apart']);
+});
+
+test('probabilities that are only handed out come from the fused kernel', () => {
+  const probs = '0/attn/qk_probs';
+  const plan = (hooks: TransformerHooks | undefined, ...locations: string[]) => {
+    const { attention, probs } = makePlan(1, hooks, locations).layers[0] as ReturnType<typeof makePlan>['layers'][0];
+    return [attention, probs];
+  };
+  assert.equal(plan(undefined, probs), ['fused', true]);
+  assert.equal(plan(undefined, probs, '0/attn/v'), ['split', true]);
+  assert.equal(plan(undefined, probs, '0/attn/qk_logits'), ['open', false]);
+  assert.equal(plan(undefined, probs, '0/attn/qk_softmax_denominator'), ['open', false]);
+  const hooked = (point: string) => new TransformerHooks().appendToPath(`${point}.fwd`, nothing);
+  assert.equal(plan(hooked('attn.q'), probs), ['split', true]);
+  assert.equal(plan(hooked('attn.qk_probs'), probs), ['open', false]);
+  assert.equal(plan(hooked('attn.qk_probs'), 'logits'), ['open', false]);
 });
 
 test('locations are read and written', () => {

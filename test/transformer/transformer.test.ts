@@ -2,7 +2,6 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { openDevice } from '../../src/engine/device.js';
 import { DeviceError } from '../../src/engine/errors.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { Tensor } from '../../src/engine/tensor.js';
@@ -11,6 +10,7 @@ import { AtLayers, ConditionalHooks, TransformerHooks } from '../../src/transfor
 import { prepInputAndPad } from '../../src/transformer/padding.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
+import { testDevice } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
@@ -200,6 +200,96 @@ test('hooks: order, binding, conditions, clones, paths', async () => {
   assert.match(String(hooks), /post_act/);
 });
 
+test('updates added in the product, with the layer norm and apart: the same bits, edits too', async () => {
+  const tokens = [[1, 2, 3, 4, 5, 6, 7]];
+  const deltas = ['resid.torso.delta_attn', 'resid.torso.delta_mlp'];
+  const posts = ['resid.torso.post_attn', 'resid.torso.post_mlp'];
+  for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
+    using model = await Transformer.load(tiny, { dtype });
+    const mine = Tensor.zeros([1, 7, 48], { dtype }).fill(0.25);
+    const pass = async (watched: string[], edit?: (x: Tensor, context: { layer?: number }) => Tensor | undefined) => {
+      const hooks = new TransformerHooks();
+      for (const point of watched) hooks.appendToPath(`${point}.fwd`, () => undefined);
+      if (edit) for (const point of deltas) hooks.appendToPath(`${point}.fwd2`, edit);
+      const { logits } = await model.forward(tokens, { hooks });
+      const values = await logits.read();
+      logits.dispose();
+      return values;
+    };
+    const plain = await pass([]);
+    for (const watched of [deltas, posts, [...deltas, ...posts], ['resid.torso.delta_mlp', ...posts]]) {
+      close(await pass(watched), plain, { label: `${dtype}, ${watched} watched` });
+    }
+    const edits = {
+      'in place': (x: Tensor) => x.mul_(2),
+      "the user's own": (_: Tensor, { layer }: { layer?: number }) => (layer === 1 ? mine : undefined),
+    };
+    for (const [name, edit] of Object.entries(edits)) {
+      const edited = await pass(posts, edit); // apart
+      assert.not.equal(edited, plain);
+      close(await pass([], edit), edited, { label: `${dtype}, edited: ${name}` });
+    }
+    close(await mine.read(), new Array(7 * 48).fill(0.25), { label: "the user's own is left alone" });
+    mine.dispose();
+    // handed out: what is added is what was seen, and the stream before the next layer norm is their sum
+    const names = ['1/resid/post_attn', '1/resid/delta_mlp', '2/resid/post_ln_attn', 'logits'];
+    const values = await model.activations(tokens, names);
+    close(await (values.get('logits') as Tensor).read(), plain, { label: `${dtype}, handed out` });
+    const all = await model.activations(tokens, [...names, '1/resid/post_mlp']);
+    for (const name of names) {
+      close(await (values.get(name) as Tensor).read(), await (all.get(name) as Tensor).read(), { label: name });
+    }
+    using sum = (values.get('1/resid/post_attn') as Tensor).add(values.get('1/resid/delta_mlp') as Tensor);
+    close(await (all.get('1/resid/post_mlp') as Tensor).read(), await sum.read(), { label: 'post_mlp' });
+    for (const t of [...values.values(), ...all.values()]) t.dispose();
+  }
+});
+
+test('sampling with an update left to the last layer norm', async () => {
+  const options = { numTokens: 12, seed: 3 };
+  const hooks = new TransformerHooks();
+  hooks.resid.torso.deltaMlp.appendFwd(() => undefined);
+  const prompts = [[1, 2, 3], [4]];
+  assert.equal((await xf.sample(prompts, { ...options, hooks })).tokens, (await xf.sample(prompts, options)).tokens);
+});
+
+test('probabilities handed out by the fused kernel are those that a hook sees, padding and all', async () => {
+  const name = '1/attn/qk_probs';
+  for (const side of ['left', 'right'] as const) {
+    const { tokens, pad } = prepInputAndPad(
+      [
+        [5, 9, 2, 1, 7],
+        [6, 7, 8],
+      ],
+      side,
+    );
+    for (const dtype of ['float32', 'bfloat16'] as const) {
+      using model = await Transformer.load(tiny, { dtype });
+      let seen: Promise<ArrayLike<number>> | undefined;
+      const hooks = new TransformerHooks();
+      hooks.attn.qkProbs.appendFwd(
+        new AtLayers(1).append((x) => {
+          seen = x.read();
+        }),
+      );
+      (await model.forward(tokens, { pad, hooks })).logits.dispose();
+      const expected = await (seen as Promise<ArrayLike<number>>);
+      // attn.k besides: the same kernel on scaled copies
+      for (const locations of [[name], [name, '1/attn/k'], [name, 'logits']]) {
+        const values = await model.activations(tokens, locations, { pad });
+        const probs = values.get(name) as Tensor;
+        assert.equal([[...probs.shape], probs.dtype], [[2, 5, 5, 4], dtype]);
+        const got = await probs.read();
+        const rtol = dtype === 'float32' ? 1e-5 : 2 ** -5;
+        close(got, expected, { rtol, atol: rtol / 10, label: `${locations}, ${side}, ${dtype}` });
+        for (let i = 0; i < got.length; i++) assert.is(got[i] === 0, expected[i] === 0, `${i} is masked`);
+        for (const t of values.values()) t.dispose();
+      }
+    }
+    for (const t of [tokens, pad]) t.dispose();
+  }
+});
+
 test('an edit of attn.v or attn.k does not reach the cache', async () => {
   const edit = new TransformerHooks();
   edit.attn.v.appendFwd((x) => x.fill(0));
@@ -305,7 +395,7 @@ test('a checkpoint saved and loaded is the same model; a foreign folder is refus
 test('a row gets the same bits alone, in a batch, and with any number of threads', async () => {
   const rows = [0, 1, 2].map((r) => Array.from({ length: 19 }, (_, i) => (r * 31 + i * 7) % 101));
   const run = async (threads: number, batch: number[][]) => {
-    using model = await Transformer.load(tiny, { device: openDevice('cpu', { threads }) });
+    using model = await Transformer.load(tiny, { device: testDevice(threads) });
     const { logits } = await model.forward(batch);
     const values = await logits.read();
     logits.dispose();

@@ -1,6 +1,7 @@
 // Attention: fused, and the mask of its open form.
 import { checkDType, checkFloat, checkNumber, checkOperands, checkShape, wrong } from '../check.js';
 import { withContiguous } from '../contiguous.js';
+import { overlaps } from '../overlap.js';
 import { showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 
@@ -11,16 +12,18 @@ export interface AttentionOptions {
   pad?: Tensor;
   /** What the logits are multiplied with; 1 / sqrt(channels) by default. */
   scale?: number;
+  /** [batch, queries, keys, heads] of q's dtype, any view: filled with the probabilities, 0 where masked. */
+  probs?: Tensor;
 }
 
 /**
- * softmax(q k^T scale, masked) v without storing the probabilities. q [batch, queries, heads, channels],
+ * softmax(q k^T scale, masked) v; the probabilities are not stored but in `probs`. q [batch, queries, heads, channels],
  * k [batch, keys, heads, channels], v [batch, keys, heads, value channels], keys >= queries, one float dtype
  * -> [batch, queries, heads, value channels].
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  const { causal = true, pad } = options;
-  const device = checkOperands('attention', { q, k, v, pad });
+  const { causal = true, pad, probs } = options;
+  const device = checkOperands('attention', { q, k, v, pad, probs });
   checkFloat('attention', 'q', q);
   checkDType('attention', 'k', k, q.dtype);
   checkDType('attention', 'v', v, q.dtype);
@@ -35,13 +38,32 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     throw new RangeError(wrong('attention', 'k', `of ${queries} or more keys, as many as q has queries`, String(keys)));
   }
   if (pad) checkPad('attention', pad, batch, keys);
+  if (probs) {
+    const why = `q is ${showShape(q.shape)}, k ${showShape(k.shape)}`;
+    checkShape('attention', 'probs', probs.shape, [batch, queries, keys, heads], why);
+    checkDType('attention', 'probs', probs, q.dtype);
+    for (const [argument, t] of Object.entries({ q, k, v, pad })) {
+      if (t && overlaps(probs, t))
+        throw new RangeError(wrong('attention', 'probs', `apart from ${argument}`, 'on the same memory'));
+    }
+  }
   const scale = checkNumber('attention', 'scale', options.scale ?? 1 / Math.sqrt(channels));
   const out = q.make([batch, queries, heads, v.shape[3] as number]);
   const rowsInOnePiece = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
   withContiguous(
     [q, k, v, pad],
     (...[q, k, v, pad]) =>
-      device.run('attention', out.handle, q.handle, k.handle, v.handle, pad?.handle ?? null, causal, scale),
+      device.run(
+        'attention',
+        out.handle,
+        probs?.handle ?? null,
+        q.handle,
+        k.handle,
+        v.handle,
+        pad?.handle ?? null,
+        causal,
+        scale,
+      ),
     rowsInOnePiece,
   );
   return out;

@@ -1,18 +1,19 @@
 // Matrix products: of any two tensors, and of rows with a packed weight matrix.
-import { checkFloat, checkOperands, checkRank, checkShape, describe, wrong } from '../check.js';
+import { checkDType, checkFloat, checkOperands, checkRank, checkShape, describe, wrong } from '../check.js';
 import { withContiguous } from '../contiguous.js';
 import { promote } from '../dtype.js';
-import { overlaps } from '../overlap.js';
+import { overlaps, sameWindow } from '../overlap.js';
 import type { PackedMatrix } from '../packed_matrix.js';
 import { broadcastShape, broadcastStrides, rowCount, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 
+const precisions = { float32: 0, strict: 1, tf32: 2, bf16: 3 } as const; // Precision in native/ops.h
 /**
- * How float32 products are computed. The CPU computes every one of them in float32, in a fixed order; a GPU may be told
- * to (`strict`), or to trade accuracy for speed (`tf32`, `bf16`).
+ * How float32 products are computed. The CPU computes every one of them in float32, in a fixed order. A GPU is as
+ * accurate as float32, by whatever is fastest; it may be told to keep to plain float32 arithmetic (`strict`), or to
+ * trade accuracy for speed (`tf32`, `bf16`).
  */
-export type Precision = 'float32' | 'strict' | 'tf32' | 'bf16';
-const precisions: readonly Precision[] = ['float32', 'strict', 'tf32', 'bf16'];
+export type Precision = keyof typeof precisions;
 
 const activations = { none: 0, relu: 1, gelu: 2 } as const; // Activation in native/ops.h
 export type Activation = keyof typeof activations;
@@ -25,11 +26,17 @@ interface ProductOptions {
   precision?: Precision;
 }
 
+interface LinearOptions extends ProductOptions {
+  activation?: Activation;
+  /** [..., M, N] of the result's dtype, added after the activation. It may be `out` itself. */
+  residual?: Tensor;
+}
+
 const last = (t: Tensor): number => t.shape[t.shape.length - 1] as number;
 
 /**
  * a b + bias: a [..., M, K], b [..., K, N] (or [..., N, K] with transposeB) -> [..., M, N]; leading dimensions broadcast.
- * Accumulated in float32 over K in ascending order: a row's result does not depend on the other rows.
+ * Accumulated in float32 over K in a fixed order: a row's result does not depend on the other rows.
  */
 export function matmul(
   a: Tensor,
@@ -37,7 +44,7 @@ export function matmul(
   { transposeB = false, bias, out, precision }: ProductOptions & { transposeB?: boolean } = {},
 ): Tensor {
   const device = checkOperands('matmul', { a, b, bias, out });
-  checkPrecision('matmul', precision);
+  const code = precisionCode('matmul', precision);
   for (const [argument, t] of Object.entries({ a, b })) {
     checkRank('matmul', argument, t, 2);
     checkFloat('matmul', argument, t);
@@ -69,21 +76,21 @@ export function matmul(
   const [to, left, matrix] = flat
     ? [result.reshape(rows, n), a.reshape(rows, k), right]
     : [result, spread(a), spread(right)];
-  withContiguous([bias], (b) => device.run('matmul', to.handle, left.handle, matrix.handle, b?.handle ?? null));
+  withContiguous([bias], (b) => device.run('matmul', to.handle, left.handle, matrix.handle, b?.handle ?? null, code));
   return result;
 }
 
 /**
- * activation(x w + bias): x [..., K], w a packed [K, N] -> [..., N], of x's dtype unless `out` has another.
- * The same arithmetic as matmul.
+ * activation(x w + bias) + residual: x [..., K], w a packed [K, N] -> [..., N], of x's dtype unless `out` has another.
+ * The same arithmetic as matmul; the residual is added as add() would.
  */
 export function linear(
   x: Tensor,
   w: PackedMatrix,
-  { bias, out, precision, activation = 'none' }: ProductOptions & { activation?: Activation } = {},
+  { bias, residual, out, precision, activation = 'none' }: LinearOptions = {},
 ): Tensor {
-  const device = checkOperands('linear', { x, w, bias, out });
-  checkPrecision('linear', precision);
+  const device = checkOperands('linear', { x, w, bias, residual, out });
+  const code = precisionCode('linear', precision);
   checkRank('linear', 'x', x, 1);
   checkFloat('linear', 'x', x);
   if (!Object.hasOwn(activations, activation)) {
@@ -94,25 +101,35 @@ export function linear(
   }
   const shape = [...x.shape.slice(0, -1), w.n];
   if (bias) checkBias('linear', bias, w.n);
-  const result = out ?? x.make(shape);
   if (out) checkGivenOut('linear', out, shape, { x, bias });
+  if (residual) {
+    checkShape('linear', 'residual', residual.shape, shape, `the product of x ${showShape(x.shape)} and w`);
+    checkDType('linear', 'residual', residual, (out ?? x).dtype);
+    if (out && overlaps(out, residual) && !sameWindow(out, residual)) {
+      throw new RangeError(wrong('linear', 'residual', 'out itself or apart from it', 'partly on the same memory'));
+    }
+  }
+  const result = out ?? x.make(shape);
   const rows = rowCount(shape);
-  withContiguous([x, bias], (x, bias) =>
+  withContiguous([x, bias, residual], (x, bias, residual) =>
     device.run(
       'linear',
       result.reshape(rows, w.n).handle,
       x.reshape(rows, w.k).handle,
       w.handle,
       bias?.handle ?? null,
+      residual?.reshape(rows, w.n).handle ?? null,
       activations[activation],
+      code,
     ),
   );
   return result;
 }
 
-function checkPrecision(operation: string, precision: Precision | undefined): void {
-  if (precision === undefined || precisions.includes(precision)) return;
-  throw new TypeError(wrong(operation, 'precision', precisions.join(', '), describe(precision)));
+/** @internal Native code's number for a precision; float32's for one left out. */
+export function precisionCode(operation: string, precision: Precision = 'float32'): number {
+  if (Object.hasOwn(precisions, precision)) return precisions[precision];
+  throw new TypeError(wrong(operation, 'precision', Object.keys(precisions).join(', '), describe(precision)));
 }
 
 function checkBias(operation: string, bias: Tensor, n: number): void {

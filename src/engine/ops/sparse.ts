@@ -16,6 +16,7 @@ import { native } from '../native.js';
 import type { PackedMatrix } from '../packed_matrix.js';
 import { rowCount, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
+import { type Precision, precisionCode } from './matmul.js';
 
 /** Rows of latents in CSR form, in host memory: row r's entries are rowPtr[r] to rowPtr[r + 1], indices ascending. */
 export interface SparseLatents {
@@ -32,6 +33,7 @@ export interface SparseEncodeOptions {
   k?: number;
   /** Keep positive values only (default); without it, those whose magnitude is above the threshold. */
   relu?: boolean;
+  precision?: Precision;
 }
 
 /** The values of x w + bias that pass: x [..., K], w [K, N]; a row for each of x's. */
@@ -40,8 +42,9 @@ export async function sparseEncode(
   w: PackedMatrix,
   options: SparseEncodeOptions = {},
 ): Promise<SparseLatents> {
-  const { bias, threshold = 0, k = 0, relu = true } = options;
+  const { bias, threshold = 0, k = 0, relu = true, precision } = options;
   const device = checkOperands('sparseEncode', { x, w, bias });
+  const code = precisionCode('sparseEncode', precision);
   checkRank('sparseEncode', 'x', x, 1);
   checkFloat('sparseEncode', 'x', x);
   checkInteger('sparseEncode', 'k', k, 0, w.n);
@@ -55,7 +58,17 @@ export async function sparseEncode(
   const rows = rowCount(x.shape);
   const csr = native.csr(rows);
   withContiguous([x, bias], (x, bias) =>
-    device.run('sparseEncode', csr, x.reshape(rows, w.k).handle, w.handle, bias?.handle ?? null, threshold, k, relu),
+    device.run(
+      'sparseEncode',
+      csr,
+      x.reshape(rows, w.k).handle,
+      w.handle,
+      bias?.handle ?? null,
+      threshold,
+      k,
+      relu,
+      code,
+    ),
   );
   return device.settled(native.readCsr(device.handle, csr));
 }

@@ -1,0 +1,542 @@
+// The CUDA backend's table: devices, memory, streams, and the ways in and out. One stream computes, another one copies results
+// to the host, so that reading one batch goes on while the next is computed.
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "context.h"
+#include "describe.h"
+#include "packed.h"
+
+namespace sonde {
+
+namespace {
+
+constexpr size_t kPieceBytes = size_t(8) << 20;  // of a transfer: what a block of pinned memory holds
+constexpr size_t kPinnedBlocks = 8;
+constexpr int kNames = 16;  // operations remembered for an error that CUDA tells late
+
+// Pinned host memory, and the copy that last used it.
+struct Pinned {
+  void* data = nullptr;
+  cudaEvent_t done = nullptr;
+};
+
+struct Slot {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+}  // namespace
+
+struct Host {
+  cudaStream_t copies = nullptr;
+  Slot scratch[kScratchSlots];
+  cudaDeviceProp properties = {};
+  std::function<std::string()> describe;  // the operation under way: its name, a line break, its tensors
+
+  std::mutex mutex;  // guards what follows: finish comes from another thread
+  std::vector<Pinned> free_blocks;
+  size_t blocks = 0;
+  std::deque<std::string> names;  // of the operations begun last
+  unsigned ticket = 0;
+  std::deque<std::pair<unsigned, std::string>> tickets;  // operations that can fail on their data
+};
+
+// Something under way: a mark in the stream's order, and what is to be copied to the host when it is reached.
+struct Pending {
+  cudaEvent_t ready = nullptr;
+  void* host = nullptr;
+  char* staging = nullptr;
+  size_t bytes = 0;
+  Csr* csr = nullptr;
+  std::vector<CsrPart> parts;
+};
+
+namespace {
+
+cudaError_t make_event(cudaEvent_t* event) {
+  return cudaEventCreateWithFlags(event, cudaEventDisableTiming | cudaEventBlockingSync);
+}
+
+// Each thread has a current device.
+void enter(const Context* context) {
+  static thread_local int current = -1;
+  if (current == context->index) return;
+  cudaSetDevice(context->index);
+  current = context->index;
+}
+
+// ---- failures
+
+std::string recent(Host& host) {
+  std::lock_guard<std::mutex> lock(host.mutex);
+  std::string text;
+  for (const std::string& name : host.names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+Status late_error(Context* context, cudaError_t error) {
+  Status status = fail("%s, in one of the operations begun before: %s. SONDE_SYNC=1 finds which", cudaGetErrorString(error),
+                       recent(*context->host).c_str());
+  status.names_operation = true;
+  return status;
+}
+
+// What a kernel reported since this was last asked.
+Status reported(Context* context) {
+  Failure& failure = *context->failure;
+  if (failure.ticket == 0) return {};
+  std::string name = "an operation\n";
+  {
+    std::lock_guard<std::mutex> lock(context->host->mutex);
+    for (const auto& [ticket, operation] : context->host->tickets) {
+      if (ticket == failure.ticket) name = operation;
+    }
+  }
+  const std::string tensors = name.substr(name.find('\n') + 1);
+  name.resize(name.find('\n'));
+  const long long* v = failure.values;
+  const char *called = name.c_str(), *of = tensors.c_str();
+  Status status;
+  switch (failure.kind) {
+    case kBadIndex:
+      status = fail("%s: index %lld at position %lld is outside [0, %lld) %s", called, v[0], v[1], v[2], of);
+      break;
+    case kBadPointer:
+      status = fail("%s: row_ptr of row %lld must rise from 0 to %lld, but goes from %lld to %lld %s", called, v[0], v[1],
+                    v[2], v[3], of);
+      break;
+    case kBadEntry:
+      status = fail("%s: index %lld of entry %lld is outside [0, %lld) %s", called, v[0], v[1], v[2], of);
+      break;
+    default: status = fail("%s: division by zero at element %lld %s", called, v[0], of);
+  }
+  status.names_operation = true;
+  failure.ticket = 0;
+  failure.claimed = 0;
+  return status;
+}
+
+// ---- pinned memory
+
+bool take_block(Context* context, Pinned* block) {
+  Host& host = *context->host;
+  {
+    std::lock_guard<std::mutex> lock(host.mutex);
+    for (size_t i = 0; i < host.free_blocks.size(); ++i) {
+      // the last one that may be had is waited for
+      const bool settled = cudaEventQuery(host.free_blocks[i].done) == cudaSuccess;
+      if (!settled && (host.blocks < kPinnedBlocks || i + 1 < host.free_blocks.size())) continue;
+      *block = host.free_blocks[i];
+      host.free_blocks.erase(host.free_blocks.begin() + long(i));
+      break;
+    }
+    cudaGetLastError();  // "not ready" is no error
+    if (!block->data) ++host.blocks;
+  }
+  if (block->data) return cudaEventSynchronize(block->done) == cudaSuccess;
+  if (cudaMallocHost(&block->data, kPieceBytes) == cudaSuccess && make_event(&block->done) == cudaSuccess) return true;
+  cudaGetLastError();
+  return false;
+}
+
+void give_block(Context* context, const Pinned& block) {
+  std::lock_guard<std::mutex> lock(context->host->mutex);
+  context->host->free_blocks.push_back(block);
+}
+
+// ---- devices
+
+// null, with the reason, for a GPU that the kernels cannot run on
+const char* unusable(const cudaDeviceProp& properties) {
+  return properties.major < 8 ? "it is older than compute capability 8.0" : nullptr;
+}
+
+std::vector<int> usable_devices(Status* status) {
+  std::vector<int> usable;
+  int driver = 0, runtime = 0, count = 0;
+  cudaRuntimeGetVersion(&runtime);
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    cudaGetLastError();
+    *status = fail("there is no NVIDIA driver (libcuda.so.1 was not found)");
+    return usable;
+  }
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    *status = fail("%s (the driver is for CUDA %d.%d, the kernels were built with CUDA %d.%d)", cudaGetErrorString(error),
+                   driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    return usable;
+  }
+  std::string why;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    const char* reason = unusable(properties);
+    if (!reason) usable.push_back(i);
+    else why = std::string(properties.name) + " cannot be used, " + reason;
+  }
+  cudaGetLastError();
+  if (usable.empty()) *status = fail("%s", why.empty() ? "the NVIDIA driver sees no GPU" : why.c_str());
+  return usable;
+}
+
+int32_t count(Status* status) { return int32_t(usable_devices(status).size()); }
+
+void identify(int32_t index, char* text, size_t size) {
+  Status status;
+  const std::vector<int> devices = usable_devices(&status);
+  cudaDeviceProp properties;
+  if (index < 0 || size_t(index) >= devices.size()) return;
+  if (cudaGetDeviceProperties(&properties, devices[size_t(index)]) != cudaSuccess) return;
+  snprintf(text, size, "%s, %.0f GiB, compute capability %d.%d", properties.name,
+           double(properties.totalGlobalMem) / (1 << 30), properties.major, properties.minor);
+}
+
+void close(Context* context);
+
+Status open_all(Context* context) {
+  Host& host = *context->host;
+  cudaError_t error = cudaSetDevice(context->index);
+  if (error == cudaSuccess) error = cudaGetDeviceProperties(&host.properties, context->index);
+  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&host.copies, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = cudaMallocHost(reinterpret_cast<void**>(&context->failure), sizeof(Failure));
+  if (error == cudaSuccess) memset(static_cast<void*>(context->failure), 0, sizeof(Failure));
+  cudaMemPool_t pool;
+  if (error == cudaSuccess) error = cudaDeviceGetDefaultMemPool(&pool, context->index);
+  // freed memory stays with the pool: what one batch gives back the next one takes
+  uint64_t all = UINT64_MAX;
+  if (error == cudaSuccess) error = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all);
+  return from_cuda(error, "the GPU could not be opened");
+}
+
+Context* open(int32_t index, int32_t, Status* status) {
+  const std::vector<int> devices = usable_devices(status);
+  if (index < 0 || size_t(index) >= devices.size()) {
+    if (!status->failed()) *status = fail("there is no GPU %d", index);
+    return nullptr;
+  }
+  auto* context = new Context;
+  context->host = new Host;
+  context->index = devices[size_t(index)];
+  *status = open_all(context);
+  if (status->failed()) {
+    close(context);
+    return nullptr;
+  }
+  const cudaDeviceProp& properties = context->host->properties;
+  context->capability = properties.major * 10 + properties.minor;
+  context->multiprocessors = properties.multiProcessorCount;
+  return context;
+}
+
+void close(Context* context) {
+  Host* host = context->host;
+  enter(context);
+  if (context->stream) cudaStreamSynchronize(context->stream);
+  if (host->copies) cudaStreamSynchronize(host->copies);
+  for (const Slot& slot : host->scratch) {
+    if (slot.data) cudaFreeAsync(slot.data, context->stream);
+  }
+  for (const Pinned& block : host->free_blocks) {
+    cudaEventDestroy(block.done);
+    cudaFreeHost(block.data);
+  }
+  if (context->failure) cudaFreeHost(context->failure);
+  if (context->stream) {
+    cudaStreamSynchronize(context->stream);
+    cudaStreamDestroy(context->stream);
+  }
+  if (host->copies) cudaStreamDestroy(host->copies);
+  delete host;
+  delete context;
+}
+
+void describe(const Context* context, char* text, size_t size) {
+  const cudaDeviceProp& properties = context->host->properties;
+  snprintf(text, size, "%s, %d multiprocessors, %s kernels", properties.name, context->multiprocessors,
+           context->capability == 90 ? "sm_90a" : "sm_80");
+}
+
+// ---- memory
+
+void* allocate(Context* context, size_t bytes) {
+  enter(context);
+  void* data = nullptr;
+  if (cudaMallocAsync(&data, bytes ? bytes : 1, context->stream) == cudaSuccess) return data;
+  cudaGetLastError();
+  return nullptr;
+}
+
+void release(Context* context, void* data) {
+  enter(context);
+  cudaFreeAsync(data, context->stream);
+}
+
+void set_bytes(Context* context, void* data, unsigned char value, size_t bytes) {
+  enter(context);
+  cudaMemsetAsync(data, value, bytes, context->stream);
+}
+
+void get_bytes(Context* context, void* to, const void* data, size_t bytes) {
+  enter(context);
+  fetch(context, to, data, bytes);
+}
+
+View contiguous_view(const View& like, void* data, DType dtype) {
+  View view;
+  view.data = data;
+  view.dtype = dtype;
+  view.rank = like.rank;
+  int64_t step = 1;
+  for (int d = like.rank - 1; d >= 0; --d) {
+    view.shape[d] = like.shape[d];
+    view.stride[d] = step;
+    step *= like.shape[d];
+  }
+  return view;
+}
+
+Status upload(Context* context, Out dst, const void* from) {
+  enter(context);
+  const size_t bytes = size_t(element_count(dst)) * size_t(dtype_size(dst.dtype));
+  char* to = static_cast<char*>(dst.data);
+  if (!is_contiguous(dst)) to = static_cast<char*>(allocate_on_stream(context, bytes));
+  if (!to) return no_scratch(bytes);
+  for (size_t at = 0; at < bytes; at += kPieceBytes) {
+    const size_t piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
+    Pinned block;
+    if (!take_block(context, &block)) return fail("out of pinned host memory");
+    memcpy(block.data, static_cast<const char*>(from) + at, piece);
+    cudaError_t error = cudaMemcpyAsync(to + at, block.data, piece, cudaMemcpyHostToDevice, context->stream);
+    if (error == cudaSuccess) error = cudaEventRecord(block.done, context->stream);
+    give_block(context, block);
+    if (error != cudaSuccess) return from_cuda(error, "copying to the GPU");
+  }
+  if (to == dst.data) return {};
+  In staged;
+  static_cast<View&>(staged) = contiguous_view(dst, to, dst.dtype);
+  const Status status = copy(context, dst, staged);
+  release_on_stream(context, to);
+  return status;
+}
+
+Pending* mark(Context* context) {
+  enter(context);
+  auto* pending = new Pending;
+  // an event that cannot be had is told by finish
+  if (make_event(&pending->ready) == cudaSuccess) cudaEventRecord(pending->ready, context->stream);
+  return pending;
+}
+
+// The tensor moves to memory of its own, in the stream's order: what is computed next may then change it.
+Status download(Context* context, void* to, DType host_dtype, In src, Pending** pending) {
+  enter(context);
+  const size_t bytes = size_t(element_count(src)) * size_t(dtype_size(host_dtype));
+  if (bytes == 0) return {};
+  auto* staging = static_cast<char*>(allocate_on_stream(context, bytes));
+  if (!staging) return no_scratch(bytes);
+  Out staged;
+  static_cast<View&>(staged) = contiguous_view(src, staging, host_dtype);
+  const Status status = copy(context, staged, src);
+  if (status.failed()) {
+    release_on_stream(context, staging);
+    return status;
+  }
+  *pending = mark(context);
+  (*pending)->host = to;
+  (*pending)->staging = staging;
+  (*pending)->bytes = bytes;
+  return launched();
+}
+
+// Device to host over the copy stream, in pieces, one on its way while another is moved out of pinned memory.
+Status bring(Context* context, char* to, const char* from, size_t bytes) {
+  cudaStream_t stream = context->host->copies;
+  const size_t pieces = (bytes + kPieceBytes - 1) / kPieceBytes;
+  Pinned blocks[2];
+  cudaError_t error = cudaSuccess;
+  for (size_t i = 0; i <= pieces && error == cudaSuccess; ++i) {
+    if (i < pieces) {
+      Pinned& block = blocks[i % 2];
+      if (!block.data && !take_block(context, &block)) {
+        error = cudaErrorMemoryAllocation;
+        break;
+      }
+      const size_t at = i * kPieceBytes, piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
+      error = cudaMemcpyAsync(block.data, from + at, piece, cudaMemcpyDeviceToHost, stream);
+      if (error == cudaSuccess) error = cudaEventRecord(block.done, stream);
+    }
+    if (i > 0 && error == cudaSuccess) {
+      const Pinned& block = blocks[(i - 1) % 2];
+      const size_t at = (i - 1) * kPieceBytes, piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
+      error = cudaEventSynchronize(block.done);
+      if (error == cudaSuccess) memcpy(to + at, block.data, piece);
+    }
+  }
+  for (const Pinned& block : blocks) {
+    if (block.data) give_block(context, block);
+  }
+  return from_cuda(error, "copying from the GPU");
+}
+
+Status finish_csr(Context* context, const Pending& pending) {
+  Csr* csr = pending.csr;
+  if (!csr->reserve(csr, csr->row_ptr[csr->rows])) return fail("sparse_encode: out of memory for the sparse rows");
+  int64_t at = 0;
+  for (const CsrPart& part : pending.parts) {
+    const size_t bytes = size_t(part.entries) * 4;
+    Status status = bring(context, reinterpret_cast<char*>(csr->indices + at), reinterpret_cast<char*>(part.indices), bytes);
+    if (!status.failed()) {
+      status = bring(context, reinterpret_cast<char*>(csr->values + at), reinterpret_cast<char*>(part.values), bytes);
+    }
+    if (status.failed()) return status;
+    at += part.entries;
+  }
+  return {};
+}
+
+Status finish(Context* context, Pending* pending) {
+  enter(context);
+  Host& host = *context->host;
+  Status status;
+  const cudaError_t error = pending->ready ? cudaEventSynchronize(pending->ready) : cudaErrorMemoryAllocation;
+  if (error != cudaSuccess) {
+    status = late_error(context, error);
+  } else {
+    // the copy stream may be told of nothing that this thread has not waited for
+    status = reported(context);
+    if (!status.failed() && pending->staging) {
+      status = bring(context, static_cast<char*>(pending->host), pending->staging, pending->bytes);
+    }
+    if (!status.failed() && pending->csr) status = finish_csr(context, *pending);
+  }
+  if (pending->staging) cudaFreeAsync(pending->staging, host.copies);
+  for (const CsrPart& part : pending->parts) {
+    if (part.indices) cudaFreeAsync(part.indices, host.copies);
+    if (part.values) cudaFreeAsync(part.values, host.copies);
+  }
+  if (pending->ready) cudaEventDestroy(pending->ready);
+  delete pending;
+  return status;
+}
+
+Status synchronize(Context* context) {
+  enter(context);
+  const cudaError_t error = cudaStreamSynchronize(context->stream);
+  return error != cudaSuccess ? late_error(context, error) : reported(context);
+}
+
+// ---- operations
+
+struct OperationText {
+  const char *name, *parameters;
+};
+constexpr OperationText kTexts[] = {
+#define OP(name, ...) {#name, #__VA_ARGS__},
+    SONDE_OPS(OP)
+#undef OP
+};
+enum OperationNumber {
+#define OP(name, ...) k_##name,
+  SONDE_OPS(OP)
+#undef OP
+};
+
+// An operation with what surrounds each: the thread's device, its name for errors told late, and whether its launches went well.
+template <class... A>
+struct Entry {
+  template <Status (*operation)(Context*, A...), int number>
+  static Status run(Context* context, A... arguments) {
+    enter(context);
+    Host& host = *context->host;
+    const std::string name = public_name(kTexts[number].name);
+    {
+      std::lock_guard<std::mutex> lock(host.mutex);
+      host.names.push_back(name);
+      if (host.names.size() > kNames) host.names.pop_front();
+    }
+    host.describe = [&] { return name + "\n(of " + describe_arguments(kTexts[number].parameters, arguments...) + ")"; };
+    const Status status = operation(context, arguments...);
+    host.describe = nullptr;
+    return status.failed() ? status : launched();
+  }
+};
+template <class... A>
+Entry<A...> entry_of(Status (*)(Context*, A...));
+
+const Operations kOperations = {
+#define OP(name, ...) &decltype(entry_of(&name))::run<&name, k_##name>,
+    SONDE_OPS(OP)
+#undef OP
+        packed_bytes,
+};
+
+const Operations* operations(const Context*) { return &kOperations; }
+
+const Backend kBackend = {
+    kBackendAbi, count,     identify, open,     close, describe, allocate,    release,
+    set_bytes,   get_bytes, upload,   download, mark,  finish,   synchronize, operations,
+};
+
+}  // namespace
+
+// ---- what operations use (context.h)
+
+void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
+  Slot& held = context->host->scratch[slot];
+  if (held.bytes >= bytes && held.data) return held.data;
+  if (held.data) cudaFreeAsync(held.data, context->stream);
+  held = {};
+  const size_t room = size_t(round_up(int64_t(bytes ? bytes : 1), int64_t(1) << 16));
+  if (cudaMallocAsync(&held.data, room, context->stream) != cudaSuccess) {
+    cudaGetLastError();
+    held.data = nullptr;
+    return nullptr;
+  }
+  held.bytes = room;
+  return held.data;
+}
+
+unsigned failure_ticket(Context* context) {
+  Host& host = *context->host;
+  std::lock_guard<std::mutex> lock(host.mutex);
+  if (++host.ticket == 0) ++host.ticket;
+  host.tickets.emplace_back(host.ticket, host.describe());
+  if (host.tickets.size() > 256) host.tickets.pop_front();
+  return host.ticket;
+}
+
+Status from_cuda(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return {};
+  cudaGetLastError();
+  return fail("%s: %s", what, cudaGetErrorString(error));
+}
+
+Status launched() { return from_cuda(cudaGetLastError(), "a kernel could not be started"); }
+
+void* allocate_on_stream(Context* context, size_t bytes) { return allocate(context, bytes); }
+void release_on_stream(Context* context, void* data) { release(context, data); }
+
+Status leave_csr_pending(Context* context, Csr* csr, const CsrPart* parts, int count) {
+  csr->pending = mark(context);
+  csr->pending->csr = csr;
+  csr->pending->parts.assign(parts, parts + count);
+  return {};
+}
+
+Status fetch(Context* context, void* host, const void* device, size_t bytes) {
+  cudaError_t error = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, context->stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(context->stream);
+  return error == cudaSuccess ? Status() : late_error(context, error);
+}
+
+}  // namespace sonde
+
+extern "C" __attribute__((visibility("default"))) const sonde::Backend* sonde_backend() { return &sonde::kBackend; }

@@ -1,0 +1,92 @@
+// The four arithmetic operations, in float32, or in wrapping int32 when all sides are int32.
+#include "elements.cuh"
+
+namespace sonde {
+
+namespace {
+
+template <BinaryKind kind>
+SONDE_DEVICE float apply(float a, float b) {
+  if constexpr (kind == BinaryKind::add) return a + b;
+  if constexpr (kind == BinaryKind::sub) return a - b;
+  if constexpr (kind == BinaryKind::mul) return a * b;
+  return a / b;
+}
+
+template <BinaryKind kind>
+struct WithTensor {
+  SONDE_DEVICE float operator()(const float (&x)[2]) const { return apply<kind>(x[0], x[1]); }
+};
+template <BinaryKind kind>
+struct WithScalar {
+  float b;
+  SONDE_DEVICE float operator()(const float (&x)[1]) const { return apply<kind>(x[0], b); }
+};
+
+bool all_int32(const View& a, const View& b, const View& c) {
+  return a.dtype == DType::int32 && b.dtype == DType::int32 && c.dtype == DType::int32;
+}
+
+struct Integers {
+  int32_t* out;
+  const int32_t* a;
+  const int32_t* b;  // null: `scalar`
+  int32_t scalar;
+  BinaryKind kind;
+  Failure* failure;
+  unsigned ticket;
+};
+
+__global__ void __launch_bounds__(kThreads) integer_kernel(Integers x, Positions<3> positions) {
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= positions.count) return;
+  int64_t offset[3];
+  positions.at(i, offset);
+  const int32_t a = x.a[offset[1]], b = x.b ? x.b[offset[2]] : x.scalar;
+  const auto p = uint32_t(a), q = uint32_t(b);
+  int32_t& out = x.out[offset[0]];
+  if (x.kind == BinaryKind::add) out = int32_t(p + q);
+  else if (x.kind == BinaryKind::sub) out = int32_t(p - q);
+  else if (x.kind == BinaryKind::mul) out = int32_t(p * q);
+  else if (b == 0) report(x.failure, x.ticket, kDivisionByZero, i, 0, 0);
+  else out = b == -1 ? int32_t(0u - p) : a / b;
+}
+
+Status integers(Context* context, const View& out, const View& a, const View* b, double scalar, BinaryKind kind) {
+  const View* const views[] = {&out, &a, b ? b : &a};
+  const auto where = positions(views);
+  if (where.count == 0) return {};
+  const Integers x = {static_cast<int32_t*>(out.data),
+                      static_cast<const int32_t*>(a.data),
+                      b ? static_cast<const int32_t*>(b->data) : nullptr,
+                      int32_t(scalar),
+                      kind,
+                      context->failure,
+                      kind == BinaryKind::div ? failure_ticket(context) : 0};
+  LAUNCH(integer_kernel, dim3(unsigned(ceil_div(where.count, kThreads))), dim3(kThreads), 0, context->stream, x, where);
+  return {};
+}
+
+}  // namespace
+
+Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
+  if (all_int32(out, a, b)) return integers(context, out, a, &b, 0, kind);
+  switch (kind) {
+    case BinaryKind::add: return map(context, WithTensor<BinaryKind::add>(), out, a, b);
+    case BinaryKind::sub: return map(context, WithTensor<BinaryKind::sub>(), out, a, b);
+    case BinaryKind::mul: return map(context, WithTensor<BinaryKind::mul>(), out, a, b);
+    default: return map(context, WithTensor<BinaryKind::div>(), out, a, b);
+  }
+}
+
+Status binary_scalar(Context* context, Out out, In a, double b, BinaryKind kind) {
+  if (all_int32(out, a, a)) return integers(context, out, a, nullptr, b, kind);
+  switch (kind) {
+    case BinaryKind::add: return map(context, WithScalar<BinaryKind::add>{float(b)}, out, a);
+    case BinaryKind::sub: return map(context, WithScalar<BinaryKind::sub>{float(b)}, out, a);
+    case BinaryKind::mul: return map(context, WithScalar<BinaryKind::mul>{float(b)}, out, a);
+    default: return map(context, WithScalar<BinaryKind::div>{float(b)}, out, a);
+  }
+}
+
+}  // namespace sonde

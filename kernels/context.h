@@ -1,0 +1,103 @@
+// A CUDA device's state, and what every operation of this folder uses on the host's side: its stream, scratch memory, launches
+// that say what went wrong.
+#pragma once
+#include <stdint.h>
+
+#include "ops.h"
+#include "primitives.cuh"
+
+namespace sonde {
+
+// What only the data could tell, written by a kernel into host memory that the device sees. The first one stays.
+struct Failure {
+  unsigned claimed;          // by the first thread that found something wrong
+  volatile unsigned ticket;  // of its operation, written last; 0: all is well
+  int kind;
+  long long values[4];
+};
+
+enum FailureKind { kBadIndex = 1, kBadPointer = 2, kBadEntry = 3, kDivisionByZero = 4 };
+
+// first come, first told
+SONDE_DEVICE void report(Failure* failure, unsigned ticket, FailureKind kind, long long a, long long b, long long c,
+                         long long d = 0) {
+  if (atomicCAS(&failure->claimed, 0u, ticket) != 0) return;
+  failure->kind = kind;
+  failure->values[0] = a;
+  failure->values[1] = b;
+  failure->values[2] = c;
+  failure->values[3] = d;
+  __threadfence_system();
+  failure->ticket = ticket;
+}
+
+struct Host;  // the parts that only backend.cu uses
+
+struct Context {
+  int index = 0;
+  int capability = 0;  // 80, 86, 90
+  int multiprocessors = 0;
+  cudaStream_t stream = nullptr;
+  Failure* failure = nullptr;
+  int32_t list_capacity = 1024;  // of sparse_encode: what a row's list has room for, grown as rows need it
+  Host* host = nullptr;
+};
+
+// Device memory until the same slot is asked for again; null when there is no more. Operations run one after the other on one
+// stream, so that the next one may have what this one still uses.
+enum ScratchSlot { kLeftPlanes, kRightPlanes, kLists, kDense, kSmall, kScratchSlots };
+void* scratch(Context* context, ScratchSlot slot, size_t bytes);
+inline Status no_scratch(size_t bytes) { return fail("out of GPU memory: %zu bytes for intermediate results", bytes); }
+
+// The number under which kernels of the operation under way report a failure.
+unsigned failure_ticket(Context* context);
+
+// nothing, or why the last launch did not take place
+Status launched();
+Status from_cuda(cudaError_t error, const char* what);
+
+// Device memory of its own and what was copied from it, completed by Backend::finish: how sparse_encode gives its rows away.
+struct CsrPart {
+  int64_t rows = 0, entries = 0;
+  int32_t* indices = nullptr;  // device, `entries` of each
+  float* values = nullptr;
+};
+// device memory, in the stream's order; null when there is no more. Given away with leave_csr_pending, or released.
+void* allocate_on_stream(Context* context, size_t bytes);
+void release_on_stream(Context* context, void* data);
+// row_ptr of csr is there already; its entries come from `parts`, in order, whose memory is taken over.
+Status leave_csr_pending(Context* context, Csr* csr, const CsrPart* parts, int count);
+// device -> host, waiting for all work before it: for the few bytes that decide what is launched next
+Status fetch(Context* context, void* host, const void* device, size_t bytes);
+
+__host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__host__ __device__ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+__host__ __device__ constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+__host__ __device__ constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+inline int64_t element_count(const View& x) {
+  int64_t count = 1;
+  for (int d = 0; d < x.rank; ++d) count *= x.shape[d];
+  return count;
+}
+inline int64_t last_dimension(const View& x) { return x.rank ? x.shape[x.rank - 1] : 1; }
+inline int64_t row_count(const View& x) {
+  int64_t count = 1;
+  for (int d = 0; d + 1 < x.rank; ++d) count *= x.shape[d];
+  return count;
+}
+inline bool is_contiguous(const View& x) {
+  int64_t step = 1;
+  for (int d = x.rank - 1; d >= 0; --d) {
+    if (x.shape[d] != 1 && x.stride[d] != step) return false;
+    step *= x.shape[d];
+  }
+  return true;
+}
+
+// the operations, one file each
+#define OP(name, ...) Status name(Context*, __VA_ARGS__);
+SONDE_OPS(OP)
+#undef OP
+
+}  // namespace sonde

@@ -1,0 +1,10 @@
+#include "product.h"
+
+namespace sonde {
+
+Status linear(Context* context, Out out, In x, Packed w, In bias, In residual, Activation activation,
+              Precision precision) {
+  return multiply(context, x, Right::of(w), precision, dense(out, bias, residual, activation));
+}
+
+}  // namespace sonde

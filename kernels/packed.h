@@ -1,0 +1,35 @@
+// How a weight matrix [K, N] lies in GPU memory: as it is, row after row, for what gathers its rows or computes in plain float32;
+// and column after column ("K-major", each column's K values side by side) as the tensor cores read it.
+//
+//   float32       [K][N] float32 | high planes [N][P] float16 | low planes [N][P] float16 | scale [N] float32 | flag [N] int32
+//   16-bit floats [K][N] | [N][P], of the dtype
+//
+// P is K rounded up to 8 elements, the 16 bytes that copies in the background move at a time. Planes: see planes.cuh.
+#pragma once
+#include "context.h"
+
+namespace sonde {
+
+struct PackedLayout {
+  int64_t k, n, pitch;
+  size_t high, low, scale, flag, bytes;
+
+  static PackedLayout of(int64_t k, int64_t n, DType dtype) {
+    PackedLayout layout = {};
+    layout.k = k;
+    layout.n = n;
+    layout.pitch = round_up(k, 8);
+    const auto after = [](size_t at, int64_t bytes) { return size_t(round_up(int64_t(at) + bytes, 256)); };
+    layout.high = after(0, k * n * dtype_size(dtype));
+    layout.low = layout.scale = layout.flag = layout.bytes = after(layout.high, n * layout.pitch * 2);
+    if (dtype != DType::float32) return layout;
+    layout.scale = after(layout.low, n * layout.pitch * 2);
+    layout.flag = after(layout.scale, n * 4);
+    layout.bytes = after(layout.flag, n * 4);
+    return layout;
+  }
+};
+
+int64_t packed_bytes(int64_t k, int64_t n, DType dtype);
+
+}  // namespace sonde

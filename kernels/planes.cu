@@ -1,0 +1,182 @@
+// Making planes. Two kernels: one for rows that lie side by side along K, one for columns of a row-major matrix, which go through
+// shared memory in squares.
+#include "planes.cuh"
+
+#include "rows.cuh"
+
+namespace sonde {
+
+namespace {
+
+constexpr float kLowScale = 2048;
+
+struct Target {
+  uint16_t* high;
+  uint16_t* low;
+  float* scale;
+  int32_t* flags;
+  int64_t rows, k, pitch;
+};
+
+// 2^s that brings `largest` to [2^13, 2^14), or 0 where none within 2^-60 and 2^60 does
+SONDE_DEVICE float factor_for(float largest) {
+  if (largest == 0) return 1;
+  const int exponent = (__float_as_int(largest) >> 23 & 255) - 127, s = 13 - exponent;
+  return largest <= 3.4028234e38f && s >= -60 && s <= 60 ? __int_as_float((127 + s) << 23) : 0.0f;
+}
+
+// the largest magnitude; NaN counts as infinite
+SONDE_DEVICE float larger(float a, float x) {
+  const float size = x != x ? INFINITY : fabsf(x);
+  return size > a ? size : a;
+}
+
+template <PlaneKind kind>
+SONDE_DEVICE void put(const Target& to, int64_t at, float x, float factor) {
+  if constexpr (kind == PlaneKind::bfloat16) {
+    to.high[at] = float_to_bf16(x);
+  } else if constexpr (kind == PlaneKind::float16) {
+    to.high[at] = float_to_half(x);
+  } else {
+    const float scaled = factor == 0 ? 0.0f : x * factor;
+    const uint16_t high = float_to_half(scaled);
+    to.high[at] = high;
+    if constexpr (kind == PlaneKind::split) to.low[at] = float_to_half((scaled - half_to_float(high)) * kLowScale);
+  }
+}
+
+SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
+  to.scale[row] = factor == 0 ? 1.0f : 1.0f / factor;
+  to.flags[row] = factor == 0;
+}
+
+// a group of threads per row
+template <PlaneKind kind, class E, class G>
+__global__ void __launch_bounds__(kRowThreads) planes_kernel(Target to, E x, Rows rows) {
+  const int64_t i = G::row();
+  if (i >= rows.positions.count) return;
+  const Row row = rows.row(i);
+  float factor = 1;
+  if constexpr (is_scaled(kind)) {
+    float largest = 0;
+    for (int64_t j = G::rank(); j < to.k; j += G::size) largest = larger(largest, x.get(row.offset + j * row.stride));
+    factor = factor_for(G::max(largest));
+    if (G::rank() == 0) put_scale(to, i, factor);
+  }
+  for (int64_t j = G::rank(); j < to.pitch; j += G::size) {
+    put<kind>(to, i * to.pitch + j, j < to.k ? x.get(row.offset + j * row.stride) : 0.0f, factor);
+  }
+}
+
+constexpr int kSquare = 32;
+
+// A block takes 32 rows of one matrix: x is side by side along them.
+template <PlaneKind kind>
+__global__ void __launch_bounds__(kRowThreads)
+    planes_across_kernel(Target to, AnyElements x, Positions<1> matrices, int64_t blocks, int64_t k_stride) {
+  constexpr int kHeight = kRowThreads / kSquare;
+  SHARED(float, square, [kSquare][kSquare + 1]);
+  SHARED(float, parts, [kHeight][kSquare]);
+  int64_t offset[1];
+  matrices.at(blockIdx.x / blocks, offset);
+  const int lane = int(threadIdx.x) % kSquare, warp = int(threadIdx.x) / kSquare;
+  const int64_t first = blockIdx.x % blocks * kSquare, row0 = blockIdx.x / blocks * to.rows + first;
+  const bool inside = first + lane < to.rows;
+  const int64_t column = offset[0] + first + lane;
+  float largest = 0;
+  if constexpr (is_scaled(kind)) {
+    for (int64_t j = warp; inside && j < to.k; j += kHeight) largest = larger(largest, x.get(column + j * k_stride));
+    parts[warp][lane] = largest;
+    __syncthreads();
+    for (int i = 0; i < kHeight; ++i) largest = parts[i][lane] > largest ? parts[i][lane] : largest;
+    if (inside && warp == 0) put_scale(to, row0 + lane, factor_for(largest));
+  }
+  for (int64_t j0 = 0; j0 < to.pitch; j0 += kSquare) {
+    __syncthreads();
+    for (int j = warp; j < kSquare; j += kHeight) {
+      square[j][lane] = inside && j0 + j < to.k ? x.get(column + (j0 + j) * k_stride) : 0.0f;
+    }
+    if constexpr (is_scaled(kind)) {
+      if (warp == 0) parts[0][lane] = factor_for(largest);
+    }
+    __syncthreads();
+    for (int r = warp; r < kSquare; r += kHeight) {
+      if (first + r >= to.rows || j0 + lane >= to.pitch) continue;
+      const float factor = is_scaled(kind) ? parts[0][r] : 1.0f;
+      put<kind>(to, (row0 + r) * to.pitch + j0 + lane, square[lane][r], factor);
+    }
+  }
+}
+
+template <PlaneKind kind>
+Status fill(Context* context, const Target& to, const View& x) {
+  const int64_t k_stride = x.stride[x.rank - 1], row_stride = x.stride[x.rank - 2];
+  if (row_stride == 1 && k_stride != 1) {
+    const View* const views[] = {&x};
+    const auto matrices = positions(views, 2);
+    const int64_t blocks = ceil_div(to.rows, kSquare);
+    if (matrices.count * blocks == 0) return {};
+    LAUNCH((planes_across_kernel<kind>), dim3(unsigned(matrices.count * blocks)), dim3(kRowThreads), 0, context->stream,
+           to, AnyElements::of(x), matrices, blocks, k_stride);
+    return {};
+  }
+  const Rows rows = Rows::of(x);
+  if (rows.positions.count == 0) return {};
+  return with_elements(
+      [&](auto elements) {
+        using E = decltype(elements);
+        with_group(to.k, [&](auto group) {
+          using G = decltype(group);
+          LAUNCH((planes_kernel<kind, E, G>), row_grid<G>(rows.positions.count), dim3(kRowThreads), 0, context->stream,
+                 to, E::of(x), rows);
+        });
+        return Status();
+      },
+      x);
+}
+
+}  // namespace
+
+size_t planes_bytes(PlaneKind kind, int64_t batch, int64_t rows, int64_t k) {
+  const int64_t plane = round_up(batch * rows * round_up(k, 8) * 2, 256);
+  return size_t(planes_of(kind) * plane + (is_scaled(kind) ? 2 * round_up(batch * rows * 4, 256) : 0));
+}
+
+Planes planes_in(void* memory, PlaneKind kind, int64_t batch, int64_t rows, int64_t k) {
+  Planes planes;
+  planes.rows = rows;
+  planes.k = k;
+  planes.pitch = round_up(k, 8);
+  planes.batch = batch;
+  char* at = static_cast<char*>(memory);
+  const int64_t plane = round_up(batch * rows * planes.pitch * 2, 256);
+  planes.high = reinterpret_cast<uint16_t*>(at);
+  at += plane;
+  if (kind == PlaneKind::split) {
+    planes.low = reinterpret_cast<uint16_t*>(at);
+    at += plane;
+  }
+  if (is_scaled(kind)) {
+    planes.scale = reinterpret_cast<float*>(at);
+    planes.flags = reinterpret_cast<int32_t*>(at + round_up(batch * rows * 4, 256));
+  }
+  return planes;
+}
+
+Status fill_planes(Context* context, const Planes& planes, PlaneKind kind, const View& x) {
+  const Target to = {const_cast<uint16_t*>(planes.high),
+                     const_cast<uint16_t*>(planes.low),
+                     const_cast<float*>(planes.scale),
+                     const_cast<int32_t*>(planes.flags),
+                     planes.rows,
+                     planes.k,
+                     planes.pitch};
+  switch (kind) {
+    case PlaneKind::split: return fill<PlaneKind::split>(context, to, x);
+    case PlaneKind::half: return fill<PlaneKind::half>(context, to, x);
+    case PlaneKind::float16: return fill<PlaneKind::float16>(context, to, x);
+    default: return fill<PlaneKind::bfloat16>(context, to, x);
+  }
+}
+
+}  // namespace sonde

@@ -1,0 +1,25 @@
+// A product and what becomes of it: which kernel computes it depends on dtypes, precision and GPU alone, never on how many rows
+// there are, so that a row's result does not depend on the others.
+#pragma once
+#include "epilogue.cuh"
+
+namespace sonde {
+
+// The right side: a packed matrix, or a view [..., k, n] of any strides; `columns` of it from `first_column` on.
+struct Right {
+  View view;
+  const Packed* packed = nullptr;
+  int64_t first_column = 0, columns = 0;
+
+  static Right of(const Packed& packed);
+  static Right of(const View& view);
+};
+
+// a [..., m, k], any strides, times the right side, each element handed to the epilogue.
+Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Dense& epilogue);
+Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue);
+
+// For out [..., m, n] with any row stride; bias and residual may have null data.
+Dense dense(const View& out, const View& bias, const View& residual, Activation activation);
+
+}  // namespace sonde

@@ -1,0 +1,153 @@
+// Products on the tensor cores of sm_80 and later: tiles of 128 x 128 by eight warps of 64 x 32, three stages of 32 k brought by
+// copies in the background, 16-byte chunks exchanged within a row's line so that ldmatrix meets no bank twice.
+//
+// Split operands: the tensor cores do not round their sums but cut them off, so that sums over all of K would be 10 to 40 times
+// worse than float32's. Each 32 k are summed there, and added to float32 registers outside.
+#pragma once
+#include "epilogue.cuh"
+
+namespace sonde {
+
+struct MmaWork {
+  Planes a, b;
+  int64_t first_batch;
+  int64_t m, n, k;
+  int64_t row_tiles, column_tiles;
+};
+
+constexpr int kMmaTile = 128, kMmaDepth = 32, kMmaStages = 3, kMmaThreads = 256;
+constexpr int kMmaPlane = kMmaTile * kMmaDepth;  // elements of one operand's plane in a stage
+template <bool kSplit>
+constexpr int kMmaStage = (kSplit ? 4 : 2) * kMmaPlane;
+template <bool kSplit>
+constexpr size_t kMmaShared = size_t(kMmaStages) * kMmaStage<kSplit> * 2;
+
+// Tiles in the order in which neighbours share operands: bands of 8 tiles of rows, column after column.
+SONDE_DEVICE void tile_at(int64_t i, int64_t row_tiles, int64_t column_tiles, int64_t& row, int64_t& column) {
+  constexpr int64_t kBand = 8;
+  const int64_t band = i / (kBand * column_tiles), first = band * kBand;
+  const int64_t height = row_tiles - first < kBand ? row_tiles - first : kBand, rest = i % (kBand * column_tiles);
+  row = first + rest % height;
+  column = rest / height;
+}
+
+// where chunk `chunk` (8 elements) of row `row` of a plane lies
+SONDE_DEVICE int mma_place(int row, int chunk) { return row * kMmaDepth + ((chunk ^ (row >> 1 & 3)) * 8); }
+
+template <bool kF16>
+SONDE_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (kF16) mma_f16(d, a, b0, b1);
+  else mma_bf16(d, a, b0, b1);
+}
+
+template <bool kSplit, bool kF16, class Scaling, class Epilogue>
+__global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scaling scaling, Epilogue epilogue) {
+  DYNAMIC_SHARED(uint16_t, shared);
+  const int t = int(threadIdx.x), lane = t % 32, warp = t / 32;
+  const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
+  int64_t tile_row, tile_column;
+  tile_at(blockIdx.x, work.row_tiles, work.column_tiles, tile_row, tile_column);
+  const int64_t row0 = tile_row * kMmaTile, column0 = tile_column * kMmaTile;
+  const int64_t batch = work.first_batch + blockIdx.z;
+  const int steps = int(ceil_div(work.k, kMmaDepth));
+
+  // a plane's part of a stage: the rows from `first` on, the k from `k0` on; what is outside becomes zero
+  const auto load_plane = [&](uint16_t* to, const uint16_t* from, const Planes& planes, int64_t first, int64_t k0) {
+    for (int i = t; i < kMmaTile * 4; i += kMmaThreads) {
+      const int row = i / 4, chunk = i % 4;
+      const int64_t r = first + row, k = k0 + chunk * 8;
+      const int64_t inside = r < planes.rows ? min64(8, planes.k - k) : 0;
+      const bool any = inside > 0;
+      const uint16_t* source = from + ((batch * planes.rows + (any ? r : 0)) * planes.pitch + (any ? k : 0));
+      cp_async16(to + mma_place(row, chunk), source, any ? int(inside) * 2 : 0);
+    }
+  };
+  const auto load = [&](int step) {
+    if (step < steps) {
+      uint16_t* to = shared + step % kMmaStages * kMmaStage<kSplit>;
+      const int64_t k0 = int64_t(step) * kMmaDepth;
+      load_plane(to, work.a.high, work.a, row0, k0);
+      load_plane(to + kMmaPlane, work.b.high, work.b, column0, k0);
+      if constexpr (kSplit) {
+        load_plane(to + 2 * kMmaPlane, work.a.low, work.a, row0, k0);
+        load_plane(to + 3 * kMmaPlane, work.b.low, work.b, column0, k0);
+      }
+    }
+    cp_async_commit();  // also where there is nothing left to load: the waits count groups
+  };
+
+  float sums[4][4][4] = {};
+  // d += the warp's part of a b^T over this stage's k
+  const auto multiply = [&](float (&d)[4][4][4], const uint16_t* a, const uint16_t* b) {
+#pragma unroll
+    for (int k = 0; k < kMmaDepth; k += 16) {
+      uint32_t left[4][4], right[2][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        ldmatrix_x4(left[i], a + mma_place(warp_row + i * 16 + lane % 16, k / 8 + lane / 16));
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        ldmatrix_x4(right[j], b + mma_place(warp_column + j * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) mma<kF16>(d[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+  };
+
+  for (int step = 0; step < kMmaStages - 1; ++step) load(step);
+  for (int step = 0; step < steps; ++step) {
+    cp_async_wait<kMmaStages - 2>();
+    __syncthreads();  // all see this stage, and have left the one that is loaded next
+    load(step + kMmaStages - 1);
+    const uint16_t* a = shared + step % kMmaStages * kMmaStage<kSplit>;
+    const uint16_t* b = a + kMmaPlane;
+    if constexpr (kSplit) {
+      const uint16_t *a_low = a + 2 * kMmaPlane, *b_low = a + 3 * kMmaPlane;
+      float part[4][4][4] = {};
+      multiply(part, a_low, b);
+      multiply(part, a, b_low);
+#pragma unroll
+      for (int i = 0; i < 64; ++i) {
+        float& p = part[i / 16][i / 4 % 4][i % 4];
+        sums[i / 16][i / 4 % 4][i % 4] = fmaf(p, 1.0f / 2048, sums[i / 16][i / 4 % 4][i % 4]);
+        p = 0;
+      }
+      multiply(part, a, b);
+#pragma unroll
+      for (int i = 0; i < 64; ++i) sums[i / 16][i / 4 % 4][i % 4] += part[i / 16][i / 4 % 4][i % 4];
+    } else {
+      multiply(sums, a, b);
+    }
+  }
+  cp_async_wait<0>();
+  __syncthreads();  // the stages are free to be the warps' own
+  float* stage = reinterpret_cast<float*>(shared) + warp * kStageFloats;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    epilogue.template fragment<4>(stage, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
+                                  [&](int j, int g, int h) { return sums[i][j][g * 2 + h]; });
+  }
+}
+
+template <bool kSplit, bool kF16, class Scaling, class Epilogue>
+Status launch_mma(Context* context, const Planes& a, const Planes& b, const Scaling& scaling, const Epilogue& epilogue) {
+  auto* kernel = mma_kernel<kSplit, kF16, Scaling, Epilogue>;
+  MmaWork work = {a, b, 0, a.rows, b.rows, a.k, ceil_div(a.rows, kMmaTile), ceil_div(b.rows, kMmaTile)};
+  const int64_t tiles = work.row_tiles * work.column_tiles;
+  if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)work.m, (long long)work.n);
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kMmaShared<kSplit>));
+  if (error != cudaSuccess) return from_cuda(error, "the shared memory of a product");
+  for (; work.first_batch < a.batch; work.first_batch += 65535) {
+    const int64_t batches = min64(a.batch - work.first_batch, 65535);
+    LAUNCH((mma_kernel<kSplit, kF16, Scaling, Epilogue>), dim3(unsigned(tiles), 1, unsigned(batches)), dim3(kMmaThreads),
+           kMmaShared<kSplit>, context->stream, work, scaling, epilogue);
+  }
+  return {};
+}
+
+}  // namespace sonde

@@ -1,0 +1,9 @@
+#include "product.cuh"
+
+namespace sonde {
+
+Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue) {
+  return multiply_with(context, a, right, precision, epilogue);
+}
+
+}  // namespace sonde

@@ -1,0 +1,39 @@
+#include "rows.cuh"
+
+namespace sonde {
+
+namespace {
+
+template <class E, class G>
+__global__ void __launch_bounds__(kRowThreads) root_mean_square_kernel(E out, E in, Rows rows, float eps) {
+  const int64_t i = G::row();
+  if (i >= rows.positions.count) return;
+  const Row row = rows.row(i);
+  float squares = 0;
+  for (int64_t j = G::rank(); j < rows.length; j += G::size) {
+    const float x = in.get(row.offset + j * row.stride);
+    squares = fmaf(x, x, squares);
+  }
+  squares = G::sum(squares);
+  if (G::rank() == 0) out.set(i, sqrtf(squares / float(rows.length) + eps));
+}
+
+}  // namespace
+
+Status root_mean_square(Context* context, Out out, In x, double eps) {
+  const Rows rows = Rows::of(x);
+  if (rows.positions.count == 0) return {};
+  return with_elements(
+      [&](auto elements) {
+        using E = decltype(elements);
+        with_group(rows.length, [&](auto group) {
+          using G = decltype(group);
+          LAUNCH((root_mean_square_kernel<E, G>), row_grid<G>(rows.positions.count), dim3(kRowThreads), 0,
+                 context->stream, E::of(out), E::of(x), rows, float(eps));
+        });
+        return Status();
+      },
+      out, x);
+}
+
+}  // namespace sonde

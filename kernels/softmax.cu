@@ -1,0 +1,70 @@
+// exp(x - max), divided by its sum or not. A row's exponentials stay in registers where it is short enough.
+#include "rows.cuh"
+
+namespace sonde {
+
+namespace {
+
+constexpr int kHeld = 32;  // values a thread keeps
+
+template <class E, class G>
+__global__ void __launch_bounds__(kRowThreads)
+    softmax_kernel(E out, E in, Rows to, Rows from, bool normalize) {
+  const int64_t i = G::row();
+  if (i >= from.positions.count) return;
+  const Row source = from.row(i), target = to.row(i);
+  const int64_t n = from.length;
+  float held[kHeld];
+  float largest = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int64_t at = G::rank() + int64_t(j) * G::size;
+    held[j] = at < n ? in.get(source.offset + at * source.stride) : -INFINITY;
+    largest = held[j] > largest ? held[j] : largest;
+  }
+  for (int64_t at = G::rank() + int64_t(kHeld) * G::size; at < n; at += G::size) {
+    const float x = in.get(source.offset + at * source.stride);
+    largest = x > largest ? x : largest;
+  }
+  largest = G::max(largest);
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    if (G::rank() + int64_t(j) * G::size >= n) continue;
+    held[j] = expf(held[j] - largest);
+    sum += held[j];
+  }
+  for (int64_t at = G::rank() + int64_t(kHeld) * G::size; at < n; at += G::size) {
+    sum += expf(in.get(source.offset + at * source.stride) - largest);
+  }
+  if (normalize) sum = G::sum(sum);
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int64_t at = G::rank() + int64_t(j) * G::size;
+    if (at < n) out.set(target.offset + at * target.stride, normalize ? held[j] / sum : held[j]);
+  }
+  for (int64_t at = G::rank() + int64_t(kHeld) * G::size; at < n; at += G::size) {
+    const float x = expf(in.get(source.offset + at * source.stride) - largest);
+    out.set(target.offset + at * target.stride, normalize ? x / sum : x);
+  }
+}
+
+}  // namespace
+
+Status softmax(Context* context, Out out, In x, bool normalize) {
+  const Rows to = Rows::of(out), from = Rows::of(x);
+  if (element_count(x) == 0) return {};
+  return with_elements(
+      [&](auto elements) {
+        using E = decltype(elements);
+        with_group(from.length, [&](auto group) {
+          using G = decltype(group);
+          LAUNCH((softmax_kernel<E, G>), row_grid<G>(from.positions.count), dim3(kRowThreads), 0, context->stream,
+                 E::of(out), E::of(x), to, from, normalize);
+        });
+        return Status();
+      },
+      out, x);
+}
+
+}  // namespace sonde

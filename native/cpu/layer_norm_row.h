@@ -1,0 +1,39 @@
+// A row of layer norm, for layer_norm and add_layer_norm. Two passes over a row that is in the cache: the mean, then the
+// mean of squared distances from it. One pass (mean of squares minus square of the mean) would cancel where the mean is
+// large.
+#pragma once
+#include "rows.h"
+
+namespace sonde::SONDE_ISA {
+
+// Gain and bias as float32, side by side in `room` [2, n].
+struct NormWeights {
+  const float* scale;
+  const float* shift;
+
+  static NormWeights in(float* room, const View& gain, const View& bias, int64_t n) {
+    widen(room, gain.data, gain.dtype, n);
+    widen(room + n, bias.data, bias.dtype, n);
+    return {room, room + n};
+  }
+};
+
+inline void layer_norm_row(float* result, const float* in, int64_t n, const NormWeights& weights, double eps) {
+  const float* scale = weights.scale;
+  const float* shift = weights.shift;
+  const float mean = sum_row(in, n) / float(n);
+  const float deviation = sqrtf(squares_row(in, n, mean) / float(n) + float(eps));
+  const vf middle = broadcast(mean), factor = broadcast(1.0f / deviation);
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    store(result + i, fma((load(in + i) - middle) * factor, load(scale + i), load(shift + i)));
+  }
+  if (i < n) {
+    const int rest = int(n - i);
+    const vf y = fma((load_partial(in + i, rest) - middle) * factor, load_partial(scale + i, rest),
+                     load_partial(shift + i, rest));
+    store_partial(result + i, y, rest);
+  }
+}
+
+}  // namespace sonde::SONDE_ISA

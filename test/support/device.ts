@@ -1,0 +1,11 @@
+// The device that tests run on: the CPU, or what SONDE_DEVICE names.
+import { type Device, type DeviceName, openDevice } from '../../src/engine/device.js';
+
+const name = (process.env.SONDE_DEVICE || 'cpu') as DeviceName;
+
+export const onCpu = name === 'cpu';
+
+/** With so many compute threads, where the device has them to choose. */
+export function testDevice(threads?: number): Device {
+  return openDevice(name, onCpu && threads !== undefined ? { threads } : {});
+}
