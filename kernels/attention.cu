@@ -1,9 +1,9 @@
 // Fused attention (Dao, "FlashAttention-2", arXiv 2307.08691): a block takes 64 queries of one head and goes over the keys 64 at a
-// time, with a running maximum and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
+// time (or 32), with a running maximum and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
 // tensor cores (mma.sync). Under the causal mask a block looks no further than its last query may.
 //
 // float32 is computed as three bfloat16 parts, x = a + b + c, and the six products that matter: as accurate as float32's own, over
-// its whole range. Sums over keys leave the tensor cores, which cut off instead of rounding, every 64 keys.
+// its whole range. Sums over keys leave the tensor cores, which cut off instead of rounding, with every step.
 //
 // Probabilities, where they are asked for, take a second sweep, when each query's maximum and sum are known.
 #include "rows.cuh"
@@ -13,8 +13,8 @@ namespace sonde {
 namespace {
 
 struct Shape {
-  int64_t batch, queries, keys, heads;
-  int channels, values;
+  int64_t batch, heads;
+  int queries, keys, channels, values;
 };
 
 // One of q, k, v: [batch, positions, heads, channels], last stride 1.
@@ -42,13 +42,17 @@ struct Attention {
   float scale;
 };
 
-constexpr int kBlock = 64;  // queries of a block, and keys of a step
+constexpr int kBlock = 64;  // queries of a block
 constexpr int kAttentionThreads = 128;
 
 template <class E>
 constexpr int kParts = 1;
 template <>
 constexpr int kParts<Elements<float>> = 3;
+
+// keys of a step: fewer where three parts of 128 channels fill the registers
+template <class E, int kWidth>
+constexpr int kKeys = kParts<E> == 3 && kWidth == 128 ? 32 : 64;
 
 template <class E>
 SONDE_DEVICE void product16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -71,15 +75,18 @@ SONDE_DEVICE void parts_of(float x, uint16_t (&part)[kParts<E>]) {
   }
 }
 
-// 64 positions of one head to shared memory, a plane per part, rows kPitch apart; zeros outside.
-template <class E, int kWidth>
-SONDE_DEVICE void load_block(uint16_t* to, const Heads<E>& from, int64_t offset, int64_t first, int64_t count, int channels) {
-  constexpr int kPitch = kWidth + 8, kPlane = kBlock * kPitch;
-  for (int i = int(threadIdx.x); i < kBlock * kWidth / 4; i += kAttentionThreads) {
+// kRows positions of one head to shared memory, a plane per part, rows kPitch apart; zeros outside. Whether this thread met a value
+// that its parts do not stand for.
+template <class E, int kWidth, int kRows>
+SONDE_DEVICE bool load_block(uint16_t* to, const Heads<E>& from, int64_t offset, int first, int count, int channels) {
+  constexpr int kPitch = kWidth + 8, kPlane = kRows * kPitch;
+  bool bad = false;
+#pragma unroll 2
+  for (int i = int(threadIdx.x); i < kRows * kWidth / 4; i += kAttentionThreads) {
     const int row = i / (kWidth / 4), c = i % (kWidth / 4) * 4;
     float x[4] = {};
     if (first + row < count && c < channels) {
-      const int64_t at = offset + (first + row) * from.position + c;
+      const int64_t at = offset + int64_t(first + row) * from.position + c;
       if (from.aligned && c + 4 <= channels) {
         from.x.get4(x, at);
       } else {
@@ -87,7 +94,10 @@ SONDE_DEVICE void load_block(uint16_t* to, const Heads<E>& from, int64_t offset,
       }
     }
     uint16_t parts[4][kParts<E>];
-    for (int j = 0; j < 4; ++j) parts_of<E>(x[j], parts[j]);
+    for (int j = 0; j < 4; ++j) {
+      parts_of<E>(x[j], parts[j]);
+      bad = bad || (kParts<E> > 1 && !(fabsf(x[j]) <= 3.38e38f));  // above, it rounds to infinity
+    }
     for (int p = 0; p < kParts<E>; ++p) {
       uint2 four;
       four.x = uint32_t(parts[0][p]) | uint32_t(parts[1][p]) << 16;
@@ -95,20 +105,21 @@ SONDE_DEVICE void load_block(uint16_t* to, const Heads<E>& from, int64_t offset,
       *reinterpret_cast<uint2*>(to + p * kPlane + row * kPitch + c) = four;
     }
   }
+  return bad;
 }
 
 // Which parts the p-th of six products multiplies, the smallest first: 1 1, 0 2, 2 0, 0 1, 1 0, 0 0.
 __host__ __device__ constexpr int left_part(int p) { return p == 0 || p == 4 ? 1 : p == 2 ? 2 : 0; }
 __host__ __device__ constexpr int right_part(int p) { return p == 0 || p == 3 ? 1 : p == 1 ? 2 : 0; }
 
-// The warp's 16 queries times 64 keys, scaled and masked: s[j] are columns 8 j + lane % 4 * 2 (+1) of rows lane / 4 (+8).
+// The warp's 16 queries times a step's keys, scaled and masked: s[j] are columns 8 j + lane % 4 * 2 (+1) of rows lane / 4 (+8).
 template <class E, int kWidth>
-SONDE_DEVICE void scores(float (&s)[8][4], const uint16_t* queries, const uint16_t* keys, const Attention<E>& x,
-                         int64_t batch, int64_t first_query, int64_t first_key) {
-  constexpr int kPitch = kWidth + 8, kPlane = kBlock * kPitch;
+SONDE_DEVICE void scores(float (&s)[kKeys<E, kWidth> / 8][4], const uint16_t* queries, const uint16_t* keys, const Attention<E>& x,
+                         int64_t batch, int first_query, int first_key) {
+  constexpr int kPitch = kWidth + 8, kSteps = kKeys<E, kWidth> / 8;
   const int lane = int(threadIdx.x) % 32, warp_row = int(threadIdx.x) / 32 * 16;
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
+  for (int j = 0; j < kSteps; ++j) {
     for (int i = 0; i < 4; ++i) s[j][i] = 0;
   }
   constexpr int kProducts = kParts<E> == 3 ? 6 : 1;
@@ -117,28 +128,28 @@ SONDE_DEVICE void scores(float (&s)[8][4], const uint16_t* queries, const uint16
 #pragma unroll
     for (int p = 6 - kProducts; p < 6; ++p) {
       uint32_t a[4];
-      ldmatrix_x4(a, queries + left_part(p) * kPlane + (warp_row + lane % 16) * kPitch + c + lane / 16 * 8);
+      ldmatrix_x4(a, queries + left_part(p) * kBlock * kPitch + (warp_row + lane % 16) * kPitch + c + lane / 16 * 8);
 #pragma unroll
-      for (int j = 0; j < 8; j += 2) {
+      for (int j = 0; j < kSteps; j += 2) {
         uint32_t b[4];
-        ldmatrix_x4(b, keys + right_part(p) * kPlane + (j * 8 + lane % 8 + lane / 16 * 8) * kPitch + c +
+        ldmatrix_x4(b, keys + right_part(p) * kSteps * 8 * kPitch + (j * 8 + lane % 8 + lane / 16 * 8) * kPitch + c +
                            lane / 8 % 2 * 8);
         product16<E>(s[j], a, b[0], b[1]);
         product16<E>(s[j + 1], a, b[2], b[3]);
       }
     }
   }
-  const int64_t before = x.shape.keys - x.shape.queries;
-  const bool masked = x.pad || first_key + kBlock > x.shape.keys ||
-                      (x.causal && first_key + kBlock - 1 > before + first_query + warp_row);
+  const int before = x.shape.keys - x.shape.queries;
+  const bool masked = x.pad || first_key + kSteps * 8 > x.shape.keys ||
+                      (x.causal && first_key + kSteps * 8 - 1 > before + first_query + warp_row);
 #pragma unroll
-  for (int j = 0; j < 8; ++j) {
+  for (int j = 0; j < kSteps; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       s[j][i] *= x.scale;
       if (!masked) continue;
-      const int64_t key = first_key + j * 8 + lane % 4 * 2 + i % 2;
-      const int64_t query = before + first_query + warp_row + lane / 4 + i / 2 * 8;
+      const int key = first_key + j * 8 + lane % 4 * 2 + i % 2;
+      const int query = before + first_query + warp_row + lane / 4 + i / 2 * 8;
       bool hidden = key >= x.shape.keys || (x.causal && key > query);
       if (!hidden && x.pad && query < x.shape.keys) {
         const uint8_t* pad = x.pad + batch * x.shape.keys;
@@ -163,147 +174,14 @@ SONDE_DEVICE float quad_sum(float v) {
 
 SONDE_DEVICE uint32_t pair(uint16_t low, uint16_t high) { return uint32_t(low) | uint32_t(high) << 16; }
 
-// kWidth: channels of queries and keys, and of values, rounded up to 64 or 128
-template <class E, int kWidth>
-__global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 3) attention_kernel(Attention<E> x, int64_t pairs) {
-  constexpr int kPitch = kWidth + 8, kPlane = kBlock * kPitch, kTile = kParts<E> * kPlane;
-  DYNAMIC_SHARED(uint16_t, shared);
-  uint16_t *queries = shared, *keys = shared + kTile, *values = shared + 2 * kTile;
-  const int lane = int(threadIdx.x) % 32, warp_row = int(threadIdx.x) / 32 * 16;
-  const int64_t blocks = ceil_div(x.shape.queries, kBlock);
-  // the last queries see most: they go first
-  const int64_t first_query = (blocks - 1 - blockIdx.x / pairs) * kBlock, which = blockIdx.x % pairs;
-  const int64_t batch = which / x.shape.heads, head = which % x.shape.heads;
-  const auto offset = [&](const Heads<E>& h) { return batch * h.batch + head * h.head; };
-  load_block<E, kWidth>(queries, x.q, offset(x.q), first_query, x.shape.queries, x.shape.channels);
-
-  const int64_t before = x.shape.keys - x.shape.queries;
-  const int64_t seen = x.causal ? min64(x.shape.keys, before + first_query + kBlock) : x.shape.keys;
-  float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-  float out[kWidth / 8][4] = {};
-  for (int64_t first_key = 0; first_key < seen; first_key += kBlock) {
-    __syncthreads();  // nobody reads the keys and values before any more
-    load_block<E, kWidth>(keys, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
-    load_block<E, kWidth>(values, x.v, offset(x.v), first_key, x.shape.keys, x.shape.values);
-    __syncthreads();
-    float s[8][4];
-    scores<E, kWidth>(s, queries, keys, x, batch, first_query, first_key);
-#pragma unroll
-    for (int g = 0; g < 2; ++g) {
-      float most = largest[g];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        for (int h = 0; h < 2; ++h) most = s[j][g * 2 + h] > most ? s[j][g * 2 + h] : most;
-      }
-      most = quad_max(most);
-      const float base = most == -INFINITY ? 0.0f : most;  // nothing to see so far
-      const float shrink = expf(largest[g] - base);
-      largest[g] = most;
-      float here = 0;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        for (int h = 0; h < 2; ++h) {
-          s[j][g * 2 + h] = expf(s[j][g * 2 + h] - base);
-          here += s[j][g * 2 + h];
-        }
-      }
-      sum[g] = fmaf(sum[g], shrink, here);
-#pragma unroll
-      for (int n = 0; n < kWidth / 8; ++n) {
-        out[n][g * 2] *= shrink;
-        out[n][g * 2 + 1] *= shrink;
-      }
-    }
-    // out += s v, 64 channels at a time
-#pragma unroll
-    for (int half = 0; half < kWidth; half += 64) {
-      float part[8][4] = {};
-#pragma unroll
-      for (int j = 0; j < 8; j += 2) {  // 16 keys
-        uint32_t a[kParts<E>][4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          // rows lane / 4 (+8), keys 8 j + lane % 4 * 2 (+8): registers 0, 1 are the first 8 keys, 2, 3 the others
-          uint16_t low[kParts<E>], high[kParts<E>];
-          parts_of<E>(s[j + i / 2][i % 2 * 2], low);
-          parts_of<E>(s[j + i / 2][i % 2 * 2 + 1], high);
-          for (int p = 0; p < kParts<E>; ++p) a[p][i] = pair(low[p], high[p]);
-        }
-#pragma unroll
-        for (int n = 0; n < 8; n += 2) {
-          constexpr int kProducts = kParts<E> == 3 ? 6 : 1;
-          uint32_t b[kParts<E>][4];
-#pragma unroll
-          for (int p = 0; p < kParts<E>; ++p) {
-            ldmatrix_x4_transposed(b[p], values + p * kPlane + (j * 8 + lane % 16) * kPitch + half + n * 8 + lane / 16 * 8);
-          }
-#pragma unroll
-          for (int p = 6 - kProducts; p < 6; ++p) {
-            const uint32_t(&left)[4] = a[left_part(p)];
-            const uint32_t(&right)[4] = b[right_part(p)];
-            product16<E>(part[n], left, right[0], right[1]);
-            product16<E>(part[n + 1], left, right[2], right[3]);
-          }
-        }
-      }
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-        for (int i = 0; i < 4; ++i) out[half / 8 + n][i] += part[n][i];
-      }
-    }
-  }
-#pragma unroll
-  for (int g = 0; g < 2; ++g) {
-    sum[g] = quad_sum(sum[g]);
-    const int64_t query = first_query + warp_row + lane / 4 + g * 8;
-    if (query >= x.shape.queries) continue;
-    const int64_t at = ((batch * x.shape.queries + query) * x.shape.heads + head) * x.shape.values;
-#pragma unroll
-    for (int n = 0; n < kWidth / 8; ++n) {
-      const int c = n * 8 + lane % 4 * 2;
-      for (int h = 0; h < 2; ++h) {
-        if (c + h < x.shape.values) x.out.set(at + c + h, out[n][g * 2 + h] / sum[g]);
-      }
-    }
-  }
-  if (!x.probs.data) return;
-  for (int64_t first_key = 0; first_key < x.shape.keys; first_key += kBlock) {
-    float s[8][4];
-    if (first_key < seen) {
-      __syncthreads();
-      load_block<E, kWidth>(keys, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
-      __syncthreads();
-      scores<E, kWidth>(s, queries, keys, x, batch, first_query, first_key);
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int64_t key = first_key + j * 8 + lane % 4 * 2 + i % 2;
-        const int64_t query = first_query + warp_row + lane / 4 + i / 2 * 8;
-        if (key >= x.shape.keys || query >= x.shape.queries) continue;
-        const bool beyond = first_key >= seen || (x.causal && key > before + query);
-        const float base = largest[i / 2] == -INFINITY ? 0.0f : largest[i / 2];
-        const int64_t(&p)[4] = x.probs_stride;
-        // of a query that sees nothing, or NaN, all are NaN
-        const float hidden = sum[i / 2] > 0 ? 0.0f : NAN;
-        x.probs.set(batch * p[0] + query * p[1] + key * p[2] + head * p[3],
-                    beyond ? hidden : expf(s[j][i] - base) / sum[i / 2]);
-      }
-    }
-  }
-}
-
-// Any number of channels, a warp a query: slow, for heads that the kernel above does not fit.
+// One query by a warp, in plain float32, for any number of channels: slow. For heads that the kernel below does not fit, and for
+// blocks with infinities or NaN, which parts do not stand for.
 constexpr int kWideHeld = 8;  // values a lane adds up at a time
 
 template <class E>
-__global__ void __launch_bounds__(kThreads) wide_attention_kernel(Attention<E> x, int64_t count) {
-  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
+__device__ __noinline__ void attend_alone(const Attention<E>& x, int64_t batch, int64_t head, int64_t row) {
   const int lane = int(threadIdx.x) % kWarp;
-  if (i >= count) return;
-  const int64_t head = i % x.shape.heads, row = i / x.shape.heads % x.shape.queries;
-  const int64_t batch = i / x.shape.heads / x.shape.queries, query = x.shape.keys - x.shape.queries + row;
+  const int64_t query = x.shape.keys - x.shape.queries + row;
   const uint8_t* pad = x.pad ? x.pad + batch * x.shape.keys : nullptr;
   const int64_t seen = x.causal ? query + 1 : x.shape.keys;
   const int64_t q = batch * x.q.batch + row * x.q.position + head * x.q.head;
@@ -322,6 +200,7 @@ __global__ void __launch_bounds__(kThreads) wide_attention_kernel(Attention<E> x
     largest = most;
   }
   const float base = largest == -INFINITY ? 0.0f : largest;
+  const int64_t out = ((batch * x.shape.queries + row) * x.shape.heads + head) * x.shape.values;
   for (int first = 0; first < x.shape.values; first += kWarp * kWideHeld) {
     float sum[kWideHeld] = {};
     for (int64_t key = 0; key < seen; ++key) {
@@ -334,7 +213,7 @@ __global__ void __launch_bounds__(kThreads) wide_attention_kernel(Attention<E> x
     }
     for (int j = 0; j < kWideHeld; ++j) {
       const int c = first + j * kWarp + lane;
-      if (c < x.shape.values) x.out.set(i / x.shape.heads * x.shape.heads * x.shape.values + head * x.shape.values + c, sum[j] / total);
+      if (c < x.shape.values) x.out.set(out + c, sum[j] / total);
     }
   }
   if (!x.probs.data) return;
@@ -345,9 +224,153 @@ __global__ void __launch_bounds__(kThreads) wide_attention_kernel(Attention<E> x
   }
 }
 
+template <class E>
+__global__ void __launch_bounds__(kThreads) wide_attention_kernel(const __grid_constant__ Attention<E> x, int64_t count) {
+  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
+  if (i >= count) return;
+  const int64_t row = i / x.shape.heads % x.shape.queries;
+  attend_alone(x, i / x.shape.heads / x.shape.queries, i % x.shape.heads, row);
+}
+
+// kWidth: channels of queries and keys, and of values, rounded up to 64 or 128
+template <class E, int kWidth>
+__global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2) attention_kernel(const __grid_constant__ Attention<E> x, int64_t pairs) {
+  constexpr int kPitch = kWidth + 8, kStep = kKeys<E, kWidth>, kPlane = kStep * kPitch;
+  DYNAMIC_SHARED(uint16_t, shared);
+  uint16_t *queries = shared, *keys = shared + kParts<E> * kBlock * kPitch, *values = keys + kParts<E> * kPlane;
+  const int lane = int(threadIdx.x) % 32, warp_row = int(threadIdx.x) / 32 * 16;
+  // the last queries see most: they go first
+  const int first_query = int(ceil_div(x.shape.queries, kBlock) - 1 - blockIdx.x / pairs) * kBlock;
+  const int64_t which = blockIdx.x % pairs;
+  const int64_t batch = which / x.shape.heads, head = which % x.shape.heads;
+  const auto offset = [&](const Heads<E>& h) { return batch * h.batch + head * h.head; };
+  bool bad = load_block<E, kWidth, kBlock>(queries, x.q, offset(x.q), first_query, x.shape.queries, x.shape.channels);
+
+  const int before = x.shape.keys - x.shape.queries, end = before + first_query + kBlock;
+  const int seen = x.causal && end < x.shape.keys ? end : x.shape.keys;
+  float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+  float out[kWidth / 8][4] = {};
+  for (int first_key = 0; first_key < seen; first_key += kStep) {
+    __syncthreads();  // nobody reads the keys and values before any more
+    bad |= load_block<E, kWidth, kStep>(keys, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
+    bad |= load_block<E, kWidth, kStep>(values, x.v, offset(x.v), first_key, x.shape.keys, x.shape.values);
+    __syncthreads();
+    float s[kStep / 8][4];
+    scores<E, kWidth>(s, queries, keys, x, batch, first_query, first_key);
+#pragma unroll
+    for (int g = 0; g < 2; ++g) {
+      float most = largest[g];
+#pragma unroll
+      for (int j = 0; j < kStep / 8; ++j) {
+        for (int h = 0; h < 2; ++h) most = s[j][g * 2 + h] > most ? s[j][g * 2 + h] : most;
+      }
+      most = quad_max(most);
+      const float base = most == -INFINITY ? 0.0f : most;  // nothing to see so far
+      const float shrink = expf(largest[g] - base);
+      largest[g] = most;
+      float here = 0;
+#pragma unroll
+      for (int j = 0; j < kStep / 8; ++j) {
+        for (int h = 0; h < 2; ++h) {
+          s[j][g * 2 + h] = expf(s[j][g * 2 + h] - base);
+          here += s[j][g * 2 + h];
+        }
+      }
+      sum[g] = fmaf(sum[g], shrink, here);
+#pragma unroll
+      for (int n = 0; n < kWidth / 8; ++n) {
+        out[n][g * 2] *= shrink;
+        out[n][g * 2 + 1] *= shrink;
+      }
+    }
+    // out += s v
+    float part[kWidth / 8][4] = {};
+#pragma unroll
+    for (int j = 0; j < kStep / 8; j += 2) {  // 16 keys
+      uint32_t a[kParts<E>][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        // rows lane / 4 (+8), keys 8 j + lane % 4 * 2 (+8): registers 0, 1 are the first 8 keys, 2, 3 the others
+        uint16_t low[kParts<E>], high[kParts<E>];
+        parts_of<E>(s[j + i / 2][i % 2 * 2], low);
+        parts_of<E>(s[j + i / 2][i % 2 * 2 + 1], high);
+        for (int p = 0; p < kParts<E>; ++p) a[p][i] = pair(low[p], high[p]);
+      }
+#pragma unroll
+      for (int n = 0; n < kWidth / 8; n += 2) {
+        constexpr int kProducts = kParts<E> == 3 ? 6 : 1;
+        uint32_t b[kParts<E>][4];
+#pragma unroll
+        for (int p = 0; p < kParts<E>; ++p) {
+          ldmatrix_x4_transposed(b[p], values + p * kPlane + (j * 8 + lane % 16) * kPitch + n * 8 + lane / 16 * 8);
+        }
+#pragma unroll
+        for (int p = 6 - kProducts; p < 6; ++p) {
+          const uint32_t(&left)[4] = a[left_part(p)];
+          const uint32_t(&right)[4] = b[right_part(p)];
+          product16<E>(part[n], left, right[0], right[1]);
+          product16<E>(part[n + 1], left, right[2], right[3]);
+        }
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < kWidth / 8; ++n) {
+      for (int i = 0; i < 4; ++i) out[n][i] += part[n][i];
+    }
+  }
+  if constexpr (kParts<E> > 1) {
+    if (__syncthreads_or(bad)) {
+      for (int64_t row = first_query + warp_row; row < min64(x.shape.queries, first_query + warp_row + 16); ++row) {
+        attend_alone(x, batch, head, row);
+      }
+      return;
+    }
+  }
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    sum[g] = quad_sum(sum[g]);
+    const int query = first_query + warp_row + lane / 4 + g * 8;
+    if (query >= x.shape.queries) continue;
+    const int64_t at = ((batch * x.shape.queries + query) * x.shape.heads + head) * x.shape.values;
+#pragma unroll
+    for (int n = 0; n < kWidth / 8; ++n) {
+      const int c = n * 8 + lane % 4 * 2;
+      for (int h = 0; h < 2; ++h) {
+        if (c + h < x.shape.values) x.out.set(at + c + h, out[n][g * 2 + h] / sum[g]);
+      }
+    }
+  }
+  if (!x.probs.data) return;
+  for (int first_key = 0; first_key < x.shape.keys; first_key += kStep) {
+    float s[kStep / 8][4];
+    if (first_key < seen) {
+      __syncthreads();
+      load_block<E, kWidth, kStep>(keys, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
+      __syncthreads();
+      scores<E, kWidth>(s, queries, keys, x, batch, first_query, first_key);
+    }
+#pragma unroll
+    for (int j = 0; j < kStep / 8; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int key = first_key + j * 8 + lane % 4 * 2 + i % 2;
+        const int query = first_query + warp_row + lane / 4 + i / 2 * 8;
+        if (key >= x.shape.keys || query >= x.shape.queries) continue;
+        const bool beyond = first_key >= seen || (x.causal && key > before + query);
+        const float base = largest[i / 2] == -INFINITY ? 0.0f : largest[i / 2];
+        const int64_t(&p)[4] = x.probs_stride;
+        // of a query that sees nothing, or NaN, all are NaN
+        const float hidden = sum[i / 2] > 0 ? 0.0f : NAN;
+        x.probs.set(batch * p[0] + query * p[1] + key * p[2] + head * p[3],
+                    beyond ? hidden : expf(s[j][i] - base) / sum[i / 2]);
+      }
+    }
+  }
+}
+
 template <class E, int kWidth>
 Status launch(Context* context, const Attention<E>& x) {
-  constexpr size_t kShared = size_t(3) * kParts<E> * kBlock * (kWidth + 8) * 2;
+  constexpr size_t kShared = size_t(kParts<E>) * (kBlock + 2 * kKeys<E, kWidth>) * (kWidth + 8) * 2;
   auto* kernel = attention_kernel<E, kWidth>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kShared));
   if (error != cudaSuccess) return from_cuda(error, "the shared memory of attention");
@@ -360,7 +383,9 @@ Status launch(Context* context, const Attention<E>& x) {
 }  // namespace
 
 Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale) {
-  const Shape shape = {q.shape[0], q.shape[1], k.shape[1], q.shape[2], int(q.shape[3]), int(v.shape[3])};
+  if (k.shape[1] > INT32_MAX / 2) return fail("%lld keys are too many", (long long)k.shape[1]);
+  const Shape shape = {q.shape[0],      q.shape[2],      int(q.shape[1]),
+                       int(k.shape[1]), int(q.shape[3]), int(v.shape[3])};
   const int64_t count = shape.batch * shape.queries * shape.heads;
   if (count == 0 || (shape.values == 0 && !probs.data)) return {};
   const auto run = [&](auto elements) -> Status {
@@ -369,7 +394,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
                       static_cast<const uint8_t*>(pad.data), causal, float(scale)};
     for (int d = 0; d < 4 && probs.data; ++d) x.probs_stride[d] = probs.stride[d];
     const int width = shape.channels > shape.values ? shape.channels : shape.values;
-    // three parts of 128 channels take 153 KiB of shared memory, which sm_86 and sm_89 do not have
+    // three parts of 128 channels take 102 KiB of shared memory, which sm_86 and sm_89 do not have
     const bool fits = width <= 64 || (width <= 128 && (kParts<E> == 1 || context->capability == 80 || context->capability >= 90));
     if (fits && width <= 64) return launch<E, 64>(context, x);
     if (fits) return launch<E, 128>(context, x);

@@ -79,21 +79,20 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   float sums[4][4][4] = {};
   // d += the warp's part of a b^T over this stage's k
   const auto multiply = [&](float (&d)[4][4][4], const uint16_t* a, const uint16_t* b) {
-#pragma unroll
+    // split operands have all registers in use: addresses are worked out anew
+#pragma unroll(kSplit ? 1 : 2)
     for (int k = 0; k < kMmaDepth; k += 16) {
-      uint32_t left[4][4], right[2][4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        ldmatrix_x4(left[i], a + mma_place(warp_row + i * 16 + lane % 16, k / 8 + lane / 16));
-      }
+      uint32_t right[2][4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         ldmatrix_x4(right[j], b + mma_place(warp_column + j * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
+        uint32_t left[4];
+        ldmatrix_x4(left, a + mma_place(warp_row + i * 16 + lane % 16, k / 8 + lane / 16));
 #pragma unroll
-        for (int j = 0; j < 4; ++j) mma<kF16>(d[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j) mma<kF16>(d[i][j], left, right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
       }
     }
   };
