@@ -5,47 +5,50 @@ namespace sonde {
 
 namespace {
 
-constexpr int kHeld = 32;  // values a thread keeps
+// values a thread keeps: all of a warp's row, and of a block's if it has no more than 4,096
+template <class G>
+constexpr int kHeld = G::size == kWarp ? int(kShortRow) / kWarp : 16;
 
 template <class E, class G>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 2)
     softmax_kernel(E out, E in, Rows to, Rows from, bool normalize) {
   const int64_t i = G::row();
   if (i >= from.positions.count) return;
   const Row source = from.row(i), target = to.row(i);
-  const int64_t n = from.length;
-  float held[kHeld];
+  const int n = int(from.length);
+  constexpr int kHere = kHeld<G>;
+  float held[kHere];
   float largest = -INFINITY;
 #pragma unroll
-  for (int j = 0; j < kHeld; ++j) {
-    const int64_t at = G::rank() + int64_t(j) * G::size;
-    held[j] = at < n ? in.get(source.offset + at * source.stride) : -INFINITY;
+  for (int j = 0; j < kHere; ++j) {
+    const int at = G::rank() + j * G::size;
+    held[j] = at < n ? in.get(source.offset + int64_t(at) * source.stride) : -INFINITY;
     largest = held[j] > largest ? held[j] : largest;
   }
-  for (int64_t at = G::rank() + int64_t(kHeld) * G::size; at < n; at += G::size) {
-    const float x = in.get(source.offset + at * source.stride);
+  for (int at = G::rank() + kHere * G::size; at < n; at += G::size) {
+    const float x = in.get(source.offset + int64_t(at) * source.stride);
     largest = x > largest ? x : largest;
   }
   largest = G::max(largest);
   float sum = 0;
 #pragma unroll
-  for (int j = 0; j < kHeld; ++j) {
-    if (G::rank() + int64_t(j) * G::size >= n) continue;
+  for (int j = 0; j < kHere; ++j) {
+    if (G::rank() + j * G::size >= n) continue;
     held[j] = expf(held[j] - largest);
     sum += held[j];
   }
-  for (int64_t at = G::rank() + int64_t(kHeld) * G::size; at < n; at += G::size) {
-    sum += expf(in.get(source.offset + at * source.stride) - largest);
+  for (int at = G::rank() + kHere * G::size; at < n; at += G::size) {
+    sum += expf(in.get(source.offset + int64_t(at) * source.stride) - largest);
   }
   if (normalize) sum = G::sum(sum);
 #pragma unroll
-  for (int j = 0; j < kHeld; ++j) {
-    const int64_t at = G::rank() + int64_t(j) * G::size;
-    if (at < n) out.set(target.offset + at * target.stride, normalize ? held[j] / sum : held[j]);
+  for (int j = 0; j < kHere; ++j) {
+    const int at = G::rank() + j * G::size;
+    if (at < n) out.set(target.offset + int64_t(at) * target.stride, normalize ? held[j] / sum : held[j]);
   }
-  for (int64_t at = G::rank() + int64_t(kHeld) * G::size; at < n; at += G::size) {
-    const float x = expf(in.get(source.offset + at * source.stride) - largest);
-    out.set(target.offset + at * target.stride, normalize ? x / sum : x);
+  for (int at = G::rank() + kHere * G::size; at < n; at += G::size) {
+    const float x = expf(in.get(source.offset + int64_t(at) * source.stride) - largest);
+    out.set(target.offset + int64_t(at) * target.stride, normalize ? x / sum : x);
   }
 }
 
@@ -54,6 +57,7 @@ __global__ void __launch_bounds__(kRowThreads)
 Status softmax(Context* context, Out out, In x, bool normalize) {
   const Rows to = Rows::of(out), from = Rows::of(x);
   if (element_count(x) == 0) return {};
+  if (from.length > INT32_MAX / 2) return fail("rows of %lld elements are too long", (long long)from.length);
   return with_elements(
       [&](auto elements) {
         using E = decltype(elements);

@@ -1,9 +1,10 @@
-// What `npm install` runs: builds the addon from source and says one line. Node-API alone is used, so the headers come from
-// the npm package node-api-headers, and native/nodedir stands in for the folder that node-gyp would download.
+// Builds the addon from source and says one line. Node-API alone is used, so the headers come from the npm package
+// node-api-headers, and native/nodedir stands in for the folder that node-gyp would download.
 //   node native/build.mjs                      build/Release/sonde.node
+//   node native/build.mjs --install            what `npm install` runs: the same, then the CUDA backend where nvcc and CMake are
 //   node native/build.mjs --sanitize=address   build-sanitize/address/build/Release/sonde.node; also =thread
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, symlinkSync } from 'node:fs';
+import { existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -52,25 +53,68 @@ function sanitizerFolder(sanitize) {
   return folder;
 }
 
-function main() {
+/** The CUDA backend, as `npm install` builds it: nothing that is missing or broken keeps sonde from computing on the CPU.
+ *  SONDE_CUDA in env: '0' leaves it out, '1' makes it an error when it is not built. -> { line, failed } */
+export async function installCuda({ env = process.env, from = root, say = () => {}, ...places } = {}) {
+  const failed = env.SONDE_CUDA === '1';
+  const earlier = '. The library of an earlier build is still there';
+  try {
+    if (env.SONDE_CUDA === '0') return { line: leaveOut(from, 'SONDE_CUDA=0 left it out', earlier), failed };
+    const { buildCuda } = await import(pathToFileURL(join(from, 'kernels', 'build.mjs')).href);
+    const { built, reason, kept, nvcc, seconds } = await buildCuda({ root: from, env, say, ...places });
+    if (built) return { line: `CUDA backend built with nvcc ${nvcc} in ${seconds.toFixed(1)} s`, failed: false };
+    return { line: `${reason}${kept ? earlier : ''}`, failed };
+  } catch (error) {
+    const why = error.message.split('\n')[0].replaceAll(`${from}/`, '');
+    return { line: leaveOut(from, `kernels/ is broken (${why})`, earlier), failed };
+  }
+}
+
+// Keeps the reason for listDevices() too, unless there is a library after all.
+function leaveOut(from, why, earlier) {
+  const reason = `the CUDA backend is not built: ${why}; to turn it on: npm run build:cuda`;
+  const folder = join(from, 'build-cuda');
+  if (existsSync(join(folder, 'Release', 'libsonde_cuda.so'))) return `${reason}${earlier}`;
+  try {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'status.json'), `${JSON.stringify({ built: false, reason, seconds: 0 })}\n`);
+  } catch {
+    // what cannot be written has been said
+  }
+  return reason;
+}
+
+async function main() {
   const [argument, ...more] = process.argv.slice(2);
   const sanitize = /^--sanitize=(address|thread)$/.exec(argument ?? '')?.[1];
-  if (more.length > 0 || (argument !== undefined && sanitize === undefined)) {
-    console.error('usage: node native/build.mjs [--sanitize=address|thread]');
+  const install = argument === '--install';
+  if (more.length > 0 || (argument !== undefined && sanitize === undefined && !install)) {
+    console.error('usage: node native/build.mjs [--install|--sanitize=address|--sanitize=thread]');
     process.exitCode = 2;
     return;
   }
   try {
     const { warnings, seconds } = buildAddon(sanitize);
     if (warnings.length > 0) console.error(warnings.join('\n'));
-    console.log(`sonde: CPU backend built in ${seconds.toFixed(1)} s; CUDA backend: not part of this version`);
+    console.log(`sonde: CPU backend built in ${seconds.toFixed(1)} s`);
   } catch (error) {
     console.error(error.message);
     console.error(
       'sonde: the CPU backend did not build. It needs python3, make and a C++20 compiler (g++ 11 or newer).',
     );
     process.exitCode = 1;
+    return;
+  }
+  if (install) {
+    let told = false;
+    const say = () => {
+      if (!told) console.log('sonde: building the CUDA backend; SONDE_CUDA=0 leaves it out');
+      told = true;
+    };
+    const { line, failed } = await installCuda({ say });
+    console.log(`sonde: ${line}`);
+    if (failed) process.exitCode = 1;
   }
 }
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) main();
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main();

@@ -40,51 +40,85 @@ function run(command, args) {
   });
 }
 
-/**
- * Compiles what changed; returns the objects. `kernels` is the folder of the .cu files (that of a planted mistake is a copy),
- * `only` leaves out the other sources.
- */
-export async function buildObjects(flavour = 'plain', { kernels = join(root, 'kernels'), out, only } = {}) {
-  const { kernels: kernelFlags, runtime } = flavours[flavour];
-  const folder = out ?? join(root, 'build-emulator', flavour);
+const common = [
+  ...['-Wall', '-Wextra', '-Werror', '-Wno-unknown-pragmas', '-fPIC', '-fvisibility=hidden', '-ffp-contract=off'],
+  `-I${here}`,
+];
+
+/** Compiles those of the sources [path, flags] that changed, as many at a time as there are processors; returns the objects. */
+async function compileAll(folder, sources, headers, include) {
   mkdirSync(folder, { recursive: true });
-  const headers = newest([
-    ...files(kernels, /\.(h|cuh)$/),
-    ...files(here, /\.h$/),
-    ...files(join(root, 'native'), /\.h$/),
-  ]);
-  const sources = [
-    ...files(kernels, /\.cu$/).map((path) => [path, kernelFlags]),
-    ...[join(here, 'emulator.cc'), join(here, 'runtime.cc')].map((path) => [path, runtime]),
-  ].filter(([path]) => !only || only.includes(basename(path)));
-  const objects = sources.map(([path]) => join(folder, `${basename(path)}.o`));
-  const stale = sources.filter(([path], i) => {
-    const object = objects[i];
-    return !existsSync(object) || statSync(object).mtimeMs < Math.max(headers, statSync(path).mtimeMs);
+  const object = (path) => join(folder, `${basename(path)}.o`);
+  const stale = sources.filter(([path]) => {
+    const out = object(path);
+    return !existsSync(out) || statSync(out).mtimeMs < Math.max(headers, statSync(path).mtimeMs);
   });
   const worker = async () => {
     for (let next = stale.shift(); next; next = stale.shift()) {
       const [path, flags] = next;
-      await run(compiler, [
-        ...['-std=c++17', '-Wall', '-Wextra', '-Werror', '-Wno-unknown-pragmas', '-fPIC', '-fvisibility=hidden'],
-        ...['-ffp-contract=off', ...flags, `-I${here}`, `-I${kernels}`, `-I${join(root, 'native')}`],
-        ...['-x', 'c++', '-c', path, '-o', join(folder, `${basename(path)}.o`)],
-      ]);
+      const language = path.endsWith('.cu') ? ['-std=c++17', '-x', 'c++'] : ['-std=c++20'];
+      await run(compiler, [...language, ...common, ...include, ...flags, '-c', path, '-o', object(path)]);
     }
   };
   await Promise.all(Array.from({ length: availableParallelism() }, worker));
-  return objects;
+  return sources.map(([path]) => object(path));
 }
+
+/**
+ * Compiles what changed of kernels/ and of the emulator; returns the objects. `kernels` may be a changed copy of the folder, `only`
+ * names the files of it that are compiled, into `out`.
+ */
+async function buildObjects(flavour, { kernels = join(root, 'kernels'), out = flavourFolder(flavour), only } = {}) {
+  const { kernels: kernelFlags, runtime } = flavours[flavour];
+  const native = join(root, 'native');
+  const headers = newest([...files(kernels, /\.(h|cuh)$/), ...files(here, /\.h$/), ...files(native, /\.h$/)]);
+  const sources = [
+    ...files(kernels, /\.cu$/).map((path) => [path, kernelFlags]),
+    ...[join(here, 'emulator.cc'), join(here, 'runtime.cc')].map((path) => [path, runtime]),
+  ].filter(([path]) => !only || only.includes(basename(path)));
+  return compileAll(out, sources, headers, [`-I${kernels}`, `-I${native}`]);
+}
+
+const flavourFolder = (flavour) => join(root, 'build-emulator', flavour);
+const sanitizeFlags = (flavour) => flavours[flavour].kernels.filter((flag) => /sanitize/.test(flag));
 
 /** The whole backend as a shared library; returns its path. */
 export async function buildEmulator(flavour = 'plain') {
   const objects = await buildObjects(flavour);
-  const library = join(dirname(objects[0]), 'libsonde_cuda.so');
+  const library = join(flavourFolder(flavour), 'libsonde_cuda.so');
   if (!existsSync(library) || statSync(library).mtimeMs < newest(objects)) {
-    const sanitize = flavours[flavour].kernels.filter((flag) => flag.startsWith('-fsanitize'));
-    await run(compiler, ['-shared', ...sanitize, ...objects, '-o', library]);
+    await run(compiler, ['-shared', ...sanitizeFlags(flavour), ...objects, '-o', library]);
   }
   return library;
+}
+
+/**
+ * kernels_test, with the CPU backend of the addon's build; returns its path. With `changed` (a copy of kernels/, the files of it to
+ * compile, and a folder for the results) those take the place of their originals.
+ */
+export async function buildKernelsTest(flavour = 'plain', changed) {
+  const objects = await buildObjects(flavour);
+  const release = join(root, 'build', 'Release');
+  const cpu = [
+    ...files(join(release, 'obj.target', 'sonde', 'native', 'cpu'), /\.o$/),
+    ...files(release, /^(lib)?cpu_.*\.a$/),
+  ];
+  const own = [[join(here, 'kernels_test.cc'), flavours[flavour].kernels]];
+  const headers = newest([...files(here, /\.h$/), ...files(join(root, 'native'), /\.h$/)]);
+  const test = await compileAll(flavourFolder(flavour), own, headers, [`-I${join(root, 'native')}`]);
+  let out = flavourFolder(flavour);
+  if (changed) {
+    out = changed.out;
+    const others = await buildObjects(flavour, changed);
+    for (const other of others) {
+      objects[objects.findIndex((path) => basename(path) === basename(other))] = other;
+    }
+  }
+  const program = join(out, 'kernels_test');
+  if (!existsSync(program) || statSync(program).mtimeMs < newest([...objects, ...test, ...cpu])) {
+    await run(compiler, [...sanitizeFlags(flavour), ...test, ...objects, ...cpu, '-pthread', '-o', program]);
+  }
+  return program;
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

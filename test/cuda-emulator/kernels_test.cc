@@ -1,0 +1,643 @@
+// Every kernel on the emulator against the CPU backend, on random shapes, layouts and dtypes, under several schedules; products against
+// sums in double precision as well. Also built with sanitizers, and with planted mistakes, which it must find.
+//   kernels_test [cases] [seeds] [word]...    cases per operation and schedule; only tests whose name contains a word
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../native/check.h"
+#include "cuda_runtime.h"
+#include "cpu/backend.h"
+#include "ops.h"
+
+extern "C" const sonde::Backend* sonde_backend();
+
+namespace sonde {
+namespace {
+
+struct Side {
+  const Backend* backend;
+  Context* context;
+  const Operations* operations;
+};
+Side cpu, gpu;
+std::mt19937 rng;
+std::string current;  // what is being tested, for messages
+
+int integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
+bool chance(double p) { return std::uniform_real_distribution<double>()(rng) < p; }
+template <class T>
+T pick(std::initializer_list<T> values) {
+  return values.begin()[integer(0, int(values.size()) - 1)];
+}
+// 1, primes, around tiles
+int size() { return pick({1, 2, 3, 5, 7, 8, 17, 31, 32, 33, 64, 65, 100, 127, 130}); }
+DType any_float() { return pick({DType::float32, DType::float32, DType::bfloat16, DType::float16}); }
+double unit(DType dtype) { return dtype == DType::bfloat16 ? 0x1p-8 : dtype == DType::float16 ? 0x1p-10 : 0x1p-22; }
+
+[[noreturn]] void wrong(const std::string& why) {
+  fprintf(stderr, "kernels_test: WRONG: %s: %s\n", current.c_str(), why.c_str());
+  exit(1);
+}
+void good(const Status& status) {
+  if (status.failed()) wrong(status.text);
+}
+
+using Numbers = std::vector<float>;
+
+// A tensor in both memories. Buffers have just the size that the layout needs, so that sanitizers see what is read beside it.
+class Both {
+ public:
+  explicit Both(std::vector<int64_t> shape, DType dtype = DType::float32, bool strided = false) {
+    view_.rank = int(shape.size());
+    view_.dtype = dtype;
+    std::vector<int> order(shape.size());
+    for (size_t d = 0; d < shape.size(); ++d) order[d] = int(d);
+    if (strided) std::shuffle(order.begin(), order.end(), rng);
+    int64_t step = 1;
+    for (size_t i = shape.size(); i-- > 0;) {
+      const int d = order[i];
+      view_.stride[d] = step;
+      step *= shape[size_t(d)] + (strided ? integer(0, 2) : 0);
+    }
+    elements_ = 1;
+    int64_t last = 0;
+    for (size_t d = 0; d < shape.size(); ++d) {
+      view_.shape[d] = shape[d];
+      elements_ *= shape[d];
+      last += (shape[d] - 1) * view_.stride[d];
+    }
+    const size_t bytes = elements_ ? size_t(last + 1) * size_t(dtype_size(dtype)) : 1;
+    for (int s = 0; s < 2; ++s) memory_[s] = side(s).backend->allocate(side(s).context, bytes);
+  }
+  ~Both() {
+    for (int s = 0; s < 2; ++s) side(s).backend->release(side(s).context, memory_[s]);
+  }
+  Both(const Both&) = delete;
+
+  static const Side& side(int s) { return s ? gpu : cpu; }
+  template <class T>
+  T on(int s) const {
+    T view;
+    static_cast<View&>(view) = view_;
+    view.data = memory_[s];
+    return view;
+  }
+  int64_t elements() const { return elements_; }
+  const View& view() const { return view_; }
+  // one dimension seen as repeated
+  void repeat(int d) { view_.stride[d] = 0; }
+
+  Both& set(const Numbers& values) {
+    const DType dtype = view_.dtype;
+    std::vector<char> bytes(size_t(elements_ * dtype_size(dtype)) + 1);
+    for (int64_t i = 0; i < elements_; ++i) {
+      const float x = values[size_t(i)];
+      if (dtype == DType::float32) memcpy(&bytes[size_t(i * 4)], &x, 4);
+      if (dtype == DType::int32) {
+        const auto whole = int32_t(x);
+        memcpy(&bytes[size_t(i * 4)], &whole, 4);
+      }
+      if (dtype == DType::boolean) bytes[size_t(i)] = x != 0;
+      uint16_t half = float_to_half(x);
+      if (dtype == DType::bfloat16) half = uint16_t((__float_as_uint(x) + 0x7fff + (__float_as_uint(x) >> 16 & 1)) >> 16);
+      if (dtype_size(dtype) == 2) memcpy(&bytes[size_t(i * 2)], &half, 2);
+    }
+    for (int s = 0; s < 2; ++s) good(side(s).backend->upload(side(s).context, on<Out>(s), bytes.data()));
+    return *this;
+  }
+  Both& normal(double scale = 1) {
+    std::normal_distribution<double> values(0, scale);
+    Numbers x(size_t(elements_) + 1);
+    for (float& v : x) v = float(values(rng));
+    return set(x);
+  }
+  Numbers get(int s) const {
+    Numbers x(size_t(elements_) + 1);
+    Pending* pending = nullptr;
+    good(side(s).backend->download(side(s).context, x.data(), DType::float32, on<In>(s), &pending));
+    if (pending) good(side(s).backend->finish(side(s).context, pending));
+    x.pop_back();
+    return x;
+  }
+  Numbers exact() const { return get(0); }
+
+ private:
+  View view_;
+  void* memory_[2];
+  int64_t elements_;
+};
+
+In absent() { return In(); }
+
+// to a part of the largest, or of `size`, the size of what was summed up
+void compare(const Numbers& got, const Numbers& expected, double tolerance, const char* what, double size = 0) {
+  double scale = size;
+  for (const float x : expected) scale = std::isfinite(x) ? std::max(scale, fabs(double(x))) : scale;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const float a = got[i], b = expected[i];
+    if (a == b || (a != a && b != b)) continue;
+    if (fabs(double(a) - double(b)) <= tolerance * scale) continue;
+    wrong(std::string(what) + " " + std::to_string(i) + " is " + std::to_string(a) + ", but should be " + std::to_string(b));
+  }
+}
+// what both sides made of the same call
+void agree(const Both& out, double tolerance, const char* what = "element", double size = 0) {
+  compare(out.get(1), out.get(0), tolerance, what, size);
+}
+
+#define ON_BOTH(operation, ...)                                                       \
+  for (int s = 0; s < 2; ++s) {                                                       \
+    good(Both::side(s).operations->operation(Both::side(s).context, __VA_ARGS__));    \
+  }
+
+std::vector<int64_t> shape_of(int rank) {
+  std::vector<int64_t> shape;
+  for (int d = 0; d < rank; ++d) shape.push_back(d + 1 < rank ? integer(1, 5) : size());
+  return shape;
+}
+std::vector<int64_t> rows_of(std::vector<int64_t> shape) {
+  shape.pop_back();
+  return shape;
+}
+
+void test_elementwise() {
+  const auto shape = shape_of(integer(1, 4));
+  const DType dtype = any_float();
+  Both a(shape, dtype, chance(0.5)), b(shape, chance(0.7) ? dtype : any_float(), chance(0.5)), out(shape, dtype, chance(0.5));
+  a.normal();
+  b.normal();
+  if (chance(0.3)) b.repeat(integer(0, int(shape.size()) - 1));
+  for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul}) {
+    ON_BOTH(binary, out.on<Out>(s), a.on<In>(s), b.on<In>(s), kind);
+    agree(out, unit(dtype));
+    ON_BOTH(binary_scalar, out.on<Out>(s), a.on<In>(s), 1.5, kind);
+    agree(out, unit(dtype));
+  }
+  ON_BOTH(relu, out.on<Out>(s), a.on<In>(s));
+  agree(out, 0);
+  ON_BOTH(gelu, out.on<Out>(s), a.on<In>(s));
+  agree(out, unit(dtype));
+  ON_BOTH(fill, out.on<Out>(s), 2.5);
+  agree(out, 0);
+  Both p(shape, DType::int32, chance(0.5)), q(shape, DType::int32), r(shape, DType::int32, chance(0.5));
+  p.normal(1000);
+  q.set(Numbers(size_t(q.elements()), 7));
+  for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul, BinaryKind::div}) {
+    ON_BOTH(binary, r.on<Out>(s), p.on<In>(s), q.on<In>(s), kind);
+    agree(r, 0);
+  }
+}
+
+void test_copy() {
+  const auto shape = chance(0.5) ? shape_of(integer(1, 4)) : std::vector<int64_t>{integer(1, 3), size(), size()};
+  const DType from = pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
+  const DType to = chance(0.5) ? from : pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
+  Both x(shape, from, chance(0.6)), out(shape, to, chance(0.6));
+  x.normal(3);
+  ON_BOTH(copy, out.on<Out>(s), x.on<In>(s));
+  agree(out, 0);
+}
+
+void test_rows() {
+  auto shape = shape_of(integer(1, 3));
+  if (chance(0.2)) shape.back() = pick({1025, 2500, 9000});
+  const DType dtype = any_float();
+  Both x(shape, dtype, chance(0.4)), y(shape, dtype, chance(0.4)), out(shape, dtype), sum(shape, dtype);
+  x.normal();
+  y.normal();
+  const double tolerance = 4 * unit(dtype);
+  Both row(rows_of(shape), dtype), index(rows_of(shape), DType::int32);
+  for (const ReduceKind kind : {ReduceKind::sum, ReduceKind::mean, ReduceKind::max}) {
+    ON_BOTH(reduce, row.on<Out>(s), x.on<In>(s), kind);
+    compare(row.get(1), row.get(0), tolerance * sqrt(double(shape.back())), "sum");
+  }
+  ON_BOTH(argmax, index.on<Out>(s), x.on<In>(s));
+  agree(index, 0, "index");
+  for (const bool normalize : {true, false}) {
+    ON_BOTH(softmax, out.on<Out>(s), x.on<In>(s), normalize);
+    agree(out, tolerance);
+  }
+  auto column = shape;
+  column.back() = 1;
+  Both scale(column, dtype);
+  ON_BOTH(root_mean_square, scale.on<Out>(s), x.on<In>(s), 1e-5);
+  agree(scale, tolerance);
+  Both gain({shape.back()}, dtype), bias({shape.back()}, dtype);
+  gain.normal();
+  bias.normal();
+  ON_BOTH(layer_norm, out.on<Out>(s), x.on<In>(s), gain.on<In>(s), bias.on<In>(s), 1e-5);
+  agree(out, 4 * tolerance);
+  ON_BOTH(add_layer_norm, sum.on<Out>(s), out.on<Out>(s), x.on<In>(s), y.on<In>(s), gain.on<In>(s), bias.on<In>(s), 1e-5);
+  agree(sum, 0, "sum");
+  agree(out, 4 * tolerance);
+}
+
+void test_ranking() {
+  auto shape = shape_of(integer(1, 3));
+  if (chance(0.2)) shape.back() = pick({1025, 3000});
+  const DType dtype = pick({DType::float32, DType::bfloat16, DType::int32});
+  Both x(shape, dtype, chance(0.4));
+  x.normal(3);  // bfloat16 and int32 have many equal values
+  const int64_t k = integer(0, int(std::min<int64_t>(shape.back(), 2100)));
+  auto narrow = shape;
+  narrow.back() = k;
+  Both values(narrow, dtype), indices(narrow, DType::int32), masked(shape, dtype);
+  ON_BOTH(top_k, values.on<Out>(s), indices.on<Out>(s), x.on<In>(s));
+  agree(values, 0, "value");
+  agree(indices, 0, "index");
+  for (const bool relu : {true, false}) {
+    ON_BOTH(top_k_mask, masked.on<Out>(s), x.on<In>(s), k, relu);
+    agree(masked, 0);
+  }
+}
+
+void test_lookup() {
+  const int64_t rows = size(), width = size();
+  const DType dtype = any_float();
+  Both table({rows, width}, dtype), indices({integer(1, 3), size()}, DType::int32, chance(0.5));
+  table.normal();
+  Numbers index;
+  for (int64_t i = 0; i < indices.elements(); ++i) index.push_back(float(integer(0, int(rows) - 1)));
+  indices.set(index);
+  Both out({indices.view().shape[0], indices.view().shape[1], width}, dtype);
+  for (const bool accumulate : {false, true}) {
+    ON_BOTH(embedding, out.on<Out>(s), indices.on<In>(s), table.on<In>(s), accumulate);
+    agree(out, unit(dtype));
+  }
+  index[0] = float(rows);
+  indices.set(index);
+  good(gpu.operations->embedding(gpu.context, out.on<Out>(1), indices.on<In>(1), table.on<In>(1), false));
+  const Status status = gpu.backend->synchronize(gpu.context);
+  if (!strstr(status.text, "embedding: index") || !status.names_operation) wrong("a bad index is not told");
+  if (gpu.backend->synchronize(gpu.context).failed()) wrong("a failure is told twice");
+  Both latents({size(), size()}, dtype), stats({latents.view().shape[1]}, DType::int32);
+  Numbers sparse(size_t(latents.elements()));
+  for (float& v : sparse) v = chance(0.1) ? 1.0f : 0.0f;
+  latents.set(sparse);
+  stats.normal(100);
+  ON_BOTH(update_last_nonzero, stats.on<Out>(s), latents.on<In>(s));
+  agree(stats, 0);
+  Both noise({size(), size()});
+  ON_BOTH(random, noise.on<Out>(s), RandomKind::normal, 12345, 1.0, 2.0);
+  agree(noise, 0x1p-22);
+  Both whole({size()}, DType::int32);
+  ON_BOTH(random, whole.on<Out>(s), RandomKind::integer, 99, -5.0, 1000.0);
+  agree(whole, 0);
+}
+
+// Packed on both sides.
+class Weights {
+ public:
+  Weights(int64_t k, int64_t n, DType dtype, double scale = 1) : plain({k, n}, dtype, chance(0.5)), dtype_(dtype) {
+    plain.normal(scale);
+    pack();
+  }
+  ~Weights() {
+    for (int s = 0; s < 2; ++s) Both::side(s).backend->release(Both::side(s).context, memory_[s]);
+  }
+  void pack() {
+    for (int s = 0; s < 2; ++s) {
+      const Side& side = Both::side(s);
+      const auto bytes = side.operations->packed_bytes(plain.view().shape[0], plain.view().shape[1], dtype_);
+      if (!memory_[s]) memory_[s] = side.backend->allocate(side.context, size_t(bytes));
+      good(side.operations->pack_weights(side.context, on<PackedOut>(s), plain.on<In>(s)));
+    }
+  }
+  template <class T = Packed>
+  T on(int s) const {
+    T packed;
+    packed.data = memory_[s];
+    packed.dtype = dtype_;
+    packed.rank = 2;
+    packed.shape[0] = plain.view().shape[0];
+    packed.shape[1] = plain.view().shape[1];
+    return packed;
+  }
+  Both plain;
+
+ private:
+  DType dtype_;
+  void* memory_[2] = {};
+};
+
+int product_size() { return pick({1, 5, 31, 64, 100, 127, 129, 200, 260}); }
+
+void test_linear() {
+  const int64_t m = product_size(), k = pick({1, 7, 63, 64, 65, 130, 200}), n = product_size();
+  const DType dtype = any_float(), x_dtype = chance(0.7) ? dtype : any_float();
+  Weights w(k, n, dtype);
+  Both x({m, k}, x_dtype), bias({n}), residual({m, n}, x_dtype), out({m, n}, x_dtype), back({k, n}, dtype);
+  x.normal();
+  bias.normal();
+  residual.normal();
+  ON_BOTH(unpack_weights, back.on<Out>(s), w.on(s));
+  compare(back.get(1), w.plain.exact(), 0, "weight");
+  const bool with_bias = chance(0.7), with_residual = chance(0.5);
+  const auto activation = pick({Activation::none, Activation::relu, Activation::gelu});
+  const auto precision = pick({Precision::float32, Precision::float32, Precision::strict, Precision::tf32, Precision::bf16});
+  current += " precision " + std::to_string(int(precision)) + " dtypes " + std::to_string(int(x_dtype)) + std::to_string(int(dtype));
+  ON_BOTH(linear, out.on<Out>(s), x.on<In>(s), w.on(s), with_bias ? bias.on<In>(s) : absent(),
+          with_residual ? residual.on<In>(s) : absent(), activation, precision);
+  const bool single = x_dtype == DType::float32 || dtype != x_dtype;
+  const double accuracy = single && precision == Precision::tf32 ? 0x1p-9 : single && precision == Precision::bf16 ? 0x1p-6 : 0x1p-20;
+  agree(out, accuracy + unit(x_dtype), "element", sqrt(double(k)));
+}
+
+void test_matmul() {
+  const int64_t batch = integer(1, 3), m = pick({1, 33, 129}), k = pick({1, 40, 64, 70}), n = pick({1, 33, 130});
+  const DType dtype = any_float();
+  const bool batched = chance(0.5);
+  const auto shape = [&](int64_t r, int64_t c) { return batched ? std::vector<int64_t>{batch, r, c} : std::vector<int64_t>{r, c}; };
+  Both a(shape(m, k), dtype, true), b(shape(k, n), dtype, true), out(shape(m, n), dtype), bias({n});
+  a.normal();
+  b.normal();
+  bias.normal();
+  if (batched && chance(0.5)) b.repeat(0);
+  const bool with_bias = chance(0.5);
+  const auto precision = pick({Precision::float32, Precision::strict});
+  ON_BOTH(matmul, out.on<Out>(s), a.on<In>(s), b.on<In>(s), with_bias ? bias.on<In>(s) : absent(), precision);
+  agree(out, 0x1p-20 + unit(dtype), "element", sqrt(double(k)));
+}
+
+// A row's result has the same bits whatever else is in the batch.
+void test_rows_alone() {
+  const int64_t m = 150, k = 100, n = 140;
+  for (const DType dtype : {DType::float32, DType::bfloat16}) {
+    Weights w(k, n, dtype);
+    Both x({m, k}, dtype), all({m, n}), one({1, n});
+    x.normal();
+    good(gpu.operations->linear(gpu.context, all.on<Out>(1), x.on<In>(1), w.on(1), absent(), absent(), Activation::none,
+                                Precision::float32));
+    In row = x.on<In>(1);
+    row.shape[0] = 1;
+    row.data = static_cast<char*>(row.data) + 137 * k * dtype_size(dtype);
+    good(gpu.operations->linear(gpu.context, one.on<Out>(1), row, w.on(1), absent(), absent(), Activation::none,
+                                Precision::float32));
+    const Numbers whole = all.get(1), alone = one.get(1);
+    if (memcmp(&whole[137 * n], alone.data(), size_t(n) * 4) != 0) wrong("a row alone has other bits");
+  }
+}
+
+// Half-precision planes against one chain of float32, both against sums in double precision, with tensor cores that cut off.
+void test_accuracy() {
+  emulator::set_truncating(true);
+  for (const char* kind : {"layer norm", "gelu", "outliers"}) {
+    const int64_t m = 24, k = strcmp(kind, "gelu") ? 768 : 1536, n = 24;
+    current = std::string("accuracy ") + kind;
+    Weights w(k, n, DType::float32, 0.02);
+    Both x({m, k}), split({m, n}), strict({m, n});
+    x.normal();
+    Numbers values = x.exact();
+    for (int64_t i = 0; i < m * k; ++i) {
+      float& v = values[size_t(i)];
+      if (!strcmp(kind, "gelu")) v = 0.5f * v * (1 + erff(v * 0.70710678f));
+      if (!strcmp(kind, "outliers") && i % k < 3) v *= 3000;
+    }
+    x.set(values);
+    const Numbers weights = w.plain.exact();
+    good(gpu.operations->linear(gpu.context, split.on<Out>(1), x.on<In>(1), w.on(1), absent(), absent(), Activation::none,
+                                Precision::float32));
+    good(gpu.operations->linear(gpu.context, strict.on<Out>(1), x.on<In>(1), w.on(1), absent(), absent(), Activation::none,
+                                Precision::strict));
+    double errors[2] = {}, size = 0;
+    const Numbers got[2] = {split.get(1), strict.get(1)};
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0;
+        for (int64_t l = 0; l < k; ++l) sum += double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]);
+        for (int s = 0; s < 2; ++s) errors[s] += pow(double(got[s][size_t(i * n + j)]) - sum, 2);
+        size += sum * sum;
+      }
+    }
+    printf("  %s, K %d: relative error %.2e, plain float32 %.2e\n", kind, int(k), sqrt(errors[0] / size), sqrt(errors[1] / size));
+    if (!(errors[0] <= errors[1])) wrong("the split product is less accurate than plain float32");
+  }
+  emulator::set_truncating(false);
+}
+
+// Far beyond float16, infinite and NaN: rows and columns that planes do not stand for are computed in float32.
+void test_range() {
+  const int64_t m = 140, k = 70, n = 135;
+  Weights w(k, n, DType::float32);
+  Numbers weights = w.plain.exact();
+  for (int64_t l = 0; l < k; ++l) {
+    weights[size_t(l * n + 3)] *= 1e-30f;
+    weights[size_t(l * n + 131)] *= 1e25f;
+    weights[size_t(l * n + 5)] *= 1e6f;
+  }
+  weights[7] = INFINITY;
+  w.plain.set(weights);
+  w.pack();
+  Both x({m, k}), out({m, n});
+  x.normal();
+  Numbers values = x.exact();
+  for (int64_t l = 0; l < k; ++l) {
+    values[size_t(k + l)] *= 1e10f;
+    values[size_t(2 * k + l)] *= 1e-9f;
+    values[size_t(130 * k + l)] *= 1e-35f;
+    values[size_t(131 * k + l)] *= 1e30f;
+    values[size_t(4 * k + l)] = 0;
+  }
+  values[size_t(3 * k)] = NAN;
+  x.set(values);
+  ON_BOTH(linear, out.on<Out>(s), x.on<In>(s), w.on(s), absent(), absent(), Activation::none, Precision::float32);
+  const Numbers got = out.get(1), expected = out.get(0);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double size = 0;
+      for (int64_t l = 0; l < k; ++l) size += fabs(double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]));
+      const float a = got[size_t(i * n + j)], b = expected[size_t(i * n + j)];
+      if (a == b || (a != a && b != b) || fabs(double(a) - double(b)) <= 0x1p-20 * size + 1e-37) continue;
+      wrong("row " + std::to_string(i) + ", column " + std::to_string(j) + ": " + std::to_string(a) + " for " + std::to_string(b));
+    }
+  }
+}
+
+void test_attention() {
+  const int64_t b = integer(1, 2), s0 = pick({1, 5, 33, 64, 65, 90}), before = chance(0.3) ? integer(1, 70) : 0, h = integer(1, 3);
+  const int64_t d = pick({1, 8, 20, 64, 64, 65, 128, 130}), dv = chance(0.7) ? d : pick({1, 30, 64, 100});
+  const DType dtype = any_float();
+  current += " [" + std::to_string(b) + ", " + std::to_string(s0) + " + " + std::to_string(before) + ", " + std::to_string(h) + ", " +
+             std::to_string(d) + ", " + std::to_string(dv) + "] dtype " + std::to_string(int(dtype));
+  const bool joint = chance(0.5) && before == 0 && d == dv;
+  Both qkv({b, s0, 3, h, d}, dtype), q({b, s0, h, d}, dtype), k({b, s0 + before, h, d}, dtype), v({b, s0 + before, h, dv}, dtype);
+  qkv.normal();
+  q.normal();
+  k.normal();
+  v.normal();
+  Both out({b, s0, h, dv}, dtype), probs({b, s0, s0 + before, h}, dtype, true), pad({b, s0 + before}, DType::boolean);
+  Numbers padding(size_t(pad.elements()));
+  for (float& p : padding) p = chance(0.2);
+  pad.set(padding);
+  const auto part = [&](int s, int64_t i) {
+    In view;
+    static_cast<View&>(view) = qkv.on<In>(s);
+    view.data = static_cast<char*>(view.data) + i * h * d * dtype_size(dtype);
+    view.rank = 4;
+    view.shape[2] = h;
+    view.shape[3] = d;
+    view.stride[2] = d;
+    view.stride[3] = 1;
+    return view;
+  };
+  const bool causal = chance(0.7), padded = chance(0.4), watched = chance(0.5);
+  ON_BOTH(attention, out.on<Out>(s), watched ? probs.on<Out>(s) : Out(), joint ? part(s, 0) : q.on<In>(s),
+          joint ? part(s, 1) : k.on<In>(s), joint ? part(s, 2) : v.on<In>(s), padded ? pad.on<In>(s) : absent(), causal,
+          1 / sqrt(double(d)));
+  agree(out, 4 * unit(dtype) + 0x1p-20);
+  if (watched) agree(probs, 4 * unit(dtype) + 0x1p-20, "probability");
+  Both logits({b, h, s0, s0 + before}, dtype, chance(0.5));
+  logits.normal();
+  ON_BOTH(mask_logits, logits.on<Out>(s), padded ? pad.on<In>(s) : absent(), causal);
+  agree(logits, 0);
+}
+
+struct Rows {
+  std::vector<int64_t> row_ptr;
+  std::vector<int32_t> indices;
+  Numbers values;
+};
+struct Room : Csr {
+  std::vector<int64_t> pointers;
+  std::vector<int32_t> index_room;
+  Numbers value_room;
+};
+
+Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshold, int64_t k, bool relu, Precision precision) {
+  Room room;
+  room.rows = x.shape[0];
+  room.pointers.resize(size_t(room.rows) + 1);
+  room.row_ptr = room.pointers.data();
+  room.reserve = [](Csr* csr, int64_t count) {
+    auto* self = static_cast<Room*>(csr);
+    self->index_room.resize(size_t(count) + 1);
+    self->value_room.resize(size_t(count) + 1);
+    self->indices = self->index_room.data();
+    self->values = self->value_room.data();
+    return true;
+  };
+  const Side& side = Both::side(s);
+  good(side.operations->sparse_encode(side.context, {&room}, x, w, bias, threshold, k, relu, precision));
+  if (room.pending) good(side.backend->finish(side.context, room.pending));
+  const auto count = size_t(room.pointers.back());
+  room.index_room.resize(count);
+  room.value_room.resize(count);
+  return {room.pointers, room.index_room, room.value_room};
+}
+
+void test_sparse() {
+  const int64_t m = pick({1, 5, 70, 130}), k = pick({1, 20, 70}), n = pick({1, 40, 130, 600, 1200});
+  const DType dtype = pick({DType::float32, DType::float32, DType::bfloat16});
+  Weights w(k, n, dtype);
+  Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype}));
+  x.normal();
+  bias.normal();
+  const bool relu = chance(0.6);
+  const int64_t top = chance(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
+  const double threshold = pick({0.0, 0.5, 3.0});
+  current += " [" + std::to_string(m) + ", " + std::to_string(k) + ", " + std::to_string(n) + "] top " + std::to_string(top);
+  // what the kernel makes of its own dense product
+  Both dense({m, n});
+  good(gpu.operations->linear(gpu.context, dense.on<Out>(1), x.on<In>(1), w.on(1), bias.on<In>(1), absent(), Activation::none,
+                              Precision::float32));
+  const Numbers values = dense.get(1);
+  const Rows got = encode(1, x.on<In>(1), w.on(1), bias.on<In>(1), threshold, top, relu, Precision::float32);
+  size_t at = 0;
+  for (int64_t i = 0; i < m; ++i) {
+    std::vector<int64_t> order;
+    for (int64_t j = 0; j < n; ++j) order.push_back(j);
+    const float* row = &values[size_t(i * n)];
+    if (top) {
+      std::stable_sort(order.begin(), order.end(), [&](int64_t p, int64_t q) { return row[p] > row[q]; });
+      order.resize(size_t(top));
+      std::sort(order.begin(), order.end());
+    }
+    for (const int64_t j : order) {
+      if (relu ? !(double(row[j]) > threshold) : fabs(double(row[j])) <= threshold) continue;
+      if (at >= got.indices.size() || got.indices[at] != j || got.values[at] != row[j]) wrong("entry " + std::to_string(at));
+      ++at;
+    }
+    if (got.row_ptr[size_t(i) + 1] != int64_t(at)) wrong("row_ptr of row " + std::to_string(i));
+  }
+  if (at != got.indices.size()) wrong("more entries than there are");
+  // and back
+  const int64_t width = pick({1, 30, 64, 513});
+  Weights decoder(n, width, dtype);
+  Both out({m, width}, dtype), pointers({m + 1}, DType::int32), indices({int64_t(at)}, DType::int32), kept({int64_t(at)});
+  Numbers p(got.row_ptr.begin(), got.row_ptr.end()), q(got.indices.begin(), got.indices.end());
+  pointers.set(p);
+  if (at) indices.set(q);
+  if (at) kept.set(got.values);
+  ON_BOTH(sparse_decode, out.on<Out>(s), pointers.on<In>(s), indices.on<In>(s), kept.on<In>(s), decoder.on(s), absent());
+  agree(out, unit(dtype) + 0x1p-20, "element", 1);
+}
+
+// Reading goes on while the next operations change what is read.
+void test_transfers() {
+  const int64_t n = chance(0.3) ? 5'000'000 : 1000;
+  Both x({n}), y({n});
+  x.normal();
+  const Numbers before = x.get(1);
+  Numbers host(static_cast<size_t>(n));
+  Pending* pending = nullptr;
+  good(gpu.backend->download(gpu.context, host.data(), DType::float32, x.on<In>(1), &pending));
+  good(gpu.operations->fill(gpu.context, x.on<Out>(1), 7));
+  good(gpu.operations->copy(gpu.context, y.on<Out>(1), x.on<In>(1)));
+  good(gpu.backend->finish(gpu.context, pending));
+  compare(host, before, 0, "what was read");
+  compare(y.get(1), Numbers(size_t(n), 7.0f), 0, "what came after");
+}
+
+struct Test {
+  const char* name;
+  void (*run)();
+  bool once;  // not for each case
+};
+constexpr Test kTests[] = {
+    {"elementwise", test_elementwise, false}, {"copy", test_copy, false},           {"rows", test_rows, false},
+    {"ranking", test_ranking, false},         {"lookup", test_lookup, false},       {"linear", test_linear, false},
+    {"matmul", test_matmul, false},           {"rows alone", test_rows_alone, true}, {"range", test_range, true},
+    {"attention", test_attention, false},     {"sparse", test_sparse, false},       {"transfers", test_transfers, true},
+    {"accuracy", test_accuracy, true},
+};
+
+Side open(const Backend* backend) {
+  Status status;
+  Context* context = backend->open(0, 1, &status);
+  good(status);
+  return {backend, context, backend->operations(context)};
+}
+
+}  // namespace
+}  // namespace sonde
+
+int main(int argc, char** argv) {
+  using namespace sonde;
+  const int cases = argc > 1 ? atoi(argv[1]) : 4, seeds = argc > 2 ? atoi(argv[2]) : 6;
+  cpu = open(&cpu_backend);
+  gpu = open(sonde_backend());
+  for (const Test& test : kTests) {
+    bool wanted = argc <= 3;
+    for (int i = 3; i < argc; ++i) wanted = wanted || strstr(test.name, argv[i]);
+    if (!wanted) continue;
+    for (int seed = 0; seed < seeds; ++seed) {
+      if (test.run == test_accuracy && seed > 0) break;  // says nothing about schedules
+      emulator::set_schedule(seed);
+      for (int i = 0; i < (test.once ? 1 : cases); ++i) {
+        rng.seed(unsigned(seed * 1000 + i));
+        current = std::string(test.name) + ", schedule " + std::to_string(seed) + ", case " + std::to_string(i) + ":";
+        test.run();
+      }
+    }
+    printf("kernels_test: %s: good\n", test.name);
+    fflush(stdout);
+  }
+  gpu.backend->close(gpu.context);
+  cpu.backend->close(cpu.context);
+}
