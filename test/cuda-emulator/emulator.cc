@@ -366,8 +366,14 @@ int next_ready() {
   return j;
 }
 
-void yield() {
-  const int me = R.running, next = next_ready();
+// elsewhere: another warp goes on if there is one
+void yield(bool elsewhere = false) {
+  const int me = R.running;
+  int next = -1;
+  for (int k = 1; elsewhere && next < 0 && k < int(R.ready.size()); ++k) {
+    next = ready_in((me / kWarp + k) % int(R.ready.size()));
+  }
+  if (next < 0) next = next_ready();
   if (next != me) switch_to(next, &R.fibers[size_t(me)].stack_pointer, &R.fibers[size_t(me)].fake_stack);
 }
 
@@ -883,7 +889,8 @@ void barrier_arrive(uint64_t* barrier, int bytes) {
   phase->bytes_and_parity += bytes * 2;
   --phase->pending;
   check_phase(barrier);
-  if (R.seed > 3 && random_bits() % 2) yield();
+  // whoever waited for this may be done with it before the one that arrived takes its next step
+  if (R.seed > 3 && random_bits() % 2) yield(random_bits() % 2);
 }
 
 void barrier_wait(uint64_t* barrier, int parity) {

@@ -1,18 +1,14 @@
 // Every kernel on the emulator, which finds what a GPU would only sometimes show: kernels_test against the CPU backend under several
 // schedules, plain and under AddressSanitizer and UndefinedBehaviorSanitizer, for each of the three kinds of GPU.
 import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
 import { suite } from '../support/harness.js';
 
 const test = suite('kernels on the emulator');
 
-async function program(flavour: string): Promise<string> {
-  const build = (await import(`${packageRoot}/test/cuda-emulator/build.mjs`)) as {
-    buildKernelsTest(flavour: string): Promise<string>;
-  };
-  return build.buildKernelsTest(flavour);
-}
+const program = (flavour: string): string => join(packageRoot, 'build-emulator', flavour, 'kernels_test');
 
 function run(path: string, args: (string | number)[], env: Record<string, string> = {}): string {
   const { status, signal, stdout, stderr } = spawnSync(path, args.map(String), {
@@ -24,8 +20,20 @@ function run(path: string, args: (string | number)[], env: Record<string, string
 }
 
 const names = [
-  ...['elementwise', 'copy', 'rows', 'ranking', 'lookup', 'linear', 'matmul', 'rows alone', 'range', 'attention', 'sparse'],
-  ...['transfers', 'accuracy'],
+  ...[
+    'elementwise',
+    'copy',
+    'rows',
+    'ranking',
+    'lookup',
+    'linear',
+    'matmul',
+    'rows alone',
+    'range',
+    'attention',
+    'sparse',
+  ],
+  ...['transfers', 'accuracy', 'pipeline'],
 ];
 
 // the emulator's switching of stacks is written for Linux
@@ -33,8 +41,8 @@ if (process.platform !== 'linux') test.skip('the kernels', `the emulator does no
 else {
   test(
     'like the CPU backend, on random shapes and twelve schedules; split products no less accurate than float32',
-    async () => {
-      const stdout = run(await program('plain'), [10, 12]);
+    () => {
+      const stdout = run(program('plain'), [10, 12]);
       for (const name of names) assert.match(stdout, `kernels_test: ${name}: good`);
     },
     { limit: 280_000 },
@@ -44,10 +52,10 @@ else {
   for (const capability of ['80', '86']) {
     test(
       `the kernels of compute capability ${capability}`,
-      async () => {
-        const path = await program('plain');
+      () => {
+        const path = program('plain');
         const env = { SONDE_EMULATE_SM: capability };
-        run(path, [12, 6, 'linear', 'matmul', 'alone', 'range', 'sparse', 'attention', 'accuracy'], env);
+        run(path, [12, 6, 'linear', 'matmul', 'alone', 'range', 'sparse', 'attention', 'accuracy', 'pipeline'], env);
       },
       { limit: 280_000 },
     );
@@ -55,10 +63,10 @@ else {
 
   test(
     'no access out of bounds, no undefined behaviour',
-    async () => {
-      const path = await program('address');
+    () => {
+      const path = program('address');
       run(path, [3, 6]);
-      run(path, [3, 3, 'linear', 'matmul', 'alone', 'sparse'], { SONDE_EMULATE_SM: '80' });
+      run(path, [3, 3, 'linear', 'matmul', 'alone', 'sparse', 'pipeline'], { SONDE_EMULATE_SM: '80' });
     },
     { limit: 290_000 },
   );

@@ -365,6 +365,18 @@ void test_matmul() {
   agree(out, 0x1p-20 + unit(dtype), "element", sqrt(double(k)));
 }
 
+// Many tiles for few multiprocessors, and so many steps that every stage is used again and again.
+void test_pipeline() {
+  for (const DType dtype : {DType::bfloat16, DType::float32}) {
+    const int64_t m = 270, k = pick({448, 500, 650}), n = 530;
+    Weights w(k, n, dtype);
+    Both x({m, k}, dtype), out({m, n});
+    x.normal();
+    ON_BOTH(linear, out.on<Out>(s), x.on<In>(s), w.on(s), absent(), absent(), Activation::none, Precision::float32);
+    agree(out, 0x1p-18, "element", sqrt(double(k)));
+  }
+}
+
 // A row's result has the same bits whatever else is in the batch.
 void test_rows_alone() {
   const int64_t m = 150, k = 100, n = 140;
@@ -604,7 +616,7 @@ constexpr Test kTests[] = {
     {"ranking", test_ranking, false},         {"lookup", test_lookup, false},       {"linear", test_linear, false},
     {"matmul", test_matmul, false},           {"rows alone", test_rows_alone, true}, {"range", test_range, true},
     {"attention", test_attention, false},     {"sparse", test_sparse, false},       {"transfers", test_transfers, true},
-    {"accuracy", test_accuracy, true},
+    {"accuracy", test_accuracy, true},        {"pipeline", test_pipeline, true},
 };
 
 Side open(const Backend* backend) {

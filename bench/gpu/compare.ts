@@ -1,0 +1,162 @@
+// Runs the GPU benchmarks: sonde and PyTorch, each in a process of its own, take turns on every case (A B A B), and medians of the
+// ratios of neighbours count. Writes results.json and results.md, again after each case.
+//   node build-test/bench/gpu/compare.js [--out folder] [--rounds 11] [--only word]... [--scale tiny] [--no-peer] [--limit s]
+//   python: PYTHON, or python3. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed.
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { packageRoot } from '../../src/engine/native.js';
+import { allCases, type Case, type Rival, type Scale, type Side, type Spec } from './cases.js';
+import { type ArmResult, type CaseResult, count, markdown, median, rowsOf, showTime } from './summary.js';
+import { type Reply, Worker } from './worker.js';
+
+const { values: options } = parseArgs({
+  options: {
+    out: { type: 'string', default: '.' },
+    rounds: { type: 'string', default: '11' },
+    only: { type: 'string', multiple: true, default: [] },
+    scale: { type: 'string', default: 'full' },
+    'no-peer': { type: 'boolean', default: false },
+    limit: { type: 'string', default: '3600' },
+    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+    note: { type: 'string', multiple: true, default: [] },
+  },
+});
+const scale = options.scale as Scale;
+if (scale !== 'full' && scale !== 'tiny') throw new Error(`--scale must be full or tiny, but is ${options.scale}`);
+const rounds = Number(options.rounds);
+const [least, longest, roundTime, patience] = scale === 'full' ? [20, 0.5, 0.03, 180] : [1, 0.01, 0, 600];
+const deadline = performance.now() + Number(options.limit) * 1000;
+
+const workers: Record<Side, Worker | undefined> = {
+  sonde: new Worker(process.execPath, ['--enable-source-maps', new URL('kernels.js', import.meta.url).pathname]),
+  torch: options['no-peer']
+    ? undefined
+    : new Worker(process.env.PYTHON ?? 'python3', ['-u', join(packageRoot, 'bench', 'gpu', 'peer.py')]),
+};
+
+/** One side's part in a case. */
+interface Arm {
+  readonly worker: Worker;
+  readonly spec: Spec;
+  prepared: number;
+  repetitions: number;
+  seconds: number[];
+  error?: number;
+  failure?: string;
+}
+
+async function ready(worker: Worker | undefined, spec: Spec): Promise<Arm> {
+  const arm: Arm = { worker: worker as Worker, spec, prepared: -1, repetitions: 1, seconds: [] };
+  if (!worker) return { ...arm, failure: 'not there' };
+  const reply = await worker.ask({ do: 'prepare', spec, seed: Number(options.seed) }, patience);
+  if (reply.failure !== undefined) return { ...arm, failure: reply.failure };
+  arm.prepared = reply.prepared as number;
+  if (reply.error !== undefined) arm.error = reply.error ?? Number.NaN;
+  return arm;
+}
+
+/** As many repetitions as fill a round: so many at least, unless they take long. */
+async function calibrate(arm: Arm): Promise<void> {
+  for (const trial of scale === 'full' ? [2, 5] : [1]) {
+    const seconds = await time(arm, trial);
+    if (seconds === undefined) return;
+    const fit = (limit: number) => Math.max(1, Math.ceil(limit / Math.max(seconds, 1e-9)));
+    arm.repetitions = Math.min(Math.max(fit(roundTime), Math.min(least, fit(longest))), 20_000);
+  }
+}
+
+async function time(arm: Arm, repetitions: number): Promise<number | undefined> {
+  if (arm.failure !== undefined) return undefined;
+  // a process that ended took what was prepared with it
+  const reply: Reply = arm.worker.running
+    ? await arm.worker.ask({ do: 'time', prepared: arm.prepared, repetitions }, patience)
+    : { failure: 'its process ended with another part of this case' };
+  if (reply.failure !== undefined) arm.failure = reply.failure;
+  return reply.failure === undefined ? (reply.seconds as number) : undefined;
+}
+
+const result = ({ seconds, error, failure }: Arm): ArmResult => ({
+  seconds,
+  ...(error === undefined ? {} : { error }),
+  ...(failure === undefined ? {} : { failure }),
+});
+
+async function measure({ rivals, ...its }: Case): Promise<CaseResult> {
+  const ours = await ready(workers.sonde, its.spec);
+  const theirs: Arm[] = [];
+  for (const { side, spec } of rivals) theirs.push(await ready(workers[side], spec));
+  const arms = [ours, ...theirs];
+  for (const arm of arms) await calibrate(arm);
+  for (let round = 0; round < rounds; round++) {
+    for (const arm of arms) {
+      const seconds = await time(arm, arm.repetitions);
+      if (seconds !== undefined) arm.seconds.push(seconds);
+    }
+  }
+  for (const worker of Object.values(workers)) if (worker?.running) await worker.ask({ do: 'drop' }, patience);
+  return {
+    ...its,
+    ours: result(ours),
+    rivals: rivals.map((rival, i): Rival & ArmResult => ({ ...rival, ...result(theirs[i] as Arm) })),
+  };
+}
+
+function write(file: string, text: string): void {
+  const path = join(options.out, file);
+  writeFileSync(`${path}.part`, text);
+  renameSync(`${path}.part`, path);
+}
+
+const start = performance.now();
+mkdirSync(options.out, { recursive: true });
+const notes = [...options.note];
+let judged = scale === 'full'; // goals are about full shapes on a GPU
+for (const [side, worker] of Object.entries(workers) as [Side, Worker | undefined][]) {
+  if (!worker) continue;
+  const { text, gpu, failure } = await worker.ask({ do: 'describe' }, patience);
+  if (failure !== undefined && side === 'sonde') throw new Error(`sonde did not start: ${failure}`);
+  if (side === 'sonde') judged &&= gpu === true;
+  notes.push(text ?? `no PyTorch here: ${failure}`);
+  if (text === undefined) workers.torch = undefined;
+}
+notes.push(
+  `${rounds} rounds, in turns; seed ${options.seed}${judged ? '' : '; no GPU or tiny shapes: no figure means anything'}`,
+);
+for (const note of notes) console.log(note);
+
+const all = allCases(scale);
+const cases = all.filter(({ name }) => options.only.length === 0 || options.only.some((word) => name.includes(word)));
+if (cases.length === 0) throw new Error(`no case's name contains ${options.only.join(' or ')}`);
+const results: CaseResult[] = [];
+let skipped = 0;
+for (const one of cases) {
+  if (performance.now() > deadline) {
+    skipped++;
+    console.log(`${one.name}: left out, ${options.limit} s were over`);
+    continue;
+  }
+  const before = performance.now();
+  const measured = await measure(one);
+  results.push(measured);
+  for (const row of rowsOf(measured, judged)) {
+    const against = row.rival && `; ${row.rival}: ${row.rivals}; ${row.ratio || 'no ratio'}`;
+    console.log(`${row.name}: ${row.ours}${against} [${row.goal || 'no target'}] ${row.verdict}; errors ${row.errors}`);
+  }
+  console.log(`    took ${showTime((performance.now() - before) / 1000)}`);
+  write(
+    'results.json',
+    `${JSON.stringify({ notes, scale, rounds, skipped, counts: count(results, judged), results }, null, 1)}\n`,
+  );
+  write('results.md', markdown('GPU benchmarks', notes, results, judged));
+}
+for (const worker of Object.values(workers)) worker?.end();
+
+const counts = count(results, judged);
+const medians = results.filter(({ ours }) => ours.seconds.length > 0).map(({ ours }) => median(ours.seconds));
+const told = Object.entries(counts).map(([what, n]) => `${n} ${what}`);
+console.log(
+  `${medians.length} of ${cases.length} cases measured in ${showTime((performance.now() - start) / 1000)}; goals and cases: ${told.join(', ')}` +
+    (skipped > 0 ? `; ${skipped} left out` : ''),
+);
+process.exitCode = counts.failed + counts.wrong + skipped > 0 ? 1 : counts.missed > 0 ? 3 : 0;

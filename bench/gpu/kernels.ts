@@ -1,0 +1,484 @@
+// sonde's side of the GPU benchmarks: prepares a case of cases.ts, checks a part of its result against float64, and repeats it.
+// compare.ts starts it and asks. It computes on the default device (SONDE_DEVICE).
+import { createInterface } from 'node:readline';
+import {
+  addLayerNorm,
+  attention,
+  type Device,
+  embedding,
+  gelu,
+  getDefaultDevice,
+  layerNorm,
+  linear,
+  openDevice,
+  packWeights,
+  type SparseLatents,
+  softmax,
+  sparseEncode,
+  Tensor,
+  Transformer,
+} from '../../src/index.js';
+import { relativeError } from '../../test/support/close.js';
+import type { Spec } from './cases.js';
+import type { Reply, Request } from './worker.js';
+
+type Of<Op extends Spec['op']> = Spec & { readonly op: Op };
+type RowOp = Exclude<Extract<Spec, { width: number }>, Of<'embedding'>>;
+
+interface Prepared {
+  run(): unknown;
+  /** How many repetitions may be waited for at a time, where run() gives a promise. */
+  readonly ahead?: number;
+  error?(): Promise<number>;
+}
+
+const device: Device = getDefaultDevice();
+let owned: { dispose(): void }[] = [];
+let seed = 1;
+
+const own = <T extends { dispose(): void }>(thing: T): T => {
+  owned.push(thing);
+  return thing;
+};
+const normal = (shape: number[], dtype: Tensor['dtype'], std = 1): Tensor =>
+  own(Tensor.randn(shape, { device, dtype, seed: seed++, std }));
+const values = async (t: Tensor): Promise<Float64Array> => Float64Array.from(await t.read());
+
+/** Where a result is looked at: up to `count` places at its beginning, in its middle and at its end. */
+function parts(n: number, count: number): [number, number][] {
+  if (n <= 3 * count) return [[0, n]];
+  const middle = n >> 1;
+  return [
+    [0, count],
+    [middle, middle + count],
+    [n - count, n],
+  ];
+}
+
+class Comparison {
+  readonly #actual: number[] = [];
+  readonly #expected: number[] = [];
+  add(actual: number, expected: number): void {
+    this.#actual.push(actual);
+    this.#expected.push(expected);
+  }
+  get error(): number {
+    return relativeError(this.#actual, this.#expected);
+  }
+}
+
+const geluOf = (x: number): number => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+
+// ---- products
+
+function prepareLinear({ dtype, rows, k, n, precision, fused }: Of<'linear'>): Prepared {
+  const x = normal([rows, k], dtype);
+  const w = normal([k, n], dtype, 1 / Math.sqrt(k));
+  const packed = own(packWeights(w));
+  const out = own(Tensor.empty([rows, n], { device, dtype })).fill(Number.NaN);
+  const bias = fused === 'nothing' ? undefined : normal([n], dtype);
+  const residual = fused === 'residual' ? normal([rows, n], dtype) : undefined;
+  const options = {
+    out,
+    precision,
+    ...(bias ? { bias } : {}),
+    ...(residual ? { residual } : {}),
+    ...(fused === 'gelu' ? { activation: 'gelu' as const } : {}),
+  };
+  return {
+    run: () => linear(x, packed, options),
+    error: async () => {
+      const compared = new Comparison();
+      const biases = bias && (await values(bias));
+      for (const [r0, r1] of parts(rows, 24)) {
+        const left = await values(x.slice(0, r0, r1));
+        for (const [c0, c1] of parts(n, 40)) {
+          const right = await values(w.slice(1, c0, c1));
+          const got = await values(out.slice(0, r0, r1).slice(1, c0, c1));
+          const beside = residual && (await values(residual.slice(0, r0, r1).slice(1, c0, c1)));
+          const width = c1 - c0;
+          for (let i = 0; i < got.length; i++) {
+            const [r, c] = [Math.floor(i / width), i % width];
+            let sum = biases?.[c0 + c] ?? 0;
+            for (let j = 0; j < k; j++) sum += (left[r * k + j] as number) * (right[j * width + c] as number);
+            if (fused === 'gelu') sum = geluOf(sum);
+            compared.add(got[i] as number, sum + (beside?.[i] ?? 0));
+          }
+        }
+      }
+      return compared.error;
+    },
+  };
+}
+
+function prepareEncode({ dtype, rows, k, n, top, threshold }: Of<'encode'>): Prepared {
+  const x = normal([rows, k], dtype);
+  const w = normal([k, n], dtype, 1 / Math.sqrt(k));
+  const packed = own(packWeights(w));
+  return {
+    run: () => sparseEncode(x, packed, { threshold, k: top }),
+    ahead: 4,
+    error: async () => {
+      const got = await sparseEncode(x, packed, { threshold, k: top });
+      const compared = new Comparison();
+      for (const [r0, r1] of parts(rows, 2)) {
+        using dense = Tensor.empty([r1 - r0, n], { device, dtype: 'float32' });
+        const latents = (await linear(x.slice(0, r0, r1), packed, { out: dense }).read()) as Float32Array;
+        const inputs = await values(x.slice(0, r0, r1));
+        for (let row = r0; row < r1; row++) {
+          checkRow(got, row, latents.subarray((row - r0) * n, (row - r0 + 1) * n), top, threshold);
+          const [from, to] = [Number(got.rowPtr[row]), Number(got.rowPtr[row + 1])];
+          for (let at = from; at < Math.min(to, from + 20); at++) {
+            const index = got.indices[at] as number;
+            const column = await values(w.slice(1, index, index + 1));
+            const exact = column.reduce((sum, value, j) => sum + value * (inputs[(row - r0) * k + j] as number), 0);
+            compared.add(got.values[at] as number, exact);
+          }
+        }
+      }
+      return compared.error;
+    },
+  };
+}
+
+/** Demands the very entries of the dense row that pass: an encoder's arithmetic is linear's, bit for bit. */
+function checkRow(got: SparseLatents, row: number, dense: Float32Array, top: number, threshold: number): void {
+  let order = [...dense.keys()].filter((j) => (dense[j] as number) > threshold);
+  if (top > 0) {
+    order.sort((i, j) => (dense[j] as number) - (dense[i] as number) || i - j);
+    order = order.slice(0, top).sort((i, j) => i - j);
+  }
+  const [from, to] = [Number(got.rowPtr[row]), Number(got.rowPtr[row + 1])];
+  if (to - from !== order.length)
+    throw new Error(`row ${row} has ${to - from} entries, but should have ${order.length}`);
+  for (const [i, j] of order.entries()) {
+    if (got.indices[from + i] === j && got.values[from + i] === dense[j]) continue;
+    throw new Error(
+      `row ${row}: entry ${i} is ${got.values[from + i]} at ${got.indices[from + i]}, not ${dense[j]} at ${j}`,
+    );
+  }
+}
+
+// ---- attention
+
+function prepareAttention({ dtype, batch, length, heads, channels }: Of<'attention'>): Prepared {
+  const qkv = normal([batch, length, 3, heads, channels], dtype); // as the model's projection leaves them
+  const [q, k, v] = [0, 1, 2].map((i) => qkv.select(2, i)) as [Tensor, Tensor, Tensor];
+  return {
+    run: () => attention(q, k, v).dispose(),
+    error: async () => {
+      using out = attention(q, k, v);
+      const compared = new Comparison();
+      const head = (t: Tensor, b: number, h: number) => values(t.select(0, b).select(1, h));
+      for (const [b, h] of [
+        [0, 0],
+        [batch - 1, heads - 1],
+      ] as const) {
+        const [queries, keys, mixed, got] = await Promise.all([q, k, v, out].map((t) => head(t, b, h)));
+        for (const [s0, s1] of parts(length, 8)) {
+          for (let s = s0; s < s1; s++) {
+            const row = attend(queries as Float64Array, keys as Float64Array, mixed as Float64Array, s, channels);
+            for (const [c, exact] of row.entries()) compared.add(got?.[s * channels + c] as number, exact);
+          }
+        }
+      }
+      return compared.error;
+    },
+  };
+}
+
+function attend(q: Float64Array, k: Float64Array, v: Float64Array, s: number, channels: number): Float64Array {
+  const scores = Array.from({ length: s + 1 }, (_, t) => {
+    let sum = 0;
+    for (let c = 0; c < channels; c++) sum += (q[s * channels + c] as number) * (k[t * channels + c] as number);
+    return sum / Math.sqrt(channels);
+  });
+  const most = Math.max(...scores);
+  const weights = scores.map((score) => Math.exp(score - most));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  const out = new Float64Array(channels);
+  for (const [t, weight] of weights.entries()) {
+    for (let c = 0; c < channels; c++) out[c] = (out[c] as number) + (weight / total) * (v[t * channels + c] as number);
+  }
+  return out;
+}
+
+// ---- what moves bytes
+
+function normed(row: Float64Array, gain: Float64Array, bias: Float64Array): Float64Array {
+  const mean = row.reduce((sum, x) => sum + x, 0) / row.length;
+  const variance = row.reduce((sum, x) => sum + (x - mean) ** 2, 0) / row.length;
+  const scale = 1 / Math.sqrt(variance + 1e-5);
+  return row.map((x, i) => (x - mean) * scale * (gain[i] as number) + (bias[i] as number));
+}
+
+function softened(row: Float64Array): Float64Array {
+  const most = row.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const powers = row.map((x) => Math.exp(x - most));
+  const total = powers.reduce((a, b) => a + b, 0);
+  return powers.map((x) => x / total);
+}
+
+/** Rows of the inputs -> the rows that an operation must give. */
+type Rowwise = (...rows: Float64Array[]) => Float64Array[];
+
+function rowwise(inputs: Tensor[], run: () => Tensor[], exact: Rowwise): Prepared {
+  return {
+    run: () => {
+      for (const t of run()) t.dispose();
+    },
+    error: async () => {
+      const results = run();
+      const compared = new Comparison();
+      for (const [r0, r1] of parts(inputs[0]?.shape[0] ?? 0, 8)) {
+        for (let row = r0; row < r1; row++) {
+          const expected = exact(...(await Promise.all(inputs.map((t) => values(t.select(0, row))))));
+          for (const [i, t] of results.entries()) {
+            for (const [j, x] of (await values(t.select(0, row))).entries())
+              compared.add(x, expected[i]?.[j] as number);
+          }
+        }
+      }
+      for (const t of results) t.dispose();
+      return compared.error;
+    },
+  };
+}
+
+function prepareRows({ op, dtype, rows, width }: RowOp): Prepared {
+  const x = normal([rows, width], dtype);
+  switch (op) {
+    case 'copy': {
+      const out = own(Tensor.empty([rows, width], { device, dtype })).fill(Number.NaN);
+      return {
+        ...rowwise(
+          [x],
+          () => [out.copyFrom(x).slice(0)],
+          (a) => [a],
+        ),
+        run: () => out.copyFrom(x),
+      };
+    }
+    case 'convert':
+      return rowwise(
+        [x],
+        () => [x.to('bfloat16')],
+        (a) => [a],
+      );
+    case 'gelu':
+      return rowwise(
+        [x],
+        () => [gelu(x)],
+        (a) => [a.map(geluOf)],
+      );
+    case 'softmax':
+      return rowwise(
+        [x],
+        () => [softmax(x)],
+        (a) => [softened(a)],
+      );
+    case 'add': {
+      const y = normal([rows, width], dtype);
+      return rowwise(
+        [x, y],
+        () => [x.add(y)],
+        (a, b) => [a.map((value, i) => value + (b[i] as number))],
+      );
+    }
+    case 'transpose': {
+      const turned = x.permute([1, 0]);
+      return rowwise(
+        [turned],
+        () => [turned.clone()],
+        (a) => [a],
+      );
+    }
+    default:
+      return prepareNorm(op, x);
+  }
+}
+
+function prepareNorm(op: 'layerNorm' | 'addLayerNorm', x: Tensor): Prepared {
+  const width = x.shape[1] as number;
+  const [gain, bias] = [normal([width], x.dtype), normal([width], x.dtype)];
+  // all rows of them are the same
+  const spread = [gain, bias].map((t) =>
+    own(Tensor.zeros([x.shape[0] as number, 1], { device, dtype: x.dtype }).add(t)),
+  );
+  if (op === 'layerNorm') {
+    return rowwise(
+      [x, ...spread],
+      () => [layerNorm(x, gain, bias)],
+      (a, g, b) => [normed(a, g as Float64Array, b as Float64Array)],
+    );
+  }
+  const y = normal(x.shape as number[], x.dtype);
+  const rounded = own(x.add(y)); // the norm is of the sum as it was stored
+  const run = () => {
+    const { sum, out } = addLayerNorm(x, y, gain, bias);
+    return [sum, out];
+  };
+  return rowwise([rounded, ...spread], run, (a, g, b) => [a, normed(a, g as Float64Array, b as Float64Array)]);
+}
+
+function prepareEmbedding({ dtype, rows, width, table }: Of<'embedding'>): Prepared {
+  const vectors = normal([table, width], dtype);
+  const indices = own(Tensor.randint(0, table, [rows], { device, seed: seed++ }));
+  return {
+    run: () => embedding(indices, vectors).dispose(),
+    error: async () => {
+      using out = embedding(indices, vectors);
+      const compared = new Comparison();
+      for (const [r0, r1] of parts(rows, 8)) {
+        for (const [i, index] of (await values(indices.slice(0, r0, r1))).entries()) {
+          const row = await values(out.select(0, r0 + i));
+          for (const [j, x] of (await values(vectors.select(0, index))).entries()) compared.add(row[j] as number, x);
+        }
+      }
+      return compared.error;
+    },
+  };
+}
+
+// ---- calls
+
+function prepareRead({ bytes, fast }: Of<'read'>): Prepared {
+  const x = own(Tensor.randint(-100, 100, [bytes / 4], { device, seed: seed++ }));
+  const host = new Int32Array(bytes / 4);
+  const read = async () => {
+    if (!fast) return (await x.read()) as Int32Array;
+    await x.readInto(host);
+    return host;
+  };
+  return {
+    run: read,
+    ahead: 0,
+    // it adds up to what the device says
+    error: async () => {
+      const got = await read();
+      const sum = (await x.sum().read())[0] as number;
+      return got.reduce((a, b) => a + b, 0) === sum ? 0 : Number.POSITIVE_INFINITY;
+    },
+  };
+}
+
+function prepareLaunch({ calls }: Of<'launch'>): Prepared {
+  const x = own(Tensor.zeros([16], { device }));
+  return {
+    run: () => {
+      for (let i = 0; i < calls; i++) x.add_(1);
+    },
+  };
+}
+
+// ---- whole passes
+
+const tokensOf = (batch: number, length: number, vocabulary: number): number[][] =>
+  Array.from({ length: batch }, (_, b) => Array.from({ length }, (_, i) => ((b * length + i) * 7919) % vocabulary));
+
+/** What float32 on the CPU makes of the last sequence; computed once for a model and a place. */
+const references = new Map<string, Promise<Float64Array>>();
+
+async function valueAt(xf: Transformer, tokens: number[][], until: string): Promise<Tensor> {
+  if (until === 'logits') return (await xf.forward(tokens)).logits;
+  return (await xf.activations(tokens, [until])).get(until) as Tensor;
+}
+
+async function reference(name: string, tokens: number[][], until: string): Promise<Float64Array> {
+  using xf = await Transformer.load(name, { device: openDevice('cpu') });
+  using value = await valueAt(xf, tokens, until);
+  return values(value);
+}
+
+async function prepareForward({ dtype, model, batch, length, until }: Of<'forward'>): Promise<Prepared> {
+  const name = `random:${model}`;
+  const xf = own(await Transformer.load(name, { device, dtype }));
+  const tokens = tokensOf(batch, length, xf.nVocab);
+  return {
+    run: async () => (await valueAt(xf, tokens, until)).dispose(),
+    ahead: 0,
+    error: async () => {
+      const key = `${model} ${length} ${until}`;
+      if (!references.has(key)) references.set(key, reference(name, tokens.slice(-1), until));
+      using value = await valueAt(xf, tokens, until);
+      return relativeError(
+        await values(value.select(0, batch - 1)),
+        await (references.get(key) as Promise<Float64Array>),
+      );
+    },
+  };
+}
+
+function prepare(spec: Spec): Prepared | Promise<Prepared> {
+  switch (spec.op) {
+    case 'linear':
+      return prepareLinear(spec);
+    case 'encode':
+      return prepareEncode(spec);
+    case 'attention':
+      return prepareAttention(spec);
+    case 'embedding':
+      return prepareEmbedding(spec);
+    case 'read':
+      return prepareRead(spec);
+    case 'launch':
+      return prepareLaunch(spec);
+    case 'forward':
+      return prepareForward(spec);
+    default:
+      return prepareRows(spec);
+  }
+}
+
+// ---- the conversation
+
+let prepared: Prepared[] = [];
+
+async function repeat({ run, ahead = 1 }: Prepared, repetitions: number): Promise<number> {
+  const waiting: unknown[] = [];
+  const start = performance.now();
+  for (let i = 0; i < repetitions; i++) {
+    const result = run();
+    if (!(result instanceof Promise)) continue;
+    waiting.push(result);
+    if (waiting.length > ahead) await waiting.shift();
+  }
+  await Promise.all(waiting);
+  await device.synchronize();
+  return (performance.now() - start) / 1000 / repetitions;
+}
+
+async function answer(request: Request): Promise<Reply> {
+  switch (request.do) {
+    case 'describe':
+      return {
+        text: `sonde on ${device.name}: ${device.description}; Node ${process.version}`,
+        gpu: device.kind === 'cuda' && !device.description.startsWith('emulated'),
+      };
+    case 'prepare': {
+      seed = request.seed;
+      const ready = await prepare(request.spec);
+      await repeat(ready, 1);
+      const error = await ready.error?.();
+      prepared.push(ready);
+      return { prepared: prepared.length - 1, ...(error === undefined ? {} : { error }) };
+    }
+    case 'time': {
+      const ready = prepared[request.prepared] as Prepared;
+      await repeat(ready, 1); // the clock of an idle GPU is low
+      return { seconds: await repeat(ready, request.repetitions) };
+    }
+    case 'drop':
+      for (const thing of owned) thing.dispose();
+      owned = [];
+      prepared = [];
+      await device.synchronize();
+      return {};
+  }
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const reply = await answer(JSON.parse(line) as Request).catch((error: Error): Reply => ({ failure: error.message }));
+  // JSON has no NaN: null is one
+  process.stdout.write(`${JSON.stringify(reply)}\n`);
+}

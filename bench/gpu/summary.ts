@@ -1,0 +1,176 @@
+// From times to verdicts: medians of paired ratios, goals, and the table. No clock and no device here.
+import type { Case, Goal, Rival, Work } from './cases.js';
+
+export interface ArmResult {
+  /** Seconds of one repetition, round by round. */
+  readonly seconds: readonly number[];
+  /** Norm of the difference from float64 on a part of the result, as a part of the norm. */
+  readonly error?: number;
+  /** Why there are no times. */
+  readonly failure?: string;
+}
+
+export interface CaseResult extends Omit<Case, 'rivals'> {
+  readonly ours: ArmResult;
+  readonly rivals: readonly (Rival & ArmResult)[];
+}
+
+export type Verdict = 'reached' | 'missed' | 'wrong' | 'failed' | 'not judged' | '';
+
+export interface Row {
+  readonly name: string;
+  readonly shape: string;
+  readonly ours: string;
+  readonly rival: string;
+  readonly rivals: string;
+  readonly ratio: string;
+  readonly goal: string;
+  readonly errors: string;
+  readonly verdict: Verdict;
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  if (sorted.length % 2 === 1) return sorted[middle] as number;
+  return ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2; // NaN of none
+}
+
+/** How many times as fast as the rival: per round, each with the one measured right beside it. */
+export function speedRatios(
+  ours: readonly number[],
+  rival: readonly number[],
+  work: { ours: number; rival: number } = { ours: 1, rival: 1 },
+): number[] {
+  const rounds = Math.min(ours.length, rival.length);
+  return Array.from(
+    { length: rounds },
+    (_, i) => ((rival[i] as number) / (ours[i] as number)) * (work.ours / work.rival),
+  );
+}
+
+export const reaches = (goal: Goal, speed: number): boolean =>
+  'speed' in goal ? speed >= goal.speed : 1 / speed <= goal.time;
+
+const digits = (x: number): string => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
+
+export function showTime(seconds: number): string {
+  if (seconds >= 1) return `${digits(seconds)} s`;
+  return seconds >= 1e-3 ? `${digits(seconds * 1e3)} ms` : `${digits(seconds * 1e6)} us`;
+}
+
+export function showRate({ unit, amount }: Work, seconds: number): string {
+  const rate = amount / seconds;
+  if (unit === 'flop') return `${digits(rate / 1e12)} TFLOP/s`;
+  if (unit === 'byte') return `${digits(rate / 1e9)} GB/s`;
+  if (unit === 'token') return `${Math.round(rate)} tokens/s`;
+  return `${digits((seconds / amount) * 1e6)} us each`;
+}
+
+const showArm = (work: Work, { seconds, failure }: ArmResult): string => {
+  if (failure !== undefined) return failure;
+  if (seconds.length === 0) return 'not measured';
+  const middle = median(seconds);
+  return `${showRate(work, middle)} (${showTime(middle)})`;
+};
+
+const showGoal = (goal: Goal | undefined): string =>
+  !goal ? '' : 'speed' in goal ? `>= ${goal.speed} x the speed` : `<= ${goal.time} x the time`;
+
+function showRatio(ratios: number[], goal: Goal | undefined): string {
+  if (ratios.length === 0) return '';
+  const asTime = goal !== undefined && 'time' in goal;
+  const shown = asTime ? ratios.map((r) => 1 / r) : ratios;
+  const spread = shown.length > 1 ? ` (${digits(Math.min(...shown))} to ${digits(Math.max(...shown))})` : '';
+  return `${digits(median(shown))}${asTime ? ' x the time' : ''}${spread}`;
+}
+
+const showError = (error: number | undefined): string => (error === undefined ? '-' : error.toExponential(1));
+
+/** Our own result: it was had, and it is right. NaN is never right. */
+function ownVerdict({ ours, bound }: CaseResult): Verdict {
+  if (ours.failure !== undefined || ours.seconds.length === 0) return 'failed';
+  return bound !== undefined && !((ours.error ?? Number.NaN) <= bound) ? 'wrong' : '';
+}
+
+/** A row for each rival (one at least). `judged` false: the shapes are not the ones that the goals are about. */
+export function rowsOf(result: CaseResult, judged: boolean): Row[] {
+  const { name, shape, work, ours, rivals } = result;
+  const own = ownVerdict(result);
+  const common = { name, shape, ours: showArm(work, ours), errors: showError(ours.error) };
+  if (rivals.length === 0) return [{ ...common, rival: '', rivals: '', ratio: '', goal: '', verdict: own }];
+  return rivals.map((rival): Row => {
+    const theirs = rival.work ?? work;
+    const ratios =
+      rival.failure === undefined && ours.failure === undefined
+        ? speedRatios(ours.seconds, rival.seconds, { ours: work.amount, rival: theirs.amount })
+        : [];
+    let verdict = own;
+    if (own === '' && (rival.goal || rival.asExact)) {
+      if (!judged || ratios.length === 0) verdict = 'not judged';
+      else {
+        const fast = !rival.goal || reaches(rival.goal, median(ratios));
+        const exact = !rival.asExact || (ours.error ?? Number.NaN) <= (rival.error ?? Number.NaN);
+        verdict = fast && exact ? 'reached' : 'missed';
+      }
+    }
+    return {
+      ...common,
+      rival: rival.label,
+      rivals: showArm(theirs, rival),
+      ratio: showRatio(ratios, rival.goal),
+      goal: [showGoal(rival.goal), rival.asExact ? 'error <= theirs' : ''].filter(Boolean).join(', '),
+      errors: rival.error === undefined ? common.errors : `${common.errors} / ${showError(rival.error)}`,
+      verdict,
+    };
+  });
+}
+
+export interface Counts {
+  reached: number;
+  missed: number;
+  wrong: number;
+  failed: number;
+  'not judged': number;
+}
+
+/** wrong and failed: cases; the others: goals. */
+export function count(results: readonly CaseResult[], judged: boolean): Counts {
+  const counts: Counts = { reached: 0, missed: 0, wrong: 0, failed: 0, 'not judged': 0 };
+  for (const result of results) {
+    const own = ownVerdict(result);
+    if (own === 'wrong' || own === 'failed') {
+      counts[own]++;
+      continue;
+    }
+    for (const { verdict } of rowsOf(result, judged)) {
+      if (verdict !== '' && verdict !== 'wrong' && verdict !== 'failed') counts[verdict]++;
+    }
+  }
+  return counts;
+}
+
+/** The results as a table, group by group in the order of the cases. */
+export function markdown(
+  title: string,
+  notes: readonly string[],
+  results: readonly CaseResult[],
+  judged: boolean,
+): string {
+  const cell = (text: string) => text.replaceAll('|', '\\|').replace(/\s+/g, ' ');
+  const lines = [`# ${title}`, '', ...notes.map((note) => `- ${note}`)];
+  let group = '';
+  for (const result of results) {
+    if (result.group !== group) {
+      group = result.group;
+      lines.push('', `## ${group}`, '');
+      lines.push('| | shape | ours | peer | its figure | ours / peer (rounds) | target | error ours / peer | |');
+      lines.push('|---|---|---|---|---|---|---|---|---|');
+    }
+    for (const row of rowsOf(result, judged)) {
+      const { name, shape, ours, rival, rivals, ratio, goal, errors, verdict } = row;
+      lines.push(`| ${[name, shape, ours, rival, rivals, ratio, goal, errors, verdict].map(cell).join(' | ')} |`);
+    }
+  }
+  return `${lines.join('\n')}\n`;
+}

@@ -1,0 +1,88 @@
+// The conductor's end of a process that prepares cases and times them: a line of JSON there, a line of JSON back.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import type { Spec } from './cases.js';
+
+/** What a worker is asked; it answers with a Reply. */
+export type Request =
+  | { readonly do: 'describe' }
+  /** Makes the operands, runs once, and checks a part of the result. */
+  | { readonly do: 'prepare'; readonly spec: Spec; readonly seed: number }
+  /** Queues so many repetitions of what was prepared under that number, and waits for the last. */
+  | { readonly do: 'time'; readonly prepared: number; readonly repetitions: number }
+  /** Frees all that was prepared. */
+  | { readonly do: 'drop' };
+
+export interface Reply {
+  readonly text?: string;
+  /** Whether it computes on a real GPU. */
+  readonly gpu?: boolean;
+  readonly prepared?: number;
+  readonly error?: number | null;
+  /** Of one repetition. */
+  readonly seconds?: number;
+  readonly failure?: string;
+}
+
+export class Worker {
+  readonly #command: string;
+  readonly #args: readonly string[];
+  #child: ChildProcess | undefined;
+  #answer: ((reply: Reply) => void) | undefined;
+
+  constructor(command: string, args: readonly string[]) {
+    this.#command = command;
+    this.#args = args;
+  }
+
+  /** Starts the process if it is not there: it may have crashed. After a failure without an answer it is ended. */
+  async ask(request: Request, limit: number): Promise<Reply> {
+    const child = this.#child ?? this.#start();
+    const reply = new Promise<Reply>((resolve) => {
+      this.#answer = resolve;
+    });
+    const timer = setTimeout(() => {
+      child.kill('SIGKILL');
+      this.#settle(child, `no answer in ${limit} s`);
+    }, limit * 1000);
+    child.stdin?.write(`${JSON.stringify(request)}\n`);
+    try {
+      return await reply;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Whether anything that was prepared is still there. */
+  get running(): boolean {
+    return this.#child !== undefined;
+  }
+
+  end(): void {
+    this.#child?.stdin?.end();
+    this.#child = undefined;
+  }
+
+  #start(): ChildProcess {
+    const child = spawn(this.#command, this.#args, { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#child = child;
+    child.stdin.on('error', () => undefined); // told by 'exit'
+    child.once('error', (error) => this.#settle(child, error.message));
+    child.once('exit', (code, signal) => this.#settle(child, `ended by ${signal ?? `exit code ${code}`}`));
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      if (!line.startsWith('{')) {
+        console.error(line);
+        return;
+      }
+      this.#answer?.(JSON.parse(line) as Reply);
+      this.#answer = undefined;
+    });
+    return child;
+  }
+
+  #settle(child: ChildProcess, failure: string): void {
+    if (this.#child === child) this.#child = undefined;
+    this.#answer?.({ failure });
+    this.#answer = undefined;
+  }
+}

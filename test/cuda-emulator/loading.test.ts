@@ -1,0 +1,104 @@
+// What is told of GPUs that are not there, too old or several, and of libraries that are not the backend. Oracle: what the text has
+// to name.
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import type { DeviceDescription } from '../../src/engine/device.js';
+import { packageRoot } from '../../src/engine/native.js';
+import { withFolder } from '../support/folders.js';
+import { suite } from '../support/harness.js';
+import { emulator } from './suite.js';
+
+const test = suite('loading the CUDA backend');
+
+/** Runs a script that has sonde's parts at hand; returns what it prints, or its error. */
+function run(script: string, env: Record<string, string>): string {
+  const engine = `${packageRoot}/build-test/src/engine`;
+  const text = `
+    import { getDefaultDevice, listDevices, openDevice } from '${engine}/device.js';
+    import { Tensor } from '${engine}/tensor.js';
+    try { ${script} } catch (error) { console.log(error.message); }
+  `;
+  const { stdout, stderr, status } = spawnSync(process.execPath, ['--input-type=module', '-e', text], {
+    encoding: 'utf8',
+    env: { ...process.env, SONDE_DEVICE: '', SONDE_CUDA_LIBRARY: emulator, ...env },
+  });
+  assert.is(status, 0, stderr);
+  return stdout.trim();
+}
+
+const devices = (env: Record<string, string>): DeviceDescription[] =>
+  JSON.parse(run('console.log(JSON.stringify(listDevices()))', env)) as DeviceDescription[];
+
+function missing(env: Record<string, string>, reason: RegExp): void {
+  const [cpu, cuda, ...more] = devices(env);
+  assert.ok(cpu?.available);
+  assert.equal(more, []);
+  assert.is(cuda?.available, false);
+  assert.match(cuda?.reason ?? '', reason);
+  assert.match(run("openDevice('cuda')", env), reason);
+  assert.is(run('console.log(getDefaultDevice().name)', env), 'cpu');
+}
+
+if (process.platform !== 'linux') test.skip('all', `the emulator does not run on ${process.platform}`);
+else {
+  test("a library that is missing, is none, is not sonde's, or is of another version", async () => {
+    missing(
+      { SONDE_CUDA_LIBRARY: '/nowhere/at/all.so' },
+      /SONDE_CUDA_LIBRARY is \/nowhere\/at\/all\.so, which is not there/,
+    );
+    await withFolder((folder) => {
+      const text = join(folder, 'text.so');
+      writeFileSync(text, 'not a library');
+      missing({ SONDE_CUDA_LIBRARY: text }, /its library could not be loaded: .*text\.so/);
+      for (const [name, source, reason] of [
+        ['other', 'int something() { return 1; }', /its library is not sonde's/],
+        [
+          'old',
+          'static unsigned abi = 1; extern "C" void* sonde_backend() { return &abi; }',
+          /another version.*build:cuda/,
+        ],
+      ] as const) {
+        const library = join(folder, `${name}.so`);
+        const compiler = ['-shared', '-fPIC', '-x', 'c++', '-', '-o', library];
+        assert.is(spawnSync(process.env.CXX ?? 'g++', compiler, { input: source }).status, 0);
+        missing({ SONDE_CUDA_LIBRARY: library }, reason);
+      }
+    });
+  });
+
+  test('no GPU, or one that is too old', () => {
+    missing({ SONDE_EMULATE_DEVICES: '0' }, /no CUDA-capable device is detected \(the driver is for CUDA 13\.0/);
+    missing({ SONDE_EMULATE_SM: '75' }, /cannot be used, it is older than compute capability 8\.0/);
+  });
+
+  test('several GPUs have names of their own, and the first one is the default', () => {
+    const env = { SONDE_EMULATE_DEVICES: '2' };
+    assert.equal(
+      devices(env).map(({ name, available }) => `${name} ${available}`),
+      ['cpu true', 'cuda:0 true', 'cuda:1 true'],
+    );
+    assert.is(run('console.log(getDefaultDevice().name)', env), 'cuda:0');
+    assert.is(run('console.log(getDefaultDevice().name)', { ...env, SONDE_DEVICE: 'cpu' }), 'cpu');
+    assert.is(
+      run("console.log(openDevice('cuda') === openDevice('cuda:0'), openDevice('cuda:1').name)", env),
+      'true cuda:1',
+    );
+    assert.match(run("openDevice('cuda:2')", env), /openDevice: cuda:2: there is no such GPU, only cuda:0, cuda:1/);
+    const apart =
+      "Tensor.zeros([1], { device: openDevice('cuda:0') }).add(Tensor.zeros([1], { device: openDevice('cuda:1') }))";
+    assert.match(run(apart, env), /add: x must be on cuda:0, where tensor is, but is on cuda:1/);
+  });
+
+  test('too little memory is an error that says how much was asked for and is held', () => {
+    const script =
+      "const t = Tensor.zeros([1000], { device: openDevice('cuda') }); Tensor.zeros([1 << 20], { device: t.device });";
+    assert.match(
+      run(script, { SONDE_EMULATE_MEMORY: '1000000' }),
+      /cuda:0: out of memory: asked for 4194304 bytes while tensors hold 4000 bytes/,
+    );
+  });
+}
+
+test.run();

@@ -1,0 +1,313 @@
+// Mistakes that are easily made in kernels, planted one at a time: kernels_test has to find each, or it finds nothing.
+//   node test/cuda-emulator/mistakes.mjs [word]...   only those whose title contains a word
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { buildKernelsTest } from './build.mjs';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+
+// title: { file, from, to: what is replaced, compile: the .cu files to compile anew, tests: words for kernels_test,
+//   sm: the GPU emulated, flavour: address where only AddressSanitizer can tell }
+const dense = { compile: ['product_dense.cu'], tests: ['linear', 'rows alone', 'pipeline'] };
+const hopper = { ...dense, file: 'product_hopper.cuh' };
+const mma = { ...dense, file: 'product_mma.cuh', sm: '80' };
+const simt = { ...dense, file: 'product_simt.cuh', sm: '86' };
+const rows = { file: 'rows.cuh', compile: ['layer_norm.cu', 'add_layer_norm.cu'], tests: ['rows'] };
+const attention = { file: 'attention.cu', compile: ['attention.cu'], tests: ['attention'] };
+const sparse = { file: 'sparse_encode.cu', compile: ['sparse_encode.cu'], tests: ['sparse'] };
+
+export const mistakes = {
+  'hopper: an empty stage is not waited for': {
+    ...hopper,
+    from: 'if (count >= kStages) mbarrier_wait(empty',
+    to: 'if (false) mbarrier_wait(empty',
+  },
+  'hopper: a full stage is not waited for': {
+    ...hopper,
+    from: 'mbarrier_wait(full + s, int(count / kStages & 1));',
+    to: '',
+  },
+  'hopper: the parity of a full stage is wrong': {
+    ...hopper,
+    from: 'int(count / kStages & 1)',
+    to: 'int(count / kStages + 1 & 1)',
+  },
+  'hopper: the parity of an empty stage is wrong': {
+    ...hopper,
+    from: '(count / kStages - 1) & 1',
+    to: '(count / kStages) & 1',
+  },
+  'hopper: too few bytes are expected': {
+    ...hopper,
+    from: 'Shape::stage * 2);\n          tma',
+    to: 'Shape::stage);\n          tma',
+  },
+  'hopper: split stages are freed before their products are done': {
+    ...hopper,
+    from: '        wgmma_wait<0>();\n        keep_registers(high);\n        keep_registers(cross);\n        if (lane == 0) mbarrier_arrive(empty + s);',
+    to: '        if (lane == 0) mbarrier_arrive(empty + s);\n        wgmma_wait<0>();\n        keep_registers(high);\n        keep_registers(cross);',
+  },
+  'hopper: a stage is freed while its products go on': {
+    ...hopper,
+    from: 'empty + int((count - 1) % kStages));\n      }\n    }',
+    to: 'empty + s);\n      }\n    }',
+  },
+  'hopper: the last products are not waited for': {
+    ...hopper,
+    from: '      wgmma_wait<0>();\n      keep_registers(high);\n      if (lane == 0)',
+    to: '      if (lane == 0)',
+  },
+  'hopper: the last stage is never freed': {
+    ...hopper,
+    from: '      keep_registers(high);\n      if (lane == 0) mbarrier_arrive(empty + int((count - 1) % kStages));\n    }\n    float',
+    to: '    }\n    float',
+  },
+  'hopper: one arrival too few is counted': {
+    ...hopper,
+    from: 'mbarrier_init(empty + i, 8)',
+    to: 'mbarrier_init(empty + i, 7)',
+  },
+  'hopper: the stages run on from the wrong place in the next tile': {
+    ...hopper,
+    from: 'for (int step = 0; step < steps; ++step, ++count) {\n      const int s',
+    to: 'count = 0;\n    for (int step = 0; step < steps; ++step, ++count) {\n      const int s',
+  },
+  'hopper: a descriptor goes on by too little': {
+    ...hopper,
+    from: 'db + 2 * k, kSplit ? k > 0',
+    to: 'db + k, kSplit ? k > 0',
+  },
+  'epilogue: a fragment is read before all of it is there': {
+    ...dense,
+    file: 'epilogue.cuh',
+    from: '      __syncwarp();\n      const int64_t column = column0',
+    to: '      const int64_t column = column0',
+  },
+  'epilogue: a fragment is written while the last one is read': {
+    ...dense,
+    file: 'epilogue.cuh',
+    from: '      __syncwarp();\n#pragma unroll\n      for (int j = 0; j < 4; ++j) {',
+    to: '#pragma unroll\n      for (int j = 0; j < 4; ++j) {',
+  },
+  'epilogue: columns outside are written': {
+    ...dense,
+    file: 'epilogue.cuh',
+    from: 'column + i < n ? scaling',
+    to: 'true ? scaling',
+    flavour: 'address',
+  },
+  'mma: one group of copies too few is waited for': {
+    ...mma,
+    from: 'cp_async_wait<kMmaStages - 2>',
+    to: 'cp_async_wait<kMmaStages - 1>',
+  },
+  'mma: the barrier of a stage is missing': {
+    ...mma,
+    from: '    __syncthreads();  // all see this stage',
+    to: '    // all see this stage',
+  },
+  'mma: nobody waits before the stages are reused': {
+    ...mma,
+    from: '  __syncthreads();  // the stages are free',
+    to: '  // the stages are free',
+  },
+  'mma: rows outside are loaded': {
+    ...mma,
+    from: 'r < planes.rows ? min64(8',
+    to: 'true ? min64(8',
+    flavour: 'address',
+  },
+  'mma: columns of K outside are loaded': { ...mma, from: 'min64(8, planes.k - k) : 0', to: '8 : 0' },
+  'mma: chunks lie where nobody looks for them': {
+    ...mma,
+    from: 'cp_async16(to + mma_place(row, chunk)',
+    to: 'cp_async16(to + row * kMmaDepth + chunk * 8',
+  },
+  'simt: the barrier after storing a step is missing': {
+    ...simt,
+    from: '    __syncthreads();\n    if (k0 + kSimtDepth',
+    to: '    if (k0 + kSimtDepth',
+  },
+  'simt: the barrier before the next step is missing': {
+    ...simt,
+    from: '    }\n    __syncthreads();\n  }\n  // eight times',
+    to: '    }\n  }\n  // eight times',
+  },
+  'simt: the barrier between two groups of rows is missing': {
+    ...simt,
+    from: '      if (mask) epilogue.quad(batch, row, column, v, mask);\n    }\n    __syncthreads();',
+    to: '      if (mask) epilogue.quad(batch, row, column, v, mask);\n    }',
+  },
+  'range: flagged rows are not repaired': {
+    file: 'product.cuh',
+    from: '  return launch_simt<true>(context, a, b, m, n, k, scales, epilogue);',
+    to: '  return {};',
+    compile: ['product_dense.cu'],
+    tests: ['range'],
+  },
+  'planes: squares are read before they are there': {
+    file: 'planes.cu',
+    from: '    __syncthreads();\n    for (int r = warp;',
+    to: '    for (int r = warp;',
+    compile: ['planes.cu'],
+    tests: ['linear'],
+  },
+  'planes: squares are overwritten while they are read': {
+    file: 'planes.cu',
+    from: 'j0 += kSquare) {\n    __syncthreads();',
+    to: 'j0 += kSquare) {',
+    compile: ['planes.cu'],
+    tests: ['linear'],
+  },
+  'rows: parts are overwritten while they are read': {
+    ...rows,
+    from: '      __syncthreads();  // the parts',
+    to: '      // the parts',
+  },
+  'rows: parts are read before they are there': { ...rows, from: '= value;\n      __syncthreads();', to: '= value;' },
+  'rows: one warp has no part': {
+    ...rows,
+    from: 'if (threadIdx.x % kWarp == 0) parts',
+    to: 'if (threadIdx.x % kWarp == 0 && threadIdx.x) parts',
+  },
+  'rows: a lane skips the shuffles': {
+    ...rows,
+    from: 'for (int step = kWarp / 2; step > 0; step /= 2) value',
+    to: 'if (threadIdx.x % kWarp < 31) for (int step = kWarp / 2; step > 0; step /= 2) value',
+  },
+  'layer norm: gain is read past its end': {
+    ...rows,
+    file: 'layer_norm.cuh',
+    from: 'x.gain.get(at)',
+    to: 'x.gain.get(at + 1)',
+    flavour: 'address',
+  },
+  'copy: a square is read before it is there': {
+    file: 'copy.cu',
+    from: '  __syncthreads();\n',
+    to: '',
+    compile: ['copy.cu'],
+    tests: ['copy'],
+  },
+  'copy: rows outside are read': {
+    file: 'copy.cu',
+    from: 'if (row + x < m.rows && column + j < m.columns) {',
+    to: 'if (column + j < m.columns) {',
+    compile: ['copy.cu'],
+    tests: ['copy'],
+    flavour: 'address',
+  },
+  'attention: keys are overwritten while they are read': {
+    ...attention,
+    from: '    __syncthreads();  // nobody reads',
+    to: '    // nobody reads',
+  },
+  'attention: keys are read before they are there': {
+    ...attention,
+    from: '    __syncthreads();\n    float s[kStep / 8][4];',
+    to: '    float s[kStep / 8][4];',
+  },
+  'attention: keys after the last count': {
+    ...attention,
+    from: 'bool hidden = key >= x.shape.keys ||',
+    to: 'bool hidden =',
+  },
+  'attention: a query sees the next key': {
+    ...attention,
+    from: '(x.causal && key > query);\n      if',
+    to: '(x.causal && key > query + 1);\n      if',
+  },
+  'ranking: counters are read before they are complete': {
+    file: 'ranking.cuh',
+    from: '    }\n    __syncthreads();\n    if (threadIdx.x == 0) {\n      int64_t above',
+    to: '    }\n    if (threadIdx.x == 0) {\n      int64_t above',
+    compile: ['top_k.cu'],
+    tests: ['ranking'],
+  },
+  'ranking: sorting does not wait between steps': {
+    file: 'ranking.cuh',
+    from: '      __syncthreads();\n      for (int64_t i = threadIdx.x; i < n / 2',
+    to: '      for (int64_t i = threadIdx.x; i < n / 2',
+    compile: ['top_k.cu'],
+    tests: ['ranking'],
+  },
+  'sparse: a list is sorted before it is complete': {
+    ...sparse,
+    from: '  __syncthreads();\n  const int64_t filled',
+    to: '  const int64_t filled',
+  },
+  'sparse: a full list goes unnoticed': { ...sparse, from: 'fetched[rows + 1] > room.choice.capacity;', to: 'false;' },
+  'sparse: hits of a quad share their places': {
+    file: 'epilogue.cuh',
+    from: '+ before - count;',
+    to: ';',
+    compile: ['product_sparse.cu'],
+    tests: ['sparse'],
+  },
+  'embedding: a bad index is looked up': {
+    file: 'embedding.cu',
+    from: 'good ? x.table.get',
+    to: 'true ? x.table.get',
+    compile: ['embedding.cu'],
+    tests: ['lookup'],
+    flavour: 'address',
+  },
+  'last nonzero: stats are read before all rows are seen': {
+    file: 'update_last_nonzero.cu',
+    from: '  __syncthreads();\n  if (threadIdx.x >= kColumns',
+    to: '  if (threadIdx.x >= kColumns',
+    compile: ['update_last_nonzero.cu'],
+    tests: ['lookup'],
+  },
+  'transfers: reading does not wait for its turn': {
+    file: 'backend.cu',
+    from: 'pending->ready ? cudaEventSynchronize(pending->ready)',
+    to: 'pending->ready ? cudaSuccess',
+    compile: ['backend.cu'],
+    tests: ['transfers'],
+  },
+  'transfers: what is read is not put aside': {
+    file: 'backend.cu',
+    from: 'status = bring(context, static_cast<char*>(pending->host), pending->staging, pending->bytes);',
+    to: 'status = bring(context, static_cast<char*>(pending->host), pending->staging + 4, pending->bytes - 4);',
+    compile: ['backend.cu'],
+    tests: ['transfers'],
+  },
+};
+
+/** Plants a mistake in a copy of kernels/ in `folder`; returns what kernels_test said of it, or null if it found nothing. */
+export async function find(title, folder) {
+  const { file, from, to, compile, tests, sm = '90', flavour = 'plain' } = mistakes[title];
+  const kernels = join(folder, 'kernels');
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  cpSync(join(root, 'kernels'), kernels, { recursive: true });
+  const path = join(kernels, file);
+  const text = readFileSync(path, 'utf8');
+  if (text.split(from).length !== 2) throw new Error(`${title}: ${file} does not have, once: ${from}`);
+  writeFileSync(
+    path,
+    text.replace(from, () => to),
+  );
+  const program = await buildKernelsTest(flavour, { kernels, only: compile, out: folder });
+  const { status, signal, stderr } = spawnSync(program, ['8', '8', ...tests], {
+    encoding: 'utf8',
+    timeout: 120_000,
+    env: { ...process.env, SONDE_EMULATE_SM: sm, ASAN_OPTIONS: 'detect_leaks=0' },
+  });
+  if (status === 0) return null;
+  const said = stderr.split('\n').find((line) => /WRONG|emulator:|ERROR: AddressSanitizer|runtime error/.test(line));
+  return said ?? signal ?? `exit code ${status}`;
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  const words = process.argv.slice(2);
+  for (const title of Object.keys(mistakes)) {
+    if (words.length > 0 && !words.some((word) => title.includes(word))) continue;
+    const said = await find(title, join(root, 'build-emulator', 'mistake'));
+    console.log(`${said ? 'found    ' : 'NOT FOUND'} ${title}${said ? `: ${said}` : ''}`);
+    if (!said) process.exitCode = 1;
+  }
+}

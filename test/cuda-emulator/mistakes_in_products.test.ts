@@ -1,0 +1,3 @@
+import { testMistakes } from './mistakes.js';
+
+await testMistakes(['hopper', 'mma', 'simt', 'epilogue'], true);

@@ -1,0 +1,3 @@
+import { testOnEmulator } from './suite.js';
+
+testOnEmulator('rows', ['engine/rows.test']);
