@@ -114,8 +114,8 @@ __host__ __device__ constexpr int right_part(int p) { return p == 0 || p == 3 ? 
 
 // The warp's 16 queries times a step's keys, scaled and masked: s[j] are columns 8 j + lane % 4 * 2 (+1) of rows lane / 4 (+8).
 template <class E, int kWidth>
-SONDE_DEVICE void scores(float (&s)[kKeys<E, kWidth> / 8][4], const uint16_t* queries, const uint16_t* keys, const Attention<E>& x,
-                         int64_t batch, int first_query, int first_key) {
+SONDE_DEVICE void scores(float (&s)[kKeys<E, kWidth> / 8][4], const uint16_t* queries, const uint16_t* keys,
+                         const Attention<E>& x, int64_t batch, int first_query, int first_key) {
   constexpr int kPitch = kWidth + 8, kSteps = kKeys<E, kWidth> / 8;
   const int lane = int(threadIdx.x) % 32, warp_row = int(threadIdx.x) / 32 * 16;
 #pragma unroll
@@ -225,7 +225,8 @@ __device__ __noinline__ void attend_alone(const Attention<E>& x, int64_t batch, 
 }
 
 template <class E>
-__global__ void __launch_bounds__(kThreads) wide_attention_kernel(const __grid_constant__ Attention<E> x, int64_t count) {
+__global__ void __launch_bounds__(kThreads)
+    wide_attention_kernel(const __grid_constant__ Attention<E> x, int64_t count) {
   const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
   if (i >= count) return;
   const int64_t row = i / x.shape.heads % x.shape.queries;
@@ -234,7 +235,8 @@ __global__ void __launch_bounds__(kThreads) wide_attention_kernel(const __grid_c
 
 // kWidth: channels of queries and keys, and of values, rounded up to 64 or 128
 template <class E, int kWidth>
-__global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2) attention_kernel(const __grid_constant__ Attention<E> x, int64_t pairs) {
+__global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
+    attention_kernel(const __grid_constant__ Attention<E> x, int64_t pairs) {
   constexpr int kPitch = kWidth + 8, kStep = kKeys<E, kWidth>, kPlane = kStep * kPitch;
   DYNAMIC_SHARED(uint16_t, shared);
   uint16_t *queries = shared, *keys = shared + kParts<E> * kBlock * kPitch, *values = keys + kParts<E> * kPlane;
@@ -318,7 +320,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2) att
       for (int i = 0; i < 4; ++i) out[n][i] += part[n][i];
     }
   }
-  if constexpr (kParts<E> > 1) {
+  if constexpr (kParts < E >> 1) {
     if (__syncthreads_or(bad)) {
       for (int64_t row = first_query + warp_row; row < min64(x.shape.queries, first_query + warp_row + 16); ++row) {
         attend_alone(x, batch, head, row);
@@ -370,13 +372,14 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2) att
 
 template <class E, int kWidth>
 Status launch(Context* context, const Attention<E>& x) {
-  constexpr size_t kShared = size_t(kParts<E>) * (kBlock + 2 * kKeys<E, kWidth>) * (kWidth + 8) * 2;
+  constexpr size_t kShared = size_t(kParts<E>) * (kBlock + 2 * kKeys<E, kWidth>)*(kWidth + 8) * 2;
   auto* kernel = attention_kernel<E, kWidth>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kShared));
   if (error != cudaSuccess) return from_cuda(error, "the shared memory of attention");
   const int64_t pairs = x.shape.batch * x.shape.heads, blocks = pairs * ceil_div(x.shape.queries, kBlock);
   if (blocks > kGridLimit) return fail("attention over %lld heads is too large", (long long)pairs);
-  LAUNCH((attention_kernel<E, kWidth>), dim3(unsigned(blocks)), dim3(kAttentionThreads), kShared, context->stream, x, pairs);
+  LAUNCH((attention_kernel<E, kWidth>), dim3(unsigned(blocks)), dim3(kAttentionThreads), kShared, context->stream, x,
+         pairs);
   return {};
 }
 
@@ -384,22 +387,30 @@ Status launch(Context* context, const Attention<E>& x) {
 
 Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale) {
   if (k.shape[1] > INT32_MAX / 2) return fail("%lld keys are too many", (long long)k.shape[1]);
-  const Shape shape = {q.shape[0],      q.shape[2],      int(q.shape[1]),
-                       int(k.shape[1]), int(q.shape[3]), int(v.shape[3])};
+  const Shape shape = {q.shape[0], q.shape[2], int(q.shape[1]), int(k.shape[1]), int(q.shape[3]), int(v.shape[3])};
   const int64_t count = shape.batch * shape.queries * shape.heads;
   if (count == 0 || (shape.values == 0 && !probs.data)) return {};
   const auto run = [&](auto elements) -> Status {
     using E = decltype(elements);
-    Attention<E> x = {shape, Heads<E>::of(q), Heads<E>::of(k), Heads<E>::of(v), E::of(out), E::of(probs), {},
-                      static_cast<const uint8_t*>(pad.data), causal, float(scale)};
+    Attention<E> x = {shape,
+                      Heads<E>::of(q),
+                      Heads<E>::of(k),
+                      Heads<E>::of(v),
+                      E::of(out),
+                      E::of(probs),
+                      {},
+                      static_cast<const uint8_t*>(pad.data),
+                      causal,
+                      float(scale)};
     for (int d = 0; d < 4 && probs.data; ++d) x.probs_stride[d] = probs.stride[d];
     const int width = shape.channels > shape.values ? shape.channels : shape.values;
     // three parts of 128 channels take 102 KiB of shared memory, which sm_86 and sm_89 do not have
-    const bool fits = width <= 64 || (width <= 128 && (kParts<E> == 1 || context->capability == 80 || context->capability >= 90));
+    const bool fits =
+        width <= 64 || (width <= 128 && (kParts<E> == 1 || context->capability == 80 || context->capability >= 90));
     if (fits && width <= 64) return launch<E, 64>(context, x);
     if (fits) return launch<E, 128>(context, x);
-    LAUNCH((wide_attention_kernel<E>), dim3(unsigned(ceil_div(count * kWarp, kThreads))), dim3(kThreads), 0, context->stream,
-           x, count);
+    LAUNCH((wide_attention_kernel<E>), dim3(unsigned(ceil_div(count * kWarp, kThreads))), dim3(kThreads), 0,
+           context->stream, x, count);
     return {};
   };
   switch (q.dtype) {

@@ -81,8 +81,8 @@ std::string recent(Host& host) {
 }
 
 Status late_error(Context* context, cudaError_t error) {
-  Status status = fail("%s, in one of the operations begun before: %s. SONDE_SYNC=1 finds which", cudaGetErrorString(error),
-                       recent(*context->host).c_str());
+  Status status = fail("%s, in one of the operations begun before: %s. SONDE_SYNC=1 finds which",
+                       cudaGetErrorString(error), recent(*context->host).c_str());
   status.names_operation = true;
   return status;
 }
@@ -108,8 +108,8 @@ Status reported(Context* context) {
       status = fail("%s: index %lld at position %lld is outside [0, %lld) %s", called, v[0], v[1], v[2], of);
       break;
     case kBadPointer:
-      status = fail("%s: row_ptr of row %lld must rise from 0 to %lld, but goes from %lld to %lld %s", called, v[0], v[1],
-                    v[2], v[3], of);
+      status = fail("%s: row_ptr of row %lld must rise from 0 to %lld, but goes from %lld to %lld %s", called, v[0],
+                    v[1], v[2], v[3], of);
       break;
     case kBadEntry:
       status = fail("%s: index %lld of entry %lld is outside [0, %lld) %s", called, v[0], v[1], v[2], of);
@@ -169,8 +169,8 @@ std::vector<int> usable_devices(Status* status) {
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
     cudaGetLastError();
-    *status = fail("%s (the driver is for CUDA %d.%d, the kernels were built with CUDA %d.%d)", cudaGetErrorString(error),
-                   driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    *status = fail("%s (the driver is for CUDA %d.%d, the kernels were built with CUDA %d.%d)",
+                   cudaGetErrorString(error), driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     return usable;
   }
   std::string why;
@@ -392,7 +392,8 @@ Status finish_csr(Context* context, const Pending& pending) {
   int64_t at = 0;
   for (const CsrPart& part : pending.parts) {
     const size_t bytes = size_t(part.entries) * 4;
-    Status status = bring(context, reinterpret_cast<char*>(csr->indices + at), reinterpret_cast<char*>(part.indices), bytes);
+    Status status =
+        bring(context, reinterpret_cast<char*>(csr->indices + at), reinterpret_cast<char*>(part.indices), bytes);
     if (!status.failed()) {
       status = bring(context, reinterpret_cast<char*>(csr->values + at), reinterpret_cast<char*>(part.values), bytes);
     }

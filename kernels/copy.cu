@@ -122,11 +122,14 @@ Status copy(Context* context, Out out, In x) {
   const bool flat = is_contiguous(out) && is_contiguous(x);
   if (out.dtype == x.dtype) {
     if (flat) {
-      return from_cuda(cudaMemcpyAsync(out.data, x.data, size_t(count * size), cudaMemcpyDeviceToDevice, context->stream),
-                       "copying");
+      return from_cuda(
+          cudaMemcpyAsync(out.data, x.data, size_t(count * size), cudaMemcpyDeviceToDevice, context->stream),
+          "copying");
     }
-    if (size == 4) return run(context, Bits<uint32_t>{static_cast<uint32_t*>(out.data), static_cast<uint32_t*>(x.data)}, out, x);
-    if (size == 2) return run(context, Bits<uint16_t>{static_cast<uint16_t*>(out.data), static_cast<uint16_t*>(x.data)}, out, x);
+    if (size == 4)
+      return run(context, Bits<uint32_t>{static_cast<uint32_t*>(out.data), static_cast<uint32_t*>(x.data)}, out, x);
+    if (size == 2)
+      return run(context, Bits<uint16_t>{static_cast<uint16_t*>(out.data), static_cast<uint16_t*>(x.data)}, out, x);
     return run(context, Bits<uint8_t>{static_cast<uint8_t*>(out.data), static_cast<uint8_t*>(x.data)}, out, x);
   }
   if (x.dtype == DType::int32 && out.dtype == DType::boolean) {

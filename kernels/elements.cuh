@@ -225,17 +225,18 @@ Status map(Context* context, Function function, const View& out, const Views&...
   const auto where = positions(views);
   if (where.count == 0) return {};
   bool flat = is_contiguous(out) && (is_contiguous(inputs) && ...);
-  if (ceil_div(where.count, kThreads) > kGridLimit) return fail("a tensor of %lld elements is too large", (long long)where.count);
+  if (ceil_div(where.count, kThreads) > kGridLimit)
+    return fail("a tensor of %lld elements is too large", (long long)where.count);
   return with_elements(
       [&](auto elements) {
         using E = decltype(elements);
         const Operands<E, kInputs> operands = {E::of(out), {E::of(inputs)...}};
         if (flat && E::aligned(out) && (E::aligned(inputs) && ...)) {
-          LAUNCH((map_flat<E, kInputs, Function>), dim3(unsigned(ceil_div(where.count, kThreads * 4))), dim3(kThreads), 0,
-                 context->stream, operands, where.count, function);
+          LAUNCH((map_flat<E, kInputs, Function>), dim3(unsigned(ceil_div(where.count, kThreads * 4))), dim3(kThreads),
+                 0, context->stream, operands, where.count, function);
         } else {
-          LAUNCH((map_strided<E, kInputs, Function>), dim3(unsigned(ceil_div(where.count, kThreads))), dim3(kThreads), 0,
-                 context->stream, operands, where, function);
+          LAUNCH((map_strided<E, kInputs, Function>), dim3(unsigned(ceil_div(where.count, kThreads))), dim3(kThreads),
+                 0, context->stream, operands, where, function);
         }
         return Status();
       },

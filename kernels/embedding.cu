@@ -43,9 +43,9 @@ Status embedding(Context* context, Out out, In indices, In table, bool accumulat
   return with_elements(
       [&](auto elements) {
         using E = decltype(elements);
-        const Lookup<E> x = {E::of(out),     E::of(table), static_cast<const int32_t*>(indices.data), where,
-                             table.shape[0], width,        accumulate,
-                             context->failure, failure_ticket(context)};
+        const Lookup<E> x = {E::of(out), E::of(table),     static_cast<const int32_t*>(indices.data),
+                             where,      table.shape[0],   width,
+                             accumulate, context->failure, failure_ticket(context)};
         LAUNCH((embedding_kernel<E>), dim3(unsigned(ceil_div(where.count * 32, kThreads))), dim3(kThreads), 0,
                context->stream, x);
         return Status();

@@ -5,7 +5,8 @@ namespace sonde {
 namespace {
 
 // int32 and bool do not go through float32, which has fewer digits
-__global__ void __launch_bounds__(kThreads) fill_kernel(AnyElements out, Positions<1> positions, float value, int32_t whole) {
+__global__ void __launch_bounds__(kThreads)
+    fill_kernel(AnyElements out, Positions<1> positions, float value, int32_t whole) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= positions.count) return;
   int64_t offset[1];

@@ -12,7 +12,7 @@ constexpr int kNormHeld = G::size == kWarp ? int(kShortRow) / kWarp : 16;
 template <class E>
 struct NormOperands {
   E out, sum, a, b, gain, bias;  // sum and b only with kAdd
-  Rows rows, addends;  // of a and of b
+  Rows rows, addends;            // of a and of b
   float eps;
 };
 
@@ -72,10 +72,11 @@ __global__ void __launch_bounds__(kRowThreads, 2) layer_norm_kernel(NormOperands
 }
 
 template <bool kAdd>
-Status run_layer_norm(Context* context, const View& sum, const View& out, const View& a, const View& b, const View& gain,
-                      const View& bias, double eps) {
+Status run_layer_norm(Context* context, const View& sum, const View& out, const View& a, const View& b,
+                      const View& gain, const View& bias, double eps) {
   if (element_count(out) == 0) return {};
-  if (last_dimension(a) > INT32_MAX / 2) return fail("rows of %lld elements are too long", (long long)last_dimension(a));
+  if (last_dimension(a) > INT32_MAX / 2)
+    return fail("rows of %lld elements are too long", (long long)last_dimension(a));
   return with_elements(
       [&](auto elements) {
         using E = decltype(elements);

@@ -28,7 +28,9 @@ enum class PlaneKind {
 };
 
 __host__ __device__ constexpr int planes_of(PlaneKind kind) { return kind == PlaneKind::split ? 2 : 1; }
-__host__ __device__ constexpr bool is_scaled(PlaneKind kind) { return kind == PlaneKind::split || kind == PlaneKind::half; }
+__host__ __device__ constexpr bool is_scaled(PlaneKind kind) {
+  return kind == PlaneKind::split || kind == PlaneKind::half;
+}
 
 // Bytes of planes for batch x rows rows of k elements, with their scales and flags.
 size_t planes_bytes(PlaneKind kind, int64_t batch, int64_t rows, int64_t k);

@@ -10,7 +10,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+#define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
 #define SHARED(T, name, dims) __shared__ T name dims
 #define DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __align__(1024) unsigned char name##_bytes[]; \
@@ -55,10 +56,10 @@ SONDE_DEVICE void ldmatrix_x4_transposed(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
-#define SONDE_MMA(TYPE)                                                                                              \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE                                                \
-               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                          \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                      \
+#define SONDE_MMA(TYPE)                                                     \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE       \
+               ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])             \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
 // d [16, 8] += a [16, 16] b [16, 8]
 SONDE_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { SONDE_MMA("bf16"); }
@@ -138,30 +139,30 @@ SONDE_DEVICE uint64_t wgmma_descriptor(const void* shared) {
          uint64_t(1) << 62;
 }
 
-#define SONDE_8(d, o)                                                                                           \
-  "+f"(d[o]), "+f"(d[o + 1]), "+f"(d[o + 2]), "+f"(d[o + 3]), "+f"(d[o + 4]), "+f"(d[o + 5]), "+f"(d[o + 6]),   \
+#define SONDE_8(d, o)                                                                                         \
+  "+f"(d[o]), "+f"(d[o + 1]), "+f"(d[o + 2]), "+f"(d[o + 3]), "+f"(d[o + 4]), "+f"(d[o + 5]), "+f"(d[o + 6]), \
       "+f"(d[o + 7])
 #define SONDE_32(d, o) SONDE_8(d, o), SONDE_8(d, o + 8), SONDE_8(d, o + 16), SONDE_8(d, o + 24)
-#define SONDE_WGMMA_128(TYPE)                                                                                   \
-  asm volatile(                                                                                                 \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                              \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                                              \
-      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"    \
-      "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,"    \
-      "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, p, 1, 1, 0, 0;\n}"                           \
-      : SONDE_32(d, 0), SONDE_32(d, 32)                                                                         \
+#define SONDE_WGMMA_128(TYPE)                                                                                \
+  asm volatile(                                                                                              \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                           \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                                           \
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26," \
+      "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
+      "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, %64, %65, p, 1, 1, 0, 0;\n}"                        \
+      : SONDE_32(d, 0), SONDE_32(d, 32)                                                                      \
       : "l"(a), "l"(b), "r"(accumulate))
-#define SONDE_WGMMA_256(TYPE)                                                                                   \
-  asm volatile(                                                                                                 \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"                                                             \
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPE "." TYPE                                              \
-      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"    \
-      "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,"    \
-      "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,"    \
-      "%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,"  \
-      "%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,"    \
-      "%122,%123,%124,%125,%126,%127}, %128, %129, p, 1, 1, 0, 0;\n}"                                           \
-      : SONDE_32(d, 0), SONDE_32(d, 32), SONDE_32(d, 64), SONDE_32(d, 96)                                       \
+#define SONDE_WGMMA_256(TYPE)                                                                                  \
+  asm volatile(                                                                                                \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"                                                            \
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32." TYPE "." TYPE                                             \
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,"   \
+      "%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,"   \
+      "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,"   \
+      "%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101," \
+      "%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,"   \
+      "%122,%123,%124,%125,%126,%127}, %128, %129, p, 1, 1, 0, 0;\n}"                                          \
+      : SONDE_32(d, 0), SONDE_32(d, 32), SONDE_32(d, 64), SONDE_32(d, 96)                                      \
       : "l"(a), "l"(b), "r"(accumulate))
 
 // d [64, N] = a [64, 16] b [N, 16]^T (+ d), spread over the four warps of a warpgroup; done at a later wgmma_wait

@@ -83,9 +83,10 @@ inline Planes planes_of_packed(const Packed& packed, PlaneKind kind) {
 
 inline Planes right_planes(Context* context, const Right& right, PlaneKind kind, Status* status) {
   const DType dtype = right.view.dtype;
-  const bool packed = right.packed && (dtype == DType::float32 ? is_scaled(kind)
-                                                               : kind == (dtype == DType::bfloat16 ? PlaneKind::bfloat16
-                                                                                                   : PlaneKind::float16));
+  const bool packed =
+      right.packed &&
+      (dtype == DType::float32 ? is_scaled(kind)
+                               : kind == (dtype == DType::bfloat16 ? PlaneKind::bfloat16 : PlaneKind::float16));
   Planes planes = packed ? planes_of_packed(*right.packed, kind)
                          : planes_of_rows(context, kRightPlanes, kind, transposed(right.view), status);
   if (right.columns == planes.rows) return planes;
@@ -107,7 +108,8 @@ Status launch_product(Context* context, const Planes& a, const Planes& b, const 
 }
 
 template <class Epilogue>
-Status multiply_with(Context* context, const View& a, const Right& right, Precision precision, const Epilogue& epilogue) {
+Status multiply_with(Context* context, const View& a, const Right& right, Precision precision,
+                     const Epilogue& epilogue) {
   const int64_t m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = right.columns;
   if (m == 0 || n == 0 || (k > 0 && element_count(a) == 0)) return {};
   View b = right.view;

@@ -150,7 +150,8 @@ Status launch_hopper(Context* context, const Planes& a, const Planes& b, const S
     return fail("the copy engine cannot read a matrix of [%lld, %lld]", (long long)a.rows, (long long)a.k);
   }
   auto* kernel = hopper_kernel<kSplit, kF16, Scaling, Epilogue>;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(Shape::shared));
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(Shape::shared));
   if (error != cudaSuccess) return from_cuda(error, "the shared memory of a product");
   const int64_t blocks = min64(work.row_tiles * work.column_tiles, context->multiprocessors);
   LAUNCH((hopper_kernel<kSplit, kF16, Scaling, Epilogue>), dim3(unsigned(blocks)), dim3(kHopperThreads), Shape::shared,

@@ -78,8 +78,8 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
 
   float sums[4][4][4] = {};
   // d += the warp's part of a b^T over this stage's k
-  const auto multiply = [&](float (&d)[4][4][4], const uint16_t* a, const uint16_t* b) {
-    // split operands have all registers in use: addresses are worked out anew
+  const auto multiply = [&](float(&d)[4][4][4], const uint16_t* a, const uint16_t* b) {
+  // split operands have all registers in use: addresses are worked out anew
 #pragma unroll(kSplit ? 1 : 2)
     for (int k = 0; k < kMmaDepth; k += 16) {
       uint32_t right[2][4];
@@ -133,7 +133,8 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
 }
 
 template <bool kSplit, bool kF16, class Scaling, class Epilogue>
-Status launch_mma(Context* context, const Planes& a, const Planes& b, const Scaling& scaling, const Epilogue& epilogue) {
+Status launch_mma(Context* context, const Planes& a, const Planes& b, const Scaling& scaling,
+                  const Epilogue& epilogue) {
   auto* kernel = mma_kernel<kSplit, kF16, Scaling, Epilogue>;
   MmaWork work = {a, b, 0, a.rows, b.rows, a.k, ceil_div(a.rows, kMmaTile), ceil_div(b.rows, kMmaTile)};
   const int64_t tiles = work.row_tiles * work.column_tiles;
@@ -143,8 +144,8 @@ Status launch_mma(Context* context, const Planes& a, const Planes& b, const Scal
   if (error != cudaSuccess) return from_cuda(error, "the shared memory of a product");
   for (; work.first_batch < a.batch; work.first_batch += 65535) {
     const int64_t batches = min64(a.batch - work.first_batch, 65535);
-    LAUNCH((mma_kernel<kSplit, kF16, Scaling, Epilogue>), dim3(unsigned(tiles), 1, unsigned(batches)), dim3(kMmaThreads),
-           kMmaShared<kSplit>, context->stream, work, scaling, epilogue);
+    LAUNCH((mma_kernel<kSplit, kF16, Scaling, Epilogue>), dim3(unsigned(tiles), 1, unsigned(batches)),
+           dim3(kMmaThreads), kMmaShared<kSplit>, context->stream, work, scaling, epilogue);
   }
   return {};
 }

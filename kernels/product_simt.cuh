@@ -16,8 +16,8 @@ struct Matrix {
 };
 
 struct SimtWork {
-  Matrix a, b;             // [m, k], [k, n]
-  Positions<2> matrices;   // of a and of b over the batch
+  Matrix a, b;            // [m, k], [k, n]
+  Positions<2> matrices;  // of a and of b over the batch
   int64_t first_batch;
   int64_t m, n, k;
   int64_t column_tiles;
@@ -122,8 +122,8 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
 }
 
 template <bool kMasked, class Epilogue>
-Status launch_simt(Context* context, const View& a, const View& b, int64_t m, int64_t n, int64_t k, const Scales& flagged,
-                   const Epilogue& epilogue) {
+Status launch_simt(Context* context, const View& a, const View& b, int64_t m, int64_t n, int64_t k,
+                   const Scales& flagged, const Epilogue& epilogue) {
   const View* const views[] = {&a, &b};
   SimtWork work = {Matrix::of(a), Matrix::of(b), positions(views, 2), 0, m, n, k, ceil_div(n, kSimtTile), flagged};
   const int64_t tiles = ceil_div(m, kSimtTile) * work.column_tiles;

@@ -7,8 +7,8 @@ namespace sonde {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xffffffffu;
-constexpr int kRowThreads = 256;      // of a block
-constexpr int64_t kShortRow = 1024;   // up to here a warp takes a row
+constexpr int kRowThreads = 256;     // of a block
+constexpr int64_t kShortRow = 1024;  // up to here a warp takes a row
 
 struct Row {
   int64_t offset;  // of its first element
@@ -22,7 +22,8 @@ struct Rows {
 
   static Rows of(const View& view) {
     const View* const views[] = {&view};
-    return {sonde::positions(views, view.rank ? 1 : 0), last_dimension(view), view.rank ? view.stride[view.rank - 1] : 1};
+    return {sonde::positions(views, view.rank ? 1 : 0), last_dimension(view),
+            view.rank ? view.stride[view.rank - 1] : 1};
   }
   SONDE_DEVICE Row row(int64_t i) const {
     int64_t offset[1];

@@ -10,8 +10,7 @@ template <class G>
 constexpr int kHeld = G::size == kWarp ? int(kShortRow) / kWarp : 16;
 
 template <class E, class G>
-__global__ void __launch_bounds__(kRowThreads, 2)
-    softmax_kernel(E out, E in, Rows to, Rows from, bool normalize) {
+__global__ void __launch_bounds__(kRowThreads, 2) softmax_kernel(E out, E in, Rows to, Rows from, bool normalize) {
   const int64_t i = G::row();
   if (i >= from.positions.count) return;
   const Row source = from.row(i), target = to.row(i);

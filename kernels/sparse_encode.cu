@@ -134,8 +134,8 @@ __global__ void __launch_bounds__(kScanThreads)
   if (t == 0) *most = *largest;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    pack_kernel(const uint64_t* lists, int32_t capacity, const int64_t* row_ptr, int64_t rows, int32_t* indices, float* values) {
+__global__ void __launch_bounds__(kThreads) pack_kernel(const uint64_t* lists, int32_t capacity, const int64_t* row_ptr,
+                                                        int64_t rows, int32_t* indices, float* values) {
   const int64_t row = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
   if (row >= rows) return;
   const int64_t first = row_ptr[row], count = row_ptr[row + 1] - first;
@@ -204,8 +204,7 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Room& ro
     View bias;
     bias.data = const_cast<float*>(call.bias);
     right.columns = columns;
-    const Status status =
-        multiply(context, x, right, call.precision, dense(stored, bias, View(), Activation::none));
+    const Status status = multiply(context, x, right, call.precision, dense(stored, bias, View(), Activation::none));
     if (status.failed()) return status;
     LAUNCH(seed_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, room.choice,
            static_cast<const float*>(stored.data), columns, room.limits);
@@ -220,8 +219,8 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Room& ro
   const Status status = multiply(context, x, right, call.precision, epilogue);
   if (status.failed()) return status;
   LAUNCH(choose_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, room.choice, room.kept);
-  LAUNCH(scan_kernel, dim3(1), dim3(kScanThreads), 0, context->stream, room.kept, room.choice.counts, rows, room.row_ptr,
-         room.row_ptr + rows + 1);
+  LAUNCH(scan_kernel, dim3(1), dim3(kScanThreads), 0, context->stream, room.kept, room.choice.counts, rows,
+         room.row_ptr, room.row_ptr + rows + 1);
   return launched();
 }
 
@@ -255,8 +254,8 @@ Status one_part(const Call& call, Csr* csr, int64_t first, int64_t rows, const R
   part->values = static_cast<float*>(allocate_on_stream(context, bytes));
   if (!part->indices || !part->values) return no_scratch(2 * bytes);
   LAUNCH(pack_kernel, dim3(unsigned(ceil_div(rows * kWarp, kThreads))), dim3(kThreads), 0, context->stream,
-         static_cast<const uint64_t*>(room.choice.lists), room.choice.capacity, static_cast<const int64_t*>(room.row_ptr),
-         rows, part->indices, part->values);
+         static_cast<const uint64_t*>(room.choice.lists), room.choice.capacity,
+         static_cast<const int64_t*>(room.row_ptr), rows, part->indices, part->values);
   return launched();
 }
 
@@ -291,8 +290,12 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
     const size_t lists = size_t(rows * capacity) * 8, small = size_t(rows) * 12 + size_t(rows + 2) * 8;
     Room room = {};
     auto* base = static_cast<char*>(scratch(context, kSmall, small));
-    room.choice = {static_cast<uint64_t*>(scratch(context, kLists, lists)), nullptr, int32_t(capacity), k,
-                   float_threshold(threshold, relu), relu};
+    room.choice = {static_cast<uint64_t*>(scratch(context, kLists, lists)),
+                   nullptr,
+                   int32_t(capacity),
+                   k,
+                   float_threshold(threshold, relu),
+                   relu};
     if (!base || !room.choice.lists) {
       status = no_scratch(lists + small);
       break;

@@ -30,8 +30,7 @@ SONDE_DEVICE void collect(const TopK& x, const Row& row, uint64_t* list, unsigne
   __syncthreads();
 }
 
-__global__ void __launch_bounds__(kRankThreads, 2)
-    top_k_kernel(AnyElements values, int32_t* indices, TopK x) {
+__global__ void __launch_bounds__(kRankThreads, 2) top_k_kernel(AnyElements values, int32_t* indices, TopK x) {
   SHARED(uint64_t, near, [kSharedList]);
   SHARED(unsigned, counts, [256]);
   SHARED(uint64_t, found, [2]);

@@ -544,12 +544,12 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   method("wait", wait);
   method("csr", make_csr);
   method("readCsr", read_csr);
-#define OP(name, ...)                                                             \
-  {                                                                               \
+#define OP(name, ...)                                                               \
+  {                                                                                 \
     static const std::string in_javascript = public_name(#name);                    \
     method(in_javascript.c_str(), [](const Napi::CallbackInfo& info) {              \
       return enqueue(info, in_javascript.c_str(), #__VA_ARGS__, &Operations::name); \
-    });                                                                           \
+    });                                                                             \
   }
   SONDE_OPS(OP)
 #undef OP

@@ -1,4 +1,5 @@
-// `npm run lint`: Biome over TypeScript and scripts, clang-format and clang-tidy over native/ where they are installed.
+// `npm run lint`: Biome over TypeScript and scripts, clang-format over native/ and kernels/ and clang-tidy over native/ where they are
+// installed.
 // A tool that is missing is told in one line and is no failure: npm cannot install the two.
 //   node native/lint.mjs --fix    formats instead of complaining
 import { execFile } from 'node:child_process';
@@ -15,11 +16,11 @@ const fix = process.argv.includes('--fix');
 const found = (folder) =>
   readdirSync(join(root, folder), { recursive: true })
     .map((name) => join(folder, String(name)))
-    .filter((name) => /\.(cc|h)$/.test(name))
+    .filter((name) => /\.(cc|h|cu|cuh)$/.test(name))
     .sort();
-const files = [...found('native'), ...found('test/native')];
+const files = [...found('native'), ...found('test/native'), ...found('kernels'), ...found('test/cuda-emulator')];
 // planted_fault.cc is wrong on purpose
-const sources = files.filter((name) => name.endsWith('.cc') && !name.includes('planted_fault'));
+const sources = files.filter((name) => /native.*\.cc$/.test(name) && !name.includes('planted_fault'));
 
 let failed = false;
 await check('biome', process.execPath, [

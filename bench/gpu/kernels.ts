@@ -12,7 +12,6 @@ import {
   linear,
   openDevice,
   packWeights,
-  type SparseLatents,
   softmax,
   sparseEncode,
   Tensor,
@@ -20,6 +19,7 @@ import {
 } from '../../src/index.js';
 import { relativeError } from '../../test/support/close.js';
 import type { Spec } from './cases.js';
+import { checkRow, parts } from './check.js';
 import type { Reply, Request } from './worker.js';
 
 type Of<Op extends Spec['op']> = Spec & { readonly op: Op };
@@ -43,17 +43,6 @@ const own = <T extends { dispose(): void }>(thing: T): T => {
 const normal = (shape: number[], dtype: Tensor['dtype'], std = 1): Tensor =>
   own(Tensor.randn(shape, { device, dtype, seed: seed++, std }));
 const values = async (t: Tensor): Promise<Float64Array> => Float64Array.from(await t.read());
-
-/** Where a result is looked at: up to `count` places at its beginning, in its middle and at its end. */
-function parts(n: number, count: number): [number, number][] {
-  if (n <= 3 * count) return [[0, n]];
-  const middle = n >> 1;
-  return [
-    [0, count],
-    [middle, middle + count],
-    [n - count, n],
-  ];
-}
 
 class Comparison {
   readonly #actual: number[] = [];
@@ -126,7 +115,7 @@ function prepareEncode({ dtype, rows, k, n, top, threshold }: Of<'encode'>): Pre
         const latents = (await linear(x.slice(0, r0, r1), packed, { out: dense }).read()) as Float32Array;
         const inputs = await values(x.slice(0, r0, r1));
         for (let row = r0; row < r1; row++) {
-          checkRow(got, row, latents.subarray((row - r0) * n, (row - r0 + 1) * n), top, threshold);
+          checkRow(got, row, latents.subarray((row - r0) * n, (row - r0 + 1) * n), { top, threshold });
           const [from, to] = [Number(got.rowPtr[row]), Number(got.rowPtr[row + 1])];
           for (let at = from; at < Math.min(to, from + 20); at++) {
             const index = got.indices[at] as number;
@@ -139,24 +128,6 @@ function prepareEncode({ dtype, rows, k, n, top, threshold }: Of<'encode'>): Pre
       return compared.error;
     },
   };
-}
-
-/** Demands the very entries of the dense row that pass: an encoder's arithmetic is linear's, bit for bit. */
-function checkRow(got: SparseLatents, row: number, dense: Float32Array, top: number, threshold: number): void {
-  let order = [...dense.keys()].filter((j) => (dense[j] as number) > threshold);
-  if (top > 0) {
-    order.sort((i, j) => (dense[j] as number) - (dense[i] as number) || i - j);
-    order = order.slice(0, top).sort((i, j) => i - j);
-  }
-  const [from, to] = [Number(got.rowPtr[row]), Number(got.rowPtr[row + 1])];
-  if (to - from !== order.length)
-    throw new Error(`row ${row} has ${to - from} entries, but should have ${order.length}`);
-  for (const [i, j] of order.entries()) {
-    if (got.indices[from + i] === j && got.values[from + i] === dense[j]) continue;
-    throw new Error(
-      `row ${row}: entry ${i} is ${got.values[from + i]} at ${got.indices[from + i]}, not ${dense[j]} at ${j}`,
-    );
-  }
 }
 
 // ---- attention
@@ -376,18 +347,12 @@ function prepareLaunch({ calls }: Of<'launch'>): Prepared {
 const tokensOf = (batch: number, length: number, vocabulary: number): number[][] =>
   Array.from({ length: batch }, (_, b) => Array.from({ length }, (_, i) => ((b * length + i) * 7919) % vocabulary));
 
-/** What float32 on the CPU makes of the last sequence; computed once for a model and a place. */
-const references = new Map<string, Promise<Float64Array>>();
+/** The same models in float32 on the CPU, each made once: it takes seconds. */
+const references = new Map<string, Promise<Transformer>>();
 
 async function valueAt(xf: Transformer, tokens: number[][], until: string): Promise<Tensor> {
   if (until === 'logits') return (await xf.forward(tokens)).logits;
   return (await xf.activations(tokens, [until])).get(until) as Tensor;
-}
-
-async function reference(name: string, tokens: number[][], until: string): Promise<Float64Array> {
-  using xf = await Transformer.load(name, { device: openDevice('cpu') });
-  using value = await valueAt(xf, tokens, until);
-  return values(value);
 }
 
 async function prepareForward({ dtype, model, batch, length, until }: Of<'forward'>): Promise<Prepared> {
@@ -398,13 +363,11 @@ async function prepareForward({ dtype, model, batch, length, until }: Of<'forwar
     run: async () => (await valueAt(xf, tokens, until)).dispose(),
     ahead: 0,
     error: async () => {
-      const key = `${model} ${length} ${until}`;
-      if (!references.has(key)) references.set(key, reference(name, tokens.slice(-1), until));
+      const known = references.get(name) ?? Transformer.load(name, { device: openDevice('cpu') });
+      references.set(name, known);
+      using expected = await valueAt(await known, tokens.slice(-1), until);
       using value = await valueAt(xf, tokens, until);
-      return relativeError(
-        await values(value.select(0, batch - 1)),
-        await (references.get(key) as Promise<Float64Array>),
-      );
+      return relativeError(await values(value.select(0, batch - 1)), await values(expected));
     },
   };
 }

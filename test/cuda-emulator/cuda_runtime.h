@@ -35,9 +35,9 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 #define gridDim (emulator::current->grid_size)
 
 // Not `static`: a static keeps the last block's values, and has no red zones around it. The name is looked up once per thread.
-#define SHARED(T, name, dims)         \
-  static char name##_key;             \
-  using name##_type = T dims;         \
+#define SHARED(T, name, dims) \
+  static char name##_key;     \
+  using name##_type = T dims; \
   name##_type& name = *static_cast<name##_type*>(emulator::shared_variable(&name##_key, sizeof(name##_type)))
 #define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(emulator::current->shared)
 
@@ -164,7 +164,8 @@ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 }
 
 using TmaMap = emulator::Map;
-inline bool make_tma_map(TmaMap* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch, uint32_t box_rows) {
+inline bool make_tma_map(TmaMap* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch,
+                         uint32_t box_rows) {
   return emulator::make_map(map, base, rows, columns, pitch, box_rows);
 }
 inline void tma_load_2d(void* to, const TmaMap* map, int column, int row, uint64_t* barrier) {

@@ -130,7 +130,7 @@ uint16_t float_to_half(float x) {
   memcpy(&bits, &x, 4);
   const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
   if (size > 0x7f800000) return uint16_t(sign | 0x7e00);
-  if (size >= 0x477ff000) return uint16_t(sign | 0x7c00);  // rounds to 65536 or more
+  if (size >= 0x477ff000) return uint16_t(sign | 0x7c00);                                 // rounds to 65536 or more
   if (size < 0x38800000) return uint16_t(sign | uint32_t(lrintf(ldexpf(fabsf(x), 24))));  // subnormal: units of 2^-24
   const uint32_t rounded = size + 0xfff + (size >> 13 & 1);
   return uint16_t(sign | ((rounded - 0x38000000) >> 13));
@@ -388,7 +388,8 @@ void release_block() {
 
 void leave_place(Place& place, int warp_of_place, int lane) {
   place.alive[warp_of_place] &= ~(1u << lane);
-  if (place.here[warp_of_place] & ~place.alive[warp_of_place]) die("%s with a lane that has left", kNames[place.meeting]);
+  if (place.here[warp_of_place] & ~place.alive[warp_of_place])
+    die("%s with a lane that has left", kNames[place.meeting]);
   if (!place.groups.empty() || !place.open.empty()) die("a thread left with wgmma that nobody waited for");
 }
 
@@ -578,8 +579,7 @@ void begin_wgmma(Place& place) {
       die("wgmma: descriptors differ within the warpgroup");
     }
   }
-  place.open.push_back(
-      {found, first.descriptors[0], first.descriptors[1], first.columns, first.accumulate, first.f16});
+  place.open.push_back({found, first.descriptors[0], first.descriptors[1], first.columns, first.accumulate, first.f16});
 }
 
 void shuffle(Part** parts, uint32_t mask, Meeting meeting) {
@@ -790,7 +790,8 @@ void meet(uint32_t mask, Meeting meeting, Part* part) {
   bool first = true;
   for (int i = 0; i < place.warps; ++i) first = first && place.here[i] == 0;
   if (!first && (place.meeting != meeting || (place.here[k] && place.wanted[k] != mask))) {
-    die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[place.meeting], place.wanted[k], name, mask);
+    die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[place.meeting], place.wanted[k], name,
+        mask);
   }
   if (of_group && mask != ~0u) die("%s needs whole warps", name);
   place.meeting = meeting;
@@ -800,7 +801,8 @@ void meet(uint32_t mask, Meeting meeting, Part* part) {
   fiber.where = name;
   if (meeting == kSyncWarp) __tsan_release(&place);
   bool all = true;
-  for (int i = 0; i < place.warps; ++i) all = all && (of_group ? place.here[i] == ~0u : place.here[i] == place.wanted[i]);
+  for (int i = 0; i < place.warps; ++i)
+    all = all && (of_group ? place.here[i] == ~0u : place.here[i] == place.wanted[i]);
   if (!all) {
     set_state(me, kAtMeeting);
     yield();
@@ -859,7 +861,8 @@ void wait_copies(int pending) {
 }
 
 bool make_map(Map* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch, uint32_t box_rows) {
-  if (reinterpret_cast<uintptr_t>(base) % 16 || pitch % 16 || rows == 0 || columns == 0 || box_rows == 0 || box_rows > 256) {
+  if (reinterpret_cast<uintptr_t>(base) % 16 || pitch % 16 || rows == 0 || columns == 0 || box_rows == 0 ||
+      box_rows > 256) {
     return false;
   }
   *map = {static_cast<const char*>(base), rows, columns, pitch, box_rows};
@@ -870,7 +873,8 @@ void load_box(void* to, const Map* map, int column, int row, uint64_t* barrier) 
   char* at = static_cast<char*>(to);
   const size_t bytes = size_t(map->box_rows) * 128;
   if ((at - R.shared) % 1024) die("bulk copy: the destination is not 1024-byte aligned");
-  if (at < R.shared || at + bytes > R.shared + R.shared_bytes) die("bulk copy: the destination is outside shared memory");
+  if (at < R.shared || at + bytes > R.shared + R.shared_bytes)
+    die("bulk copy: the destination is outside shared memory");
   Quiet quiet;
   memset(at, 0xff, bytes);
   // the map is a parameter of the thread that issues it, and gone with that thread

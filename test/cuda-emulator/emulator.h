@@ -23,8 +23,19 @@ void set_schedule(int seed);
 void set_truncating(bool truncating);
 
 enum Meeting {
-  kShuffleXor, kShuffleDown, kShuffleUp, kShuffle, kBallot, kSyncWarp, kLdmatrix, kLdmatrixTransposed, kMmaBf16, kMmaF16,
-  kWgmma, kWgmmaCommit, kWgmmaWait,  // of a warpgroup
+  kShuffleXor,
+  kShuffleDown,
+  kShuffleUp,
+  kShuffle,
+  kBallot,
+  kSyncWarp,
+  kLdmatrix,
+  kLdmatrixTransposed,
+  kMmaBf16,
+  kMmaF16,
+  kWgmma,
+  kWgmmaCommit,
+  kWgmmaWait,  // of a warpgroup
 };
 
 // What a thread brings to a meeting, and takes from it.

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "../native/check.h"
-#include "cuda_runtime.h"
 #include "cpu/backend.h"
+#include "cuda_runtime.h"
 #include "ops.h"
 
 extern "C" const sonde::Backend* sonde_backend();
@@ -105,7 +105,8 @@ class Both {
       }
       if (dtype == DType::boolean) bytes[size_t(i)] = x != 0;
       uint16_t half = float_to_half(x);
-      if (dtype == DType::bfloat16) half = uint16_t((__float_as_uint(x) + 0x7fff + (__float_as_uint(x) >> 16 & 1)) >> 16);
+      if (dtype == DType::bfloat16)
+        half = uint16_t((__float_as_uint(x) + 0x7fff + (__float_as_uint(x) >> 16 & 1)) >> 16);
       if (dtype_size(dtype) == 2) memcpy(&bytes[size_t(i * 2)], &half, 2);
     }
     for (int s = 0; s < 2; ++s) good(side(s).backend->upload(side(s).context, on<Out>(s), bytes.data()));
@@ -143,7 +144,8 @@ void compare(const Numbers& got, const Numbers& expected, double tolerance, cons
     const float a = got[i], b = expected[i];
     if (a == b || (a != a && b != b)) continue;
     if (fabs(double(a) - double(b)) <= tolerance * scale) continue;
-    wrong(std::string(what) + " " + std::to_string(i) + " is " + std::to_string(a) + ", but should be " + std::to_string(b));
+    wrong(std::string(what) + " " + std::to_string(i) + " is " + std::to_string(a) + ", but should be " +
+          std::to_string(b));
   }
 }
 // what both sides made of the same call
@@ -151,9 +153,9 @@ void agree(const Both& out, double tolerance, const char* what = "element", doub
   compare(out.get(1), out.get(0), tolerance, what, size);
 }
 
-#define ON_BOTH(operation, ...)                                                       \
-  for (int s = 0; s < 2; ++s) {                                                       \
-    good(Both::side(s).operations->operation(Both::side(s).context, __VA_ARGS__));    \
+#define ON_BOTH(operation, ...)                                                    \
+  for (int s = 0; s < 2; ++s) {                                                    \
+    good(Both::side(s).operations->operation(Both::side(s).context, __VA_ARGS__)); \
   }
 
 std::vector<int64_t> shape_of(int rank) {
@@ -169,7 +171,8 @@ std::vector<int64_t> rows_of(std::vector<int64_t> shape) {
 void test_elementwise() {
   const auto shape = shape_of(integer(1, 4));
   const DType dtype = any_float();
-  Both a(shape, dtype, chance(0.5)), b(shape, chance(0.7) ? dtype : any_float(), chance(0.5)), out(shape, dtype, chance(0.5));
+  Both a(shape, dtype, chance(0.5)), b(shape, chance(0.7) ? dtype : any_float(), chance(0.5)),
+      out(shape, dtype, chance(0.5));
   a.normal();
   b.normal();
   if (chance(0.3)) b.repeat(integer(0, int(shape.size()) - 1));
@@ -197,7 +200,8 @@ void test_elementwise() {
 void test_copy() {
   const auto shape = chance(0.5) ? shape_of(integer(1, 4)) : std::vector<int64_t>{integer(1, 3), size(), size()};
   const DType from = pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
-  const DType to = chance(0.5) ? from : pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
+  const DType to =
+      chance(0.5) ? from : pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
   Both x(shape, from, chance(0.6)), out(shape, to, chance(0.6));
   x.normal(3);
   ON_BOTH(copy, out.on<Out>(s), x.on<In>(s));
@@ -233,7 +237,8 @@ void test_rows() {
   bias.normal();
   ON_BOTH(layer_norm, out.on<Out>(s), x.on<In>(s), gain.on<In>(s), bias.on<In>(s), 1e-5);
   agree(out, 4 * tolerance);
-  ON_BOTH(add_layer_norm, sum.on<Out>(s), out.on<Out>(s), x.on<In>(s), y.on<In>(s), gain.on<In>(s), bias.on<In>(s), 1e-5);
+  ON_BOTH(add_layer_norm, sum.on<Out>(s), out.on<Out>(s), x.on<In>(s), y.on<In>(s), gain.on<In>(s), bias.on<In>(s),
+          1e-5);
   agree(sum, 0, "sum");
   agree(out, 4 * tolerance);
 }
@@ -340,12 +345,16 @@ void test_linear() {
   compare(back.get(1), w.plain.exact(), 0, "weight");
   const bool with_bias = chance(0.7), with_residual = chance(0.5);
   const auto activation = pick({Activation::none, Activation::relu, Activation::gelu});
-  const auto precision = pick({Precision::float32, Precision::float32, Precision::strict, Precision::tf32, Precision::bf16});
-  current += " precision " + std::to_string(int(precision)) + " dtypes " + std::to_string(int(x_dtype)) + std::to_string(int(dtype));
+  const auto precision =
+      pick({Precision::float32, Precision::float32, Precision::strict, Precision::tf32, Precision::bf16});
+  current += " precision " + std::to_string(int(precision)) + " dtypes " + std::to_string(int(x_dtype)) +
+             std::to_string(int(dtype));
   ON_BOTH(linear, out.on<Out>(s), x.on<In>(s), w.on(s), with_bias ? bias.on<In>(s) : absent(),
           with_residual ? residual.on<In>(s) : absent(), activation, precision);
   const bool single = x_dtype == DType::float32 || dtype != x_dtype;
-  const double accuracy = single && precision == Precision::tf32 ? 0x1p-9 : single && precision == Precision::bf16 ? 0x1p-6 : 0x1p-20;
+  const double accuracy = single && precision == Precision::tf32   ? 0x1p-9
+                          : single && precision == Precision::bf16 ? 0x1p-6
+                                                                   : 0x1p-20;
   agree(out, accuracy + unit(x_dtype), "element", sqrt(double(k)));
 }
 
@@ -353,7 +362,9 @@ void test_matmul() {
   const int64_t batch = integer(1, 3), m = pick({1, 33, 129}), k = pick({1, 40, 64, 70}), n = pick({1, 33, 130});
   const DType dtype = any_float();
   const bool batched = chance(0.5);
-  const auto shape = [&](int64_t r, int64_t c) { return batched ? std::vector<int64_t>{batch, r, c} : std::vector<int64_t>{r, c}; };
+  const auto shape = [&](int64_t r, int64_t c) {
+    return batched ? std::vector<int64_t>{batch, r, c} : std::vector<int64_t>{r, c};
+  };
   Both a(shape(m, k), dtype, true), b(shape(k, n), dtype, true), out(shape(m, n), dtype), bias({n});
   a.normal();
   b.normal();
@@ -413,10 +424,10 @@ void test_accuracy() {
     }
     x.set(values);
     const Numbers weights = w.plain.exact();
-    good(gpu.operations->linear(gpu.context, split.on<Out>(1), x.on<In>(1), w.on(1), absent(), absent(), Activation::none,
-                                Precision::float32));
-    good(gpu.operations->linear(gpu.context, strict.on<Out>(1), x.on<In>(1), w.on(1), absent(), absent(), Activation::none,
-                                Precision::strict));
+    good(gpu.operations->linear(gpu.context, split.on<Out>(1), x.on<In>(1), w.on(1), absent(), absent(),
+                                Activation::none, Precision::float32));
+    good(gpu.operations->linear(gpu.context, strict.on<Out>(1), x.on<In>(1), w.on(1), absent(), absent(),
+                                Activation::none, Precision::strict));
     double errors[2] = {}, size = 0;
     const Numbers got[2] = {split.get(1), strict.get(1)};
     for (int64_t i = 0; i < m; ++i) {
@@ -427,7 +438,8 @@ void test_accuracy() {
         size += sum * sum;
       }
     }
-    printf("  %s, K %d: relative error %.2e, plain float32 %.2e\n", kind, int(k), sqrt(errors[0] / size), sqrt(errors[1] / size));
+    printf("  %s, K %d: relative error %.2e, plain float32 %.2e\n", kind, int(k), sqrt(errors[0] / size),
+           sqrt(errors[1] / size));
     if (!(errors[0] <= errors[1])) wrong("the split product is less accurate than plain float32");
   }
   emulator::set_truncating(false);
@@ -463,22 +475,27 @@ void test_range() {
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double size = 0;
-      for (int64_t l = 0; l < k; ++l) size += fabs(double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]));
+      for (int64_t l = 0; l < k; ++l)
+        size += fabs(double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]));
       const float a = got[size_t(i * n + j)], b = expected[size_t(i * n + j)];
       if (a == b || (a != a && b != b) || fabs(double(a) - double(b)) <= 0x1p-20 * size + 1e-37) continue;
-      wrong("row " + std::to_string(i) + ", column " + std::to_string(j) + ": " + std::to_string(a) + " for " + std::to_string(b));
+      wrong("row " + std::to_string(i) + ", column " + std::to_string(j) + ": " + std::to_string(a) + " for " +
+            std::to_string(b));
     }
   }
 }
 
 void test_attention() {
-  const int64_t b = integer(1, 2), s0 = pick({1, 5, 33, 64, 65, 90}), before = chance(0.3) ? integer(1, 70) : 0, h = integer(1, 3);
+  const int64_t b = integer(1, 2), s0 = pick({1, 5, 33, 64, 65, 90}), before = chance(0.3) ? integer(1, 70) : 0,
+                h = integer(1, 3);
   const int64_t d = pick({1, 8, 20, 64, 64, 65, 128, 130}), dv = chance(0.7) ? d : pick({1, 30, 64, 100});
   const DType dtype = any_float();
-  current += " [" + std::to_string(b) + ", " + std::to_string(s0) + " + " + std::to_string(before) + ", " + std::to_string(h) + ", " +
-             std::to_string(d) + ", " + std::to_string(dv) + "] dtype " + std::to_string(int(dtype));
+  current += " [" + std::to_string(b) + ", " + std::to_string(s0) + " + " + std::to_string(before) + ", " +
+             std::to_string(h) + ", " + std::to_string(d) + ", " + std::to_string(dv) + "] dtype " +
+             std::to_string(int(dtype));
   const bool joint = chance(0.5) && before == 0 && d == dv;
-  Both qkv({b, s0, 3, h, d}, dtype), q({b, s0, h, d}, dtype), k({b, s0 + before, h, d}, dtype), v({b, s0 + before, h, dv}, dtype);
+  Both qkv({b, s0, 3, h, d}, dtype), q({b, s0, h, d}, dtype), k({b, s0 + before, h, d}, dtype),
+      v({b, s0 + before, h, dv}, dtype);
   qkv.normal();
   q.normal();
   k.normal();
@@ -521,7 +538,8 @@ struct Room : Csr {
   Numbers value_room;
 };
 
-Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshold, int64_t k, bool relu, Precision precision) {
+Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshold, int64_t k, bool relu,
+            Precision precision) {
   Room room;
   room.rows = x.shape[0];
   room.pointers.resize(size_t(room.rows) + 1);
@@ -553,11 +571,12 @@ void test_sparse() {
   const bool relu = chance(0.6);
   const int64_t top = chance(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
   const double threshold = pick({0.0, 0.5, 3.0});
-  current += " [" + std::to_string(m) + ", " + std::to_string(k) + ", " + std::to_string(n) + "] top " + std::to_string(top);
+  current +=
+      " [" + std::to_string(m) + ", " + std::to_string(k) + ", " + std::to_string(n) + "] top " + std::to_string(top);
   // what the kernel makes of its own dense product
   Both dense({m, n});
-  good(gpu.operations->linear(gpu.context, dense.on<Out>(1), x.on<In>(1), w.on(1), bias.on<In>(1), absent(), Activation::none,
-                              Precision::float32));
+  good(gpu.operations->linear(gpu.context, dense.on<Out>(1), x.on<In>(1), w.on(1), bias.on<In>(1), absent(),
+                              Activation::none, Precision::float32));
   const Numbers values = dense.get(1);
   const Rows got = encode(1, x.on<In>(1), w.on(1), bias.on<In>(1), threshold, top, relu, Precision::float32);
   size_t at = 0;
@@ -572,7 +591,8 @@ void test_sparse() {
     }
     for (const int64_t j : order) {
       if (relu ? !(double(row[j]) > threshold) : fabs(double(row[j])) <= threshold) continue;
-      if (at >= got.indices.size() || got.indices[at] != j || got.values[at] != row[j]) wrong("entry " + std::to_string(at));
+      if (at >= got.indices.size() || got.indices[at] != j || got.values[at] != row[j])
+        wrong("entry " + std::to_string(at));
       ++at;
     }
     if (got.row_ptr[size_t(i) + 1] != int64_t(at)) wrong("row_ptr of row " + std::to_string(i));
@@ -581,12 +601,14 @@ void test_sparse() {
   // and back
   const int64_t width = pick({1, 30, 64, 513});
   Weights decoder(n, width, dtype);
-  Both out({m, width}, dtype), pointers({m + 1}, DType::int32), indices({int64_t(at)}, DType::int32), kept({int64_t(at)});
+  Both out({m, width}, dtype), pointers({m + 1}, DType::int32), indices({int64_t(at)}, DType::int32),
+      kept({int64_t(at)});
   Numbers p(got.row_ptr.begin(), got.row_ptr.end()), q(got.indices.begin(), got.indices.end());
   pointers.set(p);
   if (at) indices.set(q);
   if (at) kept.set(got.values);
-  ON_BOTH(sparse_decode, out.on<Out>(s), pointers.on<In>(s), indices.on<In>(s), kept.on<In>(s), decoder.on(s), absent());
+  ON_BOTH(sparse_decode, out.on<Out>(s), pointers.on<In>(s), indices.on<In>(s), kept.on<In>(s), decoder.on(s),
+          absent());
   agree(out, unit(dtype) + 0x1p-20, "element", 1);
 }
 
@@ -612,11 +634,20 @@ struct Test {
   bool once;  // not for each case
 };
 constexpr Test kTests[] = {
-    {"elementwise", test_elementwise, false}, {"copy", test_copy, false},           {"rows", test_rows, false},
-    {"ranking", test_ranking, false},         {"lookup", test_lookup, false},       {"linear", test_linear, false},
-    {"matmul", test_matmul, false},           {"rows alone", test_rows_alone, true}, {"range", test_range, true},
-    {"attention", test_attention, false},     {"sparse", test_sparse, false},       {"transfers", test_transfers, true},
-    {"accuracy", test_accuracy, true},        {"pipeline", test_pipeline, true},
+    {"elementwise", test_elementwise, false},
+    {"copy", test_copy, false},
+    {"rows", test_rows, false},
+    {"ranking", test_ranking, false},
+    {"lookup", test_lookup, false},
+    {"linear", test_linear, false},
+    {"matmul", test_matmul, false},
+    {"rows alone", test_rows_alone, true},
+    {"range", test_range, true},
+    {"attention", test_attention, false},
+    {"sparse", test_sparse, false},
+    {"transfers", test_transfers, true},
+    {"accuracy", test_accuracy, true},
+    {"pipeline", test_pipeline, true},
 };
 
 Side open(const Backend* backend) {

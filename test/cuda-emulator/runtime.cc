@@ -92,7 +92,8 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
   Lock lock(mutex);
-  if (device_bytes + bytes > size_t(setting("SONDE_EMULATE_MEMORY", 1l << 34))) return failed(cudaErrorMemoryAllocation);
+  if (device_bytes + bytes > size_t(setting("SONDE_EMULATE_MEMORY", 1l << 34)))
+    return failed(cudaErrorMemoryAllocation);
   if (posix_memalign(data, 256, bytes)) return failed(cudaErrorMemoryAllocation);
   memset(*data, 0xff, bytes);  // NaN in every float dtype
   device_blocks[*data] = bytes;
