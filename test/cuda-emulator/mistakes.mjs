@@ -277,9 +277,12 @@ export const mistakes = {
   },
 };
 
-/** Plants a mistake in a copy of kernels/ in `folder`; returns what kernels_test said of it, or null if it found nothing. */
-export async function find(title, folder) {
-  const { file, from, to, compile, tests, sm = '90', flavour = 'plain' } = mistakes[title];
+/**
+ * Plants a mistake in a copy of kernels/ in `folder`; returns what kernels_test said of it, or null if it found nothing. By one
+ * schedule or eight, in another flavour than the mistake's own where one is given.
+ */
+export async function find(title, folder, { schedules = 8, cases = 8, ...other } = {}) {
+  const { file, from, to, compile, tests, sm = '90', flavour = 'plain' } = { ...mistakes[title], ...other };
   const kernels = join(folder, 'kernels');
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
@@ -292,13 +295,15 @@ export async function find(title, folder) {
     text.replace(from, () => to),
   );
   const program = await buildKernelsTest(flavour, { kernels, only: compile, out: folder });
-  const { status, signal, stderr } = spawnSync(program, ['8', '8', ...tests], {
+  const { status, signal, stderr } = spawnSync(program, [String(cases), String(schedules), ...tests], {
     encoding: 'utf8',
     timeout: 120_000,
     env: { ...process.env, SONDE_EMULATE_SM: sm, ASAN_OPTIONS: 'detect_leaks=0' },
   });
   if (status === 0) return null;
-  const said = stderr.split('\n').find((line) => /WRONG|emulator:|ERROR: AddressSanitizer|runtime error/.test(line));
+  const said = stderr
+    .split('\n')
+    .find((line) => /WRONG|emulator:|ERROR: AddressSanitizer|runtime error|WARNING: ThreadSanitizer/.test(line));
   return said ?? signal ?? `exit code ${status}`;
 }
 

@@ -1,10 +1,13 @@
 // `npm run test:sanitize`: the native code under AddressSanitizer and UndefinedBehaviorSanitizer (the programs of this folder,
-// and the addon in Node under the tests that use it), then under ThreadSanitizer (the programs). Planted faults come
-// first: a sanitizer that does not find them finds nothing.
+// and the addon in Node under the tests that use it), then under ThreadSanitizer (the programs, and the CUDA kernels on the
+// emulator, whose threads race where a barrier is missing). Planted faults come first: a sanitizer that does not find them
+// finds nothing.
 //   node test/native/sanitize.mjs [address|thread] [substring of test files ...]
 import { spawnSync } from 'node:child_process';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { buildAddon } from '../../native/build.mjs';
+import { buildKernelsTest } from '../cuda-emulator/build.mjs';
+import { find } from '../cuda-emulator/mistakes.mjs';
 import { compile, compiler, root, run, runPrograms } from './programs.mjs';
 
 // as in binding.gyp
@@ -33,7 +36,10 @@ const filters = one || first === undefined ? rest : [first, ...rest];
 
 try {
   if (one !== 'thread') sanitizeAddress(filters.length > 0 ? filters : ['engine/', 'transformer/', 'autoencoder/']);
-  if (one !== 'address') sanitizeThread();
+  if (one !== 'address') {
+    sanitizeThread();
+    await sanitizeKernels();
+  }
   console.log('sanitizers: good');
 } catch (error) {
   console.error(error.message);
@@ -70,6 +76,20 @@ function sanitizeThread() {
     mustFail(program, [], said);
   }
   runPrograms(release, flags.thread);
+}
+
+async function sanitizeKernels() {
+  if (process.platform !== 'linux') return;
+  const program = await buildKernelsTest('thread');
+  for (const title of [
+    'rows: parts are overwritten while they are read',
+    'attention: keys are overwritten while they are read',
+  ]) {
+    const said = await find(title, join(dirname(program), 'mistake'), { flavour: 'thread', schedules: 1, cases: 3 });
+    if (!/data race/.test(said ?? ''))
+      throw new Error(`kernels_test: the planted race was not found: ${title}: ${said}`);
+  }
+  run(program, ['2', '4']);
 }
 
 function build(sanitize) {
