@@ -110,9 +110,39 @@ Status run(Context* context, Move move, View out, View x) {
   return {};
 }
 
-struct Same {
-  SONDE_DEVICE float operator()(const float (&x)[1]) const { return x[0]; }
-};
+// Contiguous, from one dtype of floats to another: four elements a thread.
+template <class To, class From>
+__global__ void __launch_bounds__(kThreads) convert_kernel(To to, From from, int64_t count) {
+  const int64_t at = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * 4;
+  if (at + 4 <= count) {
+    float x[4];
+    from.get4(x, at);
+    to.set4(at, x);
+    return;
+  }
+  for (int64_t i = at; i < count; ++i) to.set(i, from.get(i));
+}
+
+template <class To, class From>
+Status convert(Context* context, const View& out, const View& x) {
+  const int64_t count = element_count(out);
+  LAUNCH((convert_kernel<To, From>), dim3(unsigned(ceil_div(count, kThreads * 4))), dim3(kThreads), 0, context->stream,
+         To::of(out), From::of(x), count);
+  return {};
+}
+
+Status convert(Context* context, const View& out, const View& x) {
+  using F = Elements<float>;
+  using B = Elements<Bf16>;
+  using H = Elements<Half>;
+  if (F::aligned(out) && F::aligned(x)) {  // 16 bytes do for the others as well
+    if (out.dtype == DType::float32 && x.dtype == DType::bfloat16) return convert<F, B>(context, out, x);
+    if (out.dtype == DType::float32 && x.dtype == DType::float16) return convert<F, H>(context, out, x);
+    if (out.dtype == DType::bfloat16 && x.dtype == DType::float32) return convert<B, F>(context, out, x);
+    if (out.dtype == DType::float16 && x.dtype == DType::float32) return convert<H, F>(context, out, x);
+  }
+  return convert<AnyElements, AnyElements>(context, out, x);
+}
 
 }  // namespace
 
@@ -135,7 +165,7 @@ Status copy(Context* context, Out out, In x) {
   if (x.dtype == DType::int32 && out.dtype == DType::boolean) {
     return run(context, IntegerToBool{static_cast<uint8_t*>(out.data), static_cast<int32_t*>(x.data)}, out, x);
   }
-  if (flat) return map(context, Same(), out, x);
+  if (flat) return convert(context, out, x);
   return run(context, Convert{AnyElements::of(out), AnyElements::of(x)}, out, x);
 }
 

@@ -32,17 +32,24 @@ SONDE_DEVICE float larger(float a, float x) {
 }
 
 template <PlaneKind kind>
-SONDE_DEVICE void put(const Target& to, int64_t at, float x, float factor) {
+SONDE_DEVICE void parts(float x, float factor, uint16_t& high, uint16_t& low) {
+  low = 0;
   if constexpr (kind == PlaneKind::bfloat16) {
-    to.high[at] = float_to_bf16(x);
+    high = float_to_bf16(x);
   } else if constexpr (kind == PlaneKind::float16) {
-    to.high[at] = float_to_half(x);
+    high = float_to_half(x);
   } else {
     const float scaled = factor == 0 ? 0.0f : x * factor;
-    const uint16_t high = float_to_half(scaled);
-    to.high[at] = high;
-    if constexpr (kind == PlaneKind::split) to.low[at] = float_to_half((scaled - half_to_float(high)) * kLowScale);
+    high = float_to_half(scaled);
+    if constexpr (kind == PlaneKind::split) low = float_to_half((scaled - half_to_float(high)) * kLowScale);
   }
+}
+
+SONDE_DEVICE void put4(uint16_t* to, const uint16_t (&x)[4]) {
+  uint2 four;
+  four.x = uint32_t(x[0]) | uint32_t(x[1]) << 16;
+  four.y = uint32_t(x[2]) | uint32_t(x[3]) << 16;
+  *reinterpret_cast<uint2*>(to) = four;
 }
 
 SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
@@ -50,21 +57,34 @@ SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
   to.flags[row] = factor == 0;
 }
 
-// a group of threads per row
+// A group of threads per row, four elements a thread at a time: the planes' rows are multiples of eight.
 template <PlaneKind kind, class E, class G>
-__global__ void __launch_bounds__(kRowThreads) planes_kernel(Target to, E x, Rows rows) {
+__global__ void __launch_bounds__(kRowThreads, 2) planes_kernel(Target to, E x, Rows rows, bool aligned) {
   const int64_t i = G::row();
   if (i >= rows.positions.count) return;
   const Row row = rows.row(i);
+  const auto get4 = [&](float(&v)[4], int64_t j) {
+    if (aligned && j + 4 <= to.k) return x.get4(v, row.offset + j);
+    for (int e = 0; e < 4; ++e) v[e] = j + e < to.k ? x.get(row.offset + (j + e) * row.stride) : 0.0f;
+  };
   float factor = 1;
   if constexpr (is_scaled(kind)) {
     float largest = 0;
-    for (int64_t j = G::rank(); j < to.k; j += G::size) largest = larger(largest, x.get(row.offset + j * row.stride));
+    for (int64_t j = G::rank() * 4; j < to.k; j += G::size * 4) {
+      float v[4];
+      get4(v, j);
+      for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
+    }
     factor = factor_for(G::max(largest));
     if (G::rank() == 0) put_scale(to, i, factor);
   }
-  for (int64_t j = G::rank(); j < to.pitch; j += G::size) {
-    put<kind>(to, i * to.pitch + j, j < to.k ? x.get(row.offset + j * row.stride) : 0.0f, factor);
+  for (int64_t j = G::rank() * 4; j < to.pitch; j += G::size * 4) {
+    float v[4];
+    get4(v, j);
+    uint16_t high[4], low[4];
+    for (int e = 0; e < 4; ++e) parts<kind>(v[e], factor, high[e], low[e]);
+    put4(to.high + i * to.pitch + j, high);
+    if constexpr (kind == PlaneKind::split) put4(to.low + i * to.pitch + j, low);
   }
 }
 
@@ -76,7 +96,7 @@ __global__ void __launch_bounds__(kRowThreads)
     planes_across_kernel(Target to, AnyElements x, Positions<1> matrices, int64_t blocks, int64_t k_stride) {
   constexpr int kHeight = kRowThreads / kSquare;
   SHARED(float, square, [kSquare][kSquare + 1]);
-  SHARED(float, parts, [kHeight][kSquare]);
+  SHARED(float, shares, [kHeight][kSquare]);
   int64_t offset[1];
   matrices.at(blockIdx.x / blocks, offset);
   const int lane = int(threadIdx.x) % kSquare, warp = int(threadIdx.x) / kSquare;
@@ -86,9 +106,9 @@ __global__ void __launch_bounds__(kRowThreads)
   float largest = 0;
   if constexpr (is_scaled(kind)) {
     for (int64_t j = warp; inside && j < to.k; j += kHeight) largest = larger(largest, x.get(column + j * k_stride));
-    parts[warp][lane] = largest;
+    shares[warp][lane] = largest;
     __syncthreads();
-    for (int i = 0; i < kHeight; ++i) largest = parts[i][lane] > largest ? parts[i][lane] : largest;
+    for (int i = 0; i < kHeight; ++i) largest = shares[i][lane] > largest ? shares[i][lane] : largest;
     if (inside && warp == 0) put_scale(to, row0 + lane, factor_for(largest));
   }
   for (int64_t j0 = 0; j0 < to.pitch; j0 += kSquare) {
@@ -97,13 +117,16 @@ __global__ void __launch_bounds__(kRowThreads)
       square[j][lane] = inside && j0 + j < to.k ? x.get(column + (j0 + j) * k_stride) : 0.0f;
     }
     if constexpr (is_scaled(kind)) {
-      if (warp == 0) parts[0][lane] = factor_for(largest);
+      if (warp == 0) shares[0][lane] = factor_for(largest);
     }
     __syncthreads();
     for (int r = warp; r < kSquare; r += kHeight) {
       if (first + r >= to.rows || j0 + lane >= to.pitch) continue;
-      const float factor = is_scaled(kind) ? parts[0][r] : 1.0f;
-      put<kind>(to, (row0 + r) * to.pitch + j0 + lane, square[lane][r], factor);
+      const int64_t at = (row0 + r) * to.pitch + j0 + lane;
+      uint16_t high, low;
+      parts<kind>(square[lane][r], is_scaled(kind) ? shares[0][r] : 1.0f, high, low);
+      to.high[at] = high;
+      if constexpr (kind == PlaneKind::split) to.low[at] = low;
     }
   }
 }
@@ -125,10 +148,12 @@ Status fill(Context* context, const Target& to, const View& x) {
   return with_elements(
       [&](auto elements) {
         using E = decltype(elements);
+        bool aligned = E::aligned(x) && k_stride == 1;
+        for (int d = 0; d + 1 < x.rank; ++d) aligned = aligned && (x.shape[d] == 1 || x.stride[d] % 4 == 0);
         with_group(to.k, [&](auto group) {
           using G = decltype(group);
           LAUNCH((planes_kernel<kind, E, G>), row_grid<G>(rows.positions.count), dim3(kRowThreads), 0, context->stream,
-                 to, E::of(x), rows);
+                 to, E::of(x), rows, aligned);
         });
         return Status();
       },
