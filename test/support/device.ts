@@ -5,6 +5,9 @@ const name = (process.env.SONDE_DEVICE || 'cpu') as DeviceName;
 
 export const onCpu = name === 'cpu';
 
+/** The CPU in a GPU's place: everything takes a hundred times as long. */
+export const emulated = (): boolean => !onCpu && testDevice().description.startsWith('emulated');
+
 /** With so many compute threads, where the device has them to choose. */
 export function testDevice(threads?: number): Device {
   return openDevice(name, onCpu && threads !== undefined ? { threads } : {});
