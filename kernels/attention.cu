@@ -1,5 +1,5 @@
 // Fused attention (Dao, "FlashAttention-2", arXiv 2307.08691): a block takes 64 queries of one head and goes over the keys 64 at a
-// time (or 32), with a running maximum and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
+// time (or 16), with a running maximum and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
 // tensor cores (mma.sync). Under the causal mask a block looks no further than its last query may.
 //
 // float32 is computed as three bfloat16 parts, x = a + b + c, and the six products that matter: as accurate as float32's own, over
@@ -23,10 +23,13 @@ struct Heads {
   E x;
   int64_t batch, position, head;
   bool aligned;  // four neighbours can be read at once
+  bool chunked;  // 16 bytes can be copied at once
 
   static Heads of(const View& view) {
     const int64_t(&s)[kMaxRank] = view.stride;
-    return {E::of(view), s[0], s[1], s[2], E::aligned(view) && s[0] % 4 == 0 && s[1] % 4 == 0 && s[2] % 4 == 0};
+    const auto divide = [&](int64_t n) { return s[0] % n == 0 && s[1] % n == 0 && s[2] % n == 0; };
+    const bool chunked = reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && divide(8);
+    return {E::of(view), s[0], s[1], s[2], E::aligned(view) && divide(4), chunked};
   }
 };
 
@@ -50,9 +53,13 @@ constexpr int kParts = 1;
 template <>
 constexpr int kParts<Elements<float>> = 3;
 
+// Steps in shared memory: where there is one part, the next step's is on its way while this one is computed with.
+template <class E>
+constexpr int kStages = kParts<E> == 1 ? 2 : 1;
+
 // keys of a step: fewer where three parts of 128 channels fill the registers
 template <class E, int kWidth>
-constexpr int kKeys = kParts<E> == 3 && kWidth == 128 ? 32 : 64;
+constexpr int kKeys = kParts<E> == 3 && kWidth == 128 ? 16 : 64;
 
 template <class E>
 SONDE_DEVICE void product16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -81,7 +88,7 @@ template <class E, int kWidth, int kRows>
 SONDE_DEVICE bool load_block(uint16_t* to, const Heads<E>& from, int64_t offset, int first, int count, int channels) {
   constexpr int kPitch = kWidth + 8, kPlane = kRows * kPitch;
   bool bad = false;
-#pragma unroll 2
+#pragma unroll(kParts <E> == 3 ? 1 : 4)
   for (int i = int(threadIdx.x); i < kRows * kWidth / 4; i += kAttentionThreads) {
     const int row = i / (kWidth / 4), c = i % (kWidth / 4) * 4;
     float x[4] = {};
@@ -106,6 +113,23 @@ SONDE_DEVICE bool load_block(uint16_t* to, const Heads<E>& from, int64_t offset,
     }
   }
   return bad;
+}
+
+// As load_block, in the background where memory lies right for it.
+template <class E, int kWidth, int kRows>
+SONDE_DEVICE bool begin_block(uint16_t* to, const Heads<E>& from, int64_t offset, int first, int count, int channels) {
+  if constexpr (kParts<E> == 1) {
+    if (from.chunked) {
+      for (int i = int(threadIdx.x); i < kRows * kWidth / 8; i += kAttentionThreads) {
+        const int row = i / (kWidth / 8), c = i % (kWidth / 8) * 8, left = channels - c;
+        const int inside = first + row >= count || left < 0 ? 0 : left < 8 ? left : 8;
+        const int64_t at = inside ? offset + int64_t(first + row) * from.position + c : 0;
+        cp_async16(to + row * (kWidth + 8) + c, from.x.data + at, inside * 2);
+      }
+      return false;
+    }
+  }
+  return load_block<E, kWidth, kRows>(to, from, offset, first, count, channels);
 }
 
 // Which parts the p-th of six products multiplies, the smallest first: 1 1, 0 2, 2 0, 0 1, 1 0, 0 0.
@@ -239,7 +263,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
     attention_kernel(const __grid_constant__ Attention<E> x, int64_t pairs) {
   constexpr int kPitch = kWidth + 8, kStep = kKeys<E, kWidth>, kPlane = kStep * kPitch;
   DYNAMIC_SHARED(uint16_t, shared);
-  uint16_t *queries = shared, *keys = shared + kParts<E> * kBlock * kPitch, *values = keys + kParts<E> * kPlane;
+  constexpr int kTile = kParts<E> * kPlane;
+  uint16_t* const queries = shared;
+  uint16_t* const tiles = shared + kParts<E> * kBlock * kPitch;  // keys and values of each stage
   const int lane = int(threadIdx.x) % 32, warp_row = int(threadIdx.x) / 32 * 16;
   // the last queries see most: they go first
   const int first_query = int(ceil_div(x.shape.queries, kBlock) - 1 - blockIdx.x / pairs) * kBlock;
@@ -252,10 +278,21 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
   const int seen = x.causal && end < x.shape.keys ? end : x.shape.keys;
   float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
   float out[kWidth / 8][4] = {};
-  for (int first_key = 0; first_key < seen; first_key += kStep) {
+  const auto begin = [&](int first_key, int stage) {
+    if (first_key < seen) {
+      uint16_t* to = tiles + stage * 2 * kTile;
+      bad |= begin_block<E, kWidth, kStep>(to, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
+      bad |= begin_block<E, kWidth, kStep>(to + kTile, x.v, offset(x.v), first_key, x.shape.keys, x.shape.values);
+    }
+    cp_async_commit();
+  };
+  if constexpr (kStages<E> == 2) begin(0, 0);
+  int stage = 0;
+  for (int first_key = 0; first_key < seen; first_key += kStep, stage ^= kStages<E> - 1) {
+    const uint16_t *keys = tiles + stage * 2 * kTile, *values = keys + kTile;
     __syncthreads();  // nobody reads the keys and values before any more
-    bad |= load_block<E, kWidth, kStep>(keys, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
-    bad |= load_block<E, kWidth, kStep>(values, x.v, offset(x.v), first_key, x.shape.keys, x.shape.values);
+    begin(kStages<E> == 2 ? first_key + kStep : first_key, stage ^ (kStages<E> - 1));
+    cp_async_wait<kStages<E> - 1>();
     __syncthreads();
     float s[kStep / 8][4];
     scores<E, kWidth>(s, queries, keys, x, batch, first_query, first_key);
@@ -320,7 +357,8 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
       for (int i = 0; i < 4; ++i) out[n][i] += part[n][i];
     }
   }
-  if constexpr (kParts < E >> 1) {
+  cp_async_wait<0>();
+  if constexpr (kStages<E> == 1) {
     if (__syncthreads_or(bad)) {
       for (int64_t row = first_query + warp_row; row < min64(x.shape.queries, first_query + warp_row + 16); ++row) {
         attend_alone(x, batch, head, row);
@@ -347,9 +385,9 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
     float s[kStep / 8][4];
     if (first_key < seen) {
       __syncthreads();
-      load_block<E, kWidth, kStep>(keys, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
+      load_block<E, kWidth, kStep>(tiles, x.k, offset(x.k), first_key, x.shape.keys, x.shape.channels);
       __syncthreads();
-      scores<E, kWidth>(s, queries, keys, x, batch, first_query, first_key);
+      scores<E, kWidth>(s, queries, tiles, x, batch, first_query, first_key);
     }
 #pragma unroll
     for (int j = 0; j < kStep / 8; ++j) {
@@ -372,7 +410,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
 
 template <class E, int kWidth>
 Status launch(Context* context, const Attention<E>& x) {
-  constexpr size_t kShared = size_t(kParts<E>) * (kBlock + 2 * kKeys<E, kWidth>)*(kWidth + 8) * 2;
+  constexpr size_t kShared = size_t(kParts<E>) * (kBlock + 2 * kStages<E> * kKeys<E, kWidth>)*(kWidth + 8) * 2;
   auto* kernel = attention_kernel<E, kWidth>;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kShared));
   if (error != cudaSuccess) return from_cuda(error, "the shared memory of attention");
@@ -404,11 +442,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
                       float(scale)};
     for (int d = 0; d < 4 && probs.data; ++d) x.probs_stride[d] = probs.stride[d];
     const int width = shape.channels > shape.values ? shape.channels : shape.values;
-    // three parts of 128 channels take 102 KiB of shared memory, which sm_86 and sm_89 do not have
-    const bool fits =
-        width <= 64 || (width <= 128 && (kParts<E> == 1 || context->capability == 80 || context->capability >= 90));
-    if (fits && width <= 64) return launch<E, 64>(context, x);
-    if (fits) return launch<E, 128>(context, x);
+    if (width <= 64) return launch<E, 64>(context, x);
+    if (width <= 128) return launch<E, 128>(context, x);
     LAUNCH((wide_attention_kernel<E>), dim3(unsigned(ceil_div(count * kWarp, kThreads))), dim3(kThreads), 0,
            context->stream, x, count);
     return {};

@@ -6,12 +6,6 @@
 namespace sonde {
 
 SONDE_DEVICE float bf16_to_float(uint16_t bits) { return __uint_as_float(uint32_t(bits) << 16); }
-// to the nearest, ties to even; NaN stays NaN
-SONDE_DEVICE uint16_t float_to_bf16(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  if (x != x) return uint16_t(bits >> 16 | 0x40);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 // truncated and held inside int32's range; NaN is 0
 SONDE_DEVICE int32_t float_to_int32(float x) {
   return x != x ? 0 : x >= 2147483648.0f ? INT32_MAX : x < -2147483648.0f ? INT32_MIN : int32_t(x);

@@ -6,6 +6,7 @@
 #ifdef __CUDACC__
 
 #include <cuda.h>
+#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
@@ -18,6 +19,8 @@
   T* const name = reinterpret_cast<T*>(name##_bytes)
 #define SONDE_DEVICE __device__ __forceinline__
 
+// to the nearest, ties to even; NaN stays NaN
+SONDE_DEVICE uint16_t float_to_bf16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 SONDE_DEVICE uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
 SONDE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 

@@ -125,6 +125,11 @@ inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return uint64_t((unsigned _
 
 // ---- primitives
 
+inline uint16_t float_to_bf16(float x) {
+  const uint32_t bits = __float_as_uint(x);
+  if (x != x) return uint16_t(bits >> 16 | 0x40);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
 uint16_t float_to_half(float x);
 float half_to_float(uint16_t bits);
 

@@ -209,6 +209,11 @@ export const mistakes = {
     from: '    __syncthreads();\n    float s[kStep / 8][4];',
     to: '    float s[kStep / 8][4];',
   },
+  'attention: the step under way is not waited for': {
+    ...attention,
+    from: 'cp_async_wait<kStages<E> - 1>',
+    to: 'cp_async_wait<kStages<E>>',
+  },
   'attention: keys after the last count': {
     ...attention,
     from: 'bool hidden = key >= x.shape.keys ||',
