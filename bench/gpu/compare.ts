@@ -1,7 +1,8 @@
 // Runs the GPU benchmarks: sonde and PyTorch, each in a process of its own, take turns on every case (A B A B), and medians of the
 // ratios of neighbours count. Writes results.json and results.md, again after each case.
 //   node build-test/bench/gpu/compare.js [--out folder] [--rounds 11] [--only word]... [--scale tiny] [--no-peer] [--limit s]
-//   python: PYTHON, or python3. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed.
+//   python: PYTHON, or python3. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or
+//   could not be judged on a GPU for want of the peer.
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -40,6 +41,7 @@ interface Arm {
   readonly worker: Worker;
   readonly spec: Spec;
   prepared: number;
+  process: number;
   repetitions: number;
   seconds: number[];
   error?: number;
@@ -47,11 +49,12 @@ interface Arm {
 }
 
 async function ready(worker: Worker | undefined, spec: Spec): Promise<Arm> {
-  const arm: Arm = { worker: worker as Worker, spec, prepared: -1, repetitions: 1, seconds: [] };
+  const arm: Arm = { worker: worker as Worker, spec, prepared: -1, process: 0, repetitions: 1, seconds: [] };
   if (!worker) return { ...arm, failure: 'not there' };
   const reply = await worker.ask({ do: 'prepare', spec, seed: Number(options.seed) }, patience);
   if (reply.failure !== undefined) return { ...arm, failure: reply.failure };
   arm.prepared = reply.prepared as number;
+  arm.process = worker.process;
   if (reply.error !== undefined) arm.error = reply.error ?? Number.NaN;
   return arm;
 }
@@ -69,9 +72,10 @@ async function calibrate(arm: Arm): Promise<void> {
 async function time(arm: Arm, repetitions: number): Promise<number | undefined> {
   if (arm.failure !== undefined) return undefined;
   // a process that ended took what was prepared with it
-  const reply: Reply = arm.worker.running
-    ? await arm.worker.ask({ do: 'time', prepared: arm.prepared, repetitions }, patience)
-    : { failure: 'its process ended with another part of this case' };
+  const reply: Reply =
+    arm.worker.process === arm.process
+      ? await arm.worker.ask({ do: 'time', prepared: arm.prepared, repetitions }, patience)
+      : { failure: 'its process ended with another part of this case' };
   if (reply.failure !== undefined) arm.failure = reply.failure;
   return reply.failure === undefined ? (reply.seconds as number) : undefined;
 }
@@ -94,12 +98,18 @@ async function measure({ rivals, ...its }: Case): Promise<CaseResult> {
       if (seconds !== undefined) arm.seconds.push(seconds);
     }
   }
-  for (const worker of Object.values(workers)) if (worker?.running) await worker.ask({ do: 'drop' }, patience);
+  for (const worker of Object.values(workers)) if (worker?.process) await finish(worker, arms);
   return {
     ...its,
     ours: result(ours),
     rivals: rivals.map((rival, i): Rival & ArmResult => ({ ...rival, ...result(theirs[i] as Arm) })),
   };
+}
+
+/** Frees what the case took; a process in which something failed is not trusted with another case: CUDA's errors stay. */
+async function finish(worker: Worker, arms: Arm[]): Promise<void> {
+  const failed = arms.some((arm) => arm.worker === worker && arm.failure !== undefined);
+  if (failed || (await worker.ask({ do: 'drop' }, patience)).failure !== undefined) worker.end();
 }
 
 function write(file: string, text: string): void {
@@ -159,4 +169,5 @@ console.log(
   `${medians.length} of ${cases.length} cases measured in ${showTime((performance.now() - start) / 1000)}; goals and cases: ${told.join(', ')}` +
     (skipped > 0 ? `; ${skipped} left out` : ''),
 );
-process.exitCode = counts.failed + counts.wrong + skipped > 0 ? 1 : counts.missed > 0 ? 3 : 0;
+process.exitCode =
+  counts.failed + counts.wrong + skipped > 0 ? 1 : counts.missed + (judged ? counts['not judged'] : 0) > 0 ? 3 : 0;

@@ -50,8 +50,8 @@ if [ ! -f build-test/bench/gpu/small.js ]; then
   exit 2
 fi
 
-for place in "${CUDA_HOME:-}" "${CUDA_PATH:-}" /usr/local/cuda; do
-  [ -d "$place/bin" ] && PATH=$PATH:$place/bin
+for place in "${CUDA_HOME:-}/bin" "${CUDA_PATH:-}/bin" /usr/local/cuda*/bin /usr/local/cuda*/compute-sanitizer; do
+  if [ -d "$place" ]; then PATH=$PATH:$place; fi
 done
 gpu=$(has nvidia-smi && nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
 commit=${SONDE_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo unknown)}
@@ -79,7 +79,7 @@ step() {
   local name=$1 log=$folder/$2 seconds=$3 start=$SECONDS from
   shift 3
   code=125
-  if [ "$(left)" -lt 10 ]; then
+  if [ "$(left)" -lt 2 ]; then
     failed=1
     tell "FAILED   $name: no time left of $limit s (LIMIT)"
     return
@@ -122,7 +122,7 @@ machine() {
   "$PYTHON" -c 'import torch; print("PyTorch", torch.__version__, "CUDA", torch.version.cuda)' 2>&1 | tail -n 1
   if has nvcc; then nvcc --version | tail -n 2; else echo 'nvcc: not installed'; fi
   ls -l build/Release/sonde.node build-cuda/Release/libsonde_cuda.so "${SONDE_CUDA_LIBRARY:-.}" 2>&1
-  node dist/cli/main.js devices 2>&1 || true
+  node build-test/src/cli/main.js devices 2>&1 || true
   has nvidia-smi || return
   nvidia-smi
   # clocks and power as they are: they are never changed here

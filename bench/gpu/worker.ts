@@ -29,6 +29,7 @@ export class Worker {
   readonly #args: readonly string[];
   #child: ChildProcess | undefined;
   #answer: ((reply: Reply) => void) | undefined;
+  #starts = 0;
 
   constructor(command: string, args: readonly string[]) {
     this.#command = command;
@@ -53,36 +54,42 @@ export class Worker {
     }
   }
 
-  /** Whether anything that was prepared is still there. */
-  get running(): boolean {
-    return this.#child !== undefined;
+  /** Which of its processes is there, counted from 1; 0 when there is none. What was prepared in another one is gone. */
+  get process(): number {
+    return this.#child ? this.#starts : 0;
   }
 
+  /** The next question starts a new process. */
   end(): void {
-    this.#child?.stdin?.end();
+    const child = this.#child;
     this.#child = undefined;
+    child?.stdin?.end();
+    setTimeout(() => child?.kill('SIGKILL'), 10_000).unref(); // one that is stuck
   }
 
   #start(): ChildProcess {
     const child = spawn(this.#command, this.#args, { stdio: ['pipe', 'pipe', 'inherit'] });
     this.#child = child;
+    this.#starts++;
     child.stdin.on('error', () => undefined); // told by 'exit'
     child.once('error', (error) => this.#settle(child, error.message));
     child.once('exit', (code, signal) => this.#settle(child, `ended by ${signal ?? `exit code ${code}`}`));
     createInterface({ input: child.stdout }).on('line', (line) => {
-      if (!line.startsWith('{')) {
-        console.error(line);
-        return;
-      }
-      this.#answer?.(JSON.parse(line) as Reply);
-      this.#answer = undefined;
+      if (!line.startsWith('{')) console.error(line);
+      else if (this.#child === child) this.#reply(JSON.parse(line) as Reply);
     });
     return child;
   }
 
+  // What an earlier process still has to say is no answer to what its successor was asked.
   #settle(child: ChildProcess, failure: string): void {
-    if (this.#child === child) this.#child = undefined;
-    this.#answer?.({ failure });
+    if (this.#child !== child) return;
+    this.#child = undefined;
+    this.#reply({ failure });
+  }
+
+  #reply(reply: Reply): void {
+    this.#answer?.(reply);
     this.#answer = undefined;
   }
 }
