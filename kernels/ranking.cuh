@@ -36,7 +36,8 @@ constexpr int kRankThreads = 256;
 
 // What the k largest of n candidates are not below, 0 < k <= n: found 8 bits at a time from the top; each round counts the
 // candidates that share the bits found so far by their next 8, and the last one is the round in which all of a digit are wanted.
-// `get(i)` gives candidate i; no two are equal. Shared memory: 256 counters and two words.
+// `get(i)` gives candidate i; no two are equal. Shared memory: kCounters counters and two words.
+constexpr int kCounters = 256 + kRankThreads / 32;  // of the digits, and sums of the warps
 template <class Get>
 SONDE_DEVICE uint64_t kth_largest(Get get, int64_t n, int64_t k, unsigned* counts, uint64_t* found) {
   uint64_t prefix = 0;
@@ -49,12 +50,21 @@ SONDE_DEVICE uint64_t kth_largest(Get get, int64_t n, int64_t k, unsigned* count
       if (shift == 56 || c >> (shift + 8) == prefix >> (shift + 8)) atomicAdd(&counts[c >> shift & 255], 1u);
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-      int64_t above = 0;
-      int digit = 255;
-      while (above + counts[digit] < left) above += counts[digit--];
+    // from the largest digit on, each thread adds up those before its own
+    const int t = int(threadIdx.x), lane = t % 32, digit = 255 - t;
+    const unsigned count = counts[digit];
+    unsigned sum = count;
+    for (int step = 1; step < 32; step *= 2) {
+      const unsigned other = __shfl_up_sync(0xffffffffu, sum, step);
+      if (lane >= step) sum += other;
+    }
+    if (lane == 31) counts[256 + t / 32] = sum;
+    __syncthreads();
+    for (int i = 0; i < t / 32; ++i) sum += counts[256 + i];
+    const int64_t above = sum - count;
+    if (above < left && left <= sum) {
       found[0] = prefix | uint64_t(digit) << shift;
-      found[1] = counts[digit] == left - above ? 0 : uint64_t(left - above);
+      found[1] = count == left - above ? 0 : uint64_t(left - above);
     }
     __syncthreads();
     prefix = found[0];
@@ -71,7 +81,7 @@ SONDE_DEVICE void sort_descending(uint64_t* c, int64_t n) {
     for (int64_t step = size / 2; step > 0; step /= 2) {
       __syncthreads();
       for (int64_t i = threadIdx.x; i < n / 2; i += kRankThreads) {
-        const int64_t low = i / step * 2 * step + i % step, high = low + step;
+        const int64_t low = (i & -step) * 2 + (i & (step - 1)), high = low + step;
         const bool descending = (low & size) == 0;
         const uint64_t a = c[low], b = c[high];
         if (a != b && (a < b) == descending) {

@@ -28,7 +28,7 @@ struct Choice {
 // The first columns' k largest become the list, the k-th largest the limit of what is looked at besides.
 __global__ void __launch_bounds__(kRankThreads)
     seed_kernel(Choice c, const float* dense, int64_t columns, float* limits) {
-  SHARED(unsigned, counters, [256]);
+  SHARED(unsigned, counters, [kCounters]);
   SHARED(uint64_t, found, [2]);
   SHARED(int, length, [1]);
   SHARED(uint64_t, worst, [1]);
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kRankThreads)
 // Leaves in each list what is kept, by ascending index, and its number in `kept`.
 __global__ void __launch_bounds__(kRankThreads) choose_kernel(Choice c, int32_t* kept) {
   SHARED(uint64_t, near, [kNearList]);
-  SHARED(unsigned, counters, [256]);
+  SHARED(unsigned, counters, [kCounters]);
   SHARED(uint64_t, found, [2]);
   SHARED(int, length, [1]);
   const int64_t row = blockIdx.x;

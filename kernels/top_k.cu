@@ -32,7 +32,7 @@ SONDE_DEVICE void collect(const TopK& x, const Row& row, uint64_t* list, unsigne
 
 __global__ void __launch_bounds__(kRankThreads, 2) top_k_kernel(AnyElements values, int32_t* indices, TopK x) {
   SHARED(uint64_t, near, [kSharedList]);
-  SHARED(unsigned, counts, [256]);
+  SHARED(unsigned, counts, [kCounters]);
   SHARED(uint64_t, found, [2]);
   SHARED(unsigned, length, [1]);
   const int64_t size = power_of_two(x.k);
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kRankThreads, 2) top_k_kernel(AnyElements valu
 }
 
 __global__ void __launch_bounds__(kRankThreads) top_k_mask_kernel(AnyElements out, TopK x, bool relu) {
-  SHARED(unsigned, counts, [256]);
+  SHARED(unsigned, counts, [kCounters]);
   SHARED(uint64_t, found, [2]);
   for (int64_t i = blockIdx.x; i < x.rows.positions.count; i += gridDim.x) {
     const Row row = x.rows.row(i);

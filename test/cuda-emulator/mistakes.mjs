@@ -226,8 +226,15 @@ export const mistakes = {
   },
   'ranking: counters are read before they are complete': {
     file: 'ranking.cuh',
-    from: '    }\n    __syncthreads();\n    if (threadIdx.x == 0) {\n      int64_t above',
-    to: '    }\n    if (threadIdx.x == 0) {\n      int64_t above',
+    from: '    }\n    __syncthreads();\n    // from the largest',
+    to: '    }\n    // from the largest',
+    compile: ['top_k.cu'],
+    tests: ['ranking'],
+  },
+  'ranking: sums of warps are read before they are there': {
+    file: 'ranking.cuh',
+    from: '    __syncthreads();\n    for (int i = 0; i < t / 32',
+    to: '    for (int i = 0; i < t / 32',
     compile: ['top_k.cu'],
     tests: ['ranking'],
   },
