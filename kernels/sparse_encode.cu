@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kRankThreads)
     if (here < least) continue;
     c.lists[row * c.capacity + atomicAdd(length, 1)] = here;
     // kth_largest may stop above the smallest of the k
-    for (uint64_t now = *worst; here < now;) {
+    for (uint64_t now = ~uint64_t(0); here < now;) {
       const uint64_t before = atomicCAS(reinterpret_cast<unsigned long long*>(worst), now, here);
       if (before == now) break;
       now = before;

@@ -153,18 +153,18 @@ function linears(full: boolean): Case[] {
     for (const shape of sizes) {
       const own = spec(dtype, shape);
       const goal: Partial<Rival> = exact ? { goal: { speed: 3 }, asExact: true } : { goal: { speed: 0.85 } };
-      out.push(product(group, own, exact ? 1e-6 : 5e-3, [torch(own, goal), ...padded(own)]));
+      out.push(product(group, own, exact ? 3e-6 : 5e-3, [torch(own, goal), ...padded(own)]));
     }
     const gelu = spec(dtype, wide, { fused: 'gelu' });
     const residual = spec(dtype, narrow, { fused: 'residual' });
-    for (const own of [gelu, residual]) out.push(product(group, own, exact ? 2e-6 : 6e-3, [torch(own)]));
+    for (const own of [gelu, residual]) out.push(product(group, own, exact ? 3e-6 : 6e-3, [torch(own)]));
   }
   for (const shape of sizes) {
     const own = spec('float32', shape, { precision: 'tf32' });
     out.push(product('linear tf32', own, 1e-3, [torch(own)]));
   }
   const strict = spec('float32', wide, { precision: 'strict' });
-  out.push(product('linear strict', strict, 2e-6, [torch({ ...strict, precision: 'float32' })]));
+  out.push(product('linear strict', strict, 3e-6, [torch({ ...strict, precision: 'float32' })]));
   return out;
 }
 
@@ -212,7 +212,7 @@ function encoders(full: boolean): Case[] {
           shape: `[${rows}, ${k}] x [${k}, ${n}]`,
           spec,
           work: { unit: 'flop', amount: 2 * rows * k * n },
-          bound: dtype === 'float32' ? 1e-6 : 5e-5,
+          bound: dtype === 'float32' ? 3e-6 : 5e-5,
           rivals: [
             { label: 'our dense linear', side: 'sonde', spec: linear, goal: { time: 1.15 } },
             torch(spec, { label: kept === 0 ? 'torch linear + relu' : 'torch linear + topk' }),

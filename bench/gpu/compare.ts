@@ -5,6 +5,7 @@
 //   could not be judged on a GPU for want of the peer.
 import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/engine/native.js';
 import { allCases, type Case, type Rival, type Scale, type Side, type Spec } from './cases.js';
@@ -30,7 +31,7 @@ const [least, longest, roundTime, patience] = scale === 'full' ? [20, 0.5, 0.03,
 const deadline = performance.now() + Number(options.limit) * 1000;
 
 const workers: Record<Side, Worker | undefined> = {
-  sonde: new Worker(process.execPath, ['--enable-source-maps', new URL('kernels.js', import.meta.url).pathname]),
+  sonde: new Worker(process.execPath, ['--enable-source-maps', fileURLToPath(new URL('kernels.js', import.meta.url))]),
   torch: options['no-peer']
     ? undefined
     : new Worker(process.env.PYTHON ?? 'python3', ['-u', join(packageRoot, 'bench', 'gpu', 'peer.py')]),
@@ -61,11 +62,12 @@ async function ready(worker: Worker | undefined, spec: Spec): Promise<Arm> {
 
 /** As many repetitions as fill a round: so many at least, unless they take long. */
 async function calibrate(arm: Arm): Promise<void> {
-  for (const trial of scale === 'full' ? [2, 5] : [1]) {
+  for (const trial of scale === 'full' ? [2, 10] : [1]) {
     const seconds = await time(arm, trial);
     if (seconds === undefined) return;
     const fit = (limit: number) => Math.max(1, Math.ceil(limit / Math.max(seconds, 1e-9)));
     arm.repetitions = Math.min(Math.max(fit(roundTime), Math.min(least, fit(longest))), 20_000);
+    if (seconds > 0.005) return; // exact enough, and the wait at the end is no part of it to speak of
   }
 }
 

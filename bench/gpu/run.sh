@@ -161,8 +161,8 @@ sanitize() {
   step "$tool" sanitizer.log "$(within "$2" 1800)" compute-sanitizer --tool "$tool" "${options[@]}" "${small[@]}"
 }
 if wanted sanitizer; then
-  step 'small case' sanitizer.log "$(within 60 600)" "${small[@]}"
-  step 'small case, memory poisoned' sanitizer.log "$(within 60 600)" env SONDE_POISON=1 "${small[@]}"
+  step 'small case' sanitizer.log "$(within 120 600)" "${small[@]}"
+  step 'small case, memory poisoned' sanitizer.log "$(within 120 600)" env SONDE_POISON=1 "${small[@]}"
   sanitize memcheck 120
   sanitize racecheck 120
 fi

@@ -122,6 +122,23 @@ export async function buildKernelsTest(flavour = 'plain', changed) {
   return program;
 }
 
+/** The emulator's own test; returns its path. */
+export async function buildEmulatorTest(flavour = 'plain') {
+  const out = flavourFolder(flavour);
+  const { kernels, runtime } = flavours[flavour];
+  const sources = [
+    [join(here, 'emulator.cc'), runtime],
+    [join(here, 'runtime.cc'), runtime],
+    [join(here, 'emulator_test.cc'), kernels],
+  ];
+  const objects = await compileAll(out, sources, newest(files(here, /\.h$/)), [`-I${join(root, 'native')}`]);
+  const program = join(out, 'emulator_test');
+  if (!existsSync(program) || statSync(program).mtimeMs < newest(objects)) {
+    await run(compiler, [...sanitizeFlags(flavour), ...objects, '-pthread', '-o', program]);
+  }
+  return program;
+}
+
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const wanted = process.argv.slice(2);
   if (wanted.length === 0 || !wanted.every((flavour) => flavour in flavours)) {
@@ -134,6 +151,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
       const start = performance.now();
       for (const flavour of wanted) {
         await buildEmulator(flavour);
+        await buildEmulatorTest(flavour);
         await buildKernelsTest(flavour);
       }
       console.log(`CUDA emulator built in ${((performance.now() - start) / 1000).toFixed(1)} s: ${wanted.join(', ')}`);

@@ -1,10 +1,12 @@
-// Stands in for the CUDA toolkit's header of this name when kernels are compiled by g++ for the emulator: the language's words, the
-// primitives of kernels/primitives.cuh, and as much of the runtime's functions as the backend uses.
+// Stands in for the CUDA toolkit's header of this name when kernels are compiled by g++ for the emulator: the
+// language's words, and as much of the runtime's functions as a backend uses. The primitives of kernels/primitives.cuh
+// are in emulator.h.
 #pragma once
 #include <math.h>
 #include <stdlib.h>
 
 #include <cmath>
+#include <memory>  // has __noinline__ for a word of its own, which is a macro from here on
 #include <tuple>
 #include <utility>
 
@@ -21,60 +23,81 @@
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 
+struct alignas(8) int2 {
+  int x, y;
+};
 struct alignas(8) uint2 {
-  uint32_t x, y;
+  unsigned x, y;
 };
 struct alignas(8) float2 {
   float x, y;
 };
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 #define threadIdx (emulator::current->thread)
 #define blockIdx (emulator::current->block)
 #define blockDim (emulator::current->block_size)
 #define gridDim (emulator::current->grid_size)
 
-// Not `static`: a static keeps the last block's values, and has no red zones around it. The name is looked up once per thread.
+// Not `static`: a static keeps the last block's values, and has no red zones around it. The name is looked up once per
+// thread.
 #define SHARED(T, name, dims) \
   static char name##_key;     \
   using name##_type = T dims; \
   name##_type& name = *static_cast<name##_type*>(emulator::shared_variable(&name##_key, sizeof(name##_type)))
 #define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(emulator::current->shared)
 
+// ---- threads together
+
 inline void __syncthreads() { emulator::block_barrier("__syncthreads", 0, 0); }
 inline int __syncthreads_count(int p) { return emulator::block_barrier("__syncthreads_count", p != 0, 0); }
 inline int __syncthreads_or(int p) { return emulator::block_barrier("__syncthreads_or", p != 0, 1); }
 inline int __syncthreads_and(int p) { return emulator::block_barrier("__syncthreads_and", p != 0, 2); }
-inline void named_barrier(int id, int threads) { emulator::named_barrier(id, threads); }
 inline void __syncwarp(uint32_t mask = ~0u) {
   emulator::Part part;
   emulator::meet(mask, emulator::kSyncWarp, &part);
 }
+
 template <class T>
-T emulated_shuffle(uint32_t mask, T value, int parameter, emulator::Meeting meeting) {
+T emulated_shuffle(uint32_t mask, T value, int parameter, int width, emulator::Meeting meeting) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "");
   emulator::Part part;
   memcpy(&part.in, &value, sizeof(T));
   part.parameter = parameter;
+  part.width = width;
   emulator::meet(mask, meeting, &part);
   memcpy(&value, &part.out, sizeof(T));
   return value;
 }
 template <class T>
-T __shfl_sync(uint32_t mask, T value, int lane) {
-  return emulated_shuffle(mask, value, lane, emulator::kShuffle);
+T __shfl_sync(uint32_t mask, T value, int lane, int width = 32) {
+  return emulated_shuffle(mask, value, lane, width, emulator::kShuffle);
 }
 template <class T>
-T __shfl_xor_sync(uint32_t mask, T value, int lanes) {
-  return emulated_shuffle(mask, value, lanes, emulator::kShuffleXor);
+T __shfl_xor_sync(uint32_t mask, T value, int lanes, int width = 32) {
+  return emulated_shuffle(mask, value, lanes, width, emulator::kShuffleXor);
 }
 template <class T>
-T __shfl_up_sync(uint32_t mask, T value, int lanes) {
-  return emulated_shuffle(mask, value, lanes, emulator::kShuffleUp);
+T __shfl_up_sync(uint32_t mask, T value, unsigned lanes, int width = 32) {
+  return emulated_shuffle(mask, value, int(lanes), width, emulator::kShuffleUp);
 }
 template <class T>
-T __shfl_down_sync(uint32_t mask, T value, int lanes) {
-  return emulated_shuffle(mask, value, lanes, emulator::kShuffleDown);
+T __shfl_down_sync(uint32_t mask, T value, unsigned lanes, int width = 32) {
+  return emulated_shuffle(mask, value, int(lanes), width, emulator::kShuffleDown);
 }
 inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
   emulator::Part part;
@@ -82,201 +105,245 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
   emulator::meet(mask, emulator::kBallot, &part);
   return uint32_t(part.out);
 }
-inline int __popc(uint32_t x) { return __builtin_popcount(x); }
+inline int __any_sync(uint32_t mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(uint32_t mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
 
-template <class T, class U>
-T atomicAdd(T* p, U value) {
-  return __atomic_fetch_add(p, T(value), __ATOMIC_RELAXED);
+// Atomics for the types that CUDA has them for. Relaxed: they order nothing else, which ThreadSanitizer takes into
+// account.
+template <class T, class Change>
+T emulated_atomic(T* p, Change change) {
+  T old, changed;
+  __atomic_load(p, &old, __ATOMIC_RELAXED);
+  do {
+    changed = change(old);
+  } while (!__atomic_compare_exchange(p, &old, &changed, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return old;
 }
-template <class T, class U>
-T atomicOr(T* p, U value) {
-  return __atomic_fetch_or(p, T(value), __ATOMIC_RELAXED);
-}
-template <class T, class U>
-T atomicMax(T* p, U value) {
-  T old = __atomic_load_n(p, __ATOMIC_RELAXED);
-  while (T(value) > old && !__atomic_compare_exchange_n(p, &old, T(value), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+#define EMULATED_ATOMIC(name, T, changed)                               \
+  inline T name(T* p, T value) {                                        \
+    return emulated_atomic(p, [value](T old) -> T { return changed; }); \
   }
-  return old;
-}
-template <class T, class U, class V>
-T atomicCAS(T* p, U expected, V value) {
-  T old = T(expected);
-  __atomic_compare_exchange_n(p, &old, T(value), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  return old;
+EMULATED_ATOMIC(atomicAdd, int, int(unsigned(old) + unsigned(value)))  // wraps
+EMULATED_ATOMIC(atomicAdd, unsigned, old + value)
+EMULATED_ATOMIC(atomicAdd, unsigned long long, old + value)
+EMULATED_ATOMIC(atomicAdd, float, old + value)
+EMULATED_ATOMIC(atomicMax, int, old > value ? old : value)
+EMULATED_ATOMIC(atomicMax, unsigned, old > value ? old : value)
+EMULATED_ATOMIC(atomicMin, int, old < value ? old : value)
+EMULATED_ATOMIC(atomicMin, unsigned, old < value ? old : value)
+EMULATED_ATOMIC(atomicOr, unsigned, old | value)
+EMULATED_ATOMIC(atomicAnd, unsigned, old& value)
+EMULATED_ATOMIC(atomicExch, int, ((void)old, value))
+EMULATED_ATOMIC(atomicExch, unsigned, ((void)old, value))
+EMULATED_ATOMIC(atomicExch, unsigned long long, ((void)old, value))
+EMULATED_ATOMIC(atomicExch, float, ((void)old, value))
+#undef EMULATED_ATOMIC
+#define EMULATED_ATOMIC_CAS(T)                                                                   \
+  inline T atomicCAS(T* p, T expected, T value) {                                                \
+    __atomic_compare_exchange_n(p, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); \
+    return expected;                                                                             \
+  }
+EMULATED_ATOMIC_CAS(int)
+EMULATED_ATOMIC_CAS(unsigned)
+EMULATED_ATOMIC_CAS(unsigned long long)
+#undef EMULATED_ATOMIC_CAS
+
+// ---- functions of one thread
+
+template <class T>
+T __ldg(const T* p) {
+  return *p;
 }
 
-inline uint32_t __float_as_uint(float x) {
-  uint32_t bits;
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
+inline unsigned __brev(unsigned x) {
+  unsigned reversed = 0;
+  for (int i = 0; i < 32; ++i) reversed |= (x >> i & 1) << (31 - i);
+  return reversed;
+}
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  return (unsigned long long)((unsigned __int128)(a)*b >> 64);
+}
+
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
   memcpy(&bits, &x, 4);
   return bits;
 }
-inline int32_t __float_as_int(float x) { return int32_t(__float_as_uint(x)); }
-inline float __uint_as_float(uint32_t bits) {
+inline int __float_as_int(float x) { return int(__float_as_uint(x)); }
+inline float __uint_as_float(unsigned bits) {
   float x;
   memcpy(&x, &bits, 4);
   return x;
 }
-inline float __int_as_float(int32_t bits) { return __uint_as_float(uint32_t(bits)); }
-inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return uint64_t((unsigned __int128)(a)*b >> 64); }
+inline float __int_as_float(int bits) { return __uint_as_float(unsigned(bits)); }
 
-// ---- primitives
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+extern "C" inline float __expf(float x) noexcept { return expf(x); }  // glibc declares one, in C
+inline float __fdividef(float x, float y) { return x / y; }
+inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
+inline float __frcp_rn(float x) { return 1 / x; }
 
-inline uint16_t float_to_bf16(float x) {
-  const uint32_t bits = __float_as_uint(x);
-  if (x != x) return uint16_t(bits >> 16 | 0x40);
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+// The types that CUDA has: what is ambiguous to nvcc is ambiguous here. With NaN the other one, as on the GPU.
+template <class T>
+T emulated_min(T a, T b) {
+  return a < b ? a : b;
 }
-uint16_t float_to_half(float x);
-float half_to_float(uint16_t bits);
-
-inline void cp_async16(void* to, const void* from, int bytes) { emulator::copy_async(to, from, bytes); }
-inline void cp_async_commit() { emulator::commit_copies(); }
-template <int N>
-void cp_async_wait() {
-  emulator::wait_copies(N);
+template <class T>
+T emulated_max(T a, T b) {
+  return a > b ? a : b;
 }
-inline void emulated_ldmatrix(uint32_t (&r)[4], const void* row, emulator::Meeting meeting) {
-  if (reinterpret_cast<uintptr_t>(row) % 16) emulator::die("ldmatrix: a row is not 16-byte aligned");
-  uint64_t seen[2];
-  memcpy(seen, row, 16);  // each lane reads its own row here, where sanitizers look
-  asm volatile("" ::"r"(seen));
-  emulator::Part part;
-  part.registers = r;
-  part.row = row;
-  emulator::meet(~0u, meeting, &part);
-}
-inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { emulated_ldmatrix(r, row, emulator::kLdmatrix); }
-inline void ldmatrix_x4_transposed(uint32_t (&r)[4], const void* row) {
-  emulated_ldmatrix(r, row, emulator::kLdmatrixTransposed);
-}
-inline void emulated_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, emulator::Meeting meeting) {
-  emulator::Part part;
-  part.d = d;
-  part.a = a;
-  part.b[0] = b0;
-  part.b[1] = b1;
-  emulator::meet(~0u, meeting, &part);
-}
-inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulated_mma(d, a, b0, b1, emulator::kMmaBf16);
-}
-inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  emulated_mma(d, a, b0, b1, emulator::kMmaF16);
-}
-
-using TmaMap = emulator::Map;
-inline bool make_tma_map(TmaMap* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch,
-                         uint32_t box_rows) {
-  return emulator::make_map(map, base, rows, columns, pitch, box_rows);
-}
-inline void tma_load_2d(void* to, const TmaMap* map, int column, int row, uint64_t* barrier) {
-  emulator::load_box(to, map, column, row, barrier);
-}
-inline void mbarrier_init(uint64_t* barrier, int count) { emulator::barrier_init(barrier, count); }
-inline void mbarrier_init_fence() {}
-inline void mbarrier_arrive(uint64_t* barrier) { emulator::barrier_arrive(barrier, 0); }
-inline void mbarrier_expect(uint64_t* barrier, int bytes) { emulator::barrier_arrive(barrier, bytes); }
-inline void mbarrier_wait(uint64_t* barrier, int parity) { emulator::barrier_wait(barrier, parity); }
-template <int N>
-void registers_up() {}
-template <int N>
-void registers_down() {}
-inline void wgmma_fence() {}
-inline void wgmma_commit() {
-  emulator::Part part;
-  emulator::meet(~0u, emulator::kWgmmaCommit, &part);
-}
-template <int N>
-void wgmma_wait() {
-  emulator::Part part;
-  part.parameter = N;
-  emulator::meet(~0u, emulator::kWgmmaWait, &part);
-}
-template <int N>
-void keep_registers(float (&)[N]) {}
-// as in kernels/primitives.cuh, from the start of the block's shared memory
-inline uint64_t wgmma_descriptor(const void* shared) {
-  const auto address = uint64_t(static_cast<const char*>(shared) - emulator::current->shared);
-  return (address & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
-}
-template <bool F16, int N>
-void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  emulator::Part part;
-  part.d = d;
-  part.descriptors[0] = a;
-  part.descriptors[1] = b;
-  part.columns = N;
-  part.accumulate = accumulate != 0;
-  part.f16 = F16;
-  emulator::meet(~0u, emulator::kWgmma, &part);
-}
+#define EMULATED_MIN_MAX(A, B, T)                          \
+  inline T min(A a, B b) { return emulated_min<T>(a, b); } \
+  inline T max(A a, B b) { return emulated_max<T>(a, b); }
+EMULATED_MIN_MAX(int, int, int)
+EMULATED_MIN_MAX(unsigned, unsigned, unsigned)
+EMULATED_MIN_MAX(int, unsigned, unsigned)
+EMULATED_MIN_MAX(unsigned, int, unsigned)
+EMULATED_MIN_MAX(long, long, long)
+EMULATED_MIN_MAX(unsigned long, unsigned long, unsigned long)
+EMULATED_MIN_MAX(long, unsigned long, unsigned long)
+EMULATED_MIN_MAX(unsigned long, long, unsigned long)
+EMULATED_MIN_MAX(long long, long long, long long)
+EMULATED_MIN_MAX(unsigned long long, unsigned long long, unsigned long long)
+EMULATED_MIN_MAX(long long, unsigned long long, unsigned long long)
+EMULATED_MIN_MAX(unsigned long long, long long, unsigned long long)
+#undef EMULATED_MIN_MAX
+inline float min(float a, float b) { return fminf(a, b); }
+inline float max(float a, float b) { return fmaxf(a, b); }
+inline double min(double a, double b) { return fmin(a, b); }
+inline double max(double a, double b) { return fmax(a, b); }
+inline double min(float a, double b) { return fmin(double(a), b); }
+inline double max(float a, double b) { return fmax(double(a), b); }
+inline double min(double a, float b) { return fmin(a, double(b)); }
+inline double max(double a, float b) { return fmax(a, double(b)); }
 
 // ---- runtime
 
 enum cudaError_t {
-  cudaSuccess,
-  cudaErrorInvalidValue,
-  cudaErrorMemoryAllocation,
-  cudaErrorInvalidConfiguration,
-  cudaErrorNoDevice,
-  cudaErrorNotReady,
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorInvalidResourceHandle = 400,
+  cudaErrorNotReady = 600,
 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventBlockingSync = 1 };
-enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaMemPoolAttrReleaseThreshold };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault,
+};
+enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
+enum { cudaHostAllocDefault = 0, cudaHostAllocPortable = 1, cudaHostAllocMapped = 2, cudaHostAllocWriteCombined = 4 };
+enum cudaFuncAttribute {
+  cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
+  cudaFuncAttributePreferredSharedMemoryCarveout = 9,
+};
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
+
 struct cudaDeviceProp {
   char name[256];
-  size_t totalGlobalMem;
-  int major, minor, multiProcessorCount;
+  size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin;
+  int major, minor, multiProcessorCount, warpSize, maxThreadsPerBlock;
 };
 using cudaStream_t = struct EmulatedStream*;
 using cudaEvent_t = struct EmulatedEvent*;
-using cudaMemPool_t = void*;
+using cudaMemPool_t = struct EmulatedPool*;
 
-cudaError_t cudaGetDeviceCount(int* count);
-cudaError_t cudaSetDevice(int device);
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaGetLastError();
+cudaError_t cudaPeekAtLastError();
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceSynchronize();
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+cudaError_t cudaMalloc(void** data, size_t bytes);
+cudaError_t cudaFree(void* data);
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream);
 cudaError_t cudaMallocHost(void** data, size_t bytes);
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* data);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
-cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream = nullptr);
+cudaError_t cudaMemset(void* data, int value, size_t bytes);
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream = nullptr);
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes);
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+cudaError_t cudaEventCreate(cudaEvent_t* event);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
-cudaError_t cudaGetLastError();
-const char* cudaGetErrorString(cudaError_t error);
-cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device);
-cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, int attribute, void* value);
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end);
+
+template <class T>
+cudaError_t cudaMalloc(T** data, size_t bytes) {
+  return cudaMalloc(reinterpret_cast<void**>(data), bytes);
+}
+template <class T>
+cudaError_t cudaMallocAsync(T** data, size_t bytes, cudaStream_t stream) {
+  return cudaMallocAsync(reinterpret_cast<void**>(data), bytes, stream);
+}
+template <class T>
+cudaError_t cudaMallocHost(T** data, size_t bytes) {
+  return cudaMallocHost(reinterpret_cast<void**>(data), bytes);
+}
+
+// ---- launches
 
 namespace emulator {
-cudaError_t allow_shared(const void* kernel, int attribute, int bytes);
+cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
 void enqueue_grid(const char* name, const void* kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                   std::function<void()> body);
 }  // namespace emulator
+
 template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel* kernel, int attribute, int value) {
-  return emulator::allow_shared(reinterpret_cast<const void*>(kernel), attribute, value);
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
+  return emulator::set_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
+
+// Arguments are converted and copied now, and once more for every thread.
 template <class... P, class... A>
 void emulated_launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                     A... arguments) {
-  std::tuple<P...> held(arguments...);
+                     A&&... arguments) {
+  std::tuple<P...> held(std::forward<A>(arguments)...);
   emulator::enqueue_grid(name, reinterpret_cast<const void*>(kernel), grid, block, shared, stream,
                          [kernel, held] { std::apply(kernel, held); });
 }
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  emulated_launch(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+  emulated_launch(#kernel, kernel, grid, block, shared_bytes, stream __VA_OPT__(, ) __VA_ARGS__)

@@ -5,13 +5,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#include <algorithm>
-#include <deque>
 #include <utility>
 #include <vector>
-
-#include "cuda_runtime.h"
 
 #ifndef EMULATOR_TSAN
 #define EMULATOR_TSAN 0
@@ -27,7 +25,8 @@ void __sanitizer_finish_switch_fiber(void* saved, const void** bottom, size_t* s
 #define EMULATOR_ASAN 0
 #endif
 
-// A race detector for device code: each CUDA thread is a fiber of ThreadSanitizer's, and only barriers order their accesses.
+// A race detector for device code: each CUDA thread is a fiber of ThreadSanitizer's, and only barriers order their
+// accesses.
 #if EMULATOR_TSAN
 extern "C" {
 void* __tsan_get_current_fiber();
@@ -42,7 +41,8 @@ void AnnotateIgnoreReadsEnd(const char*, int);
 void AnnotateIgnoreWritesBegin(const char*, int);
 void AnnotateIgnoreWritesEnd(const char*, int);
 }
-// library calls inside the runtime are no accesses of the device
+// Library calls inside the runtime are no accesses of the device. Neither are templates of the standard library, of
+// which the linker may take an instrumented copy.
 struct Quiet {
   Quiet() {
     AnnotateIgnoreReadsBegin("", 0);
@@ -135,13 +135,27 @@ uint16_t float_to_half(float x) {
   const uint32_t rounded = size + 0xfff + (size >> 13 & 1);
   return uint16_t(sign | ((rounded - 0x38000000) >> 13));
 }
-float half_to_float(uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
-                     : exponent     ? ldexpf(float(1024 + fraction), exponent - 25)
-                                    : ldexpf(float(fraction), -24);
-  return bits & 0x8000 ? -size : size;
+
+namespace {
+
+float from_bits(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
 }
+
+// the same digits 112 exponents lower, which is exact for subnormal ones, too
+inline float half_value(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000) << 16, size = uint32_t(half & 0x7fff) << 13;
+  if (size >= 0x7c00u << 13) return from_bits(sign | 0x7f800000 | size);
+  const float value = from_bits(size) * 0x1p112f;
+  return sign ? -value : value;
+}
+inline float bfloat_value(uint16_t bits) { return from_bits(uint32_t(bits) << 16); }
+
+}  // namespace
+
+float half_to_float(uint16_t bits) { return half_value(bits); }
 
 namespace emulator {
 
@@ -157,8 +171,6 @@ const char* const kNames[] = {
     "ldmatrix.trans",  "mma.bf16",         "mma.f16",        "wgmma",       "wgmma.commit",  "wgmma.wait",
 };
 
-enum State : uint8_t { kReady, kAtBarrier, kAtMeeting, kPolling, kDone };
-
 struct Copy {
   void* to;
   const void* from;
@@ -171,34 +183,41 @@ struct Fiber {
   char* stack = nullptr;
   void* fake_stack = nullptr;
   void* tsan = nullptr;
-  State state = kDone;
   const char* where = "";
-  std::vector<Copy> open;  // copies not yet committed
-  std::deque<std::vector<Copy>> groups;
+  bool fenced = false;         // wgmma_fence since the last wait
+  std::vector<Copy> copies;    // under way, of all groups
+  std::vector<size_t> groups;  // where in `copies` each committed group ends
 };
 
-// An accumulator that the tensor cores use: NaN to the thread until they are done.
-struct Shadow {
+// Why the threads of a warp do not run, a bit for each. Neither ready nor any of these: at a meeting or a named
+// barrier.
+struct States {
+  uint32_t ready, at_barrier, polling, left;
+};
+
+// An accumulator that the tensor cores use: NaN to the threads until they are done.
+struct Accumulator {
   float* d[kGroup];
-  int values = 0, pending = 0;
-  std::vector<float> kept;  // [thread][values]
+  int columns = 0, pending = 0;
+  std::vector<float> tile;  // [64][columns]
 };
 struct Wgmma {
-  int shadow;
+  int accumulator;
   uint64_t a, b;
-  int columns;
   bool accumulate, f16;
 };
 
 // A warp's meeting, or with `warps` 4 a warpgroup's.
 struct Place {
   int warps = 1;
-  Meeting meeting;
-  uint32_t wanted[4], here[4], alive[4];
+  Meeting meeting = kSyncWarp;
+  uint32_t lanes[4], alive[4], wanted[4], here[4];
   Part* parts[kGroup];
-  std::vector<Wgmma> open;
-  std::deque<std::vector<Wgmma>> groups;
-  std::vector<Shadow> shadows;
+  unsigned round = 0;
+  // of a warpgroup
+  std::vector<Wgmma> products;  // issued and not waited for, of all groups
+  std::vector<size_t> groups;   // where in `products` each committed group ends
+  std::vector<Accumulator> accumulators;
 };
 
 struct Box {
@@ -210,47 +229,64 @@ struct Box {
 
 struct Named {
   int threads = 0, arrived = 0;
+  unsigned round = 0;
   std::vector<int> waiting;
+};
+
+struct Variable {
+  const void* key;
+  char* data;
+  size_t bytes;
 };
 
 struct Runtime {
   std::vector<Fiber> fibers;
+  std::vector<States> states;  // of warps
   std::vector<Place> warps, groups;
-  std::vector<uint32_t> ready;  // a bit for each thread that can go on
   int threads = 0, alive = 0, running = 0, stalls = 0, polling = 0;
+  bool inside = false;  // a kernel
   // the block's barrier
   const char* barrier_name = nullptr;
   int arrived = 0, predicates = 0, combine = 0, result = 0;
+  unsigned round = 0;
   Named named[16];
-  std::vector<std::pair<const void*, char*>> variables;
+  std::vector<Variable> variables;
   std::vector<Box> boxes;  // on their way
   dim3 block;
-  const char* kernel = "";
+  std::string kernel;
   char* shared = nullptr;
   size_t shared_bytes = 0;
   const std::function<void()>* body = nullptr;
   void *main_stack_pointer = nullptr, *main_fake_stack = nullptr, *main_tsan = nullptr;
   const void* main_bottom = nullptr;
   size_t main_size = 0;
-  int seed = getenv("SONDE_EMULATE_SCHEDULE") ? atoi(getenv("SONDE_EMULATE_SCHEDULE")) : 0;
+  int seed = 0;
   uint32_t random = 1;
-  bool truncating = getenv("SONDE_EMULATE_TRUNCATION") != nullptr;
-  float halves[65536], bfloats[65536];
+  bool truncating = false;
+  char rounds[2] = {}, launch = 0,
+       end = 0;  // whose addresses stand for the block's barriers, its beginning and its end
+
+  Runtime();
 };
-Runtime& R = *new Runtime;  // never destroyed: stacks stay reachable for the leak checker
+
+int setting(const char* name, int otherwise) {
+  const char* text = getenv(name);
+  return text && *text ? atoi(text) : otherwise;
+}
+
+Runtime::Runtime() : truncating(setting("SONDE_EMULATE_TRUNCATION", 0) != 0) {
+  seed = setting("SONDE_EMULATE_SCHEDULE", 0);
+  random = uint32_t(seed) * 2654435761u + 1;
+}
+Runtime& R = *new Runtime;  // never destroyed: what it holds stays reachable for the leak checker
 
 uint32_t random_bits() {
   R.random = R.random * 1664525 + 1013904223;
   return R.random >> 8;
 }
 
-void set_state(int i, State state) {
-  R.polling += (state == kPolling) - (R.fibers[size_t(i)].state == kPolling);
-  R.fibers[size_t(i)].state = state;
-  uint32_t& word = R.ready[size_t(i / kWarp)];
-  if (state == kReady) word |= 1u << i % kWarp;
-  else word &= ~(1u << i % kWarp);
-}
+States& states_of(int i) { return R.states[size_t(i / kWarp)]; }
+uint32_t bit_of(int i) { return 1u << i % kWarp; }
 
 // uninitialised shared memory reads as NaN
 char* allocate_nan(size_t bytes) {
@@ -258,6 +294,23 @@ char* allocate_nan(size_t bytes) {
   if (posix_memalign(&p, 1024, bytes)) die("out of memory");
   memset(p, 0xff, bytes);
   return static_cast<char*>(p);
+}
+
+// with a page below that faults, so that a deep recursion does not go on in another thread's stack
+char* allocate_stack() {
+  const auto page = size_t(sysconf(_SC_PAGESIZE));
+  void* p = mmap(nullptr, page + kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED || mprotect(p, page, PROT_NONE)) die("out of memory");
+  return static_cast<char*>(p) + page;
+}
+
+bool is_shared(const void* data, size_t bytes) {
+  const char* p = static_cast<const char*>(data);
+  if (p >= R.shared && p + bytes <= R.shared + R.shared_bytes) return true;
+  for (const Variable& variable : R.variables) {
+    if (p >= variable.data && p + bytes <= variable.data + variable.bytes) return true;
+  }
+  return false;
 }
 
 void switch_to(int i, void** save, void** fake) {
@@ -277,23 +330,31 @@ void switch_to(int i, void** save, void** fake) {
 #endif
 }
 
+// ---- the schedule
+
 int ready_in(int warp) {
-  const uint32_t bits = R.ready[size_t(warp)];
+  const uint32_t bits = R.states[size_t(warp)].ready;
   if (!bits) return -1;
   return warp * kWarp + (R.seed & 1 ? 31 - __builtin_clz(bits) : __builtin_ctz(bits));
 }
 
-int in_turn(int step) {
-  for (int k = 1; k <= R.threads; ++k) {
-    const int j = (R.running + (step > 0 ? k : R.threads - k)) % R.threads;
-    if (R.ready[size_t(j / kWarp)] >> j % kWarp & 1) return j;
+// the next ready thread above or below the one that runs, all around
+int in_turn(bool up) {
+  const int warps = int(R.states.size()), warp = R.running / kWarp;
+  const uint32_t own = bit_of(R.running), below = own - 1;
+  for (int k = 0; k <= warps; ++k) {
+    const int w = (warp + (up ? k : warps - k)) % warps;
+    uint32_t bits = R.states[size_t(w)].ready;
+    // its own warp comes first with the lanes ahead, and last with the others
+    if (k == 0) bits &= up ? ~(below | own) : below;
+    if (bits) return w * kWarp + (up ? __builtin_ctz(bits) : 31 - __builtin_clz(bits));
   }
   return -1;
 }
 
 int pick() {
-  if (R.seed == 2 || R.seed == 3) return in_turn(R.seed == 2 ? 1 : -1);
-  const int warps = int(R.ready.size());
+  if (R.seed == 2 || R.seed == 3) return in_turn(R.seed == 2);
+  const int warps = int(R.states.size());
   if (R.seed < 2 || random_bits() % 8) {
     const int j = ready_in(R.running / kWarp);
     if (j >= 0) return j;
@@ -310,49 +371,31 @@ int pick() {
   std::string text;
   const char* last = nullptr;
   for (int i = 0, shown = 0; i < R.threads && shown < 8; ++i) {
-    const Fiber& fiber = R.fibers[size_t(i)];
-    if (fiber.state == kDone || fiber.where == last) continue;
-    last = fiber.where;
-    text += " thread " + std::to_string(i) + " waits in " + last + ";";
+    const char* where = R.fibers[size_t(i)].where;
+    if (states_of(i).left & bit_of(i) || where == last) continue;
+    text += (last ? "; thread " : "thread ") + std::to_string(i) + " waits in " + where;
+    last = where;
     ++shown;
   }
-  die("deadlock:%s", text.c_str());
+  die("deadlock: %s", text.c_str());
 }
 
-void check_phase(uint64_t* barrier);
-
-// A box of a matrix arrives in shared memory; what is outside the matrix is zero. 128-byte swizzle: the address's bits 4 to 6 are
-// combined with bits 7 to 9.
-void deliver(size_t i) {
-  Quiet quiet;
-  const Box box = R.boxes[i];
-  R.boxes.erase(R.boxes.begin() + long(i));
-  const Map& map = box.map;
-  for (int64_t r = 0; r < int64_t(map.box_rows); ++r) {
-    const int64_t row = box.row + r;
-    for (int64_t chunk = 0; chunk < 8; ++chunk) {
-      auto at = uint64_t(box.to - R.shared) + uint64_t(r * 128 + chunk * 16);
-      at ^= (at >> 7 & 7) << 4;
-      uint16_t eight[8] = {};
-      for (int64_t e = 0; e < 8; ++e) {
-        const int64_t column = box.column + chunk * 8 + e;
-        const bool inside = row >= 0 && row < int64_t(map.rows) && column >= 0 && column < int64_t(map.columns);
-        if (inside) memcpy(&eight[e], map.base + uint64_t(row) * map.pitch + uint64_t(column) * 2, 2);
-      }
-      memcpy(R.shared + at, eight, 16);
-    }
-  }
-  auto* words = reinterpret_cast<int32_t*>(box.barrier);
-  words[1] -= int32_t(map.box_rows * 128) * 2;
-  R.stalls = 0;
-  check_phase(box.barrier);
+void poll() {
+  states_of(R.running).ready &= ~bit_of(R.running);
+  states_of(R.running).polling |= bit_of(R.running);
+  ++R.polling;
 }
 
 void wake_pollers() {
-  for (int i = 0; R.polling > 0 && i < R.threads; ++i) {
-    if (R.fibers[size_t(i)].state == kPolling) set_state(i, kReady);
+  if (R.polling == 0) return;
+  for (States& states : R.states) {
+    states.ready |= states.polling;
+    states.polling = 0;
   }
+  R.polling = 0;
 }
+
+void deliver(size_t i);
 
 // With nobody ready a copy arrives, as late as it may, and those who poll a barrier look again.
 int next_ready() {
@@ -368,21 +411,20 @@ int next_ready() {
 
 // elsewhere: another warp goes on if there is one
 void yield(bool elsewhere = false) {
-  const int me = R.running;
+  const int me = R.running, warps = int(R.states.size());
   int next = -1;
-  for (int k = 1; elsewhere && next < 0 && k < int(R.ready.size()); ++k) {
-    next = ready_in((me / kWarp + k) % int(R.ready.size()));
-  }
+  for (int k = 1; elsewhere && next < 0 && k < warps; ++k) next = ready_in((me / kWarp + k) % warps);
   if (next < 0) next = next_ready();
   if (next != me) switch_to(next, &R.fibers[size_t(me)].stack_pointer, &R.fibers[size_t(me)].fake_stack);
 }
 
 void release_block() {
-  const int arrived = R.arrived;
-  R.result = R.combine == 0 ? R.predicates : R.combine == 1 ? R.predicates > 0 : R.predicates == arrived;
+  R.result = R.combine == 0 ? R.predicates : R.combine == 1 ? R.predicates > 0 : R.predicates == R.arrived;
   R.arrived = R.predicates = R.stalls = 0;
-  for (int i = 0; i < R.threads; ++i) {
-    if (R.fibers[size_t(i)].state == kAtBarrier && R.fibers[size_t(i)].where == R.barrier_name) set_state(i, kReady);
+  ++R.round;
+  for (States& states : R.states) {
+    states.ready |= states.at_barrier;
+    states.at_barrier = 0;
   }
 }
 
@@ -390,7 +432,7 @@ void leave_place(Place& place, int warp_of_place, int lane) {
   place.alive[warp_of_place] &= ~(1u << lane);
   if (place.here[warp_of_place] & ~place.alive[warp_of_place])
     die("%s with a lane that has left", kNames[place.meeting]);
-  if (!place.groups.empty() || !place.open.empty()) die("a thread left with wgmma that nobody waited for");
+  if (!place.products.empty()) die("left with wgmma that nobody waited for");
 }
 
 void fiber_main() {
@@ -403,13 +445,13 @@ void fiber_main() {
     R.main_size = size;
   }
 #endif
-  __tsan_acquire(&R.body);
+  __tsan_acquire(&R.launch);
   (*R.body)();
-  __tsan_release(&R.block);
+  __tsan_release(&R.end);
   const int me = R.running;
-  Fiber& fiber = R.fibers[size_t(me)];
-  if (!fiber.open.empty() || !fiber.groups.empty()) die("a thread left with cp.async copies that it did not wait for");
-  set_state(me, kDone);
+  if (!R.fibers[size_t(me)].copies.empty()) die("left with cp.async copies that it did not wait for");
+  states_of(me).ready &= ~bit_of(me);
+  states_of(me).left |= bit_of(me);
   --R.alive;
   R.stalls = 0;
   leave_place(R.warps[size_t(me / kWarp)], 0, me % kWarp);
@@ -428,171 +470,282 @@ void fiber_main() {
 
 // ---- tensor cores
 
+// Vectors of GCC's: loops over columns would only be vectorised at -O3.
+typedef float Four __attribute__((vector_size(16)));
+
+// d [2][4 V] += a [2][16] b [16][4 V], rows of d and b `step` apart; the products are added up before they are added to
+// d
+template <int V>
+inline void multiply_part(float* d, const float* a, const float* b, int step) {
+  Four sums[2][V] = {};
+  for (int k = 0; k < 16; ++k) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Four row;
+      memcpy(&row, b + k * step + v * 4, sizeof row);
+      sums[0][v] += a[k] * row;
+      sums[1][v] += a[16 + k] * row;
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      Four old;
+      memcpy(&old, d + i * step + v * 4, sizeof old);
+      old += sums[i][v];
+      memcpy(d + i * step + v * 4, &old, sizeof old);
+    }
+  }
+}
+
+constexpr int kZero = -30000, kNotFinite = 100000;  // the sum of both still tells NaN
+
+// floor of the logarithm to base 2
+int exponent_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  bits &= 0x7fffffff;
+  if (bits == 0) return kZero;
+  if (bits >= 0x7f800000) return kNotFinite;
+  return bits >> 23 ? int(bits >> 23) - 127 : -118 - __builtin_clz(bits);
+}
+
+double power_of_two(int exponent) {
+  const uint64_t bits = uint64_t(1023 + exponent) << 52;
+  double x;
+  memcpy(&x, &bits, 8);
+  return x;
+}
+
 float cut_off(double x) {
   const float nearest = float(x);
   return fabs(double(nearest)) > fabs(x) ? nextafterf(nearest, 0.0f) : nearest;
 }
 
-// c + a b of 16 products as an H100 sums them (a model of its authors' measurements: N. Higham and others, "Matrix multiply-add in
-// mixed precision": aligned to the largest exponent with two more bits, cut off, the sum cut off to float32)
-float sum_truncated(const float* a, const float* b, int64_t b_step, float c) {
-  double product[16];
-  int largest = INT32_MIN;
-  bool finite = std::isfinite(c);
-  for (int k = 0; k < 16; ++k) {
-    product[k] = double(a[k]) * double(b[k * b_step]);
-    finite = finite && std::isfinite(product[k]);
-    if (product[k] != 0 && finite) largest = std::max(largest, ilogbf(a[k]) + ilogbf(b[k * b_step]));
+// d + a b as an H100 sums 16 products, after the published measurements (M. Fasi and others, "Numerical behavior of
+// NVIDIA tensor cores"; the parameters of H100 from north-numerical-computing/MATLAB-tensor-core): all aligned to the
+// largest exponent with two more bits than float32 has, cut off, and the sum cut off to float32.
+void multiply_truncated(float* d, const float* a, const float* b, int rows, int columns) {
+  static int a_exponents[64 * 16], b_exponents[16 * 256];
+  for (int i = 0; i < rows * 16; ++i) a_exponents[i] = exponent_of(a[i]);
+  for (int i = 0; i < 16 * columns; ++i) b_exponents[i] = exponent_of(b[i]);
+  constexpr int kPart = 8;
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; j += kPart) {
+      float* to = d + i * columns + j;
+      int largest[kPart];
+      for (int c = 0; c < kPart; ++c) largest[c] = exponent_of(to[c]);
+      for (int k = 0; k < 16; ++k) {
+        const int* exponents = b_exponents + k * columns + j;
+        for (int c = 0; c < kPart; ++c) {
+          const int exponent = a_exponents[i * 16 + k] + exponents[c];
+          largest[c] = exponent > largest[c] ? exponent : largest[c];
+        }
+      }
+      double units[kPart], sums[kPart];
+      for (int c = 0; c < kPart; ++c) {
+        const bool usual = largest[c] > kZero / 2 && largest[c] < kNotFinite / 2;
+        units[c] = usual ? power_of_two(25 - largest[c]) : 0;
+        sums[c] = usual ? trunc(double(to[c]) * units[c]) : 0;
+      }
+      for (int k = 0; k < 16; ++k) {
+        const auto x = double(a[i * 16 + k]);
+        const float* y = b + k * columns + j;
+        // below 2^27 units: what an int holds
+        for (int c = 0; c < kPart; ++c) sums[c] += double(int(x * double(y[c]) * units[c]));
+      }
+      for (int c = 0; c < kPart; ++c) {
+        if (largest[c] < kNotFinite / 2) {
+          to[c] = units[c] != 0 ? cut_off(sums[c] / units[c]) : 0;
+          continue;
+        }
+        auto sum = double(to[c]);
+        for (int k = 0; k < 16; ++k) sum += double(a[i * 16 + k]) * double(b[k * columns + j + c]);
+        to[c] = float(sum);
+      }
+    }
   }
-  if (!finite) {
-    double sum = double(c);
-    for (double p : product) sum += p;
-    return float(sum);
-  }
-  if (c != 0) largest = std::max(largest, ilogbf(c));
-  if (largest == INT32_MIN) return 0;
-  const double unit = ldexp(1.0, largest - 25);
-  double sum = trunc(double(c) / unit) * unit;
-  for (double p : product) sum += trunc(p / unit) * unit;
-  return cut_off(sum);
 }
 
 // d [rows][columns] += a [rows][16] b [16][columns]
 void multiply16(float* d, const float* a, const float* b, int rows, int columns) {
-  for (int i = 0; i < rows; ++i) {
-    float* row = d + i * columns;
-    if (R.truncating) {
-      for (int j = 0; j < columns; ++j) row[j] = sum_truncated(a + i * 16, b + j, columns, row[j]);
-      continue;
+  if (R.truncating) return multiply_truncated(d, a, b, rows, columns);
+  for (int j = 0; j < columns; j += columns < 16 ? 8 : 16) {
+    for (int i = 0; i < rows; i += 2) {
+      if (columns < 16) multiply_part<2>(d + i * columns + j, a + i * 16, b + j, columns);
+      else multiply_part<4>(d + i * columns + j, a + i * 16, b + j, columns);
     }
-    float sums[256];
-    for (int j = 0; j < columns; ++j) sums[j] = 0;
-    for (int k = 0; k < 16; ++k) {
-      const float x = a[i * 16 + k];
-      const float* y = b + k * columns;
-      for (int j = 0; j < columns; ++j) sums[j] += x * y[j];
-    }
-    for (int j = 0; j < columns; ++j) row[j] += sums[j];
   }
 }
 
 // PTX ISA, fragments of m16n8k16: row lane / 4 (+8), columns lane % 4 * 2 (+8)
-void run_mma(Part** parts, const float* table) {
+template <float (*kValue)(uint16_t)>
+void run_mma(Part** parts) {
   float a[16 * 16], b[16 * 8], d[16 * 8];
-  const auto half = [](uint32_t word, int h) { return h ? word >> 16 : word & 0xffff; };
   for (int lane = 0; lane < kWarp; ++lane) {
     const Part& part = *parts[lane];
-    const int g = lane / 4, k0 = lane % 4 * 2;
-    for (int h = 0; h < 2; ++h) {
-      const int k = k0 + h;
-      a[g * 16 + k] = table[half(part.a[0], h)];
-      a[(g + 8) * 16 + k] = table[half(part.a[1], h)];
-      a[g * 16 + k + 8] = table[half(part.a[2], h)];
-      a[(g + 8) * 16 + k + 8] = table[half(part.a[3], h)];
-      b[k * 8 + g] = table[half(part.b[0], h)];
-      b[(k + 8) * 8 + g] = table[half(part.b[1], h)];
-      d[g * 8 + k] = part.d[h];
-      d[(g + 8) * 8 + k] = part.d[2 + h];
+    const int g = lane / 4, k = lane % 4 * 2;
+    for (int i = 0; i < 4; ++i) {
+      float* to = a + (g + i % 2 * 8) * 16 + k + i / 2 * 8;
+      to[0] = kValue(uint16_t(part.a[i]));
+      to[1] = kValue(uint16_t(part.a[i] >> 16));
+    }
+    for (int i = 0; i < 2; ++i) {
+      float* to = b + (k + i * 8) * 8 + g;
+      to[0] = kValue(uint16_t(part.b[i]));
+      to[8] = kValue(uint16_t(part.b[i] >> 16));
+      memcpy(d + (g + i * 8) * 8 + k, part.d + 2 * i, 8);
     }
   }
   multiply16(d, a, b, 16, 8);
   for (int lane = 0; lane < kWarp; ++lane) {
-    for (int h = 0; h < 4; ++h) parts[lane]->d[h] = d[(lane / 4 + h / 2 * 8) * 8 + lane % 4 * 2 + h % 2];
+    for (int i = 0; i < 2; ++i) memcpy(parts[lane]->d + 2 * i, d + (lane / 4 + i * 8) * 8 + lane % 4 * 2, 8);
   }
 }
 
-// A row's 16 elements: K-major, 128-byte swizzle, groups of 8 rows `group` bytes apart.
-void read_operand(float* to, int64_t step, uint64_t descriptor, int row, const float* table) {
+// Rows of 16 elements, to [row][16] or [16][rows]: K-major, 128-byte swizzle, groups of 8 rows `group` bytes apart.
+template <float (*kValue)(uint16_t)>
+void read_operand(float* to, int rows, bool transposed, uint64_t descriptor) {
   if (descriptor >> 62 != 1) die("wgmma: only the 128-byte swizzle is emulated");
   const uint64_t group = (descriptor >> 32 & 0x3fff) << 4;
-  for (int chunk = 0; chunk < 2; ++chunk) {
-    uint64_t at = ((descriptor & 0x3fff) << 4) + uint64_t(row / 8) * group + uint64_t(row % 8 * 128 + chunk * 16);
-    at ^= (at >> 7 & 7) << 4;
-    if (at + 16 > R.shared_bytes) die("wgmma: an operand lies outside shared memory");
-    uint16_t bits[8];
-    memcpy(bits, R.shared + at, 16);
-    for (int e = 0; e < 8; ++e) to[(chunk * 8 + e) * step] = table[bits[e]];
+  for (int row = 0; row < rows; ++row) {
+    for (int chunk = 0; chunk < 2; ++chunk) {
+      uint64_t at = ((descriptor & 0x3fff) << 4) + uint64_t(row / 8) * group + uint64_t(row % 8 * 128 + chunk * 16);
+      at ^= (at >> 7 & 7) << 4;
+      if (at + 16 > R.shared_bytes) die("wgmma: an operand lies outside shared memory");
+      uint16_t bits[8];
+      memcpy(bits, R.shared + at, 16);
+      for (int e = 0; e < 8; ++e) {
+        const int k = chunk * 8 + e;
+        to[transposed ? k * rows + row : row * 16 + k] = kValue(bits[e]);
+      }
+    }
   }
 }
 
-// where in a 64 x columns tile value v of thread t lies
-int tile_place(int t, int v, int columns) {
-  return (t / kWarp * 16 + t % kWarp / 4 + v / 2 % 2 * 8) * columns + v / 4 * 8 + t % 4 * 2 + v % 2;
+// Threads' values to the tile or back. Values 4 i + 2 h and the next of thread t are in row h * 8 + t's own of the
+// tile.
+template <class Move>
+void move_tile(Accumulator& accumulator, Move move) {
+  const int columns = accumulator.columns;
+  for (int t = 0; t < kGroup; ++t) {
+    float* tile = accumulator.tile.data() + (t / kWarp * 16 + t % kWarp / 4) * columns + t % 4 * 2;
+    float* d = accumulator.d[t];
+    for (int i = 0; i < columns / 8; ++i) {
+      for (int h = 0; h < 2; ++h) move(tile + h * 8 * columns + i * 8, d + i * 4 + h * 2);
+    }
+  }
 }
 
+// When a wait completes it: operands are read as late as allowed.
 void run_wgmma(Place& place, const Wgmma& w) {
-  static std::vector<float> a, b, d;
-  Shadow& shadow = place.shadows[size_t(w.shadow)];
-  const float* table = w.f16 ? R.halves : R.bfloats;
-  a.resize(64 * 16);
-  b.resize(size_t(16 * w.columns));
-  d.assign(size_t(64 * w.columns), 0.0f);
-  for (int i = 0; i < 64; ++i) read_operand(&a[size_t(i * 16)], 1, w.a, i, table);
-  for (int j = 0; j < w.columns; ++j) read_operand(&b[size_t(j)], w.columns, w.b, j, table);
-  for (int t = 0; w.accumulate && t < kGroup; ++t) {
-    for (int v = 0; v < shadow.values; ++v) {
-      d[size_t(tile_place(t, v, w.columns))] = shadow.kept[size_t(t * shadow.values + v)];
-    }
+  static float a[64 * 16], b[16 * 256];
+  Accumulator& accumulator = place.accumulators[size_t(w.accumulator)];
+  const auto read = w.f16 ? read_operand<half_value> : read_operand<bfloat_value>;
+  read(a, 64, false, w.a);
+  read(b, accumulator.columns, true, w.b);
+  if (!w.accumulate) accumulator.tile.assign(accumulator.tile.size(), 0.0f);
+  multiply16(accumulator.tile.data(), a, b, 64, accumulator.columns);
+  if (--accumulator.pending > 0) return;
+  uint32_t all = ~0u;
+  move_tile(accumulator, [&all](const float* tile, float* d) {
+    uint32_t bits[2];
+    memcpy(bits, d, 8);
+    all &= bits[0] & bits[1];
+    memcpy(d, tile, 8);
+  });
+  if (all != ~0u) die("wgmma: an accumulator was written before the wait for it");
+}
+
+Accumulator& accumulator_of(Place& place, const Part& first) {
+  for (Accumulator& accumulator : place.accumulators) {
+    if (accumulator.d[0] == first.d) return accumulator;
   }
-  multiply16(d.data(), a.data(), b.data(), 64, w.columns);
-  for (int t = 0; t < kGroup; ++t) {
-    for (int v = 0; v < shadow.values; ++v) {
-      shadow.kept[size_t(t * shadow.values + v)] = d[size_t(tile_place(t, v, w.columns))];
-    }
-  }
-  if (--shadow.pending > 0) return;
-  for (int t = 0; t < kGroup; ++t) {
-    for (int v = 0; v < shadow.values; ++v) {
-      uint32_t bits;
-      memcpy(&bits, &shadow.d[t][v], 4);
-      if (bits != 0xffffffffu) die("wgmma: an accumulator was written before the wait for it");
-      shadow.d[t][v] = shadow.kept[size_t(t * shadow.values + v)];
-    }
-  }
+  place.accumulators.emplace_back();
+  return place.accumulators.back();
 }
 
 void begin_wgmma(Place& place) {
   const Part& first = *place.parts[0];
-  int found = -1;
-  for (size_t i = 0; i < place.shadows.size(); ++i) {
-    const Shadow& shadow = place.shadows[i];
-    if (shadow.pending > 0 && shadow.d[0] == first.d) found = int(i);
-    else if (shadow.pending == 0 && found < 0 && shadow.d[0] == first.d) found = int(i);
-  }
-  if (found < 0) {
-    found = int(place.shadows.size());
-    place.shadows.emplace_back();
-  }
-  Shadow& shadow = place.shadows[size_t(found)];
-  shadow.values = first.columns / 2;
-  if (shadow.pending++ == 0) {
-    shadow.kept.resize(size_t(kGroup * shadow.values));
-    for (int t = 0; t < kGroup; ++t) {
-      shadow.d[t] = place.parts[t]->d;
-      memcpy(&shadow.kept[size_t(t * shadow.values)], shadow.d[t], size_t(shadow.values) * 4);
-      memset(shadow.d[t], 0xff, size_t(shadow.values) * 4);
-    }
-  }
+  Accumulator& accumulator = accumulator_of(place, first);
+  if (accumulator.pending > 0 && accumulator.columns != first.columns) die("wgmma: one accumulator in two shapes");
   for (int t = 0; t < kGroup; ++t) {
     const Part& part = *place.parts[t];
-    if (part.descriptors[0] != first.descriptors[0] || part.descriptors[1] != first.descriptors[1]) {
-      die("wgmma: descriptors differ within the warpgroup");
+    if (part.descriptors[0] != first.descriptors[0] || part.descriptors[1] != first.descriptors[1] ||
+        part.accumulate != first.accumulate || part.f16 != first.f16 || part.columns != first.columns) {
+      die("wgmma: thread %d of the warpgroup and its first differ in their operands", t);
     }
+    if (accumulator.pending > 0 && accumulator.d[t] != part.d) die("wgmma: threads differ in their accumulators");
+    accumulator.d[t] = part.d;
   }
-  place.open.push_back({found, first.descriptors[0], first.descriptors[1], first.columns, first.accumulate, first.f16});
+  if (accumulator.pending++ == 0) {
+    const int base = R.running / kGroup * kGroup;
+    for (int t = 0; t < kGroup; ++t) {
+      if (!R.fibers[size_t(base + t)].fenced) die("wgmma: thread %d has not called wgmma_fence", base + t);
+    }
+    accumulator.columns = first.columns;
+    accumulator.tile.resize(size_t(64 * first.columns));
+    move_tile(accumulator, [](float* tile, float* d) {
+      memcpy(tile, d, 8);
+      memset(d, 0xff, 8);
+    });
+  }
+  const auto index = int(&accumulator - place.accumulators.data());
+  place.products.push_back({index, first.descriptors[0], first.descriptors[1], first.accumulate, first.f16});
 }
+
+void wait_wgmma(Place& place, size_t pending) {
+  if (place.groups.size() <= pending) return;
+  const size_t groups = place.groups.size() - pending, count = place.groups[groups - 1];
+  for (size_t i = 0; i < count; ++i) run_wgmma(place, place.products[i]);
+  place.products.erase(place.products.begin(), place.products.begin() + long(count));
+  place.groups.erase(place.groups.begin(), place.groups.begin() + long(groups));
+  for (size_t& end : place.groups) end -= count;
+  const int base = R.running / kGroup * kGroup;
+  for (int t = 0; t < kGroup; ++t) R.fibers[size_t(base + t)].fenced = false;
+}
+
+// ---- meetings
 
 void shuffle(Part** parts, uint32_t mask, Meeting meeting) {
   for (int lane = 0; lane < kWarp; ++lane) {
     if (!(mask >> lane & 1)) continue;
-    const int p = parts[lane]->parameter;
-    int from = meeting == kShuffleXor    ? lane ^ p
-               : meeting == kShuffleDown ? lane + p
-               : meeting == kShuffleUp   ? lane - p
-                                         : p & 31;
-    if (from < 0 || from >= kWarp) from = lane;
+    Part& part = *parts[lane];
+    const int start = lane & -part.width, end = start + part.width;
+    int from = lane;
+    if (meeting == kShuffleXor) from = lane ^ part.parameter;
+    else if (meeting == kShuffleDown) from = lane + part.parameter;
+    else if (meeting == kShuffleUp) from = lane - part.parameter;
+    else from = start + (part.parameter & (part.width - 1));
+    // beyond its end a lane reads its own value
+    if (from >= end || from < 0 || (meeting == kShuffleUp && from < start)) from = lane;
     if (!(mask >> from & 1)) die("%s reads lane %d, which is not in mask %08x", kNames[meeting], from, mask);
-    parts[lane]->out = parts[from]->in;
+    part.out = parts[from]->in;
+  }
+}
+
+void ballot(Part** parts, uint32_t mask) {
+  uint64_t bits = 0;
+  for (int lane = 0; lane < kWarp; ++lane) {
+    if ((mask >> lane & 1) && parts[lane]->in) bits |= uint64_t(1) << lane;
+  }
+  for (int lane = 0; lane < kWarp; ++lane) {
+    if (mask >> lane & 1) parts[lane]->out = bits;
+  }
+}
+
+template <bool kTransposed>
+void load_matrices(Part** parts) {
+  for (int m = 0; m < 4; ++m) {
+    uint16_t matrix[8][8];
+    for (int row = 0; row < 8; ++row) memcpy(matrix[row], parts[m * 8 + row]->row, 16);
+    for (int lane = 0; lane < kWarp; ++lane) {
+      const int i = lane / 4, j = lane % 4 * 2;
+      const uint16_t low = kTransposed ? matrix[j][i] : matrix[i][j];
+      const uint16_t high = kTransposed ? matrix[j + 1][i] : matrix[i][j + 1];
+      parts[lane]->registers[m] = low | uint32_t(high) << 16;
+    }
   }
 }
 
@@ -604,48 +757,28 @@ void hold(Place& place, uint32_t mask) {
     case kShuffleDown:
     case kShuffleUp:
     case kShuffle: return shuffle(parts, mask, place.meeting);
-    case kBallot: {
-      uint64_t bits = 0;
-      for (int lane = 0; lane < kWarp; ++lane) {
-        if ((mask >> lane & 1) && parts[lane]->in) bits |= uint64_t(1) << lane;
-      }
-      for (int lane = 0; lane < kWarp; ++lane) {
-        if (mask >> lane & 1) parts[lane]->out = bits;
-      }
-      return;
-    }
+    case kBallot: return ballot(parts, mask);
     case kSyncWarp: return;
-    case kLdmatrix:
-    case kLdmatrixTransposed:
-      for (int m = 0; m < 4; ++m) {
-        for (int lane = 0; lane < kWarp; ++lane) {
-          for (int h = 0; h < 2; ++h) {
-            const int row = place.meeting == kLdmatrix ? lane / 4 : lane % 4 * 2 + h;
-            const int column = place.meeting == kLdmatrix ? lane % 4 * 2 + h : lane / 4;
-            uint16_t bits;
-            memcpy(&bits, static_cast<const char*>(parts[m * 8 + row]->row) + column * 2, 2);
-            uint32_t& word = parts[lane]->registers[m];
-            word = h ? (word & 0xffff) | uint32_t(bits) << 16 : bits;
-          }
-        }
-      }
-      return;
-    case kMmaBf16: return run_mma(parts, R.bfloats);
-    case kMmaF16: return run_mma(parts, R.halves);
+    case kLdmatrix: return load_matrices<false>(parts);
+    case kLdmatrixTransposed: return load_matrices<true>(parts);
+    case kMmaBf16: return run_mma<bfloat_value>(parts);
+    case kMmaF16: return run_mma<half_value>(parts);
     case kWgmma: return begin_wgmma(place);
-    case kWgmmaCommit:
-      place.groups.push_back(std::move(place.open));
-      place.open.clear();
-      return;
-    case kWgmmaWait:
-      // operands are read as late as allowed
-      while (int(place.groups.size()) > parts[0]->parameter) {
-        for (const Wgmma& w : place.groups.front()) run_wgmma(place, w);
-        place.groups.pop_front();
-      }
-      return;
+    case kWgmmaCommit: place.groups.push_back(place.products.size()); return;
+    case kWgmmaWait: return wait_wgmma(place, size_t(parts[0]->parameter));
   }
 }
+
+[[noreturn]] void refuse_meeting(const Place& place, int k, uint32_t mask, Meeting meeting) {
+  const int lane = R.running % kWarp;
+  const char* name = kNames[meeting];
+  if (!(mask >> lane & 1)) die("%s: lane %d is not in its own mask %08x", name, lane, mask);
+  if (mask & ~place.alive[k]) die("%s: mask %08x names lanes that have left or never were", name, mask);
+  die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[place.meeting], place.wanted[k], name,
+      mask);
+}
+
+// ---- barriers that count bytes
 
 // An mbarrier as the emulator keeps it: count, arrivals still to come, bytes to come times two, and the phase's parity.
 struct Phase {
@@ -653,8 +786,17 @@ struct Phase {
   int32_t bytes_and_parity;
 };
 
-void check_phase(uint64_t* barrier) {
+Phase* phase_of(uint64_t* barrier) {
+  if (reinterpret_cast<uintptr_t>(barrier) % 8 || !is_shared(barrier, 8)) die("mbarrier: not 8 bytes of shared memory");
   auto* phase = reinterpret_cast<Phase*>(barrier);
+  if (phase->count <= 0) die("mbarrier: not initialised");
+  return phase;
+}
+
+// What ThreadSanitizer knows a phase by. Not one for all: who is a phase ahead would order those who are behind.
+char* sync_of(uint64_t* barrier, int parity) { return reinterpret_cast<char*>(barrier) + parity; }
+
+void check_phase(Phase* phase) {
   if (phase->pending != 0 || phase->bytes_and_parity >> 1 != 0) return;
   phase->bytes_and_parity ^= 1;
   phase->pending = phase->count;
@@ -663,13 +805,48 @@ void check_phase(uint64_t* barrier) {
   if (R.seed & 1 || R.seed > 3) wake_pollers();
 }
 
+// A box of a matrix arrives in shared memory; what is outside the matrix is zero. 128-byte swizzle: the address's bits
+// 4 to 6 are combined with bits 7 to 9.
+void deliver(size_t i) {
+  Quiet quiet;
+  const Box box = R.boxes[i];
+  R.boxes.erase(R.boxes.begin() + long(i));
+  const Map& map = box.map;
+  for (int64_t r = 0; r < int64_t(map.box_rows); ++r) {
+    const int64_t row = box.row + r;
+    const bool row_inside = row >= 0 && row < int64_t(map.rows);
+    for (int64_t chunk = 0; chunk < 8; ++chunk) {
+      auto at = uint64_t(box.to - R.shared) + uint64_t(r * 128 + chunk * 16);
+      at ^= (at >> 7 & 7) << 4;
+      uint16_t eight[8] = {};
+      const int64_t column = box.column + chunk * 8, end = int64_t(map.columns);
+      const char* from = map.base + row * int64_t(map.pitch) + column * 2;
+      if (row_inside && column >= 0 && column + 8 <= end) {
+        memcpy(eight, from, 16);
+      } else {
+        for (int64_t e = 0; e < 8; ++e) {
+          if (row_inside && column + e >= 0 && column + e < end) memcpy(&eight[e], from + e * 2, 2);
+        }
+      }
+      memcpy(R.shared + at, eight, 16);
+    }
+  }
+  Phase* phase = phase_of(box.barrier);
+  phase->bytes_and_parity -= int32_t(map.box_rows * 128) * 2;
+  R.stalls = 0;
+  check_phase(phase);
+}
+
+// ---- blocks
+
 void prepare_fiber(int i, dim3 block, dim3 grid) {
   Fiber& fiber = R.fibers[size_t(i)];
   const auto u = unsigned(i);
   fiber.thread = {{u % block.x, u / block.x % block.y, u / (block.x * block.y)}, R.block, block, grid, R.shared};
   fiber.fake_stack = nullptr;
   fiber.where = "its first step";
-  set_state(i, kReady);
+  fiber.fenced = false;
+  fiber.groups.clear();
 #if defined(__x86_64__)
   auto** top = reinterpret_cast<void**>(fiber.stack + kStack);
   *--top = nullptr;
@@ -683,41 +860,49 @@ void prepare_fiber(int i, dim3 block, dim3 grid) {
 #endif
 }
 
+uint32_t lanes_from(int first) {
+  const int left = R.threads - first;
+  return left >= kWarp ? ~0u : left > 0 ? (1u << left) - 1 : 0;
+}
+
 void prepare_places(std::vector<Place>& places, int warps) {
   for (size_t i = 0; i < places.size(); ++i) {
     Place& place = places[i];
     place.warps = warps;
-    place.shadows.clear();
+    place.accumulators.clear();
+    place.groups.clear();
     for (int k = 0; k < warps; ++k) {
-      const int left = R.threads - (int(i) * warps + k) * kWarp;
       place.here[k] = 0;
-      place.alive[k] = left >= kWarp ? ~0u : left > 0 ? (1u << left) - 1 : 0;
+      place.lanes[k] = place.alive[k] = lanes_from((int(i) * warps + k) * kWarp);
     }
   }
+}
+
+void prepare_states() {
+  for (size_t w = 0; w < R.states.size(); ++w) R.states[w] = {lanes_from(int(w) * kWarp), 0, 0, 0};
+  R.polling = 0;
 }
 
 void run_block(dim3 block, dim3 grid) {
   R.shared = R.shared_bytes ? allocate_nan(R.shared_bytes) : nullptr;
   for (int i = 0; i < R.threads; ++i) prepare_fiber(i, block, grid);
+  prepare_states();
   prepare_places(R.warps, 1);
   prepare_places(R.groups, 4);
 #if EMULATOR_TSAN
   R.main_tsan = __tsan_get_current_fiber();
 #endif
-  __tsan_release(&R.body);
+  __tsan_release(&R.launch);
   R.alive = R.threads;
   R.arrived = R.predicates = R.stalls = 0;
   R.main_bottom = nullptr;
   R.running = R.seed == 1 ? R.threads - 1 : 0;
   const int first = R.seed < 4 ? R.running : int(random_bits() % uint32_t(R.threads));
   switch_to(first, &R.main_stack_pointer, &R.main_fake_stack);
-  __tsan_acquire(&R.block);
+  __tsan_acquire(&R.end);
   if (!R.boxes.empty()) die("bulk copies are under way at the end of the block");
-  for (const Named& named : R.named) {
-    if (named.arrived) die("threads left while others wait at a named barrier");
-  }
   free(R.shared);
-  for (const auto& variable : R.variables) free(variable.second);
+  for (const Variable& variable : R.variables) free(variable.data);
   R.variables.clear();
 }
 
@@ -726,7 +911,10 @@ void run_block(dim3 block, dim3 grid) {
 void die(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  fprintf(stderr, "emulator: %s, block (%u,%u,%u), thread %d: ", R.kernel, R.block.x, R.block.y, R.block.z, R.running);
+  fprintf(stderr, "emulator: ");
+  if (R.inside) {
+    fprintf(stderr, "block (%u,%u,%u) thread %d of %s: ", R.block.x, R.block.y, R.block.z, R.running, R.kernel.c_str());
+  }
   vfprintf(stderr, format, arguments);
   fprintf(stderr, "\n");
   va_end(arguments);
@@ -739,94 +927,99 @@ void set_schedule(int seed) {
   R.random = uint32_t(seed) * 2654435761u + 1;
 }
 void set_truncating(bool truncating) { R.truncating = truncating; }
+int capability() { return setting("SONDE_EMULATE_SM", 90); }
 
 int block_barrier(const char* name, int predicate, int combine) {
-  Fiber& fiber = R.fibers[size_t(R.running)];
-  if (R.arrived && strcmp(R.barrier_name, name) != 0) {
+  if (R.arrived && R.barrier_name != name && strcmp(R.barrier_name, name) != 0) {
     die("threads of a block meet at different barriers, %s and %s", R.barrier_name, name);
   }
-  R.barrier_name = fiber.where = name;
+  char* sync = &R.rounds[R.round % 2];
+  R.barrier_name = R.fibers[size_t(R.running)].where = name;
   R.combine = combine;
   R.predicates += predicate;
   ++R.arrived;
-  __tsan_release(&R.arrived);
-  set_state(R.running, kAtBarrier);
+  __tsan_release(sync);
+  states_of(R.running).ready &= ~bit_of(R.running);
+  states_of(R.running).at_barrier |= bit_of(R.running);
   if (R.arrived == R.alive) release_block();
   yield();
-  __tsan_acquire(&R.arrived);
+  __tsan_acquire(sync);
   return R.result;
 }
 
 void named_barrier(int id, int threads) {
-  if (id < 1 || id > 15 || threads % kWarp) die("named barrier %d of %d threads", id, threads);
+  if (id < 1 || id > 15 || threads <= 0 || threads % kWarp)
+    die("named_barrier(%d, %d): ids are 1 to 15, warps whole", id, threads);
   Named& named = R.named[id];
   if (named.arrived && named.threads != threads) die("named barrier %d: %d threads and %d", id, named.threads, threads);
+  char* sync = reinterpret_cast<char*>(&named) + named.round % 2;
   named.threads = threads;
-  named.waiting.push_back(R.running);
-  R.fibers[size_t(R.running)].where = "a named barrier";
-  __tsan_release(&named);
-  set_state(R.running, kAtMeeting);
+  {
+    Quiet quiet;
+    named.waiting.push_back(R.running);
+  }
+  R.fibers[size_t(R.running)].where = "named_barrier";
+  __tsan_release(sync);
+  states_of(R.running).ready &= ~bit_of(R.running);
   if (++named.arrived == threads) {
     R.stalls = 0;
     named.arrived = 0;
-    for (int i : named.waiting) set_state(i, kReady);
+    ++named.round;
+    for (int i : named.waiting) states_of(i).ready |= bit_of(i);
     named.waiting.clear();
   }
   yield();
-  __tsan_acquire(&named);
+  __tsan_acquire(sync);
 }
 
 void meet(uint32_t mask, Meeting meeting, Part* part) {
   const int me = R.running, lane = me % kWarp;
-  Fiber& fiber = R.fibers[size_t(me)];
   const bool of_group = meeting >= kWgmma;
   Place& place = of_group ? R.groups[size_t(me / kGroup)] : R.warps[size_t(me / kWarp)];
   const int k = of_group ? me / kWarp % 4 : 0;
-  const char* name = kNames[meeting];
-  if (!(mask >> lane & 1)) die("%s: lane %d is not in its own mask %08x", name, lane, mask);
-  const int valid = R.threads - me / kWarp * kWarp;
-  if (valid < kWarp) mask &= (1u << valid) - 1;
-  if (mask & ~place.alive[k]) die("%s: mask %08x names lanes that have left", name, mask);
-  bool first = true;
-  for (int i = 0; i < place.warps; ++i) first = first && place.here[i] == 0;
-  if (!first && (place.meeting != meeting || (place.here[k] && place.wanted[k] != mask))) {
-    die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[place.meeting], place.wanted[k], name,
-        mask);
+  mask = mask == ~0u ? place.lanes[k] : mask;  // a full mask means all that there are
+  if (of_group && me / kGroup * kGroup + kGroup > R.threads)
+    die("%s needs a warpgroup of 128 threads", kNames[meeting]);
+  const bool begun = place.here[0] || (of_group && (place.here[1] || place.here[2] || place.here[3]));
+  if (!(mask >> lane & 1) || mask & ~place.alive[k] ||
+      (begun && (place.meeting != meeting || (place.here[k] && place.wanted[k] != mask)))) {
+    refuse_meeting(place, k, mask, meeting);
   }
-  if (of_group && mask != ~0u) die("%s needs whole warps", name);
   place.meeting = meeting;
   place.wanted[k] = mask;
   place.parts[k * kWarp + lane] = part;
   place.here[k] |= 1u << lane;
-  fiber.where = name;
-  if (meeting == kSyncWarp) __tsan_release(&place);
-  bool all = true;
-  for (int i = 0; i < place.warps; ++i)
-    all = all && (of_group ? place.here[i] == ~0u : place.here[i] == place.wanted[i]);
+  R.fibers[size_t(me)].where = kNames[meeting];
+  char* sync = reinterpret_cast<char*>(&place) + place.round % 2;
+  if (meeting == kSyncWarp) __tsan_release(sync);
+  bool all = place.here[k] == mask;
+  for (int i = 0; of_group && i < 4; ++i) all = all && place.here[i] == ~0u;
   if (!all) {
-    set_state(me, kAtMeeting);
+    states_of(me).ready &= ~bit_of(me);
     yield();
   } else {
     hold(place, mask);
     R.stalls = 0;
-    const int base = of_group ? me / kGroup * kGroup : me / kWarp * kWarp;
+    ++place.round;
+    const int first = of_group ? me / kGroup * 4 : me / kWarp;
     for (int i = 0; i < place.warps; ++i) {
-      for (uint32_t bits = place.here[i] & ~(i == k ? 1u << lane : 0u); bits; bits &= bits - 1) {
-        set_state(base + i * kWarp + __builtin_ctz(bits), kReady);
-      }
+      R.states[size_t(first + i)].ready |= place.here[i];
       place.here[i] = 0;
     }
   }
-  if (meeting == kSyncWarp) __tsan_acquire(&place);
+  if (meeting == kSyncWarp) __tsan_acquire(sync);
 }
 
 void* shared_variable(const void* key, size_t bytes) {
   Quiet quiet;
-  for (const auto& variable : R.variables) {
-    if (variable.first == key) return variable.second;
+  for (const Variable& variable : R.variables) {
+    if (variable.key == key) return variable.data;
   }
-  R.variables.emplace_back(key, allocate_nan(bytes));
-  return R.variables.back().second;
+  R.variables.push_back({key, allocate_nan(bytes), bytes});
+  size_t all = 0;
+  for (const Variable& variable : R.variables) all += variable.bytes;
+  if (all > size_t(48) << 10) die("%zu bytes of SHARED variables: at most 48 KiB", all);
+  return R.variables.back().data;
 }
 
 void copy_async(void* to, const void* from, int bytes) {
@@ -834,37 +1027,47 @@ void copy_async(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 || (bytes > 0 && reinterpret_cast<uintptr_t>(from) % 16)) {
     die("cp.async: not 16-byte aligned");
   }
+  if (!is_shared(to, 16)) die("cp.async: the destination is not in shared memory");
   __tsan_write_range(to, 16);
   if (bytes) __tsan_read_range(const_cast<void*>(from), (unsigned long)(bytes));
   Quiet quiet;
   memset(to, 0xff, 16);
-  R.fibers[size_t(R.running)].open.push_back({to, from, bytes});
+  R.fibers[size_t(R.running)].copies.push_back({to, from, bytes});
 }
 
 void commit_copies() {
+  Quiet quiet;
   Fiber& fiber = R.fibers[size_t(R.running)];
-  fiber.groups.push_back(std::move(fiber.open));
-  fiber.open.clear();
+  fiber.groups.push_back(fiber.copies.size());
 }
 
 void wait_copies(int pending) {
-  auto& groups = R.fibers[size_t(R.running)].groups;
-  while (int(groups.size()) > pending) {
-    for (const Copy& copy : groups.front()) {
-      __tsan_write_range(copy.to, 16);
-      Quiet quiet;
-      memcpy(copy.to, copy.from, size_t(copy.bytes));
-      memset(static_cast<char*>(copy.to) + copy.bytes, 0, size_t(16 - copy.bytes));
-    }
-    groups.pop_front();
+  Fiber& fiber = R.fibers[size_t(R.running)];
+  if (fiber.groups.size() <= size_t(pending)) return;
+  const size_t groups = fiber.groups.size() - size_t(pending), count = fiber.groups[groups - 1];
+  for (size_t i = 0; i < count; ++i) {
+    const Copy& copy = fiber.copies[i];
+    __tsan_write_range(copy.to, 16);
+    Quiet quiet;
+    memcpy(copy.to, copy.from, size_t(copy.bytes));
+    memset(static_cast<char*>(copy.to) + copy.bytes, 0, size_t(16 - copy.bytes));
   }
+  Quiet quiet;
+  fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + long(count));
+  fiber.groups.erase(fiber.groups.begin(), fiber.groups.begin() + long(groups));
+  for (size_t& end : fiber.groups) end -= count;
 }
 
+void read_row(const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16) die("ldmatrix: a row is not 16-byte aligned");
+  if (!is_shared(row, 16)) die("ldmatrix: a row is not in shared memory");
+}
+
+void fence_wgmma() { R.fibers[size_t(R.running)].fenced = true; }
+
 bool make_map(Map* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch, uint32_t box_rows) {
-  if (reinterpret_cast<uintptr_t>(base) % 16 || pitch % 16 || rows == 0 || columns == 0 || box_rows == 0 ||
-      box_rows > 256) {
-    return false;
-  }
+  if (reinterpret_cast<uintptr_t>(base) % 16 || pitch % 16 || pitch >> 40) return false;
+  if (rows == 0 || columns == 0 || rows >> 32 || columns >> 32 || box_rows == 0 || box_rows > 256) return false;
   *map = {static_cast<const char*>(base), rows, columns, pitch, box_rows};
   return true;
 }
@@ -872,9 +1075,11 @@ bool make_map(Map* map, const void* base, uint64_t rows, uint64_t columns, uint6
 void load_box(void* to, const Map* map, int column, int row, uint64_t* barrier) {
   char* at = static_cast<char*>(to);
   const size_t bytes = size_t(map->box_rows) * 128;
-  if ((at - R.shared) % 1024) die("bulk copy: the destination is not 1024-byte aligned");
+  if (capability() < 90) die("bulk copy: needs compute capability 9.0");
   if (at < R.shared || at + bytes > R.shared + R.shared_bytes)
     die("bulk copy: the destination is outside shared memory");
+  if ((at - R.shared) % 1024) die("bulk copy: the destination is not 1024-byte aligned");
+  phase_of(barrier);
   Quiet quiet;
   memset(at, 0xff, bytes);
   // the map is a parameter of the thread that issues it, and gone with that thread
@@ -882,66 +1087,66 @@ void load_box(void* to, const Map* map, int column, int row, uint64_t* barrier) 
 }
 
 void barrier_init(uint64_t* barrier, int count) {
+  if (count <= 0 || count > INT16_MAX) die("mbarrier: a count of %d", count);
   const Phase phase = {int16_t(count), int16_t(count), 0};
   memcpy(barrier, &phase, sizeof phase);
+  phase_of(barrier);
 }
 
 void barrier_arrive(uint64_t* barrier, int bytes) {
-  __tsan_release(barrier);
-  auto* phase = reinterpret_cast<Phase*>(barrier);
+  Phase* phase = phase_of(barrier);
+  if (bytes < 0 || bytes >= 1 << 20) die("mbarrier: %d bytes expected", bytes);
   if (phase->pending <= 0) die("mbarrier: too many arrivals");
+  __tsan_release(sync_of(barrier, phase->bytes_and_parity & 1));
   phase->bytes_and_parity += bytes * 2;
   --phase->pending;
-  check_phase(barrier);
+  check_phase(phase);
   // whoever waited for this may be done with it before the one that arrived takes its next step
   if (R.seed > 3 && random_bits() % 2) yield(random_bits() % 2);
 }
 
 void barrier_wait(uint64_t* barrier, int parity) {
-  const auto* phase = reinterpret_cast<const Phase*>(barrier);
-  R.fibers[size_t(R.running)].where = "mbarrier.wait";
+  const Phase* phase = phase_of(barrier);
+  if (parity != 0 && parity != 1) die("mbarrier: a parity of %d", parity);
+  R.fibers[size_t(R.running)].where = "mbarrier_wait";
   while ((phase->bytes_and_parity & 1) == parity) {
     if (!R.boxes.empty() && R.seed > 3 && random_bits() % 4 == 0) {
       deliver(random_bits() % R.boxes.size());
       continue;
     }
-    set_state(R.running, kPolling);
+    poll();
     yield();
   }
-  __tsan_acquire(barrier);
+  __tsan_acquire(sync_of(barrier, parity));
 }
 
 void run_grid(const char* kernel, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
-  static const bool tables = [] {
-    for (uint32_t i = 0; i < 65536; ++i) {
-      R.halves[i] = half_to_float(uint16_t(i));
-      const uint32_t bits = i << 16;
-      memcpy(&R.bfloats[i], &bits, 4);
-    }
-    return true;
-  }();
-  (void)tables;
+  Quiet quiet;
   R.kernel = kernel;
+  // as LAUNCH has it of a template
+  if (R.kernel.size() > 2 && R.kernel.front() == '(') R.kernel = R.kernel.substr(1, R.kernel.size() - 2);
   R.threads = int(block.x * block.y * block.z);
   R.shared_bytes = shared_bytes;
   R.body = &body;
-  if (int(R.fibers.size()) < R.threads) {
-    R.fibers.resize(size_t(R.threads));
-    for (Fiber& fiber : R.fibers) {
-      if (!fiber.stack) fiber.stack = allocate_nan(kStack);
+  if (int(R.fibers.size()) < R.threads) R.fibers.resize(size_t(R.threads));
+  for (int i = 0; i < R.threads; ++i) {
+    Fiber& fiber = R.fibers[size_t(i)];
+    if (!fiber.stack) fiber.stack = allocate_stack();
 #if EMULATOR_TSAN
-      if (!fiber.tsan) fiber.tsan = __tsan_create_fiber(0);
+    if (!fiber.tsan) fiber.tsan = __tsan_create_fiber(0);
 #endif
-    }
   }
-  R.ready.assign(size_t((R.threads + kWarp - 1) / kWarp), 0);
-  R.warps.resize(R.ready.size());
-  R.groups.resize((R.ready.size() + 3) / 4);
+  const auto warps = size_t((R.threads + kWarp - 1) / kWarp);
+  R.states.resize(warps);
+  R.warps.resize(warps);
+  R.groups.resize((warps + 3) / 4);
+  R.inside = true;
   const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
   for (uint64_t b = 0; b < blocks; ++b) {
     R.block = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / (uint64_t(grid.x) * grid.y))};
     run_block(block, grid);
   }
+  R.inside = false;
 }
 
 }  // namespace emulator

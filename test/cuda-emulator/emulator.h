@@ -1,7 +1,10 @@
-// Runs CUDA kernels on the CPU: a fiber for each thread of a block, blocks one after the other. What a warp does together is a
-// meeting of its fibers. What goes on in the background (copies, wgmma) happens as late as it may, and until then its destination
-// holds NaN, so that a wait that is missing shows. Kernels are instrumented by whatever sanitizer they are compiled with; the
-// runtime is never compiled with -fsanitize=thread, but told with -DEMULATOR_TSAN=1.
+// Runs CUDA kernels on the CPU: a fiber for each thread of a block, blocks one after the other. What a warp does
+// together is a meeting of its fibers. What goes on in the background (copies, wgmma) happens as late as it may, and
+// until then its destination holds NaN, so that a wait that is missing shows. Kernels are instrumented by whatever
+// sanitizer they are compiled with; the runtime is never compiled with -fsanitize=thread, but told with
+// -DEMULATOR_TSAN=1.
+//
+// A mistake that is certain ends the process: "emulator: block (0,0,0) thread 5 of kernel: what is wrong".
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -16,11 +19,15 @@ struct dim3 {
 
 namespace emulator {
 
-// 0: warps in order, each as far as it goes. 1: the last warp first. 2, 3: all threads in turn, up and down. 4 and more: warps at
-// random. One warp far ahead shows missing barriers; taking turns hides most.
+// 0: warps in order, each as far as it goes. 1: the last warp first. 2, 3: all threads in turn, up and down. 4 and
+// more: warps at random. One warp far ahead shows missing barriers; taking turns hides most. Also
+// SONDE_EMULATE_SCHEDULE.
 void set_schedule(int seed);
-// Tensor cores sum as H100's do: aligned to the largest, two bits more than float32 has, cut off, not rounded.
+// Tensor cores sum as H100's do: aligned to the largest, two bits more than float32 has, cut off, not rounded. Also
+// SONDE_EMULATE_TRUNCATION=1.
 void set_truncating(bool truncating);
+// SONDE_EMULATE_SM: the compute capability times ten, 90 unless told otherwise
+int capability();
 
 enum Meeting {
   kShuffleXor,
@@ -33,15 +40,16 @@ enum Meeting {
   kLdmatrixTransposed,
   kMmaBf16,
   kMmaF16,
+  // of a warpgroup
   kWgmma,
   kWgmmaCommit,
-  kWgmmaWait,  // of a warpgroup
+  kWgmmaWait,
 };
 
 // What a thread brings to a meeting, and takes from it.
 struct Part {
   uint64_t in = 0, out = 0;
-  int parameter = 0;
+  int parameter = 0, width = 32;
   const void* row = nullptr;
   uint32_t* registers = nullptr;
   const uint32_t* a = nullptr;
@@ -66,6 +74,8 @@ void* shared_variable(const void* key, size_t bytes);
 void copy_async(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_copies(int pending);
+void read_row(const void* row);  // for ldmatrix: dies unless it is 16 bytes of shared memory
+void fence_wgmma();
 
 struct Map {
   const char* base;
@@ -82,3 +92,107 @@ void barrier_wait(uint64_t* barrier, int parity);
 void run_grid(const char* kernel, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
 }  // namespace emulator
+
+// ---- the primitives of kernels/primitives.cuh
+
+inline uint16_t float_to_bf16(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  if (x != x) return uint16_t(bits >> 16 | 0x40);
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+uint16_t float_to_half(float x);
+float half_to_float(uint16_t bits);
+
+inline void named_barrier(int id, int threads) { emulator::named_barrier(id, threads); }
+
+inline void cp_async16(void* to, const void* from, int bytes) { emulator::copy_async(to, from, bytes); }
+inline void cp_async_commit() { emulator::commit_copies(); }
+template <int N>
+void cp_async_wait() {
+  emulator::wait_copies(N);
+}
+
+inline void emulated_ldmatrix(uint32_t (&r)[4], const void* row, emulator::Meeting meeting) {
+  emulator::read_row(row);
+  uint64_t seen[2];
+  memcpy(seen, row, 16);  // each lane reads its own row here, where sanitizers look
+  asm volatile("" ::"r"(seen));
+  emulator::Part part;
+  part.registers = r;
+  part.row = row;
+  emulator::meet(~0u, meeting, &part);
+}
+inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { emulated_ldmatrix(r, row, emulator::kLdmatrix); }
+inline void ldmatrix_x4_transposed(uint32_t (&r)[4], const void* row) {
+  emulated_ldmatrix(r, row, emulator::kLdmatrixTransposed);
+}
+
+inline void emulated_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, emulator::Meeting meeting) {
+  emulator::Part part;
+  part.d = d;
+  part.a = a;
+  part.b[0] = b0;
+  part.b[1] = b1;
+  emulator::meet(~0u, meeting, &part);
+}
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulated_mma(d, a, b0, b1, emulator::kMmaBf16);
+}
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulated_mma(d, a, b0, b1, emulator::kMmaF16);
+}
+
+using TmaMap = emulator::Map;
+inline bool make_tma_map(TmaMap* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch_bytes,
+                         uint32_t box_rows) {
+  return emulator::make_map(map, base, rows, columns, pitch_bytes, box_rows);
+}
+inline void tma_load_2d(void* to, const TmaMap* map, int column, int row, uint64_t* barrier) {
+  emulator::load_box(to, map, column, row, barrier);
+}
+inline void mbarrier_init(uint64_t* barrier, int count) { emulator::barrier_init(barrier, count); }
+inline void mbarrier_init_fence() {}
+inline void mbarrier_arrive(uint64_t* barrier) { emulator::barrier_arrive(barrier, 0); }
+inline void mbarrier_expect(uint64_t* barrier, int bytes) { emulator::barrier_arrive(barrier, bytes); }
+inline void mbarrier_wait(uint64_t* barrier, int parity) { emulator::barrier_wait(barrier, parity); }
+
+template <int N>
+void registers_up() {
+  static_assert(N >= 24 && N <= 256 && N % 8 == 0, "");
+}
+template <int N>
+void registers_down() {
+  static_assert(N >= 24 && N <= 256 && N % 8 == 0, "");
+}
+inline void wgmma_fence() { emulator::fence_wgmma(); }
+inline void wgmma_commit() {
+  emulator::Part part;
+  emulator::meet(~0u, emulator::kWgmmaCommit, &part);
+}
+template <int N>
+void wgmma_wait() {
+  emulator::Part part;
+  part.parameter = N;
+  emulator::meet(~0u, emulator::kWgmmaWait, &part);
+}
+template <int N>
+void keep_registers(float (&)[N]) {}
+
+// as in kernels/primitives.cuh, from the start of the block's dynamic shared memory
+inline uint64_t wgmma_descriptor(const void* shared) {
+  const auto address = uint64_t(static_cast<const char*>(shared) - emulator::current->shared);
+  return (address & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+}
+template <bool F16, int N>
+void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
+  static_assert(N == 64 || N == 128 || N == 256, "");
+  emulator::Part part;
+  part.d = d;
+  part.descriptors[0] = a;
+  part.descriptors[1] = b;
+  part.columns = N;
+  part.accumulate = accumulate != 0;
+  part.f16 = F16;
+  emulator::meet(~0u, emulator::kWgmma, &part);
+}

@@ -8,7 +8,7 @@ import { suite } from '../support/harness.js';
 
 const test = suite('kernels on the emulator');
 
-const program = (flavour: string): string => join(packageRoot, 'build-emulator', flavour, 'kernels_test');
+const program = (flavour: string, name = 'kernels_test'): string => join(packageRoot, 'build-emulator', flavour, name);
 
 function run(path: string, args: (string | number)[], env: Record<string, string> = {}): string {
   const { status, signal, stdout, stderr } = spawnSync(path, args.map(String), {
@@ -47,6 +47,10 @@ else {
     },
     { limit: 280_000 },
   );
+
+  test('the emulator computes what a GPU does, and tells mistakes', () => {
+    assert.match(run(program('plain', 'emulator_test'), []), /emulator_test: good, \d+ mistakes found/);
+  });
 
   // 80: products by mma.sync. 86: float32 in plain arithmetic, less shared memory.
   for (const capability of ['80', '86']) {

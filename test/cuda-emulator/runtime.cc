@@ -1,38 +1,63 @@
-// The runtime's functions for the emulator. Streams are lazy on purpose: what is queued is carried out when something waits for it,
-// and no sooner, so that a wait that is missing between two streams shows as a wrong result.
+// The runtime's functions for the emulator. Streams are lazy on purpose: what is queued is carried out when something
+// waits for it, and no sooner, so that a wait that is missing between two streams shows as a wrong result.
 #include <stdio.h>
 
+#include <algorithm>
+#include <chrono>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "cuda_runtime.h"
 
-struct EmulatedEvent {
-  // the point in a stream's work that it marks; a stream that is gone has done all of it
-  std::weak_ptr<struct Work> work;
-  uint64_t point = 0;
-  int queries = 0;
-};
-
+// What a stream has to do. Events hold on to it, and it may outlive the stream.
 struct Work {
   std::deque<std::function<void()>> queue;
   uint64_t queued = 0, done = 0;
 };
+
+// A point in a stream's work; a stream that is gone has done all of it.
+struct Mark {
+  std::weak_ptr<Work> work;
+  uint64_t point = 0;
+  double time = 0;  // when it was reached, in milliseconds
+};
+
 struct EmulatedStream {
   std::shared_ptr<Work> work = std::make_shared<Work>();
+  bool blocking = false;  // in turn with the default stream
+  int queries = 0;
+};
+
+struct EmulatedEvent {
+  std::shared_ptr<Mark> mark;  // none before it is recorded
+  bool timed = true;
+  int queries = 0;
 };
 
 namespace {
 
-std::recursive_mutex mutex;  // carrying out work may carry out another stream's
+struct Memory {
+  std::map<const char*, size_t> device, pinned;  // blocks and their sizes
+  size_t used = 0;
+};
+
+// Never destroyed: other threads may still be at work when the process ends.
+struct Host {
+  std::recursive_mutex mutex;  // carrying out work may carry out another stream's
+  Memory memory;
+  std::map<const void*, int> allowed_shared;  // of kernels that asked
+  EmulatedStream default_stream;
+  std::set<EmulatedStream*> streams;
+};
+Host& H = *new Host;
 thread_local cudaError_t last_error = cudaSuccess;
-std::map<const void*, int> allowed_shared;
-std::map<const void*, size_t> device_blocks;
-std::map<const char*, size_t> pinned_blocks;
-size_t device_bytes = 0;
+thread_local int current_device = 0;
+
+using Lock = std::lock_guard<std::recursive_mutex>;
 
 cudaError_t failed(cudaError_t error) { return last_error = error; }
 
@@ -40,6 +65,22 @@ long setting(const char* name, long otherwise) {
   const char* text = getenv(name);
   return text && *text ? atol(text) : otherwise;
 }
+int devices() { return int(setting("SONDE_EMULATE_DEVICES", 1)); }
+size_t memory_limit() { return size_t(setting("SONDE_EMULATE_MEMORY", 1L << 34)); }
+
+// what a block may ask for, of dynamic shared memory (CUDA C++ programming guide, technical specifications)
+int shared_limit() {
+  const int capability = emulator::capability();
+  return (capability >= 90 ? 227 : capability == 80 || capability == 87 ? 163 : 99) << 10;
+}
+constexpr int kSharedUnasked = 48 << 10;
+
+double milliseconds() {
+  using namespace std::chrono;
+  return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+// ---- streams
 
 void carry_out(Work& work, uint64_t point) {
   while (work.done < point) {
@@ -49,38 +90,139 @@ void carry_out(Work& work, uint64_t point) {
     item();
   }
 }
+void carry_out(EmulatedStream& stream) { carry_out(*stream.work, stream.work->queued); }
 
-void push(cudaStream_t stream, std::function<void()> item) {
-  stream->work->queue.push_back(std::move(item));
-  ++stream->work->queued;
+bool reached(const Mark& mark) {
+  const auto work = mark.work.lock();
+  return !work || work->done >= mark.point;
+}
+void reach(const Mark& mark) {
+  if (const auto work = mark.work.lock()) carry_out(*work, mark.point);
 }
 
-bool is_pinned(const void* data) {
-  auto after = pinned_blocks.upper_bound(static_cast<const char*>(data));
-  if (after == pinned_blocks.begin()) return false;
+void append(EmulatedStream& stream, std::function<void()> item) {
+  stream.work->queue.push_back(std::move(item));
+  ++stream.work->queued;
+}
+
+void wait_for(EmulatedStream& stream, const EmulatedStream& other) {
+  if (other.work->done == other.work->queued) return;
+  append(stream, [mark = Mark{other.work, other.work->queued, 0}] { reach(mark); });
+}
+
+EmulatedStream& stream_of(cudaStream_t stream) {
+  if (!stream) return H.default_stream;
+  if (!H.streams.count(stream)) emulator::die("a stream that does not exist, or no longer");
+  return *stream;
+}
+
+// The default stream waits for all blocking streams, and they for it.
+EmulatedStream& push(cudaStream_t handle, std::function<void()> item) {
+  EmulatedStream& stream = stream_of(handle);
+  if (&stream == &H.default_stream) {
+    for (const EmulatedStream* other : H.streams) {
+      if (other->blocking) wait_for(stream, *other);
+    }
+  } else if (stream.blocking) {
+    wait_for(stream, H.default_stream);
+  }
+  append(stream, std::move(item));
+  return stream;
+}
+
+void carry_out_all() {
+  carry_out(H.default_stream);
+  // a set of its own: nothing that is carried out creates a stream, but let that not be relied on
+  const std::vector<EmulatedStream*> streams(H.streams.begin(), H.streams.end());
+  for (EmulatedStream* stream : streams) carry_out(*stream);
+}
+
+// ---- memory
+
+bool within(const std::map<const char*, size_t>& blocks, const void* data, size_t bytes) {
+  const char* p = static_cast<const char*>(data);
+  auto after = blocks.upper_bound(p);
+  if (after == blocks.begin()) return false;
   --after;
-  return static_cast<const char*>(data) < after->first + after->second;
+  return p + bytes <= after->first + after->second;
+}
+bool is_pinned(const void* data) { return within(H.memory.pinned, data, 1); }
+// memory that the device reaches
+bool is_devices(const void* data, size_t bytes) {
+  return within(H.memory.device, data, bytes) || within(H.memory.pinned, data, bytes);
 }
 
-using Lock = std::lock_guard<std::recursive_mutex>;
+// the block is the caller's to free
+cudaError_t forget(void* data) {
+  const auto block = H.memory.device.find(static_cast<const char*>(data));
+  if (block == H.memory.device.end()) return failed(cudaErrorInvalidValue);
+  H.memory.used -= block->second;
+  H.memory.device.erase(block);
+  return cudaSuccess;
+}
+
+cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (bytes == 0) return cudaSuccess;
+  if (kind == cudaMemcpyDefault) {
+    const bool up = is_devices(to, bytes), down = is_devices(from, bytes);
+    kind = up && down ? cudaMemcpyDeviceToDevice
+           : up       ? cudaMemcpyHostToDevice
+           : down     ? cudaMemcpyDeviceToHost
+                      : cudaMemcpyHostToHost;
+  }
+  const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  if ((to_device && !is_devices(to, bytes)) || (from_device && !is_devices(from, bytes))) {
+    return failed(cudaErrorInvalidValue);
+  }
+  if (!from_device && !is_pinned(from)) {  // pageable memory is staged before the call returns
+    const char* bytes_of = static_cast<const char*>(from);
+    push(stream,
+         [to, staged = std::vector<char>(bytes_of, bytes_of + bytes)] { memcpy(to, staged.data(), staged.size()); });
+    return cudaSuccess;
+  }
+  EmulatedStream& used = push(stream, [to, from, bytes] { memmove(to, from, bytes); });
+  if (!to_device && !is_pinned(to)) carry_out(used);
+  return cudaSuccess;
+}
 
 }  // namespace
 
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = int(setting("SONDE_EMULATE_DEVICES", 1));
-  return *count ? cudaSuccess : failed(cudaErrorNoDevice);
+// ---- errors
+
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+    case cudaErrorNoDevice: return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
+    case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
+    case cudaErrorNotReady: return "cudaErrorNotReady";
+  }
+  return "unrecognized error code";
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  const long capability = setting("SONDE_EMULATE_SM", 90);
-  *properties = {};
-  snprintf(properties->name, sizeof properties->name, "emulated GPU");
-  properties->totalGlobalMem = size_t(setting("SONDE_EMULATE_MEMORY", 1l << 34));
-  properties->major = int(capability / 10);
-  properties->minor = int(capability % 10);
-  properties->multiProcessorCount = 2;  // so that blocks which stay take many tiles
-  return cudaSuccess;
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
+    case cudaErrorInvalidDevice: return "invalid device ordinal";
+    case cudaErrorInvalidResourceHandle: return "invalid resource handle";
+    case cudaErrorNotReady: return "device not ready";
+  }
+  return "unrecognized error code";
 }
+
+// ---- devices
+
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
   return cudaSuccess;
@@ -89,141 +231,224 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = 13000;
   return cudaSuccess;
 }
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = devices();
+  return *count ? cudaSuccess : failed(cudaErrorNoDevice);
+}
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= devices()) return failed(devices() ? cudaErrorInvalidDevice : cudaErrorNoDevice);
+  current_device = device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device < 0 || device >= devices()) return failed(cudaErrorInvalidDevice);
+  *properties = {};
+  snprintf(properties->name, sizeof properties->name, "emulated GPU");
+  properties->totalGlobalMem = memory_limit();
+  properties->sharedMemPerBlock = kSharedUnasked;
+  properties->sharedMemPerBlockOptin = size_t(shared_limit());
+  properties->major = emulator::capability() / 10;
+  properties->minor = emulator::capability() % 10;
+  properties->multiProcessorCount = 2;  // so that blocks which stay take many tiles
+  properties->warpSize = 32;
+  properties->maxThreadsPerBlock = 1024;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+  const Lock lock(H.mutex);
+  carry_out_all();
+  return cudaSuccess;
+}
 
-cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t) {
-  Lock lock(mutex);
-  if (device_bytes + bytes > size_t(setting("SONDE_EMULATE_MEMORY", 1l << 34)))
-    return failed(cudaErrorMemoryAllocation);
+// ---- memory
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  const Lock lock(H.mutex);
+  *total = memory_limit();
+  *free = *total - std::min(*total, H.memory.used);
+  return cudaSuccess;
+}
+cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
+  const Lock lock(H.mutex);
+  stream_of(stream);
+  if (bytes == 0) return failed(cudaErrorInvalidValue);
+  if (bytes > memory_limit() || H.memory.used > memory_limit() - bytes) return failed(cudaErrorMemoryAllocation);
+  // just so large: what lies behind is AddressSanitizer's
   if (posix_memalign(data, 256, bytes)) return failed(cudaErrorMemoryAllocation);
   memset(*data, 0xff, bytes);  // NaN in every float dtype
-  device_blocks[*data] = bytes;
-  device_bytes += bytes;
+  H.memory.device[static_cast<const char*>(*data)] = bytes;
+  H.memory.used += bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
-  Lock lock(mutex);
-  auto block = device_blocks.find(data);
-  if (block == device_blocks.end()) emulator::die("cudaFreeAsync: not a block of device memory");
-  device_bytes -= block->second;
-  device_blocks.erase(block);
-  push(stream, [data] { free(data); });
-  return cudaSuccess;
+  const Lock lock(H.mutex);
+  if (!data) return cudaSuccess;
+  const cudaError_t error = forget(data);
+  if (error == cudaSuccess) push(stream, [data] { free(data); });
+  return error;
+}
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  *data = nullptr;
+  return bytes ? cudaMallocAsync(data, bytes, nullptr) : cudaSuccess;
+}
+cudaError_t cudaFree(void* data) {
+  const Lock lock(H.mutex);
+  if (!data) return cudaSuccess;
+  carry_out_all();
+  const cudaError_t error = forget(data);
+  if (error == cudaSuccess) free(data);
+  return error;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
-  Lock lock(mutex);
+  const Lock lock(H.mutex);
+  *data = nullptr;
+  if (bytes == 0) return cudaSuccess;
   if (posix_memalign(data, 4096, bytes)) return failed(cudaErrorMemoryAllocation);
-  pinned_blocks[static_cast<char*>(*data)] = bytes;
+  H.memory.pinned[static_cast<const char*>(*data)] = bytes;
   return cudaSuccess;
 }
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return cudaMallocHost(data, bytes); }
 cudaError_t cudaFreeHost(void* data) {
-  Lock lock(mutex);
-  pinned_blocks.erase(static_cast<char*>(data));
+  const Lock lock(H.mutex);
+  if (!data) return cudaSuccess;
+  carry_out_all();
+  if (!H.memory.pinned.erase(static_cast<const char*>(data))) return failed(cudaErrorInvalidValue);
   free(data);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
-  Lock lock(mutex);
-  if (kind == cudaMemcpyHostToDevice && !is_pinned(from)) {  // staged before the call returns
-    std::vector<char> copy(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
-    push(stream, [to, copy = std::move(copy)] { memcpy(to, copy.data(), copy.size()); });
-    return cudaSuccess;
-  }
-  push(stream, [to, from, bytes] { memcpy(to, from, bytes); });
-  if (kind == cudaMemcpyDeviceToHost && !is_pinned(to)) carry_out(*stream->work, stream->work->queued);
-  return cudaSuccess;
+  const Lock lock(H.mutex);
+  return copy(to, from, bytes, kind, stream);
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  const Lock lock(H.mutex);
+  const cudaError_t error = copy(to, from, bytes, kind, nullptr);
+  if (error == cudaSuccess) carry_out(H.default_stream);
+  return error;
 }
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
-  Lock lock(mutex);
+  const Lock lock(H.mutex);
+  if (bytes == 0) return cudaSuccess;
+  if (!is_devices(data, bytes)) return failed(cudaErrorInvalidValue);
   push(stream, [data, value, bytes] { memset(data, value, bytes); });
   return cudaSuccess;
 }
+cudaError_t cudaMemset(void* data, int value, size_t bytes) { return cudaMemsetAsync(data, value, bytes, nullptr); }
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
+  *pool = nullptr;
+  return device < 0 || device >= devices() ? failed(cudaErrorInvalidDevice) : cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
+
+// ---- streams and events
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  const Lock lock(H.mutex);
   *stream = new EmulatedStream;
+  (*stream)->blocking = !(flags & cudaStreamNonBlocking);
+  H.streams.insert(*stream);
   return cudaSuccess;
 }
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  cudaStreamSynchronize(stream);
+  const Lock lock(H.mutex);
+  carry_out(stream_of(stream));
+  H.streams.erase(stream);
   delete stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  Lock lock(mutex);
-  carry_out(*stream->work, stream->work->queued);
+  const Lock lock(H.mutex);
+  carry_out(stream_of(stream));
+  return cudaSuccess;
+}
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const Lock lock(H.mutex);
+  EmulatedStream& asked = stream_of(stream);
+  if (asked.work->done == asked.work->queued) return cudaSuccess;
+  if (++asked.queries % 2) return failed(cudaErrorNotReady);
+  carry_out(asked);  // who only asks must come to an end as well
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
-  Lock lock(mutex);
-  push(stream, [work = event->work, point = event->point] {
-    if (auto alive = work.lock()) carry_out(*alive, point);
-  });
+  const Lock lock(H.mutex);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  if (event->mark && !reached(*event->mark)) push(stream, [mark = event->mark] { reach(*mark); });
   return cudaSuccess;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   *event = new EmulatedEvent;
+  (*event)->timed = !(flags & cudaEventDisableTiming);
   return cudaSuccess;
 }
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  Lock lock(mutex);
+  const Lock lock(H.mutex);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
   delete event;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  Lock lock(mutex);
-  event->work = stream->work;
-  event->point = stream->work->queued;
+  const Lock lock(H.mutex);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  auto mark = std::make_shared<Mark>();
+  const EmulatedStream& used = push(stream, [mark] { mark->time = milliseconds(); });
+  mark->work = used.work;
+  mark->point = used.work->queued;
+  event->mark = std::move(mark);
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  Lock lock(mutex);
-  if (auto work = event->work.lock()) carry_out(*work, event->point);
+  const Lock lock(H.mutex);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  if (event->mark) reach(*event->mark);
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  Lock lock(mutex);
-  auto work = event->work.lock();
-  if (!work || work->done >= event->point) return cudaSuccess;
+  const Lock lock(H.mutex);
+  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  if (!event->mark || reached(*event->mark)) return cudaSuccess;
   if (++event->queries % 2) return failed(cudaErrorNotReady);
-  carry_out(*work, event->point);  // who only asks must come to an end as well
+  reach(*event->mark);
+  return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* between, cudaEvent_t start, cudaEvent_t end) {
+  const Lock lock(H.mutex);
+  const bool usable = start && end && start->timed && end->timed && start->mark && end->mark;
+  if (!usable) return failed(cudaErrorInvalidResourceHandle);
+  if (!reached(*start->mark) || !reached(*end->mark)) return failed(cudaErrorNotReady);
+  *between = float(end->mark->time - start->mark->time);
   return cudaSuccess;
 }
 
-cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
-const char* cudaGetErrorString(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    default: return "device not ready";
-  }
-}
-cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
-  *pool = nullptr;
-  return cudaSuccess;
-}
-cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, int, void*) { return cudaSuccess; }
+// ---- launches
 
 namespace emulator {
 
-constexpr int kSharedLimit = 227 << 10, kSharedUnasked = 48 << 10;
-
-cudaError_t allow_shared(const void* kernel, int, int bytes) {
-  Lock lock(mutex);
-  if (bytes > kSharedLimit) return failed(cudaErrorInvalidValue);
-  allowed_shared[kernel] = bytes;
+cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  const Lock lock(H.mutex);
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value < 0 || value > shared_limit()) return failed(cudaErrorInvalidValue);
+  H.allowed_shared[kernel] = value;
   return cudaSuccess;
 }
 
 void enqueue_grid(const char* name, const void* kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                   std::function<void()> body) {
-  Lock lock(mutex);
+  const Lock lock(H.mutex);
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  auto allowed = allowed_shared.find(kernel);
-  const size_t limit = allowed == allowed_shared.end() ? size_t(kSharedUnasked) : size_t(allowed->second);
-  if (threads == 0 || threads > 1024 || grid.x == 0 || grid.x > 0x7fffffffu || grid.y == 0 || grid.y > 65535 ||
-      grid.z == 0 || grid.z > 65535 || shared > limit) {
+  const auto allowed = H.allowed_shared.find(kernel);
+  const int limit = allowed == H.allowed_shared.end() ? kSharedUnasked : std::max(allowed->second, kSharedUnasked);
+  const bool block_fits = threads > 0 && block.x <= 1024 && block.y <= 1024 && block.z <= 64 && threads <= 1024;
+  const bool grid_fits =
+      grid.x > 0 && grid.x <= 0x7fffffff && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535;
+  if (!block_fits || !grid_fits || shared > size_t(limit)) {
     failed(cudaErrorInvalidConfiguration);
     return;
   }
