@@ -1,5 +1,5 @@
-// Reading at a position, from a file or from memory, never past the end. Files are read piece by piece (pread): a
-// checkpoint need not fit into memory twice.
+// Reading at a position, from a file, a blob's copy or memory, never past the end. Files are read piece by piece (pread):
+// a checkpoint need not fit into memory twice.
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 
@@ -17,15 +17,8 @@ export interface ByteSource {
 // The system reads no more than 2^31 - 4096 bytes at once.
 const largestRead = 2 ** 30;
 
-/** Opens a file, or wraps bytes, for the function `reader`. Refuses what is no regular file: a pipe would block, and a
- *  device may never end. */
-export async function openSource(reader: string, from: string | Uint8Array): Promise<ByteSource> {
-  if (typeof from === 'string') return openFile(`${reader}: ${from}`, from);
-  if (from instanceof Uint8Array) return ofBytes(`${reader}: the bytes`, from);
-  throw new TypeError(`${reader}: expected the path of a file or its bytes as a Uint8Array, but got ${typeof from}`);
-}
-
-async function openFile(name: string, path: string): Promise<ByteSource> {
+/** Opens a file for reading. Refuses what is no regular file: a pipe would block, and a device may never end. */
+export async function openFile(name: string, path: string): Promise<ByteSource> {
   const handle = await inWords(name, open(path, constants.O_RDONLY | constants.O_NONBLOCK));
   try {
     const stats = await inWords(name, handle.stat());
@@ -69,7 +62,7 @@ async function inWords<T>(name: string, work: Promise<T>): Promise<T> {
   }
 }
 
-function ofBytes(name: string, all: Uint8Array): ByteSource {
+export function ofBytes(name: string, all: Uint8Array): ByteSource {
   return {
     name,
     size: all.length,

@@ -1,6 +1,6 @@
 // Reading and writing safetensors files: whole, or tensor by tensor and row by row as large files need it.
 import { writeFileAtomically } from './atomic_write.js';
-import { type ByteSource, openSource } from './byte_source.js';
+import type { ByteSource } from './byte_source.js';
 import { bytesPerElement, elementCount, type HostTensor, mismatch, type TypedArray, viewAs } from './host_tensor.js';
 import { shown } from './pickle.js';
 import {
@@ -10,6 +10,7 @@ import {
   parseSafetensorsHeader,
   safetensorsHeader,
 } from './safetensors_header.js';
+import { type FileSource, openSource } from './source.js';
 
 export { type PlacedTensor, type PlannedTensor, safetensorsHeader } from './safetensors_header.js';
 
@@ -19,20 +20,20 @@ export interface TensorToCome extends PlannedTensor {
 }
 
 /** Reads all tensors of a file, by name. */
-export async function loadSafetensors(path: string): Promise<Record<string, HostTensor>> {
-  await using file = await open('loadSafetensors', path);
+export async function loadSafetensors(from: FileSource): Promise<Record<string, HostTensor>> {
+  await using file = await open('loadSafetensors', from);
   const tensors: Record<string, HostTensor> = Object.create(null);
   for (const name of file.tensors.keys()) tensors[name] = await file.read(name);
   return tensors;
 }
 
 /** Reads and checks the header of a file; tensors are read on demand until the file is closed. */
-export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  return open('openSafetensors', path);
+export async function openSafetensors(from: FileSource): Promise<SafetensorsFile> {
+  return open('openSafetensors', from);
 }
 
-async function open(reader: string, path: string): Promise<SafetensorsFile> {
-  const source = await openSource(reader, path);
+async function open(reader: string, from: FileSource): Promise<SafetensorsFile> {
+  const source = await openSource(reader, from);
   try {
     const { name, size } = source;
     if (size < 8) throw new Error(`${name}: is no safetensors file: it has ${size} bytes`);

@@ -1,6 +1,6 @@
 // Checkpoints of PyTorch: what torch.save wrote, without Python. A file is read in three steps: its pickle, which
 // describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
-import { allocate, openSource } from './byte_source.js';
+import { allocate } from './byte_source.js';
 import {
   bytesPerElement,
   type HostTensor,
@@ -10,6 +10,7 @@ import {
   viewAs,
 } from './host_tensor.js';
 import { shown } from './pickle.js';
+import { type FileSource, openSource } from './source.js';
 import { openTorchArchive, type TorchArchive } from './torch_archive.js';
 import { TensorView, TorchNames } from './torch_names.js';
 
@@ -17,11 +18,11 @@ export { UnsafePickleError } from './pickle.js';
 export { saveTorch } from './torch_save.js';
 
 /**
- * Reads a file of torch.save whose value is a dictionary, such as a module's state_dict(). Never runs code: a file
- * that names anything but tensors and plain data is refused with an UnsafePickleError. See loadTorchValue for what
- * values become.
+ * Reads a file of torch.save whose value is a dictionary, such as a module's state_dict(): a path, an address
+ * (`az://…`, `https://…`), an open blob, or bytes. Never runs code: a file that names anything but tensors and plain data
+ * is refused with an UnsafePickleError. See loadTorchValue for what values become.
  */
-export async function loadTorch(from: string | Uint8Array): Promise<StateDict> {
+export async function loadTorch(from: FileSource): Promise<StateDict> {
   return load('loadTorch', from, (name, value) => {
     if (value instanceof Map) return;
     const is = value instanceof TensorView ? 'a single tensor' : Array.isArray(value) ? 'a list' : 'a single value';
@@ -34,13 +35,13 @@ export async function loadTorch(from: string | Uint8Array): Promise<StateDict> {
  * StateDicts (keys as text), lists, tuples and sets arrays, ints numbers where they are exact and else bigints, bytes
  * HostTensors of uint8 [length], dtypes and devices their names.
  */
-export async function loadTorchValue(from: string | Uint8Array): Promise<StateValue> {
+export async function loadTorchValue(from: FileSource): Promise<StateValue> {
   return load('loadTorchValue', from, () => {});
 }
 
 async function load(
   reader: string,
-  from: string | Uint8Array,
+  from: FileSource,
   check: (name: string, value: unknown) => void,
 ): Promise<StateValue> {
   const source = await openSource(reader, from);

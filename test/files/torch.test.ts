@@ -334,7 +334,7 @@ test('what is no file of torch.save is said to be none', async () => {
     await rejects(written('<html>'), /begins as neither/);
     await rejects(written('version https://git-lfs.github.com/spec/v1'), /begins as neither/);
     await rejects(written('\x80\x02K\x01.'), /is a pickle, but no file of torch\.save/);
-    await rejects(loadTorch(7 as unknown as string), TypeError, /expected the path of a file or its bytes/);
+    await rejects(loadTorch(7 as unknown as string), TypeError, /expected the path or address of a file/);
   });
 });
 

@@ -1,0 +1,117 @@
+// Where a blob lies: az://account/container/path as the original writes it, or any https:// address. Turns either into
+// the URL to ask and says which credentials from the environment are meant for it: one account's are never sent to
+// another's address.
+import { join } from 'node:path';
+
+export interface BlobAddress {
+  /** As it was asked for, without a query (which may hold a signature): for messages and for the cache. */
+  readonly name: string;
+  /** What is requested, still without credentials from the environment; its query as it was given. */
+  readonly url: string;
+  /** The last part of the path. */
+  readonly baseName: string;
+  /** Set when the environment holds a connection string for this account. */
+  readonly connection?: { readonly string: string; readonly container: string; readonly blob: string };
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+const publicHost = 'openaipublic.blob.core.windows.net';
+const hostSuffix = '.blob.core.windows.net';
+const accountPattern = /^[a-z0-9]{3,24}$/;
+
+/** Whether a text is an address on the network rather than a path. */
+export const isBlobUrl = (text: string): boolean => /^(az|https?):\/\//i.test(text);
+
+/** A name below a folder or an address; a query (a signature, say) stays at the end. */
+export function joined(base: string, relative: string): string {
+  if (!isBlobUrl(base)) return join(base, relative);
+  const at = /^az:/i.test(base) ? -1 : base.indexOf('?'); // in az://, ? is a character like any other
+  const [path, query] = at < 0 ? [base, ''] : [base.slice(0, at), base.slice(at)];
+  return `${path.replace(/\/+$/, '')}/${relative}${query}`;
+}
+
+/** @throws Error that says what is wrong with the address or with SONDE_BLOB_ENDPOINT. */
+export function parseBlobAddress(text: string, environment: Environment = process.env): BlobAddress {
+  return /^az:/i.test(text) ? ofAzure(text, environment) : ofHttp(text, environment);
+}
+
+function ofAzure(text: string, environment: Environment): BlobAddress {
+  const [, account = '', container = '', blob = ''] = /^az:\/\/([^/]*)\/([^/]*)\/(.+)$/i.exec(text) ?? [];
+  if (!accountPattern.test(account) || !/^[a-z0-9$-]{3,63}$/.test(container) || blob.endsWith('/')) {
+    throw new Error(`${text}: is no address of a blob; it must read az://account/container/path`);
+  }
+  const path = `${container}/${blob.split('/').map(encodeURIComponent).join('/')}`;
+  return withCredentials(
+    { name: text, account, container, blob, url: `${serviceOf(account, environment)}/${path}` },
+    environment,
+  );
+}
+
+function ofHttp(text: string, environment: Environment): BlobAddress {
+  let url: URL;
+  try {
+    url = new URL(text);
+  } catch (cause) {
+    throw new Error(`${text}: is no address of a file`, { cause });
+  }
+  const name = `${url.origin}${url.pathname}`;
+  if (url.username || url.password) throw new Error(`${name}: an address must not hold a user name or a password`);
+  if (url.pathname.endsWith('/')) throw new Error(`${name}: is no address of a file: it ends with /`);
+  url.hash = '';
+  if (url.protocol !== 'https:' || !url.hostname.endsWith(hostSuffix)) return plain(name, url.href);
+  const account = url.hostname.slice(0, -hostSuffix.length);
+  const [container = '', ...rest] = url.pathname.slice(1).split('/').map(decoded);
+  const full = `${serviceOf(account, environment)}${url.pathname}${url.search}`;
+  if (url.search !== '') return plain(name, full); // it brings its own signature
+  return withCredentials({ name, account, container, blob: rest.join('/'), url: full }, environment);
+}
+
+interface AzureBlob {
+  readonly name: string;
+  readonly account: string;
+  readonly container: string;
+  readonly blob: string;
+  readonly url: string;
+}
+
+function withCredentials({ name, account, container, blob, url }: AzureBlob, environment: Environment): BlobAddress {
+  const string = environment.AZURE_STORAGE_CONNECTION_STRING;
+  if (string && connectionAccount(string) === account)
+    return { ...plain(name, url), connection: { string, container, blob } };
+  const signature = environment.AZURE_STORAGE_SAS_TOKEN?.replace(/^\?/, '');
+  if (signature && environment.AZURE_STORAGE_ACCOUNT === account) return plain(name, `${url}?${signature}`);
+  return plain(name, url);
+}
+
+const plain = (name: string, url: string): BlobAddress => ({
+  name,
+  url,
+  baseName: decoded(name.split('/').at(-1) ?? ''),
+});
+
+/** The address of an account's containers. */
+function serviceOf(account: string, environment: Environment): string {
+  const host = `${account}${hostSuffix}`;
+  const connection = environment.AZURE_STORAGE_CONNECTION_STRING ?? '';
+  if (connectionAccount(connection) === account) {
+    const endpoint = /(?:^|;)BlobEndpoint=([^;]+)/i.exec(connection)?.[1];
+    if (endpoint) return endpoint.replace(/\/+$/, '');
+  }
+  const endpoint = environment.SONDE_BLOB_ENDPOINT;
+  if (host !== publicHost || !endpoint) return `https://${host}`;
+  if (URL.canParse(endpoint) && /^https?:/i.test(endpoint)) return endpoint.replace(/\/+$/, '');
+  throw new Error(
+    `SONDE_BLOB_ENDPOINT must be an address such as https://mirror.example/openaipublic, but is ${JSON.stringify(endpoint)}`,
+  );
+}
+
+const connectionAccount = (string: string): string | undefined => /(?:^|;)AccountName=([^;]+)/i.exec(string)?.[1];
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
