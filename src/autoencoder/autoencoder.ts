@@ -1,19 +1,22 @@
 // A sparse autoencoder: latents = activation((x - pre_bias) W_enc + latent_bias), reconstruction = latents W_dec + pre_bias.
-// Weights are packed once; a tied autoencoder decodes with its encoder's.
+// Weights are packed once; a tied autoencoder decodes with its encoder's. With `normalize`, x is normalised first and the
+// reconstruction turned back.
 import { createHash } from 'node:crypto';
 import { checkFloat, checkInteger, checkOperands, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
+import { embedding } from '../engine/ops/embedding.js';
 import { linear } from '../engine/ops/matmul.js';
 import { type SparseLatents, sparseDecode, sparseEncode, updateLastNonzero } from '../engine/ops/sparse.js';
 import { type PackedMatrix, packWeights } from '../engine/packed_matrix.js';
 import { disposeAll } from '../engine/scope.js';
-import { sameShape, showShape } from '../engine/shape.js';
+import { rowCount, type Shape, sameShape, showShape, sizeOf } from '../engine/shape.js';
 import { Tensor } from '../engine/tensor.js';
 import { toHost } from '../engine/to_host.js';
 import { type HostTensor, isHostTensor, type StateDict } from '../files/host_tensor.js';
 import { loadTorch } from '../files/torch.js';
 import { type AutoencoderActivation, activationFromState, activationToState, relu } from './activation.js';
+import { denormalize, normalized } from './normalization.js';
 
 export interface AutoencoderOptions {
   nLatents: number;
@@ -22,6 +25,8 @@ export interface AutoencoderOptions {
   activation?: AutoencoderActivation;
   /** Decode with the encoder's weights. */
   tied?: boolean;
+  /** Normalise each row of the inputs, as openai/sparse_autoencoder's v5 autoencoders do. */
+  normalize?: boolean;
   device?: Device;
   /** Storage type of the weights. Default float32. */
   dtype?: DType;
@@ -32,8 +37,18 @@ export interface AutoencoderOptions {
 export interface StateOptions {
   /** Refuse missing statistics and unexpected entries, by name. Missing weights are always refused. Default true. */
   strict?: boolean;
+  /**
+   * Whether inputs are normalised. Files do not say: left out, it is so for the published v5 files, by their address, and
+   * for what stateDict() gave of such an autoencoder.
+   */
+  normalize?: boolean;
   device?: Device;
   dtype?: DType;
+}
+
+export interface DecodeOptions {
+  /** The activations that were encoded: an autoencoder that normalises them turns its reconstruction back. */
+  inputs?: Tensor;
 }
 
 interface Parts {
@@ -53,11 +68,16 @@ const tiedWeight = 'decoder.linear.weight';
 // torch repeats a TopK's own state here; activation_state_dict is what counts
 const repeated = ['activation.k', 'activation.postact_fn'];
 
+/** The published files of openai/sparse_autoencoder whose inputs are normalised. */
+const normalizedFiles = /_v5_(32k|128k)\/autoencoders\/\d+\.pt$/;
+
 export class Autoencoder {
   readonly nLatents: number;
   readonly nInputs: number;
   readonly activation: AutoencoderActivation;
   readonly tied: boolean;
+  /** Whether each row of the inputs is normalised before it is encoded. */
+  readonly normalize: boolean;
   readonly device: Device;
   readonly dtype: DType;
   readonly #parts: Parts;
@@ -72,24 +92,29 @@ export class Autoencoder {
   /** @internal */
   constructor(options: AutoencoderOptions, parts: Parts);
   constructor(options: AutoencoderOptions, parts?: Parts) {
-    const { activation = relu(), tied = false, device = getDefaultDevice(), dtype = 'float32', seed = 0 } = options;
+    const { activation = relu(), tied = false, normalize = false, seed = 0 } = options;
+    const { device = getDefaultDevice(), dtype = 'float32' } = options;
     this.nLatents = checkInteger('Autoencoder', 'nLatents', options.nLatents, 1);
     this.nInputs = checkInteger('Autoencoder', 'nInputs', options.nInputs, 1);
     if (!isFloat(dtype))
       throw new TypeError(wrong('Autoencoder', 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
     this.activation = activation;
     this.tied = tied;
+    this.normalize = normalize;
     this.device = device;
     this.dtype = dtype;
     this.#parts = parts ?? untrained(this.nLatents, this.nInputs, tied, device, dtype, seed);
     this.#decoder = this.#parts.decoder ?? turned(this.#parts.encoder);
   }
 
-  /** Reads a state dict saved by torch.save. @throws Error that names the file and what is wrong with it. */
+  /**
+   * Reads a state dict saved by torch.save: a path, `az://account/container/path` or `https://…`.
+   * @throws Error that names the file and what is wrong with it.
+   */
   static async load(path: string, options: StateOptions = {}): Promise<Autoencoder> {
     const state = await loadTorch(path);
     try {
-      return Autoencoder.fromStateDict(state, options);
+      return Autoencoder.fromStateDict(state, normalizedFiles.test(path) ? { normalize: true, ...options } : options);
     } catch (cause) {
       throw new Error(`${path}: ${(cause as Error).message}`, { cause });
     }
@@ -102,7 +127,7 @@ export class Autoencoder {
    */
   static fromStateDict(
     state: StateDict,
-    { strict = true, device = getDefaultDevice(), dtype = 'float32' }: StateOptions = {},
+    { strict = true, normalize, device = getDefaultDevice(), dtype = 'float32' }: StateOptions = {},
   ): Autoencoder {
     const tied = isHostTensor(state[tiedWeight]);
     const expected: string[] = [...required, ...(tied ? [] : ['decoder.weight'])];
@@ -156,7 +181,7 @@ export class Autoencoder {
     const statistic = (name: string, as: DType, value: number): Tensor =>
       tensor(name, as) ?? Tensor.zeros([nLatents], { device, dtype: as }).fill(value);
     return new Autoencoder(
-      { nLatents, nInputs, activation, tied, device, dtype },
+      { nLatents, nInputs, activation, tied, normalize: normalize ?? saysNormalize(state), device, dtype },
       {
         encoder: pack('encoder.weight'),
         decoder: tied ? undefined : pack('decoder.weight'),
@@ -184,10 +209,10 @@ export class Autoencoder {
     return this.#parts.meanSquare;
   }
 
-  /** x [..., inputs] -> latents before the activation [..., latents], or a slice of them. */
+  /** x [..., inputs], as the model has it -> latents before the activation [..., latents], or a slice of them. */
   encodePreAct(x: Tensor, { latentSlice }: { latentSlice?: readonly [number, number] } = {}): Tensor {
     this.#check('encodePreAct', x, this.nInputs);
-    using centred = x.sub(this.#parts.preBias);
+    using centred = this.#centred(x);
     if (!latentSlice) return linear(centred, this.#parts.encoder, { bias: this.#parts.latentBias });
     const [from, to] = latentSlice;
     checkInteger('encodePreAct', 'latentSlice[0]', from, 0, this.nLatents);
@@ -203,17 +228,43 @@ export class Autoencoder {
     return this.activation.apply(preAct);
   }
 
-  /** latents [..., latents] -> reconstruction [..., inputs]. */
-  decode(latents: Tensor): Tensor {
+  /** What is multiplied with the encoder. */
+  #centred(x: Tensor): Tensor {
+    if (!this.normalize) return x.sub(this.#parts.preBias);
+    using inputs = normalized(x);
+    return inputs.sub(this.#parts.preBias);
+  }
+
+  /** latents [..., latents] -> reconstruction [..., inputs]. An autoencoder that normalises needs the `inputs` that were encoded. */
+  decode(latents: Tensor, { inputs }: DecodeOptions = {}): Tensor {
     this.#check('decode', latents, this.nLatents);
-    return linear(latents, this.#decoder, { bias: this.#parts.preBias });
+    return this.#turnedBack('decode', inputs, latents.shape.slice(0, -1), () =>
+      linear(latents, this.#decoder, { bias: this.#parts.preBias }),
+    );
+  }
+
+  /** Undoes the normalisation of inputs [..., inputs], whose leading sizes are those of what is decoded. */
+  #turnedBack(operation: string, inputs: Tensor | undefined, rows: Shape, decoded: () => Tensor): Tensor {
+    if (!this.normalize) return decoded();
+    if (inputs === undefined) {
+      throw new TypeError(
+        `${operation}: inputs must be what was encoded, as this autoencoder normalises it, but are ${describe(inputs)}`,
+      );
+    }
+    this.#check(operation, inputs, this.nInputs, 'inputs');
+    if (rowCount(inputs.shape) !== sizeOf(rows)) {
+      const expected = `${showShape([...rows, this.nInputs])} (what was encoded)`;
+      throw new RangeError(wrong(operation, 'inputs', expected, showShape(inputs.shape)));
+    }
+    const out = decoded();
+    return denormalize(out, inputs.reshape([...rows, this.nInputs]));
   }
 
   /** Encodes and decodes, and counts in statsLastNonzero the passes since each latent was last active. */
   async forward(x: Tensor): Promise<{ preAct: Tensor; latents: Tensor; reconstruction: Tensor }> {
     const preAct = this.encodePreAct(x);
     const latents = this.activation.apply(preAct);
-    const reconstruction = this.decode(latents);
+    const reconstruction = this.decode(latents, { inputs: x });
     updateLastNonzero(this.#parts.lastNonzero, latents);
     return { preAct, latents, reconstruction };
   }
@@ -224,7 +275,7 @@ export class Autoencoder {
    */
   async encodeSparse(x: Tensor, { threshold = 0 }: { threshold?: number } = {}): Promise<SparseLatents> {
     this.#check('encodeSparse', x, this.nInputs);
-    using centred = x.sub(this.#parts.preBias);
+    using centred = this.#centred(x);
     const { k, positive } = this.activation;
     return await sparseEncode(centred, this.#parts.encoder, {
       bias: this.#parts.latentBias,
@@ -235,8 +286,49 @@ export class Autoencoder {
   }
 
   /** What decode gives for the latents that `sparse` stands for: [rows, inputs]. */
-  decodeSparse(sparse: SparseLatents): Tensor {
-    return sparseDecode(sparse, this.#decoder, { bias: this.#parts.preBias });
+  decodeSparse(sparse: SparseLatents, { inputs }: DecodeOptions = {}): Tensor {
+    return this.#turnedBack('decodeSparse', inputs, [sparse.rowPtr.length - 1], () =>
+      sparseDecode(sparse, this.#decoder, { bias: this.#parts.preBias }),
+    );
+  }
+
+  /**
+   * A new autoencoder of some of the latents, in the order of `indices`, statistics included.
+   * @throws RangeError for an index that is no latent, or for none at all.
+   */
+  selectLatents(indices: readonly number[] | Int32Array): Autoencoder {
+    if (indices.length === 0) throw new RangeError('selectLatents: indices must name one latent at least');
+    for (const i of indices) checkInteger('selectLatents', 'indices', i, 0, this.nLatents - 1);
+    const { encoder, decoder, preBias, latentBias, lastNonzero, frequency, meanSquare } = this.#parts;
+    const { device, dtype } = this;
+    using chosen = Tensor.from(Int32Array.from(indices), { device });
+    const rows = (table: Tensor): Tensor => embedding(chosen, table);
+    const values = (t: Tensor): Tensor => {
+      using wide = t.to('float32');
+      using some = rows(wide.reshape(-1, 1));
+      return some.reshape(-1).to(t.dtype);
+    };
+    using encoderRows = encoder.unpack({ transposeB: true }); // [latents, inputs]
+    using kept = rows(encoderRows);
+    using decoderRows = decoder?.unpack();
+    using keptBack = decoderRows && rows(decoderRows);
+    return new Autoencoder(
+      { ...this.#options, nLatents: indices.length, device, dtype },
+      {
+        encoder: packWeights(kept, { transposeB: true }),
+        decoder: keptBack && packWeights(keptBack),
+        preBias: preBias.clone(),
+        latentBias: values(latentBias),
+        lastNonzero: values(lastNonzero),
+        frequency: values(frequency),
+        meanSquare: values(meanSquare),
+      },
+    );
+  }
+
+  /** What each latent writes: the decoder's weight [latents, inputs], a tensor of the caller's to free. */
+  decoderWeight(): Tensor {
+    return this.#decoder.unpack();
   }
 
   /** Under the original's names; weights in the stored dtype. */
@@ -261,7 +353,9 @@ export class Autoencoder {
       out[tiedWeight] = out['encoder.weight'];
     }
     out.activation = this.activation.name;
-    out.activation_state_dict = Object.assign(Object.create(null), activationToState(this.activation));
+    out.activation_state_dict = Object.assign(Object.create(null), activationToState(this.activation), {
+      ...(this.normalize && { normalize: true }), // Python's reader takes what it knows
+    });
     return out;
   }
 
@@ -292,13 +386,22 @@ export class Autoencoder {
     this.dispose();
   }
 
-  #check(operation: string, x: Tensor, width: number): void {
-    checkOperands(operation, { x, encoder: this.#parts.encoder });
-    checkFloat(operation, 'x', x);
+  #check(operation: string, x: Tensor, width: number, argument = 'x'): void {
+    checkOperands(operation, { [argument]: x, encoder: this.#parts.encoder });
+    checkFloat(operation, argument, x);
     if (x.shape.at(-1) === width) return;
     const of = width === this.nInputs ? 'inputs' : 'latents';
-    throw new RangeError(wrong(operation, 'x', `[..., ${width}] (the autoencoder's ${of})`, showShape(x.shape)));
+    throw new RangeError(wrong(operation, argument, `[..., ${width}] (the autoencoder's ${of})`, showShape(x.shape)));
   }
+
+  get #options(): Pick<AutoencoderOptions, 'nInputs' | 'activation' | 'tied' | 'normalize'> {
+    const { nInputs, activation, tied, normalize } = this;
+    return { nInputs, activation, tied, normalize };
+  }
+}
+
+function saysNormalize({ activation_state_dict: state }: StateDict): boolean {
+  return typeof state === 'object' && state !== null && (state as StateDict).normalize === true;
 }
 
 /** A matrix [K, N] as [N, K]. */

@@ -347,7 +347,8 @@ export class TransformerHooks extends HookCollection {
 /** Both give a new tensor each time, which is freed when the hook ends. */
 export interface AutoencoderHooksOptions {
   encode: (x: Tensor) => Tensor | Promise<Tensor>;
-  decode: (latents: Tensor) => Tensor | Promise<Tensor>;
+  /** x is what was encoded; an autoencoder that normalises its inputs needs it. */
+  decode: (latents: Tensor, x: Tensor) => Tensor | Promise<Tensor>;
   /** Put the reconstruction error back: without edits x then comes out as it went in. */
   addError?: boolean;
 }
@@ -394,9 +395,9 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
     try {
       const latents = made(await encode(x), 'encode', x);
       // the error is that of the latents before anyone edited them
-      const before = addError ? made(await decode(latents), 'decode', latents) : undefined;
+      const before = addError ? made(await decode(latents, x), 'decode', latents) : undefined;
       const edited = await point(this.latents, latents, 'latents');
-      const decoded = made(await decode(edited), 'decode', edited);
+      const decoded = made(await decode(edited, x), 'decode', edited);
       let result = checked(await point(this.reconstruction, decoded, 'reconstruction'), x, `${where}, autoencoder`);
       if (addError || this.error.watches(context.layer)) {
         const error = await point(this.error, keep(x.sub(before ?? result)), 'error');

@@ -1,5 +1,6 @@
 // Autoencoders: state dicts that do not fit, shapes, statistics, round trips; the values are goldens.test.ts's. The oracle for
 // encode and decode is the formula in doubles.
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { identity, relu, topK } from '../../src/autoencoder/activation.js';
@@ -9,6 +10,7 @@ import { packageRoot } from '../../src/engine/native.js';
 import { Tensor } from '../../src/engine/tensor.js';
 import type { HostTensor, StateDict } from '../../src/files/host_tensor.js';
 import { loadTorch, saveTorch } from '../../src/files/torch.js';
+import { AutoencoderHooks } from '../../src/transformer/hooks.js';
 import { close } from '../support/close.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
@@ -74,6 +76,135 @@ test('encode and decode are the formula, for each activation', async () => {
     });
     close(await decoded.read(), expected, { rtol: 1e-4, atol: 1e-4 });
   }
+});
+
+/** Rows of x [rows, N] without their mean, divided by the unbiased standard deviation plus 1e-5, in doubles. */
+function normalizedRows(x: ArrayLike<number>, N: number): { rows: number[]; mean: number[]; std: number[] } {
+  const [rows, mean, std] = [[] as number[], [] as number[], [] as number[]];
+  for (let at = 0; at < x.length; at += N) {
+    const row = Array.from({ length: N }, (_, i) => x[at + i] as number);
+    const m = row.reduce((a, b) => a + b, 0) / N;
+    const s = Math.sqrt(row.reduce((sum, v) => sum + (v - m) ** 2, 0) / (N - 1));
+    rows.push(...row.map((v) => (v - m) / (s + 1e-5)));
+    mean.push(m);
+    std.push(s);
+  }
+  return { rows, mean, std };
+}
+
+test('normalised inputs, as in the v5 files: encode, decode and the sparse form are the formula', async () => {
+  const [L, N, R, k] = [53, 19, 6, 5];
+  const state = stateOf(L, N, { activation: 'TopK', activation_state_dict: { k, postact_fn: 'ReLU' } });
+  using ae = Autoencoder.fromStateDict(state, { normalize: true });
+  using same = Autoencoder.fromStateDict(state);
+  assert.equal([ae.normalize, same.normalize], [true, false]);
+  const values = random(9).floats(R * N);
+  for (let i = 0; i < N; i++) values[i] = 7; // no deviation at all
+  for (let i = 0; i < N; i++) values[N + i] = (values[N + i] as number) * 1000 + 5000;
+  using x = Tensor.from(values, { shape: [2, 3, N] });
+  const { rows, mean, std } = normalizedRows(values, N);
+  using inputs = Tensor.from(rows, { shape: [2, 3, N], dtype: 'float32' });
+  using expected = same.encode(inputs);
+  using latents = ae.encode(x);
+  close(await latents.read(), await expected.read(), { rtol: 1e-4, atol: 1e-4 });
+  using preAct = ae.encodePreAct(x);
+  using expectedPreAct = same.encodePreAct(inputs);
+  close(await preAct.read(), await expectedPreAct.read(), { rtol: 1e-4, atol: 1e-4 });
+  using part = ae.encodePreAct(x, { latentSlice: [3, 11] });
+  close(await part.read(), await preAct.slice(-1, 3, 11).read(), { rtol: 1e-5, atol: 1e-5 });
+
+  using plain = same.decode(latents);
+  const turned = Array.from(await plain.read(), (v, at) => {
+    const row = Math.floor(at / N);
+    return v * (std[row] as number) + (mean[row] as number);
+  });
+  using decoded = ae.decode(latents, { inputs: x });
+  close(await decoded.read(), turned, { rtol: 1e-4, atol: 1e-4 });
+  const sparse = await ae.encodeSparse(x);
+  using fromSparse = ae.decodeSparse(sparse, { inputs: x });
+  assert.equal([...fromSparse.shape], [R, N]);
+  close(await fromSparse.read(), turned, { rtol: 1e-4, atol: 1e-4 });
+  const passed = await ae.forward(x);
+  close(await passed.reconstruction.read(), turned, { rtol: 1e-4, atol: 1e-4 });
+  for (const t of Object.values(passed)) t.dispose();
+
+  throws(
+    () => ae.decode(latents),
+    TypeError,
+    /decode: inputs must be what was encoded, as this autoencoder normalises/,
+  );
+  throws(() => ae.decode(latents, { inputs: x.slice(0, 0, 1) }), RangeError, /inputs must be \[2, 3, 19\]/);
+  throws(() => ae.decodeSparse(sparse, { inputs: latents }), RangeError, /inputs must be \[\.\.\., 19\]/);
+});
+
+test('normalised or not: saved and read again, by the address of the published files, and in hooks', async () => {
+  const state = stateOf(12, 5, { activation: 'TopK', activation_state_dict: { k: 3, postact_fn: 'ReLU' } });
+  using ae = Autoencoder.fromStateDict(state, { normalize: true });
+  using same = Autoencoder.fromStateDict(state);
+  assert.is.not(await ae.digest(), await same.digest());
+  await withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await saveTorch(at('saved.pt'), await ae.stateDict());
+    using again = await Autoencoder.load(at('saved.pt'));
+    assert.is(await again.digest(), await ae.digest());
+    await mkdir(at('resid_post_mlp_v5_32k/autoencoders'), { recursive: true });
+    const published = at('resid_post_mlp_v5_32k/autoencoders/3.pt');
+    await saveTorch(published, state);
+    using known = await Autoencoder.load(published);
+    using told = await Autoencoder.load(published, { normalize: false });
+    assert.equal([known.normalize, told.normalize], [true, false]);
+  });
+  using x = Tensor.from(random(2).floats(20), { shape: [1, 4, 5] });
+  const hooks = new AutoencoderHooks({
+    encode: (t) => ae.encode(t),
+    decode: (latents, inputs) => ae.decode(latents, { inputs }),
+  });
+  using out = await hooks.run(x);
+  const { reconstruction, ...rest } = await ae.forward(x);
+  close(await out.read(), await reconstruction.read());
+  for (const t of [reconstruction, ...Object.values(rest)]) t.dispose();
+});
+
+test('some latents of an autoencoder are an autoencoder', async () => {
+  const topk = { activation: 'TopK', activation_state_dict: { k: 4, postact_fn: 'Identity' } };
+  const tiedState = stateOf(30, 7);
+  delete tiedState['decoder.weight'];
+  tiedState['decoder.linear.weight'] = tiedState['encoder.weight'] as HostTensor;
+  const before = getDefaultDevice().memory().allocated;
+  for (const state of [stateOf(30, 7, topk), stateOf(30, 7), tiedState]) {
+    using ae = Autoencoder.fromStateDict(state);
+    const indices = [29, 0, 13, 13, 2];
+    using some = ae.selectLatents(indices);
+    assert.equal([some.nLatents, some.nInputs, some.tied, some.activation.k], [5, 7, ae.tied, ae.activation.k]);
+    using x = Tensor.from(random(4).floats(21), { shape: [3, 7] });
+    using all = ae.encodePreAct(x);
+    using own = some.encodePreAct(x);
+    const [whole, chosen] = [await all.read(), await own.read()];
+    close(
+      chosen,
+      Float32Array.from(
+        { length: 15 },
+        (_, at) => whole[Math.floor(at / 5) * 30 + (indices[at % 5] as number)] as number,
+      ),
+      { rtol: 1e-6, atol: 1e-6 },
+    );
+    for (const name of ['latent_bias', 'latents_activation_frequency', 'latents_mean_square']) {
+      const saved = data(await some.stateDict(), name);
+      assert.equal(
+        [...saved],
+        indices.map((i) => data(state, name)[i]),
+      );
+    }
+    using weight = ae.decoderWeight();
+    using ownWeight = some.decoderWeight();
+    assert.equal([...weight.shape], [30, 7]);
+    for (const [row, i] of indices.entries()) {
+      assert.equal([...(await ownWeight.select(0, row).read())], [...(await weight.select(0, i).read())]);
+    }
+    throws(() => ae.selectLatents([]), RangeError, /selectLatents: indices must name one latent at least/);
+    throws(() => ae.selectLatents([30]), RangeError, /selectLatents: indices must be an integer from 0 to 29/);
+  }
+  assert.is(getDefaultDevice().memory().allocated, before);
 });
 
 test('a threshold keeps what is above it, and the sparse form decodes to the same', async () => {
