@@ -1,6 +1,63 @@
 // The only door: named re-exports, no logic.
 export { type AutoencoderActivation, identity, relu, topK } from './autoencoder/activation.js';
-export { Autoencoder, type AutoencoderOptions, type StateOptions } from './autoencoder/autoencoder.js';
+export {
+  Autoencoder,
+  type AutoencoderOptions,
+  type DecodeOptions,
+  type StateOptions,
+} from './autoencoder/autoencoder.js';
+export {
+  ActivationLocationType,
+  type ActivationLocationTypeAndPassType,
+  activationExistsByDefault,
+  activationHasNoLayers,
+  activationLocationTypes,
+  activationLocationWithinLayer,
+  activationNodeType,
+  activationOfLocation,
+  activationShapeSpec,
+  locationOfActivation,
+} from './context/activation_locations.js';
+export {
+  type AutoencoderConfig,
+  AutoencoderContext,
+  type AutoencoderContextOptions,
+  countDeadLatents,
+  type LayerIndex,
+  MultiAutoencoderContext,
+  makeAutoencoderContext,
+  omitLeastActiveLatents,
+} from './context/autoencoder_context.js';
+export {
+  Dimension,
+  isAutoencoderLatent,
+  isModelIntrinsic,
+  isParameterizedDimension,
+  isSequenceTokenDimension,
+  LocationWithinLayer,
+  locationOfNodeType,
+  NodeType,
+  nodeTypeOfDimension,
+  PassType,
+} from './context/dimensions.js';
+export {
+  type GetWeightOptions,
+  getEmbedding,
+  getUnembeddingWithLnGain,
+  InvalidTokenException,
+  ModelContext,
+  StandardModelContext,
+  StubModelContext,
+} from './context/model_context.js';
+export { DerivedScalarType, listAutoencoderNames } from './context/registry.js';
+export {
+  dimensionIndex,
+  isMlpWeight,
+  WeightLocationType,
+  weightHasNoLayers,
+  weightLocationTypes,
+  weightShapeSpec,
+} from './context/weight_locations.js';
 export type { AutoencoderSource } from './dump/autoencoders.js';
 export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus.js';
 export type { Manifest, ShardEntry } from './dump/manifest.js';
@@ -30,10 +87,13 @@ export { type SparseEncodeOptions, type SparseLatents, sparseDecode, sparseEncod
 export { topKMask } from './engine/ops/top_k.js';
 export { type PackedMatrix, packWeights } from './engine/packed_matrix.js';
 export { Tensor, type TensorOptions } from './engine/tensor.js';
+export { BlobFile, type BlobProgress, type OpenBlobOptions, openBlob } from './files/blob.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';
 export { loadSafetensors, openSafetensors, type SafetensorsFile, saveSafetensors } from './files/safetensors.js';
+export type { FileSource } from './files/source.js';
 export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer.js';
 export { loadTorch, loadTorchValue, saveTorch, UnsafePickleError } from './files/torch.js';
+export { ablationHooks } from './transformer/ablation.js';
 export type { TransformerConfig } from './transformer/config.js';
 export {
   AtLayers,
@@ -51,6 +111,7 @@ export {
 export type { KvCaches } from './transformer/kv_cache.js';
 export { expandLocations, type Location, locationNames, locationShape, parseLocation } from './transformer/location.js';
 export { prepInputAndPad, type Tokens } from './transformer/padding.js';
+export type { SubjectModel } from './transformer/subject_model.js';
 export {
   type ForwardOptions,
   type ForwardResult,

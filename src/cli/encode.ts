@@ -1,6 +1,7 @@
 // sonde encode: what an autoencoder sees in a text, token by token.
 import { Command } from 'commander';
-import { demoAutoencoders, findAutoencoder } from '../dump/autoencoders.js';
+import { listAutoencoderNames } from '../context/registry.js';
+import { findAutoencoder } from '../dump/autoencoders.js';
 import { expandDumpLocations, showDumpLocation } from '../dump/location.js';
 import type { Transformer } from '../transformer/transformer.js';
 import { UsageError } from './failure.js';
@@ -17,7 +18,8 @@ Examples:
   $ sonde encode "Kate found a red ball"
   $ sonde encode --autoencoder '*/mlp/post_act=ae-mlp-post-act' --top 3 "Kate found a red ball"
   $ sonde encode --model ./gpt2-small --autoencoder '8/resid/delta_mlp=my-ae/{layer}.pt' "Hello"
-The demo model has the autoencoders ${demoAutoencoders.join(', ')}.
+Autoencoders by name, of the demo model: ${listAutoencoderNames('demo').join(', ')};
+of gpt2-small: ${listAutoencoderNames('gpt2-small').join(', ')}.
 Next: sonde dump --help, for the latents of a whole text.`;
 
 export function encodeCommand(): Command {

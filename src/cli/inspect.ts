@@ -1,8 +1,9 @@
-// sonde inspect: what a dump holds. Dumps come from anywhere: no control character of theirs reaches the terminal.
+// sonde inspect: what a dump holds.
 import { Command } from 'commander';
 import { showBytes } from '../dump/plan.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/reader.js';
 import { gpt2Tokenizer } from '../files/tokenizer.js';
+import { print } from './terminal.js';
 
 const help = `
 Example:
@@ -67,8 +68,6 @@ function summaryOfSparse({ indices, values }: SparseRows, positions: number): st
     ? active
     : `${active}, the strongest ${indices[strongest]}:${short(values[strongest] as number)}`;
 }
-
-const print = (line: string): void => console.log(line.replace(/\p{Cc}/gu, '?'));
 
 const short = (value: number): string => String(Number(value.toPrecision(3)));
 

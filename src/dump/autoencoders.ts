@@ -1,12 +1,13 @@
 // Finds the autoencoders that a dump is asked for by name or file.
 import { stat } from 'node:fs/promises';
-import { basename, isAbsolute, join } from 'node:path';
+import { basename, isAbsolute } from 'node:path';
 import { Autoencoder } from '../autoencoder/autoencoder.js';
+import { findAutoencoderSpec, listAutoencoderNames } from '../context/registry.js';
 import type { Device } from '../engine/device.js';
-import { packageRoot } from '../engine/native.js';
+import { isBlobUrl } from '../files/blob_address.js';
 import { type DumpLocation, layerOf } from './location.js';
 
-/** An autoencoder, the path or URL of its file (`{layer}` stands for the layer), or what gives either for a layer. */
+/** An autoencoder, a published one's name, the path or address of its file (`{layer}` stands for the layer), or what gives either for a layer. */
 export type AutoencoderSource =
   | string
   | Autoencoder
@@ -21,19 +22,9 @@ export interface FoundAutoencoder {
   readonly own: boolean;
 }
 
-const demoFolder = join(packageRoot, 'assets', 'demo', 'autoencoders');
-// Named after the published ones, which have a version at the end.
-const demoFiles: Record<string, string> = {
-  'ae-mlp-post-act': join(demoFolder, 'mlp_post_act', '{layer}.pt'),
-  'ae-resid-delta-mlp': join(demoFolder, 'resid_delta_mlp', '{layer}.pt'),
-  'ae-resid-delta-attn': join(demoFolder, 'resid_delta_attn', '{layer}.pt'),
-};
-
-export const demoAutoencoders: readonly string[] = Object.keys(demoFiles);
-
 /**
- * The autoencoder of a location: one of `sources` by its name there, a demo autoencoder by its name when the model is
- * the demo model, or a file.
+ * The autoencoder of a location: one of `sources` by its name there, a published one or one of the demo model by its
+ * name, or a file.
  */
 export async function findAutoencoder(
   wanted: DumpLocation,
@@ -44,16 +35,14 @@ export async function findAutoencoder(
   const { location } = wanted;
   const layer = layerOf(location);
   const given = Object.hasOwn(sources, name) ? sources[name] : undefined;
-  const source = typeof given === 'function' ? await given(layer) : given;
-  if (source !== undefined && typeof source !== 'string') {
-    return { location, name: shownName(name, layer), autoencoder: source, own: false };
-  }
-  const demo = model.name === 'demo' ? demoFiles[name] : undefined;
-  const path = inLayer(source ?? demo ?? name, location, layer);
-  if (source === undefined && demo === undefined) await checkIsThere(path, name, location, model.name);
+  const source = (typeof given === 'function' ? await given(layer) : given) ?? name;
+  if (typeof source !== 'string') return { location, name: shownName(name, layer), autoencoder: source, own: false };
+  const spec = findAutoencoderSpec(model.name, source);
+  const path = inLayer(spec?.path ?? source, location, layer);
+  if (given === undefined && !spec) await checkIsThere(path, name, location, model.name);
   // encoding needs no statistics, which some published files lack
-  const autoencoder = await Autoencoder.load(path, { device: model.device, strict: false });
-  return { location, name: shownName(name, layer), autoencoder, own: true };
+  const options = { device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
+  return { location, name: shownName(name, layer), autoencoder: await Autoencoder.load(path, options), own: true };
 }
 
 function inLayer(path: string, location: string, layer: number | undefined): string {
@@ -63,18 +52,24 @@ function inLayer(path: string, location: string, layer: number | undefined): str
   return path.replaceAll('{layer}', String(layer));
 }
 
-/** How the manifest names a model or an autoencoder: it must not depend on where files lie on a machine. */
-export const withoutFolder = (name: string): string => (isAbsolute(name) ? basename(name) : name);
+/**
+ * How the manifest names a model or an autoencoder: it must not depend on where files lie on a machine, and a query may
+ * hold a signature.
+ */
+export function withoutFolder(name: string): string {
+  if (/^https?:/i.test(name)) return name.split('?')[0] as string;
+  return isAbsolute(name) ? basename(name) : name;
+}
 
 const shownName = (name: string, layer: number | undefined): string =>
   withoutFolder(name).replaceAll('{layer}', String(layer));
 
 async function checkIsThere(path: string, name: string, location: string, modelName: string): Promise<void> {
-  if (/^[a-z]+:\/\//.test(path)) return;
+  if (isBlobUrl(path)) return;
   const there = await stat(path).catch(() => undefined);
   if (there?.isFile()) return;
-  const known =
-    modelName === 'demo' ? ` nor one of the demo model's autoencoders (${demoAutoencoders.join(', ')})` : '';
+  const names = listAutoencoderNames(modelName);
+  const known = names.length > 0 ? ` nor one of ${modelName}'s autoencoders (${names.join(', ')})` : '';
   throw new Error(`dump: the autoencoder '${name}' for ${location} is no file (${path})${known}`);
 }
 

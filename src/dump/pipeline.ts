@@ -1,7 +1,7 @@
 // A block through the model into a shard. While a batch is computed, the one before is read into host memory and
 // written.
 import type { Tensor } from '../engine/tensor.js';
-import type { Transformer } from '../transformer/transformer.js';
+import type { SubjectModel } from '../transformer/subject_model.js';
 import type { FoundAutoencoder } from './autoencoders.js';
 import type { Block } from './blocks.js';
 import { type DumpPlan, type SparseLocation, widthOf } from './plan.js';
@@ -14,7 +14,7 @@ const batchesInFlight = 2;
 
 export interface Pipeline {
   readonly plan: DumpPlan;
-  readonly model: Transformer;
+  readonly model: SubjectModel;
   readonly autoencoders: readonly FoundAutoencoder[];
   readonly out: string;
   readonly slabs: readonly Slab[];

@@ -1,9 +1,11 @@
 // dump(): the corpus through the model into shards. While one shard is computed, the one before is hashed and synced,
 // and the text of the one after is tokenised.
 
+import { ModelContext } from '../context/model_context.js';
 import type { Device } from '../engine/device.js';
 import { sizeOf } from '../engine/shape.js';
 import { locationShape } from '../transformer/location.js';
+import type { SubjectModel } from '../transformer/subject_model.js';
 import { Transformer } from '../transformer/transformer.js';
 import {
   type AutoencoderSource,
@@ -26,8 +28,8 @@ import type { ShardWriter } from './shard.js';
 import { ShardReader } from './shard_reader.js';
 
 export interface DumpOptions {
-  /** A transformer, or what `Transformer.load` takes. */
-  model: Transformer | string;
+  /** A transformer, another model with its members, the context of either, or what `Transformer.load` takes. */
+  model: SubjectModel | ModelContext | string;
   corpus: Corpus;
   /** `5/mlp/post_act`; `*` for every layer; `5/resid/delta_mlp -> AUTOENCODER` for latents. */
   locations: string | string[];
@@ -74,7 +76,7 @@ export interface DumpResult {
 /** What a dump needs beside its plan. */
 interface Prepared {
   readonly plan: DumpPlan;
-  readonly model: Transformer;
+  readonly model: SubjectModel;
   readonly autoencoders: FoundAutoencoder[];
   readonly sources: Source[];
   /** Frees what was loaded for the call. */
@@ -125,7 +127,7 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
   checkLayered(patterns.map(parseDumpLocation), given);
   const sources = await openCorpus(options.corpus);
   const loaded = typeof options.model === 'string' ? await loadModel(options.model, options.device) : undefined;
-  const model = loaded ?? (options.model as Transformer);
+  const model = loaded ?? (await subjectOf(options.model as SubjectModel | ModelContext));
   const found: FoundAutoencoder[] = [];
   const dispose = () => {
     for (const { autoencoder, own } of found) if (own) autoencoder.dispose();
@@ -172,7 +174,10 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
 const loadModel = (name: string, device: Device | undefined): Promise<Transformer> =>
   Transformer.load(name, device ? { device } : {});
 
-const widthAt = (location: string, { config, nVocab }: Transformer): number =>
+const subjectOf = async (model: SubjectModel | ModelContext): Promise<SubjectModel> =>
+  model instanceof ModelContext ? model.getOrCreateModel() : model;
+
+const widthAt = (location: string, { config, nVocab }: SubjectModel): number =>
   sizeOf(locationShape(location, config, nVocab, 1, 1));
 
 async function runDump(run: Run): Promise<DumpResult> {

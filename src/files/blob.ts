@@ -4,10 +4,11 @@ import { mkdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { isBlobUrl, parseBlobAddress } from './blob_address.js';
-import { type CachedBlob, claim, entryFolder, lookUp } from './blob_cache.js';
+import { type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
 import { type BlobProgress, downloadBlob } from './blob_download.js';
 import { RemoteBlob } from './blob_remote.js';
 import { type ByteSource, openFile } from './byte_source.js';
+import { claim } from './claim.js';
 
 export type { CachedBlob } from './blob_cache.js';
 export type { BlobProgress } from './blob_download.js';
@@ -99,10 +100,15 @@ export async function readText(reader: string, address: string, most = 2 ** 26):
   return new TextDecoder().decode(await file.read());
 }
 
-/** Blobs that a caller is about to open one after another, fetched several at a time from now on. */
-export function fetchAhead(addresses: readonly string[], options: OpenBlobOptions = {}): void {
-  for (const address of addresses) {
-    if (isBlobUrl(address)) fetchBlob(address, options).catch(() => {}); // told when it is opened
+/** Makes sure that the cache has blobs, several at a time. @throws the first error; what else is under way then ends. */
+export async function fetchBlobs(addresses: readonly string[], options: OpenBlobOptions = {}): Promise<CachedBlob[]> {
+  const failed = new AbortController();
+  const signal = options.signal ? AbortSignal.any([options.signal, failed.signal]) : failed.signal;
+  try {
+    return await Promise.all(addresses.map((address) => fetchBlob(address, { ...options, signal })));
+  } catch (error) {
+    failed.abort(error);
+    throw error;
   }
 }
 
@@ -152,9 +158,9 @@ async function fetchInto(
   refresh: boolean,
   { onProgress, signal }: FetchOptions,
 ): Promise<CachedBlob> {
-  await mkdir(folder, { recursive: true });
   for (;;) {
     signal?.throwIfAborted();
+    await mkdir(folder, { recursive: true }); // which clearing the cache may have removed
     const claimed = await claim(folder);
     if (!claimed) {
       await sleep(pollMilliseconds, undefined, signal ? { signal } : {});
@@ -163,9 +169,9 @@ async function fetchInto(
     try {
       const there = await lookUp(folder); // fetched by somebody else meanwhile
       if (there && !(refresh && (await hasChanged(remote, there, signal)))) return there;
-      return await downloadBlob(remote, folder, () => !claimed.lost(), { onProgress, signal });
+      return await downloadBlob(remote, folder, claimed, { onProgress, signal });
     } catch (error) {
-      if (!claimed.lost()) throw error;
+      if (!(await claimed.lost())) throw error;
     } finally {
       await claimed.release();
     }

@@ -5,8 +5,8 @@ import { createReadStream } from 'node:fs';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
-import lockfile from 'proper-lockfile';
 import { writeFileAtomically } from './atomic_write.js';
+import { claim } from './claim.js';
 
 /** A blob in the cache. */
 export interface CachedBlob {
@@ -100,27 +100,6 @@ export async function checksums(path: string): Promise<{ sha256: string; md5: Bu
     md5.update(part);
   }
   return { sha256: sha256.digest('hex'), md5: md5.digest() };
-}
-
-const lockOptions = { realpath: false, stale: 5000, update: 1000 };
-
-/** The right to fetch into a folder, or undefined while somebody else has it. It ends with the process, however that ends. */
-export async function claim(
-  folder: string,
-): Promise<{ lost: () => boolean; release: () => Promise<void> } | undefined> {
-  let lost = false;
-  try {
-    const release = await lockfile.lock(folder, {
-      ...lockOptions,
-      onCompromised: () => {
-        lost = true;
-      },
-    });
-    return { lost: () => lost, release: () => (lost ? Promise.resolve() : release().catch(() => {})) };
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ELOCKED') return undefined;
-    throw error;
-  }
 }
 
 // ---- what is there

@@ -9,6 +9,7 @@ import pLimit from 'p-limit';
 import { writeFileAtomically } from './atomic_write.js';
 import { type CachedBlob, checksums, enter, storedName } from './blob_cache.js';
 import { BlobChanged, type BlobVersion, checkedRange, diskErrors, type RemoteBlob } from './blob_remote.js';
+import type { Claim } from './claim.js';
 
 export interface BlobProgress {
   /** The blob's address. */
@@ -32,19 +33,19 @@ const journalMilliseconds = 500;
 const mostVersions = 3;
 
 /**
- * The blob as the server has it now. `stillOurs` is asked before anything gets its final name.
+ * The blob as the server has it now. Nothing gets its final name once the claim on the folder is lost.
  * @throws Error in words; the cache is as it was, and what has come is kept for the next try.
  */
 export async function downloadBlob(
   remote: RemoteBlob,
   folder: string,
-  stillOurs: () => boolean,
+  claimed: Pick<Claim, 'lost'>,
   options: DownloadOptions,
 ): Promise<CachedBlob> {
   for (let tries = 1; ; tries++) {
     const version = await remote.version(options.signal);
     try {
-      return await downloadVersion(remote, version, folder, stillOurs, options);
+      return await downloadVersion(remote, version, folder, claimed, options);
     } catch (error) {
       if (!(error instanceof BlobChanged)) throw diskInWords(error, remote.address.name, folder);
       if (tries < mostVersions) continue;
@@ -58,7 +59,7 @@ async function downloadVersion(
   remote: RemoteBlob,
   version: BlobVersion,
   folder: string,
-  stillOurs: () => boolean,
+  claimed: Pick<Claim, 'lost'>,
   { onProgress, signal }: DownloadOptions,
 ): Promise<CachedBlob> {
   const { name, baseName } = remote.address;
@@ -76,7 +77,7 @@ async function downloadVersion(
       throw new Error(`${name}: what came is damaged: its MD5 is not the one that the server gives; nothing was kept`);
     }
     if (!version.ranges) await checkSame(remote, version, signal);
-    if (!stillOurs()) throw new Error(`${name}: this process stood still, and another fetches the blob now`);
+    if (await claimed.lost()) throw new Error(`${name}: this process stood still, and another fetches the blob now`);
     const file = storedName(sha256, baseName);
     await rename(partial.path, join(folder, file)); // fails when another process has taken the partial file over
     await rm(partial.journalPath, { force: true });

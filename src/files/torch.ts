@@ -39,6 +39,17 @@ export async function loadTorchValue(from: FileSource): Promise<StateValue> {
   return load('loadTorchValue', from, () => {});
 }
 
+/** The shape of the tensor that a file holds, without reading its elements; undefined for a file of something else. */
+export async function torchTensorShape(from: FileSource): Promise<readonly number[] | undefined> {
+  const source = await openSource('torchTensorShape', from);
+  try {
+    const { value } = await openTorchArchive(source, () => new TorchNames(source.name, source.size));
+    return value instanceof TensorView ? value.shape : undefined;
+  } finally {
+    await source.close();
+  }
+}
+
 async function load(
   reader: string,
   from: FileSource,

@@ -52,8 +52,15 @@ const fields = [
   ['m_mlp', 'mMlp'],
 ] as const;
 
-/** A config from a file's JSON. @throws Error that names the file, the field, and what it must be. */
-export function configFromJson(json: unknown, file: string): TransformerConfig {
+/**
+ * A config from a file's JSON; `names` are the fields' names in the file where they differ.
+ * @throws Error that names the file, the field, and what it must be.
+ */
+export function configFromJson(
+  json: unknown,
+  file: string,
+  names: Readonly<Record<string, string>> = {},
+): TransformerConfig {
   if (typeof json !== 'object' || json === null || Array.isArray(json)) {
     throw new Error(`${file}: must be an object with ${fields.map(([name]) => name).join(', ')}`);
   }
@@ -66,7 +73,7 @@ export function configFromJson(json: unknown, file: string): TransformerConfig {
     const fits = typeof value === 'number' && value > 0 && value <= most && (!whole || Number.isInteger(value));
     if (!fits) {
       throw new Error(
-        `${file}: ${name} must be a ${whole ? 'whole ' : ''}number above 0 and at most ${most}, but is ${JSON.stringify(value)}`,
+        `${file}: ${names[name] ?? name} must be a ${whole ? 'whole ' : ''}number above 0 and at most ${most}, but is ${JSON.stringify(value)}`,
       );
     }
     config[property] = value;
@@ -74,7 +81,9 @@ export function configFromJson(json: unknown, file: string): TransformerConfig {
   const out = config as unknown as TransformerConfig;
   if (out.enc !== 'gpt2') throw new Error(`${file}: enc must be gpt2, but is ${JSON.stringify(out.enc)}`);
   if (dAttn(out) % out.nHeads !== 0 || dAttn(out) === 0) {
-    throw new Error(`${file}: n_heads must divide the attention width ${dAttn(out)}, but is ${out.nHeads}`);
+    throw new Error(
+      `${file}: ${names.n_heads ?? 'n_heads'} must divide the attention width ${dAttn(out)}, but is ${out.nHeads}`,
+    );
   }
   if (dFf(out) === 0) throw new Error(`${file}: m_mlp times d_model must be 1 or more, but is ${dFf(out)}`);
   return out;

@@ -1,23 +1,29 @@
 // The transformer: loads weights, checks arguments, runs passes, samples.
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { checkInteger, checkNumber, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
-import { packageRoot } from '../engine/native.js';
 import { disposeAll } from '../engine/scope.js';
 import type { Tensor } from '../engine/tensor.js';
+import { type BlobProgress, fetchBlobs, type OpenBlobOptions } from '../files/blob.js';
+import { isBlobUrl } from '../files/blob_address.js';
 import type { HostTensor } from '../files/host_tensor.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer.js';
-import { foldNorms, hostPieces, type Loaded, loadCheckpoint, randomWeights, saveCheckpoint } from './checkpoint.js';
-import { dAttn, sizes, type TransformerConfig } from './config.js';
+import type { Loaded } from './build_weights.js';
+import { loadCheckpoint, saveCheckpoint } from './checkpoint.js';
+import { dAttn, type TransformerConfig } from './config.js';
+import { foldNorms } from './fold_norms.js';
 import { runPass } from './graph.js';
 import { TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { expandLocations } from './location.js';
+import { openModelFiles, randomModel } from './model_files.js';
+import { modelBase, modelNames } from './names.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
+import { hostPieces, pieceOf } from './pieces.js';
 import { makePlan } from './plan.js';
+import { randomWeights } from './random_weights.js';
 import { draw, greedy, nucleus, probabilities, seededRandom } from './sampling.js';
 import { disposeWeights, type Weights } from './weights.js';
 
@@ -27,6 +33,10 @@ export interface LoadOptions {
   dtype?: DType;
   /** Fold the layer norms into the linear layers that follow. */
   simplify?: boolean;
+  /** Told while files are fetched from the network, file by file. */
+  onProgress?: (progress: BlobProgress) => void;
+  /** Ends fetching; what has come is kept for the next time. */
+  signal?: AbortSignal;
 }
 
 export interface ForwardOptions {
@@ -98,20 +108,24 @@ export class Transformer {
   }
 
   /**
-   * Loads 'demo' (it ships with the package), a folder in the original's checkpoint layout (config.json and
-   * model_pieces/NAME.pt), or 'random:gpt2-small' and its siblings (gpt2-medium, gpt2-large, gpt2-xl, tiny; a seed may
-   * follow, 'random:tiny?7').
+   * Loads 'demo' (it ships with the package); 'gpt2-small', 'gpt2-medium', 'gpt2-large' or 'gpt2-xl' (also 'gpt2/small', …)
+   * from the original's public files; a folder, `az://…` or `https://…` in the original's checkpoint layout (config.json
+   * and model_pieces/NAME.pt) or in Hugging Face's (config.json and safetensors files); or 'random:gpt2-small' and its
+   * siblings (and 'random:tiny'), random weights of that size (a seed may follow, 'random:tiny?7').
    * @throws Error that says what is missing or does not fit, and where.
    */
   static async load(name: string, options: LoadOptions = {}): Promise<Transformer> {
     const { device = getDefaultDevice(), dtype = 'float32', simplify = false } = options;
     if (typeof name !== 'string' || name === '') {
-      throw new TypeError(wrong('Transformer.load', 'name', "'demo', 'random:…' or a folder", describe(name)));
+      throw new TypeError(wrong('Transformer.load', 'name', "a model's name, folder or address", describe(name)));
     }
     if (!isFloat(dtype)) {
       throw new TypeError(wrong('Transformer.load', 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
     }
-    const xf = new Transformer(name, await find(name, device, dtype), device, dtype);
+    const { onProgress, signal } = options;
+    const fetching = { ...(onProgress && { onProgress }), ...(signal && { signal }) };
+    const shown = /^https?:/i.test(name) ? (name.split('?')[0] as string) : name; // a query may hold a signature
+    const xf = new Transformer(shown, await find(name, device, dtype, fetching), device, dtype);
     if (simplify) xf.simplify();
     return xf;
   }
@@ -293,16 +307,26 @@ export class Transformer {
     return rows;
   }
 
+  /**
+   * One weight under the original's name, `xf_layers.3.mlp.in_layer.weight` [out, in]: a copy on the device, in the model's
+   * dtype, the caller's to free.
+   * @throws RangeError for a name that the model does not have.
+   */
+  weight(name: string): Tensor {
+    return pieceOf(this.#current, this.config, this.nVocab, name);
+  }
+
   /** All weights under the original's names, in host memory, in the model's dtype. */
   async stateDict(): Promise<Record<string, HostTensor>> {
     const out: Record<string, HostTensor> = Object.create(null);
-    for await (const [name, tensor] of hostPieces(this.#current)) out[name] = tensor;
+    for await (const [name, tensor] of hostPieces(this.#current, this.config, this.nVocab)) out[name] = tensor;
     return out;
   }
 
   /** Writes a folder that load() reads, in the original's layout. A folder that holds something else is refused. */
   async saveCheckpoint(folder: string): Promise<void> {
-    await saveCheckpoint(folder, this.config, this.#current);
+    const { config, nVocab } = this;
+    await saveCheckpoint(folder, { config, nVocab, weights: this.#current });
   }
 
   /** Folds each layer's norms into the linear layers that follow them. The function computed stays the same. */
@@ -319,7 +343,7 @@ export class Transformer {
   digest(): Promise<string> {
     this.#digest ??= (async () => {
       const hash = createHash('sha256');
-      for await (const [name, { dtype, shape, data }] of hostPieces(this.#current)) {
+      for await (const [name, { dtype, shape, data }] of hostPieces(this.#current, this.config, this.nVocab)) {
         hash.update(`${name} ${dtype} [${shape.join(', ')}]\n`);
         hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
       }
@@ -368,29 +392,20 @@ function checkHooks(operation: string, hooks: TransformerHooks | undefined): Tra
   throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
 }
 
-async function find(name: string, device: Device, dtype: DType): Promise<Loaded> {
-  if (name === 'demo') return loadCheckpoint(join(packageRoot, 'assets', 'demo'), device, dtype);
-  if (name.startsWith('random:')) {
-    const [, size = '', seed = '0'] = /^random:([^?]*)(?:\?(\d{1,9}))?$/.exec(name) ?? [];
-    const config = Object.hasOwn(sizes, size) ? sizes[size] : undefined;
-    if (!config) {
-      const names = Object.keys(sizes).map((known) => `random:${known}`);
-      throw new Error(
-        `Transformer.load: '${name}' is not known; there are ${names.join(', ')}, each with ?SEED if wanted`,
-      );
-    }
-    return randomWeights(config, gpt2Tokenizer().nVocab, device, dtype, Number(seed));
-  }
-  const published = /^(gpt2[-/](small|medium|large|xl)|https?:\/\/.*|az:\/\/.*)$/.test(name);
-  const folder = await stat(name).catch(() => undefined);
-  if (folder?.isDirectory()) return loadCheckpoint(name, device, dtype);
-  if (published) {
+async function find(name: string, device: Device, dtype: DType, fetching: OpenBlobOptions): Promise<Loaded> {
+  const random = randomModel(name);
+  if (random) return randomWeights(random.config, gpt2Tokenizer().nVocab, device, dtype, random.seed);
+  const base = modelBase(name);
+  if (!isBlobUrl(base) && !(await stat(base).catch(() => undefined))?.isDirectory()) {
     throw new Error(
-      `Transformer.load: '${name}' lies on the network, which this version does not fetch from; load 'demo', 'random:gpt2-small' or a folder with config.json and model_pieces`,
+      `Transformer.load: '${name}' is no folder; it must be 'demo', ${modelNames.join(', ')}, 'random:gpt2-small', or the folder or address of a checkpoint`,
     );
   }
-  const what = folder ? 'is no folder' : 'does not exist';
-  throw new Error(
-    `Transformer.load: '${name}' ${what}; it must be 'demo', 'random:gpt2-small' or a folder with config.json and model_pieces`,
-  );
+  const files = await openModelFiles(base);
+  try {
+    await fetchBlobs(files.addresses, fetching);
+    return await loadCheckpoint(files, device, dtype);
+  } finally {
+    await files.close();
+  }
 }

@@ -1,0 +1,98 @@
+// The dimensions of weights and activations, and the kinds of nodes: the original's names, for tools that exchange them.
+// Members are camelCase here; the values are the original's.
+
+/**
+ * What a dimension of a tensor counts. Those of attention heads (value channels) are per head, those of layers (MLP
+ * activations) per layer.
+ */
+export const Dimension = {
+  /** Positions of the sequence. */
+  sequenceTokens: 'sequence_tokens',
+  /** Positions that are looked at: those of the sequence, and those of a cache before it. */
+  attendedToSequenceTokens: 'attended_to_sequence_tokens',
+  /** The longest sequence there are position embeddings for. */
+  maxContextLength: 'max_context_length',
+  /** The width of the residual stream. */
+  residualStreamChannels: 'residual_stream_channels',
+  vocabSize: 'vocab_size',
+  attnHeads: 'attn_heads',
+  queryAndKeyChannels: 'query_and_key_channels',
+  valueChannels: 'value_channels',
+  mlpActs: 'mlp_acts',
+  layers: 'layers',
+  /** Always 1. */
+  singleton: 'singleton',
+  autoencoderLatents: 'autoencoder_latents',
+  autoencoderLatentsByTokenPair: 'autoencoder_latents_by_token_pair',
+} as const;
+export type Dimension = (typeof Dimension)[keyof typeof Dimension];
+
+/** True for the dimensions whose size the input decides. */
+export const isSequenceTokenDimension = (dimension: Dimension): boolean =>
+  dimension === Dimension.sequenceTokens || dimension === Dimension.attendedToSequenceTokens;
+
+/** True for the dimensions whose size something beside the model decides: an autoencoder. */
+export const isParameterizedDimension = (dimension: Dimension): boolean => dimension === Dimension.autoencoderLatents;
+
+/** True for the dimensions whose size the model alone decides. */
+export const isModelIntrinsic = (dimension: Dimension): boolean =>
+  !isSequenceTokenDimension(dimension) && !isParameterizedDimension(dimension);
+
+/** A part of a model with a number for each token, or each pair of tokens: it is what an activation's last dimension counts. */
+export const NodeType = {
+  attentionHead: 'attention_head',
+  qkChannel: 'qk_channel',
+  vChannel: 'v_channel',
+  mlpNeuron: 'mlp_neuron',
+  autoencoderLatent: 'autoencoder_latent',
+  mlpAutoencoderLatent: 'mlp_autoencoder_latent',
+  attentionAutoencoderLatent: 'attention_autoencoder_latent',
+  autoencoderLatentByTokenPair: 'autoencoder_latent_by_token_pair',
+  layer: 'layer',
+  residualStreamChannel: 'residual_stream_channel',
+  vocabToken: 'vocab_token',
+} as const;
+export type NodeType = (typeof NodeType)[keyof typeof NodeType];
+
+export const isAutoencoderLatent = (nodeType: NodeType): boolean => nodeType.includes('autoencoder_latent');
+
+const nodeTypes: Partial<Record<Dimension, NodeType>> = {
+  mlp_acts: NodeType.mlpNeuron,
+  attn_heads: NodeType.attentionHead,
+  query_and_key_channels: NodeType.qkChannel,
+  value_channels: NodeType.vChannel,
+  singleton: NodeType.layer,
+  residual_stream_channels: NodeType.residualStreamChannel,
+  vocab_size: NodeType.vocabToken,
+  autoencoder_latents: NodeType.autoencoderLatent,
+  autoencoder_latents_by_token_pair: NodeType.autoencoderLatentByTokenPair,
+};
+
+/** What a dimension counts, or undefined where that has no name. */
+export const nodeTypeOfDimension = (dimension: Dimension): NodeType | undefined => nodeTypes[dimension];
+
+/** Where in a layer something happens, just fine enough to say what comes before what. The numbers are not for files. */
+export const LocationWithinLayer = { endOfPrevLayer: 1, attn: 2, residPostAttn: 3, mlp: 4, residPostMlp: 5 } as const;
+export type LocationWithinLayer = (typeof LocationWithinLayer)[keyof typeof LocationWithinLayer];
+
+/**
+ * Where in a layer nodes of a type are; undefined where the type alone does not say.
+ * @throws Error for tokens of the vocabulary, which are in no layer.
+ */
+export function locationOfNodeType(nodeType: NodeType): LocationWithinLayer | undefined {
+  switch (nodeType) {
+    case NodeType.mlpNeuron:
+      return LocationWithinLayer.mlp;
+    case NodeType.attentionHead:
+    case NodeType.qkChannel:
+    case NodeType.vChannel:
+      return LocationWithinLayer.attn;
+    case NodeType.vocabToken:
+      throw new Error('locationOfNodeType: tokens of the vocabulary are in no layer');
+    default:
+      return undefined;
+  }
+}
+
+export const PassType = { forward: 'forward', backward: 'backward' } as const;
+export type PassType = (typeof PassType)[keyof typeof PassType];

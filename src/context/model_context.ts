@@ -1,0 +1,340 @@
+// A model as the rest of a program sees it: its sizes, its weights in standard shapes and its tokenizer, before it is
+// loaded or without loading it at all. Subclasses bring models of other kinds.
+import { checkInteger, describe, wrong } from '../engine/check.js';
+import { Device, getDefaultDevice } from '../engine/device.js';
+import { rootMeanSquare } from '../engine/ops/layer_norm.js';
+import { sameShape, showShape } from '../engine/shape.js';
+import { Tensor } from '../engine/tensor.js';
+import { toHost } from '../engine/to_host.js';
+import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer.js';
+import { configToJson, dFf, dHead, type TransformerConfig } from '../transformer/config.js';
+import { describeModel, type ModelDescription, readWeight } from '../transformer/model_files.js';
+import type { SubjectModel } from '../transformer/subject_model.js';
+import { type LoadOptions, Transformer } from '../transformer/transformer.js';
+import { Dimension } from './dimensions.js';
+import { dimensionIndex, WeightLocationType, weightHasNoLayers, weightShapeSpec } from './weight_locations.js';
+
+/** A text that is not one token, where one was wanted. */
+export class InvalidTokenException extends Error {}
+
+export interface GetWeightOptions {
+  /** For weights that each layer has. */
+  layer?: number;
+  /** Divide by the Euclidean norm along this dimension. */
+  normalizeDim?: Dimension;
+  /** Where the tensor is to be; the context's device when left out. */
+  device?: Device;
+}
+
+export abstract class ModelContext {
+  readonly modelName: string;
+  readonly device: Device;
+
+  constructor(modelName: string, device: Device) {
+    if (!(device instanceof Device)) {
+      throw new TypeError(
+        wrong('ModelContext', 'device', 'what openDevice or getDefaultDevice gives', describe(device)),
+      );
+    }
+    this.modelName = modelName;
+    this.device = device;
+  }
+
+  /** The context of a model by its name, folder or address: what Transformer.load takes. Reads its sizes, not its weights. */
+  static async fromModelType(name: string, options: { device?: Device } = {}): Promise<ModelContext> {
+    return StandardModelContext.load(name, options);
+  }
+
+  /**
+   * A weight in its standard shape (weightShapeSpec): a tensor of the caller's to free.
+   * @throws RangeError for a layer that the model does not have, a missing or superfluous one, or a dimension that the
+   *   weight does not have; Error when what the model gives has another shape.
+   */
+  async getWeight(type: WeightLocationType, options: GetWeightOptions = {}): Promise<Tensor> {
+    const { layer, normalizeDim, device = this.device } = options;
+    const spec = weightShapeSpec(type);
+    this.#checkLayer(type, layer);
+    const dim = normalizeDim === undefined ? undefined : dimensionIndex(type, normalizeDim);
+    const weight = await this.weight(type, layer, device);
+    const expected = this.getShapeFromSpec(spec);
+    if (!sameShape(weight.shape, expected)) {
+      const shapes = `${showShape(expected)} (${spec.join(', ')}), but is ${showShape(weight.shape)}`;
+      weight.dispose();
+      throw new Error(`${this.modelName}: ${type}${layer === undefined ? '' : ` of layer ${layer}`} must be ${shapes}`);
+    }
+    if (dim === undefined) return weight;
+    using unscaled = weight;
+    return divideByNorm(unscaled, dim);
+  }
+
+  #checkLayer(type: WeightLocationType, layer: number | undefined): void {
+    if (!weightHasNoLayers(type)) {
+      if (layer === undefined) throw new RangeError(`getWeight: ${type} needs a layer from 0 to ${this.nLayers - 1}`);
+      checkInteger('getWeight', 'layer', layer, 0, this.nLayers - 1);
+    } else if (layer !== undefined) {
+      throw new RangeError(`getWeight: ${type} is in no layer, but layer ${layer} was asked for`);
+    }
+  }
+
+  /** A weight in its standard shape, on a device: a tensor that getWeight may give away. */
+  protected abstract weight(type: WeightLocationType, layer: number | undefined, device: Device): Promise<Tensor>;
+
+  /** The size of a dimension. @throws RangeError for one that the model alone does not decide. */
+  abstract getDimSize(dimension: Dimension): number;
+
+  getShapeFromSpec(spec: readonly Dimension[]): number[] {
+    return spec.map((dimension) => (dimension === Dimension.singleton ? 1 : this.getDimSize(dimension)));
+  }
+
+  /** The model to run. The first call loads it, later ones give the same. */
+  abstract getOrCreateModel(options?: object): Promise<SubjectModel>;
+
+  /** The sizes under the names that its files use. */
+  abstract getModelConfigAsDict(): Record<string, unknown>;
+
+  // ---- tokens
+
+  abstract getEncoding(): Tokenizer;
+
+  /** `<|endoftext|>` in the text is the token of that name. */
+  encode(text: string): number[] {
+    return this.getEncoding().encode(text);
+  }
+
+  decode(tokens: readonly number[]): string {
+    return this.getEncoding().decode([...tokens]);
+  }
+
+  decodeToken(token: number): string {
+    return this.decode([token]);
+  }
+
+  decodeTokenList(tokens: readonly number[]): string[] {
+    return tokens.map((token) => this.decodeToken(token));
+  }
+
+  /** @throws InvalidTokenException unless the text is exactly one token. */
+  encodeTokenStr(text: string): number {
+    const tokens = this.encode(text);
+    if (tokens.length === 1) return tokens[0] as number;
+    throw new InvalidTokenException(
+      `${JSON.stringify(text)} must be one token, but is ${tokens.length}: [${tokens.slice(0, 20).join(', ')}]`,
+    );
+  }
+
+  encodeTokenStrList(texts: readonly string[]): number[] {
+    return texts.map((text) => this.encodeTokenStr(text));
+  }
+
+  // ---- sizes
+
+  /** MLP neurons of a layer. */
+  get nNeurons(): number {
+    return this.getDimSize(Dimension.mlpActs);
+  }
+
+  /** Heads of a layer. */
+  get nAttentionHeads(): number {
+    return this.getDimSize(Dimension.attnHeads);
+  }
+
+  get nLayers(): number {
+    return this.getDimSize(Dimension.layers);
+  }
+
+  get nResidualStreamChannels(): number {
+    return this.getDimSize(Dimension.residualStreamChannels);
+  }
+
+  /** Rows of the token embedding. */
+  get nVocab(): number {
+    return this.getDimSize(Dimension.vocabSize);
+  }
+
+  /** Tokens that a sequence may have. */
+  get nContext(): number {
+    return this.getDimSize(Dimension.maxContextLength);
+  }
+}
+
+/** x / max(norm along dim, 1e-12): a new tensor. */
+function divideByNorm(x: Tensor, dim: number): Tensor {
+  const n = x.shape[dim] as number;
+  const turn = [...x.shape.keys()].filter((d) => d !== dim).concat(dim); // the dimension last
+  using wide = x.to('float32');
+  const turned = wide.permute(turn);
+  // within the square root: as good as the maximum, and no division by 0
+  using norm = rootMeanSquare(turned, { eps: 1e-24 / n });
+  turned.div_(norm.mul_(Math.sqrt(n)));
+  return wide.to(x.dtype);
+}
+
+/** The context of a GPT-2 in files: by name, folder or address, or `random:gpt2-small`. */
+export class StandardModelContext extends ModelContext {
+  readonly #description: ModelDescription;
+  #model: Promise<Transformer> | undefined;
+  #loaded: Transformer | undefined;
+
+  private constructor(description: ModelDescription, device: Device) {
+    super(description.name, device);
+    this.#description = description;
+  }
+
+  /** Reads the model's sizes. @throws Error that says what is missing or wrong, and where. */
+  static async load(
+    name: string,
+    { device = getDefaultDevice() }: { device?: Device } = {},
+  ): Promise<StandardModelContext> {
+    return new StandardModelContext(await describeModel(name), device);
+  }
+
+  /** Where its files lie; undefined for random weights. */
+  get loadPath(): string | undefined {
+    return this.#description.base;
+  }
+
+  getDimSize(dimension: Dimension): number {
+    const { config, nVocab } = this.#description;
+    const sizes = sizesOf(config, nVocab);
+    const size = sizes[dimension];
+    if (size !== undefined) return size;
+    throw new RangeError(
+      `getDimSize: the model does not decide the size of '${dimension}'; it does of ${Object.keys(sizes).join(', ')}`,
+    );
+  }
+
+  /** The model; `options` count for the call that loads it. */
+  async getOrCreateModel(options: LoadOptions = {}): Promise<Transformer> {
+    this.#model ??= Transformer.load(this.modelName, { device: this.device, ...options });
+    try {
+      this.#loaded = await this.#model;
+      return this.#loaded;
+    } catch (error) {
+      this.#model = undefined;
+      throw error;
+    }
+  }
+
+  getEncoding(): Tokenizer {
+    return gpt2Tokenizer();
+  }
+
+  getModelConfigAsDict(): Record<string, unknown> {
+    return configToJson(this.#description.config);
+  }
+
+  protected async weight(type: WeightLocationType, layer: number | undefined, device: Device): Promise<Tensor> {
+    const { nHeads } = this.#description.config;
+    using stored = await this.#stored(storedNames[type].replace('{layer}', String(layer)), device);
+    switch (type) {
+      case WeightLocationType.mlpToHidden:
+      case WeightLocationType.mlpToResidual:
+      case WeightLocationType.unembedding:
+        return stored.permute([1, 0]).clone();
+      case WeightLocationType.attnToQuery:
+      case WeightLocationType.attnToKey:
+      case WeightLocationType.attnToValue: // [H * C, D] -> [H, D, C]
+        return stored
+          .reshape(nHeads, -1, stored.shape[1] as number)
+          .permute([0, 2, 1])
+          .clone();
+      case WeightLocationType.attnToResidual: // [D, H * C] -> [H, C, D]
+        return stored
+          .reshape(stored.shape[0] as number, nHeads, -1)
+          .permute([1, 2, 0])
+          .clone();
+      case WeightLocationType.layerNormGainFinal: // a single number stands for all
+        return stored.size === 1
+          ? Tensor.empty([this.nResidualStreamChannels], stored).copyFrom(stored)
+          : stored.clone();
+      default:
+        return stored.clone();
+    }
+  }
+
+  /** From the loaded model, as it is now, or else from its file. */
+  async #stored(name: string, device: Device): Promise<Tensor> {
+    const { base } = this.#description;
+    if (this.#loaded === undefined && base !== undefined) return readWeight(base, name, device);
+    const model = this.#loaded ?? (await this.getOrCreateModel());
+    const weight = model.weight(name);
+    if (weight.device === device) return weight;
+    using elsewhere = weight;
+    return Tensor.from(await toHost(elsewhere), { device });
+  }
+}
+
+const storedNames: Readonly<Record<WeightLocationType, string>> = {
+  'mlp.to_hidden': 'xf_layers.{layer}.mlp.in_layer.weight',
+  'mlp.to_residual': 'xf_layers.{layer}.mlp.out_layer.weight',
+  embedding: 'tok_embed.weight',
+  unembedding: 'unembed.weight',
+  position_embedding: 'pos_embed.weight',
+  'attn.to_query': 'xf_layers.{layer}.attn.q_proj.weight',
+  'attn.to_key': 'xf_layers.{layer}.attn.k_proj.weight',
+  'attn.to_value': 'xf_layers.{layer}.attn.v_proj.weight',
+  'attn.to_residual': 'xf_layers.{layer}.attn.out_proj.weight',
+  'layer_norm_gain.final': 'final_ln.weight',
+  'layer_norm_bias.final': 'final_ln.bias',
+  'layer_norm_gain.pre_attn': 'xf_layers.{layer}.ln_1.weight',
+  'layer_norm_gain.pre_mlp': 'xf_layers.{layer}.ln_2.weight',
+};
+
+const sizesOf = (config: TransformerConfig, nVocab: number): Partial<Record<Dimension, number>> => ({
+  max_context_length: config.ctxWindow,
+  residual_stream_channels: config.dModel,
+  vocab_size: nVocab,
+  attn_heads: config.nHeads,
+  query_and_key_channels: dHead(config),
+  value_channels: dHead(config),
+  mlp_acts: dFf(config),
+  layers: config.nLayers,
+});
+
+/** A context that knows sizes and nothing else, for tests of what needs no more. */
+export class StubModelContext extends ModelContext {
+  readonly #sizes: Readonly<Partial<Record<Dimension, number>>>;
+
+  constructor(sizes: Partial<Record<Dimension, number>>) {
+    super('stub', getDefaultDevice());
+    this.#sizes = { ...sizes };
+  }
+
+  getDimSize(dimension: Dimension): number {
+    const size = this.#sizes[dimension];
+    if (size !== undefined) return size;
+    throw new RangeError(`getDimSize: this stub has no size for '${dimension}'`);
+  }
+
+  getOrCreateModel(): Promise<SubjectModel> {
+    return this.#refuse('model');
+  }
+
+  getModelConfigAsDict(): Record<string, unknown> {
+    return this.#refuse('config');
+  }
+
+  getEncoding(): Tokenizer {
+    return this.#refuse('tokenizer');
+  }
+
+  protected weight(): Promise<Tensor> {
+    return this.#refuse('weights');
+  }
+
+  #refuse(what: string): never {
+    throw new Error(`StubModelContext: a stub has sizes alone, no ${what}`);
+  }
+}
+
+/** The unembedding with the final norm's gain multiplied in: [residual stream, vocabulary], the caller's to free. */
+export async function getUnembeddingWithLnGain(context: ModelContext): Promise<Tensor> {
+  const unembedding = await context.getWeight(WeightLocationType.unembedding);
+  using gain = await context.getWeight(WeightLocationType.layerNormGainFinal);
+  return unembedding.mul_(gain.reshape(-1, 1));
+}
+
+/** The token embedding: [vocabulary, residual stream], the caller's to free. */
+export async function getEmbedding(context: ModelContext): Promise<Tensor> {
+  return context.getWeight(WeightLocationType.embedding);
+}

@@ -1,0 +1,69 @@
+// The weights of a model under the original's names, in the original's shapes: whatever has a privileged basis first
+// (heads, neurons), then inputs, then outputs.
+import { Dimension } from './dimensions.js';
+
+export const WeightLocationType = {
+  mlpToHidden: 'mlp.to_hidden',
+  mlpToResidual: 'mlp.to_residual',
+  embedding: 'embedding',
+  unembedding: 'unembedding',
+  positionEmbedding: 'position_embedding',
+  attnToQuery: 'attn.to_query',
+  attnToKey: 'attn.to_key',
+  attnToValue: 'attn.to_value',
+  attnToResidual: 'attn.to_residual',
+  layerNormGainFinal: 'layer_norm_gain.final',
+  layerNormBiasFinal: 'layer_norm_bias.final',
+  layerNormGainPreAttn: 'layer_norm_gain.pre_attn',
+  layerNormGainPreMlp: 'layer_norm_gain.pre_mlp',
+} as const;
+export type WeightLocationType = (typeof WeightLocationType)[keyof typeof WeightLocationType];
+
+const { residualStreamChannels: D, attnHeads: H, queryAndKeyChannels: Q, valueChannels: V, mlpActs: F } = Dimension;
+
+const shapes: Readonly<Record<WeightLocationType, readonly Dimension[]>> = {
+  'mlp.to_hidden': [D, F],
+  'mlp.to_residual': [F, D],
+  embedding: [Dimension.vocabSize, D],
+  unembedding: [D, Dimension.vocabSize],
+  position_embedding: [Dimension.maxContextLength, D],
+  'attn.to_query': [H, D, Q],
+  'attn.to_key': [H, D, Q],
+  'attn.to_value': [H, D, V],
+  'attn.to_residual': [H, V, D],
+  'layer_norm_gain.final': [D],
+  'layer_norm_bias.final': [D],
+  'layer_norm_gain.pre_attn': [D],
+  'layer_norm_gain.pre_mlp': [D],
+};
+
+export const weightLocationTypes = Object.keys(shapes) as readonly WeightLocationType[];
+
+/** The dimensions of a weight, in order. @throws RangeError for what is no name of a weight. */
+export function weightShapeSpec(type: WeightLocationType): readonly Dimension[] {
+  if (Object.hasOwn(shapes, type)) return shapes[type];
+  throw new RangeError(`weight location '${type}' is not known; it must be one of ${weightLocationTypes.join(', ')}`);
+}
+
+/** True for weights of which a model has one, not one per layer. */
+export const weightHasNoLayers = (type: WeightLocationType): boolean =>
+  [
+    WeightLocationType.embedding,
+    WeightLocationType.unembedding,
+    WeightLocationType.positionEmbedding,
+    WeightLocationType.layerNormGainFinal,
+    WeightLocationType.layerNormBiasFinal,
+  ].includes(type as never);
+
+export const isMlpWeight = (type: WeightLocationType): boolean =>
+  [WeightLocationType.mlpToHidden, WeightLocationType.mlpToResidual, WeightLocationType.layerNormGainPreMlp].includes(
+    type as never,
+  );
+
+/** Where a dimension is in a weight's shape. @throws RangeError unless the weight has it once. */
+export function dimensionIndex(type: WeightLocationType, dimension: Dimension): number {
+  const spec = weightShapeSpec(type);
+  const index = spec.indexOf(dimension);
+  if (index >= 0 && spec.lastIndexOf(dimension) === index) return index;
+  throw new RangeError(`${type} has the dimensions ${spec.join(', ')}, and ${dimension} is not one of them`);
+}

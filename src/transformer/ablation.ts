@@ -1,0 +1,38 @@
+// Ablations in words, `3/mlp/post_act/300`: hooks that set channels of an activation to 0.
+import { AtLayers, type HookFunction, TransformerHooks } from './hooks.js';
+import { expandLocations, locationShape, parseLocation } from './location.js';
+import type { SubjectModel } from './subject_model.js';
+
+/**
+ * Hooks that set to 0 what each text names: a location and an index of its last dimension, `3/mlp/post_act/300`, or
+ * indices from the one to the other, `3/mlp/post_act/0-127`; `*` stands for every layer.
+ * @throws Error that says what is wrong with a text, and what the model has.
+ */
+export function ablationHooks(
+  ablations: readonly string[],
+  model: Pick<SubjectModel, 'config' | 'nVocab'>,
+): TransformerHooks {
+  const hooks = new TransformerHooks();
+  for (const text of ablations) {
+    const [, pattern = '', first = '', last = first] = /^(.+)\/(\d{1,9})(?:-(\d{1,9}))?$/.exec(text.trim()) ?? [];
+    if (pattern === '') {
+      throw new Error(`ablation '${text}' must read LOCATION/INDEX or LOCATION/FIRST-LAST, as in 3/mlp/post_act/300`);
+    }
+    const [from, to] = [Number(first), Number(last) + 1];
+    for (const location of expandLocations([pattern], model.config)) {
+      const size = locationShape(location, model.config, model.nVocab, 1, 1).at(-1) as number;
+      if (from >= to || to > size) {
+        throw new Error(
+          `ablation '${text}': indices of ${location} must be from 0 to ${size - 1}, the lower one first`,
+        );
+      }
+      const { point, layer } = parseLocation(location);
+      const clear: HookFunction = (x) => {
+        x.slice(-1, from, to).fill(0);
+      };
+      // other layers keep their fused kernels
+      hooks.appendToPath(`${point}.fwd`, layer === undefined ? clear : new AtLayers([layer as number]).append(clear));
+    }
+  }
+  return hooks;
+}

@@ -1,0 +1,136 @@
+// The files of a model, in one of two layouts: the original's (config.json and model_pieces/NAME.pt, a tensor each) or
+// Hugging Face's GPT-2 (config.json and safetensors files). Which it is, config.json tells. Both give each weight by the
+// original's name.
+import type { Device } from '../engine/device.js';
+import { showShape } from '../engine/shape.js';
+import { Tensor } from '../engine/tensor.js';
+import { readText } from '../files/blob.js';
+import { isBlobUrl, joined } from '../files/blob_address.js';
+import type { HostTensor } from '../files/host_tensor.js';
+import { gpt2Tokenizer } from '../files/tokenizer.js';
+import { configFromJson, sizes, type TransformerConfig } from './config.js';
+import { openHuggingFace } from './hugging_face.js';
+import { canonicalModelName, modelBase, modelNames } from './names.js';
+import { openOriginal } from './original_layout.js';
+import { pieceShape } from './pieces.js';
+
+/** Where a weight lies in a model's files, and how. */
+export interface StoredWeight {
+  /** As messages name it. */
+  readonly name: string;
+  /** A linear layer's weight is stored as [in, out]. */
+  readonly turned: boolean;
+  /** One of queries, keys and values, which are stored side by side in this order. */
+  readonly third?: number;
+}
+
+export interface ModelFiles {
+  /** The folder or address. */
+  readonly base: string;
+  readonly config: TransformerConfig;
+  /** Rows of the token embedding. */
+  nVocab(): Promise<number>;
+  /** Every file that read() may want. */
+  readonly addresses: readonly string[];
+  /** By the original's name. @throws Error when the files have no such weight. */
+  locate(name: string): StoredWeight;
+  /** What is stored, whole, as it is stored. */
+  read(stored: StoredWeight): Promise<HostTensor>;
+  close(): Promise<void>;
+}
+
+/** @throws Error that says what is missing or wrong, and where. */
+export async function openModelFiles(base: string): Promise<ModelFiles> {
+  const file = joined(base, 'config.json');
+  const text = await readText('Transformer.load', file, 2 ** 20).catch((cause) => {
+    const { message } = cause as Error;
+    throw new Error(message.replace(/^Transformer\.load: /, ''), { cause });
+  });
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw new Error(`${file}: is not JSON: ${(cause as Error).message}`, { cause });
+  }
+  const shownFile = isBlobUrl(file) ? (file.split('?')[0] as string) : file;
+  if (typeof json === 'object' && json !== null && 'n_embd' in json) {
+    return openHuggingFace(base, json as Record<string, unknown>, shownFile);
+  }
+  return openOriginal(base, configFromJson(json, shownFile));
+}
+
+/** The shape in which a weight of `shape` is stored. */
+export function storedShape(shape: readonly number[], { turned, third }: StoredWeight): number[] {
+  const [first = 0, ...rest] = shape;
+  const whole = [third === undefined ? first : 3 * first, ...rest];
+  return turned ? whole.reverse() : whole;
+}
+
+/** The weight [out, in] or [out] as a view of what is stored. */
+export function weightView(whole: Tensor, { turned, third }: StoredWeight): Tensor {
+  const rows = turned ? whole.permute([1, 0]) : whole;
+  if (third === undefined) return rows;
+  const n = (rows.shape[0] as number) / 3;
+  return rows.slice(0, third * n, (third + 1) * n);
+}
+
+/** @throws Error with the weight's name and both shapes. */
+export function checkStored(base: string, stored: StoredWeight, host: HostTensor, shape: readonly number[]): void {
+  const expected = storedShape(shape, stored);
+  if (!/^(float|bfloat)/.test(host.dtype)) {
+    throw new Error(`${base}: ${stored.name} must be of floats, but is ${host.dtype}`);
+  }
+  if (showShape(host.shape) === showShape(expected)) return;
+  throw new Error(
+    `${base}: ${stored.name} must be ${showShape(expected)} to fit config.json, but is ${showShape(host.shape)}`,
+  );
+}
+
+/** What is known of a model before its weights are read. */
+export interface ModelDescription {
+  readonly name: string;
+  /** Undefined for random weights. */
+  readonly base: string | undefined;
+  readonly config: TransformerConfig;
+  readonly nVocab: number;
+}
+
+/** A model by its name, folder or address. @throws Error for what is none, or has a broken config.json. */
+export async function describeModel(name: string): Promise<ModelDescription> {
+  const random = randomModel(name);
+  if (random) return { name, base: undefined, config: random.config, nVocab: gpt2Tokenizer().nVocab };
+  const base = modelBase(name);
+  const files = await openModelFiles(base);
+  try {
+    const known = modelNames.includes(canonicalModelName(name)); // whose embedding need not be fetched for that
+    return { name, base, config: files.config, nVocab: known ? gpt2Tokenizer().nVocab : await files.nVocab() };
+  } finally {
+    await files.close();
+  }
+}
+
+/** The size and seed of `random:gpt2-small` or `random:tiny?7`; undefined for a name of another kind. */
+export function randomModel(name: string): { config: TransformerConfig; seed: number } | undefined {
+  if (!name.startsWith('random:')) return undefined;
+  const [, size = '', seed = '0'] = /^random:([^?]*)(?:\?(\d{1,9}))?$/.exec(name) ?? [];
+  const config = Object.hasOwn(sizes, size) ? sizes[size] : undefined;
+  if (config) return { config, seed: Number(seed) };
+  const names = Object.keys(sizes).map((known) => `random:${known}`);
+  throw new Error(`Transformer.load: '${name}' is not known; there are ${names.join(', ')}, each with ?SEED if wanted`);
+}
+
+/** One weight by the original's name, without loading the model: a tensor of the file's dtype, the caller's to free. */
+export async function readWeight(base: string, name: string, device: Device): Promise<Tensor> {
+  const files = await openModelFiles(base);
+  try {
+    const nVocab = /embed\.weight$/.test(name) ? await files.nVocab() : 0;
+    const shape = pieceShape(name, files.config, nVocab);
+    const stored = files.locate(name);
+    const host = await files.read(stored);
+    checkStored(base, stored, host, shape);
+    using whole = Tensor.from(host, { device });
+    return weightView(whole, stored).clone();
+  } finally {
+    await files.close();
+  }
+}
