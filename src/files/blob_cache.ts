@@ -92,14 +92,15 @@ export async function enter(folder: string, blob: Omit<CachedBlob, 'path'>, file
   return shown(folder, entry);
 }
 
-/** Of a whole file, read once. */
-export async function checksums(path: string): Promise<{ sha256: string; md5: Buffer }> {
-  const [sha256, md5] = [createHash('sha256'), createHash('md5')];
+/** Of a whole file, read once: SHA-256 in hexadecimal, and MD5 if wanted. */
+export async function checksums(path: string, { withMd5 = false } = {}): Promise<{ sha256: string; md5?: Buffer }> {
+  const sha256 = createHash('sha256');
+  const md5 = withMd5 ? createHash('md5') : undefined;
   for await (const part of createReadStream(path, { highWaterMark: 2 ** 20 })) {
     sha256.update(part);
-    md5.update(part);
+    md5?.update(part);
   }
-  return { sha256: sha256.digest('hex'), md5: md5.digest() };
+  return { sha256: sha256.digest('hex'), ...(md5 && { md5: md5.digest() }) };
 }
 
 // ---- what is there

@@ -25,7 +25,9 @@ async function contentOf(path: string): Promise<Content> {
     size,
     async read(from, to) {
       const parts: Buffer[] = [];
-      if (to > from) for await (const part of createReadStream(path, { start: from, end: to - 1 })) parts.push(part);
+      if (to > from)
+        for await (const part of createReadStream(path, { start: from, end: to - 1, highWaterMark: 2 ** 22 }))
+          parts.push(part);
       return Buffer.concat(parts);
     },
   };

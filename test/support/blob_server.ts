@@ -40,7 +40,7 @@ export interface ServerOptions {
   noChecksums?: boolean;
 }
 
-const piece = 64 * 1024;
+const piece = 256 * 1024;
 
 export class BlobServer {
   readonly requests: ServedRequest[] = [];
