@@ -248,8 +248,8 @@ export function makeAutoencoderContext(options: {
   });
 }
 
-/** A latent is dead below this frequency. */
-const deadBelow = 1e-8;
+/** A latent is dead below this frequency; in float32, as frequencies are. */
+const deadBelow = Math.fround(1e-8);
 
 /** Latents that are active less often than once in 100 million tokens. @throws Error when it is all of them. */
 export async function countDeadLatents(autoencoder: Autoencoder): Promise<number> {
