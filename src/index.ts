@@ -87,7 +87,7 @@ export { type SparseEncodeOptions, type SparseLatents, sparseDecode, sparseEncod
 export { topKMask } from './engine/ops/top_k.js';
 export { type PackedMatrix, packWeights } from './engine/packed_matrix.js';
 export { Tensor, type TensorOptions } from './engine/tensor.js';
-export { BlobFile, type BlobProgress, type OpenBlobOptions, openBlob } from './files/blob.js';
+export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';
 export { loadSafetensors, openSafetensors, type SafetensorsFile, saveSafetensors } from './files/safetensors.js';
 export type { FileSource } from './files/source.js';

@@ -13,6 +13,7 @@ import { disposeAll } from '../engine/scope.js';
 import { rowCount, type Shape, sameShape, showShape, sizeOf } from '../engine/shape.js';
 import { Tensor } from '../engine/tensor.js';
 import { toHost } from '../engine/to_host.js';
+import { type FetchOptions, openBlob } from '../files/blob.js';
 import { type HostTensor, isHostTensor, type StateDict } from '../files/host_tensor.js';
 import { loadTorch } from '../files/torch.js';
 import { type AutoencoderActivation, activationFromState, activationToState, relu } from './activation.js';
@@ -111,12 +112,14 @@ export class Autoencoder {
    * Reads a state dict saved by torch.save: a path, `az://account/container/path` or `https://…`.
    * @throws Error that names the file and what is wrong with it.
    */
-  static async load(path: string, options: StateOptions = {}): Promise<Autoencoder> {
-    const state = await loadTorch(path);
+  static async load(path: string, options: StateOptions & FetchOptions = {}): Promise<Autoencoder> {
+    const { onProgress, signal, ...how } = options;
+    await using file = await openBlob(path, { ...(onProgress && { onProgress }), ...(signal && { signal }) });
+    const state = await loadTorch(file);
     try {
-      return Autoencoder.fromStateDict(state, normalizedFiles.test(path) ? { normalize: true, ...options } : options);
+      return Autoencoder.fromStateDict(state, normalizedFiles.test(file.name) ? { normalize: true, ...how } : how);
     } catch (cause) {
-      throw new Error(`${path}: ${(cause as Error).message}`, { cause });
+      throw new Error(`${file.name}: ${(cause as Error).message}`, { cause });
     }
   }
 

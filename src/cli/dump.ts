@@ -5,8 +5,10 @@ import { type DumpDType, describePlan, dumpDTypes, type Part, showBytes } from '
 import { openDump } from '../dump/reader.js';
 import { type DumpOptions, dump, planOf } from '../dump/run.js';
 import { interruptible, UsageError } from './failure.js';
+import { fetchView } from './fetch_progress.js';
 import {
   addModelOptions,
+  addPrecision,
   autoencoderLocation,
   collected,
   integer,
@@ -17,7 +19,7 @@ import {
 } from './options.js';
 import { progressView } from './progress.js';
 
-interface DumpCommandOptions extends ModelOptions {
+interface DumpCommandOptions extends Omit<ModelOptions, 'dtype'> {
   text?: string[];
   jsonl?: string[];
   tokens?: string[];
@@ -45,11 +47,12 @@ Locations (quote the *, which stands for every layer):
 Examples:
   Neurons of layer 1 of the demo model, on your text:
     $ sonde dump --text stories.txt --hook 1/mlp/post_act --out neurons
-  The residual stream of every layer of GPT-2 small, from a checkpoint folder, as bfloat16:
-    $ sonde dump --model ./gpt2-small --jsonl docs.jsonl --hook '*/resid/post_mlp' --dtype bfloat16 --out residuals
+  The residual stream of every layer of GPT-2 small, as bfloat16:
+    $ sonde dump --model gpt2-small --jsonl docs.jsonl --hook '*/resid/post_mlp' --dtype bfloat16 --out residuals
   Sparse latents of every layer; {layer} in a path is the layer:
     $ sonde dump --text stories.txt --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp' --out latents
     $ sonde dump --text stories.txt --autoencoder '*/mlp/post_act=my-ae/{layer}.pt' --out latents
+    $ sonde dump --model gpt2-small --text t.txt --autoencoder '5/resid/delta_mlp=ae-resid-delta-mlp-v4' --out latents
   Compressed text, through a pipe:
     $ zcat docs.txt.gz | sonde dump - --hook 1/resid/post_mlp --out dump
   A quarter of the work for each of four machines; the shards go into one folder:
@@ -72,7 +75,7 @@ export function dumpCommand(): Command {
       (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
     )
     .requiredOption('--out <folder>', 'where to: a new or empty folder, or one to go on with');
-  addModelOptions(command)
+  addPrecision(addModelOptions(command), '--precision')
     .option('--context <n>', 'tokens per row (default: 128)', integer(1))
     .option('--batch <n>', 'rows at a time (default: about 2048 tokens on the CPU)', integer(1))
     .option(
@@ -104,7 +107,8 @@ async function runDump(source: string | undefined, options: DumpCommandOptions):
   if (locations.length === 0) throw new UsageError('dump needs a --hook or an --autoencoder: what is to be stored?');
   const { out } = options;
   await interruptible(`interrupted: ${out} can be continued with the same command`, async (signal) => {
-    const model = await loadModel(options);
+    const { dtype: _, ...modelOptions } = options; // how values are stored
+    const model = await loadModel(modelOptions, signal);
     const request: DumpOptions = { ...libraryOptions(options), model, corpus, locations, signal };
     if (options.plan) console.log(describePlan(await planOf(request)));
     else await dumpWithProgress(request);
@@ -139,8 +143,19 @@ function libraryOptions(options: DumpCommandOptions): Pick<DumpOptions, 'out'> &
 
 /** Runs a dump with its progress on standard error, and says in a line what there is now. */
 export async function dumpWithProgress(request: DumpOptions): Promise<void> {
+  const fetching = fetchView();
   const view = progressView();
-  const result = await dump({ ...request, onProgress: (progress) => view.update(progress) }).finally(() => view.stop());
+  const result = await dump({
+    ...request,
+    onFetch: fetching.onProgress,
+    onProgress(progress) {
+      fetching.stop();
+      view.update(progress);
+    },
+  }).finally(() => {
+    fetching.stop();
+    view.stop();
+  });
   const { out, written } = result;
   await using made = await openDump(out);
   const bytes = made.shards.reduce((sum, shard) => sum + shard.bytes, 0);

@@ -4,8 +4,18 @@ import { listAutoencoderNames } from '../context/registry.js';
 import { findAutoencoder } from '../dump/autoencoders.js';
 import { expandDumpLocations, showDumpLocation } from '../dump/location.js';
 import type { Transformer } from '../transformer/transformer.js';
-import { UsageError } from './failure.js';
-import { addModelOptions, autoencoderLocation, collected, integer, loadModel, type ModelOptions } from './options.js';
+import { interruptible, UsageError } from './failure.js';
+import { fetchView } from './fetch_progress.js';
+import {
+  addModelOptions,
+  addPrecision,
+  autoencoderLocation,
+  collected,
+  integer,
+  loadModel,
+  type ModelOptions,
+} from './options.js';
+import { print } from './terminal.js';
 
 interface EncodeOptions extends ModelOptions {
   autoencoder?: string[];
@@ -17,7 +27,8 @@ const help = `
 Examples:
   $ sonde encode "Kate found a red ball"
   $ sonde encode --autoencoder '*/mlp/post_act=ae-mlp-post-act' --top 3 "Kate found a red ball"
-  $ sonde encode --model ./gpt2-small --autoencoder '8/resid/delta_mlp=my-ae/{layer}.pt' "Hello"
+  $ sonde encode --model gpt2-small --autoencoder '8/resid/delta_mlp=ae-resid-delta-mlp-v4' "Hello"
+  $ sonde encode --model ./my-gpt2 --autoencoder '8/resid/delta_mlp=my-ae/{layer}.pt' "Hello"
 Autoencoders by name, of the demo model: ${listAutoencoderNames('demo').join(', ')};
 of gpt2-small: ${listAutoencoderNames('gpt2-small').join(', ')}.
 Next: sonde dump --help, for the latents of a whole text.`;
@@ -26,10 +37,10 @@ export function encodeCommand(): Command {
   const command = new Command('encode')
     .description('show the strongest latents of an autoencoder, token by token (latent:value)')
     .argument('<prompt>', 'a text');
-  addModelOptions(command)
+  addPrecision(addModelOptions(command), '--dtype')
     .option(
-      '--autoencoder <location=name...>',
-      'which autoencoder (a name or a file), and where',
+      '--autoencoder <location=name>',
+      'which autoencoder (a name, a file or an address), and where; may be repeated',
       (text, before: string[] | undefined) => collected(autoencoderLocation(text), before),
     )
     .option('--top <n>', 'latents per token', integer(1), 5);
@@ -38,20 +49,29 @@ export function encodeCommand(): Command {
 
 async function runEncode(prompt: string, options: EncodeOptions): Promise<void> {
   const wanted = options.autoencoder ?? (options.model === 'demo' ? [demoDefault] : []);
-  if (wanted.length === 0) throw new UsageError(`encode needs an --autoencoder LOCATION=FILE for ${options.model}`);
-  const model = await loadModel(options);
-  const tokens = model.enc.encode(prompt);
-  if (tokens.length === 0) throw new UsageError('encode needs a text of one token at least');
-  for (const location of expandDumpLocations(wanted, model.config)) {
-    console.log(showDumpLocation(location));
-    const found = await findAutoencoder(location, {}, model);
-    const activations = await model.activations([tokens], [location.location]);
-    using x = activations.get(location.location);
-    if (!x) throw new Error(`encode: the model gave no activations at ${location.location}`);
-    const sparse = await found.autoencoder.encodeSparse(x.reshape(tokens.length, -1));
-    for (const line of table(model, tokens, sparse, options.top)) console.log(line);
-    found.autoencoder.dispose();
-  }
+  if (wanted.length === 0) throw new UsageError(`encode needs an --autoencoder LOCATION=NAME for ${options.model}`);
+  await interruptible('interrupted', async (signal) => {
+    const model = await loadModel(options, signal);
+    const tokens = model.enc.encode(prompt);
+    if (tokens.length === 0) throw new UsageError('encode needs a text of one token at least');
+    const fetching = fetchView();
+    try {
+      for (const location of expandDumpLocations(wanted, model.config)) {
+        const { onProgress } = fetching;
+        const found = await findAutoencoder(location, {}, model, { onProgress, signal });
+        fetching.stop();
+        print(showDumpLocation(location));
+        const activations = await model.activations([tokens], [location.location]);
+        using x = activations.get(location.location);
+        if (!x) throw new Error(`encode: the model gave no activations at ${location.location}`);
+        const sparse = await found.autoencoder.encodeSparse(x.reshape(tokens.length, -1));
+        for (const line of table(model, tokens, sparse, options.top)) print(line);
+        found.autoencoder.dispose();
+      }
+    } finally {
+      fetching.stop();
+    }
+  });
 }
 
 interface Sparse {

@@ -5,11 +5,13 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { packageRoot } from '../engine/native.js';
+import { cacheCommand } from './cache.js';
 import { demoCommand } from './demo.js';
 import { devicesCommand } from './devices.js';
 import { dumpCommand } from './dump.js';
 import { encodeCommand } from './encode.js';
 import { report } from './failure.js';
+import { fetchCommand } from './fetch.js';
 import { inspectCommand } from './inspect.js';
 import { sampleCommand } from './sample.js';
 
@@ -31,7 +33,16 @@ Start here:
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. SONDE_DEBUG=1 shows where an error came from.`,
   );
 
-for (const command of [demoCommand, dumpCommand, inspectCommand, sampleCommand, encodeCommand, devicesCommand]) {
+for (const command of [
+  demoCommand,
+  dumpCommand,
+  inspectCommand,
+  sampleCommand,
+  encodeCommand,
+  fetchCommand,
+  cacheCommand,
+  devicesCommand,
+]) {
   program.addCommand(command());
 }
 for (const command of [program, ...program.commands]) {

@@ -2,13 +2,16 @@
 import { type Command, InvalidArgumentError } from 'commander';
 import { type Device, type DeviceName, getDefaultDevice, openDevice } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
+import { modelNames } from '../transformer/names.js';
 import { Transformer } from '../transformer/transformer.js';
+import { fetchView } from './fetch_progress.js';
 
 export interface ModelOptions {
   model: string;
   device?: DeviceName;
   threads?: number;
   precision?: DType;
+  dtype?: DType;
 }
 
 const precisions = ['float32', 'bfloat16', 'float16'];
@@ -48,26 +51,43 @@ function deviceName(text: string): DeviceName {
 
 export function addModelOptions(command: Command): Command {
   return command
-    .option('--model <model>', 'demo, a folder with config.json and model_pieces, or random:gpt2-small', 'demo')
-    .option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName)
-    .option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1))
     .option(
-      '--precision <dtype>',
-      `what the model computes with: ${precisions.join(', ')}`,
-      oneOf(...(precisions as DType[])),
-    );
+      '--model <model>',
+      `demo, ${modelNames.join(', ')}, random:gpt2-small, or the folder or address of a checkpoint`,
+      'demo',
+    )
+    .option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName)
+    .option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1));
 }
+
+/** What the model computes with: `--dtype`, or `--precision` where that is how values are stored. */
+export const addPrecision = (command: Command, flag: '--dtype' | '--precision'): Command =>
+  command.option(
+    `${flag} <dtype>`,
+    `what the model computes with: ${precisions.join(', ')}`,
+    oneOf(...(precisions as DType[])),
+  );
 
 export const chosenDevice = ({ device, threads }: ModelOptions): Device =>
   device === undefined && threads === undefined
     ? getDefaultDevice()
     : openDevice(device ?? 'cpu', threads === undefined ? {} : { threads });
 
-export const loadModel = (options: ModelOptions): Promise<Transformer> =>
-  Transformer.load(options.model, {
-    device: chosenDevice(options),
-    ...(options.precision && { dtype: options.precision }),
-  });
+/** Loads the model, with progress of what has to be fetched. */
+export async function loadModel(options: ModelOptions, signal?: AbortSignal): Promise<Transformer> {
+  const dtype = options.precision ?? options.dtype;
+  const view = fetchView();
+  try {
+    return await Transformer.load(options.model, {
+      device: chosenDevice(options),
+      onProgress: view.onProgress,
+      ...(dtype && { dtype }),
+      ...(signal && { signal }),
+    });
+  } finally {
+    view.stop();
+  }
+}
 
 /** `LOCATION=NAME|FILE` as dump() writes it, `LOCATION -> NAME`. */
 export function autoencoderLocation(text: string): string {

@@ -1,12 +1,15 @@
 // sonde sample: lets a model continue a text.
 import { Command } from 'commander';
-import { addModelOptions, integer, loadModel, type ModelOptions, number } from './options.js';
+import { ablationHooks } from '../transformer/ablation.js';
+import { interruptible } from './failure.js';
+import { addModelOptions, addPrecision, collected, integer, loadModel, type ModelOptions, number } from './options.js';
 
 interface SampleOptions extends ModelOptions {
   numTokens: number;
   temperature: number;
   topP?: number;
   seed?: number;
+  ablate?: string[];
 }
 
 const help = `
@@ -14,26 +17,32 @@ Examples:
   $ sonde sample "Once there was a little dog"
   $ sonde sample --temperature 0 "Kate found"       the likeliest word each time
   $ sonde sample --seed 7 --top-p 0.9 "Kate" "Tom"  the same words for the same seed
+  $ sonde sample --model gpt2-small "The capital of France is"
+Ablations set channels of an activation to 0: LOCATION/INDEX, or LOCATION/FIRST-LAST; * is every layer:
+  $ sonde sample --ablate 3/mlp/post_act/300 --ablate 1/mlp/post_act/0-127 "Kate found"
+  $ sonde sample --ablate '*/attn/qk_probs/2' "Kate found"      head 2 of every layer
 Next: sonde encode "Kate found a red ball"`;
 
 export function sampleCommand(): Command {
   const command = new Command('sample').description('continue a text').argument('<prompt...>', 'one or more texts');
-  addModelOptions(command)
+  addPrecision(addModelOptions(command), '--dtype')
     .option('--num-tokens <n>', 'tokens to add', integer(0), 20)
     .option('--temperature <t>', '0: always the likeliest token', number(0), 1)
     .option('--top-p <p>', 'choose among the likeliest tokens that make up p', number(0, 1))
-    .option('--seed <n>', 'for the same choice each time', integer(0));
+    .option('--seed <n>', 'for the same choice each time', integer(0))
+    .option('--ablate <location/index>', 'set channels of an activation to 0; may be repeated', collected);
   return command.addHelpText('after', help).action(runSample);
 }
 
 async function runSample(prompts: string[], options: SampleOptions): Promise<void> {
-  const model = await loadModel(options);
-  const { numTokens, temperature, topP, seed } = options;
+  const model = await interruptible('interrupted', (signal) => loadModel(options, signal));
+  const { numTokens, temperature, topP, seed, ablate } = options;
   const { strings } = await model.sample(prompts, {
     numTokens,
     temperature,
     ...(topP !== undefined && { topP }),
     ...(seed !== undefined && { seed }),
+    ...(ablate && { hooks: ablationHooks(ablate, model) }),
   });
   for (const [i, text] of strings.entries()) console.log(`${prompts[i]}${text}`);
 }

@@ -4,6 +4,7 @@ import { basename, isAbsolute } from 'node:path';
 import { Autoencoder } from '../autoencoder/autoencoder.js';
 import { findAutoencoderSpec, listAutoencoderNames } from '../context/registry.js';
 import type { Device } from '../engine/device.js';
+import type { FetchOptions } from '../files/blob.js';
 import { isBlobUrl } from '../files/blob_address.js';
 import { type DumpLocation, layerOf } from './location.js';
 
@@ -30,6 +31,7 @@ export async function findAutoencoder(
   wanted: DumpLocation,
   sources: Record<string, AutoencoderSource>,
   model: { name: string; device: Device },
+  fetching: FetchOptions = {},
 ): Promise<FoundAutoencoder> {
   const name = wanted.autoencoder as string;
   const { location } = wanted;
@@ -41,7 +43,7 @@ export async function findAutoencoder(
   const path = inLayer(spec?.path ?? source, location, layer);
   if (given === undefined && !spec) await checkIsThere(path, name, location, model.name);
   // encoding needs no statistics, which some published files lack
-  const options = { device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
+  const options = { ...fetching, device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
   return { location, name: shownName(name, layer), autoencoder: await Autoencoder.load(path, options), own: true };
 }
 

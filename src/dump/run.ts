@@ -4,6 +4,7 @@
 import { ModelContext } from '../context/model_context.js';
 import type { Device } from '../engine/device.js';
 import { sizeOf } from '../engine/shape.js';
+import type { BlobProgress, FetchOptions } from '../files/blob.js';
 import { locationShape } from '../transformer/location.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import { Transformer } from '../transformer/transformer.js';
@@ -58,6 +59,8 @@ export interface DumpOptions {
   /** For a model given by name. */
   device?: Device;
   onProgress?: (progress: DumpProgress) => void;
+  /** Told while a model or autoencoders that are given by name or address are fetched from the network. */
+  onFetch?: (progress: BlobProgress) => void;
   /**
    * Stops between batches, with a folder that the same call continues. The promise rejects with the signal's reason.
    */
@@ -126,7 +129,12 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
   const patterns = Array.isArray(options.locations) ? options.locations : [options.locations];
   checkLayered(patterns.map(parseDumpLocation), given);
   const sources = await openCorpus(options.corpus);
-  const loaded = typeof options.model === 'string' ? await loadModel(options.model, options.device) : undefined;
+  const { onFetch, signal, device } = options;
+  const fetching: FetchOptions = { ...(onFetch && { onProgress: onFetch }), ...(signal && { signal }) };
+  const loaded =
+    typeof options.model === 'string'
+      ? await Transformer.load(options.model, { ...fetching, ...(device && { device }) })
+      : undefined;
   const model = loaded ?? (await subjectOf(options.model as SubjectModel | ModelContext));
   const found: FoundAutoencoder[] = [];
   const dispose = () => {
@@ -137,7 +145,7 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
     const locations = expandDumpLocations(patterns, model.config);
     for (const location of locations) {
       if (location.autoencoder === undefined) continue;
-      const autoencoder = await findAutoencoder(location, given, model);
+      const autoencoder = await findAutoencoder(location, given, model, fetching);
       found.push(autoencoder);
       checkInputs(autoencoder, widthAt(location.location, model));
     }
@@ -170,9 +178,6 @@ async function prepare(options: DumpOptions): Promise<Prepared> {
     throw error;
   }
 }
-
-const loadModel = (name: string, device: Device | undefined): Promise<Transformer> =>
-  Transformer.load(name, device ? { device } : {});
 
 const subjectOf = async (model: SubjectModel | ModelContext): Promise<SubjectModel> =>
   model instanceof ModelContext ? model.getOrCreateModel() : model;

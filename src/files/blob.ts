@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { isBlobUrl, parseBlobAddress } from './blob_address.js';
 import { type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
-import { type BlobProgress, downloadBlob } from './blob_download.js';
+import { type BlobProgress, type DownloadOptions, downloadBlob } from './blob_download.js';
 import { RemoteBlob } from './blob_remote.js';
 import { type ByteSource, openFile } from './byte_source.js';
 import { claim } from './claim.js';
@@ -13,11 +13,15 @@ import { claim } from './claim.js';
 export type { CachedBlob } from './blob_cache.js';
 export type { BlobProgress } from './blob_download.js';
 
-export interface OpenBlobOptions {
-  /** Told while bytes come; not at all for what is in the cache already. */
+/** Of whatever may have to be fetched from the network. */
+export interface FetchOptions {
+  /** Told while bytes come, file by file; not at all for what is in the cache already. */
   onProgress?: (progress: BlobProgress) => void;
   /** Ends a download; what has come is kept for the next one. */
   signal?: AbortSignal;
+}
+
+export interface OpenBlobOptions extends FetchOptions {
   /** Ask the server whether the blob has changed, and fetch it again if so. What is in the cache is used as it is otherwise. */
   refresh?: boolean;
   /** Seconds without a byte after which a connection counts as dead; 30 when left out. */
@@ -145,18 +149,13 @@ async function cached(reader: string, address: string, options: OpenBlobOptions)
   }
 }
 
-interface FetchOptions {
-  readonly onProgress: OpenBlobOptions['onProgress'];
-  readonly signal: AbortSignal | undefined;
-}
-
 const pollMilliseconds = 100;
 
 async function fetchInto(
   folder: string,
   remote: RemoteBlob,
   refresh: boolean,
-  { onProgress, signal }: FetchOptions,
+  { onProgress, signal }: DownloadOptions,
 ): Promise<CachedBlob> {
   for (;;) {
     signal?.throwIfAborted();

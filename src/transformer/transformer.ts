@@ -6,7 +6,7 @@ import { type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
 import { disposeAll } from '../engine/scope.js';
 import type { Tensor } from '../engine/tensor.js';
-import { type BlobProgress, fetchBlobs, type OpenBlobOptions } from '../files/blob.js';
+import { type FetchOptions, fetchBlobs } from '../files/blob.js';
 import { isBlobUrl } from '../files/blob_address.js';
 import type { HostTensor } from '../files/host_tensor.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer.js';
@@ -27,16 +27,12 @@ import { randomWeights } from './random_weights.js';
 import { draw, greedy, nucleus, probabilities, seededRandom } from './sampling.js';
 import { disposeWeights, type Weights } from './weights.js';
 
-export interface LoadOptions {
+export interface LoadOptions extends FetchOptions {
   device?: Device;
   /** Storage type of weights and activations; layer norm and softmax compute in float32 whatever it is. Default float32. */
   dtype?: DType;
   /** Fold the layer norms into the linear layers that follow. */
   simplify?: boolean;
-  /** Told while files are fetched from the network, file by file. */
-  onProgress?: (progress: BlobProgress) => void;
-  /** Ends fetching; what has come is kept for the next time. */
-  signal?: AbortSignal;
 }
 
 export interface ForwardOptions {
@@ -392,7 +388,7 @@ function checkHooks(operation: string, hooks: TransformerHooks | undefined): Tra
   throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
 }
 
-async function find(name: string, device: Device, dtype: DType, fetching: OpenBlobOptions): Promise<Loaded> {
+async function find(name: string, device: Device, dtype: DType, fetching: FetchOptions): Promise<Loaded> {
   const random = randomModel(name);
   if (random) return randomWeights(random.config, gpt2Tokenizer().nVocab, device, dtype, random.seed);
   const base = modelBase(name);

@@ -14,9 +14,9 @@ const expected = JSON.parse(await readFile(join(packageRoot, 'assets', 'demo', '
 test('--help teaches, for every command', async () => {
   const { code, stdout } = await run(['--help']);
   assert.is(code, 0);
-  for (const word of ['sonde demo', 'Exit codes', 'dump', 'sample', 'encode', 'inspect', 'devices'])
+  for (const word of ['sonde demo', 'Exit codes', 'dump', 'sample', 'encode', 'inspect', 'fetch', 'cache', 'devices'])
     assert.ok(stdout.includes(word));
-  for (const command of ['dump', 'sample', 'encode', 'inspect']) {
+  for (const command of ['dump', 'sample', 'encode', 'inspect', 'fetch', 'cache']) {
     const { code, stdout, stderr } = await run([command, '--help']);
     assert.is(code, 0, stderr);
     assert.match(stdout, /Examples?:\n/);
@@ -43,6 +43,18 @@ test('sample continues the text as the original does', async () => {
   const [first, second] = [await run(seeded), await run(seeded)];
   assert.is(first.stdout, second.stdout);
   assert.match(first.stdout, /^Once there/);
+});
+
+test('sample with neurons ablated is what the original gives', async () => {
+  const prompt = Object.keys(expected.greedy_40)[1] as string;
+  const tokens: number[] = expected.greedy_40_ablate_layer1_neurons_0_127;
+  const model = await Transformer.load('demo');
+  const args = ['sample', '--temperature', '0', '--num-tokens', '10', '--ablate', '1/mlp/post_act/0-127', '--', prompt];
+  const { code, stdout, stderr } = await run(args);
+  assert.is(code, 0, stderr);
+  assert.is(stdout, `${prompt}${model.enc.decode(tokens.slice(0, 10))}\n`);
+  const wrong = await run(['sample', '--ablate', '9/mlp/post_act/0', 'x']);
+  assert.equal([wrong.code, wrong.stderr], [1, "sonde: location '9/mlp/post_act': the layer must be from 0 to 3\n"]);
 });
 
 test('encode shows the strongest latents of each token', async () => {

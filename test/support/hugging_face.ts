@@ -1,8 +1,10 @@
 // Writes a model as Hugging Face stores a GPT-2: Conv1D weights [in, out], queries, keys and values in one.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Tensor } from '../../src/engine/tensor.js';
 import { floatToBfloat16, floatToHalf, type HostTensor } from '../../src/files/host_tensor.js';
-import { saveSafetensors } from '../../src/files/safetensors.js';
+import { saveSafetensors, type TensorToCome } from '../../src/files/safetensors.js';
+import { pieceShape } from '../../src/transformer/pieces.js';
 import type { Transformer } from '../../src/transformer/transformer.js';
 
 export type Tensors = Record<string, HostTensor>;
@@ -26,9 +28,9 @@ export async function saveHuggingFace(
   options: HuggingFaceOptions = {},
 ): Promise<void> {
   const { prefix = 'transformer.', tied = false, dtype = 'float32', files = 1, edit, config = {} } = options;
-  const tensors = await tensorsOf(model, prefix, tied);
-  for (const name of Object.keys(tensors)) tensors[name] = converted(tensors[name] as HostTensor, dtype);
-  edit?.(tensors);
+  const lazy = tensorsOf(model, prefix, tied);
+  const tensors = edit || dtype !== 'float32' ? await inMemory(lazy, dtype) : lazy;
+  edit?.(tensors as Tensors);
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, 'config.json'), JSON.stringify({ ...configOf(model), ...config }));
   if (files === 1) return saveSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' });
@@ -40,6 +42,17 @@ export async function saveHuggingFace(
     await saveSafetensors(join(folder, name), part);
   }
   await writeFile(join(folder, 'model.safetensors.index.json'), JSON.stringify({ metadata: {}, weight_map: map }));
+}
+
+async function inMemory(
+  lazy: Record<string, TensorToCome>,
+  dtype: 'float32' | 'float16' | 'bfloat16',
+): Promise<Tensors> {
+  const out: Tensors = {};
+  for (const [name, { dtype: stored, shape, read }] of Object.entries(lazy)) {
+    out[name] = converted({ dtype: stored, shape, data: await read() }, dtype);
+  }
+  return out;
 }
 
 const configOf = ({ config, nVocab }: Transformer) => ({
@@ -55,52 +68,64 @@ const configOf = ({ config, nVocab }: Transformer) => ({
   vocab_size: nVocab,
 });
 
-async function tensorsOf(model: Transformer, prefix: string, tied: boolean): Promise<Tensors> {
-  const state = await model.stateDict();
-  const own = (name: string) => state[name] as HostTensor;
-  const out: Tensors = {
+function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<string, TensorToCome> {
+  const { config, nVocab } = model;
+  const shape = (name: string) => pieceShape(name, config, nVocab);
+  const tensor = (wanted: number[], make: () => Tensor): TensorToCome => ({
+    dtype: 'float32',
+    shape: wanted,
+    async read() {
+      using made = make();
+      return (await made.read()) as Float32Array;
+    },
+  });
+  const own = (name: string) => tensor(shape(name), () => model.weight(name));
+  const turned = (name: string) =>
+    tensor(shape(name).reverse(), () => {
+      using weight = model.weight(name);
+      return weight.permute([1, 0]).clone();
+    });
+  const out: Record<string, TensorToCome> = {
     [`${prefix}wte.weight`]: own('tok_embed.weight'),
     [`${prefix}wpe.weight`]: own('pos_embed.weight'),
     [`${prefix}ln_f.weight`]: own('final_ln.weight'),
     [`${prefix}ln_f.bias`]: own('final_ln.bias'),
     ...(!tied && { 'lm_head.weight': own('unembed.weight') }),
   };
-  const { ctxWindow: n } = model.config;
-  for (let i = 0; i < model.config.nLayers; i++) {
+  const { ctxWindow: n } = config;
+  for (let i = 0; i < config.nLayers; i++) {
     const [from, to] = [`xf_layers.${i}`, `${prefix}h.${i}`];
     for (const norm of ['ln_1', 'ln_2']) {
       out[`${to}.${norm}.weight`] = own(`${from}.${norm}.weight`);
       out[`${to}.${norm}.bias`] = own(`${from}.${norm}.bias`);
     }
-    const thirds = ['q_proj', 'k_proj', 'v_proj'].map((name) => `${from}.attn.${name}`);
-    out[`${to}.attn.c_attn.weight`] = turned(stacked(thirds.map((name) => own(`${name}.weight`))));
-    out[`${to}.attn.c_attn.bias`] = stacked(thirds.map((name) => own(`${name}.bias`)));
+    const [A = 0, D = 0] = shape(`${from}.attn.q_proj.weight`);
+    const joint = (kind: string, rest: number[]) => {
+      const all = Tensor.empty([3 * A, ...rest], { device: model.device });
+      for (const [third, name] of ['q_proj', 'k_proj', 'v_proj'].entries()) {
+        using weight = model.weight(`${from}.attn.${name}.${kind}`);
+        all.slice(0, third * A, (third + 1) * A).copyFrom(weight);
+      }
+      return all;
+    };
+    out[`${to}.attn.c_attn.bias`] = tensor([3 * A], () => joint('bias', []));
+    out[`${to}.attn.c_attn.weight`] = tensor([D, 3 * A], () => {
+      using all = joint('weight', [D]);
+      return all.permute([1, 0]).clone();
+    });
     for (const [name, theirs] of [
       ['attn.out_proj', 'attn.c_proj'],
       ['mlp.in_layer', 'mlp.c_fc'],
       ['mlp.out_layer', 'mlp.c_proj'],
     ]) {
-      out[`${to}.${theirs}.weight`] = turned(own(`${from}.${name}.weight`));
+      out[`${to}.${theirs}.weight`] = turned(`${from}.${name}.weight`);
       out[`${to}.${theirs}.bias`] = own(`${from}.${name}.bias`);
     }
     // buffers that their files have and nobody needs
-    out[`${to}.attn.bias`] = { dtype: 'uint8', shape: [1, 1, n, n], data: new Uint8Array(n * n) };
-    out[`${to}.attn.masked_bias`] = { dtype: 'float32', shape: [], data: Float32Array.of(-1e4) };
+    out[`${to}.attn.bias`] = { dtype: 'uint8', shape: [1, 1, n, n], read: async () => new Uint8Array(n * n) };
+    out[`${to}.attn.masked_bias`] = { dtype: 'float32', shape: [], read: async () => Float32Array.of(-1e4) };
   }
   return out;
-}
-
-function stacked(parts: HostTensor[]): HostTensor {
-  const data = Float32Array.from(parts.flatMap((part) => [...(part.data as Float32Array)]));
-  const [first = 0, ...rest] = parts[0]?.shape ?? [];
-  return { dtype: 'float32', shape: [parts.length * first, ...rest], data };
-}
-
-function turned({ shape, data }: HostTensor): HostTensor {
-  const [rows = 0, columns = 0] = shape;
-  const out = new Float32Array(data.length);
-  for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) out[c * rows + r] = Number(data[r * columns + c]);
-  return { dtype: 'float32', shape: [columns, rows], data: out };
 }
 
 function converted(tensor: HostTensor, dtype: 'float32' | 'float16' | 'bfloat16'): HostTensor {

@@ -1,0 +1,29 @@
+// Every file on the network that a name stands for: a published model, a set of autoencoders, a checkpoint's address, or
+// one file's.
+import { isBlobUrl, joined } from '../files/blob_address.js';
+import { openModelFiles } from '../transformer/model_files.js';
+import { modelBase, modelNames } from '../transformer/names.js';
+import { findAutoencoderSpec, listAutoencoderNames } from './registry.js';
+
+/**
+ * The addresses for a name. `layers`: of autoencoders, only these.
+ * @throws Error for a name of nothing on the network, RangeError for a layer that there is none for.
+ */
+export async function namedFiles(name: string, layers?: readonly number[]): Promise<string[]> {
+  const spec = findAutoencoderSpec('gpt2-small', name);
+  if (spec) {
+    const wanted = layers ?? Array.from({ length: spec.nLayers }, (_, layer) => layer);
+    const beyond = wanted.find((layer) => layer >= spec.nLayers);
+    if (beyond !== undefined) throw new RangeError(`${name}: layers are from 0 to ${spec.nLayers - 1}, not ${beyond}`);
+    return wanted.map((layer) => spec.path.replace('{layer}', String(layer)));
+  }
+  const base = modelBase(name);
+  if (!isBlobUrl(base)) {
+    const known = [...modelNames, ...listAutoencoderNames()].join(', ');
+    throw new Error(`'${name}' is nothing on the network; it must be an address, or one of ${known}`);
+  }
+  if (/\.(pt|json|safetensors|bin|txt|jsonl)$/i.test(base.split('?')[0] as string)) return [base];
+  const files = await openModelFiles(base);
+  await files.close();
+  return [joined(base, 'config.json'), ...files.addresses];
+}

@@ -1,0 +1,63 @@
+// What a process needs at most to load a model: writes random weights in both layouts, loads each in a process of its own.
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { mkdir, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { openDevice } from '../../src/engine/device.js';
+import { Transformer } from '../../src/transformer/transformer.js';
+import { saveHuggingFace } from './hugging_face.js';
+
+export interface LoadMemory {
+  readonly layout: string;
+  /** Bytes of the files. */
+  readonly files: number;
+  /** Bytes of resident memory at most, and of the process before it loads anything. */
+  readonly peak: number;
+  readonly before: number;
+  readonly seconds: number;
+}
+
+const self = fileURLToPath(import.meta.url);
+
+/** Writes `random:SIZE` below `folder` in both layouts, and loads each. Where there is no /proc, gives nothing. */
+export async function measureLoading(size: string, folder: string): Promise<LoadMemory[]> {
+  if (process.platform !== 'linux') return [];
+  await mkdir(folder, { recursive: true });
+  execFileSync(process.execPath, [self, 'write', size, folder], { stdio: 'inherit' });
+  const results: LoadMemory[] = [];
+  for (const layout of ['original', 'Hugging Face']) {
+    const model = join(folder, layout);
+    const output = execFileSync(process.execPath, [self, 'load', model], { encoding: 'utf8' });
+    results.push({ layout, files: await bytesBelow(model), ...JSON.parse(output) });
+  }
+  return results;
+}
+
+async function bytesBelow(folder: string): Promise<number> {
+  let sum = 0;
+  for (const name of await readdir(folder, { recursive: true })) {
+    const found = await stat(join(folder, name));
+    if (found.isFile()) sum += found.size;
+  }
+  return sum;
+}
+
+/** In bytes. */
+const memory = (line: 'VmHWM' | 'VmRSS'): number =>
+  1024 * Number(new RegExp(`^${line}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
+
+const [, , what, argument = '', folder = ''] = process.argv;
+if (process.argv[1] === self && what === 'write') {
+  using model = await Transformer.load(`random:${argument}`, { device: openDevice('cpu') });
+  await model.saveCheckpoint(join(folder, 'original'));
+  await saveHuggingFace(model, join(folder, 'Hugging Face'));
+} else if (process.argv[1] === self && what === 'load') {
+  const device = openDevice('cpu');
+  await device.synchronize();
+  const before = memory('VmRSS');
+  const start = performance.now();
+  using _ = await Transformer.load(argument, { device });
+  await device.synchronize();
+  console.log(JSON.stringify({ before, peak: memory('VmHWM'), seconds: (performance.now() - start) / 1000 }));
+}
