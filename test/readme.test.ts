@@ -9,10 +9,13 @@ import { suite } from './support/harness.js';
 const test = suite('readme');
 const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8');
 
-test('the example is the one that runs', () => {
-  const shown = /```ts\n(.*?)```/s.exec(readme)?.[1];
-  const source = readFileSync(join(packageRoot, 'test/readme_example.ts'), 'utf8');
-  assert.is(shown, source.split('\n').slice(1).join('\n').replace("'../src/index.js'", "'sonde'"));
+test('the examples are those that run', () => {
+  const shown = [...readme.matchAll(/```ts\n(.*?)```/gs)].map(([, code]) => code);
+  const sources = ['test/readme_example.ts', 'test/published_example.ts'].map((name) => {
+    const source = readFileSync(join(packageRoot, name), 'utf8');
+    return source.split('\n').slice(1).join('\n').replaceAll("'../src/index.js'", "'sonde'");
+  });
+  assert.equal(shown, sources);
 });
 
 test('the example prints what it promises', () => {
