@@ -9,6 +9,7 @@ import { toHost } from '../engine/to_host.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer.js';
 import { configToJson, dFf, dHead, type TransformerConfig } from '../transformer/config.js';
 import { describeModel, type ModelDescription, readWeight } from '../transformer/model_files.js';
+import { shownModelName } from '../transformer/names.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import { type LoadOptions, Transformer } from '../transformer/transformer.js';
 import { Dimension } from './dimensions.js';
@@ -176,7 +177,7 @@ export class StandardModelContext extends ModelContext {
   #loaded: Transformer | undefined;
 
   private constructor(description: ModelDescription, device: Device) {
-    super(description.name, device);
+    super(shownModelName(description.address), device);
     this.#description = description;
   }
 
@@ -205,7 +206,7 @@ export class StandardModelContext extends ModelContext {
 
   /** The model; `options` count for the call that loads it. */
   async getOrCreateModel(options: LoadOptions = {}): Promise<Transformer> {
-    this.#model ??= Transformer.load(this.modelName, { device: this.device, ...options });
+    this.#model ??= Transformer.load(this.#description.address, { device: this.device, ...options });
     try {
       this.#loaded = await this.#model;
       return this.#loaded;

@@ -81,6 +81,8 @@ function storedName(name: string): Omit<StoredWeight, 'name'> & { stored: string
   return { stored, turned: kind === 'weight' && !owner.startsWith('ln_'), ...(third >= 0 && { third }) };
 }
 
+const mostFiles = 1000;
+
 /** Which file has a tensor, where there are several; undefined for a single file. */
 async function filesOf(base: string): Promise<Map<string, string> | undefined> {
   const index = joined(base, indexFile);
@@ -99,6 +101,8 @@ async function filesOf(base: string): Promise<Map<string, string> | undefined> {
   }
   if (typeof map !== 'object' || map === null) throw new Error(`${index}: must have a weight_map of tensors and files`);
   const files = new Map(Object.entries(map) as [string, unknown][]);
+  const count = new Set(files.values()).size;
+  if (count > mostFiles) throw new Error(`${index}: names ${count} files, more than ${mostFiles}`);
   for (const [tensor, name] of files) {
     if (typeof name === 'string' && /^[\w.-]+\.safetensors$/.test(name)) continue;
     throw new Error(

@@ -88,7 +88,8 @@ export function checkStored(base: string, stored: StoredWeight, host: HostTensor
 
 /** What is known of a model before its weights are read. */
 export interface ModelDescription {
-  readonly name: string;
+  /** As Transformer.load takes it. */
+  readonly address: string;
   /** Undefined for random weights. */
   readonly base: string | undefined;
   readonly config: TransformerConfig;
@@ -98,12 +99,17 @@ export interface ModelDescription {
 /** A model by its name, folder or address. @throws Error for what is none, or has a broken config.json. */
 export async function describeModel(name: string): Promise<ModelDescription> {
   const random = randomModel(name);
-  if (random) return { name, base: undefined, config: random.config, nVocab: gpt2Tokenizer().nVocab };
+  if (random) return { address: name, base: undefined, config: random.config, nVocab: gpt2Tokenizer().nVocab };
   const base = modelBase(name);
   const files = await openModelFiles(base);
   try {
     const known = modelNames.includes(canonicalModelName(name)); // whose embedding need not be fetched for that
-    return { name, base, config: files.config, nVocab: known ? gpt2Tokenizer().nVocab : await files.nVocab() };
+    return {
+      address: name,
+      base,
+      config: files.config,
+      nVocab: known ? gpt2Tokenizer().nVocab : await files.nVocab(),
+    };
   } finally {
     await files.close();
   }

@@ -13,6 +13,10 @@ export function canonicalModelName(name: string): string {
   return modelNames.includes(dashed) ? dashed : name;
 }
 
+/** How messages and manifests name a model: without a query, which may hold a signature. */
+export const shownModelName = (name: string): string =>
+  /^https?:/i.test(name) ? (name.split('?')[0] as string) : canonicalModelName(name);
+
 /** The folder or address of a model's files, by its name; a folder or an address is its own. */
 export function modelBase(name: string): string {
   if (name === 'demo') return join(packageRoot, 'assets', 'demo');

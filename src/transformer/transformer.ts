@@ -19,7 +19,7 @@ import { TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { expandLocations } from './location.js';
 import { openModelFiles, randomModel } from './model_files.js';
-import { modelBase, modelNames } from './names.js';
+import { modelBase, modelNames, shownModelName } from './names.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
 import { hostPieces, pieceOf } from './pieces.js';
 import { makePlan } from './plan.js';
@@ -120,8 +120,7 @@ export class Transformer {
     }
     const { onProgress, signal } = options;
     const fetching = { ...(onProgress && { onProgress }), ...(signal && { signal }) };
-    const shown = /^https?:/i.test(name) ? (name.split('?')[0] as string) : name; // a query may hold a signature
-    const xf = new Transformer(shown, await find(name, device, dtype, fetching), device, dtype);
+    const xf = new Transformer(shownModelName(name), await find(name, device, dtype, fetching), device, dtype);
     if (simplify) xf.simplify();
     return xf;
   }

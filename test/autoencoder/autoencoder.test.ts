@@ -11,7 +11,7 @@ import { Tensor } from '../../src/engine/tensor.js';
 import type { HostTensor, StateDict } from '../../src/files/host_tensor.js';
 import { loadTorch, saveTorch } from '../../src/files/torch.js';
 import { AutoencoderHooks } from '../../src/transformer/hooks.js';
-import { close } from '../support/close.js';
+import { close, relativeError } from '../support/close.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
 import { random } from '../support/random.js';
@@ -135,6 +135,19 @@ test('normalised inputs, as in the v5 files: encode, decode and the sparse form 
   );
   throws(() => ae.decode(latents, { inputs: x.slice(0, 0, 1) }), RangeError, /inputs must be \[2, 3, 19\]/);
   throws(() => ae.decodeSparse(sparse, { inputs: latents }), RangeError, /inputs must be \[\.\.\., 19\]/);
+});
+
+test('a v5 autoencoder computes what openai/sparse_autoencoder does', async () => {
+  const folder = join(packageRoot, 'test', 'fixtures', 'v5');
+  const expected = await loadTorch(join(folder, 'expected.pt'));
+  using ae = await Autoencoder.load(join(folder, 'autoencoder.pt'), { normalize: true });
+  using x = Tensor.from(expected.x as HostTensor);
+  using preAct = ae.encodePreAct(x);
+  using latents = ae.encode(x);
+  using reconstruction = ae.decode(latents, { inputs: x });
+  for (const [name, t] of Object.entries({ pre: preAct, lat: latents, rec: reconstruction })) {
+    assert.ok(relativeError(await t.read(), data(expected, name)) < 2e-6, name);
+  }
 });
 
 test('normalised or not: saved and read again, by the address of the published files, and in hooks', async () => {
