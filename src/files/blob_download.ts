@@ -63,7 +63,7 @@ async function downloadVersion(
   { onProgress, signal }: DownloadOptions,
 ): Promise<CachedBlob> {
   const { name, baseName } = remote.address;
-  const partial = await Partial.adoptOrMake(folder, version);
+  const partial = await PartialFile.adoptOrMake(folder, version);
   try {
     await checkSpace(folder, version.size - partial.bytes, name);
     const tell = (under: number) => onProgress?.({ name, bytes: partial.bytes + under, total: version.size });
@@ -94,7 +94,7 @@ async function downloadVersion(
 async function fetchParts(
   remote: RemoteBlob,
   version: BlobVersion,
-  partial: Partial,
+  partial: PartialFile,
   tell: (under: number) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
@@ -145,7 +145,7 @@ async function fetchParts(
 async function fetchWhole(
   remote: RemoteBlob,
   version: BlobVersion,
-  partial: Partial,
+  partial: PartialFile,
   tell: (under: number) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
@@ -194,7 +194,7 @@ interface Journal {
 const partialName = /^([0-9a-f]{8})\.partial$/;
 
 /** The file that a download fills, and its journal. Each process gives them a name of its own. */
-class Partial {
+class PartialFile {
   readonly path: string;
   readonly journalPath: string;
   readonly #handle: FileHandle;
@@ -215,7 +215,7 @@ class Partial {
   }
 
   /** Takes over what an earlier download of the same version left, and removes what others left. */
-  static async adoptOrMake(folder: string, version: BlobVersion): Promise<Partial> {
+  static async adoptOrMake(folder: string, version: BlobVersion): Promise<PartialFile> {
     const label = JSON.stringify([version.etag ?? version.modified ?? null, version.size, partBytes]);
     const path = join(folder, `${randomBytes(4).toString('hex')}.partial`);
     let parts = new Map<number, number>();
@@ -229,7 +229,7 @@ class Partial {
       await rm(join(folder, `${id}.journal`), { force: true });
     }
     const handle = await open(path, parts.size > 0 ? 'r+' : 'w+');
-    const partial = new Partial(path, handle, version.size, label, parts);
+    const partial = new PartialFile(path, handle, version.size, label, parts);
     await partial.#dropDamaged();
     await handle.truncate(version.size);
     if (parts.size > 0) await partial.writeJournal();

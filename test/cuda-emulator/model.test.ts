@@ -4,5 +4,10 @@ testOnEmulator('the model', [
   'transformer/goldens.test',
   'transformer/hooks.test',
   'transformer/kv_cache.test',
+  'transformer/checkpoint.test',
+  'transformer/hugging_face.test',
+  'transformer/ablation.test',
   'autoencoder/',
+  'context/model_context.test',
+  'context/autoencoder_context.test',
 ]);
