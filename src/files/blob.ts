@@ -79,12 +79,24 @@ export async function openBlob(address: string, options: OpenBlobOptions = {}): 
   return openNamed('openBlob', address, options);
 }
 
+interface NamedOptions extends OpenBlobOptions {
+  /** The largest file that makes sense, in bytes: a larger one is not even fetched. */
+  readonly most?: number;
+}
+
 /** @internal The same for the function `reader`, whose name messages begin with. */
-export async function openNamed(reader: string, address: string, options: OpenBlobOptions = {}): Promise<BlobFile> {
+export async function openNamed(reader: string, address: string, options: NamedOptions = {}): Promise<BlobFile> {
   const label = `${reader}: ${withoutQuery(address)}`;
-  if (!isBlobUrl(address)) return new BlobFile(address, address, await openFile(label, address));
+  const { most = Number.POSITIVE_INFINITY } = options;
+  if (!isBlobUrl(address)) {
+    const source = await openFile(label, address);
+    if (source.size <= most) return new BlobFile(address, address, source);
+    await source.close();
+    throw new Error(`${label}: has ${source.size} bytes, more than ${most}`);
+  }
   for (let tries = 1; ; tries++) {
-    const { path, sha256 } = await cached(reader, address, options);
+    const { path, sha256, size } = await cached(reader, address, options);
+    if (size > most) throw new Error(`${label}: has ${size} bytes, more than ${most}`);
     try {
       return new BlobFile(withoutQuery(address), path, await openFile(label, path), sha256);
     } catch (error) {
@@ -99,8 +111,7 @@ const withoutQuery = (address: string): string =>
 
 /** Text of at most `most` bytes, UTF-8. */
 export async function readText(reader: string, address: string, most = 2 ** 26): Promise<string> {
-  await using file = await openNamed(reader, address);
-  if (file.size > most) throw new Error(`${reader}: ${file.name}: has ${file.size} bytes, more than ${most}`);
+  await using file = await openNamed(reader, address, { most });
   return new TextDecoder().decode(await file.read());
 }
 
@@ -125,8 +136,8 @@ export async function fetchBlob(address: string, options: OpenBlobOptions = {}):
 const downloads = pLimit(8);
 const underWay = new Map<string, Promise<CachedBlob>>();
 
-async function cached(reader: string, address: string, options: OpenBlobOptions): Promise<CachedBlob> {
-  const { onProgress, signal, refresh = false, timeout = 30 } = options;
+async function cached(reader: string, address: string, options: NamedOptions): Promise<CachedBlob> {
+  const { onProgress, signal, refresh = false, timeout = 30, most } = options;
   signal?.throwIfAborted();
   if (!(timeout > 0)) throw new RangeError(`${reader}: timeout must be above 0 seconds, but is ${timeout}`);
   try {
@@ -137,7 +148,7 @@ async function cached(reader: string, address: string, options: OpenBlobOptions)
     const fetch = () =>
       downloads(async () => {
         const remote = await RemoteBlob.open(parsed, timeout);
-        return fetchInto(folder, remote, refresh, { onProgress, signal });
+        return fetchInto(folder, remote, refresh, { onProgress, signal, most });
       });
     if (signal) return await fetch(); // it ends with its own signal, and nobody else's
     const work = underWay.get(folder) ?? fetch().finally(() => underWay.delete(folder));
@@ -155,8 +166,9 @@ async function fetchInto(
   folder: string,
   remote: RemoteBlob,
   refresh: boolean,
-  { onProgress, signal }: DownloadOptions,
+  options: DownloadOptions,
 ): Promise<CachedBlob> {
+  const { signal } = options;
   for (;;) {
     signal?.throwIfAborted();
     await mkdir(folder, { recursive: true }); // which clearing the cache may have removed
@@ -168,7 +180,7 @@ async function fetchInto(
     try {
       const there = await lookUp(folder); // fetched by somebody else meanwhile
       if (there && !(refresh && (await hasChanged(remote, there, signal)))) return there;
-      return await downloadBlob(remote, folder, claimed, { onProgress, signal });
+      return await downloadBlob(remote, folder, claimed, options);
     } catch (error) {
       if (!(await claimed.lost())) throw error;
     } finally {

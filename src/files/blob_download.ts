@@ -22,6 +22,8 @@ export interface BlobProgress {
 export interface DownloadOptions {
   readonly onProgress?: ((progress: BlobProgress) => void) | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** A blob of more bytes is not fetched. */
+  readonly most?: number | undefined;
 }
 
 const partBytes = checkedRange;
@@ -44,6 +46,10 @@ export async function downloadBlob(
 ): Promise<CachedBlob> {
   for (let tries = 1; ; tries++) {
     const version = await remote.version(options.signal);
+    const { most = Number.POSITIVE_INFINITY } = options;
+    if (version.size > most) {
+      throw new Error(`${remote.address.name}: has ${version.size} bytes, more than ${most}`);
+    }
     try {
       return await downloadVersion(remote, version, folder, claimed, options);
     } catch (error) {
