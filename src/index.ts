@@ -59,6 +59,13 @@ export {
   weightShapeSpec,
 } from './context/weight_locations.js';
 export type { AutoencoderSource } from './dump/autoencoders.js';
+export {
+  type CollateOptions,
+  type CollateProgress,
+  type CollateResult,
+  type CollateSelection,
+  collate,
+} from './dump/collate.js';
 export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus.js';
 export type { Manifest, ShardEntry } from './dump/manifest.js';
 export { type DumpDType, type DumpPlan, describePlan, type Part } from './dump/plan.js';
@@ -89,6 +96,19 @@ export { type PackedMatrix, packWeights } from './engine/packed_matrix.js';
 export { Tensor, type TensorOptions } from './engine/tensor.js';
 export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';
+export {
+  type ActivationRecord,
+  calibrationActivationRecords,
+  loadNeuronRecord,
+  maxActivation,
+  type NeuronId,
+  type NeuronRecord,
+  type SplitOptions,
+  saveNeuronRecord,
+  testActivationRecords,
+  trainActivationRecords,
+  validActivationRecords,
+} from './files/neuron_record.js';
 export { loadSafetensors, openSafetensors, type SafetensorsFile, saveSafetensors } from './files/safetensors.js';
 export type { FileSource } from './files/source.js';
 export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer.js';

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { Command } from 'commander';
 import { packageRoot } from '../engine/native.js';
 import { cacheCommand } from './cache.js';
+import { collateCommand } from './collate.js';
 import { demoCommand } from './demo.js';
 import { devicesCommand } from './devices.js';
 import { dumpCommand } from './dump.js';
@@ -37,6 +38,7 @@ for (const command of [
   demoCommand,
   dumpCommand,
   inspectCommand,
+  collateCommand,
   sampleCommand,
   encodeCommand,
   fetchCommand,

@@ -1,9 +1,12 @@
 // Progress on standard error: a bar on a terminal, a line every few seconds elsewhere, as in a log.
 import cliProgress from 'cli-progress';
+import type { CollateProgress } from '../dump/collate.js';
 import type { DumpProgress } from '../dump/progress.js';
 
+type Progress = DumpProgress | CollateProgress;
+
 export interface ProgressView {
-  update(progress: DumpProgress): void;
+  update(progress: Progress): void;
   /** Shows how far it came, and leaves the line. */
   stop(): void;
 }
@@ -28,7 +31,7 @@ function bar(stream: NodeJS.WriteStream): ProgressView {
   return {
     update(progress) {
       const { tokens, totalTokens } = progress;
-      const payload = { speed: counted(progress.tokensPerSecond), left: timeLeft(progress) };
+      const payload = { speed: counted(progress.tokensPerSecond), left: timeLeft(progress) || recordsOf(progress) };
       if (!started) single.start(totalTokens ?? tokens, tokens, payload);
       started = true;
       single.setTotal(totalTokens ?? tokens);
@@ -41,10 +44,10 @@ function bar(stream: NodeJS.WriteStream): ProgressView {
 }
 
 function lines(stream: NodeJS.WriteStream): ProgressView {
-  let last: DumpProgress | undefined;
-  let shown: DumpProgress | undefined;
+  let last: Progress | undefined;
+  let shown: Progress | undefined;
   let shownAt = Number.NEGATIVE_INFINITY;
-  const show = (progress: DumpProgress) => {
+  const show = (progress: Progress) => {
     stream.write(`${line(progress)}\n`);
     shown = progress;
     shownAt = performance.now();
@@ -60,19 +63,25 @@ function lines(stream: NodeJS.WriteStream): ProgressView {
   };
 }
 
-function line(progress: DumpProgress): string {
-  const { tokens, totalTokens, tokensPerSecond, shards } = progress;
+function line(progress: Progress): string {
+  const { tokens, totalTokens, tokensPerSecond } = progress;
   const parts = [
     `${counted(tokens)}${totalTokens === undefined ? '' : ` of ${counted(totalTokens)}`} tokens`,
     `${counted(tokensPerSecond)} tokens/s`,
-    `${shards} ${shards === 1 ? 'shard' : 'shards'}`,
+    filesOf(progress),
     timeLeft(progress),
   ];
   return parts.filter(Boolean).join(', ');
 }
 
+const filesOf = (progress: Progress): string =>
+  'shards' in progress ? `${progress.shards} ${progress.shards === 1 ? 'shard' : 'shards'}` : recordsOf(progress);
+
+const recordsOf = (progress: Progress): string =>
+  'records' in progress ? `${counted(progress.records)} of ${counted(progress.totalRecords)} records` : '';
+
 /** `1 h 05 min left`, as rough as such numbers are. */
-function timeLeft({ secondsLeft }: DumpProgress): string {
+function timeLeft({ secondsLeft }: Progress): string {
   if (secondsLeft === undefined) return '';
   const seconds = Math.ceil(secondsLeft);
   if (seconds < 100) return `${seconds} s left`;

@@ -14,9 +14,20 @@ const expected = JSON.parse(await readFile(join(packageRoot, 'assets', 'demo', '
 test('--help teaches, for every command', async () => {
   const { code, stdout } = await run(['--help']);
   assert.is(code, 0);
-  for (const word of ['sonde demo', 'Exit codes', 'dump', 'sample', 'encode', 'inspect', 'fetch', 'cache', 'devices'])
+  for (const word of [
+    'sonde demo',
+    'Exit codes',
+    'dump',
+    'sample',
+    'encode',
+    'inspect',
+    'collate',
+    'fetch',
+    'cache',
+    'devices',
+  ])
     assert.ok(stdout.includes(word));
-  for (const command of ['dump', 'sample', 'encode', 'inspect', 'fetch', 'cache']) {
+  for (const command of ['dump', 'sample', 'encode', 'inspect', 'collate', 'fetch', 'cache']) {
     const { code, stdout, stderr } = await run([command, '--help']);
     assert.is(code, 0, stderr);
     assert.match(stdout, /Examples?:\n/);

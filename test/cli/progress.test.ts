@@ -39,6 +39,18 @@ test('elsewhere than on a terminal: a line at the start, every few seconds, and 
   ]);
 });
 
+test('records are counted in place of shards', () => {
+  const records = { tokens: 1000, totalTokens: 2000, tokensPerSecond: 500, records: 0, totalRecords: 3072 };
+  const log = new Log(false);
+  view(log).update({ ...records, secondsLeft: 2 });
+  assert.is(log.text, '1,000 of 2,000 tokens, 500 tokens/s, 0 of 3,072 records, 2 s left\n');
+  const terminal = new Log(true);
+  const bar = view(terminal);
+  bar.update({ ...records, tokens: 2000, records: 7 });
+  bar.stop();
+  assert.match(terminal.text, /100% {2}2,000 of 2,000 tokens {2}500 tokens\/s {2}7 of 3,072 records/);
+});
+
 test('the time that is left is as exact as it can be', () => {
   const expected: [number | undefined, string][] = [
     [0.2, ', 1 s left'],
