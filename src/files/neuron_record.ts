@@ -2,8 +2,8 @@
 // those of the original (its NeuronRecord, one JSON file per neuron), field for field.
 import { isUtf8 } from 'node:buffer';
 import { writeFileAtomically } from './atomic_write.js';
-import { openSource } from './byte_source.js';
 import { fitsTokens, parseNeuronRecord } from './neuron_record_parser.js';
+import { type FileSource, openSource } from './source.js';
 
 export { parseNeuronRecord };
 
@@ -39,7 +39,7 @@ const largestFile = 2 ** 28;
  * Reads a record, in the form of today or an older one (see `parseNeuronRecord`).
  * @throws Error when there is no such file, or it has more than 256 MiB, or is no record; it names the field.
  */
-export async function loadNeuronRecord(from: Parameters<typeof openSource>[1]): Promise<NeuronRecord> {
+export async function loadNeuronRecord(from: FileSource): Promise<NeuronRecord> {
   const source = await openSource('loadNeuronRecord', from);
   try {
     const { name, size } = source;
