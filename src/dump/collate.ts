@@ -126,7 +126,7 @@ function planOf(limits: CollateLimits, dump: Dump, options: CollateOptions): Wor
   if (dump.rowCount === 0) throw new Error(`collate: ${dump.folder} has no rows`);
   const perRound = Math.max(1, Math.floor(limits.choices / (top + 8))); // the moments take as much as some rows
   const rounds = [...chosenOf(dump, selections)].flatMap(([name, indices]) => {
-    const chosen = Int32Array.from(indices).sort();
+    const chosen = Int32Array.from(indices);
     const channels = channelsOf(dump, name);
     return pieces(chosen, perRound).map((piece): Round => ({ channels, chosen: piece }));
   });

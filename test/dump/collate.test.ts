@@ -241,11 +241,13 @@ test('rows are read in small pieces: all once, then those that were chosen, in o
         ranges.slice(0, firstPass),
         Array.from({ length: firstPass }, (_, i) => [2 * i, Math.min(2 * i + 2, made.rowCount)]),
       );
-      const secondPass = ranges.slice(firstPass);
-      const read = secondPass.flatMap(([from, to]) => Array.from({ length: to - from }, (_, i) => from + i));
-      assert.ok(secondPass.every(([from, to]) => to - from <= 2));
+      const chosen = ranges.splice(0).slice(firstPass);
+      const read = chosen.flatMap(([from, to]) => Array.from({ length: to - from }, (_, i) => from + i));
       assert.ok(read.length >= 2 && read.length <= 6);
       assert.ok(read.every((row, i) => i === 0 || row > (read[i - 1] as number)));
+      const all = { selections: [{ name, indices: [2, 9] }], out: folder, top: 1000, random: 0 };
+      await collateWithin(limits, made, all);
+      assert.equal(ranges.slice(firstPass), ranges.slice(0, firstPass));
     }
   }));
 
@@ -276,9 +278,10 @@ test('stopping between two pieces leaves whole files only', () =>
       const onProgress = (progress: CollateProgress) => {
         if (progress[when] > 0) controller.abort(reason);
       };
-      await rejects(collate(made, { selections, out, onProgress, signal: controller.signal }), Error, /enough/);
+      const options = { selections: selections.slice(1), out, onProgress, signal: controller.signal };
+      await rejects(collate(made, options), Error, /enough/);
       const files = await readdir(out, { recursive: true }).catch(() => []);
-      assert.is(files.filter((name) => name.endsWith('.json')).length, when === 'tokens' ? 0 : 6);
+      assert.is(files.filter((name) => name.endsWith('.json')).length, when === 'tokens' ? 0 : 8);
       assert.is(files.filter((name) => name.endsWith('.partial')).length, 0);
     }
   }));
