@@ -30,6 +30,7 @@ Start here:
   $ sonde sample "Once there was"          let the demo model write
   $ sonde encode "Kate found a red ball"   what its autoencoders see in each word
   $ sonde dump --help                      activations of your own text, with examples
+  $ sonde fetch --help                     the published GPT-2 models and their autoencoders
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. SONDE_DEBUG=1 shows where an error came from.`,
   );

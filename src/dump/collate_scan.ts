@@ -94,7 +94,7 @@ class DenseScan implements Scan {
   }
 }
 
-// Only what is stored, which is above 0, is looked at: the zeros of a latent are merged at the end, and of the rows without it only the
+// Only what is stored is looked at: the zeros of a latent are merged at the end, and of the rows without it only the
 // first few can be among the top ones.
 class SparseScan implements Scan {
   readonly moments: Moments;
@@ -152,7 +152,11 @@ class SparseScan implements Scan {
     const active = this.#firstLook(entries);
     this.#distances(entries, active);
     const row = chunk.from + r;
-    for (const place of active) this.top.offer(place, this.#largest[place] as number, row);
+    for (const place of active) {
+      const largest = this.#largest[place] as number;
+      const hasZeros = (this.#count[place] as number) < positions.length;
+      this.top.offer(place, hasZeros ? Math.max(0, largest) : largest, row); // latents may be negative
+    }
     this.#offerZeros(row);
     for (const place of active) this.#count[place] = 0;
   }

@@ -2,6 +2,8 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { identity } from '../../src/autoencoder/activation.js';
+import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { type CollateOptions, type CollateProgress, collate, collateWithin } from '../../src/dump/collate.js';
 import type { Manifest } from '../../src/dump/manifest.js';
 import { Dump, openDump, type SparseRows } from '../../src/dump/reader.js';
@@ -108,6 +110,34 @@ function randomOf({ randomSample }: NeuronRecord, rows: ActivationRecord[]): num
     return row as number;
   });
 }
+
+test('latents that may be negative', () =>
+  withFolder(async (folder) => {
+    using identical = new Autoencoder({ nLatents: 20, nInputs: model.config.dModel, activation: identity(), seed: 4 });
+    const name = '1/resid/post_mlp/latents';
+    const [out, records] = [join(folder, 'dump'), join(folder, 'records')];
+    await dump({
+      model,
+      corpus: documents(),
+      locations: '1/resid/post_mlp -> mine',
+      autoencoders: { mine: identical },
+      threshold: 3,
+      out,
+      context,
+      shardTokens: 40,
+    });
+    await using made = await openDump(out);
+    const all = await made.rows(name);
+    assert.ok(all.values.some((x) => x < 0) && all.values.some((x) => x > 0), 'both signs are there');
+    await collate(made, { selections: [{ name, indices: 'all' }], out: records, top: 1000, random: 2 });
+    const whole = await wholeOf(made, name);
+    for (let latent = 0; latent < 20; latent++) {
+      const record = await loadNeuronRecord(join(records, 'resid_post_mlp_latents/1', `${latent}.json`));
+      const rows = rowsOf(whole, latent);
+      checkMoments(record, rows);
+      checkTop(record, rows, rows.length);
+    }
+  }));
 
 test('dense, in heads and sparse: as computed from everything at once', () =>
   withDump(async (made, folder) => {
