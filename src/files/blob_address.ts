@@ -10,6 +10,8 @@ export interface BlobAddress {
   readonly url: string;
   /** The last part of the path. */
   readonly baseName: string;
+  /** Whether the environment's credentials go with the request: then it may not be redirected to another host. */
+  readonly credentials: boolean;
   /** Set when the environment holds a connection string for this account. */
   readonly connection?: { readonly string: string; readonly container: string; readonly blob: string };
 }
@@ -78,9 +80,10 @@ interface AzureBlob {
 function withCredentials({ name, account, container, blob, url }: AzureBlob, environment: Environment): BlobAddress {
   const string = environment.AZURE_STORAGE_CONNECTION_STRING;
   if (string && connectionAccount(string) === account)
-    return { ...plain(name, url), connection: { string, container, blob } };
+    return { ...plain(name, url), credentials: true, connection: { string, container, blob } };
   const signature = environment.AZURE_STORAGE_SAS_TOKEN?.replace(/^\?/, '');
-  if (signature && environment.AZURE_STORAGE_ACCOUNT === account) return plain(name, `${url}?${signature}`);
+  if (signature && environment.AZURE_STORAGE_ACCOUNT === account)
+    return { ...plain(name, `${url}?${signature}`), credentials: true };
   return plain(name, url);
 }
 
@@ -88,6 +91,7 @@ const plain = (name: string, url: string): BlobAddress => ({
   name,
   url,
   baseName: decoded(name.split('/').at(-1) ?? ''),
+  credentials: false,
 });
 
 /** The address of an account's containers. */

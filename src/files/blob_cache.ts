@@ -53,7 +53,8 @@ export async function lookUp(folder: string, { rehash = false } = {}): Promise<C
   if (!found?.isFile() || found.size !== entry.size) return undefined;
   if (rehash || found.mtimeMs !== entry.mtimeMs) {
     if ((await checksums(path)).sha256 !== entry.sha256) return undefined;
-    if (found.mtimeMs !== entry.mtimeMs) await writeEntry(folder, { ...entry, mtimeMs: found.mtimeMs });
+    // saves computing it again; in a cache that cannot be written, it is computed each time
+    if (found.mtimeMs !== entry.mtimeMs) await writeEntry(folder, { ...entry, mtimeMs: found.mtimeMs }).catch(() => {});
   }
   return shown(folder, entry);
 }

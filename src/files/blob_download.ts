@@ -124,7 +124,10 @@ async function fetchParts(
         },
         stop,
       );
-      await partial.write(part, bytes);
+      await partial.write(part, bytes, () => {
+        under -= came; // from now on the part counts itself
+        came = 0;
+      });
     } finally {
       under -= came;
     }
@@ -198,6 +201,8 @@ interface Journal {
 }
 
 const partialName = /^([0-9a-f]{8})\.partial$/;
+/** What a process leaves that is killed while it writes a journal or an entry. */
+const besides = /\.(journal|json)\.[0-9a-f]+\.partial$/;
 
 /** The file that a download fills, and its journal. Each process gives them a name of its own. */
 class PartialFile {
@@ -226,6 +231,7 @@ class PartialFile {
     const path = join(folder, `${randomBytes(4).toString('hex')}.partial`);
     let parts = new Map<number, number>();
     for (const file of await readdir(folder)) {
+      if (besides.test(file)) await rm(join(folder, file), { force: true });
       const id = partialName.exec(file)?.[1];
       if (id === undefined) continue;
       const left = await readJournal(join(folder, `${id}.journal`), label);
@@ -259,9 +265,11 @@ class PartialFile {
     return { from, length: Math.min(partBytes, this.#size - from) };
   }
 
-  async write(part: number, bytes: Buffer): Promise<void> {
+  /** `onStored` is called in the moment in which the part begins to count. */
+  async write(part: number, bytes: Buffer, onStored: () => void): Promise<void> {
     await this.writeAt(this.place(part).from, bytes);
     this.#parts.set(part, crc32(bytes));
+    onStored();
     if (performance.now() - this.#journalled >= journalMilliseconds) await this.writeJournal();
   }
 

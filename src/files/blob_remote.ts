@@ -202,16 +202,23 @@ class Watch {
   }
 }
 
-async function clientOf({ url, connection }: BlobAddress): Promise<BlobClient> {
+async function clientOf({ name, url, credentials, connection }: BlobAddress): Promise<BlobClient> {
   // loaded when the network is first needed: it takes a third of a second
   const { AnonymousCredential, BlobClient, BlobServiceClient, newPipeline } = await import('@azure/storage-blob');
   const options = { retryOptions: { maxTries: 1 } };
   if (connection) {
-    const service = BlobServiceClient.fromConnectionString(connection.string, options);
-    return service.getContainerClient(connection.container).getBlobClient(connection.blob);
+    try {
+      const service = BlobServiceClient.fromConnectionString(connection.string, options);
+      return service.getContainerClient(connection.container).getBlobClient(connection.blob);
+    } catch (cause) {
+      throw new Error(`${name}: AZURE_STORAGE_CONNECTION_STRING cannot be used: ${(cause as Error).message}`, {
+        cause,
+      });
+    }
   }
   const pipeline = newPipeline(new AnonymousCredential(), {
     ...options,
+    redirectOptions: { allowCrossOriginRedirects: !credentials }, // file hosts send on to where their files lie
     additionalPolicies: [{ policy: forOtherServers, position: 'perRetry' }],
   } as StoragePipelineOptions);
   return new BlobClient(url, pipeline);

@@ -31,6 +31,8 @@ export interface Faults {
   /** Answers with this status and error code. */
   status?: number;
   code?: string;
+  /** Sends the client on to this address. */
+  redirect?: string;
 }
 
 export interface ServerOptions {
@@ -103,6 +105,7 @@ export class BlobServer {
     const faults = this.faults(served, this.requests.push(served) - 1) ?? {};
     if (faults.delay) await new Promise((resolve) => setTimeout(resolve, faults.delay));
     const blob = this.#blobs.get(served.path);
+    if (faults.redirect) return void response.writeHead(302, { Location: faults.redirect }).end();
     if (faults.status) return refuse(response, faults.status, faults.code ?? 'Injected');
     if (!blob) return refuse(response, 404, 'BlobNotFound');
     const { content, etag, md5, modified } = blob;
