@@ -3,7 +3,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
-import { appendFile, mkdir, readdir, readFile, truncate, utimes, writeFile } from 'node:fs/promises';
+import { appendFile, copyFile, mkdir, readdir, readFile, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
@@ -554,8 +554,21 @@ test('a copy that is no longer what was fetched is fetched again', () =>
     assert.is(await again(), 1, 'other bytes');
     await writeFile(join(file(), '..', 'entry.json'), '{"name":');
     assert.is(await again(), 1, 'a torn entry');
-    await writeFile(join(file(), '..', 'entry.json'), JSON.stringify({ file: '../../../etc/passwd' }));
+    const entry = join(file(), '..', 'entry.json');
+    const elsewhere = join(cache, 'blobs', 'elsewhere'); // a file that fits in every way
+    await copyFile(file(), elsewhere);
+    const { mtimeMs } = statSync(elsewhere);
+    const pointing = { ...JSON.parse(readFileSync(entry, 'utf8')), file: '../elsewhere', mtimeMs };
+    await writeFile(entry, JSON.stringify(pointing));
     assert.is(await again(), 1, 'an entry that points elsewhere');
+    const { mtime } = statSync(file());
+    await truncate(file(), 99);
+    await utimes(file(), mtime, mtime);
+    await writeFile(
+      entry,
+      JSON.stringify({ ...JSON.parse(readFileSync(entry, 'utf8')), mtimeMs: statSync(file()).mtimeMs }),
+    );
+    assert.is(await again(), 1, 'cut short, with the time that was noted');
     assert.is(wholeFiles(cache).length, 1);
   }));
 
