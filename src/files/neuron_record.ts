@@ -2,36 +2,11 @@
 // those of the original (its NeuronRecord, one JSON file per neuron), field for field.
 import { isUtf8 } from 'node:buffer';
 import { writeFileAtomically } from './atomic_write.js';
-import { fitsTokens, parseNeuronRecord } from './neuron_record_parser.js';
+import { type ActivationRecord, fitsTokens, type NeuronRecord, parseNeuronRecord } from './neuron_record_parser.js';
 import { type FileSource, openSource } from './source.js';
 
+export type { ActivationRecord, NeuronId, NeuronRecord } from './neuron_record_parser.js';
 export { parseNeuronRecord };
-
-/** A text and what a neuron does on it. */
-export interface ActivationRecord {
-  readonly tokens: string[];
-  /** One per token; or, for pairs of tokens, n (n + 1) / 2: for each token, those of the keys up to it. */
-  readonly activations: number[];
-}
-
-export interface NeuronId {
-  readonly layerIndex: number;
-  readonly neuronIndex: number;
-}
-
-export interface NeuronRecord {
-  readonly neuronId: NeuronId;
-  readonly randomSample: ActivationRecord[];
-  /** One sample for each quantile; null where quantiles were not tracked. */
-  readonly randomSampleByQuantile: ActivationRecord[][] | null;
-  readonly quantileBoundaries: number[] | null;
-  /** Of all activations; NaN where it is unknown or not a number. A file cannot tell the two from null. */
-  readonly mean: number | null;
-  readonly variance: number | null;
-  readonly skewness: number | null;
-  readonly kurtosis: number | null;
-  readonly mostPositiveActivationRecords: ActivationRecord[];
-}
 
 const largestFile = 2 ** 28;
 

@@ -1,8 +1,33 @@
 // Reads the JSON of a neuron's record. Such files come from anywhere, so a parser for this one form does it: it builds
 // only what belongs to a record, its memory stays in proportion to the text, and an error names the field. Python's
 // json writes NaN, Infinity and -Infinity, which JSON.parse refuses.
-import type { ActivationRecord, NeuronId, NeuronRecord } from './neuron_record.js';
 import { shown } from './pickle.js';
+
+/** A text and what a neuron does on it. */
+export interface ActivationRecord {
+  readonly tokens: string[];
+  /** One per token; or, for pairs of tokens, n (n + 1) / 2: for each token, those of the keys up to it. */
+  readonly activations: number[];
+}
+
+export interface NeuronId {
+  readonly layerIndex: number;
+  readonly neuronIndex: number;
+}
+
+export interface NeuronRecord {
+  readonly neuronId: NeuronId;
+  readonly randomSample: ActivationRecord[];
+  /** One sample for each quantile; null where quantiles were not tracked. */
+  readonly randomSampleByQuantile: ActivationRecord[][] | null;
+  readonly quantileBoundaries: number[] | null;
+  /** Of all activations; NaN where it is unknown or not a number. A file cannot tell the two from null. */
+  readonly mean: number | null;
+  readonly variance: number | null;
+  readonly skewness: number | null;
+  readonly kurtosis: number | null;
+  readonly mostPositiveActivationRecords: ActivationRecord[];
+}
 
 /** Elements of all lists of a file: a quarter of a gigabyte of numbers. */
 const mostElements = 2 ** 25;

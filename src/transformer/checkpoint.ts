@@ -10,8 +10,8 @@ import type { HostTensor } from '../files/host_tensor.js';
 import { saveTorch } from '../files/torch.js';
 import { buildWeights, type Loaded, type WeightSource } from './build_weights.js';
 import { configToJson } from './config.js';
-import { checkStored, type ModelFiles, type StoredWeight, storedShape, weightView } from './model_files.js';
 import { hostPieces, pieceNames, pieceShape } from './pieces.js';
+import { checkStored, type ModelFiles, type StoredWeight, storedShape, weightView } from './stored_weights.js';
 
 /** Reads a model's weights. @throws Error that names the file or tensor that is missing or does not fit. */
 export async function loadCheckpoint(files: ModelFiles, device: Device, dtype: DType): Promise<Loaded> {

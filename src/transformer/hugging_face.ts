@@ -6,7 +6,7 @@ import type { HostTensor } from '../files/host_tensor.js';
 import { shown } from '../files/pickle.js';
 import { openSafetensors, type SafetensorsFile } from '../files/safetensors.js';
 import { configFromJson, type TransformerConfig } from './config.js';
-import type { ModelFiles, StoredWeight } from './model_files.js';
+import type { ModelFiles, StoredWeight } from './stored_weights.js';
 
 const wholeFile = 'model.safetensors';
 const indexFile = 'model.safetensors.index.json';

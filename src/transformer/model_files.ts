@@ -2,42 +2,16 @@
 // Hugging Face's GPT-2 (config.json and safetensors files). Which it is, config.json tells. Both give each weight by the
 // original's name.
 import type { Device } from '../engine/device.js';
-import { showShape } from '../engine/shape.js';
 import { Tensor } from '../engine/tensor.js';
 import { readText } from '../files/blob.js';
 import { isBlobUrl, joined } from '../files/blob_address.js';
-import type { HostTensor } from '../files/host_tensor.js';
 import { gpt2Tokenizer } from '../files/tokenizer.js';
 import { configFromJson, sizes, type TransformerConfig } from './config.js';
 import { openHuggingFace } from './hugging_face.js';
 import { canonicalModelName, modelBase, modelNames } from './names.js';
 import { openOriginal } from './original_layout.js';
 import { pieceShape } from './pieces.js';
-
-/** Where a weight lies in a model's files, and how. */
-export interface StoredWeight {
-  /** As messages name it. */
-  readonly name: string;
-  /** A linear layer's weight is stored as [in, out]. */
-  readonly turned: boolean;
-  /** One of queries, keys and values, which are stored side by side in this order. */
-  readonly third?: number;
-}
-
-export interface ModelFiles {
-  /** The folder or address. */
-  readonly base: string;
-  readonly config: TransformerConfig;
-  /** Rows of the token embedding. */
-  nVocab(): Promise<number>;
-  /** Every file that read() may want. */
-  readonly addresses: readonly string[];
-  /** By the original's name. @throws Error when the files have no such weight. */
-  locate(name: string): StoredWeight;
-  /** What is stored, whole, as it is stored. */
-  read(stored: StoredWeight): Promise<HostTensor>;
-  close(): Promise<void>;
-}
+import { checkStored, type ModelFiles, weightView } from './stored_weights.js';
 
 /** @throws Error that says what is missing or wrong, and where. */
 export async function openModelFiles(base: string): Promise<ModelFiles> {
@@ -57,33 +31,6 @@ export async function openModelFiles(base: string): Promise<ModelFiles> {
     return openHuggingFace(base, json as Record<string, unknown>, shownFile);
   }
   return openOriginal(base, configFromJson(json, shownFile));
-}
-
-/** The shape in which a weight of `shape` is stored. */
-export function storedShape(shape: readonly number[], { turned, third }: StoredWeight): number[] {
-  const [first = 0, ...rest] = shape;
-  const whole = [third === undefined ? first : 3 * first, ...rest];
-  return turned ? whole.reverse() : whole;
-}
-
-/** The weight [out, in] or [out] as a view of what is stored. */
-export function weightView(whole: Tensor, { turned, third }: StoredWeight): Tensor {
-  const rows = turned ? whole.permute([1, 0]) : whole;
-  if (third === undefined) return rows;
-  const n = (rows.shape[0] as number) / 3;
-  return rows.slice(0, third * n, (third + 1) * n);
-}
-
-/** @throws Error with the weight's name and both shapes. */
-export function checkStored(base: string, stored: StoredWeight, host: HostTensor, shape: readonly number[]): void {
-  const expected = storedShape(shape, stored);
-  if (!/^(float|bfloat)/.test(host.dtype)) {
-    throw new Error(`${base}: ${stored.name} must be of floats, but is ${host.dtype}`);
-  }
-  if (showShape(host.shape) === showShape(expected)) return;
-  throw new Error(
-    `${base}: ${stored.name} must be ${showShape(expected)} to fit config.json, but is ${showShape(host.shape)}`,
-  );
 }
 
 /** What is known of a model before its weights are read. */

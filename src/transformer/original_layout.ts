@@ -3,8 +3,8 @@ import { isBlobUrl, joined } from '../files/blob_address.js';
 import { type HostTensor, isHostTensor } from '../files/host_tensor.js';
 import { loadTorchValue, torchTensorShape } from '../files/torch.js';
 import type { TransformerConfig } from './config.js';
-import type { ModelFiles, StoredWeight } from './model_files.js';
 import { pieceNames } from './pieces.js';
+import type { ModelFiles, StoredWeight } from './stored_weights.js';
 
 export function openOriginal(base: string, config: TransformerConfig): ModelFiles {
   const address = (name: string): string => joined(base, `model_pieces/${name}.pt`);
