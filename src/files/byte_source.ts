@@ -11,6 +11,8 @@ export interface ByteSource {
   readonly raw: number | Buffer;
   /** A copy of `length` bytes from `position` on, at the start of a buffer of its own. */
   read(position: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** Fills `bytes` from `position` on. */
+  readInto(position: number, bytes: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -24,6 +26,14 @@ export async function openFile(name: string, path: string): Promise<ByteSource> 
     const stats = await inWords(name, handle.stat());
     if (!stats.isFile()) throw new Error(`${name}: is no regular file`);
     const { size } = stats;
+    const fill = async (position: number, bytes: Uint8Array) => {
+      for (let at = 0; at < bytes.length; ) {
+        const part = Math.min(bytes.length - at, largestRead);
+        const { bytesRead } = await inWords(name, handle.read(bytes, at, part, position + at));
+        if (bytesRead === 0) throw new Error(`${name}: became shorter while it was read`);
+        at += bytesRead;
+      }
+    };
     return {
       name,
       size,
@@ -31,13 +41,12 @@ export async function openFile(name: string, path: string): Promise<ByteSource> 
       async read(position, length) {
         checkRange(name, size, position, length);
         const bytes = allocate(name, length);
-        for (let at = 0; at < length; ) {
-          const part = Math.min(length - at, largestRead);
-          const { bytesRead } = await inWords(name, handle.read(bytes, at, part, position + at));
-          if (bytesRead === 0) throw new Error(`${name}: became shorter while it was read`);
-          at += bytesRead;
-        }
+        await fill(position, bytes);
         return bytes;
+      },
+      async readInto(position, bytes) {
+        checkRange(name, size, position, bytes.length);
+        await fill(position, bytes);
       },
       close: () => handle.close(),
     };
@@ -73,8 +82,26 @@ export function ofBytes(name: string, all: Uint8Array): ByteSource {
       bytes.set(all.subarray(position, position + length));
       return bytes;
     },
+    async readInto(position, bytes) {
+      checkRange(name, all.length, position, bytes.length);
+      bytes.set(all.subarray(position, position + bytes.length));
+    },
     async close() {},
   };
+}
+
+/** `bytes` bytes from `start` on, slice by slice: each lies in `buffer` and is valid until the next one is asked for. */
+export async function* sourceSlices(
+  source: ByteSource,
+  start: number,
+  bytes: number,
+  buffer: ArrayBuffer,
+): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes; at += buffer.byteLength) {
+    const slice = new Uint8Array(buffer, 0, Math.min(buffer.byteLength, bytes - at));
+    await source.readInto(start + at, slice);
+    yield slice;
+  }
 }
 
 function checkRange(name: string, size: number, position: number, length: number): void {

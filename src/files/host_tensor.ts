@@ -35,6 +35,18 @@ export interface HostTensor {
   readonly data: TypedArray;
 }
 
+/** A tensor that stays in its file until it is asked for; it can be read until the file is closed. */
+export interface StoredTensor {
+  readonly dtype: HostDType;
+  readonly shape: readonly number[];
+  read(): Promise<HostTensor>;
+  /**
+   * The elements in row-major order, slice by slice. A slice lies in `buffer` (a multiple of 8 bytes long) and is valid
+   * until the next one is asked for; an element order that the file does not have takes an array of its own.
+   */
+  slices(buffer: ArrayBuffer): AsyncGenerator<TypedArray>;
+}
+
 /** What a checkpoint can hold besides tensors. Objects have no prototype, so that no key is special. */
 export type StateValue = HostTensor | number | string | boolean | null | bigint | StateDict | StateValue[];
 

@@ -1,7 +1,15 @@
 // Reading and writing safetensors files: whole, or tensor by tensor and row by row as large files need it.
 import { writeFileAtomically } from './atomic_write.js';
-import type { ByteSource } from './byte_source.js';
-import { bytesPerElement, elementCount, type HostTensor, mismatch, type TypedArray, viewAs } from './host_tensor.js';
+import { type ByteSource, sourceSlices } from './byte_source.js';
+import {
+  bytesPerElement,
+  elementCount,
+  type HostTensor,
+  mismatch,
+  type StoredTensor,
+  type TypedArray,
+  viewAs,
+} from './host_tensor.js';
 import { shown } from './pickle.js';
 import {
   largestHeader,
@@ -68,6 +76,17 @@ export class SafetensorsFile implements AsyncDisposable {
     return { dtype, shape, data: await this.#elements(dtype, byteOffset, bytes) };
   }
 
+  /** A tensor by name, without reading it. */
+  stored(name: string): StoredTensor {
+    const { dtype, shape } = this.#placed(name);
+    return { dtype, shape, read: () => this.read(name), slices: (buffer) => this.#slices(name, buffer) };
+  }
+
+  async *#slices(name: string, buffer: ArrayBuffer): AsyncGenerator<TypedArray> {
+    const { dtype, byteOffset, bytes } = this.#placed(name);
+    for await (const slice of sourceSlices(this.#source, byteOffset, bytes, buffer)) yield this.#view(dtype, slice);
+  }
+
   /** Rows from <= i < to of the first dimension: a tensor [to - from, ...]. */
   async readRows(name: string, from: number, to: number): Promise<HostTensor> {
     const { dtype, shape, byteOffset } = this.#placed(name);
@@ -97,9 +116,12 @@ export class SafetensorsFile implements AsyncDisposable {
   }
 
   async #elements(dtype: HostTensor['dtype'], byteOffset: number, bytes: number): Promise<TypedArray> {
-    const content = await this.#source.read(byteOffset, bytes);
-    if (dtype === 'bool') for (let i = 0; i < bytes; i++) content[i] = content[i] ? 1 : 0;
-    return viewAs(dtype, content.buffer, 0, bytes / bytesPerElement(dtype));
+    return this.#view(dtype, await this.#source.read(byteOffset, bytes));
+  }
+
+  #view(dtype: HostTensor['dtype'], bytes: Uint8Array): TypedArray {
+    if (dtype === 'bool') for (let i = 0; i < bytes.length; i++) bytes[i] = bytes[i] ? 1 : 0;
+    return viewAs(dtype, bytes.buffer, bytes.byteOffset, bytes.length / bytesPerElement(dtype));
   }
 }
 

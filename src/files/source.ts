@@ -22,6 +22,7 @@ function borrowed(reader: string, { name, source }: BlobFile): ByteSource {
     size,
     raw,
     read: (position, length) => source.read(position, length),
+    readInto: (position, bytes) => source.readInto(position, bytes),
     async close() {},
   };
 }

@@ -6,6 +6,7 @@ import {
   type HostTensor,
   type StateDict,
   type StateValue,
+  type StoredTensor,
   type TypedArray,
   viewAs,
 } from './host_tensor.js';
@@ -39,15 +40,51 @@ export async function loadTorchValue(from: FileSource): Promise<StateValue> {
   return load('loadTorchValue', from, () => {});
 }
 
-/** The shape of the tensor that a file holds, without reading its elements; undefined for a file of something else. */
-export async function torchTensorShape(from: FileSource): Promise<readonly number[] | undefined> {
-  const source = await openSource('torchTensorShape', from);
+/** A tensor in a file of its own. */
+export interface TorchTensor extends StoredTensor {
+  close(): Promise<void>;
+}
+
+/** Opens a file of torch.save whose value is one tensor: its dtype and shape are known at once, and it is read on demand. */
+export async function openTorchTensor(from: FileSource): Promise<TorchTensor> {
+  const source = await openSource('openTorchTensor', from);
   try {
-    const { value } = await openTorchArchive(source, () => new TorchNames(source.name, source.size));
-    return value instanceof TensorView ? value.shape : undefined;
-  } finally {
+    const { name, size } = source;
+    const archive = await openTorchArchive(source, () => new TorchNames(name, size));
+    const { value: view } = archive;
+    if (!(view instanceof TensorView)) throw new Error(`${name}: the file must hold one tensor`);
+    const read = async () => (await readTensors(name, archive)).get(view) as HostTensor;
+    return {
+      dtype: view.storage.dtype,
+      shape: view.shape,
+      read,
+      slices: (buffer) => (view.contiguous ? contiguousSlices(archive, view, buffer) : oneSlice(read)),
+      close: () => source.close(),
+    };
+  } catch (error) {
     await source.close();
+    throw error;
   }
+}
+
+/** The part of the storage that the view has, of each slice. The storage is read to its end, where damage is found. */
+async function* contiguousSlices(
+  archive: TorchArchive,
+  { storage, offset, count }: TensorView,
+  buffer: ArrayBuffer,
+): AsyncGenerator<TypedArray> {
+  let start = 0; // of the slice, in elements of the storage
+  for await (const bytes of archive.slices(storage, buffer)) {
+    if (storage.dtype === 'bool') toZeroAndOne(bytes);
+    const values = viewAs(storage.dtype, buffer, 0, bytes.length / bytesPerElement(storage.dtype)) as Float32Array;
+    const part = values.subarray(Math.max(0, offset - start), Math.max(0, offset + count - start));
+    start += values.length;
+    if (part.length > 0) yield part;
+  }
+}
+
+async function* oneSlice(read: () => Promise<HostTensor>): AsyncGenerator<TypedArray> {
+  yield (await read()).data;
 }
 
 async function load(
@@ -71,12 +108,16 @@ async function readTensors(name: string, archive: TorchArchive): Promise<Map<Ten
   const tensors = new Map<TensorView, HostTensor>();
   for (const storage of archive.storages) {
     const bytes = await archive.read(storage);
-    if (storage.dtype === 'bool') for (let i = 0; i < bytes.length; i++) bytes[i] = bytes[i] ? 1 : 0;
+    if (storage.dtype === 'bool') toZeroAndOne(bytes);
     for (const view of storage.views.values()) {
       tensors.set(view, { dtype: storage.dtype, shape: view.shape, data: elements(name, view, bytes.buffer) });
     }
   }
   return tensors;
+}
+
+function toZeroAndOne(bytes: Uint8Array): void {
+  for (let i = 0; i < bytes.length; i++) bytes[i] = bytes[i] ? 1 : 0;
 }
 
 function elements(name: string, view: TensorView, buffer: ArrayBuffer): TypedArray {

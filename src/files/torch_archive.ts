@@ -3,7 +3,7 @@
 // and say where each storage lies, with positions that are inside the file and do not overlap.
 import { crc32 } from 'node:zlib';
 import yauzl from 'yauzl';
-import type { ByteSource } from './byte_source.js';
+import { type ByteSource, sourceSlices } from './byte_source.js';
 import { largestPickle, PickleEndsEarly, shown, unpickle } from './pickle.js';
 import type { Storage, TorchNames } from './torch_names.js';
 
@@ -13,6 +13,8 @@ export interface TorchArchive {
   readonly storages: readonly Storage[];
   /** The bytes of one, in a buffer of their own. */
   read(storage: Storage): Promise<Uint8Array<ArrayBuffer>>;
+  /** The bytes of one, slice by slice, each in `buffer`. Damage may be found only at the end. */
+  slices(storage: Storage, buffer: ArrayBuffer): AsyncGenerator<Uint8Array>;
 }
 
 type Fail = (message: string) => never;
@@ -74,6 +76,7 @@ async function openZip(source: ByteSource, names: TorchNames, fail: Fail): Promi
     value,
     storages: [...regions.keys()],
     read: (storage) => readRegion(source, regions.get(storage) as Region, fail),
+    slices: (storage, buffer) => regionSlices(source, regions.get(storage) as Region, buffer, fail),
   };
 }
 
@@ -139,8 +142,21 @@ function checkApart(regions: Region[], fail: Fail): void {
 
 async function readRegion(source: ByteSource, { name, start, bytes, crc }: Region, fail: Fail) {
   const content = await source.read(start, bytes);
-  if (crc32(content) !== crc) fail(`entry ${shown(name)} is damaged: its CRC-32 does not fit`);
+  checkSum(name, crc32(content), crc, fail);
   return content;
+}
+
+async function* regionSlices(source: ByteSource, { name, start, bytes, crc }: Region, buffer: ArrayBuffer, fail: Fail) {
+  let sum = 0;
+  for await (const slice of sourceSlices(source, start, bytes, buffer)) {
+    sum = crc32(slice, sum);
+    yield slice;
+  }
+  checkSum(name, sum, crc, fail);
+}
+
+function checkSum(name: string, sum: number, crc: number, fail: Fail): void {
+  if (sum !== crc) fail(`entry ${shown(name)} is damaged: its CRC-32 does not fit`);
 }
 
 // the older stream
@@ -164,6 +180,7 @@ async function openStream(source: ByteSource, names: () => TorchNames, fail: Fai
     value: pickles.value,
     storages: [...starts.keys()],
     read: (storage) => source.read(starts.get(storage) as number, storage.bytes),
+    slices: (storage, buffer) => sourceSlices(source, starts.get(storage) as number, storage.bytes, buffer),
   };
 }
 

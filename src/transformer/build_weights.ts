@@ -68,6 +68,8 @@ export async function buildWeights(
     return { w: own(packWeights(weight, { transposeB: true })), bias };
   };
   try {
+    // the largest first: the memory in which the unembedding waits to be packed is the embedding's next
+    const unembed = await packed('unembed.weight');
     const tokEmbed = await tensor('tok_embed.weight');
     const posEmbed = await tensor('pos_embed.weight');
     const layers: LayerWeights[] = [];
@@ -84,7 +86,6 @@ export async function buildWeights(
       await device.synchronize(); // what was uploaded is packed: its copies go before the next layer's come
     }
     const lnF = await norm('final_ln');
-    const unembed = await packed('unembed.weight');
     await device.synchronize();
     return { tokEmbed, posEmbed, layers, lnF, unembed };
   } catch (error) {

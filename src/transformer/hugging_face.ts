@@ -2,11 +2,10 @@
 // Conv1D there, weights [in, out]; queries, keys and values are one layer; the unembedding may be the embedding itself.
 import { readText } from '../files/blob.js';
 import { isBlobUrl, joined } from '../files/blob_address.js';
-import type { HostTensor } from '../files/host_tensor.js';
 import { shown } from '../files/pickle.js';
 import { openSafetensors, type SafetensorsFile } from '../files/safetensors.js';
 import { configFromJson, type TransformerConfig } from './config.js';
-import type { ModelFiles, StoredWeight } from './stored_weights.js';
+import type { ModelFiles, OpenWeight, StoredWeight } from './stored_weights.js';
 
 const wholeFile = 'model.safetensors';
 const indexFile = 'model.safetensors.index.json';
@@ -48,7 +47,7 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
       const { stored, ...how } = storedName(name);
       return { name: find(stored), ...how };
     },
-    read: async ({ name }): Promise<HostTensor> => (await placed(name)).read(name),
+    open: async ({ name }): Promise<OpenWeight> => ({ ...(await placed(name)).stored(name), async close() {} }),
     async nVocab(): Promise<number> {
       const name = find('wte.weight');
       const { shape } = (await placed(name)).tensors.get(name) as { shape: readonly number[] };

@@ -79,10 +79,14 @@ export async function readWeight(base: string, name: string, device: Device): Pr
     const nVocab = /embed\.weight$/.test(name) ? await files.nVocab() : 0;
     const shape = pieceShape(name, files.config, nVocab);
     const stored = files.locate(name);
-    const host = await files.read(stored);
-    checkStored(base, stored, host, shape);
-    using whole = Tensor.from(host, { device });
-    return weightView(whole, stored).clone();
+    const opened = await files.open(stored);
+    try {
+      checkStored(base, stored, opened, shape);
+      using whole = Tensor.from(await opened.read(), { device });
+      return weightView(whole, stored).clone();
+    } finally {
+      await opened.close();
+    }
   } finally {
     await files.close();
   }

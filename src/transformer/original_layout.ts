@@ -1,10 +1,9 @@
 // A model in the original's layout: config.json, and model_pieces/NAME.pt with one tensor each.
 import { isBlobUrl, joined } from '../files/blob_address.js';
-import { type HostTensor, isHostTensor } from '../files/host_tensor.js';
-import { loadTorchValue, torchTensorShape } from '../files/torch.js';
+import { openTorchTensor } from '../files/torch.js';
 import type { TransformerConfig } from './config.js';
 import { pieceNames } from './pieces.js';
-import type { ModelFiles, StoredWeight } from './stored_weights.js';
+import type { ModelFiles } from './stored_weights.js';
 
 export function openOriginal(base: string, config: TransformerConfig): ModelFiles {
   const address = (name: string): string => joined(base, `model_pieces/${name}.pt`);
@@ -13,16 +12,12 @@ export function openOriginal(base: string, config: TransformerConfig): ModelFile
     config,
     addresses: pieceNames(config).map(address).filter(isBlobUrl),
     locate: (name) => ({ name, turned: false }),
-    async read({ name }: StoredWeight): Promise<HostTensor> {
-      const value = await loadTorchValue(address(name));
-      if (isHostTensor(value)) return value;
-      throw new Error(`${address(name)}: must hold one tensor`);
-    },
+    open: ({ name }) => openTorchTensor(address(name)),
     async nVocab(): Promise<number> {
-      const shape = await torchTensorShape(address('tok_embed.weight'));
-      if (shape?.length === 2 && (shape[0] as number) > 0) return shape[0] as number;
-      const is = shape ? `[${shape.join(', ')}]` : 'no tensor';
-      throw new Error(`${base}: tok_embed.weight must be [vocabulary, ${config.dModel}], but is ${is}`);
+      const { shape, close } = await openTorchTensor(address('tok_embed.weight'));
+      await close();
+      if (shape.length === 2 && (shape[0] as number) > 0) return shape[0] as number;
+      throw new Error(`${base}: tok_embed.weight must be [vocabulary, ${config.dModel}], but is [${shape.join(', ')}]`);
     },
     async close() {},
   };

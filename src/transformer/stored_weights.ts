@@ -2,7 +2,7 @@
 // as the graph wants it.
 import { showShape } from '../engine/shape.js';
 import type { Tensor } from '../engine/tensor.js';
-import type { HostTensor } from '../files/host_tensor.js';
+import type { StoredTensor } from '../files/host_tensor.js';
 import type { TransformerConfig } from './config.js';
 
 /** Where a weight lies in a model's files, and how. */
@@ -15,6 +15,11 @@ export interface StoredWeight {
   readonly third?: number;
 }
 
+/** A weight in its file. */
+export interface OpenWeight extends StoredTensor {
+  close(): Promise<void>;
+}
+
 export interface ModelFiles {
   /** The folder or address. */
   readonly base: string;
@@ -25,8 +30,8 @@ export interface ModelFiles {
   readonly addresses: readonly string[];
   /** By the original's name. @throws Error when the files have no such weight. */
   locate(name: string): StoredWeight;
-  /** What is stored, whole, as it is stored. */
-  read(stored: StoredWeight): Promise<HostTensor>;
+  /** What is stored, as it is stored, to be read and closed. */
+  open(stored: StoredWeight): Promise<OpenWeight>;
   close(): Promise<void>;
 }
 
@@ -46,7 +51,12 @@ export function weightView(whole: Tensor, { turned, third }: StoredWeight): Tens
 }
 
 /** @throws Error with the weight's name and both shapes. */
-export function checkStored(base: string, stored: StoredWeight, host: HostTensor, shape: readonly number[]): void {
+export function checkStored(
+  base: string,
+  stored: StoredWeight,
+  host: Pick<StoredTensor, 'dtype' | 'shape'>,
+  shape: readonly number[],
+): void {
   const expected = storedShape(shape, stored);
   if (!/^(float|bfloat)/.test(host.dtype)) {
     throw new Error(`${base}: ${stored.name} must be of floats, but is ${host.dtype}`);

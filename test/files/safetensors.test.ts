@@ -96,6 +96,13 @@ test('tensors and rows are read on demand', async () => {
       x: { dtype: 'float32', shape: [5, 4, 3], data },
     });
     await using file = await openSafetensors(path);
+    const all: number[] = [];
+    const { dtype, shape, slices, read } = file.stored('x');
+    assert.equal([dtype, [...shape]], ['float32', [5, 4, 3]]);
+    for await (const slice of slices(new ArrayBuffer(32))) all.push(...(slice as Float32Array));
+    assert.equal(all, [...data]);
+    assert.equal((await read()).data, data);
+    await rejects(async () => file.stored('y'), RangeError, /has no tensor y/);
     const rows = await file.readRows('x', 2, 4);
     assert.equal(rows.shape, [2, 4, 3]);
     assert.equal(rows.data, data.slice(24, 48));

@@ -6,7 +6,7 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { type HostTensor, isHostTensor, mismatch, type StateDict, toFloat32 } from '../../src/files/host_tensor.js';
-import { loadTorch, loadTorchValue, saveTorch } from '../../src/files/torch.js';
+import { loadTorch, loadTorchValue, openTorchTensor, saveTorch } from '../../src/files/torch.js';
 import { close } from '../support/close.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
@@ -192,6 +192,54 @@ test('bools are 0 and 1, whatever the file has for true', async () => {
   );
   assert.equal(read, { dtype: 'bool', shape: [3], data: Uint8Array.of(0, 1, 1) });
 });
+
+test('a tensor in a file of its own is read slice by slice, whatever part of its storage it is', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'x.pt');
+    const buffer = new ArrayBuffer(16);
+    for (const [offset, shape, strides] of [
+      [0, [3, 4], [4, 1]],
+      [4, [4], [1]],
+      [5, [7], [1]],
+      [3, [1, 2], [9, 1]],
+      [11, [], []],
+      [12, [0, 5], [5, 1]],
+      [0, [4, 3], [1, 4]],
+      [1, [2, 3], [1, 4]],
+    ] as const) {
+      const value = tensor(storage('0', 12), offset, shape, strides);
+      for (const file of [streamOf(value, blocks), zipOf(entriesOf(value, blocks))]) {
+        await writeFile(path, file);
+        const expected = (await loadTorchValue(file)) as HostTensor;
+        const stored = await openTorchTensor(path);
+        assert.equal([stored.dtype, [...stored.shape]], ['float32', [...shape]]);
+        const all: number[] = [];
+        for await (const slice of stored.slices(buffer)) all.push(...(slice as Float32Array));
+        assert.equal(all, numbers(expected));
+        assert.equal(numbers(await stored.read()), numbers(expected));
+        await stored.close();
+      }
+    }
+  }));
+
+test('damage is found by the end of the slices, and what holds no tensor is refused', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'x.pt');
+    const value = tensor(storage('0', 12), 0, [3], [1]);
+    const file = zipOf(
+      entriesOf(value, blocks).map((entry) => (/data.0$/.test(entry.name) ? { ...entry, crc: 1 } : entry)),
+    );
+    await writeFile(path, file);
+    const stored = await openTorchTensor(path);
+    const drain = async () => {
+      for await (const _ of stored.slices(new ArrayBuffer(16)));
+    };
+    await rejects(drain(), Error, /x\.pt: entry a\/data\/0 is damaged: its CRC-32 does not fit/);
+    await stored.close();
+    await writeFile(path, streamOf(views, blocks));
+    await rejects(openTorchTensor(path), Error, /openTorchTensor: .*x\.pt: the file must hold one tensor/);
+    await rejects(openTorchTensor(join(folder, 'y.pt')), Error, /y\.pt: there is no such file/);
+  }));
 
 test('plain data of Python becomes plain data', async () => {
   const value = dict(

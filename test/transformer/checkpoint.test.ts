@@ -117,7 +117,7 @@ test('a misfit is refused by name, with both shapes; a file of something else to
       { dtype: 'int32', shape: [D], data: new Int32Array(D) },
       /final_ln\.bias must be of floats/,
     );
-    await refused('final_ln.bias', { x: 1 }, /final_ln\.bias\.pt: must hold one tensor/);
+    await refused('final_ln.bias', { x: 1 }, /final_ln\.bias\.pt: the file must hold one tensor/);
     rmSync(join(folder, 'model_pieces', `${name}.pt`));
     await rejects(Transformer.load(folder), Error, /k_proj\.weight\.pt: there is no such file/);
   }));
