@@ -9,6 +9,7 @@ import { pieceNames, pieceShape } from '../../src/transformer/pieces.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
+import { saveHuggingFace } from '../support/hugging_face.js';
 
 const test = suite('checkpoint');
 const tiny = join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny');
@@ -120,6 +121,24 @@ test('a misfit is refused by name, with both shapes; a file of something else to
     await refused('final_ln.bias', { x: 1 }, /final_ln\.bias\.pt: the file must hold one tensor/);
     rmSync(join(folder, 'model_pieces', `${name}.pt`));
     await rejects(Transformer.load(folder), Error, /k_proj\.weight\.pt: there is no such file/);
+  }));
+
+test('weights that come in many slices, from either layout, in either dtype', () =>
+  withFolder(async (folder) => {
+    using random = await Transformer.load('random:tiny?4'); // an embedding of 13 MB
+    const layouts = ['original', 'hugging_face'].map((name) => join(folder, name)) as [string, string];
+    await random.saveCheckpoint(layouts[0]);
+    await saveHuggingFace(random, layouts[1], { files: 2 });
+    for (const dtype of ['float32', 'bfloat16'] as const) {
+      for (const layout of layouts) {
+        using xf = await Transformer.load(layout, { dtype });
+        if (dtype === 'float32') assert.is(await xf.digest(), await random.digest());
+        using weight = xf.weight('tok_embed.weight');
+        using own = random.weight('tok_embed.weight');
+        using rounded = own.to(dtype);
+        assert.equal(await weight.read(), await rounded.read());
+      }
+    }
   }));
 
 test.run();
