@@ -69,6 +69,7 @@ async function downloadVersion(
   { onProgress, signal }: DownloadOptions,
 ): Promise<CachedBlob> {
   const { name, baseName } = remote.address;
+  await checkClaim(claimed, name);
   const partial = await PartialFile.adoptOrMake(folder, version);
   try {
     await checkSpace(folder, version.size - partial.bytes, name);
@@ -83,7 +84,7 @@ async function downloadVersion(
       throw new Error(`${name}: what came is damaged: its MD5 is not the one that the server gives; nothing was kept`);
     }
     if (!version.ranges) await checkSame(remote, version, signal);
-    if (await claimed.lost()) throw new Error(`${name}: this process stood still, and another fetches the blob now`);
+    await checkClaim(claimed, name);
     const file = storedName(sha256, baseName);
     await rename(partial.path, join(folder, file)); // fails when another process has taken the partial file over
     await rm(partial.journalPath, { force: true });
@@ -169,6 +170,11 @@ async function fetchWhole(
     tell(at);
   };
   await requests(() => remote.readAll(version, restart, store, signal));
+}
+
+/** Another's partial file must not be touched. */
+async function checkClaim(claimed: Pick<Claim, 'lost'>, name: string): Promise<void> {
+  if (await claimed.lost()) throw new Error(`${name}: this process stood still, and another fetches the blob now`);
 }
 
 async function checkSame(remote: RemoteBlob, version: BlobVersion, signal: AbortSignal | undefined): Promise<void> {

@@ -443,6 +443,21 @@ test('one stands still past the time of its claim, and wakes up again', () =>
     for (const file of wholeFiles(cache)) assert.is(sha256(readFileSync(file)), sha256(bytes));
   }));
 
+test('it wakes up while another is fetching a newer version', () =>
+  withServer(async (server) => {
+    server.put(path, content(24 * MiB));
+    server.faults = ({ method }) => (method === 'GET' ? { speed: 2 * MiB } : undefined);
+    const first = startChild();
+    await first.begun;
+    first.kill('SIGSTOP');
+    const newer = content(24 * MiB, 2);
+    server.put(path, newer);
+    const second = startChild();
+    await second.begun;
+    first.kill('SIGCONT');
+    assert.equal([await first.outcome, await second.outcome], [sha256(newer), sha256(newer)]);
+  }));
+
 test('a server without ranges and ETags', () =>
   withServer(
     async (server, cache) => {
