@@ -88,6 +88,21 @@ function largestLatent(x: Float32Array, state: Record<string, HostTensor>): numb
   return most;
 }
 
+/** Writes an autoencoder, and gives the largest latent of the model's activations; keeps nothing of it in memory. */
+async function saveAutoencoder(
+  path: string,
+  inputs: number,
+  model: Transformer,
+  tokens: number[],
+  where: string,
+): Promise<number> {
+  const state = stateOf(inputs);
+  await saveTorch(path, state);
+  const activations = await model.activations([tokens], [where]);
+  using x = activations.get(where);
+  return largestLatent((await x?.read()) as Float32Array, state);
+}
+
 const location: Record<string, string> = { mlp_post_act: '0/mlp/post_act', resid_delta_mlp: '0/resid/delta_mlp' };
 
 test('the example runs, unchanged but for the endpoint, and with the widest autoencoders', () =>
@@ -112,17 +127,13 @@ test('the example runs, unchanged but for the endpoint, and with the widest auto
       ['resid_delta_mlp', program, 768],
       ['mlp_post_act', widest, 3072],
     ] as const) {
-      const state = stateOf(inputs);
       const path = join(folder, `${which}.pt`);
-      await saveTorch(path, state);
+      const expected = await saveAutoencoder(path, inputs, model, tokens, location[which] as string);
       server.put(`openaipublic/sparse-autoencoder/gpt2-small/${which}_v4/autoencoders/0.pt`, await contentOf(path));
       const before = server.requests.length;
       const { stdout } = await promisify(execFile)(process.execPath, [file], {
         env: { ...process.env, ...environment },
       });
-      const activations = await model.activations([tokens], [location[which] as string]);
-      using x = activations.get(location[which] as string);
-      const expected = largestLatent((await x?.read()) as Float32Array, state);
       const lines = stdout.trimEnd().split('\n');
       assert.equal(lines.slice(0, 2), ['Loading autoencoder..', 'Loading transformer..']);
       assert.match(stdout, /'What', *' is', *' essential'/);
