@@ -55,7 +55,7 @@
       ],
       "dependencies": ["cpu_portable"],
       "conditions": [
-        ["target_arch=='x64'", { "dependencies": ["cpu_avx2", "cpu_avx512"] }],
+        ["target_arch=='x64'", { "dependencies": ["cpu_avx2", "cpu_avx512", "cpu_avx512_bf16"] }],
         ["OS=='linux'", { "ldflags": ["-Wl,-z,now"], "libraries": ["-ldl"] }]
       ]
     }
@@ -84,6 +84,21 @@
           "xcode_settings": {
             "OTHER_CPLUSPLUSFLAGS": [
               "-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"
+            ]
+          }
+        },
+        {
+          "target_name": "cpu_avx512_bf16",
+          "type": "static_library",
+          "sources": ["<@(cpu_kernels)"],
+          "defines": ["SONDE_ISA=avx512_bf16"],
+          "cflags": [
+            "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma", "-mf16c", "-mprefer-vector-width=512",
+            "-Wno-uninitialized", "-Wno-maybe-uninitialized"
+          ],
+          "xcode_settings": {
+            "OTHER_CPLUSPLUSFLAGS": [
+              "-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma", "-mf16c"
             ]
           }
         }

@@ -3,7 +3,8 @@
 // q, k, v [B, S or T, H, D] -> k and v of some heads as panels -> per block of kRows queries: scores [kRows, T] by the
 // product's microkernel, scaled, masked, exponentiated -> times v [T, Dv] -> divided by the sums -> out [B, S, H, Dv].
 // Under the causal mask a block looks no further than its last query may. What is masked counts as exactly 0, so a row's
-// result does not depend on which other rows share its block.
+// result does not depend on which other rows share its block. Where bfloat16 is multiplied in pairs, the weights are rounded
+// to bfloat16 for the second product, as the open form rounds its probabilities.
 #include "operations.h"
 #include "product.h"
 #include "rows.h"
@@ -14,13 +15,20 @@ namespace {
 
 constexpr int64_t kGroupBytes = int64_t(32) << 20;  // packed keys and values held at a time
 constexpr int64_t kBlocksPerTask = 4;
+// Heads have 64 channels, mostly: values lie in panels that divide 64.
+constexpr int kValueVectors = 2;
+constexpr int64_t kValueColumns = kValueVectors * kWidth;
 
 struct Shape {
   int64_t batch, queries, keys, heads, channels, values;
+  Form form;
+
   int64_t key_panels() const { return panel_count(keys); }
-  int64_t value_panels() const { return panel_count(values); }
-  int64_t key_floats() const { return key_panels() * kColumns * channels; }
-  int64_t value_floats() const { return value_panels() * kColumns * keys; }
+  int64_t value_panels() const { return panel_count(values, kValueColumns); }
+  int64_t key_bytes() const { return key_panels() * panel_bytes(form, channels); }
+  int64_t value_bytes() const { return value_panels() * panel_bytes(form, keys, kValueColumns); }
+  int64_t score_width() const { return key_panels() * kColumns; }
+  int64_t result_width() const { return value_panels() * kValueColumns; }
 };
 
 // Channels of one head as a matrix [positions, channels].
@@ -46,22 +54,24 @@ View transposed(View m) {
   return m;
 }
 
-// Where a thread works: packed queries, scores, the scores packed, results, the bias that is none.
+// Where a thread works: queries that could not be read in place, scores, the weights they become in bfloat16, results, the
+// bias that is none.
 struct Desk {
-  float *queries, *scores, *packed, *results, *zeros;
+  float *queries, *scores, *rounded, *results, *zeros;
 
-  static int64_t score_width(const Shape& s) { return s.key_panels() * kColumns; }
-  static int64_t zero_count(const Shape& s) { return max64(score_width(s), s.value_panels() * kColumns); }
+  static int64_t query_floats(const Shape& s) { return kRows * (s.channels + 1); }
+  static int64_t rounded_floats(const Shape& s) { return s.form == Form::pairs ? kRows * s.score_width() / 2 : 0; }
+  static int64_t zero_count(const Shape& s) { return max64(s.score_width(), s.result_width()); }
   static size_t bytes(const Shape& s) {
-    return size_t(kRows * (s.channels + 2 * score_width(s) + s.value_panels() * kColumns) + zero_count(s)) * 4;
+    return size_t(query_floats(s) + rounded_floats(s) + kRows * (s.score_width() + s.result_width()) + zero_count(s)) * 4;
   }
   static Desk in(void* memory, const Shape& s) {
     Desk desk;
     desk.queries = static_cast<float*>(memory);
-    desk.scores = desk.queries + kRows * s.channels;
-    desk.packed = desk.scores + kRows * score_width(s);
-    desk.results = desk.packed + kRows * score_width(s);
-    desk.zeros = desk.results + kRows * s.value_panels() * kColumns;
+    desk.scores = desk.queries + query_floats(s);
+    desk.rounded = desk.scores + kRows * s.score_width();
+    desk.results = desk.rounded + rounded_floats(s);
+    desk.zeros = desk.results + kRows * s.result_width();
     memset(desk.zeros, 0, size_t(zero_count(s)) * 4);
     return desk;
   }
@@ -69,16 +79,34 @@ struct Desk {
 
 // x := exp(scale x - max) for what the query may see, 0 up to `width`; returns the sum.
 float weigh(float* x, int64_t seen, int64_t width, float scale, const uint8_t* pad, int64_t query) {
-  map_row(x, x, seen, [=](vf v) { return v * scale; });
+  vf factor = broadcast(scale);
   if (pad) {
+    map_row(x, x, seen, [=](vf v) { return v * factor; });
     for (int64_t key = 0; key < seen; ++key) {
       if ((pad[key] != 0) != (pad[query] != 0)) x[key] = -INFINITY;
     }
+    factor = broadcast(1.0f);
   }
-  const float largest = max_row(x, seen);
-  map_row(x, x, seen, [=](vf v) { return exp(v - largest); });
+  const int64_t whole = seen / kWidth * kWidth;
+  const int rest = int(seen - whole);
+  const vf tail = rest ? load_partial(x + whole, rest) * factor : vf{};
+  vf largest_lanes = broadcast(-INFINITY);
+  for (int64_t i = 0; i < whole; i += kWidth) largest_lanes = maximum(load(x + i) * factor, largest_lanes);
+  float largest = max_lanes(largest_lanes);
+  for (int i = 0; i < rest; ++i) largest = tail[i] > largest ? tail[i] : largest;
+  const vf shift = broadcast(largest);
+  vf sums[2] = {};
+  for (int64_t i = 0; i < whole; i += kWidth) {
+    const vf weight = exp(load(x + i) * factor - shift);
+    store(x + i, weight);
+    sums[i / kWidth % 2] += weight;
+  }
+  float last[kWidth];
+  store(last, exp(tail - shift));
+  memset(last + rest, 0, size_t(kWidth - rest) * 4);
+  memcpy(x + whole, last, size_t(rest) * 4);
   memset(x + seen, 0, size_t(width - seen) * 4);
-  return sum_row(x, seen);
+  return sum_lanes(sums[0] + sums[1] + load(last));
 }
 
 // x, the weights of what a query may see, becomes its row of probs [B, S, T, H]; NaN altogether if their sum is.
@@ -94,70 +122,86 @@ void store_probabilities(const View& probs, int64_t batch, int64_t query, int64_
 }  // namespace
 
 Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale) {
-  const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3]};
+  const bool pairs = kPairs && q.dtype == DType::bfloat16;
+  const Form form = pairs ? Form::pairs : Form::float32;
+  const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], form};
   if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
-  const int64_t pairs = s.batch * s.heads, floats = s.key_floats() + s.value_floats() + 1;
-  const int64_t group = max64(1, min64(pairs, kGroupBytes / (4 * floats)));
-  auto* packed = static_cast<float*>(shared_scratch(context, 0, size_t(group * floats) * 4));
+  const int64_t count_pairs = s.batch * s.heads, bytes = s.key_bytes() + s.value_bytes() + 4;
+  const int64_t group = max64(1, min64(count_pairs, kGroupBytes / bytes));
+  auto* packed = static_cast<char*>(shared_scratch(context, 0, size_t(group * bytes)));
   if (!packed) return out_of_memory("packed keys and values");
   for (int thread = 0; thread < thread_count(context); ++thread) {
     if (!thread_scratch(context, thread, 0, Desk::bytes(s))) return out_of_memory("a block of scores");
   }
   const int64_t blocks = ceil_div(s.queries, kRows), tasks = ceil_div(blocks, kBlocksPerTask);
+  const int64_t channel_steps = step_count(form, s.channels), key_steps = step_count(form, s.keys);
+  const int64_t score_width = s.score_width(), result_width = s.result_width();
+  const auto nothing = [](int64_t, int, const float*) {};
 
-  const auto attend = [&](int64_t pair, int64_t block, const float* keys, const float* values, const Desk& desk) {
+  const auto attend = [&](int64_t pair, int64_t block, const char* keys, const char* values, const Desk& desk) {
     const int64_t batch = pair / s.heads, head = pair % s.heads, first = block * kRows;
     const int count = int(min64(kRows, s.queries - first));
     const int64_t before = s.keys - s.queries;  // keys that came before the first query
-    const int64_t seen = causal ? before + first + count : s.keys, width = Desk::score_width(s);
-    pack_rows(desk.queries, head_of(q, batch, head), first, count);
-    product(desk.queries, count, {keys, DType::float32, s.channels, s.channels}, panel_count(seen), seen, desk.zeros,
-            desk.scores, width, true, nullptr);
+    const int64_t seen = causal ? before + first + count : s.keys, width = panel_count(seen) * kColumns;
+    const View queries = head_of(q, batch, head);
+    Left left = left_of(queries);
+    left.data = left.row(first);
+    if (!is_left(queries, form)) {
+      left = {reinterpret_cast<char*>(desk.queries), left_row_bytes(form, s.channels)};
+      for (int i = 0; i < count; ++i) {
+        convert_row(reinterpret_cast<char*>(desk.queries) + i * left.stride, queries, first + i, form);
+      }
+    }
+    product<kVectors>(left, count, {keys, form, channel_steps, channel_steps}, panel_count(seen), seen, desk.zeros,
+                      {desk.scores, score_width, false, true}, nullptr, nothing);
     float sums[kRows];
     for (int i = 0; i < count; ++i) {
       const int64_t query = before + first + i;
       const auto* padding = pad.data ? static_cast<const uint8_t*>(pad.data) + batch * s.keys : nullptr;
-      sums[i] = weigh(desk.scores + i * width, causal ? query + 1 : s.keys, seen, float(scale), padding, query);
+      float* weights = desk.scores + i * score_width;
+      sums[i] = weigh(weights, causal ? query + 1 : s.keys, width, float(scale), padding, query);
+      // to the end, as an odd one out has a partner: 0
+      if (pairs) narrow(desk.rounded + i * score_width / 2, weights, DType::bfloat16, width);
     }
-    View weights;
-    weights.data = desk.scores;
-    weights.rank = 2;
-    weights.shape[0] = count;
-    weights.shape[1] = seen;
-    weights.stride[0] = width;
-    weights.stride[1] = 1;
-    pack_rows(desk.packed, weights, 0, count);
-    for (int i = 0; probs.data && i < count; ++i) {
-      store_probabilities(probs, batch, first + i, head, desk.scores + i * width, seen, sums[i]);
-    }
-    const int64_t result_width = s.value_panels() * kColumns;
-    product(desk.packed, count, {values, DType::float32, s.keys, seen}, s.value_panels(), s.values, desk.zeros,
-            desk.results, result_width, true, nullptr);
+    const int64_t used = step_count(form, seen);
+    Left weights{reinterpret_cast<char*>(desk.scores), score_width * 4};
+    if (pairs) weights = {reinterpret_cast<char*>(desk.rounded), score_width * 2};
+    product<kValueVectors>(weights, count,
+                           {values, form, key_steps, used, kValueColumns}, s.value_panels(), s.values, desk.zeros,
+                           {desk.results, result_width, false, true}, nullptr, nothing);
     for (int i = 0; i < count; ++i) {
       float* result = desk.results + i * result_width;
       const float sum = sums[i];
       map_row(result, result, s.values, [=](vf x) { return x / sum; });
       const int64_t at = ((batch * s.queries + first + i) * s.heads + head) * s.values;
       narrow(static_cast<char*>(out.data) + at * dtype_size(out.dtype), result, out.dtype, s.values);
+      if (probs.data) store_probabilities(probs, batch, first + i, head, desk.scores + i * score_width, seen, sum);
     }
   };
 
-  for (int64_t start = 0; start < pairs; start += group) {
-    const int64_t n = min64(group, pairs - start);
-    parallel(context, n, [&](int64_t i, int) {
+  for (int64_t start = 0; start < count_pairs; start += group) {
+    const int64_t n = min64(group, count_pairs - start);
+    const int64_t key_panels = s.key_panels(), panels = key_panels + s.value_panels();
+    parallel(context, n * panels, [&](int64_t task, int) {
+      const int64_t i = task / panels, panel = task % panels;
       const int64_t batch = (start + i) / s.heads, head = (start + i) % s.heads;
-      float* keys = packed + i * floats;
-      pack_panels(keys, transposed(head_of(k, batch, head)), 0, s.key_panels());
-      pack_panels(keys + s.key_floats(), head_of(v, batch, head), 0, s.value_panels());
+      char* keys = packed + i * bytes;
+      if (panel < key_panels) {
+        const View columns = transposed(head_of(k, batch, head));
+        return pack_panel(keys + panel * panel_bytes(form, s.channels), form, columns, panel * kColumns, kColumns);
+      }
+      const int64_t part = panel - key_panels;
+      pack_panel(keys + s.key_bytes() + part * panel_bytes(form, s.keys, kValueColumns), form, head_of(v, batch, head),
+                 part * kValueColumns, kValueColumns);
     });
     // the last queries see most: they go first
     parallel(context, n * tasks, [&](int64_t task, int thread) {
       const int64_t i = task % n, part = tasks - 1 - task / n;
       const Desk desk = Desk::in(thread_scratch(context, thread, 0, Desk::bytes(s)), s);
-      const float* keys = packed + i * floats;
+      const char* keys = packed + i * bytes;
       const int64_t end = min64(blocks, (part + 1) * kBlocksPerTask);
       for (int64_t block = part * kBlocksPerTask; block < end; ++block) {
-        attend(start + i, block, keys, keys + s.key_floats(), desk);
+        attend(start + i, block, keys, keys + s.key_bytes(), desk);
       }
     });
   }

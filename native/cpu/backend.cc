@@ -27,6 +27,9 @@ extern const Operations operations;
 namespace avx512 {
 extern const Operations operations;
 }
+namespace avx512_bf16 {
+extern const Operations operations;
+}
 #endif
 
 namespace {
@@ -51,11 +54,18 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+// the dot product of pairs of bfloat16: CPUID 7.1, EAX bit 5; not every compiler's __builtin_cpu_supports knows the name
+bool has_avx512_bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)) != 0;
+}
 #endif
 
 // best first
 constexpr InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
+    {"avx512_bf16", "AVX-512 with bfloat16", &avx512_bf16::operations, has_avx512_bf16},
     {"avx512", "AVX-512", &avx512::operations, has_avx512},
     {"avx2", "AVX2", &avx2::operations, has_avx2},
     {"portable", "SSE2", &portable::operations, [] { return true; }},

@@ -33,10 +33,7 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   int64_t batch = 1;
   for (int d = 0; d < out.rank - 2; ++d) batch *= out.shape[d];
   if (batch * m * n == 0) return {};
-  const bool by_product = batch >= 2 * thread_count(context) && m <= kRowsAtOnce && m * n <= (int64_t(1) << 22);
-  RightSide shape;
-  View first = matrix_at(b, 0);
-  shape.view = &first;
+  const bool by_product = batch >= 2 * thread_count(context) && m <= kTaskRows && m * n <= (int64_t(1) << 22);
   if (!by_product) {
     for (int64_t i = 0; i < batch; ++i) {
       const View right = matrix_at(b, i);
@@ -50,23 +47,32 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
   if (!wide_bias) return out_of_memory("the bias");
   widen_bias(wide_bias, bias, n);
-  const size_t left_bytes = size_t(m * k + 1) * 4;
+  const View first = matrix_at(b, 0);
+  RightSide shape;
+  shape.view = &first;
+  const Form form = shape.form(a.dtype);
+  const int64_t row_bytes = left_row_bytes(form, k);
+  const bool in_place = is_left(matrix_at(a, 0), form);
+  const size_t room_bytes = Room::bytes(shape, form, m);
   for (int thread = 0; thread < thread_count(context); ++thread) {
-    if (!thread_scratch(context, thread, 0, Room::bytes(shape)) || !thread_scratch(context, thread, 1, left_bytes)) {
-      return out_of_memory("a tile");
-    }
+    const bool enough = in_place || thread_scratch(context, thread, 1, size_t(m * row_bytes));
+    if (!enough || !thread_scratch(context, thread, 0, room_bytes)) return out_of_memory("a group of columns");
   }
   parallel(context, batch, [&](int64_t i, int thread) {
     const View x = matrix_at(a, i), right = matrix_at(b, i);
     const Target to = {matrix_at(out, i)};
-    auto* left = static_cast<float*>(thread_scratch(context, thread, 1, left_bytes));
-    for (int64_t row = 0; row < m; row += kRows) pack_rows(left + row * k, x, row, int(min64(kRows, m - row)));
+    Left left = left_of(x);
+    if (!in_place) {
+      auto* converted = static_cast<char*>(thread_scratch(context, thread, 1, size_t(m * row_bytes)));
+      for (int64_t row = 0; row < m; ++row) convert_row(converted + row * row_bytes, x, row, form);
+      left = {converted, row_bytes};
+    }
     RightSide w;
     w.view = &right;
-    const Room room = Room::in(thread_scratch(context, thread, 0, Room::bytes(w)), w);
-    const int64_t step = kTileColumns / kColumns;
-    for (int64_t panel = 0; panel < panel_count(n); panel += step) {
-      multiply_columns(left, m, w, panel, min64(step, panel_count(n) - panel), wide_bias, to, 0, room);
+    const Room room = Room::in(thread_scratch(context, thread, 0, room_bytes), w, form);
+    for (int64_t panel = 0; panel < panel_count(n); panel += kGroup) {
+      const int64_t count = min64(kGroup, panel_count(n) - panel);
+      multiply_columns(left, m, x.dtype, w, panel, count, wide_bias, to, 0, room);
     }
   });
   return {};

@@ -1,22 +1,23 @@
-// b [K, N] into panels, in the packed dtype. See product.h for the layout.
+// b [K, N] into panels, in the form that the packed dtype has. See panels.h for the layout.
 #include "operations.h"
 #include "product.h"
 
 namespace sonde::SONDE_ISA {
 
-int64_t packed_bytes(int64_t k, int64_t n, DType dtype) { return panel_count(n) * kColumns * k * dtype_size(dtype); }
+int64_t packed_bytes(int64_t k, int64_t n, DType dtype) { return panel_count(n) * panel_bytes(packed_form(dtype), k); }
 
 Status pack_weights(Context* context, PackedOut packed, In b) {
-  const int64_t k = b.shape[0], n = b.shape[1], panels = panel_count(n);
-  const size_t panel_bytes = size_t(k * kColumns) * 4;
+  const int64_t k = b.shape[0], n = b.shape[1];
+  const Form form = packed_form(packed.dtype);
+  const size_t wide_bytes = size_t(k * kColumns) * 4;
   for (int thread = 0; thread < thread_count(context); ++thread) {
-    if (!thread_scratch(context, thread, 0, panel_bytes)) return out_of_memory("a panel of weights");
+    if (!thread_scratch(context, thread, 0, wide_bytes)) return out_of_memory("a panel of weights");
   }
-  parallel(context, panels, [&](int64_t panel, int thread) {
-    char* to = static_cast<char*>(packed.data) + panel * k * kColumns * dtype_size(packed.dtype);
-    if (packed.dtype == DType::float32) return pack_panels(reinterpret_cast<float*>(to), b, panel, panel + 1);
-    auto* wide = static_cast<float*>(thread_scratch(context, thread, 0, panel_bytes));
-    pack_panels(wide, b, panel, panel + 1);
+  parallel(context, panel_count(n), [&](int64_t panel, int thread) {
+    char* to = static_cast<char*>(packed.data) + panel * panel_bytes(form, k);
+    if (form == Form::pairs || form == Form::float32) return pack_panel(to, form, b, panel * kColumns, kColumns);
+    auto* wide = static_cast<float*>(thread_scratch(context, thread, 0, wide_bytes));
+    pack_float_panel(wide, b, panel * kColumns, kColumns);
     narrow(to, wide, packed.dtype, k * kColumns);
   });
   return {};

@@ -16,33 +16,44 @@ struct Entries {
   int64_t count;
 };
 
+// Vector j of row `index` of a panel in some form.
+template <Form form>
+SONDE_INLINE vf load_row(const char* panel, int64_t index, int j) {
+  constexpr int64_t kStep = step_bytes(form, kColumns);
+  if constexpr (form == Form::pairs) {
+    const vu words = vu(load_step<form>(panel + index / 2 * kStep + j * (kStep / kVectors)));
+    return vf(index % 2 ? words & 0xffff0000u : words << 16);
+  }
+  return load_step<form>(panel + index * kStep + j * (kStep / kVectors));
+}
+
 // sum [kColumns] = bias + the panel's rows that the entries name, each times its value. Which row comes next no processor
 // can guess: it is asked for some entries early.
-template <class T, class Load>
-SONDE_INLINE void gather(float* sum, const Entries& entries, const T* panel, const float* bias, Load load_vector) {
-  constexpr int64_t kAhead = 8;
+template <Form form>
+void gather(float* sum, const Entries& entries, const char* panel, const float* bias) {
+  constexpr int64_t kAhead = 8, kStep = step_bytes(form, kColumns);
   vf total[kVectors];
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j) total[j] = load(bias + j * kWidth);
   for (int64_t i = 0; i < entries.count; ++i) {
     if (i + kAhead < entries.count) {
-      const char* later = reinterpret_cast<const char*>(panel + int64_t(entries.indices[i + kAhead]) * kColumns);
-      for (int64_t at = 0; at < int64_t(kColumns * sizeof(T)); at += 64) __builtin_prefetch(later + at);
+      const char* later = panel + entries.indices[i + kAhead] / (is_paired(form) ? 2 : 1) * kStep;
+      for (int64_t line = 0; line < kStep; line += 64) __builtin_prefetch(later + line);
     }
-    const T* row = panel + int64_t(entries.indices[i]) * kColumns;
+    const int64_t index = entries.indices[i];
     const vf value = broadcast(entries.values[i]);
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) total[j] = fma(value, load_vector(row + j * kWidth), total[j]);
+    for (int j = 0; j < kVectors; ++j) total[j] = fma(value, load_row<form>(panel, index, j), total[j]);
   }
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j) store(sum + j * kWidth, total[j]);
 }
 
-void gather(float* sum, const Entries& entries, const void* panel, DType dtype, const float* bias) {
-  const auto* half = static_cast<const uint16_t*>(panel);
-  if (dtype == DType::bfloat16) return gather(sum, entries, half, bias, [](auto* p) { return load_bf16(p); });
-  if (dtype == DType::float16) return gather(sum, entries, half, bias, [](auto* p) { return load_f16(p); });
-  gather(sum, entries, static_cast<const float*>(panel), bias, [](auto* p) { return load(p); });
+void gather(float* sum, const Entries& entries, const Panels& w, const float* bias) {
+  constexpr Form kBfloat16 = packed_form(DType::bfloat16);
+  if (w.form == kBfloat16) return gather<kBfloat16>(sum, entries, w.data, bias);
+  if (w.form == Form::float16) return gather<Form::float16>(sum, entries, w.data, bias);
+  gather<Form::float32>(sum, entries, w.data, bias);
 }
 
 }  // namespace
@@ -68,15 +79,14 @@ Status sparse_decode(Context* context, Out out, In row_ptr, In indices, In value
   auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
   if (!wide_bias) return out_of_memory("the bias");
   widen_bias(wide_bias, bias, n);
-  const int64_t size = dtype_size(w.dtype), out_size = dtype_size(out.dtype);
-  const int64_t blocks = ceil_div(m, kRowsAtOnce);
+  const int64_t out_size = dtype_size(out.dtype), blocks = ceil_div(m, kRowsAtOnce);
   parallel(context, blocks * panel_count(n), [&](int64_t task, int) {
     const int64_t panel = task / blocks, column = panel * kColumns, first = task % blocks * kRowsAtOnce;
-    const char* base = static_cast<const char*>(w.data) + panel * k * kColumns * size;
+    const Panels part = panels_from(w, panel);
     float sum[kColumns];
     for (int64_t row = first; row < min64(m, first + kRowsAtOnce); ++row) {
       const int64_t start = pointers[row];
-      gather(sum, {index + start, value + start, pointers[row + 1] - start}, base, w.dtype, wide_bias + column);
+      gather(sum, {index + start, value + start, pointers[row + 1] - start}, part, wide_bias + column);
       narrow(static_cast<char*>(out.data) + (row * n + column) * out_size, sum, out.dtype, min64(kColumns, n - column));
     }
   });

@@ -1,8 +1,10 @@
-// x w + bias straight to CSR. A thread computes a tile that stays in its cache, picks out what passes, and forgets it.
+// x w + bias straight to CSR. A block of sums is looked at while it is in the first-level cache: what passes is picked out, the
+// rest forgotten.
 //
 // Threshold: the picked values of each group of columns go to a list of their own, in row order; at the end the lists are
 // dealt out to the rows. Top-k: each thread keeps, per row, candidates and the k-th best of them so far; what is not above
 // that cannot be among the k largest, as a thread meets columns in ascending order and equal values lose to lower indices.
+// What one thread has found bounds the others as well, but for equal values, whose indices may be lower there.
 // Values and indices are held as one integer that sorts as wanted. The choice is exact, whatever the threads did.
 #include "operations.h"
 #include "product.h"
@@ -12,7 +14,7 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-constexpr int64_t kRowsAtOnce = 256;
+constexpr int64_t kRowsAtOnce = 1024;
 
 // ---- threshold
 
@@ -83,7 +85,10 @@ void shrink(Candidates& row, int64_t k) {
   row.limit = key_of(least);
 }
 
-void consider(Candidates& row, const float* x, int64_t n, int64_t column, int64_t k, int64_t capacity) {
+// `shared`: what is not above it is not wanted either, whoever found that out
+void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64_t column, int64_t k, int64_t capacity) {
+  const int32_t others = __atomic_load_n(shared, __ATOMIC_RELAXED);
+  if (others > row.limit) row.limit = others;
   for (int64_t j = 0; j < n; j += kWidth) {
     const int count = int(min64(kWidth, n - j));
     const vi key = keys(count == kWidth ? load(x + j) : load_partial(x + j, count));
@@ -94,7 +99,12 @@ void consider(Candidates& row, const float* x, int64_t n, int64_t column, int64_
       const int lane = __builtin_ctz(bits);
       row.all[row.count++] = candidate(key[lane], column + j + lane);
     }
-    if (row.count > capacity - kWidth) shrink(row, k);
+    if (row.count <= capacity - kWidth) continue;
+    shrink(row, k);
+    const int32_t known = row.limit - 1;  // an equal value may be wanted
+    for (int32_t before = __atomic_load_n(shared, __ATOMIC_RELAXED); before < known;) {
+      if (__atomic_compare_exchange_n(shared, &before, known, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
+    }
   }
 }
 
@@ -106,107 +116,150 @@ struct Work {
   const Packed& w;
   Csr* csr;
   const float* bias;
-  float* left;
+  char* converted;  // rows of x in another form, unless they can be read where they are
   float threshold;
   int64_t k;
   bool relu;
   int64_t written = 0;  // entries in csr
+
+  Form form() const { return joined(packed_form(w.dtype), x.dtype); }
+  int64_t steps() const { return step_count(form(), w.shape[0]); }
+  int64_t groups() const { return ceil_div(panel_count(w.shape[1]), kGroup); }
+  int64_t sum_floats() const { return (in_one_pass(form(), steps()) ? kRows : kTaskRows) * kGroupColumns; }
+  size_t room_bytes() const { return size_t(sum_floats() + widening_floats(form())) * 4; }
 };
 
-constexpr size_t kTileBytes = size_t(kTileRows * kTileColumns + kDepth * kColumns) * 4;
-
-// Calls use(tile row, its length, first column, row, task, thread) for every row of every tile of rows [first, first + rows).
+// Calls use(sums, their number, first column, row, group, thread) for every row of every group of columns.
 template <class Use>
-void each_tile_row(const Work& work, int64_t first, int64_t rows, Use use) {
-  const int64_t n = work.w.shape[1], k = work.w.shape[0], panels = panel_count(n), step = kTileColumns / kColumns;
-  pack_left(work.context, work.left, work.x, first, rows);
-  parallel(work.context, ceil_div(panels, step), [&](int64_t task, int thread) {
-    auto* tile = static_cast<float*>(thread_scratch(work.context, thread, 0, kTileBytes));
-    const int64_t panel = task * step, count = min64(step, panels - panel), column = panel * kColumns;
+void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
+  const int64_t n = work.w.shape[1], panels = panel_count(n);
+  const Form form = work.form();
+  Left left = left_of(work.x);
+  left.data = left.row(first);
+  if (work.converted) {
+    const int64_t row_bytes = left_row_bytes(form, work.w.shape[0]);
+    left = {work.converted, row_bytes};
+    parallel(work.context, ceil_div(rows, kRows), [&](int64_t block, int) {
+      for (int64_t i = block * kRows; i < min64(rows, (block + 1) * kRows); ++i) {
+        convert_row(work.converted + i * row_bytes, work.x, first + i, form);
+      }
+    });
+  }
+  parallel(work.context, work.groups(), [&](int64_t group, int thread) {
+    auto* sums = static_cast<float*>(thread_scratch(work.context, thread, 0, work.room_bytes()));
+    const int64_t panel = group * kGroup, count = min64(kGroup, panels - panel), column = panel * kColumns;
     const int64_t columns = min64(n - column, count * kColumns);
-    const Panels b = panels_from(work.w, panel);
-    for (int64_t row = 0; row < rows; row += kTileRows) {
-      const int64_t height = min64(kTileRows, rows - row);
-      product(work.left + row * k, height, b, count, columns, work.bias + column, tile, kTileColumns, true,
-              tile + kTileRows * kTileColumns);
-      for (int64_t i = 0; i < height; ++i) use(tile + i * kTileColumns, columns, column, row + i, task, thread);
+    Panels b = panels_from(work.w, panel);
+    b.form = form;
+    const Sums to{sums, kGroupColumns, in_one_pass(form, b.used), true};
+    for (int64_t row = 0; row < rows; row += kTaskRows) {
+      product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, rows - row), b, count, columns, work.bias + column, to,
+                        sums + work.sum_floats(), [&](int64_t block, int height, const float* c) {
+                          for (int i = 0; i < height; ++i) {
+                            use(c + i * kGroupColumns, columns, column, row + block + i, group, thread);
+                          }
+                        });
     }
   });
 }
 
-Status by_threshold(Work& work, int64_t first, int64_t rows) {
-  const int64_t lists = ceil_div(work.w.shape[1], kTileColumns);
-  auto* all = static_cast<List*>(calloc(size_t(lists), sizeof(List)));
-  auto* row_counts = static_cast<int32_t*>(calloc(size_t(lists * kRowsAtOnce), 4));
+constexpr int64_t kRowsPerDeal = 64;
+
+// What the lists hold, to the rows: a few rows at a time take theirs from every list.
+bool deal_out(Work& work, List* lists, int64_t first, int64_t rows) {
+  const int64_t groups = work.groups(), deals = ceil_div(rows, kRowsPerDeal);
   int64_t* row_ptr = work.csr->row_ptr + first;
-  bool enough = all && row_counts;
+  // counts of a list become places in it
+  parallel(work.context, groups, [&](int64_t i, int) {
+    int32_t place = 0;
+    for (int64_t row = 0; row <= rows; ++row) {
+      const int32_t count = row < rows ? lists[i].row_counts[row] : 0;
+      lists[i].row_counts[row] = place;
+      place += count;
+    }
+  });
+  parallel(work.context, deals, [&](int64_t deal, int) {
+    const int64_t from = deal * kRowsPerDeal, end = min64(rows, from + kRowsPerDeal);
+    for (int64_t row = from; row < end; ++row) row_ptr[row + 1] = 0;
+    for (int64_t i = 0; i < groups; ++i) {
+      const int32_t* places = lists[i].row_counts;
+      for (int64_t row = from; row < end; ++row) row_ptr[row + 1] += places[row + 1] - places[row];
+    }
+  });
+  for (int64_t row = 0; row < rows; ++row) row_ptr[row + 1] += row_ptr[row];
+  if (!work.csr->reserve(work.csr, row_ptr[rows])) return false;
+  parallel(work.context, deals, [&](int64_t deal, int) {
+    const int64_t from = deal * kRowsPerDeal, end = min64(rows, from + kRowsPerDeal);
+    int64_t at[kRowsPerDeal];
+    for (int64_t row = from; row < end; ++row) at[row - from] = row_ptr[row];
+    for (int64_t i = 0; i < groups; ++i) {
+      const List& list = lists[i];
+      for (int64_t row = from; row < end; ++row) {
+        int64_t& to = at[row - from];
+        for (int32_t entry = list.row_counts[row]; entry < list.row_counts[row + 1]; ++entry, ++to) {
+          work.csr->indices[to] = list.indices[entry];
+          work.csr->values[to] = list.values[entry];
+        }
+      }
+    }
+  });
+  work.written = row_ptr[rows];
+  return true;
+}
+
+Status by_threshold(Work& work, int64_t first, int64_t rows) {
+  const int64_t groups = work.groups();
+  auto* lists = static_cast<List*>(calloc(size_t(groups), sizeof(List)));
+  auto* row_counts = static_cast<int32_t*>(calloc(size_t(groups * (rows + 1)), 4));
+  bool enough = lists && row_counts;
   if (enough) {
-    for (int64_t i = 0; i < lists; ++i) all[i].row_counts = row_counts + i * kRowsAtOnce;
-    each_tile_row(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t task, int) {
-      if (!grow(all[task], n)) {
+    for (int64_t i = 0; i < groups; ++i) lists[i].row_counts = row_counts + i * (rows + 1);
+    each_row_of_sums(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t group, int) {
+      if (!grow(lists[group], n)) {
         __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
         return;
       }
-      all[task].row_counts[row] = pick(all[task], x, n, column, work.threshold, work.relu);
+      lists[group].row_counts[row] = pick(lists[group], x, n, column, work.threshold, work.relu);
     });
   }
-  if (enough) {
-    for (int64_t row = 0; row < rows; ++row) {
-      int64_t count = 0;
-      for (int64_t i = 0; i < lists; ++i) count += all[i].row_counts[row];
-      row_ptr[row + 1] = row_ptr[row] + count;
-    }
-    enough = work.csr->reserve(work.csr, row_ptr[rows]);
-  }
-  if (enough) {
-    // each list's read position, in row_counts' stead: lists hold their rows in order
-    for (int64_t i = 0; i < lists; ++i) all[i].count = 0;
-    for (int64_t row = 0; row < rows; ++row) {
-      for (int64_t i = 0; i < lists; ++i) {
-        List& list = all[i];
-        const int32_t count = list.row_counts[row];
-        memcpy(work.csr->indices + work.written, list.indices + list.count, size_t(count) * 4);
-        memcpy(work.csr->values + work.written, list.values + list.count, size_t(count) * 4);
-        list.count += count;
-        work.written += count;
-      }
-    }
-  }
-  for (int64_t i = 0; all && i < lists; ++i) {
-    free(all[i].indices);
-    free(all[i].values);
+  if (enough) enough = deal_out(work, lists, first, rows);
+  for (int64_t i = 0; lists && i < groups; ++i) {
+    free(lists[i].indices);
+    free(lists[i].values);
   }
   free(row_counts);
-  free(all);
+  free(lists);
   return enough ? Status() : out_of_memory("the sparse rows");
 }
 
 Status by_rank(Work& work, int64_t first, int64_t rows) {
   const int threads = thread_count(work.context);
-  const int64_t k = work.k, capacity = candidate_capacity(k);
+  const int64_t k = work.k, capacity = candidate_capacity(k), kept = min64(k, work.w.shape[1]);
   auto* room = static_cast<uint64_t*>(malloc(size_t(threads * rows * capacity) * sizeof(uint64_t)));
   auto* candidates = static_cast<Candidates*>(malloc(size_t(threads * rows) * sizeof(Candidates)));
-  auto* merged = static_cast<uint64_t*>(malloc(size_t(rows * threads * capacity) * sizeof(uint64_t)));
-  bool enough = room && candidates && merged && work.csr->reserve(work.csr, work.written + rows * k);
+  auto* merged = static_cast<uint64_t*>(malloc(size_t(threads * threads * capacity) * sizeof(uint64_t)));
+  auto* limits = static_cast<int32_t*>(malloc(size_t(rows) * sizeof(int32_t)));
+  const bool enough = room && candidates && merged && limits && work.csr->reserve(work.csr, work.written + rows * k);
   if (enough) {
     for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {room + i * capacity, 0, INT32_MIN};
-    each_tile_row(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
-      consider(candidates[thread * rows + row], x, n, column, k, capacity);
+    for (int64_t row = 0; row < rows; ++row) limits[row] = INT32_MIN;
+    each_row_of_sums(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
+      consider(candidates[thread * rows + row], limits + row, x, n, column, k, capacity);
     });
-    parallel(work.context, rows, [&](int64_t row, int) {
-      uint64_t* all = merged + row * threads * capacity;
+    parallel(work.context, rows, [&](int64_t row, int thread) {
+      uint64_t* all = merged + thread * threads * capacity;
       int64_t count = 0;
-      for (int thread = 0; thread < threads; ++thread) {
-        const Candidates& part = candidates[thread * rows + row];
+      for (int i = 0; i < threads; ++i) {
+        const Candidates& part = candidates[i * rows + row];
         memcpy(all + count, part.all, size_t(part.count) * sizeof(uint64_t));
         count += part.count;
       }
-      if (count > k) select(all, count, k);
-      sort_by_index(all, min64(count, k));
+      if (count > kept) select(all, count, kept);
+      sort_by_index(all, kept);
+      memcpy(candidates[row].all, all, size_t(kept) * sizeof(uint64_t));
     });
-    const int64_t kept = min64(k, work.w.shape[1]);
     for (int64_t row = 0; row < rows; ++row) {
-      const uint64_t* best = merged + row * threads * capacity;
+      const uint64_t* best = candidates[row].all;
       for (int64_t i = 0; i < kept; ++i) {
         const float value = value_of(best[i]);
         if (work.relu ? !(value > work.threshold) : fabsf(value) <= work.threshold) continue;
@@ -216,6 +269,7 @@ Status by_rank(Work& work, int64_t first, int64_t rows) {
       work.csr->row_ptr[first + row + 1] = work.written;
     }
   }
+  free(limits);
   free(merged);
   free(candidates);
   free(room);
@@ -231,16 +285,18 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
   if (!out.csr->reserve(out.csr, 0)) return out_of_memory("the sparse rows");
   if (n == 0) memset(out.csr->row_ptr, 0, size_t(m + 1) * sizeof(int64_t));
   if (m == 0 || n == 0) return {};
-  auto* left = static_cast<float*>(shared_scratch(context, 0, size_t(min64(m, kRowsAtOnce) * w.shape[0] + 1) * 4));
   auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
-  if (!left || !wide_bias) return out_of_memory("packed rows");
+  Work work{context, x, w, out.csr, wide_bias, nullptr, float_threshold(threshold, relu), k, relu};
+  const bool in_place = is_left(x, work.form());
+  const int64_t row_bytes = left_row_bytes(work.form(), w.shape[0]);
+  if (!in_place) work.converted = static_cast<char*>(shared_scratch(context, 0, size_t(min64(m, kRowsAtOnce) * row_bytes)));
+  if (!wide_bias || (!in_place && !work.converted)) return out_of_memory("converted rows");
   for (int thread = 0; thread < thread_count(context); ++thread) {
-    if (!thread_scratch(context, thread, 0, kTileBytes)) return out_of_memory("a tile");
+    if (!thread_scratch(context, thread, 0, work.room_bytes())) return out_of_memory("a group of columns");
   }
   widen_bias(wide_bias, bias, n);
-  Work work{context, x, w, out.csr, wide_bias, left, float_threshold(threshold, relu), k, relu};
   // the candidates of a step's rows take at most 128 MiB, however large k is
-  const int64_t fit = (int64_t(1) << 23) / (thread_count(context) * candidate_capacity(k));
+  const int64_t fit = (int64_t(1) << 24) / (thread_count(context) * candidate_capacity(k));
   const int64_t at_once = k > 0 ? max64(1, min64(kRowsAtOnce, fit)) : kRowsAtOnce;
   for (int64_t row = 0; row < m; row += at_once) {
     const int64_t rows = min64(at_once, m - row);

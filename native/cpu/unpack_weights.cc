@@ -7,11 +7,11 @@ namespace sonde::SONDE_ISA {
 Status unpack_weights(Context* context, Out b, Packed packed) {
   const int64_t k = packed.shape[0], n = packed.shape[1];
   parallel(context, panel_count(n), [&](int64_t panel, int) {
-    const int64_t size = dtype_size(packed.dtype), to_size = dtype_size(b.dtype);
-    const int64_t count = min64(kColumns, n - panel * kColumns);
+    const int64_t to_size = dtype_size(b.dtype), count = min64(kColumns, n - panel * kColumns);
+    const Panels w = panels_from(packed, panel);
     float row[kColumns];
     for (int64_t p = 0; p < k; ++p) {
-      widen(row, static_cast<const char*>(packed.data) + (panel * k + p) * kColumns * size, packed.dtype, count);
+      unpack_row(row, w, 0, p);
       char* to = static_cast<char*>(b.data) + (p * b.stride[0] + panel * kColumns * b.stride[1]) * to_size;
       if (b.stride[1] == 1) narrow(to, row, b.dtype, count);
       else

@@ -20,6 +20,9 @@ extern const Operations operations;
 namespace avx512 {
 extern const Operations operations;
 }
+namespace avx512_bf16 {
+extern const Operations operations;
+}
 #endif
 
 namespace {
@@ -113,6 +116,7 @@ int main() {
 #ifdef __x86_64__
     if (__builtin_cpu_supports("avx2")) check_table(context, avx2::operations);
     if (__builtin_cpu_supports("avx512vl")) check_table(context, avx512::operations);
+    if (__builtin_cpu_supports("avx512bf16")) check_table(context, avx512_bf16::operations);
 #endif
     cpu_backend.close(beside);
     cpu_backend.close(context);

@@ -28,7 +28,7 @@ test(
 
 // An inline function that is not inlined exists once per object, and the linker keeps any one of them: kept from an
 // AVX-512 object, it would end the process on a processor without. Only names of the object's own namespace are safe.
-for (const isa of ['avx2', 'avx512']) {
+for (const isa of ['avx2', 'avx512', 'avx512_bf16']) {
   const folder = join(objects, `cpu_${isa}`, 'native', 'cpu');
   const title = `objects built for ${isa} share no inline function with the others`;
   if (!existsSync(folder)) test.skip(title, `there is no ${isa} build on ${process.arch}`);
