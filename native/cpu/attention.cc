@@ -59,7 +59,8 @@ View transposed(View m) {
 struct Desk {
   float *queries, *scores, *rounded, *results, *zeros;
 
-  static int64_t query_floats(const Shape& s) { return kRows * (s.channels + 1); }
+  // whole cache lines: a vector that crosses one costs double
+  static int64_t query_floats(const Shape& s) { return ceil_div(kRows * (s.channels + 1), 16) * 16; }
   static int64_t rounded_floats(const Shape& s) { return s.form == Form::pairs ? kRows * s.score_width() / 2 : 0; }
   static int64_t zero_count(const Shape& s) { return max64(s.score_width(), s.result_width()); }
   static size_t bytes(const Shape& s) {
@@ -96,17 +97,22 @@ float weigh(float* x, int64_t seen, int64_t width, float scale, const uint8_t* p
   for (int i = 0; i < rest; ++i) largest = tail[i] > largest ? tail[i] : largest;
   const vf shift = broadcast(largest);
   vf sums[2] = {};
-  for (int64_t i = 0; i < whole; i += kWidth) {
+  int64_t i = 0;
+  for (; i + 2 * kWidth <= whole; i += 2 * kWidth) {
+    const vf first = exp(load(x + i) * factor - shift), second = exp(load(x + i + kWidth) * factor - shift);
+    store(x + i, first);
+    store(x + i + kWidth, second);
+    sums[0] += first;
+    sums[1] += second;
+  }
+  if (i < whole) {
     const vf weight = exp(load(x + i) * factor - shift);
     store(x + i, weight);
-    sums[i / kWidth % 2] += weight;
+    sums[0] += weight;
   }
-  float last[kWidth];
-  store(last, exp(tail - shift));
-  memset(last + rest, 0, size_t(kWidth - rest) * 4);
-  memcpy(x + whole, last, size_t(rest) * 4);
-  memset(x + seen, 0, size_t(width - seen) * 4);
-  return sum_lanes(sums[0] + sums[1] + load(last));
+  for (int64_t at = whole; at < width; at += kWidth) store(x + at, vf{});
+  store_partial(x + whole, exp(tail - shift), rest);
+  return sum_lanes(sums[0] + sums[1] + (rest ? load(x + whole) : vf{}));
 }
 
 // x, the weights of what a query may see, becomes its row of probs [B, S, T, H]; NaN altogether if their sum is.
@@ -126,7 +132,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   const Form form = pairs ? Form::pairs : Form::float32;
   const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], form};
   if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
-  const int64_t count_pairs = s.batch * s.heads, bytes = s.key_bytes() + s.value_bytes() + 4;
+  const int64_t count_pairs = s.batch * s.heads, bytes = max64(64, ceil_div(s.key_bytes() + s.value_bytes(), 64) * 64);
   const int64_t group = max64(1, min64(count_pairs, kGroupBytes / bytes));
   auto* packed = static_cast<char*>(shared_scratch(context, 0, size_t(group * bytes)));
   if (!packed) return out_of_memory("packed keys and values");

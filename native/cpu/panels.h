@@ -86,7 +86,15 @@ inline void pack_float_panel(float* to, const View& b, int64_t column, int64_t c
   const char* base = static_cast<const char*>(b.data) + column * b.stride[1] * size;
   if (count < columns) memset(to, 0, size_t(k * columns) * 4);
   if (b.stride[1] == 1) {
-    for (int64_t p = 0; p < k; ++p) widen(to + p * columns, base + p * b.stride[0] * size, b.dtype, count);
+    for (int64_t p = 0; p < k; ++p) {
+      const char* from = base + p * b.stride[0] * size;
+      if (b.dtype != DType::float32 || count < columns) {
+        widen(to + p * columns, from, b.dtype, count);
+        continue;
+      }
+      const auto* row = reinterpret_cast<const float*>(from);
+      for (int64_t j = 0; j < columns; j += kWidth) store(to + p * columns + j, load(row + j));
+    }
     return;
   }
   const bool in_place = b.dtype == DType::float32 && b.stride[0] == 1;

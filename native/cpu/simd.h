@@ -151,20 +151,54 @@ SONDE_INLINE void store_f16(uint16_t* p, vf v) {
 // ---- across lanes: in a fixed order, halves added to halves
 
 SONDE_INLINE float sum_lanes(vf v) {
-  float lane[kWidth];
-  store(lane, v);
-  for (int half = kWidth / 2; half; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 eight = _mm512_castps512_ps256(__m512(v)) + _mm512_extractf32x8_ps(__m512(v), 1);
+#else
+  const __m256 eight = __m256(v);
+#endif
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return two[0] + two[1];
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
+// a where it is larger, else b: b where one of them is NaN
+SONDE_INLINE vf maximum(vf a, vf b) {
+#if defined(__AVX512F__)
+  return vf(_mm512_max_ps(__m512(a), __m512(b)));
+#elif defined(__AVX2__)
+  return vf(_mm256_max_ps(__m256(a), __m256(b)));
+#else
+  return a > b ? a : b;
+#endif
+}
+SONDE_INLINE vf minimum(vf a, vf b) {
+#if defined(__AVX512F__)
+  return vf(_mm512_min_ps(__m512(a), __m512(b)));
+#elif defined(__AVX2__)
+  return vf(_mm256_min_ps(__m256(a), __m256(b)));
+#else
+  return a < b ? a : b;
+#endif
+}
+// the largest lane; there must be no NaN
 SONDE_INLINE float max_lanes(vf v) {
-  float lane[kWidth];
-  store(lane, v);
-  for (int i = 1; i < kWidth; ++i) lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
-  return lane[0];
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(__m512(v)), _mm512_extractf32x8_ps(__m512(v), 1));
+#else
+  const __m256 eight = __m256(v);
+#endif
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return two[0] > two[1] ? two[0] : two[1];
+#else
+  const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+  return a > b ? a : b;
+#endif
 }
-SONDE_INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
 // a bit for each lane where a > b
 SONDE_INLINE uint32_t greater_bits(vi a, vi b) {
 #if defined(__AVX512F__)
@@ -195,8 +229,7 @@ SONDE_INLINE uint32_t greater_bits(vf a, vf b) {
 // expf), and 2^n in two factors, so that results below the normal range and beyond the largest float come out right.
 SONDE_INLINE vf exp(vf x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which its low bits then hold
-  x = x < -104.0f ? broadcast(-104.0f) : x;
-  x = x > 89.0f ? broadcast(89.0f) : x;
+  x = minimum(broadcast(89.0f), maximum(broadcast(-104.0f), x));  // in this order of arguments, NaN stays NaN
   const vf shifted = fma(x, broadcast(1.44269504f), broadcast(kRound));
   const vf n = shifted - kRound;
   vf r = fma(n, broadcast(-0.693359375f), x);
@@ -208,11 +241,15 @@ SONDE_INLINE vf exp(vf x) {
   p = fma(p, r, broadcast(1.6666665459e-1f));
   p = fma(p, r, broadcast(5.0000001201e-1f));
   p = fma(p, r * r, r) + 1.0f;
+#if defined(__AVX512F__)
+  return vf(_mm512_scalef_ps(__m512(p), __m512(n)));
+#else
   const vi whole = vi(shifted) - 0x4b400000;  // n as an integer; kRound's bits are 0x4b400000
   const vi half = whole >> 1;
   const vf first = vf(vu(half + 127) << 23);
   const vf second = vf(vu(whole - half + 127) << 23);
   return p * first * second;
+#endif
 }
 
 // 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
@@ -223,14 +260,22 @@ SONDE_INLINE vf gelu(vf x) {
 
 // fewer than kWidth elements, zeros behind them
 SONDE_INLINE vf load_partial(const float* p, int count) {
+#if defined(__AVX512F__)
+  return vf(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p));
+#else
   float lane[kWidth] = {};
   for (int i = 0; i < count; ++i) lane[i] = p[i];
   return load(lane);
+#endif
 }
 SONDE_INLINE void store_partial(float* p, vf v, int count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), __m512(v));
+#else
   float lane[kWidth];
   store(lane, v);
   for (int i = 0; i < count; ++i) p[i] = lane[i];
+#endif
 }
 
 // y[i] = function(x[i]); x may be y
