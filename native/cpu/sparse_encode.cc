@@ -69,7 +69,8 @@ float float_threshold(double threshold, bool relu) {
 
 // ---- top-k
 
-constexpr int64_t candidate_capacity(int64_t k) { return 4 * k + 16 * kWidth; }
+// few, as every selection among them makes the bound tighter
+constexpr int64_t candidate_capacity(int64_t k) { return 4 * k + 2 * kWidth; }
 
 struct Candidates {
   uint64_t* all;  // `capacity` of a row
@@ -93,7 +94,6 @@ void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64
     const int count = int(min64(kWidth, n - j));
     const vi key = keys(count == kWidth ? load(x + j) : load_partial(x + j, count));
     uint32_t bits = greater_bits(key, vi{} + row.limit);
-    if (row.limit == INT32_MIN) bits = ~0u;
     if (count < 32) bits &= (1u << count) - 1;
     for (; bits; bits &= bits - 1) {
       const int lane = __builtin_ctz(bits);
@@ -234,15 +234,17 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
 
 Status by_rank(Work& work, int64_t first, int64_t rows) {
   const int threads = thread_count(work.context);
-  const int64_t k = work.k, capacity = candidate_capacity(k), kept = min64(k, work.w.shape[1]);
+  const int64_t k = work.k, capacity = candidate_capacity(k);
   auto* room = static_cast<uint64_t*>(malloc(size_t(threads * rows * capacity) * sizeof(uint64_t)));
   auto* candidates = static_cast<Candidates*>(malloc(size_t(threads * rows) * sizeof(Candidates)));
   auto* merged = static_cast<uint64_t*>(malloc(size_t(threads * threads * capacity) * sizeof(uint64_t)));
   auto* limits = static_cast<int32_t*>(malloc(size_t(rows) * sizeof(int32_t)));
   const bool enough = room && candidates && merged && limits && work.csr->reserve(work.csr, work.written + rows * k);
   if (enough) {
-    for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {room + i * capacity, 0, INT32_MIN};
-    for (int64_t row = 0; row < rows; ++row) limits[row] = INT32_MIN;
+    // what would be dropped in the end is never looked at
+    const int32_t least = work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN;
+    for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {room + i * capacity, 0, least};
+    for (int64_t row = 0; row < rows; ++row) limits[row] = least;
     each_row_of_sums(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
       consider(candidates[thread * rows + row], limits + row, x, n, column, k, capacity);
     });
@@ -254,13 +256,15 @@ Status by_rank(Work& work, int64_t first, int64_t rows) {
         memcpy(all + count, part.all, size_t(part.count) * sizeof(uint64_t));
         count += part.count;
       }
-      if (count > kept) select(all, count, kept);
-      sort_by_index(all, kept);
-      memcpy(candidates[row].all, all, size_t(kept) * sizeof(uint64_t));
+      if (count > k) select(all, count, k);
+      count = min64(count, k);
+      sort_by_index(all, count);
+      memcpy(candidates[row].all, all, size_t(count) * sizeof(uint64_t));
+      candidates[row].count = count;
     });
     for (int64_t row = 0; row < rows; ++row) {
       const uint64_t* best = candidates[row].all;
-      for (int64_t i = 0; i < kept; ++i) {
+      for (int64_t i = 0; i < candidates[row].count; ++i) {
         const float value = value_of(best[i]);
         if (work.relu ? !(value > work.threshold) : fabsf(value) <= work.threshold) continue;
         work.csr->indices[work.written] = int32_t(index_of(best[i]));
