@@ -44,6 +44,7 @@ constexpr int kRows = 8, kVectors = 3;
 constexpr int kRows = 6, kVectors = 2;
 #endif
 constexpr int kColumns = kVectors * kWidth;
+constexpr int64_t kAhead = 64;  // steps that are asked for before they are needed
 
 typedef float float_unaligned __attribute__((aligned(2), may_alias));
 SONDE_INLINE vf broadcast_at(const char* p) { return broadcast(*reinterpret_cast<const float_unaligned*>(p)); }
@@ -81,7 +82,7 @@ __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a,
 #pragma GCC unroll 4
     for (int j = 0; j < V; ++j) column[j] = load_step<form>(b + j * kVector);
 #pragma GCC unroll 4
-    for (int64_t line = 0; line < kStep; line += 64) __builtin_prefetch(b + 12 * kStep + line);
+    for (int64_t line = 0; line < kStep; line += 64) __builtin_prefetch(b + kAhead * kStep + line);
     if constexpr (form == Form::widened_pairs) {
       vf second[V];
 #pragma GCC unroll 4
