@@ -1,5 +1,7 @@
 // The pool of compute threads. A job is a count of tasks that the threads draw from a shared counter. Between jobs a worker
-// spins for a moment, as the next operation usually follows at once and waking a sleeper costs tens of microseconds.
+// spins for a moment, as the next operation usually follows at once and waking a sleeper costs tens of microseconds. Who asked
+// for the job works, too, and does not wait for workers that come too late, or not at all: other processes may have their
+// processors.
 #include "threads.h"
 
 #include <cstdlib>
@@ -86,7 +88,6 @@ void Context::stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
   for (std::thread& worker : workers_) worker.join();
@@ -102,15 +103,15 @@ void Context::run(int64_t count, void (*task)(void*, int64_t, int), void* arg) {
   arg_ = arg;
   count_ = count;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(threads - 1, std::memory_order_relaxed);
-  {
-    std::lock_guard lock(mutex_);
-    generation_.fetch_add(1, std::memory_order_release);
+  state_.store((state_.load(std::memory_order_relaxed) & ~kInside) + kNextJob + kOpen);
+  if (sleepers_.load() > 0) {
+    { std::lock_guard lock(mutex_); }  // who is about to sleep has looked by now, or will see this job
+    wake_.notify_all();
   }
-  wake_.notify_all();
   take_tasks(0);
-  // every worker has to have looked before the job's fields may change again
-  for (int spin = 0; busy_.load(std::memory_order_acquire) != 0; ++spin) {
+  // Those who have not come yet need not: nothing is left. Those who have are waited for.
+  state_.fetch_sub(kOpen, std::memory_order_relaxed);
+  for (int spin = 0; (state_.load(std::memory_order_acquire) & kInside) != 0; ++spin) {
     if (spin < kSpins) relax();
     else std::this_thread::yield();
   }
@@ -120,18 +121,28 @@ void Context::take_tasks(int thread) {
   for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) task_(arg_, i, thread);
 }
 
+bool Context::job_beside(uint64_t seen) const {
+  const uint64_t state = state_.load();
+  return (state & kOpen) != 0 && state / kNextJob != seen;
+}
+
 void Context::work(int thread) {
-  uint64_t seen = 0;
+  uint64_t seen = 0;  // the number of the last job
   for (;;) {
-    for (int spin = 0; spin < spins_ && generation_.load(std::memory_order_acquire) == seen; ++spin) relax();
-    if (generation_.load(std::memory_order_acquire) == seen) {
+    for (int spin = 0; spin < spins_ && !job_beside(seen); ++spin) relax();
+    if (!job_beside(seen)) {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return generation_.load(std::memory_order_acquire) != seen; });
+      ++sleepers_;
+      wake_.wait(lock, [&] { return stopping_ || job_beside(seen); });
+      --sleepers_;
+      if (stopping_) return;
     }
-    ++seen;
-    if (stopping_) return;
+    uint64_t state = state_.load(std::memory_order_relaxed);
+    if ((state & kOpen) == 0 || state / kNextJob == seen) continue;
+    if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acquire)) continue;
+    seen = state / kNextJob;
     take_tasks(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    state_.fetch_sub(1, std::memory_order_release);
   }
 }
 

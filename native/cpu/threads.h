@@ -39,14 +39,18 @@ struct Context {
   void work(int thread);
   void take_tasks(int thread);
 
-  // The job at hand: written before generation_ rises, read after.
+  bool job_beside(uint64_t seen) const;
+
+  // The job at hand: written while no worker is inside one.
   void (*task_)(void*, int64_t, int) = nullptr;
   void* arg_ = nullptr;
   int64_t count_ = 0;
   std::atomic<int64_t> next_{0};
-  std::atomic<int> busy_{0};
-  std::atomic<uint64_t> generation_{0};
-  std::atomic<bool> stopping_{false};
+  // The number of workers inside the job; whether more may come; the number of the job.
+  static constexpr uint64_t kInside = 0xffff, kOpen = 0x10000, kNextJob = 0x20000;
+  std::atomic<uint64_t> state_{0};
+  std::atomic<int> sleepers_{0};
+  bool stopping_ = false;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::thread> workers_;

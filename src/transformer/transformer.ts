@@ -237,8 +237,8 @@ export class Transformer {
       const random = seededRandom(seed);
       const next = (logits: Float32Array): number => {
         if (temperature === 0) return greedy(logits);
-        const scaled = Float64Array.from(logits, (x) => x / Math.max(temperature, 1e-10)); // finite, as in the original
-        return draw(topP === undefined ? probabilities(scaled) : nucleus(scaled, topP), random);
+        const probs = probabilities(logits, Math.max(temperature, 1e-10)); // finite, as in the original
+        return draw(topP === undefined ? probs : nucleus(probs, topP), random);
       };
       const start = prepInputAndPad(rows, 'left', this.device);
       let step: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;

@@ -17,11 +17,11 @@ test('probabilities sum to 1, whatever the size of the logits', () => {
 });
 
 test('the nucleus: up to topP in all, the likeliest one at least', () => {
-  close(nucleus(logits, 0), [1, 0, 0, 0]);
-  close(nucleus(logits, 0.3), [1, 0, 0, 0], { rtol: 1e-12 });
-  close(nucleus(logits, 0.76), [2 / 3, 1 / 3, 0, 0], { rtol: 1e-12 });
-  close(nucleus(logits, 0.88), [4 / 7, 2 / 7, 1 / 7, 0], { rtol: 1e-12 }); // of equals, the lower index first
-  close(nucleus(logits, 1), [0.5, 0.25, 0.125, 0.125], { rtol: 1e-12 });
+  close(nucleus(probabilities(logits), 0), [1, 0, 0, 0]);
+  close(nucleus(probabilities(logits), 0.3), [1, 0, 0, 0], { rtol: 1e-12 });
+  close(nucleus(probabilities(logits), 0.76), [2 / 3, 1 / 3, 0, 0], { rtol: 1e-12 });
+  close(nucleus(probabilities(logits), 0.88), [4 / 7, 2 / 7, 1 / 7, 0], { rtol: 1e-12 }); // of equals, the lower index first
+  close(nucleus(probabilities(logits), 1), [0.5, 0.25, 0.125, 0.125], { rtol: 1e-12 });
 });
 
 test('draws are as frequent as they are likely, and nothing impossible is drawn', () => {
