@@ -1,4 +1,5 @@
-// Choosing the next token from logits, on the host in double precision.
+// Choosing the next token from logits or probabilities, on the host. The loops are plain ones: they stand between one token and
+// the next.
 
 /** A generator of numbers in [0, 1): splitmix64's mixing (Steele, Lea, Flood 2014) on 32-bit halves, by seed. */
 export function seededRandom(seed: number): () => number {
@@ -18,31 +19,13 @@ export function seededRandom(seed: number): () => number {
   };
 }
 
-/** softmax(logits / temperature), in doubles. The loops are plain ones: they stand between one token and the next. */
-export function probabilities(logits: ArrayLike<number>, temperature = 1): Float64Array {
-  const n = logits.length;
-  const out = new Float64Array(n);
-  let largest = -Infinity;
-  for (let i = 0; i < n; i++) {
-    const x = (logits[i] as number) / temperature;
-    out[i] = x;
-    if (x > largest || Number.isNaN(x)) largest = x;
-  }
-  let sum = 0;
-  for (let i = 0; i < n; i++) {
-    const weight = Math.exp((out[i] as number) - largest);
-    out[i] = weight;
-    sum += weight;
-  }
-  for (let i = 0; i < n; i++) out[i] = (out[i] as number) / sum;
-  return out;
-}
+const rounding = 1e-6;
 
 /**
  * The probabilities that nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751) leaves: the most likely tokens as long as
  * they sum to at most topP, the most likely one at least, scaled to sum to 1; the others get 0.
  */
-export function nucleus(probs: Float64Array, topP: number): Float64Array {
+export function nucleus(probs: ArrayLike<number>, topP: number): Float64Array {
   const order = likeliest(probs, topP);
   const limit = Math.max(topP, probs[order[0] as number] ?? 0);
   const left = new Float64Array(probs.length);
@@ -50,8 +33,8 @@ export function nucleus(probs: Float64Array, topP: number): Float64Array {
   let kept = 0;
   for (const i of order) {
     sum += probs[i] as number;
-    // a rounding error must not cost the last token of a nucleus that is everything
-    if (sum > limit + 1e-12) break;
+    // a rounding error, of float32, must not cost the last token of a nucleus that is everything
+    if (sum > limit + rounding) break;
     left[i] = probs[i] as number;
     kept = sum;
   }
@@ -60,7 +43,7 @@ export function nucleus(probs: Float64Array, topP: number): Float64Array {
 }
 
 /** Places of the largest values, largest first, equal ones in their order: so many that they sum to more than `share`. */
-function likeliest(probs: Float64Array, share: number): number[] {
+function likeliest(probs: ArrayLike<number>, share: number): number[] {
   let largest = 0;
   for (let i = 0; i < probs.length; i++) largest = Math.max(largest, probs[i] as number);
   // sorting those above a bound is enough, and a bound is found sooner than all are sorted
@@ -72,13 +55,13 @@ function likeliest(probs: Float64Array, share: number): number[] {
       places.push(i);
       sum += probs[i] as number;
     }
-    if (bound > 0 && !(sum > share + 1e-9)) continue;
+    if (bound > 0 && !(sum > share + 2 * rounding)) continue;
     return places.sort((i, j) => (probs[j] as number) - (probs[i] as number) || i - j);
   }
 }
 
 /** An index, each as likely as its probability. */
-export function draw(probs: Float64Array, random: () => number): number {
+export function draw(probs: ArrayLike<number>, random: () => number): number {
   let left = random();
   let last = 0;
   for (let i = 0; i < probs.length; i++) {

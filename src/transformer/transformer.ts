@@ -4,6 +4,7 @@ import { stat } from 'node:fs/promises';
 import { checkInteger, checkNumber, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
+import { softmax } from '../engine/ops/softmax.js';
 import { disposeAll } from '../engine/scope.js';
 import type { Tensor } from '../engine/tensor.js';
 import { type FetchOptions, fetchBlobs } from '../files/blob.js';
@@ -24,7 +25,7 @@ import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
 import { hostPieces, pieceOf } from './pieces.js';
 import { makePlan } from './plan.js';
 import { randomWeights } from './random_weights.js';
-import { draw, greedy, nucleus, probabilities, seededRandom } from './sampling.js';
+import { draw, greedy, nucleus, seededRandom } from './sampling.js';
 import { disposeWeights, type Weights } from './weights.js';
 
 export interface LoadOptions extends FetchOptions {
@@ -235,10 +236,9 @@ export class Transformer {
     const tokens: number[][] = rows.map(() => []);
     if (numTokens > 0 && rows.length > 0) {
       const random = seededRandom(seed);
-      const next = (logits: Float32Array): number => {
-        if (temperature === 0) return greedy(logits);
-        const probs = probabilities(logits, Math.max(temperature, 1e-10)); // finite, as in the original
-        return draw(topP === undefined ? probs : nucleus(probs, topP), random);
+      const next = (row: Float32Array): number => {
+        if (temperature === 0) return greedy(row);
+        return draw(topP === undefined ? row : nucleus(row, topP), random);
       };
       const start = prepInputAndPad(rows, 'left', this.device);
       let step: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
@@ -251,7 +251,7 @@ export class Transformer {
           const { logits } = result;
           let last: Float32Array;
           try {
-            last = (await logits.select(1, -1).read()) as Float32Array;
+            last = await readChances(logits.select(1, -1), temperature);
           } finally {
             logits.dispose();
           }
@@ -403,4 +403,13 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   } finally {
     await files.close();
   }
+}
+
+/** softmax(logits / temperature) of [rows, vocabulary]; for a temperature of 0, which leaves no choice, the logits. */
+async function readChances(logits: Tensor, temperature: number): Promise<Float32Array> {
+  if (temperature === 0) return (await logits.read()) as Float32Array;
+  using wide = logits.to('float32');
+  using scaled = wide.div(Math.max(temperature, 1e-10)); // finite, as in the original
+  using chances = softmax(scaled, -1);
+  return (await chances.read()) as Float32Array;
 }

@@ -2,26 +2,37 @@
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
-import { draw, greedy, nucleus, probabilities, seededRandom } from '../../src/transformer/sampling.js';
+import { draw, greedy, nucleus, seededRandom } from '../../src/transformer/sampling.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
 import { rejects, suite } from '../support/harness.js';
 
 const test = suite('sampling');
-const logits = [0.5, 0.25, 0.125, 0.125].map(Math.log);
+const probs = Float32Array.of(0.5, 0.25, 0.125, 0.125);
 
-test('probabilities sum to 1, whatever the size of the logits', () => {
-  close(probabilities(logits), [0.5, 0.25, 0.125, 0.125], { rtol: 1e-12 });
-  close(probabilities([1e4, 1e4, -1e4]), [0.5, 0.5, 0]);
+test('the likeliest token', () => {
   assert.is(greedy([1, 3, 3, 2]), 1, 'of equals, the first');
 });
 
 test('the nucleus: up to topP in all, the likeliest one at least', () => {
-  close(nucleus(probabilities(logits), 0), [1, 0, 0, 0]);
-  close(nucleus(probabilities(logits), 0.3), [1, 0, 0, 0], { rtol: 1e-12 });
-  close(nucleus(probabilities(logits), 0.76), [2 / 3, 1 / 3, 0, 0], { rtol: 1e-12 });
-  close(nucleus(probabilities(logits), 0.88), [4 / 7, 2 / 7, 1 / 7, 0], { rtol: 1e-12 }); // of equals, the lower index first
-  close(nucleus(probabilities(logits), 1), [0.5, 0.25, 0.125, 0.125], { rtol: 1e-12 });
+  close(nucleus(probs, 0), [1, 0, 0, 0]);
+  close(nucleus(probs, 0.3), [1, 0, 0, 0], { rtol: 1e-12 });
+  close(nucleus(probs, 0.76), [2 / 3, 1 / 3, 0, 0], { rtol: 1e-12 });
+  close(nucleus(probs, 0.88), [4 / 7, 2 / 7, 1 / 7, 0], { rtol: 1e-12 }); // of equals, the lower index first
+  close(nucleus(probs, 1), [0.5, 0.25, 0.125, 0.125], { rtol: 1e-12 });
+});
+
+test('the nucleus of many equals, and of a long tail', () => {
+  const even = new Float32Array(50_000).fill(1 / 50_000);
+  assert.is(nucleus(even, 0.5).filter((p) => p > 0).length, 25_000);
+  const tail = Float32Array.from({ length: 30 }, (_, i) => 2 ** -(i + 1)).reverse();
+  for (const [topP, kept] of [
+    [0.875, 3],
+    [1 - 2 ** -12, 12],
+    [1, 30],
+  ] as const) {
+    assert.is(nucleus(tail, topP).filter((p) => p > 0).length, kept, `top ${topP}`);
+  }
 });
 
 test('draws are as frequent as they are likely, and nothing impossible is drawn', () => {
