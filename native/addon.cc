@@ -29,6 +29,8 @@ struct Completion {
   Napi::ObjectReference host;  // the array that is written to, alive until JavaScript has been told
   std::shared_ptr<Csr> csr;
   std::string error;
+  double number = 0;  // what the promise gives, if has_number
+  bool has_number = false;
   Pending* pending = nullptr;
 };
 
@@ -215,7 +217,7 @@ Napi::Value enqueue(const Napi::CallbackInfo& info, const char* name, const char
   Context* context = device->context;
   auto shared = std::make_shared<std::pair<std::tuple<A...>, Kept>>(std::move(arguments), std::move(kept));
   Label label{name, [shared, names] {
-                return std::apply([&](const A&... a) { return describe_arguments(names, a...); }, shared->first);
+                return std::apply([&](const A&... a) { return tensor_arguments(names, a...); }, shared->first);
               }};
   device->queue.push(std::move(label), [operation, context, shared] {
     return std::apply([&](const A&... a) { return operation(context, a...); }, shared->first);
@@ -411,6 +413,7 @@ void tell(Napi::Env env, Napi::Function, Device* device, Completion* completion)
   }
   if (--device->pending == 0) device->teller.Unref(env);
   if (!done->error.empty()) return done->deferred.Reject(Napi::Error::New(env, done->error).Value());
+  if (done->has_number) return done->deferred.Resolve(Napi::Number::New(env, done->number));
   if (!done->csr) return done->deferred.Resolve(env.Undefined());
   const Csr& csr = *done->csr;
   const int64_t count = csr.row_ptr[csr.rows];
@@ -488,6 +491,60 @@ Napi::Value wait(const Napi::CallbackInfo& info) {
   return error.empty() ? info.Env().Null() : Napi::String::New(info.Env(), error);
 }
 
+// ---- how fast
+
+// ceiling(device, kind) -> promise of a number per second, 0 where it cannot be measured
+Napi::Value ceiling(const Napi::CallbackInfo& info) {
+  auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
+  const int64_t kind = integer(info, 1);
+  if (kind < 0 || kind > int64_t(Ceiling::bandwidth)) throw Napi::RangeError::New(info.Env(), "no such ceiling");
+  auto* completion = new Completion(info.Env(), Napi::Object::New(info.Env()));
+  completion->has_number = true;
+  device->queue.push({"ceiling", nullptr}, [kind, completion, raw = device.get()]() -> Status {
+    auto* measure = raw->backend.operations(raw->context)->ceiling;
+    return measure ? measure(raw->context, Ceiling(kind), &completion->number) : Status();
+  });
+  return settle_later(info.Env(), device, completion, true);
+}
+
+Napi::Value set_section(const Napi::CallbackInfo& info) {
+  unwrap<std::shared_ptr<Device>>(info, 0)->queue.set_section(int(integer(info, 1)));
+  return info.Env().Undefined();
+}
+
+Napi::Value start_profile(const Napi::CallbackInfo& info) {
+  unwrap<std::shared_ptr<Device>>(info, 0)->queue.start_profile();
+  return info.Env().Undefined();
+}
+
+// takeProfile(device) -> [{ operation, arguments: [{ name, dtype, shape }], section, begin, seconds }]
+Napi::Value take_profile(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const std::vector<Timing> timings = unwrap<std::shared_ptr<Device>>(info, 0)->queue.take_profile();
+  auto out = Napi::Array::New(env, timings.size());
+  for (size_t i = 0; i < timings.size(); ++i) {
+    auto arguments = Napi::Array::New(env, timings[i].arguments.size());
+    for (size_t a = 0; a < timings[i].arguments.size(); ++a) {
+      const Argument& from = timings[i].arguments[a];
+      auto shape = Napi::Array::New(env, from.shape.size());
+      for (size_t d = 0; d < from.shape.size(); ++d) shape.Set(uint32_t(d), double(from.shape[d]));
+      auto argument = Napi::Object::New(env);
+      argument.Set("name", from.name);
+      argument.Set("dtype", dtype_name(from.dtype));
+      argument.Set("shape", shape);
+      arguments.Set(uint32_t(a), argument);
+    }
+    auto entry = Napi::Object::New(env);
+    entry.Set("operation", timings[i].name);
+    entry.Set("arguments", arguments);
+    entry.Set("section", timings[i].section);
+    entry.Set("begin", timings[i].begin);
+    entry.Set("seconds", timings[i].seconds);
+    out.Set(uint32_t(i), entry);
+  }
+  return out;
+}
+
 // ---- CSR results
 
 bool reserve(Csr* csr, int64_t count) {
@@ -542,6 +599,10 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   method("synchronize", synchronize);
   method("reached", reached);
   method("wait", wait);
+  method("ceiling", ceiling);
+  method("setSection", set_section);
+  method("startProfile", start_profile);
+  method("takeProfile", take_profile);
   method("csr", make_csr);
   method("readCsr", read_csr);
 #define OP(name, ...)                                                               \

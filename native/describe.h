@@ -4,6 +4,7 @@
 
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "ops.h"
 
@@ -14,31 +15,40 @@ inline const char* dtype_name(DType dtype) {
   return names[int(dtype)];
 }
 
-inline void describe_view(std::string& text, const char* name, size_t length, const View& view) {
-  if (!view.data) return;
-  if (!text.empty()) text += ", ";
-  text.append(name, length);
-  text += " [";
-  for (int d = 0; d < view.rank; ++d) text += (d ? ", " : "") + std::to_string(view.shape[d]);
-  text += "] ";
-  text += dtype_name(view.dtype);
-}
+// A tensor among an operation's arguments.
+struct Argument {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> shape;
+};
 
-// `names` is a parameter list of native/ops.h: "Out out, In x, double eps"
+// `names` is a parameter list of native/ops.h: "Out out, In x, double eps". What was left out, and what is no tensor, is not
+// among them.
 template <class... A>
-std::string describe_arguments(const char* names, const A&... arguments) {
-  std::string text;
-  const auto describe = [&](const auto& argument) {
+std::vector<Argument> tensor_arguments(const char* names, const A&... arguments) {
+  std::vector<Argument> out;
+  const auto add = [&](const auto& argument) {
     const char* end = strchr(names, ',');
     if (!end) end = names + strlen(names);
     const char* begin = end;
     while (begin > names && begin[-1] != ' ') --begin;
     if constexpr (std::is_base_of_v<View, std::decay_t<decltype(argument)>>) {
-      describe_view(text, begin, size_t(end - begin), argument);
+      const View& view = argument;
+      if (view.data) out.push_back({{begin, end}, view.dtype, {view.shape, view.shape + view.rank}});
     }
     names = *end ? end + 1 : end;
   };
-  (describe(arguments), ...);
+  (add(arguments), ...);
+  return out;
+}
+
+inline std::string in_words(const std::vector<Argument>& arguments) {
+  std::string text;
+  for (const auto& [name, dtype, shape] : arguments) {
+    text += (text.empty() ? "" : ", ") + name + " [";
+    for (size_t d = 0; d < shape.size(); ++d) text += (d ? ", " : "") + std::to_string(shape[d]);
+    text += std::string("] ") + dtype_name(dtype);
+  }
   return text;
 }
 

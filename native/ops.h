@@ -14,7 +14,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 2;
+constexpr uint32_t kBackendAbi = 3;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -25,10 +25,14 @@ constexpr int64_t dtype_size(DType t) {
 enum class BinaryKind : int32_t { add = 0, sub = 1, mul = 2, div = 3 };
 enum class ReduceKind : int32_t { sum = 0, mean = 1, max = 2 };
 enum class Activation : int32_t { none = 0, relu = 1, gelu = 2 };
-// How products of float32 are computed. The CPU computes every one of them in float32, in a fixed order. A GPU computes
+// How products of float32 are computed. The CPU computes every one of them in float32, in a fixed order (bfloat16 with
+// bfloat16 two by two where the processor has an instruction for it: their products are exact in float32). A GPU computes
 // float32 to the accuracy of float32 on its tensor cores where that is faster; strict asks for plain float32 arithmetic,
 // tf32 (11-bit significands, as TF32 has) and bf16 for less accuracy.
 enum class Precision : int32_t { float32 = 0, strict = 1, tf32 = 2, bf16 = 3 };
+// What a device can do at most: float32 multiply-adds and products of bfloat16 in FLOP/s (a multiply-add counts two), bytes
+// that are read from memory per second.
+enum class Ceiling : int32_t { float32 = 0, bfloat16 = 1, bandwidth = 2 };
 enum class RandomKind : int32_t { normal = 0, integer = 1 };
 
 struct View {
@@ -162,6 +166,8 @@ struct Operations {
 #undef OP
   // bytes that a packed [k, n] matrix of this dtype takes
   int64_t (*packed_bytes)(int64_t k, int64_t n, DType dtype);
+  // measured on the spot, for some tenths of a second; null where nobody has said how
+  Status (*ceiling)(Context*, Ceiling kind, double* per_second);
 };
 
 struct Backend {

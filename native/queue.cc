@@ -37,7 +37,7 @@ Queue::~Queue() {
 void Queue::push(Label label, std::function<Status()> work) {
   {
     std::lock_guard lock(mutex_);
-    items_.push_back({std::move(label), std::move(work), nullptr});
+    items_.push_back({std::move(label), std::move(work), nullptr, section_});
   }
   ready_.notify_one();
 }
@@ -45,7 +45,7 @@ void Queue::push(Label label, std::function<Status()> work) {
 void Queue::push(std::function<void()> work) {
   {
     std::lock_guard lock(mutex_);
-    items_.push_back({{}, nullptr, std::move(work)});
+    items_.push_back({{}, nullptr, std::move(work), section_});
   }
   ready_.notify_one();
 }
@@ -65,6 +65,25 @@ void Queue::wait() {
   auto future = done->get_future();
   push([done] { done->set_value(); });
   future.wait();
+}
+
+void Queue::set_section(int section) {
+  std::lock_guard lock(mutex_);
+  section_ = section;
+}
+
+void Queue::start_profile() {
+  push([this] { profiling_ = true; });
+}
+
+std::vector<Timing> Queue::take_profile() {
+  std::vector<Timing> taken;
+  push([this, &taken] {
+    profiling_ = false;
+    taken = std::exchange(profile_, {});
+  });
+  wait();
+  return taken;
 }
 
 void Queue::stop() {
@@ -95,7 +114,7 @@ void Queue::run() {
 
 void Queue::carry_out(const Item& item) {
   if (item.plain) return item.plain();
-  const bool timed = debug_ || trace_;
+  const bool timed = debug_ || trace_ || profiling_;
   const double begin = timed ? microseconds() : 0;
   Status status;
   try {
@@ -106,20 +125,23 @@ void Queue::carry_out(const Item& item) {
   }
   if (timed) {
     const double took = microseconds() - begin;
-    const std::string arguments = item.label.arguments ? item.label.arguments() : "";
-    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.label.name, arguments.c_str());
+    std::vector<Argument> arguments;
+    if (item.label.arguments) arguments = item.label.arguments();
+    const std::string words = debug_ || trace_ ? in_words(arguments) : "";
+    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.label.name, words.c_str());
     if (trace_) {
       fprintf(trace_,
               "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
-              item.label.name, begin, took, arguments.c_str());
+              item.label.name, begin, took, words.c_str());
     }
+    if (profiling_) profile_.push_back({item.label.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
   }
   if (!status.failed()) return;
   if (status.names_operation) return keep_error(status.text);
   std::string text = item.label.name;
   text += ": ";
   text += status.text;
-  if (item.label.arguments) text += " (of " + item.label.arguments() + ")";
+  if (item.label.arguments) text += " (of " + in_words(item.label.arguments()) + ")";
   keep_error(std::move(text));
 }
 

@@ -7,7 +7,9 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "describe.h"
 #include "ops.h"
 
 namespace sonde {
@@ -15,7 +17,15 @@ namespace sonde {
 // What is told about an operation: its name, and its views for errors and traces. Filled only when asked for.
 struct Label {
   const char* name = "";
-  std::function<std::string()> arguments;
+  std::function<std::vector<Argument>()> arguments;
+};
+
+// An operation that was carried out while a profile ran; times in seconds, from any fixed point.
+struct Timing {
+  const char* name;
+  std::vector<Argument> arguments;
+  int section;
+  double begin, seconds;
 };
 
 class Queue {
@@ -37,6 +47,11 @@ class Queue {
   void keep_error(std::string text);
   // Blocks until all that was queued before is done.
   void wait();
+  // From here on, what is pushed belongs to this section of a profile.
+  void set_section(int section);
+  // Times every operation from here on, until the timings are taken; both wait for what was queued before.
+  void start_profile();
+  std::vector<Timing> take_profile();
   // Carries out what is running, drops the rest, joins the thread. Nothing may be pushed afterwards.
   void stop();
 
@@ -45,6 +60,7 @@ class Queue {
     Label label;
     std::function<Status()> work;
     std::function<void()> plain;
+    int section = 0;
   };
   void run();
   void carry_out(const Item& item);
@@ -53,6 +69,9 @@ class Queue {
   std::condition_variable ready_;
   std::deque<Item> items_;
   bool stopping_ = false;
+  int section_ = 0;
+  bool profiling_ = false;  // of the queue's thread, as the next one
+  std::vector<Timing> profile_;
   std::mutex error_mutex_;
   std::string error_;
   const bool debug_;

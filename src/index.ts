@@ -74,12 +74,14 @@ export { type DenseRows, Dump, openDump, type SparseRows, type TokenRows } from 
 export { type DumpOptions, type DumpResult, dump, planOf } from './dump/run.js';
 export type { Problem } from './dump/verify.js';
 export {
+  type Ceilings,
   type Device,
   type DeviceDescription,
   type DeviceName,
   getDefaultDevice,
   listDevices,
   openDevice,
+  type ProfileEntry,
 } from './engine/device.js';
 export type { DType, HostArray } from './engine/dtype.js';
 export { DeviceError, OutOfMemoryError } from './engine/errors.js';

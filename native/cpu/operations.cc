@@ -10,6 +10,7 @@ const Operations operations = {
     SONDE_OPS(OP)
 #undef OP
     &packed_bytes,
+    &ceiling,
 };
 // clang-format on
 

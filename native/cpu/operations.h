@@ -8,5 +8,6 @@ namespace sonde::SONDE_ISA {
 SONDE_OPS(OP)
 #undef OP
 int64_t packed_bytes(int64_t k, int64_t n, DType dtype);
+Status ceiling(Context*, Ceiling kind, double* per_second);
 
 }  // namespace sonde::SONDE_ISA

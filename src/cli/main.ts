@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { packageRoot } from '../engine/native.js';
+import { benchCommand } from './bench.js';
 import { cacheCommand } from './cache.js';
 import { collateCommand } from './collate.js';
 import { demoCommand } from './demo.js';
@@ -45,6 +46,7 @@ for (const command of [
   fetchCommand,
   cacheCommand,
   devicesCommand,
+  benchCommand,
 ]) {
   program.addCommand(command());
 }

@@ -49,12 +49,12 @@ function deviceName(text: string): DeviceName {
   throw new InvalidArgumentError('It must be cpu, cuda or cuda:N. `sonde devices` lists what is there.');
 }
 
-export function addModelOptions(command: Command): Command {
+export function addModelOptions(command: Command, model = 'demo'): Command {
   return command
     .option(
       '--model <model>',
       `demo, ${modelNames.join(', ')}, random:gpt2-small, or the folder or address of a checkpoint`,
-      'demo',
+      model,
     )
     .option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName)
     .option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1));

@@ -4,7 +4,7 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { checkInteger, describe, wrong } from './check.js';
 import { DeviceError } from './errors.js';
-import { type DeviceHandle, type NativeOperations, native, packageRoot } from './native.js';
+import { type DeviceHandle, type NativeOperations, type NativeTiming, native, packageRoot } from './native.js';
 
 export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
 
@@ -20,6 +20,24 @@ const cudaFolder = join(packageRoot, 'build-cuda');
 const cudaLibrary = process.env.SONDE_CUDA_LIBRARY ?? join(cudaFolder, 'Release', 'libsonde_cuda.so');
 const syncEveryOperation = Boolean(process.env.SONDE_SYNC);
 
+/** FLOP/s (a multiply-add counts two) and bytes read from memory per second. */
+export interface Ceilings {
+  readonly float32: number;
+  readonly bfloat16: number;
+  readonly bandwidth: number;
+}
+
+/** An operation that was carried out, in the order of the queue; times in seconds, `begin` from a fixed point. */
+export interface ProfileEntry {
+  readonly operation: string;
+  /** Its tensors and packed matrices. */
+  readonly arguments: NativeTiming['arguments'];
+  /** The part of the model: `embedding`, `layer 3`, `end`. Empty for what belongs to none. */
+  readonly section: string;
+  readonly begin: number;
+  readonly seconds: number;
+}
+
 type OperationArguments<Name extends keyof NativeOperations> =
   Parameters<NativeOperations[Name]> extends [DeviceHandle, ...infer Rest] ? Rest : never;
 
@@ -31,6 +49,7 @@ export class Device {
   readonly description: string;
   /** @internal */
   readonly handle: DeviceHandle;
+  #sections: string[] | undefined; // of the profile that runs
 
   /** @internal Use openDevice. */
   constructor(name: string, kind: 'cpu' | 'cuda', handle: DeviceHandle) {
@@ -53,6 +72,44 @@ export class Device {
   /** Bytes held by tensors now, and the most there ever were. */
   memory(): { allocated: number; peak: number } {
     return native.memory(this.handle);
+  }
+
+  /**
+   * What this device can do at most, measured now, in about a second: the yardstick for a profile. 0 stands for what cannot
+   * be measured, which is so on GPUs.
+   */
+  async ceilings(): Promise<Ceilings> {
+    const measure = (kind: number) => this.settled(native.ceiling(this.handle, kind));
+    return { float32: await measure(0), bfloat16: await measure(1), bandwidth: await measure(2) };
+  }
+
+  /**
+   * Runs something and tells how long each operation took that this device carried out meanwhile. On a GPU, every operation
+   * is waited for. One profile at a time.
+   */
+  async profile(run: () => Promise<unknown>): Promise<ProfileEntry[]> {
+    if (this.#sections) throw new Error(`profile: ${this.name} is being profiled already`);
+    await this.synchronize();
+    const sections = [''];
+    let timings: NativeTiming[] = [];
+    this.#sections = sections;
+    native.setSection(this.handle, 0);
+    native.startProfile(this.handle);
+    try {
+      await run();
+    } finally {
+      timings = native.takeProfile(this.handle);
+      this.#sections = undefined;
+    }
+    return timings.map(({ section, ...timing }) => ({ ...timing, section: sections[section] as string }));
+  }
+
+  /** @internal Names what is queued from here on, should there be a profile. */
+  section(name: string): void {
+    const sections = this.#sections;
+    if (!sections) return;
+    const known = sections.indexOf(name);
+    native.setSection(this.handle, known >= 0 ? known : sections.push(name) - 1);
   }
 
   toString(): string {

@@ -96,6 +96,15 @@ export interface NativeOperations {
   updateLastNonzero(d: DeviceHandle, stats: ViewHandle, latents: ViewHandle): void;
 }
 
+/** An operation as it was carried out; times in seconds. `section` counts those that were set. */
+export interface NativeTiming {
+  readonly operation: string;
+  readonly arguments: readonly { readonly name: string; readonly dtype: string; readonly shape: readonly number[] }[];
+  readonly section: number;
+  readonly begin: number;
+  readonly seconds: number;
+}
+
 export interface Native extends NativeOperations {
   /** The devices of the CUDA backend whose library lies at `path`, each in words, or why there are none. */
   cudaDevices(path: string): { reason: string } | { devices: string[] };
@@ -124,6 +133,13 @@ export interface Native extends NativeOperations {
   synchronize(d: DeviceHandle): Promise<void>;
   /** Resolves when all work before it is done; leaves the first error to be told. */
   reached(d: DeviceHandle): Promise<void>;
+  /** What the device can do at most per second: 0 float32 FLOP, 1 bfloat16 FLOP, 2 bytes read. 0 where nobody has said how. */
+  ceiling(d: DeviceHandle, kind: number): Promise<number>;
+  /** What is queued from here on belongs to this section of a profile. */
+  setSection(d: DeviceHandle, section: number): void;
+  startProfile(d: DeviceHandle): void;
+  /** Ends the profile; blocks until all that was queued is done. */
+  takeProfile(d: DeviceHandle): NativeTiming[];
   /** Blocks until the queue is empty; gives the first error's text. For SONDE_SYNC alone. */
   wait(d: DeviceHandle): string | null;
 }

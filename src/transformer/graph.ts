@@ -59,6 +59,7 @@ export async function runPass(options: PassOptions): Promise<{ logits?: Tensor; 
     throw error;
   } finally {
     pass.scope.end();
+    options.input.tokens.device.section('');
   }
 }
 
@@ -81,12 +82,17 @@ class Pass {
     s.add(input.tokens);
     s.add(input.positions);
     this.#pad = this.#paddingOfAll(input, caches);
+    const { device } = input.tokens;
+    device.section('embedding');
     let x = s.add(embedding(input.tokens, weights.tokEmbed)); // B S D
     embedding(input.positions, weights.posEmbed, { addTo: x });
     x = await this.#point('resid.post_emb', x);
     let stream: Stream = { x };
-    for (const [layer, w] of weights.layers.entries())
+    for (const [layer, w] of weights.layers.entries()) {
+      device.section(`layer ${layer}`);
       stream = await this.#layer(layer, w, plan.layers[layer] as LayerPlan, stream);
+    }
+    device.section('end');
     if (lastOnly) stream = this.#lastPosition(stream, input.seq);
     const end = await this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, stream);
     s.free(end.x);

@@ -1,0 +1,86 @@
+// The tables of sonde bench: cases beside their floors, and the profile of a pass by layer and by operation.
+import type { Ceilings, ProfileEntry } from '../engine/device.js';
+import { floorOf } from '../engine/work.js';
+import type { BenchCase } from './bench.js';
+
+const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[list.length >> 1] as number;
+const milliseconds = (seconds: number): string => (seconds * 1e3).toFixed(seconds < 0.1 ? 2 : 0);
+const percent = (part: number): string => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
+
+/** Rows of cells as lines: the first column to the left, the others to the right. */
+function aligned(rows: readonly (readonly string[])[]): string[] {
+  const widths = (rows[0] as readonly string[]).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? '').length)));
+  return rows.map((row) =>
+    row
+      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i] as number) : cell.padStart(widths[i] as number)))
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
+export function tableOf(cases: readonly BenchCase[]): string[] {
+  const rows = cases.map(({ name, tokens, seconds, floor }) => {
+    const rate = (s: number) => (tokens / s).toFixed(tokens / s < 100 ? 1 : 0);
+    const spread = `${rate(Math.max(...seconds))} to ${rate(Math.min(...seconds))}`;
+    return [name, rate(median(seconds)), spread, floor === undefined ? '-' : percent(floor / median(seconds))];
+  });
+  return aligned([['', 'tokens/s', 'slowest to fastest', 'of the floor'], ...rows]);
+}
+
+/** An operation's kind: products by their shapes, as a model has several. */
+function kindOf({ operation, arguments: all }: ProfileEntry): string {
+  const w = all.find(({ name }) => name === 'w');
+  return operation === 'linear' && w ? `linear ${w.shape.join(' x ')}` : operation;
+}
+
+interface Sum {
+  seconds: number;
+  floor: number | undefined;
+  count: number;
+}
+
+function sumBy(
+  entries: readonly ProfileEntry[],
+  ceilings: Ceilings,
+  keyOf: (entry: ProfileEntry) => string,
+): Map<string, Sum> {
+  const sums = new Map<string, Sum>();
+  for (const entry of entries) {
+    const key = keyOf(entry);
+    const sum = sums.get(key) ?? { seconds: 0, floor: 0, count: 0 };
+    const floor = floorOf(entry, ceilings);
+    sum.seconds += entry.seconds;
+    sum.floor = sum.floor === undefined || floor === undefined ? undefined : sum.floor + floor;
+    sum.count++;
+    sums.set(key, sum);
+  }
+  return sums;
+}
+
+const rowOf = (name: string, { seconds, floor, count }: Sum, wall: number): string[] => [
+  name,
+  String(count),
+  milliseconds(seconds),
+  percent(seconds / wall),
+  floor === undefined ? '-' : milliseconds(floor),
+  floor === undefined || floor === 0 ? '-' : percent(floor / seconds),
+];
+
+/** Where the time of a profiled run went: by section, then by kind of operation, the longest first. */
+export function profileTable({ name, entries }: BenchCase, ceilings: Ceilings): string[] {
+  const [first, last] = [entries[0], entries.at(-1)];
+  if (!first || !last) return [];
+  const wall = last.begin + last.seconds - first.begin;
+  const busy = entries.reduce((sum, { seconds }) => sum + seconds, 0);
+  const head = (what: string) => [what, 'operations', 'ms', 'of the time', 'floor, ms', 'of the floor'];
+  const sections = [...sumBy(entries, ceilings, ({ section }) => section || 'around')];
+  const kinds = [...sumBy(entries, ceilings, kindOf)].sort(([, a], [, b]) => b.seconds - a.seconds);
+  const waiting = ['waiting', '', milliseconds(Math.max(0, wall - busy)), percent(Math.max(0, 1 - busy / wall))];
+  return [
+    '',
+    `${name}: ${milliseconds(wall)} ms, every operation timed`,
+    ...aligned([head('section'), ...sections.map(([key, sum]) => rowOf(key, sum, wall)), waiting]),
+    '',
+    ...aligned([head('operation'), ...kinds.map(([key, sum]) => rowOf(key, sum, wall)), waiting]),
+  ];
+}
