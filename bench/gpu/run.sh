@@ -175,7 +175,7 @@ if wanted bench; then
   seconds=$(within 240 3600)
   [ "$seconds" -le "$(left)" ] || seconds=$(left)
   driver=$(has nvidia-smi && nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
-  step bench bench.log "$seconds" node --enable-source-maps build-test/bench/gpu/compare.js --out "$folder" \
+  step bench bench.log "$seconds" node --enable-source-maps build-test/bench/compare/compare.js --on gpu --out "$folder" \
     --rounds "$rounds" ${tiny:+--scale tiny} --limit $((seconds - 20)) ${only[@]+"${only[@]}"} \
     --note "$date, commit $commit" --note "${gpu:-no NVIDIA GPU}, driver ${driver:-none}"
 fi

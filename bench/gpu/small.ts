@@ -28,7 +28,7 @@ import {
   topKMask,
 } from '../../src/index.js';
 import { type Random, random } from '../../test/support/random.js';
-import { checkRow } from './check.js';
+import { checkRow } from '../compare/check.js';
 
 const gpu = openDevice((process.env.SONDE_DEVICE as DeviceName | undefined) ?? 'cuda');
 const cpu = openDevice('cpu');

@@ -1,12 +1,12 @@
-"""PyTorch's side of the GPU benchmarks: the cases of cases.ts, as plain PyTorch does them. compare.ts starts it and asks, a line of
-JSON for a line of JSON (worker.ts). Without a GPU it computes on the CPU."""
-import json
+"""PyTorch's side of the benchmarks: the specs of spec.ts, as plain PyTorch does them. Without a GPU it computes on the CPU."""
 import math
-import sys
-import time
+import os
+import tempfile
 
 import torch
 import torch.nn.functional as F
+
+from peer import serve
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # vocabulary, positions, width, layers, heads: as sonde's random models
@@ -153,34 +153,91 @@ def launch(spec):
     return run, None
 
 
-def forward(spec):
+class Model:
     """GPT-2 as one would write it today, on random weights."""
-    dtype = dtype_of(spec)
-    vocabulary, positions, d, layers, heads = MODELS[spec["model"]]
-    wte, wpe = normal((vocabulary, d), dtype, 0.02), normal((positions, d), dtype, 0.02)
-    unembed = normal((vocabulary, d), dtype, 0.02)
-    norm = lambda: (torch.ones(d, dtype=dtype, device=device), torch.zeros(d, dtype=dtype, device=device))
-    weights = lambda n, k: (normal((n, k), dtype, 0.02), torch.zeros(n, dtype=dtype, device=device))
-    blocks = [(norm(), weights(3 * d, d), weights(d, d), norm(), weights(4 * d, d), weights(d, 4 * d)) for _ in range(layers)]
-    last = norm()
-    batch, length = spec["batch"], spec["length"]
-    tokens = (torch.arange(batch * length, device=device) * 7919 % vocabulary).view(batch, length)
-    until = None if spec["until"] == "logits" else int(spec["until"].split("/")[0])
 
-    def run():
+    def __init__(self, spec):
+        dtype = dtype_of(spec)
+        vocabulary, positions, d, layers, heads = MODELS[spec["model"]]
+        norm = lambda: (torch.ones(d, dtype=dtype, device=device), torch.zeros(d, dtype=dtype, device=device))
+        weights = lambda n, k: (normal((n, k), dtype, 0.02), torch.zeros(n, dtype=dtype, device=device))
+        block = lambda: (norm(), weights(3 * d, d), weights(d, d), norm(), weights(4 * d, d), weights(d, 4 * d))
+        self.wte, self.wpe = normal((vocabulary, d), dtype, 0.02), normal((positions, d), dtype, 0.02)
+        self.unembed = normal((vocabulary, d), dtype, 0.02)
+        self.blocks, self.last = [block() for _ in range(layers)], norm()
+        self.d, self.heads, self.vocabulary = d, heads, vocabulary
+
+    def run(self, tokens, until=None, cache=None):
+        """Logits, or the update of layer `until`'s MLP. `cache`: a list of (k, v) per layer, which grows."""
         torch.set_float32_matmul_precision("highest")
-        x = wte[tokens] + wpe[:length]
-        for i, (ln1, qkv, out, ln2, up, down) in enumerate(blocks):
+        d, (batch, length) = self.d, tokens.shape
+        start = cache[0][0].shape[2] if cache and cache[0] else 0
+        x = self.wte[tokens] + self.wpe[start : start + length]
+        for i, (ln1, qkv, out, ln2, up, down) in enumerate(self.blocks):
             q, k, v = F.linear(F.layer_norm(x, (d,), *ln1), *qkv).split(d, -1)
-            q, k, v = (t.view(batch, length, heads, d // heads).transpose(1, 2) for t in (q, k, v))
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            q, k, v = (t.view(batch, length, self.heads, d // self.heads).transpose(1, 2) for t in (q, k, v))
+            if cache is not None:
+                if cache[i]:
+                    k, v = torch.cat([cache[i][0], k], 2), torch.cat([cache[i][1], v], 2)
+                cache[i] = (k, v)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=start == 0)
             x = x + F.linear(mixed.transpose(1, 2).reshape(batch, length, d), *out)
             hidden = F.gelu(F.linear(F.layer_norm(x, (d,), *ln2), *up), approximate="tanh")
             delta = F.linear(hidden, *down)
             if i == until:
                 return delta
             x = x + delta
-        return F.linear(F.layer_norm(x, (d,), *last), unembed)
+        if cache is not None:
+            x = x[:, -1:]
+        return F.linear(F.layer_norm(x, (d,), *self.last), self.unembed)
+
+    def tokens(self, batch, length):
+        return (torch.arange(batch * length, device=device) * 7919 % self.vocabulary).view(batch, length)
+
+
+def forward(spec):
+    model = Model(spec)
+    tokens = model.tokens(spec["batch"], spec["length"])
+    until = None if spec["until"] == "logits" else int(spec["until"].split("/")[0])
+    return lambda: model.run(tokens, until), None
+
+
+def dump(spec):
+    """An expert's loop: it stops at the layer, and appends to files as it goes."""
+    model, layer = Model(spec), int(spec["until"].split("/")[0])
+    batch, length, latents = spec["batch"], spec["length"], spec["latents"]
+    encoder = normal((latents, model.d), dtype_of(spec), model.d**-0.5) if latents else None
+    rows = model.tokens(spec["rows"], length)
+    folder = tempfile.TemporaryDirectory()
+
+    def run():
+        with open(os.path.join(folder.name, "dump"), "wb") as file:
+            for start in range(0, spec["rows"], batch):
+                delta = model.run(rows[start : start + batch], layer)
+                if encoder is None:
+                    parts = [delta.float()]
+                else:
+                    values, indices = torch.topk(F.linear(delta, encoder), 32)
+                    values = values.float()
+                    fired = values > 0
+                    parts = [fired.sum(-1).cumsum(0), indices[fired].to(torch.int32), values[fired]]
+                for part in parts:
+                    file.write(memoryview(part.cpu().numpy()).cast("B"))
+            file.flush()
+            os.fsync(file.fileno())
+
+    return run, None
+
+
+def sample(spec):
+    model = Model(spec)
+    prompt = model.tokens(1, 8)
+
+    def run():
+        cache, now = [None] * len(model.blocks), prompt
+        for _ in range(spec["tokens"]):
+            now = torch.multinomial(torch.softmax(model.run(now, cache=cache)[:, -1].float(), -1), 1)
+            now.item()
 
     return run, None
 
@@ -193,51 +250,25 @@ KINDS = {
     "read": read,
     "launch": launch,
     "forward": forward,
+    "dump": dump,
+    "sample": sample,
 }
-prepared = []
 
 
-def repeat(run, repetitions):
-    synchronize()
-    start = time.perf_counter()
-    for _ in range(repetitions):
-        run()
-    synchronize()
-    return (time.perf_counter() - start) / repetitions
+def describe():
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"PyTorch {torch.__version__} on {name}"
 
 
-def answer(request):
-    what = request["do"]
-    if what == "describe":
-        name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        return {"text": f"PyTorch {torch.__version__} on {name}"}
-    if what == "prepare":
-        torch.manual_seed(request["seed"])
-        spec = request["spec"]
-        run, error = KINDS.get(spec["op"], rowwise)(spec)
-        repeat(run, 1)
-        prepared.append(run)
-        return {"prepared": len(prepared) - 1, **({"error": error()} if error else {})}
-    if what == "time":
-        run = prepared[request["prepared"]]
-        repeat(run, 1)  # the clock of an idle GPU is low
-        return {"seconds": repeat(run, request["repetitions"])}
-    prepared.clear()
+def prepare(spec, seed):
+    torch.manual_seed(seed)
+    return KINDS.get(spec["op"], rowwise)(spec)
+
+
+def drop():
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the other side is on the same GPU
-    return {}
 
 
-def main():
-    with torch.inference_mode():
-        for line in sys.stdin:
-            try:
-                reply = answer(json.loads(line))
-            except Exception as error:  # told, so that the other cases go on
-                reply = {"failure": f"{type(error).__name__}: {error}".splitlines()[0]}
-            if not math.isfinite(reply.get("error", 0)):
-                reply["error"] = None
-            print(json.dumps(reply), flush=True)
-
-
-main()
+with torch.inference_mode():
+    serve(describe, prepare, synchronize=synchronize, drop=drop)

@@ -1,5 +1,5 @@
 // From times to verdicts: medians of paired ratios, goals, and the table. No clock and no device here.
-import type { Case, Goal, Rival, Work } from './cases.js';
+import type { Case, Goal, Rival, Work } from './spec.js';
 
 export interface ArmResult {
   /** Seconds of one repetition, round by round. */

@@ -1,20 +1,28 @@
-// Runs the GPU benchmarks: sonde and PyTorch, each in a process of its own, take turns on every case (A B A B), and medians of the
+// Runs benchmarks: sonde and its peers, each in a process of its own, take turns on every case (A B A B), and medians of the
 // ratios of neighbours count. Writes results.json and results.md, again after each case.
-//   node build-test/bench/gpu/compare.js [--out folder] [--rounds 11] [--only word]... [--scale tiny] [--no-peer] [--limit s]
-//   python: PYTHON, or python3. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or
-//   could not be judged on a GPU for want of the peer.
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
+//   node build-test/bench/compare/compare.js [--on gpu|cpu-kernels|cpu-models] [--out folder] [--rounds 11] [--only word]...
+//       [--threads n] [--scale tiny] [--no-peer] [--limit s]
+//   python: PYTHON, or python3; it holds PyTorch. OPENBLAS: that library, if it is not the system's. ORIGINAL: a checkout of
+//   openai/transformer-debugger. A peer that is missing is said so. Exit code 0: all done; 1: a case failed or is wrong; 3: a
+//   goal was missed, or could not be judged for want of the peer.
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/engine/native.js';
-import { allCases, type Case, type Rival, type Scale, type Side, type Spec } from './cases.js';
+import { cpuKernels, cpuModels } from './cpu_cases.js';
+import { gpuCases } from './gpu_cases.js';
+import { type Case, type Rival, type Scale, type Side, type Spec, sides } from './spec.js';
 import { type ArmResult, type CaseResult, count, markdown, median, rowsOf, showTime } from './summary.js';
 import { type Reply, Worker } from './worker.js';
 
 const { values: options } = parseArgs({
   options: {
+    on: { type: 'string', default: 'gpu' },
     out: { type: 'string', default: '.' },
+    threads: { type: 'string' },
     rounds: { type: 'string', default: '11' },
     only: { type: 'string', multiple: true, default: [] },
     scale: { type: 'string', default: 'full' },
@@ -24,18 +32,32 @@ const { values: options } = parseArgs({
     note: { type: 'string', multiple: true, default: [] },
   },
 });
+const { version } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string };
 const scale = options.scale as Scale;
 if (scale !== 'full' && scale !== 'tiny') throw new Error(`--scale must be full or tiny, but is ${options.scale}`);
+const casesOf = { gpu: gpuCases, 'cpu-kernels': cpuKernels, 'cpu-models': cpuModels }[options.on];
+if (!casesOf) throw new Error(`--on must be gpu, cpu-kernels or cpu-models, but is ${options.on}`);
+const onGpu = options.on === 'gpu';
 const rounds = Number(options.rounds);
 const [least, longest, roundTime, patience] = scale === 'full' ? [20, 0.5, 0.03, 180] : [1, 0.01, 0, 600];
 const deadline = performance.now() + Number(options.limit) * 1000;
 
-const workers: Record<Side, Worker | undefined> = {
-  sonde: new Worker(process.execPath, ['--enable-source-maps', fileURLToPath(new URL('kernels.js', import.meta.url))]),
-  torch: options['no-peer']
-    ? undefined
-    : new Worker(process.env.PYTHON ?? 'python3', ['-u', join(packageRoot, 'bench', 'gpu', 'peer.py')]),
-};
+const sonde = fileURLToPath(new URL('sonde.js', import.meta.url));
+const ours = (env: Record<string, string> = {}) =>
+  new Worker(process.execPath, ['--enable-source-maps', sonde], { ...(onGpu ? {} : { SONDE_DEVICE: 'cpu' }), ...env });
+const peer = (name: string) =>
+  new Worker(process.env.PYTHON ?? 'python3', ['-u', join(packageRoot, 'bench', 'compare', `${name}_peer.py`)]);
+
+if (options.threads !== undefined) {
+  for (const name of ['BENCH', 'OMP_NUM', 'MKL_NUM', 'OPENBLAS_NUM']) process.env[`${name}_THREADS`] = options.threads;
+}
+const workers = new Map<Side, Worker>([['sonde', ours()]]);
+if (!options['no-peer']) {
+  workers.set('torch', peer('torch'));
+  if (options.on === 'cpu-kernels') workers.set('openblas', peer('openblas'));
+  if (options.on === 'cpu-kernels') workers.set('avx2', ours({ SONDE_ISA: 'avx2' }));
+  if (options.on === 'cpu-models') workers.set('original', peer('original'));
+}
 
 /** One side's part in a case. */
 interface Arm {
@@ -76,9 +98,14 @@ async function time(arm: Arm, repetitions: number): Promise<number | undefined> 
   // a process that ended took what was prepared with it
   const reply: Reply =
     arm.worker.process === arm.process
-      ? await arm.worker.ask({ do: 'time', prepared: arm.prepared, repetitions }, patience)
+      ? await arm.worker.ask(
+          { do: 'time', prepared: arm.prepared, repetitions, warm: onGpu || repetitions > 1 },
+          patience,
+        )
       : { failure: 'its process ended with another part of this case' };
   if (reply.failure !== undefined) arm.failure = reply.failure;
+  // idle threads of some libraries spin for a while, on processors that the others need
+  if (!onGpu) await setTimeout(60);
   return reply.failure === undefined ? (reply.seconds as number) : undefined;
 }
 
@@ -89,10 +116,10 @@ const result = ({ seconds, error, failure }: Arm): ArmResult => ({
 });
 
 async function measure({ rivals, ...its }: Case): Promise<CaseResult> {
-  const ours = await ready(workers.sonde, its.spec);
+  const own = await ready(workers.get('sonde'), its.spec);
   const theirs: Arm[] = [];
-  for (const { side, spec } of rivals) theirs.push(await ready(workers[side], spec));
-  const arms = [ours, ...theirs];
+  for (const { side, spec } of rivals) theirs.push(await ready(workers.get(side), spec));
+  const arms = [own, ...theirs];
   for (const arm of arms) await calibrate(arm);
   for (let round = 0; round < rounds; round++) {
     for (const arm of arms) {
@@ -100,10 +127,10 @@ async function measure({ rivals, ...its }: Case): Promise<CaseResult> {
       if (seconds !== undefined) arm.seconds.push(seconds);
     }
   }
-  for (const worker of Object.values(workers)) if (worker?.process) await finish(worker, arms);
+  for (const worker of workers.values()) if (worker.process) await finish(worker, arms);
   return {
     ...its,
-    ours: result(ours),
+    ours: result(own),
     rivals: rivals.map((rival, i): Rival & ArmResult => ({ ...rival, ...result(theirs[i] as Arm) })),
   };
 }
@@ -123,21 +150,23 @@ function write(file: string, text: string): void {
 const start = performance.now();
 mkdirSync(options.out, { recursive: true });
 const notes = [...options.note];
-let judged = scale === 'full'; // goals are about full shapes on a GPU
-for (const [side, worker] of Object.entries(workers) as [Side, Worker | undefined][]) {
+let judged = scale === 'full'; // goals are about full shapes, on a GPU or on a CPU
+if (!onGpu) notes.push(`${cpus()[0]?.model}, ${cpus().length} processors; sonde ${version}`);
+for (const side of sides) {
+  const worker = workers.get(side);
   if (!worker) continue;
   const { text, gpu, failure } = await worker.ask({ do: 'describe' }, patience);
   if (failure !== undefined && side === 'sonde') throw new Error(`sonde did not start: ${failure}`);
-  if (side === 'sonde') judged &&= gpu === true;
-  notes.push(text ?? `no PyTorch here: ${failure}`);
-  if (text === undefined) workers.torch = undefined;
+  if (side === 'sonde' && onGpu) judged &&= gpu === true;
+  notes.push(text ?? `${side} is not here: ${failure}`);
+  if (text === undefined) workers.delete(side);
 }
 notes.push(
-  `${rounds} rounds, in turns; seed ${options.seed}${judged ? '' : '; no GPU or tiny shapes: no figure means anything'}`,
+  `${rounds} rounds, in turns; seed ${options.seed}${judged ? '' : `; ${onGpu ? 'no GPU or ' : ''}tiny shapes: no figure means anything`}`,
 );
 for (const note of notes) console.log(note);
 
-const all = allCases(scale);
+const all = casesOf(scale);
 const cases = all.filter(({ name }) => options.only.length === 0 || options.only.some((word) => name.includes(word)));
 if (cases.length === 0) throw new Error(`no case's name contains ${options.only.join(' or ')}`);
 const results: CaseResult[] = [];
@@ -160,9 +189,9 @@ for (const one of cases) {
     'results.json',
     `${JSON.stringify({ notes, scale, rounds, skipped, counts: count(results, judged), results }, null, 1)}\n`,
   );
-  write('results.md', markdown('GPU benchmarks', notes, results, judged));
+  write('results.md', markdown(onGpu ? 'GPU benchmarks' : 'CPU benchmarks', notes, results, judged));
 }
-for (const worker of Object.values(workers)) worker?.end();
+for (const worker of workers.values()) worker.end();
 
 const counts = count(results, judged);
 const medians = results.filter(({ ours }) => ours.seconds.length > 0).map(({ ours }) => median(ours.seconds));

@@ -1,10 +1,15 @@
-// sonde's side of the GPU benchmarks: prepares a case of cases.ts, checks a part of its result against float64, and repeats it.
-// compare.ts starts it and asks. It computes on the default device (SONDE_DEVICE).
+// sonde's side of the benchmarks: prepares a case, checks a part of its result against float64, and repeats it. compare.ts starts
+// it and asks. It computes on the default device (SONDE_DEVICE), with BENCH_THREADS threads if that is set.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import {
+  Autoencoder,
   addLayerNorm,
   attention,
   type Device,
+  dump,
   embedding,
   gelu,
   getDefaultDevice,
@@ -16,10 +21,11 @@ import {
   sparseEncode,
   Tensor,
   Transformer,
+  topK,
 } from '../../src/index.js';
 import { relativeError } from '../../test/support/close.js';
-import type { Spec } from './cases.js';
 import { checkRow, parts } from './check.js';
+import type { Spec } from './spec.js';
 import type { Reply, Request } from './worker.js';
 
 type Of<Op extends Spec['op']> = Spec & { readonly op: Op };
@@ -30,9 +36,12 @@ interface Prepared {
   /** How many repetitions may be waited for at a time, where run() gives a promise. */
   readonly ahead?: number;
   error?(): Promise<number>;
+  /** In place of timing run(). */
+  seconds?(): Promise<number>;
 }
 
-const device: Device = getDefaultDevice();
+const threads = Number(process.env.BENCH_THREADS ?? 0);
+const device: Device = threads > 0 ? openDevice('cpu', { threads }) : getDefaultDevice();
 let owned: { dispose(): void }[] = [];
 let seed = 1;
 
@@ -372,8 +381,59 @@ async function prepareForward({ dtype, model, batch, length, until }: Of<'forwar
   };
 }
 
+function prepareCeiling({ kind, amount }: Of<'ceiling'>): Prepared {
+  return { run: () => undefined, seconds: async () => amount / (await device.ceilings())[kind] };
+}
+
+async function prepareDump(spec: Of<'dump'>): Promise<Prepared> {
+  const { dtype, model, rows, batch, length, until, latents, write } = spec;
+  const xf = own(await Transformer.load(`random:${model}`, { device, dtype }));
+  const tokens = tokensOf(rows, length, xf.nVocab);
+  const ae = latents
+    ? own(new Autoencoder({ nLatents: latents, nInputs: xf.config.dModel, activation: topK(32), device, dtype }))
+    : undefined;
+  if (!write) {
+    const one = async (from: number) => {
+      const found = await xf.activations(tokens.slice(from, from + batch), [until]);
+      const delta = found.get(until) as Tensor;
+      const latent = ae?.encodeSparse(delta);
+      delta.dispose();
+      await latent;
+    };
+    return {
+      run: async () => {
+        for (let from = 0; from < rows; from += batch) await one(from);
+      },
+      ahead: 0,
+    };
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'sonde-bench-'));
+  own({ dispose: () => rmSync(folder, { recursive: true, force: true }) });
+  const corpus = join(folder, 'corpus.bin');
+  writeFileSync(corpus, Uint16Array.from(tokens.flat()));
+  let runs = 0;
+  const locations = ae ? `${until} -> ae` : until;
+  const options = { model: xf, corpus, locations, context: length, batch, dtype: 'float32' as const };
+  return {
+    run: () => dump({ ...options, ...(ae && { autoencoders: { ae } }), out: join(folder, String(runs++)) }),
+    ahead: 0,
+  };
+}
+
+async function prepareSample({ dtype, model, tokens }: Of<'sample'>): Promise<Prepared> {
+  const xf = own(await Transformer.load(`random:${model}`, { device, dtype }));
+  const prompt = tokensOf(1, 8, xf.nVocab);
+  return { run: () => xf.sample(prompt, { numTokens: tokens, seed: 1 }), ahead: 0 };
+}
+
 function prepare(spec: Spec): Prepared | Promise<Prepared> {
   switch (spec.op) {
+    case 'ceiling':
+      return prepareCeiling(spec);
+    case 'dump':
+      return prepareDump(spec);
+    case 'sample':
+      return prepareSample(spec);
     case 'linear':
       return prepareLinear(spec);
     case 'encode':
@@ -428,7 +488,8 @@ async function answer(request: Request): Promise<Reply> {
     }
     case 'time': {
       const ready = prepared[request.prepared] as Prepared;
-      await repeat(ready, 1); // the clock of an idle GPU is low
+      if (ready.seconds) return { seconds: await ready.seconds() };
+      if (request.warm) await repeat(ready, 1); // the clock of what idled is low
       return { seconds: await repeat(ready, request.repetitions) };
     }
     case 'drop':

@@ -1,15 +1,15 @@
 // The conductor's end of a process that prepares cases and times them: a line of JSON there, a line of JSON back.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import type { Spec } from './cases.js';
+import type { Spec } from './spec.js';
 
 /** What a worker is asked; it answers with a Reply. */
 export type Request =
   | { readonly do: 'describe' }
   /** Makes the operands, runs once, and checks a part of the result. */
   | { readonly do: 'prepare'; readonly spec: Spec; readonly seed: number }
-  /** Queues so many repetitions of what was prepared under that number, and waits for the last. */
-  | { readonly do: 'time'; readonly prepared: number; readonly repetitions: number }
+  /** Queues so many repetitions, after one that is not timed if `warm`, of what was prepared under that number, and waits for the last. */
+  | { readonly do: 'time'; readonly prepared: number; readonly repetitions: number; readonly warm: boolean }
   /** Frees all that was prepared. */
   | { readonly do: 'drop' };
 
@@ -27,13 +27,15 @@ export interface Reply {
 export class Worker {
   readonly #command: string;
   readonly #args: readonly string[];
+  readonly #env: Record<string, string>;
   #child: ChildProcess | undefined;
   #answer: ((reply: Reply) => void) | undefined;
   #starts = 0;
 
-  constructor(command: string, args: readonly string[]) {
+  constructor(command: string, args: readonly string[], env: Record<string, string> = {}) {
     this.#command = command;
     this.#args = args;
+    this.#env = env;
   }
 
   /** Starts the process if it is not there: it may have crashed. After a failure without an answer it is ended. */
@@ -68,7 +70,10 @@ export class Worker {
   }
 
   #start(): ChildProcess {
-    const child = spawn(this.#command, this.#args, { stdio: ['pipe', 'pipe', 'inherit'] });
+    const child = spawn(this.#command, this.#args, {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      env: { ...process.env, ...this.#env },
+    });
     this.#child = child;
     this.#starts++;
     child.stdin.on('error', () => undefined); // told by 'exit'

@@ -1,97 +1,6 @@
-// What the GPU benchmarks measure, and what each figure should reach: read by both sides, kernels.ts and peer.py.
+// What the GPU benchmarks measure, and what each figure should reach.
 import type { DType } from '../../src/engine/dtype.js';
-import type { Precision } from '../../src/engine/ops/matmul.js';
-
-export type Side = 'sonde' | 'torch';
-
-/** One thing to repeat and time; each side has its own idea of how. */
-export type Spec =
-  | {
-      readonly op: 'linear';
-      readonly dtype: DType;
-      readonly rows: number;
-      readonly k: number;
-      readonly n: number;
-      readonly precision: Precision;
-      /** What goes with the product: nothing, bias and GELU, or bias and a residual. */
-      readonly fused: 'nothing' | 'gelu' | 'residual';
-    }
-  | {
-      readonly op: 'attention';
-      readonly dtype: DType;
-      readonly batch: number;
-      readonly length: number;
-      readonly heads: number;
-      readonly channels: number;
-    }
-  /** top 0: what is above the threshold; torch: relu of all, or topk of all. */
-  | {
-      readonly op: 'encode';
-      readonly dtype: DType;
-      readonly rows: number;
-      readonly k: number;
-      readonly n: number;
-      readonly top: number;
-      readonly threshold: number;
-    }
-  | {
-      readonly op: 'copy' | 'transpose' | 'convert' | 'add' | 'gelu' | 'layerNorm' | 'addLayerNorm' | 'softmax';
-      readonly dtype: DType;
-      readonly rows: number;
-      readonly width: number;
-    }
-  | {
-      readonly op: 'embedding';
-      readonly dtype: DType;
-      readonly rows: number;
-      readonly width: number;
-      readonly table: number;
-    }
-  /** From the device to the host; fast: to memory that is there already (torch: pinned). */
-  | { readonly op: 'read'; readonly bytes: number; readonly fast: boolean }
-  /** `calls` tiny operations in a row. */
-  | { readonly op: 'launch'; readonly calls: number }
-  /** GPT-2 up to `until`: the logits, or the update of a layer's MLP. */
-  | {
-      readonly op: 'forward';
-      readonly dtype: DType;
-      readonly model: string;
-      readonly batch: number;
-      readonly length: number;
-      readonly until: 'logits' | `${number}/resid/delta_mlp`;
-    };
-
-/** speed: how many times as fast as the rival; time: how many times its time. */
-export type Goal = { readonly speed: number } | { readonly time: number };
-
-export interface Work {
-  readonly unit: 'flop' | 'byte' | 'token' | 'call';
-  readonly amount: number;
-}
-
-export interface Rival {
-  readonly label: string;
-  readonly side: Side;
-  readonly spec: Spec;
-  /** What it does in that time, if not as much as ours: then rates are compared, not times. */
-  readonly work?: Work;
-  readonly goal?: Goal;
-  /** Ours must be as exact. */
-  readonly asExact?: true;
-}
-
-export interface Case {
-  readonly group: string;
-  readonly name: string;
-  readonly shape: string;
-  readonly spec: Spec;
-  readonly work: Work;
-  /** What our error may be: the norm of the difference from float64 as a part of the norm. */
-  readonly bound?: number;
-  readonly rivals: readonly Rival[];
-}
-
-export type Scale = 'full' | 'tiny';
+import type { Case, Rival, Scale, Spec, Work } from './spec.js';
 
 const short: Partial<Record<DType, string>> = { float32: 'f32', bfloat16: 'bf16' };
 const bytesOf: Partial<Record<DType, number>> = { float32: 4, bfloat16: 2 };
@@ -100,7 +9,7 @@ const floats = ['bfloat16', 'float32'] as const;
 const torch = (spec: Spec, more: Partial<Rival> = {}): Rival => ({ label: 'torch', side: 'torch', spec, ...more });
 
 /** All cases, the ones that matter most first. `tiny` is the same on the smallest shapes, for a run without a GPU. */
-export function allCases(scale: Scale): Case[] {
+export function gpuCases(scale: Scale): Case[] {
   const full = scale === 'full';
   return [...linears(full), ...attentions(full), ...encoders(full), ...streams(full), ...passes(full), ...calls(full)];
 }

@@ -1,10 +1,12 @@
-// The GPU benchmarks' arithmetic against hand-computed figures, the conductor on the CPU, and run.sh with programs that only pretend.
+// The benchmarks' arithmetic against hand-computed figures, the conductor on the CPU, and run.sh with programs that only pretend.
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { allCases, type Rival, type Scale } from '../../bench/gpu/cases.js';
-import { checkRow, parts } from '../../bench/gpu/check.js';
+import { checkRow, parts } from '../../bench/compare/check.js';
+import { cpuKernels, cpuModels } from '../../bench/compare/cpu_cases.js';
+import { gpuCases } from '../../bench/compare/gpu_cases.js';
+import type { Rival, Scale } from '../../bench/compare/spec.js';
 import {
   type ArmResult,
   type CaseResult,
@@ -16,13 +18,13 @@ import {
   showRate,
   showTime,
   speedRatios,
-} from '../../bench/gpu/summary.js';
-import { Worker } from '../../bench/gpu/worker.js';
+} from '../../bench/compare/summary.js';
+import { Worker } from '../../bench/compare/worker.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { withFolder } from '../support/folders.js';
 import { suite, throws } from '../support/harness.js';
 
-const test = suite('bench/gpu');
+const test = suite('bench/compare');
 
 test('median', () => {
   assert.is(median([3]), 3);
@@ -116,19 +118,25 @@ test('the table', () => {
   assert.match(second as string, /line break/);
 });
 
-for (const scale of ['full', 'tiny'] satisfies Scale[]) {
-  test(`${scale} cases: names of their own, and something to compare with`, () => {
-    const cases = allCases(scale);
-    assert.is(new Set(cases.map(({ name }) => name)).size, cases.length);
-    for (const { name, work, rivals } of cases) {
-      assert.ok(work.amount > 0, name);
-      assert.ok(rivals.length > 0, name);
-    }
-    const ops = new Set(cases.map(({ spec }) => spec.op));
-    for (const op of ['linear', 'attention', 'encode', 'addLayerNorm', 'forward', 'launch', 'read'] as const) {
-      assert.ok(ops.has(op), op);
-    }
-  });
+const lists = { gpu: gpuCases, 'cpu-kernels': cpuKernels, 'cpu-models': cpuModels };
+const needed = {
+  gpu: ['linear', 'attention', 'encode', 'addLayerNorm', 'forward', 'launch', 'read'],
+  'cpu-kernels': ['linear', 'attention', 'encode', 'gelu'],
+  'cpu-models': ['forward', 'dump', 'sample'],
+};
+for (const on of ['gpu', 'cpu-kernels', 'cpu-models'] as const) {
+  for (const scale of ['full', 'tiny'] satisfies Scale[]) {
+    test(`${on}, ${scale} cases: names of their own, and something to compare with`, () => {
+      const cases = lists[on](scale);
+      assert.is(new Set(cases.map(({ name }) => name)).size, cases.length);
+      for (const { name, work, rivals } of cases) {
+        assert.ok(work.amount > 0, name);
+        assert.ok(rivals.length > 0, name);
+      }
+      const ops = new Set<string>(cases.map(({ spec }) => spec.op));
+      for (const op of needed[on]) assert.ok(ops.has(op), op);
+    });
+  }
 }
 
 test('where large results are looked at', () => {
@@ -170,7 +178,9 @@ test('a worker that ends, is silent or is not there costs its own part alone', a
     assert.equal(await worker.ask({ do: 'drop' }, 60), { failure: 'ended by exit code 7' });
     assert.is(worker.process, 0);
     assert.equal(await worker.ask({ do: 'describe' }, 60), { text: 'here' });
-    assert.equal(await worker.ask({ do: 'time', prepared: 0, repetitions: 1 }, 0.2), { failure: 'no answer in 0.2 s' });
+    assert.equal(await worker.ask({ do: 'time', prepared: 0, repetitions: 1, warm: true }, 0.2), {
+      failure: 'no answer in 0.2 s',
+    });
     assert.equal(await worker.ask({ do: 'describe' }, 60), { text: 'here' });
     assert.is(worker.process, 3);
   } finally {
@@ -180,7 +190,7 @@ test('a worker that ends, is silent or is not there costs its own part alone', a
   assert.match(failure as string, /ENOENT/);
 });
 
-const compiled = join(packageRoot, 'build-test', 'bench', 'gpu');
+const compiled = join(packageRoot, 'build-test', 'bench', 'compare');
 
 test('the conductor, on the CPU and without PyTorch', async () => {
   await withFolder((folder) => {
@@ -196,6 +206,22 @@ test('the conductor, on the CPU and without PyTorch', async () => {
     assert.equal([counts.wrong, counts.failed, counts['not judged']], [0, 0, 3]);
     for (const { ours } of results) assert.is(ours.seconds.length, 3);
     assert.match(readFileSync(join(folder, 'results.md'), 'utf8'), /## linear f32/);
+  });
+});
+
+test('the CPU cases run, and the results are right', async () => {
+  await withFolder((folder) => {
+    for (const on of ['cpu-kernels', 'cpu-models'] as const) {
+      const args = ['--on', on, '--scale', 'tiny', '--rounds', '2', '--no-peer', '--threads', '2', '--out', folder];
+      const { status, stdout, stderr } = spawnSync(process.execPath, [join(compiled, 'compare.js'), ...args], {
+        encoding: 'utf8',
+      });
+      assert.is(status, 0, stdout + stderr);
+      assert.match(stdout, /2 threads/);
+      const { results, counts } = JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8'));
+      assert.equal([counts.wrong, counts.failed], [0, 0]);
+      assert.is(results.length, lists[on]('tiny').length);
+    }
   });
 });
 
@@ -243,7 +269,7 @@ else {
       assert.match(stdout, /^skipped {2}machine: nvidia-smi is not installed$/m);
       assert.match(stdout, /^skipped {2}racecheck: compute-sanitizer is not installed$/m);
       assert.is(log('summary.txt'), stdout);
-      assert.match(log('bench.log'), /compare\.js --out .* --rounds 15 --limit 3580/);
+      assert.match(log('bench.log'), /compare\.js --on gpu --out .* --rounds 15 --limit 3580/);
       assert.match(log('machine.log'), /commit abc/);
     });
   });

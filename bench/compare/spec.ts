@@ -1,0 +1,115 @@
+// What a benchmark measures, what each figure should reach, and who else measures it: read by all sides.
+import type { DType } from '../../src/engine/dtype.js';
+import type { Precision } from '../../src/engine/ops/matmul.js';
+
+/** Who computes: sonde, its AVX2 kernels, PyTorch, OpenBLAS, or the original implementation. Each is a process of its own. */
+export const sides = ['sonde', 'avx2', 'torch', 'openblas', 'original'] as const;
+export type Side = (typeof sides)[number];
+
+/** One thing to repeat and time; each side has its own idea of how. */
+export type Spec =
+  | {
+      readonly op: 'linear';
+      readonly dtype: DType;
+      readonly rows: number;
+      readonly k: number;
+      readonly n: number;
+      readonly precision: Precision;
+      /** What goes with the product: nothing, bias and GELU, or bias and a residual. */
+      readonly fused: 'nothing' | 'gelu' | 'residual';
+    }
+  | {
+      readonly op: 'attention';
+      readonly dtype: DType;
+      readonly batch: number;
+      readonly length: number;
+      readonly heads: number;
+      readonly channels: number;
+    }
+  /** top 0: what is above the threshold; torch: relu of all, or topk of all. */
+  | {
+      readonly op: 'encode';
+      readonly dtype: DType;
+      readonly rows: number;
+      readonly k: number;
+      readonly n: number;
+      readonly top: number;
+      readonly threshold: number;
+    }
+  | {
+      readonly op: 'copy' | 'transpose' | 'convert' | 'add' | 'gelu' | 'layerNorm' | 'addLayerNorm' | 'softmax';
+      readonly dtype: DType;
+      readonly rows: number;
+      readonly width: number;
+    }
+  | {
+      readonly op: 'embedding';
+      readonly dtype: DType;
+      readonly rows: number;
+      readonly width: number;
+      readonly table: number;
+    }
+  /** From the device to the host; fast: to memory that is there already (torch: pinned). */
+  | { readonly op: 'read'; readonly bytes: number; readonly fast: boolean }
+  /** Nothing is done: the time that so much arithmetic or reading takes at the ceiling measured just then. */
+  | { readonly op: 'ceiling'; readonly kind: 'float32' | 'bfloat16' | 'bandwidth'; readonly amount: number }
+  /**
+   * A corpus of `rows` rows through the model to `until`, and to disk as float32: all of it, or the latents above 0 of an
+   * autoencoder with TopK(32). Without `write`, the same without the disk.
+   */
+  | {
+      readonly op: 'dump';
+      readonly dtype: DType;
+      readonly model: string;
+      readonly rows: number;
+      readonly batch: number;
+      readonly length: number;
+      readonly until: `${number}/resid/delta_mlp`;
+      readonly latents: number;
+      readonly write: boolean;
+    }
+  /** So many tokens after a prompt of eight, one at a time. */
+  | { readonly op: 'sample'; readonly dtype: DType; readonly model: string; readonly tokens: number }
+  /** `calls` tiny operations in a row. */
+  | { readonly op: 'launch'; readonly calls: number }
+  /** GPT-2 up to `until`: the logits, or the update of a layer's MLP. */
+  | {
+      readonly op: 'forward';
+      readonly dtype: DType;
+      readonly model: string;
+      readonly batch: number;
+      readonly length: number;
+      readonly until: 'logits' | `${number}/resid/delta_mlp`;
+    };
+
+/** speed: how many times as fast as the rival; time: how many times its time. */
+export type Goal = { readonly speed: number } | { readonly time: number };
+
+export interface Work {
+  readonly unit: 'flop' | 'byte' | 'token' | 'call';
+  readonly amount: number;
+}
+
+export interface Rival {
+  readonly label: string;
+  readonly side: Side;
+  readonly spec: Spec;
+  /** What it does in that time, if not as much as ours: then rates are compared, not times. */
+  readonly work?: Work;
+  readonly goal?: Goal;
+  /** Ours must be as exact. */
+  readonly asExact?: true;
+}
+
+export interface Case {
+  readonly group: string;
+  readonly name: string;
+  readonly shape: string;
+  readonly spec: Spec;
+  readonly work: Work;
+  /** What our error may be: the norm of the difference from float64 as a part of the norm. */
+  readonly bound?: number;
+  readonly rivals: readonly Rival[];
+}
+
+export type Scale = 'full' | 'tiny';
