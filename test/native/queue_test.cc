@@ -1,6 +1,7 @@
 // Oracle: what queue.h and buffer.h promise. A plain program, for ThreadSanitizer cannot watch an addon inside Node.
 // The backend is a stand-in for memory only, with a limit, so that running out of it can be tried.
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -92,8 +93,8 @@ void takes_from_many_threads() {
 void keeps_the_first_error() {
   Queue queue(false, "");
   bool later = false;
-  queue.push({"first", [] { return std::string("x [2, 3]"); }},
-             [] { return sonde::fail("index %d is out of range", 7); });
+  const auto arguments = [] { return std::vector<sonde::Argument>{{"x", sonde::DType::float32, {2, 3}}}; };
+  queue.push({"first", arguments}, [] { return sonde::fail("index %d is out of range", 7); });
   queue.push({"second", nullptr}, [] { return sonde::fail("too late"); });
   queue.push({"third", nullptr}, [&later]() -> Status {
     later = true;
@@ -102,12 +103,38 @@ void keeps_the_first_error() {
   const std::string error = error_of(queue);
   CHECK(error.find("first") != std::string::npos);
   CHECK(error.find("index 7 is out of range") != std::string::npos);
-  CHECK(error.find("x [2, 3]") != std::string::npos);
+  CHECK(error.find("x [2, 3] float32") != std::string::npos);
   CHECK(error.find("second") == std::string::npos);
   CHECK(later);
   CHECK(error_of(queue).empty());
   queue.push({"thrower", nullptr}, []() -> Status { throw std::runtime_error("no such luck"); });
   CHECK(error_of(queue).find("no such luck") != std::string::npos);
+}
+
+// Only what is pushed between the start and the taking is timed, each operation with its section.
+void tells_a_profile() {
+  Queue queue(false, "");
+  const auto arguments = [] { return std::vector<sonde::Argument>{{"x", sonde::DType::bfloat16, {7}}}; };
+  const auto sleep = []() -> Status {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    return {};
+  };
+  queue.push({"before", nullptr}, sleep);
+  queue.start_profile();
+  queue.push({"one", arguments}, sleep);
+  queue.set_section(3);
+  queue.push([] {});
+  queue.push({"two", nullptr}, sleep);
+  const std::vector<sonde::Timing> timings = queue.take_profile();
+  queue.push({"after", nullptr}, sleep);
+  CHECK(timings.size() == 2);
+  CHECK(std::string(timings[0].name) == "one" && timings[0].section == 0);
+  CHECK(sonde::in_words(timings[0].arguments) == "x [7] bfloat16");
+  CHECK(std::string(timings[1].name) == "two" && timings[1].section == 3);
+  CHECK(timings[0].seconds >= 0.002 && timings[1].seconds >= 0.002);
+  CHECK(timings[1].begin >= timings[0].begin + timings[0].seconds);
+  queue.start_profile();
+  CHECK(queue.take_profile().empty());
 }
 
 void stops_with_work_left() {
@@ -207,6 +234,7 @@ int main() {
   keeps_the_order();
   takes_from_many_threads();
   keeps_the_first_error();
+  tells_a_profile();
   stops_with_work_left();
   hands_memory_on_in_order();
   runs_out_of_memory_and_recovers();
