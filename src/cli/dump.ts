@@ -77,7 +77,7 @@ export function dumpCommand(): Command {
     .requiredOption('--out <folder>', 'where to: a new or empty folder, or one to go on with');
   addPrecision(addModelOptions(command), '--precision')
     .option('--context <n>', 'tokens per row (default: 128)', integer(1))
-    .option('--batch <n>', 'rows at a time (default: about 2048 tokens on the CPU)', integer(1))
+    .option('--batch <n>', 'rows of the full context at a time (default: about 2048 tokens on the CPU)', integer(1))
     .option(
       '--dtype <dtype>',
       'how values are stored: float16 (default), float32, or bfloat16, which numpy cannot read',

@@ -33,15 +33,15 @@ export async function* blocksOf(pieces: AsyncIterable<TokenPiece>, options: Bloc
   let total = 0;
   let document = 0;
   for await (const { tokens, ends } of pieces) {
-    for (const token of tokens) {
-      if (total === limit) break;
+    const end = Math.min(tokens.length, limit - total);
+    for (let from = 0; from < end; ) {
       if (block.isFull) {
         yield block.done();
         block = new BlockBuilder(block.number + 1, options);
       }
-      block.add(token, document);
-      total++;
+      from += block.add(tokens, from, end, document);
     }
+    total += end;
     if (total === limit) break;
     if (!ends) continue;
     block.endRow();
@@ -78,12 +78,16 @@ class BlockBuilder {
     return this.#tokenCount === 0;
   }
 
-  add(token: number, document: number): void {
-    const at = this.#rows * this.#context + this.#length++;
-    this.#tokens[at] = token;
-    this.#document[at] = document;
-    this.#tokenCount++;
+  /** Takes the tokens from `from` that the row has room for, up to `end`, and says how many. There must be a row. */
+  add(tokens: ArrayLike<number>, from: number, end: number, document: number): number {
+    const count = Math.min(end - from, this.#context - this.#length);
+    const start = this.#rows * this.#context + this.#length;
+    for (let i = 0; i < count; i++) this.#tokens[start + i] = tokens[from + i] as number;
+    this.#document.fill(document, start, start + count);
+    this.#tokenCount += count;
+    this.#length += count;
     if (this.#length === this.#context) this.endRow();
+    return count;
   }
 
   endRow(): void {

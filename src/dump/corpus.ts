@@ -31,7 +31,7 @@ export interface Source extends SourceDescription {
 
 /** Some tokens of a document; `ends` with its last ones, which may be none. */
 export interface TokenPiece {
-  readonly tokens: readonly number[];
+  readonly tokens: ArrayLike<number>;
   readonly ends: boolean;
 }
 
@@ -179,29 +179,43 @@ async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<st
 
 async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator<TokenPiece> {
   const place = placeOf(source);
-  const [mark] = options.encode(endOfText);
+  const [mark] = options.encode(endOfText) as [number];
   let offset = 0;
   let open = false;
   let half: Buffer = Buffer.alloc(0);
   for await (const chunk of chunksOf(source, options)) {
     const bytes = half.length > 0 ? Buffer.concat([half, chunk]) : chunk;
-    const tokens: number[] = [];
-    for (let at = 0; at + 1 < bytes.length; at += 2) {
-      const token = bytes.readUInt16LE(at);
-      if (token >= options.nVocab) {
-        const most = options.nVocab - 1;
-        throw new Error(`${place}, byte ${offset + at}: token ${token} is none of the model's, which end at ${most}`);
-      }
-      tokens.push(token);
-      open = token !== mark;
-      if (!open) yield { tokens: tokens.splice(0), ends: true };
+    const tokens = littleEndian16(bytes);
+    checkVocabulary(tokens, options.nVocab, place, offset);
+    let from = 0;
+    for (let at = tokens.indexOf(mark); at >= 0; at = tokens.indexOf(mark, from)) {
+      yield { tokens: tokens.subarray(from, at + 1), ends: true };
+      from = at + 1;
     }
-    half = bytes.subarray(bytes.length - (bytes.length % 2));
-    offset += bytes.length - half.length;
-    if (tokens.length > 0) yield { tokens, ends: false };
+    if (tokens.length > 0) open = from < tokens.length;
+    if (from < tokens.length) yield { tokens: tokens.subarray(from), ends: false };
+    half = bytes.subarray(2 * tokens.length);
+    offset += 2 * tokens.length;
   }
   if (half.length > 0) throw new Error(`${place}, byte ${offset}: the file ends in the middle of a token of two bytes`);
   if (open) yield { tokens: [], ends: true };
+}
+
+// A copy, for typed arrays begin at even addresses only, and the chunk's memory may be used again.
+function littleEndian16(bytes: Buffer): Uint16Array {
+  const tokens = new Uint16Array(bytes.length >> 1);
+  new Uint8Array(tokens.buffer).set(bytes.subarray(0, 2 * tokens.length));
+  return tokens;
+}
+
+function checkVocabulary(tokens: Uint16Array, nVocab: number, place: string, offset: number): void {
+  if (nVocab > 0xffff) return;
+  for (let at = 0; at < tokens.length; at++) {
+    const token = tokens[at] as number;
+    if (token < nVocab) continue;
+    const byte = offset + 2 * at;
+    throw new Error(`${place}, byte ${byte}: token ${token} is none of the model's, which end at ${nVocab - 1}`);
+  }
 }
 
 async function* readItems(documents: AsyncIterable<unknown>, options: ReadOptions): AsyncGenerator<TokenPiece> {
@@ -241,9 +255,11 @@ function* encodeDocument(text: string, place: string, options: ReadOptions): Gen
 function checkedEncode(place: string, { encode, nVocab }: ReadOptions): (text: string) => number[] {
   return (text) => {
     const tokens = encode(text);
-    const odd = tokens.find((token) => token >= nVocab);
-    if (odd === undefined) return tokens;
-    throw new RangeError(`${place}: the text has token ${odd}, but the model's tokens end at ${nVocab - 1}`);
+    for (const token of tokens) {
+      if (token < nVocab) continue;
+      throw new RangeError(`${place}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
+    }
+    return tokens;
   };
 }
 

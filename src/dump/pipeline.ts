@@ -3,10 +3,11 @@
 import type { Tensor } from '../engine/tensor.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import type { FoundAutoencoder } from './autoencoders.js';
+import { type Batch, batchesOf } from './batches.js';
 import type { Block } from './blocks.js';
 import { type DumpPlan, type SparseLocation, widthOf } from './plan.js';
 import { quietly } from './read_ahead.js';
-import { type Batch, ShardWriter } from './shard.js';
+import { ShardWriter } from './shard.js';
 import type { StoredFloats } from './stored_floats.js';
 
 // Batches under way beside the one that is computed: their values wait in as many slabs.
@@ -55,19 +56,6 @@ export async function computeShard(run: Pipeline, block: Block): Promise<ShardWr
   }
 }
 
-function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows, lengths }: Block): Batch[] {
-  const batches: Batch[] = [];
-  for (let from = 0; from < rows; from += batch) {
-    const own = lengths.subarray(from, from + batch);
-    batches.push({
-      from,
-      rows: own.length,
-      seq: fullContext ? settings.context : own.reduce((a, b) => Math.max(a, b)),
-    });
-  }
-  return batches;
-}
-
 interface BatchValues {
   /** In the dtype of the dump, location by location. */
   readonly dense: Tensor[];
@@ -80,10 +68,9 @@ interface BatchValues {
 async function compute({ model, plan, autoencoders }: Pipeline, block: Block, batch: Batch): Promise<BatchValues> {
   const { context, dtype, locations } = plan.settings;
   // Padding is on the right, where a causal model never looks: no pad mask is needed.
-  const tokens = Array.from({ length: batch.rows }, (_, row) => {
-    const start = (batch.from + row) * context;
-    return Array.from(block.tokens.subarray(start, start + batch.seq));
-  });
+  const tokens = Array.from(batch.rows, (row) =>
+    Array.from(block.tokens.subarray(row * context, row * context + batch.seq)),
+  );
   const activations = await model.activations(tokens, [...plan.wanted]);
   const made: Tensor[] = [...activations.values()];
   const dispose = () => {
@@ -103,7 +90,7 @@ async function compute({ model, plan, autoencoders }: Pipeline, block: Block, ba
       return converted;
     });
     const inputs = autoencoders.map(({ location }) => {
-      const x = at(location).reshape(batch.rows, batch.seq, -1);
+      const x = at(location).reshape(batch.rows.length, batch.seq, -1);
       made.push(x);
       return x;
     });
@@ -142,6 +129,5 @@ async function store(
   } finally {
     values.dispose();
   }
-  const tokens = block.lengths.subarray(batch.from, batch.from + batch.rows).reduce((sum, length) => sum + length, 0);
-  run.onStored(tokens);
+  run.onStored(batch.rows.reduce((sum, row) => sum + (block.lengths[row] as number), 0));
 }

@@ -58,7 +58,7 @@ export interface DumpSettings {
 export interface DumpPlan {
   readonly settings: DumpSettings;
   readonly rowsPerShard: number;
-  /** Rows that go through the model at once. */
+  /** Rows of the full context that go through the model at once; of shorter rows more, with as many positions. */
   readonly batch: number;
   /**
    * Rows are padded to the full context instead of the longest of their batch: a location has the keys as a

@@ -42,7 +42,10 @@ export interface DumpOptions {
   out: string;
   /** Tokens per row; 128 when left out. */
   context?: number;
-  /** Rows at a time; it has no influence on what is written. */
+  /**
+   * Rows of the full context that are computed at a time; of shorter rows more, with as many positions. It has no
+   * influence on what is written.
+   */
   batch?: number;
   /** How values are stored; float16 when left out. */
   dtype?: DumpDType;

@@ -1,25 +1,17 @@
 // Writes one shard. Tensors follow one another in the file while rows come batch by batch, so each batch is written
-// at the positions that the plan gives; latents, whose number nobody knows before, are spooled next to the shard and
-// appended at the end, and the header goes last into the room kept for it. Padding is never written: holes of a file
-// read as zeros. The shard gets its name only when it is whole and on the disk.
+// at the positions that the plan gives; latents, whose number nobody knows before, are spooled next to the shard as they
+// come and put in the order of the rows at the end, and the header goes last into the room kept for it. Padding is never
+// written: holes of a file read as zeros. The shard gets its name only when it is whole and on the disk.
 import { type FileHandle, open, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder } from '../files/atomic_write.js';
+import type { Batch } from './batches.js';
 import type { Block } from './blocks.js';
 import { chunkBytes, digestOf, discard, newTag, onDisk, unfinishedPath, writeAll } from './disk.js';
 import { indexDType, latentsName, ShardLayout } from './layout.js';
 import { type ShardEntry, shardFile } from './manifest.js';
 import { type DumpSettings, widthOf } from './plan.js';
 import { type StoredFloats, toStored } from './stored_floats.js';
-
-/** Some rows of a block, as they went through the model. */
-export interface Batch {
-  /** Of the first row, in the block. */
-  readonly from: number;
-  readonly rows: number;
-  /** Positions that were computed: the longest row, or the whole context. */
-  readonly seq: number;
-}
 
 interface Csr {
   readonly rowPtr: BigInt64Array;
@@ -30,6 +22,11 @@ interface Csr {
 interface Spool {
   readonly indices: SpoolFile;
   readonly values: SpoolFile;
+  /** Of each position the active latents, [rows * context]. */
+  readonly counts: Uint32Array;
+  /** Of each row the first entry in the spool, [rows], and the number of its entries. */
+  readonly starts: Float64Array;
+  readonly sizes: Float64Array;
   entries: number;
 }
 
@@ -79,7 +76,14 @@ export class ShardWriter {
       const { path, handle } = await openNew();
       const spools: Spool[] = [];
       for (const i of settings.autoencoders.keys()) {
-        spools.push({ indices: await openNew(`${i}-indices`), values: await openNew(`${i}-values`), entries: 0 });
+        spools.push({
+          indices: await openNew(`${i}-indices`),
+          values: await openNew(`${i}-values`),
+          counts: new Uint32Array(block.rows * settings.context),
+          starts: new Float64Array(block.rows),
+          sizes: new Float64Array(block.rows),
+          entries: 0,
+        });
       }
       const writer = new ShardWriter(folder, settings, block, path, handle, spools);
       await writer.#writeTokens();
@@ -97,58 +101,62 @@ export class ShardWriter {
     await this.#write(document, this.#layout.offset('document'));
   }
 
-  /** `values` [batch.rows, batch.seq, ...]; only what is no padding is stored. */
+  /** `values` [rows, seq, ...] of the batch; only what is no padding is stored. */
   async writeDense(i: number, batch: Batch, values: StoredFloats): Promise<void> {
     const entry = this.#settings.locations[i] as DumpSettings['locations'][number];
     const { context } = this.#settings;
     const width = widthOf(entry);
     const bytes = values.BYTES_PER_ELEMENT;
     const start = this.#layout.offset(entry.location);
-    for (const run of this.#runs(batch)) {
-      const from = run.row * batch.seq * width;
-      const at = start + (batch.from + run.row) * context * width * bytes;
-      await this.#write(values.subarray(from, from + run.positions * width), at);
+    for (const { first, row, positions } of this.#runs(batch)) {
+      const from = first * batch.seq * width;
+      await this.#write(values.subarray(from, from + positions * width), start + row * context * width * bytes);
     }
   }
 
-  // Stretches of values that are stored without a gap: rows of full length together, others one by one.
-  *#runs({ from, rows, seq }: Batch): Generator<{ row: number; positions: number }> {
-    let run: { row: number; positions: number } | undefined;
-    for (let row = 0; row < rows; row++) {
-      const length = this.#block.lengths[from + row] as number;
-      run ??= { row, positions: 0 };
+  // Stretches of values that are stored without a gap: rows of full length that follow one another go together. `first`
+  // counts in the batch, `row` in the block.
+  *#runs({ rows, seq }: Batch): Generator<{ first: number; row: number; positions: number }> {
+    const { context } = this.#settings;
+    let run: { first: number; row: number; positions: number } | undefined;
+    for (const [i, row] of rows.entries()) {
+      const length = this.#block.lengths[row] as number;
+      run ??= { first: i, row, positions: 0 };
       run.positions += length;
-      if (length === this.#settings.context && seq === length && row < rows - 1) continue;
+      if (length === context && seq === context && rows[i + 1] === row + 1) continue;
       yield run;
       run = undefined;
     }
   }
 
-  /** Latents of [batch.rows * batch.seq] positions, after those of all batches before. */
-  async appendLatents(i: number, batch: Batch, csr: Csr): Promise<void> {
+  /** Latents of the batch's [rows * seq] positions. */
+  async appendLatents(i: number, { rows, seq }: Batch, csr: Csr): Promise<void> {
     const spool = this.#spools[i] as Spool;
     const { context, autoencoders, dtype } = this.#settings;
-    const { location, latents } = autoencoders[i] as DumpSettings['autoencoders'][number];
-    const pointers = new BigInt64Array(batch.rows * context);
-    let entries = spool.entries;
-    for (let row = 0, at = 0; row < batch.rows; row++) {
-      const length = this.#block.lengths[batch.from + row] as number;
-      for (let position = 0; position < context; position++, at++) {
-        const cell = row * batch.seq + position;
-        if (position < length) entries += Number(csr.rowPtr[cell + 1]) - Number(csr.rowPtr[cell]);
-        pointers[at] = BigInt(entries);
+    const { latents } = autoencoders[i] as DumpSettings['autoencoders'][number];
+    const places = Float64Array.from(csr.rowPtr, Number);
+    // Padding has entries, too, if it was computed: they are left out.
+    const kept: { from: number; to: number }[] = [];
+    for (const [n, row] of rows.entries()) {
+      const length = this.#block.lengths[row] as number;
+      const from = places[n * seq] as number;
+      const to = places[n * seq + length] as number;
+      for (let position = 0; position < length; position++) {
+        const cell = n * seq + position;
+        spool.counts[row * context + position] = (places[cell + 1] as number) - (places[cell] as number);
       }
+      spool.starts[row] = spool.entries;
+      spool.sizes[row] = to - from;
+      spool.entries += to - from;
+      const last = kept.at(-1);
+      if (last?.to === from) last.to = to;
+      else kept.push({ from, to });
     }
-    const start = this.#layout.offset(`${latentsName(location)}.row_ptr`) + (1 + batch.from * context) * 8;
-    await this.#write(pointers, start);
-    for (const run of this.#runs(batch)) {
-      const cell = run.row * batch.seq;
-      const [from, to] = [Number(csr.rowPtr[cell]), Number(csr.rowPtr[cell + run.positions])];
+    for (const { from, to } of kept) {
       const indices = csr.indices.subarray(from, to);
       await append(spool.indices, indexDType(latents) === 'uint16' ? new Uint16Array(indices) : indices);
       await append(spool.values, toStored(csr.values.subarray(from, to), dtype));
     }
-    spool.entries = entries;
   }
 
   /** Completes the file and gives it its name. Returns what the manifest says of it. */
@@ -157,9 +165,11 @@ export class ShardWriter {
     const entries = this.#spools.map((spool) => spool.entries);
     const layout = new ShardLayout(this.#settings, rows, entries);
     for (const [i, { location }] of this.#settings.autoencoders.entries()) {
-      const { indices, values } = this.#spools[i] as Spool;
-      await this.#copy(indices, layout.offset(`${latentsName(location)}.indices`));
-      await this.#copy(values, layout.offset(`${latentsName(location)}.values`));
+      const spool = this.#spools[i] as Spool;
+      const at = (part: string) => layout.offset(`${latentsName(location)}.${part}`);
+      await this.#writePointers(spool.counts, at('row_ptr'));
+      await this.#copy(spool.indices, spool, at('indices'));
+      await this.#copy(spool.values, spool, at('values'));
     }
     await this.#write(layout.header, 0);
     const { bytes } = layout;
@@ -182,14 +192,43 @@ export class ShardWriter {
     await writeAll(this.#path, this.#handle, view, position);
   }
 
-  async #copy(from: SpoolFile, position: number): Promise<void> {
-    const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, from.bytes));
-    for (let at = 0; at < from.bytes; ) {
-      const { bytesRead } = await onDisk(from.path, from.handle.read(buffer, 0, buffer.length, at));
-      if (bytesRead === 0) throw new Error(`dump: ${from.path} became shorter while it was in use`);
-      await this.#write(buffer.subarray(0, bytesRead), position + at);
-      at += bytesRead;
+  async #writePointers(counts: Uint32Array, start: number): Promise<void> {
+    const piece = chunkBytes / 8;
+    let entries = 0;
+    for (let from = 0; from < counts.length; from += piece) {
+      const pointers = BigInt64Array.from(counts.subarray(from, from + piece), (count) => {
+        entries += count;
+        return BigInt(entries);
+      });
+      await this.#write(pointers, start + (from + 1) * 8); // the first pointer, 0, is a hole
     }
+  }
+
+  // From the order in which rows were computed into their own.
+  async #copy(from: SpoolFile, { starts, sizes, entries }: Spool, position: number): Promise<void> {
+    const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, from.bytes));
+    const width = entries > 0 ? from.bytes / entries : 0;
+    let filled = 0;
+    let at = position;
+    const flush = async () => {
+      await this.#write(buffer.subarray(0, filled), at);
+      at += filled;
+      filled = 0;
+    };
+    for (let row = 0; row < starts.length; ) {
+      const begin = starts[row] as number;
+      let end = begin;
+      for (; row < starts.length && starts[row] === end; row++) end += sizes[row] as number;
+      for (let offset = begin * width; offset < end * width; ) {
+        const room = buffer.subarray(filled, Math.min(buffer.length, filled + end * width - offset));
+        const { bytesRead } = await onDisk(from.path, from.handle.read(room, 0, room.length, offset));
+        if (bytesRead === 0) throw new Error(`dump: ${from.path} became shorter while it was in use`);
+        filled += bytesRead;
+        offset += bytesRead;
+        if (filled === buffer.length) await flush();
+      }
+    }
+    await flush();
     await discard(from);
   }
 }

@@ -8,7 +8,7 @@
 // `'` can share a match with a letter after it. Nothing looks back, and only white space looks ahead. So the text can
 // surely be cut behind a visible character where the kind of character changes, except between a sign and a letter.
 
-import { letter, number } from '../files/unicode_16.js';
+import { isHighSurrogate, isLowSurrogate, kindOf, letters, sign, space } from '../files/words.js';
 
 export const endOfText = '<|endoftext|>';
 
@@ -17,29 +17,19 @@ export const pieceLength = 16_384;
 /** Text this long without a place to cut is refused: no language has such words, and memory is to stay bounded. */
 export const longestUncut = 2 ** 20;
 
-const startsWithLetter = new RegExp(`^${letter}`, 'v');
-const startsWithNumber = new RegExp(`^${number}`, 'v');
-
-type Kind = 'space' | 'letter' | 'number' | 'sign' | 'unsure';
-
-function kindOf(character: string): Kind {
-  if (/^[\u0085\ufeff]/.test(character)) return 'unsure'; // white space to some implementations of the pattern only
-  if (/^\s/.test(character)) return 'space';
-  if (startsWithLetter.test(character)) return 'letter';
-  return startsWithNumber.test(character) ? 'number' : 'sign';
-}
-
-const isLowSurrogate = (code: number): boolean => code >= 0xdc00 && code <= 0xdfff;
-const isHighSurrogate = (code: number): boolean => code >= 0xd800 && code <= 0xdbff;
+// White space to some implementations of the pattern only.
+const isUnsure = (point: number): boolean => point === 0x85 || point === 0xfeff;
 
 function isSureCut(text: string, at: number): boolean {
-  const splitsPair = isLowSurrogate(text.charCodeAt(at)) && isHighSurrogate(text.charCodeAt(at - 1));
-  if (splitsPair) return false;
-  const inPair = at >= 2 && isLowSurrogate(text.charCodeAt(at - 1)) && isHighSurrogate(text.charCodeAt(at - 2));
-  const before = kindOf(text.slice(at - (inPair ? 2 : 1), at));
-  const after = kindOf(text.slice(at, at + 2));
-  if (before === 'space' || before === 'unsure' || after === 'unsure') return false;
-  return before !== after && !(before === 'sign' && after === 'letter');
+  const last = text.charCodeAt(at - 1);
+  const inPair = isLowSurrogate(last) && at >= 2 && isHighSurrogate(text.charCodeAt(at - 2));
+  const before = text.codePointAt(inPair ? at - 2 : at - 1) as number;
+  const after = text.codePointAt(at) as number;
+  if (before >= 0x10000 && !inPair) return false; // between the halves of a pair
+  if (isUnsure(before) || isUnsure(after)) return false;
+  const kind = kindOf(before);
+  const next = kindOf(after);
+  return kind !== space && kind !== next && !(kind === sign && next === letters);
 }
 
 /**

@@ -3,9 +3,10 @@
 // A heap of candidates and a linked list of parts make a word of n bytes cost n log n, not n^2: a million letters
 // without a space take a second.
 
-/** Words seen before; cleared when full. */
-const mostCached = 50_000;
-const longestCached = 64;
+const mostPairs = 2 ** 20;
+const pairSlots = 2 * mostPairs;
+/** Bytes of a word at most: its tables take twenty times as much. */
+const longestWord = 2 ** 24;
 
 export class BytePairs {
   /** The bytes of all tokens, one after another; token t has those from ends[t - 1] to ends[t]. */
@@ -13,8 +14,14 @@ export class BytePairs {
   readonly #ends: Uint32Array;
   /** By bytes, each as a character of its own. */
   readonly #tokens = new Map<string, number>();
+  readonly #texts: string[]; // the keys of that
   readonly #longest: number;
-  readonly #cache = new Map<string, readonly number[]>();
+  readonly #single: Int32Array; // the token of each byte
+  // What two tokens make together, of those that were asked for: a hash table, 0 marks a free slot.
+  readonly #pairs = new Uint32Array(pairSlots);
+  readonly #joined = new Int32Array(pairSlots);
+  #pairCount = 0;
+  #parts = new Parts(256);
 
   /** `tokens`: text or bytes of each; only the first `mergeable` are made by joining. */
   constructor(tokens: readonly (string | readonly number[])[], mergeable: number) {
@@ -25,22 +32,80 @@ export class BytePairs {
       end += bytes.length;
       return end;
     });
-    for (let token = 0; token < mergeable; token++) this.#tokens.set((all[token] as Buffer).toString('latin1'), token);
+    this.#texts = all.slice(0, mergeable).map((bytes) => bytes.toString('latin1'));
+    for (const [token, text] of this.#texts.entries()) this.#tokens.set(text, token);
     this.#longest = Math.max(...all.map((bytes) => bytes.length));
+    this.#single = Int32Array.from({ length: 256 }, (_, byte) => this.#tokens.get(String.fromCharCode(byte)) ?? none);
   }
 
-  /** Appends the tokens of a word. */
-  encode(word: string, to: number[]): void {
-    const known = this.#cache.get(word);
-    if (known) {
-      for (const token of known) to.push(token);
-      return;
+  /**
+   * Appends the tokens of a word, given by its bytes.
+   * @throws RangeError for a word of more than 16 MiB.
+   */
+  encode(bytes: Uint8Array, to: number[]): void {
+    const n = bytes.length;
+    if (n > longestWord) {
+      throw new RangeError(`encode: a word of ${n} bytes without a place to split it is too long: ${longestWord} at most`);
     }
-    const tokens = this.#merge(Buffer.from(word).toString('latin1'));
-    for (const token of tokens) to.push(token);
-    if (word.length > longestCached) return;
-    if (this.#cache.size >= mostCached) this.#cache.clear();
-    this.#cache.set(word, tokens);
+    if (n > this.#parts.capacity) this.#parts = new Parts(n);
+    const { token, next, previous, joined, candidates } = this.#parts;
+    // A part is named by its first byte; next[part] is the part after it, and n stands for the end.
+    for (let part = 0; part < n; part++) {
+      token[part] = this.#single[bytes[part] as number] as number;
+      next[part] = part + 1;
+      previous[part] = part - 1;
+    }
+    for (let part = 0; part + 1 < n; part++) this.#consider(part, part + 1);
+    joined[n - 1] = none;
+
+    while (candidates.size > 0) {
+      const key = candidates.take();
+      const whole = Math.floor(key / places);
+      const part = key - whole * places;
+      if (joined[part] !== whole) continue; // one of the two has been joined otherwise
+      const gone = next[part] as number;
+      const after = next[gone] as number;
+      token[part] = whole;
+      next[part] = after;
+      joined[gone] = none;
+      joined[part] = none;
+      if (after < n) {
+        previous[after] = part;
+        this.#consider(part, after);
+      }
+      const before = previous[part] as number;
+      if (before >= 0) this.#consider(before, part);
+    }
+    for (let part = 0; part < n; part = next[part] as number) to.push(token[part] as number);
+    if (this.#parts.capacity > largestKept) this.#parts = new Parts(256);
+  }
+
+  #consider(part: number, second: number): void {
+    const { token, joined, candidates } = this.#parts;
+    const whole = this.#join(token[part] as number, token[second] as number);
+    joined[part] = whole;
+    if (whole !== none) candidates.add(whole * places + part);
+  }
+
+  /** The token that two make together, or `none`. */
+  #join(first: number, second: number): number {
+    const pair = ((first << 16) | second) >>> 0; // tokens have 16 bits
+    const hash = Math.imul(pair, 0x9e3779b1);
+    let slot = (hash ^ (hash >>> 15)) & (pairSlots - 1);
+    for (; this.#pairs[slot] !== 0; slot = (slot + 1) & (pairSlots - 1)) {
+      if (this.#pairs[slot] === pair) return this.#joined[slot] as number;
+    }
+    const text = (this.#texts[first] as string) + (this.#texts[second] as string);
+    const whole = (text.length <= this.#longest ? this.#tokens.get(text) : undefined) ?? none;
+    if (pair === 0) return whole; // the mark of a free slot
+    if (++this.#pairCount > mostPairs) {
+      this.#pairs.fill(0);
+      this.#pairCount = 1;
+      return whole;
+    }
+    this.#pairs[slot] = pair;
+    this.#joined[slot] = whole;
+    return whole;
   }
 
   bytesOf(tokens: readonly number[]): Uint8Array {
@@ -53,98 +118,75 @@ export class BytePairs {
     }
     return out;
   }
-
-  // A part is named by its first byte; next[part] is the part after it, and n stands for the end.
-  #merge(bytes: string): number[] {
-    const n = bytes.length;
-    const whole = n <= this.#longest ? this.#tokens.get(bytes) : undefined;
-    if (whole !== undefined) return [whole];
-    const next = Uint32Array.from({ length: n }, (_, i) => i + 1);
-    const previous = Int32Array.from({ length: n }, (_, i) => i - 1);
-    const joined = new Int32Array(n).fill(none); // the token that a part and the next would make
-    const candidates = new Candidates(n);
-
-    const consider = (part: number) => {
-      const second = next[part] as number;
-      const end = second < n ? (next[second] as number) : n;
-      const token = second < n && end - part <= this.#longest ? this.#tokens.get(bytes.slice(part, end)) : undefined;
-      joined[part] = token ?? none;
-      if (token !== undefined) candidates.add(token, part);
-    };
-    for (let part = 0; part < n; part++) consider(part);
-
-    for (let best = candidates.take(); best; best = candidates.take()) {
-      const { token, part } = best;
-      if (joined[part] !== token) continue; // one of the two has been joined otherwise
-      const gone = next[part] as number;
-      const after = next[gone] as number;
-      next[part] = after;
-      joined[gone] = none;
-      if (after < n) previous[after] = part;
-      consider(part);
-      if ((previous[part] as number) >= 0) consider(previous[part] as number);
-    }
-
-    const tokens: number[] = [];
-    for (let part = 0; part < n; part = next[part] as number) {
-      tokens.push(this.#tokens.get(bytes.slice(part, next[part])) as number);
-    }
-    return tokens;
-  }
 }
 
 const none = -1;
+const places = 2 ** 36; // token and part in one number, which is exact: 2^16 tokens, 2^36 parts
+const largestKept = 2 ** 16;
 
-/** A binary heap: take() gives the lowest token, and of equal ones the first part. */
-class Candidates {
-  // token and part in one number, which is exact: 2^16 tokens, 2^36 parts
-  #heap: Float64Array;
-  #size = 0;
+/** What joining works on, used again and again. */
+class Parts {
+  readonly token: Int32Array;
+  readonly next: Int32Array;
+  readonly previous: Int32Array;
+  /** The token that a part and the next would make. */
+  readonly joined: Int32Array;
+  readonly candidates: Heap;
 
-  constructor(capacity: number) {
-    this.#heap = new Float64Array(capacity);
-  }
-
-  add(token: number, part: number): void {
-    if (this.#size === this.#heap.length) this.#grow();
-    const heap = this.#heap;
-    const key = token * parts + part;
-    let at = this.#size++;
-    while (at > 0) {
-      const parent = (at - 1) >> 1;
-      if ((heap[parent] as number) <= key) break;
-      heap[at] = heap[parent] as number;
-      at = parent;
-    }
-    heap[at] = key;
-  }
-
-  take(): { token: number; part: number } | undefined {
-    if (this.#size === 0) return undefined;
-    const best = this.#heap[0] as number;
-    const last = this.#heap[--this.#size] as number;
-    if (this.#size > 0) this.#sink(last);
-    const token = Math.floor(best / parts);
-    return { token, part: best - token * parts };
-  }
-
-  #sink(key: number): void {
-    const heap = this.#heap;
-    let at = 0;
-    for (let child = 1; child < this.#size; child = 2 * at + 1) {
-      if (child + 1 < this.#size && (heap[child + 1] as number) < (heap[child] as number)) child++;
-      if ((heap[child] as number) >= key) break;
-      heap[at] = heap[child] as number;
-      at = child;
-    }
-    heap[at] = key;
-  }
-
-  #grow(): void {
-    const larger = new Float64Array(2 * this.#size + 16);
-    larger.set(this.#heap);
-    this.#heap = larger;
+  constructor(readonly capacity: number) {
+    this.token = new Int32Array(capacity);
+    this.next = new Int32Array(capacity);
+    this.previous = new Int32Array(capacity);
+    this.joined = new Int32Array(capacity);
+    this.candidates = new Heap(capacity);
   }
 }
 
-const parts = 2 ** 36;
+/** A binary heap: take() gives the lowest key. */
+class Heap {
+  size = 0;
+  #keys: Float64Array;
+
+  constructor(capacity: number) {
+    this.#keys = new Float64Array(capacity);
+  }
+
+  add(key: number): void {
+    if (this.size === this.#keys.length) this.#grow();
+    const keys = this.#keys;
+    let at = this.size++;
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      if ((keys[parent] as number) <= key) break;
+      keys[at] = keys[parent] as number;
+      at = parent;
+    }
+    keys[at] = key;
+  }
+
+  /** There must be one. */
+  take(): number {
+    const least = this.#keys[0] as number;
+    const last = this.#keys[--this.size] as number;
+    if (this.size > 0) this.#sink(last);
+    return least;
+  }
+
+  #sink(key: number): void {
+    const keys = this.#keys;
+    let at = 0;
+    for (let child = 1; child < this.size; child = 2 * at + 1) {
+      if (child + 1 < this.size && (keys[child + 1] as number) < (keys[child] as number)) child++;
+      if ((keys[child] as number) >= key) break;
+      keys[at] = keys[child] as number;
+      at = child;
+    }
+    keys[at] = key;
+  }
+
+  #grow(): void {
+    const larger = new Float64Array(2 * this.size);
+    larger.set(this.#keys);
+    this.#keys = larger;
+  }
+}

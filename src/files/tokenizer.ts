@@ -4,18 +4,10 @@
 // quadratic time on long runs without a space.
 import { createRequire } from 'node:module';
 import { BytePairs } from './byte_pairs.js';
-import { letter, number } from './unicode_16.js';
+import { longestCached, WordCache } from './word_cache.js';
+import { wordEnd } from './words.js';
 
 const endOfText = '<|endoftext|>';
-
-// tiktoken's \s is Unicode's White_Space: with U+0085, and without U+FEFF, which JavaScript's has.
-const space = String.raw`\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000`;
-
-// Radford et al. 2019: a text is cut into words, each with the space before it, and merges stay within a word.
-const word = new RegExp(
-  `'s|'t|'re|'ve|'m|'ll|'d| ?${letter}+| ?${number}+| ?[^${space}${letter}${number}]+|[${space}]+(?![^${space}])|[${space}]+`,
-  'gv',
-);
 
 export interface Tokenizer {
   /** Number of tokens, the special one included. */
@@ -36,43 +28,60 @@ const gpt2: Tokenizer = { nVocab: 50_257, encode, decode, decodeBatch, decodeByt
 
 const endOfTextToken = 50_256;
 
-let table: BytePairs | undefined;
+interface Tables {
+  readonly pairs: BytePairs;
+  readonly known: WordCache;
+}
 
-function pairs(): BytePairs {
-  if (table) return table;
+let loaded: Tables | undefined;
+
+function tables(): Tables {
+  if (loaded) return loaded;
   const load = createRequire(import.meta.url);
   const { default: ranks } = load('gpt-tokenizer/bpeRanks/r50k_base') as { default: (string | number[])[] };
-  table = new BytePairs([...ranks.slice(0, endOfTextToken), endOfText], endOfTextToken);
-  return table;
+  const pairs = new BytePairs([...ranks.slice(0, endOfTextToken), endOfText], endOfTextToken);
+  loaded = { pairs, known: new WordCache() };
+  return loaded;
 }
 
 function encode(text: string): number[] {
   if (typeof text !== 'string') throw new TypeError(`encode: text must be a string, but is ${typeof text}`);
   const tokens: number[] = [];
+  const units = unitsOf(text);
   let from = 0;
   for (;;) {
     const to = text.indexOf(endOfText, from);
-    encodeWords(to < 0 ? text.slice(from) : text.slice(from, to), tokens);
+    encodeWords(units, from, to < 0 ? text.length : to, tokens);
     if (to < 0) return tokens;
     tokens.push(endOfTextToken);
     from = to + endOfText.length;
   }
 }
 
-function encodeWords(text: string, tokens: number[]): void {
-  const table = pairs();
-  for (const [piece] of words(text)) table.encode(piece, tokens);
+const scratch = new Uint16Array(2 ** 16);
+
+// A typed array is read faster than a string, of which there are many kinds.
+function unitsOf(text: string): Uint16Array {
+  const units = text.length <= scratch.length ? scratch : new Uint16Array(text.length);
+  Buffer.from(units.buffer).write(text, 'utf16le');
+  return units;
 }
 
-function* words(text: string): Generator<RegExpExecArray> {
-  try {
-    yield* text.matchAll(word);
-  } catch (cause) {
-    // The engine of regular expressions keeps a stack of 64 MiB, enough for millions of characters of one kind in a
-    // row.
-    throw new RangeError('encode: the text has a run of one kind of characters that is too long to search', { cause });
+function encodeWords(units: Uint16Array, from: number, to: number, tokens: number[]): void {
+  const { pairs, known } = tables();
+  for (let end = from; from < to; from = end) {
+    end = wordEnd(units, from, to);
+    const isShort = end - from <= longestCached;
+    if (isShort && known.find(units, from, end, tokens)) continue;
+    const first = tokens.length;
+    pairs.encode(utf8(units, from, end), tokens);
+    if (isShort) known.add(units, from, end, tokens, first);
   }
 }
+
+// Half a surrogate pair becomes U+FFFD.
+const utf8 = (units: Uint16Array, from: number, to: number): Uint8Array =>
+  Buffer.from(Buffer.from(units.buffer, 2 * from, 2 * (to - from)).toString('utf16le'));
 
 function decode(tokens: Iterable<number>): string {
   return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytesOf('decode', tokens));
@@ -87,7 +96,7 @@ function decodeBytes(tokens: Iterable<number>): Uint8Array {
 }
 
 function bytesOf(operation: string, tokens: Iterable<number>): Uint8Array {
-  const table = pairs();
+  const { pairs } = tables();
   const list = [...tokens];
   list.forEach((token, i) => {
     if (Number.isInteger(token) && token >= 0 && token < gpt2.nVocab) return;
@@ -95,5 +104,5 @@ function bytesOf(operation: string, tokens: Iterable<number>): Uint8Array {
       `${operation}: token ${i} must be a whole number from 0 to ${gpt2.nVocab - 1}, but is ${token}`,
     );
   });
-  return table.bytesOf(list);
+  return pairs.bytesOf(list);
 }

@@ -14,7 +14,7 @@ const mark = 50256;
 async function documentsOf(corpus: Corpus, nVocab = 50257): Promise<number[][]> {
   const documents: number[][] = [[]];
   for await (const { tokens, ends } of readCorpus(await openCorpus(corpus), { encode, nVocab })) {
-    documents.at(-1)?.push(...tokens);
+    documents.at(-1)?.push(...Array.from(tokens));
     if (ends) documents.push([]);
   }
   assert.equal(documents.pop(), [], 'the last document was not ended');

@@ -174,8 +174,29 @@ test(
   { limit: 20_000 },
 );
 
-test('a run too long for the engine of regular expressions is an error in words', () => {
-  throws(() => encode('漢'.repeat(20_000_000)), RangeError, /too long to search/);
+test('a word too long for its tables is an error in words, and the next text is encoded', () => {
+  throws(() => encode('漢'.repeat(6_000_000)), RangeError, /a word of 18000000 bytes .* 16777216 at most/);
+  assert.equal(encode('hello world'), [31373, 995]);
+});
+
+test('every token that is a word is encoded as itself', () => {
+  for (const [bytes, token] of tokenOf) {
+    const text = Buffer.from(bytes, 'latin1').toString();
+    if (text.includes('\ufffd') || wordsOf(text).length !== 1) continue;
+    assert.equal(encode(text), [token], JSON.stringify(text));
+  }
+});
+
+// More words than are kept, longer ones than are kept, and the same ones again after they have been forgotten.
+test('words are found again and forgotten without a change', () => {
+  const r = random(4);
+  const wordAt = (i: number) => ` ${(i * 7919).toString(36)}${i % 500 === 0 ? 'x'.repeat(i % 90) : ''}q`;
+  const sample = Array.from({ length: 300 }, () => r.integer(0, 399_999));
+  const expected = sample.map((i) => byDefinition(wordAt(i)));
+  for (let from = 0; from < 400_000; from += 4000) {
+    encode(Array.from({ length: 4000 }, (_, i) => wordAt(from + i)).join(''));
+    if (from % 40_000 === 0) assert.equal(sample.map((i) => encode(wordAt(i))), expected);
+  }
 });
 
 test('characters in parts decode to U+FFFD, and nothing is kept for the next call', () => {

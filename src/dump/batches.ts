@@ -1,0 +1,26 @@
+// Which rows of a block go through the model together. Rows of like length do, so that next to nothing of what is
+// computed is padding; where each row's values belong in the shard is known beforehand, so the order shows nowhere.
+import type { Block } from './blocks.js';
+import type { DumpPlan } from './plan.js';
+
+export interface Batch {
+  /** Numbers of the rows in their block, ascending. */
+  readonly rows: Int32Array;
+  /** Positions that are computed: the longest row's, or the whole context. */
+  readonly seq: number;
+}
+
+/** The longest rows come first: what the first batch needs in memory is enough for the others. */
+export function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows, lengths }: Block): Batch[] {
+  const { context } = settings;
+  const lengthOf = (row: number): number => (fullContext ? context : (lengths[row] as number));
+  const order = Int32Array.from({ length: rows }, (_, row) => row).sort((a, b) => lengthOf(b) - lengthOf(a) || a - b);
+  const batches: Batch[] = [];
+  for (let from = 0; from < rows; ) {
+    const seq = lengthOf(order[from] as number);
+    const to = from + Math.floor((batch * context) / seq);
+    batches.push({ rows: order.slice(from, to).sort(), seq });
+    from = to;
+  }
+  return batches;
+}
