@@ -189,7 +189,7 @@ export function cpuModels(scale: Scale): Case[] {
     };
   };
   const rows = full ? 16 : 4;
-  const dump = (dtype: DType, latents: number, write = true): Spec => ({
+  const dump = (dtype: DType, latents: number, top = 0, write = true): Spec => ({
     op: 'dump',
     dtype,
     model: model as string,
@@ -198,6 +198,7 @@ export function cpuModels(scale: Scale): Case[] {
     length: length as number,
     until,
     latents,
+    top,
     write,
   });
   const passTokens: Work = { unit: 'token', amount: (batch as number) * (length as number) };
@@ -216,6 +217,22 @@ export function cpuModels(scale: Scale): Case[] {
       spec,
       work: { unit: 'token', amount: sampled },
       rivals: [...(full ? [ceiling('bandwidth', bytes, { speed: 0.75 })] : []), rival('PyTorch', 'torch', spec)],
+    };
+  };
+  const latentsDump = (top: number): Case => {
+    // the layers' weights, and the encoder's; attention is little
+    const flops = 2 * rows * (length as number) * (((layer as number) + 1) * 12 * 768 ** 2 + 768 * latents);
+    return {
+      group: 'dump',
+      name: `dump of ${latents} latents of ${until}, ${top > 0 ? `TopK(${top})` : 'above a threshold'}`,
+      shape,
+      spec: dump('float32', latents, top),
+      work: dumpTokens,
+      rivals: [
+        rival('without writing', 'sonde', dump('float32', latents, top, false)),
+        ...(full ? [ceiling('float32', flops)] : []),
+        rival("an expert's PyTorch", 'torch', dump('float32', latents, top), { speed: 3.5 }),
+      ],
     };
   };
   return [
@@ -245,22 +262,12 @@ export function cpuModels(scale: Scale): Case[] {
       spec: dump('float32', 0),
       work: dumpTokens,
       rivals: [
-        rival('without writing', 'sonde', dump('float32', 0, false), { speed: 0.9 }),
+        rival('without writing', 'sonde', dump('float32', 0, 0, false), { speed: 0.9 }),
         rival("an expert's PyTorch", 'torch', dump('float32', 0), { speed: 1.35 }),
         rival('the original', 'original', dump('float32', 0), { speed: 6 }),
       ],
     },
-    {
-      group: 'dump',
-      name: `dump of ${latents} latents of ${until}`,
-      shape,
-      spec: dump('float32', latents),
-      work: dumpTokens,
-      rivals: [
-        rival('without writing', 'sonde', dump('float32', latents, false)),
-        rival("an expert's PyTorch", 'torch', dump('float32', latents), { speed: 3.5 }),
-      ],
-    },
+    ...[0, 32].map(latentsDump),
     sampling('float32'),
     sampling('bfloat16'),
   ];

@@ -17,6 +17,7 @@ import {
   linear,
   openDevice,
   packWeights,
+  relu,
   softmax,
   sparseEncode,
   Tensor,
@@ -386,17 +387,18 @@ function prepareCeiling({ kind, amount }: Of<'ceiling'>): Prepared {
 }
 
 async function prepareDump(spec: Of<'dump'>): Promise<Prepared> {
-  const { dtype, model, rows, batch, length, until, latents, write } = spec;
+  const { dtype, model, rows, batch, length, until, latents, top, write } = spec;
   const xf = own(await Transformer.load(`random:${model}`, { device, dtype }));
   const tokens = tokensOf(rows, length, xf.nVocab);
-  const ae = latents
-    ? own(new Autoencoder({ nLatents: latents, nInputs: xf.config.dModel, activation: topK(32), device, dtype }))
-    : undefined;
+  const activation = top > 0 ? topK(top) : relu();
+  const sizes = { nLatents: latents, nInputs: xf.config.dModel, device, dtype };
+  const ae = latents > 0 ? own(new Autoencoder({ ...sizes, activation, normalize: true })) : undefined;
+  const threshold = top > 0 ? 0 : 3.1; // of normalised rows, about one latent in a thousand is above
   if (!write) {
     const one = async (from: number) => {
       const found = await xf.activations(tokens.slice(from, from + batch), [until]);
       const delta = found.get(until) as Tensor;
-      const latent = ae?.encodeSparse(delta);
+      const latent = ae?.encodeSparse(delta, { threshold });
       delta.dispose();
       await latent;
     };
@@ -413,7 +415,7 @@ async function prepareDump(spec: Of<'dump'>): Promise<Prepared> {
   writeFileSync(corpus, Uint16Array.from(tokens.flat()));
   let runs = 0;
   const locations = ae ? `${until} -> ae` : until;
-  const options = { model: xf, corpus, locations, context: length, batch, dtype: 'float32' as const };
+  const options = { model: xf, corpus, locations, context: length, batch, dtype: 'float32' as const, threshold };
   return {
     run: () => dump({ ...options, ...(ae && { autoencoders: { ae } }), out: join(folder, String(runs++)) }),
     ahead: 0,

@@ -54,8 +54,8 @@ export type Spec =
   /** Nothing is done: the time that so much arithmetic or reading takes at the ceiling measured just then. */
   | { readonly op: 'ceiling'; readonly kind: 'float32' | 'bfloat16' | 'bandwidth'; readonly amount: number }
   /**
-   * A corpus of `rows` rows through the model to `until`, and to disk as float32: all of it, or the latents above 0 of an
-   * autoencoder with TopK(32). Without `write`, the same without the disk.
+   * A corpus of `rows` rows through the model to `until`, and to disk as float32: all of it, or of so many latents the `top`
+   * largest, or (top 0) those above 3.1, about one in a thousand. Without `write`, the same without the disk.
    */
   | {
       readonly op: 'dump';
@@ -66,6 +66,7 @@ export type Spec =
       readonly length: number;
       readonly until: `${number}/resid/delta_mlp`;
       readonly latents: number;
+      readonly top: number;
       readonly write: boolean;
     }
   /** So many tokens after a prompt of eight, one at a time. */

@@ -202,6 +202,19 @@ def forward(spec):
     return lambda: model.run(tokens, until), None
 
 
+def sparse(latents, top):
+    """Ends of the rows, columns, values: with the fastest of nonzero, to_sparse and to_sparse_csr."""
+    if top:
+        values, columns = torch.topk(latents, top)
+        fired = values > 0
+        ends, columns, values = fired.sum(-1).cumsum(0), columns[fired], values[fired]
+    else:
+        F.threshold_(latents, 3.1, 0.0)
+        rows, columns = latents.nonzero(as_tuple=True)
+        ends, values = torch.bincount(rows, minlength=len(latents)).cumsum(0), latents[rows, columns]
+    return ends, columns.to(torch.int32), values.float()
+
+
 def dump(spec):
     """An expert's loop: it stops at the layer, and appends to files as it goes."""
     model, layer = Model(spec), int(spec["until"].split("/")[0])
@@ -217,10 +230,8 @@ def dump(spec):
                 if encoder is None:
                     parts = [delta.float()]
                 else:
-                    values, indices = torch.topk(F.linear(delta, encoder), 32)
-                    values = values.float()
-                    fired = values > 0
-                    parts = [fired.sum(-1).cumsum(0), indices[fired].to(torch.int32), values[fired]]
+                    latents = F.linear(F.layer_norm(delta, delta.shape[-1:]).flatten(0, 1), encoder)
+                    parts = sparse(latents, spec["top"])
                 for part in parts:
                     file.write(memoryview(part.cpu().numpy()).cast("B"))
             file.flush()

@@ -63,14 +63,13 @@ function likeliest(probs: ArrayLike<number>, share: number): number[] {
 /** An index, each as likely as its probability. */
 export function draw(probs: ArrayLike<number>, random: () => number): number {
   let left = random();
-  let last = 0;
   for (let i = 0; i < probs.length; i++) {
-    const p = probs[i] as number;
-    if (p === 0) continue;
-    last = i;
-    left -= p;
+    left -= probs[i] as number;
     if (left < 0) return i;
   }
+  // rounding left them short of 1
+  let last = probs.length - 1;
+  while (last > 0 && probs[last] === 0) last--;
   return last;
 }
 
