@@ -69,7 +69,7 @@ console.log(`${'  ratio'.padEnd(34)} ${median(speeds.ratios).toFixed(2)}`);
 
 const folder = await mkdtemp(join(tmpdir(), 'sonde-tokens-'));
 try {
-  const documents = text.match(/[^]{1,800}/g) ?? [];
+  const documents = text.match(/.{1,800}/gs) ?? [];
   const corpora = {
     'corpus.txt': documents.join('<|endoftext|>'),
     'corpus.jsonl': documents.map((document) => JSON.stringify({ text: document })).join('\n'),

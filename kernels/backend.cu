@@ -463,7 +463,9 @@ struct Entry {
       host.names.push_back(name);
       if (host.names.size() > kNames) host.names.pop_front();
     }
-    host.describe = [&] { return name + "\n(of " + in_words(tensor_arguments(kTexts[number].parameters, arguments...)) + ")"; };
+    host.describe = [&] {
+      return name + "\n(of " + in_words(tensor_arguments(kTexts[number].parameters, arguments...)) + ")";
+    };
     const Status status = operation(context, arguments...);
     host.describe = nullptr;
     return status.failed() ? status : launched();
@@ -477,7 +479,7 @@ const Operations kOperations = {
     SONDE_OPS(OP)
 #undef OP
         packed_bytes,
-        nullptr,
+    nullptr,
 };
 
 const Operations* operations(const Context*) { return &kOperations; }

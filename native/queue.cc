@@ -134,7 +134,8 @@ void Queue::carry_out(const Item& item) {
               "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
               item.label.name, begin, took, words.c_str());
     }
-    if (profiling_) profile_.push_back({item.label.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
+    if (profiling_)
+      profile_.push_back({item.label.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
   }
   if (!status.failed()) return;
   if (status.names_operation) return keep_error(status.text);

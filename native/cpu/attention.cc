@@ -64,7 +64,8 @@ struct Desk {
   static int64_t rounded_floats(const Shape& s) { return s.form == Form::pairs ? kRows * s.score_width() / 2 : 0; }
   static int64_t zero_count(const Shape& s) { return max64(s.score_width(), s.result_width()); }
   static size_t bytes(const Shape& s) {
-    return size_t(query_floats(s) + rounded_floats(s) + kRows * (s.score_width() + s.result_width()) + zero_count(s)) * 4;
+    return size_t(query_floats(s) + rounded_floats(s) + kRows * (s.score_width() + s.result_width()) + zero_count(s)) *
+           4;
   }
   static Desk in(void* memory, const Shape& s) {
     Desk desk;
@@ -172,9 +173,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     const int64_t used = step_count(form, seen);
     Left weights{reinterpret_cast<char*>(desk.scores), score_width * 4};
     if (pairs) weights = {reinterpret_cast<char*>(desk.rounded), score_width * 2};
-    product<kValueVectors>(weights, count,
-                           {values, form, key_steps, used, kValueColumns}, s.value_panels(), s.values, desk.zeros,
-                           {desk.results, result_width, false, true}, nullptr, nothing);
+    product<kValueVectors>(weights, count, {values, form, key_steps, used, kValueColumns}, s.value_panels(), s.values,
+                           desk.zeros, {desk.results, result_width, false, true}, nullptr, nothing);
     for (int i = 0; i < count; ++i) {
       float* result = desk.results + i * result_width;
       const float sum = sums[i];

@@ -60,9 +60,8 @@ double multiply_add_rate(Context* context) {
   const double start = now();
   sink = multiply_add<form>(steps);
   steps = int64_t(double(steps) * kRoundSeconds / (now() - start)) + 1;
-  return best_rate(per_step * double(steps) * threads, kRounds, [&] {
-    parallel(context, threads, [&](int64_t, int) { sink = multiply_add<form>(steps); });
-  });
+  return best_rate(per_step * double(steps) * threads, kRounds,
+                   [&] { parallel(context, threads, [&](int64_t, int) { sink = multiply_add<form>(steps); }); });
 }
 
 constexpr int64_t kBytes = int64_t(256) << 20, kPiece = int64_t(1) << 20;  // many times the caches
@@ -87,7 +86,7 @@ Status ceiling(Context* context, Ceiling kind, double* per_second) {
     return {};
   }
   if (kind == Ceiling::bfloat16) {
-    *per_second = multiply_add_rate<kPairs ? Form::pairs : Form::float32>(context);
+    *per_second = multiply_add_rate < kPairs ? Form::pairs : Form::float32 > (context);
     return {};
   }
   auto* data = static_cast<char*>(aligned_alloc(size_t(kPiece), size_t(kBytes)));

@@ -76,7 +76,8 @@ inline void finish_row(char* to, const char* residual, DType dtype, float* row, 
 // Columns of `count` panels from `first` on, for rows a, which are the target's from `out_row` on.
 inline void multiply_columns(const Left& a, int64_t rows, DType x, const RightSide& w, int64_t first, int64_t count,
                              const float* bias, const Target& target, int64_t out_row, const Room& room) {
-  const auto& [out, residual, activation] = target;
+  const View &out = target.out, &residual = target.residual;
+  const Activation activation = target.activation;
   const int64_t k = w.k(), column = first * kColumns, columns = min64(w.n(), (first + count) * kColumns) - column;
   const Form form = w.form(x);
   Panels b;
@@ -105,7 +106,8 @@ inline void multiply_columns(const Left& a, int64_t rows, DType x, const RightSi
 }
 
 // The whole product, dealt out to the threads in tasks of some rows by some panels.
-inline Status multiply_all(Context* context, const View& x, const RightSide& w, const View& bias, const Target& target) {
+inline Status multiply_all(Context* context, const View& x, const RightSide& w, const View& bias,
+                           const Target& target) {
   const int64_t m = x.shape[0], n = w.n(), k = w.k();
   if (m == 0 || n == 0) return {};
   const int threads = thread_count(context);

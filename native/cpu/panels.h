@@ -51,7 +51,8 @@ SONDE_INLINE void read_strided(float* to, const char* from, DType dtype, int64_t
 }
 
 // A block of `columns` by 16 k's, to[k][columns], from a matrix whose neighbours in k lie side by side.
-inline void transpose_block(float* to, int64_t columns, const float* from, int64_t stride, int64_t count, int64_t depth) {
+inline void transpose_block(float* to, int64_t columns, const float* from, int64_t stride, int64_t count,
+                            int64_t depth) {
   int64_t j = 0;
 #if defined(__AVX2__)
   for (; depth == 16 && j + 8 <= count; j += 8) {

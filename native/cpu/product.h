@@ -84,9 +84,9 @@ inline Panels widen_panels(const Panels& b, int64_t panels, int64_t at, int64_t 
 
 // One block of rows, at most kRows, times `panels` panels; `columns` of their columns are wanted.
 template <int V>
-SONDE_INLINE void multiply_block(Microkernel kernel, int count, int64_t depth, const char* a, int64_t lda, const Panels& b,
-                                 int64_t at, int64_t panels, int64_t columns, const float* bias, const Sums& sums,
-                                 float* c) {
+SONDE_INLINE void multiply_block(Microkernel kernel, int count, int64_t depth, const char* a, int64_t lda,
+                                 const Panels& b, int64_t at, int64_t panels, int64_t columns, const float* bias,
+                                 const Sums& sums, float* c) {
   constexpr int64_t kWide = V * kWidth;
   for (int64_t panel = 0; panel < panels; ++panel) {
     const float* start = bias ? bias + panel * kWide : nullptr;
@@ -106,8 +106,8 @@ SONDE_INLINE void multiply_block(Microkernel kernel, int count, int64_t depth, c
 // sums [rows, columns] = bias + a b, for `panels` panels of V vectors. b.form says how a's rows lie. `bias` has a whole number
 // of panels. finish(row, count, c) is called when a block of rows is complete and still in the cache.
 template <int V, class Finish>
-SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t panels, int64_t columns, const float* bias,
-                          const Sums& sums, float* room, Finish finish) {
+SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t panels, int64_t columns,
+                          const float* bias, const Sums& sums, float* room, Finish finish) {
   int64_t at = 0;
   do {  // once even if there are no steps: the bias alone
     const int64_t depth = min64(depth_of(b.form), b.used - at);
@@ -124,8 +124,8 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
       const int count = int(min64(kRows, rows - row));
       const Microkernel kernel = count == kRows ? full : microkernel<V>(part.form, count);
       float* c = sums.row(row);
-      multiply_block<V>(kernel, count, steps, a.row(row) + at * left_bytes(b.form), a.stride, part, from, panels, columns,
-                        at == 0 ? bias : nullptr, sums, c);
+      multiply_block<V>(kernel, count, steps, a.row(row) + at * left_bytes(b.form), a.stride, part, from, panels,
+                        columns, at == 0 ? bias : nullptr, sums, c);
       if (last) finish(row, count, c);
     }
     at += depth;
@@ -159,9 +159,8 @@ inline Split split(int64_t rows, int64_t panels, int threads, bool by_rows = tru
     s.row_parts = ceil_div(rows, s.rows);
     s.col_parts = ceil_div(panels, s.panels);
     if (s.count() >= wanted) return s;
-    if (by_rows && s.rows > kFewRows) s.rows = ceil_div(ceil_div(s.rows, 2), kRows) * kRows;
+    if (by_rows && s.rows > (s.panels > 1 ? kFewRows : kRows)) s.rows = ceil_div(ceil_div(s.rows, 2), kRows) * kRows;
     else if (s.panels > 1) s.panels = ceil_div(s.panels, 2);
-    else if (by_rows && s.rows > kRows) s.rows = ceil_div(ceil_div(s.rows, 2), kRows) * kRows;
     else return s;
   }
 }

@@ -87,7 +87,8 @@ void shrink(Candidates& row, int64_t k) {
 }
 
 // `shared`: what is not above it is not wanted either, whoever found that out
-void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64_t column, int64_t k, int64_t capacity) {
+void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64_t column, int64_t k,
+              int64_t capacity) {
   const int32_t others = __atomic_load_n(shared, __ATOMIC_RELAXED);
   if (others > row.limit) row.limit = others;
   for (int64_t j = 0; j < n; j += kWidth) {
@@ -153,8 +154,9 @@ void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
     b.form = form;
     const Sums to{sums, kGroupColumns, in_one_pass(form, b.used), true};
     for (int64_t row = 0; row < rows; row += kTaskRows) {
-      product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, rows - row), b, count, columns, work.bias + column, to,
-                        sums + work.sum_floats(), [&](int64_t block, int height, const float* c) {
+      product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, rows - row), b, count, columns,
+                        work.bias + column, to, sums + work.sum_floats(),
+                        [&](int64_t block, int height, const float* c) {
                           for (int i = 0; i < height; ++i) {
                             use(c + i * kGroupColumns, columns, column, row + block + i, group, thread);
                           }
@@ -214,13 +216,14 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
   bool enough = lists && row_counts;
   if (enough) {
     for (int64_t i = 0; i < groups; ++i) lists[i].row_counts = row_counts + i * (rows + 1);
-    each_row_of_sums(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t group, int) {
-      if (!grow(lists[group], n)) {
-        __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
-        return;
-      }
-      lists[group].row_counts[row] = pick(lists[group], x, n, column, work.threshold, work.relu);
-    });
+    each_row_of_sums(work, first, rows,
+                     [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t group, int) {
+                       if (!grow(lists[group], n)) {
+                         __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+                         return;
+                       }
+                       lists[group].row_counts[row] = pick(lists[group], x, n, column, work.threshold, work.relu);
+                     });
   }
   if (enough) enough = deal_out(work, lists, first, rows);
   for (int64_t i = 0; lists && i < groups; ++i) {
@@ -245,9 +248,10 @@ Status by_rank(Work& work, int64_t first, int64_t rows) {
     const int32_t least = work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN;
     for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {room + i * capacity, 0, least};
     for (int64_t row = 0; row < rows; ++row) limits[row] = least;
-    each_row_of_sums(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
-      consider(candidates[thread * rows + row], limits + row, x, n, column, k, capacity);
-    });
+    each_row_of_sums(work, first, rows,
+                     [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
+                       consider(candidates[thread * rows + row], limits + row, x, n, column, k, capacity);
+                     });
     parallel(work.context, rows, [&](int64_t row, int thread) {
       uint64_t* all = merged + thread * threads * capacity;
       int64_t count = 0;
@@ -293,7 +297,8 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
   Work work{context, x, w, out.csr, wide_bias, nullptr, float_threshold(threshold, relu), k, relu};
   const bool in_place = is_left(x, work.form());
   const int64_t row_bytes = left_row_bytes(work.form(), w.shape[0]);
-  if (!in_place) work.converted = static_cast<char*>(shared_scratch(context, 0, size_t(min64(m, kRowsAtOnce) * row_bytes)));
+  if (!in_place)
+    work.converted = static_cast<char*>(shared_scratch(context, 0, size_t(min64(m, kRowsAtOnce) * row_bytes)));
   if (!wide_bias || (!in_place && !work.converted)) return out_of_memory("converted rows");
   for (int thread = 0; thread < thread_count(context); ++thread) {
     if (!thread_scratch(context, thread, 0, work.room_bytes())) return out_of_memory("a group of columns");

@@ -45,7 +45,9 @@ export class BytePairs {
   encode(bytes: Uint8Array, to: number[]): void {
     const n = bytes.length;
     if (n > longestWord) {
-      throw new RangeError(`encode: a word of ${n} bytes without a place to split it is too long: ${longestWord} at most`);
+      throw new RangeError(
+        `encode: a word of ${n} bytes without a place to split it is too long: ${longestWord} at most`,
+      );
     }
     if (n > this.#parts.capacity) this.#parts = new Parts(n);
     const { token, next, previous, joined, candidates } = this.#parts;

@@ -25,7 +25,13 @@ function classify(point: number): number {
 }
 
 /** The kind of a code point; half a surrogate pair is a sign. */
-export const kindOf = (point: number): number => kinds[point] || (kinds[point] = classify(point));
+export function kindOf(point: number): number {
+  const known = kinds[point] as number;
+  if (known !== 0) return known;
+  const kind = classify(point);
+  kinds[point] = kind;
+  return kind;
+}
 
 export const isHighSurrogate = (unit: number): boolean => (unit & 0xfc00) === 0xd800;
 export const isLowSurrogate = (unit: number): boolean => (unit & 0xfc00) === 0xdc00;

@@ -23,7 +23,10 @@ test('every row comes once, with room for it, in no more positions than whole ro
       const own = Array.from(rows, (row) => lengths[row] as number);
       assert.is(Math.max(...own), seq);
       assert.ok(rows.length * seq <= batch * context, `${rows.length} rows of ${seq}`);
-      assert.equal([...rows], [...rows].sort((a, b) => a - b));
+      assert.equal(
+        [...rows],
+        [...rows].sort((a, b) => a - b),
+      );
       seen.push(...rows);
     }
     assert.equal(

@@ -195,7 +195,11 @@ test('words are found again and forgotten without a change', () => {
   const expected = sample.map((i) => byDefinition(wordAt(i)));
   for (let from = 0; from < 400_000; from += 4000) {
     encode(Array.from({ length: 4000 }, (_, i) => wordAt(from + i)).join(''));
-    if (from % 40_000 === 0) assert.equal(sample.map((i) => encode(wordAt(i))), expected);
+    if (from % 40_000 === 0)
+      assert.equal(
+        sample.map((i) => encode(wordAt(i))),
+        expected,
+      );
   }
 });
 
