@@ -1,4 +1,6 @@
-// The caching allocator. Sizes are rounded so that a few classes serve all requests with at most an eighth to spare.
+// The caching allocator. Sizes are rounded so that a few classes serve all requests with at most an eighth to spare. Where a
+// class has no block, one of up to twice the size will do: passes of many shapes, as over rows of many lengths, would else
+// leave blocks of every class behind.
 #include "buffer.h"
 
 #include <algorithm>
@@ -36,13 +38,16 @@ Allocator::~Allocator() {
 void* Allocator::data_of(void* block) const { return poison_ ? static_cast<char*>(block) + kGuard : block; }
 
 void* Allocator::take(size_t bytes) {
-  const size_t size = rounded(bytes);
+  size_t size = rounded(bytes);
   std::unique_lock lock(mutex_);
   void* block = nullptr;
-  auto found = cached_.find(size);
-  if (found != cached_.end() && !found->second.empty()) {
+  // guard zones lie right behind what was asked for: a poisoned block must fit exactly
+  const auto found = cached_.lower_bound(size);
+  if (found != cached_.end() && found->first <= (poison_ ? size : 2 * size)) {
+    size = found->first;
     block = found->second.back();
     found->second.pop_back();
+    if (found->second.empty()) cached_.erase(found);
     cached_bytes_ -= int64_t(size);
   } else {
     lock.unlock();
@@ -60,14 +65,15 @@ void* Allocator::take(size_t bytes) {
     }
     lock.lock();
   }
+  sizes_[block] = size;
   memory_.allocated += int64_t(bytes);
   memory_.peak = std::max(memory_.peak, memory_.allocated);
   return data_of(block);
 }
 
 void Allocator::give_back(void* data, size_t bytes) {
-  const size_t size = rounded(bytes);
   if (poison_) {
+    const size_t size = rounded(bytes);
     queue_.push({"free", nullptr}, [this, data, size]() -> Status {
       auto* at = static_cast<unsigned char*>(data);
       unsigned char guard[kGuard];
@@ -85,8 +91,11 @@ void Allocator::give_back(void* data, size_t bytes) {
   {
     std::lock_guard lock(mutex_);
     memory_.allocated -= int64_t(bytes);
-    cached_[size].push_back(poison_ ? static_cast<char*>(data) - kGuard : data);
-    cached_bytes_ += int64_t(size);
+    void* block = poison_ ? static_cast<char*>(data) - kGuard : data;
+    const auto found = sizes_.find(block);
+    cached_[found->second].push_back(block);
+    cached_bytes_ += int64_t(found->second);
+    sizes_.erase(found);
     too_much = cached_bytes_ > std::max(kCacheFloor, memory_.peak / 2 + memory_.allocated);
   }
   if (too_much) trim();

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "ops.h"
@@ -44,7 +45,8 @@ class Allocator {
   Queue& queue_;
   const bool poison_;
   mutable std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> cached_;  // by rounded size
+  std::map<size_t, std::vector<void*>> cached_;  // by size; none of the lists is empty
+  std::unordered_map<void*, size_t> sizes_;      // of the blocks that are handed out
   int64_t cached_bytes_ = 0;
   Memory memory_;
 };

@@ -3,8 +3,8 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { type FileHandle, rm } from 'node:fs/promises';
 
-/** Bytes that are read or hashed at a time. */
-export const chunkBytes = 2 ** 22;
+/** Room for what is read or hashed at a time, to be used again and again. */
+export const makeRoom = (): Uint8Array => new Uint8Array(2 ** 22);
 
 // A full disk takes part of the bytes first, and says so at the next attempt.
 export async function writeAll(
@@ -20,14 +20,13 @@ export async function writeAll(
   }
 }
 
-/** The SHA-256 of a file's first `bytes` bytes, in hexadecimal. */
-export async function digestOf(handle: FileHandle, bytes: number): Promise<string> {
+/** The SHA-256 of a file's first `bytes` bytes, in hexadecimal; `room` is overwritten. */
+export async function digestOf(handle: FileHandle, bytes: number, room: Uint8Array): Promise<string> {
   const hash = createHash('sha256');
-  const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, bytes));
   for (let at = 0; at < bytes; ) {
-    const { bytesRead } = await handle.read(buffer, 0, Math.min(buffer.length, bytes - at), at);
+    const { bytesRead } = await handle.read(room, 0, Math.min(room.length, bytes - at), at);
     if (bytesRead === 0) throw new Error('the file became shorter while it was in use');
-    hash.update(buffer.subarray(0, bytesRead));
+    hash.update(room.subarray(0, bytesRead));
     at += bytesRead;
   }
   return hash.digest('hex');

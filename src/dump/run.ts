@@ -18,6 +18,7 @@ import {
 } from './autoencoders.js';
 import { type Block, blocksOf } from './blocks.js';
 import { type Corpus, corpusBytes, describeSource, openCorpus, readCorpus, type Source } from './corpus.js';
+import { makeRoom } from './disk.js';
 import { type PreparedFolder, prepareFolder } from './folder.js';
 import { expandDumpLocations, parseDumpLocation } from './location.js';
 import { makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
@@ -212,6 +213,7 @@ async function runDump(run: Run): Promise<DumpResult> {
   const started = folder.manifest && folder.manifest.shards.length === shards.size;
   if (!started) await save(false);
 
+  const room = makeRoom(); // one shard is finished at a time
   let finishing: Promise<void> = Promise.resolve();
   let written = 0;
   let blocks = 0;
@@ -234,7 +236,7 @@ async function runDump(run: Run): Promise<DumpResult> {
         throw error;
       });
       finishing = quietly(
-        finish(writer).then(async (entry) => {
+        finish(writer, room).then(async (entry) => {
           shards.set(block.number, entry);
           await save(false);
           meter.shards++;
@@ -260,9 +262,9 @@ async function runDump(run: Run): Promise<DumpResult> {
   };
 }
 
-async function finish(writer: ShardWriter): Promise<ShardEntry> {
+async function finish(writer: ShardWriter, room: Uint8Array): Promise<ShardEntry> {
   try {
-    return await writer.finish();
+    return await writer.finish(room);
   } catch (error) {
     await writer.abandon();
     throw error;

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { syncFolder } from '../files/atomic_write.js';
 import type { Batch } from './batches.js';
 import type { Block } from './blocks.js';
-import { chunkBytes, digestOf, discard, newTag, onDisk, unfinishedPath, writeAll } from './disk.js';
+import { digestOf, discard, newTag, onDisk, unfinishedPath, writeAll } from './disk.js';
 import { indexDType, latentsName, ShardLayout } from './layout.js';
 import { type ShardEntry, shardFile } from './manifest.js';
 import { type DumpSettings, widthOf } from './plan.js';
@@ -159,21 +159,21 @@ export class ShardWriter {
     }
   }
 
-  /** Completes the file and gives it its name. Returns what the manifest says of it. */
-  async finish(): Promise<ShardEntry> {
+  /** Completes the file and gives it its name. Returns what the manifest says of it. `room` is overwritten. */
+  async finish(room: Uint8Array): Promise<ShardEntry> {
     const { rows, number, tokenCount } = this.#block;
     const entries = this.#spools.map((spool) => spool.entries);
     const layout = new ShardLayout(this.#settings, rows, entries);
     for (const [i, { location }] of this.#settings.autoencoders.entries()) {
       const spool = this.#spools[i] as Spool;
       const at = (part: string) => layout.offset(`${latentsName(location)}.${part}`);
-      await this.#writePointers(spool.counts, at('row_ptr'));
-      await this.#copy(spool.indices, spool, at('indices'));
-      await this.#copy(spool.values, spool, at('values'));
+      await this.#writePointers(spool.counts, at('row_ptr'), room);
+      await this.#copy(spool.indices, spool, at('indices'), room);
+      await this.#copy(spool.values, spool, at('values'), room);
     }
     await this.#write(layout.header, 0);
     const { bytes } = layout;
-    const sha256 = await onDisk(this.#path, digestOf(this.#handle, bytes));
+    const sha256 = await onDisk(this.#path, digestOf(this.#handle, bytes, room));
     await onDisk(this.#path, this.#handle.datasync());
     await this.#handle.close();
     const file = shardFile(number);
@@ -192,26 +192,26 @@ export class ShardWriter {
     await writeAll(this.#path, this.#handle, view, position);
   }
 
-  async #writePointers(counts: Uint32Array, start: number): Promise<void> {
-    const piece = chunkBytes / 8;
+  async #writePointers(counts: Uint32Array, start: number, room: Uint8Array): Promise<void> {
+    const pointers = new BigInt64Array(room.buffer, room.byteOffset, Math.floor(room.length / 8));
     let entries = 0;
-    for (let from = 0; from < counts.length; from += piece) {
-      const pointers = BigInt64Array.from(counts.subarray(from, from + piece), (count) => {
-        entries += count;
-        return BigInt(entries);
-      });
-      await this.#write(pointers, start + (from + 1) * 8); // the first pointer, 0, is a hole
+    for (let from = 0; from < counts.length; from += pointers.length) {
+      const own = counts.subarray(from, from + pointers.length);
+      for (let i = 0; i < own.length; i++) {
+        entries += own[i] as number;
+        pointers[i] = BigInt(entries);
+      }
+      await this.#write(pointers.subarray(0, own.length), start + (from + 1) * 8); // the first, 0, is a hole
     }
   }
 
   // From the order in which rows were computed into their own.
-  async #copy(from: SpoolFile, { starts, sizes, entries }: Spool, position: number): Promise<void> {
-    const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, from.bytes));
+  async #copy(from: SpoolFile, { starts, sizes, entries }: Spool, position: number, room: Uint8Array): Promise<void> {
     const width = entries > 0 ? from.bytes / entries : 0;
     let filled = 0;
     let at = position;
     const flush = async () => {
-      await this.#write(buffer.subarray(0, filled), at);
+      await this.#write(room.subarray(0, filled), at);
       at += filled;
       filled = 0;
     };
@@ -220,12 +220,12 @@ export class ShardWriter {
       let end = begin;
       for (; row < starts.length && starts[row] === end; row++) end += sizes[row] as number;
       for (let offset = begin * width; offset < end * width; ) {
-        const room = buffer.subarray(filled, Math.min(buffer.length, filled + end * width - offset));
-        const { bytesRead } = await onDisk(from.path, from.handle.read(room, 0, room.length, offset));
+        const part = room.subarray(filled, Math.min(room.length, filled + end * width - offset));
+        const { bytesRead } = await onDisk(from.path, from.handle.read(part, 0, part.length, offset));
         if (bytesRead === 0) throw new Error(`dump: ${from.path} became shorter while it was in use`);
         filled += bytesRead;
         offset += bytesRead;
-        if (filled === buffer.length) await flush();
+        if (filled === room.length) await flush();
       }
     }
     await flush();

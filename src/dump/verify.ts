@@ -1,7 +1,7 @@
 // Checks a dump against its manifest: a flipped bit, which no reader of safetensors notices, as much as a missing file.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { digestOf, unfinishedOf } from './disk.js';
+import { digestOf, makeRoom, unfinishedOf } from './disk.js';
 import { latentsName } from './layout.js';
 import { isManifestFile, type Manifest, type ShardEntry, shardNumber } from './manifest.js';
 import { ShardReader } from './shard_reader.js';
@@ -44,7 +44,7 @@ async function checkShard(folder: string, manifest: Manifest, entry: ShardEntry)
     return [(error as Error).message.replace(`${join(folder, entry.file)}: `, '')];
   }
   try {
-    const sha256 = await digestOf(shard.handle, entry.bytes);
+    const sha256 = await digestOf(shard.handle, entry.bytes, makeRoom());
     if (sha256 !== entry.sha256) return [`its SHA-256 is ${sha256}, but the manifest says ${entry.sha256}`];
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);

@@ -3,7 +3,7 @@
 // A heap of candidates and a linked list of parts make a word of n bytes cost n log n, not n^2: a million letters
 // without a space take a second.
 
-const mostPairs = 2 ** 20;
+const mostPairs = 2 ** 18;
 const pairSlots = 2 * mostPairs;
 /** Bytes of a word at most: its tables take twenty times as much. */
 const longestWord = 2 ** 24;

@@ -209,6 +209,35 @@ void runs_out_of_memory_and_recovers() {
   CHECK(live_blocks == 0);
 }
 
+// A larger block will do, up to twice the size, and goes back under its own size.
+void uses_larger_blocks() {
+  Queue queue(false, "");
+  {
+    Allocator allocator(backend, nullptr, queue, false);
+    void* large = allocator.take(100000);
+    allocator.give_back(large, 100000);
+    void* small = allocator.take(60000);
+    CHECK(small == large);
+    CHECK(allocator.memory().allocated == 60000);
+    void* other = allocator.take(60000);
+    CHECK(other != large);
+    allocator.give_back(small, 60000);
+    allocator.give_back(other, 60000);
+    CHECK(allocator.take(40000) == other);  // the smallest that will do
+    CHECK(allocator.take(100000) == large);
+    void* tiny = allocator.take(1000);
+    allocator.give_back(other, 40000);
+    void* second = allocator.take(1000);
+    CHECK(second != other);  // more than twice as large
+    CHECK(live_blocks == 4);
+    allocator.give_back(large, 100000);
+    allocator.give_back(tiny, 1000);
+    allocator.give_back(second, 1000);
+    CHECK(allocator.memory().allocated == 0);
+  }
+  CHECK(live_blocks == 0);
+}
+
 void poison_tells_an_overrun() {
   Queue queue(false, "");
   {
@@ -238,6 +267,7 @@ int main() {
   stops_with_work_left();
   hands_memory_on_in_order();
   runs_out_of_memory_and_recovers();
+  uses_larger_blocks();
   poison_tells_an_overrun();
   std::puts("queue_test: good");
 }

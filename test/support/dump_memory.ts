@@ -1,0 +1,79 @@
+// What a process needs at most to dump a corpus of so many tokens: each dump is made by a process of its own.
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
+import { dump } from '../../src/dump/run.js';
+import { openDevice } from '../../src/engine/device.js';
+import { topK } from '../../src/index.js';
+import { Transformer } from '../../src/transformer/transformer.js';
+import { random } from './random.js';
+
+export interface DumpMemory {
+  /** Bytes of resident memory at most. */
+  readonly peak: number;
+  readonly seconds: number;
+}
+
+const self = fileURLToPath(import.meta.url);
+const mark = 50_256;
+
+export interface DumpMemoryOptions {
+  readonly model: string;
+  readonly layer: number;
+  readonly tokens: number;
+  readonly latents: number;
+  readonly shardTokens: number;
+  /** For the corpus and the dump. */
+  readonly folder: string;
+  /** Collect garbage after each batch, so that only what is held counts. */
+  readonly collect?: boolean;
+}
+
+/** Dumps an MLP's update and its latents, with documents of 1 to 400 tokens. For Linux, which tells the peak. */
+export function measureDump(options: DumpMemoryOptions): DumpMemory {
+  const flags = options.collect ? ['--expose-gc'] : [];
+  const output = execFileSync(process.execPath, [...flags, self, 'dump', JSON.stringify(options)], {
+    encoding: 'utf8',
+  });
+  return JSON.parse(output);
+}
+
+async function writeCorpus(path: string, tokens: number): Promise<void> {
+  const rng = random(tokens);
+  await using file = await open(path, 'w');
+  for (let left = tokens; left > 0; ) {
+    const length = Math.min(left, rng.integer(1, 401));
+    const document = Uint16Array.from({ length }, (_, i) => (i === length - 1 ? mark : rng.integer(0, mark)));
+    await file.write(document);
+    left -= length;
+  }
+}
+
+/** In bytes. */
+const peakMemory = (): number =>
+  1024 * Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
+
+const [, , what, argument = ''] = process.argv;
+if (process.argv[1] === self && what === 'dump') {
+  const { model: name, layer, tokens, latents, shardTokens, folder } = JSON.parse(argument) as DumpMemoryOptions;
+  const corpus = join(folder, `${tokens}.bin`);
+  await writeCorpus(corpus, tokens);
+  const device = openDevice('cpu');
+  using model = await Transformer.load(name, { device });
+  using ae = new Autoencoder({ nLatents: latents, nInputs: model.config.dModel, activation: topK(16), device });
+  const delta = `${layer}/resid/delta_mlp`;
+  const start = performance.now();
+  await dump({
+    model,
+    corpus,
+    locations: [delta, `${delta} -> ae`],
+    autoencoders: { ae },
+    out: join(folder, String(tokens)),
+    shardTokens,
+    onProgress: () => globalThis.gc?.(),
+  });
+  console.log(JSON.stringify({ peak: peakMemory(), seconds: (performance.now() - start) / 1000 }));
+}
