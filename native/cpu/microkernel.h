@@ -65,8 +65,9 @@ SONDE_INLINE vf accumulate(vf row, vf column, vf sum) {
   return fma(row, column, sum);
 }
 
-// c [R, V vectors] = start + a b over so many steps, start being the bias, or c itself where that is null. Rows of a are
-// `lda` bytes apart, those of c `ldc` floats.
+// c [R, V vectors] = bias + a b over so many steps, or c + (a b) where the bias is null: the sums of a block are added up before
+// they are added to those of the blocks before, which halves the error of a long sum. Rows of a are `lda` bytes apart, those
+// of c `ldc` floats.
 template <Form form, int R, int V>
 __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a, int64_t lda, const char* __restrict b,
                                         float* c, int64_t ldc, const float* bias) {
@@ -75,7 +76,7 @@ __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a,
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) sum[i][j] = load(bias ? bias + j * kWidth : c + i * ldc + j * kWidth);
+    for (int j = 0; j < V; ++j) sum[i][j] = bias ? load(bias + j * kWidth) : vf{};
   }
   for (int64_t p = 0; p < steps; ++p) {
     vf column[V];
@@ -110,7 +111,10 @@ __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a,
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) store(c + i * ldc + j * kWidth, sum[i][j]);
+    for (int j = 0; j < V; ++j) {
+      float* to = c + i * ldc + j * kWidth;
+      store(to, bias ? sum[i][j] : load(to) + sum[i][j]);
+    }
   }
 }
 
