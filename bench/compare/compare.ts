@@ -3,8 +3,8 @@
 //   node build-test/bench/compare/compare.js [--on gpu|cpu-kernels|cpu-models] [--out folder] [--rounds 11] [--only word]...
 //       [--threads n] [--scale tiny] [--no-peer] [--limit s]
 //   python: PYTHON, or python3; it holds PyTorch. OPENBLAS: that library, if it is not the system's. ORIGINAL: a checkout of
-//   openai/transformer-debugger. A peer that is missing is said so. Exit code 0: all done; 1: a case failed or is wrong; 3: a
-//   goal was missed, or could not be judged for want of the peer.
+//   openai/transformer-debugger. ONNXRUNTIME: a folder whose node_modules hold onnxruntime-node. A peer that is missing is said
+//   so. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or could not be judged for want of the peer.
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
@@ -42,9 +42,10 @@ const rounds = Number(options.rounds);
 const [least, longest, roundTime, patience] = scale === 'full' ? [20, 0.5, 0.03, 180] : [1, 0.01, 0, 600];
 const deadline = performance.now() + Number(options.limit) * 1000;
 
-const sonde = fileURLToPath(new URL('sonde.js', import.meta.url));
+const node = (file: string, env: Record<string, string> = {}) =>
+  new Worker(process.execPath, ['--enable-source-maps', fileURLToPath(new URL(file, import.meta.url))], env);
 const ours = (env: Record<string, string> = {}) =>
-  new Worker(process.execPath, ['--enable-source-maps', sonde], { ...(onGpu ? {} : { SONDE_DEVICE: 'cpu' }), ...env });
+  node('sonde.js', { ...(onGpu ? {} : { SONDE_DEVICE: 'cpu' }), ...env });
 const peer = (name: string) =>
   new Worker(process.env.PYTHON ?? 'python3', ['-u', join(packageRoot, 'bench', 'compare', `${name}_peer.py`)]);
 
@@ -56,6 +57,7 @@ if (!options['no-peer']) {
   workers.set('torch', peer('torch'));
   if (options.on === 'cpu-kernels') workers.set('openblas', peer('openblas'));
   if (options.on === 'cpu-kernels') workers.set('avx2', ours({ SONDE_ISA: 'avx2' }));
+  if (!onGpu) workers.set('onnxruntime', node('onnxruntime_peer.js'));
   if (options.on === 'cpu-models') workers.set('original', peer('original'));
 }
 

@@ -62,6 +62,7 @@ function products(full: boolean): Case[] {
             ceiling(dtype, flops, { speed: 0.85 }),
             rival('PyTorch', 'torch', spec, least),
             ...(dtype === 'float32' ? [rival('OpenBLAS', 'openblas', spec, least)] : []),
+            ...(dtype === 'float32' ? [rival('onnxruntime', 'onnxruntime', spec)] : []),
             ...(dtype === 'float32' ? [rival('our AVX2', 'avx2', spec)] : []),
           ],
         });
@@ -245,6 +246,7 @@ export function cpuModels(scale: Scale): Case[] {
       rivals: [
         rival('the original', 'original', pass('float32'), { speed: 2.2 }),
         rival('PyTorch', 'torch', pass('float32'), { speed: 1.5 }),
+        rival('onnxruntime', 'onnxruntime', pass('float32')),
       ],
     },
     {

@@ -3,7 +3,6 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import {
   Autoencoder,
   addLayerNorm,
@@ -26,20 +25,11 @@ import {
 } from '../../src/index.js';
 import { relativeError } from '../../test/support/close.js';
 import { checkRow, parts } from './check.js';
+import { type Prepared, serve } from './serve.js';
 import type { Spec } from './spec.js';
-import type { Reply, Request } from './worker.js';
 
 type Of<Op extends Spec['op']> = Spec & { readonly op: Op };
 type RowOp = Exclude<Extract<Spec, { width: number }>, Of<'embedding'>>;
-
-interface Prepared {
-  run(): unknown;
-  /** How many repetitions may be waited for at a time, where run() gives a promise. */
-  readonly ahead?: number;
-  error?(): Promise<number>;
-  /** In place of timing run(). */
-  seconds?(): Promise<number>;
-}
 
 const threads = Number(process.env.BENCH_THREADS ?? 0);
 const device: Device = threads > 0 ? openDevice('cpu', { threads }) : getDefaultDevice();
@@ -457,54 +447,19 @@ function prepare(spec: Spec): Prepared | Promise<Prepared> {
 
 // ---- the conversation
 
-let prepared: Prepared[] = [];
-
-async function repeat({ run, ahead = 1 }: Prepared, repetitions: number): Promise<number> {
-  const waiting: unknown[] = [];
-  const start = performance.now();
-  for (let i = 0; i < repetitions; i++) {
-    const result = run();
-    if (!(result instanceof Promise)) continue;
-    waiting.push(result);
-    if (waiting.length > ahead) await waiting.shift();
-  }
-  await Promise.all(waiting);
-  await device.synchronize();
-  return (performance.now() - start) / 1000 / repetitions;
-}
-
-async function answer(request: Request): Promise<Reply> {
-  switch (request.do) {
-    case 'describe':
-      return {
-        text: `sonde on ${device.name}: ${device.description}; Node ${process.version}`,
-        gpu: device.kind === 'cuda' && !device.description.startsWith('emulated'),
-      };
-    case 'prepare': {
-      seed = request.seed;
-      const ready = await prepare(request.spec);
-      await repeat(ready, 1);
-      const error = await ready.error?.();
-      prepared.push(ready);
-      return { prepared: prepared.length - 1, ...(error === undefined ? {} : { error }) };
-    }
-    case 'time': {
-      const ready = prepared[request.prepared] as Prepared;
-      if (ready.seconds) return { seconds: await ready.seconds() };
-      if (request.warm) await repeat(ready, 1); // the clock of what idled is low
-      return { seconds: await repeat(ready, request.repetitions) };
-    }
-    case 'drop':
-      for (const thing of owned) thing.dispose();
-      owned = [];
-      prepared = [];
-      await device.synchronize();
-      return {};
-  }
-}
-
-for await (const line of createInterface({ input: process.stdin })) {
-  const reply = await answer(JSON.parse(line) as Request).catch((error: Error): Reply => ({ failure: error.message }));
-  // JSON has no NaN: null is one
-  process.stdout.write(`${JSON.stringify(reply)}\n`);
-}
+await serve({
+  describe: () => ({
+    text: `sonde on ${device.name}: ${device.description}; Node ${process.version}`,
+    gpu: device.kind === 'cuda' && !device.description.startsWith('emulated'),
+  }),
+  prepare: (spec, first) => {
+    seed = first;
+    return prepare(spec);
+  },
+  settle: () => device.synchronize(),
+  drop: () => {
+    for (const thing of owned) thing.dispose();
+    owned = [];
+    return device.synchronize();
+  },
+});

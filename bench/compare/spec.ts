@@ -2,8 +2,8 @@
 import type { DType } from '../../src/engine/dtype.js';
 import type { Precision } from '../../src/engine/ops/matmul.js';
 
-/** Who computes: sonde, its AVX2 kernels, PyTorch, OpenBLAS, or the original implementation. Each is a process of its own. */
-export const sides = ['sonde', 'avx2', 'torch', 'openblas', 'original'] as const;
+/** Who computes: sonde, its AVX2 kernels, PyTorch and so on, or the original implementation. Each is a process of its own. */
+export const sides = ['sonde', 'avx2', 'torch', 'openblas', 'onnxruntime', 'original'] as const;
 export type Side = (typeof sides)[number];
 
 /** One thing to repeat and time; each side has its own idea of how. */
