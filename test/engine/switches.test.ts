@@ -80,7 +80,9 @@ testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one pass
   const titles = ['AVX-512 with bfloat16', 'AVX-512', 'AVX2', 'SSE2'];
   const at = titles.findIndex((title) => best.startsWith(title));
   const others = at < 0 ? [] : ['avx512_bf16', 'avx512', 'avx2', 'portable'].slice(at + 1);
-  const files = ['matmul', 'linear', 'sparse', 'elementwise', 'rows', 'attention', 'accuracy'].map((name) => `engine/${name}.test`);
+  const files = ['matmul', 'linear', 'sparse', 'elementwise', 'rows', 'attention', 'accuracy'].map(
+    (name) => `engine/${name}.test`,
+  );
   for (const isa of others) {
     const { status, stdout } = spawnSync(process.execPath, ['test/run.mjs', ...files], {
       cwd: packageRoot,
