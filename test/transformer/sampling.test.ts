@@ -82,4 +82,16 @@ test('strings are decoded as a whole: a character of several tokens comes out as
   assert.equal(strings, xf.enc.decodeBatch(rows));
 });
 
+test('what has no probability is never drawn, at either end of the range', () => {
+  assert.is(
+    draw([0, 0.5, 0.5, 0], () => 0),
+    1,
+  );
+  // rounding can leave the sum short of 1
+  assert.is(
+    draw([0.25, 0.5, 0.2, 0, 0], () => 1 - 2 ** -53),
+    2,
+  );
+});
+
 test.run();
