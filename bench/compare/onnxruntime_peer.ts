@@ -30,6 +30,8 @@ const sessionOptions = {
   graphOptimizationLevel: 'all',
   executionMode: 'sequential',
   interOpNumThreads: 1,
+  // its threads would else spin on while the others are measured
+  extra: { session: { force_spinning_stop: '1' } },
   ...(threads > 0 && { intraOpNumThreads: threads }),
 };
 // Of ONNX: the first with Attention.

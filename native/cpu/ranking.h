@@ -16,14 +16,15 @@ SONDE_INLINE vi keys(vf v) {
   const vi key = bits < 0 ? bits ^ 0x7fffffff : bits;
   return v != v ? vi{} + INT32_MAX : key;
 }
-SONDE_INLINE float value_of(uint64_t c) {
-  int32_t bits = key_of(c);
-  if (bits == INT32_MAX) return NAN;
-  if (bits < 0) bits ^= 0x7fffffff;
+// The float of a key; NaN for the largest and the least.
+SONDE_INLINE float float_of(int32_t key) {
+  if (key == INT32_MAX) return NAN;
+  if (key < 0) key ^= 0x7fffffff;
   float f;
-  memcpy(&f, &bits, 4);
+  memcpy(&f, &key, 4);
   return f;
 }
+SONDE_INLINE float value_of(uint64_t c) { return float_of(key_of(c)); }
 
 // Brings the k largest of c [n] to the front, in no order (Hoare's selection).
 inline void select(uint64_t* c, int64_t n, int64_t k) {

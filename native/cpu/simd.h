@@ -223,6 +223,19 @@ SONDE_INLINE uint32_t greater_bits(vf a, vf b) {
 #endif
 }
 
+// a bit for each lane where not a <= b: where a > b or one of them is NaN
+SONDE_INLINE uint32_t not_at_most_bits(vf a, vf b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(__m512(a), __m512(b), _CMP_NLE_UQ);
+#elif defined(__AVX2__)
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(__m256(a), __m256(b), _CMP_NLE_UQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= uint32_t(!(a[i] <= b[i])) << i;
+  return bits;
+#endif
+}
+
 // ---- functions
 
 // e^x, within 1.5 units in the last place: x = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r (Cephes' coefficients for

@@ -91,17 +91,22 @@ void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64
               int64_t capacity) {
   const int32_t others = __atomic_load_n(shared, __ATOMIC_RELAXED);
   if (others > row.limit) row.limit = others;
+  // Floats have the order of their keys but for NaN, which passes; so does everything where the limit stands for NaN.
+  vf bound = broadcast(float_of(row.limit));
   for (int64_t j = 0; j < n; j += kWidth) {
     const int count = int(min64(kWidth, n - j));
-    const vi key = keys(count == kWidth ? load(x + j) : load_partial(x + j, count));
-    uint32_t bits = greater_bits(key, vi{} + row.limit);
+    const vf v = count == kWidth ? load(x + j) : load_partial(x + j, count);
+    uint32_t bits = not_at_most_bits(v, bound);
     if (count < 32) bits &= (1u << count) - 1;
+    if (!bits) continue;
+    const vi key = keys(v);
     for (; bits; bits &= bits - 1) {
       const int lane = __builtin_ctz(bits);
       row.all[row.count++] = candidate(key[lane], column + j + lane);
     }
     if (row.count <= capacity - kWidth) continue;
     shrink(row, k);
+    bound = broadcast(float_of(row.limit));
     const int32_t known = row.limit - 1;  // an equal value may be wanted
     for (int32_t before = __atomic_load_n(shared, __ATOMIC_RELAXED); before < known;) {
       if (__atomic_compare_exchange_n(shared, &before, known, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;

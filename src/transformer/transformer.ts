@@ -23,7 +23,7 @@ import { openModelFiles, randomModel } from './model_files.js';
 import { modelBase, modelNames, shownModelName } from './names.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
 import { hostPieces, pieceOf } from './pieces.js';
-import { makePlan } from './plan.js';
+import { makePlan, type Plan } from './plan.js';
 import { randomWeights } from './random_weights.js';
 import { draw, greedy, nucleus, seededRandom } from './sampling.js';
 import { disposeWeights, type Weights } from './weights.js';
@@ -90,6 +90,8 @@ export class Transformer {
   readonly dtype: DType;
   readonly #weights: Weights;
   #layers: Weights['layers'];
+  /** Of a pass that nobody watches. */
+  readonly #plain: Plan;
   #digest: Promise<string> | undefined;
   #passes: Promise<void>[] = [];
   #unclaimed: KvCaches[] = [];
@@ -98,6 +100,7 @@ export class Transformer {
     this.name = name;
     this.config = config;
     this.nVocab = nVocab;
+    this.#plain = makePlan(config.nLayers);
     this.device = device;
     this.dtype = dtype;
     this.#weights = weights;
@@ -146,7 +149,7 @@ export class Transformer {
     if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
     }
-    const plan = makePlan(this.config.nLayers, checkHooks('forward', hooks));
+    const plan = hooks === undefined ? this.#plain : makePlan(this.config.nLayers, checkHooks('forward', hooks));
     kvCaches?.check();
     if (kvCaches && !kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {
       throw new TypeError('forward: kvCaches must be of this model, but are of one of another size, dtype or device');
@@ -240,6 +243,7 @@ export class Transformer {
         if (temperature === 0) return greedy(row);
         return draw(topP === undefined ? row : nucleus(row, topP), random);
       };
+      const chances = new Float32Array(rows.length * this.nVocab);
       const start = prepInputAndPad(rows, 'left', this.device);
       let step: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
       let caches: KvCaches | undefined;
@@ -249,13 +253,12 @@ export class Transformer {
           const result = await this.#forward(now, { ...rest, ...(hooks ? { hooks } : {}) }, true);
           caches = result.kvCaches;
           const { logits } = result;
-          let last: Float32Array;
           try {
-            last = await readChances(logits.select(1, -1), temperature);
+            await readChances(logits.select(1, -1), temperature, chances);
           } finally {
             logits.dispose();
           }
-          const chosen = tokens.map((_, row) => next(last.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
+          const chosen = tokens.map((_, row) => next(chances.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
           for (const [row, token] of chosen.entries()) tokens[row]?.push(token);
           step = { tokens: chosen.map((token) => [token]), kvCaches: caches };
         }
@@ -405,11 +408,11 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   }
 }
 
-/** softmax(logits / temperature) of [rows, vocabulary]; for a temperature of 0, which leaves no choice, the logits. */
-async function readChances(logits: Tensor, temperature: number): Promise<Float32Array> {
-  if (temperature === 0) return (await logits.read()) as Float32Array;
+/** softmax(logits / temperature) of [rows, vocabulary] to `host`; for a temperature of 0, which leaves no choice, the logits. */
+async function readChances(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
+  if (temperature === 0) return logits.readInto(host);
   using wide = logits.to('float32');
   using scaled = wide.div(Math.max(temperature, 1e-10)); // finite, as in the original
   using chances = softmax(scaled, -1);
-  return (await chances.read()) as Float32Array;
+  await chances.readInto(host);
 }
