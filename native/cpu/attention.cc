@@ -202,7 +202,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     });
     // the last queries see most: they go first
     parallel(context, n * tasks, [&](int64_t task, int thread) {
-      const int64_t i = task % n, part = tasks - 1 - task / n;
+      const int64_t i = task / tasks, part = tasks - 1 - task % tasks;
       const Desk desk = Desk::in(thread_scratch(context, thread, 0, Desk::bytes(s)), s);
       const char* keys = packed + i * bytes;
       const int64_t end = min64(blocks, (part + 1) * kBlocksPerTask);
