@@ -84,6 +84,11 @@ __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a,
     for (int j = 0; j < V; ++j) column[j] = load_step<form>(b + j * kVector);
 #pragma GCC unroll 4
     for (int64_t line = 0; line < kStep; line += 64) __builtin_prefetch(b + kAhead * kStep + line);
+    if constexpr (R == kRows) {  // the rows of a that come next, a line in 16 steps; early on, where c will be stored
+      const int64_t turn = p % 16;
+      if (turn < R) __builtin_prefetch(a + (R + turn) * lda, 0, 2);
+      if (p < R * V) __builtin_prefetch(c + p % R * ldc + p / R * kWidth, 1);
+    }
     if constexpr (form == Form::widened_pairs) {
       vf second[V];
 #pragma GCC unroll 4
