@@ -243,50 +243,48 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
 Status by_rank(Work& work, int64_t first, int64_t rows) {
   const int threads = thread_count(work.context);
   const int64_t k = work.k, capacity = candidate_capacity(k);
-  auto* room = static_cast<uint64_t*>(malloc(size_t(threads * rows * capacity) * sizeof(uint64_t)));
-  auto* candidates = static_cast<Candidates*>(malloc(size_t(threads * rows) * sizeof(Candidates)));
-  auto* merged = static_cast<uint64_t*>(malloc(size_t(threads * threads * capacity) * sizeof(uint64_t)));
-  auto* limits = static_cast<int32_t*>(malloc(size_t(rows) * sizeof(int32_t)));
-  const bool enough = room && candidates && merged && limits && work.csr->reserve(work.csr, work.written + rows * k);
-  if (enough) {
-    // what would be dropped in the end is never looked at
-    const int32_t least = work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN;
-    for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {room + i * capacity, 0, least};
-    for (int64_t row = 0; row < rows; ++row) limits[row] = least;
-    each_row_of_sums(work, first, rows,
-                     [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
-                       consider(candidates[thread * rows + row], limits + row, x, n, column, k, capacity);
-                     });
-    parallel(work.context, rows, [&](int64_t row, int thread) {
-      uint64_t* all = merged + thread * threads * capacity;
-      int64_t count = 0;
-      for (int i = 0; i < threads; ++i) {
-        const Candidates& part = candidates[i * rows + row];
-        memcpy(all + count, part.all, size_t(part.count) * sizeof(uint64_t));
-        count += part.count;
-      }
-      if (count > k) select(all, count, k);
-      count = min64(count, k);
-      sort_by_index(all, count);
-      memcpy(candidates[row].all, all, size_t(count) * sizeof(uint64_t));
-      candidates[row].count = count;
-    });
-    for (int64_t row = 0; row < rows; ++row) {
-      const uint64_t* best = candidates[row].all;
-      for (int64_t i = 0; i < candidates[row].count; ++i) {
-        const float value = value_of(best[i]);
-        if (work.relu ? !(value > work.threshold) : fabsf(value) <= work.threshold) continue;
-        work.csr->indices[work.written] = int32_t(index_of(best[i]));
-        work.csr->values[work.written++] = value;
-      }
-      work.csr->row_ptr[first + row + 1] = work.written;
-    }
+  // memory that stays, as touching new pages would cost as much as the search
+  const int64_t room_count = threads * (rows + threads) * capacity;  // with a place for each thread to merge a row in
+  auto* room = static_cast<uint64_t*>(shared_scratch(
+      work.context, 2, size_t(room_count) * sizeof(uint64_t) + size_t(threads * rows) * sizeof(Candidates)));
+  auto* limits = static_cast<int32_t*>(shared_scratch(work.context, 3, size_t(rows) * sizeof(int32_t)));
+  if (!room || !limits || !work.csr->reserve(work.csr, work.written + rows * k)) {
+    return out_of_memory("the candidates of top-k");
   }
-  free(limits);
-  free(merged);
-  free(candidates);
-  free(room);
-  return enough ? Status() : out_of_memory("the candidates of top-k");
+  uint64_t* merged = room + threads * rows * capacity;
+  auto* candidates = reinterpret_cast<Candidates*>(room + room_count);
+  // what would be dropped in the end is never looked at
+  const int32_t least = work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN;
+  for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {room + i * capacity, 0, least};
+  for (int64_t row = 0; row < rows; ++row) limits[row] = least;
+  each_row_of_sums(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
+    consider(candidates[thread * rows + row], limits + row, x, n, column, k, capacity);
+  });
+  parallel(work.context, rows, [&](int64_t row, int thread) {
+    uint64_t* all = merged + thread * threads * capacity;
+    int64_t count = 0;
+    for (int i = 0; i < threads; ++i) {
+      const Candidates& part = candidates[i * rows + row];
+      memcpy(all + count, part.all, size_t(part.count) * sizeof(uint64_t));
+      count += part.count;
+    }
+    if (count > k) select(all, count, k);
+    count = min64(count, k);
+    sort_by_index(all, count);
+    memcpy(candidates[row].all, all, size_t(count) * sizeof(uint64_t));
+    candidates[row].count = count;
+  });
+  for (int64_t row = 0; row < rows; ++row) {
+    const uint64_t* best = candidates[row].all;
+    for (int64_t i = 0; i < candidates[row].count; ++i) {
+      const float value = value_of(best[i]);
+      if (work.relu ? !(value > work.threshold) : fabsf(value) <= work.threshold) continue;
+      work.csr->indices[work.written] = int32_t(index_of(best[i]));
+      work.csr->values[work.written++] = value;
+    }
+    work.csr->row_ptr[first + row + 1] = work.written;
+  }
+  return {};
 }
 
 }  // namespace
