@@ -179,12 +179,12 @@ export function cpuModels(scale: Scale): Case[] {
   const full = scale === 'full';
   const [model, layer, batch, length] = full ? ['gpt2-small', 5, 4, 512] : ['tiny', 0, 1, 8];
   const until = `${layer as number}/resid/delta_mlp` as const;
-  const pass = (dtype: DType): Spec => {
+  const pass = (dtype: DType, rowsAtOnce = batch as number): Spec => {
     return {
       op: 'forward',
       dtype,
       model: model as string,
-      batch: batch as number,
+      batch: rowsAtOnce,
       length: length as number,
       until: 'logits',
     };
@@ -247,6 +247,18 @@ export function cpuModels(scale: Scale): Case[] {
         rival('the original', 'original', pass('float32'), { speed: 2.2 }),
         rival('PyTorch', 'torch', pass('float32'), { speed: 1.5 }),
         rival('onnxruntime', 'onnxruntime', pass('float32')),
+      ],
+    },
+    {
+      group: 'pass',
+      name: 'pass f32, one row',
+      shape: `1 x ${length} tokens at a time`,
+      spec: pass('float32', 1),
+      work: { unit: 'token', amount: length as number },
+      rivals: [
+        rival('the original', 'original', pass('float32', 1), { speed: 2.2 }),
+        rival('PyTorch', 'torch', pass('float32', 1), { speed: 1.5 }),
+        rival('onnxruntime', 'onnxruntime', pass('float32', 1)),
       ],
     },
     {
