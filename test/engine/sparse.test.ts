@@ -72,6 +72,44 @@ test('the same result for any number of threads and any batch', async () => {
   for (const run of runs.slice(1)) assert.equal(run, runs[0]);
 });
 
+test('ties go to the lowest index, whichever thread met them first', async () => {
+  // the first columns ascend, which takes time: others have seen equal values by then
+  const [rows, n, top, first] = [400, 2400, 5, 191];
+  const device = testDevice(4);
+  using x = Tensor.zeros([rows, 1], { device });
+  using w = Tensor.zeros([1, n], { device });
+  using bias = Tensor.from(
+    Float32Array.from({ length: n }, (_, j) => (j < first ? j / 1000 : 1)),
+    { device },
+  );
+  using packed = packWeights(w);
+  const expected = Array.from({ length: rows * top }, (_, i) => first + (i % top));
+  for (let round = 0; round < 10; round++) {
+    const { indices } = await sparseEncode(x, packed, { bias, k: top });
+    assert.equal([...indices], expected, `round ${round}`);
+  }
+});
+
+test('what several threads found of a row is put together, row by row beside others', async () => {
+  const [rows, n, top] = [1024, 1600, 32];
+  const options = { k: top };
+  let expected: number[] | undefined;
+  for (const threads of [1, 4]) {
+    const device = testDevice(threads);
+    using x = Tensor.randn([rows, 8], { seed: 5, device });
+    using w = Tensor.randn([8, n], { seed: 6, device });
+    using packed = packWeights(w);
+    for (let round = 0; round < (threads > 1 ? 5 : 1); round++) {
+      const indices = [...(await sparseEncode(x, packed, options)).indices];
+      expected ??= indices;
+      assert.ok(
+        indices.every((index, i) => index === (expected as number[])[i]),
+        `${threads} threads, round ${round}`,
+      );
+    }
+  }
+});
+
 test('a threshold that no float32 equals is not rounded to one', async () => {
   using w = packWeights(Tensor.from([[1, -1]]));
   using x = Tensor.from([[0.1], [Number.POSITIVE_INFINITY]]);
