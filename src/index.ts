@@ -68,10 +68,11 @@ export {
 } from './dump/collate.js';
 export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus.js';
 export type { Manifest, ShardEntry } from './dump/manifest.js';
+export type { DumpOptions, WorkerOptions } from './dump/options.js';
 export { type DumpDType, type DumpPlan, describePlan, type Part } from './dump/plan.js';
 export type { DumpProgress } from './dump/progress.js';
 export { type DenseRows, Dump, openDump, type SparseRows, type TokenRows } from './dump/reader.js';
-export { type DumpOptions, type DumpResult, dump, planOf } from './dump/run.js';
+export { type DumpResult, dump, planOf } from './dump/run.js';
 export type { Problem } from './dump/verify.js';
 export {
   type Ceilings,

@@ -6,7 +6,6 @@ import { packageRoot } from '../engine/native.js';
 import { dumpWithProgress } from './dump.js';
 import { interruptible } from './failure.js';
 import { printDump } from './inspect.js';
-import { loadModel } from './options.js';
 
 export const demoCommand = (): Command =>
   new Command('demo')
@@ -19,9 +18,8 @@ async function runDemo(out: string): Promise<void> {
   const hooks = "--hook 1/mlp/post_act --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp'";
   console.log(`$ sonde dump --model demo --text stories-sample.txt ${hooks} --out ${out}`);
   await interruptible(`interrupted: ${out} can be continued with the same command`, async (signal) => {
-    const model = await loadModel({ model: 'demo' });
     const locations = ['1/mlp/post_act', '*/resid/delta_mlp -> ae-resid-delta-mlp'];
-    await dumpWithProgress({ model, corpus: text, locations, out, signal });
+    await dumpWithProgress({ model: 'demo', corpus: text, locations, out, signal });
   });
   console.log(`\n$ sonde inspect ${out}`);
   await using dump = await openDump(out);

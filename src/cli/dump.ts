@@ -1,25 +1,33 @@
 // sonde dump: the options of the dump, its progress, and one line about the outcome.
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus.js';
+import type { DumpOptions } from '../dump/options.js';
 import { type DumpDType, describePlan, dumpDTypes, type Part, showBytes } from '../dump/plan.js';
 import { openDump } from '../dump/reader.js';
-import { type DumpOptions, dump, planOf } from '../dump/run.js';
+import { dump, planOf } from '../dump/run.js';
+import type { DeviceName } from '../engine/device.js';
+import type { DType } from '../engine/dtype.js';
 import { interruptible, UsageError } from './failure.js';
 import { fetchView } from './fetch_progress.js';
 import {
-  addModelOptions,
+  addModelAndWorkers,
   addPrecision,
   autoencoderLocation,
+  chosenWorkers,
   collected,
   integer,
-  loadModel,
-  type ModelOptions,
   number,
   oneOf,
 } from './options.js';
+import { partOf } from './part.js';
 import { progressView } from './progress.js';
 
-interface DumpCommandOptions extends Omit<ModelOptions, 'dtype'> {
+interface DumpCommandOptions {
+  model: string;
+  device?: DeviceName[];
+  workers?: number;
+  threads?: number;
+  precision?: DType;
   text?: string[];
   jsonl?: string[];
   tokens?: string[];
@@ -55,8 +63,12 @@ Examples:
     $ sonde dump --model gpt2-small --text t.txt --autoencoder '5/resid/delta_mlp=ae-resid-delta-mlp-v4' --out latents
   Compressed text, through a pipe:
     $ zcat docs.txt.gz | sonde dump - --hook 1/resid/post_mlp --out dump
-  A quarter of the work for each of four machines; the shards go into one folder:
+  A process for each of two GPUs, or two that share the cores:
+    $ sonde dump --model gpt2-xl --text big.txt --hook '*/resid/post_mlp' --out dump --device cuda:0,cuda:1
+    $ sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --workers 2
+  A quarter of the work for each of four machines, into one folder or one each; then sonde merge:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard 0/4
+    $ sbatch --array=0-3 --wrap "sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard auto"
 
 Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
 Next: sonde inspect FOLDER. The shards are plain safetensors, for numpy and torch as well.`;
@@ -75,7 +87,7 @@ export function dumpCommand(): Command {
       (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
     )
     .requiredOption('--out <folder>', 'where to: a new or empty folder, or one to go on with');
-  addPrecision(addModelOptions(command), '--precision')
+  addPrecision(addModelAndWorkers(command), '--precision')
     .option('--context <n>', 'tokens per row (default: 128)', integer(1))
     .option('--batch <n>', 'rows of the full context at a time (default: about 2048 tokens on the CPU)', integer(1))
     .option(
@@ -85,19 +97,16 @@ export function dumpCommand(): Command {
     )
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
-    .option('--shard <i/n>', 'make only part i of n, counted from 0', part)
+    .option(
+      '--shard <i/n>',
+      'make only part i of n, counted from 0; auto or auto/N in a Slurm array or an indexed Kubernetes job',
+      (text) => partOf(text),
+    )
     .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1))
     .option('--plan', 'only print what would be done');
   return command
     .addHelpText('after', help)
     .action((source: string | undefined, options: DumpCommandOptions) => runDump(source, options));
-}
-
-function part(text: string): Part {
-  const match = /^(\d+)\/(\d+)$/.exec(text);
-  const [index, count] = [Number(match?.[1]), Number(match?.[2])];
-  if (match && index < count) return { index, count };
-  throw new UsageError(`--shard must read I/N with I from 0 to N - 1, but is '${text}'`);
 }
 
 async function runDump(source: string | undefined, options: DumpCommandOptions): Promise<void> {
@@ -107,12 +116,15 @@ async function runDump(source: string | undefined, options: DumpCommandOptions):
   if (locations.length === 0) throw new UsageError('dump needs a --hook or an --autoencoder: what is to be stored?');
   const { out } = options;
   await interruptible(`interrupted: ${out} can be continued with the same command`, async (signal) => {
-    const { dtype: _, ...modelOptions } = options; // how values are stored
-    const model = await loadModel(modelOptions, signal);
-    const request: DumpOptions = { ...libraryOptions(options), model, corpus, locations, signal };
-    if (options.plan) console.log(describePlan(await planOf(request)));
-    else await dumpWithProgress(request);
+    const request = { ...libraryOptions(options), ...chosenWorkers(options), corpus, locations, signal };
+    await (options.plan ? printPlan(request) : dumpWithProgress(request));
   });
+}
+
+async function printPlan(request: DumpOptions): Promise<void> {
+  const fetching = fetchView();
+  const plan = await planOf({ ...request, onFetch: fetching.onProgress }).finally(() => fetching.stop());
+  console.log(describePlan(plan));
 }
 
 function corpusOf(
@@ -135,10 +147,10 @@ function corpusOf(
 }
 
 // Leaves out what was not given, so that the library's defaults hold.
-function libraryOptions(options: DumpCommandOptions): Pick<DumpOptions, 'out'> & Partial<DumpOptions> {
-  const { out, context, batch, dtype, shardTokens, threshold, shard, limit } = options;
-  const given = Object.entries({ context, batch, dtype, shardTokens, threshold, shard, limit });
-  return { out, ...Object.fromEntries(given.filter(([, value]) => value !== undefined)) };
+function libraryOptions(options: DumpCommandOptions): Omit<DumpOptions, 'corpus' | 'locations'> {
+  const { out, model, precision, context, batch, dtype, shardTokens, threshold, shard, limit } = options;
+  const given = Object.entries({ precision, context, batch, dtype, shardTokens, threshold, shard, limit });
+  return { out, model, ...Object.fromEntries(given.filter(([, value]) => value !== undefined)) };
 }
 
 /** Runs a dump with its progress on standard error, and says in a line what there is now. */

@@ -1,9 +1,11 @@
 // Options that several commands share, and how their words become values.
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Device, type DeviceName, getDefaultDevice, openDevice } from '../engine/device.js';
+import type { DumpOptions } from '../dump/options.js';
+import { type Device, type DeviceName, getDefaultDevice, listDevices, openDevice } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { modelNames } from '../transformer/names.js';
 import { Transformer } from '../transformer/transformer.js';
+import { UsageError } from './failure.js';
 import { fetchView } from './fetch_progress.js';
 
 export interface ModelOptions {
@@ -49,16 +51,44 @@ function deviceName(text: string): DeviceName {
   throw new InvalidArgumentError('It must be cpu, cuda or cuda:N. `sonde devices` lists what is there.');
 }
 
-export function addModelOptions(command: Command, model = 'demo'): Command {
-  return command
-    .option(
-      '--model <model>',
-      `demo, ${modelNames.join(', ')}, random:gpt2-small, or the folder or address of a checkpoint`,
-      model,
-    )
-    .option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName)
-    .option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1));
+/** `cuda:0,cuda:1` */
+function deviceNames(text: string): DeviceName[] {
+  const names = text.split(',').map(deviceName);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice === undefined) return names;
+  throw new InvalidArgumentError(`It names ${twice} twice.`);
 }
+
+const modelOption = (command: Command, model: string): Command =>
+  command.option(
+    '--model <model>',
+    `demo, ${modelNames.join(', ')}, random:gpt2-small, or the folder or address of a checkpoint`,
+    model,
+  );
+
+const threadsOption = (command: Command): Command =>
+  command.option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1));
+
+export const addModelOptions = (command: Command, model = 'demo'): Command =>
+  threadsOption(
+    modelOption(command, model).option(
+      '--device <device>',
+      'cpu, cuda or cuda:N (default: a GPU if there is one)',
+      deviceName,
+    ),
+  );
+
+/** For a command that can share its work between devices. */
+export const addModelAndWorkers = (command: Command, model = 'demo'): Command =>
+  threadsOption(
+    modelOption(command, model)
+      .option(
+        '--device <devices>',
+        'cpu, cuda or cuda:N (default: a GPU if there is one); of cuda:0,cuda:1 each gets a process',
+        deviceNames,
+      )
+      .option('--workers <n>', 'processes that share the work, on as many GPUs or parts of the cores', integer(1)),
+  );
 
 /** What the model computes with: `--dtype`, or `--precision` where that is how values are stored. */
 export const addPrecision = (command: Command, flag: '--dtype' | '--precision'): Command =>
@@ -68,7 +98,37 @@ export const addPrecision = (command: Command, flag: '--dtype' | '--precision'):
     oneOf(...(precisions as DType[])),
   );
 
-export const chosenDevice = ({ device, threads }: ModelOptions): Device =>
+/** The device of this process, or those of the processes that share the work. `--threads` is of all together. */
+export function chosenWorkers(options: {
+  device?: DeviceName[];
+  workers?: number;
+  threads?: number;
+}): Pick<DumpOptions, 'device' | 'workers'> {
+  const { device: given, workers: count = given?.length ?? 1, threads } = options;
+  const single = { ...(given && { device: given[0] as DeviceName }), ...(threads !== undefined && { threads }) };
+  if (count === 1 && (given?.length ?? 1) === 1) return { device: chosenDevice(single) };
+  const devices = given ?? workerDevices(count);
+  if (count < devices.length)
+    throw new UsageError(`--workers ${count} is fewer than the devices (${devices.join(', ')})`);
+  const onCpu = Array.from({ length: count }, (_, i) => devices[i % devices.length]).filter((d) => d === 'cpu').length;
+  const all = threads ?? openDevice('cpu').threads;
+  return {
+    workers: Array.from({ length: count }, (_, i) => {
+      const device = devices[i % devices.length] as DeviceName;
+      return device === 'cpu' ? { device, threads: Math.max(1, Math.floor(all / onCpu)) } : { device };
+    }),
+  };
+}
+
+// The GPUs, as many as there are processes; else the processor.
+function workerDevices(count: number): DeviceName[] {
+  const { kind } = getDefaultDevice();
+  if (kind === 'cpu') return ['cpu'];
+  const gpus = listDevices().filter(({ name, available }) => available && name !== 'cpu');
+  return gpus.slice(0, count).map(({ name }) => name as DeviceName);
+}
+
+const chosenDevice = ({ device, threads }: Pick<ModelOptions, 'device' | 'threads'>): Device =>
   device === undefined && threads === undefined
     ? getDefaultDevice()
     : openDevice(device ?? 'cpu', threads === undefined ? {} : { threads });

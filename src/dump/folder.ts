@@ -1,9 +1,12 @@
-// The folder a dump is written to: refuses what is not its own, clears away what an interrupted run left, and says
-// which shards are there already.
+// The folder a dump is written to: refuses what is not its own or is somebody else's just now, clears away what an
+// interrupted run left, and says which shards are there already.
 import { access, constants, lstat, mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { claimOrOwner } from '../files/claim.js';
 import { onDisk, unfinishedOf } from './disk.js';
 import {
+  claimedFile,
+  claimFile,
   differenceOf,
   isManifestFile,
   type Manifest,
@@ -19,18 +22,44 @@ export interface PreparedFolder {
   readonly shards: Map<number, ShardEntry>;
   /** What the folder's manifest says; undefined for a new dump. */
   readonly manifest: Manifest | undefined;
+  /** @throws Error when another process has taken over, which happens when this one stood still. */
+  readonly check: () => Promise<void>;
+  /** For the next process. */
+  readonly release: () => Promise<void>;
 }
 
-/** @throws Error when the folder holds something else, with the difference named. */
+/** @throws Error when the folder holds something else, with the difference named, or when another process writes to it. */
 export async function prepareFolder(folder: string, settings: DumpSettings): Promise<PreparedFolder> {
   await onDisk(folder, mkdir(folder, { recursive: true }));
   await onDisk(folder, access(folder, constants.W_OK | constants.X_OK));
+  const claim = await onDisk(folder, claimOrOwner(folder, claimFile(settings.part)));
+  if (typeof claim === 'string') {
+    throw new Error(`dump: ${folder} is being written by ${claim}: wait until it is done, or choose another folder`);
+  }
+  try {
+    return {
+      ...(await contentsOf(folder, settings)),
+      async check() {
+        if (await claim.lost()) throw new Error(`dump: ${folder} was taken over by another process`);
+      },
+      release: () => claim.release(),
+    };
+  } catch (error) {
+    await claim.release();
+    throw error;
+  }
+}
+
+async function contentsOf(
+  folder: string,
+  settings: DumpSettings,
+): Promise<Pick<PreparedFolder, 'shards' | 'manifest'>> {
   const names = await readdir(folder); // before the manifests: another part may begin just now, with its manifest
   const manifests = await readManifests(folder);
   for (const there of manifests.values()) checkSame(folder, there, settings);
   const leftovers = names.filter(isLeftover);
-  if (manifests.size === 0 && names.length > leftovers.length) {
-    const other = names.find((name) => !isLeftover(name));
+  const other = names.find((name) => !isLeftover(name) && claimedFile(name) === undefined);
+  if (manifests.size === 0 && other !== undefined) {
     throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
   }
   for (const name of leftovers.filter((name) => isOwn(name, settings))) {
@@ -47,14 +76,17 @@ function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): vo
   throw new Error(`dump: ${folder} holds a dump with ${label} ${has}, but ${wants} was asked for`);
 }
 
-function isLeftover(name: string): boolean {
-  const file = unfinishedOf(name);
-  return file !== undefined && (isManifestFile(file) || shardNumber(file) !== undefined);
+/** What an interrupted run's leftover belongs to: a shard or a manifest. */
+function leftoverOf(name: string): string | undefined {
+  const file = name.endsWith('.claim') ? undefined : (claimedFile(name) ?? unfinishedOf(name));
+  return file !== undefined && (isManifestFile(file) || shardNumber(file) !== undefined) ? file : undefined;
 }
+
+const isLeftover = (name: string): boolean => leftoverOf(name) !== undefined;
 
 // Other parts may be at work in the same folder.
 function isOwn(leftover: string, { part }: DumpSettings): boolean {
-  const file = unfinishedOf(leftover) as string;
+  const file = leftoverOf(leftover) as string;
   const number = shardNumber(file);
   return number === undefined ? file === manifestFile(part) : number % part.count === part.index;
 }

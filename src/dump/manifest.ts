@@ -35,6 +35,15 @@ export const manifestFile = ({ index, count }: Part): string =>
 
 export const isManifestFile = (name: string): boolean => manifestPattern.test(name);
 
+/** Held by the process that writes the dump, or the part. */
+export const claimFile = (part: Part): string => `${manifestFile(part)}.claim`;
+
+/** The manifest's file that a claim, or one that was taken over and not cleared away, belongs to. */
+export function claimedFile(name: string): string | undefined {
+  const file = /^(.+)\.claim(\.[\w-]+)?$/.exec(name)?.[1];
+  return file !== undefined && isManifestFile(file) ? file : undefined;
+}
+
 export const shardFile = (number: number): string => `shard-${String(number).padStart(5, '0')}.safetensors`;
 
 /** The number in a shard's file name; undefined for other names. */

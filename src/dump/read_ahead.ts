@@ -24,7 +24,8 @@ export async function* readAhead<T>(items: AsyncGenerator<T>, signal: AbortSigna
   }
 }
 
-async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+/** The promise, or a rejection with the signal's reason as soon as it is aborted. */
+export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return promise;
   signal.throwIfAborted();
   let stop: () => void = () => {};

@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { digestOf, makeRoom, unfinishedOf } from './disk.js';
 import { latentsName } from './layout.js';
-import { isManifestFile, type Manifest, type ShardEntry, shardNumber } from './manifest.js';
+import { claimedFile, isManifestFile, type Manifest, type ShardEntry, shardNumber } from './manifest.js';
 import { ShardReader } from './shard_reader.js';
 
 export interface Problem {
@@ -26,7 +26,9 @@ async function checkFiles(folder: string, { shards, complete, part }: Manifest):
   for (const file of (await readdir(folder)).sort()) {
     if (listed.has(file) || isManifestFile(file)) continue;
     const unfinished = unfinishedOf(file);
-    if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });
+    if (claimedFile(file))
+      problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
+    else if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });
     else if (shardNumber(file) !== undefined) problems.push({ file, problem: 'is not listed in the manifest' });
   }
   const gap = shards.findIndex(({ file }, i) => shardNumber(file) !== part.index + i * part.count);

@@ -59,6 +59,11 @@ export class Device {
     this.description = native.describe(handle);
   }
 
+  /** Compute threads; 0 for a GPU. */
+  get threads(): number {
+    return this.kind === 'cpu' ? Number(/(\d+) threads?$/.exec(this.description)?.[1]) : 0;
+  }
+
   /** Resolves when all work queued so far is done; rejects with the first operation that failed since the last wait. */
   async synchronize(): Promise<void> {
     await this.settled(native.synchronize(this.handle));

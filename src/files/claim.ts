@@ -1,9 +1,12 @@
 // The right of one process at a time to fill a folder: a file that its owner touches every second. When it has not been
-// touched for a while, its owner is gone, or stands still, and another may take over. Nothing but efficiency rests on it:
-// two that both believe to be the owner do the same work twice.
+// touched for a while, its owner is gone, or stands still, and another may take over; at once, if the owner is known to be
+// dead. Nothing but efficiency rests on it: two that both believe to be the owner do the same work twice.
 import { randomUUID } from 'node:crypto';
+import { readFileSync, readlinkSync } from 'node:fs';
 import { open, readFile, rename, rm, stat, utimes } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 export interface Claim {
   /** Whether it is somebody else's by now. */
@@ -11,19 +14,31 @@ export interface Claim {
   release(): Promise<void>;
 }
 
+/** What the file says of its owner. `place` is where the process number means something. */
+interface Owner {
+  readonly token: string;
+  readonly host: string;
+  readonly place: string;
+  readonly pid: number;
+}
+
 const touchMilliseconds = 1000;
 const staleMilliseconds = 5000;
+const pollMilliseconds = 100;
 
-/** The claim on a folder, or undefined while somebody else has it. It ends with the process, however that ends. */
-export async function claim(folder: string): Promise<Claim | undefined> {
-  const path = join(folder, 'claim');
-  const token = randomUUID();
-  if (!(await created(path, token))) {
+/**
+ * The claim on a folder, or undefined while somebody else has it. It ends with the process, however that ends.
+ * `name` is the file's, as a folder may be shared by several that each fill a part of it.
+ */
+export async function claim(folder: string, name = 'claim'): Promise<Claim | undefined> {
+  const path = join(folder, name);
+  const self: Owner = { token: randomUUID(), host: hostname(), place: place(), pid: process.pid };
+  if (!(await created(path, self))) {
     if (!(await isStale(path))) return undefined;
-    await takeAway(path, token);
-    if (!(await created(path, token))) return undefined;
+    await takeAway(path, self.token);
+    if (!(await created(path, self))) return undefined;
   }
-  const owned = async () => (await readFile(path, 'utf8').catch(() => '')) === token;
+  const owned = async () => (await ownerOf(path))?.token === self.token;
   const touch = async () => {
     if (await owned()) await utimes(path, new Date(), new Date());
   };
@@ -38,22 +53,77 @@ export async function claim(folder: string): Promise<Claim | undefined> {
   };
 }
 
-async function created(path: string, token: string): Promise<boolean> {
+/**
+ * The claim on a folder, or in words who has it: `process 123 on some-host`. Of an owner that cannot be asked, whether it
+ * is at work shows within some seconds.
+ */
+export async function claimOrOwner(folder: string, name: string): Promise<Claim | string> {
+  const path = join(folder, name);
+  let first: number | undefined;
+  for (;;) {
+    const claimed = await claim(folder, name);
+    if (claimed) return claimed;
+    const touched = (await stat(path).catch(() => undefined))?.mtimeMs;
+    if (first !== undefined && touched !== undefined && touched !== first) break;
+    first ??= touched;
+    await sleep(pollMilliseconds);
+  }
+  const owner = await ownerOf(path);
+  return owner ? `process ${owner.pid} on ${owner.host}` : 'another process';
+}
+
+async function created(path: string, self: Owner): Promise<boolean> {
+  const handle = await open(path, 'wx').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'EEXIST') return undefined;
+    throw error;
+  });
+  if (!handle) return false;
   try {
-    const handle = await open(path, 'wx');
-    await handle.writeFile(token);
+    await handle.writeFile(JSON.stringify(self));
     await handle.utimes(new Date(), new Date()); // by this machine's clock, as later on
-    await handle.close();
     return true;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false;
+    await rm(path, { force: true });
     throw error;
+  } finally {
+    await handle.close();
+  }
+}
+
+async function ownerOf(path: string): Promise<Owner | undefined> {
+  try {
+    const owner = JSON.parse(await readFile(path, 'utf8'));
+    return Number.isSafeInteger(owner?.pid) && owner.pid > 0 ? owner : undefined;
+  } catch {
+    return undefined; // not there, or not written yet
   }
 }
 
 async function isStale(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
-  return found !== undefined && Math.abs(Date.now() - found.mtimeMs) > staleMilliseconds;
+  if (!found) return false;
+  if (Math.abs(Date.now() - found.mtimeMs) > staleMilliseconds) return true;
+  const owner = await ownerOf(path);
+  return owner !== undefined && owner.place === place() && !isAlive(owner.pid);
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH';
+  }
+}
+
+// One start of one machine, and there one container: elsewhere the same number is another process. Where a system does
+// not tell, no other place is ever taken for this one, and only the time decides.
+function place(): string {
+  try {
+    return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${readlinkSync('/proc/self/ns/pid')}`;
+  } catch {
+    return randomUUID();
+  }
 }
 
 /** Only one of several gets to rename it. */

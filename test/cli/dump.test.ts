@@ -96,7 +96,16 @@ test('wrong usage is 2, with a word on what is right', async () => {
     [['dump', '--out', 'x', '--text', 'a.txt'], /sonde: dump needs a --hook or an --autoencoder/],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--context', 'many'], /whole number of 1 or more/],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--dtype', 'int8'], /one of float16, bfloat16, float32/],
-    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--shard', '3/3'], /--shard.* I\/N/],
+    [
+      ['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--shard', '3/3'],
+      /--shard 3\/3: I must be from 0 to 2, but is 3/,
+    ],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--shard', '3'], /--shard must read I\/N, auto or auto\/N/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--device', 'cpu,cpu'], /It names cpu twice/],
+    [
+      ['dump', '--out', 'x', '--text', sampleText, ...hook, '--device', 'cpu,cuda', '--workers', '1'],
+      /fewer than the dev/,
+    ],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--device', 'tpu'], /cpu, cuda or cuda:N/],
     [['dump', '--out', 'x', 'a.txt', ...hook], /what is 'a\.txt'\?/],
     [['dump', '--out', 'x', '--text', 'a.txt', '--autoencoder', 'oops'], /LOCATION=NAME/],

@@ -3,8 +3,9 @@ import { appendFile, cp, mkdir, readFile, rm, truncate, writeFile } from 'node:f
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { findAutoencoder } from '../../src/dump/autoencoders.js';
+import type { DumpOptions } from '../../src/dump/options.js';
 import { openDump } from '../../src/dump/reader.js';
-import { type DumpOptions, dump, planOf } from '../../src/dump/run.js';
+import { dump, planOf } from '../../src/dump/run.js';
 import { packageRoot } from '../../src/engine/native.js';
 import type { Tensor } from '../../src/engine/tensor.js';
 import { Transformer } from '../../src/transformer/transformer.js';
