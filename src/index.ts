@@ -68,6 +68,7 @@ export {
 } from './dump/collate.js';
 export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus.js';
 export type { Manifest, ShardEntry } from './dump/manifest.js';
+export { type MergeResult, mergeDumps } from './dump/merge.js';
 export type { DumpOptions, WorkerOptions } from './dump/options.js';
 export { type DumpDType, type DumpPlan, describePlan, type Part } from './dump/plan.js';
 export type { DumpProgress } from './dump/progress.js';

@@ -8,18 +8,16 @@ import { print } from './terminal.js';
 const help = `
 Example:
   $ sonde inspect demo-dump
-  $ sonde inspect --verify demo-dump   every checksum, header and shape; exit code 1 when something is wrong`;
+Next: sonde verify checks every file.`;
 
 export const inspectCommand = (): Command =>
   new Command('inspect')
     .description('show what a dump holds')
     .argument('<dump>', 'the folder of a dump')
-    .option('--verify', 'check every file')
     .addHelpText('after', help)
-    .action(async (folder: string, { verify }: { verify?: boolean }) => {
+    .action(async (folder: string) => {
       await using dump = await openDump(folder);
       await printDump(dump);
-      if (verify) await printProblems(dump);
     });
 
 /** The manifest in words, and a look at the first row. */
@@ -70,10 +68,3 @@ function summaryOfSparse({ indices, values }: SparseRows, positions: number): st
 }
 
 const short = (value: number): string => String(Number(value.toPrecision(3)));
-
-async function printProblems(dump: Dump): Promise<void> {
-  const problems = await dump.verify();
-  for (const { file, problem } of problems) print(`${file}: ${problem}`);
-  if (problems.length > 0) throw new Error(`${dump.folder}: ${problems.length} problems were found`);
-  print('verified  every file is as the manifest says');
-}

@@ -15,7 +15,9 @@ import { encodeCommand } from './encode.js';
 import { report } from './failure.js';
 import { fetchCommand } from './fetch.js';
 import { inspectCommand } from './inspect.js';
+import { mergeCommand } from './merge.js';
 import { sampleCommand } from './sample.js';
+import { verifyCommand } from './verify.js';
 
 const { version, description } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8'));
 
@@ -40,6 +42,8 @@ for (const command of [
   demoCommand,
   dumpCommand,
   inspectCommand,
+  verifyCommand,
+  mergeCommand,
   collateCommand,
   sampleCommand,
   encodeCommand,

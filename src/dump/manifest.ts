@@ -65,12 +65,18 @@ export async function writeManifest(folder: string, manifest: Manifest): Promise
   await onDisk(path, writeFileAtomically(path, `${JSON.stringify(manifest, null, 2)}\n`));
 }
 
-/** All manifests of a folder, by file name: one, or one for each part that was begun. */
+/**
+ * All manifests of a folder, by file name: one, or one for each part that was begun. Parts that were merged into the one
+ * count no more, should they be there still.
+ */
 export async function readManifests(folder: string): Promise<Map<string, Manifest>> {
   const names = (await readdir(folder)).filter(isManifestFile).sort();
   const manifests = new Map<string, Manifest>();
   for (const name of names) manifests.set(name, await readManifest(folder, name));
-  return manifests;
+  const whole = manifests.get('manifest.json');
+  if (!whole?.complete) return manifests;
+  const others = [...manifests.values()].filter((other) => differenceOf(whole, { ...other, part: whole.part }));
+  return new Map([whole, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
 }
 
 async function readManifest(folder: string, name: string): Promise<Manifest> {

@@ -24,17 +24,19 @@ test('a dump, the same again, and a look at it', () =>
     const again = await run(args, { cwd: folder });
     assert.is(again.code, 0);
     assert.match(again.stdout, /^out is complete already: 38 rows, 1200 tokens in 3 shards.*Nothing was done\.\n$/);
-    const look = await run(['inspect', '--verify', 'out'], { cwd: folder });
+    const look = await run(['inspect', 'out'], { cwd: folder });
     assert.is(look.code, 0, look.stderr);
     assert.match(look.stdout, /rows +38 of 32 tokens, 1200 tokens without padding/);
     assert.match(look.stdout, /first row "It was a windy Monday\./);
     assert.match(look.stdout, /1\/mlp\/post_act {2}\[38, 32, 256\] {2}/);
-    assert.match(look.stdout, /every file is as the manifest says/);
+    const good = await run(['verify', 'out'], { cwd: folder });
+    assert.is(good.code, 0, good.stderr);
+    assert.match(good.stdout, /^out: 3 shards, \d+ kB: every file is as the manifest says\n$/);
     await truncate(join(folder, 'out', 'shard-00001.safetensors'), 9);
-    const broken = await run(['inspect', '--verify', 'out'], { cwd: folder });
+    const broken = await run(['verify', 'out'], { cwd: folder });
     assert.is(broken.code, 1);
     assert.match(broken.stdout, /shard-00001\.safetensors: holds 9 bytes/);
-    assert.match(broken.stderr, /^sonde: out: 1 problem/);
+    assert.match(broken.stderr, /^sonde: out: 1 problem was found/);
   }));
 
 test('latents, lists of words, and standard input', () =>

@@ -1,0 +1,26 @@
+// sonde merge: parts that were made by several machines become one dump.
+import { Command } from 'commander';
+import { mergeDumps } from '../dump/merge.js';
+import { print } from './terminal.js';
+
+const help = `
+The manifest of the whole takes the place of those of the parts; it is, byte for byte, that of one process. No data is
+copied: shards of other folders get a second name in the first one, so they must be on the same disk.
+
+Examples:
+  Four machines wrote to one folder, each with --shard I/4:
+    $ sonde merge dump
+  Each wrote to a folder of its own:
+    $ sonde merge dump part-0 part-1 part-2 part-3
+Next: sonde verify checks every file.`;
+
+export const mergeCommand = (): Command =>
+  new Command('merge')
+    .description('make one dump of parts (dump --shard)')
+    .argument('<dump>', 'the folder of the whole: with parts in it, or new')
+    .argument('[parts...]', 'more folders with parts')
+    .addHelpText('after', help)
+    .action(async (out: string, parts: string[]) => {
+      const { rows, tokens, shards } = await mergeDumps(out, parts);
+      print(`${out}: ${rows} rows, ${tokens} tokens in ${shards} ${shards === 1 ? 'shard' : 'shards'}`);
+    });

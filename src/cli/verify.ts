@@ -1,0 +1,33 @@
+// sonde verify: whether a dump is what its manifest says.
+import { Command } from 'commander';
+import { showBytes } from '../dump/plan.js';
+import { openDump } from '../dump/reader.js';
+import { print } from './terminal.js';
+
+const help = `
+Reads every shard: its size, SHA-256, header and shapes, and whether its tokens, documents and latents make sense; and
+names every file in the folder that belongs to no dump. It changes nothing. Exit code 1 when something is wrong.
+
+Example:
+  $ sonde verify my-dump`;
+
+export const verifyCommand = (): Command =>
+  new Command('verify')
+    .description('check every file of a dump')
+    .argument('<dump>', 'the folder of a dump')
+    .addHelpText('after', help)
+    .action(verify);
+
+async function verify(folder: string): Promise<void> {
+  await using dump = await openDump(folder);
+  const problems = await dump.verify();
+  for (const { file, problem } of problems) print(`${file}: ${problem}`);
+  if (problems.length > 0) {
+    const count = problems.length === 1 ? '1 problem was' : `${problems.length} problems were`;
+    throw new Error(`${folder}: ${count} found`);
+  }
+  const bytes = dump.shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const files = `${dump.shards.length} ${dump.shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  print(`${folder}: ${files}: every file is as the manifest says`);
+  if (!dump.manifest.complete) print('The dump is not complete: the same command goes on.');
+}
