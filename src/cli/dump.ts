@@ -22,11 +22,8 @@ import {
 import { partOf } from './part.js';
 import { progressView } from './progress.js';
 
-interface DumpCommandOptions {
+export interface DumpRequestOptions {
   model: string;
-  device?: DeviceName[];
-  workers?: number;
-  threads?: number;
   precision?: DType;
   text?: string[];
   jsonl?: string[];
@@ -39,8 +36,14 @@ interface DumpCommandOptions {
   dtype?: DumpDType;
   shardTokens?: number;
   threshold?: number;
-  shard?: Part;
   limit?: number;
+}
+
+interface DumpCommandOptions extends DumpRequestOptions {
+  device?: DeviceName[];
+  workers?: number;
+  threads?: number;
+  shard?: Part;
   plan?: boolean;
 }
 
@@ -73,21 +76,23 @@ Examples:
 Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
 Next: sonde inspect FOLDER. The shards are plain safetensors, for numpy and torch as well.`;
 
-export function dumpCommand(): Command {
-  const command = new Command('dump')
-    .description('store what happens inside a model on a text')
-    .argument('[source]', '- for text on standard input')
-    .option('--text <file...>', 'text files (UTF-8); <|endoftext|> ends a document', collected)
-    .option('--jsonl <file...>', 'files of JSON lines with a "text" each', collected)
-    .option('--tokens <file...>', 'files of tokens, two bytes each, little-endian', collected)
-    .option('--hook <location...>', 'what to store; may be repeated', collected)
-    .option(
-      '--autoencoder <location=name...>',
-      'store the latents of an autoencoder (a name or a file) there',
-      (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
-    )
-    .requiredOption('--out <folder>', 'where to: a new or empty folder, or one to go on with');
-  addPrecision(addModelAndWorkers(command), '--precision')
+/** What is stored of which text: for whoever makes dumps. */
+export function addDumpOptions(command: Command): Command {
+  return addPrecision(
+    command
+      .argument('[source]', '- for text on standard input')
+      .option('--text <file...>', 'text files (UTF-8); <|endoftext|> ends a document', collected)
+      .option('--jsonl <file...>', 'files of JSON lines with a "text" each', collected)
+      .option('--tokens <file...>', 'files of tokens, two bytes each, little-endian', collected)
+      .option('--hook <location...>', 'what to store; may be repeated', collected)
+      .option(
+        '--autoencoder <location=name...>',
+        'store the latents of an autoencoder (a name or a file) there',
+        (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
+      )
+      .requiredOption('--out <folder>', 'where to: a new or empty folder, or one to go on with'),
+    '--precision',
+  )
     .option('--context <n>', 'tokens per row (default: 128)', integer(1))
     .option('--batch <n>', 'rows of the full context at a time (default: about 2048 tokens on the CPU)', integer(1))
     .option(
@@ -97,27 +102,28 @@ export function dumpCommand(): Command {
     )
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
+    .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1));
+}
+
+export function dumpCommand(): Command {
+  const command = new Command('dump').description('store what happens inside a model on a text');
+  return addModelAndWorkers(addDumpOptions(command))
     .option(
       '--shard <i/n>',
       'make only part i of n, counted from 0; auto or auto/N in a Slurm array or an indexed Kubernetes job',
       (text) => partOf(text),
     )
-    .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1))
-    .option('--plan', 'only print what would be done');
-  return command
+    .option('--plan', 'only print what would be done')
     .addHelpText('after', help)
     .action((source: string | undefined, options: DumpCommandOptions) => runDump(source, options));
 }
 
 async function runDump(source: string | undefined, options: DumpCommandOptions): Promise<void> {
-  const hooks = [...(options.hook ?? []), ...(options.autoencoder ?? [])];
-  const locations = hooks.filter((word) => word !== '-');
-  const corpus = corpusOf(source ?? hooks.find((word) => word === '-'), options);
-  if (locations.length === 0) throw new UsageError('dump needs a --hook or an --autoencoder: what is to be stored?');
-  const { out } = options;
+  const { out, shard } = options;
+  const request = dumpRequest('dump', source, options);
   await interruptible(`interrupted: ${out} can be continued with the same command`, async (signal) => {
-    const request = { ...libraryOptions(options), ...chosenWorkers(options), corpus, locations, signal };
-    await (options.plan ? printPlan(request) : dumpWithProgress(request));
+    const whole: DumpOptions = { ...request, ...chosenWorkers(options), ...(shard && { shard }), signal };
+    await (options.plan ? printPlan(whole) : dumpWithProgress(whole));
   });
 }
 
@@ -127,13 +133,31 @@ async function printPlan(request: DumpOptions): Promise<void> {
   console.log(describePlan(plan));
 }
 
-function corpusOf(
+/** The words of the command line as dump() takes them; what was not given is left out, so that its defaults hold. */
+export function dumpRequest(
+  command: string,
   source: string | undefined,
-  { text = [], jsonl = [], tokens = [] }: DumpCommandOptions,
+  options: DumpRequestOptions,
+): DumpOptions & { corpus: CorpusFile[] } {
+  const hooks = [...(options.hook ?? []), ...(options.autoencoder ?? [])];
+  const locations = hooks.filter((word) => word !== '-');
+  const corpus = corpusOf(command, source ?? hooks.find((word) => word === '-'), options);
+  if (locations.length === 0) {
+    throw new UsageError(`${command} needs a --hook or an --autoencoder: what is to be stored?`);
+  }
+  const { out, model, precision, context, batch, dtype, shardTokens, threshold, limit } = options;
+  const given = Object.entries({ precision, context, batch, dtype, shardTokens, threshold, limit });
+  return { out, model, corpus, locations, ...Object.fromEntries(given.filter(([, value]) => value !== undefined)) };
+}
+
+function corpusOf(
+  command: string,
+  source: string | undefined,
+  { text = [], jsonl = [], tokens = [] }: DumpRequestOptions,
 ): CorpusFile[] {
   if (source !== undefined && source !== '-') {
     throw new UsageError(
-      `dump takes files with --text, --jsonl or --tokens, and - for standard input; what is '${source}'?`,
+      `${command} takes files with --text, --jsonl or --tokens, and - for standard input; what is '${source}'?`,
     );
   }
   const files: CorpusFile[] = [
@@ -143,14 +167,7 @@ function corpusOf(
     ...(source === '-' ? ['-'] : []),
   ];
   if (files.length > 0) return files;
-  throw new UsageError('dump needs a text: --text FILE, --jsonl FILE, --tokens FILE, or - for standard input');
-}
-
-// Leaves out what was not given, so that the library's defaults hold.
-function libraryOptions(options: DumpCommandOptions): Omit<DumpOptions, 'corpus' | 'locations'> {
-  const { out, model, precision, context, batch, dtype, shardTokens, threshold, shard, limit } = options;
-  const given = Object.entries({ precision, context, batch, dtype, shardTokens, threshold, shard, limit });
-  return { out, model, ...Object.fromEntries(given.filter(([, value]) => value !== undefined)) };
+  throw new UsageError(`${command} needs a text: --text FILE, --jsonl FILE, --tokens FILE, or - for standard input`);
 }
 
 /** Runs a dump with its progress on standard error, and says in a line what there is now. */

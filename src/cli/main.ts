@@ -16,6 +16,7 @@ import { report } from './failure.js';
 import { fetchCommand } from './fetch.js';
 import { inspectCommand } from './inspect.js';
 import { mergeCommand } from './merge.js';
+import { queueCommand } from './queue.js';
 import { sampleCommand } from './sample.js';
 import { verifyCommand } from './verify.js';
 
@@ -44,6 +45,7 @@ for (const command of [
   inspectCommand,
   verifyCommand,
   mergeCommand,
+  queueCommand,
   collateCommand,
   sampleCommand,
   encodeCommand,
@@ -54,7 +56,7 @@ for (const command of [
 ]) {
   program.addCommand(command());
 }
-for (const command of [program, ...program.commands]) {
+for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)]) {
   command.exitOverride().configureOutput({
     outputError: (text, write) => write(text.replace(/^error: /, 'sonde: ')),
   });

@@ -59,29 +59,26 @@ function deviceNames(text: string): DeviceName[] {
   throw new InvalidArgumentError(`It names ${twice} twice.`);
 }
 
-const modelOption = (command: Command, model: string): Command =>
+export const addModel = (command: Command, model = 'demo'): Command =>
   command.option(
     '--model <model>',
     `demo, ${modelNames.join(', ')}, random:gpt2-small, or the folder or address of a checkpoint`,
     model,
   );
 
-const threadsOption = (command: Command): Command =>
+const addThreads = (command: Command): Command =>
   command.option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1));
 
-export const addModelOptions = (command: Command, model = 'demo'): Command =>
-  threadsOption(
-    modelOption(command, model).option(
-      '--device <device>',
-      'cpu, cuda or cuda:N (default: a GPU if there is one)',
-      deviceName,
-    ),
-  );
+/** The device of a command that uses one. */
+export const addDevice = (command: Command): Command =>
+  addThreads(command.option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName));
+
+export const addModelOptions = (command: Command, model = 'demo'): Command => addDevice(addModel(command, model));
 
 /** For a command that can share its work between devices. */
 export const addModelAndWorkers = (command: Command, model = 'demo'): Command =>
-  threadsOption(
-    modelOption(command, model)
+  addThreads(
+    addModel(command, model)
       .option(
         '--device <devices>',
         'cpu, cuda or cuda:N (default: a GPU if there is one); of cuda:0,cuda:1 each gets a process',
@@ -128,7 +125,7 @@ function workerDevices(count: number): DeviceName[] {
   return gpus.slice(0, count).map(({ name }) => name as DeviceName);
 }
 
-const chosenDevice = ({ device, threads }: Pick<ModelOptions, 'device' | 'threads'>): Device =>
+export const chosenDevice = ({ device, threads }: Pick<ModelOptions, 'device' | 'threads'>): Device =>
   device === undefined && threads === undefined
     ? getDefaultDevice()
     : openDevice(device ?? 'cpu', threads === undefined ? {} : { threads });

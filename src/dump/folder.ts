@@ -55,7 +55,12 @@ async function contentsOf(
   settings: DumpSettings,
 ): Promise<Pick<PreparedFolder, 'shards' | 'manifest'>> {
   const names = await readdir(folder); // before the manifests: another part may begin just now, with its manifest
-  const manifests = await readManifests(folder);
+  const own = manifestFile(settings.part);
+  // Of other parts, which may be many, one stands for all: each was checked when it began.
+  const manifests = await readManifests(folder, [
+    own,
+    ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
+  ]);
   for (const there of manifests.values()) checkSame(folder, there, settings);
   const leftovers = names.filter(isLeftover);
   const other = names.find((name) => !isLeftover(name) && claimedFile(name) === undefined);
@@ -65,7 +70,7 @@ async function contentsOf(
   for (const name of leftovers.filter((name) => isOwn(name, settings))) {
     await onDisk(folder, rm(join(folder, name), { force: true }));
   }
-  const manifest = manifests.get(manifestFile(settings.part));
+  const manifest = manifests.get(own);
   return { manifest, shards: await shardsThere(folder, manifest?.shards ?? []) };
 }
 

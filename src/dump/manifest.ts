@@ -67,10 +67,10 @@ export async function writeManifest(folder: string, manifest: Manifest): Promise
 
 /**
  * All manifests of a folder, by file name: one, or one for each part that was begun. Parts that were merged into the one
- * count no more, should they be there still.
+ * count no more, should they be there still. `only` leaves out other names.
  */
-export async function readManifests(folder: string): Promise<Map<string, Manifest>> {
-  const names = (await readdir(folder)).filter(isManifestFile).sort();
+export async function readManifests(folder: string, only?: readonly string[]): Promise<Map<string, Manifest>> {
+  const names = (await readdir(folder)).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true)).sort();
   const manifests = new Map<string, Manifest>();
   for (const name of names) manifests.set(name, await readManifest(folder, name));
   const whole = manifests.get('manifest.json');

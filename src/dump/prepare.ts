@@ -35,13 +35,18 @@ export function checkOptions(options: DumpOptions): void {
   }
   if (workers === undefined) return;
   if (!Array.isArray(workers) || workers.length === 0) throw new RangeError('dump: workers must name one at least');
-  if (typeof model !== 'string') {
-    throw new TypeError('dump: workers load the model themselves: give it by name, folder or address');
-  }
+  checkByName(options, 'workers');
   if (device !== undefined) throw new TypeError('dump: with workers, the device is that of each worker');
+}
+
+/** Other processes can be given what has a name, and nothing that is loaded. */
+export function checkByName({ model, autoencoders = {} }: DumpOptions, who: string): void {
+  if (typeof model !== 'string') {
+    throw new TypeError(`dump: ${who} load the model themselves: give it by name, folder or address`);
+  }
   const given = Object.keys(autoencoders).find((name) => typeof autoencoders[name] !== 'string');
   if (given === undefined) return;
-  throw new TypeError(`dump: workers load autoencoders themselves: give '${given}' by name, path or address`);
+  throw new TypeError(`dump: ${who} load autoencoders themselves: give '${given}' by name, path or address`);
 }
 
 /** @throws Error when a location, an autoencoder or an option is wrong, with what is allowed. */

@@ -1,8 +1,9 @@
 // dump(): the corpus, block by block, to whatever makes shards of them, and the manifest. While one shard is computed,
 // the one before is hashed and synced, and the text of the one after is tokenised.
 import { openDevice } from '../engine/device.js';
-import { type Block, blocksOf } from './blocks.js';
-import { corpusBytes, describeSource, openCorpus, readCorpus, type Source } from './corpus.js';
+import type { Block } from './blocks.js';
+import { corpusBytes, describeSource, openCorpus, type Source } from './corpus.js';
+import { corpusBlocks } from './corpus_blocks.js';
 import { type PreparedFolder, prepareFolder } from './folder.js';
 import { makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
 import type { DumpOptions } from './options.js';
@@ -143,17 +144,11 @@ function checkEnd(out: string, { shards }: PreparedFolder, blocks: number): void
 // ---- the corpus
 
 async function* gather({ maker, sources, meter }: Run, signal: AbortSignal): AsyncGenerator<Block> {
-  const { context, limit, part, model } = maker.settings;
-  const pieces = readCorpus(sources, {
-    encode: maker.encode,
-    nVocab: model.vocabulary,
-    onBytes: (bytes) => {
-      meter.bytesRead += bytes;
-    },
-    signal,
-  });
-  const blocks = blocksOf(pieces, { context, rowsPerBlock: maker.rowsPerShard, limit: limit ?? undefined });
-  for await (const block of blocks) {
+  const { part } = maker.settings;
+  const onBytes = (bytes: number) => {
+    meter.bytesRead += bytes;
+  };
+  for await (const block of corpusBlocks(sources, maker, { onBytes, signal })) {
     meter.corpusTokens += block.tokenCount;
     if (block.number % part.count === part.index) meter.gathered += block.tokenCount;
     yield block;

@@ -1,0 +1,125 @@
+// Makes single shards of a dump by their numbers, each a part of its own with its manifest: so whoever makes them, in
+// whatever order and however often, the folder tells what is done, and mergeDumps() makes the whole of it.
+import pLimit from 'p-limit';
+import { describeSource, openCorpus } from './corpus.js';
+import { BlockCursor, corpusBlocks } from './corpus_blocks.js';
+import { prepareFolder } from './folder.js';
+import {
+  differenceOf,
+  type Manifest,
+  makeManifest,
+  readManifests,
+  type ShardEntry,
+  writeManifest,
+} from './manifest.js';
+import type { DumpOptions } from './options.js';
+import type { DumpSettings } from './plan.js';
+import { checkOptions, prepare } from './prepare.js';
+import { LocalMaker } from './shard_maker.js';
+
+/** A dump that is made shard by shard, as plain data. */
+export interface ShardedDump {
+  readonly request: Omit<DumpOptions, 'shard' | 'workers' | 'device' | 'signal' | 'onProgress' | 'onFetch'>;
+  /** `part` is that of the whole. */
+  readonly settings: DumpSettings;
+  readonly rowsPerShard: number;
+  /** Of shards. */
+  readonly count: number;
+}
+
+/** Loads the model, reads the corpus once, and says what there is to do. Writes nothing. */
+export async function planShards(request: ShardedDump['request'], signal?: AbortSignal): Promise<ShardedDump> {
+  checkOptions(request);
+  const sources = await openCorpus(request.corpus);
+  const prepared = await prepare({ ...request, ...(signal && { signal }) }, sources.map(describeSource));
+  try {
+    const { settings, rowsPerShard } = prepared.plan;
+    const encode = (text: string) => prepared.model.enc.encode(text);
+    let count = 0;
+    for await (const _ of corpusBlocks(sources, { settings, rowsPerShard, encode }, { signal })) count++;
+    if (count === 0) throw new Error('dump: the corpus has no tokens');
+    return { request, settings, rowsPerShard, count };
+  } finally {
+    prepared.dispose();
+  }
+}
+
+export class ShardSession {
+  readonly #dump: ShardedDump;
+  readonly #maker: LocalMaker;
+  readonly #cursor: BlockCursor;
+  readonly #entries = new Map<number, ShardEntry>();
+  readonly #oneAtATime = pLimit(1);
+
+  private constructor(dump: ShardedDump, maker: LocalMaker, cursor: BlockCursor) {
+    this.#dump = dump;
+    this.#maker = maker;
+    this.#cursor = cursor;
+    maker.begin({
+      onStored() {},
+      onShard: async (number, entry) => {
+        this.#entries.set(number, entry);
+      },
+    });
+  }
+
+  /** @throws Error when the model, an autoencoder or the corpus is not what the dump was planned with. */
+  static async open(
+    dump: ShardedDump,
+    { device, signal }: Pick<DumpOptions, 'device' | 'signal'>,
+  ): Promise<ShardSession> {
+    const { request, rowsPerShard } = dump;
+    const sources = await openCorpus(request.corpus);
+    const prepared = await prepare(
+      { ...request, ...(device && { device }), ...(signal && { signal }) },
+      sources.map(describeSource),
+    );
+    const maker = new LocalMaker(prepared, { out: request.out, signal });
+    const difference = differenceOf(dump.settings, maker.settings);
+    if (difference) {
+      await maker.close();
+      const [label, planned, here] = difference;
+      throw new Error(`dump: planned with ${label} ${planned}, but there is ${here} here`);
+    }
+    const { settings, encode } = maker;
+    const open = () => corpusBlocks(sources, { settings, rowsPerShard, encode }, { signal });
+    return new ShardSession(dump, maker, new BlockCursor(open));
+  }
+
+  /**
+   * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may begin.
+   * After a rejection the session makes no more.
+   */
+  async make(number: number): Promise<void> {
+    const { request, settings, count } = this.#dump;
+    const part = { ...settings, part: { index: number, count } };
+    if (await isWhole(request.out, settings)) return;
+    const folder = await prepareFolder(request.out, part);
+    try {
+      if (folder.manifest?.complete && folder.shards.has(number)) return;
+      const finished = await this.#oneAtATime(async () => {
+        const block = await this.#cursor.at(number);
+        await this.#maker.take(block);
+        return { done: this.#maker.finish() };
+      });
+      await finished.done;
+      await folder.check();
+      await writeManifest(request.out, makeManifest(part, [this.#entries.get(number) as ShardEntry], true));
+    } finally {
+      this.#entries.delete(number);
+      await folder.release();
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#cursor.close();
+    await this.#maker.close();
+  }
+}
+
+/** Whether the parts have been merged already. */
+async function isWhole(out: string, settings: DumpSettings): Promise<boolean> {
+  const none = new Map<string, Manifest>(); // a folder that is not there yet
+  const there = (await readManifests(out, ['manifest.json']).catch(() => none)).get('manifest.json');
+  return there?.complete === true && differenceOf(there, settings) === undefined;
+}

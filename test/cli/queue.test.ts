@@ -1,0 +1,211 @@
+// Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is tried.
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import * as assert from 'uvu/assert';
+import { assertSameFolder, sampleText } from '../dump/folders.js';
+import { withFolder } from '../support/folders.js';
+import { suite } from '../support/harness.js';
+import { type Outcome, run } from './command.js';
+
+const test = suite('sonde queue');
+test.limit(240_000);
+const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const installed = ['redis-server', 'valkey-server'].find((name) => spawnSync(name, ['--version']).status === 0);
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** A server that keeps what it knows in a folder, and can be stopped and started. */
+class Redis {
+  readonly url: string;
+  readonly #port: number;
+  readonly #folder: string;
+  #child: ChildProcess | undefined;
+
+  private constructor(port: number, folder: string) {
+    this.url = `redis://127.0.0.1:${port}`;
+    this.#port = port;
+    this.#folder = folder;
+  }
+
+  static async start(folder: string): Promise<Redis> {
+    await mkdir(folder);
+    const redis = new Redis(await freePort(), folder);
+    await redis.start();
+    return redis;
+  }
+
+  async start(): Promise<void> {
+    const words = ['--port', `${this.#port}`, '--bind', '127.0.0.1', '--dir', this.#folder, '--appendonly', 'yes'];
+    this.#child = spawn(installed as string, words, { stdio: ['ignore', 'pipe', 'ignore'] });
+    for await (const text of this.#child.stdout as AsyncIterable<Buffer>) {
+      if (text.toString().includes('Ready to accept connections')) break;
+    }
+    this.#child.stdout?.resume();
+  }
+
+  async stop(): Promise<void> {
+    const ended = new Promise((resolve) => this.#child?.once('close', resolve));
+    this.#child?.kill();
+    await ended;
+  }
+}
+
+const withRedis = (body: (redis: Redis, at: (name: string) => string) => Promise<void>): Promise<void> =>
+  withFolder(async (folder) => {
+    const redis = await Redis.start(join(folder, 'redis'));
+    try {
+      await body(redis, (name) => join(folder, name));
+    } finally {
+      await redis.stop();
+    }
+  });
+
+const dumpWords = (out: string, ...more: string[]): string[] => [
+  ...['--text', sampleText, '--hook', '1/mlp/post_act', '--autoencoder', '*/resid/delta_mlp=ae-resid-delta-mlp'],
+  ...['--context', '32', '--batch', '1', '--shard-tokens', '640', '--limit', '25600', '--out', out, ...more],
+];
+
+interface Worker {
+  readonly child: ChildProcess;
+  readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null; stderr: string }>;
+  /** Lines of finished work so far. */
+  readonly done: string[];
+}
+
+function startWorker(redis: string, ...more: string[]): Worker {
+  const words = ['queue', 'work', '--redis', redis, '--threads', '1', '--lock', '2', ...more];
+  const child = spawn(process.execPath, [main, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const done: string[] = [];
+  let stderr = '';
+  child.stdout.on('data', (text: Buffer) => done.push(...text.toString().trim().split('\n')));
+  child.stderr.on('data', (text: Buffer) => {
+    stderr += text;
+  });
+  const ended = new Promise<Awaited<Worker['ended']>>((resolve) => {
+    child.on('close', (code, signal) => resolve({ code, signal, stderr }));
+  });
+  return { child, ended, done };
+}
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await sleep(20);
+}
+
+const good = ({ code, stdout, stderr }: Outcome): string => {
+  assert.is(code, 0, stderr);
+  return stdout;
+};
+
+if (!installed) {
+  console.log('sonde queue: not tested, as neither redis-server nor valkey-server is installed');
+} else {
+  test('3 workers, 40 shards; one killed, one stopped, Redis started anew: the bytes of one process', () =>
+    withRedis(async (redis, at) => {
+      const status = async () => good(await run(['queue', 'status', '--redis', redis.url]));
+      good(await run(['dump', ...dumpWords(at('whole'))]));
+      const plan = ['queue', 'plan', '--redis', redis.url, ...dumpWords(at('out'))];
+      assert.match(good(await run(plan)), /out: 40 shards to make: sonde queue work\n$/);
+      assert.match(good(await run(plan)), /out is in the queue already, with 40 shards\n$/);
+      assert.match(await status(), /^waiting {3}40\nactive {4}0\nretrying {2}0\ndone {6}0\nmerging {3}1 dumps/);
+
+      const workers = [1, 2, 3].map(() => startWorker(redis.url, '--until-done'));
+      const [killed, stopped, last] = workers as [Worker, Worker, Worker];
+      await until(() => workers.every(({ done }) => done.length >= 2));
+      killed.child.kill('SIGKILL');
+      assert.is((await killed.ended).signal, 'SIGKILL');
+      stopped.child.kill('SIGTERM');
+      const { code, stderr } = await stopped.ended;
+      assert.is(code, 130);
+      assert.match(stderr, /sonde: stopped: what was under way is in the queue again\n$/);
+      assert.ok(!(await readdir(at('out'))).includes('manifest.json'), 'done before anything was lost');
+
+      await redis.stop();
+      await sleep(300);
+      await redis.start();
+      const fourth = startWorker(redis.url, '--until-done');
+      for (const worker of [last, fourth]) {
+        const { code, stderr } = await worker.ended;
+        assert.is(code, 0, stderr);
+      }
+      await assertSameFolder(at('out'), at('whole'));
+      assert.match(
+        await status(),
+        /^waiting {3}0\nactive {4}0\nretrying {2}0\ndone {6}41\nmerging {3}0 .*\ngiven up {2}0\n$/,
+      );
+
+      // Redis may forget everything: the folder knows
+      await redis.stop();
+      await rm(at('redis'), { recursive: true });
+      await mkdir(at('redis'));
+      await redis.start();
+      await rm(join(at('out'), 'shard-00007.safetensors'));
+      good(await run(plan));
+      const { code: again } = await startWorker(redis.url, '--until-done').ended;
+      assert.is(again, 0);
+    }));
+
+  test('what fails is tried again, given up, told, and tried again when asked', () =>
+    withRedis(async (redis, at) => {
+      const corpus = at('corpus.txt');
+      const { readFile } = await import('node:fs/promises');
+      const text = (await readFile(sampleText)).subarray(0, 8000);
+      await writeFile(corpus, text);
+      const words = ['--text', corpus, '--hook', '1/mlp/post_act', '--context', '32', '--shard-tokens', '640'];
+      const queue = ['--redis', redis.url, '--queue', 'other'];
+      good(await run(['queue', 'plan', ...queue, '--attempts', '2', ...words, '--out', at('out')]));
+      await rm(corpus);
+      const first = startWorker(redis.url, '--queue', 'other', '--until-done');
+      const { code, stderr } = await first.ended;
+      assert.is(code, 0);
+      assert.match(
+        stderr,
+        /sonde: shard 0: dump: corpus file .*corpus\.txt: there is no such file \(will be tried again\)/,
+      );
+      assert.match(stderr, /sonde: shard 0: dump: .*no such file \(given up\)/);
+      const status = good(await run(['queue', 'status', ...queue]));
+      assert.match(status, /^waiting {3}0\nactive {4}0\nretrying {2}0\ndone {6}0\nmerging {3}1 /);
+      assert.match(
+        status,
+        /given up {2}4\n {2}shard \d of .*out, 2 attempts: dump: corpus file .*: there is no such file\n/,
+      );
+
+      await writeFile(corpus, text);
+      assert.match(good(await run(['queue', 'status', '--retry', ...queue])), /^waiting {3}4\n.*given up {2}0\n$/s);
+      assert.is((await startWorker(redis.url, '--queue', 'other', '--until-done').ended).code, 0);
+      good(await run(['dump', ...words, '--out', at('whole')]));
+      await assertSameFolder(at('out'), at('whole'));
+      // another text in its place is found out before anything is computed
+      await writeFile(corpus, text.subarray(0, 4000));
+      const changed = await run(['queue', 'plan', ...queue, ...words, '--out', at('out')]);
+      assert.is(changed.code, 0, changed.stderr);
+    }));
+}
+
+test('no server, no standard input', async () => {
+  const server = ['--redis', `redis://user:secret@127.0.0.1:${await freePort()}`];
+  for (const words of [['status'], ['work'], ['plan', ...dumpWords('out')]]) {
+    const { code, stderr } = await run(['queue', ...words, ...server]);
+    assert.is(code, 1);
+    assert.match(stderr, /^sonde: queue: no connection to redis:\/\/127\.0\.0\.1:\d+: connect ECONNREFUSED.*\n$/);
+  }
+  const { code, stderr } = await run(['queue', 'plan', '-', '--hook', '1/mlp/post_act', '--out', 'out'], {
+    input: 'abc',
+  });
+  assert.is(code, 1);
+  assert.match(stderr, /^sonde: queue: standard input is on one machine only: give a file\n$/);
+  const none = await run(['queue', 'plan', '--out', 'out', ...server]);
+  assert.is(none.code, 2);
+  assert.match(none.stderr, /queue plan needs a text/);
+});
+
+test.run();
