@@ -69,9 +69,11 @@ async function runPlan(source: string | undefined, options: PlanOptions): Promis
   const { out } = options;
   await interruptible('interrupted: nothing was put into the queue', async (signal) => {
     const queue = { ...queueOf(options), attempts: options.attempts };
-    const { shards, added } = await planQueue({ ...request, signal }, queue);
+    const { shards, state } = await planQueue({ ...request, signal }, queue);
     const count = `${shards} ${shards === 1 ? 'shard' : 'shards'}`;
-    print(added ? `${out}: ${count} to make: sonde queue work` : `${out} is in the queue already, with ${count}`);
+    if (state === 'added') print(`${out}: ${count} to make: sonde queue work`);
+    else if (state === 'queued') print(`${out} is in the queue already, with ${count}`);
+    else print(`${out} is complete already, with ${count}. Nothing was done.`);
   });
 }
 

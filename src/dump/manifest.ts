@@ -29,6 +29,9 @@ const largestManifest = 2 ** 28; // some hundred thousand shards have less
 const manifestPattern = /^manifest(-\d+-of-\d+)?\.json$/;
 const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
 
+/** The part of a dump that is in one piece. */
+export const whole: Part = { index: 0, count: 1 };
+
 /** `manifest.json`; with parts, one for each, as parts may be written by several processes at a time. */
 export const manifestFile = ({ index, count }: Part): string =>
   count === 1 ? 'manifest.json' : `manifest-${index}-of-${count}.json`;
@@ -73,10 +76,10 @@ export async function readManifests(folder: string, only?: readonly string[]): P
   const names = (await readdir(folder)).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true)).sort();
   const manifests = new Map<string, Manifest>();
   for (const name of names) manifests.set(name, await readManifest(folder, name));
-  const whole = manifests.get('manifest.json');
-  if (!whole?.complete) return manifests;
-  const others = [...manifests.values()].filter((other) => differenceOf(whole, { ...other, part: whole.part }));
-  return new Map([whole, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
+  const merged = manifests.get(manifestFile(whole));
+  if (!merged?.complete) return manifests;
+  const others = [...manifests.values()].filter((other) => differenceOf(merged, { ...other, part: whole }));
+  return new Map([merged, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
 }
 
 async function readManifest(folder: string, name: string): Promise<Manifest> {

@@ -16,6 +16,7 @@ import {
   type ShardEntry,
   shardFile,
   shardNumber,
+  whole,
   writeManifest,
 } from './manifest.js';
 
@@ -38,8 +39,6 @@ interface PlacedShard {
   readonly folder: string;
   readonly entry: ShardEntry;
 }
-
-const whole = { index: 0, count: 1 };
 
 /**
  * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and stay as
@@ -75,6 +74,7 @@ async function merge(out: string, others: readonly string[]): Promise<MergeResul
   checkAllThere(taken);
   const shards = shardsOf(taken);
   for (const shard of shards) await checkThere(shard);
+  for (const shard of shards) await checkFree(out, shard);
 
   let linked = 0;
   for (const { folder, entry } of shards) if (folder !== out && (await linkInto(out, folder, entry))) linked++;
@@ -159,6 +159,13 @@ async function checkThere({ folder, entry }: PlacedShard): Promise<void> {
   if (found.isFile() && found.size === entry.bytes) return;
   const size = found.isFile() ? `holds ${found.size} bytes` : 'is not a regular file';
   throw new Error(`merge: ${path} ${size}, but the manifest says ${entry.bytes} bytes`);
+}
+
+// Before anything is changed. Links are made without overwriting anything all the same.
+async function checkFree(out: string, { folder, entry }: PlacedShard): Promise<void> {
+  const [path, source] = [join(out, entry.file), join(folder, entry.file)];
+  const there = await lstat(path).catch(() => undefined);
+  if (there && !(await isSameFile(path, source))) throw new Error(`merge: ${path} is another file than ${source}`);
 }
 
 /** Says whether there was anything to do. */

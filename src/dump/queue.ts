@@ -11,7 +11,7 @@ import { mergeDumps } from './merge.js';
 import type { DumpOptions } from './options.js';
 import { checkByName } from './prepare.js';
 import { quietly } from './read_ahead.js';
-import { planShards, type ShardedDump, ShardSession } from './shard_session.js';
+import { isComplete, planShards, type ShardedDump, ShardSession } from './shard_session.js';
 
 export interface QueueOptions {
   /** `redis://HOST:PORT`, `rediss://` with TLS, `redis://USER:PASSWORD@HOST`. */
@@ -84,8 +84,8 @@ function shownAddress(redis: string): string {
 
 export interface PlanResult {
   readonly shards: number;
-  /** False when the queue had the dump already. */
-  readonly added: boolean;
+  /** `queued` and `complete`: it was there before, in the queue or in the folder. */
+  readonly state: 'added' | 'queued' | 'complete';
 }
 
 /**
@@ -103,11 +103,12 @@ export async function planQueue(
     const id = idOf(plain.out);
     const state = await there.getJobState(id);
     const before = state === 'unknown' ? undefined : ((await there.getJob(id))?.data as ShardedDump | undefined);
-    if (before && state !== 'completed') return { shards: before.count, added: false };
+    if (before && state !== 'completed') return { shards: before.count, state: 'queued' };
     const dump = await planShards(plain, signal);
+    if (await isComplete(dump)) return { shards: dump.count, state: 'complete' };
     if (before) await there.remove(id, { removeChildren: true });
     await addJobs(queue, id, dump);
-    return { shards: dump.count, added: true };
+    return { shards: dump.count, state: 'added' };
   });
 }
 

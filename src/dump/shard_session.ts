@@ -8,8 +8,10 @@ import {
   differenceOf,
   type Manifest,
   makeManifest,
+  manifestFile,
   readManifests,
   type ShardEntry,
+  whole,
   writeManifest,
 } from './manifest.js';
 import type { DumpOptions } from './options.js';
@@ -118,8 +120,31 @@ export class ShardSession {
 }
 
 /** Whether the parts have been merged already. */
-async function isWhole(out: string, settings: DumpSettings): Promise<boolean> {
-  const none = new Map<string, Manifest>(); // a folder that is not there yet
-  const there = (await readManifests(out, ['manifest.json']).catch(() => none)).get('manifest.json');
+const isWhole = async (out: string, settings: DumpSettings): Promise<boolean> => {
+  const there = await manifestOfWhole(out);
   return there?.complete === true && differenceOf(there, settings) === undefined;
+};
+
+async function manifestOfWhole(out: string): Promise<Manifest | undefined> {
+  const file = manifestFile(whole);
+  const none = new Map<string, Manifest>(); // a folder that is not there yet
+  return (await readManifests(out, [file]).catch(() => none)).get(file);
+}
+
+/**
+ * Whether the dump is there, shards and all. Makes the folder when it is not there.
+ * @throws Error when the folder holds another dump, or this one made in another way and not whole.
+ */
+export async function isComplete({ request, settings, count }: ShardedDump): Promise<boolean> {
+  const { out } = request;
+  const there = await manifestOfWhole(out);
+  const folder = await prepareFolder(out, { ...settings, part: there ? whole : { index: 0, count } });
+  try {
+    if (!there) return false;
+    if (there.complete && folder.shards.size === there.shards.length) return true;
+    const lacks = there.complete ? 'lacks shards' : 'was begun by one process';
+    throw new Error(`dump: ${out} ${lacks}: sonde dump with the same options makes what is missing`);
+  } finally {
+    await folder.release();
+  }
 }

@@ -1,6 +1,6 @@
 // Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is tried.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -143,21 +143,30 @@ if (!installed) {
         /^waiting {3}0\nactive {4}0\nretrying {2}0\ndone {6}41\nmerging {3}0 .*\ngiven up {2}0\n$/,
       );
 
-      // Redis may forget everything: the folder knows
+      assert.match(good(await run(plan)), /out is complete already, with 40 shards\. Nothing was done\.\n$/);
+      await rm(join(at('out'), 'shard-00007.safetensors'));
+      const lacking = await run(plan);
+      assert.is(lacking.code, 1);
+      assert.match(lacking.stderr, /out lacks shards: sonde dump with the same options makes what is missing\n$/);
+
+      // Redis may forget everything: the folder knows what is done
+      good(await run(['queue', 'plan', '--redis', redis.url, ...dumpWords(at('again'))]));
+      const some = startWorker(redis.url);
+      await until(() => some.done.length >= 8);
+      some.child.kill('SIGTERM');
+      await some.ended;
       await redis.stop();
       await rm(at('redis'), { recursive: true });
       await mkdir(at('redis'));
       await redis.start();
-      await rm(join(at('out'), 'shard-00007.safetensors'));
-      good(await run(plan));
-      const { code: again } = await startWorker(redis.url, '--until-done').ended;
-      assert.is(again, 0);
+      good(await run(['queue', 'plan', '--redis', redis.url, ...dumpWords(at('again'))]));
+      assert.is((await startWorker(redis.url, '--until-done').ended).code, 0);
+      await assertSameFolder(at('again'), at('whole'));
     }));
 
   test('what fails is tried again, given up, told, and tried again when asked', () =>
     withRedis(async (redis, at) => {
       const corpus = at('corpus.txt');
-      const { readFile } = await import('node:fs/promises');
       const text = (await readFile(sampleText)).subarray(0, 8000);
       await writeFile(corpus, text);
       const words = ['--text', corpus, '--hook', '1/mlp/post_act', '--context', '32', '--shard-tokens', '640'];
@@ -184,12 +193,29 @@ if (!installed) {
       assert.is((await startWorker(redis.url, '--queue', 'other', '--until-done').ended).code, 0);
       good(await run(['dump', ...words, '--out', at('whole')]));
       await assertSameFolder(at('out'), at('whole'));
-      // another text in its place is found out before anything is computed
       await writeFile(corpus, text.subarray(0, 4000));
       const changed = await run(['queue', 'plan', ...queue, ...words, '--out', at('out')]);
-      assert.is(changed.code, 0, changed.stderr);
+      assert.is(changed.code, 1);
+      assert.match(changed.stderr, /out holds a dump with the corpus .*8000 bytes\), but .*4000 bytes\) was asked for/);
     }));
 }
+
+test('the packages are optional: without them, the command says what to install', async () => {
+  const resolve =
+    "export const resolve=(name,context,next)=>{if(name==='ioredis')throw new Error('gone');return next(name,context)}";
+  const hide = `import{register}from'node:module';register('data:text/javascript,${encodeURIComponent(resolve).replaceAll("'", '%27')}')`;
+  const words = [
+    '--no-warnings',
+    '--import',
+    `data:text/javascript,${encodeURIComponent(hide)}`,
+    main,
+    'queue',
+    'status',
+  ];
+  const { status, stderr } = spawnSync(process.execPath, words, { encoding: 'utf8' });
+  assert.is(status, 1);
+  assert.match(stderr, /^sonde: sonde queue needs two optional packages .*: npm install bullmq ioredis\n$/);
+});
 
 test('no server, no standard input', async () => {
   const server = ['--redis', `redis://user:secret@127.0.0.1:${await freePort()}`];
