@@ -61,7 +61,6 @@ export {
 export type { AutoencoderSource } from './dump/autoencoders.js';
 export {
   type CollateOptions,
-  type CollateProgress,
   type CollateResult,
   type CollateSelection,
   collate,
@@ -73,7 +72,9 @@ export type { DumpOptions, WorkerOptions } from './dump/options.js';
 export { type DumpDType, type DumpPlan, describePlan, type Part } from './dump/plan.js';
 export type { DumpProgress } from './dump/progress.js';
 export { type DenseRows, Dump, openDump, type SparseRows, type TokenRows } from './dump/reader.js';
+export { type ReportOptions, type ReportResult, report } from './dump/report.js';
 export { type DumpResult, dump, planOf } from './dump/run.js';
+export type { CollateProgress } from './dump/scan_progress.js';
 export type { Problem } from './dump/verify.js';
 export {
   type Ceilings,

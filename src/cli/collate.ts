@@ -57,7 +57,7 @@ async function runCollate(folder: string, { select, ...options }: CollateCommand
 }
 
 /** Reads `1/mlp/post_act=0-127`. */
-function selection(text: string): CollateSelection {
+export function selection(text: string): CollateSelection {
   const at = text.lastIndexOf('=');
   const [name, indices] = [text.slice(0, at), text.slice(at + 1)];
   if (at <= 0) throw new InvalidArgumentError('It must read NAME=INDICES, such as 1/mlp/post_act=300.');

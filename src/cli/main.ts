@@ -17,6 +17,7 @@ import { fetchCommand } from './fetch.js';
 import { inspectCommand } from './inspect.js';
 import { mergeCommand } from './merge.js';
 import { queueCommand } from './queue.js';
+import { reportCommand } from './report.js';
 import { sampleCommand } from './sample.js';
 import { verifyCommand } from './verify.js';
 
@@ -46,6 +47,7 @@ for (const command of [
   verifyCommand,
   mergeCommand,
   queueCommand,
+  reportCommand,
   collateCommand,
   sampleCommand,
   encodeCommand,

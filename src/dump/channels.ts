@@ -28,13 +28,11 @@ export function channelsOf(dump: Dump, name: string): Channels {
   const sparse = autoencoders.find(({ location }) => latentsName(location) === name);
   const found = dense ?? sparse;
   if (!found) {
-    throw new RangeError(`collate: ${dump.folder} has no ${JSON.stringify(name)}; it has ${dump.names.join(', ')}`);
+    throw new RangeError(`${dump.folder} has no ${JSON.stringify(name)}; it has ${dump.names.join(', ')}`);
   }
   const location = parseLocation(found.location);
   if (dense && hasKeys(location)) {
-    throw new RangeError(
-      `collate: ${name} has a value for each pair of tokens, and a record needs one per token, as 0/attn/v has`,
-    );
+    throw new RangeError(`${name} has a value for each pair of tokens, and one per token is needed, as 0/attn/v has`);
   }
   const { point, layer } = location;
   const width = dense ? widthOf(dense) : (sparse?.latents ?? 0);
@@ -119,7 +117,7 @@ export function checkLatents(name: string, { from, values }: Chunk, row: number)
     for (let i = Number(rowPtr[p]); i < Number(rowPtr[p + 1]); i++) {
       const latent = indices[i] as number;
       if (latent <= previous || latent >= latents) {
-        throw new Error(`collate: ${name} is broken in row ${from + row}: its latents must ascend, below ${latents}`);
+        throw new Error(`${name} is broken in row ${from + row}: its latents must ascend, below ${latents}`);
       }
       previous = latent;
     }

@@ -4,12 +4,13 @@
 import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type ActivationRecord, type NeuronRecord, saveNeuronRecord } from '../files/neuron_record.js';
-import { gpt2Tokenizer } from '../files/tokenizer.js';
 import { type Channels, channelsOf, readChunks } from './channels.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
 import { makeScan, type Scan } from './collate_scan.js';
 import type { Dump } from './reader.js';
 import { randomRows } from './row_choice.js';
+import { type CollateProgress, ScanMeter } from './scan_progress.js';
+import { textOf } from './token_text.js';
 
 export interface CollateSelection {
   /** One of the dump's `names`: `1/mlp/post_act`, `1/resid/delta_mlp/latents`. */
@@ -31,18 +32,6 @@ export interface CollateOptions {
   onProgress?: (progress: CollateProgress) => void;
   /** Stops between pieces of the work; files that are there are whole. The promise rejects with the signal's reason. */
   signal?: AbortSignal;
-}
-
-export interface CollateProgress {
-  /** That the first passes have seen, and will have seen. */
-  readonly tokens: number;
-  readonly totalTokens: number;
-  readonly tokensPerSecond: number;
-  /** Of the first passes. */
-  readonly secondsLeft?: number;
-  /** That are written, and will be. */
-  readonly records: number;
-  readonly totalRecords: number;
 }
 
 export interface CollateResult {
@@ -88,8 +77,10 @@ export async function collateWithin(
 ): Promise<CollateResult> {
   options.signal?.throwIfAborted();
   const work = planOf(limits, dump, options);
-  const meter = new Meter(work, options.onProgress);
-  for (const round of work.rounds) await collateRound(work, round, meter);
+  const { rounds } = work;
+  const records = rounds.reduce((sum, { chosen }) => sum + chosen.length, 0);
+  const meter = new ScanMeter(dump.tokenCount * rounds.length, records, options.onProgress);
+  for (const round of rounds) await collateRound(work, round, meter);
   return { out: work.out, records: meter.records, rows: dump.rowCount };
 }
 
@@ -139,7 +130,7 @@ function integer(option: string, value: unknown, high: number): number {
 }
 
 /** The indices of each name, each once. */
-function chosenOf(dump: Dump, selections: readonly CollateSelection[]): Map<string, Set<number>> {
+export function chosenOf(dump: Dump, selections: readonly CollateSelection[]): Map<string, Set<number>> {
   const chosen = new Map<string, Set<number>>();
   for (const { name, indices } of selections) {
     const { width } = channelsOf(dump, name);
@@ -153,13 +144,11 @@ function chosenOf(dump: Dump, selections: readonly CollateSelection[]): Map<stri
 
 function checkedIndices(name: string, indices: unknown, width: number): readonly number[] {
   if (!Array.isArray(indices) || indices.length === 0) {
-    throw new TypeError(`collate: the indices of ${name} must be a list of one number at least, or 'all'`);
+    throw new TypeError(`the indices of ${name} must be a list of one number at least, or 'all'`);
   }
   for (const index of indices) {
     if (Number.isSafeInteger(index) && index >= 0 && index < width) continue;
-    throw new RangeError(
-      `collate: ${name} has indices from 0 to ${width - 1}, but ${JSON.stringify(index)} is asked for`,
-    );
+    throw new RangeError(`${name} has indices from 0 to ${width - 1}, but ${JSON.stringify(index)} is asked for`);
   }
   return indices;
 }
@@ -170,7 +159,7 @@ function pieces(list: Int32Array, most: number): Int32Array[] {
 
 // ---- the work
 
-async function collateRound(work: Work, round: Round, meter: Meter): Promise<void> {
+async function collateRound(work: Work, round: Round, meter: ScanMeter): Promise<void> {
   const { dump, limits, top, random } = work;
   const scan = await scanDump(work, round, meter);
   const choices = Math.max(1, Math.min(top + random, 2 * dump.rowCount));
@@ -183,7 +172,7 @@ async function collateRound(work: Work, round: Round, meter: Meter): Promise<voi
 const rowsAtOnce = ({ limits, dump }: Work, { bytesPerRow }: Channels): number =>
   Math.max(1, Math.min(dump.rowCount, Math.floor(limits.chunkBytes / bytesPerRow)));
 
-async function scanDump(work: Work, { channels, chosen }: Round, meter: Meter): Promise<Scan> {
+async function scanDump(work: Work, { channels, chosen }: Round, meter: ScanMeter): Promise<Scan> {
   const { dump, signal } = work;
   const scan = makeScan(channels, chosen, work.top);
   for await (const chunk of readChunks(dump, channels.name, allRows(work, channels))) {
@@ -206,7 +195,7 @@ async function writeGroup(
   { channels, chosen }: Round,
   scan: Scan,
   [from, to]: [from: number, to: number],
-  meter: Meter,
+  meter: ScanMeter,
 ): Promise<void> {
   const { dump, random, seed, signal } = work;
   const choices = Array.from(chosen.subarray(from, to), (index, i) => ({
@@ -243,16 +232,6 @@ function recordOf(dump: Dump, row: number, { tokens, activations }: FetchedRow):
   }
 }
 
-const texts = new Map<number, string>();
-
-function textOf(token: number): string {
-  const known = texts.get(token);
-  if (known !== undefined) return known;
-  const text = gpt2Tokenizer().decode([token]);
-  texts.set(token, text);
-  return text;
-}
-
 async function write({ out }: Work, { folder, layerIndex }: Channels, record: NeuronRecord): Promise<void> {
   const path = join(out, folder, String(layerIndex), `${record.neuronId.neuronIndex}.json`);
   try {
@@ -267,42 +246,4 @@ async function write({ out }: Work, { folder, layerIndex }: Channels, record: Ne
 async function allWritten(files: Promise<void>[]): Promise<void> {
   await Promise.allSettled(files);
   await Promise.all(files);
-}
-
-/** Counts, and tells. */
-class Meter {
-  readonly #start = performance.now();
-  readonly #tell: ((progress: CollateProgress) => void) | undefined;
-  readonly #totalTokens: number;
-  readonly #totalRecords: number;
-  #seconds = 0; // up to the last tokens
-  #tokens = 0;
-  records = 0;
-
-  constructor({ dump, rounds }: Work, tell: ((progress: CollateProgress) => void) | undefined) {
-    this.#tell = tell;
-    this.#totalTokens = dump.tokenCount * rounds.length;
-    this.#totalRecords = rounds.reduce((sum, { chosen }) => sum + chosen.length, 0);
-  }
-
-  scanned(document: Int32Array): void {
-    for (const at of document) if (at !== -1) this.#tokens++;
-    this.#seconds = (performance.now() - this.#start) / 1000;
-    this.#report();
-  }
-
-  written(records: number): void {
-    this.records += records;
-    this.#report();
-  }
-
-  #report(): void {
-    if (!this.#tell) return;
-    const [tokens, totalTokens] = [this.#tokens, Math.max(this.#tokens, this.#totalTokens)];
-    const tokensPerSecond = this.#seconds > 0 ? tokens / this.#seconds : 0;
-    const left = tokens < totalTokens &&
-      tokensPerSecond > 0 && { secondsLeft: (totalTokens - tokens) / tokensPerSecond };
-    const { records } = this;
-    this.#tell({ tokens, totalTokens, tokensPerSecond, ...left, records, totalRecords: this.#totalRecords });
-  }
 }
