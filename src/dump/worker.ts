@@ -9,9 +9,13 @@ const stop = new AbortController();
 let maker: LocalMaker | undefined;
 let work: Promise<void> = Promise.resolve();
 
-const tell = (message: FromWorker): void => {
-  process.send?.(message, undefined, undefined, () => {}); // who cannot hear any more is gone
-};
+let told: Promise<void> = Promise.resolve();
+
+function tell(message: FromWorker): void {
+  told = new Promise((resolve) => {
+    process.send?.(message, undefined, undefined, () => resolve()); // who cannot hear any more is gone
+  });
+}
 
 async function begin(request: WorkerRequest): Promise<void> {
   const { worker, corpus, ...options } = request;
@@ -54,6 +58,7 @@ async function end(): Promise<void> {
   stop.abort(new Error('the dump was stopped'));
   await work.catch(() => {});
   await maker?.close();
+  await told;
   process.disconnect();
 }
 

@@ -26,6 +26,7 @@ export class WorkerPool implements ShardMaker {
   readonly #ready: Worker[] = [];
   #events: ShardEvents | undefined;
   #unfinished = 0;
+  #kept: Promise<unknown> = Promise.resolve();
   #failure: Error | undefined;
   #changed: () => void = () => {};
 
@@ -84,6 +85,7 @@ export class WorkerPool implements ShardMaker {
 
   async close(): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.stop()));
+    await this.#kept; // shards that were finished to the last
   }
 
   #hear(worker: Worker, message: FromWorker): void {
@@ -101,7 +103,8 @@ export class WorkerPool implements ShardMaker {
       this.#unfinished--;
       this.#changed();
     };
-    this.#events?.onShard(...shard).then(kept, (error) => this.#fail(error));
+    const keeping = this.#events?.onShard(...shard).then(kept, (error) => this.#fail(error));
+    this.#kept = Promise.all([this.#kept, keeping]);
   }
 
   #fail(error: Error): void {
@@ -156,16 +159,20 @@ class Worker {
     this.#name = `worker ${index} (${device})`;
     this.#child = fork(program, { serialization: 'advanced', stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     this.#child.on('message', (message) => this.#onMessage(message as FromWorker));
-    this.#ended = new Promise((resolve) => {
-      this.#child.once('error', (error) => {
+    const child = this.#child;
+    const gone = new Promise<void>((resolve) => {
+      child.once('error', (error) => {
         this.#lost(`could not be started: ${error.message}`);
         resolve();
       });
-      this.#child.once('exit', (code, signal) => {
+      child.once('exit', (code, signal) => {
         this.#lost(signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`);
         resolve();
       });
     });
+    // What it said last may come after its end.
+    const heard = new Promise<void>((resolve) => child.once('disconnect', () => resolve()));
+    this.#ended = gone.then(() => (child.connected ? heard : undefined));
   }
 
   prepare(request: WorkerRequest, onFetch: DumpOptions['onFetch'], signal: AbortSignal | undefined): Promise<Prepared> {
