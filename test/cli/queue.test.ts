@@ -107,7 +107,7 @@ const good = ({ code, stdout, stderr }: Outcome): string => {
 };
 
 if (!installed) {
-  console.log('sonde queue: not tested, as neither redis-server nor valkey-server is installed');
+  test.skip('workers, a killed one, a stopped one, a Redis that restarts', 'no redis-server is installed');
 } else {
   test('3 workers, 40 shards; one killed, one stopped, Redis started anew: the bytes of one process', () =>
     withRedis(async (redis, at) => {
