@@ -1,9 +1,7 @@
 // The folder a dump is written to: refuses what is not its own or is somebody else's just now, clears away what an
 // interrupted run left, and says which shards are there already.
-import { access, constants, lstat, mkdir, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { claimOrOwner } from '../files/claim.js';
-import { onDisk, unfinishedOf } from './disk.js';
+import { type Store, unfinishedOf } from '../files/store.js';
+import { onDisk } from './disk.js';
 import {
   claimedFile,
   claimFile,
@@ -29,16 +27,16 @@ export interface PreparedFolder {
 }
 
 /** @throws Error when the folder holds something else, with the difference named, or when another process writes to it. */
-export async function prepareFolder(folder: string, settings: DumpSettings): Promise<PreparedFolder> {
-  await onDisk(folder, mkdir(folder, { recursive: true }));
-  await onDisk(folder, access(folder, constants.W_OK | constants.X_OK));
-  const claim = await onDisk(folder, claimOrOwner(folder, claimFile(settings.part)));
+export async function prepareFolder(store: Store, settings: DumpSettings): Promise<PreparedFolder> {
+  const { name: folder } = store;
+  await onDisk(folder, store.create());
+  const claim = await onDisk(folder, store.claim(claimFile(settings.part)));
   if (typeof claim === 'string') {
     throw new Error(`dump: ${folder} is being written by ${claim}: wait until it is done, or choose another folder`);
   }
   try {
     return {
-      ...(await contentsOf(folder, settings)),
+      ...(await contentsOf(store, settings)),
       async check() {
         if (await claim.lost()) throw new Error(`dump: ${folder} was taken over by another process`);
       },
@@ -50,14 +48,12 @@ export async function prepareFolder(folder: string, settings: DumpSettings): Pro
   }
 }
 
-async function contentsOf(
-  folder: string,
-  settings: DumpSettings,
-): Promise<Pick<PreparedFolder, 'shards' | 'manifest'>> {
-  const names = await readdir(folder); // before the manifests: another part may begin just now, with its manifest
+async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<PreparedFolder, 'shards' | 'manifest'>> {
+  const { name: folder } = store;
+  const names = await store.list(); // before the manifests: another part may begin just now, with its manifest
   const own = manifestFile(settings.part);
   // Of other parts, which may be many, one stands for all: each was checked when it began.
-  const manifests = await readManifests(folder, [
+  const manifests = await readManifests(store, [
     own,
     ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
   ]);
@@ -68,10 +64,10 @@ async function contentsOf(
     throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
   }
   for (const name of leftovers.filter((name) => isOwn(name, settings))) {
-    await onDisk(folder, rm(join(folder, name), { force: true }));
+    await onDisk(folder, store.remove(name));
   }
   const manifest = manifests.get(own);
-  return { manifest, shards: await shardsThere(folder, manifest?.shards ?? []) };
+  return { manifest, shards: await shardsThere(store, manifest?.shards ?? []) };
 }
 
 function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): void {
@@ -96,14 +92,14 @@ function isOwn(leftover: string, { part }: DumpSettings): boolean {
   return number === undefined ? file === manifestFile(part) : number % part.count === part.index;
 }
 
-async function shardsThere(folder: string, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {
+async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {
   const shards = new Map<number, ShardEntry>();
   for (const entry of listed) {
-    const path = join(folder, entry.file);
-    const found = await lstat(path).catch(() => undefined);
+    const path = store.pathOf(entry.file);
+    const found = await store.find(entry.file);
     if (!found) continue; // it will be written again
-    if (!found.isFile() || found.size !== entry.bytes) {
-      const size = found.isFile() ? `holds ${found.size} bytes` : 'is not a file';
+    if (!found.regular || found.size !== entry.bytes) {
+      const size = found.regular ? `holds ${found.size} bytes` : 'is not a file';
       throw new Error(
         `dump: ${path} ${size}, but the manifest says ${entry.bytes} bytes: remove it to have it written again`,
       );

@@ -1,9 +1,7 @@
 // manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it.
 // It has nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so
 // whatever is read here is checked before it is used.
-import { lstat, readdir, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { writeFileAtomically } from '../files/atomic_write.js';
+import type { Store } from '../files/store.js';
 import { onDisk } from './disk.js';
 import { type DumpSettings, dumpDTypes, type Part } from './plan.js';
 
@@ -63,33 +61,30 @@ export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry
   complete,
 });
 
-export async function writeManifest(folder: string, manifest: Manifest): Promise<void> {
-  const path = join(folder, manifestFile(manifest.part));
-  await onDisk(path, writeFileAtomically(path, `${JSON.stringify(manifest, null, 2)}\n`));
+export async function writeManifest(store: Store, manifest: Manifest): Promise<void> {
+  const file = manifestFile(manifest.part);
+  await onDisk(store.pathOf(file), store.writeText(file, `${JSON.stringify(manifest, null, 2)}\n`));
 }
 
 /**
  * All manifests of a folder, by file name: one, or one for each part that was begun. Parts that were merged into the one
  * count no more, should they be there still. `only` leaves out other names.
  */
-export async function readManifests(folder: string, only?: readonly string[]): Promise<Map<string, Manifest>> {
-  const names = (await readdir(folder)).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true)).sort();
+export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
+  const names = (await store.list()).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
   const manifests = new Map<string, Manifest>();
-  for (const name of names) manifests.set(name, await readManifest(folder, name));
+  for (const name of names) manifests.set(name, await readManifest(store, name));
   const merged = manifests.get(manifestFile(whole));
   if (!merged?.complete) return manifests;
   const others = [...manifests.values()].filter((other) => differenceOf(merged, { ...other, part: whole }));
   return new Map([merged, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
 }
 
-async function readManifest(folder: string, name: string): Promise<Manifest> {
-  const path = join(folder, name);
+async function readManifest(store: Store, name: string): Promise<Manifest> {
+  const path = store.pathOf(name);
   let value: unknown;
   try {
-    const found = await lstat(path); // a pipe would wait forever
-    if (!found.isFile()) throw new Error('it is not a regular file');
-    if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
-    value = JSON.parse(await readFile(path, 'utf8'));
+    value = JSON.parse(await readSmallFile(store, name));
   } catch (cause) {
     throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
   }
@@ -98,6 +93,18 @@ async function readManifest(folder: string, name: string): Promise<Manifest> {
   const manifest = value as Manifest;
   if (manifestFile(manifest.part) === name) return manifest;
   throw new Error(`${path}: is not a manifest of a dump: its part is that of ${manifestFile(manifest.part)}`);
+}
+
+async function readSmallFile(store: Store, name: string): Promise<string> {
+  const found = await store.find(name);
+  if (!found?.regular) throw new Error(found ? 'it is not a regular file' : 'it is gone');
+  if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
+  const file = await store.open(name);
+  try {
+    return Buffer.from(await file.read(0, file.size)).toString();
+  } finally {
+    await file.close();
+  }
 }
 
 // ---- checking what was read

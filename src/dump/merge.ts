@@ -1,9 +1,9 @@
 // Makes one dump of parts (`shard: { index, count }`) by writing the manifest of the whole. Shards are not copied: those
 // of other folders get a second name, a hard link, in the folder of the whole.
-import { link, lstat, mkdir, readdir, rm, rmdir, stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
-import { syncFolder } from '../files/atomic_write.js';
-import { claimOrOwner } from '../files/claim.js';
+import { resolve } from 'node:path';
+import { isBlobUrl } from '../files/blob_address.js';
+import { openStore } from '../files/open_store.js';
+import type { Store } from '../files/store.js';
 import { onDisk } from './disk.js';
 import {
   claimFile,
@@ -29,14 +29,14 @@ export interface MergeResult {
   readonly linked: number;
 }
 
-/** A part, and the folder it lies in. */
+/** A part, and where it lies. */
 interface Part {
-  readonly folder: string;
+  readonly store: Store;
   readonly manifest: Manifest;
 }
 
 interface PlacedShard {
-  readonly folder: string;
+  readonly store: Store;
   readonly entry: ShardEntry;
 }
 
@@ -49,47 +49,50 @@ interface PlacedShard {
  */
 export async function mergeDumps(out: string, from: readonly string[] = []): Promise<MergeResult> {
   if (typeof out !== 'string' || out === '') throw new TypeError('merge: out must be the path of a folder');
-  const others = [...new Set(from.map((folder) => resolve(folder)))].filter((folder) => folder !== resolve(out));
-  const made = await onDisk(out, mkdir(out, { recursive: true }));
-  const claim = await onDisk(out, claimOrOwner(out, claimFile(whole)));
+  const placeOf = (name: string) => (isBlobUrl(name) ? name.replace(/\/+$/, '') : resolve(name));
+  const others = [...new Set(from.map(placeOf))].filter((name) => name !== placeOf(out));
+  const store = openStore(out);
+  const undo = await onDisk(out, store.create());
+  const claim = await onDisk(out, store.claim(claimFile(whole)));
   if (typeof claim === 'string') throw new Error(`merge: ${out} is being written by ${claim}: wait until it is done`);
   try {
-    return await merge(out, others);
+    return await merge(store, others.map(openStore));
   } finally {
     await claim.release();
-    if (made !== undefined) await rmdir(out).catch(() => {}); // unless there is something in it now
+    await undo();
   }
 }
 
-async function merge(out: string, others: readonly string[]): Promise<MergeResult> {
+async function merge(out: Store, others: readonly Store[]): Promise<MergeResult> {
   const parts: Part[] = [];
-  for (const folder of [out, ...others]) parts.push(...(await partsIn(folder)));
+  for (const store of [out, ...others]) parts.push(...(await partsIn(store)));
   const [first] = parts;
-  if (!first) throw new Error(`merge: there is no part of a dump in ${[out, ...others].join(', ')}`);
-  const isWhole = first.folder === out && first.manifest.part.count === 1; // merged already
-  for (const { folder, manifest } of parts.slice(1)) {
-    checkSame(first, { folder, manifest: isWhole ? { ...manifest, part: whole } : manifest });
+  if (!first) {
+    throw new Error(`merge: there is no part of a dump in ${[out, ...others].map(({ name }) => name).join(', ')}`);
+  }
+  const isWhole = first.store === out && first.manifest.part.count === 1; // merged already
+  for (const { store, manifest } of parts.slice(1)) {
+    checkSame(first, { store, manifest: isWhole ? { ...manifest, part: whole } : manifest });
   }
   const taken = isWhole ? [first] : parts;
   checkAllThere(taken);
   const shards = shardsOf(taken);
+  const elsewhere = shards.filter(({ store }) => store !== out);
   for (const shard of shards) await checkThere(shard);
-  for (const shard of shards) await checkFree(out, shard);
+  for (const shard of elsewhere) await checkFree(out, shard);
 
   let linked = 0;
-  for (const { folder, entry } of shards) if (folder !== out && (await linkInto(out, folder, entry))) linked++;
-  if (linked > 0) await onDisk(out, syncFolder(out));
+  for (const { store, entry } of elsewhere) if (await adopted(out, store, entry)) linked++;
   const entries = shards.map(({ entry }) => entry);
   if (!isWhole) {
     const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
     await writeManifest(out, makeManifest({ ...settings, part: whole }, entries, true));
   }
-  for (const name of await readdir(out)) {
-    if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out, rm(join(out, name), { force: true }));
+  for (const name of await out.list()) {
+    if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name));
   }
-  await onDisk(out, syncFolder(out));
   return {
-    out,
+    out: out.name,
     rows: entries.reduce((sum, { rows }) => sum + rows, 0),
     tokens: entries.reduce((sum, { tokens }) => sum + tokens, 0),
     shards: entries.length,
@@ -97,14 +100,14 @@ async function merge(out: string, others: readonly string[]): Promise<MergeResul
   };
 }
 
-async function partsIn(folder: string): Promise<Part[]> {
-  const manifests = await readManifests(folder).catch((cause: NodeJS.ErrnoException) => {
+async function partsIn(store: Store): Promise<Part[]> {
+  const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
-    throw new Error(`merge: ${folder}: ${cause.code === 'ENOENT' ? 'there is no such folder' : cause.message}`, {
+    throw new Error(`merge: ${store.name}: ${cause.code === 'ENOENT' ? 'there is no such folder' : cause.message}`, {
       cause,
     });
   });
-  return [...manifests.values()].map((manifest) => ({ folder, manifest }));
+  return [...manifests.values()].map((manifest) => ({ store, manifest }));
 }
 
 function checkSame(first: Part, other: Part): void {
@@ -112,14 +115,15 @@ function checkSame(first: Part, other: Part): void {
   if (!difference) return;
   const [label, one, two] = difference;
   throw new Error(
-    `merge: the parts are not of one dump: ${first.folder} has ${label} ${one}, and ${other.folder} has ${two}`,
+    `merge: the parts are not of one dump: ${first.store.name} has ${label} ${one}, and ${other.store.name} has ${two}`,
   );
 }
 
 function checkAllThere(parts: readonly Part[]): void {
   const { count } = (parts[0] as Part).manifest.part;
   const places = new Map<number, string>();
-  for (const { folder, manifest } of parts) {
+  for (const { store, manifest } of parts) {
+    const { name: folder } = store;
     const { index } = manifest.part;
     const before = places.get(index);
     if (before !== undefined) throw new Error(`merge: part ${index} of ${count} is in ${before} and in ${folder}`);
@@ -139,54 +143,39 @@ function shardsOf(parts: readonly Part[]): PlacedShard[] {
   const { context, shardTokens } = (parts[0] as Part).manifest;
   const full = Math.max(1, Math.floor(shardTokens / context));
   const shards = parts
-    .flatMap(({ folder, manifest }) => manifest.shards.map((entry) => ({ folder, entry })))
+    .flatMap(({ store, manifest }) => manifest.shards.map((entry) => ({ store, entry })))
     .sort((a, b) => (shardNumber(a.entry.file) as number) - (shardNumber(b.entry.file) as number));
-  for (const [number, { folder, entry }] of shards.entries()) {
+  for (const [number, { store, entry }] of shards.entries()) {
     const isLast = number === shards.length - 1;
     if (entry.file !== shardFile(number)) {
-      throw new Error(`merge: ${shardFile(number)} is in no part, but ${entry.file} is in ${folder}`);
+      throw new Error(`merge: ${shardFile(number)} is in no part, but ${entry.file} is in ${store.name}`);
     }
     if (entry.rows === full || (isLast && entry.rows < full)) continue;
-    throw new Error(`merge: ${join(folder, entry.file)} has ${entry.rows} rows where ${full} belong: another corpus?`);
+    throw new Error(`merge: ${store.pathOf(entry.file)} has ${entry.rows} rows where ${full} belong: another corpus?`);
   }
   return shards;
 }
 
-async function checkThere({ folder, entry }: PlacedShard): Promise<void> {
-  const path = join(folder, entry.file);
-  const found = await lstat(path).catch(() => undefined);
+async function checkThere({ store, entry }: PlacedShard): Promise<void> {
+  const path = store.pathOf(entry.file);
+  const found = await store.find(entry.file);
   if (!found) throw new Error(`merge: ${path} is missing: the command of its part writes it again`);
-  if (found.isFile() && found.size === entry.bytes) return;
-  const size = found.isFile() ? `holds ${found.size} bytes` : 'is not a regular file';
+  if (found.regular && found.size === entry.bytes) return;
+  const size = found.regular ? `holds ${found.size} bytes` : 'is not a regular file';
   throw new Error(`merge: ${path} ${size}, but the manifest says ${entry.bytes} bytes`);
 }
 
-// Before anything is changed. Links are made without overwriting anything all the same.
-async function checkFree(out: string, { folder, entry }: PlacedShard): Promise<void> {
-  const [path, source] = [join(out, entry.file), join(folder, entry.file)];
-  const there = await lstat(path).catch(() => undefined);
-  if (there && !(await isSameFile(path, source))) throw new Error(`merge: ${path} is another file than ${source}`);
+// Before anything is changed. Names are given without overwriting anything all the same.
+async function checkFree(out: Store, { store, entry: { file } }: PlacedShard): Promise<void> {
+  if (await out.canAdopt(store, file)) return;
+  throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);
 }
 
 /** Says whether there was anything to do. */
-async function linkInto(out: string, folder: string, { file }: ShardEntry): Promise<boolean> {
-  const [path, source] = [join(out, file), join(folder, file)];
+async function adopted(out: Store, store: Store, { file }: ShardEntry): Promise<boolean> {
   try {
-    await link(source, path);
-    return true;
+    return await out.adopt(store, file);
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    if (code === 'EEXIST' && (await isSameFile(path, source))) return false;
-    const why: Record<string, string> = {
-      EEXIST: `${path} is another file`,
-      EXDEV: `${folder} is on another disk than ${out}: move it there first`,
-      EPERM: `the disk of ${out} knows no hard links: put the parts into one folder`,
-    };
-    throw new Error(`merge: cannot give ${source} a name in ${out}: ${why[code ?? ''] ?? message}`, { cause });
+    throw new Error(`merge: ${(cause as Error).message}`, { cause });
   }
-}
-
-async function isSameFile(a: string, b: string): Promise<boolean> {
-  const [one, two] = await Promise.all([stat(a), stat(b)]);
-  return one.ino === two.ino && one.dev === two.dev;
 }

@@ -1,6 +1,7 @@
 // A block through the model into a shard. While a batch is computed, the one before is read into host memory and
 // written.
 import type { Tensor } from '../engine/tensor.js';
+import type { Store } from '../files/store.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import type { FoundAutoencoder } from './autoencoders.js';
 import { type Batch, batchesOf } from './batches.js';
@@ -17,7 +18,7 @@ export interface Pipeline {
   readonly plan: DumpPlan;
   readonly model: SubjectModel;
   readonly autoencoders: readonly FoundAutoencoder[];
-  readonly out: string;
+  readonly out: Store;
   readonly slabs: readonly Slab[];
   /** Called with the tokens of each batch that has been written. */
   readonly onStored: (tokens: number) => void;

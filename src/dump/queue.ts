@@ -6,6 +6,7 @@ import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
 import type { Device } from '../engine/device.js';
+import { isBlobUrl } from '../files/blob_address.js';
 import type { CorpusFile } from './corpus.js';
 import { mergeDumps } from './merge.js';
 import type { DumpOptions } from './options.js';
@@ -98,7 +99,11 @@ export async function planQueue(
 ): Promise<PlanResult> {
   checkByName(options, 'workers of a queue');
   const { signal, ...request } = options;
-  const plain: QueuedRequest = { ...request, out: resolve(request.out), corpus: absolute(request.corpus) };
+  const plain: QueuedRequest = {
+    ...request,
+    out: isBlobUrl(request.out) ? request.out : resolve(request.out),
+    corpus: absolute(request.corpus),
+  };
   return withQueue(queue, async (there) => {
     const id = idOf(plain.out);
     const state = await there.getJobState(id);

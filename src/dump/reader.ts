@@ -1,4 +1,6 @@
 // Opens a finished, or begun, dump. Nothing but safetensors and JSON is needed to read one; this is the convenient way.
+import { openStore } from '../files/open_store.js';
+import type { Store } from '../files/store.js';
 import { latentsName } from './layout.js';
 import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from './manifest.js';
 import { widthOf } from './plan.js';
@@ -38,17 +40,20 @@ export interface TokenRows {
 
 /** A dump, opened by `openDump`. Rows are counted over all its shards. */
 export class Dump {
+  /** As it was given: a path or an address. */
   readonly folder: string;
   readonly manifest: Manifest;
   readonly shards: readonly ShardEntry[];
   readonly rowCount: number;
   readonly tokenCount: number;
+  readonly #store: Store;
   readonly #open = new Map<string, Promise<ShardReader>>();
   #closed = false;
 
   /** @internal Use openDump. */
-  constructor(folder: string, manifest: Manifest) {
-    this.folder = folder;
+  constructor(store: Store, manifest: Manifest) {
+    this.#store = store;
+    this.folder = store.name;
     this.manifest = manifest;
     this.shards = manifest.shards;
     this.rowCount = manifest.shards.reduce((sum, { rows }) => sum + rows, 0);
@@ -95,7 +100,7 @@ export class Dump {
   /** Checks every file against the manifest: sizes, checksums, headers, and that what they hold makes sense. */
   async verify(): Promise<Problem[]> {
     this.#check();
-    return verifyDump(this.folder, this.manifest);
+    return verifyDump(this.#store, this.manifest);
   }
 
   /** Closes the files. The dump cannot be read afterwards. */
@@ -174,7 +179,7 @@ export class Dump {
   #shard(entry: ShardEntry): Promise<ShardReader> {
     let shard = this.#open.get(entry.file);
     if (!shard) {
-      shard = ShardReader.open(this.folder, this.manifest, entry);
+      shard = ShardReader.open(this.#store, this.manifest, entry);
       this.#open.set(entry.file, shard);
       shard.catch(() => this.#open.delete(entry.file));
     }
@@ -210,7 +215,8 @@ function joined<T extends Int32Array | Float32Array>(Kind: new (length: number) 
  * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
  */
 export async function openDump(folder: string): Promise<Dump> {
-  const manifests = await readManifests(folder).catch((cause: NodeJS.ErrnoException) => {
+  const store = openStore(folder);
+  const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
     const why = cause.code === 'ENOENT' ? 'there is no such folder' : cause.message;
     throw new Error(`openDump: ${folder}: ${why}`, { cause });
@@ -223,7 +229,7 @@ export async function openDump(folder: string): Promise<Dump> {
     const [label, there, too] = difference;
     throw new Error(`openDump: ${folder} mixes two dumps: one has ${label} ${there}, the other ${too}`);
   }
-  return new Dump(folder, rest.length === 0 ? first : merged([first, ...rest]));
+  return new Dump(store, rest.length === 0 ? first : merged([first, ...rest]));
 }
 
 function merged(parts: [Manifest, ...Manifest[]]): Manifest {

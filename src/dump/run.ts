@@ -1,13 +1,15 @@
 // dump(): the corpus, block by block, to whatever makes shards of them, and the manifest. While one shard is computed,
 // the one before is hashed and synced, and the text of the one after is tokenised.
 import { openDevice } from '../engine/device.js';
+import { openStore } from '../files/open_store.js';
+import type { Store } from '../files/store.js';
 import type { Block } from './blocks.js';
 import { corpusBytes, describeSource, openCorpus, type Source } from './corpus.js';
 import { corpusBlocks } from './corpus_blocks.js';
 import { type PreparedFolder, prepareFolder } from './folder.js';
 import { makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
 import type { DumpOptions } from './options.js';
-import type { DumpPlan } from './plan.js';
+import type { DumpPlan, DumpSettings } from './plan.js';
 import { checkOptions, prepare } from './prepare.js';
 import { ProgressMeter } from './progress.js';
 import { quietly, readAhead } from './read_ahead.js';
@@ -28,7 +30,9 @@ interface Run {
   readonly options: DumpOptions;
   readonly sources: readonly Source[];
   readonly maker: ShardMaker;
+  readonly store: Store;
   readonly folder: PreparedFolder;
+  readonly ledger: Ledger;
   readonly meter: ProgressMeter;
 }
 
@@ -44,19 +48,23 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
   const { out, signal, workers } = options;
   signal?.throwIfAborted();
   checkOptions(options);
+  const store = openStore(out);
   const sources = await openCorpus(options.corpus);
   const corpus = sources.map(describeSource);
   const maker: ShardMaker = workers
     ? await WorkerPool.start(options, corpus)
-    : new LocalMaker(await prepare(options, corpus), { out, signal });
+    : new LocalMaker(await prepare(options, corpus), { out: store, signal });
   let folder: PreparedFolder | undefined;
+  let ledger: Ledger | undefined;
   try {
     const { limit, part } = maker.settings;
-    folder = await prepareFolder(out, maker.settings);
+    folder = await prepareFolder(store, maker.settings);
+    ledger = new Ledger(store, maker.settings, folder);
     const meter = new ProgressMeter({ corpusBytes: corpusBytes(sources), limit, parts: part.count });
-    return await runDump({ options, sources, maker, folder, meter });
+    return await runDump({ options, sources, maker, store, folder, ledger, meter });
   } finally {
     await maker.close(); // before the folder may be another's
+    await ledger?.settle();
     await folder?.release();
   }
 }
@@ -72,31 +80,66 @@ export async function planOf(options: DumpOptions): Promise<DumpPlan> {
   return plan;
 }
 
+/** The shards that are whole, and the manifest that lists them. */
+class Ledger {
+  readonly shards: Map<number, ShardEntry>;
+  readonly #store: Store;
+  readonly #settings: DumpSettings;
+  readonly #folder: PreparedFolder;
+  #listed: number;
+  #saving: Promise<void> = Promise.resolve();
+
+  constructor(store: Store, settings: DumpSettings, folder: PreparedFolder) {
+    this.#store = store;
+    this.#settings = settings;
+    this.#folder = folder;
+    this.shards = new Map(folder.shards);
+    this.#listed = folder.manifest?.shards.length ?? -1;
+  }
+
+  /** The manifest says how it is. */
+  get isUpToDate(): boolean {
+    return this.#listed === this.shards.size;
+  }
+
+  add(number: number, entry: ShardEntry): Promise<void> {
+    this.shards.set(number, entry);
+    this.#saving = quietly(this.#saving.then(() => this.save(false)));
+    return this.#saving;
+  }
+
+  async save(complete: boolean): Promise<void> {
+    await this.#folder.check();
+    const entries = [...this.shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
+    await writeManifest(this.#store, makeManifest(this.#settings, entries, complete));
+    this.#listed = entries.length;
+  }
+
+  /**
+   * For the end of a run that failed. A disk that was full of unfinished shards, so that the manifest could not list the
+   * last finished one, has room when those are gone.
+   */
+  async settle(): Promise<void> {
+    await this.#saving.catch(() => {});
+    if (!this.isUpToDate) await this.save(false).catch(() => {}); // the run's own error is told
+  }
+}
+
 async function runDump(run: Run): Promise<DumpResult> {
-  const { options, maker, folder, meter } = run;
+  const { options, maker, folder, ledger, meter } = run;
   const { settings } = maker;
   const { out, signal } = options;
   const tell = () => options.onProgress?.(meter.now());
-  const shards = new Map(folder.shards);
-  const save = async (complete: boolean) => {
-    await folder.check();
-    const entries = [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-    await writeManifest(out, makeManifest(settings, entries, complete));
-  };
-  const started = folder.manifest && folder.manifest.shards.length === shards.size;
-  if (!started) await save(false);
+  if (!ledger.isUpToDate) await ledger.save(false);
 
   let written = 0;
-  let saving: Promise<void> = Promise.resolve();
   maker.begin({
     onStored(tokens) {
       meter.computed += tokens;
       tell();
     },
     async onShard(number, entry) {
-      shards.set(number, entry);
-      saving = quietly(saving.then(() => save(false)));
-      await saving;
+      await ledger.add(number, entry);
       meter.shards++;
       written++;
       tell();
@@ -123,8 +166,8 @@ async function runDump(run: Run): Promise<DumpResult> {
     reading.abort();
   }
   checkEnd(out, folder, blocks);
-  if (written > 0 || !folder.manifest?.complete) await save(true);
-  const entries = [...shards.values()];
+  if (written > 0 || !folder.manifest?.complete) await ledger.save(true);
+  const entries = [...ledger.shards.values()];
   return {
     out,
     rows: entries.reduce((sum, { rows }) => sum + rows, 0),
@@ -156,10 +199,10 @@ async function* gather({ maker, sources, meter }: Run, signal: AbortSignal): Asy
   meter.allGathered = true;
 }
 
-async function checkTokens({ maker, options }: Run, entry: ShardEntry, block: Block): Promise<void> {
+async function checkTokens({ maker, store }: Run, entry: ShardEntry, block: Block): Promise<void> {
   const { settings } = maker;
   const { context } = settings;
-  const shard = await ShardReader.open(options.out, settings, entry);
+  const shard = await ShardReader.open(store, settings, entry);
   try {
     const there = await shard.rows(0, entry.rows);
     const at = firstDifference(there.tokens, block.tokens, there.document, block.document);

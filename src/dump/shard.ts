@@ -2,12 +2,11 @@
 // at the positions that the plan gives; latents, whose number nobody knows before, are spooled next to the shard as they
 // come and put in the order of the rows at the end, and the header goes last into the room kept for it. Padding is never
 // written: holes of a file read as zeros. The shard gets its name only when it is whole and on the disk.
-import { type FileHandle, open, rename } from 'node:fs/promises';
-import { join } from 'node:path';
-import { syncFolder } from '../files/atomic_write.js';
+import { handleSource } from '../files/byte_source.js';
+import { type Draft, newTag, type Store } from '../files/store.js';
 import type { Batch } from './batches.js';
 import type { Block } from './blocks.js';
-import { digestOf, discard, newTag, onDisk, unfinishedPath, writeAll } from './disk.js';
+import { digestOf, onDisk, writeAll } from './disk.js';
 import { indexDType, latentsName, ShardLayout } from './layout.js';
 import { type ShardEntry, shardFile } from './manifest.js';
 import { type DumpSettings, widthOf } from './plan.js';
@@ -30,73 +29,63 @@ interface Spool {
   entries: number;
 }
 
-interface SpoolFile {
-  readonly path: string;
-  readonly handle: FileHandle;
+interface SpoolFile extends Pick<Draft, 'path' | 'handle' | 'discard'> {
   bytes: number;
 }
 
 export class ShardWriter {
-  readonly #folder: string;
+  readonly #store: Store;
   readonly #settings: DumpSettings;
   readonly #block: Block;
-  readonly #path: string;
-  readonly #handle: FileHandle;
+  readonly #draft: Draft;
   readonly #spools: Spool[];
   readonly #layout: ShardLayout;
 
-  private constructor(
-    folder: string,
-    settings: DumpSettings,
-    block: Block,
-    path: string,
-    handle: FileHandle,
-    spools: Spool[],
-  ) {
-    this.#folder = folder;
+  private constructor(store: Store, settings: DumpSettings, block: Block, draft: Draft, spools: Spool[]) {
+    this.#store = store;
     this.#settings = settings;
     this.#block = block;
-    this.#path = path;
-    this.#handle = handle;
+    this.#draft = draft;
     this.#spools = spools;
     this.#layout = ShardLayout.beforeLatents(settings, block.rows);
   }
 
   /** Makes the unfinished file, with the tokens in it. */
-  static async create(folder: string, settings: DumpSettings, block: Block): Promise<ShardWriter> {
+  static async create(store: Store, settings: DumpSettings, block: Block): Promise<ShardWriter> {
     const tag = newTag();
-    const opened: SpoolFile[] = [];
-    const openNew = async (piece?: string): Promise<SpoolFile> => {
-      const path = unfinishedPath(join(folder, shardFile(block.number)), tag, piece);
-      const file = { path, handle: await onDisk(path, open(path, 'wx+')), bytes: 0 };
-      opened.push(file);
-      return file;
+    const file = shardFile(block.number);
+    const opened: Draft[] = [];
+    const begin = async (piece?: string): Promise<Draft> => {
+      const draft = await onDisk(store.pathOf(file), store.draft(file, tag, piece));
+      opened.push(draft);
+      return draft;
     };
+    const spool = async (piece: string): Promise<SpoolFile> => ({ ...(await begin(piece)), bytes: 0 });
     try {
-      const { path, handle } = await openNew();
+      const draft = await begin();
       const spools: Spool[] = [];
       for (const i of settings.autoencoders.keys()) {
         spools.push({
-          indices: await openNew(`${i}-indices`),
-          values: await openNew(`${i}-values`),
+          indices: await spool(`${i}-indices`),
+          values: await spool(`${i}-values`),
           counts: new Uint32Array(block.rows * settings.context),
           starts: new Float64Array(block.rows),
           sizes: new Float64Array(block.rows),
           entries: 0,
         });
       }
-      const writer = new ShardWriter(folder, settings, block, path, handle, spools);
+      const writer = new ShardWriter(store, settings, block, draft, spools);
       await writer.#writeTokens();
       return writer;
     } catch (error) {
-      for (const file of opened) await discard(file);
+      for (const draft of opened) await draft.discard();
       throw error;
     }
   }
 
   async #writeTokens(): Promise<void> {
     const { tokens, document } = this.#block;
-    await onDisk(this.#path, this.#handle.truncate(this.#layout.bytes));
+    await onDisk(this.#draft.path, this.#draft.handle.truncate(this.#layout.bytes));
     await this.#write(tokens, this.#layout.offset('tokens'));
     await this.#write(document, this.#layout.offset('document'));
   }
@@ -173,23 +162,21 @@ export class ShardWriter {
     }
     await this.#write(layout.header, 0);
     const { bytes } = layout;
-    const sha256 = await onDisk(this.#path, digestOf(this.#handle, bytes, room));
-    await onDisk(this.#path, this.#handle.datasync());
-    await this.#handle.close();
+    const { path, handle } = this.#draft;
+    const sha256 = await onDisk(path, digestOf(handleSource(path, handle, bytes), room));
     const file = shardFile(number);
-    await onDisk(this.#path, rename(this.#path, join(this.#folder, file)));
-    await onDisk(this.#folder, syncFolder(this.#folder));
+    await onDisk(this.#store.pathOf(file), this.#draft.publish());
     return { file, rows, tokens: tokenCount, bytes, sha256 };
   }
 
   /** Removes what was written. For after a failure; no write may be under way. */
   async abandon(): Promise<void> {
     const spooled = this.#spools.flatMap(({ indices, values }) => [indices, values]);
-    for (const file of [{ path: this.#path, handle: this.#handle }, ...spooled]) await discard(file);
+    for (const file of [this.#draft, ...spooled]) await file.discard();
   }
 
   async #write(view: ArrayBufferView, position: number): Promise<void> {
-    await writeAll(this.#path, this.#handle, view, position);
+    await writeAll(this.#draft.path, this.#draft.handle, view, position);
   }
 
   async #writePointers(counts: Uint32Array, start: number, room: Uint8Array): Promise<void> {
@@ -229,7 +216,7 @@ export class ShardWriter {
       }
     }
     await flush();
-    await discard(from);
+    await from.discard();
   }
 }
 

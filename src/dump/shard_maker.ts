@@ -1,5 +1,6 @@
 // What makes shards of blocks: this process, or several that it starts (workers.ts). Both take blocks in order, and tell
 // when each shard is whole.
+import type { Store } from '../files/store.js';
 import type { Block } from './blocks.js';
 import { makeRoom } from './disk.js';
 import type { ShardEntry } from './manifest.js';
@@ -37,14 +38,14 @@ export class LocalMaker implements ShardMaker {
   readonly rowsPerShard: number;
   readonly encode: (text: string) => number[];
   readonly #prepared: Prepared;
-  readonly #out: string;
+  readonly #out: Store;
   readonly #signal: AbortSignal | undefined;
   readonly #room = makeRoom(); // one shard is finished at a time
   #events: ShardEvents | undefined;
   #pipeline: Pipeline | undefined;
   #finishing: Promise<void> = Promise.resolve();
 
-  constructor(prepared: Prepared, { out, signal }: { out: string; signal?: AbortSignal | undefined }) {
+  constructor(prepared: Prepared, { out, signal }: { out: Store; signal?: AbortSignal | undefined }) {
     this.settings = prepared.plan.settings;
     this.rowsPerShard = prepared.plan.rowsPerShard;
     this.encode = (text) => prepared.model.enc.encode(text);

@@ -1,8 +1,8 @@
 // Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply, so
 // nothing in the file is believed that was not worked out here.
-import { type FileHandle, lstat, open } from 'node:fs/promises';
-import { join } from 'node:path';
+import type { ByteSource } from '../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../files/host_tensor.js';
+import type { Store } from '../files/store.js';
 import { latentsName, ShardLayout } from './layout.js';
 import { type ShardEntry, shardNumber } from './manifest.js';
 import type { DumpSettings } from './plan.js';
@@ -14,24 +14,24 @@ type StoredArray = BigInt64Array | Int32Array | Uint16Array | Float32Array;
 export class ShardReader {
   readonly entry: ShardEntry;
   readonly layout: ShardLayout;
-  readonly handle: FileHandle;
+  readonly file: ByteSource;
   readonly path: string;
 
-  private constructor(path: string, entry: ShardEntry, layout: ShardLayout, handle: FileHandle) {
+  private constructor(path: string, entry: ShardEntry, layout: ShardLayout, file: ByteSource) {
     this.path = path;
     this.entry = entry;
     this.layout = layout;
-    this.handle = handle;
+    this.file = file;
   }
 
   /** @throws Error that names the file when it is missing, of another size, or not laid out as the manifest says. */
-  static async open(folder: string, settings: DumpSettings, entry: ShardEntry): Promise<ShardReader> {
+  static async open(store: Store, settings: DumpSettings, entry: ShardEntry): Promise<ShardReader> {
     if (shardNumber(entry.file) === undefined) throw new Error(`${entry.file} is not the name of a shard`);
-    const path = join(folder, entry.file);
-    await checkSize(path, entry);
-    const handle = await open(path, 'r');
+    const path = store.pathOf(entry.file);
+    await checkSize(store, entry);
+    const file = await store.open(entry.file);
     try {
-      const header = await readHeader(path, handle, entry.bytes);
+      const header = await readHeader(path, file);
       const layout = layoutOf(path, header, settings, entry);
       if (!layout.header.equals(header)) {
         throw new Error(`${path}: its header is not the one that the manifest implies`);
@@ -39,9 +39,9 @@ export class ShardReader {
       if (layout.bytes !== entry.bytes) {
         throw new Error(`${path}: holds ${entry.bytes} bytes, but its tensors take ${layout.bytes}`);
       }
-      return new ShardReader(path, entry, layout, handle);
+      return new ShardReader(path, entry, layout, file);
     } catch (error) {
-      await handle.close();
+      await file.close();
       throw error;
     }
   }
@@ -52,7 +52,7 @@ export class ShardReader {
     const width = bytesPerElement(dtype);
     const length = (to ?? bytes / width) - from;
     const buffer = new ArrayBuffer(length * width);
-    await readAll(this.path, this.handle, new Uint8Array(buffer), byteOffset + from * width);
+    await this.file.readInto(byteOffset + from * width, new Uint8Array(buffer));
     return viewAs(dtype, buffer, 0, length) as StoredArray;
   }
 
@@ -67,28 +67,27 @@ export class ShardReader {
   }
 
   async close(): Promise<void> {
-    await this.handle.close();
+    await this.file.close();
   }
 }
 
-// lstat: a link could lead out of the folder, and a pipe would wait forever.
-async function checkSize(path: string, { bytes }: ShardEntry): Promise<void> {
-  const found = await lstat(path).catch((cause: NodeJS.ErrnoException) => {
-    throw new Error(`${path}: ${cause.code === 'ENOENT' ? 'is missing' : cause.message}`, { cause });
-  });
-  if (!found.isFile()) throw new Error(`${path}: is not a regular file`);
+async function checkSize(store: Store, { file, bytes }: ShardEntry): Promise<void> {
+  const path = store.pathOf(file);
+  const found = await store.find(file);
+  if (!found) throw new Error(`${path}: is missing`);
+  if (!found.regular) throw new Error(`${path}: is not a regular file`);
   if (found.size !== bytes) throw new Error(`${path}: holds ${found.size} bytes, but the manifest says ${bytes}`);
 }
 
-async function readHeader(path: string, handle: FileHandle, size: number): Promise<Buffer> {
+async function readHeader(path: string, file: ByteSource): Promise<Buffer> {
   const prefix = Buffer.alloc(8);
-  await readAll(path, handle, prefix, 0);
+  await file.readInto(0, prefix);
   const length = prefix.readBigUInt64LE(0);
-  if (length > longestHeader || Number(length) + 8 > size) {
+  if (length > longestHeader || Number(length) + 8 > file.size) {
     throw new Error(`${path}: its header would be ${length} bytes long`);
   }
   const header = Buffer.alloc(Number(length) + 8);
-  await readAll(path, handle, header, 0);
+  await file.readInto(0, header);
   return header;
 }
 
@@ -114,12 +113,4 @@ function entriesOf(path: string, header: Buffer, { autoencoders }: DumpSettings)
     if (Number.isSafeInteger(entries) && (entries as number) >= 0) return entries as number;
     throw new Error(`${path}: its header says nothing sensible of ${name}`);
   });
-}
-
-async function readAll(path: string, handle: FileHandle, into: Uint8Array, position: number): Promise<void> {
-  for (let at = 0; at < into.length; ) {
-    const { bytesRead } = await handle.read(into, at, Math.min(into.length - at, 2 ** 30), position + at);
-    if (bytesRead === 0) throw new Error(`${path}: ended while it was read`);
-    at += bytesRead;
-  }
 }

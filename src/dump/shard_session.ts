@@ -1,6 +1,8 @@
 // Makes single shards of a dump by their numbers, each a part of its own with its manifest: so whoever makes them, in
 // whatever order and however often, the folder tells what is done, and mergeDumps() makes the whole of it.
 import pLimit from 'p-limit';
+import { openStore } from '../files/open_store.js';
+import type { Store } from '../files/store.js';
 import { describeSource, openCorpus } from './corpus.js';
 import { BlockCursor, corpusBlocks } from './corpus_blocks.js';
 import { prepareFolder } from './folder.js';
@@ -48,13 +50,15 @@ export async function planShards(request: ShardedDump['request'], signal?: Abort
 
 export class ShardSession {
   readonly #dump: ShardedDump;
+  readonly #store: Store;
   readonly #maker: LocalMaker;
   readonly #cursor: BlockCursor;
   readonly #entries = new Map<number, ShardEntry>();
   readonly #oneAtATime = pLimit(1);
 
-  private constructor(dump: ShardedDump, maker: LocalMaker, cursor: BlockCursor) {
+  private constructor(dump: ShardedDump, store: Store, maker: LocalMaker, cursor: BlockCursor) {
     this.#dump = dump;
+    this.#store = store;
     this.#maker = maker;
     this.#cursor = cursor;
     maker.begin({
@@ -76,7 +80,8 @@ export class ShardSession {
       { ...request, ...(device && { device }), ...(signal && { signal }) },
       sources.map(describeSource),
     );
-    const maker = new LocalMaker(prepared, { out: request.out, signal });
+    const store = openStore(request.out);
+    const maker = new LocalMaker(prepared, { out: store, signal });
     const difference = differenceOf(dump.settings, maker.settings);
     if (difference) {
       await maker.close();
@@ -85,7 +90,7 @@ export class ShardSession {
     }
     const { settings, encode } = maker;
     const open = () => corpusBlocks(sources, { settings, rowsPerShard, encode }, { signal });
-    return new ShardSession(dump, maker, new BlockCursor(open));
+    return new ShardSession(dump, store, maker, new BlockCursor(open));
   }
 
   /**
@@ -93,10 +98,11 @@ export class ShardSession {
    * After a rejection the session makes no more.
    */
   async make(number: number): Promise<void> {
-    const { request, settings, count } = this.#dump;
+    const { settings, count } = this.#dump;
+    const store = this.#store;
     const part = { ...settings, part: { index: number, count } };
-    if (await isWhole(request.out, settings)) return;
-    const folder = await prepareFolder(request.out, part);
+    if (await isWhole(store, settings)) return;
+    const folder = await prepareFolder(store, part);
     try {
       if (folder.manifest?.complete && folder.shards.has(number)) return;
       const finished = await this.#oneAtATime(async () => {
@@ -106,7 +112,7 @@ export class ShardSession {
       });
       await finished.done;
       await folder.check();
-      await writeManifest(request.out, makeManifest(part, [this.#entries.get(number) as ShardEntry], true));
+      await writeManifest(store, makeManifest(part, [this.#entries.get(number) as ShardEntry], true));
     } finally {
       this.#entries.delete(number);
       await folder.release();
@@ -120,15 +126,15 @@ export class ShardSession {
 }
 
 /** Whether the parts have been merged already. */
-const isWhole = async (out: string, settings: DumpSettings): Promise<boolean> => {
-  const there = await manifestOfWhole(out);
+const isWhole = async (store: Store, settings: DumpSettings): Promise<boolean> => {
+  const there = await manifestOfWhole(store);
   return there?.complete === true && differenceOf(there, settings) === undefined;
 };
 
-async function manifestOfWhole(out: string): Promise<Manifest | undefined> {
+async function manifestOfWhole(store: Store): Promise<Manifest | undefined> {
   const file = manifestFile(whole);
   const none = new Map<string, Manifest>(); // a folder that is not there yet
-  return (await readManifests(out, [file]).catch(() => none)).get(file);
+  return (await readManifests(store, [file]).catch(() => none)).get(file);
 }
 
 /**
@@ -136,14 +142,14 @@ async function manifestOfWhole(out: string): Promise<Manifest | undefined> {
  * @throws Error when the folder holds another dump, or this one made in another way and not whole.
  */
 export async function isComplete({ request, settings, count }: ShardedDump): Promise<boolean> {
-  const { out } = request;
-  const there = await manifestOfWhole(out);
-  const folder = await prepareFolder(out, { ...settings, part: there ? whole : { index: 0, count } });
+  const store = openStore(request.out);
+  const there = await manifestOfWhole(store);
+  const folder = await prepareFolder(store, { ...settings, part: there ? whole : { index: 0, count } });
   try {
     if (!there) return false;
     if (there.complete && folder.shards.size === there.shards.length) return true;
     const lacks = there.complete ? 'lacks shards' : 'was begun by one process';
-    throw new Error(`dump: ${out} ${lacks}: sonde dump with the same options makes what is missing`);
+    throw new Error(`dump: ${store.name} ${lacks}: sonde dump with the same options makes what is missing`);
   } finally {
     await folder.release();
   }

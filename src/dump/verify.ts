@@ -1,7 +1,6 @@
 // Checks a dump against its manifest: a flipped bit, which no reader of safetensors notices, as much as a missing file.
-import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
-import { digestOf, makeRoom, unfinishedOf } from './disk.js';
+import { type Store, unfinishedOf } from '../files/store.js';
+import { digestOf, makeRoom } from './disk.js';
 import { latentsName } from './layout.js';
 import { claimedFile, isManifestFile, type Manifest, type ShardEntry, shardNumber } from './manifest.js';
 import { ShardReader } from './shard_reader.js';
@@ -12,18 +11,18 @@ export interface Problem {
 }
 
 /** Everything that is wrong with a dump, file by file; an empty list when nothing is. */
-export async function verifyDump(folder: string, manifest: Manifest): Promise<Problem[]> {
-  const problems = await checkFiles(folder, manifest);
+export async function verifyDump(store: Store, manifest: Manifest): Promise<Problem[]> {
+  const problems = await checkFiles(store, manifest);
   for (const entry of manifest.shards) {
-    for (const problem of await checkShard(folder, manifest, entry)) problems.push({ file: entry.file, problem });
+    for (const problem of await checkShard(store, manifest, entry)) problems.push({ file: entry.file, problem });
   }
   return problems;
 }
 
-async function checkFiles(folder: string, { shards, complete, part }: Manifest): Promise<Problem[]> {
+async function checkFiles(store: Store, { shards, complete, part }: Manifest): Promise<Problem[]> {
   const problems: Problem[] = [];
   const listed = new Set(shards.map(({ file }) => file));
-  for (const file of (await readdir(folder)).sort()) {
+  for (const file of await store.list()) {
     if (listed.has(file) || isManifestFile(file)) continue;
     const unfinished = unfinishedOf(file);
     if (claimedFile(file))
@@ -38,15 +37,15 @@ async function checkFiles(folder: string, { shards, complete, part }: Manifest):
   return problems;
 }
 
-async function checkShard(folder: string, manifest: Manifest, entry: ShardEntry): Promise<string[]> {
+async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry): Promise<string[]> {
   let shard: ShardReader;
   try {
-    shard = await ShardReader.open(folder, manifest, entry);
+    shard = await ShardReader.open(store, manifest, entry);
   } catch (error) {
-    return [(error as Error).message.replace(`${join(folder, entry.file)}: `, '')];
+    return [(error as Error).message.replace(`${store.pathOf(entry.file)}: `, '')];
   }
   try {
-    const sha256 = await digestOf(shard.handle, entry.bytes, makeRoom());
+    const sha256 = await digestOf(shard.file, makeRoom());
     if (sha256 !== entry.sha256) return [`its SHA-256 is ${sha256}, but the manifest says ${entry.sha256}`];
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);

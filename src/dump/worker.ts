@@ -1,6 +1,7 @@
 // A process that makes shards for another one, which reads the corpus and keeps the manifest (workers.ts). It ends when
 // it is told to, or when the other one is gone.
 import { openDevice } from '../engine/device.js';
+import { openStore } from '../files/open_store.js';
 import { prepare } from './prepare.js';
 import { LocalMaker } from './shard_maker.js';
 import type { FromWorker, ToWorker, WorkerRequest } from './worker_messages.js';
@@ -29,7 +30,7 @@ async function begin(request: WorkerRequest): Promise<void> {
     },
     corpus,
   );
-  maker = new LocalMaker(prepared, { out: options.out, signal: stop.signal });
+  maker = new LocalMaker(prepared, { out: openStore(options.out), signal: stop.signal });
   tell({ kind: 'prepared', settings: maker.settings, rowsPerShard: maker.rowsPerShard });
 }
 

@@ -1,7 +1,7 @@
 // Reading at a position, from a file, a blob's copy or memory, never past the end. Files are read piece by piece (pread):
 // a checkpoint need not fit into memory twice.
 import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
 
 export interface ByteSource {
   /** The reader and the file, to begin messages with. */
@@ -25,35 +25,39 @@ export async function openFile(name: string, path: string): Promise<ByteSource> 
   try {
     const stats = await inWords(name, handle.stat());
     if (!stats.isFile()) throw new Error(`${name}: is no regular file`);
-    const { size } = stats;
-    const fill = async (position: number, bytes: Uint8Array) => {
-      for (let at = 0; at < bytes.length; ) {
-        const part = Math.min(bytes.length - at, largestRead);
-        const { bytesRead } = await inWords(name, handle.read(bytes, at, part, position + at));
-        if (bytesRead === 0) throw new Error(`${name}: became shorter while it was read`);
-        at += bytesRead;
-      }
-    };
-    return {
-      name,
-      size,
-      raw: handle.fd,
-      async read(position, length) {
-        checkRange(name, size, position, length);
-        const bytes = allocate(name, length);
-        await fill(position, bytes);
-        return bytes;
-      },
-      async readInto(position, bytes) {
-        checkRange(name, size, position, bytes.length);
-        await fill(position, bytes);
-      },
-      close: () => handle.close(),
-    };
+    return handleSource(name, handle, stats.size);
   } catch (error) {
     await handle.close();
     throw error;
   }
+}
+
+/** The first `size` bytes of an open file. Closing closes the handle. */
+export function handleSource(name: string, handle: FileHandle, size: number): ByteSource {
+  const fill = async (position: number, bytes: Uint8Array) => {
+    for (let at = 0; at < bytes.length; ) {
+      const part = Math.min(bytes.length - at, largestRead);
+      const { bytesRead } = await inWords(name, handle.read(bytes, at, part, position + at));
+      if (bytesRead === 0) throw new Error(`${name}: became shorter while it was read`);
+      at += bytesRead;
+    }
+  };
+  return {
+    name,
+    size,
+    raw: handle.fd,
+    async read(position, length) {
+      checkRange(name, size, position, length);
+      const bytes = allocate(name, length);
+      await fill(position, bytes);
+      return bytes;
+    },
+    async readInto(position, bytes) {
+      checkRange(name, size, position, bytes.length);
+      await fill(position, bytes);
+    },
+    close: () => handle.close(),
+  };
 }
 
 const reasons: Record<string, string> = {

@@ -10,6 +10,7 @@ import { Dump, openDump, type SparseRows } from '../../src/dump/reader.js';
 import { dump } from '../../src/dump/run.js';
 import type { CollateProgress } from '../../src/dump/scan_progress.js';
 import { type ActivationRecord, loadNeuronRecord, type NeuronRecord } from '../../src/files/neuron_record.js';
+import { openStore } from '../../src/files/open_store.js';
 import { gpt2Tokenizer } from '../../src/files/tokenizer.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
@@ -338,7 +339,7 @@ test('what cannot be collated is refused before anything is read', () =>
     for (const [options, kind, message] of refused) {
       await rejects(collate(made, { ...of(neurons), out: join(folder, 'x'), ...options }), kind, message);
     }
-    const changed = (change: Partial<Manifest>) => new Dump(made.folder, { ...made.manifest, ...change });
+    const changed = (change: Partial<Manifest>) => new Dump(openStore(made.folder), { ...made.manifest, ...change });
     const options = { ...of(neurons), out: join(folder, 'x') };
     await rejects(collate(changed({ shards: [] }), options), Error, /collate: .*dump has no rows/);
     const outside = { location: '../../mlp/post_act', shape: [context, 256] };
