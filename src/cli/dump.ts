@@ -2,7 +2,15 @@
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus.js';
 import type { DumpOptions } from '../dump/options.js';
-import { type DumpDType, describePlan, dumpDTypes, type Part, showBytes } from '../dump/plan.js';
+import {
+  type Dropped,
+  type DumpDType,
+  describePlan,
+  droppable,
+  dumpDTypes,
+  type Part,
+  showBytes,
+} from '../dump/plan.js';
 import { openDump } from '../dump/reader.js';
 import { dump, planOf } from '../dump/run.js';
 import type { DeviceName } from '../engine/device.js';
@@ -37,6 +45,11 @@ export interface DumpRequestOptions {
   shardTokens?: number;
   threshold?: number;
   limit?: number;
+  drop?: Dropped[];
+  sample?: number;
+  seed?: number;
+  statistics?: boolean;
+  parquet?: boolean;
 }
 
 interface DumpCommandOptions extends DumpRequestOptions {
@@ -73,6 +86,9 @@ Examples:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard 0/4
     $ sbatch --array=0-3 --wrap "sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard auto"
 
+  One position in twenty of the residual stream, as bytes, and the statistics of all:
+    $ sonde dump --text big.txt --hook 1/resid/post_mlp --out sample --sample 0.05 --dtype int8 --statistics
+
 Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
 Next: sonde inspect FOLDER. The shards are plain safetensors, for numpy and torch as well.`;
 
@@ -97,12 +113,20 @@ export function addDumpOptions(command: Command): Command {
     .option('--batch <n>', 'rows of the full context at a time (default: about 2048 tokens on the CPU)', integer(1))
     .option(
       '--dtype <dtype>',
-      'how values are stored: float16 (default), float32, or bfloat16, which numpy cannot read',
+      'how values are stored: float16 (default), float32, bfloat16, which numpy cannot read, or int8 with a scale for each token',
       oneOf(...dumpDTypes),
     )
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
-    .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1));
+    .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1))
+    .option('--drop <what...>', 'do not store: padding, endoftext; what is stored is then packed', (word, before) => [
+      ...((before as Dropped[] | undefined) ?? []),
+      oneOf(...droppable)(word),
+    ])
+    .option('--sample <part>', 'store only so many of the positions, chosen by chance, such as 0.05', number(0, 1))
+    .option('--seed <n>', 'of that choice (default: 0)', integer(0))
+    .option('--statistics', 'also count, mean, variance and maximum of each neuron, channel and latent')
+    .option('--parquet', 'latents also as Parquet, sorted by latent');
 }
 
 export function dumpCommand(): Command {
@@ -146,8 +170,11 @@ export function dumpRequest(
     throw new UsageError(`${command} needs a --hook or an --autoencoder: what is to be stored?`);
   }
   const { out, model, precision, context, batch, dtype, shardTokens, threshold, limit } = options;
-  const given = Object.entries({ precision, context, batch, dtype, shardTokens, threshold, limit });
-  return { out, model, corpus, locations, ...Object.fromEntries(given.filter(([, value]) => value !== undefined)) };
+  const { drop, sample, seed, statistics, parquet } = options;
+  const computing = { precision, context, batch, limit };
+  const storing = { dtype, shardTokens, threshold, drop, sample, seed, statistics, parquet };
+  const given = Object.entries({ ...computing, ...storing }).filter(([, value]) => value !== undefined);
+  return { out, model, corpus, locations, ...Object.fromEntries(given) };
 }
 
 function corpusOf(

@@ -1,7 +1,9 @@
 // sonde inspect: what a dump holds.
 import { Command } from 'commander';
-import { showBytes } from '../dump/plan.js';
+import { isPacked } from '../dump/cells.js';
+import { describeFilter, showBytes } from '../dump/plan.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/reader.js';
+import type { Statistics } from '../dump/statistics.js';
 import { gpt2Tokenizer } from '../files/tokenizer.js';
 import { print } from './terminal.js';
 
@@ -30,24 +32,38 @@ export async function printDump(dump: Dump): Promise<void> {
   print(`model     ${model.name}, ${model.dtype}, digest ${model.digest}`);
   print(`corpus    ${manifest.corpus.map(({ kind, name }) => name ?? kind).join(', ')}`);
   print(`rows      ${dump.rowCount} of ${manifest.context} tokens, ${dump.tokenCount} tokens without padding`);
+  if (isPacked(manifest)) print(`positions ${describeFilter(manifest)}`);
   print(`files     ${files}, ${whole}${manifest.complete ? 'complete' : 'not complete: the same command goes on'}`);
   if (dump.rowCount === 0) return;
-  const { tokens, document } = await dump.tokens(0, 1);
+  const { tokens, document, stored } = await dump.tokens(0, 1);
   const text = gpt2Tokenizer().decode([...tokens.filter((_, i) => document[i] !== -1)]);
   print(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
   print('tensors, and what they hold in the first row');
   const width = Math.max(...dump.names.map((name) => name.length));
-  const positions = document.filter((at) => at !== -1).length;
   for (const name of dump.names) {
     const rows = await dump.rows(name, 0, 1);
     const shape = `[${[dump.rowCount, ...rows.shape.slice(1)].join(', ')}]`;
-    const summary = 'data' in rows ? summaryOfDense(rows, positions) : summaryOfSparse(rows, positions);
+    const summary = 'data' in rows ? summaryOfDense(rows, stored) : summaryOfSparse(rows, stored);
     print(`  ${name.padEnd(width)}  ${shape}  ${summary}`);
   }
+  if (!manifest.statistics) return;
+  print('statistics of their features, over all shards');
+  for (const name of dump.names) print(`  ${name.padEnd(width)}  ${summaryOfStatistics(await dump.statistics(name))}`);
 }
 
-function summaryOfDense({ data, shape }: DenseRows, positions: number): string {
-  const values = data.subarray(0, positions * shape.slice(2).reduce((product, n) => product * n, 1));
+function summaryOfStatistics({ count, active, mean, variance, maximum }: Statistics): string {
+  const ever = active.filter((n) => n > 0).length;
+  const average = (values: Float64Array) => short(values.reduce((sum, x) => sum + x, 0) / values.length);
+  const largest = short(maximum.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY));
+  const spread = average(variance.map(Math.sqrt));
+  return `${count} positions: ${ever} of ${active.length} are ever other than 0; on average a mean of ${average(mean)} and a standard deviation of ${spread}; the largest value ${largest}`;
+}
+
+/** `stored` [context]: 1 where the row has values. */
+function summaryOfDense({ data, shape }: DenseRows, stored: Uint8Array): string {
+  const width = shape.slice(2).reduce((product, n) => product * n, 1);
+  const values = data.filter((_, i) => stored[Math.floor(i / width)] === 1);
+  if (values.length === 0) return 'nothing is stored';
   let [sum, squares] = [0, 0];
   for (const x of values) {
     sum += x;
@@ -58,7 +74,9 @@ function summaryOfDense({ data, shape }: DenseRows, positions: number): string {
   return `${short(mean)} on average, standard deviation ${short(deviation)}`;
 }
 
-function summaryOfSparse({ indices, values }: SparseRows, positions: number): string {
+function summaryOfSparse({ indices, values }: SparseRows, stored: Uint8Array): string {
+  const positions = stored.filter((here) => here === 1).length;
+  if (positions === 0) return 'nothing is stored';
   let strongest = 0;
   for (let i = 1; i < values.length; i++) if ((values[i] as number) > (values[strongest] as number)) strongest = i;
   const active = `${(indices.length / positions).toFixed(1)} active per token`;

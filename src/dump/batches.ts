@@ -6,6 +6,8 @@ import type { DumpPlan } from './plan.js';
 export interface Batch {
   /** Numbers of the rows in their block, ascending. */
   readonly rows: Int32Array;
+  /** The places in `rows` in the order in which rows come over all batches, which does not depend on their size. */
+  readonly order: Int32Array;
   /** Positions that are computed: the longest row's, or the whole context. */
   readonly seq: number;
 }
@@ -19,7 +21,10 @@ export function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows, le
   for (let from = 0; from < rows; ) {
     const seq = lengthOf(order[from] as number);
     const to = from + Math.floor((batch * context) / seq);
-    batches.push({ rows: order.slice(from, to).sort(), seq });
+    const inOrder = order.subarray(from, to);
+    const rows = inOrder.slice().sort();
+    const placeOf = new Map(Array.from(rows, (row, place) => [row, place]));
+    batches.push({ rows, order: inOrder.map((row) => placeOf.get(row) as number), seq });
     from = to;
   }
   return batches;

@@ -1,8 +1,7 @@
 // The neurons or latents of a location in a dump, and reading them piece by piece. Names come from the dump's manifest,
 // which comes from anywhere: only those of the model's own locations become names of folders.
 import { formatLocation, type Location, parseLocation } from '../transformer/location.js';
-import { latentsName } from './layout.js';
-import { widthOf } from './plan.js';
+import { latentsName, widthOf } from './layout.js';
 import { quietly } from './read_ahead.js';
 import type { DenseRows, Dump, SparseRows, TokenRows } from './reader.js';
 
@@ -23,6 +22,9 @@ export interface Channels {
 
 /** @throws RangeError when the dump has no such tensor, or one that has a value for each pair of tokens. */
 export function channelsOf(dump: Dump, name: string): Channels {
+  if (dump.manifest.sample < 1) {
+    throw new RangeError(`${dump.folder} holds a sample of the positions: there are no whole texts to show`);
+  }
   const { locations, autoencoders, context } = dump.manifest;
   const dense = locations.find(({ location }) => location === name);
   const sparse = autoencoders.find(({ location }) => latentsName(location) === name);
@@ -97,11 +99,11 @@ export function* rangesOf(rows: Iterable<number>, most: number): Generator<RowRa
   if (to > from) yield [from, to];
 }
 
-/** The positions of a chunk's row that hold a token. */
+/** The positions of a chunk's row that hold a token whose values are stored. */
 export function positionsOf({ tokens }: Chunk, row: number): number[] {
   const context = tokens.shape[1] as number;
   const positions: number[] = [];
-  for (let p = 0; p < context; p++) if (tokens.document[row * context + p] !== -1) positions.push(p);
+  for (let p = 0; p < context; p++) if (tokens.stored[row * context + p] === 1) positions.push(p);
   return positions;
 }
 

@@ -1,52 +1,102 @@
 // The bytes of a shard: a safetensors file whose header and positions follow from the settings, the rows and the
 // numbers of active latents. The writer and the reader share this, so that a file either is exactly as it must be or
 // is refused.
-import type { HostDType } from '../files/host_tensor.js';
+import { bytesPerElement, type HostDType } from '../files/host_tensor.js';
 import { type PlacedTensor, type PlannedTensor, safetensorsHeader } from '../files/safetensors_header.js';
-import type { DumpSettings } from './plan.js';
+import { isPacked } from './cells.js';
+import type { DenseLocation, DumpDType, DumpSettings } from './plan.js';
+import type { FloatDType } from './stored_floats.js';
 
 export const latentsName = (location: string): string => `${location}/latents`;
+
+/** The names of the dense locations and then of the latents, in the order of the settings. */
+export const featureNames = ({
+  locations,
+  autoencoders,
+}: Pick<DumpSettings, 'locations' | 'autoencoders'>): string[] => [
+  ...locations.map(({ location }) => location),
+  ...autoencoders.map(({ location }) => latentsName(location)),
+];
+
+/** Elements per token of a location's tensor. */
+export const widthOf = ({ shape }: DenseLocation): number => shape.slice(1).reduce((product, n) => product * n, 1);
+
+/** How many features each of `featureNames` has. */
+export const featureWidths = ({
+  locations,
+  autoencoders,
+}: Pick<DumpSettings, 'locations' | 'autoencoders'>): number[] => [
+  ...locations.map(widthOf),
+  ...autoencoders.map(({ latents }) => latents),
+];
+
+/** The dtype of the values of latents. */
+export const latentDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float16' : dtype);
 
 /** The dtype of latent numbers: two bytes as long as they fit. */
 export const indexDType = (latents: number): HostDType => (latents <= 65_536 ? 'uint16' : 'int32');
 
-/**
- * The tensors of a shard in the order of the file: first those whose size follows from the number of rows, then the
- * entries of the latents, whose number is known when the last batch is done. Wider elements come first, so that each
- * tensor is aligned.
- */
-export function shardTensors(
-  settings: DumpSettings,
-  rows: number,
-  entries: readonly number[],
-): (readonly [name: string, tensor: PlannedTensor])[] {
-  const { context, autoencoders, locations, dtype } = settings;
-  const positions = { dtype: 'int32', shape: [rows, context] } as const;
-  const pointers = autoencoders.map(({ location }) => {
-    return [`${latentsName(location)}.row_ptr`, { dtype: 'int64', shape: [rows * context + 1] }] as const;
-  });
-  const dense = locations.map(({ location, shape }) => [location, { dtype, shape: [rows, ...shape] }] as const);
-  const indices = autoencoders.map(({ location, latents }, i) => {
-    return [`${latentsName(location)}.indices`, { dtype: indexDType(latents), shape: [entries[i] as number] }] as const;
-  });
-  const values = autoencoders.map(({ location }, i) => {
-    return [`${latentsName(location)}.values`, { dtype, shape: [entries[i] as number] }] as const;
-  });
-  const wide = ([, tensor]: readonly [string, PlannedTensor]) => tensor.dtype === 'int32' || tensor.dtype === 'float32';
-  const appended = [...indices, ...values];
-  return [
-    ...pointers,
-    ['tokens', positions],
-    ['document', positions],
-    ...dense,
-    ...appended.filter(wide),
-    ...appended.filter((tensor) => !wide(tensor)),
-  ];
+/** What a shard keeps of each feature of a location or its latents, in this order. See statistics.ts. */
+export const statisticNames = ['active', 'mean', 'variance', 'maximum'] as const;
+
+type Named = readonly [name: string, tensor: PlannedTensor];
+
+export interface ShardSize {
+  readonly rows: number;
+  /** Positions that are stored; rows * context unless some are left out. */
+  readonly cells: number;
+  /** Of the latents of each autoencoder. */
+  readonly entries: readonly number[];
 }
 
 /**
- * Everything that is known of a shard of `rows` rows whose latents have so many entries, autoencoder by autoencoder.
+ * The tensors of a shard in the order of the file: first those whose size is known before anything is computed, then the
+ * entries of the latents, whose number is known when the last batch is done. Of both, wider elements come first, so that
+ * tensors are aligned, but for what may follow an odd number of bytes.
  */
+export function shardTensors(settings: DumpSettings, { rows, cells, entries }: ShardSize): Named[] {
+  const { context, autoencoders, locations, dtype } = settings;
+  const tokens = { dtype: 'int32', shape: [rows, context] } as const;
+  const place = isPacked(settings) ? [cells] : [rows, context];
+  const known: Named[] = [
+    ...autoencoders.map(({ location }): Named => {
+      return [`${latentsName(location)}.row_ptr`, { dtype: 'int64', shape: [cells + 1] }];
+    }),
+    ...(settings.statistics ? statisticsTensors(settings) : []),
+    ['tokens', tokens],
+    ['document', tokens],
+    ...(isPacked(settings) ? [['positions', { dtype: 'int32', shape: [cells, 2] }] as const] : []),
+    ...locations.flatMap(({ location, shape }): Named[] => [
+      ...(dtype === 'int8' ? [[`${location}.scale`, { dtype: 'float32', shape: place }] as const] : []),
+      [location, { dtype, shape: [...place, ...shape.slice(1)] }],
+    ]),
+  ];
+  const indices = autoencoders.map(({ location, latents }, i): Named => {
+    return [`${latentsName(location)}.indices`, { dtype: indexDType(latents), shape: [entries[i] as number] }];
+  });
+  const values = autoencoders.map(({ location }, i): Named => {
+    return [`${latentsName(location)}.values`, { dtype: latentDType(dtype), shape: [entries[i] as number] }];
+  });
+  return [...widestFirst(known), ...widestFirst([...indices, ...values])];
+}
+
+function statisticsTensors(settings: DumpSettings): Named[] {
+  const widths = featureWidths(settings);
+  return featureNames(settings).flatMap((name, i): Named[] => [
+    [`${name}.count`, { dtype: 'int64', shape: [1] }],
+    ...statisticNames.map((statistic): Named => {
+      return [
+        `${name}.${statistic}`,
+        { dtype: statistic === 'active' ? 'int64' : 'float64', shape: [widths[i] as number] },
+      ];
+    }),
+  ]);
+}
+
+const widestFirst = (tensors: Named[]): Named[] =>
+  tensors.sort(([, a], [, b]) => bytesPerElement(b.dtype) - bytesPerElement(a.dtype));
+
+/** Everything that is known of a shard of a size. */
 export class ShardLayout {
   /** As long as it would be if every latent were active everywhere, so that it can be written last. */
   readonly header: Buffer;
@@ -55,10 +105,10 @@ export class ShardLayout {
   readonly #placed: Map<string, PlacedTensor>;
 
   /** @throws RangeError or TypeError when there can be no such file: a size is too large, or a name comes twice. */
-  constructor(settings: DumpSettings, rows: number, entries: readonly number[]) {
-    const most = settings.autoencoders.map(({ latents }) => latents * rows * settings.context);
-    const longest = safetensorsHeader(shardTensors(settings, rows, most)).header.length;
-    const { header, placed, bytes } = safetensorsHeader(shardTensors(settings, rows, entries));
+  constructor(settings: DumpSettings, size: ShardSize) {
+    const most = settings.autoencoders.map(({ latents }) => latents * size.cells);
+    const longest = safetensorsHeader(shardTensors(settings, { ...size, entries: most })).header.length;
+    const { header, placed, bytes } = safetensorsHeader(shardTensors(settings, size));
     this.header = Buffer.alloc(64 * Math.ceil(longest / 64), ' ');
     this.header.set(header);
     this.header.writeBigUInt64LE(BigInt(this.header.length - 8), 0);
@@ -68,12 +118,8 @@ export class ShardLayout {
   }
 
   /** With no entries yet: the positions of what does not depend on them, and the end of it. */
-  static beforeLatents(settings: DumpSettings, rows: number): ShardLayout {
-    return new ShardLayout(
-      settings,
-      rows,
-      settings.autoencoders.map(() => 0),
-    );
+  static beforeLatents(settings: DumpSettings, size: Omit<ShardSize, 'entries'>): ShardLayout {
+    return new ShardLayout(settings, { ...size, entries: settings.autoencoders.map(() => 0) });
   }
 
   tensor(name: string): PlacedTensor {

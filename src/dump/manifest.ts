@@ -3,7 +3,7 @@
 // whatever is read here is checked before it is used.
 import type { Store } from '../files/store.js';
 import { onDisk } from './disk.js';
-import { type DumpSettings, dumpDTypes, type Part } from './plan.js';
+import { type DumpSettings, droppable, dumpDTypes, type Part } from './plan.js';
 
 export interface ShardEntry {
   readonly file: string;
@@ -115,6 +115,7 @@ type Check = (value: unknown) => boolean;
 const isObject = (value: unknown): value is Fields =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 const isText: Check = (value) => typeof value === 'string';
+const isFlag: Check = (value) => typeof value === 'boolean';
 const isCount: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
 const isPositive: Check = (value) => isCount(value) && (value as number) > 0;
 const optional =
@@ -153,7 +154,11 @@ const checks: Record<string, Check> = {
   context: isSize,
   shardTokens: isSize,
   limit: (value) => value === null || isPositive(value),
+  drop: listOf((value) => (droppable as readonly unknown[]).includes(value)),
+  sample: (value) => typeof value === 'number' && value > 0 && value <= 1,
   seed: (value) => value === null || isCount(value),
+  statistics: isFlag,
+  parquet: isFlag,
   part: (value) => fields({ index: isCount, count: isPositive })(value) && isPart(value as Part),
   shards: listOf(
     fields({
@@ -164,7 +169,7 @@ const checks: Record<string, Check> = {
       sha256: (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value),
     }),
   ),
-  complete: (value) => typeof value === 'boolean',
+  complete: isFlag,
 };
 
 const isPart = ({ index, count }: Part): boolean => index < count;
@@ -215,7 +220,11 @@ function labelled(settings: DumpSettings): Map<string, string> {
     ['the corpus', listed(corpus.map(source))],
     ['shards of', `${settings.shardTokens} tokens`],
     ['a limit of', settings.limit === null ? 'none' : `${settings.limit} tokens`],
+    ['a sample of', String(settings.sample)],
+    ['positions without', listed([...settings.drop])],
     ['seed', String(settings.seed)],
+    ['statistics', settings.statistics ? 'gathered' : 'not gathered'],
+    ['Parquet files', settings.parquet ? 'of the latents' : 'none'],
     ['parts:', `${settings.part.count}`],
     ['row shapes', JSON.stringify(locations.map(({ shape }) => shape))],
   ]);

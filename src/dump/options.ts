@@ -6,7 +6,7 @@ import type { BlobProgress } from '../files/blob.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import type { AutoencoderSource } from './autoencoders.js';
 import type { Corpus } from './corpus.js';
-import type { DumpDType, Part } from './plan.js';
+import type { Dropped, DumpDType, Part } from './plan.js';
 import type { DumpProgress } from './progress.js';
 
 /** The device of a process that shares the work; `threads` as for `openDevice`. */
@@ -34,8 +34,27 @@ export interface DumpOptions {
    * influence on what is written.
    */
   batch?: number;
-  /** How values are stored; float16 when left out. */
+  /**
+   * How values are stored; float16 when left out. int8 has a scale for each token, and is off by half of that at most;
+   * latents are float16 then.
+   */
   dtype?: DumpDType;
+  /**
+   * Positions that are not stored: padding, `<|endoftext|>`. As soon as any are left out, a shard holds what is stored
+   * without gaps, and `positions` says where it belongs.
+   */
+  drop?: readonly Dropped[];
+  /** The part of the positions that is stored, above 0 and up to 1, chosen by chance; padding never is. All when left out. */
+  sample?: number;
+  /** Of that choice; 0 when left out. */
+  seed?: number;
+  /**
+   * Counts of each feature, its mean, variance and maximum, over all positions that are not dropped, in the sample or not.
+   * See `Dump.statistics`.
+   */
+  statistics?: boolean;
+  /** Writes the latents once more, sorted by latent, as a Parquet file for each shard and autoencoder. */
+  parquet?: boolean;
   /** Tokens per shard, about; 1,048,576 when left out. */
   shardTokens?: number;
   /**

@@ -6,10 +6,11 @@ import type { SubjectModel } from '../transformer/subject_model.js';
 import type { FoundAutoencoder } from './autoencoders.js';
 import { type Batch, batchesOf } from './batches.js';
 import type { Block } from './blocks.js';
-import { type DumpPlan, type SparseLocation, widthOf } from './plan.js';
+import { widthOf } from './layout.js';
+import type { DumpPlan, SparseLocation } from './plan.js';
 import { quietly } from './read_ahead.js';
 import { ShardWriter } from './shard.js';
-import type { StoredFloats } from './stored_floats.js';
+import { type StoredFloats, transferDType } from './stored_floats.js';
 
 // Batches under way beside the one that is computed: their values wait in as many slabs.
 const batchesInFlight = 2;
@@ -31,7 +32,7 @@ export const makeSlabs = (plan: DumpPlan): Slab[] => Array.from({ length: batche
 type Slab = StoredFloats[];
 
 function makeSlab({ settings, batch }: DumpPlan): Slab {
-  const Values = settings.dtype === 'float32' ? Float32Array : Uint16Array;
+  const Values = transferDType(settings) === 'float32' ? Float32Array : Uint16Array;
   return settings.locations.map((entry) => new Values(batch * settings.context * widthOf(entry)));
 }
 
@@ -58,7 +59,7 @@ export async function computeShard(run: Pipeline, block: Block): Promise<ShardWr
 }
 
 interface BatchValues {
-  /** In the dtype of the dump, location by location. */
+  /** In the dtype of the slabs, location by location. */
   readonly dense: Tensor[];
   /** What goes into each autoencoder, [rows, seq, nInputs]. */
   readonly inputs: Tensor[];
@@ -67,7 +68,8 @@ interface BatchValues {
 
 /** Queues a batch on the device. */
 async function compute({ model, plan, autoencoders }: Pipeline, block: Block, batch: Batch): Promise<BatchValues> {
-  const { context, dtype, locations } = plan.settings;
+  const { context, locations } = plan.settings;
+  const dtype = transferDType(plan.settings);
   // Padding is on the right, where a causal model never looks: no pad mask is needed.
   const tokens = Array.from(batch.rows, (row) =>
     Array.from(block.tokens.subarray(row * context, row * context + batch.seq)),

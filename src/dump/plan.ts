@@ -4,11 +4,17 @@
 import { bytesPerElement } from '../files/host_tensor.js';
 import type { TransformerConfig } from '../transformer/config.js';
 import { locationShape } from '../transformer/location.js';
+import { isPacked, rowsPerShard } from './cells.js';
 import type { SourceDescription } from './corpus.js';
-import { indexDType, latentsName } from './layout.js';
+import { indexDType, latentDType, latentsName, widthOf } from './layout.js';
 
-export type DumpDType = 'float16' | 'bfloat16' | 'float32';
-export const dumpDTypes: readonly DumpDType[] = ['float16', 'bfloat16', 'float32'];
+/** int8 is with a scale for each token: a value is its integer times the scale. Latents are float16 then. */
+export type DumpDType = 'float16' | 'bfloat16' | 'float32' | 'int8';
+export const dumpDTypes: readonly DumpDType[] = ['float16', 'bfloat16', 'float32', 'int8'];
+
+/** What can be left out: positions after the end of a row's text, and those of `<|endoftext|>`. */
+export type Dropped = 'padding' | 'endoftext';
+export const droppable: readonly Dropped[] = ['padding', 'endoftext'];
 
 /** Which of `count` equal parts of the shards this run makes: those whose number is `index` modulo `count`. */
 export interface Part {
@@ -50,8 +56,16 @@ export interface DumpSettings {
   readonly shardTokens: number;
   /** Tokens of the corpus to take at most; null for all. */
   readonly limit: number | null;
-  /** Of what was random in the run; null, as nothing is. */
+  /** Positions that are not stored. As soon as any are left out, padding is. */
+  readonly drop: readonly Dropped[];
+  /** The part of the other positions that is stored, chosen by chance; 1 for all. */
+  readonly sample: number;
+  /** Of that choice; null when there is none. */
   readonly seed: number | null;
+  /** Whether shards hold the statistics of their features. */
+  readonly statistics: boolean;
+  /** Whether there are Parquet files of the latents beside the shards. */
+  readonly parquet: boolean;
   readonly part: Part;
 }
 
@@ -80,6 +94,11 @@ export interface PlanRequest {
   readonly shardTokens?: number | undefined;
   readonly shard?: Part | undefined;
   readonly limit?: number | undefined;
+  readonly drop?: readonly Dropped[] | undefined;
+  readonly sample?: number | undefined;
+  readonly seed?: number | undefined;
+  readonly statistics?: boolean | undefined;
+  readonly parquet?: boolean | undefined;
   readonly device: 'cpu' | 'cuda';
 }
 
@@ -101,7 +120,12 @@ export function planDump(request: PlanRequest): DumpPlan {
   if (!dumpDTypes.includes(dtype)) {
     throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
   }
-  const rowsPerShard = Math.max(1, Math.floor(shardTokens / context));
+  const rowCount = rowsPerShard({ context, shardTokens });
+  const filter = filterOf(request);
+  const { statistics = false, parquet = false } = request;
+  if (parquet && autoencoders.length === 0) {
+    throw new RangeError('dump: parquet is for latents: name an autoencoder for one location at least');
+  }
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
@@ -117,13 +141,31 @@ export function planDump(request: PlanRequest): DumpPlan {
       context,
       shardTokens,
       limit,
-      seed: null,
+      ...filter,
+      statistics,
+      parquet,
       part,
     },
-    rowsPerShard,
-    batch: Math.min(rowsPerShard, integer('batch', request.batch ?? Math.max(1, fallback), 1, 2 ** 20)),
+    rowsPerShard: rowCount,
+    batch: Math.min(rowCount, integer('batch', request.batch ?? Math.max(1, fallback), 1, 2 ** 20)),
     fullContext: wanted.some((location) => hasKeys(location, model)),
     wanted,
+  };
+}
+
+function filterOf({ drop = [], sample = 1, seed }: PlanRequest): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {
+  const odd = drop.find((what) => !droppable.includes(what));
+  if (odd !== undefined || !Array.isArray(drop)) {
+    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but has ${JSON.stringify(odd)}`);
+  }
+  if (!(typeof sample === 'number' && sample > 0 && sample <= 1)) {
+    throw new RangeError(`dump: sample must be a part of the positions, above 0 and up to 1, but is ${sample}`);
+  }
+  if (seed !== undefined && sample === 1) throw new RangeError('dump: seed is for a sample of the positions');
+  return {
+    drop: isPacked({ drop, sample }) ? droppable.filter((what) => what === 'padding' || drop.includes(what)) : [],
+    sample,
+    seed: sample < 1 ? integer('seed', seed ?? 0, 0) : null,
   };
 }
 
@@ -143,25 +185,23 @@ function hasKeys(location: string, model: DumpSettings['model']): boolean {
   return short.some((size, dim) => size !== long[dim]);
 }
 
-/** Elements per token of a location's tensor. */
-export const widthOf = ({ shape }: DenseLocation): number => shape.slice(1).reduce((product, n) => product * n, 1);
-
 // ---- printing
 
 /** The plan in words, as `sonde dump --plan` prints it. */
 export function describePlan(plan: DumpPlan): string {
   const { settings, rowsPerShard, batch } = plan;
-  const { model, corpus, context, dtype, part, limit } = settings;
-  const width = bytesPerElement(dtype);
+  const { model, corpus, context, dtype, part, limit, sample } = settings;
   const dense = settings.locations.map((entry) => {
-    const bytes = widthOf(entry) * width;
-    return `  ${entry.location}  ${dtype} [rows, ${entry.shape.join(', ')}]  ${bytes} bytes per token`;
+    const shape = (isPacked(settings) ? ['positions', ...entry.shape.slice(1)] : ['rows', ...entry.shape]).join(', ');
+    const scale = dtype === 'int8' ? ', and a scale for each token' : '';
+    return `  ${entry.location}  ${dtype} [${shape}]${scale}  ${tokenBytes(entry, dtype)} bytes per token`;
   });
   const sparse = settings.autoencoders.map(({ location, name, latents, threshold }) => {
-    const bytes = width + bytesPerElement(indexDType(latents));
+    const bytes = bytesPerElement(latentDType(dtype)) + bytesPerElement(indexDType(latents));
     return `  ${latentsName(location)}  of ${name}: ${latents} latents, those above ${threshold}; ${bytes} bytes each`;
   });
-  const denseBytes = settings.locations.reduce((sum, entry) => sum + widthOf(entry) * width, 8);
+  const denseBytes = settings.locations.reduce((sum, entry) => sum + tokenBytes(entry, dtype), 0);
+  const bytes = 8 + (isPacked(settings) ? 8 * sample : 0) + denseBytes * sample;
   const source = ({ kind, name, bytes }: SourceDescription) =>
     `  ${name ?? kind}${bytes === undefined ? '' : `  ${bytes} bytes of ${kind}`}`;
   const perShard = rowsPerShard * context;
@@ -171,16 +211,30 @@ export function describePlan(plan: DumpPlan): string {
     ...corpus.map(source),
     ...(limit === null ? [] : [`  at most ${limit} tokens of it`]),
     `rows       ${context} tokens each; ${batch} rows (${batch * context} tokens) at a time`,
-    `shards     ${rowsPerShard} rows (${perShard} tokens), ${showBytes(perShard * denseBytes)} without the latents`,
+    ...(isPacked(settings) ? [`positions  ${describeFilter(settings)}`] : []),
+    `shards     ${rowsPerShard} rows (${perShard} tokens), ${showBytes(perShard * bytes)} without the latents`,
     ...(part.count > 1
       ? [`part       shards ${part.index}, ${part.index + part.count}, … of ${part.count} parts`]
       : []),
     'tensors',
     '  tokens and document  int32 [rows, context]  8 bytes per token',
+    ...(isPacked(settings) ? ['  positions  int32 [positions, 2]: the row and the position in it  8 bytes each'] : []),
     ...dense,
     ...sparse,
-    `in all     ${denseBytes} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
+    ...(settings.statistics ? ['  count, active, mean, variance and maximum of each feature, for each shard'] : []),
+    ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
+    `in all     ${Number(bytes.toPrecision(6))} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
   ].join('\n');
+}
+
+function tokenBytes(entry: DenseLocation, dtype: DumpDType): number {
+  return widthOf(entry) * bytesPerElement(dtype) + (dtype === 'int8' ? bytesPerElement('float32') : 0);
+}
+
+/** Which positions are stored, in words. */
+export function describeFilter({ drop, sample, seed }: Pick<DumpSettings, 'drop' | 'sample' | 'seed'>): string {
+  const without = drop.map((what) => (what === 'padding' ? 'padding' : '<|endoftext|>')).join(' and ');
+  return sample < 1 ? `${sample} of them by chance (seed ${seed}), without ${without}` : `without ${without}`;
 }
 
 /** `1.5 GB`: decimal units, as disks are sold. */

@@ -93,6 +93,11 @@ export async function prepare(
       shardTokens: options.shardTokens,
       shard: options.shard,
       limit: options.limit,
+      drop: options.drop,
+      sample: options.sample,
+      seed: options.seed,
+      statistics: options.statistics,
+      parquet: options.parquet,
       device: model.device.kind,
     });
     return { plan, model, autoencoders: found, dispose };

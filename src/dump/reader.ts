@@ -1,15 +1,16 @@
 // Opens a finished, or begun, dump. Nothing but safetensors and JSON is needed to read one; this is the convenient way.
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
-import { latentsName } from './layout.js';
+import type { Cells } from './cells.js';
+import { featureNames, latentDType, latentsName, widthOf } from './layout.js';
 import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from './manifest.js';
-import { widthOf } from './plan.js';
-import { ShardReader } from './shard_reader.js';
-import { fromStored, type StoredFloats } from './stored_floats.js';
+import { ShardReader, statisticsIn } from './shard_reader.js';
+import { mergedStatistics, type Statistics } from './statistics.js';
+import { dequantized, fromStored, type StoredFloats } from './stored_floats.js';
 import { type Problem, verifyDump } from './verify.js';
 
 export interface DenseRows {
-  /** [rows, context, ...], row-major; zeros at padding. */
+  /** [rows, context, ...], row-major; zeros at padding and where nothing is stored. */
   readonly data: Float32Array;
   readonly shape: number[];
 }
@@ -35,7 +36,18 @@ export interface TokenRows {
   readonly tokens: Int32Array;
   /** [rows, context]: the number of the document, -1 at padding. */
   readonly document: Int32Array;
+  /** [rows, context]: 1 where values are stored: everywhere but at padding, unless the dump drops or samples positions. */
+  readonly stored: Uint8Array;
   readonly shape: number[];
+}
+
+/** Only what is stored, in the order of the rows. */
+export interface StoredRows {
+  /** [stored, ...] */
+  readonly data: Float32Array;
+  readonly shape: number[];
+  /** [stored, 2]: the row of the dump, and the position in it. */
+  readonly positions: Int32Array;
 }
 
 /** A dump, opened by `openDump`. Rows are counted over all its shards. */
@@ -64,8 +76,7 @@ export class Dump {
    * What `rows` can be asked for: dense locations, and `LOCATION/latents` for those that went through an autoencoder.
    */
   get names(): string[] {
-    const { locations, autoencoders } = this.manifest;
-    return [...locations.map((l) => l.location), ...autoencoders.map((a) => latentsName(a.location))];
+    return featureNames(this.manifest);
   }
 
   /**
@@ -81,20 +92,82 @@ export class Dump {
     if (dense >= 0) return this.#dense(dense, from, to);
     const sparse = this.manifest.autoencoders.findIndex((entry) => latentsName(entry.location) === location);
     if (sparse >= 0) return this.#sparse(sparse, from, to);
-    throw new RangeError(`rows: ${this.folder} has no ${JSON.stringify(location)}; it has ${this.names.join(', ')}`);
+    throw this.#unknown('rows', location);
+  }
+
+  #unknown(operation: string, name: string): RangeError {
+    const known = this.names.join(', ');
+    return new RangeError(`${operation}: ${this.folder} has no ${JSON.stringify(name)}; it has ${known}`);
   }
 
   /** The tokens of rows [from, to), and the documents they are from. */
   async tokens(from = 0, to = this.rowCount): Promise<TokenRows> {
     const { context } = this.manifest;
     const size = this.#count('tokens', from, to) * context;
-    const [tokens, document] = [new Int32Array(size), new Int32Array(size)];
+    const [tokens, document, stored] = [new Int32Array(size), new Int32Array(size), new Uint8Array(size)];
     await this.#eachShard(from, to, async (shard, first, end, at) => {
       const part = await shard.rows(first, end);
       tokens.set(part.tokens, at * context);
       document.set(part.document, at * context);
+      const { starts, places } = await shard.cells();
+      if (!places)
+        part.document.forEach((number, i) => {
+          stored[at * context + i] = number === -1 ? 0 : 1;
+        });
+      else for (const place of places.subarray(starts[first], starts[end])) stored[(at - first) * context + place] = 1;
     });
-    return { tokens, document, shape: [to - from, context] };
+    return { tokens, document, stored, shape: [to - from, context] };
+  }
+
+  /**
+   * What is stored of a dense location in rows [from, to), and nothing else: for dumps that drop or sample positions.
+   * @throws RangeError for a name that is no dense location, or rows beyond the end.
+   */
+  async stored(location: string, from = 0, to = this.rowCount): Promise<StoredRows> {
+    const entry = this.manifest.locations.find((dense) => dense.location === location);
+    if (!entry) {
+      const dense = this.manifest.locations.map((found) => found.location).join(', ') || 'none';
+      throw new RangeError(`stored: ${this.folder} has no dense ${JSON.stringify(location)}; it has ${dense}`);
+    }
+    this.#count('stored', from, to);
+    const { context } = this.manifest;
+    const parts: Float32Array[] = [];
+    const positions: number[] = [];
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const cells = await shard.cells();
+      const { document } = await shard.rows(first, end);
+      const [begin, stop] = [cells.starts[first] as number, cells.starts[end] as number];
+      const values = await this.#vectors(shard, entry, begin, stop);
+      const width = widthOf(entry);
+      const kept: number[] = [];
+      for (let cell = begin; cell < stop; cell++) {
+        const place = (cells.places ? (cells.places[cell] as number) : cell) - first * context;
+        if (document[place] === -1) continue;
+        kept.push(cell - begin);
+        positions.push(from + at + Math.floor(place / context), place % context);
+      }
+      kept.forEach((cell, i) => {
+        values.copyWithin(i * width, cell * width, (cell + 1) * width);
+      });
+      parts.push(values.subarray(0, kept.length * width));
+    });
+    const shape = [positions.length / 2, ...entry.shape.slice(1)];
+    return { data: joined(Float32Array, parts), shape, positions: Int32Array.from(positions) };
+  }
+
+  /**
+   * The statistics of a location's features, or of its latents, over all shards that are there.
+   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics.
+   */
+  async statistics(name: string): Promise<Statistics> {
+    if (!this.names.includes(name)) throw this.#unknown('statistics', name);
+    if (!this.manifest.statistics) throw new Error(`statistics: ${this.folder} was made without statistics`);
+    const parts: Statistics[] = [];
+    await this.#eachShard(0, this.#count('statistics', 0, this.rowCount), async (shard) => {
+      parts.push(await statisticsIn(shard, name));
+    });
+    if (parts.length === 0) throw new Error(`statistics: ${this.folder} has no shards yet`);
+    return mergedStatistics(parts);
   }
 
   /** Checks every file against the manifest: sizes, checksums, headers, and that what they hold makes sense. */
@@ -117,32 +190,58 @@ export class Dump {
 
   async #dense(i: number, from: number, to: number): Promise<DenseRows> {
     const entry = this.manifest.locations[i] as Manifest['locations'][number];
-    const size = widthOf(entry) * this.manifest.context; // elements of a row
-    const data = new Float32Array(this.#count('rows', from, to) * size);
+    const { context } = this.manifest;
+    const width = widthOf(entry);
+    const data = new Float32Array(this.#count('rows', from, to) * context * width);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const stored = await shard.read(entry.location, first * size, end * size);
-      data.set(fromStored(stored as StoredFloats, this.manifest.dtype), at * size);
+      const { starts, places } = await shard.cells();
+      const [begin, stop] = [starts[first] as number, starts[end] as number];
+      const values = await this.#vectors(shard, entry, begin, stop);
+      if (!places) return data.set(values, at * context * width);
+      for (let cell = begin; cell < stop; cell++) {
+        const place = (at - first) * context + (places[cell] as number);
+        data.set(values.subarray((cell - begin) * width, (cell - begin + 1) * width), place * width);
+      }
     });
     return { data, shape: [to - from, ...entry.shape] };
   }
 
+  /** Vectors [from, to) as a shard stores them, [to - from, ...]. */
+  async #vectors(
+    shard: ShardReader,
+    entry: Manifest['locations'][number],
+    from: number,
+    to: number,
+  ): Promise<Float32Array> {
+    const { dtype } = this.manifest;
+    const { location } = entry;
+    const width = widthOf(entry);
+    const stored = await shard.read(location, from * width, to * width);
+    if (dtype !== 'int8') return fromStored(stored as StoredFloats, dtype);
+    const scales = (await shard.read(`${location}.scale`, from, to)) as Float32Array;
+    return dequantized({ integers: stored as Int8Array, scales });
+  }
+
   async #sparse(i: number, from: number, to: number): Promise<SparseRows> {
     const { location, latents } = this.manifest.autoencoders[i] as Manifest['autoencoders'][number];
-    const { context } = this.manifest;
+    const { context, dtype } = this.manifest;
     const name = latentsName(location);
     const rowPtr = new BigInt64Array(this.#count('rows', from, to) * context + 1);
     const indices: Int32Array[] = [];
     const values: Float32Array[] = [];
     let entries = 0n;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const pointers = (await shard.read(`${name}.row_ptr`, first * context, end * context + 1)) as BigInt64Array;
+      const cells = await shard.cells();
+      const [begin, last] = [cells.starts[first] as number, cells.starts[end] as number];
+      const pointers = (await shard.read(`${name}.row_ptr`, begin, last + 1)) as BigInt64Array;
       const [start, stop] = checkedRange(shard, name, pointers);
-      for (let p = 1; p < pointers.length; p++) {
-        rowPtr[at * context + p] = entries + (pointers[p] as bigint) - (pointers[0] as bigint);
+      const places = placesOf(cells, first * context, end * context, begin);
+      for (let p = 1; p <= (end - first) * context; p++) {
+        rowPtr[at * context + p] = entries + (pointers[places(p)] as bigint) - (pointers[0] as bigint);
       }
       indices.push(new Int32Array((await shard.read(`${name}.indices`, start, stop)) as Uint16Array | Int32Array));
       const stored = await shard.read(`${name}.values`, start, stop);
-      values.push(fromStored(stored as StoredFloats, this.manifest.dtype));
+      values.push(fromStored(stored as StoredFloats, latentDType(dtype)));
       entries += BigInt(stop - start);
     });
     const shape = [to - from, context, latents];
@@ -185,6 +284,17 @@ export class Dump {
     }
     return shard;
   }
+}
+
+/** How many of the cells from `begin` on lie before place `from + p`; asked for with p rising by one. */
+function placesOf({ places }: Cells, from: number, to: number, begin: number): (p: number) => number {
+  if (!places) return (p) => p;
+  let cell = begin;
+  return (p) => {
+    const end = Math.min(from + p, to);
+    while (cell < places.length && (places[cell] as number) < end) cell++;
+    return cell - begin;
+  };
 }
 
 // Pointers come from the file: they must rise, and stay within it.

@@ -10,7 +10,7 @@ import type { ScanMeter } from './scan_progress.js';
 export interface LatentActivity {
   readonly name: string;
   readonly latents: number;
-  /** Of the dump. */
+  /** Whose latents the dump holds. */
   readonly tokens: number;
   /** [latents]: tokens where it is active. */
   readonly active: Float64Array;
@@ -52,6 +52,7 @@ async function activityOf({ dump, signal, meter }: Reading, name: string): Promi
   const channels = channelsOf(dump, name);
   const active = new Float64Array(channels.width);
   const largest = new Float32Array(channels.width);
+  let tokens = 0;
   for await (const chunk of readChunks(dump, name, allRows(dump, channels))) {
     signal?.throwIfAborted();
     for (let row = 0; row < chunk.count; row++) checkLatents(name, chunk, row);
@@ -61,9 +62,10 @@ async function activityOf({ dump, signal, meter }: Reading, name: string): Promi
       active[latent] = (active[latent] as number) + 1;
       if ((values[i] as number) > (largest[latent] as number)) largest[latent] = values[i] as number;
     }
+    for (const stored of chunk.tokens.stored) tokens += stored;
     meter.scanned(chunk.tokens.document);
   }
-  return { name, latents: channels.width, tokens: dump.tokenCount, active, largest };
+  return { name, latents: channels.width, tokens, active, largest };
 }
 
 const rowsAtOnce = (dump: Dump, { bytesPerRow }: Channels): number =>

@@ -6,11 +6,22 @@ import { handleSource } from '../files/byte_source.js';
 import { type Draft, newTag, type Store } from '../files/store.js';
 import type { Batch } from './batches.js';
 import type { Block } from './blocks.js';
+import { type Cells, cellsOf, passes } from './cells.js';
 import { digestOf, onDisk, writeAll } from './disk.js';
-import { indexDType, latentsName, ShardLayout } from './layout.js';
+import {
+  featureNames,
+  featureWidths,
+  indexDType,
+  latentDType,
+  latentsName,
+  ShardLayout,
+  statisticNames,
+  widthOf,
+} from './layout.js';
 import { type ShardEntry, shardFile } from './manifest.js';
-import { type DumpSettings, widthOf } from './plan.js';
-import { type StoredFloats, toStored } from './stored_floats.js';
+import type { DumpSettings } from './plan.js';
+import { FeatureStatistics } from './statistics.js';
+import { type Quantized, quantized, type StoredFloats, toStored } from './stored_floats.js';
 
 interface Csr {
   readonly rowPtr: BigInt64Array;
@@ -21,12 +32,19 @@ interface Csr {
 interface Spool {
   readonly indices: SpoolFile;
   readonly values: SpoolFile;
-  /** Of each position the active latents, [rows * context]. */
+  /** Of each cell the active latents, [cells]. */
   readonly counts: Uint32Array;
   /** Of each row the first entry in the spool, [rows], and the number of its entries. */
   readonly starts: Float64Array;
   readonly sizes: Float64Array;
   entries: number;
+}
+
+/** Vectors that are stored one after the other: from `first` on in the batch, and `cell` in the shard. */
+interface Run {
+  first: number;
+  cell: number;
+  count: number;
 }
 
 interface SpoolFile extends Pick<Draft, 'path' | 'handle' | 'discard'> {
@@ -37,17 +55,24 @@ export class ShardWriter {
   readonly #store: Store;
   readonly #settings: DumpSettings;
   readonly #block: Block;
+  readonly #cells: Cells;
   readonly #draft: Draft;
   readonly #spools: Spool[];
   readonly #layout: ShardLayout;
+  /** Of the locations and then the latents; undefined unless they are asked for. */
+  readonly #statistics: FeatureStatistics[] | undefined;
 
-  private constructor(store: Store, settings: DumpSettings, block: Block, draft: Draft, spools: Spool[]) {
+  private constructor(store: Store, settings: DumpSettings, block: Block, cells: Cells, draft: Draft, spools: Spool[]) {
     this.#store = store;
     this.#settings = settings;
     this.#block = block;
+    this.#cells = cells;
     this.#draft = draft;
     this.#spools = spools;
-    this.#layout = ShardLayout.beforeLatents(settings, block.rows);
+    this.#layout = ShardLayout.beforeLatents(settings, { rows: block.rows, cells: cells.count });
+    this.#statistics = settings.statistics
+      ? featureWidths(settings).map((width) => new FeatureStatistics(width))
+      : undefined;
   }
 
   /** Makes the unfinished file, with the tokens in it. */
@@ -63,18 +88,19 @@ export class ShardWriter {
     const spool = async (piece: string): Promise<SpoolFile> => ({ ...(await begin(piece)), bytes: 0 });
     try {
       const draft = await begin();
+      const cells = cellsOf(settings, block);
       const spools: Spool[] = [];
       for (const i of settings.autoencoders.keys()) {
         spools.push({
           indices: await spool(`${i}-indices`),
           values: await spool(`${i}-values`),
-          counts: new Uint32Array(block.rows * settings.context),
+          counts: new Uint32Array(cells.count),
           starts: new Float64Array(block.rows),
           sizes: new Float64Array(block.rows),
           entries: 0,
         });
       }
-      const writer = new ShardWriter(store, settings, block, draft, spools);
+      const writer = new ShardWriter(store, settings, block, cells, draft, spools);
       await writer.#writeTokens();
       return writer;
     } catch (error) {
@@ -85,66 +111,144 @@ export class ShardWriter {
 
   async #writeTokens(): Promise<void> {
     const { tokens, document } = this.#block;
+    const { places } = this.#cells;
+    const { context } = this.#settings;
     await onDisk(this.#draft.path, this.#draft.handle.truncate(this.#layout.bytes));
     await this.#write(tokens, this.#layout.offset('tokens'));
     await this.#write(document, this.#layout.offset('document'));
+    if (!places) return;
+    const positions = Int32Array.from({ length: 2 * places.length }, (_, i) => {
+      const place = places[i >> 1] as number;
+      return i % 2 === 0 ? Math.floor(place / context) : place % context;
+    });
+    await this.#write(positions, this.#layout.offset('positions'));
   }
 
-  /** `values` [rows, seq, ...] of the batch; only what is no padding is stored. */
+  /** `values` [rows, seq, ...] of the batch, which are overwritten. Only what has a cell and is no padding is stored. */
   async writeDense(i: number, batch: Batch, values: StoredFloats): Promise<void> {
     const entry = this.#settings.locations[i] as DumpSettings['locations'][number];
-    const { context } = this.#settings;
     const width = widthOf(entry);
-    const bytes = values.BYTES_PER_ELEMENT;
-    const start = this.#layout.offset(entry.location);
-    for (const { first, row, positions } of this.#runs(batch)) {
-      const from = first * batch.seq * width;
-      await this.#write(values.subarray(from, from + positions * width), start + row * context * width * bytes);
+    const statistics = this.#statistics?.[i];
+    if (statistics) this.#addDense(statistics, batch, values as Float32Array, width);
+    const runs = this.#cells.places ? this.#packed(batch, values, width) : this.#padded(batch);
+    for (const { first, cell, count } of runs) {
+      await this.#writeVectors(entry, cell, values.subarray(first * width, (first + count) * width));
     }
   }
 
-  // Stretches of values that are stored without a gap: rows of full length that follow one another go together. `first`
-  // counts in the batch, `row` in the block.
-  *#runs({ rows, seq }: Batch): Generator<{ first: number; row: number; positions: number }> {
+  async #writeVectors(entry: DumpSettings['locations'][number], cell: number, values: StoredFloats): Promise<void> {
+    const { dtype } = this.#settings;
+    const { location } = entry;
+    const width = widthOf(entry);
+    const put = (name: string, view: ArrayBufferView & { readonly BYTES_PER_ELEMENT: number }, vector: number) =>
+      this.#write(view, this.#layout.offset(name) + cell * vector * view.BYTES_PER_ELEMENT);
+    if (dtype === 'int8') {
+      const { integers, scales } = quantizedAt(location, values as Float32Array, width);
+      await put(`${location}.scale`, scales, 1);
+      await put(location, integers, width);
+    } else {
+      await put(location, values instanceof Float32Array ? toStored(values, dtype) : values, width);
+    }
+  }
+
+  // Stretches of vectors that are stored without a gap, from `first` on in the batch. Rows of full length that follow one
+  // another go together.
+  *#padded({ rows, seq }: Batch): Generator<Run> {
     const { context } = this.#settings;
-    let run: { first: number; row: number; positions: number } | undefined;
-    for (const [i, row] of rows.entries()) {
+    let run: Run | undefined;
+    for (const [n, row] of rows.entries()) {
       const length = this.#block.lengths[row] as number;
-      run ??= { first: i, row, positions: 0 };
-      run.positions += length;
-      if (length === context && seq === context && rows[i + 1] === row + 1) continue;
+      run ??= { first: n * seq, cell: row * context, count: 0 };
+      run.count += length;
+      if (length === context && seq === context && rows[n + 1] === row + 1) continue;
       yield run;
       run = undefined;
     }
   }
 
-  /** Latents of the batch's [rows * seq] positions. */
-  async appendLatents(i: number, { rows, seq }: Batch, csr: Csr): Promise<void> {
-    const spool = this.#spools[i] as Spool;
-    const { context, autoencoders, dtype } = this.#settings;
-    const { latents } = autoencoders[i] as DumpSettings['autoencoders'][number];
-    const places = Float64Array.from(csr.rowPtr, Number);
-    // Padding has entries, too, if it was computed: they are left out.
-    const kept: { from: number; to: number }[] = [];
+  // The same where positions are left out: vectors are moved together first, to the front.
+  #packed({ rows, seq }: Batch, values: StoredFloats, width: number): Run[] {
+    const { context } = this.#settings;
+    const { starts } = this.#cells;
+    const places = this.#cells.places as Int32Array;
+    const runs: Run[] = [];
+    let at = 0;
     for (const [n, row] of rows.entries()) {
-      const length = this.#block.lengths[row] as number;
-      const from = places[n * seq] as number;
-      const to = places[n * seq + length] as number;
-      for (let position = 0; position < length; position++) {
-        const cell = n * seq + position;
-        spool.counts[row * context + position] = (places[cell + 1] as number) - (places[cell] as number);
+      const [from, to] = [starts[row] as number, starts[row + 1] as number];
+      const last = runs.at(-1);
+      if (last && last.cell + last.count === from) last.count += to - from;
+      else runs.push({ first: at, cell: from, count: to - from });
+      for (let cell = from; cell < to; cell++) {
+        const source = (n * seq + (places[cell] as number) - row * context) * width;
+        values.copyWithin(at++ * width, source, source + width);
       }
-      spool.starts[row] = spool.entries;
-      spool.sizes[row] = to - from;
-      spool.entries += to - from;
-      const last = kept.at(-1);
-      if (last?.to === from) last.to = to;
-      else kept.push({ from, to });
     }
-    for (const { from, to } of kept) {
+    return runs.filter(({ count }) => count > 0);
+  }
+
+  #addDense(statistics: FeatureStatistics, { order, rows, seq }: Batch, values: Float32Array, width: number): void {
+    for (const n of order) {
+      const own = values.subarray(n * seq * width, (n + 1) * seq * width);
+      statistics.addDense(own, this.#counted(rows[n] as number));
+    }
+  }
+
+  // The positions of a row that statistics are of.
+  #counted(row: number): number[] {
+    const { context } = this.#settings;
+    const positions: number[] = [];
+    for (let position = 0; position < (this.#block.lengths[row] as number); position++) {
+      const token = this.#block.tokens[row * context + position] as number;
+      if (passes(this.#settings, token)) positions.push(position);
+    }
+    return positions;
+  }
+
+  /** Latents of the batch's [rows * seq] positions. */
+  async appendLatents(i: number, batch: Batch, csr: Csr): Promise<void> {
+    const spool = this.#spools[i] as Spool;
+    const { autoencoders, dtype, locations } = this.#settings;
+    const { latents } = autoencoders[i] as DumpSettings['autoencoders'][number];
+    const pointers = Float64Array.from(csr.rowPtr, Number);
+    const statistics = this.#statistics?.[locations.length + i];
+    if (statistics) this.#addSparse(statistics, batch, csr, pointers);
+    for (const { from, to } of this.#keptEntries(spool, batch, pointers)) {
       const indices = csr.indices.subarray(from, to);
       await append(spool.indices, indexDType(latents) === 'uint16' ? new Uint16Array(indices) : indices);
-      await append(spool.values, toStored(csr.values.subarray(from, to), dtype));
+      await append(spool.values, toStored(csr.values.subarray(from, to), latentDType(dtype)));
+    }
+  }
+
+  // Stretches of entries that are stored: padding has entries, too, if it was computed, and is left out.
+  #keptEntries(spool: Spool, { rows, seq }: Batch, pointers: Float64Array): { from: number; to: number }[] {
+    const { context } = this.#settings;
+    const { starts, places } = this.#cells;
+    const kept: { from: number; to: number }[] = [];
+    for (const [n, row] of rows.entries()) {
+      spool.starts[row] = spool.entries;
+      const first = starts[row] as number;
+      const end = places ? (starts[row + 1] as number) : first + (this.#block.lengths[row] as number);
+      for (let cell = first; cell < end; cell++) {
+        const at = n * seq + (places ? (places[cell] as number) : cell) - row * context;
+        const [from, to] = [pointers[at] as number, pointers[at + 1] as number];
+        spool.counts[cell] = to - from;
+        spool.entries += to - from;
+        const last = kept.at(-1);
+        if (last?.to === from) last.to = to;
+        else kept.push({ from, to });
+      }
+      spool.sizes[row] = spool.entries - (spool.starts[row] as number);
+    }
+    return kept.filter(({ from, to }) => to > from);
+  }
+
+  #addSparse(statistics: FeatureStatistics, { order, rows, seq }: Batch, csr: Csr, pointers: Float64Array): void {
+    for (const n of order) {
+      const ranges = this.#counted(rows[n] as number).map((position) => {
+        const at = n * seq + position;
+        return [pointers[at] as number, pointers[at + 1] as number] as const;
+      });
+      statistics.addSparse(csr.indices, csr.values, ranges);
     }
   }
 
@@ -152,7 +256,7 @@ export class ShardWriter {
   async finish(room: Uint8Array): Promise<ShardEntry> {
     const { rows, number, tokenCount } = this.#block;
     const entries = this.#spools.map((spool) => spool.entries);
-    const layout = new ShardLayout(this.#settings, rows, entries);
+    const layout = new ShardLayout(this.#settings, { rows, cells: this.#cells.count, entries });
     for (const [i, { location }] of this.#settings.autoencoders.entries()) {
       const spool = this.#spools[i] as Spool;
       const at = (part: string) => layout.offset(`${latentsName(location)}.${part}`);
@@ -160,6 +264,7 @@ export class ShardWriter {
       await this.#copy(spool.indices, spool, at('indices'), room);
       await this.#copy(spool.values, spool, at('values'), room);
     }
+    await this.#writeStatistics();
     await this.#write(layout.header, 0);
     const { bytes } = layout;
     const { path, handle } = this.#draft;
@@ -167,6 +272,19 @@ export class ShardWriter {
     const file = shardFile(number);
     await onDisk(this.#store.pathOf(file), this.#draft.publish());
     return { file, rows, tokens: tokenCount, bytes, sha256 };
+  }
+
+  async #writeStatistics(): Promise<void> {
+    if (!this.#statistics) return;
+    for (const [i, name] of featureNames(this.#settings).entries()) {
+      const found = (this.#statistics[i] as FeatureStatistics).finish();
+      await this.#write(BigInt64Array.of(BigInt(found.count)), this.#layout.offset(`${name}.count`));
+      for (const statistic of statisticNames) {
+        const values = found[statistic];
+        const view = statistic === 'active' ? BigInt64Array.from(values, BigInt) : values;
+        await this.#write(view, this.#layout.offset(`${name}.${statistic}`));
+      }
+    }
   }
 
   /** Removes what was written. For after a failure; no write may be under way. */
@@ -217,6 +335,14 @@ export class ShardWriter {
     }
     await flush();
     await from.discard();
+  }
+}
+
+function quantizedAt(location: string, values: Float32Array, width: number): Quantized {
+  try {
+    return quantized(values, width);
+  } catch (cause) {
+    throw new RangeError(`dump: ${location}: ${(cause as Error).message}: choose float16`, { cause });
   }
 }
 

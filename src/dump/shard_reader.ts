@@ -3,22 +3,28 @@
 import type { ByteSource } from '../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../files/host_tensor.js';
 import type { Store } from '../files/store.js';
-import { latentsName, ShardLayout } from './layout.js';
+import { type Cells, everyCell, isPacked } from './cells.js';
+import { latentsName, ShardLayout, type ShardSize, statisticNames } from './layout.js';
 import { type ShardEntry, shardNumber } from './manifest.js';
 import type { DumpSettings } from './plan.js';
+import { quietly } from './read_ahead.js';
+import type { Statistics } from './statistics.js';
 
 const longestHeader = 2 ** 24;
 
-type StoredArray = BigInt64Array | Int32Array | Uint16Array | Float32Array;
+type StoredArray = BigInt64Array | Float64Array | Int32Array | Uint16Array | Float32Array | Int8Array;
 
 export class ShardReader {
   readonly entry: ShardEntry;
   readonly layout: ShardLayout;
   readonly file: ByteSource;
   readonly path: string;
+  readonly #settings: DumpSettings;
+  #cells: Promise<Cells> | undefined;
 
-  private constructor(path: string, entry: ShardEntry, layout: ShardLayout, file: ByteSource) {
+  private constructor(path: string, settings: DumpSettings, entry: ShardEntry, layout: ShardLayout, file: ByteSource) {
     this.path = path;
+    this.#settings = settings;
     this.entry = entry;
     this.layout = layout;
     this.file = file;
@@ -39,7 +45,7 @@ export class ShardReader {
       if (layout.bytes !== entry.bytes) {
         throw new Error(`${path}: holds ${entry.bytes} bytes, but its tensors take ${layout.bytes}`);
       }
-      return new ShardReader(path, entry, layout, file);
+      return new ShardReader(path, settings, entry, layout, file);
     } catch (error) {
       await file.close();
       throw error;
@@ -64,6 +70,33 @@ export class ShardReader {
       this.read('document', from * context, to * context) as Promise<Int32Array>,
     ]);
     return { tokens, document };
+  }
+
+  /** Where values are stored. @throws Error when the file says nonsense about it. */
+  cells(): Promise<Cells> {
+    this.#cells ??= quietly(this.#readCells());
+    return this.#cells;
+  }
+
+  async #readCells(): Promise<Cells> {
+    const { context } = this.#settings;
+    const { rows } = this.entry;
+    if (!isPacked(this.#settings)) return everyCell(rows, context);
+    const positions = (await this.read('positions')) as Int32Array;
+    const places = new Int32Array(positions.length / 2);
+    const starts = new Int32Array(rows + 1);
+    for (let cell = 0; cell < places.length; cell++) {
+      const [row, position] = [positions[2 * cell] as number, positions[2 * cell + 1] as number];
+      const place = row * context + position;
+      const isAfter = cell === 0 || place > (places[cell - 1] as number);
+      if (row < 0 || row >= rows || position < 0 || position >= context || !isAfter) {
+        throw new Error(`${this.path}: positions[${cell}] is row ${row}, position ${position}, which cannot be`);
+      }
+      places[cell] = place;
+      starts[row + 1] = cell + 1;
+    }
+    for (let row = 0; row < rows; row++) starts[row + 1] = Math.max(starts[row + 1] as number, starts[row] as number);
+    return { count: places.length, starts, places };
   }
 
   async close(): Promise<void> {
@@ -91,26 +124,45 @@ async function readHeader(path: string, file: ByteSource): Promise<Buffer> {
   return header;
 }
 
-function layoutOf(path: string, header: Buffer, settings: DumpSettings, { rows }: ShardEntry): ShardLayout {
-  const entries = entriesOf(path, header, settings);
+function layoutOf(path: string, header: Buffer, settings: DumpSettings, entry: ShardEntry): ShardLayout {
+  const size = sizeIn(path, header, settings, entry);
   try {
-    return new ShardLayout(settings, rows, entries);
+    return new ShardLayout(settings, size);
   } catch (cause) {
     throw new Error(`${path}: cannot be as the manifest says: ${(cause as Error).message}`, { cause });
   }
 }
 
-function entriesOf(path: string, header: Buffer, { autoencoders }: DumpSettings): number[] {
+// What the manifest leaves open.
+function sizeIn(path: string, header: Buffer, settings: DumpSettings, { rows }: ShardEntry): ShardSize {
   let tensors: Record<string, { shape?: unknown[] } | undefined>;
   try {
     tensors = JSON.parse(header.toString('utf8', 8)) ?? {};
   } catch (cause) {
     throw new Error(`${path}: its header is not JSON: ${(cause as Error).message}`, { cause });
   }
-  return autoencoders.map(({ location }) => {
-    const name = `${latentsName(location)}.indices`;
-    const entries = Object.hasOwn(tensors, name) ? tensors[name]?.shape?.[0] : undefined;
-    if (Number.isSafeInteger(entries) && (entries as number) >= 0) return entries as number;
+  const length = (name: string, most: number): number => {
+    const found = Object.hasOwn(tensors, name) ? tensors[name]?.shape?.[0] : undefined;
+    if (Number.isSafeInteger(found) && (found as number) >= 0 && (found as number) <= most) return found as number;
     throw new Error(`${path}: its header says nothing sensible of ${name}`);
-  });
+  };
+  const places = rows * settings.context;
+  const cells = isPacked(settings) ? length('positions', places) : places;
+  const entries = settings.autoencoders.map(({ location }) =>
+    length(`${latentsName(location)}.indices`, Number.MAX_SAFE_INTEGER),
+  );
+  return { rows, cells, entries };
+}
+
+/** The statistics of a location's features, or of its latents, in one shard. */
+export async function statisticsIn(shard: ShardReader, name: string): Promise<Statistics> {
+  const [count] = (await shard.read(`${name}.count`)) as BigInt64Array;
+  const found = await Promise.all(statisticNames.map(async (statistic) => shard.read(`${name}.${statistic}`)));
+  const [active, mean, variance, maximum] = found.map((values) => Float64Array.from(values, Number)) as [
+    Float64Array,
+    Float64Array,
+    Float64Array,
+    Float64Array,
+  ];
+  return { count: Number(count), active, mean, variance, maximum };
 }

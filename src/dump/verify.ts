@@ -1,9 +1,10 @@
 // Checks a dump against its manifest: a flipped bit, which no reader of safetensors notices, as much as a missing file.
 import { type Store, unfinishedOf } from '../files/store.js';
+import { type Cells, cellsOf, passes } from './cells.js';
 import { digestOf, makeRoom } from './disk.js';
-import { latentsName } from './layout.js';
+import { featureNames, latentsName } from './layout.js';
 import { claimedFile, isManifestFile, type Manifest, type ShardEntry, shardNumber } from './manifest.js';
-import { ShardReader } from './shard_reader.js';
+import { ShardReader, statisticsIn } from './shard_reader.js';
 
 export interface Problem {
   readonly file: string;
@@ -50,12 +51,71 @@ async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry): 
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);
     if (problem) return [problem];
-    const found: string[] = [];
-    for (const i of manifest.autoencoders.keys()) found.push(...(await checkLatents(shard, manifest, i, document)));
+    const cells = cellsOf(manifest, {
+      ...numberAndRows(entry),
+      tokens,
+      lengths: lengthsOf(document, manifest.context),
+    });
+    const found = await checkPositions(shard, cells);
+    if (found.length > 0) return found;
+    if (manifest.dtype === 'int8') {
+      for (const { location } of manifest.locations) found.push(...(await checkScale(shard, location)));
+    }
+    for (const i of manifest.autoencoders.keys()) {
+      found.push(...(await checkLatents(shard, manifest, i, { document, cells })));
+    }
+    if (manifest.statistics) found.push(...(await checkStatistics(shard, manifest, tokens, document)));
     return found;
   } finally {
     await shard.close();
   }
+}
+
+const numberAndRows = ({ file, rows }: ShardEntry) => ({ number: shardNumber(file) as number, rows });
+
+function lengthsOf(document: Int32Array, context: number): Int32Array {
+  const lengths = new Int32Array(document.length / context);
+  document.forEach((at, i) => {
+    if (at >= 0) lengths[Math.floor(i / context)] = (i % context) + 1;
+  });
+  return lengths;
+}
+
+/** Positions follow from the tokens and the settings. */
+async function checkPositions(shard: ShardReader, expected: Cells): Promise<string[]> {
+  const { places } = expected;
+  if (!places) return [];
+  try {
+    const there = (await shard.cells()).places as Int32Array;
+    const odd = places.findIndex((place, i) => there[i] !== place);
+    if (odd < 0 && there.length === places.length) return [];
+    return [`positions[${odd < 0 ? places.length : odd}] is not one that the dump's options choose`];
+  } catch (error) {
+    return [(error as Error).message.replace(`${shard.path}: `, '')];
+  }
+}
+
+async function checkScale(shard: ShardReader, location: string): Promise<string[]> {
+  const scales = (await shard.read(`${location}.scale`)) as Float32Array;
+  const odd = scales.findIndex((scale) => !(scale >= 0 && scale < Infinity));
+  return odd < 0 ? [] : [`${location}.scale: value ${odd} is ${scales[odd]}`];
+}
+
+async function checkStatistics(
+  shard: ShardReader,
+  manifest: Manifest,
+  tokens: Int32Array,
+  document: Int32Array,
+): Promise<string[]> {
+  const counted = tokens.filter((token, i) => document[i] !== -1 && passes(manifest, token)).length;
+  const found: string[] = [];
+  for (const name of featureNames(manifest)) {
+    const { count, active, variance } = await statisticsIn(shard, name);
+    if (count !== counted) found.push(`${name}.count is ${count}, but there are ${counted} positions`);
+    const odd = active.findIndex((n, i) => n < 0 || n > count || (variance[i] as number) < 0);
+    if (odd >= 0) found.push(`${name}: the statistics of feature ${odd} cannot be`);
+  }
+  return found;
 }
 
 function tokenProblem(
@@ -76,7 +136,12 @@ function tokenProblem(
   return count === entry.tokens ? undefined : `holds ${count} tokens, but the manifest says ${entry.tokens}`;
 }
 
-async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, document: Int32Array) {
+interface Places {
+  readonly document: Int32Array;
+  readonly cells: Cells;
+}
+
+async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, cells }: Places) {
   const { location, latents } = manifest.autoencoders[i] as Manifest['autoencoders'][number];
   const name = latentsName(location);
   const pointers = (await shard.read(`${name}.row_ptr`)) as BigInt64Array;
@@ -84,10 +149,11 @@ async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, d
   if (pointers[0] !== 0n || pointers.at(-1) !== BigInt(indices.length)) {
     return [`${name}.row_ptr does not go from 0 to ${indices.length}`];
   }
-  for (let row = 0; row + 1 < pointers.length; row++) {
-    const [from, to] = [Number(pointers[row]), Number(pointers[row + 1])];
-    if (to < from) return [`${name}.row_ptr falls at ${row + 1}`];
-    if (to > from && (document[row] as number) < 0) return [`${name} has entries at padding (${row})`];
+  for (let cell = 0; cell < cells.count; cell++) {
+    const [from, to] = [Number(pointers[cell]), Number(pointers[cell + 1])];
+    const place = cells.places ? (cells.places[cell] as number) : cell;
+    if (to < from) return [`${name}.row_ptr falls at ${cell + 1}`];
+    if (to > from && (document[place] as number) < 0) return [`${name} has entries at padding (${place})`];
     for (let at = from; at < to; at++) {
       const index = indices[at] as number;
       if (index < 0 || index >= latents)

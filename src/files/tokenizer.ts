@@ -26,7 +26,8 @@ export const gpt2Tokenizer = (): Tokenizer => gpt2;
 
 const gpt2: Tokenizer = { nVocab: 50_257, encode, decode, decodeBatch, decodeBytes };
 
-const endOfTextToken = 50_256;
+/** `<|endoftext|>`, which ends a document. */
+export const endOfTextToken = 50_256;
 
 interface Tables {
   readonly pairs: BytePairs;

@@ -97,7 +97,7 @@ test('wrong usage is 2, with a word on what is right', async () => {
     [['dump', '--out', 'x'], /sonde: dump needs a text/],
     [['dump', '--out', 'x', '--text', 'a.txt'], /sonde: dump needs a --hook or an --autoencoder/],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--context', 'many'], /whole number of 1 or more/],
-    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--dtype', 'int8'], /one of float16, bfloat16, float32/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--dtype', 'int4'], /one of float16, bfloat16, float32, int8/],
     [
       ['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--shard', '3/3'],
       /--shard 3\/3: I must be from 0 to 2, but is 3/,

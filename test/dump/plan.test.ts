@@ -58,14 +58,22 @@ test('options out of range are refused', async () => {
   refused({ batch: 0.5 }, /batch must be an integer from 1 to 1048576, but is 0.5/);
   refused({ shardTokens: 0 }, /shardTokens/);
   refused({ limit: 0 }, /limit must be an integer of 1 or more, but is 0/);
-  refused({ dtype: 'int8' }, /dtype must be float16, bfloat16, float32, but is "int8"/);
+  refused({ dtype: 'int4' }, /dtype must be float16, bfloat16, float32, int8, but is "int4"/);
+  refused({ drop: ['text'] }, /drop must be a list of padding and endoftext, but has "text"/);
+  refused({ sample: 0 }, /sample must be a part of the positions, above 0 and up to 1, but is 0/);
+  refused({ sample: 1.5 }, /sample .* but is 1.5/);
+  refused({ sample: 0.5, seed: -1 }, /seed must be an integer of 0 or more, but is -1/);
+  refused({ seed: 4 }, /seed is for a sample of the positions/);
+  refused({ parquet: true, autoencoders: [] }, /parquet is for latents: name an autoencoder/);
   refused({ shard: { index: 2, count: 2 } }, /shard.index must be an integer from 0 to 1, but is 2/);
 });
 
 test('a shard has the tensors of the contract, wide ones first', async () => {
   const { settings } = planDump(await request({ context: 16 }));
   assert.equal(
-    shardTensors(settings, 3, [70]).map(([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join('x')}`),
+    shardTensors(settings, { rows: 3, cells: 48, entries: [70] }).map(
+      ([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join('x')}`,
+    ),
     [
       '2/resid/delta_mlp/latents.row_ptr int64 49',
       'tokens int32 3x16',
@@ -76,7 +84,10 @@ test('a shard has the tensors of the contract, wide ones first', async () => {
     ],
   );
   const [latents] = settings.autoencoders.map((entry) => ({ ...entry, latents: 65_537 }));
-  const wide = shardTensors({ ...settings, autoencoders: latents ? [latents] : [] }, 1, [1]);
+  const wide = shardTensors(
+    { ...settings, autoencoders: latents ? [latents] : [] },
+    { rows: 1, cells: 16, entries: [1] },
+  );
   assert.is(wide.find(([name]) => name.endsWith('indices'))?.[1].dtype, 'int32');
 });
 

@@ -1,0 +1,131 @@
+// Statistics of features, gathered while a shard is made: of each neuron, channel or latent the number of positions where
+// it is not 0, the mean, the variance and the maximum. Each row is summed up by itself, in float64, and then merged
+// (moments.ts); rows come in an order that does not depend on how many are computed at a time, so neither do the bits.
+import { Moments } from './moments.js';
+
+export interface Statistics {
+  /** Positions that were looked at. */
+  readonly count: number;
+  /** Of each feature, positions where it is not 0, [features]. */
+  readonly active: Float64Array;
+  /** Over all positions; NaN when there are none. */
+  readonly mean: Float64Array;
+  /** Of the population: divided by the count. */
+  readonly variance: Float64Array;
+  /** -Infinity when there are no positions. A NaN counts for less than any number. */
+  readonly maximum: Float64Array;
+}
+
+export class FeatureStatistics {
+  readonly #features: number;
+  readonly #moments: Moments;
+  readonly #active: Float64Array;
+  readonly #maximum: Float64Array;
+  #count = 0;
+  // of the row at hand
+  readonly #sum: Float64Array;
+  readonly #squares: Float64Array;
+  readonly #positions: Uint32Array;
+
+  constructor(features: number) {
+    this.#features = features;
+    this.#moments = new Moments(features);
+    this.#active = new Float64Array(features);
+    this.#maximum = new Float64Array(features).fill(Number.NEGATIVE_INFINITY);
+    this.#sum = new Float64Array(features);
+    this.#squares = new Float64Array(features);
+    this.#positions = new Uint32Array(features);
+  }
+
+  /** A row of a dense location: `values` [seq, features], of which `positions` count. */
+  addDense(values: Float32Array, positions: readonly number[]): void {
+    const [sum, squares] = [this.#sum.fill(0), this.#squares.fill(0)];
+    const [active, maximum, features] = [this.#active, this.#maximum, this.#features];
+    for (const position of positions) {
+      const start = position * features;
+      for (let i = 0; i < features; i++) {
+        const x = values[start + i] as number;
+        // a product of two float32 is exact in float64, and a row is short: nothing is lost by subtracting the mean last
+        sum[i] = (sum[i] as number) + x;
+        squares[i] = (squares[i] as number) + x * x;
+        if (x !== 0) active[i] = (active[i] as number) + 1;
+        if (x > (maximum[i] as number)) maximum[i] = x;
+      }
+    }
+    this.#count += positions.length;
+    for (let i = 0; i < features; i++) this.#merge(i, positions.length);
+  }
+
+  /** A row of latents: the entries of the positions that count, each position by itself. */
+  addSparse(indices: Int32Array, values: Float32Array, ranges: readonly (readonly [number, number])[]): void {
+    const [sum, squares, positions] = [this.#sum, this.#squares, this.#positions];
+    const [active, maximum] = [this.#active, this.#maximum];
+    const touched: number[] = [];
+    for (const [from, to] of ranges) {
+      for (let at = from; at < to; at++) {
+        const [latent, x] = [indices[at] as number, values[at] as number];
+        if (positions[latent] === 0) {
+          touched.push(latent);
+          sum[latent] = squares[latent] = 0;
+        }
+        positions[latent] = (positions[latent] as number) + 1;
+        sum[latent] = (sum[latent] as number) + x;
+        squares[latent] = (squares[latent] as number) + x * x;
+        if (x !== 0) active[latent] = (active[latent] as number) + 1;
+        if (x > (maximum[latent] as number)) maximum[latent] = x;
+      }
+    }
+    this.#count += ranges.length;
+    for (const latent of touched) {
+      this.#merge(latent, positions[latent] as number);
+      positions[latent] = 0;
+    }
+  }
+
+  #merge(i: number, n: number): void {
+    if (n === 0) return;
+    const sum = this.#sum[i] as number;
+    this.#moments.merge(i, n, sum / n, Math.max(0, (this.#squares[i] as number) - (sum * sum) / n), 0, 0);
+  }
+
+  /** To be called once: latents that were not stored at a position are 0 there. */
+  finish(): Statistics {
+    const [mean, variance] = [new Float64Array(this.#features), new Float64Array(this.#features)];
+    for (let i = 0; i < this.#features; i++) {
+      const zeros = this.#count - this.#moments.count(i);
+      if (zeros > 0) {
+        this.#moments.merge(i, zeros, 0, 0, 0, 0);
+        this.#maximum[i] = Math.max(0, this.#maximum[i] as number);
+      }
+      const summary = this.#moments.summary(i);
+      mean[i] = summary.mean;
+      variance[i] = summary.variance;
+    }
+    return { count: this.#count, active: this.#active, mean, variance, maximum: this.#maximum };
+  }
+}
+
+/** The statistics of several shards together, in their order. There must be one at least. */
+export function mergedStatistics(parts: readonly Statistics[]): Statistics {
+  const features = (parts[0] as Statistics).mean.length;
+  const moments = new Moments(features);
+  const active = new Float64Array(features);
+  const maximum = new Float64Array(features).fill(Number.NEGATIVE_INFINITY);
+  for (const part of parts) {
+    for (let i = 0; i < features; i++) {
+      if (part.count > 0) {
+        moments.merge(i, part.count, part.mean[i] as number, (part.variance[i] as number) * part.count, 0, 0);
+      }
+      active[i] = (active[i] as number) + (part.active[i] as number);
+      maximum[i] = Math.max(maximum[i] as number, part.maximum[i] as number);
+    }
+  }
+  const summaries = Array.from({ length: features }, (_, i) => moments.summary(i));
+  return {
+    count: parts.reduce((sum, { count }) => sum + count, 0),
+    active,
+    mean: Float64Array.from(summaries, ({ mean }) => mean),
+    variance: Float64Array.from(summaries, ({ variance }) => variance),
+    maximum,
+  };
+}
