@@ -119,7 +119,7 @@ test('of a dump: those of its values before they are rounded, over all shards', 
             vector[rows.indices[i] as number] = rows.values[i] as number;
           }
         }
-        vector.forEach((x, c) => columns[c]?.push(x));
+        for (const [c, x] of vector.entries()) columns[c]?.push(x);
       });
       const expected = expectedOf(columns);
       same(await with16.statistics(name), expected);
