@@ -226,7 +226,8 @@ test('odd values, bit for bit', async () => {
   await withFile(with24, undefined, async (query, file) => {
     await assertHolds(query, file, with24);
     assert.equal(await query(`select count(*)::int as n from ${file} where isnan(value)`), [{ n: 3 }]);
-    assert.equal(await query(`select count(*)::int as n from ${file} where value > 3e38`), [{ n: 9 }]); // NaN is largest
+    // To DuckDB, NaN is larger than all: statistics that pass over it would lose it.
+    assert.equal(await query(`select count(*)::int as n from ${file} where value > 3e38`), [{ n: 9 }]);
   });
 });
 
