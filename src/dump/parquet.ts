@@ -184,7 +184,7 @@ function* pieces({ rowPtr }: LatentEntries, piece: number): Generator<[from: num
 
 // ---- columns
 
-/** Entries [from, to) of what is sorted. Only `latent` has statistics: the others span their whole range in any group. */
+/** Entries [from, to) of what is sorted. Only `latent` has statistics: the others span everything in each row group. */
 function columnsOf(
   entries: LatentEntries,
   starts: Float64Array,
