@@ -1,0 +1,314 @@
+// Oracle: openDump, on the dump that the programs of assets/docs/reading-dumps.md read; they run as they stand there.
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { latentsName } from '../src/dump/layout.js';
+import type { Manifest } from '../src/dump/manifest.js';
+import { writeLatentsParquet } from '../src/dump/parquet.js';
+import { type DumpDType, dumpDTypes } from '../src/dump/plan.js';
+import { type Dump, openDump, type SparseRows } from '../src/dump/reader.js';
+import { dump } from '../src/dump/run.js';
+import { ShardReader } from '../src/dump/shard_reader.js';
+import { fromStored, type StoredFloats } from '../src/dump/stored_floats.js';
+import { textOf } from '../src/dump/token_text.js';
+import { packageRoot } from '../src/engine/native.js';
+import { openStore } from '../src/files/open_store.js';
+import { Transformer } from '../src/transformer/transformer.js';
+import { run } from './cli/command.js';
+import { sampleText } from './dump/folders.js';
+import { close } from './support/close.js';
+import { type Rows, withDuckDB } from './support/duckdb.js';
+import { suite } from './support/harness.js';
+
+const test = suite('reading dumps');
+
+const page = readFileSync(join(packageRoot, 'assets/docs/reading-dumps.md'), 'utf8');
+const blocks = (language: string): string[] =>
+  [...page.matchAll(/^```(\w+)\n(.*?)^```$/gms)].filter(([, name]) => name === language).map(([, , code = '']) => code);
+const [numpyProgram = '', safetensorsProgram = '', ...otherPython] = blocks('python');
+const [command = '', ...otherCommands] = blocks('sh');
+const [view = '', strongest = '', around = '', often = '', together = '', ...otherSql] = blocks('sql');
+
+const location = '1/mlp/post_act';
+const encoded = '1/resid/delta_mlp';
+const latents = `${encoded}/latents` as const;
+
+// One dump for each dtype, `my-dump` in a folder of its own, as the page calls it.
+const root = mkdtempSync(join(tmpdir(), 'sonde-test-'));
+const folderOf = (dtype: DumpDType) => join(root, dtype);
+
+test.before(async () => {
+  const model = await Transformer.load('demo');
+  const locations = [location, `${encoded} -> ae-resid-delta-mlp`];
+  for (const dtype of dumpDTypes) {
+    const out = join(folderOf(dtype), 'my-dump');
+    await dump({ model, corpus: sampleText, locations, out, dtype, limit: 3000, context: 32, shardTokens: 1024 });
+    await writeParquet(out);
+  }
+});
+test.after(() => rmSync(root, { recursive: true, force: true }));
+
+const withDump = async (dtype: DumpDType, body: (made: Dump) => Promise<void>) => {
+  await using made = await openDump(join(folderOf(dtype), 'my-dump'));
+  await body(made);
+};
+
+/** The Parquet files that the page is about, made from the shards. */
+async function writeParquet(folder: string): Promise<void> {
+  const store = openStore(folder);
+  await using made = await openDump(folder);
+  const { context, dtype, autoencoders } = made.manifest;
+  let firstRow = 0;
+  for (const entry of made.shards) {
+    const shard = await ShardReader.open(store, made.manifest, entry);
+    for (const autoencoder of autoencoders) {
+      const name = latentsName(autoencoder.location);
+      const parts: Buffer[] = [];
+      await writeLatentsParquet(
+        {
+          latents: autoencoder.latents,
+          firstRow,
+          context,
+          ...(await shard.rows(0, entry.rows)),
+          rowPtr: (await shard.read(`${name}.row_ptr`)) as BigInt64Array,
+          indices: async (from, to) => (await shard.read(`${name}.indices`, from, to)) as Uint16Array | Int32Array,
+          values: async (from, to) => {
+            return fromStored((await shard.read(`${name}.values`, from, to)) as StoredFloats, dtype);
+          },
+        },
+        async (bytes) => void parts.push(Buffer.from(bytes)),
+      );
+      await shard.close();
+      const file = `${entry.file.replace('.safetensors', '')}.${name.replaceAll('/', '_')}.parquet`;
+      writeFileSync(join(folder, file), Buffer.concat(parts));
+    }
+    firstRow += entry.rows;
+  }
+}
+
+// ---- Python
+
+const pythonHas = (module: string) => spawnSync('python3', ['-c', `import ${module}`]).status === 0;
+
+/** The words of each line that the program prints. */
+function runPython(program: string, cwd: string): string[][] {
+  const { stdout, stderr, status } = spawnSync('python3', ['-c', program], { cwd, encoding: 'utf8' });
+  assert.is(status, 0, stderr);
+  return stdout
+    .trimEnd()
+    .split('\n')
+    .map((line) => line.split(' '));
+}
+
+/** The latents of a row's position, the strongest first. */
+function strongestOf({ shape, rowPtr, indices, values }: SparseRows, row: number, position: number) {
+  const cell = row * (shape[1] as number) + position;
+  const own: [latent: number, value: number][] = [];
+  for (let at = Number(rowPtr[cell]); at < Number(rowPtr[cell + 1]); at++) {
+    own.push([indices[at] as number, values[at] as number]);
+  }
+  return own.sort(([, a], [, b]) => b - a);
+}
+
+/** What a tensor of the first shard is to numpy. */
+function expectedTensors({ context, dtype, shards }: Manifest, width: number, entries: number): Map<string, string> {
+  const rows = shards[0]?.rows as number;
+  const floats = dtype === 'float16' ? 'float16' : 'float32';
+  return new Map([
+    [`${latents}.row_ptr`, `int64 ${rows * context + 1}`],
+    ['tokens', `int32 ${rows} ${context}`],
+    ['document', `int32 ${rows} ${context}`],
+    [location, `${floats} ${rows} ${context} ${width}`],
+    [`${latents}.indices`, `uint16 ${entries}`],
+    [`${latents}.values`, `${floats} ${entries}`],
+  ]);
+}
+
+for (const dtype of dumpDTypes) {
+  const title = `numpy alone, ${dtype}`;
+  if (!pythonHas('numpy')) {
+    test.skip(title, 'python3 with numpy is not installed');
+    continue;
+  }
+  test(title, () =>
+    withDump(dtype, async (made) => {
+      const rows = made.shards[0]?.rows as number;
+      const { data, shape } = await made.rows(location, 0, rows);
+      const sparse = await made.rows(latents, 0, rows);
+      const { document } = await made.tokens(0, rows);
+      const printed = runPython(numpyProgram, folderOf(dtype));
+      const tensors = printed.slice(0, 6).map(([name, ...rest]) => [name, rest.join(' ')] as const);
+      const width = shape[2] as number;
+      const expected = expectedTensors(made.manifest, width, sparse.indices.length);
+      assert.equal(new Map(tensors as [string, string][]), expected);
+      const [word, tokens, printedWidth, sum] = printed[6] as string[];
+      const count = document.filter((number) => number !== -1).length;
+      assert.equal([word, tokens, printedWidth], ['tokens', String(count), String(width)]);
+      const total = data.reduce((a, b) => a + b, 0); // padding is zeros
+      close([Number(sum)], [total], { rtol: 1e-9, label: 'sum' });
+      const [row, position] = (numpyProgram.match(/^row, position = (\d+), (\d+)$/m)?.slice(1) ?? []).map(Number);
+      const best = strongestOf(sparse, row as number, position as number).slice(0, 5);
+      assert.is(best.length, 5);
+      assert.equal(
+        printed.slice(7).map(([latent, number, value]) => [latent, Number(number), Math.fround(Number(value))]),
+        best.map(([number, value]) => ['latent', number, value]),
+      );
+    }),
+  );
+}
+
+const title = 'the safetensors package gives the same tensors';
+if (!pythonHas('safetensors.numpy')) test.skip(title, "Python's safetensors is not installed");
+else {
+  test(title, () => {
+    const same = [
+      numpyProgram,
+      'own = shard',
+      safetensorsProgram,
+      'assert own.keys() == shard.keys()',
+      'for name in own: assert own[name].dtype == shard[name].dtype and np.array_equal(own[name], shard[name]), name',
+      "print('the same')",
+    ];
+    assert.equal(runPython(same.join('\n'), folderOf('float16')).at(-1), ['the', 'same']);
+  });
+}
+
+// ---- DuckDB
+
+/** All active latents with what is known of their tokens. */
+interface Active {
+  readonly latent: number;
+  readonly value: number;
+  readonly row: bigint;
+  readonly position: number;
+  readonly document: number;
+  readonly text: string;
+}
+
+async function activeOf(made: Dump): Promise<Active[]> {
+  const { context } = made.manifest;
+  const { rowPtr, indices, values } = await made.rows(latents);
+  const { tokens, document } = await made.tokens();
+  const all: Active[] = [];
+  for (let cell = 0; cell < tokens.length; cell++) {
+    for (let at = Number(rowPtr[cell]); at < Number(rowPtr[cell + 1]); at++) {
+      all.push({
+        latent: indices[at] as number,
+        value: values[at] as number,
+        row: BigInt(Math.floor(cell / context)),
+        position: cell % context,
+        document: document[cell] as number,
+        text: textOf(tokens[cell] as number),
+      });
+    }
+  }
+  return all;
+}
+
+/** The strongest first, as the page orders them. */
+const byValue = (a: Active, b: Active) => b.value - a.value || Number(a.row - b.row) || a.position - b.position;
+
+/** How many lines of each latent, [latent, count], from often to seldom. */
+function countsOf(active: readonly Active[]): [number, number][] {
+  const counts = new Map<number, number>();
+  for (const { latent } of active) counts.set(latent, (counts.get(latent) ?? 0) + 1);
+  return [...counts].sort(([a, many], [b, more]) => more - many || a - b);
+}
+
+const latentOf = (sql: string) => Number(sql.match(/latent = (\d+)/)?.[1]);
+
+function wordsAround({ row, position }: Active, active: readonly Active[]): string {
+  const near = new Map<number, string>();
+  for (const other of active) if (other.row === row) near.set(other.position, other.text);
+  return [...near]
+    .filter(([place]) => Math.abs(place - position) <= 6)
+    .sort(([a], [b]) => a - b)
+    .map(([place, text]) => (place === position ? `[${text}]` : text))
+    .join('');
+}
+
+const queries: [title: string, sql: string, expected: (active: Active[], made: Dump) => Rows][] = [
+  [
+    'the strongest tokens of a latent',
+    strongest,
+    (active) => {
+      const own = active.filter(({ latent }) => latent === latentOf(strongest)).sort(byValue);
+      return own.slice(0, 10).map(({ latent: _, ...rest }) => rest);
+    },
+  ],
+  [
+    'the tokens around them',
+    around,
+    (active) => {
+      const own = active.filter(({ latent }) => latent === latentOf(around)).sort(byValue);
+      return own.slice(0, 10).map((one) => {
+        const { value, row, position } = one;
+        return { value, row, position, words: wordsAround(one, active) };
+      });
+    },
+  ],
+  [
+    'how often latents are active',
+    often,
+    (active, made) =>
+      countsOf(active)
+        .slice(0, 10)
+        .map(([latent, count]) => {
+          const values = active.filter((one) => one.latent === latent).map(({ value }) => value);
+          const rate = count / made.tokenCount;
+          return { latent, active: BigInt(count), rate, largest: Math.max(...values) };
+        }),
+  ],
+  [
+    'latents that are active together',
+    together,
+    (active) => {
+      const place = ({ row, position }: Active) => `${row} ${position}`;
+      const chosen = latentOf(together);
+      const there = new Set(active.filter(({ latent }) => latent === chosen).map(place));
+      const others = active.filter((one) => one.latent !== chosen && there.has(place(one)));
+      return countsOf(others)
+        .slice(0, 10)
+        .map(([latent, count]) => ({ latent, together: BigInt(count) }));
+    },
+  ],
+];
+
+for (const [title, sql, expected] of queries) {
+  test(`DuckDB: ${title}`, () =>
+    withDump('float16', async (made) => {
+      await withDuckDB(async (query) => {
+        await query(`set file_search_path = '${folderOf('float16')}'`);
+        await query(view);
+        const rows = expected(await activeOf(made), made);
+        assert.is(rows.length, 10);
+        assert.equal(await query(sql), rows);
+      });
+    }));
+}
+
+test('the command makes such a dump', async () => {
+  const [, , ...words] = command.replace('\\\n', ' ').trim().split(/\s+/);
+  const out = join(root, 'commanded');
+  const options = words.map((word) => (word === 'my-dump' ? out : word));
+  const { code, stderr } = await run([...options, '--limit', '100'], { cwd: packageRoot });
+  assert.is(code, 0, stderr);
+  await using made = await openDump(out);
+  assert.equal(made.names, [location, latents]);
+});
+
+test('every program of the page is run, and its table names the columns', async () => {
+  assert.equal([...otherCommands, ...otherPython, ...otherSql], []);
+  assert.ok(numpyProgram && safetensorsProgram && together);
+  await withDuckDB(async (query) => {
+    await query(`set file_search_path = '${folderOf('float32')}'`);
+    await query(view);
+    const columns = (await query('describe latents')).map(({ column_name }) => column_name);
+    const cells = [...page.matchAll(/^\| (`.*?) \| [A-Z]/gm)].map(([, names = '']) => names.replaceAll('`', ''));
+    assert.equal(cells.join(', ').split(', '), columns);
+  });
+});
+
+test.run();
