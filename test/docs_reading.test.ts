@@ -1,20 +1,15 @@
 // Oracle: openDump, on the dump that the programs of assets/docs/reading-dumps.md read; they run as they stand there.
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { latentsName } from '../src/dump/layout.js';
 import type { Manifest } from '../src/dump/manifest.js';
-import { writeLatentsParquet } from '../src/dump/parquet.js';
 import { type DumpDType, dumpDTypes } from '../src/dump/plan.js';
 import { type Dump, openDump, type SparseRows } from '../src/dump/reader.js';
 import { dump } from '../src/dump/run.js';
-import { ShardReader } from '../src/dump/shard_reader.js';
-import { fromStored, type StoredFloats } from '../src/dump/stored_floats.js';
 import { textOf } from '../src/dump/token_text.js';
 import { packageRoot } from '../src/engine/native.js';
-import { openStore } from '../src/files/open_store.js';
 import { Transformer } from '../src/transformer/transformer.js';
 import { run } from './cli/command.js';
 import { sampleText } from './dump/folders.js';
@@ -27,8 +22,8 @@ const test = suite('reading dumps');
 const page = readFileSync(join(packageRoot, 'assets/docs/reading-dumps.md'), 'utf8');
 const blocks = (language: string): string[] =>
   [...page.matchAll(/^```(\w+)\n(.*?)^```$/gms)].filter(([, name]) => name === language).map(([, , code = '']) => code);
-const [numpyProgram = '', safetensorsProgram = '', ...otherPython] = blocks('python');
-const [command = '', ...otherCommands] = blocks('sh');
+const [numpyProgram = '', safetensorsProgram = '', sampleProgram = '', ...otherPython] = blocks('python');
+const [command = '', sampleCommand = '', ...otherCommands] = blocks('sh');
 const [view = '', strongest = '', around = '', often = '', together = '', ...otherSql] = blocks('sql');
 
 const location = '1/mlp/post_act';
@@ -44,8 +39,8 @@ test.before(async () => {
   const locations = [location, `${encoded} -> ae-resid-delta-mlp`];
   for (const dtype of dumpDTypes) {
     const out = join(folderOf(dtype), 'my-dump');
-    await dump({ model, corpus: sampleText, locations, out, dtype, limit: 3000, context: 32, shardTokens: 1024 });
-    await writeParquet(out);
+    const size = { limit: 3000, context: 32, shardTokens: 1024 };
+    await dump({ model, corpus: sampleText, locations, out, dtype, parquet: true, ...size });
   }
 });
 test.after(() => rmSync(root, { recursive: true, force: true }));
@@ -54,39 +49,6 @@ const withDump = async (dtype: DumpDType, body: (made: Dump) => Promise<void>) =
   await using made = await openDump(join(folderOf(dtype), 'my-dump'));
   await body(made);
 };
-
-/** The Parquet files that the page is about, made from the shards. */
-async function writeParquet(folder: string): Promise<void> {
-  const store = openStore(folder);
-  await using made = await openDump(folder);
-  const { context, dtype, autoencoders } = made.manifest;
-  let firstRow = 0;
-  for (const entry of made.shards) {
-    const shard = await ShardReader.open(store, made.manifest, entry);
-    for (const autoencoder of autoencoders) {
-      const name = latentsName(autoencoder.location);
-      const parts: Buffer[] = [];
-      await writeLatentsParquet(
-        {
-          latents: autoencoder.latents,
-          firstRow,
-          context,
-          ...(await shard.rows(0, entry.rows)),
-          rowPtr: (await shard.read(`${name}.row_ptr`)) as BigInt64Array,
-          indices: async (from, to) => (await shard.read(`${name}.indices`, from, to)) as Uint16Array | Int32Array,
-          values: async (from, to) => {
-            return fromStored((await shard.read(`${name}.values`, from, to)) as StoredFloats, dtype);
-          },
-        },
-        async (bytes) => void parts.push(Buffer.from(bytes)),
-      );
-      await shard.close();
-      const file = `${entry.file.replace('.safetensors', '')}.${name.replaceAll('/', '_')}.parquet`;
-      writeFileSync(join(folder, file), Buffer.concat(parts));
-    }
-    firstRow += entry.rows;
-  }
-}
 
 // ---- Python
 
@@ -115,12 +77,13 @@ function strongestOf({ shape, rowPtr, indices, values }: SparseRows, row: number
 /** What a tensor of the first shard is to numpy. */
 function expectedTensors({ context, dtype, shards }: Manifest, width: number, entries: number): Map<string, string> {
   const rows = shards[0]?.rows as number;
-  const floats = dtype === 'float16' ? 'float16' : 'float32';
+  const floats = { float16: 'float16', int8: 'float16', bfloat16: 'float32', float32: 'float32' }[dtype];
   return new Map([
     [`${latents}.row_ptr`, `int64 ${rows * context + 1}`],
     ['tokens', `int32 ${rows} ${context}`],
     ['document', `int32 ${rows} ${context}`],
-    [location, `${floats} ${rows} ${context} ${width}`],
+    ...(dtype === 'int8' ? ([[`${location}.scale`, `float32 ${rows} ${context}`]] as const) : []),
+    [location, `${dtype === 'int8' ? 'int8' : floats} ${rows} ${context} ${width}`],
     [`${latents}.indices`, `uint16 ${entries}`],
     [`${latents}.values`, `${floats} ${entries}`],
   ]);
@@ -139,20 +102,21 @@ for (const dtype of dumpDTypes) {
       const sparse = await made.rows(latents, 0, rows);
       const { document } = await made.tokens(0, rows);
       const printed = runPython(numpyProgram, folderOf(dtype));
-      const tensors = printed.slice(0, 6).map(([name, ...rest]) => [name, rest.join(' ')] as const);
+      const count = dtype === 'int8' ? 7 : 6; // of tensors
+      const tensors = printed.splice(0, count).map(([name, ...rest]) => [name, rest.join(' ')] as const);
       const width = shape[2] as number;
       const expected = expectedTensors(made.manifest, width, sparse.indices.length);
       assert.equal(new Map(tensors as [string, string][]), expected);
-      const [word, tokens, printedWidth, sum] = printed[6] as string[];
-      const count = document.filter((number) => number !== -1).length;
-      assert.equal([word, tokens, printedWidth], ['tokens', String(count), String(width)]);
+      const [word, tokens, printedWidth, sum] = printed.shift() as string[];
+      const tokenCount = document.filter((number) => number !== -1).length;
+      assert.equal([word, tokens, printedWidth], ['tokens', String(tokenCount), String(width)]);
       const total = data.reduce((a, b) => a + b, 0); // padding is zeros
       close([Number(sum)], [total], { rtol: 1e-9, label: 'sum' });
       const [row, position] = (numpyProgram.match(/^row, position = (\d+), (\d+)$/m)?.slice(1) ?? []).map(Number);
       const best = strongestOf(sparse, row as number, position as number).slice(0, 5);
       assert.is(best.length, 5);
       assert.equal(
-        printed.slice(7).map(([latent, number, value]) => [latent, Number(number), Math.fround(Number(value))]),
+        printed.map(([latent, number, value]) => [latent, Number(number), Math.fround(Number(value))]),
         best.map(([number, value]) => ['latent', number, value]),
       );
     }),
@@ -289,15 +253,44 @@ for (const [title, sql, expected] of queries) {
     }));
 }
 
-test('the command makes such a dump', async () => {
+/** Runs a command of the page, with another folder, and gives what it has made. */
+async function made(command: string, out: string, ...more: string[]): Promise<Dump> {
   const [, , ...words] = command.replace('\\\n', ' ').trim().split(/\s+/);
-  const out = join(root, 'commanded');
-  const options = words.map((word) => (word === 'my-dump' ? out : word));
-  const { code, stderr } = await run([...options, '--limit', '100'], { cwd: packageRoot });
+  const options = words.map((word) => (word.startsWith('my-') ? out : word));
+  const { code, stderr } = await run([...options, ...more], { cwd: packageRoot });
   assert.is(code, 0, stderr);
-  await using made = await openDump(out);
-  assert.equal(made.names, [location, latents]);
+  return openDump(out);
+}
+
+test('the command makes such a dump', async () => {
+  await using dump = await made(command, join(root, 'commanded'), '--limit', '100');
+  assert.equal(dump.names, [location, latents]);
+  assert.equal(
+    dump.shards[0]?.parquet?.map(({ file }) => file),
+    ['shard-00000.1_resid_delta_mlp_latents.parquet'],
+  );
 });
+
+const sampled = 'numpy alone: a sample, and statistics';
+if (!pythonHas('numpy')) test.skip(sampled, 'python3 with numpy is not installed');
+else {
+  test(sampled, async () => {
+    await using dump = await made(sampleCommand, join(folderOf('float16'), 'my-sample'), '--shard-tokens', '4096');
+    assert.ok(dump.shards.length > 2);
+    const printed = runPython(`${numpyProgram}\n${sampleProgram}`, folderOf('float16')).slice(-2);
+    const { positions, shape } = await dump.stored(location, 0, dump.shards[0]?.rows);
+    const { tokens } = await dump.tokens();
+    const first = Array.from({ length: 5 }, (_, i) => {
+      const [row, position] = [positions[2 * i] as number, positions[2 * i + 1] as number];
+      return String(tokens[row * dump.manifest.context + position]);
+    });
+    assert.equal(printed[0], ['stored', ...shape.map(String), 'tokens', ...first]);
+    const { count, mean, variance, maximum } = await dump.statistics(location);
+    assert.equal(printed[1]?.slice(0, 3), ['neuron', '7', String(count)]);
+    const expected = [mean, variance, maximum].map((values) => values[7] as number);
+    close((printed[1] as string[]).slice(3).map(Number), expected, { rtol: 1e-12 });
+  });
+}
 
 test('every program of the page is run, and its table names the columns', async () => {
   assert.equal([...otherCommands, ...otherPython, ...otherSql], []);

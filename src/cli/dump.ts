@@ -1,6 +1,8 @@
 // sonde dump: the options of the dump, its progress, and one line about the outcome.
+
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus.js';
+import { bytesOf } from '../dump/manifest.js';
 import type { DumpOptions } from '../dump/options.js';
 import {
   type Dropped,
@@ -214,7 +216,7 @@ export async function dumpWithProgress(request: DumpOptions): Promise<void> {
   });
   const { out, written } = result;
   await using made = await openDump(out);
-  const bytes = made.shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const bytes = bytesOf(made.shards);
   const files = `${result.shards} ${result.shards === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
   const counts = `${result.rows} rows, ${result.tokens} tokens in ${files}`;
   console.log(written === 0 ? `${out} is complete already: ${counts}. Nothing was done.` : `${out}: ${counts}`);

@@ -1,6 +1,8 @@
 // sonde inspect: what a dump holds.
+
 import { Command } from 'commander';
 import { isPacked } from '../dump/cells.js';
+import { bytesOf } from '../dump/manifest.js';
 import { describeFilter, showBytes } from '../dump/plan.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/reader.js';
 import type { Statistics } from '../dump/statistics.js';
@@ -26,7 +28,7 @@ export const inspectCommand = (): Command =>
 export async function printDump(dump: Dump): Promise<void> {
   const { manifest, shards } = dump;
   const { model, part } = manifest;
-  const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const bytes = bytesOf(shards);
   const files = `${shards.length} ${shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
   const whole = part.count > 1 ? `part ${part.index} of ${part.count}, ` : '';
   print(`model     ${model.name}, ${model.dtype}, digest ${model.digest}`);

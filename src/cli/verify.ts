@@ -1,5 +1,7 @@
 // sonde verify: whether a dump is what its manifest says.
+
 import { Command } from 'commander';
+import { bytesOf } from '../dump/manifest.js';
 import { showBytes } from '../dump/plan.js';
 import { openDump } from '../dump/reader.js';
 import { print } from './terminal.js';
@@ -26,7 +28,7 @@ async function verify(folder: string): Promise<void> {
     const count = problems.length === 1 ? '1 problem was' : `${problems.length} problems were`;
     throw new Error(`${folder}: ${count} found`);
   }
-  const bytes = dump.shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const bytes = bytesOf(dump.shards);
   const files = `${dump.shards.length} ${dump.shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
   print(`${folder}: ${files}: every file is as the manifest says`);
   if (!dump.manifest.complete) print('The dump is not complete: the same command goes on.');

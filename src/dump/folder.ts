@@ -6,9 +6,12 @@ import {
   claimedFile,
   claimFile,
   differenceOf,
+  filesOf,
   isManifestFile,
+  type ListedFile,
   type Manifest,
   manifestFile,
+  parquetNumber,
   readManifests,
   type ShardEntry,
   shardNumber,
@@ -77,34 +80,39 @@ function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): vo
   throw new Error(`dump: ${folder} holds a dump with ${label} ${has}, but ${wants} was asked for`);
 }
 
-/** What an interrupted run's leftover belongs to: a shard or a manifest. */
+/** What an interrupted run's leftover belongs to: a shard, a Parquet file of one, or a manifest. */
 function leftoverOf(name: string): string | undefined {
   const file = name.endsWith('.claim') ? undefined : (claimedFile(name) ?? unfinishedOf(name));
-  return file !== undefined && (isManifestFile(file) || shardNumber(file) !== undefined) ? file : undefined;
+  return file !== undefined && (isManifestFile(file) || numberOf(file) !== undefined) ? file : undefined;
 }
+
+const numberOf = (file: string): number | undefined => shardNumber(file) ?? parquetNumber(file);
 
 const isLeftover = (name: string): boolean => leftoverOf(name) !== undefined;
 
 // Other parts may be at work in the same folder.
 function isOwn(leftover: string, { part }: DumpSettings): boolean {
   const file = leftoverOf(leftover) as string;
-  const number = shardNumber(file);
+  const number = numberOf(file);
   return number === undefined ? file === manifestFile(part) : number % part.count === part.index;
 }
 
 async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {
   const shards = new Map<number, ShardEntry>();
   for (const entry of listed) {
-    const path = store.pathOf(entry.file);
-    const found = await store.find(entry.file);
-    if (!found) continue; // it will be written again
-    if (!found.regular || found.size !== entry.bytes) {
-      const size = found.regular ? `holds ${found.size} bytes` : 'is not a file';
-      throw new Error(
-        `dump: ${path} ${size}, but the manifest says ${entry.bytes} bytes: remove it to have it written again`,
-      );
-    }
+    const there = await Promise.all(filesOf(entry).map((file) => isThere(store, file)));
+    if (there.includes(false)) continue; // it will be written again
     shards.set(shardNumber(entry.file) as number, entry);
   }
   return shards;
+}
+
+/** @throws Error when there is something else. */
+async function isThere(store: Store, { file, bytes }: ListedFile): Promise<boolean> {
+  const found = await store.find(file);
+  if (!found) return false;
+  if (found.regular && found.size === bytes) return true;
+  const size = found.regular ? `holds ${found.size} bytes` : 'is not a file';
+  const path = store.pathOf(file);
+  throw new Error(`dump: ${path} ${size}, but the manifest says ${bytes} bytes: remove it to have it written again`);
 }

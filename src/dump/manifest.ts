@@ -3,15 +3,22 @@
 // whatever is read here is checked before it is used.
 import type { Store } from '../files/store.js';
 import { onDisk } from './disk.js';
+import { latentsName } from './layout.js';
 import { type DumpSettings, droppable, dumpDTypes, type Part } from './plan.js';
 
-export interface ShardEntry {
+/** A file as it must be. */
+export interface ListedFile {
   readonly file: string;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+export interface ShardEntry extends ListedFile {
   readonly rows: number;
   /** Without padding. */
   readonly tokens: number;
-  readonly bytes: number;
-  readonly sha256: string;
+  /** The latents once more, a file for each autoencoder; only where the dump has such files. */
+  readonly parquet?: readonly ListedFile[];
 }
 
 export interface Manifest extends DumpSettings {
@@ -52,6 +59,22 @@ export function shardNumber(file: string): number | undefined {
   const number = shardPattern.exec(file)?.[1];
   return number !== undefined && shardFile(Number(number)) === file ? Number(number) : undefined;
 }
+
+/** The Parquet file of a location's latents beside a shard: `shard-00000.1_resid_delta_mlp_latents.parquet`. */
+export const parquetFile = (number: number, location: string): string =>
+  shardFile(number).replace(/safetensors$/, `${latentsName(location).replaceAll('/', '_')}.parquet`);
+
+/** The number of the shard that a Parquet file lies beside; undefined for other names. */
+export function parquetNumber(file: string): number | undefined {
+  const [, shard, latents] = /^(shard-\d+)\.(\w+)\.parquet$/.exec(file) ?? [];
+  return latents?.endsWith('_latents') ? shardNumber(`${shard}.safetensors`) : undefined;
+}
+
+/** The files of a shard, itself first. */
+export const filesOf = (entry: ShardEntry): readonly ListedFile[] => [entry, ...(entry.parquet ?? [])];
+
+export const bytesOf = (shards: readonly ShardEntry[]): number =>
+  shards.flatMap(filesOf).reduce((sum, { bytes }) => sum + bytes, 0);
 
 export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry[], complete: boolean): Manifest => ({
   format: 'sonde dump',
@@ -134,6 +157,14 @@ const fields =
 // Sizes are bounded so that products of them stay exact, and no header can ask for an absurd amount of memory.
 const isSize: Check = (value) => isPositive(value) && (value as number) <= 2 ** 31;
 
+function listedFile(isName: (name: string) => boolean): Record<string, Check> {
+  return {
+    file: (value) => typeof value === 'string' && isName(value),
+    bytes: isPositive,
+    sha256: (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value),
+  };
+}
+
 const checks: Record<string, Check> = {
   model: fields({ name: isText, digest: isText, dtype: isText, vocabulary: isSize, config: isObject }),
   tokenizer: (value) => value === 'gpt2',
@@ -162,11 +193,10 @@ const checks: Record<string, Check> = {
   part: (value) => fields({ index: isCount, count: isPositive })(value) && isPart(value as Part),
   shards: listOf(
     fields({
-      file: (value) => typeof value === 'string' && shardNumber(value) !== undefined,
+      ...listedFile((name) => shardNumber(name) !== undefined),
       rows: isSize,
       tokens: isPositive,
-      bytes: isPositive,
-      sha256: (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value),
+      parquet: optional(listOf(fields(listedFile((name) => parquetNumber(name) !== undefined)))),
     }),
   ),
   complete: isFlag,
@@ -181,10 +211,15 @@ function problemOf(value: unknown): string | undefined {
   for (const [name, check] of Object.entries(checks)) {
     if (!check(value[name])) return `its "${name}" is not as it should be`;
   }
-  const { shards, context, locations, part } = value as unknown as Manifest;
+  const { shards, context, locations, part, parquet, autoencoders } = value as unknown as Manifest;
   const numbers = shards.map(({ file }) => shardNumber(file) as number);
   if (numbers.some((number, i) => i > 0 && number <= (numbers[i - 1] as number))) return 'its shards are not in order';
   if (numbers.some((number) => number % part.count !== part.index)) return 'it lists a shard of another part';
+  const parquetFiles = (number: number) => (parquet ? autoencoders.map((a) => parquetFile(number, a.location)) : []);
+  const hasParquet = shards.every(({ parquet: there = [] }, i) => {
+    return listed(there.map(({ file }) => file)) === listed(parquetFiles(numbers[i] as number));
+  });
+  if (!hasParquet) return 'a shard does not have the Parquet files that it should have';
   if (locations.some(({ shape }) => shape[0] !== context)) return 'a location\'s shape does not begin with "context"';
   if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
   return undefined;

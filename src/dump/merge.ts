@@ -8,7 +8,9 @@ import { onDisk } from './disk.js';
 import {
   claimFile,
   differenceOf,
+  filesOf,
   isManifestFile,
+  type ListedFile,
   type Manifest,
   makeManifest,
   manifestFile,
@@ -25,7 +27,7 @@ export interface MergeResult {
   readonly rows: number;
   readonly tokens: number;
   readonly shards: number;
-  /** Shards that got a name in the folder. */
+  /** Files that got a name in the folder. */
   readonly linked: number;
 }
 
@@ -38,6 +40,11 @@ interface Part {
 interface PlacedShard {
   readonly store: Store;
   readonly entry: ShardEntry;
+}
+
+interface PlacedFile {
+  readonly store: Store;
+  readonly file: ListedFile;
 }
 
 /**
@@ -77,12 +84,13 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   const taken = isWhole ? [first] : parts;
   checkAllThere(taken);
   const shards = shardsOf(taken);
-  const elsewhere = shards.filter(({ store }) => store !== out);
-  for (const shard of shards) await checkThere(shard);
-  for (const shard of elsewhere) await checkFree(out, shard);
+  const files = shards.flatMap(({ store, entry }) => filesOf(entry).map((file): PlacedFile => ({ store, file })));
+  const elsewhere = files.filter(({ store }) => store !== out);
+  for (const file of files) await checkThere(file);
+  for (const file of elsewhere) await checkFree(out, file);
 
   let linked = 0;
-  for (const { store, entry } of elsewhere) if (await adopted(out, store, entry)) linked++;
+  for (const file of elsewhere) if (await adopted(out, file)) linked++;
   const entries = shards.map(({ entry }) => entry);
   if (!isWhole) {
     const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
@@ -156,23 +164,23 @@ function shardsOf(parts: readonly Part[]): PlacedShard[] {
   return shards;
 }
 
-async function checkThere({ store, entry }: PlacedShard): Promise<void> {
-  const path = store.pathOf(entry.file);
-  const found = await store.find(entry.file);
+async function checkThere({ store, file: { file, bytes } }: PlacedFile): Promise<void> {
+  const path = store.pathOf(file);
+  const found = await store.find(file);
   if (!found) throw new Error(`merge: ${path} is missing: the command of its part writes it again`);
-  if (found.regular && found.size === entry.bytes) return;
+  if (found.regular && found.size === bytes) return;
   const size = found.regular ? `holds ${found.size} bytes` : 'is not a regular file';
-  throw new Error(`merge: ${path} ${size}, but the manifest says ${entry.bytes} bytes`);
+  throw new Error(`merge: ${path} ${size}, but the manifest says ${bytes} bytes`);
 }
 
 // Before anything is changed. Names are given without overwriting anything all the same.
-async function checkFree(out: Store, { store, entry: { file } }: PlacedShard): Promise<void> {
+async function checkFree(out: Store, { store, file: { file } }: PlacedFile): Promise<void> {
   if (await out.canAdopt(store, file)) return;
   throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);
 }
 
 /** Says whether there was anything to do. */
-async function adopted(out: Store, store: Store, { file }: ShardEntry): Promise<boolean> {
+async function adopted(out: Store, { store, file: { file } }: PlacedFile): Promise<boolean> {
   try {
     return await out.adopt(store, file);
   } catch (cause) {

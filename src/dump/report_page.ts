@@ -1,6 +1,8 @@
 // The HTML of a report. Everything in a dump may come from anywhere: no text reaches the page unescaped, and the page
 // itself forbids scripts and whatever would be loaded.
+
 import { latentsName } from './layout.js';
+import { bytesOf } from './manifest.js';
 import { showBytes } from './plan.js';
 import type { Dump } from './reader.js';
 import { type Example, type Feature, histogramOf, type LatentActivity } from './report_data.js';
@@ -78,7 +80,7 @@ const percent = (x: number): string => `${short(100 * x)} %`;
 
 function overview({ manifest, shards, rowCount, tokenCount }: Dump): string {
   const { model, corpus, context, locations, autoencoders, dtype, complete } = manifest;
-  const bytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  const bytes = bytesOf(shards);
   const facts: [string, string][] = [
     ['model', `${model.name}, ${model.dtype}, digest ${model.digest}`],
     ['corpus', corpus.map(({ kind, name }) => name ?? kind).join(', ')],

@@ -18,8 +18,9 @@ import {
   statisticNames,
   widthOf,
 } from './layout.js';
-import { type ShardEntry, shardFile } from './manifest.js';
+import { type ListedFile, type ShardEntry, shardFile } from './manifest.js';
 import type { DumpSettings } from './plan.js';
+import { draftParquet, type FinishedShard } from './shard_parquet.js';
 import { FeatureStatistics } from './statistics.js';
 import { type Quantized, quantized, type StoredFloats, toStored } from './stored_floats.js';
 
@@ -53,6 +54,7 @@ interface SpoolFile extends Pick<Draft, 'path' | 'handle' | 'discard'> {
 
 export class ShardWriter {
   readonly #store: Store;
+  readonly #tag: string;
   readonly #settings: DumpSettings;
   readonly #block: Block;
   readonly #cells: Cells;
@@ -62,8 +64,16 @@ export class ShardWriter {
   /** Of the locations and then the latents; undefined unless they are asked for. */
   readonly #statistics: FeatureStatistics[] | undefined;
 
-  private constructor(store: Store, settings: DumpSettings, block: Block, cells: Cells, draft: Draft, spools: Spool[]) {
+  private constructor(
+    { store, tag }: { store: Store; tag: string },
+    settings: DumpSettings,
+    block: Block,
+    cells: Cells,
+    draft: Draft,
+    spools: Spool[],
+  ) {
     this.#store = store;
+    this.#tag = tag;
     this.#settings = settings;
     this.#block = block;
     this.#cells = cells;
@@ -100,7 +110,7 @@ export class ShardWriter {
           entries: 0,
         });
       }
-      const writer = new ShardWriter(store, settings, block, cells, draft, spools);
+      const writer = new ShardWriter({ store, tag }, settings, block, cells, draft, spools);
       await writer.#writeTokens();
       return writer;
     } catch (error) {
@@ -268,10 +278,29 @@ export class ShardWriter {
     await this.#write(layout.header, 0);
     const { bytes } = layout;
     const { path, handle } = this.#draft;
-    const sha256 = await onDisk(path, digestOf(handleSource(path, handle, bytes), room));
+    const source = handleSource(path, handle, bytes);
+    const sha256 = await onDisk(path, digestOf(source, room));
     const file = shardFile(number);
-    await onDisk(this.#store.pathOf(file), this.#draft.publish());
-    return { file, rows, tokens: tokenCount, bytes, sha256 };
+    const entry = { file, rows, tokens: tokenCount, bytes, sha256 };
+    const parquet = this.#settings.parquet ? await this.#publishParquet({ layout, file: source }, room) : undefined;
+    await onDisk(this.#store.pathOf(file), this.#draft.publish()); // last: what lies beside it is there already
+    return parquet ? { ...entry, parquet } : entry;
+  }
+
+  async #publishParquet(shard: Pick<FinishedShard, 'layout' | 'file'>, room: Uint8Array): Promise<ListedFile[]> {
+    const finished = { ...shard, settings: this.#settings, block: this.#block, cells: this.#cells };
+    const files: ListedFile[] = [];
+    for (const i of this.#settings.autoencoders.keys()) {
+      const { draft, listed } = await draftParquet(finished, i, this.#store, this.#tag, room);
+      try {
+        await onDisk(this.#store.pathOf(listed.file), draft.publish());
+      } catch (error) {
+        await draft.discard();
+        throw error;
+      }
+      files.push(listed);
+    }
+    return files;
   }
 
   async #writeStatistics(): Promise<void> {

@@ -2,8 +2,10 @@
 // nothing in the file is believed that was not worked out here.
 import type { ByteSource } from '../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../files/host_tensor.js';
+import type { PlacedTensor } from '../files/safetensors_header.js';
 import type { Store } from '../files/store.js';
 import { type Cells, everyCell, isPacked } from './cells.js';
+import type { ReadableFile } from './disk.js';
 import { latentsName, ShardLayout, type ShardSize, statisticNames } from './layout.js';
 import { type ShardEntry, shardNumber } from './manifest.js';
 import type { DumpSettings } from './plan.js';
@@ -12,7 +14,7 @@ import type { Statistics } from './statistics.js';
 
 const longestHeader = 2 ** 24;
 
-type StoredArray = BigInt64Array | Float64Array | Int32Array | Uint16Array | Float32Array | Int8Array;
+export type StoredArray = BigInt64Array | Float64Array | Int32Array | Uint16Array | Float32Array | Int8Array;
 
 export class ShardReader {
   readonly entry: ShardEntry;
@@ -53,13 +55,8 @@ export class ShardReader {
   }
 
   /** Elements [from, to) of a tensor, as they are stored: raw bits for 16-bit floats. */
-  async read(name: string, from = 0, to?: number): Promise<StoredArray> {
-    const { dtype, bytes, byteOffset } = this.layout.tensor(name);
-    const width = bytesPerElement(dtype);
-    const length = (to ?? bytes / width) - from;
-    const buffer = new ArrayBuffer(length * width);
-    await this.file.readInto(byteOffset + from * width, new Uint8Array(buffer));
-    return viewAs(dtype, buffer, 0, length) as StoredArray;
+  async read(name: string, from?: number, to?: number): Promise<StoredArray> {
+    return readElements(this.file, this.layout.tensor(name), from, to);
   }
 
   /** The tokens and documents, [rows, context] each, of rows [from, to). */
@@ -102,6 +99,19 @@ export class ShardReader {
   async close(): Promise<void> {
     await this.file.close();
   }
+}
+
+/** Elements [from, to) of a tensor of a shard's file, as they are stored. */
+export async function readElements(
+  file: ReadableFile,
+  { dtype, bytes, byteOffset }: PlacedTensor,
+  from = 0,
+  to = bytes / bytesPerElement(dtype),
+): Promise<StoredArray> {
+  const width = bytesPerElement(dtype);
+  const buffer = new ArrayBuffer((to - from) * width);
+  await file.readInto(byteOffset + from * width, new Uint8Array(buffer));
+  return viewAs(dtype, buffer, 0, to - from) as StoredArray;
 }
 
 async function checkSize(store: Store, { file, bytes }: ShardEntry): Promise<void> {

@@ -3,7 +3,16 @@ import { type Store, unfinishedOf } from '../files/store.js';
 import { type Cells, cellsOf, passes } from './cells.js';
 import { digestOf, makeRoom } from './disk.js';
 import { featureNames, latentsName } from './layout.js';
-import { claimedFile, isManifestFile, type Manifest, type ShardEntry, shardNumber } from './manifest.js';
+import {
+  claimedFile,
+  filesOf,
+  isManifestFile,
+  type ListedFile,
+  type Manifest,
+  parquetNumber,
+  type ShardEntry,
+  shardNumber,
+} from './manifest.js';
 import { ShardReader, statisticsIn } from './shard_reader.js';
 
 export interface Problem {
@@ -16,26 +25,43 @@ export async function verifyDump(store: Store, manifest: Manifest): Promise<Prob
   const problems = await checkFiles(store, manifest);
   for (const entry of manifest.shards) {
     for (const problem of await checkShard(store, manifest, entry)) problems.push({ file: entry.file, problem });
+    for (const file of entry.parquet ?? []) problems.push(...(await checkListed(store, file)));
   }
   return problems;
 }
 
 async function checkFiles(store: Store, { shards, complete, part }: Manifest): Promise<Problem[]> {
   const problems: Problem[] = [];
-  const listed = new Set(shards.map(({ file }) => file));
+  const listed = new Set(shards.flatMap(filesOf).map(({ file }) => file));
   for (const file of await store.list()) {
     if (listed.has(file) || isManifestFile(file)) continue;
     const unfinished = unfinishedOf(file);
     if (claimedFile(file))
       problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
     else if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });
-    else if (shardNumber(file) !== undefined) problems.push({ file, problem: 'is not listed in the manifest' });
+    else if (shardNumber(file) !== undefined || parquetNumber(file) !== undefined)
+      problems.push({ file, problem: 'is not listed in the manifest' });
   }
   const gap = shards.findIndex(({ file }, i) => shardNumber(file) !== part.index + i * part.count);
   if (complete && gap >= 0) {
     problems.push({ file: 'manifest.json', problem: `lists ${shards[gap]?.file} where another shard should come` });
   }
   return problems;
+}
+
+/** A file that is known by its checksum alone. */
+async function checkListed(store: Store, { file, bytes, sha256 }: ListedFile): Promise<Problem[]> {
+  const found = await store.find(file);
+  if (!found) return [{ file, problem: 'is missing' }];
+  if (!found.regular) return [{ file, problem: 'is not a regular file' }];
+  if (found.size !== bytes) return [{ file, problem: `holds ${found.size} bytes, but the manifest says ${bytes}` }];
+  const source = await store.open(file);
+  try {
+    const digest = await digestOf(source, makeRoom());
+    return digest === sha256 ? [] : [{ file, problem: `its SHA-256 is ${digest}, but the manifest says ${sha256}` }];
+  } finally {
+    await source.close();
+  }
 }
 
 async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry): Promise<string[]> {
