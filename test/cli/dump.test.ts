@@ -39,6 +39,49 @@ test('a dump, the same again, and a look at it', () =>
     assert.match(broken.stderr, /^sonde: out: 1 problem was found/);
   }));
 
+test('what is stored, and how: a sample, int8, statistics, Parquet', () =>
+  withFolder(async (folder) => {
+    const what = ['--hook', '1/mlp/post_act', '--autoencoder', '1/resid/delta_mlp=ae-resid-delta-mlp', '--out', 'out'];
+    const how = [
+      '--drop',
+      'endoftext',
+      '--sample',
+      '0.25',
+      '--seed',
+      '3',
+      '--dtype',
+      'int8',
+      '--statistics',
+      '--parquet',
+    ];
+    const args = ['dump', '--text', sampleText, ...few, ...what, ...how];
+    const plan = await run([...args, '--plan'], { cwd: folder });
+    assert.is(plan.code, 0, plan.stderr);
+    for (const part of [
+      /^positions {2}0\.25 of them by chance \(seed 3\), without padding and <\|endoftext\|>$/m,
+      /1\/mlp\/post_act {2}int8 \[positions, 256\], and a scale for each token {2}260 bytes per token/,
+      /count, active, mean, variance and maximum of each feature/,
+      /the latents once more, sorted by latent, as Parquet/,
+      /in all {5}75 bytes per token, and the latents/,
+    ]) {
+      assert.match(plan.stdout, part);
+    }
+    const made = await run(args, { cwd: folder });
+    assert.is(made.code, 0, made.stderr);
+    const look = await run(['inspect', 'out'], { cwd: folder });
+    assert.match(look.stdout, /^positions 0\.25 of them by chance \(seed 3\), without padding and/m);
+    assert.match(look.stdout, /1\/resid\/delta_mlp\/latents {2}\d+ positions: \d+ of 1024 are ever other than 0;/);
+    const good = await run(['verify', 'out'], { cwd: folder });
+    assert.is(good.code, 0, good.stdout);
+    await using dump = await openDump(join(folder, 'out'));
+    const { drop, sample, seed, dtype, statistics, parquet } = dump.manifest;
+    assert.equal([drop, sample, seed, dtype], [['padding', 'endoftext'], 0.25, 3, 'int8']);
+    assert.equal([statistics, parquet], [true, true]);
+    const report = await run(['report', 'out', '--out', 'x.html'], { cwd: folder });
+    assert.is(report.code, 1);
+    assert.match(report.stderr, /^sonde: out holds a sample of the positions: there are no whole texts to show/);
+  }));
+
 test('latents, lists of words, and standard input', () =>
   withFolder(async (folder) => {
     const text = await readFile(sampleText, 'utf8');
@@ -97,6 +140,8 @@ test('wrong usage is 2, with a word on what is right', async () => {
     [['dump', '--out', 'x'], /sonde: dump needs a text/],
     [['dump', '--out', 'x', '--text', 'a.txt'], /sonde: dump needs a --hook or an --autoencoder/],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--context', 'many'], /whole number of 1 or more/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--drop', 'text'], /one of padding, endoftext/],
+    [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--sample', '2'], /a number from 0 to 1/],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--dtype', 'int4'], /one of float16, bfloat16, float32, int8/],
     [
       ['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--shard', '3/3'],

@@ -17,7 +17,18 @@ const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 
 const command = (out: string, ...more: string[]): string[] => [
   ...[main, 'dump', '--text', sampleText, '--hook', '1/mlp/post_act', '--autoencoder'],
-  ...['*/resid/delta_mlp=ae-resid-delta-mlp', '--shard-tokens', '512', '--context', '32', '--out', out, ...more],
+  ...[
+    '*/resid/delta_mlp=ae-resid-delta-mlp',
+    '--shard-tokens',
+    '512',
+    '--context',
+    '32',
+    '--parquet',
+    '--statistics',
+    '--out',
+    out,
+    ...more,
+  ],
 ];
 
 const start = (args: string[]): ChildProcess => spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
