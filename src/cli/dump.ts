@@ -121,10 +121,9 @@ export function addDumpOptions(command: Command): Command {
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
     .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1))
-    .option('--drop <what...>', 'do not store: padding, endoftext; what is stored is then packed', (word, before) => [
-      ...((before as Dropped[] | undefined) ?? []),
-      oneOf(...droppable)(word),
-    ])
+    .option('--drop <what>', 'do not store padding, endoftext, or both (with a comma); the rest is packed', (text) =>
+      text.split(',').map(oneOf(...droppable)),
+    )
     .option('--sample <part>', 'store only so many of the positions, chosen by chance, such as 0.05', number(0, 1))
     .option('--seed <n>', 'of that choice (default: 0)', integer(0))
     .option('--statistics', 'also count, mean, variance and maximum of each neuron, channel and latent')

@@ -6,7 +6,7 @@
 // among neighbours of one latent; values as planes of bytes, since a dictionary would take -0 for 0.
 //
 // Measured on an AMD EPYC with 32,768 latents: 5 million random entries take 6 s and three passes, 30 million 42 s and
-// nine, 10.7 bytes each, with at most 0.2 GB of memory of its own; a row group keeps the event loop for 0.2 s. Encoding
+// nine, 10.7 bytes each, with at most 0.2 GB of memory of its own; a row group keeps the event loop for 0.1 to 0.2 s. Encoding
 // is nine tenths of it, that of the texts two fifths.
 import { ByteWriter, type ColumnSource, ParquetWriter, type SchemaElement } from 'hyparquet-writer';
 import { gpt2Tokenizer } from '../files/tokenizer.js';
@@ -43,7 +43,7 @@ export interface ParquetSizes {
   readonly group: number;
 }
 
-const usualSizes: ParquetSizes = { piece: 2 ** 18, range: 2 ** 22, group: 2 ** 17 };
+const usualSizes: ParquetSizes = { piece: 2 ** 18, range: 2 ** 22, group: 2 ** 16 };
 
 const column = (name: string, element: Partial<SchemaElement>): SchemaElement => ({
   name,

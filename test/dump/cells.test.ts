@@ -163,6 +163,24 @@ test('a sampled dump that was cut off is finished to the same bytes', () =>
     await rejects(dump(options(cut, { dtype: 'int8' })), /a sample of 0\.5, but 1 was asked for/);
   }));
 
+test('records of a dump without padding are those of the whole', () =>
+  withFolder(async (folder) => {
+    for (const [name, drop] of [
+      ['whole', []],
+      ['packed', ['padding']],
+    ] as const) {
+      await dump(options(join(folder, name), { drop }));
+      const selections = [
+        { name: 'resid/post_emb', indices: [1, 5] },
+        { name: latents, indices: 'all' },
+      ] as const;
+      await opened(join(folder, name), (made) => collate(made, { selections, out: join(folder, 'records', name) }));
+    }
+    for (const part of ['resid_post_emb/0', 'resid_delta_mlp_latents/1']) {
+      await assertSameFolder(join(folder, 'records', 'packed', part), join(folder, 'records', 'whole', part));
+    }
+  }));
+
 test('positions that do not follow from the tokens are found, and never believed', () =>
   withFolder(async (out) => {
     await dump(options(out, { drop: ['endoftext'], locations: ['resid/post_emb'] }));
