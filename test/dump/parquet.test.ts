@@ -165,9 +165,9 @@ test('the usual sizes: a query reads the row groups of its latent', async () => 
   assert.ok(csr.index.length > 2 ** 17);
   await withFile(csr, undefined, async (query, file) => {
     await assertHolds(query, file, csr);
-    const [first, second, ...rest] = await rowGroups(query, file);
-    assert.equal(rest, []);
-    assert.equal([first?.entries, first?.least, second?.most], [2 ** 17, 0, 499]);
+    const groups = await rowGroups(query, file);
+    assert.is(groups.length, Math.ceil(csr.index.length / 2 ** 16));
+    assert.equal([groups[0]?.entries, groups[0]?.least, groups.at(-1)?.most], [2 ** 16, 0, 499]);
     const top = await query(`select row, position, value from ${file} where latent = 499 order by value desc limit 3`);
     const own = expectedRows(csr).filter(({ latent }) => latent === 499);
     own.sort((a, b) => Number(b.value) - Number(a.value));
