@@ -24,7 +24,8 @@ export async function blobClientOf(address: BlobAddress): Promise<BlobClient> {
     return service.getContainerClient(connection.container).getBlobClient(connection.blob);
   }
   const { BlobClient } = await client();
-  return new BlobClient(url, await pipelineOf(address));
+  // a pipeline with a policy of one's own serves one client
+  return new BlobClient(url, await pipelineOf(address, [{ policy: forOtherServers, position: 'perRetry' }]));
 }
 
 export async function containerClientOf(address: StoreAddress): Promise<ContainerClient> {
@@ -44,12 +45,12 @@ async function serviceOf(name: string, connection: string): Promise<BlobServiceC
 }
 
 /** Without credentials but those in the address. */
-async function pipelineOf({ credentials }: { credentials: boolean }): Promise<Pipeline> {
+async function pipelineOf({ credentials }: { credentials: boolean }, additionalPolicies?: object[]): Promise<Pipeline> {
   const { AnonymousCredential, newPipeline } = await client();
   return newPipeline(new AnonymousCredential(), {
     ...options,
     redirectOptions: { allowCrossOriginRedirects: !credentials }, // file hosts send on to where their files lie
-    additionalPolicies: [{ policy: forOtherServers, position: 'perRetry' }],
+    ...(additionalPolicies && { additionalPolicies }),
   } as StoragePipelineOptions);
 }
 
