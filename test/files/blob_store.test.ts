@@ -81,7 +81,7 @@ test('addresses of stores, and whose credentials go with them', () => {
 
 // ---- the plain case
 
-for (const size of [1, 8 * MiB, 8 * MiB + 1, 21 * MiB]) {
+for (const size of [1, 8 * MiB, 17 * MiB + 1]) {
   test(`a file of ${size} bytes comes in blocks and is read by ranges`, () =>
     withBlobServer(async (server) => {
       const store = new BlobStore(`${address}/`);
@@ -149,7 +149,7 @@ test('lists are flat, in order, and go over pages', () =>
     server.put('openaipublic/dumps/a b/runner', Buffer.from('x'));
     await rejects(store.open('none'), /az:.*none: there is no such blob \(404\)/);
     assert.equal(await store.list(), names);
-    assert.is(counted(server, 'list'), 5); // twelve entries in pages of three, of which the last one is full
+    assert.is(counted(server, 'list'), 4); // twelve entries in pages of three
     assert.is(await store.find('none'), undefined);
     await store.remove('none');
     await store.remove(names[0] as string);
@@ -202,19 +202,14 @@ for (const [what, operation, faults] of troubles) {
     withBlobServer(async (server) => {
       server.faults = firstOf(2, operation, faults);
       const store = new BlobStore(address);
-      const bytes = content(17 * MiB);
+      const bytes = content(9 * MiB);
       await write(store, bytes);
       await store.writeText('manifest.json', '{}');
       assert.equal(await store.list(), ['manifest.json', file]);
       const source = await store.open(file);
       assert.ok(bytes.equals(Buffer.from(await source.read(0, source.size))));
-      assert.equal(
-        blobsOf(server),
-        new Map([
-          [file, bytes],
-          ['manifest.json', Buffer.from('{}')],
-        ]),
-      );
+      assert.ok(blobsOf(server).get(file)?.equals(bytes));
+      assert.is(blobsOf(server).get('manifest.json')?.toString(), '{}');
       await store.remove(file);
       assert.equal([...blobsOf(server).keys()], ['manifest.json']);
       assert.equal(uncommittedOf(server), []);

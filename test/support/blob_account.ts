@@ -10,6 +10,8 @@ export interface StoredBlob {
   readonly etag: string;
   readonly md5: string | undefined;
   readonly modified: Date;
+  /** By the clock, in milliseconds. */
+  readonly written: number;
   /** What it was committed from. */
   readonly blocks: ReadonlyMap<string, Buffer>;
 }
@@ -34,8 +36,6 @@ interface Lease {
   readonly seconds: number;
   until: number;
   broken: boolean;
-  /** Of the blob when it was acquired or renewed. */
-  etag: string;
 }
 
 export class Refused extends Error {
@@ -70,7 +70,7 @@ export class BlobAccount {
   put(path: string, content: Content, md5?: string, blocks: ReadonlyMap<string, Buffer> = new Map()): StoredBlob {
     const modified = new Date(Date.UTC(2026, 0, 1) + 1000 * ++this.#version);
     const etag = `"0x${this.#version.toString(16).padStart(8, '0')}"`;
-    const blob = { content, md5, modified, etag, blocks };
+    const blob = { content, md5, modified, written: Date.now(), etag, blocks };
     this.blobs.set(path, blob);
     this.blocks.delete(path);
     return blob;
@@ -78,8 +78,7 @@ export class BlobAccount {
 
   /** As another client would take a lease that is over. */
   steal(path: string): void {
-    const etag = this.blobs.get(path)?.etag ?? '';
-    this.#leases.set(path, { id: 'another', seconds: 3600, until: Date.now() + 3_600_000, broken: false, etag });
+    this.#leases.set(path, { id: 'another', seconds: 3600, until: Date.now() + 3_600_000, broken: false });
   }
 
   answer(request: WriteRequest): Answer {
@@ -170,7 +169,7 @@ export class BlobAccount {
       if (!(seconds >= this.shortestLease && seconds <= 60)) throw new Refused(400, 'InvalidHeaderValue');
       if (isHeld && lease.id !== id) throw new Refused(409, 'LeaseAlreadyPresent');
       const until = Date.now() + seconds * 1000;
-      this.#leases.set(path, { id, seconds, until, broken: false, etag: blob.etag });
+      this.#leases.set(path, { id, seconds, until, broken: false });
       return { status: 201, headers: { 'x-ms-lease-id': id } };
     }
     if (!lease) throw new Refused(409, 'LeaseNotPresentWithLeaseOperation');
@@ -184,9 +183,8 @@ export class BlobAccount {
       return { status: 200 };
     }
     if (lease.broken) throw new Refused(409, 'LeaseIsBrokenAndCannotBeRenewed');
-    if (!isHeld && lease.etag !== blob.etag) throw new Refused(409, 'LeaseLost');
+    if (blob.written > lease.until) throw new Refused(409, 'LeaseLost');
     lease.until = Date.now() + lease.seconds * 1000;
-    lease.etag = blob.etag;
     return { status: 200, headers: { 'x-ms-lease-id': lease.id } };
   }
 

@@ -59,6 +59,8 @@ export class BlobServer {
   readonly requests: ServedRequest[] = [];
   /** Bytes of all answers. */
   sent = 0;
+  /** Open ones. */
+  connections = 0;
   /** What is there; to look at, and to change. */
   readonly account = new BlobAccount();
   /** What goes wrong with a request, by its number from 0. */
@@ -76,6 +78,10 @@ export class BlobServer {
     const own = new BlobServer(server, options);
     server.on('request', (request, response) => {
       own.#answer(request, response).catch(() => response.destroy());
+    });
+    server.on('connection', (socket) => {
+      own.connections++;
+      socket.on('close', () => own.connections--);
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     return own;

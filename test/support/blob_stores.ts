@@ -1,6 +1,7 @@
 // A server of blobs for a test: what is asked for under az://openaipublic/ comes to it, from this process and from those
 // that it starts.
-import { readdir } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { readdir, readlink } from 'node:fs/promises';
 import { BlobServer } from './blob_server.js';
 
 /** Where tests put their dumps. */
@@ -30,13 +31,20 @@ export function blobsOf({ account }: BlobServer): Map<string, Buffer> {
   return new Map(found.map(([path, { content }]) => [path.slice(folder.length), content as Buffer]));
 }
 
+/** Every blob below `address` with the hash of its bytes, as `contentsOf` of a folder. */
+export const hashesOf = (server: BlobServer): Record<string, string> =>
+  Object.fromEntries(
+    [...blobsOf(server)]
+      .map(([name, bytes]) => [name, `${bytes.length} ${createHash('sha256').update(bytes).digest('hex')}`] as const)
+      .sort(([a], [b]) => (a < b ? -1 : 1)),
+  );
+
 /** Files with blocks that are not committed. */
 export const uncommittedOf = ({ account }: BlobServer): string[] =>
   [...account.blocks.keys()].map((path) => path.slice(folder.length));
 
 /** Files of this process that have no name any more, as drafts are. */
 export async function namelessFiles(): Promise<string[]> {
-  const { readlink } = await import('node:fs/promises');
   const links = (await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => ''));
   return (await Promise.all(links)).filter((link) => link.endsWith(' (deleted)'));
 }
