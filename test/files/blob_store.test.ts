@@ -444,11 +444,11 @@ test('a claim is renewed; what is taken or deleted is lost', () =>
 test('without a connection a claim is lost when its time is over, and not before', () =>
   withBlobServer(async (server) => {
     server.account.shortestLease = 1;
-    const store = new BlobStore(address, { leaseSeconds: 6 });
+    const store = new BlobStore(address, { leaseSeconds: 3 });
     const claim = await taken(store);
     server.faults = () => ({ status: 503 });
     assert.is(await claim.lost(), false);
-    await sleep(6000);
+    await sleep(3000);
     assert.is(await claim.lost(), true);
     server.faults = () => undefined;
     assert.is(await claim.lost(), false); // nobody has taken it

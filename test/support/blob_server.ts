@@ -59,8 +59,6 @@ export class BlobServer {
   readonly requests: ServedRequest[] = [];
   /** Bytes of all answers. */
   sent = 0;
-  /** Open ones. */
-  connections = 0;
   /** What is there; to look at, and to change. */
   readonly account = new BlobAccount();
   /** What goes wrong with a request, by its number from 0. */
@@ -79,10 +77,6 @@ export class BlobServer {
     server.on('request', (request, response) => {
       own.#answer(request, response).catch(() => response.destroy());
     });
-    server.on('connection', (socket) => {
-      own.connections++;
-      socket.on('close', () => own.connections--);
-    });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     return own;
   }
@@ -99,6 +93,15 @@ export class BlobServer {
   /** Serves `content` at a path such as `openaipublic/container/blob`, in place of what was there. */
   put(path: string, content: Content, { md5 }: { md5?: string | undefined } = {}): void {
     this.account.put(`/${path}`, content, md5);
+  }
+
+  /** Resolves when every request is over whose client is there or gone. */
+  async settled(): Promise<void> {
+    const connections = () => new Promise((resolve) => this.#server.getConnections((_, count) => resolve(count)));
+    do {
+      this.#server.closeIdleConnections();
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    } while ((await connections()) !== 0);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
