@@ -3,9 +3,9 @@
 //
 // An upload that was killed leaves blocks that nobody reads, of a blob that is not there. List Blobs gives such a blob a
 // length of 0, as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty.
-// Azure deletes no blob that is only blocks. To be rid of them, an empty blob is written in their place and then deleted,
-// each under the condition that nothing has come there since, so that no finished blob can be lost; whoever looks in
-// between, or after a kill in between, sees an unfinished file as before.
+// Azure deletes no blob that is only blocks. To be rid of them, an empty list of blocks is committed, and the empty blob that
+// comes of it is deleted, each under the condition that nothing has come there since, so that no finished blob can be
+// lost; whoever looks in between, or after a kill in between, sees an unfinished file as before.
 import { randomBytes } from 'node:crypto';
 import { open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -137,7 +137,8 @@ export class BlobStore implements Store {
 
   async #removeBlocks(file: string): Promise<void> {
     const etag = await this.#ask(file, async (blob, { signal: abortSignal }) => {
-      const made = await unlessStatus([409, 412], undefined, putText(blob, '', abortSignal, { ifNoneMatch: '*' }));
+      const conditions = { ifNoneMatch: '*' };
+      const made = await unlessStatus([409, 412], undefined, blob.commitBlockList([], { abortSignal, conditions }));
       if (made) return made.etag;
       const there = await unlessStatus([404], undefined, blob.getProperties({ abortSignal }));
       return there?.contentLength === 0 ? there.etag : undefined; // by an earlier try that was cut off

@@ -282,15 +282,14 @@ test('what no retry cures is an error at once, in words', () =>
 test('a failed upload leaves nothing, and what was there stays', () =>
   withBlobServer(async (server) => {
     const store = new BlobStore(address);
-    const fail = ({ operation }: ServedRequest) =>
-      operation === 'commit' ? { status: 400, code: 'InvalidInput' } : {};
-    server.faults = fail;
+    const fail = () => firstOf(1, 'commit', { status: 400, code: 'InvalidInput' });
+    server.faults = fail();
     await rejects(write(store, content(9 * MiB)), /status 400, InvalidInput/);
     assert.equal([blobsOf(server).size, uncommittedOf(server)], [0, []]);
     server.faults = () => undefined;
     const before = content(100, 7);
     await write(store, before);
-    server.faults = fail;
+    server.faults = fail();
     await rejects(write(store, content(9 * MiB)), /status 400/);
     assert.equal(blobsOf(server), new Map([[file, before]]));
     assert.equal(await store.list(), [file]);
@@ -326,7 +325,7 @@ test('blocks of an upload that was killed are listed, and removed only while the
     await store.remove(unfinished);
     assert.equal([await store.list(), blobsOf(server).size], [[], 0]);
     // somebody finishes the file at each of its steps
-    for (const step of ['put blob', 'head', 'delete']) {
+    for (const step of ['commit', 'head', 'delete']) {
       server.account.blobs.clear();
       leave();
       if (step === 'head') await store.writeText(file, '');
