@@ -31,7 +31,7 @@ What can be selected: sonde inspect DUMP lists the names.`;
 export const collateCommand = (): Command =>
   new Command('collate')
     .description('write a record of each neuron or latent of a dump: moments, strongest texts, random texts')
-    .argument('<dump>', 'the folder of a dump')
+    .argument('<dump>', 'the folder of a dump, or az://account/container/prefix')
     .requiredOption(
       '--select <name=indices...>',
       'neurons or latents: 300, 0-127, 3,5,9-12 or *',

@@ -84,6 +84,8 @@ Examples:
   A process for each of two GPUs, or two that share the cores:
     $ sonde dump --model gpt2-xl --text big.txt --hook '*/resid/post_mlp' --out dump --device cuda:0,cuda:1
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --workers 2
+  Into Azure Blob Storage, with AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_SAS_TOKEN:
+    $ sonde dump --text big.txt --hook 1/resid/post_mlp --out az://account/container/dump
   A quarter of the work for each of four machines, into one folder or one each; then sonde merge:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard 0/4
     $ sbatch --array=0-3 --wrap "sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard auto"
@@ -92,7 +94,7 @@ Examples:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out sample --sample 0.05 --dtype int8 --statistics
 
 Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
-Next: sonde inspect FOLDER. The shards are plain safetensors, for numpy and torch as well.`;
+Next: sonde inspect DUMP. The shards are plain safetensors, for numpy and torch as well.`;
 
 /** What is stored of which text: for whoever makes dumps. */
 export function addDumpOptions(command: Command): Command {
@@ -108,7 +110,10 @@ export function addDumpOptions(command: Command): Command {
         'store the latents of an autoencoder (a name or a file) there',
         (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
       )
-      .requiredOption('--out <folder>', 'where to: a new or empty folder, or one to go on with'),
+      .requiredOption(
+        '--out <folder>',
+        'where to: a new or empty folder, or one to go on with, or az://account/container/prefix',
+      ),
     '--precision',
   )
     .option('--context <n>', 'tokens per row (default: 128)', integer(1))

@@ -17,7 +17,7 @@ Next: sonde verify checks every file.`;
 export const inspectCommand = (): Command =>
   new Command('inspect')
     .description('show what a dump holds')
-    .argument('<dump>', 'the folder of a dump')
+    .argument('<dump>', 'the folder of a dump, or az://account/container/prefix')
     .addHelpText('after', help)
     .action(async (folder: string) => {
       await using dump = await openDump(folder);

@@ -5,7 +5,8 @@ import { print } from './terminal.js';
 
 const help = `
 The manifest of the whole takes the place of those of the parts; it is, byte for byte, that of one process. No data is
-copied: shards of other folders get a second name in the first one, so they must be on the same disk.
+copied: shards of other folders get a second name in the first one, so they must be on the same disk. In object storage
+all parts must lie under one prefix.
 
 Examples:
   Four machines wrote to one folder, each with --shard I/4:
@@ -17,7 +18,7 @@ Next: sonde verify checks every file.`;
 export const mergeCommand = (): Command =>
   new Command('merge')
     .description('make one dump of parts (dump --shard)')
-    .argument('<dump>', 'the folder of the whole: with parts in it, or new')
+    .argument('<dump>', 'the folder of the whole, with parts in it, or new; or az://account/container/prefix')
     .argument('[parts...]', 'more folders with parts')
     .addHelpText('after', help)
     .action(async (out: string, parts: string[]) => {

@@ -9,7 +9,8 @@ import { print } from './terminal.js';
 const help = `
 One machine plans, any number work, and each shard is a job. Whoever loses its connection, is killed or stopped loses no
 more than the shard it was at: another worker makes it. When all shards are there, one of the workers merges them, and the
-folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on a disk they share.
+folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on a disk they
+share; the dump may also go to az://account/container/prefix.
 
 Examples:
   $ sonde queue plan --redis redis://head:6379 --text big.txt --hook 1/resid/post_mlp --out dump

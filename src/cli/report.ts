@@ -27,7 +27,7 @@ Examples (sonde demo makes the dump):
 export const reportCommand = (): Command =>
   new Command('report')
     .description('write a page about a dump: its latents, how often they are active, and their strongest texts')
-    .argument('<dump>', 'the folder of a dump')
+    .argument('<dump>', 'the folder of a dump, or az://account/container/prefix')
     .option('--out <file>', 'the page', 'report.html')
     .option(
       '--select <name=indices...>',

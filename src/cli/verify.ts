@@ -8,7 +8,7 @@ import { print } from './terminal.js';
 
 const help = `
 Reads every shard: its size, SHA-256, header and shapes, and whether its tokens, documents and latents make sense; and
-names every file in the folder that belongs to no dump. It changes nothing. Exit code 1 when something is wrong.
+names every file beside them that belongs to no dump. It changes nothing. Exit code 1 when something is wrong.
 
 Example:
   $ sonde verify my-dump`;
@@ -16,7 +16,7 @@ Example:
 export const verifyCommand = (): Command =>
   new Command('verify')
     .description('check every file of a dump')
-    .argument('<dump>', 'the folder of a dump')
+    .argument('<dump>', 'the folder of a dump, or az://account/container/prefix')
     .addHelpText('after', help)
     .action(verify);
 

@@ -25,7 +25,7 @@ export interface DumpOptions {
   autoencoders?: Record<string, AutoencoderSource>;
   /** Latents above it are stored; 0 when left out. */
   threshold?: number;
-  /** The folder: new, empty, or with the same dump begun. */
+  /** The folder, or `az://account/container/prefix`: new, empty, or with the same dump begun. */
   out: string;
   /** Tokens per row; 128 when left out. */
   context?: number;

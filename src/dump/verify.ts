@@ -1,7 +1,7 @@
 // Checks a dump against its manifest: a flipped bit, which no reader of safetensors notices, as much as a missing file.
 import { type Store, unfinishedOf } from '../files/store.js';
 import { type Cells, cellsOf, passes } from './cells.js';
-import { digestOf, makeRoom } from './disk.js';
+import { digestOf } from './disk.js';
 import { featureNames, latentsName } from './layout.js';
 import {
   claimedFile,
@@ -15,6 +15,9 @@ import {
 } from './manifest.js';
 import { ShardReader, statisticsIn } from './shard_reader.js';
 
+// So much that object storage brings several ranges at a time.
+const roomBytes = 2 ** 25;
+
 export interface Problem {
   readonly file: string;
   readonly problem: string;
@@ -23,9 +26,10 @@ export interface Problem {
 /** Everything that is wrong with a dump, file by file; an empty list when nothing is. */
 export async function verifyDump(store: Store, manifest: Manifest): Promise<Problem[]> {
   const problems = await checkFiles(store, manifest);
+  const room = new Uint8Array(roomBytes);
   for (const entry of manifest.shards) {
-    for (const problem of await checkShard(store, manifest, entry)) problems.push({ file: entry.file, problem });
-    for (const file of entry.parquet ?? []) problems.push(...(await checkListed(store, file)));
+    for (const problem of await checkShard(store, manifest, entry, room)) problems.push({ file: entry.file, problem });
+    for (const file of entry.parquet ?? []) problems.push(...(await checkListed(store, file, room)));
   }
   return problems;
 }
@@ -50,21 +54,21 @@ async function checkFiles(store: Store, { shards, complete, part }: Manifest): P
 }
 
 /** A file that is known by its checksum alone. */
-async function checkListed(store: Store, { file, bytes, sha256 }: ListedFile): Promise<Problem[]> {
+async function checkListed(store: Store, { file, bytes, sha256 }: ListedFile, room: Uint8Array): Promise<Problem[]> {
   const found = await store.find(file);
   if (!found) return [{ file, problem: 'is missing' }];
   if (!found.regular) return [{ file, problem: 'is not a regular file' }];
   if (found.size !== bytes) return [{ file, problem: `holds ${found.size} bytes, but the manifest says ${bytes}` }];
   const source = await store.open(file);
   try {
-    const digest = await digestOf(source, makeRoom());
+    const digest = await digestOf(source, room);
     return digest === sha256 ? [] : [{ file, problem: `its SHA-256 is ${digest}, but the manifest says ${sha256}` }];
   } finally {
     await source.close();
   }
 }
 
-async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry): Promise<string[]> {
+async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, room: Uint8Array): Promise<string[]> {
   let shard: ShardReader;
   try {
     shard = await ShardReader.open(store, manifest, entry);
@@ -72,7 +76,7 @@ async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry): 
     return [(error as Error).message.replace(`${store.pathOf(entry.file)}: `, '')];
   }
   try {
-    const sha256 = await digestOf(shard.file, makeRoom());
+    const sha256 = await digestOf(shard.file, room);
     if (sha256 !== entry.sha256) return [`its SHA-256 is ${sha256}, but the manifest says ${entry.sha256}`];
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);

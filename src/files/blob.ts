@@ -7,7 +7,8 @@ import { isBlobUrl, parseBlobAddress } from './blob_address.js';
 import { type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
 import { type BlobProgress, type DownloadOptions, downloadBlob } from './blob_download.js';
 import { RemoteBlob } from './blob_remote.js';
-import { type ByteSource, openFile } from './byte_source.js';
+import { Unreachable } from './blob_request.js';
+import { type LocalSource, openFile } from './byte_source.js';
 import { claim } from './claim.js';
 
 export type { CachedBlob } from './blob_cache.js';
@@ -39,10 +40,10 @@ export class BlobFile implements AsyncDisposable {
   /** Of a blob's copy, in hexadecimal; undefined for a file that was given by its path. */
   readonly sha256: string | undefined;
   /** @internal */
-  readonly source: ByteSource;
+  readonly source: LocalSource;
 
   /** @internal Use openBlob. */
-  constructor(name: string, path: string, source: ByteSource, sha256?: string) {
+  constructor(name: string, path: string, source: LocalSource, sha256?: string) {
     this.name = name;
     this.path = path;
     this.size = source.size;
@@ -156,9 +157,13 @@ async function cached(reader: string, address: string, options: NamedOptions): P
     return await work;
   } catch (error) {
     signal?.throwIfAborted();
-    throw new Error(`${reader}: ${(error as Error).message}`, { cause: error });
+    const advice = error instanceof Unreachable ? withoutNetwork : '';
+    throw new Error(`${reader}: ${(error as Error).message}${advice}`, { cause: error });
   }
 }
+
+const withoutNetwork =
+  '; without a network only what is in the cache can be loaded, and SONDE_BLOB_ENDPOINT names a mirror of the public files';
 
 const pollMilliseconds = 100;
 

@@ -1,6 +1,6 @@
-// Where a blob lies: az://account/container/path as the original writes it, or any https:// address. Turns either into
-// the URL to ask and says which credentials from the environment are meant for it: one account's are never sent to
-// another's address.
+// Where a blob lies: az://account/container/path as the original writes it, or any https:// address; and where a dump
+// lies, az://account/container/prefix. Turns each into the URL to ask and says which credentials from the environment are
+// meant for it: one account's are never sent to another's address.
 import { join } from 'node:path';
 
 export interface BlobAddress {
@@ -14,6 +14,20 @@ export interface BlobAddress {
   readonly credentials: boolean;
   /** Set when the environment holds a connection string for this account. */
   readonly connection?: { readonly string: string; readonly container: string; readonly blob: string };
+}
+
+/** A place for many blobs: those whose names begin with `prefix/`, or all of a container. */
+export interface StoreAddress {
+  /** As it was asked for, without slashes at the end. */
+  readonly name: string;
+  /** Of the container. */
+  readonly url: string;
+  readonly container: string;
+  /** What the names of its blobs begin with: empty, or with a slash at the end. */
+  readonly prefix: string;
+  readonly credentials: boolean;
+  /** Set when the environment holds a connection string for this account. */
+  readonly connection?: { readonly string: string };
 }
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -38,9 +52,31 @@ export function parseBlobAddress(text: string, environment: Environment = proces
   return /^az:/i.test(text) ? ofAzure(text, environment) : ofHttp(text, environment);
 }
 
+/** @throws Error that says what is wrong with the address or with SONDE_BLOB_ENDPOINT. */
+export function parseStoreAddress(text: string, environment: Environment = process.env): StoreAddress {
+  const given = text.split('?')[0] as string; // a query may hold a signature
+  if (!/^az:/i.test(text)) {
+    throw new Error(`${given}: dumps in object storage have addresses such as az://account/container/prefix`);
+  }
+  const name = text.replace(/\/+$/, '');
+  const { account, container, path } = azureParts(name);
+  const plainParts = path === '' || path.split('/').every((part) => !['', '.', '..'].includes(part));
+  if (!isContainer(account, container) || !plainParts) {
+    throw new Error(`${text}: is no place for a dump; it must read az://account/container/prefix`);
+  }
+  const base = `${serviceOf(account, environment)}/${container}`;
+  const { signature, connection } = credentialsFor(account, environment);
+  return {
+    ...{ name, container, prefix: path === '' ? '' : `${path}/` },
+    url: signature === undefined ? base : `${base}?${signature}`,
+    credentials: signature !== undefined || connection !== undefined,
+    ...(connection !== undefined && { connection: { string: connection } }),
+  };
+}
+
 function ofAzure(text: string, environment: Environment): BlobAddress {
-  const [, account = '', container = '', blob = ''] = /^az:\/\/([^/]*)\/([^/]*)\/(.+)$/i.exec(text) ?? [];
-  if (!accountPattern.test(account) || !/^[a-z0-9$-]{3,63}$/.test(container) || blob.endsWith('/')) {
+  const { account, container, path: blob } = azureParts(text);
+  if (!isContainer(account, container) || blob === '' || blob.endsWith('/')) {
     throw new Error(`${text}: is no address of a blob; it must read az://account/container/path`);
   }
   const path = `${container}/${blob.split('/').map(encodeURIComponent).join('/')}`;
@@ -49,6 +85,14 @@ function ofAzure(text: string, environment: Environment): BlobAddress {
     environment,
   );
 }
+
+function azureParts(text: string): { account: string; container: string; path: string } {
+  const [, account = '', container = '', path = ''] = /^az:\/\/([^/]*)\/([^/]*)(?:\/(.*))?$/i.exec(text) ?? [];
+  return { account, container, path };
+}
+
+const isContainer = (account: string, container: string): boolean =>
+  accountPattern.test(account) && /^[a-z0-9$-]{3,63}$/.test(container);
 
 function ofHttp(text: string, environment: Environment): BlobAddress {
   let url: URL;
@@ -78,13 +122,19 @@ interface AzureBlob {
 }
 
 function withCredentials({ name, account, container, blob, url }: AzureBlob, environment: Environment): BlobAddress {
-  const string = environment.AZURE_STORAGE_CONNECTION_STRING;
-  if (string && connectionAccount(string) === account)
-    return { ...plain(name, url), credentials: true, connection: { string, container, blob } };
-  const signature = environment.AZURE_STORAGE_SAS_TOKEN?.replace(/^\?/, '');
-  if (signature && environment.AZURE_STORAGE_ACCOUNT === account)
-    return { ...plain(name, `${url}?${signature}`), credentials: true };
+  const { signature, connection } = credentialsFor(account, environment);
+  if (connection !== undefined)
+    return { ...plain(name, url), credentials: true, connection: { string: connection, container, blob } };
+  if (signature !== undefined) return { ...plain(name, `${url}?${signature}`), credentials: true };
   return plain(name, url);
+}
+
+/** What the environment holds for an account: a connection string, or a signature. */
+function credentialsFor(account: string, environment: Environment): { connection?: string; signature?: string } {
+  const connection = environment.AZURE_STORAGE_CONNECTION_STRING;
+  if (connection && connectionAccount(connection) === account) return { connection };
+  const signature = environment.AZURE_STORAGE_SAS_TOKEN?.replace(/^\?/, '');
+  return signature && environment.AZURE_STORAGE_ACCOUNT === account ? { signature } : {};
 }
 
 const plain = (name: string, url: string): BlobAddress => ({

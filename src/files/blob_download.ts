@@ -8,7 +8,8 @@ import { crc32 } from 'node:zlib';
 import pLimit from 'p-limit';
 import { writeFileAtomically } from './atomic_write.js';
 import { type CachedBlob, checksums, enter, storedName } from './blob_cache.js';
-import { BlobChanged, type BlobVersion, checkedRange, diskErrors, type RemoteBlob } from './blob_remote.js';
+import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.js';
+import { BlobChanged, diskErrors } from './blob_request.js';
 import type { Claim } from './claim.js';
 
 export interface BlobProgress {

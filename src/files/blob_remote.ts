@@ -1,10 +1,10 @@
 // One blob on a server, read by ranges. Connections are cut, stall, and bring damaged bytes: each range is asked for
-// again from where it stopped, and checked where the server gives a checksum. The storage client's own resuming gives up
-// at the first cut, so it is told not to retry, and all retries are here.
+// again from where it stopped, and checked where the server gives a checksum.
 import { createHash } from 'node:crypto';
-import type { BlobClient, BlobDownloadResponseParsed, StoragePipelineOptions } from '@azure/storage-blob';
-import pRetry from 'p-retry';
+import type { BlobClient, BlobDownloadResponseParsed } from '@azure/storage-blob';
 import type { BlobAddress } from './blob_address.js';
+import { blobClientOf, noETag } from './blob_client.js';
+import { BlobChanged, request, retrying, watched } from './blob_request.js';
 
 /** What the server says of the blob; every range is of the same one. */
 export interface BlobVersion {
@@ -19,54 +19,44 @@ export interface BlobVersion {
   readonly ranges: boolean;
 }
 
-/** The blob is no longer the one whose version was asked for. */
-export class BlobChanged extends Error {}
-
 /** The longest range for which Azure gives a checksum. */
 export const checkedRange = 4 * 2 ** 20;
 
-const noETag = 'none';
-
-const retries = { retries: 4, minTimeout: 200, maxTimeout: 10_000, factor: 2, randomize: true };
+type NamedBlob = Pick<BlobAddress, 'name' | 'baseName'>;
 
 export class RemoteBlob {
-  readonly address: BlobAddress;
+  readonly address: NamedBlob;
   readonly #client: BlobClient;
   readonly #timeout: number;
 
-  private constructor(address: BlobAddress, client: BlobClient, timeout: number) {
+  /** `timeout`: seconds without a byte after which a connection counts as dead. */
+  constructor(address: NamedBlob, client: BlobClient, timeout: number) {
     this.address = address;
     this.#client = client;
     this.#timeout = timeout;
   }
 
-  /** `timeout`: seconds without a byte after which a connection counts as dead. */
   static async open(address: BlobAddress, timeout: number): Promise<RemoteBlob> {
-    return new RemoteBlob(address, await clientOf(address), timeout);
+    return new RemoteBlob(address, await blobClientOf(address), timeout);
   }
 
   /** @throws Error in words: the server cannot be reached, there is no such blob, access is denied. */
   async version(signal?: AbortSignal): Promise<BlobVersion> {
-    return this.#retrying(signal, undefined, async () => {
-      const watch = new Watch(this.#timeout, signal);
-      try {
-        const found = await this.#client.getProperties({ abortSignal: watch.signal });
-        const size = found.contentLength;
-        if (size === undefined) throw new Error(`${this.address.name}: the server does not say how large it is`);
-        const etag = found.etag === noETag ? undefined : found.etag;
-        return {
-          size,
-          etag,
-          modified: found.lastModified?.toISOString(),
-          md5: found.contentMD5 && Buffer.from(found.contentMD5),
-          ranges: found.acceptRanges === 'bytes' && etag !== undefined,
-        };
-      } catch (error) {
-        throw watch.explain(error);
-      } finally {
-        watch.end();
-      }
-    });
+    const { name } = this.address;
+    const ask = async ({ signal: abortSignal }: { signal: AbortSignal }) => {
+      const found = await this.#client.getProperties({ abortSignal });
+      const size = found.contentLength;
+      if (size === undefined) throw new Error(`${name}: the server does not say how large it is`);
+      const etag = found.etag === noETag ? undefined : found.etag;
+      return {
+        size,
+        etag,
+        modified: found.lastModified?.toISOString(),
+        md5: found.contentMD5 && Buffer.from(found.contentMD5),
+        ranges: found.acceptRanges === 'bytes' && etag !== undefined,
+      };
+    };
+    return request(name, ask, { timeout: this.#timeout, signal });
   }
 
   /**
@@ -103,7 +93,7 @@ export class RemoteBlob {
         throw new Error('bytes were damaged on the way: their checksum does not fit');
       }
     };
-    await this.#retrying(signal, () => at > before, once);
+    await retrying(this.address.name, once, { signal, progressed: () => at > before });
   }
 
   /** Gives the whole blob in order, from a server that knows no ranges; `restart` begins each attempt. */
@@ -113,7 +103,7 @@ export class RemoteBlob {
     onBytes: (bytes: Uint8Array) => Promise<void>,
     signal?: AbortSignal,
   ): Promise<void> {
-    await this.#retrying(signal, undefined, async () => {
+    const once = async () => {
       let at = 0;
       await restart();
       await this.#stream(0, undefined, {}, signal, async (_, bytes) => {
@@ -122,7 +112,8 @@ export class RemoteBlob {
       });
       if (at < size) throw new Error(`the connection ended early, after ${at} of ${size} bytes`);
       if (at > size) throw new BlobChanged(`${this.address.name}: has become larger`);
-    });
+    };
+    await retrying(this.address.name, once, { signal });
   }
 
   async #stream(
@@ -132,8 +123,7 @@ export class RemoteBlob {
     signal: AbortSignal | undefined,
     onBytes: (response: BlobDownloadResponseParsed, bytes: Buffer) => void | Promise<void>,
   ): Promise<void> {
-    const watch = new Watch(this.#timeout, signal);
-    try {
+    await watched(this.#timeout, signal, async (watch) => {
       const abortSignal = watch.signal;
       const response = await this.#client.download(from, length, { ...options, abortSignal, maxRetryRequests: 0 });
       if (length !== undefined && response._response.status !== 206 && response.contentLength !== length) {
@@ -144,135 +134,6 @@ export class RemoteBlob {
         watch.reset();
         await onBytes(response, bytes as Buffer);
       }
-    } catch (error) {
-      throw watch.explain(error);
-    } finally {
-      watch.end();
-    }
+    });
   }
-
-  async #retrying<T>(
-    signal: AbortSignal | undefined,
-    progressed: (() => boolean) | undefined,
-    attempt: () => Promise<T>,
-  ): Promise<T> {
-    signal?.throwIfAborted();
-    try {
-      return await pRetry(attempt, {
-        ...retries,
-        ...(signal && { signal }),
-        shouldRetry: ({ error }) => !signal?.aborted && isTransient(error),
-        // a connection that brought something may be cut any number of times
-        shouldConsumeRetry: () => !progressed?.(),
-      });
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw inWords(this.address.name, error as Error);
-    }
-  }
-}
-
-/** Ends a request that brings nothing for too long; a cut connection looks like an abort to the storage client. */
-class Watch {
-  readonly #stalled = new AbortController();
-  readonly #seconds: number;
-  readonly #timer: NodeJS.Timeout;
-  readonly signal: AbortSignal;
-
-  constructor(seconds: number, signal: AbortSignal | undefined) {
-    this.#seconds = seconds;
-    this.#timer = setTimeout(() => this.#stalled.abort(), seconds * 1000);
-    this.signal = signal ? AbortSignal.any([signal, this.#stalled.signal]) : this.#stalled.signal;
-  }
-
-  reset(): void {
-    this.#timer.refresh();
-  }
-
-  end(): void {
-    clearTimeout(this.#timer);
-  }
-
-  explain(error: unknown): unknown {
-    if (this.#stalled.signal.aborted) return new Error(`nothing came for ${this.#seconds} seconds`, { cause: error });
-    const { name } = error as Error;
-    return name === 'AbortError' && !this.signal.aborted
-      ? new Error('the connection was cut', { cause: error })
-      : error;
-  }
-}
-
-async function clientOf({ name, url, credentials, connection }: BlobAddress): Promise<BlobClient> {
-  // loaded when the network is first needed: it takes a third of a second
-  const { AnonymousCredential, BlobClient, BlobServiceClient, newPipeline } = await import('@azure/storage-blob');
-  const options = { retryOptions: { maxTries: 1 } };
-  if (connection) {
-    try {
-      const service = BlobServiceClient.fromConnectionString(connection.string, options);
-      return service.getContainerClient(connection.container).getBlobClient(connection.blob);
-    } catch (cause) {
-      throw new Error(`${name}: AZURE_STORAGE_CONNECTION_STRING cannot be used: ${(cause as Error).message}`, {
-        cause,
-      });
-    }
-  }
-  const pipeline = newPipeline(new AnonymousCredential(), {
-    ...options,
-    redirectOptions: { allowCrossOriginRedirects: !credentials }, // file hosts send on to where their files lie
-    additionalPolicies: [{ policy: forOtherServers, position: 'perRetry' }],
-  } as StoragePipelineOptions);
-  return new BlobClient(url, pipeline);
-}
-
-/** Servers other than Azure's know the standard header alone, and may have no ETag, without which the client reads nothing. */
-const forOtherServers = {
-  name: 'forOtherServers',
-  async sendRequest(request: { headers: Headers }, next: (request: object) => Promise<{ headers: Headers }>) {
-    const range = request.headers.get('x-ms-range');
-    if (range) request.headers.set('Range', range);
-    const response = await next(request);
-    if (!response.headers.has('etag')) response.headers.set('etag', noETag);
-    return response;
-  },
-};
-
-interface RequestFailure extends Error {
-  readonly statusCode?: number;
-  readonly code?: string;
-  readonly details?: { readonly errorCode?: string };
-}
-
-const transientStatuses = new Set([408, 429, 500, 502, 503, 504]);
-
-function isTransient(error: RequestFailure): boolean {
-  if (error instanceof BlobChanged) return false;
-  if (diskErrors.has(error.code ?? '') || /^CERT_|SELF_SIGNED/.test(error.code ?? '')) return false;
-  return error.statusCode === undefined || transientStatuses.has(error.statusCode);
-}
-
-/** Errors of writing what came, which coming again does not cure. */
-export const diskErrors: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EIO']);
-
-const unreachable = new Set(['ENOTFOUND', 'EAI_AGAIN', 'ECONNREFUSED', 'ENETUNREACH', 'EHOSTUNREACH', 'ETIMEDOUT']);
-
-function inWords(name: string, error: RequestFailure): Error {
-  if (error instanceof BlobChanged || error.message.startsWith(`${name}: `)) return error;
-  const { statusCode, code = '' } = error;
-  const because = (words: string) => new Error(`${name}: ${words}`, { cause: error });
-  if (statusCode === 404) return because('there is no such blob (404)');
-  if (statusCode === 412 || statusCode === 416) return new BlobChanged(`${name}: is another by now`, { cause: error });
-  if (statusCode === 401 || statusCode === 403 || statusCode === 409) {
-    return because(
-      `access is denied (${statusCode}${error.details?.errorCode ? `, ${error.details.errorCode}` : ''}); for a private container set ` +
-        'AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_SAS_TOKEN',
-    );
-  }
-  if (statusCode !== undefined) return because(`the server answers with status ${statusCode}`);
-  if (unreachable.has(code)) {
-    return because(
-      `the server cannot be reached (${code}); without a network only what is in the cache can be loaded, ` +
-        'and SONDE_BLOB_ENDPOINT names a mirror of the public files',
-    );
-  }
-  return because(error.message.split('\n')[0] as string);
 }

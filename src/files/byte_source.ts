@@ -1,4 +1,4 @@
-// Reading at a position, from a file, a blob's copy or memory, never past the end. Files are read piece by piece (pread):
+// Reading at a position, from a file, a blob or memory, never past the end. Files are read piece by piece (pread):
 // a checkpoint need not fit into memory twice.
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
@@ -7,8 +7,6 @@ export interface ByteSource {
   /** The reader and the file, to begin messages with. */
   readonly name: string;
   readonly size: number;
-  /** The file's descriptor, or all bytes. */
-  readonly raw: number | Buffer;
   /** A copy of `length` bytes from `position` on, at the start of a buffer of its own. */
   read(position: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
   /** Fills `bytes` from `position` on. */
@@ -16,11 +14,17 @@ export interface ByteSource {
   close(): Promise<void>;
 }
 
+/** A file of this machine, or memory. */
+export interface LocalSource extends ByteSource {
+  /** The file's descriptor, or all bytes. */
+  readonly raw: number | Buffer;
+}
+
 // The system reads no more than 2^31 - 4096 bytes at once.
 const largestRead = 2 ** 30;
 
 /** Opens a file for reading. Refuses what is no regular file: a pipe would block, and a device may never end. */
-export async function openFile(name: string, path: string): Promise<ByteSource> {
+export async function openFile(name: string, path: string): Promise<LocalSource> {
   const handle = await inWords(name, open(path, constants.O_RDONLY | constants.O_NONBLOCK));
   try {
     const stats = await inWords(name, handle.stat());
@@ -33,7 +37,7 @@ export async function openFile(name: string, path: string): Promise<ByteSource> 
 }
 
 /** The first `size` bytes of an open file. Closing closes the handle. */
-export function handleSource(name: string, handle: FileHandle, size: number): ByteSource {
+export function handleSource(name: string, handle: FileHandle, size: number): LocalSource {
   const fill = async (position: number, bytes: Uint8Array) => {
     for (let at = 0; at < bytes.length; ) {
       const part = Math.min(bytes.length - at, largestRead);
@@ -75,7 +79,7 @@ async function inWords<T>(name: string, work: Promise<T>): Promise<T> {
   }
 }
 
-export function ofBytes(name: string, all: Uint8Array): ByteSource {
+export function ofBytes(name: string, all: Uint8Array): LocalSource {
   return {
     name,
     size: all.length,
@@ -108,7 +112,8 @@ export async function* sourceSlices(
   }
 }
 
-function checkRange(name: string, size: number, position: number, length: number): void {
+/** @throws Error for bytes beyond the end. */
+export function checkRange(name: string, size: number, position: number, length: number): void {
   if (position >= 0 && length >= 0 && position + length <= size) return;
   throw new Error(`${name}: is cut short or damaged: ${length} bytes are wanted at ${position}, the end is ${size}`);
 }

@@ -14,8 +14,8 @@ export interface Claim {
   release(): Promise<void>;
 }
 
-/** What the file says of its owner. `place` is where the process number means something. */
-interface Owner {
+/** What a claim says of its owner. `place` is where the process number means something. */
+export interface Owner {
   readonly token: string;
   readonly host: string;
   readonly place: string;
@@ -32,7 +32,7 @@ const pollMilliseconds = 100;
  */
 export async function claim(folder: string, name = 'claim'): Promise<Claim | undefined> {
   const path = join(folder, name);
-  const self: Owner = { token: randomUUID(), host: hostname(), place: place(), pid: process.pid };
+  const self = thisProcess();
   if (!(await created(path, self))) {
     if (!(await isStale(path))) return undefined;
     await takeAway(path, self.token);
@@ -68,9 +68,28 @@ export async function claimOrOwner(folder: string, name: string): Promise<Claim 
     first ??= touched;
     await sleep(pollMilliseconds);
   }
-  const owner = await ownerOf(path);
-  return owner ? `process ${owner.pid} on ${owner.host}` : 'another process';
+  return ownerInWords(await ownerOf(path));
 }
+
+/** This process as the owner of a new claim. */
+export const thisProcess = (): Owner => ({ token: randomUUID(), host: hostname(), place: place(), pid: process.pid });
+
+export const ownerInWords = (owner: Owner | undefined): string =>
+  owner ? `process ${owner.pid} on ${owner.host}` : 'another process';
+
+/** What `JSON.stringify(owner)` was; undefined for anything else. */
+export function parseOwner(text: string): Owner | undefined {
+  try {
+    const owner = JSON.parse(text);
+    return Number.isSafeInteger(owner?.pid) && owner.pid > 0 ? owner : undefined;
+  } catch {
+    return undefined; // not written yet, or not to the end
+  }
+}
+
+/** Of a process of this machine, whether it is at work; undefined for others. */
+export const isAtWork = (owner: Owner): boolean | undefined =>
+  owner.place === place() ? isAlive(owner.pid) : undefined;
 
 async function created(path: string, self: Owner): Promise<boolean> {
   const handle = await open(path, 'wx').catch((error: NodeJS.ErrnoException) => {
@@ -90,21 +109,15 @@ async function created(path: string, self: Owner): Promise<boolean> {
   }
 }
 
-async function ownerOf(path: string): Promise<Owner | undefined> {
-  try {
-    const owner = JSON.parse(await readFile(path, 'utf8'));
-    return Number.isSafeInteger(owner?.pid) && owner.pid > 0 ? owner : undefined;
-  } catch {
-    return undefined; // not there, or not written yet
-  }
-}
+const ownerOf = async (path: string): Promise<Owner | undefined> =>
+  parseOwner(await readFile(path, 'utf8').catch(() => '')); // not there
 
 async function isStale(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
   if (!found) return false;
   if (Math.abs(Date.now() - found.mtimeMs) > staleMilliseconds) return true;
   const owner = await ownerOf(path);
-  return owner !== undefined && owner.place === place() && !isAlive(owner.pid);
+  return owner !== undefined && isAtWork(owner) === false;
 }
 
 function isAlive(pid: number): boolean {

@@ -1,12 +1,12 @@
 // What readers take: the path or address of a file, an open blob, or the bytes themselves.
 import { BlobFile, openNamed } from './blob.js';
-import { type ByteSource, ofBytes } from './byte_source.js';
+import { type LocalSource, ofBytes } from './byte_source.js';
 
 /** A path, `az://account/container/path`, `https://…`, what openBlob gives, or the bytes of a file. */
 export type FileSource = string | Uint8Array | BlobFile;
 
 /** Opens a file for the function `reader`, whose name messages begin with. Closing leaves a caller's blob open. */
-export async function openSource(reader: string, from: FileSource): Promise<ByteSource> {
+export async function openSource(reader: string, from: FileSource): Promise<LocalSource> {
   if (typeof from === 'string') return (await openNamed(reader, from)).source;
   if (from instanceof BlobFile) return borrowed(reader, from);
   if (from instanceof Uint8Array) return ofBytes(`${reader}: the bytes`, from);
@@ -15,7 +15,7 @@ export async function openSource(reader: string, from: FileSource): Promise<Byte
   );
 }
 
-function borrowed(reader: string, { name, source }: BlobFile): ByteSource {
+function borrowed(reader: string, { name, source }: BlobFile): LocalSource {
   const { size, raw } = source;
   return {
     name: `${reader}: ${name}`,

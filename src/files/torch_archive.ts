@@ -3,7 +3,7 @@
 // and say where each storage lies, with positions that are inside the file and do not overlap.
 import { crc32 } from 'node:zlib';
 import yauzl from 'yauzl';
-import { type ByteSource, sourceSlices } from './byte_source.js';
+import { type LocalSource, sourceSlices } from './byte_source.js';
 import { largestPickle, PickleEndsEarly, shown, unpickle } from './pickle.js';
 import type { Storage, TorchNames } from './torch_names.js';
 
@@ -21,7 +21,7 @@ type Fail = (message: string) => never;
 
 const zipMagic = 0x04034b50;
 
-export async function openTorchArchive(source: ByteSource, names: () => TorchNames): Promise<TorchArchive> {
+export async function openTorchArchive(source: LocalSource, names: () => TorchNames): Promise<TorchArchive> {
   const fail: Fail = (message) => {
     throw new Error(`${source.name}: ${message}`);
   };
@@ -45,7 +45,7 @@ interface Region {
 const mostEntries = 100_000;
 const smallEntry = 64;
 
-async function openZip(source: ByteSource, names: TorchNames, fail: Fail): Promise<TorchArchive> {
+async function openZip(source: LocalSource, names: TorchNames, fail: Fail): Promise<TorchArchive> {
   const zip = await openDirectory(source, fail);
   const entries = await listEntries(zip, fail);
   const folder = folderOf(entries, fail);
@@ -80,7 +80,7 @@ async function openZip(source: ByteSource, names: TorchNames, fail: Fail): Promi
   };
 }
 
-function openDirectory({ raw }: ByteSource, fail: Fail): Promise<yauzl.ZipFile> {
+function openDirectory({ raw }: LocalSource, fail: Fail): Promise<yauzl.ZipFile> {
   const options = { lazyEntries: true, autoClose: false };
   const opening = typeof raw === 'number' ? yauzl.fromFdPromise(raw, options) : yauzl.fromBufferPromise(raw, options);
   return orDamaged(opening, fail);
@@ -140,13 +140,18 @@ function checkApart(regions: Region[], fail: Fail): void {
   });
 }
 
-async function readRegion(source: ByteSource, { name, start, bytes, crc }: Region, fail: Fail) {
+async function readRegion(source: LocalSource, { name, start, bytes, crc }: Region, fail: Fail) {
   const content = await source.read(start, bytes);
   checkSum(name, crc32(content), crc, fail);
   return content;
 }
 
-async function* regionSlices(source: ByteSource, { name, start, bytes, crc }: Region, buffer: ArrayBuffer, fail: Fail) {
+async function* regionSlices(
+  source: LocalSource,
+  { name, start, bytes, crc }: Region,
+  buffer: ArrayBuffer,
+  fail: Fail,
+) {
   let sum = 0;
   for await (const slice of sourceSlices(source, start, bytes, buffer)) {
     sum = crc32(slice, sum);
@@ -173,7 +178,7 @@ interface Pickles {
   readonly end: number;
 }
 
-async function openStream(source: ByteSource, names: () => TorchNames, fail: Fail): Promise<TorchArchive> {
+async function openStream(source: LocalSource, names: () => TorchNames, fail: Fail): Promise<TorchArchive> {
   const pickles = await readPickles(source, names, fail);
   const starts = await locateStorages(source, pickles, fail);
   return {
@@ -184,7 +189,7 @@ async function openStream(source: ByteSource, names: () => TorchNames, fail: Fai
   };
 }
 
-async function readPickles(source: ByteSource, names: () => TorchNames, fail: Fail): Promise<Pickles> {
+async function readPickles(source: LocalSource, names: () => TorchNames, fail: Fail): Promise<Pickles> {
   for (const window of windows) {
     const bytes = await source.read(0, Math.min(window, source.size));
     try {
@@ -215,7 +220,7 @@ function parsePickles(bytes: Uint8Array, names: TorchNames, fail: Fail): Pickles
 
 /** Each storage follows the one before: its number of elements in 8 bytes, then the elements. */
 async function locateStorages(
-  source: ByteSource,
+  source: LocalSource,
   { names, keys, end }: Pickles,
   fail: Fail,
 ): Promise<Map<Storage, number>> {

@@ -1,39 +1,22 @@
-// openBlob against Azurite, Microsoft's emulator of Azure's blob storage. It is large, so it is not a dependency:
-//   npm install --prefix /some/folder azurite@3.37.0
-//   SONDE_TEST_AZURITE=/some/folder npm test -- azurite
+// openBlob against Azurite, Microsoft's emulator of Azure's blob storage (test/support/azurite.ts says how to run this).
 // Oracle: the bytes that the storage client uploaded.
-import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { connect, createServer } from 'node:net';
-import { join } from 'node:path';
 import {
   BlobSASPermissions,
-  BlobServiceClient,
+  type BlobServiceClient,
   generateBlobSASQueryParameters,
   type StorageSharedKeyCredential,
 } from '@azure/storage-blob';
 import * as assert from 'uvu/assert';
 import { openBlob } from '../../src/files/blob.js';
 import { clearCache } from '../../src/files/blob_cache.js';
-import { withFolder } from '../support/folders.js';
+import { account, azuriteFolder, azuriteMissing, connectionOf, endpointOf, withAzurite } from '../support/azurite.js';
 import { rejects, suite } from '../support/harness.js';
 
 const test = suite('azurite');
 test.limit(120_000);
-const folder = process.env.SONDE_TEST_AZURITE;
 const title = 'public, private and signed blobs, cut connections, a blob that is replaced';
-// the account that every emulator has; its key is public
-const account = 'devstoreaccount1';
-const key = 'Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==';
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
 /** Passes connections on and cuts each after so many bytes of what comes back. */
 async function startProxy(target: number, cutAfter: number): Promise<{ port: number; close(): void; cuts(): number }> {
   let cuts = 0;
@@ -60,21 +43,9 @@ async function startProxy(target: number, cutAfter: number): Promise<{ port: num
   return { port: (server.address() as { port: number }).port, close: () => server.close(), cuts: () => cuts };
 }
 
-async function run(cache: string): Promise<void> {
-  const port = await freePort();
-  const main = join(folder as string, 'node_modules/azurite/dist/src/blob/main.js');
-  const options = ['--blobHost', '127.0.0.1', '--blobPort', String(port), '--inMemoryPersistence', '--silent'];
-  const azurite = spawn(process.execPath, [main, ...options, '--disableTelemetry', '--skipApiVersionCheck'], {
-    cwd: cache,
-    stdio: 'ignore',
-  });
-  const endpoint = (to: number) => `http://127.0.0.1:${to}/${account}`;
-  const connection = (to: number) =>
-    `DefaultEndpointsProtocol=http;AccountName=${account};AccountKey=${key};BlobEndpoint=${endpoint(to)};`;
+async function run(port: number, service: BlobServiceClient): Promise<void> {
   const proxy = await startProxy(port, 3_000_000);
   try {
-    const service = BlobServiceClient.fromConnectionString(connection(port));
-    while (!(await service.getProperties().catch(() => undefined))) await new Promise((r) => setTimeout(r, 100));
     const bytes = Buffer.alloc(21 * 2 ** 20 + 7, 'what is essential ');
     const upload = async (container: string, data: Buffer, access?: 'blob') => {
       const client = service.getContainerClient(container);
@@ -94,12 +65,12 @@ async function run(cache: string): Promise<void> {
       );
       return Buffer.from(await file.read());
     };
-    process.env.SONDE_BLOB_ENDPOINT = endpoint(port);
+    process.env.SONDE_BLOB_ENDPOINT = endpointOf(port);
     assert.ok(bytes.equals(await fetched('az://openaipublic/public/a b/x.pt')));
     await rejects(fetched('az://openaipublic/private/a b/x.pt'), /access is denied|there is no such blob/);
     await rejects(fetched('az://openaipublic/public/none'), /there is no such blob \(404\)/);
 
-    process.env.AZURE_STORAGE_CONNECTION_STRING = connection(port);
+    process.env.AZURE_STORAGE_CONNECTION_STRING = connectionOf(port);
     assert.ok(bytes.equals(await fetched(`az://${account}/private/a b/x.pt`)));
     delete process.env.AZURE_STORAGE_CONNECTION_STRING;
     const signature = generateBlobSASQueryParameters(
@@ -115,7 +86,7 @@ async function run(cache: string): Promise<void> {
     assert.ok(bytes.equals(await fetched(`${secret.url}?${signature}`)));
 
     await clearCache();
-    process.env.SONDE_BLOB_ENDPOINT = endpoint(proxy.port);
+    process.env.SONDE_BLOB_ENDPOINT = endpointOf(proxy.port);
     assert.ok(bytes.equals(await fetched('az://openaipublic/public/a b/x.pt')));
     assert.ok(proxy.cuts() >= 5, `${proxy.cuts()} connections were cut`);
 
@@ -133,24 +104,10 @@ async function run(cache: string): Promise<void> {
     assert.ok(got.equals(newer) || got.equals(bytes), 'one of the two, whole');
   } finally {
     proxy.close();
-    azurite.kill('SIGKILL');
   }
 }
 
-if (folder === undefined) test.skip(title, 'SONDE_TEST_AZURITE names no folder with Azurite');
-else {
-  test(title, () =>
-    withFolder(async (cache) => {
-      const before = { ...process.env };
-      process.env.SONDE_CACHE = cache;
-      try {
-        await run(cache);
-      } finally {
-        for (const name of Object.keys(process.env)) if (!(name in before)) delete process.env[name];
-        Object.assign(process.env, before);
-      }
-    }),
-  );
-}
+if (azuriteFolder === undefined) test.skip(title, azuriteMissing);
+else test(title, () => withAzurite(run));
 
 test.run();

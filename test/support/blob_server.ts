@@ -1,8 +1,12 @@
-// A server of blobs on this machine that answers as Azure's does (ranges, ETags, If-Match, checksums) and can be told to
-// misbehave: cut connections, stall, damage bytes, answer with errors, replace a blob while it is read.
+// A server of blobs on this machine that answers as Azure's does (ranges, ETags, conditions, checksums; and writes, lists
+// and leases, which blob_account.ts keeps) and can be told to misbehave: cut connections, stall, damage bytes, answer with
+// errors, replace a blob while it is read. Processes that a test starts reach it by `endpoint`.
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { type Answer, BlobAccount, type Content, Refused, type StoredBlob } from './blob_account.js';
+
+export type { Content } from './blob_account.js';
 
 export interface ServedRequest {
   readonly method: string;
@@ -10,10 +14,9 @@ export interface ServedRequest {
   readonly query: string;
   readonly range: string | undefined;
   readonly authorization: string | undefined;
+  /** `get`, `head`, `put blob`, `put block`, `commit`, `delete`, `list`, or `acquire`, `renew`, `release`, `break`. */
+  readonly operation: string;
 }
-
-/** Content of a blob, whole or made on demand. */
-export type Content = Buffer | { readonly size: number; read(from: number, to: number): Promise<Buffer> };
 
 export interface Faults {
   /** Closes each connection after so many bytes of an answer. */
@@ -26,11 +29,19 @@ export interface Faults {
   stall?: boolean;
   /** Answers a range with so many bytes fewer. */
   shorten?: number;
-  /** Changes a byte of each answer. */
+  /** Changes a byte of each answer, or of what is written. */
   damage?: boolean;
+  /** Closes the connection after so many bytes of the request. */
+  cutRequestAfter?: number;
+  /** Does what is asked, and closes the connection without an answer. */
+  loseAnswer?: boolean;
+  /** What is asked is done when this resolves. */
+  hold?: Promise<unknown>;
   /** Answers with this status and error code. */
   status?: number;
   code?: string;
+  /** Sent with the status: seconds, or a date. */
+  retryAfter?: number | string;
   /** Sends the client on to this address. */
   redirect?: string;
 }
@@ -48,12 +59,12 @@ export class BlobServer {
   readonly requests: ServedRequest[] = [];
   /** Bytes of all answers. */
   sent = 0;
+  /** What is there; to look at, and to change. */
+  readonly account = new BlobAccount();
   /** What goes wrong with a request, by its number from 0. */
   faults: (request: ServedRequest, number: number) => Faults | undefined = () => undefined;
   readonly #server: Server;
-  readonly #blobs = new Map<string, { content: Content; etag: string; md5: string | undefined; modified: Date }>();
   readonly #options: ServerOptions;
-  #version = 0;
 
   private constructor(server: Server, options: ServerOptions) {
     this.#server = server;
@@ -81,8 +92,16 @@ export class BlobServer {
 
   /** Serves `content` at a path such as `openaipublic/container/blob`, in place of what was there. */
   put(path: string, content: Content, { md5 }: { md5?: string | undefined } = {}): void {
-    const modified = new Date(Date.UTC(2026, 0, 1) + 1000 * ++this.#version);
-    this.#blobs.set(`/${path}`, { content, md5, modified, etag: `"0x${this.#version.toString(16).padStart(8, '0')}"` });
+    this.account.put(`/${path}`, content, md5);
+  }
+
+  /** Resolves when every request is over whose client is there or gone. */
+  async settled(): Promise<void> {
+    const connections = () => new Promise((resolve) => this.#server.getConnections((_, count) => resolve(count)));
+    do {
+      this.#server.closeIdleConnections();
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    } while ((await connections()) !== 0);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -101,12 +120,44 @@ export class BlobServer {
       query: url.search,
       range,
       authorization: header('authorization'),
+      operation: operationOf(request.method ?? '', url.searchParams.get('comp'), header('x-ms-lease-action')),
     };
     const faults = this.faults(served, this.requests.push(served) - 1) ?? {};
     if (faults.delay) await new Promise((resolve) => setTimeout(resolve, faults.delay));
-    const blob = this.#blobs.get(served.path);
     if (faults.redirect) return void response.writeHead(302, { Location: faults.redirect }).end();
-    if (faults.status) return refuse(response, faults.status, faults.code ?? 'Injected');
+    if (faults.status) return refuse(response, faults.status, faults.code ?? 'Injected', faults.retryAfter);
+    if (served.operation === 'get' || served.operation === 'head') {
+      await faults.hold;
+      return this.#read(served, header, response, faults);
+    }
+    const body = await bodyOf(request, faults);
+    await faults.hold;
+    if (!body || response.destroyed) return;
+    const { method, path } = served;
+    try {
+      const answer = this.account.answer({ method, path, query: url.searchParams, body, header });
+      if (faults.loseAnswer) request.socket.destroy();
+      else await this.#reply(response, answer, faults);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      refuse(response, error.status, error.code);
+    }
+  }
+
+  async #reply(response: ServerResponse, { status, headers, body = '' }: Answer, faults: Faults): Promise<void> {
+    const bytes = Buffer.from(body);
+    response.writeHead(status, { ...headers, 'Content-Length': bytes.length });
+    await this.#send(response, bytes, faults);
+  }
+
+  async #read(
+    served: ServedRequest,
+    header: (name: string) => string | undefined,
+    response: ServerResponse,
+    faults: Faults,
+  ): Promise<void> {
+    const { range } = served;
+    const blob: StoredBlob | undefined = this.account.blobs.get(served.path);
     if (!blob) return refuse(response, 404, 'BlobNotFound');
     const { content, etag, md5, modified } = blob;
     const size = Buffer.isBuffer(content) ? content.length : content.size;
@@ -152,6 +203,30 @@ export class BlobServer {
   }
 }
 
+function operationOf(method: string, comp: string | null, lease: string | undefined): string {
+  if (comp === 'lease') return lease ?? '';
+  const named: Record<string, string> = { list: 'list', block: 'put block', blocklist: 'commit' };
+  return named[comp ?? ''] ?? (method === 'PUT' ? 'put blob' : method.toLowerCase());
+}
+
+/** What is written; undefined when the connection is closed before all has come. */
+async function bodyOf(request: IncomingMessage, { cutRequestAfter, damage }: Faults): Promise<Buffer | undefined> {
+  const parts: Buffer[] = [];
+  let came = 0;
+  try {
+    for await (const bytes of request) {
+      parts.push(bytes as Buffer);
+      came += (bytes as Buffer).length;
+      if (cutRequestAfter !== undefined && came >= cutRequestAfter) request.socket.destroy();
+    }
+  } catch {
+    return undefined;
+  }
+  if (!request.complete) return undefined;
+  const body = Buffer.concat(parts);
+  return damage && body.length > 0 ? damaged(body) : body;
+}
+
 /** Until more can be written, or nobody reads any longer. */
 function drained(response: ServerResponse): Promise<void> {
   return new Promise((resolve) => {
@@ -181,7 +256,8 @@ function rangeOf(range: string | undefined, size: number): [number, number] {
   return [Number(from), last ? Math.min(Number(last) + 1, size) : size];
 }
 
-function refuse(response: ServerResponse, status: number, code: string): void {
-  response.writeHead(status, { 'Content-Type': 'application/xml', 'x-ms-error-code': code });
+function refuse(response: ServerResponse, status: number, code: string, retryAfter?: number | string): void {
+  const wait = retryAfter === undefined ? {} : { 'Retry-After': String(retryAfter) };
+  response.writeHead(status, { 'Content-Type': 'application/xml', 'x-ms-error-code': code, ...wait });
   response.end(`<?xml version="1.0" encoding="utf-8"?><Error><Code>${code}</Code><Message>${code}</Message></Error>`);
 }

@@ -1,0 +1,132 @@
+// A dump into Azurite, Microsoft's emulator of Azure's blob storage (test/support/azurite.ts says how to run this).
+// Oracle: the same dump in a folder.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import type { BlobServiceClient, ContainerClient } from '@azure/storage-blob';
+import * as assert from 'uvu/assert';
+import { openDump } from '../../src/dump/reader.js';
+import { BlobStore } from '../../src/files/blob_store.js';
+import { account, azuriteFolder, azuriteMissing, connectionOf, endpointOf, withAzurite } from '../support/azurite.js';
+import { withFolder } from '../support/folders.js';
+import { rejects, suite } from '../support/harness.js';
+import { contentsOf, sampleText } from './folders.js';
+
+const test = suite('dump into azurite');
+test.limit(180_000);
+const title = 'a private container: killed in mid-upload, continued, verified; leases; blocks that were left';
+const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const address = `az://${account}/private/a b/run`;
+const prefix = 'a b/run/';
+
+const start = (out: string): ChildProcess =>
+  spawn(
+    process.execPath,
+    [
+      ...[main, 'dump', '--text', sampleText, '--hook', '*/mlp/post_act', '*/mlp/pre_act', '--dtype', 'float32'],
+      ...['--context', '32', '--shard-tokens', '1536', '--limit', '4000', '--threads', '1', '--out', out],
+    ],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
+
+function ended(child: ChildProcess): Promise<{ code: number | null; errors: string }> {
+  let errors = '';
+  child.stderr?.on('data', (text) => {
+    errors += text;
+  });
+  return new Promise((resolve) => child.on('close', (code) => resolve({ code, errors })));
+}
+
+/** Names of blobs that have only blocks. */
+async function uncommitted(container: ContainerClient): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name, properties } of container.listBlobsFlat({ prefix, includeUncommitedBlobs: true })) {
+    if (properties.contentLength === 0) names.push(name.slice(prefix.length));
+  }
+  return names;
+}
+
+async function hashes(container: ContainerClient): Promise<Record<string, string>> {
+  const found: Record<string, string> = {};
+  for await (const { name } of container.listBlobsFlat({ prefix })) {
+    const bytes = await container.getBlobClient(name).downloadToBuffer();
+    found[name.slice(prefix.length)] = `${bytes.length} ${createHash('sha256').update(bytes).digest('hex')}`;
+  }
+  return found;
+}
+
+/** Lets the process stand still while there are blocks of a shard that is not committed; says of which ones. */
+async function stoppedInUpload(running: ChildProcess, container: ContainerClient): Promise<string[]> {
+  while (running.exitCode === null) {
+    if ((await uncommitted(container)).length === 0) continue;
+    running.kill('SIGSTOP');
+    await sleep(300); // what was on its way has come
+    const left = await uncommitted(container);
+    if (left.length > 0) return left;
+    running.kill('SIGCONT');
+  }
+  throw new Error('the dump was over before it could be stopped in an upload');
+}
+
+async function run(port: number, service: BlobServiceClient): Promise<void> {
+  const container = service.getContainerClient('private');
+  await container.create();
+  process.env.SONDE_BLOB_ENDPOINT = endpointOf(port);
+  process.env.AZURE_STORAGE_CONNECTION_STRING = connectionOf(port);
+  const whole = await withFolder(async (folder) => {
+    const { code, errors } = await ended(start(join(folder, 'out')));
+    assert.is(code, 0, errors);
+    return contentsOf(join(folder, 'out'));
+  });
+
+  const first = start(address);
+  const end = ended(first);
+  const left = await stoppedInUpload(first, container);
+  const { pid } = first;
+  assert.match((await ended(start(address))).errors, new RegExp(`is being written by process ${pid} on `));
+  first.kill('SIGKILL');
+  await end;
+  await using begun = await openDump(address);
+  const problems = (await begun.verify()).map(({ file, problem }) => `${file}: ${problem}`);
+  assert.ok(
+    problems.includes(`${left[0]}.00000000.partial: is an unfinished piece of ${left[0]}`),
+    problems.join('\n'),
+  );
+  assert.ok(problems.some((problem) => problem.startsWith('manifest.json.claim: is the claim of')));
+
+  const { code, errors } = await ended(start(address));
+  assert.is(code, 0, errors);
+  assert.equal(await hashes(container), whole);
+  assert.equal(await uncommitted(container), []);
+  await using made = await openDump(address);
+  assert.equal(await made.verify(), []);
+
+  const store = new BlobStore(address);
+  await container.getBlockBlobClient(`${prefix}shard-00009.safetensors`).stageBlock('AAAA', 'left', 4);
+  const name = (await store.list()).find((each) => each.startsWith('shard-00009')) as string;
+  assert.is(name, 'shard-00009.safetensors.00000000.partial');
+  await store.remove(name);
+  assert.equal(
+    [await uncommitted(container), Object.keys(await hashes(container)).length],
+    [[], Object.keys(whole).length],
+  );
+
+  const claim = await store.claim('other.claim');
+  assert.match(String(await store.claim('other.claim')), /^process \d+ on /);
+  if (typeof claim === 'string') throw new Error(claim);
+  assert.is(await claim.lost(), false);
+  await rejects(store.writeText('other.claim', 'x'), /another process holds it/);
+  await container.getBlobClient(`${prefix}other.claim`).getBlobLeaseClient().breakLease(0);
+  assert.is(await claim.lost(), true);
+  await claim.release();
+
+  delete process.env.AZURE_STORAGE_CONNECTION_STRING;
+  await rejects(new BlobStore('az://openaipublic/private/x').list(), /access is denied|nothing for the public|no such/);
+}
+
+if (azuriteFolder === undefined) test.skip(title, azuriteMissing);
+else test(title, () => withAzurite(run));
+
+test.run();
