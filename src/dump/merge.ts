@@ -41,9 +41,9 @@ interface PlacedShard {
 }
 
 /**
- * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and stay as
- * they are; in object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one process. A call that was interrupted is finished by the same
- * call; a dump that is whole already is left alone.
+ * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and
+ * stay as they are; in object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one
+ * process. A call that was interrupted is finished by the same call; a dump that is whole already is left alone.
  * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their shards
  *   do not make a whole; nothing is changed then.
  */

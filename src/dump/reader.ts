@@ -210,8 +210,9 @@ function joined<T extends Int32Array | Float32Array>(Kind: new (length: number) 
 }
 
 /**
- * Opens the dump in a folder, or under `az://account/container/prefix`, of which only what is asked for is read. One that was made in parts (`shard: { index, count }`) is opened as a whole, once its
- * parts lie in one folder; parts that are missing are missing rows.
+ * Opens the dump in a folder, or under `az://account/container/prefix`, of which only what is asked for is read. One
+ * that was made in parts (`shard: { index, count }`) is opened as a whole, once its parts lie in one folder; parts that
+ * are missing are missing rows.
  * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
  */
 export async function openDump(folder: string): Promise<Dump> {
