@@ -32,7 +32,9 @@ export async function claimBlob(claimed: ClaimedBlob): Promise<Claim | string> {
   for (;;) {
     const since = performance.now();
     if (await taken(claimed, self)) return new HeldLease(claimed, self, since);
-    const owner = await ownerOf(claimed);
+    const named = await ownerOf(claimed);
+    // Where another was faster with the lease and has not written its name yet, this process's own may be there.
+    const owner = named?.token === self.token ? undefined : named;
     const atWork = owner && isAtWork(owner);
     if (atWork) return ownerInWords(owner);
     if (atWork === false && (await releasedFor(claimed, owner as Owner))) continue;
