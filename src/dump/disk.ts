@@ -1,10 +1,14 @@
 // Writing big files piece by piece, and saying in words what went wrong where they are written.
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
+import pLimit from 'p-limit';
 import type { ByteSource } from '../files/byte_source.js';
 
 /** Room for what is read or hashed at a time, to be used again and again. */
 export const makeRoom = (): Uint8Array => new Uint8Array(2 ** 22);
+
+/** For looking at many files: object storage takes its time for each. */
+export const findsAtOnce = pLimit(16);
 
 // A full disk takes part of the bytes first, and says so at the next attempt.
 export async function writeAll(

@@ -1,7 +1,7 @@
 // The folder a dump is written to: refuses what is not its own or is somebody else's just now, clears away what an
 // interrupted run left, and says which shards are there already.
 import { type Store, unfinishedOf } from '../files/store.js';
-import { onDisk } from './disk.js';
+import { findsAtOnce, onDisk } from './disk.js';
 import {
   claimedFile,
   claimFile,
@@ -98,13 +98,14 @@ function isOwn(leftover: string, { part }: DumpSettings): boolean {
 }
 
 async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {
-  const shards = new Map<number, ShardEntry>();
-  for (const entry of listed) {
-    const there = await Promise.all(filesOf(entry).map((file) => isThere(store, file)));
-    if (there.includes(false)) continue; // it will be written again
-    shards.set(shardNumber(entry.file) as number, entry);
-  }
-  return shards;
+  const whole = await Promise.all(
+    listed.map(async (entry) => {
+      const there = await Promise.all(filesOf(entry).map((file) => findsAtOnce(() => isThere(store, file))));
+      return !there.includes(false); // else it will be written again
+    }),
+  );
+  const found = listed.filter((_, i) => whole[i]);
+  return new Map(found.map((entry) => [shardNumber(entry.file) as number, entry]));
 }
 
 /** @throws Error when there is something else. */

@@ -163,7 +163,8 @@ async function cached(reader: string, address: string, options: NamedOptions): P
 }
 
 const withoutNetwork =
-  '; without a network only what is in the cache can be loaded, and SONDE_BLOB_ENDPOINT names a mirror of the public files';
+  '; without a network only what is in the cache can be loaded, ' +
+  'and SONDE_BLOB_ENDPOINT names a mirror of the public files';
 
 const pollMilliseconds = 100;
 

@@ -1,6 +1,6 @@
 // Where a blob lies: az://account/container/path as the original writes it, or any https:// address; and where a dump
-// lies, az://account/container/prefix. Turns each into the URL to ask and says which credentials from the environment are
-// meant for it: one account's are never sent to another's address.
+// lies, az://account/container/prefix. Turns each into the URL to ask and says which credentials from the environment
+// are meant for it: one account's are never sent to another's address.
 import { join } from 'node:path';
 
 export interface BlobAddress {

@@ -1,6 +1,6 @@
-// The right of one process at a time to write a dump in object storage: a small blob that says who has it, under a lease
-// that its owner renews. A lease ends by itself when it is not renewed, so nobody has to judge by a clock whether a
-// process of another machine is alive; one of this machine is asked, and what a dead one held is taken over at once.
+// The right of one process at a time to write a dump in object storage: a small blob that says who has it, under a
+// lease that its owner renews. A lease ends by itself when it is not renewed, so nobody has to judge by a clock whether
+// a process of another machine is alive; one of this machine is asked, and what a dead one held is taken over at once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobLeaseClient, BlockBlobClient } from '@azure/storage-blob';
 import { type Patience, patient, request, unlessStatus } from './blob_request.js';
@@ -32,7 +32,9 @@ export async function claimBlob(claimed: ClaimedBlob): Promise<Claim | string> {
   for (;;) {
     const since = performance.now();
     if (await taken(claimed, self)) return new HeldLease(claimed, self, since);
-    const owner = await ownerOf(claimed);
+    const named = await ownerOf(claimed);
+    // Where another was faster with the lease and has not written its name yet, this process's own may be there.
+    const owner = named?.token === self.token ? undefined : named;
     const atWork = owner && isAtWork(owner);
     if (atWork) return ownerInWords(owner);
     if (atWork === false && (await releasedFor(claimed, owner as Owner))) continue;
@@ -63,7 +65,8 @@ async function taken({ name, blob, seconds }: ClaimedBlob, self: Owner): Promise
 
 async function ownerOf({ name, blob }: ClaimedBlob): Promise<Owner | undefined> {
   const text = await request(name, async ({ signal: abortSignal }) => {
-    const answer = await unlessStatus([404, 416], undefined, blob.download(0, longestOwner, { abortSignal })); // gone, empty
+    // gone, or empty
+    const answer = await unlessStatus([404, 416], undefined, blob.download(0, longestOwner, { abortSignal }));
     const parts: Buffer[] = [];
     for await (const bytes of answer?.readableStreamBody ?? []) parts.push(Buffer.from(bytes));
     return Buffer.concat(parts).toString();
@@ -72,8 +75,8 @@ async function ownerOf({ name, blob }: ClaimedBlob): Promise<Owner | undefined> 
 }
 
 /**
- * Ends the lease of a process that is dead, in its name: by its ID, so that nobody's lease is ended who was faster. (Breaking
- * a lease would end anybody's.)
+ * Ends the lease of a process that is dead, in its name: by its ID, so that nobody's lease is ended who was faster.
+ * (Breaking a lease would end anybody's.)
  */
 function releasedFor({ name, blob }: ClaimedBlob, { token }: Owner): Promise<boolean> {
   const release = (abortSignal: AbortSignal) => blob.getBlobLeaseClient(token).releaseLease({ abortSignal });

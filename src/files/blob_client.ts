@@ -1,5 +1,5 @@
-// The storage client's objects for addresses. Its own resuming gives up at the first cut, so it is told not to retry: all
-// retries are in blob_request.ts.
+// The storage client's objects for addresses. Its own resuming gives up at the first cut, so it is told not to retry:
+// all retries are in blob_request.ts.
 import type {
   BlobClient,
   BlobServiceClient,

@@ -1,4 +1,5 @@
-// Asking a server that may be away for a moment: which failures are asked again and when, and in words why one is final.
+// Asking a server that may be away for a moment: which failures are asked again and when, and in words why one is
+// final.
 import { setTimeout as sleep } from 'node:timers/promises';
 import pRetry from 'p-retry';
 

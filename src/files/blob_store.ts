@@ -1,11 +1,11 @@
-// A prefix in a container of Azure's blob storage. Files are written on this machine, in the system's temporary folder, and
-// uploaded when they are whole; what is read comes by ranges. Errors are in words.
+// A prefix in a container of Azure's blob storage. Files are written on this machine, in the system's temporary folder,
+// and uploaded when they are whole; what is read comes by ranges. Errors are in words.
 //
-// An upload that was killed leaves blocks that nobody reads, of a blob that is not there. List Blobs gives such a blob a
-// length of 0, as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty.
-// Azure deletes no blob that is only blocks. To be rid of them, an empty list of blocks is committed, and the empty blob that
-// comes of it is deleted, each under the condition that nothing has come there since, so that no finished blob can be
-// lost; whoever looks in between, or after a kill in between, sees an unfinished file as before.
+// An upload that was killed leaves blocks that nobody reads, of a blob that is not there. List Blobs gives such a blob
+// a length of 0, as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is
+// empty. Azure deletes no blob that is only blocks. To be rid of them, an empty list of blocks is committed, and the
+// empty blob that comes of it is deleted, each under the condition that nothing has come there since, so that no
+// finished blob can be lost; whoever looks in between, or after a kill in between, sees an unfinished file as before.
 import { randomBytes } from 'node:crypto';
 import { open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -1,4 +1,4 @@
-// openBlob against Azurite, Microsoft's emulator of Azure's blob storage (test/support/azurite.ts says how to run this).
+// openBlob against Azurite, Microsoft's emulator of Azure's blob storage (test/support/azurite.ts says how to run it).
 // Oracle: the bytes that the storage client uploaded.
 import { createHash } from 'node:crypto';
 import { connect, createServer } from 'node:net';

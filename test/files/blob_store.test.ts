@@ -419,6 +419,17 @@ test('a lease of another machine is waited for, as long as one lasts', () =>
     assert.is(await store.claim(claimName), 'another process');
   }));
 
+test('one that made the blob, but was slower with the lease, does not name itself', () =>
+  withBlobServer(async (server) => {
+    server.account.shortestLease = 1;
+    server.faults = ({ operation }) => {
+      if (operation === 'acquire') server.account.steal(pathOf(claimName));
+      return undefined;
+    };
+    assert.is(await new BlobStore(address, { leaseSeconds: 1 }).claim(claimName), 'another process');
+    assert.is(owner(server).pid, process.pid);
+  }));
+
 test('a claim is renewed; what is taken or deleted is lost', () =>
   withBlobServer(async (server) => {
     server.account.shortestLease = 1;

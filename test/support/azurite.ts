@@ -28,7 +28,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-/** Starts one that is empty, with a cache of its own for this process. What `body` sets in the environment is undone. */
+/** Starts one that is empty; this process has a cache of its own. What `body` sets in the environment is undone. */
 export const withAzurite = (body: (port: number, service: BlobServiceClient) => Promise<void>): Promise<void> =>
   withFolder(async (cache) => {
     const before = { ...process.env };

@@ -1,5 +1,5 @@
-// What a server of blobs keeps, and how Azure changes it: blobs, blocks that are not committed, leases. No network here.
-// https://learn.microsoft.com/rest/api/storageservices/operations-on-blobs
+// What a server of blobs keeps, and how Azure changes it: blobs, blocks that are not committed, leases. Nothing of it
+// goes over a network. https://learn.microsoft.com/rest/api/storageservices/operations-on-blobs
 import { createHash } from 'node:crypto';
 
 /** Content of a blob, whole or made on demand. */
@@ -205,7 +205,7 @@ export class BlobAccount {
     const next = left[size]?.[0] ?? '';
     const shown = left.slice(0, size).map(([, entry]) => entry);
     const body =
-      `<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="http://localhost/" ContainerName="x">` +
+      `<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="http://localhost/">` +
       `<Prefix>${prefix}</Prefix><Blobs>${shown.join('')}</Blobs><NextMarker>${next}</NextMarker></EnumerationResults>`;
     return { status: 200, headers: { 'Content-Type': 'application/xml' }, body };
   }

@@ -1,6 +1,6 @@
-// A server of blobs on this machine that answers as Azure's does (ranges, ETags, conditions, checksums; and writes, lists
-// and leases, which blob_account.ts keeps) and can be told to misbehave: cut connections, stall, damage bytes, answer with
-// errors, replace a blob while it is read. Processes that a test starts reach it by `endpoint`.
+// A server of blobs on this machine that answers as Azure's does (ranges, ETags, conditions, checksums; and writes,
+// lists and leases, which blob_account.ts keeps) and can be told to misbehave: cut connections, stall, damage bytes,
+// answer with errors, replace a blob while it is read. Processes that a test starts reach it by `endpoint`.
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';

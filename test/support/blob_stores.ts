@@ -1,5 +1,5 @@
-// A server of blobs for a test: what is asked for under az://openaipublic/ comes to it, from this process and from those
-// that it starts.
+// A server of blobs for a test: what is asked for under az://openaipublic/ comes to it, from this process and from
+// those that it starts.
 import { createHash } from 'node:crypto';
 import { readdir, readlink } from 'node:fs/promises';
 import { BlobServer } from './blob_server.js';
