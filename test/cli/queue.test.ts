@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { assertSameFolder, sampleText } from '../dump/folders.js';
+import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
+import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blob_stores.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { type Outcome, run } from './command.js';
@@ -198,6 +199,21 @@ if (!installed) {
       assert.is(changed.code, 1);
       assert.match(changed.stderr, /out holds a dump with the corpus .*8000 bytes\), but .*4000 bytes\) was asked for/);
     }));
+
+  test('a dump in object storage', () =>
+    withRedis((redis, at) =>
+      withBlobServer(async (server) => {
+        const words = (out: string) => dumpWords(out, '--limit', '4000');
+        good(await run(['dump', ...words(at('whole'))]));
+        good(await run(['queue', 'plan', '--redis', redis.url, ...words(address)]));
+        for (const worker of [1, 2].map(() => startWorker(redis.url, '--until-done'))) {
+          const { code, stderr } = await worker.ended;
+          assert.is(code, 0, stderr);
+        }
+        assert.equal(hashesOf(server), await contentsOf(at('whole')));
+        assert.equal(uncommittedOf(server), []);
+      }),
+    ));
 }
 
 test('the packages are optional: without them, the command says what to install', async () => {
