@@ -1,7 +1,6 @@
 // Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is tried.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -10,20 +9,13 @@ import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
 import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blob_stores.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
+import { freePort } from '../support/machine.js';
 import { type Outcome, run } from './command.js';
 
 const test = suite('sonde queue');
 test.limit(240_000);
 const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 const installed = ['redis-server', 'valkey-server'].find((name) => spawnSync(name, ['--version']).status === 0);
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** A server that keeps what it knows in a folder, and can be stopped and started. */
 class Redis {

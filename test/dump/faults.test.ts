@@ -1,6 +1,6 @@
 // Oracle: a dump that nothing happened to. Disks that fill up or turn read-only, files that vanish, lines that are broken:
 // the error names what and where, what is finished stays valid, and the run goes on when the cause is gone.
-import { execFileSync, spawn } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,6 +10,7 @@ import { openDump } from '../../src/dump/reader.js';
 import { dump } from '../../src/dump/run.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
+import { canMount } from '../support/machine.js';
 import { assertSameFolder, sampleText } from './folders.js';
 
 const test = suite('faults');
@@ -76,15 +77,6 @@ for (const [way, changes] of ways) {
     }));
 }
 
-const canMount = (() => {
-  try {
-    execFileSync('unshare', ['-rm', 'mount', '-t', 'tmpfs', 'none', '/mnt'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-})();
-
 /** Runs a script in which `dump` is the command with the folder `disk`, where file systems can be mounted. */
 function onDisk(folder: string, script: string): Promise<string> {
   const words = `--text '${sampleText}' --hook 1/mlp/post_act --context 32 --shard-tokens 2048 --out disk/out`;
@@ -101,7 +93,7 @@ function onDisk(folder: string, script: string): Promise<string> {
 }
 
 const disks = 'a disk that is full, and one that turns read-only';
-if (!canMount) test.skip(disks, 'a small file system cannot be mounted here');
+if (!canMount()) test.skip(disks, 'a small file system cannot be mounted here');
 else {
   for (const [way, more] of [
     ['one process', ''],

@@ -1,6 +1,6 @@
 // openBlob and its cache against a server that misbehaves. Oracle: the bytes that were put there. Whatever goes wrong,
 // the outcome is those bytes or an error in words, and the cache never holds a wrong file.
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { appendFile, copyFile, mkdir, readdir, readFile, truncate, utimes, writeFile } from 'node:fs/promises';
@@ -14,6 +14,7 @@ import { loadTorch, saveTorch } from '../../src/files/torch.js';
 import { BlobServer, type ServerOptions } from '../support/blob_server.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
+import { canMount } from '../support/machine.js';
 
 const test = suite('blob');
 const MiB = 2 ** 20;
@@ -503,16 +504,8 @@ test('a server that sends on to another: followed, but never with credentials', 
 
 // ---- the disk
 
-const canMount = (() => {
-  try {
-    execFileSync('unshare', ['-rm', 'mount', '-t', 'tmpfs', 'none', '/mnt'], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-})();
 const fullDisk = 'a disk that is too small, and one that fills up';
-if (!canMount) test.skip(fullDisk, 'a small file system cannot be mounted here');
+if (!canMount()) test.skip(fullDisk, 'a small file system cannot be mounted here');
 else {
   test(fullDisk, () =>
     withServer(async (server, cache) => {

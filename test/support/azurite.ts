@@ -2,10 +2,10 @@
 //   npm install --prefix /some/folder azurite@3.37.0
 //   SONDE_TEST_AZURITE=/some/folder npm test -- azurite
 import { spawn } from 'node:child_process';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { BlobServiceClient } from '@azure/storage-blob';
 import { withFolder } from './folders.js';
+import { freePort } from './machine.js';
 
 /** Where it is installed. */
 export const azuriteFolder = process.env.SONDE_TEST_AZURITE;
@@ -19,14 +19,6 @@ export const endpointOf = (port: number): string => `http://127.0.0.1:${port}/${
 
 export const connectionOf = (port: number): string =>
   `DefaultEndpointsProtocol=http;AccountName=${account};AccountKey=${key};BlobEndpoint=${endpointOf(port)};`;
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** Starts one that is empty; this process has a cache of its own. What `body` sets in the environment is undone. */
 export const withAzurite = (body: (port: number, service: BlobServiceClient) => Promise<void>): Promise<void> =>
