@@ -4,17 +4,10 @@ import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus.js';
 import { bytesOf } from '../dump/manifest.js';
 import type { DumpOptions } from '../dump/options.js';
-import {
-  type Dropped,
-  type DumpDType,
-  describePlan,
-  droppable,
-  dumpDTypes,
-  type Part,
-  showBytes,
-} from '../dump/plan.js';
+import { describePlan, showBytes } from '../dump/plan.js';
 import { openDump } from '../dump/reader.js';
 import { dump, planOf } from '../dump/run.js';
+import { type Dropped, type DumpDType, droppable, dumpDTypes, type Part } from '../dump/settings.js';
 import type { DeviceName } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { interruptible, UsageError } from './failure.js';

@@ -3,7 +3,7 @@
 // row, and the tensors are [cells, ...].
 import { endOfTextToken } from '../files/tokenizer.js';
 import type { Block } from './blocks.js';
-import type { DumpSettings } from './plan.js';
+import type { DumpSettings } from './settings.js';
 
 export interface Cells {
   readonly count: number;

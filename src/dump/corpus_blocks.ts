@@ -1,7 +1,7 @@
 // The corpus as the blocks of a dump's shards.
 import { type Block, blocksOf } from './blocks.js';
 import { readCorpus, type Source } from './corpus.js';
-import type { DumpSettings } from './plan.js';
+import type { DumpSettings } from './settings.js';
 
 /** What decides how a corpus is cut. */
 export interface Cut {

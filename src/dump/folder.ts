@@ -16,7 +16,7 @@ import {
   type ShardEntry,
   shardNumber,
 } from './manifest.js';
-import type { DumpSettings } from './plan.js';
+import type { DumpSettings } from './settings.js';
 
 export interface PreparedFolder {
   /** Shards that are there, by number. */

@@ -4,8 +4,7 @@
 import { bytesPerElement, type HostDType } from '../files/host_tensor.js';
 import { type PlacedTensor, type PlannedTensor, safetensorsHeader } from '../files/safetensors_header.js';
 import { isPacked } from './cells.js';
-import type { DenseLocation, DumpDType, DumpSettings } from './plan.js';
-import type { FloatDType } from './stored_floats.js';
+import type { DenseLocation, DumpDType, DumpSettings, FloatDType } from './settings.js';
 
 export const latentsName = (location: string): string => `${location}/latents`;
 

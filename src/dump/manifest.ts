@@ -4,7 +4,7 @@
 import type { Store } from '../files/store.js';
 import { findsAtOnce, onDisk } from './disk.js';
 import { latentsName } from './layout.js';
-import { type DumpSettings, droppable, dumpDTypes, type Part } from './plan.js';
+import { type DumpSettings, droppable, dumpDTypes, type Part } from './settings.js';
 
 /** A file as it must be. */
 export interface ListedFile {

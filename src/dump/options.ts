@@ -6,8 +6,8 @@ import type { BlobProgress } from '../files/blob.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import type { AutoencoderSource } from './autoencoders.js';
 import type { Corpus } from './corpus.js';
-import type { Dropped, DumpDType, Part } from './plan.js';
 import type { DumpProgress } from './progress.js';
+import type { Dropped, DumpDType, Part } from './settings.js';
 
 /** The device of a process that shares the work; `threads` as for `openDevice`. */
 export interface WorkerOptions {

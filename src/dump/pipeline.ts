@@ -7,8 +7,9 @@ import type { FoundAutoencoder } from './autoencoders.js';
 import { type Batch, batchesOf } from './batches.js';
 import type { Block } from './blocks.js';
 import { widthOf } from './layout.js';
-import type { DumpPlan, SparseLocation } from './plan.js';
+import type { DumpPlan } from './plan.js';
 import { quietly } from './read_ahead.js';
+import type { SparseLocation } from './settings.js';
 import { ShardWriter } from './shard.js';
 import { type StoredFloats, transferDType } from './stored_floats.js';
 

@@ -1,55 +1,29 @@
 // Writes one shard. Tensors follow one another in the file while rows come batch by batch, so each batch is written
-// at the positions that the plan gives; latents, whose number nobody knows before, are spooled next to the shard as they
-// come and put in the order of the rows at the end, and the header goes last into the room kept for it. Padding is never
-// written: holes of a file read as zeros. The shard gets its name only when it is whole and on the disk.
+// at the positions that the plan gives, latents, whose number nobody knows before, at the end, and the header goes last
+// into the room kept for it. Padding is never written: holes of a file read as zeros. The shard gets its name only when it
+// is whole and on the disk.
 import { handleSource } from '../files/byte_source.js';
 import { type Draft, newTag, type Store } from '../files/store.js';
 import type { Batch } from './batches.js';
 import type { Block } from './blocks.js';
-import { type Cells, cellsOf, passes } from './cells.js';
+import { type Cells, cellsOf } from './cells.js';
 import { digestOf, onDisk, writeAll } from './disk.js';
-import {
-  featureNames,
-  featureWidths,
-  indexDType,
-  latentDType,
-  latentsName,
-  ShardLayout,
-  statisticNames,
-  widthOf,
-} from './layout.js';
+import { type Csr, LatentSpool } from './latent_spool.js';
+import { latentsName, ShardLayout, widthOf } from './layout.js';
 import { type ListedFile, type ShardEntry, shardFile } from './manifest.js';
-import type { DumpSettings } from './plan.js';
+import { packedRuns, paddedRuns } from './runs.js';
+import type { DumpSettings } from './settings.js';
 import { draftParquet, type FinishedShard } from './shard_parquet.js';
-import { FeatureStatistics } from './statistics.js';
+import { ShardStatistics } from './shard_statistics.js';
 import { type Quantized, quantized, type StoredFloats, toStored } from './stored_floats.js';
 
-interface Csr {
-  readonly rowPtr: BigInt64Array;
-  readonly indices: Int32Array;
-  readonly values: Float32Array;
-}
-
-interface Spool {
-  readonly indices: SpoolFile;
-  readonly values: SpoolFile;
-  /** Of each cell the active latents, [cells]. */
-  readonly counts: Uint32Array;
-  /** Of each row the first entry in the spool, [rows], and the number of its entries. */
-  readonly starts: Float64Array;
-  readonly sizes: Float64Array;
-  entries: number;
-}
-
-/** Vectors that are stored one after the other: from `first` on in the batch, and `cell` in the shard. */
-interface Run {
-  first: number;
-  cell: number;
-  count: number;
-}
-
-interface SpoolFile extends Pick<Draft, 'path' | 'handle' | 'discard'> {
-  bytes: number;
+interface Making {
+  readonly store: Store;
+  /** Of this attempt. */
+  readonly tag: string;
+  readonly settings: DumpSettings;
+  readonly block: Block;
+  readonly cells: Cells;
 }
 
 export class ShardWriter {
@@ -59,19 +33,11 @@ export class ShardWriter {
   readonly #block: Block;
   readonly #cells: Cells;
   readonly #draft: Draft;
-  readonly #spools: Spool[];
+  readonly #spools: readonly LatentSpool[];
   readonly #layout: ShardLayout;
-  /** Of the locations and then the latents; undefined unless they are asked for. */
-  readonly #statistics: FeatureStatistics[] | undefined;
+  readonly #statistics: ShardStatistics | undefined;
 
-  private constructor(
-    { store, tag }: { store: Store; tag: string },
-    settings: DumpSettings,
-    block: Block,
-    cells: Cells,
-    draft: Draft,
-    spools: Spool[],
-  ) {
+  private constructor({ store, tag, settings, block, cells }: Making, draft: Draft, spools: readonly LatentSpool[]) {
     this.#store = store;
     this.#tag = tag;
     this.#settings = settings;
@@ -80,37 +46,27 @@ export class ShardWriter {
     this.#draft = draft;
     this.#spools = spools;
     this.#layout = ShardLayout.beforeLatents(settings, { rows: block.rows, cells: cells.count });
-    this.#statistics = settings.statistics
-      ? featureWidths(settings).map((width) => new FeatureStatistics(width))
-      : undefined;
+    this.#statistics = settings.statistics ? new ShardStatistics(settings, block) : undefined;
   }
 
   /** Makes the unfinished file, with the tokens in it. */
   static async create(store: Store, settings: DumpSettings, block: Block): Promise<ShardWriter> {
-    const tag = newTag();
+    const making = { store, tag: newTag(), settings, block, cells: cellsOf(settings, block) };
     const file = shardFile(block.number);
     const opened: Draft[] = [];
     const begin = async (piece?: string): Promise<Draft> => {
-      const draft = await onDisk(store.pathOf(file), store.draft(file, tag, piece));
+      const draft = await onDisk(store.pathOf(file), store.draft(file, making.tag, piece));
       opened.push(draft);
       return draft;
     };
-    const spool = async (piece: string): Promise<SpoolFile> => ({ ...(await begin(piece)), bytes: 0 });
     try {
       const draft = await begin();
-      const cells = cellsOf(settings, block);
-      const spools: Spool[] = [];
+      const spools: LatentSpool[] = [];
       for (const i of settings.autoencoders.keys()) {
-        spools.push({
-          indices: await spool(`${i}-indices`),
-          values: await spool(`${i}-values`),
-          counts: new Uint32Array(cells.count),
-          starts: new Float64Array(block.rows),
-          sizes: new Float64Array(block.rows),
-          entries: 0,
-        });
+        const drafts = { indices: await begin(`${i}-indices`), values: await begin(`${i}-values`) };
+        spools.push(new LatentSpool(i, settings, block, making.cells, drafts));
       }
-      const writer = new ShardWriter({ store, tag }, settings, block, cells, draft, spools);
+      const writer = new ShardWriter(making, draft, spools);
       await writer.#writeTokens();
       return writer;
     } catch (error) {
@@ -137,10 +93,13 @@ export class ShardWriter {
   /** `values` [rows, seq, ...] of the batch, which are overwritten. Only what has a cell and is no padding is stored. */
   async writeDense(i: number, batch: Batch, values: StoredFloats): Promise<void> {
     const entry = this.#settings.locations[i] as DumpSettings['locations'][number];
+    const { context } = this.#settings;
+    const { places } = this.#cells;
     const width = widthOf(entry);
-    const statistics = this.#statistics?.[i];
-    if (statistics) this.#addDense(statistics, batch, values as Float32Array, width);
-    const runs = this.#cells.places ? this.#packed(batch, values, width) : this.#padded(batch);
+    this.#statistics?.addDense(i, batch, values as Float32Array);
+    const runs = places
+      ? packedRuns(batch, { ...this.#cells, places }, context, values, width)
+      : paddedRuns(batch, this.#block, context);
     for (const { first, cell, count } of runs) {
       await this.#writeVectors(entry, cell, values.subarray(first * width, (first + count) * width));
     }
@@ -161,105 +120,10 @@ export class ShardWriter {
     }
   }
 
-  // Stretches of vectors that are stored without a gap, from `first` on in the batch. Rows of full length that follow one
-  // another go together.
-  *#padded({ rows, seq }: Batch): Generator<Run> {
-    const { context } = this.#settings;
-    let run: Run | undefined;
-    for (const [n, row] of rows.entries()) {
-      const length = this.#block.lengths[row] as number;
-      run ??= { first: n * seq, cell: row * context, count: 0 };
-      run.count += length;
-      if (length === context && seq === context && rows[n + 1] === row + 1) continue;
-      yield run;
-      run = undefined;
-    }
-  }
-
-  // The same where positions are left out: vectors are moved together first, to the front.
-  #packed({ rows, seq }: Batch, values: StoredFloats, width: number): Run[] {
-    const { context } = this.#settings;
-    const { starts } = this.#cells;
-    const places = this.#cells.places as Int32Array;
-    const runs: Run[] = [];
-    let at = 0;
-    for (const [n, row] of rows.entries()) {
-      const [from, to] = [starts[row] as number, starts[row + 1] as number];
-      const last = runs.at(-1);
-      if (last && last.cell + last.count === from) last.count += to - from;
-      else runs.push({ first: at, cell: from, count: to - from });
-      for (let cell = from; cell < to; cell++) {
-        const source = (n * seq + (places[cell] as number) - row * context) * width;
-        values.copyWithin(at++ * width, source, source + width);
-      }
-    }
-    return runs.filter(({ count }) => count > 0);
-  }
-
-  #addDense(statistics: FeatureStatistics, { order, rows, seq }: Batch, values: Float32Array, width: number): void {
-    for (const n of order) {
-      const own = values.subarray(n * seq * width, (n + 1) * seq * width);
-      statistics.addDense(own, this.#counted(rows[n] as number));
-    }
-  }
-
-  // The positions of a row that statistics are of.
-  #counted(row: number): number[] {
-    const { context } = this.#settings;
-    const positions: number[] = [];
-    for (let position = 0; position < (this.#block.lengths[row] as number); position++) {
-      const token = this.#block.tokens[row * context + position] as number;
-      if (passes(this.#settings, token)) positions.push(position);
-    }
-    return positions;
-  }
-
   /** Latents of the batch's [rows * seq] positions. */
   async appendLatents(i: number, batch: Batch, csr: Csr): Promise<void> {
-    const spool = this.#spools[i] as Spool;
-    const { autoencoders, dtype, locations } = this.#settings;
-    const { latents } = autoencoders[i] as DumpSettings['autoencoders'][number];
-    const pointers = Float64Array.from(csr.rowPtr, Number);
-    const statistics = this.#statistics?.[locations.length + i];
-    if (statistics) this.#addSparse(statistics, batch, csr, pointers);
-    for (const { from, to } of this.#keptEntries(spool, batch, pointers)) {
-      const indices = csr.indices.subarray(from, to);
-      await append(spool.indices, indexDType(latents) === 'uint16' ? new Uint16Array(indices) : indices);
-      await append(spool.values, toStored(csr.values.subarray(from, to), latentDType(dtype)));
-    }
-  }
-
-  // Stretches of entries that are stored: padding has entries, too, if it was computed, and is left out.
-  #keptEntries(spool: Spool, { rows, seq }: Batch, pointers: Float64Array): { from: number; to: number }[] {
-    const { context } = this.#settings;
-    const { starts, places } = this.#cells;
-    const kept: { from: number; to: number }[] = [];
-    for (const [n, row] of rows.entries()) {
-      spool.starts[row] = spool.entries;
-      const first = starts[row] as number;
-      const end = places ? (starts[row + 1] as number) : first + (this.#block.lengths[row] as number);
-      for (let cell = first; cell < end; cell++) {
-        const at = n * seq + (places ? (places[cell] as number) : cell) - row * context;
-        const [from, to] = [pointers[at] as number, pointers[at + 1] as number];
-        spool.counts[cell] = to - from;
-        spool.entries += to - from;
-        const last = kept.at(-1);
-        if (last?.to === from) last.to = to;
-        else kept.push({ from, to });
-      }
-      spool.sizes[row] = spool.entries - (spool.starts[row] as number);
-    }
-    return kept.filter(({ from, to }) => to > from);
-  }
-
-  #addSparse(statistics: FeatureStatistics, { order, rows, seq }: Batch, csr: Csr, pointers: Float64Array): void {
-    for (const n of order) {
-      const ranges = this.#counted(rows[n] as number).map((position) => {
-        const at = n * seq + position;
-        return [pointers[at] as number, pointers[at + 1] as number] as const;
-      });
-      statistics.addSparse(csr.indices, csr.values, ranges);
-    }
+    this.#statistics?.addSparse(i, batch, csr);
+    await this.#spools[i]?.append(batch, csr);
   }
 
   /** Completes the file and gives it its name. Returns what the manifest says of it. `room` is overwritten. */
@@ -267,14 +131,14 @@ export class ShardWriter {
     const { rows, number, tokenCount } = this.#block;
     const entries = this.#spools.map((spool) => spool.entries);
     const layout = new ShardLayout(this.#settings, { rows, cells: this.#cells.count, entries });
-    for (const [i, { location }] of this.#settings.autoencoders.entries()) {
-      const spool = this.#spools[i] as Spool;
-      const at = (part: string) => layout.offset(`${latentsName(location)}.${part}`);
-      await this.#writePointers(spool.counts, at('row_ptr'), room);
-      await this.#copy(spool.indices, spool, at('indices'), room);
-      await this.#copy(spool.values, spool, at('values'), room);
+    for (const [i, spool] of this.#spools.entries()) {
+      const name = latentsName((this.#settings.autoencoders[i] as DumpSettings['autoencoders'][number]).location);
+      await spool.writePointers(this.#write, layout.offset(`${name}.row_ptr`), room);
+      await spool.writeIndices(this.#write, layout.offset(`${name}.indices`), room);
+      await spool.writeValues(this.#write, layout.offset(`${name}.values`), room);
+      await spool.discard();
     }
-    await this.#writeStatistics();
+    await this.#statistics?.write(this.#write, layout);
     await this.#write(layout.header, 0);
     const { bytes } = layout;
     const { path, handle } = this.#draft;
@@ -303,68 +167,14 @@ export class ShardWriter {
     return files;
   }
 
-  async #writeStatistics(): Promise<void> {
-    if (!this.#statistics) return;
-    for (const [i, name] of featureNames(this.#settings).entries()) {
-      const found = (this.#statistics[i] as FeatureStatistics).finish();
-      await this.#write(BigInt64Array.of(BigInt(found.count)), this.#layout.offset(`${name}.count`));
-      for (const statistic of statisticNames) {
-        const values = found[statistic];
-        const view = statistic === 'active' ? BigInt64Array.from(values, BigInt) : values;
-        await this.#write(view, this.#layout.offset(`${name}.${statistic}`));
-      }
-    }
-  }
-
   /** Removes what was written. For after a failure; no write may be under way. */
   async abandon(): Promise<void> {
-    const spooled = this.#spools.flatMap(({ indices, values }) => [indices, values]);
-    for (const file of [this.#draft, ...spooled]) await file.discard();
+    await this.#draft.discard();
+    for (const spool of this.#spools) await spool.discard();
   }
 
-  async #write(view: ArrayBufferView, position: number): Promise<void> {
-    await writeAll(this.#draft.path, this.#draft.handle, view, position);
-  }
-
-  async #writePointers(counts: Uint32Array, start: number, room: Uint8Array): Promise<void> {
-    const pointers = new BigInt64Array(room.buffer, room.byteOffset, Math.floor(room.length / 8));
-    let entries = 0;
-    for (let from = 0; from < counts.length; from += pointers.length) {
-      const own = counts.subarray(from, from + pointers.length);
-      for (let i = 0; i < own.length; i++) {
-        entries += own[i] as number;
-        pointers[i] = BigInt(entries);
-      }
-      await this.#write(pointers.subarray(0, own.length), start + (from + 1) * 8); // the first, 0, is a hole
-    }
-  }
-
-  // From the order in which rows were computed into their own.
-  async #copy(from: SpoolFile, { starts, sizes, entries }: Spool, position: number, room: Uint8Array): Promise<void> {
-    const width = entries > 0 ? from.bytes / entries : 0;
-    let filled = 0;
-    let at = position;
-    const flush = async () => {
-      await this.#write(room.subarray(0, filled), at);
-      at += filled;
-      filled = 0;
-    };
-    for (let row = 0; row < starts.length; ) {
-      const begin = starts[row] as number;
-      let end = begin;
-      for (; row < starts.length && starts[row] === end; row++) end += sizes[row] as number;
-      for (let offset = begin * width; offset < end * width; ) {
-        const part = room.subarray(filled, Math.min(room.length, filled + end * width - offset));
-        const { bytesRead } = await onDisk(from.path, from.handle.read(part, 0, part.length, offset));
-        if (bytesRead === 0) throw new Error(`dump: ${from.path} became shorter while it was in use`);
-        filled += bytesRead;
-        offset += bytesRead;
-        if (filled === room.length) await flush();
-      }
-    }
-    await flush();
-    await from.discard();
-  }
+  readonly #write = (view: ArrayBufferView, position: number): Promise<void> =>
+    writeAll(this.#draft.path, this.#draft.handle, view, position);
 }
 
 function quantizedAt(location: string, values: Float32Array, width: number): Quantized {
@@ -373,9 +183,4 @@ function quantizedAt(location: string, values: Float32Array, width: number): Qua
   } catch (cause) {
     throw new RangeError(`dump: ${location}: ${(cause as Error).message}: choose float16`, { cause });
   }
-}
-
-async function append(file: SpoolFile, view: ArrayBufferView): Promise<void> {
-  await writeAll(file.path, file.handle, view, file.bytes);
-  file.bytes += view.byteLength;
 }

@@ -5,9 +5,9 @@ import type { Block } from './blocks.js';
 import { makeRoom } from './disk.js';
 import type { ShardEntry } from './manifest.js';
 import { computeShard, makeSlabs, type Pipeline } from './pipeline.js';
-import type { DumpSettings } from './plan.js';
 import type { Prepared } from './prepare.js';
 import { quietly } from './read_ahead.js';
+import type { DumpSettings } from './settings.js';
 import type { ShardWriter } from './shard.js';
 
 export interface ShardEvents {

@@ -7,7 +7,7 @@ import { digestOf, onDisk, type ReadableFile, writeAll } from './disk.js';
 import { latentDType, latentsName, type ShardLayout } from './layout.js';
 import { type ListedFile, parquetFile } from './manifest.js';
 import { type LatentEntries, writeLatentsParquet } from './parquet.js';
-import type { DumpSettings } from './plan.js';
+import type { DumpSettings } from './settings.js';
 import { readElements, type StoredArray } from './shard_reader.js';
 import { fromStored, type StoredFloats } from './stored_floats.js';
 

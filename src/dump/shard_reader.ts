@@ -8,8 +8,8 @@ import { type Cells, everyCell, isPacked } from './cells.js';
 import type { ReadableFile } from './disk.js';
 import { latentsName, ShardLayout, type ShardSize, statisticNames } from './layout.js';
 import { type ShardEntry, shardNumber } from './manifest.js';
-import type { DumpSettings } from './plan.js';
 import { quietly } from './read_ahead.js';
+import type { DumpSettings } from './settings.js';
 import type { Statistics } from './statistics.js';
 
 const longestHeader = 2 ** 24;

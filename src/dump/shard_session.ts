@@ -17,8 +17,8 @@ import {
   writeManifest,
 } from './manifest.js';
 import type { DumpOptions } from './options.js';
-import type { DumpSettings } from './plan.js';
 import { checkOptions, prepare } from './prepare.js';
+import type { DumpSettings } from './settings.js';
 import { LocalMaker } from './shard_maker.js';
 
 /** A dump that is made shard by shard, as plain data. */

@@ -1,8 +1,6 @@
 // Values as a dump stores them: float32, the raw bits of float16 and bfloat16, or int8 with a scale for each token.
 import { floatToBfloat16, floatToHalf, toFloat32 } from '../files/host_tensor.js';
-import type { DumpDType, DumpSettings } from './plan.js';
-
-export type FloatDType = Exclude<DumpDType, 'int8'>;
+import type { DumpSettings, FloatDType } from './settings.js';
 
 /** What a device gives, to be stored as it is or, for int8, with less accuracy. */
 export type StoredFloats = Float32Array | Uint16Array;

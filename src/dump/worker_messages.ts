@@ -5,7 +5,7 @@ import type { Block } from './blocks.js';
 import type { SourceDescription } from './corpus.js';
 import type { ShardEntry } from './manifest.js';
 import type { DumpOptions, WorkerOptions } from './options.js';
-import type { DumpSettings } from './plan.js';
+import type { DumpSettings } from './settings.js';
 
 /** Those options that are plain data. */
 export type WorkerRequest = Omit<DumpOptions, 'corpus' | 'workers' | 'device' | 'signal' | 'onProgress' | 'onFetch'> & {

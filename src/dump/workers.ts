@@ -8,8 +8,8 @@ import type { Block } from './blocks.js';
 import type { SourceDescription } from './corpus.js';
 import { differenceOf } from './manifest.js';
 import type { DumpOptions, WorkerOptions } from './options.js';
-import type { DumpSettings } from './plan.js';
 import { unlessAborted } from './read_ahead.js';
+import type { DumpSettings } from './settings.js';
 import type { ShardEvents, ShardMaker } from './shard_maker.js';
 import type { FromWorker, ToWorker, WorkerRequest } from './worker_messages.js';
 
