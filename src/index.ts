@@ -66,16 +66,31 @@ export {
   collate,
 } from './dump/collate.js';
 export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus.js';
-export type { Manifest, ShardEntry } from './dump/manifest.js';
+export type { ListedFile, Manifest, ShardEntry } from './dump/manifest.js';
 export { type MergeResult, mergeDumps } from './dump/merge.js';
 export type { DumpOptions, WorkerOptions } from './dump/options.js';
 export { type DumpPlan, describePlan } from './dump/plan.js';
 export type { DumpProgress } from './dump/progress.js';
-export { type DenseRows, Dump, openDump, type SparseRows, type StoredRows, type TokenRows } from './dump/reader.js';
+export {
+  type DenseRows,
+  Dump,
+  openDump,
+  type Rows,
+  type SparseRows,
+  type StoredRows,
+  type TokenRows,
+} from './dump/reader.js';
 export { type ReportOptions, type ReportResult, report } from './dump/report.js';
 export { type DumpResult, dump, planOf } from './dump/run.js';
 export type { CollateProgress } from './dump/scan_progress.js';
-export type { Dropped, DumpDType, Part } from './dump/settings.js';
+export type {
+  DenseLocation,
+  Dropped,
+  DumpDType,
+  DumpSettings,
+  Part,
+  SparseLocation,
+} from './dump/settings.js';
 export type { Statistics } from './dump/statistics.js';
 export type { Problem } from './dump/verify.js';
 export {

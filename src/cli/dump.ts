@@ -2,10 +2,8 @@
 
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus.js';
-import { bytesOf } from '../dump/manifest.js';
 import type { DumpOptions } from '../dump/options.js';
 import { describePlan, showBytes } from '../dump/plan.js';
-import { openDump } from '../dump/reader.js';
 import { dump, planOf } from '../dump/run.js';
 import { type Dropped, type DumpDType, droppable, dumpDTypes, type Part } from '../dump/settings.js';
 import type { DeviceName } from '../engine/device.js';
@@ -119,8 +117,10 @@ export function addDumpOptions(command: Command): Command {
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
     .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1))
-    .option('--drop <what>', 'do not store padding, endoftext, or both (with a comma); the rest is packed', (text) =>
-      text.split(',').map(oneOf(...droppable)),
+    .option(
+      '--drop <what>',
+      'do not store padding, endoftext, or both (with a comma); the rest is packed',
+      (text, before: Dropped[] | undefined) => [...(before ?? []), ...text.split(',').map(oneOf(...droppable))],
     )
     .option('--sample <part>', 'store only so many of the positions, chosen by chance, such as 0.05', number(0, 1))
     .option('--seed <n>', 'of that choice (default: 0)', integer(0))
@@ -211,9 +211,7 @@ export async function dumpWithProgress(request: DumpOptions): Promise<void> {
     fetching.stop();
     view.stop();
   });
-  const { out, written } = result;
-  await using made = await openDump(out);
-  const bytes = bytesOf(made.shards);
+  const { out, written, bytes } = result;
   const files = `${result.shards} ${result.shards === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
   const counts = `${result.rows} rows, ${result.tokens} tokens in ${files}`;
   console.log(written === 0 ? `${out} is complete already: ${counts}. Nothing was done.` : `${out}: ${counts}`);

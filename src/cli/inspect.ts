@@ -18,10 +18,12 @@ export const inspectCommand = (): Command =>
   new Command('inspect')
     .description('show what a dump holds')
     .argument('<dump>', 'the folder of a dump, or az://account/container/prefix')
+    .option('--statistics', 'of all neurons, channels and latents, where the dump has them; reads every shard')
     .addHelpText('after', help)
-    .action(async (folder: string) => {
+    .action(async (folder: string, { statistics = false }: { statistics?: boolean }) => {
       await using dump = await openDump(folder);
       await printDump(dump);
+      if (statistics) await printStatistics(dump);
     });
 
 /** The manifest in words, and a look at the first row. */
@@ -48,12 +50,16 @@ export async function printDump(dump: Dump): Promise<void> {
     const summary = 'data' in rows ? summaryOfDense(rows, stored) : summaryOfSparse(rows, stored);
     print(`  ${name.padEnd(width)}  ${shape}  ${summary}`);
   }
-  if (!manifest.statistics) return;
+}
+
+async function printStatistics(dump: Dump): Promise<void> {
   print('statistics of their features, over all shards');
+  const width = Math.max(...dump.names.map((name) => name.length));
   for (const name of dump.names) print(`  ${name.padEnd(width)}  ${summaryOfStatistics(await dump.statistics(name))}`);
 }
 
 function summaryOfStatistics({ count, active, mean, variance, maximum }: Statistics): string {
+  if (count === 0) return 'nothing was counted';
   const ever = active.filter((n) => n > 0).length;
   const average = (values: Float64Array) => short(values.reduce((sum, x) => sum + x, 0) / values.length);
   const largest = short(maximum.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY));

@@ -29,7 +29,7 @@ export function integer(low: number): (text: string) => number {
 export function number(low: number, high = Number.POSITIVE_INFINITY): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() !== '' && value >= low && value <= high) return value;
+    if (text.trim() !== '' && Number.isFinite(value) && value >= low && value <= high) return value;
     throw new InvalidArgumentError(
       `It must be a number ${high < Infinity ? `from ${low} to ${high}` : `of ${low} or more`}.`,
     );

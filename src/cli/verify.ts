@@ -8,7 +8,7 @@ import { print } from './terminal.js';
 
 const help = `
 Reads every shard: its size, SHA-256, header and shapes, and whether its tokens, documents and latents make sense; and
-names every file beside them that belongs to no dump. It changes nothing. Exit code 1 when something is wrong.
+names every unfinished or unlisted file of a dump beside them. It changes nothing. Exit code 1 when something is wrong.
 
 Example:
   $ sonde verify my-dump`;

@@ -54,7 +54,7 @@ export const passes = ({ drop }: Pick<DumpSettings, 'drop'>, token: number): boo
 function chooser({ sample, seed, context }: Filter, firstRow: number): (place: number) => boolean {
   if (sample >= 1) return () => true;
   const first = firstRow * context;
-  const key = mixed(mixed(low(seed ?? 0)) ^ high(seed ?? 0));
+  const key = mixed(mixed(low(seed ?? 0) ^ 0x9e3779b9) ^ high(seed ?? 0)); // 0 would stay 0
   const limit = sample * 2 ** 32;
   return (place) => {
     const at = first + place;

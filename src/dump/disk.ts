@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
+import { writeBytes } from '../files/atomic_write.js';
 import type { ByteSource } from '../files/byte_source.js';
 
 /** Room for what is read or hashed at a time, to be used again and again. */
@@ -10,18 +11,13 @@ export const makeRoom = (): Uint8Array => new Uint8Array(2 ** 22);
 /** For looking at many files: object storage takes its time for each. */
 export const findsAtOnce = pLimit(16);
 
-// A full disk takes part of the bytes first, and says so at the next attempt.
 export async function writeAll(
   path: string,
   handle: FileHandle,
   view: ArrayBufferView,
   position: number,
 ): Promise<void> {
-  const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
-  for (let at = 0; at < bytes.length; ) {
-    const { bytesWritten } = await onDisk(path, handle.write(bytes, at, bytes.length - at, position + at));
-    at += bytesWritten;
-  }
+  await onDisk(path, writeBytes(handle, new Uint8Array(view.buffer, view.byteOffset, view.byteLength), position));
 }
 
 /** The SHA-256 of a file, in hexadecimal; `room` is overwritten. */

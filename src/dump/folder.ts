@@ -11,10 +11,13 @@ import {
   type ListedFile,
   type Manifest,
   manifestFile,
+  missing,
   parquetNumber,
+  problemWith,
   readManifests,
   type ShardEntry,
   shardNumber,
+  whole,
 } from './manifest.js';
 import type { DumpSettings } from './settings.js';
 
@@ -58,6 +61,7 @@ async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<Pr
   // Of other parts, which may be many, one stands for all: each was checked when it began.
   const manifests = await readManifests(store, [
     own,
+    manifestFile(whole),
     ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
   ]);
   for (const there of manifests.values()) checkSame(folder, there, settings);
@@ -109,11 +113,8 @@ async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise
 }
 
 /** @throws Error when there is something else. */
-async function isThere(store: Store, { file, bytes }: ListedFile): Promise<boolean> {
-  const found = await store.find(file);
-  if (!found) return false;
-  if (found.regular && found.size === bytes) return true;
-  const size = found.regular ? `holds ${found.size} bytes` : 'is not a file';
-  const path = store.pathOf(file);
-  throw new Error(`dump: ${path} ${size}, but the manifest says ${bytes} bytes: remove it to have it written again`);
+async function isThere(store: Store, listed: ListedFile): Promise<boolean> {
+  const problem = await problemWith(store, listed);
+  if (problem === undefined || problem === missing) return problem === undefined;
+  throw new Error(`dump: ${store.pathOf(listed.file)} ${problem}: remove it to have it written again`);
 }

@@ -68,11 +68,18 @@ export class LatentSpool {
   }
 
   async append(batch: Batch, csr: Csr): Promise<void> {
-    for (const { from, to } of this.#stored(batch, csr)) {
-      const indices = csr.indices.subarray(from, to);
-      await append(this.#indices, indexDType(this.#latents) === 'uint16' ? new Uint16Array(indices) : indices);
-      await append(this.#values, toStored(csr.values.subarray(from, to), latentDType(this.#settings.dtype)));
+    const stretches = this.#stored(batch, csr);
+    const count = stretches.reduce((sum, { from, to }) => sum + to - from, 0);
+    const indices = new (indexDType(this.#latents) === 'uint16' ? Uint16Array : Int32Array)(count);
+    const values = new Float32Array(count);
+    let at = 0;
+    for (const { from, to } of stretches) {
+      indices.set(csr.indices.subarray(from, to), at);
+      values.set(csr.values.subarray(from, to), at);
+      at += to - from;
     }
+    await append(this.#indices, indices);
+    await append(this.#values, toStored(values, latentDType(this.#settings.dtype)));
   }
 
   // Padding has entries, too, if it was computed, and is left out.

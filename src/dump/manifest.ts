@@ -29,7 +29,7 @@ export interface Manifest extends DumpSettings {
   readonly complete: boolean;
 }
 
-const largestManifest = 2 ** 28; // some hundred thousand shards have less
+const largestManifest = 2 ** 28; // a million shards have less; with Parquet files of twelve layers, ninety thousand
 
 const manifestPattern = /^manifest(-\d+-of-\d+)?\.json$/;
 const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
@@ -70,6 +70,16 @@ export function parquetNumber(file: string): number | undefined {
   return latents?.endsWith('_latents') ? shardNumber(`${shard}.safetensors`) : undefined;
 }
 
+export const missing = 'is missing';
+
+/** What is wrong with a file of a dump, as far as its size tells; undefined when nothing is. */
+export async function problemWith(store: Store, { file, bytes }: ListedFile): Promise<string | undefined> {
+  const found = await store.find(file);
+  if (!found) return missing;
+  if (!found.regular) return 'is not a regular file';
+  return found.size === bytes ? undefined : `holds ${found.size} bytes, but the manifest says ${bytes} bytes`;
+}
+
 /** The files of a shard, itself first. */
 export const filesOf = (entry: ShardEntry): readonly ListedFile[] => [entry, ...(entry.parquet ?? [])];
 
@@ -107,7 +117,7 @@ async function readManifest(store: Store, name: string): Promise<Manifest> {
   const path = store.pathOf(name);
   let value: unknown;
   try {
-    value = JSON.parse(await readSmallFile(store, name));
+    value = withDefaults(JSON.parse(await readSmallFile(store, name)));
   } catch (cause) {
     throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
   }
@@ -116,6 +126,15 @@ async function readManifest(store: Store, name: string): Promise<Manifest> {
   const manifest = value as Manifest;
   if (manifestFile(manifest.part) === name) return manifest;
   throw new Error(`${path}: is not a manifest of a dump: its part is that of ${manifestFile(manifest.part)}`);
+}
+
+/** What the first dumps do not say, as there was no choice. */
+const defaults: Fields = { drop: [], sample: 1, statistics: false, parquet: false };
+
+/** Fields that are there keep their order. */
+function withDefaults(value: unknown): unknown {
+  if (!isObject(value)) return value;
+  return { ...value, ...Object.fromEntries(Object.entries(defaults).filter(([name]) => !(name in value))) };
 }
 
 async function readSmallFile(store: Store, name: string): Promise<string> {

@@ -14,6 +14,8 @@ import {
   type Manifest,
   makeManifest,
   manifestFile,
+  missing,
+  problemWith,
   readManifests,
   type ShardEntry,
   shardFile,
@@ -140,10 +142,11 @@ function checkAllThere(parts: readonly Part[]): void {
     }
     places.set(index, folder);
   }
-  const missing = Array.from({ length: count }, (_, index) => index).filter((index) => !places.has(index));
-  if (missing.length === 0) return;
-  const shown = missing.slice(0, 10).join(', ') + (missing.length > 10 ? ', …' : '');
-  throw new Error(`merge: of ${count} parts, ${missing.length} are missing: ${shown}`);
+  const missing = count - places.size;
+  if (missing === 0) return;
+  const shown: number[] = [];
+  for (let index = 0; shown.length < Math.min(missing, 10); index++) if (!places.has(index)) shown.push(index);
+  throw new Error(`merge: of ${count} parts, ${missing} are missing: ${shown.join(', ')}${missing > 10 ? ', …' : ''}`);
 }
 
 /** In order. Only the last one may have fewer rows than the others. */
@@ -164,25 +167,26 @@ function shardsOf(parts: readonly Part[]): PlacedShard[] {
   return shards;
 }
 
-async function checkThere({ store, file: { file, bytes } }: PlacedFile): Promise<void> {
-  const path = store.pathOf(file);
-  const found = await store.find(file);
-  if (!found) throw new Error(`merge: ${path} is missing: the command of its part writes it again`);
-  if (found.regular && found.size === bytes) return;
-  const size = found.regular ? `holds ${found.size} bytes` : 'is not a regular file';
-  throw new Error(`merge: ${path} ${size}, but the manifest says ${bytes} bytes`);
+async function checkThere({ store, file }: PlacedFile): Promise<void> {
+  const problem = await problemWith(store, file);
+  if (problem === undefined) return;
+  const advice = problem === missing ? ': the command of its part writes it again' : '';
+  throw new Error(`merge: ${store.pathOf(file.file)} ${problem}${advice}`);
 }
 
 // Before anything is changed. Names are given without overwriting anything all the same.
 async function checkFree(out: Store, { store, file: { file } }: PlacedFile): Promise<void> {
-  if (await out.canAdopt(store, file)) return;
+  if (await inWords(out.canAdopt(store, file))) return;
   throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);
 }
 
 /** Says whether there was anything to do. */
-async function adopted(out: Store, { store, file: { file } }: PlacedFile): Promise<boolean> {
+const adopted = (out: Store, { store, file: { file } }: PlacedFile): Promise<boolean> =>
+  inWords(out.adopt(store, file));
+
+async function inWords<T>(work: Promise<T>): Promise<T> {
   try {
-    return await out.adopt(store, file);
+    return await work;
   } catch (cause) {
     throw new Error(`merge: ${(cause as Error).message}`, { cause });
   }

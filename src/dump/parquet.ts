@@ -1,7 +1,7 @@
 // The latents of one autoencoder in one shard as a Parquet file, sorted by latent and within a latent by position: what
 // a query about one latent needs lies in one row group or a few, and the statistics of `latent` tell a reader which.
 //
-// A counting sort whose memory does not grow with the shard: one pass counts, then each range of the sorted entries is
+// A counting sort in little memory: one pass counts, then each range of the sorted entries is
 // gathered in a pass of its own, and goes out as row groups before the next. Integers are written as differences, small
 // among neighbours of one latent; values as planes of bytes, since a dictionary would take -0 for 0.
 //
@@ -43,7 +43,12 @@ export interface ParquetSizes {
   readonly group: number;
 }
 
-const usualSizes: ParquetSizes = { piece: 2 ** 18, range: 2 ** 22, group: 2 ** 16 };
+/** A range grows with very many entries, for the shard is read once for each: 32 times at most. */
+function usualSizes({ rowPtr }: LatentEntries): ParquetSizes {
+  const group = 2 ** 16;
+  const range = group * Math.ceil(Number(rowPtr.at(-1) ?? 0n) / 32 / group);
+  return { piece: 2 ** 18, range: Math.max(2 ** 22, range), group };
+}
 
 const column = (name: string, element: Partial<SchemaElement>): SchemaElement => ({
   name,
@@ -71,7 +76,7 @@ const schema: SchemaElement[] = [
 export async function writeLatentsParquet(
   entries: LatentEntries,
   write: (bytes: Uint8Array) => Promise<void>,
-  sizes: ParquetSizes = usualSizes,
+  sizes: ParquetSizes = usualSizes(entries),
 ): Promise<void> {
   checkShapes(entries, sizes);
   checkPointers(entries);

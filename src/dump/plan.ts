@@ -71,6 +71,13 @@ export function planDump(request: PlanRequest): DumpPlan {
   const rowCount = rowsPerShard({ context, shardTokens });
   const filter = filterOf(request);
   const { statistics = false, parquet = false } = request;
+  for (const [option, value] of Object.entries({ statistics, parquet })) {
+    if (typeof value !== 'boolean') throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
+  }
+  const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
+  if (infinite !== undefined) {
+    throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
+  }
   if (parquet && autoencoders.length === 0) {
     throw new RangeError('dump: parquet is for latents: name an autoencoder for one location at least');
   }
@@ -102,9 +109,8 @@ export function planDump(request: PlanRequest): DumpPlan {
 }
 
 function filterOf({ drop = [], sample = 1, seed }: PlanRequest): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {
-  const odd = drop.find((what) => !droppable.includes(what));
-  if (odd !== undefined || !Array.isArray(drop)) {
-    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but has ${JSON.stringify(odd)}`);
+  if (!Array.isArray(drop) || !drop.every((what) => droppable.includes(what))) {
+    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but is ${JSON.stringify(drop)}`);
   }
   if (!(typeof sample === 'number' && sample > 0 && sample <= 1)) {
     throw new RangeError(`dump: sample must be a part of the positions, above 0 and up to 1, but is ${sample}`);

@@ -26,7 +26,7 @@ const patternsOf = ({ locations }: Pick<DumpOptions, 'locations'>): string[] =>
 export function checkOptions(options: DumpOptions): void {
   const { out, autoencoders = {}, threshold = 0, model, precision, device, workers } = options;
   if (typeof out !== 'string' || out === '') throw new TypeError('dump: out must be the path of a folder');
-  if (!(typeof threshold === 'number' && threshold >= 0)) {
+  if (!(Number.isFinite(threshold) && threshold >= 0)) {
     throw new RangeError(`dump: threshold must be a number of 0 or more, but is ${threshold}`);
   }
   checkLayered(patternsOf(options).map(parseDumpLocation), autoencoders);

@@ -2,10 +2,10 @@
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
 import type { Cells } from './cells.js';
-import { featureNames, latentDType, latentsName, widthOf } from './layout.js';
+import { featureNames, featureWidths, latentDType, latentsName, widthOf } from './layout.js';
 import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from './manifest.js';
 import { ShardReader, statisticsIn } from './shard_reader.js';
-import { mergedStatistics, type Statistics } from './statistics.js';
+import { MergedStatistics, type Statistics } from './statistics.js';
 import { dequantized, fromStored, type StoredFloats } from './stored_floats.js';
 import { type Problem, verifyDump } from './verify.js';
 
@@ -50,6 +50,15 @@ export interface StoredRows {
   readonly positions: Int32Array;
 }
 
+interface HeldShard {
+  readonly shard: Promise<ShardReader>;
+  /** Who is reading it now. */
+  users: number;
+}
+
+// Shards that stay open when nobody reads them: a process may not open any number of files.
+const shardsOpen = 8;
+
 /** A dump, opened by `openDump`. Rows are counted over all its shards. */
 export class Dump {
   /** As it was given: a path or an address. */
@@ -59,7 +68,8 @@ export class Dump {
   readonly rowCount: number;
   readonly tokenCount: number;
   readonly #store: Store;
-  readonly #open = new Map<string, Promise<ShardReader>>();
+  /** The shard that was read last comes last. */
+  readonly #open = new Map<string, HeldShard>();
   #closed = false;
 
   /** @internal Use openDump. */
@@ -162,12 +172,11 @@ export class Dump {
   async statistics(name: string): Promise<Statistics> {
     if (!this.names.includes(name)) throw this.#unknown('statistics', name);
     if (!this.manifest.statistics) throw new Error(`statistics: ${this.folder} was made without statistics`);
-    const parts: Statistics[] = [];
+    const merged = new MergedStatistics(featureWidths(this.manifest)[this.names.indexOf(name)] as number);
     await this.#eachShard(0, this.#count('statistics', 0, this.rowCount), async (shard) => {
-      parts.push(await statisticsIn(shard, name));
+      merged.add(await statisticsIn(shard, name));
     });
-    if (parts.length === 0) throw new Error(`statistics: ${this.folder} has no shards yet`);
-    return mergedStatistics(parts);
+    return merged.get();
   }
 
   /** Checks every file against the manifest: sizes, checksums, headers, and that what they hold makes sense. */
@@ -181,7 +190,7 @@ export class Dump {
     this.#closed = true;
     const open = [...this.#open.values()];
     this.#open.clear();
-    for (const shard of await Promise.allSettled(open)) if (shard.status === 'fulfilled') await shard.value.close();
+    for (const { shard } of open) await shard.then((opened) => opened.close()).catch(() => {}); // never opened
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -270,19 +279,40 @@ export class Dump {
     for (const entry of this.shards) {
       const first = Math.max(from, start);
       const end = Math.min(to, start + entry.rows);
-      if (first < end) await body(await this.#shard(entry), first - start, end - start, first - from);
+      if (first < end) {
+        await this.#withShard(entry, (shard) => body(shard, first - start, end - start, first - from));
+      }
       start += entry.rows;
     }
   }
 
-  #shard(entry: ShardEntry): Promise<ShardReader> {
-    let shard = this.#open.get(entry.file);
-    if (!shard) {
-      shard = ShardReader.open(this.#store, this.manifest, entry);
-      this.#open.set(entry.file, shard);
-      shard.catch(() => this.#open.delete(entry.file));
+  async #withShard(entry: ShardEntry, body: (shard: ShardReader) => Promise<void>): Promise<void> {
+    const { file } = entry;
+    const held = this.#open.get(file) ?? this.#opened(entry);
+    this.#open.delete(file);
+    this.#open.set(file, held);
+    held.users++;
+    try {
+      await body(await held.shard);
+    } finally {
+      held.users--;
+      await this.#closeIdle();
     }
-    return shard;
+  }
+
+  #opened(entry: ShardEntry): HeldShard {
+    const shard = ShardReader.open(this.#store, this.manifest, entry);
+    shard.catch(() => this.#open.delete(entry.file)); // it is tried again when it is asked for again
+    return { shard, users: 0 };
+  }
+
+  async #closeIdle(): Promise<void> {
+    for (const [file, { shard, users }] of this.#open) {
+      if (this.#open.size <= shardsOpen) return;
+      if (users > 0) continue;
+      this.#open.delete(file);
+      await (await shard).close();
+    }
   }
 }
 

@@ -7,7 +7,7 @@ import type { Block } from './blocks.js';
 import { corpusBytes, describeSource, openCorpus, type Source } from './corpus.js';
 import { corpusBlocks } from './corpus_blocks.js';
 import { type PreparedFolder, prepareFolder } from './folder.js';
-import { makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
+import { bytesOf, makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
 import type { DumpOptions } from './options.js';
 import type { DumpPlan } from './plan.js';
 import { checkOptions, prepare } from './prepare.js';
@@ -23,6 +23,8 @@ export interface DumpResult {
   readonly rows: number;
   readonly tokens: number;
   readonly shards: number;
+  /** Of the files of the shards. */
+  readonly bytes: number;
   /** Shards that this call wrote: 0 when the dump was complete already. */
   readonly written: number;
 }
@@ -174,6 +176,7 @@ async function runDump(run: Run): Promise<DumpResult> {
     rows: entries.reduce((sum, { rows }) => sum + rows, 0),
     tokens: entries.reduce((sum, { tokens }) => sum + tokens, 0),
     shards: entries.length,
+    bytes: bytesOf(entries),
     written,
   };
 }

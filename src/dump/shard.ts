@@ -17,6 +17,8 @@ import { draftParquet, type FinishedShard } from './shard_parquet.js';
 import { ShardStatistics } from './shard_statistics.js';
 import { type Quantized, quantized, type StoredFloats, toStored } from './stored_floats.js';
 
+const positionsAtOnce = 2 ** 18;
+
 interface Making {
   readonly store: Store;
   /** Of this attempt. */
@@ -77,17 +79,25 @@ export class ShardWriter {
 
   async #writeTokens(): Promise<void> {
     const { tokens, document } = this.#block;
-    const { places } = this.#cells;
-    const { context } = this.#settings;
     await onDisk(this.#draft.path, this.#draft.handle.truncate(this.#layout.bytes));
     await this.#write(tokens, this.#layout.offset('tokens'));
     await this.#write(document, this.#layout.offset('document'));
-    if (!places) return;
-    const positions = Int32Array.from({ length: 2 * places.length }, (_, i) => {
-      const place = places[i >> 1] as number;
-      return i % 2 === 0 ? Math.floor(place / context) : place % context;
-    });
-    await this.#write(positions, this.#layout.offset('positions'));
+    const { places } = this.#cells;
+    if (places) await this.#writePositions(places, this.#layout.offset('positions'));
+  }
+
+  async #writePositions(places: Int32Array, start: number): Promise<void> {
+    const { context } = this.#settings;
+    const positions = new Int32Array(2 * Math.min(places.length, positionsAtOnce));
+    for (let from = 0; from < places.length; from += positionsAtOnce) {
+      const count = Math.min(positionsAtOnce, places.length - from);
+      for (let i = 0; i < count; i++) {
+        const place = places[from + i] as number;
+        positions[2 * i] = Math.floor(place / context);
+        positions[2 * i + 1] = place % context;
+      }
+      await this.#write(positions.subarray(0, 2 * count), start + 8 * from);
+    }
   }
 
   /** `values` [rows, seq, ...] of the batch, which are overwritten. Only what has a cell and is no padding is stored. */
@@ -181,6 +191,8 @@ function quantizedAt(location: string, values: Float32Array, width: number): Qua
   try {
     return quantized(values, width);
   } catch (cause) {
-    throw new RangeError(`dump: ${location}: ${(cause as Error).message}: choose float16`, { cause });
+    throw new RangeError(`dump: ${location}: ${(cause as Error).message}: choose float16, and another folder`, {
+      cause,
+    });
   }
 }

@@ -1,13 +1,13 @@
 // Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply, so
 // nothing in the file is believed that was not worked out here.
-import type { ByteSource } from '../files/byte_source.js';
+import { allocate, type ByteSource } from '../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../files/host_tensor.js';
 import type { PlacedTensor } from '../files/safetensors_header.js';
 import type { Store } from '../files/store.js';
 import { type Cells, everyCell, isPacked } from './cells.js';
 import type { ReadableFile } from './disk.js';
 import { latentsName, ShardLayout, type ShardSize, statisticNames } from './layout.js';
-import { type ShardEntry, shardNumber } from './manifest.js';
+import { problemWith, type ShardEntry, shardNumber } from './manifest.js';
 import { quietly } from './read_ahead.js';
 import type { DumpSettings } from './settings.js';
 import type { Statistics } from './statistics.js';
@@ -36,7 +36,8 @@ export class ShardReader {
   static async open(store: Store, settings: DumpSettings, entry: ShardEntry): Promise<ShardReader> {
     if (shardNumber(entry.file) === undefined) throw new Error(`${entry.file} is not the name of a shard`);
     const path = store.pathOf(entry.file);
-    await checkSize(store, entry);
+    const problem = await problemWith(store, entry);
+    if (problem !== undefined) throw new Error(`${path}: ${problem}`);
     const file = await store.open(entry.file);
     try {
       const header = await readHeader(path, file);
@@ -109,17 +110,9 @@ export async function readElements(
   to = bytes / bytesPerElement(dtype),
 ): Promise<StoredArray> {
   const width = bytesPerElement(dtype);
-  const buffer = new ArrayBuffer((to - from) * width);
-  await file.readInto(byteOffset + from * width, new Uint8Array(buffer));
-  return viewAs(dtype, buffer, 0, to - from) as StoredArray;
-}
-
-async function checkSize(store: Store, { file, bytes }: ShardEntry): Promise<void> {
-  const path = store.pathOf(file);
-  const found = await store.find(file);
-  if (!found) throw new Error(`${path}: is missing`);
-  if (!found.regular) throw new Error(`${path}: is not a regular file`);
-  if (found.size !== bytes) throw new Error(`${path}: holds ${found.size} bytes, but the manifest says ${bytes}`);
+  const bytesRead = allocate('a tensor of a shard', (to - from) * width);
+  await file.readInto(byteOffset + from * width, bytesRead);
+  return viewAs(dtype, bytesRead.buffer, 0, to - from) as StoredArray;
 }
 
 async function readHeader(path: string, file: ByteSource): Promise<Buffer> {
@@ -164,15 +157,15 @@ function sizeIn(path: string, header: Buffer, settings: DumpSettings, { rows }: 
   return { rows, cells, entries };
 }
 
-/** The statistics of a location's features, or of its latents, in one shard. */
+/** The statistics of a location's features, or of its latents, in one shard. They lie together, and are read at once. */
 export async function statisticsIn(shard: ShardReader, name: string): Promise<Statistics> {
-  const [count] = (await shard.read(`${name}.count`)) as BigInt64Array;
-  const found = await Promise.all(statisticNames.map(async (statistic) => shard.read(`${name}.${statistic}`)));
-  const [active, mean, variance, maximum] = found.map((values) => Float64Array.from(values, Number)) as [
-    Float64Array,
-    Float64Array,
-    Float64Array,
-    Float64Array,
-  ];
-  return { count: Number(count), active, mean, variance, maximum };
+  const parts = ['count', ...statisticNames].map((statistic) => shard.layout.tensor(`${name}.${statistic}`));
+  const [first, last] = [parts[0] as PlacedTensor, parts.at(-1) as PlacedTensor];
+  const bytes = allocate('the statistics of a shard', last.byteOffset + last.bytes - first.byteOffset);
+  await shard.file.readInto(first.byteOffset, bytes);
+  const [count, active, mean, variance, maximum] = parts.map(({ dtype, shape, byteOffset }) => {
+    const values = viewAs(dtype, bytes.buffer, byteOffset - first.byteOffset, shape[0] as number);
+    return Float64Array.from(values as Float64Array | BigInt64Array, Number);
+  }) as [Float64Array, Float64Array, Float64Array, Float64Array, Float64Array];
+  return { count: count[0] as number, active, mean, variance, maximum };
 }

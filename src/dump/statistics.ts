@@ -105,27 +105,36 @@ export class FeatureStatistics {
   }
 }
 
-/** The statistics of several shards together, in their order. There must be one at least. */
-export function mergedStatistics(parts: readonly Statistics[]): Statistics {
-  const features = (parts[0] as Statistics).mean.length;
-  const moments = new Moments(features);
-  const active = new Float64Array(features);
-  const maximum = new Float64Array(features).fill(Number.NEGATIVE_INFINITY);
-  for (const part of parts) {
-    for (let i = 0; i < features; i++) {
-      if (part.count > 0) {
-        moments.merge(i, part.count, part.mean[i] as number, (part.variance[i] as number) * part.count, 0, 0);
-      }
-      active[i] = (active[i] as number) + (part.active[i] as number);
-      maximum[i] = Math.max(maximum[i] as number, part.maximum[i] as number);
+/** The statistics of several shards together, added in their order. */
+export class MergedStatistics {
+  readonly #moments: Moments;
+  readonly #active: Float64Array;
+  readonly #maximum: Float64Array;
+  #count = 0;
+
+  constructor(features: number) {
+    this.#moments = new Moments(features);
+    this.#active = new Float64Array(features);
+    this.#maximum = new Float64Array(features).fill(Number.NEGATIVE_INFINITY);
+  }
+
+  add({ count, active, mean, variance, maximum }: Statistics): void {
+    this.#count += count;
+    for (let i = 0; i < active.length; i++) {
+      this.#moments.merge(i, count, mean[i] as number, (variance[i] as number) * count, 0, 0);
+      this.#active[i] = (this.#active[i] as number) + (active[i] as number);
+      this.#maximum[i] = Math.max(this.#maximum[i] as number, maximum[i] as number);
     }
   }
-  const summaries = Array.from({ length: features }, (_, i) => moments.summary(i));
-  return {
-    count: parts.reduce((sum, { count }) => sum + count, 0),
-    active,
-    mean: Float64Array.from(summaries, ({ mean }) => mean),
-    variance: Float64Array.from(summaries, ({ variance }) => variance),
-    maximum,
-  };
+
+  get(): Statistics {
+    const summaries = Array.from(this.#active, (_, i) => this.#moments.summary(i));
+    return {
+      count: this.#count,
+      active: this.#active,
+      mean: Float64Array.from(summaries, ({ mean }) => mean),
+      variance: Float64Array.from(summaries, ({ variance }) => variance),
+      maximum: this.#maximum,
+    };
+  }
 }

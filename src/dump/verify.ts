@@ -10,6 +10,7 @@ import {
   type ListedFile,
   type Manifest,
   parquetNumber,
+  problemWith,
   type ShardEntry,
   shardNumber,
 } from './manifest.js';
@@ -17,6 +18,7 @@ import { ShardReader, statisticsIn } from './shard_reader.js';
 
 // So much that object storage brings several ranges at a time.
 const roomBytes = 2 ** 25;
+const entriesAtOnce = 2 ** 22;
 
 export interface Problem {
   readonly file: string;
@@ -54,11 +56,10 @@ async function checkFiles(store: Store, { shards, complete, part }: Manifest): P
 }
 
 /** A file that is known by its checksum alone. */
-async function checkListed(store: Store, { file, bytes, sha256 }: ListedFile, room: Uint8Array): Promise<Problem[]> {
-  const found = await store.find(file);
-  if (!found) return [{ file, problem: 'is missing' }];
-  if (!found.regular) return [{ file, problem: 'is not a regular file' }];
-  if (found.size !== bytes) return [{ file, problem: `holds ${found.size} bytes, but the manifest says ${bytes}` }];
+async function checkListed(store: Store, listed: ListedFile, room: Uint8Array): Promise<Problem[]> {
+  const { file, sha256 } = listed;
+  const problem = await problemWith(store, listed);
+  if (problem !== undefined) return [{ file, problem }];
   const source = await store.open(file);
   try {
     const digest = await digestOf(source, room);
@@ -175,20 +176,33 @@ async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, {
   const { location, latents } = manifest.autoencoders[i] as Manifest['autoencoders'][number];
   const name = latentsName(location);
   const pointers = (await shard.read(`${name}.row_ptr`)) as BigInt64Array;
-  const indices = (await shard.read(`${name}.indices`)) as Uint16Array | Int32Array;
-  if (pointers[0] !== 0n || pointers.at(-1) !== BigInt(indices.length)) {
-    return [`${name}.row_ptr does not go from 0 to ${indices.length}`];
+  const entries = shard.layout.tensor(`${name}.indices`).shape[0] as number;
+  if (pointers[0] !== 0n || pointers.at(-1) !== BigInt(entries)) {
+    return [`${name}.row_ptr does not go from 0 to ${entries}`];
   }
   for (let cell = 0; cell < cells.count; cell++) {
-    const [from, to] = [Number(pointers[cell]), Number(pointers[cell + 1])];
     const place = cells.places ? (cells.places[cell] as number) : cell;
-    if (to < from) return [`${name}.row_ptr falls at ${cell + 1}`];
-    if (to > from && (document[place] as number) < 0) return [`${name} has entries at padding (${place})`];
+    const active = (pointers[cell + 1] as bigint) - (pointers[cell] as bigint);
+    if (active < 0n) return [`${name}.row_ptr falls at ${cell + 1}`];
+    if (active > 0n && (document[place] as number) < 0) return [`${name} has entries at padding (${place})`];
+  }
+  // Piece by piece: a shard may have more entries than memory has room for.
+  let cell = 0;
+  let before = -1; // the latent before, at the same cell
+  for (let from = 0; from < entries; from += entriesAtOnce) {
+    const to = Math.min(entries, from + entriesAtOnce);
+    const indices = (await shard.read(`${name}.indices`, from, to)) as Uint16Array | Int32Array;
     for (let at = from; at < to; at++) {
-      const index = indices[at] as number;
-      if (index < 0 || index >= latents)
+      const index = indices[at - from] as number;
+      while (at >= Number(pointers[cell + 1])) {
+        cell++;
+        before = -1;
+      }
+      if (index < 0 || index >= latents) {
         return [`${name}.indices[${at}] is ${index}, but there are ${latents} latents`];
-      if (at > from && index <= (indices[at - 1] as number)) return [`${name}.indices[${at}] does not ascend`];
+      }
+      if (index <= before) return [`${name}.indices[${at}] does not ascend`];
+      before = index;
     }
   }
   return [];

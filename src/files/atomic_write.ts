@@ -33,11 +33,16 @@ const largestWrite = 2 ** 30;
 
 async function writeAll(handle: FileHandle, chunks: Iterable<Chunk> | AsyncIterable<Chunk>): Promise<void> {
   for await (const chunk of chunks) {
-    const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : chunk;
-    for (let at = 0; at < bytes.length; ) {
-      const { bytesWritten } = await handle.write(bytes, at, Math.min(bytes.length - at, largestWrite));
-      at += bytesWritten;
-    }
+    await writeBytes(handle, typeof chunk === 'string' ? Buffer.from(chunk) : chunk);
+  }
+}
+
+/** At a position, or where the file stands. A full disk takes part of the bytes first, and says so at the next attempt. */
+export async function writeBytes(handle: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    const length = Math.min(bytes.length - at, largestWrite);
+    const { bytesWritten } = await handle.write(bytes, at, length, position === undefined ? null : position + at);
+    at += bytesWritten;
   }
 }
 

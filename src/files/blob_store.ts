@@ -59,6 +59,7 @@ export class BlobStore implements Store {
     do {
       const page = await this.#page(next);
       for (const { name, size } of page.blobs) {
+        if (name === '') continue; // a blob of the prefix itself, as some tools make to show a folder
         names.push(size === 0 ? unfinishedName(name, blocksTag) : name);
       }
       next = page.next;
@@ -123,9 +124,8 @@ export class BlobStore implements Store {
     return claimBlob({ name: this.pathOf(file), blob: await this.#blob(file), seconds: this.#leaseSeconds });
   }
 
-  /** `adopt` says why not. */
-  async canAdopt(): Promise<boolean> {
-    return true;
+  canAdopt(from: Store, file: string): Promise<boolean> {
+    return this.adopt(from, file);
   }
 
   async adopt(from: Store, file: string): Promise<boolean> {

@@ -115,9 +115,14 @@ const ownerOf = async (path: string): Promise<Owner | undefined> =>
 async function isStale(path: string): Promise<boolean> {
   const found = await stat(path).catch(() => undefined);
   if (!found) return false;
-  if (Math.abs(Date.now() - found.mtimeMs) > staleMilliseconds) return true;
   const owner = await ownerOf(path);
-  return owner !== undefined && isAtWork(owner) === false;
+  const atWork = owner && isAtWork(owner);
+  if (atWork === false) return true;
+  if (Math.abs(Date.now() - found.mtimeMs) <= staleMilliseconds) return false;
+  if (atWork === true) return true; // it stands still
+  // It may be that another machine's clock goes wrong: then the file is touched meanwhile.
+  await sleep(staleMilliseconds);
+  return (await stat(path).catch(() => undefined))?.mtimeMs === found.mtimeMs;
 }
 
 function isAlive(pid: number): boolean {

@@ -73,7 +73,14 @@ export class DiskStore implements Store {
     return claimOrOwner(this.name, file);
   }
 
+  #checkOnDisk(from: Store, file: string): void {
+    if (from instanceof DiskStore) return;
+    const why = 'it is not on a disk of this machine, and nothing is copied';
+    throw new Error(`cannot give ${from.pathOf(file)} a name in ${this.name}: ${why}`);
+  }
+
   async canAdopt(from: Store, file: string): Promise<boolean> {
+    this.#checkOnDisk(from, file);
     const path = this.pathOf(file);
     const there = await lstat(path).catch(() => undefined);
     return !there || isSameFile(path, from.pathOf(file));
@@ -82,9 +89,7 @@ export class DiskStore implements Store {
   /** With a second name for the file, a hard link; it lasts when what is written next does. */
   async adopt(from: Store, file: string): Promise<boolean> {
     const [path, source] = [this.pathOf(file), from.pathOf(file)];
-    const refuse = (why: string, cause?: unknown) =>
-      new Error(`cannot give ${source} a name in ${this.name}: ${why}`, { cause });
-    if (!(from instanceof DiskStore)) throw refuse('it is not on a disk of this machine, and nothing is copied');
+    this.#checkOnDisk(from, file);
     try {
       await link(source, path);
     } catch (cause) {
@@ -95,7 +100,7 @@ export class DiskStore implements Store {
         EXDEV: `${from.name} is on another disk than ${this.name}: move it there first`,
         EPERM: `the disk of ${this.name} knows no hard links: put the parts into one folder`,
       };
-      throw refuse(why[code ?? ''] ?? message, cause);
+      throw new Error(`cannot give ${source} a name in ${this.name}: ${why[code ?? ''] ?? message}`, { cause });
     }
     return true;
   }

@@ -44,7 +44,10 @@ export interface Store {
   draft(file: string, tag: string, piece?: string): Promise<Draft>;
   /** The right to write what `file` stands for, or in words who has it: `process 123 on some-host`. */
   claim(file: string): Promise<Claim | string>;
-  /** Whether a name is free for the file that another store has under it, or that file's own already. */
+  /**
+   * Whether a name is free for the file that another store has under it, or that file's own already.
+   * @throws Error when it cannot be given a name here without copying.
+   */
   canAdopt(from: Store, file: string): Promise<boolean>;
   /**
    * Gives a file of another store a name here, without copying it. Says whether there was anything to do.

@@ -68,7 +68,7 @@ test('what is stored, and how: a sample, int8, statistics, Parquet', () =>
     }
     const made = await run(args, { cwd: folder });
     assert.is(made.code, 0, made.stderr);
-    const look = await run(['inspect', 'out'], { cwd: folder });
+    const look = await run(['inspect', '--statistics', 'out'], { cwd: folder });
     assert.match(look.stdout, /^positions 0\.25 of them by chance \(seed 3\), without padding and/m);
     assert.match(look.stdout, /1\/resid\/delta_mlp\/latents {2}\d+ positions: \d+ of 1024 are ever other than 0;/);
     const good = await run(['verify', 'out'], { cwd: folder });

@@ -1,5 +1,5 @@
 // Oracle: the dump of one process.
-import { cp, link, mkdir, readdir, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { cp, link, mkdir, readdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { mergeDumps } from '../../src/dump/merge.js';
@@ -139,7 +139,7 @@ test('what makes no whole is refused, and nothing is changed', () =>
     await rename(file, at('aside'));
     await refused([zero, one, two], /shard-00001\.safetensors is missing: the command of its part writes it again/);
     await mkdir(file);
-    await refused([zero, one, two], /shard-00001\.safetensors is not a regular file, but the manifest says \d+ bytes/);
+    await refused([zero, one, two], /shard-00001\.safetensors is not a regular file$/);
     await rm(file, { recursive: true });
     await cp(at('aside'), file);
     await truncate(file, 100);
@@ -157,6 +157,16 @@ test('what makes no whole is refused, and nothing is changed', () =>
     const touching = setInterval(() => writeFile(claim, JSON.stringify(owner)), 100);
     await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
     clearInterval(touching);
+    // the same of a machine whose clock is an hour late
+    const late = setInterval(() => utimes(claim, new Date(), new Date(Date.now() - 3_600_000)), 100);
+    await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
+    clearInterval(late);
+
+    const absurd = { ...JSON.parse(await readFile(join(zero, 'manifest-0-of-3.json'), 'utf8')), shards: [] };
+    absurd.part.count = 4_000_000_000;
+    await mkdir(at('absurd'));
+    await writeFile(join(at('absurd'), 'manifest-0-of-4000000000.json'), JSON.stringify(absurd));
+    await refused([at('absurd')], /of 4000000000 parts, 3999999999 are missing: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …/);
   }));
 
 test('sonde merge', () =>

@@ -59,12 +59,22 @@ test('options out of range are refused', async () => {
   refused({ shardTokens: 0 }, /shardTokens/);
   refused({ limit: 0 }, /limit must be an integer of 1 or more, but is 0/);
   refused({ dtype: 'int4' }, /dtype must be float16, bfloat16, float32, int8, but is "int4"/);
-  refused({ drop: ['text'] }, /drop must be a list of padding and endoftext, but has "text"/);
+  refused({ drop: ['text'] }, /drop must be a list of padding and endoftext, but is \["text"\]/);
+  refused({ drop: 'padding' }, /drop must be a list of padding and endoftext, but is "padding"/);
+  refused(
+    { dtype: 'int8', dense: ['0/attn/qk_logits'] },
+    /qk_logits is -Infinity where a token must not look, which int8/,
+  );
   refused({ sample: 0 }, /sample must be a part of the positions, above 0 and up to 1, but is 0/);
   refused({ sample: 1.5 }, /sample .* but is 1.5/);
   refused({ sample: 0.5, seed: -1 }, /seed must be an integer of 0 or more, but is -1/);
   refused({ seed: 4 }, /seed is for a sample of the positions/);
   refused({ parquet: true, autoencoders: [] }, /parquet is for latents: name an autoencoder/);
+  throws(
+    () => planDump({ ...base, statistics: 'yes' as never }),
+    TypeError,
+    /statistics must be true or false, but is y/,
+  );
   refused({ shard: { index: 2, count: 2 } }, /shard.index must be an integer from 0 to 1, but is 2/);
 });
 

@@ -1,5 +1,18 @@
 // Oracle: a dump that is whole, and the same with one thing wrong.
-import { appendFile, cp, mkdir, open, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import {
+  appendFile,
+  cp,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { type Dump, openDump } from '../../src/dump/reader.js';
@@ -7,6 +20,7 @@ import { dump } from '../../src/dump/run.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
+import { sampleText } from './folders.js';
 
 const test = suite('openDump');
 const model = await Transformer.load('demo');
@@ -80,6 +94,45 @@ test('any range of rows is that part of all rows', () =>
       await rejects(made.verify(), Error, /was closed/);
     }),
   ));
+
+test('a dump of any number of shards is read with few open files', () =>
+  withFolder(async (out) => {
+    await dump({
+      model,
+      corpus: sampleText,
+      locations: 'resid/post_emb',
+      out,
+      limit: 640,
+      context: 32,
+      shardTokens: 32,
+    });
+    await opened(out, async (made) => {
+      assert.is(made.shards.length, 20);
+      const openNow = async () => {
+        const links = (await readdir('/proc/self/fd')).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => ''));
+        return (await Promise.all(links)).filter((path) => path.startsWith(out)).length;
+      };
+      const all = await made.rows('resid/post_emb');
+      if (existsSync('/proc/self/fd')) assert.is(await openNow(), 8);
+      const ranges = Array.from({ length: 20 }, (_, row) => made.rows('resid/post_emb', row, row + 1)); // all at once
+      const parts = await Promise.all(ranges);
+      parts.forEach(({ data }, row) => {
+        assert.equal(data, all.data.slice(row * data.length, (row + 1) * data.length));
+      });
+      if (existsSync('/proc/self/fd')) assert.is(await openNow(), 8);
+      await made.close();
+      if (existsSync('/proc/self/fd')) assert.is(await openNow(), 0);
+    });
+  }));
+
+test('a manifest from before there was a choice of positions and files', () =>
+  withDump(async (out) => {
+    const path = join(out, 'manifest.json');
+    const { drop, sample, statistics, parquet, ...before } = JSON.parse(await readFile(path, 'utf8'));
+    assert.equal([drop, sample, statistics, parquet], [[], 1, false, false]);
+    await writeFile(path, JSON.stringify(before));
+    await opened(out, async (made) => assert.equal(await made.verify(), []));
+  }));
 
 test('verify names what was damaged', () =>
   withDump(async (out) => {

@@ -95,7 +95,7 @@ test('verify names what is wrong with them, and a manifest that lies is refused'
       await using made = await openDump(out);
       const problems = new Map((await made.verify()).map(({ file, problem }) => [file, problem]));
       assert.is(problems.size, 4);
-      assert.match(problems.get(parquet(0)) ?? '', /^holds \d+ bytes, but the manifest says \d+$/);
+      assert.match(problems.get(parquet(0)) ?? '', /^holds \d+ bytes, but the manifest says \d+ bytes$/);
       assert.match(problems.get(parquet(1)) ?? '', /^its SHA-256 is .*, but the manifest says/);
       assert.is(problems.get(parquet(2)), 'is missing');
       assert.is(problems.get(parquet(3)), 'is not listed in the manifest');

@@ -1,17 +1,19 @@
 // Oracle: the values of a float32 dump, summed up in double precision in two passes.
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { DumpOptions } from '../../src/dump/options.js';
 import { openDump } from '../../src/dump/reader.js';
 import { dump } from '../../src/dump/run.js';
-import { FeatureStatistics, mergedStatistics, type Statistics } from '../../src/dump/statistics.js';
+import { FeatureStatistics, MergedStatistics, type Statistics } from '../../src/dump/statistics.js';
+import type { HostTensor } from '../../src/files/host_tensor.js';
 import { loadSafetensors } from '../../src/files/safetensors.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 import { random } from '../support/random.js';
-import { contentsOf, sampleText } from './folders.js';
+import { contentsOf, resealed, sampleText } from './folders.js';
 
 const test = suite('statistics');
 
@@ -79,10 +81,10 @@ test('rows of any length, far from 0, with zeros and negative latents', () => {
   );
   const some = new FeatureStatistics(1);
   some.addDense(Float32Array.of(Number.NaN, -3), [1]);
-  same(
-    mergedStatistics([none, some.finish(), none].map((s) => ({ ...s, mean: s.mean.slice(0, 1) }))),
-    expectedOf([[-3]]),
-  );
+  const merged = new MergedStatistics(1);
+  for (const part of [new FeatureStatistics(1).finish(), some.finish(), new FeatureStatistics(1).finish()])
+    merged.add(part);
+  same(merged.get(), expectedOf([[-3]]));
 });
 
 const locations = ['1/mlp/post_act', '2/resid/post_mlp', '1/resid/delta_mlp -> ae-resid-delta-mlp'];
@@ -130,6 +132,31 @@ test('of a dump: those of its values before they are rounded, over all shards', 
     const shard = await loadSafetensors(join(out, 'shard-00001.safetensors'));
     assert.equal(shard['1/mlp/post_act.count']?.data, BigInt64Array.of(512n));
     assert.equal([shard['1/mlp/post_act.mean']?.dtype, shard['1/mlp/post_act.mean']?.shape], ['float64', [256]]);
+  }));
+
+test('statistics that cannot be are found', () =>
+  withFolder(async (out) => {
+    await dump(await options(out, { limit: 300 }));
+    const file = join(out, 'shard-00000.safetensors');
+    const original = await readFile(file);
+    const shard = await loadSafetensors(file);
+    const changed = async (name: string, bytes: Buffer) => {
+      const { data } = shard[name] as HostTensor;
+      const copy = Buffer.from(original);
+      copy.set(bytes, original.indexOf(Buffer.from(data.buffer, data.byteOffset, data.byteLength)));
+      await writeFile(file, copy);
+      await resealed(out, 0);
+      await using made = await openDump(out);
+      return (await made.verify()).map(({ problem }) => problem);
+    };
+    const count = (n: bigint) => Buffer.from(BigInt64Array.of(n).buffer);
+    const [location, latents] = ['2/resid/post_mlp', '1/resid/delta_mlp/latents'];
+    assert.equal(await changed(`${latents}.active`, count(301n)), [
+      `${latents}: the statistics of feature 0 cannot be`,
+    ]);
+    assert.equal(await changed(`${location}.variance`, Buffer.from(Float64Array.of(-1).buffer)), [
+      `${location}: the statistics of feature 0 cannot be`,
+    ]);
   }));
 
 test('no bit depends on how many rows are computed at a time, and what is stored is not changed', () =>

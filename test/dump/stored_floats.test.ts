@@ -86,22 +86,25 @@ for (const drop of [[], ['padding']] as const) {
     }));
 }
 
-test('what int8 cannot hold is refused by name, and nothing half done stays', () =>
+test('what int8 cannot hold is refused by name', () =>
   withFolder(async (folder) => {
     const model = await Transformer.load('demo');
-    const location = '0/attn/qk_logits'; // -Infinity where a token must not look
-    const options = {
-      model,
-      corpus: sampleText,
-      locations: location,
-      limit: 64,
-      context: 32,
-      out: join(folder, 'out'),
-    };
+    const broken = new Proxy(model, {
+      get(target, key) {
+        const value = Reflect.get(target, key, target);
+        if (key !== 'activations') return typeof value === 'function' ? value.bind(target) : value;
+        return async (...words: Parameters<Transformer['activations']>) => {
+          const activations = await target.activations(...words);
+          activations.get('1/mlp/post_act')?.select(0, 0).select(0, 2).fill(Number.NaN);
+          return activations;
+        };
+      },
+    });
+    const options = { model: broken, corpus: sampleText, locations: '1/mlp/post_act', limit: 64, context: 32 };
     await rejects(
-      dump({ ...options, dtype: 'int8' }),
+      dump({ ...options, dtype: 'int8', out: join(folder, 'out') }),
       RangeError,
-      /dump: 0\/attn\/qk_logits: -Infinity is not finite, which int8 cannot hold: choose float16/,
+      /dump: 1\/mlp\/post_act: NaN is not finite, which int8 cannot hold: choose float16, and another folder/,
     );
   }));
 
