@@ -299,6 +299,7 @@ function invalidText(source: Source, bytes: Buffer, offset: number, cause: unkno
 }
 
 async function* chunksOf(source: Source, { onBytes, signal }: ReadOptions): AsyncGenerator<Buffer> {
+  signal?.throwIfAborted(); // standard input, once it is read, keeps the process waiting
   const stream: Readable = source.path === undefined ? process.stdin : createReadStream(source.path);
   const stop = () => stream.destroy();
   signal?.addEventListener('abort', stop, { once: true });

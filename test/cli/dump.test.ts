@@ -210,7 +210,7 @@ test('SIGINT and SIGTERM are 130, say how to go on, and leave a folder that goes
     assert.is(code, 130);
     for (const out of ['out2', 'whole']) assert.is((await run([...args, out, ...limit], { cwd: folder })).code, 0);
     await assertSameFolder(join(folder, 'out2'), join(folder, 'whole'));
-    const waiting = { cwd: folder, interrupt: { signal: 'SIGINT', after: 1500 } } as const;
+    const waiting = { cwd: folder, interrupt: { signal: 'SIGINT', after: 3000 } } as const;
     assert.is((await run(['dump', '-', ...hook, '--out', 'stdin'], waiting)).code, 130);
   }));
 

@@ -120,4 +120,9 @@ test('wrong items and tokens that a small model lacks are refused', async () => 
   await rejects(documentsOf(items('hello there'), 100), RangeError, /item 0: the text has token \d+.* end at 99/);
 });
 
+test('what is stopped before it begins reads nothing, standard input neither', async () => {
+  const signal = AbortSignal.abort(new Error('stopped'));
+  await rejects(readCorpus(await openCorpus('-'), { encode, nVocab: 50257, signal }).next(), /stopped/);
+});
+
 test.run();
