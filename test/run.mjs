@@ -1,7 +1,7 @@
 // Runs each compiled test file in a process of its own, so that a native crash or a hang costs one file, and closes with
 // `N passed, N failed, N skipped`. Arguments: only the files whose path contains one of them.
 //   TEST_JOBS          files at a time; as many as there are processors
-//   TEST_FILE_LIMIT    seconds a file may take; 300
+//   TEST_FILE_LIMIT    seconds a file may take; 600
 //   TEST_LIMIT_FACTOR  stretches this limit and those of the tests (slow builds: sanitizers)
 //   TEST_SUFFIX        .test.js; the harness's own test asks for the files that must fail
 import { spawn } from 'node:child_process';
@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url';
 const folder = join(dirname(fileURLToPath(import.meta.url)), '..', 'build-test', 'test');
 const wanted = process.argv.slice(2);
 const suffix = process.env.TEST_SUFFIX ?? '.test.js';
-const limit = Number(process.env.TEST_FILE_LIMIT ?? 300) * Number(process.env.TEST_LIMIT_FACTOR ?? 1);
+const limit = Number(process.env.TEST_FILE_LIMIT ?? 600) * Number(process.env.TEST_LIMIT_FACTOR ?? 1);
 const jobs = Number(process.env.TEST_JOBS ?? availableParallelism());
 
 const running = new Set();
