@@ -21,6 +21,7 @@ import { random } from '../support/random.js';
 import { contentsOf, sampleText } from './folders.js';
 
 const test = suite('dump into object storage');
+test.limit(180_000);
 const MiB = 2 ** 20;
 const model = await Transformer.load('demo');
 const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));

@@ -18,7 +18,6 @@ import { rejects, suite, throws } from '../support/harness.js';
 import { random } from '../support/random.js';
 
 const test = suite('blob store');
-test.limit(20_000);
 const MiB = 2 ** 20;
 const file = 'shard-00000.safetensors';
 
