@@ -17,7 +17,7 @@ export interface Patience {
 }
 
 /** Some seconds. */
-export const brief: Patience = { retries: 4, minTimeout: 200, maxTimeout: 10_000 };
+const brief: Patience = { retries: 4, minTimeout: 200, maxTimeout: 10_000 };
 /** About two minutes, so that work of hours does not end with a moment's trouble. */
 export const patient: Patience = { retries: 13, minTimeout: 200, maxTimeout: 10_000 };
 
