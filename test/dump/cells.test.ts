@@ -73,7 +73,7 @@ for (const [title, changes, keeps] of filters) {
     withFolder(async (folder) => {
       const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
       await dump(options(whole, { dtype: changes.dtype ?? 'float32' }));
-      await dump(options(out, { ...changes, batch: 3 }));
+      await dump(options(out, { ...changes, batch: 2 })); // rows of like length, which do not follow one another
       const expected = await opened(whole, async (made) => {
         const { tokens, document } = await made.tokens();
         return contents(
@@ -89,6 +89,15 @@ for (const [title, changes, keeps] of filters) {
         const { positions, data, shape } = await made.stored('resid/post_emb', 1, 5);
         const width = shape[1] as number;
         const rows = await made.rows('resid/post_emb');
+        const [part, entries] = [await made.rows('resid/post_emb', 3, 7), await made.rows(latents, 3, 7)];
+        assert.equal(part.data, rows.data.slice(3 * 16 * width, 7 * 16 * width));
+        const all = await made.rows(latents);
+        const start = all.rowPtr[3 * 16] as bigint;
+        assert.equal(
+          entries.rowPtr,
+          all.rowPtr.slice(3 * 16, 7 * 16 + 1).map((p) => p - start),
+        );
+        assert.equal(entries.values, all.values.slice(Number(start), Number(all.rowPtr[7 * 16])));
         const places: number[] = [];
         for (let i = 16; i < 80; i++) if (expected.mask[i] === 1) places.push(i);
         assert.equal(
