@@ -1,5 +1,4 @@
 // sonde dump: the options of the dump, its progress, and one line about the outcome.
-
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus.js';
 import type { DumpOptions } from '../dump/options.js';

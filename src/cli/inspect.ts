@@ -1,5 +1,4 @@
 // sonde inspect: what a dump holds.
-
 import { Command } from 'commander';
 import { isPacked } from '../dump/cells.js';
 import { bytesOf } from '../dump/manifest.js';

@@ -1,5 +1,4 @@
 // sonde verify: whether a dump is what its manifest says.
-
 import { Command } from 'commander';
 import { bytesOf } from '../dump/manifest.js';
 import { showBytes } from '../dump/plan.js';

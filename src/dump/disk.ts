@@ -8,8 +8,8 @@ import type { ByteSource } from '../files/byte_source.js';
 /** Room for what is read or hashed at a time, to be used again and again. */
 export const makeRoom = (): Uint8Array => new Uint8Array(2 ** 22);
 
-/** For looking at many files: object storage takes its time for each. */
-export const findsAtOnce = pLimit(16);
+/** Runs what looks at many files, some at a time: object storage takes its time for each. */
+export const severalAtOnce = pLimit(16);
 
 export async function writeAll(
   path: string,

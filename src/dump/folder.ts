@@ -1,7 +1,7 @@
 // The folder a dump is written to: refuses what is not its own or is somebody else's just now, clears away what an
 // interrupted run left, and says which shards are there already.
 import { type Store, unfinishedOf } from '../files/store.js';
-import { findsAtOnce, onDisk } from './disk.js';
+import { onDisk, severalAtOnce } from './disk.js';
 import {
   claimedFile,
   claimFile,
@@ -104,7 +104,7 @@ function isOwn(leftover: string, { part }: DumpSettings): boolean {
 async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {
   const whole = await Promise.all(
     listed.map(async (entry) => {
-      const there = await Promise.all(filesOf(entry).map((file) => findsAtOnce(() => isThere(store, file))));
+      const there = await Promise.all(filesOf(entry).map((file) => severalAtOnce(() => isThere(store, file))));
       return !there.includes(false); // else it will be written again
     }),
   );

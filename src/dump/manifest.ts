@@ -2,7 +2,7 @@
 // It has nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so
 // whatever is read here is checked before it is used.
 import type { Store } from '../files/store.js';
-import { findsAtOnce, onDisk } from './disk.js';
+import { onDisk, severalAtOnce } from './disk.js';
 import { latentsName } from './layout.js';
 import { type DumpSettings, droppable, dumpDTypes, type Part } from './settings.js';
 
@@ -105,7 +105,7 @@ export async function writeManifest(store: Store, manifest: Manifest): Promise<v
  */
 export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
   const names = (await store.list()).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
-  const read = names.map(async (name) => [name, await findsAtOnce(() => readManifest(store, name))] as const);
+  const read = names.map(async (name) => [name, await severalAtOnce(() => readManifest(store, name))] as const);
   const manifests = new Map(await Promise.all(read));
   const merged = manifests.get(manifestFile(whole));
   if (!merged?.complete) return manifests;

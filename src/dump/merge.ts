@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import { isBlobUrl } from '../files/blob_address.js';
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
-import { findsAtOnce, onDisk } from './disk.js';
+import { onDisk, severalAtOnce } from './disk.js';
 import {
   claimFile,
   differenceOf,
@@ -88,7 +88,7 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   const shards = shardsOf(taken);
   const files = shards.flatMap(({ store, entry }) => filesOf(entry).map((file): PlacedFile => ({ store, file })));
   const elsewhere = files.filter(({ store }) => store !== out);
-  await Promise.all(files.map((file) => findsAtOnce(() => checkThere(file))));
+  await Promise.all(files.map((file) => severalAtOnce(() => checkThere(file))));
   for (const file of elsewhere) await checkFree(out, file);
 
   let linked = 0;

@@ -65,22 +65,10 @@ export function planDump(request: PlanRequest): DumpPlan {
   const limit = request.limit === undefined ? null : integer('limit', request.limit, 1);
   const count = integer('shard.count', shard.count, 1, 100_000);
   const part = { index: integer('shard.index', shard.index, 0, count - 1), count };
-  if (!dumpDTypes.includes(dtype)) {
-    throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
-  }
   const rowCount = rowsPerShard({ context, shardTokens });
   const filter = filterOf(request);
   const { statistics = false, parquet = false } = request;
-  for (const [option, value] of Object.entries({ statistics, parquet })) {
-    if (typeof value !== 'boolean') throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
-  }
-  const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
-  if (infinite !== undefined) {
-    throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
-  }
-  if (parquet && autoencoders.length === 0) {
-    throw new RangeError('dump: parquet is for latents: name an autoencoder for one location at least');
-  }
+  checkFormats({ dtype, dense, autoencoders, statistics, parquet });
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
@@ -106,6 +94,25 @@ export function planDump(request: PlanRequest): DumpPlan {
     fullContext: wanted.some((location) => hasKeys(location, model)),
     wanted,
   };
+}
+
+type Formats = Required<Pick<PlanRequest, 'dense' | 'autoencoders'>> &
+  Pick<DumpSettings, 'dtype' | 'statistics' | 'parquet'>;
+
+function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Formats): void {
+  if (!dumpDTypes.includes(dtype)) {
+    throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
+  }
+  for (const [option, value] of Object.entries({ statistics, parquet })) {
+    if (typeof value !== 'boolean') throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
+  }
+  const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
+  if (infinite !== undefined) {
+    throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
+  }
+  if (parquet && autoencoders.length === 0) {
+    throw new RangeError('dump: parquet is for latents: name an autoencoder for one location at least');
+  }
 }
 
 function filterOf({ drop = [], sample = 1, seed }: PlanRequest): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {

@@ -144,15 +144,15 @@ export class Dump {
     const parts: Float32Array[] = [];
     const positions: number[] = [];
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const cells = await shard.cells();
-      const { document } = await shard.rows(first, end);
-      const [begin, stop] = [cells.starts[first] as number, cells.starts[end] as number];
+      const { starts, places } = await shard.cells();
+      const document = places ? undefined : (await shard.rows(first, end)).document; // padding has no place among places
+      const [begin, stop] = [starts[first] as number, starts[end] as number];
       const values = await this.#vectors(shard, entry, begin, stop);
       const width = widthOf(entry);
       const kept: number[] = [];
       for (let cell = begin; cell < stop; cell++) {
-        const place = (cells.places ? (cells.places[cell] as number) : cell) - first * context;
-        if (document[place] === -1) continue;
+        const place = (places ? (places[cell] as number) : cell) - first * context;
+        if (document?.[place] === -1) continue;
         kept.push(cell - begin);
         positions.push(from + at + Math.floor(place / context), place % context);
       }

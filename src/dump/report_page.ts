@@ -1,6 +1,5 @@
 // The HTML of a report. Everything in a dump may come from anywhere: no text reaches the page unescaped, and the page
 // itself forbids scripts and whatever would be loaded.
-
 import { latentsName } from './layout.js';
 import { bytesOf } from './manifest.js';
 import { showBytes } from './plan.js';

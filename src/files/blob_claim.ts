@@ -3,7 +3,7 @@
 // a process of another machine is alive; one of this machine is asked, and what a dead one held is taken over at once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobLeaseClient, BlockBlobClient } from '@azure/storage-blob';
-import { type Patience, patient, request, unlessStatus } from './blob_request.js';
+import { type Patience, patient, type RequestOptions, request, unlessStatus } from './blob_request.js';
 import { putText } from './blob_upload.js';
 import { type Claim, isAtWork, type Owner, ownerInWords, parseOwner, thisProcess } from './claim.js';
 
@@ -47,16 +47,7 @@ async function taken({ name, blob, seconds }: ClaimedBlob, self: Owner): Promise
   const text = JSON.stringify(self);
   const lease = blob.getBlobLeaseClient(self.token);
   const ask = (send: (abortSignal: AbortSignal) => Promise<unknown>, refusals: readonly number[]) =>
-    request(
-      name,
-      ({ signal }) =>
-        unlessStatus(
-          refusals,
-          false,
-          send(signal).then(() => true),
-        ),
-      { patience: patient },
-    );
+    granted(name, send, refusals, { patience: patient });
   await ask((signal) => putText(blob, text, signal, { ifNoneMatch: '*' }), [409, 412]); // it may be there already
   if (!(await ask((abortSignal) => lease.acquireLease(seconds, { abortSignal }), [404, 409, 412]))) return false;
   // It says now who has the lease, if it was another's before.
@@ -81,14 +72,24 @@ async function ownerOf({ name, blob }: ClaimedBlob): Promise<Owner | undefined> 
 function releasedFor({ name, blob }: ClaimedBlob, { token }: Owner): Promise<boolean> {
   const release = (abortSignal: AbortSignal) => blob.getBlobLeaseClient(token).releaseLease({ abortSignal });
   const refusals = [400, 404, 409, 412]; // another's by now, or gone
-  return request(name, ({ signal }) =>
-    unlessStatus(
-      refusals,
-      false,
-      release(signal).then(() => true),
-    ),
-  );
+  return granted(name, release, refusals);
 }
+
+/** Whether the server does what it is asked for, or refuses with one of these statuses. */
+const granted = (
+  name: string,
+  send: (abortSignal: AbortSignal) => Promise<unknown>,
+  refusals: readonly number[],
+  options: RequestOptions = {},
+): Promise<boolean> =>
+  request(
+    name,
+    async ({ signal }) => {
+      const done = send(signal).then(() => true);
+      return unlessStatus(refusals, false, done);
+    },
+    options,
+  );
 
 class HeldLease implements Claim {
   readonly #claimed: ClaimedBlob;
