@@ -81,7 +81,13 @@ for (const [title, changes, keeps] of filters) {
       await dump(options(whole, { dtype, locations: own }));
       await dump(options(out, { ...changes, batch: 2 })); // rows of like length, which do not follow one another
       const expected = await opened(whole, async (made) => {
-        const { tokens, document } = await made.tokens();
+        const { tokens, document, stored } = await made.tokens();
+        const { positions } = await made.stored('resid/post_emb', 1);
+        const places = [...stored.keys()].filter((place) => place >= 16 && stored[place] === 1);
+        assert.equal(
+          [...positions],
+          places.flatMap((place) => [Math.floor(place / 16), place % 16]),
+        );
         return contents(
           made,
           Uint8Array.from(tokens, (t, i) => (document[i] !== -1 && keeps(t) ? 1 : 0)),
