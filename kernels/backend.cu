@@ -6,6 +6,7 @@
 #include <functional>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "context.h"
@@ -18,7 +19,9 @@ namespace {
 
 constexpr size_t kPieceBytes = size_t(8) << 20;  // of a transfer: what a block of pinned memory holds
 constexpr size_t kPinnedBlocks = 8;
-constexpr int kNames = 16;  // operations remembered for an error that CUDA tells late
+constexpr int kNames = 16;             // operations remembered for an error that CUDA tells late
+constexpr size_t kFailures = 256;      // allocated at a time
+constexpr size_t kOpenReports = 1024;  // operations that can fail on their data, begun since the last mark
 
 // Pinned host memory, and the copy that last used it.
 struct Pinned {
@@ -31,25 +34,39 @@ struct Slot {
   size_t bytes = 0;
 };
 
+// An operation that can fail on its data, and where its kernels say so.
+struct Report {
+  Failure* failure;
+  std::string operation;  // its name, a line break, its tensors
+};
+
 }  // namespace
 
 struct Host {
   cudaStream_t copies = nullptr;
   Slot scratch[kScratchSlots];
+  cudaMemPool_t pool = nullptr;
   cudaDeviceProp properties = {};
-  std::function<std::string()> describe;  // the operation under way: its name, a line break, its tensors
+
+  // of the thread that runs operations
+  std::function<std::string()> describe;  // the operation under way, as in Report
+  std::vector<Report> reports;            // since the last mark
+  Status first;                           // the failure of an operation before those, if it had to be looked for early
 
   std::mutex mutex;  // guards what follows: finish comes from another thread
   std::vector<Pinned> free_blocks;
   size_t blocks = 0;
   std::deque<std::string> names;  // of the operations begun last
-  unsigned ticket = 0;
-  std::deque<std::pair<unsigned, std::string>> tickets;  // operations that can fail on their data
+  std::vector<Failure*> free_failures;
+  std::vector<Failure*> failures;  // what was allocated, kFailures each
 };
 
-// Something under way: a mark in the stream's order, and what is to be copied to the host when it is reached.
+// Something under way: a mark in the stream's order, what is to be copied to the host when it is reached, and what the operations
+// between the mark before and this one had to report. That is this one's alone to tell, whoever asks first.
 struct Pending {
   cudaEvent_t ready = nullptr;
+  std::vector<Report> reports;
+  Status first;
   void* host = nullptr;
   char* staging = nullptr;
   size_t bytes = 0;
@@ -63,12 +80,11 @@ cudaError_t make_event(cudaEvent_t* event) {
   return cudaEventCreateWithFlags(event, cudaEventDisableTiming | cudaEventBlockingSync);
 }
 
-// Each thread has a current device.
-void enter(const Context* context) {
-  static thread_local int current = -1;
-  if (current == context->index) return;
-  cudaSetDevice(context->index);
-  current = context->index;
+// Each thread has a current device. It is asked for each time: opening another GPU changes it, and so may anyone else in the process.
+cudaError_t enter(const Context* context) {
+  int current = -1;
+  const cudaError_t error = cudaGetDevice(&current);
+  return error == cudaSuccess && current == context->index ? error : cudaSetDevice(context->index);
 }
 
 // ---- failures
@@ -87,19 +103,9 @@ Status late_error(Context* context, cudaError_t error) {
   return status;
 }
 
-// What a kernel reported since this was last asked.
-Status reported(Context* context) {
-  Failure& failure = *context->failure;
-  if (failure.ticket == 0) return {};
-  std::string name = "an operation\n";
-  {
-    std::lock_guard<std::mutex> lock(context->host->mutex);
-    for (const auto& [ticket, operation] : context->host->tickets) {
-      if (ticket == failure.ticket) name = operation;
-    }
-  }
-  const std::string tensors = name.substr(name.find('\n') + 1);
-  name.resize(name.find('\n'));
+Status in_words(const Failure& failure, const std::string& operation) {
+  const size_t end = operation.find('\n');
+  const std::string name = operation.substr(0, end), tensors = operation.substr(end + 1);
   const long long* v = failure.values;
   const char *called = name.c_str(), *of = tensors.c_str();
   Status status;
@@ -117,8 +123,21 @@ Status reported(Context* context) {
     default: status = fail("%s: division by zero at element %lld %s", called, v[0], of);
   }
   status.names_operation = true;
-  failure.ticket = 0;
-  failure.claimed = 0;
+  return status;
+}
+
+// `first`, or else the first failure that operations reported. Their kernels are done: nobody writes to these places any more, and
+// they are free for other operations.
+Status settle(Context* context, const Status& first, std::vector<Report>& reports) {
+  Status status = first;
+  for (const auto& [failure, operation] : reports) {
+    if (failure->kind != kNoFailure && !status.failed()) status = in_words(*failure, operation);
+    *failure = {};
+  }
+  Host& host = *context->host;
+  std::lock_guard<std::mutex> lock(host.mutex);
+  for (const Report& report : reports) host.free_failures.push_back(report.failure);
+  reports.clear();
   return status;
 }
 
@@ -140,8 +159,17 @@ bool take_block(Context* context, Pinned* block) {
     if (!block->data) ++host.blocks;
   }
   if (block->data) return cudaEventSynchronize(block->done) == cudaSuccess;
-  if (cudaMallocHost(&block->data, kPieceBytes) == cudaSuccess && make_event(&block->done) == cudaSuccess) return true;
+  Pinned fresh;
+  if (cudaMallocHost(&fresh.data, kPieceBytes) == cudaSuccess) {
+    if (make_event(&fresh.done) == cudaSuccess) {
+      *block = fresh;
+      return true;
+    }
+    cudaFreeHost(fresh.data);
+  }
   cudaGetLastError();
+  std::lock_guard<std::mutex> lock(host.mutex);
+  --host.blocks;
   return false;
 }
 
@@ -202,17 +230,14 @@ void close(Context* context);
 
 Status open_all(Context* context) {
   Host& host = *context->host;
-  cudaError_t error = cudaSetDevice(context->index);
+  cudaError_t error = enter(context);
   if (error == cudaSuccess) error = cudaGetDeviceProperties(&host.properties, context->index);
   if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking);
   if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&host.copies, cudaStreamNonBlocking);
-  if (error == cudaSuccess) error = cudaMallocHost(reinterpret_cast<void**>(&context->failure), sizeof(Failure));
-  if (error == cudaSuccess) memset(static_cast<void*>(context->failure), 0, sizeof(Failure));
-  cudaMemPool_t pool;
-  if (error == cudaSuccess) error = cudaDeviceGetDefaultMemPool(&pool, context->index);
-  // freed memory stays with the pool: what one batch gives back the next one takes
+  if (error == cudaSuccess) error = cudaDeviceGetDefaultMemPool(&host.pool, context->index);
+  // freed memory stays with the pool, until there is no room for something else: what one batch gives back the next one takes
   uint64_t all = UINT64_MAX;
-  if (error == cudaSuccess) error = cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all);
+  if (error == cudaSuccess) error = cudaMemPoolSetAttribute(host.pool, cudaMemPoolAttrReleaseThreshold, &all);
   return from_cuda(error, "the GPU could not be opened");
 }
 
@@ -248,7 +273,7 @@ void close(Context* context) {
     cudaEventDestroy(block.done);
     cudaFreeHost(block.data);
   }
-  if (context->failure) cudaFreeHost(context->failure);
+  for (Failure* failures : host->failures) cudaFreeHost(failures);
   if (context->stream) {
     cudaStreamSynchronize(context->stream);
     cudaStreamDestroy(context->stream);
@@ -266,9 +291,16 @@ void describe(const Context* context, char* text, size_t size) {
 
 // ---- memory
 
+// What was freed stays with the pool, in blocks of the sizes that were asked for then. When there is no room, the streams are waited
+// for, which leaves every freed block idle, and the pool gives those back.
 void* allocate(Context* context, size_t bytes) {
   enter(context);
   void* data = nullptr;
+  if (cudaMallocAsync(&data, bytes ? bytes : 1, context->stream) == cudaSuccess) return data;
+  cudaStreamSynchronize(context->stream);
+  cudaStreamSynchronize(context->host->copies);
+  cudaMemPoolTrimTo(context->host->pool, 0);
+  cudaGetLastError();
   if (cudaMallocAsync(&data, bytes ? bytes : 1, context->stream) == cudaSuccess) return data;
   cudaGetLastError();
   return nullptr;
@@ -329,9 +361,15 @@ Status upload(Context* context, Out dst, const void* from) {
 
 Pending* mark(Context* context) {
   enter(context);
+  Host& host = *context->host;
   auto* pending = new Pending;
-  // an event that cannot be had is told by finish
-  if (make_event(&pending->ready) == cudaSuccess) cudaEventRecord(pending->ready, context->stream);
+  pending->reports = std::exchange(host.reports, {});
+  pending->first = std::exchange(host.first, {});
+  // without an event, finish waits for all work
+  if (make_event(&pending->ready) != cudaSuccess) return pending;
+  if (cudaEventRecord(pending->ready, context->stream) == cudaSuccess) return pending;
+  cudaEventDestroy(pending->ready);
+  pending->ready = nullptr;
   return pending;
 }
 
@@ -407,12 +445,14 @@ Status finish(Context* context, Pending* pending) {
   enter(context);
   Host& host = *context->host;
   Status status;
-  const cudaError_t error = pending->ready ? cudaEventSynchronize(pending->ready) : cudaErrorMemoryAllocation;
+  // without an event, all work is waited for
+  const cudaError_t error =
+      pending->ready ? cudaEventSynchronize(pending->ready) : cudaStreamSynchronize(context->stream);
   if (error != cudaSuccess) {
     status = late_error(context, error);
   } else {
     // the copy stream may be told of nothing that this thread has not waited for
-    status = reported(context);
+    status = settle(context, pending->first, pending->reports);
     if (!status.failed() && pending->staging) {
       status = bring(context, static_cast<char*>(pending->host), pending->staging, pending->bytes);
     }
@@ -430,8 +470,10 @@ Status finish(Context* context, Pending* pending) {
 
 Status synchronize(Context* context) {
   enter(context);
+  Host& host = *context->host;
   const cudaError_t error = cudaStreamSynchronize(context->stream);
-  return error != cudaSuccess ? late_error(context, error) : reported(context);
+  return error != cudaSuccess ? late_error(context, error)
+                              : settle(context, std::exchange(host.first, {}), host.reports);
 }
 
 // ---- operations
@@ -455,7 +497,8 @@ template <class... A>
 struct Entry {
   template <Status (*operation)(Context*, A...), int number>
   static Status run(Context* context, A... arguments) {
-    enter(context);
+    const cudaError_t entered = enter(context);
+    if (entered != cudaSuccess) return from_cuda(entered, "the GPU could not be chosen");
     Host& host = *context->host;
     const std::string name = public_name(kTexts[number].name);
     {
@@ -499,22 +542,32 @@ void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
   if (held.data) cudaFreeAsync(held.data, context->stream);
   held = {};
   const size_t room = size_t(round_up(int64_t(bytes ? bytes : 1), int64_t(1) << 16));
-  if (cudaMallocAsync(&held.data, room, context->stream) != cudaSuccess) {
-    cudaGetLastError();
-    held.data = nullptr;
-    return nullptr;
-  }
-  held.bytes = room;
+  held.data = allocate(context, room);
+  held.bytes = held.data ? room : 0;
   return held.data;
 }
 
-unsigned failure_ticket(Context* context) {
+Failure* failure_of_operation(Context* context, Status* status) {
   Host& host = *context->host;
+  if (host.reports.size() >= kOpenReports) {
+    // nobody waits for these for a long time: their places are made free now
+    const cudaError_t error = cudaStreamSynchronize(context->stream);
+    if (error != cudaSuccess) *status = late_error(context, error);
+    if (error != cudaSuccess) return nullptr;
+    host.first = settle(context, host.first, host.reports);
+  }
   std::lock_guard<std::mutex> lock(host.mutex);
-  if (++host.ticket == 0) ++host.ticket;
-  host.tickets.emplace_back(host.ticket, host.describe());
-  if (host.tickets.size() > 256) host.tickets.pop_front();
-  return host.ticket;
+  if (host.free_failures.empty()) {
+    void* more = nullptr;
+    *status = from_cuda(cudaMallocHost(&more, kFailures * sizeof(Failure)), "pinned host memory");
+    if (status->failed()) return nullptr;
+    memset(more, 0, kFailures * sizeof(Failure));
+    host.failures.push_back(static_cast<Failure*>(more));
+    for (size_t i = 0; i < kFailures; ++i) host.free_failures.push_back(host.failures.back() + i);
+  }
+  host.reports.push_back({host.free_failures.back(), host.describe()});
+  host.free_failures.pop_back();
+  return host.reports.back().failure;
 }
 
 Status from_cuda(cudaError_t error, const char* what) {

@@ -33,8 +33,7 @@ struct Integers {
   const int32_t* b;  // null: `scalar`
   int32_t scalar;
   BinaryKind kind;
-  Failure* failure;
-  unsigned ticket;
+  Failure* failure;  // of a division
 };
 
 __global__ void __launch_bounds__(kThreads) integer_kernel(Integers x, Positions<3> positions) {
@@ -48,7 +47,7 @@ __global__ void __launch_bounds__(kThreads) integer_kernel(Integers x, Positions
   if (x.kind == BinaryKind::add) out = int32_t(p + q);
   else if (x.kind == BinaryKind::sub) out = int32_t(p - q);
   else if (x.kind == BinaryKind::mul) out = int32_t(p * q);
-  else if (b == 0) report(x.failure, x.ticket, kDivisionByZero, i, 0, 0);
+  else if (b == 0) report(x.failure, kDivisionByZero, i, 0, 0);
   else out = b == -1 ? int32_t(0u - p) : a / b;
 }
 
@@ -56,13 +55,15 @@ Status integers(Context* context, const View& out, const View& a, const View* b,
   const View* const views[] = {&out, &a, b ? b : &a};
   const auto where = positions(views);
   if (where.count == 0) return {};
+  Status status;
+  Failure* failure = kind == BinaryKind::div ? failure_of_operation(context, &status) : nullptr;
+  if (status.failed()) return status;
   const Integers x = {static_cast<int32_t*>(out.data),
                       static_cast<const int32_t*>(a.data),
                       b ? static_cast<const int32_t*>(b->data) : nullptr,
                       int32_t(scalar),
                       kind,
-                      context->failure,
-                      kind == BinaryKind::div ? failure_ticket(context) : 0};
+                      failure};
   LAUNCH(integer_kernel, dim3(unsigned(ceil_div(where.count, kThreads))), dim3(kThreads), 0, context->stream, x, where);
   return {};
 }

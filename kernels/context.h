@@ -8,27 +8,23 @@
 
 namespace sonde {
 
-// What only the data could tell, written by a kernel into host memory that the device sees. The first one stays.
+enum FailureKind { kNoFailure = 0, kBadIndex, kBadPointer, kBadEntry, kDivisionByZero };
+
+// What only the data could tell: written by an operation's kernels into host memory that the device sees. Each operation that can
+// fail has one of its own, which the host reads when its kernels are done.
 struct Failure {
-  unsigned claimed;          // by the first thread that found something wrong
-  volatile unsigned ticket;  // of its operation, written last; 0: all is well
-  int kind;
+  unsigned claimed;  // by the first thread that found something wrong: what it says stays
+  FailureKind kind;
   long long values[4];
 };
 
-enum FailureKind { kBadIndex = 1, kBadPointer = 2, kBadEntry = 3, kDivisionByZero = 4 };
-
-// first come, first told
-SONDE_DEVICE void report(Failure* failure, unsigned ticket, FailureKind kind, long long a, long long b, long long c,
-                         long long d = 0) {
-  if (atomicCAS(&failure->claimed, 0u, ticket) != 0) return;
+SONDE_DEVICE void report(Failure* failure, FailureKind kind, long long a, long long b, long long c, long long d = 0) {
+  if (atomicCAS(&failure->claimed, 0u, 1u) != 0) return;
   failure->kind = kind;
   failure->values[0] = a;
   failure->values[1] = b;
   failure->values[2] = c;
   failure->values[3] = d;
-  __threadfence_system();
-  failure->ticket = ticket;
 }
 
 struct Host;  // the parts that only backend.cu uses
@@ -38,7 +34,6 @@ struct Context {
   int capability = 0;  // 80, 86, 90
   int multiprocessors = 0;
   cudaStream_t stream = nullptr;
-  Failure* failure = nullptr;
   int32_t list_capacity = 1024;  // of sparse_encode: what a row's list has room for, grown as rows need it
   Host* host = nullptr;
 };
@@ -49,8 +44,8 @@ enum ScratchSlot { kLeftPlanes, kRightPlanes, kLists, kDense, kSmall, kScratchSl
 void* scratch(Context* context, ScratchSlot slot, size_t bytes);
 inline Status no_scratch(size_t bytes) { return fail("out of GPU memory: %zu bytes for intermediate results", bytes); }
 
-// The number under which kernels of the operation under way report a failure.
-unsigned failure_ticket(Context* context);
+// Where kernels of the operation under way report a failure; null, with a Status, when there is no host memory for it.
+Failure* failure_of_operation(Context* context, Status* status);
 
 // nothing, or why the last launch did not take place
 Status launched();

@@ -4,7 +4,8 @@
 //             lane / 4 + 8 g and column lane % 4 * 2 + 8 j + h
 //   quad      four neighbours of a row, from a column that is a multiple of four
 //
-// Each element comes once, in no certain order.
+// Each element comes once, in no certain order. A fragment is the whole warp's, and leaves its lanes together again: what comes next
+// may be an instruction of the warp.
 #pragma once
 #include "functions.cuh"
 #include "planes.cuh"
@@ -202,6 +203,7 @@ struct Sparse {
         }
       }
     }
+    __syncwarp();
   }
 };
 

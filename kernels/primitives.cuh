@@ -85,8 +85,16 @@ SONDE_DEVICE void mbarrier_init(uint64_t* barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
 SONDE_DEVICE void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-SONDE_DEVICE void mbarrier_arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+// One arrival of the threads that are wanted. A predicate and no branch, so that the lanes of a warp stay together.
+SONDE_DEVICE void mbarrier_arrive_if(uint64_t* barrier, bool wanted) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.b32 wanted, %1, 0;\n"
+      "@wanted mbarrier.arrive.shared::cta.b64 _, [%0];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(int(wanted))
+      : "memory");
 }
 // arrives, and has the phase wait for so many bytes besides
 SONDE_DEVICE void mbarrier_expect(uint64_t* barrier, int bytes) {

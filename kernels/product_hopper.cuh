@@ -111,20 +111,20 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
         wgmma_wait<0>();
         keep_registers(high);
         keep_registers(cross);
-        if (lane == 0) mbarrier_arrive(empty + s);
+        mbarrier_arrive_if(empty + s, lane == 0);
 #pragma unroll
         for (int i = 0; i < kN / 2; ++i) sums[i] += high[i];
       } else {
         // this step's products go on while the next one is prepared; the step before is over
         wgmma_wait<1>();
         keep_registers(high);
-        if (step > 0 && lane == 0) mbarrier_arrive(empty + int((count - 1) % kStages));
+        if (step > 0) mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);
       }
     }
     if constexpr (!kSplit) {
       wgmma_wait<0>();
       keep_registers(high);
-      if (lane == 0) mbarrier_arrive(empty + int((count - 1) % kStages));
+      mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);
     }
     float* desk = desks + (half * 4 + warp) * kStageFloats;
     epilogue.template fragment<kN / 8>(desk, scaling, 0, row, column, [&](int j, int g, int h) {

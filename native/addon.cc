@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -432,25 +433,38 @@ void tell(Napi::Env env, Napi::Function, Device* device, Completion* completion)
   done->deferred.Resolve(out);
 }
 
-// A promise that is settled when all that was queued before is done: with the device's first error, if it is to be told.
+// Calls done(error) when all that was queued before is done, on a thread of the device. With tell_error, `error` is the first failure
+// of what was queued before this and not told yet: never of what comes later, although the queue goes on. What `at` points to is
+// pending already, or is set to a mark.
+template <class Done>
+void when_done(Device* device, Pending*& at, bool tell_error, Done done) {
+  device->queue.push([device, &at, tell_error, done = std::move(done)] {
+    if (!at) at = device->backend.mark(device->context);
+    std::string error = tell_error ? device->queue.take_error() : "";
+    if (!at) return done(std::move(error));
+    device->finisher.push([device, pending = at, tell_error, error = std::move(error), done] {
+      const Status status = device->backend.finish(device->context, pending);
+      if (status.failed()) device->finisher.keep_error(status.text);
+      if (!tell_error) return done("");
+      // an operation that did not begin may be why others failed
+      std::string late = device->finisher.take_error();
+      done(error.empty() ? std::move(late) : error);
+    });
+  });
+}
+
+// A promise that is settled when all that was queued before is done.
 Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion,
                          bool tell_error) {
   if (device->pending++ == 0) device->teller.Ref(env);
   auto promise = completion->deferred.Promise();
-  device->queue.push([completion, tell_error, raw = device.get()] {
-    if (!completion->pending && completion->csr) completion->pending = std::exchange(completion->csr->pending, nullptr);
-    if (!completion->pending) completion->pending = raw->backend.mark(raw->context);
-    if (!completion->pending) {
-      if (tell_error) completion->error = raw->queue.take_error();
-      raw->teller.BlockingCall(completion);
-      return;
-    }
-    raw->finisher.push([completion, tell_error, raw] {
-      const Status status = raw->backend.finish(raw->context, completion->pending);
-      if (status.failed()) raw->queue.keep_error(status.text);
-      if (tell_error) completion->error = raw->queue.take_error();
-      raw->teller.BlockingCall(completion);
-    });
+  if (completion->csr) {
+    // known only when the operation has run
+    device->queue.push([completion] { completion->pending = std::exchange(completion->csr->pending, nullptr); });
+  }
+  when_done(device.get(), completion->pending, tell_error, [completion, raw = device.get()](std::string error) {
+    completion->error = std::move(error);
+    raw->teller.BlockingCall(completion);
   });
   return promise;
 }
@@ -485,9 +499,10 @@ Napi::Value reached(const Napi::CallbackInfo& info) {
 
 Napi::Value wait(const Napi::CallbackInfo& info) {
   auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
-  device->queue.push({"wait", nullptr}, [raw = device.get()] { return raw->backend.synchronize(raw->context); });
-  device->queue.wait();
-  const std::string error = device->queue.take_error();
+  std::promise<std::string> done;
+  Pending* pending = nullptr;
+  when_done(device.get(), pending, true, [&done](std::string text) { done.set_value(std::move(text)); });
+  const std::string error = done.get_future().get();
   return error.empty() ? info.Env().Null() : Napi::String::New(info.Env(), error);
 }
 

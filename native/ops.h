@@ -14,7 +14,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 3;
+constexpr uint32_t kBackendAbi = 4;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -194,9 +194,10 @@ struct Backend {
   Status (*download)(Context*, void* host, DType host_dtype, In src, Pending** pending);
   // A mark in the device's order of work: pending until all before it is done. null where operations are done when they return.
   Pending* (*mark)(Context*);
-  // Waits for what is pending and completes it; says the first failure that was noticed late. From any thread, each once.
+  // Waits for what is pending and completes it; says the first failure that was noticed late, of the operations between the pending
+  // one before and this one. From any thread, several at a time and in any order, each once.
   Status (*finish)(Context*, Pending*);
-  // waits for everything, from the thread that runs operations
+  // waits for everything, from the thread that runs operations; the failure is of those since the last that is pending
   Status (*synchronize)(Context*);
   const Operations* (*operations)(const Context*);
 };

@@ -116,6 +116,7 @@ inline void __threadfence_system() {}
 // account.
 template <class T, class Change>
 T emulated_atomic(T* p, Change change) {
+  emulator::act_alone("an atomic operation");
   T old, changed;
   __atomic_load(p, &old, __ATOMIC_RELAXED);
   do {
@@ -144,6 +145,7 @@ EMULATED_ATOMIC(atomicExch, float, ((void)old, value))
 #undef EMULATED_ATOMIC
 #define EMULATED_ATOMIC_CAS(T)                                                                   \
   inline T atomicCAS(T* p, T expected, T value) {                                                \
+    emulator::act_alone("an atomic operation");                                                  \
     __atomic_compare_exchange_n(p, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); \
     return expected;                                                                             \
   }
@@ -195,6 +197,15 @@ inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fdiv_rn(float x, float y) { return x / y; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __frcp_rn(float x) { return 1 / x; }
+
+// of pi times x, by quarter turns, which are exact
+inline void sincospi(double x, double* sine, double* cosine) {
+  const double quarters = nearbyint(2 * x), rest = (x - quarters / 2) * 3.141592653589793;
+  const double s = sin(rest), c = cos(rest);
+  const int turn = int(fmod(quarters, 4)) & 3;
+  *sine = turn == 0 ? s : turn == 1 ? c : turn == 2 ? -s : -c;
+  *cosine = turn == 0 ? c : turn == 1 ? -s : turn == 2 ? -c : s;
+}
 
 // The types that CUDA has: what is ambiguous to nvcc is ambiguous here. With NaN the other one, as on the GPU.
 template <class T>
@@ -256,7 +267,7 @@ enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributePreferredSharedMemoryCarveout = 9,
 };
-enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };  // others of the real ones have no meaning here
 
 struct cudaDeviceProp {
   char name[256];

@@ -184,9 +184,10 @@ struct Fiber {
   void* fake_stack = nullptr;
   void* tsan = nullptr;
   const char* where = "";
-  bool fenced = false;         // wgmma_fence since the last wait
-  std::vector<Copy> copies;    // under way, of all groups
-  std::vector<size_t> groups;  // where in `copies` each committed group ends
+  bool fenced = false;          // wgmma_fence since the last wait
+  const char* apart = nullptr;  // what it did since the lanes of its warp were last known to be together
+  std::vector<Copy> copies;     // under way, of all groups
+  std::vector<size_t> groups;   // where in `copies` each committed group ends
 };
 
 // Why the threads of a warp do not run, a bit for each. Neither ready nor any of these: at a meeting or a named
@@ -419,6 +420,7 @@ void yield(bool elsewhere = false) {
 }
 
 void release_block() {
+  for (int i = 0; i < R.threads; ++i) R.fibers[size_t(i)].apart = nullptr;
   R.result = R.combine == 0 ? R.predicates : R.combine == 1 ? R.predicates > 0 : R.predicates == R.arrived;
   R.arrived = R.predicates = R.stalls = 0;
   ++R.round;
@@ -666,8 +668,18 @@ Accumulator& accumulator_of(Place& place, const Part& first) {
   return place.accumulators.back();
 }
 
+// wgmma is an instruction of whole warps, and nothing says that lanes come together by themselves after they went different ways.
+// Where they may have is after a shuffle or a vote, which brings them together for its own moment only, or what one lane does.
+void demand_together(int base) {
+  for (int t = 0; t < kGroup; ++t) {
+    const char* since = R.fibers[size_t(base + t)].apart;
+    if (since) die("wgmma: the lanes of a warp may have gone apart since %s: __syncwarp is missing", since);
+  }
+}
+
 void begin_wgmma(Place& place) {
   const Part& first = *place.parts[0];
+  demand_together(R.running / kGroup * kGroup);
   Accumulator& accumulator = accumulator_of(place, first);
   if (accumulator.pending > 0 && accumulator.columns != first.columns) die("wgmma: one accumulator in two shapes");
   for (int t = 0; t < kGroup; ++t) {
@@ -846,6 +858,7 @@ void prepare_fiber(int i, dim3 block, dim3 grid) {
   fiber.fake_stack = nullptr;
   fiber.where = "its first step";
   fiber.fenced = false;
+  fiber.apart = nullptr;
   fiber.groups.clear();
 #if defined(__x86_64__)
   auto** top = reinterpret_cast<void**>(fiber.stack + kStack);
@@ -1008,7 +1021,10 @@ void meet(uint32_t mask, Meeting meeting, Part* part) {
     }
   }
   if (meeting == kSyncWarp) __tsan_acquire(sync);
+  R.fibers[size_t(me)].apart = meeting < kSyncWarp || mask != place.lanes[k] ? kNames[meeting] : nullptr;
 }
+
+void act_alone(const char* name) { R.fibers[size_t(R.running)].apart = name; }
 
 void* shared_variable(const void* key, size_t bytes) {
   Quiet quiet;

@@ -76,6 +76,7 @@ void commit_copies();
 void wait_copies(int pending);
 void read_row(const void* row);  // for ldmatrix: dies unless it is 16 bytes of shared memory
 void fence_wgmma();
+void act_alone(const char* name);  // what a lane does without the others of its warp
 
 struct Map {
   const char* base;
@@ -153,7 +154,9 @@ inline void tma_load_2d(void* to, const TmaMap* map, int column, int row, uint64
 }
 inline void mbarrier_init(uint64_t* barrier, int count) { emulator::barrier_init(barrier, count); }
 inline void mbarrier_init_fence() {}
-inline void mbarrier_arrive(uint64_t* barrier) { emulator::barrier_arrive(barrier, 0); }
+inline void mbarrier_arrive_if(uint64_t* barrier, bool wanted) {
+  if (wanted) emulator::barrier_arrive(barrier, 0);
+}
 inline void mbarrier_expect(uint64_t* barrier, int bytes) { emulator::barrier_arrive(barrier, bytes); }
 inline void mbarrier_wait(uint64_t* barrier, int parity) { emulator::barrier_wait(barrier, parity); }
 

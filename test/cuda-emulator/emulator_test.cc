@@ -455,7 +455,7 @@ __global__ void __launch_bounds__(256) wgmma_kernel(const __grid_constant__ TmaM
     if (!(sums[5] != sums[5])) atomicAdd(early, 1);
     wgmma_wait<0>();
     keep_registers(sums);
-    if (lane == 0) mbarrier_arrive(empty + s);
+    mbarrier_arrive_if(empty + s, lane == 0);
   }
   for (int j = 0; j < N / 8; ++j) {
     for (int i = 0; i < 4; ++i) {
@@ -547,6 +547,34 @@ void test_memory() {
   CHECK(cudaMemcpy(text, data, 4, cudaMemcpyDeviceToHost) == cudaSuccess && text[3] == 5);
   CHECK(cudaFree(data) == cudaSuccess);
   CHECK(cudaMemGetInfo(&left, &all) == cudaSuccess && left == 10000);
+  unsetenv("SONDE_EMULATE_MEMORY");
+}
+
+// A pool that keeps what is freed has it ready for blocks of the same size, and of no other before it is trimmed.
+void test_pool() {
+  CHECK(setenv("SONDE_EMULATE_MEMORY", "10000", 1) == 0);
+  cudaMemPool_t pool;
+  uint64_t all = UINT64_MAX, none = 0;
+  CHECK(cudaDeviceGetDefaultMemPool(&pool, 0) == cudaSuccess);
+  CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all) == cudaSuccess);
+  char* data = nullptr;
+  const auto allocates = [&data](size_t bytes) {
+    const bool good = cudaMallocAsync(&data, bytes, stream) == cudaSuccess;
+    if (good) CHECK(cudaFreeAsync(data, stream) == cudaSuccess);
+    else CHECK(cudaGetLastError() == cudaErrorMemoryAllocation);
+    return good;
+  };
+  CHECK(allocates(6000));
+  synchronize();
+  CHECK(!allocates(5000) && allocates(6000) && allocates(4000));
+  // what a stream may still use is kept
+  CHECK(cudaMemPoolTrimTo(pool, 0) == cudaSuccess && !allocates(5000));
+  synchronize();
+  CHECK(cudaMemPoolTrimTo(pool, 0) == cudaSuccess && allocates(5000));
+  CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &none) == cudaSuccess);
+  synchronize();
+  CHECK(allocates(10000));
+  synchronize();
   unsetenv("SONDE_EMULATE_MEMORY");
 }
 
@@ -664,7 +692,24 @@ void test_devices() {
   CHECK(cudaSetDevice(1) == cudaErrorInvalidDevice);
   setenv("SONDE_EMULATE_DEVICES", "2", 1);
   CHECK(cudaGetDeviceCount(&count) == cudaSuccess && count == 2 && cudaSetDevice(1) == cudaSuccess);
-  CHECK(cudaGetDevice(&device) == cudaSuccess && device == 1 && cudaSetDevice(0) == cudaSuccess);
+  CHECK(cudaGetDevice(&device) == cudaSuccess && device == 1);
+  // a stream, an event and what a kernel was allowed are of the device that was current
+  int* out = nullptr;
+  cudaStream_t other;
+  cudaEvent_t event;
+  CHECK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking) == cudaSuccess);
+  CHECK(cudaEventCreateWithFlags(&event, 0) == cudaSuccess && cudaMallocAsync(&out, 4, other) == cudaSuccess);
+  CHECK(cudaEventRecord(event, stream) == cudaErrorInvalidResourceHandle);
+  LAUNCH(add_kernel, 1, 1, 0, stream, out, out, 1);
+  CHECK(cudaGetLastError() == cudaErrorInvalidResourceHandle);
+  CHECK(cudaFuncSetAttribute(add_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 60 << 10) == cudaSuccess);
+  LAUNCH(add_kernel, 1, 1, 60 << 10, other, out, out, 1);
+  CHECK(cudaGetLastError() == cudaSuccess && cudaEventRecord(event, other) == cudaSuccess);
+  CHECK(cudaSetDevice(0) == cudaSuccess && cudaEventSynchronize(event) == cudaSuccess && *out == 0);
+  LAUNCH(add_kernel, 1, 1, 60 << 10, stream, out, out, 1);
+  CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration);
+  CHECK(cudaFreeAsync(out, other) == cudaSuccess && cudaEventDestroy(event) == cudaSuccess);
+  CHECK(cudaStreamDestroy(other) == cudaSuccess);
   setenv("SONDE_EMULATE_DEVICES", "0", 1);
   CHECK(cudaGetDeviceCount(&count) == cudaErrorNoDevice && count == 0);
   unsetenv("SONDE_EMULATE_DEVICES");
@@ -763,6 +808,8 @@ enum WrongHopper {
   kUnaligned,
   kStillUnderWay,
   kNotFenced,
+  kApart,
+  kAlone,
   kNotWaited,
   kWritten,
   kOperandOutside,
@@ -796,6 +843,8 @@ __global__ void wrong_hopper_kernel(const __grid_constant__ TmaMap map, float* o
   if (kWrong < kNotFenced) return;
   float d[32] = {};
   const uint64_t a = wgmma_descriptor(shared), b = wgmma_descriptor(shared + 64 * 64);
+  if (kWrong == kApart) out[t] = float(__shfl_xor_sync(~0u, t, 1));
+  if (kWrong == kAlone && t == 40) atomicAdd(out, 1.0f);
   if (kWrong != kNotFenced) wgmma_fence();
   if (kWrong == kOperandOutside) wgmma<true, 64>(d, a, b + 64, 1);
   else wgmma<true, 64>(d, a, kWrong == kDescriptors && t == 77 ? b + 2 : b, 1);
@@ -848,6 +897,8 @@ const std::vector<Mistake>& mistakes() {
     wrong_hopper<kUnaligned>("unaligned", "bulk copy: the destination is not 1024-byte aligned"),
     wrong_hopper<kStillUnderWay>("still_under_way", "bulk copies are under way at the end of the block"),
     wrong_hopper<kNotFenced>("not_fenced", "has not called wgmma_fence"),
+    wrong_hopper<kApart>("apart", "wgmma: the lanes of a warp may have gone apart since __shfl_xor_sync"),
+    wrong_hopper<kAlone>("alone", "wgmma: the lanes of a warp may have gone apart since an atomic operation"),
     wrong_hopper<kNotWaited>("not_waited", "left with wgmma that nobody waited for"),
     wrong_hopper<kWritten>("written", "wgmma: an accumulator was written before the wait for it"),
     wrong_hopper<kOperandOutside>("operand_outside", "wgmma: an operand lies outside shared memory"),
@@ -919,6 +970,7 @@ int main(int argc, char** argv) {
   test_maps();
   test_devices();
   test_memory();
+  test_pool();
   test_streams();
   test_host_threads();
   for (const Mistake& mistake : mistakes()) demand(mistake);

@@ -8,6 +8,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../native/check.h"
@@ -46,6 +47,12 @@ double unit(DType dtype) { return dtype == DType::bfloat16 ? 0x1p-8 : dtype == D
 }
 void good(const Status& status) {
   if (status.failed()) wrong(status.text);
+}
+Side open(const Backend* backend, int device) {
+  Status status;
+  Context* context = backend->open(device, 1, &status);
+  good(status);
+  return {backend, context, backend->operations(context)};
 }
 
 using Numbers = std::vector<float>;
@@ -628,6 +635,154 @@ void test_transfers() {
   compare(y.get(1), Numbers(size_t(n), 7.0f), 0, "what came after");
 }
 
+// ---- the table: failures, devices, memory
+
+// A row of a table, looked up on the GPU alone; the index may lie outside.
+class Lookup {
+ public:
+  Lookup(int rows, int index) : index(index), table_({rows, 3}) {
+    table_.normal();
+    indices_.set({float(index)});
+  }
+  void begin() {
+    good(gpu.operations->embedding(gpu.context, out_.on<Out>(1), indices_.on<In>(1), table_.on<In>(1), false));
+  }
+  const int index;
+
+ private:
+  Both table_, indices_{{1}, DType::int32}, out_{{1, 3}};
+};
+
+// the failure is that of an index outside of a table of so many rows, or none
+void tells(const Status& status, int index, int rows, const std::string& who) {
+  const std::string text = status.text, of = std::to_string(rows);
+  const std::string expected =
+      index < rows ? ""
+                   : "embedding: index " + std::to_string(index) + " at position 0 is outside [0, " + of +
+                         ") (of out [1, 3] float32, indices [1] int32, table [" + of + ", 3] float32)";
+  if (text != expected) wrong(who + " says \"" + text + "\", but should say \"" + expected + "\"");
+  if (status.failed() && !status.names_operation) wrong(who + " names no operation");
+}
+
+// What only the data tell is told once, by the mark behind the operation, whoever asks first and however far the stream has come.
+void test_failures() {
+  Lookup lookups[] = {{5, 0}, {5, 9}, {5, 4}, {5, 77}, {5, 1}, {5, 5}};
+  constexpr int kMarks = 12;
+  int first[kMarks] = {};  // that failed before each mark, since the one before
+  Pending* marks[kMarks];
+  for (int m = 0; m < kMarks; ++m) {
+    for (int n = integer(0, 3); n > 0; --n) {
+      Lookup& lookup = lookups[integer(0, 5)];
+      lookup.begin();
+      if (first[m] < 5 && lookup.index >= 5) first[m] = lookup.index;
+    }
+    marks[m] = gpu.backend->mark(gpu.context);
+  }
+  // the stream is ahead of those who wait
+  if (chance(0.5)) cudaDeviceSynchronize();
+  Status told[kMarks];
+  std::vector<std::thread> threads;
+  for (int m = kMarks; m-- > 0;) {
+    threads.emplace_back([m, &told, &marks] { told[m] = gpu.backend->finish(gpu.context, marks[m]); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (int m = 0; m < kMarks; ++m) tells(told[m], first[m], 5, "mark " + std::to_string(m));
+  // and by who waits for all, if no mark came
+  lookups[1].begin();
+  tells(gpu.backend->synchronize(gpu.context), 9, 5, "synchronize");
+  tells(gpu.backend->synchronize(gpu.context), 0, 5, "synchronize once more");
+}
+
+// More operations than there are places for what they report: the first failure is still the one that is told.
+void test_many_failures() {
+  Lookup good_one(5, 1), first(4, 17), other(5, 2000), last(5, 9);
+  for (int round = 0; round < 2; ++round) {
+    for (int i = 0; i < 2500; ++i) (i == 17 ? first : i == 2000 ? other : good_one).begin();
+    Pending* mark = gpu.backend->mark(gpu.context);
+    last.begin();
+    tells(gpu.backend->finish(gpu.context, mark), 17, 4, "the mark");
+    tells(gpu.backend->synchronize(gpu.context), 9, 5, "synchronize");
+  }
+}
+
+// One thread works on two GPUs in turn, the second one opened when the first was in use.
+void test_devices() {
+  const Side sides[] = {gpu, open(gpu.backend, 1)};
+  const int64_t m = 130, k = 70, n = 65;  // a product, which asks for shared memory on each
+  for (int i = 0; i < 6; ++i) {
+    const Side& side = sides[i % 2];
+    const auto tensor = [&](int64_t rows, int64_t columns) {
+      Out view;
+      view.rank = 2;
+      view.shape[0] = rows;
+      view.shape[1] = view.stride[0] = columns;
+      view.stride[1] = 1;
+      view.data = side.backend->allocate(side.context, size_t(rows * columns) * 4);
+      return view;
+    };
+    const auto in = [](const View& view) {
+      In x;
+      static_cast<View&>(x) = view;
+      return x;
+    };
+    const Out a = tensor(m, k), b = tensor(k, n), out = tensor(m, n);
+    good(side.operations->fill(side.context, a, i + 1));
+    good(side.operations->fill(side.context, b, 0.5));
+    good(side.operations->matmul(side.context, out, in(a), in(b), absent(), Precision::float32));
+    Numbers got(size_t(m * n));
+    Pending* pending = nullptr;
+    good(side.backend->download(side.context, got.data(), DType::float32, in(out), &pending));
+    good(side.backend->finish(side.context, pending));
+    compare(got, Numbers(got.size(), float(i + 1) * 35), 1e-6, "element");
+    int current = -1;
+    cudaGetDevice(&current);
+    if (current != i % 2) wrong("the thread is left on GPU " + std::to_string(current));
+    for (const Out& view : {a, b, out}) side.backend->release(side.context, view.data);
+  }
+  sides[1].backend->close(sides[1].context);
+}
+
+// What was freed in one size is there for another one, and for what an operation needs besides.
+void test_pool() {
+  setenv("SONDE_EMULATE_MEMORY", "1000000", 1);
+  const Side side = open(gpu.backend, 1);  // another GPU, whose memory nobody uses
+  const auto fill = [&](size_t bytes) {
+    std::vector<void*> blocks;
+    while (void* block = side.backend->allocate(side.context, bytes)) blocks.push_back(block);
+    for (void* block : blocks) side.backend->release(side.context, block);
+    return blocks.size();
+  };
+  const auto holds = [&](size_t bytes, size_t blocks) {
+    const size_t there = fill(bytes);
+    if (there != blocks) wrong(std::to_string(there) + " blocks of " + std::to_string(bytes) + " bytes");
+  };
+  holds(100000, 10);
+  holds(300000, 3);
+  holds(1000000, 1);
+  holds(1000001, 0);
+  holds(70000, 14);
+  // a product's planes in scratch memory, and the memory that a result is put aside in
+  Out out;
+  out.rank = 2;
+  out.shape[0] = out.shape[1] = out.stride[0] = 100;
+  out.stride[1] = 1;
+  In x;
+  static_cast<View&>(x) = out;
+  x.data = out.data = side.backend->allocate(side.context, 40000);
+  good(side.operations->fill(side.context, out, 2));
+  holds(300000, 3);
+  good(side.operations->matmul(side.context, out, x, x, absent(), Precision::float32));
+  holds(70000, 11);  // beside the tensor and two pieces of scratch memory
+  Numbers got(10000);
+  Pending* pending = nullptr;
+  good(side.backend->download(side.context, got.data(), DType::float32, x, &pending));
+  good(side.backend->finish(side.context, pending));
+  if (cudaGetLastError() != cudaSuccess) wrong("an error was left behind");
+  side.backend->release(side.context, out.data);
+  side.backend->close(side.context);
+  unsetenv("SONDE_EMULATE_MEMORY");
+}
+
 struct Test {
   const char* name;
   void (*run)();
@@ -648,14 +803,11 @@ constexpr Test kTests[] = {
     {"transfers", test_transfers, true},
     {"accuracy", test_accuracy, true},
     {"pipeline", test_pipeline, true},
+    {"failures", test_failures, false},
+    {"many failures", test_many_failures, true},
+    {"devices", test_devices, true},
+    {"pool", test_pool, true},
 };
-
-Side open(const Backend* backend) {
-  Status status;
-  Context* context = backend->open(0, 1, &status);
-  good(status);
-  return {backend, context, backend->operations(context)};
-}
 
 }  // namespace
 }  // namespace sonde
@@ -663,8 +815,9 @@ Side open(const Backend* backend) {
 int main(int argc, char** argv) {
   using namespace sonde;
   const int cases = argc > 1 ? atoi(argv[1]) : 4, seeds = argc > 2 ? atoi(argv[2]) : 6;
-  cpu = open(&cpu_backend);
-  gpu = open(sonde_backend());
+  setenv("SONDE_EMULATE_DEVICES", "2", 1);
+  cpu = open(&cpu_backend, 0);
+  gpu = open(sonde_backend(), 0);
   for (const Test& test : kTests) {
     bool wanted = argc <= 3;
     for (int i = 3; i < argc; ++i) wanted = wanted || strstr(test.name, argv[i]);

@@ -17,6 +17,7 @@ function run(script: string, env: Record<string, string>): string {
   const engine = `${packageRoot}/build-test/src/engine`;
   const text = `
     import { getDefaultDevice, listDevices, openDevice } from '${engine}/device.js';
+    import { matmul } from '${engine}/ops/matmul.js';
     import { Tensor } from '${engine}/tensor.js';
     try { ${script} } catch (error) { console.log(error.message); }
   `;
@@ -98,6 +99,38 @@ else {
       run(script, { SONDE_EMULATE_MEMORY: '1000000' }),
       /cuda:0: out of memory: asked for 4194304 bytes while tensors hold 4000 bytes/,
     );
+  });
+
+  test('memory that was freed in one size is there for another', () => {
+    const script = `
+      const device = openDevice('cuda');
+      for (const size of [100, 300, 70, 900]) {
+        const held = [];
+        for (let i = 0; i < Math.floor(900 / size); i++) held.push(Tensor.zeros([size * 256], { device }));
+        await device.synchronize();
+        for (const tensor of held) tensor.dispose();
+        console.log(held.length);
+      }`;
+    assert.is(run(script, { SONDE_EMULATE_MEMORY: '1000000' }), '9\n3\n12\n1');
+  });
+
+  test('an operation that cannot begin fails the wait behind it, not one before it', () => {
+    const script = `
+      const device = openDevice('cuda');
+      const x = Tensor.zeros([1000, 100], { device });
+      const y = Tensor.zeros([100, 10], { device });
+      const filler = Tensor.zeros([100000], { device });
+      for (let i = 0; i < 30; i++) {
+        const before = [y.read(), device.synchronize()];
+        const product = matmul(x, y);
+        const behind = product.read().then(() => 'nothing', (error) => error.message);
+        const after = y.read();
+        for (const wait of [...before, after]) await wait;
+        console.log(/^matmul: out of GPU memory: \\d+ bytes for intermediate results/.test(await behind));
+        product.dispose();
+      }`;
+    const said = run(script, { SONDE_EMULATE_MEMORY: '1200000' });
+    assert.equal([...new Set(said.split('\n'))], ['true'], said);
   });
 }
 

@@ -16,6 +16,7 @@ const mma = { ...dense, file: 'product_mma.cuh', sm: '80' };
 const simt = { ...dense, file: 'product_simt.cuh', sm: '86' };
 const rows = { file: 'rows.cuh', compile: ['layer_norm.cu', 'add_layer_norm.cu'], tests: ['rows'] };
 const attention = { file: 'attention.cu', compile: ['attention.cu'], tests: ['attention'] };
+const backend = { file: 'backend.cu', compile: ['backend.cu'] };
 const sparse = { file: 'sparse_encode.cu', compile: ['sparse_encode.cu'], tests: ['sparse'] };
 
 export const mistakes = {
@@ -46,22 +47,22 @@ export const mistakes = {
   },
   'hopper: split stages are freed before their products are done': {
     ...hopper,
-    from: '        wgmma_wait<0>();\n        keep_registers(high);\n        keep_registers(cross);\n        if (lane == 0) mbarrier_arrive(empty + s);',
-    to: '        if (lane == 0) mbarrier_arrive(empty + s);\n        wgmma_wait<0>();\n        keep_registers(high);\n        keep_registers(cross);',
+    from: '        wgmma_wait<0>();\n        keep_registers(high);\n        keep_registers(cross);\n        mbarrier_arrive_if(empty + s, lane == 0);',
+    to: '        mbarrier_arrive_if(empty + s, lane == 0);\n        wgmma_wait<0>();\n        keep_registers(high);\n        keep_registers(cross);',
   },
   'hopper: a stage is freed while its products go on': {
     ...hopper,
-    from: 'empty + int((count - 1) % kStages));\n      }\n    }',
-    to: 'empty + s);\n      }\n    }',
+    from: 'empty + int((count - 1) % kStages), lane == 0);\n      }\n    }',
+    to: 'empty + s, lane == 0);\n      }\n    }',
   },
   'hopper: the last products are not waited for': {
     ...hopper,
-    from: '      wgmma_wait<0>();\n      keep_registers(high);\n      if (lane == 0)',
-    to: '      if (lane == 0)',
+    from: '      wgmma_wait<0>();\n      keep_registers(high);\n      mbarrier_arrive_if',
+    to: '      mbarrier_arrive_if',
   },
   'hopper: the last stage is never freed': {
     ...hopper,
-    from: '      keep_registers(high);\n      if (lane == 0) mbarrier_arrive(empty + int((count - 1) % kStages));\n    }\n    float',
+    from: '      keep_registers(high);\n      mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);\n    }\n    float',
     to: '    }\n    float',
   },
   'hopper: one arrival too few is counted': {
@@ -251,6 +252,13 @@ export const mistakes = {
     to: '  const int64_t filled',
   },
   'sparse: a full list goes unnoticed': { ...sparse, from: 'fetched[rows + 1] > room.choice.capacity;', to: 'false;' },
+  'sparse: the lanes of a fragment go on by themselves': {
+    file: 'epilogue.cuh',
+    from: '    __syncwarp();\n  }\n};\n\n}  // namespace sonde',
+    to: '  }\n};\n\n}  // namespace sonde',
+    compile: ['product_sparse.cu'],
+    tests: ['sparse'],
+  },
   'sparse: hits of a quad share their places': {
     file: 'epilogue.cuh',
     from: '+ before - count;',
@@ -286,6 +294,54 @@ export const mistakes = {
     to: 'status = bring(context, static_cast<char*>(pending->host), pending->staging + 4, pending->bytes - 4);',
     compile: ['backend.cu'],
     tests: ['transfers'],
+  },
+  'failures: two marks tell of the same operations': {
+    ...backend,
+    tests: ['failures'],
+    from: 'std::exchange(host.reports, {})',
+    to: 'host.reports',
+  },
+  'failures: a mark tells of what comes later': {
+    ...backend,
+    tests: ['failures'],
+    from: '    status = settle(context, pending->first, pending->reports);',
+    to: '    status = settle(context, pending->first, host.reports);',
+  },
+  'failures: the first is forgotten when room is made for others': {
+    ...backend,
+    tests: ['failures'],
+    from: '    host.first = settle(context, host.first',
+    to: '    settle(context, host.first',
+  },
+  'failures: room is made while kernels still report': {
+    ...backend,
+    tests: ['failures'],
+    from: '    const cudaError_t error = cudaStreamSynchronize(context->stream);\n    if (error != cudaSuccess) *status',
+    to: '    const cudaError_t error = cudaSuccess;\n    if (error != cudaSuccess) *status',
+  },
+  'failures: the last one is told': {
+    ...backend,
+    tests: ['failures'],
+    from: 'failure->kind != kNoFailure && !status.failed()',
+    to: 'failure->kind != kNoFailure',
+  },
+  'devices: the thread stays on another GPU': {
+    ...backend,
+    tests: ['devices'],
+    from: 'error == cudaSuccess && current == context->index ?',
+    to: 'error == cudaSuccess && context->index == 0 ?',
+  },
+  'memory: the pool keeps everything': {
+    ...backend,
+    tests: ['pool'],
+    from: '  cudaMemPoolTrimTo(context->host->pool, 0);\n',
+    to: '',
+  },
+  'memory: the pool is trimmed before anything is idle': {
+    ...backend,
+    tests: ['pool'],
+    from: '  cudaStreamSynchronize(context->stream);\n  cudaStreamSynchronize(context->host->copies);\n',
+    to: '',
   },
 };
 

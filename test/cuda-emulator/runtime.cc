@@ -28,29 +28,49 @@ struct Mark {
 
 struct EmulatedStream {
   std::shared_ptr<Work> work = std::make_shared<Work>();
+  int device = 0;
   bool blocking = false;  // in turn with the default stream
   int queries = 0;
 };
 
 struct EmulatedEvent {
   std::shared_ptr<Mark> mark;  // none before it is recorded
+  int device = 0;
   bool timed = true;
   int queries = 0;
 };
 
+// A device's memory for cudaMallocAsync. What is freed stays reserved, in blocks of the sizes they had: no block is split, and none
+// joined. It is given up at the first wait where the threshold says so, else when the pool is trimmed.
+struct EmulatedPool {
+  struct Freed {
+    size_t bytes;
+    Mark mark;  // where its stream is done with it
+  };
+  size_t used = 0;      // by blocks that are allocated
+  size_t reserved = 0;  // by those that were freed
+  std::vector<Freed> freed;
+  uint64_t threshold = 0;
+};
+
 namespace {
 
-struct Memory {
-  std::map<const char*, size_t> device, pinned;  // blocks and their sizes
-  size_t used = 0;
+struct Block {
+  size_t bytes = 0;
+  int device = 0;
 };
+struct Memory {
+  std::map<const char*, Block> device, pinned;
+};
+constexpr int kDevices = 16;
 
 // Never destroyed: other threads may still be at work when the process ends.
 struct Host {
   std::recursive_mutex mutex;  // carrying out work may carry out another stream's
   Memory memory;
-  std::map<const void*, int> allowed_shared;  // of kernels that asked
-  EmulatedStream default_stream;
+  EmulatedPool pools[kDevices];
+  std::map<std::pair<int, const void*>, int> allowed_shared;  // of kernels that asked, on a device
+  EmulatedStream default_stream;                              // of all devices
   std::set<EmulatedStream*> streams;
 };
 Host& H = *new Host;
@@ -65,7 +85,7 @@ long setting(const char* name, long otherwise) {
   const char* text = getenv(name);
   return text && *text ? atol(text) : otherwise;
 }
-int devices() { return int(setting("SONDE_EMULATE_DEVICES", 1)); }
+int devices() { return int(std::min<long>(setting("SONDE_EMULATE_DEVICES", 1), kDevices)); }
 size_t memory_limit() { return size_t(setting("SONDE_EMULATE_MEMORY", 1L << 34)); }
 
 // what a block may ask for, of dynamic shared memory (CUDA C++ programming guide, technical specifications)
@@ -130,6 +150,10 @@ EmulatedStream& push(cudaStream_t handle, std::function<void()> item) {
   return stream;
 }
 
+// What a thread does on a stream or with an event is for its current device alone (CUDA C++ programming guide, "Stream and Event
+// Behavior").
+bool is_here(const EmulatedStream& stream) { return &stream == &H.default_stream || stream.device == current_device; }
+
 void carry_out_all() {
   carry_out(H.default_stream);
   // a set of its own: nothing that is carried out creates a stream, but let that not be relied on
@@ -139,12 +163,12 @@ void carry_out_all() {
 
 // ---- memory
 
-bool within(const std::map<const char*, size_t>& blocks, const void* data, size_t bytes) {
+bool within(const std::map<const char*, Block>& blocks, const void* data, size_t bytes) {
   const char* p = static_cast<const char*>(data);
   auto after = blocks.upper_bound(p);
   if (after == blocks.begin()) return false;
   --after;
-  return p + bytes <= after->first + after->second;
+  return p + bytes <= after->first + after->second.bytes;
 }
 bool is_pinned(const void* data) { return within(H.memory.pinned, data, 1); }
 // memory that the device reaches
@@ -153,12 +177,42 @@ bool is_devices(const void* data, size_t bytes) {
 }
 
 // the block is the caller's to free
-cudaError_t forget(void* data) {
-  const auto block = H.memory.device.find(static_cast<const char*>(data));
-  if (block == H.memory.device.end()) return failed(cudaErrorInvalidValue);
-  H.memory.used -= block->second;
-  H.memory.device.erase(block);
+cudaError_t forget(void* data, Block* block) {
+  const auto found = H.memory.device.find(static_cast<const char*>(data));
+  if (found == H.memory.device.end()) return failed(cudaErrorInvalidValue);
+  *block = found->second;
+  H.pools[block->device].used -= block->bytes;
+  H.memory.device.erase(found);
   return cudaSuccess;
+}
+
+// gives up what streams are done with, as long as more than `kept` bytes are held
+void trim(EmulatedPool& pool, uint64_t kept) {
+  for (size_t i = 0; i < pool.freed.size() && pool.used + pool.reserved > kept;) {
+    if (!reached(pool.freed[i].mark)) {
+      ++i;
+      continue;
+    }
+    pool.reserved -= pool.freed[i].bytes;
+    pool.freed.erase(pool.freed.begin() + long(i));
+  }
+}
+void waited() {
+  for (EmulatedPool& pool : H.pools) trim(pool, pool.threshold);
+}
+
+// room for a block: that of one which was freed and is as large, or some that nobody has
+bool reserve(EmulatedPool& pool, size_t bytes) {
+  const auto same = std::find_if(pool.freed.begin(), pool.freed.end(),
+                                 [bytes](const EmulatedPool::Freed& freed) { return freed.bytes == bytes; });
+  if (same != pool.freed.end()) {
+    pool.reserved -= bytes;
+    pool.freed.erase(same);
+  } else if (bytes > memory_limit() || pool.used + pool.reserved > memory_limit() - bytes) {
+    return false;
+  }
+  pool.used += bytes;
+  return true;
 }
 
 cudaError_t copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
@@ -261,6 +315,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 cudaError_t cudaDeviceSynchronize() {
   const Lock lock(H.mutex);
   carry_out_all();
+  waited();
   return cudaSuccess;
 }
 
@@ -268,28 +323,33 @@ cudaError_t cudaDeviceSynchronize() {
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const Lock lock(H.mutex);
+  const EmulatedPool& pool = H.pools[current_device];
   *total = memory_limit();
-  *free = *total - std::min(*total, H.memory.used);
+  *free = *total - std::min(*total, pool.used + pool.reserved);
   return cudaSuccess;
 }
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
   const Lock lock(H.mutex);
-  stream_of(stream);
+  const int device = stream ? stream_of(stream).device : current_device;
   if (bytes == 0) return failed(cudaErrorInvalidValue);
-  if (bytes > memory_limit() || H.memory.used > memory_limit() - bytes) return failed(cudaErrorMemoryAllocation);
+  if (!reserve(H.pools[device], bytes)) return failed(cudaErrorMemoryAllocation);
   // just so large: what lies behind is AddressSanitizer's
   if (posix_memalign(data, 256, bytes)) return failed(cudaErrorMemoryAllocation);
   memset(*data, 0xff, bytes);  // NaN in every float dtype
-  H.memory.device[static_cast<const char*>(*data)] = bytes;
-  H.memory.used += bytes;
+  H.memory.device[static_cast<const char*>(*data)] = {bytes, device};
   return cudaSuccess;
 }
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   const Lock lock(H.mutex);
   if (!data) return cudaSuccess;
-  const cudaError_t error = forget(data);
-  if (error == cudaSuccess) push(stream, [data] { free(data); });
-  return error;
+  Block block;
+  const cudaError_t error = forget(data, &block);
+  if (error != cudaSuccess) return error;
+  const EmulatedStream& used = push(stream, [data] { free(data); });
+  EmulatedPool& pool = H.pools[block.device];
+  pool.reserved += block.bytes;
+  pool.freed.push_back({block.bytes, {used.work, used.work->queued, 0}});
+  return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   *data = nullptr;
@@ -299,8 +359,10 @@ cudaError_t cudaFree(void* data) {
   const Lock lock(H.mutex);
   if (!data) return cudaSuccess;
   carry_out_all();
-  const cudaError_t error = forget(data);
+  Block block;
+  const cudaError_t error = forget(data, &block);
   if (error == cudaSuccess) free(data);
+  waited();
   return error;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
@@ -308,7 +370,7 @@ cudaError_t cudaMallocHost(void** data, size_t bytes) {
   *data = nullptr;
   if (bytes == 0) return cudaSuccess;
   if (posix_memalign(data, 4096, bytes)) return failed(cudaErrorMemoryAllocation);
-  H.memory.pinned[static_cast<const char*>(*data)] = bytes;
+  H.memory.pinned[static_cast<const char*>(*data)] = {bytes, current_device};
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) { return cudaMallocHost(data, bytes); }
@@ -340,17 +402,29 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
 cudaError_t cudaMemset(void* data, int value, size_t bytes) { return cudaMemsetAsync(data, value, bytes, nullptr); }
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device) {
-  *pool = nullptr;
-  return device < 0 || device >= devices() ? failed(cudaErrorInvalidDevice) : cudaSuccess;
+  if (device < 0 || device >= devices()) return failed(cudaErrorInvalidDevice);
+  *pool = &H.pools[device];
+  return cudaSuccess;
 }
-cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
-cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  const Lock lock(H.mutex);
+  if (!pool || !value) return failed(cudaErrorInvalidValue);
+  memcpy(&pool->threshold, value, sizeof pool->threshold);
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t bytes) {
+  const Lock lock(H.mutex);
+  if (!pool) return failed(cudaErrorInvalidValue);
+  trim(*pool, bytes);
+  return cudaSuccess;
+}
 
 // ---- streams and events
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   const Lock lock(H.mutex);
   *stream = new EmulatedStream;
+  (*stream)->device = current_device;
   (*stream)->blocking = !(flags & cudaStreamNonBlocking);
   H.streams.insert(*stream);
   return cudaSuccess;
@@ -366,6 +440,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   const Lock lock(H.mutex);
   carry_out(stream_of(stream));
+  waited();
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -384,6 +459,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   *event = new EmulatedEvent;
+  (*event)->device = current_device;
   (*event)->timed = !(flags & cudaEventDisableTiming);
   return cudaSuccess;
 }
@@ -396,7 +472,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(H.mutex);
-  if (!event) return failed(cudaErrorInvalidResourceHandle);
+  if (!event || event->device != (stream ? stream_of(stream).device : current_device)) {
+    return failed(cudaErrorInvalidResourceHandle);
+  }
   auto mark = std::make_shared<Mark>();
   const EmulatedStream& used = push(stream, [mark] { mark->time = milliseconds(); });
   mark->work = used.work;
@@ -408,6 +486,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const Lock lock(H.mutex);
   if (!event) return failed(cudaErrorInvalidResourceHandle);
   if (event->mark) reach(*event->mark);
+  waited();
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
@@ -435,7 +514,7 @@ cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int v
   const Lock lock(H.mutex);
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value < 0 || value > shared_limit()) return failed(cudaErrorInvalidValue);
-  H.allowed_shared[kernel] = value;
+  H.allowed_shared[{current_device, kernel}] = value;
   return cudaSuccess;
 }
 
@@ -443,13 +522,17 @@ void enqueue_grid(const char* name, const void* kernel, dim3 grid, dim3 block, s
                   std::function<void()> body) {
   const Lock lock(H.mutex);
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  const auto allowed = H.allowed_shared.find(kernel);
+  const auto allowed = H.allowed_shared.find({current_device, kernel});
   const int limit = allowed == H.allowed_shared.end() ? kSharedUnasked : std::max(allowed->second, kSharedUnasked);
   const bool block_fits = threads > 0 && block.x <= 1024 && block.y <= 1024 && block.z <= 64 && threads <= 1024;
   const bool grid_fits =
       grid.x > 0 && grid.x <= 0x7fffffff && grid.y > 0 && grid.y <= 65535 && grid.z > 0 && grid.z <= 65535;
   if (!block_fits || !grid_fits || shared > size_t(limit)) {
     failed(cudaErrorInvalidConfiguration);
+    return;
+  }
+  if (!is_here(stream_of(stream))) {
+    failed(cudaErrorInvalidResourceHandle);
     return;
   }
   push(stream, [=] { run_grid(name, grid, block, shared, body); });

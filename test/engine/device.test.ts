@@ -56,6 +56,23 @@ test('a failed operation is told at the next wait, with its name and shapes, and
   await third.device.synchronize();
 });
 
+test('a failure is told by the first wait behind it, and by no other, though all were queued at once', async () => {
+  using table = Tensor.zeros([4, 2]);
+  for (let round = 0; round < 5; round++) {
+    // index -> what it is looked up with; the waits are queued before anything is known
+    const waits = [0, 9, 1, 77, 2, 3, 8].map((index) => {
+      using indices = Tensor.from([index], { dtype: 'int32' });
+      using out = embedding(indices, table);
+      return { index, told: out.read().then(String, (error: Error) => error.message) };
+    });
+    for (const { index, told } of waits) {
+      if (index < 4) assert.is(await told, '0,0');
+      else assert.match(await told, new RegExp(`^embedding: (index )?${index}\\b`));
+    }
+    await table.device.synchronize();
+  }
+});
+
 test('memory is accounted for and freed', async () => {
   const device = openDevice('cpu', { threads: 1 });
   const before = device.memory().allocated;
