@@ -335,26 +335,32 @@ View contiguous_view(const View& like, void* data, DType dtype) {
   return view;
 }
 
-Status upload(Context* context, Out dst, const void* from) {
-  enter(context);
-  const size_t bytes = size_t(element_count(dst)) * size_t(dtype_size(dst.dtype));
-  char* to = static_cast<char*>(dst.data);
-  if (!is_contiguous(dst)) to = static_cast<char*>(allocate_on_stream(context, bytes));
-  if (!to) return no_scratch(bytes);
+// Host to device in pieces, by way of pinned memory.
+Status send(Context* context, char* to, const char* from, size_t bytes) {
   for (size_t at = 0; at < bytes; at += kPieceBytes) {
     const size_t piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
     Pinned block;
     if (!take_block(context, &block)) return fail("out of pinned host memory");
-    memcpy(block.data, static_cast<const char*>(from) + at, piece);
+    memcpy(block.data, from + at, piece);
     cudaError_t error = cudaMemcpyAsync(to + at, block.data, piece, cudaMemcpyHostToDevice, context->stream);
     if (error == cudaSuccess) error = cudaEventRecord(block.done, context->stream);
     give_block(context, block);
     if (error != cudaSuccess) return from_cuda(error, "copying to the GPU");
   }
-  if (to == dst.data) return {};
+  return {};
+}
+
+Status upload(Context* context, Out dst, const void* host) {
+  enter(context);
+  const auto* from = static_cast<const char*>(host);
+  const size_t bytes = size_t(element_count(dst)) * size_t(dtype_size(dst.dtype));
+  if (is_contiguous(dst)) return send(context, static_cast<char*>(dst.data), from, bytes);
+  auto* to = static_cast<char*>(allocate_on_stream(context, bytes));
+  if (!to) return no_scratch(bytes);
+  Status status = send(context, to, from, bytes);
   In staged;
   static_cast<View&>(staged) = contiguous_view(dst, to, dst.dtype);
-  const Status status = copy(context, dst, staged);
+  if (!status.failed()) status = copy(context, dst, staged);
   release_on_stream(context, to);
   return status;
 }
@@ -552,8 +558,10 @@ Failure* failure_of_operation(Context* context, Status* status) {
   if (host.reports.size() >= kOpenReports) {
     // nobody waits for these for a long time: their places are made free now
     const cudaError_t error = cudaStreamSynchronize(context->stream);
-    if (error != cudaSuccess) *status = late_error(context, error);
-    if (error != cudaSuccess) return nullptr;
+    if (error != cudaSuccess) {
+      *status = late_error(context, error);
+      return nullptr;
+    }
     host.first = settle(context, host.first, host.reports);
   }
   std::lock_guard<std::mutex> lock(host.mutex);

@@ -276,7 +276,10 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
     single.dtype = DType::float32;
     if (!wide) return no_scratch(size_t(n) * 4);
     const Status status = copy(context, single, bias);
-    if (status.failed()) return status;
+    if (status.failed()) {
+      release_on_stream(context, wide);
+      return status;
+    }
     call.bias = static_cast<const float*>(wide);
   }
   CsrPart* parts = nullptr;

@@ -316,8 +316,8 @@ export const mistakes = {
   'failures: room is made while kernels still report': {
     ...backend,
     tests: ['failures'],
-    from: '    const cudaError_t error = cudaStreamSynchronize(context->stream);\n    if (error != cudaSuccess) *status',
-    to: '    const cudaError_t error = cudaSuccess;\n    if (error != cudaSuccess) *status',
+    from: '    const cudaError_t error = cudaStreamSynchronize(context->stream);\n    if (error != cudaSuccess) {\n      *status',
+    to: '    const cudaError_t error = cudaSuccess;\n    if (error != cudaSuccess) {\n      *status',
   },
   'failures: the last one is told': {
     ...backend,
