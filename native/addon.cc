@@ -499,10 +499,12 @@ Napi::Value reached(const Napi::CallbackInfo& info) {
 
 Napi::Value wait(const Napi::CallbackInfo& info) {
   auto& device = unwrap<std::shared_ptr<Device>>(info, 0);
-  std::promise<std::string> done;
+  // shared: the other thread may still be inside set_value when this one goes on
+  auto done = std::make_shared<std::promise<std::string>>();
+  auto future = done->get_future();
   Pending* pending = nullptr;
-  when_done(device.get(), pending, true, [&done](std::string text) { done.set_value(std::move(text)); });
-  const std::string error = done.get_future().get();
+  when_done(device.get(), pending, true, [done](std::string text) { done->set_value(std::move(text)); });
+  const std::string error = future.get();
   return error.empty() ? info.Env().Null() : Napi::String::New(info.Env(), error);
 }
 
