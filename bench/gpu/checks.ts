@@ -53,20 +53,23 @@ export class Checks {
   }
 }
 
+const show = (x: number): string => (Number.isInteger(x) ? String(x) : x.toExponential(1));
+
 /** Figures of one check and what each may be at most. NaN is never right. */
 export class Figures {
   readonly #told: string[] = [];
-  readonly #wrong: string[] = [];
+  #wrong = false;
 
   add(what: string, value: number, most = Number.POSITIVE_INFINITY): void {
-    this.#told.push(`${what} ${Number.isInteger(value) ? value : value.toExponential(1)}`);
-    if (!(value <= most)) this.#wrong.push(`${what} must be <= ${most}`);
+    const right = value <= most;
+    this.#told.push(`${what} ${show(value)}${right ? '' : ` (at most ${show(most)})`}`);
+    this.#wrong ||= !right;
   }
 
   /** All of them in a line. @throws Error with the same line when one is wrong. */
   line(): string {
-    const told = this.#told.join(', ');
-    if (this.#wrong.length === 0) return told;
-    throw new Error([...this.#wrong, told].join('; '));
+    const line = this.#told.join(', ');
+    if (this.#wrong) throw new Error(line);
+    return line;
   }
 }
