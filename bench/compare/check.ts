@@ -40,7 +40,7 @@ function largest(values: Float32Array, top: number): number[] {
   if (top === 0 || top >= values.length) return [...values.keys()];
   const least = values.slice().sort()[values.length - top] as number;
   const places: number[] = [];
-  for (const [i, value] of values.entries()) if (value > least) places.push(i);
+  for (let i = 0; i < values.length; i++) if ((values[i] as number) > least) places.push(i);
   let equals = top - places.length;
   for (let i = 0; equals > 0 && i < values.length; i++) {
     if (values[i] !== least) continue;
