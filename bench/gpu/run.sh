@@ -220,7 +220,7 @@ fi
 if wanted tests; then
   # the folders whose tests use a device
   words=${TESTS:-engine/ transformer/ autoencoder/ $(within context/model 'context/ dump/ cli/')}
-  if [ "$quick" ] && [ -z "$tiny" ]; then export TEST_FILE_LIMIT="${TEST_FILE_LIMIT:-60}"; fi
+  if [ "$quick" ] && [ -z "$tiny" ]; then export TEST_FILE_LIMIT="${TEST_FILE_LIMIT:-90}"; fi
   # shellcheck disable=SC2086 # words
   step tests tests node test/run.mjs $words
 fi
