@@ -19,7 +19,11 @@ const jobs = Number(process.env.TEST_JOBS ?? availableParallelism());
 const running = new Set();
 for (const signal of ['SIGINT', 'SIGTERM']) {
   process.once(signal, () => {
-    for (const child of running) stop(child);
+    for (const { file, child, output } of running) {
+      stop(child);
+      console.log(`FAIL ${file} was running when ${signal} came`);
+      show(output);
+    }
     process.kill(process.pid, signal);
   });
 }
@@ -51,9 +55,11 @@ async function run(file) {
     env: { ...environment, NO_COLOR: '1' },
     detached: true, // a process group, to be stopped with whatever the test started
   });
-  running.add(child);
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+  const job = { file, child, output: '' };
+  running.add(job);
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (text) => (job.output += text));
+  }
   let late = false;
   const timer = setTimeout(() => {
     late = true;
@@ -61,8 +67,8 @@ async function run(file) {
   }, limit * 1000);
   const [code, signal] = await ended(child);
   clearTimeout(timer);
-  running.delete(child);
-  return { output, code, signal, late, seconds: (performance.now() - start) / 1000 };
+  running.delete(job);
+  return { output: job.output, code, signal, late, seconds: (performance.now() - start) / 1000 };
 }
 
 // 'close' also waits for the output of processes that outlive the test file: they get a second, then they are stopped.
@@ -100,6 +106,9 @@ function report(file, { output, code, signal, late, seconds }) {
   sum.skipped += skipped;
   const details = [`${passed}/${total}`, skipped && `${skipped} skipped`, `${seconds.toFixed(2)} s`, why];
   console.log(`${failed ? 'FAIL' : 'ok  '} ${file} ${details.filter(Boolean).join(', ')}`);
-  const shown = failed ? output : (output.match(/^skipped: .*$/gm) ?? []).join('\n');
-  if (shown) console.log(shown.replace(/^(?=.)/gm, '     '));
+  show(failed ? output : (output.match(/^skipped: .*$/gm) ?? []).join('\n'));
+}
+
+function show(text) {
+  if (text) console.log(text.replace(/^(?=.)/gm, '     '));
 }

@@ -1,4 +1,5 @@
-// What the checks of the GPU scripts share: where a large result is looked at, and what an encoder's row must be.
+// What the checks of the benchmarks and of the GPU scripts share: where a large result is looked at, what an encoder's row must
+// be, and attention in double precision.
 import type { SparseLatents } from '../../src/index.js';
 
 /** Up to `count` places at the beginning of n, in its middle and at its end, as ranges. */
@@ -22,12 +23,7 @@ export interface Kept {
 export function checkRow(got: SparseLatents, row: number, dense: Float32Array, kept: Kept): void {
   const { top, threshold, relu = true } = kept;
   const value = (j: number) => dense[j] as number;
-  let order = [...dense.keys()];
-  if (top > 0 && top < order.length) {
-    order.sort((i, j) => value(j) - value(i) || i - j);
-    order = order.slice(0, top).sort((i, j) => i - j);
-  }
-  order = order.filter((j) => (relu ? value(j) : Math.abs(value(j))) > threshold);
+  const order = largest(dense, top).filter((j) => (relu ? value(j) : Math.abs(value(j))) > threshold);
   const [from, to] = [Number(got.rowPtr[row]), Number(got.rowPtr[row + 1])];
   if (to - from !== order.length) {
     throw new Error(`row ${row} has ${to - from} entries, but should have ${order.length}`);
@@ -37,4 +33,36 @@ export function checkRow(got: SparseLatents, row: number, dense: Float32Array, k
     if (index === j && entry === dense[j]) continue;
     throw new Error(`row ${row}: entry ${i} is ${entry} of column ${index}, but should be ${dense[j]} of ${j}`);
   }
+}
+
+/** The places of the `top` largest values, ascending, of equals the first; all places when top is 0. */
+function largest(values: Float32Array, top: number): number[] {
+  if (top === 0 || top >= values.length) return [...values.keys()];
+  const least = values.slice().sort()[values.length - top] as number;
+  const places: number[] = [];
+  for (let i = 0; i < values.length; i++) if ((values[i] as number) > least) places.push(i);
+  let equals = top - places.length;
+  for (let i = 0; equals > 0 && i < values.length; i++) {
+    if (values[i] !== least) continue;
+    places.push(i);
+    equals--;
+  }
+  return places.sort((i, j) => i - j);
+}
+
+/** Row s of causal attention in double precision, of one head: q, k and v [positions, channels] -> [channels]. */
+export function attend(q: Float64Array, k: Float64Array, v: Float64Array, s: number, channels: number): Float64Array {
+  const scores = Array.from({ length: s + 1 }, (_, t) => {
+    let sum = 0;
+    for (let c = 0; c < channels; c++) sum += (q[s * channels + c] as number) * (k[t * channels + c] as number);
+    return sum / Math.sqrt(channels);
+  });
+  const most = Math.max(...scores);
+  const weights = scores.map((score) => Math.exp(score - most));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  const out = new Float64Array(channels);
+  for (const [t, weight] of weights.entries()) {
+    for (let c = 0; c < channels; c++) out[c] = (out[c] as number) + (weight / total) * (v[t * channels + c] as number);
+  }
+  return out;
 }

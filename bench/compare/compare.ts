@@ -1,7 +1,9 @@
 // Runs benchmarks: sonde and its peers, each in a process of its own, take turns on every case (A B A B), and medians of the
 // ratios of neighbours count. Writes results.json and results.md, again after each case.
 //   node build-test/bench/compare/compare.js [--on gpu|cpu-kernels|cpu-models] [--out folder] [--rounds 11] [--only word]...
-//       [--threads n] [--scale tiny] [--no-peer] [--limit s]
+//       [--threads n] [--scale tiny] [--no-peer] [--limit s] [--patience s]
+//   limit: no case begins later; they take turns among their groups, so that what is left out is the last of each group
+//   patience: how long one answer may take. A side that gives none does not try the other cases of that group
 //   python: PYTHON, or python3; it holds PyTorch. OPENBLAS: that library, if it is not the system's. ORIGINAL: a checkout of
 //   openai/transformer-debugger. ONNXRUNTIME: a folder whose node_modules hold onnxruntime-node. A peer that is missing is said
 //   so. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or could not be judged for want of the peer.
@@ -14,9 +16,9 @@ import { parseArgs } from 'node:util';
 import { packageRoot } from '../../src/engine/native.js';
 import { cpuKernels, cpuModels } from './cpu_cases.js';
 import { gpuCases } from './gpu_cases.js';
-import { type Case, type Rival, type Scale, type Side, type Spec, sides } from './spec.js';
-import { type ArmResult, type CaseResult, count, markdown, median, rowsOf, showTime } from './summary.js';
-import { type Reply, Worker } from './worker.js';
+import { type Case, inTurns, type Rival, type Scale, type Side, type Spec, sides } from './spec.js';
+import { type ArmResult, type CaseResult, count, inOrder, markdown, median, rowsOf, showTime } from './summary.js';
+import { type Reply, type Request, Worker } from './worker.js';
 
 const { values: options } = parseArgs({
   options: {
@@ -28,6 +30,7 @@ const { values: options } = parseArgs({
     scale: { type: 'string', default: 'full' },
     'no-peer': { type: 'boolean', default: false },
     limit: { type: 'string', default: '3600' },
+    patience: { type: 'string' },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     note: { type: 'string', multiple: true, default: [] },
   },
@@ -39,7 +42,9 @@ const casesOf = { gpu: gpuCases, 'cpu-kernels': cpuKernels, 'cpu-models': cpuMod
 if (!casesOf) throw new Error(`--on must be gpu, cpu-kernels or cpu-models, but is ${options.on}`);
 const onGpu = options.on === 'gpu';
 const rounds = Number(options.rounds);
-const [least, longest, roundTime, patience] = scale === 'full' ? [20, 0.5, 0.03, 180] : [1, 0.01, 0, 600];
+const [least, longest, roundTime, usual] = scale === 'full' ? [20, 0.5, 0.03, 180] : [1, 0.01, 0, 600];
+const patience = Number(options.patience ?? usual);
+const firstPatience = Math.max(patience, 60); // PyTorch's import takes long on a cold disk
 const deadline = performance.now() + Number(options.limit) * 1000;
 
 const node = (file: string, env: Record<string, string> = {}) =>
@@ -64,6 +69,8 @@ if (!options['no-peer']) {
 /** One side's part in a case. */
 interface Arm {
   readonly worker: Worker;
+  readonly side: Side;
+  readonly group: string;
   readonly spec: Spec;
   prepared: number;
   process: number;
@@ -73,10 +80,25 @@ interface Arm {
   failure?: string;
 }
 
-async function ready(worker: Worker | undefined, spec: Spec): Promise<Arm> {
-  const arm: Arm = { worker: worker as Worker, spec, prepared: -1, process: 0, repetitions: 1, seconds: [] };
+/** What is not tried again: a side and a group -> why. */
+const given = new Map<string, string>();
+const key = ({ side, group }: Arm): string => `${side}, ${group}`;
+
+/** Asks for this arm; an answer that does not come costs the side this group. */
+async function ask(arm: Arm, request: Request): Promise<Reply> {
+  const reply = await arm.worker.ask(request, patience);
+  if (reply.late) given.set(key(arm), reply.failure as string);
+  return reply;
+}
+
+async function ready(side: Side, group: string, spec: Spec): Promise<Arm> {
+  const worker = workers.get(side);
+  const start = { prepared: -1, process: 0, repetitions: 1, seconds: [] };
+  const arm: Arm = { worker: worker as Worker, side, group, spec, ...start };
   if (!worker) return { ...arm, failure: 'not there' };
-  const reply = await worker.ask({ do: 'prepare', spec, seed: Number(options.seed) }, patience);
+  const why = given.get(key(arm));
+  if (why !== undefined) return { ...arm, failure: `not tried after another of this group: ${why}` };
+  const reply = await ask(arm, { do: 'prepare', spec, seed: Number(options.seed) });
   if (reply.failure !== undefined) return { ...arm, failure: reply.failure };
   arm.prepared = reply.prepared as number;
   arm.process = worker.process;
@@ -100,10 +122,7 @@ async function time(arm: Arm, repetitions: number): Promise<number | undefined> 
   // a process that ended took what was prepared with it
   const reply: Reply =
     arm.worker.process === arm.process
-      ? await arm.worker.ask(
-          { do: 'time', prepared: arm.prepared, repetitions, warm: onGpu || repetitions > 1 },
-          patience,
-        )
+      ? await ask(arm, { do: 'time', prepared: arm.prepared, repetitions, warm: onGpu || repetitions > 1 })
       : { failure: 'its process ended with another part of this case' };
   if (reply.failure !== undefined) arm.failure = reply.failure;
   // idle threads of some libraries spin for a while, on processors that the others need
@@ -118,9 +137,9 @@ const result = ({ seconds, error, failure }: Arm): ArmResult => ({
 });
 
 async function measure({ rivals, ...its }: Case): Promise<CaseResult> {
-  const own = await ready(workers.get('sonde'), its.spec);
+  const own = await ready('sonde', its.group, its.spec);
   const theirs: Arm[] = [];
-  for (const { side, spec } of rivals) theirs.push(await ready(workers.get(side), spec));
+  for (const { side, spec } of rivals) theirs.push(await ready(side, its.group, spec));
   const arms = [own, ...theirs];
   for (const arm of arms) await calibrate(arm);
   for (let round = 0; round < rounds; round++) {
@@ -154,10 +173,16 @@ mkdirSync(options.out, { recursive: true });
 const notes = [...options.note];
 let judged = scale === 'full'; // goals are about full shapes, on a GPU or on a CPU
 if (!onGpu) notes.push(`${cpus()[0]?.model}, ${cpus().length} processors; sonde ${version}`);
+// all start at a time: reading a library from the disk is most of it
+const described = new Map(
+  await Promise.all(
+    [...workers].map(async ([side, worker]) => [side, await worker.ask({ do: 'describe' }, firstPatience)] as const),
+  ),
+);
 for (const side of sides) {
-  const worker = workers.get(side);
-  if (!worker) continue;
-  const { text, gpu, failure } = await worker.ask({ do: 'describe' }, patience);
+  const reply = described.get(side);
+  if (!reply) continue;
+  const { text, gpu, failure } = reply;
   if (failure !== undefined && side === 'sonde') throw new Error(`sonde did not start: ${failure}`);
   if (side === 'sonde' && onGpu) judged &&= gpu === true;
   notes.push(text ?? `${side} is not here: ${failure}`);
@@ -169,9 +194,10 @@ notes.push(
 for (const note of notes) console.log(note);
 
 const all = casesOf(scale);
-const cases = all.filter(({ name }) => options.only.length === 0 || options.only.some((word) => name.includes(word)));
+const chosen = all.filter(({ name }) => options.only.length === 0 || options.only.some((word) => name.includes(word)));
+const cases = inTurns(chosen);
 if (cases.length === 0) throw new Error(`no case's name contains ${options.only.join(' or ')}`);
-const results: CaseResult[] = [];
+let results: CaseResult[] = [];
 let skipped = 0;
 for (const one of cases) {
   if (performance.now() > deadline) {
@@ -181,7 +207,7 @@ for (const one of cases) {
   }
   const before = performance.now();
   const measured = await measure(one);
-  results.push(measured);
+  results = inOrder([...results, measured], chosen);
   for (const row of rowsOf(measured, judged)) {
     const against = row.rival && `; ${row.rival}: ${row.rivals}; ${row.ratio || 'no ratio'}`;
     console.log(`${row.name}: ${row.ours}${against} [${row.goal || 'no target'}] ${row.verdict}; errors ${row.errors}`);

@@ -24,7 +24,7 @@ import {
   topK,
 } from '../../src/index.js';
 import { relativeError } from '../../test/support/close.js';
-import { checkRow, parts } from './check.js';
+import { attend, checkRow, parts } from './check.js';
 import { type Prepared, serve } from './serve.js';
 import type { Spec } from './spec.js';
 
@@ -42,7 +42,7 @@ const own = <T extends { dispose(): void }>(thing: T): T => {
 };
 const normal = (shape: number[], dtype: Tensor['dtype'], std = 1): Tensor =>
   own(Tensor.randn(shape, { device, dtype, seed: seed++, std }));
-const values = async (t: Tensor): Promise<Float64Array> => Float64Array.from(await t.read());
+const values = async (t: Tensor): Promise<Float64Array> => new Float64Array(await t.read());
 
 class Comparison {
   readonly #actual: number[] = [];
@@ -156,22 +156,6 @@ function prepareAttention({ dtype, batch, length, heads, channels }: Of<'attenti
       return compared.error;
     },
   };
-}
-
-function attend(q: Float64Array, k: Float64Array, v: Float64Array, s: number, channels: number): Float64Array {
-  const scores = Array.from({ length: s + 1 }, (_, t) => {
-    let sum = 0;
-    for (let c = 0; c < channels; c++) sum += (q[s * channels + c] as number) * (k[t * channels + c] as number);
-    return sum / Math.sqrt(channels);
-  });
-  const most = Math.max(...scores);
-  const weights = scores.map((score) => Math.exp(score - most));
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  const out = new Float64Array(channels);
-  for (const [t, weight] of weights.entries()) {
-    for (let c = 0; c < channels; c++) out[c] = (out[c] as number) + (weight / total) * (v[t * channels + c] as number);
-  }
-  return out;
 }
 
 // ---- what moves bytes

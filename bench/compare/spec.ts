@@ -114,3 +114,13 @@ export interface Case {
 }
 
 export type Scale = 'full' | 'tiny';
+
+/** The first case of each group, then the second of each, and so on; groups in the order in which they first come. */
+export function inTurns(cases: readonly Case[]): Case[] {
+  const groups = new Map<string, Case[]>();
+  for (const one of cases) groups.set(one.group, [...(groups.get(one.group) ?? []), one]);
+  const longest = Math.max(0, ...[...groups.values()].map(({ length }) => length));
+  return Array.from({ length: longest }, (_, turn) =>
+    [...groups.values()].flatMap((group) => group.slice(turn, turn + 1)),
+  ).flat();
+}

@@ -150,7 +150,16 @@ export function count(results: readonly CaseResult[], judged: boolean): Counts {
   return counts;
 }
 
-/** The results as a table, group by group in the order of the cases. */
+/** Results as the list of cases has them, in whatever order they were measured: groups stay together. */
+export function inOrder<R extends { readonly name: string }>(
+  results: readonly R[],
+  cases: readonly { readonly name: string }[],
+): R[] {
+  const byName = new Map(results.map((result) => [result.name, result]));
+  return cases.flatMap(({ name }) => byName.get(name) ?? []);
+}
+
+/** The results as a table; a heading wherever the group changes. */
 export function markdown(
   title: string,
   notes: readonly string[],

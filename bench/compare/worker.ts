@@ -22,6 +22,8 @@ export interface Reply {
   /** Of one repetition. */
   readonly seconds?: number;
   readonly failure?: string;
+  /** It failed because no answer came in time. */
+  readonly late?: true;
 }
 
 export class Worker {
@@ -46,7 +48,7 @@ export class Worker {
     });
     const timer = setTimeout(() => {
       child.kill('SIGKILL');
-      this.#settle(child, `no answer in ${limit} s`);
+      this.#settle(child, { failure: `no answer in ${limit} s`, late: true });
     }, limit * 1000);
     child.stdin?.write(`${JSON.stringify(request)}\n`);
     try {
@@ -77,8 +79,8 @@ export class Worker {
     this.#child = child;
     this.#starts++;
     child.stdin.on('error', () => undefined); // told by 'exit'
-    child.once('error', (error) => this.#settle(child, error.message));
-    child.once('exit', (code, signal) => this.#settle(child, `ended by ${signal ?? `exit code ${code}`}`));
+    child.once('error', (error) => this.#settle(child, { failure: error.message }));
+    child.once('exit', (code, signal) => this.#settle(child, { failure: `ended by ${signal ?? `exit code ${code}`}` }));
     createInterface({ input: child.stdout }).on('line', (line) => {
       if (!line.startsWith('{')) console.error(line);
       else if (this.#child === child) this.#reply(JSON.parse(line) as Reply);
@@ -87,10 +89,10 @@ export class Worker {
   }
 
   // What an earlier process still has to say is no answer to what its successor was asked.
-  #settle(child: ChildProcess, failure: string): void {
+  #settle(child: ChildProcess, reply: Reply): void {
     if (this.#child !== child) return;
     this.#child = undefined;
-    this.#reply({ failure });
+    this.#reply(reply);
   }
 
   #reply(reply: Reply): void {

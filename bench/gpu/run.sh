@@ -1,13 +1,23 @@
 #!/usr/bin/env bash
-# Everything that only a machine with an NVIDIA GPU can prove, in one command: the whole test suite on the CUDA device, a small
-# case under compute-sanitizer, and the benchmarks beside PyTorch. It goes on after a step that fails, and sums up at the end.
+# Everything that only a machine with an NVIDIA GPU can prove, in steps, each with a limit of its own: one that hangs costs its
+# limit and not the steps after it. What a step prints is on the disk as it goes, and summary.txt gets a line for each.
 #
-#   bench/gpu/run.sh [--only machine|tests|sanitizer|bench]... [folder]
+#   bench/gpu/run.sh [--only STEP]... [folder]
+#
+#   step         quick   what it does
+#   machine       20 s   the GPU, its driver and clocks, the processor, versions
+#   small         60 s   small.ts: every operation against the CPU, on odd shapes; without QUICK again, memory poisoned
+#   full-size     40 s   full_size.ts: the hot kernels at GPT-2's sizes against strict arithmetic and double precision
+#   bench        150 s   benchmarks beside PyTorch
+#   tests        110 s   the test suite on the CUDA device
+#   sanitizer     60 s   small.ts under compute-sanitizer: memcheck of a few cases; without QUICK all of its tools and cases
+#   profile       60 s   the hot kernels under ncu
 #
 # folder: for logs and results; else $OUT, else bench/results/<date>-<gpu>-<commit>. The machine needs no npm, compiler or network:
 # what is built (build, build-cuda, build-test) comes along, and Node and modules from .gpu/unpack.sh if that is there.
-#   QUICK=1       fewer rounds and a limit for each step, so that all of it fits into ten minutes
-#   LIMIT         seconds for everything; 570 when quick, else 7200
+#   QUICK=1       the limits above, few rounds, and what matters most of each step. The first four steps fit into 275 s, the last
+#                 three into 255 s
+#   LIMIT         seconds for everything; 520 when quick, else 7200
 #   TINY=1        the smallest shapes, to try the script itself, with SONDE_CUDA_LIBRARY naming the emulator's library
 #   TESTS         words: only test files whose path contains one (see test/run.mjs)
 #   CASES         words, separated by commas: only benchmarks whose name contains one
@@ -17,25 +27,27 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
+all_steps=(machine small full-size bench tests sanitizer profile)
 steps=()
 folder=${OUT:-}
 while [ $# -gt 0 ]; do
   case $1 in
     --only)
-      case ${2:-} in
-        machine | tests | sanitizer | bench) steps+=("$2") ;;
-        *) echo "run.sh: --only takes machine, tests, sanitizer or bench, not '${2:-}'" >&2; exit 2 ;;
-      esac
+      if [[ -z ${2:-} || " ${all_steps[*]} " != *" $2 "* ]]; then
+        echo "run.sh: --only takes one of ${all_steps[*]}, not '${2:-}'" >&2
+        exit 2
+      fi
+      steps+=("$2")
       shift 2 ;;
     -*) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2 ;;
     *) folder=$1; shift ;;
   esac
 done
-[ ${#steps[@]} -gt 0 ] || steps=(machine tests sanitizer bench)
+[ ${#steps[@]} -gt 0 ] || steps=("${all_steps[@]}")
 wanted() { [[ " ${steps[*]} " == *" $1 "* ]]; }
 
 quick=${QUICK:+1} tiny=${TINY:+1}
-limit=${LIMIT:-$([ "$quick" ] && echo 570 || echo 7200)}
+limit=${LIMIT:-$([ "$quick" ] && echo 520 || echo 7200)}
 export SONDE_DEVICE=cuda PYTHON="${PYTHON:-python3}" PYTHONUNBUFFERED=1
 
 # ---- where, what
@@ -50,10 +62,12 @@ if [ ! -f build-test/bench/gpu/small.js ]; then
   exit 2
 fi
 
-for place in "${CUDA_HOME:-}/bin" "${CUDA_PATH:-}/bin" /usr/local/cuda*/bin /usr/local/cuda*/compute-sanitizer; do
+for place in "${CUDA_HOME:-}/bin" "${CUDA_PATH:-}/bin" /usr/local/cuda*/bin /usr/local/cuda*/compute-sanitizer \
+  /opt/nvidia/nsight-compute/*; do
   if [ -d "$place" ]; then PATH=$PATH:$place; fi
 done
-gpu=$(has nvidia-smi && nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
+ask_gpu() { has nvidia-smi && timeout -k 1 9 nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
+gpu=$(ask_gpu name)
 commit=${SONDE_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo unknown)}
 if [ -z "${SONDE_COMMIT:-}" ] && [ -n "$(git status --porcelain 2>/dev/null)" ]; then commit+=-dirty; fi
 date=$(date -u +%Y-%m-%d)
@@ -65,6 +79,8 @@ mkdir -p "$folder" || exit 2
 
 failed=0
 skipped=0
+running=
+trap 'if [ "$running" ]; then kill -TERM "$running"; fi; exit 1' INT TERM
 tell() { echo "$*" | tee -a "$folder/summary.txt"; }
 left() { echo $((limit - SECONDS)); }
 
@@ -73,45 +89,81 @@ skip() {
   tell "skipped  $*"
 }
 
-# step <name> <log> <seconds> <command...>: runs it into the log, tells what became of it and the log's last line; its exit code
-# stays in $code
+within() { [ "$quick" ] && echo "$1" || echo "$2"; }
+
+# The seconds of a step: its own, or what is left of all.
+seconds_of() {
+  local seconds
+  case $1 in
+    machine) seconds=$(within 20 60) ;;
+    small) seconds=$(within 60 600) ;;
+    full-size) seconds=$(within 40 600) ;;
+    bench) seconds=$(within 150 3600) ;;
+    tests) seconds=$(within 110 3600) ;;
+    sanitizer) seconds=$(within 60 1800) ;; # each of its tools
+    profile) seconds=$(within 60 600) ;;
+  esac
+  [ "$seconds" -le "$(left)" ] || seconds=$(left)
+  echo "$seconds"
+}
+
+# step <step> <title> <command...>: runs it into the step's log, tells what became of it and the log's last line
 step() {
-  local name=$1 log=$folder/$2 seconds=$3 start=$SECONDS from
-  shift 3
-  code=125
-  if [ "$(left)" -lt 2 ]; then
+  local name=$1 log=$folder/$1.log title=$2 start=$SECONDS seconds from code
+  seconds=$(seconds_of "$1")
+  shift 2
+  if [ "$seconds" -lt 4 ]; then
     failed=1
-    tell "FAILED   $name: no time left of $limit s (LIMIT)"
+    tell "FAILED   $title: no time left of $limit s (LIMIT)"
     return
   fi
-  [ "$seconds" -le "$(left)" ] || seconds=$(left)
   touch "$log"
   from=$(($(wc -c <"$log") + 1))
-  echo "== $name: $*" >>"$log"
-  timeout -k 10 "$seconds" "$@" >>"$log" 2>&1
+  echo "== $title: $*" >>"$log"
+  # the last three seconds are for stopping: test/run.mjs ends the processes that it started
+  timeout -k 3 $((seconds - 3)) "$@" >>"$log" 2>&1 &
+  running=$!
+  wait "$running" 2>/dev/null
   code=$?
+  kill -KILL -- "-$running" 2>/dev/null # what is left of its process group
+  running=
   local took=$((SECONDS - start)) last
-  last=$(tail -n 1 "$log" | cut -c 1-160)
-  if [ $code -eq 0 ] && [ "$1" = compute-sanitizer ] && ! tail -c "+$from" "$log" | grep -q 'SUMMARY: 0 '; then
+  last=$(printed | tail -n 1 | cut -c 1-160)
+  if [ "$name" = sanitizer ] && [ $code -eq 0 ] && ! printed | grep 'SUMMARY: 0 ' >/dev/null; then
     failed=1
-    tell "FAILED   $name, $took s: compute-sanitizer gave no verdict ($log)"
+    tell "FAILED   $title, $took s: compute-sanitizer gave no verdict ($log)"
+  elif [ "$name" = profile ] && [ $code -eq 0 ]; then
+    profiled "$title" "$took" "$(printed | grep -c '^==PROF== Profiling')"
   elif [ $code -eq 0 ]; then
-    tell "ok       $name, $took s: $last"
-  elif tail -c "+$from" "$log" | grep -q 'Device not supported'; then
-    skip "$name: compute-sanitizer does not support this machine ($log)"
+    tell "ok       $title, $took s: $last"
+  elif [ "$name" = sanitizer ] && printed | grep 'Device not supported' >/dev/null; then
+    skip "$title: compute-sanitizer does not support this machine ($log)"
+  elif [ "$name" = profile ] && printed | grep ERR_NVGPUCTRPERM >/dev/null; then
+    skip "$title: ncu may not read the counters of this GPU ($log)"
   elif [ $code -eq 124 ] || [ $code -eq 137 ]; then
     failed=1
-    tell "FAILED   $name: ran past $seconds s ($log)"
+    tell "FAILED   $title: ran past $seconds s ($log)"
+    blame
   elif [ $code -eq 3 ] && [ "$name" = bench ]; then
     failed=1
-    tell "MISSED   $name, $took s: $last"
+    tell "MISSED   $title, $took s: $last"
   else
     failed=1
-    tell "FAILED   $name, $took s, exit code $code: $last ($log)"
-    tail -c "+$from" "$log" | grep '^FAIL' | head -n 20 | sed 's/^/           /' | tee -a "$folder/summary.txt"
+    tell "FAILED   $title, $took s, exit code $code: $last ($log)"
+    blame
   fi
 }
-within() { [ "$quick" ] && echo "$1" || echo "$2"; }
+printed() { tail -c "+$from" "$log"; } # of the step under way
+blame() { printed | grep '^FAIL' | head -n 20 | sed 's/^/           /' | tee -a "$folder/summary.txt"; }
+
+profiled() {
+  if [ "$3" -gt 0 ]; then
+    tell "ok       $1, $2 s: $3 kernels"
+  else
+    failed=1
+    tell "FAILED   $1, $2 s: ncu saw no kernel ($folder/profile.log)"
+  fi
+}
 
 machine() {
   date -u
@@ -119,11 +171,15 @@ machine() {
   uname -srm
   if has lscpu; then lscpu | grep -E '^(Model name|CPU\(s\)|Thread)' ; fi
   echo "node $(node --version)"
-  "$PYTHON" -c 'import torch; print("PyTorch", torch.__version__, "CUDA", torch.version.cuda)' 2>&1 | tail -n 1
+  # its import may take longer than this step
+  "$PYTHON" -c 'from importlib.metadata import version; print("PyTorch", version("torch"))' 2>&1 | tail -n 1
   if has nvcc; then nvcc --version | tail -n 2; else echo 'nvcc: not installed'; fi
   ls -l build/Release/sonde.node build-cuda/Release/libsonde_cuda.so "${SONDE_CUDA_LIBRARY:-.}" 2>&1
   node build-test/src/cli/main.js devices 2>&1 || true
-  has nvidia-smi || return
+  if ! has nvidia-smi; then
+    echo 'nvidia-smi: not installed'
+    return
+  fi
   nvidia-smi
   # clocks and power as they are: they are never changed here
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu,ecc.mode.current \
@@ -134,61 +190,79 @@ export commit PATH
 
 tell "$date, ${gpu:-no NVIDIA GPU}, commit $commit${quick:+, quick}${tiny:+, tiny shapes}"
 for name in "${steps[@]}"; do rm -f "$folder/$name.log"; done
-if wanted machine; then
-  if has nvidia-smi; then
-    step machine machine.log 60 bash -c machine
-  else
-    bash -c machine >"$folder/machine.log" 2>&1
-    skip 'machine: nvidia-smi is not installed'
-  fi
+# from a cold disk PyTorch takes long, so that it is read while the first steps go on
+if wanted bench && wanted small; then
+  timeout -k 1 99 "$PYTHON" -c 'import torch' >/dev/null 2>&1 &
 fi
-
-if wanted tests; then
-  # shellcheck disable=SC2086 # words
-  step tests tests.log "$(within 220 3600)" node test/run.mjs ${TESTS:-}
-fi
+if wanted machine; then step machine machine bash -c machine; fi
 
 small=(node --enable-source-maps build-test/bench/gpu/small.js)
-sanitize() {
-  local tool=$1 options=(--error-exitcode 86 --print-limit 20)
-  if ! has compute-sanitizer; then
-    skip "$tool: compute-sanitizer is not installed"
-    return
-  fi
-  if [ "$tool" = memcheck ] && compute-sanitizer --help 2>/dev/null | grep -q track-stream-ordered-races; then
-    options+=(--track-stream-ordered-races all)
-  fi
-  step "$tool" sanitizer.log "$(within "$2" 1800)" compute-sanitizer --tool "$tool" "${options[@]}" "${small[@]}"
-}
-if wanted sanitizer; then
-  step 'small case' sanitizer.log "$(within 120 600)" "${small[@]}"
-  step 'small case, memory poisoned' sanitizer.log "$(within 120 600)" env SONDE_POISON=1 "${small[@]}"
-  sanitize memcheck 120
-  sanitize racecheck 120
+full_size=(node --enable-source-maps build-test/bench/gpu/full_size.js)
+if wanted small; then
+  step small small "${small[@]}"
+  if [ ! "$quick" ]; then step small 'small, memory poisoned' env SONDE_POISON=1 "${small[@]}"; fi
 fi
+if wanted full-size; then step full-size full-size "${full_size[@]}"; fi
 
 if wanted bench; then
   only=()
-  IFS=, read -ra words <<<"${CASES:-}"
+  IFS=, read -ra words <<<"${CASES-$(within 'linear bf16,linear f32,attention,sparseEncode' '')}"
   for word in ${words[@]+"${words[@]}"}; do only+=(--only "$word"); done
   rounds=$([ "$tiny" ] && echo 2 || within 5 15)
-  seconds=$(within 240 3600)
-  [ "$seconds" -le "$(left)" ] || seconds=$(left)
-  driver=$(has nvidia-smi && nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
-  step bench bench.log "$seconds" node --enable-source-maps build-test/bench/compare/compare.js --on gpu --out "$folder" \
-    --rounds "$rounds" ${tiny:+--scale tiny} --limit $((seconds - 20)) ${only[@]+"${only[@]}"} \
-    --note "$date, commit $commit" --note "${gpu:-no NVIDIA GPU}, driver ${driver:-none}"
+  seconds=$(seconds_of bench)
+  # no case begins in the last seconds: one may take as long as an answer is waited for
+  last_start=$((seconds > 50 ? seconds - 28 : seconds / 2))
+  step bench bench node --enable-source-maps build-test/bench/compare/compare.js --on gpu --out "$folder" \
+    --rounds "$rounds" --limit "$last_start" ${quick:+--patience 20} ${tiny:+--scale tiny} ${only[@]+"${only[@]}"} \
+    --note "$date, commit $commit" --note "${gpu:-no NVIDIA GPU}, driver $(ask_gpu driver_version || echo none)"
 fi
 
-# the last ones: what is left of the time
+if wanted tests; then
+  # the folders whose tests use a device
+  words=${TESTS:-engine/ transformer/ autoencoder/ $(within context/model 'context/ dump/ cli/')}
+  if [ "$quick" ] && [ -z "$tiny" ]; then export TEST_FILE_LIMIT="${TEST_FILE_LIMIT:-90}"; fi
+  # shellcheck disable=SC2086 # words
+  step tests tests node test/run.mjs $words
+fi
+
+# sanitized <tool> <command...>
+sanitized() {
+  local options=(--tool "$1" --error-exitcode 86 --print-limit 20)
+  if [ "$1" = memcheck ] && compute-sanitizer --help 2>/dev/null | grep -q track-stream-ordered-races; then
+    options+=(--track-stream-ordered-races all)
+  fi
+  shift
+  exec compute-sanitizer "${options[@]}" "$@"
+}
+export -f sanitized
+sanitize() {
+  if has compute-sanitizer; then
+    # shellcheck disable=SC2016 # the inner shell's arguments
+    step sanitizer "$1" bash -c 'sanitized "$@"' bash "$1" "${small[@]}" "${@:2}"
+  else
+    skip "$1: compute-sanitizer is not installed"
+  fi
+}
 if wanted sanitizer; then
-  for tool in synccheck initcheck; do
-    if [ "$quick" ] && [ "$(left)" -lt 45 ]; then
-      skip "$tool: no time left of $limit s (LIMIT)"
-    else
-      sanitize $tool 90
-    fi
-  done
+  if [ "$quick" ]; then
+    # each hot kernel, and products of more tiles than blocks
+    sanitize memcheck \
+      'linear float32 x float32, float32 [129' 'linear bfloat16 x bfloat16, float32 [129' \
+      'attention float32 [2, 129' 'attention bfloat16 [2, 129' \
+      'sparseEncode float32, float32 [131' 'sparseEncode bfloat16, float32 [131'
+  else
+    for tool in memcheck racecheck synccheck initcheck; do sanitize $tool; done
+  fi
+fi
+
+if wanted profile; then
+  if has ncu; then
+    # clocks stay as they are; three products, two attentions, two encoders of two kernels each
+    step profile profile ncu --clock-control none --set full -k 'regex:hopper|attention|choose' --launch-count 9 \
+      "${full_size[@]}" profile
+  else
+    skip 'profile: ncu is not installed'
+  fi
 fi
 
 tell "$([ $failed -eq 0 ] && echo 'all well' || echo 'NOT all well'), $skipped skipped, $SECONDS s; $folder"

@@ -29,10 +29,12 @@ import {
 } from '../../src/index.js';
 import { type Random, random } from '../../test/support/random.js';
 import { checkRow } from '../compare/check.js';
+import { Checks, Owner } from './checks.js';
 
 const gpu = openDevice((process.env.SONDE_DEVICE as DeviceName | undefined) ?? 'cuda');
 const cpu = openDevice('cpu');
 const words = process.argv.slice(2);
+const checks = new Checks(words);
 
 /** What the CUDA device was asked for; TypeScript demands that every operation is here. */
 const called: Record<keyof NativeOperations, number> = {
@@ -72,16 +74,12 @@ gpu.run = (operation, ...args) => {
 const unit: Record<DType, number> = { float32: 2 ** -21, bfloat16: 2 ** -7, float16: 2 ** -10, int32: 0, bool: 0 };
 
 /** One of the two devices, and values that are the same on both. */
-class Side {
+class Side extends Owner {
   readonly device: Device;
   readonly #random: Random = random(7);
-  readonly #owned: { dispose(): void }[] = [];
   constructor(device: Device) {
+    super();
     this.device = device;
-  }
-  own<T extends { dispose(): void }>(thing: T): T {
-    this.#owned.push(thing);
-    return thing;
   }
   host(n: number, scale = 1): Float32Array {
     return this.#random.floats(n, scale);
@@ -105,9 +103,6 @@ class Side {
   bools(shape: number[]): Tensor {
     return this.own(this.integers(shape, 0, 2).to('bool'));
   }
-  end(): void {
-    for (const thing of this.#owned) thing.dispose();
-  }
 }
 
 type Result = Tensor | HostArray | readonly number[];
@@ -118,32 +113,27 @@ interface Options {
   part?: number;
 }
 
-let checks = 0;
-let failures = 0;
-
 /** Does the same on both devices and compares all that comes out. */
 async function check(
   name: string,
   body: (s: Side) => Result[] | Promise<Result[]>,
   options: Options = {},
 ): Promise<void> {
-  if (words.length > 0 && !words.some((word) => name.includes(word))) return;
-  checks++;
-  const start = performance.now();
-  const sides = [new Side(gpu), new Side(cpu)] as const;
-  let why = '';
-  try {
-    const [got, expected] = [await results(sides[0], body), await results(sides[1], body)];
-    for (const [i, { values, dtype }] of expected.entries()) {
-      const allowed = options.part ?? unit[dtype] * (options.units ?? 1);
-      why ||= difference(got[i]?.values as ArrayLike<number>, values, allowed, `result ${i}`);
+  await checks.run(name, async () => {
+    const [tried, reference] = [new Side(gpu), new Side(cpu)];
+    try {
+      const [got, expected] = [await results(tried, body), await results(reference, body)];
+      for (const [i, { values, dtype }] of expected.entries()) {
+        const allowed = options.part ?? unit[dtype] * (options.units ?? 1);
+        const why = difference(got[i]?.values as ArrayLike<number>, values, allowed, `result ${i}`);
+        if (why) throw new Error(why);
+      }
+      return '';
+    } finally {
+      tried.end();
+      reference.end();
     }
-  } catch (error) {
-    why = (error as Error).message;
-  }
-  for (const side of sides) side.end();
-  if (why) failures++;
-  console.log(`${why ? 'FAIL' : 'ok  '} ${name} ${(performance.now() - start).toFixed(0)} ms${why && `: ${why}`}`);
+  });
 }
 
 async function results(s: Side, body: (s: Side) => Result[] | Promise<Result[]>) {
@@ -474,9 +464,6 @@ for (const [dtype, part] of [
 
 const left = Object.entries(called).filter(([, times]) => times === 0);
 if (words.length === 0 && left.length > 0) {
-  failures++;
-  console.log(`FAIL never called: ${left.map(([operation]) => operation).join(', ')}`);
+  checks.fail(`never called: ${left.map(([operation]) => operation).join(', ')}`);
 }
-if (checks === 0) failures++;
-console.log(`${gpu.description}: ${checks} checks, ${failures} failed`);
-process.exitCode = failures > 0 ? 1 : 0;
+checks.end(gpu.description);

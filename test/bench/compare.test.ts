@@ -1,16 +1,17 @@
-// The benchmarks' arithmetic against hand-computed figures, the conductor on the CPU, and run.sh with programs that only pretend.
+// The benchmarks' arithmetic against hand-computed figures, and the conductor on the CPU.
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
+import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { checkRow, parts } from '../../bench/compare/check.js';
+import { attend, checkRow, parts } from '../../bench/compare/check.js';
 import { cpuKernels, cpuModels } from '../../bench/compare/cpu_cases.js';
 import { gpuCases } from '../../bench/compare/gpu_cases.js';
-import type { Rival, Scale } from '../../bench/compare/spec.js';
+import { inTurns, type Rival, type Scale } from '../../bench/compare/spec.js';
 import {
   type ArmResult,
   type CaseResult,
   count,
+  inOrder,
   markdown,
   median,
   reaches,
@@ -23,6 +24,7 @@ import { Worker } from '../../bench/compare/worker.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { withFolder } from '../support/folders.js';
 import { suite, throws } from '../support/harness.js';
+import { random } from '../support/random.js';
 
 const test = suite('bench/compare');
 
@@ -118,6 +120,23 @@ test('the table', () => {
   assert.match(second as string, /line break/);
 });
 
+test('cases take turns among groups, and the table has the groups together again', () => {
+  const cases = ['a1', 'a2', 'a3', 'b1', 'c1', 'c2'].map((name) => ({
+    ...result({}, rival()),
+    group: name.charAt(0),
+    name,
+  }));
+  const turns = inTurns(cases);
+  assert.equal(
+    turns.map(({ name }) => name),
+    ['a1', 'b1', 'c1', 'a2', 'c2', 'a3'],
+  );
+  assert.equal(inTurns([]), []);
+  const measured = turns.slice(0, 5).map((one) => ({ ...result({}, rival()), group: one.group, name: one.name }));
+  const text = markdown('Title', [], inOrder(measured, cases), true);
+  assert.equal(text.match(/^## .|^\| [abc]\d/gm), ['## a', '| a1', '| a2', '## b', '| b1', '## c', '| c1', '| c2']);
+});
+
 const lists = { gpu: gpuCases, 'cpu-kernels': cpuKernels, 'cpu-models': cpuModels };
 const needed = {
   gpu: ['linear', 'attention', 'encode', 'addLayerNorm', 'forward', 'launch', 'read'],
@@ -164,6 +183,31 @@ test('an encoder’s row, entry by entry', () => {
   throws(() => checkRow(row([], []), 0, dense, { top: 1, threshold: 0 }), Error, /has 0 entries, but should have 1/);
 });
 
+test('an encoder’s row among many: the largest, of equals the first', () => {
+  const r = random(3);
+  for (let trial = 0; trial < 50; trial++) {
+    const dense = Float32Array.from({ length: r.integer(1, 40) }, () => r.integer(-3, 4));
+    const top = r.integer(1, dense.length + 2);
+    // by sorting all of them
+    const order = [...dense.keys()].sort((i, j) => (dense[j] as number) - (dense[i] as number) || i - j);
+    const kept = order.slice(0, top).sort((i, j) => i - j);
+    const indices = Int32Array.from(kept.filter((i) => Math.abs(dense[i] as number) > 1));
+    const rowPtr = BigInt64Array.of(0n, BigInt(indices.length));
+    const row = { rowPtr, indices, values: Float32Array.from(indices, (i) => dense[i] as number) };
+    checkRow(row, 0, dense, { top, threshold: 1, relu: false });
+  }
+  const row = { rowPtr: BigInt64Array.of(0n, 1n), indices: Int32Array.of(0), values: Float32Array.of(1) };
+  throws(() => checkRow(row, 0, Float32Array.of(NaN, NaN, 1), { top: 1, threshold: 0 }), Error, /row 0/);
+});
+
+test('attention in double precision, by hand', () => {
+  const [q, k, v] = [Float64Array.of(0, 2), Float64Array.of(7, 0), Float64Array.of(3, 5)];
+  assert.equal([...attend(q, k, v, 0, 1)], [3]);
+  const [a, b] = [Math.exp(14), 1];
+  const [second] = attend(q, k, v, 1, 1);
+  assert.ok(Math.abs((second as number) - (3 * a + 5 * b) / (a + b)) < 1e-12);
+});
+
 test('a worker that ends, is silent or is not there costs its own part alone', async () => {
   const program = `process.stdin.on('data', (line) => {
     const { do: what } = JSON.parse(line);
@@ -180,6 +224,7 @@ test('a worker that ends, is silent or is not there costs its own part alone', a
     assert.equal(await worker.ask({ do: 'describe' }, 60), { text: 'here' });
     assert.equal(await worker.ask({ do: 'time', prepared: 0, repetitions: 1, warm: true }, 0.2), {
       failure: 'no answer in 0.2 s',
+      late: true,
     });
     assert.equal(await worker.ask({ do: 'describe' }, 60), { text: 'here' });
     assert.is(worker.process, 3);
@@ -209,6 +254,41 @@ test('the conductor, on the CPU and without PyTorch', async () => {
   });
 });
 
+// a peer that never answers about linear layers in float32, and computes nothing else either
+const silent = `
+  const answers = { describe: { text: 'silent' }, time: { seconds: 1 }, drop: {} };
+  require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => {
+    const { do: what, spec } = JSON.parse(line);
+    if (what === 'prepare' && spec.op === 'linear' && spec.dtype === 'float32') return;
+    console.log(JSON.stringify(answers[what] ?? { prepared: 0, error: 0 }));
+  });`;
+
+test('a hang costs its group, and that side alone', async () => {
+  await withFolder((folder) => {
+    const python = join(folder, 'python');
+    writeFileSync(join(folder, 'silent.cjs'), silent);
+    writeFileSync(python, `#!/bin/sh\nexec '${process.execPath}' '${join(folder, 'silent.cjs')}'\n`);
+    chmodSync(python, 0o755);
+    const args = ['--scale', 'tiny', '--rounds', '1', '--patience', '5', '--out', folder];
+    const chosen = ['--only', 'linear f32', '--only', 'linear bf16'];
+    const { stdout, stderr } = spawnSync(process.execPath, [join(compiled, 'compare.js'), ...args, ...chosen], {
+      encoding: 'utf8',
+      env: { ...process.env, SONDE_DEVICE: 'cpu', PYTHON: python },
+    });
+    const { results } = JSON.parse(readFileSync(join(folder, 'results.json'), 'utf8')) as { results: CaseResult[] };
+    assert.is(results.length, 8, stdout + stderr);
+    const failures = (group: string) =>
+      results.filter((one) => one.group === group).map(({ rivals: [peer] }) => peer?.failure);
+    assert.equal(failures('linear bf16'), Array(4).fill(undefined));
+    const [first, ...others] = failures('linear f32');
+    assert.is(first, 'no answer in 5 s');
+    assert.equal(others, Array(3).fill('not tried after another of this group: no answer in 5 s'));
+    for (const { ours } of results) assert.equal([ours.seconds.length, ours.failure], [1, undefined]);
+    const order = [...stdout.matchAll(/^linear (bf16|f32) .*\[/gm)].map(([, group]) => group);
+    assert.equal(order, ['bf16', 'f32', 'bf16', 'f32', 'bf16', 'f32', 'bf16', 'f32']);
+  });
+});
+
 test('the CPU cases run, and the results are right', async () => {
   await withFolder((folder) => {
     for (const on of ['cpu-kernels', 'cpu-models'] as const) {
@@ -224,101 +304,5 @@ test('the CPU cases run, and the results are right', async () => {
     }
   });
 });
-
-const linux = process.platform === 'linux' && existsSync(compiled);
-if (!linux) test.skip('run.sh', 'it is for Linux');
-else {
-  // what run.sh finds on the PATH: node, and whatever else is given, as scripts
-  const runSh = (
-    folder: string,
-    programs: Record<string, string>,
-    args: string[],
-    more: Record<string, string> = {},
-  ) => {
-    const bin = join(folder, 'bin');
-    mkdirSync(bin);
-    for (const [name, body] of Object.entries(programs)) {
-      writeFileSync(join(bin, name), `#!/bin/sh\n${body}\n`);
-      chmodSync(join(bin, name), 0o755);
-    }
-    for (const name of 'bash sh env dirname date tr sed grep head tail cut wc touch mkdir rm tee timeout ls cat uname'.split(
-      ' ',
-    )) {
-      const path = ['/usr/bin', '/bin'].map((place) => join(place, name)).find(existsSync);
-      if (path) symlinkSync(path, join(bin, name));
-    }
-    const out = join(folder, 'out');
-    const run = spawnSync('bash', [join(packageRoot, 'bench', 'gpu', 'run.sh'), ...args, out], {
-      encoding: 'utf8',
-      env: { PATH: bin + delimiter, SONDE_COMMIT: 'abc', CUDA_HOME: folder, ...more },
-    });
-    return { ...run, log: (name: string) => readFileSync(join(out, name), 'utf8') };
-  };
-  const quietNode = 'echo "$@"; echo done';
-
-  test('run.sh: goes on after a failure, and says so at the end', async () => {
-    await withFolder((folder) => {
-      const node = `case "$*" in *run.mjs*) echo 'FAIL a.test.js 1/2'; echo '1 passed, 1 failed'; exit 1;; esac; ${quietNode}`;
-      const { status, stdout, stderr, log } = runSh(folder, { node }, []);
-      assert.is(status, 1, stderr);
-      assert.match(stdout, /^FAILED {3}tests, \d+ s, exit code 1: 1 passed, 1 failed/m);
-      assert.match(stdout, /^ +FAIL a\.test\.js 1\/2$/m);
-      assert.match(stdout, /^ok {7}small case, memory poisoned, \d+ s: done$/m);
-      assert.match(stdout, /^ok {7}bench/m);
-      assert.match(stdout, /^NOT all well, 5 skipped/m);
-      assert.match(stdout, /^skipped {2}machine: nvidia-smi is not installed$/m);
-      assert.match(stdout, /^skipped {2}racecheck: compute-sanitizer is not installed$/m);
-      assert.is(log('summary.txt'), stdout);
-      assert.match(log('bench.log'), /compare\.js --on gpu --out .* --rounds 15 --limit 3580/);
-      assert.match(log('machine.log'), /commit abc/);
-    });
-  });
-
-  const verdicts: [string, string, RegExp, number][] = [
-    ['finds nothing', 'echo "========= ERROR SUMMARY: 0 errors"', /^ok {7}memcheck.*ERROR SUMMARY: 0 errors$/m, 0],
-    [
-      'finds something',
-      'echo "========= ERROR SUMMARY: 1 error"; exit 86',
-      /^FAILED {3}memcheck, \d+ s, exit code 86/m,
-      1,
-    ],
-    [
-      'refuses',
-      'echo "Error: Device not supported"; exit 1',
-      /^skipped {2}memcheck: compute-sanitizer does not support/m,
-      0,
-    ],
-    ['says nothing', 'true', /^FAILED {3}memcheck, \d+ s: compute-sanitizer gave no verdict/m, 1],
-  ];
-  for (const [title, body, expected, code] of verdicts) {
-    test(`run.sh: compute-sanitizer ${title}`, async () => {
-      await withFolder((folder) => {
-        const programs = { node: quietNode, 'compute-sanitizer': body };
-        const { status, stdout } = runSh(folder, programs, ['--only', 'sanitizer'], { QUICK: '1' });
-        assert.match(stdout, expected);
-        assert.is(status, code);
-        assert.not.match(stdout, /tests|bench,/);
-      });
-    });
-  }
-
-  test('run.sh: a missed target, a step without end, and a wrong argument', async () => {
-    await withFolder((folder) => {
-      const { status, stdout } = runSh(folder, { node: 'echo "2 missed"; exit 3' }, ['--only', 'bench'], { TINY: '1' });
-      assert.match(stdout, /^MISSED {3}bench, \d+ s: 2 missed$/m);
-      assert.is(status, 1);
-    });
-    await withFolder((folder) => {
-      const { status, stdout } = runSh(folder, { node: 'exec /bin/sleep 60' }, ['--only', 'bench'], { LIMIT: '4' });
-      assert.match(stdout, /^FAILED {3}bench: ran past \d+ s/m);
-      assert.is(status, 1);
-    });
-    await withFolder((folder) => {
-      const { status, stderr } = runSh(folder, { node: quietNode }, ['--only', 'everything']);
-      assert.match(stderr, /--only takes machine, tests, sanitizer or bench, not 'everything'/);
-      assert.is(status, 2);
-    });
-  });
-}
 
 test.run();
