@@ -23,7 +23,7 @@ for ptx in "$kept"/*90a*.ptx; do
   [ -f "$ptx" ] && echo "sonde info    : $(grep -c 'wgmma\.mma_async' "$ptx") wgmma in ${ptx##*/}" >>"$object.log"
 done
 if [ $status = 0 ] && {
-  grep -qE 'mma\.(sync|mma_async)' "$kept"/*.ptx || grep -qE '[1-9][0-9]* bytes (stack frame|spill)' "$object.log"
+  grep -qsE 'mma\.(sync|mma_async)' "$kept"/*.ptx || grep -qE '[1-9][0-9]* bytes (stack frame|spill)' "$object.log"
 }; then
   find "$kept" -type f ! -name '*.cubin' -exec rm -f {} +
 else

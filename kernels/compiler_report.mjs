@@ -77,8 +77,8 @@ export function localMemoryTable(kernels, code = []) {
       kernel.stack,
       kernel.stores,
       kernel.loads,
-      loads,
       stores,
+      loads,
       kernel.name,
     ];
   });
