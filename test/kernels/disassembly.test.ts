@@ -51,14 +51,14 @@ test('branches, stores of all widths, and what fills up the end', () => {
     'ST.E.S8 [R2], R4',
     'STG.E.EF.STRONG.SM desc[UR4][R2.64], R4',
     'STS.128 [R2], R4',
-    '@P1 BRA 0xa0',
+    '@P1 BRA 0x90',
     'BRA 0xb0',
     'NOP',
   ];
   const at = (i: number) => (i * 16).toString(16).padStart(4, '0');
   const text = lines.map((line, i) => `        /*${at(i)}*/                   ${line} ;`).join('\n');
   const [kernel] = parseDisassembly(`\t\tFunction : k\n${text}\n`);
-  // at 0x0a0 the branch to 0x0b0, and at 0x090 the one that has a condition, go somewhere
+  // a loop that waits, at 0x090, has a condition, and the branch at 0x0a0 goes somewhere
   assert.is(kernel?.instructions, 11);
   assert.equal(kernel?.epilogue, { instructions: 11, branches: 6, calls: 0, stores: { 8: 1, 32: 1 } });
   assert.is(parseDisassembly('\t\tFunction : k\n   /*0010*/  BRA 0x10;\n')[0]?.instructions, 0);
