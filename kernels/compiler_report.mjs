@@ -85,12 +85,13 @@ export function localMemoryTable(kernels, code = []) {
   return table(['arch', 'registers', 'stack', 'stored', 'loaded', 'STL', 'LDL', 'kernel'], rows);
 }
 
-/** The kernels with tensor-core instructions, the newest architecture first, and what the compiler made of their epilogues, which
+/** The kernels with tensor-core instructions, the newest architecture first and then by name, and what the compiler made of their epilogues, which
  *  is all that follows the last tensor-core instruction. '' when there are none. */
 export function hotTable(kernels, code) {
   const registers = new Map(kernels.map((kernel) => [keyOf(kernel), kernel.registers]));
-  const newest = (a, b) => Number.parseInt(b.arch.slice(3), 10) - Number.parseInt(a.arch.slice(3), 10);
-  const hot = code.filter(({ tensor }) => tensor > 0).sort(newest);
+  const generation = ({ arch }) => Number.parseInt(arch.slice(3), 10);
+  const order = (a, b) => generation(b) - generation(a) || (a.name < b.name ? -1 : 1);
+  const hot = code.filter(({ tensor }) => tensor > 0).sort(order);
   if (hot.length === 0) return '';
   const widths = [...new Set(hot.flatMap(({ epilogue }) => Object.keys(epilogue.stores)))].map(Number);
   widths.sort((a, b) => a - b);

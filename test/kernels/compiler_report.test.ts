@@ -77,17 +77,19 @@ test('the instructions that load and store there are counted where the code is k
   assert.equal(spill?.slice(2, 7), ['16', '28', '32', '7', '8']);
 });
 
-test('the table of hot kernels: those with tensor-core instructions, newest architecture first', () => {
+test('the table of hot kernels: those with tensor-core instructions, newest architecture first, then by name', () => {
   const { kernels } = parseCompilerLog(good + spilling);
   const epilogue = { instructions: 30, branches: 4, calls: 1, stores: { 128: 2 } };
   const table = hotTable(kernels, [
     code('_Z4goodPf', { arch: 'sm_80', tensor: 16, epilogue: { ...epilogue, stores: { 8: 3, 64: 1 } } }),
     code('_Z5plainv', {}),
     code('_Z5spillILb1EEvPfi', { instructions: 5000, tensor: 4, epilogue }),
+    code('_Z5otherv', { tensor: 1, epilogue }),
   ]);
-  const [titles, first, second, ...more] = cells(table);
+  const [titles, other, first, second, ...more] = cells(table);
   const counts = ['arch', 'registers', 'all', 'mma', 'epilogue', 'branches', 'calls'];
   assert.equal(titles, [...counts, 'st8', 'st64', 'st128', 'kernel']);
+  assert.equal(other?.slice(0, 4), ['sm_90a', '-', '100', '1']);
   assert.equal(first?.slice(0, -1), ['sm_90a', '255', '5000', '4', '30', '4', '1', '0', '0', '2']);
   assert.equal(second?.slice(0, -1), ['sm_80', '163', '100', '16', '30', '4', '1', '3', '1', '0']);
   assert.equal(more, []);
