@@ -450,9 +450,9 @@ const spill = `__global__ void __launch_bounds__(1024, 2) spill(float* p, int n)
 
 // an array that is indexed by what only the GPU knows
 const stack = `__global__ void stack(float* p, int n) {
-  float a[16];
-  for (int i = 0; i < 16; i++) a[i] = p[i * n];
-  p[threadIdx.x] = a[n & 15];
+  float a[32];
+  for (int i = 0; i < n; i++) a[i] = p[i];
+  p[threadIdx.x] = a[n & 31];
 }
 `;
 
@@ -526,7 +526,7 @@ else
           /^the code of the hot kernels is not shown: nvdisasm failed \(nvdisasm fatal: no\)$/m,
         );
         assert.match(command.stdout, /^sm_80 +32 +\d+ +[1-9]\d* +[1-9]\d* +- +- +(spill|_Z5spillPfi)$/m);
-        assert.match(command.stdout, /^sm_90a +\d+ +64 +0 +0 +- +- +(stack|_Z5stackPfi)$/m);
+        assert.match(command.stdout, /^sm_90a +\d+ +128 +0 +0 +- +- +(stack|_Z5stackPfi)$/m);
         assert.match(command.stdout, /\bshould not be left so: 4 functions use local memory\n$/);
 
         writeFileSync(join(root, 'native/own.h'), '#define VALUE nothing\n');
