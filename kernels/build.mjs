@@ -164,7 +164,7 @@ function findCMakeJs(root) {
 
 // ---- building
 
-// CMake remembers what it found at first, so another compiler or choice starts anew, and so does another compile.sh, of which CMake
+// CMake remembers what it found at first, so another compiler or choice starts anew; so does another compile.sh, of which CMake
 // knows nothing. `cmake-js compile` would start anew after each error in a kernel, too, and `cmake-js build` takes a folder that
 // was configured halfway.
 async function build({ root, folder, env, progress, cmakeJs, nvcc, nvccVersion, cmake, cmakeVersion }) {

@@ -1,4 +1,5 @@
-// What the compiler said of each kernel, read from the words of nvcc and ptxas -v, and the tables that `npm run build:cuda` prints.
+// What the compiler said of each kernel, read from the words of nvcc and ptxas -v, and the tables that `npm run build:cuda`
+// prints.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -58,8 +59,10 @@ export function compilerReport(root, folder) {
 
 const keyOf = ({ arch, name }) => `${arch} ${name}`;
 
-/** The functions that keep something in local memory, which is slow: stack frames and spills as ptxas tells them, in bytes, and the
- *  instructions that load and store there, where there is a disassembly (code). '' when there are none. */
+/**
+ * The functions that keep something in local memory, which is slow: stack frames and spills as ptxas tells them, in bytes, and
+ * the instructions that store and load there, where there is a disassembly (code). '' when there are none.
+ */
 export function localMemoryTable(kernels, code = []) {
   const known = new Map(code.map((kernel) => [keyOf(kernel), kernel]));
   const instructions = (kernel) => known.get(keyOf(kernel)) ?? { loads: 0, stores: 0 };
@@ -85,8 +88,10 @@ export function localMemoryTable(kernels, code = []) {
   return table(['arch', 'registers', 'stack', 'stored', 'loaded', 'STL', 'LDL', 'kernel'], rows);
 }
 
-/** The kernels with tensor-core instructions, the newest architecture first and then by name, and what the compiler made of their epilogues, which
- *  is all that follows the last tensor-core instruction. '' when there are none. */
+/**
+ * The kernels with tensor-core instructions, the newest architecture first and then by name, and what the compiler made of their
+ * epilogues, which is all that follows the last tensor-core instruction. '' when there are none.
+ */
 export function hotTable(kernels, code) {
   const registers = new Map(kernels.map((kernel) => [keyOf(kernel), kernel.registers]));
   const generation = ({ arch }) => Number.parseInt(arch.slice(3), 10);

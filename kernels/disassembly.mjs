@@ -1,6 +1,6 @@
-// What the compiler made of each kernel, counted in the disassembly of the machine code that compile.sh keeps: ptxas -v tells of
-// registers and stack frames, but not whether an epilogue stores 32 bits at a time or calls a division. nvdisasm and cuobjdump come
-// with some toolkits only, so all of this is something more: whatever fails here is a sentence.
+// What the compiler made of a kernel, counted in the disassembly of the machine code that compile.sh keeps: ptxas -v tells of
+// registers and stack frames, but not whether an epilogue stores 32 bits at a time or calls a division. nvdisasm and cuobjdump
+// come with some toolkits only, so no build depends on this: what fails here is told in a sentence.
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';

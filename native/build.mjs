@@ -54,9 +54,9 @@ function sanitizerFolder(sanitize) {
 }
 
 /**
- * The CUDA backend, as `npm install` builds it: nothing that is missing or broken keeps sonde from computing on the CPU. SONDE_CUDA
- * in env: '0' leaves it out; '1' asks for it, and makes it an error when it is not built; without it, it is built where a GPU can
- * be seen, as it takes minutes. -> { line, failed }. proc, dev: see seesGpu(); the other places are findTools()'s.
+ * The CUDA backend, as `npm install` builds it: nothing that is missing or broken keeps sonde from computing on the CPU.
+ * SONDE_CUDA in env: '0' leaves it out; '1' asks for it, and makes it an error when it is not built; without it, it is built
+ * where a GPU can be seen, as it takes minutes. -> { line, failed }. proc, dev: see seesGpu(); the other places are findTools()'s.
  */
 export async function installCuda({ env = process.env, from = root, say = () => {}, proc, dev, ...places } = {}) {
   const wish = env.SONDE_CUDA ?? '';
