@@ -64,7 +64,7 @@ export async function buildCuda({
     status.nvcc = tools.nvccVersion;
     const cmakeJs = findCMakeJs(root);
     try {
-      const firstTime = 'this takes 3 to 15 minutes the first time, later only what changed is compiled';
+      const firstTime = 'this takes 2 to 15 minutes the first time, later only what changed is compiled';
       say(`building the CUDA backend with nvcc ${tools.nvccVersion}; ${firstTime}`);
       await build({ root, folder, env, cmakeJs, progress: { say, beat, start }, ...tools });
       if (!existsSync(library)) throw new Error('CMake built no library');
