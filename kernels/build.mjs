@@ -10,8 +10,8 @@ import {
   constants,
   existsSync,
   mkdirSync,
-  readdirSync,
   readFileSync,
+  realpathSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -20,6 +20,8 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { compilerReport, hotTable, localMemoryTable } from './compiler_report.mjs';
+import { disassemble } from './disassembly.mjs';
 
 const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..');
 const notBuilt = 'the CUDA backend is not built';
@@ -39,10 +41,18 @@ class Missing extends Error {
  *   { built, reason?, nvcc?, seconds }   what is in status.json; `reason` is there when `built` is false
  *   failed                               with built: false, nothing was missing, but the build ended with an error
  *   kept                                 with built: false, a library of an earlier build is still there
- *   warnings, kernels, wgmma             what the compiler said; see parseCompilerLog() and compilerReport()
- * root: the package's folder; env: the environment; say: hears what is being done, line by line.
+ *   warnings, kernels, wgmma             what the compiler said; see compiler_report.mjs
+ *   disassembler                         the path of one, if there is any
+ * root: the package's folder; env: the environment; say: hears how far the build is, in a line each time that a file is made and
+ * at least every `beat` milliseconds.
  */
-export async function buildCuda({ root = packageRoot, env = process.env, say = () => {}, ...places } = {}) {
+export async function buildCuda({
+  root = packageRoot,
+  env = process.env,
+  say = () => {},
+  beat = 30_000,
+  ...places
+} = {}) {
   const start = performance.now();
   const folder = join(root, 'build-cuda');
   const library = join(folder, 'Release', 'libsonde_cuda.so');
@@ -54,7 +64,9 @@ export async function buildCuda({ root = packageRoot, env = process.env, say = (
     status.nvcc = tools.nvccVersion;
     const cmakeJs = findCMakeJs(root);
     try {
-      await build({ root, folder, env, say, cmakeJs, ...tools });
+      const firstTime = 'this takes 2 to 15 minutes the first time, later only what changed is compiled';
+      say(`building the CUDA backend with nvcc ${tools.nvccVersion}; ${firstTime}`);
+      await build({ root, folder, env, cmakeJs, progress: { say, beat, start }, ...tools });
       if (!existsSync(library)) throw new Error('CMake built no library');
     } catch (error) {
       told = { failed: true };
@@ -64,7 +76,7 @@ export async function buildCuda({ root = packageRoot, env = process.env, say = (
       const cure = `see build-cuda/build.log, ${again}`;
       throw new Missing(`the build with nvcc ${tools.nvccVersion} failed (${why})`, cure);
     }
-    told = compilerReport(root, folder);
+    told = { ...compilerReport(root, folder), disassembler: findDisassembler(env, tools.nvcc) };
     status.built = true;
   } catch (error) {
     status.reason = error instanceof Missing ? error.message : `${notBuilt}: ${error.message}`;
@@ -114,6 +126,15 @@ export function findTools(env, { platform = process.platform, usual = ['/usr/loc
   return { nvcc, nvccVersion, cmake, cmakeVersion };
 }
 
+/** nvdisasm or cuobjdump, which not every toolkit has, beside nvcc or where it was looked for; undefined without either. */
+export function findDisassembler(env, nvcc) {
+  const homes = [env.CUDA_PATH, env.CUDA_HOME].filter(Boolean).map((home) => join(home, 'bin'));
+  const search = (env.PATH ?? '').split(delimiter).filter(Boolean);
+  const folders = [dirname(nvcc), dirname(realpathSync(nvcc)), ...homes, ...search];
+  const candidates = ['nvdisasm', 'cuobjdump'].flatMap((name) => folders.map((folder) => join(folder, name)));
+  return candidates.find(isProgram);
+}
+
 function isProgram(path) {
   try {
     accessSync(path, constants.X_OK);
@@ -143,16 +164,27 @@ function findCMakeJs(root) {
 
 // ---- building
 
-// CMake remembers what it found at first, so another compiler or choice starts anew. `cmake-js compile` would start anew after
-// each error in a kernel, too, and `cmake-js build` takes a folder that was configured halfway.
-async function build({ root, folder, env, say, cmakeJs, nvcc, nvccVersion, cmake, cmakeVersion }) {
+// CMake remembers what it found at first, so another compiler or choice starts anew; so does another compile.sh, of which CMake
+// knows nothing. `cmake-js compile` would start anew after each error in a kernel, too, and `cmake-js build` takes a folder that
+// was configured halfway.
+async function build({ root, folder, env, progress, cmakeJs, nvcc, nvccVersion, cmake, cmakeVersion }) {
   const archs = env.SONDE_CUDA_ARCHS ?? '';
   const stamp = join(folder, 'configured.json');
-  const wanted = JSON.stringify({ root, nvcc, nvccVersion, cmake, cmakeVersion, archs, host: env.CUDAHOSTCXX });
+  const launcher = readFileSync(join(root, 'kernels', 'compile.sh'), 'utf8');
+  const wanted = JSON.stringify({
+    root,
+    nvcc,
+    nvccVersion,
+    cmake,
+    cmakeVersion,
+    archs,
+    host: env.CUDAHOSTCXX,
+    launcher,
+  });
   const log = join(folder, 'build.log');
   const run = (command, ...more) => {
     const directories = ['-d', join(root, 'kernels'), '-O', folder, '-c', cmake];
-    return runLogged([cmakeJs, command, ...directories, ...more], { ...env, CUDACXX: nvcc }, log, say);
+    return runLogged([cmakeJs, command, ...directories, ...more], { ...env, CUDACXX: nvcc }, log, progress);
   };
   if (!existsSync(stamp) || readFileSync(stamp, 'utf8') !== wanted) {
     rmSync(folder, { recursive: true, force: true });
@@ -164,29 +196,48 @@ async function build({ root, folder, env, say, cmakeJs, nvcc, nvccVersion, cmake
   await run('build', '-p', String(availableParallelism()));
 }
 
-// Runs a script of Node's; tells what is compiled, and keeps everything in the log. Rejects with the first error's line.
-function runLogged(command, env, log, say) {
+// Runs a script of Node's; tells how far it is, and keeps everything in the log. Rejects with the first error's line.
+function runLogged(command, env, log, { say, beat, start }) {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, command, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const seconds = () => `${Math.round((performance.now() - start) / 1000)} s`;
     let output = '';
     let told = 0;
+    let reached = 'no file yet';
+    // the largest kernels take minutes each
+    const heart = setInterval(() => say(`still ${reached}, ${seconds()}`), beat);
+    const hear = (line) => {
+      const step = progressOf(line);
+      if (!step) return;
+      reached = step.reached;
+      say(`${reached}, ${seconds()} (${step.file})`);
+      heart.refresh();
+    };
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8').on('data', (text) => {
         appendFileSync(log, text);
         output += text;
         for (let end = output.indexOf('\n', told); end >= 0; end = output.indexOf('\n', told)) {
-          const line = output.slice(told, end);
-          if (/^\[ *\d+(\/\d+|%)\] (Building|Linking)/.test(line)) say(line);
+          hear(output.slice(told, end));
           told = end + 1;
         }
       });
     }
     child.once('error', reject);
     child.once('close', (code, signal) => {
+      clearInterval(heart);
       if (code === 0) resolve();
       else reject(new Error(firstError(output) ?? `CMake ended with ${signal ?? `exit code ${code}`}`));
     });
   });
+}
+
+/** How far the build is by a line of Ninja's, which counts the files that are made, or of make's, which gives percents. */
+export function progressOf(line) {
+  const step = /^\[ *(?:(\d+)\/(\d+)|(\d+)%)\] (?:Building|Linking) .*?([^/ ]+?)(?:\.o)?$/.exec(line);
+  if (!step) return undefined;
+  const [, made, all, percent, file] = step;
+  return { reached: percent ? `${percent}%` : `${made} of ${all} files`, file };
 }
 
 /** The line of a failed build that says most. CMake puts what it has to say below the line that says error. */
@@ -203,74 +254,6 @@ export function firstError(output) {
   return lines[at]?.replace(/^ERR\S* OMG |.*(?=undefined reference)/, '').slice(0, 200);
 }
 
-// ---- what the compiler said
-
-/**
- * What nvcc and ptxas -v said. -> kernels: { name (mangled), arch, registers, stack, stores, loads }, the last three in bytes;
- * warnings: each once, with those that ptxas calls information: that it made the Hopper products wait for one another.
- */
-export function parseCompilerLog(log) {
-  const kernels = [];
-  const warnings = [];
-  let arch = '';
-  let entry = '';
-  let current;
-  for (const line of log.split('\n')) {
-    const compiling = /Compiling entry function '([^']+)' for '([^']+)'/.exec(line);
-    const properties = /Function properties for (\S+)/.exec(line);
-    const bytes = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line);
-    const registers = /Used (\d+) registers/.exec(line);
-    if (compiling) [, entry, arch] = compiling;
-    else if (properties) {
-      current = { name: properties[1], arch, registers: 0, stack: 0, stores: 0, loads: 0 };
-      kernels.push(current);
-    } else if (bytes && current) {
-      const [stack, stores, loads] = bytes.slice(1).map(Number);
-      Object.assign(current, { stack, stores, loads });
-    } else if (registers) {
-      const own = kernels.findLast((kernel) => kernel.name === entry && kernel.arch === arch);
-      if (own) own.registers = Number(registers[1]);
-    } else if (/\bwarning\b *[:#]|\bwarning #?\d|\(C75\d\d\)/i.test(line)) warnings.push(line.trim());
-  }
-  return { kernels, warnings: [...new Set(warnings)] };
-}
-
-// Of all kernels, also those that this build did not have to compile: compile.sh keeps what nvcc said about each file. wgmma:
-// how many of Hopper's asynchronous products are in the code for sm_90a; undefined when there is no such code.
-function compilerReport(root, folder) {
-  const objects = join(folder, 'CMakeFiles', 'sonde_cuda.dir');
-  const sources = readdirSync(join(root, 'kernels')).filter((name) => name.endsWith('.cu'));
-  const logs = sources.map((name) => join(objects, `${name}.o.log`)).filter((path) => existsSync(path));
-  const said = logs.map((path) => readFileSync(path, 'utf8')).join('\n');
-  const { kernels } = parseCompilerLog(said);
-  const { warnings } = parseCompilerLog(`${said}\n${readFileSync(join(folder, 'build.log'), 'utf8')}`); // the linker's, too
-  const counts = Array.from(said.matchAll(/^sonde info +: (\d+) wgmma/gm), ([, count]) => Number(count));
-  return { kernels, warnings, wgmma: counts.length > 0 ? counts.reduce((a, b) => a + b) : undefined };
-}
-
-/** The kernels that keep registers in memory, as a table; '' when none does. */
-export function spillTable(kernels) {
-  const spilling = kernels.filter(({ stores, loads }) => stores > 0 || loads > 0);
-  if (spilling.length === 0) return '';
-  const names = demangle(spilling.map(({ name }) => name));
-  const rows = spilling.map(({ arch, registers, stack, stores, loads }, i) => [
-    ...[arch, registers, stack, stores, loads].map(String),
-    names[i],
-  ]);
-  const table = [['arch', 'registers', 'stack', 'stored', 'loaded', 'kernel'], ...rows];
-  const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
-  const line = (row) => row.map((cell, i) => (i === 5 ? cell : i ? cell.padStart(widths[i]) : cell.padEnd(widths[i])));
-  return table.map((row) => line(row).join('  ')).join('\n');
-}
-
-// Without what is the same for all, or tells nothing that the template's arguments do not. As they are without c++filt.
-function demangle(names) {
-  const { stdout, status } = spawnSync('c++filt', { input: names.join('\n'), encoding: 'utf8' });
-  if (status !== 0) return names;
-  const plain = stdout.trimEnd().replaceAll(/\(anonymous namespace\)::|\bsonde::/g, '');
-  return plain.split('\n').map((name) => name.replace(/^void /, '').replace(/\([^()]*\)$/, ''));
-}
-
 // ---- the command
 
 // Where the errors are: make and Ninja stop soon after the first.
@@ -281,27 +264,39 @@ function endOfLog() {
   return telling.slice(-60).join('\n');
 }
 
+/** What the command prints about a library that was built, and whether it should not be left so. */
+export function verdict({ nvcc, seconds, kernels, warnings, wgmma }, { code, note }) {
+  const local = localMemoryTable(kernels, code);
+  const hot = hotTable(kernels, code ?? []);
+  const faults = [
+    local && `${local.split('\n').length - 1} functions use local memory`,
+    warnings.length > 0 && `${warnings.length} warnings`,
+  ].filter(Boolean);
+  const hopper = wgmma === undefined ? 'no sm_90a code' : `${wgmma} wgmma in the sm_90a code`;
+  const but = faults.length > 0 ? `. It can be used, but should not be left so: ${faults.join(', ')}` : '';
+  const lines = [
+    hot && `kernels with tensor-core instructions (mma), and what follows the last of these (epilogue):\n${hot}`,
+    note,
+    local && `functions that use local memory (bytes of stack and spills; instructions):\n${local}`,
+    ...warnings,
+    `sonde: CUDA backend built with nvcc ${nvcc} in ${seconds} s, ${kernels.length} kernels, ${hopper}${but}`,
+  ];
+  return { lines: lines.filter(Boolean), faulty: faults.length > 0 };
+}
+
 async function main() {
-  const result = await buildCuda({ say: console.log });
+  const result = await buildCuda({ say: (line) => console.log(`sonde: ${line}`) });
   if (!result.built) {
     if (result.failed) console.error(endOfLog());
     console.error(`sonde: ${result.reason}${result.kept ? '. The library of an earlier build is still there' : ''}`);
     process.exitCode = 1;
     return;
   }
-  const spills = spillTable(result.kernels);
-  if (spills) console.log(`kernels that keep registers in memory (bytes):\n${spills}`);
-  if (result.warnings.length > 0) console.log(result.warnings.join('\n'));
-  const hopper = result.wgmma === undefined ? 'no sm_90a code' : `${result.wgmma} wgmma in the sm_90a code`;
-  const faults = [
-    spills && `${spills.split('\n').length - 1} kernels keep registers in memory`,
-    result.warnings.length > 0 && `${result.warnings.length} warnings`,
-  ].filter(Boolean);
-  const but = faults.length > 0 ? `. It can be used, but should not be left so: ${faults.join(', ')}` : '';
-  console.log(
-    `sonde: CUDA backend built with nvcc ${result.nvcc} in ${result.seconds} s, ${result.kernels.length} kernels, ${hopper}${but}`,
-  );
-  if (but) process.exitCode = 1;
+  const folder = join(packageRoot, 'build-cuda');
+  const code = await disassemble({ root: packageRoot, folder, tool: result.disassembler, env: process.env });
+  const { lines, faulty } = verdict(result, code);
+  console.log(lines.join('\n'));
+  if (faulty) process.exitCode = 1;
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main();

@@ -1,7 +1,9 @@
 #!/bin/sh
-# CMake runs nvcc through this. What the compiler says is kept beside the object, so that a build in which nothing was compiled
-# can still tell of spills and warnings; and the intermediate PTX is looked at, which is thrown away otherwise: the library
-# has Hopper's code as machine code only, and not every toolkit comes with a disassembler.
+# CMake runs nvcc through this. What the compiler says is kept beside the object, in .log, so that a build in which nothing was
+# compiled can still tell of spills and warnings. Of the intermediates, which are thrown away otherwise, the PTX is looked at:
+# the library has Hopper's code as machine code only, and not every toolkit comes with a disassembler. For those that do, the
+# machine code of kernels with tensor-core instructions or local memory stays, in .kept; to disassemble all of it would take a
+# sixth of the time of compiling it.
 object=
 previous=
 for argument in "$@"; do
@@ -21,6 +23,12 @@ status=$?
 for ptx in "$kept"/*90a*.ptx; do
   [ -f "$ptx" ] && echo "sonde info    : $(grep -c 'wgmma\.mma_async' "$ptx") wgmma in ${ptx##*/}" >>"$object.log"
 done
-rm -rf "$kept"
+if [ $status = 0 ] && {
+  grep -qsE 'mma\.(sync|mma_async)' "$kept"/*.ptx || grep -qE '[1-9][0-9]* bytes (stack frame|spill)' "$object.log"
+}; then
+  find "$kept" -type f ! -name '*.cubin' -exec rm -f {} +
+else
+  rm -rf "$kept"
+fi
 cat "$object.log"
 exit $status

@@ -1,10 +1,10 @@
-// Builds the addon from source and says one line. Node-API alone is used, so the headers come from the npm package
-// node-api-headers, and native/nodedir stands in for the folder that node-gyp would download.
+// Builds the addon from source, and says one line before and one after. Node-API alone is used, so the headers come from the
+// npm package node-api-headers, and native/nodedir stands in for the folder that node-gyp would download.
 //   node native/build.mjs                      build/Release/sonde.node
-//   node native/build.mjs --install            what `npm install` runs: the same, then the CUDA backend where nvcc and CMake are
+//   node native/build.mjs --install            what `npm install` runs: the same, then the CUDA backend; see installCuda()
 //   node native/build.mjs --sanitize=address   build-sanitize/address/build/Release/sonde.node; also =thread
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -53,26 +53,45 @@ function sanitizerFolder(sanitize) {
   return folder;
 }
 
-/** The CUDA backend, as `npm install` builds it: nothing that is missing or broken keeps sonde from computing on the CPU.
- *  SONDE_CUDA in env: '0' leaves it out, '1' makes it an error when it is not built. -> { line, failed } */
-export async function installCuda({ env = process.env, from = root, say = () => {}, ...places } = {}) {
-  const failed = env.SONDE_CUDA === '1';
-  const earlier = '. The library of an earlier build is still there';
+/**
+ * The CUDA backend, as `npm install` builds it: nothing that is missing or broken keeps sonde from computing on the CPU.
+ * SONDE_CUDA in env: '0' leaves it out; '1' asks for it, and makes it an error when it is not built; without it, it is built
+ * where a GPU can be seen, as it takes minutes. -> { line, failed }. proc, dev: see seesGpu(); the other places are findTools()'s.
+ */
+export async function installCuda({ env = process.env, from = root, say = () => {}, proc, dev, ...places } = {}) {
+  const wish = env.SONDE_CUDA ?? '';
+  if (!['', '0', '1'].includes(wish)) return { line: `SONDE_CUDA must be 0 or 1, but is '${wish}'`, failed: true };
+  const failed = wish === '1';
   try {
-    if (env.SONDE_CUDA === '0') return { line: leaveOut(from, 'SONDE_CUDA=0 left it out', earlier), failed };
+    if (wish === '0') return { line: leaveOut(from, 'SONDE_CUDA=0 left it out'), failed };
+    const { platform = process.platform } = places;
+    if (wish === '' && platform === 'linux' && !seesGpu({ proc, dev })) {
+      const cure = 'SONDE_CUDA=1 npm install, or npm run build:cuda';
+      return { line: leaveOut(from, 'no NVIDIA GPU can be seen here', cure), failed };
+    }
     const { buildCuda } = await import(pathToFileURL(join(from, 'kernels', 'build.mjs')).href);
     const { built, reason, kept, nvcc, seconds } = await buildCuda({ root: from, env, say, ...places });
     if (built) return { line: `CUDA backend built with nvcc ${nvcc} in ${seconds.toFixed(1)} s`, failed: false };
     return { line: `${reason}${kept ? earlier : ''}`, failed };
   } catch (error) {
     const why = error.message.split('\n')[0].replaceAll(`${from}/`, '');
-    return { line: leaveOut(from, `kernels/ is broken (${why})`, earlier), failed };
+    return { line: leaveOut(from, `kernels/ is broken (${why})`), failed };
   }
 }
 
+/** Whether this Linux has the driver of an NVIDIA GPU or a device node of one. Looks at names only: nothing is run or loaded. */
+export function seesGpu({ proc = '/proc', dev = '/dev' } = {}) {
+  if (existsSync(join(proc, 'driver', 'nvidia', 'version'))) return true;
+  // WSL 2 has one node for the GPUs of all makers; Jetson's driver has the others
+  if (['dxg', 'nvhost-gpu', 'nvgpu'].some((name) => existsSync(join(dev, name)))) return true;
+  return existsSync(dev) && readdirSync(dev).some((name) => /^nvidia\d+$/.test(name));
+}
+
+const earlier = '. The library of an earlier build is still there';
+
 // Keeps the reason for listDevices() too, unless there is a library after all.
-function leaveOut(from, why, earlier) {
-  const reason = `the CUDA backend is not built: ${why}; to turn it on: npm run build:cuda`;
+function leaveOut(from, why, cure = 'npm run build:cuda') {
+  const reason = `the CUDA backend is not built: ${why}; to turn it on: ${cure}`;
   const folder = join(from, 'build-cuda');
   if (existsSync(join(folder, 'Release', 'libsonde_cuda.so'))) return `${reason}${earlier}`;
   try {
@@ -93,6 +112,7 @@ async function main() {
     process.exitCode = 2;
     return;
   }
+  console.log('sonde: building the CPU backend; this takes a minute or two the first time');
   try {
     const { warnings, seconds } = buildAddon(sanitize);
     if (warnings.length > 0) console.error(warnings.join('\n'));
@@ -106,12 +126,7 @@ async function main() {
     return;
   }
   if (install) {
-    let told = false;
-    const say = () => {
-      if (!told) console.log('sonde: building the CUDA backend; SONDE_CUDA=0 leaves it out');
-      told = true;
-    };
-    const { line, failed } = await installCuda({ say });
+    const { line, failed } = await installCuda({ say: (line) => console.log(`sonde: ${line}`) });
     console.log(`sonde: ${line}`);
     if (failed) process.exitCode = 1;
   }

@@ -1,5 +1,5 @@
-// Oracle: logs of nvcc 13.0, and folders that hold just what a case needs, with programs that only say which version they are.
-// The whole way, with the real nvcc and CMake, is tried with SONDE_TEST_CUDA_BUILD=1 (some 20 s).
+// Oracle: folders that hold just what a case needs, with programs that only say which version they are, and lines of CMake's. The
+// whole way, with the real nvcc and CMake, is tried with SONDE_TEST_CUDA_BUILD=1 (some 20 s).
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
@@ -14,110 +14,18 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
 import { withFolder } from '../support/folders.js';
 import { suite, throws } from '../support/harness.js';
+import { build, copyScripts, type Environment, native, program, type Status } from './scripts.js';
 
-interface Kernel {
-  name: string;
-  arch: string;
-  registers: number;
-  stack: number;
-  stores: number;
-  loads: number;
-}
-interface Status {
-  built: boolean;
-  reason?: string;
-  nvcc?: string;
-  seconds: number;
-}
-interface Built extends Status {
-  kept: boolean;
-  warnings?: string[];
-  kernels?: Kernel[];
-  wgmma?: number;
-}
-type Environment = Record<string, string>;
-interface Places {
-  env?: Environment;
-  usual?: string[];
-  platform?: string;
-}
-interface KernelScripts {
-  buildCuda(options: Places & { root: string; say?: (line: string) => void }): Promise<Built>;
-  findTools(env: Environment, places?: Places): Record<'nvcc' | 'nvccVersion' | 'cmake' | 'cmakeVersion', string>;
-  firstError(output: string): string | undefined;
-  parseCompilerLog(log: string): { kernels: Kernel[]; warnings: string[] };
-  spillTable(kernels: Kernel[]): string;
-}
-interface NativeScripts {
-  installCuda(options: Places & { from: string }): Promise<{ line: string; failed: boolean }>;
-}
-
-const load = (path: string) => import(pathToFileURL(join(packageRoot, path)).href);
-const scripts: KernelScripts = await load('kernels/build.mjs');
-const { buildCuda, findTools, firstError, parseCompilerLog, spillTable } = scripts;
-const { installCuda }: NativeScripts = await load('native/build.mjs');
+const { buildCuda, findDisassembler, findTools, firstError, progressOf, verdict } = build;
+const { installCuda, seesGpu } = native;
 
 const test = suite('kernels/build');
 
-// ---- what the compiler says
-
-const good = `ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function '_Z4goodPf' for 'sm_80'
-ptxas info    : Function properties for _Z4goodPf
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 163 registers, used 1 barriers, 17408 bytes smem, 800 bytes cmem[0], 1064 bytes cmem[2]
-ptxas info    : Compile time = 786.366 ms
-sonde info    : 4 wgmma in good.compute_90a.ptx
-`;
-const spilling = `ptxas info    : Compiling entry function '_Z5spillILb1EEvPfi' for 'sm_90a'
-ptxas info    : Function properties for _Z6calleef
-    24 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Function properties for _Z5spillILb1EEvPfi
-    16 bytes stack frame, 28 bytes spill stores, 32 bytes spill loads
-ptxas info    : Used 255 registers, used 1 barriers, 16 bytes cumulative stack size, 664 bytes cmem[0], 336 bytes cmem[2]
-ptxas info    : Compile time = 462.823 ms
-`;
-
-test('the registers and spills of each kernel are read from ptxas -v', () => {
-  const { kernels, warnings } = parseCompilerLog(good + spilling);
-  assert.equal(kernels, [
-    { name: '_Z4goodPf', arch: 'sm_80', registers: 163, stack: 0, stores: 0, loads: 0 },
-    { name: '_Z6calleef', arch: 'sm_90a', registers: 0, stack: 24, stores: 0, loads: 0 },
-    { name: '_Z5spillILb1EEvPfi', arch: 'sm_90a', registers: 255, stack: 16, stores: 28, loads: 32 },
-  ]);
-  assert.equal(warnings, []);
-  assert.equal(parseCompilerLog(''), { kernels: [], warnings: [] });
-});
-
-test('the table holds the kernels that spill, and a stack alone is no spill', () => {
-  assert.is(spillTable(parseCompilerLog(good).kernels), '');
-  const [title, row, ...more] = spillTable(parseCompilerLog(good + spilling).kernels).split('\n');
-  assert.match(title ?? '', /^arch +registers +stack +stored +loaded +kernel$/);
-  assert.match(row ?? '', /^sm_90a +255 +16 +28 +32 +(spill<true>|_Z5spillILb1EEvPfi)$/);
-  assert.equal(more, []);
-});
-
-const serialized =
-  "ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient \
-register resources for the wgmma pipeline in the function '_Z2wgPf'";
-const said: [string, string][] = [
-  ['nvcc', 'kernels/gelu.cu(2): warning #177-D: variable "y" was declared but never referenced'],
-  ['the host compiler', 'kernels/gelu.cu:12:7: warning: unused variable ‘y’ [-Wunused-variable]'],
-  ['ptxas', 'ptxas warning : Value of threads per SM for entry _Z1kPf is out of range'],
-  ['nvcc itself', 'nvcc warning : The -std=c++11 flag is not supported with the configured host compiler'],
-  ['ptxas, that serializes wgmma', serialized],
-  ['ptxas, that waits for wgmma', 'ptxas info    : (C7517) warpgroup.wait is injected in around line 5713 by compiler'],
-];
-for (const [who, line] of said) {
-  test(`a warning of ${who} is seen, once`, () => {
-    assert.equal(parseCompilerLog(`${good}${line}\n  ^\n\n${spilling}${line}\n`).warnings, [line]);
-  });
-}
+// ---- what a build says
 
 test('the line that says why a build failed', () => {
   const cases: [string, string | undefined][] = [
@@ -142,13 +50,6 @@ test('the line that says why a build failed', () => {
 
 const nvccSays = (version: string) => `Cuda compilation tools, release ${version.slice(0, 4)}, V${version}`;
 
-function program(path: string, text: string): string {
-  mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(path, `#!/bin/sh\n${text}\n`);
-  chmodSync(path, 0o755);
-  return path;
-}
-
 /** A PATH of one folder, with programs that print their version and do nothing else. */
 function pathWith(folder: string, programs: { nvcc?: string; cmake?: string }): string {
   const bin = join(folder, 'bin');
@@ -159,6 +60,14 @@ function pathWith(folder: string, programs: { nvcc?: string; cmake?: string }): 
 }
 
 const usual: string[] = []; // not this machine's /usr/local/cuda
+
+/** Places for seesGpu, in a folder: those of a machine with a GPU's driver, or without any. */
+function machine(folder: string, hasGpu: boolean): { proc: string; dev: string } {
+  const driver = join(folder, 'machine/proc/driver/nvidia');
+  if (hasGpu) mkdirSync(driver, { recursive: true });
+  if (hasGpu) writeFileSync(join(driver, 'version'), '');
+  return { proc: join(folder, 'machine/proc'), dev: join(folder, 'machine/dev') };
+}
 
 test('nvcc is taken from CUDACXX, CUDA_PATH, CUDA_HOME, the PATH, and where it usually lies, in this order', () =>
   withFolder((folder) => {
@@ -231,8 +140,8 @@ const sentences: {
 for (const { title, env, platform, says, ...programs } of sentences) {
   test(`missing: ${title}: install goes on and says how to turn CUDA on`, () =>
     withFolder(async (from) => {
-      cpSync(join(packageRoot, 'kernels/build.mjs'), join(from, 'kernels/build.mjs'));
-      const places = { usual, ...(platform ? { platform } : { platform: 'linux' }) };
+      copyScripts(from);
+      const places = { usual, platform: platform ?? 'linux', ...machine(from, true) };
       const environment = { PATH: pathWith(from, programs), ...env };
       const { line, failed } = await installCuda({ from, env: environment, ...places });
       assert.match(line, new RegExp(`^the CUDA backend is not built: ${says}$`));
@@ -242,6 +151,94 @@ for (const { title, env, platform, says, ...programs } of sentences) {
       assert.ok((await installCuda({ from, env: { ...environment, SONDE_CUDA: '1' }, ...places })).failed);
     }));
 }
+
+test('on another platform, which has no such GPU, the sentence is about the platform', () =>
+  withFolder(async (from) => {
+    copyScripts(from);
+    const { line } = await installCuda({ from, env: { PATH: '' }, platform: 'darwin', ...machine(from, false) });
+    assert.is(line, 'the CUDA backend is not built: there is none for darwin');
+  }));
+
+// ---- where a GPU can be seen
+
+const sights: [string, boolean][] = [
+  ['proc/driver/nvidia/version', true],
+  ['dev/nvidia0', true],
+  ['dev/nvidia12', true],
+  ['dev/dxg', true],
+  ['dev/nvhost-gpu', true],
+  ['dev/nvgpu', true],
+  ['dev/nvidiactl', false],
+  ['dev/nvidia-uvm', false],
+  ['dev/dri', false],
+  ['proc/driver/rtc', false],
+];
+for (const [name, seen] of sights) {
+  test(`${name} ${seen ? 'is' : 'is not'} a GPU`, () =>
+    withFolder((folder) => {
+      const places = { proc: join(folder, 'proc'), dev: join(folder, 'dev') };
+      assert.is(seesGpu(places), false);
+      mkdirSync(places.dev);
+      assert.is(seesGpu(places), false);
+      mkdirSync(dirname(join(folder, name)), { recursive: true });
+      writeFileSync(join(folder, name), '');
+      assert.is(seesGpu(places), seen);
+    }));
+}
+
+/** A package whose nvcc and CMake write a file when anybody starts them. */
+function watched(from: string) {
+  copyScripts(from);
+  const PATH = join(from, 'bin');
+  const started = join(from, 'started');
+  for (const name of ['nvcc', 'cmake']) program(join(PATH, name), `: >'${started}'`);
+  return { PATH, wasStarted: () => existsSync(started) };
+}
+
+const noGpu =
+  'the CUDA backend is not built: no NVIDIA GPU can be seen here; to turn it on: SONDE_CUDA=1 npm install, or npm run build:cuda';
+
+for (const env of [{}, { SONDE_CUDA: '' }]) {
+  test(`without a GPU, ${JSON.stringify(env)} starts nothing and says how to turn CUDA on`, () =>
+    withFolder(async (from) => {
+      const { PATH, wasStarted } = watched(from);
+      const places = { usual, platform: 'linux', ...machine(from, false) };
+      const installed = await installCuda({ from, env: { PATH, ...env }, ...places });
+      assert.equal(installed, { line: noGpu, failed: false });
+      assert.equal(statusOf(from), { built: false, reason: noGpu, seconds: 0 });
+      assert.is(wasStarted(), false);
+
+      mkdirSync(dirname(library(from)), { recursive: true });
+      writeFileSync(library(from), 'of an earlier build');
+      const { line } = await installCuda({ from, env: { PATH, ...env }, ...places });
+      assert.is(line, `${noGpu}. The library of an earlier build is still there`);
+      assert.ok(existsSync(library(from)));
+    }));
+}
+
+test('with a GPU, or SONDE_CUDA=1 without one, the compiler is started', async () => {
+  for (const [hasGpu, env] of [
+    [true, {}],
+    [false, { SONDE_CUDA: '1' }],
+  ] as const) {
+    await withFolder(async (from) => {
+      const { PATH, wasStarted } = watched(from);
+      const places = { usual, platform: 'linux', ...machine(from, hasGpu) };
+      const { line, failed } = await installCuda({ from, env: { PATH, ...env }, ...places });
+      assert.ok(wasStarted());
+      assert.match(line, /nvcc is there, but tells no version/);
+      assert.is(failed, !hasGpu);
+    });
+  }
+});
+
+test('SONDE_CUDA has two values', () =>
+  withFolder(async (from) => {
+    const { PATH, wasStarted } = watched(from);
+    const installed = await installCuda({ from, env: { PATH, SONDE_CUDA: 'yes' }, usual, ...machine(from, true) });
+    assert.equal(installed, { line: "SONDE_CUDA must be 0 or 1, but is 'yes'", failed: true });
+    assert.is(wasStarted(), false);
+  }));
 
 const statusOf = (root: string): Status => JSON.parse(readFileSync(join(root, 'build-cuda/status.json'), 'utf8'));
 
@@ -264,14 +261,15 @@ for (const [what, text] of [
     withFolder(async (from) => {
       mkdirSync(join(from, 'kernels'));
       if (text !== undefined) writeFileSync(join(from, 'kernels/build.mjs'), text);
-      const { line, failed } = await installCuda({ from, env: { PATH: '' } });
+      const places = machine(from, true);
+      const { line, failed } = await installCuda({ from, env: { PATH: '' }, ...places });
       assert.match(
         line,
         /^the CUDA backend is not built: kernels\/ is broken \([^\n]+\); to turn it on: npm run build:cuda$/,
       );
       assert.is(failed, false);
       assert.is(statusOf(from).reason, line);
-      assert.ok((await installCuda({ from, env: { PATH: '', SONDE_CUDA: '1' } })).failed);
+      assert.ok((await installCuda({ from, env: { PATH: '', SONDE_CUDA: '1' }, ...places })).failed);
     }));
 }
 
@@ -281,8 +279,8 @@ test('a folder that cannot be written to does not fail the installation', () =>
     const { line, failed } = await installCuda({ from, env: { PATH: '', SONDE_CUDA: '0' } });
     assert.match(line, /left it out/);
     assert.is(failed, false);
-    cpSync(join(packageRoot, 'kernels/build.mjs'), join(from, 'kernels/build.mjs'));
-    const other = await installCuda({ from, env: { PATH: '' }, usual });
+    copyScripts(from);
+    const other = await installCuda({ from, env: { PATH: '' }, usual, ...machine(from, true) });
     assert.match(other.line, /^the CUDA backend is not built: nvcc was not found/);
     assert.is(other.failed, false);
   }));
@@ -299,22 +297,27 @@ function packageAt(root: string, sources: Record<string, string>): string {
   return root;
 }
 
+/** A PATH with an nvcc that only says its version, and a CMake whose builds are the shell's commands `builds`. */
+function pathThatBuilds(folder: string, builds: string): string {
+  const PATH = pathWith(folder, { nvcc: '13.0.88' });
+  for (const name of ['make', 'g++']) program(join(PATH, name), ''); // cmake-js looks for them
+  program(
+    join(PATH, 'cmake'),
+    `case "$1" in
+      --version) echo 'cmake version 3.25.1' ;;
+      --build) ${builds} ;;
+      *) : >CMakeCache.txt ;;
+    esac`,
+  );
+  return PATH;
+}
+
 const library = (root: string) => join(root, 'build-cuda/Release/libsonde_cuda.so');
 
 test('a build that fails is told in one sentence, kept in a log, and leaves no library of other sources', () =>
   withFolder(async (folder) => {
     const root = packageAt(join(folder, 'package'), {});
-    const PATH = pathWith(folder, { nvcc: '13.0.88' });
-    for (const name of ['make', 'g++']) program(join(PATH, name), ''); // cmake-js looks for them
-    program(
-      join(PATH, 'cmake'),
-      `case "$1" in
-        --version) echo 'cmake version 3.25.1' ;;
-        --build) echo '[1/2] Building CUDA object gelu.cu.o'; echo "$CMAKE_FAKE" ;;
-        *) : >CMakeCache.txt; exit 0 ;;
-      esac
-      [ "$1" = --version ] || exit 1`,
-    );
+    const PATH = pathThatBuilds(folder, `echo '[1/2] Building CUDA object gelu.cu.o'; echo "$CMAKE_FAKE"; exit 1`);
     mkdirSync(dirname(library(root)), { recursive: true });
     writeFileSync(library(root), 'of an earlier build');
     const env = { PATH, CMAKE_FAKE: `${root}/kernels/gelu.cu(5): error: no such thing` };
@@ -323,7 +326,9 @@ test('a build that fails is told in one sentence, kept in a log, and leaves no l
     const why = 'the build with nvcc 13.0.88 failed (kernels/gelu.cu(5): error: no such thing)';
     const reason = `the CUDA backend is not built: ${why}; to turn it on: see build-cuda/build.log, then run: npm run build:cuda`;
     assert.is(result.reason, reason);
-    assert.equal(heard, ['[1/2] Building CUDA object gelu.cu.o']);
+    assert.match(heard[0] ?? '', /^building the CUDA backend with nvcc 13.0.88; this takes .* minutes the first time/);
+    assert.match(heard[1] ?? '', /^1 of 2 files, \d+ s \(gelu\.cu\)$/);
+    assert.is(heard.length, 2);
     assert.is(existsSync(library(root)), false);
     assert.match(readFileSync(join(root, 'build-cuda/build.log'), 'utf8'), /no such thing/);
     const { seconds, ...status } = statusOf(root);
@@ -333,13 +338,91 @@ test('a build that fails is told in one sentence, kept in a log, and leaves no l
     // without nvcc, nothing is known against a library that is there
     mkdirSync(dirname(library(root)), { recursive: true });
     writeFileSync(library(root), 'of an earlier build');
-    cpSync(join(packageRoot, 'kernels/build.mjs'), join(root, 'kernels/build.mjs'));
-    const { line, failed } = await installCuda({ from: root, env: { PATH: '' }, usual });
+    copyScripts(root);
+    const { line, failed } = await installCuda({ from: root, env: { PATH: '' }, usual, ...machine(root, true) });
     assert.match(line, /nvcc was not found; .*\. The library of an earlier build is still there$/);
     assert.is(failed, false);
     assert.ok(existsSync(library(root)));
     assert.is(statusOf(root).reason, reason);
   }));
+
+// ---- how far a build is
+
+test("Ninja's files and make's percents", () => {
+  const cases: [string, { reached: string; file: string } | undefined][] = [
+    ['[3/29] Building CUDA object CMakeFiles/sonde_cuda.dir/fill.cu.o', { reached: '3 of 29 files', file: 'fill.cu' }],
+    [
+      '[29/29] Linking CUDA shared library Release/libsonde_cuda.so',
+      { reached: '29 of 29 files', file: 'libsonde_cuda.so' },
+    ],
+    ['[  3%] Building CUDA object CMakeFiles/sonde_cuda.dir/fill.cu.o', { reached: '3%', file: 'fill.cu' }],
+    ['[100%] Linking CUDA shared library Release/libsonde_cuda.so', { reached: '100%', file: 'libsonde_cuda.so' }],
+    ['[100%] Built target sonde_cuda', undefined],
+    ['[0/2] Re-checking globbed directories...', undefined],
+    ['FAILED: CMakeFiles/sonde_cuda.dir/fill.cu.o', undefined],
+    ['note: [3/29] Building CUDA object fill.cu.o', undefined],
+  ];
+  for (const [line, expected] of cases) assert.equal(progressOf(line), expected, line);
+});
+
+test('a build says when it begins, what is made, and now and then that it goes on', () =>
+  withFolder(async (folder) => {
+    const root = packageAt(join(folder, 'package'), {});
+    const go = ['first', 'second'].map((name) => join(folder, name));
+    const wait = (path: string) => `while [ ! -e '${path}' ]; do /bin/sleep 0.01; done`;
+    const made = 'echo "[1/2] Building CUDA object CMakeFiles/sonde_cuda.dir/a.cu.o"';
+    const PATH = pathThatBuilds(folder, `${wait(go[0] as string)}; ${made}; ${wait(go[1] as string)}; exit 1`);
+    const heard: string[] = [];
+    const say = (line: string) => {
+      heard.push(line.replace(/\d+ s\b/, 'N s'));
+      // each beat is waited for
+      if (line.startsWith('still no file yet')) writeFileSync(go[0] as string, '');
+      if (line.startsWith('still 1 of 2 files')) writeFileSync(go[1] as string, '');
+    };
+    await buildCuda({ root, env: { PATH }, usual, say, beat: 20 });
+    assert.match(heard[0] ?? '', /^building the CUDA backend/);
+    const later = heard.slice(1).filter((line, i, all) => line !== all[i - 1]);
+    assert.equal(later, ['still no file yet, N s', '1 of 2 files, N s (a.cu)', 'still 1 of 2 files, N s']);
+  }));
+
+// ---- what the command says in the end
+
+test('the disassembler beside nvcc, in the homes of the toolkit, and on the PATH', () =>
+  withFolder((folder) => {
+    const places = ['nvcc/nvdisasm', 'real/nvdisasm', 'home/bin/nvdisasm', 'path/nvdisasm', 'path/cuobjdump'];
+    const paths = places.map((name) => program(join(folder, name), ''));
+    program(join(folder, 'real/nvcc'), '');
+    symlinkSync('../real/nvcc', join(folder, 'nvcc/nvcc'));
+    const env = { CUDA_HOME: join(folder, 'home'), PATH: join(folder, 'path') };
+    for (const path of paths) {
+      assert.is(findDisassembler(env, join(folder, 'nvcc/nvcc')), path);
+      chmodSync(path, 0o644);
+    }
+    assert.is(findDisassembler(env, join(folder, 'nvcc/nvcc')), undefined);
+  }));
+
+test('the verdict on a library: tables, warnings, and one line in the end', () => {
+  const kernel = { name: '_Z1kv', arch: 'sm_90a', registers: 90, stack: 0, stores: 0, loads: 0 };
+  const epilogue = { instructions: 1, branches: 0, calls: 0, stores: {} };
+  const code = [{ name: '_Z1kv', arch: 'sm_90a', instructions: 9, tensor: 2, loads: 0, stores: 0, epilogue }];
+  const built = { nvcc: '13.0.88', seconds: 3, kernels: [kernel], warnings: [], wgmma: 2 };
+  const line = 'sonde: CUDA backend built with nvcc 13.0.88 in 3 s, 1 kernels, 2 wgmma in the sm_90a code';
+
+  const good = verdict(built, { code });
+  assert.is(good.faulty, false);
+  assert.match(good.lines[0] ?? '', /^kernels with tensor-core instructions[^\n]*\narch .*\nsm_90a +90 +9 +2 +1 /);
+  assert.equal(good.lines.slice(1), [line]);
+  assert.equal(verdict(built, { note: 'no disassembler' }), { lines: ['no disassembler', line], faulty: false });
+
+  const but = '. It can be used, but should not be left so: ';
+  const stack = verdict({ ...built, kernels: [{ ...kernel, stack: 8 }] }, { note: 'no disassembler' });
+  assert.ok(stack.faulty);
+  assert.match(stack.lines[1] ?? '', /^functions that use local memory[^\n]*\narch .*\nsm_90a +90 +8 +0 +0 +- +- /);
+  assert.is(stack.lines.at(-1), `${line}${but}1 functions use local memory`);
+  const warned = verdict({ ...built, warnings: ['nvcc warning : x', 'ptxas warning : y'] }, { code: [] });
+  assert.ok(warned.faulty);
+  assert.equal(warned.lines, ['nvcc warning : x', 'ptxas warning : y', `${line}${but}2 warnings`]);
+});
 
 // ---- the real compiler
 
@@ -365,7 +448,15 @@ const spill = `__global__ void __launch_bounds__(1024, 2) spill(float* p, int n)
 }
 `;
 
-const title = 'the real nvcc and CMake: built once, one name shown, spills and errors told';
+// an array that is indexed by what only the GPU knows
+const stack = `__global__ void stack(float* p, int n) {
+  float a[32];
+  for (int i = 0; i < n; i++) a[i] = p[i];
+  p[threadIdx.x] = a[n & 31];
+}
+`;
+
+const title = 'the real nvcc and CMake: built once, one name shown, spills, stacks and errors told';
 const missing = () => {
   try {
     findTools(process.env as Environment);
@@ -385,15 +476,19 @@ else
           'kernels/own.cu': source,
           'native/own.h': '#define VALUE 1\n',
         });
+        // beside it is a disassembler that fails
+        const { nvcc } = findTools(process.env as Environment);
+        const CUDACXX = program(join(folder, 'toolkit/nvcc'), `exec '${nvcc}' "$@"`);
+        program(join(folder, 'toolkit/nvdisasm'), 'echo "nvdisasm fatal: no" >&2; exit 1');
+        const env = { ...process.env, CUDACXX } as Environment;
         const heard: string[] = [];
-        const build = () => {
+        const make = () => {
           heard.length = 0;
-          return buildCuda({ root, env: process.env as Environment, say: (line) => heard.push(line) });
+          return buildCuda({ root, env, say: (line) => heard.push(line) });
         };
-        const compiled = () =>
-          heard.filter((line) => line.includes('Building')).map((line) => line.replace(/.*\//, ''));
+        const compiled = () => heard.flatMap((line) => /\((.*\.cu)\)$/.exec(line)?.[1] ?? []);
 
-        const first = await build();
+        const first = await make();
         assert.is(first.reason, undefined, readFileSync(join(root, 'build-cuda/build.log'), 'utf8'));
         assert.equal(statusOf(root), { built: true, nvcc: first.nvcc, seconds: first.seconds });
         assert.equal(first.warnings, []);
@@ -407,22 +502,37 @@ else
 
         // what was built stays, and what was said about it is still known
         const { mtimeMs } = statSync(library(root));
-        const second = await build();
+        const second = await make();
         assert.equal(compiled(), []);
         assert.is(statSync(library(root)).mtimeMs, mtimeMs);
         assert.equal(second.kernels, first.kernels);
 
         writeFileSync(join(root, 'kernels/spill.cu'), spill);
-        const third = await build();
-        assert.equal(compiled(), ['spill.cu.o']);
+        writeFileSync(join(root, 'kernels/stack.cu'), stack);
+        const third = await make();
+        assert.equal(compiled().sort(), ['spill.cu', 'stack.cu']);
         assert.ok(third.built);
-        assert.match(spillTable(third.kernels ?? []), /^sm_80 +32 .* spill/m);
-        assert.equal(spillTable((await build()).kernels ?? []), spillTable(third.kernels ?? []));
+        // machine code is kept where it is worth a look
+        const kept = readdirSync(join(root, 'build-cuda/CMakeFiles/sonde_cuda.dir')).filter((name) =>
+          name.endsWith('.kept'),
+        );
+        assert.equal(kept.sort(), ['spill.cu.o.kept', 'stack.cu.o.kept']);
+
+        copyScripts(root);
+        const command = spawnSync(process.execPath, [join(root, 'kernels/build.mjs')], { env, encoding: 'utf8' });
+        assert.is(command.status, 1, command.stderr);
+        assert.match(
+          command.stdout,
+          /^the code of the hot kernels is not shown: nvdisasm failed \(nvdisasm fatal: no\)$/m,
+        );
+        assert.match(command.stdout, /^sm_80 +32 +\d+ +[1-9]\d* +[1-9]\d* +- +- +(spill|_Z5spillPfi)$/m);
+        assert.match(command.stdout, /^sm_90a +\d+ +128 +0 +0 +- +- +(stack|_Z5stackPfi)$/m);
+        assert.match(command.stdout, /\bshould not be left so: 4 functions use local memory\n$/);
 
         writeFileSync(join(root, 'native/own.h'), '#define VALUE nothing\n');
         const later = new Date(Date.now() + 2000);
         utimesSync(join(root, 'native/own.h'), later, later);
-        const broken = await build();
+        const broken = await make();
         assert.is(broken.built, false);
         assert.match(broken.reason ?? '', /failed \(kernels\/own\.cu\(4\): error: identifier "nothing" is undefined\)/);
         assert.is(existsSync(library(root)), false);

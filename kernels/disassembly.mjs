@@ -1,0 +1,153 @@
+// What the compiler made of a kernel, counted in the disassembly of the machine code that compile.sh keeps: ptxas -v tells of
+// registers and stack frames, but not whether an epilogue stores 32 bits at a time or calls a division. nvdisasm and cuobjdump
+// come with some toolkits only, so no build depends on this: what fails here is told in a sentence.
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { basename, delimiter, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { objectFolder, parseCompilerLog, sourceNames } from './compiler_report.mjs';
+
+const run = promisify(execFile);
+
+// ---- reading
+
+const tensorCore = new Set(['HMMA', 'HGMMA']);
+// leaving a kernel, and where threads that went apart meet again (BSSY, BSYNC), is no branch
+const branch = new Set(['BRA', 'BRX', 'BRXU', 'JMP', 'JMX', 'JMXU']);
+const globalStore = new Set(['STG', 'ST']);
+
+const nothing = () => ({ instructions: 0, branches: 0, calls: 0, stores: {} });
+
+/**
+ * Counts what `nvdisasm -c` or `cuobjdump -sass` printed. -> for each kernel { name (mangled), instructions, tensor (HMMA and
+ * HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores: { bits: count } } }.
+ * The epilogue is what follows the last tensor-core instruction by address. The functions that a kernel calls stand behind
+ * it and belong to it; what fills up the last line of the instruction cache does not.
+ */
+export function parseDisassembly(text) {
+  const kernels = [];
+  let kernel;
+  let label = '';
+  for (const line of text.split('\n')) {
+    const name = /^\s*(?:\.section\s+\.text\.|Function : )([^\s,]+)/.exec(line)?.[1];
+    if (name) {
+      kernel = { name, instructions: 0, tensor: 0, loads: 0, stores: 0, epilogue: nothing() };
+      kernels.push(kernel);
+      continue;
+    }
+    const instruction = /^\s*\/\*([0-9a-f]{4,})\*\/\s+(@\S+\s+)?([A-Z][\w.]*)([^;]*);/.exec(line);
+    if (instruction && kernel) {
+      const [, address, condition, operation, operands] = instruction;
+      const target = /^ `\((\S+)\)|^ 0x([0-9a-f]+)/.exec(operands);
+      const here = target && (target[1] === label || Number.parseInt(target[2], 16) === Number.parseInt(address, 16));
+      const filling = operation === 'NOP' || (operation === 'BRA' && !condition && here);
+      if (!filling) count(kernel, operation.split('.'));
+    }
+    label = /^(\.L\w+):/.exec(line)?.[1] ?? '';
+  }
+  return kernels;
+}
+
+function count(kernel, [operation, ...suffixes]) {
+  kernel.instructions++;
+  if (operation === 'LDL') kernel.loads++;
+  if (operation === 'STL') kernel.stores++;
+  if (tensorCore.has(operation)) {
+    kernel.tensor++;
+    kernel.epilogue = nothing();
+    return;
+  }
+  const { epilogue } = kernel;
+  epilogue.instructions++;
+  if (branch.has(operation)) epilogue.branches++;
+  if (operation === 'CALL') epilogue.calls++;
+  if (globalStore.has(operation)) {
+    const width = suffixes.map((suffix) => /^[US]?(8|16|64|128|256)$/.exec(suffix)?.[1]).find(Boolean) ?? 32;
+    epilogue.stores[width] = (epilogue.stores[width] ?? 0) + 1;
+  }
+}
+
+// ---- running
+
+/**
+ * Counts the kernels whose machine code compile.sh kept, of the package at root, built in folder, with the disassembler `tool`.
+ * What did not change since the last time is remembered in build-cuda/disassembly.json. -> { code }, which is what
+ * parseDisassembly() gives, with `arch`; or { note }, which says in one line why there is none.
+ */
+export async function disassemble({ root, folder, tool, env }) {
+  const notShown = 'the code of the hot kernels is not shown';
+  if (!tool) return { note: `${notShown}: that needs nvdisasm or cuobjdump, which were not found` };
+  try {
+    const store = join(folder, 'disassembly.json');
+    const counted = await countAll(machineCode(root, folder), readJson(store), tool, env);
+    writeFileSync(store, JSON.stringify(counted));
+    return { code: Object.values(counted).flat() };
+  } catch (error) {
+    const why = (error.stderr?.trim() || error.message).split('\n')[0].replaceAll(`${root}/`, '').slice(0, 200);
+    return { note: `${notShown}: ${basename(tool)} failed (${why})` };
+  }
+}
+
+// What was kept of each file and architecture, and which kernels are in it.
+function machineCode(root, folder) {
+  const objects = sourceNames(root).map((name) => join(objectFolder(folder), `${name}.o`));
+  return objects.flatMap((object) => {
+    const kept = existsSync(`${object}.kept`) ? readdirSync(`${object}.kept`) : [];
+    if (kept.length === 0) return [];
+    // a function that is called, which has no registers of its own, is none
+    const kernels = parseCompilerLog(readFileSync(`${object}.log`, 'utf8')).kernels.filter(
+      ({ registers }) => registers > 0,
+    );
+    return kept.map((name) => {
+      // NAME.compute_90a.cubin, NAME.compute_80.sm_80.cubin, or NAME.cubin where nvcc compiles for one architecture alone
+      const named = /(?:sm|compute)_(\d+[a-z]?)\.cubin$/.exec(name)?.[1];
+      const arch = named ? `sm_${named}` : kernels[0]?.arch;
+      const own = kernels.filter((kernel) => kernel.arch === arch);
+      return { path: join(`${object}.kept`, name), arch, names: own.map((kernel) => kernel.name) };
+    });
+  });
+}
+
+async function countAll(files, before, tool, env) {
+  const counted = {};
+  const left = [...files];
+  const worker = async () => {
+    for (let file = left.pop(); file; file = left.pop()) {
+      const key = digest(tool, file.path);
+      counted[key] = before[key] ?? (await countOne(file, tool, env));
+    }
+  };
+  await Promise.all(Array.from({ length: availableParallelism() }, worker));
+  return counted;
+}
+
+async function countOne({ path, arch, names }, tool, env) {
+  // cuobjdump looks for nvdisasm on the PATH
+  const PATH = [dirname(tool), env.PATH].filter(Boolean).join(delimiter);
+  const how = basename(tool) === 'cuobjdump' ? '-sass' : '-c';
+  const { stdout } = await run(tool, [how, path], { env: { ...env, PATH }, maxBuffer: 2 ** 29, encoding: 'utf8' });
+  const kernels = parseDisassembly(stdout);
+  const readable = (name) => kernels.some((kernel) => kernel.name === name && kernel.instructions > 0);
+  const unread = names.find((name) => !readable(name));
+  if (unread) throw new Error(`it says nothing that is understood about ${unread}`);
+  return kernels.map((kernel) => ({ ...kernel, arch }));
+}
+
+// This file is part of it: another way of counting gives other numbers.
+function digest(tool, path) {
+  const hash = createHash('sha256')
+    .update(tool)
+    .update(readFileSync(fileURLToPath(import.meta.url)));
+  return hash.update(path).update(readFileSync(path)).digest('hex');
+}
+
+function readJson(path) {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'));
+  } catch {
+    return {}; // the first time, or cut off
+  }
+}
