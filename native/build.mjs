@@ -56,16 +56,16 @@ function sanitizerFolder(sanitize) {
 /**
  * The CUDA backend, as `npm install` builds it: nothing that is missing or broken keeps sonde from computing on the CPU.
  * SONDE_CUDA in env: '0' leaves it out; '1' asks for it, and makes it an error when it is not built; without it, it is built
- * where a GPU can be seen, as it takes minutes. -> { line, failed }. proc, dev: see seesGpu(); the other places are findTools()'s.
+ * where a GPU can be seen, as it takes minutes. -> { line, failed }. proc, dev, wsl: see seesGpu(); the other places are findTools()'s.
  */
-export async function installCuda({ env = process.env, from = root, say = () => {}, proc, dev, ...places } = {}) {
+export async function installCuda({ env = process.env, from = root, say = () => {}, proc, dev, wsl, ...places } = {}) {
   const wish = env.SONDE_CUDA ?? '';
   if (!['', '0', '1'].includes(wish)) return { line: `SONDE_CUDA must be 0 or 1, but is '${wish}'`, failed: true };
   const failed = wish === '1';
   try {
     if (wish === '0') return { line: leaveOut(from, 'SONDE_CUDA=0 left it out'), failed };
     const { platform = process.platform } = places;
-    if (wish === '' && platform === 'linux' && !seesGpu({ proc, dev })) {
+    if (wish === '' && platform === 'linux' && !seesGpu({ proc, dev, wsl })) {
       const cure = 'SONDE_CUDA=1 npm install, or npm run build:cuda';
       return { line: leaveOut(from, 'no NVIDIA GPU can be seen here', cure), failed };
     }
@@ -80,11 +80,14 @@ export async function installCuda({ env = process.env, from = root, say = () => 
 }
 
 /** Whether this Linux has the driver of an NVIDIA GPU or a device node of one. Looks at names only: nothing is run or loaded. */
-export function seesGpu({ proc = '/proc', dev = '/dev' } = {}) {
-  if (existsSync(join(proc, 'driver', 'nvidia', 'version'))) return true;
-  // WSL 2 has one node for the GPUs of all makers; Jetson's driver has the others
-  if (['dxg', 'nvhost-gpu', 'nvgpu'].some((name) => existsSync(join(dev, name)))) return true;
-  return existsSync(dev) && readdirSync(dev).some((name) => /^nvidia\d+$/.test(name));
+export function seesGpu({ proc = '/proc', dev = '/dev', wsl = '/usr/lib/wsl/lib' } = {}) {
+  const there = (...path) => existsSync(join(...path));
+  if (there(proc, 'driver', 'nvidia', 'version')) return true;
+  // Jetson's driver has nodes of other names
+  if (there(dev, 'nvhost-gpu') || there(dev, 'nvgpu')) return true;
+  // WSL 2 has one node for the GPUs of all makers, and the driver of the one that is there
+  if (there(dev, 'dxg') && there(wsl, 'libcuda.so.1')) return true;
+  return there(dev) && readdirSync(dev).some((name) => /^nvidia\d+$/.test(name));
 }
 
 const earlier = '. The library of an earlier build is still there';

@@ -18,7 +18,7 @@ import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
 import { withFolder } from '../support/folders.js';
 import { suite, throws } from '../support/harness.js';
-import { build, copyScripts, type Environment, native, program, type Status } from './scripts.js';
+import { build, copyScripts, type Environment, type Machine, native, program, type Status } from './scripts.js';
 
 const { buildCuda, findDisassembler, findTools, firstError, progressOf, verdict } = build;
 const { installCuda, seesGpu } = native;
@@ -62,11 +62,11 @@ function pathWith(folder: string, programs: { nvcc?: string; cmake?: string }): 
 const usual: string[] = []; // not this machine's /usr/local/cuda
 
 /** Places for seesGpu, in a folder: those of a machine with a GPU's driver, or without any. */
-function machine(folder: string, hasGpu: boolean): { proc: string; dev: string } {
+function machine(folder: string, hasGpu: boolean): Machine {
   const driver = join(folder, 'machine/proc/driver/nvidia');
   if (hasGpu) mkdirSync(driver, { recursive: true });
   if (hasGpu) writeFileSync(join(driver, 'version'), '');
-  return { proc: join(folder, 'machine/proc'), dev: join(folder, 'machine/dev') };
+  return { proc: join(folder, 'machine/proc'), dev: join(folder, 'machine/dev'), wsl: join(folder, 'machine/wsl') };
 }
 
 test('nvcc is taken from CUDACXX, CUDA_PATH, CUDA_HOME, the PATH, and where it usually lies, in this order', () =>
@@ -165,7 +165,9 @@ const sights: [string, boolean][] = [
   ['proc/driver/nvidia/version', true],
   ['dev/nvidia0', true],
   ['dev/nvidia12', true],
-  ['dev/dxg', true],
+  ['dev/dxg', false],
+  ['wsl/libcuda.so.1', false],
+  ['dev/dxg wsl/libcuda.so.1', true],
   ['dev/nvhost-gpu', true],
   ['dev/nvgpu', true],
   ['dev/nvidiactl', false],
@@ -173,15 +175,17 @@ const sights: [string, boolean][] = [
   ['dev/dri', false],
   ['proc/driver/rtc', false],
 ];
-for (const [name, seen] of sights) {
-  test(`${name} ${seen ? 'is' : 'is not'} a GPU`, () =>
+for (const [names, seen] of sights) {
+  test(`${names} ${seen ? 'is' : 'is not'} a GPU`, () =>
     withFolder((folder) => {
-      const places = { proc: join(folder, 'proc'), dev: join(folder, 'dev') };
+      const places = { proc: join(folder, 'proc'), dev: join(folder, 'dev'), wsl: join(folder, 'wsl') };
       assert.is(seesGpu(places), false);
       mkdirSync(places.dev);
       assert.is(seesGpu(places), false);
-      mkdirSync(dirname(join(folder, name)), { recursive: true });
-      writeFileSync(join(folder, name), '');
+      for (const name of names.split(' ')) {
+        mkdirSync(dirname(join(folder, name)), { recursive: true });
+        writeFileSync(join(folder, name), '');
+      }
       assert.is(seesGpu(places), seen);
     }));
 }

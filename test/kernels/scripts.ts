@@ -81,11 +81,18 @@ interface DisassemblyScript {
   }): Promise<{ code?: Code[]; note?: string }>;
 }
 
+/** Where seesGpu() looks. */
+export interface Machine {
+  proc: string;
+  dev: string;
+  wsl: string;
+}
+
 interface NativeScript {
   installCuda(
-    options: Omit<Options, 'root'> & { from: string; proc?: string; dev?: string },
+    options: Omit<Options, 'root'> & { from: string } & Partial<Machine>,
   ): Promise<{ line: string; failed: boolean }>;
-  seesGpu(places: { proc: string; dev: string }): boolean;
+  seesGpu(places: Machine): boolean;
 }
 
 const load = (path: string) => import(pathToFileURL(join(packageRoot, path)).href);
