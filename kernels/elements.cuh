@@ -106,6 +106,11 @@ struct AnyElements {
   static bool aligned(const View&) { return true; }
 };
 
+template <class E>
+constexpr bool kIsAny = false;
+template <>
+constexpr bool kIsAny<AnyElements> = true;
+
 // Calls body(Elements<T>()) for the dtype that all the views have, or body(AnyElements()) for a mix.
 template <class Body, class... Views>
 Status with_elements(Body body, const View& first, const Views&... others) {

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(Decode<W> x) {
     first = last = 0;
   }
   const int width = int(min64(4, x.n - column));
-  const bool whole = width == 4 && x.n % 4 == 0;
+  const bool whole = !kIsAny<W> && width == 4 && x.n % 4 == 0;
   // loops of four whatever the width is: an array that is indexed at run time would lie in memory
   float sum[4];
 #pragma unroll

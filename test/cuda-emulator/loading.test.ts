@@ -17,6 +17,7 @@ function run(script: string, env: Record<string, string>): string {
   const engine = `${packageRoot}/build-test/src/engine`;
   const text = `
     import { getDefaultDevice, listDevices, openDevice } from '${engine}/device.js';
+    import { embedding } from '${engine}/ops/embedding.js';
     import { matmul } from '${engine}/ops/matmul.js';
     import { Tensor } from '${engine}/tensor.js';
     try { ${script} } catch (error) { console.log(error.message); }
@@ -99,6 +100,30 @@ else {
       run(script, { SONDE_EMULATE_MEMORY: '1000000' }),
       /cuda:0: out of memory: asked for 4194304 bytes while tensors hold 4000 bytes/,
     );
+  });
+
+  test('two GPUs work side by side, the second one opened when the first is in use', () => {
+    const script = `
+      const compute = (name, factor) => {
+        const device = openDevice(name);
+        const a = Tensor.from(Array.from({ length: 130 * 70 }, (_, i) => (i % 7) * factor), { shape: [130, 70], device });
+        const product = matmul(a, a, { transposeB: true });
+        const bad = Tensor.from([1, 9 * factor], { device }).to('int32');
+        return {
+          sum: product.sum().read().then(([sum]) => sum / factor ** 2),
+          told: embedding(bad, a.slice(0, 0, 5)).read().then(() => 'nothing', (error) => /index \\d+/.exec(error.message)[0]),
+        };
+      };
+      const all = [];
+      for (let i = 0; i < 5; i++) all.push(compute('cuda:0', 1), compute('cuda:1', 2));
+      const told = [];
+      for (const { sum, told: of } of all) told.push([await sum, await of]);
+      console.log(JSON.stringify([...new Set(told.map(String))]));`;
+    const sum = Array.from({ length: 70 }, (_, k) => Array.from({ length: 130 }, (_, row) => (row * 70 + k) % 7))
+      .map((column) => column.reduce((a, b) => a + b, 0) ** 2)
+      .reduce((a, b) => a + b, 0);
+    const said = JSON.parse(run(script, { SONDE_EMULATE_DEVICES: '2' })) as string[];
+    assert.equal(said, [`${sum},index 9`, `${sum},index 18`]);
   });
 
   test('memory that was freed in one size is there for another', () => {
