@@ -18,7 +18,7 @@ namespace sonde {
 namespace {
 
 constexpr size_t kPieceBytes = size_t(8) << 20;  // of a transfer: what a block of pinned memory holds
-constexpr size_t kPinnedBlocks = 8;
+constexpr size_t kPinnedBlocks = 8;    // from here on, one that is in use is waited for, if one was given back
 constexpr int kNames = 16;             // operations remembered for an error that CUDA tells late
 constexpr size_t kFailures = 256;      // allocated at a time
 constexpr size_t kOpenReports = 1024;  // operations that can fail on their data, begun since the last mark
@@ -50,13 +50,16 @@ struct Host {
 
   // of the thread that runs operations
   std::function<std::string()> describe;  // the operation under way, as in Report
+  unsigned asked = 0;                     // a bit for each slot of scratch memory that it asked for
+  std::deque<const char*> names;          // of the operations begun last
   std::vector<Report> reports;            // since the last mark
   Status first;                           // the failure of an operation before those, if it had to be looked for early
+  void (*reclaim)(void* owner) = nullptr;
+  void* owner = nullptr;
 
   std::mutex mutex;  // guards what follows: finish comes from another thread
   std::vector<Pinned> free_blocks;
   size_t blocks = 0;
-  std::deque<std::string> names;  // of the operations begun last
   std::vector<Failure*> free_failures;
   std::vector<Failure*> failures;  // what was allocated, kFailures each
 };
@@ -65,6 +68,7 @@ struct Host {
 // between the mark before and this one had to report. That is this one's alone to tell, whoever asks first.
 struct Pending {
   cudaEvent_t ready = nullptr;
+  std::deque<const char*> names;
   std::vector<Report> reports;
   Status first;
   void* host = nullptr;
@@ -89,16 +93,12 @@ cudaError_t enter(const Context* context) {
 
 // ---- failures
 
-std::string recent(Host& host) {
-  std::lock_guard<std::mutex> lock(host.mutex);
-  std::string text;
-  for (const std::string& name : host.names) text += (text.empty() ? "" : ", ") + name;
-  return text;
-}
-
-Status late_error(Context* context, cudaError_t error) {
+// names: of the operations that were begun last before the point that was waited for
+Status late_error(cudaError_t error, const std::deque<const char*>& names) {
+  std::string recent;
+  for (const char* name : names) recent += std::string(recent.empty() ? "" : ", ") + name;
   Status status = fail("%s, in one of the operations begun before: %s. SONDE_SYNC=1 finds which",
-                       cudaGetErrorString(error), recent(*context->host).c_str());
+                       cudaGetErrorString(error), recent.c_str());
   status.names_operation = true;
   return status;
 }
@@ -128,7 +128,7 @@ Status in_words(const Failure& failure, const std::string& operation) {
 
 // `first`, or else the first failure that operations reported. Their kernels are done: nobody writes to these places any more, and
 // they are free for other operations.
-Status settle(Context* context, const Status& first, std::vector<Report>& reports) {
+Status collect(Context* context, const Status& first, std::vector<Report>& reports) {
   Status status = first;
   for (const auto& [failure, operation] : reports) {
     if (failure->kind != kNoFailure && !status.failed()) status = in_words(*failure, operation);
@@ -141,9 +141,24 @@ Status settle(Context* context, const Status& first, std::vector<Report>& report
   return status;
 }
 
+// What an operation says that could not begin, unless one before it failed on its data: the first failure is the one to be told.
+Status after_reports(Context* context, const Status& status) {
+  Host& host = *context->host;
+  if (!status.failed() || (host.reports.empty() && !host.first.failed())) return status;
+  if (cudaStreamSynchronize(context->stream) != cudaSuccess) return status;
+  const Status before = collect(context, std::exchange(host.first, {}), host.reports);
+  return before.failed() ? before : status;
+}
+
 // ---- pinned memory
 
-bool take_block(Context* context, Pinned* block) {
+void give_block(Context* context, const Pinned& block) {
+  std::lock_guard<std::mutex> lock(context->host->mutex);
+  context->host->free_blocks.push_back(block);
+}
+
+// A block that no copy uses any more.
+cudaError_t take_block(Context* context, Pinned* block) {
   Host& host = *context->host;
   {
     std::lock_guard<std::mutex> lock(host.mutex);
@@ -158,24 +173,22 @@ bool take_block(Context* context, Pinned* block) {
     cudaGetLastError();  // "not ready" is no error
     if (!block->data) ++host.blocks;
   }
-  if (block->data) return cudaEventSynchronize(block->done) == cudaSuccess;
-  Pinned fresh;
-  if (cudaMallocHost(&fresh.data, kPieceBytes) == cudaSuccess) {
-    if (make_event(&fresh.done) == cudaSuccess) {
-      *block = fresh;
-      return true;
-    }
-    cudaFreeHost(fresh.data);
+  Pinned taken = *block;
+  cudaError_t error = taken.data ? cudaEventSynchronize(taken.done) : cudaMallocHost(&taken.data, kPieceBytes);
+  if (error == cudaSuccess && !taken.done) error = make_event(&taken.done);
+  if (error == cudaSuccess) {
+    *block = taken;
+    return error;
   }
-  cudaGetLastError();
+  *block = {};
+  if (taken.done) {
+    give_block(context, taken);
+    return error;
+  }
+  if (taken.data) cudaFreeHost(taken.data);
   std::lock_guard<std::mutex> lock(host.mutex);
   --host.blocks;
-  return false;
-}
-
-void give_block(Context* context, const Pinned& block) {
-  std::lock_guard<std::mutex> lock(context->host->mutex);
-  context->host->free_blocks.push_back(block);
+  return error;
 }
 
 // ---- devices
@@ -278,6 +291,7 @@ void close(Context* context) {
     cudaStreamSynchronize(context->stream);
     cudaStreamDestroy(context->stream);
   }
+  if (host->pool) cudaMemPoolTrimTo(host->pool, 0);  // others may have what this one kept
   if (host->copies) cudaStreamDestroy(host->copies);
   delete host;
   delete context;
@@ -340,9 +354,10 @@ Status send(Context* context, char* to, const char* from, size_t bytes) {
   for (size_t at = 0; at < bytes; at += kPieceBytes) {
     const size_t piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
     Pinned block;
-    if (!take_block(context, &block)) return fail("out of pinned host memory");
+    cudaError_t error = take_block(context, &block);
+    if (error != cudaSuccess) return from_cuda(error, "pinned host memory for a copy to the GPU");
     memcpy(block.data, from + at, piece);
-    cudaError_t error = cudaMemcpyAsync(to + at, block.data, piece, cudaMemcpyHostToDevice, context->stream);
+    error = cudaMemcpyAsync(to + at, block.data, piece, cudaMemcpyHostToDevice, context->stream);
     if (error == cudaSuccess) error = cudaEventRecord(block.done, context->stream);
     give_block(context, block);
     if (error != cudaSuccess) return from_cuda(error, "copying to the GPU");
@@ -350,13 +365,12 @@ Status send(Context* context, char* to, const char* from, size_t bytes) {
   return {};
 }
 
-Status upload(Context* context, Out dst, const void* host) {
-  enter(context);
+Status upload_begun(Context* context, Out dst, const void* host) {
   const auto* from = static_cast<const char*>(host);
   const size_t bytes = size_t(element_count(dst)) * size_t(dtype_size(dst.dtype));
   if (is_contiguous(dst)) return send(context, static_cast<char*>(dst.data), from, bytes);
   auto* to = static_cast<char*>(allocate_on_stream(context, bytes));
-  if (!to) return no_scratch(bytes);
+  if (!to) return no_scratch(context, bytes);
   Status status = send(context, to, from, bytes);
   In staged;
   static_cast<View&>(staged) = contiguous_view(dst, to, dst.dtype);
@@ -365,27 +379,33 @@ Status upload(Context* context, Out dst, const void* host) {
   return status;
 }
 
+Status upload(Context* context, Out dst, const void* host) {
+  enter(context);
+  return after_reports(context, upload_begun(context, dst, host));
+}
+
 Pending* mark(Context* context) {
   enter(context);
   Host& host = *context->host;
   auto* pending = new Pending;
+  pending->names = host.names;
   pending->reports = std::exchange(host.reports, {});
   pending->first = std::exchange(host.first, {});
-  // without an event, finish waits for all work
-  if (make_event(&pending->ready) != cudaSuccess) return pending;
-  if (cudaEventRecord(pending->ready, context->stream) == cudaSuccess) return pending;
-  cudaEventDestroy(pending->ready);
-  pending->ready = nullptr;
+  if (make_event(&pending->ready) == cudaSuccess) {
+    if (cudaEventRecord(pending->ready, context->stream) == cudaSuccess) return pending;
+    cudaEventDestroy(pending->ready);
+    pending->ready = nullptr;
+  }
+  cudaGetLastError();  // without an event, finish waits for all work
   return pending;
 }
 
 // The tensor moves to memory of its own, in the stream's order: what is computed next may then change it.
-Status download(Context* context, void* to, DType host_dtype, In src, Pending** pending) {
-  enter(context);
+Status download_begun(Context* context, void* to, DType host_dtype, In src, Pending** pending) {
   const size_t bytes = size_t(element_count(src)) * size_t(dtype_size(host_dtype));
   if (bytes == 0) return {};
   auto* staging = static_cast<char*>(allocate_on_stream(context, bytes));
-  if (!staging) return no_scratch(bytes);
+  if (!staging) return no_scratch(context, bytes);
   Out staged;
   static_cast<View&>(staged) = contiguous_view(src, staging, host_dtype);
   const Status status = copy(context, staged, src);
@@ -400,6 +420,11 @@ Status download(Context* context, void* to, DType host_dtype, In src, Pending** 
   return launched();
 }
 
+Status download(Context* context, void* to, DType host_dtype, In src, Pending** pending) {
+  enter(context);
+  return after_reports(context, download_begun(context, to, host_dtype, src, pending));
+}
+
 // Device to host over the copy stream, in pieces, one on its way while another is moved out of pinned memory.
 Status bring(Context* context, char* to, const char* from, size_t bytes) {
   cudaStream_t stream = context->host->copies;
@@ -409,10 +434,8 @@ Status bring(Context* context, char* to, const char* from, size_t bytes) {
   for (size_t i = 0; i <= pieces && error == cudaSuccess; ++i) {
     if (i < pieces) {
       Pinned& block = blocks[i % 2];
-      if (!block.data && !take_block(context, &block)) {
-        error = cudaErrorMemoryAllocation;
-        break;
-      }
+      if (!block.data) error = take_block(context, &block);
+      if (error != cudaSuccess) break;
       const size_t at = i * kPieceBytes, piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
       error = cudaMemcpyAsync(block.data, from + at, piece, cudaMemcpyDeviceToHost, stream);
       if (error == cudaSuccess) error = cudaEventRecord(block.done, stream);
@@ -455,10 +478,10 @@ Status finish(Context* context, Pending* pending) {
   const cudaError_t error =
       pending->ready ? cudaEventSynchronize(pending->ready) : cudaStreamSynchronize(context->stream);
   if (error != cudaSuccess) {
-    status = late_error(context, error);
+    status = late_error(error, pending->names);
   } else {
     // the copy stream may be told of nothing that this thread has not waited for
-    status = settle(context, pending->first, pending->reports);
+    status = collect(context, pending->first, pending->reports);
     if (!status.failed() && pending->staging) {
       status = bring(context, static_cast<char*>(pending->host), pending->staging, pending->bytes);
     }
@@ -478,8 +501,8 @@ Status synchronize(Context* context) {
   enter(context);
   Host& host = *context->host;
   const cudaError_t error = cudaStreamSynchronize(context->stream);
-  return error != cudaSuccess ? late_error(context, error)
-                              : settle(context, std::exchange(host.first, {}), host.reports);
+  return error != cudaSuccess ? late_error(error, host.names)
+                              : collect(context, std::exchange(host.first, {}), host.reports);
 }
 
 // ---- operations
@@ -503,21 +526,19 @@ template <class... A>
 struct Entry {
   template <Status (*operation)(Context*, A...), int number>
   static Status run(Context* context, A... arguments) {
+    static const std::string name = public_name(kTexts[number].name);
     const cudaError_t entered = enter(context);
     if (entered != cudaSuccess) return from_cuda(entered, "the GPU could not be chosen");
     Host& host = *context->host;
-    const std::string name = public_name(kTexts[number].name);
-    {
-      std::lock_guard<std::mutex> lock(host.mutex);
-      host.names.push_back(name);
-      if (host.names.size() > kNames) host.names.pop_front();
-    }
+    host.names.push_back(name.c_str());
+    if (host.names.size() > kNames) host.names.pop_front();
     host.describe = [&] {
       return name + "\n(of " + in_words(tensor_arguments(kTexts[number].parameters, arguments...)) + ")";
     };
     const Status status = operation(context, arguments...);
     host.describe = nullptr;
-    return status.failed() ? status : launched();
+    host.asked = 0;
+    return after_reports(context, status.failed() ? status : launched());
   }
 };
 template <class... A>
@@ -533,9 +554,27 @@ const Operations kOperations = {
 
 const Operations* operations(const Context*) { return &kOperations; }
 
+// ---- a shortage of memory
+
+void on_shortage(Context* context, void (*reclaim)(void* owner), void* owner) {
+  context->host->reclaim = reclaim;
+  context->host->owner = owner;
+}
+
+// Scratch memory that the operation under way, if there is one, did not ask for.
+void trim(Context* context) {
+  enter(context);
+  Host& host = *context->host;
+  for (int slot = 0; slot < kScratchSlots; ++slot) {
+    if (host.asked >> slot & 1) continue;
+    if (host.scratch[slot].data) cudaFreeAsync(host.scratch[slot].data, context->stream);
+    host.scratch[slot] = {};
+  }
+}
+
 const Backend kBackend = {
-    kBackendAbi, count,     identify, open,     close, describe, allocate,    release,
-    set_bytes,   get_bytes, upload,   download, mark,  finish,   synchronize, operations,
+    kBackendAbi, count,  identify, open, close,  describe,    allocate,    release, set_bytes,
+    get_bytes,   upload, download, mark, finish, synchronize, on_shortage, trim,    operations,
 };
 
 }  // namespace
@@ -544,11 +583,12 @@ const Backend kBackend = {
 
 void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
   Slot& held = context->host->scratch[slot];
+  context->host->asked |= 1u << slot;
   if (held.bytes >= bytes && held.data) return held.data;
   if (held.data) cudaFreeAsync(held.data, context->stream);
   held = {};
   const size_t room = size_t(round_up(int64_t(bytes ? bytes : 1), int64_t(1) << 16));
-  held.data = allocate(context, room);
+  held.data = allocate_on_stream(context, room);
   held.bytes = held.data ? room : 0;
   return held.data;
 }
@@ -559,10 +599,10 @@ Failure* failure_of_operation(Context* context, Status* status) {
     // nobody waits for these for a long time: their places are made free now
     const cudaError_t error = cudaStreamSynchronize(context->stream);
     if (error != cudaSuccess) {
-      *status = late_error(context, error);
+      *status = late_error(error, host.names);
       return nullptr;
     }
-    host.first = settle(context, host.first, host.reports);
+    host.first = collect(context, host.first, host.reports);
   }
   std::lock_guard<std::mutex> lock(host.mutex);
   if (host.free_failures.empty()) {
@@ -584,9 +624,27 @@ Status from_cuda(cudaError_t error, const char* what) {
   return fail("%s: %s", what, cudaGetErrorString(error));
 }
 
+Status no_scratch(Context* context, size_t bytes) {
+  const Status before = launched();
+  if (before.failed()) return before;
+  // when a kernel has failed, every call fails
+  const cudaError_t error = cudaStreamQuery(context->stream);
+  cudaGetLastError();
+  if (error != cudaSuccess && error != cudaErrorNotReady) return late_error(error, context->host->names);
+  return fail("out of GPU memory: %zu bytes for intermediate results", bytes);
+}
+
 Status launched() { return from_cuda(cudaGetLastError(), "a kernel could not be started"); }
 
-void* allocate_on_stream(Context* context, size_t bytes) { return allocate(context, bytes); }
+void* allocate_on_stream(Context* context, size_t bytes) {
+  if (cudaPeekAtLastError() != cudaSuccess) return nullptr;  // a launch before it failed, which no_scratch tells
+  void* data = allocate(context, bytes);
+  if (data) return data;
+  Host& host = *context->host;
+  if (host.reclaim) host.reclaim(host.owner);
+  trim(context);
+  return allocate(context, bytes);
+}
 void release_on_stream(Context* context, void* data) { release(context, data); }
 
 Status leave_csr_pending(Context* context, Csr* csr, const CsrPart* parts, int count) {
@@ -599,7 +657,7 @@ Status leave_csr_pending(Context* context, Csr* csr, const CsrPart* parts, int c
 Status fetch(Context* context, void* host, const void* device, size_t bytes) {
   cudaError_t error = cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, context->stream);
   if (error == cudaSuccess) error = cudaStreamSynchronize(context->stream);
-  return error == cudaSuccess ? Status() : late_error(context, error);
+  return error == cudaSuccess ? Status() : late_error(error, context->host->names);
 }
 
 }  // namespace sonde

@@ -42,7 +42,8 @@ struct Context {
 // stream, so that the next one may have what this one still uses.
 enum ScratchSlot { kLeftPlanes, kRightPlanes, kLists, kDense, kSmall, kScratchSlots };
 void* scratch(Context* context, ScratchSlot slot, size_t bytes);
-inline Status no_scratch(size_t bytes) { return fail("out of GPU memory: %zu bytes for intermediate results", bytes); }
+// Why scratch() or allocate_on_stream() gave null: no memory, unless something else was wrong before.
+Status no_scratch(Context* context, size_t bytes);
 
 // Where kernels of the operation under way report a failure; null, with a Status, when there is no host memory for it.
 Failure* failure_of_operation(Context* context, Status* status);

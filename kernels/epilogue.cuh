@@ -141,6 +141,7 @@ struct Sparse {
 
   SONDE_DEVICE void quad(int64_t, int64_t row, int64_t column, float (&v)[4], unsigned mask) const {
     const float least = least_of(row);
+#pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (!(mask >> i & 1)) continue;
       const float value = bias ? v[i] + bias[column + i] : v[i];
@@ -156,6 +157,7 @@ struct Sparse {
     const int lane = int(threadIdx.x) % 32;
     const int64_t column = column0 + lane % 4 * 2;
     float least[2], scale[2];
+#pragma unroll
     for (int g = 0; g < 2; ++g) {
       const int64_t row = row0 + lane / 4 + 8 * g;
       scale[g] = row < m ? scaling.row(batch * m + row) : 0.0f;

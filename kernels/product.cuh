@@ -57,7 +57,7 @@ inline Planes planes_of_rows(Context* context, ScratchSlot slot, PlaneKind kind,
   const size_t bytes = planes_bytes(kind, batch, rows, k);
   void* memory = scratch(context, slot, bytes);
   if (!memory) {
-    *status = no_scratch(bytes);
+    *status = no_scratch(context, bytes);
     return {};
   }
   const Planes planes = planes_in(memory, kind, batch, rows, k);

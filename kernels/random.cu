@@ -46,7 +46,9 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t group = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   if (group * 2 >= count) return;
   const Four bits = philox(uint64_t(group), seed);
-  for (int i = 0; i < 2 && group * 2 + i < count; ++i) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (group * 2 + i >= count) return;
     const uint64_t fraction = uint64_t(bits.x[2 * i]) << 32 | bits.x[2 * i + 1];
     out[group * 2 + i] = int32_t(low + int64_t(__umul64hi(fraction, range)));
   }

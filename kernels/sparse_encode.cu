@@ -196,7 +196,7 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Room& ro
     const size_t bytes = size_t(rows * columns) * 4;
     View stored;
     stored.data = scratch(context, kDense, bytes);
-    if (!stored.data) return no_scratch(bytes);
+    if (!stored.data) return no_scratch(context, bytes);
     stored.rank = 2;
     stored.shape[0] = rows;
     stored.shape[1] = stored.stride[0] = columns;
@@ -252,7 +252,7 @@ Status one_part(const Call& call, Csr* csr, int64_t first, int64_t rows, const R
   const size_t bytes = size_t(part->entries) * 4;
   part->indices = static_cast<int32_t*>(allocate_on_stream(context, bytes));
   part->values = static_cast<float*>(allocate_on_stream(context, bytes));
-  if (!part->indices || !part->values) return no_scratch(2 * bytes);
+  if (!part->indices || !part->values) return no_scratch(context, 2 * bytes);
   LAUNCH(pack_kernel, dim3(unsigned(ceil_div(rows * kWarp, kThreads))), dim3(kThreads), 0, context->stream,
          static_cast<const uint64_t*>(room.choice.lists), room.choice.capacity,
          static_cast<const int64_t*>(room.row_ptr), rows, part->indices, part->values);
@@ -274,7 +274,7 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
     static_cast<View&>(single) = bias;
     single.data = wide = allocate_on_stream(context, size_t(n) * 4);
     single.dtype = DType::float32;
-    if (!wide) return no_scratch(size_t(n) * 4);
+    if (!wide) return no_scratch(context, size_t(n) * 4);
     const Status status = copy(context, single, bias);
     if (status.failed()) {
       release_on_stream(context, wide);
@@ -300,7 +300,7 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
                    float_threshold(threshold, relu),
                    relu};
     if (!base || !room.choice.lists) {
-      status = no_scratch(lists + small);
+      status = no_scratch(context, lists + small);
       break;
     }
     room.row_ptr = reinterpret_cast<int64_t*>(base);

@@ -87,7 +87,7 @@ Status top_k(Context* context, Out values, Out indices, In x) {
     blocks = min64(blocks, context->multiprocessors);
     const size_t bytes = size_t(blocks * power_of_two(k)) * sizeof(uint64_t);
     work.room = static_cast<uint64_t*>(scratch(context, kLists, bytes));
-    if (!work.room) return no_scratch(bytes);
+    if (!work.room) return no_scratch(context, bytes);
   }
   LAUNCH(top_k_kernel, dim3(unsigned(blocks)), dim3(kRankThreads), 0, context->stream, AnyElements::of(values),
          static_cast<int32_t*>(indices.data), work);

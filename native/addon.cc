@@ -44,8 +44,16 @@ struct Device {
         context(backend, open(backend, index, threads)),
         queue(getenv("SONDE_DEBUG") != nullptr, trace_path(), [this] { return this->backend.synchronize(context); }),
         finisher(false, ""),
-        allocator(backend, context, queue, getenv("SONDE_POISON") != nullptr) {}
+        allocator(backend, context, queue, getenv("SONDE_POISON") != nullptr, &finisher) {
+    if (backend.on_shortage) backend.on_shortage(context, reclaim, this);
+  }
   ~Device() { shutdown(); }
+
+  // On the queue's thread: what was read is held until the finisher has brought it over.
+  static void reclaim(void* device) {
+    static_cast<Device*>(device)->finisher.wait();
+    static_cast<Device*>(device)->allocator.reclaim();
+  }
 
   static std::string trace_path() {
     const char* path = getenv("SONDE_TRACE");
@@ -68,7 +76,7 @@ struct Device {
     return context;
   }
 
-  // Ends the worker thread; on the JavaScript thread. Handles may outlive it. The teller is not released here: it closes by
+  // Ends the threads, on the JavaScript thread: the queue first, which gives the finisher its work. Handles may outlive them. The teller is not released here: it closes by
   // itself when the environment does, and closing it twice crashes Node 20.
   void shutdown() {
     queue.stop();
@@ -440,15 +448,13 @@ template <class Done>
 void when_done(Device* device, Pending*& at, bool tell_error, Done done) {
   device->queue.push([device, &at, tell_error, done = std::move(done)] {
     if (!at) at = device->backend.mark(device->context);
-    std::string error = tell_error ? device->queue.take_error() : "";
-    if (!at) return done(std::move(error));
-    device->finisher.push([device, pending = at, tell_error, error = std::move(error), done] {
+    if (!at) return done(tell_error ? device->queue.take_error() : "");
+    // the finisher keeps errors in the order of these points: what failed to begin before this one, then what is noticed late
+    device->finisher.push([device, pending = at, tell_error, error = device->queue.take_error(), done] {
       const Status status = device->backend.finish(device->context, pending);
+      if (!error.empty()) device->finisher.keep_error(error);
       if (status.failed()) device->finisher.keep_error(status.text);
-      if (!tell_error) return done("");
-      // an operation that did not begin may be why others failed
-      std::string late = device->finisher.take_error();
-      done(error.empty() ? std::move(late) : error);
+      done(tell_error ? device->finisher.take_error() : "");
     });
   });
 }

@@ -4,6 +4,7 @@
 #include "buffer.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "queue.h"
@@ -26,12 +27,12 @@ size_t Allocator::rounded(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-Allocator::Allocator(const Backend& backend, Context* context, Queue& queue, bool poison)
-    : backend_(backend), context_(context), queue_(queue), poison_(poison) {}
+Allocator::Allocator(const Backend& backend, Context* context, Queue& queue, bool poison, Queue* finisher)
+    : backend_(backend), context_(context), queue_(queue), finisher_(finisher), poison_(poison) {}
 
 Allocator::~Allocator() {
   for (auto& [size, blocks] : cached_) {
-    for (void* block : blocks) backend_.release(context_, block);
+    for (const Cached& cached : blocks) backend_.release(context_, cached.block);
   }
 }
 
@@ -45,7 +46,7 @@ void* Allocator::take(size_t bytes) {
   const auto found = cached_.lower_bound(size);
   if (found != cached_.end() && found->first <= (poison_ ? size : 2 * size)) {
     size = found->first;
-    block = found->second.back();
+    block = found->second.back().block;
     found->second.pop_back();
     if (found->second.empty()) cached_.erase(found);
     cached_bytes_ -= int64_t(size);
@@ -55,7 +56,9 @@ void* Allocator::take(size_t bytes) {
     block = backend_.allocate(context_, whole);
     if (!block) {
       trim();
+      if (backend_.trim) queue_.push([this] { backend_.trim(context_); });
       queue_.wait();
+      if (finisher_) finisher_->wait();
       block = backend_.allocate(context_, whole);
     }
     if (!block) return nullptr;
@@ -87,18 +90,20 @@ void Allocator::give_back(void* data, size_t bytes) {
       return {};
     });
   }
+  const uint64_t users = queue_.pushed();
   bool too_much;
   {
     std::lock_guard lock(mutex_);
     memory_.allocated -= int64_t(bytes);
     void* block = poison_ ? static_cast<char*>(data) - kGuard : data;
     const auto found = sizes_.find(block);
-    cached_[found->second].push_back(block);
+    cached_[found->second].push_back({block, users});
     cached_bytes_ += int64_t(found->second);
     sizes_.erase(found);
     too_much = cached_bytes_ > std::max(kCacheFloor, memory_.peak / 2 + memory_.allocated);
   }
-  if (too_much) trim();
+  // when the queue has stopped, the destructor does it
+  if (too_much && !queue_.stopped()) trim();
 }
 
 Memory Allocator::memory() const {
@@ -107,7 +112,7 @@ Memory Allocator::memory() const {
 }
 
 void Allocator::trim() {
-  std::map<size_t, std::vector<void*>> blocks;
+  std::map<size_t, std::vector<Cached>> blocks;
   {
     std::lock_guard lock(mutex_);
     blocks = std::exchange(cached_, {});
@@ -115,9 +120,26 @@ void Allocator::trim() {
   }
   queue_.push([this, blocks = std::move(blocks)] {
     for (const auto& [size, list] : blocks) {
-      for (void* block : list) backend_.release(context_, block);
+      for (const Cached& cached : list) backend_.release(context_, cached.block);
     }
   });
+}
+
+void Allocator::reclaim() {
+  std::vector<void*> idle;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto of_size = cached_.begin(); of_size != cached_.end();) {
+      std::erase_if(of_size->second, [&](const Cached& cached) {
+        if (cached.users >= queue_.running()) return false;
+        idle.push_back(cached.block);
+        cached_bytes_ -= int64_t(of_size->first);
+        return true;
+      });
+      of_size = of_size->second.empty() ? cached_.erase(of_size) : std::next(of_size);
+    }
+  }
+  for (void* block : idle) backend_.release(context_, block);
 }
 
 }  // namespace sonde

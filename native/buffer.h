@@ -22,8 +22,9 @@ struct Memory {
 
 class Allocator {
  public:
-  // poison: fill new and returned memory with NaN patterns and keep guard zones around each block (SONDE_POISON)
-  Allocator(const Backend& backend, Context* context, Queue& queue, bool poison);
+  // poison: fill new and returned memory with NaN patterns and keep guard zones around each block (SONDE_POISON). finisher: the
+  // queue, if there is one, that holds memory of the device until what was begun is completed.
+  Allocator(const Backend& backend, Context* context, Queue& queue, bool poison, Queue* finisher = nullptr);
   ~Allocator();
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
@@ -34,19 +35,27 @@ class Allocator {
   Memory memory() const;
   // gives cached blocks back to the system once the queue is done with them
   void trim();
+  // The same at once, on the queue's thread, of the blocks that nothing uses which was queued up to the operation under way.
+  void reclaim();
 
   static size_t rounded(size_t bytes);
 
  private:
+  // a block that is ready to be handed out: those who use it still were queued among the first `users` items
+  struct Cached {
+    void* block;
+    uint64_t users;
+  };
   void* data_of(void* block) const;
 
   const Backend& backend_;
   Context* context_;
   Queue& queue_;
+  Queue* const finisher_;
   const bool poison_;
   mutable std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> cached_;  // by size; none of the lists is empty
-  std::unordered_map<void*, size_t> sizes_;      // of the blocks that are handed out
+  std::map<size_t, std::vector<Cached>> cached_;  // by size; none of the lists is empty
+  std::unordered_map<void*, size_t> sizes_;       // of the blocks that are handed out
   int64_t cached_bytes_ = 0;
   Memory memory_;
 };

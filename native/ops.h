@@ -199,6 +199,11 @@ struct Backend {
   Status (*finish)(Context*, Pending*);
   // waits for everything, from the thread that runs operations; the failure is of those since the last that is pending
   Status (*synchronize)(Context*);
+  // Has an operation that finds no memory call reclaim(owner) before it tries once more, from the thread that runs it: whoever
+  // caches memory of this device releases what no operation up to this one uses. null where memory is the system's.
+  void (*on_shortage)(Context*, void (*reclaim)(void* owner), void* owner);
+  // Gives back what the backend keeps for operations to come, from the thread that runs them and between two. May be null.
+  void (*trim)(Context*);
   const Operations* (*operations)(const Context*);
 };
 

@@ -34,20 +34,28 @@ Queue::~Queue() {
   fclose(trace_);
 }
 
-void Queue::push(Label label, std::function<Status()> work) {
+void Queue::push(Label label, std::function<Status()> work) { enqueue({std::move(label), std::move(work), nullptr}); }
+
+void Queue::push(std::function<void()> work) { enqueue({{}, nullptr, std::move(work)}); }
+
+void Queue::enqueue(Item item) {
   {
     std::lock_guard lock(mutex_);
-    items_.push_back({std::move(label), std::move(work), nullptr, section_});
+    item.section = section_;
+    item.number = ++pushed_;
+    items_.push_back(std::move(item));
   }
   ready_.notify_one();
 }
 
-void Queue::push(std::function<void()> work) {
-  {
-    std::lock_guard lock(mutex_);
-    items_.push_back({{}, nullptr, std::move(work), section_});
-  }
-  ready_.notify_one();
+uint64_t Queue::pushed() const {
+  std::lock_guard lock(mutex_);
+  return pushed_;
+}
+
+bool Queue::stopped() const {
+  std::lock_guard lock(mutex_);
+  return stopping_;
 }
 
 std::string Queue::take_error() {
@@ -106,6 +114,7 @@ void Queue::run() {
     const bool dropped = stopping_ && !item.plain;
     lock.unlock();
     // once stopping, operations are dropped; what only tells others that a point was reached is still done
+    running_ = item.number;
     if (!dropped) carry_out(item);
     item = {};
     lock.lock();

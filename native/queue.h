@@ -1,6 +1,7 @@
 // The in-order queue of one device: a worker thread that carries out what JavaScript enqueues.
 #pragma once
 #include <condition_variable>
+#include <cstdint>
 #include <cstdio>
 #include <deque>
 #include <functional>
@@ -52,8 +53,12 @@ class Queue {
   // Times every operation from here on, until the timings are taken; both wait for what was queued before.
   void start_profile();
   std::vector<Timing> take_profile();
-  // Carries out what is running, drops the rest, joins the thread. Nothing may be pushed afterwards.
+  // Carries out what is running, drops other operations, joins the thread. What is pushed afterwards is never carried out.
   void stop();
+  bool stopped() const;
+  // How many items were pushed so far, and which of them is carried out now, counted from 1. The latter on the queue's thread.
+  uint64_t pushed() const;
+  uint64_t running() const { return running_; }
 
  private:
   struct Item {
@@ -61,16 +66,20 @@ class Queue {
     std::function<Status()> work;
     std::function<void()> plain;
     int section = 0;
+    uint64_t number = 0;
   };
+  void enqueue(Item item);
   void run();
   void carry_out(const Item& item);
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable ready_;
   std::deque<Item> items_;
   bool stopping_ = false;
   int section_ = 0;
-  bool profiling_ = false;  // of the queue's thread, as the next one
+  uint64_t pushed_ = 0;
+  uint64_t running_ = 0;  // of the queue's thread, as the next ones
+  bool profiling_ = false;
   std::vector<Timing> profile_;
   std::mutex error_mutex_;
   std::string error_;

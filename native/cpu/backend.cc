@@ -167,8 +167,8 @@ const Operations* operations(const Context* context) { return context->operation
 }  // namespace
 
 const Backend cpu_backend = {
-    kBackendAbi, count,     identify, open,     close, describe, allocate,    release,
-    set_bytes,   get_bytes, upload,   download, mark,  finish,   synchronize, operations,
+    kBackendAbi, count,  identify, open, close,  describe,    allocate, release, set_bytes,
+    get_bytes,   upload, download, mark, finish, synchronize, nullptr,  nullptr, operations,
 };
 
 }  // namespace sonde

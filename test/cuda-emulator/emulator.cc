@@ -668,8 +668,9 @@ Accumulator& accumulator_of(Place& place, const Part& first) {
   return place.accumulators.back();
 }
 
-// wgmma is an instruction of whole warps, and nothing says that lanes come together by themselves after they went different ways.
-// Where they may have is after a shuffle or a vote, which brings them together for its own moment only, or what one lane does.
+// wgmma is undefined where the lanes of a warp do not issue it together (.aligned in the PTX ISA), and where they come together after
+// a branch is the compiler's choice unless the source says so. They may have gone apart after a shuffle or a vote, which brings them
+// together for its own moment only, and after what one lane does. Branches alone cannot be seen here.
 void demand_together(int base) {
   for (int t = 0; t < kGroup; ++t) {
     const char* since = R.fibers[size_t(base + t)].apart;

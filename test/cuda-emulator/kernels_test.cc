@@ -742,45 +742,102 @@ void test_devices() {
   sides[1].backend->close(sides[1].context);
 }
 
-// What was freed in one size is there for another one, and for what an operation needs besides.
-void test_pool() {
-  setenv("SONDE_EMULATE_MEMORY", "1000000", 1);
-  const Side side = open(gpu.backend, 1);  // another GPU, whose memory nobody uses
-  const auto fill = [&](size_t bytes) {
-    std::vector<void*> blocks;
-    while (void* block = side.backend->allocate(side.context, bytes)) blocks.push_back(block);
-    for (void* block : blocks) side.backend->release(side.context, block);
-    return blocks.size();
-  };
-  const auto holds = [&](size_t bytes, size_t blocks) {
-    const size_t there = fill(bytes);
+// A GPU with little memory, and what a caller like the addon's allocator keeps for later.
+class Small {
+ public:
+  explicit Small(size_t bytes) {
+    setenv("SONDE_EMULATE_MEMORY", std::to_string(bytes).c_str(), 1);
+    side = open(gpu.backend, 1);  // another GPU, whose memory nobody uses
+    side.backend->on_shortage(
+        side.context, [](void* self) { static_cast<Small*>(self)->give_up(); }, this);
+  }
+  ~Small() {
+    give_up();
+    for (void* block : matrices_) side.backend->release(side.context, block);
+    side.backend->close(side.context);
+    unsetenv("SONDE_EMULATE_MEMORY");
+  }
+  Small(const Small&) = delete;
+
+  void give_up() {
+    for (void* block : kept_) side.backend->release(side.context, block);
+    kept_.clear();
+  }
+  // blocks of this size, all that there is room for
+  size_t keep(size_t bytes) {
+    while (void* block = side.backend->allocate(side.context, bytes)) kept_.push_back(block);
+    return kept_.size();
+  }
+  void holds(size_t bytes, size_t blocks) {
+    const size_t there = keep(bytes);
+    give_up();
     if (there != blocks) wrong(std::to_string(there) + " blocks of " + std::to_string(bytes) + " bytes");
-  };
-  holds(100000, 10);
-  holds(300000, 3);
-  holds(1000000, 1);
-  holds(1000001, 0);
-  holds(70000, 14);
-  // a product's planes in scratch memory, and the memory that a result is put aside in
-  Out out;
-  out.rank = 2;
-  out.shape[0] = out.shape[1] = out.stride[0] = 100;
-  out.stride[1] = 1;
-  In x;
-  static_cast<View&>(x) = out;
-  x.data = out.data = side.backend->allocate(side.context, 40000);
-  good(side.operations->fill(side.context, out, 2));
-  holds(300000, 3);
-  good(side.operations->matmul(side.context, out, x, x, absent(), Precision::float32));
-  holds(70000, 11);  // beside the tensor and two pieces of scratch memory
-  Numbers got(10000);
-  Pending* pending = nullptr;
-  good(side.backend->download(side.context, got.data(), DType::float32, x, &pending));
-  good(side.backend->finish(side.context, pending));
+  }
+  Out matrix(float value) {
+    Out out;
+    out.rank = 2;
+    out.shape[0] = out.shape[1] = out.stride[0] = 100;
+    out.stride[1] = 1;
+    out.data = side.backend->allocate(side.context, 40000);
+    matrices_.push_back(out.data);
+    good(side.operations->fill(side.context, out, value));
+    return out;
+  }
+  void reads(const Out& view, float value) {
+    In x;
+    static_cast<View&>(x) = view;
+    Numbers got(10000);
+    Pending* pending = nullptr;
+    good(side.backend->download(side.context, got.data(), DType::float32, x, &pending));
+    good(side.backend->finish(side.context, pending));
+    compare(got, Numbers(10000, value), 0, "element");
+  }
+  // its planes take two pieces of scratch memory of 65,536 bytes
+  Status square(const Out& out, const Out& x) {
+    In in;
+    static_cast<View&>(in) = x;
+    return side.operations->matmul(side.context, out, in, in, absent(), Precision::float32);
+  }
+
+  Side side;
+
+ private:
+  std::vector<void*> kept_, matrices_;
+};
+
+// What was freed in one size is there for another one.
+void test_pool() {
+  Small small(1'000'000);
+  small.holds(100'000, 10);
+  small.holds(300'000, 3);
+  small.holds(1'000'000, 1);
+  small.holds(1'000'001, 0);
+  small.holds(70'000, 14);
   if (cudaGetLastError() != cudaSuccess) wrong("an error was left behind");
-  side.backend->release(side.context, out.data);
-  side.backend->close(side.context);
-  unsetenv("SONDE_EMULATE_MEMORY");
+}
+
+// What an operation needs besides is taken from what the caller keeps, and from scratch memory of other operations.
+void test_shortage() {
+  Small small(500'000);
+  const Out x = small.matrix(2), out = small.matrix(0);
+  small.keep(10'000);
+  small.reads(x, 2);  // by way of 40,000 bytes
+  good(small.square(out, x));
+  small.holds(300'000, 0);
+  small.side.backend->trim(small.side.context);
+  small.holds(420'000, 1);
+  // room for one of the two pieces: the one that is there already stays
+  small.keep(320'000);
+  good(small.square(out, x));
+  small.reads(out, 400);
+  // nothing is left to give up
+  small.side.backend->trim(small.side.context);
+  std::vector<void*> held;
+  while (void* block = small.side.backend->allocate(small.side.context, 10'000)) held.push_back(block);
+  const Status status = small.square(out, x);
+  if (!strstr(status.text, "out of GPU memory: ")) wrong(std::string("instead of a shortage: ") + status.text);
+  for (void* block : held) small.side.backend->release(small.side.context, block);
+  if (cudaGetLastError() != cudaSuccess) wrong("an error was left behind");
 }
 
 struct Test {
@@ -807,6 +864,7 @@ constexpr Test kTests[] = {
     {"many failures", test_many_failures, true},
     {"devices", test_devices, true},
     {"pool", test_pool, true},
+    {"shortage", test_shortage, true},
 };
 
 }  // namespace

@@ -139,6 +139,33 @@ else {
     assert.is(run(script, { SONDE_EMULATE_MEMORY: '1000000' }), '9\n3\n12\n1');
   });
 
+  test('what the cache and operations keep for later makes room for what is needed now', () => {
+    // reading 4 MB takes 4 MB besides, while 6 of 11 MB are cached; then 9.4 MB, while products keep 1.4 MB
+    const script = `
+      const device = openDevice('cuda');
+      const x = Tensor.zeros([1_000_000], { device });
+      Tensor.zeros([1_500_000], { device }).dispose();
+      console.log((await x.read()).length);
+      const wide = Tensor.zeros([400, 400], { device });
+      matmul(wide, wide).dispose();
+      x.dispose();
+      console.log(Tensor.zeros([2_200_000], { device }).size);`;
+    assert.is(run(script, { SONDE_EMULATE_MEMORY: '11000000' }), '1000000\n2200000');
+  });
+
+  test('of two failures the first is told, though only the other one is known at once', () => {
+    const script = `
+      const device = openDevice('cuda');
+      const x = Tensor.zeros([1000, 100], { device });
+      const y = Tensor.zeros([100, 10], { device });
+      const filler = Tensor.zeros([100000], { device });
+      const bad = () => embedding(Tensor.from([777], { dtype: 'int32', device }), y);
+      const told = () => device.synchronize().then(() => console.log('good'), (error) => console.log(/^\\w+/.exec(error.message)[0]));
+      bad(), matmul(x, y), await told(), await told();
+      matmul(x, y), bad(), await told(), await told();`;
+    assert.is(run(script, { SONDE_EMULATE_MEMORY: '1200000' }), 'embedding\ngood\nmatmul\ngood');
+  });
+
   test('an operation that cannot begin fails the wait behind it, not one before it', () => {
     const script = `
       const device = openDevice('cuda');

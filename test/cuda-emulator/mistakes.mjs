@@ -304,14 +304,14 @@ export const mistakes = {
   'failures: a mark tells of what comes later': {
     ...backend,
     tests: ['failures'],
-    from: '    status = settle(context, pending->first, pending->reports);',
-    to: '    status = settle(context, pending->first, host.reports);',
+    from: '    status = collect(context, pending->first, pending->reports);',
+    to: '    status = collect(context, pending->first, host.reports);',
   },
   'failures: the first is forgotten when room is made for others': {
     ...backend,
     tests: ['failures'],
-    from: '    host.first = settle(context, host.first',
-    to: '    settle(context, host.first',
+    from: '    host.first = collect(context, host.first',
+    to: '    collect(context, host.first',
   },
   'failures: room is made while kernels still report': {
     ...backend,
@@ -335,6 +335,19 @@ export const mistakes = {
     ...backend,
     tests: ['pool'],
     from: '  cudaMemPoolTrimTo(context->host->pool, 0);\n',
+    to: '',
+  },
+  'memory: an operation gives up what it uses itself': {
+    ...backend,
+    tests: ['shortage'],
+    from: 'if (host.asked >> slot & 1) continue;',
+    to: '',
+    flavour: 'address',
+  },
+  'memory: nobody is asked to give up what is kept': {
+    ...backend,
+    tests: ['shortage'],
+    from: '  if (host.reclaim) host.reclaim(host.owner);\n',
     to: '',
   },
   'memory: the pool is trimmed before anything is idle': {

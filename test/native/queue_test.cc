@@ -209,6 +209,44 @@ void runs_out_of_memory_and_recovers() {
   CHECK(live_blocks == 0);
 }
 
+// An operation that finds no memory may have the blocks that nothing uses up to it, and no others.
+void reclaims_what_is_idle() {
+  Queue queue(false, "");
+  {
+    Allocator allocator(backend, nullptr, queue, false);
+    void* early = allocator.take(600);
+    void* late = allocator.take(6000);
+    allocator.give_back(early, 600);
+    std::atomic<bool> go{false};
+    queue.push([&] {
+      while (!go) std::this_thread::yield();
+      allocator.reclaim();
+    });
+    allocator.give_back(late, 6000);  // the item above may use it
+    go = true;
+    queue.wait();
+    CHECK(live_blocks == 1);
+    CHECK(allocator.take(6000) == late);
+    allocator.give_back(late, 6000);
+    queue.push([&] { allocator.reclaim(); });
+    queue.wait();
+    CHECK(live_blocks == 0);
+  }
+}
+
+// Tensors may outlive their device's threads, in a worker that ends: there is nobody left to trim.
+void frees_what_comes_back_after_the_end() {
+  Queue queue(false, "");
+  {
+    Allocator allocator(backend, nullptr, queue, false);
+    constexpr size_t kLarge = size_t(300) << 20;  // more than is ever kept
+    void* block = allocator.take(kLarge);
+    queue.stop();
+    allocator.give_back(block, kLarge);
+  }
+  CHECK(live_blocks == 0);
+}
+
 // A larger block will do, up to twice the size, and goes back under its own size.
 void uses_larger_blocks() {
   Queue queue(false, "");
@@ -267,6 +305,8 @@ int main() {
   stops_with_work_left();
   hands_memory_on_in_order();
   runs_out_of_memory_and_recovers();
+  reclaims_what_is_idle();
+  frees_what_comes_back_after_the_end();
   uses_larger_blocks();
   poison_tells_an_overrun();
   std::puts("queue_test: good");
