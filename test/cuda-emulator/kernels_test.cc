@@ -834,8 +834,19 @@ void test_shortage() {
   small.side.backend->trim(small.side.context);
   std::vector<void*> held;
   while (void* block = small.side.backend->allocate(small.side.context, 10'000)) held.push_back(block);
-  const Status status = small.square(out, x);
-  if (!strstr(status.text, "out of GPU memory: ")) wrong(std::string("instead of a shortage: ") + status.text);
+  const auto says = [](const Status& status, const char* text) {
+    if (!strstr(status.text, text) || (*text == 0 && status.failed())) wrong(std::string(text) + ": " + status.text);
+  };
+  says(small.square(out, x), "out of GPU memory: ");
+  // what failed on its data before is told first, and no more
+  Out integers = x;
+  integers.dtype = DType::int32;
+  In divided;
+  static_cast<View&>(divided) = integers;
+  good(small.side.operations->binary_scalar(small.side.context, integers, divided, 0, BinaryKind::div));
+  says(small.square(out, x), "binaryScalar: division by zero at element ");
+  says(small.square(out, x), "out of GPU memory: ");
+  says(small.side.backend->synchronize(small.side.context), "");
   for (void* block : held) small.side.backend->release(small.side.context, block);
   if (cudaGetLastError() != cudaSuccess) wrong("an error was left behind");
 }

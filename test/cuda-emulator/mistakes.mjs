@@ -325,6 +325,12 @@ export const mistakes = {
     from: 'failure->kind != kNoFailure && !status.failed()',
     to: 'failure->kind != kNoFailure',
   },
+  'failures: what cannot begin is told before what failed earlier': {
+    ...backend,
+    tests: ['shortage'],
+    from: 'return before.failed() ? before : status;',
+    to: 'return status;',
+  },
   'devices: the thread stays on another GPU': {
     ...backend,
     tests: ['devices'],
