@@ -87,7 +87,11 @@ export function seesGpu({ proc = '/proc', dev = '/dev', wsl = '/usr/lib/wsl/lib'
   if (there(dev, 'nvhost-gpu') || there(dev, 'nvgpu')) return true;
   // WSL 2 has one node for the GPUs of all makers, and the driver of the one that is there
   if (there(dev, 'dxg') && there(wsl, 'libcuda.so.1')) return true;
-  return there(dev) && readdirSync(dev).some((name) => /^nvidia\d+$/.test(name));
+  try {
+    return readdirSync(dev).some((name) => /^nvidia\d+$/.test(name));
+  } catch {
+    return false; // there is no such folder, or it may not be read
+  }
 }
 
 const earlier = '. The library of an earlier build is still there';

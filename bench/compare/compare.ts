@@ -6,7 +6,8 @@
 //   patience: how long one answer may take. A side that gives none does not try the other cases of that group
 //   python: PYTHON, or python3; it holds PyTorch. OPENBLAS: that library, if it is not the system's. ORIGINAL: a checkout of
 //   openai/transformer-debugger. ONNXRUNTIME: a folder whose node_modules hold onnxruntime-node. A peer that is missing is said
-//   so. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or could not be judged for want of the peer.
+//   so. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or could not be judged for want of the peer, or
+//   cases were left out for want of time.
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
@@ -44,7 +45,8 @@ const onGpu = options.on === 'gpu';
 const rounds = Number(options.rounds);
 const [least, longest, roundTime, usual] = scale === 'full' ? [20, 0.5, 0.03, 180] : [1, 0.01, 0, 600];
 const patience = Number(options.patience ?? usual);
-const firstPatience = Math.max(patience, 60); // PyTorch's import takes long on a cold disk
+// a peer's libraries take long to be read from a cold disk: at its start, and when it first computes
+const firstPatience = Math.max(patience, 60);
 const deadline = performance.now() + Number(options.limit) * 1000;
 
 const node = (file: string, env: Record<string, string> = {}) =>
@@ -84,9 +86,15 @@ interface Arm {
 const given = new Map<string, string>();
 const key = ({ side, group }: Arm): string => `${side}, ${group}`;
 
+/** Which of a side's processes has prepared something. */
+const begun = new Map<Side, number>();
+const hasBegun = ({ side, worker }: Arm): boolean =>
+  side === 'sonde' || (worker.process > 0 && begun.get(side) === worker.process);
+
 /** Asks for this arm; an answer that does not come costs the side this group. */
 async function ask(arm: Arm, request: Request): Promise<Reply> {
-  const reply = await arm.worker.ask(request, patience);
+  const reply = await arm.worker.ask(request, hasBegun(arm) ? patience : firstPatience);
+  if (reply.failure === undefined) begun.set(arm.side, arm.worker.process);
   if (reply.late) given.set(key(arm), reply.failure as string);
   return reply;
 }
@@ -228,5 +236,5 @@ console.log(
   `${medians.length} of ${cases.length} cases measured in ${showTime((performance.now() - start) / 1000)}; goals and cases: ${told.join(', ')}` +
     (skipped > 0 ? `; ${skipped} left out` : ''),
 );
-process.exitCode =
-  counts.failed + counts.wrong + skipped > 0 ? 1 : counts.missed + (judged ? counts['not judged'] : 0) > 0 ? 3 : 0;
+const unjudged = skipped + (judged ? counts['not judged'] : 0);
+process.exitCode = counts.failed + counts.wrong > 0 ? 1 : counts.missed + unjudged > 0 ? 3 : 0;

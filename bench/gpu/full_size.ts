@@ -27,11 +27,11 @@ const tiny = Boolean(process.env.TINY);
 const repetitions = 20;
 const seed = 11;
 
-// rows, K, N
+// rows, K, N; the last one takes longest, for its results are read
 const products: [number, number, number][] = tiny
   ? [
+      [21, 3072, 40],
       [150, 136, 72],
-      [21, 1000, 40],
       [133, 72, 261],
     ]
   : [
@@ -233,14 +233,15 @@ async function check(words: readonly string[]): Promise<void> {
         owner.end();
       }
     });
+  // attention first: it has nothing of Hopper's own, and a product that hangs costs what comes after it
+  const shape = `[${batch}, ${positions}, ${heads}, ${channels}]`;
+  await run(`attention float32 ${shape}`, (owner) => checkAttention(owner, 'float32', 5e-6));
+  await run(`attention bfloat16 ${shape}`, (owner) => checkAttention(owner, 'bfloat16', 1e-2));
   for (const [rows, k, n] of products) {
     for (const dtype of ['float32', 'bfloat16'] as const) {
       await run(`linear ${dtype} [${rows}, ${k}] x [${k}, ${n}]`, (owner) => checkProduct(owner, dtype, rows, k, n));
     }
   }
-  const shape = `[${batch}, ${positions}, ${heads}, ${channels}]`;
-  await run(`attention float32 ${shape}`, (owner) => checkAttention(owner, 'float32', 5e-6));
-  await run(`attention bfloat16 ${shape}`, (owner) => checkAttention(owner, 'bfloat16', 1e-2));
   checks.end(gpu.description);
 }
 

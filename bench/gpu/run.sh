@@ -14,10 +14,11 @@
 #   profile       60 s   the hot kernels under ncu
 #
 # folder: for logs and results; else $OUT, else bench/results/<date>-<gpu>-<commit>. The machine needs no npm, compiler or network:
-# what is built (build, build-cuda, build-test) comes along, and Node and modules from .gpu/unpack.sh if that is there.
-#   QUICK=1       the limits above, few rounds, and what matters most of each step. The first four steps fit into 275 s, the last
-#                 three into 255 s
-#   LIMIT         seconds for everything; 520 when quick, else 7200
+# what is built (build, build-cuda, build-test) comes along. Where it has no Node either, .gpu/unpack.sh is sourced: a script of
+# whoever packs for such a machine, which puts node on the PATH, and node_modules and what is built in their places.
+#   QUICK=1       the limits above, few rounds, and what matters most of each step. The first four steps are meant to be one call
+#                 and the last three another: each ends within 265 s, and leaves at most eight files
+#   LIMIT         seconds for everything; 265 when quick (520 for all steps), else 7200
 #   TINY=1        the smallest shapes, to try the script itself, with SONDE_CUDA_LIBRARY naming the emulator's library
 #   TESTS         words: only test files whose path contains one (see test/run.mjs)
 #   CASES         words, separated by commas: only benchmarks whose name contains one
@@ -47,7 +48,9 @@ done
 wanted() { [[ " ${steps[*]} " == *" $1 "* ]]; }
 
 quick=${QUICK:+1} tiny=${TINY:+1}
-limit=${LIMIT:-$([ "$quick" ] && echo 520 || echo 7200)}
+limit=7200
+if [ "$quick" ]; then limit=$((${#steps[@]} < ${#all_steps[@]} ? 265 : 520)); fi
+limit=${LIMIT:-$limit}
 export SONDE_DEVICE=cuda PYTHON="${PYTHON:-python3}" PYTHONUNBUFFERED=1
 
 # ---- where, what
@@ -66,8 +69,10 @@ for place in "${CUDA_HOME:-}/bin" "${CUDA_PATH:-}/bin" /usr/local/cuda*/bin /usr
   /opt/nvidia/nsight-compute/*; do
   if [ -d "$place" ]; then PATH=$PATH:$place; fi
 done
-ask_gpu() { has nvidia-smi && timeout -k 1 9 nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
-gpu=$(ask_gpu name)
+gpu='' driver=none
+if has nvidia-smi; then
+  IFS=, read -r gpu driver < <(timeout -k 1 9 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null)
+fi
 commit=${SONDE_COMMIT:-$(git rev-parse --short HEAD 2>/dev/null || echo unknown)}
 if [ -z "${SONDE_COMMIT:-}" ] && [ -n "$(git status --porcelain 2>/dev/null)" ]; then commit+=-dirty; fi
 date=$(date -u +%Y-%m-%d)
@@ -138,7 +143,7 @@ step() {
     tell "ok       $title, $took s: $last"
   elif [ "$name" = sanitizer ] && printed | grep 'Device not supported' >/dev/null; then
     skip "$title: compute-sanitizer does not support this machine ($log)"
-  elif [ "$name" = profile ] && printed | grep ERR_NVGPUCTRPERM >/dev/null; then
+  elif [ "$name" = profile ] && printed | grep -E 'ERR_NVGPUCTRPERM|Failed to initialize the profiler' >/dev/null; then
     skip "$title: ncu may not read the counters of this GPU ($log)"
   elif [ $code -eq 124 ] || [ $code -eq 137 ]; then
     failed=1
@@ -174,7 +179,7 @@ machine() {
   # its import may take longer than this step
   "$PYTHON" -c 'from importlib.metadata import version; print("PyTorch", version("torch"))' 2>&1 | tail -n 1
   if has nvcc; then nvcc --version | tail -n 2; else echo 'nvcc: not installed'; fi
-  ls -l build/Release/sonde.node build-cuda/Release/libsonde_cuda.so "${SONDE_CUDA_LIBRARY:-.}" 2>&1
+  ls -l build/Release/sonde.node build-cuda/Release/libsonde_cuda.so ${SONDE_CUDA_LIBRARY:+"$SONDE_CUDA_LIBRARY"} 2>&1
   node build-test/src/cli/main.js devices 2>&1 || true
   if ! has nvidia-smi; then
     echo 'nvidia-smi: not installed'
@@ -190,9 +195,15 @@ export commit PATH
 
 tell "$date, ${gpu:-no NVIDIA GPU}, commit $commit${quick:+, quick}${tiny:+, tiny shapes}"
 for name in "${steps[@]}"; do rm -f "$folder/$name.log"; done
-# from a cold disk PyTorch takes long, so that it is read while the first steps go on
+# from a cold disk PyTorch and its libraries take long, so that they are read while the first step goes on
+warm='import torch
+for dtype in torch.bfloat16, torch.float32:
+  x = torch.ones(1, 2, 64, 64, device="cuda", dtype=dtype)
+  torch.mm(x[0, 0], x[0, 1])
+  torch.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+torch.cuda.synchronize()'
 if wanted bench && wanted small; then
-  timeout -k 1 99 "$PYTHON" -c 'import torch' >/dev/null 2>&1 &
+  timeout -k 1 60 "$PYTHON" -c "$warm" >/dev/null 2>&1 &
 fi
 if wanted machine; then step machine machine bash -c machine; fi
 
@@ -214,7 +225,7 @@ if wanted bench; then
   last_start=$((seconds > 50 ? seconds - 28 : seconds / 2))
   step bench bench node --enable-source-maps build-test/bench/compare/compare.js --on gpu --out "$folder" \
     --rounds "$rounds" --limit "$last_start" ${quick:+--patience 20} ${tiny:+--scale tiny} ${only[@]+"${only[@]}"} \
-    --note "$date, commit $commit" --note "${gpu:-no NVIDIA GPU}, driver $(ask_gpu driver_version || echo none)"
+    --note "$date, commit $commit" --note "${gpu:-no NVIDIA GPU}, driver ${driver# }"
 fi
 
 if wanted tests; then
@@ -228,7 +239,7 @@ fi
 # sanitized <tool> <command...>
 sanitized() {
   local options=(--tool "$1" --error-exitcode 86 --print-limit 20)
-  if [ "$1" = memcheck ] && compute-sanitizer --help 2>/dev/null | grep -q track-stream-ordered-races; then
+  if [ "$1" = memcheck ] && [ ! "${QUICK:-}" ] && compute-sanitizer --help 2>/dev/null | grep -q track-stream-ordered-races; then
     options+=(--track-stream-ordered-races all)
   fi
   shift
@@ -255,12 +266,12 @@ if wanted sanitizer; then
   fi
 fi
 
-# ncu prints when its program ends: with one for each word, what is stopped costs its own tables and not those before it. Clocks stay
-# as they are.
+# ncu prints when its program ends: with one for each word, what is stopped or hangs costs its own tables alone. Clocks stay as they
+# are.
 profile_each() {
   local word failure=0
-  for word in 'linear bfloat16' 'linear float32' attention sparseEncode; do
-    ncu --clock-control none --set full -k 'regex:hopper|attention|choose' --launch-count 4 "$@" profile "$word" ||
+  for word in 'linear bfloat16' 'linear float32' attention 'sparseEncode bfloat16' 'sparseEncode float32'; do
+    timeout --foreground -k 1 20 ncu --clock-control none --set full -k 'regex:hopper|attention|choose' --launch-count 4 "$@" profile "$word" ||
       failure=$?
   done
   return $failure

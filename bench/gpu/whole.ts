@@ -1,5 +1,5 @@
 // Comparisons of whole results where they lie, on the device: a result of 4,096 x 50,257 takes the host longer to read than the
-// GPU to compute. In all of them a NaN in either operand gives NaN, since a NaN wins in max.
+// GPU to compute. A NaN in either operand gives NaN in farthest() and difference(), since a NaN wins in max.
 import type { Tensor } from '../../src/index.js';
 
 const largest = (x: Tensor): Tensor => {

@@ -254,16 +254,19 @@ test('the conductor, on the CPU and without PyTorch', async () => {
   });
 });
 
-// a peer that never answers about linear layers in float32, and computes nothing else either
+// a peer that takes long when it computes for the first time, never answers about linear layers in float32, and computes nothing
+// else either
 const silent = `
+  let late = 6000;
   const answers = { describe: { text: 'silent' }, time: { seconds: 1 }, drop: {} };
   require('node:readline').createInterface({ input: process.stdin }).on('line', (line) => {
     const { do: what, spec } = JSON.parse(line);
     if (what === 'prepare' && spec.op === 'linear' && spec.dtype === 'float32') return;
-    console.log(JSON.stringify(answers[what] ?? { prepared: 0, error: 0 }));
+    setTimeout(() => console.log(JSON.stringify(answers[what] ?? { prepared: 0, error: 0 })), what === 'prepare' ? late : 0);
+    if (what === 'prepare') late = 0;
   });`;
 
-test('a hang costs its group, and that side alone', async () => {
+test('a hang costs its group, and that side alone; a slow start costs nothing', async () => {
   await withFolder((folder) => {
     const python = join(folder, 'python');
     writeFileSync(join(folder, 'silent.cjs'), silent);

@@ -2,6 +2,7 @@
 // that process had before. `npm run bench:load` measures larger models.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { onCpu } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { measureLoading } from '../support/load_memory.js';
@@ -11,6 +12,7 @@ test.limit(240_000);
 const title = 'a model of 650 MB';
 
 if (process.platform !== 'linux') test.skip(title, 'only Linux tells how much memory a process has had');
+else if (!onCpu) test.skip(title, 'it loads for the CPU');
 else if (process.env.ASAN_OPTIONS) test.skip(title, 'a sanitizer keeps what was freed');
 else {
   test(title, () =>
