@@ -373,7 +373,8 @@ test('a build says when it begins, what is made, and now and then that it goes o
   withFolder(async (folder) => {
     const root = packageAt(join(folder, 'package'), {});
     const go = ['first', 'second'].map((name) => join(folder, name));
-    const wait = (path: string) => `while [ ! -e '${path}' ]; do /bin/sleep 0.01; done`;
+    // it ends with the test's folder, too
+    const wait = (path: string) => `while [ -d '${folder}' ] && [ ! -e '${path}' ]; do /bin/sleep 0.01; done`;
     const made = 'echo "[1/2] Building CUDA object CMakeFiles/sonde_cuda.dir/a.cu.o"';
     const PATH = pathThatBuilds(folder, `${wait(go[0] as string)}; ${made}; ${wait(go[1] as string)}; exit 1`);
     const heard: string[] = [];
