@@ -40,6 +40,12 @@ struct Report {
   std::string operation;  // its name, a line break, its tensors
 };
 
+// Of operations in a row.
+struct Reports {
+  Status first;  // the failure of one before `open`, if it had to be looked for early
+  std::vector<Report> open;
+};
+
 }  // namespace
 
 struct Host {
@@ -52,8 +58,7 @@ struct Host {
   std::function<std::string()> describe;  // the operation under way, as in Report
   unsigned asked = 0;                     // a bit for each slot of scratch memory that it asked for
   std::deque<const char*> names;          // of the operations begun last
-  std::vector<Report> reports;            // since the last mark
-  Status first;                           // the failure of an operation before those, if it had to be looked for early
+  Reports reports;                        // since the last mark
   void (*reclaim)(void* owner) = nullptr;
   void* owner = nullptr;
 
@@ -69,8 +74,7 @@ struct Host {
 struct Pending {
   cudaEvent_t ready = nullptr;
   std::deque<const char*> names;
-  std::vector<Report> reports;
-  Status first;
+  Reports reports;
   void* host = nullptr;
   char* staging = nullptr;
   size_t bytes = 0;
@@ -126,27 +130,26 @@ Status in_words(const Failure& failure, const std::string& operation) {
   return status;
 }
 
-// `first`, or else the first failure that operations reported. Their kernels are done: nobody writes to these places any more, and
-// they are free for other operations.
-Status collect(Context* context, const Status& first, std::vector<Report>& reports) {
-  Status status = first;
-  for (const auto& [failure, operation] : reports) {
+// Takes the first failure that operations reported. Their kernels are done: nobody writes to these places any more, and they are free
+// for other operations.
+Status collect(Context* context, Reports& reports) {
+  Status status = std::exchange(reports.first, {});
+  for (const auto& [failure, operation] : reports.open) {
     if (failure->kind != kNoFailure && !status.failed()) status = in_words(*failure, operation);
     *failure = {};
   }
   Host& host = *context->host;
   std::lock_guard<std::mutex> lock(host.mutex);
-  for (const Report& report : reports) host.free_failures.push_back(report.failure);
-  reports.clear();
+  for (const Report& report : reports.open) host.free_failures.push_back(report.failure);
+  reports.open.clear();
   return status;
 }
 
 // What an operation says that could not begin, unless one before it failed on its data: the first failure is the one to be told.
 Status after_reports(Context* context, const Status& status) {
-  Host& host = *context->host;
-  if (!status.failed() || (host.reports.empty() && !host.first.failed())) return status;
+  if (!status.failed()) return status;
   if (cudaStreamSynchronize(context->stream) != cudaSuccess) return status;
-  const Status before = collect(context, std::exchange(host.first, {}), host.reports);
+  const Status before = collect(context, context->host->reports);
   return before.failed() ? before : status;
 }
 
@@ -160,27 +163,26 @@ void give_block(Context* context, const Pinned& block) {
 // A block that no copy uses any more.
 cudaError_t take_block(Context* context, Pinned* block) {
   Host& host = *context->host;
+  Pinned taken;
   {
     std::lock_guard<std::mutex> lock(host.mutex);
     for (size_t i = 0; i < host.free_blocks.size(); ++i) {
       // the last one that may be had is waited for
       const bool settled = cudaEventQuery(host.free_blocks[i].done) == cudaSuccess;
       if (!settled && (host.blocks < kPinnedBlocks || i + 1 < host.free_blocks.size())) continue;
-      *block = host.free_blocks[i];
+      taken = host.free_blocks[i];
       host.free_blocks.erase(host.free_blocks.begin() + long(i));
       break;
     }
     cudaGetLastError();  // "not ready" is no error
-    if (!block->data) ++host.blocks;
+    if (!taken.data) ++host.blocks;
   }
-  Pinned taken = *block;
   cudaError_t error = taken.data ? cudaEventSynchronize(taken.done) : cudaMallocHost(&taken.data, kPieceBytes);
   if (error == cudaSuccess && !taken.done) error = make_event(&taken.done);
   if (error == cudaSuccess) {
     *block = taken;
     return error;
   }
-  *block = {};
   if (taken.done) {
     give_block(context, taken);
     return error;
@@ -390,7 +392,6 @@ Pending* mark(Context* context) {
   auto* pending = new Pending;
   pending->names = host.names;
   pending->reports = std::exchange(host.reports, {});
-  pending->first = std::exchange(host.first, {});
   if (make_event(&pending->ready) == cudaSuccess) {
     if (cudaEventRecord(pending->ready, context->stream) == cudaSuccess) return pending;
     cudaEventDestroy(pending->ready);
@@ -481,7 +482,7 @@ Status finish(Context* context, Pending* pending) {
     status = late_error(error, pending->names);
   } else {
     // the copy stream may be told of nothing that this thread has not waited for
-    status = collect(context, pending->first, pending->reports);
+    status = collect(context, pending->reports);
     if (!status.failed() && pending->staging) {
       status = bring(context, static_cast<char*>(pending->host), pending->staging, pending->bytes);
     }
@@ -501,8 +502,7 @@ Status synchronize(Context* context) {
   enter(context);
   Host& host = *context->host;
   const cudaError_t error = cudaStreamSynchronize(context->stream);
-  return error != cudaSuccess ? late_error(error, host.names)
-                              : collect(context, std::exchange(host.first, {}), host.reports);
+  return error != cudaSuccess ? late_error(error, host.names) : collect(context, host.reports);
 }
 
 // ---- operations
@@ -595,14 +595,14 @@ void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
 
 Failure* failure_of_operation(Context* context, Status* status) {
   Host& host = *context->host;
-  if (host.reports.size() >= kOpenReports) {
+  if (host.reports.open.size() >= kOpenReports) {
     // nobody waits for these for a long time: their places are made free now
     const cudaError_t error = cudaStreamSynchronize(context->stream);
     if (error != cudaSuccess) {
       *status = late_error(error, host.names);
       return nullptr;
     }
-    host.first = collect(context, host.first, host.reports);
+    host.reports.first = collect(context, host.reports);
   }
   std::lock_guard<std::mutex> lock(host.mutex);
   if (host.free_failures.empty()) {
@@ -613,9 +613,9 @@ Failure* failure_of_operation(Context* context, Status* status) {
     host.failures.push_back(static_cast<Failure*>(more));
     for (size_t i = 0; i < kFailures; ++i) host.free_failures.push_back(host.failures.back() + i);
   }
-  host.reports.push_back({host.free_failures.back(), host.describe()});
+  host.reports.open.push_back({host.free_failures.back(), host.describe()});
   host.free_failures.pop_back();
-  return host.reports.back().failure;
+  return host.reports.open.back().failure;
 }
 
 Status from_cuda(cudaError_t error, const char* what) {

@@ -101,8 +101,7 @@ function writeStatus(folder, status) {
 /** -> { nvcc, nvccVersion, cmake, cmakeVersion }. Throws an Error that says what is missing and how to get it. */
 export function findTools(env, { platform = process.platform, usual = ['/usr/local/cuda/bin/nvcc'] } = {}) {
   if (platform !== 'linux') throw new Missing(`there is none for ${platform}`);
-  const search = (env.PATH ?? '').split(delimiter).filter(Boolean);
-  const onPath = (name) => search.map((place) => join(place, name));
+  const onPath = (name) => searchPath(env).map((place) => join(place, name));
   const inHome = (home) => (home ? [join(home, 'bin', 'nvcc')] : []);
   const cmake = onPath('cmake').find(isProgram);
   const orCMake = cmake ? '' : ` and CMake (${oldestCMake} or newer)`;
@@ -129,11 +128,12 @@ export function findTools(env, { platform = process.platform, usual = ['/usr/loc
 /** nvdisasm or cuobjdump, which not every toolkit has, beside nvcc or where it was looked for; undefined without either. */
 export function findDisassembler(env, nvcc) {
   const homes = [env.CUDA_PATH, env.CUDA_HOME].filter(Boolean).map((home) => join(home, 'bin'));
-  const search = (env.PATH ?? '').split(delimiter).filter(Boolean);
-  const folders = [dirname(nvcc), dirname(realpathSync(nvcc)), ...homes, ...search];
+  const folders = [dirname(nvcc), dirname(realpathSync(nvcc)), ...homes, ...searchPath(env)];
   const candidates = ['nvdisasm', 'cuobjdump'].flatMap((name) => folders.map((folder) => join(folder, name)));
   return candidates.find(isProgram);
 }
+
+const searchPath = (env) => (env.PATH ?? '').split(delimiter).filter(Boolean);
 
 function isProgram(path) {
   try {

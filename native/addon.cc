@@ -76,8 +76,8 @@ struct Device {
     return context;
   }
 
-  // Ends the threads, on the JavaScript thread: the queue first, which gives the finisher its work. Handles may outlive them. The teller is not released here: it closes by
-  // itself when the environment does, and closing it twice crashes Node 20.
+  // Ends the threads, on the JavaScript thread: the queue first, which gives the finisher its work. Handles may outlive them.
+  // The teller is not released here: it closes by itself when the environment does, and closing it twice crashes Node 20.
   void shutdown() {
     queue.stop();
     finisher.stop();

@@ -48,11 +48,6 @@ void Queue::enqueue(Item item) {
   ready_.notify_one();
 }
 
-uint64_t Queue::pushed() const {
-  std::lock_guard lock(mutex_);
-  return pushed_;
-}
-
 bool Queue::stopped() const {
   std::lock_guard lock(mutex_);
   return stopping_;

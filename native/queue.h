@@ -1,5 +1,6 @@
 // The in-order queue of one device: a worker thread that carries out what JavaScript enqueues.
 #pragma once
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
@@ -57,7 +58,7 @@ class Queue {
   void stop();
   bool stopped() const;
   // How many items were pushed so far, and which of them is carried out now, counted from 1. The latter on the queue's thread.
-  uint64_t pushed() const;
+  uint64_t pushed() const { return pushed_; }
   uint64_t running() const { return running_; }
 
  private:
@@ -77,8 +78,8 @@ class Queue {
   std::deque<Item> items_;
   bool stopping_ = false;
   int section_ = 0;
-  uint64_t pushed_ = 0;
-  uint64_t running_ = 0;  // of the queue's thread, as the next ones
+  std::atomic<uint64_t> pushed_ = 0;  // counted under the mutex, read without it for each block that comes back
+  uint64_t running_ = 0;              // of the queue's thread, as the next ones
   bool profiling_ = false;
   std::vector<Timing> profile_;
   std::mutex error_mutex_;

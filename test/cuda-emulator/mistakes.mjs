@@ -304,14 +304,14 @@ export const mistakes = {
   'failures: a mark tells of what comes later': {
     ...backend,
     tests: ['failures'],
-    from: '    status = collect(context, pending->first, pending->reports);',
-    to: '    status = collect(context, pending->first, host.reports);',
+    from: '    status = collect(context, pending->reports);',
+    to: '    status = collect(context, host.reports);',
   },
   'failures: the first is forgotten when room is made for others': {
     ...backend,
     tests: ['failures'],
-    from: '    host.first = collect(context, host.first',
-    to: '    collect(context, host.first',
+    from: '    host.reports.first = collect(',
+    to: '    collect(',
   },
   'failures: room is made while kernels still report': {
     ...backend,

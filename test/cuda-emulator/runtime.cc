@@ -150,9 +150,9 @@ EmulatedStream& push(cudaStream_t handle, std::function<void()> item) {
   return stream;
 }
 
-// What a thread does on a stream or with an event is for its current device alone (CUDA C++ programming guide, "Stream and Event
+// Kernels are started, and events recorded, on streams of their own device alone (CUDA C++ programming guide, "Stream and Event
 // Behavior").
-bool is_here(const EmulatedStream& stream) { return &stream == &H.default_stream || stream.device == current_device; }
+int device_of(cudaStream_t stream) { return stream ? stream_of(stream).device : current_device; }
 
 void carry_out_all() {
   carry_out(H.default_stream);
@@ -330,7 +330,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
   const Lock lock(H.mutex);
-  const int device = stream ? stream_of(stream).device : current_device;
+  const int device = device_of(stream);
   if (bytes == 0) return failed(cudaErrorInvalidValue);
   if (!reserve(H.pools[device], bytes)) return failed(cudaErrorMemoryAllocation);
   // just so large: what lies behind is AddressSanitizer's
@@ -472,9 +472,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const Lock lock(H.mutex);
-  if (!event || event->device != (stream ? stream_of(stream).device : current_device)) {
-    return failed(cudaErrorInvalidResourceHandle);
-  }
+  if (!event || event->device != device_of(stream)) return failed(cudaErrorInvalidResourceHandle);
   auto mark = std::make_shared<Mark>();
   const EmulatedStream& used = push(stream, [mark] { mark->time = milliseconds(); });
   mark->work = used.work;
@@ -531,7 +529,7 @@ void enqueue_grid(const char* name, const void* kernel, dim3 grid, dim3 block, s
     failed(cudaErrorInvalidConfiguration);
     return;
   }
-  if (!is_here(stream_of(stream))) {
+  if (device_of(stream) != current_device) {
     failed(cudaErrorInvalidResourceHandle);
     return;
   }
