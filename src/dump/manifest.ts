@@ -1,10 +1,12 @@
 // manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it.
 // It has nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so
 // whatever is read here is checked before it is used.
+import { bytesPerElement } from '../files/host_tensor.js';
 import type { Store } from '../files/store.js';
 import { onDisk, severalAtOnce } from './disk.js';
 import { latentsName } from './layout.js';
-import { type DumpSettings, droppable, dumpDTypes, type Part } from './settings.js';
+import { checked, FieldError, flag, integer, listOf, object, oneOf, optional, type Read } from './schema.js';
+import { type DumpSettings, type Part, settingsFields, size } from './settings.js';
 
 /** A file as it must be. */
 export interface ListedFile {
@@ -121,19 +123,21 @@ async function readManifest(store: Store, name: string): Promise<Manifest> {
   } catch (cause) {
     throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
   }
-  const problem = problemOf(value);
-  if (problem) throw new Error(`${path}: is not a manifest of a dump: ${problem}`);
-  const manifest = value as Manifest;
-  if (manifestFile(manifest.part) === name) return manifest;
-  throw new Error(`${path}: is not a manifest of a dump: its part is that of ${manifestFile(manifest.part)}`);
+  try {
+    const manifest = checkedManifest(value);
+    if (manifestFile(manifest.part) === name) return manifest;
+    throw new Error(`its part is that of ${manifestFile(manifest.part)}`);
+  } catch (cause) {
+    throw new Error(`${path}: is not a manifest of a dump: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** What the first dumps do not say, as there was no choice. */
-const defaults: Fields = { drop: [], sample: 1, statistics: false, parquet: false };
+const defaults = { drop: [], sample: 1, statistics: false, parquet: false };
 
 /** Fields that are there keep their order. */
 function withDefaults(value: unknown): unknown {
-  if (!isObject(value)) return value;
+  if (typeof value !== 'object' || value === null) return value;
   return { ...value, ...Object.fromEntries(Object.entries(defaults).filter(([name]) => !(name in value))) };
 }
 
@@ -151,86 +155,51 @@ async function readSmallFile(store: Store, name: string): Promise<string> {
 
 // ---- checking what was read
 
-type Fields = Record<string, unknown>;
-type Check = (value: unknown) => boolean;
+const listedFile = (isName: (name: string) => boolean): { readonly [K in keyof ListedFile]: Read<ListedFile[K]> } => ({
+  file: checked('the name of such a file', (value) => typeof value === 'string' && isName(value)),
+  bytes: integer(1),
+  sha256: checked(
+    'a SHA-256 in hexadecimal',
+    (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value),
+  ),
+});
 
-const isObject = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
-const isText: Check = (value) => typeof value === 'string';
-const isFlag: Check = (value) => typeof value === 'boolean';
-const isCount: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
-const isPositive: Check = (value) => isCount(value) && (value as number) > 0;
-const optional =
-  (check: Check): Check =>
-  (value) =>
-    value === undefined || check(value);
-const listOf =
-  (check: Check): Check =>
-  (value) =>
-    Array.isArray(value) && value.every(check);
-const fields =
-  (checks: Record<string, Check>): Check =>
-  (value) =>
-    isObject(value) && Object.entries(checks).every(([name, check]) => check(value[name]));
+const manifestOf = object<Manifest>({
+  format: oneOf('sonde dump'),
+  version: checked('1', (value) => value === 1),
+  ...settingsFields,
+  shards: listOf(
+    object<ShardEntry>({
+      ...listedFile((name) => shardNumber(name) !== undefined),
+      rows: size,
+      tokens: integer(1),
+      parquet: optional(listOf(object<ListedFile>(listedFile((name) => parquetNumber(name) !== undefined)))),
+    }),
+  ),
+  complete: flag,
+});
 
-// Sizes are bounded so that products of them stay exact, and no header can ask for an absurd amount of memory.
-const isSize: Check = (value) => isPositive(value) && (value as number) <= 2 ** 31;
-
-function listedFile(isName: (name: string) => boolean): Record<string, Check> {
-  return {
-    file: (value) => typeof value === 'string' && isName(value),
-    bytes: isPositive,
-    sha256: (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value),
-  };
+/** The manifest that a value is, without what nobody knows. @throws Error that says what is wrong with it. */
+function checkedManifest(value: unknown): Manifest {
+  const { format, version } = (value ?? {}) as Partial<Record<keyof Manifest, unknown>>;
+  if (format !== 'sonde dump') throw new Error('its "format" is not "sonde dump"');
+  if (version !== 1) throw new Error(`its version is ${JSON.stringify(version)}, and this program reads version 1`);
+  let manifest: Manifest;
+  try {
+    manifest = manifestOf(value, 'dropped');
+  } catch (error) {
+    if (!(error instanceof FieldError)) throw error;
+    throw new Error(`its "${error.field.split(/\W/, 1)[0]}" is not as it should be: ${error.message}`);
+  }
+  const problem = contradictionIn(manifest);
+  if (problem !== undefined) throw new Error(problem);
+  return manifest;
 }
 
-const checks: Record<string, Check> = {
-  model: fields({ name: isText, digest: isText, dtype: isText, vocabulary: isSize, config: isObject }),
-  tokenizer: (value) => value === 'gpt2',
-  corpus: listOf(fields({ kind: isText, name: optional(isText), bytes: optional(isCount) })),
-  locations: listOf(
-    fields({ location: isText, shape: (value) => listOf(isSize)(value) && (value as unknown[]).length <= 6 }),
-  ),
-  autoencoders: listOf(
-    fields({
-      location: isText,
-      name: isText,
-      digest: isText,
-      latents: isSize,
-      threshold: (value) => typeof value === 'number',
-    }),
-  ),
-  dtype: (value) => (dumpDTypes as readonly unknown[]).includes(value),
-  context: isSize,
-  shardTokens: isSize,
-  limit: (value) => value === null || isPositive(value),
-  drop: listOf((value) => (droppable as readonly unknown[]).includes(value)),
-  sample: (value) => typeof value === 'number' && value > 0 && value <= 1,
-  seed: (value) => value === null || isCount(value),
-  statistics: isFlag,
-  parquet: isFlag,
-  part: (value) => fields({ index: isCount, count: isPositive })(value) && isPart(value as Part),
-  shards: listOf(
-    fields({
-      ...listedFile((name) => shardNumber(name) !== undefined),
-      rows: isSize,
-      tokens: isPositive,
-      parquet: optional(listOf(fields(listedFile((name) => parquetNumber(name) !== undefined)))),
-    }),
-  ),
-  complete: isFlag,
-};
-
-const isPart = ({ index, count }: Part): boolean => index < count;
-
-/** What is wrong with a value that should be a manifest; undefined when nothing is. */
-function problemOf(value: unknown): string | undefined {
-  if (!isObject(value) || value.format !== 'sonde dump') return 'its "format" is not "sonde dump"';
-  if (value.version !== 1) return `its version is ${JSON.stringify(value.version)}, and this program reads version 1`;
-  for (const [name, check] of Object.entries(checks)) {
-    if (!check(value[name])) return `its "${name}" is not as it should be`;
-  }
-  const { shards, context, locations, part, parquet, autoencoders } = value as unknown as Manifest;
+/** What is wrong with fields that are right one by one. */
+function contradictionIn(manifest: Manifest): string | undefined {
+  const { shards, context, locations, part, parquet, autoencoders } = manifest;
+  if (part.index >= part.count) return 'its "part" is not as it should be: the index must be below the count';
   const numbers = shards.map(({ file }) => shardNumber(file) as number);
   if (numbers.some((number, i) => i > 0 && number <= (numbers[i - 1] as number))) return 'its shards are not in order';
   if (numbers.some((number) => number % part.count !== part.index)) return 'it lists a shard of another part';
@@ -241,6 +210,9 @@ function problemOf(value: unknown): string | undefined {
   if (!hasParquet) return 'a shard does not have the Parquet files that it should have';
   if (locations.some(({ shape }) => shape[0] !== context)) return 'a location\'s shape does not begin with "context"';
   if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
+  const tokenBytes = 2 * bytesPerElement('int32'); // each has its token and its document
+  const small = shards.find(({ rows, bytes }) => bytes < rows * context * tokenBytes);
+  if (small) return `${small.file} has ${small.rows} rows, which its ${small.bytes} bytes cannot hold`;
   return undefined;
 }
 

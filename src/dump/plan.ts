@@ -13,6 +13,7 @@ import {
   type DumpSettings,
   droppable,
   dumpDTypes,
+  knownSettings,
   type Part,
   type SparseLocation,
 } from './settings.js';
@@ -74,7 +75,7 @@ export function planDump(request: PlanRequest): DumpPlan {
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
   const wanted = [...new Set([...dense, ...autoencoders.map(({ location }) => location)])];
   return {
-    settings: {
+    settings: writable({
       model,
       tokenizer: 'gpt2',
       corpus: request.corpus,
@@ -88,12 +89,21 @@ export function planDump(request: PlanRequest): DumpPlan {
       statistics,
       parquet,
       part,
-    },
+    }),
     rowsPerShard: rowCount,
     batch: Math.min(rowCount, integer('batch', request.batch ?? Math.max(1, fallback), 1, 2 ** 20)),
     fullContext: wanted.some((location) => hasKeys(location, model)),
     wanted,
   };
+}
+
+/** What a manifest may say: models that are not the library's own bring settings of any kind. */
+function writable(settings: DumpSettings): DumpSettings {
+  try {
+    return knownSettings(settings);
+  } catch (cause) {
+    throw new TypeError(`dump: no manifest can hold this: ${(cause as Error).message}`, { cause });
+  }
 }
 
 type Formats = Required<Pick<PlanRequest, 'dense' | 'autoencoders'>> &

@@ -1,6 +1,7 @@
 // What decides every byte of a dump, as plain data: it is planned (plan.ts), kept in the manifest, and compared.
 import type { TransformerConfig } from '../transformer/config.js';
 import type { SourceDescription } from './corpus.js';
+import { checked, flag, integer, listOf, object, oneOf, optional, orNull, type Read, string } from './schema.js';
 
 /** int8 is with a scale for each token: a value is its integer times the scale. Latents are float16 then. */
 export type DumpDType = 'float16' | 'bfloat16' | 'float32' | 'int8';
@@ -65,3 +66,65 @@ export interface DumpSettings {
   readonly parquet: boolean;
   readonly part: Part;
 }
+
+// ---- reading them
+
+const positive = (value: unknown): boolean => typeof value === 'number' && value > 0 && value < Infinity;
+
+/** Sizes are bounded so that no header can ask for an absurd amount of memory. */
+export const size = integer(1, 2 ** 31);
+
+const config = object<TransformerConfig>({
+  enc: string,
+  ctxWindow: size,
+  dModel: size,
+  nLayers: size,
+  mAttn: checked('a number above 0', positive),
+  nHeads: size,
+  mMlp: checked('a number above 0', positive),
+});
+
+const source = object<SourceDescription>({
+  kind: oneOf('text', 'jsonl', 'tokens', 'standard input', 'iterable'),
+  name: optional(string),
+  bytes: optional(integer(0)),
+});
+
+// The product of all sizes but the first one, which is the context.
+const shape: Read<number[]> = (value, others) => {
+  const sizes = listOf(size, { least: 1, most: 6 })(value, others);
+  let width = 1;
+  for (const n of sizes.slice(1)) width *= n;
+  return checked<number[]>(`sizes of ${2 ** 31} values per token at most`, () => width <= 2 ** 31)(sizes, others);
+};
+
+/** What each field of the settings must be. Whoever reads them checks what they say together. */
+export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSettings[K]> } = {
+  model: object<DumpSettings['model']>({ name: string, digest: string, dtype: string, vocabulary: size, config }),
+  tokenizer: oneOf('gpt2'),
+  corpus: listOf(source),
+  locations: listOf(object<DenseLocation>({ location: string, shape })),
+  autoencoders: listOf(
+    object<SparseLocation>({
+      location: string,
+      name: string,
+      digest: string,
+      latents: size,
+      threshold: checked('a number of 0 or more', (value) => value === 0 || positive(value)),
+    }),
+  ),
+  dtype: oneOf(...dumpDTypes),
+  context: size,
+  shardTokens: size,
+  limit: orNull(integer(1)),
+  drop: listOf(oneOf(...droppable)),
+  sample: checked('a number above 0 and up to 1', (value) => positive(value) && (value as number) <= 1),
+  seed: orNull(integer(0)),
+  statistics: flag,
+  parquet: flag,
+  part: object<Part>({ index: integer(0), count: integer(1) }),
+};
+
+/** A copy of the settings that holds what is known of and nothing else. @throws FieldError for what cannot be. */
+export const knownSettings = (value: DumpSettings): DumpSettings =>
+  object<DumpSettings>(settingsFields)(value, 'dropped');
