@@ -4,22 +4,18 @@
 import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Job, Queue, Worker } from 'bullmq';
+import type { Job, Worker } from 'bullmq';
 import type { Device } from '../engine/device.js';
 import { isBlobUrl } from '../files/blob_address.js';
 import type { CorpusFile } from './corpus.js';
 import { mergeDumps } from './merge.js';
 import type { DumpOptions } from './options.js';
 import { checkByName } from './prepare.js';
+import { bullmq, once, patient, type QueueOptions, reasonOf, withQueue } from './queue_connection.js';
 import { quietly } from './read_ahead.js';
 import { isComplete, planShards, type ShardedDump, ShardSession } from './shard_session.js';
 
-export interface QueueOptions {
-  /** `redis://HOST:PORT`, `rediss://` with TLS, `redis://USER:PASSWORD@HOST`. */
-  readonly redis: string;
-  /** Dumps of one name are worked on by the workers of that name. */
-  readonly name: string;
-}
+export type { QueueOptions };
 
 type QueuedRequest = ShardedDump['request'] & { readonly corpus: CorpusFile | CorpusFile[] };
 
@@ -35,51 +31,6 @@ const shardJob = 'shard';
 
 // A shard's job fails for good after so many attempts, with growing pauses of seconds in between.
 const pauses = { type: 'exponential', delay: 2000 } as const;
-
-async function bullmq(): Promise<typeof import('bullmq')> {
-  try {
-    await import('ioredis');
-    return await import('bullmq');
-  } catch (cause) {
-    throw new Error('sonde queue needs two optional packages that are not installed: npm install bullmq ioredis', {
-      cause,
-    });
-  }
-}
-
-// For commands that end: a server that is not there is an error, at once.
-const once = (redis: string) => ({ url: redis, maxRetriesPerRequest: 1, retryStrategy: () => null });
-// For workers: it will come back.
-const patient = (redis: string) => ({ url: redis, maxRetriesPerRequest: null });
-
-async function withQueue<T>({ redis, name }: QueueOptions, body: (queue: Queue) => Promise<T>): Promise<T> {
-  const { Queue } = await bullmq();
-  const queue = new Queue(name, { connection: once(redis) });
-  let trouble: Error | undefined;
-  queue.on('error', (error) => {
-    trouble ??= error;
-  });
-  try {
-    return await body(queue);
-  } catch (cause) {
-    if (!trouble) throw cause;
-    throw new Error(`queue: no connection to ${shownAddress(redis)}: ${reasonOf(trouble)}`, { cause });
-  } finally {
-    await queue.close().catch(() => {});
-  }
-}
-
-const reasonOf = ({ message, code }: NodeJS.ErrnoException): string => message || code || 'unknown';
-
-/** Without the password. */
-function shownAddress(redis: string): string {
-  try {
-    const { protocol, host } = new URL(redis);
-    return `${protocol}//${host}`;
-  } catch {
-    return 'Redis';
-  }
-}
 
 // ---- plan
 

@@ -1,106 +1,26 @@
 // Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is tried.
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
 import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
 import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blob_stores.js';
-import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { freePort } from '../support/machine.js';
-import { type Outcome, run } from './command.js';
+import { good, main, noRedis, startWorker, until, type Worker, withRedis } from '../support/redis.js';
+import { run } from './command.js';
 
 const test = suite('sonde queue');
 test.limit(240_000);
-const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
-const installed = ['redis-server', 'valkey-server'].find((name) => spawnSync(name, ['--version']).status === 0);
-
-/** A server that keeps what it knows in a folder, and can be stopped and started. */
-class Redis {
-  readonly url: string;
-  readonly #port: number;
-  readonly #folder: string;
-  #child: ChildProcess | undefined;
-
-  private constructor(port: number, folder: string) {
-    this.url = `redis://127.0.0.1:${port}`;
-    this.#port = port;
-    this.#folder = folder;
-  }
-
-  static async start(folder: string): Promise<Redis> {
-    await mkdir(folder);
-    const redis = new Redis(await freePort(), folder);
-    await redis.start();
-    return redis;
-  }
-
-  async start(): Promise<void> {
-    const words = ['--port', `${this.#port}`, '--bind', '127.0.0.1', '--dir', this.#folder, '--appendonly', 'yes'];
-    this.#child = spawn(installed as string, words, { stdio: ['ignore', 'pipe', 'ignore'] });
-    for await (const text of this.#child.stdout as AsyncIterable<Buffer>) {
-      if (text.toString().includes('Ready to accept connections')) break;
-    }
-    this.#child.stdout?.resume();
-  }
-
-  async stop(): Promise<void> {
-    const ended = new Promise((resolve) => this.#child?.once('close', resolve));
-    this.#child?.kill();
-    await ended;
-  }
-}
-
-const withRedis = (body: (redis: Redis, at: (name: string) => string) => Promise<void>): Promise<void> =>
-  withFolder(async (folder) => {
-    const redis = await Redis.start(join(folder, 'redis'));
-    try {
-      await body(redis, (name) => join(folder, name));
-    } finally {
-      await redis.stop();
-    }
-  });
 
 const dumpWords = (out: string, ...more: string[]): string[] => [
   ...['--text', sampleText, '--hook', '1/mlp/post_act', '--autoencoder', '*/resid/delta_mlp=ae-resid-delta-mlp'],
   ...['--context', '32', '--batch', '1', '--shard-tokens', '640', '--limit', '25600', '--out', out, ...more],
 ];
 
-interface Worker {
-  readonly child: ChildProcess;
-  readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null; stderr: string }>;
-  /** Lines of finished work so far. */
-  readonly done: string[];
-}
-
-function startWorker(redis: string, ...more: string[]): Worker {
-  const words = ['queue', 'work', '--redis', redis, '--threads', '1', '--lock', '2', ...more];
-  const child = spawn(process.execPath, [main, ...words], { stdio: ['ignore', 'pipe', 'pipe'] });
-  const done: string[] = [];
-  let stderr = '';
-  child.stdout.on('data', (text: Buffer) => done.push(...text.toString().trim().split('\n')));
-  child.stderr.on('data', (text: Buffer) => {
-    stderr += text;
-  });
-  const ended = new Promise<Awaited<Worker['ended']>>((resolve) => {
-    child.on('close', (code, signal) => resolve({ code, signal, stderr }));
-  });
-  return { child, ended, done };
-}
-
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await sleep(20);
-}
-
-const good = ({ code, stdout, stderr }: Outcome): string => {
-  assert.is(code, 0, stderr);
-  return stdout;
-};
-
-if (!installed) {
-  test.skip('workers, a killed one, a stopped one, a Redis that restarts', 'no redis-server is installed');
+if (noRedis) {
+  test.skip('workers, a killed one, a stopped one, a Redis that restarts', noRedis);
 } else {
   test('3 workers, 40 shards; one killed, one stopped, Redis started anew: the bytes of one process', () =>
     withRedis(async (redis, at) => {
