@@ -1,5 +1,6 @@
 // How the command ends: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 import { CommanderError } from 'commander';
+import { warn } from './terminal.js';
 
 export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
@@ -13,7 +14,8 @@ export class Interrupted extends Error {}
 export function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage; // it has spoken
   const { message, stack } = error instanceof Error ? error : new Error(String(error));
-  console.error(process.env.SONDE_DEBUG && stack ? stack : `sonde: ${message}`);
+  if (process.env.SONDE_DEBUG && stack) console.error(stack);
+  else warn(message);
   if (error instanceof Interrupted) return exitCodes.interrupted;
   if (!(error instanceof UsageError)) return exitCodes.failed;
   console.error('Try --help for examples.');

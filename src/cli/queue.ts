@@ -1,10 +1,11 @@
 // sonde queue: dumps that any number of machines work on, with BullMQ on Redis.
+import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { planQueue, type QueueOptions, queueStatus, type WorkEvent, workQueue } from '../dump/queue.js';
 import { addDumpOptions, type DumpRequestOptions, dumpRequest } from './dump.js';
-import { interruptible } from './failure.js';
-import { addDevice, addModel, chosenDevice, integer, type ModelOptions } from './options.js';
-import { print } from './terminal.js';
+import { interruptible, UsageError } from './failure.js';
+import { addDevice, addModel, chosenDevice, collected, integer, type ModelOptions } from './options.js';
+import { print, warn } from './terminal.js';
 
 const help = `
 One machine plans, any number work, and each shard is a job. Whoever loses its connection, is killed or stopped loses no
@@ -12,14 +13,22 @@ more than the shard it was at: another worker makes it. When all shards are ther
 folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on a disk they
 share; the dump may also go to az://account/container/prefix.
 
+A worker does what it was told that it may, as others may reach the server as well. Without a word it writes dumps below
+the folder that it was started in, reads text there, and loads models from there, the demo and the published ones. Each
+--allow option takes the place of its part of that. With --key, jobs are signed when they are planned, and a worker takes
+no other. sonde queue plan says what workers must be allowed.
+
 Examples:
   $ sonde queue plan --redis redis://head:6379 --text big.txt --hook 1/resid/post_mlp --out dump
   $ sonde queue work --redis redis://head:6379              on every machine, as often as it has devices
   $ sonde queue work --redis redis://head:6379 --until-done     in a batch job, which is to end
+  $ sonde queue work --allow-out /data/dumps --allow-corpus /data/text --allow-model gpt2-small /data/autoencoders
+  $ sonde queue work --allow-out az://account/container/dumps --key queue.key
   $ sonde queue status --redis redis://head:6379            with what was given up, and why
   $ sonde queue status --redis redis://head:6379 --retry    try that again
 
-SONDE_REDIS stands for --redis. Needs the optional packages bullmq and ioredis.`;
+SONDE_REDIS stands for --redis, and SONDE_QUEUE_KEY, which holds the key itself, for --key. Needs the optional packages
+bullmq and ioredis.`;
 
 interface PlanOptions extends DumpRequestOptions, QueueWords {
   attempts: number;
@@ -28,14 +37,39 @@ interface PlanOptions extends DumpRequestOptions, QueueWords {
 interface WorkOptions extends Omit<ModelOptions, 'model'>, QueueWords {
   untilDone?: boolean;
   lock: number;
+  allowOut?: string[];
+  allowCorpus?: string[];
+  allowModel?: string[];
 }
 
 interface QueueWords {
   redis: string;
   queue: string;
+  /** The path of a file that holds it. */
+  key?: string;
 }
 
-const queueOf = ({ redis, queue }: QueueWords): QueueOptions => ({ redis, name: queue });
+function queueOf({ redis, queue, key: file }: QueueWords): QueueOptions {
+  const key = file === undefined ? process.env.SONDE_QUEUE_KEY : keyIn(file);
+  return { redis, name: queue, ...(key !== undefined && { key }) };
+}
+
+/** The bytes of a file, without a line's end. */
+function keyIn(file: string): Uint8Array {
+  let bytes: Buffer;
+  try {
+    bytes = readFileSync(file);
+  } catch (cause) {
+    throw new UsageError(`--key ${file}: ${(cause as Error).message}`, { cause });
+  }
+  let end = bytes.length;
+  while (end > 0 && /\s/.test(String.fromCharCode(bytes[end - 1] as number))) end--;
+  if (end > 0) return bytes.subarray(0, end);
+  throw new UsageError(`--key ${file}: the file is empty`);
+}
+
+const addKey = (command: Command): Command =>
+  command.option('--key <file>', 'of a secret that jobs are signed with (default: $SONDE_QUEUE_KEY, else none)');
 
 const addQueue = (command: Command): Command =>
   command
@@ -47,10 +81,21 @@ const addQueue = (command: Command): Command =>
     .option('--queue <name>', 'for several queues on one server', 'sonde');
 
 export function queueCommand(): Command {
-  const plan = addQueue(addModel(addDumpOptions(new Command('plan').description('put a dump into the queue'))))
+  const plan = addKey(addQueue(addModel(addDumpOptions(new Command('plan').description('put a dump into the queue')))))
     .option('--attempts <n>', 'times that a shard is tried before it is given up', integer(1), 3)
     .action(runPlan);
-  const work = addQueue(addDevice(new Command('work').description('make shards as long as there are some')))
+  const work = addKey(addQueue(addDevice(new Command('work').description('make shards as long as there are some'))))
+    .option(
+      '--allow-out <place...>',
+      'write dumps to, or below, this folder or az://account/container/prefix',
+      collected,
+    )
+    .option('--allow-corpus <path...>', 'read this text, or what lies below this folder', collected)
+    .option(
+      '--allow-model <name...>',
+      'load this model or autoencoder: a name, or a folder or address with some',
+      collected,
+    )
     .option('--until-done', 'end when nothing is left to do')
     .option('--lock <seconds>', 'without a sign of life for so long, a worker has lost its job', integer(1), 30)
     .action(runWork);
@@ -70,7 +115,10 @@ async function runPlan(source: string | undefined, options: PlanOptions): Promis
   const { out } = options;
   await interruptible('interrupted: nothing was put into the queue', async (signal) => {
     const queue = { ...queueOf(options), attempts: options.attempts };
-    const { shards, state } = await planQueue({ ...request, signal }, queue);
+    const { shards, state, workerOptions } = await planQueue({ ...request, signal }, queue);
+    if (workerOptions.length > 0 && state !== 'complete') {
+      warn(`workers that are started in this folder need ${workerOptions.join(' ')}`);
+    }
     const count = `${shards} ${shards === 1 ? 'shard' : 'shards'}`;
     if (state === 'added') print(`${out}: ${count} to make: sonde queue work`);
     else if (state === 'queued') print(`${out} is in the queue already, with ${count}`);
@@ -79,18 +127,19 @@ async function runPlan(source: string | undefined, options: PlanOptions): Promis
 }
 
 async function runWork(options: WorkOptions): Promise<void> {
-  const { untilDone = false, lock } = options;
+  const { untilDone = false, lock, allowOut: out, allowCorpus: corpus, allowModel: models } = options;
+  const allow = { ...(out && { out }), ...(corpus && { corpus }), ...(models && { models }) };
   await interruptible('stopped: what was under way is in the queue again', async (signal) => {
     const device = chosenDevice(options);
-    await workQueue({ ...queueOf(options), device, untilDone, lockSeconds: lock, onEvent: tell, signal });
+    await workQueue({ ...queueOf(options), allow, device, untilDone, lockSeconds: lock, onEvent: tell, signal });
     signal.throwIfAborted();
   });
 }
 
 function tell(event: WorkEvent): void {
   if (event.kind === 'done') print(`${event.what}: done, ${event.seconds.toFixed(1)} s`);
-  else if (event.kind === 'connection') console.error(`sonde: the connection to the queue: ${event.reason}`);
-  else console.error(`sonde: ${event.what}: ${event.reason}${event.final ? ' (given up)' : ' (will be tried again)'}`);
+  else if (event.kind === 'connection') warn(`the connection to the queue: ${event.reason}`);
+  else warn(`${event.what}: ${event.reason}${event.final ? ' (given up)' : ' (will be tried again)'}`);
 }
 
 async function runStatus(options: QueueWords & { retry?: boolean }): Promise<void> {

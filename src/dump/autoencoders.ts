@@ -23,6 +23,11 @@ export interface FoundAutoencoder {
   readonly own: boolean;
 }
 
+/** Called before an autoencoder is looked for, to refuse it: with a published name, or the path or address of a file. */
+export interface AutoencoderPermit {
+  checkAutoencoder(source: string): Promise<void>;
+}
+
 /**
  * The autoencoder of a location: one of `sources` by its name there, a published one or one of the demo model by its
  * name, or a file.
@@ -31,7 +36,7 @@ export async function findAutoencoder(
   wanted: DumpLocation,
   sources: Record<string, AutoencoderSource>,
   model: { name: string; device: Device },
-  fetching: FetchOptions = {},
+  { permit, ...fetching }: FetchOptions & { readonly permit?: AutoencoderPermit | undefined } = {},
 ): Promise<FoundAutoencoder> {
   const name = wanted.autoencoder as string;
   const { location } = wanted;
@@ -41,6 +46,7 @@ export async function findAutoencoder(
   if (typeof source !== 'string') return { location, name: shownName(name, layer), autoencoder: source, own: false };
   const spec = findAutoencoderSpec(model.name, source);
   const path = inLayer(spec?.path ?? source, location, layer);
+  await permit?.checkAutoencoder(spec ? source : path);
   if (given === undefined && !spec) await checkIsThere(path, name, location, model.name);
   // encoding needs no statistics, which some published files lack
   const options = { ...fetching, device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };

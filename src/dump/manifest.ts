@@ -158,10 +158,7 @@ async function readSmallFile(store: Store, name: string): Promise<string> {
 const listedFile = (isName: (name: string) => boolean): { readonly [K in keyof ListedFile]: Read<ListedFile[K]> } => ({
   file: checked('the name of such a file', (value) => typeof value === 'string' && isName(value)),
   bytes: integer(1),
-  sha256: checked(
-    'a SHA-256 in hexadecimal',
-    (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value),
-  ),
+  sha256: checked('a SHA-256 in hexadecimal', (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value)),
 });
 
 const manifestOf = object<Manifest>({

@@ -5,7 +5,14 @@ import type { FetchOptions } from '../files/blob.js';
 import { locationShape } from '../transformer/location.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import { Transformer } from '../transformer/transformer.js';
-import { checkInputs, checkLayered, type FoundAutoencoder, findAutoencoder, withoutFolder } from './autoencoders.js';
+import {
+  type AutoencoderPermit,
+  checkInputs,
+  checkLayered,
+  type FoundAutoencoder,
+  findAutoencoder,
+  withoutFolder,
+} from './autoencoders.js';
 import type { SourceDescription } from './corpus.js';
 import { expandDumpLocations, parseDumpLocation } from './location.js';
 import type { DumpOptions } from './options.js';
@@ -17,6 +24,12 @@ export interface Prepared {
   readonly autoencoders: readonly FoundAutoencoder[];
   /** Frees what was loaded for the dump. */
   readonly dispose: () => void;
+}
+
+/** Called before a model or an autoencoder is looked for, to refuse it. */
+export interface LoadPermit extends AutoencoderPermit {
+  /** `name`: as Transformer.load takes it. */
+  checkModel(name: string): Promise<void>;
 }
 
 const patternsOf = ({ locations }: Pick<DumpOptions, 'locations'>): string[] =>
@@ -49,14 +62,16 @@ export function checkByName({ model, autoencoders = {} }: DumpOptions, who: stri
   throw new TypeError(`dump: ${who} load autoencoders themselves: give '${given}' by name, path or address`);
 }
 
-/** @throws Error when a location, an autoencoder or an option is wrong, with what is allowed. */
+/** @throws Error when a location, an autoencoder or an option is wrong, with what is allowed; what `permit` throws. */
 export async function prepare(
   options: Omit<DumpOptions, 'corpus'>,
   corpus: readonly SourceDescription[],
+  permit?: LoadPermit,
 ): Promise<Prepared> {
   const { autoencoders: given = {}, threshold = 0, onFetch, signal, device, precision } = options;
   const fetching: FetchOptions = { ...(onFetch && { onProgress: onFetch }), ...(signal && { signal }) };
   const loading = { ...fetching, ...(device && { device }), ...(precision && { dtype: precision }) };
+  if (typeof options.model === 'string') await permit?.checkModel(options.model);
   const loaded = typeof options.model === 'string' ? await Transformer.load(options.model, loading) : undefined;
   const model = loaded ?? (await subjectOf(options.model as SubjectModel | ModelContext));
   const found: FoundAutoencoder[] = [];
@@ -68,7 +83,7 @@ export async function prepare(
     const locations = expandDumpLocations(patternsOf(options), model.config);
     for (const location of locations) {
       if (location.autoencoder === undefined) continue;
-      const autoencoder = await findAutoencoder(location, given, model, fetching);
+      const autoencoder = await findAutoencoder(location, given, model, { ...fetching, permit });
       found.push(autoencoder);
       checkInputs(autoencoder, widthAt(location.location, model));
     }

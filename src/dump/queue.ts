@@ -1,33 +1,30 @@
 // Dumps by a queue: BullMQ on Redis or Valkey. Each shard is a job, and the merge of all is their parent, which waits for
 // them. The queue only says who does what: what is done, the folder tells, so a job may run twice, or again after Redis
-// has forgotten everything, and nothing is lost or made twice.
-import { createHash } from 'node:crypto';
+// has forgotten everything, and nothing is lost or made twice. What comes from the queue is believed as little as what
+// comes from a folder: see queue_job.ts and allowances.ts.
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Job, Worker } from 'bullmq';
+import type { Job, Queue, Worker } from 'bullmq';
 import type { Device } from '../engine/device.js';
 import { isBlobUrl } from '../files/blob_address.js';
+import { type Allowances, NotAllowed, Permit } from './allowances.js';
 import type { CorpusFile } from './corpus.js';
-import { mergeDumps } from './merge.js';
 import type { DumpOptions } from './options.js';
 import { checkByName } from './prepare.js';
-import { bullmq, once, patient, type QueueOptions, reasonOf, withQueue } from './queue_connection.js';
-import { quietly } from './read_ahead.js';
-import { isComplete, planShards, type ShardedDump, ShardSession } from './shard_session.js';
+import { bullmq, type QueueOptions as Connection, once, patient, reasonOf, withQueue } from './queue_connection.js';
+import { BadJob, idOf, type JobName, jobData, plainRequest, readJob, type SigningKey } from './queue_job.js';
+import { JobRunner } from './queue_runner.js';
+import { isComplete, planShards, type ShardedDump, type ShardedRequest } from './shard_session.js';
 
-export type { QueueOptions };
-
-type QueuedRequest = ShardedDump['request'] & { readonly corpus: CorpusFile | CorpusFile[] };
-
-interface ShardJob {
-  readonly dump: string;
-  readonly number: number;
+export interface QueueOptions extends Connection {
+  /**
+   * A secret that jobs are signed with (HMAC-SHA-256) when they are planned; a worker with a key takes no job without a
+   * right signature. 32 random bytes are a good one.
+   */
+  readonly key?: SigningKey;
 }
 
-type QueueJob = Job<ShardJob | ShardedDump>;
-
-const mergeJob = 'merge';
-const shardJob = 'shard';
+const [shardJob, mergeJob]: JobName[] = ['shard', 'merge'];
 
 // A shard's job fails for good after so many attempts, with growing pauses of seconds in between.
 const pauses = { type: 'exponential', delay: 2000 } as const;
@@ -38,60 +35,58 @@ export interface PlanResult {
   readonly shards: number;
   /** `queued` and `complete`: it was there before, in the queue or in the folder. */
   readonly state: 'added' | 'queued' | 'complete';
+  /** What workers that are started in the same folder as this process must be given: `--allow-out /data/dumps`. */
+  readonly workerOptions: readonly string[];
+}
+
+export interface PlanOptions extends QueueOptions {
+  /** Times that a shard is tried before it is given up. */
+  readonly attempts: number;
 }
 
 /**
  * Puts a dump into the queue, shard by shard. Files and the folder must be at the same place on every machine that works
  * on it. The same dump again changes nothing while it is in the queue.
+ * @throws Error when the folder holds another dump, or the queue has one for it; TypeError for what cannot be given to
+ *   another process.
  */
 export async function planQueue(
   options: DumpOptions & { readonly corpus: CorpusFile | CorpusFile[] },
-  queue: QueueOptions & { readonly attempts: number },
+  queue: PlanOptions,
 ): Promise<PlanResult> {
-  checkByName(options, 'workers of a queue');
-  const { signal, ...request } = options;
-  const plain: QueuedRequest = {
-    ...request,
-    out: isBlobUrl(request.out) ? request.out : resolve(request.out),
-    corpus: absolute(request.corpus),
-  };
+  const { signal, device, onFetch, ...given } = options;
+  const request = requestOf(given);
+  const workerOptions = await optionsFor(request);
   return withQueue(queue, async (there) => {
-    const id = idOf(plain.out);
-    const state = await there.getJobState(id);
-    const before = state === 'unknown' ? undefined : ((await there.getJob(id))?.data as ShardedDump | undefined);
-    if (before && state !== 'completed') return { shards: before.count, state: 'queued' };
-    const dump = await planShards(plain, signal);
-    if (await isComplete(dump)) return { shards: dump.count, state: 'complete' };
-    if (before) await there.remove(id, { removeChildren: true });
+    const id = idOf(request.out);
+    const before = await plannedBefore(there, id, queue);
+    if (before && before.state !== 'completed') {
+      checkSameRequest(before.dump.request, request);
+      return { shards: before.dump.count, state: 'queued', workerOptions };
+    }
+    const here = { ...(signal && { signal }), ...(device && { device }), ...(onFetch && { onFetch }) };
+    const dump = await planShards(request, here);
+    if (await isComplete(dump)) return { shards: dump.count, state: 'complete', workerOptions };
+    await there.remove(id, { removeChildren: true }); // what is done, or is no job that anybody would take
     await addJobs(queue, id, dump);
-    return { shards: dump.count, state: 'added' };
+    return { shards: dump.count, state: 'added', workerOptions };
   });
 }
 
-async function addJobs(
-  { redis, name, attempts }: QueueOptions & { attempts: number },
-  id: string,
-  dump: ShardedDump,
-): Promise<void> {
-  const { FlowProducer } = await bullmq();
-  const flow = new FlowProducer({ connection: once(redis) });
-  flow.on('error', () => {}); // the call below rejects
-  try {
-    const retried = { attempts, backoff: pauses };
-    await flow.add({
-      ...{ name: mergeJob, queueName: name, data: dump, opts: { jobId: id, ...retried } },
-      children: Array.from({ length: dump.count }, (_, number) => ({
-        ...{ name: shardJob, queueName: name, data: { dump: id, number } },
-        opts: { jobId: `${id}-${number}`, ...retried },
-      })),
-    });
-  } finally {
-    await flow.close().catch(() => {});
+function requestOf(options: Omit<DumpOptions, 'signal' | 'device' | 'onFetch'>): ShardedRequest {
+  checkByName(options, 'workers of a queue');
+  const { shard, workers, onProgress, ...plain } = options;
+  if (shard !== undefined || workers !== undefined) {
+    throw new TypeError('queue: shard and workers are for dump(): the workers of a queue share all of the work');
   }
+  const { out, corpus, locations } = plain;
+  return plainRequest({
+    ...(plain as Omit<ShardedRequest, 'out' | 'corpus' | 'locations'>), // by name, as was checked
+    out: isBlobUrl(out) ? out.replace(/\/+$/, '') : resolve(out),
+    corpus: absolute(corpus as CorpusFile | CorpusFile[]),
+    locations: Array.isArray(locations) ? locations : [locations],
+  });
 }
-
-/** One dump for a folder. */
-const idOf = (out: string): string => createHash('sha256').update(out).digest('hex').slice(0, 16);
 
 function absolute(corpus: CorpusFile | CorpusFile[]): CorpusFile[] {
   return (Array.isArray(corpus) ? corpus : [corpus]).map((file) => {
@@ -99,6 +94,61 @@ function absolute(corpus: CorpusFile | CorpusFile[]): CorpusFile[] {
     if (path === '-') throw new TypeError('queue: standard input is on one machine only: give a file');
     return typeof file === 'string' ? resolve(file) : { ...file, path: resolve(path) };
   });
+}
+
+/** What a worker that is started here, without a word about what it may do, refuses. */
+async function optionsFor(request: ShardedRequest): Promise<string[]> {
+  const refusals = await new Permit().refusals(request);
+  return [...new Set(refusals.map(({ option }) => option))];
+}
+
+interface PlannedBefore {
+  readonly dump: ShardedDump;
+  readonly state: string;
+}
+
+/** The dump that the queue has for a folder; undefined as well for a job that no worker would take. */
+async function plannedBefore(there: Queue, id: string, queue: QueueOptions): Promise<PlannedBefore | undefined> {
+  const state = await there.getJobState(id);
+  if (state === 'unknown') return undefined;
+  try {
+    const job = await there.getJob(id);
+    return job && job.name === mergeJob ? { dump: readJob('merge', job.data, queue), state } : undefined;
+  } catch (error) {
+    if (error instanceof BadJob || error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void {
+  const names = Object.keys({ ...planned, ...asked }) as (keyof ShardedRequest)[];
+  const other = names.find((name) => JSON.stringify(planned[name]) !== JSON.stringify(asked[name]));
+  if (other === undefined) return;
+  const [there, wanted] = [planned, asked].map((request) => JSON.stringify(request[other]) ?? 'the default');
+  throw new Error(
+    `queue: ${asked.out} is in the queue already with another ${other}: ${there}, and not ${wanted}. ` +
+      'Wait until it is done, or choose another folder',
+  );
+}
+
+async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promise<void> {
+  const { FlowProducer } = await bullmq();
+  const { redis, name, attempts } = queue;
+  const data = jobData('merge', dump, queue);
+  const flow = new FlowProducer({ connection: once(redis) });
+  flow.on('error', () => {}); // the call below rejects
+  try {
+    const retried = { attempts, backoff: pauses };
+    await flow.add({
+      ...{ name: 'merge', queueName: name, data, opts: { jobId: id, ...retried } },
+      children: Array.from({ length: dump.count }, (_, number) => ({
+        ...{ name: 'shard', queueName: name, data: jobData('shard', { dump: id, number }, queue) },
+        opts: { jobId: `${id}-${number}`, ...retried },
+      })),
+    });
+  } finally {
+    await flow.close().catch(() => {});
+  }
 }
 
 // ---- work
@@ -110,6 +160,8 @@ export type WorkEvent =
 
 export interface WorkOptions extends QueueOptions {
   readonly device: Device;
+  /** What jobs may ask for. */
+  readonly allow?: Allowances;
   /** Ends when nothing is left to do, instead of waiting for more. */
   readonly untilDone?: boolean;
   /** After so many seconds without a sign of life of its worker, a job is another's; 30 when left out. */
@@ -119,20 +171,24 @@ export interface WorkOptions extends QueueOptions {
   readonly signal: AbortSignal;
 }
 
-/** Works on the jobs of a queue until there are no more, or until it is told to stop. */
+/**
+ * Works on the jobs of a queue until there are no more, or until it is told to stop. A job that is none of `planQueue`'s,
+ * that is not signed as it must be, or that asks for what is not allowed fails for good.
+ */
 export async function workQueue(options: WorkOptions): Promise<void> {
-  const { Worker, WaitingError } = await bullmq();
+  const { Worker, WaitingError, UnrecoverableError } = await bullmq();
   const { redis, name, lockSeconds = 30, signal, onEvent } = options;
+  const runner = new JobRunner({ ...options, permit: new Permit(options.allow) });
   await withQueue(options, (queue) => queue.getJobCounts('waiting')); // says at once when there is no server
-  const shop = new Workshop(options);
   const begun = new Map<string, number>();
   const worker: Worker = new Worker(
     name,
-    async (job: QueueJob, token?: string) => {
+    async (job: Job, token?: string) => {
       begun.set(job.id as string, performance.now());
       try {
-        await shop.run(job, worker);
+        await runner.run(job, worker);
       } catch (error) {
+        if (error instanceof BadJob || error instanceof NotAllowed) throw new UnrecoverableError(error.message);
         if (!signal.aborted) throw error;
         await job.moveToWait(token);
         throw new WaitingError();
@@ -152,7 +208,7 @@ export async function workQueue(options: WorkOptions): Promise<void> {
   });
   worker.on('failed', (job, error) => {
     if (!job) return;
-    const final = job.attemptsMade >= (job.opts.attempts ?? 1);
+    const final = error instanceof UnrecoverableError || job.attemptsMade >= (job.opts.attempts ?? 1);
     onEvent({ kind: 'failed', what: nameOf(job), reason: error.message, final });
   });
   let trouble = '';
@@ -165,72 +221,22 @@ export async function workQueue(options: WorkOptions): Promise<void> {
     await (options.untilDone ? untilEmpty(options) : aborted(signal));
   } finally {
     await worker.close();
-    await shop.close();
+    await runner.close();
   }
 }
 
-const nameOf = ({ name, data }: QueueJob): string =>
-  name === mergeJob ? `merge of ${(data as ShardedDump).request.out}` : `shard ${(data as ShardJob).number}`;
+/** For words about jobs: whoever signed them. */
+const unsigned = { name: '' };
 
-/** A dump's model and autoencoders, loaded, and how many jobs use them. */
-interface Bench {
-  readonly dump: string;
-  readonly session: Promise<ShardSession>;
-  users: number;
-}
-
-/** What is loaded stays as long as jobs of its dump come and nothing fails. */
-class Workshop {
-  readonly #options: WorkOptions;
-  #bench: Bench | undefined;
-
-  constructor(options: WorkOptions) {
-    this.#options = options;
+/** What a job is about, if it says so. */
+function nameOf(job: Job): string {
+  try {
+    if (job.name === shardJob) return `shard ${readJob('shard', job.data, unsigned).number}`;
+    if (job.name === mergeJob) return `merge of ${readJob('merge', job.data, unsigned).request.out}`;
+  } catch {
+    // told where it is refused
   }
-
-  async run({ name, data }: QueueJob, worker: Worker): Promise<void> {
-    if (name === mergeJob) {
-      await mergeDumps((data as ShardedDump).request.out);
-      return;
-    }
-    const { dump, number } = data as ShardJob;
-    const bench = await this.#benchFor(dump, worker);
-    bench.users++;
-    try {
-      await (await bench.session).make(number);
-    } catch (error) {
-      if (this.#bench === bench) this.#bench = undefined; // what failed may be broken: the next job begins anew
-      throw error;
-    } finally {
-      bench.users--;
-      if (this.#bench !== bench) await clear(bench);
-    }
-  }
-
-  async #benchFor(dump: string, worker: Worker): Promise<Bench> {
-    const before = this.#bench;
-    if (before?.dump === dump) return before;
-    this.#bench = { dump, session: quietly(this.#open(dump, worker)), users: 0 };
-    const bench = this.#bench;
-    if (before) await clear(before);
-    return bench;
-  }
-
-  async #open(dump: string, worker: Worker): Promise<ShardSession> {
-    const { Job } = await bullmq();
-    const plan = await Job.fromId<ShardedDump>(worker, dump);
-    if (!plan) throw new Error(`queue: the dump ${dump} is not in the queue any more`);
-    return ShardSession.open(plan.data, this.#options);
-  }
-
-  async close(): Promise<void> {
-    if (this.#bench) await clear(this.#bench);
-  }
-}
-
-/** Frees what is loaded, unless it is in use: then its last user does. */
-async function clear({ session, users }: Bench): Promise<void> {
-  if (users === 0) await (await session.catch(() => undefined))?.close();
+  return `job ${job.id}`;
 }
 
 const pollMilliseconds = 500;
@@ -278,9 +284,8 @@ export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueSt
     if (retry) for (const job of await there.getFailed()) await job.retry('failed', { resetAttemptsMade: true });
     const counts = await there.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');
     const failed: FailedJob[] = [];
-    for (const job of (await there.getFailed()) as QueueJob[]) {
-      const plan = job.name === mergeJob ? job : ((await there.getJob((job.data as ShardJob).dump)) as QueueJob);
-      const out = (plan?.data as ShardedDump | undefined)?.request.out ?? 'a dump that is not in the queue any more';
+    for (const job of await there.getFailed()) {
+      const out = (await outOf(there, job)) ?? 'a dump that is not in the queue';
       failed.push({ what: nameOf(job), out, attempts: job.attemptsMade, reason: job.failedReason });
     }
     return {
@@ -292,4 +297,16 @@ export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueSt
       failed,
     };
   });
+}
+
+/** The folder that a job is for, as far as the queue says. */
+async function outOf(there: Queue, { name, data }: Job): Promise<string | undefined> {
+  try {
+    if (name === mergeJob) return readJob('merge', data, unsigned).request.out;
+    const merge = await there.getJob(readJob('shard', data, unsigned).dump);
+    return merge && readJob('merge', merge.data, unsigned).request.out;
+  } catch (error) {
+    if (error instanceof BadJob || error instanceof SyntaxError) return undefined;
+    throw error;
+  }
 }

@@ -31,7 +31,10 @@ export class FieldError extends Error {
 const longestShown = 100;
 
 const wrong = (expected: string, value: unknown): FieldError =>
-  new FieldError('', value === undefined ? `is missing; it must be ${expected}` : `must be ${expected}, but is ${shown(value)}`);
+  new FieldError(
+    '',
+    value === undefined ? `is missing; it must be ${expected}` : `must be ${expected}, but is ${shown(value)}`,
+  );
 
 function shown(value: unknown): string {
   if (Array.isArray(value)) return 'a list';

@@ -3,7 +3,7 @@
 import pLimit from 'p-limit';
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
-import { describeSource, openCorpus } from './corpus.js';
+import { type CorpusFile, describeSource, openCorpus } from './corpus.js';
 import { BlockCursor, corpusBlocks } from './corpus_blocks.js';
 import { prepareFolder } from './folder.js';
 import {
@@ -17,32 +17,55 @@ import {
   writeManifest,
 } from './manifest.js';
 import type { DumpOptions } from './options.js';
-import { checkOptions, prepare } from './prepare.js';
+import { checkOptions, type LoadPermit, prepare } from './prepare.js';
 import type { DumpSettings } from './settings.js';
 import { LocalMaker } from './shard_maker.js';
 
+/** What a dump is asked for, as plain data: files and names. */
+export type ShardedRequest = Omit<
+  DumpOptions,
+  | 'model'
+  | 'corpus'
+  | 'locations'
+  | 'autoencoders'
+  | 'shard'
+  | 'workers'
+  | 'device'
+  | 'signal'
+  | 'onProgress'
+  | 'onFetch'
+> & {
+  readonly model: string;
+  readonly corpus: CorpusFile[];
+  readonly locations: string[];
+  readonly autoencoders?: Record<string, string>;
+};
+
 /** A dump that is made shard by shard, as plain data. */
 export interface ShardedDump {
-  readonly request: Omit<DumpOptions, 'shard' | 'workers' | 'device' | 'signal' | 'onProgress' | 'onFetch'>;
+  readonly request: ShardedRequest;
   /** `part` is that of the whole. */
   readonly settings: DumpSettings;
-  readonly rowsPerShard: number;
   /** Of shards. */
   readonly count: number;
 }
 
+/** What a process brings to a dump of its own. */
+type Here = Pick<DumpOptions, 'device' | 'signal' | 'onFetch'>;
+
 /** Loads the model, reads the corpus once, and says what there is to do. Writes nothing. */
-export async function planShards(request: ShardedDump['request'], signal?: AbortSignal): Promise<ShardedDump> {
+export async function planShards(request: ShardedRequest, here: Here = {}): Promise<ShardedDump> {
   checkOptions(request);
+  const { signal } = here;
   const sources = await openCorpus(request.corpus);
-  const prepared = await prepare({ ...request, ...(signal && { signal }) }, sources.map(describeSource));
+  const prepared = await prepare({ ...request, ...here }, sources.map(describeSource));
   try {
     const { settings, rowsPerShard } = prepared.plan;
     const encode = (text: string) => prepared.model.enc.encode(text);
     let count = 0;
     for await (const _ of corpusBlocks(sources, { settings, rowsPerShard, encode }, { signal })) count++;
     if (count === 0) throw new Error('dump: the corpus has no tokens');
-    return { request, settings, rowsPerShard, count };
+    return { request, settings, count };
   } finally {
     prepared.dispose();
   }
@@ -70,16 +93,13 @@ export class ShardSession {
   }
 
   /** @throws Error when the model, an autoencoder or the corpus is not what the dump was planned with. */
-  static async open(
-    dump: ShardedDump,
-    { device, signal }: Pick<DumpOptions, 'device' | 'signal'>,
-  ): Promise<ShardSession> {
-    const { request, rowsPerShard } = dump;
+  static async open(dump: ShardedDump, here: Here & { readonly permit?: LoadPermit }): Promise<ShardSession> {
+    const { request } = dump;
+    const { permit, ...own } = here;
+    const { signal } = own;
+    checkOptions(request);
     const sources = await openCorpus(request.corpus);
-    const prepared = await prepare(
-      { ...request, ...(device && { device }), ...(signal && { signal }) },
-      sources.map(describeSource),
-    );
+    const prepared = await prepare({ ...request, ...own }, sources.map(describeSource), permit);
     const store = openStore(request.out);
     const maker = new LocalMaker(prepared, { out: store, signal });
     const difference = differenceOf(dump.settings, maker.settings);
@@ -88,8 +108,7 @@ export class ShardSession {
       const [label, planned, here] = difference;
       throw new Error(`dump: planned with ${label} ${planned}, but there is ${here} here`);
     }
-    const { settings, encode } = maker;
-    const open = () => corpusBlocks(sources, { settings, rowsPerShard, encode }, { signal });
+    const open = () => corpusBlocks(sources, maker, { signal });
     return new ShardSession(dump, store, maker, new BlockCursor(open));
   }
 

@@ -1,0 +1,232 @@
+// What a worker of a queue may be told to do. Whoever reaches the queue's server can put jobs into it, and a job names the
+// folder that is written, the text that is read and the models that are loaded: a worker does it only where it was told
+// that it may. What counts is where a path leads, not how it is written.
+import { readlink, realpath } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { findAutoencoderSpec, listAutoencoderNames } from '../context/registry.js';
+import { packageRoot } from '../engine/native.js';
+import { isBlobUrl, parseStoreAddress } from '../files/blob_address.js';
+import { canonicalModelName, modelNames } from '../transformer/names.js';
+import { parseDumpLocation } from './location.js';
+import type { ShardedRequest } from './shard_session.js';
+
+/** An entry that is left out stands for what lies below the folder the worker was started in. */
+export interface Allowances {
+  /** Folders that dumps may be written to, or below, and `az://account/container/prefix`. */
+  readonly out?: readonly string[];
+  /** Files of text, or folders with such files. When left out, also the text of the demo. */
+  readonly corpus?: readonly string[];
+  /**
+   * Models and autoencoders: published names, `demo`, `random:gpt2-small`, files or folders that hold some, and addresses
+   * that theirs begin with. A model's name stands for its published autoencoders, too. When left out, also all names that
+   * are published and the demo.
+   */
+  readonly models?: readonly string[];
+}
+
+/** A job that asks for what its worker may not do. */
+export class NotAllowed extends Error {
+  /** Of `sonde queue work`, to allow it: `--allow-out /data/dumps`. */
+  readonly option: string;
+
+  constructor(field: string, why: string, option: string) {
+    super(`queue: the job's ${field}: ${why}. To allow it, start the worker with ${option}`);
+    this.option = option;
+  }
+}
+
+/** The fields of a job that a worker must be allowed. */
+export type Wanted = Pick<ShardedRequest, 'out' | 'corpus' | 'model' | 'locations' | 'autoencoders'>;
+
+const published: Readonly<Record<string, readonly string[]>> = {
+  demo: listAutoencoderNames('demo'),
+  'gpt2-small': listAutoencoderNames('gpt2-small'),
+};
+const demoFolder = join(packageRoot, 'assets', 'demo');
+
+export class Permit {
+  readonly #out: readonly string[];
+  readonly #corpus: readonly string[];
+  readonly #models: readonly string[];
+
+  /** `folder`: where the worker was started. @throws TypeError for an entry that is no text, Error for an address that is none. */
+  constructor({ out, corpus, models }: Allowances = {}, folder = process.cwd()) {
+    const here = dirname(folder) === folder ? [] : [folder]; // all that there is lies below /
+    this.#out = entriesOf('out', out ?? here);
+    this.#corpus = entriesOf('corpus', corpus ?? [...here, demoFolder]);
+    this.#models = entriesOf('models', models ?? [...here, 'demo', ...modelNames]).map(canonicalModelName);
+    for (const entry of this.#out) if (isBlobUrl(entry)) parseStoreAddress(entry);
+  }
+
+  /** All that a dump asks for and is not allowed. `{layer}` in an autoencoder's path stands for any layer. */
+  async refusals({ out, corpus, model, locations, autoencoders = {} }: Wanted): Promise<NotAllowed[]> {
+    const named = locations.map((location) => parseDumpLocation(location).autoencoder);
+    const sources = named.filter((name) => name !== undefined).map((name) => autoencoders[name] ?? name);
+    const checks = [
+      this.checkOut(out),
+      ...corpus.map((file) => this.checkCorpus([file])),
+      this.checkModel(model),
+      ...sources.map((source) => this.checkAutoencoder(source)),
+    ];
+    const refused = (await Promise.allSettled(checks)).map((result) => result.status === 'rejected' && result.reason);
+    return refused.filter((reason) => reason instanceof NotAllowed);
+  }
+
+  /** @throws NotAllowed */
+  async checkOut(out: string): Promise<void> {
+    const { isBelow, real } = isBlobUrl(out)
+      ? { isBelow: this.#out.some((entry) => isBelowAddress(out, entry)), real: out }
+      : await whereIs(out, this.#out);
+    if (isBelow) return;
+    throw new NotAllowed(
+      'request.out',
+      `this worker does not write to ${isBlobUrl(out) ? out : shownPath(out, real)}`,
+      option('out', real),
+    );
+  }
+
+  /** @throws NotAllowed */
+  async checkCorpus(corpus: Wanted['corpus']): Promise<void> {
+    for (const [i, file] of corpus.entries()) {
+      const path = typeof file === 'string' ? file : file.path;
+      const { isBelow, real } = await whereIs(path, this.#corpus);
+      if (isBelow) continue;
+      const why = `this worker does not read ${shownPath(path, real)}`;
+      throw new NotAllowed(`request.corpus[${i}]`, why, option('corpus', dirname(real)));
+    }
+  }
+
+  /** A model by what Transformer.load takes. @throws NotAllowed */
+  async checkModel(name: string): Promise<void> {
+    const isName = Object.hasOwn(published, name) || modelNames.includes(canonicalModelName(name));
+    await this.#checkLoaded({ field: 'request.model', isName: isName || name.startsWith('random:') }, name);
+  }
+
+  /** An autoencoder by its published name, or the path or address of its file. @throws NotAllowed */
+  async checkAutoencoder(source: string): Promise<void> {
+    const isName = findAutoencoderSpec('', source) !== undefined;
+    const ofModel = Object.keys(published).find((model) => published[model]?.includes(source));
+    if (ofModel !== undefined && this.#models.includes(ofModel)) return;
+    await this.#checkLoaded({ field: 'request.locations', isName, advised: folderOf }, source);
+  }
+
+  async #checkLoaded({ field, isName, advised = itself }: Loading, source: string): Promise<void> {
+    const name = source.startsWith('random:') ? (source.split('?')[0] as string) : canonicalModelName(source);
+    if (this.#models.includes(name) || this.#models.includes(source)) return;
+    if (isName || isBlobUrl(source)) {
+      if (!isName && this.#models.some((entry) => isBelowAddress(source, entry))) return;
+      const shown = isName ? source : (source.split('?')[0] as string); // a query may hold a signature
+      throw new NotAllowed(
+        field,
+        `this worker does not load ${shown}`,
+        option('model', isName ? shown : advised(shown)),
+      );
+    }
+    const { isBelow, real } = await whereIs(source, this.#models);
+    if (isBelow) return;
+    throw new NotAllowed(field, `this worker does not load ${shownPath(source, real)}`, option('model', advised(real)));
+  }
+}
+
+function entriesOf(name: string, entries: readonly string[]): readonly string[] {
+  if (Array.isArray(entries) && entries.every((entry) => typeof entry === 'string' && entry !== '')) return entries;
+  throw new TypeError(`queue: allow.${name} must be a list of texts, none of them empty`);
+}
+
+// ---- paths
+
+interface Place {
+  readonly isBelow: boolean;
+  /** Without links. */
+  readonly real: string;
+}
+
+/** Where a path leads, and whether that is one of `entries`, or below one. */
+async function whereIs(path: string, entries: readonly string[]): Promise<Place> {
+  const real = await realPathOf(path).catch(() => undefined); // a loop of links, or a folder that may not be entered
+  if (real === undefined) return { isBelow: false, real: resolve(path) };
+  for (const entry of entries) {
+    if (isBlobUrl(entry)) continue;
+    const folder = await realPathOf(entry).catch(() => undefined);
+    if (folder === undefined) continue;
+    if (real === folder || real.startsWith(folder.endsWith('/') ? folder : `${folder}/`))
+      return { isBelow: true, real };
+  }
+  return { isBelow: false, real };
+}
+
+const longestChain = 40;
+
+/** The path without links, also of what is not there yet, and through links that lead to nothing. */
+async function realPathOf(path: string, links = 0): Promise<string> {
+  const whole = resolve(path);
+  try {
+    return await realpath(whole);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if ((code !== 'ENOENT' && code !== 'ENOTDIR') || links > longestChain) throw error;
+    const parent = await realPathOf(dirname(whole), links);
+    const below = join(parent, basename(whole));
+    const target = await readlink(below).catch(() => undefined); // no link
+    return target === undefined ? below : realPathOf(resolve(parent, target), links + 1);
+  }
+}
+
+const shownPath = (path: string, real: string): string => (resolve(path) === real ? path : `${path}, which is ${real}`);
+
+// ---- addresses
+
+/** Whether an address begins with another one, part by part. None does that could mean another place than it shows. */
+function isBelowAddress(address: string, entry: string): boolean {
+  const [parts, first] = [partsOf(address), partsOf(entry)];
+  return parts !== undefined && first !== undefined && first.every((part, i) => parts[i] === part);
+}
+
+function partsOf(address: string): string[] | undefined {
+  if (!isBlobUrl(address)) return undefined;
+  const [scheme, ...rest] = /^az:/i.test(address) ? partsOfAzure(address) : partsOfUrl(address);
+  while (rest.length > 1 && rest.at(-1) === '') rest.pop(); // slashes at the end
+  const odd = rest.some(
+    (part) =>
+      part === '' ||
+      decoded(part)
+        .split(/[/\\]/)
+        .some((name) => name === '.' || name === '..'),
+  );
+  return scheme === undefined || odd ? undefined : [scheme, ...rest];
+}
+
+const partsOfAzure = (address: string): string[] => ['az', ...address.slice('az://'.length).split('/')];
+
+function partsOfUrl(address: string): string[] {
+  if (!URL.canParse(address)) return [];
+  const { protocol, host, pathname } = new URL(address);
+  return [protocol, host, ...pathname.slice(1).split('/')];
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return '..'; // whatever it may mean to a server
+  }
+}
+
+// ---- advice
+
+/** What is to be loaded: the job's field, and what is advised to be allowed for a path or address. */
+interface Loading {
+  readonly field: string;
+  readonly isName: boolean;
+  readonly advised?: (source: string) => string;
+}
+
+const itself = (source: string): string => source;
+
+/** Where the files of all layers lie. */
+const folderOf = (source: string): string => dirname(`${source.split('{layer}', 1)[0]}x`);
+
+const option = (name: 'out' | 'corpus' | 'model', value: string): string => `--allow-${name} ${quoted(value)}`;
+
+/** A word as a shell takes it. */
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);

@@ -1,0 +1,105 @@
+// Runs the jobs of a queue, one after the other or two at a time, with what they need loaded: the model and autoencoders
+// of a dump stay as long as jobs of that dump come, also when some of them fail.
+import { createHash } from 'node:crypto';
+import type { Job, Worker } from 'bullmq';
+import type { Device } from '../engine/device.js';
+import type { Permit } from './allowances.js';
+import { mergeDumps } from './merge.js';
+import { bullmq } from './queue_connection.js';
+import { BadJob, type JobOrigin, readJob } from './queue_job.js';
+import { quietly } from './read_ahead.js';
+import { type ShardedDump, ShardSession } from './shard_session.js';
+
+export interface RunnerOptions extends JobOrigin {
+  readonly device: Device;
+  readonly signal: AbortSignal;
+  readonly permit: Permit;
+}
+
+/** A dump's session, and how many jobs use it. */
+interface Loaded {
+  /** Tells a dump from another one, also of one that was planned for the same folder before. */
+  readonly dump: string;
+  readonly session: Promise<ShardSession>;
+  users: number;
+}
+
+export class JobRunner {
+  readonly #options: RunnerOptions;
+  #loaded: Loaded | undefined;
+
+  constructor(options: RunnerOptions) {
+    this.#options = options;
+  }
+
+  /** @throws BadJob for a job that no worker takes, NotAllowed for one that this worker does not. */
+  async run({ name, data }: Job, worker: Worker): Promise<void> {
+    const { permit } = this.#options;
+    if (name === 'merge') {
+      const { out } = readJob(name, data, this.#options).request;
+      await permit.checkOut(out);
+      await mergeDumps(out);
+    } else if (name === 'shard') {
+      const { dump: id, number } = readJob(name, data, this.#options);
+      const dump = await this.#planned(id, worker);
+      if (number >= dump.count) {
+        throw new BadJob(`queue: the job's number must be below the count of shards, ${dump.count}, but is ${number}`);
+      }
+      await permit.checkOut(dump.request.out);
+      await permit.checkCorpus(dump.request.corpus);
+      await this.#make(dump, number);
+    } else {
+      throw new BadJob("queue: the job's name must be shard or merge, but is another");
+    }
+  }
+
+  /** What the job of the merge says of its dump. */
+  async #planned(id: string, worker: Worker): Promise<ShardedDump> {
+    const { Job } = await bullmq();
+    const job = await Job.fromId(worker, id).catch((cause) => {
+      if (!(cause instanceof SyntaxError)) throw cause;
+      throw new BadJob(`queue: the job of its dump, ${id}, is not JSON: ${cause.message}`, { cause });
+    });
+    if (job?.name === 'merge') return readJob('merge', job.data, this.#options);
+    throw new BadJob(`queue: the job's dump, ${id}, is not in the queue any more`);
+  }
+
+  async #make(dump: ShardedDump, number: number): Promise<void> {
+    const loaded = this.#loadedFor(dump);
+    try {
+      const session = await loaded.session.catch((error) => {
+        if (this.#loaded === loaded) this.#loaded = undefined; // it is tried again for the next job
+        throw error;
+      });
+      await session.make(number);
+    } finally {
+      loaded.users--;
+      if (this.#loaded !== loaded) await free(loaded);
+    }
+  }
+
+  /** With one user more. */
+  #loadedFor(dump: ShardedDump): Loaded {
+    const before = this.#loaded;
+    const digest = createHash('sha256').update(JSON.stringify(dump)).digest('hex');
+    if (before?.dump !== digest) {
+      // The one before is freed first, unless it is in use.
+      const session = quietly(
+        (before ? free(before) : Promise.resolve()).then(() => ShardSession.open(dump, this.#options)),
+      );
+      this.#loaded = { dump: digest, session, users: 0 };
+    }
+    const loaded = this.#loaded as Loaded;
+    loaded.users++;
+    return loaded;
+  }
+
+  async close(): Promise<void> {
+    if (this.#loaded) await free(this.#loaded);
+  }
+}
+
+/** Frees what is loaded, unless it is in use: then its last user does. */
+async function free({ session, users }: Loaded): Promise<void> {
+  if (users === 0) await (await session.catch(() => undefined))?.close();
+}
