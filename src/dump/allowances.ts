@@ -178,8 +178,8 @@ const shownPath = (path: string, real: string): string => (resolve(path) === rea
 
 /** Whether an address begins with another one, part by part. None does that could mean another place than it shows. */
 function isBelowAddress(address: string, entry: string): boolean {
-  const [parts, first] = [partsOf(address), partsOf(entry)];
-  return parts !== undefined && first !== undefined && first.every((part, i) => parts[i] === part);
+  const parts = partsOf(address);
+  return parts !== undefined && partsOf(entry)?.every((part, i) => parts[i] === part) === true;
 }
 
 function partsOf(address: string): string[] | undefined {

@@ -118,7 +118,7 @@ if (noRedis) {
         const words = (out: string) => dumpWords(out, '--limit', '4000');
         good(await run(['dump', ...words(at('whole'))]));
         good(await run(['queue', 'plan', '--redis', redis.url, ...words(address)]));
-        for (const worker of [1, 2].map(() => startWorker(redis.url, '--until-done'))) {
+        for (const worker of [1, 2].map(() => startWorker(redis.url, '--until-done', '--allow-out', address))) {
           const { code, stderr } = await worker.ended;
           assert.is(code, 0, stderr);
         }

@@ -1,11 +1,13 @@
 // A Redis or Valkey that a test starts, and workers on it. Its password, ACL and TLS are options of the server.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
 import type { Outcome } from '../cli/command.js';
+import { sampleText } from '../dump/folders.js';
 import { withFolder } from './folders.js';
 import { freePort } from './machine.js';
 
@@ -91,14 +93,21 @@ export interface Worker {
   readonly said: () => string;
 }
 
-/** `sonde queue work` on this server. */
+/** What lets a worker use the folders of tests. */
+const allowed = ['--allow-out', tmpdir(), '--allow-corpus', tmpdir(), sampleText];
+
+/** `sonde queue work` on this server, for dumps in folders of tests. */
 export const startWorker = (redis: string, ...more: string[]): Worker => startWorkerWith({}, '--redis', redis, ...more);
 
 /** The same with variables of the environment. */
-export function startWorkerWith(env: Record<string, string>, ...more: string[]): Worker {
+export const startWorkerWith = (env: Record<string, string>, ...more: string[]): Worker =>
+  startPlainWorker({ env }, ...allowed, ...more);
+
+/** A worker that may do what it may unless it is told more. */
+export function startPlainWorker(where: { cwd?: string; env?: Record<string, string> }, ...more: string[]): Worker {
   const words = ['queue', 'work', '--threads', '1', '--lock', '2', ...more];
   const child = spawn(process.execPath, [main, ...words], {
-    ...{ stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } },
+    ...{ stdio: ['ignore', 'pipe', 'pipe'], cwd: where.cwd, env: { ...process.env, ...where.env } },
   });
   const done: string[] = [];
   let stderr = '';
