@@ -58,42 +58,49 @@ export class Permit {
     for (const entry of this.#out) if (isBlobUrl(entry)) parseStoreAddress(entry);
   }
 
+  /** All that a dump asks for. @throws NotAllowed for the first thing that is not allowed. */
+  async check(wanted: Wanted): Promise<void> {
+    const [refusal] = await this.refusals(wanted);
+    if (refusal) throw refusal;
+  }
+
   /** All that a dump asks for and is not allowed. `{layer}` in an autoencoder's path stands for any layer. */
   async refusals({ out, corpus, model, locations, autoencoders = {} }: Wanted): Promise<NotAllowed[]> {
     const named = locations.map((location) => parseDumpLocation(location).autoencoder);
     const sources = named.filter((name) => name !== undefined).map((name) => autoencoders[name] ?? name);
     const checks = [
       this.checkOut(out),
-      ...corpus.map((file) => this.checkCorpus([file])),
       this.checkModel(model),
-      ...sources.map((source) => this.checkAutoencoder(source)),
+      ...[...new Set(sources)].map((source) => this.checkAutoencoder(source)),
     ];
-    const refused = (await Promise.allSettled(checks)).map((result) => result.status === 'rejected' && result.reason);
-    return refused.filter((reason) => reason instanceof NotAllowed);
+    const results = await Promise.allSettled(checks);
+    const refused = results.map((result) => (result.status === 'rejected' ? result.reason : undefined));
+    for (const reason of refused) if (reason !== undefined && !(reason instanceof NotAllowed)) throw reason;
+    const [ofOut, ...ofOthers] = refused as (NotAllowed | undefined)[];
+    return [ofOut, ...(await this.#corpusRefusals(corpus)), ...ofOthers].filter((refusal) => refusal !== undefined);
   }
 
   /** @throws NotAllowed */
   async checkOut(out: string): Promise<void> {
     const { isBelow, real } = isBlobUrl(out)
       ? { isBelow: this.#out.some((entry) => isBelowAddress(out, entry)), real: out }
-      : await whereIs(out, this.#out);
+      : await whereIs(out, await realPathsOf(this.#out));
     if (isBelow) return;
-    throw new NotAllowed(
-      'request.out',
-      `this worker does not write to ${isBlobUrl(out) ? out : shownPath(out, real)}`,
-      option('out', real),
-    );
+    const shown = isBlobUrl(out) ? out : shownPath(out, real);
+    throw new NotAllowed('request.out', `this worker does not write to ${shown}`, option('out', real));
   }
 
-  /** @throws NotAllowed */
-  async checkCorpus(corpus: Wanted['corpus']): Promise<void> {
+  async #corpusRefusals(corpus: Wanted['corpus']): Promise<NotAllowed[]> {
+    const refusals: NotAllowed[] = [];
+    const folders = await realPathsOf(this.#corpus);
     for (const [i, file] of corpus.entries()) {
       const path = typeof file === 'string' ? file : file.path;
-      const { isBelow, real } = await whereIs(path, this.#corpus);
+      const { isBelow, real } = await whereIs(path, folders);
       if (isBelow) continue;
       const why = `this worker does not read ${shownPath(path, real)}`;
-      throw new NotAllowed(`request.corpus[${i}]`, why, option('corpus', dirname(real)));
+      refusals.push(new NotAllowed(`request.corpus[${i}]`, why, option('corpus', dirname(real))));
     }
+    return refusals;
   }
 
   /** A model by what Transformer.load takes. @throws NotAllowed */
@@ -122,7 +129,7 @@ export class Permit {
         option('model', isName ? shown : advised(shown)),
       );
     }
-    const { isBelow, real } = await whereIs(source, this.#models);
+    const { isBelow, real } = await whereIs(source, await realPathsOf(this.#models));
     if (isBelow) return;
     throw new NotAllowed(field, `this worker does not load ${shownPath(source, real)}`, option('model', advised(real)));
   }
@@ -141,18 +148,19 @@ interface Place {
   readonly real: string;
 }
 
-/** Where a path leads, and whether that is one of `entries`, or below one. */
-async function whereIs(path: string, entries: readonly string[]): Promise<Place> {
+/** Where a path leads, and whether that is one of `folders`, or below one. */
+async function whereIs(path: string, folders: readonly string[]): Promise<Place> {
   const real = await realPathOf(path).catch(() => undefined); // a loop of links, or a folder that may not be entered
   if (real === undefined) return { isBelow: false, real: resolve(path) };
-  for (const entry of entries) {
-    if (isBlobUrl(entry)) continue;
-    const folder = await realPathOf(entry).catch(() => undefined);
-    if (folder === undefined) continue;
-    if (real === folder || real.startsWith(folder.endsWith('/') ? folder : `${folder}/`))
-      return { isBelow: true, real };
-  }
-  return { isBelow: false, real };
+  const isBelow = folders.some((folder) => `${real}/`.startsWith(folder === '/' ? folder : `${folder}/`));
+  return { isBelow, real };
+}
+
+/** Of those entries that are paths. */
+async function realPathsOf(entries: readonly string[]): Promise<string[]> {
+  const paths = entries.filter((entry) => !isBlobUrl(entry));
+  const real = await Promise.all(paths.map((path) => realPathOf(path).catch(() => undefined)));
+  return real.filter((path) => path !== undefined);
 }
 
 const longestChain = 40;

@@ -36,17 +36,16 @@ export class JobRunner {
   async run({ name, data }: Job, worker: Worker): Promise<void> {
     const { permit } = this.#options;
     if (name === 'merge') {
-      const { out } = readJob(name, data, this.#options).request;
-      await permit.checkOut(out);
-      await mergeDumps(out);
+      const { request } = readJob(name, data, this.#options);
+      await permit.check(request);
+      await mergeDumps(request.out);
     } else if (name === 'shard') {
       const { dump: id, number } = readJob(name, data, this.#options);
       const dump = await this.#planned(id, worker);
       if (number >= dump.count) {
         throw new BadJob(`queue: the job's number must be below the count of shards, ${dump.count}, but is ${number}`);
       }
-      await permit.checkOut(dump.request.out);
-      await permit.checkCorpus(dump.request.corpus);
+      await permit.checkOut(dump.request.out); // what links there lead to may have changed
       await this.#make(dump, number);
     } else {
       throw new BadJob("queue: the job's name must be shard or merge, but is another");
@@ -83,15 +82,18 @@ export class JobRunner {
     const before = this.#loaded;
     const digest = createHash('sha256').update(JSON.stringify(dump)).digest('hex');
     if (before?.dump !== digest) {
-      // The one before is freed first, unless it is in use.
-      const session = quietly(
-        (before ? free(before) : Promise.resolve()).then(() => ShardSession.open(dump, this.#options)),
-      );
+      const session = quietly(this.#open(dump, before));
       this.#loaded = { dump: digest, session, users: 0 };
     }
     const loaded = this.#loaded as Loaded;
     loaded.users++;
     return loaded;
+  }
+
+  async #open(dump: ShardedDump, before: Loaded | undefined): Promise<ShardSession> {
+    if (before) await free(before); // first, unless it is in use
+    await this.#options.permit.check(dump.request);
+    return ShardSession.open(dump, this.#options);
   }
 
   async close(): Promise<void> {
