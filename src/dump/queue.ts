@@ -228,7 +228,7 @@ interface Bench {
   users: number;
 }
 
-/** What is loaded stays as long as jobs of its dump come and nothing fails. */
+/** What is loaded stays as long as jobs of its dump come, whatever fails in a shard. */
 class Workshop {
   readonly #options: WorkOptions;
   #bench: Bench | undefined;
@@ -246,10 +246,11 @@ class Workshop {
     const bench = await this.#benchFor(dump, worker);
     bench.users++;
     try {
-      await (await bench.session).make(number);
-    } catch (error) {
-      if (this.#bench === bench) this.#bench = undefined; // what failed may be broken: the next job begins anew
-      throw error;
+      const session = await bench.session.catch((error) => {
+        if (this.#bench === bench) this.#bench = undefined; // nothing is loaded: the next job tries again
+        throw error;
+      });
+      await session.make(number);
     } finally {
       bench.users--;
       if (this.#bench !== bench) await clear(bench);
