@@ -105,12 +105,12 @@ export class ShardSession {
     let block: Block | undefined;
     try {
       if (folder.manifest?.complete && folder.shards.has(number)) return;
-      const { whole } = await this.#oneAtATime(async () => {
+      const made = await this.#oneAtATime(async () => {
         block = await this.#cursor.at(number);
         await this.#checkEnd(number);
         return this.#maker.make(block);
       });
-      const entry = await whole;
+      const entry = await made.whole;
       await folder.check();
       await writeManifest(store, makeManifest(part, [entry], true));
     } catch (error) {
