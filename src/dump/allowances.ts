@@ -3,7 +3,7 @@
 // that it may. What counts is where a path leads, not how it is written.
 import { readlink, realpath } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { findAutoencoderSpec, listAutoencoderNames } from '../context/registry.js';
+import { listAutoencoderNames } from '../context/registry.js';
 import { packageRoot } from '../engine/native.js';
 import { isBlobUrl, parseStoreAddress } from '../files/blob_address.js';
 import { canonicalModelName, modelNames } from '../transformer/names.js';
@@ -38,23 +38,33 @@ export class NotAllowed extends Error {
 /** The fields of a job that a worker must be allowed. */
 export type Wanted = Pick<ShardedRequest, 'out' | 'corpus' | 'model' | 'locations' | 'autoencoders'>;
 
-const published: Readonly<Record<string, readonly string[]>> = {
+const autoencoderNames: Readonly<Record<string, readonly string[]>> = {
   demo: listAutoencoderNames('demo'),
   'gpt2-small': listAutoencoderNames('gpt2-small'),
 };
+const names = new Set(['demo', ...modelNames, ...Object.values(autoencoderNames).flat()]);
+
+/** Whether a text names a model or an autoencoder, wherever its files lie; others are paths and addresses. */
+const isName = (text: string): boolean => names.has(canonicalModelName(text)) || text.startsWith('random:');
+
 const demoFolder = join(packageRoot, 'assets', 'demo');
 
 export class Permit {
   readonly #out: readonly string[];
   readonly #corpus: readonly string[];
-  readonly #models: readonly string[];
+  /** Of models and published autoencoders. */
+  readonly #names: readonly string[];
+  /** Of the files of others: paths and addresses. */
+  readonly #places: readonly string[];
 
   /** `folder`: where the worker was started. @throws TypeError for an entry that is no text, Error for an address that is none. */
   constructor({ out, corpus, models }: Allowances = {}, folder = process.cwd()) {
     const here = dirname(folder) === folder ? [] : [folder]; // all that there is lies below /
     this.#out = entriesOf('out', out ?? here);
     this.#corpus = entriesOf('corpus', corpus ?? [...here, demoFolder]);
-    this.#models = entriesOf('models', models ?? [...here, 'demo', ...modelNames]).map(canonicalModelName);
+    const loaded = entriesOf('models', models ?? [...here, 'demo', ...modelNames]);
+    this.#names = loaded.filter(isName).map(canonicalModelName);
+    this.#places = loaded.filter((entry) => !isName(entry));
     for (const entry of this.#out) if (isBlobUrl(entry)) parseStoreAddress(entry);
   }
 
@@ -67,7 +77,9 @@ export class Permit {
   /** All that a dump asks for and is not allowed. `{layer}` in an autoencoder's path stands for any layer. */
   async refusals({ out, corpus, model, locations, autoencoders = {} }: Wanted): Promise<NotAllowed[]> {
     const named = locations.map((location) => parseDumpLocation(location).autoencoder);
-    const sources = named.filter((name) => name !== undefined).map((name) => autoencoders[name] ?? name);
+    const sources = named
+      .filter((name) => name !== undefined)
+      .map((name) => (Object.hasOwn(autoencoders, name) ? (autoencoders[name] as string) : name));
     const checks = [
       this.checkOut(out),
       this.checkModel(model),
@@ -105,33 +117,32 @@ export class Permit {
 
   /** A model by what Transformer.load takes. @throws NotAllowed */
   async checkModel(name: string): Promise<void> {
-    const isName = Object.hasOwn(published, name) || modelNames.includes(canonicalModelName(name));
-    await this.#checkLoaded({ field: 'request.model', isName: isName || name.startsWith('random:') }, name);
+    await this.#checkLoaded('request.model', name, itself);
   }
 
   /** An autoencoder by its published name, or the path or address of its file. @throws NotAllowed */
   async checkAutoencoder(source: string): Promise<void> {
-    const isName = findAutoencoderSpec('', source) !== undefined;
-    const ofModel = Object.keys(published).find((model) => published[model]?.includes(source));
-    if (ofModel !== undefined && this.#models.includes(ofModel)) return;
-    await this.#checkLoaded({ field: 'request.locations', isName, advised: folderOf }, source);
+    const model = Object.keys(autoencoderNames).find((name) => autoencoderNames[name]?.includes(source));
+    if (model !== undefined && this.#names.includes(model)) return;
+    await this.#checkLoaded('request.locations', source, folderOf);
   }
 
-  async #checkLoaded({ field, isName, advised = itself }: Loading, source: string): Promise<void> {
-    const name = source.startsWith('random:') ? (source.split('?')[0] as string) : canonicalModelName(source);
-    if (this.#models.includes(name) || this.#models.includes(source)) return;
-    if (isName || isBlobUrl(source)) {
-      if (!isName && this.#models.some((entry) => isBelowAddress(source, entry))) return;
-      const shown = isName ? source : (source.split('?')[0] as string); // a query may hold a signature
-      throw new NotAllowed(
-        field,
-        `this worker does not load ${shown}`,
-        option('model', isName ? shown : advised(shown)),
-      );
+  /** `advised`: what is to be allowed of a path or an address. */
+  async #checkLoaded(field: string, source: string, advised: (place: string) => string): Promise<void> {
+    const refused = (shown: string, allowed: string) =>
+      new NotAllowed(field, `this worker does not load ${shown}`, option('model', allowed));
+    if (isName(source)) {
+      const [unseeded] = source.split('?'); // random:tiny?7
+      if (this.#names.includes(canonicalModelName(source)) || this.#names.includes(unseeded as string)) return;
+      throw refused(source, source);
     }
-    const { isBelow, real } = await whereIs(source, await realPathsOf(this.#models));
-    if (isBelow) return;
-    throw new NotAllowed(field, `this worker does not load ${shownPath(source, real)}`, option('model', advised(real)));
+    if (isBlobUrl(source)) {
+      if (this.#places.some((entry) => isBelowAddress(source, entry))) return;
+      const shown = source.split('?')[0] as string; // a query may hold a signature
+      throw refused(shown, advised(shown));
+    }
+    const { isBelow, real } = await whereIs(source, await realPathsOf(this.#places));
+    if (!isBelow) throw refused(shownPath(source, real), advised(real));
   }
 }
 
@@ -221,13 +232,6 @@ function decoded(part: string): string {
 }
 
 // ---- advice
-
-/** What is to be loaded: the job's field, and what is advised to be allowed for a path or address. */
-interface Loading {
-  readonly field: string;
-  readonly isName: boolean;
-  readonly advised?: (source: string) => string;
-}
 
 const itself = (source: string): string => source;
 

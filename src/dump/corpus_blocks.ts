@@ -20,36 +20,92 @@ export function corpusBlocks(
   return blocksOf(pieces, { context, rowsPerBlock: rowsPerShard, limit: limit ?? undefined });
 }
 
-/** Gives blocks by their number: without a detour when the numbers rise, from the start of the corpus when one falls. */
+/** Of the corpus at a time: each holds an open file, and the block that it gave last. */
+const mostReaders = 4;
+/** Blocks that are kept for another attempt. */
+const mostKept = 2;
+
+/** Reads the corpus from its start. */
+interface Reader {
+  readonly blocks: AsyncGenerator<Block>;
+  /** The number of the block that it gives next. */
+  next: number;
+}
+
+/**
+ * Gives blocks by their number, one at a time, in any order. Several readers stand at different places of the corpus, so
+ * that a number that falls, as that of a shard that is made again, does not lose the place of those that rise.
+ */
 export class BlockCursor {
   readonly #open: () => AsyncGenerator<Block>;
-  #blocks: AsyncGenerator<Block> | undefined;
-  #next = 0;
+  /** The one that was used last is the last. */
+  readonly #readers: Reader[] = [];
+  readonly #kept = new Map<number, Block>();
+  /** Blocks that the corpus has at least. */
+  #seen = 0;
+  /** Of blocks, once a reader came to the end. */
+  #count = Number.POSITIVE_INFINITY;
 
   constructor(open: () => AsyncGenerator<Block>) {
     this.#open = open;
   }
 
-  /** @throws Error when the corpus has no such block. */
+  /** @throws Error when the corpus has no such block, or cannot be read. */
   async at(number: number): Promise<Block> {
-    if (!this.#blocks || number < this.#next) {
-      await this.close();
-      this.#blocks = this.#open();
-      this.#next = 0;
+    const block = this.#kept.get(number) ?? (await this.#read(number));
+    if (!block) {
+      throw new Error(`dump: the corpus has no block ${number}: it makes no more than ${this.#count} shards now`);
     }
-    for (;;) {
-      const { value, done } = await this.#blocks.next();
-      if (done) {
-        await this.close();
-        throw new Error(`dump: the corpus has no block ${number}: it makes no more than ${this.#next} shards now`);
-      }
-      this.#next = value.number + 1;
-      if (value.number === number) return value;
-    }
+    this.#kept.delete(number);
+    return block;
+  }
+
+  /** Keeps a block, so that `at` gives it once more without reading. The last few are kept. */
+  keep(block: Block): void {
+    this.#kept.delete(block.number);
+    this.#kept.set(block.number, block);
+    for (const number of this.#kept.keys()) if (this.#kept.size > mostKept) this.#kept.delete(number);
+  }
+
+  /** Whether a block that `at` gave is the corpus's last one. Reads the one after it at most, and that only once. */
+  async isLast(number: number): Promise<boolean> {
+    return this.#seen <= number + 1 && (await this.#read(number + 1)) === undefined;
   }
 
   async close(): Promise<void> {
-    await this.#blocks?.return(undefined);
-    this.#blocks = undefined;
+    this.#kept.clear();
+    await Promise.all(this.#readers.splice(0).map(closed));
+  }
+
+  /** Undefined when the corpus ends before. */
+  async #read(number: number): Promise<Block | undefined> {
+    if (number >= this.#count) return undefined;
+    const reader = await this.#readerBefore(number);
+    for (;;) {
+      const { value, done } = await reader.blocks.next();
+      if (done) {
+        this.#count = reader.next;
+        return undefined;
+      }
+      reader.next = value.number + 1;
+      this.#seen = Math.max(this.#seen, reader.next);
+      if (value.number === number) {
+        this.#readers.push(reader);
+        return value;
+      }
+    }
+  }
+
+  /** Takes out the reader with the shortest way to a block, or a new one. */
+  async #readerBefore(number: number): Promise<Reader> {
+    const [nearest] = this.#readers.filter(({ next }) => next <= number).sort((a, b) => b.next - a.next);
+    if (nearest) this.#readers.splice(this.#readers.indexOf(nearest), 1);
+    while (this.#readers.length >= mostReaders) await closed(this.#readers.shift());
+    return nearest ?? { blocks: this.#open(), next: 0 };
   }
 }
+
+// What it read is there already: whether its file can be closed is not to fail others.
+const closed = async (reader: Reader | undefined): Promise<void> => {
+  await reader?.blocks.return(undefined).catch(() => {});
+};

@@ -1,6 +1,6 @@
 // The folder a dump is written to: refuses what is not its own or is somebody else's just now, clears away what an
 // interrupted run left, and says which shards are there already.
-import { type Store, unfinishedOf } from '../files/store.js';
+import { isPlainName, type Store, unfinishedOf } from '../files/store.js';
 import { onDisk, severalAtOnce } from './disk.js';
 import {
   claimedFile,
@@ -86,6 +86,7 @@ function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): vo
 
 /** What an interrupted run's leftover belongs to: a shard, a Parquet file of one, or a manifest. */
 function leftoverOf(name: string): string | undefined {
+  if (!isPlainName(name)) return undefined; // of no run: no store would have taken it
   const file = name.endsWith('.claim') ? undefined : (claimedFile(name) ?? unfinishedOf(name));
   return file !== undefined && (isManifestFile(file) || numberOf(file) !== undefined) ? file : undefined;
 }

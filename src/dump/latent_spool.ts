@@ -130,7 +130,9 @@ export class LatentSpool {
   }
 
   async discard(): Promise<void> {
-    for (const { draft } of [this.#indices, this.#values]) await draft.discard();
+    const discarding = [this.#indices, this.#values].map(({ draft }) => draft.discard());
+    await Promise.allSettled(discarding); // both, before a failure is told
+    await Promise.all(discarding);
   }
 
   async #copy({ draft, bytes }: SpoolFile, write: Write, position: number, room: Uint8Array): Promise<void> {

@@ -4,6 +4,7 @@ import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { isAbsolute } from 'node:path';
 import { isBlobUrl, parseStoreAddress } from '../files/blob_address.js';
 import type { CorpusFile } from './corpus.js';
+import { parseDumpLocation } from './location.js';
 import type { DumpOptions } from './options.js';
 import {
   checked,
@@ -81,13 +82,23 @@ const corpusFile: Read<CorpusFile> = (value, others) =>
         others,
       );
 
+const location: Read<string> = (value, others) => {
+  const given = text(value, others);
+  try {
+    parseDumpLocation(given);
+    return given;
+  } catch {
+    return checked<string>('LOCATION or LOCATION -> AUTOENCODER', () => false)(given, others);
+  }
+};
+
 const isPart = (value: unknown): boolean => typeof value === 'number' && value > 0 && value <= 1;
 
 const requestField = object<ShardedRequest>({
   model: text,
   precision: optional(oneOf<NonNullable<DumpOptions['precision']>>('float32', 'bfloat16', 'float16')),
   corpus: listOf(corpusFile, { least: 1, most: 100_000 }),
-  locations: listOf(text, { least: 1, most: 10_000 }),
+  locations: listOf(location, { least: 1, most: 10_000 }),
   autoencoders: optional(record(text, text, 10_000)),
   threshold: optional(checked('a number of 0 or more', (value) => Number.isFinite(value) && (value as number) >= 0)),
   out: outFolder,

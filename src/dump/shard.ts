@@ -72,7 +72,7 @@ export class ShardWriter {
       await writer.#writeTokens();
       return writer;
     } catch (error) {
-      for (const draft of opened) await draft.discard();
+      await discardAll(opened);
       throw error;
     }
   }
@@ -177,14 +177,18 @@ export class ShardWriter {
     return files;
   }
 
-  /** Removes what was written. For after a failure; no write may be under way. */
+  /** Removes what was written. For after a failure; no write may be under way. Never rejects: that failure is the one to tell. */
   async abandon(): Promise<void> {
-    await this.#draft.discard();
-    for (const spool of this.#spools) await spool.discard();
+    await discardAll([this.#draft, ...this.#spools]);
   }
 
   readonly #write = (view: ArrayBufferView, position: number): Promise<void> =>
     writeAll(this.#draft.path, this.#draft.handle, view, position);
+}
+
+/** Closes them all, whether or not the disk lets what is in them be removed. */
+async function discardAll(written: readonly Pick<Draft, 'discard'>[]): Promise<void> {
+  await Promise.allSettled(written.map((part) => part.discard()));
 }
 
 function quantizedAt(location: string, values: Float32Array, width: number): Quantized {

@@ -32,6 +32,11 @@ export interface ShardMaker {
   close(): Promise<void>;
 }
 
+/** A shard that is computed, and is finished (hashed and synced) while another one may be computed. */
+export interface ShardUnderWay {
+  readonly whole: Promise<ShardEntry>;
+}
+
 /** Makes shards in this process: one is computed while the one before is hashed and synced. */
 export class LocalMaker implements ShardMaker {
   readonly settings: DumpSettings;
@@ -43,7 +48,8 @@ export class LocalMaker implements ShardMaker {
   readonly #room = makeRoom(); // one shard is finished at a time
   #events: ShardEvents | undefined;
   #pipeline: Pipeline | undefined;
-  #finishing: Promise<void> = Promise.resolve();
+  #finishing: Promise<unknown> = Promise.resolve(); // of the last shard computed; never rejects
+  #taken: Promise<unknown> = Promise.resolve(); // rejects when the shard of a block that was taken failed
 
   constructor(prepared: Prepared, { out, signal }: { out: Store; signal?: AbortSignal | undefined }) {
     this.settings = prepared.plan.settings;
@@ -62,32 +68,45 @@ export class LocalMaker implements ShardMaker {
     this.#pipeline = { plan, model, autoencoders, out, signal, onStored, slabs: makeSlabs(plan) };
   }
 
-  async take(block: Block): Promise<void> {
+  /**
+   * Makes a block's shard, however others ended; blocks may come again and in any order, one at a time. Resolves when it is
+   * computed and the one before is finished, so that another block may be given. Rejects when it cannot be computed, and
+   * with the reason of `before`, should that reject meanwhile; then nothing of it is left.
+   */
+  async make(block: Block, before: Promise<unknown> = Promise.resolve()): Promise<ShardUnderWay> {
     const writer = await computeShard(this.#pipeline as Pipeline, block);
-    await this.#finishing.catch(async (error) => {
-      await writer.abandon();
-      throw error;
-    });
-    this.#finishing = quietly(this.#finish(block.number, writer));
+    await this.#finishing;
+    await orAbandon(writer, before);
+    const whole = quietly(this.#finish(block.number, writer));
+    this.#finishing = whole.catch(() => {}); // who waits for it is told
+    return { whole };
   }
 
-  finish(): Promise<void> {
-    return this.#finishing;
+  async take(block: Block): Promise<void> {
+    this.#taken = (await this.make(block, this.#taken)).whole;
+  }
+
+  async finish(): Promise<void> {
+    await this.#taken;
   }
 
   async close(): Promise<void> {
-    await this.#finishing.catch(() => {}); // who waits for it is told
+    await this.#finishing;
     this.#prepared.dispose();
   }
 
-  async #finish(number: number, writer: ShardWriter): Promise<void> {
-    let entry: ShardEntry;
-    try {
-      entry = await writer.finish(this.#room);
-    } catch (error) {
-      await writer.abandon();
-      throw error;
-    }
+  async #finish(number: number, writer: ShardWriter): Promise<ShardEntry> {
+    const entry = await orAbandon(writer, writer.finish(this.#room));
     await this.#events?.onShard(number, entry);
+    return entry;
+  }
+}
+
+async function orAbandon<T>(writer: ShardWriter, work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    await writer.abandon();
+    throw error;
   }
 }

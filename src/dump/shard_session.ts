@@ -3,6 +3,7 @@
 import pLimit from 'p-limit';
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
+import type { Block } from './blocks.js';
 import { type CorpusFile, describeSource, openCorpus } from './corpus.js';
 import { BlockCursor, corpusBlocks } from './corpus_blocks.js';
 import { prepareFolder } from './folder.js';
@@ -12,7 +13,6 @@ import {
   makeManifest,
   manifestFile,
   readManifests,
-  type ShardEntry,
   whole,
   writeManifest,
 } from './manifest.js';
@@ -76,7 +76,6 @@ export class ShardSession {
   readonly #store: Store;
   readonly #maker: LocalMaker;
   readonly #cursor: BlockCursor;
-  readonly #entries = new Map<number, ShardEntry>();
   readonly #oneAtATime = pLimit(1);
 
   private constructor(dump: ShardedDump, store: Store, maker: LocalMaker, cursor: BlockCursor) {
@@ -84,12 +83,7 @@ export class ShardSession {
     this.#store = store;
     this.#maker = maker;
     this.#cursor = cursor;
-    maker.begin({
-      onStored() {},
-      onShard: async (number, entry) => {
-        this.#entries.set(number, entry);
-      },
-    });
+    maker.begin({ onStored() {}, async onShard() {} });
   }
 
   /** @throws Error when the model, an autoencoder or the corpus is not what the dump was planned with. */
@@ -114,32 +108,49 @@ export class ShardSession {
 
   /**
    * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may begin.
-   * After a rejection the session makes no more.
+   * Each stands for itself: after a rejection the session makes others, and the same one when it is asked again.
+   * @throws RangeError when the dump has no shard of that number; Error when another process makes it, the disk or the
+   *   corpus fails, or the corpus does not end where the dump was planned to.
    */
   async make(number: number): Promise<void> {
-    const { settings, count } = this.#dump;
+    const { count } = this.#dump;
+    const { settings } = this.#maker; // worked out here, and not those of the plan, which may come from anywhere
+    if (!(Number.isSafeInteger(number) && number >= 0 && number < count)) {
+      throw new RangeError(`dump: there is no shard ${JSON.stringify(number)} of ${count}: they are numbered from 0`);
+    }
     const store = this.#store;
     const part = { ...settings, part: { index: number, count } };
     if (await isWhole(store, settings)) return;
     const folder = await prepareFolder(store, part);
+    let block: Block | undefined;
     try {
       if (folder.manifest?.complete && folder.shards.has(number)) return;
-      const finished = await this.#oneAtATime(async () => {
-        const block = await this.#cursor.at(number);
-        await this.#maker.take(block);
-        return { done: this.#maker.finish() };
+      const made = await this.#oneAtATime(async () => {
+        block = await this.#cursor.at(number);
+        await this.#checkEnd(number);
+        return this.#maker.make(block);
       });
-      await finished.done;
+      const entry = await made.whole;
       await folder.check();
-      await writeManifest(store, makeManifest(part, [this.#entries.get(number) as ShardEntry], true));
+      await writeManifest(store, makeManifest(part, [entry], true));
+    } catch (error) {
+      if (block) this.#cursor.keep(block); // it is likely to be asked for again, in seconds
+      throw error;
     } finally {
-      this.#entries.delete(number);
       await folder.release();
     }
   }
 
+  /** The dump is whole when all of its shards are there: that must be all of the corpus. */
+  async #checkEnd(number: number): Promise<void> {
+    const { count } = this.#dump;
+    if (number < count - 1 || (await this.#cursor.isLast(number))) return;
+    throw new Error(`dump: planned with ${count} shards, but the corpus makes more`);
+  }
+
+  /** Frees what is loaded, when no shard is being computed or finished any more. */
   async close(): Promise<void> {
-    await this.#cursor.close();
+    await this.#oneAtATime(() => this.#cursor.close());
     await this.#maker.close();
   }
 }

@@ -31,7 +31,7 @@ export interface OpenBlobOptions extends FetchOptions {
 
 /** A file to read at any position: one of this machine, or a blob of which the cache has a copy. */
 export class BlobFile implements AsyncDisposable {
-  /** As it was asked for. */
+  /** A path as it was given, or the address that was asked, without a query. */
   readonly name: string;
   /** Of the file on this machine. */
   readonly path: string;
@@ -87,9 +87,9 @@ interface NamedOptions extends OpenBlobOptions {
 
 /** @internal The same for the function `reader`, whose name messages begin with. */
 export async function openNamed(reader: string, address: string, options: NamedOptions = {}): Promise<BlobFile> {
-  const label = `${reader}: ${withoutQuery(address)}`;
   const { most = Number.POSITIVE_INFINITY } = options;
   if (!isBlobUrl(address)) {
+    const label = `${reader}: ${address}`;
     const source = await openFile(label, address);
     if (source.size <= most) return new BlobFile(address, address, source);
     await source.close();
@@ -97,18 +97,17 @@ export async function openNamed(reader: string, address: string, options: NamedO
   }
   for (let tries = 1; ; tries++) {
     const { path, sha256, size } = await cached(reader, address, options);
+    const { name } = parseBlobAddress(address);
+    const label = `${reader}: ${name}`;
     if (size > most) throw new Error(`${label}: has ${size} bytes, more than ${most}`);
     try {
-      return new BlobFile(withoutQuery(address), path, await openFile(label, path), sha256);
+      return new BlobFile(name, path, await openFile(label, path), sha256);
     } catch (error) {
       // replaced by a newer version, or cleared away, since it was found
       if (tries === 2 || (error as { cause?: NodeJS.ErrnoException }).cause?.code !== 'ENOENT') throw error;
     }
   }
 }
-
-const withoutQuery = (address: string): string =>
-  /^https?:/i.test(address) ? (address.split('?')[0] as string) : address;
 
 /** Text of at most `most` bytes, UTF-8. */
 export async function readText(reader: string, address: string, most = 2 ** 26): Promise<string> {

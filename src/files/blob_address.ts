@@ -4,7 +4,10 @@
 import { join } from 'node:path';
 
 export interface BlobAddress {
-  /** As it was asked for, without a query (which may hold a signature): for messages and for the cache. */
+  /**
+   * As it was asked for, without a query (which may hold a signature), and https:// as the URL parser reads it: for messages
+   * and for the cache.
+   */
   readonly name: string;
   /** What is requested, still without credentials from the environment; its query as it was given. */
   readonly url: string;
@@ -60,9 +63,10 @@ export function parseStoreAddress(text: string, environment: Environment = proce
   }
   const name = text.replace(/\/+$/, '');
   const { account, container, path } = azureParts(name);
-  const plainParts = path === '' || path.split('/').every((part) => !['', '.', '..'].includes(part));
-  if (!isContainer(account, container) || !plainParts) {
-    throw new Error(`${text}: is no place for a dump; it must read az://account/container/prefix`);
+  if (!isContainer(account, container) || !(path === '' || isPlainPath(path))) {
+    throw new Error(
+      `${visible(text)}: is no place for a dump; it must read az://account/container/prefix, ${plainParts}`,
+    );
   }
   const base = `${serviceOf(account, environment)}/${container}`;
   const { signature, connection } = credentialsFor(account, environment);
@@ -76,8 +80,10 @@ export function parseStoreAddress(text: string, environment: Environment = proce
 
 function ofAzure(text: string, environment: Environment): BlobAddress {
   const { account, container, path: blob } = azureParts(text);
-  if (!isContainer(account, container) || blob === '' || blob.endsWith('/')) {
-    throw new Error(`${text}: is no address of a blob; it must read az://account/container/path`);
+  if (!isContainer(account, container) || !isPlainPath(blob)) {
+    throw new Error(
+      `${visible(text)}: is no address of a blob; it must read az://account/container/path, ${plainParts}`,
+    );
   }
   const path = `${container}/${blob.split('/').map(encodeURIComponent).join('/')}`;
   return withCredentials(
@@ -85,6 +91,17 @@ function ofAzure(text: string, environment: Environment): BlobAddress {
     environment,
   );
 }
+
+const plainParts = 'without empty parts, . and .. and without control characters';
+
+// URL parsers take . and .. as ways to other places, out of the container even, and servers take \ for /.
+const isPlainPath = (path: string): boolean => !path.split('/').includes('') && staysInPlace(path);
+const staysInPlace = (path: string): boolean =>
+  !/[\p{Cc}\p{Cs}]/u.test(path) && path.split(/[/\\]/).every((part) => part !== '.' && part !== '..');
+
+/** For messages: control characters as escapes. */
+const visible = (text: string): string =>
+  text.replace(/\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 
 function azureParts(text: string): { account: string; container: string; path: string } {
   const [, account = '', container = '', path = ''] = /^az:\/\/([^/]*)\/([^/]*)(?:\/(.*))?$/i.exec(text) ?? [];
@@ -108,6 +125,11 @@ function ofHttp(text: string, environment: Environment): BlobAddress {
   if (url.protocol !== 'https:' || !url.hostname.endsWith(hostSuffix)) return plain(name, url.href);
   const account = url.hostname.slice(0, -hostSuffix.length);
   const [container = '', ...rest] = url.pathname.slice(1).split('/').map(decoded);
+  if (!staysInPlace([container, ...rest].join('/'))) {
+    throw new Error(
+      `${name}: is no address of a blob: its path, decoded, must be without . and .. and control characters`,
+    );
+  }
   const full = `${serviceOf(account, environment)}${url.pathname}${url.search}`;
   if (url.search !== '') return plain(name, full); // it brings its own signature
   return withCredentials({ name, account, container, blob: rest.join('/'), url: full }, environment);

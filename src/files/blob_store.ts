@@ -20,7 +20,7 @@ import { openRemote } from './blob_source.js';
 import { putText, uploadBlocks } from './blob_upload.js';
 import type { ByteSource } from './byte_source.js';
 import type { Claim } from './claim.js';
-import { type Draft, type FoundFile, type Store, unfinishedName, unfinishedOf } from './store.js';
+import { checkedName, type Draft, type FoundFile, type Store, unfinishedName, unfinishedOf } from './store.js';
 
 /** Of names that `list` gives for blobs that are only blocks. */
 const blocksTag = '00000000';
@@ -44,7 +44,7 @@ export class BlobStore implements Store {
   }
 
   pathOf(file: string): string {
-    return `${this.name}/${file}`;
+    return `${this.name}/${checkedName(this.name, file)}`;
   }
 
   /** A prefix is there when a blob has it; the container must be. Whether it can be written shows with the claim. */
@@ -94,7 +94,9 @@ export class BlobStore implements Store {
 
   /** Nothing of it is left when the process is killed: its file on this machine has no name. */
   async draft(file: string, tag: string, piece?: string): Promise<Draft> {
-    const path = join(tmpdir(), `${unfinishedName(file, tag, piece)}.${randomBytes(8).toString('hex')}`);
+    checkedName(this.name, file);
+    const unfinished = checkedName(this.name, unfinishedName(file, tag, piece));
+    const path = join(tmpdir(), checkedName(tmpdir(), `${unfinished}.${randomBytes(8).toString('hex')}`));
     const handle = await open(path, 'wx+', 0o600);
     try {
       await unlink(path);
@@ -129,6 +131,7 @@ export class BlobStore implements Store {
   }
 
   async adopt(from: Store, file: string): Promise<boolean> {
+    checkedName(this.name, file);
     throw new Error(
       `cannot give ${from.pathOf(file)} a name in ${this.name}: ` +
         'parts in object storage must lie under one prefix: nothing is copied',
@@ -177,7 +180,8 @@ export class BlobStore implements Store {
   }
 
   async #blob(file: string): Promise<BlockBlobClient> {
-    return (await this.#client()).getBlockBlobClient(`${this.#address.prefix}${file}`);
+    const name = `${this.#address.prefix}${checkedName(this.name, file)}`;
+    return (await this.#client()).getBlockBlobClient(name);
   }
 
   #client(): Promise<ContainerClient> {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { syncFolder, writeFileAtomically } from './atomic_write.js';
 import { type ByteSource, openFile } from './byte_source.js';
 import { type Claim, claimOrOwner } from './claim.js';
-import { type Draft, type FoundFile, type Store, unfinishedName } from './store.js';
+import { checkedName, type Draft, type FoundFile, type Store, unfinishedName } from './store.js';
 
 export class DiskStore implements Store {
   readonly name: string;
@@ -14,7 +14,7 @@ export class DiskStore implements Store {
   }
 
   pathOf(file: string): string {
-    return join(this.name, file);
+    return join(this.name, checkedName(this.name, file));
   }
 
   async create(): Promise<() => Promise<void>> {
@@ -38,11 +38,11 @@ export class DiskStore implements Store {
     return found && { size: found.size, regular: found.isFile() };
   }
 
-  open(file: string): Promise<ByteSource> {
+  async open(file: string): Promise<ByteSource> {
     return openFile(this.pathOf(file), this.pathOf(file));
   }
 
-  writeText(file: string, text: string): Promise<void> {
+  async writeText(file: string, text: string): Promise<void> {
     return writeFileAtomically(this.pathOf(file), text);
   }
 
@@ -51,6 +51,7 @@ export class DiskStore implements Store {
   }
 
   async draft(file: string, tag: string, piece?: string): Promise<Draft> {
+    const whole = this.pathOf(file);
     const path = this.pathOf(unfinishedName(file, tag, piece));
     const handle = await open(path, 'wx+');
     return {
@@ -59,7 +60,7 @@ export class DiskStore implements Store {
       publish: async () => {
         await handle.datasync();
         await handle.close();
-        await rename(path, this.pathOf(file));
+        await rename(path, whole);
         await syncFolder(this.name);
       },
       async discard() {
@@ -69,8 +70,8 @@ export class DiskStore implements Store {
     };
   }
 
-  claim(file: string): Promise<Claim | string> {
-    return claimOrOwner(this.name, file);
+  async claim(file: string): Promise<Claim | string> {
+    return claimOrOwner(this.name, checkedName(this.name, file));
   }
 
   #checkOnDisk(from: Store, file: string): void {
@@ -80,8 +81,8 @@ export class DiskStore implements Store {
   }
 
   async canAdopt(from: Store, file: string): Promise<boolean> {
-    this.#checkOnDisk(from, file);
     const path = this.pathOf(file);
+    this.#checkOnDisk(from, file);
     const there = await lstat(path).catch(() => undefined);
     return !there || isSameFile(path, from.pathOf(file));
   }

@@ -1,5 +1,6 @@
 // Where a dump's files lie: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or in
-// object storage (blob_store.ts). Names are the caller's to choose, and plain: no folders in folders.
+// object storage (blob_store.ts). Names are the caller's to choose, and plain: no folders in folders. They may come from
+// a queue or a manifest that somebody forged, so every method that takes one checks it with checkedName().
 import { randomBytes } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import type { ByteSource } from './byte_source.js';
@@ -23,6 +24,7 @@ export interface Draft {
   discard(): Promise<void>;
 }
 
+/** Methods that take a name throw, or reject with, what checkedName() says of one that is not plain. */
 export interface Store {
   /** As it was given, for messages. */
   readonly name: string;
@@ -55,6 +57,34 @@ export interface Store {
    */
   adopt(from: Store, file: string): Promise<boolean>;
 }
+
+const longestName = 255; // bytes: what file systems take
+
+/** What keeps a name from being that of a file in a store; undefined when nothing does. */
+function nameProblem(file: unknown): string | undefined {
+  if (typeof file !== 'string') return 'is not text';
+  if (file === '') return 'is empty';
+  if (file === '.' || file === '..') return 'stands for a folder';
+  if (/[/\\]/.test(file)) return 'has a separator in it';
+  if (/[\p{Cc}\p{Cs}]/u.test(file)) return 'has a control character or an unpaired surrogate in it';
+  const bytes = Buffer.byteLength(file);
+  return bytes > longestName ? `is ${bytes} bytes long` : undefined;
+}
+
+/** Whether a store takes a name. A folder that somebody else wrote to may list others. */
+export const isPlainName = (file: string): boolean => nameProblem(file) === undefined;
+
+/** The name of a file in the store `where`. @throws Error when it is not plain: the file could lie outside of the store. */
+export function checkedName(where: string, file: string): string {
+  const problem = nameProblem(file);
+  if (problem === undefined) return file;
+  const rule = `names have 1 to ${longestName} bytes, and no separators (/ and \\) or control characters`;
+  throw new Error(`${where}: ${quoted(file)} cannot be the name of a file there, as it ${problem}: ${rule}`);
+}
+
+/** JSON.stringify leaves some control characters as they are, with which a terminal can be told to do things. */
+const quoted = (text: unknown): string =>
+  String(JSON.stringify(text)).replace(/[\u007f-\u009f]/g, (c) => `\\u00${c.charCodeAt(0).toString(16)}`);
 
 const unfinishedPattern = /^(.+)\.[0-9a-f]{8}(\.[\w-]+)?\.partial$/;
 

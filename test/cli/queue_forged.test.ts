@@ -154,7 +154,12 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
   [
     'an autoencoder of others',
     (d) => (d.request.locations = [`2/resid/delta_mlp -> ${at('model')}/{layer}.pt`]),
-    /request\.locations: this worker does not load .*model\/2\.pt\. .*--allow-model \S*model$/m,
+    /request\.locations: this worker does not load .*model\/\{layer\}\.pt\. .*--allow-model \S*model$/m,
+  ],
+  [
+    'an autoencoder through a link',
+    (d) => (d.request.locations = [`2/resid/delta_mlp -> ${at('work')}/linked/{layer}.pt`]),
+    /does not load .*work\/linked\/2\.pt, which is .*model\/autoencoders\/resid_delta_mlp\/2\.pt\. .*--allow-model/,
   ],
   [
     'an autoencoder by address',
@@ -185,6 +190,8 @@ if (noRedis) {
       await symlink(at('work/dumps/loop'), at('work/dumps/loop'));
       await symlink(at('victim/secret.txt'), at('work/link.txt'));
       await symlink(at('model'), at('work/linked-model'));
+      await mkdir(at('work/linked'));
+      await symlink(at('model/autoencoders/resid_delta_mlp/2.pt'), at('work/linked/2.pt'));
       const before = { victim: await contentsOf(at('victim')), work: (await readdir(at('work'))).sort() };
 
       const cwd = at('work');

@@ -311,6 +311,23 @@ test('workers, and a run that is stopped, leave what one process leaves', () =>
     assert.equal(hashesOf(server), await inFolder((out) => small(out, { limit: 4000 })));
   }));
 
+test('blobs that somebody else put there under odd names change nothing', () =>
+  withBlobServer(async (server) => {
+    const odd = ['.', '..', '..\\shard-00000.safetensors', 'a\nb', 'manifest.json.claim.'.padEnd(300, 'x')];
+    const long = `shard-00000.${'x'.repeat(250)}_latents.parquet`;
+    await dump(small(address, { shard: { index: 0, count: 2 } }));
+    for (const name of [...odd, long, `${long}.01234567.partial`]) server.account.put(pathOf(name), Buffer.from('x'));
+    for (const index of [0, 1]) await dump(small(address, { shard: { index, count: 2 } }));
+    await mergeDumps(address);
+    await using made = await openDump(address);
+    assert.equal(
+      (await made.verify()).map(({ file }) => file),
+      ['manifest.json.claim.'.padEnd(300, 'x'), long, `${long}.01234567.partial`],
+    );
+    for (const name of [...odd, long, `${long}.01234567.partial`]) server.account.blobs.delete(pathOf(name));
+    assert.equal(hashesOf(server), await inFolder((out) => small(out)));
+  }));
+
 test('no access, no container and no server are sentences', () =>
   withBlobServer(async (server) => {
     const nowhere = 'az://openaipublic/nowhere/run';

@@ -1,7 +1,7 @@
 // Addresses of blobs. Oracle: tables written by hand, and Azure's documented form of addresses.
 import * as assert from 'uvu/assert';
 import { isBlobUrl, joined, parseBlobAddress } from '../../src/files/blob_address.js';
-import { suite } from '../support/harness.js';
+import { suite, throws } from '../support/harness.js';
 
 const test = suite('blob address');
 const url = (text: string, environment: Record<string, string> = {}) => parseBlobAddress(text, environment).url;
@@ -56,14 +56,48 @@ test('what is no address', () => {
     'az://Account1/abc/x',
     'az://evil.example/abc/x',
     'az://a@b1/abc/x',
+    'az://account1/abc/../other/x',
+    'az://account1/abc/a/../../other/x',
+    'az://account1/abc/a/..',
+    'az://account1/abc/./x',
+    'az://account1/abc//x',
+    'az://account1/abc/a//x',
+    'az://account1/abc/a\\..\\..\\other\\x',
+    'az://account1/abc/a/..\\x',
+    'az://account1/abc/x\0',
+    'az://account1/abc/x\ny',
+    'az://account1/abc/\u001b[2Jx',
+    'az://account1/abc/\ud800',
   ]) {
-    assert.throws(() => url(text), /it must read az:\/\/account\/container\/path/, text);
+    const { message } = throws(() => url(text), Error, /it must read az:\/\/account\/container\/path/);
+    assert.not.match(message, /\p{Cc}/u);
   }
   assert.throws(() => url('https://'), /is no address of a file/);
   assert.throws(() => url('https://host.example/a/'), /it ends with \//);
   assert.throws(() => url('https://user:secret@host.example/a'), /^(?!.*secret).*must not hold a user name/);
   assert.ok(isBlobUrl('AZ://a/b/c') && isBlobUrl('http://x') && isBlobUrl('https://x'));
   assert.not.ok(isBlobUrl('a/b') || isBlobUrl('/az://') || isBlobUrl('C:/x') || isBlobUrl('file:///x'));
+});
+
+test('the name is that of what is asked', () => {
+  for (const [text, asked] of [
+    ['https://host.example/a/../../b/%2e%2E/c.pt', 'https://host.example/c.pt'],
+    ['https://host.example/a\\..\\c.pt', 'https://host.example/c.pt'],
+    ['https://host.example/a\n/.%2e/c\t.pt', 'https://host.example/c.pt'],
+    ['https://account1.blob.core.windows.net/abc/../other/c.pt', 'https://account1.blob.core.windows.net/other/c.pt'],
+  ] as const) {
+    const { name, url } = parseBlobAddress(text, {});
+    assert.equal([name, url], [asked, asked]);
+  }
+  // what stays as it is in an address, and what a server may make of it
+  for (const path of ['abc/..%2F..%2Fother/c.pt', 'abc/a%2f..%5c..%2fc.pt', 'abc/%2e%2e%5cc.pt', 'abc/c%00.pt']) {
+    throws(() => url(`https://account1.blob.core.windows.net/${path}`), Error, /decoded, must be without \. and \.\./);
+  }
+  for (const odd of ['...', '%2e%2e', '..a', 'a\\b']) {
+    const { url, name, baseName } = parseBlobAddress(`az://account1/abc/${odd}`, {});
+    assert.equal([name, baseName], [`az://account1/abc/${odd}`, odd === '%2e%2e' ? '..' : odd]);
+    assert.is(decodeURIComponent(new URL(url).pathname), `/abc/${odd}`);
+  }
 });
 
 test('names below a folder or an address', () => {

@@ -16,6 +16,7 @@ import { address, blobsOf, namelessFiles, pathOf, uncommittedOf, withBlobServer 
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
 import { random } from '../support/random.js';
+import { assertNamesStay } from '../support/store_names.js';
 
 const test = suite('blob store');
 const MiB = 2 ** 20;
@@ -65,7 +66,17 @@ test('addresses of stores, and whose credentials go with them', () => {
   const own = parse('az://account1/abc/d', { AZURE_STORAGE_CONNECTION_STRING: string });
   assert.equal([own.connection, own.url], [{ string }, 'http://127.0.0.1:1/account1/abc']);
   const wrong = ['az://', 'az://account1', 'az://Account/abc/d', 'az://account1/x/d', 'az://account1/abc/d//e'];
-  for (const text of [...wrong, 'az://account1/abc/../d', 'az://account1/abc//']) {
+  const away = [
+    'abc/../d',
+    'abc/d/../../e',
+    'abc/./d',
+    'abc/..',
+    'abc/d\\..\\..\\e',
+    'abc/d\0',
+    'abc/d\ne',
+    'abc/d\u001b',
+  ];
+  for (const text of [...wrong, ...away.map((path) => `az://account1/${path}`), 'az://account1/abc//']) {
     if (text.endsWith('c//')) assert.is(parse(text, {}).prefix, '');
     else
       throws(() => new BlobStore(text), Error, /no place for a dump; it must read az:\/\/account\/container\/prefix/);
@@ -77,6 +88,36 @@ test('addresses of stores, and whose credentials go with them', () => {
   );
   assert.ok(!http.message.includes('secret'));
 });
+
+test('names stay under the prefix, whatever is asked', () =>
+  withFolder((folder) =>
+    withBlobServer(async (server) => {
+      process.env.TMPDIR = folder;
+      await assertNamesStay(new BlobStore(address));
+      assert.is(server.requests.length, 0);
+      assert.equal(await readdir(folder), []);
+      const store = new BlobStore(address);
+      const names = ['...', '%2e%2e', 'a?b#c', 'ü%2f..'];
+      for (const name of names) {
+        await store.writeText(name, name);
+        assert.is(blobsOf(server).get(name)?.toString(), name);
+      }
+      assert.equal(await store.list(), names.toSorted());
+      await rejects(
+        store.draft('e'.repeat(235), newTag()),
+        /cannot be the name of a file there, as it is \d+ bytes long/,
+      );
+    }),
+  ));
+
+test('blobs that somebody else gave other names are listed, and those that are only blocks go', () =>
+  withBlobServer(async (server) => {
+    const names = ['..', '..\\evil', 'e'.repeat(300)];
+    for (const name of names) server.account.put(pathOf(name), Buffer.from('x'));
+    const store = new BlobStore(address);
+    assert.equal(await store.list(), names);
+    await rejects(store.remove('../evil.00000000.partial'), /"\.\.\/evil" cannot be the name/);
+  }));
 
 // ---- the plain case
 
