@@ -2,6 +2,7 @@
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
 import type { Cells } from './cells.js';
+import { whyUnreadable } from './disk.js';
 import { featureNames, featureWidths, latentDType, latentsName, widthOf } from './layout.js';
 import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from './manifest.js';
 import { ShardReader, statisticsIn } from './shard_reader.js';
@@ -359,8 +360,7 @@ export async function openDump(folder: string): Promise<Dump> {
   const store = openStore(folder);
   const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
-    const why = cause.code === 'ENOENT' ? 'there is no such folder' : cause.message;
-    throw new Error(`openDump: ${folder}: ${why}`, { cause });
+    throw new Error(`openDump: ${folder}: ${whyUnreadable(cause)}`, { cause });
   });
   const [first, ...rest] = manifests.values();
   if (!first) throw new Error(`openDump: ${folder} has no manifest.json, so it is not a dump`);
