@@ -14,6 +14,7 @@ import {
   type Manifest,
   makeManifest,
   manifestFile,
+  manifestText,
   missing,
   problemWith,
   readManifests,
@@ -104,13 +105,13 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   await Promise.all(files.map((file) => severalAtOnce(() => checkThere(file))));
   for (const file of elsewhere) await checkFree(out, file);
 
+  const entries = shards.map(({ entry }) => entry);
+  const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
+  const merged = makeManifest({ ...settings, part: whole }, entries, true);
+  if (!isWhole) manifestText(out, merged, merging); // refuses what could not be read, before anything is changed
   let linked = 0;
   for (const file of elsewhere) if (await adopted(out, file)) linked++;
-  const entries = shards.map(({ entry }) => entry);
-  if (!isWhole) {
-    const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
-    await writeManifest(out, makeManifest({ ...settings, part: whole }, entries, true));
-  }
+  if (!isWhole) await writeManifest(out, merged, merging);
   for (const name of await out.list()) {
     if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name), merging);
   }
