@@ -1,9 +1,9 @@
 // collate(): from a dump to one file per neuron or latent, with its moments, the texts where it is strongest and some
 // by chance. Memory depends on what is chosen, within fixed bounds, and never on the size of the dump: a first pass sees
 // every row and remembers which ones matter, a second one reads those.
-import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { type ActivationRecord, type NeuronRecord, saveNeuronRecord } from '../files/neuron_record.js';
+import { type ActivationRecord, type NeuronRecord, saveRecord } from '../files/neuron_record.js';
+import { makeFolder, writing, writingFor } from '../files/write_failure.js';
 import { type Channels, channelsOf, readChunks } from './channels.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
 import { makeScan, type Scan } from './collate_scan.js';
@@ -80,7 +80,12 @@ export async function collateWithin(
   const { rounds } = work;
   const records = rounds.reduce((sum, { chosen }) => sum + chosen.length, 0);
   const meter = new ScanMeter(dump.tokenCount * rounds.length, records, options.onProgress);
-  for (const round of rounds) await collateRound(work, round, meter);
+  const undo = await makeFolders(work);
+  try {
+    for (const round of rounds) await collateRound(work, round, meter);
+  } finally {
+    await undo();
+  }
   return { out: work.out, records: meter.records, rows: dump.rowCount };
 }
 
@@ -232,14 +237,31 @@ function recordOf(dump: Dump, row: number, { tokens, activations }: FetchedRow):
   }
 }
 
-async function write({ out }: Work, { folder, layerIndex }: Channels, record: NeuronRecord): Promise<void> {
-  const path = join(out, folder, String(layerIndex), `${record.neuronId.neuronIndex}.json`);
-  try {
-    await mkdir(dirname(path), { recursive: true });
-    await saveNeuronRecord(path, record);
-  } catch (cause) {
-    throw new Error(`collate: cannot write ${path}: ${(cause as Error).message}`, { cause });
+const pathOf = ({ out }: Work, { folder, layerIndex }: Channels, index: number): string =>
+  join(out, folder, String(layerIndex), `${index}.json`);
+
+/** Before anything is read. Returns what removes those that were made and are empty. */
+async function makeFolders(work: Work): Promise<() => Promise<void>> {
+  const undoes: (() => Promise<void>)[] = [];
+  const undo = async () => {
+    for (const one of undoes.reverse()) await one();
+  };
+  for (const { channels, chosen } of work.rounds) {
+    const path = pathOf(work, channels, chosen[0] as number);
+    const making = writing(path, 'file', makeFolder(dirname(path)));
+    undoes.push(
+      await writingFor('collate', making).catch(async (error) => {
+        await undo();
+        throw error;
+      }),
+    );
   }
+  return undo;
+}
+
+async function write(work: Work, channels: Channels, record: NeuronRecord): Promise<void> {
+  const path = pathOf(work, channels, record.neuronId.neuronIndex);
+  await saveRecord('collate', path, record);
 }
 
 // Nothing is still being written when it fails.

@@ -4,6 +4,7 @@ import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
 import { writeBytes } from '../files/atomic_write.js';
 import type { ByteSource } from '../files/byte_source.js';
+import { writeError } from '../files/write_failure.js';
 
 /** Room for what is read or hashed at a time, to be used again and again. */
 export const makeRoom = (): Uint8Array => new Uint8Array(2 ** 22);
@@ -33,25 +34,32 @@ export async function digestOf({ size, readInto }: ReadableFile, room: Uint8Arra
 
 export type ReadableFile = Pick<ByteSource, 'size' | 'readInto'>;
 
-const reasons: Record<string, string> = {
-  ENOSPC: 'no space is left on the disk',
-  EDQUOT: 'the quota of the disk is used up',
-  EACCES: 'permission is denied',
-  EROFS: 'the disk can only be read',
-  EIO: 'the disk reports an error',
+/** Why a folder cannot be looked into. */
+export function whyUnreadable({ code, message }: NodeJS.ErrnoException): string {
+  if (code === 'ENOENT') return 'there is no such folder';
+  return code === 'ENOTDIR' ? 'it is no folder, or lies below a file' : message;
+}
+
+/** How a failure to write is told. */
+export interface Writing {
+  readonly operation: string;
+  /** What to do about it, where the same can succeed another time. */
+  readonly advice: string;
+}
+
+const dumping: Writing = {
+  operation: 'dump',
+  advice: 'Finished shards are whole: run the same command again to go on',
 };
 
 /** Awaits work on a file, on a disk or in object storage, and says in words which file failed and why. */
-export async function onDisk<T>(path: string, work: Promise<T>): Promise<T> {
+export async function onDisk<T>(path: string, work: Promise<T>, how = dumping): Promise<T> {
   try {
     return await work;
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException;
-    const reason =
-      (code && reasons[code]) ?? (message.startsWith(`${path}: `) ? message.slice(path.length + 2) : message);
-    throw new Error(
-      `dump: cannot write ${path}: ${reason}. Finished shards are whole: run the same command again to go on`,
-      { cause },
-    );
+    const { operation, advice } = how;
+    const { reason, needsOtherPath } = await writeError(path, 'file', cause);
+    const what = needsOtherPath ? ': choose another folder' : advice && `. ${advice}`;
+    throw new Error(`${operation}: cannot write ${path}: ${reason}${what}`, { cause });
   }
 }

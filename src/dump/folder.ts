@@ -1,7 +1,7 @@
 // The folder a dump is written to: refuses what is not its own or is somebody else's just now, clears away what an
 // interrupted run left, and says which shards are there already.
 import { isPlainName, type Store, unfinishedOf } from '../files/store.js';
-import { onDisk, severalAtOnce } from './disk.js';
+import { onDisk, severalAtOnce, type Writing } from './disk.js';
 import {
   claimedFile,
   claimFile,
@@ -30,27 +30,70 @@ export interface PreparedFolder {
   readonly check: () => Promise<void>;
   /** For the next process. */
   readonly release: () => Promise<void>;
+  /**
+   * For a run that came to no shard, before `release`: removes the manifest that lists none, so that nothing is left that
+   * another request would be compared with. Returns what removes the folder, if it was made and is empty, after `release`.
+   */
+  readonly undo: () => Promise<() => Promise<void>>;
 }
 
 /** @throws Error when the folder holds something else, with the difference named, or when another process writes to it. */
 export async function prepareFolder(store: Store, settings: DumpSettings): Promise<PreparedFolder> {
   const { name: folder } = store;
-  await onDisk(folder, store.create());
-  const claim = await onDisk(folder, store.claim(claimFile(settings.part)));
+  const { claim, removeFolder } = await claimed(store, settings);
   if (typeof claim === 'string') {
     throw new Error(`dump: ${folder} is being written by ${claim}: wait until it is done, or choose another folder`);
   }
+  const check = async () => {
+    if (await claim.lost()) throw new Error(`dump: ${folder} was taken over by another process`);
+  };
   try {
+    const contents = await contentsOf(store, settings);
     return {
-      ...(await contentsOf(store, settings)),
-      async check() {
-        if (await claim.lost()) throw new Error(`dump: ${folder} was taken over by another process`);
-      },
+      ...contents,
+      check,
       release: () => claim.release(),
+      async undo() {
+        const names = await store.list();
+        const listed = contents.manifest?.shards.length ?? 0;
+        if (listed === 0 && !names.some((name) => isShardOf(name, settings))) {
+          await check();
+          await store.remove(manifestFile(settings.part));
+        }
+        return removeFolder;
+      },
     };
   } catch (error) {
     await claim.release();
+    await removeFolder();
     throw error;
+  }
+}
+
+const attempts = 3;
+
+/** Another process may remove the folder that it made for nothing between the two steps. */
+async function claimed(store: Store, { part }: DumpSettings) {
+  for (let attempt = 1; ; attempt++) {
+    const removeFolder = await created(store);
+    try {
+      return { claim: await store.claim(claimFile(part)), removeFolder };
+    } catch (error) {
+      await removeFolder();
+      const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT';
+      if (!isGone || attempt === attempts) return onDisk(store.pathOf(claimFile(part)), Promise.reject(error));
+    }
+  }
+}
+
+async function created(store: Store): Promise<() => Promise<void>> {
+  try {
+    return await store.create();
+  } catch (error) {
+    const names = await store.list().catch(() => []);
+    const isBegun = names.some(isManifestFile);
+    const elsewhere: Writing = { operation: 'dump', advice: 'Choose another folder' };
+    return onDisk(store.name, Promise.reject(error), isBegun ? undefined : elsewhere);
   }
 }
 
@@ -64,8 +107,11 @@ async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<Pr
     manifestFile(whole),
     ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
   ]);
-  for (const there of manifests.values()) checkSame(folder, there, settings);
-  const leftovers = names.filter(isLeftover);
+  const found = manifests.get(own);
+  // A run that ended before its first shard was whole says nothing about the next one.
+  const isOutdated = found?.shards.length === 0 && differenceOf(found, settings) !== undefined;
+  for (const there of manifests.values()) if (there !== found || !isOutdated) checkSame(folder, there, settings);
+  const leftovers = names.filter((name) => isLeftover(name) || (isOutdated && isShardOf(name, settings)));
   const other = names.find((name) => !isLeftover(name) && claimedFile(name) === undefined);
   if (manifests.size === 0 && other !== undefined) {
     throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
@@ -73,7 +119,7 @@ async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<Pr
   for (const name of leftovers.filter((name) => isOwn(name, settings))) {
     await onDisk(folder, store.remove(name));
   }
-  const manifest = manifests.get(own);
+  const manifest = isOutdated ? undefined : found;
   return { manifest, shards: await shardsThere(store, manifest?.shards ?? []) };
 }
 
@@ -95,9 +141,15 @@ const numberOf = (file: string): number | undefined => shardNumber(file) ?? parq
 
 const isLeftover = (name: string): boolean => leftoverOf(name) !== undefined;
 
+/** Whether a file is a shard of the part, or a Parquet file of one. */
+function isShardOf(name: string, { part }: DumpSettings): boolean {
+  const number = numberOf(name);
+  return number !== undefined && number % part.count === part.index;
+}
+
 // Other parts may be at work in the same folder.
 function isOwn(leftover: string, { part }: DumpSettings): boolean {
-  const file = leftoverOf(leftover) as string;
+  const file = leftoverOf(leftover) ?? leftover;
   const number = numberOf(file);
   return number === undefined ? file === manifestFile(part) : number % part.count === part.index;
 }

@@ -40,6 +40,9 @@ export const statisticNames = ['active', 'mean', 'variance', 'maximum'] as const
 
 type Named = readonly [name: string, tensor: PlannedTensor];
 
+/** Bytes of a shard's header, without the length field: more is neither written nor read. */
+export const longestHeader = 2 ** 24;
+
 export interface ShardSize {
   readonly rows: number;
   /** Positions that are stored; rows * context unless some are left out. */
@@ -103,12 +106,16 @@ export class ShardLayout {
   readonly bytes: number;
   readonly #placed: Map<string, PlacedTensor>;
 
-  /** @throws RangeError or TypeError when there can be no such file: a size is too large, or a name comes twice. */
+  /** @throws Error when there can be no such file: a size or the header is too large, or a name comes twice. */
   constructor(settings: DumpSettings, size: ShardSize) {
     const most = settings.autoencoders.map(({ latents }) => latents * size.cells);
     const longest = safetensorsHeader(shardTensors(settings, { ...size, entries: most })).header.length;
     const { header, placed, bytes } = safetensorsHeader(shardTensors(settings, size));
-    this.header = Buffer.alloc(64 * Math.ceil(longest / 64), ' ');
+    const length = 64 * Math.ceil(longest / 64);
+    if (length - 8 > longestHeader) {
+      throw new RangeError(`the header of a shard would be ${length - 8} bytes long; it may be ${longestHeader}`);
+    }
+    this.header = Buffer.alloc(length, ' ');
     this.header.set(header);
     this.header.writeBigUInt64LE(BigInt(this.header.length - 8), 0);
     const shift = this.header.length - header.length;

@@ -3,7 +3,7 @@
 // whatever is read here is checked before it is used.
 import { bytesPerElement } from '../files/host_tensor.js';
 import type { Store } from '../files/store.js';
-import { onDisk, severalAtOnce } from './disk.js';
+import { onDisk, severalAtOnce, type Writing } from './disk.js';
 import { latentsName } from './layout.js';
 import { checked, FieldError, flag, integer, listOf, object, oneOf, optional, type Read } from './schema.js';
 import { type DumpSettings, type Part, settingsFields, size } from './settings.js';
@@ -96,9 +96,42 @@ export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry
   complete,
 });
 
-export async function writeManifest(store: Store, manifest: Manifest): Promise<void> {
+/** @throws Error before anything is written when the manifest would be larger than what is read, with advice. */
+export async function writeManifest(store: Store, manifest: Manifest, how?: Writing): Promise<void> {
   const file = manifestFile(manifest.part);
-  await onDisk(store.pathOf(file), store.writeText(file, `${JSON.stringify(manifest, null, 2)}\n`));
+  const text = manifestText(store, manifest, how);
+  await onDisk(store.pathOf(file), store.writeText(file, text), how);
+}
+
+/** What `writeManifest` writes. @throws Error when that is larger than what is read. */
+export function manifestText(store: Store, manifest: Manifest, how?: Pick<Writing, 'operation'>): string {
+  const text = textOf(manifest);
+  if (text !== undefined && Buffer.byteLength(text) <= largestManifest) return text;
+  const path = store.pathOf(manifestFile(manifest.part));
+  throw new Error(
+    `${how?.operation ?? 'dump'}: ${path} would list ${manifest.shards.length} shards in more than ${largestManifest} ` +
+      'bytes, and could not be read again: make fewer, larger shards (--shard-tokens) or several dumps, in another folder',
+  );
+}
+
+/** Whether a manifest can list so many shards at most, whatever they hold. */
+export function canList(settings: DumpSettings, shards: number): boolean {
+  const listed = (file: string): ListedFile => ({ file, bytes: 1, sha256: '0'.repeat(64) });
+  const parquet = settings.parquet && settings.autoencoders.map(({ location }) => listed(parquetFile(0, location)));
+  const entry: ShardEntry = { ...listed(shardFile(0)), rows: 1, tokens: 1, ...(parquet && { parquet }) };
+  const lengthOf = (entries: ShardEntry[]) => textOf(makeManifest(settings, entries, true))?.length ?? Infinity;
+  const each = lengthOf([entry, entry]) - lengthOf([entry]);
+  return lengthOf([entry]) + (shards - 1) * each <= largestManifest;
+}
+
+/** Undefined where it is longer than a text can be. */
+function textOf(manifest: Manifest): string | undefined {
+  try {
+    return `${JSON.stringify(manifest, null, 2)}\n`;
+  } catch (error) {
+    if (error instanceof RangeError) return undefined;
+    throw error;
+  }
 }
 
 /**

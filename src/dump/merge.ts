@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import { isBlobUrl } from '../files/blob_address.js';
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
-import { onDisk, severalAtOnce } from './disk.js';
+import { onDisk, severalAtOnce, type Writing, whyUnreadable } from './disk.js';
 import {
   claimFile,
   differenceOf,
@@ -14,6 +14,7 @@ import {
   type Manifest,
   makeManifest,
   manifestFile,
+  manifestText,
   missing,
   problemWith,
   readManifests,
@@ -49,6 +50,11 @@ interface PlacedFile {
   readonly file: ListedFile;
 }
 
+const merging: Writing = {
+  operation: 'merge',
+  advice: 'No shard is lost: run the same command again when the cause is gone',
+};
+
 /**
  * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and stay as
  * they are; in object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one process. A call
@@ -61,9 +67,17 @@ export async function mergeDumps(out: string, from: readonly string[] = []): Pro
   const placeOf = (name: string) => (isBlobUrl(name) ? name.replace(/\/+$/, '') : resolve(name));
   const others = [...new Set(from.map(placeOf))].filter((name) => name !== placeOf(out));
   const store = openStore(out);
-  const undo = await onDisk(out, store.create());
-  const claim = await onDisk(out, store.claim(claimFile(whole)));
-  if (typeof claim === 'string') throw new Error(`merge: ${out} is being written by ${claim}: wait until it is done`);
+  const undo = await onDisk(out, store.create(), merging);
+  const claim = await onDisk(store.pathOf(claimFile(whole)), store.claim(claimFile(whole)), merging).catch(
+    async (error) => {
+      await undo();
+      throw error;
+    },
+  );
+  if (typeof claim === 'string') {
+    await undo();
+    throw new Error(`merge: ${out} is being written by ${claim}: wait until it is done`);
+  }
   try {
     return await merge(store, others.map(openStore));
   } finally {
@@ -91,15 +105,15 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   await Promise.all(files.map((file) => severalAtOnce(() => checkThere(file))));
   for (const file of elsewhere) await checkFree(out, file);
 
+  const entries = shards.map(({ entry }) => entry);
+  const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
+  const merged = makeManifest({ ...settings, part: whole }, entries, true);
+  if (!isWhole) manifestText(out, merged, merging); // refuses what could not be read, before anything is changed
   let linked = 0;
   for (const file of elsewhere) if (await adopted(out, file)) linked++;
-  const entries = shards.map(({ entry }) => entry);
-  if (!isWhole) {
-    const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
-    await writeManifest(out, makeManifest({ ...settings, part: whole }, entries, true));
-  }
+  if (!isWhole) await writeManifest(out, merged, merging);
   for (const name of await out.list()) {
-    if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name));
+    if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name), merging);
   }
   return {
     out: out.name,
@@ -113,9 +127,7 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
 async function partsIn(store: Store): Promise<Part[]> {
   const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
-    throw new Error(`merge: ${store.name}: ${cause.code === 'ENOENT' ? 'there is no such folder' : cause.message}`, {
-      cause,
-    });
+    throw new Error(`merge: ${store.name}: ${whyUnreadable(cause)}`, { cause });
   });
   return [...manifests.values()].map((manifest) => ({ store, manifest }));
 }

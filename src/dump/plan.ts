@@ -5,7 +5,8 @@ import { bytesPerElement } from '../files/host_tensor.js';
 import { locationShape } from '../transformer/location.js';
 import { isPacked, rowsPerShard } from './cells.js';
 import type { SourceDescription } from './corpus.js';
-import { indexDType, latentDType, latentsName, widthOf } from './layout.js';
+import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from './layout.js';
+import { canList } from './manifest.js';
 import {
   type DenseLocation,
   type Dropped,
@@ -74,22 +75,25 @@ export function planDump(request: PlanRequest): DumpPlan {
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
   const wanted = [...new Set([...dense, ...autoencoders.map(({ location }) => location)])];
+  const settings = writable({
+    model,
+    tokenizer: 'gpt2',
+    corpus: request.corpus,
+    locations,
+    autoencoders,
+    dtype,
+    context,
+    shardTokens,
+    limit,
+    ...filter,
+    statistics,
+    parquet,
+    part,
+  });
+  checkShard(settings, rowCount);
+  checkCount(settings, rowCount);
   return {
-    settings: writable({
-      model,
-      tokenizer: 'gpt2',
-      corpus: request.corpus,
-      locations,
-      autoencoders,
-      dtype,
-      context,
-      shardTokens,
-      limit,
-      ...filter,
-      statistics,
-      parquet,
-      part,
-    }),
+    settings,
     rowsPerShard: rowCount,
     batch: Math.min(rowCount, integer('batch', request.batch ?? Math.max(1, fallback), 1, 2 ** 20)),
     fullContext: wanted.some((location) => hasKeys(location, model)),
@@ -104,6 +108,32 @@ function writable(settings: DumpSettings): DumpSettings {
   } catch (cause) {
     throw new TypeError(`dump: no manifest can hold this: ${(cause as Error).message}`, { cause });
   }
+}
+
+/** A full shard must be one that can be read again. */
+function checkShard(settings: DumpSettings, rows: number): void {
+  try {
+    ShardLayout.beforeLatents(settings, { rows, cells: rows * settings.context });
+  } catch (cause) {
+    throw new RangeError(`dump: there can be no such shards: ${(cause as Error).message}: name fewer locations`, {
+      cause,
+    });
+  }
+}
+
+const longestToken = 128; // bytes of text
+
+/** What is known of the corpus beforehand must not make more shards than a manifest can list. */
+function checkCount(settings: DumpSettings, rows: number): void {
+  const { corpus, limit, context, part, shardTokens } = settings;
+  const bytesPerToken: Record<string, number> = { tokens: 2, text: longestToken };
+  const fewest = corpus.reduce((sum, { kind, bytes = 0 }) => sum + bytes / (bytesPerToken[kind] ?? Infinity), 0);
+  const shards = Math.floor(Math.min(fewest, limit ?? Infinity) / (rows * context) / part.count);
+  if (canList(settings, Math.max(1, shards))) return;
+  throw new RangeError(
+    `dump: shardTokens of ${shardTokens} would make ${shards} shards or more, more than a manifest can list: ` +
+      'make larger shards, or several dumps',
+  );
 }
 
 type Formats = Required<Pick<PlanRequest, 'dense' | 'autoencoders'>> &

@@ -1,8 +1,9 @@
 // Opens a finished, or begun, dump. Nothing but safetensors and JSON is needed to read one; this is the convenient way.
+import { checkRoom } from '../files/memory.js';
 import { openStore } from '../files/open_store.js';
 import type { Store } from '../files/store.js';
-import type { Cells } from './cells.js';
-import { featureNames, featureWidths, latentDType, latentsName, widthOf } from './layout.js';
+import { whyUnreadable } from './disk.js';
+import { featureNames, latentDType, latentsName, widthOf } from './layout.js';
 import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from './manifest.js';
 import { ShardReader, statisticsIn } from './shard_reader.js';
 import { MergedStatistics, type Statistics } from './statistics.js';
@@ -56,6 +57,11 @@ interface HeldShard {
   users: number;
 }
 
+// Elements that are read and widened at a time; in object storage, several ranges are brought together.
+const valuesAtOnce = 2 ** 24;
+// What merging takes for each feature, a shard's own and the result together.
+const bytesOfStatistics = 8 * 20;
+
 // Shards that stay open when nobody reads them: a process may not open any number of files.
 const shardsOpen = 8;
 
@@ -68,6 +74,11 @@ export class Dump {
   readonly rowCount: number;
   readonly tokenCount: number;
   readonly #store: Store;
+  /** Of each location its number among the dense ones, and of each name of latents that of the autoencoder. */
+  readonly #dense: ReadonlyMap<string, number>;
+  readonly #sparse: ReadonlyMap<string, number>;
+  /** Files whose size and header have been looked at. */
+  readonly #checked = new Set<string>();
   /** The shard that was read last comes last. */
   readonly #open = new Map<string, HeldShard>();
   #closed = false;
@@ -78,6 +89,8 @@ export class Dump {
     this.folder = store.name;
     this.manifest = manifest;
     this.shards = manifest.shards;
+    this.#dense = new Map(manifest.locations.map(({ location }, i) => [location, i]));
+    this.#sparse = new Map(manifest.autoencoders.map(({ location }, i) => [latentsName(location), i]));
     this.rowCount = manifest.shards.reduce((sum, { rows }) => sum + rows, 0);
     this.tokenCount = manifest.shards.reduce((sum, { tokens }) => sum + tokens, 0);
   }
@@ -91,17 +104,14 @@ export class Dump {
 
   /**
    * Rows [from, to) of a location, `5/mlp/post_act`, or of its latents, `5/resid/delta_mlp/latents`.
-   * @throws RangeError for a name that the dump does not have or rows beyond its end.
+   * @throws RangeError for a name that the dump does not have, rows beyond its end, or more than memory has room for;
+   *   Error that names the file when a shard is not as the manifest says.
    */
   async rows<Name extends string>(location: Name, from = 0, to = this.rowCount): Promise<Rows<Name>> {
-    return (await this.#rows(location, from, to)) as Rows<Name>;
-  }
-
-  #rows(location: string, from: number, to: number): Promise<DenseRows | SparseRows> {
-    const dense = this.manifest.locations.findIndex((entry) => entry.location === location);
-    if (dense >= 0) return this.#dense(dense, from, to);
-    const sparse = this.manifest.autoencoders.findIndex((entry) => latentsName(entry.location) === location);
-    if (sparse >= 0) return this.#sparse(sparse, from, to);
+    const dense = this.#dense.get(location);
+    if (dense !== undefined) return (await this.#denseRows(dense, from, to)) as Rows<Name>;
+    const sparse = this.#sparse.get(location);
+    if (sparse !== undefined) return (await this.#sparseRows(sparse, from, to)) as Rows<Name>;
     throw this.#unknown('rows', location);
   }
 
@@ -110,70 +120,108 @@ export class Dump {
     return new RangeError(`${operation}: ${this.folder} has no ${JSON.stringify(name)}; it has ${known}`);
   }
 
-  /** The tokens of rows [from, to), and the documents they are from. */
+  /**
+   * The tokens of rows [from, to), and the documents they are from.
+   * @throws RangeError for rows beyond the end, or more than memory has room for; Error when a shard is not as it should be.
+   */
   async tokens(from = 0, to = this.rowCount): Promise<TokenRows> {
     const { context } = this.manifest;
     const size = this.#count('tokens', from, to) * context;
+    await this.#checkShards(from, to);
+    this.#checkRoom('tokens', [from, to], 9 * size);
     const [tokens, document, stored] = [new Int32Array(size), new Int32Array(size), new Uint8Array(size)];
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const part = await shard.rows(first, end);
-      tokens.set(part.tokens, at * context);
-      document.set(part.document, at * context);
-      const { starts, places } = await shard.cells();
-      if (!places)
-        part.document.forEach((number, i) => {
-          stored[at * context + i] = number === -1 ? 0 : 1;
-        });
-      else for (const place of places.subarray(starts[first], starts[end])) stored[(at - first) * context + place] = 1;
+      const own = [at * context, (at + end - first) * context] as const;
+      await shard.readInto('tokens', first * context, tokens.subarray(...own));
+      await shard.readInto('document', first * context, document.subarray(...own));
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      if (!places) for (let i = own[0]; i < own[1]; i++) stored[i] = document[i] === -1 ? 0 : 1;
+      else for (const place of places.subarray(begin, stop)) stored[(at - first) * context + place] = 1;
     });
     return { tokens, document, stored, shape: [to - from, context] };
   }
 
   /**
    * What is stored of a dense location in rows [from, to), and nothing else: for dumps that drop or sample positions.
-   * @throws RangeError for a name that is no dense location, or rows beyond the end.
+   * @throws RangeError for a name that is no dense location, rows beyond the end, or more than memory has room for; Error
+   *   when a shard is not as the manifest says.
    */
   async stored(location: string, from = 0, to = this.rowCount): Promise<StoredRows> {
-    const entry = this.manifest.locations.find((dense) => dense.location === location);
+    const entry = this.manifest.locations[this.#dense.get(location) ?? -1];
     if (!entry) {
       const dense = this.manifest.locations.map((found) => found.location).join(', ') || 'none';
       throw new RangeError(`stored: ${this.folder} has no dense ${JSON.stringify(location)}; it has ${dense}`);
     }
     this.#count('stored', from, to);
+    await this.#checkShards(from, to);
     const { context } = this.manifest;
-    const parts: Float32Array[] = [];
-    const positions: number[] = [];
-    await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { starts, places } = await shard.cells();
-      const document = places ? undefined : (await shard.rows(first, end)).document; // padding has no place among places
-      const [begin, stop] = [starts[first] as number, starts[end] as number];
-      const values = await this.#vectors(shard, entry, begin, stop);
-      const width = widthOf(entry);
-      const kept: number[] = [];
-      for (let cell = begin; cell < stop; cell++) {
-        const place = (places ? (places[cell] as number) : cell) - first * context;
-        if (document?.[place] === -1) continue;
-        kept.push(cell - begin);
-        positions.push(from + at + Math.floor(place / context), place % context);
-      }
-      kept.forEach((cell, i) => {
-        values.copyWithin(i * width, cell * width, (cell + 1) * width);
-      });
-      parts.push(values.subarray(0, kept.length * width));
+    const width = widthOf(entry);
+    let count = 0;
+    await this.#eachShard(from, to, async (shard, first, end) => {
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      if (places) count += stop - begin;
+      else await this.#eachToken(shard, first, end, () => count++);
     });
-    const shape = [positions.length / 2, ...entry.shape.slice(1)];
-    return { data: joined(Float32Array, parts), shape, positions: Int32Array.from(positions) };
+    this.#checkRoom('stored', [from, to], count * (4 * width + 8), location);
+    const [data, positions] = [new Float32Array(count * width), new Int32Array(2 * count)];
+    let kept = 0;
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      const start = kept;
+      const keep = (place: number) => {
+        positions[2 * kept] = from + at + Math.floor(place / context);
+        positions[2 * kept++ + 1] = place % context;
+      };
+      if (places) for (let cell = begin; cell < stop; cell++) keep((places[cell] as number) - first * context);
+      else await this.#eachToken(shard, first, end, keep);
+      // padding has no place among places, and where all positions have cells, what is padding is left out here
+      let next = start;
+      await this.#eachPiece(shard, entry, [begin, stop], (values, cell, cells) => {
+        if (places) data.set(values, (start + cell - begin) * width);
+        else {
+          for (; next < kept; next++) {
+            const [row, position] = [positions[2 * next] as number, positions[2 * next + 1] as number];
+            const at0 = (row - from - at) * context + position - (cell - begin);
+            if (at0 >= cells) break;
+            data.set(values.subarray(at0 * width, (at0 + 1) * width), next * width);
+          }
+        }
+      });
+    });
+    return { data, shape: [count, ...entry.shape.slice(1)], positions };
+  }
+
+  /** Calls body for each place of rows [first, end), counted from the first one on, that holds a token. */
+  async #eachToken(shard: ShardReader, first: number, end: number, body: (place: number) => void): Promise<void> {
+    const { context } = this.manifest;
+    const size = (end - first) * context;
+    const document = new Int32Array(Math.min(size, valuesAtOnce));
+    for (let from = 0; from < size; from += document.length) {
+      const part = document.subarray(0, Math.min(document.length, size - from));
+      await shard.readInto('document', first * context + from, part);
+      for (let i = 0; i < part.length; i++) if (part[i] !== -1) body(from + i);
+    }
   }
 
   /**
    * The statistics of a location's features, or of its latents, over all shards that are there.
-   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics.
+   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics, or when a shard
+   *   is not as the manifest says.
    */
   async statistics(name: string): Promise<Statistics> {
-    if (!this.names.includes(name)) throw this.#unknown('statistics', name);
+    const i = this.#dense.get(name) ?? this.#sparse.get(name);
+    if (i === undefined) throw this.#unknown('statistics', name);
     if (!this.manifest.statistics) throw new Error(`statistics: ${this.folder} was made without statistics`);
-    const merged = new MergedStatistics(featureWidths(this.manifest)[this.names.indexOf(name)] as number);
-    await this.#eachShard(0, this.#count('statistics', 0, this.rowCount), async (shard) => {
+    const { locations, autoencoders } = this.manifest;
+    const width = this.#dense.has(name)
+      ? widthOf(locations[i] as Manifest['locations'][number])
+      : (autoencoders[i] as Manifest['autoencoders'][number]).latents;
+    const rows = this.#count('statistics', 0, this.rowCount);
+    await this.#checkShards(0, rows);
+    const what = `statistics: ${this.folder}: those of ${name}`;
+    checkRoom(what, bytesOfStatistics * width, 'read them where there is more');
+    const merged = new MergedStatistics(width);
+    await this.#eachShard(0, rows, async (shard) => {
       merged.add(await statisticsIn(shard, name));
     });
     return merged.get();
@@ -197,64 +245,107 @@ export class Dump {
     await this.close();
   }
 
-  async #dense(i: number, from: number, to: number): Promise<DenseRows> {
+  async #denseRows(i: number, from: number, to: number): Promise<DenseRows> {
     const entry = this.manifest.locations[i] as Manifest['locations'][number];
     const { context } = this.manifest;
     const width = widthOf(entry);
-    const data = new Float32Array(this.#count('rows', from, to) * context * width);
+    const size = this.#count('rows', from, to) * context * width;
+    await this.#checkShards(from, to);
+    this.#checkRoom('rows', [from, to], 4 * size, entry.location);
+    const data = new Float32Array(size);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { starts, places } = await shard.cells();
-      const [begin, stop] = [starts[first] as number, starts[end] as number];
-      const values = await this.#vectors(shard, entry, begin, stop);
-      if (!places) return data.set(values, at * context * width);
-      for (let cell = begin; cell < stop; cell++) {
-        const place = (at - first) * context + (places[cell] as number);
-        data.set(values.subarray((cell - begin) * width, (cell - begin + 1) * width), place * width);
-      }
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      await this.#eachPiece(shard, entry, [begin, stop], (values, cell, cells) => {
+        if (!places) data.set(values, (at * context + cell - begin) * width);
+        else {
+          for (let i = 0; i < cells; i++) {
+            const place = (at - first) * context + (places[cell + i] as number);
+            data.set(values.subarray(i * width, (i + 1) * width), place * width);
+          }
+        }
+      });
     });
     return { data, shape: [to - from, ...entry.shape] };
   }
 
-  /** Vectors [from, to) as a shard stores them, [to - from, ...]. */
-  async #vectors(
+  /** Calls body with the vectors of cells [begin, end) of a shard, some at a time: `values` [cells, ...] from `cell` on. */
+  async #eachPiece(
     shard: ShardReader,
     entry: Manifest['locations'][number],
-    from: number,
-    to: number,
-  ): Promise<Float32Array> {
+    [begin, end]: readonly [number, number],
+    body: (values: Float32Array, cell: number, cells: number) => void,
+  ): Promise<void> {
     const { dtype } = this.manifest;
     const { location } = entry;
     const width = widthOf(entry);
-    const stored = await shard.read(location, from * width, to * width);
-    if (dtype !== 'int8') return fromStored(stored as StoredFloats, dtype);
-    const scales = (await shard.read(`${location}.scale`, from, to)) as Float32Array;
-    return dequantized({ integers: stored as Int8Array, scales });
+    const most = Math.max(1, Math.floor(valuesAtOnce / width));
+    for (let cell = begin; cell < end; cell += most) {
+      const to = Math.min(end, cell + most);
+      const stored = await shard.read(location, cell * width, to * width);
+      if (dtype !== 'int8') body(fromStored(stored as StoredFloats, dtype), cell, to - cell);
+      else {
+        const scales = (await shard.read(`${location}.scale`, cell, to)) as Float32Array;
+        body(dequantized({ integers: stored as Int8Array, scales }), cell, to - cell);
+      }
+    }
   }
 
-  async #sparse(i: number, from: number, to: number): Promise<SparseRows> {
+  async #sparseRows(i: number, from: number, to: number): Promise<SparseRows> {
     const { location, latents } = this.manifest.autoencoders[i] as Manifest['autoencoders'][number];
     const { context, dtype } = this.manifest;
     const name = latentsName(location);
-    const rowPtr = new BigInt64Array(this.#count('rows', from, to) * context + 1);
-    const indices: Int32Array[] = [];
-    const values: Float32Array[] = [];
-    let entries = 0n;
+    const places = this.#count('rows', from, to) * context;
+    await this.#checkShards(from, to);
+    this.#checkRoom('rows', [from, to], 8 * (places + 1), name);
+    const rowPtr = new BigInt64Array(places + 1);
+    const ranges: [start: number, stop: number][] = [];
+    let entries = 0;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const cells = await shard.cells();
-      const [begin, last] = [cells.starts[first] as number, cells.starts[end] as number];
-      const pointers = (await shard.read(`${name}.row_ptr`, begin, last + 1)) as BigInt64Array;
+      const cells = await shard.cellsOf(first, end);
+      const pointers = (await shard.read(`${name}.row_ptr`, cells.begin, cells.end + 1)) as BigInt64Array;
       const [start, stop] = checkedRange(shard, name, pointers);
-      const places = placesOf(cells, first * context, end * context, begin);
+      const placeOf = placesOf(cells.places, first * context, end * context, cells.begin);
+      const shift = BigInt(entries) - (pointers[0] as bigint);
       for (let p = 1; p <= (end - first) * context; p++) {
-        rowPtr[at * context + p] = entries + (pointers[places(p)] as bigint) - (pointers[0] as bigint);
+        rowPtr[at * context + p] = (pointers[placeOf(p)] as bigint) + shift;
       }
-      indices.push(new Int32Array((await shard.read(`${name}.indices`, start, stop)) as Uint16Array | Int32Array));
-      const stored = await shard.read(`${name}.values`, start, stop);
-      values.push(fromStored(stored as StoredFloats, latentDType(dtype)));
-      entries += BigInt(stop - start);
+      ranges.push([start, stop]);
+      entries += stop - start;
     });
-    const shape = [to - from, context, latents];
-    return { shape, rowPtr, indices: joined(Int32Array, indices), values: joined(Float32Array, values) };
+    this.#checkRoom('rows', [from, to], 8 * entries, name);
+    const [indices, values] = [new Int32Array(entries), new Float32Array(entries)];
+    let into = 0;
+    await this.#eachShard(from, to, async (shard) => {
+      const [start, stop] = ranges.shift() as [number, number];
+      for (let at = start; at < stop; at += valuesAtOnce) {
+        const end = Math.min(stop, at + valuesAtOnce);
+        indices.set((await shard.read(`${name}.indices`, at, end)) as Uint16Array | Int32Array, into);
+        const stored = await shard.read(`${name}.values`, at, end);
+        values.set(fromStored(stored as StoredFloats, latentDType(dtype)), into);
+        into += end - at;
+      }
+    });
+    return { shape: [to - from, context, latents], rowPtr, indices, values };
+  }
+
+  /** What was asked for must fit into memory. */
+  #checkRoom(operation: string, [from, to]: readonly [number, number], bytes: number, name = 'the tokens'): void {
+    const what = `${operation}: ${this.folder}: rows ${from} to ${to} of ${name}`;
+    checkRoom(what, bytes, 'ask for fewer rows');
+  }
+
+  /** Looks at all shards that have some of the rows, before memory is taken for what the manifest says of them. */
+  async #checkShards(from: number, to: number): Promise<void> {
+    await this.#eachEntry(from, to, async (entry) => {
+      if (this.#checked.has(entry.file)) return;
+      await this.#withShard(entry, async () => {});
+      this.#checked.add(entry.file);
+    });
+  }
+
+  /** @internal Looks at all shards: what the manifest says of their sizes is so. */
+  async check(): Promise<void> {
+    await this.#checkShards(0, this.#count('check', 0, this.rowCount));
   }
 
   #check(): void {
@@ -275,13 +366,17 @@ export class Dump {
     to: number,
     body: (shard: ShardReader, first: number, end: number, at: number) => Promise<void>,
   ): Promise<void> {
+    await this.#eachEntry(from, to, (entry, start) => {
+      const [first, end] = [Math.max(from, start), Math.min(to, start + entry.rows)];
+      return this.#withShard(entry, (shard) => body(shard, first - start, end - start, first - from));
+    });
+  }
+
+  /** Calls body for each shard that has some of the rows, with the number of its first row. */
+  async #eachEntry(from: number, to: number, body: (entry: ShardEntry, start: number) => Promise<void>): Promise<void> {
     let start = 0;
     for (const entry of this.shards) {
-      const first = Math.max(from, start);
-      const end = Math.min(to, start + entry.rows);
-      if (first < end) {
-        await this.#withShard(entry, (shard) => body(shard, first - start, end - start, first - from));
-      }
+      if (Math.max(from, start) < Math.min(to, start + entry.rows)) await body(entry, start);
       start += entry.rows;
     }
   }
@@ -317,7 +412,7 @@ export class Dump {
 }
 
 /** How many of the cells from `begin` on lie before place `from + p`; asked for with p rising by one. */
-function placesOf({ places }: Cells, from: number, to: number, begin: number): (p: number) => number {
+function placesOf(places: Int32Array | undefined, from: number, to: number, begin: number): (p: number) => number {
   if (!places) return (p) => p;
   let cell = begin;
   return (p) => {
@@ -338,17 +433,6 @@ function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array)
   return [Number(pointers[0]), Number(pointers.at(-1))];
 }
 
-function joined<T extends Int32Array | Float32Array>(Kind: new (length: number) => T, parts: T[]): T {
-  if (parts.length === 1) return parts[0] as T;
-  const whole = new Kind(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-}
-
 /**
  * Opens the dump in a folder, or under `az://account/container/prefix`, of which only what is asked for is read. One that
  * was made in parts (`shard: { index, count }`) is opened as a whole, once its parts lie in one folder; parts that are
@@ -359,8 +443,7 @@ export async function openDump(folder: string): Promise<Dump> {
   const store = openStore(folder);
   const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
-    const why = cause.code === 'ENOENT' ? 'there is no such folder' : cause.message;
-    throw new Error(`openDump: ${folder}: ${why}`, { cause });
+    throw new Error(`openDump: ${folder}: ${whyUnreadable(cause)}`, { cause });
   });
   const [first, ...rest] = manifests.values();
   if (!first) throw new Error(`openDump: ${folder} has no manifest.json, so it is not a dump`);

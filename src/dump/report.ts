@@ -1,6 +1,7 @@
 // report(): one HTML page about a dump that needs no server, no script and no other file.
 
 import { writeFileAtomically } from '../files/atomic_write.js';
+import { checkWritable, writingFor } from '../files/write_failure.js';
 import type { CollateSelection } from './collate.js';
 import { chosenOf } from './collate.js';
 import type { Dump } from './reader.js';
@@ -52,6 +53,7 @@ export async function report(dump: Dump, options: ReportOptions): Promise<Report
   const records = chosen ? [...chosen.values()].reduce((sum, { size }) => sum + size, 0) : latents * sparse;
   if (records > mostFeatures)
     throw new RangeError(`report: ${records} are selected, but a page has room for ${mostFeatures}`);
+  await writingFor('report', checkWritable(out));
   const meter = new ScanMeter(dump.tokenCount * passes, records, options.onProgress);
   const reading = { dump, signal, meter };
   const activities = await activitiesOf(reading);
@@ -63,11 +65,7 @@ export async function report(dump: Dump, options: ReportOptions): Promise<Report
     if (indices.length > 0) features.push(...(await featuresOf(reading, name, indices, top)));
   }
   signal?.throwIfAborted();
-  try {
-    await writeFileAtomically(out, pageOf(dump, activities, features));
-  } catch (cause) {
-    throw new Error(`report: cannot write ${out}: ${(cause as Error).message}`, { cause });
-  }
+  await writingFor('report', writeFileAtomically(out, pageOf(dump, activities, features)));
   return { out, features: features.length };
 }
 

@@ -36,11 +36,15 @@ td.n, th.n { text-align: right; }
 .example small { color: var(--faint); }
 `;
 
-/** The whole page. */
-export function pageOf(dump: Dump, activities: readonly LatentActivity[], features: readonly Feature[]): string {
+/** The whole page, in pieces: it may be longer than a text can be. */
+export function* pageOf(
+  dump: Dump,
+  activities: readonly LatentActivity[],
+  features: readonly Feature[],
+): Generator<string> {
   const activityOf = new Map(activities.map((activity) => [activity.name, activity]));
   const names = [...new Set([...activityOf.keys(), ...features.map(({ name }) => name)])];
-  return `<!doctype html>
+  yield `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -50,19 +54,12 @@ export function pageOf(dump: Dump, activities: readonly LatentActivity[], featur
 <style>${style}</style>
 </head>
 <body>
-${overview(dump)}
-${names
-  .map((name) =>
-    section(
-      name,
-      activityOf.get(name),
-      features.filter((feature) => feature.name === name),
-    ),
-  )
-  .join('\n')}
-</body>
-</html>
-`;
+${overview(dump)}`;
+  for (const name of names) {
+    const own = features.filter((feature) => feature.name === name);
+    yield* section(name, activityOf.get(name), own);
+  }
+  yield '\n</body>\n</html>\n';
 }
 
 const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
@@ -99,11 +96,10 @@ function overview({ manifest, shards, rowCount, tokenCount }: Dump): string {
 
 // ---- a location
 
-function section(name: string, activity: LatentActivity | undefined, features: readonly Feature[]): string {
-  const parts = [`<h2>${escaped(name)}</h2>`];
-  if (activity) parts.push(rates(activity), extremes(activity));
-  parts.push(...features.map((feature) => featureOf(feature, activity)));
-  return parts.join('\n');
+function* section(name: string, activity: LatentActivity | undefined, features: readonly Feature[]): Generator<string> {
+  yield `\n<h2>${escaped(name)}</h2>`;
+  if (activity) yield `\n${rates(activity)}\n${extremes(activity)}`;
+  for (const feature of features) yield `\n${featureOf(feature, activity)}`;
 }
 
 function rates(activity: LatentActivity): string {

@@ -67,8 +67,9 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
     return await runDump({ options, sources, maker, store, folder, ledger, meter });
   } finally {
     await maker.close(); // before the folder may be another's
-    await ledger?.settle();
+    const removeFolder = (await ledger?.settle()) ?? (async () => {});
     await folder?.release();
+    await removeFolder();
   }
 }
 
@@ -90,6 +91,7 @@ class Ledger {
   readonly #settings: DumpSettings;
   readonly #folder: PreparedFolder;
   #listed: number;
+  #isBegun: boolean;
   #saving: Promise<void> = Promise.resolve();
 
   constructor(store: Store, settings: DumpSettings, folder: PreparedFolder) {
@@ -98,6 +100,12 @@ class Ledger {
     this.#folder = folder;
     this.shards = new Map(folder.shards);
     this.#listed = folder.manifest?.shards.length ?? -1;
+    this.#isBegun = folder.manifest !== undefined;
+  }
+
+  /** The corpus has tokens: from now on the manifest stays, whatever happens. */
+  begin(): void {
+    this.#isBegun = true;
   }
 
   /** The manifest says how it is. */
@@ -119,12 +127,16 @@ class Ledger {
   }
 
   /**
-   * For the end of a run that failed. A disk that was full of unfinished shards, so that the manifest could not list the
-   * last finished one, has room when those are gone.
+   * For the end of a run. After a failure: a disk that was full of unfinished shards, so that the manifest could not list
+   * the last finished one, has room when those are gone; and where there was nothing to begin with, the manifest goes.
+   * Returns what removes the folder then, if the run made it.
    */
-  async settle(): Promise<void> {
+  async settle(): Promise<(() => Promise<void>) | undefined> {
     await this.#saving.catch(() => {});
-    if (!this.isUpToDate) await this.save(false).catch(() => {}); // the run's own error is told
+    // the run's own error is told
+    if (!this.#isBegun) return this.#folder.undo().catch(() => undefined);
+    if (!this.isUpToDate) await this.save(false).catch(() => {});
+    return undefined;
   }
 }
 
@@ -153,6 +165,7 @@ async function runDump(run: Run): Promise<DumpResult> {
   const stop = signal ? AbortSignal.any([signal, reading.signal]) : reading.signal;
   try {
     for await (const block of readAhead(gather(run, stop), signal)) {
+      ledger.begin();
       blocks++;
       if (block.number % settings.part.count !== settings.part.index) continue;
       const entry = folder.shards.get(block.number);

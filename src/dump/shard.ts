@@ -156,12 +156,17 @@ export class ShardWriter {
     const sha256 = await onDisk(path, digestOf(source, room));
     const file = shardFile(number);
     const entry = { file, rows, tokens: tokenCount, bytes, sha256 };
-    const parquet = this.#settings.parquet ? await this.#publishParquet({ layout, file: source }, room) : undefined;
+    const parquet = this.#settings.parquet
+      ? await this.#publishParquet({ layout, file: source, path }, room)
+      : undefined;
     await onDisk(this.#store.pathOf(file), this.#draft.publish()); // last: what lies beside it is there already
     return parquet ? { ...entry, parquet } : entry;
   }
 
-  async #publishParquet(shard: Pick<FinishedShard, 'layout' | 'file'>, room: Uint8Array): Promise<ListedFile[]> {
+  async #publishParquet(
+    shard: Pick<FinishedShard, 'layout' | 'file' | 'path'>,
+    room: Uint8Array,
+  ): Promise<ListedFile[]> {
     const finished = { ...shard, settings: this.#settings, block: this.#block, cells: this.#cells };
     const files: ListedFile[] = [];
     for (const i of this.#settings.autoencoders.keys()) {

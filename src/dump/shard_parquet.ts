@@ -18,6 +18,8 @@ export interface FinishedShard {
   readonly cells: Cells;
   readonly layout: ShardLayout;
   readonly file: ReadableFile;
+  /** Of the file, for messages. */
+  readonly path: string;
 }
 
 /** A Parquet file that waits to be published. */
@@ -55,7 +57,7 @@ async function entriesOf(shard: FinishedShard, i: number): Promise<LatentEntries
   const { settings, block, cells } = shard;
   const { location, latents } = settings.autoencoders[i] as DumpSettings['autoencoders'][number];
   const read = (part: string, from?: number, to?: number): Promise<StoredArray> =>
-    readElements(shard.file, shard.layout.tensor(`${latentsName(location)}.${part}`), from, to);
+    readElements(shard.path, shard.file, shard.layout.tensor(`${latentsName(location)}.${part}`), from, to);
   return {
     latents,
     firstRow: block.number * rowsPerShard(settings),

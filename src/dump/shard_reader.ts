@@ -1,18 +1,17 @@
 // Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply, so
 // nothing in the file is believed that was not worked out here.
-import { allocate, type ByteSource } from '../files/byte_source.js';
+import type { ByteSource } from '../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../files/host_tensor.js';
-import type { PlacedTensor } from '../files/safetensors_header.js';
+import { allocate, checkRoom } from '../files/memory.js';
+import { type PlacedTensor, parseSafetensorsHeader } from '../files/safetensors_header.js';
 import type { Store } from '../files/store.js';
 import { type Cells, everyCell, isPacked } from './cells.js';
 import type { ReadableFile } from './disk.js';
-import { latentsName, ShardLayout, type ShardSize, statisticNames } from './layout.js';
+import { latentsName, longestHeader, ShardLayout, type ShardSize, statisticNames } from './layout.js';
 import { problemWith, type ShardEntry, shardNumber } from './manifest.js';
 import { quietly } from './read_ahead.js';
 import type { DumpSettings } from './settings.js';
 import type { Statistics } from './statistics.js';
-
-const longestHeader = 2 ** 24;
 
 export type StoredArray = BigInt64Array | Float64Array | Int32Array | Uint16Array | Float32Array | Int8Array;
 
@@ -40,8 +39,8 @@ export class ShardReader {
     if (problem !== undefined) throw new Error(`${path}: ${problem}`);
     const file = await store.open(entry.file);
     try {
-      const header = await readHeader(path, file);
-      const layout = layoutOf(path, header, settings, entry);
+      const header = await readHeader(path, file, longestOf(path, settings, entry));
+      const layout = inWords(path, () => new ShardLayout(settings, sizeIn(path, header, file.size, settings, entry)));
       if (!layout.header.equals(header)) {
         throw new Error(`${path}: its header is not the one that the manifest implies`);
       }
@@ -57,7 +56,22 @@ export class ShardReader {
 
   /** Elements [from, to) of a tensor, as they are stored: raw bits for 16-bit floats. */
   async read(name: string, from?: number, to?: number): Promise<StoredArray> {
-    return readElements(this.file, this.layout.tensor(name), from, to);
+    return readElements(this.path, this.file, this.layout.tensor(name), from, to);
+  }
+
+  /** The elements from `from` on, as many as `into` has room for. It must be an array of the tensor's dtype. */
+  async readInto(name: string, from: number, into: StoredArray): Promise<void> {
+    const { byteOffset } = this.layout.tensor(name);
+    const bytes = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+    await this.file.readInto(byteOffset + from * into.BYTES_PER_ELEMENT, bytes);
+  }
+
+  /** Where the cells of rows [from, to) begin and end, and, where positions are left out, the places of all cells. */
+  async cellsOf(from: number, to: number): Promise<{ begin: number; end: number; places: Int32Array | undefined }> {
+    const { context } = this.#settings;
+    if (!isPacked(this.#settings)) return { begin: from * context, end: to * context, places: undefined };
+    const { starts, places } = await this.cells();
+    return { begin: starts[from] as number, end: starts[to] as number, places };
   }
 
   /** The tokens and documents, [rows, context] each, of rows [from, to). */
@@ -79,6 +93,7 @@ export class ShardReader {
   async #readCells(): Promise<Cells> {
     const { context } = this.#settings;
     const { rows } = this.entry;
+    checkRoom(`${this.path}: its positions`, 4 * (rows + 1), 'read it where there is more');
     if (!isPacked(this.#settings)) return everyCell(rows, context);
     const positions = (await this.read('positions')) as Int32Array;
     const places = new Int32Array(positions.length / 2);
@@ -102,66 +117,82 @@ export class ShardReader {
   }
 }
 
-/** Elements [from, to) of a tensor of a shard's file, as they are stored. */
+/** Elements [from, to) of a tensor of a shard's file, as they are stored. `path` begins messages. */
 export async function readElements(
+  path: string,
   file: ReadableFile,
   { dtype, bytes, byteOffset }: PlacedTensor,
   from = 0,
   to = bytes / bytesPerElement(dtype),
 ): Promise<StoredArray> {
   const width = bytesPerElement(dtype);
-  const bytesRead = allocate('a tensor of a shard', (to - from) * width);
+  const bytesRead = allocate(path, (to - from) * width);
   await file.readInto(byteOffset + from * width, bytesRead);
   return viewAs(dtype, bytesRead.buffer, 0, to - from) as StoredArray;
 }
 
-async function readHeader(path: string, file: ByteSource): Promise<Buffer> {
+/** Of the header, in bytes, whatever the shard holds; with the length field. */
+function longestOf(path: string, settings: DumpSettings, { rows }: ShardEntry): number {
+  const cells = rows * settings.context;
+  return inWords(path, () => ShardLayout.beforeLatents(settings, { rows, cells })).header.length;
+}
+
+async function readHeader(path: string, file: ByteSource, longest: number): Promise<Buffer> {
   const prefix = Buffer.alloc(8);
   await file.readInto(0, prefix);
   const length = prefix.readBigUInt64LE(0);
-  if (length > longestHeader || Number(length) + 8 > file.size) {
-    throw new Error(`${path}: its header would be ${length} bytes long`);
+  if (length > Math.min(longestHeader, longest - 8) || Number(length) + 8 > file.size) {
+    throw new Error(
+      `${path}: its header would be ${length} bytes long, and ${longest - 8} are the most that it can be`,
+    );
   }
   const header = Buffer.alloc(Number(length) + 8);
   await file.readInto(0, header);
   return header;
 }
 
-function layoutOf(path: string, header: Buffer, settings: DumpSettings, entry: ShardEntry): ShardLayout {
-  const size = sizeIn(path, header, settings, entry);
+class Misfit extends Error {}
+
+function inWords(path: string, layout: () => ShardLayout): ShardLayout {
   try {
-    return new ShardLayout(settings, size);
+    return layout();
   } catch (cause) {
+    if (cause instanceof Misfit) throw cause;
     throw new Error(`${path}: cannot be as the manifest says: ${(cause as Error).message}`, { cause });
   }
 }
 
-// What the manifest leaves open.
-function sizeIn(path: string, header: Buffer, settings: DumpSettings, { rows }: ShardEntry): ShardSize {
-  let tensors: Record<string, { shape?: unknown[] } | undefined>;
+// What the manifest leaves open. The parser takes no more memory than the header's length justifies.
+function sizeIn(
+  path: string,
+  header: Buffer,
+  fileSize: number,
+  settings: DumpSettings,
+  { rows }: ShardEntry,
+): ShardSize {
+  const places = rows * settings.context;
+  const names = settings.autoencoders.map(({ location }) => `${latentsName(location)}.indices`);
+  if (names.length === 0 && !isPacked(settings)) return { rows, cells: places, entries: [] };
+  let tensors: ReadonlyMap<string, PlacedTensor>;
   try {
-    tensors = JSON.parse(header.toString('utf8', 8)) ?? {};
+    ({ tensors } = parseSafetensorsHeader('its header', header.subarray(8), fileSize));
   } catch (cause) {
-    throw new Error(`${path}: its header is not JSON: ${(cause as Error).message}`, { cause });
+    throw new Misfit(`${path}: ${(cause as Error).message}`, { cause });
   }
   const length = (name: string, most: number): number => {
-    const found = Object.hasOwn(tensors, name) ? tensors[name]?.shape?.[0] : undefined;
-    if (Number.isSafeInteger(found) && (found as number) >= 0 && (found as number) <= most) return found as number;
-    throw new Error(`${path}: its header says nothing sensible of ${name}`);
+    const found = tensors.get(name)?.shape[0];
+    if (found !== undefined && found <= most) return found;
+    throw new Misfit(`${path}: its header says nothing sensible of ${name}`);
   };
-  const places = rows * settings.context;
   const cells = isPacked(settings) ? length('positions', places) : places;
-  const entries = settings.autoencoders.map(({ location }) =>
-    length(`${latentsName(location)}.indices`, Number.MAX_SAFE_INTEGER),
-  );
-  return { rows, cells, entries };
+  return { rows, cells, entries: names.map((name) => length(name, Number.MAX_SAFE_INTEGER)) };
 }
 
 /** The statistics of a location's features, or of its latents, in one shard. They lie together, and are read at once. */
 export async function statisticsIn(shard: ShardReader, name: string): Promise<Statistics> {
   const parts = ['count', ...statisticNames].map((statistic) => shard.layout.tensor(`${name}.${statistic}`));
   const [first, last] = [parts[0] as PlacedTensor, parts.at(-1) as PlacedTensor];
-  const bytes = allocate('the statistics of a shard', last.byteOffset + last.bytes - first.byteOffset);
+  const bytes = allocate(shard.path, last.byteOffset + last.bytes - first.byteOffset);
   await shard.file.readInto(first.byteOffset, bytes);
   const [count, active, mean, variance, maximum] = parts.map(({ dtype, shape, byteOffset }) => {
     const values = viewAs(dtype, bytes.buffer, byteOffset - first.byteOffset, shape[0] as number);

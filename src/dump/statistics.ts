@@ -128,13 +128,12 @@ export class MergedStatistics {
   }
 
   get(): Statistics {
-    const summaries = Array.from(this.#active, (_, i) => this.#moments.summary(i));
-    return {
-      count: this.#count,
-      active: this.#active,
-      mean: Float64Array.from(summaries, ({ mean }) => mean),
-      variance: Float64Array.from(summaries, ({ variance }) => variance),
-      maximum: this.#maximum,
-    };
+    const [mean, variance] = [new Float64Array(this.#active.length), new Float64Array(this.#active.length)];
+    for (let i = 0; i < mean.length; i++) {
+      const summary = this.#moments.summary(i);
+      mean[i] = summary.mean;
+      variance[i] = summary.variance;
+    }
+    return { count: this.#count, active: this.#active, mean, variance, maximum: this.#maximum };
   }
 }

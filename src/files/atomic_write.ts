@@ -4,36 +4,44 @@
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import { writing } from './write_failure.js';
 
 /** Bytes, or text to be written as UTF-8. */
 export type Chunk = string | Uint8Array;
 
-/** Writes a file as a whole or not at all. An older file of that name stays until the new one replaces it. */
+/**
+ * Writes a file as a whole or not at all. An older file of that name stays until the new one replaces it.
+ * @throws WriteError when the file cannot be written; what making the chunks throws stays as it is.
+ */
 export async function writeFileAtomically(
   path: string,
   chunks: Chunk | Iterable<Chunk> | AsyncIterable<Chunk>,
 ): Promise<void> {
   const aside = `${path}.${randomBytes(4).toString('hex')}.partial`;
-  const handle = await open(aside, 'wx');
+  const handle = await writing(path, 'file', open(aside, 'wx'));
   try {
-    await writeAll(handle, typeof chunks === 'string' || chunks instanceof Uint8Array ? [chunks] : chunks);
-    await handle.sync();
+    await writeAll(path, handle, typeof chunks === 'string' || chunks instanceof Uint8Array ? [chunks] : chunks);
+    await writing(path, 'file', handle.sync());
     await handle.close();
-    await rename(aside, path);
+    await writing(path, 'file', rename(aside, path));
   } catch (error) {
     await handle.close().catch(() => {}); // closed already
     await rm(aside, { force: true });
     throw error;
   }
-  await syncFolder(dirname(path));
+  await writing(path, 'file', syncFolder(dirname(path)));
 }
 
 // The system writes no more than 2^31 - 4096 bytes at once.
 const largestWrite = 2 ** 30;
 
-async function writeAll(handle: FileHandle, chunks: Iterable<Chunk> | AsyncIterable<Chunk>): Promise<void> {
+async function writeAll(
+  path: string,
+  handle: FileHandle,
+  chunks: Iterable<Chunk> | AsyncIterable<Chunk>,
+): Promise<void> {
   for await (const chunk of chunks) {
-    await writeBytes(handle, typeof chunk === 'string' ? Buffer.from(chunk) : chunk);
+    await writing(path, 'file', writeBytes(handle, typeof chunk === 'string' ? Buffer.from(chunk) : chunk));
   }
 }
 

@@ -1,6 +1,5 @@
 // Files wherever they lie: a path, az://account/container/path or https://…. What is on the network is fetched once into
 // a cache on disk, by one process at a time; the others wait for it.
-import { mkdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { isBlobUrl, parseBlobAddress } from './blob_address.js';
@@ -10,6 +9,7 @@ import { RemoteBlob } from './blob_remote.js';
 import { Unreachable } from './blob_request.js';
 import { type LocalSource, openFile } from './byte_source.js';
 import { claim } from './claim.js';
+import { makeFolder, WriteError, writing } from './write_failure.js';
 
 export type { CachedBlob } from './blob_cache.js';
 export type { BlobProgress } from './blob_download.js';
@@ -156,7 +156,8 @@ async function cached(reader: string, address: string, options: NamedOptions): P
     return await work;
   } catch (error) {
     signal?.throwIfAborted();
-    const advice = error instanceof Unreachable ? withoutNetwork : '';
+    const inCache = error instanceof WriteError ? '; SONDE_CACHE moves the cache' : '';
+    const advice = error instanceof Unreachable ? withoutNetwork : inCache;
     throw new Error(`${reader}: ${(error as Error).message}${advice}`, { cause: error });
   }
 }
@@ -176,8 +177,8 @@ async function fetchInto(
   const { signal } = options;
   for (;;) {
     signal?.throwIfAborted();
-    await mkdir(folder, { recursive: true }); // which clearing the cache may have removed
-    const claimed = await claim(folder);
+    await makeFolder(folder); // which clearing the cache may have removed
+    const claimed = await writing(folder, 'folder', claim(folder));
     if (!claimed) {
       await sleep(pollMilliseconds, undefined, signal ? { signal } : {});
       continue;

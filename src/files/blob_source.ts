@@ -1,7 +1,8 @@
 // A blob as a file to read at any position, range by range, without a copy on this machine.
 import pLimit from 'p-limit';
 import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.js';
-import { allocate, type ByteSource, checkRange } from './byte_source.js';
+import { type ByteSource, checkRange } from './byte_source.js';
+import { allocate } from './memory.js';
 
 /** Over all blobs of the process. */
 const requests = pLimit(8);

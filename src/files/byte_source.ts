@@ -2,6 +2,7 @@
 // a checkpoint need not fit into memory twice.
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
+import { allocate } from './memory.js';
 
 export interface ByteSource {
   /** The reader and the file, to begin messages with. */
@@ -116,13 +117,4 @@ export async function* sourceSlices(
 export function checkRange(name: string, size: number, position: number, length: number): void {
   if (position >= 0 && length >= 0 && position + length <= size) return;
   throw new Error(`${name}: is cut short or damaged: ${length} bytes are wanted at ${position}, the end is ${size}`);
-}
-
-/** Zeroed bytes; what memory cannot hold is an error in words. */
-export function allocate(name: string, length: number): Uint8Array<ArrayBuffer> {
-  try {
-    return new Uint8Array(length);
-  } catch (cause) {
-    throw new Error(`${name}: no memory for ${length} bytes`, { cause });
-  }
 }

@@ -2,11 +2,12 @@
 // touched for a while, its owner is gone, or stands still, and another may take over; at once, if the owner is known to be
 // dead. Nothing but efficiency rests on it: two that both believe to be the owner do the same work twice.
 import { randomUUID } from 'node:crypto';
-import { readFileSync, readlinkSync } from 'node:fs';
-import { open, readFile, rename, rm, stat, utimes } from 'node:fs/promises';
+import { constants, readFileSync, readlinkSync } from 'node:fs';
+import { lstat, open, rename, rm, utimes } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { shown } from './pickle.js';
 
 export interface Claim {
   /** Whether it is somebody else's by now. */
@@ -25,6 +26,8 @@ export interface Owner {
 const touchMilliseconds = 1000;
 const staleMilliseconds = 5000;
 const pollMilliseconds = 100;
+/** More than what an owner says of itself. */
+const longestOwner = 4096;
 
 /**
  * The claim on a folder, or undefined while somebody else has it. It ends with the process, however that ends.
@@ -63,7 +66,7 @@ export async function claimOrOwner(folder: string, name: string): Promise<Claim 
   for (;;) {
     const claimed = await claim(folder, name);
     if (claimed) return claimed;
-    const touched = (await stat(path).catch(() => undefined))?.mtimeMs;
+    const touched = (await lstat(path).catch(() => undefined))?.mtimeMs;
     if (first !== undefined && touched !== undefined && touched !== first) break;
     first ??= touched;
     await sleep(pollMilliseconds);
@@ -75,13 +78,14 @@ export async function claimOrOwner(folder: string, name: string): Promise<Claim 
 export const thisProcess = (): Owner => ({ token: randomUUID(), host: hostname(), place: place(), pid: process.pid });
 
 export const ownerInWords = (owner: Owner | undefined): string =>
-  owner ? `process ${owner.pid} on ${owner.host}` : 'another process';
+  owner ? `process ${owner.pid} on ${shown(owner.host)}` : 'another process';
 
 /** What `JSON.stringify(owner)` was; undefined for anything else. */
 export function parseOwner(text: string): Owner | undefined {
   try {
     const owner = JSON.parse(text);
-    return Number.isSafeInteger(owner?.pid) && owner.pid > 0 ? owner : undefined;
+    const isText = ['token', 'host', 'place'].every((name) => typeof owner?.[name] === 'string');
+    return isText && Number.isSafeInteger(owner.pid) && owner.pid > 0 ? owner : undefined;
   } catch {
     return undefined; // not written yet, or not to the end
   }
@@ -109,12 +113,30 @@ async function created(path: string, self: Owner): Promise<boolean> {
   }
 }
 
-const ownerOf = async (path: string): Promise<Owner | undefined> =>
-  parseOwner(await readFile(path, 'utf8').catch(() => '')); // not there
+// The folder may come from anywhere: a link is not followed, a pipe not waited for, and a long file not read.
+async function ownerOf(path: string): Promise<Owner | undefined> {
+  const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
+  const handle = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch(() => undefined);
+  if (!handle) return undefined; // not there, or a link
+  try {
+    const { size } = await handle.stat().then((found) => (found.isFile() ? found : { size: 0 }));
+    if (size === 0 || size > longestOwner) return undefined;
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(size), 0, size, 0);
+    return parseOwner(buffer.toString('utf8', 0, bytesRead));
+  } catch {
+    return undefined;
+  } finally {
+    await handle.close();
+  }
+}
 
 async function isStale(path: string): Promise<boolean> {
-  const found = await stat(path).catch(() => undefined);
+  const found = await lstat(path).catch(() => undefined);
   if (!found) return false;
+  if (found.isDirectory()) {
+    throw new Error(`${path} is a folder, where the file of the process that writes here belongs: remove it`);
+  }
+  if (!found.isFile()) return true; // a link or a pipe, which no owner makes
   const owner = await ownerOf(path);
   const atWork = owner && isAtWork(owner);
   if (atWork === false) return true;
@@ -122,7 +144,7 @@ async function isStale(path: string): Promise<boolean> {
   if (atWork === true) return true; // it stands still
   // It may be that another machine's clock goes wrong: then the file is touched meanwhile.
   await sleep(staleMilliseconds);
-  return (await stat(path).catch(() => undefined))?.mtimeMs === found.mtimeMs;
+  return (await lstat(path).catch(() => undefined))?.mtimeMs === found.mtimeMs;
 }
 
 function isAlive(pid: number): boolean {

@@ -1,10 +1,11 @@
 // A folder on a disk. Errors are the system's own.
-import { access, constants, link, lstat, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { access, constants, link, lstat, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder, writeFileAtomically } from './atomic_write.js';
 import { type ByteSource, openFile } from './byte_source.js';
 import { type Claim, claimOrOwner } from './claim.js';
 import { checkedName, type Draft, type FoundFile, type Store, unfinishedName } from './store.js';
+import { makeFolder, writing } from './write_failure.js';
 
 export class DiskStore implements Store {
   readonly name: string;
@@ -18,11 +19,14 @@ export class DiskStore implements Store {
   }
 
   async create(): Promise<() => Promise<void>> {
-    const made = await mkdir(this.name, { recursive: true });
-    await access(this.name, constants.W_OK | constants.X_OK);
-    return async () => {
-      if (made !== undefined) await rmdir(this.name).catch(() => {}); // unless there is something in it now
-    };
+    const undo = await makeFolder(this.name);
+    try {
+      await writing(this.name, 'folder', access(this.name, constants.W_OK | constants.X_OK));
+    } catch (error) {
+      await undo();
+      throw error;
+    }
+    return undo;
   }
 
   async list(): Promise<string[]> {

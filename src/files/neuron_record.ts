@@ -2,8 +2,15 @@
 // those of the original (its NeuronRecord, one JSON file per neuron), field for field.
 import { isUtf8 } from 'node:buffer';
 import { writeFileAtomically } from './atomic_write.js';
-import { type ActivationRecord, fitsTokens, type NeuronRecord, parseNeuronRecord } from './neuron_record_parser.js';
+import {
+  type ActivationRecord,
+  fitsTokens,
+  mostElements,
+  type NeuronRecord,
+  parseNeuronRecord,
+} from './neuron_record_parser.js';
 import { type FileSource, openSource } from './source.js';
+import { writingFor } from './write_failure.js';
 
 export type { ActivationRecord, NeuronId, NeuronRecord } from './neuron_record_parser.js';
 export { parseNeuronRecord };
@@ -30,43 +37,105 @@ export async function loadNeuronRecord(from: FileSource): Promise<NeuronRecord> 
 /**
  * Writes a record as the original does. The file appears whole or not at all. JSON has no NaN and no infinity: they
  * become null.
- * @throws TypeError when a field is not what it must be, or tokens and activations do not fit together.
+ * @throws TypeError when a field is not what it must be, or tokens and activations do not fit together; RangeError when the
+ *   file would be larger than what `loadNeuronRecord` reads.
  */
-export async function saveNeuronRecord(path: string, record: NeuronRecord): Promise<void> {
+export const saveNeuronRecord = (path: string, record: NeuronRecord): Promise<void> =>
+  saveRecord('saveNeuronRecord', path, record);
+
+/** @internal The same for `operation`, whose name messages begin with. */
+export async function saveRecord(operation: string, path: string, record: NeuronRecord): Promise<void> {
   checkRecord(record);
-  await writeFileAtomically(path, formatNeuronRecord(record));
+  const tooLarge = (what: string) =>
+    new RangeError(
+      `${operation}: ${path}: a record of ${what} could not be read again: give it fewer or shorter texts`,
+    );
+  const elements = elementsOf(record);
+  if (elements > mostElements) throw tooLarge(`${elements} tokens and activations, more than ${mostElements},`);
+  const pieces: string[] = [];
+  let bytes = 0;
+  try {
+    for (const piece of piecesOf(record)) {
+      bytes += Buffer.byteLength(piece);
+      if (bytes > largestFile) break;
+      pieces.push(piece);
+    }
+  } catch (cause) {
+    if (!(cause instanceof RangeError)) throw cause;
+    bytes = Number.POSITIVE_INFINITY; // a token that is longer than a text can be
+  }
+  if (bytes > largestFile) throw tooLarge(`more than ${largestFile} bytes`);
+  await writingFor(operation, writeFileAtomically(path, pieces));
+}
+
+/** As reading counts them: of all lists. */
+function elementsOf({
+  randomSample,
+  randomSampleByQuantile,
+  quantileBoundaries,
+  mostPositiveActivationRecords,
+}: NeuronRecord): number {
+  const samples = [randomSample, mostPositiveActivationRecords, ...(randomSampleByQuantile ?? [])];
+  const inLists = (randomSampleByQuantile?.length ?? 0) + (quantileBoundaries?.length ?? 0);
+  return samples.reduce((sum, items) => {
+    return items.reduce((all, { tokens, activations }) => all + 1 + tokens.length + activations.length, sum);
+  }, inLists);
 }
 
 // ---- writing
 
 /** The JSON of a record, byte for byte what the original writes (orjson), as far as all numbers are its floats. */
-export function formatNeuronRecord(record: NeuronRecord): string {
+export const formatNeuronRecord = (record: NeuronRecord): string => [...piecesOf(record)].join('');
+
+/** The same in pieces: it may be longer than a text can be. */
+function* piecesOf(record: NeuronRecord): Generator<string> {
   const { neuronId, randomSample, randomSampleByQuantile, quantileBoundaries } = record;
   const { neuronIndex, layerIndex } = neuronId;
-  const id = `{"neuron_index":${neuronIndex},"layer_index":${layerIndex},"dataclass_name":"NeuronId"}`;
-  const byQuantile = randomSampleByQuantile && list(randomSampleByQuantile, records);
-  const fields = [
-    `"neuron_id":${id}`,
-    `"random_sample":${records(randomSample)}`,
-    `"random_sample_by_quantile":${byQuantile}`,
-    `"quantile_boundaries":${quantileBoundaries && list(quantileBoundaries, float)}`,
-    `"mean":${float(record.mean)}`,
-    `"variance":${float(record.variance)}`,
-    `"skewness":${float(record.skewness)}`,
-    `"kurtosis":${float(record.kurtosis)}`,
-    `"most_positive_activation_records":${records(record.mostPositiveActivationRecords)}`,
-    '"dataclass_name":"NeuronRecord"',
-  ];
-  return `{${fields.join(',')}}`;
+  yield `{"neuron_id":{"neuron_index":${neuronIndex},"layer_index":${layerIndex},"dataclass_name":"NeuronId"}`;
+  yield ',"random_sample":';
+  yield* records(randomSample);
+  yield ',"random_sample_by_quantile":';
+  yield* randomSampleByQuantile ? list(randomSampleByQuantile, records) : ['null'];
+  yield ',"quantile_boundaries":';
+  yield* quantileBoundaries ? values(quantileBoundaries, float) : ['null'];
+  for (const field of ['mean', 'variance', 'skewness', 'kurtosis'] as const)
+    yield `,"${field}":${float(record[field])}`;
+  yield ',"most_positive_activation_records":';
+  yield* records(record.mostPositiveActivationRecords);
+  yield ',"dataclass_name":"NeuronRecord"}';
 }
 
-const list = <T>(items: readonly T[], format: (item: T) => string): string => `[${items.map(format).join(',')}]`;
+function* list<T>(items: readonly T[], format: (item: T) => Iterable<string>): Generator<string> {
+  yield '[';
+  for (const [i, item] of items.entries()) {
+    if (i > 0) yield ',';
+    yield* format(item);
+  }
+  yield ']';
+}
 
-const records = (items: readonly ActivationRecord[]): string =>
-  list(items, ({ tokens, activations }) => {
-    const texts = list(tokens, (token) => JSON.stringify(token));
-    return `{"activations":${list(activations, float)},"tokens":${texts},"dataclass_name":"ActivationRecord"}`;
-  });
+const valuesAtOnce = 2 ** 16;
+
+function* values<T>(items: readonly T[], format: (item: T) => string): Generator<string> {
+  yield '[';
+  for (let from = 0; from < items.length; from += valuesAtOnce) {
+    yield `${from > 0 ? ',' : ''}${items
+      .slice(from, from + valuesAtOnce)
+      .map(format)
+      .join(',')}`;
+  }
+  yield ']';
+}
+
+const records = (items: readonly ActivationRecord[]): Generator<string> => list(items, piecesOfActivations);
+
+function* piecesOfActivations({ tokens, activations }: ActivationRecord): Generator<string> {
+  yield '{"activations":';
+  yield* values(activations, float);
+  yield ',"tokens":';
+  yield* values(tokens, (token) => JSON.stringify(token));
+  yield ',"dataclass_name":"ActivationRecord"}';
+}
 
 /** As orjson writes it: the fewest digits, a fraction always, an exponent below 1e-5 and from 1e16 on. */
 function float(x: number | null): string {

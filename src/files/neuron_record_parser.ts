@@ -30,7 +30,7 @@ export interface NeuronRecord {
 }
 
 /** Elements of all lists of a file: a quarter of a gigabyte of numbers. */
-const mostElements = 2 ** 25;
+export const mostElements = 2 ** 25;
 const deepest = 64; // of what is skipped
 const longestNumber = 400;
 

@@ -19,6 +19,7 @@ import {
   safetensorsHeader,
 } from './safetensors_header.js';
 import { type FileSource, openSource } from './source.js';
+import { writingFor } from './write_failure.js';
 
 export { type PlacedTensor, type PlannedTensor, safetensorsHeader } from './safetensors_header.js';
 
@@ -139,7 +140,7 @@ export async function saveSafetensors(
     if ('data' in tensor) check(name, tensor);
   }
   const { header } = safetensorsHeader(entries, metadata);
-  await writeFileAtomically(path, chunks(header, entries));
+  await writingFor('saveSafetensors', writeFileAtomically(path, chunks(header, entries)));
 }
 
 async function* chunks(header: Uint8Array, entries: [string, HostTensor | TensorToCome][]): AsyncGenerator<Uint8Array> {

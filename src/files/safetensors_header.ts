@@ -47,13 +47,21 @@ export function safetensorsHeader(
   const places = new Map<string, PlacedTensor>();
   const members = metadata && Object.keys(metadata).length > 0 ? [member('__metadata__', checked(metadata))] : [];
   let at = 0;
+  let characters = 0; // of the header
   for (const [name, { dtype, shape }] of tensors) {
+    if (name.length > largestHeader) throw tooLong(name.length);
     const bytes = sizeOf(name, dtype, shape);
     if (name === '__metadata__' || places.has(name)) {
       throw new Error(`safetensors: a tensor cannot have the name ${shown(name)}, it is taken`);
     }
     places.set(name, { dtype, shape: [...shape], byteOffset: at, bytes });
-    members.push(member(name, { dtype: namesOfDTypes.get(dtype), shape, data_offsets: [at, at + bytes] }));
+    if (!Number.isSafeInteger(at + bytes)) {
+      throw new RangeError(`safetensors: with tensor ${shown(name)}, the file would be larger than any can be`);
+    }
+    const text = member(name, { dtype: namesOfDTypes.get(dtype), shape, data_offsets: [at, at + bytes] });
+    characters += text.length;
+    if (characters > largestHeader) throw tooLong(characters);
+    members.push(text);
     at += bytes;
   }
   const header = framed(`{${members.join(',')}}`);
@@ -80,10 +88,13 @@ function sizeOf(name: string, dtype: HostDType, shape: readonly number[]): numbe
   return count * bytesPerElement(dtype);
 }
 
+const tooLong = (bytes: number): RangeError =>
+  new RangeError(`safetensors: the header would have ${bytes} bytes or more; it may have ${largestHeader}`);
+
 function framed(json: string): Uint8Array {
   const text = Buffer.from(json);
   const length = 8 * Math.ceil(text.length / 8);
-  if (length > largestHeader) throw new RangeError(`safetensors: the header would have ${length} bytes`);
+  if (length > largestHeader) throw tooLong(length);
   const header = Buffer.alloc(8 + length, ' ');
   header.writeBigUInt64LE(BigInt(length));
   text.copy(header, 8);

@@ -1,6 +1,6 @@
 // Checkpoints of PyTorch: what torch.save wrote, without Python. A file is read in three steps: its pickle, which
 // describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
-import { allocate } from './byte_source.js';
+
 import {
   bytesPerElement,
   type HostTensor,
@@ -10,6 +10,7 @@ import {
   type TypedArray,
   viewAs,
 } from './host_tensor.js';
+import { allocate } from './memory.js';
 import { shown } from './pickle.js';
 import { type FileSource, openSource } from './source.js';
 import { openTorchArchive, type TorchArchive } from './torch_archive.js';

@@ -7,6 +7,7 @@ import { writeFileAtomically } from './atomic_write.js';
 import { type HostTensor, isHostTensor, mismatch, type StateValue } from './host_tensor.js';
 import { shown } from './pickle.js';
 import { storageTypeOf } from './torch_names.js';
+import { writingFor } from './write_failure.js';
 
 /**
  * Writes a file of torch.save. Objects become dictionaries, arrays lists, whole numbers ints and other numbers floats.
@@ -31,7 +32,7 @@ export async function saveTorch(path: string, value: StateValue): Promise<void> 
   }
   add('version', Buffer.from('3\n'));
   zip.end();
-  await writeFileAtomically(path, output as AsyncIterable<Buffer>);
+  await writingFor('saveTorch', writeFileAtomically(path, output as AsyncIterable<Buffer>));
 }
 
 // torch takes the file's name without its ending.

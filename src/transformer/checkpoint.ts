@@ -1,11 +1,12 @@
 // Loading a model's weights from its files, and saving them in the original's layout.
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import type { Tensor } from '../engine/tensor.js';
 import { writeFileAtomically } from '../files/atomic_write.js';
 import { saveTorch } from '../files/torch.js';
+import { makeFolder, writingFor } from '../files/write_failure.js';
 import { buildWeights, type Loaded, type WeightSource } from './build_weights.js';
 import { configToJson } from './config.js';
 import { hostPieces, pieceNames } from './pieces.js';
@@ -60,11 +61,12 @@ export async function saveCheckpoint(folder: string, model: Loaded): Promise<voi
   ];
   if (foreign.length > 0)
     throw new Error(`saveCheckpoint: ${folder} holds something else: ${foreign.slice(0, 3).join(', ')}`);
-  await mkdir(pieces, { recursive: true });
+  await writingFor('saveCheckpoint', makeFolder(pieces));
   await rm(join(folder, 'config.json'), { force: true }); // until the new pieces are there, the folder is no checkpoint
   for await (const [name, tensor] of hostPieces(weights, config, nVocab))
     await saveTorch(join(pieces, `${name}.pt`), tensor);
-  await writeFileAtomically(join(folder, 'config.json'), [`${JSON.stringify(configToJson(config), null, 1)}\n`]);
+  const text = `${JSON.stringify(configToJson(config), null, 1)}\n`;
+  await writingFor('saveCheckpoint', writeFileAtomically(join(folder, 'config.json'), text));
 }
 
 /** What lies in a folder; nothing where there is none. */
@@ -72,7 +74,7 @@ async function namesIn(folder: string): Promise<string[]> {
   try {
     return await readdir(folder);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return []; // told when it is made
     throw error;
   }
 }

@@ -1,0 +1,31 @@
+// What memory has room for, as far as that can be foreseen: systems hand out more than they have, and end a process that
+// then uses it.
+import { totalmem } from 'node:os';
+
+// Less is taken without asking: the answer takes the system some time.
+const unasked = 2 ** 26;
+
+/** Bytes that can be taken, about; undefined when `bytes` are that few. What may be garbage counts as free. */
+function roomFor(bytes: number): number | undefined {
+  if (bytes <= unasked) return undefined;
+  if (process.platform !== 'linux') return totalmem(); // what is free says little elsewhere: caches are not counted
+  return Math.min(totalmem(), process.availableMemory() + process.memoryUsage().arrayBuffers);
+}
+
+/** @throws RangeError when memory has no room for so many bytes: `WHAT take N bytes, …: ADVICE`. */
+export function checkRoom(what: string, bytes: number, advice: string): void {
+  const room = roomFor(bytes);
+  if (room === undefined || bytes <= room) return;
+  throw new RangeError(`${what} take ${bytes} bytes, and memory has room for ${Math.max(0, room)}: ${advice}`);
+}
+
+/** Zeroed bytes; what memory cannot hold is an error in words. */
+export function allocate(name: string, length: number): Uint8Array<ArrayBuffer> {
+  const room = roomFor(length);
+  try {
+    if (room !== undefined && length > room) throw new RangeError(`there is room for ${room}`);
+    return new Uint8Array(length);
+  } catch (cause) {
+    throw new Error(`${name}: no memory for ${length} bytes`, { cause });
+  }
+}
