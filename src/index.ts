@@ -58,6 +58,7 @@ export {
   weightLocationTypes,
   weightShapeSpec,
 } from './context/weight_locations.js';
+export { type Allowances, NotAllowed } from './dump/allowances.js';
 export type { AutoencoderSource } from './dump/autoencoders.js';
 export {
   type CollateOptions,
@@ -71,6 +72,18 @@ export { type MergeResult, mergeDumps } from './dump/merge.js';
 export type { DumpOptions, WorkerOptions } from './dump/options.js';
 export { type DumpPlan, describePlan } from './dump/plan.js';
 export type { DumpProgress } from './dump/progress.js';
+export {
+  type FailedJob,
+  type PlanOptions as QueuePlanOptions,
+  type PlanResult as QueuePlanResult,
+  planQueue,
+  type QueueOptions,
+  type QueueStatus,
+  queueStatus,
+  type WorkEvent as QueueWorkEvent,
+  type WorkOptions as QueueWorkOptions,
+  workQueue,
+} from './dump/queue.js';
 export {
   type DenseRows,
   Dump,

@@ -1,5 +1,6 @@
 // Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is tried.
 import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -110,6 +111,32 @@ if (noRedis) {
       const changed = await run(['queue', 'plan', ...queue, ...words, '--out', at('out')]);
       assert.is(changed.code, 1);
       assert.match(changed.stderr, /out holds a dump with the corpus .*8000 bytes\), but .*4000 bytes\) was asked for/);
+    }));
+
+  test('a worker that stays serves what is planned now; a folder has one plan at a time', () =>
+    withRedis(async (redis, at) => {
+      const words = (context: string) =>
+        ['--text', sampleText, '--hook', '1/mlp/post_act', '--limit', '2000', '--context', context].concat(
+          ...['--shard-tokens', '640'],
+        );
+      const plan = (context: string) =>
+        run(['queue', 'plan', '--redis', redis.url, ...words(context), '--out', at('out')]);
+      const worker = startWorker(redis.url);
+      const made = () => existsSync(join(at('out'), 'manifest.json'));
+      good(await plan('32'));
+      const other = await plan('64');
+      if (!made())
+        assert.match(other.stderr, /out is in the queue already with another context: 32, and not 64\. Wait/);
+      for (const context of ['32', '64']) {
+        if (context === '64') good(await plan(context));
+        const done = async () => /^done {6}5$/m.test(good(await run(['queue', 'status', '--redis', redis.url])));
+        await until(async () => made() && (await done()));
+        good(await run(['dump', ...words(context), '--out', at(context)]));
+        await assertSameFolder(at('out'), at(context));
+        await rm(at('out'), { recursive: true });
+      }
+      worker.child.kill('SIGTERM');
+      assert.is((await worker.ended).code, 130);
     }));
 
   test('a dump in object storage', () =>

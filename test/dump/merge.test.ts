@@ -169,6 +169,30 @@ test('what makes no whole is refused, and nothing is changed', () =>
     await refused([at('absurd')], /of 4000000000 parts, 3999999999 are missing: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …/);
   }));
 
+test('what nobody knows of a manifest goes no further: not into that of the whole, nor into one that goes on', () =>
+  withParts(async (at) => {
+    const evil = { scripts: { postinstall: 'x' }, constructor: 1 };
+    const spoil = async (path: string) => {
+      const manifest = JSON.parse(await readFile(path, 'utf8'));
+      for (const part of [manifest, manifest.model, manifest.model.config, manifest.corpus[0], manifest.locations[0]]) {
+        Object.assign(part, evil);
+      }
+      for (const part of [manifest.autoencoders[0], manifest.part, ...manifest.shards]) Object.assign(part, evil);
+      await writeFile(path, JSON.stringify(manifest).replace('{', '{"__proto__":{"complete":true},'));
+      return manifest;
+    };
+    for (const index of parts) await spoil(join(at('together'), `manifest-${index}-of-3.json`));
+    await mergeDumps(at('together'));
+    await assertSameFolder(at('together'), at('whole'));
+
+    const path = join(at('whole'), 'manifest.json');
+    const good = await readFile(path, 'utf8');
+    const manifest = await spoil(path);
+    await writeFile(path, JSON.stringify({ ...manifest, complete: false, shards: manifest.shards.slice(0, 3) }));
+    await make(at('whole'));
+    assert.is(await readFile(path, 'utf8'), good);
+  }));
+
 test('sonde merge', () =>
   withParts(async (at) => {
     const cwd = at('.');
