@@ -7,8 +7,17 @@ import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
 import { idOf } from '../../src/dump/queue_job.js';
 import { packageRoot } from '../../src/engine/native.js';
+import {
+  type Allowances,
+  dump,
+  openDevice,
+  planQueue,
+  type QueueWorkEvent,
+  queueStatus,
+  workQueue,
+} from '../../src/index.js';
 import { assertSameFolder, contentsOf } from '../dump/folders.js';
-import { suite } from '../support/harness.js';
+import { rejects, suite } from '../support/harness.js';
 import { good, noRedis, startPlainWorker, withRedis } from '../support/redis.js';
 import { run } from './command.js';
 
@@ -310,6 +319,54 @@ if (noRedis) {
       const { stderr } = await startPlainWorker({ cwd: at('start') }, ...server, ...all, '--until-done').ended;
       assert.is(stderr, '');
       assert.ok((await readdir(at('dumps/out'))).includes('manifest.json'));
+    }));
+
+  test('in the library: the same', () =>
+    withRedis(async (redis, given) => {
+      const root = await realpath(given('.'));
+      const queue = { redis: redis.url, name: 'library', key: 'secret' };
+      const corpus = join(root, 'text.txt');
+      await cp(join(demo, 'stories-sample.txt'), corpus);
+      const out = join(root, 'out');
+      const asked = { model: 'demo', corpus, locations: '1/mlp/post_act', limit: 2000, context: 32, shardTokens: 640 };
+      for (const [change, pattern] of [
+        [{ shard: { index: 0, count: 2 } }, /shard and workers are for dump\(\)/],
+        [{ workers: [{ device: 'cpu' as const }] }, /shard and workers are for dump\(\)/],
+        [{ model: { digest: 1 } as never }, /load the model themselves/],
+        [{ batch: 2 ** 19 }, /request\.batch must be/],
+        [{ corpus: '-' }, /standard input is on one machine only/],
+      ] as const) {
+        await rejects(planQueue({ ...asked, out, ...change }, { ...queue, attempts: 1 }), pattern);
+      }
+      const device = openDevice('cpu', { threads: 1 });
+      const planned = await planQueue({ ...asked, out, device }, { ...queue, attempts: 1 });
+      const folders = [`--allow-out ${out}`, `--allow-corpus ${root}`];
+      assert.equal(planned, { shards: 4, state: 'added', workerOptions: folders });
+      const work = async (allow?: Allowances) => {
+        const events: QueueWorkEvent[] = [];
+        const { signal } = new AbortController();
+        const onEvent = (event: QueueWorkEvent) => events.push(event);
+        await workQueue({ ...queue, device, untilDone: true, onEvent, signal, ...(allow && { allow }) });
+        return events;
+      };
+      const refused = await work({ corpus: [root] });
+      assert.is(refused.length, 4);
+      for (const event of refused) {
+        assert.ok(event.kind === 'failed' && event.final);
+        assert.match(event.reason, /request\.out: this worker does not write to .*--allow-out/);
+      }
+      const { failed } = await queueStatus(queue, true);
+      assert.equal(failed, []);
+      const done = await work({ out: [out], corpus: [corpus] });
+      assert.equal(
+        done.map(({ kind }) => kind),
+        Array(5).fill('done'),
+      );
+      await dump({ ...asked, out: join(root, 'whole') });
+      await assertSameFolder(out, join(root, 'whole'));
+      await rejects(work({ out: [''] }), TypeError, /allow\.out must be a list of texts/);
+      await rejects(work({ models: 'demo' as never }), TypeError, /allow\.models must be a list/);
+      await rejects(work({ out: ['az://x'] }), /az:\/\/x: is no place for a dump/);
     }));
 
   test('signed jobs: a worker with a key takes no others, wherever they come from', () =>
