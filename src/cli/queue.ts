@@ -1,5 +1,6 @@
 // sonde queue: dumps that any number of machines work on, with BullMQ on Redis.
 import { Command } from 'commander';
+import { printable } from '../dump/printable.js';
 import { planQueue, type QueueOptions, queueStatus, type WorkEvent, workQueue } from '../dump/queue.js';
 import { addDumpOptions, type DumpRequestOptions, dumpRequest } from './dump.js';
 import { interruptible } from './failure.js';
@@ -89,8 +90,11 @@ async function runWork(options: WorkOptions): Promise<void> {
 
 function tell(event: WorkEvent): void {
   if (event.kind === 'done') print(`${event.what}: done, ${event.seconds.toFixed(1)} s`);
-  else if (event.kind === 'connection') console.error(`sonde: the connection to the queue: ${event.reason}`);
-  else console.error(`sonde: ${event.what}: ${event.reason}${event.final ? ' (given up)' : ' (will be tried again)'}`);
+  else if (event.kind === 'connection') console.error(`sonde: the connection to the queue: ${printable(event.reason)}`);
+  else {
+    const [what, reason] = [printable(event.what), printable(event.reason, 1000)];
+    console.error(`sonde: ${what}: ${reason}${event.final ? ' (given up)' : ' (will be tried again)'}`);
+  }
 }
 
 async function runStatus(options: QueueWords & { retry?: boolean }): Promise<void> {
@@ -101,5 +105,7 @@ async function runStatus(options: QueueWords & { retry?: boolean }): Promise<voi
   print(`done      ${counts.done}`);
   print(`merging   ${counts.merging} dumps that wait for their shards`);
   print(`given up  ${failed.length}`);
-  for (const { what, out, attempts, reason } of failed) print(`  ${what} of ${out}, ${attempts} attempts: ${reason}`);
+  for (const { what, out, attempts, reason } of failed) {
+    print(`  ${printable(what)} of ${printable(out)}, ${attempts} attempts: ${printable(reason, 1000)}`);
+  }
 }

@@ -11,7 +11,10 @@ import type { CorpusFile } from './corpus.js';
 import { mergeDumps } from './merge.js';
 import type { DumpOptions } from './options.js';
 import { checkByName } from './prepare.js';
-import { bullmq, once, patient, type QueueOptions, reasonOf, withQueue } from './queue_connection.js';
+import { printable } from './printable.js';
+import { once, patient, type QueueOptions, Troubles, withQueue } from './queue_connection.js';
+import { bullmq } from './queue_packages.js';
+import { checkedBackend, givenUp, pauseAfter, unfinishedIn } from './queue_records.js';
 import { quietly } from './read_ahead.js';
 import { isComplete, planShards, type ShardedDump, ShardSession } from './shard_session.js';
 
@@ -144,7 +147,11 @@ export async function workQueue(options: WorkOptions): Promise<void> {
       lockDuration: lockSeconds * 1000,
       stalledInterval: lockSeconds * 1000,
       maxStalledCount: 1000, // a lost worker says nothing about its shard
+      settings: { backoffStrategy: pauseAfter },
     },
+    await checkedBackend(({ id, message }) => {
+      onEvent({ kind: 'failed', what: `job ${printable(id, 64)}`, reason: message, final: true });
+    }),
   );
   worker.on('completed', (job) => {
     const seconds = (performance.now() - (begun.get(job.id as string) ?? performance.now())) / 1000;
@@ -155,12 +162,11 @@ export async function workQueue(options: WorkOptions): Promise<void> {
     const final = job.attemptsMade >= (job.opts.attempts ?? 1);
     onEvent({ kind: 'failed', what: nameOf(job), reason: error.message, final });
   });
-  let trouble = '';
-  worker.on('error', (error) => {
-    const reason = reasonOf(error);
-    if (reason !== trouble && !signal.aborted) onEvent({ kind: 'connection', reason });
-    trouble = reason;
+  const troubles = new Troubles(redis, (reason) => {
+    if (!signal.aborted) onEvent({ kind: 'connection', reason });
   });
+  worker.on('error', (error) => troubles.on(error));
+  worker.on('active', () => troubles.well());
   try {
     await (options.untilDone ? untilEmpty(options) : aborted(signal));
   } finally {
@@ -237,14 +243,11 @@ const pollMilliseconds = 500;
 
 async function untilEmpty({ signal, ...queue }: WorkOptions): Promise<void> {
   while (!signal.aborted) {
-    const left = await unfinishedIn(queue).catch(() => 1); // without a connection nobody knows
+    const left = await withQueue(queue, unfinishedIn).catch(() => 1); // without a connection nobody knows
     if (left === 0) return;
     await sleep(pollMilliseconds, undefined, { signal }).catch(() => {}); // aborted
   }
 }
-
-const unfinishedIn = (queue: QueueOptions): Promise<number> =>
-  withQueue(queue, (there) => there.getJobCountByTypes('waiting', 'active', 'delayed', 'prioritized'));
 
 const aborted = (signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => {
@@ -275,11 +278,23 @@ export interface QueueStatus {
 /** With `retry`, those that were given up are tried again. */
 export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueStatus> {
   return withQueue(queue, async (there) => {
-    if (retry) for (const job of await there.getFailed()) await job.retry('failed', { resetAttemptsMade: true });
+    if (retry) for (const { job } of await givenUp(there)) await job?.retry('failed', { resetAttemptsMade: true });
     const counts = await there.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');
     const failed: FailedJob[] = [];
-    for (const job of (await there.getFailed()) as QueueJob[]) {
-      const plan = job.name === mergeJob ? job : ((await there.getJob((job.data as ShardJob).dump)) as QueueJob);
+    for (const { id, broken, job } of await givenUp(there)) {
+      if (!job) {
+        failed.push({
+          what: `job ${printable(id, 64)}`,
+          out: 'a dump that is not known',
+          attempts: 0,
+          reason: broken ?? '',
+        });
+        continue;
+      }
+      const plan =
+        job.name === mergeJob
+          ? job
+          : ((await there.getJob((job.data as ShardJob).dump).catch(() => undefined)) as QueueJob);
       const out = (plan?.data as ShardedDump | undefined)?.request.out ?? 'a dump that is not in the queue any more';
       failed.push({ what: nameOf(job), out, attempts: job.attemptsMade, reason: job.failedReason });
     }
