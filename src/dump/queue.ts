@@ -14,7 +14,7 @@ import { checkByName } from './prepare.js';
 import { printable } from './printable.js';
 import { once, patient, type QueueOptions, Troubles, withQueue } from './queue_connection.js';
 import { bullmq } from './queue_packages.js';
-import { checkedBackend, givenUp, pauseAfter, unfinishedIn } from './queue_records.js';
+import { checkedBackend, givenUp, mayWork, pauseAfter, unfinishedIn } from './queue_records.js';
 import { quietly } from './read_ahead.js';
 import { isComplete, planShards, type ShardedDump, ShardSession } from './shard_session.js';
 
@@ -126,7 +126,7 @@ export interface WorkOptions extends QueueOptions {
 export async function workQueue(options: WorkOptions): Promise<void> {
   const { Worker, WaitingError } = await bullmq();
   const { redis, name, lockSeconds = 30, signal, onEvent } = options;
-  await withQueue(options, (queue) => queue.getJobCounts('waiting')); // says at once when there is no server
+  await withQueue(options, mayWork); // says at once when there is no server, or no right to work
   const shop = new Workshop(options);
   const begun = new Map<string, number>();
   const worker: Worker = new Worker(

@@ -94,7 +94,6 @@ function clientCertificate(environment: Readonly<Record<string, string | undefin
 /** What ioredis needs; throws when the address is none. */
 function optionsOf(redis: string) {
   const { shown, secure, ...where } = parseAddress(redis);
-  // ioredis warns of some passwords on standard error by itself, but of nothing that a command here does not tell as well
   return secure ? { ...where, tls: clientCertificate(process.env) } : where;
 }
 
@@ -126,11 +125,17 @@ export async function withQueue<T>({ redis, name }: QueueOptions, body: (queue: 
     // A command's own error says more than the loss of the connection that it brought about.
     const told = trouble && (isReply(trouble) || !isReply(error)) ? trouble : (error as Error);
     const what = isReply(told) ? shownAddress(redis) : `no connection to ${shownAddress(redis)}`;
-    throw new Error(`queue: ${what}: ${reasonOf(told, redis)}`);
+    const reason = reasonOf(told, redis);
+    throw new Error(`queue: ${what}: ${reason}${reason.startsWith(closedReason) ? closedHint(redis) : ''}`);
   } finally {
     await queue.close().catch(() => {});
   }
 }
+
+const closedHint = (redis: string): string =>
+  parseAddress(redis).secure
+    ? `; perhaps it ${demandsCertificate}`
+    : '; perhaps it wants TLS, then the address begins with rediss://';
 
 async function answered(ready: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
@@ -151,6 +156,9 @@ const isReply = (error: unknown): boolean => error instanceof Error && error.nam
 const isOfRedis = (error: unknown): boolean =>
   error instanceof Error && (ofRedis.includes(error.name) || error.message === closed || error instanceof NoAnswer);
 
+const demandsCertificate = `demands a certificate of its clients: ${clientFiles.cert} and ${clientFiles.key} name the files`;
+const closedReason = 'it closed the connection';
+
 // What a user can do, by what Redis, TLS and the system say. The first that fits.
 const reasons: readonly (readonly [RegExp, string])[] = [
   [/^WRONGPASS|^ERR invalid password/, 'the user or the password is wrong'],
@@ -158,7 +166,7 @@ const reasons: readonly (readonly [RegExp, string])[] = [
     /^NOAUTH/,
     'it asks for a password: redis://USER:PASSWORD@HOST:PORT, best in SONDE_REDIS, which other users of this machine do not see',
   ],
-  [/NOPERM|No permissions|can't access at least one of the keys/i, 'the user lacks rights'],
+  [/NOPERM|No permissions|can't (run this command|access at least one of the keys)/i, 'the user lacks rights'],
   [/^LOADING|^BUSY Redis is/, 'it is loading its data or busy, try again later'],
   [/READONLY/, 'it is a replica, which only reads: the address of the primary is needed'],
   [/^MASTERDOWN/, 'it is a replica without its primary'],
@@ -168,38 +176,37 @@ const reasons: readonly (readonly [RegExp, string])[] = [
     /wrong version number|packet length too long|WRONG_VERSION_NUMBER/i,
     'it does not speak TLS there: redis:// is without',
   ],
-  [
-    /certificate.required|alert.*certificate|handshake failure/i,
-    `it demands a certificate of its clients: ${clientFiles.cert} and ${clientFiles.key} name the files`,
-  ],
+  [/certificate.required|alert.*certificate|handshake failure/i, `it ${demandsCertificate}`],
   [/ALTNAME_INVALID/, 'its certificate is for another host'],
   [/CERT_HAS_EXPIRED|CERT_NOT_YET_VALID/, 'its certificate is not valid at this time'],
   [/CERT|UNABLE_TO_/, "its certificate is not trusted: NODE_EXTRA_CA_CERTS names the file of the authority's"],
   [/ENOTFOUND|EAI_/, 'there is no such host'],
-  [/^Protocol error|ParserError/, 'what answers there is no Redis'],
+  [/^Protocol error|RESP type|ParserError/, 'what answers there is no Redis'],
+  [/ETIMEDOUT/, 'it does not answer; where rediss:// is asked for, it may speak no TLS'],
   [
-    /^Connection is closed\.$|^Command aborted|ECONNRESET|EPIPE/,
-    'it closed the connection; does it want TLS (rediss://)?',
+    /key values mismatch|DECODER routines|no start line/,
+    `${clientFiles.cert} and ${clientFiles.key} are no certificate with its key`,
   ],
+  [/^Connection is closed\.$|^Command aborted|ECONNRESET|EPIPE/, closedReason],
 ];
 
-/** One sentence about what went wrong with a connection, without the password. Text of the server ends it. */
+/** One sentence about what went wrong with a connection. What the server says ends it, unless the password is in that. */
 export function reasonOf(error: NodeJS.ErrnoException, redis?: string): string {
-  const { message, code, name } = error;
-  const own = message || code || 'unknown';
+  const { message, code, name, syscall } = error;
   const known = reasons.find(([pattern]) => pattern.test(message) || pattern.test(code ?? '') || pattern.test(name));
-  const said = own === closed ? '' : withoutPassword(printable(own), redis);
-  return known ? `${known[1]}${said && ` (${said})`}` : said || 'it closed the connection';
+  const text = code?.startsWith('ERR_SSL') ? code : message.replace(/ script: [0-9a-f]{40}.*/s, '');
+  const said = printable(text || code || 'unknown');
+  const repeats = syscall === undefined && passwordsOf(redis).some((word) => message.includes(word));
+  if (!known) return repeats ? 'what it says holds the password' : said;
+  return repeats || message === closed ? known[1] : `${known[1]} (${said})`;
 }
 
-function withoutPassword(text: string, redis: string | undefined): string {
-  if (!redis) return text;
+function passwordsOf(redis = ''): string[] {
   try {
     const { password } = parseAddress(redis);
-    if (!password) return text;
-    return text.replaceAll(password, '***').replaceAll(new URL(redis).password, '***');
+    return password ? [password, new URL(redis).password] : [];
   } catch {
-    return 'unknown'; // an address that is none is told before anything connects
+    return []; // an address that is none is told before anything connects
   }
 }
 

@@ -152,7 +152,14 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT
 end
 return gone`;
 
+// Changes nothing, but fails where a worker would.
+const mayWorkScript = `
+redis.call('LREM', KEYS[1], 0, '-')
+redis.call('HDEL', KEYS[2], '-')
+return 1`;
+
 const scripts = {
+  'sonde:mayWork': [mayWorkScript, 2],
   'sonde:refuse': [refuseScript, 4],
   'sonde:locked': [lockedScript, 1],
   'sonde:due': [dueScript, 1],
@@ -179,6 +186,12 @@ async function refuse(backend: RedisQueueBackend, { id, what, message }: BrokenR
   const isJob = isJobId(id, placeOf(backend));
   const words = [id, Date.now(), what, message, isJob ? '1' : '0'];
   await run(backend, 'sonde:refuse', [active, stalled, failed, backend.toKey(id), ...words]);
+}
+
+/** Fails for a user who may not change the queue, and on a server where nobody may. */
+export async function mayWork(queue: Queue): Promise<void> {
+  const { active, meta } = queue.keys as Record<'active' | 'meta', string>;
+  await run(queue.getBackend() as RedisQueueBackend, 'sonde:mayWork', [active, meta]);
 }
 
 // What fails when a job is asked for fails at once when asked again: the pause keeps a worker from asking all the time.
