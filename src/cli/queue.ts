@@ -1,6 +1,7 @@
 // sonde queue: dumps that any number of machines work on, with BullMQ on Redis.
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { printable } from '../dump/printable.js';
 import { planQueue, type QueueOptions, queueStatus, type WorkEvent, workQueue } from '../dump/queue.js';
 import { addDumpOptions, type DumpRequestOptions, dumpRequest } from './dump.js';
 import { interruptible, UsageError } from './failure.js';
@@ -139,7 +140,10 @@ async function runWork(options: WorkOptions): Promise<void> {
 function tell(event: WorkEvent): void {
   if (event.kind === 'done') print(`${event.what}: done, ${event.seconds.toFixed(1)} s`);
   else if (event.kind === 'connection') warn(`the connection to the queue: ${event.reason}`);
-  else warn(`${event.what}: ${event.reason}${event.final ? ' (given up)' : ' (will be tried again)'}`);
+  else {
+    const [what, reason] = [printable(event.what), printable(event.reason, 1000)];
+    warn(`${what}: ${reason}${event.final ? ' (given up)' : ' (will be tried again)'}`);
+  }
 }
 
 async function runStatus(options: QueueWords & { retry?: boolean }): Promise<void> {
@@ -150,5 +154,7 @@ async function runStatus(options: QueueWords & { retry?: boolean }): Promise<voi
   print(`done      ${counts.done}`);
   print(`merging   ${counts.merging} dumps that wait for their shards`);
   print(`given up  ${failed.length}`);
-  for (const { what, out, attempts, reason } of failed) print(`  ${what} of ${out}, ${attempts} attempts: ${reason}`);
+  for (const { what, out, attempts, reason } of failed) {
+    print(`  ${printable(what)} of ${printable(out)}, ${attempts} attempts: ${printable(reason, 1000)}`);
+  }
 }

@@ -5,14 +5,26 @@
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
+import { checkInteger } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import { isBlobUrl } from '../files/blob_address.js';
 import { type Allowances, NotAllowed, Permit } from './allowances.js';
 import type { CorpusFile } from './corpus.js';
 import type { DumpOptions } from './options.js';
 import { checkByName } from './prepare.js';
-import { bullmq, type QueueOptions as Connection, once, patient, reasonOf, withQueue } from './queue_connection.js';
+import { printable } from './printable.js';
+import { type QueueOptions as Connection, once, patient, Troubles, withQueue } from './queue_connection.js';
 import { BadJob, idOf, type JobName, jobData, plainRequest, readJob, type SigningKey } from './queue_job.js';
+import { bullmq } from './queue_packages.js';
+import {
+  BrokenRecord,
+  checkedBackend,
+  givenUp,
+  mayWork,
+  mostAttempts,
+  pauseAfter,
+  unfinishedIn,
+} from './queue_records.js';
 import { JobRunner } from './queue_runner.js';
 import { isComplete, planShards, type ShardedDump, type ShardedRequest } from './shard_session.js';
 
@@ -26,9 +38,6 @@ export interface QueueOptions extends Connection {
 
 const [shardJob, mergeJob]: JobName[] = ['shard', 'merge'];
 
-// A shard's job fails for good after so many attempts, with growing pauses of seconds in between.
-const pauses = { type: 'exponential', delay: 2000 } as const;
-
 // ---- plan
 
 export interface PlanResult {
@@ -40,7 +49,7 @@ export interface PlanResult {
 }
 
 export interface PlanOptions extends QueueOptions {
-  /** Times that a shard is tried before it is given up. */
+  /** Times that a shard is tried before it is given up, with growing pauses of seconds in between: 1 to 100. */
   readonly attempts: number;
 }
 
@@ -55,6 +64,7 @@ export async function planQueue(
   queue: PlanOptions,
 ): Promise<PlanResult> {
   const { signal, device, onFetch, ...given } = options;
+  checkInteger('queue', 'attempts', queue.attempts, 1, mostAttempts);
   const request = requestOf(given);
   const workerOptions = await optionsFor(request);
   return withQueue(queue, async (there) => {
@@ -115,7 +125,7 @@ async function plannedBefore(there: Queue, id: string, queue: QueueOptions): Pro
     const job = await there.getJob(id);
     return job && job.name === mergeJob ? { dump: readJob('merge', job.data, queue), state } : undefined;
   } catch (error) {
-    if (error instanceof BadJob || error instanceof SyntaxError) return undefined;
+    if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
     throw error;
   }
 }
@@ -138,12 +148,11 @@ async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promi
   const flow = new FlowProducer({ connection: once(redis) });
   flow.on('error', () => {}); // the call below rejects
   try {
-    const retried = { attempts, backoff: pauses };
     await flow.add({
-      ...{ name: 'merge', queueName: name, data, opts: { jobId: id, ...retried } },
+      ...{ name: 'merge', queueName: name, data, opts: { jobId: id, attempts } },
       children: Array.from({ length: dump.count }, (_, number) => ({
         ...{ name: 'shard', queueName: name, data: jobData('shard', { dump: id, number }, queue) },
-        opts: { jobId: `${id}-${number}`, ...retried },
+        opts: { jobId: `${id}-${number}`, attempts },
       })),
     });
   } finally {
@@ -179,7 +188,7 @@ export async function workQueue(options: WorkOptions): Promise<void> {
   const { Worker, WaitingError, UnrecoverableError } = await bullmq();
   const { redis, name, lockSeconds = 30, signal, onEvent } = options;
   const runner = new JobRunner({ ...options, permit: new Permit(options.allow) });
-  await withQueue(options, (queue) => queue.getJobCounts('waiting')); // says at once when there is no server
+  await withQueue(options, mayWork); // says at once when there is no server, or no right to work
   const begun = new Map<string, number>();
   const worker: Worker = new Worker(
     name,
@@ -200,7 +209,11 @@ export async function workQueue(options: WorkOptions): Promise<void> {
       lockDuration: lockSeconds * 1000,
       stalledInterval: lockSeconds * 1000,
       maxStalledCount: 1000, // a lost worker says nothing about its shard
+      settings: { backoffStrategy: pauseAfter },
     },
+    await checkedBackend(({ id, message }) => {
+      onEvent({ kind: 'failed', what: `job ${printable(id, 64)}`, reason: message, final: true });
+    }),
   );
   worker.on('completed', (job) => {
     const seconds = (performance.now() - (begun.get(job.id as string) ?? performance.now())) / 1000;
@@ -211,12 +224,11 @@ export async function workQueue(options: WorkOptions): Promise<void> {
     const final = error instanceof UnrecoverableError || job.attemptsMade >= (job.opts.attempts ?? 1);
     onEvent({ kind: 'failed', what: nameOf(job), reason: error.message, final });
   });
-  let trouble = '';
-  worker.on('error', (error) => {
-    const reason = reasonOf(error);
-    if (reason !== trouble && !signal.aborted) onEvent({ kind: 'connection', reason });
-    trouble = reason;
+  const troubles = new Troubles(redis, (reason) => {
+    if (!signal.aborted) onEvent({ kind: 'connection', reason });
   });
+  worker.on('error', (error) => troubles.on(error));
+  worker.on('active', () => troubles.well());
   try {
     await (options.untilDone ? untilEmpty(options) : aborted(signal));
   } finally {
@@ -236,21 +248,18 @@ function nameOf(job: Job): string {
   } catch {
     // told where it is refused
   }
-  return `job ${job.id}`;
+  return `job ${printable(job.id ?? '', 64)}`;
 }
 
 const pollMilliseconds = 500;
 
 async function untilEmpty({ signal, ...queue }: WorkOptions): Promise<void> {
   while (!signal.aborted) {
-    const left = await unfinishedIn(queue).catch(() => 1); // without a connection nobody knows
+    const left = await withQueue(queue, unfinishedIn).catch(() => 1); // without a connection nobody knows
     if (left === 0) return;
     await sleep(pollMilliseconds, undefined, { signal }).catch(() => {}); // aborted
   }
 }
-
-const unfinishedIn = (queue: QueueOptions): Promise<number> =>
-  withQueue(queue, (there) => there.getJobCountByTypes('waiting', 'active', 'delayed', 'prioritized'));
 
 const aborted = (signal: AbortSignal): Promise<void> =>
   new Promise((resolve) => {
@@ -281,12 +290,13 @@ export interface QueueStatus {
 /** With `retry`, those that were given up are tried again. */
 export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueStatus> {
   return withQueue(queue, async (there) => {
-    if (retry) for (const job of await there.getFailed()) await job.retry('failed', { resetAttemptsMade: true });
+    if (retry) for (const { job } of await givenUp(there)) await job?.retry('failed', { resetAttemptsMade: true });
     const counts = await there.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');
     const failed: FailedJob[] = [];
-    for (const job of await there.getFailed()) {
-      const out = (await outOf(there, job)) ?? 'a dump that is not in the queue';
-      failed.push({ what: nameOf(job), out, attempts: job.attemptsMade, reason: job.failedReason });
+    for (const { id, broken = '', job } of await givenUp(there)) {
+      const out = job && (await outOf(there, job));
+      const [what, reason] = job ? [nameOf(job), job.failedReason] : [`job ${printable(id, 64)}`, broken];
+      failed.push({ what, out: out ?? 'a dump that is not in the queue', attempts: job?.attemptsMade ?? 0, reason });
     }
     return {
       waiting: counts.waiting ?? 0,
@@ -306,7 +316,7 @@ async function outOf(there: Queue, { name, data }: Job): Promise<string | undefi
     const merge = await there.getJob(readJob('shard', data, unsigned).dump);
     return merge && readJob('merge', merge.data, unsigned).request.out;
   } catch (error) {
-    if (error instanceof BadJob || error instanceof SyntaxError) return undefined;
+    if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
     throw error;
   }
 }

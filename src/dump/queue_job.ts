@@ -48,6 +48,9 @@ export interface JobOrigin {
 
 export type SigningKey = string | Uint8Array;
 
+/** Letters that a field of a job in Redis may have. Planning uses no more than half of it. */
+export const longestField = 2 ** 24;
+
 // ---- fields
 
 const longestText = 4096; // of a path, on Linux
@@ -158,6 +161,12 @@ const asJson = (value: object): unknown => JSON.parse(JSON.stringify(value));
 /** The payload of a job as plain data, signed if there is a key. @throws BadJob for what no worker would take. */
 export function jobData<N extends JobName>(name: N, payload: JobPayloads[N], origin: JobOrigin): object {
   const plain = checkedPayload(name, asJson(payload));
+  const { length } = JSON.stringify(plain);
+  if (length > longestField / 2) {
+    throw new BadJob(
+      `queue: a job of ${length} letters is more than a worker takes: plan it in several dumps, of fewer files`,
+    );
+  }
   return origin.key === undefined
     ? plain
     : { ...plain, signature: signatureOf(name, plain, { ...origin, key: origin.key }) };

@@ -5,8 +5,9 @@ import type { Job, Worker } from 'bullmq';
 import type { Device } from '../engine/device.js';
 import type { Permit } from './allowances.js';
 import { mergeDumps } from './merge.js';
-import { bullmq } from './queue_connection.js';
 import { BadJob, type JobOrigin, readJob } from './queue_job.js';
+import { bullmq } from './queue_packages.js';
+import { BrokenRecord } from './queue_records.js';
 import { quietly } from './read_ahead.js';
 import { type ShardedDump, ShardSession } from './shard_session.js';
 
@@ -56,8 +57,8 @@ export class JobRunner {
   async #planned(id: string, worker: Worker): Promise<ShardedDump> {
     const { Job } = await bullmq();
     const job = await Job.fromId(worker, id).catch((cause) => {
-      if (!(cause instanceof SyntaxError)) throw cause;
-      throw new BadJob(`queue: the job of its dump, ${id}, is not JSON: ${cause.message}`, { cause });
+      if (!(cause instanceof BrokenRecord)) throw cause;
+      throw new BadJob(`queue: the job's dump: ${cause.message}`, { cause });
     });
     if (job?.name === 'merge') return readJob('merge', job.data, this.#options);
     throw new BadJob(`queue: the job's dump, ${id}, is not in the queue any more`);
