@@ -18,6 +18,7 @@ import {
 } from '../../src/index.js';
 import { assertSameFolder, contentsOf } from '../dump/folders.js';
 import { rejects, suite } from '../support/harness.js';
+import { random } from '../support/random.js';
 import { good, noRedis, startPlainWorker, withRedis } from '../support/redis.js';
 import { run } from './command.js';
 
@@ -275,6 +276,69 @@ if (noRedis) {
       const status = good(await run(['queue', 'status', ...server]));
       assert.match(status, new RegExp(`given up {2}${2 * all.length + alone.length + 1}\n`));
       assert.not.match(status, '\u001b');
+    }));
+
+  test("1,000 random changes of a job's text: no crash, every refusal says where, and the honest jobs are done", () =>
+    withRedis(async (redis, given) => {
+      const root = await realpath(given('.'));
+      const at = (name: string) => join(root, name);
+      await mkdir(at('work'));
+      await cp(join(demo, 'stories-sample.txt'), at('work/text.txt'));
+      const cwd = at('work');
+      const server = ['--redis', redis.url];
+      good(await run(['queue', 'plan', ...server, ...words('--out', 'honest')], { cwd }));
+      using client = connected(redis.url);
+      const id = idOf(at('work/honest'));
+      const { data: planned = '', opts = '' } = await client.hgetall(`bull:sonde:${id}`);
+      const data = planned.replace('/work/honest', '/work/forged'); // where there is nothing to merge
+      const { integer, pick } = random(1414);
+      const bits = [
+        '"',
+        '{',
+        '}',
+        '[',
+        ']',
+        ',',
+        ':',
+        '0',
+        '-',
+        '1e999',
+        'null',
+        '/',
+        '..',
+        '\\',
+        '\u0000',
+        '\u001b',
+        'é',
+        '"x":1,',
+      ];
+      const count = 1000;
+      const once = JSON.stringify({ ...JSON.parse(opts), attempts: 1 });
+      for (let turn = 0; turn < count; turn++) {
+        let text = data;
+        for (let change = integer(1, 4); change > 0; change--) {
+          const from = integer(0, text.length);
+          const piece = pick([pick(bits), pick(bits), data.slice(from, from + integer(0, 40)), '']);
+          text = text.slice(0, from) + piece + text.slice(from + integer(0, 12));
+        }
+        if (text === data) text = '{}';
+        const own = (0xf0000000n + BigInt(turn)).toString(16).padStart(16, '0');
+        await addJob(client, own, 'merge', text, once);
+      }
+      const { code, stderr } = await startPlainWorker({ cwd }, ...server, '--until-done').ended;
+      assert.is(code, 0, stderr.slice(-3000));
+      const lines = stderr.trimEnd().split('\n');
+      assert.is(lines.length, count);
+      // names of the fields, or what the record is; a changed path below the folder is one without parts
+      const where =
+        /the job's (count|request|settings|data|signature|\[")|has data that is no JSON|there is no part of a dump|cannot be the name|names? too long/;
+      for (const line of lines) {
+        assert.ok(line.endsWith(' (given up)') && where.test(line), line);
+        assert.not.match(line, /\p{Cc}/u);
+      }
+      good(await run(['dump', ...words('--out', 'whole')], { cwd }));
+      await assertSameFolder(at('work/honest'), at('work/whole'));
+      assert.equal(await readdir(root), ['redis', 'work']);
     }));
 
   test('what is allowed is what was said: folders, files, models, and the line that was advised', () =>
