@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { inspect } from 'node:util';
 import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
 import { queueStatus } from '../../src/dump/queue.js';
@@ -45,17 +46,25 @@ function assertRefused({ code, stdout, stderr }: Outcome, pattern: RegExp): void
   assert.is(stdout, '');
 }
 
-/** Each command fails with one sentence; with SONDE_DEBUG a stack follows it. Neither has the password. */
+/** Each command fails with one sentence, and with SONDE_DEBUG a stack; neither has the password. */
 async function assertAllRefused(redis: string, pattern: RegExp, env: Record<string, string> = {}): Promise<void> {
-  for (const words of commands) {
-    const plain = await run(['queue', ...words], { env: { ...env, SONDE_REDIS: redis } });
-    assertRefused(plain, pattern);
-    assertNoSecret(plain.stderr);
+  const set = { ...env, SONDE_REDIS: redis };
+  const debug = run(['queue', 'status'], { env: { ...set, SONDE_DEBUG: '1' } });
+  for (const outcome of await Promise.all(commands.map((words) => run(['queue', ...words], { env: set })))) {
+    assertRefused(outcome, pattern);
+    assertNoSecret(outcome.stderr);
   }
-  const { code, stderr } = await run(['queue', 'status'], { env: { ...env, SONDE_REDIS: redis, SONDE_DEBUG: '1' } });
+  const { code, stderr } = await debug;
   assert.is(code, 1);
   assert.match(stderr, /^Error: queue: .*\n {4}at /);
   assertNoSecret(stderr);
+}
+
+/** The same of the library, with all that an error holds. */
+async function assertRejected(redis: string, pattern: RegExp): Promise<void> {
+  const error = await rejects(queueStatus({ redis, name: 'sonde' }), Error, pattern);
+  assert.match(error.message, /^queue: [^\n]+$/);
+  assertNoSecret(inspect(error, { depth: null }));
 }
 
 function assertNoSecret(text: string): void {
@@ -89,8 +98,8 @@ test('addresses that are none are refused before anything connects, and not repe
   }
   for (const words of commands) {
     assertRefused(await run(['queue', ...words, '--redis', 'u:S3cret@localhost']), /must begin with redis:/);
-    assertRefused(await run(['queue', ...words], { env: { SONDE_REDIS: '' } }), /is empty/);
   }
+  assertRefused(await run(['queue', 'status'], { env: { SONDE_REDIS: '' } }), /is empty/);
   assert.is(shownAddress('rediss://u:S3cret@[::1]:7/2'), 'rediss://[::1]:7');
   assert.is(shownAddress('redis://u:S3@cret@host'), 'redis://host'); // the last @ is the one that counts
 });
@@ -122,7 +131,7 @@ test('no such host; no Redis; one that loads; one that answers nothing a client 
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const { port } = server.address() as { port: number };
     try {
-      await assertAllRefused(`redis://u:S3cret@127.0.0.1:${port}`, pattern);
+      await assertRejected(`redis://u:S3cret@127.0.0.1:${port}`, pattern);
     } finally {
       server.close();
     }
@@ -136,8 +145,8 @@ if (noRedis) {
     withRedis(
       async (redis) => {
         await assertAllRefused(redis.urlFor('sonde', 'S3cret'), /: the user or the password is wrong \(WRONGPASS/);
-        await assertAllRefused(redis.urlFor('', 'S3cret'), /: the user or the password is wrong/);
-        await assertAllRefused(redis.urlFor('who', secret), /: the user or the password is wrong/);
+        await assertRejected(redis.urlFor('', 'S3cret'), /: the user or the password is wrong/);
+        await assertRejected(redis.urlFor('who', secret), /: the user or the password is wrong/);
         await assertAllRefused(redis.url, /: it asks for a password: .*SONDE_REDIS/);
         await assertAllRefused(redis.urlFor('nobody', secret), /: the user lacks rights \(NOPERM/);
         const other = await run(['queue', 'plan', ...dumpWords('out'), '--queue', 'other'], {
@@ -270,6 +279,8 @@ if (lacking) {
       const start = (at: string, name: string, clients: 'yes' | 'no') =>
         Redis.start(join(folder, at), { tls: true, words: [...tlsWords(files, name, clients), ...users] });
       const trust = { NODE_EXTRA_CA_CERTS: join(files, 'ca.crt') };
+      const status = (redis: string, env: Record<string, string> = {}) =>
+        run(['queue', 'status'], { env: { ...trust, SONDE_REDIS: redis, ...env } });
       const mine = { SONDE_REDIS_CERT: join(files, 'client.crt'), SONDE_REDIS_KEY: join(files, 'client.key') };
 
       const redis = await start('redis', 'server', 'no');
@@ -277,9 +288,9 @@ if (lacking) {
         const url = redis.urlFor('sonde', secret);
         const notTrusted = /: its certificate is not trusted: NODE_EXTRA_CA_CERTS names the file of the authority's/;
         await assertAllRefused(url, notTrusted);
-        await assertAllRefused(redis.urlFor('sonde', 'S3cret'), /the user or the password is wrong/, trust);
+        assertRefused(await status(redis.urlFor('sonde', 'S3cret')), /the user or the password is wrong/);
         const noTls = /it closed the connection.*; perhaps it wants TLS, then the address begins with rediss:\/\//;
-        await assertAllRefused(url.replace('rediss:', 'redis:'), noTls, trust);
+        assertRefused(await status(url.replace('rediss:', 'redis:')), noTls);
         const env = { ...trust, SONDE_REDIS: url };
         const out = join(folder, 'out');
         good(await run(['dump', ...dumpWords(join(folder, 'whole'))]));
@@ -296,21 +307,19 @@ if (lacking) {
         const url = strict.urlFor('sonde', secret);
         const demanded = /demands a certificate of its clients: SONDE_REDIS_CERT and SONDE_REDIS_KEY name the files/;
         await assertAllRefused(url, demanded, trust);
-        const status = (env: Record<string, string>) =>
-          run(['queue', 'status'], { env: { ...trust, SONDE_REDIS: url, ...env } });
-        good(await status(mine));
-        assertRefused(await status({ ...mine, SONDE_REDIS_KEY: '' }), /need each other/);
+        good(await status(url, mine));
+        assertRefused(await status(url, { ...mine, SONDE_REDIS_KEY: '' }), /need each other/);
         const gone = { ...mine, SONDE_REDIS_KEY: join(files, 'gone') };
-        assertRefused(await status(gone), /SONDE_REDIS_KEY names a file that cannot be read: ENOENT/);
+        assertRefused(await status(url, gone), /SONDE_REDIS_KEY names a file that cannot be read: ENOENT/);
         const wrong = { ...mine, SONDE_REDIS_KEY: join(files, 'other.key') };
-        assertRefused(await status(wrong), /SONDE_REDIS_CERT and SONDE_REDIS_KEY are no certificate with its key/);
+        assertRefused(await status(url, wrong), /SONDE_REDIS_CERT and SONDE_REDIS_KEY are no certificate with its key/);
       } finally {
         await strict.stop();
       }
 
       const other = await start('other', 'other', 'no');
       try {
-        await assertAllRefused(other.urlFor('sonde', secret), /its certificate is for another host/, trust);
+        assertRefused(await status(other.urlFor('sonde', secret)), /its certificate is for another host/);
       } finally {
         await other.stop();
       }
