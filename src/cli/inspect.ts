@@ -42,8 +42,9 @@ export async function printDump(dump: Dump): Promise<void> {
   const text = gpt2Tokenizer().decode([...tokens.filter((_, i) => document[i] !== -1)]);
   print(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
   print('tensors, and what they hold in the first row');
-  const width = Math.max(...dump.names.map((name) => name.length));
-  for (const name of dump.names) {
+  const { names } = dump;
+  const width = widthOf(names);
+  for (const name of names) {
     const rows = await dump.rows(name, 0, 1);
     const shape = `[${[dump.rowCount, ...rows.shape.slice(1)].join(', ')}]`;
     const summary = 'data' in rows ? summaryOfDense(rows, stored) : summaryOfSparse(rows, stored);
@@ -51,10 +52,14 @@ export async function printDump(dump: Dump): Promise<void> {
   }
 }
 
+/** Not Math.max(...): there may be any number of names. */
+const widthOf = (names: readonly string[]): number => names.reduce((most, { length }) => Math.max(most, length), 0);
+
 async function printStatistics(dump: Dump): Promise<void> {
   print('statistics of their features, over all shards');
-  const width = Math.max(...dump.names.map((name) => name.length));
-  for (const name of dump.names) print(`  ${name.padEnd(width)}  ${summaryOfStatistics(await dump.statistics(name))}`);
+  const { names } = dump;
+  const width = widthOf(names);
+  for (const name of names) print(`  ${name.padEnd(width)}  ${summaryOfStatistics(await dump.statistics(name))}`);
 }
 
 function summaryOfStatistics({ count, active, mean, variance, maximum }: Statistics): string {

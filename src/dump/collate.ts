@@ -53,6 +53,7 @@ export interface CollateLimits {
 
 const usualLimits: CollateLimits = { chunkBytes: 2 ** 25, fetchBytes: 2 ** 26, choices: 2 ** 22 };
 const mostRows = 1000; // of a record
+const mostChosen = 2 ** 22; // of one location, each a file
 const filesAtOnce = 8;
 
 /**
@@ -78,6 +79,7 @@ export async function collateWithin(
   options.signal?.throwIfAborted();
   const work = planOf(limits, dump, options);
   const { rounds } = work;
+  await dump.check(); // before memory is taken for what the manifest says
   const records = rounds.reduce((sum, { chosen }) => sum + chosen.length, 0);
   const meter = new ScanMeter(dump.tokenCount * rounds.length, records, options.onProgress);
   const undo = await makeFolders(work);
@@ -139,6 +141,9 @@ export function chosenOf(dump: Dump, selections: readonly CollateSelection[]): M
   const chosen = new Map<string, Set<number>>();
   for (const { name, indices } of selections) {
     const { width } = channelsOf(dump, name);
+    if (indices === 'all' && width > mostChosen) {
+      throw new RangeError(`${dump.folder}: ${name} has ${width} indices: choose ${mostChosen} at a time, and not all`);
+    }
     const known = chosen.get(name) ?? new Set();
     chosen.set(name, known);
     if (indices === 'all') for (let i = 0; i < width; i++) known.add(i);

@@ -21,7 +21,7 @@ interface Fetching {
   /** Of each pick, from `context` times its number on. */
   readonly values: Float32Array;
   readonly tokens: Map<number, Int32Array>;
-  /** Where the values of a channel go in the row at hand; -1 where they are not wanted. */
+  /** Where the values of each channel up to the last one go in the row at hand; -1 where they are not wanted. */
   readonly starts: Int32Array;
 }
 
@@ -39,7 +39,7 @@ export async function fetchRows(
   picks.sort((a, b) => a.row - b.row);
   const { context } = dump.manifest;
   const values = new Float32Array(picks.length * context);
-  const starts = new Int32Array(channels.width).fill(-1);
+  const starts = new Int32Array(picks.reduce((most, { channel }) => Math.max(most, channel + 1), 0)).fill(-1);
   const fetching: Fetching = { channels, context, picks, values, tokens: new Map(), starts };
   const rows = new Set(picks.map(({ row }) => row));
   let at = 0;
@@ -104,7 +104,7 @@ function takeSparse(
   positions.forEach((p, i) => {
     const at = r * (shape[1] as number) + p;
     for (let entry = Number(rowPtr[at]); entry < Number(rowPtr[at + 1]); entry++) {
-      const start = starts[indices[entry] as number] as number;
+      const start = starts[indices[entry] as number] ?? -1;
       if (start >= 0) into[start + i] = values[entry] as number;
     }
   });

@@ -15,7 +15,7 @@ export interface Scan {
 }
 
 export const makeScan = ({ name, width, sparse }: Channels, chosen: Int32Array, top: number): Scan =>
-  sparse ? new SparseScan(name, width, chosen, top) : new DenseScan(width, chosen, top);
+  sparse ? new SparseScan(name, chosen, top) : new DenseScan(width, chosen, top);
 
 class DenseScan implements Scan {
   readonly moments: Moments;
@@ -101,7 +101,7 @@ class SparseScan implements Scan {
   readonly top: TopRows;
   readonly #name: string;
   readonly #most: number;
-  /** Of each latent, its place among the chosen ones, or -1. */
+  /** Of each latent up to the last chosen one, its place among the chosen ones, or -1. */
   readonly #placeOf: Int32Array;
   /** Of the row at hand, by place. */
   readonly #count: Int32Array;
@@ -115,13 +115,13 @@ class SparseScan implements Scan {
   #hungry: Int32Array;
   #tokens = 0;
 
-  constructor(name: string, latents: number, chosen: Int32Array, top: number) {
+  constructor(name: string, chosen: Int32Array, top: number) {
     const n = chosen.length;
     this.moments = new Moments(n);
     this.top = new TopRows(n, top);
     this.#name = name;
     this.#most = top;
-    this.#placeOf = new Int32Array(latents).fill(-1);
+    this.#placeOf = new Int32Array(chosen.reduce((most, latent) => Math.max(most, latent + 1), 0)).fill(-1);
     for (let i = 0; i < n; i++) this.#placeOf[chosen[i] as number] = i;
     this.#count = new Int32Array(n);
     this.#mean = new Float64Array(n);
@@ -167,7 +167,7 @@ class SparseScan implements Scan {
     for (const p of positions) {
       const at = r * (shape[1] as number) + p;
       for (let i = Number(rowPtr[at]); i < Number(rowPtr[at + 1]); i++) {
-        const place = this.#placeOf[indices[i] as number] as number;
+        const place = this.#placeOf[indices[i] as number] ?? -1;
         if (place < 0) continue;
         places.push(place);
         found.push(values[i] as number);

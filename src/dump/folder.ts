@@ -31,7 +31,7 @@ export interface PreparedFolder {
   /** For the next process. */
   readonly release: () => Promise<void>;
   /**
-   * For a run that came to no shard, before `release`: removes the manifest that lists none, so that nothing is left that
+   * For a corpus without tokens, before `release`: removes the manifest that lists none, so that nothing is left that
    * another request would be compared with. Returns what removes the folder, if it was made and is empty, after `release`.
    */
   readonly undo: () => Promise<() => Promise<void>>;

@@ -110,11 +110,11 @@ export class ShardLayout {
   constructor(settings: DumpSettings, size: ShardSize) {
     const most = settings.autoencoders.map(({ latents }) => latents * size.cells);
     const longest = safetensorsHeader(shardTensors(settings, { ...size, entries: most })).header.length;
-    const { header, placed, bytes } = safetensorsHeader(shardTensors(settings, size));
     const length = 64 * Math.ceil(longest / 64);
     if (length - 8 > longestHeader) {
       throw new RangeError(`the header of a shard would be ${length - 8} bytes long; it may be ${longestHeader}`);
     }
+    const { header, placed, bytes } = safetensorsHeader(shardTensors(settings, size));
     this.header = Buffer.alloc(length, ' ');
     this.header.set(header);
     this.header.writeBigUInt64LE(BigInt(this.header.length - 8), 0);

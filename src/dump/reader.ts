@@ -116,7 +116,7 @@ export class Dump {
   }
 
   #unknown(operation: string, name: string): RangeError {
-    const known = this.names.join(', ');
+    const known = this.names.length > 50 ? `${this.names.length} others` : this.names.join(', ');
     return new RangeError(`${operation}: ${this.folder} has no ${JSON.stringify(name)}; it has ${known}`);
   }
 

@@ -32,6 +32,7 @@ export interface ReportResult {
   readonly features: number;
 }
 
+const mostLatents = 2 ** 24; // of an autoencoder
 const mostFeatures = 2000; // more make a page that no browser likes
 
 /**
@@ -53,7 +54,14 @@ export async function report(dump: Dump, options: ReportOptions): Promise<Report
   const records = chosen ? [...chosen.values()].reduce((sum, { size }) => sum + size, 0) : latents * sparse;
   if (records > mostFeatures)
     throw new RangeError(`report: ${records} are selected, but a page has room for ${mostFeatures}`);
+  for (const { location, latents } of dump.manifest.autoencoders) {
+    if (latents <= mostLatents) continue;
+    throw new RangeError(
+      `report: ${dump.folder}: ${location} has ${latents} latents, but a page is about ${mostLatents} at most`,
+    );
+  }
   await writingFor('report', checkWritable(out));
+  await dump.check(); // before memory is taken for what the manifest says
   const meter = new ScanMeter(dump.tokenCount * passes, records, options.onProgress);
   const reading = { dump, signal, meter };
   const activities = await activitiesOf(reading);

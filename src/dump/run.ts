@@ -91,7 +91,7 @@ class Ledger {
   readonly #settings: DumpSettings;
   readonly #folder: PreparedFolder;
   #listed: number;
-  #isBegun: boolean;
+  #isInVain = false;
   #saving: Promise<void> = Promise.resolve();
 
   constructor(store: Store, settings: DumpSettings, folder: PreparedFolder) {
@@ -100,12 +100,11 @@ class Ledger {
     this.#folder = folder;
     this.shards = new Map(folder.shards);
     this.#listed = folder.manifest?.shards.length ?? -1;
-    this.#isBegun = folder.manifest !== undefined;
   }
 
-  /** The corpus has tokens: from now on the manifest stays, whatever happens. */
-  begin(): void {
-    this.#isBegun = true;
+  /** The corpus has no tokens: nothing is to stay of a dump that has no shards. */
+  giveUp(): void {
+    this.#isInVain = true;
   }
 
   /** The manifest says how it is. */
@@ -128,13 +127,13 @@ class Ledger {
 
   /**
    * For the end of a run. After a failure: a disk that was full of unfinished shards, so that the manifest could not list
-   * the last finished one, has room when those are gone; and where there was nothing to begin with, the manifest goes.
-   * Returns what removes the folder then, if the run made it.
+   * the last finished one, has room when those are gone; and of a corpus without tokens no manifest stays. Returns what
+   * removes the folder then, if the run made it.
    */
   async settle(): Promise<(() => Promise<void>) | undefined> {
     await this.#saving.catch(() => {});
     // the run's own error is told
-    if (!this.#isBegun) return this.#folder.undo().catch(() => undefined);
+    if (this.#isInVain) return this.#folder.undo().catch(() => undefined);
     if (!this.isUpToDate) await this.save(false).catch(() => {});
     return undefined;
   }
@@ -165,7 +164,6 @@ async function runDump(run: Run): Promise<DumpResult> {
   const stop = signal ? AbortSignal.any([signal, reading.signal]) : reading.signal;
   try {
     for await (const block of readAhead(gather(run, stop), signal)) {
-      ledger.begin();
       blocks++;
       if (block.number % settings.part.count !== settings.part.index) continue;
       const entry = folder.shards.get(block.number);
@@ -181,6 +179,7 @@ async function runDump(run: Run): Promise<DumpResult> {
   } finally {
     reading.abort();
   }
+  if (blocks === 0) ledger.giveUp();
   checkEnd(out, folder, blocks);
   if (written > 0 || !folder.manifest?.complete) await ledger.save(true);
   const entries = [...ledger.shards.values()];

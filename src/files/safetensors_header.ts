@@ -75,8 +75,11 @@ function member(name: string, value: unknown): string {
 }
 
 function checked(metadata: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  let characters = 0;
   for (const [key, value] of Object.entries(metadata)) {
     if (typeof value !== 'string') throw new TypeError(`safetensors: metadata ${shown(key)} must be text`);
+    characters += key.length + value.length;
+    if (characters > largestHeader) throw tooLong(characters);
   }
   return metadata;
 }

@@ -42,7 +42,7 @@ interface Region {
   readonly crc: number;
 }
 
-const mostEntries = 100_000;
+export const mostEntries = 100_000;
 const smallEntry = 64;
 
 async function openZip(source: LocalSource, names: TorchNames, fail: Fail): Promise<TorchArchive> {

@@ -5,18 +5,22 @@ import { Readable } from 'node:stream';
 import yazl from 'yazl';
 import { writeFileAtomically } from './atomic_write.js';
 import { type HostTensor, isHostTensor, mismatch, type StateValue } from './host_tensor.js';
-import { shown } from './pickle.js';
-import { storageTypeOf } from './torch_names.js';
+import { largestPickle, shown, unpickle } from './pickle.js';
+import { mostEntries } from './torch_archive.js';
+import { storageTypeOf, TorchNames } from './torch_names.js';
 import { writingFor } from './write_failure.js';
 
 /**
  * Writes a file of torch.save. Objects become dictionaries, arrays lists, whole numbers ints and other numbers floats.
  * Tensors whose data is the same array share their storage. The file appears whole or not at all; the same value gives
  * the same bytes.
+ * @throws TypeError or RangeError when something in the value is no data, or more than what `loadTorch` reads.
  */
 export async function saveTorch(path: string, value: StateValue): Promise<void> {
   const writer = new PickleWriter();
   writer.write(value, 'value', 0);
+  const pickle = writer.finish();
+  checkReadable(pickle, writer.storages.length);
   const zip = new yazl.ZipFile();
   const folder = archiveName(path);
   // Errors of the archive end the stream, and with it the writing.
@@ -24,7 +28,7 @@ export async function saveTorch(path: string, value: StateValue): Promise<void> 
   zip.on('error', (error: Error) => output.destroy(error));
   const entry = { compress: false, mtime: new Date(1980, 0, 1), forceDosTimestamp: true };
   const add = (name: string, bytes: Buffer) => zip.addBuffer(bytes, `${folder}/${name}`, entry);
-  add('data.pkl', writer.finish());
+  add('data.pkl', pickle);
   add('byteorder', Buffer.from('little'));
   for (const [i, { data }] of writer.storages.entries()) {
     const options = { ...entry, size: data.byteLength };
@@ -34,6 +38,19 @@ export async function saveTorch(path: string, value: StateValue): Promise<void> 
   zip.end();
   await writingFor('saveTorch', writeFileAtomically(path, output as AsyncIterable<Buffer>));
 }
+
+/** What is too much for reading is not written: the pickle is read as `loadTorch` does it. */
+function checkReadable(pickle: Buffer, storages: number): void {
+  if (storages + 3 > mostEntries) throw tooMuch(`it has ${storages} tensors, and an archive ${mostEntries} entries`);
+  try {
+    unpickle(pickle, 0, new TorchNames('its description', Number.MAX_SAFE_INTEGER));
+  } catch (cause) {
+    throw tooMuch((cause as Error).message, cause);
+  }
+}
+
+const tooMuch = (why: string, cause?: unknown): RangeError =>
+  new RangeError(`saveTorch: the value could not be read again: ${why}: save it in several files`, { cause });
 
 // torch takes the file's name without its ending.
 function archiveName(path: string): string {
@@ -55,7 +72,10 @@ const deepest = 200;
 class PickleWriter {
   /** In the order of their numbers in the archive. */
   readonly storages: Pick<HostTensor, 'dtype' | 'data'>[] = [];
+  /** By the data and the dtype. */
+  readonly #numbers = new Map<object, Map<string, number>>();
   readonly #parts: Buffer[] = [Buffer.from([0x80, 2])];
+  #bytes = 0;
 
   finish(): Buffer {
     return Buffer.concat([...this.#parts, Buffer.from('.')]);
@@ -75,14 +95,20 @@ class PickleWriter {
   }
 
   #raw(text: string): void {
-    this.#parts.push(Buffer.from(text, 'latin1'));
+    this.#push(Buffer.from(text, 'latin1'));
+  }
+
+  #push(...parts: Buffer[]): void {
+    for (const part of parts) this.#bytes += part.length;
+    if (this.#bytes + 3 > largestPickle) throw tooMuch(`its description takes more than ${largestPickle} bytes`);
+    this.#parts.push(...parts);
   }
 
   #number(value: number): void {
     if (!Number.isSafeInteger(value) || Object.is(value, -0)) {
       const bytes = Buffer.alloc(9, 'G');
       bytes.writeDoubleBE(value, 1);
-      this.#parts.push(bytes);
+      this.#push(bytes);
       return;
     }
     if (value < -(2 ** 31) || value >= 2 ** 31) {
@@ -91,7 +117,7 @@ class PickleWriter {
     }
     const bytes = Buffer.alloc(5, 'J');
     bytes.writeInt32LE(value, 1);
-    this.#parts.push(bytes);
+    this.#push(bytes);
   }
 
   // Two's complement in as few bytes as hold the sign, too.
@@ -102,7 +128,7 @@ class PickleWriter {
     const hex = BigInt.asUintN(8 * length, value)
       .toString(16)
       .padStart(2 * length, '0');
-    this.#parts.push(Buffer.from([0x8a, length]), Buffer.from(hex, 'hex').reverse());
+    this.#push(Buffer.from([0x8a, length]), Buffer.from(hex, 'hex').reverse());
   }
 
   #text(text: string, where: string): void {
@@ -110,7 +136,7 @@ class PickleWriter {
     if (bytes.toString() !== text) throw new TypeError(`saveTorch: ${where} holds text with half a surrogate pair`);
     const head = Buffer.alloc(5, 'X');
     head.writeUInt32LE(bytes.length, 1);
-    this.#parts.push(head, bytes);
+    this.#push(head, bytes);
   }
 
   #list(list: readonly StateValue[], where: string, depth: number): void {
@@ -146,8 +172,10 @@ class PickleWriter {
   #storage({ dtype, data }: HostTensor, where: string): void {
     const type = storageTypeOf(dtype);
     if (!type) throw new TypeError(`saveTorch: ${where}: torch has no storage of ${dtype}`);
-    let number = this.storages.findIndex((known) => known.data === data && known.dtype === dtype);
-    if (number < 0) number = this.storages.push({ dtype, data }) - 1;
+    const numbers = this.#numbers.get(data) ?? new Map<string, number>();
+    this.#numbers.set(data, numbers);
+    const number = numbers.get(dtype) ?? this.storages.push({ dtype, data }) - 1;
+    numbers.set(dtype, number);
     this.#raw('(');
     this.#text('storage', where);
     this.#raw(`c${type.replace(/\.(?=\w+$)/, '\n')}\n`);

@@ -145,9 +145,12 @@ async function makeOne(path: string): Promise<boolean> {
 
 /** @throws WriteError when it is known already that a file could not be written: its folder is not there, for instance. */
 export async function checkWritable(path: string): Promise<void> {
-  const found = await stat(path).catch(() => undefined);
-  if (found?.isDirectory()) {
-    throw await writeError(path, 'file', Object.assign(new Error('EISDIR'), { code: 'EISDIR' }));
-  }
-  await writing(path, 'file', access(dirname(path), constants.W_OK | constants.X_OK));
+  const isFolder = async (place: string) => (await stat(place)).isDirectory();
+  const refused = (code: string) => Promise.reject(Object.assign(new Error(code), { code }));
+  const checked = async () => {
+    if (await isFolder(path).catch(() => false)) await refused('EISDIR');
+    if (!(await isFolder(dirname(path)))) await refused('ENOTDIR');
+    await access(dirname(path), constants.W_OK | constants.X_OK);
+  };
+  await writing(path, 'file', checked());
 }

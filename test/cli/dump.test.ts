@@ -1,5 +1,5 @@
 // Oracle: exit codes and messages of the contract, and openDump.
-import { appendFile, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, readdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { openDump } from '../../src/dump/reader.js';
@@ -191,6 +191,39 @@ test('failures are 1, in one line; SONDE_DEBUG shows where', () =>
     const { code, stderr: none } = await run(['inspect', 'nowhere'], { cwd: folder });
     assert.is(code, 1);
     assert.match(none, /^sonde: openDump: nowhere: there is no such folder\n$/);
+  }));
+
+test('what is in the way of --out is named, by every command that writes', () =>
+  withFolder(async (folder) => {
+    await writeFile(join(folder, 'file'), '');
+    await writeFile(join(folder, 'empty.txt'), '');
+    await symlink('nowhere', join(folder, 'dangling'));
+    const made = await run(['dump', '--text', sampleText, ...hook, '--limit', '500', '--out', 'made'], { cwd: folder });
+    assert.is(made.code, 0, made.stderr);
+    const commands: [string, string[], (out: string) => string[]][] = [
+      ['dump', ['--text', sampleText, ...hook], (out) => ['--out', out]],
+      ['merge', [], (out) => [out, 'made']],
+      ['collate', ['made', '--select', '1/mlp/post_act=1'], (out) => ['--out', out]],
+      ['report', ['made', '--select', '1/mlp/post_act=1'], (out) => ['--out', `${out}/page.html`]],
+    ];
+    for (const [name, args, out] of commands) {
+      for (const [place, what] of [
+        ['file', 'a file, not a folder'],
+        ['file/below', 'a file, not a folder'],
+        ['dangling', 'a link to nowhere, which is not there'],
+      ] as const) {
+        const { code, stderr, stdout } = await run([name, ...args, ...out(place)], { cwd: folder });
+        assert.is(code, 1, stderr);
+        assert.is(stdout, '');
+        assert.match(
+          stderr,
+          new RegExp(`^sonde: ${name}: cannot write ${place}.*: .* is ${what} .*: choose another \\w+\n$`),
+        );
+      }
+    }
+    const { stderr } = await run(['dump', '--text', 'empty.txt', ...hook, '--out', 'new'], { cwd: folder });
+    assert.match(stderr, /^sonde: dump: the corpus has no tokens\n$/);
+    assert.equal((await readdir(folder)).sort(), ['dangling', 'empty.txt', 'file', 'made']);
   }));
 
 test('SIGINT and SIGTERM are 130, say how to go on, and leave a folder that goes on', () =>

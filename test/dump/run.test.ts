@@ -1,8 +1,9 @@
 // Oracle: what the model and the autoencoder give when they are called directly, and dumps that were never interrupted.
-import { appendFile, cp, mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, cp, mkdir, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { findAutoencoder } from '../../src/dump/autoencoders.js';
+import { mergeDumps } from '../../src/dump/merge.js';
 import type { DumpOptions } from '../../src/dump/options.js';
 import { openDump } from '../../src/dump/reader.js';
 import { dump, planOf } from '../../src/dump/run.js';
@@ -227,6 +228,97 @@ test('folders that are no dumps, and shards that were cut, are refused', () =>
     await writeFile(join(out, 'manifest.json'), '{');
     await rejects(dump(small(out)), /manifest\.json: cannot be read as a manifest/);
     await rejects(dump(small(join(out, 'manifest.json', 'below'))), /cannot write .*below/);
+  }));
+
+async function* nothing() {}
+
+test('an empty corpus leaves nothing behind, and what else ends before the first shard is not in the way', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await writeFile(at('empty.txt'), '');
+    await writeFile(at('broken.txt'), Buffer.from([0xff]));
+    await mkdir(at('there'));
+    const wrong: [Partial<DumpOptions>, RegExp][] = [
+      [{ corpus: nothing() }, /the corpus has no tokens/],
+      [{ corpus: at('empty.txt') }, /the corpus has no tokens/],
+      [{ corpus: at('empty.txt'), shard: { index: 1, count: 2 } }, /the corpus has no tokens/],
+    ];
+    for (const [changes, pattern] of wrong) {
+      for (const out of [at('new/in/new'), at('there')]) await rejects(dump(small(out, changes)), pattern);
+      assert.equal((await readdir(folder)).sort(), ['broken.txt', 'empty.txt', 'there']);
+      assert.equal(await readdir(at('there')), []);
+    }
+    const stop = new AbortController();
+    async function* silent() {
+      stop.abort(new Error('enough'));
+      await new Promise(() => {});
+      yield '';
+    }
+    await rejects(dump(small(at('there'), { corpus: silent(), signal: stop.signal })), /enough/);
+    assert.equal(await readdir(at('there')), ['manifest.json']);
+    await rejects(dump(small(at('there'), { corpus: at('broken.txt'), context: 8 })), /broken\.txt, byte 0: not valid/);
+    assert.equal(await readdir(at('there')), ['manifest.json']);
+    await dump(small(at('there')));
+    await dump(small(at('out')));
+    await assertSameFolder(at('there'), at('out'));
+    const whole = await contentsOf(at('there'));
+    await rejects(dump(small(at('there'), { corpus: nothing() })), /no more than 0 shards|has no tokens/);
+    assert.equal(await contentsOf(at('there')), whole);
+  }));
+
+test('a run that was killed before its first shard was listed does not stand in the way of another request', () =>
+  withFolder(async (folder) => {
+    const [out, other, killed] = [join(folder, 'out'), join(folder, 'other'), join(folder, 'killed')];
+    await dump(small(other, { context: 8 }));
+    await dump(small(out));
+    await dump(small(killed));
+    const path = join(killed, 'manifest.json');
+    const manifest = JSON.parse(await readFile(path, 'utf8'));
+    const unlisted = { ...manifest, complete: false, shards: [] };
+    await writeFile(path, JSON.stringify(unlisted)); // its shards are there, but in no list
+    await rejects(dump(small(killed, { corpus: nothing(), context: 8 })), /has no tokens/);
+    await dump(small(killed, { context: 8 }));
+    await assertSameFolder(killed, other);
+    // the same request goes on with what is listed, and a shard that is listed counts
+    await writeFile(join(out, 'manifest.json'), JSON.stringify({ ...manifest, complete: false }));
+    await rejects(dump(small(out, { context: 8 })), /out holds a dump with context 16, but 8 was asked for/);
+    // so does the manifest of another part
+    await writeFile(join(killed, 'manifest.json'), JSON.stringify(unlisted));
+    await rejects(dump(small(killed, { shard: { index: 0, count: 2 } })), /holds a dump with parts: 1, but 2/);
+  }));
+
+test('a part without shards is complete, and stays', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    const part = (index: number) => small(out, { shardTokens: 4096, shard: { index, count: 2 } });
+    assert.is((await dump(part(1))).shards, 0);
+    assert.equal(await readdir(out), ['manifest-1-of-2.json']);
+    assert.is((await dump(part(0))).shards, 1);
+    await using made = await openDump(out);
+    assert.is(made.manifest.complete, true);
+  }));
+
+test('a folder that cannot be is refused with what is in the way, and no advice that does not help', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await writeFile(at('file'), 'important');
+    await symlink('nowhere', at('dangling'));
+    const cases: [string, RegExp][] = [
+      ['file', /^dump: cannot write \S*file: it is a file, not a folder \(EEXIST\): choose another folder$/],
+      ['file/below', /^dump: cannot write \S*below: \S*file is a file, not a folder \(E\w+\): choose another folder$/],
+      [
+        'dangling',
+        /^dump: cannot write \S*dangling: it is a link to nowhere, which is not there .*: choose another folder$/,
+      ],
+      ['n'.repeat(300), /^dump: cannot write \S*: the name is too long: choose another folder$/],
+    ];
+    for (const [name, pattern] of cases) {
+      await rejects(dump(small(at(name))), Error, pattern);
+      const merging = new RegExp(pattern.source.replace('^dump', '^merge'));
+      await rejects(mergeDumps(at(name)), Error, merging);
+    }
+    await rejects(openDump(at('file')), Error, /^openDump: \S*file: it is no folder, or lies below a file$/);
+    assert.equal((await readdir(folder)).sort(), ['dangling', 'file']);
   }));
 
 test('a broken corpus ends the dump, and what is finished stays', () =>
