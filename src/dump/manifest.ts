@@ -4,7 +4,7 @@
 import { bytesPerElement } from '../files/host_tensor.js';
 import type { Store } from '../files/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
-import { latentsName } from './layout.js';
+import { featureNames, latentsName, widthOf } from './layout.js';
 import { checked, FieldError, flag, integer, listOf, object, oneOf, optional, type Read } from './schema.js';
 import { type DumpSettings, type Part, settingsFields, size } from './settings.js';
 
@@ -209,6 +209,8 @@ const manifestOf = object<Manifest>({
   complete: flag,
 });
 
+const mostPlaces = 2 ** 31 - 1;
+
 /** The manifest that a value is, without what nobody knows. @throws Error that says what is wrong with it. */
 function checkedManifest(value: unknown): Manifest {
   const { format, version } = (value ?? {}) as Partial<Record<keyof Manifest, unknown>>;
@@ -240,6 +242,13 @@ function contradictionIn(manifest: Manifest): string | undefined {
   if (!hasParquet) return 'a shard does not have the Parquet files that it should have';
   if (locations.some(({ shape }) => shape[0] !== context)) return 'a location\'s shape does not begin with "context"';
   if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
+  const names = featureNames(manifest);
+  if (new Set(names).size < names.length) return 'it has a location twice';
+  // Places within a shard are 32-bit integers, and positions in its file are exact.
+  const rows = shards.reduce((most, shard) => Math.max(most, shard.rows), 0);
+  if (rows * context > mostPlaces) return `a shard of ${rows} rows of ${context} tokens is too large`;
+  const wide = locations.find((entry) => rows * context * widthOf(entry) * 8 > 2 ** 53);
+  if (wide) return `a shard cannot hold ${rows} rows of ${wide.location}`;
   const tokenBytes = 2 * bytesPerElement('int32'); // each has its token and its document
   const small = shards.find(({ rows, bytes }) => bytes < rows * context * tokenBytes);
   if (small) return `${small.file} has ${small.rows} rows, which its ${small.bytes} bytes cannot hold`;

@@ -10,11 +10,21 @@ import type { Device } from '../engine/device.js';
 import { isBlobUrl } from '../files/blob_address.js';
 import { type Allowances, NotAllowed, Permit } from './allowances.js';
 import type { CorpusFile } from './corpus.js';
+import { severalAtOnce } from './disk.js';
 import type { DumpOptions } from './options.js';
 import { checkByName } from './prepare.js';
 import { printable } from './printable.js';
 import { type QueueOptions as Connection, once, patient, Troubles, withQueue } from './queue_connection.js';
-import { BadJob, idOf, type JobName, jobData, plainRequest, readJob, type SigningKey } from './queue_job.js';
+import {
+  BadJob,
+  idOf,
+  type JobName,
+  type JobOrigin,
+  jobData,
+  plainRequest,
+  readJob,
+  type SigningKey,
+} from './queue_job.js';
 import { bullmq } from './queue_packages.js';
 import {
   BrokenRecord,
@@ -55,7 +65,7 @@ export interface PlanOptions extends QueueOptions {
 
 /**
  * Puts a dump into the queue, shard by shard. Files and the folder must be at the same place on every machine that works
- * on it. The same dump again changes nothing while it is in the queue.
+ * on it. The same dump again changes nothing while it is in the queue, but for shards that are missing there.
  * @throws Error when the folder holds another dump, or the queue has one for it; TypeError for what cannot be given to
  *   another process.
  */
@@ -72,6 +82,7 @@ export async function planQueue(
     const before = await plannedBefore(there, id, queue);
     if (before && before.state !== 'completed') {
       checkSameRequest(before.dump.request, request);
+      await restoreShards(there, id, before.dump, queue);
       return { shards: before.dump.count, state: 'queued', workerOptions };
     }
     const here = { ...(signal && { signal }), ...(device && { device }), ...(onFetch && { onFetch }) };
@@ -141,6 +152,28 @@ function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void 
   );
 }
 
+/** Adds the jobs of shards that somebody has removed from the queue, or has made into something else. */
+async function restoreShards(there: Queue, id: string, { count }: ShardedDump, queue: PlanOptions): Promise<void> {
+  const parent = { id, queue: there.qualifiedName };
+  for (const { id: child, job } of await givenUp(there)) {
+    if (!job && child.startsWith(`${id}-`)) await there.remove(child);
+  }
+  const numbers = Array.from({ length: count }, (_, number) => number);
+  const restored = numbers.map((number) =>
+    severalAtOnce(async () => {
+      const { jobId, data } = shardJobOf(id, number, queue);
+      if ((await there.getJobState(jobId)) !== 'unknown') return;
+      await there.add('shard', data, { jobId, attempts: queue.attempts, parent });
+    }),
+  );
+  await Promise.all(restored);
+}
+
+const shardJobOf = (dump: string, number: number, origin: JobOrigin) => ({
+  jobId: `${dump}-${number}`,
+  data: jobData('shard', { dump, number }, origin),
+});
+
 async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promise<void> {
   const { FlowProducer } = await bullmq();
   const { redis, name, attempts } = queue;
@@ -150,10 +183,10 @@ async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promi
   try {
     await flow.add({
       ...{ name: 'merge', queueName: name, data, opts: { jobId: id, attempts } },
-      children: Array.from({ length: dump.count }, (_, number) => ({
-        ...{ name: 'shard', queueName: name, data: jobData('shard', { dump: id, number }, queue) },
-        opts: { jobId: `${id}-${number}`, attempts },
-      })),
+      children: Array.from({ length: dump.count }, (_, number) => {
+        const { jobId, data } = shardJobOf(id, number, queue);
+        return { name: 'shard', queueName: name, data, opts: { jobId, attempts } };
+      }),
     });
   } finally {
     await flow.close().catch(() => {});

@@ -109,7 +109,7 @@ export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSett
       location: string,
       name: string,
       digest: string,
-      latents: size,
+      latents: integer(1, 2 ** 26), // more than any autoencoder has by far; nothing in a shard confirms it
       threshold: checked('a number of 0 or more', (value) => value === 0 || positive(value)),
     }),
   ),

@@ -125,6 +125,8 @@ export class ShardSession {
     let block: Block | undefined;
     try {
       if (folder.manifest?.complete && folder.shards.has(number)) return;
+      // A shard without any manifest beside it, should this process be killed just then, would be of no dump.
+      if (!folder.manifest) await writeManifest(store, makeManifest(part, [], false));
       const made = await this.#oneAtATime(async () => {
         block = await this.#cursor.at(number);
         await this.#checkEnd(number);
