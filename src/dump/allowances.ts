@@ -2,7 +2,7 @@
 // folder that is written, the text that is read and the models that are loaded: a worker does it only where it was told
 // that it may. What counts is where a path leads, not how it is written.
 import { readlink, realpath } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { listAutoencoderNames } from '../context/registry.js';
 import { packageRoot } from '../engine/native.js';
 import { isBlobUrl, parseStoreAddress } from '../files/blob_address.js';
@@ -161,10 +161,17 @@ interface Place {
 
 /** Where a path leads, and whether that is one of `folders`, or below one. */
 async function whereIs(path: string, folders: readonly string[]): Promise<Place> {
-  const real = await realPathOf(path).catch(() => undefined); // a loop of links, or a folder that may not be entered
-  if (real === undefined) return { isBelow: false, real: resolve(path) };
-  const isBelow = folders.some((folder) => `${real}/`.startsWith(folder === '/' ? folder : `${folder}/`));
-  return { isBelow, real };
+  const isBelow = (real: string) =>
+    folders.some((folder) => `${real}/`.startsWith(folder === '/' ? folder : `${folder}/`));
+  // The system takes .. after a link as the folder above what the link leads to; join() and resolve(), which come first
+  // for some files, as the folder that the link lies in. Both must be allowed.
+  const ways = [path, resolve(path)];
+  const places = await Promise.all(ways.map((way) => realPathOf(way).catch(() => undefined)));
+  const [real] = places;
+  // a loop of links, or a folder that may not be entered
+  if (real === undefined || places[1] === undefined) return { isBelow: false, real: resolve(path) };
+  const outside = (places as string[]).find((place) => !isBelow(place));
+  return { isBelow: outside === undefined, real: outside ?? real };
 }
 
 /** Of those entries that are paths. */
@@ -176,9 +183,9 @@ async function realPathsOf(entries: readonly string[]): Promise<string[]> {
 
 const longestChain = 40;
 
-/** The path without links, also of what is not there yet, and through links that lead to nothing. */
+/** The path without links, as the system takes it, also of what is not there yet, and through links that lead to nothing. */
 async function realPathOf(path: string, links = 0): Promise<string> {
-  const whole = resolve(path);
+  const whole = isAbsolute(path) ? path : `${process.cwd()}/${path}`;
   try {
     return await realpath(whole);
   } catch (error) {
@@ -187,7 +194,8 @@ async function realPathOf(path: string, links = 0): Promise<string> {
     const parent = await realPathOf(dirname(whole), links);
     const below = join(parent, basename(whole));
     const target = await readlink(below).catch(() => undefined); // no link
-    return target === undefined ? below : realPathOf(resolve(parent, target), links + 1);
+    if (target === undefined) return below;
+    return realPathOf(isAbsolute(target) ? target : `${parent}/${target}`, links + 1);
   }
 }
 

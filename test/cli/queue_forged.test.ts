@@ -99,6 +99,16 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
     /does not write to .*link\/x, which is .*victim\/x.*--allow-out \S*victim\/x/,
   ],
   [
+    'out is beside what a link leads to',
+    (d) => (d.request.out = `${at('work')}/dumps/link-to-sub/../new`),
+    /does not write to .*link-to-sub\/\.\.\/new, which is \S*model\/new\. .*--allow-out \S*model\/new$/m,
+  ],
+  [
+    'out is above a link that leads down',
+    (d) => (d.request.out = `${at('work')}/link-down/../../victim/down`),
+    /does not write to \S*link-down\S*victim\/down\. .*--allow-out \S*victim\/down$/m,
+  ],
+  [
     'out is a link to nothing',
     (d) => (d.request.out = join(at('work'), 'dumps', 'dangling')),
     /which is .*victim\/none.*--allow-out/,
@@ -125,6 +135,11 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
     'a text through a link',
     (d) => (d.request.corpus = [{ path: join(at('work'), 'link.txt'), kind: 'text' }]),
     /does not read .*link\.txt, which is .*secret\.txt\. .*--allow-corpus/,
+  ],
+  [
+    'a text beside what a link leads to',
+    (d) => (d.request.corpus = [{ path: `${at('work')}/dumps/link-to-sub/../config.json`, kind: 'text' }]),
+    /does not read .*link-to-sub\/\.\.\/config\.json, which is \S*model\/config\.json\. .*--allow-corpus \S*model$/m,
   ],
   [
     'standard input',
@@ -190,12 +205,16 @@ if (noRedis) {
     withRedis(async (redis, given) => {
       const root = await realpath(given('.'));
       const at = (name: string) => join(root, name);
-      for (const folder of ['work', 'work/dumps', 'work-2', 'victim']) await mkdir(at(folder));
+      for (const folder of ['work', 'work/dumps', 'work/deep', 'work/deep/down', 'work-2', 'victim']) {
+        await mkdir(at(folder));
+      }
       await cp(join(demo, 'stories-sample.txt'), at('work/text.txt'));
       await cp(demo, at('model'), { recursive: true });
       await writeFile(at('victim/package.json'), '{"name":"victim"}');
       await writeFile(at('victim/secret.txt'), 'a secret text, '.repeat(500));
       await symlink(at('victim'), at('work/dumps/link'));
+      await symlink(at('model/autoencoders'), at('work/dumps/link-to-sub'));
+      await symlink(at('work/deep/down'), at('work/link-down'));
       await symlink(at('victim/none'), at('work/dumps/dangling'));
       await symlink(at('work/dumps/loop'), at('work/dumps/loop'));
       await symlink(at('victim/secret.txt'), at('work/link.txt'));
@@ -266,6 +285,7 @@ if (noRedis) {
       assert.equal(await contentsOf(at('victim')), before.victim);
       assert.equal((await readdir(at('work'))).sort(), before.work);
       assert.equal(await readdir(at('work-2')), []);
+      assert.not.ok(existsSync(at('model/new')));
       good(await run(['dump', ...words('--out', 'whole')], { cwd }));
       for (const name of ['honest', 'later']) await assertSameFolder(at(`work/dumps/${name}`), at('work/whole'));
       for (const i of all.keys()) {
