@@ -351,7 +351,7 @@ if (noRedis) {
       assert.is(lines.length, count);
       // names of the fields, or what the record is; a changed path below the folder is one without parts
       const where =
-        /the job's \S.* (must|has|is) |data that is no JSON|there is no part of a dump|merge: cannot write /;
+        /the job's \S.*( must | has | is |: this worker does not )|data that is no JSON|there is no part of a dump|merge: cannot write /;
       for (const line of lines) {
         assert.ok(line.endsWith(' (given up)') && where.test(line), line);
         assert.not.match(line, /\p{Cc}/u);
