@@ -328,7 +328,7 @@ export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueSt
     const failed: FailedJob[] = [];
     for (const { id, broken = '', job } of await givenUp(there)) {
       const out = job && (await outOf(there, job));
-      const [what, reason] = job ? [nameOf(job), job.failedReason] : [`job ${printable(id, 64)}`, broken];
+      const [what, reason] = job ? [nameOf(job), job.failedReason ?? 'unknown'] : [`job ${printable(id, 64)}`, broken];
       failed.push({ what, out: out ?? 'a dump that is not in the queue', attempts: job?.attemptsMade ?? 0, reason });
     }
     return {

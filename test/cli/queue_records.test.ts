@@ -144,9 +144,11 @@ if (noRedis) {
       await client.hset(`${queue}:1`, { ...plain, opts: '{{' });
       await client.set(`${queue}:2`, 'x');
       await client.hset(`${queue}:3`, { ...plain, failedReason: `\x1b]0;title\x07\r\n${'long '.repeat(1e5)}` });
-      await client.zadd(`${queue}:failed`, '1', '1', '2', '2', '3', '3', '4', '4', '5', '\x1b[31m');
+      await client.hset(`${queue}:6`, plain); // nobody has said why
+      await client.zadd(`${queue}:failed`, '1', '1', '2', '2', '3', '3', '4', '4', '5', '\x1b[31m', '6', '6');
       const shown = good(await run(['queue', 'status', '--redis', redis.url]));
-      assert.match(shown, /given up {2}5\n/);
+      assert.match(shown, /given up {2}6\n/);
+      assert.match(shown, /job 6 of .*, 0 attempts: unknown\n/);
       assert.match(shown, /job 1 of .*: the record of job 1 in Redis has opts that is no JSON\n/);
       assert.match(shown, /job 2 of .*: the record of job 2 in Redis is none\n/);
       assert.match(shown, /job 4 of .*: the record of job 4 in Redis is gone\n/);
