@@ -192,7 +192,8 @@ const reasons: readonly (readonly [RegExp, string])[] = [
 
 /** One sentence about what went wrong with a connection. What the server says ends it, unless the password is in that. */
 export function reasonOf(error: NodeJS.ErrnoException, redis?: string): string {
-  const { message, code, name, syscall } = error;
+  const { message, name, syscall } = error;
+  const code = error.code === undefined ? undefined : String(error.code); // BullMQ's are numbers
   const known = reasons.find(([pattern]) => pattern.test(message) || pattern.test(code ?? '') || pattern.test(name));
   const text = code?.startsWith('ERR_SSL') ? code : message.replace(/ script: [0-9a-f]{40}.*/s, '');
   const said = printable(text || code || 'unknown');

@@ -109,6 +109,8 @@ test('a password that a server repeats is taken out', () => {
     const reason = reasonOf(new Error(`ERR what is redis://u:${text}@host?\x1b[2J`), 'redis://u:S3@cret@host');
     assert.is(reason, 'what it says holds the password');
   }
+  // BullMQ's errors have numbers
+  assert.is(reasonOf(Object.assign(new Error('no lock'), { code: -2 as never })), 'no lock');
   const known = reasonOf(new Error('WRONGPASS is not S3@cret'), 'redis://u:S3@cret@host');
   assert.is(known, 'the user or the password is wrong');
 });
