@@ -46,7 +46,6 @@ export class JobRunner {
       if (number >= dump.count) {
         throw new BadJob(`queue: the job's number must be below the count of shards, ${dump.count}, but is ${number}`);
       }
-      await permit.checkOut(dump.request.out); // what links there lead to may have changed
       await this.#make(dump, number);
     } else {
       throw new BadJob("queue: the job's name must be shard or merge, but is another");
@@ -65,7 +64,12 @@ export class JobRunner {
   }
 
   async #make(dump: ShardedDump, number: number): Promise<void> {
-    const loaded = this.#loadedFor(dump);
+    const { permit } = this.#options;
+    const digest = createHash('sha256').update(JSON.stringify(dump)).digest('hex');
+    // Before anything that is loaded makes room. What links lead to may have changed since.
+    if (this.#loaded?.dump === digest) await permit.checkOut(dump.request.out);
+    else await permit.check(dump.request);
+    const loaded = this.#loadedFor(dump, digest);
     try {
       const session = await loaded.session.catch((error) => {
         if (this.#loaded === loaded) this.#loaded = undefined; // it is tried again for the next job
@@ -79,9 +83,8 @@ export class JobRunner {
   }
 
   /** With one user more. */
-  #loadedFor(dump: ShardedDump): Loaded {
+  #loadedFor(dump: ShardedDump, digest: string): Loaded {
     const before = this.#loaded;
-    const digest = createHash('sha256').update(JSON.stringify(dump)).digest('hex');
     if (before?.dump !== digest) {
       const session = quietly(this.#open(dump, before));
       this.#loaded = { dump: digest, session, users: 0 };
@@ -93,7 +96,6 @@ export class JobRunner {
 
   async #open(dump: ShardedDump, before: Loaded | undefined): Promise<ShardSession> {
     if (before) await free(before); // first, unless it is in use
-    await this.#options.permit.check(dump.request);
     return ShardSession.open(dump, this.#options);
   }
 

@@ -3,9 +3,13 @@
 import { existsSync } from 'node:fs';
 import { cp, mkdir, readdir, realpath, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { Job } from 'bullmq';
 import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
+import { Permit } from '../../src/dump/allowances.js';
+import { withQueue } from '../../src/dump/queue_connection.js';
 import { idOf } from '../../src/dump/queue_job.js';
+import { JobRunner } from '../../src/dump/queue_runner.js';
 import { packageRoot } from '../../src/engine/native.js';
 import {
   type Allowances,
@@ -432,6 +436,38 @@ if (noRedis) {
       good(await run(['dump', ...words('--out', 'whole')], { cwd: root }));
       for (const [name] of damages) await assertSameFolder(at(name), at('whole'));
       assert.match(good(await run(['queue', 'status', ...server])), /^merging {3}0 /m);
+    }));
+
+  test('a job that is refused leaves loaded what others need', () =>
+    withRedis(async (redis, given) => {
+      const root = await realpath(given('.'));
+      const corpus = join(root, 'text.txt');
+      await cp(join(demo, 'stories-sample.txt'), corpus);
+      const queue = { redis: redis.url, name: 'sonde' };
+      const asked = { model: 'demo', corpus, locations: '1/mlp/post_act', limit: 2000, context: 32, shardTokens: 640 };
+      const [out, elsewhere] = [join(root, 'out'), join(root, 'elsewhere')];
+      for (const folder of [out, elsewhere]) await planQueue({ ...asked, out: folder }, { ...queue, attempts: 1 });
+      const checks: string[] = [];
+      class Watched extends Permit {
+        override async checkModel(name: string): Promise<void> {
+          checks.push(name);
+          return super.checkModel(name);
+        }
+      }
+      const permit = new Watched({ out: [out], corpus: [corpus] });
+      const device = openDevice('cpu', { threads: 1 });
+      const runner = new JobRunner({ ...queue, device, permit, signal: new AbortController().signal });
+      await withQueue(queue, async (there) => {
+        const run = async (dump: string, number: number) =>
+          runner.run((await there.getJob(`${idOf(dump)}-${number}`)) as Job, there as never);
+        await run(out, 0);
+        assert.is(checks.length, 2, 'of the job, and when it is loaded');
+        await rejects(run(elsewhere, 0), /this worker does not write to/);
+        assert.is(checks.length, 3);
+        await run(out, 1);
+        assert.is(checks.length, 3, 'nothing was loaded again');
+      });
+      await runner.close();
     }));
 
   test('in the library: the same', () =>
