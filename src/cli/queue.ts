@@ -50,23 +50,30 @@ interface QueueWords {
   key?: string;
 }
 
-function queueOf({ redis, queue, key: file }: QueueWords): QueueOptions {
-  const key = file === undefined ? process.env.SONDE_QUEUE_KEY : keyIn(file);
-  return { redis, name: queue, ...(key !== undefined && { key }) };
+const queueOf = ({ redis, queue }: QueueWords): QueueOptions => ({ redis, name: queue });
+
+function keyedQueueOf(options: QueueWords): QueueOptions {
+  const { key: file } = options;
+  const inEnvironment = process.env.SONDE_QUEUE_KEY;
+  if (file !== undefined) return { ...queueOf(options), key: keyOf(bytesOf(file), `--key ${file}: the file`) };
+  if (inEnvironment === undefined) return queueOf(options);
+  return { ...queueOf(options), key: keyOf(Buffer.from(inEnvironment), 'SONDE_QUEUE_KEY') };
 }
 
-/** The bytes of a file, without a line's end. */
-function keyIn(file: string): Uint8Array {
-  let bytes: Buffer;
+function bytesOf(file: string): Buffer {
   try {
-    bytes = readFileSync(file);
+    return readFileSync(file);
   } catch (cause) {
     throw new UsageError(`--key ${file}: ${(cause as Error).message}`, { cause });
   }
+}
+
+/** What was given without the end of its last line, which editors and `echo` add. */
+function keyOf(bytes: Buffer, name: string): Uint8Array {
   let end = bytes.length;
-  while (end > 0 && /\s/.test(String.fromCharCode(bytes[end - 1] as number))) end--;
+  while (end > 0 && ['\n', '\r'].includes(String.fromCharCode(bytes[end - 1] as number))) end--;
   if (end > 0) return bytes.subarray(0, end);
-  throw new UsageError(`--key ${file}: the file is empty`);
+  throw new UsageError(`${name} is empty`);
 }
 
 const addKey = (command: Command): Command =>
@@ -115,7 +122,7 @@ async function runPlan(source: string | undefined, options: PlanOptions): Promis
   const request = dumpRequest('queue plan', source, options);
   const { out } = options;
   await interruptible('interrupted: nothing was put into the queue', async (signal) => {
-    const queue = { ...queueOf(options), attempts: options.attempts };
+    const queue = { ...keyedQueueOf(options), attempts: options.attempts };
     const { shards, state, workerOptions } = await planQueue({ ...request, signal }, queue);
     if (workerOptions.length > 0 && state !== 'complete') {
       warn(`workers that are started in this folder need ${workerOptions.join(' ')}`);
@@ -132,7 +139,7 @@ async function runWork(options: WorkOptions): Promise<void> {
   const allow = { ...(out && { out }), ...(corpus && { corpus }), ...(models && { models }) };
   await interruptible('stopped: what was under way is in the queue again', async (signal) => {
     const device = chosenDevice(options);
-    await workQueue({ ...queueOf(options), allow, device, untilDone, lockSeconds: lock, onEvent: tell, signal });
+    await workQueue({ ...keyedQueueOf(options), allow, device, untilDone, lockSeconds: lock, onEvent: tell, signal });
     signal.throwIfAborted();
   });
 }

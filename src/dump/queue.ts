@@ -46,6 +46,12 @@ export interface QueueOptions extends Connection {
   readonly key?: SigningKey;
 }
 
+/** A key that anybody knows protects nothing. */
+function checkKey({ key }: QueueOptions): void {
+  if (key === undefined || ((typeof key === 'string' || key instanceof Uint8Array) && key.length > 0)) return;
+  throw new TypeError('queue: key must be text or a Uint8Array, and not empty; without one, leave it out');
+}
+
 const [shardJob, mergeJob]: JobName[] = ['shard', 'merge'];
 
 // ---- plan
@@ -75,6 +81,7 @@ export async function planQueue(
 ): Promise<PlanResult> {
   const { signal, device, onFetch, ...given } = options;
   checkInteger('queue', 'attempts', queue.attempts, 1, mostAttempts);
+  checkKey(queue);
   const request = requestOf(given);
   const workerOptions = await optionsFor(request);
   return withQueue(queue, async (there) => {
@@ -220,6 +227,7 @@ export interface WorkOptions extends QueueOptions {
 export async function workQueue(options: WorkOptions): Promise<void> {
   const { Worker, WaitingError, UnrecoverableError } = await bullmq();
   const { redis, name, lockSeconds = 30, signal, onEvent } = options;
+  checkKey(options);
   const runner = new JobRunner({ ...options, permit: new Permit(options.allow) });
   await withQueue(options, mayWork); // says at once when there is no server, or no right to work
   const begun = new Map<string, number>();

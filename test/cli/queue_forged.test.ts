@@ -513,6 +513,12 @@ if (noRedis) {
       );
       await dump({ ...asked, out: join(root, 'whole') });
       await assertSameFolder(out, join(root, 'whole'));
+      for (const key of ['', new Uint8Array(), 5 as never]) {
+        await rejects(planQueue({ ...asked, out }, { ...queue, key, attempts: 1 }), TypeError, /queue: key must be/);
+        const { signal } = new AbortController();
+        const idle = { ...queue, key, device, untilDone: true, onEvent: () => {}, signal };
+        await rejects(workQueue(idle), TypeError, /queue: key must be/);
+      }
       await rejects(work({ out: [''] }), TypeError, /allow\.out must be a list of texts/);
       await rejects(work({ models: 'demo' as never }), TypeError, /allow\.models must be a list/);
       await rejects(work({ out: ['az://x'] }), /az:\/\/x: is no place for a dump/);
@@ -537,6 +543,12 @@ if (noRedis) {
         /--key .*none: the file is empty/,
       );
       assert.match((await run(['queue', 'work', ...server, '--key', at('gone')])).stderr, /--key .*gone: ENOENT/);
+      const emptied = { cwd, env: { SONDE_QUEUE_KEY: '' } };
+      for (const command of [['work'], ['plan', ...words('--out', 'emptied')]]) {
+        const { code, stderr } = await run(['queue', ...command, ...server], emptied);
+        assert.is(code, 2, stderr);
+        assert.match(stderr, /SONDE_QUEUE_KEY is empty/);
+      }
 
       await plan('signed', ...signed);
       await plan('unsigned');
@@ -576,7 +588,7 @@ if (noRedis) {
       for (const name of ['unsigned', 'strange', 'changed']) assert.equal(await readdir(at(`work/${name}`)), []);
 
       // planning again puts a right job in the place of a changed one; the key may be in the environment
-      const env = { SONDE_QUEUE_KEY: 'a key of some length' };
+      const env = { SONDE_QUEUE_KEY: 'a key of some length\n' };
       const again = await run(['queue', 'plan', ...server, ...words('--out', 'changed')], { cwd, env });
       assert.match(good(again), /4 shards to make/);
       const { stderr } = await startPlainWorker({ cwd, env }, ...server, '--until-done').ended;
