@@ -4,7 +4,9 @@ import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { isAbsolute } from 'node:path';
 import { isBlobUrl, parseStoreAddress } from '../files/blob_address.js';
 import type { CorpusFile } from './corpus.js';
+import { widthOf } from './layout.js';
 import { parseDumpLocation } from './location.js';
+import { canList } from './manifest.js';
 import type { DumpOptions } from './options.js';
 import {
   checked,
@@ -55,6 +57,7 @@ export const longestField = 2 ** 24;
 
 const longestText = 4096; // of a path, on Linux
 const mostPositions = 2 ** 18; // through the model at a time: a GPT-2 XL has 7 GB of activations then
+const mostValues = 2 ** 30; // of all locations at a time: 4 GB as float32
 
 const text = line(longestText);
 
@@ -130,7 +133,7 @@ const payloads: { readonly [N in JobName]: Parameters<typeof object<JobPayloads[
 /** Options that the settings repeat: a job in which they differ is none that `planQueue` made. */
 const repeated = ['context', 'dtype', 'shardTokens', 'limit', 'sample', 'seed', 'statistics', 'parquet'] as const;
 
-function checkTogether({ request, settings }: ShardedDump): void {
+function checkTogether({ request, settings, count }: ShardedDump): void {
   for (const name of repeated) {
     const [asked, planned] = [request[name], settings[name]];
     if (asked === undefined || asked === planned) continue;
@@ -142,10 +145,19 @@ function checkTogether({ request, settings }: ShardedDump): void {
   }
   const { part, context } = settings;
   if (part.index !== 0 || part.count !== 1) throw new FieldError('settings.part', 'must be that of the whole');
+  if (!canList(settings, count))
+    throw new FieldError('count', `must be of shards that a manifest can list, but is ${count}`);
   const { batch = 1 } = request;
-  if (batch * context <= mostPositions) return;
-  const most = Math.max(1, Math.floor(mostPositions / context));
-  throw new FieldError('request.batch', `must be ${most} at most with rows of ${context} tokens, but is ${batch}`);
+  const most = Math.max(1, Math.floor(Math.min(mostPositions, mostValues / valuesPerToken(settings)) / context));
+  if (batch <= most) return;
+  const what = `rows of ${context} tokens at these locations`;
+  throw new FieldError('request.batch', `must be ${most} at most with ${what}, but is ${batch}`);
+}
+
+/** What is taken out of the model for a token, about: for an autoencoder, the widest place of a layer counts. */
+function valuesPerToken({ locations, autoencoders, model: { config } }: DumpSettings): number {
+  const dense = locations.reduce((sum, entry) => sum + widthOf(entry), 0);
+  return Math.max(1, dense + autoencoders.length * config.dModel * Math.max(1, config.mMlp, config.mAttn));
 }
 
 // ---- jobs

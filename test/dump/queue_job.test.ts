@@ -206,6 +206,30 @@ const together = [
   'request.seed',
 ].concat(['request.statistics', 'request.parquet', 'request.corpus', 'request.batch', 'settings.part']);
 
+test('what would take hours or tens of GB of a worker or a planner is refused', () => {
+  const { request, settings } = dump;
+  const refused = (change: Partial<ShardedDump>, pattern: RegExp) =>
+    assert.throws(
+      () => readJob('merge', again({ ...dump, ...change }), origin),
+      (error: Error) => error instanceof BadJob && pattern.test(error.message),
+    );
+  refused({ count: 999_999_999 }, /job's count must be of shards that a manifest can list, but is 999999999$/);
+  refused({ count: 10_000_000 }, /job's count must/);
+  readJob('merge', again({ ...dump, count: 1_000_000 }), origin);
+  const logits = { ...settings, locations: [{ location: 'logits', shape: [32, 50257] }] };
+  const batched = (batch: number) => ({ settings: logits, request: { ...request, batch } });
+  refused(batched(8192), /request\.batch must be 664 at most with rows of 32 tokens at these locations, but is 8192$/);
+  readJob('merge', again({ ...dump, ...batched(664) }), origin);
+  const many = Array.from({ length: 2000 }, (_, i) => ({
+    ...settings.autoencoders[0],
+    location: `${i}/resid/delta_mlp`,
+  }));
+  refused(
+    { settings: { ...settings, autoencoders: many as never }, request: { ...request, batch: 1000 } },
+    /request\.batch must/,
+  );
+});
+
 test('what cannot be planned is told before anything is loaded', () => {
   const wrong = (change: object, pattern: RegExp) =>
     assert.throws(
