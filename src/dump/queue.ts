@@ -86,8 +86,9 @@ export async function planQueue(
   const workerOptions = await optionsFor(request);
   return withQueue(queue, async (there) => {
     const id = idOf(request.out);
-    const before = await plannedBefore(there, id, queue);
-    if (before && before.state !== 'completed') {
+    const before = await plannedBefore(there, request.out, queue);
+    // A merge that was given up had all shards, as the queue says: what the folder lacks is made again.
+    if (before && before.state !== 'completed' && before.state !== 'failed') {
       checkSameRequest(before.dump.request, request);
       await restoreShards(there, id, before.dump, queue);
       return { shards: before.dump.count, state: 'queued', workerOptions };
@@ -136,12 +137,14 @@ interface PlannedBefore {
 }
 
 /** The dump that the queue has for a folder; undefined as well for a job that no worker would take. */
-async function plannedBefore(there: Queue, id: string, queue: QueueOptions): Promise<PlannedBefore | undefined> {
+async function plannedBefore(there: Queue, out: string, queue: QueueOptions): Promise<PlannedBefore | undefined> {
+  const id = idOf(out);
   const state = await there.getJobState(id);
   if (state === 'unknown') return undefined;
   try {
     const job = await there.getJob(id);
-    return job && job.name === mergeJob ? { dump: readJob('merge', job.data, queue), state } : undefined;
+    const dump = job && job.name === mergeJob ? readJob('merge', job.data, queue) : undefined;
+    return dump?.request.out === out ? { dump, state } : undefined;
   } catch (error) {
     if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
     throw error;
@@ -152,7 +155,7 @@ function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void 
   const names = Object.keys({ ...planned, ...asked }) as (keyof ShardedRequest)[];
   const other = names.find((name) => JSON.stringify(planned[name]) !== JSON.stringify(asked[name]));
   if (other === undefined) return;
-  const [there, wanted] = [planned, asked].map((request) => JSON.stringify(request[other]) ?? 'the default');
+  const [there, wanted] = [planned, asked].map((request) => printable(JSON.stringify(request[other]) ?? 'the default'));
   throw new Error(
     `queue: ${asked.out} is in the queue already with another ${other}: ${there}, and not ${wanted}. ` +
       'Wait until it is done, or choose another folder',
@@ -163,7 +166,7 @@ function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void 
 async function restoreShards(there: Queue, id: string, { count }: ShardedDump, queue: PlanOptions): Promise<void> {
   const parent = { id, queue: there.qualifiedName };
   for (const { id: child, job } of await givenUp(there)) {
-    if (!job && child.startsWith(`${id}-`)) await there.remove(child);
+    if (child.startsWith(`${id}-`) && !isShardJob(job, id, queue)) await there.remove(child);
   }
   const numbers = Array.from({ length: count }, (_, number) => number);
   const restored = numbers.map((number) =>
@@ -174,6 +177,17 @@ async function restoreShards(there: Queue, id: string, { count }: ShardedDump, q
     }),
   );
   await Promise.all(restored);
+}
+
+/** Whether a job is still what was planned under its id. */
+function isShardJob(job: Job | undefined, dump: string, origin: JobOrigin): boolean {
+  if (job?.name !== 'shard') return false;
+  try {
+    const { dump: of, number } = readJob('shard', job.data, origin);
+    return of === dump && job.id === `${dump}-${number}`;
+  } catch {
+    return false;
+  }
 }
 
 const shardJobOf = (dump: string, number: number, origin: JobOrigin) => ({

@@ -419,11 +419,23 @@ if (noRedis) {
         good(await run(['queue', 'plan', ...server, ...words('--out', out)], { cwd: root }));
       using client = connected(redis.url);
       const key = (name: string, more = '') => `bull:sonde:${idOf(at(name))}${more}`;
+      const changed = async (name: string, change: (data: Data) => void) => {
+        const data = JSON.parse((await client.hget(key(name), 'data')) as string) as Data;
+        change(data);
+        await client.hset(key(name), 'data', JSON.stringify(data));
+      };
       const damages: [string, (name: string) => Promise<unknown>][] = [
         ['merge-changed', (name) => client.hset(key(name), 'data', 'nonsense')],
         ['merge-forged', (name) => client.hset(key(name), 'data', '{"count":0}')],
+        ['merge-huge', (name) => changed(name, (data) => (data.count = 999_999_999))],
+        ["merge-of-another's", (name) => changed(name, (data) => (data.request.out = at('../elsewhere')))],
         ['merge-gone', (name) => client.del(key(name))],
         ['shard-changed', (name) => client.hset(key(name, '-1'), 'data', 'nonsense')],
+        ['shard-of-nobody', (name) => client.hset(key(name, '-1'), 'data', '{"dump":"0123456789abcdef","number":1}')],
+        [
+          "shard-is-another's",
+          (name) => client.hset(key(name, '-1'), 'data', `{"dump":"${idOf(at(name))}","number":2}`),
+        ],
         ['shard-gone', (name) => client.del(key(name, '-1'), key(name, '-2'))],
       ];
       for (const [name] of damages) assert.match(await plan(name), /4 shards to make/);
