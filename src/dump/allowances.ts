@@ -10,7 +10,7 @@ import { canonicalModelName, modelNames } from '../transformer/names.js';
 import { parseDumpLocation } from './location.js';
 import type { ShardedRequest } from './shard_session.js';
 
-/** An entry that is left out stands for what lies below the folder the worker was started in. */
+/** An entry that is left out stands for what lies below the folder the worker was started in; for nothing, if that is `/`. */
 export interface Allowances {
   /** Folders that dumps may be written to, or below, and `az://account/container/prefix`. */
   readonly out?: readonly string[];
@@ -42,10 +42,12 @@ const autoencoderNames: Readonly<Record<string, readonly string[]>> = {
   demo: listAutoencoderNames('demo'),
   'gpt2-small': listAutoencoderNames('gpt2-small'),
 };
-const names = new Set(['demo', ...modelNames, ...Object.values(autoencoderNames).flat()]);
+/** Whether a text names a model, wherever its files lie; others are paths and addresses. */
+const isModelName = (text: string): boolean =>
+  text === 'demo' || modelNames.includes(canonicalModelName(text)) || text.startsWith('random:');
 
-/** Whether a text names a model or an autoencoder, wherever its files lie; others are paths and addresses. */
-const isName = (text: string): boolean => names.has(canonicalModelName(text)) || text.startsWith('random:');
+const isAutoencoderName = (text: string): boolean =>
+  Object.values(autoencoderNames).some((names) => names.includes(text));
 
 const demoFolder = join(packageRoot, 'assets', 'demo');
 
@@ -58,11 +60,15 @@ export class Permit {
   readonly #places: readonly string[];
 
   /** `folder`: where the worker was started. @throws TypeError for an entry that is no text, Error for an address that is none. */
-  constructor({ out, corpus, models }: Allowances = {}, folder = process.cwd()) {
+  constructor(allowances: Allowances = {}, folder = process.cwd()) {
+    const { out, corpus, models, ...others } = allowances;
+    const [unknown] = Object.keys(others);
+    if (unknown !== undefined) throw new TypeError(`queue: allow has out, corpus and models, but no ${unknown}`);
     const here = dirname(folder) === folder ? [] : [folder]; // all that there is lies below /
     this.#out = entriesOf('out', out ?? here);
     this.#corpus = entriesOf('corpus', corpus ?? [...here, demoFolder]);
     const loaded = entriesOf('models', models ?? [...here, 'demo', ...modelNames]);
+    const isName = (entry: string) => isModelName(entry) || isAutoencoderName(entry);
     this.#names = loaded.filter(isName).map(canonicalModelName);
     this.#places = loaded.filter((entry) => !isName(entry));
     for (const entry of this.#out) if (isBlobUrl(entry)) parseStoreAddress(entry);
@@ -117,34 +123,33 @@ export class Permit {
 
   /** A model by what Transformer.load takes. @throws NotAllowed */
   async checkModel(name: string): Promise<void> {
-    await this.#checkLoaded('request.model', name, itself);
+    if (!isModelName(name)) return this.#checkPlace('request.model', name, itself);
+    const [unseeded] = name.split('?'); // random:tiny?7
+    if (this.#names.includes(canonicalModelName(name)) || this.#names.includes(unseeded as string)) return;
+    throw notLoaded('request.model', name, name);
   }
 
   /** An autoencoder by its published name, or the path or address of its file. @throws NotAllowed */
   async checkAutoencoder(source: string): Promise<void> {
-    const model = Object.keys(autoencoderNames).find((name) => autoencoderNames[name]?.includes(source));
-    if (model !== undefined && this.#names.includes(model)) return;
-    await this.#checkLoaded('request.locations', source, folderOf);
+    if (!isAutoencoderName(source)) return this.#checkPlace('request.locations', source, folderOf);
+    const ofModel = this.#names.some((name) => autoencoderNames[name]?.includes(source));
+    if (!ofModel && !this.#names.includes(source)) throw notLoaded('request.locations', source, source);
   }
 
   /** `advised`: what is to be allowed of a path or an address. */
-  async #checkLoaded(field: string, source: string, advised: (place: string) => string): Promise<void> {
-    const refused = (shown: string, allowed: string) =>
-      new NotAllowed(field, `this worker does not load ${shown}`, option('model', allowed));
-    if (isName(source)) {
-      const [unseeded] = source.split('?'); // random:tiny?7
-      if (this.#names.includes(canonicalModelName(source)) || this.#names.includes(unseeded as string)) return;
-      throw refused(source, source);
-    }
+  async #checkPlace(field: string, source: string, advised: (place: string) => string): Promise<void> {
     if (isBlobUrl(source)) {
       if (this.#places.some((entry) => isBelowAddress(source, entry))) return;
       const shown = source.split('?')[0] as string; // a query may hold a signature
-      throw refused(shown, advised(shown));
+      throw notLoaded(field, shown, advised(shown));
     }
     const { isBelow, real } = await whereIs(source, await realPathsOf(this.#places));
-    if (!isBelow) throw refused(shownPath(source, real), advised(real));
+    if (!isBelow) throw notLoaded(field, shownPath(source, real), advised(real));
   }
 }
+
+const notLoaded = (field: string, shown: string, allowed: string): NotAllowed =>
+  new NotAllowed(field, `this worker does not load ${shown}`, option('model', allowed));
 
 function entriesOf(name: string, entries: readonly string[]): readonly string[] {
   if (Array.isArray(entries) && entries.every((entry) => typeof entry === 'string' && entry !== '')) return entries;

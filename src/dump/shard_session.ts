@@ -93,17 +93,17 @@ export class ShardSession {
     const { signal } = own;
     checkOptions(request);
     const sources = await openCorpus(request.corpus);
-    const prepared = await prepare({ ...request, ...own }, sources.map(describeSource), permit);
     const store = openStore(request.out);
+    const prepared = await prepare({ ...request, ...own }, sources.map(describeSource), permit);
     const maker = new LocalMaker(prepared, { out: store, signal });
-    const difference = differenceOf(dump.settings, maker.settings);
-    if (difference) {
+    try {
+      checkSame(dump.settings, maker.settings);
+      const open = () => corpusBlocks(sources, maker, { signal });
+      return new ShardSession(dump, store, maker, new BlockCursor(open));
+    } catch (error) {
       await maker.close();
-      const [label, planned, here] = difference;
-      throw new Error(`dump: planned with ${label} ${planned}, but there is ${here} here`);
+      throw error;
     }
-    const open = () => corpusBlocks(sources, maker, { signal });
-    return new ShardSession(dump, store, maker, new BlockCursor(open));
   }
 
   /**
@@ -155,6 +155,13 @@ export class ShardSession {
     await this.#oneAtATime(() => this.#cursor.close());
     await this.#maker.close();
   }
+}
+
+function checkSame(planned: DumpSettings, here: DumpSettings): void {
+  const difference = differenceOf(planned, here);
+  if (!difference) return;
+  const [label, there, found] = difference;
+  throw new Error(`dump: planned with ${label} ${there}, but there is ${found} here`);
 }
 
 /** Whether the parts have been merged already. */
