@@ -113,7 +113,11 @@ else {
     withinContainer(process.memoryUsage().rss + 4 * bytes, () => {
       checkRoom('they', bytes, 'ask for less');
       assert.is(allocate('it', bytes).length, bytes);
-      throws(() => checkRoom('they', 2 ** 33, 'ask for less'), RangeError, /^they take 8589934592 bytes, and memory has/);
+      throws(
+        () => checkRoom('they', 2 ** 33, 'ask for less'),
+        RangeError,
+        /^they take 8589934592 bytes, and memory has/,
+      );
     });
     withinContainer(0, () => checkRoom('they', bytes, 'ask for less')); // which is how no limit is told
   });
