@@ -277,12 +277,18 @@ test('statistics of a dump that has no shard yet take no memory that there is no
     });
   }));
 
-// ---- writing refuses what reading would refuse
+// ---- writing refuses what reading would refuse, and nothing else
 
 const plan: PlanRequest = {
   model: { name: 'm', digest: 'd', dtype: 'float32', vocabulary: 50_257, config: sizes.tiny as never },
   ...{ corpus: [{ kind: 'text', name: 'a.txt', bytes: 1000 }], dense: [location], autoencoders: [], device: 'cpu' },
 };
+
+test('a model may be without attention, MLPs or layers', () => {
+  const config = { ...plan.model.config, nLayers: 0, nHeads: 0, mAttn: 0, mMlp: 0 };
+  const { settings } = planDump({ ...plan, model: { ...plan.model, config }, dense: ['resid/post_emb'] });
+  assert.equal(settings.model.config, config);
+});
 
 test('locations whose header is too long are refused when the dump is planned', () => {
   const deep = { ...plan.model, config: { ...plan.model.config, nLayers: 10_000 } };
