@@ -62,6 +62,9 @@ const valuesAtOnce = 2 ** 24;
 // What merging takes for each feature, a shard's own and the result together.
 const bytesOfStatistics = 8 * 20;
 
+// What is taken without looking at the shards first: each is opened once more for that, unless few are.
+const uncheckedBytes = 2 ** 26;
+
 // Shards that stay open when nobody reads them: a process may not open any number of files.
 const shardsOpen = 8;
 
@@ -127,7 +130,7 @@ export class Dump {
   async tokens(from = 0, to = this.rowCount): Promise<TokenRows> {
     const { context } = this.manifest;
     const size = this.#count('tokens', from, to) * context;
-    await this.#checkShards(from, to);
+    await this.#checkShards(from, to, 9 * size);
     this.#checkRoom('tokens', [from, to], 9 * size);
     const [tokens, document, stored] = [new Int32Array(size), new Int32Array(size), new Uint8Array(size)];
     await this.#eachShard(from, to, async (shard, first, end, at) => {
@@ -153,7 +156,6 @@ export class Dump {
       throw new RangeError(`stored: ${this.folder} has no dense ${JSON.stringify(location)}; it has ${dense}`);
     }
     this.#count('stored', from, to);
-    await this.#checkShards(from, to);
     const { context } = this.manifest;
     const width = widthOf(entry);
     let count = 0;
@@ -217,7 +219,7 @@ export class Dump {
       ? widthOf(locations[i] as Manifest['locations'][number])
       : (autoencoders[i] as Manifest['autoencoders'][number]).latents;
     const rows = this.#count('statistics', 0, this.rowCount);
-    await this.#checkShards(0, rows);
+    await this.#checkShards(0, rows, bytesOfStatistics * width);
     const what = `statistics: ${this.folder}: those of ${name}`;
     checkRoom(what, bytesOfStatistics * width, 'read them where there is more');
     const merged = new MergedStatistics(width);
@@ -250,7 +252,7 @@ export class Dump {
     const { context } = this.manifest;
     const width = widthOf(entry);
     const size = this.#count('rows', from, to) * context * width;
-    await this.#checkShards(from, to);
+    await this.#checkShards(from, to, 4 * size);
     this.#checkRoom('rows', [from, to], 4 * size, entry.location);
     const data = new Float32Array(size);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
@@ -295,7 +297,7 @@ export class Dump {
     const { context, dtype } = this.manifest;
     const name = latentsName(location);
     const places = this.#count('rows', from, to) * context;
-    await this.#checkShards(from, to);
+    await this.#checkShards(from, to, 8 * (places + 1));
     this.#checkRoom('rows', [from, to], 8 * (places + 1), name);
     const rowPtr = new BigInt64Array(places + 1);
     const ranges: [start: number, stop: number][] = [];
@@ -334,8 +336,9 @@ export class Dump {
     checkRoom(what, bytes, 'ask for fewer rows');
   }
 
-  /** Looks at all shards that have some of the rows, before memory is taken for what the manifest says of them. */
-  async #checkShards(from: number, to: number): Promise<void> {
+  /** Looks at all shards that have some of the rows, before so many bytes are taken for what the manifest says of them. */
+  async #checkShards(from: number, to: number, bytes: number): Promise<void> {
+    if (bytes <= uncheckedBytes) return;
     await this.#eachEntry(from, to, async (entry) => {
       if (this.#checked.has(entry.file)) return;
       await this.#withShard(entry, async () => {});
@@ -345,7 +348,7 @@ export class Dump {
 
   /** @internal Looks at all shards: what the manifest says of their sizes is so. */
   async check(): Promise<void> {
-    await this.#checkShards(0, this.#count('check', 0, this.rowCount));
+    await this.#checkShards(0, this.#count('check', 0, this.rowCount), Number.POSITIVE_INFINITY);
   }
 
   #check(): void {

@@ -74,14 +74,17 @@ const positive = (value: unknown): boolean => typeof value === 'number' && value
 /** Sizes are bounded so that no header can ask for an absurd amount of memory. */
 export const size = integer(1, 2 ** 31);
 
+const numberFrom0 = checked<number>('a number of 0 or more', (value) => value === 0 || positive(value));
+
+// A model of the user's own may be without attention, MLPs or layers.
 const config = object<TransformerConfig>({
   enc: string,
   ctxWindow: size,
   dModel: size,
-  nLayers: size,
-  mAttn: checked('a number above 0', positive),
-  nHeads: size,
-  mMlp: checked('a number above 0', positive),
+  nLayers: integer(0, 2 ** 31),
+  mAttn: numberFrom0,
+  nHeads: integer(0, 2 ** 31),
+  mMlp: numberFrom0,
 });
 
 const source = object<SourceDescription>({
@@ -110,7 +113,7 @@ export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSett
       name: string,
       digest: string,
       latents: integer(1, 2 ** 26), // more than any autoencoder has by far; nothing in a shard confirms it
-      threshold: checked('a number of 0 or more', (value) => value === 0 || positive(value)),
+      threshold: numberFrom0,
     }),
   ),
   dtype: oneOf(...dumpDTypes),

@@ -39,7 +39,7 @@ export class ShardReader {
     if (problem !== undefined) throw new Error(`${path}: ${problem}`);
     const file = await store.open(entry.file);
     try {
-      const header = await readHeader(path, file, longestOf(path, settings, entry));
+      const header = await readHeader(path, file, () => longestOf(path, settings, entry));
       const layout = inWords(path, () => new ShardLayout(settings, sizeIn(path, header, file.size, settings, entry)));
       if (!layout.header.equals(header)) {
         throw new Error(`${path}: its header is not the one that the manifest implies`);
@@ -137,13 +137,17 @@ function longestOf(path: string, settings: DumpSettings, { rows }: ShardEntry): 
   return inWords(path, () => ShardLayout.beforeLatents(settings, { rows, cells })).header.length;
 }
 
-async function readHeader(path: string, file: ByteSource, longest: number): Promise<Buffer> {
+const shortHeader = 2 ** 20;
+
+/** `longestOf` is asked for the most bytes that it can have where they are many: the answer takes some time. */
+async function readHeader(path: string, file: ByteSource, longestOf: () => number): Promise<Buffer> {
   const prefix = Buffer.alloc(8);
   await file.readInto(0, prefix);
   const length = prefix.readBigUInt64LE(0);
-  if (length > Math.min(longestHeader, longest - 8) || Number(length) + 8 > file.size) {
+  const most = length > shortHeader ? Math.min(longestHeader, longestOf() - 8) : shortHeader;
+  if (length > most || Number(length) + 8 > file.size) {
     throw new Error(
-      `${path}: its header would be ${length} bytes long, and ${longest - 8} are the most that it can be`,
+      `${path}: its header would be ${length} bytes long, and ${Math.min(most, file.size - 8)} are the most that it can be`,
     );
   }
   const header = Buffer.alloc(Number(length) + 8);

@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { writing } from './write_failure.js';
+import { checkReplaceable, writing } from './write_failure.js';
 
 /** Bytes, or text to be written as UTF-8. */
 export type Chunk = string | Uint8Array;
@@ -17,6 +17,7 @@ export async function writeFileAtomically(
   path: string,
   chunks: Chunk | Iterable<Chunk> | AsyncIterable<Chunk>,
 ): Promise<void> {
+  await checkReplaceable(path);
   const aside = `${path}.${randomBytes(4).toString('hex')}.partial`;
   const handle = await writing(path, 'file', open(aside, 'wx'));
   try {

@@ -1,15 +1,20 @@
 // What memory has room for, as far as that can be foreseen: systems hand out more than they have, and end a process that
 // then uses it.
-import { totalmem } from 'node:os';
+import { freemem, totalmem } from 'node:os';
 
 // Less is taken without asking: the answer takes the system some time.
 const unasked = 2 ** 26;
 
-/** Bytes that can be taken, about; undefined when `bytes` are that few. What may be garbage counts as free. */
+/**
+ * Bytes that can be taken, about; undefined when `bytes` are that few. What may be garbage counts as free, and so does what
+ * the system keeps of files that were read or written. Of a container's limit, process.availableMemory() takes that off.
+ */
 function roomFor(bytes: number): number | undefined {
   if (bytes <= unasked) return undefined;
   if (process.platform !== 'linux') return totalmem(); // what is free says little elsewhere: caches are not counted
-  return Math.min(totalmem(), process.availableMemory() + process.memoryUsage().arrayBuffers);
+  const { rss, arrayBuffers } = process.memoryUsage();
+  const limit = process.constrainedMemory() || Number.POSITIVE_INFINITY;
+  return Math.min(totalmem(), Math.min(freemem(), limit - rss) + arrayBuffers);
 }
 
 /** @throws RangeError when memory has no room for so many bytes: `WHAT take N bytes, …: ADVICE`. */

@@ -97,6 +97,7 @@ async function obstacleOf(path: string, kind: 'file' | 'folder'): Promise<Obstac
       continue;
     }
     if (place !== path || kind === 'folder') return inWay(`${name} is a file, not a folder`);
+    if (!found.isFile()) return inWay('it is a device, a pipe or a socket, not a file');
   }
   return undefined;
 }
@@ -145,12 +146,19 @@ async function makeOne(path: string): Promise<boolean> {
 
 /** @throws WriteError when it is known already that a file could not be written: its folder is not there, for instance. */
 export async function checkWritable(path: string): Promise<void> {
-  const isFolder = async (place: string) => (await stat(place)).isDirectory();
-  const refused = (code: string) => Promise.reject(Object.assign(new Error(code), { code }));
+  await checkReplaceable(path);
   const checked = async () => {
-    if (await isFolder(path).catch(() => false)) await refused('EISDIR');
-    if (!(await isFolder(dirname(path)))) await refused('ENOTDIR');
+    if (!(await stat(dirname(path))).isDirectory()) await refused('ENOTDIR');
     await access(dirname(path), constants.W_OK | constants.X_OK);
   };
   await writing(path, 'file', checked());
 }
+
+/** @throws WriteError when what is at a path is no file, such as /dev/null, which a new file would take the place of. */
+export async function checkReplaceable(path: string): Promise<void> {
+  const found = await stat(path).catch(() => undefined);
+  if (!found || found.isFile()) return;
+  await writing(path, 'file', refused(found.isDirectory() ? 'EISDIR' : 'EEXIST'));
+}
+
+const refused = (code: string): Promise<never> => Promise.reject(Object.assign(new Error(code), { code }));

@@ -12,6 +12,7 @@ import { type Dump, openDump } from '../../src/dump/reader.js';
 import { report } from '../../src/dump/report.js';
 import { dump } from '../../src/dump/run.js';
 import type { DumpSettings } from '../../src/dump/settings.js';
+import { DiskStore } from '../../src/files/disk_store.js';
 import { openStore } from '../../src/files/open_store.js';
 import { sizes } from '../../src/transformer/config.js';
 import { withFolder } from '../support/folders.js';
@@ -146,7 +147,7 @@ test('a header is not longer than the manifest implies, however long the file is
     const file = await open(shard, 'r+');
     const length = Buffer.alloc(8);
     try {
-      for (const claimed of [2 ** 16, 2 ** 24, 2 ** 29]) {
+      for (const claimed of [2 ** 21, 2 ** 24, 2 ** 29]) {
         length.writeBigUInt64LE(BigInt(claimed));
         await file.write(length, 0, 8, 0);
         await withLittleMemory(async () => {
@@ -161,6 +162,29 @@ test('a header is not longer than the manifest implies, however long the file is
     } finally {
       await file.close();
     }
+  }));
+
+test('a little is read of many shards without opening them first', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    await dump({ model: 'demo', corpus: documents(), out, context: 8, shardTokens: 8, locations: location });
+    await using there = await openDump(out);
+    assert.ok(there.shards.length > 8); // which are more than stay open
+    const { open } = DiskStore.prototype;
+    const opened: string[] = [];
+    DiskStore.prototype.open = function (file: string) {
+      opened.push(file);
+      return open.call(this, file);
+    };
+    try {
+      await there.rows(location);
+    } finally {
+      DiskStore.prototype.open = open;
+    }
+    assert.equal(
+      opened,
+      there.shards.map(({ file }) => file),
+    );
   }));
 
 // ---- more than memory has room for
@@ -253,12 +277,18 @@ test('statistics of a dump that has no shard yet take no memory that there is no
     });
   }));
 
-// ---- writing refuses what reading would refuse
+// ---- writing refuses what reading would refuse, and nothing else
 
 const plan: PlanRequest = {
   model: { name: 'm', digest: 'd', dtype: 'float32', vocabulary: 50_257, config: sizes.tiny as never },
   ...{ corpus: [{ kind: 'text', name: 'a.txt', bytes: 1000 }], dense: [location], autoencoders: [], device: 'cpu' },
 };
+
+test('a model may be without attention, MLPs or layers', () => {
+  const config = { ...plan.model.config, nLayers: 0, nHeads: 0, mAttn: 0, mMlp: 0 };
+  const { settings } = planDump({ ...plan, model: { ...plan.model, config }, dense: ['resid/post_emb'] });
+  assert.equal(settings.model.config, config);
+});
 
 test('locations whose header is too long are refused when the dump is planned', () => {
   const deep = { ...plan.model, config: { ...plan.model.config, nLayers: 10_000 } };

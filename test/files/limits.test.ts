@@ -12,6 +12,17 @@ import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('limits');
 
+/** Calls body with what the system says of a container with a limit, the rest of which is full of cached files. */
+function withinContainer(limit: number, body: () => void): void {
+  const { constrainedMemory, availableMemory } = process;
+  Object.assign(process, { constrainedMemory: () => limit, availableMemory: () => 0 });
+  try {
+    body();
+  } finally {
+    Object.assign(process, { constrainedMemory, availableMemory });
+  }
+}
+
 const record = (tokens: string[], activations: number[]): NeuronRecord => ({
   neuronId: { layerIndex: 0, neuronIndex: 0 },
   ...{ randomSample: [], randomSampleByQuantile: null, quantileBoundaries: null },
@@ -94,5 +105,22 @@ test('what memory has no room for is an error in words', () => {
   throws(() => checkRoom('they', Number.POSITIVE_INFINITY, 'ask for less'), RangeError, /^they take Infinity bytes/);
   checkRoom('they', 10, 'ask for less');
 });
+
+if (process.platform !== 'linux') test.skip('memory in a container', 'only Linux has them');
+else {
+  test('what a container has cached of files is not in the way of memory, and its limit is', () => {
+    const bytes = 2 ** 27;
+    withinContainer(process.memoryUsage().rss + 4 * bytes, () => {
+      checkRoom('they', bytes, 'ask for less');
+      assert.is(allocate('it', bytes).length, bytes);
+      throws(
+        () => checkRoom('they', 2 ** 33, 'ask for less'),
+        RangeError,
+        /^they take 8589934592 bytes, and memory has/,
+      );
+    });
+    withinContainer(0, () => checkRoom('they', bytes, 'ask for less')); // which is how no limit is told
+  });
+}
 
 test.run();

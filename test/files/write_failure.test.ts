@@ -1,12 +1,13 @@
 // Oracle: what lies in the way, by hand. Whatever writes says it in words, with the path, before it has worked for long.
-import { mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { lstat, mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { DiskStore } from '../../src/files/disk_store.js';
 import { saveNeuronRecord } from '../../src/files/neuron_record.js';
 import { saveSafetensors } from '../../src/files/safetensors.js';
 import { saveTorch } from '../../src/files/torch.js';
-import { makeFolder, WriteError, writeError } from '../../src/files/write_failure.js';
+import { checkWritable, makeFolder, WriteError, writeError } from '../../src/files/write_failure.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 
@@ -52,6 +53,17 @@ test('a folder that cannot be made', () =>
       assert.ok(error.message.startsWith(`cannot write ${at(name)}: `), error.message);
     }
     await rejects(makeFolder(''), WriteError, /cannot write '': it is no path/);
+  }));
+
+test('a pipe or a device stays what it is', () =>
+  withFolder(async (folder) => {
+    const pipe = join(folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const words = /pipe: it is a device, a pipe or a socket, not a file \(EEXIST\): choose another path$/;
+    await rejects(saveNeuronRecord(pipe, record), Error, words);
+    await rejects(checkWritable(pipe), WriteError, words);
+    assert.ok((await lstat(pipe)).isFIFO());
+    assert.equal(await readdir(folder), ['pipe']);
   }));
 
 test('a folder below /proc, where the system says that it is not there, is an error and no endless search', async () => {
