@@ -108,10 +108,12 @@ async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<Pr
     ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
   ]);
   const found = manifests.get(own);
-  // A run that ended before its first shard was whole says nothing about the next one.
-  const isOutdated = found?.shards.length === 0 && differenceOf(found, settings) !== undefined;
+  // A run that ended before its first shard was whole is in nobody's way. A shard that it came to is not removed for
+  // another request.
+  const isEmpty = found?.shards.length === 0 && !names.some((name) => isShardOf(name, settings));
+  const isOutdated = isEmpty && differenceOf(found, settings) !== undefined;
   for (const there of manifests.values()) if (there !== found || !isOutdated) checkSame(folder, there, settings);
-  const leftovers = names.filter((name) => isLeftover(name) || (isOutdated && isShardOf(name, settings)));
+  const leftovers = names.filter(isLeftover);
   const other = names.find((name) => !isLeftover(name) && claimedFile(name) === undefined);
   if (manifests.size === 0 && other !== undefined) {
     throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);

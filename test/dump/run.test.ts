@@ -266,7 +266,7 @@ test('an empty corpus leaves nothing behind, and what else ends before the first
     assert.equal(await contentsOf(at('there')), whole);
   }));
 
-test('a run that was killed before its first shard was listed does not stand in the way of another request', () =>
+test('a run that was killed before its first shard does not stand in the way of another request', () =>
   withFolder(async (folder) => {
     const [out, other, killed] = [join(folder, 'out'), join(folder, 'other'), join(folder, 'killed')];
     await dump(small(other, { context: 8 }));
@@ -275,8 +275,14 @@ test('a run that was killed before its first shard was listed does not stand in 
     const path = join(killed, 'manifest.json');
     const manifest = JSON.parse(await readFile(path, 'utf8'));
     const unlisted = { ...manifest, complete: false, shards: [] };
-    await writeFile(path, JSON.stringify(unlisted)); // its shards are there, but in no list
+    await writeFile(path, JSON.stringify(unlisted)); // its shards are there, but in no list: nothing is lost
+    const there = await contentsOf(killed);
+    await rejects(dump(small(killed, { context: 8 })), /killed holds a dump with context 16, but 8 was asked for/);
+    assert.equal(await contentsOf(killed), there);
+    for (const { file } of manifest.shards) await rm(join(killed, file));
     await rejects(dump(small(killed, { corpus: nothing(), context: 8 })), /has no tokens/);
+    assert.equal(await readdir(killed), []);
+    await writeFile(path, JSON.stringify(unlisted));
     await dump(small(killed, { context: 8 }));
     await assertSameFolder(killed, other);
     // the same request goes on with what is listed, and a shard that is listed counts
