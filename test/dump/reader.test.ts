@@ -186,7 +186,21 @@ test('a manifest from anywhere cannot lead out of the folder, nor ask for the ab
     [shards({ rows: -1 }), /its "shards"/],
     [shards({ rows: 1e300 }), /its "shards"/],
     [shards({ tokens: 1000 }), /more tokens than its rows hold/],
-    [shards({ sha256: 'abc' }), /its "shards"/],
+    [shards({ sha256: 'abc' }), /its "shards" is not as it should be: shards\[0\]\.sha256 must be/],
+    [
+      shards({ rows: 2 ** 20, tokens: 1 }),
+      /shard-00000\.safetensors has 1048576 rows, which its \d+ bytes cannot hold/,
+    ],
+    [shards({ rows: 2 ** 30, bytes: 2 ** 50 }), /a shard of 1073741824 rows of 8 tokens is too large/],
+    [(m: { locations: object[] }) => m.locations.push(m.locations[0] as object), /it has a location twice/],
+    [
+      (m: { locations: { shape: number[] }[] }) => (m.locations[0] as { shape: number[] }).shape.push(2 ** 30, 2 ** 30),
+      /its "locations" is not as it should be: locations\[0\]\.shape must be sizes of/,
+    ],
+    [
+      (m: { autoencoders: { latents: number }[] }) => ((m.autoencoders[0] as { latents: number }).latents = 2 ** 30),
+      /autoencoders\[0\]\.latents must be an integer from 1 to 67108864, but is 1073741824/,
+    ],
     [(m: { context: unknown }) => (m.context = '8'), /its "context"/],
     [(m: { context: unknown }) => (m.context = 2 ** 40), /its "context"/],
     [(m: { context: unknown }) => (m.context = 9), /shape does not begin with "context"/],
