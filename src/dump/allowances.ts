@@ -5,8 +5,9 @@ import { readlink, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { listAutoencoderNames } from '../context/registry.js';
 import { packageRoot } from '../engine/native.js';
-import { isBlobUrl, parseStoreAddress } from '../files/blob_address.js';
+import { isBelowAddress, isBlobUrl, parseStoreAddress } from '../files/blob_address.js';
 import { canonicalModelName, modelNames } from '../transformer/names.js';
+import { givenAs } from './autoencoders.js';
 import { parseDumpLocation } from './location.js';
 import type { ShardedRequest } from './shard_session.js';
 
@@ -82,10 +83,8 @@ export class Permit {
 
   /** All that a dump asks for and is not allowed. `{layer}` in an autoencoder's path stands for any layer. */
   async refusals({ out, corpus, model, locations, autoencoders = {} }: Wanted): Promise<NotAllowed[]> {
-    const named = locations.map((location) => parseDumpLocation(location).autoencoder);
-    const sources = named
-      .filter((name) => name !== undefined)
-      .map((name) => (Object.hasOwn(autoencoders, name) ? (autoencoders[name] as string) : name));
+    const names = locations.map((location) => parseDumpLocation(location).autoencoder);
+    const sources = names.filter((name) => name !== undefined).map((name) => givenAs(name, autoencoders) ?? name);
     const checks = [
       this.checkOut(out),
       this.checkModel(model),
@@ -205,44 +204,6 @@ async function realPathOf(path: string, links = 0): Promise<string> {
 }
 
 const shownPath = (path: string, real: string): string => (resolve(path) === real ? path : `${path}, which is ${real}`);
-
-// ---- addresses
-
-/** Whether an address begins with another one, part by part. None does that could mean another place than it shows. */
-function isBelowAddress(address: string, entry: string): boolean {
-  const parts = partsOf(address);
-  return parts !== undefined && partsOf(entry)?.every((part, i) => parts[i] === part) === true;
-}
-
-function partsOf(address: string): string[] | undefined {
-  if (!isBlobUrl(address)) return undefined;
-  const [scheme, ...rest] = /^az:/i.test(address) ? partsOfAzure(address) : partsOfUrl(address);
-  while (rest.length > 1 && rest.at(-1) === '') rest.pop(); // slashes at the end
-  const odd = rest.some(
-    (part) =>
-      part === '' ||
-      decoded(part)
-        .split(/[/\\]/)
-        .some((name) => name === '.' || name === '..'),
-  );
-  return scheme === undefined || odd ? undefined : [scheme, ...rest];
-}
-
-const partsOfAzure = (address: string): string[] => ['az', ...address.slice('az://'.length).split('/')];
-
-function partsOfUrl(address: string): string[] {
-  if (!URL.canParse(address)) return [];
-  const { protocol, host, pathname } = new URL(address);
-  return [protocol, host, ...pathname.slice(1).split('/')];
-}
-
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return '..'; // whatever it may mean to a server
-  }
-}
 
 // ---- advice
 

@@ -41,7 +41,7 @@ export async function findAutoencoder(
   const name = wanted.autoencoder as string;
   const { location } = wanted;
   const layer = layerOf(location);
-  const given = Object.hasOwn(sources, name) ? sources[name] : undefined;
+  const given = givenAs(name, sources);
   const source = (typeof given === 'function' ? await given(layer) : given) ?? name;
   if (typeof source !== 'string') return { location, name: shownName(name, layer), autoencoder: source, own: false };
   const spec = findAutoencoderSpec(model.name, source);
@@ -52,6 +52,10 @@ export async function findAutoencoder(
   const options = { ...fetching, device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
   return { location, name: shownName(name, layer), autoencoder: await Autoencoder.load(path, options), own: true };
 }
+
+/** What a location's name for an autoencoder was given as; undefined when it stands for itself. */
+export const givenAs = <T>(name: string, sources: Readonly<Record<string, T>>): T | undefined =>
+  Object.hasOwn(sources, name) ? sources[name] : undefined;
 
 function inLayer(path: string, location: string, layer: number | undefined): string {
   if (!path.includes('{layer}')) return path;
@@ -85,7 +89,7 @@ async function checkIsThere(path: string, name: string, location: string, modelN
 export function checkLayered(patterns: readonly DumpLocation[], sources: Record<string, AutoencoderSource>): void {
   for (const { location, autoencoder } of patterns) {
     if (autoencoder === undefined || !location.includes('*')) continue;
-    const source = Object.hasOwn(sources, autoencoder) ? sources[autoencoder] : autoencoder;
+    const source = givenAs(autoencoder, sources) ?? autoencoder;
     const path = typeof source === 'string' && /[/\\.]/.test(source) ? source : undefined;
     if (source instanceof Autoencoder || (path !== undefined && !path.includes('{layer}'))) {
       throw new Error(

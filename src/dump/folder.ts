@@ -26,6 +26,8 @@ export interface PreparedFolder {
   readonly shards: Map<number, ShardEntry>;
   /** What the folder's manifest says; undefined for a new dump. */
   readonly manifest: Manifest | undefined;
+  /** It has no manifest that counts, of whatever part. */
+  readonly isNew: boolean;
   /** @throws Error when another process has taken over, which happens when this one stood still. */
   readonly check: () => Promise<void>;
   /** For the next process. */
@@ -97,7 +99,10 @@ async function created(store: Store): Promise<() => Promise<void>> {
   }
 }
 
-async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<PreparedFolder, 'shards' | 'manifest'>> {
+async function contentsOf(
+  store: Store,
+  settings: DumpSettings,
+): Promise<Pick<PreparedFolder, 'shards' | 'manifest' | 'isNew'>> {
   const { name: folder } = store;
   const names = await store.list(); // before the manifests: another part may begin just now, with its manifest
   const own = manifestFile(settings.part);
@@ -112,7 +117,8 @@ async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<Pr
   // another request.
   const isEmpty = found?.shards.length === 0 && !names.some((name) => isShardOf(name, settings));
   const isOutdated = isEmpty && differenceOf(found, settings) !== undefined;
-  for (const there of manifests.values()) if (there !== found || !isOutdated) checkSame(folder, there, settings);
+  const standing = [...manifests.values()].filter((there) => there !== found || !isOutdated);
+  for (const there of standing) checkSame(folder, there, settings);
   const leftovers = names.filter(isLeftover);
   const other = names.find((name) => !isLeftover(name) && claimedFile(name) === undefined);
   if (manifests.size === 0 && other !== undefined) {
@@ -122,7 +128,7 @@ async function contentsOf(store: Store, settings: DumpSettings): Promise<Pick<Pr
     await onDisk(folder, store.remove(name));
   }
   const manifest = isOutdated ? undefined : found;
-  return { manifest, shards: await shardsThere(store, manifest?.shards ?? []) };
+  return { manifest, isNew: standing.length === 0, shards: await shardsThere(store, manifest?.shards ?? []) };
 }
 
 function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): void {

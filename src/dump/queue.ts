@@ -15,16 +15,7 @@ import type { DumpOptions } from './options.js';
 import { checkByName } from './prepare.js';
 import { printable } from './printable.js';
 import { type QueueOptions as Connection, once, patient, Troubles, withQueue } from './queue_connection.js';
-import {
-  BadJob,
-  idOf,
-  type JobName,
-  type JobOrigin,
-  jobData,
-  plainRequest,
-  readJob,
-  type SigningKey,
-} from './queue_job.js';
+import { BadJob, idOf, type JobOrigin, jobData, plainRequest, readJob, type SigningKey } from './queue_job.js';
 import { bullmq } from './queue_packages.js';
 import {
   BrokenRecord,
@@ -51,8 +42,6 @@ function checkKey({ key }: QueueOptions): void {
   if (key === undefined || ((typeof key === 'string' || key instanceof Uint8Array) && key.length > 0)) return;
   throw new TypeError('queue: key must be text or a Uint8Array, and not empty; without one, leave it out');
 }
-
-const [shardJob, mergeJob]: JobName[] = ['shard', 'merge'];
 
 // ---- plan
 
@@ -143,7 +132,7 @@ async function plannedBefore(there: Queue, out: string, queue: QueueOptions): Pr
   if (state === 'unknown') return undefined;
   try {
     const job = await there.getJob(id);
-    const dump = job && job.name === mergeJob ? readJob('merge', job.data, queue) : undefined;
+    const dump = job && job.name === 'merge' ? readJob('merge', job.data, queue) : undefined;
     return dump?.request.out === out ? { dump, state } : undefined;
   } catch (error) {
     if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
@@ -298,8 +287,8 @@ const unsigned = { name: '' };
 /** What a job is about, if it says so. */
 function nameOf(job: Job): string {
   try {
-    if (job.name === shardJob) return `shard ${readJob('shard', job.data, unsigned).number}`;
-    if (job.name === mergeJob) return `merge of ${readJob('merge', job.data, unsigned).request.out}`;
+    if (job.name === 'shard') return `shard ${readJob('shard', job.data, unsigned).number}`;
+    if (job.name === 'merge') return `merge of ${readJob('merge', job.data, unsigned).request.out}`;
   } catch {
     // told where it is refused
   }
@@ -367,7 +356,7 @@ export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueSt
 /** The folder that a job is for, as far as the queue says. */
 async function outOf(there: Queue, { name, data }: Job): Promise<string | undefined> {
   try {
-    if (name === mergeJob) return readJob('merge', data, unsigned).request.out;
+    if (name === 'merge') return readJob('merge', data, unsigned).request.out;
     const merge = await there.getJob(readJob('shard', data, unsigned).dump);
     return merge && readJob('merge', merge.data, unsigned).request.out;
   } catch (error) {

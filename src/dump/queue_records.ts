@@ -10,6 +10,7 @@ import type { BackendFactory, Job, Queue, RedisQueueBackend } from 'bullmq';
 import { printable } from './printable.js';
 import { longestField } from './queue_job.js';
 import { bullmq } from './queue_packages.js';
+import { isObject } from './schema.js';
 
 /** No job is tried more often, and no pause before it is tried again is longer. */
 export const mostAttempts = 100;
@@ -105,9 +106,6 @@ function parsed(text: string, field: string, broken: (what: string) => Error): u
 }
 
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
 
 function pairsOf(flat: unknown): Record<string, unknown> {
   const pairs: Record<string, unknown> = Object.create(null);

@@ -1,5 +1,6 @@
 // Plain data that comes from anywhere, a manifest or a job of a queue: it is read into a copy that holds what is known and
 // has been checked, and nothing else. The first thing that is wrong ends it, with the field it is in.
+import { quoted } from '../files/pickle.js';
 
 /** What becomes of fields that nobody knows: an error, or they are left out of the copy. */
 export type Others = 'refused' | 'dropped';
@@ -28,23 +29,14 @@ export class FieldError extends Error {
   }
 }
 
-const longestShown = 100;
-
 const wrong = (expected: string, value: unknown): FieldError =>
   new FieldError(
     '',
-    value === undefined ? `is missing; it must be ${expected}` : `must be ${expected}, but is ${shown(value)}`,
+    value === undefined ? `is missing; it must be ${expected}` : `must be ${expected}, but is ${quoted(value)}`,
   );
 
-function shown(value: unknown): string {
-  if (Array.isArray(value)) return 'a list';
-  if (typeof value === 'object' && value !== null) return 'an object';
-  if (typeof value !== 'string') return String(value);
-  const cut = value.length > longestShown;
-  return `${JSON.stringify(cut ? value.slice(0, longestShown) : value)}${cut ? '…' : ''}`;
-}
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
+/** Whether a value has fields. */
+export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** A value that a test accepts, `expected` in words. */
@@ -149,4 +141,4 @@ export const record =
     );
   };
 
-const shownName = (name: string): string => (/^\w{1,60}$/.test(name) ? name : `[${shown(name)}]`);
+const shownName = (name: string): string => (/^\w{1,60}$/.test(name) ? name : `[${quoted(name)}]`);

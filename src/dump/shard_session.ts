@@ -126,7 +126,7 @@ export class ShardSession {
     try {
       if (folder.manifest?.complete && folder.shards.has(number)) return;
       // A shard without any manifest beside it, should this process be killed just then, would be of no dump.
-      if (!folder.manifest) await writeManifest(store, makeManifest(part, [], false));
+      if (folder.isNew) await writeManifest(store, makeManifest(part, [], false));
       const made = await this.#oneAtATime(async () => {
         block = await this.#cursor.at(number);
         await this.#checkEnd(number);

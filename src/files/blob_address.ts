@@ -99,6 +99,30 @@ const isPlainPath = (path: string): boolean => !path.split('/').includes('') && 
 const staysInPlace = (path: string): boolean =>
   !/[\p{Cc}\p{Cs}]/u.test(path) && path.split(/[/\\]/).every((part) => part !== '.' && part !== '..');
 
+/**
+ * Whether an address is another one, or begins with it, part by part. No address does that could lead to another place
+ * than it shows.
+ */
+export function isBelowAddress(address: string, place: string): boolean {
+  const parts = partsOf(address);
+  return parts !== undefined && partsOf(place)?.every((part, i) => parts[i] === part) === true;
+}
+
+function partsOf(address: string): string[] | undefined {
+  if (!isBlobUrl(address)) return undefined;
+  const parts =
+    address.slice(0, 3).toLowerCase() === 'az:' ? address.slice('az://'.length).split('/') : partsOfUrl(address);
+  while (parts.length > 1 && parts.at(-1) === '') parts.pop(); // slashes at the end
+  const plain = parts.every((part) => part !== '' && canDecode(part) && staysInPlace(decoded(part)));
+  return plain ? [address.slice(0, address.indexOf(':')).toLowerCase(), ...parts] : undefined;
+}
+
+function partsOfUrl(address: string): string[] {
+  if (!URL.canParse(address)) return [''];
+  const { host, pathname } = new URL(address);
+  return [host, ...pathname.slice(1).split('/')];
+}
+
 /** For messages: control characters as escapes. */
 const visible = (text: string): string =>
   text.replace(/\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
@@ -184,10 +208,13 @@ function serviceOf(account: string, environment: Environment): string {
 
 const connectionAccount = (string: string): string | undefined => /(?:^|;)AccountName=([^;]+)/i.exec(string)?.[1];
 
-function decoded(text: string): string {
+function canDecode(text: string): boolean {
   try {
-    return decodeURIComponent(text);
+    decodeURIComponent(text);
+    return true;
   } catch {
-    return text;
+    return false;
   }
 }
+
+const decoded = (text: string): string => (canDecode(text) ? decodeURIComponent(text) : text);

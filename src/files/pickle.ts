@@ -38,8 +38,16 @@ export function shown(x: unknown): string {
   if (typeof x === 'object' && x !== null) return 'an object';
   if (typeof x !== 'string') return String(x);
   const text = x.length > 120 ? `${x.slice(0, 120)}...` : x;
-  return JSON.stringify(text).slice(1, -1);
+  return JSON.stringify(text)
+    .slice(1, -1)
+    .replace(/[\u007f-\u009f]/g, escaped);
 }
+
+// JSON leaves these control characters as they are.
+const escaped = (c: string): string => `\\u00${c.charCodeAt(0).toString(16)}`;
+
+/** The same, with text in quotes. */
+export const quoted = (x: unknown): string => (typeof x === 'string' ? `"${shown(x)}"` : shown(x));
 
 /**
  * Reads the pickle that begins at `start`. Lists and tuples become arrays, dicts Maps, sets Sets, bytes Uint8Arrays,

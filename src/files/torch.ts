@@ -1,6 +1,5 @@
 // Checkpoints of PyTorch: what torch.save wrote, without Python. A file is read in three steps: its pickle, which
 // describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
-
 import {
   bytesPerElement,
   type HostTensor,
