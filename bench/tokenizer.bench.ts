@@ -5,10 +5,10 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { blocksOf } from '../src/dump/blocks.js';
-import { openCorpus, readCorpus } from '../src/dump/corpus.js';
+import { blocksOf } from '../src/dump/corpus/blocks.js';
+import { openCorpus, readCorpus } from '../src/dump/corpus/corpus.js';
 import { packageRoot } from '../src/engine/native.js';
-import { gpt2Tokenizer } from '../src/files/tokenizer.js';
+import { gpt2Tokenizer } from '../src/files/tokenizer/tokenizer.js';
 import { median } from './compare/summary.js';
 
 const [file, rounds = '5'] = process.argv.slice(2);

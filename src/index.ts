@@ -58,20 +58,18 @@ export {
   weightLocationTypes,
   weightShapeSpec,
 } from './context/weight_locations.js';
-export { type Allowances, NotAllowed } from './dump/allowances.js';
-export type { AutoencoderSource } from './dump/autoencoders.js';
-export {
-  type CollateOptions,
-  type CollateResult,
-  type CollateSelection,
-  collate,
-} from './dump/collate.js';
-export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus.js';
-export type { ListedFile, Manifest, ShardEntry } from './dump/manifest.js';
-export { type MergeResult, mergeDumps } from './dump/merge.js';
-export type { DumpOptions, WorkerOptions } from './dump/options.js';
-export { type DumpPlan, describePlan } from './dump/plan.js';
-export type { DumpProgress } from './dump/progress.js';
+export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus/corpus.js';
+export type { ListedFile, Manifest, ShardEntry } from './dump/format/manifest.js';
+export type {
+  DenseLocation,
+  Dropped,
+  DumpDType,
+  DumpSettings,
+  Part,
+  SparseLocation,
+} from './dump/format/settings.js';
+export type { Statistics } from './dump/format/statistics.js';
+export { type Allowances, NotAllowed } from './dump/queue/allowances.js';
 export {
   type FailedJob,
   type PlanOptions as QueuePlanOptions,
@@ -83,7 +81,7 @@ export {
   type WorkEvent as QueueWorkEvent,
   type WorkOptions as QueueWorkOptions,
   workQueue,
-} from './dump/queue.js';
+} from './dump/queue/dump_queue.js';
 export {
   type DenseRows,
   Dump,
@@ -92,20 +90,22 @@ export {
   type SparseRows,
   type StoredRows,
   type TokenRows,
-} from './dump/reader.js';
-export { type ReportOptions, type ReportResult, report } from './dump/report.js';
+} from './dump/read/reader.js';
+export type { Problem } from './dump/read/verify.js';
+export {
+  type CollateOptions,
+  type CollateResult,
+  type CollateSelection,
+  collate,
+} from './dump/report/collate.js';
+export { type ReportOptions, type ReportResult, report } from './dump/report/report.js';
+export type { CollateProgress } from './dump/report/scan_progress.js';
 export { type DumpResult, dump, planOf } from './dump/run.js';
-export type { CollateProgress } from './dump/scan_progress.js';
-export type {
-  DenseLocation,
-  Dropped,
-  DumpDType,
-  DumpSettings,
-  Part,
-  SparseLocation,
-} from './dump/settings.js';
-export type { Statistics } from './dump/statistics.js';
-export type { Problem } from './dump/verify.js';
+export type { AutoencoderSource } from './dump/shards/autoencoders.js';
+export { type DumpPlan, describePlan } from './dump/shards/dump_plan.js';
+export { type MergeResult, mergeDumps } from './dump/shards/merge.js';
+export type { DumpOptions, WorkerOptions } from './dump/shards/options.js';
+export type { DumpProgress } from './dump/shards/progress.js';
 export {
   type Ceilings,
   type Device,
@@ -124,12 +124,13 @@ export { embedding } from './engine/ops/embedding.js';
 export { gelu } from './engine/ops/gelu.js';
 export { addLayerNorm, layerNorm, rootMeanSquare } from './engine/ops/layer_norm.js';
 export { type Activation, linear, matmul, type Precision } from './engine/ops/matmul.js';
+export { type PackedMatrix, packWeights } from './engine/ops/packed_matrix.js';
 export { softmax, softmaxNumerator } from './engine/ops/softmax.js';
 export { type SparseEncodeOptions, type SparseLatents, sparseDecode, sparseEncode } from './engine/ops/sparse.js';
+export { Tensor, type TensorOptions } from './engine/ops/tensor.js';
 export { topKMask } from './engine/ops/top_k.js';
-export { type PackedMatrix, packWeights } from './engine/packed_matrix.js';
-export { Tensor, type TensorOptions } from './engine/tensor.js';
-export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob.js';
+export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob/blob.js';
+export type { FileSource } from './files/blob/source.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';
 export {
   type ActivationRecord,
@@ -143,13 +144,16 @@ export {
   testActivationRecords,
   trainActivationRecords,
   validActivationRecords,
-} from './files/neuron_record.js';
-export { loadSafetensors, openSafetensors, type SafetensorsFile, saveSafetensors } from './files/safetensors.js';
-export type { FileSource } from './files/source.js';
-export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer.js';
-export { loadTorch, loadTorchValue, saveTorch, UnsafePickleError } from './files/torch.js';
+} from './files/neuron_record/neuron_record.js';
+export {
+  loadSafetensors,
+  openSafetensors,
+  type SafetensorsFile,
+  saveSafetensors,
+} from './files/safetensors/safetensors.js';
+export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer/tokenizer.js';
+export { loadTorch, loadTorchValue, saveTorch, UnsafePickleError } from './files/torch/torch.js';
 export { ablationHooks } from './transformer/ablation.js';
-export type { TransformerConfig } from './transformer/config.js';
 export {
   AtLayers,
   AutoencoderHooks,
@@ -175,3 +179,4 @@ export {
   type Samples,
   Transformer,
 } from './transformer/transformer.js';
+export type { TransformerConfig } from './transformer/weights/config.js';

@@ -1,8 +1,8 @@
 // The activation functions of sparse autoencoders, under the names that files give them.
 import { describe } from '../engine/check.js';
 import { relu as reluOf } from '../engine/ops/gelu.js';
+import type { Tensor } from '../engine/ops/tensor.js';
 import { topKMask } from '../engine/ops/top_k.js';
-import type { Tensor } from '../engine/tensor.js';
 
 export interface AutoencoderActivation {
   /** As in the files: ReLU, TopK, Identity. */

@@ -1,7 +1,8 @@
 // sonde cache: what has been fetched from the network, checked or removed.
+
 import { Command } from 'commander';
-import { showBytes } from '../dump/plan.js';
-import { type CachedBlob, clearCache, listCache, verifyCache } from '../files/blob_cache.js';
+import { type CachedBlob, clearCache, listCache, verifyCache } from '../files/blob/blob_cache.js';
+import { showBytes } from '../files/text.js';
 import { print } from './terminal.js';
 
 const help = `

@@ -1,7 +1,7 @@
 // sonde collate: from a dump to records of neurons, with progress, and one line about the outcome.
 import { Command, InvalidArgumentError } from 'commander';
-import { type CollateSelection, collate } from '../dump/collate.js';
-import { openDump } from '../dump/reader.js';
+import { openDump } from '../dump/read/reader.js';
+import { type CollateSelection, collate } from '../dump/report/collate.js';
 import { interruptible } from './failure.js';
 import { integer } from './options.js';
 import { progressView } from './progress.js';

@@ -1,7 +1,7 @@
 // sonde demo: the first success. A dump of the demo model on the sample text, a look at it, and how to read it.
 import { join } from 'node:path';
 import { Command } from 'commander';
-import { openDump } from '../dump/reader.js';
+import { openDump } from '../dump/read/reader.js';
 import { packageRoot } from '../engine/native.js';
 import { dumpWithProgress } from './dump.js';
 import { interruptible } from './failure.js';

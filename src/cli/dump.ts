@@ -1,12 +1,14 @@
 // sonde dump: the options of the dump, its progress, and one line about the outcome.
+
 import { Command } from 'commander';
-import type { CorpusFile } from '../dump/corpus.js';
-import type { DumpOptions } from '../dump/options.js';
-import { describePlan, showBytes } from '../dump/plan.js';
+import type { CorpusFile } from '../dump/corpus/corpus.js';
+import { type Dropped, type DumpDType, droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
 import { dump, planOf } from '../dump/run.js';
-import { type Dropped, type DumpDType, droppable, dumpDTypes, type Part } from '../dump/settings.js';
+import { describePlan } from '../dump/shards/dump_plan.js';
+import type { DumpOptions } from '../dump/shards/options.js';
 import type { DeviceName } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
+import { showBytes } from '../files/text.js';
 import { interruptible, UsageError } from './failure.js';
 import { fetchView } from './fetch_progress.js';
 import {

@@ -1,8 +1,8 @@
 // sonde encode: what an autoencoder sees in a text, token by token.
 import { Command } from 'commander';
 import { listAutoencoderNames } from '../context/registry.js';
-import { findAutoencoder } from '../dump/autoencoders.js';
-import { expandDumpLocations, showDumpLocation } from '../dump/location.js';
+import { expandDumpLocations, showDumpLocation } from '../dump/format/dump_location.js';
+import { findAutoencoder } from '../dump/shards/autoencoders.js';
 import type { Transformer } from '../transformer/transformer.js';
 import { interruptible, UsageError } from './failure.js';
 import { fetchView } from './fetch_progress.js';

@@ -1,9 +1,10 @@
 // sonde fetch: fills the cache ahead of time, for machines that will have no network.
+
 import { Command } from 'commander';
 import { namedFiles } from '../context/named_files.js';
-import { showBytes } from '../dump/plan.js';
-import { fetchBlobs } from '../files/blob.js';
-import { cacheFolder } from '../files/blob_cache.js';
+import { fetchBlobs } from '../files/blob/blob.js';
+import { cacheFolder } from '../files/blob/blob_cache.js';
+import { showBytes } from '../files/text.js';
 import { interruptible } from './failure.js';
 import { fetchView } from './fetch_progress.js';
 import { integer } from './options.js';

@@ -1,8 +1,9 @@
 // Progress of what comes from the network, all files together, on standard error: a bar on a terminal, a line every few
 // seconds elsewhere. Nothing is shown for what is in the cache already.
+
 import cliProgress from 'cli-progress';
-import { showBytes } from '../dump/plan.js';
-import type { BlobProgress } from '../files/blob.js';
+import type { BlobProgress } from '../files/blob/blob.js';
+import { showBytes } from '../files/text.js';
 
 export interface FetchView {
   readonly onProgress: (progress: BlobProgress) => void;

@@ -1,11 +1,13 @@
 // sonde inspect: what a dump holds.
+
 import { Command } from 'commander';
-import { isPacked } from '../dump/cells.js';
-import { bytesOf } from '../dump/manifest.js';
-import { describeFilter, showBytes } from '../dump/plan.js';
-import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/reader.js';
-import type { Statistics } from '../dump/statistics.js';
-import { gpt2Tokenizer } from '../files/tokenizer.js';
+import { bytesOf } from '../dump/format/manifest.js';
+import { isPacked } from '../dump/format/positions.js';
+import type { Statistics } from '../dump/format/statistics.js';
+import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/read/reader.js';
+import { describeFilter } from '../dump/shards/dump_plan.js';
+import { showBytes } from '../files/text.js';
+import { gpt2Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { print } from './terminal.js';
 
 const help = `

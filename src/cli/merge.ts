@@ -1,6 +1,6 @@
 // sonde merge: parts that were made by several machines become one dump.
 import { Command } from 'commander';
-import { mergeDumps } from '../dump/merge.js';
+import { mergeDumps } from '../dump/shards/merge.js';
 import { print } from './terminal.js';
 
 const help = `

@@ -1,10 +1,10 @@
 // Options that several commands share, and how their words become values.
 import { type Command, InvalidArgumentError } from 'commander';
-import type { DumpOptions } from '../dump/options.js';
+import type { DumpOptions } from '../dump/shards/options.js';
 import { type Device, type DeviceName, getDefaultDevice, listDevices, openDevice } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
-import { modelNames } from '../transformer/names.js';
 import { Transformer } from '../transformer/transformer.js';
+import { modelNames } from '../transformer/weights/names.js';
 import { UsageError } from './failure.js';
 import { fetchView } from './fetch_progress.js';
 

@@ -1,5 +1,5 @@
 // --shard: which part of the shards a run makes, in so many words or as a batch system says it.
-import type { Part } from '../dump/settings.js';
+import type { Part } from '../dump/format/settings.js';
 import { UsageError } from './failure.js';
 
 type Environment = Readonly<Record<string, string | undefined>>;

@@ -1,7 +1,7 @@
 // Progress on standard error: a bar on a terminal, a line every few seconds elsewhere, as in a log.
 import cliProgress from 'cli-progress';
-import type { DumpProgress } from '../dump/progress.js';
-import type { CollateProgress } from '../dump/scan_progress.js';
+import type { CollateProgress } from '../dump/report/scan_progress.js';
+import type { DumpProgress } from '../dump/shards/progress.js';
 
 type Progress = DumpProgress | CollateProgress;
 

@@ -1,8 +1,9 @@
 // sonde queue: dumps that any number of machines work on, with BullMQ on Redis.
+
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { printable } from '../dump/printable.js';
-import { planQueue, type QueueOptions, queueStatus, type WorkEvent, workQueue } from '../dump/queue.js';
+import { planQueue, type QueueOptions, queueStatus, type WorkEvent, workQueue } from '../dump/queue/dump_queue.js';
+import { printable } from '../files/text.js';
 import { addDumpOptions, type DumpRequestOptions, dumpRequest } from './dump.js';
 import { interruptible, UsageError } from './failure.js';
 import { addDevice, addModel, chosenDevice, collected, integer, type ModelOptions } from './options.js';

@@ -1,8 +1,8 @@
 // sonde report: a page about a dump.
 import { Command } from 'commander';
-import type { CollateSelection } from '../dump/collate.js';
-import { openDump } from '../dump/reader.js';
-import { report } from '../dump/report.js';
+import { openDump } from '../dump/read/reader.js';
+import type { CollateSelection } from '../dump/report/collate.js';
+import { report } from '../dump/report/report.js';
 import { selection } from './collate.js';
 import { interruptible } from './failure.js';
 import { integer } from './options.js';

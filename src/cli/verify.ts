@@ -1,8 +1,9 @@
 // sonde verify: whether a dump is what its manifest says.
+
 import { Command } from 'commander';
-import { bytesOf } from '../dump/manifest.js';
-import { showBytes } from '../dump/plan.js';
-import { openDump } from '../dump/reader.js';
+import { bytesOf } from '../dump/format/manifest.js';
+import { openDump } from '../dump/read/reader.js';
+import { showBytes } from '../files/text.js';
 import { print } from './terminal.js';
 
 const help = `

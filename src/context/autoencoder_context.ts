@@ -2,7 +2,7 @@
 import { Autoencoder } from '../autoencoder/autoencoder.js';
 import { describe, wrong } from '../engine/check.js';
 import { Device, getDefaultDevice } from '../engine/device.js';
-import type { Tensor } from '../engine/tensor.js';
+import type { Tensor } from '../engine/ops/tensor.js';
 import { Dimension, NodeType } from './dimensions.js';
 import { type DerivedScalarType, findAutoencoderSpec, listAutoencoderNames } from './registry.js';
 

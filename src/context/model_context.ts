@@ -3,15 +3,15 @@
 import { checkInteger, describe, wrong } from '../engine/check.js';
 import { Device, getDefaultDevice } from '../engine/device.js';
 import { rootMeanSquare } from '../engine/ops/layer_norm.js';
+import { Tensor } from '../engine/ops/tensor.js';
+import { toHost } from '../engine/ops/to_host.js';
 import { sameShape, showShape } from '../engine/shape.js';
-import { Tensor } from '../engine/tensor.js';
-import { toHost } from '../engine/to_host.js';
-import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer.js';
-import { configToJson, dFf, dHead, type TransformerConfig } from '../transformer/config.js';
-import { describeModel, type ModelDescription, readWeight } from '../transformer/model_files.js';
-import { shownModelName } from '../transformer/names.js';
+import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import { type LoadOptions, Transformer } from '../transformer/transformer.js';
+import { configToJson, dFf, dHead, type TransformerConfig } from '../transformer/weights/config.js';
+import { describeModel, type ModelDescription, readWeight } from '../transformer/weights/model_files.js';
+import { shownModelName } from '../transformer/weights/names.js';
 import { Dimension } from './dimensions.js';
 import { dimensionIndex, WeightLocationType, weightHasNoLayers, weightShapeSpec } from './weight_locations.js';
 

@@ -1,8 +1,8 @@
 // Every file on the network that a name stands for: a published model, a set of autoencoders, a checkpoint's address, or
 // one file's.
-import { isBlobUrl, joined } from '../files/blob_address.js';
-import { openModelFiles } from '../transformer/model_files.js';
-import { modelBase, modelNames } from '../transformer/names.js';
+import { isBlobUrl, joined } from '../files/blob/blob_address.js';
+import { openModelFiles } from '../transformer/weights/model_files.js';
+import { modelBase, modelNames } from '../transformer/weights/names.js';
 import { findAutoencoderSpec, listAutoencoderNames } from './registry.js';
 
 /**

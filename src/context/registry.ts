@@ -2,7 +2,7 @@
 // paths.py of openai/sparse_autoencoder for version 5.
 import { join } from 'node:path';
 import { packageRoot } from '../engine/native.js';
-import { canonicalModelName } from '../transformer/names.js';
+import { canonicalModelName } from '../transformer/weights/names.js';
 
 /** The activations that autoencoders are trained on, as the original names derived scalars. */
 export const DerivedScalarType = {

@@ -1,22 +1,22 @@
 // dump(): the corpus, block by block, to whatever makes shards of them, and the manifest. While one shard is computed,
 // the one before is hashed and synced, and the text of the one after is tokenised.
 import { openDevice } from '../engine/device.js';
-import { openStore } from '../files/open_store.js';
-import type { Store } from '../files/store.js';
-import type { Block } from './blocks.js';
-import { corpusBytes, describeSource, openCorpus, type Source } from './corpus.js';
-import { corpusBlocks } from './corpus_blocks.js';
-import { type PreparedFolder, prepareFolder } from './folder.js';
-import { bytesOf, makeManifest, type ShardEntry, shardFile, writeManifest } from './manifest.js';
-import type { DumpOptions } from './options.js';
-import type { DumpPlan } from './plan.js';
-import { checkOptions, prepare } from './prepare.js';
-import { ProgressMeter } from './progress.js';
-import { quietly, readAhead } from './read_ahead.js';
-import type { DumpSettings } from './settings.js';
-import { LocalMaker, type ShardMaker } from './shard_maker.js';
-import { ShardReader } from './shard_reader.js';
-import { WorkerPool } from './workers.js';
+import { openStore } from '../files/store/open_store.js';
+import type { Store } from '../files/store/store.js';
+import type { Block } from './corpus/blocks.js';
+import { corpusBytes, describeSource, openCorpus, type Source } from './corpus/corpus.js';
+import { quietly, readAhead } from './corpus/read_ahead.js';
+import { bytesOf, makeManifest, type ShardEntry, shardFile, writeManifest } from './format/manifest.js';
+import type { DumpSettings } from './format/settings.js';
+import { ShardReader } from './format/shard_reader.js';
+import { corpusBlocks } from './shards/corpus_blocks.js';
+import type { DumpPlan } from './shards/dump_plan.js';
+import { type PreparedFolder, prepareFolder } from './shards/folder.js';
+import type { DumpOptions } from './shards/options.js';
+import { checkOptions, prepare } from './shards/prepare.js';
+import { ProgressMeter } from './shards/progress.js';
+import { LocalMaker, type ShardMaker } from './shards/shard_maker.js';
+import { WorkerPool } from './workers/workers.js';
 
 export interface DumpResult {
   readonly out: string;

@@ -3,12 +3,15 @@ import type { Device } from './device.js';
 import { type DType, isFloat } from './dtype.js';
 import { maxRank, type Shape, sameShape, showShape } from './shape.js';
 import { Storage } from './storage.js';
-import type { Tensor } from './tensor.js';
 
 interface Operand {
   readonly storage: Storage;
   readonly device: Device;
   readonly ended: string | undefined;
+}
+
+interface Typed {
+  readonly dtype: DType;
 }
 
 /** `matmul: b must be [768, N] (the width of a [4, 768]), but is [3072, 768]`. */
@@ -30,12 +33,12 @@ export function checkShape(operation: string, argument: string, actual: Shape, e
   throw new RangeError(wrong(operation, argument, showShape(expected) + (why && ` (${why})`), showShape(actual)));
 }
 
-export function checkDType(operation: string, argument: string, tensor: Tensor, ...allowed: DType[]): void {
+export function checkDType(operation: string, argument: string, tensor: Typed, ...allowed: DType[]): void {
   if (allowed.includes(tensor.dtype)) return;
   throw new TypeError(wrong(operation, argument, allowed.join(' or '), tensor.dtype));
 }
 
-export function checkFloat(operation: string, argument: string, tensor: Tensor): void {
+export function checkFloat(operation: string, argument: string, tensor: Typed): void {
   if (isFloat(tensor.dtype)) return;
   throw new TypeError(wrong(operation, argument, 'float32, bfloat16 or float16', tensor.dtype));
 }
@@ -63,15 +66,15 @@ export function checkOperands(operation: string, operands: Record<string, Operan
   return first[1].device;
 }
 
-export function checkRank(operation: string, argument: string, tensor: Tensor, least: number): void {
-  if (tensor.shape.length >= least) return;
+export function checkRank(
+  operation: string,
+  argument: string,
+  { shape }: { readonly shape: Shape },
+  least: number,
+): void {
+  if (shape.length >= least) return;
   throw new RangeError(
-    wrong(
-      operation,
-      argument,
-      `of ${least} or more dimensions`,
-      `${showShape(tensor.shape)} of ${tensor.shape.length}`,
-    ),
+    wrong(operation, argument, `of ${least} or more dimensions`, `${showShape(shape)} of ${shape.length}`),
   );
 }
 

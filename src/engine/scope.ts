@@ -1,31 +1,35 @@
 // The lifetime of what a pass allocates: freed when the pass ends, except what it returns.
-import type { PackedMatrix } from './packed_matrix.js';
-import type { Tensor } from './tensor.js';
+
+/** A tensor, as far as its life is concerned. */
+interface Releasable {
+  /** Ends it; `reason` is what using it afterwards throws. */
+  release(reason: string): void;
+}
 
 /** What using one of a scope's tensors afterwards throws. */
 const gone = 'the pass it belonged to has ended or gone on; keep a clone()';
 
 /** Collects tensors and frees them together. `add` as they are made, `keep` what leaves, `end` in a finally. */
 export class Scope {
-  readonly #tensors = new Set<Tensor>();
+  readonly #tensors = new Set<Releasable>();
 
-  add<T extends Tensor>(tensor: T): T {
+  add<T extends Releasable>(tensor: T): T {
     this.#tensors.add(tensor);
     return tensor;
   }
 
   /** Frees now what is no longer needed; tensors that are not the scope's are left alone. */
-  free(...tensors: (Tensor | undefined)[]): void {
+  free(...tensors: (Releasable | undefined)[]): void {
     for (const tensor of tensors) if (tensor && this.#tensors.delete(tensor)) tensor.release(gone);
   }
 
   /** Takes a tensor out: it is the caller's from now on. */
-  keep<T extends Tensor>(tensor: T): T {
+  keep<T extends Releasable>(tensor: T): T {
     this.#tensors.delete(tensor);
     return tensor;
   }
 
-  has(tensor: Tensor): boolean {
+  has(tensor: Releasable): boolean {
     return this.#tensors.has(tensor);
   }
 
@@ -37,6 +41,6 @@ export class Scope {
 }
 
 /** Frees the given tensors and matrices; undefined ones are passed over. */
-export function disposeAll(...things: (Tensor | PackedMatrix | undefined)[]): void {
+export function disposeAll(...things: ({ dispose(): void } | undefined)[]): void {
   for (const thing of things) thing?.dispose();
 }

@@ -12,15 +12,15 @@ import { gelu } from '../engine/ops/gelu.js';
 import { addLayerNorm, layerNorm, rootMeanSquare } from '../engine/ops/layer_norm.js';
 import { linear, matmul } from '../engine/ops/matmul.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
+import { Tensor } from '../engine/ops/tensor.js';
 import { Scope } from '../engine/scope.js';
-import { Tensor } from '../engine/tensor.js';
-import type { TransformerConfig } from './config.js';
 import { type HookContext, isPassOwned, type TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point } from './location.js';
 import type { Input } from './padding.js';
-import { type Addition, type LayerPlan, type NormId, type Plan, watchedPoint } from './plan.js';
-import type { LayerWeights, Linear, Norm, Weights } from './weights.js';
+import { type Addition, type LayerPlan, type NormId, type Plan, watchedPoint } from './pass_plan.js';
+import type { TransformerConfig } from './weights/config.js';
+import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
 export interface PassOptions {
   readonly config: TransformerConfig;

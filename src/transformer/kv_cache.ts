@@ -2,7 +2,7 @@
 // spare and are written in place: continuing copies nothing but the new tokens.
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
-import { Tensor } from '../engine/tensor.js';
+import { Tensor } from '../engine/ops/tensor.js';
 
 interface Buffers {
   k: Tensor; // [B, capacity, attention width], before heads are split and before scaling

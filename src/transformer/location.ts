@@ -1,5 +1,5 @@
 // The original's names of activations, `5/mlp/post_act`, and what they stand for: a hook point and, inside the torso, a layer.
-import { dFf, dHead, type TransformerConfig } from './config.js';
+import { dFf, dHead, type TransformerConfig } from './weights/config.js';
 
 /** Hook points of a layer in the order in which a pass comes to them, by their ids. */
 export const layerPoints = [

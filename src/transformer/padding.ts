@@ -1,8 +1,8 @@
 // Tokens of unequal length side by side: padding, and the positions that follow from it.
 import { checkOperands, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
+import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
-import { Tensor } from '../engine/tensor.js';
 
 /** Tokens of a batch: an int32 tensor [batch, seq], or an array of equally long rows. */
 export type Tokens = Tensor | readonly (readonly number[])[];

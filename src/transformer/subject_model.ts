@@ -1,10 +1,10 @@
 // What the rest of the library needs of a model. Transformer is one; another becomes one by having these members.
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
-import type { Tensor } from '../engine/tensor.js';
-import type { Tokenizer } from '../files/tokenizer.js';
-import type { TransformerConfig } from './config.js';
+import type { Tensor } from '../engine/ops/tensor.js';
+import type { Tokenizer } from '../files/tokenizer/tokenizer.js';
 import type { Tokens } from './padding.js';
+import type { TransformerConfig } from './weights/config.js';
 
 export interface SubjectModel {
   /** As a dump's manifest names it. */

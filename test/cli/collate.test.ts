@@ -3,7 +3,7 @@ import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { dump } from '../../src/dump/run.js';
-import { loadNeuronRecord } from '../../src/files/neuron_record.js';
+import { loadNeuronRecord } from '../../src/files/neuron_record/neuron_record.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { run } from './command.js';

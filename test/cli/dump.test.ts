@@ -2,7 +2,7 @@
 import { appendFile, readdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { openDump } from '../../src/dump/reader.js';
+import { openDump } from '../../src/dump/read/reader.js';
 import { assertSameFolder, sampleText } from '../dump/folders.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';

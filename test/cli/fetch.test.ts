@@ -4,7 +4,7 @@ import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
-import { BlobServer } from '../support/blob_server.js';
+import { BlobServer } from '../support/blobs/blob_server.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { type Outcome, run } from './command.js';

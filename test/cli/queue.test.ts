@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
-import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blob_stores.js';
+import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blobs/blob_stores.js';
 import { suite } from '../support/harness.js';
 import { freePort } from '../support/machine.js';
 import { good, main, noRedis, startWorker, until, type Worker, withRedis } from '../support/redis.js';

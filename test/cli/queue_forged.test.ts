@@ -6,10 +6,10 @@ import { join } from 'node:path';
 import type { Job } from 'bullmq';
 import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
-import { Permit } from '../../src/dump/allowances.js';
-import { withQueue } from '../../src/dump/queue_connection.js';
-import { idOf } from '../../src/dump/queue_job.js';
-import { JobRunner } from '../../src/dump/queue_runner.js';
+import { Permit } from '../../src/dump/queue/allowances.js';
+import { withQueue } from '../../src/dump/queue/connection.js';
+import { idOf } from '../../src/dump/queue/job.js';
+import { JobRunner } from '../../src/dump/queue/runner.js';
 import { packageRoot } from '../../src/engine/native.js';
 import {
   type Allowances,

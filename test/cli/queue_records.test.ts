@@ -3,8 +3,8 @@
 import { writeFile } from 'node:fs/promises';
 import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
-import { printable } from '../../src/dump/printable.js';
-import { pauseAfter } from '../../src/dump/queue_records.js';
+import { pauseAfter } from '../../src/dump/queue/records.js';
+import { printable } from '../../src/files/text.js';
 import { assertSameFolder, sampleText } from '../dump/folders.js';
 import { suite } from '../support/harness.js';
 import { good, noRedis, startWorker, until, withRedis } from '../support/redis.js';

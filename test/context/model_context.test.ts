@@ -19,20 +19,20 @@ import {
   weightLocationTypes,
   weightShapeSpec,
 } from '../../src/context/weight_locations.js';
-import { openDump } from '../../src/dump/reader.js';
+import { openDump } from '../../src/dump/read/reader.js';
 import { dump } from '../../src/dump/run.js';
 import { type Device, getDefaultDevice, openDevice } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import type { HostTensor } from '../../src/files/host_tensor.js';
-import { gpt2Tokenizer, type Tokenizer } from '../../src/files/tokenizer.js';
-import { loadTorchValue } from '../../src/files/torch.js';
-import type { TransformerConfig } from '../../src/transformer/config.js';
+import { gpt2Tokenizer, type Tokenizer } from '../../src/files/tokenizer/tokenizer.js';
+import { loadTorchValue } from '../../src/files/torch/torch.js';
 import { locationShape } from '../../src/transformer/location.js';
 import type { Tokens } from '../../src/transformer/padding.js';
 import type { SubjectModel } from '../../src/transformer/subject_model.js';
 import { Transformer } from '../../src/transformer/transformer.js';
+import type { TransformerConfig } from '../../src/transformer/weights/config.js';
 import { close } from '../support/close.js';
 import { withFolder } from '../support/folders.js';
 import { goldenNames } from '../support/goldens.js';

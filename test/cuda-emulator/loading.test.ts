@@ -19,7 +19,7 @@ function run(script: string, env: Record<string, string>): string {
     import { getDefaultDevice, listDevices, openDevice } from '${engine}/device.js';
     import { embedding } from '${engine}/ops/embedding.js';
     import { matmul } from '${engine}/ops/matmul.js';
-    import { Tensor } from '${engine}/tensor.js';
+    import { Tensor } from '${engine}/ops/tensor.js';
     try { ${script} } catch (error) { console.log(error.message); }
   `;
   const { stdout, stderr, status } = spawnSync(process.execPath, ['--input-type=module', '-e', text], {

@@ -7,9 +7,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { BlobServiceClient, ContainerClient } from '@azure/storage-blob';
 import * as assert from 'uvu/assert';
-import { openDump } from '../../src/dump/reader.js';
-import { BlobStore } from '../../src/files/blob_store.js';
-import { account, azuriteFolder, azuriteMissing, connectionOf, endpointOf, withAzurite } from '../support/azurite.js';
+import { openDump } from '../../src/dump/read/reader.js';
+import { BlobStore } from '../../src/files/store/blob_store.js';
+import {
+  account,
+  azuriteFolder,
+  azuriteMissing,
+  connectionOf,
+  endpointOf,
+  withAzurite,
+} from '../support/blobs/azurite.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 import { contentsOf, sampleText } from './folders.js';

@@ -5,7 +5,7 @@ import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
-import { openDump } from '../../src/dump/reader.js';
+import { openDump } from '../../src/dump/read/reader.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { random } from '../support/random.js';

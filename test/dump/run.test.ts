@@ -2,13 +2,13 @@
 import { appendFile, cp, mkdir, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { findAutoencoder } from '../../src/dump/autoencoders.js';
-import { mergeDumps } from '../../src/dump/merge.js';
-import type { DumpOptions } from '../../src/dump/options.js';
-import { openDump } from '../../src/dump/reader.js';
+import { openDump } from '../../src/dump/read/reader.js';
 import { dump, planOf } from '../../src/dump/run.js';
+import { findAutoencoder } from '../../src/dump/shards/autoencoders.js';
+import { mergeDumps } from '../../src/dump/shards/merge.js';
+import type { DumpOptions } from '../../src/dump/shards/options.js';
 import { packageRoot } from '../../src/engine/native.js';
-import type { Tensor } from '../../src/engine/tensor.js';
+import type { Tensor } from '../../src/engine/ops/tensor.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
 import { withFolder } from '../support/folders.js';

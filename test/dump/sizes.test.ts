@@ -4,17 +4,17 @@
 import { mkdir, open, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { collate } from '../../src/dump/collate.js';
-import { longestHeader, ShardLayout } from '../../src/dump/layout.js';
-import { type Manifest, makeManifest, whole, writeManifest } from '../../src/dump/manifest.js';
-import { type PlanRequest, planDump } from '../../src/dump/plan.js';
-import { type Dump, openDump } from '../../src/dump/reader.js';
-import { report } from '../../src/dump/report.js';
+import { longestHeader, ShardLayout } from '../../src/dump/format/layout.js';
+import { type Manifest, makeManifest, whole, writeManifest } from '../../src/dump/format/manifest.js';
+import type { DumpSettings } from '../../src/dump/format/settings.js';
+import { type Dump, openDump } from '../../src/dump/read/reader.js';
+import { collate } from '../../src/dump/report/collate.js';
+import { report } from '../../src/dump/report/report.js';
 import { dump } from '../../src/dump/run.js';
-import type { DumpSettings } from '../../src/dump/settings.js';
-import { DiskStore } from '../../src/files/disk_store.js';
-import { openStore } from '../../src/files/open_store.js';
-import { sizes } from '../../src/transformer/config.js';
+import { type PlanRequest, planDump } from '../../src/dump/shards/dump_plan.js';
+import { DiskStore } from '../../src/files/store/disk_store.js';
+import { openStore } from '../../src/files/store/open_store.js';
+import { sizes } from '../../src/transformer/weights/config.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
 

@@ -2,7 +2,7 @@
 import * as assert from 'uvu/assert';
 import { gelu } from '../../src/engine/ops/gelu.js';
 import { softmaxNumerator } from '../../src/engine/ops/softmax.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { emulated, onCpu, testDevice } from '../support/device.js';
 import { suite } from '../support/harness.js';
 import { random } from '../support/random.js';

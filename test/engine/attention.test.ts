@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { attention, maskLogits } from '../../src/engine/ops/attention.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { softmax } from '../../src/engine/ops/softmax.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { cases, type Sample, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';

@@ -7,7 +7,7 @@ import { DeviceError, OutOfMemoryError } from '../../src/engine/errors.js';
 import { native, packageRoot } from '../../src/engine/native.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
@@ -155,7 +155,7 @@ test(
 );
 
 test('a process that leaves work behind ends, and so does a worker thread', async () => {
-  const engine = new URL('../../src/engine/tensor.js', import.meta.url).href;
+  const engine = new URL('../../src/engine/ops/tensor.js', import.meta.url).href;
   const program = `
     const { Tensor } = await import(${JSON.stringify(engine)});
     let t = Tensor.zeros([512, 512]);

@@ -2,8 +2,8 @@
 import * as assert from 'uvu/assert';
 import { type DType, isFloat, promote } from '../../src/engine/dtype.js';
 import { gelu, relu } from '../../src/engine/ops/gelu.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { broadcastShape } from '../../src/engine/shape.js';
-import { Tensor } from '../../src/engine/tensor.js';
 import { type Case, cases, coordinates, product, type Sample, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';

@@ -1,8 +1,8 @@
 // linear with packed weights against plain loops in doubles, its activations against their formulas, and packing back and forth.
 import * as assert from 'uvu/assert';
 import { type Activation, linear, matmul, type Precision } from '../../src/engine/ops/matmul.js';
-import { packWeights } from '../../src/engine/packed_matrix.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { packWeights } from '../../src/engine/ops/packed_matrix.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { cases, eachRow, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { onCpu, testDevice } from '../support/device.js';

@@ -1,7 +1,7 @@
 // matmul against plain loops in doubles; rows must not depend on the batch or the threads, bit for bit.
 import * as assert from 'uvu/assert';
 import { matmul } from '../../src/engine/ops/matmul.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { cases, product, type Sample, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';

@@ -2,9 +2,9 @@
 import * as assert from 'uvu/assert';
 import { DeviceError } from '../../src/engine/errors.js';
 import { linear } from '../../src/engine/ops/matmul.js';
+import { packWeights } from '../../src/engine/ops/packed_matrix.js';
 import { sparseDecode, sparseEncode, updateLastNonzero } from '../../src/engine/ops/sparse.js';
-import { packWeights } from '../../src/engine/packed_matrix.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { cases, product } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';

@@ -13,10 +13,10 @@ const test = suite('switches');
 test.limit(200_000);
 const engine = (file: string) => JSON.stringify(new URL(`../../src/engine/${file}`, import.meta.url).href);
 const program = `
-  const { Tensor } = await import(${engine('tensor.js')});
+  const { Tensor } = await import(${engine('ops/tensor.js')});
   const { embedding } = await import(${engine('ops/embedding.js')});
   const { linear } = await import(${engine('ops/matmul.js')});
-  const { packWeights } = await import(${engine('packed_matrix.js')});
+  const { packWeights } = await import(${engine('ops/packed_matrix.js')});
   const w = packWeights(Tensor.randn([30, 50], { seed: 1 }));
   const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
   console.log('sum', (await x.sum().read())[0]);

@@ -1,6 +1,6 @@
 // Tensors, views and host data, against the same done by hand on arrays.
 import * as assert from 'uvu/assert';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { close } from '../support/close.js';
 import { rejects, suite, throws } from '../support/harness.js';
 

@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { HostTensor, StateValue } from '../../src/files/host_tensor.js';
 import { allocate, checkRoom } from '../../src/files/memory.js';
-import { loadNeuronRecord, type NeuronRecord, saveNeuronRecord } from '../../src/files/neuron_record.js';
-import { safetensorsHeader, saveSafetensors } from '../../src/files/safetensors.js';
-import { loadTorchValue, saveTorch } from '../../src/files/torch.js';
+import { loadNeuronRecord, type NeuronRecord, saveNeuronRecord } from '../../src/files/neuron_record/neuron_record.js';
+import { safetensorsHeader, saveSafetensors } from '../../src/files/safetensors/safetensors.js';
+import { loadTorchValue, saveTorch } from '../../src/files/torch/torch.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite, throws } from '../support/harness.js';
 

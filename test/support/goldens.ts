@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { packageRoot } from '../../src/engine/native.js';
 import { type HostTensor, toFloat32 } from '../../src/files/host_tensor.js';
-import { loadSafetensors } from '../../src/files/safetensors.js';
+import { loadSafetensors } from '../../src/files/safetensors/safetensors.js';
 import { relativeError } from './close.js';
 
 export interface Golden {

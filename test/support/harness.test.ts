@@ -1,8 +1,8 @@
-// Oracle: exit codes of test files that must fail (fails/*.fails.ts), each run as a process: a harness that cannot fail
+// Oracle: exit codes of test files that must fail (fails/**/*.fails.ts), each run as a process: a harness that cannot fail
 // proves nothing.
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
 import { rejects, suite, throws } from './harness.js';
@@ -43,14 +43,18 @@ const mustFail: Record<string, [failing: number, said: RegExp]> = {
 
 const test = suite('harness');
 
+const files = readdirSync(join(here, 'fails'), { recursive: true, encoding: 'utf8' }).filter((f) =>
+  f.endsWith('.fails.js'),
+);
+const nameOf = (file: string): string => basename(file, '.fails.js');
+
 test('every file of fails/ is expected here', () => {
-  const files = readdirSync(join(here, 'fails')).filter((f) => f.endsWith('.fails.js'));
-  assert.equal(files.map((f) => f.replace('.fails.js', '')).sort(), Object.keys(mustFail).sort());
+  assert.equal(files.map(nameOf).sort(), Object.keys(mustFail).sort());
 });
 
 for (const [name, [failing, said]] of Object.entries(mustFail)) {
   test(`${name} fails`, () => {
-    const file = join(here, 'fails', `${name}.fails.js`);
+    const file = join(here, 'fails', files.find((f) => nameOf(f) === name) ?? '');
     const { status, stdout, stderr } = spawnSync(process.execPath, [file], {
       encoding: 'utf8',
       env: { ...plain, TEST_LIMIT_FACTOR: '1' },
@@ -79,7 +83,7 @@ test('the runner counts failures and fails', () => {
 });
 
 test('the runner fails a file that only its exit code betrays', () => {
-  const { status, stdout } = run('.fails.js', ['fails/after_throws', 'fails/second_suite']);
+  const { status, stdout } = run('.fails.js', ['fails/hooks/after_throws', 'fails/suites/second_suite']);
   assert.is(status, 1);
   assert.match(stdout, /after_throws\.fails\.js 1\/1, .*exit code 1$/m);
   assert.match(stdout, /\n2 passed, 2 failed, 0 skipped\n$/);

@@ -1,11 +1,11 @@
 // Writes a model as Hugging Face stores a GPT-2: Conv1D weights [in, out], queries, keys and values in one.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { floatToBfloat16, floatToHalf, type HostTensor } from '../../src/files/host_tensor.js';
-import { saveSafetensors, type TensorToCome } from '../../src/files/safetensors.js';
-import { pieceShape } from '../../src/transformer/pieces.js';
+import { saveSafetensors, type TensorToCome } from '../../src/files/safetensors/safetensors.js';
 import type { Transformer } from '../../src/transformer/transformer.js';
+import { pieceShape } from '../../src/transformer/weights/state_dict.js';
 
 export type Tensors = Record<string, HostTensor>;
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { packageRoot } from '../../src/engine/native.js';
-import type { Tensor } from '../../src/engine/tensor.js';
+import type { Tensor } from '../../src/engine/ops/tensor.js';
 import { AtLayers, TransformerHooks } from '../../src/transformer/hooks.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';

@@ -3,7 +3,7 @@
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
-import type { Tensor } from '../../src/engine/tensor.js';
+import type { Tensor } from '../../src/engine/ops/tensor.js';
 import { AtLayers, AutoencoderHooks, TransformerHooks } from '../../src/transformer/hooks.js';
 import { finalPoints, firstPoint, layerPoints } from '../../src/transformer/location.js';
 import { prepInputAndPad } from '../../src/transformer/padding.js';
@@ -228,7 +228,7 @@ for (const name of goldenNames) {
 
   test('autoencoders', async () => {
     const input = g.tensor('ae/input');
-    const { Tensor } = await import('../../src/engine/tensor.js');
+    const { Tensor } = await import('../../src/engine/ops/tensor.js');
     using x = Tensor.from(input);
     for (const kind of ['relu', 'topk', 'identity', 'tied', 'relu_tensors', 'relu_legacy', 'relu_half']) {
       using ae = await Autoencoder.load(join(g.folder, `ae_${kind}.pt`));

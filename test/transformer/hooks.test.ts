@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { getDefaultDevice } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { AtLayers, AutoencoderHooks, ConditionalHooks, Hooks, TransformerHooks } from '../../src/transformer/hooks.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
 import { rejects, suite, throws } from '../support/harness.js';

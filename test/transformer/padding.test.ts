@@ -1,7 +1,7 @@
 // Padding: what prompts may be, and the positions that follow. The oracle is counted by hand.
 import * as assert from 'uvu/assert';
 import { getDefaultDevice } from '../../src/engine/device.js';
-import { Tensor } from '../../src/engine/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { prepareInput, prepInputAndPad } from '../../src/transformer/padding.js';
 import { suite, throws } from '../support/harness.js';
 

@@ -1,9 +1,9 @@
 // Attention: fused, and the mask of its open form.
 import { checkDType, checkFloat, checkNumber, checkOperands, checkShape, wrong } from '../check.js';
-import { withContiguous } from '../contiguous.js';
-import { overlaps } from '../overlap.js';
 import { showShape } from '../shape.js';
-import type { Tensor } from '../tensor.js';
+import { withContiguous } from './contiguous.js';
+import { overlaps } from './overlap.js';
+import type { Tensor } from './tensor.js';
 
 export interface AttentionOptions {
   /** Query i sees keys up to its own position; the queries are the last of the keys' positions. Default true. */

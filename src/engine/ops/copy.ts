@@ -1,8 +1,8 @@
 // Copying between any strides and dtypes, and filling.
 import { checkNumber, checkOperands, wrong } from '../check.js';
-import { withSafeInput } from '../overlap.js';
 import { broadcastShape, broadcastStrides, sameShape, showShape } from '../shape.js';
-import type { Tensor } from '../tensor.js';
+import { withSafeInput } from './overlap.js';
+import type { Tensor } from './tensor.js';
 
 /** out = x, converted to out's dtype; x must broadcast to out's shape. Returns out. */
 export function copy(operation: string, out: Tensor, x: Tensor): Tensor {

@@ -1,10 +1,10 @@
 // The four arithmetic operations, out of place and in place, with broadcasting.
 import { checkNumber, checkOperands, wrong } from '../check.js';
 import { type DType, floatDType, isFloat, promote } from '../dtype.js';
-import { withSafeInput } from '../overlap.js';
 import { broadcastShape, broadcastStrides, showShape } from '../shape.js';
-import type { Tensor } from '../tensor.js';
 import { broadcastTo } from './copy.js';
+import { withSafeInput } from './overlap.js';
+import type { Tensor } from './tensor.js';
 
 /** The other side of an arithmetic operation: a number, or a tensor that broadcasts. */
 export type Operand = number | Tensor;

@@ -1,8 +1,8 @@
 // Looking rows up in a table.
 import { checkDType, checkFloat, checkOperands, checkShape, wrong } from '../check.js';
-import { withContiguous } from '../contiguous.js';
 import { showShape } from '../shape.js';
-import type { Tensor } from '../tensor.js';
+import { withContiguous } from './contiguous.js';
+import type { Tensor } from './tensor.js';
 
 /**
  * table[indices]: indices int32 [...], table [rows, width] -> [..., width].

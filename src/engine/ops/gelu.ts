@@ -1,6 +1,6 @@
 // The pointwise activations.
 import { checkFloat, checkOperands } from '../check.js';
-import type { Tensor } from '../tensor.js';
+import type { Tensor } from './tensor.js';
 
 /** 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): GPT-2's GELU (Hendrycks and Gimpel, arXiv 1606.08415). */
 export function gelu(x: Tensor): Tensor {

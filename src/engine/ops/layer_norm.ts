@@ -1,8 +1,8 @@
 // Layer norm, alone or of a sum, and the root mean square that its open form divides by.
 import { checkDType, checkFloat, checkNumber, checkOperands, checkRank, checkShape } from '../check.js';
-import { withContiguous } from '../contiguous.js';
 import { showShape } from '../shape.js';
-import type { Tensor } from '../tensor.js';
+import { withContiguous } from './contiguous.js';
+import type { Tensor } from './tensor.js';
 
 /**
  * Layer norm over the last dimension: (x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, arXiv 1607.06450).

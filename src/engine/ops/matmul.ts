@@ -1,11 +1,11 @@
 // Matrix products: of any two tensors, and of rows with a packed weight matrix.
 import { checkDType, checkFloat, checkOperands, checkRank, checkShape, describe, wrong } from '../check.js';
-import { withContiguous } from '../contiguous.js';
 import { promote } from '../dtype.js';
-import { overlaps, sameWindow } from '../overlap.js';
-import type { PackedMatrix } from '../packed_matrix.js';
 import { broadcastShape, broadcastStrides, rowCount, showShape } from '../shape.js';
-import type { Tensor } from '../tensor.js';
+import { withContiguous } from './contiguous.js';
+import { overlaps, sameWindow } from './overlap.js';
+import type { PackedMatrix } from './packed_matrix.js';
+import type { Tensor } from './tensor.js';
 
 const precisions = { float32: 0, strict: 1, tf32: 2, bf16: 3 } as const; // Precision in native/ops.h
 /**

@@ -1,6 +1,6 @@
 // Seeded random values: Philox 4x32-10 (Salmon et al., SC'11), so that a value depends on its seed and position alone.
 import { checkInteger, checkNumber, wrong } from '../check.js';
-import type { Tensor } from '../tensor.js';
+import type { Tensor } from './tensor.js';
 
 const kinds = { normal: 0, integer: 1 } as const; // RandomKind in native/ops.h
 

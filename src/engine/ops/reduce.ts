@@ -2,7 +2,7 @@
 import { checkedDim, checkOperands, wrong } from '../check.js';
 import { floatDType } from '../dtype.js';
 import { showShape } from '../shape.js';
-import type { Tensor } from '../tensor.js';
+import type { Tensor } from './tensor.js';
 
 export interface ReduceOptions {
   /** Keep the dimension, with size 1. */

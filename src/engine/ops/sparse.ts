@@ -10,13 +10,13 @@ import {
   describe,
   wrong,
 } from '../check.js';
-import { withContiguous } from '../contiguous.js';
 import type { DType } from '../dtype.js';
 import { native } from '../native.js';
-import type { PackedMatrix } from '../packed_matrix.js';
 import { rowCount, showShape } from '../shape.js';
-import { Tensor } from '../tensor.js';
+import { withContiguous } from './contiguous.js';
 import { type Precision, precisionCode } from './matmul.js';
+import type { PackedMatrix } from './packed_matrix.js';
+import { Tensor } from './tensor.js';
 
 /** Rows of latents in CSR form, in host memory: row r's entries are rowPtr[r] to rowPtr[r + 1], indices ascending. */
 export interface SparseLatents {

@@ -1,6 +1,6 @@
 // The k largest of each row, as values and places or with the rest set to zero.
 import { checkInteger, checkOperands, checkRank } from '../check.js';
-import type { Tensor } from '../tensor.js';
+import type { Tensor } from './tensor.js';
 
 const width = (x: Tensor): number => x.shape[x.shape.length - 1] as number;
 

@@ -2,7 +2,7 @@
 import * as assert from 'uvu/assert';
 import { Figures } from '../../../bench/gpu/checks.js';
 import { difference, different, farthest, farthestOf, sameBytes } from '../../../bench/gpu/whole.js';
-import { Tensor } from '../../../src/engine/tensor.js';
+import { Tensor } from '../../../src/engine/ops/tensor.js';
 import { suite, throws } from '../../support/harness.js';
 
 const test = suite('bench/gpu: whole results');

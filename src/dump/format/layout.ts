@@ -1,0 +1,145 @@
+// The bytes of a shard: a safetensors file whose header and positions follow from the settings, the rows and the
+// numbers of active latents. The writer and the reader share this, so that a file either is exactly as it must be or
+// is refused.
+import { bytesPerElement, type HostDType } from '../../files/host_tensor.js';
+import {
+  type PlacedTensor,
+  type PlannedTensor,
+  safetensorsHeader,
+} from '../../files/safetensors/safetensors_header.js';
+import { isPacked } from './positions.js';
+import type { DenseLocation, DumpDType, DumpSettings, FloatDType } from './settings.js';
+
+export const latentsName = (location: string): string => `${location}/latents`;
+
+/** The names of the dense locations and then of the latents, in the order of the settings. */
+export const featureNames = ({
+  locations,
+  autoencoders,
+}: Pick<DumpSettings, 'locations' | 'autoencoders'>): string[] => [
+  ...locations.map(({ location }) => location),
+  ...autoencoders.map(({ location }) => latentsName(location)),
+];
+
+/** Elements per token of a location's tensor. */
+export const widthOf = ({ shape }: DenseLocation): number => shape.slice(1).reduce((product, n) => product * n, 1);
+
+/** How many features each of `featureNames` has. */
+export const featureWidths = ({
+  locations,
+  autoencoders,
+}: Pick<DumpSettings, 'locations' | 'autoencoders'>): number[] => [
+  ...locations.map(widthOf),
+  ...autoencoders.map(({ latents }) => latents),
+];
+
+/** The dtype of the values of latents. */
+export const latentDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float16' : dtype);
+
+/** The dtype of latent numbers: two bytes as long as they fit. */
+export const indexDType = (latents: number): HostDType => (latents <= 65_536 ? 'uint16' : 'int32');
+
+/** What a shard keeps of each feature of a location or its latents, in this order. See statistics.ts. */
+export const statisticNames = ['active', 'mean', 'variance', 'maximum'] as const;
+
+type Named = readonly [name: string, tensor: PlannedTensor];
+
+/** Bytes of a shard's header, without the length field: more is neither written nor read. */
+export const longestHeader = 2 ** 24;
+
+export interface ShardSize {
+  readonly rows: number;
+  /** Positions that are stored; rows * context unless some are left out. */
+  readonly cells: number;
+  /** Of the latents of each autoencoder. */
+  readonly entries: readonly number[];
+}
+
+/**
+ * The tensors of a shard in the order of the file: first those whose size is known before anything is computed, then the
+ * entries of the latents, whose number is known when the last batch is done. Of both, wider elements come first, so that
+ * tensors are aligned, but for what may follow an odd number of bytes.
+ */
+export function shardTensors(settings: DumpSettings, { rows, cells, entries }: ShardSize): Named[] {
+  const { context, autoencoders, locations, dtype } = settings;
+  const tokens = { dtype: 'int32', shape: [rows, context] } as const;
+  const place = isPacked(settings) ? [cells] : [rows, context];
+  const known: Named[] = [
+    ...autoencoders.map(({ location }): Named => {
+      return [`${latentsName(location)}.row_ptr`, { dtype: 'int64', shape: [cells + 1] }];
+    }),
+    ...(settings.statistics ? statisticsTensors(settings) : []),
+    ['tokens', tokens],
+    ['document', tokens],
+    ...(isPacked(settings) ? [['positions', { dtype: 'int32', shape: [cells, 2] }] as const] : []),
+    ...locations.flatMap(({ location, shape }): Named[] => [
+      ...(dtype === 'int8' ? [[`${location}.scale`, { dtype: 'float32', shape: place }] as const] : []),
+      [location, { dtype, shape: [...place, ...shape.slice(1)] }],
+    ]),
+  ];
+  const indices = autoencoders.map(({ location, latents }, i): Named => {
+    return [`${latentsName(location)}.indices`, { dtype: indexDType(latents), shape: [entries[i] as number] }];
+  });
+  const values = autoencoders.map(({ location }, i): Named => {
+    return [`${latentsName(location)}.values`, { dtype: latentDType(dtype), shape: [entries[i] as number] }];
+  });
+  return [...widestFirst(known), ...widestFirst([...indices, ...values])];
+}
+
+function statisticsTensors(settings: DumpSettings): Named[] {
+  const widths = featureWidths(settings);
+  return featureNames(settings).flatMap((name, i): Named[] => [
+    [`${name}.count`, { dtype: 'int64', shape: [1] }],
+    ...statisticNames.map((statistic): Named => {
+      return [
+        `${name}.${statistic}`,
+        { dtype: statistic === 'active' ? 'int64' : 'float64', shape: [widths[i] as number] },
+      ];
+    }),
+  ]);
+}
+
+const widestFirst = (tensors: Named[]): Named[] =>
+  tensors.sort(([, a], [, b]) => bytesPerElement(b.dtype) - bytesPerElement(a.dtype));
+
+/** Everything that is known of a shard of a size. */
+export class ShardLayout {
+  /** As long as it would be if every latent were active everywhere, so that it can be written last. */
+  readonly header: Buffer;
+  /** Of the whole file. */
+  readonly bytes: number;
+  readonly #placed: Map<string, PlacedTensor>;
+
+  /** @throws Error when there can be no such file: a size or the header is too large, or a name comes twice. */
+  constructor(settings: DumpSettings, size: ShardSize) {
+    const most = settings.autoencoders.map(({ latents }) => latents * size.cells);
+    const longest = safetensorsHeader(shardTensors(settings, { ...size, entries: most })).header.length;
+    const length = 64 * Math.ceil(longest / 64);
+    if (length - 8 > longestHeader) {
+      throw new RangeError(`the header of a shard would be ${length - 8} bytes long; it may be ${longestHeader}`);
+    }
+    const { header, placed, bytes } = safetensorsHeader(shardTensors(settings, size));
+    this.header = Buffer.alloc(length, ' ');
+    this.header.set(header);
+    this.header.writeBigUInt64LE(BigInt(this.header.length - 8), 0);
+    const shift = this.header.length - header.length;
+    this.bytes = bytes + shift;
+    this.#placed = new Map([...placed].map(([name, at]) => [name, { ...at, byteOffset: at.byteOffset + shift }]));
+  }
+
+  /** With no entries yet: the positions of what does not depend on them, and the end of it. */
+  static beforeLatents(settings: DumpSettings, size: Omit<ShardSize, 'entries'>): ShardLayout {
+    return new ShardLayout(settings, { ...size, entries: settings.autoencoders.map(() => 0) });
+  }
+
+  tensor(name: string): PlacedTensor {
+    const placed = this.#placed.get(name);
+    if (placed) return placed;
+    throw new Error(`a shard has no tensor ${name}`);
+  }
+
+  /** Byte position of a tensor in the file. */
+  offset(name: string): number {
+    return this.tensor(name).byteOffset;
+  }
+}

@@ -1,0 +1,298 @@
+// manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it.
+// It has nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so
+// whatever is read here is checked before it is used.
+import { bytesPerElement } from '../../files/host_tensor.js';
+import type { Store } from '../../files/store/store.js';
+import { onDisk, severalAtOnce, type Writing } from './disk.js';
+import { featureNames, latentsName, widthOf } from './layout.js';
+import { checked, FieldError, flag, integer, listOf, object, oneOf, optional, type Read } from './schema.js';
+import { type DumpSettings, type Part, settingsFields, size } from './settings.js';
+
+/** A file as it must be. */
+export interface ListedFile {
+  readonly file: string;
+  readonly bytes: number;
+  readonly sha256: string;
+}
+
+export interface ShardEntry extends ListedFile {
+  readonly rows: number;
+  /** Without padding. */
+  readonly tokens: number;
+  /** The latents once more, a file for each autoencoder; only where the dump has such files. */
+  readonly parquet?: readonly ListedFile[];
+}
+
+export interface Manifest extends DumpSettings {
+  readonly format: 'sonde dump';
+  readonly version: 1;
+  /** In the order of their numbers. */
+  readonly shards: readonly ShardEntry[];
+  readonly complete: boolean;
+}
+
+const largestManifest = 2 ** 28; // a million shards have less; with Parquet files of twelve layers, ninety thousand
+
+const manifestPattern = /^manifest(-\d+-of-\d+)?\.json$/;
+const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
+
+/** The part of a dump that is in one piece. */
+export const whole: Part = { index: 0, count: 1 };
+
+/** `manifest.json`; with parts, one for each, as parts may be written by several processes at a time. */
+export const manifestFile = ({ index, count }: Part): string =>
+  count === 1 ? 'manifest.json' : `manifest-${index}-of-${count}.json`;
+
+export const isManifestFile = (name: string): boolean => manifestPattern.test(name);
+
+/** Held by the process that writes the dump, or the part. */
+export const claimFile = (part: Part): string => `${manifestFile(part)}.claim`;
+
+/** The manifest's file that a claim, or one that was taken over and not cleared away, belongs to. */
+export function claimedFile(name: string): string | undefined {
+  const file = /^(.+)\.claim(\.[\w-]+)?$/.exec(name)?.[1];
+  return file !== undefined && isManifestFile(file) ? file : undefined;
+}
+
+export const shardFile = (number: number): string => `shard-${String(number).padStart(5, '0')}.safetensors`;
+
+/** The number in a shard's file name; undefined for other names. */
+export function shardNumber(file: string): number | undefined {
+  const number = shardPattern.exec(file)?.[1];
+  return number !== undefined && shardFile(Number(number)) === file ? Number(number) : undefined;
+}
+
+/** The Parquet file of a location's latents beside a shard: `shard-00000.1_resid_delta_mlp_latents.parquet`. */
+export const parquetFile = (number: number, location: string): string =>
+  shardFile(number).replace(/safetensors$/, `${latentsName(location).replaceAll('/', '_')}.parquet`);
+
+/** The number of the shard that a Parquet file lies beside; undefined for other names. */
+export function parquetNumber(file: string): number | undefined {
+  const [, shard, latents] = /^(shard-\d+)\.(\w+)\.parquet$/.exec(file) ?? [];
+  return latents?.endsWith('_latents') ? shardNumber(`${shard}.safetensors`) : undefined;
+}
+
+export const missing = 'is missing';
+
+/** What is wrong with a file of a dump, as far as its size tells; undefined when nothing is. */
+export async function problemWith(store: Store, { file, bytes }: ListedFile): Promise<string | undefined> {
+  const found = await store.find(file);
+  if (!found) return missing;
+  if (!found.regular) return 'is not a regular file';
+  return found.size === bytes ? undefined : `holds ${found.size} bytes, but the manifest says ${bytes} bytes`;
+}
+
+/** The files of a shard, itself first. */
+export const filesOf = (entry: ShardEntry): readonly ListedFile[] => [entry, ...(entry.parquet ?? [])];
+
+export const bytesOf = (shards: readonly ShardEntry[]): number =>
+  shards.flatMap(filesOf).reduce((sum, { bytes }) => sum + bytes, 0);
+
+export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry[], complete: boolean): Manifest => ({
+  format: 'sonde dump',
+  version: 1,
+  ...settings,
+  shards,
+  complete,
+});
+
+/** @throws Error before anything is written when the manifest would be larger than what is read, with advice. */
+export async function writeManifest(store: Store, manifest: Manifest, how?: Writing): Promise<void> {
+  const file = manifestFile(manifest.part);
+  const text = manifestText(store, manifest, how);
+  await onDisk(store.pathOf(file), store.writeText(file, text), how);
+}
+
+/** What `writeManifest` writes. @throws Error when that is larger than what is read. */
+export function manifestText(store: Store, manifest: Manifest, how?: Pick<Writing, 'operation'>): string {
+  const text = textOf(manifest);
+  if (text !== undefined && Buffer.byteLength(text) <= largestManifest) return text;
+  const path = store.pathOf(manifestFile(manifest.part));
+  throw new Error(
+    `${how?.operation ?? 'dump'}: ${path} would list ${manifest.shards.length} shards in more than ${largestManifest} ` +
+      'bytes, and could not be read again: make fewer, larger shards (--shard-tokens) or several dumps, in another folder',
+  );
+}
+
+/** Whether a manifest can list so many shards at most, whatever they hold. */
+export function canList(settings: DumpSettings, shards: number): boolean {
+  const listed = (file: string): ListedFile => ({ file, bytes: 1, sha256: '0'.repeat(64) });
+  const parquet = settings.parquet && settings.autoencoders.map(({ location }) => listed(parquetFile(0, location)));
+  const entry: ShardEntry = { ...listed(shardFile(0)), rows: 1, tokens: 1, ...(parquet && { parquet }) };
+  const lengthOf = (entries: ShardEntry[]) => textOf(makeManifest(settings, entries, true))?.length ?? Infinity;
+  const each = lengthOf([entry, entry]) - lengthOf([entry]);
+  return lengthOf([entry]) + (shards - 1) * each <= largestManifest;
+}
+
+/** Undefined where it is longer than a text can be. */
+function textOf(manifest: Manifest): string | undefined {
+  try {
+    return `${JSON.stringify(manifest, null, 2)}\n`;
+  } catch (error) {
+    if (error instanceof RangeError) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * All manifests of a folder, by file name: one, or one for each part that was begun. Parts that were merged into the one
+ * count no more, should they be there still. `only` leaves out other names.
+ */
+export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
+  const names = (await store.list()).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
+  const read = names.map(async (name) => [name, await severalAtOnce(() => readManifest(store, name))] as const);
+  const manifests = new Map(await Promise.all(read));
+  const merged = manifests.get(manifestFile(whole));
+  if (!merged?.complete) return manifests;
+  const others = [...manifests.values()].filter((other) => differenceOf(merged, { ...other, part: whole }));
+  return new Map([merged, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
+}
+
+async function readManifest(store: Store, name: string): Promise<Manifest> {
+  const path = store.pathOf(name);
+  let value: unknown;
+  try {
+    value = withDefaults(JSON.parse(await readSmallFile(store, name)));
+  } catch (cause) {
+    throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
+  }
+  try {
+    const manifest = checkedManifest(value);
+    if (manifestFile(manifest.part) === name) return manifest;
+    throw new Error(`its part is that of ${manifestFile(manifest.part)}`);
+  } catch (cause) {
+    throw new Error(`${path}: is not a manifest of a dump: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** What the first dumps do not say, as there was no choice. */
+const defaults = { drop: [], sample: 1, statistics: false, parquet: false };
+
+/** Fields that are there keep their order. */
+function withDefaults(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null) return value;
+  return { ...value, ...Object.fromEntries(Object.entries(defaults).filter(([name]) => !(name in value))) };
+}
+
+async function readSmallFile(store: Store, name: string): Promise<string> {
+  const found = await store.find(name);
+  if (!found?.regular) throw new Error(found ? 'it is not a regular file' : 'it is gone');
+  if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
+  const file = await store.open(name);
+  try {
+    return Buffer.from(await file.read(0, file.size)).toString();
+  } finally {
+    await file.close();
+  }
+}
+
+// ---- checking what was read
+
+const listedFile = (isName: (name: string) => boolean): { readonly [K in keyof ListedFile]: Read<ListedFile[K]> } => ({
+  file: checked('the name of such a file', (value) => typeof value === 'string' && isName(value)),
+  bytes: integer(1),
+  sha256: checked('a SHA-256 in hexadecimal', (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value)),
+});
+
+const manifestOf = object<Manifest>({
+  format: oneOf('sonde dump'),
+  version: checked('1', (value) => value === 1),
+  ...settingsFields,
+  shards: listOf(
+    object<ShardEntry>({
+      ...listedFile((name) => shardNumber(name) !== undefined),
+      rows: size,
+      tokens: integer(1),
+      parquet: optional(listOf(object<ListedFile>(listedFile((name) => parquetNumber(name) !== undefined)))),
+    }),
+  ),
+  complete: flag,
+});
+
+const mostPlaces = 2 ** 31 - 1;
+
+/** The manifest that a value is, without what nobody knows. @throws Error that says what is wrong with it. */
+function checkedManifest(value: unknown): Manifest {
+  const { format, version } = (value ?? {}) as Partial<Record<keyof Manifest, unknown>>;
+  if (format !== 'sonde dump') throw new Error('its "format" is not "sonde dump"');
+  if (version !== 1) throw new Error(`its version is ${JSON.stringify(version)}, and this program reads version 1`);
+  let manifest: Manifest;
+  try {
+    manifest = manifestOf(value, 'dropped');
+  } catch (error) {
+    if (!(error instanceof FieldError)) throw error;
+    throw new Error(`its "${error.field.split(/\W/, 1)[0]}" is not as it should be: ${error.message}`);
+  }
+  const problem = contradictionIn(manifest);
+  if (problem !== undefined) throw new Error(problem);
+  return manifest;
+}
+
+/** What is wrong with fields that are right one by one. */
+function contradictionIn(manifest: Manifest): string | undefined {
+  const { shards, context, locations, part, parquet, autoencoders } = manifest;
+  if (part.index >= part.count) return 'its "part" is not as it should be: the index must be below the count';
+  const numbers = shards.map(({ file }) => shardNumber(file) as number);
+  if (numbers.some((number, i) => i > 0 && number <= (numbers[i - 1] as number))) return 'its shards are not in order';
+  if (numbers.some((number) => number % part.count !== part.index)) return 'it lists a shard of another part';
+  const parquetFiles = (number: number) => (parquet ? autoencoders.map((a) => parquetFile(number, a.location)) : []);
+  const hasParquet = shards.every(({ parquet: there = [] }, i) => {
+    return listed(there.map(({ file }) => file)) === listed(parquetFiles(numbers[i] as number));
+  });
+  if (!hasParquet) return 'a shard does not have the Parquet files that it should have';
+  if (locations.some(({ shape }) => shape[0] !== context)) return 'a location\'s shape does not begin with "context"';
+  if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
+  const names = featureNames(manifest);
+  if (new Set(names).size < names.length) return 'it has a location twice';
+  // Places within a shard are 32-bit integers, and positions in its file are exact.
+  const rows = shards.reduce((most, shard) => Math.max(most, shard.rows), 0);
+  if (rows * context > mostPlaces) return `a shard of ${rows} rows of ${context} tokens is too large`;
+  const wide = locations.find((entry) => rows * context * widthOf(entry) * 8 > 2 ** 53);
+  if (wide) return `a shard cannot hold ${rows} rows of ${wide.location}`;
+  const tokenBytes = 2 * bytesPerElement('int32'); // each has its token and its document
+  const small = shards.find(({ rows, bytes }) => bytes < rows * context * tokenBytes);
+  if (small) return `${small.file} has ${small.rows} rows, which its ${small.bytes} bytes cannot hold`;
+  return undefined;
+}
+
+// ---- telling dumps apart
+
+/** The first difference between what a folder holds and what is asked for, as `[what, there, asked]`. */
+export function differenceOf(there: DumpSettings, asked: DumpSettings): [string, string, string] | undefined {
+  const [a, b] = [labelled(there), labelled(asked)];
+  for (const [label, value] of b) if (a.get(label) !== value) return [label, a.get(label) ?? 'none', value];
+  for (const [label, value] of a) if (!b.has(label)) return [label, value, 'none'];
+  return undefined;
+}
+
+function labelled(settings: DumpSettings): Map<string, string> {
+  const { model, locations, autoencoders, corpus } = settings;
+  const source = ({ kind, name, bytes }: (typeof corpus)[number]) =>
+    [name ?? kind, bytes === undefined ? '' : ` (${kind}, ${bytes} bytes)`].join('');
+  return new Map([
+    ['the model', model.name],
+    ["the model's dtype", model.dtype],
+    ['weights of digest', model.digest],
+    ['a vocabulary of', String(model.vocabulary)],
+    ['the configuration', JSON.stringify(model.config)],
+    ['tokenizer', settings.tokenizer],
+    ['context', String(settings.context)],
+    ['dtype', settings.dtype],
+    ['the locations', listed(locations.map(({ location }) => location))],
+    ['the autoencoders', listed(autoencoders.map(({ location, name }) => `${location} -> ${name}`))],
+    ['the thresholds', listed(autoencoders.map(({ threshold }) => String(threshold)))],
+    ['latents of', listed(autoencoders.map(({ digest }) => digest))],
+    ['the corpus', listed(corpus.map(source))],
+    ['shards of', `${settings.shardTokens} tokens`],
+    ['a limit of', settings.limit === null ? 'none' : `${settings.limit} tokens`],
+    ['a sample of', String(settings.sample)],
+    ['positions without', listed([...settings.drop])],
+    ['seed', String(settings.seed)],
+    ['statistics', settings.statistics ? 'gathered' : 'not gathered'],
+    ['Parquet files', settings.parquet ? 'of the latents' : 'none'],
+    ['parts:', `${settings.part.count}`],
+    ['row shapes', JSON.stringify(locations.map(({ shape }) => shape))],
+  ]);
+}
+
+const listed = (items: string[]): string => (items.length === 0 ? 'none' : items.join(', '));

@@ -1,0 +1,278 @@
+// The latents of one autoencoder in one shard as a Parquet file, sorted by latent and within a latent by position: what
+// a query about one latent needs lies in one row group or a few, and the statistics of `latent` tell a reader which.
+//
+// A counting sort in little memory: one pass counts, then each range of the sorted entries is
+// gathered in a pass of its own, and goes out as row groups before the next. Integers are written as differences, small
+// among neighbours of one latent; values as planes of bytes, since a dictionary would take -0 for 0.
+//
+// Measured on an AMD EPYC with 32,768 latents: 5 million random entries take 6 s and three passes, 30 million 42 s and
+// nine, 10.7 bytes each, with at most 0.2 GB of memory of its own; a row group keeps the event loop for 0.1 to 0.2 s. Encoding
+// is nine tenths of it, that of the texts two fifths.
+import { ByteWriter, type ColumnSource, ParquetWriter, type SchemaElement } from 'hyparquet-writer';
+import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
+import { textOf } from './token_text.js';
+
+/** The latents of one autoencoder in one shard, in CSR form. */
+export interface LatentEntries {
+  /** How many there are. */
+  readonly latents: number;
+  /** Of the shard in the dump. */
+  readonly firstRow: number;
+  /** Tokens per row. */
+  readonly context: number;
+  /** [rows * context] */
+  readonly tokens: Int32Array;
+  /** [rows * context] */
+  readonly document: Int32Array;
+  /** Where each cell of rowPtr lies: row * context + position, ascending. Undefined: cell i is place i. */
+  readonly places?: Int32Array | undefined;
+  /** [cells + 1] */
+  readonly rowPtr: BigInt64Array;
+  /** Entries [from, to) as they are stored; called several times over the same entries. */
+  readonly indices: (from: number, to: number) => Promise<Uint16Array | Int32Array>;
+  readonly values: (from: number, to: number) => Promise<Float32Array>;
+}
+
+/** Counted in entries. */
+export interface ParquetSizes {
+  /** Read at a time. */
+  readonly piece: number;
+  /** Sorted at a time, in 8 bytes each. A shard is read once for each range. */
+  readonly range: number;
+  /** Of a row group: what readers skip or read, and what is encoded in one go. */
+  readonly group: number;
+}
+
+/** A range grows with very many entries, for the shard is read once for each: 32 times at most. */
+function usualSizes({ rowPtr }: LatentEntries): ParquetSizes {
+  const group = 2 ** 16;
+  const range = group * Math.ceil(Number(rowPtr.at(-1) ?? 0n) / 32 / group);
+  return { piece: 2 ** 18, range: Math.max(2 ** 22, range), group };
+}
+
+const column = (name: string, element: Partial<SchemaElement>): SchemaElement => ({
+  name,
+  repetition_type: 'REQUIRED',
+  ...element,
+});
+
+const schema: SchemaElement[] = [
+  { name: 'latents', num_children: 7 },
+  column('latent', { type: 'INT32' }),
+  column('value', { type: 'FLOAT' }),
+  column('row', { type: 'INT64' }),
+  column('position', { type: 'INT32' }),
+  column('document', { type: 'INT32' }),
+  column('token', { type: 'INT32' }),
+  column('text', { type: 'BYTE_ARRAY', converted_type: 'UTF8' }),
+];
+
+/**
+ * Writes the file through `write`, in order; bytes are valid until its promise is kept. The same entries and sizes give
+ * the same bytes.
+ *
+ * @throws RangeError for sizes that do not fit together, Error for pointers or latents that cannot be.
+ */
+export async function writeLatentsParquet(
+  entries: LatentEntries,
+  write: (bytes: Uint8Array) => Promise<void>,
+  sizes: ParquetSizes = usualSizes(entries),
+): Promise<void> {
+  checkShapes(entries, sizes);
+  checkPointers(entries);
+  const starts = await startsOf(entries, sizes);
+  const count = starts[entries.latents] as number;
+  const file = new ParquetWriter({ writer: new PassingWriter(write), schema, statistics: false, createdBy: 'sonde' });
+  for (let from = 0; from < count; from += sizes.range) {
+    const sorted = await gathered(entries, starts, from, Math.min(count, from + sizes.range), sizes);
+    for (let at = 0; at < sorted.places.length; at += sizes.group) {
+      const columnData = columnsOf(entries, starts, sorted, at, Math.min(sorted.places.length, at + sizes.group));
+      await file.write({ columnData, rowGroupSize: sizes.group, pageSize: 0 }); // a page for each column
+    }
+  }
+  await file.finish();
+}
+
+/** Passes on what it holds after each row group. */
+class PassingWriter extends ByteWriter {
+  readonly #write: (bytes: Uint8Array) => Promise<void>;
+
+  constructor(write: (bytes: Uint8Array) => Promise<void>) {
+    super(2 ** 20);
+    this.#write = write;
+  }
+
+  async flush(): Promise<void> {
+    await this.#write(this.getBytes());
+    this.index = 0;
+  }
+
+  override finish(): Promise<void> {
+    return this.flush();
+  }
+}
+
+// ---- sorting
+
+/** Of each latent the number of entries of those before it, [latents + 1]. */
+async function startsOf(entries: LatentEntries, { piece }: ParquetSizes): Promise<Float64Array> {
+  const { latents } = entries;
+  const starts = new Float64Array(latents + 1);
+  for (const [from, to] of pieces(entries, piece)) {
+    const indices = whole('indices', await entries.indices(from, to), from, to);
+    for (let i = 0; i < indices.length; i++) {
+      const latent = indices[i] as number;
+      if (latent < 0 || latent >= latents) {
+        throw new Error(`writeLatentsParquet: entry ${from + i} is latent ${latent}, but there are ${latents}`);
+      }
+      starts[latent + 1] = (starts[latent + 1] as number) + 1;
+    }
+  }
+  for (let latent = 0; latent < latents; latent++) {
+    starts[latent + 1] = (starts[latent + 1] as number) + (starts[latent] as number);
+  }
+  return starts;
+}
+
+/** A stretch of the entries in their order by latent. */
+interface Sorted {
+  /** Of its first entry among all. */
+  readonly rank: number;
+  readonly places: Int32Array;
+  readonly values: Float32Array;
+}
+
+/** The entries of ranks [from, to): a latent may begin in a stretch before, or go on in the next. */
+async function gathered(
+  entries: LatentEntries,
+  starts: Float64Array,
+  from: number,
+  to: number,
+  { piece }: ParquetSizes,
+): Promise<Sorted> {
+  const size = to - from;
+  const sorted = { rank: from, places: new Int32Array(size), values: new Float32Array(size) };
+  const first = latentAt(starts, from);
+  // Of each latent that has some of these ranks, where its next entry goes.
+  const next = starts.slice(first, latentAt(starts, to - 1) + 1).map((start) => start - from);
+  let cell = 0;
+  for (const [begin, end] of pieces(entries, piece)) {
+    const [indices, values] = await Promise.all([entries.indices(begin, end), entries.values(begin, end)]);
+    whole('indices', indices, begin, end);
+    whole('values', values, begin, end);
+    for (let at = 0; at < indices.length; ) {
+      const cellEnd = Number(entries.rowPtr[cell + 1]) - begin;
+      const stop = Math.min(cellEnd, indices.length);
+      const place = entries.places ? (entries.places[cell] as number) : cell;
+      for (; at < stop; at++) {
+        const latent = (indices[at] as number) - first;
+        if (latent < 0 || latent >= next.length) continue;
+        const slot = next[latent] as number;
+        next[latent] = slot + 1;
+        if (slot < 0 || slot >= size) continue;
+        sorted.places[slot] = place;
+        sorted.values[slot] = values[at] as number;
+      }
+      if (stop === cellEnd) cell++;
+    }
+  }
+  return sorted;
+}
+
+/** The latent of the entry of a rank. */
+const latentAt = (starts: Float64Array, rank: number): number => starts.findIndex((start) => start > rank) - 1;
+
+function* pieces({ rowPtr }: LatentEntries, piece: number): Generator<[from: number, to: number]> {
+  const count = Number(rowPtr.at(-1));
+  for (let from = 0; from < count; from += piece) yield [from, Math.min(count, from + piece)];
+}
+
+// ---- columns
+
+/** Entries [from, to) of what is sorted. Only `latent` has statistics: the others span everything in each row group. */
+function columnsOf(
+  entries: LatentEntries,
+  starts: Float64Array,
+  sorted: Sorted,
+  from: number,
+  to: number,
+): ColumnSource[] {
+  const places = sorted.places.subarray(from, to);
+  const token = places.map((place) => entries.tokens[place] as number);
+  const integers = (name: string, data: Int32Array | BigInt64Array, statistics = false): ColumnSource => {
+    return { name, data, encoding: 'DELTA_BINARY_PACKED', statistics };
+  };
+  return [
+    integers('latent', latentsOf(starts, sorted.rank + from, places.length), true),
+    { name: 'value', data: sorted.values.subarray(from, to), encoding: 'BYTE_STREAM_SPLIT' },
+    integers('row', rowsOf(entries, places)),
+    integers(
+      'position',
+      places.map((place) => place % entries.context),
+    ),
+    integers(
+      'document',
+      places.map((place) => entries.document[place] as number),
+    ),
+    integers('token', token),
+    { name: 'text', data: Array.from(token, textOrNone), encoding: 'RLE_DICTIONARY' },
+  ];
+}
+
+function latentsOf(starts: Float64Array, rank: number, size: number): Int32Array {
+  const latents = new Int32Array(size);
+  for (let at = 0, latent = latentAt(starts, rank); at < size; latent++) {
+    const end = Math.min(size, (starts[latent + 1] as number) - rank);
+    latents.fill(latent, at, end);
+    at = end;
+  }
+  return latents;
+}
+
+/** Small numbers need no bigints to be written as INT64, which take twice the time. */
+function rowsOf({ firstRow, context, tokens }: LatentEntries, places: Int32Array): Int32Array | BigInt64Array {
+  const row = (place: number) => firstRow + Math.floor(place / context);
+  if (row(tokens.length) < 2 ** 31) return places.map(row);
+  return BigInt64Array.from(places, (place) => BigInt(row(place)));
+}
+
+const textOrNone = (token: number): string => (token >= 0 && token < gpt2Tokenizer().nVocab ? textOf(token) : '');
+
+// ---- checks
+
+function checkShapes(entries: LatentEntries, sizes: ParquetSizes): void {
+  const { latents, firstRow, context, tokens, document, places, rowPtr } = entries;
+  const wholeFrom = (least: number, name: string, value: number) => {
+    if (Number.isSafeInteger(value) && value >= least) return;
+    throw new RangeError(`writeLatentsParquet: ${name} must be a whole number from ${least} on, but is ${value}`);
+  };
+  for (const [name, size] of Object.entries(sizes)) wholeFrom(1, name, size);
+  wholeFrom(1, 'latents', latents);
+  wholeFrom(0, 'firstRow', firstRow);
+  wholeFrom(1, 'context', context);
+  const lengths = (names: string, actual: number, expected: number) => {
+    if (actual === expected) return;
+    throw new RangeError(`writeLatentsParquet: ${names} do not fit together: ${actual}, ${expected}`);
+  };
+  lengths('tokens and context', tokens.length % context, 0);
+  lengths('tokens and document', tokens.length, document.length);
+  lengths('rowPtr and its cells', rowPtr.length, (places ?? tokens).length + 1);
+}
+
+function checkPointers({ rowPtr, places, tokens }: LatentEntries): void {
+  if (rowPtr[0] !== 0n) throw new Error(`writeLatentsParquet: rowPtr begins with ${rowPtr[0]} instead of 0`);
+  for (let cell = 1; cell < rowPtr.length; cell++) {
+    if ((rowPtr[cell] as bigint) < (rowPtr[cell - 1] as bigint)) {
+      throw new Error(`writeLatentsParquet: rowPtr falls at ${cell}`);
+    }
+  }
+  places?.forEach((place, cell) => {
+    if (place > (cell > 0 ? (places[cell - 1] as number) : -1) && place < tokens.length) return;
+    throw new Error(`writeLatentsParquet: places must ascend below ${tokens.length}, but place ${cell} is ${place}`);
+  });
+}
+
+function whole<T extends { readonly length: number }>(what: string, got: T, from: number, to: number): T {
+  if (got.length === to - from) return got;
+  throw new Error(`writeLatentsParquet: ${what} of ${from} to ${to} are ${got.length}`);
+}

@@ -1,0 +1,206 @@
+// Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply, so
+// nothing in the file is believed that was not worked out here.
+import type { ByteSource } from '../../files/byte_source.js';
+import { bytesPerElement, viewAs } from '../../files/host_tensor.js';
+import { allocate, checkRoom } from '../../files/memory.js';
+import { type PlacedTensor, parseSafetensorsHeader } from '../../files/safetensors/safetensors_header.js';
+import type { Store } from '../../files/store/store.js';
+import { quietly } from '../corpus/read_ahead.js';
+import type { ReadableFile } from './disk.js';
+import { latentsName, longestHeader, ShardLayout, type ShardSize, statisticNames } from './layout.js';
+import { problemWith, type ShardEntry, shardNumber } from './manifest.js';
+import { type Cells, everyCell, isPacked } from './positions.js';
+import type { DumpSettings } from './settings.js';
+import type { Statistics } from './statistics.js';
+
+export type StoredArray = BigInt64Array | Float64Array | Int32Array | Uint16Array | Float32Array | Int8Array;
+
+export class ShardReader {
+  readonly entry: ShardEntry;
+  readonly layout: ShardLayout;
+  readonly file: ByteSource;
+  readonly path: string;
+  readonly #settings: DumpSettings;
+  #cells: Promise<Cells> | undefined;
+
+  private constructor(path: string, settings: DumpSettings, entry: ShardEntry, layout: ShardLayout, file: ByteSource) {
+    this.path = path;
+    this.#settings = settings;
+    this.entry = entry;
+    this.layout = layout;
+    this.file = file;
+  }
+
+  /** @throws Error that names the file when it is missing, of another size, or not laid out as the manifest says. */
+  static async open(store: Store, settings: DumpSettings, entry: ShardEntry): Promise<ShardReader> {
+    if (shardNumber(entry.file) === undefined) throw new Error(`${entry.file} is not the name of a shard`);
+    const path = store.pathOf(entry.file);
+    const problem = await problemWith(store, entry);
+    if (problem !== undefined) throw new Error(`${path}: ${problem}`);
+    const file = await store.open(entry.file);
+    try {
+      const header = await readHeader(path, file, () => longestOf(path, settings, entry));
+      const layout = inWords(path, () => new ShardLayout(settings, sizeIn(path, header, file.size, settings, entry)));
+      if (!layout.header.equals(header)) {
+        throw new Error(`${path}: its header is not the one that the manifest implies`);
+      }
+      if (layout.bytes !== entry.bytes) {
+        throw new Error(`${path}: holds ${entry.bytes} bytes, but its tensors take ${layout.bytes}`);
+      }
+      return new ShardReader(path, settings, entry, layout, file);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /** Elements [from, to) of a tensor, as they are stored: raw bits for 16-bit floats. */
+  async read(name: string, from?: number, to?: number): Promise<StoredArray> {
+    return readElements(this.path, this.file, this.layout.tensor(name), from, to);
+  }
+
+  /** The elements from `from` on, as many as `into` has room for. It must be an array of the tensor's dtype. */
+  async readInto(name: string, from: number, into: StoredArray): Promise<void> {
+    const { byteOffset } = this.layout.tensor(name);
+    const bytes = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+    await this.file.readInto(byteOffset + from * into.BYTES_PER_ELEMENT, bytes);
+  }
+
+  /** Where the cells of rows [from, to) begin and end, and, where positions are left out, the places of all cells. */
+  async cellsOf(from: number, to: number): Promise<{ begin: number; end: number; places: Int32Array | undefined }> {
+    const { context } = this.#settings;
+    if (!isPacked(this.#settings)) return { begin: from * context, end: to * context, places: undefined };
+    const { starts, places } = await this.cells();
+    return { begin: starts[from] as number, end: starts[to] as number, places };
+  }
+
+  /** The tokens and documents, [rows, context] each, of rows [from, to). */
+  async rows(from: number, to: number): Promise<{ tokens: Int32Array; document: Int32Array }> {
+    const context = this.layout.tensor('tokens').shape[1] as number;
+    const [tokens, document] = await Promise.all([
+      this.read('tokens', from * context, to * context) as Promise<Int32Array>,
+      this.read('document', from * context, to * context) as Promise<Int32Array>,
+    ]);
+    return { tokens, document };
+  }
+
+  /** Where values are stored. @throws Error when the file says nonsense about it. */
+  cells(): Promise<Cells> {
+    this.#cells ??= quietly(this.#readCells());
+    return this.#cells;
+  }
+
+  async #readCells(): Promise<Cells> {
+    const { context } = this.#settings;
+    const { rows } = this.entry;
+    checkRoom(`${this.path}: its positions`, 4 * (rows + 1), 'read it where there is more');
+    if (!isPacked(this.#settings)) return everyCell(rows, context);
+    const positions = (await this.read('positions')) as Int32Array;
+    const places = new Int32Array(positions.length / 2);
+    const starts = new Int32Array(rows + 1);
+    for (let cell = 0; cell < places.length; cell++) {
+      const [row, position] = [positions[2 * cell] as number, positions[2 * cell + 1] as number];
+      const place = row * context + position;
+      const isAfter = cell === 0 || place > (places[cell - 1] as number);
+      if (row < 0 || row >= rows || position < 0 || position >= context || !isAfter) {
+        throw new Error(`${this.path}: positions[${cell}] is row ${row}, position ${position}, which cannot be`);
+      }
+      places[cell] = place;
+      starts[row + 1] = cell + 1;
+    }
+    for (let row = 0; row < rows; row++) starts[row + 1] = Math.max(starts[row + 1] as number, starts[row] as number);
+    return { count: places.length, starts, places };
+  }
+
+  async close(): Promise<void> {
+    await this.file.close();
+  }
+}
+
+/** Elements [from, to) of a tensor of a shard's file, as they are stored. `path` begins messages. */
+export async function readElements(
+  path: string,
+  file: ReadableFile,
+  { dtype, bytes, byteOffset }: PlacedTensor,
+  from = 0,
+  to = bytes / bytesPerElement(dtype),
+): Promise<StoredArray> {
+  const width = bytesPerElement(dtype);
+  const bytesRead = allocate(path, (to - from) * width);
+  await file.readInto(byteOffset + from * width, bytesRead);
+  return viewAs(dtype, bytesRead.buffer, 0, to - from) as StoredArray;
+}
+
+/** Of the header, in bytes, whatever the shard holds; with the length field. */
+function longestOf(path: string, settings: DumpSettings, { rows }: ShardEntry): number {
+  const cells = rows * settings.context;
+  return inWords(path, () => ShardLayout.beforeLatents(settings, { rows, cells })).header.length;
+}
+
+const shortHeader = 2 ** 20;
+
+/** `longestOf` is asked for the most bytes that it can have where they are many: the answer takes some time. */
+async function readHeader(path: string, file: ByteSource, longestOf: () => number): Promise<Buffer> {
+  const prefix = Buffer.alloc(8);
+  await file.readInto(0, prefix);
+  const length = prefix.readBigUInt64LE(0);
+  const most = length > shortHeader ? Math.min(longestHeader, longestOf() - 8) : shortHeader;
+  if (length > most || Number(length) + 8 > file.size) {
+    throw new Error(
+      `${path}: its header would be ${length} bytes long, and ${Math.min(most, file.size - 8)} are the most that it can be`,
+    );
+  }
+  const header = Buffer.alloc(Number(length) + 8);
+  await file.readInto(0, header);
+  return header;
+}
+
+class Misfit extends Error {}
+
+function inWords(path: string, layout: () => ShardLayout): ShardLayout {
+  try {
+    return layout();
+  } catch (cause) {
+    if (cause instanceof Misfit) throw cause;
+    throw new Error(`${path}: cannot be as the manifest says: ${(cause as Error).message}`, { cause });
+  }
+}
+
+// What the manifest leaves open. The parser takes no more memory than the header's length justifies.
+function sizeIn(
+  path: string,
+  header: Buffer,
+  fileSize: number,
+  settings: DumpSettings,
+  { rows }: ShardEntry,
+): ShardSize {
+  const places = rows * settings.context;
+  const names = settings.autoencoders.map(({ location }) => `${latentsName(location)}.indices`);
+  if (names.length === 0 && !isPacked(settings)) return { rows, cells: places, entries: [] };
+  let tensors: ReadonlyMap<string, PlacedTensor>;
+  try {
+    ({ tensors } = parseSafetensorsHeader('its header', header.subarray(8), fileSize));
+  } catch (cause) {
+    throw new Misfit(`${path}: ${(cause as Error).message}`, { cause });
+  }
+  const length = (name: string, most: number): number => {
+    const found = tensors.get(name)?.shape[0];
+    if (found !== undefined && found <= most) return found;
+    throw new Misfit(`${path}: its header says nothing sensible of ${name}`);
+  };
+  const cells = isPacked(settings) ? length('positions', places) : places;
+  return { rows, cells, entries: names.map((name) => length(name, Number.MAX_SAFE_INTEGER)) };
+}
+
+/** The statistics of a location's features, or of its latents, in one shard. They lie together, and are read at once. */
+export async function statisticsIn(shard: ShardReader, name: string): Promise<Statistics> {
+  const parts = ['count', ...statisticNames].map((statistic) => shard.layout.tensor(`${name}.${statistic}`));
+  const [first, last] = [parts[0] as PlacedTensor, parts.at(-1) as PlacedTensor];
+  const bytes = allocate(shard.path, last.byteOffset + last.bytes - first.byteOffset);
+  await shard.file.readInto(first.byteOffset, bytes);
+  const [count, active, mean, variance, maximum] = parts.map(({ dtype, shape, byteOffset }) => {
+    const values = viewAs(dtype, bytes.buffer, byteOffset - first.byteOffset, shape[0] as number);
+    return Float64Array.from(values as Float64Array | BigInt64Array, Number);
+  }) as [Float64Array, Float64Array, Float64Array, Float64Array, Float64Array];
+  return { count: count[0] as number, active, mean, variance, maximum };
+}

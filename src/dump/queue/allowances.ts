@@ -1,0 +1,218 @@
+// What a worker of a queue may be told to do. Whoever reaches the queue's server can put jobs into it, and a job names the
+// folder that is written, the text that is read and the models that are loaded: a worker does it only where it was told
+// that it may. What counts is where a path leads, not how it is written.
+import { readlink, realpath } from 'node:fs/promises';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
+import { listAutoencoderNames } from '../../context/registry.js';
+import { packageRoot } from '../../engine/native.js';
+import { isBelowAddress, isBlobUrl, parseStoreAddress } from '../../files/blob/blob_address.js';
+import { canonicalModelName, modelNames } from '../../transformer/weights/names.js';
+import { parseDumpLocation } from '../format/dump_location.js';
+import { givenAs } from '../shards/autoencoders.js';
+import type { ShardedRequest } from '../workers/shard_session.js';
+
+/** An entry that is left out stands for what lies below the folder the worker was started in; for nothing, if that is `/`. */
+export interface Allowances {
+  /** Folders that dumps may be written to, or below, and `az://account/container/prefix`. */
+  readonly out?: readonly string[];
+  /** Files of text, or folders with such files. When left out, also the text of the demo. */
+  readonly corpus?: readonly string[];
+  /**
+   * Models and autoencoders: published names, `demo`, `random:gpt2-small`, files or folders that hold some, and addresses
+   * that theirs begin with. A model's name stands for its published autoencoders, too. When left out, also all names that
+   * are published and the demo.
+   */
+  readonly models?: readonly string[];
+}
+
+/** A job that asks for what its worker may not do. */
+export class NotAllowed extends Error {
+  /** Of `sonde queue work`, to allow it: `--allow-out /data/dumps`. */
+  readonly option: string;
+
+  constructor(field: string, why: string, option: string) {
+    super(`queue: the job's ${field}: ${why}. To allow it, start the worker with ${option}`);
+    this.option = option;
+  }
+}
+
+/** The fields of a job that a worker must be allowed. */
+export type Wanted = Pick<ShardedRequest, 'out' | 'corpus' | 'model' | 'locations' | 'autoencoders'>;
+
+const autoencoderNames: Readonly<Record<string, readonly string[]>> = {
+  demo: listAutoencoderNames('demo'),
+  'gpt2-small': listAutoencoderNames('gpt2-small'),
+};
+/** Whether a text names a model, wherever its files lie; others are paths and addresses. */
+const isModelName = (text: string): boolean =>
+  text === 'demo' || modelNames.includes(canonicalModelName(text)) || text.startsWith('random:');
+
+const isAutoencoderName = (text: string): boolean =>
+  Object.values(autoencoderNames).some((names) => names.includes(text));
+
+const demoFolder = join(packageRoot, 'assets', 'demo');
+
+export class Permit {
+  readonly #out: readonly string[];
+  readonly #corpus: readonly string[];
+  /** Of models and published autoencoders. */
+  readonly #names: readonly string[];
+  /** Of the files of others: paths and addresses. */
+  readonly #places: readonly string[];
+
+  /** `folder`: where the worker was started. @throws TypeError for an entry that is no text, Error for an address that is none. */
+  constructor(allowances: Allowances = {}, folder = process.cwd()) {
+    const { out, corpus, models, ...others } = allowances;
+    const [unknown] = Object.keys(others);
+    if (unknown !== undefined) throw new TypeError(`queue: allow has out, corpus and models, but no ${unknown}`);
+    const here = dirname(folder) === folder ? [] : [folder]; // all that there is lies below /
+    this.#out = entriesOf('out', out ?? here);
+    this.#corpus = entriesOf('corpus', corpus ?? [...here, demoFolder]);
+    const loaded = entriesOf('models', models ?? [...here, 'demo', ...modelNames]);
+    const isName = (entry: string) => isModelName(entry) || isAutoencoderName(entry);
+    this.#names = loaded.filter(isName).map(canonicalModelName);
+    this.#places = loaded.filter((entry) => !isName(entry));
+    for (const entry of this.#out) if (isBlobUrl(entry)) parseStoreAddress(entry);
+  }
+
+  /** All that a dump asks for. @throws NotAllowed for the first thing that is not allowed. */
+  async check(wanted: Wanted): Promise<void> {
+    const [refusal] = await this.refusals(wanted);
+    if (refusal) throw refusal;
+  }
+
+  /** All that a dump asks for and is not allowed. `{layer}` in an autoencoder's path stands for any layer. */
+  async refusals({ out, corpus, model, locations, autoencoders = {} }: Wanted): Promise<NotAllowed[]> {
+    const names = locations.map((location) => parseDumpLocation(location).autoencoder);
+    const sources = names.filter((name) => name !== undefined).map((name) => givenAs(name, autoencoders) ?? name);
+    const checks = [
+      this.checkOut(out),
+      this.checkModel(model),
+      ...[...new Set(sources)].map((source) => this.checkAutoencoder(source)),
+    ];
+    const results = await Promise.allSettled(checks);
+    const refused = results.map((result) => (result.status === 'rejected' ? result.reason : undefined));
+    for (const reason of refused) if (reason !== undefined && !(reason instanceof NotAllowed)) throw reason;
+    const [ofOut, ...ofOthers] = refused as (NotAllowed | undefined)[];
+    return [ofOut, ...(await this.#corpusRefusals(corpus)), ...ofOthers].filter((refusal) => refusal !== undefined);
+  }
+
+  /** @throws NotAllowed */
+  async checkOut(out: string): Promise<void> {
+    const { isBelow, real } = isBlobUrl(out)
+      ? { isBelow: this.#out.some((entry) => isBelowAddress(out, entry)), real: out }
+      : await whereIs(out, await realPathsOf(this.#out));
+    if (isBelow) return;
+    const shown = isBlobUrl(out) ? out : shownPath(out, real);
+    throw new NotAllowed('request.out', `this worker does not write to ${shown}`, option('out', real));
+  }
+
+  async #corpusRefusals(corpus: Wanted['corpus']): Promise<NotAllowed[]> {
+    const refusals: NotAllowed[] = [];
+    const folders = await realPathsOf(this.#corpus);
+    for (const [i, file] of corpus.entries()) {
+      const path = typeof file === 'string' ? file : file.path;
+      const { isBelow, real } = await whereIs(path, folders);
+      if (isBelow) continue;
+      const why = `this worker does not read ${shownPath(path, real)}`;
+      refusals.push(new NotAllowed(`request.corpus[${i}]`, why, option('corpus', dirname(real))));
+    }
+    return refusals;
+  }
+
+  /** A model by what Transformer.load takes. @throws NotAllowed */
+  async checkModel(name: string): Promise<void> {
+    if (!isModelName(name)) return this.#checkPlace('request.model', name, itself);
+    const [unseeded] = name.split('?'); // random:tiny?7
+    if (this.#names.includes(canonicalModelName(name)) || this.#names.includes(unseeded as string)) return;
+    throw notLoaded('request.model', name, name);
+  }
+
+  /** An autoencoder by its published name, or the path or address of its file. @throws NotAllowed */
+  async checkAutoencoder(source: string): Promise<void> {
+    if (!isAutoencoderName(source)) return this.#checkPlace('request.locations', source, folderOf);
+    const ofModel = this.#names.some((name) => autoencoderNames[name]?.includes(source));
+    if (!ofModel && !this.#names.includes(source)) throw notLoaded('request.locations', source, source);
+  }
+
+  /** `advised`: what is to be allowed of a path or an address. */
+  async #checkPlace(field: string, source: string, advised: (place: string) => string): Promise<void> {
+    if (isBlobUrl(source)) {
+      if (this.#places.some((entry) => isBelowAddress(source, entry))) return;
+      const shown = source.split('?')[0] as string; // a query may hold a signature
+      throw notLoaded(field, shown, advised(shown));
+    }
+    const { isBelow, real } = await whereIs(source, await realPathsOf(this.#places));
+    if (!isBelow) throw notLoaded(field, shownPath(source, real), advised(real));
+  }
+}
+
+const notLoaded = (field: string, shown: string, allowed: string): NotAllowed =>
+  new NotAllowed(field, `this worker does not load ${shown}`, option('model', allowed));
+
+function entriesOf(name: string, entries: readonly string[]): readonly string[] {
+  if (Array.isArray(entries) && entries.every((entry) => typeof entry === 'string' && entry !== '')) return entries;
+  throw new TypeError(`queue: allow.${name} must be a list of texts, none of them empty`);
+}
+
+// ---- paths
+
+interface Place {
+  readonly isBelow: boolean;
+  /** Without links. */
+  readonly real: string;
+}
+
+/** Where a path leads, and whether that is one of `folders`, or below one. */
+async function whereIs(path: string, folders: readonly string[]): Promise<Place> {
+  const isBelow = (real: string) =>
+    folders.some((folder) => `${real}/`.startsWith(folder === '/' ? folder : `${folder}/`));
+  // The system takes .. after a link as the folder above what the link leads to; join() and resolve(), which come first
+  // for some files, as the folder that the link lies in. Both must be allowed.
+  const ways = [path, resolve(path)];
+  const places = await Promise.all(ways.map((way) => realPathOf(way).catch(() => undefined)));
+  const [real] = places;
+  // a loop of links, or a folder that may not be entered
+  if (real === undefined || places[1] === undefined) return { isBelow: false, real: resolve(path) };
+  const outside = (places as string[]).find((place) => !isBelow(place));
+  return { isBelow: outside === undefined, real: outside ?? real };
+}
+
+/** Of those entries that are paths. */
+async function realPathsOf(entries: readonly string[]): Promise<string[]> {
+  const paths = entries.filter((entry) => !isBlobUrl(entry));
+  const real = await Promise.all(paths.map((path) => realPathOf(path).catch(() => undefined)));
+  return real.filter((path) => path !== undefined);
+}
+
+const longestChain = 40;
+
+/** The path without links, as the system takes it, also of what is not there yet, and through links that lead to nothing. */
+async function realPathOf(path: string, links = 0): Promise<string> {
+  const whole = isAbsolute(path) ? path : `${process.cwd()}/${path}`;
+  try {
+    return await realpath(whole);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if ((code !== 'ENOENT' && code !== 'ENOTDIR') || links > longestChain) throw error;
+    const parent = await realPathOf(dirname(whole), links);
+    const below = join(parent, basename(whole));
+    const target = await readlink(below).catch(() => undefined); // no link
+    if (target === undefined) return below;
+    return realPathOf(isAbsolute(target) ? target : `${parent}/${target}`, links + 1);
+  }
+}
+
+const shownPath = (path: string, real: string): string => (resolve(path) === real ? path : `${path}, which is ${real}`);
+
+// ---- advice
+
+const itself = (source: string): string => source;
+
+/** Where the files of all layers lie. */
+const folderOf = (source: string): string => dirname(`${source.split('{layer}', 1)[0]}x`);
+
+const option = (name: 'out' | 'corpus' | 'model', value: string): string => `--allow-${name} ${quoted(value)}`;
+
+/** A word as a shell takes it. */
+const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);

@@ -1,0 +1,358 @@
+// Dumps by a queue: BullMQ on Redis or Valkey. Each shard is a job, and the merge of all is their parent, which waits for
+// them. The queue only says who does what: what is done, the folder tells, so a job may run twice, or again after Redis
+// has forgotten everything, and nothing is lost or made twice. What comes from the queue is believed as little as what
+// comes from a folder: see queue_job.ts and allowances.ts.
+import { resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Job, Queue, Worker } from 'bullmq';
+import { checkInteger } from '../../engine/check.js';
+import type { Device } from '../../engine/device.js';
+import { isBlobUrl } from '../../files/blob/blob_address.js';
+import { printable } from '../../files/text.js';
+import type { CorpusFile } from '../corpus/corpus.js';
+import { severalAtOnce } from '../format/disk.js';
+import type { DumpOptions } from '../shards/options.js';
+import { checkByName } from '../shards/prepare.js';
+import { isComplete, planShards, type ShardedDump, type ShardedRequest } from '../workers/shard_session.js';
+import { type Allowances, NotAllowed, Permit } from './allowances.js';
+import { type QueueOptions as Connection, once, patient, Troubles, withQueue } from './connection.js';
+import { BadJob, idOf, type JobOrigin, jobData, plainRequest, readJob, type SigningKey } from './job.js';
+import { bullmq } from './packages.js';
+import { BrokenRecord, checkedBackend, givenUp, mayWork, mostAttempts, pauseAfter, unfinishedIn } from './records.js';
+import { JobRunner } from './runner.js';
+
+export interface QueueOptions extends Connection {
+  /**
+   * A secret that jobs are signed with (HMAC-SHA-256) when they are planned; a worker with a key takes no job without a
+   * right signature. 32 random bytes are a good one.
+   */
+  readonly key?: SigningKey;
+}
+
+/** A key that anybody knows protects nothing. */
+function checkKey({ key }: QueueOptions): void {
+  if (key === undefined || ((typeof key === 'string' || key instanceof Uint8Array) && key.length > 0)) return;
+  throw new TypeError('queue: key must be text or a Uint8Array, and not empty; without one, leave it out');
+}
+
+// ---- plan
+
+export interface PlanResult {
+  readonly shards: number;
+  /** `queued` and `complete`: it was there before, in the queue or in the folder. */
+  readonly state: 'added' | 'queued' | 'complete';
+  /** What workers that are started in the same folder as this process must be given: `--allow-out /data/dumps`. */
+  readonly workerOptions: readonly string[];
+}
+
+export interface PlanOptions extends QueueOptions {
+  /** Times that a shard is tried before it is given up, with growing pauses of seconds in between: 1 to 100. */
+  readonly attempts: number;
+}
+
+/**
+ * Puts a dump into the queue, shard by shard. Files and the folder must be at the same place on every machine that works
+ * on it. The same dump again changes nothing while it is in the queue, but for shards that are missing there.
+ * @throws Error when the folder holds another dump, or the queue has one for it; TypeError for what cannot be given to
+ *   another process.
+ */
+export async function planQueue(
+  options: DumpOptions & { readonly corpus: CorpusFile | CorpusFile[] },
+  queue: PlanOptions,
+): Promise<PlanResult> {
+  const { signal, device, onFetch, ...given } = options;
+  checkInteger('queue', 'attempts', queue.attempts, 1, mostAttempts);
+  checkKey(queue);
+  const request = requestOf(given);
+  const workerOptions = await optionsFor(request);
+  return withQueue(queue, async (there) => {
+    const id = idOf(request.out);
+    const before = await plannedBefore(there, request.out, queue);
+    // A merge that was given up had all shards, as the queue says: what the folder lacks is made again.
+    if (before && before.state !== 'completed' && before.state !== 'failed') {
+      checkSameRequest(before.dump.request, request);
+      await restoreShards(there, id, before.dump, queue);
+      return { shards: before.dump.count, state: 'queued', workerOptions };
+    }
+    const here = { ...(signal && { signal }), ...(device && { device }), ...(onFetch && { onFetch }) };
+    const dump = await planShards(request, here);
+    if (await isComplete(dump)) return { shards: dump.count, state: 'complete', workerOptions };
+    await there.remove(id, { removeChildren: true }); // what is done, or is no job that anybody would take
+    await addJobs(queue, id, dump);
+    return { shards: dump.count, state: 'added', workerOptions };
+  });
+}
+
+function requestOf(options: Omit<DumpOptions, 'signal' | 'device' | 'onFetch'>): ShardedRequest {
+  checkByName(options, 'workers of a queue');
+  const { shard, workers, onProgress, ...plain } = options;
+  if (shard !== undefined || workers !== undefined) {
+    throw new TypeError('queue: shard and workers are for dump(): the workers of a queue share all of the work');
+  }
+  const { out, corpus, locations } = plain;
+  return plainRequest({
+    ...(plain as Omit<ShardedRequest, 'out' | 'corpus' | 'locations'>), // by name, as was checked
+    out: isBlobUrl(out) ? out.replace(/\/+$/, '') : resolve(out),
+    corpus: absolute(corpus as CorpusFile | CorpusFile[]),
+    locations: Array.isArray(locations) ? locations : [locations],
+  });
+}
+
+function absolute(corpus: CorpusFile | CorpusFile[]): CorpusFile[] {
+  return (Array.isArray(corpus) ? corpus : [corpus]).map((file) => {
+    const path = typeof file === 'string' ? file : file.path;
+    if (path === '-') throw new TypeError('queue: standard input is on one machine only: give a file');
+    return typeof file === 'string' ? resolve(file) : { ...file, path: resolve(path) };
+  });
+}
+
+/** What a worker that is started here, without a word about what it may do, refuses. */
+async function optionsFor(request: ShardedRequest): Promise<string[]> {
+  const refusals = await new Permit().refusals(request);
+  return [...new Set(refusals.map(({ option }) => option))];
+}
+
+interface PlannedBefore {
+  readonly dump: ShardedDump;
+  readonly state: string;
+}
+
+/** The dump that the queue has for a folder; undefined as well for a job that no worker would take. */
+async function plannedBefore(there: Queue, out: string, queue: QueueOptions): Promise<PlannedBefore | undefined> {
+  const id = idOf(out);
+  const state = await there.getJobState(id);
+  if (state === 'unknown') return undefined;
+  try {
+    const job = await there.getJob(id);
+    const dump = job && job.name === 'merge' ? readJob('merge', job.data, queue) : undefined;
+    return dump?.request.out === out ? { dump, state } : undefined;
+  } catch (error) {
+    if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
+    throw error;
+  }
+}
+
+function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void {
+  const names = Object.keys({ ...planned, ...asked }) as (keyof ShardedRequest)[];
+  const other = names.find((name) => JSON.stringify(planned[name]) !== JSON.stringify(asked[name]));
+  if (other === undefined) return;
+  const [there, wanted] = [planned, asked].map((request) => printable(JSON.stringify(request[other]) ?? 'the default'));
+  throw new Error(
+    `queue: ${asked.out} is in the queue already with another ${other}: ${there}, and not ${wanted}. ` +
+      'Wait until it is done, or choose another folder',
+  );
+}
+
+/** Adds the jobs of shards that somebody has removed from the queue, or has made into something else. */
+async function restoreShards(there: Queue, id: string, { count }: ShardedDump, queue: PlanOptions): Promise<void> {
+  const parent = { id, queue: there.qualifiedName };
+  for (const { id: child, job } of await givenUp(there)) {
+    if (child.startsWith(`${id}-`) && !isShardJob(job, id, queue)) await there.remove(child);
+  }
+  const numbers = Array.from({ length: count }, (_, number) => number);
+  const restored = numbers.map((number) =>
+    severalAtOnce(async () => {
+      const { jobId, data } = shardJobOf(id, number, queue);
+      if ((await there.getJobState(jobId)) !== 'unknown') return;
+      await there.add('shard', data, { jobId, attempts: queue.attempts, parent });
+    }),
+  );
+  await Promise.all(restored);
+}
+
+/** Whether a job is still what was planned under its id. */
+function isShardJob(job: Job | undefined, dump: string, origin: JobOrigin): boolean {
+  if (job?.name !== 'shard') return false;
+  try {
+    const { dump: of, number } = readJob('shard', job.data, origin);
+    return of === dump && job.id === `${dump}-${number}`;
+  } catch {
+    return false;
+  }
+}
+
+const shardJobOf = (dump: string, number: number, origin: JobOrigin) => ({
+  jobId: `${dump}-${number}`,
+  data: jobData('shard', { dump, number }, origin),
+});
+
+async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promise<void> {
+  const { FlowProducer } = await bullmq();
+  const { redis, name, attempts } = queue;
+  const data = jobData('merge', dump, queue);
+  const flow = new FlowProducer({ connection: once(redis) });
+  flow.on('error', () => {}); // the call below rejects
+  try {
+    await flow.add({
+      ...{ name: 'merge', queueName: name, data, opts: { jobId: id, attempts } },
+      children: Array.from({ length: dump.count }, (_, number) => {
+        const { jobId, data } = shardJobOf(id, number, queue);
+        return { name: 'shard', queueName: name, data, opts: { jobId, attempts } };
+      }),
+    });
+  } finally {
+    await flow.close().catch(() => {});
+  }
+}
+
+// ---- work
+
+export type WorkEvent =
+  | { readonly kind: 'done'; readonly what: string; readonly seconds: number }
+  | { readonly kind: 'failed'; readonly what: string; readonly reason: string; readonly final: boolean }
+  | { readonly kind: 'connection'; readonly reason: string };
+
+export interface WorkOptions extends QueueOptions {
+  readonly device: Device;
+  /** What jobs may ask for. */
+  readonly allow?: Allowances;
+  /** Ends when nothing is left to do, instead of waiting for more. */
+  readonly untilDone?: boolean;
+  /** After so many seconds without a sign of life of its worker, a job is another's; 30 when left out. */
+  readonly lockSeconds?: number;
+  readonly onEvent: (event: WorkEvent) => void;
+  /** Gives the jobs under way back to the queue and ends. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Works on the jobs of a queue until there are no more, or until it is told to stop. A job that is none of `planQueue`'s,
+ * that is not signed as it must be, or that asks for what is not allowed fails for good.
+ */
+export async function workQueue(options: WorkOptions): Promise<void> {
+  const { Worker, WaitingError, UnrecoverableError } = await bullmq();
+  const { redis, name, lockSeconds = 30, signal, onEvent } = options;
+  checkKey(options);
+  const runner = new JobRunner({ ...options, permit: new Permit(options.allow) });
+  await withQueue(options, mayWork); // says at once when there is no server, or no right to work
+  const begun = new Map<string, number>();
+  const worker: Worker = new Worker(
+    name,
+    async (job: Job, token?: string) => {
+      begun.set(job.id as string, performance.now());
+      try {
+        await runner.run(job, worker);
+      } catch (error) {
+        if (error instanceof BadJob || error instanceof NotAllowed) throw new UnrecoverableError(error.message);
+        if (!signal.aborted) throw error;
+        await job.moveToWait(token);
+        throw new WaitingError();
+      }
+    },
+    {
+      connection: patient(redis),
+      concurrency: 2, // while one shard is hashed and synced, the next one is computed
+      lockDuration: lockSeconds * 1000,
+      stalledInterval: lockSeconds * 1000,
+      maxStalledCount: 1000, // a lost worker says nothing about its shard
+      settings: { backoffStrategy: pauseAfter },
+    },
+    await checkedBackend(({ id, message }) => {
+      onEvent({ kind: 'failed', what: `job ${printable(id, 64)}`, reason: message, final: true });
+    }),
+  );
+  worker.on('completed', (job) => {
+    const seconds = (performance.now() - (begun.get(job.id as string) ?? performance.now())) / 1000;
+    onEvent({ kind: 'done', what: nameOf(job), seconds });
+  });
+  worker.on('failed', (job, error) => {
+    if (!job) return;
+    const final = error instanceof UnrecoverableError || job.attemptsMade >= (job.opts.attempts ?? 1);
+    onEvent({ kind: 'failed', what: nameOf(job), reason: error.message, final });
+  });
+  const troubles = new Troubles(redis, (reason) => {
+    if (!signal.aborted) onEvent({ kind: 'connection', reason });
+  });
+  worker.on('error', (error) => troubles.on(error));
+  worker.on('active', () => troubles.well());
+  try {
+    await (options.untilDone ? untilEmpty(options) : aborted(signal));
+  } finally {
+    await worker.close();
+    await runner.close();
+  }
+}
+
+/** For words about jobs: whoever signed them. */
+const unsigned = { name: '' };
+
+/** What a job is about, if it says so. */
+function nameOf(job: Job): string {
+  try {
+    if (job.name === 'shard') return `shard ${readJob('shard', job.data, unsigned).number}`;
+    if (job.name === 'merge') return `merge of ${readJob('merge', job.data, unsigned).request.out}`;
+  } catch {
+    // told where it is refused
+  }
+  return `job ${printable(job.id ?? '', 64)}`;
+}
+
+const pollMilliseconds = 500;
+
+async function untilEmpty({ signal, ...queue }: WorkOptions): Promise<void> {
+  while (!signal.aborted) {
+    const left = await withQueue(queue, unfinishedIn).catch(() => 1); // without a connection nobody knows
+    if (left === 0) return;
+    await sleep(pollMilliseconds, undefined, { signal }).catch(() => {}); // aborted
+  }
+}
+
+const aborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+
+// ---- status
+
+export interface FailedJob {
+  readonly what: string;
+  readonly out: string;
+  readonly attempts: number;
+  readonly reason: string;
+}
+
+export interface QueueStatus {
+  /** Jobs by what they are at: shards, and the merge of each dump, which waits for them. */
+  readonly waiting: number;
+  readonly active: number;
+  readonly retrying: number;
+  readonly done: number;
+  readonly merging: number;
+  /** Those that are given up. */
+  readonly failed: readonly FailedJob[];
+}
+
+/** With `retry`, those that were given up are tried again. */
+export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueStatus> {
+  return withQueue(queue, async (there) => {
+    if (retry) for (const { job } of await givenUp(there)) await job?.retry('failed', { resetAttemptsMade: true });
+    const counts = await there.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');
+    const failed: FailedJob[] = [];
+    for (const { id, broken = '', job } of await givenUp(there)) {
+      const out = job && (await outOf(there, job));
+      const [what, reason] = job ? [nameOf(job), job.failedReason ?? 'unknown'] : [`job ${printable(id, 64)}`, broken];
+      failed.push({ what, out: out ?? 'a dump that is not in the queue', attempts: job?.attemptsMade ?? 0, reason });
+    }
+    return {
+      waiting: counts.waiting ?? 0,
+      active: counts.active ?? 0,
+      retrying: counts.delayed ?? 0,
+      done: counts.completed ?? 0,
+      merging: counts['waiting-children'] ?? 0,
+      failed,
+    };
+  });
+}
+
+/** The folder that a job is for, as far as the queue says. */
+async function outOf(there: Queue, { name, data }: Job): Promise<string | undefined> {
+  try {
+    if (name === 'merge') return readJob('merge', data, unsigned).request.out;
+    const merge = await there.getJob(readJob('shard', data, unsigned).dump);
+    return merge && readJob('merge', merge.data, unsigned).request.out;
+  } catch (error) {
+    if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
+    throw error;
+  }
+}

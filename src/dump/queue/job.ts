@@ -1,0 +1,230 @@
+// What the jobs of a queue say. Redis gives whatever somebody has put there: it is read into a checked copy, and only that
+// is used. With a key, only what was signed with it is taken.
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { isAbsolute } from 'node:path';
+import { isBlobUrl, parseStoreAddress } from '../../files/blob/blob_address.js';
+import type { CorpusFile } from '../corpus/corpus.js';
+import { parseDumpLocation } from '../format/dump_location.js';
+import { widthOf } from '../format/layout.js';
+import { canList } from '../format/manifest.js';
+import {
+  checked,
+  FieldError,
+  flag,
+  integer,
+  line,
+  listOf,
+  object,
+  oneOf,
+  optional,
+  type Read,
+  record,
+} from '../format/schema.js';
+import { type DumpSettings, droppable, dumpDTypes, settingsFields } from '../format/settings.js';
+import type { DumpOptions } from '../shards/options.js';
+import type { ShardedDump, ShardedRequest } from '../workers/shard_session.js';
+
+/** A shard of the dump whose merge is the job of the name `dump`. */
+export interface ShardJob {
+  readonly dump: string;
+  readonly number: number;
+}
+
+/** What a job is, by its name: one shard of a dump, or the merge of all, which holds the plan of the dump. */
+export interface JobPayloads {
+  readonly shard: ShardJob;
+  readonly merge: ShardedDump;
+}
+
+export type JobName = keyof JobPayloads;
+
+/** What a job is refused for, by whatever worker: trying it again changes nothing. */
+export class BadJob extends Error {}
+
+/** Where jobs come from, and the secret that they must be signed with, if there is one. */
+export interface JobOrigin {
+  /** Of the queue. */
+  readonly name: string;
+  readonly key?: SigningKey | undefined;
+}
+
+export type SigningKey = string | Uint8Array;
+
+/** Letters that a field of a job in Redis may have. Planning uses no more than half of it. */
+export const longestField = 2 ** 24;
+
+// ---- fields
+
+const longestText = 4096; // of a path, on Linux
+const mostPositions = 2 ** 18; // through the model at a time: a GPT-2 XL has 7 GB of activations then
+const mostValues = 2 ** 30; // of all locations at a time: 4 GB as float32
+
+const text = line(longestText);
+
+const isPath = (value: unknown): boolean => typeof value === 'string' && isAbsolute(value);
+
+const absolutePath: Read<string> = (value, others) =>
+  checked<string>('the absolute path of a file', isPath)(text(value, others), others);
+
+const isStoreAddress = (value: unknown): boolean => {
+  try {
+    return typeof value === 'string' && isBlobUrl(value) && parseStoreAddress(value).name === value;
+  } catch {
+    return false;
+  }
+};
+
+const outFolder: Read<string> = (value, others) =>
+  checked<string>(
+    'the absolute path of a folder, or az://account/container/prefix',
+    (out) => isPath(out) || isStoreAddress(out),
+  )(text(value, others), others);
+
+const corpusFile: Read<CorpusFile> = (value, others) =>
+  typeof value === 'string'
+    ? absolutePath(value, others)
+    : object<Exclude<CorpusFile, string>>({ path: absolutePath, kind: oneOf('text', 'jsonl', 'tokens') })(
+        value,
+        others,
+      );
+
+const location: Read<string> = (value, others) => {
+  const given = text(value, others);
+  try {
+    parseDumpLocation(given);
+    return given;
+  } catch {
+    return checked<string>('LOCATION or LOCATION -> AUTOENCODER', () => false)(given, others);
+  }
+};
+
+const isPart = (value: unknown): boolean => typeof value === 'number' && value > 0 && value <= 1;
+
+const requestField = object<ShardedRequest>({
+  model: text,
+  precision: optional(oneOf<NonNullable<DumpOptions['precision']>>('float32', 'bfloat16', 'float16')),
+  corpus: listOf(corpusFile, { least: 1, most: 100_000 }),
+  locations: listOf(location, { least: 1, most: 10_000 }),
+  autoencoders: optional(record(text, text, 10_000)),
+  threshold: optional(checked('a number of 0 or more', (value) => Number.isFinite(value) && (value as number) >= 0)),
+  out: outFolder,
+  context: optional(integer(1, 2 ** 20)),
+  batch: optional(integer(1, mostPositions)),
+  dtype: optional(oneOf(...dumpDTypes)),
+  drop: optional(listOf(oneOf(...droppable), { most: 10 })),
+  sample: optional(checked('a number above 0 and up to 1', isPart)),
+  seed: optional(integer(0)),
+  statistics: optional(flag),
+  parquet: optional(flag),
+  shardTokens: optional(integer(1, 2 ** 27)),
+  limit: optional(integer(1)),
+});
+
+const mostShards = 10 ** 9; // their names have nine digits at most
+
+const payloads: { readonly [N in JobName]: Parameters<typeof object<JobPayloads[N]>>[0] } = {
+  shard: {
+    dump: checked('sixteen hexadecimal digits', (value) => typeof value === 'string' && /^[0-9a-f]{16}$/.test(value)),
+    number: integer(0, mostShards - 1),
+  },
+  merge: { request: requestField, settings: object<DumpSettings>(settingsFields), count: integer(1, mostShards) },
+};
+
+/** Options that the settings repeat: a job in which they differ is none that `planQueue` made. */
+const repeated = ['context', 'dtype', 'shardTokens', 'limit', 'sample', 'seed', 'statistics', 'parquet'] as const;
+
+function checkTogether({ request, settings, count }: ShardedDump): void {
+  for (const name of repeated) {
+    const [asked, planned] = [request[name], settings[name]];
+    if (asked === undefined || asked === planned) continue;
+    throw new FieldError(`request.${name}`, `must be that of the settings, ${planned}, but is ${asked}`);
+  }
+  if (request.corpus.length !== settings.corpus.length) {
+    const found = `${request.corpus.length} files, but the settings have ${settings.corpus.length}`;
+    throw new FieldError('request.corpus', `must have the files of the settings; it has ${found}`);
+  }
+  const { part, context } = settings;
+  if (part.index !== 0 || part.count !== 1) throw new FieldError('settings.part', 'must be that of the whole');
+  if (!canList(settings, count))
+    throw new FieldError('count', `must be of shards that a manifest can list, but is ${count}`);
+  const { batch = 1 } = request;
+  const most = Math.max(1, Math.floor(Math.min(mostPositions, mostValues / valuesPerToken(settings)) / context));
+  if (batch <= most) return;
+  const what = `rows of ${context} tokens at these locations`;
+  throw new FieldError('request.batch', `must be ${most} at most with ${what}, but is ${batch}`);
+}
+
+/** What is taken out of the model for a token, about: for an autoencoder, the widest place of a layer counts. */
+function valuesPerToken({ locations, autoencoders, model: { config } }: DumpSettings): number {
+  const dense = locations.reduce((sum, entry) => sum + widthOf(entry), 0);
+  return Math.max(1, dense + autoencoders.length * config.dModel * Math.max(1, config.mMlp, config.mAttn));
+}
+
+// ---- jobs
+
+/** The same as plain data, as a job will hold it. @throws BadJob for what no worker would take. */
+export const plainRequest = (request: ShardedRequest): ShardedRequest =>
+  inWords(() =>
+    object<Pick<ShardedDump, 'request'>>({ request: requestField })({ request: asJson(request) }, 'refused'),
+  ).request;
+
+const asJson = (value: object): unknown => JSON.parse(JSON.stringify(value));
+
+/** The payload of a job as plain data, signed if there is a key. @throws BadJob for what no worker would take. */
+export function jobData<N extends JobName>(name: N, payload: JobPayloads[N], origin: JobOrigin): object {
+  const plain = checkedPayload(name, asJson(payload));
+  const { length } = JSON.stringify(plain);
+  if (length > longestField / 2) {
+    throw new BadJob(
+      `queue: a job of ${length} letters is more than a worker takes: plan it in several dumps, of fewer files`,
+    );
+  }
+  return origin.key === undefined
+    ? plain
+    : { ...plain, signature: signatureOf(name, plain, { ...origin, key: origin.key }) };
+}
+
+/** The payload that a job holds. @throws BadJob that names the field. */
+export function readJob<N extends JobName>(name: N, data: unknown, { name: queue, key }: JobOrigin): JobPayloads[N] {
+  const { signature, payload } = split(data);
+  const plain = checkedPayload(name, payload);
+  if (signature !== undefined && !(typeof signature === 'string' && /^[0-9a-f]{64}$/.test(signature))) {
+    throw new BadJob("queue: the job's signature is wrong: it must be 64 hexadecimal digits");
+  }
+  if (key === undefined) return plain;
+  if (signature === undefined) throw new BadJob("queue: the job's signature is missing, and this worker has a key");
+  const right = signatureOf(name, plain, { name: queue, key });
+  if (timingSafeEqual(Buffer.from(signature), Buffer.from(right))) return plain;
+  throw new BadJob("queue: the job's signature is wrong: it was signed with another key, or changed afterwards");
+}
+
+function split(data: unknown): { signature?: unknown; payload: unknown } {
+  if (typeof data !== 'object' || data === null || Array.isArray(data)) return { payload: data };
+  const { signature, ...payload } = data as Record<string, unknown>;
+  return { signature, payload };
+}
+
+const checkedPayload = <N extends JobName>(name: N, payload: unknown): JobPayloads[N] =>
+  inWords(() => {
+    const plain = object(payloads[name])(payload, 'refused');
+    if (name === 'merge') checkTogether(plain as ShardedDump);
+    return plain;
+  });
+
+function inWords<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    if (!(cause instanceof FieldError)) throw cause;
+    throw new BadJob(`queue: the job's ${cause.field === '' ? 'data' : cause.field} ${cause.problem}`, { cause });
+  }
+}
+
+// The copies of one payload have their fields in one order, so their text is what is signed. A job is signed for one queue.
+const signatureOf = (job: JobName, payload: object, { name, key }: JobOrigin & { key: SigningKey }): string =>
+  createHmac('sha256', key)
+    .update(JSON.stringify([name, job, payload]))
+    .digest('hex');
+
+/** The name of a dump's job in the queue: there is one for a folder. */
+export const idOf = (out: string): string => createHash('sha256').update(out).digest('hex').slice(0, 16);

@@ -1,0 +1,468 @@
+// Opens a finished, or begun, dump. Nothing but safetensors and JSON is needed to read one; this is the convenient way.
+import { checkRoom } from '../../files/memory.js';
+import { openStore } from '../../files/store/open_store.js';
+import type { Store } from '../../files/store/store.js';
+import { whyUnreadable } from '../format/disk.js';
+import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
+import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from '../format/manifest.js';
+import { ShardReader, statisticsIn } from '../format/shard_reader.js';
+import { MergedStatistics, type Statistics } from '../format/statistics.js';
+import { dequantized, fromStored, type StoredFloats } from '../format/stored_floats.js';
+import { type Problem, verifyDump } from './verify.js';
+
+export interface DenseRows {
+  /** [rows, context, ...], row-major; zeros at padding and where nothing is stored. */
+  readonly data: Float32Array;
+  readonly shape: number[];
+}
+
+/** Latents in CSR form: those of row r, position p are rowPtr[r * context + p] to rowPtr[r * context + p + 1]. */
+export interface SparseRows {
+  /** [rows, context, latents]: what the dense tensor would be. */
+  readonly shape: number[];
+  readonly rowPtr: BigInt64Array;
+  readonly indices: Int32Array;
+  readonly values: Float32Array;
+}
+
+/** What `rows` gives: where the name is known to the compiler, the one or the other. */
+export type Rows<Name extends string> = string extends Name
+  ? DenseRows | SparseRows
+  : Name extends `${string}/latents`
+    ? SparseRows
+    : DenseRows;
+
+export interface TokenRows {
+  /** [rows, context], 0 at padding. */
+  readonly tokens: Int32Array;
+  /** [rows, context]: the number of the document, -1 at padding. */
+  readonly document: Int32Array;
+  /** [rows, context]: 1 where values are stored: everywhere but at padding, unless the dump drops or samples positions. */
+  readonly stored: Uint8Array;
+  readonly shape: number[];
+}
+
+/** Only what is stored, in the order of the rows. */
+export interface StoredRows {
+  /** [stored, ...] */
+  readonly data: Float32Array;
+  readonly shape: number[];
+  /** [stored, 2]: the row of the dump, and the position in it. */
+  readonly positions: Int32Array;
+}
+
+interface HeldShard {
+  readonly shard: Promise<ShardReader>;
+  /** Who is reading it now. */
+  users: number;
+}
+
+// Elements that are read and widened at a time; in object storage, several ranges are brought together.
+const valuesAtOnce = 2 ** 24;
+// What merging takes for each feature, a shard's own and the result together.
+const bytesOfStatistics = 8 * 20;
+
+// What is taken without looking at the shards first: each is opened once more for that, unless few are.
+const uncheckedBytes = 2 ** 26;
+
+// Shards that stay open when nobody reads them: a process may not open any number of files.
+const shardsOpen = 8;
+
+/** A dump, opened by `openDump`. Rows are counted over all its shards. */
+export class Dump {
+  /** As it was given: a path or an address. */
+  readonly folder: string;
+  readonly manifest: Manifest;
+  readonly shards: readonly ShardEntry[];
+  readonly rowCount: number;
+  readonly tokenCount: number;
+  readonly #store: Store;
+  /** Of each location its number among the dense ones, and of each name of latents that of the autoencoder. */
+  readonly #dense: ReadonlyMap<string, number>;
+  readonly #sparse: ReadonlyMap<string, number>;
+  /** Files whose size and header have been looked at. */
+  readonly #checked = new Set<string>();
+  /** The shard that was read last comes last. */
+  readonly #open = new Map<string, HeldShard>();
+  #closed = false;
+
+  /** @internal Use openDump. */
+  constructor(store: Store, manifest: Manifest) {
+    this.#store = store;
+    this.folder = store.name;
+    this.manifest = manifest;
+    this.shards = manifest.shards;
+    this.#dense = new Map(manifest.locations.map(({ location }, i) => [location, i]));
+    this.#sparse = new Map(manifest.autoencoders.map(({ location }, i) => [latentsName(location), i]));
+    this.rowCount = manifest.shards.reduce((sum, { rows }) => sum + rows, 0);
+    this.tokenCount = manifest.shards.reduce((sum, { tokens }) => sum + tokens, 0);
+  }
+
+  /**
+   * What `rows` can be asked for: dense locations, and `LOCATION/latents` for those that went through an autoencoder.
+   */
+  get names(): string[] {
+    return featureNames(this.manifest);
+  }
+
+  /**
+   * Rows [from, to) of a location, `5/mlp/post_act`, or of its latents, `5/resid/delta_mlp/latents`.
+   * @throws RangeError for a name that the dump does not have, rows beyond its end, or more than memory has room for;
+   *   Error that names the file when a shard is not as the manifest says.
+   */
+  async rows<Name extends string>(location: Name, from = 0, to = this.rowCount): Promise<Rows<Name>> {
+    const dense = this.#dense.get(location);
+    if (dense !== undefined) return (await this.#denseRows(dense, from, to)) as Rows<Name>;
+    const sparse = this.#sparse.get(location);
+    if (sparse !== undefined) return (await this.#sparseRows(sparse, from, to)) as Rows<Name>;
+    throw this.#unknown('rows', location);
+  }
+
+  #unknown(operation: string, name: string): RangeError {
+    const known = this.names.length > 50 ? `${this.names.length} others` : this.names.join(', ');
+    return new RangeError(`${operation}: ${this.folder} has no ${JSON.stringify(name)}; it has ${known}`);
+  }
+
+  /**
+   * The tokens of rows [from, to), and the documents they are from.
+   * @throws RangeError for rows beyond the end, or more than memory has room for; Error when a shard is not as it should be.
+   */
+  async tokens(from = 0, to = this.rowCount): Promise<TokenRows> {
+    const { context } = this.manifest;
+    const size = this.#count('tokens', from, to) * context;
+    await this.#checkShards(from, to, 9 * size);
+    this.#checkRoom('tokens', [from, to], 9 * size);
+    const [tokens, document, stored] = [new Int32Array(size), new Int32Array(size), new Uint8Array(size)];
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const own = [at * context, (at + end - first) * context] as const;
+      await shard.readInto('tokens', first * context, tokens.subarray(...own));
+      await shard.readInto('document', first * context, document.subarray(...own));
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      if (!places) for (let i = own[0]; i < own[1]; i++) stored[i] = document[i] === -1 ? 0 : 1;
+      else for (const place of places.subarray(begin, stop)) stored[(at - first) * context + place] = 1;
+    });
+    return { tokens, document, stored, shape: [to - from, context] };
+  }
+
+  /**
+   * What is stored of a dense location in rows [from, to), and nothing else: for dumps that drop or sample positions.
+   * @throws RangeError for a name that is no dense location, rows beyond the end, or more than memory has room for; Error
+   *   when a shard is not as the manifest says.
+   */
+  async stored(location: string, from = 0, to = this.rowCount): Promise<StoredRows> {
+    const entry = this.manifest.locations[this.#dense.get(location) ?? -1];
+    if (!entry) {
+      const dense = this.manifest.locations.map((found) => found.location).join(', ') || 'none';
+      throw new RangeError(`stored: ${this.folder} has no dense ${JSON.stringify(location)}; it has ${dense}`);
+    }
+    this.#count('stored', from, to);
+    const { context } = this.manifest;
+    const width = widthOf(entry);
+    let count = 0;
+    await this.#eachShard(from, to, async (shard, first, end) => {
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      if (places) count += stop - begin;
+      else await this.#eachToken(shard, first, end, () => count++);
+    });
+    this.#checkRoom('stored', [from, to], count * (4 * width + 8), location);
+    const [data, positions] = [new Float32Array(count * width), new Int32Array(2 * count)];
+    let kept = 0;
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      const start = kept;
+      const keep = (place: number) => {
+        positions[2 * kept] = from + at + Math.floor(place / context);
+        positions[2 * kept++ + 1] = place % context;
+      };
+      if (places) for (let cell = begin; cell < stop; cell++) keep((places[cell] as number) - first * context);
+      else await this.#eachToken(shard, first, end, keep);
+      // padding has no place among places, and where all positions have cells, what is padding is left out here
+      let next = start;
+      await this.#eachPiece(shard, entry, [begin, stop], (values, cell, cells) => {
+        if (places) data.set(values, (start + cell - begin) * width);
+        else {
+          for (; next < kept; next++) {
+            const [row, position] = [positions[2 * next] as number, positions[2 * next + 1] as number];
+            const at0 = (row - from - at) * context + position - (cell - begin);
+            if (at0 >= cells) break;
+            data.set(values.subarray(at0 * width, (at0 + 1) * width), next * width);
+          }
+        }
+      });
+    });
+    return { data, shape: [count, ...entry.shape.slice(1)], positions };
+  }
+
+  /** Calls body for each place of rows [first, end), counted from the first one on, that holds a token. */
+  async #eachToken(shard: ShardReader, first: number, end: number, body: (place: number) => void): Promise<void> {
+    const { context } = this.manifest;
+    const size = (end - first) * context;
+    const document = new Int32Array(Math.min(size, valuesAtOnce));
+    for (let from = 0; from < size; from += document.length) {
+      const part = document.subarray(0, Math.min(document.length, size - from));
+      await shard.readInto('document', first * context + from, part);
+      for (let i = 0; i < part.length; i++) if (part[i] !== -1) body(from + i);
+    }
+  }
+
+  /**
+   * The statistics of a location's features, or of its latents, over all shards that are there.
+   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics, or when a shard
+   *   is not as the manifest says.
+   */
+  async statistics(name: string): Promise<Statistics> {
+    const i = this.#dense.get(name) ?? this.#sparse.get(name);
+    if (i === undefined) throw this.#unknown('statistics', name);
+    if (!this.manifest.statistics) throw new Error(`statistics: ${this.folder} was made without statistics`);
+    const { locations, autoencoders } = this.manifest;
+    const width = this.#dense.has(name)
+      ? widthOf(locations[i] as Manifest['locations'][number])
+      : (autoencoders[i] as Manifest['autoencoders'][number]).latents;
+    const rows = this.#count('statistics', 0, this.rowCount);
+    await this.#checkShards(0, rows, bytesOfStatistics * width);
+    const what = `statistics: ${this.folder}: those of ${name}`;
+    checkRoom(what, bytesOfStatistics * width, 'read them where there is more');
+    const merged = new MergedStatistics(width);
+    await this.#eachShard(0, rows, async (shard) => {
+      merged.add(await statisticsIn(shard, name));
+    });
+    return merged.get();
+  }
+
+  /** Checks every file against the manifest: sizes, checksums, headers, and that what they hold makes sense. */
+  async verify(): Promise<Problem[]> {
+    this.#check();
+    return verifyDump(this.#store, this.manifest);
+  }
+
+  /** Closes the files. The dump cannot be read afterwards. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const open = [...this.#open.values()];
+    this.#open.clear();
+    for (const { shard } of open) await shard.then((opened) => opened.close()).catch(() => {}); // never opened
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #denseRows(i: number, from: number, to: number): Promise<DenseRows> {
+    const entry = this.manifest.locations[i] as Manifest['locations'][number];
+    const { context } = this.manifest;
+    const width = widthOf(entry);
+    const size = this.#count('rows', from, to) * context * width;
+    await this.#checkShards(from, to, 4 * size);
+    this.#checkRoom('rows', [from, to], 4 * size, entry.location);
+    const data = new Float32Array(size);
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      await this.#eachPiece(shard, entry, [begin, stop], (values, cell, cells) => {
+        if (!places) data.set(values, (at * context + cell - begin) * width);
+        else {
+          for (let i = 0; i < cells; i++) {
+            const place = (at - first) * context + (places[cell + i] as number);
+            data.set(values.subarray(i * width, (i + 1) * width), place * width);
+          }
+        }
+      });
+    });
+    return { data, shape: [to - from, ...entry.shape] };
+  }
+
+  /** Calls body with the vectors of cells [begin, end) of a shard, some at a time: `values` [cells, ...] from `cell` on. */
+  async #eachPiece(
+    shard: ShardReader,
+    entry: Manifest['locations'][number],
+    [begin, end]: readonly [number, number],
+    body: (values: Float32Array, cell: number, cells: number) => void,
+  ): Promise<void> {
+    const { dtype } = this.manifest;
+    const { location } = entry;
+    const width = widthOf(entry);
+    const most = Math.max(1, Math.floor(valuesAtOnce / width));
+    for (let cell = begin; cell < end; cell += most) {
+      const to = Math.min(end, cell + most);
+      const stored = await shard.read(location, cell * width, to * width);
+      if (dtype !== 'int8') body(fromStored(stored as StoredFloats, dtype), cell, to - cell);
+      else {
+        const scales = (await shard.read(`${location}.scale`, cell, to)) as Float32Array;
+        body(dequantized({ integers: stored as Int8Array, scales }), cell, to - cell);
+      }
+    }
+  }
+
+  async #sparseRows(i: number, from: number, to: number): Promise<SparseRows> {
+    const { location, latents } = this.manifest.autoencoders[i] as Manifest['autoencoders'][number];
+    const { context, dtype } = this.manifest;
+    const name = latentsName(location);
+    const places = this.#count('rows', from, to) * context;
+    await this.#checkShards(from, to, 8 * (places + 1));
+    this.#checkRoom('rows', [from, to], 8 * (places + 1), name);
+    const rowPtr = new BigInt64Array(places + 1);
+    const ranges: [start: number, stop: number][] = [];
+    let entries = 0;
+    await this.#eachShard(from, to, async (shard, first, end, at) => {
+      const cells = await shard.cellsOf(first, end);
+      const pointers = (await shard.read(`${name}.row_ptr`, cells.begin, cells.end + 1)) as BigInt64Array;
+      const [start, stop] = checkedRange(shard, name, pointers);
+      const placeOf = placesOf(cells.places, first * context, end * context, cells.begin);
+      const shift = BigInt(entries) - (pointers[0] as bigint);
+      for (let p = 1; p <= (end - first) * context; p++) {
+        rowPtr[at * context + p] = (pointers[placeOf(p)] as bigint) + shift;
+      }
+      ranges.push([start, stop]);
+      entries += stop - start;
+    });
+    this.#checkRoom('rows', [from, to], 8 * entries, name);
+    const [indices, values] = [new Int32Array(entries), new Float32Array(entries)];
+    let into = 0;
+    await this.#eachShard(from, to, async (shard) => {
+      const [start, stop] = ranges.shift() as [number, number];
+      for (let at = start; at < stop; at += valuesAtOnce) {
+        const end = Math.min(stop, at + valuesAtOnce);
+        indices.set((await shard.read(`${name}.indices`, at, end)) as Uint16Array | Int32Array, into);
+        const stored = await shard.read(`${name}.values`, at, end);
+        values.set(fromStored(stored as StoredFloats, latentDType(dtype)), into);
+        into += end - at;
+      }
+    });
+    return { shape: [to - from, context, latents], rowPtr, indices, values };
+  }
+
+  /** What was asked for must fit into memory. */
+  #checkRoom(operation: string, [from, to]: readonly [number, number], bytes: number, name = 'the tokens'): void {
+    const what = `${operation}: ${this.folder}: rows ${from} to ${to} of ${name}`;
+    checkRoom(what, bytes, 'ask for fewer rows');
+  }
+
+  /** Looks at all shards that have some of the rows, before so many bytes are taken for what the manifest says of them. */
+  async #checkShards(from: number, to: number, bytes: number): Promise<void> {
+    if (bytes <= uncheckedBytes) return;
+    await this.#eachEntry(from, to, async (entry) => {
+      if (this.#checked.has(entry.file)) return;
+      await this.#withShard(entry, async () => {});
+      this.#checked.add(entry.file);
+    });
+  }
+
+  /** @internal Looks at all shards: what the manifest says of their sizes is so. */
+  async check(): Promise<void> {
+    await this.#checkShards(0, this.#count('check', 0, this.rowCount), Number.POSITIVE_INFINITY);
+  }
+
+  #check(): void {
+    if (this.#closed) throw new Error(`${this.folder}: the dump was closed`);
+  }
+
+  #count(operation: string, from: number, to: number): number {
+    this.#check();
+    if (Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from <= to && to <= this.rowCount) {
+      return to - from;
+    }
+    throw new RangeError(`${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${from} to ${to}`);
+  }
+
+  // Calls body for each shard that has some of the rows, with the range in the shard and where it goes in the result.
+  async #eachShard(
+    from: number,
+    to: number,
+    body: (shard: ShardReader, first: number, end: number, at: number) => Promise<void>,
+  ): Promise<void> {
+    await this.#eachEntry(from, to, (entry, start) => {
+      const [first, end] = [Math.max(from, start), Math.min(to, start + entry.rows)];
+      return this.#withShard(entry, (shard) => body(shard, first - start, end - start, first - from));
+    });
+  }
+
+  /** Calls body for each shard that has some of the rows, with the number of its first row. */
+  async #eachEntry(from: number, to: number, body: (entry: ShardEntry, start: number) => Promise<void>): Promise<void> {
+    let start = 0;
+    for (const entry of this.shards) {
+      if (Math.max(from, start) < Math.min(to, start + entry.rows)) await body(entry, start);
+      start += entry.rows;
+    }
+  }
+
+  async #withShard(entry: ShardEntry, body: (shard: ShardReader) => Promise<void>): Promise<void> {
+    const { file } = entry;
+    const held = this.#open.get(file) ?? this.#opened(entry);
+    this.#open.delete(file);
+    this.#open.set(file, held);
+    held.users++;
+    try {
+      await body(await held.shard);
+    } finally {
+      held.users--;
+      await this.#closeIdle();
+    }
+  }
+
+  #opened(entry: ShardEntry): HeldShard {
+    const shard = ShardReader.open(this.#store, this.manifest, entry);
+    shard.catch(() => this.#open.delete(entry.file)); // it is tried again when it is asked for again
+    return { shard, users: 0 };
+  }
+
+  async #closeIdle(): Promise<void> {
+    for (const [file, { shard, users }] of this.#open) {
+      if (this.#open.size <= shardsOpen) return;
+      if (users > 0) continue;
+      this.#open.delete(file);
+      await (await shard).close();
+    }
+  }
+}
+
+/** How many of the cells from `begin` on lie before place `from + p`; asked for with p rising by one. */
+function placesOf(places: Int32Array | undefined, from: number, to: number, begin: number): (p: number) => number {
+  if (!places) return (p) => p;
+  let cell = begin;
+  return (p) => {
+    const end = Math.min(from + p, to);
+    while (cell < places.length && (places[cell] as number) < end) cell++;
+    return cell - begin;
+  };
+}
+
+// Pointers come from the file: they must rise, and stay within it.
+function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array): [number, number] {
+  const entries = BigInt(shard.layout.tensor(`${name}.indices`).shape[0] as number);
+  for (let p = 0; p < pointers.length; p++) {
+    const pointer = pointers[p] as bigint;
+    const least = p === 0 ? 0n : (pointers[p - 1] as bigint);
+    if (pointer < least || pointer > entries) throw new Error(`${shard.path}: ${name}.row_ptr is broken`);
+  }
+  return [Number(pointers[0]), Number(pointers.at(-1))];
+}
+
+/**
+ * Opens the dump in a folder, or under `az://account/container/prefix`, of which only what is asked for is read. One that
+ * was made in parts (`shard: { index, count }`) is opened as a whole, once its parts lie in one folder; parts that are
+ * missing are missing rows.
+ * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
+ */
+export async function openDump(folder: string): Promise<Dump> {
+  const store = openStore(folder);
+  const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === undefined) throw cause;
+    throw new Error(`openDump: ${folder}: ${whyUnreadable(cause)}`, { cause });
+  });
+  const [first, ...rest] = manifests.values();
+  if (!first) throw new Error(`openDump: ${folder} has no manifest.json, so it is not a dump`);
+  for (const other of rest) {
+    const difference = differenceOf(first, other);
+    if (!difference) continue;
+    const [label, there, too] = difference;
+    throw new Error(`openDump: ${folder} mixes two dumps: one has ${label} ${there}, the other ${too}`);
+  }
+  return new Dump(store, rest.length === 0 ? first : merged([first, ...rest]));
+}
+
+function merged(parts: [Manifest, ...Manifest[]]): Manifest {
+  const shards = parts
+    .flatMap((part) => part.shards)
+    .sort((a, b) => (shardNumber(a.file) as number) - (shardNumber(b.file) as number));
+  const complete = parts.length === parts[0].part.count && parts.every((part) => part.complete);
+  return { ...parts[0], part: { index: 0, count: 1 }, shards, complete };
+}

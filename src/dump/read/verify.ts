@@ -1,0 +1,209 @@
+// Checks a dump against its manifest: a flipped bit, which no reader of safetensors notices, as much as a missing file.
+import { type Store, unfinishedOf } from '../../files/store/store.js';
+import { digestOf } from '../format/disk.js';
+import { featureNames, latentsName } from '../format/layout.js';
+import {
+  claimedFile,
+  filesOf,
+  isManifestFile,
+  type ListedFile,
+  type Manifest,
+  parquetNumber,
+  problemWith,
+  type ShardEntry,
+  shardNumber,
+} from '../format/manifest.js';
+import { type Cells, cellsOf, passes } from '../format/positions.js';
+import { ShardReader, statisticsIn } from '../format/shard_reader.js';
+
+// So much that object storage brings several ranges at a time.
+const roomBytes = 2 ** 25;
+const entriesAtOnce = 2 ** 22;
+
+export interface Problem {
+  readonly file: string;
+  readonly problem: string;
+}
+
+/** Everything that is wrong with a dump, file by file; an empty list when nothing is. */
+export async function verifyDump(store: Store, manifest: Manifest): Promise<Problem[]> {
+  const problems = await checkFiles(store, manifest);
+  const room = new Uint8Array(roomBytes);
+  for (const entry of manifest.shards) {
+    for (const problem of await checkShard(store, manifest, entry, room)) problems.push({ file: entry.file, problem });
+    for (const file of entry.parquet ?? []) problems.push(...(await checkListed(store, file, room)));
+  }
+  return problems;
+}
+
+async function checkFiles(store: Store, { shards, complete, part }: Manifest): Promise<Problem[]> {
+  const problems: Problem[] = [];
+  const listed = new Set(shards.flatMap(filesOf).map(({ file }) => file));
+  for (const file of await store.list()) {
+    if (listed.has(file) || isManifestFile(file)) continue;
+    const unfinished = unfinishedOf(file);
+    if (claimedFile(file))
+      problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
+    else if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });
+    else if (shardNumber(file) !== undefined || parquetNumber(file) !== undefined)
+      problems.push({ file, problem: 'is not listed in the manifest' });
+  }
+  const gap = shards.findIndex(({ file }, i) => shardNumber(file) !== part.index + i * part.count);
+  if (complete && gap >= 0) {
+    problems.push({ file: 'manifest.json', problem: `lists ${shards[gap]?.file} where another shard should come` });
+  }
+  return problems;
+}
+
+/** A file that is known by its checksum alone. */
+async function checkListed(store: Store, listed: ListedFile, room: Uint8Array): Promise<Problem[]> {
+  const { file, sha256 } = listed;
+  const problem = await problemWith(store, listed);
+  if (problem !== undefined) return [{ file, problem }];
+  const source = await store.open(file);
+  try {
+    const digest = await digestOf(source, room);
+    return digest === sha256 ? [] : [{ file, problem: `its SHA-256 is ${digest}, but the manifest says ${sha256}` }];
+  } finally {
+    await source.close();
+  }
+}
+
+async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, room: Uint8Array): Promise<string[]> {
+  let shard: ShardReader;
+  try {
+    shard = await ShardReader.open(store, manifest, entry);
+  } catch (error) {
+    return [(error as Error).message.replace(`${store.pathOf(entry.file)}: `, '')];
+  }
+  try {
+    const sha256 = await digestOf(shard.file, room);
+    if (sha256 !== entry.sha256) return [`its SHA-256 is ${sha256}, but the manifest says ${entry.sha256}`];
+    const { tokens, document } = await shard.rows(0, entry.rows);
+    const problem = tokenProblem(manifest, entry, tokens, document);
+    if (problem) return [problem];
+    const cells = cellsOf(manifest, {
+      ...numberAndRows(entry),
+      tokens,
+      lengths: lengthsOf(document, manifest.context),
+    });
+    const found = await checkPositions(shard, cells);
+    if (found.length > 0) return found;
+    if (manifest.dtype === 'int8') {
+      for (const { location } of manifest.locations) found.push(...(await checkScale(shard, location)));
+    }
+    for (const i of manifest.autoencoders.keys()) {
+      found.push(...(await checkLatents(shard, manifest, i, { document, cells })));
+    }
+    if (manifest.statistics) found.push(...(await checkStatistics(shard, manifest, tokens, document)));
+    return found;
+  } finally {
+    await shard.close();
+  }
+}
+
+const numberAndRows = ({ file, rows }: ShardEntry) => ({ number: shardNumber(file) as number, rows });
+
+function lengthsOf(document: Int32Array, context: number): Int32Array {
+  const lengths = new Int32Array(document.length / context);
+  document.forEach((at, i) => {
+    if (at >= 0) lengths[Math.floor(i / context)] = (i % context) + 1;
+  });
+  return lengths;
+}
+
+/** Positions follow from the tokens and the settings. */
+async function checkPositions(shard: ShardReader, expected: Cells): Promise<string[]> {
+  const { places } = expected;
+  if (!places) return [];
+  try {
+    const there = (await shard.cells()).places as Int32Array;
+    const odd = places.findIndex((place, i) => there[i] !== place);
+    if (odd < 0 && there.length === places.length) return [];
+    return [`positions[${odd < 0 ? places.length : odd}] is not one that the dump's options choose`];
+  } catch (error) {
+    return [(error as Error).message.replace(`${shard.path}: `, '')];
+  }
+}
+
+async function checkScale(shard: ShardReader, location: string): Promise<string[]> {
+  const scales = (await shard.read(`${location}.scale`)) as Float32Array;
+  const odd = scales.findIndex((scale) => !(scale >= 0 && scale < Infinity));
+  return odd < 0 ? [] : [`${location}.scale: value ${odd} is ${scales[odd]}`];
+}
+
+async function checkStatistics(
+  shard: ShardReader,
+  manifest: Manifest,
+  tokens: Int32Array,
+  document: Int32Array,
+): Promise<string[]> {
+  const counted = tokens.filter((token, i) => document[i] !== -1 && passes(manifest, token)).length;
+  const found: string[] = [];
+  for (const name of featureNames(manifest)) {
+    const { count, active, variance } = await statisticsIn(shard, name);
+    if (count !== counted) found.push(`${name}.count is ${count}, but there are ${counted} positions`);
+    const odd = active.findIndex((n, i) => n < 0 || n > count || (variance[i] as number) < 0);
+    if (odd >= 0) found.push(`${name}: the statistics of feature ${odd} cannot be`);
+  }
+  return found;
+}
+
+function tokenProblem(
+  { context, model }: Manifest,
+  entry: ShardEntry,
+  tokens: Int32Array,
+  document: Int32Array,
+): string | undefined {
+  let count = 0;
+  for (let i = 0; i < tokens.length; i++) {
+    const [token, at] = [tokens[i] as number, document[i] as number];
+    const place = `row ${Math.floor(i / context)}, position ${i % context}`;
+    if (token < 0 || token >= model.vocabulary) return `${place}: ${token} is not a token`;
+    if (at < -1) return `${place}: ${at} is not a document`;
+    if (at >= 0 && i % context > 0 && document[i - 1] !== at) return `${place}: the document changes within a row`;
+    if (at >= 0) count++;
+  }
+  return count === entry.tokens ? undefined : `holds ${count} tokens, but the manifest says ${entry.tokens}`;
+}
+
+interface Places {
+  readonly document: Int32Array;
+  readonly cells: Cells;
+}
+
+async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, cells }: Places) {
+  const { location, latents } = manifest.autoencoders[i] as Manifest['autoencoders'][number];
+  const name = latentsName(location);
+  const pointers = (await shard.read(`${name}.row_ptr`)) as BigInt64Array;
+  const entries = shard.layout.tensor(`${name}.indices`).shape[0] as number;
+  if (pointers[0] !== 0n || pointers.at(-1) !== BigInt(entries)) {
+    return [`${name}.row_ptr does not go from 0 to ${entries}`];
+  }
+  for (let cell = 0; cell < cells.count; cell++) {
+    const place = cells.places ? (cells.places[cell] as number) : cell;
+    const active = (pointers[cell + 1] as bigint) - (pointers[cell] as bigint);
+    if (active < 0n) return [`${name}.row_ptr falls at ${cell + 1}`];
+    if (active > 0n && (document[place] as number) < 0) return [`${name} has entries at padding (${place})`];
+  }
+  // Piece by piece: a shard may have more entries than memory has room for.
+  let cell = 0;
+  let before = -1; // the latent before, at the same cell
+  for (let from = 0; from < entries; from += entriesAtOnce) {
+    const to = Math.min(entries, from + entriesAtOnce);
+    const indices = (await shard.read(`${name}.indices`, from, to)) as Uint16Array | Int32Array;
+    for (let at = from; at < to; at++) {
+      const index = indices[at - from] as number;
+      while (at >= Number(pointers[cell + 1])) {
+        cell++;
+        before = -1;
+      }
+      if (index < 0 || index >= latents) {
+        return [`${name}.indices[${at}] is ${index}, but there are ${latents} latents`];
+      }
+      if (index <= before) return [`${name}.indices[${at}] does not ascend`];
+      before = index;
+    }
+  }
+  return [];
+}

@@ -1,0 +1,227 @@
+// The first pass of collate(): every row once. Each row is summed up by itself and then merged, so that the result does
+// not depend on how many rows are read at a time.
+
+import { Moments } from '../format/moments.js';
+import type { DenseRows, SparseRows } from '../read/reader.js';
+import { type Channels, type Chunk, checkLatents, positionsOf } from './features.js';
+import { TopRows } from './row_choice.js';
+
+/** The moments and the top rows of some channels; results go by their place in the list of channels. */
+export interface Scan {
+  readonly moments: Moments;
+  readonly top: TopRows;
+  add(chunk: Chunk): void;
+  /** To be called after the last chunk. */
+  finish(): void;
+}
+
+export const makeScan = ({ name, width, sparse }: Channels, chosen: Int32Array, top: number): Scan =>
+  sparse ? new SparseScan(name, chosen, top) : new DenseScan(width, chosen, top);
+
+class DenseScan implements Scan {
+  readonly moments: Moments;
+  readonly top: TopRows;
+  readonly #width: number;
+  readonly #chosen: Int32Array;
+  readonly #mean: Float64Array;
+  readonly #largest: Float64Array;
+  readonly #m2: Float64Array;
+  readonly #m3: Float64Array;
+  readonly #m4: Float64Array;
+
+  constructor(width: number, chosen: Int32Array, top: number) {
+    const n = chosen.length;
+    this.moments = new Moments(n);
+    this.top = new TopRows(n, top);
+    this.#width = width;
+    this.#chosen = chosen;
+    this.#mean = new Float64Array(n);
+    this.#largest = new Float64Array(n);
+    this.#m2 = new Float64Array(n);
+    this.#m3 = new Float64Array(n);
+    this.#m4 = new Float64Array(n);
+  }
+
+  add(chunk: Chunk): void {
+    const { data } = chunk.values as DenseRows;
+    const rowSize = (chunk.tokens.shape[1] as number) * this.#width;
+    for (let r = 0; r < chunk.count; r++) {
+      const starts = positionsOf(chunk, r).map((p) => r * rowSize + p * this.#width);
+      if (starts.length > 0) this.#addRow(data, starts, chunk.from + r);
+    }
+  }
+
+  finish(): void {}
+
+  #addRow(data: Float32Array, starts: number[], row: number): void {
+    this.#firstLook(data, starts);
+    this.#distances(data, starts);
+    for (let i = 0; i < this.#chosen.length; i++) {
+      const [mean, m2, m3, m4] = [this.#mean[i], this.#m2[i], this.#m3[i], this.#m4[i]] as [
+        number,
+        number,
+        number,
+        number,
+      ];
+      this.moments.merge(i, starts.length, mean, m2, m3, m4);
+      this.top.offer(i, this.#largest[i] as number, row);
+    }
+  }
+
+  #firstLook(data: Float32Array, starts: number[]): void {
+    const [chosen, sum, largest] = [this.#chosen, this.#mean.fill(0), this.#largest.fill(Number.NEGATIVE_INFINITY)];
+    for (const start of starts) {
+      for (let i = 0; i < chosen.length; i++) {
+        const x = data[start + (chosen[i] as number)] as number;
+        sum[i] = (sum[i] as number) + x;
+        if (x > (largest[i] as number)) largest[i] = x;
+      }
+    }
+    for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) / starts.length;
+  }
+
+  #distances(data: Float32Array, starts: number[]): void {
+    const [chosen, mean] = [this.#chosen, this.#mean];
+    const [m2, m3, m4] = [this.#m2.fill(0), this.#m3.fill(0), this.#m4.fill(0)];
+    for (const start of starts) {
+      for (let i = 0; i < chosen.length; i++) {
+        const d = (data[start + (chosen[i] as number)] as number) - (mean[i] as number);
+        const square = d * d;
+        m2[i] = (m2[i] as number) + square;
+        m3[i] = (m3[i] as number) + square * d;
+        m4[i] = (m4[i] as number) + square * square;
+      }
+    }
+  }
+}
+
+// Only what is stored is looked at: the zeros of a latent are merged at the end, and of the rows without it only the
+// first few can be among the top ones.
+class SparseScan implements Scan {
+  readonly moments: Moments;
+  readonly top: TopRows;
+  readonly #name: string;
+  readonly #most: number;
+  /** Of each latent up to the last chosen one, its place among the chosen ones, or -1. */
+  readonly #placeOf: Int32Array;
+  /** Of the row at hand, by place. */
+  readonly #count: Int32Array;
+  readonly #mean: Float64Array;
+  readonly #largest: Float64Array;
+  readonly #m2: Float64Array;
+  readonly #m3: Float64Array;
+  readonly #m4: Float64Array;
+  /** Rows of zeros that were offered, by place; and the places that have had fewer than `most`. */
+  readonly #zeroRows: Int32Array;
+  #hungry: Int32Array;
+  #tokens = 0;
+
+  constructor(name: string, chosen: Int32Array, top: number) {
+    const n = chosen.length;
+    this.moments = new Moments(n);
+    this.top = new TopRows(n, top);
+    this.#name = name;
+    this.#most = top;
+    this.#placeOf = new Int32Array(chosen.reduce((most, latent) => Math.max(most, latent + 1), 0)).fill(-1);
+    for (let i = 0; i < n; i++) this.#placeOf[chosen[i] as number] = i;
+    this.#count = new Int32Array(n);
+    this.#mean = new Float64Array(n);
+    this.#largest = new Float64Array(n);
+    this.#m2 = new Float64Array(n);
+    this.#m3 = new Float64Array(n);
+    this.#m4 = new Float64Array(n);
+    this.#zeroRows = new Int32Array(n);
+    this.#hungry = Int32Array.from({ length: n }, (_, i) => i);
+  }
+
+  add(chunk: Chunk): void {
+    for (let r = 0; r < chunk.count; r++) {
+      checkLatents(this.#name, chunk, r);
+      const positions = positionsOf(chunk, r);
+      if (positions.length > 0) this.#addRow(chunk, r, positions);
+    }
+  }
+
+  finish(): void {
+    for (let i = 0; i < this.#count.length; i++)
+      this.moments.merge(i, this.#tokens - this.moments.count(i), 0, 0, 0, 0);
+  }
+
+  #addRow(chunk: Chunk, r: number, positions: number[]): void {
+    this.#tokens += positions.length;
+    const entries = this.#entries(chunk.values as SparseRows, r, positions);
+    const active = this.#firstLook(entries);
+    this.#distances(entries, active);
+    const row = chunk.from + r;
+    for (const place of active) {
+      const largest = this.#largest[place] as number;
+      const hasZeros = (this.#count[place] as number) < positions.length;
+      this.top.offer(place, hasZeros ? Math.max(0, largest) : largest, row); // latents may be negative
+    }
+    this.#offerZeros(row);
+    for (const place of active) this.#count[place] = 0;
+  }
+
+  /** The places and values of the chosen latents in a row. */
+  #entries({ rowPtr, indices, values, shape }: SparseRows, r: number, positions: number[]): [number[], number[]] {
+    const [places, found]: [number[], number[]] = [[], []];
+    for (const p of positions) {
+      const at = r * (shape[1] as number) + p;
+      for (let i = Number(rowPtr[at]); i < Number(rowPtr[at + 1]); i++) {
+        const place = this.#placeOf[indices[i] as number] ?? -1;
+        if (place < 0) continue;
+        places.push(place);
+        found.push(values[i] as number);
+      }
+    }
+    return [places, found];
+  }
+
+  #firstLook([places, values]: [number[], number[]]): number[] {
+    const [count, mean, largest] = [this.#count, this.#mean, this.#largest];
+    const active: number[] = [];
+    for (let i = 0; i < places.length; i++) {
+      const [place, x] = [places[i] as number, values[i] as number];
+      if (count[place] === 0) {
+        active.push(place);
+        mean[place] = 0;
+        largest[place] = Number.NEGATIVE_INFINITY;
+      }
+      count[place] = (count[place] as number) + 1;
+      mean[place] = (mean[place] as number) + x;
+      if (x > (largest[place] as number)) largest[place] = x;
+    }
+    for (const place of active) mean[place] = (mean[place] as number) / (count[place] as number);
+    return active;
+  }
+
+  #distances([places, values]: [number[], number[]], active: number[]): void {
+    const [mean, m2, m3, m4] = [this.#mean, this.#m2, this.#m3, this.#m4];
+    for (const place of active) m2[place] = m3[place] = m4[place] = 0;
+    for (let i = 0; i < places.length; i++) {
+      const place = places[i] as number;
+      const d = (values[i] as number) - (mean[place] as number);
+      const square = d * d;
+      m2[place] = (m2[place] as number) + square;
+      m3[place] = (m3[place] as number) + square * d;
+      m4[place] = (m4[place] as number) + square * square;
+    }
+    for (const i of active) {
+      const [n, average] = [this.#count[i], mean[i]] as [number, number];
+      this.moments.merge(i, n, average, m2[i] as number, m3[i] as number, m4[i] as number);
+    }
+  }
+
+  // A later row of zeros is never before an earlier one, so the first `most` are all that can count.
+  #offerZeros(row: number): void {
+    let left = 0;
+    for (const place of this.#hungry) {
+      if (this.#count[place] === 0) {
+        this.top.offer(place, 0, row);
+        this.#zeroRows[place] = (this.#zeroRows[place] as number) + 1;
+      }
+      if ((this.#zeroRows[place] as number) < this.#most) this.#hungry[left++] = place;
+    }
+    this.#hungry = this.#hungry.subarray(0, left);
+  }
+}

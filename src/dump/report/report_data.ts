@@ -1,0 +1,148 @@
+// What a report shows of a dump: how often each latent is active, and the texts where chosen ones are strongest.
+
+import { latentsName } from '../format/layout.js';
+import type { Dump, SparseRows } from '../read/reader.js';
+import { type FetchedRow, fetchRows } from './collate_fetch.js';
+import { makeScan } from './collate_scan.js';
+import { type Channels, type Chunk, channelsOf, checkLatents, readChunks } from './features.js';
+import type { ScanMeter } from './scan_progress.js';
+
+/** How often the latents of an autoencoder are active, each by its number. */
+export interface LatentActivity {
+  readonly name: string;
+  readonly latents: number;
+  /** Whose latents the dump holds. */
+  readonly tokens: number;
+  /** [latents]: tokens where it is active. */
+  readonly active: Float64Array;
+  /** [latents]: its largest activation; 0 where it never is. */
+  readonly largest: Float32Array;
+}
+
+export interface Example {
+  readonly row: number;
+  readonly tokens: Int32Array;
+  readonly activations: Float32Array;
+}
+
+/** A neuron or latent, and the rows where it is strongest, the strongest first. */
+export interface Feature {
+  readonly name: string;
+  readonly index: number;
+  readonly mean: number;
+  readonly examples: readonly Example[];
+}
+
+export interface Reading {
+  readonly dump: Dump;
+  readonly signal: AbortSignal | undefined;
+  readonly meter: ScanMeter;
+}
+
+const chunkBytes = 2 ** 25; // of rows that are read at once
+
+export const activitiesOf = async (reading: Reading): Promise<LatentActivity[]> => {
+  const activities: LatentActivity[] = [];
+  for (const { location } of reading.dump.manifest.autoencoders) {
+    activities.push(await activityOf(reading, latentsName(location)));
+  }
+  return activities;
+};
+
+async function activityOf({ dump, signal, meter }: Reading, name: string): Promise<LatentActivity> {
+  const channels = channelsOf(dump, name);
+  const active = new Float64Array(channels.width);
+  const largest = new Float32Array(channels.width);
+  let tokens = 0;
+  for await (const chunk of readChunks(dump, name, allRows(dump, channels))) {
+    signal?.throwIfAborted();
+    for (let row = 0; row < chunk.count; row++) checkLatents(name, chunk, row);
+    const { indices, values } = chunk.values as SparseRows;
+    for (let i = 0; i < indices.length; i++) {
+      const latent = indices[i] as number;
+      active[latent] = (active[latent] as number) + 1;
+      if ((values[i] as number) > (largest[latent] as number)) largest[latent] = values[i] as number;
+    }
+    for (const stored of chunk.tokens.stored) tokens += stored;
+    meter.scanned(chunk.tokens.document);
+  }
+  return { name, latents: channels.width, tokens, active, largest };
+}
+
+const rowsAtOnce = (dump: Dump, { bytesPerRow }: Channels): number =>
+  Math.max(1, Math.min(dump.rowCount, Math.floor(chunkBytes / bytesPerRow)));
+
+function* allRows(dump: Dump, channels: Channels): Generator<[from: number, to: number]> {
+  const step = rowsAtOnce(dump, channels);
+  for (let from = 0; from < dump.rowCount; from += step) yield [from, Math.min(from + step, dump.rowCount)];
+}
+
+/** The rows where neurons or latents of one location are strongest, `top` of each at most. */
+export async function featuresOf(
+  { dump, signal, meter }: Reading,
+  name: string,
+  indices: readonly number[],
+  top: number,
+): Promise<Feature[]> {
+  const channels = channelsOf(dump, name);
+  const scan = makeScan(channels, Int32Array.from(indices), top);
+  for await (const chunk of readChunks(dump, name, allRows(dump, channels))) {
+    signal?.throwIfAborted();
+    scan.add(chunk);
+    meter.scanned((chunk as Chunk).tokens.document);
+  }
+  scan.finish();
+  const rows = new Map(indices.map((index, place) => [index, scan.top.rowsOf(place)]));
+  const fetched = await fetchRows(dump, channels, rows, { rowsAtOnce: rowsAtOnce(dump, channels), signal });
+  const features = indices.map((index, place) => ({
+    ...{ name, index, mean: scan.moments.summary(place).mean },
+    examples: (rows.get(index) ?? []).map((row) => ({ row, ...fetched(index, row) })).filter(isShown(channels)),
+  }));
+  meter.written(indices.length);
+  return features;
+}
+
+// A row where a latent is nowhere active is no example of it.
+const isShown =
+  ({ sparse }: Channels) =>
+  ({ activations }: FetchedRow): boolean =>
+    !sparse || activations.some((x) => x !== 0);
+
+/**
+ * `count` latents, spread evenly over how often they are active, from often to seldom; never those that are active at
+ * fewer than ten tokens, of which texts say little, unless there are no others.
+ */
+export function spread({ active }: LatentActivity, count: number): number[] {
+  const order = (least: number) =>
+    Array.from(active.keys())
+      .filter((i) => (active[i] as number) >= least)
+      .sort((a, b) => (active[b] as number) - (active[a] as number) || a - b);
+  const often = order(10);
+  const from = often.length > 0 ? often : order(1);
+  if (from.length <= count) return from;
+  const step = count > 1 ? (from.length - 1) / (count - 1) : 0;
+  return Array.from({ length: count }, (_, i) => from[Math.round(i * step)] as number);
+}
+
+/** Latents by their firing rate, in half powers of ten; `never` is active nowhere. */
+export interface RateHistogram {
+  readonly never: number;
+  /** Rates from 10^(from) up to 10^(from + 0.5); the last one includes 1. */
+  readonly bins: readonly { readonly from: number; readonly count: number }[];
+}
+
+export function histogramOf({ active, tokens }: LatentActivity): RateHistogram {
+  const lowest = -Math.ceil(2 * Math.log10(Math.max(2, tokens)));
+  const counts = new Array<number>(-lowest).fill(0);
+  let never = 0;
+  for (const count of active) {
+    if (count === 0) never++;
+    else {
+      const bin = Math.min(-1, Math.max(lowest, Math.floor(2 * Math.log10(count / tokens))));
+      counts[bin - lowest] = (counts[bin - lowest] as number) + 1;
+    }
+  }
+  const first = counts.findIndex((count) => count > 0);
+  const bins = counts.map((count, i) => ({ from: (i + lowest) / 2, count }));
+  return { never, bins: first < 0 ? [] : bins.slice(first) };
+}

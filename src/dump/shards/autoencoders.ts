@@ -1,0 +1,108 @@
+// Finds the autoencoders that a dump is asked for by name or file.
+import { stat } from 'node:fs/promises';
+import { basename, isAbsolute } from 'node:path';
+import { Autoencoder } from '../../autoencoder/autoencoder.js';
+import { findAutoencoderSpec, listAutoencoderNames } from '../../context/registry.js';
+import type { Device } from '../../engine/device.js';
+import type { FetchOptions } from '../../files/blob/blob.js';
+import { isBlobUrl } from '../../files/blob/blob_address.js';
+import { type DumpLocation, layerOf } from '../format/dump_location.js';
+
+/** An autoencoder, a published one's name, the path or address of its file (`{layer}` stands for the layer), or what gives either for a layer. */
+export type AutoencoderSource =
+  | string
+  | Autoencoder
+  | ((layer: number | undefined) => string | Autoencoder | Promise<string | Autoencoder>);
+
+export interface FoundAutoencoder {
+  readonly location: string;
+  /** As the manifest names it. */
+  readonly name: string;
+  readonly autoencoder: Autoencoder;
+  /** Loaded here, to be freed here. */
+  readonly own: boolean;
+}
+
+/** Called before an autoencoder is looked for, to refuse it: with a published name, or the path or address of a file. */
+export interface AutoencoderPermit {
+  checkAutoencoder(source: string): Promise<void>;
+}
+
+/**
+ * The autoencoder of a location: one of `sources` by its name there, a published one or one of the demo model by its
+ * name, or a file.
+ */
+export async function findAutoencoder(
+  wanted: DumpLocation,
+  sources: Record<string, AutoencoderSource>,
+  model: { name: string; device: Device },
+  { permit, ...fetching }: FetchOptions & { readonly permit?: AutoencoderPermit | undefined } = {},
+): Promise<FoundAutoencoder> {
+  const name = wanted.autoencoder as string;
+  const { location } = wanted;
+  const layer = layerOf(location);
+  const given = givenAs(name, sources);
+  const source = (typeof given === 'function' ? await given(layer) : given) ?? name;
+  if (typeof source !== 'string') return { location, name: shownName(name, layer), autoencoder: source, own: false };
+  const spec = findAutoencoderSpec(model.name, source);
+  const path = inLayer(spec?.path ?? source, location, layer);
+  await permit?.checkAutoencoder(spec ? source : path);
+  if (given === undefined && !spec) await checkIsThere(path, name, location, model.name);
+  // encoding needs no statistics, which some published files lack
+  const options = { ...fetching, device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
+  return { location, name: shownName(name, layer), autoencoder: await Autoencoder.load(path, options), own: true };
+}
+
+/** What a location's name for an autoencoder was given as; undefined when it stands for itself. */
+export const givenAs = <T>(name: string, sources: Readonly<Record<string, T>>): T | undefined =>
+  Object.hasOwn(sources, name) ? sources[name] : undefined;
+
+function inLayer(path: string, location: string, layer: number | undefined): string {
+  if (!path.includes('{layer}')) return path;
+  if (layer === undefined)
+    throw new Error(`dump: ${path} stands for a file of each layer, but ${location} has no layer`);
+  return path.replaceAll('{layer}', String(layer));
+}
+
+/**
+ * How the manifest names a model or an autoencoder: it must not depend on where files lie on a machine, and a query may
+ * hold a signature.
+ */
+export function withoutFolder(name: string): string {
+  if (/^https?:/i.test(name)) return name.split('?')[0] as string;
+  return isAbsolute(name) ? basename(name) : name;
+}
+
+const shownName = (name: string, layer: number | undefined): string =>
+  withoutFolder(name).replaceAll('{layer}', String(layer));
+
+async function checkIsThere(path: string, name: string, location: string, modelName: string): Promise<void> {
+  if (isBlobUrl(path)) return;
+  const there = await stat(path).catch(() => undefined);
+  if (there?.isFile()) return;
+  const names = listAutoencoderNames(modelName);
+  const known = names.length > 0 ? ` nor one of ${modelName}'s autoencoders (${names.join(', ')})` : '';
+  throw new Error(`dump: the autoencoder '${name}' for ${location} is no file (${path})${known}`);
+}
+
+/** @throws Error when `*` means several layers and the file has no place for the layer. */
+export function checkLayered(patterns: readonly DumpLocation[], sources: Record<string, AutoencoderSource>): void {
+  for (const { location, autoencoder } of patterns) {
+    if (autoencoder === undefined || !location.includes('*')) continue;
+    const source = givenAs(autoencoder, sources) ?? autoencoder;
+    const path = typeof source === 'string' && /[/\\.]/.test(source) ? source : undefined;
+    if (source instanceof Autoencoder || (path !== undefined && !path.includes('{layer}'))) {
+      throw new Error(
+        `dump: ${location} means every layer, so its autoencoder must have {layer} in its path (${autoencoder})`,
+      );
+    }
+  }
+}
+
+/** @throws RangeError when an autoencoder does not take what a location gives, `width` values per token. */
+export function checkInputs({ location, name, autoencoder }: FoundAutoencoder, width: number): void {
+  if (autoencoder.nInputs === width) return;
+  throw new RangeError(
+    `dump: ${location} has ${width} values per token, but the autoencoder ${name} takes ${autoencoder.nInputs}`,
+  );
+}

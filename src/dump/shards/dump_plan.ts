@@ -1,0 +1,240 @@
+// A dump's plan: everything that is decided before the first token is read, as plain data, to be printed and tested.
+// Nothing here touches a device or a file.
+
+import { bytesPerElement } from '../../files/host_tensor.js';
+import { showBytes } from '../../files/text.js';
+import { locationShape } from '../../transformer/location.js';
+import type { SourceDescription } from '../corpus/corpus.js';
+import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
+import { canList } from '../format/manifest.js';
+import { isPacked, rowsPerShard } from '../format/positions.js';
+import {
+  type DenseLocation,
+  type Dropped,
+  type DumpDType,
+  type DumpSettings,
+  droppable,
+  dumpDTypes,
+  knownSettings,
+  type Part,
+  type SparseLocation,
+} from '../format/settings.js';
+
+export interface DumpPlan {
+  readonly settings: DumpSettings;
+  readonly rowsPerShard: number;
+  /** Rows of the full context that go through the model at once; of shorter rows more, with as many positions. */
+  readonly batch: number;
+  /**
+   * Rows are padded to the full context instead of the longest of their batch: a location has the keys as a
+   * dimension.
+   */
+  readonly fullContext: boolean;
+  /** What the model is asked for, in the order of computing. */
+  readonly wanted: readonly string[];
+}
+
+export interface PlanRequest {
+  readonly model: DumpSettings['model'];
+  readonly corpus: readonly SourceDescription[];
+  readonly dense: readonly string[];
+  readonly autoencoders: readonly SparseLocation[];
+  readonly context?: number | undefined;
+  readonly batch?: number | undefined;
+  readonly dtype?: DumpDType | undefined;
+  readonly shardTokens?: number | undefined;
+  readonly shard?: Part | undefined;
+  readonly limit?: number | undefined;
+  readonly drop?: readonly Dropped[] | undefined;
+  readonly sample?: number | undefined;
+  readonly seed?: number | undefined;
+  readonly statistics?: boolean | undefined;
+  readonly parquet?: boolean | undefined;
+  readonly device: 'cpu' | 'cuda';
+}
+
+const largestShard = 2 ** 27;
+// Rows of 128 tokens: enough to keep the matrix kernels busy, little enough for the activations to stay near the cores.
+const batchTokens = { cpu: 2048, cuda: 32768 };
+// Fewer where rows are wide: their values wait in host memory, batch by batch.
+const batchValues = 2 ** 27;
+
+/** @throws RangeError for an option out of range, with what is allowed. */
+export function planDump(request: PlanRequest): DumpPlan {
+  const { model, dense, autoencoders, dtype = 'float16', shard = { index: 0, count: 1 } } = request;
+  const { ctxWindow } = model.config;
+  const context = integer('context', request.context ?? Math.min(128, ctxWindow), 1, ctxWindow);
+  const shardTokens = integer('shardTokens', request.shardTokens ?? 2 ** 20, 1, largestShard);
+  const limit = request.limit === undefined ? null : integer('limit', request.limit, 1);
+  const count = integer('shard.count', shard.count, 1, 100_000);
+  const part = { index: integer('shard.index', shard.index, 0, count - 1), count };
+  const rowCount = rowsPerShard({ context, shardTokens });
+  const filter = filterOf(request);
+  const { statistics = false, parquet = false } = request;
+  checkFormats({ dtype, dense, autoencoders, statistics, parquet });
+  const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
+  const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
+  const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
+  const wanted = [...new Set([...dense, ...autoencoders.map(({ location }) => location)])];
+  const settings = writable({
+    model,
+    tokenizer: 'gpt2',
+    corpus: request.corpus,
+    locations,
+    autoencoders,
+    dtype,
+    context,
+    shardTokens,
+    limit,
+    ...filter,
+    statistics,
+    parquet,
+    part,
+  });
+  checkShard(settings, rowCount);
+  checkCount(settings, rowCount);
+  return {
+    settings,
+    rowsPerShard: rowCount,
+    batch: Math.min(rowCount, integer('batch', request.batch ?? Math.max(1, fallback), 1, 2 ** 20)),
+    fullContext: wanted.some((location) => hasKeys(location, model)),
+    wanted,
+  };
+}
+
+/** What a manifest may say: models that are not the library's own bring settings of any kind. */
+function writable(settings: DumpSettings): DumpSettings {
+  try {
+    return knownSettings(settings);
+  } catch (cause) {
+    throw new TypeError(`dump: no manifest can hold this: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** A full shard must be one that can be read again. */
+function checkShard(settings: DumpSettings, rows: number): void {
+  try {
+    ShardLayout.beforeLatents(settings, { rows, cells: rows * settings.context });
+  } catch (cause) {
+    throw new RangeError(`dump: there can be no such shards: ${(cause as Error).message}: name fewer locations`, {
+      cause,
+    });
+  }
+}
+
+const longestToken = 128; // bytes of text
+
+/** What is known of the corpus beforehand must not make more shards than a manifest can list. */
+function checkCount(settings: DumpSettings, rows: number): void {
+  const { corpus, limit, context, part, shardTokens } = settings;
+  const bytesPerToken: Record<string, number> = { tokens: 2, text: longestToken };
+  const fewest = corpus.reduce((sum, { kind, bytes = 0 }) => sum + bytes / (bytesPerToken[kind] ?? Infinity), 0);
+  const shards = Math.floor(Math.min(fewest, limit ?? Infinity) / (rows * context) / part.count);
+  if (canList(settings, Math.max(1, shards))) return;
+  throw new RangeError(
+    `dump: shardTokens of ${shardTokens} would make ${shards} shards or more, more than a manifest can list: ` +
+      'make larger shards, or several dumps',
+  );
+}
+
+type Formats = Required<Pick<PlanRequest, 'dense' | 'autoencoders'>> &
+  Pick<DumpSettings, 'dtype' | 'statistics' | 'parquet'>;
+
+function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Formats): void {
+  if (!dumpDTypes.includes(dtype)) {
+    throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
+  }
+  for (const [option, value] of Object.entries({ statistics, parquet })) {
+    if (typeof value !== 'boolean') throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
+  }
+  const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
+  if (infinite !== undefined) {
+    throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
+  }
+  if (parquet && autoencoders.length === 0) {
+    throw new RangeError('dump: parquet is for latents: name an autoencoder for one location at least');
+  }
+}
+
+function filterOf({ drop = [], sample = 1, seed }: PlanRequest): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {
+  if (!Array.isArray(drop) || !drop.every((what) => droppable.includes(what))) {
+    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but is ${JSON.stringify(drop)}`);
+  }
+  if (!(typeof sample === 'number' && sample > 0 && sample <= 1)) {
+    throw new RangeError(`dump: sample must be a part of the positions, above 0 and up to 1, but is ${sample}`);
+  }
+  if (seed !== undefined && sample === 1) throw new RangeError('dump: seed is for a sample of the positions');
+  return {
+    drop: isPacked({ drop, sample }) ? droppable.filter((what) => what === 'padding' || drop.includes(what)) : [],
+    sample,
+    seed: sample < 1 ? integer('seed', seed ?? 0, 0) : null,
+  };
+}
+
+function integer(option: string, value: unknown, low: number, high = Number.MAX_SAFE_INTEGER): number {
+  if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
+  const range = high === Number.MAX_SAFE_INTEGER ? `of ${low} or more` : `from ${low} to ${high}`;
+  const hint = option === 'context' ? " (the model's context window)" : '';
+  throw new RangeError(`dump: ${option} must be an integer ${range}${hint}, but is ${JSON.stringify(value)}`);
+}
+
+const rowShape = (location: string, { config, vocabulary }: DumpSettings['model'], context: number): number[] =>
+  locationShape(location, config, vocabulary, 1, context).slice(1);
+
+/** Whether a location's shape grows with the sequence in more than one dimension. */
+function hasKeys(location: string, model: DumpSettings['model']): boolean {
+  const [[, ...short], [, ...long]] = [rowShape(location, model, 1), rowShape(location, model, 2)] as const;
+  return short.some((size, dim) => size !== long[dim]);
+}
+
+// ---- printing
+
+/** The plan in words, as `sonde dump --plan` prints it. */
+export function describePlan(plan: DumpPlan): string {
+  const { settings, rowsPerShard, batch } = plan;
+  const { model, corpus, context, dtype, part, limit, sample } = settings;
+  const dense = settings.locations.map((entry) => {
+    const shape = (isPacked(settings) ? ['positions', ...entry.shape.slice(1)] : ['rows', ...entry.shape]).join(', ');
+    const scale = dtype === 'int8' ? ', and a scale for each token' : '';
+    return `  ${entry.location}  ${dtype} [${shape}]${scale}  ${tokenBytes(entry, dtype)} bytes per token`;
+  });
+  const sparse = settings.autoencoders.map(({ location, name, latents, threshold }) => {
+    const bytes = bytesPerElement(latentDType(dtype)) + bytesPerElement(indexDType(latents));
+    return `  ${latentsName(location)}  of ${name}: ${latents} latents, those above ${threshold}; ${bytes} bytes each`;
+  });
+  const denseBytes = settings.locations.reduce((sum, entry) => sum + tokenBytes(entry, dtype), 0);
+  const bytes = 8 + (isPacked(settings) ? 8 * sample : 0) + denseBytes * sample;
+  const source = ({ kind, name, bytes }: SourceDescription) =>
+    `  ${name ?? kind}${bytes === undefined ? '' : `  ${bytes} bytes of ${kind}`}`;
+  const perShard = rowsPerShard * context;
+  return [
+    `model      ${model.name}, ${model.dtype}, digest ${model.digest}`,
+    'corpus',
+    ...corpus.map(source),
+    ...(limit === null ? [] : [`  at most ${limit} tokens of it`]),
+    `rows       ${context} tokens each; ${batch} rows (${batch * context} tokens) at a time`,
+    ...(isPacked(settings) ? [`positions  ${describeFilter(settings)}`] : []),
+    `shards     ${rowsPerShard} rows (${perShard} tokens), ${showBytes(perShard * bytes)} without the latents`,
+    ...(part.count > 1
+      ? [`part       shards ${part.index}, ${part.index + part.count}, … of ${part.count} parts`]
+      : []),
+    'tensors',
+    '  tokens and document  int32 [rows, context]  8 bytes per token',
+    ...(isPacked(settings) ? ['  positions  int32 [positions, 2]: the row and the position in it  8 bytes each'] : []),
+    ...dense,
+    ...sparse,
+    ...(settings.statistics ? ['  count, active, mean, variance and maximum of each feature, for each shard'] : []),
+    ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
+    `in all     ${Number(bytes.toPrecision(6))} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
+  ].join('\n');
+}
+
+function tokenBytes(entry: DenseLocation, dtype: DumpDType): number {
+  return widthOf(entry) * bytesPerElement(dtype) + (dtype === 'int8' ? bytesPerElement('float32') : 0);
+}
+
+/** Which positions are stored, in words. */
+export function describeFilter({ drop, sample, seed }: Pick<DumpSettings, 'drop' | 'sample' | 'seed'>): string {
+  const without = drop.map((what) => (what === 'padding' ? 'padding' : '<|endoftext|>')).join(' and ');
+  return sample < 1 ? `${sample} of them by chance (seed ${seed}), without ${without}` : `without ${without}`;
+}

@@ -1,0 +1,205 @@
+// Makes one dump of parts (`shard: { index, count }`) by writing the manifest of the whole. Shards are not copied: those
+// of other folders get a second name, a hard link, in the folder of the whole.
+import { resolve } from 'node:path';
+import { isBlobUrl } from '../../files/blob/blob_address.js';
+import { openStore } from '../../files/store/open_store.js';
+import type { Store } from '../../files/store/store.js';
+import { onDisk, severalAtOnce, type Writing, whyUnreadable } from '../format/disk.js';
+import {
+  claimFile,
+  differenceOf,
+  filesOf,
+  isManifestFile,
+  type ListedFile,
+  type Manifest,
+  makeManifest,
+  manifestFile,
+  manifestText,
+  missing,
+  problemWith,
+  readManifests,
+  type ShardEntry,
+  shardFile,
+  shardNumber,
+  whole,
+  writeManifest,
+} from '../format/manifest.js';
+
+export interface MergeResult {
+  readonly out: string;
+  readonly rows: number;
+  readonly tokens: number;
+  readonly shards: number;
+  /** Files that got a name in the folder. */
+  readonly linked: number;
+}
+
+/** A part, and where it lies. */
+interface Part {
+  readonly store: Store;
+  readonly manifest: Manifest;
+}
+
+interface PlacedShard {
+  readonly store: Store;
+  readonly entry: ShardEntry;
+}
+
+interface PlacedFile {
+  readonly store: Store;
+  readonly file: ListedFile;
+}
+
+const merging: Writing = {
+  operation: 'merge',
+  advice: 'No shard is lost: run the same command again when the cause is gone',
+};
+
+/**
+ * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and stay as
+ * they are; in object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one process. A call
+ * that was interrupted is finished by the same call; a dump that is whole already is left alone.
+ * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their shards
+ *   do not make a whole; nothing is changed then.
+ */
+export async function mergeDumps(out: string, from: readonly string[] = []): Promise<MergeResult> {
+  if (typeof out !== 'string' || out === '') throw new TypeError('merge: out must be the path of a folder');
+  const placeOf = (name: string) => (isBlobUrl(name) ? name.replace(/\/+$/, '') : resolve(name));
+  const others = [...new Set(from.map(placeOf))].filter((name) => name !== placeOf(out));
+  const store = openStore(out);
+  const undo = await onDisk(out, store.create(), merging);
+  const claim = await onDisk(store.pathOf(claimFile(whole)), store.claim(claimFile(whole)), merging).catch(
+    async (error) => {
+      await undo();
+      throw error;
+    },
+  );
+  if (typeof claim === 'string') {
+    await undo();
+    throw new Error(`merge: ${out} is being written by ${claim}: wait until it is done`);
+  }
+  try {
+    return await merge(store, others.map(openStore));
+  } finally {
+    await claim.release();
+    await undo();
+  }
+}
+
+async function merge(out: Store, others: readonly Store[]): Promise<MergeResult> {
+  const parts: Part[] = [];
+  for (const store of [out, ...others]) parts.push(...(await partsIn(store)));
+  const [first] = parts;
+  if (!first) {
+    throw new Error(`merge: there is no part of a dump in ${[out, ...others].map(({ name }) => name).join(', ')}`);
+  }
+  const isWhole = first.store === out && first.manifest.part.count === 1; // merged already
+  for (const { store, manifest } of parts.slice(1)) {
+    checkSame(first, { store, manifest: isWhole ? { ...manifest, part: whole } : manifest });
+  }
+  const taken = isWhole ? [first] : parts;
+  checkAllThere(taken);
+  const shards = shardsOf(taken);
+  const files = shards.flatMap(({ store, entry }) => filesOf(entry).map((file): PlacedFile => ({ store, file })));
+  const elsewhere = files.filter(({ store }) => store !== out);
+  await Promise.all(files.map((file) => severalAtOnce(() => checkThere(file))));
+  for (const file of elsewhere) await checkFree(out, file);
+
+  const entries = shards.map(({ entry }) => entry);
+  const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
+  const merged = makeManifest({ ...settings, part: whole }, entries, true);
+  if (!isWhole) manifestText(out, merged, merging); // refuses what could not be read, before anything is changed
+  let linked = 0;
+  for (const file of elsewhere) if (await adopted(out, file)) linked++;
+  if (!isWhole) await writeManifest(out, merged, merging);
+  for (const name of await out.list()) {
+    if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name), merging);
+  }
+  return {
+    out: out.name,
+    rows: entries.reduce((sum, { rows }) => sum + rows, 0),
+    tokens: entries.reduce((sum, { tokens }) => sum + tokens, 0),
+    shards: entries.length,
+    linked,
+  };
+}
+
+async function partsIn(store: Store): Promise<Part[]> {
+  const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === undefined) throw cause;
+    throw new Error(`merge: ${store.name}: ${whyUnreadable(cause)}`, { cause });
+  });
+  return [...manifests.values()].map((manifest) => ({ store, manifest }));
+}
+
+function checkSame(first: Part, other: Part): void {
+  const difference = differenceOf(first.manifest, other.manifest);
+  if (!difference) return;
+  const [label, one, two] = difference;
+  throw new Error(
+    `merge: the parts are not of one dump: ${first.store.name} has ${label} ${one}, and ${other.store.name} has ${two}`,
+  );
+}
+
+function checkAllThere(parts: readonly Part[]): void {
+  const { count } = (parts[0] as Part).manifest.part;
+  const places = new Map<number, string>();
+  for (const { store, manifest } of parts) {
+    const { name: folder } = store;
+    const { index } = manifest.part;
+    const before = places.get(index);
+    if (before !== undefined) throw new Error(`merge: part ${index} of ${count} is in ${before} and in ${folder}`);
+    if (!manifest.complete) {
+      throw new Error(`merge: part ${index} of ${count} in ${folder} is not complete: its command goes on with it`);
+    }
+    places.set(index, folder);
+  }
+  const missing = count - places.size;
+  if (missing === 0) return;
+  const shown: number[] = [];
+  for (let index = 0; shown.length < Math.min(missing, 10); index++) if (!places.has(index)) shown.push(index);
+  throw new Error(`merge: of ${count} parts, ${missing} are missing: ${shown.join(', ')}${missing > 10 ? ', …' : ''}`);
+}
+
+/** In order. Only the last one may have fewer rows than the others. */
+function shardsOf(parts: readonly Part[]): PlacedShard[] {
+  const { context, shardTokens } = (parts[0] as Part).manifest;
+  const full = Math.max(1, Math.floor(shardTokens / context));
+  const shards = parts
+    .flatMap(({ store, manifest }) => manifest.shards.map((entry) => ({ store, entry })))
+    .sort((a, b) => (shardNumber(a.entry.file) as number) - (shardNumber(b.entry.file) as number));
+  for (const [number, { store, entry }] of shards.entries()) {
+    const isLast = number === shards.length - 1;
+    if (entry.file !== shardFile(number)) {
+      throw new Error(`merge: ${shardFile(number)} is in no part, but ${entry.file} is in ${store.name}`);
+    }
+    if (entry.rows === full || (isLast && entry.rows < full)) continue;
+    throw new Error(`merge: ${store.pathOf(entry.file)} has ${entry.rows} rows where ${full} belong: another corpus?`);
+  }
+  return shards;
+}
+
+async function checkThere({ store, file }: PlacedFile): Promise<void> {
+  const problem = await problemWith(store, file);
+  if (problem === undefined) return;
+  const advice = problem === missing ? ': the command of its part writes it again' : '';
+  throw new Error(`merge: ${store.pathOf(file.file)} ${problem}${advice}`);
+}
+
+// Before anything is changed. Names are given without overwriting anything all the same.
+async function checkFree(out: Store, { store, file: { file } }: PlacedFile): Promise<void> {
+  if (await inWords(out.canAdopt(store, file))) return;
+  throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);
+}
+
+/** Says whether there was anything to do. */
+const adopted = (out: Store, { store, file: { file } }: PlacedFile): Promise<boolean> =>
+  inWords(out.adopt(store, file));
+
+async function inWords<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (cause) {
+    throw new Error(`merge: ${(cause as Error).message}`, { cause });
+  }
+}

@@ -1,0 +1,137 @@
+// A block through the model into a shard. While a batch is computed, the one before is read into host memory and
+// written.
+import type { Tensor } from '../../engine/ops/tensor.js';
+import type { Store } from '../../files/store/store.js';
+import type { SubjectModel } from '../../transformer/subject_model.js';
+import type { Block } from '../corpus/blocks.js';
+import { quietly } from '../corpus/read_ahead.js';
+import { widthOf } from '../format/layout.js';
+import type { SparseLocation } from '../format/settings.js';
+import { type StoredFloats, transferDType } from '../format/stored_floats.js';
+import type { FoundAutoencoder } from './autoencoders.js';
+import { type Batch, batchesOf } from './batches.js';
+import type { DumpPlan } from './dump_plan.js';
+import { ShardWriter } from './shard.js';
+
+// Batches under way beside the one that is computed: their values wait in as many slabs.
+const batchesInFlight = 2;
+
+export interface Pipeline {
+  readonly plan: DumpPlan;
+  readonly model: SubjectModel;
+  readonly autoencoders: readonly FoundAutoencoder[];
+  readonly out: Store;
+  readonly slabs: readonly Slab[];
+  /** Called with the tokens of each batch that has been written. */
+  readonly onStored: (tokens: number) => void;
+  readonly signal: AbortSignal | undefined;
+}
+
+export const makeSlabs = (plan: DumpPlan): Slab[] => Array.from({ length: batchesInFlight }, () => makeSlab(plan));
+
+/** Host memory for the values of a batch, location by location; used again and again. */
+type Slab = StoredFloats[];
+
+function makeSlab({ settings, batch }: DumpPlan): Slab {
+  const Values = transferDType(settings) === 'float32' ? Float32Array : Uint16Array;
+  return settings.locations.map((entry) => new Values(batch * settings.context * widthOf(entry)));
+}
+
+export async function computeShard(run: Pipeline, block: Block): Promise<ShardWriter> {
+  const writer = await ShardWriter.create(run.out, run.plan.settings, block);
+  const inFlight: Promise<void>[] = [];
+  let stored: Promise<void> = Promise.resolve();
+  try {
+    for (const [n, batch] of batchesOf(run.plan, block).entries()) {
+      run.signal?.throwIfAborted();
+      if (inFlight.length === batchesInFlight) await inFlight.shift();
+      const values = await compute(run, block, batch);
+      const slab = run.slabs[n % batchesInFlight] as Slab;
+      stored = quietly(store(run, writer, block, batch, values, slab, stored));
+      inFlight.push(stored);
+    }
+    await stored;
+    return writer;
+  } catch (error) {
+    await Promise.allSettled(inFlight);
+    await writer.abandon();
+    throw error;
+  }
+}
+
+interface BatchValues {
+  /** In the dtype of the slabs, location by location. */
+  readonly dense: Tensor[];
+  /** What goes into each autoencoder, [rows, seq, nInputs]. */
+  readonly inputs: Tensor[];
+  readonly dispose: () => void;
+}
+
+/** Queues a batch on the device. */
+async function compute({ model, plan, autoencoders }: Pipeline, block: Block, batch: Batch): Promise<BatchValues> {
+  const { context, locations } = plan.settings;
+  const dtype = transferDType(plan.settings);
+  // Padding is on the right, where a causal model never looks: no pad mask is needed.
+  const tokens = Array.from(batch.rows, (row) =>
+    Array.from(block.tokens.subarray(row * context, row * context + batch.seq)),
+  );
+  const activations = await model.activations(tokens, [...plan.wanted]);
+  const made: Tensor[] = [...activations.values()];
+  const dispose = () => {
+    for (const tensor of made) tensor.dispose();
+  };
+  const at = (location: string): Tensor => {
+    const tensor = activations.get(location);
+    if (tensor) return tensor;
+    throw new Error(`dump: the model gave no activations at ${location}`);
+  };
+  try {
+    const dense = locations.map(({ location }) => {
+      const tensor = at(location);
+      if (tensor.dtype === dtype) return tensor;
+      const converted = tensor.to(dtype);
+      made.push(converted);
+      return converted;
+    });
+    const inputs = autoencoders.map(({ location }) => {
+      const x = at(location).reshape(batch.rows.length, batch.seq, -1);
+      made.push(x);
+      return x;
+    });
+    return { dense, inputs, dispose };
+  } catch (error) {
+    dispose();
+    throw error;
+  }
+}
+
+/** Reads a batch from the device and writes it, after the one before. */
+async function store(
+  run: Pipeline,
+  writer: ShardWriter,
+  block: Block,
+  batch: Batch,
+  values: BatchValues,
+  slab: Slab,
+  before: Promise<void>,
+): Promise<void> {
+  const { settings } = run.plan;
+  try {
+    const latents = run.autoencoders.map(({ autoencoder }, i) => {
+      const { threshold } = settings.autoencoders[i] as SparseLocation;
+      return quietly(autoencoder.encodeSparse(values.inputs[i] as Tensor, { threshold }));
+    });
+    const dense = values.dense.map((tensor, i) => {
+      const host = (slab[i] as StoredFloats).subarray(0, tensor.size);
+      return quietly(tensor.readInto(host).then(() => host));
+    });
+    // All reads must have ended, well or not, before the tensors go and the slab is used again.
+    await Promise.allSettled([...latents, ...dense]);
+    await before;
+    for (const [i, host] of dense.entries()) await writer.writeDense(i, batch, await host);
+    for (const [i, csr] of latents.entries()) await writer.appendLatents(i, batch, await csr);
+  } finally {
+    values.dispose();
+  }
+  run.onStored(batch.rows.reduce((sum, row) => sum + (block.lengths[row] as number), 0));
+}

@@ -1,0 +1,213 @@
+// Several processes that make the shards of one dump, on one device each. This one reads the corpus, gives the next
+// block to whoever is free, and keeps the manifest: so standard input and a caller's documents work as files do, fast
+// devices get more to do than slow ones, and the folder is that of one process, byte for byte.
+import { type ChildProcess, fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
+import type { Block } from '../corpus/blocks.js';
+import type { SourceDescription } from '../corpus/corpus.js';
+import { unlessAborted } from '../corpus/read_ahead.js';
+import { differenceOf } from '../format/manifest.js';
+import type { DumpSettings } from '../format/settings.js';
+import type { DumpOptions, WorkerOptions } from '../shards/options.js';
+import type { ShardEvents, ShardMaker } from '../shards/shard_maker.js';
+import type { FromWorker, ToWorker, WorkerRequest } from './worker_messages.js';
+
+const program = fileURLToPath(new URL('worker.js', import.meta.url));
+const secondsToStop = 30;
+
+type Prepared = Extract<FromWorker, { kind: 'prepared' }>;
+
+export class WorkerPool implements ShardMaker {
+  readonly settings: DumpSettings;
+  readonly rowsPerShard: number;
+  readonly #workers: readonly Worker[];
+  readonly #signal: AbortSignal | undefined;
+  readonly #ready: Worker[] = [];
+  #events: ShardEvents | undefined;
+  #unfinished = 0;
+  #kept: Promise<unknown> = Promise.resolve();
+  #failure: Error | undefined;
+  #changed: () => void = () => {};
+
+  private constructor(workers: readonly Worker[], prepared: Prepared, signal: AbortSignal | undefined) {
+    this.settings = prepared.settings;
+    this.rowsPerShard = prepared.rowsPerShard;
+    this.#workers = workers;
+    this.#signal = signal;
+  }
+
+  /**
+   * Starts the processes. The first one loads the model and the autoencoders before the others do, so that what has to be
+   * fetched is fetched once, and what is wrong is said once.
+   */
+  static async start(options: DumpOptions, corpus: readonly SourceDescription[]): Promise<WorkerPool> {
+    const { workers: wanted = [], signal, onFetch } = options;
+    const workers: Worker[] = [];
+    const prepared = (worker: WorkerOptions) => {
+      const started = new Worker(worker, workers.length);
+      workers.push(started);
+      return started.prepare(requestOf(options, worker, corpus), onFetch, signal);
+    };
+    try {
+      const [first, ...others] = wanted as [WorkerOptions, ...WorkerOptions[]];
+      const plan = await prepared(first);
+      for (const { settings } of await Promise.all(others.map(prepared))) checkSame(plan.settings, settings);
+      return new WorkerPool(workers, plan, signal);
+    } catch (error) {
+      await Promise.all(workers.map((worker) => worker.stop()));
+      throw error;
+    }
+  }
+
+  encode = (text: string): number[] => gpt2Tokenizer().encode(text);
+
+  begin(events: ShardEvents): void {
+    this.#events = events;
+    for (const worker of this.#workers) {
+      worker.listen(
+        (message) => this.#hear(worker, message),
+        (error) => this.#fail(error),
+      );
+      worker.send({ kind: 'begin' });
+    }
+  }
+
+  async take(block: Block): Promise<void> {
+    await this.#until(() => this.#ready.length > 0);
+    this.#unfinished++;
+    this.#ready.shift()?.send({ kind: 'block', block });
+  }
+
+  finish(): Promise<void> {
+    return this.#until(() => this.#unfinished === 0);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#workers.map((worker) => worker.stop()));
+    await this.#kept; // shards that were finished to the last
+  }
+
+  #hear(worker: Worker, message: FromWorker): void {
+    if (message.kind === 'stored') this.#events?.onStored(message.tokens);
+    else if (message.kind === 'failed') this.#fail(errorOf(message));
+    else if (message.kind === 'shard') this.#keep(message.number, message.entry);
+    else if (message.kind === 'next') {
+      this.#ready.push(worker);
+      this.#changed();
+    }
+  }
+
+  #keep(...shard: Parameters<ShardEvents['onShard']>): void {
+    const kept = () => {
+      this.#unfinished--;
+      this.#changed();
+    };
+    const keeping = this.#events?.onShard(...shard).then(kept, (error) => this.#fail(error));
+    this.#kept = Promise.all([this.#kept, keeping]);
+  }
+
+  #fail(error: Error): void {
+    this.#failure ??= error;
+    this.#changed();
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    for (;;) {
+      if (this.#failure) throw this.#failure;
+      if (condition()) return;
+      const change = new Promise<void>((resolve) => {
+        this.#changed = resolve;
+      });
+      await unlessAborted(change, this.#signal);
+    }
+  }
+}
+
+function requestOf(options: DumpOptions, worker: WorkerOptions, corpus: readonly SourceDescription[]): WorkerRequest {
+  const {
+    workers: _,
+    device: _device,
+    signal: _signal,
+    onProgress: _onProgress,
+    onFetch: _onFetch,
+    ...plain
+  } = options;
+  return { ...plain, corpus, worker };
+}
+
+// A file may change between one process and the next.
+function checkSame(first: DumpSettings, other: DumpSettings): void {
+  const difference = differenceOf(first, other);
+  if (!difference) return;
+  const [label, one, two] = difference;
+  throw new Error(`dump: the workers do not load the same: one has ${label} ${one}, another ${two}`);
+}
+
+const errorOf = ({ message, stack }: Extract<FromWorker, { kind: 'failed' }>): Error =>
+  Object.assign(new Error(message), stack !== undefined && { stack });
+
+class Worker {
+  readonly #name: string;
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<void>;
+  #stopping = false;
+  #onMessage: (message: FromWorker) => void = () => {};
+  #onLost: (error: Error) => void = () => {};
+
+  constructor({ device }: WorkerOptions, index: number) {
+    this.#name = `worker ${index} (${device})`;
+    this.#child = fork(program, { serialization: 'advanced', stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    this.#child.on('message', (message) => this.#onMessage(message as FromWorker));
+    const child = this.#child;
+    const gone = new Promise<void>((resolve) => {
+      child.once('error', (error) => {
+        this.#lost(`could not be started: ${error.message}`);
+        resolve();
+      });
+      child.once('exit', (code, signal) => {
+        this.#lost(signal === null ? `ended with exit code ${code}` : `was ended by ${signal}`);
+        resolve();
+      });
+    });
+    // What it said last may come after its end.
+    const heard = new Promise<void>((resolve) => child.once('disconnect', () => resolve()));
+    this.#ended = gone.then(() => (child.connected ? heard : undefined));
+  }
+
+  prepare(request: WorkerRequest, onFetch: DumpOptions['onFetch'], signal: AbortSignal | undefined): Promise<Prepared> {
+    const prepared = new Promise<Prepared>((resolve, reject) => {
+      this.listen((message) => {
+        if (message.kind === 'fetch') onFetch?.(message.progress);
+        else if (message.kind === 'prepared') resolve(message);
+        else if (message.kind === 'failed') reject(errorOf(message));
+      }, reject);
+    });
+    this.send({ kind: 'prepare', request });
+    return unlessAborted(prepared, signal);
+  }
+
+  listen(onMessage: (message: FromWorker) => void, onLost: (error: Error) => void): void {
+    this.#onMessage = onMessage;
+    this.#onLost = onLost;
+  }
+
+  send(message: ToWorker): void {
+    if (this.#child.connected) this.#child.send(message, () => {}); // its end is told by its end
+  }
+
+  /** Resolves when the process is gone. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.send({ kind: 'stop' });
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), secondsToStop * 1000);
+    await this.#ended;
+    clearTimeout(timer);
+  }
+
+  #lost(how: string): void {
+    if (this.#stopping) return;
+    const advice = 'Finished shards are whole: run the same command again to go on';
+    this.#onLost(new Error(`dump: ${this.#name} ${how}. ${advice}`));
+  }
+}

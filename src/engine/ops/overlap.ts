@@ -1,0 +1,28 @@
+// Whether two windows share memory: operations that write in place must not read what they have already overwritten.
+
+import { sameShape } from '../shape.js';
+import type { Tensor } from './tensor.js';
+
+function extent(t: Tensor): [number, number] {
+  if (t.size === 0) return [t.offset, t.offset];
+  const last = t.shape.reduce((sum, n, d) => sum + (n - 1) * (t.strides[d] as number), 0);
+  return [t.offset, t.offset + last + 1];
+}
+
+export function overlaps(a: Tensor, b: Tensor): boolean {
+  if (a.storage !== b.storage) return false;
+  const [a0, a1] = extent(a);
+  const [b0, b1] = extent(b);
+  return a0 < b1 && b0 < a1;
+}
+
+/** Whether both show the same elements of the same memory in the same order. */
+export const sameWindow = (a: Tensor, b: Tensor): boolean =>
+  a.storage === b.storage && a.offset === b.offset && sameShape(a.shape, b.shape) && sameShape(a.strides, b.strides);
+
+/** Calls body with x, or with a copy of x where writing `out` would change x under way. */
+export function withSafeInput(out: Tensor, x: Tensor, body: (x: Tensor) => void): void {
+  const apart = overlaps(out, x) && !sameWindow(out, x) ? x.clone() : undefined;
+  body(apart ?? x);
+  apart?.dispose();
+}

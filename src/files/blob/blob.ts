@@ -1,0 +1,201 @@
+// Files wherever they lie: a path, az://account/container/path or https://…. What is on the network is fetched once into
+// a cache on disk, by one process at a time; the others wait for it.
+import { setTimeout as sleep } from 'node:timers/promises';
+import pLimit from 'p-limit';
+import { type LocalSource, openFile } from '../byte_source.js';
+import { claim } from '../lease.js';
+import { makeFolder, WriteError, writing } from '../write_failure.js';
+import { isBlobUrl, parseBlobAddress } from './blob_address.js';
+import { type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
+import { type BlobProgress, type DownloadOptions, downloadBlob } from './blob_download.js';
+import { RemoteBlob } from './blob_remote.js';
+import { Unreachable } from './blob_request.js';
+
+export type { CachedBlob } from './blob_cache.js';
+export type { BlobProgress } from './blob_download.js';
+
+/** Of whatever may have to be fetched from the network. */
+export interface FetchOptions {
+  /** Told while bytes come, file by file; not at all for what is in the cache already. */
+  onProgress?: (progress: BlobProgress) => void;
+  /** Ends a download; what has come is kept for the next one. */
+  signal?: AbortSignal;
+}
+
+export interface OpenBlobOptions extends FetchOptions {
+  /** Ask the server whether the blob has changed, and fetch it again if so. What is in the cache is used as it is otherwise. */
+  refresh?: boolean;
+  /** Seconds without a byte after which a connection counts as dead; 30 when left out. */
+  timeout?: number;
+}
+
+/** A file to read at any position: one of this machine, or a blob of which the cache has a copy. */
+export class BlobFile implements AsyncDisposable {
+  /** A path as it was given, or the address that was asked, without a query. */
+  readonly name: string;
+  /** Of the file on this machine. */
+  readonly path: string;
+  /** In bytes. */
+  readonly size: number;
+  /** Of a blob's copy, in hexadecimal; undefined for a file that was given by its path. */
+  readonly sha256: string | undefined;
+  /** @internal */
+  readonly source: LocalSource;
+
+  /** @internal Use openBlob. */
+  constructor(name: string, path: string, source: LocalSource, sha256?: string) {
+    this.name = name;
+    this.path = path;
+    this.size = source.size;
+    this.source = source;
+    this.sha256 = sha256;
+  }
+
+  /** A copy of `length` bytes from `position` on. @throws Error for bytes beyond the end. */
+  read(position = 0, length = this.size - position): Promise<Uint8Array<ArrayBuffer>> {
+    return this.source.read(position, length);
+  }
+
+  close(): Promise<void> {
+    return this.source.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/**
+ * Opens a file: a path, `az://account/container/path`, or `https://…`. A blob is fetched into the cache, in parallel
+ * ranges of one version of it, resumed across cut connections and killed processes, and checked against the checksums
+ * that the server gives; later calls read the copy and need no network. Private containers:
+ * AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_SAS_TOKEN.
+ * @throws Error that names the blob and says what is wrong: it is not there, access is denied, the server cannot be
+ *   reached, the blob was replaced while it was fetched, the disk is full.
+ */
+export async function openBlob(address: string, options: OpenBlobOptions = {}): Promise<BlobFile> {
+  if (typeof address !== 'string' || address === '') {
+    throw new TypeError(`openBlob: expected a path or an address, but got ${address === '' ? "''" : typeof address}`);
+  }
+  return openNamed('openBlob', address, options);
+}
+
+interface NamedOptions extends OpenBlobOptions {
+  /** The largest file that makes sense, in bytes: a larger one is not even fetched. */
+  readonly most?: number;
+}
+
+/** @internal The same for the function `reader`, whose name messages begin with. */
+export async function openNamed(reader: string, address: string, options: NamedOptions = {}): Promise<BlobFile> {
+  const { most = Number.POSITIVE_INFINITY } = options;
+  if (!isBlobUrl(address)) {
+    const label = `${reader}: ${address}`;
+    const source = await openFile(label, address);
+    if (source.size <= most) return new BlobFile(address, address, source);
+    await source.close();
+    throw new Error(`${label}: has ${source.size} bytes, more than ${most}`);
+  }
+  for (let tries = 1; ; tries++) {
+    const { path, sha256, size } = await cached(reader, address, options);
+    const { name } = parseBlobAddress(address);
+    const label = `${reader}: ${name}`;
+    if (size > most) throw new Error(`${label}: has ${size} bytes, more than ${most}`);
+    try {
+      return new BlobFile(name, path, await openFile(label, path), sha256);
+    } catch (error) {
+      // replaced by a newer version, or cleared away, since it was found
+      if (tries === 2 || (error as { cause?: NodeJS.ErrnoException }).cause?.code !== 'ENOENT') throw error;
+    }
+  }
+}
+
+/** Text of at most `most` bytes, UTF-8. */
+export async function readText(reader: string, address: string, most = 2 ** 26): Promise<string> {
+  await using file = await openNamed(reader, address, { most });
+  return new TextDecoder().decode(await file.read());
+}
+
+/** Makes sure that the cache has blobs, several at a time. @throws the first error; what else is under way then ends. */
+export async function fetchBlobs(addresses: readonly string[], options: OpenBlobOptions = {}): Promise<CachedBlob[]> {
+  const failed = new AbortController();
+  const signal = options.signal ? AbortSignal.any([options.signal, failed.signal]) : failed.signal;
+  try {
+    return await Promise.all(addresses.map((address) => fetchBlob(address, { ...options, signal })));
+  } catch (error) {
+    failed.abort(error);
+    throw error;
+  }
+}
+
+/** Makes sure that the cache has a blob, without opening it. */
+export async function fetchBlob(address: string, options: OpenBlobOptions = {}): Promise<CachedBlob> {
+  return cached('fetchBlob', address, options);
+}
+
+// Several blobs at a time, each in several parts; a second call for the same blob waits for the first.
+const downloads = pLimit(8);
+const underWay = new Map<string, Promise<CachedBlob>>();
+
+async function cached(reader: string, address: string, options: NamedOptions): Promise<CachedBlob> {
+  const { onProgress, signal, refresh = false, timeout = 30, most } = options;
+  signal?.throwIfAborted();
+  if (!(timeout > 0)) throw new RangeError(`${reader}: timeout must be above 0 seconds, but is ${timeout}`);
+  try {
+    const parsed = parseBlobAddress(address);
+    const folder = entryFolder(parsed.url);
+    const there = refresh ? undefined : await lookUp(folder);
+    if (there) return there;
+    const fetch = () =>
+      downloads(async () => {
+        const remote = await RemoteBlob.open(parsed, timeout);
+        return fetchInto(folder, remote, refresh, { onProgress, signal, most });
+      });
+    if (signal) return await fetch(); // it ends with its own signal, and nobody else's
+    const work = underWay.get(folder) ?? fetch().finally(() => underWay.delete(folder));
+    underWay.set(folder, work);
+    return await work;
+  } catch (error) {
+    signal?.throwIfAborted();
+    const inCache = error instanceof WriteError ? '; SONDE_CACHE moves the cache' : '';
+    const advice = error instanceof Unreachable ? withoutNetwork : inCache;
+    throw new Error(`${reader}: ${(error as Error).message}${advice}`, { cause: error });
+  }
+}
+
+const withoutNetwork =
+  '; without a network only what is in the cache can be loaded, ' +
+  'and SONDE_BLOB_ENDPOINT names a mirror of the public files';
+
+const pollMilliseconds = 100;
+
+async function fetchInto(
+  folder: string,
+  remote: RemoteBlob,
+  refresh: boolean,
+  options: DownloadOptions,
+): Promise<CachedBlob> {
+  const { signal } = options;
+  for (;;) {
+    signal?.throwIfAborted();
+    await makeFolder(folder); // which clearing the cache may have removed
+    const claimed = await writing(folder, 'folder', claim(folder));
+    if (!claimed) {
+      await sleep(pollMilliseconds, undefined, signal ? { signal } : {});
+      continue;
+    }
+    try {
+      const there = await lookUp(folder); // fetched by somebody else meanwhile
+      if (there && !(refresh && (await hasChanged(remote, there, signal)))) return there;
+      return await downloadBlob(remote, folder, claimed, options);
+    } catch (error) {
+      if (!(await claimed.lost())) throw error;
+    } finally {
+      await claimed.release();
+    }
+  }
+}
+
+async function hasChanged(remote: RemoteBlob, there: CachedBlob, signal: AbortSignal | undefined): Promise<boolean> {
+  const { etag = null, modified = null, size } = await remote.version(signal);
+  return etag !== there.etag || modified !== there.modified || size !== there.size;
+}

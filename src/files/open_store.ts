@@ -1,8 +1,0 @@
-// The one place that tells folders on a disk from those in object storage.
-import { isBlobUrl } from './blob_address.js';
-import { BlobStore } from './blob_store.js';
-import { DiskStore } from './disk_store.js';
-import type { Store } from './store.js';
-
-/** `path/to/folder`, or `az://account/container/prefix`. @throws Error for an address that is none. */
-export const openStore = (name: string): Store => (isBlobUrl(name) ? new BlobStore(name) : new DiskStore(name));

@@ -1,0 +1,99 @@
+// Where a dump's files lie: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or in
+// object storage (blob_store.ts). Names are the caller's to choose, and plain: no folders in folders. They may come from
+// a queue or a manifest that somebody forged, so every method that takes one checks it with checkedName().
+
+import { randomBytes } from 'node:crypto';
+import type { FileHandle } from 'node:fs/promises';
+import type { ByteSource } from '../byte_source.js';
+import type { Claim } from '../lease.js';
+import { quoted } from '../text.js';
+
+export interface FoundFile {
+  /** In bytes. */
+  readonly size: number;
+  /** False for what is no file to read: a folder, a pipe, a link. */
+  readonly regular: boolean;
+}
+
+/** A file under way: written on this machine in any order, and in the store once it is published. */
+export interface Draft {
+  /** Where it is written, for messages. */
+  readonly path: string;
+  readonly handle: FileHandle;
+  /** Gives it its name, with all that was written, in place of an older file. To be called once. */
+  publish(): Promise<void>;
+  /** Removes what was written, unless it is published. No write may be under way. */
+  discard(): Promise<void>;
+}
+
+/** Methods that take a name throw, or reject with, what checkedName() says of one that is not plain. */
+export interface Store {
+  /** As it was given, for messages. */
+  readonly name: string;
+  /** What a file is called in messages. */
+  pathOf(file: string): string;
+  /** Makes the store where there is none, and checks that it can be written. Returns what undoes it while it is empty. */
+  create(): Promise<() => Promise<void>>;
+  /** Names of all files, those that are under way and those that were given up included, in order. */
+  list(): Promise<string[]>;
+  /** Undefined for a file that is not there. */
+  find(file: string): Promise<FoundFile | undefined>;
+  /** For reading at any position. @throws Error when it is not there. */
+  open(file: string): Promise<ByteSource>;
+  /** Writes a small file, in place of an older one. */
+  writeText(file: string, text: string): Promise<void>;
+  /** Also of what is not there. */
+  remove(file: string): Promise<void>;
+  /** Begins a file; with `piece`, a part of it that is never published. Those of one file and attempt share a tag. */
+  draft(file: string, tag: string, piece?: string): Promise<Draft>;
+  /** The right to write what `file` stands for, or in words who has it: `process 123 on some-host`. */
+  claim(file: string): Promise<Claim | string>;
+  /**
+   * Whether a name is free for the file that another store has under it, or that file's own already.
+   * @throws Error when it cannot be given a name here without copying.
+   */
+  canAdopt(from: Store, file: string): Promise<boolean>;
+  /**
+   * Gives a file of another store a name here, without copying it. Says whether there was anything to do.
+   * @throws Error when it cannot be done without copying, or when the name is another file's.
+   */
+  adopt(from: Store, file: string): Promise<boolean>;
+}
+
+const longestName = 255; // bytes: what file systems take
+
+/** What keeps a name from being that of a file in a store; undefined when nothing does. */
+function nameProblem(file: unknown): string | undefined {
+  if (typeof file !== 'string') return 'is not text';
+  if (file === '') return 'is empty';
+  if (file === '.' || file === '..') return 'stands for a folder';
+  if (/[/\\]/.test(file)) return 'has a separator in it';
+  if (/[\p{Cc}\p{Cs}]/u.test(file)) return 'has a control character or an unpaired surrogate in it';
+  const bytes = Buffer.byteLength(file);
+  return bytes > longestName ? `is ${bytes} bytes long` : undefined;
+}
+
+/** Whether a store takes a name. A folder that somebody else wrote to may list others. */
+export const isPlainName = (file: string): boolean => nameProblem(file) === undefined;
+
+/** The name of a file in the store `where`. @throws Error when it is not plain: the file could lie outside of the store. */
+export function checkedName(where: string, file: string): string {
+  const problem = nameProblem(file);
+  if (problem === undefined) return file;
+  const rule = `names have 1 to ${longestName} bytes, and no separators (/ and \\) or control characters`;
+  throw new Error(
+    `${where}: ${quoted(file, Number.POSITIVE_INFINITY)} cannot be the name of a file there, as it ${problem}: ${rule}`,
+  );
+}
+
+const unfinishedPattern = /^(.+)\.[0-9a-f]{8}(\.[\w-]+)?\.partial$/;
+
+/** Where a file, or a piece of it, is written until it is whole. */
+export const unfinishedName = (file: string, tag: string, piece?: string): string =>
+  [file, tag, ...(piece === undefined ? [] : [piece]), 'partial'].join('.');
+
+/** Tells one attempt to write a file from another. */
+export const newTag = (): string => randomBytes(4).toString('hex');
+
+/** The file that another one is an unfinished piece of; undefined for other files. */
+export const unfinishedOf = (name: string): string | undefined => unfinishedPattern.exec(name)?.[1];

@@ -1,0 +1,24 @@
+// A model in the original's layout: config.json, and model_pieces/NAME.pt with one tensor each.
+import { isBlobUrl, joined } from '../../files/blob/blob_address.js';
+import { openTorchTensor } from '../../files/torch/torch.js';
+import type { TransformerConfig } from './config.js';
+import { pieceNames } from './state_dict.js';
+import type { ModelFiles } from './stored_weights.js';
+
+export function openOriginal(base: string, config: TransformerConfig): ModelFiles {
+  const address = (name: string): string => joined(base, `model_pieces/${name}.pt`);
+  return {
+    base,
+    config,
+    addresses: pieceNames(config).map(address).filter(isBlobUrl),
+    locate: (name) => ({ name, turned: false }),
+    open: ({ name }) => openTorchTensor(address(name)),
+    async nVocab(): Promise<number> {
+      const { shape, close } = await openTorchTensor(address('tok_embed.weight'));
+      await close();
+      if (shape.length === 2 && (shape[0] as number) > 0) return shape[0] as number;
+      throw new Error(`${base}: tok_embed.weight must be [vocabulary, ${config.dModel}], but is [${shape.join(', ')}]`);
+    },
+    async close() {},
+  };
+}

@@ -1,0 +1,104 @@
+// The weights of a model under the original's names: which there are, and each as a tensor in the original's shape.
+import { Tensor } from '../../engine/ops/tensor.js';
+import { toHost } from '../../engine/ops/to_host.js';
+import type { HostTensor } from '../../files/host_tensor.js';
+import { dAttn, dFf, type TransformerConfig } from './config.js';
+import type { LayerWeights, Linear, Norm, Weights } from './weights.js';
+
+const layerNames = [
+  'ln_1',
+  'attn.q_proj',
+  'attn.k_proj',
+  'attn.v_proj',
+  'attn.out_proj',
+  'ln_2',
+  'mlp.in_layer',
+].concat('mlp.out_layer');
+
+const both = (name: string): string[] => [`${name}.weight`, `${name}.bias`];
+
+/** The names, in the order in which they are loaded. */
+export function pieceNames({ nLayers }: TransformerConfig): string[] {
+  const layers = Array.from({ length: nLayers }, (_, i) =>
+    layerNames.flatMap((name) => both(`xf_layers.${i}.${name}`)),
+  );
+  return ['tok_embed.weight', 'pos_embed.weight', ...layers.flat(), ...both('final_ln'), 'unembed.weight'];
+}
+
+/** The shape of a weight of that name; a linear layer's is [out, in]. @throws RangeError for another name. */
+export function pieceShape(name: string, config: TransformerConfig, nVocab: number): number[] {
+  const { dModel: D, ctxWindow, nLayers } = config;
+  const [A, F] = [dAttn(config), dFf(config)];
+  const [, layer, part = name] = /^xf_layers\.(\d{1,6})\.(.*)$/.exec(name) ?? [];
+  const shapes: Record<string, number[]> =
+    layer === undefined
+      ? {
+          'tok_embed.weight': [nVocab, D],
+          'pos_embed.weight': [ctxWindow, D],
+          'final_ln.weight': [D],
+          'final_ln.bias': [D],
+          'unembed.weight': [nVocab, D],
+        }
+      : {
+          ...Object.fromEntries(['ln_1', 'ln_2'].flatMap(both).map((norm) => [norm, [D]])),
+          ...Object.fromEntries(['q', 'k', 'v'].map((q) => [`attn.${q}_proj.weight`, [A, D]])),
+          ...Object.fromEntries(['q', 'k', 'v'].map((q) => [`attn.${q}_proj.bias`, [A]])),
+          'attn.out_proj.weight': [D, A],
+          'attn.out_proj.bias': [D],
+          'mlp.in_layer.weight': [F, D],
+          'mlp.in_layer.bias': [F],
+          'mlp.out_layer.weight': [D, F],
+          'mlp.out_layer.bias': [D],
+        };
+  const shape = Object.hasOwn(shapes, part) ? shapes[part] : undefined;
+  if (shape && (layer === undefined || Number(layer) < nLayers)) return shape;
+  throw new RangeError(
+    `there is no weight '${name}'; names are such as tok_embed.weight and xf_layers.0.attn.q_proj.bias`,
+  );
+}
+
+/** A weight by its name: a new tensor, the caller's to free. @throws RangeError for a name that the model does not have. */
+export function pieceOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
+  pieceShape(name, config, nVocab);
+  const [, layer, part = name] = /^xf_layers\.(\d+)\.(.*)$/.exec(name) ?? [];
+  const [, owner = '', kind] = /^(.*)\.(weight|bias)$/.exec(part) ?? [];
+  const stored =
+    layer === undefined ? outside(weights, owner) : inside(weights.layers[Number(layer)] as LayerWeights, owner);
+  if (stored instanceof Tensor) return stored.clone();
+  if ('gain' in stored) return (kind === 'weight' ? stored.gain : stored.bias).clone();
+  const { w, bias } = stored;
+  const third = ['attn.q_proj', 'attn.k_proj', 'attn.v_proj'].indexOf(owner);
+  if (kind === 'bias') return third < 0 ? bias.clone() : thirdOf(bias, third).clone();
+  const all = w.unpack({ transposeB: true });
+  if (third < 0) return all;
+  using joint = all;
+  return thirdOf(joint, third).clone();
+}
+
+const thirdOf = (joint: Tensor, i: number): Tensor => {
+  const n = (joint.shape[0] as number) / 3;
+  return joint.slice(0, i * n, (i + 1) * n);
+};
+
+function outside({ tokEmbed, posEmbed, lnF, unembed }: Weights, owner: string): Tensor | Norm | Linear {
+  if (owner === 'tok_embed') return tokEmbed;
+  if (owner === 'pos_embed') return posEmbed;
+  return owner === 'final_ln' ? lnF : { w: unembed, bias: lnF.bias };
+}
+
+function inside({ ln1, qkv, out, ln2, mlpIn, mlpOut }: LayerWeights, owner: string): Norm | Linear {
+  const parts: Record<string, Norm | Linear> = { ln_1: ln1, ln_2: ln2, 'attn.out_proj': out, 'mlp.in_layer': mlpIn };
+  return owner === 'mlp.out_layer' ? mlpOut : (parts[owner] ?? qkv);
+}
+
+/** Every weight under the original's name, read to the host one at a time, in pieceNames' order. */
+export async function* hostPieces(
+  weights: Weights,
+  config: TransformerConfig,
+  nVocab: number,
+): AsyncGenerator<[string, HostTensor]> {
+  for (const name of pieceNames(config)) {
+    using piece = pieceOf(weights, config, nVocab, name);
+    yield [name, await toHost(piece)];
+  }
+}

@@ -1,0 +1,42 @@
+// The weights of a transformer as the graph uses them: packed matrices, the three projections of attention as one.
+
+import type { PackedMatrix } from '../../engine/ops/packed_matrix.js';
+import type { Tensor } from '../../engine/ops/tensor.js';
+import { disposeAll } from '../../engine/scope.js';
+
+export interface Norm {
+  readonly gain: Tensor;
+  readonly bias: Tensor;
+}
+
+export interface Linear {
+  readonly w: PackedMatrix;
+  readonly bias: Tensor;
+}
+
+export interface LayerWeights {
+  readonly ln1: Norm;
+  /** Queries, keys and values side by side: [D, 3 * attention width]. */
+  readonly qkv: Linear;
+  readonly out: Linear;
+  readonly ln2: Norm;
+  readonly mlpIn: Linear;
+  readonly mlpOut: Linear;
+}
+
+export interface Weights {
+  readonly tokEmbed: Tensor;
+  readonly posEmbed: Tensor;
+  readonly layers: LayerWeights[];
+  readonly lnF: Norm;
+  /** [D, V] */
+  readonly unembed: PackedMatrix;
+}
+
+export function disposeWeights({ tokEmbed, posEmbed, layers, lnF, unembed }: Weights): void {
+  disposeAll(tokEmbed, posEmbed, lnF.gain, lnF.bias, unembed);
+  for (const { ln1, qkv, out, ln2, mlpIn, mlpOut } of layers) {
+    for (const norm of [ln1, ln2]) disposeAll(norm.gain, norm.bias);
+    for (const linear of [qkv, out, mlpIn, mlpOut]) disposeAll(linear.w, linear.bias);
+  }
+}

@@ -1,0 +1,208 @@
+// Oracle: the dump of one process.
+import { cp, link, mkdir, readdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { openDump } from '../../../src/dump/read/reader.js';
+import { dump } from '../../../src/dump/run.js';
+import { mergeDumps } from '../../../src/dump/shards/merge.js';
+import type { DumpOptions } from '../../../src/dump/shards/options.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { run } from '../../cli/command.js';
+import { withFolder } from '../../support/folders.js';
+import { rejects, suite } from '../../support/harness.js';
+import { assertSameFolder, contentsOf, sampleText } from '../folders.js';
+
+const test = suite('merge');
+const model = await Transformer.load('demo');
+const count = 3;
+
+const make = (out: string, changes: Partial<DumpOptions> = {}) =>
+  dump({
+    ...{ model, corpus: sampleText, limit: 900, context: 32, shardTokens: 128, out },
+    ...{ locations: ['1/mlp/post_act', '1/resid/delta_mlp -> ae-resid-delta-mlp'], ...changes },
+  });
+
+const parts = Array.from({ length: count }, (_, index) => index);
+const shard = (index: number) => ({ shard: { index, count } });
+
+/** The dump of one process, in parts in one folder, and in parts in a folder each. */
+const withParts = (body: (at: (name: string) => string) => Promise<void>): Promise<void> =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await make(at('whole'));
+    for (const index of parts) {
+      await make(at('together'), shard(index));
+      await make(at(`part-${index}`), shard(index));
+    }
+    await body(at);
+  });
+
+const apart = (at: (name: string) => string): string[] => parts.map((index) => at(`part-${index}`));
+
+test('parts of one folder become the dump of one process, again and again', () =>
+  withParts(async (at) => {
+    const shards = (await readdir(at('whole'))).length - 1;
+    assert.ok(shards > 2 * count);
+    const result = await mergeDumps(at('together'));
+    assert.equal(result, { out: at('together'), rows: 29, tokens: 900, shards, linked: 0 });
+    await assertSameFolder(at('together'), at('whole'));
+    assert.equal(await mergeDumps(at('together')), result);
+    assert.is((await make(at('together'))).written, 0);
+    await assertSameFolder(at('together'), at('whole'));
+  }));
+
+test('parts of several folders get a second name; the folders stay', () =>
+  withParts(async (at) => {
+    const before = await contentsOf(at('part-1'));
+    const result = await mergeDumps(at('out'), [...apart(at), at('part-0'), at('out')]);
+    assert.is(result.linked, result.shards);
+    await assertSameFolder(at('out'), at('whole'));
+    assert.equal(await contentsOf(at('part-1')), before);
+    const name = 'shard-00001.safetensors';
+    assert.is((await stat(join(at('out'), name))).ino, (await stat(join(at('part-1'), name))).ino);
+    assert.is((await mergeDumps(at('out'), apart(at))).linked, 0);
+    await using made = await openDump(at('out'));
+    assert.equal(await made.verify(), []);
+    // one of the parts' folders may be that of the whole
+    await mergeDumps(at('part-0'), apart(at).slice(1));
+    await assertSameFolder(at('part-0'), at('whole'));
+  }));
+
+test('a merge that was interrupted is finished by the same call', () =>
+  withParts(async (at) => {
+    // after some links
+    await mkdir(at('out'));
+    for (const name of ['shard-00000.safetensors', 'shard-00003.safetensors']) {
+      await link(join(at('part-0'), name), join(at('out'), name));
+    }
+    assert.is((await mergeDumps(at('out'), apart(at))).linked, (await readdir(at('whole'))).length - 3);
+    await assertSameFolder(at('out'), at('whole'));
+    // between the manifest of the whole and the end of the parts'
+    await cp(join(at('whole'), 'manifest.json'), join(at('together'), 'manifest.json'));
+    await rm(join(at('together'), 'manifest-1-of-3.json'));
+    {
+      await using made = await openDump(at('together'));
+      assert.is(made.tokenCount, 900);
+      assert.equal(await made.verify(), []);
+    }
+    await mergeDumps(at('together'));
+    await assertSameFolder(at('together'), at('whole'));
+  }));
+
+test('what makes no whole is refused, and nothing is changed', () =>
+  withParts(async (at) => {
+    const refused = async (from: string[], pattern: RegExp) => {
+      await rejects(mergeDumps(at('out'), from), pattern);
+      assert.not((await readdir(at('.'))).includes('out'));
+    };
+    await refused([], /there is no part of a dump in .*out/);
+    await refused([at('nowhere')], /nowhere: there is no such folder/);
+    await refused([at('part-2')], /of 3 parts, 2 are missing: 0, 1/);
+    await cp(at('part-1'), at('copy'), { recursive: true });
+    await refused([...apart(at), at('copy')], /part 1 of 3 is in .*part-1 and in .*copy/);
+    await rejects(mergeDumps(''), TypeError, /out must be the path/);
+
+    await make(at('other'), { ...shard(1), dtype: 'float32' });
+    const [zero, one, two] = apart(at) as [string, string, string];
+    await refused([zero, at('other'), two], /not of one dump: .*part-0 has dtype float16, and .*other has float32/);
+    await make(at('two'), { shard: { index: 0, count: 2 } });
+    await refused([zero, at('two')], /has parts: 3, and .*two has 2/);
+
+    const manifest = join(one, 'manifest-1-of-3.json');
+    const good = await readFile(manifest, 'utf8');
+    const change = async (
+      to: (manifest: { complete: boolean; shards: { rows: number; tokens: number }[] }) => void,
+    ) => {
+      const changed = JSON.parse(good);
+      to(changed);
+      await writeFile(manifest, JSON.stringify(changed));
+    };
+    await change((m) => {
+      m.complete = false;
+    });
+    await refused([zero, one, two], /part 1 of 3 in .*part-1 is not complete: its command goes on/);
+    await change((m) => {
+      m.shards.splice(1, 1);
+    });
+    await refused(
+      [zero, one, two],
+      /shard-00004\.safetensors is in no part, but shard-00005\.safetensors is in .*part-2/,
+    );
+    await change((m) => {
+      const entry = m.shards[0] as { rows: number; tokens: number };
+      Object.assign(entry, { rows: 2, tokens: 64 });
+    });
+    await refused([zero, one, two], /shard-00001\.safetensors has 2 rows where 4 belong/);
+    await writeFile(manifest, good);
+
+    const file = join(one, 'shard-00001.safetensors');
+    await rename(file, at('aside'));
+    await refused([zero, one, two], /shard-00001\.safetensors is missing: the command of its part writes it again/);
+    await mkdir(file);
+    await refused([zero, one, two], /shard-00001\.safetensors is not a regular file$/);
+    await rm(file, { recursive: true });
+    await cp(at('aside'), file);
+    await truncate(file, 100);
+    await refused([zero, one, two], /shard-00001\.safetensors holds 100 bytes, but the manifest says \d+ bytes/);
+    await rename(at('aside'), file);
+
+    await mkdir(at('taken'));
+    await writeFile(join(at('taken'), 'shard-00001.safetensors'), 'important');
+    await rejects(mergeDumps(at('taken'), apart(at)), /shard-00001\.safetensors is another file than .*part-1/);
+    assert.is(await readFile(join(at('taken'), 'shard-00001.safetensors'), 'utf8'), 'important');
+    assert.equal(await readdir(at('taken')), ['shard-00001.safetensors']);
+    const owner = { token: 'a', host: 'elsewhere', place: 'another start', pid: 1 };
+    const claim = join(at('together'), 'manifest.json.claim');
+    await writeFile(claim, JSON.stringify(owner));
+    const touching = setInterval(() => writeFile(claim, JSON.stringify(owner)), 100);
+    await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
+    clearInterval(touching);
+    // the same of a machine whose clock is an hour late
+    const late = setInterval(() => utimes(claim, new Date(), new Date(Date.now() - 3_600_000)), 100);
+    await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
+    clearInterval(late);
+
+    const absurd = { ...JSON.parse(await readFile(join(zero, 'manifest-0-of-3.json'), 'utf8')), shards: [] };
+    absurd.part.count = 4_000_000_000;
+    await mkdir(at('absurd'));
+    await writeFile(join(at('absurd'), 'manifest-0-of-4000000000.json'), JSON.stringify(absurd));
+    await refused([at('absurd')], /of 4000000000 parts, 3999999999 are missing: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …/);
+  }));
+
+test('what nobody knows of a manifest goes no further: not into that of the whole, nor into one that goes on', () =>
+  withParts(async (at) => {
+    const evil = { scripts: { postinstall: 'x' }, constructor: 1 };
+    const spoil = async (path: string) => {
+      const manifest = JSON.parse(await readFile(path, 'utf8'));
+      for (const part of [manifest, manifest.model, manifest.model.config, manifest.corpus[0], manifest.locations[0]]) {
+        Object.assign(part, evil);
+      }
+      for (const part of [manifest.autoencoders[0], manifest.part, ...manifest.shards]) Object.assign(part, evil);
+      await writeFile(path, JSON.stringify(manifest).replace('{', '{"__proto__":{"complete":true},'));
+      return manifest;
+    };
+    for (const index of parts) await spoil(join(at('together'), `manifest-${index}-of-3.json`));
+    await mergeDumps(at('together'));
+    await assertSameFolder(at('together'), at('whole'));
+
+    const path = join(at('whole'), 'manifest.json');
+    const good = await readFile(path, 'utf8');
+    const manifest = await spoil(path);
+    await writeFile(path, JSON.stringify({ ...manifest, complete: false, shards: manifest.shards.slice(0, 3) }));
+    await make(at('whole'));
+    assert.is(await readFile(path, 'utf8'), good);
+  }));
+
+test('sonde merge', () =>
+  withParts(async (at) => {
+    const cwd = at('.');
+    const { code, stdout, stderr } = await run(['merge', 'out', 'part-0', 'part-1', 'part-2'], { cwd });
+    assert.is(code, 0, stderr);
+    assert.match(stdout, /^out: 29 rows, 900 tokens in 8 shards\n$/);
+    await assertSameFolder(at('out'), at('whole'));
+    const missing = await run(['merge', 'out2', 'part-0'], { cwd });
+    assert.is(missing.code, 1);
+    assert.match(missing.stderr, /^sonde: merge: of 3 parts, 2 are missing: 1, 2\n$/);
+  }));
+
+test.run();

@@ -1,0 +1,488 @@
+// Shards by their numbers, some of which fail. Oracle: the dump of one process, byte for byte; and how often a corpus is
+// opened, and how much of it read, counted.
+import { cp, mkdir, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import type { Block } from '../../../src/dump/corpus/blocks.js';
+import { describeSource, openCorpus } from '../../../src/dump/corpus/corpus.js';
+import { dump } from '../../../src/dump/run.js';
+import { BlockCursor, corpusBlocks } from '../../../src/dump/shards/corpus_blocks.js';
+import { mergeDumps } from '../../../src/dump/shards/merge.js';
+import { prepare } from '../../../src/dump/shards/prepare.js';
+import { LocalMaker } from '../../../src/dump/shards/shard_maker.js';
+import {
+  planShards,
+  type ShardedDump,
+  type ShardedRequest,
+  ShardSession,
+} from '../../../src/dump/workers/shard_session.js';
+import { packageRoot } from '../../../src/engine/native.js';
+import type { Claim } from '../../../src/files/lease.js';
+import { DiskStore } from '../../../src/files/store/disk_store.js';
+import type { Draft } from '../../../src/files/store/store.js';
+import { address, blobsOf, hashesOf, withBlobServer } from '../../support/blobs/blob_stores.js';
+import { testDevice } from '../../support/device.js';
+import { withFolder } from '../../support/folders.js';
+import { rejects, suite } from '../../support/harness.js';
+import { random } from '../../support/random.js';
+import { assertSameFolder, contentsOf, sampleText } from '../folders.js';
+
+const test = suite('shard session');
+test.limit(180_000);
+const device = testDevice();
+const demo = join(packageRoot, 'assets', 'demo');
+const shardName = (number: number): string => `shard-${String(number).padStart(5, '0')}.safetensors`;
+
+interface Planned {
+  readonly at: (name: string) => string;
+  readonly request: ShardedRequest;
+  readonly plan: ShardedDump;
+  readonly numbers: number[];
+}
+
+/** A dump of some twenty shards that is planned, with a copy of its model, and the dump of one process in `whole`. */
+const withPlan = (body: (planned: Planned) => Promise<void>, changes: Partial<ShardedRequest> = {}): Promise<void> =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await cp(demo, at('demo'), { recursive: true });
+    await writeFile(at('corpus.txt'), (await readFile(sampleText)).subarray(0, 8_000));
+    const sparse = `1/resid/delta_mlp -> ${at('demo')}/autoencoders/resid_delta_mlp/{layer}.pt`;
+    const request = {
+      ...{ model: at('demo'), corpus: [at('corpus.txt')], locations: ['1/mlp/post_act', sparse], out: at('out') },
+      ...{ context: 32, shardTokens: 128, parquet: true, statistics: true, ...changes },
+    };
+    await dump({ ...request, out: at('whole'), device });
+    const plan = await planShards(request);
+    assert.ok(plan.count > 12, String(plan.count));
+    await body({ at, request, plan, numbers: Array.from({ length: plan.count }, (_, number) => number) });
+  });
+
+async function withSession(
+  plan: ShardedDump,
+  body: (session: ShardSession) => Promise<void>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const session = await ShardSession.open(plan, { device, ...(signal && { signal }) });
+  try {
+    await body(session);
+  } finally {
+    await session.close();
+  }
+}
+
+/** What stands in the way of a shard's name, and its removal. */
+async function obstruct(out: string, number: number): Promise<() => Promise<void>> {
+  const path = join(out, shardName(number));
+  await mkdir(join(path, 'not empty'), { recursive: true });
+  return () => rm(path, { recursive: true });
+}
+
+const inTheWay = (number: number) => new RegExp(`cannot write .*${shardName(number)}: `);
+
+test('a shard that failed is made again, with nothing loaded or read again', () =>
+  withPlan(async ({ at, plan, numbers }) => {
+    await withSession(plan, async (session) => {
+      await session.make(0);
+      await rm(at('demo'), { recursive: true });
+      await rm(at('corpus.txt')); // it is open, and read where it stands
+      const clear = await obstruct(at('out'), 1);
+      for (let attempt = 0; attempt < 3; attempt++) await rejects(session.make(1), inTheWay(1));
+      await session.make(2);
+      const clearAnother = await obstruct(at('out'), 3);
+      await rejects(session.make(3), inTheWay(3));
+      await session.make(4);
+      await clear();
+      await clearAnother();
+      await session.make(3);
+      await session.make(1);
+      assert.equal(
+        (await readdir(at('out'))).filter((name) => /partial|claim/.test(name)),
+        [],
+      );
+      for (const number of numbers.slice(5)) await session.make(number);
+    });
+    await mergeDumps(at('out'));
+    await assertSameFolder(at('out'), at('whole'));
+  }));
+
+for (const seed of [1, 2]) {
+  test(`two at a time in any order, and every third fails at first (${seed})`, () =>
+    withPlan(
+      async ({ at, plan, numbers }) => {
+        const rng = random(seed);
+        const order = numbers
+          .map((number) => [number, rng.integer(0, 1e9)] as const)
+          .sort(([, a], [, b]) => a - b)
+          .map(([number]) => number);
+        const obstacles = new Map<number, () => Promise<void>>();
+        let failures = 0;
+        await withSession(plan, async (session) => {
+          await session.make(order.find((number) => number % 3 !== seed) as number); // with nothing there, all is refused
+          for (const number of numbers.filter((n) => n % 3 === seed)) {
+            obstacles.set(number, await obstruct(at('out'), number));
+          }
+          const left = [...order];
+          const work = async () => {
+            for (let number = left.shift(); number !== undefined; number = left.shift()) {
+              const clear = obstacles.get(number);
+              obstacles.delete(number);
+              if (clear) {
+                await rejects(session.make(number), inTheWay(number));
+                await clear();
+                failures++;
+                left.splice(Math.min(left.length, failures % 4), 0, number);
+              } else await session.make(number);
+            }
+          };
+          await Promise.all([work(), work()]);
+        });
+        assert.ok(failures > 3);
+        await mergeDumps(at('out'));
+        await assertSameFolder(at('out'), at('whole'));
+      },
+      { parquet: seed === 1 },
+    ));
+}
+
+test('a shard that fails does not fail the one that is made beside it', () =>
+  withPlan(async ({ at, plan }) => {
+    await withSession(plan, async (session) => {
+      await session.make(4);
+      await obstruct(at('out'), 0);
+      const results = await Promise.allSettled([0, 1, 2, 3].map((number) => session.make(number)));
+      assert.equal(
+        results.map(({ status }) => status),
+        ['rejected', 'fulfilled', 'fulfilled', 'fulfilled'],
+      );
+    });
+    const whole = await contentsOf(at('whole'));
+    for (const number of [1, 2, 3]) {
+      const made = await readFile(join(at('out'), shardName(number)));
+      assert.match(whole[shardName(number)] as string, new RegExp(`^${made.length} `));
+    }
+  }));
+
+test('a shard that another process makes is made when that one is gone', () =>
+  withPlan(async ({ at, plan }) => {
+    await withSession(plan, async (session) => {
+      await session.make(0);
+      await rm(at('demo'), { recursive: true });
+      const claim = (await new DiskStore(at('out')).claim(`manifest-1-of-${plan.count}.json.claim`)) as Claim;
+      await rejects(session.make(1), new RegExp(`is being written by process ${process.pid}`));
+      await session.make(2);
+      await claim.release();
+      await session.make(1);
+      await session.make(1); // which is there
+    });
+    const names = await readdir(at('out'));
+    assert.equal(
+      [0, 1, 2, 3].map((number) => names.includes(shardName(number))),
+      [true, true, true, false],
+    );
+  }));
+
+test('a connection that was lost, and is there again', () =>
+  withPlan(async ({ at, request, plan, numbers }) =>
+    withBlobServer(async (server) => {
+      await withSession({ ...plan, request: { ...request, out: address } }, async (session) => {
+        for (const number of numbers) {
+          const operation = ['commit', 'list', 'put block', 'acquire'][number % 5];
+          server.faults = (asked) => (asked.operation === operation ? { status: 400, code: 'Lost' } : undefined);
+          if (operation) await rejects(session.make(number), /Lost/);
+          server.faults = () => undefined;
+          await session.make(number);
+        }
+      });
+      await mergeDumps(address);
+      assert.equal(hashesOf(server), await contentsOf(at('whole')));
+      assert.not.ok([...blobsOf(server).keys()].some((name) => name.endsWith('.claim')));
+    }),
+  ));
+
+test('what is aborted leaves nothing half done, and another session goes on', () =>
+  withPlan(async ({ at, plan, numbers }) => {
+    const stop = new AbortController();
+    await withSession(
+      plan,
+      async (session) => {
+        await session.make(0);
+        const under = [1, 2].map((number) => session.make(number));
+        stop.abort(new Error('enough'));
+        await Promise.allSettled(under);
+        await rejects(session.make(4), /enough/);
+      },
+      stop.signal,
+    );
+    const names = await readdir(at('out'));
+    assert.ok(names.includes(shardName(0)));
+    assert.not.ok(names.some((name) => /partial|claim/.test(name)));
+    await withSession(plan, async (session) => {
+      for (const number of numbers.toReversed()) await session.make(number);
+    });
+    await mergeDumps(at('out'));
+    await assertSameFolder(at('out'), at('whole'));
+  }));
+
+test('closing waits for what is being computed', () =>
+  withPlan(async ({ at, plan }) => {
+    const session = await ShardSession.open(plan, { device });
+    const under = [0, 1].map((number) => session.make(number));
+    while (!(await readdir(at('out')).catch(() => [] as string[])).some((name) => name.endsWith('.partial'))) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    await session.close();
+    await Promise.allSettled(under);
+    assert.not.ok((await readdir(at('out'))).some((name) => /partial|claim/.test(name)));
+  }));
+
+test('a plan with fewer or more shards than the corpus makes, and numbers that are none', () =>
+  withPlan(async ({ at, plan }) => {
+    const { count } = plan;
+    await withSession({ ...plan, count: count - 2 }, async (session) => {
+      await session.make(count - 4);
+      const more = new RegExp(`^dump: planned with ${count - 2} shards, but the corpus makes more$`);
+      await rejects(session.make(count - 3), more);
+      await rm(at('corpus.txt'));
+      for (let attempt = 0; attempt < 3; attempt++) await rejects(session.make(count - 3), more); // with nothing read
+      for (const number of [-1, 0.5, Number.NaN, count - 2, 2 ** 60, '1', '../../evil', null, undefined]) {
+        await rejects(
+          session.make(number as number),
+          RangeError,
+          /^dump: there is no shard .* of \d+: they are numbered/,
+        );
+      }
+    });
+    assert.equal(
+      (await readdir(at('out'))).filter((name) => name.startsWith('shard-') && name.endsWith('.safetensors')),
+      [shardName(count - 4)],
+    );
+    await rm(at('out'), { recursive: true });
+    await writeFile(at('corpus.txt'), (await readFile(sampleText)).subarray(0, 8_000));
+    await withSession({ ...plan, count: count + 1 }, async (session) => {
+      await session.make(0);
+      for (let attempt = 0; attempt < 3; attempt++) {
+        await rejects(
+          session.make(count),
+          new RegExp(`has no block ${count}: it makes no more than ${count} shards now`),
+        );
+        await rm(at('corpus.txt'), { force: true });
+      }
+      await rejects(session.make(1), /corpus\.txt/); // the one reader came to the end, and another one finds no file
+    });
+  }));
+
+// ---- what failures leave
+
+/** Files of a folder that this process has open, where the system tells. */
+async function openFilesIn(folder: string): Promise<string[]> {
+  const numbers = await readdir('/proc/self/fd').catch(() => []);
+  const files = await Promise.all(numbers.map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')));
+  return files.filter((file) => file.startsWith(folder));
+}
+
+test('many failures leave no open files and no tensors', () =>
+  withPlan(async ({ at, plan }) => {
+    await withSession(plan, async (session) => {
+      for (const number of [0, 1]) await session.make(number);
+      const clear = await obstruct(at('out'), 2);
+      await rejects(session.make(2), inTheWay(2));
+      const { allocated } = device.memory();
+      for (let attempt = 0; attempt < 20; attempt++) await rejects(session.make(2), inTheWay(2));
+      assert.is(device.memory().allocated, allocated);
+      assert.equal(await openFilesIn(at('out')), []);
+      await clear();
+      await session.make(2);
+    });
+  }));
+
+/** A disk on which a file fails at its n-th write. */
+class FailingStore extends DiskStore {
+  writes = Number.POSITIVE_INFINITY;
+  drafts = 0;
+
+  override async draft(file: string, tag: string, piece?: string): Promise<Draft> {
+    const draft = await super.draft(file, tag, piece);
+    this.drafts++;
+    const { handle } = draft;
+    const write = handle.write.bind(handle) as (...all: unknown[]) => Promise<unknown>;
+    const counted = async (...all: unknown[]) => {
+      if (this.writes-- > 0) return write(...all);
+      throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' });
+    };
+    handle.write = counted as typeof handle.write;
+    return draft;
+  }
+}
+
+test('a disk that is full at any write, and then has room', () =>
+  withPlan(async ({ at, request }) => {
+    const sources = await openCorpus(request.corpus);
+    const prepared = await prepare({ ...request, batch: 1, device }, sources.map(describeSource));
+    const store = new FailingStore(at('out'));
+    await mkdir(at('out'));
+    const maker = new LocalMaker(prepared, { out: store });
+    const told: number[] = [];
+    maker.begin({ onStored() {}, onShard: async (number) => void told.push(number) });
+    const blocks: Block[] = [];
+    for await (const block of corpusBlocks(sources, maker)) if (blocks.push(block) === 4) break;
+    const [zero, one, two, three] = blocks as [Block, Block, Block, Block];
+    await device.synchronize();
+    const { allocated } = device.memory();
+    let failures = 0;
+    for (let writes = 0; ; writes++) {
+      store.writes = writes;
+      try {
+        await (await maker.make(one)).whole;
+        break;
+      } catch (error) {
+        failures++;
+        assert.match((error as Error).message, /cannot write .*shard-00001.*: no space is left on the disk/);
+      }
+      assert.equal(await readdir(at('out')), []);
+      await device.synchronize();
+      assert.is(device.memory().allocated, allocated, `${writes} writes`);
+      assert.equal(await openFilesIn(at('out')), []);
+    }
+    assert.ok(failures > 20, String(failures));
+    assert.ok(store.drafts > 3 * failures);
+    const whole = await contentsOf(at('whole'));
+    const made = await contentsOf(at('out'));
+    for (const name of Object.keys(made)) assert.is(made[name], whole[name]);
+    assert.equal(told, [1]);
+
+    // take() and finish() are for one run, which ends with the first failure.
+    store.writes = Number.POSITIVE_INFINITY;
+    await maker.take(zero);
+    await mkdir(join(at('out'), shardName(2), 'not empty'), { recursive: true });
+    await maker.take(two);
+    await rejects(maker.take(three), inTheWay(2));
+    await rejects(maker.finish(), inTheWay(2));
+    await (await maker.make(three)).whole; // and others stand for themselves
+    await maker.close();
+    assert.equal(told, [1, 0, 3]);
+  }));
+
+// ---- the cursor
+
+/** A corpus of so many blocks, which counts what is asked of it. */
+class CountedCorpus {
+  opened = 0;
+  closed = 0;
+  read = 0;
+  /** Where the readers that are opened from now on fail. */
+  broken = Number.POSITIVE_INFINITY;
+  readonly cursor = new BlockCursor(() => this.#open());
+  readonly #count: number;
+
+  constructor(count: number) {
+    this.#count = count;
+  }
+
+  async *#open(): AsyncGenerator<Block> {
+    this.opened++;
+    const { broken } = this;
+    try {
+      for (let number = 0; number < this.#count; number++) {
+        if (number === broken) throw new Error(`broken at ${number}`);
+        this.read++;
+        const none = new Int32Array(0);
+        yield { number, rows: 0, tokens: none, document: none, lengths: none, tokenCount: 0 };
+      }
+    } finally {
+      this.closed++;
+    }
+  }
+
+  async at(...numbers: number[]): Promise<void> {
+    for (const number of numbers) assert.is((await this.cursor.at(number)).number, number);
+  }
+
+  get counts(): { opened: number; closed: number; read: number } {
+    const { opened, closed, read } = this;
+    return { opened, closed, read };
+  }
+}
+
+test('blocks in order are read once, and a number that falls loses no place', async () => {
+  const corpus = new CountedCorpus(100);
+  await corpus.at(0, 1, 2, 5, 9);
+  assert.equal(corpus.counts, { opened: 1, closed: 0, read: 10 });
+  await corpus.at(3); // by a second reader
+  assert.equal(corpus.counts, { opened: 2, closed: 0, read: 14 });
+  await corpus.at(10, 11, 4, 5, 12, 6);
+  assert.equal(corpus.counts, { opened: 2, closed: 0, read: 20 });
+  await corpus.cursor.close();
+  assert.is(corpus.closed, 2);
+});
+
+test('there are four readers at most, and the one that was idle longest goes', async () => {
+  const corpus = new CountedCorpus(100);
+  await corpus.at(40, 30, 20, 10);
+  assert.equal(corpus.counts, { opened: 4, closed: 0, read: 41 + 31 + 21 + 11 });
+  await corpus.at(41); // used again: now the one at 31 is the idlest
+  await corpus.at(0);
+  assert.equal([corpus.opened, corpus.closed], [5, 1]);
+  const { read } = corpus;
+  await corpus.at(42, 22, 12, 1);
+  assert.equal([corpus.opened, corpus.closed, corpus.read - read], [5, 1, 1 + 2 + 2 + 1]);
+  await corpus.at(32); // from 23 on
+  assert.equal([corpus.opened, corpus.closed, corpus.read - read], [5, 1, 6 + 10]);
+  await corpus.cursor.close();
+  assert.is(corpus.closed, 5);
+});
+
+test('a block that is kept needs no reading, once each, and two are kept', async () => {
+  const corpus = new CountedCorpus(10);
+  const blocks = [];
+  for (const number of [0, 1, 2, 3]) blocks.push(await corpus.cursor.at(number));
+  for (const block of blocks.slice(0, 3)) corpus.cursor.keep(block);
+  assert.is(await corpus.cursor.at(2), blocks[2]);
+  assert.is(await corpus.cursor.at(1), blocks[1]);
+  assert.equal(corpus.counts, { opened: 1, closed: 0, read: 4 });
+  corpus.cursor.keep(blocks[2] as Block);
+  corpus.cursor.keep(blocks[2] as Block);
+  corpus.cursor.keep(blocks[3] as Block);
+  await corpus.at(2, 3, 4);
+  assert.equal(corpus.counts, { opened: 1, closed: 0, read: 5 });
+  await corpus.at(0);
+  assert.is(corpus.opened, 2);
+  await corpus.cursor.close();
+});
+
+test('the end: its number, whether a block is the last one, and no second reading', async () => {
+  const corpus = new CountedCorpus(10);
+  await corpus.at(7);
+  assert.is(await corpus.cursor.isLast(7), false);
+  await corpus.at(9);
+  assert.is(await corpus.cursor.isLast(9), true);
+  assert.equal(corpus.counts, { opened: 1, closed: 1, read: 10 });
+  await rejects(corpus.cursor.at(10), /^dump: the corpus has no block 10: it makes no more than 10 shards now$/);
+  await rejects(corpus.cursor.at(1000), /has no block 1000: it makes no more than 10 shards now/);
+  assert.is(await corpus.cursor.isLast(9), true);
+  assert.equal(corpus.counts, { opened: 1, closed: 1, read: 10 });
+  const shorter = new CountedCorpus(3);
+  await rejects(shorter.cursor.at(8), /has no block 8: it makes no more than 3 shards now/);
+  await shorter.at(2);
+  assert.is(await shorter.cursor.isLast(2), true);
+  await shorter.cursor.close();
+  assert.equal(shorter.counts, { opened: 2, closed: 2, read: 6 });
+});
+
+test('a reader that fails loses its own place only', async () => {
+  const corpus = new CountedCorpus(20);
+  await corpus.at(10);
+  corpus.broken = 5;
+  await corpus.at(2);
+  for (const number of [7, 5, 9]) await rejects(corpus.cursor.at(number), /^broken at 5$/);
+  const { opened } = corpus;
+  await corpus.at(11, 12);
+  assert.is(await corpus.cursor.isLast(12), false);
+  assert.is(corpus.opened, opened);
+  corpus.broken = Number.POSITIVE_INFINITY;
+  await corpus.at(7, 19);
+  assert.is(await corpus.cursor.isLast(19), true);
+  await corpus.cursor.close();
+  assert.is(corpus.closed, corpus.opened);
+});
+
+test.run();

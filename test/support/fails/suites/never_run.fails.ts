@@ -1,0 +1,4 @@
+import { suite } from '../../harness.js';
+
+const test = suite('never run');
+test('would pass', () => {});

@@ -1,0 +1,153 @@
+// Plans and locations: pure, without a device. The oracle is what each sentence says.
+import * as assert from 'uvu/assert';
+import { AtLayers, ConditionalHooks, TransformerHooks } from '../../src/transformer/hooks.js';
+import {
+  expandLocations,
+  formatLocation,
+  layerPoints,
+  locationNames,
+  locationShape,
+  parseLocation,
+} from '../../src/transformer/location.js';
+import { makePlan } from '../../src/transformer/pass_plan.js';
+import { sizes } from '../../src/transformer/weights/config.js';
+import { suite, throws } from '../support/harness.js';
+
+const test = suite('plan');
+const fused = {
+  lnAttn: 'fused',
+  attention: 'fused',
+  probs: false,
+  softmax: 'fused',
+  addAttn: 'product',
+  lnMlp: 'fused',
+  gelu: 'fused',
+  addMlp: 'product',
+};
+const nothing = () => undefined;
+
+test('nobody watching: everything fused, to the end', () => {
+  for (const hooks of [undefined, new TransformerHooks()]) {
+    const plan = makePlan(2, hooks);
+    assert.equal(plan.layers, [fused, fused]);
+    assert.equal([plan.lnF, plan.last, plan.watchesEnd], ['fused', undefined, false]);
+  }
+});
+
+test('a point opens its stretch at the layers that are watched, and no other', () => {
+  const hooks = new TransformerHooks();
+  hooks.mlp.preAct.appendFwd(new AtLayers(1).append(nothing));
+  hooks.attn.qkProbs.appendFwd(new AtLayers([0, 2]).append(nothing));
+  hooks.attn.q.appendFwd2(new AtLayers(1).append(nothing));
+  hooks.resid.torso.lnMlp.scale.appendFwd(new ConditionalHooks(() => false).append(nothing));
+  hooks.attn.qkLogits.appendBwd(nothing);
+  hooks.resid.torso.lnAttn.scale.appendFwd(new AtLayers(0));
+  const plan = makePlan(3, hooks);
+  assert.equal(plan.layers, [
+    { ...fused, lnMlp: 'open', attention: 'open' },
+    { ...fused, lnMlp: 'open', attention: 'split', gelu: 'open' },
+    { ...fused, lnMlp: 'open', attention: 'open' },
+  ]);
+});
+
+test('points that any form passes open nothing', () => {
+  const hooks = new TransformerHooks();
+  for (const point of [
+    'mlp.post_act',
+    'attn.v_out',
+    'resid.post_emb',
+    'resid.torso.post_attn',
+    'resid.torso.post_ln_mlp',
+    'resid.torso.post_mlp',
+  ]) {
+    hooks.appendToPath(`${point}.fwd`, nothing);
+  }
+  assert.equal(makePlan(1, hooks).layers, [fused]);
+  assert.equal(makePlan(1, hooks).watchesEnd, false);
+  hooks.logits.appendFwd(nothing);
+  assert.equal(makePlan(1, hooks).watchesEnd, true);
+});
+
+test('wanted locations count as watched, and the last one ends the pass', () => {
+  const plan = makePlan(3, undefined, ['0/mlp/pre_act', '1/attn/qk_softmax_denominator']);
+  assert.equal(plan.layers, [{ ...fused, gelu: 'open' }, { ...fused, attention: 'open', softmax: 'open' }, fused]);
+  assert.equal(plan.last, { point: 'attn.qk_softmax_denominator', layer: 1 });
+});
+
+test('an update that is watched is added by the layer norm that follows, unless that or the sum is watched', () => {
+  const additions = (...locations: string[]) => {
+    const hooks = new TransformerHooks();
+    for (const location of locations) {
+      const { point, layer } = parseLocation(location);
+      const hook = layer === undefined ? nothing : new AtLayers(layer as number).append(nothing);
+      hooks.appendToPath(`${point}.fwd`, hook);
+    }
+    // wanted locations count as watched
+    const [plan, wanted] = [makePlan(2, hooks), makePlan(2, undefined, locations)];
+    assert.equal(wanted.layers, plan.layers);
+    return plan.layers.flatMap(({ addAttn, addMlp }) => [addAttn, addMlp]);
+  };
+  assert.equal(additions('0/resid/post_attn', '1/resid/post_mlp'), ['product', 'product', 'product', 'product']);
+  assert.equal(additions('0/resid/delta_attn', '0/resid/delta_mlp'), ['norm', 'norm', 'product', 'product']);
+  assert.equal(additions('1/resid/delta_attn', '1/resid/delta_mlp'), ['product', 'product', 'norm', 'norm']);
+  const both = ['0/resid/delta_attn', '0/resid/delta_mlp', '1/resid/delta_mlp'];
+  assert.equal(additions(...both, '0/resid/post_attn'), ['apart', 'norm', 'product', 'norm']);
+  assert.equal(additions(...both, '0/resid/ln_mlp/scale'), ['apart', 'norm', 'product', 'norm']);
+  assert.equal(additions(...both, '1/resid/ln_attn/post_scale'), ['norm', 'apart', 'product', 'norm']);
+  assert.equal(additions(...both, '0/resid/post_mlp'), ['norm', 'apart', 'product', 'norm']);
+  assert.equal(additions(...both, 'resid/ln_f/post_mean_subtraction'), ['norm', 'norm', 'product', 'apart']);
+  assert.equal(additions(...both, '1/resid/post_mlp'), ['norm', 'norm', 'product', 'apart']);
+});
+
+test('probabilities that are only handed out come from the fused kernel', () => {
+  const probs = '0/attn/qk_probs';
+  const plan = (hooks: TransformerHooks | undefined, ...locations: string[]) => {
+    const { attention, probs } = makePlan(1, hooks, locations).layers[0] as ReturnType<typeof makePlan>['layers'][0];
+    return [attention, probs];
+  };
+  assert.equal(plan(undefined, probs), ['fused', true]);
+  assert.equal(plan(undefined, probs, '0/attn/v'), ['split', true]);
+  assert.equal(plan(undefined, probs, '0/attn/qk_logits'), ['open', false]);
+  assert.equal(plan(undefined, probs, '0/attn/qk_softmax_denominator'), ['open', false]);
+  const hooked = (point: string) => new TransformerHooks().appendToPath(`${point}.fwd`, nothing);
+  assert.equal(plan(hooked('attn.q'), probs), ['split', true]);
+  assert.equal(plan(hooked('attn.qk_probs'), probs), ['open', false]);
+  assert.equal(plan(hooked('attn.qk_probs'), 'logits'), ['open', false]);
+});
+
+test('locations are read and written', () => {
+  assert.equal(parseLocation('5/mlp/post_act'), { point: 'mlp.post_act', layer: 5 });
+  assert.equal(parseLocation('*/resid/delta_mlp'), { point: 'resid.torso.delta_mlp', layer: '*' });
+  assert.equal(parseLocation('3/resid/torso/ln_attn/scale'), { point: 'resid.torso.ln_attn.scale', layer: 3 });
+  assert.equal(parseLocation('resid/post_emb'), { point: 'resid.post_emb' });
+  assert.equal(parseLocation('resid/ln_f/scale'), { point: 'resid.ln_f.scale' });
+  assert.equal(parseLocation('logits'), { point: 'logits' });
+  for (const name of locationNames) {
+    const text = /^(logits|resid\/(post_emb|ln_f|post_ln_f))/.test(name) ? name : `7/${name}`;
+    assert.is(formatLocation(parseLocation(text)), text);
+  }
+  assert.is(locationNames.length, layerPoints.length + 6);
+  throws(() => parseLocation('5/mlp/post'), Error, /location '5\/mlp\/post' is not known; .* one of resid\/ln_attn/);
+  throws(() => parseLocation('mlp/post_act'), Error, /must begin with a layer, as in '0\/mlp\/post_act'/);
+  throws(() => parseLocation('1/logits'), Error, /must have no layer: 'logits'/);
+  throws(() => parseLocation('-1/mlp/post_act'), Error, /is not known/);
+});
+
+test('locations are expanded in the order of the pass, once each', () => {
+  const config = { ...(sizes.tiny as (typeof sizes)[string]), nLayers: 2 };
+  assert.equal(
+    expandLocations(
+      ['logits', '*/mlp/post_act', 'resid/post_emb', '1/mlp/post_act', '0/attn/q', '1/resid/torso/post_mlp'],
+      config,
+    ),
+    ['resid/post_emb', '0/attn/q', '0/mlp/post_act', '1/mlp/post_act', '1/resid/post_mlp', 'logits'],
+  );
+  throws(() => expandLocations(['2/mlp/post_act'], config), Error, /the layer must be from 0 to 1/);
+  assert.equal(locationShape('0/attn/qk_probs', config, 100, 3, 5), [3, 5, 5, 4]);
+  assert.equal(locationShape('0/attn/qk_softmax_denominator', config, 100, 3, 5), [3, 5, 1, 4]);
+  assert.equal(locationShape('1/resid/ln_mlp/scale', config, 100, 3, 5), [3, 5, 1]);
+  assert.equal(locationShape('0/mlp/pre_act', config, 100, 3, 5), [3, 5, 256]);
+  assert.equal(locationShape('logits', config, 100, 3, 5), [3, 5, 100]);
+});
+
+test.run();
