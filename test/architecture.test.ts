@@ -1,0 +1,151 @@
+// The layout that CONTRIBUTING describes. Oracle: the imports, includes and file names of the sources themselves.
+import { readdirSync, readFileSync } from 'node:fs';
+import { basename, dirname, join, normalize, relative } from 'node:path';
+import * as assert from 'uvu/assert';
+import { packageRoot } from '../src/engine/native.js';
+import { suite } from './support/harness.js';
+
+const test = suite('architecture');
+
+/** The files below a folder of the package, as paths from its root. */
+const filesBelow = (folder: string): string[] =>
+  readdirSync(join(packageRoot, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(packageRoot, join(entry.parentPath, entry.name)))
+    .sort();
+
+const sources = filesBelow('src').filter((file) => file.endsWith('.ts'));
+
+/** What a TypeScript file imports of the project, as paths from the root; without `types`, only what is loaded when it runs. */
+const importsOf = (file: string, types: boolean): Set<string> => {
+  const text = readFileSync(join(packageRoot, file), 'utf8');
+  const found = text.matchAll(/^(?:import|export) (type )?[^'"]*'(\.[^']+)\.js';$|\bimport\('(\.[^']+)\.js'\)/gm);
+  const paths = [...found]
+    .filter(([, type]) => types || type === undefined)
+    .map(([, , path, lazy]) => path ?? lazy ?? '');
+  return new Set(paths.map((path) => `${normalize(join(dirname(file), path))}.ts`));
+};
+
+type Graph = Map<string, Set<string>>;
+
+const fileGraph: Graph = new Map(sources.map((file) => [file, importsOf(file, true)]));
+
+const folderGraph: Graph = new Map();
+for (const [file, imported] of fileGraph) {
+  const folder = dirname(file);
+  const folders = folderGraph.get(folder) ?? new Set();
+  for (const other of imported) if (dirname(other) !== folder) folders.add(dirname(other));
+  folderGraph.set(folder, folders);
+}
+
+/** A way from some node back to itself, such as `a -> b -> a`; undefined when there is none. */
+function cycleOf(graph: Graph): string | undefined {
+  const done = new Set<string>();
+  const way: string[] = [];
+  const visit = (node: string): string | undefined => {
+    if (way.includes(node)) return [...way.slice(way.indexOf(node)), node].join(' -> ');
+    if (done.has(node)) return undefined;
+    done.add(node);
+    way.push(node);
+    for (const next of graph.get(node) ?? []) {
+      const cycle = visit(next);
+      if (cycle) return cycle;
+    }
+    way.pop();
+    return undefined;
+  };
+  return [...graph.keys()].map(visit).find((cycle) => cycle !== undefined);
+}
+
+test('a cycle is found', () => {
+  const graph = (edges: Record<string, string[]>): Graph =>
+    new Map(Object.entries(edges).map(([a, b]) => [a, new Set(b)]));
+  assert.is(cycleOf(graph({ a: ['b', 'c'], b: ['c'], c: ['d'] })), undefined);
+  assert.is(cycleOf(graph({ a: ['b'], b: ['c'], c: ['b'] })), 'b -> c -> b');
+});
+
+test('imports are found', () => {
+  const edges = [...fileGraph.values()].reduce((sum, imported) => sum + imported.size, 0);
+  assert.ok(edges > 500, `${edges} imports`);
+  for (const [file, imported] of fileGraph) {
+    for (const other of imported) assert.ok(fileGraph.has(other), `${file} imports ${other}`);
+  }
+});
+
+test('no file imports itself by way of others; types alone may go around, as a tensor and its operations do', () =>
+  assert.is(cycleOf(new Map(sources.map((file) => [file, importsOf(file, false)]))), undefined));
+
+test('no folder imports itself by way of others, types included', () => assert.is(cycleOf(folderGraph), undefined));
+
+// each storey of src/, and those that it may look down to
+const storeys: Record<string, string[]> = {
+  cli: ['dump', 'context', 'transformer', 'autoencoder', 'files', 'engine'],
+  dump: ['context', 'transformer', 'autoencoder', 'files', 'engine'],
+  context: ['transformer', 'autoencoder', 'files', 'engine'],
+  transformer: ['files', 'engine'],
+  autoencoder: ['files', 'engine'],
+  files: [],
+  engine: [],
+};
+
+test('every import leads down', () => {
+  const storeyOf = (file: string): string | undefined => file.split('/').slice(1, -1)[0];
+  for (const [file, imported] of fileGraph) {
+    const storey = storeyOf(file);
+    if (storey === undefined) continue; // src/index.ts, which nobody imports
+    const below = storeys[storey];
+    assert.ok(below, `${file} lies in no storey`);
+    for (const other of imported) {
+      const to = storeyOf(other);
+      assert.ok(to === storey || (to !== undefined && below.includes(to)), `${file} imports ${other}`);
+    }
+  }
+});
+
+test('native code includes nothing of kernels/, and kernels/ of native/ only the headers that both share', () => {
+  const included = (file: string): string[] =>
+    [...readFileSync(join(packageRoot, file), 'utf8').matchAll(/^#include "(?!cuda_runtime)([^"]+)"/gm)].map(
+      ([, path = '']) => path,
+    );
+  const code = (folder: string) => filesBelow(folder).filter((file) => /\.(cc|h|cu|cuh)$/.test(file));
+  const native = code('native').filter((file) => !file.startsWith('native/nodedir/'));
+  const kernels = code('kernels');
+  assert.ok(native.length > 30 && kernels.length > 30);
+  for (const file of native) {
+    for (const path of included(file)) {
+      assert.ok(native.includes(normalize(join(dirname(file), path))), `${file} includes ${path}`);
+    }
+  }
+  for (const file of kernels) {
+    for (const path of included(file)) {
+      const paths = [join(dirname(file), path), join('native', path)].map(normalize);
+      const found = paths.find((candidate) => kernels.includes(candidate) || native.includes(candidate));
+      assert.ok(found && !found.startsWith('native/cpu/'), `${file} includes ${path}`);
+    }
+  }
+});
+
+// flat lists: a file for each operation, each kernel or each command
+const flatLists = ['src/engine/ops', 'native/cpu', 'kernels', 'src/cli', 'test/engine'];
+
+test('a folder has at most 16 files', () => {
+  const files = ['src', 'native', 'kernels', 'test', 'bench']
+    .flatMap(filesBelow)
+    .filter((file) => !/^(test\/fixtures|bench\/results)\/|__pycache__/.test(file));
+  const counts = new Map<string, number>();
+  for (const file of files) counts.set(dirname(file), (counts.get(dirname(file)) ?? 0) + 1);
+  for (const [folder, count] of counts) {
+    assert.ok(count <= 16 || flatLists.includes(folder), `${folder} has ${count} files`);
+  }
+});
+
+test('two files of one name are a command and the module that does its work', () => {
+  const byName = new Map<string, string[]>();
+  for (const file of sources) byName.set(basename(file), [...(byName.get(basename(file)) ?? []), file]);
+  for (const files of byName.values()) {
+    const others = files.filter((file) => dirname(file) !== 'src/cli');
+    assert.ok(others.length <= 1, `${others.join(' and ')} have one name`);
+  }
+});
+
+test.run();
