@@ -77,8 +77,8 @@ test('no file imports itself by way of others; types alone may go around, as a t
 
 test('no folder imports itself by way of others, types included', () => assert.is(cycleOf(folderGraph), undefined));
 
-// each storey of src/, and those that it may look down to
-const storeys: Record<string, string[]> = {
+// each layer of src/, and those that it may import
+const layers: Record<string, string[]> = {
   cli: ['dump', 'context', 'transformer', 'autoencoder', 'files', 'engine'],
   dump: ['context', 'transformer', 'autoencoder', 'files', 'engine'],
   context: ['transformer', 'autoencoder', 'files', 'engine'],
@@ -89,15 +89,15 @@ const storeys: Record<string, string[]> = {
 };
 
 test('every import leads down', () => {
-  const storeyOf = (file: string): string | undefined => file.split('/').slice(1, -1)[0];
+  const layerOf = (file: string): string | undefined => file.split('/').slice(1, -1)[0];
   for (const [file, imported] of fileGraph) {
-    const storey = storeyOf(file);
-    if (storey === undefined) continue; // src/index.ts, which nobody imports
-    const below = storeys[storey];
-    assert.ok(below, `${file} lies in no storey`);
+    const layer = layerOf(file);
+    if (layer === undefined) continue; // src/index.ts, which nobody imports
+    const below = layers[layer];
+    assert.ok(below, `${file} lies in no layer`);
     for (const other of imported) {
-      const to = storeyOf(other);
-      assert.ok(to === storey || (to !== undefined && below.includes(to)), `${file} imports ${other}`);
+      const to = layerOf(other);
+      assert.ok(to === layer || (to !== undefined && below.includes(to)), `${file} imports ${other}`);
     }
   }
 });
