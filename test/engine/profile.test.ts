@@ -3,8 +3,8 @@
 import * as assert from 'uvu/assert';
 import { openDevice } from '../../src/engine/device.js';
 import { gelu } from '../../src/engine/ops/gelu.js';
-import { linear } from '../../src/engine/ops/matmul.js';
-import { packWeights } from '../../src/engine/ops/packed_matrix.js';
+import { linear } from '../../src/engine/ops/linear.js';
+import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { floorOf, workOf } from '../../src/engine/work.js';
 import { Transformer } from '../../src/transformer/transformer.js';

@@ -1,4 +1,4 @@
-// Attention: fused, and the mask of its open form.
+// Attention in one operation: the scores are never stored.
 import { checkDType, checkFloat, checkNumber, checkOperands, checkShape, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
@@ -69,22 +69,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   return out;
 }
 
-/**
- * Sets what attention must not see to -inf, in place: logits [batch, heads, queries, keys] (any strides), the same mask
- * as attention's.
- */
-export function maskLogits(logits: Tensor, { causal = true, pad }: { causal?: boolean; pad?: Tensor } = {}): Tensor {
-  const device = checkOperands('maskLogits', { logits, pad });
-  checkFloat('maskLogits', 'logits', logits);
-  if (logits.shape.length !== 4) {
-    throw new RangeError(wrong('maskLogits', 'logits', '[batch, heads, queries, keys]', showShape(logits.shape)));
-  }
-  if (pad) checkPad('maskLogits', pad, logits.shape[0] as number, logits.shape[3] as number);
-  withContiguous([pad], (rows) => device.run('maskLogits', logits.handle, rows?.handle ?? null, causal));
-  return logits;
-}
-
-function checkPad(operation: string, pad: Tensor, batch: number, keys: number): void {
+/** Demands that `pad` marks the padding of [batch, keys]. */
+export function checkPad(operation: string, pad: Tensor, batch: number, keys: number): void {
   checkDType(operation, 'pad', pad, 'bool');
   checkShape(operation, 'pad', pad.shape, [batch, keys], 'batch and keys');
 }

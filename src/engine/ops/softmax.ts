@@ -1,7 +1,7 @@
 // Softmax, and its numerator for those who want the denominator in hand.
 import { checkedDim, checkFloat, checkOperands } from '../check.js';
-import { dimLast } from './reduce.js';
 import type { Tensor } from './tensor.js';
+import { dimLast } from './views.js';
 
 function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Tensor {
   const device = checkOperands(operation, { t: x });

@@ -6,10 +6,12 @@ import { fromHost, type HostData } from '../host_data.js';
 import { native, type ViewHandle } from '../native.js';
 import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf } from '../shape.js';
 import { Storage } from '../storage.js';
-import { copy, fill } from './copy.js';
-import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Operand, sub, subInPlace } from './elementwise.js';
+import { argmax } from './argmax.js';
+import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Operand, sub, subInPlace } from './binary.js';
+import { copy } from './copy.js';
+import { fill } from './fill.js';
 import { randint, randn } from './random.js';
-import { argmax, max, mean, type ReduceOptions, sum } from './reduce.js';
+import { max, mean, type ReduceOptions, sum } from './reduce.js';
 import { topK } from './top_k.js';
 
 export interface TensorOptions {

@@ -1,0 +1,16 @@
+// How long each latent of an autoencoder has been zero.
+import { checkDType, checkOperands, checkShape } from '../check.js';
+import { rowCount } from '../shape.js';
+import { withContiguous } from './contiguous.js';
+import type { Tensor } from './tensor.js';
+
+/** stats int32 [N], in place: 0 where some row of latents [..., N] is not zero in that column, then 1 added everywhere. */
+export function updateLastNonzero(stats: Tensor, latents: Tensor): void {
+  const device = checkOperands('updateLastNonzero', { stats, latents });
+  const n = latents.shape[latents.shape.length - 1] as number;
+  checkShape('updateLastNonzero', 'stats', stats.shape, [n], 'the columns of latents');
+  checkDType('updateLastNonzero', 'stats', stats, 'int32');
+  withContiguous([latents], (rows) =>
+    device.run('updateLastNonzero', stats.handle, rows.reshape(rowCount(rows.shape), n).handle),
+  );
+}
