@@ -41,7 +41,7 @@ test('a op b with broadcasting', async () => {
     const expected = Float64Array.from({ length: product(target) }, (_, i) =>
       functions[kind](under(a, target, i), under(b, target, i)),
     );
-    // what leaves float16's range becomes infinite, as in any conversion
+    // a value outside float16's range becomes infinite, as in any conversion
     const wide =
       got.dtype === 'float16' ? expected.map((v) => (Math.abs(v) >= 65520 ? Math.sign(v) * Infinity : v)) : expected;
     closeAs(await got.read(), wide, got.dtype);

@@ -1,5 +1,5 @@
-// One operation, one name: each line of native/ops.h has its four files, and its method in src/engine/native.ts. Oracle:
-// native/ops.h.
+// One operation, one name: each line of native/ops.h has four files of its name and a method in src/engine/native.ts.
+// Oracle: the lines of native/ops.h.
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -21,25 +21,25 @@ const folders: readonly Folder[] = [
   {
     path: 'src/engine/ops',
     ending: '.ts',
-    // the tensor itself and its way to the host; what several operations need
+    // the tensor itself and its copy on the host; code that several operations share
     others: ['tensor', 'to_host', 'contiguous', 'overlap', 'product', 'views'],
   },
   {
     path: 'native/cpu',
     ending: '.cc',
-    // the backend and its table of operations, its threads, and what the processor can do at most
+    // the backend, its table of operations, its threads, and the measurement of what the processor can do
     others: ['backend', 'operations', 'threads', 'ceiling'],
   },
   {
     path: 'kernels',
     ending: '.cu',
-    // the backend; the kernels that several products share, and what they make of their operands
+    // the backend; the kernels that several products share, and how these convert and describe their operands
     others: ['backend', 'product_dense', 'product_sparse', 'planes', 'tma_map'],
   },
   {
     path: 'test/engine',
     ending: '.test.ts',
-    // what belongs to all operations or to none
+    // tests of all operations or of none
     others: ['accuracy', 'device', 'names', 'profile', 'switches', 'tensor'],
   },
 ];
@@ -84,7 +84,7 @@ function typeOf(type: string): string {
   throw new Error(`native/ops.h: there is no TypeScript type for ${type}`);
 }
 
-test('NativeOperations: a method for each operation, its parameters by the same names, in the same order, of the same types', () => {
+test('NativeOperations: each operation is a method with the same parameters, by name, order and type', () => {
   const body = /^export interface NativeOperations \{\n(.*?)^\}/ms.exec(read('src', 'engine', 'native.ts'))?.[1] ?? '';
   // a view may be left out: `ViewHandle | null`; nothing else may
   const methods = [...body.matchAll(/(\w+)\(([^)]*)\): void;/g)].map(([, name, parameters]) => {

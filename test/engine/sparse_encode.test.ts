@@ -12,7 +12,7 @@ import { rejects, suite } from '../support/harness.js';
 const test = suite('sparse_encode');
 
 test(
-  '200 random shapes: what passes the threshold, or is among the k largest, and nothing else',
+  '200 random shapes: the values that pass the threshold, or are among the k largest, and nothing else',
   async () => {
     await cases(200, async (c) => {
       const k = c.rng.integer(0, 60);
@@ -56,18 +56,18 @@ test(
 );
 
 test('the same result for any number of threads and any batch', async () => {
-  const runs = [];
+  const results = [];
   for (const threads of [1, 2, 4]) {
     const device = testDevice(threads);
     using w = Tensor.randn([33, 5000], { seed: 1, device });
     using packed = packWeights(w);
     using x = Tensor.randn([600, 33], { seed: 2, device });
-    runs.push([await sparseEncode(x, packed, { threshold: 9 }), await sparseEncode(x, packed, { k: 32 })]);
+    results.push([await sparseEncode(x, packed, { threshold: 9 }), await sparseEncode(x, packed, { k: 32 })]);
     const part = await sparseEncode(x.slice(0, 300, 301), packed, { k: 32 });
-    const [, top] = runs[0] as [unknown, Awaited<ReturnType<typeof sparseEncode>>];
+    const [, top] = results[0] as [unknown, Awaited<ReturnType<typeof sparseEncode>>];
     close(part.indices, top.indices.slice(Number(top.rowPtr[300]), Number(top.rowPtr[301])));
   }
-  for (const run of runs.slice(1)) assert.equal(run, runs[0]);
+  for (const result of results.slice(1)) assert.equal(result, results[0]);
 });
 
 test('ties go to the lowest index, whichever thread met them first', async () => {
@@ -88,7 +88,7 @@ test('ties go to the lowest index, whichever thread met them first', async () =>
   }
 });
 
-test('what several threads found of a row is put together, row by row beside others', async () => {
+test('the latents that several threads found of a row are merged, row by row beside others', async () => {
   const [rows, n, top] = [1024, 1600, 32];
   const options = { k: top };
   let expected: number[] | undefined;

@@ -37,7 +37,7 @@ function run(environment: Record<string, string>): { status: number | null; stdo
 
 const sum = (stdout: string) => Number(/sum (\S+)/.exec(stdout)?.[1]);
 
-test('none: a failure is told later', () => {
+test('none: a failure is reported later', () => {
   const { status, stdout } = run({});
   assert.is(status, 0);
   assert.match(stdout, /queued/);
@@ -72,7 +72,7 @@ test('SONDE_TRACE: a timeline that JSON can read', async () => {
   });
 });
 
-// the CPU's instruction sets have no say on a GPU
+// the CPU's instruction sets do not matter on a GPU
 const testOnCpu = onCpu ? test : () => {};
 
 testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one passes the operations', () => {

@@ -1,4 +1,4 @@
-// Where the largest value of each row is.
+// The index of the largest value, over one dimension.
 import { checkedDim, checkOperands, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';

@@ -5,8 +5,9 @@ import { withContiguous } from './contiguous.js';
 import type { Tensor } from './tensor.js';
 
 /**
- * Layer norm over the last dimension: (x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, arXiv 1607.06450).
- * x [..., width], gain and bias [width]; returns a tensor like x. Statistics are in float32, the variance in a second pass.
+ * Layer norm over the last dimension: (x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, arXiv
+ * 1607.06450). x [..., width], gain and bias [width]; returns a tensor like x. Statistics are in float32, the variance
+ * in a second pass.
  * @throws RangeError for other shapes, TypeError for dtypes that are no floats.
  */
 export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, { eps = 1e-5 }: { eps?: number } = {}): Tensor {

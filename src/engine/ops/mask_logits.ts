@@ -1,4 +1,4 @@
-// The mask of attention, for those who compute logits, softmax and mix one by one.
+// The mask of attention, for attention in separate steps: logits, mask, softmax, mix.
 import { checkFloat, checkOperands, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import { checkPad } from './attention.js';
@@ -6,8 +6,8 @@ import { withContiguous } from './contiguous.js';
 import type { Tensor } from './tensor.js';
 
 /**
- * Sets what attention must not see to -inf, in place: logits [batch, heads, queries, keys] (any strides), the same mask
- * as attention's.
+ * Sets the logits that attention must not see to -inf, in place: logits [batch, heads, queries, keys] of any strides,
+ * with the same mask as attention's.
  */
 export function maskLogits(logits: Tensor, { causal = true, pad }: { causal?: boolean; pad?: Tensor } = {}): Tensor {
   const device = checkOperands('maskLogits', { logits, pad });

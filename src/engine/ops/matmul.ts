@@ -7,8 +7,8 @@ import { checkBias, checkGivenOut, type ProductOptions, precisionCode } from './
 import type { Tensor } from './tensor.js';
 
 /**
- * a b + bias: a [..., M, K], b [..., K, N] (or [..., N, K] with transposeB) -> [..., M, N]; leading dimensions broadcast.
- * Accumulated in float32 over K in a fixed order: a row's result does not depend on the other rows.
+ * a b + bias: a [..., M, K], b [..., K, N] (or [..., N, K] with transposeB) -> [..., M, N]; leading dimensions
+ * broadcast. Accumulated in float32 over K in a fixed order: a row's result does not depend on the other rows.
  */
 export function matmul(
   a: Tensor,

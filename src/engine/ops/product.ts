@@ -1,4 +1,4 @@
-// What matrix products share: their precision, and the checks of a bias and of a tensor for the result.
+// The options that matrix products share: precision, bias, a tensor for the result; and their checks.
 import { checkFloat, checkShape, describe, wrong } from '../check.js';
 import { overlaps } from './overlap.js';
 import type { Tensor } from './tensor.js';
@@ -14,7 +14,7 @@ export type Precision = keyof typeof precisions;
 export interface ProductOptions {
   /** [N], added to every row. */
   bias?: Tensor;
-  /** Where to put the result: [..., M, N], contiguous, apart from the operands. */
+  /** The tensor for the result: [..., M, N], contiguous, apart from the operands. */
   out?: Tensor;
   precision?: Precision;
 }

@@ -29,7 +29,7 @@ export interface SparseEncodeOptions {
   threshold?: number;
   /** Only look at each row's k largest. */
   k?: number;
-  /** Keep positive values only (default); without it, those whose magnitude is above the threshold. */
+  /** Keep positive values only (default); without it, the values whose magnitude is above the threshold. */
   relu?: boolean;
   precision?: Precision;
 }

@@ -4,7 +4,10 @@ import { rowCount } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { Tensor } from './tensor.js';
 
-/** stats int32 [N], in place: 0 where some row of latents [..., N] is not zero in that column, then 1 added everywhere. */
+/**
+ * In place, on stats int32 [N]: sets 0 where a row of latents [..., N] is not zero in that column, then adds 1
+ * everywhere.
+ */
 export function updateLastNonzero(stats: Tensor, latents: Tensor): void {
   const device = checkOperands('updateLastNonzero', { stats, latents });
   const n = latents.shape[latents.shape.length - 1] as number;

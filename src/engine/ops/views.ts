@@ -1,9 +1,9 @@
-// Views that several operations need: a tensor in the shape of another, or with its dimensions in another order.
+// Views that several operations need: a tensor broadcast to another's shape, or with another dimension last.
 import { wrong } from '../check.js';
 import { broadcastShape, broadcastStrides, sameShape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
-/** x seen in the shape of `like`. */
+/** A view of x in the shape of `like`. */
 export function broadcastTo(operation: string, argument: string, x: Tensor, like: Tensor): Tensor {
   if (sameShape(x.shape, like.shape)) return x;
   const shape = broadcastShape(x.shape, like.shape);
@@ -13,7 +13,7 @@ export function broadcastTo(operation: string, argument: string, x: Tensor, like
   return x.window(like.shape, broadcastStrides(x.shape, x.strides, like.shape));
 }
 
-/** x with dimension `dim` last, as a view. */
+/** A view of x with dimension `dim` last. */
 export function dimLast(x: Tensor, dim: number): Tensor {
   if (dim === x.shape.length - 1) return x;
   return x.permute([...x.shape.keys()].filter((d) => d !== dim).concat(dim));
