@@ -1,6 +1,6 @@
 // What a benchmark measures, what each figure should reach, and who else measures it: read by all sides.
 import type { DType } from '../../src/engine/dtype.js';
-import type { Precision } from '../../src/engine/ops/matmul.js';
+import type { Precision } from '../../src/engine/ops/product.js';
 
 /** Who computes: sonde, its AVX2 kernels, PyTorch and so on, or the original implementation. Each is a process of its own. */
 export const sides = ['sonde', 'avx2', 'torch', 'openblas', 'onnxruntime', 'original'] as const;

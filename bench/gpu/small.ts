@@ -1,8 +1,8 @@
 // Every operation once or twice on the CUDA device, on odd shapes (1, primes, one more than a tile), against the CPU device. Small
 // enough for compute-sanitizer, and for the emulator. node build-test/bench/gpu/small.js [word]...: only what has a word in its name
 import type { NativeOperations } from '../../src/engine/native.js';
-import { relu } from '../../src/engine/ops/gelu.js';
-import { updateLastNonzero } from '../../src/engine/ops/sparse.js';
+import { relu } from '../../src/engine/ops/relu.js';
+import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
 import {
   addLayerNorm,
   attention,

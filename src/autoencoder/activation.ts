@@ -1,6 +1,6 @@
 // The activation functions of sparse autoencoders, under the names that files give them.
 import { describe } from '../engine/check.js';
-import { relu as reluOf } from '../engine/ops/gelu.js';
+import { relu as reluOf } from '../engine/ops/relu.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { topKMask } from '../engine/ops/top_k.js';
 

@@ -6,11 +6,13 @@ import { checkFloat, checkInteger, checkOperands, describe, wrong } from '../eng
 import { type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
 import { embedding } from '../engine/ops/embedding.js';
-import { linear } from '../engine/ops/matmul.js';
-import { type PackedMatrix, packWeights } from '../engine/ops/packed_matrix.js';
-import { type SparseLatents, sparseDecode, sparseEncode, updateLastNonzero } from '../engine/ops/sparse.js';
+import { linear } from '../engine/ops/linear.js';
+import { type PackedMatrix, packWeights } from '../engine/ops/pack_weights.js';
+import { sparseDecode } from '../engine/ops/sparse_decode.js';
+import { type SparseLatents, sparseEncode } from '../engine/ops/sparse_encode.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { toHost } from '../engine/ops/to_host.js';
+import { updateLastNonzero } from '../engine/ops/update_last_nonzero.js';
 import { disposeAll } from '../engine/scope.js';
 import { rowCount, type Shape, sameShape, showShape, sizeOf } from '../engine/shape.js';
 import { type FetchOptions, openBlob } from '../files/blob/blob.js';

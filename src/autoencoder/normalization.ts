@@ -1,6 +1,6 @@
 // The normalisation of inputs that openai/sparse_autoencoder's v5 autoencoders were trained with: each row's mean is
 // removed, then it is divided by its standard deviation (the unbiased one) plus 1e-5; a reconstruction is turned back.
-import { rootMeanSquare } from '../engine/ops/layer_norm.js';
+import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { disposeAll } from '../engine/scope.js';
 

@@ -2,7 +2,7 @@
 // loaded or without loading it at all. Subclasses bring models of other kinds.
 import { checkInteger, describe, wrong } from '../engine/check.js';
 import { Device, getDefaultDevice } from '../engine/device.js';
-import { rootMeanSquare } from '../engine/ops/layer_norm.js';
+import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { toHost } from '../engine/ops/to_host.js';
 import { sameShape, showShape } from '../engine/shape.js';

@@ -1,4 +1,4 @@
-// The words of every argument error: operation, argument, what it must be and why, what it is.
+// Checks of arguments. An error names the operation and the argument, what it must be and why, and what it is.
 import type { Device } from './device.js';
 import { type DType, isFloat } from './dtype.js';
 import { maxRank, type Shape, sameShape, showShape } from './shape.js';
@@ -44,8 +44,8 @@ export function checkFloat(operation: string, argument: string, tensor: Typed): 
 }
 
 /**
- * Demands that every given argument is a tensor (or packed matrix) that may still be used, all on one device; undefined
- * ones were left out. Returns the device.
+ * Demands that every given argument is a tensor (or packed matrix) that may still be used, all on one device; an
+ * argument that was left out is undefined. Returns the device.
  */
 export function checkOperands(operation: string, operands: Record<string, Operand | undefined>): Device {
   let first: [string, Operand] | undefined;
@@ -89,7 +89,7 @@ export function checkNumber(operation: string, argument: string, value: unknown)
   throw new TypeError(wrong(operation, argument, 'a number', describe(value)));
 }
 
-/** `shape` as a copy, if it can be one: at most 8 dimensions, integers of 0 or more, fewer than 2^53 elements. */
+/** A copy of `shape`, if it is one: at most 8 dimensions, integers of 0 or more, fewer than 2^53 elements. */
 export function checkedShape(operation: string, shape: unknown): number[] {
   if (!Array.isArray(shape)) throw new TypeError(wrong(operation, 'shape', 'an array of integers', describe(shape)));
   if (shape.length > maxRank) {

@@ -32,7 +32,7 @@ export interface ProfileEntry {
   readonly operation: string;
   /** Its tensors and packed matrices. */
   readonly arguments: NativeTiming['arguments'];
-  /** The part of the model: `embedding`, `layer 3`, `end`. Empty for what belongs to none. */
+  /** The part of the model: `embedding`, `layer 3`, `end`. It is empty for an operation outside the model. */
   readonly section: string;
   readonly begin: number;
   readonly seconds: number;
@@ -45,11 +45,11 @@ type OperationArguments<Name extends keyof NativeOperations> =
 export class Device {
   readonly name: string;
   readonly kind: 'cpu' | 'cuda';
-  /** What computes, in words: `AVX-512, 2 threads`. */
+  /** A description of the processor: `AVX-512, 2 threads`. */
   readonly description: string;
   /** @internal */
   readonly handle: DeviceHandle;
-  #sections: string[] | undefined; // of the profile that runs
+  #sections: string[] | undefined; // of the profile under way
 
   /** @internal Use openDevice. */
   constructor(name: string, kind: 'cpu' | 'cuda', handle: DeviceHandle) {
@@ -69,7 +69,7 @@ export class Device {
     await this.settled(native.synchronize(this.handle));
   }
 
-  /** @internal Resolves when all work queued so far is done, whether or not it failed: the error is left for who waits. */
+  /** @internal Resolves when all work queued so far is done, even if it failed: the next wait reports the error. */
   reached(): Promise<void> {
     return native.reached(this.handle);
   }
@@ -80,8 +80,8 @@ export class Device {
   }
 
   /**
-   * What this device can do at most, measured now, in about a second: the yardstick for a profile. 0 stands for what cannot
-   * be measured, which is so on GPUs.
+   * The most that this device can do, measured now, in about a second: the yardstick for a profile. A figure that
+   * cannot be measured is 0. On GPUs all are.
    */
   async ceilings(): Promise<Ceilings> {
     const measure = (kind: number) => this.settled(native.ceiling(this.handle, kind));
@@ -89,8 +89,8 @@ export class Device {
   }
 
   /**
-   * Runs something and tells how long each operation took that this device carried out meanwhile. On a GPU, every operation
-   * is waited for. One profile at a time.
+   * Calls `run` and reports how long each operation took that this device carried out meanwhile. On a GPU, each
+   * operation is waited for. There is one profile at a time.
    */
   async profile(run: () => Promise<unknown>): Promise<ProfileEntry[]> {
     if (this.#sections) throw new Error(`profile: ${this.name} is being profiled already`);
@@ -109,7 +109,7 @@ export class Device {
     return timings.map(({ section, ...timing }) => ({ ...timing, section: sections[section] as string }));
   }
 
-  /** @internal Names what is queued from here on, should there be a profile. */
+  /** @internal Names the section of the operations that are queued from here on, for a profile under way. */
   section(name: string): void {
     const sections = this.#sections;
     if (!sections) return;
@@ -129,7 +129,9 @@ export class Device {
     if (failure) throw new DeviceError(this.name, failure);
   }
 
-  /** @internal Turns the native reason of a rejected wait into a DeviceError with the stack of who waits. */
+  /**
+   * @internal Converts the native reason of a rejected wait into a DeviceError with the stack of the waiting caller.
+   */
   async settled<T>(promise: Promise<T>): Promise<T> {
     const here = new Error();
     try {
@@ -143,7 +145,7 @@ export class Device {
   }
 }
 
-/** What the CUDA backend can compute on, each GPU in words, or in one sentence why it cannot. */
+/** A description of each GPU that the CUDA backend can use, or one sentence that says why it can use none. */
 function cudaDevices(): { reason: string } | { devices: string[] } {
   if (existsSync(cudaLibrary)) return native.cudaDevices(cudaLibrary);
   if (process.env.SONDE_CUDA_LIBRARY) return { reason: `SONDE_CUDA_LIBRARY is ${cudaLibrary}, which is not there` };

@@ -1,4 +1,4 @@
-// What Tensor.from accepts, brought into one typed array, a shape, and the dtypes it has and shall get.
+// Converts the data that Tensor.from accepts to one typed array, a shape, the dtype stored and the dtype asked for.
 import { checkedShape, describe, wrong } from './check.js';
 import { type DType, dtypes, isFloat } from './dtype.js';
 import { type Shape, showShape, sizeOf } from './shape.js';

@@ -1,4 +1,5 @@
-// Finds and loads the addon, and types it. Each operation of native/ops.h is a method here, called from one file only.
+// Finds and loads the addon, and types it. Each operation of native/ops.h is a method here, which the file of the same
+// name in ops/ calls.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -14,7 +15,9 @@ export type CsrHandle = Handle<'csr'>;
 
 export type RawArray = ArrayBufferView;
 
-/** Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for one left out. */
+/**
+ * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for a view left out.
+ */
 export interface NativeOperations {
   copy(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
   fill(d: DeviceHandle, out: ViewHandle, value: number): void;
@@ -96,7 +99,7 @@ export interface NativeOperations {
   updateLastNonzero(d: DeviceHandle, stats: ViewHandle, latents: ViewHandle): void;
 }
 
-/** An operation as it was carried out; times in seconds. `section` counts those that were set. */
+/** An operation as it was carried out; times in seconds. `section` is the number that setSection gave. */
 export interface NativeTiming {
   readonly operation: string;
   readonly arguments: readonly { readonly name: string; readonly dtype: string; readonly shape: readonly number[] }[];
@@ -106,11 +109,11 @@ export interface NativeTiming {
 }
 
 export interface Native extends NativeOperations {
-  /** The devices of the CUDA backend whose library lies at `path`, each in words, or why there are none. */
+  /** Describes each device of the CUDA backend whose library lies at `path`, or gives the reason why there are none. */
   cudaDevices(path: string): { reason: string } | { devices: string[] };
   /**
-   * path: the CUDA backend's library, null for the CPU. threads 0: one per physical core. Throws with the reason when the
-   * device cannot be had.
+   * path: the CUDA backend's library, null for the CPU. threads 0: one per physical core. Throws with the reason when
+   * the device cannot be had.
    */
   open(path: string | null, index: number, threads: number): DeviceHandle;
   describe(d: DeviceHandle): string;
@@ -123,7 +126,10 @@ export interface Native extends NativeOperations {
   packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
   /** Copies `host` now and queues its way to `out` (contiguous, as many bytes). */
   upload(d: DeviceHandle, out: ViewHandle, host: RawArray): void;
-  /** Fills `host`, whose elements are of `dtype`, when all work before it is done. Rejects with the device's first error. */
+  /**
+   * Fills `host`, whose elements are of `dtype`, when all work before it is done. Rejects with the device's first
+   * error.
+   */
   read(d: DeviceHandle, x: ViewHandle, host: RawArray, dtype: number): Promise<void>;
   csr(rows: number): CsrHandle;
   readCsr(
@@ -131,14 +137,17 @@ export interface Native extends NativeOperations {
     csr: CsrHandle,
   ): Promise<{ rowPtr: BigInt64Array; indices: Int32Array; values: Float32Array }>;
   synchronize(d: DeviceHandle): Promise<void>;
-  /** Resolves when all work before it is done; leaves the first error to be told. */
+  /** Resolves when all work before it is done. The next wait reports the first error. */
   reached(d: DeviceHandle): Promise<void>;
-  /** What the device can do at most per second: 0 float32 FLOP, 1 bfloat16 FLOP, 2 bytes read. 0 where nobody has said how. */
+  /**
+   * The most that the device can do per second. kind 0: float32 FLOP, 1: bfloat16 FLOP, 2: bytes read. The result is 0
+   * where the backend cannot measure it.
+   */
   ceiling(d: DeviceHandle, kind: number): Promise<number>;
-  /** What is queued from here on belongs to this section of a profile. */
+  /** The operations that are queued from here on belong to this section of a profile. */
   setSection(d: DeviceHandle, section: number): void;
   startProfile(d: DeviceHandle): void;
-  /** Ends the profile; blocks until all that was queued is done. */
+  /** Ends the profile; blocks until all queued work is done. */
   takeProfile(d: DeviceHandle): NativeTiming[];
   /** Blocks until the queue is empty; gives the first error's text. For SONDE_SYNC alone. */
   wait(d: DeviceHandle): string | null;

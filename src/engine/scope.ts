@@ -1,15 +1,15 @@
-// The lifetime of what a pass allocates: freed when the pass ends, except what it returns.
+// The lifetime of the tensors that a pass allocates: they are freed when the pass ends, except those that it returns.
 
-/** A tensor, as far as its life is concerned. */
+/** A tensor, as far as its lifetime is concerned. */
 interface Releasable {
-  /** Ends it; `reason` is what using it afterwards throws. */
+  /** Ends it; using it afterwards throws `reason`. */
   release(reason: string): void;
 }
 
-/** What using one of a scope's tensors afterwards throws. */
+/** The reason that an ended tensor of a scope throws. */
 const gone = 'the pass it belonged to has ended or gone on; keep a clone()';
 
-/** Collects tensors and frees them together. `add` as they are made, `keep` what leaves, `end` in a finally. */
+/** Collects tensors and frees them together: `add` each new one, `keep` each that leaves, `end` in a finally. */
 export class Scope {
   readonly #tensors = new Set<Releasable>();
 
@@ -18,7 +18,7 @@ export class Scope {
     return tensor;
   }
 
-  /** Frees now what is no longer needed; tensors that are not the scope's are left alone. */
+  /** Frees these tensors now; it leaves tensors alone that are not the scope's. */
   free(...tensors: (Releasable | undefined)[]): void {
     for (const tensor of tensors) if (tensor && this.#tensors.delete(tensor)) tensor.release(gone);
   }
@@ -33,14 +33,14 @@ export class Scope {
     return this.#tensors.has(tensor);
   }
 
-  /** Frees the rest. */
+  /** Frees the remaining tensors. */
   end(): void {
     for (const tensor of this.#tensors) tensor.release(gone);
     this.#tensors.clear();
   }
 }
 
-/** Frees the given tensors and matrices; undefined ones are passed over. */
+/** Frees the given tensors and matrices; it skips undefined. */
 export function disposeAll(...things: ({ dispose(): void } | undefined)[]): void {
   for (const thing of things) thing?.dispose();
 }

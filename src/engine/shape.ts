@@ -33,7 +33,7 @@ export function isContiguous(shape: Shape, strides: Shape): boolean {
   return true;
 }
 
-/** The shape both broadcast to (right-aligned, 1 stretches), or undefined. */
+/** The shape both broadcast to (right-aligned, a 1 repeats), or undefined. */
 export function broadcastShape(a: Shape, b: Shape): number[] | undefined {
   const rank = Math.max(a.length, b.length);
   const out = new Array<number>(rank);

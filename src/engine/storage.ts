@@ -1,4 +1,4 @@
-// A piece of device memory and whether it may still be used. Tensors are windows on a storage; one of them owns it.
+// A block of device memory and whether it may still be used. Tensors are windows on a storage; one of them owns it.
 import type { Device } from './device.js';
 import { OutOfMemoryError } from './errors.js';
 import { type BufferHandle, native } from './native.js';
@@ -9,7 +9,7 @@ export class Storage {
   readonly buffer: BufferHandle;
   #ended: string | undefined;
 
-  /** @throws OutOfMemoryError, with what was asked for and what is held. */
+  /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
   constructor(device: Device, bytes: number) {
     this.device = device;
     this.bytes = bytes;

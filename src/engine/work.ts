@@ -1,4 +1,4 @@
-// What an operation has to do at least, from the shapes of its tensors alone, and how long that takes at a device's ceilings.
+// The least work of an operation, from the shapes of its tensors alone, and how long it takes at a device's ceilings.
 import type { Ceilings, ProfileEntry } from './device.js';
 import { byteWidth, type DType } from './dtype.js';
 
@@ -12,7 +12,7 @@ export interface Work {
 
 type Argument = ProfileEntry['arguments'][number];
 
-// Tensors that are no weights come from a cache where all of them fit into one: the size of a last-level cache.
+// The size of a last-level cache. Tensors that are not weights come from the cache if all of them fit.
 const cacheBytes = 2 ** 25;
 
 const sizeOf = ({ shape }: Argument): number => shape.reduce((product, n) => product * n, 1);
@@ -47,7 +47,7 @@ function flopsOf(operation: string, at: (name: string) => Argument | undefined):
   return 2 * B * H * pairs * (D + (v.shape[3] as number));
 }
 
-/** Seconds that an operation takes at least; undefined where the device's ceilings are not known. */
+/** The least seconds that an operation takes; undefined where the device's ceilings are not known. */
 export function floorOf(entry: Pick<ProfileEntry, 'operation' | 'arguments'>, ceilings: Ceilings): number | undefined {
   const { flops, dtype, bytes } = workOf(entry);
   if (!(ceilings[dtype] > 0 && ceilings.bandwidth > 0)) return undefined;

@@ -6,11 +6,15 @@
 //                                         ln (B,S,D) -> pre, post (B,S,F) -> delta (B,S,D) -> x
 //   -> ln (B,S,D) -> logits (B,S,V)
 import { floatDType } from '../engine/dtype.js';
-import { attention, maskLogits } from '../engine/ops/attention.js';
+import { addLayerNorm } from '../engine/ops/add_layer_norm.js';
+import { attention } from '../engine/ops/attention.js';
 import { embedding } from '../engine/ops/embedding.js';
 import { gelu } from '../engine/ops/gelu.js';
-import { addLayerNorm, layerNorm, rootMeanSquare } from '../engine/ops/layer_norm.js';
-import { linear, matmul } from '../engine/ops/matmul.js';
+import { layerNorm } from '../engine/ops/layer_norm.js';
+import { linear } from '../engine/ops/linear.js';
+import { maskLogits } from '../engine/ops/mask_logits.js';
+import { matmul } from '../engine/ops/matmul.js';
+import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { Scope } from '../engine/scope.js';

@@ -1,7 +1,7 @@
 // Hooks: functions that see, and may replace, a value inside a pass; and the tree of points they hang on, as in the original.
 // The constructors of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
 import { checkInteger } from '../engine/check.js';
-import type { PackedMatrix } from '../engine/ops/packed_matrix.js';
+import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
 

@@ -1,7 +1,9 @@
-import { testOnEmulator } from './suite.js';
+import { operationFiles } from '../support/operations.js';
+import { operationsOnRows, testOnEmulator } from './suite.js';
 
-testOnEmulator('the engine', [
-  ...['device', 'elementwise', 'linear', 'attention', 'random', 'matmul', 'sparse', 'switches', 'tensor'].map(
+testOnEmulator(
+  'the engine',
+  [...operationFiles.filter((name) => !operationsOnRows.includes(name)), 'device', 'switches', 'tensor'].map(
     (name) => `engine/${name}.test`,
   ),
-]);
+);

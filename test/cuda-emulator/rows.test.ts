@@ -1,3 +1,6 @@
-import { testOnEmulator } from './suite.js';
+import { operationsOnRows, testOnEmulator } from './suite.js';
 
-testOnEmulator('rows', ['engine/rows.test']);
+testOnEmulator(
+  'rows',
+  operationsOnRows.map((name) => `engine/${name}.test`),
+);

@@ -8,6 +8,11 @@ import { suite } from '../support/harness.js';
 
 export const emulator = join(packageRoot, 'build-emulator', 'plain', 'libsonde_cuda.so');
 
+/** The operations that rows.test.ts tests, so that no test file takes too long. */
+export const operationsOnRows: readonly string[] = [
+  ...['reduce', 'argmax', 'top_k', 'softmax', 'layer_norm', 'add_layer_norm', 'root_mean_square', 'embedding'],
+];
+
 export function testOnEmulator(name: string, files: string[], env: Record<string, string> = {}): void {
   const test = suite(`${name} on the emulated GPU`);
   if (process.platform !== 'linux') test.skip('all', `the emulator does not run on ${process.platform}`);

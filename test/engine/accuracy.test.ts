@@ -9,7 +9,7 @@ import { random } from '../support/random.js';
 
 const test = suite('accuracy');
 const samples = emulated() ? 2000 : 100_000;
-const leeway = onCpu ? 1 : 2; // a GPU's exponential is its maker's
+const leeway = onCpu ? 1 : 2; // a GPU's exponential is its vendor's
 
 /** The distance from one float32 to the next at x. */
 function unitAt(x: number): number {

@@ -1,4 +1,5 @@
-// Devices: the queue, its errors, memory, and that the event loop stays free. The oracle is the promise of each sentence.
+// Devices: the queue, its errors, memory, and that the event loop stays free. The oracle is the promise of each
+// sentence.
 import { spawnSync } from 'node:child_process';
 import { Worker } from 'node:worker_threads';
 import * as assert from 'uvu/assert';
@@ -35,7 +36,7 @@ test('tensors of two devices do not meet', () => {
   throws(() => a.add(b), TypeError, /add: x must be on (cpu|cuda:0), where tensor is/);
 });
 
-test('a failed operation is told at the next wait, with its name and shapes, and the queue works again', async () => {
+test('the next wait reports a failed operation with its name and shapes, and the queue works again', async () => {
   using table = Tensor.zeros([4, 2]);
   using bad = Tensor.from([[0, 9]], { dtype: 'int32' });
   using worse = Tensor.from([[77]], { dtype: 'int32' });
@@ -56,18 +57,18 @@ test('a failed operation is told at the next wait, with its name and shapes, and
   await third.device.synchronize();
 });
 
-test('a failure is told by the first wait behind it, and by no other, though all were queued at once', async () => {
+test('the first wait behind a failure reports it, and no other does, though all were queued at once', async () => {
   using table = Tensor.zeros([4, 2]);
   for (let round = 0; round < 5; round++) {
-    // index -> what it is looked up with; the waits are queued before anything is known
+    // the waits are queued before any result is known
     const waits = [0, 9, 1, 77, 2, 3, 8].map((index) => {
       using indices = Tensor.from([index], { dtype: 'int32' });
       using out = embedding(indices, table);
-      return { index, told: out.read().then(String, (error: Error) => error.message) };
+      return { index, reported: out.read().then(String, (error: Error) => error.message) };
     });
-    for (const { index, told } of waits) {
-      if (index < 4) assert.is(await told, '0,0');
-      else assert.match(await told, new RegExp(`^embedding: (index )?${index}\\b`));
+    for (const { index, reported } of waits) {
+      if (index < 4) assert.is(await reported, '0,0');
+      else assert.match(await reported, new RegExp(`^embedding: (index )?${index}\\b`));
     }
     await table.device.synchronize();
   }
@@ -112,7 +113,7 @@ test('a collected tensor gives its memory back', async () => {
   await new Promise((resolve) => setTimeout(resolve, 50));
   assert.ok(
     device.memory().allocated - before < 400 * (4 << 20),
-    'the collector is told how much native memory there is',
+    'the collector knows how much native memory there is',
   );
 });
 

@@ -1,7 +1,9 @@
-// linear with packed weights against plain loops in doubles, its activations against their formulas, and packing back and forth.
+// linear with packed weights against plain loops in doubles, and its activations against their formulas.
 import * as assert from 'uvu/assert';
-import { type Activation, linear, matmul, type Precision } from '../../src/engine/ops/matmul.js';
-import { packWeights } from '../../src/engine/ops/packed_matrix.js';
+import { type Activation, linear } from '../../src/engine/ops/linear.js';
+import { matmul } from '../../src/engine/ops/matmul.js';
+import { packWeights } from '../../src/engine/ops/pack_weights.js';
+import type { Precision } from '../../src/engine/ops/product.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { cases, eachRow, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
@@ -171,30 +173,6 @@ test('every precision is as accurate as it says', async () => {
   }
 });
 
-test('packing and unpacking give the matrix back, transposed or not', async () => {
-  await cases(200, async (c) => {
-    const [k, n] = c.rng.shape(2, { max: 200, elements: 20_000 }) as [number, number];
-    const w = await c.tensor([n, k]);
-    const packed = c.own(packWeights(w.t, { transposeB: true }));
-    assert.equal([packed.k, packed.n, packed.dtype], [k, n, w.t.dtype]);
-    const back = c.own(packed.unpack({ transposeB: true }));
-    assert.equal([...back.shape], [n, k]);
-    close(await back.read(), w.x);
-    const straight = c.own(packed.unpack());
-    close(await c.own(straight.permute([1, 0]).clone()).read(), w.x);
-  });
-});
-
-test('weights can be packed in another dtype', async () => {
-  using w = Tensor.from([
-    [1.00390625, 2],
-    [3, 4],
-  ]);
-  using packed = packWeights(w, { dtype: 'bfloat16' });
-  using back = packed.unpack();
-  assert.equal([back.dtype, [...(await back.read())]], ['bfloat16', [1, 2, 3, 4]]);
-});
-
 test('wrong arguments are refused, disposed matrices too', () => {
   using x = Tensor.zeros([2, 3]);
   const w = packWeights(Tensor.zeros([4, 5]));
@@ -226,11 +204,8 @@ test('wrong arguments are refused, disposed matrices too', () => {
     RangeError,
     /linear: residual must be out itself or apart from it, but is partly on the same memory/,
   );
-  throws(() => packWeights(Tensor.zeros([4])), RangeError, /packWeights: b must be of 2 or more dimensions/);
-  throws(() => packWeights(Tensor.zeros([4, 2, 2])), RangeError, /packWeights: b must be a matrix/);
   w.dispose();
   throws(() => linear(Tensor.zeros([2, 4]), w), Error, /linear: w cannot be used: it was disposed/);
-  throws(() => w.unpack(), Error, /it was disposed/);
 });
 
 test.run();

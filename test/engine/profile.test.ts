@@ -3,8 +3,8 @@
 import * as assert from 'uvu/assert';
 import { openDevice } from '../../src/engine/device.js';
 import { gelu } from '../../src/engine/ops/gelu.js';
-import { linear } from '../../src/engine/ops/matmul.js';
-import { packWeights } from '../../src/engine/ops/packed_matrix.js';
+import { linear } from '../../src/engine/ops/linear.js';
+import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { floorOf, workOf } from '../../src/engine/work.js';
 import { Transformer } from '../../src/transformer/transformer.js';
@@ -16,7 +16,7 @@ const device = testDevice();
 const ceilings = { float32: 100e9, bfloat16: 200e9, bandwidth: 10e9 };
 const tensor = (name: string, shape: number[], dtype = 'float32') => ({ name, shape, dtype });
 
-test('a profile holds what was carried out while it ran, with its tensors, and nothing else', async () => {
+test('a profile holds the operations carried out while it ran, with their tensors, and nothing else', async () => {
   using x = Tensor.zeros([5, 7], { device });
   using w = packWeights(Tensor.zeros([7, 3], { device }));
   linear(x, w).dispose();
@@ -106,7 +106,8 @@ if (onCpu) {
   test(
     'the ceilings of a CPU are those of some processor',
     async () => {
-      // other processes only ever make a figure smaller, and not each of them alike: the best of some measurements counts
+      // other processes only ever make a figure smaller, and not each of them alike: the best of some measurements
+      // counts
       let [float32, bfloat16, bandwidth] = [0, 0, 0];
       const alike = () => bfloat16 > 0.5 * float32 && bfloat16 < 20 * float32;
       for (let i = 0; i < 20 && !alike(); i++) {

@@ -8,6 +8,7 @@ import { packageRoot } from '../../src/engine/native.js';
 import { onCpu } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
+import { operationFiles } from '../support/operations.js';
 
 const test = suite('switches');
 test.limit(200_000);
@@ -15,8 +16,8 @@ const engine = (file: string) => JSON.stringify(new URL(`../../src/engine/${file
 const program = `
   const { Tensor } = await import(${engine('ops/tensor.js')});
   const { embedding } = await import(${engine('ops/embedding.js')});
-  const { linear } = await import(${engine('ops/matmul.js')});
-  const { packWeights } = await import(${engine('ops/packed_matrix.js')});
+  const { linear } = await import(${engine('ops/linear.js')});
+  const { packWeights } = await import(${engine('ops/pack_weights.js')});
   const w = packWeights(Tensor.randn([30, 50], { seed: 1 }));
   const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
   console.log('sum', (await x.sum().read())[0]);
@@ -36,7 +37,7 @@ function run(environment: Record<string, string>): { status: number | null; stdo
 
 const sum = (stdout: string) => Number(/sum (\S+)/.exec(stdout)?.[1]);
 
-test('none: a failure is told later', () => {
+test('none: a failure is reported later', () => {
   const { status, stdout } = run({});
   assert.is(status, 0);
   assert.match(stdout, /queued/);
@@ -71,7 +72,7 @@ test('SONDE_TRACE: a timeline that JSON can read', async () => {
   });
 });
 
-// the CPU's instruction sets have no say on a GPU
+// the CPU's instruction sets do not matter on a GPU
 const testOnCpu = onCpu ? test : () => {};
 
 testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one passes the operations', () => {
@@ -80,9 +81,7 @@ testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one pass
   const titles = ['AVX-512 with bfloat16', 'AVX-512', 'AVX2', 'SSE2'];
   const at = titles.findIndex((title) => best.startsWith(title));
   const others = at < 0 ? [] : ['avx512_bf16', 'avx512', 'avx2', 'portable'].slice(at + 1);
-  const files = ['matmul', 'linear', 'sparse', 'elementwise', 'rows', 'attention', 'accuracy'].map(
-    (name) => `engine/${name}.test`,
-  );
+  const files = [...operationFiles, 'accuracy'].map((name) => `engine/${name}.test`);
   for (const isa of others) {
     const { status, stdout } = spawnSync(process.execPath, ['test/run.mjs', ...files], {
       cwd: packageRoot,

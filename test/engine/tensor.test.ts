@@ -69,8 +69,8 @@ test('views share memory; writes show in the original', async () => {
   assert.equal(await numbers(t.reshape(3, -1).select(0, 2)), [10, 16]);
   t.select(0, 0).copyFrom(Tensor.from([7]));
   assert.equal(await numbers(t), [7, 7, 7, 14, 10, 16]);
-  using turned = t.permute([1, 0]).reshape(-1);
-  turned.fill(0);
+  using transposed = t.permute([1, 0]).reshape(-1);
+  transposed.fill(0);
   assert.equal(await numbers(t), [7, 7, 7, 14, 10, 16], 'a reshape that strides forbid is a copy');
 });
 

@@ -1,4 +1,4 @@
-// Attention: fused, and the mask of its open form.
+// Attention in one operation: the scores are never stored.
 import { checkDType, checkFloat, checkNumber, checkOperands, checkShape, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
@@ -10,15 +10,15 @@ export interface AttentionOptions {
   causal?: boolean;
   /** bool [batch, keys], 1 = padding: a query sees a key only if both are padding or neither is. */
   pad?: Tensor;
-  /** What the logits are multiplied with; 1 / sqrt(channels) by default. */
+  /** The factor of the logits; 1 / sqrt(channels) by default. */
   scale?: number;
   /** [batch, queries, keys, heads] of q's dtype, any view: filled with the probabilities, 0 where masked. */
   probs?: Tensor;
 }
 
 /**
- * softmax(q k^T scale, masked) v; the probabilities are not stored but in `probs`. q [batch, queries, heads, channels],
- * k [batch, keys, heads, channels], v [batch, keys, heads, value channels], keys >= queries, one float dtype
+ * softmax(q k^T scale, masked) v; the probabilities are stored only if `probs` is given. q [batch, queries, heads,
+ * channels], k [batch, keys, heads, channels], v [batch, keys, heads, value channels], keys >= queries, one float dtype
  * -> [batch, queries, heads, value channels].
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
@@ -49,7 +49,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   }
   const scale = checkNumber('attention', 'scale', options.scale ?? 1 / Math.sqrt(channels));
   const out = q.make([batch, queries, heads, v.shape[3] as number]);
-  const rowsInOnePiece = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
+  const hasContiguousRows = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
   withContiguous(
     [q, k, v, pad],
     (...[q, k, v, pad]) =>
@@ -64,27 +64,13 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
         causal,
         scale,
       ),
-    rowsInOnePiece,
+    hasContiguousRows,
   );
   return out;
 }
 
-/**
- * Sets what attention must not see to -inf, in place: logits [batch, heads, queries, keys] (any strides), the same mask
- * as attention's.
- */
-export function maskLogits(logits: Tensor, { causal = true, pad }: { causal?: boolean; pad?: Tensor } = {}): Tensor {
-  const device = checkOperands('maskLogits', { logits, pad });
-  checkFloat('maskLogits', 'logits', logits);
-  if (logits.shape.length !== 4) {
-    throw new RangeError(wrong('maskLogits', 'logits', '[batch, heads, queries, keys]', showShape(logits.shape)));
-  }
-  if (pad) checkPad('maskLogits', pad, logits.shape[0] as number, logits.shape[3] as number);
-  withContiguous([pad], (rows) => device.run('maskLogits', logits.handle, rows?.handle ?? null, causal));
-  return logits;
-}
-
-function checkPad(operation: string, pad: Tensor, batch: number, keys: number): void {
+/** Demands that `pad` marks the padding of [batch, keys]. */
+export function checkPad(operation: string, pad: Tensor, batch: number, keys: number): void {
   checkDType(operation, 'pad', pad, 'bool');
   checkShape(operation, 'pad', pad.shape, [batch, keys], 'batch and keys');
 }

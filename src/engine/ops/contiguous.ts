@@ -1,9 +1,9 @@
-// Row-major versions of tensors for the length of a call: kernels that want rows in one piece get a copy where it is needed.
+// Contiguous copies of strided views, for kernels that need contiguous rows, for the length of a call.
 import type { Tensor } from './tensor.js';
 
 /**
- * Calls body with the tensors for which `fits` holds as they are, and with copies of the others, which are freed as soon as
- * the call is queued. Undefined ones stay undefined.
+ * Calls body with each tensor for which `fits` holds, and with a contiguous copy of each other one. The copies are
+ * freed as soon as the call is queued. An undefined tensor stays undefined.
  */
 export function withContiguous<const T extends readonly (Tensor | undefined)[], R>(
   tensors: T,

@@ -1,4 +1,4 @@
-// The pointwise activations.
+// GPT-2's activation.
 import { checkFloat, checkOperands } from '../check.js';
 import type { Tensor } from './tensor.js';
 
@@ -8,14 +8,5 @@ export function gelu(x: Tensor): Tensor {
   checkFloat('gelu', 'x', x);
   const out = x.make(x.shape);
   device.run('gelu', out.handle, x.handle);
-  return out;
-}
-
-/** max(x, 0); NaN stays NaN. */
-export function relu(x: Tensor): Tensor {
-  const device = checkOperands('relu', { x });
-  checkFloat('relu', 'x', x);
-  const out = x.make(x.shape);
-  device.run('relu', out.handle, x.handle);
   return out;
 }

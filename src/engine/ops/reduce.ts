@@ -1,8 +1,9 @@
-// Sums, means, maxima and their places, over one dimension or all.
+// Sums, means and maxima, over one dimension or all.
 import { checkedDim, checkOperands, wrong } from '../check.js';
 import { floatDType } from '../dtype.js';
 import { showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
+import { dimLast } from './views.js';
 
 export interface ReduceOptions {
   /** Keep the dimension, with size 1. */
@@ -11,12 +12,6 @@ export interface ReduceOptions {
 
 const kinds = { sum: 0, mean: 1, max: 2 } as const; // ReduceKind in native/ops.h
 type Kind = keyof typeof kinds;
-
-/** x with dimension `dim` last, as a view. */
-export function dimLast(x: Tensor, dim: number): Tensor {
-  if (dim === x.shape.length - 1) return x;
-  return x.permute([...x.shape.keys()].filter((d) => d !== dim).concat(dim));
-}
 
 function reduce(kind: Kind, x: Tensor, dim: number | undefined, { keepDim = false }: ReduceOptions = {}): Tensor {
   const device = checkOperands(kind, { tensor: x });
@@ -43,17 +38,3 @@ function reduce(kind: Kind, x: Tensor, dim: number | undefined, { keepDim = fals
 export const sum = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => reduce('sum', x, dim, options);
 export const mean = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => reduce('mean', x, dim, options);
 export const max = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => reduce('max', x, dim, options);
-
-export function argmax(x: Tensor, dim: number): Tensor {
-  const device = checkOperands('argmax', { tensor: x });
-  const d = checkedDim('argmax', 'dim', dim, x.shape);
-  if (x.shape[d] === 0) {
-    throw new RangeError(wrong('argmax', 'dim', 'a dimension that is not empty', `${dim} of ${showShape(x.shape)}`));
-  }
-  const out = x.make(
-    x.shape.filter((_, other) => other !== d),
-    'int32',
-  );
-  device.run('argmax', out.handle, dimLast(x, d).handle);
-  return out;
-}

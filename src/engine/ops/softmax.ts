@@ -1,7 +1,7 @@
-// Softmax, and its numerator for those who want the denominator in hand.
+// Softmax, and its numerator alone for callers that divide by themselves.
 import { checkedDim, checkFloat, checkOperands } from '../check.js';
-import { dimLast } from './reduce.js';
 import type { Tensor } from './tensor.js';
+import { dimLast } from './views.js';
 
 function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Tensor {
   const device = checkOperands(operation, { t: x });
@@ -11,7 +11,7 @@ function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Te
   const out = x.make(last.shape);
   device.run('softmax', out.handle, last.handle, normalize);
   if (last === x) return out;
-  // back in x's order of dimensions, the rows still in one piece
+  // back in x's order of dimensions, the rows still contiguous in memory
   const order = [...x.shape.keys()].map((other) => (other === d ? x.shape.length - 1 : other - (other > d ? 1 : 0)));
   return out.become(
     x.shape,
@@ -22,5 +22,5 @@ function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Te
 /** exp(t - max) / sum of the same, over dim. Computed in float32; a row of -inf alone gives NaN. */
 export const softmax = (t: Tensor, dim = -1): Tensor => rows('softmax', t, dim, true);
 
-/** exp(t - max) over dim: what softmax divides by its sum. */
+/** exp(t - max) over dim: softmax before it divides by the sum. */
 export const softmaxNumerator = (t: Tensor, dim = -1): Tensor => rows('softmaxNumerator', t, dim, false);

@@ -6,10 +6,12 @@ import { fromHost, type HostData } from '../host_data.js';
 import { native, type ViewHandle } from '../native.js';
 import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf } from '../shape.js';
 import { Storage } from '../storage.js';
-import { copy, fill } from './copy.js';
-import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Operand, sub, subInPlace } from './elementwise.js';
+import { argmax } from './argmax.js';
+import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Operand, sub, subInPlace } from './binary.js';
+import { copy } from './copy.js';
+import { fill } from './fill.js';
 import { randint, randn } from './random.js';
-import { argmax, max, mean, type ReduceOptions, sum } from './reduce.js';
+import { max, mean, type ReduceOptions, sum } from './reduce.js';
 import { topK } from './top_k.js';
 
 export interface TensorOptions {
@@ -19,8 +21,8 @@ export interface TensorOptions {
 }
 
 /**
- * A row-major array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return at
- * once; `read()` waits. Memory is freed by `dispose()` or `using`, at the latest by garbage collection. Views
+ * A row-major array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return
+ * at once; `read()` waits. Memory is freed by `dispose()` or `using`, at the latest by garbage collection. Views
  * (select, slice, permute, and reshape where it can) share their owner's memory and end with it.
  */
 export class Tensor {
@@ -51,13 +53,14 @@ export class Tensor {
     this.#owner = owner;
   }
 
-  // ---- making
+  // ---- creation
 
   /**
-   * A tensor of the values of a typed array, of nested number arrays, or of `{ data, shape, dtype }` as files give them.
-   * Without dtype: float arrays become float32, integers int32, Uint8Array and booleans bool, nested numbers float32.
-   * A Uint16Array with dtype bfloat16 or float16 is taken as raw bits.
-   * @throws RangeError when the shape does not fit the number of values or the nesting is ragged; TypeError for other data.
+   * A tensor of the values of a typed array, of nested number arrays, or of `{ data, shape, dtype }` as files give
+   * them. Without dtype: float arrays become float32, integers int32, Uint8Array and booleans bool, nested numbers
+   * float32. A Uint16Array with dtype bfloat16 or float16 is taken as raw bits.
+   * @throws RangeError when the shape does not fit the number of values or the nesting is ragged; TypeError for other
+   * data.
    */
   static from(data: HostData, options: TensorOptions & { shape?: number[] } = {}): Tensor {
     const host = fromHost('Tensor.from', data, options.shape, options.dtype);
@@ -103,9 +106,12 @@ export class Tensor {
     return Tensor.empty(shape as number[], { device: this.device, dtype });
   }
 
-  // ---- reading and life
+  // ---- reading and lifetime
 
-  /** A host copy in row-major order: bfloat16 and float16 widened to Float32Array, int32 as Int32Array, bool as Uint8Array. */
+  /**
+   * A host copy in row-major order: bfloat16 and float16 widened to Float32Array, int32 as Int32Array, bool as
+   * Uint8Array.
+   */
   async read(): Promise<HostArray> {
     const host = hostArray(this.dtype, this.size);
     await this.readInto(host);
@@ -113,8 +119,8 @@ export class Tensor {
   }
 
   /**
-   * As read(), into an array of the caller's: one of the kind read() gives, or a Uint16Array for the raw bits of bfloat16
-   * or float16. It must not be transferred or changed until the promise settles.
+   * As read(), into an array of the caller's: one of the kind read() gives, or a Uint16Array for the raw bits of
+   * bfloat16 or float16. It must not be transferred or changed until the promise settles.
    */
   async readInto(host: HostArray | Uint16Array): Promise<void> {
     checkOperands('readInto', { tensor: this });
@@ -247,7 +253,7 @@ export class Tensor {
 
   // ---- copying and filling
 
-  /** A copy of one's own, row-major. */
+  /** A row-major copy in memory of its own. */
   clone(): Tensor {
     return copy('clone', this.make(this.shape), this);
   }

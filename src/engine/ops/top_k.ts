@@ -1,4 +1,4 @@
-// The k largest of each row, as values and places or with the rest set to zero.
+// The k largest of each row: as values and indices, or as the row with the rest set to zero.
 import { checkInteger, checkOperands, checkRank } from '../check.js';
 import type { Tensor } from './tensor.js';
 
@@ -15,7 +15,10 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   return { values, indices };
 }
 
-/** x where it is among its row's k largest (of equals, the lower indices), else 0; with relu negative survivors become 0. */
+/**
+ * x where it is among its row's k largest (of equals, the lower indices), else 0; with relu negative survivors become
+ * 0.
+ */
 export function topKMask(x: Tensor, k: number, { relu = true }: { relu?: boolean } = {}): Tensor {
   const device = checkOperands('topKMask', { x });
   checkRank('topKMask', 'x', x, 1);

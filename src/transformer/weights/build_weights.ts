@@ -1,7 +1,7 @@
 // Builds the graph's weights from tensors under the original's names, wherever those come from.
 import type { Device } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
-import { type PackedMatrix, packWeights } from '../../engine/ops/packed_matrix.js';
+import { type PackedMatrix, packWeights } from '../../engine/ops/pack_weights.js';
 import { Tensor } from '../../engine/ops/tensor.js';
 import { dAttn, type TransformerConfig } from './config.js';
 import { pieceShape } from './state_dict.js';

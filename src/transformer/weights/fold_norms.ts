@@ -1,5 +1,5 @@
 // Folding layer norms into the linear layers that follow them.
-import { packWeights } from '../../engine/ops/packed_matrix.js';
+import { packWeights } from '../../engine/ops/pack_weights.js';
 import type { LayerWeights, Linear, Norm } from './weights.js';
 
 /**

@@ -1,6 +1,6 @@
 // The weights of a transformer as the graph uses them: packed matrices, the three projections of attention as one.
 
-import type { PackedMatrix } from '../../engine/ops/packed_matrix.js';
+import type { PackedMatrix } from '../../engine/ops/pack_weights.js';
 import type { Tensor } from '../../engine/ops/tensor.js';
 import { disposeAll } from '../../engine/scope.js';
 

@@ -2,9 +2,9 @@
 import { checkNumber, checkOperands, wrong } from '../check.js';
 import { type DType, floatDType, isFloat, promote } from '../dtype.js';
 import { broadcastShape, broadcastStrides, showShape } from '../shape.js';
-import { broadcastTo } from './copy.js';
 import { withSafeInput } from './overlap.js';
 import type { Tensor } from './tensor.js';
+import { broadcastTo } from './views.js';
 
 /** The other side of an arithmetic operation: a number, or a tensor that broadcasts. */
 export type Operand = number | Tensor;

@@ -1,20 +1,18 @@
-// sparseEncode against the dense product sorted by hand in the same float32 bits; sparseDecode against loops in doubles.
+// sparseEncode against the dense product sorted by hand in the same float32 bits.
 import * as assert from 'uvu/assert';
-import { DeviceError } from '../../src/engine/errors.js';
-import { linear } from '../../src/engine/ops/matmul.js';
-import { packWeights } from '../../src/engine/ops/packed_matrix.js';
-import { sparseDecode, sparseEncode, updateLastNonzero } from '../../src/engine/ops/sparse.js';
+import { linear } from '../../src/engine/ops/linear.js';
+import { packWeights } from '../../src/engine/ops/pack_weights.js';
+import { sparseEncode } from '../../src/engine/ops/sparse_encode.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { cases, product } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';
-import { rejects, suite, throws } from '../support/harness.js';
-import { random } from '../support/random.js';
+import { rejects, suite } from '../support/harness.js';
 
-const test = suite('sparse');
+const test = suite('sparse_encode');
 
 test(
-  '200 random shapes: what passes the threshold, or is among the k largest, and nothing else',
+  '200 random shapes: the values that pass the threshold, or are among the k largest, and nothing else',
   async () => {
     await cases(200, async (c) => {
       const k = c.rng.integer(0, 60);
@@ -58,18 +56,18 @@ test(
 );
 
 test('the same result for any number of threads and any batch', async () => {
-  const runs = [];
+  const results = [];
   for (const threads of [1, 2, 4]) {
     const device = testDevice(threads);
     using w = Tensor.randn([33, 5000], { seed: 1, device });
     using packed = packWeights(w);
     using x = Tensor.randn([600, 33], { seed: 2, device });
-    runs.push([await sparseEncode(x, packed, { threshold: 9 }), await sparseEncode(x, packed, { k: 32 })]);
+    results.push([await sparseEncode(x, packed, { threshold: 9 }), await sparseEncode(x, packed, { k: 32 })]);
     const part = await sparseEncode(x.slice(0, 300, 301), packed, { k: 32 });
-    const [, top] = runs[0] as [unknown, Awaited<ReturnType<typeof sparseEncode>>];
+    const [, top] = results[0] as [unknown, Awaited<ReturnType<typeof sparseEncode>>];
     close(part.indices, top.indices.slice(Number(top.rowPtr[300]), Number(top.rowPtr[301])));
   }
-  for (const run of runs.slice(1)) assert.equal(run, runs[0]);
+  for (const result of results.slice(1)) assert.equal(result, results[0]);
 });
 
 test('ties go to the lowest index, whichever thread met them first', async () => {
@@ -90,7 +88,7 @@ test('ties go to the lowest index, whichever thread met them first', async () =>
   }
 });
 
-test('what several threads found of a row is put together, row by row beside others', async () => {
+test('the latents that several threads found of a row are merged, row by row beside others', async () => {
   const [rows, n, top] = [1024, 1600, 32];
   const options = { k: top };
   let expected: number[] | undefined;
@@ -139,93 +137,8 @@ test('NaN: the largest of all, kept unless relu drops it', async () => {
   assert.equal([...positive.indices], [0, 1]);
 });
 
-test(
-  '200 random sparse rows decoded',
-  async () => {
-    await cases(200, async (c) => {
-      const [rows, k, n] = c.rng.shape(3, { elements: 30_000 }) as [number, number, number];
-      const w = await c.tensor([k, n]);
-      const bias = c.rng.next() < 0.5 ? await c.tensor([n], { dtype: 'float32' }) : undefined;
-      const rowPtr = [0n];
-      const indices: number[] = [];
-      for (let row = 0; row < rows; row++) {
-        for (let j = 0; j < k; j++) if (c.rng.next() < 0.2) indices.push(j);
-        rowPtr.push(BigInt(indices.length));
-      }
-      const values = c.rng.floats(indices.length);
-      const sparse = { rowPtr: BigInt64Array.from(rowPtr), indices: Int32Array.from(indices), values };
-      const packed = c.own(packWeights(w.t));
-      const got = c.own(sparseDecode(sparse, packed, { dtype: 'float32', ...(bias ? { bias: bias.t } : {}) }));
-      const expected = new Float64Array(rows * n);
-      for (let row = 0; row < rows; row++) {
-        for (let j = 0; j < n; j++) {
-          let sum = bias ? (bias.x[j] as number) : 0;
-          for (let i = Number(rowPtr[row]); i < Number(rowPtr[row + 1]); i++) {
-            sum += (values[i] as number) * (w.x[(indices[i] as number) * n + j] as number);
-          }
-          expected[row * n + j] = sum;
-        }
-      }
-      close(await got.read(), expected, { rtol: 1e-5, atol: 2e-5 });
-    });
-  },
-  { limit: 120_000 },
-);
-
-test('decoded rows are the same bits whatever the batch and the number of threads', async () => {
-  const [rows, k, n] = [150, 301, 517];
-  const rng = random(5);
-  const each = Array.from({ length: rows }, () => Array.from({ length: rng.integer(0, 30) }, () => rng.integer(0, k)));
-  const values = rng.floats(each.flat().length);
-  const start = (row: number) => each.slice(0, row).flat().length;
-  const part = (from: number, to: number) => {
-    const indices = Int32Array.from(each.slice(from, to).flat());
-    const rowPtr = new BigInt64Array(to - from + 1);
-    for (let row = from; row < to; row++) {
-      rowPtr[row - from + 1] = (rowPtr[row - from] as bigint) + BigInt((each[row] as number[]).length);
-    }
-    return { rowPtr, indices, values: values.slice(start(from), start(to)) };
-  };
-  for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
-    let expected: Float32Array | undefined;
-    for (const threads of [1, 2, 3, 4]) {
-      const device = testDevice(threads);
-      using w = Tensor.randn([k, n], { seed: 6, device });
-      using packed = packWeights(w, { dtype });
-      for (const [from, to] of [
-        [0, rows],
-        [0, 1],
-        [63, 65],
-        [70, 149],
-      ] as const) {
-        using got = sparseDecode(part(from, to), packed, { dtype: 'float32' });
-        const bits = (await got.read()) as Float32Array;
-        expected ??= bits;
-        close(bits, expected.slice(from * n, to * n), { label: `${dtype}, ${threads} threads, rows ${from} to ${to}` });
-      }
-    }
-  }
-});
-
-test('broken sparse rows are refused', async () => {
+test('wrong arguments are refused', async () => {
   using w = packWeights(Tensor.zeros([4, 3]));
-  const rows = (pointers: bigint[], indices: number[]) => ({
-    rowPtr: BigInt64Array.from(pointers),
-    indices: Int32Array.from(indices),
-    values: new Float32Array(indices.length),
-  });
-  throws(() => sparseDecode(rows([], []), w), RangeError, /rows \+ 1 pointers/);
-  throws(() => sparseDecode(rows([0n, 2n], [1]), w), RangeError, /rows \+ 1 pointers/);
-  await rejects(
-    sparseDecode(rows([0n, 1n], [4]), w).read(),
-    DeviceError,
-    /sparseDecode: index 4 of entry 0 is outside \[0, 4\)/,
-  );
-  await rejects(
-    sparseDecode(rows([0n, 2n, 1n], [1]), w).read(),
-    DeviceError,
-    /sparseDecode: row_ptr of row 0 must rise/,
-  );
   using x = Tensor.zeros([2, 4]);
   await rejects(sparseEncode(x, w, { threshold: -1 }), RangeError, /threshold must be 0 or more/);
   await rejects(sparseEncode(x, w, { k: 4 }), RangeError, /k must be an integer from 0 to 3/);
@@ -236,23 +149,6 @@ test('broken sparse rows are refused', async () => {
   );
   assert.is((await sparseEncode(x, w, { precision: 'tf32' })).values.length, 0);
   await rejects(sparseEncode(Tensor.zeros([2, 5]), w), RangeError, /x must be \[\.\.\., 4\]/);
-});
-
-test('updateLastNonzero counts the passes since a column was last not zero', async () => {
-  await cases(200, async (c) => {
-    const [rows, n] = c.rng.shape(2, { max: 600, elements: 20_000 }) as [number, number];
-    const latents = await c.tensor([rows, n], { scale: 1 });
-    const mask = await c.integers([rows, n], 0, 2);
-    latents.t.mul_(mask.t).mul_((await c.integers([1, n], 0, 2)).t);
-    const values = await latents.t.read();
-    const stats = await c.integers([n], 0, 9);
-    updateLastNonzero(stats.t, latents.t);
-    const expected = stats.x.map((before, j) => {
-      for (let row = 0; row < rows; row++) if (values[row * n + j] !== 0) return 1;
-      return before + 1;
-    });
-    close(await stats.t.read(), expected);
-  });
 });
 
 test.run();

@@ -1,0 +1,29 @@
+// The layer norm of a sum, and the sum.
+import { checkDType, checkOperands, checkShape } from '../check.js';
+import { withContiguous } from './contiguous.js';
+import { checkNorm } from './layer_norm.js';
+import type { Tensor } from './tensor.js';
+
+/**
+ * sum = a + b and its layer norm in one pass: the same values as a.add(b) and layerNorm() one after the other.
+ * a and b [..., width] are of one shape and dtype, gain and bias [width].
+ * @throws RangeError for other shapes, TypeError for other dtypes.
+ */
+export function addLayerNorm(
+  a: Tensor,
+  b: Tensor,
+  gain: Tensor,
+  bias: Tensor,
+  { eps = 1e-5 }: { eps?: number } = {},
+): { sum: Tensor; out: Tensor } {
+  const device = checkOperands('addLayerNorm', { a, b, gain, bias });
+  checkNorm('addLayerNorm', 'a', a, { gain, bias }, eps);
+  checkShape('addLayerNorm', 'b', b.shape, a.shape, 'the shape of a');
+  checkDType('addLayerNorm', 'b', b, a.dtype);
+  const sum = a.make(a.shape);
+  const out = a.make(a.shape);
+  withContiguous([gain, bias], (g, h) =>
+    device.run('addLayerNorm', sum.handle, out.handle, a.handle, b.handle, g.handle, h.handle, eps),
+  );
+  return { sum, out };
+}

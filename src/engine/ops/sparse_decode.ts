@@ -1,0 +1,42 @@
+// The decoder of a sparse autoencoder: CSR rows times a matrix, the dense latents never in memory.
+import { checkOperands, checkShape, describe, wrong } from '../check.js';
+import type { DType } from '../dtype.js';
+import { withContiguous } from './contiguous.js';
+import type { PackedMatrix } from './pack_weights.js';
+import type { SparseLatents } from './sparse_encode.js';
+import { Tensor } from './tensor.js';
+
+/** The dense rows that CSR rows stand for, times w [K, N], plus bias: [rows, N] of `dtype` (w's by default). */
+export function sparseDecode(
+  sparse: SparseLatents,
+  w: PackedMatrix,
+  { bias, dtype = w.dtype }: { bias?: Tensor; dtype?: DType } = {},
+): Tensor {
+  const device = checkOperands('sparseDecode', { w, bias });
+  const { rowPtr, indices, values } = sparse;
+  if (!(rowPtr instanceof BigInt64Array && indices instanceof Int32Array && values instanceof Float32Array)) {
+    throw new TypeError(
+      wrong(
+        'sparseDecode',
+        'sparse',
+        '{ rowPtr: BigInt64Array, indices: Int32Array, values: Float32Array }',
+        describe(sparse),
+      ),
+    );
+  }
+  if (rowPtr.length === 0 || indices.length !== values.length || Number(rowPtr[rowPtr.length - 1]) !== indices.length) {
+    const sizes = `${rowPtr.length}, ${indices.length} and ${values.length} long`;
+    throw new RangeError(
+      wrong('sparseDecode', 'sparse', 'rows + 1 pointers that end at the number of indices and values', sizes),
+    );
+  }
+  if (bias) checkShape('sparseDecode', 'bias', bias.shape, [w.n], 'the columns of w');
+  using pointers = Tensor.from(rowPtr, { device, dtype: 'int32' });
+  using columns = Tensor.from(indices, { device });
+  using kept = Tensor.from(values, { device });
+  const out = Tensor.empty([rowPtr.length - 1, w.n], { device, dtype });
+  withContiguous([bias], (b) =>
+    device.run('sparseDecode', out.handle, pointers.handle, columns.handle, kept.handle, w.handle, b?.handle ?? null),
+  );
+  return out;
+}

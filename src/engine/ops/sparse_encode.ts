@@ -1,0 +1,72 @@
+// The encoder of a sparse autoencoder: rows straight to CSR, the dense latents never in memory.
+import {
+  checkFloat,
+  checkInteger,
+  checkNumber,
+  checkOperands,
+  checkRank,
+  checkShape,
+  describe,
+  wrong,
+} from '../check.js';
+import { native } from '../native.js';
+import { rowCount, showShape } from '../shape.js';
+import { withContiguous } from './contiguous.js';
+import type { PackedMatrix } from './pack_weights.js';
+import { type Precision, precisionCode } from './product.js';
+import type { Tensor } from './tensor.js';
+
+/** Rows of latents in CSR form, in host memory: row r's entries are rowPtr[r] to rowPtr[r + 1], indices ascending. */
+export interface SparseLatents {
+  readonly rowPtr: BigInt64Array;
+  readonly indices: Int32Array;
+  readonly values: Float32Array;
+}
+
+export interface SparseEncodeOptions {
+  bias?: Tensor;
+  /** Keep values larger than this, 0 or more. */
+  threshold?: number;
+  /** Only look at each row's k largest. */
+  k?: number;
+  /** Keep positive values only (default); without it, the values whose magnitude is above the threshold. */
+  relu?: boolean;
+  precision?: Precision;
+}
+
+/** The values of x w + bias that pass: x [..., K], w [K, N]; a row for each of x's. */
+export async function sparseEncode(
+  x: Tensor,
+  w: PackedMatrix,
+  options: SparseEncodeOptions = {},
+): Promise<SparseLatents> {
+  const { bias, threshold = 0, k = 0, relu = true, precision } = options;
+  const device = checkOperands('sparseEncode', { x, w, bias });
+  const code = precisionCode('sparseEncode', precision);
+  checkRank('sparseEncode', 'x', x, 1);
+  checkFloat('sparseEncode', 'x', x);
+  checkInteger('sparseEncode', 'k', k, 0, w.n);
+  if (!(checkNumber('sparseEncode', 'threshold', threshold) >= 0)) {
+    throw new RangeError(wrong('sparseEncode', 'threshold', '0 or more', describe(threshold)));
+  }
+  if (x.shape[x.shape.length - 1] !== w.k) {
+    throw new RangeError(wrong('sparseEncode', 'x', `[..., ${w.k}] (w is [${w.k}, ${w.n}])`, showShape(x.shape)));
+  }
+  if (bias) checkShape('sparseEncode', 'bias', bias.shape, [w.n], 'the columns of w');
+  const rows = rowCount(x.shape);
+  const csr = native.csr(rows);
+  withContiguous([x, bias], (x, bias) =>
+    device.run(
+      'sparseEncode',
+      csr,
+      x.reshape(rows, w.k).handle,
+      w.handle,
+      bias?.handle ?? null,
+      threshold,
+      k,
+      relu,
+      code,
+    ),
+  );
+  return device.settled(native.readCsr(device.handle, csr));
+}

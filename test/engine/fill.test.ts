@@ -1,0 +1,20 @@
+// Filling tensors of any layout and dtype.
+import { cases } from '../support/cases.js';
+import { close } from '../support/close.js';
+import { anyOf } from '../support/elementwise.js';
+import { suite } from '../support/harness.js';
+
+const test = suite('fill');
+
+test('fill of any layout and dtype', async () => {
+  await cases(200, async (c) => {
+    const to = await anyOf(c, c.rng.shape(c.rng.integer(0, 5), { elements: 30_000 }));
+    to.t.fill(-2.5);
+    close(
+      await to.t.read(),
+      to.x.map(() => (to.t.dtype === 'int32' ? -2 : -2.5)),
+    );
+  });
+});
+
+test.run();

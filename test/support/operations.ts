@@ -1,0 +1,35 @@
+// The operations of native/ops.h, and the name that the files of each one have.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { packageRoot } from '../../src/engine/native.js';
+
+export interface Operation {
+  readonly name: string;
+  readonly parameters: readonly { readonly type: string; readonly name: string }[];
+}
+
+/** Operations that share their files, by the name of the files. */
+export const families: Record<string, readonly string[]> = {
+  binary: ['binary', 'binary_scalar'], // one arithmetic, of two tensors or of a tensor and a number
+  top_k: ['top_k', 'top_k_mask'], // one selection, given back in two forms
+  pack_weights: ['pack_weights', 'unpack_weights'], // one layout, written and read
+};
+
+/** Each `OP(name, Type parameter, ...)` of the list. */
+export const operations: readonly Operation[] = [
+  ...readFileSync(join(packageRoot, 'native', 'ops.h'), 'utf8').matchAll(/^ {2}OP\((\w+), ([^)]*)\)/gm),
+].map(([, name, list]) => ({
+  name: name as string,
+  parameters: (list as string).split(', ').map((parameter) => {
+    const [type, own] = parameter.split(' ') as [string, string];
+    return { type, name: own };
+  }),
+}));
+
+/** The name that an operation's files have: its own or its family's. */
+export const fileOf = (operation: string): string =>
+  Object.keys(families).find((family) => families[family]?.includes(operation)) ?? operation;
+
+export const operationFiles: readonly string[] = [...new Set(operations.map(({ name }) => fileOf(name)))];
+
+export const camelCase = (name: string): string => name.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
