@@ -519,7 +519,7 @@ struct Entry {
     host.names.push_back(name.c_str());
     if (host.names.size() > kNames) host.names.pop_front();
     host.describe = [&] {
-      return name + "\n(of " + in_words(tensor_arguments(kTexts[number].parameters, arguments...)) + ")";
+      return name + "\n(of " + describe_arguments(tensor_arguments(kTexts[number].parameters, arguments...)) + ")";
     };
     const Status status = operation(context, arguments...);
     host.describe = nullptr;
