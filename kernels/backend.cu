@@ -415,7 +415,7 @@ Status download(Context* context, void* to, DType host_dtype, In src, Pending** 
 // Device to host over the copy stream, in pieces, one on its way while another is moved out of pinned memory.
 Status bring(Context* context, char* to, const char* from, size_t bytes) {
   cudaStream_t stream = context->host->copies;
-  const size_t pieces = ceil_div(bytes, kPieceBytes);
+  const auto pieces = size_t(ceil_div(int64_t(bytes), int64_t(kPieceBytes)));
   Pinned blocks[2];
   cudaError_t error = cudaSuccess;
   for (size_t i = 0; i <= pieces && error == cudaSuccess; ++i) {
@@ -573,7 +573,7 @@ void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
   if (held.bytes >= bytes && held.data) return held.data;
   if (held.data) cudaFreeAsync(held.data, context->stream);
   held = {};
-  const size_t room = round_up(bytes ? bytes : 1, size_t(1) << 16);
+  const size_t room = round_up_bytes(bytes ? bytes : 1, size_t(1) << 16);
   held.data = allocate_on_stream(context, room);
   held.bytes = held.data ? room : 0;
   return held.data;

@@ -25,7 +25,7 @@ size_t Allocator::rounded(size_t bytes) {
   if (bytes <= 512) return 512;
   size_t step = 64;
   while (step * 16 < bytes) step *= 2;  // an eighth of the power of two below
-  return round_up(bytes, step);
+  return round_up_bytes(bytes, step);
 }
 
 Allocator::Allocator(const Backend& backend, Context* context, DeviceQueue& queue, bool poison, DeviceQueue* finisher)

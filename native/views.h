@@ -16,9 +16,8 @@ SONDE_HOST_DEVICE static constexpr int64_t min64(int64_t a, int64_t b) { return 
 SONDE_HOST_DEVICE static constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 SONDE_HOST_DEVICE static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 SONDE_HOST_DEVICE static constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-// for sizes in bytes, which may be larger than any int64_t
-static constexpr size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-static constexpr size_t round_up(size_t a, size_t b) { return ceil_div(a, b) * b; }
+// for sizes of memory, which may be larger than any int64_t
+static constexpr size_t round_up_bytes(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
 
 // ---- leading dimensions: all but the last `inner`
 

@@ -120,7 +120,7 @@ void* allocate(Context*, size_t bytes) {
   constexpr size_t kHuge = size_t(2) << 20;
   const size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
   if (bytes > SIZE_MAX - alignment) return nullptr;
-  const size_t rounded = round_up(bytes, alignment);
+  const size_t rounded = round_up_bytes(bytes, alignment);
   void* data = aligned_alloc(alignment, rounded ? rounded : alignment);
 #if defined(__linux__)
   if (data && alignment == kHuge) madvise(data, rounded, MADV_HUGEPAGE);

@@ -149,7 +149,7 @@ void Context::work(int thread) {
 void* Context::Scratch::at_least(size_t wanted) {
   if (wanted <= bytes) return data;
   free(data);
-  bytes = wanted > SIZE_MAX - 4095 ? 0 : round_up(wanted, size_t(4096));
+  bytes = wanted > SIZE_MAX - 4095 ? 0 : round_up_bytes(wanted, 4096);
   data = bytes ? aligned_alloc(64, bytes) : nullptr;
   if (!data) bytes = 0;
   return data;

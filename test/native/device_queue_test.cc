@@ -27,7 +27,7 @@ int64_t block_limit = 1 << 20;
 void* allocate(sonde::Context*, size_t bytes) {
   if (live_blocks >= block_limit) return nullptr;
   live_blocks++;
-  return std::aligned_alloc(64, sonde::round_up(bytes, size_t(64)));
+  return std::aligned_alloc(64, sonde::round_up_bytes(bytes, 64));
 }
 
 void release(sonde::Context*, void* block) {
