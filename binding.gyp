@@ -43,7 +43,8 @@
     {
       "target_name": "sonde",
       "sources": [
-        "native/addon.cc", "native/queue.cc", "native/buffer.cc", "native/cuda_loader.cc", "native/cpu/backend.cc",
+        "native/addon/addon.cc", "native/addon/device_memory.cc", "native/addon/results.cc", "native/addon/profile.cc",
+        "native/device_queue.cc", "native/buffer.cc", "native/cuda_loader.cc", "native/cpu/backend.cc",
         "native/cpu/threads.cc"
       ],
       "include_dirs": [

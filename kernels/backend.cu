@@ -337,20 +337,6 @@ void get_bytes(Context* context, void* to, const void* data, size_t bytes) {
   fetch(context, to, data, bytes);
 }
 
-View contiguous_view(const View& like, void* data, DType dtype) {
-  View view;
-  view.data = data;
-  view.dtype = dtype;
-  view.rank = like.rank;
-  int64_t step = 1;
-  for (int d = like.rank - 1; d >= 0; --d) {
-    view.shape[d] = like.shape[d];
-    view.stride[d] = step;
-    step *= like.shape[d];
-  }
-  return view;
-}
-
 // Host to device in pieces, by way of pinned memory.
 Status send(Context* context, char* to, const char* from, size_t bytes) {
   for (size_t at = 0; at < bytes; at += kPieceBytes) {
@@ -429,7 +415,7 @@ Status download(Context* context, void* to, DType host_dtype, In src, Pending** 
 // Device to host over the copy stream, in pieces, one on its way while another is moved out of pinned memory.
 Status bring(Context* context, char* to, const char* from, size_t bytes) {
   cudaStream_t stream = context->host->copies;
-  const size_t pieces = (bytes + kPieceBytes - 1) / kPieceBytes;
+  const auto pieces = size_t(ceil_div(int64_t(bytes), int64_t(kPieceBytes)));
   Pinned blocks[2];
   cudaError_t error = cudaSuccess;
   for (size_t i = 0; i <= pieces && error == cudaSuccess; ++i) {
@@ -533,7 +519,7 @@ struct Entry {
     host.names.push_back(name.c_str());
     if (host.names.size() > kNames) host.names.pop_front();
     host.describe = [&] {
-      return name + "\n(of " + in_words(tensor_arguments(kTexts[number].parameters, arguments...)) + ")";
+      return name + "\n(of " + describe_arguments(tensor_arguments(kTexts[number].parameters, arguments...)) + ")";
     };
     const Status status = operation(context, arguments...);
     host.describe = nullptr;
@@ -587,7 +573,7 @@ void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
   if (held.bytes >= bytes && held.data) return held.data;
   if (held.data) cudaFreeAsync(held.data, context->stream);
   held = {};
-  const size_t room = size_t(round_up(int64_t(bytes ? bytes : 1), int64_t(1) << 16));
+  const size_t room = round_up_bytes(bytes ? bytes : 1, size_t(1) << 16);
   held.data = allocate_on_stream(context, room);
   held.bytes = held.data ? room : 0;
   return held.data;

@@ -5,6 +5,7 @@
 
 #include "ops.h"
 #include "primitives.cuh"
+#include "views.h"
 
 namespace sonde {
 
@@ -65,31 +66,6 @@ void release_on_stream(Context* context, void* data);
 Status leave_csr_pending(Context* context, Csr* csr, const CsrPart* parts, int count);
 // device -> host, waiting for all work before it: for the few bytes that decide what is launched next
 Status fetch(Context* context, void* host, const void* device, size_t bytes);
-
-__host__ __device__ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-__host__ __device__ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-__host__ __device__ constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-__host__ __device__ constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
-inline int64_t element_count(const View& x) {
-  int64_t count = 1;
-  for (int d = 0; d < x.rank; ++d) count *= x.shape[d];
-  return count;
-}
-inline int64_t last_dimension(const View& x) { return x.rank ? x.shape[x.rank - 1] : 1; }
-inline int64_t row_count(const View& x) {
-  int64_t count = 1;
-  for (int d = 0; d + 1 < x.rank; ++d) count *= x.shape[d];
-  return count;
-}
-inline bool is_contiguous(const View& x) {
-  int64_t step = 1;
-  for (int d = x.rank - 1; d >= 0; --d) {
-    if (x.shape[d] != 1 && x.stride[d] != step) return false;
-    step *= x.shape[d];
-  }
-  return true;
-}
 
 // the operations, one file each
 #define OP(name, ...) Status name(Context*, __VA_ARGS__);

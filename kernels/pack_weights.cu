@@ -1,4 +1,4 @@
-// b [K, N] as it is, and column after column. See packed.h for the layout.
+// b [K, N] as it is, and column after column; and back. See packed.h for the layout.
 #include "packed.h"
 #include "planes.cuh"
 #include "product.cuh"
@@ -20,6 +20,13 @@ Status pack_weights(Context* context, PackedOut packed, In b) {
   if (status.failed()) return status;
   // from the stored values: what is rounded is rounded once
   return fill_planes(context, planes_of_packed(done, kind), kind, transposed(rows));
+}
+
+Status unpack_weights(Context* context, Out b, Packed packed) {
+  if (element_count(b) == 0) return {};
+  In rows;
+  static_cast<View&>(rows) = Right::of(packed).view;
+  return copy(context, b, rows);
 }
 
 }  // namespace sonde

@@ -22,8 +22,7 @@ struct Rows {
 
   static Rows of(const View& view) {
     const View* const views[] = {&view};
-    return {sonde::positions(views, view.rank ? 1 : 0), last_dimension(view),
-            view.rank ? view.stride[view.rank - 1] : 1};
+    return {sonde::positions(views, view.rank ? 1 : 0), last_dimension(view), last_stride(view)};
   }
   SONDE_DEVICE Row row(int64_t i) const {
     int64_t offset[1];

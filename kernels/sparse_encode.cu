@@ -8,6 +8,7 @@
 // A list that was too short is told by its count: the rows are then done again with more room.
 #include "product.h"
 #include "rows.cuh"
+#include "threshold.h"
 
 namespace sonde {
 
@@ -167,7 +168,7 @@ View rows_of(const View& x, int64_t first, int64_t rows) {
 // How many of the first columns top-k stores.
 int64_t stored_columns(int64_t n, int64_t k) {
   const int64_t wanted = round_up(max64(ceil_div(n, 16), 4 * k), 256);
-  return wanted < n ? wanted : n;
+  return min64(wanted, n);
 }
 
 // One part of the rows: its lists, and row_ptr with the largest count behind it, on the device.
@@ -222,13 +223,6 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Room& ro
   LAUNCH(scan_kernel, dim3(1), dim3(kScanThreads), 0, context->stream, room.kept, room.choice.counts, rows,
          room.row_ptr, room.row_ptr + rows + 1);
   return launched();
-}
-
-// The largest float that is not above the threshold: a float is larger than both or than neither.
-float float_threshold(double threshold, bool relu) {
-  if (relu && threshold < 0) return 0;
-  const float nearest = float(threshold);
-  return double(nearest) > threshold ? nextafterf(nearest, -INFINITY) : nearest;
 }
 
 // As many rows from `first` on as `room` is for. Leaves `part` and row_ptr's entries, or a larger capacity to be tried with.

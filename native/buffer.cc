@@ -1,13 +1,14 @@
-// The caching allocator. Sizes are rounded so that a few classes serve all requests with at most an eighth to spare. Where a
-// class has no block, one of up to twice the size will do: passes of many shapes, as over rows of many lengths, would else
-// leave blocks of every class behind.
+// The caching allocator. Sizes are rounded up by at most an eighth, so that a few size classes serve all requests.
+// Where a class has no block, one of up to twice the size is used: inputs of many shapes, such as rows of many lengths,
+// would otherwise leave cached blocks in every class.
 #include "buffer.h"
 
 #include <algorithm>
 #include <iterator>
 #include <utility>
 
-#include "queue.h"
+#include "device_queue.h"
+#include "views.h"
 
 namespace sonde {
 
@@ -24,10 +25,10 @@ size_t Allocator::rounded(size_t bytes) {
   if (bytes <= 512) return 512;
   size_t step = 64;
   while (step * 16 < bytes) step *= 2;  // an eighth of the power of two below
-  return (bytes + step - 1) / step * step;
+  return round_up_bytes(bytes, step);
 }
 
-Allocator::Allocator(const Backend& backend, Context* context, Queue& queue, bool poison, Queue* finisher)
+Allocator::Allocator(const Backend& backend, Context* context, DeviceQueue& queue, bool poison, DeviceQueue* finisher)
     : backend_(backend), context_(context), queue_(queue), finisher_(finisher), poison_(poison) {}
 
 Allocator::~Allocator() {
@@ -42,7 +43,7 @@ void* Allocator::take(size_t bytes) {
   size_t size = rounded(bytes);
   std::unique_lock lock(mutex_);
   void* block = nullptr;
-  // guard zones lie right behind what was asked for: a poisoned block must fit exactly
+  // the guard zone follows the requested bytes directly, so a poisoned block must have exactly the size
   const auto found = cached_.lower_bound(size);
   if (found != cached_.end() && found->first <= (poison_ ? size : 2 * size)) {
     size = found->first;
@@ -52,14 +53,14 @@ void* Allocator::take(size_t bytes) {
     cached_bytes_ -= int64_t(size);
   } else {
     lock.unlock();
-    const size_t whole = poison_ ? size + 2 * kGuard : size;
-    block = backend_.allocate(context_, whole);
+    const size_t with_guards = poison_ ? size + 2 * kGuard : size;
+    block = backend_.allocate(context_, with_guards);
     if (!block) {
       trim();
       if (backend_.trim) queue_.push([this] { backend_.trim(context_); });
       queue_.wait();
       if (finisher_) finisher_->wait();
-      block = backend_.allocate(context_, whole);
+      block = backend_.allocate(context_, with_guards);
     }
     if (!block) return nullptr;
     if (poison_) {
@@ -91,7 +92,7 @@ void Allocator::give_back(void* data, size_t bytes) {
     });
   }
   const uint64_t users = queue_.pushed();
-  bool too_much;
+  bool over_limit;
   {
     std::lock_guard lock(mutex_);
     memory_.allocated -= int64_t(bytes);
@@ -100,10 +101,10 @@ void Allocator::give_back(void* data, size_t bytes) {
     cached_[found->second].push_back({block, users});
     cached_bytes_ += int64_t(found->second);
     sizes_.erase(found);
-    too_much = cached_bytes_ > std::max(kCacheFloor, memory_.peak / 2 + memory_.allocated);
+    over_limit = cached_bytes_ > std::max(kCacheFloor, memory_.peak / 2 + memory_.allocated);
   }
-  // when the queue has stopped, the destructor does it
-  if (too_much && !queue_.stopped()) trim();
+  // when the queue has stopped, the destructor releases the blocks
+  if (over_limit && !queue_.stopped()) trim();
 }
 
 Memory Allocator::memory() const {

@@ -1,7 +1,8 @@
 // Device memory: a caching allocator with accounting.
 //
-// Memory is handed out and taken back on the JavaScript thread, while operations run later, in order, on the queue. So a
-// block that is taken back may be handed out again at once: whatever still uses it was queued before whatever will.
+// Memory is allocated and given back on the JavaScript thread, while operations run later, in order, on the queue. A
+// block that was given back may therefore be allocated again at once: every operation that still uses it was queued
+// before those that will.
 #pragma once
 #include <map>
 #include <memory>
@@ -13,7 +14,7 @@
 
 namespace sonde {
 
-class Queue;
+class DeviceQueue;
 
 struct Memory {
   int64_t allocated = 0;
@@ -22,26 +23,26 @@ struct Memory {
 
 class Allocator {
  public:
-  // poison: fill new and returned memory with NaN patterns and keep guard zones around each block (SONDE_POISON). finisher: the
-  // queue, if there is one, that holds memory of the device until what was begun is completed.
-  Allocator(const Backend& backend, Context* context, Queue& queue, bool poison, Queue* finisher = nullptr);
+  // poison: fill new and returned memory with NaN patterns and keep guard zones around each block (SONDE_POISON).
+  // finisher: the queue, if there is one, that holds memory of the device until pending work is completed.
+  Allocator(const Backend& backend, Context* context, DeviceQueue& queue, bool poison, DeviceQueue* finisher = nullptr);
   ~Allocator();
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
-  // null when there is not enough memory, even after giving back what was cached
+  // Returns null when there is not enough memory, even after the cached blocks were released.
   void* take(size_t bytes);
   void give_back(void* block, size_t bytes);
   Memory memory() const;
-  // gives cached blocks back to the system once the queue is done with them
+  // Releases the cached blocks to the system once the queue has done the work that may use them.
   void trim();
-  // The same at once, on the queue's thread, of the blocks that nothing uses which was queued up to the operation under way.
+  // Releases at once, on the queue's thread, the cached blocks that no work up to the running operation uses.
   void reclaim();
 
   static size_t rounded(size_t bytes);
 
  private:
-  // a block that is ready to be handed out: those who use it still were queued among the first `users` items
+  // A block that can be allocated again. Work that still uses it was queued among the first `users` items.
   struct Cached {
     void* block;
     uint64_t users;
@@ -50,17 +51,17 @@ class Allocator {
 
   const Backend& backend_;
   Context* context_;
-  Queue& queue_;
-  Queue* const finisher_;
+  DeviceQueue& queue_;
+  DeviceQueue* const finisher_;
   const bool poison_;
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<Cached>> cached_;  // by size; none of the lists is empty
-  std::unordered_map<void*, size_t> sizes_;       // of the blocks that are handed out
+  std::unordered_map<void*, size_t> sizes_;       // of the allocated blocks
   int64_t cached_bytes_ = 0;
   Memory memory_;
 };
 
-// One piece of device memory. Views share it; `release` gives the memory back while views may still exist.
+// A block of device memory that views share. `release` gives the memory back even while views exist.
 class Buffer {
  public:
   Buffer(std::shared_ptr<Allocator> allocator, void* data, size_t bytes)
@@ -72,7 +73,7 @@ class Buffer {
   void* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   bool released() const { return data_ == nullptr; }
-  // the bytes that became free; 0 the second time
+  // Returns the number of bytes that became free, 0 the second time.
   size_t release() {
     if (!data_) return 0;
     allocator_->give_back(data_, bytes_);

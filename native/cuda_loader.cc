@@ -1,4 +1,4 @@
-// dlopen, the library's one entry point, and the number that says whether both sides mean the same.
+// Opens the library with dlopen, finds its one entry point, and compares the version of the interface.
 #include "cuda_loader.h"
 
 #include <dlfcn.h>

@@ -1,4 +1,5 @@
-// The CUDA backend: a shared library of its own, loaded when it is first asked for. Whatever is missing is a sentence.
+// The CUDA backend, a shared library of its own that is loaded when it is first needed. If something is missing, a
+// sentence says what.
 #pragma once
 #include <string>
 
@@ -11,7 +12,8 @@ struct LoadedBackend {
   std::string reason;  // why there is none
 };
 
-// The library at `path`, and its devices counted; it stays loaded. The first answer for a path is the answer for good.
+// Loads the library at `path` and counts its devices. It stays loaded, and later calls for the path return the first
+// answer.
 LoadedBackend load_backend(const std::string& path);
 
 }  // namespace sonde

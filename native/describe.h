@@ -1,4 +1,4 @@
-// An operation's tensors in words, for errors and traces: "x [3, 4] float32, gain [4] float32".
+// An operation's tensors as text, for errors and traces: "x [3, 4] float32, gain [4] float32".
 #pragma once
 #include <string.h>
 
@@ -22,8 +22,8 @@ struct Argument {
   std::vector<int64_t> shape;
 };
 
-// `names` is a parameter list of native/ops.h: "Out out, In x, double eps". What was left out, and what is no tensor, is not
-// among them.
+// `names` is a parameter list of native/ops.h: "Out out, In x, double eps". Arguments that were left out or
+// are no tensors are not among them.
 template <class... A>
 std::vector<Argument> tensor_arguments(const char* names, const A&... arguments) {
   std::vector<Argument> out;
@@ -42,7 +42,7 @@ std::vector<Argument> tensor_arguments(const char* names, const A&... arguments)
   return out;
 }
 
-inline std::string in_words(const std::vector<Argument>& arguments) {
+inline std::string describe_arguments(const std::vector<Argument>& arguments) {
   std::string text;
   for (const auto& [name, dtype, shape] : arguments) {
     text += (text.empty() ? "" : ", ") + name + " [";

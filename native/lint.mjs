@@ -1,6 +1,6 @@
-// `npm run lint`: Biome over TypeScript and scripts, clang-format over native/ and kernels/ and clang-tidy over native/ where they are
-// installed.
-// A tool that is missing is told in one line and is no failure: npm cannot install the two.
+// `npm run lint`: Biome over TypeScript and scripts, and, where they are installed, clang-format over native/ and
+// kernels/ and clang-tidy over native/. npm cannot install the latter two, so one that is missing is reported in one
+// line and is no failure.
 //   node native/lint.mjs --fix    formats instead of complaining
 import { execFile } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -19,7 +19,7 @@ const found = (folder) =>
     .filter((name) => /\.(cc|h|cu|cuh)$/.test(name))
     .sort();
 const files = [...found('native'), ...found('test/native'), ...found('kernels'), ...found('test/cuda-emulator')];
-// planted_fault.cc is wrong on purpose
+// planted_fault.cc has faults on purpose
 const sources = files.filter((name) => /native.*\.cc$/.test(name) && !name.includes('planted_fault'));
 
 let failed = false;
@@ -31,7 +31,7 @@ await check('clang-format', 'clang-format', [...(fix ? ['-i'] : ['--dry-run', '-
 if (!fix) await check('clang-tidy', 'clang-tidy', ['--quiet'], sources, ['--', ...compilerFlags()]);
 process.exitCode = failed ? 1 : 0;
 
-// Runs a tool; given `each`, once per file of it, as many at a time as there are processors.
+// Runs a tool. With `each`, it runs once per file, as many at a time as there are processors.
 async function check(name, command, before, each = [''], after = []) {
   const queue = [...each];
   let result = 'good';
@@ -59,7 +59,7 @@ function run(command, args) {
   });
 }
 
-// As binding.gyp has them, for the portable instruction set.
+// The flags of binding.gyp for the portable instruction set.
 function compilerFlags() {
   const include = [require('node-api-headers').include_dir, require('node-addon-api').include_dir];
   const defines = [

@@ -1,11 +1,11 @@
-// The one list of what a backend must do. The addon's methods, their names in errors and each backend's table are made from
-// it: a backend that lacks a line does not build.
+// The one list of a backend's operations. The addon's methods, their names in errors and each backend's table are
+// generated from it: a backend that lacks an operation does not build.
 //
-// Letters: B batch, S sequence, T keys (earlier tokens and new ones), H heads, D channels of a head, K inner width,
-// M rows, N columns. A view is `data` plus `shape` and `stride` (both in elements, any strides, a stride of 0 repeats).
-// `contiguous` below means row-major without gaps. Shapes, dtypes and overlap are checked in TypeScript before a call is
-// queued; what only the data can tell (an index out of range) is a failed Status. No operation throws, aborts or
-// calls back.
+// Letters: B batch, S sequence, T keys (earlier tokens and new ones), H heads, D dimensions of a head, K inner width, M
+// rows, N columns. A view is `data` plus `shape` and `stride` (both in elements, any strides, a stride of 0 repeats).
+// `contiguous` below means row-major without gaps. Shapes, dtypes and overlap are checked in TypeScript before a call
+// is queued; an error that depends on the data (an index out of range) is a failed Status. No operation throws, aborts
+// or calls back.
 #pragma once
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,13 +25,13 @@ constexpr int64_t dtype_size(DType t) {
 enum class BinaryKind : int32_t { add = 0, sub = 1, mul = 2, div = 3 };
 enum class ReduceKind : int32_t { sum = 0, mean = 1, max = 2 };
 enum class Activation : int32_t { none = 0, relu = 1, gelu = 2 };
-// How products of float32 are computed. The CPU computes every one of them in float32, in a fixed order (bfloat16 with
-// bfloat16 two by two where the processor has an instruction for it: their products are exact in float32). A GPU computes
-// float32 to the accuracy of float32 on its tensor cores where that is faster; strict asks for plain float32 arithmetic,
-// tf32 (11-bit significands, as TF32 has) and bf16 for less accuracy.
+// How products of float32 are computed. The CPU computes all of them in float32, in a fixed order (bfloat16 with
+// bfloat16 in pairs where the processor has an instruction for it: their products are exact in float32). A GPU computes
+// float32 to the accuracy of float32 on its tensor cores where that is faster; strict asks for plain float32
+// arithmetic, tf32 (11-bit significands, as TF32 has) and bf16 for less accuracy.
 enum class Precision : int32_t { float32 = 0, strict = 1, tf32 = 2, bf16 = 3 };
-// What a device can do at most: float32 multiply-adds and products of bfloat16 in FLOP/s (a multiply-add counts two), bytes
-// that are read from memory per second.
+// The highest rates of a device: float32 multiply-adds and products of bfloat16 in FLOP/s (a multiply-add counts two),
+// bytes that are read from memory per second.
 enum class Ceiling : int32_t { float32 = 0, bfloat16 = 1, bandwidth = 2 };
 enum class RandomKind : int32_t { normal = 0, integer = 1 };
 
@@ -45,15 +45,16 @@ struct View {
 struct In : View {};   // read only
 struct Out : View {};  // written whole, unless the comment says otherwise
 
-// A weight matrix [K, N] in the order the backend's matmul reads it; the layout is the backend's own business.
+// A weight matrix [K, N] in the order the backend's matmul reads it; the layout is the backend's own choice.
 // `shape` is {K, N}, `dtype` the type the values are stored in.
 struct Packed : View {};
 struct PackedOut : View {};
 
-struct Pending;  // work that a backend has begun; Backend::finish completes it
+struct Pending;  // work that a backend has begun, and that Backend::finish completes
 
-// Sparse rows in CSR form, in host memory. row_ptr has rows + 1 entries; reserve makes room for count indices and values
-// (false: out of memory). Owned by the caller. Filled when the operation returns, unless that leaves something pending.
+// Sparse rows in CSR form, in host memory. row_ptr has rows + 1 entries; reserve allocates memory for count indices and
+// values (false: out of memory). Owned by the caller. Filled when the operation returns, unless that leaves something
+// pending.
 struct Csr {
   int64_t rows = 0;
   int64_t* row_ptr = nullptr;
@@ -66,8 +67,8 @@ struct CsrOut {
   Csr* csr = nullptr;
 };
 
-// What became of an operation. An empty text means it went well. A failure that is only noticed later, on a device that
-// works on its own, says itself which operation it was.
+// The result of an operation. An empty text means success. The text of a failure that an asynchronous device only
+// notices later names the operation itself.
 struct Status {
   char text[232] = {};
   bool names_operation = false;
@@ -116,7 +117,7 @@ struct Context;  // a backend's state for one device
   /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out        \
      contiguous, gain and bias [K] contiguous; float32 statistics in two passes (arXiv 1607.06450). */                 \
   OP(layer_norm, Out out, In x, In gain, In bias, double eps)                                                          \
-  /* sum = a + b, then out = layer_norm(sum): as binary and layer_norm one after the other, bit for bit. a and b alike in\
+  /* sum = a + b, then out = layer_norm(sum): as binary and layer_norm one after the other, bit for bit. a and b of one\
      shape, any strides; sum and out contiguous; one dtype for all four. sum may be a. */                              \
   OP(add_layer_norm, Out sum, Out out, In a, In b, In gain, In bias, double eps)                                       \
   /* out[..., 0] = sqrt(mean of x^2 over the last dimension + eps): x [..., K] any strides -> out [..., 1]. */         \
@@ -127,28 +128,28 @@ struct Context;  // a backend's state for one device
   /* softmax(q k^T scale + mask) v, the scores never stored. q [B, S, H, D], k [B, T, H, D], v [B, T, H, Dv],          \
      last stride 1, others any; out [B, S, H, Dv] contiguous; all one dtype. The queries are the last S of the T       \
      positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous, or left out: a pair of   \
-     which exactly one is padding is masked. A row with nothing left to see gives NaN. probs [B, S, T, H], any strides,\
-     of the same dtype, or left out: the probabilities besides, 0 where masked. */                                     \
+     which exactly one is padding is masked. A row with all keys masked gives NaN. probs [B, S, T, H], any strides,    \
+     of the same dtype, or left out: the probabilities, written as well, 0 where masked. */                            \
   OP(attention, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale)                               \
-  /* the mask of attention, for the open form: logits [B, H, S, T], any strides, in place: masked entries := -inf. */  \
+  /* the mask of attention on stored logits: logits [B, H, S, T], any strides, in place: masked entries := -inf. */    \
   OP(mask_logits, Out logits, In pad, bool causal)                                                                     \
   /* packed = b [K, N], any strides, of the packed dtype; and back. */                                                 \
   OP(pack_weights, PackedOut packed, In b)                                                                             \
   OP(unpack_weights, Out b, Packed packed)                                                                             \
   /* out [M, N] = activation(x [M, K] w + bias [N]) + residual [M, N], bias and residual may be left out; x, residual  \
-     and out have stride 1 in the last dimension and any row stride, and may be of other dtypes than w. What residual  \
-     is added to is rounded to out's dtype first, as if it had been stored; residual has out's dtype, and may be out.  \
+     and out have stride 1 in the last dimension and any row stride, and may be of other dtypes than w. The            \
+     activated product is rounded to out's dtype before residual is added; residual has out's dtype, and may be out.   \
      float32 accumulation in an order that is fixed: a row's result does not depend on M, on the other rows or on the  \
      number of threads. (On the CPU: k in ascending order, starting from the bias.) */                                 \
   OP(linear, Out out, In x, Packed w, In bias, In residual, Activation activation, Precision precision)                \
   /* out [..., M, N] = a [..., M, K] b [..., K, N] + bias [N]: as linear, with equal leading dimensions and any strides\
-     on a and b (a transpose or a broadcast is a matter of strides); out contiguous. */                                \
+     on a and b (strides express a transpose or a broadcast); out contiguous. */                                       \
   OP(matmul, Out out, In a, In b, In bias, Precision precision)                                                        \
   /* counter-based (Philox 4x32-10, SC'11): element i depends on seed and i alone. normal: mean a, standard deviation  \
      b; integer: uniform in [a, b), int32. out contiguous. */                                                          \
   OP(random, Out out, RandomKind kind, int64_t seed, double a, double b)                                               \
   /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
-     k > 0: only each row's k largest before activation (ties: lowest index) are looked at. relu: keep values          \
+     k > 0: only each row's k largest before activation (ties: lowest index) are considered. relu: keep values         \
      > max(threshold, 0); else those whose magnitude is > threshold, NaN too. out has M rows. Same arithmetic as       \
      linear, bit for bit. */                                                                                           \
   OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu, Precision precision)  \
@@ -159,30 +160,31 @@ struct Context;  // a backend's state for one device
   OP(update_last_nonzero, Out stats, In latents)
 // clang-format on
 
-// What the CPU compiles once per instruction set, and what a GPU backend fills once.
+// A table of operations. The CPU backend has one per instruction set, a GPU backend has one.
 struct Operations {
 #define OP(name, ...) Status (*name)(Context*, __VA_ARGS__);
   SONDE_OPS(OP)
 #undef OP
   // bytes that a packed [k, n] matrix of this dtype takes
   int64_t (*packed_bytes)(int64_t k, int64_t n, DType dtype);
-  // measured on the spot, for some tenths of a second; null where nobody has said how
+  // measures for some tenths of a second; null where a backend cannot measure
   Status (*ceiling)(Context*, Ceiling kind, double* per_second);
 };
 
 struct Backend {
   uint32_t abi;  // kBackendAbi, checked before anything else is used
-  // how many devices can be opened; with none, a Status that says why
+  // the number of devices that can be opened; if it is 0, a Status that says why
   int32_t (*count)(Status* status);
-  // a word on device `index`, opened or not: "NVIDIA H200, 139 GiB"
+  // a short description of device `index`, opened or not: "NVIDIA H200, 139 GiB"
   void (*identify)(int32_t index, char* text, size_t size);
-  // state for device `index` with `threads` compute threads (0: one per physical core); null and a Status when it cannot be had
+  // the state of device `index` with `threads` compute threads (0: one per physical core); null and a Status if it
+  // fails
   Context* (*open)(int32_t index, int32_t threads, Status* status);
   void (*close)(Context*);
-  // a word on what computes: "AVX-512, 2 threads"
+  // a short description of what computes: "AVX-512, 2 threads"
   void (*describe)(const Context*, char* text, size_t size);
-  // Memory of the device, 64-byte aligned; null when there is no more. Whatever uses it is begun after it was allocated, and
-  // before it is released.
+  // Memory of the device, 64-byte aligned; null when there is not enough. Work that uses it begins after it was
+  // allocated and before it is released.
   void* (*allocate)(Context*, size_t bytes);
   void (*release)(Context*, void*);
   // sets or fetches bytes of the device's memory, at once: for SONDE_POISON
@@ -192,17 +194,21 @@ struct Backend {
   Status (*upload)(Context*, Out dst, const void* host);
   // device -> host memory of `host_dtype`, contiguous. Either done when it returns, or *pending is set.
   Status (*download)(Context*, void* host, DType host_dtype, In src, Pending** pending);
-  // A mark in the device's order of work: pending until all before it is done. null where operations are done when they return.
+  // A mark in the device's order of work, pending until all work before it is done. It is null where operations are
+  // done when they return.
   Pending* (*mark)(Context*);
-  // Waits for what is pending and completes it; says the first failure that was noticed late, of the operations between the pending
-  // one before and this one. From any thread, several at a time and in any order, each once.
+  // Waits for pending work and completes it. Returns the first failure that was noticed late, of the operations between
+  // the previous pending work and this. It may be called from any thread, concurrently and in any order, once for each.
   Status (*finish)(Context*, Pending*);
-  // waits for everything, from the thread that runs operations; the failure is of those since the last that is pending
+  // Waits for all work, on the thread that runs operations. Returns a failure of the operations since the last pending
+  // work.
   Status (*synchronize)(Context*);
-  // Has an operation that finds no memory call reclaim(owner) before it tries once more, from the thread that runs it: whoever
-  // caches memory of this device releases what no operation up to this one uses. null where memory is the system's.
+  // Sets the function that an operation without enough memory calls, on the thread that runs it, before it tries once
+  // more: reclaim(owner) releases cached memory of this device that no operation up to this one uses. null where memory
+  // is the system's.
   void (*on_shortage)(Context*, void (*reclaim)(void* owner), void* owner);
-  // Gives back what the backend keeps for operations to come, from the thread that runs them and between two. May be null.
+  // Releases memory that the backend keeps for later operations, on the thread that runs them and between two. May be
+  // null.
   void (*trim)(Context*);
   const Operations* (*operations)(const Context*);
 };

@@ -21,13 +21,13 @@ int64_t first_largest(const T* x, int64_t n, int64_t stride) {
 
 Status argmax(Context* context, Out out, In x) {
   const int64_t n = last_dimension(x), stride = last_stride(x);
-  if (!reserve_rows(context, 1, n)) return no_room();
+  if (!reserve_rows(context, 1, n)) return out_of_memory("a row");
   each_row(context, element_count(out), n, [&](int64_t row, int thread) {
     const char* from = row_at(x, row);
     const int64_t index =
         x.dtype == DType::int32
             ? first_largest(reinterpret_cast<const int32_t*>(from), n, stride)
-            : first_largest(read_row(from, x.dtype, stride, n, row_room(context, thread, 1, n, 0)), n, 1);
+            : first_largest(read_row(from, x.dtype, stride, n, row_scratch(context, thread, 1, n, 0)), n, 1);
     static_cast<int32_t*>(out.data)[row] = int32_t(index);
   });
   return {};

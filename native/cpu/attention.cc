@@ -2,9 +2,9 @@
 //
 // q, k, v [B, S or T, H, D] -> k and v of some heads as panels -> per block of kRows queries: scores [kRows, T] by the
 // product's microkernel, scaled, masked, exponentiated -> times v [T, Dv] -> divided by the sums -> out [B, S, H, Dv].
-// Under the causal mask a block looks no further than its last query may. What is masked counts as exactly 0, so a row's
-// result does not depend on which other rows share its block. Where bfloat16 is multiplied in pairs, the weights are rounded
-// to bfloat16 for the second product, as the open form rounds its probabilities.
+// Under the causal mask a block reads no keys after those of its last query. A masked key counts as exactly 0, so a
+// row's result does not depend on which other rows share its block. Where bfloat16 is multiplied in pairs, the weights
+// are rounded to bfloat16 for the second product, as attention that stores its probabilities rounds them.
 #include "operations.h"
 #include "product.h"
 #include "rows.h"
@@ -15,23 +15,23 @@ namespace {
 
 constexpr int64_t kGroupBytes = int64_t(32) << 20;  // packed keys and values held at a time
 constexpr int64_t kBlocksPerTask = 4;
-// Heads have 64 channels, mostly: values lie in panels that divide 64.
+// Most heads have 64 dimensions: values lie in panels that divide 64.
 constexpr int kValueVectors = 2;
 constexpr int64_t kValueColumns = kValueVectors * kWidth;
 
 struct Shape {
-  int64_t batch, queries, keys, heads, channels, values;
-  Form form;
+  int64_t batch, queries, keys, heads, head_dim, value_dim;
+  Layout layout;
 
   int64_t key_panels() const { return panel_count(keys); }
-  int64_t value_panels() const { return panel_count(values, kValueColumns); }
-  int64_t key_bytes() const { return key_panels() * panel_bytes(form, channels); }
-  int64_t value_bytes() const { return value_panels() * panel_bytes(form, keys, kValueColumns); }
+  int64_t value_panels() const { return panel_count(value_dim, kValueColumns); }
+  int64_t key_bytes() const { return key_panels() * panel_bytes(layout, head_dim); }
+  int64_t value_bytes() const { return value_panels() * panel_bytes(layout, keys, kValueColumns); }
   int64_t score_width() const { return key_panels() * kColumns; }
   int64_t result_width() const { return value_panels() * kValueColumns; }
 };
 
-// Channels of one head as a matrix [positions, channels].
+// One head as a matrix [positions, head_dim].
 template <class T>
 View head_of(const T& x, int64_t batch, int64_t head) {
   View m;
@@ -54,32 +54,32 @@ View transposed(View m) {
   return m;
 }
 
-// Where a thread works: queries that could not be read in place, scores, the weights they become in bfloat16, results, the
-// bias that is none.
-struct Desk {
+// The scratch memory of one thread: queries that could not be read in place, scores, the weights that are made of them
+// in bfloat16, results, and zeros instead of a bias.
+struct Workspace {
   float *queries, *scores, *rounded, *results, *zeros;
 
-  // whole cache lines: a vector that crosses one costs double
-  static int64_t query_floats(const Shape& s) { return ceil_div(kRows * (s.channels + 1), 16) * 16; }
-  static int64_t rounded_floats(const Shape& s) { return s.form == Form::pairs ? kRows * s.score_width() / 2 : 0; }
+  // whole cache lines, as a vector that crosses one costs double
+  static int64_t query_floats(const Shape& s) { return round_up(kRows * (s.head_dim + 1), 16); }
+  static int64_t rounded_floats(const Shape& s) { return s.layout == Layout::pairs ? kRows * s.score_width() / 2 : 0; }
   static int64_t zero_count(const Shape& s) { return max64(s.score_width(), s.result_width()); }
   static size_t bytes(const Shape& s) {
     return size_t(query_floats(s) + rounded_floats(s) + kRows * (s.score_width() + s.result_width()) + zero_count(s)) *
            4;
   }
-  static Desk in(void* memory, const Shape& s) {
-    Desk desk;
-    desk.queries = static_cast<float*>(memory);
-    desk.scores = desk.queries + query_floats(s);
-    desk.rounded = desk.scores + kRows * s.score_width();
-    desk.results = desk.rounded + rounded_floats(s);
-    desk.zeros = desk.results + kRows * s.result_width();
-    memset(desk.zeros, 0, size_t(zero_count(s)) * 4);
-    return desk;
+  static Workspace in(void* memory, const Shape& s) {
+    Workspace workspace;
+    workspace.queries = static_cast<float*>(memory);
+    workspace.scores = workspace.queries + query_floats(s);
+    workspace.rounded = workspace.scores + kRows * s.score_width();
+    workspace.results = workspace.rounded + rounded_floats(s);
+    workspace.zeros = workspace.results + kRows * s.result_width();
+    memset(workspace.zeros, 0, size_t(zero_count(s)) * 4);
+    return workspace;
   }
 };
 
-// x := exp(scale x - max) for what the query may see, 0 up to `width`; returns the sum.
+// x := exp(scale x - max) for the keys that the query may see, 0 up to `width`. Returns the sum.
 float weigh(float* x, int64_t seen, int64_t width, float scale, const uint8_t* pad, int64_t query) {
   vf factor = broadcast(scale);
   if (pad) {
@@ -116,7 +116,8 @@ float weigh(float* x, int64_t seen, int64_t width, float scale, const uint8_t* p
   return sum_lanes(sums[0] + sums[1] + (rest ? load(x + whole) : vf{}));
 }
 
-// x, the weights of what a query may see, becomes its row of probs [B, S, T, H]; NaN altogether if their sum is.
+// Divides x, the weights of the keys that a query may see, by their sum, and writes its row of probs [B, S, T, H]. The
+// whole row is NaN if the sum is.
 void store_probabilities(const View& probs, int64_t batch, int64_t query, int64_t head, float* x, int64_t seen,
                          float sum) {
   const int64_t keys = probs.shape[2];
@@ -130,22 +131,23 @@ void store_probabilities(const View& probs, int64_t batch, int64_t query, int64_
 
 Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale) {
   const bool pairs = kPairs && q.dtype == DType::bfloat16;
-  const Form form = pairs ? Form::pairs : Form::float32;
-  const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], form};
+  const Layout layout = pairs ? Layout::pairs : Layout::float32;
+  const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], layout};
   if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
-  const int64_t count_pairs = s.batch * s.heads, bytes = max64(64, ceil_div(s.key_bytes() + s.value_bytes(), 64) * 64);
+  const int64_t count_pairs = s.batch * s.heads, bytes = max64(64, round_up(s.key_bytes() + s.value_bytes(), 64));
   const int64_t group = max64(1, min64(count_pairs, kGroupBytes / bytes));
   auto* packed = static_cast<char*>(shared_scratch(context, 0, size_t(group * bytes)));
   if (!packed) return out_of_memory("packed keys and values");
   for (int thread = 0; thread < thread_count(context); ++thread) {
-    if (!thread_scratch(context, thread, 0, Desk::bytes(s))) return out_of_memory("a block of scores");
+    if (!thread_scratch(context, thread, 0, Workspace::bytes(s))) return out_of_memory("a block of scores");
   }
   const int64_t blocks = ceil_div(s.queries, kRows), tasks = ceil_div(blocks, kBlocksPerTask);
-  const int64_t channel_steps = step_count(form, s.channels), key_steps = step_count(form, s.keys);
+  const int64_t head_steps = step_count(layout, s.head_dim), key_steps = step_count(layout, s.keys);
   const int64_t score_width = s.score_width(), result_width = s.result_width();
   const auto nothing = [](int64_t, int, const float*) {};
 
-  const auto attend = [&](int64_t pair, int64_t block, const char* keys, const char* values, const Desk& desk) {
+  const auto attend = [&](int64_t pair, int64_t block, const char* keys, const char* values,
+                          const Workspace& workspace) {
     const int64_t batch = pair / s.heads, head = pair % s.heads, first = block * kRows;
     const int count = int(min64(kRows, s.queries - first));
     const int64_t before = s.keys - s.queries;  // keys that came before the first query
@@ -153,35 +155,36 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     const View queries = head_of(q, batch, head);
     Left left = left_of(queries);
     left.data = left.row(first);
-    if (!is_left(queries, form)) {
-      left = {reinterpret_cast<char*>(desk.queries), left_row_bytes(form, s.channels)};
+    if (!is_left(queries, layout)) {
+      left = {reinterpret_cast<char*>(workspace.queries), left_row_bytes(layout, s.head_dim)};
       for (int i = 0; i < count; ++i) {
-        convert_row(reinterpret_cast<char*>(desk.queries) + i * left.stride, queries, first + i, form);
+        convert_row(reinterpret_cast<char*>(workspace.queries) + i * left.stride, queries, first + i, layout);
       }
     }
-    product<kVectors>(left, count, {keys, form, channel_steps, channel_steps}, panel_count(seen), seen, desk.zeros,
-                      {desk.scores, score_width, false, true}, nullptr, nothing);
+    product<kVectors>(left, count, {keys, layout, head_steps, head_steps}, panel_count(seen), seen, workspace.zeros,
+                      {workspace.scores, score_width, false, true}, nullptr, nothing);
     float sums[kRows];
     for (int i = 0; i < count; ++i) {
       const int64_t query = before + first + i;
       const auto* padding = pad.data ? static_cast<const uint8_t*>(pad.data) + batch * s.keys : nullptr;
-      float* weights = desk.scores + i * score_width;
+      float* weights = workspace.scores + i * score_width;
       sums[i] = weigh(weights, causal ? query + 1 : s.keys, width, float(scale), padding, query);
-      // to the end, as an odd one out has a partner: 0
-      if (pairs) narrow(desk.rounded + i * score_width / 2, weights, DType::bfloat16, width);
+      // all of the width, so that an odd last weight is paired with a 0
+      if (pairs) narrow(workspace.rounded + i * score_width / 2, weights, DType::bfloat16, width);
     }
-    const int64_t used = step_count(form, seen);
-    Left weights{reinterpret_cast<char*>(desk.scores), score_width * 4};
-    if (pairs) weights = {reinterpret_cast<char*>(desk.rounded), score_width * 2};
-    product<kValueVectors>(weights, count, {values, form, key_steps, used, kValueColumns}, s.value_panels(), s.values,
-                           desk.zeros, {desk.results, result_width, false, true}, nullptr, nothing);
+    const int64_t used = step_count(layout, seen);
+    Left weights{reinterpret_cast<char*>(workspace.scores), score_width * 4};
+    if (pairs) weights = {reinterpret_cast<char*>(workspace.rounded), score_width * 2};
+    product<kValueVectors>(weights, count, {values, layout, key_steps, used, kValueColumns}, s.value_panels(),
+                           s.value_dim, workspace.zeros, {workspace.results, result_width, false, true}, nullptr,
+                           nothing);
     for (int i = 0; i < count; ++i) {
-      float* result = desk.results + i * result_width;
+      float* result = workspace.results + i * result_width;
       const float sum = sums[i];
-      map_row(result, result, s.values, [=](vf x) { return x / sum; });
-      const int64_t at = ((batch * s.queries + first + i) * s.heads + head) * s.values;
-      narrow(static_cast<char*>(out.data) + at * dtype_size(out.dtype), result, out.dtype, s.values);
-      if (probs.data) store_probabilities(probs, batch, first + i, head, desk.scores + i * score_width, seen, sum);
+      map_row(result, result, s.value_dim, [=](vf x) { return x / sum; });
+      const int64_t at = ((batch * s.queries + first + i) * s.heads + head) * s.value_dim;
+      narrow(static_cast<char*>(out.data) + at * dtype_size(out.dtype), result, out.dtype, s.value_dim);
+      if (probs.data) store_probabilities(probs, batch, first + i, head, workspace.scores + i * score_width, seen, sum);
     }
   };
 
@@ -194,20 +197,20 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       char* keys = packed + i * bytes;
       if (panel < key_panels) {
         const View columns = transposed(head_of(k, batch, head));
-        return pack_panel(keys + panel * panel_bytes(form, s.channels), form, columns, panel * kColumns, kColumns);
+        return pack_panel(keys + panel * panel_bytes(layout, s.head_dim), layout, columns, panel * kColumns, kColumns);
       }
       const int64_t part = panel - key_panels;
-      pack_panel(keys + s.key_bytes() + part * panel_bytes(form, s.keys, kValueColumns), form, head_of(v, batch, head),
-                 part * kValueColumns, kValueColumns);
+      pack_panel(keys + s.key_bytes() + part * panel_bytes(layout, s.keys, kValueColumns), layout,
+                 head_of(v, batch, head), part * kValueColumns, kValueColumns);
     });
-    // the last queries see most: they go first
+    // the last queries see the most keys, so they go first
     parallel(context, n * tasks, [&](int64_t task, int thread) {
       const int64_t i = task / tasks, part = tasks - 1 - task % tasks;
-      const Desk desk = Desk::in(thread_scratch(context, thread, 0, Desk::bytes(s)), s);
+      const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, Workspace::bytes(s)), s);
       const char* keys = packed + i * bytes;
       const int64_t end = min64(blocks, (part + 1) * kBlocksPerTask);
       for (int64_t block = part * kBlocksPerTask; block < end; ++block) {
-        attend(start + i, block, keys, keys + s.key_bytes(), desk);
+        attend(start + i, block, keys, keys + s.key_bytes(), workspace);
       }
     });
   }

@@ -1,4 +1,4 @@
-// The CPU backend's table: which instruction set computes, memory, and the ways in and out.
+// The CPU backend's table: the choice of an instruction set, memory, uploads and downloads.
 #include "backend.h"
 
 #include <cstdlib>
@@ -13,6 +13,7 @@
 #include <cpuid.h>
 #endif
 
+#include "../views.h"
 #include "threads.h"
 
 namespace sonde {
@@ -36,13 +37,13 @@ namespace {
 
 struct InstructionSet {
   const char* name;   // as SONDE_ISA names it
-  const char* title;  // as people do
+  const char* title;  // for people to read
   const Operations* operations;
   bool (*supported)();
 };
 
 #if defined(__x86_64__)
-// Both tables use it beside AVX2, and not every compiler's __builtin_cpu_supports knows the name.
+// Every table beyond the portable one uses F16C, and not every compiler's __builtin_cpu_supports knows the name.
 bool converts_halves() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
@@ -55,7 +56,8 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-// the dot product of pairs of bfloat16: CPUID 7.1, EAX bit 5; not every compiler's __builtin_cpu_supports knows the name
+// The dot product of pairs of bfloat16 is CPUID 7.1, EAX bit 5. Not every compiler's __builtin_cpu_supports knows the
+// name.
 bool has_avx512_bf16() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)) != 0;
@@ -118,7 +120,7 @@ void* allocate(Context*, size_t bytes) {
   constexpr size_t kHuge = size_t(2) << 20;
   const size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
   if (bytes > SIZE_MAX - alignment) return nullptr;
-  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  const size_t rounded = round_up_bytes(bytes, alignment);
   void* data = aligned_alloc(alignment, rounded ? rounded : alignment);
 #if defined(__linux__)
   if (data && alignment == kHuge) madvise(data, rounded, MADV_HUGEPAGE);
@@ -132,28 +134,12 @@ void set_bytes(Context*, void* data, unsigned char value, size_t bytes) { memset
 
 void get_bytes(Context*, void* host, const void* data, size_t bytes) { memcpy(host, data, bytes); }
 
-// host memory as a contiguous view of the shape of `like`
-template <class T>
-T host_view(const View& like, void* host, DType dtype) {
-  T view;
-  view.data = host;
-  view.dtype = dtype;
-  view.rank = like.rank;
-  int64_t step = 1;
-  for (int d = like.rank - 1; d >= 0; --d) {
-    view.shape[d] = like.shape[d];
-    view.stride[d] = step;
-    step *= like.shape[d];
-  }
-  return view;
-}
-
 Status upload(Context* context, Out dst, const void* host) {
-  return context->operations->copy(context, dst, host_view<In>(dst, const_cast<void*>(host), dst.dtype));
+  return context->operations->copy(context, dst, contiguous_view<In>(dst, const_cast<void*>(host), dst.dtype));
 }
 
 Status download(Context* context, void* host, DType host_dtype, In src, Pending**) {
-  return context->operations->copy(context, host_view<Out>(src, host, host_dtype), src);
+  return context->operations->copy(context, contiguous_view<Out>(src, host, host_dtype), src);
 }
 
 // nothing is ever pending: operations are done when they return

@@ -1,5 +1,5 @@
-// The four arithmetic operations. Rows are brought to float32 (or stay int32 when all three sides are), a repeated element
-// (stride 0) is laid out once per row.
+// The four arithmetic operations. Rows are converted to float32, or stay int32 when all three sides are; a repeated
+// element (stride 0) is written out once per row.
 #include "operations.h"
 #include "rows.h"
 
@@ -32,7 +32,7 @@ void float_row(float* y, const float* a, const float* b, int64_t n, BinaryKind k
   }
 }
 
-// In wrapping arithmetic; false where the divisor is 0.
+// One element in wrapping arithmetic. Returns false where the divisor is 0.
 bool integer(int32_t* y, int32_t a, int32_t b, BinaryKind kind) {
   if (kind == BinaryKind::div) {
     if (b == 0) return false;
@@ -62,7 +62,7 @@ Status integers(Context* context, const View& out, const View& a, const View& b,
   return bad < 0 ? Status() : fail("division by zero at element %lld", static_cast<long long>(bad));
 }
 
-// Contiguous sides are taken as rows of a handy length, whatever their shape.
+// A contiguous view of any shape as rows of `width` elements.
 View as_rows(const View& x, int64_t count, int64_t width) {
   View rows = x;
   rows.rank = 2;
@@ -90,12 +90,12 @@ Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
     }
   }
   const int64_t n = last_dimension(o);
-  if (!reserve_rows(context, 3, n)) return no_room();
+  if (!reserve_rows(context, 3, n)) return out_of_memory("a row");
   each_row(context, row_count(o), n, [&](int64_t row, int thread) {
-    const float* left = read_row(row_at(p, row), p.dtype, last_stride(p), n, row_room(context, thread, 3, n, 0));
-    const float* right = read_row(row_at(q, row), q.dtype, last_stride(q), n, row_room(context, thread, 3, n, 1));
+    const float* left = read_row(row_at(p, row), p.dtype, last_stride(p), n, row_scratch(context, thread, 3, n, 0));
+    const float* right = read_row(row_at(q, row), q.dtype, last_stride(q), n, row_scratch(context, thread, 3, n, 1));
     char* to = row_at(o, row);
-    float* result = result_room(to, o.dtype, last_stride(o), row_room(context, thread, 3, n, 2));
+    float* result = result_row(to, o.dtype, last_stride(o), row_scratch(context, thread, 3, n, 2));
     float_row(result, left, right, n, kind);
     write_row(to, o.dtype, last_stride(o), n, result);
   });

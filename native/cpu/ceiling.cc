@@ -1,5 +1,5 @@
-// What this processor can do at most, measured on the spot: the yardstick for every other kernel. All compute threads take
-// part; the best of some rounds counts, as other processes only ever make it slower.
+// The highest rates that this processor reaches, measured on the spot, which every other kernel is compared with. All
+// compute threads take part. The best of several rounds counts, as other processes can only make a round slower.
 #include <stdlib.h>
 #include <time.h>
 
@@ -19,7 +19,7 @@ double now() {
   return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
 }
 
-// The best rate of `amount` per run, over some runs.
+// The best rate of `amount` per call of run(), over some rounds.
 template <class Run>
 double best_rate(double amount, int rounds, Run run) {
   double best = 0;
@@ -35,7 +35,7 @@ double best_rate(double amount, int rounds, Run run) {
 // As many sums as the microkernel has: enough to hide the latency of a multiply-add.
 constexpr int kSums = kRows * kVectors;
 
-template <Form form>
+template <Layout layout>
 __attribute__((noinline)) float multiply_add(int64_t steps) {
   vf sum[kSums];
 #pragma GCC unroll 32
@@ -43,32 +43,32 @@ __attribute__((noinline)) float multiply_add(int64_t steps) {
   const vf a = broadcast(0.5f), b = broadcast(1e-3f);
   for (int64_t p = 0; p < steps; ++p) {
 #pragma GCC unroll 32
-    for (int i = 0; i < kSums; ++i) sum[i] = accumulate<form>(a, b, sum[i]);
-    asm volatile("");  // not to be taken out of the loop
+    for (int i = 0; i < kSums; ++i) sum[i] = accumulate<layout>(a, b, sum[i]);
+    asm volatile("");  // keeps the compiler from moving the sums out of the loop
   }
   float total = 0;
   for (int i = 0; i < kSums; ++i) total += sum_lanes(sum[i]);
   return total;
 }
 
-template <Form form>
+template <Layout layout>
 double multiply_add_rate(Context* context) {
   const int threads = thread_count(context);
-  const double per_step = 2.0 * kSums * kWidth * (form == Form::pairs ? 2 : 1);
+  const double per_step = 2.0 * kSums * kWidth * (layout == Layout::pairs ? 2 : 1);
   volatile float sink = 0;
   int64_t steps = 10'000;
   const double start = now();
-  sink = multiply_add<form>(steps);
+  sink = multiply_add<layout>(steps);
   steps = int64_t(double(steps) * kRoundSeconds / (now() - start)) + 1;
   return best_rate(per_step * double(steps) * threads, kRounds,
-                   [&] { parallel(context, threads, [&](int64_t, int) { sink = multiply_add<form>(steps); }); });
+                   [&] { parallel(context, threads, [&](int64_t, int) { sink = multiply_add<layout>(steps); }); });
 }
 
-constexpr int64_t kBytes = int64_t(256) << 20, kPiece = int64_t(1) << 20;  // many times the caches
+constexpr int64_t kBytes = int64_t(256) << 20, kChunk = int64_t(1) << 20;  // many times the caches
 
-__attribute__((noinline)) float read_piece(const char* from) {
+__attribute__((noinline)) float read_chunk(const char* from) {
   vf sum[4] = {};
-  for (int64_t at = 0; at < kPiece; at += 4 * kWidth * 4) {
+  for (int64_t at = 0; at < kChunk; at += 4 * kWidth * 4) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
       __builtin_prefetch(from + at + i * kWidth * 4 + 8192);
@@ -82,23 +82,23 @@ __attribute__((noinline)) float read_piece(const char* from) {
 
 Status ceiling(Context* context, Ceiling kind, double* per_second) {
   if (kind == Ceiling::float32) {
-    *per_second = multiply_add_rate<Form::float32>(context);
+    *per_second = multiply_add_rate<Layout::float32>(context);
     return {};
   }
   if (kind == Ceiling::bfloat16) {
-    // in pairs or widened: some processors have the instruction for pairs at half of float32's rate
-    const double widened = multiply_add_rate<Form::float32>(context);
-    constexpr Form kForm = kPairs ? Form::pairs : Form::float32;
-    const double pairs = kPairs ? multiply_add_rate<kForm>(context) : 0;
+    // the better of pairs and widened values, as some processors multiply pairs at half of float32's rate
+    const double widened = multiply_add_rate<Layout::float32>(context);
+    constexpr Layout kLayout = kPairs ? Layout::pairs : Layout::float32;
+    const double pairs = kPairs ? multiply_add_rate<kLayout>(context) : 0;
     *per_second = pairs > widened ? pairs : widened;
     return {};
   }
-  auto* data = static_cast<char*>(aligned_alloc(size_t(kPiece), size_t(kBytes)));
+  auto* data = static_cast<char*>(aligned_alloc(size_t(kChunk), size_t(kBytes)));
   if (!data) return out_of_memory("a buffer to read");
-  parallel(context, kBytes / kPiece, [&](int64_t i, int) { memset(data + i * kPiece, 0, size_t(kPiece)); });
+  parallel(context, kBytes / kChunk, [&](int64_t i, int) { memset(data + i * kChunk, 0, size_t(kChunk)); });
   volatile float sink = 0;
   *per_second = best_rate(double(kBytes), kRounds, [&] {
-    parallel(context, kBytes / kPiece, [&](int64_t i, int) { sink = read_piece(data + i * kPiece); });
+    parallel(context, kBytes / kChunk, [&](int64_t i, int) { sink = read_chunk(data + i * kChunk); });
   });
   free(data);
   return {};

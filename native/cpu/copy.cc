@@ -1,5 +1,5 @@
-// Copying and converting between any strides. Dimensions that lie together in both views are taken as one; where only the
-// source runs along another dimension (a transpose), blocks keep its cache lines in use.
+// Copies and converts between any strides. Dimensions that are contiguous in both views are merged into one. Where the
+// source is contiguous along another dimension than the output (a transpose), blocks keep its cache lines in use.
 #include "operations.h"
 #include "rows.h"
 
@@ -7,7 +7,7 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-// Drops dimensions of 1 and joins neighbours that are contiguous in both.
+// Drops dimensions of 1 and merges neighbours that are contiguous in both.
 void simplify(View& a, View& b) {
   int rank = 0;
   for (int d = 0; d < a.rank; ++d) {
@@ -26,7 +26,7 @@ void simplify(View& a, View& b) {
   a.rank = b.rank = rank;
 }
 
-// int32 and bool through float32 would lose digits
+// Whether float32 in between loses nothing: int32 to int32 or bool would lose digits.
 bool exact(DType from, DType to) { return from != DType::int32 || (to != DType::int32 && to != DType::boolean); }
 
 template <class T>
@@ -37,7 +37,7 @@ void move(char* to, const char* from, int64_t n, int64_t to_stride, int64_t from
 }
 
 void copy_row(char* to, const View& out, const char* from, const View& x, int64_t n, int64_t to_stride,
-              int64_t from_stride, float* room) {
+              int64_t from_stride, float* scratch) {
   if (out.dtype == x.dtype) {
     const int64_t size = dtype_size(x.dtype);
     if (to_stride == 1 && from_stride == 1) memcpy(to, from, size_t(n * size));
@@ -52,7 +52,7 @@ void copy_row(char* to, const View& out, const char* from, const View& x, int64_
     }
     return;
   }
-  write_row(to, out.dtype, to_stride, n, read_row(from, x.dtype, from_stride, n, room));
+  write_row(to, out.dtype, to_stride, n, read_row(from, x.dtype, from_stride, n, scratch));
 }
 
 }  // namespace
@@ -63,34 +63,34 @@ Status copy(Context* context, Out out, In x) {
   simplify(a, b);
   const int64_t n = last_dimension(a), to = last_stride(a), from = last_stride(b);
   const int64_t to_size = dtype_size(a.dtype), from_size = dtype_size(b.dtype);
-  constexpr int64_t kPiece = 4096, kBlock = 32;
-  if (!reserve_rows(context, 1, kPiece)) return no_room();
-  const bool crosswise = a.rank >= 2 && to == 1 && from != 1 && b.stride[b.rank - 2] == 1;
-  if (crosswise) {
-    // blocks of 32 rows and columns: the source's lines are read whole while they are at hand
-    const int64_t height = a.shape[a.rank - 2], bands = (height + kBlock - 1) / kBlock;
+  constexpr int64_t kChunk = 4096, kBlock = 32;
+  if (!reserve_rows(context, 1, kChunk)) return out_of_memory("a row");
+  const bool transposes = a.rank >= 2 && to == 1 && from != 1 && b.stride[b.rank - 2] == 1;
+  if (transposes) {
+    // blocks of 32 rows and columns, so that every cache line of the source is used whole while it is in the cache
+    const int64_t height = a.shape[a.rank - 2], bands = ceil_div(height, kBlock);
     View a_lead = a, b_lead = b;
     a_lead.rank = b_lead.rank = a.rank - 1;
     each_row(context, row_count(a_lead) * bands, kBlock * n, [&](int64_t task, int thread) {
-      const int64_t first = task % bands * kBlock, rows = height - first < kBlock ? height - first : kBlock;
+      const int64_t first = task % bands * kBlock, rows = min64(kBlock, height - first);
       char* t = row_at(a_lead, task / bands) + first * a.stride[a.rank - 2] * to_size;
       const char* f = row_at(b_lead, task / bands) + first * from_size;
-      float* room = row_room(context, thread, 1, kPiece, 0);
+      float* scratch = row_scratch(context, thread, 1, kChunk, 0);
       for (int64_t column = 0; column < n; column += kBlock) {
-        const int64_t count = n - column < kBlock ? n - column : kBlock;
+        const int64_t count = min64(kBlock, n - column);
         for (int64_t r = 0; r < rows; ++r) {
           copy_row(t + (r * a.stride[a.rank - 2] + column) * to_size, a, f + (r + column * from) * from_size, b, count,
-                   1, from, room);
+                   1, from, scratch);
         }
       }
     });
     return {};
   }
-  const int64_t pieces = (n + kPiece - 1) / kPiece;
-  each_row(context, row_count(a) * pieces, n < kPiece ? n : kPiece, [&](int64_t task, int thread) {
-    const int64_t row = task / pieces, at = task % pieces * kPiece, count = n - at < kPiece ? n - at : kPiece;
+  const int64_t chunks = ceil_div(n, kChunk);
+  each_row(context, row_count(a) * chunks, min64(kChunk, n), [&](int64_t task, int thread) {
+    const int64_t row = task / chunks, at = task % chunks * kChunk, count = min64(kChunk, n - at);
     copy_row(row_at(a, row) + at * to * to_size, a, row_at(b, row) + at * from * from_size, b, count, to, from,
-             row_room(context, thread, 1, kPiece, 0));
+             row_scratch(context, thread, 1, kChunk, 0));
   });
   return {};
 }

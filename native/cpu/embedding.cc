@@ -1,4 +1,5 @@
-// Rows of a table, copied or added. All indices are looked at before any row is, so that a wrong one is told for certain.
+// Rows of a table, copied or added. All indices are checked before any row is read, so that a wrong one is always
+// reported.
 #include "operations.h"
 #include "rows.h"
 
@@ -18,7 +19,7 @@ Status embedding(Context* context, Out out, In indices, In table, bool accumulat
     }
   }
   if (count == 0 || width == 0) return {};
-  if (!reserve_rows(context, 2, width)) return no_room();
+  if (!reserve_rows(context, 2, width)) return out_of_memory("a row");
   each_row(context, count, width, [&](int64_t i, int thread) {
     const char* from = static_cast<const char*>(table.data) + index_at(i) * width * size;
     char* to = static_cast<char*>(out.data) + i * width * size;
@@ -26,8 +27,8 @@ Status embedding(Context* context, Out out, In indices, In table, bool accumulat
       memcpy(to, from, size_t(width * size));
       return;
     }
-    const float* row = read_row(from, table.dtype, 1, width, row_room(context, thread, 2, width, 0));
-    float* sum = row_room(context, thread, 2, width, 1);
+    const float* row = read_row(from, table.dtype, 1, width, row_scratch(context, thread, 2, width, 0));
+    float* sum = row_scratch(context, thread, 2, width, 1);
     widen(sum, to, out.dtype, width);
     for (int64_t j = 0; j < width; ++j) sum[j] += row[j];
     narrow(to, sum, out.dtype, width);

@@ -1,4 +1,4 @@
-// The value is converted once and laid down element by element.
+// The value is converted once and written to every element.
 #include "operations.h"
 #include "rows.h"
 

@@ -7,13 +7,13 @@ namespace sonde::SONDE_ISA {
 Status layer_norm(Context* context, Out out, In x, In gain, In bias, double eps) {
   const int64_t n = last_dimension(x);
   if (element_count(x) == 0) return {};
-  auto* room = static_cast<float*>(shared_scratch(context, 0, size_t(2 * n) * 4));
-  if (!room || !reserve_rows(context, 2, n)) return no_room();
-  const NormWeights weights = NormWeights::in(room, gain, bias, n);
+  auto* scratch = static_cast<float*>(shared_scratch(context, 0, size_t(2 * n) * 4));
+  if (!scratch || !reserve_rows(context, 2, n)) return out_of_memory("a row");
+  const NormWeights weights = NormWeights::widened(scratch, gain, bias, n);
   each_row(context, row_count(x), n, [&](int64_t row, int thread) {
-    const float* in = read_row(row_at(x, row), x.dtype, last_stride(x), n, row_room(context, thread, 2, n, 0));
+    const float* in = read_row(row_at(x, row), x.dtype, last_stride(x), n, row_scratch(context, thread, 2, n, 0));
     char* to = static_cast<char*>(out.data) + row * n * dtype_size(out.dtype);
-    float* result = result_room(to, out.dtype, 1, row_room(context, thread, 2, n, 1));
+    float* result = result_row(to, out.dtype, 1, row_scratch(context, thread, 2, n, 1));
     layer_norm_row(result, in, n, weights, eps);
     write_row(to, out.dtype, 1, n, result);
   });

@@ -1,20 +1,20 @@
-// A row of layer norm, for layer_norm and add_layer_norm. Two passes over a row that is in the cache: the mean, then the
-// mean of squared distances from it. One pass (mean of squares minus square of the mean) would cancel where the mean is
-// large.
+// One row of layer norm, for layer_norm and add_layer_norm. Two passes over a row that is in the cache compute the
+// mean, then the mean of squared distances from it. One pass (mean of squares minus square of the mean) would cancel
+// where the mean is large.
 #pragma once
 #include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
-// Gain and bias as float32, side by side in `room` [2, n].
+// Gain and bias as float32, side by side in `scratch` [2, n].
 struct NormWeights {
   const float* scale;
   const float* shift;
 
-  static NormWeights in(float* room, const View& gain, const View& bias, int64_t n) {
-    widen(room, gain.data, gain.dtype, n);
-    widen(room + n, bias.data, bias.dtype, n);
-    return {room, room + n};
+  static NormWeights widened(float* scratch, const View& gain, const View& bias, int64_t n) {
+    widen(scratch, gain.data, gain.dtype, n);
+    widen(scratch + n, bias.data, bias.dtype, n);
+    return {scratch, scratch + n};
   }
 };
 

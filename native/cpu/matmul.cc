@@ -1,5 +1,5 @@
-// a b + bias for any strides: b's columns are packed as a thread comes to them. A batch of small products is dealt out by
-// product, a large product by columns.
+// a b + bias for any strides: b's columns are packed as a thread comes to them. The threads share a batch of small
+// products by product, a large product by columns.
 #include "multiply.h"
 #include "operations.h"
 
@@ -7,16 +7,11 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-// The matrix at place `batch` of the leading dimensions.
+// The matrix at index `batch` of the leading dimensions.
 template <class T>
 View matrix_at(const T& x, int64_t batch) {
   View matrix;
-  int64_t offset = 0;
-  for (int d = x.rank - 3; d >= 0; --d) {
-    offset += batch % x.shape[d] * x.stride[d];
-    batch /= x.shape[d];
-  }
-  matrix.data = static_cast<char*>(x.data) + offset * dtype_size(x.dtype);
+  matrix.data = static_cast<char*>(x.data) + leading_offset(x, 2, batch) * dtype_size(x.dtype);
   matrix.dtype = x.dtype;
   matrix.rank = 2;
   for (int d = 0; d < 2; ++d) {
@@ -30,8 +25,7 @@ View matrix_at(const T& x, int64_t batch) {
 
 Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   const int64_t m = out.shape[out.rank - 2], n = out.shape[out.rank - 1], k = a.shape[a.rank - 1];
-  int64_t batch = 1;
-  for (int d = 0; d < out.rank - 2; ++d) batch *= out.shape[d];
+  const int64_t batch = leading_count(out, 2);
   if (batch * m * n == 0) return {};
   const bool by_product = batch >= 2 * thread_count(context) && m <= kTaskRows && m * n <= (int64_t(1) << 22);
   if (!by_product) {
@@ -50,13 +44,13 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   const View first = matrix_at(b, 0);
   RightSide shape;
   shape.view = &first;
-  const Form form = shape.form(a.dtype);
-  const int64_t row_bytes = left_row_bytes(form, k);
-  const bool in_place = is_left(matrix_at(a, 0), form);
-  const size_t room_bytes = Room::bytes(shape, form, m);
+  const Layout layout = shape.layout(a.dtype);
+  const int64_t row_bytes = left_row_bytes(layout, k);
+  const bool in_place = is_left(matrix_at(a, 0), layout);
+  const size_t workspace_bytes = Workspace::bytes(shape, layout, m);
   for (int thread = 0; thread < thread_count(context); ++thread) {
     const bool enough = in_place || thread_scratch(context, thread, 1, size_t(m * row_bytes));
-    if (!enough || !thread_scratch(context, thread, 0, room_bytes)) return out_of_memory("a group of columns");
+    if (!enough || !thread_scratch(context, thread, 0, workspace_bytes)) return out_of_memory("a group of columns");
   }
   parallel(context, batch, [&](int64_t i, int thread) {
     const View x = matrix_at(a, i), right = matrix_at(b, i);
@@ -64,15 +58,15 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
     Left left = left_of(x);
     if (!in_place) {
       auto* converted = static_cast<char*>(thread_scratch(context, thread, 1, size_t(m * row_bytes)));
-      for (int64_t row = 0; row < m; ++row) convert_row(converted + row * row_bytes, x, row, form);
+      for (int64_t row = 0; row < m; ++row) convert_row(converted + row * row_bytes, x, row, layout);
       left = {converted, row_bytes};
     }
     RightSide w;
     w.view = &right;
-    const Room room = Room::in(thread_scratch(context, thread, 0, room_bytes), w, form);
+    const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, workspace_bytes), w, layout);
     for (int64_t panel = 0; panel < panel_count(n); panel += kGroup) {
       const int64_t count = min64(kGroup, panel_count(n) - panel);
-      multiply_columns(left, m, x.dtype, w, panel, count, wide_bias, to, 0, room);
+      multiply_columns(left, m, x.dtype, w, panel, count, wide_bias, to, 0, workspace);
     }
   });
   return {};

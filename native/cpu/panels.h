@@ -1,42 +1,39 @@
-// The right side of a product in panels, as packed weights lie in memory: [panel][step][columns] (see microkernel.h), zeros
-// beyond the last column and behind an odd k of pairs.
+// The right side of a product in panels, as packed weights are stored: [panel][step][columns] (see microkernel.h), with
+// zeros after the last column and after an odd last k of pairs.
 #pragma once
 #include "microkernel.h"
 
 namespace sonde::SONDE_ISA {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t panel_count(int64_t n, int64_t columns = kColumns) { return ceil_div(n, columns); }
 
-// How weights of a dtype lie.
-constexpr Form packed_form(DType dtype) {
-  if (dtype == DType::bfloat16) return kPairs ? Form::pairs : Form::bfloat16;
-  return dtype == DType::float16 ? Form::float16 : Form::float32;
+// The layout of packed weights of a dtype.
+constexpr Layout packed_layout(DType dtype) {
+  if (dtype == DType::bfloat16) return kPairs ? Layout::pairs : Layout::bfloat16;
+  return dtype == DType::float16 ? Layout::float16 : Layout::float32;
 }
-constexpr int64_t panel_bytes(Form form, int64_t k, int64_t columns = kColumns) {
-  return step_count(form, k) * step_bytes(form, columns);
+constexpr int64_t panel_bytes(Layout layout, int64_t k, int64_t columns = kColumns) {
+  return step_count(layout, k) * step_bytes(layout, columns);
 }
 
-// Panels of `columns` columns: `data` is the first one of interest, each of `steps` steps, of which the first `used` take
-// part.
+// Panels of `columns` columns. `data` is the first one of interest; each has `steps` steps, of which the first `used`
+// are multiplied.
 struct Panels {
   const char* data;
-  Form form;
+  Layout layout;
   int64_t steps;
   int64_t used;
   int64_t columns = kColumns;
 
   const char* at(int64_t panel, int64_t step) const {
-    return data + (panel * steps + step) * step_bytes(form, columns);
+    return data + (panel * steps + step) * step_bytes(layout, columns);
   }
 };
 
 inline Panels panels_from(const Packed& w, int64_t panel) {
-  const Form form = packed_form(w.dtype);
-  const int64_t steps = step_count(form, w.shape[0]);
-  return {static_cast<const char*>(w.data) + panel * panel_bytes(form, w.shape[0]), form, steps, steps};
+  const Layout layout = packed_layout(w.dtype);
+  const int64_t steps = step_count(layout, w.shape[0]);
+  return {static_cast<const char*>(w.data) + panel * panel_bytes(layout, w.shape[0]), layout, steps, steps};
 }
 
 // n elements, `stride` elements apart, as float32
@@ -50,7 +47,7 @@ SONDE_INLINE void read_strided(float* to, const char* from, DType dtype, int64_t
   }
 }
 
-// A block of `columns` by 16 k's, to[k][columns], from a matrix whose neighbours in k lie side by side.
+// Transposes a block of `columns` by 16 k's to to[k][columns], from a matrix whose neighbours in k lie side by side.
 inline void transpose_block(float* to, int64_t columns, const float* from, int64_t stride, int64_t count,
                             int64_t depth) {
   int64_t j = 0;
@@ -118,9 +115,9 @@ inline void pack_float_panel(float* to, const View& b, int64_t column, int64_t c
 inline void pack_paired_panel(uint16_t* to, const View& b, int64_t column, int64_t columns) {
   const int64_t k = b.shape[0], size = dtype_size(b.dtype), count = min64(columns, b.shape[1] - column);
   const bool side_by_side = b.dtype == DType::bfloat16 && b.stride[0] == 1;
-  if (side_by_side) {  // pairs are there already: words to be transposed
+  if (side_by_side) {  // the pairs exist already, as 32-bit words that are transposed
     const auto* base = static_cast<const uint16_t*>(b.data) + column * b.stride[1];
-    if (count < columns || k % 2) memset(to, 0, size_t(step_count(Form::pairs, k) * columns) * 4);
+    if (count < columns || k % 2) memset(to, 0, size_t(step_count(Layout::pairs, k) * columns) * 4);
     float part[64 * 16];
     for (int64_t done = 0; done < k; done += 32) {
       const int64_t depth = min64(32, k - done);
@@ -150,21 +147,21 @@ inline void pack_paired_panel(uint16_t* to, const View& b, int64_t column, int64
 }
 
 // One panel of b in pairs or in float32.
-inline void pack_panel(void* to, Form form, const View& b, int64_t column, int64_t columns) {
-  if (form == Form::pairs) return pack_paired_panel(static_cast<uint16_t*>(to), b, column, columns);
+inline void pack_panel(void* to, Layout layout, const View& b, int64_t column, int64_t columns) {
+  if (layout == Layout::pairs) return pack_paired_panel(static_cast<uint16_t*>(to), b, column, columns);
   pack_float_panel(static_cast<float*>(to), b, column, columns);
 }
 
 // Row k of a panel as float32, as many as it has columns.
 SONDE_INLINE void unpack_row(float* to, const Panels& w, int64_t panel, int64_t k) {
-  const char* from = w.at(panel, is_paired(w.form) ? k / 2 : k);
-  const int64_t vector = step_bytes(w.form, kWidth);
+  const char* from = w.at(panel, is_paired(w.layout) ? k / 2 : k);
+  const int64_t vector = step_bytes(w.layout, kWidth);
   for (int64_t j = 0; j < w.columns; j += kWidth, from += vector) {
     vf v;
-    if (w.form == Form::bfloat16) v = load_step<Form::bfloat16>(from);
-    else if (w.form == Form::float16) v = load_step<Form::float16>(from);
-    else v = load_step<Form::float32>(from);
-    if (is_paired(w.form)) v = vf(k % 2 ? vu(v) & 0xffff0000u : vu(v) << 16);
+    if (w.layout == Layout::bfloat16) v = load_step<Layout::bfloat16>(from);
+    else if (w.layout == Layout::float16) v = load_step<Layout::float16>(from);
+    else v = load_step<Layout::float32>(from);
+    if (is_paired(w.layout)) v = vf(k % 2 ? vu(v) & 0xffff0000u : vu(v) << 16);
     store(to + j, v);
   }
 }

@@ -1,6 +1,6 @@
-// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11): four 32-bit values from
-// a counter and a key, here the number of a group of elements and the seed. Normal values come in pairs by the Box-Muller
-// transform in double precision, four to a group; integers take 64 bits each, two to a group.
+// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11): four 32-bit values
+// from a counter and a key, here the number of a group of elements and the seed. Normal values come in pairs by the
+// Box-Muller transform in double precision, four to a group; integers take 64 bits each, two to a group.
 #include "operations.h"
 #include "rows.h"
 
@@ -34,7 +34,7 @@ void normal_group(float* to, const Four& bits, double mean, double deviation) {
   }
 }
 
-// uniform in [low, low + range): the upper half of a 64-bit fraction times the range
+// uniform in [low, low + range): the upper 64 bits of a 64-bit fraction times the range
 int32_t integer(uint32_t high, uint32_t low_bits, int64_t low, uint64_t range) {
   const uint64_t fraction = uint64_t(high) << 32 | low_bits;
   return int32_t(low + int64_t((unsigned __int128)(fraction)*range >> 64));
@@ -44,10 +44,10 @@ int32_t integer(uint32_t high, uint32_t low_bits, int64_t low, uint64_t range) {
 
 Status random(Context* context, Out out, RandomKind kind, int64_t seed, double a, double b) {
   const int64_t count = element_count(out), size = dtype_size(out.dtype);
-  constexpr int64_t kPiece = 4096;
-  parallel(context, (count + kPiece - 1) / kPiece, [&](int64_t piece, int) {
-    const int64_t first = piece * kPiece, n = count - first < kPiece ? count - first : kPiece;
-    float normal[kPiece];
+  constexpr int64_t kChunk = 4096;
+  parallel(context, ceil_div(count, kChunk), [&](int64_t chunk, int) {
+    const int64_t first = chunk * kChunk, n = min64(kChunk, count - first);
+    float normal[kChunk];
     for (int64_t i = 0; kind == RandomKind::normal && i < n; i += 4) {
       normal_group(normal + i, philox(uint64_t(first + i) / 4, uint64_t(seed)), a, b);
     }

@@ -1,4 +1,5 @@
-// Finding the largest: a value and its index as one integer whose order is the one wanted, equal values lowest index first.
+// Finding the largest: a value and its index as one integer whose order is the one wanted, equal values lowest index
+// first.
 #pragma once
 #include "simd.h"
 
@@ -10,13 +11,14 @@ SONDE_INLINE uint64_t candidate(int32_t key, int64_t index) {
 }
 SONDE_INLINE int32_t key_of(uint64_t c) { return int32_t(uint32_t(c >> 32) ^ 0x80000000u); }
 SONDE_INLINE int64_t index_of(uint64_t c) { return int64_t(0xffffffffu - uint32_t(c)); }
-// A float as an integer that sorts alike; both zeros are one, NaN is above all. Its own inverse but for those.
+// A float as an integer of the same order; both zeros are equal, NaN is above all. It is its own inverse except for
+// those.
 SONDE_INLINE vi keys(vf v) {
   const vi bits = vi(v + 0.0f);
   const vi key = bits < 0 ? bits ^ 0x7fffffff : bits;
   return v != v ? vi{} + INT32_MAX : key;
 }
-// The float of a key; NaN for the largest and the least.
+// The float of a key; NaN for the largest and the smallest key.
 SONDE_INLINE float float_of(int32_t key) {
   if (key == INT32_MAX) return NAN;
   if (key < 0) key ^= 0x7fffffff;

@@ -30,7 +30,7 @@ float reduce_floats(const float* x, int64_t n, ReduceKind kind) {
 
 Status reduce(Context* context, Out out, In x, ReduceKind kind) {
   const int64_t n = last_dimension(x), stride = last_stride(x), rows = element_count(out);
-  if (!reserve_rows(context, 1, n)) return no_room();
+  if (!reserve_rows(context, 1, n)) return out_of_memory("a row");
   const bool integers = x.dtype == DType::int32 && kind != ReduceKind::mean;
   each_row(context, rows, n, [&](int64_t row, int thread) {
     const char* from = row_at(x, row);
@@ -40,7 +40,8 @@ Status reduce(Context* context, Out out, In x, ReduceKind kind) {
       memcpy(to, &value, 4);
       return;
     }
-    const float value = reduce_floats(read_row(from, x.dtype, stride, n, row_room(context, thread, 1, n, 0)), n, kind);
+    const float value =
+        reduce_floats(read_row(from, x.dtype, stride, n, row_scratch(context, thread, 1, n, 0)), n, kind);
     narrow(to, &value, out.dtype, 1);
   });
   return {};

@@ -1,55 +1,30 @@
-// Rows, the last dimension of a strided view, as float32: a pointer into the view where it already is that, else widened into
-// room of the caller's. So each kernel does its arithmetic once, for every dtype and stride.
+// Rows, the last dimension of a strided view, as float32: a pointer into the view where its elements already lie so,
+// else a widened copy in the caller's scratch memory. Each kernel thus writes its arithmetic once, for every dtype and
+// stride.
 #pragma once
 #include "simd.h"
 
 namespace sonde::SONDE_ISA {
 
-SONDE_INLINE int64_t element_count(const View& x) {
-  int64_t count = 1;
-  for (int d = 0; d < x.rank; ++d) count *= x.shape[d];
-  return count;
-}
-SONDE_INLINE int64_t last_dimension(const View& x) { return x.rank ? x.shape[x.rank - 1] : 1; }
-SONDE_INLINE int64_t last_stride(const View& x) { return x.rank ? x.stride[x.rank - 1] : 1; }
-inline int64_t row_count(const View& x) {
-  int64_t count = 1;
-  for (int d = 0; d + 1 < x.rank; ++d) count *= x.shape[d];
-  return count;
-}
-inline bool is_contiguous(const View& x) {
-  int64_t step = 1;
-  for (int d = x.rank - 1; d >= 0; --d) {
-    if (x.shape[d] != 1 && x.stride[d] != step) return false;
-    step *= x.shape[d];
-  }
-  return true;
-}
-
 // The first element of a row, as bytes.
 inline char* row_at(const View& x, int64_t row) {
-  int64_t offset = 0;
-  for (int d = x.rank - 2; d >= 0; --d) {
-    offset += row % x.shape[d] * x.stride[d];
-    row /= x.shape[d];
-  }
-  return static_cast<char*>(x.data) + offset * dtype_size(x.dtype);
+  return static_cast<char*>(x.data) + leading_offset(x, 1, row) * dtype_size(x.dtype);
 }
 
-// n elements, `stride` apart, as float32: `from` itself or a copy in `room`.
-inline const float* read_row(const char* from, DType dtype, int64_t stride, int64_t n, float* room) {
+// n elements, `stride` apart, as float32: `from` itself or a copy in `scratch`.
+inline const float* read_row(const char* from, DType dtype, int64_t stride, int64_t n, float* scratch) {
   if (stride == 1 || n <= 1) {
     if (dtype == DType::float32) return reinterpret_cast<const float*>(from);
-    widen(room, from, dtype, n);
-    return room;
+    widen(scratch, from, dtype, n);
+    return scratch;
   }
   const int64_t step = stride * dtype_size(dtype);
   if (dtype == DType::float32) {
-    for (int64_t i = 0; i < n; ++i) room[i] = *reinterpret_cast<const float*>(from + i * step);
+    for (int64_t i = 0; i < n; ++i) scratch[i] = *reinterpret_cast<const float*>(from + i * step);
   } else {
-    for (int64_t i = 0; i < n; ++i) widen(room + i, from + i * step, dtype, 1);
+    for (int64_t i = 0; i < n; ++i) widen(scratch + i, from + i * step, dtype, 1);
   }
-  return room;
+  return scratch;
 }
 
 inline void write_row(char* to, DType dtype, int64_t stride, int64_t n, const float* row) {
@@ -60,55 +35,55 @@ inline void write_row(char* to, DType dtype, int64_t stride, int64_t n, const fl
   for (int64_t i = 0; i < n; ++i) narrow(to + i * stride * dtype_size(dtype), row + i, dtype, 1);
 }
 
-// Where a row's results go before they are narrowed: the output itself if it takes float32 side by side, else `room`.
-inline float* result_room(char* to, DType dtype, int64_t stride, float* room) {
-  return dtype == DType::float32 && stride == 1 ? reinterpret_cast<float*>(to) : room;
+// Where a row's results go before they are narrowed: the output itself if it is float32 side by side, else `scratch`.
+inline float* result_row(char* to, DType dtype, int64_t stride, float* scratch) {
+  return dtype == DType::float32 && stride == 1 ? reinterpret_cast<float*>(to) : scratch;
 }
 
-// Elements worth waking other threads for.
+// Fewer elements than these are not worth waking another thread for.
 constexpr int64_t kWorthSharing = 16384;
 
-// body(row, thread) for every row, in groups that are worth a thread's while.
+// Calls body(row, thread) for every row, in groups that are large enough for a thread of their own.
 template <class Body>
 SONDE_INLINE void each_row(Context* context, int64_t rows, int64_t width, Body body) {
   const int64_t group = width >= kWorthSharing ? 1 : kWorthSharing / (width ? width : 1);
-  const int64_t groups = (rows + group - 1) / group;
+  const int64_t groups = ceil_div(rows, group);
   parallel(context, groups, [&](int64_t i, int thread) {
-    const int64_t end = (i + 1) * group < rows ? (i + 1) * group : rows;
+    const int64_t end = min64(rows, (i + 1) * group);
     for (int64_t row = i * group; row < end; ++row) body(row, thread);
   });
 }
 
-// Room for `rows` rows of n floats for each thread, in its slot 0; false when there is not enough memory.
+// Reserves scratch memory for `rows` rows of n floats for each thread, in its slot 0; false when there is not enough
+// memory.
 inline bool reserve_rows(Context* context, int rows, int64_t n) {
   for (int thread = 0; thread < thread_count(context); ++thread) {
     if (!thread_scratch(context, thread, 0, size_t(rows) * size_t(n + kWidth) * 4)) return false;
   }
   return true;
 }
-inline float* row_room(Context* context, int thread, int rows, int64_t n, int which) {
+inline float* row_scratch(Context* context, int thread, int rows, int64_t n, int which) {
   auto* all = static_cast<float*>(thread_scratch(context, thread, 0, size_t(rows) * size_t(n + kWidth) * 4));
   return all + which * (n + kWidth);
 }
-inline Status no_room() { return fail("not enough memory for a row"); }
 
 // out = function(x), element by element: the kernels of one input and one output.
 template <class Function>
 Status map(Context* context, const View& out, const View& x, Function function) {
   const bool flat = is_contiguous(out) && is_contiguous(x);
-  constexpr int64_t kPiece = 4096;
+  constexpr int64_t kChunk = 4096;
   const int64_t count = element_count(x);
   if (count == 0) return {};
-  const int64_t n = flat ? (count < kPiece ? count : kPiece) : last_dimension(x);
-  if (!reserve_rows(context, 2, n)) return no_room();
-  const int64_t rows = flat ? (count + n - 1) / n : row_count(x);
+  const int64_t n = flat ? min64(kChunk, count) : last_dimension(x);
+  if (!reserve_rows(context, 2, n)) return out_of_memory("a row");
+  const int64_t rows = flat ? ceil_div(count, n) : row_count(x);
   each_row(context, rows, n, [&](int64_t row, int thread) {
     const int64_t length = flat && row == rows - 1 ? count - row * n : n;
     const char* from = flat ? static_cast<char*>(x.data) + row * n * dtype_size(x.dtype) : row_at(x, row);
     char* to = flat ? static_cast<char*>(out.data) + row * n * dtype_size(out.dtype) : row_at(out, row);
     const int64_t in_stride = flat ? 1 : last_stride(x), out_stride = flat ? 1 : last_stride(out);
-    const float* in = read_row(from, x.dtype, in_stride, length, row_room(context, thread, 2, n, 0));
-    float* result = result_room(to, out.dtype, out_stride, row_room(context, thread, 2, n, 1));
+    const float* in = read_row(from, x.dtype, in_stride, length, row_scratch(context, thread, 2, n, 0));
+    float* result = result_row(to, out.dtype, out_stride, row_scratch(context, thread, 2, n, 1));
     map_row(result, in, length, function);
     write_row(to, out.dtype, out_stride, length, result);
   });
@@ -146,7 +121,7 @@ SONDE_INLINE float squares_row(const float* x, int64_t n, float shift) {
   return sum_lanes(a + b) + rest;
 }
 
-// the largest element, -inf of nothing; a NaN is passed over
+// the largest element, -inf of an empty row; NaN is skipped
 SONDE_INLINE float max_row(const float* x, int64_t n) {
   vf a = broadcast(-INFINITY);
   int64_t i = 0;

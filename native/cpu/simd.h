@@ -1,5 +1,5 @@
-// One vector type, three builds. `vf` holds kWidth floats: 16 with AVX-512, 8 with AVX2, else 4 (SSE2, NEON), by the
-// compiler's vector extensions; intrinsics only where an extension does not say it well.
+// One vector type for every instruction set. `vf` holds kWidth floats: 16 with AVX-512, 8 with AVX2, else 4 (SSE2,
+// NEON). It uses the compiler's vector extensions, and intrinsics only where the extensions express an operation badly.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -41,7 +41,7 @@ SONDE_INLINE vf broadcast(float s) {
 #elif defined(__AVX2__)
   return vf(_mm256_set1_ps(s));
 #else
-  return s - vf{};  // 0 subtracted, not added: x + 0 would turn -0 into 0 and cost an instruction
+  return s - vf{};  // 0 subtracted, not added: x + 0 would make 0 of -0 and cost an instruction
 #endif
 }
 // a * b + c, rounded once where the processor can
@@ -238,8 +238,9 @@ SONDE_INLINE uint32_t not_at_most_bits(vf a, vf b) {
 
 // ---- functions
 
-// e^x, within 1.5 units in the last place: x = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r (Cephes' coefficients for
-// expf), and 2^n in two factors, so that results below the normal range and beyond the largest float come out right.
+// e^x, within 1.5 units in the last place: x = n ln 2 + r with |r| <= ln(2)/2, a polynomial in r (Cephes' coefficients
+// for expf), and 2^n in two factors, so that results below the normal range and beyond the largest float come out
+// right.
 SONDE_INLINE vf exp(vf x) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which its low bits then hold
   x = minimum(broadcast(89.0f), maximum(broadcast(-104.0f), x));  // in this order of arguments, NaN stays NaN
@@ -265,8 +266,9 @@ SONDE_INLINE vf exp(vf x) {
 #endif
 }
 
-// 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3). Within 3 units in the last place where x >= 0,
-// 3 + 6 |u| below: the exponent's rounding counts as often as it is large. (The form with tanh loses all digits there.)
+// 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3). Within 3 units in the last place where x
+// >= 0, 3 + 6 |u| below: the exponent's rounding counts as often as it is large. (The formula with tanh loses all
+// digits there.)
 SONDE_INLINE vf gelu(vf x) {
   const vf minus_2u = x * fma(x * x, broadcast(-0.0713548162726f), broadcast(-1.59576912161f));
   return x / (1.0f + exp(minus_2u));
@@ -325,7 +327,7 @@ SONDE_INLINE void widen(float* to, const void* from, DType dtype, int64_t n) {
       return;
   }
 }
-// truncated and held inside int32's range; NaN is 0
+// truncated and clamped to int32's range; NaN is 0
 SONDE_INLINE int32_t float_to_int32(float f) {
   return f != f ? 0 : f >= 2147483648.0f ? INT32_MAX : f < -2147483648.0f ? INT32_MIN : int32_t(f);
 }
@@ -354,7 +356,7 @@ SONDE_INLINE void narrow(void* to, const float* from, DType dtype, int64_t n) {
   }
 }
 
-// A lambda in place of parallel_for's function and argument: body(i, thread).
+// parallel_for with a lambda instead of a function and its argument: body(i, thread).
 template <class Body>
 void run_body(void* arg, int64_t i, int thread) {
   (*static_cast<Body*>(arg))(i, thread);

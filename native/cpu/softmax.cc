@@ -1,4 +1,4 @@
-// exp(x - max), divided by its sum or not.
+// exp(x - max), divided by its sum if it is normalized.
 #include "operations.h"
 #include "rows.h"
 
@@ -7,11 +7,11 @@ namespace sonde::SONDE_ISA {
 Status softmax(Context* context, Out out, In x, bool normalize) {
   const int64_t n = last_dimension(x);
   if (element_count(x) == 0) return {};
-  if (!reserve_rows(context, 2, n)) return no_room();
+  if (!reserve_rows(context, 2, n)) return out_of_memory("a row");
   each_row(context, row_count(x), n, [&](int64_t row, int thread) {
-    const float* in = read_row(row_at(x, row), x.dtype, last_stride(x), n, row_room(context, thread, 2, n, 0));
+    const float* in = read_row(row_at(x, row), x.dtype, last_stride(x), n, row_scratch(context, thread, 2, n, 0));
     char* to = row_at(out, row);
-    float* result = result_room(to, out.dtype, last_stride(out), row_room(context, thread, 2, n, 1));
+    float* result = result_row(to, out.dtype, last_stride(out), row_scratch(context, thread, 2, n, 1));
     const float largest = max_row(in, n);
     map_row(result, in, n, [=](vf v) { return exp(v - largest); });
     if (normalize) {

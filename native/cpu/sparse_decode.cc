@@ -1,6 +1,6 @@
-// Sparse rows times a packed matrix, plus bias: a row gathers the weights of its entries, a panel of columns at a time. All
-// rows take a panel before the next one's turn: a panel fits the caches where the whole matrix does not, and what the rows
-// have in common is then still there. A sum starts from the bias and takes its entries in their order.
+// Sparse rows times a packed matrix, plus bias: a row gathers the weights of its entries, a panel of columns at a time.
+// All rows use a panel before the next panel is read: a panel fits the caches where the whole matrix does not, and
+// weights that several rows use are then still cached. A sum starts from the bias and adds its entries in their order.
 #include "operations.h"
 #include "product.h"
 
@@ -16,44 +16,44 @@ struct Entries {
   int64_t count;
 };
 
-// Vector j of row `index` of a panel in some form.
-template <Form form>
+// Vector j of row `index` of a panel.
+template <Layout layout>
 SONDE_INLINE vf load_row(const char* panel, int64_t index, int j) {
-  constexpr int64_t kStep = step_bytes(form, kColumns);
-  if constexpr (form == Form::pairs) {
-    const vu words = vu(load_step<form>(panel + index / 2 * kStep + j * (kStep / kVectors)));
+  constexpr int64_t kStep = step_bytes(layout, kColumns);
+  if constexpr (layout == Layout::pairs) {
+    const vu words = vu(load_step<layout>(panel + index / 2 * kStep + j * (kStep / kVectors)));
     return vf(index % 2 ? words & 0xffff0000u : words << 16);
   }
-  return load_step<form>(panel + index * kStep + j * (kStep / kVectors));
+  return load_step<layout>(panel + index * kStep + j * (kStep / kVectors));
 }
 
-// sum [kColumns] = bias + the panel's rows that the entries name, each times its value. Which row comes next no processor
-// can guess: it is asked for some entries early.
-template <Form form>
+// sum [kColumns] = bias + the panel's rows that the entries name, each times its value. No processor can predict which
+// row comes next, so rows are prefetched some entries ahead.
+template <Layout layout>
 void gather(float* sum, const Entries& entries, const char* panel, const float* bias) {
-  constexpr int64_t kAhead = 8, kStep = step_bytes(form, kColumns);
+  constexpr int64_t kAhead = 8, kStep = step_bytes(layout, kColumns);
   vf total[kVectors];
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j) total[j] = load(bias + j * kWidth);
   for (int64_t i = 0; i < entries.count; ++i) {
     if (i + kAhead < entries.count) {
-      const char* later = panel + entries.indices[i + kAhead] / (is_paired(form) ? 2 : 1) * kStep;
+      const char* later = panel + entries.indices[i + kAhead] / (is_paired(layout) ? 2 : 1) * kStep;
       for (int64_t line = 0; line < kStep; line += 64) __builtin_prefetch(later + line);
     }
     const int64_t index = entries.indices[i];
     const vf value = broadcast(entries.values[i]);
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) total[j] = fma(value, load_row<form>(panel, index, j), total[j]);
+    for (int j = 0; j < kVectors; ++j) total[j] = fma(value, load_row<layout>(panel, index, j), total[j]);
   }
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j) store(sum + j * kWidth, total[j]);
 }
 
 void gather(float* sum, const Entries& entries, const Panels& w, const float* bias) {
-  constexpr Form kBfloat16 = packed_form(DType::bfloat16);
-  if (w.form == kBfloat16) return gather<kBfloat16>(sum, entries, w.data, bias);
-  if (w.form == Form::float16) return gather<Form::float16>(sum, entries, w.data, bias);
-  gather<Form::float32>(sum, entries, w.data, bias);
+  constexpr Layout kBfloat16 = packed_layout(DType::bfloat16);
+  if (w.layout == kBfloat16) return gather<kBfloat16>(sum, entries, w.data, bias);
+  if (w.layout == Layout::float16) return gather<Layout::float16>(sum, entries, w.data, bias);
+  gather<Layout::float32>(sum, entries, w.data, bias);
 }
 
 }  // namespace

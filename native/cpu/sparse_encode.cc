@@ -1,11 +1,13 @@
-// x w + bias straight to CSR. A block of sums is looked at while it is in the first-level cache: what passes is picked out, the
-// rest forgotten.
+// x w + bias straight to CSR. Each block of sums is scanned while it is in the first-level cache; only the values that
+// are kept are stored.
 //
-// Threshold: the picked values of each group of columns go to a list of their own, in row order; at the end the lists are
-// dealt out to the rows. Top-k: each thread keeps, per row, candidates and the k-th best of them so far; what is not above
-// that cannot be among the k largest, as a thread meets columns in ascending order and equal values lose to lower indices.
-// What one thread has found bounds the others as well, but for equal values, whose indices may be lower there.
-// Values and indices are held as one integer that sorts as wanted. The choice is exact, whatever the threads did.
+// Threshold: the values above it are appended to one list per group of columns, in row order; at the end the lists are
+// merged into rows. Top-k: each thread keeps, per row, candidates and the k-th best of them so far. A value that is not
+// above that one cannot be among the k largest, as a thread meets columns in ascending order and equal values lose to
+// lower indices. The bound that one thread has found also holds for the others, except for equal values, whose indices
+// may be lower there. A value and its index are held as one integer that sorts in the wanted order. The choice is
+// exact, whatever the threads did.
+#include "../threshold.h"
 #include "operations.h"
 #include "product.h"
 #include "ranking.h"
@@ -38,14 +40,14 @@ bool grow(List& list, int64_t more) {
   return true;
 }
 
-// Appends what passes of row x [n], whose first column is `column`. There must be room for n more.
+// Appends the values of row x [n] that pass, where x[0] is in column `column`. The list must have capacity for n more.
 int32_t pick(List& list, const float* x, int64_t n, int64_t column, float threshold, bool relu) {
   const int64_t before = list.count;
   const vf limit = broadcast(threshold);
   const auto passes = [&](vf v) {
     if (relu) return greater_bits(v, limit);
     const vf magnitude = vf(vi(v) & 0x7fffffff);
-    return greater_bits(vi(magnitude), vi(limit));  // as integers, NaN is above all
+    return greater_bits(vi(magnitude), vi(limit));  // compared as integers, NaN is above all
   };
   const auto append = [&](uint32_t bits, int64_t at) {
     for (; bits; bits &= bits - 1) {
@@ -60,22 +62,15 @@ int32_t pick(List& list, const float* x, int64_t n, int64_t column, float thresh
   return int32_t(list.count - before);
 }
 
-// The largest float that is not above the threshold: a float is larger than both or than neither.
-float float_threshold(double threshold, bool relu) {
-  if (relu && threshold < 0) return 0;
-  const float nearest = float(threshold);
-  return double(nearest) > threshold ? nextafterf(nearest, -INFINITY) : nearest;
-}
-
 // ---- top-k
 
-// few, as every selection among them makes the bound tighter
+// small, as every selection among the candidates makes the bound tighter
 constexpr int64_t candidate_capacity(int64_t k) { return 4 * k + 2 * kWidth; }
 
 struct Candidates {
   uint64_t* all;  // `capacity` of a row
   int64_t count;
-  int32_t limit;  // keys have to be above it
+  int32_t limit;  // keys must be above it
 };
 
 void shrink(Candidates& row, int64_t k) {
@@ -86,12 +81,13 @@ void shrink(Candidates& row, int64_t k) {
   row.limit = key_of(least);
 }
 
-// `shared`: what is not above it is not wanted either, whoever found that out
+// `shared` is the limit that any thread has found for this row: keys that are not above it are not wanted.
 void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64_t column, int64_t k,
               int64_t capacity) {
   const int32_t others = __atomic_load_n(shared, __ATOMIC_RELAXED);
   if (others > row.limit) row.limit = others;
-  // Floats have the order of their keys but for NaN, which passes; so does everything where the limit stands for NaN.
+  // Floats have the order of their keys except for NaN, which passes, and where the limit stands for NaN, all floats
+  // pass.
   vf bound = broadcast(float_of(row.limit));
   for (int64_t j = 0; j < n; j += kWidth) {
     const int count = int(min64(kWidth, n - j));
@@ -114,7 +110,7 @@ void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64
   }
 }
 
-// ---- both
+// ---- threshold and top-k
 
 struct Work {
   Context* context;
@@ -122,42 +118,42 @@ struct Work {
   const Packed& w;
   Csr* csr;
   const float* bias;
-  char* converted;  // rows of x in another form, unless they can be read where they are
+  char* converted;  // rows of x in another layout; null if x can be read in place
   float threshold;
   int64_t k;
   bool relu;
   int64_t written = 0;  // entries in csr
 
-  Form form() const { return joined(packed_form(w.dtype), x.dtype); }
-  int64_t steps() const { return step_count(form(), w.shape[0]); }
+  Layout layout() const { return product_layout(packed_layout(w.dtype), x.dtype); }
+  int64_t steps() const { return step_count(layout(), w.shape[0]); }
   int64_t groups() const { return ceil_div(panel_count(w.shape[1]), kGroup); }
-  int64_t sum_floats() const { return (in_one_pass(form(), steps()) ? kRows : kTaskRows) * kGroupColumns; }
-  size_t room_bytes() const { return size_t(sum_floats() + widening_floats(form())) * 4; }
+  int64_t sum_floats() const { return (in_one_pass(layout(), steps()) ? kRows : kTaskRows) * kGroupColumns; }
+  size_t scratch_bytes() const { return size_t(sum_floats() + widening_floats(layout())) * 4; }
 };
 
-// Calls use(sums, their number, first column, row, group, thread) for every row of every group of columns.
+// Calls use(sums, count, first column, row, group, thread) for every row of every group of columns.
 template <class Use>
 void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
   const int64_t n = work.w.shape[1], panels = panel_count(n);
-  const Form form = work.form();
+  const Layout layout = work.layout();
   Left left = left_of(work.x);
   left.data = left.row(first);
   if (work.converted) {
-    const int64_t row_bytes = left_row_bytes(form, work.w.shape[0]);
+    const int64_t row_bytes = left_row_bytes(layout, work.w.shape[0]);
     left = {work.converted, row_bytes};
     parallel(work.context, ceil_div(rows, kRows), [&](int64_t block, int) {
       for (int64_t i = block * kRows; i < min64(rows, (block + 1) * kRows); ++i) {
-        convert_row(work.converted + i * row_bytes, work.x, first + i, form);
+        convert_row(work.converted + i * row_bytes, work.x, first + i, layout);
       }
     });
   }
   parallel(work.context, work.groups(), [&](int64_t group, int thread) {
-    auto* sums = static_cast<float*>(thread_scratch(work.context, thread, 0, work.room_bytes()));
+    auto* sums = static_cast<float*>(thread_scratch(work.context, thread, 0, work.scratch_bytes()));
     const int64_t panel = group * kGroup, count = min64(kGroup, panels - panel), column = panel * kColumns;
     const int64_t columns = min64(n - column, count * kColumns);
     Panels b = panels_from(work.w, panel);
-    b.form = form;
-    const Sums to{sums, kGroupColumns, in_one_pass(form, b.used), true};
+    b.layout = layout;
+    const Sums to{sums, kGroupColumns, in_one_pass(layout, b.used), true};
     for (int64_t row = 0; row < rows; row += kTaskRows) {
       product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, rows - row), b, count, columns,
                         work.bias + column, to, sums + work.sum_floats(),
@@ -170,34 +166,34 @@ void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
   });
 }
 
-constexpr int64_t kRowsPerDeal = 64;
+constexpr int64_t kRowsPerMerge = 64;
 
-// What the lists hold, to the rows: a few rows at a time take theirs from every list.
-bool deal_out(Work& work, List* lists, int64_t first, int64_t rows) {
-  const int64_t groups = work.groups(), deals = ceil_div(rows, kRowsPerDeal);
+// Moves the entries of all lists into csr, some rows at a time. Returns false when there is not enough memory.
+bool merge_lists(Work& work, List* lists, int64_t first, int64_t rows) {
+  const int64_t groups = work.groups(), merges = ceil_div(rows, kRowsPerMerge);
   int64_t* row_ptr = work.csr->row_ptr + first;
-  // counts of a list become places in it
+  // the counts of a list become offsets into it
   parallel(work.context, groups, [&](int64_t i, int) {
-    int32_t place = 0;
+    int32_t offset = 0;
     for (int64_t row = 0; row <= rows; ++row) {
       const int32_t count = row < rows ? lists[i].row_counts[row] : 0;
-      lists[i].row_counts[row] = place;
-      place += count;
+      lists[i].row_counts[row] = offset;
+      offset += count;
     }
   });
-  parallel(work.context, deals, [&](int64_t deal, int) {
-    const int64_t from = deal * kRowsPerDeal, end = min64(rows, from + kRowsPerDeal);
+  parallel(work.context, merges, [&](int64_t merge, int) {
+    const int64_t from = merge * kRowsPerMerge, end = min64(rows, from + kRowsPerMerge);
     for (int64_t row = from; row < end; ++row) row_ptr[row + 1] = 0;
     for (int64_t i = 0; i < groups; ++i) {
-      const int32_t* places = lists[i].row_counts;
-      for (int64_t row = from; row < end; ++row) row_ptr[row + 1] += places[row + 1] - places[row];
+      const int32_t* offsets = lists[i].row_counts;
+      for (int64_t row = from; row < end; ++row) row_ptr[row + 1] += offsets[row + 1] - offsets[row];
     }
   });
   for (int64_t row = 0; row < rows; ++row) row_ptr[row + 1] += row_ptr[row];
   if (!work.csr->reserve(work.csr, row_ptr[rows])) return false;
-  parallel(work.context, deals, [&](int64_t deal, int) {
-    const int64_t from = deal * kRowsPerDeal, end = min64(rows, from + kRowsPerDeal);
-    int64_t at[kRowsPerDeal];
+  parallel(work.context, merges, [&](int64_t merge, int) {
+    const int64_t from = merge * kRowsPerMerge, end = min64(rows, from + kRowsPerMerge);
+    int64_t at[kRowsPerMerge];
     for (int64_t row = from; row < end; ++row) at[row - from] = row_ptr[row];
     for (int64_t i = 0; i < groups; ++i) {
       const List& list = lists[i];
@@ -230,7 +226,7 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
                        lists[group].row_counts[row] = pick(lists[group], x, n, column, work.threshold, work.relu);
                      });
   }
-  if (enough) enough = deal_out(work, lists, first, rows);
+  if (enough) enough = merge_lists(work, lists, first, rows);
   for (int64_t i = 0; lists && i < groups; ++i) {
     free(lists[i].indices);
     free(lists[i].values);
@@ -243,19 +239,19 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
 Status by_rank(Work& work, int64_t first, int64_t rows) {
   const int threads = thread_count(work.context);
   const int64_t k = work.k, capacity = candidate_capacity(k);
-  // memory that stays, as touching new pages would cost as much as the search
-  const int64_t room_count = threads * (rows + threads) * capacity;  // with a place for each thread to merge a row in
-  auto* room = static_cast<uint64_t*>(shared_scratch(
-      work.context, 2, size_t(room_count) * sizeof(uint64_t) + size_t(threads * rows) * sizeof(Candidates)));
+  // scratch memory that is kept between calls, as touching new pages would cost as much as the search
+  const int64_t scratch_count = threads * (rows + threads) * capacity;  // and one row per thread to merge in
+  auto* scratch = static_cast<uint64_t*>(shared_scratch(
+      work.context, 2, size_t(scratch_count) * sizeof(uint64_t) + size_t(threads * rows) * sizeof(Candidates)));
   auto* limits = static_cast<int32_t*>(shared_scratch(work.context, 3, size_t(rows) * sizeof(int32_t)));
-  if (!room || !limits || !work.csr->reserve(work.csr, work.written + rows * k)) {
+  if (!scratch || !limits || !work.csr->reserve(work.csr, work.written + rows * k)) {
     return out_of_memory("the candidates of top-k");
   }
-  uint64_t* merged = room + threads * rows * capacity;
-  auto* candidates = reinterpret_cast<Candidates*>(room + room_count);
-  // what would be dropped in the end is never looked at
+  uint64_t* merged = scratch + threads * rows * capacity;
+  auto* candidates = reinterpret_cast<Candidates*>(scratch + scratch_count);
+  // values that would be dropped in the end are skipped from the start
   const int32_t least = work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN;
-  for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {room + i * capacity, 0, least};
+  for (int64_t i = 0; i < threads * rows; ++i) candidates[i] = {scratch + i * capacity, 0, least};
   for (int64_t row = 0; row < rows; ++row) limits[row] = least;
   each_row_of_sums(work, first, rows, [&](const float* x, int64_t n, int64_t column, int64_t row, int64_t, int thread) {
     consider(candidates[thread * rows + row], limits + row, x, n, column, k, capacity);
@@ -298,16 +294,16 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
   if (m == 0 || n == 0) return {};
   auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
   Work work{context, x, w, out.csr, wide_bias, nullptr, float_threshold(threshold, relu), k, relu};
-  const bool in_place = is_left(x, work.form());
-  const int64_t row_bytes = left_row_bytes(work.form(), w.shape[0]);
+  const bool in_place = is_left(x, work.layout());
+  const int64_t row_bytes = left_row_bytes(work.layout(), w.shape[0]);
   if (!in_place)
     work.converted = static_cast<char*>(shared_scratch(context, 0, size_t(min64(m, kRowsAtOnce) * row_bytes)));
   if (!wide_bias || (!in_place && !work.converted)) return out_of_memory("converted rows");
   for (int thread = 0; thread < thread_count(context); ++thread) {
-    if (!thread_scratch(context, thread, 0, work.room_bytes())) return out_of_memory("a group of columns");
+    if (!thread_scratch(context, thread, 0, work.scratch_bytes())) return out_of_memory("a group of columns");
   }
   widen_bias(wide_bias, bias, n);
-  // the candidates of a step's rows take at most 128 MiB, however large k is
+  // the candidates of the rows at hand take at most 128 MiB, however large k is
   const int64_t fit = (int64_t(1) << 24) / (thread_count(context) * candidate_capacity(k));
   const int64_t at_once = k > 0 ? max64(1, min64(kRowsAtOnce, fit)) : kRowsAtOnce;
   for (int64_t row = 0; row < m; row += at_once) {

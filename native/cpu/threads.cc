@@ -1,7 +1,7 @@
-// The pool of compute threads. A job is a count of tasks that the threads draw from a shared counter. Between jobs a worker
-// spins for a moment, as the next operation usually follows at once and waking a sleeper costs tens of microseconds. Who asked
-// for the job works, too, and does not wait for workers that come too late, or not at all: other processes may have their
-// processors.
+// The pool of compute threads. A job is a count of tasks that the threads draw from a shared counter. Between jobs a
+// worker spins for a moment, as the next operation usually follows at once and waking a sleeping thread costs tens of
+// microseconds. The thread that starts the job works as well. It does not wait for workers that come too late, or not
+// at all, since other processes may occupy their processors.
 #include "threads.h"
 
 #include <cstdlib>
@@ -72,7 +72,7 @@ int physical_cores() {
 
 Context::Context(int wanted, const Operations* table, const char* name)
     : operations(table), instruction_set(name), threads(wanted), scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
-  // spinning would take the processor from a thread that has work to do
+  // with more threads than processors, spinning would take a processor from a thread that has work to do
   spins_ = threads <= processors() ? kSpins : 0;
   try {
     for (int thread = 1; thread < threads; ++thread) workers_.emplace_back([this, thread] { work(thread); });
@@ -105,11 +105,11 @@ void Context::run(int64_t count, void (*task)(void*, int64_t, int), void* arg) {
   next_.store(0, std::memory_order_relaxed);
   state_.store((state_.load(std::memory_order_relaxed) & ~kInside) + kNextJob + kOpen);
   if (sleepers_.load() > 0) {
-    { std::lock_guard lock(mutex_); }  // who is about to sleep has looked by now, or will see this job
+    { std::lock_guard lock(mutex_); }  // a worker that is about to sleep is now asleep, or will see this job
     wake_.notify_all();
   }
   take_tasks(0);
-  // Those who have not come yet need not: nothing is left. Those who have are waited for.
+  // Workers that have not joined need not: no task is left. Those that have joined are waited for.
   state_.fetch_sub(kOpen, std::memory_order_relaxed);
   for (int spin = 0; (state_.load(std::memory_order_acquire) & kInside) != 0; ++spin) {
     if (spin < kSpins) relax();
@@ -121,7 +121,7 @@ void Context::take_tasks(int thread) {
   for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) task_(arg_, i, thread);
 }
 
-bool Context::job_beside(uint64_t seen) const {
+bool Context::has_job_after(uint64_t seen) const {
   const uint64_t state = state_.load();
   return (state & kOpen) != 0 && state / kNextJob != seen;
 }
@@ -129,11 +129,11 @@ bool Context::job_beside(uint64_t seen) const {
 void Context::work(int thread) {
   uint64_t seen = 0;  // the number of the last job
   for (;;) {
-    for (int spin = 0; spin < spins_ && !job_beside(seen); ++spin) relax();
-    if (!job_beside(seen)) {
+    for (int spin = 0; spin < spins_ && !has_job_after(seen); ++spin) relax();
+    if (!has_job_after(seen)) {
       std::unique_lock lock(mutex_);
       ++sleepers_;
-      wake_.wait(lock, [&] { return stopping_ || job_beside(seen); });
+      wake_.wait(lock, [&] { return stopping_ || has_job_after(seen); });
       --sleepers_;
       if (stopping_) return;
     }
@@ -149,7 +149,7 @@ void Context::work(int thread) {
 void* Context::Scratch::at_least(size_t wanted) {
   if (wanted <= bytes) return data;
   free(data);
-  bytes = wanted > SIZE_MAX - 4095 ? 0 : (wanted + 4095) / 4096 * 4096;
+  bytes = wanted > SIZE_MAX - 4095 ? 0 : round_up_bytes(wanted, 4096);
   data = bytes ? aligned_alloc(64, bytes) : nullptr;
   if (!data) bytes = 0;
   return data;

@@ -11,7 +11,7 @@
 
 namespace sonde {
 
-// Physical cores this process may run on.
+// The number of physical cores that this process may run on.
 int physical_cores();
 
 struct Context {
@@ -39,14 +39,14 @@ struct Context {
   void work(int thread);
   void take_tasks(int thread);
 
-  bool job_beside(uint64_t seen) const;
+  bool has_job_after(uint64_t seen) const;
 
-  // The job at hand: written while no worker is inside one.
+  // The current job, written while no worker is inside one.
   void (*task_)(void*, int64_t, int) = nullptr;
   void* arg_ = nullptr;
   int64_t count_ = 0;
   std::atomic<int64_t> next_{0};
-  // The number of workers inside the job; whether more may come; the number of the job.
+  // state_ holds the number of workers inside the job, whether more may join, and the number of the job.
   static constexpr uint64_t kInside = 0xffff, kOpen = 0x10000, kNextJob = 0x20000;
   std::atomic<uint64_t> state_{0};
   std::atomic<int> sleepers_{0};

@@ -7,7 +7,7 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-// Room for a row as floats and as candidates, for each thread.
+// Reserves scratch memory for a row as floats and as candidates, for each thread.
 bool reserve(Context* context, int64_t n) {
   for (int thread = 0; thread < thread_count(context); ++thread) {
     if (!thread_scratch(context, thread, 1, size_t(n + 1) * sizeof(uint64_t))) return false;
@@ -15,7 +15,7 @@ bool reserve(Context* context, int64_t n) {
   return reserve_rows(context, 1, n);
 }
 
-// The row's candidates, the k largest in front, in no order.
+// The row's candidates, the k largest first, in no order.
 uint64_t* rank_row(Context* context, int thread, const View& x, int64_t row, int64_t k) {
   const int64_t n = last_dimension(x), stride = last_stride(x);
   auto* all = static_cast<uint64_t*>(thread_scratch(context, thread, 1, size_t(n + 1) * sizeof(uint64_t)));
@@ -24,9 +24,9 @@ uint64_t* rank_row(Context* context, int thread, const View& x, int64_t row, int
     const auto* integers = reinterpret_cast<const int32_t*>(from);
     for (int64_t i = 0; i < n; ++i) all[i] = candidate(integers[i * stride], i);
   } else {
-    const float* floats = read_row(from, x.dtype, stride, n, row_room(context, thread, 1, n, 0));
+    const float* floats = read_row(from, x.dtype, stride, n, row_scratch(context, thread, 1, n, 0));
     for (int64_t i = 0; i < n; i += kWidth) {
-      const int count = n - i < kWidth ? int(n - i) : kWidth;
+      const int count = int(min64(kWidth, n - i));
       const vi key = keys(count == kWidth ? load(floats + i) : load_partial(floats + i, count));
       for (int lane = 0; lane < count; ++lane) all[i + lane] = candidate(key[lane], i + lane);
     }
@@ -40,7 +40,7 @@ uint64_t* rank_row(Context* context, int thread, const View& x, int64_t row, int
 Status top_k(Context* context, Out values, Out indices, In x) {
   const int64_t k = last_dimension(values), size = dtype_size(x.dtype), stride = last_stride(x);
   if (element_count(values) == 0) return {};
-  if (!reserve(context, last_dimension(x))) return no_room();
+  if (!reserve(context, last_dimension(x))) return out_of_memory("a row");
   each_row(context, row_count(x), last_dimension(x), [&](int64_t row, int thread) {
     uint64_t* best = rank_row(context, thread, x, row, k);
     sort_by_value(best, k);
@@ -57,7 +57,7 @@ Status top_k(Context* context, Out values, Out indices, In x) {
 Status top_k_mask(Context* context, Out out, In x, int64_t k, bool relu) {
   const int64_t n = last_dimension(x), size = dtype_size(x.dtype), stride = last_stride(x);
   if (element_count(out) == 0) return {};
-  if (!reserve(context, n)) return no_room();
+  if (!reserve(context, n)) return out_of_memory("a row");
   each_row(context, row_count(x), n, [&](int64_t row, int thread) {
     const uint64_t* best = rank_row(context, thread, x, row, k);
     const char* from = row_at(x, row);

@@ -6,11 +6,11 @@ namespace sonde::SONDE_ISA {
 Status update_last_nonzero(Context* context, Out stats, In latents) {
   const int64_t rows = latents.shape[0], n = latents.shape[1], size = dtype_size(latents.dtype);
   auto* count = static_cast<int32_t*>(stats.data);
-  constexpr int64_t kPiece = 256;  // columns: a few cache lines of each row
-  parallel(context, (n + kPiece - 1) / kPiece, [&](int64_t task, int) {
-    const int64_t first = task * kPiece, width = n - first < kPiece ? n - first : kPiece;
-    float row[kPiece];
-    bool fired[kPiece] = {};
+  constexpr int64_t kChunk = 256;  // columns: a few cache lines of each row
+  parallel(context, ceil_div(n, kChunk), [&](int64_t task, int) {
+    const int64_t first = task * kChunk, width = min64(kChunk, n - first);
+    float row[kChunk];
+    bool fired[kChunk] = {};
     for (int64_t r = 0; r < rows; ++r) {
       widen(row, static_cast<const char*>(latents.data) + (r * n + first) * size, latents.dtype, width);
       for (int64_t j = 0; j < width; ++j) fired[j] |= row[j] != 0;

@@ -1,4 +1,4 @@
-// What the programs of this folder need of a test framework: a condition that ends the program and says where.
+// The test framework of the programs in this folder: a condition that ends the program with its location if it fails.
 #pragma once
 #include <cstdio>
 #include <cstdlib>

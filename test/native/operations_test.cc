@@ -1,5 +1,5 @@
-// Oracle: every operation of native/ops.h in every instruction set's table, or this does not link; and the tables agree on
-// values computed by hand. The numbers of each operation are tested through JavaScript, in test/engine.
+// Oracle: every operation of native/ops.h in every instruction set's table, or this does not link; and the tables agree
+// on values computed by hand. The numbers of each operation are tested through JavaScript, in test/engine.
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -66,7 +66,7 @@ void check_table(Context* context, const Operations& table) {
   CHECK(std::string(outside.text).find('9') != std::string::npos);
 }
 
-// Each i comes once, whatever the number of threads, and one call's work is over before the next one's begins.
+// Each i occurs once, with any number of threads, and one call's work is over before the next one's begins.
 void check_parallel(Context* context) {
   for (const int64_t count : {0, 1, 2, 7, 1000}) {
     std::vector<int> times(size_t(count) + 1, 0);
@@ -84,7 +84,7 @@ void check_parallel(Context* context) {
             CHECK(scratch != nullptr);
             *scratch = i;
             (*task->times)[size_t(i)]++;
-            CHECK(*scratch == i);  // nobody else has this thread's scratch memory
+            CHECK(*scratch == i);  // no other thread has this thread's scratch memory
           },
           &task);
     }
@@ -108,9 +108,9 @@ int main() {
   CHECK(cpu_backend.abi == kBackendAbi);
   for (const int threads : {1, 2, 5}) {
     Context* context = open(threads);
-    Context* beside = open(2);
+    Context* other = open(2);
     check_parallel(context);
-    check_parallel(beside);
+    check_parallel(other);
     check_table(context, *cpu_backend.operations(context));
     check_table(context, portable::operations);
 #ifdef __x86_64__
@@ -118,7 +118,7 @@ int main() {
     if (__builtin_cpu_supports("avx512vl")) check_table(context, avx512::operations);
     if (__builtin_cpu_supports("avx512bf16")) check_table(context, avx512_bf16::operations);
 #endif
-    cpu_backend.close(beside);
+    cpu_backend.close(other);
     cpu_backend.close(context);
   }
   std::puts("operations_test: good");

@@ -1,5 +1,5 @@
-// One fault per sanitizer, so that a run can prove that it would be found. PLANT is the fault; it happens when the program
-// starts, or, built as a shared library, when Node loads it.
+// One fault per sanitizer, so that a run can prove that it would be found. PLANT is the fault; it happens when the
+// program starts, or, built as a shared library, when Node loads it.
 #include <cstdio>
 #include <thread>
 

@@ -1,5 +1,5 @@
-// Builds the C++ programs of this folder against the objects of an addon build, and runs them. A plain program has what
-// the addon cannot have: a link that fails when an operation is missing, and ThreadSanitizer.
+// Builds the C++ programs of this folder against the objects of an addon build, and runs them. A plain program can have
+// what the addon cannot: a link that fails when an operation is missing, and ThreadSanitizer.
 //   node test/native/programs.mjs
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 const here = dirname(fileURLToPath(import.meta.url));
 export const root = join(here, '..', '..');
 export const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
-const programs = ['queue_test', 'operations_test'];
+const programs = ['device_queue_test', 'operations_test'];
 
 /** Builds and runs every program with the objects in `release` (an addon's build/Release); throws when one fails. */
 export function runPrograms(release, flags = []) {
@@ -27,7 +27,7 @@ export function compile(source, out, args) {
   return out;
 }
 
-/** Runs a command, shows what it prints, and throws when it does not end with exit code 0 within five minutes. */
+/** Runs a command, shows its output, and throws when it does not end with exit code 0 within five minutes. */
 export function run(command, args = [], env = {}) {
   const { status, signal, error } = spawnSync(command, args, {
     cwd: root,
@@ -38,12 +38,12 @@ export function run(command, args = [], env = {}) {
   if (status !== 0) throw new Error(`${command} failed: ${error?.message ?? signal ?? `exit code ${status}`}`);
 }
 
-// All of the addon but its doors to JavaScript.
+// All of the addon except its methods for JavaScript.
 function objects(release) {
   const compiled = join(release, 'obj.target', 'sonde', 'native');
   const archives = readdirSync(release).filter((name) => /^(lib)?cpu_.*\.a$/.test(name));
   return [
-    ...['queue.o', 'buffer.o', 'cpu/backend.o', 'cpu/threads.o'].map((name) => join(compiled, name)),
+    ...['device_queue.o', 'buffer.o', 'cpu/backend.o', 'cpu/threads.o'].map((name) => join(compiled, name)),
     ...archives.map((name) => join(release, name)),
   ];
 }

@@ -20,7 +20,7 @@ test(
       encoding: 'utf8',
     });
     assert.is(status, 0, stdout + stderr);
-    assert.match(stdout, /queue_test: good/);
+    assert.match(stdout, /device_queue_test: good/);
     assert.match(stdout, /operations_test: good/);
   },
   { limit: 200_000 },

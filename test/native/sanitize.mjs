@@ -1,7 +1,7 @@
-// `npm run test:sanitize`: the native code under AddressSanitizer and UndefinedBehaviorSanitizer (the programs of this folder,
-// and the addon in Node under the tests that use it), then under ThreadSanitizer (the programs, and the CUDA kernels on the
-// emulator, whose threads race where a barrier is missing). Planted faults come first: a sanitizer that does not find them
-// finds nothing.
+// `npm run test:sanitize`: the native code under AddressSanitizer and UndefinedBehaviorSanitizer (the programs of this
+// folder, and the addon in Node under the tests that use it), then under ThreadSanitizer (the programs, and the CUDA
+// kernels on the emulator, whose threads race where a barrier is missing). Planted faults come first: a sanitizer that
+// does not find them finds nothing.
 //   node test/native/sanitize.mjs [address|thread] [substring of test files ...]
 import { spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';

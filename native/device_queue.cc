@@ -1,5 +1,5 @@
-// The worker thread, its errors, and what SONDE_DEBUG and SONDE_TRACE print.
-#include "queue.h"
+// The worker thread, its errors, and the output of SONDE_DEBUG and SONDE_TRACE.
+#include "device_queue.h"
 
 #include <chrono>
 #include <exception>
@@ -18,8 +18,8 @@ double microseconds() {
 
 }  // namespace
 
-Queue::Queue(bool debug, const std::string& trace, std::function<Status()> settle)
-    : debug_(debug), settle_(std::move(settle)) {
+DeviceQueue::DeviceQueue(bool debug, const std::string& trace, std::function<Status()> synchronize)
+    : debug_(debug), synchronize_(std::move(synchronize)) {
   if (!trace.empty()) {
     trace_ = fopen(trace.c_str(), "w");
     if (trace_) fputs("[\n", trace_);
@@ -27,18 +27,20 @@ Queue::Queue(bool debug, const std::string& trace, std::function<Status()> settl
   thread_ = std::thread([this] { run(); });
 }
 
-Queue::~Queue() {
+DeviceQueue::~DeviceQueue() {
   stop();
   if (!trace_) return;
   fputs("{}]\n", trace_);
   fclose(trace_);
 }
 
-void Queue::push(Label label, std::function<Status()> work) { enqueue({std::move(label), std::move(work), nullptr}); }
+void DeviceQueue::push(Label label, std::function<Status()> work) {
+  enqueue({std::move(label), std::move(work), nullptr});
+}
 
-void Queue::push(std::function<void()> work) { enqueue({{}, nullptr, std::move(work)}); }
+void DeviceQueue::push(std::function<void()> work) { enqueue({{}, nullptr, std::move(work)}); }
 
-void Queue::enqueue(Item item) {
+void DeviceQueue::enqueue(Item item) {
   {
     std::lock_guard lock(mutex_);
     item.section = section_;
@@ -48,38 +50,38 @@ void Queue::enqueue(Item item) {
   ready_.notify_one();
 }
 
-bool Queue::stopped() const {
+bool DeviceQueue::stopped() const {
   std::lock_guard lock(mutex_);
   return stopping_;
 }
 
-std::string Queue::take_error() {
+std::string DeviceQueue::take_error() {
   std::lock_guard lock(error_mutex_);
   return std::exchange(error_, {});
 }
 
-void Queue::keep_error(std::string text) {
+void DeviceQueue::keep_error(std::string text) {
   std::lock_guard lock(error_mutex_);
   if (error_.empty()) error_ = std::move(text);
 }
 
-void Queue::wait() {
+void DeviceQueue::wait() {
   auto done = std::make_shared<std::promise<void>>();
   auto future = done->get_future();
   push([done] { done->set_value(); });
   future.wait();
 }
 
-void Queue::set_section(int section) {
+void DeviceQueue::set_section(int section) {
   std::lock_guard lock(mutex_);
   section_ = section;
 }
 
-void Queue::start_profile() {
+void DeviceQueue::start_profile() {
   push([this] { profiling_ = true; });
 }
 
-std::vector<Timing> Queue::take_profile() {
+std::vector<Timing> DeviceQueue::take_profile() {
   std::vector<Timing> taken;
   push([this, &taken] {
     profiling_ = false;
@@ -89,7 +91,7 @@ std::vector<Timing> Queue::take_profile() {
   return taken;
 }
 
-void Queue::stop() {
+void DeviceQueue::stop() {
   if (!thread_.joinable()) return;
   {
     std::lock_guard lock(mutex_);
@@ -99,7 +101,7 @@ void Queue::stop() {
   thread_.join();
 }
 
-void Queue::run() {
+void DeviceQueue::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
     ready_.wait(lock, [this] { return stopping_ || !items_.empty(); });
@@ -108,22 +110,22 @@ void Queue::run() {
     items_.pop_front();
     const bool dropped = stopping_ && !item.plain;
     lock.unlock();
-    // once stopping, operations are dropped; what only tells others that a point was reached is still done
+    // A queue that is stopping drops operations. Items without a label still run, as others wait for them.
     running_ = item.number;
-    if (!dropped) carry_out(item);
+    if (!dropped) execute(item);
     item = {};
     lock.lock();
   }
 }
 
-void Queue::carry_out(const Item& item) {
+void DeviceQueue::execute(const Item& item) {
   if (item.plain) return item.plain();
   const bool timed = debug_ || trace_ || profiling_;
   const double begin = timed ? microseconds() : 0;
   Status status;
   try {
     status = item.work();
-    if (timed && settle_ && !status.failed()) status = settle_();
+    if (timed && synchronize_ && !status.failed()) status = synchronize_();
   } catch (const std::exception& error) {
     status = fail("%s", error.what());
   }
@@ -131,12 +133,12 @@ void Queue::carry_out(const Item& item) {
     const double took = microseconds() - begin;
     std::vector<Argument> arguments;
     if (item.label.arguments) arguments = item.label.arguments();
-    const std::string words = debug_ || trace_ ? in_words(arguments) : "";
-    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.label.name, words.c_str());
+    const std::string description = debug_ || trace_ ? describe_arguments(arguments) : "";
+    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.label.name, description.c_str());
     if (trace_) {
       fprintf(trace_,
               "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
-              item.label.name, begin, took, words.c_str());
+              item.label.name, begin, took, description.c_str());
     }
     if (profiling_)
       profile_.push_back({item.label.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
@@ -146,7 +148,7 @@ void Queue::carry_out(const Item& item) {
   std::string text = item.label.name;
   text += ": ";
   text += status.text;
-  if (item.label.arguments) text += " (of " + in_words(item.label.arguments()) + ")";
+  if (item.label.arguments) text += " (of " + describe_arguments(item.label.arguments()) + ")";
   keep_error(std::move(text));
 }
 

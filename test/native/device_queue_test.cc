@@ -1,5 +1,5 @@
-// Oracle: what queue.h and buffer.h promise. A plain program, for ThreadSanitizer cannot watch an addon inside Node.
-// The backend is a stand-in for memory only, with a limit, so that running out of it can be tried.
+// Oracle: the guarantees of device_queue.h and buffer.h. This is a plain program, as ThreadSanitizer cannot check an
+// addon in Node. The backend is a stand-in for memory only, with a limit, so that running out of it can be tried.
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -11,13 +11,14 @@
 #include <vector>
 
 #include "../../native/buffer.h"
-#include "../../native/queue.h"
+#include "../../native/device_queue.h"
+#include "../../native/views.h"
 #include "check.h"
 
 namespace {
 
 using sonde::Allocator;
-using sonde::Queue;
+using sonde::DeviceQueue;
 using sonde::Status;
 
 std::atomic<int64_t> live_blocks{0};
@@ -26,7 +27,7 @@ int64_t block_limit = 1 << 20;
 void* allocate(sonde::Context*, size_t bytes) {
   if (live_blocks >= block_limit) return nullptr;
   live_blocks++;
-  return std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  return std::aligned_alloc(64, sonde::round_up_bytes(bytes, 64));
 }
 
 void release(sonde::Context*, void* block) {
@@ -50,7 +51,7 @@ sonde::Backend memory_backend() {
 
 const sonde::Backend backend = memory_backend();
 
-std::string error_of(Queue& queue) {
+std::string error_of(DeviceQueue& queue) {
   std::string error;
   queue.push([&] { error = queue.take_error(); });
   queue.wait();
@@ -58,7 +59,7 @@ std::string error_of(Queue& queue) {
 }
 
 void keeps_the_order() {
-  Queue queue(false, "");
+  DeviceQueue queue(false, "");
   std::vector<int> seen;
   for (int i = 0; i < 5000; i++) {
     if (i % 2) {
@@ -76,7 +77,7 @@ void keeps_the_order() {
 }
 
 void takes_from_many_threads() {
-  Queue queue(false, "");
+  DeviceQueue queue(false, "");
   int64_t sum = 0;  // touched by the queue's thread alone
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; t++) {
@@ -91,7 +92,7 @@ void takes_from_many_threads() {
 }
 
 void keeps_the_first_error() {
-  Queue queue(false, "");
+  DeviceQueue queue(false, "");
   bool later = false;
   const auto arguments = [] { return std::vector<sonde::Argument>{{"x", sonde::DType::float32, {2, 3}}}; };
   queue.push({"first", arguments}, [] { return sonde::fail("index %d is out of range", 7); });
@@ -111,9 +112,9 @@ void keeps_the_first_error() {
   CHECK(error_of(queue).find("no such luck") != std::string::npos);
 }
 
-// Only what is pushed between the start and the taking is timed, each operation with its section.
-void tells_a_profile() {
-  Queue queue(false, "");
+// Only operations that are pushed between the start and the end of a profile are timed, each with its section.
+void takes_a_profile() {
+  DeviceQueue queue(false, "");
   const auto arguments = [] { return std::vector<sonde::Argument>{{"x", sonde::DType::bfloat16, {7}}}; };
   const auto sleep = []() -> Status {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -129,7 +130,7 @@ void tells_a_profile() {
   queue.push({"after", nullptr}, sleep);
   CHECK(timings.size() == 2);
   CHECK(std::string(timings[0].name) == "one" && timings[0].section == 0);
-  CHECK(sonde::in_words(timings[0].arguments) == "x [7] bfloat16");
+  CHECK(sonde::describe_arguments(timings[0].arguments) == "x [7] bfloat16");
   CHECK(std::string(timings[1].name) == "two" && timings[1].section == 3);
   CHECK(timings[0].seconds >= 0.002 && timings[1].seconds >= 0.002);
   CHECK(timings[1].begin >= timings[0].begin + timings[0].seconds);
@@ -140,7 +141,7 @@ void tells_a_profile() {
 void stops_with_work_left() {
   auto held = std::make_shared<int>(0);
   {
-    Queue queue(false, "");
+    DeviceQueue queue(false, "");
     std::atomic<bool> entered{false};
     std::atomic<bool> go{false};
     queue.push([&] {
@@ -159,7 +160,7 @@ void stops_with_work_left() {
 
 // The writes of one tensor's life and of the next one's in the same block must not meet.
 void hands_memory_on_in_order() {
-  Queue queue(false, "");
+  DeviceQueue queue(false, "");
   {
     auto allocator = std::make_shared<Allocator>(backend, nullptr, queue, false);
     int64_t wrong = 0;
@@ -189,7 +190,7 @@ void hands_memory_on_in_order() {
 }
 
 void runs_out_of_memory_and_recovers() {
-  Queue queue(false, "");
+  DeviceQueue queue(false, "");
   {
     Allocator allocator(backend, nullptr, queue, false);
     block_limit = 2;
@@ -209,9 +210,9 @@ void runs_out_of_memory_and_recovers() {
   CHECK(live_blocks == 0);
 }
 
-// An operation that finds no memory may have the blocks that nothing uses up to it, and no others.
-void reclaims_what_is_idle() {
-  Queue queue(false, "");
+// An operation without enough memory gets the blocks that no work up to it uses, and no others.
+void reclaims_idle_blocks() {
+  DeviceQueue queue(false, "");
   {
     Allocator allocator(backend, nullptr, queue, false);
     void* early = allocator.take(600);
@@ -234,9 +235,9 @@ void reclaims_what_is_idle() {
   }
 }
 
-// Tensors may outlive their device's threads, in a worker that ends: there is nobody left to trim.
-void frees_what_comes_back_after_the_end() {
-  Queue queue(false, "");
+// Tensors may outlive their device's threads, in a worker that ends: the queue can no longer trim.
+void frees_blocks_given_back_after_the_end() {
+  DeviceQueue queue(false, "");
   {
     Allocator allocator(backend, nullptr, queue, false);
     constexpr size_t kLarge = size_t(300) << 20;  // more than is ever kept
@@ -247,9 +248,9 @@ void frees_what_comes_back_after_the_end() {
   CHECK(live_blocks == 0);
 }
 
-// A larger block will do, up to twice the size, and goes back under its own size.
+// A larger block is used, up to twice the size, and is given back under its own size.
 void uses_larger_blocks() {
-  Queue queue(false, "");
+  DeviceQueue queue(false, "");
   {
     Allocator allocator(backend, nullptr, queue, false);
     void* large = allocator.take(100000);
@@ -261,7 +262,7 @@ void uses_larger_blocks() {
     CHECK(other != large);
     allocator.give_back(small, 60000);
     allocator.give_back(other, 60000);
-    CHECK(allocator.take(40000) == other);  // the smallest that will do
+    CHECK(allocator.take(40000) == other);  // the smallest that is large enough
     CHECK(allocator.take(100000) == large);
     void* tiny = allocator.take(1000);
     allocator.give_back(other, 40000);
@@ -276,8 +277,8 @@ void uses_larger_blocks() {
   CHECK(live_blocks == 0);
 }
 
-void poison_tells_an_overrun() {
-  Queue queue(false, "");
+void poison_finds_an_overrun() {
+  DeviceQueue queue(false, "");
   {
     Allocator allocator(backend, nullptr, queue, true);
     auto* data = static_cast<float*>(allocator.take(4096));
@@ -301,13 +302,13 @@ int main() {
   keeps_the_order();
   takes_from_many_threads();
   keeps_the_first_error();
-  tells_a_profile();
+  takes_a_profile();
   stops_with_work_left();
   hands_memory_on_in_order();
   runs_out_of_memory_and_recovers();
-  reclaims_what_is_idle();
-  frees_what_comes_back_after_the_end();
+  reclaims_idle_blocks();
+  frees_blocks_given_back_after_the_end();
   uses_larger_blocks();
-  poison_tells_an_overrun();
-  std::puts("queue_test: good");
+  poison_finds_an_overrun();
+  std::puts("device_queue_test: good");
 }

@@ -1,0 +1,96 @@
+// The in-order queue of one device: a worker thread that runs the work that JavaScript enqueues.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "describe.h"
+#include "ops.h"
+
+namespace sonde {
+
+// An operation's name, and a function that describes its tensors for errors and traces, called only when they are
+// needed.
+struct Label {
+  const char* name = "";
+  std::function<std::vector<Argument>()> arguments;
+};
+
+// An operation that ran while a profile was taken. Times are in seconds from an arbitrary origin.
+struct Timing {
+  const char* name;
+  std::vector<Argument> arguments;
+  int section;
+  double begin, seconds;
+};
+
+class DeviceQueue {
+ public:
+  // debug: print each operation with its time on stderr; trace: the path of a timeline in Chrome's trace format, or
+  // empty. `synchronize` waits for work that operations only begin; it is called after each operation that is timed.
+  DeviceQueue(bool debug, const std::string& trace, std::function<Status()> synchronize = nullptr);
+  ~DeviceQueue();
+  DeviceQueue(const DeviceQueue&) = delete;
+  DeviceQueue& operator=(const DeviceQueue&) = delete;
+
+  // Queues work that may fail. The first failure is kept, with the label, until take_error.
+  void push(Label label, std::function<Status()> work);
+  // Queues work that cannot fail and has no label, such as notifying JavaScript that all work before it is done.
+  void push(std::function<void()> work);
+  // Returns the first error since the last call, or an empty string. It must be called from queued work.
+  std::string take_error();
+  // Keeps an error that was noticed elsewhere, unless one is kept already.
+  void keep_error(std::string text);
+  // Blocks until all work that was queued before is done.
+  void wait();
+  // Work that is pushed from now on belongs to this section of a profile.
+  void set_section(int section);
+  // Times every operation that is pushed from now on, until the timings are taken.
+  void start_profile();
+  std::vector<Timing> take_profile();
+  // Finishes the running item, drops other operations, and joins the thread. Items that are pushed afterwards never
+  // run.
+  void stop();
+  bool stopped() const;
+  // The number of items that were pushed so far, and the number of the one that runs, counted from 1. running() is only
+  // for the queue's thread.
+  uint64_t pushed() const { return pushed_; }
+  uint64_t running() const { return running_; }
+
+ private:
+  struct Item {
+    Label label;
+    std::function<Status()> work;
+    std::function<void()> plain;
+    int section = 0;
+    uint64_t number = 0;
+  };
+  void enqueue(Item item);
+  void run();
+  void execute(const Item& item);
+
+  mutable std::mutex mutex_;
+  std::condition_variable ready_;
+  std::deque<Item> items_;
+  bool stopping_ = false;
+  int section_ = 0;
+  std::atomic<uint64_t> pushed_ = 0;  // counted under the mutex; the allocator reads it without the mutex
+  uint64_t running_ = 0;              // used by the queue's thread alone, as are the next two
+  bool profiling_ = false;
+  std::vector<Timing> profile_;
+  std::mutex error_mutex_;
+  std::string error_;
+  const bool debug_;
+  const std::function<Status()> synchronize_;
+  FILE* trace_ = nullptr;
+  std::thread thread_;
+};
+
+}  // namespace sonde
