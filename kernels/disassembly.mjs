@@ -22,8 +22,8 @@ const globalStore = new Set(['STG', 'ST']);
 const nothing = () => ({ instructions: 0, branches: 0, calls: 0, stores: {} });
 
 /**
- * Counts the instructions in the output of `nvdisasm -c` or `cuobjdump -sass`. -> for each kernel { name (mangled), instructions, tensor (HMMA and
- * HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores: { bits: count } } }.
+ * Counts the instructions in the output of `nvdisasm -c` or `cuobjdump -sass`. -> for each kernel { name (mangled), instructions,
+ * tensor (HMMA and HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores: { bits: count } } }.
  * The epilogue is what follows the last tensor-core instruction by address. The functions that a kernel calls stand behind
  * it and belong to it; the instructions that pad the last line of the instruction cache do not.
  */

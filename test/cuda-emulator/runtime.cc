@@ -1,4 +1,4 @@
-// The runtime's functions for the emulator. Streams are lazy on purpose: what is queued is carried out when something
+// The runtime's functions for the emulator. Streams are lazy on purpose: queued work is carried out when something
 // waits for it, and no sooner, so that a wait that is missing between two streams shows as a wrong result.
 #include <stdio.h>
 
@@ -13,7 +13,7 @@
 
 #include "cuda_runtime.h"
 
-// What a stream has to do. Events hold on to it, and it may outlive the stream.
+// The work of a stream. Events share it, and it may outlive the stream.
 struct Work {
   std::deque<std::function<void()>> queue;
   uint64_t queued = 0, done = 0;
@@ -40,8 +40,8 @@ struct EmulatedEvent {
   int queries = 0;
 };
 
-// A device's memory for cudaMallocAsync. What is freed stays reserved, in blocks of the sizes they had: no block is split, and none
-// joined. It is given up at the first wait where the threshold says so, else when the pool is trimmed.
+// A device's memory for cudaMallocAsync. Freed blocks stay reserved in their sizes: no block is split, and none are joined. They
+// are released at the first wait where the threshold says so, else when the pool is trimmed.
 struct EmulatedPool {
   struct Freed {
     size_t bytes;
@@ -201,7 +201,7 @@ void waited() {
   for (EmulatedPool& pool : H.pools) trim(pool, pool.threshold);
 }
 
-// room for a block: that of one which was freed and is as large, or some that nobody has
+// Reserves memory for a block: a freed block of the same size, or memory that no block has.
 bool reserve(EmulatedPool& pool, size_t bytes) {
   const auto same = std::find_if(pool.freed.begin(), pool.freed.end(),
                                  [bytes](const EmulatedPool::Freed& freed) { return freed.bytes == bytes; });
