@@ -133,7 +133,7 @@ SONDE_DEVICE bool begin_block(uint16_t* to, const Heads<E>& from, int64_t offset
   return load_block<E, kWidth, kRows>(to, from, offset, first, count, channels);
 }
 
-// Which parts the p-th of six products multiplies, the smallest first: 1 1, 0 2, 2 0, 0 1, 1 0, 0 0.
+// The parts that the p-th of six products multiplies, the smallest product first: 1 1, 0 2, 2 0, 0 1, 1 0, 0 0.
 __host__ __device__ constexpr int left_part(int p) { return p == 0 || p == 4 ? 1 : p == 2 ? 2 : 0; }
 __host__ __device__ constexpr int right_part(int p) { return p == 0 || p == 3 ? 1 : p == 1 ? 2 : 0; }
 

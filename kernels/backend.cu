@@ -62,7 +62,7 @@ struct Host {
   void (*reclaim)(void* owner) = nullptr;
   void* owner = nullptr;
 
-  std::mutex mutex;  // guards what follows: finish comes from another thread
+  std::mutex mutex;  // guards the members below: finish comes from another thread
   std::vector<Pinned> free_blocks;
   size_t blocks = 0;
   std::vector<Failure*> free_failures;

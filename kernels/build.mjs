@@ -2,7 +2,7 @@
 // build-cuda/Release/libsonde_cuda.so. `npm install` calls buildCuda() too. The whole output goes to build-cuda/build.log; the
 // result, with the reason in one sentence where there is no backend, to build-cuda/status.json, which listDevices() shows.
 //   CUDACXX, CUDA_PATH, CUDA_HOME   where nvcc is, when it is not on the PATH
-//   SONDE_CUDA_ARCHS                what to compile for, in CMake's notation; 80-real;90a-real;80-virtual
+//   SONDE_CUDA_ARCHS                the architectures to compile for, in CMake's notation; 80-real;90a-real;80-virtual
 import { spawn, spawnSync } from 'node:child_process';
 import {
   accessSync,
@@ -38,7 +38,7 @@ class Missing extends Error {
 
 /**
  * Builds the files that changed. Never throws when a tool is missing or the build fails, but returns the reason:
- *   { built, reason?, nvcc?, seconds }   what is in status.json; `reason` is there when `built` is false
+ *   { built, reason?, nvcc?, seconds }   as in status.json; `reason` is there when `built` is false
  *   failed                               with built: false, nothing was missing, but the build ended with an error
  *   kept                                 with built: false, a library of an earlier build is still there
  *   warnings, kernels, wgmma             from the compiler's messages; see compiler_report.mjs

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** The folder of build-cuda/ for CMake's objects and what compile.sh keeps of each: NAME.cu.o.log and NAME.cu.o.kept. */
+/** The folder of build-cuda/ that holds CMake's objects and, of each, compile.sh's NAME.cu.o.log and NAME.cu.o.kept. */
 export const objectFolder = (folder) => join(folder, 'CMakeFiles', 'sonde_cuda.dir');
 
 /** The .cu files of the package: the objects of others are left over from an earlier build. */

@@ -39,10 +39,10 @@ struct Context {
 };
 
 // Device memory until the same slot is asked for again; null when there is no more. Operations run one after the other on one
-// stream, so that the next one may have what this one still uses.
+// stream, so the next one may be given memory that this one still uses.
 enum ScratchSlot { kLeftOperand, kRightOperand, kLists, kDense, kSmall, kScratchSlots };
 void* scratch(Context* context, ScratchSlot slot, size_t bytes);
-// Why scratch() or allocate_on_stream() gave null: no memory, unless something else was wrong before.
+// The reason why scratch() or allocate_on_stream() gave null: no memory, unless an earlier failure is known.
 Status no_scratch(Context* context, size_t bytes);
 
 // The entry in which kernels of the operation under way report a failure; null, with a Status, when there is no host memory for it.

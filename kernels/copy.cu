@@ -23,7 +23,7 @@ struct Convert {
   SONDE_DEVICE void set(int64_t at, Value value) const { out.set(at, value); }
 };
 
-// without a conversion to float32, which zero or not does not need
+// compares in int32, without a conversion to float32
 struct IntegerToBool {
   uint8_t* out;
   const int32_t* in;

@@ -1,4 +1,4 @@
-// b [K, N] as it is, and column after column. See packed.h for the layout.
+// Stores b [K, N] row after row, and column after column for the tensor cores. See packed.h for the layout.
 #include "packed.h"
 #include "product.cuh"
 #include "split_operand.cuh"
@@ -18,7 +18,7 @@ Status pack_weights(Context* context, PackedOut packed, In b) {
   static_cast<View&>(rows) = Right::of(done).view;
   const Status status = copy(context, rows, b);
   if (status.failed()) return status;
-  // from the stored values: what is rounded is rounded once
+  // from the stored values, so that no value is rounded twice
   return split(context, operand_of_packed(done, kind), kind, transposed(rows));
 }
 

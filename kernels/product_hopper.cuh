@@ -1,5 +1,5 @@
-// Products on Hopper (sm_90a). Blocks are persistent: each takes tile after tile. One warpgroup only asks the copy
-// engine (TMA) for operands, a ring of stages ahead; two multiply, 64 rows each, straight from shared memory (wgmma). mbarriers
+// Products on Hopper (sm_90a). Blocks are persistent: each takes tile after tile. One warpgroup only asks the copy engine (TMA) for
+// operands, a ring of stages ahead; two multiply, 64 rows each, straight from shared memory (wgmma). mbarriers
 // say that a stage is full or empty. Tiles are 128 x 256, or 128 x 128 for split operands, whose three products share a stage.
 //
 // Split operands: the tensor cores cut their sums off instead of rounding. The sum of high high is taken to float32 registers every

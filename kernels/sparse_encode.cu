@@ -1,8 +1,8 @@
-// x w + bias straight to CSR; the dense latents are never stored. The product's epilogue appends what passes to a list per row; a
-// block per row then chooses exactly, sorts by index, and the rows are packed one after the other.
+// x w + bias straight to CSR; the dense latents are never stored. The product's epilogue appends the elements that pass to a list
+// per row; a block per row then chooses exactly, sorts by index, and the rows are packed one after the other.
 //
 // Top-k takes two products. The first, of a sixteenth of the columns, is stored: the k-th largest of those is a limit that the k
-// largest of all do not fall below. The second, of the rest, appends what is above it: about 16 k of a row's elements if its
+// largest of all do not fall below. The second, of the rest, appends the elements above it: about 16 k of a row's elements if its
 // columns are alike. Lower columns come first, so that equal values lose to them as they must.
 //
 // A count above the capacity shows that a list was too short: the rows are then encoded again with longer lists.
@@ -164,7 +164,7 @@ View rows_of(const View& x, int64_t first, int64_t rows) {
   return part;
 }
 
-// How many of the first columns top-k stores.
+// The number of the first columns that top-k stores.
 int64_t stored_columns(int64_t n, int64_t k) {
   const int64_t wanted = round_up(max64(ceil_div(n, 16), 4 * k), 256);
   return wanted < n ? wanted : n;

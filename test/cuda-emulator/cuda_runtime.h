@@ -207,7 +207,7 @@ inline void sincospi(double x, double* sine, double* cosine) {
   *cosine = turn == 0 ? c : turn == 1 ? -s : turn == 2 ? -c : s;
 }
 
-// The types that CUDA has: what is ambiguous to nvcc is ambiguous here. With NaN the other one, as on the GPU.
+// The overloads that CUDA has, so that calls ambiguous to nvcc are ambiguous here. With NaN the other one, as on the GPU.
 template <class T>
 T emulated_min(T a, T b) {
   return a < b ? a : b;

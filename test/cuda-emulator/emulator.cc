@@ -190,8 +190,7 @@ struct Fiber {
   std::vector<size_t> groups;   // where in `copies` each committed group ends
 };
 
-// Why the threads of a warp do not run, a bit for each. Neither ready nor any of these: at a meeting or a named
-// barrier.
+// The states of a warp's threads, a bit for each. A thread in none of these is at a meeting or a named barrier.
 struct States {
   uint32_t ready, at_barrier, polling, left;
 };
@@ -398,7 +397,7 @@ void wake_pollers() {
 
 void deliver(size_t i);
 
-// With nobody ready a copy arrives, as late as it may, and those who poll a barrier look again.
+// When no thread is ready, a copy arrives, as late as possible, and threads that poll a barrier check it again.
 int next_ready() {
   int j = pick();
   if (j >= 0) return j;
@@ -432,8 +431,7 @@ void release_block() {
 
 void leave_rendezvous(Rendezvous& rendezvous, int warp, int lane) {
   rendezvous.alive[warp] &= ~(1u << lane);
-  if (rendezvous.here[warp] & ~rendezvous.alive[warp])
-    die("%s with a lane that has left", kNames[rendezvous.meeting]);
+  if (rendezvous.here[warp] & ~rendezvous.alive[warp]) die("%s with a lane that has left", kNames[rendezvous.meeting]);
   if (!rendezvous.products.empty()) die("left with wgmma that nobody waited for");
 }
 
@@ -554,7 +552,7 @@ void multiply_truncated(float* d, const float* a, const float* b, int rows, int 
       for (int k = 0; k < 16; ++k) {
         const auto x = double(a[i * 16 + k]);
         const float* y = b + k * columns + j;
-        // below 2^27 units: what an int holds
+        // below 2^27 units, so that an int holds it
         for (int c = 0; c < kPart; ++c) sums[c] += double(int(x * double(y[c]) * units[c]));
       }
       for (int c = 0; c < kPart; ++c) {

@@ -76,7 +76,7 @@ void commit_copies();
 void wait_copies(int pending);
 void read_row(const void* row);  // for ldmatrix: dies unless it is 16 bytes of shared memory
 void fence_wgmma();
-void act_alone(const char* name);  // what a lane does without the others of its warp
+void act_alone(const char* name);  // an operation that a lane does without the others of its warp
 
 struct Map {
   const char* base;
@@ -89,7 +89,7 @@ void barrier_init(uint64_t* barrier, int count);
 void barrier_arrive(uint64_t* barrier, int bytes);
 void barrier_wait(uint64_t* barrier, int parity);
 
-// One kernel, now: what a stream does when its turn comes.
+// Runs one kernel now: called by its stream.
 void run_grid(const char* kernel, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
 }  // namespace emulator

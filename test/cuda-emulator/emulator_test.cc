@@ -550,7 +550,7 @@ void test_memory() {
   unsetenv("SONDE_EMULATE_MEMORY");
 }
 
-// A pool that keeps what is freed has it ready for blocks of the same size, and of no other before it is trimmed.
+// A pool that keeps freed blocks reuses them for the same size, and for no other before it is trimmed.
 void test_pool() {
   CHECK(setenv("SONDE_EMULATE_MEMORY", "10000", 1) == 0);
   cudaMemPool_t pool;
@@ -567,7 +567,7 @@ void test_pool() {
   CHECK(allocates(6000));
   synchronize();
   CHECK(!allocates(5000) && allocates(6000) && allocates(4000));
-  // what a stream may still use is kept
+  // a block that a stream may still use is kept
   CHECK(cudaMemPoolTrimTo(pool, 0) == cudaSuccess && !allocates(5000));
   synchronize();
   CHECK(cudaMemPoolTrimTo(pool, 0) == cudaSuccess && allocates(5000));
@@ -601,7 +601,7 @@ void test_streams() {
   synchronize();
   CHECK(device[0] == 7 && device[1] == 2);
 
-  // nothing is done before something waits for it, and then only what that needs
+  // work is done when something waits for it, and only as far as that needs
   LAUNCH(add_kernel, 1, 1, 0, stream, device, device, 1);
   CHECK(cudaEventRecord(event, stream) == cudaSuccess);
   LAUNCH(add_kernel, 1, 1, 0, stream, device, device, 100);
@@ -625,7 +625,7 @@ void test_streams() {
   CHECK(cudaMemcpyAsync(&pageable, device, 4, cudaMemcpyDeviceToHost, stream) == cudaSuccess && pageable == 110);
   CHECK(*pinned == 110);
 
-  // who only asks comes to an end
+  // repeated queries come to an end
   LAUNCH(add_kernel, 1, 1, 0, stream, device, device, 1);
   CHECK(cudaEventRecord(later, stream) == cudaSuccess);
   float milliseconds = -1;
@@ -693,7 +693,7 @@ void test_devices() {
   setenv("SONDE_EMULATE_DEVICES", "2", 1);
   CHECK(cudaGetDeviceCount(&count) == cudaSuccess && count == 2 && cudaSetDevice(1) == cudaSuccess);
   CHECK(cudaGetDevice(&device) == cudaSuccess && device == 1);
-  // a stream, an event and what a kernel was allowed are of the device that was current
+  // a stream, an event and a kernel's attributes belong to the device that was current
   int* out = nullptr;
   cudaStream_t other;
   cudaEvent_t event;

@@ -28,7 +28,7 @@ struct Side {
 };
 Side cpu, gpu;
 std::mt19937 rng;
-std::string current;  // what is being tested, for messages
+std::string current;  // the test and case, for messages
 
 int integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
 bool with_probability(double p) { return std::uniform_real_distribution<double>()(rng) < p; }
@@ -57,7 +57,7 @@ Side open(const Backend* backend, int device) {
 
 using Numbers = std::vector<float>;
 
-// A tensor in both memories. Buffers have just the size that the layout needs, so that sanitizers see what is read beside it.
+// A tensor in both memories. Buffers have just the size that the layout needs, so that sanitizers see reads beside it.
 class Both {
  public:
   explicit Both(std::vector<int64_t> shape, DType dtype = DType::float32, bool strided = false) {
@@ -685,7 +685,7 @@ void test_failures() {
     }
     marks[m] = gpu.backend->mark(gpu.context);
   }
-  // the stream is ahead of those who wait
+  // the stream is ahead of the threads that wait
   if (with_probability(0.5)) cudaDeviceSynchronize();
   Status statuses[kMarks];
   std::vector<std::thread> threads;

@@ -88,7 +88,7 @@ long setting(const char* name, long otherwise) {
 int devices() { return int(std::min<long>(setting("SONDE_EMULATE_DEVICES", 1), kDevices)); }
 size_t memory_limit() { return size_t(setting("SONDE_EMULATE_MEMORY", 1L << 34)); }
 
-// what a block may ask for, of dynamic shared memory (CUDA C++ programming guide, technical specifications)
+// the most dynamic shared memory that a block may ask for (CUDA C++ programming guide, technical specifications)
 int shared_limit() {
   const int capability = emulator::capability();
   return (capability >= 90 ? 227 : capability == 80 || capability == 87 ? 163 : 99) << 10;
@@ -186,7 +186,7 @@ cudaError_t forget(void* data, Block* block) {
   return cudaSuccess;
 }
 
-// gives up what streams are done with, as long as more than `kept` bytes are held
+// Releases blocks that streams are done with, as long as more than `kept` bytes are held.
 void trim(EmulatedPool& pool, uint64_t kept) {
   for (size_t i = 0; i < pool.freed.size() && pool.used + pool.reserved > kept;) {
     if (!reached(pool.freed[i].mark)) {
@@ -333,7 +333,7 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
   const int device = device_of(stream);
   if (bytes == 0) return failed(cudaErrorInvalidValue);
   if (!reserve(H.pools[device], bytes)) return failed(cudaErrorMemoryAllocation);
-  // just so large: what lies behind is AddressSanitizer's
+  // exactly this size: AddressSanitizer guards the bytes behind
   if (posix_memalign(data, 256, bytes)) return failed(cudaErrorMemoryAllocation);
   memset(*data, 0xff, bytes);  // NaN in every float dtype
   H.memory.device[static_cast<const char*>(*data)] = {bytes, device};
@@ -448,7 +448,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   EmulatedStream& asked = stream_of(stream);
   if (asked.work->done == asked.work->queued) return cudaSuccess;
   if (++asked.queries % 2) return failed(cudaErrorNotReady);
-  carry_out(asked);  // who only asks must come to an end as well
+  carry_out(asked);  // repeated queries must come to an end as well
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {

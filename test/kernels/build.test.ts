@@ -1,5 +1,5 @@
-// Oracle: folders that hold just what a case needs, with programs that only say which version they are, and lines of CMake's. The
-// whole way, with the real nvcc and CMake, is tried with SONDE_TEST_CUDA_BUILD=1 (some 20 s).
+// Oracle: folders that hold only the files of a case, with programs that only print their version, and lines of CMake's. A complete
+// build, with the real nvcc and CMake, is tested with SONDE_TEST_CUDA_BUILD=1 (some 20 s).
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,

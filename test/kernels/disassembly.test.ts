@@ -35,12 +35,12 @@ const counted: Code[] = [
 ];
 
 for (const tool of ['nvdisasm', 'cuobjdump']) {
-  test(`what ${tool} prints is counted`, () => {
+  test(`the output of ${tool} is counted`, () => {
     assert.equal(parseDisassembly(readFileSync(fixture(`${tool}.txt`), 'utf8')), counted);
   });
 }
 
-test('branches, stores of all widths, and what fills up the end', () => {
+test('branches, stores of all widths, and padding at the end', () => {
   const lines = [
     'BRX R2 -0x10 (*"BRANCH_TARGETS .L_x_1"*)',
     'JMP 0x40',
@@ -103,7 +103,7 @@ for (const [tool, option] of [
   ['nvdisasm', '-c'],
   ['cuobjdump', '-sass'],
 ] as const) {
-  test(`${tool} is asked about what was kept of each file, once`, () =>
+  test(`${tool} is asked about the machine code of each file, once`, () =>
     withFolder(async (root) => {
       const { options, machineCode, ran } = packageAt(root, { tool });
       const expected = { code: counted.map((kernel) => ({ ...kernel, arch: 'sm_90a' })) };
@@ -139,11 +139,7 @@ const notShown = 'the code of the hot kernels is not shown';
 const failures: [string, string, RegExp][] = [
   ['fails', 'echo "nvdisasm fatal   : Unknown flag" >&2; exit 255', /\(nvdisasm fatal {3}: Unknown flag\)$/],
   ['fails without a message', 'exit 1', /\(Command failed: toolkit\/nvdisasm -c build-cuda\/[^\n]*\)$/],
-  [
-    'prints what is not understood',
-    'echo "a new format"',
-    /\(it says nothing that is understood about _Z6ampere[^\n]*\)$/,
-  ],
+  ['prints an unknown format', 'echo "a new format"', /\(it says nothing that is understood about _Z6ampere[^\n]*\)$/],
   ['names kernels without code', 'echo "Function : _Z6ampereP6float2PhPKji"', /understood about _Z6ampere[^\n]*\)$/],
 ];
 for (const [what, prints, says] of failures) {
