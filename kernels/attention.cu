@@ -2,8 +2,9 @@
 // time (or 16), with a running maximum and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
 // tensor cores (mma.sync). Under the causal mask a block looks no further than its last query may.
 //
-// float32 is computed as three bfloat16 parts, x = a + b + c, and the six products that matter: as accurate as float32's own, over
-// its whole range. Sums over keys leave the tensor cores, which cut off instead of rounding, with every step.
+// float32 is split into three bfloat16 parts, x = a + b + c, of whose products the six largest are computed: as accurate as float32's
+// own, over its whole range. The tensor cores truncate their sums instead of rounding, so sums over keys are added up in registers
+// after every step.
 //
 // Probabilities, where they are asked for, take a second sweep, when each query's maximum and sum are known.
 #include "rows.cuh"
@@ -53,7 +54,7 @@ constexpr int kParts = 1;
 template <>
 constexpr int kParts<Elements<float>> = 3;
 
-// Steps in shared memory: where there is one part, the next step's is on its way while this one is computed with.
+// Stages in shared memory: where there is one part, the next step's keys and values are copied while this step is computed.
 template <class E>
 constexpr int kStages = kParts<E> == 1 ? 2 : 1;
 
@@ -82,11 +83,11 @@ SONDE_DEVICE void parts_of(float x, uint16_t (&part)[kParts<E>]) {
   }
 }
 
-// kRows positions of one head to shared memory, a plane per part, rows kPitch apart; zeros outside. Whether this thread met a value
-// that its parts do not stand for.
+// Loads kRows positions of one head into shared memory, a matrix per part, rows kPitch apart, zeros outside. Returns whether this
+// thread met a value that its parts do not represent.
 template <class E, int kWidth, int kRows>
 SONDE_DEVICE bool load_block(uint16_t* to, const Heads<E>& from, int64_t offset, int first, int count, int channels) {
-  constexpr int kPitch = kWidth + 8, kPlane = kRows * kPitch;
+  constexpr int kPitch = kWidth + 8, kPartSize = kRows * kPitch;
   bool bad = false;
 #pragma unroll(kParts <E> == 3 ? 1 : 4)
   for (int i = int(threadIdx.x); i < kRows * kWidth / 4; i += kAttentionThreads) {
@@ -109,13 +110,13 @@ SONDE_DEVICE bool load_block(uint16_t* to, const Heads<E>& from, int64_t offset,
       uint2 four;
       four.x = uint32_t(parts[0][p]) | uint32_t(parts[1][p]) << 16;
       four.y = uint32_t(parts[2][p]) | uint32_t(parts[3][p]) << 16;
-      *reinterpret_cast<uint2*>(to + p * kPlane + row * kPitch + c) = four;
+      *reinterpret_cast<uint2*>(to + p * kPartSize + row * kPitch + c) = four;
     }
   }
   return bad;
 }
 
-// As load_block, in the background where memory lies right for it.
+// As load_block, by asynchronous copies where memory is aligned for them.
 template <class E, int kWidth, int kRows>
 SONDE_DEVICE bool begin_block(uint16_t* to, const Heads<E>& from, int64_t offset, int first, int count, int channels) {
   if constexpr (kParts<E> == 1) {
@@ -132,7 +133,7 @@ SONDE_DEVICE bool begin_block(uint16_t* to, const Heads<E>& from, int64_t offset
   return load_block<E, kWidth, kRows>(to, from, offset, first, count, channels);
 }
 
-// Which parts the p-th of six products multiplies, the smallest first: 1 1, 0 2, 2 0, 0 1, 1 0, 0 0.
+// The parts that the p-th of six products multiplies, the smallest product first: 1 1, 0 2, 2 0, 0 1, 1 0, 0 0.
 __host__ __device__ constexpr int left_part(int p) { return p == 0 || p == 4 ? 1 : p == 2 ? 2 : 0; }
 __host__ __device__ constexpr int right_part(int p) { return p == 0 || p == 3 ? 1 : p == 1 ? 2 : 0; }
 
@@ -198,8 +199,8 @@ SONDE_DEVICE float quad_sum(float v) {
 
 SONDE_DEVICE uint32_t pair(uint16_t low, uint16_t high) { return uint32_t(low) | uint32_t(high) << 16; }
 
-// One query by a warp, in plain float32, for any number of channels: slow. For heads that the kernel below does not fit, and for
-// blocks with infinities or NaN, which parts do not stand for.
+// One query by a warp, in plain float32, for any number of channels: slow. For heads that are too wide for the kernel below, and
+// for blocks with infinities or NaN, which parts do not represent.
 constexpr int kWideHeld = 8;  // values a lane adds up at a time
 
 template <class E>
@@ -261,9 +262,9 @@ __global__ void __launch_bounds__(kThreads)
 template <class E, int kWidth>
 __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
     attention_kernel(const __grid_constant__ Attention<E> x, int64_t pairs) {
-  constexpr int kPitch = kWidth + 8, kStep = kKeys<E, kWidth>, kPlane = kStep * kPitch;
+  constexpr int kPitch = kWidth + 8, kStep = kKeys<E, kWidth>, kPartSize = kStep * kPitch;
   DYNAMIC_SHARED(uint16_t, shared);
-  constexpr int kTile = kParts<E> * kPlane;
+  constexpr int kTile = kParts<E> * kPartSize;
   uint16_t* const queries = shared;
   uint16_t* const tiles = shared + kParts<E> * kBlock * kPitch;  // keys and values of each stage
   const int lane = int(threadIdx.x) % 32, warp_row = int(threadIdx.x) / 32 * 16;
@@ -290,7 +291,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
   int stage = 0;
   for (int first_key = 0; first_key < seen; first_key += kStep, stage ^= kStages<E> - 1) {
     const uint16_t *keys = tiles + stage * 2 * kTile, *values = keys + kTile;
-    __syncthreads();  // nobody reads the keys and values before any more
+    __syncthreads();  // nobody reads the keys and values of the step before any more
     begin(kStages<E> == 2 ? first_key + kStep : first_key, stage ^ (kStages<E> - 1));
     cp_async_wait<kStages<E> - 1>();
     __syncthreads();
@@ -341,7 +342,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
         uint32_t b[kParts<E>][4];
 #pragma unroll
         for (int p = 0; p < kParts<E>; ++p) {
-          ldmatrix_x4_transposed(b[p], values + p * kPlane + (j * 8 + lane % 16) * kPitch + n * 8 + lane / 16 * 8);
+          ldmatrix_x4_transposed(b[p], values + p * kPartSize + (j * 8 + lane % 16) * kPitch + n * 8 + lane / 16 * 8);
         }
 #pragma unroll
         for (int p = 6 - kProducts; p < 6; ++p) {

@@ -1,5 +1,5 @@
-// The CUDA backend's table: devices, memory, streams, and the ways in and out. One stream computes, another one copies results
-// to the host, so that reading one batch goes on while the next is computed.
+// The CUDA backend's table: devices, memory, streams, uploads and downloads. One stream computes, another one copies results
+// to the host, so that one batch is read while the next is computed.
 #include <cstdio>
 #include <cstring>
 #include <deque>
@@ -17,11 +17,11 @@ namespace sonde {
 
 namespace {
 
-constexpr size_t kPieceBytes = size_t(8) << 20;  // of a transfer: what a block of pinned memory holds
-constexpr size_t kPinnedBlocks = 8;    // from here on, one that is in use is waited for, if one was given back
-constexpr int kNames = 16;             // operations remembered for an error that CUDA tells late
-constexpr size_t kFailures = 256;      // allocated at a time
-constexpr size_t kOpenReports = 1024;  // operations that can fail on their data, begun since the last mark
+constexpr size_t kChunkBytes = size_t(8) << 20;  // of a transfer: the size of a block of pinned memory
+constexpr size_t kPinnedBlocks = 8;              // with so many, a block in use is waited for, if one was given back
+constexpr int kNames = 16;                       // operations remembered for an error that CUDA reports late
+constexpr size_t kFailures = 256;                // allocated at a time
+constexpr size_t kOpenReports = 1024;            // operations that can fail on their data, begun since the last mark
 
 // Pinned host memory, and the copy that last used it.
 struct Pinned {
@@ -34,15 +34,15 @@ struct Slot {
   size_t bytes = 0;
 };
 
-// An operation that can fail on its data, and where its kernels say so.
+// An operation that can fail on its data, and the entry in which its kernels report that.
 struct Report {
   Failure* failure;
   std::string operation;  // its name, a line break, its tensors
 };
 
-// Of operations in a row.
+// The reports of consecutive operations.
 struct Reports {
-  Status first;  // the failure of one before `open`, if it had to be looked for early
+  Status first;  // the first failure before `open`, if reports had to be collected early
   std::vector<Report> open;
 };
 
@@ -54,23 +54,23 @@ struct Host {
   cudaMemPool_t pool = nullptr;
   cudaDeviceProp properties = {};
 
-  // of the thread that runs operations
+  // used by the thread that runs operations
   std::function<std::string()> describe;  // the operation under way, as in Report
-  unsigned asked = 0;                     // a bit for each slot of scratch memory that it asked for
-  std::deque<const char*> names;          // of the operations begun last
+  unsigned asked = 0;                     // a bit for each slot of scratch memory that the operation asked for
+  std::deque<const char*> names;          // of the operations that were begun last
   Reports reports;                        // since the last mark
   void (*reclaim)(void* owner) = nullptr;
   void* owner = nullptr;
 
-  std::mutex mutex;  // guards what follows: finish comes from another thread
+  std::mutex mutex;  // guards the members below: finish comes from another thread
   std::vector<Pinned> free_blocks;
   size_t blocks = 0;
   std::vector<Failure*> free_failures;
-  std::vector<Failure*> failures;  // what was allocated, kFailures each
+  std::vector<Failure*> failures;  // the allocations, kFailures each
 };
 
-// Something under way: a mark in the stream's order, what is to be copied to the host when it is reached, and what the operations
-// between the mark before and this one had to report. That is this one's alone to tell, whoever asks first.
+// Something under way: a mark in the stream's order, the data to be copied to the host when it is reached, and the reports of the
+// operations between the mark before and this one. Nothing but this mark returns their failure, whichever mark is finished first.
 struct Pending {
   cudaEvent_t ready = nullptr;
   std::deque<const char*> names;
@@ -88,7 +88,7 @@ cudaError_t make_event(cudaEvent_t* event) {
   return cudaEventCreateWithFlags(event, cudaEventDisableTiming | cudaEventBlockingSync);
 }
 
-// Each thread has a current device. It is asked for each time: opening another GPU changes it, and so may anyone else in the process.
+// Each thread has a current device. It is asked for each time: opening another GPU changes it, and so may other code in the process.
 cudaError_t enter(const Context* context) {
   int current = -1;
   const cudaError_t error = cudaGetDevice(&current);
@@ -130,8 +130,8 @@ Status in_words(const Failure& failure, const std::string& operation) {
   return status;
 }
 
-// Takes the first failure that operations reported. Their kernels are done: nobody writes to these places any more, and they are free
-// for other operations.
+// Returns the first failure that operations reported. Their kernels are done and write no more, so the entries become free for other
+// operations.
 Status collect(Context* context, Reports& reports) {
   Status status = std::exchange(reports.first, {});
   for (const auto& [failure, operation] : reports.open) {
@@ -145,7 +145,7 @@ Status collect(Context* context, Reports& reports) {
   return status;
 }
 
-// What an operation says that could not begin, unless one before it failed on its data: the first failure is the one to be told.
+// The failure of an operation that could not begin, or of one before it that failed on its data: the first failure is reported.
 Status after_reports(Context* context, const Status& status) {
   if (!status.failed()) return status;
   if (cudaStreamSynchronize(context->stream) != cudaSuccess) return status;
@@ -167,7 +167,7 @@ cudaError_t take_block(Context* context, Pinned* block) {
   {
     std::lock_guard<std::mutex> lock(host.mutex);
     for (size_t i = 0; i < host.free_blocks.size(); ++i) {
-      // the last one that may be had is waited for
+      // with no other block left, the last one is waited for
       const bool settled = cudaEventQuery(host.free_blocks[i].done) == cudaSuccess;
       if (!settled && (host.blocks < kPinnedBlocks || i + 1 < host.free_blocks.size())) continue;
       taken = host.free_blocks[i];
@@ -177,7 +177,7 @@ cudaError_t take_block(Context* context, Pinned* block) {
     cudaGetLastError();  // "not ready" is no error
     if (!taken.data) ++host.blocks;
   }
-  cudaError_t error = taken.data ? cudaEventSynchronize(taken.done) : cudaMallocHost(&taken.data, kPieceBytes);
+  cudaError_t error = taken.data ? cudaEventSynchronize(taken.done) : cudaMallocHost(&taken.data, kChunkBytes);
   if (error == cudaSuccess && !taken.done) error = make_event(&taken.done);
   if (error == cudaSuccess) {
     *block = taken;
@@ -195,7 +195,7 @@ cudaError_t take_block(Context* context, Pinned* block) {
 
 // ---- devices
 
-// null, with the reason, for a GPU that the kernels cannot run on
+// the reason why the kernels cannot run on a GPU, or null
 const char* unusable(const cudaDeviceProp& properties) {
   return properties.major < 8 ? "it is older than compute capability 8.0" : nullptr;
 }
@@ -250,7 +250,7 @@ Status open_all(Context* context) {
   if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking);
   if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&host.copies, cudaStreamNonBlocking);
   if (error == cudaSuccess) error = cudaDeviceGetDefaultMemPool(&host.pool, context->index);
-  // freed memory stays with the pool, until there is no room for something else: what one batch gives back the next one takes
+  // freed memory stays with the pool until an allocation does not fit: the next batch takes what this one gives back
   uint64_t all = UINT64_MAX;
   if (error == cudaSuccess) error = cudaMemPoolSetAttribute(host.pool, cudaMemPoolAttrReleaseThreshold, &all);
   return from_cuda(error, "the GPU could not be opened");
@@ -293,7 +293,7 @@ void close(Context* context) {
     cudaStreamSynchronize(context->stream);
     cudaStreamDestroy(context->stream);
   }
-  if (host->pool) cudaMemPoolTrimTo(host->pool, 0);  // others may have what this one kept
+  if (host->pool) cudaMemPoolTrimTo(host->pool, 0);  // other processes may have the memory
   if (host->copies) cudaStreamDestroy(host->copies);
   delete host;
   delete context;
@@ -307,8 +307,8 @@ void describe(const Context* context, char* text, size_t size) {
 
 // ---- memory
 
-// What was freed stays with the pool, in blocks of the sizes that were asked for then. When there is no room, the streams are waited
-// for, which leaves every freed block idle, and the pool gives those back.
+// Freed memory stays with the pool, in blocks of the sizes that were allocated. When an allocation does not fit, the streams are
+// waited for, which leaves every freed block idle, and the pool gives those back.
 void* allocate(Context* context, size_t bytes) {
   enter(context);
   void* data = nullptr;
@@ -337,15 +337,15 @@ void get_bytes(Context* context, void* to, const void* data, size_t bytes) {
   fetch(context, to, data, bytes);
 }
 
-// Host to device in pieces, by way of pinned memory.
+// Copies host to device in chunks, by way of pinned memory.
 Status send(Context* context, char* to, const char* from, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += kPieceBytes) {
-    const size_t piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
+  for (size_t at = 0; at < bytes; at += kChunkBytes) {
+    const size_t chunk = bytes - at < kChunkBytes ? bytes - at : kChunkBytes;
     Pinned block;
     cudaError_t error = take_block(context, &block);
     if (error != cudaSuccess) return from_cuda(error, "pinned host memory for a copy to the GPU");
-    memcpy(block.data, from + at, piece);
-    error = cudaMemcpyAsync(to + at, block.data, piece, cudaMemcpyHostToDevice, context->stream);
+    memcpy(block.data, from + at, chunk);
+    error = cudaMemcpyAsync(to + at, block.data, chunk, cudaMemcpyHostToDevice, context->stream);
     if (error == cudaSuccess) error = cudaEventRecord(block.done, context->stream);
     give_block(context, block);
     if (error != cudaSuccess) return from_cuda(error, "copying to the GPU");
@@ -387,7 +387,7 @@ Pending* mark(Context* context) {
   return pending;
 }
 
-// The tensor moves to memory of its own, in the stream's order: what is computed next may then change it.
+// The tensor is copied to memory of its own, in the stream's order: the next operations may then change it.
 Status download_begun(Context* context, void* to, DType host_dtype, In src, Pending** pending) {
   const size_t bytes = size_t(element_count(src)) * size_t(dtype_size(host_dtype));
   if (bytes == 0) return {};
@@ -412,26 +412,26 @@ Status download(Context* context, void* to, DType host_dtype, In src, Pending** 
   return after_reports(context, download_begun(context, to, host_dtype, src, pending));
 }
 
-// Device to host over the copy stream, in pieces, one on its way while another is moved out of pinned memory.
+// Copies device to host on the copy stream, in chunks: one is copied while another is moved out of pinned memory.
 Status bring(Context* context, char* to, const char* from, size_t bytes) {
   cudaStream_t stream = context->host->copies;
-  const auto pieces = size_t(ceil_div(int64_t(bytes), int64_t(kPieceBytes)));
+  const auto chunks = size_t(ceil_div(int64_t(bytes), int64_t(kChunkBytes)));
   Pinned blocks[2];
   cudaError_t error = cudaSuccess;
-  for (size_t i = 0; i <= pieces && error == cudaSuccess; ++i) {
-    if (i < pieces) {
+  for (size_t i = 0; i <= chunks && error == cudaSuccess; ++i) {
+    if (i < chunks) {
       Pinned& block = blocks[i % 2];
       if (!block.data) error = take_block(context, &block);
       if (error != cudaSuccess) break;
-      const size_t at = i * kPieceBytes, piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
-      error = cudaMemcpyAsync(block.data, from + at, piece, cudaMemcpyDeviceToHost, stream);
+      const size_t at = i * kChunkBytes, chunk = bytes - at < kChunkBytes ? bytes - at : kChunkBytes;
+      error = cudaMemcpyAsync(block.data, from + at, chunk, cudaMemcpyDeviceToHost, stream);
       if (error == cudaSuccess) error = cudaEventRecord(block.done, stream);
     }
     if (i > 0 && error == cudaSuccess) {
       const Pinned& block = blocks[(i - 1) % 2];
-      const size_t at = (i - 1) * kPieceBytes, piece = bytes - at < kPieceBytes ? bytes - at : kPieceBytes;
+      const size_t at = (i - 1) * kChunkBytes, chunk = bytes - at < kChunkBytes ? bytes - at : kChunkBytes;
       error = cudaEventSynchronize(block.done);
-      if (error == cudaSuccess) memcpy(to + at, block.data, piece);
+      if (error == cudaSuccess) memcpy(to + at, block.data, chunk);
     }
   }
   for (const Pinned& block : blocks) {
@@ -467,7 +467,7 @@ Status finish(Context* context, Pending* pending) {
   if (error != cudaSuccess) {
     status = late_error(error, pending->names);
   } else {
-    // the copy stream may be told of nothing that this thread has not waited for
+    // the copy stream may only be given work on data that this thread has waited for
     status = collect(context, pending->reports);
     if (!status.failed() && pending->staging) {
       status = bring(context, static_cast<char*>(pending->host), pending->staging, pending->bytes);
@@ -507,7 +507,7 @@ enum OperationNumber {
 #undef OP
 };
 
-// An operation with what surrounds each: the thread's device, its name for errors told late, and whether its launches went well.
+// An operation with the steps around each: setting the thread's device, its name for late errors, and the errors of its launches.
 template <class... A>
 struct Entry {
   template <Status (*operation)(Context*, A...), int number>
@@ -565,7 +565,7 @@ const Backend kBackend = {
 
 }  // namespace
 
-// ---- what operations use (context.h)
+// ---- the functions of context.h
 
 void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
   Slot& held = context->host->scratch[slot];
@@ -573,16 +573,16 @@ void* scratch(Context* context, ScratchSlot slot, size_t bytes) {
   if (held.bytes >= bytes && held.data) return held.data;
   if (held.data) cudaFreeAsync(held.data, context->stream);
   held = {};
-  const size_t room = round_up_bytes(bytes ? bytes : 1, size_t(1) << 16);
-  held.data = allocate_on_stream(context, room);
-  held.bytes = held.data ? room : 0;
+  const size_t rounded = round_up_bytes(bytes ? bytes : 1, size_t(1) << 16);
+  held.data = allocate_on_stream(context, rounded);
+  held.bytes = held.data ? rounded : 0;
   return held.data;
 }
 
 Failure* failure_of_operation(Context* context, Status* status) {
   Host& host = *context->host;
   if (host.reports.open.size() >= kOpenReports) {
-    // nobody waits for these for a long time: their places are made free now
+    // no mark has collected these for long: their entries are freed now
     const cudaError_t error = cudaStreamSynchronize(context->stream);
     if (error != cudaSuccess) {
       *status = late_error(error, host.names);
@@ -623,7 +623,7 @@ Status no_scratch(Context* context, size_t bytes) {
 Status launched() { return from_cuda(cudaGetLastError(), "a kernel could not be started"); }
 
 void* allocate_on_stream(Context* context, size_t bytes) {
-  if (cudaPeekAtLastError() != cudaSuccess) return nullptr;  // a launch before it failed, which no_scratch tells
+  if (cudaPeekAtLastError() != cudaSuccess) return nullptr;  // an earlier launch failed, which no_scratch reports
   void* data = allocate(context, bytes);
   if (data) return data;
   Host& host = *context->host;

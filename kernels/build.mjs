@@ -1,8 +1,8 @@
 // `npm run build:cuda`: builds the CUDA backend from the .cu files of this folder, with the CUDA toolkit and CMake, into
-// build-cuda/Release/libsonde_cuda.so. `npm install` calls buildCuda() too. The whole output goes to build-cuda/build.log; what
-// came of it, in one sentence where there is no backend, to build-cuda/status.json, which listDevices() shows.
+// build-cuda/Release/libsonde_cuda.so. `npm install` calls buildCuda() too. The whole output goes to build-cuda/build.log; the
+// result, with the reason in one sentence where there is no backend, to build-cuda/status.json, which listDevices() shows.
 //   CUDACXX, CUDA_PATH, CUDA_HOME   where nvcc is, when it is not on the PATH
-//   SONDE_CUDA_ARCHS                what to compile for, in CMake's notation; 80-real;90a-real;80-virtual
+//   SONDE_CUDA_ARCHS                the architectures to compile for, in CMake's notation; 80-real;90a-real;80-virtual
 import { spawn, spawnSync } from 'node:child_process';
 import {
   accessSync,
@@ -29,38 +29,38 @@ const oldestNvcc = '12.4';
 const oldestCMake = '3.18';
 const again = 'then run: npm run build:cuda';
 
-/** Why there is no backend, and what to do about it. */
+/** The reason why there is no backend, and the remedy. */
 class Missing extends Error {
-  constructor(why, cure) {
-    super(`${notBuilt}: ${why}${cure ? `; to turn it on: ${cure}` : ''}`);
+  constructor(why, remedy) {
+    super(`${notBuilt}: ${why}${remedy ? `; to turn it on: ${remedy}` : ''}`);
   }
 }
 
 /**
- * Builds what changed. Never throws for what is missing or broken, and says so instead:
- *   { built, reason?, nvcc?, seconds }   what is in status.json; `reason` is there when `built` is false
+ * Builds the files that changed. Never throws when a tool is missing or the build fails, but returns the reason:
+ *   { built, reason?, nvcc?, seconds }   as in status.json; `reason` is there when `built` is false
  *   failed                               with built: false, nothing was missing, but the build ended with an error
  *   kept                                 with built: false, a library of an earlier build is still there
- *   warnings, kernels, wgmma             what the compiler said; see compiler_report.mjs
+ *   warnings, kernels, wgmma             from the compiler's messages; see compiler_report.mjs
  *   disassembler                         the path of one, if there is any
- * root: the package's folder; env: the environment; say: hears how far the build is, in a line each time that a file is made and
- * at least every `beat` milliseconds.
+ * root: the package's folder; env: the environment; say: called with the progress of the build, in a line each time that a file is
+ * made and at least every `beat` milliseconds; usual, platform: see findTools().
  */
 export async function buildCuda({
   root = packageRoot,
   env = process.env,
   say = () => {},
   beat = 30_000,
-  ...places
+  ...locations
 } = {}) {
   const start = performance.now();
   const folder = join(root, 'build-cuda');
   const library = join(folder, 'Release', 'libsonde_cuda.so');
   const status = { built: false };
   let kept = false;
-  let told = {};
+  let outcome = {};
   try {
-    const tools = findTools(env, places);
+    const tools = findTools(env, locations);
     status.nvcc = tools.nvccVersion;
     const cmakeJs = findCMakeJs(root);
     try {
@@ -69,14 +69,14 @@ export async function buildCuda({
       await build({ root, folder, env, cmakeJs, progress: { say, beat, start }, ...tools });
       if (!existsSync(library)) throw new Error('CMake built no library');
     } catch (error) {
-      told = { failed: true };
-      // one of other sources would answer in its place
+      outcome = { failed: true };
+      // a library of other sources must not be loaded instead
       rmSync(library, { force: true });
       const why = error.message.replaceAll(`${root}/`, '');
-      const cure = `see build-cuda/build.log, ${again}`;
-      throw new Missing(`the build with nvcc ${tools.nvccVersion} failed (${why})`, cure);
+      const remedy = `see build-cuda/build.log, ${again}`;
+      throw new Missing(`the build with nvcc ${tools.nvccVersion} failed (${why})`, remedy);
     }
-    told = { ...compilerReport(root, folder), disassembler: findDisassembler(env, tools.nvcc) };
+    outcome = { ...compilerReport(root, folder), disassembler: findDisassembler(env, tools.nvcc) };
     status.built = true;
   } catch (error) {
     status.reason = error instanceof Missing ? error.message : `${notBuilt}: ${error.message}`;
@@ -84,7 +84,7 @@ export async function buildCuda({
   }
   status.seconds = Math.round((performance.now() - start) / 100) / 10;
   if (!kept) writeStatus(folder, status);
-  return { ...status, kept, ...told };
+  return { ...status, kept, ...outcome };
 }
 
 function writeStatus(folder, status) {
@@ -92,16 +92,16 @@ function writeStatus(folder, status) {
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, 'status.json'), `${JSON.stringify(status)}\n`);
   } catch {
-    // the caller is told, too
+    // the caller has the status, too
   }
 }
 
-// ---- what must be there
+// ---- the tools that a build needs
 
-/** -> { nvcc, nvccVersion, cmake, cmakeVersion }. Throws an Error that says what is missing and how to get it. */
+/** -> { nvcc, nvccVersion, cmake, cmakeVersion }. Throws an Error that names the tool that is missing and how to get it. */
 export function findTools(env, { platform = process.platform, usual = ['/usr/local/cuda/bin/nvcc'] } = {}) {
   if (platform !== 'linux') throw new Missing(`there is none for ${platform}`);
-  const onPath = (name) => searchPath(env).map((place) => join(place, name));
+  const onPath = (name) => searchPath(env).map((folder) => join(folder, name));
   const inHome = (home) => (home ? [join(home, 'bin', 'nvcc')] : []);
   const cmake = onPath('cmake').find(isProgram);
   const orCMake = cmake ? '' : ` and CMake (${oldestCMake} or newer)`;
@@ -125,7 +125,7 @@ export function findTools(env, { platform = process.platform, usual = ['/usr/loc
   return { nvcc, nvccVersion, cmake, cmakeVersion };
 }
 
-/** nvdisasm or cuobjdump, which not every toolkit has, beside nvcc or where it was looked for; undefined without either. */
+/** The path of nvdisasm or cuobjdump, which not every toolkit has, beside nvcc or where nvcc is searched; undefined without either. */
 export function findDisassembler(env, nvcc) {
   const homes = [env.CUDA_PATH, env.CUDA_HOME].filter(Boolean).map((home) => join(home, 'bin'));
   const folders = [dirname(nvcc), dirname(realpathSync(nvcc)), ...homes, ...searchPath(env)];
@@ -196,43 +196,43 @@ async function build({ root, folder, env, progress, cmakeJs, nvcc, nvccVersion, 
   await run('build', '-p', String(availableParallelism()));
 }
 
-// Runs a script of Node's; tells how far it is, and keeps everything in the log. Rejects with the first error's line.
+// Runs a script of Node's, reports its progress, and writes all its output to the log. Rejects with the first error's line.
 function runLogged(command, env, log, { say, beat, start }) {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, command, { env, stdio: ['ignore', 'pipe', 'pipe'] });
     const seconds = () => `${Math.round((performance.now() - start) / 1000)} s`;
     let output = '';
-    let told = 0;
+    let end = 0; // of the lines that were read
     let reached = 'no file yet';
     // the largest kernels take minutes each
-    const heart = setInterval(() => say(`still ${reached}, ${seconds()}`), beat);
-    const hear = (line) => {
+    const heartbeat = setInterval(() => say(`still ${reached}, ${seconds()}`), beat);
+    const read = (line) => {
       const step = progressOf(line);
       if (!step) return;
       reached = step.reached;
       say(`${reached}, ${seconds()} (${step.file})`);
-      heart.refresh();
+      heartbeat.refresh();
     };
     for (const stream of [child.stdout, child.stderr]) {
       stream.setEncoding('utf8').on('data', (text) => {
         appendFileSync(log, text);
         output += text;
-        for (let end = output.indexOf('\n', told); end >= 0; end = output.indexOf('\n', told)) {
-          hear(output.slice(told, end));
-          told = end + 1;
+        for (let next = output.indexOf('\n', end); next >= 0; next = output.indexOf('\n', end)) {
+          read(output.slice(end, next));
+          end = next + 1;
         }
       });
     }
     child.once('error', reject);
     child.once('close', (code, signal) => {
-      clearInterval(heart);
+      clearInterval(heartbeat);
       if (code === 0) resolve();
       else reject(new Error(firstError(output) ?? `CMake ended with ${signal ?? `exit code ${code}`}`));
     });
   });
 }
 
-/** How far the build is by a line of Ninja's, which counts the files that are made, or of make's, which gives percents. */
+/** The progress in a line of Ninja's output, which counts the files that are made, or of make's, which gives percents. */
 export function progressOf(line) {
   const step = /^\[ *(?:(\d+)\/(\d+)|(\d+)%)\] (?:Building|Linking) .*?([^/ ]+?)(?:\.o)?$/.exec(line);
   if (!step) return undefined;
@@ -240,7 +240,7 @@ export function progressOf(line) {
   return { reached: percent ? `${percent}%` : `${made} of ${all} files`, file };
 }
 
-/** The line of a failed build that says most. CMake puts what it has to say below the line that says error. */
+/** The most informative line of a failed build. CMake puts its message below the line that says error. */
 export function firstError(output) {
   const lines = output.split('\n').map((line) => line.trim());
   const find = (pattern) => lines.findIndex((line) => pattern.test(line));
@@ -256,15 +256,15 @@ export function firstError(output) {
 
 // ---- the command
 
-// Where the errors are: make and Ninja stop soon after the first.
+// The end of the log has the errors: make and Ninja stop soon after the first.
 function endOfLog() {
   const log = join(packageRoot, 'build-cuda', 'build.log');
   const lines = existsSync(log) ? readFileSync(log, 'utf8').trimEnd().split('\n') : [];
-  const telling = lines.filter((line) => !/^(ptxas|sonde) info|^ +\d+ bytes stack frame/.test(line));
-  return telling.slice(-60).join('\n');
+  const relevant = lines.filter((line) => !/^(ptxas|sonde) info|^ +\d+ bytes stack frame/.test(line));
+  return relevant.slice(-60).join('\n');
 }
 
-/** What the command prints about a library that was built, and whether it should not be left so. */
+/** The lines that the command prints about a library that was built, and whether it has faults. */
 export function verdict({ nvcc, seconds, kernels, warnings, wgmma }, { code, note }) {
   const local = localMemoryTable(kernels, code);
   const hot = hotTable(kernels, code ?? []);

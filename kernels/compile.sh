@@ -1,6 +1,6 @@
 #!/bin/sh
-# CMake runs nvcc through this. What the compiler says is kept beside the object, in .log, so that a build in which nothing was
-# compiled can still tell of spills and warnings. Of the intermediates, which are thrown away otherwise, the PTX is looked at:
+# CMake runs nvcc through this. The compiler's messages are kept beside the object, in .log, so that a build in which nothing was
+# compiled can still report spills and warnings. Of the intermediates, which are thrown away otherwise, the PTX is searched:
 # the library has Hopper's code as machine code only, and not every toolkit comes with a disassembler. For those that do, the
 # machine code of kernels with tensor-core instructions or local memory stays, in .kept; to disassemble all of it would take a
 # sixth of the time of compiling it.

@@ -1,19 +1,19 @@
-// What the compiler said of each kernel, read from the words of nvcc and ptxas -v, and the tables that `npm run build:cuda`
+// The compiler's report on each kernel, read from the output of nvcc and ptxas -v, and the tables that `npm run build:cuda`
 // prints.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** Where CMake puts the objects in build-cuda/, and compile.sh what it keeps of each: NAME.cu.o.log and NAME.cu.o.kept. */
+/** The folder of build-cuda/ that holds CMake's objects and, of each, compile.sh's NAME.cu.o.log and NAME.cu.o.kept. */
 export const objectFolder = (folder) => join(folder, 'CMakeFiles', 'sonde_cuda.dir');
 
 /** The .cu files of the package: the objects of others are left over from an earlier build. */
 export const sourceNames = (root) => readdirSync(join(root, 'kernels')).filter((name) => name.endsWith('.cu'));
 
 /**
- * What nvcc and ptxas -v said. -> kernels: { name (mangled), arch, registers, stack, stores, loads }, the last three in bytes;
- * functions that a kernel calls are among them, with 0 registers. warnings: each once, with those that ptxas calls information:
- * that it made the Hopper products wait for one another.
+ * Reads the output of nvcc and ptxas -v. -> kernels: { name (mangled), arch, registers, stack, stores, loads }, the last three in
+ * bytes; functions that a kernel calls are among them, with 0 registers. warnings: each once, with those that ptxas calls
+ * information: that it serialized the Hopper products.
  */
 export function parseCompilerLog(log) {
   const kernels = [];
@@ -41,17 +41,17 @@ export function parseCompilerLog(log) {
   return { kernels, warnings: [...new Set(warnings)] };
 }
 
-/** Of all kernels, also those that this build did not have to compile: compile.sh keeps what nvcc said about each file. wgmma:
- *  how many of Hopper's asynchronous products are in the code for sm_90a; undefined when there is no such code. */
+/** The report on all kernels, also those that this build did not compile: compile.sh keeps nvcc's messages on each file. wgmma:
+ *  the number of Hopper's asynchronous products in the code for sm_90a; undefined when there is no such code. */
 export function compilerReport(root, folder) {
   const logs = sourceNames(root).map((name) => join(objectFolder(folder), `${name}.o.log`));
-  const said = logs
+  const messages = logs
     .filter((path) => existsSync(path))
     .map((path) => readFileSync(path, 'utf8'))
     .join('\n');
-  const { kernels } = parseCompilerLog(said);
-  const { warnings } = parseCompilerLog(`${said}\n${readFileSync(join(folder, 'build.log'), 'utf8')}`); // the linker's, too
-  const counts = Array.from(said.matchAll(/^sonde info +: (\d+) wgmma/gm), ([, count]) => Number(count));
+  const { kernels } = parseCompilerLog(messages);
+  const { warnings } = parseCompilerLog(`${messages}\n${readFileSync(join(folder, 'build.log'), 'utf8')}`); // the linker's, too
+  const counts = Array.from(messages.matchAll(/^sonde info +: (\d+) wgmma/gm), ([, count]) => Number(count));
   return { kernels, warnings, wgmma: counts.length > 0 ? counts.reduce((a, b) => a + b) : undefined };
 }
 
@@ -60,7 +60,7 @@ export function compilerReport(root, folder) {
 const keyOf = ({ arch, name }) => `${arch} ${name}`;
 
 /**
- * The functions that keep something in local memory, which is slow: stack frames and spills as ptxas tells them, in bytes, and
+ * The functions that keep something in local memory, which is slow: stack frames and spills as ptxas reports them, in bytes, and
  * the instructions that store and load there, where there is a disassembly (code). '' when there are none.
  */
 export function localMemoryTable(kernels, code = []) {
@@ -89,8 +89,8 @@ export function localMemoryTable(kernels, code = []) {
 }
 
 /**
- * The kernels with tensor-core instructions, the newest architecture first and then by name, and what the compiler made of their
- * epilogues, which is all that follows the last tensor-core instruction. '' when there are none.
+ * The kernels with tensor-core instructions, the newest architecture first and then by name, and the counts of their
+ * epilogues, the code that follows the last tensor-core instruction. '' when there are none.
  */
 export function hotTable(kernels, code) {
   const registers = new Map(kernels.map((kernel) => [keyOf(kernel), kernel.registers]));
@@ -110,17 +110,17 @@ export function hotTable(kernels, code) {
   return table(['arch', 'registers', 'all', 'mma', 'epilogue', 'branches', 'calls', ...columns, 'kernel'], rows);
 }
 
-// The first column and the last, which is a mangled name, to the left, numbers to the right.
+// Aligns the first column and the last, which is a mangled name, to the left, and numbers to the right.
 function table(titles, rows) {
   const names = demangle(rows.map((row) => row.at(-1)));
-  const cells = [titles, ...rows.map((row, i) => [...row.slice(0, -1).map(String), names[i]])];
+  const texts = [titles, ...rows.map((row, i) => [...row.slice(0, -1).map(String), names[i]])];
   const last = titles.length - 1;
-  const widths = titles.map((_, column) => Math.max(...cells.map((row) => row[column].length)));
-  const aligned = (cell, i) => (i === last ? cell : i ? cell.padStart(widths[i]) : cell.padEnd(widths[i]));
-  return cells.map((row) => row.map(aligned).join('  ')).join('\n');
+  const widths = titles.map((_, column) => Math.max(...texts.map((row) => row[column].length)));
+  const aligned = (text, i) => (i === last ? text : i ? text.padStart(widths[i]) : text.padEnd(widths[i]));
+  return texts.map((row) => row.map(aligned).join('  ')).join('\n');
 }
 
-// Without what is the same for all, or tells nothing that the template's arguments do not. As they are without c++filt.
+// Demangled names without their common namespaces, return type and parameters. Without c++filt, they stay as they are.
 function demangle(names) {
   const { stdout, status } = spawnSync('c++filt', { input: names.join('\n'), encoding: 'utf8' });
   if (status !== 0) return names;

@@ -1,5 +1,5 @@
-// A CUDA device's state, and what every operation of this folder uses on the host's side: its stream, scratch memory, launches
-// that say what went wrong.
+// A CUDA device's state, and the host functions that every operation of this folder uses: its stream, scratch memory, the errors of
+// launches.
 #pragma once
 #include <stdint.h>
 
@@ -11,16 +11,16 @@ namespace sonde {
 
 enum FailureKind { kNoFailure = 0, kBadIndex, kBadPointer, kBadEntry, kDivisionByZero };
 
-// What only the data could tell: written by an operation's kernels into host memory that the device sees. Each operation that can
-// fail has one of its own, which the host reads when its kernels are done.
+// A failure that depends on the data: an operation's kernels write it into host memory that the device sees. Each operation that can
+// fail so has one of its own, which the host reads when its kernels are done.
 struct Failure {
-  unsigned claimed;  // by the first thread that found something wrong: what it says stays
+  unsigned taken;  // 1 once a thread has found something wrong: only the first one writes
   FailureKind kind;
   long long values[4];
 };
 
 SONDE_DEVICE void report(Failure* failure, FailureKind kind, long long a, long long b, long long c, long long d = 0) {
-  if (atomicCAS(&failure->claimed, 0u, 1u) != 0) return;
+  if (atomicCAS(&failure->taken, 0u, 1u) != 0) return;
   failure->kind = kind;
   failure->values[0] = a;
   failure->values[1] = b;
@@ -28,32 +28,32 @@ SONDE_DEVICE void report(Failure* failure, FailureKind kind, long long a, long l
   failure->values[3] = d;
 }
 
-struct Host;  // the parts that only backend.cu uses
+struct Host;  // the state that only backend.cu uses
 
 struct Context {
   int index = 0;
   int capability = 0;  // 80, 86, 90
   int multiprocessors = 0;
   cudaStream_t stream = nullptr;
-  int32_t list_capacity = 1024;  // of sparse_encode: what a row's list has room for, grown as rows need it
+  int32_t list_capacity = 1024;  // of sparse_encode: entries of a row's list, grown as rows need it
   Host* host = nullptr;
 };
 
 // Device memory until the same slot is asked for again; null when there is no more. Operations run one after the other on one
-// stream, so that the next one may have what this one still uses.
-enum ScratchSlot { kLeftPlanes, kRightPlanes, kLists, kDense, kSmall, kScratchSlots };
+// stream, so the next one may be given memory that this one still uses.
+enum ScratchSlot { kLeftOperand, kRightOperand, kLists, kDense, kSmall, kScratchSlots };
 void* scratch(Context* context, ScratchSlot slot, size_t bytes);
-// Why scratch() or allocate_on_stream() gave null: no memory, unless something else was wrong before.
+// The reason why scratch() or allocate_on_stream() gave null: no memory, unless an earlier failure is known.
 Status no_scratch(Context* context, size_t bytes);
 
-// Where kernels of the operation under way report a failure; null, with a Status, when there is no host memory for it.
+// The entry in which kernels of the operation under way report a failure; null, with a Status, when there is no host memory for it.
 Failure* failure_of_operation(Context* context, Status* status);
 
-// nothing, or why the last launch did not take place
+// why the last launch failed, if it did
 Status launched();
 Status from_cuda(cudaError_t error, const char* what);
 
-// Device memory of its own and what was copied from it, completed by Backend::finish: how sparse_encode gives its rows away.
+// Some rows of a result of sparse_encode, in device memory of their own until Backend::finish has copied them to the host.
 struct CsrPart {
   int64_t rows = 0, entries = 0;
   int32_t* indices = nullptr;  // device, `entries` of each
@@ -64,7 +64,7 @@ void* allocate_on_stream(Context* context, size_t bytes);
 void release_on_stream(Context* context, void* data);
 // row_ptr of csr is there already; its entries come from `parts`, in order, whose memory is taken over.
 Status leave_csr_pending(Context* context, Csr* csr, const CsrPart* parts, int count);
-// device -> host, waiting for all work before it: for the few bytes that decide what is launched next
+// Copies device -> host and waits for all work before it: for the few bytes that decide what is launched next.
 Status fetch(Context* context, void* host, const void* device, size_t bytes);
 
 // the operations, one file each

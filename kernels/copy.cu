@@ -23,7 +23,7 @@ struct Convert {
   SONDE_DEVICE void set(int64_t at, Value value) const { out.set(at, value); }
 };
 
-// through float32 large integers would stay other than zero as well, but NaN has no place here
+// compares in int32, without a conversion to float32
 struct IntegerToBool {
   uint8_t* out;
   const int32_t* in;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(Move move, Positions<2> 
   move.set(offset[0], move.get(offset[1]));
 }
 
-// A matrix [rows, columns] at each place of `positions`: the result is side by side along columns, the source along rows.
+// A matrix [rows, columns] for each entry of `positions`: the result is side by side along columns, the source along rows.
 struct Crossed {
   int64_t rows, columns;
   int64_t out_row, in_column;  // strides
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) transpose_kernel(Move move, Position
   }
 }
 
-// Brings dimension d of both to the place before the last.
+// Makes dimension d the last but one.
 void move_dimension(View& view, int d) {
   const int64_t n = view.shape[d], stride = view.stride[d];
   for (int i = d; i + 2 < view.rank; ++i) {

@@ -1,6 +1,6 @@
-// What the compiler made of a kernel, counted in the disassembly of the machine code that compile.sh keeps: ptxas -v tells of
-// registers and stack frames, but not whether an epilogue stores 32 bits at a time or calls a division. nvdisasm and cuobjdump
-// come with some toolkits only, so no build depends on this: what fails here is told in a sentence.
+// Counts the instructions of a kernel in the disassembly of the machine code that compile.sh keeps: ptxas -v reports registers
+// and stack frames, but not whether an epilogue stores 32 bits at a time or calls a division. nvdisasm and cuobjdump
+// come with some toolkits only, so no build depends on this: a failure here is reported in a sentence.
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -15,17 +15,17 @@ const run = promisify(execFile);
 // ---- reading
 
 const tensorCore = new Set(['HMMA', 'HGMMA']);
-// leaving a kernel, and where threads that went apart meet again (BSSY, BSYNC), is no branch
+// leaving a kernel and the reconvergence of diverged threads (BSSY, BSYNC) are no branches
 const branch = new Set(['BRA', 'BRX', 'BRXU', 'JMP', 'JMX', 'JMXU']);
 const globalStore = new Set(['STG', 'ST']);
 
 const nothing = () => ({ instructions: 0, branches: 0, calls: 0, stores: {} });
 
 /**
- * Counts what `nvdisasm -c` or `cuobjdump -sass` printed. -> for each kernel { name (mangled), instructions, tensor (HMMA and
- * HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores: { bits: count } } }.
+ * Counts the instructions in the output of `nvdisasm -c` or `cuobjdump -sass`. -> for each kernel { name (mangled), instructions,
+ * tensor (HMMA and HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores: { bits: count } } }.
  * The epilogue is what follows the last tensor-core instruction by address. The functions that a kernel calls stand behind
- * it and belong to it; what fills up the last line of the instruction cache does not.
+ * it and belong to it; the instructions that pad the last line of the instruction cache do not.
  */
 export function parseDisassembly(text) {
   const kernels = [];
@@ -43,8 +43,8 @@ export function parseDisassembly(text) {
       const [, address, condition, operation, operands] = instruction;
       const target = /^ `\((\S+)\)|^ 0x([0-9a-f]+)/.exec(operands);
       const here = target && (target[1] === label || Number.parseInt(target[2], 16) === Number.parseInt(address, 16));
-      const filling = operation === 'NOP' || (operation === 'BRA' && !condition && here);
-      if (!filling) count(kernel, operation.split('.'));
+      const padding = operation === 'NOP' || (operation === 'BRA' && !condition && here);
+      if (!padding) count(kernel, operation.split('.'));
     }
     label = /^(\.L\w+):/.exec(line)?.[1] ?? '';
   }
@@ -74,8 +74,8 @@ function count(kernel, [operation, ...suffixes]) {
 
 /**
  * Counts the kernels whose machine code compile.sh kept, of the package at root, built in folder, with the disassembler `tool`.
- * What did not change since the last time is remembered in build-cuda/disassembly.json. -> { code }, which is what
- * parseDisassembly() gives, with `arch`; or { note }, which says in one line why there is none.
+ * The counts of files that did not change are remembered in build-cuda/disassembly.json. -> { code }, which is the result of
+ * parseDisassembly(), with `arch`; or { note }, the reason in one line why there is none.
  */
 export async function disassemble({ root, folder, tool, env }) {
   const notShown = 'the code of the hot kernels is not shown';
@@ -91,13 +91,13 @@ export async function disassemble({ root, folder, tool, env }) {
   }
 }
 
-// What was kept of each file and architecture, and which kernels are in it.
+// The machine code that was kept of each file and architecture, and the kernels in it.
 function machineCode(root, folder) {
   const objects = sourceNames(root).map((name) => join(objectFolder(folder), `${name}.o`));
   return objects.flatMap((object) => {
     const kept = existsSync(`${object}.kept`) ? readdirSync(`${object}.kept`) : [];
     if (kept.length === 0) return [];
-    // a function that is called, which has no registers of its own, is none
+    // a function that is called, which has no registers of its own, is no kernel
     const kernels = parseCompilerLog(readFileSync(`${object}.log`, 'utf8')).kernels.filter(
       ({ registers }) => registers > 0,
     );
@@ -136,7 +136,7 @@ async function countOne({ path, arch, names }, tool, env) {
   return kernels.map((kernel) => ({ ...kernel, arch }));
 }
 
-// This file is part of it: another way of counting gives other numbers.
+// This file is part of the hash: another way of counting gives other numbers.
 function digest(tool, path) {
   const hash = createHash('sha256')
     .update(tool)

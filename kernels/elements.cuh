@@ -1,5 +1,5 @@
-// Elements of any dtype as float32, at any stride. A kernel is compiled for float32, bfloat16 and float16 throughout, and once
-// for any mix of dtypes, which asks at each access.
+// Elements of any dtype as float32, at any stride. A kernel is compiled for operands that are all float32, bfloat16 or float16, and
+// once for any mix of dtypes, which checks the dtype at each access.
 #pragma once
 #include "context.h"
 
@@ -48,7 +48,7 @@ struct Elements {
   static Elements of(const View& view) { return {static_cast<T*>(view.data)}; }
   SONDE_DEVICE float get(int64_t at) const { return Format<T>::widen(data[at]); }
   SONDE_DEVICE void set(int64_t at, float value) const { data[at] = Format<T>::narrow(value); }
-  // what is stored when `value` is
+  // the value that set() stores for `value`
   SONDE_DEVICE float rounded(float value) const { return Format<T>::widen(Format<T>::narrow(value)); }
   // four side by side, from a multiple of four on
   SONDE_DEVICE void get4(float (&to)[4], int64_t at) const {

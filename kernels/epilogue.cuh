@@ -1,25 +1,25 @@
-// What becomes of a product's elements while they are in registers. Kernels hand them over in one of two ways:
+// Epilogues of products: they process a product's elements while these are in registers. Kernels hand them over in one of two ways:
 //
 //   fragment  16 rows x 8 kPairs columns of a warp, as the tensor cores leave them: value(j, g, h) is the element of row
 //             lane / 4 + 8 g and column lane % 4 * 2 + 8 j + h
 //   quad      four neighbours of a row, from a column that is a multiple of four
 //
-// Each element comes once, in no certain order. A fragment is the whole warp's, and leaves its lanes together again: what comes next
-// may be an instruction of the warp.
+// Each element comes once, in no certain order. All lanes of a warp call fragment() together, and are together again when it
+// returns: the next instruction may be one of the whole warp.
 #pragma once
 #include "functions.cuh"
-#include "planes.cuh"
 #include "ranking.cuh"
+#include "split_operand.cuh"
 
 namespace sonde {
 
-// What brings back the scales of planes, and which elements the planes do not stand for: those are left to the repair
-// (product_simt.cuh).
+// The factors that undo the scaling of both operands, and the rows and columns that the operands do not represent: the epilogue skips
+// these, and a product in plain float32 (product_simt.cuh) computes them.
 struct Scales {
   const float *rows = nullptr, *columns = nullptr;
   const int32_t *row_flags = nullptr, *column_flags = nullptr;
 
-  static Scales of(const Planes& a, const Planes& b) { return {a.scale, b.scale, a.flags, b.flags}; }
+  static Scales of(const SplitOperand& a, const SplitOperand& b) { return {a.scale, b.scale, a.flags, b.flags}; }
   SONDE_DEVICE float row(int64_t i) const { return row_flags[i] ? 0.0f : rows[i]; }  // 0: not to be written
   SONDE_DEVICE float column(int64_t i) const { return column_flags[i] ? 0.0f : columns[i]; }
 };
@@ -28,9 +28,9 @@ struct NoScales {
   SONDE_DEVICE float column(int64_t) const { return 1; }
 };
 
-// A warp's piece of shared memory, through which Dense brings fragments into the order of memory: 16 rows of 32 columns.
-constexpr int kStagePitch = 36;
-constexpr int kStageFloats = 16 * kStagePitch;
+// A warp's staging buffer in shared memory, in which Dense arranges fragments in the order of memory: 16 rows of 32 columns.
+constexpr int kStagingPitch = 36;
+constexpr int kStagingFloats = 16 * kStagingPitch;
 
 // out [batch][m, n] = activation(product + bias) + residual
 struct Dense {
@@ -76,7 +76,7 @@ struct Dense {
   }
 
   template <int kPairs, class Scaling, class Value>
-  SONDE_DEVICE void fragment(float* stage, const Scaling& scaling, int64_t batch, int64_t row0, int64_t column0,
+  SONDE_DEVICE void fragment(float* staging, const Scaling& scaling, int64_t batch, int64_t row0, int64_t column0,
                              Value value) const {
     static_assert(kPairs % 4 == 0, "");
     const int lane = int(threadIdx.x) % 32, left = lane % 8 * 4;
@@ -89,7 +89,7 @@ struct Dense {
         for (int g = 0; g < 2; ++g) {
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            stage[(lane / 4 + 8 * g) * kStagePitch + 8 * j + lane % 4 * 2 + h] = value(part * 4 + j, g, h);
+            staging[(lane / 4 + 8 * g) * kStagingPitch + 8 * j + lane % 4 * 2 + h] = value(part * 4 + j, g, h);
           }
         }
       }
@@ -110,7 +110,7 @@ struct Dense {
           // both are powers of two: their product is exact
           const float factor = row_scale * scale[i];
           if (factor != 0) mask |= 1u << i;
-          v[i] = stage[(step * 4 + lane / 8) * kStagePitch + left + i] * factor;
+          v[i] = staging[(step * 4 + lane / 8) * kStagingPitch + left + i] * factor;
         }
         if (mask) quad(batch, row, column, v, mask);
       }
@@ -120,7 +120,7 @@ struct Dense {
 };
 
 // Elements that pass go to their row's list, as candidates (ranking.cuh), in no certain order: all that are above the limit, and
-// perhaps NaN, which who uses the list sorts out. A list's count may come to be larger than its room: what does not fit is counted
+// perhaps NaN, which the reader of the list sorts out. A list's count may exceed its capacity: elements that do not fit are counted
 // and not stored.
 struct Sparse {
   uint64_t* lists;      // [m][capacity]
@@ -135,8 +135,8 @@ struct Sparse {
 
   SONDE_DEVICE bool passes(float least, float value) const { return !((magnitude ? fabsf(value) : value) <= least); }
   SONDE_DEVICE float least_of(int64_t row) const { return limits ? limits[row] : limit; }
-  SONDE_DEVICE void store(int64_t row, int64_t column, int32_t place, float value) const {
-    if (place < capacity) lists[row * capacity + place] = candidate(key_of(value), first_column + column);
+  SONDE_DEVICE void store(int64_t row, int64_t column, int32_t slot, float value) const {
+    if (slot < capacity) lists[row * capacity + slot] = candidate(key_of(value), first_column + column);
   }
 
   SONDE_DEVICE void quad(int64_t, int64_t row, int64_t column, float (&v)[4], unsigned mask) const {
@@ -191,9 +191,9 @@ struct Sparse {
         const int other = __shfl_up_sync(0xffffffffu, before, step);
         if (lane % 4 >= step) before += other;
       }
-      int place = 0;
-      if (lane % 4 == 3 && before > 0) place = atomicAdd(&counts[row], before);
-      place = __shfl_sync(0xffffffffu, place, lane | 3) + before - count;
+      int slot = 0;
+      if (lane % 4 == 3 && before > 0) slot = atomicAdd(&counts[row], before);
+      slot = __shfl_sync(0xffffffffu, slot, lane | 3) + before - count;
       if (count == 0) continue;
 #pragma unroll
       for (int j = 0; j < kPairs; ++j) {
@@ -201,7 +201,7 @@ struct Sparse {
         for (int h = 0; h < 2; ++h) {
           if (!(hits[g][h] >> j & 1)) continue;
           const int64_t c = column + 8 * j + h;
-          store(row, c, place++, finished(j, g, h, scaling.column(batch * n + c)));
+          store(row, c, slot++, finished(j, g, h, scaling.column(batch * n + c)));
         }
       }
     }

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) layer_norm_kernel(NormOperands
       const int at = G::rank() + j * G::size;
       if (at < n) x.sum.set(first + at, held[j]);
     }
-    // what does not fit is read again from where it was stored: sum may be a
+    // elements beyond those in registers are read again from sum instead of added again: sum may be a
     for (int at = G::rank() + kReach; at < n; at += G::size) x.sum.set(first + at, value(at));
   }
   const auto far = [&](int64_t at) { return kAdd ? x.sum.get(first + at) : value(at); };

@@ -1,7 +1,7 @@
-// b [K, N] as it is, and column after column; and back. See packed.h for the layout.
+// Stores b [K, N] row after row, and column after column for the tensor cores; and brings it back. See packed.h for the layout.
 #include "packed.h"
-#include "planes.cuh"
 #include "product.cuh"
+#include "split_operand.cuh"
 
 namespace sonde {
 
@@ -11,15 +11,15 @@ Status pack_weights(Context* context, PackedOut packed, In b) {
   if (packed.shape[0] == 0 || packed.shape[1] == 0) return {};
   Packed done;
   static_cast<View&>(done) = packed;
-  const PlaneKind kind = packed.dtype == DType::float32    ? PlaneKind::split
-                         : packed.dtype == DType::bfloat16 ? PlaneKind::bfloat16
-                                                           : PlaneKind::float16;
+  const OperandKind kind = packed.dtype == DType::float32    ? OperandKind::split
+                           : packed.dtype == DType::bfloat16 ? OperandKind::bfloat16
+                                                             : OperandKind::float16;
   Out rows;
   static_cast<View&>(rows) = Right::of(done).view;
   const Status status = copy(context, rows, b);
   if (status.failed()) return status;
-  // from the stored values: what is rounded is rounded once
-  return fill_planes(context, planes_of_packed(done, kind), kind, transposed(rows));
+  // from the stored values, so that no value is rounded twice
+  return split(context, operand_of_packed(done, kind), kind, transposed(rows));
 }
 
 Status unpack_weights(Context* context, Out b, Packed packed) {

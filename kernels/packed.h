@@ -1,10 +1,11 @@
-// How a weight matrix [K, N] lies in GPU memory: as it is, row after row, for what gathers its rows or computes in plain float32;
-// and column after column ("K-major", each column's K values side by side) as the tensor cores read it.
+// How a weight matrix [K, N] lies in GPU memory, twice: row after row, for kernels that gather rows or compute in plain float32; and
+// column after column ("K-major", each column's K values side by side), as the tensor cores read it.
 //
-//   float32       [K][N] float32 | high planes [N][P] float16 | low planes [N][P] float16 | scale [N] float32 | flag [N] int32
+//   float32       [K][N] float32 | high [N][P] float16 | low [N][P] float16 | scale [N] float32 | flag [N] int32
 //   16-bit floats [K][N] | [N][P], of the dtype
 //
-// P is K rounded up to 8 elements, the 16 bytes that copies in the background move at a time. Planes: see planes.cuh.
+// P is K rounded up to 8 elements, the 16 bytes that an asynchronous copy moves at a time. High and low are the parts of a split
+// operand (split_operand.cuh).
 #pragma once
 #include "context.h"
 

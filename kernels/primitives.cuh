@@ -1,4 +1,4 @@
-// What the kernels are written in beyond plain CUDA C++: copies in the background, tensor-core products, barriers. Under nvcc
+// Instructions that the kernels use beyond plain CUDA C++: asynchronous copies, tensor-core products, barriers. Under nvcc
 // these are single PTX instructions (PTX ISA 8.7); test/cuda-emulator has the same names for g++, so that every kernel also
 // runs on a CPU.
 #pragma once
@@ -31,7 +31,7 @@ SONDE_DEVICE void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// ---- sm_80: copies from global to shared memory in the background, fragments, products of a warp
+// ---- sm_80: asynchronous copies from global to shared memory, fragments, products of a warp
 
 // the first `bytes` (0 to 16) of 16 are copied, the rest become zero
 SONDE_DEVICE void cp_async16(void* to, const void* from, int bytes) {

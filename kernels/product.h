@@ -1,5 +1,5 @@
-// A product and what becomes of it: which kernel computes it depends on dtypes, precision and GPU alone, never on how many rows
-// there are, so that a row's result does not depend on the others.
+// Matrix products with an epilogue. The kernel is chosen by dtypes, precision and GPU alone, never by the number of rows, so that a
+// row's result does not depend on the others.
 #pragma once
 #include "epilogue.cuh"
 

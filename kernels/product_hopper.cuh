@@ -1,5 +1,5 @@
-// Products on Hopper (sm_90a). A block stays on its multiprocessor and takes tile after tile. One warpgroup only asks the copy
-// engine (TMA) for operands, a ring of stages ahead; two multiply, 64 rows each, straight from shared memory (wgmma). mbarriers
+// Products on Hopper (sm_90a). Blocks are persistent: each takes tile after tile. One warpgroup only asks the copy engine (TMA) for
+// operands, a ring of stages ahead; two multiply, 64 rows each, straight from shared memory (wgmma). mbarriers
 // say that a stage is full or empty. Tiles are 128 x 256, or 128 x 128 for split operands, whose three products share a stage.
 //
 // Split operands: the tensor cores cut their sums off instead of rounding. The sum of high high is taken to float32 registers every
@@ -16,11 +16,11 @@ struct HopperWork {
 
 template <bool kSplit>
 struct HopperShape {
-  static constexpr int rows = 128, columns = kSplit ? 128 : 256, depth = 64, planes = kSplit ? 2 : 1;
+  static constexpr int rows = 128, columns = kSplit ? 128 : 256, depth = 64, parts = kSplit ? 2 : 1;
   static constexpr int stages = kSplit ? 3 : 4;
   static constexpr int a = rows * depth, b = columns * depth;  // elements
-  static constexpr int stage = planes * (a + b);
-  static constexpr size_t shared = size_t(stages) * stage * 2 + 8 * kStageFloats * 4 + 2 * stages * sizeof(uint64_t);
+  static constexpr int stage = parts * (a + b);
+  static constexpr size_t shared = size_t(stages) * stage * 2 + 8 * kStagingFloats * 4 + 2 * stages * sizeof(uint64_t);
 };
 constexpr int kHopperThreads = 384;
 
@@ -33,8 +33,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   using Shape = HopperShape<kSplit>;
   constexpr int kN = Shape::columns, kStages = Shape::stages;
   DYNAMIC_SHARED(uint16_t, shared);
-  auto* desks = reinterpret_cast<float*>(shared + kStages * Shape::stage);  // the multiplying warps' own
-  auto* full = reinterpret_cast<uint64_t*>(desks + 8 * kStageFloats);
+  auto* staging = reinterpret_cast<float*>(shared + kStages * Shape::stage);  // for each of the multiplying warps
+  auto* full = reinterpret_cast<uint64_t*>(staging + 8 * kStagingFloats);
   uint64_t* empty = full + kStages;
   const int group = int(threadIdx.x) / 128, t = int(threadIdx.x) % 128;
   const int steps = int(ceil_div(work.k, Shape::depth));
@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       keep_registers(high);
       mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);
     }
-    float* desk = desks + (half * 4 + warp) * kStageFloats;
-    epilogue.template fragment<kN / 8>(desk, scaling, 0, row, column, [&](int j, int g, int h) {
+    float* warp_staging = staging + (half * 4 + warp) * kStagingFloats;
+    epilogue.template fragment<kN / 8>(warp_staging, scaling, 0, row, column, [&](int j, int g, int h) {
       const int i = j * 4 + g * 2 + h;
       if constexpr (kSplit) return fmaf(cross[i], 1.0f / 2048, sums[i]);
       else return high[i];
@@ -137,13 +137,13 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 }
 
 template <bool kSplit, bool kF16, class Scaling, class Epilogue>
-Status launch_hopper(Context* context, const Planes& a, const Planes& b, const Scaling& scaling,
+Status launch_hopper(Context* context, const SplitOperand& a, const SplitOperand& b, const Scaling& scaling,
                      const Epilogue& epilogue) {
   using Shape = HopperShape<kSplit>;
   const HopperWork work = {a.rows, b.rows, a.k, ceil_div(a.rows, Shape::rows), ceil_div(b.rows, Shape::columns)};
   TmaMap maps[4];
-  const auto map = [](TmaMap* to, const uint16_t* plane, const Planes& x, int rows) {
-    return make_tma_map(to, plane, uint64_t(x.rows), uint64_t(x.k), uint64_t(x.pitch) * 2, uint32_t(rows));
+  const auto map = [](TmaMap* to, const uint16_t* part, const SplitOperand& x, int rows) {
+    return make_tma_map(to, part, uint64_t(x.rows), uint64_t(x.k), uint64_t(x.pitch) * 2, uint32_t(rows));
   };
   if (!map(&maps[0], a.high, a, Shape::rows) || !map(&maps[1], kSplit ? a.low : a.high, a, Shape::rows) ||
       !map(&maps[2], b.high, b, Shape::columns) || !map(&maps[3], kSplit ? b.low : b.high, b, Shape::columns)) {

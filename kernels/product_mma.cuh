@@ -1,5 +1,5 @@
-// Products on the tensor cores of sm_80 and later: tiles of 128 x 128 by eight warps of 64 x 32, three stages of 32 k brought by
-// copies in the background, 16-byte chunks exchanged within a row's line so that ldmatrix meets no bank twice.
+// Products on the tensor cores of sm_80 and later: tiles of 128 x 128 by eight warps of 64 x 32, three stages of 32 k filled by
+// asynchronous copies. 16-byte chunks are swizzled within a row, so that ldmatrix has no bank conflicts.
 //
 // Split operands: the tensor cores do not round their sums but cut them off, so that sums over all of K would be 10 to 40 times
 // worse than float32's. Each 32 k are summed there, and added to float32 registers outside.
@@ -9,16 +9,16 @@
 namespace sonde {
 
 struct MmaWork {
-  Planes a, b;
+  SplitOperand a, b;
   int64_t first_batch;
   int64_t m, n, k;
   int64_t row_tiles, column_tiles;
 };
 
 constexpr int kMmaTile = 128, kMmaDepth = 32, kMmaStages = 3, kMmaThreads = 256;
-constexpr int kMmaPlane = kMmaTile * kMmaDepth;  // elements of one operand's plane in a stage
+constexpr int kMmaPart = kMmaTile * kMmaDepth;  // elements of one part of an operand in a stage
 template <bool kSplit>
-constexpr int kMmaStage = (kSplit ? 4 : 2) * kMmaPlane;
+constexpr int kMmaStage = (kSplit ? 4 : 2) * kMmaPart;
 template <bool kSplit>
 constexpr size_t kMmaShared = size_t(kMmaStages) * kMmaStage<kSplit> * 2;
 
@@ -31,8 +31,8 @@ SONDE_DEVICE void tile_at(int64_t i, int64_t row_tiles, int64_t column_tiles, in
   column = rest / height;
 }
 
-// where chunk `chunk` (8 elements) of row `row` of a plane lies
-SONDE_DEVICE int mma_place(int row, int chunk) { return row * kMmaDepth + ((chunk ^ (row >> 1 & 3)) * 8); }
+// the offset of chunk `chunk` (8 elements) of row `row` in a part
+SONDE_DEVICE int mma_offset(int row, int chunk) { return row * kMmaDepth + ((chunk ^ (row >> 1 & 3)) * 8); }
 
 template <bool kF16>
 SONDE_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -51,26 +51,27 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   const int64_t batch = work.first_batch + blockIdx.z;
   const int steps = int(ceil_div(work.k, kMmaDepth));
 
-  // a plane's part of a stage: the rows from `first` on, the k from `k0` on; what is outside becomes zero
-  const auto load_plane = [&](uint16_t* to, const uint16_t* from, const Planes& planes, int64_t first, int64_t k0) {
+  // Loads one part of an operand into a stage: the rows from `first` on, the k from `k0` on, zeros outside.
+  const auto load_part = [&](uint16_t* to, const uint16_t* from, const SplitOperand& operand, int64_t first,
+                             int64_t k0) {
     for (int i = t; i < kMmaTile * 4; i += kMmaThreads) {
       const int row = i / 4, chunk = i % 4;
       const int64_t r = first + row, k = k0 + chunk * 8;
-      const int64_t inside = r < planes.rows ? min64(8, planes.k - k) : 0;
+      const int64_t inside = r < operand.rows ? min64(8, operand.k - k) : 0;
       const bool any = inside > 0;
-      const uint16_t* source = from + ((batch * planes.rows + (any ? r : 0)) * planes.pitch + (any ? k : 0));
-      cp_async16(to + mma_place(row, chunk), source, any ? int(inside) * 2 : 0);
+      const uint16_t* source = from + ((batch * operand.rows + (any ? r : 0)) * operand.pitch + (any ? k : 0));
+      cp_async16(to + mma_offset(row, chunk), source, any ? int(inside) * 2 : 0);
     }
   };
   const auto load = [&](int step) {
     if (step < steps) {
       uint16_t* to = shared + step % kMmaStages * kMmaStage<kSplit>;
       const int64_t k0 = int64_t(step) * kMmaDepth;
-      load_plane(to, work.a.high, work.a, row0, k0);
-      load_plane(to + kMmaPlane, work.b.high, work.b, column0, k0);
+      load_part(to, work.a.high, work.a, row0, k0);
+      load_part(to + kMmaPart, work.b.high, work.b, column0, k0);
       if constexpr (kSplit) {
-        load_plane(to + 2 * kMmaPlane, work.a.low, work.a, row0, k0);
-        load_plane(to + 3 * kMmaPlane, work.b.low, work.b, column0, k0);
+        load_part(to + 2 * kMmaPart, work.a.low, work.a, row0, k0);
+        load_part(to + 3 * kMmaPart, work.b.low, work.b, column0, k0);
       }
     }
     cp_async_commit();  // also where there is nothing left to load: the waits count groups
@@ -79,18 +80,18 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   float sums[4][4][4] = {};
   // d += the warp's part of a b^T over this stage's k
   const auto multiply = [&](float(&d)[4][4][4], const uint16_t* a, const uint16_t* b) {
-  // split operands have all registers in use: addresses are worked out anew
+  // split operands leave no free registers: addresses are computed again
 #pragma unroll(kSplit ? 1 : 2)
     for (int k = 0; k < kMmaDepth; k += 16) {
       uint32_t right[2][4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        ldmatrix_x4(right[j], b + mma_place(warp_column + j * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
+        ldmatrix_x4(right[j], b + mma_offset(warp_column + j * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         uint32_t left[4];
-        ldmatrix_x4(left, a + mma_place(warp_row + i * 16 + lane % 16, k / 8 + lane / 16));
+        ldmatrix_x4(left, a + mma_offset(warp_row + i * 16 + lane % 16, k / 8 + lane / 16));
 #pragma unroll
         for (int j = 0; j < 4; ++j) mma<kF16>(d[i][j], left, right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
       }
@@ -103,9 +104,9 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
     __syncthreads();  // all see this stage, and have left the one that is loaded next
     load(step + kMmaStages - 1);
     const uint16_t* a = shared + step % kMmaStages * kMmaStage<kSplit>;
-    const uint16_t* b = a + kMmaPlane;
+    const uint16_t* b = a + kMmaPart;
     if constexpr (kSplit) {
-      const uint16_t *a_low = a + 2 * kMmaPlane, *b_low = a + 3 * kMmaPlane;
+      const uint16_t *a_low = a + 2 * kMmaPart, *b_low = a + 3 * kMmaPart;
       float part[4][4][4] = {};
       multiply(part, a_low, b);
       multiply(part, a, b_low);
@@ -123,17 +124,17 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
     }
   }
   cp_async_wait<0>();
-  __syncthreads();  // the stages are free to be the warps' own
-  float* stage = reinterpret_cast<float*>(shared) + warp * kStageFloats;
+  __syncthreads();  // the stages are free: each warp uses a part of them for staging
+  float* staging = reinterpret_cast<float*>(shared) + warp * kStagingFloats;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    epilogue.template fragment<4>(stage, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
+    epilogue.template fragment<4>(staging, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
                                   [&](int j, int g, int h) { return sums[i][j][g * 2 + h]; });
   }
 }
 
 template <bool kSplit, bool kF16, class Scaling, class Epilogue>
-Status launch_mma(Context* context, const Planes& a, const Planes& b, const Scaling& scaling,
+Status launch_mma(Context* context, const SplitOperand& a, const SplitOperand& b, const Scaling& scaling,
                   const Epilogue& epilogue) {
   auto* kernel = mma_kernel<kSplit, kF16, Scaling, Epilogue>;
   MmaWork work = {a, b, 0, a.rows, b.rows, a.k, ceil_div(a.rows, kMmaTile), ceil_div(b.rows, kMmaTile)};

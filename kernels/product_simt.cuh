@@ -1,11 +1,11 @@
-// Products in plain float32, one chain of fused multiply-adds per element with k ascending: precision 'strict', GPUs whose tensor
-// cores are no faster for float32, and the rows and columns that planes cannot stand for.
+// Products in plain float32, one chain of fused multiply-adds per element with k ascending: for precision 'strict', for GPUs whose
+// tensor cores are no faster for float32, and for the rows and columns that split operands do not represent.
 #pragma once
 #include "epilogue.cuh"
 
 namespace sonde {
 
-// A matrix at each place of the leading dimensions.
+// A matrix for each index of the leading dimensions.
 struct Matrix {
   AnyElements x;
   int64_t row, column;  // strides
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
   work.matrices.at(batch, offset);
   float next_left[kEach], next_right[kEach];
   // neighbouring threads read neighbouring memory, whichever way the matrix lies
-  const auto place = [&](bool along_k, int i, int& tile, int& depth) {
+  const auto locate = [&](bool along_k, int i, int& tile, int& depth) {
     const int at = t + i * kSimtThreads;
     tile = along_k ? at / kSimtDepth : at % kSimtTile;
     depth = along_k ? at % kSimtDepth : at / kSimtTile;
@@ -56,14 +56,14 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
   const auto load = [&](int64_t k0) {
     for (int i = 0; i < kEach; ++i) {
       int tile, depth;
-      place(left_along_k, i, tile, depth);
+      locate(left_along_k, i, tile, depth);
       const int64_t row = row0 + tile, k = k0 + depth;
       const bool inside = row < work.m && k < work.k;
       next_left[i] = inside ? work.a.x.get(offset[0] + row * work.a.row + k * work.a.column) : 0.0f;
     }
     for (int i = 0; i < kEach; ++i) {
       int tile, depth;
-      place(right_along_k, i, tile, depth);
+      locate(right_along_k, i, tile, depth);
       const int64_t column = column0 + tile, k = k0 + depth;
       const bool inside = column < work.n && k < work.k;
       next_right[i] = inside ? work.b.x.get(offset[1] + k * work.b.row + column * work.b.column) : 0.0f;
@@ -75,9 +75,9 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
   for (int64_t k0 = 0; k0 < work.k; k0 += kSimtDepth) {
     for (int i = 0; i < kEach; ++i) {
       int tile, depth;
-      place(left_along_k, i, tile, depth);
+      locate(left_along_k, i, tile, depth);
       left[depth][tile] = next_left[i];
-      place(right_along_k, i, tile, depth);
+      locate(right_along_k, i, tile, depth);
       right[depth][tile] = next_right[i];
     }
     __syncthreads();

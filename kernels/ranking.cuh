@@ -1,4 +1,4 @@
-// Finding the largest: a value and its index as one integer whose order is the one wanted, equal values lowest index first.
+// Ranking: a value and its index become one integer, so that integer order ranks by value, and equal values by the lowest index.
 #pragma once
 #include "elements.cuh"
 
@@ -34,9 +34,10 @@ struct Keys {
 
 constexpr int kRankThreads = 256;
 
-// What the k largest of n candidates are not below, 0 < k <= n: found 8 bits at a time from the top; each round counts the
-// candidates that share the bits found so far by their next 8, and the last one is the round in which all of a digit are wanted.
-// `get(i)` gives candidate i; no two are equal. Shared memory: kCounters counters and two words.
+// Finds, by radix select, a bound that exactly the k largest of n candidates reach, 0 < k <= n. Each round, from the top bits down,
+// counts by their next 8 bits the candidates that share the bits found so far. The last round is the one in which all candidates of
+// a digit belong to the k largest.
+// `get(i)` gives candidate i; no two are equal. Shared memory: kCounters counters and two 64-bit words.
 constexpr int kCounters = 256 + kRankThreads / 32;  // of the digits, and sums of the warps
 template <class Get>
 SONDE_DEVICE uint64_t kth_largest(Get get, int64_t n, int64_t k, unsigned* counts, uint64_t* found) {

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_kernel(Decode<W> x) {
   }
   const int width = int(min64(4, x.n - column));
   const bool whole = !kIsAny<W> && width == 4 && x.n % 4 == 0;
-  // loops of four whatever the width is: an array that is indexed at run time would lie in memory
+  // loops of four whatever the width is: an array that is indexed at run time would lie in local memory
   float sum[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) sum[j] = j < width && x.bias.data ? x.bias.get(column + j) : 0.0f;

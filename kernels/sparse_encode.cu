@@ -1,11 +1,11 @@
-// x w + bias straight to CSR; the dense latents are never stored. The product's epilogue appends what passes to a list per row; a
-// block per row then chooses exactly, sorts by index, and the rows are packed one after the other.
+// x w + bias straight to CSR; the dense latents are never stored. The product's epilogue appends the elements that pass to a list
+// per row; a block per row then chooses exactly, sorts by index, and the rows are packed one after the other.
 //
 // Top-k takes two products. The first, of a sixteenth of the columns, is stored: the k-th largest of those is a limit that the k
-// largest of all do not fall below. The second, of the rest, appends what is above it: about 16 k of a row's elements if its
+// largest of all do not fall below. The second, of the rest, appends the elements above it: about 16 k of a row's elements if its
 // columns are alike. Lower columns come first, so that equal values lose to them as they must.
 //
-// A list that was too short is told by its count: the rows are then done again with more room.
+// A count above the capacity shows that a list was too short: the rows are then encoded again with longer lists.
 #include "product.h"
 #include "rows.cuh"
 #include "threshold.h"
@@ -26,7 +26,7 @@ struct Choice {
   bool relu;
 };
 
-// The first columns' k largest become the list, the k-th largest the limit of what is looked at besides.
+// The k largest of the first columns become the list, and the k-th largest the limit for the other columns.
 __global__ void __launch_bounds__(kRankThreads)
     seed_kernel(Choice c, const float* dense, int64_t columns, float* limits) {
   SHARED(unsigned, counters, [kCounters]);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kRankThreads)
   }
 }
 
-// Leaves in each list what is kept, by ascending index, and its number in `kept`.
+// Leaves in each list the entries that are kept, by ascending index, and their number in `kept`.
 __global__ void __launch_bounds__(kRankThreads) choose_kernel(Choice c, int32_t* kept) {
   SHARED(uint64_t, near, [kNearList]);
   SHARED(unsigned, counters, [kCounters]);
@@ -75,20 +75,20 @@ __global__ void __launch_bounds__(kRankThreads) choose_kernel(Choice c, int32_t*
     return here >= least && (c.relu ? value > c.threshold : !(fabsf(value) <= c.threshold));
   };
   // the index's complement above the value: sorted from the largest on, that is from the lowest index on
-  const auto turned = [](uint64_t here) { return here << 32 | here >> 32; };
+  const auto swapped = [](uint64_t here) { return here << 32 | here >> 32; };
   const bool fits = n <= kNearList;
   uint64_t* sorted = fits ? near : list;
   if (threadIdx.x == 0) *length = 0;
   __syncthreads();
   if (fits) {
     for (int64_t i = threadIdx.x; i < n; i += kRankThreads) {
-      if (passes(list[i])) near[atomicAdd(length, 1)] = turned(list[i]);
+      if (passes(list[i])) near[atomicAdd(length, 1)] = swapped(list[i]);
     }
   } else {
-    // in place, so nothing moves yet: what is dropped sorts to the end
+    // in place, so nothing moves yet: zeros, the dropped entries, sort to the end
     for (int64_t i = threadIdx.x; i < n; i += kRankThreads) {
       const bool good = passes(list[i]);
-      list[i] = good ? turned(list[i]) : 0;
+      list[i] = good ? swapped(list[i]) : 0;
       if (good) atomicAdd(length, 1);
     }
   }
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(kRankThreads) choose_kernel(Choice c, int32_t*
   for (int64_t i = filled + threadIdx.x; i < size; i += kRankThreads) sorted[i] = 0;
   __syncthreads();
   sort_descending(sorted, size);
-  for (int64_t i = threadIdx.x; i < *length; i += kRankThreads) list[i] = turned(sorted[i]);
+  for (int64_t i = threadIdx.x; i < *length; i += kRankThreads) list[i] = swapped(sorted[i]);
   if (threadIdx.x == 0) kept[row] = *length;
 }
 
@@ -165,30 +165,30 @@ View rows_of(const View& x, int64_t first, int64_t rows) {
   return part;
 }
 
-// How many of the first columns top-k stores.
+// The number of the first columns that top-k stores.
 int64_t stored_columns(int64_t n, int64_t k) {
   const int64_t wanted = round_up(max64(ceil_div(n, 16), 4 * k), 256);
   return min64(wanted, n);
 }
 
-// One part of the rows: its lists, and row_ptr with the largest count behind it, on the device.
-struct Room {
+// Device memory for a span of rows: their lists, and row_ptr with the largest count behind it.
+struct Workspace {
   Choice choice;
   int32_t* kept;
   float* limits;
   int64_t* row_ptr;  // [rows + 2]
 };
 
-Status encode_rows(const Call& call, int64_t first, int64_t rows, const Room& room) {
+Status encode_rows(const Call& call, int64_t first, int64_t rows, const Workspace& workspace) {
   Context* context = call.context;
   const int64_t n = call.w.shape[1];
   const View x = rows_of(call.x, first, rows);
-  cudaMemsetAsync(room.choice.counts, 0, size_t(rows) * 4, context->stream);
+  cudaMemsetAsync(workspace.choice.counts, 0, size_t(rows) * 4, context->stream);
   Sparse epilogue = {};
-  epilogue.lists = room.choice.lists;
-  epilogue.counts = room.choice.counts;
-  epilogue.capacity = room.choice.capacity;
-  epilogue.limit = room.choice.threshold;
+  epilogue.lists = workspace.choice.lists;
+  epilogue.counts = workspace.choice.counts;
+  epilogue.capacity = workspace.choice.capacity;
+  epilogue.limit = workspace.choice.threshold;
   epilogue.magnitude = !call.relu;
   epilogue.m = rows;
   Right right = Right::of(call.w);
@@ -207,9 +207,9 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Room& ro
     right.columns = columns;
     const Status status = multiply(context, x, right, call.precision, dense(stored, bias, View(), Activation::none));
     if (status.failed()) return status;
-    LAUNCH(seed_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, room.choice,
-           static_cast<const float*>(stored.data), columns, room.limits);
-    epilogue.limits = room.limits;
+    LAUNCH(seed_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, workspace.choice,
+           static_cast<const float*>(stored.data), columns, workspace.limits);
+    epilogue.limits = workspace.limits;
     epilogue.magnitude = false;
     right.first_column = columns;
     right.columns = n - columns;
@@ -219,21 +219,22 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Room& ro
   epilogue.bias = call.bias ? call.bias + right.first_column : nullptr;
   const Status status = multiply(context, x, right, call.precision, epilogue);
   if (status.failed()) return status;
-  LAUNCH(choose_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, room.choice, room.kept);
-  LAUNCH(scan_kernel, dim3(1), dim3(kScanThreads), 0, context->stream, room.kept, room.choice.counts, rows,
-         room.row_ptr, room.row_ptr + rows + 1);
+  LAUNCH(choose_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, workspace.choice, workspace.kept);
+  LAUNCH(scan_kernel, dim3(1), dim3(kScanThreads), 0, context->stream, workspace.kept, workspace.choice.counts, rows,
+         workspace.row_ptr, workspace.row_ptr + rows + 1);
   return launched();
 }
 
-// As many rows from `first` on as `room` is for. Leaves `part` and row_ptr's entries, or a larger capacity to be tried with.
-Status one_part(const Call& call, Csr* csr, int64_t first, int64_t rows, const Room& room, CsrPart* part, bool* again) {
+// Encodes a span of rows and leaves `part` and row_ptr's entries; or sets `again`, with a larger list_capacity to try with.
+Status encode_part(const Call& call, Csr* csr, int64_t first, int64_t rows, const Workspace& workspace, CsrPart* part,
+                   bool* again) {
   Context* context = call.context;
-  Status status = encode_rows(call, first, rows, room);
+  Status status = encode_rows(call, first, rows, workspace);
   if (status.failed()) return status;
   auto* fetched = static_cast<int64_t*>(malloc(size_t(rows + 2) * 8));
   if (!fetched) return fail("out of memory for %lld rows", (long long)rows);
-  status = fetch(context, fetched, room.row_ptr, size_t(rows + 2) * 8);
-  *again = !status.failed() && fetched[rows + 1] > room.choice.capacity;
+  status = fetch(context, fetched, workspace.row_ptr, size_t(rows + 2) * 8);
+  *again = !status.failed() && fetched[rows + 1] > workspace.choice.capacity;
   if (*again) context->list_capacity = int32_t(power_of_two(fetched[rows + 1]));
   if (!status.failed() && !*again) {
     const int64_t before = csr->row_ptr[first];
@@ -248,8 +249,8 @@ Status one_part(const Call& call, Csr* csr, int64_t first, int64_t rows, const R
   part->values = static_cast<float*>(allocate_on_stream(context, bytes));
   if (!part->indices || !part->values) return no_scratch(context, 2 * bytes);
   LAUNCH(pack_kernel, dim3(unsigned(ceil_div(rows * kWarp, kThreads))), dim3(kThreads), 0, context->stream,
-         static_cast<const uint64_t*>(room.choice.lists), room.choice.capacity,
-         static_cast<const int64_t*>(room.row_ptr), rows, part->indices, part->values);
+         static_cast<const uint64_t*>(workspace.choice.lists), workspace.choice.capacity,
+         static_cast<const int64_t*>(workspace.row_ptr), rows, part->indices, part->values);
   return launched();
 }
 
@@ -280,27 +281,27 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
   int count = 0;
   Status status;
   for (int64_t first = 0; first < m && !status.failed();) {
-    // what a row can come to hold at most needs no more room
+    // a list need not be longer than the columns that a row has
     const int64_t capacity = min64(power_of_two(n), max64(context->list_capacity, power_of_two(2 * k)));
     const int64_t per_row = max64(capacity * 8, k > 0 ? stored_columns(n, k) * 4 : 0);
     const int64_t rows = min64(m - first, max64(1, kListBytes / per_row));
     const size_t lists = size_t(rows * capacity) * 8, small = size_t(rows) * 12 + size_t(rows + 2) * 8;
-    Room room = {};
+    Workspace workspace = {};
     auto* base = static_cast<char*>(scratch(context, kSmall, small));
-    room.choice = {static_cast<uint64_t*>(scratch(context, kLists, lists)),
-                   nullptr,
-                   int32_t(capacity),
-                   k,
-                   float_threshold(threshold, relu),
-                   relu};
-    if (!base || !room.choice.lists) {
+    workspace.choice = {static_cast<uint64_t*>(scratch(context, kLists, lists)),
+                        nullptr,
+                        int32_t(capacity),
+                        k,
+                        float_threshold(threshold, relu),
+                        relu};
+    if (!base || !workspace.choice.lists) {
       status = no_scratch(context, lists + small);
       break;
     }
-    room.row_ptr = reinterpret_cast<int64_t*>(base);
-    room.choice.counts = reinterpret_cast<int32_t*>(room.row_ptr + rows + 2);
-    room.kept = room.choice.counts + rows;
-    room.limits = reinterpret_cast<float*>(room.kept + rows);
+    workspace.row_ptr = reinterpret_cast<int64_t*>(base);
+    workspace.choice.counts = reinterpret_cast<int32_t*>(workspace.row_ptr + rows + 2);
+    workspace.kept = workspace.choice.counts + rows;
+    workspace.limits = reinterpret_cast<float*>(workspace.kept + rows);
     auto* longer = static_cast<CsrPart*>(realloc(parts, size_t(count + 1) * sizeof(CsrPart)));
     if (!longer) {
       status = fail("out of memory for the sparse rows");
@@ -309,7 +310,7 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
     parts = longer;
     parts[count] = CsrPart();
     bool again = false;
-    status = one_part(call, out.csr, first, rows, room, &parts[count], &again);
+    status = encode_part(call, out.csr, first, rows, workspace, &parts[count], &again);
     if (again) continue;
     ++count;
     first += rows;

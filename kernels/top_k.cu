@@ -1,5 +1,5 @@
 // The k largest of each row: as values and indices, or in place with the rest set to zero. A block takes a row: it finds the k-th
-// largest, and what is not smaller are the k.
+// largest, and the elements that are not smaller are the k largest.
 #include "ranking.cuh"
 #include "rows.cuh"
 
@@ -11,7 +11,7 @@ struct TopK {
   Keys keys;
   Rows rows;
   int64_t k;
-  uint64_t* room;  // global memory for lists that do not fit shared memory: power_of_two(k) for each block
+  uint64_t* workspace;  // global memory for lists that do not fit shared memory: power_of_two(k) entries for each block
 };
 
 constexpr int64_t kSharedList = 2048;  // candidates
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kRankThreads, 2) top_k_kernel(AnyElements valu
   SHARED(uint64_t, found, [2]);
   SHARED(unsigned, length, [1]);
   const int64_t size = power_of_two(x.k);
-  uint64_t* list = size <= kSharedList ? near : x.room + blockIdx.x * size;
+  uint64_t* list = size <= kSharedList ? near : x.workspace + blockIdx.x * size;
   for (int64_t i = blockIdx.x; i < x.rows.positions.count; i += gridDim.x) {
     const Row row = x.rows.row(i);
     collect(x, row, list, counts, found, length);
@@ -86,8 +86,8 @@ Status top_k(Context* context, Out values, Out indices, In x) {
   if (power_of_two(k) > kSharedList) {
     blocks = min64(blocks, context->multiprocessors);
     const size_t bytes = size_t(blocks * power_of_two(k)) * sizeof(uint64_t);
-    work.room = static_cast<uint64_t*>(scratch(context, kLists, bytes));
-    if (!work.room) return no_scratch(context, bytes);
+    work.workspace = static_cast<uint64_t*>(scratch(context, kLists, bytes));
+    if (!work.workspace) return no_scratch(context, bytes);
   }
   LAUNCH(top_k_kernel, dim3(unsigned(blocks)), dim3(kRankThreads), 0, context->stream, AnyElements::of(values),
          static_cast<int32_t*>(indices.data), work);

@@ -11,7 +11,8 @@ const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '..', '..');
 export const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
 
-/** Flags of the kernels; the emulator itself is told of ThreadSanitizer, but not instrumented by it. */
+/** Flags of the kernels, and of the emulator itself: -DEMULATOR_TSAN makes it describe its fibers to ThreadSanitizer, which does not
+ *  instrument it. */
 export const flavours = {
   plain: { kernels: ['-O2'], runtime: ['-O2'] },
   address: {
@@ -45,7 +46,7 @@ const common = [
   `-I${here}`,
 ];
 
-/** Compiles those of the sources [path, flags] that changed, as many at a time as there are processors; returns the objects. */
+/** Compiles the changed files among the sources [path, flags], as many at a time as there are processors; returns the objects. */
 async function compileAll(folder, sources, headers, include) {
   mkdirSync(folder, { recursive: true });
   const object = (path) => join(folder, `${basename(path)}.o`);
@@ -65,8 +66,8 @@ async function compileAll(folder, sources, headers, include) {
 }
 
 /**
- * Compiles what changed of kernels/ and of the emulator; returns the objects. `kernels` may be a changed copy of the folder, `only`
- * names the files of it that are compiled, into `out`.
+ * Compiles the changed files of kernels/ and of the emulator; returns the objects. `kernels` may be a modified copy of the folder,
+ * `only` names the files of it that are compiled, into `out`.
  */
 async function buildObjects(flavour, { kernels = join(root, 'kernels'), out = flavourFolder(flavour), only } = {}) {
   const { kernels: kernelFlags, runtime } = flavours[flavour];
@@ -83,7 +84,7 @@ async function buildObjects(flavour, { kernels = join(root, 'kernels'), out = fl
 const flavourFolder = (flavour) => join(root, 'build-emulator', flavour);
 const sanitizeFlags = (flavour) => flavours[flavour].kernels.filter((flag) => /sanitize/.test(flag));
 
-/** The whole backend as a shared library; returns its path. */
+/** Builds the whole backend as a shared library; returns its path. */
 export async function buildEmulator(flavour = 'plain') {
   const objects = await buildObjects(flavour);
   const library = join(flavourFolder(flavour), 'libsonde_cuda.so');
@@ -94,8 +95,8 @@ export async function buildEmulator(flavour = 'plain') {
 }
 
 /**
- * kernels_test, with the CPU backend of the addon's build; returns its path. With `changed` (a copy of kernels/, the files of it to
- * compile, and a folder for the results) those take the place of their originals.
+ * Builds kernels_test, with the CPU backend of the addon's build; returns its path. `changed` is a copy of kernels/, the files of it
+ * to compile, and a folder for the results: these objects replace the originals.
  */
 export async function buildKernelsTest(flavour = 'plain', changed) {
   const objects = await buildObjects(flavour);
@@ -122,7 +123,7 @@ export async function buildKernelsTest(flavour = 'plain', changed) {
   return program;
 }
 
-/** The emulator's own test; returns its path. */
+/** Builds the emulator's own test; returns its path. */
 export async function buildEmulatorTest(flavour = 'plain') {
   const out = flavourFolder(flavour);
   const { kernels, runtime } = flavours[flavour];

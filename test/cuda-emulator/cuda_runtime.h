@@ -1,12 +1,12 @@
-// Stands in for the CUDA toolkit's header of this name when kernels are compiled by g++ for the emulator: the
-// language's words, and as much of the runtime's functions as a backend uses. The primitives of kernels/primitives.cuh
+// Replaces the CUDA toolkit's header of this name when kernels are compiled by g++ for the emulator: the language's
+// keywords and built-in functions, and the runtime functions that a backend uses. The primitives of kernels/primitives.cuh
 // are in emulator.h.
 #pragma once
 #include <math.h>
 #include <stdlib.h>
 
 #include <cmath>
-#include <memory>  // has __noinline__ for a word of its own, which is a macro from here on
+#include <memory>  // uses the identifier __noinline__, which is a macro from here on
 #include <tuple>
 #include <utility>
 
@@ -207,7 +207,7 @@ inline void sincospi(double x, double* sine, double* cosine) {
   *cosine = turn == 0 ? c : turn == 1 ? -s : turn == 2 ? -c : s;
 }
 
-// The types that CUDA has: what is ambiguous to nvcc is ambiguous here. With NaN the other one, as on the GPU.
+// The overloads that CUDA has, so that calls ambiguous to nvcc are ambiguous here. With NaN the other one, as on the GPU.
 template <class T>
 T emulated_min(T a, T b) {
   return a < b ? a : b;

@@ -1,4 +1,4 @@
-// Fibers, their schedule, and what they do together.
+// Fibers, their schedule, and their collective operations.
 #include "emulator.h"
 
 #include <math.h>
@@ -185,13 +185,12 @@ struct Fiber {
   void* tsan = nullptr;
   const char* where = "";
   bool fenced = false;          // wgmma_fence since the last wait
-  const char* apart = nullptr;  // what it did since the lanes of its warp were last known to be together
+  const char* apart = nullptr;  // its operation after which the lanes of its warp may have diverged
   std::vector<Copy> copies;     // under way, of all groups
   std::vector<size_t> groups;   // where in `copies` each committed group ends
 };
 
-// Why the threads of a warp do not run, a bit for each. Neither ready nor any of these: at a meeting or a named
-// barrier.
+// The states of a warp's threads, a bit for each. A thread in none of these is at a meeting or a named barrier.
 struct States {
   uint32_t ready, at_barrier, polling, left;
 };
@@ -208,8 +207,8 @@ struct Wgmma {
   bool accumulate, f16;
 };
 
-// A warp's meeting, or with `warps` 4 a warpgroup's.
-struct Place {
+// A warp's meeting, or with `warps` 4 a warpgroup's, while its threads arrive.
+struct Rendezvous {
   int warps = 1;
   Meeting meeting = kSyncWarp;
   uint32_t lanes[4], alive[4], wanted[4], here[4];
@@ -243,7 +242,7 @@ struct Variable {
 struct Runtime {
   std::vector<Fiber> fibers;
   std::vector<States> states;  // of warps
-  std::vector<Place> warps, groups;
+  std::vector<Rendezvous> warps, groups;
   int threads = 0, alive = 0, running = 0, stalls = 0, polling = 0;
   bool inside = false;  // a kernel
   // the block's barrier
@@ -398,7 +397,7 @@ void wake_pollers() {
 
 void deliver(size_t i);
 
-// With nobody ready a copy arrives, as late as it may, and those who poll a barrier look again.
+// When no thread is ready, a copy arrives, as late as possible, and threads that poll a barrier check it again.
 int next_ready() {
   int j = pick();
   if (j >= 0) return j;
@@ -430,11 +429,10 @@ void release_block() {
   }
 }
 
-void leave_place(Place& place, int warp_of_place, int lane) {
-  place.alive[warp_of_place] &= ~(1u << lane);
-  if (place.here[warp_of_place] & ~place.alive[warp_of_place])
-    die("%s with a lane that has left", kNames[place.meeting]);
-  if (!place.products.empty()) die("left with wgmma that nobody waited for");
+void leave_rendezvous(Rendezvous& rendezvous, int warp, int lane) {
+  rendezvous.alive[warp] &= ~(1u << lane);
+  if (rendezvous.here[warp] & ~rendezvous.alive[warp]) die("%s with a lane that has left", kNames[rendezvous.meeting]);
+  if (!rendezvous.products.empty()) die("left with wgmma that nobody waited for");
 }
 
 void fiber_main() {
@@ -456,8 +454,8 @@ void fiber_main() {
   states_of(me).left |= bit_of(me);
   --R.alive;
   R.stalls = 0;
-  leave_place(R.warps[size_t(me / kWarp)], 0, me % kWarp);
-  leave_place(R.groups[size_t(me / kGroup)], me / kWarp % 4, me % kWarp);
+  leave_rendezvous(R.warps[size_t(me / kWarp)], 0, me % kWarp);
+  leave_rendezvous(R.groups[size_t(me / kGroup)], me / kWarp % 4, me % kWarp);
   if (R.alive && R.arrived == R.alive) release_block();
   void* dead;
   if (R.alive) switch_to(next_ready(), &dead, nullptr);
@@ -501,7 +499,7 @@ inline void multiply_part(float* d, const float* a, const float* b, int step) {
   }
 }
 
-constexpr int kZero = -30000, kNotFinite = 100000;  // the sum of both still tells NaN
+constexpr int kZero = -30000, kNotFinite = 100000;  // a sum of both is still recognized as NaN
 
 // floor of the logarithm to base 2
 int exponent_of(float x) {
@@ -554,7 +552,7 @@ void multiply_truncated(float* d, const float* a, const float* b, int rows, int 
       for (int k = 0; k < 16; ++k) {
         const auto x = double(a[i * 16 + k]);
         const float* y = b + k * columns + j;
-        // below 2^27 units: what an int holds
+        // below 2^27 units, so that an int holds it
         for (int c = 0; c < kPart; ++c) sums[c] += double(int(x * double(y[c]) * units[c]));
       }
       for (int c = 0; c < kPart; ++c) {
@@ -641,9 +639,9 @@ void move_tile(Accumulator& accumulator, Move move) {
 }
 
 // When a wait completes it: operands are read as late as allowed.
-void run_wgmma(Place& place, const Wgmma& w) {
+void run_wgmma(Rendezvous& rendezvous, const Wgmma& w) {
   static float a[64 * 16], b[16 * 256];
-  Accumulator& accumulator = place.accumulators[size_t(w.accumulator)];
+  Accumulator& accumulator = rendezvous.accumulators[size_t(w.accumulator)];
   const auto read = w.f16 ? read_operand<half_value> : read_operand<bfloat_value>;
   read(a, 64, false, w.a);
   read(b, accumulator.columns, true, w.b);
@@ -660,12 +658,12 @@ void run_wgmma(Place& place, const Wgmma& w) {
   if (all != ~0u) die("wgmma: an accumulator was written before the wait for it");
 }
 
-Accumulator& accumulator_of(Place& place, const Part& first) {
-  for (Accumulator& accumulator : place.accumulators) {
+Accumulator& accumulator_of(Rendezvous& rendezvous, const Part& first) {
+  for (Accumulator& accumulator : rendezvous.accumulators) {
     if (accumulator.d[0] == first.d) return accumulator;
   }
-  place.accumulators.emplace_back();
-  return place.accumulators.back();
+  rendezvous.accumulators.emplace_back();
+  return rendezvous.accumulators.back();
 }
 
 // wgmma is undefined where the lanes of a warp do not issue it together (.aligned in the PTX ISA), and where they come together after
@@ -678,13 +676,13 @@ void demand_together(int base) {
   }
 }
 
-void begin_wgmma(Place& place) {
-  const Part& first = *place.parts[0];
+void begin_wgmma(Rendezvous& rendezvous) {
+  const Part& first = *rendezvous.parts[0];
   demand_together(R.running / kGroup * kGroup);
-  Accumulator& accumulator = accumulator_of(place, first);
+  Accumulator& accumulator = accumulator_of(rendezvous, first);
   if (accumulator.pending > 0 && accumulator.columns != first.columns) die("wgmma: one accumulator in two shapes");
   for (int t = 0; t < kGroup; ++t) {
-    const Part& part = *place.parts[t];
+    const Part& part = *rendezvous.parts[t];
     if (part.descriptors[0] != first.descriptors[0] || part.descriptors[1] != first.descriptors[1] ||
         part.accumulate != first.accumulate || part.f16 != first.f16 || part.columns != first.columns) {
       die("wgmma: thread %d of the warpgroup and its first differ in their operands", t);
@@ -704,17 +702,17 @@ void begin_wgmma(Place& place) {
       memset(d, 0xff, 8);
     });
   }
-  const auto index = int(&accumulator - place.accumulators.data());
-  place.products.push_back({index, first.descriptors[0], first.descriptors[1], first.accumulate, first.f16});
+  const auto index = int(&accumulator - rendezvous.accumulators.data());
+  rendezvous.products.push_back({index, first.descriptors[0], first.descriptors[1], first.accumulate, first.f16});
 }
 
-void wait_wgmma(Place& place, size_t pending) {
-  if (place.groups.size() <= pending) return;
-  const size_t groups = place.groups.size() - pending, count = place.groups[groups - 1];
-  for (size_t i = 0; i < count; ++i) run_wgmma(place, place.products[i]);
-  place.products.erase(place.products.begin(), place.products.begin() + long(count));
-  place.groups.erase(place.groups.begin(), place.groups.begin() + long(groups));
-  for (size_t& end : place.groups) end -= count;
+void wait_wgmma(Rendezvous& rendezvous, size_t pending) {
+  if (rendezvous.groups.size() <= pending) return;
+  const size_t groups = rendezvous.groups.size() - pending, count = rendezvous.groups[groups - 1];
+  for (size_t i = 0; i < count; ++i) run_wgmma(rendezvous, rendezvous.products[i]);
+  rendezvous.products.erase(rendezvous.products.begin(), rendezvous.products.begin() + long(count));
+  rendezvous.groups.erase(rendezvous.groups.begin(), rendezvous.groups.begin() + long(groups));
+  for (size_t& end : rendezvous.groups) end -= count;
   const int base = R.running / kGroup * kGroup;
   for (int t = 0; t < kGroup; ++t) R.fibers[size_t(base + t)].fenced = false;
 }
@@ -762,33 +760,33 @@ void load_matrices(Part** parts) {
   }
 }
 
-void hold(Place& place, uint32_t mask) {
+void hold(Rendezvous& rendezvous, uint32_t mask) {
   Quiet quiet;
-  Part** parts = place.parts;
-  switch (place.meeting) {
+  Part** parts = rendezvous.parts;
+  switch (rendezvous.meeting) {
     case kShuffleXor:
     case kShuffleDown:
     case kShuffleUp:
-    case kShuffle: return shuffle(parts, mask, place.meeting);
+    case kShuffle: return shuffle(parts, mask, rendezvous.meeting);
     case kBallot: return ballot(parts, mask);
     case kSyncWarp: return;
     case kLdmatrix: return load_matrices<false>(parts);
     case kLdmatrixTransposed: return load_matrices<true>(parts);
     case kMmaBf16: return run_mma<bfloat_value>(parts);
     case kMmaF16: return run_mma<half_value>(parts);
-    case kWgmma: return begin_wgmma(place);
-    case kWgmmaCommit: place.groups.push_back(place.products.size()); return;
-    case kWgmmaWait: return wait_wgmma(place, size_t(parts[0]->parameter));
+    case kWgmma: return begin_wgmma(rendezvous);
+    case kWgmmaCommit: rendezvous.groups.push_back(rendezvous.products.size()); return;
+    case kWgmmaWait: return wait_wgmma(rendezvous, size_t(parts[0]->parameter));
   }
 }
 
-[[noreturn]] void refuse_meeting(const Place& place, int k, uint32_t mask, Meeting meeting) {
+[[noreturn]] void refuse_meeting(const Rendezvous& rendezvous, int k, uint32_t mask, Meeting meeting) {
   const int lane = R.running % kWarp;
   const char* name = kNames[meeting];
   if (!(mask >> lane & 1)) die("%s: lane %d is not in its own mask %08x", name, lane, mask);
-  if (mask & ~place.alive[k]) die("%s: mask %08x names lanes that have left or never were", name, mask);
-  die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[place.meeting], place.wanted[k], name,
-      mask);
+  if (mask & ~rendezvous.alive[k]) die("%s: mask %08x names lanes that have left or never were", name, mask);
+  die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[rendezvous.meeting],
+      rendezvous.wanted[k], name, mask);
 }
 
 // ---- barriers that count bytes
@@ -806,7 +804,8 @@ Phase* phase_of(uint64_t* barrier) {
   return phase;
 }
 
-// What ThreadSanitizer knows a phase by. Not one for all: who is a phase ahead would order those who are behind.
+// The address that stands for a phase in ThreadSanitizer. Each parity has one: a thread that is a phase ahead must not order those
+// that are behind.
 char* sync_of(uint64_t* barrier, int parity) { return reinterpret_cast<char*>(barrier) + parity; }
 
 void check_phase(Phase* phase) {
@@ -814,7 +813,7 @@ void check_phase(Phase* phase) {
   phase->bytes_and_parity ^= 1;
   phase->pending = phase->count;
   R.stalls = 0;
-  // on even schedules those who wait are told as late as possible
+  // on even schedules, waiting threads notice it as late as possible
   if (R.seed & 1 || R.seed > 3) wake_pollers();
 }
 
@@ -879,15 +878,15 @@ uint32_t lanes_from(int first) {
   return left >= kWarp ? ~0u : left > 0 ? (1u << left) - 1 : 0;
 }
 
-void prepare_places(std::vector<Place>& places, int warps) {
-  for (size_t i = 0; i < places.size(); ++i) {
-    Place& place = places[i];
-    place.warps = warps;
-    place.accumulators.clear();
-    place.groups.clear();
+void prepare_rendezvous(std::vector<Rendezvous>& all, int warps) {
+  for (size_t i = 0; i < all.size(); ++i) {
+    Rendezvous& rendezvous = all[i];
+    rendezvous.warps = warps;
+    rendezvous.accumulators.clear();
+    rendezvous.groups.clear();
     for (int k = 0; k < warps; ++k) {
-      place.here[k] = 0;
-      place.lanes[k] = place.alive[k] = lanes_from((int(i) * warps + k) * kWarp);
+      rendezvous.here[k] = 0;
+      rendezvous.lanes[k] = rendezvous.alive[k] = lanes_from((int(i) * warps + k) * kWarp);
     }
   }
 }
@@ -901,8 +900,8 @@ void run_block(dim3 block, dim3 grid) {
   R.shared = R.shared_bytes ? allocate_nan(R.shared_bytes) : nullptr;
   for (int i = 0; i < R.threads; ++i) prepare_fiber(i, block, grid);
   prepare_states();
-  prepare_places(R.warps, 1);
-  prepare_places(R.groups, 4);
+  prepare_rendezvous(R.warps, 1);
+  prepare_rendezvous(R.groups, 4);
 #if EMULATOR_TSAN
   R.main_tsan = __tsan_get_current_fiber();
 #endif
@@ -989,40 +988,41 @@ void named_barrier(int id, int threads) {
 void meet(uint32_t mask, Meeting meeting, Part* part) {
   const int me = R.running, lane = me % kWarp;
   const bool of_group = meeting >= kWgmma;
-  Place& place = of_group ? R.groups[size_t(me / kGroup)] : R.warps[size_t(me / kWarp)];
+  Rendezvous& rendezvous = of_group ? R.groups[size_t(me / kGroup)] : R.warps[size_t(me / kWarp)];
   const int k = of_group ? me / kWarp % 4 : 0;
-  mask = mask == ~0u ? place.lanes[k] : mask;  // a full mask means all that there are
+  mask = mask == ~0u ? rendezvous.lanes[k] : mask;  // a full mask means all that there are
   if (of_group && me / kGroup * kGroup + kGroup > R.threads)
     die("%s needs a warpgroup of 128 threads", kNames[meeting]);
-  const bool begun = place.here[0] || (of_group && (place.here[1] || place.here[2] || place.here[3]));
-  if (!(mask >> lane & 1) || mask & ~place.alive[k] ||
-      (begun && (place.meeting != meeting || (place.here[k] && place.wanted[k] != mask)))) {
-    refuse_meeting(place, k, mask, meeting);
+  const bool begun =
+      rendezvous.here[0] || (of_group && (rendezvous.here[1] || rendezvous.here[2] || rendezvous.here[3]));
+  if (!(mask >> lane & 1) || mask & ~rendezvous.alive[k] ||
+      (begun && (rendezvous.meeting != meeting || (rendezvous.here[k] && rendezvous.wanted[k] != mask)))) {
+    refuse_meeting(rendezvous, k, mask, meeting);
   }
-  place.meeting = meeting;
-  place.wanted[k] = mask;
-  place.parts[k * kWarp + lane] = part;
-  place.here[k] |= 1u << lane;
+  rendezvous.meeting = meeting;
+  rendezvous.wanted[k] = mask;
+  rendezvous.parts[k * kWarp + lane] = part;
+  rendezvous.here[k] |= 1u << lane;
   R.fibers[size_t(me)].where = kNames[meeting];
-  char* sync = reinterpret_cast<char*>(&place) + place.round % 2;
+  char* sync = reinterpret_cast<char*>(&rendezvous) + rendezvous.round % 2;
   if (meeting == kSyncWarp) __tsan_release(sync);
-  bool all = place.here[k] == mask;
-  for (int i = 0; of_group && i < 4; ++i) all = all && place.here[i] == ~0u;
+  bool all = rendezvous.here[k] == mask;
+  for (int i = 0; of_group && i < 4; ++i) all = all && rendezvous.here[i] == ~0u;
   if (!all) {
     states_of(me).ready &= ~bit_of(me);
     yield();
   } else {
-    hold(place, mask);
+    hold(rendezvous, mask);
     R.stalls = 0;
-    ++place.round;
+    ++rendezvous.round;
     const int first = of_group ? me / kGroup * 4 : me / kWarp;
-    for (int i = 0; i < place.warps; ++i) {
-      R.states[size_t(first + i)].ready |= place.here[i];
-      place.here[i] = 0;
+    for (int i = 0; i < rendezvous.warps; ++i) {
+      R.states[size_t(first + i)].ready |= rendezvous.here[i];
+      rendezvous.here[i] = 0;
     }
   }
   if (meeting == kSyncWarp) __tsan_acquire(sync);
-  R.fibers[size_t(me)].apart = meeting < kSyncWarp || mask != place.lanes[k] ? kNames[meeting] : nullptr;
+  R.fibers[size_t(me)].apart = meeting < kSyncWarp || mask != rendezvous.lanes[k] ? kNames[meeting] : nullptr;
 }
 
 void act_alone(const char* name) { R.fibers[size_t(R.running)].apart = name; }

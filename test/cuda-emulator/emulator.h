@@ -1,8 +1,8 @@
-// Runs CUDA kernels on the CPU: a fiber for each thread of a block, blocks one after the other. What a warp does
-// together is a meeting of its fibers. What goes on in the background (copies, wgmma) happens as late as it may, and
-// until then its destination holds NaN, so that a wait that is missing shows. Kernels are instrumented by whatever
-// sanitizer they are compiled with; the runtime is never compiled with -fsanitize=thread, but told with
-// -DEMULATOR_TSAN=1.
+// Runs CUDA kernels on the CPU: a fiber for each thread of a block, blocks one after the other. A warp's collective
+// operations are meetings of its fibers. Asynchronous operations (copies, wgmma) are carried out as late as possible,
+// and until then their destinations hold NaN, so that a missing wait shows. Kernels are instrumented by the sanitizer
+// that they are compiled with; the emulator is never compiled with -fsanitize=thread, but with -DEMULATOR_TSAN=1, which
+// makes it describe its fibers to ThreadSanitizer.
 //
 // A mistake that is certain ends the process: "emulator: block (0,0,0) thread 5 of kernel: what is wrong".
 #pragma once
@@ -26,7 +26,7 @@ void set_schedule(int seed);
 // Tensor cores sum as H100's do: aligned to the largest, two bits more than float32 has, cut off, not rounded. Also
 // SONDE_EMULATE_TRUNCATION=1.
 void set_truncating(bool truncating);
-// SONDE_EMULATE_SM: the compute capability times ten, 90 unless told otherwise
+// SONDE_EMULATE_SM: the compute capability times ten, 90 by default
 int capability();
 
 enum Meeting {
@@ -46,7 +46,7 @@ enum Meeting {
   kWgmmaWait,
 };
 
-// What a thread brings to a meeting, and takes from it.
+// A thread's inputs and outputs of a meeting.
 struct Part {
   uint64_t in = 0, out = 0;
   int parameter = 0, width = 32;
@@ -76,7 +76,7 @@ void commit_copies();
 void wait_copies(int pending);
 void read_row(const void* row);  // for ldmatrix: dies unless it is 16 bytes of shared memory
 void fence_wgmma();
-void act_alone(const char* name);  // what a lane does without the others of its warp
+void act_alone(const char* name);  // an operation that a lane does without the others of its warp
 
 struct Map {
   const char* base;
@@ -89,7 +89,7 @@ void barrier_init(uint64_t* barrier, int count);
 void barrier_arrive(uint64_t* barrier, int bytes);
 void barrier_wait(uint64_t* barrier, int parity);
 
-// One kernel, now: what a stream does when its turn comes.
+// Runs one kernel now: called by its stream.
 void run_grid(const char* kernel, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 
 }  // namespace emulator

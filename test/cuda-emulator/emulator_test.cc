@@ -1,7 +1,7 @@
-// Oracle: plain loops, in double precision where it matters. The emulator's own test: what it computes, what it does
-// late on purpose, and, each in a process of its own, the mistakes that it must tell.
+// Oracle: plain loops, in double precision where it matters. The emulator's own test: its results, the operations that it
+// delays on purpose, and, each in a process of its own, the mistakes that it must detect.
 //   emulator_test             everything
-//   emulator_test mistake     one of the mistakes below: ends by a signal, having said what is wrong
+//   emulator_test mistake     one of the mistakes below: ends by a signal, after a message
 #include <errno.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -214,9 +214,9 @@ __global__ void atomic_kernel(unsigned* counts, float* total, int* extremes, uns
   SHARED(unsigned, own, [1]);
   if (threadIdx.x == 0) *own = 0;
   __syncthreads();
-  const unsigned place = atomicAdd(own, 1u);
-  atomicOr(counts + 1, 1u << place % 32);
-  atomicAnd(counts + 2, ~(1u << place % 16));
+  const unsigned index = atomicAdd(own, 1u);
+  atomicOr(counts + 1, 1u << index % 32);
+  atomicAnd(counts + 2, ~(1u << index % 16));
   atomicAdd(total, 0.5f);
   atomicMax(extremes, int(threadIdx.x));
   atomicMin(extremes + 1, -int(threadIdx.x));
@@ -257,7 +257,7 @@ void test_blocks() {
 
 // a barrier that is missing must show in one of the schedules
 void test_missing_barriers() {
-#ifndef __SANITIZE_THREAD__  // which would tell it first
+#ifndef __SANITIZE_THREAD__  // which would report the race first
   bool first = false, second = false;
   for (int seed = 0; seed < kSchedules; ++seed) {
     emulator::set_schedule(seed);
@@ -350,11 +350,11 @@ template <bool kF16>
 __global__ void mma_kernel(const uint16_t* a, const uint16_t* b, float* d) {
   SHARED(uint4, shared_a, [32]);
   SHARED(uint4, shared_b, [16]);
-  SHARED(uint4, turned_b, [16]);
+  SHARED(uint4, transposed_b, [16]);
   const int lane = int(threadIdx.x);
   auto* sa = reinterpret_cast<uint16_t*>(shared_a);
   auto* sb = reinterpret_cast<uint16_t*>(shared_b);
-  auto* st = reinterpret_cast<uint16_t*>(turned_b);
+  auto* st = reinterpret_cast<uint16_t*>(transposed_b);
   for (int i = lane; i < 256; i += 32) sa[i] = a[i];
   for (int i = lane; i < 128; i += 32) {
     sb[i] = b[i];
@@ -550,7 +550,7 @@ void test_memory() {
   unsetenv("SONDE_EMULATE_MEMORY");
 }
 
-// A pool that keeps what is freed has it ready for blocks of the same size, and of no other before it is trimmed.
+// A pool that keeps freed blocks reuses them for the same size, and for no other before it is trimmed.
 void test_pool() {
   CHECK(setenv("SONDE_EMULATE_MEMORY", "10000", 1) == 0);
   cudaMemPool_t pool;
@@ -567,7 +567,7 @@ void test_pool() {
   CHECK(allocates(6000));
   synchronize();
   CHECK(!allocates(5000) && allocates(6000) && allocates(4000));
-  // what a stream may still use is kept
+  // a block that a stream may still use is kept
   CHECK(cudaMemPoolTrimTo(pool, 0) == cudaSuccess && !allocates(5000));
   synchronize();
   CHECK(cudaMemPoolTrimTo(pool, 0) == cudaSuccess && allocates(5000));
@@ -601,7 +601,7 @@ void test_streams() {
   synchronize();
   CHECK(device[0] == 7 && device[1] == 2);
 
-  // nothing is done before something waits for it, and then only what that needs
+  // work is done when something waits for it, and only as far as that needs
   LAUNCH(add_kernel, 1, 1, 0, stream, device, device, 1);
   CHECK(cudaEventRecord(event, stream) == cudaSuccess);
   LAUNCH(add_kernel, 1, 1, 0, stream, device, device, 100);
@@ -625,7 +625,7 @@ void test_streams() {
   CHECK(cudaMemcpyAsync(&pageable, device, 4, cudaMemcpyDeviceToHost, stream) == cudaSuccess && pageable == 110);
   CHECK(*pinned == 110);
 
-  // who only asks comes to an end
+  // repeated queries come to an end
   LAUNCH(add_kernel, 1, 1, 0, stream, device, device, 1);
   CHECK(cudaEventRecord(later, stream) == cudaSuccess);
   float milliseconds = -1;
@@ -693,7 +693,7 @@ void test_devices() {
   setenv("SONDE_EMULATE_DEVICES", "2", 1);
   CHECK(cudaGetDeviceCount(&count) == cudaSuccess && count == 2 && cudaSetDevice(1) == cudaSuccess);
   CHECK(cudaGetDevice(&device) == cudaSuccess && device == 1);
-  // a stream, an event and what a kernel was allowed are of the device that was current
+  // a stream, an event and a kernel's attributes belong to the device that was current
   int* out = nullptr;
   cudaStream_t other;
   cudaEvent_t event;
@@ -923,12 +923,12 @@ void demand(const Mistake& mistake) {
   }
   close(ends[1]);
   std::string said;
-  char piece[4096];
+  char chunk[4096];
   for (;;) {
-    const ssize_t size = read(ends[0], piece, sizeof piece);
+    const ssize_t size = read(ends[0], chunk, sizeof chunk);
     if (size < 0 && errno == EINTR) continue;
     if (size <= 0) break;
-    said.append(piece, size_t(size));
+    said.append(chunk, size_t(size));
   }
   close(ends[0]);
   int status = 0;

@@ -1,4 +1,4 @@
-// Every kernel on the emulator, which finds what a GPU would only sometimes show: kernels_test against the CPU backend under several
+// Every kernel on the emulator, which finds mistakes that a GPU would only sometimes show: kernels_test against the CPU backend under several
 // schedules, plain and under AddressSanitizer and UndefinedBehaviorSanitizer, for each of the three kinds of GPU.
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
@@ -48,7 +48,7 @@ else {
     { limit: 280_000 },
   );
 
-  test('the emulator computes what a GPU does, and tells mistakes', () => {
+  test('the emulator computes the results of a GPU, and detects mistakes', () => {
     assert.match(run(program('plain', 'emulator_test'), []), /emulator_test: good, \d+ mistakes found/);
   });
 

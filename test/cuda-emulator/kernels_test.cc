@@ -28,10 +28,10 @@ struct Side {
 };
 Side cpu, gpu;
 std::mt19937 rng;
-std::string current;  // what is being tested, for messages
+std::string current;  // the test and case, for messages
 
 int integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
-bool chance(double p) { return std::uniform_real_distribution<double>()(rng) < p; }
+bool with_probability(double p) { return std::uniform_real_distribution<double>()(rng) < p; }
 template <class T>
 T pick(std::initializer_list<T> values) {
   return values.begin()[integer(0, int(values.size()) - 1)];
@@ -57,7 +57,7 @@ Side open(const Backend* backend, int device) {
 
 using Numbers = std::vector<float>;
 
-// A tensor in both memories. Buffers have just the size that the layout needs, so that sanitizers see what is read beside it.
+// A tensor in both memories. Buffers have just the size that the layout needs, so that sanitizers see reads beside it.
 class Both {
  public:
   explicit Both(std::vector<int64_t> shape, DType dtype = DType::float32, bool strided = false) {
@@ -143,7 +143,7 @@ class Both {
 
 In absent() { return In(); }
 
-// to a part of the largest, or of `size`, the size of what was summed up
+// to a fraction of the largest element, or of `size`, the magnitude of the terms that were summed up
 void compare(const Numbers& got, const Numbers& expected, double tolerance, const char* what, double size = 0) {
   double scale = size;
   for (const float x : expected) scale = std::isfinite(x) ? std::max(scale, fabs(double(x))) : scale;
@@ -155,7 +155,7 @@ void compare(const Numbers& got, const Numbers& expected, double tolerance, cons
           std::to_string(b));
   }
 }
-// what both sides made of the same call
+// compares the results of both sides
 void agree(const Both& out, double tolerance, const char* what = "element", double size = 0) {
   compare(out.get(1), out.get(0), tolerance, what, size);
 }
@@ -178,11 +178,12 @@ std::vector<int64_t> rows_of(std::vector<int64_t> shape) {
 void test_elementwise() {
   const auto shape = shape_of(integer(1, 4));
   const DType dtype = any_float();
-  Both a(shape, dtype, chance(0.5)), b(shape, chance(0.7) ? dtype : any_float(), chance(0.5)),
-      out(shape, dtype, chance(0.5));
+  Both a(shape, dtype, with_probability(0.5)),
+      b(shape, with_probability(0.7) ? dtype : any_float(), with_probability(0.5)),
+      out(shape, dtype, with_probability(0.5));
   a.normal();
   b.normal();
-  if (chance(0.3)) b.repeat(integer(0, int(shape.size()) - 1));
+  if (with_probability(0.3)) b.repeat(integer(0, int(shape.size()) - 1));
   for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul}) {
     ON_BOTH(binary, out.on<Out>(s), a.on<In>(s), b.on<In>(s), kind);
     agree(out, unit(dtype));
@@ -195,7 +196,8 @@ void test_elementwise() {
   agree(out, unit(dtype));
   ON_BOTH(fill, out.on<Out>(s), 2.5);
   agree(out, 0);
-  Both p(shape, DType::int32, chance(0.5)), q(shape, DType::int32), r(shape, DType::int32, chance(0.5));
+  Both p(shape, DType::int32, with_probability(0.5)), q(shape, DType::int32),
+      r(shape, DType::int32, with_probability(0.5));
   p.normal(1000);
   q.set(Numbers(size_t(q.elements()), 7));
   for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul, BinaryKind::div}) {
@@ -205,11 +207,13 @@ void test_elementwise() {
 }
 
 void test_copy() {
-  const auto shape = chance(0.5) ? shape_of(integer(1, 4)) : std::vector<int64_t>{integer(1, 3), size(), size()};
+  const auto shape =
+      with_probability(0.5) ? shape_of(integer(1, 4)) : std::vector<int64_t>{integer(1, 3), size(), size()};
   const DType from = pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
-  const DType to =
-      chance(0.5) ? from : pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
-  Both x(shape, from, chance(0.6)), out(shape, to, chance(0.6));
+  const DType to = with_probability(0.5)
+                       ? from
+                       : pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean});
+  Both x(shape, from, with_probability(0.6)), out(shape, to, with_probability(0.6));
   x.normal(3);
   ON_BOTH(copy, out.on<Out>(s), x.on<In>(s));
   agree(out, 0);
@@ -217,9 +221,10 @@ void test_copy() {
 
 void test_rows() {
   auto shape = shape_of(integer(1, 3));
-  if (chance(0.2)) shape.back() = pick({1025, 2500, 9000});
+  if (with_probability(0.2)) shape.back() = pick({1025, 2500, 9000});
   const DType dtype = any_float();
-  Both x(shape, dtype, chance(0.4)), y(shape, dtype, chance(0.4)), out(shape, dtype), sum(shape, dtype);
+  Both x(shape, dtype, with_probability(0.4)), y(shape, dtype, with_probability(0.4)), out(shape, dtype),
+      sum(shape, dtype);
   x.normal();
   y.normal();
   const double tolerance = 4 * unit(dtype);
@@ -252,9 +257,9 @@ void test_rows() {
 
 void test_ranking() {
   auto shape = shape_of(integer(1, 3));
-  if (chance(0.2)) shape.back() = pick({1025, 3000});
+  if (with_probability(0.2)) shape.back() = pick({1025, 3000});
   const DType dtype = pick({DType::float32, DType::bfloat16, DType::int32});
-  Both x(shape, dtype, chance(0.4));
+  Both x(shape, dtype, with_probability(0.4));
   x.normal(3);  // bfloat16 and int32 have many equal values
   const int64_t k = integer(0, int(std::min<int64_t>(shape.back(), 2100)));
   auto narrow = shape;
@@ -272,7 +277,7 @@ void test_ranking() {
 void test_lookup() {
   const int64_t rows = size(), width = size();
   const DType dtype = any_float();
-  Both table({rows, width}, dtype), indices({integer(1, 3), size()}, DType::int32, chance(0.5));
+  Both table({rows, width}, dtype), indices({integer(1, 3), size()}, DType::int32, with_probability(0.5));
   table.normal();
   Numbers index;
   for (int64_t i = 0; i < indices.elements(); ++i) index.push_back(float(integer(0, int(rows) - 1)));
@@ -286,11 +291,11 @@ void test_lookup() {
   indices.set(index);
   good(gpu.operations->embedding(gpu.context, out.on<Out>(1), indices.on<In>(1), table.on<In>(1), false));
   const Status status = gpu.backend->synchronize(gpu.context);
-  if (!strstr(status.text, "embedding: index") || !status.names_operation) wrong("a bad index is not told");
-  if (gpu.backend->synchronize(gpu.context).failed()) wrong("a failure is told twice");
+  if (!strstr(status.text, "embedding: index") || !status.names_operation) wrong("a bad index is not reported");
+  if (gpu.backend->synchronize(gpu.context).failed()) wrong("a failure is reported twice");
   Both latents({size(), size()}, dtype), stats({latents.view().shape[1]}, DType::int32);
   Numbers sparse(size_t(latents.elements()));
-  for (float& v : sparse) v = chance(0.1) ? 1.0f : 0.0f;
+  for (float& v : sparse) v = with_probability(0.1) ? 1.0f : 0.0f;
   latents.set(sparse);
   stats.normal(100);
   ON_BOTH(update_last_nonzero, stats.on<Out>(s), latents.on<In>(s));
@@ -306,7 +311,8 @@ void test_lookup() {
 // Packed on both sides.
 class Weights {
  public:
-  Weights(int64_t k, int64_t n, DType dtype, double scale = 1) : plain({k, n}, dtype, chance(0.5)), dtype_(dtype) {
+  Weights(int64_t k, int64_t n, DType dtype, double scale = 1)
+      : plain({k, n}, dtype, with_probability(0.5)), dtype_(dtype) {
     plain.normal(scale);
     pack();
   }
@@ -342,7 +348,7 @@ int product_size() { return pick({1, 5, 31, 64, 100, 127, 129, 200, 260}); }
 
 void test_linear() {
   const int64_t m = product_size(), k = pick({1, 7, 63, 64, 65, 130, 200}), n = product_size();
-  const DType dtype = any_float(), x_dtype = chance(0.7) ? dtype : any_float();
+  const DType dtype = any_float(), x_dtype = with_probability(0.7) ? dtype : any_float();
   Weights w(k, n, dtype);
   Both x({m, k}, x_dtype), bias({n}), residual({m, n}, x_dtype), out({m, n}, x_dtype), back({k, n}, dtype);
   x.normal();
@@ -350,7 +356,7 @@ void test_linear() {
   residual.normal();
   ON_BOTH(unpack_weights, back.on<Out>(s), w.on(s));
   compare(back.get(1), w.plain.exact(), 0, "weight");
-  const bool with_bias = chance(0.7), with_residual = chance(0.5);
+  const bool with_bias = with_probability(0.7), with_residual = with_probability(0.5);
   const auto activation = pick({Activation::none, Activation::relu, Activation::gelu});
   const auto precision =
       pick({Precision::float32, Precision::float32, Precision::strict, Precision::tf32, Precision::bf16});
@@ -368,7 +374,7 @@ void test_linear() {
 void test_matmul() {
   const int64_t batch = integer(1, 3), m = pick({1, 33, 129}), k = pick({1, 40, 64, 70}), n = pick({1, 33, 130});
   const DType dtype = any_float();
-  const bool batched = chance(0.5);
+  const bool batched = with_probability(0.5);
   const auto shape = [&](int64_t r, int64_t c) {
     return batched ? std::vector<int64_t>{batch, r, c} : std::vector<int64_t>{r, c};
   };
@@ -376,8 +382,8 @@ void test_matmul() {
   a.normal();
   b.normal();
   bias.normal();
-  if (batched && chance(0.5)) b.repeat(0);
-  const bool with_bias = chance(0.5);
+  if (batched && with_probability(0.5)) b.repeat(0);
+  const bool with_bias = with_probability(0.5);
   const auto precision = pick({Precision::float32, Precision::strict});
   ON_BOTH(matmul, out.on<Out>(s), a.on<In>(s), b.on<In>(s), with_bias ? bias.on<In>(s) : absent(), precision);
   agree(out, 0x1p-20 + unit(dtype), "element", sqrt(double(k)));
@@ -414,7 +420,7 @@ void test_rows_alone() {
   }
 }
 
-// Half-precision planes against one chain of float32, both against sums in double precision, with tensor cores that cut off.
+// Split operands against one chain of float32, both against sums in double precision, with tensor cores that truncate.
 void test_accuracy() {
   emulator::set_truncating(true);
   for (const char* kind : {"layer norm", "gelu", "outliers"}) {
@@ -452,7 +458,7 @@ void test_accuracy() {
   emulator::set_truncating(false);
 }
 
-// Far beyond float16, infinite and NaN: rows and columns that planes do not stand for are computed in float32.
+// Far beyond float16, infinite and NaN: rows and columns that split operands do not represent are computed in float32.
 void test_range() {
   const int64_t m = 140, k = 70, n = 135;
   Weights w(k, n, DType::float32);
@@ -493,14 +499,14 @@ void test_range() {
 }
 
 void test_attention() {
-  const int64_t b = integer(1, 2), s0 = pick({1, 5, 33, 64, 65, 90}), before = chance(0.3) ? integer(1, 70) : 0,
-                h = integer(1, 3);
-  const int64_t d = pick({1, 8, 20, 64, 64, 65, 128, 130}), dv = chance(0.7) ? d : pick({1, 30, 64, 100});
+  const int64_t b = integer(1, 2), s0 = pick({1, 5, 33, 64, 65, 90}),
+                before = with_probability(0.3) ? integer(1, 70) : 0, h = integer(1, 3);
+  const int64_t d = pick({1, 8, 20, 64, 64, 65, 128, 130}), dv = with_probability(0.7) ? d : pick({1, 30, 64, 100});
   const DType dtype = any_float();
   current += " [" + std::to_string(b) + ", " + std::to_string(s0) + " + " + std::to_string(before) + ", " +
              std::to_string(h) + ", " + std::to_string(d) + ", " + std::to_string(dv) + "] dtype " +
              std::to_string(int(dtype));
-  const bool joint = chance(0.5) && before == 0 && d == dv;
+  const bool joint = with_probability(0.5) && before == 0 && d == dv;
   Both qkv({b, s0, 3, h, d}, dtype), q({b, s0, h, d}, dtype), k({b, s0 + before, h, d}, dtype),
       v({b, s0 + before, h, dv}, dtype);
   qkv.normal();
@@ -509,7 +515,7 @@ void test_attention() {
   v.normal();
   Both out({b, s0, h, dv}, dtype), probs({b, s0, s0 + before, h}, dtype, true), pad({b, s0 + before}, DType::boolean);
   Numbers padding(size_t(pad.elements()));
-  for (float& p : padding) p = chance(0.2);
+  for (float& p : padding) p = with_probability(0.2);
   pad.set(padding);
   const auto part = [&](int s, int64_t i) {
     In view;
@@ -522,13 +528,13 @@ void test_attention() {
     view.stride[3] = 1;
     return view;
   };
-  const bool causal = chance(0.7), padded = chance(0.4), watched = chance(0.5);
+  const bool causal = with_probability(0.7), padded = with_probability(0.4), watched = with_probability(0.5);
   ON_BOTH(attention, out.on<Out>(s), watched ? probs.on<Out>(s) : Out(), joint ? part(s, 0) : q.on<In>(s),
           joint ? part(s, 1) : k.on<In>(s), joint ? part(s, 2) : v.on<In>(s), padded ? pad.on<In>(s) : absent(), causal,
           1 / sqrt(double(d)));
   agree(out, 4 * unit(dtype) + 0x1p-20);
   if (watched) agree(probs, 4 * unit(dtype) + 0x1p-20, "probability");
-  Both logits({b, h, s0, s0 + before}, dtype, chance(0.5));
+  Both logits({b, h, s0, s0 + before}, dtype, with_probability(0.5));
   logits.normal();
   ON_BOTH(mask_logits, logits.on<Out>(s), padded ? pad.on<In>(s) : absent(), causal);
   agree(logits, 0);
@@ -539,33 +545,33 @@ struct Rows {
   std::vector<int32_t> indices;
   Numbers values;
 };
-struct Room : Csr {
+struct OwnedCsr : Csr {
   std::vector<int64_t> pointers;
-  std::vector<int32_t> index_room;
-  Numbers value_room;
+  std::vector<int32_t> index_storage;
+  Numbers value_storage;
 };
 
 Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshold, int64_t k, bool relu,
             Precision precision) {
-  Room room;
-  room.rows = x.shape[0];
-  room.pointers.resize(size_t(room.rows) + 1);
-  room.row_ptr = room.pointers.data();
-  room.reserve = [](Csr* csr, int64_t count) {
-    auto* self = static_cast<Room*>(csr);
-    self->index_room.resize(size_t(count) + 1);
-    self->value_room.resize(size_t(count) + 1);
-    self->indices = self->index_room.data();
-    self->values = self->value_room.data();
+  OwnedCsr csr;
+  csr.rows = x.shape[0];
+  csr.pointers.resize(size_t(csr.rows) + 1);
+  csr.row_ptr = csr.pointers.data();
+  csr.reserve = [](Csr* base, int64_t count) {
+    auto* self = static_cast<OwnedCsr*>(base);
+    self->index_storage.resize(size_t(count) + 1);
+    self->value_storage.resize(size_t(count) + 1);
+    self->indices = self->index_storage.data();
+    self->values = self->value_storage.data();
     return true;
   };
   const Side& side = Both::side(s);
-  good(side.operations->sparse_encode(side.context, {&room}, x, w, bias, threshold, k, relu, precision));
-  if (room.pending) good(side.backend->finish(side.context, room.pending));
-  const auto count = size_t(room.pointers.back());
-  room.index_room.resize(count);
-  room.value_room.resize(count);
-  return {room.pointers, room.index_room, room.value_room};
+  good(side.operations->sparse_encode(side.context, {&csr}, x, w, bias, threshold, k, relu, precision));
+  if (csr.pending) good(side.backend->finish(side.context, csr.pending));
+  const auto count = size_t(csr.pointers.back());
+  csr.index_storage.resize(count);
+  csr.value_storage.resize(count);
+  return {csr.pointers, csr.index_storage, csr.value_storage};
 }
 
 void test_sparse() {
@@ -575,12 +581,12 @@ void test_sparse() {
   Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype}));
   x.normal();
   bias.normal();
-  const bool relu = chance(0.6);
-  const int64_t top = chance(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
+  const bool relu = with_probability(0.6);
+  const int64_t top = with_probability(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
   const double threshold = pick({0.0, 0.5, 3.0});
   current +=
       " [" + std::to_string(m) + ", " + std::to_string(k) + ", " + std::to_string(n) + "] top " + std::to_string(top);
-  // what the kernel makes of its own dense product
+  // the expected rows, from the dense product of the same kernels
   Both dense({m, n});
   good(gpu.operations->linear(gpu.context, dense.on<Out>(1), x.on<In>(1), w.on(1), bias.on<In>(1), absent(),
                               Activation::none, Precision::float32));
@@ -619,9 +625,9 @@ void test_sparse() {
   agree(out, unit(dtype) + 0x1p-20, "element", 1);
 }
 
-// Reading goes on while the next operations change what is read.
+// A tensor is read while the next operations change it.
 void test_transfers() {
-  const int64_t n = chance(0.3) ? 5'000'000 : 1000;
+  const int64_t n = with_probability(0.3) ? 5'000'000 : 1000;
   Both x({n}), y({n});
   x.normal();
   const Numbers before = x.get(1);
@@ -653,8 +659,8 @@ class Lookup {
   Both table_, indices_{{1}, DType::int32}, out_{{1, 3}};
 };
 
-// the failure is that of an index outside of a table of so many rows, or none
-void tells(const Status& status, int index, int rows, const std::string& who) {
+// Demands the failure of an index outside of a table of so many rows, or none.
+void expect_failure(const Status& status, int index, int rows, const std::string& who) {
   const std::string text = status.text, of = std::to_string(rows);
   const std::string expected =
       index < rows ? ""
@@ -664,7 +670,8 @@ void tells(const Status& status, int index, int rows, const std::string& who) {
   if (status.failed() && !status.names_operation) wrong(who + " names no operation");
 }
 
-// What only the data tell is told once, by the mark behind the operation, whoever asks first and however far the stream has come.
+// A failure that depends on the data is reported once, by the mark behind the operation, whichever mark is finished first and
+// however far the stream has come.
 void test_failures() {
   Lookup lookups[] = {{5, 0}, {5, 9}, {5, 4}, {5, 77}, {5, 1}, {5, 5}};
   constexpr int kMarks = 12;
@@ -678,30 +685,30 @@ void test_failures() {
     }
     marks[m] = gpu.backend->mark(gpu.context);
   }
-  // the stream is ahead of those who wait
-  if (chance(0.5)) cudaDeviceSynchronize();
-  Status told[kMarks];
+  // the stream is ahead of the threads that wait
+  if (with_probability(0.5)) cudaDeviceSynchronize();
+  Status statuses[kMarks];
   std::vector<std::thread> threads;
   for (int m = kMarks; m-- > 0;) {
-    threads.emplace_back([m, &told, &marks] { told[m] = gpu.backend->finish(gpu.context, marks[m]); });
+    threads.emplace_back([m, &statuses, &marks] { statuses[m] = gpu.backend->finish(gpu.context, marks[m]); });
   }
   for (std::thread& thread : threads) thread.join();
-  for (int m = 0; m < kMarks; ++m) tells(told[m], first[m], 5, "mark " + std::to_string(m));
-  // and by who waits for all, if no mark came
+  for (int m = 0; m < kMarks; ++m) expect_failure(statuses[m], first[m], 5, "mark " + std::to_string(m));
+  // and by synchronize, if no mark came
   lookups[1].begin();
-  tells(gpu.backend->synchronize(gpu.context), 9, 5, "synchronize");
-  tells(gpu.backend->synchronize(gpu.context), 0, 5, "synchronize once more");
+  expect_failure(gpu.backend->synchronize(gpu.context), 9, 5, "synchronize");
+  expect_failure(gpu.backend->synchronize(gpu.context), 0, 5, "synchronize once more");
 }
 
-// More operations than there are places for what they report: the first failure is still the one that is told.
+// More operations than there are entries for their failures: the first failure is still the one that is reported.
 void test_many_failures() {
   Lookup good_one(5, 1), first(4, 17), other(5, 2000), last(5, 9);
   for (int round = 0; round < 2; ++round) {
     for (int i = 0; i < 2500; ++i) (i == 17 ? first : i == 2000 ? other : good_one).begin();
     Pending* mark = gpu.backend->mark(gpu.context);
     last.begin();
-    tells(gpu.backend->finish(gpu.context, mark), 17, 4, "the mark");
-    tells(gpu.backend->synchronize(gpu.context), 9, 5, "synchronize");
+    expect_failure(gpu.backend->finish(gpu.context, mark), 17, 4, "the mark");
+    expect_failure(gpu.backend->synchronize(gpu.context), 9, 5, "synchronize");
   }
 }
 
@@ -742,7 +749,7 @@ void test_devices() {
   sides[1].backend->close(sides[1].context);
 }
 
-// A GPU with little memory, and what a caller like the addon's allocator keeps for later.
+// A GPU with little memory, and blocks that a caller, like the addon's allocator, keeps for later.
 class Small {
  public:
   explicit Small(size_t bytes) {
@@ -763,7 +770,7 @@ class Small {
     for (void* block : kept_) side.backend->release(side.context, block);
     kept_.clear();
   }
-  // blocks of this size, all that there is room for
+  // keeps as many blocks of this size as fit
   size_t keep(size_t bytes) {
     while (void* block = side.backend->allocate(side.context, bytes)) kept_.push_back(block);
     return kept_.size();
@@ -792,7 +799,7 @@ class Small {
     good(side.backend->finish(side.context, pending));
     compare(got, Numbers(10000, value), 0, "element");
   }
-  // its planes take two pieces of scratch memory of 65,536 bytes
+  // its operands take two slots of scratch memory of 65,536 bytes
   Status square(const Out& out, const Out& x) {
     In in;
     static_cast<View&>(in) = x;
@@ -805,7 +812,7 @@ class Small {
   std::vector<void*> kept_, matrices_;
 };
 
-// What was freed in one size is there for another one.
+// Memory that was freed in one size can be allocated in another.
 void test_pool() {
   Small small(1'000'000);
   small.holds(100'000, 10);
@@ -816,7 +823,7 @@ void test_pool() {
   if (cudaGetLastError() != cudaSuccess) wrong("an error was left behind");
 }
 
-// What an operation needs besides is taken from what the caller keeps, and from scratch memory of other operations.
+// An operation's scratch memory is taken from blocks that the caller keeps, and from scratch memory of other operations.
 void test_shortage() {
   Small small(500'000);
   const Out x = small.matrix(2), out = small.matrix(0);
@@ -826,7 +833,7 @@ void test_shortage() {
   small.holds(300'000, 0);
   small.side.backend->trim(small.side.context);
   small.holds(420'000, 1);
-  // room for one of the two pieces: the one that is there already stays
+  // one of the two slots fits: the one that is allocated already stays
   small.keep(320'000);
   good(small.square(out, x));
   small.reads(out, 400);
@@ -838,7 +845,7 @@ void test_shortage() {
     if (!strstr(status.text, text) || (*text == 0 && status.failed())) wrong(std::string(text) + ": " + status.text);
   };
   says(small.square(out, x), "out of GPU memory: ");
-  // what failed on its data before is told first, and no more
+  // an operation that failed on its data before is reported first, and only once
   Out integers = x;
   integers.dtype = DType::int32;
   In divided;

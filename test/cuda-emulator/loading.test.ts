@@ -1,5 +1,5 @@
-// What is told of GPUs that are not there, too old or several, and of libraries that are not the backend. Oracle: what the text has
-// to name.
+// The messages about GPUs that are missing, too old or several, and about libraries that are not the backend. Oracle: the facts that
+// each text has to name.
 import { spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -12,7 +12,7 @@ import { emulator } from './suite.js';
 
 const test = suite('loading the CUDA backend');
 
-/** Runs a script that has sonde's parts at hand; returns what it prints, or its error. */
+/** Runs a script with sonde's functions in scope; returns its output, or its error. */
 function run(script: string, env: Record<string, string>): string {
   const engine = `${packageRoot}/build-test/src/engine`;
   const text = `
@@ -30,7 +30,7 @@ function run(script: string, env: Record<string, string>): string {
   return stdout.trim();
 }
 
-/** x y needs more memory besides than `little` leaves; what is read of y does not. */
+/** The product x y needs more scratch memory than `little` leaves; reading y does not. */
 const tight = `
       const device = openDevice('cuda');
       const x = Tensor.zeros([1000, 100], { device });
@@ -119,14 +119,14 @@ else {
         const bad = Tensor.from([1, 9 * factor], { device }).to('int32');
         return {
           sum: product.sum().read().then(([sum]) => sum / factor ** 2),
-          told: embedding(bad, a.slice(0, 0, 5)).read().then(() => 'nothing', (error) => /index \\d+/.exec(error.message)[0]),
+          failure: embedding(bad, a.slice(0, 0, 5)).read().then(() => 'nothing', (error) => /index \\d+/.exec(error.message)[0]),
         };
       };
       const all = [];
       for (let i = 0; i < 5; i++) all.push(compute('cuda:0', 1), compute('cuda:1', 2));
-      const told = [];
-      for (const { sum, told: of } of all) told.push([await sum, await of]);
-      console.log(JSON.stringify([...new Set(told.map(String))]));`;
+      const results = [];
+      for (const { sum, failure } of all) results.push([await sum, await failure]);
+      console.log(JSON.stringify([...new Set(results.map(String))]));`;
     const sum = Array.from({ length: 70 }, (_, k) => Array.from({ length: 130 }, (_, row) => (row * 70 + k) % 7))
       .map((column) => column.reduce((a, b) => a + b, 0) ** 2)
       .reduce((a, b) => a + b, 0);
@@ -147,7 +147,7 @@ else {
     assert.is(run(script, { SONDE_EMULATE_MEMORY: '1000000' }), '9\n3\n12\n1');
   });
 
-  test('what the cache and operations keep for later makes room for what is needed now', () => {
+  test('memory that the cache and operations keep is released when an allocation does not fit', () => {
     // reading 4 MB takes 4 MB besides, while 6 of 11 MB are cached; then 9.4 MB, while products keep 1.4 MB
     const script = `
       const device = openDevice('cuda');
@@ -161,12 +161,12 @@ else {
     assert.is(run(script, { SONDE_EMULATE_MEMORY: '11000000' }), '1000000\n2200000');
   });
 
-  test('of two failures the first is told, though only the other one is known at once', () => {
+  test('of two failures the first is reported, though only the other one is known at once', () => {
     const script = `${tight}
       const bad = () => embedding(Tensor.from([777], { dtype: 'int32', device }), y);
-      const told = () => device.synchronize().then(() => console.log('good'), (error) => console.log(/^\\w+/.exec(error.message)[0]));
-      bad(), matmul(x, y), await told(), await told();
-      matmul(x, y), bad(), await told(), await told();`;
+      const report = () => device.synchronize().then(() => console.log('good'), (error) => console.log(/^\\w+/.exec(error.message)[0]));
+      bad(), matmul(x, y), await report(), await report();
+      matmul(x, y), bad(), await report(), await report();`;
     assert.is(run(script, little), 'embedding\ngood\nmatmul\ngood');
   });
 

@@ -1,4 +1,4 @@
-// The runtime's functions for the emulator. Streams are lazy on purpose: what is queued is carried out when something
+// The runtime's functions for the emulator. Streams are lazy on purpose: queued work is carried out when something
 // waits for it, and no sooner, so that a wait that is missing between two streams shows as a wrong result.
 #include <stdio.h>
 
@@ -13,7 +13,7 @@
 
 #include "cuda_runtime.h"
 
-// What a stream has to do. Events hold on to it, and it may outlive the stream.
+// The work of a stream. Events share it, and it may outlive the stream.
 struct Work {
   std::deque<std::function<void()>> queue;
   uint64_t queued = 0, done = 0;
@@ -40,8 +40,8 @@ struct EmulatedEvent {
   int queries = 0;
 };
 
-// A device's memory for cudaMallocAsync. What is freed stays reserved, in blocks of the sizes they had: no block is split, and none
-// joined. It is given up at the first wait where the threshold says so, else when the pool is trimmed.
+// A device's memory for cudaMallocAsync. Freed blocks stay reserved in their sizes: no block is split, and none are joined. They
+// are released at the first wait where the threshold says so, else when the pool is trimmed.
 struct EmulatedPool {
   struct Freed {
     size_t bytes;
@@ -88,7 +88,7 @@ long setting(const char* name, long otherwise) {
 int devices() { return int(std::min<long>(setting("SONDE_EMULATE_DEVICES", 1), kDevices)); }
 size_t memory_limit() { return size_t(setting("SONDE_EMULATE_MEMORY", 1L << 34)); }
 
-// what a block may ask for, of dynamic shared memory (CUDA C++ programming guide, technical specifications)
+// the most dynamic shared memory that a block may ask for (CUDA C++ programming guide, technical specifications)
 int shared_limit() {
   const int capability = emulator::capability();
   return (capability >= 90 ? 227 : capability == 80 || capability == 87 ? 163 : 99) << 10;
@@ -186,7 +186,7 @@ cudaError_t forget(void* data, Block* block) {
   return cudaSuccess;
 }
 
-// gives up what streams are done with, as long as more than `kept` bytes are held
+// Releases blocks that streams are done with, as long as more than `kept` bytes are held.
 void trim(EmulatedPool& pool, uint64_t kept) {
   for (size_t i = 0; i < pool.freed.size() && pool.used + pool.reserved > kept;) {
     if (!reached(pool.freed[i].mark)) {
@@ -201,7 +201,7 @@ void waited() {
   for (EmulatedPool& pool : H.pools) trim(pool, pool.threshold);
 }
 
-// room for a block: that of one which was freed and is as large, or some that nobody has
+// Reserves memory for a block: a freed block of the same size, or memory that no block has.
 bool reserve(EmulatedPool& pool, size_t bytes) {
   const auto same = std::find_if(pool.freed.begin(), pool.freed.end(),
                                  [bytes](const EmulatedPool::Freed& freed) { return freed.bytes == bytes; });
@@ -333,7 +333,7 @@ cudaError_t cudaMallocAsync(void** data, size_t bytes, cudaStream_t stream) {
   const int device = device_of(stream);
   if (bytes == 0) return failed(cudaErrorInvalidValue);
   if (!reserve(H.pools[device], bytes)) return failed(cudaErrorMemoryAllocation);
-  // just so large: what lies behind is AddressSanitizer's
+  // exactly this size: AddressSanitizer guards the bytes behind
   if (posix_memalign(data, 256, bytes)) return failed(cudaErrorMemoryAllocation);
   memset(*data, 0xff, bytes);  // NaN in every float dtype
   H.memory.device[static_cast<const char*>(*data)] = {bytes, device};
@@ -448,7 +448,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   EmulatedStream& asked = stream_of(stream);
   if (asked.work->done == asked.work->queued) return cudaSuccess;
   if (++asked.queries % 2) return failed(cudaErrorNotReady);
-  carry_out(asked);  // who only asks must come to an end as well
+  carry_out(asked);  // repeated queries must come to an end as well
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {

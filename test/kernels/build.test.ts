@@ -1,5 +1,5 @@
-// Oracle: folders that hold just what a case needs, with programs that only say which version they are, and lines of CMake's. The
-// whole way, with the real nvcc and CMake, is tried with SONDE_TEST_CUDA_BUILD=1 (some 20 s).
+// Oracle: folders that hold only the files of a case, with programs that only print their version, and lines of CMake's. A complete
+// build, with the real nvcc and CMake, is tested with SONDE_TEST_CUDA_BUILD=1 (some 20 s).
 import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
@@ -25,7 +25,7 @@ const { installCuda, seesGpu } = native;
 
 const test = suite('kernels/build');
 
-// ---- what a build says
+// ---- the message of a build
 
 test('the line that says why a build failed', () => {
   const cases: [string, string | undefined][] = [
@@ -46,7 +46,7 @@ test('the line that says why a build failed', () => {
   for (const [output, expected] of cases) assert.is(firstError(output), expected, output);
 });
 
-// ---- what must be there
+// ---- the tools that a build needs
 
 const nvccSays = (version: string) => `Cuda compilation tools, release ${version.slice(0, 4)}, V${version}`;
 
@@ -61,7 +61,7 @@ function pathWith(folder: string, programs: { nvcc?: string; cmake?: string }): 
 
 const usual: string[] = []; // not this machine's /usr/local/cuda
 
-/** Places for seesGpu, in a folder: those of a machine with a GPU's driver, or without any. */
+/** The folders that seesGpu searches, inside of `folder`: those of a machine with a GPU's driver, or without any. */
 function machine(folder: string, hasGpu: boolean): Machine {
   const driver = join(folder, 'machine/proc/driver/nvidia');
   if (hasGpu) mkdirSync(driver, { recursive: true });
@@ -73,11 +73,11 @@ test('nvcc is taken from CUDACXX, CUDA_PATH, CUDA_HOME, the PATH, and where it u
   withFolder((folder) => {
     const PATH = pathWith(folder, { cmake: '3.18.4' });
     const versions = ['13.1.0', '13.0.88', '12.9.7', '12.6.20', '12.4.131'];
-    const places = ['own/nvcc', 'a/bin/nvcc', 'b/bin/nvcc', 'bin/nvcc', 'usual/nvcc'].map((name) => join(folder, name));
-    places.forEach((path, i) => {
+    const paths = ['own/nvcc', 'a/bin/nvcc', 'b/bin/nvcc', 'bin/nvcc', 'usual/nvcc'].map((name) => join(folder, name));
+    paths.forEach((path, i) => {
       program(path, `echo 'nvcc: NVIDIA (R) Cuda compiler driver'; echo '${nvccSays(versions[i] as string)}'`);
     });
-    const [own, , , inPath, last] = places as [string, string, string, string, string];
+    const [own, , , inPath, last] = paths as [string, string, string, string, string];
     const env: Environment = { PATH, CUDACXX: own, CUDA_PATH: join(folder, 'a'), CUDA_HOME: join(folder, 'b') };
     const found = () => findTools(env, { usual: [last] });
     for (const [i, name] of ['CUDACXX', 'CUDA_PATH', 'CUDA_HOME'].entries()) {
@@ -141,14 +141,14 @@ for (const { title, env, platform, says, ...programs } of sentences) {
   test(`missing: ${title}: install goes on and says how to turn CUDA on`, () =>
     withFolder(async (from) => {
       copyScripts(from);
-      const places = { usual, platform: platform ?? 'linux', ...machine(from, true) };
+      const locations = { usual, platform: platform ?? 'linux', ...machine(from, true) };
       const environment = { PATH: pathWith(from, programs), ...env };
-      const { line, failed } = await installCuda({ from, env: environment, ...places });
+      const { line, failed } = await installCuda({ from, env: environment, ...locations });
       assert.match(line, new RegExp(`^the CUDA backend is not built: ${says}$`));
       assert.not.match(line, '\n');
       assert.is(failed, false);
       assert.is(statusOf(from).reason, line);
-      assert.ok((await installCuda({ from, env: { ...environment, SONDE_CUDA: '1' }, ...places })).failed);
+      assert.ok((await installCuda({ from, env: { ...environment, SONDE_CUDA: '1' }, ...locations })).failed);
     }));
 }
 
@@ -178,15 +178,15 @@ const sights: [string, boolean][] = [
 for (const [names, seen] of sights) {
   test(`${names} ${seen ? 'is' : 'is not'} a GPU`, () =>
     withFolder((folder) => {
-      const places = { proc: join(folder, 'proc'), dev: join(folder, 'dev'), wsl: join(folder, 'wsl') };
-      assert.is(seesGpu(places), false);
-      mkdirSync(places.dev);
-      assert.is(seesGpu(places), false);
+      const searched = { proc: join(folder, 'proc'), dev: join(folder, 'dev'), wsl: join(folder, 'wsl') };
+      assert.is(seesGpu(searched), false);
+      mkdirSync(searched.dev);
+      assert.is(seesGpu(searched), false);
       for (const name of names.split(' ')) {
         mkdirSync(dirname(join(folder, name)), { recursive: true });
         writeFileSync(join(folder, name), '');
       }
-      assert.is(seesGpu(places), seen);
+      assert.is(seesGpu(searched), seen);
     }));
 }
 
@@ -206,15 +206,15 @@ for (const env of [{}, { SONDE_CUDA: '' }]) {
   test(`without a GPU, ${JSON.stringify(env)} starts nothing and says how to turn CUDA on`, () =>
     withFolder(async (from) => {
       const { PATH, wasStarted } = watched(from);
-      const places = { usual, platform: 'linux', ...machine(from, false) };
-      const installed = await installCuda({ from, env: { PATH, ...env }, ...places });
+      const locations = { usual, platform: 'linux', ...machine(from, false) };
+      const installed = await installCuda({ from, env: { PATH, ...env }, ...locations });
       assert.equal(installed, { line: noGpu, failed: false });
       assert.equal(statusOf(from), { built: false, reason: noGpu, seconds: 0 });
       assert.is(wasStarted(), false);
 
       mkdirSync(dirname(library(from)), { recursive: true });
       writeFileSync(library(from), 'of an earlier build');
-      const { line } = await installCuda({ from, env: { PATH, ...env }, ...places });
+      const { line } = await installCuda({ from, env: { PATH, ...env }, ...locations });
       assert.is(line, `${noGpu}. The library of an earlier build is still there`);
       assert.ok(existsSync(library(from)));
     }));
@@ -227,8 +227,8 @@ test('with a GPU, or SONDE_CUDA=1 without one, the compiler is started', async (
   ] as const) {
     await withFolder(async (from) => {
       const { PATH, wasStarted } = watched(from);
-      const places = { usual, platform: 'linux', ...machine(from, hasGpu) };
-      const { line, failed } = await installCuda({ from, env: { PATH, ...env }, ...places });
+      const locations = { usual, platform: 'linux', ...machine(from, hasGpu) };
+      const { line, failed } = await installCuda({ from, env: { PATH, ...env }, ...locations });
       assert.ok(wasStarted());
       assert.match(line, /nvcc is there, but tells no version/);
       assert.is(failed, !hasGpu);
@@ -246,7 +246,7 @@ test('SONDE_CUDA has two values', () =>
 
 const statusOf = (root: string): Status => JSON.parse(readFileSync(join(root, 'build-cuda/status.json'), 'utf8'));
 
-// ---- what is broken
+// ---- broken scripts and builds
 
 test('SONDE_CUDA=0 leaves CUDA out, even where kernels/ is broken', () =>
   withFolder(async (from) => {
@@ -265,15 +265,15 @@ for (const [what, text] of [
     withFolder(async (from) => {
       mkdirSync(join(from, 'kernels'));
       if (text !== undefined) writeFileSync(join(from, 'kernels/build.mjs'), text);
-      const places = machine(from, true);
-      const { line, failed } = await installCuda({ from, env: { PATH: '' }, ...places });
+      const locations = machine(from, true);
+      const { line, failed } = await installCuda({ from, env: { PATH: '' }, ...locations });
       assert.match(
         line,
         /^the CUDA backend is not built: kernels\/ is broken \([^\n]+\); to turn it on: npm run build:cuda$/,
       );
       assert.is(failed, false);
       assert.is(statusOf(from).reason, line);
-      assert.ok((await installCuda({ from, env: { PATH: '', SONDE_CUDA: '1' }, ...places })).failed);
+      assert.ok((await installCuda({ from, env: { PATH: '', SONDE_CUDA: '1' }, ...locations })).failed);
     }));
 }
 
@@ -318,21 +318,24 @@ function pathThatBuilds(folder: string, builds: string): string {
 
 const library = (root: string) => join(root, 'build-cuda/Release/libsonde_cuda.so');
 
-test('a build that fails is told in one sentence, kept in a log, and leaves no library of other sources', () =>
+test('a build that fails is reported in one sentence, kept in a log, and leaves no library of other sources', () =>
   withFolder(async (folder) => {
     const root = packageAt(join(folder, 'package'), {});
     const PATH = pathThatBuilds(folder, `echo '[1/2] Building CUDA object gelu.cu.o'; echo "$CMAKE_FAKE"; exit 1`);
     mkdirSync(dirname(library(root)), { recursive: true });
     writeFileSync(library(root), 'of an earlier build');
     const env = { PATH, CMAKE_FAKE: `${root}/kernels/gelu.cu(5): error: no such thing` };
-    const heard: string[] = [];
-    const result = await buildCuda({ root, env, usual, say: (line) => heard.push(line) });
+    const messages: string[] = [];
+    const result = await buildCuda({ root, env, usual, say: (line) => messages.push(line) });
     const why = 'the build with nvcc 13.0.88 failed (kernels/gelu.cu(5): error: no such thing)';
     const reason = `the CUDA backend is not built: ${why}; to turn it on: see build-cuda/build.log, then run: npm run build:cuda`;
     assert.is(result.reason, reason);
-    assert.match(heard[0] ?? '', /^building the CUDA backend with nvcc 13.0.88; this takes .* minutes the first time/);
-    assert.match(heard[1] ?? '', /^1 of 2 files, \d+ s \(gelu\.cu\)$/);
-    assert.is(heard.length, 2);
+    assert.match(
+      messages[0] ?? '',
+      /^building the CUDA backend with nvcc 13.0.88; this takes .* minutes the first time/,
+    );
+    assert.match(messages[1] ?? '', /^1 of 2 files, \d+ s \(gelu\.cu\)$/);
+    assert.is(messages.length, 2);
     assert.is(existsSync(library(root)), false);
     assert.match(readFileSync(join(root, 'build-cuda/build.log'), 'utf8'), /no such thing/);
     const { seconds, ...status } = statusOf(root);
@@ -369,7 +372,7 @@ test("Ninja's files and make's percents", () => {
   for (const [line, expected] of cases) assert.equal(progressOf(line), expected, line);
 });
 
-test('a build says when it begins, what is made, and now and then that it goes on', () =>
+test('a build reports its beginning, each file, and now and then that it goes on', () =>
   withFolder(async (folder) => {
     const root = packageAt(join(folder, 'package'), {});
     const go = ['first', 'second'].map((name) => join(folder, name));
@@ -377,25 +380,25 @@ test('a build says when it begins, what is made, and now and then that it goes o
     const wait = (path: string) => `while [ -d '${folder}' ] && [ ! -e '${path}' ]; do /bin/sleep 0.01; done`;
     const made = 'echo "[1/2] Building CUDA object CMakeFiles/sonde_cuda.dir/a.cu.o"';
     const PATH = pathThatBuilds(folder, `${wait(go[0] as string)}; ${made}; ${wait(go[1] as string)}; exit 1`);
-    const heard: string[] = [];
+    const messages: string[] = [];
     const say = (line: string) => {
-      heard.push(line.replace(/\d+ s\b/, 'N s'));
+      messages.push(line.replace(/\d+ s\b/, 'N s'));
       // each beat is waited for
       if (line.startsWith('still no file yet')) writeFileSync(go[0] as string, '');
       if (line.startsWith('still 1 of 2 files')) writeFileSync(go[1] as string, '');
     };
     await buildCuda({ root, env: { PATH }, usual, say, beat: 20 });
-    assert.match(heard[0] ?? '', /^building the CUDA backend/);
-    const later = heard.slice(1).filter((line, i, all) => line !== all[i - 1]);
+    assert.match(messages[0] ?? '', /^building the CUDA backend/);
+    const later = messages.slice(1).filter((line, i, all) => line !== all[i - 1]);
     assert.equal(later, ['still no file yet, N s', '1 of 2 files, N s (a.cu)', 'still 1 of 2 files, N s']);
   }));
 
-// ---- what the command says in the end
+// ---- the verdict of the command
 
 test('the disassembler beside nvcc, in the homes of the toolkit, and on the PATH', () =>
   withFolder((folder) => {
-    const places = ['nvcc/nvdisasm', 'real/nvdisasm', 'home/bin/nvdisasm', 'path/nvdisasm', 'path/cuobjdump'];
-    const paths = places.map((name) => program(join(folder, name), ''));
+    const names = ['nvcc/nvdisasm', 'real/nvdisasm', 'home/bin/nvdisasm', 'path/nvdisasm', 'path/cuobjdump'];
+    const paths = names.map((name) => program(join(folder, name), ''));
     program(join(folder, 'real/nvcc'), '');
     symlinkSync('../real/nvcc', join(folder, 'nvcc/nvcc'));
     const env = { CUDA_HOME: join(folder, 'home'), PATH: join(folder, 'path') };
@@ -453,7 +456,7 @@ const spill = `__global__ void __launch_bounds__(1024, 2) spill(float* p, int n)
 }
 `;
 
-// an array that is indexed by what only the GPU knows
+// an array with an index that only the GPU knows
 const stack = `__global__ void stack(float* p, int n) {
   float a[32];
   for (int i = 0; i < n; i++) a[i] = p[i];
@@ -461,7 +464,7 @@ const stack = `__global__ void stack(float* p, int n) {
 }
 `;
 
-const title = 'the real nvcc and CMake: built once, one name shown, spills, stacks and errors told';
+const title = 'the real nvcc and CMake: built once, one name shown, spills, stacks and errors reported';
 const missing = () => {
   try {
     findTools(process.env as Environment);
@@ -486,12 +489,12 @@ else
         const CUDACXX = program(join(folder, 'toolkit/nvcc'), `exec '${nvcc}' "$@"`);
         program(join(folder, 'toolkit/nvdisasm'), 'echo "nvdisasm fatal: no" >&2; exit 1');
         const env = { ...process.env, CUDACXX } as Environment;
-        const heard: string[] = [];
+        const messages: string[] = [];
         const make = () => {
-          heard.length = 0;
-          return buildCuda({ root, env, say: (line) => heard.push(line) });
+          messages.length = 0;
+          return buildCuda({ root, env, say: (line) => messages.push(line) });
         };
-        const compiled = () => heard.flatMap((line) => /\((.*\.cu)\)$/.exec(line)?.[1] ?? []);
+        const compiled = () => messages.flatMap((line) => /\((.*\.cu)\)$/.exec(line)?.[1] ?? []);
 
         const first = await make();
         assert.is(first.reason, undefined, readFileSync(join(root, 'build-cuda/build.log'), 'utf8'));
@@ -505,7 +508,7 @@ else
         const names = spawnSync('nm', ['-D', '--defined-only', library(root)], { encoding: 'utf8' });
         if (names.status === 0) assert.match(names.stdout, /^[0-9a-f]+ T sonde_backend\n$/);
 
-        // what was built stays, and what was said about it is still known
+        // the built files stay, and so do the compiler's messages about them
         const { mtimeMs } = statSync(library(root));
         const second = await make();
         assert.equal(compiled(), []);
@@ -546,7 +549,7 @@ else
     { limit: 240_000 },
   );
 
-test('findTools throws what buildCuda tells', () => {
+test('findTools throws the reason that buildCuda reports', () => {
   throws(() => findTools({ PATH: '' }, { usual, platform: 'linux' }), Error, /^the CUDA backend is not built: nvcc/);
 });
 

@@ -35,7 +35,7 @@ test('the registers and spills of each kernel are read from ptxas -v', () => {
   assert.equal(parseCompilerLog(''), { kernels: [], warnings: [] });
 });
 
-const cells = (table: string) => table.split('\n').map((row) => row.split(/ {2,}/));
+const entries = (table: string) => table.split('\n').map((row) => row.split(/ {2,}/));
 const code = (name: string, counts: Partial<Code>): Code => ({
   name,
   arch: 'sm_90a',
@@ -50,7 +50,7 @@ const code = (name: string, counts: Partial<Code>): Code => ({
 test('the table of local memory holds the kernels that spill and the functions with a stack frame', () => {
   const { kernels } = parseCompilerLog(good + spilling);
   assert.is(localMemoryTable(parseCompilerLog(good).kernels), '');
-  const [titles, callee, spill, ...more] = cells(localMemoryTable(kernels));
+  const [titles, callee, spill, ...more] = entries(localMemoryTable(kernels));
   assert.equal(titles, ['arch', 'registers', 'stack', 'stored', 'loaded', 'STL', 'LDL', 'kernel']);
   assert.equal(callee?.slice(0, 7), ['sm_90a', '-', '24', '0', '0', '-', '-']);
   assert.match(callee?.[7] ?? '', /^(callee|_Z6calleef)$/);
@@ -62,10 +62,10 @@ test('the table of local memory holds the kernels that spill and the functions w
 test('each kind of local memory is a fault by itself', () => {
   const none = { name: '_Z1kv', arch: 'sm_90a', registers: 9, stack: 0, stores: 0, loads: 0 };
   for (const some of [{ stack: 8 }, { stores: 4 }, { loads: 4 }]) {
-    assert.is(cells(localMemoryTable([{ ...none, ...some }])).length, 2, JSON.stringify(some));
+    assert.is(entries(localMemoryTable([{ ...none, ...some }])).length, 2, JSON.stringify(some));
   }
   for (const some of [{ stores: 2 }, { loads: 2 }]) {
-    assert.is(cells(localMemoryTable([none], [code('_Z1kv', some)])).length, 2, JSON.stringify(some));
+    assert.is(entries(localMemoryTable([none], [code('_Z1kv', some)])).length, 2, JSON.stringify(some));
   }
   assert.is(localMemoryTable([none], [code('_Z1kv', {})]), '');
   assert.is(localMemoryTable([none], [code('_Z1kv', { arch: 'sm_80', loads: 2 })]), '');
@@ -73,7 +73,7 @@ test('each kind of local memory is a fault by itself', () => {
 
 test('the instructions that load and store there are counted where the code is known', () => {
   const { kernels } = parseCompilerLog(spilling);
-  const [, , spill] = cells(localMemoryTable(kernels, [code('_Z5spillILb1EEvPfi', { stores: 7, loads: 8 })]));
+  const [, , spill] = entries(localMemoryTable(kernels, [code('_Z5spillILb1EEvPfi', { stores: 7, loads: 8 })]));
   assert.equal(spill?.slice(2, 7), ['16', '28', '32', '7', '8']);
 });
 
@@ -86,7 +86,7 @@ test('the table of hot kernels: those with tensor-core instructions, newest arch
     code('_Z5spillILb1EEvPfi', { instructions: 5000, tensor: 4, epilogue }),
     code('_Z5otherv', { tensor: 1, epilogue }),
   ]);
-  const [titles, other, first, second, ...more] = cells(table);
+  const [titles, other, first, second, ...more] = entries(table);
   const counts = ['arch', 'registers', 'all', 'mma', 'epilogue', 'branches', 'calls'];
   assert.equal(titles, [...counts, 'st8', 'st64', 'st128', 'kernel']);
   assert.equal(other?.slice(0, 4), ['sm_90a', '-', '100', '1']);

@@ -1,5 +1,5 @@
 // Oracle: two small kernels, made to hold a bit of everything, as nvdisasm and cuobjdump print them, counted by hand; and shell
-// scripts in the place of the disassembler.
+// scripts instead of the disassembler.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -35,12 +35,12 @@ const counted: Code[] = [
 ];
 
 for (const tool of ['nvdisasm', 'cuobjdump']) {
-  test(`what ${tool} prints is counted`, () => {
+  test(`the output of ${tool} is counted`, () => {
     assert.equal(parseDisassembly(readFileSync(fixture(`${tool}.txt`), 'utf8')), counted);
   });
 }
 
-test('branches, stores of all widths, and what fills up the end', () => {
+test('branches, stores of all widths, and padding at the end', () => {
   const lines = [
     'BRX R2 -0x10 (*"BRANCH_TARGETS .L_x_1"*)',
     'JMP 0x40',
@@ -91,11 +91,11 @@ function packageAt(root: string, { tool = 'nvdisasm', cubin = 'own.compute_90a.c
   const machineCode = join(objects, 'own.cu.o.kept', cubin);
   writeFileSync(machineCode, 'machine code');
   writeFileSync(join(objects, 'removed.cu.o.kept/removed.compute_90a.cubin'), 'of a file that is there no more');
-  const runs = join(root, 'runs');
+  const calls = join(root, 'calls');
   const show = prints || `while read -r line; do echo "$line"; done <'${fixture(`${tool}.txt`)}'`;
-  const path = program(join(root, 'toolkit', tool), `echo "$1 $2 $PATH" >>'${runs}'\n${show}`);
+  const path = program(join(root, 'toolkit', tool), `echo "$1 $2 $PATH" >>'${calls}'\n${show}`);
   const options = { root, folder, tool: path, env: { PATH: '/usual' } };
-  const ran = () => (existsSync(runs) ? readFileSync(runs, 'utf8').trimEnd().split('\n') : []);
+  const ran = () => (existsSync(calls) ? readFileSync(calls, 'utf8').trimEnd().split('\n') : []);
   return { options, machineCode, ran };
 }
 
@@ -103,7 +103,7 @@ for (const [tool, option] of [
   ['nvdisasm', '-c'],
   ['cuobjdump', '-sass'],
 ] as const) {
-  test(`${tool} is asked about what was kept of each file, once`, () =>
+  test(`${tool} is asked about the machine code of each file, once`, () =>
     withFolder(async (root) => {
       const { options, machineCode, ran } = packageAt(root, { tool });
       const expected = { code: counted.map((kernel) => ({ ...kernel, arch: 'sm_90a' })) };
@@ -120,7 +120,7 @@ for (const [tool, option] of [
     }));
 }
 
-test('the architecture is in the name of the file, or the only one that the compiler tells', async () => {
+test('the architecture is in the name of the file, or the only one in the log of the compiler', async () => {
   for (const [cubin, arch] of [
     ['own.cubin', 'sm_90a'],
     ['own.compute_80.sm_86.cubin', 'sm_86'],
@@ -138,16 +138,12 @@ test('the architecture is in the name of the file, or the only one that the comp
 const notShown = 'the code of the hot kernels is not shown';
 const failures: [string, string, RegExp][] = [
   ['fails', 'echo "nvdisasm fatal   : Unknown flag" >&2; exit 255', /\(nvdisasm fatal {3}: Unknown flag\)$/],
-  ['fails without a word', 'exit 1', /\(Command failed: toolkit\/nvdisasm -c build-cuda\/[^\n]*\)$/],
-  [
-    'prints what is not understood',
-    'echo "a new format"',
-    /\(it says nothing that is understood about _Z6ampere[^\n]*\)$/,
-  ],
+  ['fails without a message', 'exit 1', /\(Command failed: toolkit\/nvdisasm -c build-cuda\/[^\n]*\)$/],
+  ['prints an unknown format', 'echo "a new format"', /\(it says nothing that is understood about _Z6ampere[^\n]*\)$/],
   ['names kernels without code', 'echo "Function : _Z6ampereP6float2PhPKji"', /understood about _Z6ampere[^\n]*\)$/],
 ];
 for (const [what, prints, says] of failures) {
-  test(`a disassembler that ${what} is told in one line, and asked again`, () =>
+  test(`a disassembler that ${what} is reported in one line, and asked again`, () =>
     withFolder(async (root) => {
       const { options, ran } = packageAt(root, { prints });
       const { code, note } = await disassemble(options);

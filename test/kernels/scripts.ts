@@ -15,7 +15,7 @@ export interface Kernel {
   loads: number;
 }
 
-/** What a disassembly says of a kernel. */
+/** The counts of a kernel's disassembly. */
 export interface Code {
   name: string;
   arch?: string;
@@ -55,7 +55,7 @@ interface BuildScript {
   findDisassembler(env: Environment, nvcc: string): string | undefined;
   findTools(
     env: Environment,
-    places?: Pick<Options, 'usual' | 'platform'>,
+    locations?: Pick<Options, 'usual' | 'platform'>,
   ): Record<'nvcc' | 'nvccVersion' | 'cmake' | 'cmakeVersion', string>;
   firstError(output: string): string | undefined;
   progressOf(line: string): { reached: string; file: string } | undefined;
@@ -81,7 +81,7 @@ interface DisassemblyScript {
   }): Promise<{ code?: Code[]; note?: string }>;
 }
 
-/** Where seesGpu() looks. */
+/** The folders that seesGpu() searches. */
 export interface Machine {
   proc: string;
   dev: string;
@@ -92,7 +92,7 @@ interface NativeScript {
   installCuda(
     options: Omit<Options, 'root'> & { from: string } & Partial<Machine>,
   ): Promise<{ line: string; failed: boolean }>;
-  seesGpu(places: Machine): boolean;
+  seesGpu(machine: Machine): boolean;
 }
 
 const load = (path: string) => import(pathToFileURL(join(packageRoot, path)).href);

@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';
 import { buildAddon } from '../../native/build.mjs';
 import { buildKernelsTest } from '../cuda-emulator/build.mjs';
-import { find } from '../cuda-emulator/mistakes.mjs';
+import { find } from '../cuda-emulator/mistakes/plant.mjs';
 import { compile, compiler, root, run, runPrograms } from './programs.mjs';
 
 // as in binding.gyp

@@ -1,6 +1,6 @@
-// Making planes. Two kernels: one for rows that lie side by side along K, one for columns of a row-major matrix, which go through
-// shared memory in squares.
-#include "planes.cuh"
+// Splits matrices into the 16-bit parts of operands. Two kernels: one for matrices that lie side by side along K, one for columns of a
+// row-major matrix, which go through shared memory in squares.
+#include "split_operand.cuh"
 
 #include "rows.cuh"
 
@@ -31,17 +31,17 @@ SONDE_DEVICE float larger(float a, float x) {
   return size > a ? size : a;
 }
 
-template <PlaneKind kind>
-SONDE_DEVICE void parts(float x, float factor, uint16_t& high, uint16_t& low) {
+template <OperandKind kind>
+SONDE_DEVICE void split_element(float x, float factor, uint16_t& high, uint16_t& low) {
   low = 0;
-  if constexpr (kind == PlaneKind::bfloat16) {
+  if constexpr (kind == OperandKind::bfloat16) {
     high = float_to_bf16(x);
-  } else if constexpr (kind == PlaneKind::float16) {
+  } else if constexpr (kind == OperandKind::float16) {
     high = float_to_half(x);
   } else {
     const float scaled = factor == 0 ? 0.0f : x * factor;
     high = float_to_half(scaled);
-    if constexpr (kind == PlaneKind::split) low = float_to_half((scaled - half_to_float(high)) * kLowScale);
+    if constexpr (kind == OperandKind::split) low = float_to_half((scaled - half_to_float(high)) * kLowScale);
   }
 }
 
@@ -57,9 +57,9 @@ SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
   to.flags[row] = factor == 0;
 }
 
-// A group of threads per row, four elements a thread at a time: the planes' rows are multiples of eight.
-template <PlaneKind kind, class E, class G>
-__global__ void __launch_bounds__(kRowThreads, 2) planes_kernel(Target to, E x, Rows rows, bool aligned) {
+// A group of threads takes a row, four elements a thread at a time: the pitch is a multiple of eight.
+template <OperandKind kind, class E, class G>
+__global__ void __launch_bounds__(kRowThreads, 2) split_rows_kernel(Target to, E x, Rows rows, bool aligned) {
   const int64_t i = G::row();
   if (i >= rows.positions.count) return;
   const Row row = rows.row(i);
@@ -82,21 +82,21 @@ __global__ void __launch_bounds__(kRowThreads, 2) planes_kernel(Target to, E x, 
     float v[4];
     get4(v, j);
     uint16_t high[4], low[4];
-    for (int e = 0; e < 4; ++e) parts<kind>(v[e], factor, high[e], low[e]);
+    for (int e = 0; e < 4; ++e) split_element<kind>(v[e], factor, high[e], low[e]);
     put4(to.high + i * to.pitch + j, high);
-    if constexpr (kind == PlaneKind::split) put4(to.low + i * to.pitch + j, low);
+    if constexpr (kind == OperandKind::split) put4(to.low + i * to.pitch + j, low);
   }
 }
 
 constexpr int kSquare = 32;
 
-// A block takes 32 rows of one matrix: x is side by side along them.
-template <PlaneKind kind>
+// A block takes 32 rows of one matrix; neighbouring rows lie side by side in x.
+template <OperandKind kind>
 __global__ void __launch_bounds__(kRowThreads)
-    planes_across_kernel(Target to, AnyElements x, Positions<1> matrices, int64_t blocks, int64_t k_stride) {
+    split_columns_kernel(Target to, AnyElements x, Positions<1> matrices, int64_t blocks, int64_t k_stride) {
   constexpr int kHeight = kRowThreads / kSquare;
   SHARED(float, square, [kSquare][kSquare + 1]);
-  SHARED(float, shares, [kHeight][kSquare]);
+  SHARED(float, maxima, [kHeight][kSquare]);
   int64_t offset[1];
   matrices.at(blockIdx.x / blocks, offset);
   const int lane = int(threadIdx.x) % kSquare, warp = int(threadIdx.x) / kSquare;
@@ -106,9 +106,9 @@ __global__ void __launch_bounds__(kRowThreads)
   float largest = 0;
   if constexpr (is_scaled(kind)) {
     for (int64_t j = warp; inside && j < to.k; j += kHeight) largest = larger(largest, x.get(column + j * k_stride));
-    shares[warp][lane] = largest;
+    maxima[warp][lane] = largest;
     __syncthreads();
-    for (int i = 0; i < kHeight; ++i) largest = shares[i][lane] > largest ? shares[i][lane] : largest;
+    for (int i = 0; i < kHeight; ++i) largest = maxima[i][lane] > largest ? maxima[i][lane] : largest;
     if (inside && warp == 0) put_scale(to, row0 + lane, factor_for(largest));
   }
   for (int64_t j0 = 0; j0 < to.pitch; j0 += kSquare) {
@@ -117,29 +117,29 @@ __global__ void __launch_bounds__(kRowThreads)
       square[j][lane] = inside && j0 + j < to.k ? x.get(column + (j0 + j) * k_stride) : 0.0f;
     }
     if constexpr (is_scaled(kind)) {
-      if (warp == 0) shares[0][lane] = factor_for(largest);
+      if (warp == 0) maxima[0][lane] = factor_for(largest);
     }
     __syncthreads();
     for (int r = warp; r < kSquare; r += kHeight) {
       if (first + r >= to.rows || j0 + lane >= to.pitch) continue;
       const int64_t at = (row0 + r) * to.pitch + j0 + lane;
       uint16_t high, low;
-      parts<kind>(square[lane][r], is_scaled(kind) ? shares[0][r] : 1.0f, high, low);
+      split_element<kind>(square[lane][r], is_scaled(kind) ? maxima[0][r] : 1.0f, high, low);
       to.high[at] = high;
-      if constexpr (kind == PlaneKind::split) to.low[at] = low;
+      if constexpr (kind == OperandKind::split) to.low[at] = low;
     }
   }
 }
 
-template <PlaneKind kind>
-Status fill(Context* context, const Target& to, const View& x) {
+template <OperandKind kind>
+Status split_as(Context* context, const Target& to, const View& x) {
   const int64_t k_stride = x.stride[x.rank - 1], row_stride = x.stride[x.rank - 2];
   if (row_stride == 1 && k_stride != 1) {
     const View* const views[] = {&x};
     const auto matrices = positions(views, 2);
     const int64_t blocks = ceil_div(to.rows, kSquare);
     if (matrices.count * blocks == 0) return {};
-    LAUNCH((planes_across_kernel<kind>), dim3(unsigned(matrices.count * blocks)), dim3(kRowThreads), 0, context->stream,
+    LAUNCH((split_columns_kernel<kind>), dim3(unsigned(matrices.count * blocks)), dim3(kRowThreads), 0, context->stream,
            to, AnyElements::of(x), matrices, blocks, k_stride);
     return {};
   }
@@ -152,8 +152,8 @@ Status fill(Context* context, const Target& to, const View& x) {
         for (int d = 0; d + 1 < x.rank; ++d) aligned = aligned && (x.shape[d] == 1 || x.stride[d] % 4 == 0);
         with_group(to.k, [&](auto group) {
           using G = decltype(group);
-          LAUNCH((planes_kernel<kind, E, G>), row_grid<G>(rows.positions.count), dim3(kRowThreads), 0, context->stream,
-                 to, E::of(x), rows, aligned);
+          LAUNCH((split_rows_kernel<kind, E, G>), row_grid<G>(rows.positions.count), dim3(kRowThreads), 0,
+                 context->stream, to, E::of(x), rows, aligned);
         });
         return Status();
       },
@@ -162,45 +162,45 @@ Status fill(Context* context, const Target& to, const View& x) {
 
 }  // namespace
 
-size_t planes_bytes(PlaneKind kind, int64_t batch, int64_t rows, int64_t k) {
-  const int64_t plane = round_up(batch * rows * round_up(k, 8) * 2, 256);
-  return size_t(planes_of(kind) * plane + (is_scaled(kind) ? 2 * round_up(batch * rows * 4, 256) : 0));
+size_t split_operand_bytes(OperandKind kind, int64_t batch, int64_t rows, int64_t k) {
+  const int64_t part = round_up(batch * rows * round_up(k, 8) * 2, 256);
+  return size_t(part_count(kind) * part + (is_scaled(kind) ? 2 * round_up(batch * rows * 4, 256) : 0));
 }
 
-Planes planes_in(void* memory, PlaneKind kind, int64_t batch, int64_t rows, int64_t k) {
-  Planes planes;
-  planes.rows = rows;
-  planes.k = k;
-  planes.pitch = round_up(k, 8);
-  planes.batch = batch;
+SplitOperand split_operand_in(void* memory, OperandKind kind, int64_t batch, int64_t rows, int64_t k) {
+  SplitOperand operand;
+  operand.rows = rows;
+  operand.k = k;
+  operand.pitch = round_up(k, 8);
+  operand.batch = batch;
   char* at = static_cast<char*>(memory);
-  const int64_t plane = round_up(batch * rows * planes.pitch * 2, 256);
-  planes.high = reinterpret_cast<uint16_t*>(at);
-  at += plane;
-  if (kind == PlaneKind::split) {
-    planes.low = reinterpret_cast<uint16_t*>(at);
-    at += plane;
+  const int64_t part = round_up(batch * rows * operand.pitch * 2, 256);
+  operand.high = reinterpret_cast<uint16_t*>(at);
+  at += part;
+  if (kind == OperandKind::split) {
+    operand.low = reinterpret_cast<uint16_t*>(at);
+    at += part;
   }
   if (is_scaled(kind)) {
-    planes.scale = reinterpret_cast<float*>(at);
-    planes.flags = reinterpret_cast<int32_t*>(at + round_up(batch * rows * 4, 256));
+    operand.scale = reinterpret_cast<float*>(at);
+    operand.flags = reinterpret_cast<int32_t*>(at + round_up(batch * rows * 4, 256));
   }
-  return planes;
+  return operand;
 }
 
-Status fill_planes(Context* context, const Planes& planes, PlaneKind kind, const View& x) {
-  const Target to = {const_cast<uint16_t*>(planes.high),
-                     const_cast<uint16_t*>(planes.low),
-                     const_cast<float*>(planes.scale),
-                     const_cast<int32_t*>(planes.flags),
-                     planes.rows,
-                     planes.k,
-                     planes.pitch};
+Status split(Context* context, const SplitOperand& operand, OperandKind kind, const View& x) {
+  const Target to = {const_cast<uint16_t*>(operand.high),
+                     const_cast<uint16_t*>(operand.low),
+                     const_cast<float*>(operand.scale),
+                     const_cast<int32_t*>(operand.flags),
+                     operand.rows,
+                     operand.k,
+                     operand.pitch};
   switch (kind) {
-    case PlaneKind::split: return fill<PlaneKind::split>(context, to, x);
-    case PlaneKind::half: return fill<PlaneKind::half>(context, to, x);
-    case PlaneKind::float16: return fill<PlaneKind::float16>(context, to, x);
-    default: return fill<PlaneKind::bfloat16>(context, to, x);
+    case OperandKind::split: return split_as<OperandKind::split>(context, to, x);
+    case OperandKind::high_only: return split_as<OperandKind::high_only>(context, to, x);
+    case OperandKind::float16: return split_as<OperandKind::float16>(context, to, x);
+    default: return split_as<OperandKind::bfloat16>(context, to, x);
   }
 }
 

@@ -1,15 +1,15 @@
-// Mistakes that are easily made in kernels, planted one at a time: kernels_test has to find each, or it finds nothing.
-//   node test/cuda-emulator/mistakes.mjs [word]...   only those whose title contains a word
+// Plants mistakes that are easily made in kernels, one at a time: kernels_test has to find each, or its verdict is worth nothing.
+//   node test/cuda-emulator/mistakes/plant.mjs [word]...   only those whose title contains a word
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { buildKernelsTest } from './build.mjs';
+import { buildKernelsTest } from '../build.mjs';
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 
-// title: { file, from, to: what is replaced, compile: the .cu files to compile anew, tests: words for kernels_test,
-//   sm: the GPU emulated, flavour: address where only AddressSanitizer can tell }
+// title: { file, from, to: the text and its replacement, compile: the .cu files to compile anew, tests: words for kernels_test,
+//   sm: the GPU emulated, flavour: address where only AddressSanitizer detects it }
 const dense = { compile: ['product_dense.cu'], tests: ['linear', 'rows alone', 'pipeline'] };
 const hopper = { ...dense, file: 'product_hopper.cuh' };
 const mma = { ...dense, file: 'product_mma.cuh', sm: '80' };
@@ -70,7 +70,7 @@ export const mistakes = {
     from: 'mbarrier_init(empty + i, 8)',
     to: 'mbarrier_init(empty + i, 7)',
   },
-  'hopper: the stages run on from the wrong place in the next tile': {
+  'hopper: the next tile starts from the wrong stage': {
     ...hopper,
     from: 'for (int step = 0; step < steps; ++step, ++count) {\n      const int s',
     to: 'count = 0;\n    for (int step = 0; step < steps; ++step, ++count) {\n      const int s',
@@ -116,14 +116,14 @@ export const mistakes = {
   },
   'mma: rows outside are loaded': {
     ...mma,
-    from: 'r < planes.rows ? min64(8',
+    from: 'r < operand.rows ? min64(8',
     to: 'true ? min64(8',
     flavour: 'address',
   },
-  'mma: columns of K outside are loaded': { ...mma, from: 'min64(8, planes.k - k) : 0', to: '8 : 0' },
-  'mma: chunks lie where nobody looks for them': {
+  'mma: columns of K outside are loaded': { ...mma, from: 'min64(8, operand.k - k) : 0', to: '8 : 0' },
+  'mma: chunks are stored without the swizzle': {
     ...mma,
-    from: 'cp_async16(to + mma_place(row, chunk)',
+    from: 'cp_async16(to + mma_offset(row, chunk)',
     to: 'cp_async16(to + row * kMmaDepth + chunk * 8',
   },
   'simt: the barrier after storing a step is missing': {
@@ -148,18 +148,18 @@ export const mistakes = {
     compile: ['product_dense.cu'],
     tests: ['range'],
   },
-  'planes: squares are read before they are there': {
-    file: 'planes.cu',
+  'split operand: squares are read before they are there': {
+    file: 'split_operand.cu',
     from: '    __syncthreads();\n    for (int r = warp;',
     to: '    for (int r = warp;',
-    compile: ['planes.cu'],
+    compile: ['split_operand.cu'],
     tests: ['linear'],
   },
-  'planes: squares are overwritten while they are read': {
-    file: 'planes.cu',
+  'split operand: squares are overwritten while they are read': {
+    file: 'split_operand.cu',
     from: 'j0 += kSquare) {\n    __syncthreads();',
     to: 'j0 += kSquare) {',
-    compile: ['planes.cu'],
+    compile: ['split_operand.cu'],
     tests: ['linear'],
   },
   'rows: parts are overwritten while they are read': {
@@ -251,7 +251,11 @@ export const mistakes = {
     from: '  __syncthreads();\n  const int64_t filled',
     to: '  const int64_t filled',
   },
-  'sparse: a full list goes unnoticed': { ...sparse, from: 'fetched[rows + 1] > room.choice.capacity;', to: 'false;' },
+  'sparse: a full list goes unnoticed': {
+    ...sparse,
+    from: 'fetched[rows + 1] > workspace.choice.capacity;',
+    to: 'false;',
+  },
   'sparse: the lanes of a fragment go on by themselves': {
     file: 'epilogue.cuh',
     from: '    __syncwarp();\n  }\n};\n\n}  // namespace sonde',
@@ -259,7 +263,7 @@ export const mistakes = {
     compile: ['product_sparse.cu'],
     tests: ['sparse'],
   },
-  'sparse: hits of a quad share their places': {
+  'sparse: hits of a quad share their slots': {
     file: 'epilogue.cuh',
     from: '+ before - count;',
     to: ';',
@@ -288,44 +292,44 @@ export const mistakes = {
     compile: ['backend.cu'],
     tests: ['transfers'],
   },
-  'transfers: what is read is not put aside': {
+  'transfers: the wrong part of the staging memory is read': {
     file: 'backend.cu',
     from: 'status = bring(context, static_cast<char*>(pending->host), pending->staging, pending->bytes);',
     to: 'status = bring(context, static_cast<char*>(pending->host), pending->staging + 4, pending->bytes - 4);',
     compile: ['backend.cu'],
     tests: ['transfers'],
   },
-  'failures: two marks tell of the same operations': {
+  'failures: two marks report the same operations': {
     ...backend,
     tests: ['failures'],
     from: 'std::exchange(host.reports, {})',
     to: 'host.reports',
   },
-  'failures: a mark tells of what comes later': {
+  'failures: a mark reports later operations': {
     ...backend,
     tests: ['failures'],
     from: '    status = collect(context, pending->reports);',
     to: '    status = collect(context, host.reports);',
   },
-  'failures: the first is forgotten when room is made for others': {
+  'failures: the first is forgotten when entries are freed': {
     ...backend,
     tests: ['failures'],
     from: '    host.reports.first = collect(',
     to: '    collect(',
   },
-  'failures: room is made while kernels still report': {
+  'failures: entries are freed while kernels still report': {
     ...backend,
     tests: ['failures'],
     from: '    const cudaError_t error = cudaStreamSynchronize(context->stream);\n    if (error != cudaSuccess) {\n      *status',
     to: '    const cudaError_t error = cudaSuccess;\n    if (error != cudaSuccess) {\n      *status',
   },
-  'failures: the last one is told': {
+  'failures: the last one is reported': {
     ...backend,
     tests: ['failures'],
     from: 'failure->kind != kNoFailure && !status.failed()',
     to: 'failure->kind != kNoFailure',
   },
-  'failures: what cannot begin is told before what failed earlier': {
+  'failures: an operation that cannot begin hides one that failed before it': {
     ...backend,
     tests: ['shortage'],
     from: 'return before.failed() ? before : status;',
@@ -343,14 +347,14 @@ export const mistakes = {
     from: '  cudaMemPoolTrimTo(context->host->pool, 0);\n',
     to: '',
   },
-  'memory: an operation gives up what it uses itself': {
+  'memory: an operation frees scratch memory that it uses': {
     ...backend,
     tests: ['shortage'],
     from: 'if (host.asked >> slot & 1) continue;',
     to: '',
     flavour: 'address',
   },
-  'memory: nobody is asked to give up what is kept': {
+  'memory: the owner of cached memory is not asked to release it': {
     ...backend,
     tests: ['shortage'],
     from: '  if (host.reclaim) host.reclaim(host.owner);\n',
@@ -365,8 +369,8 @@ export const mistakes = {
 };
 
 /**
- * Plants a mistake in a copy of kernels/ in `folder`; returns what kernels_test said of it, or null if it found nothing. By one
- * schedule or eight, in another flavour than the mistake's own where one is given.
+ * Plants a mistake in a copy of kernels/ in `folder`; returns the message of kernels_test, or null if it found nothing. Options
+ * replace the mistake's own fields, such as its flavour.
  */
 export async function find(title, folder, { schedules = 8, cases = 8, ...other } = {}) {
   const { file, from, to, compile, tests, sm = '90', flavour = 'plain' } = { ...mistakes[title], ...other };

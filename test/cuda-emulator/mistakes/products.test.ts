@@ -1,3 +1,3 @@
-import { testMistakes } from './mistakes.js';
+import { testMistakes } from './suite.js';
 
 await testMistakes(['hopper', 'mma', 'simt', 'epilogue'], true);
