@@ -9,7 +9,7 @@ const unasked = 2 ** 26;
  * Bytes that can be taken, about; undefined when `bytes` are that few. What may be garbage counts as free, and so does what
  * the system keeps of files that were read or written. Of a container's limit, process.availableMemory() takes that off.
  */
-function roomFor(bytes: number): number | undefined {
+function availableFor(bytes: number): number | undefined {
   if (bytes <= unasked) return undefined;
   if (process.platform !== 'linux') return totalmem(); // what is free says little elsewhere: caches are not counted
   const { rss, arrayBuffers } = process.memoryUsage();
@@ -18,15 +18,15 @@ function roomFor(bytes: number): number | undefined {
 }
 
 /** @throws RangeError when memory has no room for so many bytes: `WHAT take N bytes, …: ADVICE`. */
-export function checkRoom(what: string, bytes: number, advice: string): void {
-  const room = roomFor(bytes);
+export function checkMemory(what: string, bytes: number, advice: string): void {
+  const room = availableFor(bytes);
   if (room === undefined || bytes <= room) return;
   throw new RangeError(`${what} take ${bytes} bytes, and memory has room for ${Math.max(0, room)}: ${advice}`);
 }
 
 /** Zeroed bytes; what memory cannot hold is an error in words. */
 export function allocate(name: string, length: number): Uint8Array<ArrayBuffer> {
-  const room = roomFor(length);
+  const room = availableFor(length);
   try {
     if (room !== undefined && length > room) throw new RangeError(`there is room for ${room}`);
     return new Uint8Array(length);

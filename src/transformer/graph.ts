@@ -18,14 +18,14 @@ import { type HookContext, isPassOwned, type TransformerHooks } from './hooks.js
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point } from './location.js';
 import type { Input } from './padding.js';
-import { type Addition, type LayerPlan, type NormId, type Plan, watchedPoint } from './pass_plan.js';
+import { type Addition, type LayerPlan, type NormId, type PassPlan, watchedPoint } from './pass_plan.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
 export interface PassOptions {
   readonly config: TransformerConfig;
   readonly weights: Weights;
-  readonly plan: Plan;
+  readonly plan: PassPlan;
   readonly input: Input;
   readonly hooks?: TransformerHooks;
   /** The caches to extend; without them none are made. */

@@ -22,7 +22,7 @@ export class KvCaches {
   #lengths: number[];
   #ended: string | undefined;
   #busy = false;
-  #claimed = false;
+  #wasRead = false;
 
   /** @internal */
   constructor(device: Device, dtype: DType, batch: number, width: number) {
@@ -141,13 +141,13 @@ export class KvCaches {
   }
 
   /** @internal They have an owner now. */
-  claim(): void {
-    this.#claimed = true;
+  markRead(): void {
+    this.#wasRead = true;
   }
 
   /** @internal Whether somebody has asked for them. */
-  get claimed(): boolean {
-    return this.#claimed;
+  get wasRead(): boolean {
+    return this.#wasRead;
   }
 
   /** @internal */

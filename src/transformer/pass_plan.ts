@@ -32,7 +32,7 @@ export interface LayerPlan {
   readonly addMlp: Addition;
 }
 
-export interface Plan {
+export interface PassPlan {
   readonly layers: readonly LayerPlan[];
   readonly lnF: 'fused' | 'open';
   /** The last point anyone wants; nothing after it is computed. Undefined: up to the logits. */
@@ -51,7 +51,7 @@ export function watchedPoint(
   return node?.watches(layer) ? node : undefined;
 }
 
-export function makePlan(nLayers: number, hooks?: TransformerHooks, locations?: readonly string[]): Plan {
+export function planPass(nLayers: number, hooks?: TransformerHooks, locations?: readonly string[]): PassPlan {
   const wanted = locations?.map(parseLocation);
   const isWanted = (point: Point, layer?: number) =>
     (wanted?.some((w) => w.point === point && w.layer === layer) ?? false) ||

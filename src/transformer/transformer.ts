@@ -16,7 +16,7 @@ import { TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { expandLocations } from './location.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
-import { makePlan, type Plan } from './pass_plan.js';
+import { planPass, type PassPlan } from './pass_plan.js';
 import { draw, greedy, nucleus, seededRandom } from './sampling.js';
 import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';
@@ -25,7 +25,7 @@ import { foldNorms } from './weights/fold_norms.js';
 import { openModelFiles, randomModel } from './weights/model_files.js';
 import { modelBase, modelNames, shownModelName } from './weights/names.js';
 import { randomWeights } from './weights/random_weights.js';
-import { hostPieces, pieceOf } from './weights/state_dict.js';
+import { hostParameters, parameterOf } from './weights/state_dict.js';
 import { disposeWeights, type Weights } from './weights/weights.js';
 
 export interface LoadOptions extends FetchOptions {
@@ -76,8 +76,8 @@ export interface Samples {
 const passesAhead = 2;
 
 /** Caches that nobody has asked for yet: so many are kept for late askers, and so many bytes of them but for the latest. */
-const unclaimedCaches = 16;
-const unclaimedBytes = 256 * 2 ** 20;
+const mostUnread = 16;
+const mostUnreadBytes = 256 * 2 ** 20;
 
 /** GPT-2 with a hook point on every internal. */
 export class Transformer {
@@ -91,16 +91,16 @@ export class Transformer {
   readonly #weights: Weights;
   #layers: Weights['layers'];
   /** Of a pass that nobody watches. */
-  readonly #plain: Plan;
+  readonly #plain: PassPlan;
   #digest: Promise<string> | undefined;
   #passes: Promise<void>[] = [];
-  #unclaimed: KvCaches[] = [];
+  #unread: KvCaches[] = [];
 
   private constructor(name: string, { config, nVocab, weights }: Loaded, device: Device, dtype: DType) {
     this.name = name;
     this.config = config;
     this.nVocab = nVocab;
-    this.#plain = makePlan(config.nLayers);
+    this.#plain = planPass(config.nLayers);
     this.device = device;
     this.dtype = dtype;
     this.#weights = weights;
@@ -149,7 +149,7 @@ export class Transformer {
     if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
     }
-    const plan = hooks === undefined ? this.#plain : makePlan(this.config.nLayers, checkHooks('forward', hooks));
+    const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, checkHooks('forward', hooks));
     kvCaches?.check();
     if (kvCaches && !kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {
       throw new TypeError('forward: kvCaches must be of this model, but are of one of another size, dtype or device');
@@ -180,12 +180,12 @@ export class Transformer {
 
   /** The caches belong to whoever reads the property. Nobody does so in most passes, and they must not pile up. */
   #result(logits: Tensor, caches: KvCaches, fresh: boolean): ForwardResult {
-    if (fresh) this.#unclaimed.push(caches);
+    if (fresh) this.#unread.push(caches);
     return {
       logits,
       get kvCaches(): KvCaches {
         caches.check();
-        caches.claim();
+        caches.markRead();
         return caches;
       },
     };
@@ -205,7 +205,7 @@ export class Transformer {
     }
     const wanted = expandLocations(locations, this.config);
     if (wanted.length === 0) return new Map();
-    const plan = makePlan(this.config.nLayers, checkHooks('activations', hooks), wanted);
+    const plan = planPass(this.config.nLayers, checkHooks('activations', hooks), wanted);
     await this.#takeTurn();
     const input = await prepareInput(tokens, pad, undefined, this.#model);
     const { logits, values } = await runPass({
@@ -311,13 +311,13 @@ export class Transformer {
    * @throws RangeError for a name that the model does not have.
    */
   weight(name: string): Tensor {
-    return pieceOf(this.#current, this.config, this.nVocab, name);
+    return parameterOf(this.#current, this.config, this.nVocab, name);
   }
 
   /** All weights under the original's names, in host memory, in the model's dtype. */
   async stateDict(): Promise<Record<string, HostTensor>> {
     const out: Record<string, HostTensor> = Object.create(null);
-    for await (const [name, tensor] of hostPieces(this.#current, this.config, this.nVocab)) out[name] = tensor;
+    for await (const [name, tensor] of hostParameters(this.#current, this.config, this.nVocab)) out[name] = tensor;
     return out;
   }
 
@@ -341,7 +341,7 @@ export class Transformer {
   digest(): Promise<string> {
     this.#digest ??= (async () => {
       const hash = createHash('sha256');
-      for await (const [name, { dtype, shape, data }] of hostPieces(this.#current, this.config, this.nVocab)) {
+      for await (const [name, { dtype, shape, data }] of hostParameters(this.#current, this.config, this.nVocab)) {
         hash.update(`${name} ${dtype} [${shape.join(', ')}]\n`);
         hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
       }
@@ -352,7 +352,7 @@ export class Transformer {
 
   /** Frees the weights. */
   dispose(): void {
-    for (const caches of this.#unclaimed) if (!caches.claimed) caches.dispose();
+    for (const caches of this.#unread) if (!caches.wasRead) caches.dispose();
     disposeWeights(this.#current);
   }
 
@@ -371,10 +371,10 @@ export class Transformer {
   /** Waits until the device is at most a few passes behind, and frees caches that nobody asked for. */
   async #takeTurn(): Promise<void> {
     while (this.#passes.length >= passesAhead) await this.#passes.shift();
-    this.#unclaimed = this.#unclaimed.filter((caches) => !caches.claimed);
-    let bytes = this.#unclaimed.reduce((sum, caches) => sum + caches.bytes, 0);
-    while (this.#unclaimed.length > unclaimedCaches || (bytes > unclaimedBytes && this.#unclaimed.length > 1)) {
-      const oldest = this.#unclaimed.shift() as KvCaches;
+    this.#unread = this.#unread.filter((caches) => !caches.wasRead);
+    let bytes = this.#unread.reduce((sum, caches) => sum + caches.bytes, 0);
+    while (this.#unread.length > mostUnread || (bytes > mostUnreadBytes && this.#unread.length > 1)) {
+      const oldest = this.#unread.shift() as KvCaches;
       bytes -= oldest.bytes;
       oldest.release('nobody had asked for them many passes later; read kvCaches right after forward()');
     }

@@ -4,7 +4,7 @@ import { lstat, mkdir, open, readdir, readFile, stat, symlink, utimes, writeFile
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { claim, claimOrOwner, ownerInWords, parseOwner, thisProcess } from '../../src/files/lease.js';
+import { claim, leaseOrOwner, showOwner, parseOwner, thisProcess } from '../../src/files/lease.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 
@@ -16,7 +16,7 @@ test('a claim is held, told and released', () =>
     const held = await claim(folder);
     assert.ok(held);
     assert.is(await held.lost(), false);
-    assert.is(await claimOrOwner(folder, 'claim'), `process ${process.pid} on ${hostname()}`);
+    assert.is(await leaseOrOwner(folder, 'claim'), `process ${process.pid} on ${hostname()}`);
     await held.release();
     assert.equal(await readdir(folder), []);
   }));
@@ -64,7 +64,7 @@ test('a folder in the place of a claim is named', () =>
   withFolder(async (folder) => {
     await mkdir(join(folder, 'claim'));
     await rejects(
-      claimOrOwner(folder, 'claim'),
+      leaseOrOwner(folder, 'claim'),
       Error,
       /claim is a folder, where the file of the process .*: remove it/,
     );
@@ -92,7 +92,7 @@ test('owners are what they must be, and what they are called is shown as one lin
     assert.is(parseOwner(JSON.stringify({ ...owner, ...change })), undefined);
   }
   for (const text of ['', '{', 'null', '[]', '"x"']) assert.is(parseOwner(text), undefined);
-  assert.is(ownerInWords({ ...owner, host: 'a\n\x1b[2J' }), 'process 1 on a\\n\\u001b[2J');
+  assert.is(showOwner({ ...owner, host: 'a\n\x1b[2J' }), 'process 1 on a\\n\\u001b[2J');
 });
 
 test.run();

@@ -5,7 +5,7 @@ import { Tensor } from '../../src/engine/ops/tensor.js';
 import { floatToBfloat16, floatToHalf, type HostTensor } from '../../src/files/host_tensor.js';
 import { saveSafetensors, type TensorToCome } from '../../src/files/safetensors/safetensors.js';
 import type { Transformer } from '../../src/transformer/transformer.js';
-import { pieceShape } from '../../src/transformer/weights/state_dict.js';
+import { parameterShape } from '../../src/transformer/weights/state_dict.js';
 
 export type Tensors = Record<string, HostTensor>;
 
@@ -70,7 +70,7 @@ const configOf = ({ config, nVocab }: Transformer) => ({
 
 function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<string, TensorToCome> {
   const { config, nVocab } = model;
-  const shape = (name: string) => pieceShape(name, config, nVocab);
+  const shape = (name: string) => parameterShape(name, config, nVocab);
   const tensor = (wanted: number[], make: () => Tensor): TensorToCome => ({
     dtype: 'float32',
     shape: wanted,

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import pLimit from 'p-limit';
 import { writeFileAtomically } from '../atomic_write.js';
-import type { Claim } from '../lease.js';
+import type { Lease } from '../lease.js';
 import { type CachedBlob, checksums, enter, storedName } from './blob_cache.js';
 import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.js';
 import { BlobChanged, diskErrors } from './blob_request.js';
@@ -42,7 +42,7 @@ const mostVersions = 3;
 export async function downloadBlob(
   remote: RemoteBlob,
   folder: string,
-  claimed: Pick<Claim, 'lost'>,
+  claimed: Pick<Lease, 'lost'>,
   options: DownloadOptions,
 ): Promise<CachedBlob> {
   for (let tries = 1; ; tries++) {
@@ -66,11 +66,11 @@ async function downloadVersion(
   remote: RemoteBlob,
   version: BlobVersion,
   folder: string,
-  claimed: Pick<Claim, 'lost'>,
+  claimed: Pick<Lease, 'lost'>,
   { onProgress, signal }: DownloadOptions,
 ): Promise<CachedBlob> {
   const { name, baseName } = remote.address;
-  await checkClaim(claimed, name);
+  await checkLease(claimed, name);
   const partial = await PartialFile.adoptOrMake(folder, version);
   try {
     await checkSpace(folder, version.size - partial.bytes, name);
@@ -85,7 +85,7 @@ async function downloadVersion(
       throw new Error(`${name}: what came is damaged: its MD5 is not the one that the server gives; nothing was kept`);
     }
     if (!version.ranges) await checkSame(remote, version, signal);
-    await checkClaim(claimed, name);
+    await checkLease(claimed, name);
     const file = storedName(sha256, baseName);
     await rename(partial.path, join(folder, file)); // fails when another process has taken the partial file over
     await rm(partial.journalPath, { force: true });
@@ -174,7 +174,7 @@ async function fetchWhole(
 }
 
 /** Another's partial file must not be touched. */
-async function checkClaim(claimed: Pick<Claim, 'lost'>, name: string): Promise<void> {
+async function checkLease(claimed: Pick<Lease, 'lost'>, name: string): Promise<void> {
   if (await claimed.lost()) throw new Error(`${name}: this process stood still, and another fetches the blob now`);
 }
 

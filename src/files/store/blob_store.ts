@@ -13,13 +13,13 @@ import { join } from 'node:path';
 import type { BlockBlobClient, ContainerClient, ContainerListBlobHierarchySegmentResponse } from '@azure/storage-blob';
 import { parseStoreAddress, type StoreAddress } from '../blob/blob_address.js';
 import { containerClientOf } from '../blob/blob_client.js';
-import { claimBlob, usualLease } from '../blob/blob_lease.js';
+import { takeBlobLease, usualLease } from '../blob/blob_lease.js';
 import { RemoteBlob } from '../blob/blob_remote.js';
 import { patient, type RequestOptions, request, unlessStatus, usualTimeout, type Watch } from '../blob/blob_request.js';
 import { openRemote } from '../blob/blob_source.js';
 import { putText, uploadBlocks } from '../blob/blob_upload.js';
 import type { ByteSource } from '../byte_source.js';
-import type { Claim } from '../lease.js';
+import type { Lease } from '../lease.js';
 import { checkedName, type Draft, type FoundFile, type Store, unfinishedName, unfinishedOf } from './store.js';
 
 /** Of names that `list` gives for blobs that are only blocks. */
@@ -122,8 +122,8 @@ export class BlobStore implements Store {
     };
   }
 
-  async claim(file: string): Promise<Claim | string> {
-    return claimBlob({ name: this.pathOf(file), blob: await this.#blob(file), seconds: this.#leaseSeconds });
+  async takeLease(file: string): Promise<Lease | string> {
+    return takeBlobLease({ name: this.pathOf(file), blob: await this.#blob(file), seconds: this.#leaseSeconds });
   }
 
   canAdopt(from: Store, file: string): Promise<boolean> {

@@ -3,7 +3,7 @@ import { access, constants, link, lstat, open, readdir, rename, rm, stat } from 
 import { join } from 'node:path';
 import { syncFolder, writeFileAtomically } from '../atomic_write.js';
 import { type ByteSource, openFile } from '../byte_source.js';
-import { type Claim, claimOrOwner } from '../lease.js';
+import { type Lease, leaseOrOwner } from '../lease.js';
 import { makeFolder, writing } from '../write_failure.js';
 import { checkedName, type Draft, type FoundFile, type Store, unfinishedName } from './store.js';
 
@@ -74,8 +74,8 @@ export class DiskStore implements Store {
     };
   }
 
-  async claim(file: string): Promise<Claim | string> {
-    return claimOrOwner(this.name, checkedName(this.name, file));
+  async takeLease(file: string): Promise<Lease | string> {
+    return leaseOrOwner(this.name, checkedName(this.name, file));
   }
 
   #checkOnDisk(from: Store, file: string): void {

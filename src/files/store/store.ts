@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import type { ByteSource } from '../byte_source.js';
-import type { Claim } from '../lease.js';
+import type { Lease } from '../lease.js';
 import { quoted } from '../text.js';
 
 export interface FoundFile {
@@ -47,7 +47,7 @@ export interface Store {
   /** Begins a file; with `piece`, a part of it that is never published. Those of one file and attempt share a tag. */
   draft(file: string, tag: string, piece?: string): Promise<Draft>;
   /** The right to write what `file` stands for, or in words who has it: `process 123 on some-host`. */
-  claim(file: string): Promise<Claim | string>;
+  takeLease(file: string): Promise<Lease | string>;
   /**
    * Whether a name is free for the file that another store has under it, or that file's own already.
    * @throws Error when it cannot be given a name here without copying.

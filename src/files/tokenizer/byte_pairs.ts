@@ -6,7 +6,7 @@
 const mostPairs = 2 ** 18;
 const pairSlots = 2 * mostPairs;
 /** Bytes of a word at most: its tables take twenty times as much. */
-const longestWord = 2 ** 24;
+const longestPretoken = 2 ** 24;
 
 export class BytePairs {
   /** The bytes of all tokens, one after another; token t has those from ends[t - 1] to ends[t]. */
@@ -44,9 +44,9 @@ export class BytePairs {
    */
   encode(bytes: Uint8Array, to: number[]): void {
     const n = bytes.length;
-    if (n > longestWord) {
+    if (n > longestPretoken) {
       throw new RangeError(
-        `encode: a word of ${n} bytes without a place to split it is too long: ${longestWord} at most`,
+        `encode: a word of ${n} bytes without a place to split it is too long: ${longestPretoken} at most`,
       );
     }
     if (n > this.#parts.capacity) this.#parts = new Parts(n);

@@ -59,7 +59,7 @@ function contraction(units: Uint16Array, at: number, end: number): number {
 }
 
 /** Where the run of one kind that begins at `at` ends. */
-function runEnd(units: Uint16Array, at: number, end: number, kind: number): number {
+function spanEnd(units: Uint16Array, at: number, end: number, kind: number): number {
   while (at < end) {
     const point = pointAt(units, at, end);
     if (kindOf(point) !== kind) break;
@@ -69,7 +69,7 @@ function runEnd(units: Uint16Array, at: number, end: number, kind: number): numb
 }
 
 /** The end of the word that begins at `at`, in the UTF-16 of a text that ends at `end`. */
-export function wordEnd(units: Uint16Array, at: number, end: number): number {
+export function pretokenEnd(units: Uint16Array, at: number, end: number): number {
   const unit = units[at] as number;
   if (unit === apostrophe) {
     const length = contraction(units, at, end);
@@ -77,8 +77,8 @@ export function wordEnd(units: Uint16Array, at: number, end: number): number {
   }
   const first = unit === 0x20 && at + 1 < end ? at + 1 : at;
   const kind = kindOf(pointAt(units, first, end));
-  if (kind !== space) return runEnd(units, first, end, kind);
+  if (kind !== space) return spanEnd(units, first, end, kind);
   // The last of several characters of white space may belong to the word behind them.
-  const last = runEnd(units, at, end, space);
+  const last = spanEnd(units, at, end, space);
   return last === end || last === at + 1 ? last : last - 1;
 }

@@ -4,7 +4,7 @@ import type { DType } from '../../engine/dtype.js';
 import { type PackedMatrix, packWeights } from '../../engine/ops/packed_matrix.js';
 import { Tensor } from '../../engine/ops/tensor.js';
 import { dAttn, type TransformerConfig } from './config.js';
-import { pieceShape } from './state_dict.js';
+import { parameterShape } from './state_dict.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights.js';
 
 /** A model's parts. */
@@ -37,14 +37,14 @@ export async function buildWeights(
     made.push(t);
     return t;
   };
-  const tensor = async (name: string) => own(await source.tensor(name, pieceShape(name, config, nVocab)));
+  const tensor = async (name: string) => own(await source.tensor(name, parameterShape(name, config, nVocab)));
   const norm = async (name: string): Promise<Norm> => ({
     gain: await tensor(`${name}.weight`),
     bias: await tensor(`${name}.bias`),
   });
   const packed = async (name: string): Promise<PackedMatrix> => {
     let matrix: PackedMatrix | undefined;
-    await source.lend(name, pieceShape(name, config, nVocab), (weight) => {
+    await source.lend(name, parameterShape(name, config, nVocab), (weight) => {
       matrix = own(packWeights(weight, { transposeB: true }));
     });
     return matrix as PackedMatrix;

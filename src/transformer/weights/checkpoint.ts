@@ -9,7 +9,7 @@ import { saveTorch } from '../../files/torch/torch.js';
 import { makeFolder, writingFor } from '../../files/write_failure.js';
 import { buildWeights, type Loaded, type WeightSource } from './build_weights.js';
 import { configToJson } from './config.js';
-import { hostPieces, pieceNames } from './state_dict.js';
+import { hostParameters, parameterNames } from './state_dict.js';
 import { checkStored, type ModelFiles, type StoredWeight, weightView } from './stored_weights.js';
 import { uploader } from './upload.js';
 
@@ -54,7 +54,7 @@ export async function loadCheckpoint(files: ModelFiles, device: Device, dtype: D
 export async function saveCheckpoint(folder: string, model: Loaded): Promise<void> {
   const { config, nVocab, weights } = model;
   const pieces = join(folder, 'model_pieces');
-  const known = new Set(pieceNames(config).map((name) => `${name}.pt`));
+  const known = new Set(parameterNames(config).map((name) => `${name}.pt`));
   const foreign = [
     ...(await namesIn(folder)).filter((name) => name !== 'config.json' && name !== 'model_pieces'),
     ...(await namesIn(pieces)).filter((name) => !known.has(name)),
@@ -63,7 +63,7 @@ export async function saveCheckpoint(folder: string, model: Loaded): Promise<voi
     throw new Error(`saveCheckpoint: ${folder} holds something else: ${foreign.slice(0, 3).join(', ')}`);
   await writingFor('saveCheckpoint', makeFolder(pieces));
   await rm(join(folder, 'config.json'), { force: true }); // until the new pieces are there, the folder is no checkpoint
-  for await (const [name, tensor] of hostPieces(weights, config, nVocab))
+  for await (const [name, tensor] of hostParameters(weights, config, nVocab))
     await saveTorch(join(pieces, `${name}.pt`), tensor);
   const text = `${JSON.stringify(configToJson(config), null, 1)}\n`;
   await writingFor('saveCheckpoint', writeFileAtomically(join(folder, 'config.json'), text));

@@ -42,7 +42,7 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
         const own = has('lm_head.weight') ? 'lm_head.weight' : undefined;
         if (!own && json.tie_word_embeddings === false)
           fail('has no tensor lm_head.weight, and config.json says that it is not tied');
-        return { name: own ?? find('wte.weight'), turned: false };
+        return { name: own ?? find('wte.weight'), transposed: false };
       }
       const { stored, ...how } = storedName(name);
       return { name: find(stored), ...how };
@@ -74,10 +74,10 @@ const outside: Readonly<Record<string, string>> = { tok_embed: 'wte', pos_embed:
 
 function storedName(name: string): Omit<StoredWeight, 'name'> & { stored: string } {
   const [, layer, owner = '', kind = ''] = /^(?:xf_layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name) ?? [];
-  if (layer === undefined) return { stored: `${outside[owner]}.${kind}`, turned: false };
+  if (layer === undefined) return { stored: `${outside[owner]}.${kind}`, transposed: false };
   const third = ['attn.q_proj', 'attn.k_proj', 'attn.v_proj'].indexOf(owner);
   const stored = `h.${layer}.${third < 0 ? inLayer[owner] : 'attn.c_attn'}.${kind}`;
-  return { stored, turned: kind === 'weight' && !owner.startsWith('ln_'), ...(third >= 0 && { third }) };
+  return { stored, transposed: kind === 'weight' && !owner.startsWith('ln_'), ...(third >= 0 && { third }) };
 }
 
 const mostFiles = 1000;

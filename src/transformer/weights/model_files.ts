@@ -10,7 +10,7 @@ import { configFromJson, sizes, type TransformerConfig } from './config.js';
 import { openHuggingFace } from './hugging_face.js';
 import { canonicalModelName, modelBase, modelNames } from './names.js';
 import { openOriginal } from './original_layout.js';
-import { pieceShape } from './state_dict.js';
+import { parameterShape } from './state_dict.js';
 import { checkStored, type ModelFiles, weightView } from './stored_weights.js';
 
 /** @throws Error that says what is missing or wrong, and where. */
@@ -77,7 +77,7 @@ export async function readWeight(base: string, name: string, device: Device): Pr
   const files = await openModelFiles(base);
   try {
     const nVocab = /embed\.weight$/.test(name) ? await files.nVocab() : 0;
-    const shape = pieceShape(name, files.config, nVocab);
+    const shape = parameterShape(name, files.config, nVocab);
     const stored = files.locate(name);
     const opened = await files.open(stored);
     try {

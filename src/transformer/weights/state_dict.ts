@@ -18,7 +18,7 @@ const layerNames = [
 const both = (name: string): string[] => [`${name}.weight`, `${name}.bias`];
 
 /** The names, in the order in which they are loaded. */
-export function pieceNames({ nLayers }: TransformerConfig): string[] {
+export function parameterNames({ nLayers }: TransformerConfig): string[] {
   const layers = Array.from({ length: nLayers }, (_, i) =>
     layerNames.flatMap((name) => both(`xf_layers.${i}.${name}`)),
   );
@@ -26,7 +26,7 @@ export function pieceNames({ nLayers }: TransformerConfig): string[] {
 }
 
 /** The shape of a weight of that name; a linear layer's is [out, in]. @throws RangeError for another name. */
-export function pieceShape(name: string, config: TransformerConfig, nVocab: number): number[] {
+export function parameterShape(name: string, config: TransformerConfig, nVocab: number): number[] {
   const { dModel: D, ctxWindow, nLayers } = config;
   const [A, F] = [dAttn(config), dFf(config)];
   const [, layer, part = name] = /^xf_layers\.(\d{1,6})\.(.*)$/.exec(name) ?? [];
@@ -58,8 +58,8 @@ export function pieceShape(name: string, config: TransformerConfig, nVocab: numb
 }
 
 /** A weight by its name: a new tensor, the caller's to free. @throws RangeError for a name that the model does not have. */
-export function pieceOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
-  pieceShape(name, config, nVocab);
+export function parameterOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
+  parameterShape(name, config, nVocab);
   const [, layer, part = name] = /^xf_layers\.(\d+)\.(.*)$/.exec(name) ?? [];
   const [, owner = '', kind] = /^(.*)\.(weight|bias)$/.exec(part) ?? [];
   const stored =
@@ -91,14 +91,14 @@ function inside({ ln1, qkv, out, ln2, mlpIn, mlpOut }: LayerWeights, owner: stri
   return owner === 'mlp.out_layer' ? mlpOut : (parts[owner] ?? qkv);
 }
 
-/** Every weight under the original's name, read to the host one at a time, in pieceNames' order. */
-export async function* hostPieces(
+/** Every weight under the original's name, read to the host one at a time, in parameterNames' order. */
+export async function* hostParameters(
   weights: Weights,
   config: TransformerConfig,
   nVocab: number,
 ): AsyncGenerator<[string, HostTensor]> {
-  for (const name of pieceNames(config)) {
-    using piece = pieceOf(weights, config, nVocab, name);
-    yield [name, await toHost(piece)];
+  for (const name of parameterNames(config)) {
+    using parameter = parameterOf(weights, config, nVocab, name);
+    yield [name, await toHost(parameter)];
   }
 }

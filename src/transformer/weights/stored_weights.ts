@@ -11,7 +11,7 @@ export interface StoredWeight {
   /** As messages name it. */
   readonly name: string;
   /** A linear layer's weight is stored as [in, out]. */
-  readonly turned: boolean;
+  readonly transposed: boolean;
   /** One of queries, keys and values, which are stored side by side in this order. */
   readonly third?: number;
 }
@@ -37,15 +37,15 @@ export interface ModelFiles {
 }
 
 /** The shape in which a weight of `shape` is stored. */
-export function storedShape(shape: readonly number[], { turned, third }: StoredWeight): number[] {
+export function storedShape(shape: readonly number[], { transposed, third }: StoredWeight): number[] {
   const [first = 0, ...rest] = shape;
   const whole = [third === undefined ? first : 3 * first, ...rest];
-  return turned ? whole.reverse() : whole;
+  return transposed ? whole.reverse() : whole;
 }
 
 /** The weight [out, in] or [out] as a view of what is stored. */
-export function weightView(whole: Tensor, { turned, third }: StoredWeight): Tensor {
-  const rows = turned ? whole.permute([1, 0]) : whole;
+export function weightView(whole: Tensor, { transposed, third }: StoredWeight): Tensor {
+  const rows = transposed ? whole.permute([1, 0]) : whole;
   if (third === undefined) return rows;
   const n = (rows.shape[0] as number) / 3;
   return rows.slice(0, third * n, (third + 1) * n);

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { parseStoreAddress } from '../../../src/files/blob/blob_address.js';
 import { blockBytes } from '../../../src/files/blob/blob_upload.js';
-import { type Claim, thisProcess } from '../../../src/files/lease.js';
+import { type Lease, thisProcess } from '../../../src/files/lease.js';
 import { BlobStore } from '../../../src/files/store/blob_store.js';
 import { DiskStore } from '../../../src/files/store/disk_store.js';
 import { openStore } from '../../../src/files/store/open_store.js';
@@ -393,8 +393,8 @@ test('blocks of an upload that was killed are listed, and removed only while the
 const claimName = 'manifest.json.claim';
 const owner = (server: BlobServer) => JSON.parse(String(blobsOf(server).get(claimName)));
 
-async function taken(store: BlobStore): Promise<Claim> {
-  const claim = await store.claim(claimName);
+async function taken(store: BlobStore): Promise<Lease> {
+  const claim = await store.takeLease(claimName);
   if (typeof claim === 'string') throw new Error(`held by ${claim}`);
   return claim;
 }
@@ -423,7 +423,7 @@ test('one has the claim, and says who; then the next one', () =>
     assert.match(token, /^[0-9a-f-]{36}$/);
     assert.is(await claim.lost(), false);
     const begun = performance.now();
-    assert.match(String(await store.claim(claimName)), new RegExp(`^process ${process.pid} on .`));
+    assert.match(String(await store.takeLease(claimName)), new RegExp(`^process ${process.pid} on .`));
     assert.ok(performance.now() - begun < 2000, 'at once');
     await rejects(store.writeText(claimName, 'x'), /another process holds it/);
     await claim.release();
@@ -447,7 +447,7 @@ test('a dead process of this machine is succeeded at once, and nobody who was fa
     // The blob names a dead process, but the lease is a living one's already, which writes its name next.
     server.account.shortestLease = 1;
     await hold(server, 60, { pid: dead, token: randomUUID() });
-    const refused = await new BlobStore(address, { leaseSeconds: 1 }).claim(claimName);
+    const refused = await new BlobStore(address, { leaseSeconds: 1 }).takeLease(claimName);
     assert.is(refused, `process ${dead} on some-host`);
     assert.is(counted(server, 'break'), 0);
   }));
@@ -461,9 +461,9 @@ test('a lease of another machine is waited for, as long as one lasts', () =>
     const claim = await taken(store);
     await claim.release();
     await hold(server, 60, elsewhere);
-    assert.is(await store.claim(claimName), 'process 77 on some-host');
+    assert.is(await store.takeLease(claimName), 'process 77 on some-host');
     server.account.put(pathOf(claimName), Buffer.from('torn'));
-    assert.is(await store.claim(claimName), 'another process');
+    assert.is(await store.takeLease(claimName), 'another process');
   }));
 
 test('one that made the blob, but was slower with the lease, does not name itself', () =>
@@ -473,7 +473,7 @@ test('one that made the blob, but was slower with the lease, does not name itsel
       if (operation === 'acquire') server.account.steal(pathOf(claimName));
       return undefined;
     };
-    assert.is(await new BlobStore(address, { leaseSeconds: 1 }).claim(claimName), 'another process');
+    assert.is(await new BlobStore(address, { leaseSeconds: 1 }).takeLease(claimName), 'another process');
     assert.is(owner(server).pid, process.pid);
   }));
 
@@ -516,7 +516,7 @@ test('without a connection a claim is lost when its time is over, and not before
     server.faults = () => undefined;
     server.faults = firstOf(1, 'acquire', { loseAnswer: true });
     await sleep(200);
-    assert.is(typeof (await new BlobStore('az://openaipublic/dumps/other').claim(claimName)), 'object');
+    assert.is(typeof (await new BlobStore('az://openaipublic/dumps/other').takeLease(claimName)), 'object');
   }));
 
 test.run();

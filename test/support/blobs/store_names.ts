@@ -41,7 +41,7 @@ export async function assertNamesStay(store: Store): Promise<void> {
       () => store.remove(name),
       () => store.draft(name, tag),
       () => store.draft(name, tag, '0-indices'),
-      () => store.claim(name),
+      () => store.takeLease(name),
       () => store.canAdopt(other, name),
       () => store.adopt(other, name),
     ]) {

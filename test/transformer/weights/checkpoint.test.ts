@@ -6,7 +6,7 @@ import { packageRoot } from '../../../src/engine/native.js';
 import type { HostTensor, StateValue } from '../../../src/files/host_tensor.js';
 import { loadTorchValue, saveTorch } from '../../../src/files/torch/torch.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
-import { pieceNames, pieceShape } from '../../../src/transformer/weights/state_dict.js';
+import { parameterNames, parameterShape } from '../../../src/transformer/weights/state_dict.js';
 import { withFolder } from '../../support/folders.js';
 import { rejects, suite, throws } from '../../support/harness.js';
 import { saveHuggingFace } from '../../support/hugging_face.js';
@@ -57,11 +57,11 @@ test("a weight by its name is the file's, before and after it is folded", () =>
       using xf = await Transformer.load(tiny, { dtype });
       const before = xf.device.memory().allocated;
       const state = await xf.stateDict();
-      assert.equal(Object.keys(state), pieceNames(xf.config));
+      assert.equal(Object.keys(state), parameterNames(xf.config));
       for (const [name, { shape, data }] of Object.entries(state)) {
         using weight = xf.weight(name);
         assert.equal([...weight.shape], shape, name);
-        assert.equal(pieceShape(name, xf.config, xf.nVocab), shape);
+        assert.equal(parameterShape(name, xf.config, xf.nVocab), shape);
         assert.is(weight.dtype, dtype);
         const file = (await loadTorchValue(join(tiny, 'model_pieces', `${name}.pt`))) as HostTensor;
         if (dtype === 'float32') {
