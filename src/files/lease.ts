@@ -99,7 +99,7 @@ export function parseOwner(text: string): Owner | undefined {
 
 /** Whether an owner on this machine is at work; undefined for owners on others. */
 export const isAtWork = (owner: Owner): boolean | undefined =>
-owner.place === processSpace() ? isAlive(owner.pid) : undefined;
+  owner.place === processSpace() ? isAlive(owner.pid) : undefined;
 
 async function created(path: string, self: Owner): Promise<boolean> {
   const handle = await open(path, 'wx').catch((error: NodeJS.ErrnoException) => {

@@ -16,7 +16,7 @@ import { TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { expandLocations } from './location.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
-import { planPass, type PassPlan } from './pass_plan.js';
+import { type PassPlan, planPass } from './pass_plan.js';
 import { draw, greedy, nucleus, seededRandom } from './sampling.js';
 import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';

@@ -4,7 +4,7 @@ import { lstat, mkdir, open, readdir, readFile, stat, symlink, utimes, writeFile
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { claim, leaseOrOwner, showOwner, parseOwner, thisProcess } from '../../src/files/lease.js';
+import { claim, leaseOrOwner, parseOwner, showOwner, thisProcess } from '../../src/files/lease.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 

@@ -4,7 +4,7 @@
 // be asked, and the lease of a dead one is taken over at once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobLeaseClient, BlockBlobClient } from '@azure/storage-blob';
-import { type Lease, isAtWork, type Owner, showOwner, parseOwner, thisProcess } from '../lease.js';
+import { isAtWork, type Lease, type Owner, parseOwner, showOwner, thisProcess } from '../lease.js';
 import { type Patience, patient, type RequestOptions, request, unlessStatus } from './blob_request.js';
 import { putText } from './blob_upload.js';
 
@@ -59,7 +59,7 @@ async function taken({ name, blob, seconds }: LeasedBlob, self: Owner): Promise<
 
 async function ownerOf({ name, blob }: LeasedBlob): Promise<Owner | undefined> {
   const text = await request(name, async ({ signal: abortSignal }) => {
-// the blob is gone, or empty
+    // the blob is gone, or empty
     const answer = await unlessStatus([404, 416], undefined, blob.download(0, longestOwner, { abortSignal }));
     const parts: Buffer[] = [];
     for await (const bytes of answer?.readableStreamBody ?? []) parts.push(Buffer.from(bytes));

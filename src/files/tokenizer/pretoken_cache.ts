@@ -1,15 +1,15 @@
-// The tokens of words seen before, found without making a string: a hash table with open addressing over flat arrays.
-// Text repeats itself (of a corpus of millions of tokens, some ten thousand words make 98%), so this is where a
-// tokenizer's time goes.
+// The tokens of pre-tokens seen before, found without making a string: a hash table with open addressing over flat arrays.
+// Text repeats itself (in a corpus of millions of tokens, some ten thousand pre-tokens make 98%), so a tokenizer spends
+// its time here.
 
 const mostPretokens = 2 ** 17;
-const mostUnits = 2 ** 20; // of all words together; their tokens are no more
-/** UTF-16 units of a word at most; longer ones are rare and not kept. */
+const mostUnits = 2 ** 20; // of all pre-tokens together; they have no more tokens than units
+/** The most UTF-16 units of a pre-token; longer ones are rare and not kept. */
 export const longestCached = 64;
 
 const slots = 4 * mostPretokens;
 
-const seed = (Math.random() * 2 ** 32) | 0; // so that nobody can write words that meet in one slot
+const seed = (Math.random() * 2 ** 32) | 0; // random, so that no text can be written whose pre-tokens collide
 
 const hashOf = (units: Uint16Array, from: number, to: number): number => {
   let hash = seed;
@@ -18,17 +18,17 @@ const hashOf = (units: Uint16Array, from: number, to: number): number => {
 };
 
 export class PretokenCache {
-  /** Of each slot the number of a word; 0: free. */
+  /** The number of the pre-token in each slot; 0 for a free one. */
   readonly #slots = new Int32Array(slots);
   readonly #hashes = new Int32Array(mostPretokens);
-  /** Word w has the units from unitEnds[w - 1] to unitEnds[w], and its tokens likewise. */
+  /** Pre-token p has the units from unitEnds[p - 1] to unitEnds[p], and its tokens likewise. */
   readonly #unitEnds = new Int32Array(mostPretokens);
   readonly #tokenEnds = new Int32Array(mostPretokens);
   readonly #units = new Uint16Array(mostUnits);
   readonly #tokens = new Uint16Array(3 * mostUnits); // a unit has three bytes at most
   #count = 1;
 
-  /** Appends the tokens of a word and says true, if it is known. */
+  /** Appends the tokens of a pre-token and returns true, if it is known. */
   find(units: Uint16Array, from: number, to: number, tokens: number[]): boolean {
     const hash = hashOf(units, from, to);
     for (let slot = hash & (slots - 1); ; slot = (slot + 1) & (slots - 1)) {
@@ -48,7 +48,7 @@ export class PretokenCache {
     return true;
   }
 
-  /** Keeps a word that is not known, whose tokens are those from `first` on. Forgets all others when it is full. */
+  /** Keeps a pre-token that is not known, whose tokens are those from `first` on. Forgets all others when it is full. */
   add(units: Uint16Array, from: number, to: number, tokens: readonly number[], first: number): void {
     if (this.#count === mostPretokens || (this.#unitEnds[this.#count - 1] as number) + longestCached > mostUnits) {
       this.#slots.fill(0);
