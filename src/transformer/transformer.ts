@@ -1,5 +1,4 @@
 // The transformer: loads weights, checks arguments, runs passes, samples.
-import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { checkInteger, checkNumber, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
@@ -10,6 +9,7 @@ import { disposeAll } from '../engine/scope.js';
 import { type FetchOptions, fetchBlobs } from '../files/blob/blob.js';
 import { isBlobUrl } from '../files/blob/blob_address.js';
 import type { HostTensor } from '../files/host_tensor.js';
+import { digestTensors } from '../files/tensor_digest.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { runPass } from './graph.js';
 import { TransformerHooks } from './hooks.js';
@@ -37,7 +37,7 @@ export interface LoadOptions extends FetchOptions {
 }
 
 export interface ForwardOptions {
-  /** What an earlier pass returned: its sequences are continued, and it is extended in place. */
+  /** The caches that an earlier pass returned: their sequences are continued, and they are extended in place. */
   kvCaches?: KvCaches;
   /** bool [batch, seq], 1 = ignore this token. Padding's own activations are computed all the same. */
   pad?: Tensor;
@@ -75,13 +75,13 @@ export interface Samples {
 /** Passes that may be queued ahead of the device: enough to keep it busy, few enough to bound memory. */
 const passesAhead = 2;
 
-/** Caches that nobody has asked for yet: so many are kept for late askers, and so many bytes of them but for the latest. */
+/** The most caches, and bytes of caches, that are kept while no caller has read them; the latest one is always kept. */
 const mostUnread = 16;
 const mostUnreadBytes = 256 * 2 ** 20;
 
 /** GPT-2 with a hook point on every internal. */
 export class Transformer {
-  /** What it was loaded as. */
+  /** The name it was loaded by. */
   readonly name: string;
   readonly config: TransformerConfig;
   /** Rows of the token embedding. */
@@ -90,7 +90,7 @@ export class Transformer {
   readonly dtype: DType;
   readonly #weights: Weights;
   #layers: Weights['layers'];
-  /** Of a pass that nobody watches. */
+  /** The plan of a pass without hooks. */
   readonly #plain: PassPlan;
   #digest: Promise<string> | undefined;
   #passes: Promise<void>[] = [];
@@ -178,7 +178,7 @@ export class Transformer {
     }
   }
 
-  /** The caches belong to whoever reads the property. Nobody does so in most passes, and they must not pile up. */
+  /** The caches belong to the caller once the property is read. Most callers never read it, and caches must not pile up. */
   #result(logits: Tensor, caches: KvCaches, fresh: boolean): ForwardResult {
     if (fresh) this.#unread.push(caches);
     return {
@@ -243,7 +243,7 @@ export class Transformer {
         if (temperature === 0) return greedy(row);
         return draw(topP === undefined ? row : nucleus(row, topP), random);
       };
-      const chances = new Float32Array(rows.length * this.nVocab);
+      const probs = new Float32Array(rows.length * this.nVocab);
       const start = prepInputAndPad(rows, 'left', this.device);
       let step: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
       let caches: KvCaches | undefined;
@@ -254,11 +254,11 @@ export class Transformer {
           caches = result.kvCaches;
           const { logits } = result;
           try {
-            await readChances(logits.select(1, -1), temperature, chances);
+            await readProbs(logits.select(1, -1), temperature, probs);
           } finally {
             logits.dispose();
           }
-          const chosen = tokens.map((_, row) => next(chances.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
+          const chosen = tokens.map((_, row) => next(probs.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
           for (const [row, token] of chosen.entries()) tokens[row]?.push(token);
           step = { tokens: chosen.map((token) => [token]), kvCaches: caches };
         }
@@ -294,7 +294,7 @@ export class Transformer {
           wrong('sample', `prompts[${i}][${bad}]`, `a token from 0 to ${this.nVocab - 1}`, describe(row[bad])),
         );
       }
-      // the last new token is never fed back
+      // the last new token is not an input
       const needed = row.length + Math.max(numTokens - 1, 0);
       if (needed > ctxWindow) {
         throw new RangeError(
@@ -339,14 +339,7 @@ export class Transformer {
 
   /** sha256 of all weights with their names, dtypes and shapes, in hexadecimal. */
   digest(): Promise<string> {
-    this.#digest ??= (async () => {
-      const hash = createHash('sha256');
-      for await (const [name, { dtype, shape, data }] of hostParameters(this.#current, this.config, this.nVocab)) {
-        hash.update(`${name} ${dtype} [${shape.join(', ')}]\n`);
-        hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      }
-      return hash.digest('hex');
-    })();
+    this.#digest ??= digestTensors(hostParameters(this.#current, this.config, this.nVocab));
     return this.#digest;
   }
 
@@ -368,7 +361,7 @@ export class Transformer {
     return { device: this.device, nVocab: this.nVocab, ctxWindow: this.config.ctxWindow };
   }
 
-  /** Waits until the device is at most a few passes behind, and frees caches that nobody asked for. */
+  /** Waits until the device is at most a few passes behind, and frees caches that no caller has read. */
   async #takeTurn(): Promise<void> {
     while (this.#passes.length >= passesAhead) await this.#passes.shift();
     this.#unread = this.#unread.filter((caches) => !caches.wasRead);
@@ -408,11 +401,11 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   }
 }
 
-/** softmax(logits / temperature) of [rows, vocabulary] to `host`; for a temperature of 0, which leaves no choice, the logits. */
-async function readChances(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
+/** Reads softmax(logits / temperature) of [rows, vocabulary] into `host`; for a temperature of 0, the logits themselves. */
+async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
   if (temperature === 0) return logits.readInto(host);
   using wide = logits.to('float32');
   using scaled = wide.div(Math.max(temperature, 1e-10)); // finite, as in the original
-  using chances = softmax(scaled, -1);
-  await chances.readInto(host);
+  using probs = softmax(scaled, -1);
+  await probs.readInto(host);
 }

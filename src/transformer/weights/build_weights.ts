@@ -7,7 +7,7 @@ import { dAttn, type TransformerConfig } from './config.js';
 import { parameterShape } from './state_dict.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights.js';
 
-/** A model's parts. */
+/** A loaded model. */
 export interface Loaded {
   readonly config: TransformerConfig;
   readonly nVocab: number;
@@ -68,7 +68,7 @@ export async function buildWeights(
     return { w: own(packWeights(weight, { transposeB: true })), bias };
   };
   try {
-    // the largest first: the memory in which the unembedding waits to be packed is the embedding's next
+    // the largest first: the embedding reuses the memory in which the unembedding is uploaded before it is packed
     const unembed = await packed('unembed.weight');
     const tokEmbed = await tensor('tok_embed.weight');
     const posEmbed = await tensor('pos_embed.weight');
@@ -83,7 +83,7 @@ export async function buildWeights(
         mlpIn: await linear(`${prefix}.mlp.in_layer`),
         mlpOut: await linear(`${prefix}.mlp.out_layer`),
       });
-      await device.synchronize(); // what was uploaded is packed: its copies go before the next layer's come
+      await device.synchronize(); // packing is done: this layer's uploads are freed before the next layer's are made
     }
     const lnF = await norm('final_ln');
     await device.synchronize();

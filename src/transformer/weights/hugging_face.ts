@@ -111,7 +111,7 @@ async function filesOf(base: string): Promise<Map<string, string> | undefined> {
   return files as Map<string, string>;
 }
 
-/** What must be so, where config.json says anything about it: the computation is GPT-2's and no other. */
+/** The allowed values of fields in config.json, where it has them: only GPT-2's computation is supported. */
 const required: Readonly<Record<string, readonly unknown[]>> = {
   model_type: ['gpt2'],
   activation_function: ['gelu_new', 'gelu_pytorch_tanh'], // one function by two names
@@ -142,7 +142,7 @@ function configOf(json: Record<string, unknown>, file: string): TransformerConfi
   return configFromJson(ours, file, theirNames);
 }
 
-/** What times `width`, rounded down, is `inner`. */
+/** A number whose product with `width`, rounded down, is `inner`. */
 const ratio = (inner: number, width: number): number =>
   Math.floor((inner / width) * width) === inner ? inner / width : (inner + 0.5) / width;
 

@@ -1,4 +1,4 @@
-// The weights of a model under the original's names: which there are, and each as a tensor in the original's shape.
+// The parameters of a model under the original's names: the list of names, and each as a tensor in the original's shape.
 import { Tensor } from '../../engine/ops/tensor.js';
 import { toHost } from '../../engine/ops/to_host.js';
 import type { HostTensor } from '../../files/host_tensor.js';
@@ -25,7 +25,7 @@ export function parameterNames({ nLayers }: TransformerConfig): string[] {
   return ['tok_embed.weight', 'pos_embed.weight', ...layers.flat(), ...both('final_ln'), 'unembed.weight'];
 }
 
-/** The shape of a weight of that name; a linear layer's is [out, in]. @throws RangeError for another name. */
+/** The shape of a parameter by its name; a linear layer's weight is [out, in]. @throws RangeError for an unknown name. */
 export function parameterShape(name: string, config: TransformerConfig, nVocab: number): number[] {
   const { dModel: D, ctxWindow, nLayers } = config;
   const [A, F] = [dAttn(config), dFf(config)];
@@ -57,7 +57,7 @@ export function parameterShape(name: string, config: TransformerConfig, nVocab: 
   );
 }
 
-/** A weight by its name: a new tensor, the caller's to free. @throws RangeError for a name that the model does not have. */
+/** A parameter by its name: a new tensor, which the caller frees. @throws RangeError for a name that the model does not have. */
 export function parameterOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
   parameterShape(name, config, nVocab);
   const [, layer, part = name] = /^xf_layers\.(\d+)\.(.*)$/.exec(name) ?? [];
@@ -91,7 +91,7 @@ function inside({ ln1, qkv, out, ln2, mlpIn, mlpOut }: LayerWeights, owner: stri
   return owner === 'mlp.out_layer' ? mlpOut : (parts[owner] ?? qkv);
 }
 
-/** Every weight under the original's name, read to the host one at a time, in parameterNames' order. */
+/** Every parameter under the original's name, read to the host one at a time, in the order of parameterNames. */
 export async function* hostParameters(
   weights: Weights,
   config: TransformerConfig,

@@ -1,18 +1,17 @@
-// How a model's files hold its weights: what each layout says of where a weight lies, and the way from there to the weight
-// as the graph wants it.
-
+// How a model's files store its weights: each layout gives the location of a weight, and the stored tensor is converted to
+// the weight that the graph uses.
 import type { Tensor } from '../../engine/ops/tensor.js';
 import { showShape } from '../../engine/shape.js';
 import type { StoredTensor } from '../../files/host_tensor.js';
 import type { TransformerConfig } from './config.js';
 
-/** Where a weight lies in a model's files, and how. */
+/** The location of a weight in a model's files, and how it is stored. */
 export interface StoredWeight {
-  /** As messages name it. */
+  /** The stored tensor's name, also in messages. */
   readonly name: string;
-  /** A linear layer's weight is stored as [in, out]. */
+  /** Whether it is stored transposed: a linear layer's weight as [in, out]. */
   readonly transposed: boolean;
-  /** One of queries, keys and values, which are stored side by side in this order. */
+  /** 0, 1 or 2 for a part of queries, keys and values, which are stored as one tensor in this order. */
   readonly third?: number;
 }
 
@@ -27,11 +26,11 @@ export interface ModelFiles {
   readonly config: TransformerConfig;
   /** Rows of the token embedding. */
   nVocab(): Promise<number>;
-  /** Every file that read() may want. */
+  /** Every file that open() may read. */
   readonly addresses: readonly string[];
-  /** By the original's name. @throws Error when the files have no such weight. */
+  /** Where a weight is stored, by the original's name. @throws Error when the files have no such weight. */
   locate(name: string): StoredWeight;
-  /** What is stored, as it is stored, to be read and closed. */
+  /** Opens a stored tensor, as it is stored; the caller reads and closes it. */
   open(stored: StoredWeight): Promise<OpenWeight>;
   close(): Promise<void>;
 }
@@ -43,7 +42,7 @@ export function storedShape(shape: readonly number[], { transposed, third }: Sto
   return transposed ? whole.reverse() : whole;
 }
 
-/** The weight [out, in] or [out] as a view of what is stored. */
+/** The weight [out, in] or [out] as a view of the stored tensor. */
 export function weightView(whole: Tensor, { transposed, third }: StoredWeight): Tensor {
   const rows = transposed ? whole.permute([1, 0]) : whole;
   if (third === undefined) return rows;
