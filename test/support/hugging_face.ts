@@ -80,7 +80,7 @@ function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<st
     },
   });
   const own = (name: string) => tensor(shape(name), () => model.weight(name));
-  const turned = (name: string) =>
+  const transposed = (name: string) =>
     tensor(shape(name).reverse(), () => {
       using weight = model.weight(name);
       return weight.permute([1, 0]).clone();
@@ -118,10 +118,10 @@ function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<st
       ['mlp.in_layer', 'mlp.c_fc'],
       ['mlp.out_layer', 'mlp.c_proj'],
     ]) {
-      out[`${to}.${theirs}.weight`] = turned(`${from}.${name}.weight`);
+      out[`${to}.${theirs}.weight`] = transposed(`${from}.${name}.weight`);
       out[`${to}.${theirs}.bias`] = own(`${from}.${name}.bias`);
     }
-    // buffers that their files have and nobody needs
+    // buffers that such files have and readers ignore
     out[`${to}.attn.bias`] = { dtype: 'uint8', shape: [1, 1, n, n], read: async () => new Uint8Array(n * n) };
     out[`${to}.attn.masked_bias`] = { dtype: 'float32', shape: [], read: async () => Float32Array.of(-1e4) };
   }

@@ -1,4 +1,4 @@
-// Plans and locations: pure, without a device. The oracle is what each sentence says.
+// Plans of passes, and locations, without a device. The oracle is the title of each test.
 import * as assert from 'uvu/assert';
 import { AtLayers, ConditionalHooks, TransformerHooks } from '../../src/transformer/hooks.js';
 import {
@@ -13,7 +13,7 @@ import { planPass } from '../../src/transformer/pass_plan.js';
 import { sizes } from '../../src/transformer/weights/config.js';
 import { suite, throws } from '../support/harness.js';
 
-const test = suite('plan');
+const test = suite('pass plan');
 const fused = {
   lnAttn: 'fused',
   attention: 'fused',
@@ -26,7 +26,7 @@ const fused = {
 };
 const nothing = () => undefined;
 
-test('nobody watching: everything fused, to the end', () => {
+test('without hooks, everything is fused, to the end', () => {
   for (const hooks of [undefined, new TransformerHooks()]) {
     const plan = planPass(2, hooks);
     assert.equal(plan.layers, [fused, fused]);
@@ -34,7 +34,7 @@ test('nobody watching: everything fused, to the end', () => {
   }
 });
 
-test('a point opens its stretch at the layers that are watched, and no other', () => {
+test('a point opens its section at the layers that are watched, and no other section', () => {
   const hooks = new TransformerHooks();
   hooks.mlp.preAct.appendFwd(new AtLayers(1).append(nothing));
   hooks.attn.qkProbs.appendFwd(new AtLayers([0, 2]).append(nothing));
@@ -50,7 +50,7 @@ test('a point opens its stretch at the layers that are watched, and no other', (
   ]);
 });
 
-test('points that any form passes open nothing', () => {
+test('points that are seen in every version of a section open nothing', () => {
   const hooks = new TransformerHooks();
   for (const point of [
     'mlp.post_act',
@@ -99,7 +99,7 @@ test('an update that is watched is added by the layer norm that follows, unless 
   assert.equal(additions(...both, '1/resid/post_mlp'), ['norm', 'norm', 'product', 'apart']);
 });
 
-test('probabilities that are only handed out come from the fused kernel', () => {
+test('probabilities that are wanted but not hooked come from the fused kernel', () => {
   const probs = '0/attn/qk_probs';
   const plan = (hooks: TransformerHooks | undefined, ...locations: string[]) => {
     const { attention, probs } = planPass(1, hooks, locations).layers[0] as ReturnType<typeof planPass>['layers'][0];

@@ -1,4 +1,4 @@
-// Checkpoints on disk: what a refusal and an interrupted save leave behind. The oracle is the folder itself.
+// Checkpoints on disk: the folder after a refused and an interrupted save. The oracle is the folder itself.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -22,17 +22,17 @@ test('a folder that is refused is left as it was', () =>
     assert.equal(readdirSync(folder), ['mine.txt']);
   }));
 
-test('a save that fails halfway leaves no folder that looks whole; the next one mends it', () =>
+test('a save that fails halfway leaves no folder that looks whole; the next one completes it', () =>
   withFolder(async (folder) => {
     using xf = await Transformer.load(tiny);
     await xf.saveCheckpoint(folder);
-    const piece = join(folder, 'model_pieces', 'unembed.weight.pt');
-    rmSync(piece);
-    mkdirSync(piece); // the last piece cannot be written
+    const parameter = join(folder, 'model_pieces', 'unembed.weight.pt');
+    rmSync(parameter);
+    mkdirSync(parameter); // the last parameter cannot be written
     await rejects(xf.saveCheckpoint(folder), Error, /unembed\.weight\.pt/);
     assert.not.ok(existsSync(join(folder, 'config.json')));
     await rejects(Transformer.load(folder), Error, /config\.json: there is no such file/);
-    rmSync(piece, { recursive: true });
+    rmSync(parameter, { recursive: true });
     await xf.saveCheckpoint(folder);
     using again = await Transformer.load(folder);
     assert.is(await again.digest(), await xf.digest());
