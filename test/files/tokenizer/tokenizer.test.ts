@@ -11,7 +11,7 @@ import { type Random, random } from '../../support/random.js';
 
 const test = suite('tokenizer');
 const { encode, decode, decodeBatch, decodeBytes, nVocab } = gpt2Tokenizer();
-const assets = join(dirname(fileURLToPath(import.meta.url)), '../../../assets/demo');
+const assets = join(dirname(fileURLToPath(import.meta.url)), '../../../../assets/demo');
 
 const { default: ranks } = createRequire(import.meta.url)('gpt-tokenizer/bpeRanks/r50k_base') as {
   default: (string | number[])[];
