@@ -1,4 +1,4 @@
-// The only door: named re-exports, no logic.
+// The public API of the library: re-exports by name, without logic.
 export { type AutoencoderActivation, identity, relu, topK } from './autoencoder/activation.js';
 export {
   Autoencoder,

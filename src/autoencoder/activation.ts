@@ -5,7 +5,7 @@ import type { Tensor } from '../engine/ops/tensor.js';
 import { topKMask } from '../engine/ops/top_k.js';
 
 export interface AutoencoderActivation {
-  /** As in the files: ReLU, TopK, Identity. */
+  /** The name in files: ReLU, TopK, Identity. */
   readonly name: 'ReLU' | 'TopK' | 'Identity';
   /** TopK: how many latents of each row survive; 0 otherwise. */
   readonly k: number;
@@ -48,7 +48,7 @@ export function activationFromState(name: unknown, state: unknown): AutoencoderA
   return topK(k as number, after === undefined ? relu() : activationFromState(after, undefined));
 }
 
-/** The other way. */
+/** The `activation_state_dict` of an activation. */
 export function activationToState(activation: AutoencoderActivation): Record<string, number | string> {
   if (activation.name !== 'TopK') return {};
   return { k: activation.k, postact_fn: activation.positive ? 'ReLU' : 'Identity' };

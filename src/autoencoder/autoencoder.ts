@@ -1,7 +1,6 @@
 // A sparse autoencoder: latents = activation((x - pre_bias) W_enc + latent_bias), reconstruction = latents W_dec + pre_bias.
-// Weights are packed once; a tied autoencoder decodes with its encoder's. With `normalize`, x is normalised first and the
-// reconstruction turned back.
-import { createHash } from 'node:crypto';
+// Weights are packed once; a tied autoencoder decodes with its encoder's. With `normalize`, x is normalised first, and the
+// reconstruction is scaled back.
 import { checkFloat, checkInteger, checkOperands, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
@@ -17,6 +16,7 @@ import { disposeAll } from '../engine/scope.js';
 import { rowCount, type Shape, sameShape, showShape, sizeOf } from '../engine/shape.js';
 import { type FetchOptions, openBlob } from '../files/blob/blob.js';
 import { type HostTensor, isHostTensor, type StateDict } from '../files/host_tensor.js';
+import { digestTensors } from '../files/tensor_digest.js';
 import { loadTorch } from '../files/torch/torch.js';
 import { type AutoencoderActivation, activationFromState, activationToState, relu } from './activation.js';
 import { denormalize, normalized } from './normalization.js';
@@ -33,7 +33,7 @@ export interface AutoencoderOptions {
   device?: Device;
   /** Storage type of the weights. Default float32. */
   dtype?: DType;
-  /** Of the random weights of a new autoencoder. */
+  /** The seed of a new autoencoder's random weights. */
   seed?: number;
 }
 
@@ -41,8 +41,8 @@ export interface StateOptions {
   /** Refuse missing statistics and unexpected entries, by name. Missing weights are always refused. Default true. */
   strict?: boolean;
   /**
-   * Whether inputs are normalised. Files do not say: left out, it is so for the published v5 files, by their address, and
-   * for what stateDict() gave of such an autoencoder.
+   * Whether inputs are normalised, which files do not say. The default is true for the published v5 files, by their address,
+   * and for the stateDict() of such an autoencoder.
    */
   normalize?: boolean;
   device?: Device;
@@ -50,13 +50,13 @@ export interface StateOptions {
 }
 
 export interface DecodeOptions {
-  /** The activations that were encoded: an autoencoder that normalises them turns its reconstruction back. */
+  /** The activations that were encoded: an autoencoder that normalises them scales its reconstruction back with them. */
   inputs?: Tensor;
 }
 
 interface Parts {
   encoder: PackedMatrix; // [inputs, latents]
-  decoder: PackedMatrix | undefined; // [latents, inputs]; a tied one is `encoderTurned`
+  decoder: PackedMatrix | undefined; // [latents, inputs]; undefined for a tied one: it is the encoder's, transposed
   preBias: Tensor;
   latentBias: Tensor;
   lastNonzero: Tensor; // int32 [latents]
@@ -68,7 +68,7 @@ interface Parts {
 const required = ['pre_bias', 'latent_bias', 'encoder.weight'] as const;
 const buffers = ['stats_last_nonzero', 'latents_activation_frequency', 'latents_mean_square'] as const;
 const tiedWeight = 'decoder.linear.weight';
-// torch repeats a TopK's own state here; activation_state_dict is what counts
+// torch repeats the state of a TopK here; only activation_state_dict counts
 const repeated = ['activation.k', 'activation.postact_fn'];
 
 /** The published files of openai/sparse_autoencoder whose inputs are normalised. */
@@ -107,7 +107,7 @@ export class Autoencoder {
     this.device = device;
     this.dtype = dtype;
     this.#parts = parts ?? untrained(this.nLatents, this.nInputs, tied, device, dtype, seed);
-    this.#decoder = this.#parts.decoder ?? turned(this.#parts.encoder);
+    this.#decoder = this.#parts.decoder ?? transposed(this.#parts.encoder);
   }
 
   /**
@@ -204,12 +204,12 @@ export class Autoencoder {
     return this.#parts.lastNonzero;
   }
 
-  /** float32 [latents], as found in the file. */
+  /** How often each latent is active: float32 [latents], as in the file. */
   get latentsActivationFrequency(): Tensor {
     return this.#parts.frequency;
   }
 
-  /** float32 [latents], as found in the file. */
+  /** The mean square of each latent: float32 [latents], as in the file. */
   get latentsMeanSquare(): Tensor {
     return this.#parts.meanSquare;
   }
@@ -233,7 +233,7 @@ export class Autoencoder {
     return this.activation.apply(preAct);
   }
 
-  /** What is multiplied with the encoder. */
+  /** The operand that is multiplied with the encoder. */
   #centred(x: Tensor): Tensor {
     if (!this.normalize) return x.sub(this.#parts.preBias);
     using inputs = normalized(x);
@@ -243,13 +243,13 @@ export class Autoencoder {
   /** latents [..., latents] -> reconstruction [..., inputs]. An autoencoder that normalises needs the `inputs` that were encoded. */
   decode(latents: Tensor, { inputs }: DecodeOptions = {}): Tensor {
     this.#check('decode', latents, this.nLatents);
-    return this.#turnedBack('decode', inputs, latents.shape.slice(0, -1), () =>
+    return this.#scaledBack('decode', inputs, latents.shape.slice(0, -1), () =>
       linear(latents, this.#decoder, { bias: this.#parts.preBias }),
     );
   }
 
   /** Undoes the normalisation of inputs [..., inputs], whose leading sizes are those of what is decoded. */
-  #turnedBack(operation: string, inputs: Tensor | undefined, rows: Shape, decoded: () => Tensor): Tensor {
+  #scaledBack(operation: string, inputs: Tensor | undefined, rows: Shape, decoded: () => Tensor): Tensor {
     if (!this.normalize) return decoded();
     if (inputs === undefined) {
       throw new TypeError(
@@ -290,9 +290,9 @@ export class Autoencoder {
     });
   }
 
-  /** What decode gives for the latents that `sparse` stands for: [rows, inputs]. */
+  /** The same as decode for the latents in `sparse`: [rows, inputs]. */
   decodeSparse(sparse: SparseLatents, { inputs }: DecodeOptions = {}): Tensor {
-    return this.#turnedBack('decodeSparse', inputs, [sparse.rowPtr.length - 1], () =>
+    return this.#scaledBack('decodeSparse', inputs, [sparse.rowPtr.length - 1], () =>
       sparseDecode(sparse, this.#decoder, { bias: this.#parts.preBias }),
     );
   }
@@ -331,12 +331,12 @@ export class Autoencoder {
     );
   }
 
-  /** What each latent writes: the decoder's weight [latents, inputs], a tensor of the caller's to free. */
+  /** The output direction of each latent: the decoder's weight [latents, inputs], a tensor that the caller frees. */
   decoderWeight(): Tensor {
     return this.#decoder.unpack();
   }
 
-  /** Under the original's names; weights in the stored dtype. */
+  /** The state dict under the original's names; weights in the stored dtype. */
   async stateDict(): Promise<StateDict> {
     const { encoder, decoder, preBias, latentBias, lastNonzero, frequency, meanSquare } = this.#parts;
     using encoderWeight = encoder.unpack({ transposeB: true });
@@ -359,7 +359,7 @@ export class Autoencoder {
     }
     out.activation = this.activation.name;
     out.activation_state_dict = Object.assign(Object.create(null), activationToState(this.activation), {
-      ...(this.normalize && { normalize: true }), // Python's reader takes what it knows
+      ...(this.normalize && { normalize: true }), // Python's reader ignores it
     });
     return out;
   }
@@ -368,15 +368,12 @@ export class Autoencoder {
   digest(): Promise<string> {
     this.#digest ??= (async () => {
       const state = await this.stateDict();
-      const hash = createHash('sha256');
-      hash.update(`${JSON.stringify([state.activation, state.activation_state_dict, this.tied])}\n`);
-      for (const name of [...required, 'decoder.weight']) {
+      const weights = [...required, 'decoder.weight'].flatMap((name): [string, HostTensor][] => {
         const tensor = state[name];
-        if (!isHostTensor(tensor)) continue;
-        hash.update(`${name} ${tensor.dtype} [${tensor.shape.join(', ')}]\n`);
-        hash.update(new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength));
-      }
-      return hash.digest('hex');
+        return isHostTensor(tensor) ? [[name, tensor]] : [];
+      });
+      const { activation, activation_state_dict } = state;
+      return digestTensors(weights, `${JSON.stringify([activation, activation_state_dict, this.tied])}\n`);
     })();
     return this.#digest;
   }
@@ -410,7 +407,7 @@ function saysNormalize({ activation_state_dict: state }: StateDict): boolean {
 }
 
 /** A matrix [K, N] as [N, K]. */
-function turned(matrix: PackedMatrix): PackedMatrix {
+function transposed(matrix: PackedMatrix): PackedMatrix {
   using plain = matrix.unpack({ transposeB: true });
   return packWeights(plain);
 }

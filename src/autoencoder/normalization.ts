@@ -1,5 +1,5 @@
 // The normalisation of inputs that openai/sparse_autoencoder's v5 autoencoders were trained with: each row's mean is
-// removed, then it is divided by its standard deviation (the unbiased one) plus 1e-5; a reconstruction is turned back.
+// removed, then it is divided by its standard deviation (the unbiased one) plus 1e-5; a reconstruction is scaled back.
 import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { disposeAll } from '../engine/scope.js';
@@ -14,7 +14,7 @@ export function normalized(x: Tensor): Tensor {
   });
 }
 
-/** What normalized(inputs) becomes when turned back: x * std + mean, in place. x and inputs have one shape. */
+/** Undoes normalized(inputs): x * std + mean, in place. x and inputs have the same shape. */
 export function denormalize(x: Tensor, inputs: Tensor): Tensor {
   return withStatistics(inputs, ({ mean, std }) => x.mul_(std).add_(mean));
 }

@@ -1,5 +1,5 @@
-// The activations of a model under the original's names, their shapes per sequence, and the way between these names and
-// locations such as `5/mlp/post_act`.
+// The activations of a model under the original's names, their shapes per sequence, and conversions between these names
+// and locations such as `5/mlp/post_act`.
 import { formatLocation, parseLocation } from '../transformer/location.js';
 import {
   Dimension,
@@ -91,11 +91,11 @@ export const activationHasNoLayers = (type: ActivationLocationType): boolean =>
     ActivationLocationType.logits,
   ].includes(type as never);
 
-/** False for what only hooks bring into being. */
+/** False for activations that only hooks create. */
 export const activationExistsByDefault = (type: ActivationLocationType): boolean =>
   type !== ActivationLocationType.onlineAutoencoderLatent;
 
-/** What an activation's last dimension counts. */
+/** The type of node that an activation's last dimension counts. */
 export function activationNodeType(type: ActivationLocationType): NodeType {
   const last = activationShapeSpec(type).at(-1) as Dimension;
   const nodeType = nodeTypeOfDimension(last);
@@ -123,7 +123,7 @@ export interface ActivationLocationTypeAndPassType {
 
 // ---- locations of hook points
 
-// Where the names differ by more than / for a dot. Two of the original's names stand for no hook point of its
+// Names that differ from a location by more than a dot for /. Two of the original's names stand for no hook point of its
 // transformer, and neither do those of autoencoders.
 const otherNames: Partial<Record<ActivationLocationType, string>> = {
   'mlp_ln.scale': 'resid/ln_mlp/scale',
@@ -155,7 +155,7 @@ export function locationOfActivation(type: ActivationLocationType, layer?: numbe
 }
 
 /**
- * The other way: the activation, and the layer if it has one, of a location.
+ * The activation of a location, and the layer if it has one.
  * @throws Error for what is no location, RangeError for a hook point that the original has no name for.
  */
 export function activationOfLocation(location: string): { type: ActivationLocationType; layer: number | undefined } {

@@ -6,11 +6,11 @@ import type { Tensor } from '../engine/ops/tensor.js';
 import { Dimension, NodeType } from './dimensions.js';
 import { type DerivedScalarType, findAutoencoderSpec, listAutoencoderNames } from './registry.js';
 
-/** undefined for what is in no layer. */
+/** A layer; undefined outside of layers. */
 export type LayerIndex = number | undefined;
 
 export interface AutoencoderConfig {
-  /** What the autoencoders encode. */
+  /** The activations that the autoencoders encode. */
   readonly dst: DerivedScalarType;
   /** The path or address of each layer's file; one entry alone may have the layer undefined. */
   readonly pathByLayerIndex: ReadonlyMap<LayerIndex, string>;
@@ -22,8 +22,8 @@ export interface AutoencoderContextOptions {
   config: AutoencoderConfig;
   device?: Device;
   /**
-   * At warmup, drop as many latents of each autoencoder, the last ones, as the one with the fewest dead latents has. So
-   * all keep one size, and indices stay what they are.
+   * At warmup, drop the last latents of each autoencoder: as many as the one with the fewest dead latents has dead. So all
+   * have one size, and the indices of latents do not change.
    */
   omitDeadLatents?: boolean;
 }
@@ -58,14 +58,14 @@ export class AutoencoderContext implements Disposable {
     return new Set(this.config.pathByLayerIndex.keys());
   }
 
-  /** What its latents are as nodes; undefined for autoencoders of the residual stream itself. */
+  /** The node type of its latents; undefined for autoencoders of the residual stream itself. */
   get autoencoderNodeType(): NodeType | undefined {
     return nodeTypes[this.dst];
   }
 
   /**
-   * The autoencoder of a layer: loaded by the first call, the same for later ones, and freed with the context.
-   * @throws RangeError for a layer that there is none for.
+   * The autoencoder of a layer: the first call loads it, later ones return the same, and it is freed with the context.
+   * @throws RangeError for a layer without one.
    */
   async getAutoencoder(layer?: LayerIndex): Promise<Autoencoder> {
     const path = this.config.pathByLayerIndex.get(layer);
@@ -121,7 +121,7 @@ export class AutoencoderContext implements Disposable {
     return { [Dimension.autoencoderLatents]: this.numAutoencoderDirections };
   }
 
-  /** What each latent writes, layer by layer: the decoders' weights [latents, inputs], the caller's to free. */
+  /** The output directions of latents by layer: the decoders' weights [latents, inputs], which the caller frees. */
   async getOutputWeights(): Promise<Map<LayerIndex, Tensor>> {
     const weights = new Map<LayerIndex, Tensor>();
     for (const layer of this.layerIndices) weights.set(layer, (await this.getAutoencoder(layer)).decoderWeight());
@@ -179,7 +179,7 @@ export class MultiAutoencoderContext implements Disposable {
     return new MultiAutoencoderContext(byNodeType);
   }
 
-  /** The set for a type of node; without one, or for latents in general, the only set there is. */
+  /** The set for a type of node; for none, or for latents in general, the only set there is. */
   getAutoencoderContext(nodeType?: NodeType): AutoencoderContext | undefined {
     if (nodeType !== undefined && nodeType !== NodeType.autoencoderLatent) {
       return this.autoencoderContextByNodeType.get(nodeType);
@@ -248,10 +248,10 @@ export function makeAutoencoderContext(options: {
   });
 }
 
-/** A latent is dead below this frequency; in float32, as frequencies are. */
+/** A latent is dead below this frequency; it is rounded to float32, the dtype of frequencies. */
 const deadBelow = Math.fround(1e-8);
 
-/** Latents that are active less often than once in 100 million tokens. @throws Error when it is all of them. */
+/** The number of latents that are active less than once in 100 million tokens. @throws Error when all of them are. */
 export async function countDeadLatents(autoencoder: Autoencoder): Promise<number> {
   const frequencies = await autoencoder.latentsActivationFrequency.read();
   if (frequencies.every((frequency) => frequency === 0)) {
@@ -261,7 +261,7 @@ export async function countDeadLatents(autoencoder: Autoencoder): Promise<number
 }
 
 /**
- * A smaller autoencoder of `nLatentsToKeep` latents: the first ones, so that indices stay what they are, or with
+ * A smaller autoencoder of `nLatentsToKeep` latents: the first ones, so that indices do not change, or with
  * preserveIndices false the most active ones, in their order. The same autoencoder when there is nothing to omit.
  */
 export async function omitLeastActiveLatents(

@@ -2,13 +2,13 @@
 // Members are camelCase here; the values are the original's.
 
 /**
- * What a dimension of a tensor counts. Those of attention heads (value channels) are per head, those of layers (MLP
- * activations) per layer.
+ * The kinds of a tensor's dimensions, by what they count. Dimensions of attention heads (value channels) are per head,
+ * those of layers (MLP activations) per layer.
  */
 export const Dimension = {
   /** Positions of the sequence. */
   sequenceTokens: 'sequence_tokens',
-  /** Positions that are looked at: those of the sequence, and those of a cache before it. */
+  /** Positions that are attended to: those of the sequence, and those of a cache before it. */
   attendedToSequenceTokens: 'attended_to_sequence_tokens',
   /** The longest sequence there are position embeddings for. */
   maxContextLength: 'max_context_length',
@@ -68,10 +68,10 @@ const nodeTypes: Partial<Record<Dimension, NodeType>> = {
   autoencoder_latents_by_token_pair: NodeType.autoencoderLatentByTokenPair,
 };
 
-/** What a dimension counts, or undefined where that has no name. */
+/** The type of node that a dimension counts, or undefined where there is none. */
 export const nodeTypeOfDimension = (dimension: Dimension): NodeType | undefined => nodeTypes[dimension];
 
-/** Where in a layer something happens, just fine enough to say what comes before what. The numbers are not for files. */
+/** Locations in a layer, just fine enough to show their order. The numbers are not for files. */
 export const LocationWithinLayer = { endOfPrevLayer: 1, attn: 2, residPostAttn: 3, mlp: 4, residPostMlp: 5 } as const;
 export type LocationWithinLayer = (typeof LocationWithinLayer)[keyof typeof LocationWithinLayer];
 

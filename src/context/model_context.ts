@@ -1,5 +1,5 @@
-// A model as the rest of a program sees it: its sizes, its weights in standard shapes and its tokenizer, before it is
-// loaded or without loading it at all. Subclasses bring models of other kinds.
+// The context of a model: its sizes, its weights in standard shapes and its tokenizer, before the model is loaded or
+// without loading it. Subclasses add other kinds of models.
 import { checkInteger, describe, wrong } from '../engine/check.js';
 import { Device, getDefaultDevice } from '../engine/device.js';
 import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
@@ -15,15 +15,15 @@ import { shownModelName } from '../transformer/weights/names.js';
 import { Dimension } from './dimensions.js';
 import { dimensionIndex, WeightLocationType, weightHasNoLayers, weightShapeSpec } from './weight_locations.js';
 
-/** A text that is not one token, where one was wanted. */
+/** Thrown for a text that is not one token where one is required. */
 export class InvalidTokenException extends Error {}
 
 export interface GetWeightOptions {
-  /** For weights that each layer has. */
+  /** The layer, for weights that each layer has. */
   layer?: number;
   /** Divide by the Euclidean norm along this dimension. */
   normalizeDim?: Dimension;
-  /** Where the tensor is to be; the context's device when left out. */
+  /** The tensor's device; the context's when left out. */
   device?: Device;
 }
 
@@ -161,12 +161,12 @@ export abstract class ModelContext {
 /** x / max(norm along dim, 1e-12): a new tensor. */
 function divideByNorm(x: Tensor, dim: number): Tensor {
   const n = x.shape[dim] as number;
-  const turn = [...x.shape.keys()].filter((d) => d !== dim).concat(dim); // the dimension last
+  const order = [...x.shape.keys()].filter((d) => d !== dim).concat(dim); // the dimension last
   using wide = x.to('float32');
-  const turned = wide.permute(turn);
+  const permuted = wide.permute(order);
   // within the square root: as good as the maximum, and no division by 0
-  using norm = rootMeanSquare(turned, { eps: 1e-24 / n });
-  turned.div_(norm.mul_(Math.sqrt(n)));
+  using norm = rootMeanSquare(permuted, { eps: 1e-24 / n });
+  permuted.div_(norm.mul_(Math.sqrt(n)));
   return wide.to(x.dtype);
 }
 
@@ -189,7 +189,7 @@ export class StandardModelContext extends ModelContext {
     return new StandardModelContext(await describeModel(name), device);
   }
 
-  /** Where its files lie; undefined for random weights. */
+  /** The folder or address of its files; undefined for random weights. */
   get loadPath(): string | undefined {
     return this.#description.base;
   }
@@ -253,7 +253,7 @@ export class StandardModelContext extends ModelContext {
     }
   }
 
-  /** From the loaded model, as it is now, or else from its file. */
+  /** A weight of the loaded model, as it is now, or else from its file. */
   async #stored(name: string, device: Device): Promise<Tensor> {
     const { base } = this.#description;
     if (this.#loaded === undefined && base !== undefined) return readWeight(base, name, device);
@@ -292,7 +292,7 @@ const sizesOf = (config: TransformerConfig, nVocab: number): Partial<Record<Dime
   layers: config.nLayers,
 });
 
-/** A context that knows sizes and nothing else, for tests of what needs no more. */
+/** A context that has only sizes, for tests of code that needs no more. */
 export class StubModelContext extends ModelContext {
   readonly #sizes: Readonly<Partial<Record<Dimension, number>>>;
 

@@ -1,13 +1,13 @@
-// Every file on the network that a name stands for: a published model, a set of autoencoders, a checkpoint's address, or
-// one file's.
+// The addresses of all files that a name stands for: the name of a published model or a set of autoencoders, or the address
+// of a checkpoint or of one file.
 import { isBlobUrl, joined } from '../files/blob/blob_address.js';
 import { openModelFiles } from '../transformer/weights/model_files.js';
 import { modelBase, modelNames } from '../transformer/weights/names.js';
 import { findAutoencoderSpec, listAutoencoderNames } from './registry.js';
 
 /**
- * The addresses for a name. `layers`: of autoencoders, only these.
- * @throws Error for a name of nothing on the network, RangeError for a layer that there is none for.
+ * The addresses for a name; with `layers`, those of autoencoders at these layers only.
+ * @throws Error for a name that stands for no file on the network, RangeError for a layer without an autoencoder.
  */
 export async function namedFiles(name: string, layers?: readonly number[]): Promise<string[]> {
   const spec = findAutoencoderSpec('gpt2-small', name);

@@ -1,4 +1,4 @@
-// The published autoencoders by name, and those of the demo model. Names and places: model_registry.py of the original,
+// The published autoencoders by name, and those of the demo model. Names and addresses: model_registry.py of the original,
 // paths.py of openai/sparse_autoencoder for version 5.
 import { join } from 'node:path';
 import { packageRoot } from '../engine/native.js';

@@ -1,5 +1,5 @@
-// The weights of a model under the original's names, in the original's shapes: whatever has a privileged basis first
-// (heads, neurons), then inputs, then outputs.
+// The weights of a model under the original's names, in the original's shapes: dimensions with a privileged basis (heads,
+// neurons) come first, then inputs, then outputs.
 import { Dimension } from './dimensions.js';
 
 export const WeightLocationType = {

@@ -1,6 +1,6 @@
-// A file appears under its name only when it is whole and on the disk: it is written aside, synced and renamed, and
-// then its folder is synced, so that not even a power cut leaves half a file or an old name. A failure removes what
-// was written.
+// Atomic writing: a file appears under its name only when it is whole and on the disk. It is written aside, synced and
+// renamed, and then its folder is synced, so that not even a power cut leaves half a file or an old name. After a
+// failure, what was written is removed.
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -11,7 +11,7 @@ export type Chunk = string | Uint8Array;
 
 /**
  * Writes a file as a whole or not at all. An older file of that name stays until the new one replaces it.
- * @throws WriteError when the file cannot be written; what making the chunks throws stays as it is.
+ * @throws WriteError when the file cannot be written; errors of making the chunks stay as they are.
  */
 export async function writeFileAtomically(
   path: string,
@@ -26,7 +26,7 @@ export async function writeFileAtomically(
     await handle.close();
     await writing(path, 'file', rename(aside, path));
   } catch (error) {
-    await handle.close().catch(() => {}); // closed already
+    await handle.close().catch(() => {}); // it is closed already
     await rm(aside, { force: true });
     throw error;
   }
@@ -46,7 +46,7 @@ async function writeAll(
   }
 }
 
-/** At a position, or where the file stands. A full disk takes part of the bytes first, and says so at the next attempt. */
+/** Writes bytes at a position, or at the file's current one. A full disk takes some of the bytes and fails at the next write. */
 export async function writeBytes(handle: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
     const length = Math.min(bytes.length - at, largestWrite);
@@ -55,7 +55,7 @@ export async function writeBytes(handle: FileHandle, bytes: Uint8Array, position
   }
 }
 
-/** Makes the names in a folder last. */
+/** Syncs a folder, so that the names in it last. */
 export async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {

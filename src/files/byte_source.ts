@@ -1,11 +1,11 @@
-// Reading at a position, from a file, a blob or memory, never past the end. Files are read piece by piece (pread):
-// a checkpoint need not fit into memory twice.
+// Reading at a position, from a file, a blob or memory, never past the end. Files are read range by range (pread), so that
+// a checkpoint need not fit in memory twice.
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { allocate } from './memory.js';
 
 export interface ByteSource {
-  /** The reader and the file, to begin messages with. */
+  /** The reader and the file: messages begin with it. */
   readonly name: string;
   readonly size: number;
   /** A copy of `length` bytes from `position` on, at the start of a buffer of its own. */
@@ -24,11 +24,11 @@ export interface LocalSource extends ByteSource {
 // The system reads no more than 2^31 - 4096 bytes at once.
 const largestRead = 2 ** 30;
 
-/** Opens a file for reading. Refuses what is no regular file: a pipe would block, and a device may never end. */
+/** Opens a file for reading. Only regular files are opened: a pipe would block, and a device may never end. */
 export async function openFile(name: string, path: string): Promise<LocalSource> {
-  const handle = await inWords(name, open(path, constants.O_RDONLY | constants.O_NONBLOCK));
+  const handle = await explained(name, open(path, constants.O_RDONLY | constants.O_NONBLOCK));
   try {
-    const stats = await inWords(name, handle.stat());
+    const stats = await explained(name, handle.stat());
     if (!stats.isFile()) throw new Error(`${name}: is no regular file`);
     return handleSource(name, handle, stats.size);
   } catch (error) {
@@ -37,12 +37,12 @@ export async function openFile(name: string, path: string): Promise<LocalSource>
   }
 }
 
-/** The first `size` bytes of an open file. Closing closes the handle. */
+/** The first `size` bytes of an open file. Closing the source closes the handle. */
 export function handleSource(name: string, handle: FileHandle, size: number): LocalSource {
   const fill = async (position: number, bytes: Uint8Array) => {
     for (let at = 0; at < bytes.length; ) {
       const part = Math.min(bytes.length - at, largestRead);
-      const { bytesRead } = await inWords(name, handle.read(bytes, at, part, position + at));
+      const { bytesRead } = await explained(name, handle.read(bytes, at, part, position + at));
       if (bytesRead === 0) throw new Error(`${name}: became shorter while it was read`);
       at += bytesRead;
     }
@@ -71,7 +71,7 @@ const reasons: Record<string, string> = {
   EIO: 'the disk reports an error',
 };
 
-async function inWords<T>(name: string, work: Promise<T>): Promise<T> {
+async function explained<T>(name: string, work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (cause) {

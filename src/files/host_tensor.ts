@@ -1,5 +1,5 @@
-// Tensors in host memory, as files hold them, before any device sees them. JavaScript has no arrays of float16 and
-// bfloat16: those travel as their raw bits. Formats: IEEE 754-2008 binary16, and bfloat16 as the upper half of a
+// Tensors in host memory, as files hold them. JavaScript has no arrays of float16 and bfloat16: those are held as their
+// raw bits. Formats: IEEE 754-2008 binary16, and bfloat16 as the upper half of a
 // binary32. Rounding is to nearest, ties to even.
 
 export type HostDType =
@@ -47,7 +47,7 @@ export interface StoredTensor {
   slices(buffer: ArrayBuffer): AsyncGenerator<TypedArray>;
 }
 
-/** What a checkpoint can hold besides tensors. Objects have no prototype, so that no key is special. */
+/** A value in a checkpoint. Objects have no prototype, so that no key is special. */
 export type StateValue = HostTensor | number | string | boolean | null | bigint | StateDict | StateValue[];
 
 export interface StateDict {
@@ -103,7 +103,7 @@ export function viewAs(dtype: HostDType, buffer: ArrayBufferLike, byteOffset: nu
   return new (arrayOf(dtype))(buffer, byteOffset, count);
 }
 
-/** True for what is a HostTensor by its parts; a state dict with keys of these names is none. */
+/** True for an object with the members of a HostTensor; a state dict with keys of these names is none. */
 export function isHostTensor(x: unknown): x is HostTensor {
   if (typeof x !== 'object' || x === null) return false;
   const { dtype, shape, data } = x as Partial<HostTensor>;
@@ -176,8 +176,8 @@ export function floatToHalf(value: number): number {
   return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
 }
 
-// The bits of a number cut to float32, with the last bit set when something was cut off. Rounding those once more gives
-// what rounding the double would; rounding twice to nearest would not.
+// The bits of a number truncated to float32, with the last bit set when something was cut off (rounding to odd). Rounding
+// those once more gives the same as rounding the double; rounding to nearest twice would not.
 function singleToOdd(value: number): number {
   const bits = bitsOf(value);
   const rounded = single[0] as number;

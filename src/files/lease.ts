@@ -1,6 +1,7 @@
-// The right of one process at a time to fill a folder: a file that its owner touches every second. When it has not been
-// touched for a while, its owner is gone, or stands still, and another may take over; at once, if the owner is known to be
-// dead. Nothing but efficiency rests on it: two that both believe to be the owner do the same work twice.
+// A lease on a folder: the right of one process at a time to fill it. It is a file that its owner touches every second.
+// When the file has not been touched for a while, its owner has ended or is suspended, and another process may take the
+// lease over; if the owner is known to be dead, it may do so at once. Only efficiency rests on leases: two processes that
+// both believe to be the owner do the same work twice.
 import { randomUUID } from 'node:crypto';
 import { constants, readFileSync, readlinkSync } from 'node:fs';
 import { lstat, open, rename, rm, utimes } from 'node:fs/promises';
@@ -9,13 +10,13 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { shown } from './text.js';
 
-export interface Claim {
-  /** Whether it is somebody else's by now. */
+export interface Lease {
+  /** Whether another process has it by now. */
   lost(): Promise<boolean>;
   release(): Promise<void>;
 }
 
-/** What a claim says of its owner. `place` is where the process number means something. */
+/** The owner, as the file of a lease names it. `place` is the process space in which `pid` is a process. */
 export interface Owner {
   readonly token: string;
   readonly host: string;
@@ -26,14 +27,14 @@ export interface Owner {
 const touchMilliseconds = 1000;
 const staleMilliseconds = 5000;
 const pollMilliseconds = 100;
-/** More than what an owner says of itself. */
+/** No file of a lease is longer, in bytes. */
 const longestOwner = 4096;
 
 /**
- * The claim on a folder, or undefined while somebody else has it. It ends with the process, however that ends.
- * `name` is the file's, as a folder may be shared by several that each fill a part of it.
+ * The lease on a folder, or undefined while another process has it. It ends with the process, however that ends.
+ * `name` is the name of the lease's file: several processes may share a folder and each fill a part of it.
  */
-export async function claim(folder: string, name = 'claim'): Promise<Claim | undefined> {
+export async function takeLease(folder: string, name = 'claim'): Promise<Lease | undefined> {
   const path = join(folder, name);
   const self = thisProcess();
   if (!(await created(path, self))) {
@@ -57,43 +58,48 @@ export async function claim(folder: string, name = 'claim'): Promise<Claim | und
 }
 
 /**
- * The claim on a folder, or in words who has it: `process 123 on some-host`. Of an owner that cannot be asked, whether it
- * is at work shows within some seconds.
+ * The lease on a folder, or the name of its owner: `process 123 on some-host`. An owner on another machine cannot be asked
+ * whether it is at work; that shows within some seconds.
  */
-export async function claimOrOwner(folder: string, name: string): Promise<Claim | string> {
+export async function leaseOrOwner(folder: string, name: string): Promise<Lease | string> {
   const path = join(folder, name);
   let first: number | undefined;
   for (;;) {
-    const claimed = await claim(folder, name);
-    if (claimed) return claimed;
+    const lease = await takeLease(folder, name);
+    if (lease) return lease;
     const touched = (await lstat(path).catch(() => undefined))?.mtimeMs;
     if (first !== undefined && touched !== undefined && touched !== first) break;
     first ??= touched;
     await sleep(pollMilliseconds);
   }
-  return ownerInWords(await ownerOf(path));
+  return showOwner(await ownerOf(path));
 }
 
-/** This process as the owner of a new claim. */
-export const thisProcess = (): Owner => ({ token: randomUUID(), host: hostname(), place: place(), pid: process.pid });
+/** This process as the owner of a new lease. */
+export const thisProcess = (): Owner => ({
+  token: randomUUID(),
+  host: hostname(),
+  place: processSpace(),
+  pid: process.pid,
+});
 
-export const ownerInWords = (owner: Owner | undefined): string =>
+export const showOwner = (owner: Owner | undefined): string =>
   owner ? `process ${owner.pid} on ${shown(owner.host)}` : 'another process';
 
-/** What `JSON.stringify(owner)` was; undefined for anything else. */
+/** The owner whose `JSON.stringify(owner)` a text is; undefined for any other text. */
 export function parseOwner(text: string): Owner | undefined {
   try {
     const owner = JSON.parse(text);
     const isText = ['token', 'host', 'place'].every((name) => typeof owner?.[name] === 'string');
     return isText && Number.isSafeInteger(owner.pid) && owner.pid > 0 ? owner : undefined;
   } catch {
-    return undefined; // not written yet, or not to the end
+    return undefined; // it is not written yet, or not to the end
   }
 }
 
-/** Of a process of this machine, whether it is at work; undefined for others. */
+/** Whether an owner on this machine is at work; undefined for owners on others. */
 export const isAtWork = (owner: Owner): boolean | undefined =>
-  owner.place === place() ? isAlive(owner.pid) : undefined;
+  owner.place === processSpace() ? isAlive(owner.pid) : undefined;
 
 async function created(path: string, self: Owner): Promise<boolean> {
   const handle = await open(path, 'wx').catch((error: NodeJS.ErrnoException) => {
@@ -113,11 +119,11 @@ async function created(path: string, self: Owner): Promise<boolean> {
   }
 }
 
-// The folder may come from anywhere: a link is not followed, a pipe not waited for, and a long file not read.
+// The folder may come from anywhere: links are not followed, pipes do not block, and long files are not read.
 async function ownerOf(path: string): Promise<Owner | undefined> {
   const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
   const handle = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch(() => undefined);
-  if (!handle) return undefined; // not there, or a link
+  if (!handle) return undefined; // it is not there, or is a link
   try {
     const { size } = await handle.stat().then((found) => (found.isFile() ? found : { size: 0 }));
     if (size === 0 || size > longestOwner) return undefined;
@@ -136,13 +142,13 @@ async function isStale(path: string): Promise<boolean> {
   if (found.isDirectory()) {
     throw new Error(`${path} is a folder, where the file of the process that writes here belongs: remove it`);
   }
-  if (!found.isFile()) return true; // a link or a pipe, which no owner makes
+  if (!found.isFile()) return true; // it is a link or a pipe, which no owner makes
   const owner = await ownerOf(path);
   const atWork = owner && isAtWork(owner);
   if (atWork === false) return true;
   if (Math.abs(Date.now() - found.mtimeMs) <= staleMilliseconds) return false;
-  if (atWork === true) return true; // it stands still
-  // It may be that another machine's clock goes wrong: then the file is touched meanwhile.
+  if (atWork === true) return true; // its owner is suspended
+  // The clock of another machine may be wrong: then the file is touched meanwhile.
   await sleep(staleMilliseconds);
   return (await lstat(path).catch(() => undefined))?.mtimeMs === found.mtimeMs;
 }
@@ -156,9 +162,9 @@ function isAlive(pid: number): boolean {
   }
 }
 
-// One start of one machine, and there one container: elsewhere the same number is another process. Where a system does
-// not tell, no other place is ever taken for this one, and only the time decides.
-function place(): string {
+// The boot of this machine and the container (PID namespace) in it: elsewhere the same number is another process. On a
+// system that does not show them, every owner counts as being elsewhere, and only the time decides.
+function processSpace(): string {
   try {
     return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${readlinkSync('/proc/self/ns/pid')}`;
   } catch {
@@ -166,7 +172,7 @@ function place(): string {
   }
 }
 
-/** Only one of several gets to rename it. */
+/** Removes a stale file. Of several processes that try, only one succeeds in renaming it. */
 async function takeAway(path: string, token: string): Promise<void> {
   const aside = `${path}.${token}`;
   await rename(path, aside).catch(() => {});

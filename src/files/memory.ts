@@ -1,34 +1,34 @@
-// What memory has room for, as far as that can be foreseen: systems hand out more than they have, and end a process that
-// then uses it.
+// How much memory can be allocated, as far as that can be foreseen: systems grant more than they have, and end a process
+// that then uses it.
 import { freemem, totalmem } from 'node:os';
 
-// Less is taken without asking: the answer takes the system some time.
-const unasked = 2 ** 26;
+// Less is allocated without asking: the answer takes the system some time.
+const unchecked = 2 ** 26;
 
 /**
- * Bytes that can be taken, about; undefined when `bytes` are that few. What may be garbage counts as free, and so does what
- * the system keeps of files that were read or written. Of a container's limit, process.availableMemory() takes that off.
+ * About how many bytes can be allocated; undefined when `bytes` are too few to ask. Possible garbage counts as free, and so
+ * does the system's cache of files. (process.availableMemory() subtracts that cache from a container's limit.)
  */
-function roomFor(bytes: number): number | undefined {
-  if (bytes <= unasked) return undefined;
-  if (process.platform !== 'linux') return totalmem(); // what is free says little elsewhere: caches are not counted
+function availableFor(bytes: number): number | undefined {
+  if (bytes <= unchecked) return undefined;
+  if (process.platform !== 'linux') return totalmem(); // elsewhere the free memory says little: caches do not count as free
   const { rss, arrayBuffers } = process.memoryUsage();
   const limit = process.constrainedMemory() || Number.POSITIVE_INFINITY;
   return Math.min(totalmem(), Math.min(freemem(), limit - rss) + arrayBuffers);
 }
 
-/** @throws RangeError when memory has no room for so many bytes: `WHAT take N bytes, …: ADVICE`. */
-export function checkRoom(what: string, bytes: number, advice: string): void {
-  const room = roomFor(bytes);
-  if (room === undefined || bytes <= room) return;
-  throw new RangeError(`${what} take ${bytes} bytes, and memory has room for ${Math.max(0, room)}: ${advice}`);
+/** @throws RangeError when so many bytes do not fit in memory: `WHAT take N bytes, …: ADVICE`. */
+export function checkMemory(what: string, bytes: number, advice: string): void {
+  const available = availableFor(bytes);
+  if (available === undefined || bytes <= available) return;
+  throw new RangeError(`${what} take ${bytes} bytes, and memory has room for ${Math.max(0, available)}: ${advice}`);
 }
 
-/** Zeroed bytes; what memory cannot hold is an error in words. */
+/** Zeroed bytes. @throws Error when they do not fit in memory. */
 export function allocate(name: string, length: number): Uint8Array<ArrayBuffer> {
-  const room = roomFor(length);
+  const available = availableFor(length);
   try {
-    if (room !== undefined && length > room) throw new RangeError(`there is room for ${room}`);
+    if (available !== undefined && length > available) throw new RangeError(`${available} are available`);
     return new Uint8Array(length);
   } catch (cause) {
     throw new Error(`${name}: no memory for ${length} bytes`, { cause });

@@ -1,6 +1,7 @@
-// Values and sizes as text for messages, reports and terminals. Files, servers and users give values of any kind and length.
+// Values and sizes as text for messages, reports and terminals: values from files, servers and users have any kind and
+// length.
 
-/** A value, fit for a message: short, on one line, and never what a container holds. */
+/** A value for a message: short, on one line, and without the contents of a container. */
 export const shown = (x: unknown): string => (typeof x === 'string' ? escaped(x, 120) : nameOf(x));
 
 /** The same, with text in quotes, of which at most `most` characters are shown. */
@@ -17,9 +18,13 @@ const escaped = (text: string, most: number): string =>
     .slice(1, -1)
     .replace(/[\u007f-\u009f]/g, (c) => `\\u00${c.charCodeAt(0).toString(16)}`);
 
+/** Text of any length for a message, its control characters as escapes. */
+export const withEscapes = (text: string): string =>
+  text.replace(/\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+
 /** Text for a terminal: on one line, without characters that control the terminal, and not longer than `most`. */
 export function printable(text: string, most = 300): string {
-  // control characters; characters that turn the direction of writing, have no width or break a line; halves of characters
+  // control characters; characters that change the direction of writing, have no width or break a line; halves of characters
   const plain = text.slice(0, most).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, '?');
   return text.length > most ? `${plain}…` : plain;
 }

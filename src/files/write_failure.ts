@@ -1,16 +1,17 @@
-// Why something could not be written, in words: what is in the way, and where. And folders with those above them.
+// Messages that say why something could not be written: what is in the way, and where. And making folders with their
+// parents.
 import { access, constants, lstat, mkdir, readlink, rmdir, stat } from 'node:fs/promises';
 import { dirname, normalize } from 'node:path';
 
 /** A file or folder that could not be written: `cannot write PATH: REASON`. */
 export class WriteError extends Error {
-  /** The system's. */
+  /** The system's error code. */
   readonly code: string | undefined;
 
   constructor(
     readonly path: string,
     readonly reason: string,
-    /** The same will fail in the same way, until another path is chosen. */
+    /** Whether writing there fails again in the same way until another path is chosen. */
     readonly needsOtherPath: boolean,
     cause: unknown,
   ) {
@@ -39,10 +40,10 @@ const unfit: Record<string, string> = {
 
 const inTheWay = ['EEXIST', 'EISDIR', 'ELOOP', 'ENOENT', 'ENOTDIR', 'ENOTEMPTY'];
 
-/** The system's error in words. `kind` is what there should be at the path. */
+/** The system's error as a message that says why. `kind` is what should be written at the path. */
 export async function writeError(path: string, kind: 'file' | 'folder', cause: unknown): Promise<WriteError> {
   if (cause instanceof WriteError) {
-    return cause.path === path ? cause : writeError(path, kind, cause.cause); // which begins where it could not go on
+    return cause.path === path ? cause : writeError(path, kind, cause.cause); // its path is that of a folder above
   }
   const { code = '', message } = cause as NodeJS.ErrnoException;
   if (path === '') return new WriteError("''", 'it is no path', true, cause);
@@ -62,7 +63,7 @@ export async function writing<T>(path: string, kind: 'file' | 'folder', work: Pr
   }
 }
 
-/** Awaits what `operation` writes, whose name a failure to write then begins with; other errors stay as they are. */
+/** Awaits the writing of `operation`, with whose name a failure then begins; other errors stay as they are. */
 export async function writingFor<T>(operation: string, work: Promise<T>): Promise<T> {
   try {
     return await work;
@@ -74,56 +75,56 @@ export async function writingFor<T>(operation: string, work: Promise<T>): Promis
 
 interface Obstacle {
   readonly what: string;
-  /** Nobody is going to remove it. */
+  /** Whether it stays in the way, so that another path is needed. */
   readonly stays: boolean;
 }
 
 async function obstacleOf(path: string, kind: 'file' | 'folder'): Promise<Obstacle | undefined> {
   const inWay = (what: string): Obstacle => ({ what, stays: true });
-  for (const place of [...placesAbove(path), path]) {
-    const name = place === path ? 'it' : place;
-    const found = await stat(place).catch((error: NodeJS.ErrnoException) => error.code);
-    const isLink = (await lstat(place).catch(() => undefined))?.isSymbolicLink() ?? false;
-    if (isLink && found === 'ENOENT') return inWay(`${name} is a link to ${await readlink(place)}, which is not there`);
+  for (const current of [...foldersAbove(path), path]) {
+    const name = current === path ? 'it' : current;
+    const found = await stat(current).catch((error: NodeJS.ErrnoException) => error.code);
+    const isLink = (await lstat(current).catch(() => undefined))?.isSymbolicLink() ?? false;
+    if (isLink && found === 'ENOENT')
+      return inWay(`${name} is a link to ${await readlink(current)}, which is not there`);
     if (isLink && found === 'ELOOP') return inWay(`${name} is a link that leads back to itself`);
-    if (found === 'ENOENT' && place !== path && kind === 'file')
-      return { what: `there is no folder ${place}`, stays: false };
+    if (found === 'ENOENT' && current !== path && kind === 'file')
+      return { what: `there is no folder ${current}`, stays: false };
     if (typeof found !== 'object') {
       if (found === 'ENOENT') continue;
       return undefined;
     }
     if (found.isDirectory()) {
-      if (place === path && kind === 'file') return inWay('it is a folder, not a file');
+      if (current === path && kind === 'file') return inWay('it is a folder, not a file');
       continue;
     }
-    if (place !== path || kind === 'folder') return inWay(`${name} is a file, not a folder`);
+    if (current !== path || kind === 'folder') return inWay(`${name} is a file, not a folder`);
     if (!found.isFile()) return inWay('it is a device, a pipe or a socket, not a file');
   }
   return undefined;
 }
 
 /** The folders that a path lies in, from the outermost on, as the path names them. */
-function placesAbove(path: string): string[] {
-  const places: string[] = [];
-  for (let place = dirname(normalize(path)); !places.includes(place); place = dirname(place)) places.push(place);
-  return places.reverse();
+function foldersAbove(path: string): string[] {
+  const folders: string[] = [];
+  for (let folder = dirname(normalize(path)); !folders.includes(folder); folder = dirname(folder)) folders.push(folder);
+  return folders.reverse();
 }
 
 /**
- * Makes a folder with all above it where there are none. Returns what removes those that it made, as far as they are
- * empty. Not mkdir's own way of doing so: that never ends where the system says ENOENT of a folder that is there, as
- * below /proc.
+ * Makes a folder and its parents, unless they exist. Returns a function that removes those that it made, as far as they
+ * are empty. (mkdir's recursive option never ends where the system says ENOENT of an existing folder, as below /proc.)
  * @throws WriteError when something is in the way, or the system refuses.
  */
 export async function makeFolder(path: string): Promise<() => Promise<void>> {
   const made: string[] = [];
   const undo = async () => {
-    for (const place of made.reverse()) await rmdir(place).catch(() => {}); // there is something in it now
+    for (const folder of made.reverse()) await rmdir(folder).catch(() => {}); // something is in it now
   };
   try {
-    for (const place of path === '' ? [''] : [...placesAbove(path), path]) {
-      if (place !== '' && (await stat(place).catch(() => undefined))?.isDirectory()) continue;
-      if (await makeOne(place)) made.push(place);
+    for (const folder of path === '' ? [''] : [...foldersAbove(path), path]) {
+      if (folder !== '' && (await stat(folder).catch(() => undefined))?.isDirectory()) continue;
+      if (await makeOne(folder)) made.push(folder);
     }
   } catch (cause) {
     await undo();
@@ -132,19 +133,19 @@ export async function makeFolder(path: string): Promise<() => Promise<void>> {
   return undo;
 }
 
-/** Says whether it was not there. */
+/** Makes a folder; false when it exists already. */
 async function makeOne(path: string): Promise<boolean> {
   try {
     await mkdir(path);
     return true;
   } catch (error) {
-    // by another process, just now
+    // another process has just made it
     if ((await stat(path).catch(() => undefined))?.isDirectory()) return false;
     throw error;
   }
 }
 
-/** @throws WriteError when it is known already that a file could not be written: its folder is not there, for instance. */
+/** @throws WriteError when a file certainly cannot be written: its folder is not there, for instance. */
 export async function checkWritable(path: string): Promise<void> {
   await checkReplaceable(path);
   const checked = async () => {
@@ -154,7 +155,7 @@ export async function checkWritable(path: string): Promise<void> {
   await writing(path, 'file', checked());
 }
 
-/** @throws WriteError when what is at a path is no file, such as /dev/null, which a new file would take the place of. */
+/** @throws WriteError when the path is that of something other than a file, such as /dev/null, which a new file would replace. */
 export async function checkReplaceable(path: string): Promise<void> {
   const found = await stat(path).catch(() => undefined);
   if (!found || found.isFile()) return;

@@ -1,4 +1,4 @@
-// Ablations in words, `3/mlp/post_act/300`: hooks that set channels of an activation to 0.
+// Ablations given as text, `3/mlp/post_act/300`: hooks that set features of an activation to 0.
 import { AtLayers, type HookFunction, TransformerHooks } from './hooks.js';
 import { expandLocations, locationShape, parseLocation } from './location.js';
 import type { SubjectModel } from './subject_model.js';

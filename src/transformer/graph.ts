@@ -1,7 +1,8 @@
-// GPT-2, once, top to bottom, its hook points as lines. Each stretch has a fused form for when nobody watches its inside and an
-// open one for when somebody does; plan.ts chooses.
+// The forward pass of GPT-2, from top to bottom, with a line for each hook point. A section of the pass has two versions:
+// fused kernels, used when no hook or caller needs the values inside it, and open steps, used when one does. pass_plan.ts
+// chooses between them.
 //
-// Letters: B batch, S new tokens, T all tokens, D model width, H heads, C channels of a head, A = H C, F hidden width, V vocabulary.
+// Letters: B batch, S new tokens, T all tokens, D model width, H heads, C head width, A = H C, F hidden width, V vocabulary.
 //   tokens (B,S) -> x (B,S,D) -> per layer: ln (B,S,D) -> qkv (B,S,3A) -> attention (B,S,H,C) -> delta (B,S,D) -> x
 //                                         ln (B,S,D) -> pre, post (B,S,F) -> delta (B,S,D) -> x
 //   -> ln (B,S,D) -> logits (B,S,V)
@@ -22,36 +23,36 @@ import { type HookContext, isPassOwned, type TransformerHooks } from './hooks.js
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point } from './location.js';
 import type { Input } from './padding.js';
-import { type Addition, type LayerPlan, type NormId, type Plan, watchedPoint } from './pass_plan.js';
+import { type Addition, type LayerPlan, type NormId, type PassPlan, watchedPoint } from './pass_plan.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
 export interface PassOptions {
   readonly config: TransformerConfig;
   readonly weights: Weights;
-  readonly plan: Plan;
+  readonly plan: PassPlan;
   readonly input: Input;
   readonly hooks?: TransformerHooks;
   /** The caches to extend; without them none are made. */
   readonly caches?: KvCaches;
-  /** Locations whose values are handed out. */
+  /** Locations whose values are returned. */
   readonly wanted?: ReadonlySet<string>;
-  /** Unembed the last position alone. */
+  /** Compute the logits of the last position only. */
   readonly lastOnly?: boolean;
 }
 
 const eps = 1e-5;
 
-/** The residual stream (B,S,D). A delta has yet to be added: the layer norm that comes next does that. */
+/** The residual stream (B,S,D). A delta is not added yet: the layer norm that comes next adds it. */
 interface Stream {
   readonly x: Tensor;
   readonly delta?: Tensor;
 }
 
-/** Thrown when the last wanted value is there: the rest of the pass is not needed. */
+/** Thrown when the last wanted value is computed: the rest of the pass is not needed. */
 const enough = Symbol('enough');
 
-/** Runs a pass; gives the logits (unless it stopped before) and the wanted values, all the caller's to free. */
+/** Runs a pass; returns the logits (unless it stopped before) and the wanted values. The caller frees them. */
 export async function runPass(options: PassOptions): Promise<{ logits?: Tensor; values: Map<string, Tensor> }> {
   const pass = new Pass(options);
   try {
@@ -72,7 +73,7 @@ class Pass {
   readonly values = new Map<string, Tensor>();
   readonly #options: PassOptions;
   readonly #end: number;
-  #pad: Tensor | undefined; // bool [B, T], where anything is padded
+  #pad: Tensor | undefined; // bool [B, T]; undefined without padding
 
   constructor(options: PassOptions) {
     this.#options = options;
@@ -129,38 +130,38 @@ class Pass {
   async #add(
     sublayer: 'attn' | 'mlp',
     layer: number,
-    form: Addition,
+    addition: Addition,
     x: Tensor,
     input: Tensor,
     { w, bias }: Linear,
   ): Promise<Stream> {
     const s = this.scope;
     const rows = s.add(input.reshape(...x.shape.slice(0, 2), w.k)); // heads side by side
-    if (form === 'product') {
+    if (addition === 'product') {
       x = this.#replace(x, linear(rows, w, { bias, residual: x })); // B S D
       s.free(rows, input);
     } else {
       let delta = s.add(linear(rows, w, { bias })); // B S D
       s.free(rows, input);
       delta = await this.#point(`resid.torso.delta_${sublayer}`, delta, layer);
-      if (form === 'norm') return { x, delta };
+      if (addition === 'norm') return { x, delta };
       x = this.#replace(x, x.add(delta));
       s.free(delta);
     }
     return { x: await this.#point(`resid.torso.post_${sublayer}`, x, layer) };
   }
 
-  /** The stream's last position alone: (B,1,D). */
+  /** Only the last position of the stream: (B,1,D). */
   #lastPosition({ x, delta }: Stream, seq: number): Stream {
     const last = (t: Tensor) => this.#replace(t, t.slice(1, seq - 1).clone());
     return delta ? { x: last(x), delta: last(delta) } : { x: last(x) };
   }
 
-  /** The stream, complete, and its layer norm. In steps, float32 throughout, as in the original. */
+  /** The stream, complete, and its layer norm. The open steps compute in float32 throughout, as in the original. */
   async #norm(
     prefix: NormId,
     layer: number | undefined,
-    form: 'fused' | 'open',
+    kernel: 'fused' | 'open',
     { gain, bias }: Norm,
     { x, delta }: Stream,
   ): Promise<{ x: Tensor; normed: Tensor }> {
@@ -170,7 +171,7 @@ class Pass {
       s.free(x, delta);
       return { x: s.add(sum), normed: s.add(out) };
     }
-    if (form === 'fused') return { x, normed: s.add(layerNorm(x, gain, bias, { eps })) };
+    if (kernel === 'fused') return { x, normed: s.add(layerNorm(x, gain, bias, { eps })) };
     const wide = s.add(x.to('float32'));
     const mean = s.add(wide.mean(-1, { keepDim: true })); // B S 1
     let centred = this.#replace(wide, wide.sub(mean));
@@ -201,8 +202,8 @@ class Pass {
       s.free(qkv);
       return this.#point('attn.v_out', mixed, layer);
     }
-    // copies of one's own: what a hook changes must not reach the cache
-    const scale = C ** -0.25; // of queries and of keys alike, as in the original
+    // copies, so that a hook's changes do not reach the cache
+    const scale = C ** -0.25; // for queries and keys alike, as in the original
     q4 = await this.#point('attn.q', s.add(q4.mul(scale)), layer); // B S H C
     k4 = await this.#point('attn.k', s.add(k4.mul(scale)), layer); // B T H C
     v4 = await this.#point('attn.v', s.add(v4.clone()), layer); // B T H C
@@ -215,7 +216,7 @@ class Pass {
     return this.#point('attn.v_out', mixed, layer);
   }
 
-  /** The mix in one kernel, and the probabilities besides if they are handed out: they lie as (B,H,S,T). */
+  /** The mix in one kernel, with the probabilities if they are wanted: in memory they are (B,H,S,T). */
   async #fusedAttention(
     layer: number,
     plan: LayerPlan,
@@ -227,19 +228,19 @@ class Pass {
     const s = this.scope;
     const [B, S, H] = q.shape as [number, number, number];
     const T = k.shape[1] as number;
-    const probs = plan.probs ? s.add(turned(q.make([B, H, S, T]), [0, 2, 3, 1])) : undefined; // B S T H
+    const probs = plan.probs ? s.add(permuted(q.make([B, H, S, T]), [0, 2, 3, 1])) : undefined; // B S T H
     const pad = this.#pad ? { pad: this.#pad } : {};
     const mixed = s.add(attention(q, k, v, { ...pad, scale, ...(probs ? { probs } : {}) }));
     if (probs) s.free(await this.#point('attn.qk_probs', probs, layer));
     return mixed;
   }
 
-  /** Logits, softmax and mix in memory. They lie as (B,H,S,T) and (B,S,H,T), and are shown as the original's (B,S,T,H). */
+  /** Logits, softmax and mix as separate steps. Hooks see (B,S,T,H), as in the original; in memory it is (B,H,S,T). */
   async #openAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor): Promise<Tensor> {
     const s = this.scope;
     const product = matmul(q.permute([0, 2, 1, 3]), k.permute([0, 2, 3, 1])); // B H S T
     maskLogits(product, this.#pad ? { pad: this.#pad } : {});
-    let logits = s.add(turned(product, [0, 2, 3, 1])); // B S T H
+    let logits = s.add(permuted(product, [0, 2, 3, 1])); // B S T H
     logits = await this.#point('attn.qk_logits', logits, layer);
     if (logits.dtype !== 'float32') logits = this.#replace(logits, logits.to('float32'));
     let probs: Tensor; // B S T H
@@ -258,7 +259,7 @@ class Pass {
     return this.#replace(mixed, mixed.permute([0, 2, 1, 3]).clone()); // B S H C
   }
 
-  /** A hook point: calls whoever watches, hands the value out if it is wanted, and ends the pass after the last one. */
+  /** A hook point: runs its hooks, keeps the value if it is wanted, and ends the pass after the last wanted one. */
   async #point(point: Point, x: Tensor, layer?: number, extra?: HookContext): Promise<Tensor> {
     const { hooks, wanted } = this.#options;
     const location: Location = layer === undefined ? { point } : { point, layer };
@@ -267,7 +268,7 @@ class Pass {
       const where = layer === undefined ? point : `${point}, layer ${layer}`;
       const context = { ...extra, ...(layer === undefined ? {} : { layer }) };
       const result = await watched.run(x, context, where);
-      // the hook's own tensor stays its owner's; the value it takes the place of is no longer needed
+      // a tensor of the hook stays the hook's; the value that it replaces is no longer needed
       if (result !== x) {
         if (result.storage !== x.storage) this.scope.free(x); // unless it is a view of x
         if (isPassOwned(result)) this.scope.add(result);
@@ -282,7 +283,7 @@ class Pass {
     return x;
   }
 
-  /** Frees `old` (if it is the pass's) and takes `next` in its place. */
+  /** Frees `old` (if it is the pass's) and adds `next` to the scope. */
   #replace(old: Tensor, next: Tensor): Tensor {
     this.scope.free(old);
     return this.scope.add(next);
@@ -303,13 +304,13 @@ class Pass {
 /** (B,S,A) as (B,S,H,C), a view. */
 function splitHeads(t: Tensor, heads: number): Tensor {
   const [B, S, A] = t.shape as [number, number, number];
-  const [batch, row, channel] = t.strides as [number, number, number];
+  const [batch, row, element] = t.strides as [number, number, number];
   const C = A / heads;
-  return t.window([B, S, heads, C], [batch, row, C * channel, channel]);
+  return t.window([B, S, heads, C], [batch, row, C * element, element]);
 }
 
-/** The same memory with its dimensions in another order, t giving up its place as owner. */
-function turned(t: Tensor, order: number[]): Tensor {
+/** The same memory with its dimensions in another order; the result owns it instead of t. */
+function permuted(t: Tensor, order: number[]): Tensor {
   return t.become(
     order.map((d) => t.shape[d] as number),
     order.map((d) => t.strides[d] as number),

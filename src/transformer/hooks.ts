@@ -1,11 +1,11 @@
-// Hooks: functions that see, and may replace, a value inside a pass; and the tree of points they hang on, as in the original.
-// The constructors of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
+// Hooks: functions that see, and may replace, a value inside a pass; and the tree of hook points, as in the original. The
+// fields of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
 import { checkInteger } from '../engine/check.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
 
-/** What a hook is told besides x; bound values are added. */
+/** What a hook receives besides x; bound values are added. */
 export interface HookContext {
   /** The layer, at points inside one. */
   layer?: number;
@@ -15,8 +15,8 @@ export interface HookContext {
 }
 
 /**
- * x is valid until the hook ends: keep x.clone(). It may be changed in place; a returned tensor of the same shape, dtype and
- * device takes its place.
+ * x is valid until the hook ends; to keep it, clone it. It may be changed in place; a returned tensor of the same shape,
+ * dtype and device replaces it.
  */
 export type HookFunction = (x: Tensor, context: HookContext) => HookResult | Promise<HookResult>;
 // biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is of type void
@@ -26,17 +26,17 @@ export type HookResult = Tensor | undefined | void;
 export type Hook = HookFunction | HookRunner;
 
 export interface HookRunner {
-  /** As a function would; `where` names the point in errors. */
+  /** Does what a hook function does; `where` names the point in errors. */
   run(x: Tensor, context: HookContext, where?: string): HookResult | Promise<HookResult>;
-  /** False where it is known beforehand that nothing happens at this layer. Without it, every layer is watched. */
+  /** False if the runner certainly does nothing at this layer. Without this method, every layer is watched. */
   watches?(layer: number | undefined): boolean;
-  /** One with lists of its own. Without it, clones of a tree share the runner. */
+  /** A copy with lists of its own. Without this method, clones of a tree share the runner. */
   clone?(): HookRunner;
 }
 
 const isRunner = (hook: Hook): hook is HookRunner => typeof hook === 'object' && typeof hook?.run === 'function';
 
-/** What a hook returned, if it can take the place of x. */
+/** The value after a hook: its result, or x if it returned none. @throws TypeError for a result that cannot replace x. */
 function checked(result: HookResult, x: Tensor, where: string): Tensor {
   if (result === undefined || result === x) return x;
   const wrong = (what: string) => new TypeError(`${where}: a hook must return ${what}`);
@@ -50,7 +50,7 @@ function checked(result: HookResult, x: Tensor, where: string): Tensor {
   return result;
 }
 
-/** A sequence of hooks, each given what the one before it left; a hook itself. */
+/** A sequence of hooks, each of which receives the value that the one before it left. It is a hook itself. */
 export class Hooks implements HookRunner {
   protected hooks: Hook[] = [];
   protected bound: HookContext = {};
@@ -67,7 +67,7 @@ export class Hooks implements HookRunner {
     const all = { ...context, ...this.bound };
     for (const hook of this.hooks) {
       const result = checked(await (isRunner(hook) ? hook.run(x, all, where) : hook(x, all)), x, where);
-      // what AutoencoderHooks made ends when another hook's result takes its place
+      // a tensor that AutoencoderHooks made is freed when another hook's result replaces it
       if (isPassOwned(x) && result.storage !== x.storage) x.dispose();
       x = result;
     }
@@ -100,7 +100,7 @@ export class Hooks implements HookRunner {
     return this.hooks.some((hook) => !isRunner(hook) || (hook.watches?.(layer) ?? true));
   }
 
-  /** Hooks of one's own that call the same functions. */
+  /** A copy with the same functions. */
   clone(): Hooks {
     return this.copyInto(new Hooks());
   }
@@ -111,7 +111,7 @@ export class Hooks implements HookRunner {
     return other;
   }
 
-  /** @internal Takes over what `other` holds, as a copy. */
+  /** @internal Becomes a copy of `other`. */
   assign(other: Hooks): void {
     other.copyInto(this);
   }
@@ -155,7 +155,7 @@ export class ConditionalHooks extends Hooks {
   }
 }
 
-/** Hooks at some layers only. The other layers do not pay for them. */
+/** Hooks at some layers only. The other layers keep their fused kernels. */
 export class AtLayers extends ConditionalHooks {
   readonly layers: readonly number[];
 
@@ -237,7 +237,7 @@ export class HookCollection {
     return [...this.#children.values()].every((child) => child.isEmpty());
   }
 
-  /** A tree of one's own with the same functions. */
+  /** A copy of the tree with the same functions. */
   clone(): this {
     const copy = this.bare();
     copy.assign(this);
@@ -344,22 +344,22 @@ export class TransformerHooks extends HookCollection {
   readonly logits = this.add('logits', new FwdBwdHooks());
 }
 
-/** Both give a new tensor each time, which is freed when the hook ends. */
+/** encode and decode each return a new tensor, which is freed when the hook ends. */
 export interface AutoencoderHooksOptions {
   encode: (x: Tensor) => Tensor | Promise<Tensor>;
-  /** x is what was encoded; an autoencoder that normalises its inputs needs it. */
+  /** x is the tensor that was encoded; an autoencoder that normalises its inputs needs it. */
   decode: (latents: Tensor, x: Tensor) => Tensor | Promise<Tensor>;
   /** Put the reconstruction error back: without edits x then comes out as it went in. */
   addError?: boolean;
 }
 
-// Tensors that AutoencoderHooks made and gave to the pass: nobody else holds them, so the pass frees them.
+// Tensors that AutoencoderHooks made and gave to the pass: nothing else owns them, so the pass frees them.
 const madeHere = new WeakSet<Tensor>();
 
 /** @internal Whether a hook's result is the pass's to free. */
 export const isPassOwned = (t: Tensor): boolean => madeHere.has(t);
 
-/** A hook that passes x through an autoencoder, with points of its own for the latents, the reconstruction and the error. */
+/** A hook that passes x through an autoencoder; it has hook points for the latents, the reconstruction and the error. */
 export class AutoencoderHooks extends HookCollection implements HookRunner {
   readonly latents = this.add('latents', new FwdBwdHooks());
   readonly reconstruction = this.add('reconstruction', new FwdBwdHooks());
@@ -377,7 +377,7 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
 
   async run(x: Tensor, context: HookContext = {}, where = 'autoencoder'): Promise<Tensor> {
     const { encode, decode, addError = false } = this.#options;
-    const own = new Set<Tensor>(); // what is made here and freed here, unless it leaves as the result
+    const own = new Set<Tensor>(); // tensors that are made here and freed here, unless returned as the result
     const keep = (t: Tensor) => {
       own.add(t);
       return t;
@@ -386,7 +386,7 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
       if (!(t instanceof Tensor)) {
         throw new TypeError(`${where}, autoencoder: ${by} must return a tensor, but returned ${String(t)}`);
       }
-      return keep(t.storage === from.storage ? t.clone() : t); // an edit must not reach what it was made from
+      return keep(t.storage === from.storage ? t.clone() : t); // edits must not reach the tensor that it is a view of
     };
     const point = async (hooks: FwdBwdHooks, value: Tensor, id: string) => {
       const result = await hooks.run(value, context, `${where}, autoencoder ${id}`);
@@ -394,7 +394,7 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
     };
     try {
       const latents = made(await encode(x), 'encode', x);
-      // the error is that of the latents before anyone edited them
+      // the error is that of the unedited latents
       const before = addError ? made(await decode(latents, x), 'decode', latents) : undefined;
       const edited = await point(this.latents, latents, 'latents');
       const decoded = made(await decode(edited, x), 'decode', edited);
@@ -403,7 +403,7 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
         const error = await point(this.error, keep(x.sub(before ?? result)), 'error');
         if (addError) result = keep(result.add(error));
       }
-      // a hook's view of what is freed here gets memory of its own
+      // a hook's view of a tensor that is freed here is copied
       if (!own.has(result) && [...own].some(({ storage }) => storage === result.storage)) result = keep(result.clone());
       if (own.delete(result)) madeHere.add(result);
       return result;

@@ -1,5 +1,5 @@
-// Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have room to
-// spare and are written in place: continuing copies nothing but the new tokens.
+// Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have spare
+// capacity and are written in place: continuing a sequence copies only the new tokens.
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
@@ -22,7 +22,7 @@ export class KvCaches {
   #lengths: number[];
   #ended: string | undefined;
   #busy = false;
-  #claimed = false;
+  #wasRead = false;
 
   /** @internal */
   constructor(device: Device, dtype: DType, batch: number, width: number) {
@@ -65,7 +65,7 @@ export class KvCaches {
     return buffers;
   }
 
-  /** @internal Throws when they can no longer be used. */
+  /** @internal @throws Error when the caches can no longer be used. */
   check(): void {
     if (this.#ended) throw new Error(`kvCaches cannot be used: ${this.#ended}`);
   }
@@ -86,7 +86,7 @@ export class KvCaches {
   extend(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     const added = k.shape[1] as number;
     const total = this.#length + added;
-    // the first pass takes just what it needs, as most sequences are never continued
+    // the first pass allocates only what it needs, as most sequences are never continued
     if (total > this.#capacity) this.#capacity = this.#length === 0 ? total : Math.max(total, 2 * this.#capacity);
     const held = this.#layers[layer];
     const buffers = held && (held.k.shape[1] as number) >= total ? held : this.#grown(held);
@@ -96,7 +96,7 @@ export class KvCaches {
     return { k: buffers.k.slice(1, 0, total), v: buffers.v.slice(1, 0, total) };
   }
 
-  /** Larger buffers with what `held` holds. Both are there before the old ones go: running out of memory loses nothing. */
+  /** Larger buffers with the contents of `held`, which is freed last: nothing is lost when there is no memory for them. */
   #grown(held: Buffers | undefined): Buffers {
     const shape = [this.batch, this.#capacity, this.#width];
     const options = { device: this.#device, dtype: this.#dtype };
@@ -117,7 +117,7 @@ export class KvCaches {
     return { k, v };
   }
 
-  /** @internal The pass went well: its tokens count from now on. */
+  /** @internal The pass has succeeded: its tokens count from now on. */
   commit(pad: readonly Uint8Array[], lengths: readonly number[]): void {
     this.#length += pad[0]?.length ?? 0;
     this.#pad = this.#pad.map((old, row) => Uint8Array.from([...old, ...(pad[row] as Uint8Array)]));
@@ -125,7 +125,7 @@ export class KvCaches {
     this.#busy = false;
   }
 
-  /** @internal The pass failed: what it wrote is beyond the length and does not count. */
+  /** @internal The pass has failed: its tokens are beyond the length and do not count. */
   abandon(): void {
     this.#busy = false;
   }
@@ -140,14 +140,14 @@ export class KvCaches {
     }
   }
 
-  /** @internal They have an owner now. */
-  claim(): void {
-    this.#claimed = true;
+  /** @internal The caller of forward() has read the caches from its result, and owns them from now on. */
+  markRead(): void {
+    this.#wasRead = true;
   }
 
-  /** @internal Whether somebody has asked for them. */
-  get claimed(): boolean {
-    return this.#claimed;
+  /** @internal Whether the caller of forward() owns the caches. */
+  get wasRead(): boolean {
+    return this.#wasRead;
   }
 
   /** @internal */

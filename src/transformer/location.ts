@@ -1,4 +1,4 @@
-// The original's names of activations, `5/mlp/post_act`, and what they stand for: a hook point and, inside the torso, a layer.
+// The original's names of activations, `5/mlp/post_act`. Each stands for a hook point and, inside the torso, a layer.
 import { dFf, dHead, type TransformerConfig } from './weights/config.js';
 
 /** Hook points of a layer in the order in which a pass comes to them, by their ids. */
@@ -46,7 +46,7 @@ export interface Location {
 
 const isLayerPoint = (point: string): point is LayerPoint => (layerPoints as readonly string[]).includes(point);
 
-/** `resid/delta_mlp`: the torso goes without saying. */
+/** The name without the torso, `resid/delta_mlp`. */
 const shortName = (point: Point): string => point.replace('.torso.', '.').replaceAll('.', '/');
 
 const byName = new Map<string, Point>(
@@ -82,7 +82,7 @@ export function parseLocation(text: string): Location {
 export const formatLocation = ({ point, layer }: Location): string =>
   layer === undefined ? shortName(point) : `${layer}/${shortName(point)}`;
 
-/** Where in a pass a location is reached; larger is later. */
+/** The order in which a pass reaches locations; larger is later. */
 export function executionOrder({ point, layer }: Location): number {
   if (point === firstPoint) return -1;
   if (isLayerPoint(point)) return (layer as number) * layerPoints.length + layerPoints.indexOf(point);

@@ -44,7 +44,7 @@ function checkPrompt(prompt: unknown, row: number): void {
   throw new RangeError(wrong('prepInputAndPad', argument, 'an integer of 0 or more', describe(prompt[bad])));
 }
 
-/** What a pass starts from. */
+/** The input of a pass. */
 export interface Input {
   readonly batch: number;
   readonly seq: number;
@@ -58,8 +58,8 @@ export interface Input {
 }
 
 /**
- * Checks tokens and pad against the model and works out positions: the number of tokens before, padding left out, the earlier
- * ones in a cache included.
+ * Checks tokens and pad against the model and computes positions: the number of tokens before each one, without padding,
+ * but with the earlier ones in a cache.
  */
 export async function prepareInput(
   tokens: Tokens,

@@ -1,5 +1,5 @@
-// What a pass has to stop at: from the hooks and the wanted locations, per layer, which stretches run fused and which open,
-// and which point is the last. Pure: no device, no tensors.
+// The plan of a forward pass. From the hooks and the wanted locations it follows which sections of each layer run as fused
+// kernels and which as open steps, and which point is the last one. No device or tensor is needed.
 import type { FwdBwdHooks, TransformerHooks } from './hooks.js';
 import { executionOrder, type Location, type Point, parseLocation } from './location.js';
 
@@ -7,41 +7,41 @@ import { executionOrder, type Location, type Point, parseLocation } from './loca
 export type NormId = 'resid.torso.ln_attn' | 'resid.torso.ln_mlp' | 'resid.ln_f';
 
 /**
- * How an update is added to the residual stream. product: as part of the matrix product that makes it. norm: in one
- * kernel with the layer norm that comes next. apart: by itself.
+ * How an update is added to the residual stream. product: within the matrix product that computes it. norm: in one
+ * kernel with the layer norm that comes next. apart: in a kernel of its own.
  */
 export type Addition = 'product' | 'norm' | 'apart';
 
 /** How a layer is computed. */
 export interface LayerPlan {
-  /** Layer norm before attention in one kernel, or in steps whose values can be watched. */
+  /** Layer norm before attention: in one kernel, or in steps whose values hooks can see. */
   readonly lnAttn: 'fused' | 'open';
   /**
    * fused: one kernel on the joint projections. split: the same kernel on scaled copies of queries and keys (or a copy of the
    * values) that hooks may change. open: logits and probabilities in memory.
    */
   readonly attention: 'fused' | 'split' | 'open';
-  /** The kernel, fused or split, also gives the probabilities: they are handed out, and no hook may change them. */
+  /** Whether the kernel, fused or split, also returns the probabilities: they are wanted, and no hook may change them. */
   readonly probs: boolean;
-  /** The softmax in one kernel, or with its denominator in hand. */
+  /** The softmax: in one kernel, or in steps that show its denominator. */
   readonly softmax: 'fused' | 'open';
   readonly addAttn: Addition;
   readonly lnMlp: 'fused' | 'open';
-  /** GELU as part of the matrix product, or apart from it. */
+  /** GELU: within the matrix product, or in a kernel of its own. */
   readonly gelu: 'fused' | 'open';
   readonly addMlp: Addition;
 }
 
-export interface Plan {
+export interface PassPlan {
   readonly layers: readonly LayerPlan[];
   readonly lnF: 'fused' | 'open';
-  /** The last point anyone wants; nothing after it is computed. Undefined: up to the logits. */
+  /** The last wanted location; nothing after it is computed. Undefined: up to the logits. */
   readonly last?: Location;
-  /** Whether all positions' logits are needed, or only the last one's would do. */
+  /** Whether a hook needs the logits of all positions; else those of the last one may be enough. */
   readonly watchesEnd: boolean;
 }
 
-/** The hooks of a point, if there are any that a forward pass has to call. */
+/** The hooks of a point, or undefined where a forward pass has none to call. */
 export function watchedPoint(
   hooks: TransformerHooks | undefined,
   point: Point,
@@ -51,7 +51,7 @@ export function watchedPoint(
   return node?.watches(layer) ? node : undefined;
 }
 
-export function makePlan(nLayers: number, hooks?: TransformerHooks, locations?: readonly string[]): Plan {
+export function planPass(nLayers: number, hooks?: TransformerHooks, locations?: readonly string[]): PassPlan {
   const wanted = locations?.map(parseLocation);
   const isWanted = (point: Point, layer?: number) =>
     (wanted?.some((w) => w.point === point && w.layer === layer) ?? false) ||

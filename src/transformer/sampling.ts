@@ -1,5 +1,5 @@
-// Choosing the next token from logits or probabilities, on the host. The loops are plain ones: they stand between one token and
-// the next.
+// Choosing the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next token
+// waits for them.
 
 /** A generator of numbers in [0, 1): splitmix64's mixing (Steele, Lea, Flood 2014) on 32-bit halves, by seed. */
 export function seededRandom(seed: number): () => number {
@@ -22,8 +22,8 @@ export function seededRandom(seed: number): () => number {
 const rounding = 1e-6;
 
 /**
- * The probabilities that nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751) leaves: the most likely tokens as long as
- * they sum to at most topP, the most likely one at least, scaled to sum to 1; the others get 0.
+ * The probabilities after nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751): those of the most likely tokens, as
+ * long as they sum to at most topP (but at least the most likely one), scaled to sum to 1; the others become 0.
  */
 export function nucleus(probs: ArrayLike<number>, topP: number): Float64Array {
   const order = likeliest(probs, topP);
@@ -33,7 +33,7 @@ export function nucleus(probs: ArrayLike<number>, topP: number): Float64Array {
   let kept = 0;
   for (const i of order) {
     sum += probs[i] as number;
-    // a rounding error, of float32, must not cost the last token of a nucleus that is everything
+    // a rounding error of float32 must not exclude the last token when the nucleus is all tokens
     if (sum > limit + rounding) break;
     left[i] = probs[i] as number;
     kept = sum;
@@ -42,37 +42,38 @@ export function nucleus(probs: ArrayLike<number>, topP: number): Float64Array {
   return left;
 }
 
-/** Places of the largest values, largest first, equal ones in their order: so many that they sum to more than `share`. */
+/** Indices of the largest values, largest first, equal ones in their order: so many that they sum to more than `share`. */
 function likeliest(probs: ArrayLike<number>, share: number): number[] {
   let largest = 0;
   for (let i = 0; i < probs.length; i++) largest = Math.max(largest, probs[i] as number);
-  // sorting those above a bound is enough, and a bound is found sooner than all are sorted
+  // only values above a bound are sorted: finding a bound is faster than sorting all
   for (let bound = largest / 16; ; bound = bound > 1e-12 ? bound / 16 : 0) {
-    const places: number[] = [];
+    const indices: number[] = [];
     let sum = 0;
     for (let i = 0; i < probs.length; i++) {
       if ((probs[i] as number) < bound) continue;
-      places.push(i);
+      indices.push(i);
       sum += probs[i] as number;
     }
     if (bound > 0 && !(sum > share + 2 * rounding)) continue;
-    return places.sort((i, j) => (probs[j] as number) - (probs[i] as number) || i - j);
+    return indices.sort((i, j) => (probs[j] as number) - (probs[i] as number) || i - j);
   }
 }
 
-/** An index, each as likely as its probability. */
+/** A random index, each with its probability. */
 export function draw(probs: ArrayLike<number>, random: () => number): number {
   let left = random();
   for (let i = 0; i < probs.length; i++) {
     left -= probs[i] as number;
     if (left < 0) return i;
   }
-  // rounding left them short of 1
+  // by rounding, they sum to less than 1
   let last = probs.length - 1;
   while (last > 0 && probs[last] === 0) last--;
   return last;
 }
 
+/** The index of the largest value. */
 export function greedy(logits: ArrayLike<number>): number {
   let best = 0;
   for (let i = 1; i < logits.length; i++) if ((logits[i] as number) > (logits[best] as number)) best = i;

@@ -1,4 +1,4 @@
-// What the rest of the library needs of a model. Transformer is one; another becomes one by having these members.
+// The interface of a model as the rest of the library needs it. Transformer implements it, and other models may.
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import type { Tensor } from '../engine/ops/tensor.js';
@@ -7,13 +7,13 @@ import type { Tokens } from './padding.js';
 import type { TransformerConfig } from './weights/config.js';
 
 export interface SubjectModel {
-  /** As a dump's manifest names it. */
+  /** The model's name in a dump's manifest. */
   readonly name: string;
   /** Its sizes: they decide the shapes of activations. */
   readonly config: TransformerConfig;
   readonly nVocab: number;
   readonly device: Device;
-  /** Of its activations. */
+  /** The dtype of its activations. */
   readonly dtype: DType;
   readonly enc: Tokenizer;
   /**
@@ -21,6 +21,6 @@ export interface SubjectModel {
    * gives; the caller frees them.
    */
   activations(tokens: Tokens, locations: string[]): Promise<Map<string, Tensor>>;
-  /** The same for two models only if they compute the same: a checksum of the weights, in hexadecimal. */
+  /** A checksum of the weights, in hexadecimal: two models have the same only if they compute the same. */
   digest(): Promise<string>;
 }

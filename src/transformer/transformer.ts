@@ -1,5 +1,4 @@
 // The transformer: loads weights, checks arguments, runs passes, samples.
-import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { checkInteger, checkNumber, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
@@ -10,13 +9,14 @@ import { disposeAll } from '../engine/scope.js';
 import { type FetchOptions, fetchBlobs } from '../files/blob/blob.js';
 import { isBlobUrl } from '../files/blob/blob_address.js';
 import type { HostTensor } from '../files/host_tensor.js';
+import { digestTensors } from '../files/tensor_digest.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { runPass } from './graph.js';
 import { TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { expandLocations } from './location.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
-import { makePlan, type Plan } from './pass_plan.js';
+import { type PassPlan, planPass } from './pass_plan.js';
 import { draw, greedy, nucleus, seededRandom } from './sampling.js';
 import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';
@@ -25,7 +25,7 @@ import { foldNorms } from './weights/fold_norms.js';
 import { openModelFiles, randomModel } from './weights/model_files.js';
 import { modelBase, modelNames, shownModelName } from './weights/names.js';
 import { randomWeights } from './weights/random_weights.js';
-import { hostPieces, pieceOf } from './weights/state_dict.js';
+import { hostParameters, parameterOf } from './weights/state_dict.js';
 import { disposeWeights, type Weights } from './weights/weights.js';
 
 export interface LoadOptions extends FetchOptions {
@@ -37,7 +37,7 @@ export interface LoadOptions extends FetchOptions {
 }
 
 export interface ForwardOptions {
-  /** What an earlier pass returned: its sequences are continued, and it is extended in place. */
+  /** The caches that an earlier pass returned: their sequences are continued, and they are extended in place. */
   kvCaches?: KvCaches;
   /** bool [batch, seq], 1 = ignore this token. Padding's own activations are computed all the same. */
   pad?: Tensor;
@@ -75,13 +75,13 @@ export interface Samples {
 /** Passes that may be queued ahead of the device: enough to keep it busy, few enough to bound memory. */
 const passesAhead = 2;
 
-/** Caches that nobody has asked for yet: so many are kept for late askers, and so many bytes of them but for the latest. */
-const unclaimedCaches = 16;
-const unclaimedBytes = 256 * 2 ** 20;
+/** The most caches, and bytes of caches, that are kept while no caller has read them; the latest one is always kept. */
+const mostUnread = 16;
+const mostUnreadBytes = 256 * 2 ** 20;
 
 /** GPT-2 with a hook point on every internal. */
 export class Transformer {
-  /** What it was loaded as. */
+  /** The name it was loaded by. */
   readonly name: string;
   readonly config: TransformerConfig;
   /** Rows of the token embedding. */
@@ -90,17 +90,17 @@ export class Transformer {
   readonly dtype: DType;
   readonly #weights: Weights;
   #layers: Weights['layers'];
-  /** Of a pass that nobody watches. */
-  readonly #plain: Plan;
+  /** The plan of a pass without hooks. */
+  readonly #plain: PassPlan;
   #digest: Promise<string> | undefined;
   #passes: Promise<void>[] = [];
-  #unclaimed: KvCaches[] = [];
+  #unread: KvCaches[] = [];
 
   private constructor(name: string, { config, nVocab, weights }: Loaded, device: Device, dtype: DType) {
     this.name = name;
     this.config = config;
     this.nVocab = nVocab;
-    this.#plain = makePlan(config.nLayers);
+    this.#plain = planPass(config.nLayers);
     this.device = device;
     this.dtype = dtype;
     this.#weights = weights;
@@ -149,7 +149,7 @@ export class Transformer {
     if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
     }
-    const plan = hooks === undefined ? this.#plain : makePlan(this.config.nLayers, checkHooks('forward', hooks));
+    const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, checkHooks('forward', hooks));
     kvCaches?.check();
     if (kvCaches && !kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {
       throw new TypeError('forward: kvCaches must be of this model, but are of one of another size, dtype or device');
@@ -178,14 +178,14 @@ export class Transformer {
     }
   }
 
-  /** The caches belong to whoever reads the property. Nobody does so in most passes, and they must not pile up. */
+  /** The caches belong to the caller once the property is read. Most callers never read it, and caches must not pile up. */
   #result(logits: Tensor, caches: KvCaches, fresh: boolean): ForwardResult {
-    if (fresh) this.#unclaimed.push(caches);
+    if (fresh) this.#unread.push(caches);
     return {
       logits,
       get kvCaches(): KvCaches {
         caches.check();
-        caches.claim();
+        caches.markRead();
         return caches;
       },
     };
@@ -205,7 +205,7 @@ export class Transformer {
     }
     const wanted = expandLocations(locations, this.config);
     if (wanted.length === 0) return new Map();
-    const plan = makePlan(this.config.nLayers, checkHooks('activations', hooks), wanted);
+    const plan = planPass(this.config.nLayers, checkHooks('activations', hooks), wanted);
     await this.#takeTurn();
     const input = await prepareInput(tokens, pad, undefined, this.#model);
     const { logits, values } = await runPass({
@@ -243,7 +243,7 @@ export class Transformer {
         if (temperature === 0) return greedy(row);
         return draw(topP === undefined ? row : nucleus(row, topP), random);
       };
-      const chances = new Float32Array(rows.length * this.nVocab);
+      const probs = new Float32Array(rows.length * this.nVocab);
       const start = prepInputAndPad(rows, 'left', this.device);
       let step: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
       let caches: KvCaches | undefined;
@@ -254,11 +254,11 @@ export class Transformer {
           caches = result.kvCaches;
           const { logits } = result;
           try {
-            await readChances(logits.select(1, -1), temperature, chances);
+            await readProbs(logits.select(1, -1), temperature, probs);
           } finally {
             logits.dispose();
           }
-          const chosen = tokens.map((_, row) => next(chances.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
+          const chosen = tokens.map((_, row) => next(probs.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
           for (const [row, token] of chosen.entries()) tokens[row]?.push(token);
           step = { tokens: chosen.map((token) => [token]), kvCaches: caches };
         }
@@ -294,7 +294,7 @@ export class Transformer {
           wrong('sample', `prompts[${i}][${bad}]`, `a token from 0 to ${this.nVocab - 1}`, describe(row[bad])),
         );
       }
-      // the last new token is never fed back
+      // the last new token is not an input
       const needed = row.length + Math.max(numTokens - 1, 0);
       if (needed > ctxWindow) {
         throw new RangeError(
@@ -311,13 +311,13 @@ export class Transformer {
    * @throws RangeError for a name that the model does not have.
    */
   weight(name: string): Tensor {
-    return pieceOf(this.#current, this.config, this.nVocab, name);
+    return parameterOf(this.#current, this.config, this.nVocab, name);
   }
 
   /** All weights under the original's names, in host memory, in the model's dtype. */
   async stateDict(): Promise<Record<string, HostTensor>> {
     const out: Record<string, HostTensor> = Object.create(null);
-    for await (const [name, tensor] of hostPieces(this.#current, this.config, this.nVocab)) out[name] = tensor;
+    for await (const [name, tensor] of hostParameters(this.#current, this.config, this.nVocab)) out[name] = tensor;
     return out;
   }
 
@@ -339,20 +339,13 @@ export class Transformer {
 
   /** sha256 of all weights with their names, dtypes and shapes, in hexadecimal. */
   digest(): Promise<string> {
-    this.#digest ??= (async () => {
-      const hash = createHash('sha256');
-      for await (const [name, { dtype, shape, data }] of hostPieces(this.#current, this.config, this.nVocab)) {
-        hash.update(`${name} ${dtype} [${shape.join(', ')}]\n`);
-        hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-      }
-      return hash.digest('hex');
-    })();
+    this.#digest ??= digestTensors(hostParameters(this.#current, this.config, this.nVocab));
     return this.#digest;
   }
 
   /** Frees the weights. */
   dispose(): void {
-    for (const caches of this.#unclaimed) if (!caches.claimed) caches.dispose();
+    for (const caches of this.#unread) if (!caches.wasRead) caches.dispose();
     disposeWeights(this.#current);
   }
 
@@ -368,13 +361,13 @@ export class Transformer {
     return { device: this.device, nVocab: this.nVocab, ctxWindow: this.config.ctxWindow };
   }
 
-  /** Waits until the device is at most a few passes behind, and frees caches that nobody asked for. */
+  /** Waits until the device is at most a few passes behind, and frees caches that no caller has read. */
   async #takeTurn(): Promise<void> {
     while (this.#passes.length >= passesAhead) await this.#passes.shift();
-    this.#unclaimed = this.#unclaimed.filter((caches) => !caches.claimed);
-    let bytes = this.#unclaimed.reduce((sum, caches) => sum + caches.bytes, 0);
-    while (this.#unclaimed.length > unclaimedCaches || (bytes > unclaimedBytes && this.#unclaimed.length > 1)) {
-      const oldest = this.#unclaimed.shift() as KvCaches;
+    this.#unread = this.#unread.filter((caches) => !caches.wasRead);
+    let bytes = this.#unread.reduce((sum, caches) => sum + caches.bytes, 0);
+    while (this.#unread.length > mostUnread || (bytes > mostUnreadBytes && this.#unread.length > 1)) {
+      const oldest = this.#unread.shift() as KvCaches;
       bytes -= oldest.bytes;
       oldest.release('nobody had asked for them many passes later; read kvCaches right after forward()');
     }
@@ -408,11 +401,11 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   }
 }
 
-/** softmax(logits / temperature) of [rows, vocabulary] to `host`; for a temperature of 0, which leaves no choice, the logits. */
-async function readChances(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
+/** Reads softmax(logits / temperature) of [rows, vocabulary] into `host`; for a temperature of 0, the logits themselves. */
+async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
   if (temperature === 0) return logits.readInto(host);
   using wide = logits.to('float32');
   using scaled = wide.div(Math.max(temperature, 1e-10)); // finite, as in the original
-  using chances = softmax(scaled, -1);
-  await chances.readInto(host);
+  using probs = softmax(scaled, -1);
+  await probs.readInto(host);
 }

@@ -92,7 +92,7 @@ function normalizedRows(x: ArrayLike<number>, N: number): { rows: number[]; mean
   return { rows, mean, std };
 }
 
-test('normalised inputs, as in the v5 files: encode, decode and the sparse form are the formula', async () => {
+test('normalised inputs, as in the v5 files: encode, decode and the sparse version are the formula', async () => {
   const [L, N, R, k] = [53, 19, 6, 5];
   const state = stateOf(L, N, { activation: 'TopK', activation_state_dict: { k, postact_fn: 'ReLU' } });
   using ae = Autoencoder.fromStateDict(state, { normalize: true });
@@ -114,18 +114,18 @@ test('normalised inputs, as in the v5 files: encode, decode and the sparse form 
   close(await part.read(), await preAct.slice(-1, 3, 11).read(), { rtol: 1e-5, atol: 1e-5 });
 
   using plain = same.decode(latents);
-  const turned = Array.from(await plain.read(), (v, at) => {
+  const scaledBack = Array.from(await plain.read(), (v, at) => {
     const row = Math.floor(at / N);
     return v * (std[row] as number) + (mean[row] as number);
   });
   using decoded = ae.decode(latents, { inputs: x });
-  close(await decoded.read(), turned, { rtol: 1e-4, atol: 1e-4 });
+  close(await decoded.read(), scaledBack, { rtol: 1e-4, atol: 1e-4 });
   const sparse = await ae.encodeSparse(x);
   using fromSparse = ae.decodeSparse(sparse, { inputs: x });
   assert.equal([...fromSparse.shape], [R, N]);
-  close(await fromSparse.read(), turned, { rtol: 1e-4, atol: 1e-4 });
+  close(await fromSparse.read(), scaledBack, { rtol: 1e-4, atol: 1e-4 });
   const passed = await ae.forward(x);
-  close(await passed.reconstruction.read(), turned, { rtol: 1e-4, atol: 1e-4 });
+  close(await passed.reconstruction.read(), scaledBack, { rtol: 1e-4, atol: 1e-4 });
   for (const t of Object.values(passed)) t.dispose();
 
   throws(
@@ -164,8 +164,8 @@ test('normalised or not: saved and read again, by the address of the published f
     const published = at('resid_post_mlp_v5_32k/autoencoders/3.pt');
     await saveTorch(published, state);
     using known = await Autoencoder.load(published);
-    using told = await Autoencoder.load(published, { normalize: false });
-    assert.equal([known.normalize, told.normalize], [true, false]);
+    using asked = await Autoencoder.load(published, { normalize: false });
+    assert.equal([known.normalize, asked.normalize], [true, false]);
   });
   using x = Tensor.from(random(2).floats(20), { shape: [1, 4, 5] });
   const hooks = new AutoencoderHooks({
@@ -220,7 +220,7 @@ test('some latents of an autoencoder are an autoencoder', async () => {
   assert.is(getDefaultDevice().memory().allocated, before);
 });
 
-test('a threshold keeps what is above it, and the sparse form decodes to the same', async () => {
+test('a threshold keeps what is above it, and the sparse version decodes to the same', async () => {
   using ae = Autoencoder.fromStateDict(stateOf(200, 30));
   using x = Tensor.from(random(5).floats(60), { shape: [2, 30] });
   using latents = ae.encode(x);

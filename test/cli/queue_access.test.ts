@@ -156,7 +156,7 @@ if (noRedis) {
         });
         assertRefused(other, /: the user lacks rights/);
       },
-      { words: users },
+      { args: users },
     ));
 
   test('a user with few rights plans, works, merges and asks; one who reads only asks', () =>
@@ -188,7 +188,7 @@ if (noRedis) {
         for (const entry of refused) assert.ok(entry.includes('client|setname'), entry.join(' '));
         client.disconnect();
       },
-      { words: users },
+      { args: users },
     ));
 
   test('a worker that loses its rights, then its password, says each once and goes on when it has them again', () =>
@@ -229,7 +229,7 @@ if (noRedis) {
         assert.not.match(stderr, /Unhandled|\n {4}at /);
         client.disconnect();
       },
-      { words: users },
+      { args: users },
     ));
 
   test('a replica, which only reads', () =>
@@ -241,7 +241,7 @@ if (noRedis) {
         assertRefused(await run(['queue', 'work', '--threads', '1'], { env }), pattern);
         assert.match(good(await run(['queue', 'status'], { env })), /^waiting {3}0\n/);
       },
-      { words: ['--replicaof', '127.0.0.1', '1'] },
+      { args: ['--replicaof', '127.0.0.1', '1'] },
     ));
 }
 
@@ -279,7 +279,7 @@ if (lacking) {
       const files = join(folder, 'certificates');
       await makeCertificates(files);
       const start = (at: string, name: string, clients: 'yes' | 'no') =>
-        Redis.start(join(folder, at), { tls: true, words: [...tlsWords(files, name, clients), ...users] });
+        Redis.start(join(folder, at), { tls: true, args: [...tlsWords(files, name, clients), ...users] });
       const trust = { NODE_EXTRA_CA_CERTS: join(files, 'ca.crt') };
       const status = (redis: string, env: Record<string, string> = {}) =>
         run(['queue', 'status'], { env: { ...trust, SONDE_REDIS: redis, ...env } });

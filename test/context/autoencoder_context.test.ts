@@ -28,7 +28,7 @@ const test = suite('autoencoder context');
 const device = getDefaultDevice();
 const allocated = () => device.memory().allocated;
 
-test('the names, and where the files lie', () => {
+test('the names, and the paths of the files', () => {
   assert.equal(listAutoencoderNames().slice(0, 5), [
     'ae-mlp-post-act-v1',
     'ae-resid-delta-mlp-v1',
@@ -192,7 +192,7 @@ test('a published v5 set normalises its inputs; others do not', () =>
     }
   }));
 
-test('what makes no set', () => {
+test('options that make no set', () => {
   const config = (entries: [number | undefined, string][]) => {
     return { dst: DerivedScalarType.mlpPostAct, pathByLayerIndex: new Map(entries) };
   };

@@ -44,7 +44,7 @@ type Names = Record<string, Record<string, unknown>>;
 const camel = (name: string): string => name.toLowerCase().replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
 const values = (names: Names): Record<string, unknown> =>
   Object.fromEntries(Object.entries(names).map(([name, { value }]) => [camel(name), value]));
-/** What a call gives, null for undefined, or the name of the original's error where it throws. */
+/** The result of a call, null for undefined, or the name of the original's error where it throws. */
 const attempt = (call: () => unknown, error: string): unknown => {
   try {
     return call() ?? null;
@@ -64,7 +64,7 @@ test('dimensions', () => {
   }
 });
 
-test('types of nodes, passes, places within a layer', () => {
+test('types of nodes, passes, locations within a layer', () => {
   assert.equal({ ...NodeType }, values(original.node_types));
   for (const known of Object.values(original.node_types as Names)) {
     const nodeType = known.value as NodeType;

@@ -42,32 +42,32 @@ import { saveHuggingFace } from '../support/hugging_face.js';
 const test = suite('model context');
 const folderOf = (name: string) => join(packageRoot, 'test', 'fixtures', 'goldens', name);
 
-/** The pieces of each weight, and its value at an index of the standard shape, from the piece as the file has it. */
+/** The stored parameter of each weight, and its value at an index of the standard shape, from the stored one. */
 interface Expected {
-  piece: string;
+  parameter: string;
   at: (data: ArrayLike<number>, index: number[], heads: number, shape: readonly number[]) => number;
 }
 const transposed: Expected['at'] = (data, [i = 0, j = 0], _, shape) => data[j * (shape[0] as number) + i] as number;
 const same: Expected['at'] = (data, [i = 0, j = 0], _, shape) => data[i * (shape[1] ?? 1) + j] as number;
-// the file has [head * channel, width], the standard is [head, width, channel]
+// the file has [head * element, width], the standard is [head, width, element]
 const byHead: Expected['at'] = (data, [h = 0, d = 0, c = 0], _, [, D = 0, C = 0]) =>
   data[(h * C + c) * D + d] as number;
-// the file has [width, head * channel], the standard is [head, channel, width]
+// the file has [width, head * element], the standard is [head, element, width]
 const fromHead: Expected['at'] = (data, [h = 0, c = 0, d = 0], H, [, C = 0]) => data[d * H * C + h * C + c] as number;
 const expected: Record<WeightLocationType, Expected> = {
-  'mlp.to_hidden': { piece: 'xf_layers.1.mlp.in_layer.weight', at: transposed },
-  'mlp.to_residual': { piece: 'xf_layers.1.mlp.out_layer.weight', at: transposed },
-  embedding: { piece: 'tok_embed.weight', at: same },
-  unembedding: { piece: 'unembed.weight', at: transposed },
-  position_embedding: { piece: 'pos_embed.weight', at: same },
-  'attn.to_query': { piece: 'xf_layers.1.attn.q_proj.weight', at: byHead },
-  'attn.to_key': { piece: 'xf_layers.1.attn.k_proj.weight', at: byHead },
-  'attn.to_value': { piece: 'xf_layers.1.attn.v_proj.weight', at: byHead },
-  'attn.to_residual': { piece: 'xf_layers.1.attn.out_proj.weight', at: fromHead },
-  'layer_norm_gain.final': { piece: 'final_ln.weight', at: same },
-  'layer_norm_bias.final': { piece: 'final_ln.bias', at: same },
-  'layer_norm_gain.pre_attn': { piece: 'xf_layers.1.ln_1.weight', at: same },
-  'layer_norm_gain.pre_mlp': { piece: 'xf_layers.1.ln_2.weight', at: same },
+  'mlp.to_hidden': { parameter: 'xf_layers.1.mlp.in_layer.weight', at: transposed },
+  'mlp.to_residual': { parameter: 'xf_layers.1.mlp.out_layer.weight', at: transposed },
+  embedding: { parameter: 'tok_embed.weight', at: same },
+  unembedding: { parameter: 'unembed.weight', at: transposed },
+  position_embedding: { parameter: 'pos_embed.weight', at: same },
+  'attn.to_query': { parameter: 'xf_layers.1.attn.q_proj.weight', at: byHead },
+  'attn.to_key': { parameter: 'xf_layers.1.attn.k_proj.weight', at: byHead },
+  'attn.to_value': { parameter: 'xf_layers.1.attn.v_proj.weight', at: byHead },
+  'attn.to_residual': { parameter: 'xf_layers.1.attn.out_proj.weight', at: fromHead },
+  'layer_norm_gain.final': { parameter: 'final_ln.weight', at: same },
+  'layer_norm_bias.final': { parameter: 'final_ln.bias', at: same },
+  'layer_norm_gain.pre_attn': { parameter: 'xf_layers.1.ln_1.weight', at: same },
+  'layer_norm_gain.pre_mlp': { parameter: 'xf_layers.1.ln_2.weight', at: same },
 };
 
 /** Calls visit with each index of a shape, in row-major order. */
@@ -90,8 +90,8 @@ async function expectedWeight(
   shape: number[],
   heads: number,
 ): Promise<Float64Array> {
-  const { piece, at } = expected[type];
-  const { data } = (await loadTorchValue(join(folder, 'model_pieces', `${piece}.pt`))) as HostTensor;
+  const { parameter, at } = expected[type];
+  const { data } = (await loadTorchValue(join(folder, 'model_pieces', `${parameter}.pt`))) as HostTensor;
   const out = new Float64Array(shape.reduce((a, b) => a * b, 1));
   eachIndex(shape, (index, flat) => {
     out[flat] = at(data as Float32Array, index, heads, shape);
@@ -256,7 +256,7 @@ test('the embedding, and the unembedding with the gain', async () => {
   );
 });
 
-test('a stub has sizes and nothing else', async () => {
+test('a stub has only sizes', async () => {
   const stub = new StubModelContext({ [Dimension.layers]: 3, [Dimension.mlpActs]: 7 });
   assert.equal([stub.nLayers, stub.nNeurons, stub.modelName], [3, 7, 'stub']);
   throws(() => stub.nVocab, RangeError, /this stub has no size for 'vocab_size'/);
@@ -266,7 +266,7 @@ test('a stub has sizes and nothing else', async () => {
   await rejects(stub.getWeight('mlp.to_hidden', { layer: 0 }), Error, /no weights/);
 });
 
-// ---- a model that someone else wrote
+// ---- a model of another library
 
 /** A model with an embedding, and MLPs of its own making: x + |x W| W'. It has no attention. */
 class AbsoluteModel implements SubjectModel {
@@ -335,12 +335,12 @@ class AbsoluteContext extends ModelContext {
   protected async weight(type: WeightLocationType, layer: number | undefined): Promise<Tensor> {
     const { layers, embedding } = await this.getOrCreateModel();
     if (type === 'mlp.to_hidden') return (layers[layer as number] as { in: Tensor }).in.clone();
-    if (type === 'embedding') return embedding.slice(0, 0, 5).clone(); // a mistake of theirs
+    if (type === 'embedding') return embedding.slice(0, 0, 5).clone(); // a mistake of that library
     throw new Error(`there is no ${type}`);
   }
 }
 
-test('a model of someone else works through its context', () =>
+test('a model of another library works through its context', () =>
   withFolder(async (folder) => {
     const context = new AbsoluteContext('absolute', getDefaultDevice());
     using weight = await context.getWeight('mlp.to_hidden', {

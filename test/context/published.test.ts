@@ -45,7 +45,7 @@ function floats(size: number, seed: number, scale: number): Float32Array {
 
 const latents = 32_768;
 
-/** As the published files are: tensors alone. */
+/** A file like the published ones: only tensors. */
 function stateOf(inputs: number): Record<string, HostTensor> {
   const tensor = (shape: number[], seed: number, scale: number): HostTensor => {
     return {
@@ -145,9 +145,11 @@ test('the example runs, unchanged but for the endpoint, and with the widest auto
       await rm(path);
     }
     await rm(widest);
-    // all pieces were fetched once, by the first of the two programs
-    const pieces = server.requests.filter(({ method, path }) => method === 'HEAD' && path.includes('/model_pieces/'));
-    assert.is(pieces.length, 12 * 16 + 2 + 2 + 1);
+    // all parameters were fetched once, by the first of the two programs
+    const parameters = server.requests.filter(
+      ({ method, path }) => method === 'HEAD' && path.includes('/model_pieces/'),
+    );
+    assert.is(parameters.length, 12 * 16 + 2 + 2 + 1);
   }));
 
 test.run();

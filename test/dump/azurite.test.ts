@@ -120,8 +120,8 @@ async function run(port: number, service: BlobServiceClient): Promise<void> {
     [[], Object.keys(whole).length],
   );
 
-  const claim = await store.claim('other.claim');
-  assert.match(String(await store.claim('other.claim')), /^process \d+ on /);
+  const claim = await store.takeLease('other.claim');
+  assert.match(String(await store.takeLease('other.claim')), /^process \d+ on /);
   if (typeof claim === 'string') throw new Error(claim);
   assert.is(await claim.lost(), false);
   await rejects(store.writeText('other.claim', 'x'), /another process holds it/);

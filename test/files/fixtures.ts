@@ -1,4 +1,4 @@
-// Where the reference files lie, and hand-made files of torch.save: a few lines that put pickles and zip archives
+// The folder of the reference files, and hand-made files of torch.save: a few lines that put pickles and zip archives
 // together, well-formed or not.
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';

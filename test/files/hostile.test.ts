@@ -1,6 +1,6 @@
-// Oracle: whatever a file holds, reading ends soon, in an error that begins with the reader's name or in a well-formed
-// value. Files that ask for calls, for memory or for time are made by hand; others are reference files with flipped
-// bits, cut short or with bytes replaced, at seeded positions.
+// Oracle: reading any file ends soon, in an error that begins with the reader's name or in a well-formed value. Files that
+// ask for calls, for memory or for time are made by hand; others are reference files with flipped bits, cut short or with
+// bytes replaced, at seeded positions.
 import { readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -163,7 +163,7 @@ for (const [what, pickle, said] of wrong) {
   });
 }
 
-test('sharing within measure is kept', async () => {
+test('sharing within the limits is kept', async () => {
   const [a, b] = (await loadTorchValue(streamOf(`](]q\x00h\x00e`))) as unknown[];
   assert.is(a, b);
   assert.equal(await loadTorchValue(streamOf(nested(200))), JSON.parse('['.repeat(200) + ']'.repeat(200)));
@@ -273,7 +273,7 @@ async function survives(file: Buffer, what: string): Promise<'read' | 'refused'>
   }
 }
 
-// Where the descriptions lie, which is what damage should hit most.
+// The bytes of the descriptions, which damage should hit most.
 const targets = [
   { file: 'tiny/ae_relu_legacy.pt', cases: 1500, within: 1100 },
   { file: 'narrow-attn/ae_relu_legacy.pt', cases: 500, within: 1100 },

@@ -1,22 +1,22 @@
-// Oracle: what a claim is, and what another process could leave in its place: links, pipes, folders, long files.
+// Oracle: the file of a lease, and what another process could leave under its name: links, pipes, folders, long files.
 import { execFileSync } from 'node:child_process';
 import { lstat, mkdir, open, readdir, readFile, stat, symlink, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { claim, claimOrOwner, ownerInWords, parseOwner, thisProcess } from '../../src/files/lease.js';
+import { leaseOrOwner, parseOwner, showOwner, takeLease, thisProcess } from '../../src/files/lease.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 
-const test = suite('claim');
-test.limit(20_000); // whoever waits for a pipe waits forever
+const test = suite('lease');
+test.limit(20_000); // reading from the pipe would block forever
 
-test('a claim is held, told and released', () =>
+test('a lease is held, its owner is named, and it is released', () =>
   withFolder(async (folder) => {
-    const held = await claim(folder);
+    const held = await takeLease(folder);
     assert.ok(held);
     assert.is(await held.lost(), false);
-    assert.is(await claimOrOwner(folder, 'claim'), `process ${process.pid} on ${hostname()}`);
+    assert.is(await leaseOrOwner(folder, 'claim'), `process ${process.pid} on ${hostname()}`);
     await held.release();
     assert.equal(await readdir(folder), []);
   }));
@@ -29,7 +29,7 @@ const obstacles: [what: string, make: (path: string, outside: string) => Promise
   ['a link to a file', (path, outside) => symlink(outside, path)],
 ];
 for (const [what, make] of obstacles) {
-  test(`${what} is no claim: it is neither followed nor waited for, and makes way`, () =>
+  test(`${what} is no lease: it is neither followed nor waited for, and is replaced`, () =>
     withFolder(async (folder) => {
       const outside = join(folder, 'outside');
       await writeFile(outside, JSON.stringify(thisProcess()));
@@ -37,8 +37,8 @@ for (const [what, make] of obstacles) {
       await mkdir(join(folder, 'in'));
       const path = join(folder, 'in', 'claim');
       await make(path, outside);
-      const held = await claim(join(folder, 'in')); // at once, and not when it is old enough
-      if (!held) throw new Error('it did not make way');
+      const held = await takeLease(join(folder, 'in')); // at once, without waiting until it is stale
+      if (!held) throw new Error('it was not replaced');
       assert.ok((await lstat(path)).isFile());
       await held.release();
       assert.equal(await readdir(join(folder, 'in')), []);
@@ -47,9 +47,9 @@ for (const [what, make] of obstacles) {
     }));
 }
 
-test('a claim whose place a link has taken is lost, and nothing outside is touched or removed', () =>
+test('a lease whose file a link has replaced is lost, and no file outside is touched or removed', () =>
   withFolder(async (folder) => {
-    const held = await claim(folder, 'c');
+    const held = await takeLease(folder, 'c');
     const outside = join(folder, 'outside');
     const text = await readFile(join(folder, 'c'), 'utf8');
     await writeFile(outside, text);
@@ -60,39 +60,39 @@ test('a claim whose place a link has taken is lost, and nothing outside is touch
     assert.ok((await lstat(join(folder, 'c'))).isSymbolicLink());
   }));
 
-test('a folder in the place of a claim is named', () =>
+test("a folder under the name of a lease's file is named", () =>
   withFolder(async (folder) => {
     await mkdir(join(folder, 'claim'));
     await rejects(
-      claimOrOwner(folder, 'claim'),
+      leaseOrOwner(folder, 'claim'),
       Error,
       /claim is a folder, where the file of the process .*: remove it/,
     );
   }));
 
-test('of a file of a terabyte nothing is read, and an old one makes way', () =>
+test('a file of a terabyte is not read, and an old one is replaced', () =>
   withFolder(async (folder) => {
     const path = join(folder, 'claim');
     const handle = await open(path, 'w');
     await handle.write(JSON.stringify(thisProcess()));
     await handle.truncate(2 ** 40);
     await handle.close();
-    assert.is(await claim(folder), undefined); // it is fresh
+    assert.is(await takeLease(folder), undefined); // it is fresh
     const old = new Date(Date.now() - 60_000);
     await utimes(path, old, old);
-    const held = await claim(folder);
+    const held = await takeLease(folder);
     assert.ok(held);
     await held.release();
   }));
 
-test('owners are what they must be, and what they are called is shown as one line', () => {
+test('owners are checked, and their names are shown on one line', () => {
   const owner = { token: 't', host: 'h', place: 'p', pid: 1 };
   assert.equal(parseOwner(JSON.stringify(owner)), owner);
   for (const change of [{ pid: 0 }, { pid: '1' }, { host: 1 }, { place: null }, { token: {} }]) {
     assert.is(parseOwner(JSON.stringify({ ...owner, ...change })), undefined);
   }
   for (const text of ['', '{', 'null', '[]', '"x"']) assert.is(parseOwner(text), undefined);
-  assert.is(ownerInWords({ ...owner, host: 'a\n\x1b[2J' }), 'process 1 on a\\n\\u001b[2J');
+  assert.is(showOwner({ ...owner, host: 'a\n\x1b[2J' }), 'process 1 on a\\n\\u001b[2J');
 });
 
 test.run();

@@ -1,9 +1,9 @@
-// Oracle: the readers. What they refuse because it is too large, the writers refuse before they write, in words.
+// Oracle: the readers. Writers refuse, with a message, to write what readers would refuse as too large.
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { HostTensor, StateValue } from '../../src/files/host_tensor.js';
-import { allocate, checkRoom } from '../../src/files/memory.js';
+import { allocate, checkMemory } from '../../src/files/memory.js';
 import { loadNeuronRecord, type NeuronRecord, saveNeuronRecord } from '../../src/files/neuron_record/neuron_record.js';
 import { safetensorsHeader, saveSafetensors } from '../../src/files/safetensors/safetensors.js';
 import { loadTorchValue, saveTorch } from '../../src/files/torch/torch.js';
@@ -12,7 +12,7 @@ import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('limits');
 
-/** Calls body with what the system says of a container with a limit, the rest of which is full of cached files. */
+/** Calls body on a system that reports a container with a limit, the rest of which is full of cached files. */
 function withinContainer(limit: number, body: () => void): void {
   const { constrainedMemory, availableMemory } = process;
   Object.assign(process, { constrainedMemory: () => limit, availableMemory: () => 0 });
@@ -93,33 +93,33 @@ test('safetensors', () =>
     assert.equal(await readdir(folder), []);
   }));
 
-test('what memory has no room for is an error in words', () => {
+test('bytes that do not fit in memory are an error that says so', () => {
   throws(() => allocate('it', 2 ** 46), Error, /^it: no memory for 70368744177664 bytes$/);
   throws(() => allocate('it', 2 ** 60), Error, /^it: no memory for \d+ bytes$/);
   assert.is(allocate('it', 10).length, 10);
   throws(
-    () => checkRoom('they', 2 ** 60, 'ask for less'),
+    () => checkMemory('they', 2 ** 60, 'ask for less'),
     RangeError,
     /^they take \d+ bytes, and memory has room for \d+: ask/,
   );
-  throws(() => checkRoom('they', Number.POSITIVE_INFINITY, 'ask for less'), RangeError, /^they take Infinity bytes/);
-  checkRoom('they', 10, 'ask for less');
+  throws(() => checkMemory('they', Number.POSITIVE_INFINITY, 'ask for less'), RangeError, /^they take Infinity bytes/);
+  checkMemory('they', 10, 'ask for less');
 });
 
 if (process.platform !== 'linux') test.skip('memory in a container', 'only Linux has them');
 else {
-  test('what a container has cached of files is not in the way of memory, and its limit is', () => {
+  test('cached files of a container do not count as used memory, and its limit counts', () => {
     const bytes = 2 ** 27;
     withinContainer(process.memoryUsage().rss + 4 * bytes, () => {
-      checkRoom('they', bytes, 'ask for less');
+      checkMemory('they', bytes, 'ask for less');
       assert.is(allocate('it', bytes).length, bytes);
       throws(
-        () => checkRoom('they', 2 ** 33, 'ask for less'),
+        () => checkMemory('they', 2 ** 33, 'ask for less'),
         RangeError,
         /^they take 8589934592 bytes, and memory has/,
       );
     });
-    withinContainer(0, () => checkRoom('they', bytes, 'ask for less')); // which is how no limit is told
+    withinContainer(0, () => checkMemory('they', bytes, 'ask for less')); // 0 means that there is no limit
   });
 }
 

@@ -1,4 +1,4 @@
-// Oracle: what lies in the way, by hand. Whatever writes says it in words, with the path, before it has worked for long.
+// Oracle: obstacles made by hand. Every writer names the obstacle and the path, before it has worked for long.
 import { execFileSync } from 'node:child_process';
 import { lstat, mkdir, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -55,13 +55,13 @@ test('a folder that cannot be made', () =>
     await rejects(makeFolder(''), WriteError, /cannot write '': it is no path/);
   }));
 
-test('a pipe or a device stays what it is', () =>
+test('a pipe or a device is not replaced', () =>
   withFolder(async (folder) => {
     const pipe = join(folder, 'pipe');
     execFileSync('mkfifo', [pipe]);
-    const words = /pipe: it is a device, a pipe or a socket, not a file \(EEXIST\): choose another path$/;
-    await rejects(saveNeuronRecord(pipe, record), Error, words);
-    await rejects(checkWritable(pipe), WriteError, words);
+    const messages = /pipe: it is a device, a pipe or a socket, not a file \(EEXIST\): choose another path$/;
+    await rejects(saveNeuronRecord(pipe, record), Error, messages);
+    await rejects(checkWritable(pipe), WriteError, messages);
     assert.ok((await lstat(pipe)).isFIFO());
     assert.equal(await readdir(folder), ['pipe']);
   }));
@@ -70,7 +70,7 @@ test('a folder below /proc, where the system says that it is not there, is an er
   await rejects(makeFolder('/proc/sonde/out'), WriteError, /cannot write \/proc\/sonde\/out: /);
 });
 
-test('a folder is made with all above it, and removed as far as it is empty', () =>
+test('a folder is made with its parents, and they are removed as far as they are empty', () =>
   withObstacles(async (at) => {
     const undo = await makeFolder(at('good/a/b/c'));
     assert.equal(await readdir(at('folder/a/b')), ['c']);
@@ -79,8 +79,8 @@ test('a folder is made with all above it, and removed as far as it is empty', ()
     await (await makeFolder(at('good')))();
   }));
 
-test('what the system says is told in words', async () => {
-  const words: [string, RegExp][] = [
+test("the system's errors become messages that say why", async () => {
+  const messages: [string, RegExp][] = [
     ['EACCES', /permission is denied$/],
     ['EPERM', /the system does not permit it$/],
     ['EROFS', /the disk can only be read$/],
@@ -88,7 +88,7 @@ test('what the system says is told in words', async () => {
     ['EIO', /the disk reports an error$/],
     ['EUNKNOWN', /cannot write x: EUNKNOWN: whatever$/],
   ];
-  for (const [code, pattern] of words) {
+  for (const [code, pattern] of messages) {
     const cause = Object.assign(new Error(`${code}: whatever`), { code });
     const error = await writeError('x', 'folder', cause);
     assert.match(error.message, pattern);

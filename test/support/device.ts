@@ -1,11 +1,11 @@
-// The device that tests run on: the CPU, or what SONDE_DEVICE names.
+// The device that tests run on: the CPU, or the one that SONDE_DEVICE names.
 import { type Device, type DeviceName, openDevice } from '../../src/engine/device.js';
 
 const name = (process.env.SONDE_DEVICE || 'cpu') as DeviceName;
 
 export const onCpu = name === 'cpu';
 
-/** The CPU in a GPU's place: everything takes a hundred times as long. */
+/** Whether the CPU emulates a GPU: everything takes a hundred times as long. */
 export const emulated = (): boolean => !onCpu && testDevice().description.startsWith('emulated');
 
 /** With so many compute threads, where the device has them to choose. */

@@ -1,4 +1,4 @@
-// DuckDB, in memory: reads Parquet with code that has nothing to do with ours.
+// DuckDB, in memory: it reads Parquet with code that is independent of ours.
 import { DuckDBInstance } from '@duckdb/node-api';
 
 export type Rows = Record<string, unknown>[];

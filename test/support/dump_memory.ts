@@ -1,4 +1,4 @@
-// What a process needs at most to dump a corpus of so many tokens: each dump is made by a process of its own.
+// The peak memory of a process that dumps a corpus of so many tokens: each dump is made by a process of its own.
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
@@ -12,7 +12,7 @@ import { Transformer } from '../../src/transformer/transformer.js';
 import { random } from './random.js';
 
 export interface DumpMemory {
-  /** Bytes of resident memory at most. */
+  /** The peak of resident memory, in bytes. */
   readonly peak: number;
   readonly seconds: number;
 }
@@ -28,11 +28,11 @@ export interface DumpMemoryOptions {
   readonly shardTokens: number;
   /** For the corpus and the dump. */
   readonly folder: string;
-  /** Collect garbage after each batch, so that only what is held counts. */
+  /** Collect garbage after each batch, so that only used memory counts. */
   readonly collect?: boolean;
 }
 
-/** Dumps an MLP's update and its latents, with documents of 1 to 400 tokens. For Linux, which tells the peak. */
+/** Dumps an MLP's update and its latents, with documents of 1 to 400 tokens. Only for Linux, which reports the peak. */
 export function measureDump(options: DumpMemoryOptions): DumpMemory {
   const flags = options.collect ? ['--expose-gc'] : [];
   const output = execFileSync(process.execPath, [...flags, self, 'dump', JSON.stringify(options)], {

@@ -1,4 +1,4 @@
-// Temporary folders that go when the test is over, whether it passed or not.
+// Temporary folders that are removed when the test is over, whether it passed or not.
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,4 +1,4 @@
-// The reference activations (test/fixtures/README.md): what the original computed in PyTorch.
+// The reference activations (test/fixtures/README.md), computed by the original in PyTorch.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { packageRoot } from '../../src/engine/native.js';
@@ -17,7 +17,7 @@ export interface Golden {
   rows(key: string): number[][];
   /** Demands that `actual` is within `bound` of the golden value, relative to its norm; notes that the key was looked at. */
   agrees(key: string, actual: ArrayLike<number>, bound: number, label?: string): void;
-  /** Keys nobody has compared with. */
+  /** Keys with which nothing was compared. */
   left(): string[];
 }
 

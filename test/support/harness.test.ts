@@ -101,14 +101,14 @@ test('the runner fails when no file matches', () => {
   assert.match(stdout, /no test file in .* matches there is no such file/);
 });
 
-test('the runner tells skips and their reasons', () => {
+test('the runner reports skips and their reasons', () => {
   const { status, stdout } = run('.skips.js', []);
   assert.is(status, 0);
   assert.match(stdout, /skipped: with a skip: needs a moon: there is none/);
   assert.match(stdout, /\n1 passed, 0 failed, 1 skipped\n$/);
 });
 
-test('what is right passes', async () => {
+test('correct code passes', async () => {
   const error = await rejects(Promise.reject(new RangeError('the words')), RangeError, /words/);
   assert.is(error.message, 'the words');
   await rejects(Promise.reject(new RangeError('the words')), /words/);

@@ -1,11 +1,11 @@
-// suite() over uvu 0.5.6, which passes what failed in several ways: it swallows what a hook throws, swallows a thrown value
-// that is not an Error, exits 0 when run() was forgotten, and has no time limit and no rejects(). Here each of these fails,
-// and test/support/fails proves it.
+// suite() over uvu 0.5.6, which lets failures pass in several ways: it swallows errors of hooks and thrown values that are
+// not Errors, exits 0 when run() was forgotten, and has no time limit and no rejects(). Here each of these fails, and
+// test/support/fails proves it.
 import { inspect } from 'node:util';
 import { suite as uvuSuite } from 'uvu';
 
 type Body = () => unknown;
-/** What fails a test: a class of errors, as in `RangeError`. */
+/** A class of errors, as in `RangeError`. */
 export type ErrorClass = abstract new (...args: never[]) => Error;
 
 interface Hook {
@@ -28,8 +28,8 @@ export interface Suite {
   run(): void;
 }
 
-// Sanitizers and emulators slow everything down alike: the runner then stretches all limits.
-const stretch = Number(process.env.TEST_LIMIT_FACTOR ?? 1);
+// Sanitizers and emulators slow everything down alike: the runner then multiplies all limits.
+const limitFactor = Number(process.env.TEST_LIMIT_FACTOR ?? 1);
 const suites: { name: string; state: 'open' | 'running' | 'done' }[] = [];
 const faults: string[] = [];
 
@@ -170,9 +170,9 @@ function checkError(thrown: unknown, expected: ErrorClass, pattern: RegExp, what
   return thrown;
 }
 
-// A body that is late is not stopped (nothing can); it is reported and the suite goes on.
+// A late body cannot be stopped; it is reported, and the suite goes on.
 async function withLimit(body: Body, ms: number, what: string): Promise<void> {
-  const allowed = ms * stretch;
+  const allowed = ms * limitFactor;
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
@@ -187,7 +187,7 @@ async function withLimit(body: Body, ms: number, what: string): Promise<void> {
   }
 }
 
-// What a late body still holds open must not keep the process alive once all suites are through.
+// Handles that a late body holds open must not keep the process alive once all suites are through.
 function exitWhenDone(): void {
   setInterval(() => {
     if (suites.every(({ state }) => state === 'done')) process.exit(1);

@@ -5,7 +5,7 @@ import { Tensor } from '../../src/engine/ops/tensor.js';
 import { floatToBfloat16, floatToHalf, type HostTensor } from '../../src/files/host_tensor.js';
 import { saveSafetensors, type TensorToCome } from '../../src/files/safetensors/safetensors.js';
 import type { Transformer } from '../../src/transformer/transformer.js';
-import { pieceShape } from '../../src/transformer/weights/state_dict.js';
+import { parameterShape } from '../../src/transformer/weights/state_dict.js';
 
 export type Tensors = Record<string, HostTensor>;
 
@@ -70,7 +70,7 @@ const configOf = ({ config, nVocab }: Transformer) => ({
 
 function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<string, TensorToCome> {
   const { config, nVocab } = model;
-  const shape = (name: string) => pieceShape(name, config, nVocab);
+  const shape = (name: string) => parameterShape(name, config, nVocab);
   const tensor = (wanted: number[], make: () => Tensor): TensorToCome => ({
     dtype: 'float32',
     shape: wanted,
@@ -80,7 +80,7 @@ function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<st
     },
   });
   const own = (name: string) => tensor(shape(name), () => model.weight(name));
-  const turned = (name: string) =>
+  const transposed = (name: string) =>
     tensor(shape(name).reverse(), () => {
       using weight = model.weight(name);
       return weight.permute([1, 0]).clone();
@@ -118,10 +118,10 @@ function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<st
       ['mlp.in_layer', 'mlp.c_fc'],
       ['mlp.out_layer', 'mlp.c_proj'],
     ]) {
-      out[`${to}.${theirs}.weight`] = turned(`${from}.${name}.weight`);
+      out[`${to}.${theirs}.weight`] = transposed(`${from}.${name}.weight`);
       out[`${to}.${theirs}.bias`] = own(`${from}.${name}.bias`);
     }
-    // buffers that their files have and nobody needs
+    // buffers that such files have and readers ignore
     out[`${to}.attn.bias`] = { dtype: 'uint8', shape: [1, 1, n, n], read: async () => new Uint8Array(n * n) };
     out[`${to}.attn.masked_bias`] = { dtype: 'float32', shape: [], read: async () => Float32Array.of(-1e4) };
   }

@@ -1,4 +1,4 @@
-// What a process needs at most to load a model: writes random weights in both layouts, loads each in a process of its own.
+// The peak memory of a process that loads a model: random weights in both layouts, each loaded in its own process.
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { mkdir, readdir, stat } from 'node:fs/promises';

@@ -1,8 +1,8 @@
-// What a test needs of the machine it runs on.
+// What tests need to know of the machine that they run on.
 import { execFileSync } from 'node:child_process';
 import { createServer } from 'node:net';
 
-/** A port on which nobody listens now. */
+/** A port on which no process listens now. */
 export async function freePort(): Promise<number> {
   const server = createServer();
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));

@@ -41,7 +41,7 @@ export function random(seed: number): Random {
     for (let left = elements; sizes.length < rank; left = Math.floor(left / Math.max(1, sizes.at(-1) as number))) {
       sizes.push(size(min, Math.max(min, Math.min(max, left))));
     }
-    // The last sizes had the least room: shuffled, each dimension gets its turn at being long.
+    // The last sizes had the lowest limits: shuffled, any dimension may be the long one.
     for (let i = rank - 1; i > 0; i--) {
       const j = integer(0, i + 1);
       [sizes[i], sizes[j]] = [sizes[j] as number, sizes[i] as number];

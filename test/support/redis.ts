@@ -17,13 +17,13 @@ const installed = ['redis-server', 'valkey-server'].find((name) => spawnSync(nam
 export const noRedis = installed ? undefined : 'no redis-server is installed';
 
 export interface RedisOptions {
-  /** Words for the server's command line, such as `--requirepass secret`. */
-  readonly words?: readonly string[];
-  /** Its port speaks TLS, with the certificate that `words` name. */
+  /** Arguments for the server's command line, such as `--requirepass secret`. */
+  readonly args?: readonly string[];
+  /** Its port speaks TLS, with the certificate that `args` name. */
   readonly tls?: boolean;
 }
 
-/** A server that keeps what it knows in a folder, and can be stopped and started. */
+/** A server that keeps its data in a folder, and can be stopped and started. */
 export class Redis {
   /** Without user and password. */
   readonly url: string;
@@ -47,10 +47,10 @@ export class Redis {
   }
 
   async start(): Promise<void> {
-    const { words: more = [], tls = false } = this.#options;
+    const { args: more = [], tls = false } = this.#options;
     const port = tls ? ['--port', '0', '--tls-port', `${this.port}`] : ['--port', `${this.port}`];
-    const words = [...port, '--bind', '127.0.0.1', '--dir', this.#folder, '--appendonly', 'yes', ...more];
-    this.#child = spawn(installed as string, words, { stdio: ['ignore', 'pipe', 'ignore'] });
+    const args = [...port, '--bind', '127.0.0.1', '--dir', this.#folder, '--appendonly', 'yes', ...more];
+    this.#child = spawn(installed as string, args, { stdio: ['ignore', 'pipe', 'ignore'] });
     let log = '';
     for await (const text of this.#child.stdout as AsyncIterable<Buffer>) {
       log += text.toString();
@@ -89,11 +89,11 @@ export interface Worker {
   readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null; stderr: string }>;
   /** Lines of finished work so far. */
   readonly done: string[];
-  /** What it has said on standard error so far. */
+  /** Its standard error so far. */
   readonly said: () => string;
 }
 
-/** What lets a worker use the folders of tests. */
+/** Options that let a worker use the folders of tests. */
 const allowed = ['--allow-out', tmpdir(), '--allow-corpus', tmpdir(), sampleText];
 
 /** `sonde queue work` on this server, for dumps in folders of tests. */
@@ -103,10 +103,10 @@ export const startWorker = (redis: string, ...more: string[]): Worker => startWo
 export const startWorkerWith = (env: Record<string, string>, ...more: string[]): Worker =>
   startPlainWorker({ env }, ...allowed, ...more);
 
-/** A worker that may do what it may unless it is told more. */
+/** A worker with the default permissions and further arguments. */
 export function startPlainWorker(where: { cwd?: string; env?: Record<string, string> }, ...more: string[]): Worker {
-  const words = ['queue', 'work', '--threads', '1', '--lock', '2', ...more];
-  const child = spawn(process.execPath, [main, ...words], {
+  const args = ['queue', 'work', '--threads', '1', '--lock', '2', ...more];
+  const child = spawn(process.execPath, [main, ...args], {
     ...{ stdio: ['ignore', 'pipe', 'pipe'], cwd: where.cwd, env: { ...process.env, ...where.env } },
   });
   const done: string[] = [];

@@ -1,4 +1,4 @@
-// Ablations in words. Oracle: the same edits by hooks of hand.
+// Ablations given as text. Oracle: the same edits by hooks written by hand.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
@@ -55,7 +55,7 @@ test('neurons, heads, the embedding, every layer', async () => {
   assert.equal(await logitsWith(ablationHooks([], xf)), plain);
 });
 
-test('what makes no ablation', () => {
+test('texts that are no ablations', () => {
   const { dModel } = xf.config;
   for (const [text, pattern] of [
     ['3', /ablation '3' must read LOCATION\/INDEX or LOCATION\/FIRST-LAST/],

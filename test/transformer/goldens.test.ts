@@ -51,7 +51,7 @@ for (const name of goldenNames) {
     xf = await Transformer.load(g.folder);
   });
 
-  test('with none watched', async () => {
+  test('with no point watched', async () => {
     assert.is(xf.nVocab, g.json.n_vocab);
     const logits = await logitsOf(xf, g);
     g.agrees('logits', logits, logitsBound);
@@ -68,7 +68,7 @@ for (const name of goldenNames) {
     g.agrees('loss', [losses.reduce((a, b) => a + b) / losses.length], logitsBound);
   });
 
-  test('with all watched at once', async () => {
+  test('with all points watched at once', async () => {
     const seen = new Map<string, Promise<ArrayLike<number>>>();
     g.agrees('logits', await logitsOf(xf, g, watching(points, seen)), logitsBound);
     const expected = g.keys.filter((key) => key.startsWith('fwd/'));
@@ -76,7 +76,7 @@ for (const name of goldenNames) {
     for (const [key, value] of seen) g.agrees(key, await value, boundOf(key), 'all watched');
   });
 
-  test('with one watched at a time', async () => {
+  test('with one point watched at a time', async () => {
     for (const point of points) {
       const seen = new Map<string, Promise<ArrayLike<number>>>();
       g.agrees('logits', await logitsOf(xf, g, watching([point], seen)), logitsBound, `${point} watched`);
@@ -221,8 +221,8 @@ for (const name of goldenNames) {
     using folded = await Transformer.load(g.folder, { simplify: true });
     g.agrees('simplify/logits', await logitsOf(folded, g), logitsBound);
     const state = await folded.stateDict();
-    for (const piece of ['xf_layers.0.attn.q_proj.bias', 'xf_layers.0.mlp.in_layer.weight']) {
-      g.agrees(`simplify/${piece}`, state[piece]?.data as Float32Array, pointBound);
+    for (const parameter of ['xf_layers.0.attn.q_proj.bias', 'xf_layers.0.mlp.in_layer.weight']) {
+      g.agrees(`simplify/${parameter}`, state[parameter]?.data as Float32Array, pointBound);
     }
   });
 
@@ -275,7 +275,7 @@ for (const name of goldenNames) {
     }
   });
 
-  test('nothing was left out', () => {
+  test('no golden value was left out', () => {
     assert.equal(
       g.left().filter((key) => !/^(bwd|grad|ae_latent11_grad)\//.test(key)),
       [],

@@ -1,4 +1,4 @@
-// Hooks without a model: what runs, what its result may be, and who frees it. The oracle is arithmetic on small tensors.
+// Hooks without a model: their order, their results, and who frees these. The oracle is arithmetic on small tensors.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { getDefaultDevice } from '../../src/engine/device.js';
@@ -59,20 +59,20 @@ test('a clone has lists of its own, at any depth', async () => {
   assert.is(copy.mlp.postAct.watches(1), false);
 });
 
-test('what cannot be a hook or a layer is refused', () => {
+test('values that cannot be a hook or a layer are refused', () => {
   throws(() => new Hooks().append('f' as never), TypeError, /append: hook must be a function or hooks, but is f/);
   throws(() => new AtLayers('3' as never), RangeError, /AtLayers: layers must be an integer of 0 or more, but is '3'/);
   throws(() => new AtLayers([0, -1]), RangeError, /but is -1/);
 });
 
-test('an autoencoder between: the reconstruction, or with its error what came in', async () => {
+test('an autoencoder in between gives the reconstruction, or with the error added its input', async () => {
   for (const addError of [true, false]) {
     using x = ones();
     using result = await halving(addError).run(x);
     close(await result.read(), new Array(6).fill(addError ? 1 : 0.5));
     const edited = halving(addError);
     edited.latents.appendFwd((latents) => latents.fill(0));
-    edited.error.appendFwd((error) => error.mul_(10)); // what is put back: half of x; seen alone: all of x
+    edited.error.appendFwd((error) => error.mul_(10)); // the error is half of x where it is added, else all of x
     using after = await edited.run(x);
     close(await after.read(), new Array(6).fill(addError ? 5 : 0));
     close(await x.read(), new Array(6).fill(1), { label: 'x itself' });
@@ -92,7 +92,7 @@ test('edits of latents do not reach x or the error, even where encode and decode
   close(await x.read(), new Array(6).fill(1));
 });
 
-test('what an autoencoder gives is checked like the result of any hook', async () => {
+test('the result of an autoencoder is checked like that of any hook', async () => {
   using x = ones();
   const run = (decode: (latents: Tensor) => Tensor) =>
     new AutoencoderHooks({ encode: (t) => t.clone(), decode }).run(x, {}, 'mlp.post_act, layer 1');
@@ -115,7 +115,7 @@ test('what an autoencoder gives is checked like the result of any hook', async (
   assert.is(allocated(), before);
 });
 
-test('all that an autoencoder makes in a pass is freed: its result, a view of it, one that another hook replaces', async () => {
+test('all tensors that an autoencoder makes in a pass are freed: its result, a view of it, one that another hook replaces', async () => {
   using xf = await Transformer.load(join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny'));
   const mine = Tensor.zeros([1, 2, 192]);
   const cases: Record<string, (inside: AutoencoderHooks, outside: TransformerHooks) => void> = {

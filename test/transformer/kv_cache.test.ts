@@ -78,7 +78,7 @@ test('caches of a model of another size or dtype are refused, and stay usable', 
   for (const t of [first.logits, next.logits, kvCaches]) t.dispose();
 });
 
-test('padding in the caches goes on to be ignored', async () => {
+test('padding in the caches is still ignored', async () => {
   using tokens = Tensor.from(
     [
       [0, 0, 5, 6],
@@ -98,10 +98,10 @@ test('padding in the caches goes on to be ignored', async () => {
   for (const t of [first.logits, next.logits, alone.logits, kvCaches]) t.dispose();
 });
 
-test('passes at the same time give what they give one by one, each with its caches', async () => {
+test('passes at the same time give the same as one by one, each with its caches', async () => {
   const prompts = Array.from({ length: 40 }, (_, i) => [[i, i + 1, i + 2]]);
   const together = await Promise.all(prompts.map((tokens) => xf.forward(tokens)));
-  const held = together.map(({ logits, kvCaches }) => ({ logits, kvCaches })); // later passes release what nobody read
+  const held = together.map(({ logits, kvCaches }) => ({ logits, kvCaches })); // later passes release caches that were not read
   for (const [i, { logits, kvCaches }] of held.entries()) {
     const alone = await xf.forward(prompts[i] as number[][]);
     close(await logits.read(), await alone.logits.read());

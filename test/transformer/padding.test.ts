@@ -1,4 +1,4 @@
-// Padding: what prompts may be, and the positions that follow. The oracle is counted by hand.
+// Padding: the allowed prompts, and the positions that follow. The oracle is counted by hand.
 import * as assert from 'uvu/assert';
 import { getDefaultDevice } from '../../src/engine/device.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
@@ -56,7 +56,7 @@ test('prompts must be rows of tokens', () => {
   refused([[2 ** 31]], RangeError, /prompts\[0\]\[0\]/);
 });
 
-test('a great many prompts are no more than a long list', () => {
+test('200,000 prompts do not overflow the stack', () => {
   const { tokens, pad } = prepInputAndPad(
     Array.from({ length: 200_000 }, () => [1]),
     'right',

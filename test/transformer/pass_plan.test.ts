@@ -1,4 +1,4 @@
-// Plans and locations: pure, without a device. The oracle is what each sentence says.
+// Plans of passes, and locations, without a device. The oracle is the title of each test.
 import * as assert from 'uvu/assert';
 import { AtLayers, ConditionalHooks, TransformerHooks } from '../../src/transformer/hooks.js';
 import {
@@ -9,11 +9,11 @@ import {
   locationShape,
   parseLocation,
 } from '../../src/transformer/location.js';
-import { makePlan } from '../../src/transformer/pass_plan.js';
+import { planPass } from '../../src/transformer/pass_plan.js';
 import { sizes } from '../../src/transformer/weights/config.js';
 import { suite, throws } from '../support/harness.js';
 
-const test = suite('plan');
+const test = suite('pass plan');
 const fused = {
   lnAttn: 'fused',
   attention: 'fused',
@@ -26,15 +26,15 @@ const fused = {
 };
 const nothing = () => undefined;
 
-test('nobody watching: everything fused, to the end', () => {
+test('without hooks, everything is fused, to the end', () => {
   for (const hooks of [undefined, new TransformerHooks()]) {
-    const plan = makePlan(2, hooks);
+    const plan = planPass(2, hooks);
     assert.equal(plan.layers, [fused, fused]);
     assert.equal([plan.lnF, plan.last, plan.watchesEnd], ['fused', undefined, false]);
   }
 });
 
-test('a point opens its stretch at the layers that are watched, and no other', () => {
+test('a point opens its section at the layers that are watched, and no other section', () => {
   const hooks = new TransformerHooks();
   hooks.mlp.preAct.appendFwd(new AtLayers(1).append(nothing));
   hooks.attn.qkProbs.appendFwd(new AtLayers([0, 2]).append(nothing));
@@ -42,7 +42,7 @@ test('a point opens its stretch at the layers that are watched, and no other', (
   hooks.resid.torso.lnMlp.scale.appendFwd(new ConditionalHooks(() => false).append(nothing));
   hooks.attn.qkLogits.appendBwd(nothing);
   hooks.resid.torso.lnAttn.scale.appendFwd(new AtLayers(0));
-  const plan = makePlan(3, hooks);
+  const plan = planPass(3, hooks);
   assert.equal(plan.layers, [
     { ...fused, lnMlp: 'open', attention: 'open' },
     { ...fused, lnMlp: 'open', attention: 'split', gelu: 'open' },
@@ -50,7 +50,7 @@ test('a point opens its stretch at the layers that are watched, and no other', (
   ]);
 });
 
-test('points that any form passes open nothing', () => {
+test('points that are seen in every version of a section open nothing', () => {
   const hooks = new TransformerHooks();
   for (const point of [
     'mlp.post_act',
@@ -62,14 +62,14 @@ test('points that any form passes open nothing', () => {
   ]) {
     hooks.appendToPath(`${point}.fwd`, nothing);
   }
-  assert.equal(makePlan(1, hooks).layers, [fused]);
-  assert.equal(makePlan(1, hooks).watchesEnd, false);
+  assert.equal(planPass(1, hooks).layers, [fused]);
+  assert.equal(planPass(1, hooks).watchesEnd, false);
   hooks.logits.appendFwd(nothing);
-  assert.equal(makePlan(1, hooks).watchesEnd, true);
+  assert.equal(planPass(1, hooks).watchesEnd, true);
 });
 
 test('wanted locations count as watched, and the last one ends the pass', () => {
-  const plan = makePlan(3, undefined, ['0/mlp/pre_act', '1/attn/qk_softmax_denominator']);
+  const plan = planPass(3, undefined, ['0/mlp/pre_act', '1/attn/qk_softmax_denominator']);
   assert.equal(plan.layers, [{ ...fused, gelu: 'open' }, { ...fused, attention: 'open', softmax: 'open' }, fused]);
   assert.equal(plan.last, { point: 'attn.qk_softmax_denominator', layer: 1 });
 });
@@ -83,7 +83,7 @@ test('an update that is watched is added by the layer norm that follows, unless 
       hooks.appendToPath(`${point}.fwd`, hook);
     }
     // wanted locations count as watched
-    const [plan, wanted] = [makePlan(2, hooks), makePlan(2, undefined, locations)];
+    const [plan, wanted] = [planPass(2, hooks), planPass(2, undefined, locations)];
     assert.equal(wanted.layers, plan.layers);
     return plan.layers.flatMap(({ addAttn, addMlp }) => [addAttn, addMlp]);
   };
@@ -99,10 +99,10 @@ test('an update that is watched is added by the layer norm that follows, unless 
   assert.equal(additions(...both, '1/resid/post_mlp'), ['norm', 'norm', 'product', 'apart']);
 });
 
-test('probabilities that are only handed out come from the fused kernel', () => {
+test('probabilities that are wanted but not hooked come from the fused kernel', () => {
   const probs = '0/attn/qk_probs';
   const plan = (hooks: TransformerHooks | undefined, ...locations: string[]) => {
-    const { attention, probs } = makePlan(1, hooks, locations).layers[0] as ReturnType<typeof makePlan>['layers'][0];
+    const { attention, probs } = planPass(1, hooks, locations).layers[0] as ReturnType<typeof planPass>['layers'][0];
     return [attention, probs];
   };
   assert.equal(plan(undefined, probs), ['fused', true]);

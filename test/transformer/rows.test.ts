@@ -18,18 +18,18 @@ const lengths = emulated() ? [9, 4] : [70, 1, 33, 70, 64, 17];
 const rows = lengths.map((length) => Array.from({ length }, () => rng.integer(0, 50_257)));
 const longest = Math.max(...lengths);
 const dtypes = ['float32', 'bfloat16'] as const;
-const places = ['1/mlp/post_act', '1/resid/delta_mlp', '1/attn/v_out', '0/resid/post_attn'];
+const locations = ['1/mlp/post_act', '1/resid/delta_mlp', '1/attn/v_out', '0/resid/post_attn'];
 
 type Values = Record<string, ArrayLike<number>>;
 
-/** Values of each row at each place, padding left out, as bits. */
+/** Values of each row at each location, padding left out, as bits. */
 async function valuesOf(model: Transformer, autoencoders: Autoencoder[], batch: number[][]) {
   const padded = batch.map((row) => [...row, ...Array<number>(longest - row.length).fill(0)]);
   const seq = Math.max(...batch.map((row) => row.length));
   const tokens = padded.map((row) => row.slice(0, seq));
   const all = batch.map((): Values => ({}));
   const { logits } = await model.forward(tokens);
-  const found = await model.activations(tokens, places);
+  const found = await model.activations(tokens, locations);
   for (const [name, tensor] of [['logits', logits] as const, ...found]) {
     const values = await tensor.read();
     const width = tensor.size / (batch.length * seq);

@@ -1,4 +1,4 @@
-// Choosing tokens: frequencies against probabilities, nuclei counted by hand; through the model, the sentences of bad options.
+// Choosing tokens: frequencies against probabilities, nuclei counted by hand; through the model, messages for bad options.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
@@ -52,7 +52,7 @@ test('draws are as frequent as they are likely, and nothing impossible is drawn'
   );
 });
 
-test('the generator is even, and its seed is all there is to it', () => {
+test('the generator is uniform, and depends only on its seed', () => {
   const values = Array.from({ length: 20_000 }, seededRandom(3));
   assert.ok(values.every((x) => x >= 0 && x < 1));
   close([values.reduce((a, b) => a + b) / values.length], [0.5], { atol: 0.0103 });
@@ -61,7 +61,7 @@ test('the generator is even, and its seed is all there is to it', () => {
   assert.is.not(seededRandom(1)(), seededRandom(2 ** 32 + 1)(), 'all of the seed counts');
 });
 
-test('options that are none are named; a temperature of almost 0 is 0', async () => {
+test('bad options are named; a temperature of almost 0 is 0', async () => {
   using xf = await Transformer.load(join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny'));
   await rejects(xf.sample([[1]], { topP: '0.5' as never }), TypeError, /topP must be a number, but is '0\.5'/);
   await rejects(xf.sample([[1]], { topP: Number.NaN }), RangeError, /topP must be a probability/);
@@ -82,7 +82,7 @@ test('strings are decoded as a whole: a character of several tokens comes out as
   assert.equal(strings, xf.enc.decodeBatch(rows));
 });
 
-test('what has no probability is never drawn, at either end of the range', () => {
+test('an index of probability 0 is never drawn, at either end of the range', () => {
   assert.is(
     draw([0, 0.5, 0.5, 0], () => 0),
     1,

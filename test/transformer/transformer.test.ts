@@ -1,4 +1,4 @@
-// The transformer's manners: arguments, hooks that go wrong, caches, memory, checkpoints. The oracle is each sentence.
+// The transformer's checks: arguments, failing hooks, caches, memory, checkpoints. The oracle is the title of each test.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -22,7 +22,7 @@ test.before(async () => {
 });
 const allocated = () => xf.device.memory().allocated;
 
-test('what cannot be loaded says why and what could be', async () => {
+test('a model that cannot be loaded: the error says why, and which models can', async () => {
   await rejects(
     Transformer.load('/no/such/folder'),
     Error,
@@ -229,7 +229,7 @@ test('updates added in the product, with the layer norm and apart: the same bits
     }
     close(await mine.read(), new Array(7 * 48).fill(0.25), { label: "the user's own is left alone" });
     mine.dispose();
-    // handed out: what is added is what was seen, and the stream before the next layer norm is their sum
+    // wanted: the added value is the seen one, and the stream before the next layer norm is their sum
     const names = ['1/resid/post_attn', '1/resid/delta_mlp', '2/resid/post_ln_attn', 'logits'];
     const values = await model.activations(tokens, names);
     close(await (values.get('logits') as Tensor).read(), plain, { label: `${dtype}, handed out` });
@@ -251,7 +251,7 @@ test('sampling with an update left to the last layer norm', async () => {
   assert.equal((await xf.sample(prompts, { ...options, hooks })).tokens, (await xf.sample(prompts, options)).tokens);
 });
 
-test('probabilities handed out by the fused kernel are those that a hook sees, padding and all', async () => {
+test('probabilities from the fused kernel are those that a hook sees, also with padding', async () => {
   const name = '1/attn/qk_probs';
   for (const side of ['left', 'right'] as const) {
     const { tokens, pad } = prepInputAndPad(
@@ -272,7 +272,7 @@ test('probabilities handed out by the fused kernel are those that a hook sees, p
       );
       (await model.forward(tokens, { pad, hooks })).logits.dispose();
       const expected = await (seen as Promise<ArrayLike<number>>);
-      // attn.k besides: the same kernel on scaled copies
+      // with attn.k: the same kernel on scaled copies
       for (const locations of [[name], [name, '1/attn/k'], [name, 'logits']]) {
         const values = await model.activations(tokens, locations, { pad });
         const probs = values.get(name) as Tensor;
@@ -407,7 +407,7 @@ test('a row gets the same bits alone, in a batch, and with any number of threads
   });
 });
 
-test('random models depend on their seed alone', async () => {
+test('random models depend only on their seed', async () => {
   using a = await Transformer.load('random:tiny');
   using b = await Transformer.load('random:tiny?0');
   using c = await Transformer.load('random:tiny?1');

@@ -2,7 +2,7 @@
 // nothing in the file is believed that was not worked out here.
 import type { ByteSource } from '../../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../../files/host_tensor.js';
-import { allocate, checkRoom } from '../../files/memory.js';
+import { allocate, checkMemory } from '../../files/memory.js';
 import { type PlacedTensor, parseSafetensorsHeader } from '../../files/safetensors/safetensors_header.js';
 import type { Store } from '../../files/store/store.js';
 import { quietly } from '../corpus/read_ahead.js';
@@ -93,7 +93,7 @@ export class ShardReader {
   async #readCells(): Promise<Cells> {
     const { context } = this.#settings;
     const { rows } = this.entry;
-    checkRoom(`${this.path}: its positions`, 4 * (rows + 1), 'read it where there is more');
+    checkMemory(`${this.path}: its positions`, 4 * (rows + 1), 'read it where there is more');
     if (!isPacked(this.#settings)) return everyCell(rows, context);
     const positions = (await this.read('positions')) as Int32Array;
     const places = new Int32Array(positions.length / 2);

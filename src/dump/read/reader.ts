@@ -1,5 +1,5 @@
 // Opens a finished, or begun, dump. Nothing but safetensors and JSON is needed to read one; this is the convenient way.
-import { checkRoom } from '../../files/memory.js';
+import { checkMemory } from '../../files/memory.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { whyUnreadable } from '../format/disk.js';
@@ -221,7 +221,7 @@ export class Dump {
     const rows = this.#count('statistics', 0, this.rowCount);
     await this.#checkShards(0, rows, bytesOfStatistics * width);
     const what = `statistics: ${this.folder}: those of ${name}`;
-    checkRoom(what, bytesOfStatistics * width, 'read them where there is more');
+    checkMemory(what, bytesOfStatistics * width, 'read them where there is more');
     const merged = new MergedStatistics(width);
     await this.#eachShard(0, rows, async (shard) => {
       merged.add(await statisticsIn(shard, name));
@@ -333,7 +333,7 @@ export class Dump {
   /** What was asked for must fit into memory. */
   #checkRoom(operation: string, [from, to]: readonly [number, number], bytes: number, name = 'the tokens'): void {
     const what = `${operation}: ${this.folder}: rows ${from} to ${to} of ${name}`;
-    checkRoom(what, bytes, 'ask for fewer rows');
+    checkMemory(what, bytes, 'ask for fewer rows');
   }
 
   /** Looks at all shards that have some of the rows, before so many bytes are taken for what the manifest says of them. */

@@ -79,7 +79,7 @@ async function claimed(store: Store, { part }: DumpSettings) {
   for (let attempt = 1; ; attempt++) {
     const removeFolder = await created(store);
     try {
-      return { claim: await store.claim(claimFile(part)), removeFolder };
+      return { claim: await store.takeLease(claimFile(part)), removeFolder };
     } catch (error) {
       await removeFolder();
       const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT';

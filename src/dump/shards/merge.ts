@@ -68,7 +68,7 @@ export async function mergeDumps(out: string, from: readonly string[] = []): Pro
   const others = [...new Set(from.map(placeOf))].filter((name) => name !== placeOf(out));
   const store = openStore(out);
   const undo = await onDisk(out, store.create(), merging);
-  const claim = await onDisk(store.pathOf(claimFile(whole)), store.claim(claimFile(whole)), merging).catch(
+  const claim = await onDisk(store.pathOf(claimFile(whole)), store.takeLease(claimFile(whole)), merging).catch(
     async (error) => {
       await undo();
       throw error;

@@ -1,9 +1,9 @@
-// Files wherever they lie: a path, az://account/container/path or https://…. What is on the network is fetched once into
-// a cache on disk, by one process at a time; the others wait for it.
+// Opening files wherever they lie: a path, az://account/container/path or https://…. A file on the network is fetched
+// once into a cache on disk, by one process at a time; the others wait for it.
 import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import { type LocalSource, openFile } from '../byte_source.js';
-import { claim } from '../lease.js';
+import { takeLease } from '../lease.js';
 import { makeFolder, WriteError, writing } from '../write_failure.js';
 import { isBlobUrl, parseBlobAddress } from './blob_address.js';
 import { type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
@@ -14,16 +14,16 @@ import { Unreachable } from './blob_request.js';
 export type { CachedBlob } from './blob_cache.js';
 export type { BlobProgress } from './blob_download.js';
 
-/** Of whatever may have to be fetched from the network. */
+/** Options of whatever may have to fetch files from the network. */
 export interface FetchOptions {
-  /** Told while bytes come, file by file; not at all for what is in the cache already. */
+  /** Called while bytes come, file by file; it is not called for files that are in the cache already. */
   onProgress?: (progress: BlobProgress) => void;
-  /** Ends a download; what has come is kept for the next one. */
+  /** Ends a download; the bytes that have come are kept for the next one. */
   signal?: AbortSignal;
 }
 
 export interface OpenBlobOptions extends FetchOptions {
-  /** Ask the server whether the blob has changed, and fetch it again if so. What is in the cache is used as it is otherwise. */
+  /** Ask the server whether the blob has changed, and fetch it again if so. Otherwise the copy in the cache is used. */
   refresh?: boolean;
   /** Seconds without a byte after which a connection counts as dead; 30 when left out. */
   timeout?: number;
@@ -33,11 +33,11 @@ export interface OpenBlobOptions extends FetchOptions {
 export class BlobFile implements AsyncDisposable {
   /** A path as it was given, or the address that was asked, without a query. */
   readonly name: string;
-  /** Of the file on this machine. */
+  /** The path of the file on this machine. */
   readonly path: string;
   /** In bytes. */
   readonly size: number;
-  /** Of a blob's copy, in hexadecimal; undefined for a file that was given by its path. */
+  /** The checksum of a blob's copy, in hexadecimal; undefined for a file that was given by its path. */
   readonly sha256: string | undefined;
   /** @internal */
   readonly source: LocalSource;
@@ -103,7 +103,7 @@ export async function openNamed(reader: string, address: string, options: NamedO
     try {
       return new BlobFile(name, path, await openFile(label, path), sha256);
     } catch (error) {
-      // replaced by a newer version, or cleared away, since it was found
+      // since it was found, it was replaced by a newer version or cleared away
       if (tries === 2 || (error as { cause?: NodeJS.ErrnoException }).cause?.code !== 'ENOENT') throw error;
     }
   }
@@ -115,7 +115,7 @@ export async function readText(reader: string, address: string, most = 2 ** 26):
   return new TextDecoder().decode(await file.read());
 }
 
-/** Makes sure that the cache has blobs, several at a time. @throws the first error; what else is under way then ends. */
+/** Makes sure that the cache has blobs, several at a time. @throws the first error; the other downloads then end. */
 export async function fetchBlobs(addresses: readonly string[], options: OpenBlobOptions = {}): Promise<CachedBlob[]> {
   const failed = new AbortController();
   const signal = options.signal ? AbortSignal.any([options.signal, failed.signal]) : failed.signal;
@@ -150,7 +150,7 @@ async function cached(reader: string, address: string, options: NamedOptions): P
         const remote = await RemoteBlob.open(parsed, timeout);
         return fetchInto(folder, remote, refresh, { onProgress, signal, most });
       });
-    if (signal) return await fetch(); // it ends with its own signal, and nobody else's
+    if (signal) return await fetch(); // only its own signal may end it
     const work = underWay.get(folder) ?? fetch().finally(() => underWay.delete(folder));
     underWay.set(folder, work);
     return await work;
@@ -177,20 +177,20 @@ async function fetchInto(
   const { signal } = options;
   for (;;) {
     signal?.throwIfAborted();
-    await makeFolder(folder); // which clearing the cache may have removed
-    const claimed = await writing(folder, 'folder', claim(folder));
-    if (!claimed) {
+    await makeFolder(folder); // clearing the cache may have removed it
+    const lease = await writing(folder, 'folder', takeLease(folder));
+    if (!lease) {
       await sleep(pollMilliseconds, undefined, signal ? { signal } : {});
       continue;
     }
     try {
-      const there = await lookUp(folder); // fetched by somebody else meanwhile
+      const there = await lookUp(folder); // another process may have fetched it meanwhile
       if (there && !(refresh && (await hasChanged(remote, there, signal)))) return there;
-      return await downloadBlob(remote, folder, claimed, options);
+      return await downloadBlob(remote, folder, lease, options);
     } catch (error) {
-      if (!(await claimed.lost())) throw error;
+      if (!(await lease.lost())) throw error;
     } finally {
-      await claimed.release();
+      await lease.release();
     }
   }
 }

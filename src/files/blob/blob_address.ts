@@ -1,15 +1,16 @@
-// Where a blob lies: az://account/container/path as the original writes it, or any https:// address; and where a dump
-// lies, az://account/container/prefix. Turns each into the URL to ask and says which credentials from the environment
-// are meant for it: one account's are never sent to another's address.
+// Addresses of blobs, az://account/container/path as the original writes them or any https:// address, and of dumps,
+// az://account/container/prefix. Each is converted into the URL to request, with the credentials from the environment
+// that are meant for it: one account's credentials are never sent to another's address.
 import { join } from 'node:path';
+import { withEscapes } from '../text.js';
 
 export interface BlobAddress {
   /**
-   * As it was asked for, without a query (which may hold a signature), and https:// as the URL parser reads it: for messages
-   * and for the cache.
+   * The address as it was given, without a query (which may hold a signature), and https:// as the URL parser reads it: for
+   * messages and for the cache.
    */
   readonly name: string;
-  /** What is requested, still without credentials from the environment; its query as it was given. */
+  /** The URL to request, still without credentials from the environment; its query is as it was given. */
   readonly url: string;
   /** The last part of the path. */
   readonly baseName: string;
@@ -19,14 +20,14 @@ export interface BlobAddress {
   readonly connection?: { readonly string: string; readonly container: string; readonly blob: string };
 }
 
-/** A place for many blobs: those whose names begin with `prefix/`, or all of a container. */
+/** The address of many blobs: those whose names begin with `prefix/`, or all of a container. */
 export interface StoreAddress {
-  /** As it was asked for, without slashes at the end. */
+  /** The address as it was given, without slashes at the end. */
   readonly name: string;
-  /** Of the container. */
+  /** The container's URL. */
   readonly url: string;
   readonly container: string;
-  /** What the names of its blobs begin with: empty, or with a slash at the end. */
+  /** The prefix of its blobs' names: empty, or with a slash at the end. */
   readonly prefix: string;
   readonly credentials: boolean;
   /** Set when the environment holds a connection string for this account. */
@@ -65,7 +66,7 @@ export function parseStoreAddress(text: string, environment: Environment = proce
   const { account, container, path } = azureParts(name);
   if (!isContainer(account, container) || !(path === '' || isPlainPath(path))) {
     throw new Error(
-      `${visible(text)}: is no place for a dump; it must read az://account/container/prefix, ${plainParts}`,
+      `${withEscapes(text)}: is no place for a dump; it must read az://account/container/prefix, ${plainParts}`,
     );
   }
   const base = `${serviceOf(account, environment)}/${container}`;
@@ -82,7 +83,7 @@ function ofAzure(text: string, environment: Environment): BlobAddress {
   const { account, container, path: blob } = azureParts(text);
   if (!isContainer(account, container) || !isPlainPath(blob)) {
     throw new Error(
-      `${visible(text)}: is no address of a blob; it must read az://account/container/path, ${plainParts}`,
+      `${withEscapes(text)}: is no address of a blob; it must read az://account/container/path, ${plainParts}`,
     );
   }
   const path = `${container}/${blob.split('/').map(encodeURIComponent).join('/')}`;
@@ -94,18 +95,18 @@ function ofAzure(text: string, environment: Environment): BlobAddress {
 
 const plainParts = 'without empty parts, . and .. and without control characters';
 
-// URL parsers take . and .. as ways to other places, out of the container even, and servers take \ for /.
-const isPlainPath = (path: string): boolean => !path.split('/').includes('') && staysInPlace(path);
-const staysInPlace = (path: string): boolean =>
+// URL parsers resolve . and .., which can lead out of the container, and servers take \ for /.
+const isPlainPath = (path: string): boolean => !path.split('/').includes('') && hasPlainParts(path);
+const hasPlainParts = (path: string): boolean =>
   !/[\p{Cc}\p{Cs}]/u.test(path) && path.split(/[/\\]/).every((part) => part !== '.' && part !== '..');
 
 /**
- * Whether an address is another one, or begins with it, part by part. No address does that could lead to another place
- * than it shows.
+ * Whether an address is `above`, or begins with it, part by part. False for an address that could lead elsewhere than it
+ * shows.
  */
-export function isBelowAddress(address: string, place: string): boolean {
+export function isBelowAddress(address: string, above: string): boolean {
   const parts = partsOf(address);
-  return parts !== undefined && partsOf(place)?.every((part, i) => parts[i] === part) === true;
+  return parts !== undefined && partsOf(above)?.every((part, i) => parts[i] === part) === true;
 }
 
 function partsOf(address: string): string[] | undefined {
@@ -113,7 +114,7 @@ function partsOf(address: string): string[] | undefined {
   const parts =
     address.slice(0, 3).toLowerCase() === 'az:' ? address.slice('az://'.length).split('/') : partsOfUrl(address);
   while (parts.length > 1 && parts.at(-1) === '') parts.pop(); // slashes at the end
-  const plain = parts.every((part) => part !== '' && canDecode(part) && staysInPlace(decoded(part)));
+  const plain = parts.every((part) => part !== '' && canDecode(part) && hasPlainParts(decoded(part)));
   return plain ? [address.slice(0, address.indexOf(':')).toLowerCase(), ...parts] : undefined;
 }
 
@@ -122,10 +123,6 @@ function partsOfUrl(address: string): string[] {
   const { host, pathname } = new URL(address);
   return [host, ...pathname.slice(1).split('/')];
 }
-
-/** For messages: control characters as escapes. */
-const visible = (text: string): string =>
-  text.replace(/\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 
 function azureParts(text: string): { account: string; container: string; path: string } {
   const [, account = '', container = '', path = ''] = /^az:\/\/([^/]*)\/([^/]*)(?:\/(.*))?$/i.exec(text) ?? [];
@@ -149,7 +146,7 @@ function ofHttp(text: string, environment: Environment): BlobAddress {
   if (url.protocol !== 'https:' || !url.hostname.endsWith(hostSuffix)) return plain(name, url.href);
   const account = url.hostname.slice(0, -hostSuffix.length);
   const [container = '', ...rest] = url.pathname.slice(1).split('/').map(decoded);
-  if (!staysInPlace([container, ...rest].join('/'))) {
+  if (!hasPlainParts([container, ...rest].join('/'))) {
     throw new Error(
       `${name}: is no address of a blob: its path, decoded, must be without . and .. and control characters`,
     );

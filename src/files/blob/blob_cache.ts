@@ -1,12 +1,13 @@
 // The cache of blobs on disk: a folder for each address, with the file under a name that holds its checksum, and
-// entry.json, which says what it is and is replaced in one step. So a reader sees a whole file or none, whoever writes.
+// entry.json, which describes the file and is replaced in one step. So a reader sees a whole file or none, whatever other
+// processes write.
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, join } from 'node:path';
 import { writeFileAtomically } from '../atomic_write.js';
-import { claim } from '../lease.js';
+import { takeLease } from '../lease.js';
 
 /** A blob in the cache. */
 export interface CachedBlob {
@@ -15,7 +16,7 @@ export interface CachedBlob {
   readonly size: number;
   readonly sha256: string;
   readonly etag: string | null;
-  /** Of the server, where it has no ETag. */
+  /** The time of the last change, where the server has no ETag. */
   readonly modified: string | null;
   /** When it was fetched, as ISO 8601. */
   readonly fetched: string;
@@ -24,7 +25,7 @@ export interface CachedBlob {
 
 interface Entry extends Omit<CachedBlob, 'path'> {
   readonly file: string;
-  /** Of the file when its checksum was last computed. */
+  /** The file's time when its checksum was last computed. */
   readonly mtimeMs: number;
 }
 
@@ -44,7 +45,7 @@ export function entryFolder(url: string): string {
   return join(blobsFolder(), createHash('sha256').update(plain).digest('hex').slice(0, 32));
 }
 
-/** What a folder holds: undefined for nothing, half an entry, or a file that is no longer what was fetched. */
+/** The blob that a folder holds: undefined for none, half an entry, or a file that is no longer as it was fetched. */
 export async function lookUp(folder: string, { rehash = false } = {}): Promise<CachedBlob | undefined> {
   const entry = await readEntry(folder);
   if (!entry) return undefined;
@@ -53,10 +54,10 @@ export async function lookUp(folder: string, { rehash = false } = {}): Promise<C
   if (!found?.isFile() || found.size !== entry.size) return undefined;
   if (rehash || found.mtimeMs !== entry.mtimeMs) {
     if ((await checksums(path)).sha256 !== entry.sha256) return undefined;
-    // saves computing it again; in a cache that cannot be written, it is computed each time
+    // the checksum need not be computed again then; in a cache that cannot be written, it is computed each time
     if (found.mtimeMs !== entry.mtimeMs) await writeEntry(folder, { ...entry, mtimeMs: found.mtimeMs }).catch(() => {});
   }
-  return shown(folder, entry);
+  return blobOf(folder, entry);
 }
 
 async function readEntry(folder: string): Promise<Entry | undefined> {
@@ -66,14 +67,14 @@ async function readEntry(folder: string): Promise<Entry | undefined> {
     const whole = [name, sha256, file, fetched].every((x) => typeof x === 'string') && Number.isSafeInteger(size);
     return whole && typeof mtimeMs === 'number' && file === basename(file as string) ? (entry as Entry) : undefined;
   } catch {
-    return undefined; // none yet, or torn: it is fetched again
+    return undefined; // there is none yet, or it is damaged: the blob is fetched again
   }
 }
 
 const writeEntry = (folder: string, entry: Entry): Promise<void> =>
   writeFileAtomically(join(folder, entryFile), `${JSON.stringify(entry, null, 1)}\n`);
 
-const shown = (folder: string, { name, size, sha256, etag, modified, fetched, file }: Entry): CachedBlob => {
+const blobOf = (folder: string, { name, size, sha256, etag, modified, fetched, file }: Entry): CachedBlob => {
   return { name, size, sha256, etag, modified, fetched, path: join(folder, file) };
 };
 
@@ -90,10 +91,10 @@ export async function enter(folder: string, blob: Omit<CachedBlob, 'path'>, file
   for (const other of await readdir(folder)) {
     if (/^[0-9a-f]{16}-/.test(other) && other !== file) await rm(join(folder, other), { force: true });
   }
-  return shown(folder, entry);
+  return blobOf(folder, entry);
 }
 
-/** Of a whole file, read once: SHA-256 in hexadecimal, and MD5 if wanted. */
+/** The checksums of a file, which is read once: SHA-256 in hexadecimal, and MD5 if wanted. */
 export async function checksums(path: string, { withMd5 = false } = {}): Promise<{ sha256: string; md5?: Buffer }> {
   const sha256 = createHash('sha256');
   const md5 = withMd5 ? createHash('md5') : undefined;
@@ -104,7 +105,7 @@ export async function checksums(path: string, { withMd5 = false } = {}): Promise
   return { sha256: sha256.digest('hex'), ...(md5 && { md5: md5.digest() }) };
 }
 
-// ---- what is there
+// ---- all blobs
 
 export interface CacheListing {
   readonly folder: string;
@@ -113,7 +114,7 @@ export interface CacheListing {
   readonly unfinishedBytes: number;
 }
 
-/** All that the cache holds, by name. */
+/** All blobs in the cache, by name. */
 export async function listCache(): Promise<CacheListing> {
   const blobs: CachedBlob[] = [];
   let unfinishedBytes = 0;
@@ -129,31 +130,31 @@ export async function listCache(): Promise<CacheListing> {
 }
 
 /**
- * Removes what `names` selects by its name, or everything, with downloads that were left unfinished. What is being
+ * Removes the blobs whose names `names` selects, or all, with downloads that were left unfinished. A blob that is being
  * fetched right now stays.
  */
 export async function clearCache(names: (name: string) => boolean = () => true): Promise<CacheListing> {
   const blobs: CachedBlob[] = [];
   let unfinishedBytes = 0;
   for (const folder of await entryFolders()) {
-    const claimed = await claim(folder);
-    if (!claimed) continue;
+    const lease = await takeLease(folder);
+    if (!lease) continue;
     try {
       const entry = await readEntry(folder);
       if (entry && !names(entry.name)) continue;
       for (const file of await readdir(folder)) {
         if (file.endsWith('.partial')) unfinishedBytes += await diskBytes(join(folder, file));
       }
-      if (entry) blobs.push(shown(folder, entry));
+      if (entry) blobs.push(blobOf(folder, entry));
       await rm(folder, { recursive: true, force: true });
     } finally {
-      await claimed.release();
+      await lease.release();
     }
   }
   return { folder: cacheFolder(), blobs, unfinishedBytes };
 }
 
-/** Computes every checksum; gives those that are no longer what was fetched, which the next use fetches again. */
+/** Computes every checksum. Broken blobs are no longer as they were fetched; their next use fetches them again. */
 export async function verifyCache(): Promise<{ readonly good: CachedBlob[]; readonly broken: string[] }> {
   const good: CachedBlob[] = [];
   const broken: string[] = [];
@@ -168,12 +169,12 @@ export async function verifyCache(): Promise<{ readonly good: CachedBlob[]; read
 }
 
 async function entryFolders(): Promise<string[]> {
-  const names = await readdir(blobsFolder(), { withFileTypes: true }).catch(() => []); // no cache yet
+  const names = await readdir(blobsFolder(), { withFileTypes: true }).catch(() => []); // there is no cache yet
   return names
     .filter((entry) => entry.isDirectory() && /^[0-9a-f]{32}$/.test(entry.name))
     .map(({ name }) => join(blobsFolder(), name));
 }
 
-// An unfinished file has its full length from the start; what it takes on the disk is what has come.
+// An unfinished file has its full length from the start; the space that it takes on the disk is what has come.
 const diskBytes = async (path: string): Promise<number> =>
   512 * ((await stat(path).catch(() => undefined))?.blocks ?? 0);

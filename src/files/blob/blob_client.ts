@@ -1,5 +1,5 @@
-// The storage client's objects for addresses. Its own resuming gives up at the first cut, so it is told not to retry:
-// all retries are in blob_request.ts.
+// The storage client's objects for addresses. The client's own resuming gives up at the first cut connection, so its
+// retries are switched off: all retries are in blob_request.ts.
 import type {
   BlobClient,
   BlobServiceClient,
@@ -14,7 +14,7 @@ export const noETag = 'none';
 
 const options = { retryOptions: { maxTries: 1 } };
 
-// loaded when the network is first needed: it takes a third of a second
+// the client is loaded when the network is first needed: that takes a third of a second
 const client = () => import('@azure/storage-blob');
 
 export async function blobClientOf(address: BlobAddress): Promise<BlobClient> {
@@ -24,7 +24,7 @@ export async function blobClientOf(address: BlobAddress): Promise<BlobClient> {
     return service.getContainerClient(connection.container).getBlobClient(connection.blob);
   }
   const { BlobClient } = await client();
-  // a pipeline with a policy of one's own serves one client
+  // a pipeline with its own policy serves one client
   return new BlobClient(url, await pipelineOf(address, [{ policy: forOtherServers, position: 'perRetry' }]));
 }
 
@@ -44,17 +44,17 @@ async function serviceOf(name: string, connection: string): Promise<BlobServiceC
   }
 }
 
-/** Without credentials but those in the address. */
+/** A pipeline without credentials other than those in the address. */
 async function pipelineOf({ credentials }: { credentials: boolean }, additionalPolicies?: object[]): Promise<Pipeline> {
   const { AnonymousCredential, newPipeline } = await client();
   return newPipeline(new AnonymousCredential(), {
     ...options,
-    redirectOptions: { allowCrossOriginRedirects: !credentials }, // file hosts send on to where their files lie
+    redirectOptions: { allowCrossOriginRedirects: !credentials }, // file hosts redirect to where their files lie
     ...(additionalPolicies && { additionalPolicies }),
   } as StoragePipelineOptions);
 }
 
-/** Servers other than Azure's know the standard header alone, and may have no ETag, without which the client reads nothing. */
+/** Other servers than Azure's know only the standard header, and may give no ETag, without which the client reads nothing. */
 const forOtherServers = {
   name: 'forOtherServers',
   async sendRequest(request: { headers: Headers }, next: (request: object) => Promise<{ headers: Headers }>) {

@@ -1,5 +1,5 @@
 // Fetches one blob into its folder of the cache: parts in parallel into a file of the final length, and a journal of
-// the parts that have come, with their checksums. Whatever ends a download, the next one goes on with the parts whose
+// the parts that have come, with their checksums. However a download ends, the next one continues with the parts whose
 // checksums fit.
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, readdir, readFile, rename, rm, statfs } from 'node:fs/promises';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import pLimit from 'p-limit';
 import { writeFileAtomically } from '../atomic_write.js';
-import type { Claim } from '../lease.js';
+import type { Lease } from '../lease.js';
 import { type CachedBlob, checksums, enter, storedName } from './blob_cache.js';
 import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.js';
 import { BlobChanged, diskErrors } from './blob_request.js';
@@ -15,7 +15,7 @@ import { BlobChanged, diskErrors } from './blob_request.js';
 export interface BlobProgress {
   /** The blob's address. */
   readonly name: string;
-  /** Bytes that are there, those of an earlier try included. */
+  /** Bytes that have come, those of an earlier attempt included. */
   readonly bytes: number;
   readonly total: number;
 }
@@ -31,18 +31,18 @@ const partBytes = checkedRange;
 const partsAtOnce = 8;
 /** Over all downloads of the process: each holds a part in memory. */
 const requests = pLimit(16);
-/** How often the journal is written: what came after it is fetched again after a kill. */
+/** How often the journal is written: after a kill, the bytes that came since are fetched again. */
 const journalMilliseconds = 500;
 const mostVersions = 3;
 
 /**
- * The blob as the server has it now. Nothing gets its final name once the claim on the folder is lost.
- * @throws Error in words; the cache is as it was, and what has come is kept for the next try.
+ * The blob as the server has it now. Once the lease on the folder is lost, no file gets its final name.
+ * @throws Error that says why; the cache is as it was, and the bytes that have come are kept for the next attempt.
  */
 export async function downloadBlob(
   remote: RemoteBlob,
   folder: string,
-  claimed: Pick<Claim, 'lost'>,
+  lease: Pick<Lease, 'lost'>,
   options: DownloadOptions,
 ): Promise<CachedBlob> {
   for (let tries = 1; ; tries++) {
@@ -52,9 +52,9 @@ export async function downloadBlob(
       throw new Error(`${remote.address.name}: has ${version.size} bytes, more than ${most}`);
     }
     try {
-      return await downloadVersion(remote, version, folder, claimed, options);
+      return await downloadVersion(remote, version, folder, lease, options);
     } catch (error) {
-      if (!(error instanceof BlobChanged)) throw diskInWords(error, remote.address.name, folder);
+      if (!(error instanceof BlobChanged)) throw explainDiskError(error, remote.address.name, folder);
       if (tries < mostVersions) continue;
       const { name } = remote.address;
       throw new Error(`${name}: was replaced ${tries} times while it was fetched; try again later`, { cause: error });
@@ -66,18 +66,18 @@ async function downloadVersion(
   remote: RemoteBlob,
   version: BlobVersion,
   folder: string,
-  claimed: Pick<Claim, 'lost'>,
+  lease: Pick<Lease, 'lost'>,
   { onProgress, signal }: DownloadOptions,
 ): Promise<CachedBlob> {
   const { name, baseName } = remote.address;
-  await checkClaim(claimed, name);
+  await checkLease(lease, name);
   const partial = await PartialFile.adoptOrMake(folder, version);
   try {
     await checkSpace(folder, version.size - partial.bytes, name);
-    const tell = (under: number) => onProgress?.({ name, bytes: partial.bytes + under, total: version.size });
-    tell(0);
-    if (version.ranges) await fetchParts(remote, version, partial, tell, signal);
-    else await fetchWhole(remote, version, partial, tell, signal);
+    const report = (pending: number) => onProgress?.({ name, bytes: partial.bytes + pending, total: version.size });
+    report(0);
+    if (version.ranges) await fetchParts(remote, version, partial, report, signal);
+    else await fetchWhole(remote, version, partial, report, signal);
     await partial.close();
     const { sha256, md5 } = await checksums(partial.path, { withMd5: version.md5 !== undefined });
     if (md5 && !version.md5?.equals(md5)) {
@@ -85,7 +85,7 @@ async function downloadVersion(
       throw new Error(`${name}: what came is damaged: its MD5 is not the one that the server gives; nothing was kept`);
     }
     if (!version.ranges) await checkSame(remote, version, signal);
-    await checkClaim(claimed, name);
+    await checkLease(lease, name);
     const file = storedName(sha256, baseName);
     await rename(partial.path, join(folder, file)); // fails when another process has taken the partial file over
     await rm(partial.journalPath, { force: true });
@@ -103,15 +103,15 @@ async function fetchParts(
   remote: RemoteBlob,
   version: BlobVersion,
   partial: PartialFile,
-  tell: (under: number) => void,
+  report: (pending: number) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const failed = new AbortController(); // the first failure ends the other parts
   const stop = signal ? AbortSignal.any([signal, failed.signal]) : failed.signal;
-  let under = 0;
+  let pending = 0;
   const fetchPart = async (part: number): Promise<void> => {
     stop.throwIfAborted();
-    const { from, length } = partial.place(part);
+    const { from, length } = partial.rangeOf(part);
     const bytes = Buffer.allocUnsafeSlow(length);
     let came = 0;
     try {
@@ -121,19 +121,19 @@ async function fetchParts(
         bytes,
         (count) => {
           came += count;
-          under += count;
-          tell(under);
+          pending += count;
+          report(pending);
         },
         stop,
       );
       await partial.write(part, bytes, () => {
-        under -= came; // from now on the part counts itself
+        pending -= came; // from now on the part is counted in partial.bytes
         came = 0;
       });
     } finally {
-      under -= came;
+      pending -= came;
     }
-    tell(under);
+    report(pending);
   };
   const own = pLimit(partsAtOnce);
   const parts = partial.missing().map((part) => own(() => requests(() => fetchPart(part))));
@@ -152,30 +152,30 @@ async function fetchParts(
   if (rejected) throw rejected.reason;
 }
 
-/** From a server that knows no ranges: from the beginning each time. */
+/** Fetches from a server that knows no ranges: each attempt begins at the start. */
 async function fetchWhole(
   remote: RemoteBlob,
   version: BlobVersion,
   partial: PartialFile,
-  tell: (under: number) => void,
+  report: (pending: number) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
   let at = 0;
   const restart = async () => {
     at = 0;
-    tell(0);
+    report(0);
   };
   const store = async (bytes: Uint8Array) => {
     await partial.writeAt(at, bytes);
     at += bytes.length;
-    tell(at);
+    report(at);
   };
   await requests(() => remote.readAll(version, restart, store, signal));
 }
 
-/** Another's partial file must not be touched. */
-async function checkClaim(claimed: Pick<Claim, 'lost'>, name: string): Promise<void> {
-  if (await claimed.lost()) throw new Error(`${name}: this process stood still, and another fetches the blob now`);
+/** @throws Error when the lease is lost: the partial file of another process must not be touched. */
+async function checkLease(lease: Pick<Lease, 'lost'>, name: string): Promise<void> {
+  if (await lease.lost()) throw new Error(`${name}: this process stood still, and another fetches the blob now`);
 }
 
 async function checkSame(remote: RemoteBlob, version: BlobVersion, signal: AbortSignal | undefined): Promise<void> {
@@ -192,7 +192,7 @@ async function checkSpace(folder: string, needed: number, name: string): Promise
   );
 }
 
-function diskInWords(error: unknown, name: string, folder: string): unknown {
+function explainDiskError(error: unknown, name: string, folder: string): unknown {
   const { code = '', message } = error as NodeJS.ErrnoException;
   if (!diskErrors.has(code)) return error;
   const why = code === 'ENOSPC' || code === 'EDQUOT' ? 'the disk is full' : message;
@@ -203,15 +203,15 @@ function diskInWords(error: unknown, name: string, folder: string): unknown {
 
 interface Journal {
   readonly version: string;
-  /** Part and CRC-32 of those that have come. */
+  /** The parts that have come, each with its CRC-32. */
   readonly parts: readonly (readonly [number, number])[];
 }
 
 const partialName = /^([0-9a-f]{8})\.partial$/;
-/** What a process leaves that is killed while it writes a journal or an entry. */
+/** Files that a process leaves behind when it is killed while it writes a journal or an entry. */
 const besides = /\.(journal|json)\.[0-9a-f]+\.partial$/;
 
-/** The file that a download fills, and its journal. Each process gives them a name of its own. */
+/** The file that a download fills, and its journal. Each process gives them its own name. */
 class PartialFile {
   readonly path: string;
   readonly journalPath: string;
@@ -232,7 +232,7 @@ class PartialFile {
     this.#parts = parts;
   }
 
-  /** Takes over what an earlier download of the same version left, and removes what others left. */
+  /** Takes over the file that an earlier download of the same version left, and removes those that others left. */
   static async adoptOrMake(folder: string, version: BlobVersion): Promise<PartialFile> {
     const label = JSON.stringify([version.etag ?? version.modified ?? null, version.size, partBytes]);
     const path = join(folder, `${randomBytes(4).toString('hex')}.partial`);
@@ -255,10 +255,10 @@ class PartialFile {
     return partial;
   }
 
-  /** Bytes that are there. */
+  /** The bytes of all parts that have come. */
   get bytes(): number {
     let sum = 0;
-    for (const part of this.#parts.keys()) sum += this.place(part).length;
+    for (const part of this.#parts.keys()) sum += this.rangeOf(part).length;
     return sum;
   }
 
@@ -267,14 +267,14 @@ class PartialFile {
     return Array.from({ length: count }, (_, part) => part).filter((part) => !this.#parts.has(part));
   }
 
-  place(part: number): { from: number; length: number } {
+  rangeOf(part: number): { from: number; length: number } {
     const from = part * partBytes;
     return { from, length: Math.min(partBytes, this.#size - from) };
   }
 
-  /** `onStored` is called in the moment in which the part begins to count. */
+  /** `onStored` is called when the part begins to count. */
   async write(part: number, bytes: Buffer, onStored: () => void): Promise<void> {
-    await this.writeAt(this.place(part).from, bytes);
+    await this.writeAt(this.rangeOf(part).from, bytes);
     this.#parts.set(part, crc32(bytes));
     onStored();
     if (performance.now() - this.#journalled >= journalMilliseconds) await this.writeJournal();
@@ -286,7 +286,7 @@ class PartialFile {
     }
   }
 
-  /** The parts must be on the disk before the journal says so. */
+  /** Writes the journal when the parts in it are on the disk. */
   writeJournal(): Promise<void> {
     this.#journalled = performance.now();
     const journal: Journal = { version: this.#version, parts: [...this.#parts] };
@@ -300,7 +300,7 @@ class PartialFile {
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    await this.#writing.catch(() => {}); // told to whoever wrote
+    await this.#writing.catch(() => {}); // the caller of writeJournal() gets the error
     await this.#handle.sync().catch(() => {});
     await this.#handle.close();
   }
@@ -314,7 +314,7 @@ class PartialFile {
   async #dropDamaged(): Promise<void> {
     const bytes = Buffer.allocUnsafeSlow(partBytes);
     for (const [part, crc] of this.#parts) {
-      const { from, length } = this.place(part);
+      const { from, length } = this.rangeOf(part);
       const { bytesRead } = length > 0 ? await this.#handle.read(bytes, 0, length, from) : { bytesRead: 0 };
       if (bytesRead !== length || crc32(bytes.subarray(0, length)) !== crc) this.#parts.delete(part);
     }
@@ -330,11 +330,11 @@ async function readJournal(path: string, version: string): Promise<Map<number, n
     );
     return valid ? new Map(journal.parts.map(([part, crc]) => [part, crc])) : undefined;
   } catch {
-    return undefined; // none, or torn: it starts over
+    return undefined; // there is none, or it is damaged: the download starts over
   }
 }
 
-/** False when another process was first. */
+/** Renames a file; false when another process was first. */
 async function renamed(from: string, to: string): Promise<boolean> {
   try {
     await rename(from, to);

@@ -1,62 +1,65 @@
-// The right of one process at a time to write a dump in object storage: a small blob that says who has it, under a
-// lease that its owner renews. A lease ends by itself when it is not renewed, so nobody has to judge by a clock whether
-// a process of another machine is alive; one of this machine is asked, and what a dead one held is taken over at once.
+// A lease on a dump in object storage, the right of one process at a time to write it: a small blob that names its owner,
+// under a lease of the storage service that the owner renews. Such a lease ends by itself when it is not renewed, so that
+// no clock has to decide whether a process on another machine is alive. Whether a process on this machine is alive can
+// be asked, and the lease of a dead one is taken over at once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobLeaseClient, BlockBlobClient } from '@azure/storage-blob';
-import { type Claim, isAtWork, type Owner, ownerInWords, parseOwner, thisProcess } from '../lease.js';
+import { isAtWork, type Lease, type Owner, parseOwner, showOwner, thisProcess } from '../lease.js';
 import { type Patience, patient, type RequestOptions, request, unlessStatus } from './blob_request.js';
 import { putText } from './blob_upload.js';
 
 /** The shortest that Azure grants. */
 export const usualLease = 15;
 const pollMilliseconds = 1000;
-/** More than what an owner says of itself. */
+/** No blob of a lease is longer, in bytes. */
 const longestOwner = 4096;
 
 const once: Patience = { retries: 0, minTimeout: 0, maxTimeout: 0 };
-/** So that the renewal after a trouble is not later than the lease ends. */
+/** Short enough that a renewal after a failure comes before the lease ends. */
 const short: Patience = { retries: 2, minTimeout: 200, maxTimeout: 1000 };
 
-interface ClaimedBlob {
+interface LeasedBlob {
   /** For messages. */
   readonly name: string;
   readonly blob: BlockBlobClient;
-  /** Of the lease; it is renewed three times as often. */
+  /** The lease's duration; it is renewed three times within that. */
   readonly seconds: number;
 }
 
-/** The claim, or in words who has it: at once for a process of this machine, else after a lease's time. */
-export async function claimBlob(claimed: ClaimedBlob): Promise<Claim | string> {
+/**
+ * The lease, or the name of its owner. An owner on this machine is named at once, another one when a lease's time is over.
+ */
+export async function takeBlobLease(leased: LeasedBlob): Promise<Lease | string> {
   const self = thisProcess(); // its token is the lease's ID
-  const end = performance.now() + (claimed.seconds * 1000 * 4) / 3;
+  const end = performance.now() + (leased.seconds * 1000 * 4) / 3;
   for (;;) {
     const since = performance.now();
-    if (await taken(claimed, self)) return new HeldLease(claimed, self, since);
-    const named = await ownerOf(claimed);
-    // Where another was faster with the lease and has not written its name yet, this process's own may be there.
+    if (await taken(leased, self)) return new BlobLease(leased, self, since);
+    const named = await ownerOf(leased);
+    // If another process was faster with the lease and has not written its name yet, this process's own may be there.
     const owner = named?.token === self.token ? undefined : named;
     const atWork = owner && isAtWork(owner);
-    if (atWork) return ownerInWords(owner);
-    if (atWork === false && (await releasedFor(claimed, owner as Owner))) continue;
-    if (performance.now() > end) return ownerInWords(owner);
+    if (atWork) return showOwner(owner);
+    if (atWork === false && (await releasedFor(leased, owner as Owner))) continue;
+    if (performance.now() > end) return showOwner(owner);
     await sleep(pollMilliseconds);
   }
 }
 
-async function taken({ name, blob, seconds }: ClaimedBlob, self: Owner): Promise<boolean> {
+async function taken({ name, blob, seconds }: LeasedBlob, self: Owner): Promise<boolean> {
   const text = JSON.stringify(self);
   const lease = blob.getBlobLeaseClient(self.token);
   const ask = (send: (abortSignal: AbortSignal) => Promise<unknown>, refusals: readonly number[]) =>
     granted(name, send, refusals, { patience: patient });
   await ask((signal) => putText(blob, text, signal, { ifNoneMatch: '*' }), [409, 412]); // it may be there already
   if (!(await ask((abortSignal) => lease.acquireLease(seconds, { abortSignal }), [404, 409, 412]))) return false;
-  // It says now who has the lease, if it was another's before.
+  // The blob may still name an earlier owner: now it names this one.
   return ask((signal) => putText(blob, text, signal, { leaseId: self.token }), [412]);
 }
 
-async function ownerOf({ name, blob }: ClaimedBlob): Promise<Owner | undefined> {
+async function ownerOf({ name, blob }: LeasedBlob): Promise<Owner | undefined> {
   const text = await request(name, async ({ signal: abortSignal }) => {
-    // gone, or empty
+    // the blob is gone, or empty
     const answer = await unlessStatus([404, 416], undefined, blob.download(0, longestOwner, { abortSignal }));
     const parts: Buffer[] = [];
     for await (const bytes of answer?.readableStreamBody ?? []) parts.push(Buffer.from(bytes));
@@ -66,16 +69,16 @@ async function ownerOf({ name, blob }: ClaimedBlob): Promise<Owner | undefined> 
 }
 
 /**
- * Ends the lease of a process that is dead, in its name: by its ID, so that nobody's lease is ended who was faster.
- * (Breaking a lease would end anybody's.)
+ * Ends the lease of a dead process, by that lease's ID: a lease that another process has taken since stays. (Breaking the
+ * lease would end that one, too.)
  */
-function releasedFor({ name, blob }: ClaimedBlob, { token }: Owner): Promise<boolean> {
+function releasedFor({ name, blob }: LeasedBlob, { token }: Owner): Promise<boolean> {
   const release = (abortSignal: AbortSignal) => blob.getBlobLeaseClient(token).releaseLease({ abortSignal });
-  const refusals = [400, 404, 409, 412]; // another's by now, or gone
+  const refusals = [400, 404, 409, 412]; // another process has it by now, or it is gone
   return granted(name, release, refusals);
 }
 
-/** Whether the server does what it is asked for, or refuses with one of these statuses. */
+/** True when the server does what it is asked for, false when it refuses with one of these statuses. */
 const granted = (
   name: string,
   send: (abortSignal: AbortSignal) => Promise<unknown>,
@@ -91,44 +94,44 @@ const granted = (
     options,
   );
 
-class HeldLease implements Claim {
-  readonly #claimed: ClaimedBlob;
+class BlobLease implements Lease {
+  readonly #leased: LeasedBlob;
   readonly #lease: BlobLeaseClient;
   readonly #timer: NodeJS.Timeout;
-  /** Until when it is certainly this process's, as it was asked for before the server granted it. */
+  /** Until then it is certainly this process's: the time is counted from the request, not from the server's answer. */
   #until: number;
   #gone = false;
 
-  constructor(claimed: ClaimedBlob, { token }: Owner, since: number) {
-    const { blob, seconds } = claimed;
-    this.#claimed = claimed;
+  constructor(leased: LeasedBlob, { token }: Owner, since: number) {
+    const { blob, seconds } = leased;
+    this.#leased = leased;
     this.#lease = blob.getBlobLeaseClient(token);
     this.#until = since + seconds * 1000;
-    // one that fails is tried again when the next one is due
+    // a renewal that fails is tried again when the next one is due
     this.#timer = setInterval(() => this.#renew(once).catch(() => {}), (seconds * 1000) / 3);
     this.#timer.unref();
   }
 
-  /** Without a connection, it is not lost before its time is over. */
+  /** Without a connection, the lease is not lost before its time is over. */
   async lost(): Promise<boolean> {
     await this.#renew(short).catch(() => {});
     return this.#gone || performance.now() > this.#until;
   }
 
-  // What cannot be deleted now ends by itself, and says then whose it was.
+  // If the blob cannot be deleted now, its lease ends by itself, and the blob then says whose it was.
   async release(): Promise<void> {
     clearInterval(this.#timer);
-    const { name, blob } = this.#claimed;
+    const { name, blob } = this.#leased;
     const conditions = { leaseId: this.#lease.leaseId };
     await request(name, ({ signal: abortSignal }) =>
       unlessStatus([404, 409, 412], undefined, blob.delete({ abortSignal, conditions })),
     ).catch(() => {});
   }
 
-  /** Also a lease whose time is over, if nobody has taken it since. */
+  /** Renews the lease; also one whose time is over, if no other process has taken it since. */
   async #renew(patience: Patience): Promise<void> {
     if (this.#gone) return;
-    const { name, seconds } = this.#claimed;
+    const { name, seconds } = this.#leased;
     const since = performance.now();
     const send = ({ signal: abortSignal }: { signal: AbortSignal }) =>
       unlessStatus([404, 409, 412], undefined, this.#lease.renewLease({ abortSignal }));

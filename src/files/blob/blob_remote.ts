@@ -1,21 +1,21 @@
-// One blob on a server, read by ranges. Connections are cut, stall, and bring damaged bytes: each range is asked for
-// again from where it stopped, and checked where the server gives a checksum.
+// One blob on a server, read by ranges. Connections are cut, stall, and bring damaged bytes: a range whose connection ends
+// is requested again from where it stopped, and checked where the server gives a checksum.
 import { createHash } from 'node:crypto';
 import type { BlobClient, BlobDownloadResponseParsed } from '@azure/storage-blob';
 import type { BlobAddress } from './blob_address.js';
 import { blobClientOf, noETag } from './blob_client.js';
 import { BlobChanged, request, retrying, watched } from './blob_request.js';
 
-/** What the server says of the blob; every range is of the same one. */
+/** One version of the blob, as the server describes it; every range is of the same one. */
 export interface BlobVersion {
   readonly size: number;
-  /** Quoted, as If-Match wants it. */
+  /** The ETag in quotes, as If-Match wants it. */
   readonly etag: string | undefined;
-  /** In place of an ETag where there is none. */
+  /** The time of the last change: it replaces the ETag where there is none. */
   readonly modified: string | undefined;
-  /** Of the whole blob, where the server knows it. */
+  /** The MD5 of the whole blob, where the server knows it. */
   readonly md5: Buffer | undefined;
-  /** Whether parts can be asked for. */
+  /** Whether the server sends ranges. */
   readonly ranges: boolean;
 }
 
@@ -40,7 +40,7 @@ export class RemoteBlob {
     return new RemoteBlob(address, await blobClientOf(address), timeout);
   }
 
-  /** @throws Error in words: the server cannot be reached, there is no such blob, access is denied. */
+  /** @throws Error that says why: the server cannot be reached, there is no such blob, access is denied. */
   async version(signal?: AbortSignal): Promise<BlobVersion> {
     const { name } = this.address;
     const ask = async ({ signal: abortSignal }: { signal: AbortSignal }) => {
@@ -60,8 +60,8 @@ export class RemoteBlob {
   }
 
   /**
-   * Fills `into` with the bytes from `from` on. `onBytes` is told of what came, and with a negative number of what came
-   * in vain.
+   * Fills `into` with the bytes from `from` on. `onBytes` receives how many bytes came, and a negative number for bytes
+   * that are discarded.
    * @throws BlobChanged when the blob is another by now.
    */
   async read(
@@ -96,7 +96,7 @@ export class RemoteBlob {
     await retrying(this.address.name, once, { signal, progressed: () => at > before });
   }
 
-  /** Gives the whole blob in order, from a server that knows no ranges; `restart` begins each attempt. */
+  /** Reads the whole blob in order, from a server that knows no ranges; `restart` begins each attempt. */
   async readAll(
     { size }: BlobVersion,
     restart: () => Promise<void>,

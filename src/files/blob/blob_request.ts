@@ -1,5 +1,5 @@
-// Asking a server that may be away for a moment: which failures are asked again and when, and in words why one is
-// final.
+// Requests to a server that may be unreachable for a moment: which failed requests are tried again and when, and a message
+// that says why a failure is final.
 import { setTimeout as sleep } from 'node:timers/promises';
 import pRetry from 'p-retry';
 
@@ -9,22 +9,22 @@ export class BlobChanged extends Error {}
 /** There is no connection to the server. */
 export class Unreachable extends Error {}
 
-/** How often a request is tried again, and with what pauses in milliseconds, each up to twice as long by chance. */
+/** How often a request is tried again, and the pauses between in milliseconds, each lengthened at random up to twofold. */
 export interface Patience {
   readonly retries: number;
   readonly minTimeout: number;
   readonly maxTimeout: number;
 }
 
-/** Some seconds. */
+/** Retries for some seconds. */
 const brief: Patience = { retries: 4, minTimeout: 200, maxTimeout: 10_000 };
-/** About two minutes, so that work of hours does not end with a moment's trouble. */
+/** Retries for about two minutes, so that a short outage does not end work of hours. */
 export const patient: Patience = { retries: 13, minTimeout: 200, maxTimeout: 10_000 };
 
 /** Seconds without a byte after which a connection counts as dead. */
 export const usualTimeout = 30;
 
-/** A server that wants to be left alone for more seconds is not waited for. */
+/** A server that asks for a longer pause, in seconds, is not waited for. */
 const longestWait = 120;
 
 interface RequestFailure extends Error {
@@ -37,11 +37,11 @@ interface RequestFailure extends Error {
 export interface RetryOptions {
   readonly patience?: Patience;
   readonly signal?: AbortSignal | undefined;
-  /** Whether the last attempt brought something: then it counts as none. */
+  /** Whether the last attempt brought bytes: then it does not count as a retry. */
   readonly progressed?: () => boolean;
 }
 
-/** `attempt`, again until it succeeds or there is no sense in it. @throws Error in words that begin with `name`. */
+/** Runs `attempt` until it succeeds or fails finally. @throws Error that says why, its message beginning with `name`. */
 export async function retrying<T>(
   name: string,
   attempt: () => Promise<T>,
@@ -67,16 +67,16 @@ export async function retrying<T>(
     });
   } catch (error) {
     signal?.throwIfAborted();
-    throw inWords(name, error as RequestFailure);
+    throw explained(name, error as RequestFailure);
   }
 }
 
 export interface RequestOptions extends RetryOptions {
-  /** In seconds. */
+  /** Seconds without a byte after which the request is given up. */
   readonly timeout?: number;
 }
 
-/** A request that is over with its answer. `send` passes the watch's signal on, and resets the watch where it can. */
+/** A request that ends with its answer. `send` passes the watch's signal on, and resets the watch where it can. */
 export function request<T>(name: string, send: (watch: Watch) => Promise<T>, options: RequestOptions = {}): Promise<T> {
   const { timeout = usualTimeout, signal } = options;
   return retrying(name, () => watched(timeout, signal, send), options);
@@ -97,7 +97,7 @@ export async function watched<T>(
   }
 }
 
-/** Ends a request that brings nothing for too long; a cut connection looks like an abort to the storage client. */
+/** Ends a request that receives nothing for too long; to the storage client, a cut connection looks like an abort. */
 export class Watch {
   readonly #stalled = new AbortController();
   readonly #seconds: number;
@@ -153,14 +153,14 @@ function isTransient(error: RequestFailure): boolean {
 const codeOf = ({ details, code, statusCode }: RequestFailure): string =>
   details?.errorCode ?? (statusCode === undefined ? '' : (code ?? ''));
 
-/** What the server asks for, in seconds or as a date. */
+/** The pause that the server asks for, in seconds or as a date. */
 function secondsToWait({ response }: RequestFailure): number {
   const text = response?.headers.get('retry-after')?.trim() ?? '';
   const seconds = /^\d+$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1000;
   return seconds > 0 ? seconds : 0;
 }
 
-/** Errors of writing what came, which coming again does not cure. */
+/** Errors of writing the bytes that came: requesting them again does not help. */
 export const diskErrors: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EFBIG', 'EROFS', 'EACCES', 'EIO']);
 
 const unreachable = new Set(['ENOTFOUND', 'EAI_AGAIN', 'ECONNREFUSED', 'ENETUNREACH', 'EHOSTUNREACH', 'ETIMEDOUT']);
@@ -169,10 +169,10 @@ const credentialsAdvice =
   'for a private container set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_SAS_TOKEN';
 
 // Azure's codes: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
-function inWords(name: string, error: RequestFailure): Error {
+function explained(name: string, error: RequestFailure): Error {
   if (error instanceof BlobChanged || error.message.startsWith(`${name}: `)) return error;
   const { statusCode: status, code = '' } = error;
-  const because = (words: string) => new Error(`${name}: ${words}`, { cause: error });
+  const because = (reason: string) => new Error(`${name}: ${reason}`, { cause: error });
   if (status === undefined) {
     if (unreachable.has(code))
       return new Unreachable(`${name}: the server cannot be reached (${code})`, { cause: error });

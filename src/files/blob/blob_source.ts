@@ -4,10 +4,10 @@ import { type ByteSource, checkRange } from '../byte_source.js';
 import { allocate } from '../memory.js';
 import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.js';
 
-/** Over all blobs of the process. */
+/** Requests at a time over all blobs of the process. */
 const requests = pLimit(8);
 
-/** The blob as it is now. What is read later is of the same version, or an error. */
+/** The blob as it is now. Later reads are of the same version, or fail. */
 export async function openRemote(remote: RemoteBlob): Promise<ByteSource> {
   const version = await remote.version();
   const { name } = remote.address;
@@ -29,7 +29,7 @@ export async function openRemote(remote: RemoteBlob): Promise<ByteSource> {
   };
 }
 
-/** In ranges for which the server gives a checksum, several at a time; the first failure ends the others. */
+/** Fills `bytes` by ranges for which the server gives a checksum, several at a time; the first failure ends the others. */
 async function fill(remote: RemoteBlob, version: BlobVersion, position: number, bytes: Uint8Array): Promise<void> {
   const failed = new AbortController();
   const { signal } = failed;

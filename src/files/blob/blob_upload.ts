@@ -9,21 +9,24 @@ import { patient, request } from './blob_request.js';
 
 const MiB = 2 ** 20;
 const smallestBlock = 8 * MiB;
-/** That a blob can have. */
+/** The most blocks that a blob can have. */
 const mostBlocks = 50_000;
-/** Each holds a block in memory. */
+/** How many blocks are uploaded at a time; each is in memory. */
 const blocksAtOnce = 4;
-/** Of a block, goes to the connection at a time: so it shows whether it takes anything. */
-const piece = 64 * 1024;
+/** A block is given to the connection in chunks of so many bytes, so that progress is seen. */
+const chunkBytes = 64 * 1024;
 
 /** Bytes of each block but the last. */
 export const blockBytes = (size: number): number => Math.max(smallestBlock, Math.ceil(size / mostBlocks / MiB) * MiB);
 
-/** `name` is the blob's, for messages. @throws Error in words; blocks that came then lie there, uncommitted. */
+/**
+ * Uploads a file; `name` is the blob's, for messages.
+ * @throws Error that says why; blocks that were uploaded then stay, uncommitted.
+ */
 export async function uploadBlocks(name: string, blob: BlockBlobClient, handle: FileHandle): Promise<void> {
   const { size } = await handle.stat();
   const bytes = blockBytes(size);
-  // Of one length, as Azure wants them, and no other attempt's: what that one left cannot come between.
+  // Block IDs have one length, as Azure wants them, and are unique to this attempt: blocks of an earlier one do not mix in.
   const attempt = randomBytes(8).toString('hex');
   const ids = Array.from({ length: Math.ceil(size / bytes) }, (_, block) =>
     Buffer.from(`${attempt}-${String(block).padStart(5, '0')}`).toString('base64'),
@@ -33,10 +36,10 @@ export async function uploadBlocks(name: string, blob: BlockBlobClient, handle: 
   const { signal } = failed;
   const left = ids.entries();
   const uploadNext = async () => {
-    const room = Buffer.allocUnsafeSlow(Math.min(bytes, size));
+    const buffer = Buffer.allocUnsafeSlow(Math.min(bytes, size));
     for (const [block, id] of left) {
       if (signal.aborted) return;
-      const part = room.subarray(0, Math.min(bytes, size - block * bytes));
+      const part = buffer.subarray(0, Math.min(bytes, size - block * bytes));
       await file.readInto(block * bytes, part);
       await uploadBlock(name, blob, id, part, signal);
     }
@@ -46,9 +49,9 @@ export async function uploadBlocks(name: string, blob: BlockBlobClient, handle: 
       if (!signal.aborted) failed.abort(error);
     }),
   );
-  await Promise.all(lanes); // no block comes after a failure is told
+  await Promise.all(lanes); // no block is uploaded after a failure is reported
   signal.throwIfAborted();
-  // Once more after an answer that was lost changes nothing: the list names blocks that are committed by then.
+  // If an answer is lost, the request is repeated and changes nothing: the blocks in the list are committed by then.
   await request(name, ({ signal: abortSignal }) => blob.commitBlockList(ids, { abortSignal }), { patience: patient });
 }
 
@@ -59,17 +62,17 @@ async function uploadBlock(name: string, blob: BlockBlobClient, id: string, byte
     (watch) => {
       const onProgress = () => watch.reset();
       const options = { abortSignal: watch.signal, transactionalContentMD5, onProgress };
-      return blob.stageBlock(id, () => Readable.from(pieces(bytes)), bytes.length, options);
+      return blob.stageBlock(id, () => Readable.from(chunks(bytes)), bytes.length, options);
     },
     { patience: patient, signal },
   );
 }
 
-function* pieces(bytes: Buffer): Generator<Buffer> {
-  for (let at = 0; at < bytes.length; at += piece) yield bytes.subarray(at, at + piece);
+function* chunks(bytes: Buffer): Generator<Buffer> {
+  for (let at = 0; at < bytes.length; at += chunkBytes) yield bytes.subarray(at, at + chunkBytes);
 }
 
-/** A small blob in one request, in place of an older one. */
+/** Writes a small blob in one request; it replaces an older one. */
 export function putText(
   blob: BlockBlobClient,
   text: string,
@@ -77,6 +80,6 @@ export function putText(
   conditions: BlobRequestConditions = {},
 ): Promise<BlockBlobUploadResponse> {
   const bytes = Buffer.from(text);
-  const blobContentMD5 = createHash('md5').update(bytes).digest(); // which the server checks
+  const blobContentMD5 = createHash('md5').update(bytes).digest(); // the server checks it
   return blob.upload(bytes, bytes.length, { abortSignal, conditions, blobHTTPHeaders: { blobContentMD5 } });
 }

@@ -1,5 +1,4 @@
-// What readers take: the path or address of a file, an open blob, or the bytes themselves.
-
+// The source of a reader: the path or address of a file, an open blob, or the bytes themselves.
 import { type LocalSource, ofBytes } from '../byte_source.js';
 import { BlobFile, openNamed } from './blob.js';
 

@@ -1,4 +1,4 @@
-// A neuron's record: what is known of its activations over a corpus, and the texts that show it best. The files are
+// A neuron's record: statistics of its activations over a corpus, and the texts on which it is most active. The files are
 // those of the original (its NeuronRecord, one JSON file per neuron), field for field.
 import { isUtf8 } from 'node:buffer';
 import { writeFileAtomically } from '../atomic_write.js';
@@ -18,7 +18,7 @@ export { parseNeuronRecord };
 const largestFile = 2 ** 28;
 
 /**
- * Reads a record, in the form of today or an older one (see `parseNeuronRecord`).
+ * Reads a record, in today's format or an older one (see `parseNeuronRecord`).
  * @throws Error when there is no such file, or it has more than 256 MiB, or is no record; it names the field.
  */
 export async function loadNeuronRecord(from: FileSource): Promise<NeuronRecord> {
@@ -52,23 +52,23 @@ export async function saveRecord(operation: string, path: string, record: Neuron
     );
   const elements = elementsOf(record);
   if (elements > mostElements) throw tooLarge(`${elements} tokens and activations, more than ${mostElements},`);
-  const pieces: string[] = [];
+  const fragments: string[] = [];
   let bytes = 0;
   try {
-    for (const piece of piecesOf(record)) {
-      bytes += Buffer.byteLength(piece);
+    for (const fragment of fragmentsOf(record)) {
+      bytes += Buffer.byteLength(fragment);
       if (bytes > largestFile) break;
-      pieces.push(piece);
+      fragments.push(fragment);
     }
   } catch (cause) {
     if (!(cause instanceof RangeError)) throw cause;
-    bytes = Number.POSITIVE_INFINITY; // a token that is longer than a text can be
+    bytes = Number.POSITIVE_INFINITY; // a token is longer than a string can be
   }
   if (bytes > largestFile) throw tooLarge(`more than ${largestFile} bytes`);
-  await writingFor(operation, writeFileAtomically(path, pieces));
+  await writingFor(operation, writeFileAtomically(path, fragments));
 }
 
-/** As reading counts them: of all lists. */
+/** The elements of all lists, as reading counts them. */
 function elementsOf({
   randomSample,
   randomSampleByQuantile,
@@ -85,10 +85,10 @@ function elementsOf({
 // ---- writing
 
 /** The JSON of a record, byte for byte what the original writes (orjson), as far as all numbers are its floats. */
-export const formatNeuronRecord = (record: NeuronRecord): string => [...piecesOf(record)].join('');
+export const formatNeuronRecord = (record: NeuronRecord): string => [...fragmentsOf(record)].join('');
 
-/** The same in pieces: it may be longer than a text can be. */
-function* piecesOf(record: NeuronRecord): Generator<string> {
+/** The same in fragments, as it may be longer than a string can be. */
+function* fragmentsOf(record: NeuronRecord): Generator<string> {
   const { neuronId, randomSample, randomSampleByQuantile, quantileBoundaries } = record;
   const { neuronIndex, layerIndex } = neuronId;
   yield `{"neuron_id":{"neuron_index":${neuronIndex},"layer_index":${layerIndex},"dataclass_name":"NeuronId"}`;
@@ -127,9 +127,9 @@ function* values<T>(items: readonly T[], format: (item: T) => string): Generator
   yield ']';
 }
 
-const records = (items: readonly ActivationRecord[]): Generator<string> => list(items, piecesOfActivations);
+const records = (items: readonly ActivationRecord[]): Generator<string> => list(items, activationFragments);
 
-function* piecesOfActivations({ tokens, activations }: ActivationRecord): Generator<string> {
+function* activationFragments({ tokens, activations }: ActivationRecord): Generator<string> {
   yield '{"activations":';
   yield* values(activations, float);
   yield ',"tokens":';
@@ -137,7 +137,7 @@ function* piecesOfActivations({ tokens, activations }: ActivationRecord): Genera
   yield ',"dataclass_name":"ActivationRecord"}';
 }
 
-/** As orjson writes it: the fewest digits, a fraction always, an exponent below 1e-5 and from 1e16 on. */
+/** A number as orjson writes it: the fewest digits, a fraction always, an exponent below 1e-5 and from 1e16 on. */
 function float(x: number | null): string {
   if (x === null || !Number.isFinite(x)) return 'null';
   if (Object.is(x, -0)) return '-0.0';
@@ -243,7 +243,7 @@ interface Splittable {
   readonly splits: readonly Split[];
 }
 
-// The splits take turns, so that each has strong and weak records.
+// The records are dealt to the splits in rotation, so that each split has strong and weak ones.
 function interleaved(
   operation: string,
   { name, items, splits }: Splittable,

@@ -1,9 +1,9 @@
-// Reads the JSON of a neuron's record. Such files come from anywhere, so a parser for this one form does it: it builds
-// only what belongs to a record, its memory stays in proportion to the text, and an error names the field. Python's
-// json writes NaN, Infinity and -Infinity, which JSON.parse refuses.
+// Reads the JSON of a neuron's record. Such files come from anywhere, so they have a parser of their own: it builds only
+// what belongs to a record, its memory stays in proportion to the text, and an error names the field. Python's json writes
+// NaN, Infinity and -Infinity, which JSON.parse refuses.
 import { shown } from '../text.js';
 
-/** A text and what a neuron does on it. */
+/** A text and a neuron's activations on it. */
 export interface ActivationRecord {
   readonly tokens: string[];
   /** One per token; or, for pairs of tokens, n (n + 1) / 2: for each token, those of the keys up to it. */
@@ -21,7 +21,7 @@ export interface NeuronRecord {
   /** One sample for each quantile; null where quantiles were not tracked. */
   readonly randomSampleByQuantile: ActivationRecord[][] | null;
   readonly quantileBoundaries: number[] | null;
-  /** Of all activations; NaN where it is unknown or not a number. A file cannot tell the two from null. */
+  /** The mean of all activations; NaN where it is unknown or not a number. Files have null for both. */
   readonly mean: number | null;
   readonly variance: number | null;
   readonly skewness: number | null;
@@ -31,26 +31,26 @@ export interface NeuronRecord {
 
 /** Elements of all lists of a file: a quarter of a gigabyte of numbers. */
 export const mostElements = 2 ** 25;
-const deepest = 64; // of what is skipped
+const deepest = 64; // nesting of values that are skipped
 const longestNumber = 400;
 
-const specials: readonly (readonly [word: string, value: number])[] = [
+const specials: readonly (readonly [literal: string, value: number])[] = [
   ['NaN', Number.NaN],
   ['Infinity', Number.POSITIVE_INFINITY],
   ['-Infinity', Number.NEGATIVE_INFINITY],
 ];
 
 /**
- * The record a text holds: with the names of fields that are written today or their older ones (`idx` and `layer`),
- * with or without `dataclass_name`; fields that are missing have their defaults, unknown ones are skipped, and of one
- * that comes twice the last counts. `name` begins messages.
- * @throws Error that names the field and the place when the text is not such a record.
+ * The record in a text: with today's names of fields or older ones (`idx` and `layer`), with or without `dataclass_name`.
+ * Missing fields have their defaults, unknown ones are skipped, and the last one counts of a field that comes twice.
+ * Messages begin with `name`.
+ * @throws Error that names the field and the position when the text is not such a record.
  */
 export function parseNeuronRecord(text: string, name: string): NeuronRecord {
   return new RecordParser(text, name).parse();
 }
 
-/** How many activations a record of so many tokens may have: one per token, or one per token and key before it. */
+/** Whether a record of so many tokens may have so many activations: one per token, or one per pair of token and key. */
 export const fitsTokens = (tokens: number, activations: number): boolean =>
   activations === tokens || activations === (tokens * (tokens + 1)) / 2;
 
@@ -165,7 +165,7 @@ class RecordParser {
   };
 
   #special(expected: string): number {
-    for (const [word, value] of specials) if (this.#accept(word)) return value;
+    for (const [literal, value] of specials) if (this.#accept(literal)) return value;
     return this.#wrong(expected);
   }
 
@@ -233,7 +233,7 @@ class RecordParser {
     if (first === '"') this.#string();
     else if (first === '{') this.#skipMembers('}', depth);
     else if (first === '[') this.#skipMembers(']', depth);
-    else if (!['null', 'true', 'false'].some((word) => this.#accept(word))) this.#number('a value');
+    else if (!['null', 'true', 'false'].some((literal) => this.#accept(literal))) this.#number('a value');
   }
 
   #skipMembers(end: ']' | '}', depth: number): void {
@@ -255,10 +255,10 @@ class RecordParser {
     if (!this.#accept(mark)) this.#wrong(expected);
   }
 
-  #accept(word: string): boolean {
+  #accept(literal: string): boolean {
     this.#space();
-    if (!this.#text.startsWith(word, this.#at)) return false;
-    this.#at += word.length;
+    if (!this.#text.startsWith(literal, this.#at)) return false;
+    this.#at += literal.length;
     return true;
   }
 

@@ -1,4 +1,4 @@
-// Reading and writing safetensors files: whole, or tensor by tensor and row by row as large files need it.
+// Reading and writing safetensors files: whole, or tensor by tensor and row by row, for large files.
 import { writeFileAtomically } from '../atomic_write.js';
 import { type FileSource, openSource } from '../blob/source.js';
 import { type ByteSource, sourceSlices } from '../byte_source.js';
@@ -23,7 +23,7 @@ import {
 
 export { type PlacedTensor, type PlannedTensor, safetensorsHeader } from './safetensors_header.js';
 
-/** A tensor whose elements are made when it is its turn to be written. */
+/** A tensor whose elements are made when it is written. */
 export interface TensorToCome extends PlannedTensor {
   read(): Promise<TypedArray>;
 }
@@ -64,7 +64,7 @@ export class SafetensorsFile implements AsyncDisposable {
 
   constructor(
     source: ByteSource,
-    /** Dtype, shape and place of each tensor. */
+    /** Dtype, shape and location of each tensor. */
     readonly tensors: ReadonlyMap<string, PlacedTensor>,
     /** Without a prototype, so that no key is special. */
     readonly metadata: Readonly<Record<string, string>>,

@@ -1,7 +1,6 @@
 // The header of a safetensors file: 8 bytes with its length (little-endian), then JSON that says for each tensor its
 // dtype, shape and where its bytes begin and end behind the header (github.com/huggingface/safetensors, "Format"). The
-// JSON is read by a parser for this one form: its memory stays in proportion to the text, and a name that comes twice
-// is seen.
+// JSON has a parser of its own: its memory stays in proportion to the text, and it refuses a name that comes twice.
 import { isUtf8 } from 'node:buffer';
 import { bytesPerElement, elementCount, type HostDType } from '../host_tensor.js';
 import { shown } from '../text.js';
@@ -12,7 +11,7 @@ export interface PlannedTensor {
 }
 
 export interface PlacedTensor extends PlannedTensor {
-  /** In the file. */
+  /** The position in the file. */
   readonly byteOffset: number;
   readonly bytes: number;
 }
@@ -33,28 +32,28 @@ const dtypes = new Map<string, HostDType>([
 
 const namesOfDTypes = new Map([...dtypes].map(([name, dtype]) => [dtype, name]));
 
-/** What the format's own library accepts. */
+/** The limit of the format's own library. */
 export const largestHeader = 100_000_000;
 
 /**
- * The length field and the header, padded with spaces so that data begins at a multiple of 8 bytes, and each tensor's
- * place in the file: in the order given, without gaps. `bytes` is the size of the whole file.
+ * The length field and the header, padded with spaces so that data begins at a multiple of 8 bytes, and the location of
+ * each tensor in the file: in the order given, without gaps. `bytes` is the size of the whole file.
  */
 export function safetensorsHeader(
   tensors: Iterable<readonly [name: string, tensor: PlannedTensor]>,
   metadata?: Readonly<Record<string, string>>,
 ): { header: Uint8Array; placed: Map<string, PlacedTensor>; bytes: number } {
-  const places = new Map<string, PlacedTensor>();
+  const relative = new Map<string, PlacedTensor>();
   const members = metadata && Object.keys(metadata).length > 0 ? [member('__metadata__', checked(metadata))] : [];
   let at = 0;
-  let characters = 0; // of the header
+  let characters = 0; // length of the header
   for (const [name, { dtype, shape }] of tensors) {
     if (name.length > largestHeader) throw tooLong(name.length);
     const bytes = sizeOf(name, dtype, shape);
-    if (name === '__metadata__' || places.has(name)) {
+    if (name === '__metadata__' || relative.has(name)) {
       throw new Error(`safetensors: a tensor cannot have the name ${shown(name)}, it is taken`);
     }
-    places.set(name, { dtype, shape: [...shape], byteOffset: at, bytes });
+    relative.set(name, { dtype, shape: [...shape], byteOffset: at, bytes });
     if (!Number.isSafeInteger(at + bytes)) {
       throw new RangeError(`safetensors: with tensor ${shown(name)}, the file would be larger than any can be`);
     }
@@ -65,7 +64,7 @@ export function safetensorsHeader(
     at += bytes;
   }
   const header = framed(`{${members.join(',')}}`);
-  const placed = new Map([...places].map(([name, p]) => [name, { ...p, byteOffset: p.byteOffset + header.length }]));
+  const placed = new Map([...relative].map(([name, p]) => [name, { ...p, byteOffset: p.byteOffset + header.length }]));
   return { header, placed, bytes: header.length + at };
 }
 

@@ -1,11 +1,11 @@
-// A prefix in a container of Azure's blob storage. Files are written on this machine, in the system's temporary folder,
-// and uploaded when they are whole; what is read comes by ranges. Errors are in words.
+// A store under a prefix in a container of Azure's blob storage. Files are written on this machine, in the system's
+// temporary folder, and uploaded when they are whole; they are read by ranges. Error messages say why.
 //
-// An upload that was killed leaves blocks that nobody reads, of a blob that is not there. List Blobs gives such a blob
-// a length of 0, as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is
-// empty. Azure deletes no blob that is only blocks. To be rid of them, an empty list of blocks is committed, and the
-// empty blob that comes of it is deleted, each under the condition that nothing has come there since, so that no
-// finished blob can be lost; whoever looks in between, or after a kill in between, sees an unfinished file as before.
+// A killed upload leaves uncommitted blocks, of a blob that does not exist. List Blobs gives such a blob a length of 0, as
+// it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty. Azure does not
+// delete a blob that is only blocks. To remove them, an empty list of blocks is committed, and the empty blob that results
+// is deleted, each under the condition that nothing was written there since, so that no finished blob can be lost. Readers
+// that look in between, or after a kill in between, see an unfinished file as before.
 import { randomBytes } from 'node:crypto';
 import { open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -13,20 +13,20 @@ import { join } from 'node:path';
 import type { BlockBlobClient, ContainerClient, ContainerListBlobHierarchySegmentResponse } from '@azure/storage-blob';
 import { parseStoreAddress, type StoreAddress } from '../blob/blob_address.js';
 import { containerClientOf } from '../blob/blob_client.js';
-import { claimBlob, usualLease } from '../blob/blob_lease.js';
+import { takeBlobLease, usualLease } from '../blob/blob_lease.js';
 import { RemoteBlob } from '../blob/blob_remote.js';
 import { patient, type RequestOptions, request, unlessStatus, usualTimeout, type Watch } from '../blob/blob_request.js';
 import { openRemote } from '../blob/blob_source.js';
 import { putText, uploadBlocks } from '../blob/blob_upload.js';
 import type { ByteSource } from '../byte_source.js';
-import type { Claim } from '../lease.js';
+import type { Lease } from '../lease.js';
 import { checkedName, type Draft, type FoundFile, type Store, unfinishedName, unfinishedOf } from './store.js';
 
-/** Of names that `list` gives for blobs that are only blocks. */
+/** The tag in the names that `list` gives for blobs that are only blocks. */
 const blocksTag = '00000000';
 
 export interface BlobStoreOptions {
-  /** Of a claim; for tests. */
+  /** The duration of a lease; for tests. */
   readonly leaseSeconds?: number;
 }
 
@@ -47,7 +47,7 @@ export class BlobStore implements Store {
     return `${this.name}/${checkedName(this.name, file)}`;
   }
 
-  /** A prefix is there when a blob has it; the container must be. Whether it can be written shows with the claim. */
+  /** A prefix needs no making, but its container must exist. Whether it can be written shows when the lease is taken. */
   async create(): Promise<() => Promise<void>> {
     await this.#page(undefined, 1);
     return async () => {};
@@ -92,10 +92,10 @@ export class BlobStore implements Store {
     );
   }
 
-  /** Nothing of it is left when the process is killed: its file on this machine has no name. */
-  async draft(file: string, tag: string, piece?: string): Promise<Draft> {
+  /** The draft's file on this machine has no name, so that nothing of it is left when the process is killed. */
+  async draft(file: string, tag: string, part?: string): Promise<Draft> {
     checkedName(this.name, file);
-    const unfinished = checkedName(this.name, unfinishedName(file, tag, piece));
+    const unfinished = checkedName(this.name, unfinishedName(file, tag, part));
     const path = join(tmpdir(), checkedName(tmpdir(), `${unfinished}.${randomBytes(8).toString('hex')}`));
     const handle = await open(path, 'wx+', 0o600);
     try {
@@ -115,15 +115,15 @@ export class BlobStore implements Store {
         await handle.close();
       },
       discard: async () => {
-        await handle.close().catch(() => {}); // closed already
+        await handle.close().catch(() => {}); // it is closed already
         if (state !== 'uploading') return;
         await this.#removeBlocks(file).catch(() => {}); // the next run does it, when there is a connection
       },
     };
   }
 
-  async claim(file: string): Promise<Claim | string> {
-    return claimBlob({ name: this.pathOf(file), blob: await this.#blob(file), seconds: this.#leaseSeconds });
+  async takeLease(file: string): Promise<Lease | string> {
+    return takeBlobLease({ name: this.pathOf(file), blob: await this.#blob(file), seconds: this.#leaseSeconds });
   }
 
   canAdopt(from: Store, file: string): Promise<boolean> {
@@ -144,7 +144,7 @@ export class BlobStore implements Store {
       const made = await unlessStatus([409, 412], undefined, blob.commitBlockList([], { abortSignal, conditions }));
       if (made) return made.etag;
       const there = await unlessStatus([404], undefined, blob.getProperties({ abortSignal }));
-      return there?.contentLength === 0 ? there.etag : undefined; // by an earlier try that was cut off
+      return there?.contentLength === 0 ? there.etag : undefined; // an earlier, interrupted attempt left it
     });
     if (etag === undefined) return;
     await this.#ask(file, (blob, { signal: abortSignal }) =>

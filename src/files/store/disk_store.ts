@@ -1,9 +1,9 @@
-// A folder on a disk. Errors are the system's own.
+// A store in a folder on a disk. Errors are the system's own.
 import { access, constants, link, lstat, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { syncFolder, writeFileAtomically } from '../atomic_write.js';
 import { type ByteSource, openFile } from '../byte_source.js';
-import { type Claim, claimOrOwner } from '../lease.js';
+import { type Lease, leaseOrOwner } from '../lease.js';
 import { makeFolder, writing } from '../write_failure.js';
 import { checkedName, type Draft, type FoundFile, type Store, unfinishedName } from './store.js';
 
@@ -33,7 +33,7 @@ export class DiskStore implements Store {
     return (await readdir(this.name)).sort();
   }
 
-  // lstat: a link could lead out of the folder, and a pipe would wait forever.
+  // lstat, as a link could lead out of the folder, and a pipe would block forever.
   async find(file: string): Promise<FoundFile | undefined> {
     const found = await lstat(this.pathOf(file)).catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return undefined;
@@ -54,9 +54,9 @@ export class DiskStore implements Store {
     await rm(this.pathOf(file), { force: true });
   }
 
-  async draft(file: string, tag: string, piece?: string): Promise<Draft> {
+  async draft(file: string, tag: string, part?: string): Promise<Draft> {
     const whole = this.pathOf(file);
-    const path = this.pathOf(unfinishedName(file, tag, piece));
+    const path = this.pathOf(unfinishedName(file, tag, part));
     const handle = await open(path, 'wx+');
     return {
       path,
@@ -68,14 +68,14 @@ export class DiskStore implements Store {
         await syncFolder(this.name);
       },
       async discard() {
-        await handle.close().catch(() => {}); // closed already
+        await handle.close().catch(() => {}); // it is closed already
         await rm(path, { force: true });
       },
     };
   }
 
-  async claim(file: string): Promise<Claim | string> {
-    return claimOrOwner(this.name, checkedName(this.name, file));
+  async takeLease(file: string): Promise<Lease | string> {
+    return leaseOrOwner(this.name, checkedName(this.name, file));
   }
 
   #checkOnDisk(from: Store, file: string): void {
@@ -91,7 +91,7 @@ export class DiskStore implements Store {
     return !there || isSameFile(path, from.pathOf(file));
   }
 
-  /** With a second name for the file, a hard link; it lasts when what is written next does. */
+  /** Gives the file a second name, a hard link. Like other names it lasts once the folder is synced. */
   async adopt(from: Store, file: string): Promise<boolean> {
     const [path, source] = [this.pathOf(file), from.pathOf(file)];
     this.#checkOnDisk(from, file);

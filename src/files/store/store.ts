@@ -1,26 +1,25 @@
-// Where a dump's files lie: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or in
-// object storage (blob_store.ts). Names are the caller's to choose, and plain: no folders in folders. They may come from
-// a queue or a manifest that somebody forged, so every method that takes one checks it with checkedName().
-
+// A store of a dump's files: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or in
+// object storage (blob_store.ts). The caller chooses the names, which are plain: there are no folders in folders. Names may
+// come from a forged queue or manifest, so every method that takes one checks it with checkedName().
 import { randomBytes } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import type { ByteSource } from '../byte_source.js';
-import type { Claim } from '../lease.js';
+import type { Lease } from '../lease.js';
 import { quoted } from '../text.js';
 
 export interface FoundFile {
   /** In bytes. */
   readonly size: number;
-  /** False for what is no file to read: a folder, a pipe, a link. */
+  /** False for what cannot be read as a file: a folder, a pipe, a link. */
   readonly regular: boolean;
 }
 
-/** A file under way: written on this machine in any order, and in the store once it is published. */
+/** An unfinished file: it is written on this machine, in any order, and is in the store once it is published. */
 export interface Draft {
   /** Where it is written, for messages. */
   readonly path: string;
   readonly handle: FileHandle;
-  /** Gives it its name, with all that was written, in place of an older file. To be called once. */
+  /** Gives the file its name, with all that was written; it replaces an older file. To be called once. */
   publish(): Promise<void>;
   /** Removes what was written, unless it is published. No write may be under way. */
   discard(): Promise<void>;
@@ -28,41 +27,41 @@ export interface Draft {
 
 /** Methods that take a name throw, or reject with, what checkedName() says of one that is not plain. */
 export interface Store {
-  /** As it was given, for messages. */
+  /** The folder or address as it was given, for messages. */
   readonly name: string;
-  /** What a file is called in messages. */
+  /** The name of a file in messages. */
   pathOf(file: string): string;
-  /** Makes the store where there is none, and checks that it can be written. Returns what undoes it while it is empty. */
+  /** Makes the store unless it exists, and checks that it can be written. Returns a function that undoes it while it is empty. */
   create(): Promise<() => Promise<void>>;
-  /** Names of all files, those that are under way and those that were given up included, in order. */
+  /** The names of all files in order, including unfinished and abandoned ones. */
   list(): Promise<string[]>;
   /** Undefined for a file that is not there. */
   find(file: string): Promise<FoundFile | undefined>;
   /** For reading at any position. @throws Error when it is not there. */
   open(file: string): Promise<ByteSource>;
-  /** Writes a small file, in place of an older one. */
+  /** Writes a small file; it replaces an older one. */
   writeText(file: string, text: string): Promise<void>;
-  /** Also of what is not there. */
+  /** Removes a file, if it is there. */
   remove(file: string): Promise<void>;
-  /** Begins a file; with `piece`, a part of it that is never published. Those of one file and attempt share a tag. */
-  draft(file: string, tag: string, piece?: string): Promise<Draft>;
-  /** The right to write what `file` stands for, or in words who has it: `process 123 on some-host`. */
-  claim(file: string): Promise<Claim | string>;
+  /** Begins a file; with `part`, a part of it that is never published. The drafts of one file and attempt share a tag. */
+  draft(file: string, tag: string, part?: string): Promise<Draft>;
+  /** The lease that `file` stands for, or the name of its owner: `process 123 on some-host`. */
+  takeLease(file: string): Promise<Lease | string>;
   /**
    * Whether a name is free for the file that another store has under it, or that file's own already.
    * @throws Error when it cannot be given a name here without copying.
    */
   canAdopt(from: Store, file: string): Promise<boolean>;
   /**
-   * Gives a file of another store a name here, without copying it. Says whether there was anything to do.
+   * Gives a file of another store a name here, without copying it. Returns whether there was anything to do.
    * @throws Error when it cannot be done without copying, or when the name is another file's.
    */
   adopt(from: Store, file: string): Promise<boolean>;
 }
 
-const longestName = 255; // bytes: what file systems take
+const longestName = 255; // bytes, the limit of file systems
 
-/** What keeps a name from being that of a file in a store; undefined when nothing does. */
+/** The reason why a name cannot be that of a file in a store; undefined when it can. */
 function nameProblem(file: unknown): string | undefined {
   if (typeof file !== 'string') return 'is not text';
   if (file === '') return 'is empty';
@@ -73,7 +72,7 @@ function nameProblem(file: unknown): string | undefined {
   return bytes > longestName ? `is ${bytes} bytes long` : undefined;
 }
 
-/** Whether a store takes a name. A folder that somebody else wrote to may list others. */
+/** Whether a store takes a name. A folder that another program wrote to may list other names. */
 export const isPlainName = (file: string): boolean => nameProblem(file) === undefined;
 
 /** The name of a file in the store `where`. @throws Error when it is not plain: the file could lie outside of the store. */
@@ -88,12 +87,12 @@ export function checkedName(where: string, file: string): string {
 
 const unfinishedPattern = /^(.+)\.[0-9a-f]{8}(\.[\w-]+)?\.partial$/;
 
-/** Where a file, or a piece of it, is written until it is whole. */
-export const unfinishedName = (file: string, tag: string, piece?: string): string =>
-  [file, tag, ...(piece === undefined ? [] : [piece]), 'partial'].join('.');
+/** The name under which a file, or a part of it, is written until it is whole. */
+export const unfinishedName = (file: string, tag: string, part?: string): string =>
+  [file, tag, ...(part === undefined ? [] : [part]), 'partial'].join('.');
 
-/** Tells one attempt to write a file from another. */
+/** A tag that distinguishes one attempt to write a file from others. */
 export const newTag = (): string => randomBytes(4).toString('hex');
 
-/** The file that another one is an unfinished piece of; undefined for other files. */
+/** The file of which another one is an unfinished part; undefined for other files. */
 export const unfinishedOf = (name: string): string | undefined => unfinishedPattern.exec(name)?.[1];

@@ -1,29 +1,29 @@
 // Byte pair encoding (Sennrich, Haddow and Birch 2016, arXiv 1508.07909) over a table of tokens: of all neighbours
-// whose joined bytes are a token, those with the lowest token (the leftmost, if several) are joined, again and again.
-// A heap of candidates and a linked list of parts make a word of n bytes cost n log n, not n^2: a million letters
+// whose joined bytes are a token, those with the lowest token (the leftmost, if several) are merged, again and again.
+// With a heap of candidates and a linked list of parts, a pre-token of n bytes costs n log n, not n^2: a million letters
 // without a space take a second.
 
 const mostPairs = 2 ** 18;
 const pairSlots = 2 * mostPairs;
-/** Bytes of a word at most: its tables take twenty times as much. */
-const longestWord = 2 ** 24;
+/** The most bytes of a pre-token: its tables take twenty times as much. */
+const longestPretoken = 2 ** 24;
 
 export class BytePairs {
   /** The bytes of all tokens, one after another; token t has those from ends[t - 1] to ends[t]. */
   readonly #bytes: Uint8Array;
   readonly #ends: Uint32Array;
-  /** By bytes, each as a character of its own. */
+  /** Tokens by their bytes, each byte as one character. */
   readonly #tokens = new Map<string, number>();
-  readonly #texts: string[]; // the keys of that
+  readonly #texts: string[]; // the keys of #tokens
   readonly #longest: number;
   readonly #single: Int32Array; // the token of each byte
-  // What two tokens make together, of those that were asked for: a hash table, 0 marks a free slot.
+  // A cache of merges, of two tokens each: a hash table, in which 0 marks a free slot.
   readonly #pairs = new Uint32Array(pairSlots);
   readonly #joined = new Int32Array(pairSlots);
   #pairCount = 0;
   #parts = new Parts(256);
 
-  /** `tokens`: text or bytes of each; only the first `mergeable` are made by joining. */
+  /** `tokens`: text or bytes of each; only the first `mergeable` result from merges. */
   constructor(tokens: readonly (string | readonly number[])[], mergeable: number) {
     const all = tokens.map((token) => Buffer.from(token as string));
     this.#bytes = Buffer.concat(all);
@@ -39,15 +39,13 @@ export class BytePairs {
   }
 
   /**
-   * Appends the tokens of a word, given by its bytes.
-   * @throws RangeError for a word of more than 16 MiB.
+   * Appends the tokens of a pre-token, given by its bytes.
+   * @throws RangeError for a pre-token of more than 16 MiB.
    */
   encode(bytes: Uint8Array, to: number[]): void {
     const n = bytes.length;
-    if (n > longestWord) {
-      throw new RangeError(
-        `encode: a word of ${n} bytes without a place to split it is too long: ${longestWord} at most`,
-      );
+    if (n > longestPretoken) {
+      throw new RangeError(`encode: a word of ${n} bytes that cannot be split is too long: ${longestPretoken} at most`);
     }
     if (n > this.#parts.capacity) this.#parts = new Parts(n);
     const { token, next, previous, joined, candidates } = this.#parts;
@@ -62,9 +60,9 @@ export class BytePairs {
 
     while (candidates.size > 0) {
       const key = candidates.take();
-      const whole = Math.floor(key / places);
-      const part = key - whole * places;
-      if (joined[part] !== whole) continue; // one of the two has been joined otherwise
+      const whole = Math.floor(key / partRange);
+      const part = key - whole * partRange;
+      if (joined[part] !== whole) continue; // one of the two has been merged otherwise
       const gone = next[part] as number;
       const after = next[gone] as number;
       token[part] = whole;
@@ -86,10 +84,10 @@ export class BytePairs {
     const { token, joined, candidates } = this.#parts;
     const whole = this.#join(token[part] as number, token[second] as number);
     joined[part] = whole;
-    if (whole !== none) candidates.add(whole * places + part);
+    if (whole !== none) candidates.add(whole * partRange + part);
   }
 
-  /** The token that two make together, or `none`. */
+  /** The token that two tokens merge into, or `none`. */
   #join(first: number, second: number): number {
     const pair = ((first << 16) | second) >>> 0; // tokens have 16 bits
     const hash = Math.imul(pair, 0x9e3779b1);
@@ -99,7 +97,7 @@ export class BytePairs {
     }
     const text = (this.#texts[first] as string) + (this.#texts[second] as string);
     const whole = (text.length <= this.#longest ? this.#tokens.get(text) : undefined) ?? none;
-    if (pair === 0) return whole; // the mark of a free slot
+    if (pair === 0) return whole; // 0 marks a free slot
     if (++this.#pairCount > mostPairs) {
       this.#pairs.fill(0);
       this.#pairCount = 1;
@@ -123,15 +121,15 @@ export class BytePairs {
 }
 
 const none = -1;
-const places = 2 ** 36; // token and part in one number, which is exact: 2^16 tokens, 2^36 parts
+const partRange = 2 ** 36; // token and part in one number, which is exact: 2^16 tokens, 2^36 parts
 const largestKept = 2 ** 16;
 
-/** What joining works on, used again and again. */
+/** The tables for merging, used again and again. */
 class Parts {
   readonly token: Int32Array;
   readonly next: Int32Array;
   readonly previous: Int32Array;
-  /** The token that a part and the next would make. */
+  /** The token that a part and the next would merge into. */
   readonly joined: Int32Array;
   readonly candidates: Heap;
 
@@ -166,7 +164,7 @@ class Heap {
     keys[at] = key;
   }
 
-  /** There must be one. */
+  /** Removes the lowest key and returns it. There must be one. */
   take(): number {
     const least = this.#keys[0] as number;
     const last = this.#keys[--this.size] as number;

@@ -1,7 +1,7 @@
-// GPT-2's words (Radford et al. 2019): a text is cut by
+// GPT-2's pretokenizer (Radford et al. 2019): it splits a text into pre-tokens by
 //   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-// and tokens never reach over a cut. Done by hand, code unit by code unit: it takes a few nanoseconds per character, and a
-// run of any length takes time in proportion, where an engine of regular expressions runs out of its stack.
+// and no token spans two of them. The scan is written by hand, code unit by code unit: it takes a few nanoseconds per
+// character, and time in proportion to the length of a span, where a regular expression engine overflows its stack.
 import { letter, number } from './unicode_16.js';
 
 /** Kinds of characters. */
@@ -15,7 +15,7 @@ const isSpace = /[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u300
 const isLetter = new RegExp(letter, 'v');
 const isNumber = new RegExp(number, 'v');
 
-const kinds = new Uint8Array(0x110000); // 0: not asked for yet
+const kinds = new Uint8Array(0x110000); // 0: not known yet
 
 function classify(point: number): number {
   const character = String.fromCodePoint(point);
@@ -38,7 +38,7 @@ export const isLowSurrogate = (unit: number): boolean => (unit & 0xfc00) === 0xd
 
 const firstAstral = 0x10000;
 
-/** The code point at `at`, of UTF-16. */
+/** The code point at `at` in UTF-16. */
 function pointAt(units: Uint16Array, at: number, end: number): number {
   const unit = units[at] as number;
   if (!isHighSurrogate(unit) || at + 1 === end) return unit;
@@ -48,7 +48,7 @@ function pointAt(units: Uint16Array, at: number, end: number): number {
 
 const [apostrophe, d, e, l, m, r, s, t, v] = Array.from("'delmrstv", (char) => char.charCodeAt(0));
 
-/** Units of 's, 't, 're, 've, 'm, 'll or 'd at `at`; 0 for anything else. */
+/** The number of units of 's, 't, 're, 've, 'm, 'll or 'd at `at`; 0 for anything else. */
 function contraction(units: Uint16Array, at: number, end: number): number {
   if (at + 1 >= end) return 0;
   const first = units[at + 1];
@@ -58,8 +58,8 @@ function contraction(units: Uint16Array, at: number, end: number): number {
   return (first === l && second === l) || ((first === r || first === v) && second === e) ? 3 : 0;
 }
 
-/** Where the run of one kind that begins at `at` ends. */
-function runEnd(units: Uint16Array, at: number, end: number, kind: number): number {
+/** The end of the span of one kind that begins at `at`. */
+function spanEnd(units: Uint16Array, at: number, end: number, kind: number): number {
   while (at < end) {
     const point = pointAt(units, at, end);
     if (kindOf(point) !== kind) break;
@@ -68,8 +68,8 @@ function runEnd(units: Uint16Array, at: number, end: number, kind: number): numb
   return at;
 }
 
-/** The end of the word that begins at `at`, in the UTF-16 of a text that ends at `end`. */
-export function wordEnd(units: Uint16Array, at: number, end: number): number {
+/** The end of the pre-token that begins at `at`, in the UTF-16 of a text that ends at `end`. */
+export function pretokenEnd(units: Uint16Array, at: number, end: number): number {
   const unit = units[at] as number;
   if (unit === apostrophe) {
     const length = contraction(units, at, end);
@@ -77,8 +77,8 @@ export function wordEnd(units: Uint16Array, at: number, end: number): number {
   }
   const first = unit === 0x20 && at + 1 < end ? at + 1 : at;
   const kind = kindOf(pointAt(units, first, end));
-  if (kind !== space) return runEnd(units, first, end, kind);
-  // The last of several characters of white space may belong to the word behind them.
-  const last = runEnd(units, at, end, space);
+  if (kind !== space) return spanEnd(units, first, end, kind);
+  // The last of several characters of white space may belong to the pre-token behind them.
+  const last = spanEnd(units, at, end, space);
   return last === end || last === at + 1 ? last : last - 1;
 }

@@ -1,11 +1,11 @@
 // GPT-2's byte pair encoding, token for token as OpenAI's tiktoken has it for "gpt2" with allowed_special='all'. The
-// table of tokens is gpt-tokenizer's; the rest is here, because that package finds <|endoftext|> only at the start of
-// a text, keeps half a character from one decode for the next, splits at other white space than tiktoken, and takes
-// quadratic time on long runs without a space.
+// table of tokens is gpt-tokenizer's. The rest is written here, because that package finds <|endoftext|> only at the start
+// of a text, keeps half a character from one decode for the next, splits at other white space than tiktoken, and takes
+// quadratic time on long texts without a space.
 import { createRequire } from 'node:module';
 import { BytePairs } from './byte_pairs.js';
-import { longestCached, WordCache } from './pretoken_cache.js';
-import { wordEnd } from './pretokenizer.js';
+import { longestCached, PretokenCache } from './pretoken_cache.js';
+import { pretokenEnd } from './pretokenizer.js';
 
 const endOfText = '<|endoftext|>';
 
@@ -31,7 +31,7 @@ export const endOfTextToken = 50_256;
 
 interface Tables {
   readonly pairs: BytePairs;
-  readonly known: WordCache;
+  readonly known: PretokenCache;
 }
 
 let loaded: Tables | undefined;
@@ -41,7 +41,7 @@ function tables(): Tables {
   const load = createRequire(import.meta.url);
   const { default: ranks } = load('gpt-tokenizer/bpeRanks/r50k_base') as { default: (string | number[])[] };
   const pairs = new BytePairs([...ranks.slice(0, endOfTextToken), endOfText], endOfTextToken);
-  loaded = { pairs, known: new WordCache() };
+  loaded = { pairs, known: new PretokenCache() };
   return loaded;
 }
 
@@ -52,7 +52,7 @@ function encode(text: string): number[] {
   let from = 0;
   for (;;) {
     const to = text.indexOf(endOfText, from);
-    encodeWords(units, from, to < 0 ? text.length : to, tokens);
+    encodePretokens(units, from, to < 0 ? text.length : to, tokens);
     if (to < 0) return tokens;
     tokens.push(endOfTextToken);
     from = to + endOfText.length;
@@ -61,17 +61,17 @@ function encode(text: string): number[] {
 
 const scratch = new Uint16Array(2 ** 16);
 
-// A typed array is read faster than a string, of which there are many kinds.
+// A typed array is read faster than a string, which engines represent in many ways.
 function unitsOf(text: string): Uint16Array {
   const units = text.length <= scratch.length ? scratch : new Uint16Array(text.length);
   Buffer.from(units.buffer).write(text, 'utf16le');
   return units;
 }
 
-function encodeWords(units: Uint16Array, from: number, to: number, tokens: number[]): void {
+function encodePretokens(units: Uint16Array, from: number, to: number, tokens: number[]): void {
   const { pairs, known } = tables();
   for (let end = from; from < to; from = end) {
-    end = wordEnd(units, from, to);
+    end = pretokenEnd(units, from, to);
     const isShort = end - from <= longestCached;
     if (isShort && known.find(units, from, end, tokens)) continue;
     const first = tokens.length;

@@ -1,7 +1,6 @@
-// A machine for Python's pickle format, as far as data goes (opcodes: Lib/pickletools.py of CPython). Nothing of the
-// file is ever run: a name stands for what the host says, and calling anything else ends the reading. The file is not
-// trusted with time or memory either: work stays in proportion to the pickle's length, and every count is limited.
-
+// An interpreter of Python's pickle format, as far as data needs it (opcodes: Lib/pickletools.py of CPython). No code of
+// the file is ever run: the host decides what a name stands for, and calling anything else ends the reading. Time and
+// memory are bounded, too: work stays in proportion to the pickle's length, and every count is limited.
 import { isUtf8 } from 'node:buffer';
 import { shown } from '../text.js';
 
@@ -13,7 +12,7 @@ export class UnsafePickleError extends Error {
 /** The bytes end before the pickle does. */
 export class PickleEndsEarly extends Error {}
 
-/** What a name of the file stands for and may be called. `charge` pays for work that grows with the arguments. */
+/** A function that a name of the file stands for. `charge` accounts for work that grows with the arguments. */
 export class Callable {
   constructor(
     readonly title: string,
@@ -22,7 +21,7 @@ export class Callable {
 }
 
 export interface PickleHost {
-  /** Begins every message. */
+  /** Every message begins with it. */
   readonly name: string;
   /** A Callable, or any value that the name stands for. */
   resolve(module: string, name: string): unknown;
@@ -181,7 +180,7 @@ class Machine {
     this.stack = [];
   }
 
-  /** What was pushed since the last mark. */
+  /** Pops the values that were pushed since the last mark. */
   popMark(): unknown[] {
     const items = this.stack;
     const below = this.#marks.pop();
@@ -190,7 +189,7 @@ class Machine {
     return items;
   }
 
-  /** The last n values, as a tuple. */
+  /** Replaces the last n values by a tuple of them. */
   tuple(n: number): void {
     const items = Array.from({ length: n }, () => this.pop()).reverse();
     this.put(items);
@@ -262,7 +261,7 @@ class Machine {
     this.put(callee.call(args, this.charge));
   }
 
-  /** The state of an ordered dictionary (its attributes) is no data; nothing else has one here. */
+  /** Sets the state of an object. That of an ordered dictionary (its attributes) is no data; nothing else has one here. */
   build(): void {
     this.pop();
     if (this.top() instanceof Map) return;

@@ -1,6 +1,5 @@
-// Checkpoints of PyTorch: what torch.save wrote, without Python. A file is read in three steps: its pickle, which
+// Reading checkpoints of PyTorch, written by torch.save, without Python. A file is read in three steps: its pickle, which
 // describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
-
 import { type FileSource, openSource } from '../blob/source.js';
 import {
   bytesPerElement,
@@ -68,7 +67,7 @@ export async function openTorchTensor(from: FileSource): Promise<TorchTensor> {
   }
 }
 
-/** The part of the storage that the view has, of each slice. The storage is read to its end, where damage is found. */
+/** The view's elements in each slice of the storage. The storage is read to its end, where damage is found. */
 async function* contiguousSlices(
   archive: TorchArchive,
   { storage, offset, count }: TensorView,
@@ -153,7 +152,7 @@ function pack({ offset, shape, strides }: TensorView, from: Float32Array, to: Fl
 
 interface Converted {
   readonly value: StateValue;
-  /** Of the value when written out without sharing. */
+  /** The number of parts of the value when written out without sharing. */
   readonly nodes: number;
   readonly depth: number;
 }
@@ -162,8 +161,8 @@ const deepest = 200;
 const mostNodes = 2 ** 24;
 
 /**
- * What was unpickled, as a StateValue. What the file shares stays shared; what refers to itself, is nested too deeply
- * or is beyond measure when written out (a few lists that each hold the one before many times) is refused.
+ * An unpickled value as a StateValue. Parts that the file shares stay shared. A value is refused that refers to itself, is
+ * nested too deeply, or is too large when written out (a few lists that each hold the one before many times).
  */
 function toStateValue(name: string, root: unknown, tensors: ReadonlyMap<TensorView, HostTensor>): StateValue {
   const done = new Map<object, Converted | undefined>();

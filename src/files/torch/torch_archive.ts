@@ -1,6 +1,6 @@
-// The two containers of torch.save, read alike: a zip archive (PyTorch 1.6 and later: data.pkl and one stored entry
-// per storage) and the older stream (five pickles, then the storages one after another). Both give the pickled value
-// and say where each storage lies, with positions that are inside the file and do not overlap.
+// The two containers of torch.save behind one interface: a zip archive (PyTorch 1.6 and later: data.pkl and one stored
+// entry per storage) and the older stream (five pickles, then the storages one after another). Both give the pickled value
+// and the location of each storage; locations are inside the file and do not overlap.
 import { crc32 } from 'node:zlib';
 import yauzl from 'yauzl';
 import { type LocalSource, sourceSlices } from '../byte_source.js';
@@ -10,11 +10,11 @@ import type { Storage, TorchNames } from './torch_names.js';
 
 export interface TorchArchive {
   readonly value: unknown;
-  /** Those that the value mentions. */
+  /** The storages that the value mentions. */
   readonly storages: readonly Storage[];
-  /** The bytes of one, in a buffer of their own. */
+  /** The bytes of one storage, in a buffer of their own. */
   read(storage: Storage): Promise<Uint8Array<ArrayBuffer>>;
-  /** The bytes of one, slice by slice, each in `buffer`. Damage may be found only at the end. */
+  /** The bytes of one storage, slice by slice, each in `buffer`. Damage may be found only at the end. */
   slices(storage: Storage, buffer: ArrayBuffer): AsyncGenerator<Uint8Array>;
 }
 
@@ -169,7 +169,7 @@ function checkSum(name: string, sum: number, crc: number, fail: Fail): void {
 
 const streamMagic = 0x1950a86a20f9469cfc6cn;
 const streamVersion = 1001;
-/** How much of the file is read for its pickles, the next more when that was not enough. */
+/** How many bytes of the file are read for its pickles: the first window, and the next one if that was not enough. */
 const windows = [2 ** 18, 2 ** 22, largestPickle];
 
 interface Pickles {
@@ -219,7 +219,7 @@ function parsePickles(bytes: Uint8Array, names: TorchNames, fail: Fail): Pickles
   return { names, value, keys, end };
 }
 
-/** Each storage follows the one before: its number of elements in 8 bytes, then the elements. */
+/** Locates the storages. They follow one another: the number of elements in 8 bytes, then the elements. */
 async function locateStorages(
   source: LocalSource,
   { names, keys, end }: Pickles,

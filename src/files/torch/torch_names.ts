@@ -1,6 +1,5 @@
-// The names that a file of torch.save may use, what each stands for here, and the checks of what a file says about
-// storages and tensors. Everything else that a file names is refused. Arguments: torch/_utils.py and
-// torch/serialization.py of PyTorch 2.
+// The names that a file of torch.save may use, what each stands for here, and the checks of a file's storages and tensors.
+// Every other name is refused. Arguments: torch/_utils.py and torch/serialization.py of PyTorch 2.
 import { bytesPerElement, elementCount, type HostDType, maxRank } from '../host_tensor.js';
 import { shown } from '../text.js';
 import { Callable, type PickleHost, UnsafePickleError } from './pickle.js';
@@ -67,20 +66,20 @@ const storageTypes = new Map<string, HostDType>([
 export const storageTypeOf = (dtype: HostDType): string | undefined =>
   [...storageTypes].find(([, type]) => type === dtype)?.[0];
 
-// Written into results as text, as Python prints them.
+// Dtypes become text in results, as Python prints them.
 const dtypeNames = new Set(
   ['float64', 'float32', 'float16', 'bfloat16', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool', 'double', 'float']
     .concat(['half', 'long', 'int', 'short'])
     .map((dtype) => `torch.${dtype}`),
 );
 
-// Named by a defaultdict as what makes its missing values.
+// Classes that a defaultdict names for its missing values.
 const factories = new Set(['list', 'dict', 'int', 'float', 'str', 'bool', 'tuple'].map((name) => `builtins.${name}`));
 
-/** More bytes than the file has can be wanted only by views that overlap or interleave; this much more is allowed. */
+/** Only views that overlap or interleave need more bytes than the file has; so many more are allowed. */
 const spareBytes = 2 ** 26;
 
-/** What one file names: gathers its storages while the pickle is read. */
+/** The names of one file. It gathers the file's storages while the pickle is read. */
 export class TorchNames implements PickleHost {
   readonly storages = new Map<string, Storage>();
   #copied = 0;
@@ -155,7 +154,7 @@ export class TorchNames implements PickleHost {
     );
   }
 
-  // A view that comes again is the same tensor. Views that must be copied could ask for far more than the file has: a
+  // A view that comes again is the same tensor. Views that must be copied could take far more bytes than the file has: a
   // stride of 0 repeats one element any number of times.
   #shared(view: TensorView): TensorView {
     const { views, dtype } = view.storage;

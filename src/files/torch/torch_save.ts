@@ -40,7 +40,7 @@ export async function saveTorch(path: string, value: StateValue): Promise<void> 
   await writingFor('saveTorch', writeFileAtomically(path, output as AsyncIterable<Buffer>));
 }
 
-/** What is too much for reading is not written: the pickle is read as `loadTorch` does it. */
+/** A value that `loadTorch` would refuse as too large is not written: the pickle is read as `loadTorch` reads it. */
 function checkReadable(pickle: Buffer, storages: number): void {
   if (storages + 3 > mostEntries) throw tooMuch(`it has ${storages} tensors, and an archive ${mostEntries} entries`);
   try {
@@ -69,11 +69,11 @@ function* slices({ buffer, byteOffset, byteLength }: ArrayBufferView): Generator
 
 const deepest = 200;
 
-/** Opcodes: Lib/pickletools.py of CPython. `where` is the place in the value, for messages. */
+/** Opcodes: Lib/pickletools.py of CPython. `where` is the location in the value, for messages. */
 class PickleWriter {
-  /** In the order of their numbers in the archive. */
+  /** The storages in the order of their numbers in the archive. */
   readonly storages: Pick<HostTensor, 'dtype' | 'data'>[] = [];
-  /** By the data and the dtype. */
+  /** The numbers of storages by their data and dtype. */
   readonly #numbers = new Map<object, Map<string, number>>();
   readonly #parts: Buffer[] = [Buffer.from([0x80, 2])];
   #bytes = 0;
@@ -121,7 +121,7 @@ class PickleWriter {
     this.#push(bytes);
   }
 
-  // Two's complement in as few bytes as hold the sign, too.
+  // Two's complement in as few bytes as hold the value and its sign.
   #long(value: bigint, where: string): void {
     const magnitude = value < 0n ? ~value : value;
     const length = Math.floor(magnitude.toString(2).length / 8) + 1;

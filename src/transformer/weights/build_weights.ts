@@ -4,10 +4,10 @@ import type { DType } from '../../engine/dtype.js';
 import { type PackedMatrix, packWeights } from '../../engine/ops/pack_weights.js';
 import { Tensor } from '../../engine/ops/tensor.js';
 import { dAttn, type TransformerConfig } from './config.js';
-import { pieceShape } from './state_dict.js';
+import { parameterShape } from './state_dict.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights.js';
 
-/** A model's parts. */
+/** A loaded model. */
 export interface Loaded {
   readonly config: TransformerConfig;
   readonly nVocab: number;
@@ -37,14 +37,14 @@ export async function buildWeights(
     made.push(t);
     return t;
   };
-  const tensor = async (name: string) => own(await source.tensor(name, pieceShape(name, config, nVocab)));
+  const tensor = async (name: string) => own(await source.tensor(name, parameterShape(name, config, nVocab)));
   const norm = async (name: string): Promise<Norm> => ({
     gain: await tensor(`${name}.weight`),
     bias: await tensor(`${name}.bias`),
   });
   const packed = async (name: string): Promise<PackedMatrix> => {
     let matrix: PackedMatrix | undefined;
-    await source.lend(name, pieceShape(name, config, nVocab), (weight) => {
+    await source.lend(name, parameterShape(name, config, nVocab), (weight) => {
       matrix = own(packWeights(weight, { transposeB: true }));
     });
     return matrix as PackedMatrix;
@@ -68,7 +68,7 @@ export async function buildWeights(
     return { w: own(packWeights(weight, { transposeB: true })), bias };
   };
   try {
-    // the largest first: the memory in which the unembedding waits to be packed is the embedding's next
+    // the largest first: the embedding reuses the memory in which the unembedding is uploaded before it is packed
     const unembed = await packed('unembed.weight');
     const tokEmbed = await tensor('tok_embed.weight');
     const posEmbed = await tensor('pos_embed.weight');
@@ -83,7 +83,7 @@ export async function buildWeights(
         mlpIn: await linear(`${prefix}.mlp.in_layer`),
         mlpOut: await linear(`${prefix}.mlp.out_layer`),
       });
-      await device.synchronize(); // what was uploaded is packed: its copies go before the next layer's come
+      await device.synchronize(); // packing is done: this layer's uploads are freed before the next layer's are made
     }
     const lnF = await norm('final_ln');
     await device.synchronize();

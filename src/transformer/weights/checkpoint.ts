@@ -9,7 +9,7 @@ import { saveTorch } from '../../files/torch/torch.js';
 import { makeFolder, writingFor } from '../../files/write_failure.js';
 import { buildWeights, type Loaded, type WeightSource } from './build_weights.js';
 import { configToJson } from './config.js';
-import { hostPieces, pieceNames } from './state_dict.js';
+import { hostParameters, parameterNames } from './state_dict.js';
 import { checkStored, type ModelFiles, type StoredWeight, weightView } from './stored_weights.js';
 import { uploader } from './upload.js';
 
@@ -27,7 +27,7 @@ export async function loadCheckpoint(files: ModelFiles, device: Device, dtype: D
       await opened.close();
     }
   };
-  let lent: { name: string; whole: Tensor } | undefined; // what holds queries, keys and values is uploaded once
+  let lent: { name: string; whole: Tensor } | undefined; // a tensor of queries, keys and values is uploaded once
   const source: WeightSource = {
     tensor: (name, shape) => whole(files.locate(name), shape),
     async lend(name, shape, use) {
@@ -53,28 +53,28 @@ export async function loadCheckpoint(files: ModelFiles, device: Device, dtype: D
 /** Writes the original's layout; config.json comes last, so that a folder with one is whole. */
 export async function saveCheckpoint(folder: string, model: Loaded): Promise<void> {
   const { config, nVocab, weights } = model;
-  const pieces = join(folder, 'model_pieces');
-  const known = new Set(pieceNames(config).map((name) => `${name}.pt`));
+  const parameterFolder = join(folder, 'model_pieces');
+  const known = new Set(parameterNames(config).map((name) => `${name}.pt`));
   const foreign = [
     ...(await namesIn(folder)).filter((name) => name !== 'config.json' && name !== 'model_pieces'),
-    ...(await namesIn(pieces)).filter((name) => !known.has(name)),
+    ...(await namesIn(parameterFolder)).filter((name) => !known.has(name)),
   ];
   if (foreign.length > 0)
     throw new Error(`saveCheckpoint: ${folder} holds something else: ${foreign.slice(0, 3).join(', ')}`);
-  await writingFor('saveCheckpoint', makeFolder(pieces));
-  await rm(join(folder, 'config.json'), { force: true }); // until the new pieces are there, the folder is no checkpoint
-  for await (const [name, tensor] of hostPieces(weights, config, nVocab))
-    await saveTorch(join(pieces, `${name}.pt`), tensor);
+  await writingFor('saveCheckpoint', makeFolder(parameterFolder));
+  await rm(join(folder, 'config.json'), { force: true }); // until the new files are there, the folder is no checkpoint
+  for await (const [name, tensor] of hostParameters(weights, config, nVocab))
+    await saveTorch(join(parameterFolder, `${name}.pt`), tensor);
   const text = `${JSON.stringify(configToJson(config), null, 1)}\n`;
   await writingFor('saveCheckpoint', writeFileAtomically(join(folder, 'config.json'), text));
 }
 
-/** What lies in a folder; nothing where there is none. */
+/** The names of all files in a folder; none if the folder does not exist. */
 async function namesIn(folder: string): Promise<string[]> {
   try {
     return await readdir(folder);
   } catch (error) {
-    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return []; // told when it is made
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return []; // makeFolder reports it
     throw error;
   }
 }

@@ -42,7 +42,7 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
         const own = has('lm_head.weight') ? 'lm_head.weight' : undefined;
         if (!own && json.tie_word_embeddings === false)
           fail('has no tensor lm_head.weight, and config.json says that it is not tied');
-        return { name: own ?? find('wte.weight'), turned: false };
+        return { name: own ?? find('wte.weight'), transposed: false };
       }
       const { stored, ...how } = storedName(name);
       return { name: find(stored), ...how };
@@ -74,10 +74,10 @@ const outside: Readonly<Record<string, string>> = { tok_embed: 'wte', pos_embed:
 
 function storedName(name: string): Omit<StoredWeight, 'name'> & { stored: string } {
   const [, layer, owner = '', kind = ''] = /^(?:xf_layers\.(\d+)\.)?(.*)\.(weight|bias)$/.exec(name) ?? [];
-  if (layer === undefined) return { stored: `${outside[owner]}.${kind}`, turned: false };
+  if (layer === undefined) return { stored: `${outside[owner]}.${kind}`, transposed: false };
   const third = ['attn.q_proj', 'attn.k_proj', 'attn.v_proj'].indexOf(owner);
   const stored = `h.${layer}.${third < 0 ? inLayer[owner] : 'attn.c_attn'}.${kind}`;
-  return { stored, turned: kind === 'weight' && !owner.startsWith('ln_'), ...(third >= 0 && { third }) };
+  return { stored, transposed: kind === 'weight' && !owner.startsWith('ln_'), ...(third >= 0 && { third }) };
 }
 
 const mostFiles = 1000;
@@ -111,7 +111,7 @@ async function filesOf(base: string): Promise<Map<string, string> | undefined> {
   return files as Map<string, string>;
 }
 
-/** What must be so, where config.json says anything about it: the computation is GPT-2's and no other. */
+/** The allowed values of fields in config.json, where it has them: only GPT-2's computation is supported. */
 const required: Readonly<Record<string, readonly unknown[]>> = {
   model_type: ['gpt2'],
   activation_function: ['gelu_new', 'gelu_pytorch_tanh'], // one function by two names
@@ -142,7 +142,7 @@ function configOf(json: Record<string, unknown>, file: string): TransformerConfi
   return configFromJson(ours, file, theirNames);
 }
 
-/** What times `width`, rounded down, is `inner`. */
+/** A number whose product with `width`, rounded down, is `inner`. */
 const ratio = (inner: number, width: number): number =>
   Math.floor((inner / width) * width) === inner ? inner / width : (inner + 0.5) / width;
 

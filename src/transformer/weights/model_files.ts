@@ -1,6 +1,6 @@
 // The files of a model, in one of two layouts: the original's (config.json and model_pieces/NAME.pt, a tensor each) or
-// Hugging Face's GPT-2 (config.json and safetensors files). Which it is, config.json tells. Both give each weight by the
-// original's name.
+// Hugging Face's GPT-2 (config.json and safetensors files). config.json shows which of the two it is. Both give each weight
+// by the original's name.
 import type { Device } from '../../engine/device.js';
 import { Tensor } from '../../engine/ops/tensor.js';
 import { readText } from '../../files/blob/blob.js';
@@ -10,7 +10,7 @@ import { configFromJson, sizes, type TransformerConfig } from './config.js';
 import { openHuggingFace } from './hugging_face.js';
 import { canonicalModelName, modelBase, modelNames } from './names.js';
 import { openOriginal } from './original_layout.js';
-import { pieceShape } from './state_dict.js';
+import { parameterShape } from './state_dict.js';
 import { checkStored, type ModelFiles, weightView } from './stored_weights.js';
 
 /** @throws Error that says what is missing or wrong, and where. */
@@ -33,9 +33,9 @@ export async function openModelFiles(base: string): Promise<ModelFiles> {
   return openOriginal(base, configFromJson(json, shownFile));
 }
 
-/** What is known of a model before its weights are read. */
+/** A model's sizes, which are known before its weights are read. */
 export interface ModelDescription {
-  /** As Transformer.load takes it. */
+  /** The name, folder or address, as Transformer.load takes it. */
   readonly address: string;
   /** Undefined for random weights. */
   readonly base: string | undefined;
@@ -50,7 +50,7 @@ export async function describeModel(name: string): Promise<ModelDescription> {
   const base = modelBase(name);
   const files = await openModelFiles(base);
   try {
-    const known = modelNames.includes(canonicalModelName(name)); // whose embedding need not be fetched for that
+    const known = modelNames.includes(canonicalModelName(name)); // the embedding of a known model need not be fetched
     return {
       address: name,
       base,
@@ -77,7 +77,7 @@ export async function readWeight(base: string, name: string, device: Device): Pr
   const files = await openModelFiles(base);
   try {
     const nVocab = /embed\.weight$/.test(name) ? await files.nVocab() : 0;
-    const shape = pieceShape(name, files.config, nVocab);
+    const shape = parameterShape(name, files.config, nVocab);
     const stored = files.locate(name);
     const opened = await files.open(stored);
     try {

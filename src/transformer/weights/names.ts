@@ -1,4 +1,4 @@
-// The models that can be loaded by name, and where their files lie (model_registry.py of the original).
+// The models that can be loaded by name, and the addresses of their files (model_registry.py of the original).
 import { join } from 'node:path';
 import { packageRoot } from '../../engine/native.js';
 
@@ -13,11 +13,11 @@ export function canonicalModelName(name: string): string {
   return modelNames.includes(dashed) ? dashed : name;
 }
 
-/** How messages and manifests name a model: without a query, which may hold a signature. */
+/** A model's name in messages and manifests: without a query, which may hold a signature. */
 export const shownModelName = (name: string): string =>
   /^https?:/i.test(name) ? (name.split('?')[0] as string) : canonicalModelName(name);
 
-/** The folder or address of a model's files, by its name; a folder or an address is its own. */
+/** The folder or address of a model's files, by its name; a folder or an address stays as it is. */
 export function modelBase(name: string): string {
   if (name === 'demo') return join(packageRoot, 'assets', 'demo');
   const canonical = canonicalModelName(name);

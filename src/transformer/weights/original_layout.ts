@@ -2,7 +2,7 @@
 import { isBlobUrl, joined } from '../../files/blob/blob_address.js';
 import { openTorchTensor } from '../../files/torch/torch.js';
 import type { TransformerConfig } from './config.js';
-import { pieceNames } from './state_dict.js';
+import { parameterNames } from './state_dict.js';
 import type { ModelFiles } from './stored_weights.js';
 
 export function openOriginal(base: string, config: TransformerConfig): ModelFiles {
@@ -10,8 +10,8 @@ export function openOriginal(base: string, config: TransformerConfig): ModelFile
   return {
     base,
     config,
-    addresses: pieceNames(config).map(address).filter(isBlobUrl),
-    locate: (name) => ({ name, turned: false }),
+    addresses: parameterNames(config).map(address).filter(isBlobUrl),
+    locate: (name) => ({ name, transposed: false }),
     open: ({ name }) => openTorchTensor(address(name)),
     async nVocab(): Promise<number> {
       const { shape, close } = await openTorchTensor(address('tok_embed.weight'));

@@ -1,4 +1,4 @@
-// The weights of a model under the original's names: which there are, and each as a tensor in the original's shape.
+// The parameters of a model under the original's names: the list of names, and each as a tensor in the original's shape.
 import { Tensor } from '../../engine/ops/tensor.js';
 import { toHost } from '../../engine/ops/to_host.js';
 import type { HostTensor } from '../../files/host_tensor.js';
@@ -18,15 +18,15 @@ const layerNames = [
 const both = (name: string): string[] => [`${name}.weight`, `${name}.bias`];
 
 /** The names, in the order in which they are loaded. */
-export function pieceNames({ nLayers }: TransformerConfig): string[] {
+export function parameterNames({ nLayers }: TransformerConfig): string[] {
   const layers = Array.from({ length: nLayers }, (_, i) =>
     layerNames.flatMap((name) => both(`xf_layers.${i}.${name}`)),
   );
   return ['tok_embed.weight', 'pos_embed.weight', ...layers.flat(), ...both('final_ln'), 'unembed.weight'];
 }
 
-/** The shape of a weight of that name; a linear layer's is [out, in]. @throws RangeError for another name. */
-export function pieceShape(name: string, config: TransformerConfig, nVocab: number): number[] {
+/** The shape of a parameter by its name; a linear layer's weight is [out, in]. @throws RangeError for an unknown name. */
+export function parameterShape(name: string, config: TransformerConfig, nVocab: number): number[] {
   const { dModel: D, ctxWindow, nLayers } = config;
   const [A, F] = [dAttn(config), dFf(config)];
   const [, layer, part = name] = /^xf_layers\.(\d{1,6})\.(.*)$/.exec(name) ?? [];
@@ -57,9 +57,9 @@ export function pieceShape(name: string, config: TransformerConfig, nVocab: numb
   );
 }
 
-/** A weight by its name: a new tensor, the caller's to free. @throws RangeError for a name that the model does not have. */
-export function pieceOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
-  pieceShape(name, config, nVocab);
+/** A parameter by its name: a new tensor, which the caller frees. @throws RangeError for a name that the model does not have. */
+export function parameterOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
+  parameterShape(name, config, nVocab);
   const [, layer, part = name] = /^xf_layers\.(\d+)\.(.*)$/.exec(name) ?? [];
   const [, owner = '', kind] = /^(.*)\.(weight|bias)$/.exec(part) ?? [];
   const stored =
@@ -91,14 +91,14 @@ function inside({ ln1, qkv, out, ln2, mlpIn, mlpOut }: LayerWeights, owner: stri
   return owner === 'mlp.out_layer' ? mlpOut : (parts[owner] ?? qkv);
 }
 
-/** Every weight under the original's name, read to the host one at a time, in pieceNames' order. */
-export async function* hostPieces(
+/** Every parameter under the original's name, read to the host one at a time, in the order of parameterNames. */
+export async function* hostParameters(
   weights: Weights,
   config: TransformerConfig,
   nVocab: number,
 ): AsyncGenerator<[string, HostTensor]> {
-  for (const name of pieceNames(config)) {
-    using piece = pieceOf(weights, config, nVocab, name);
-    yield [name, await toHost(piece)];
+  for (const name of parameterNames(config)) {
+    using parameter = parameterOf(weights, config, nVocab, name);
+    yield [name, await toHost(parameter)];
   }
 }

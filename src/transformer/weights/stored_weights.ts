@@ -1,18 +1,17 @@
-// How a model's files hold its weights: what each layout says of where a weight lies, and the way from there to the weight
-// as the graph wants it.
-
+// How a model's files store its weights: each layout gives the location of a weight, and the stored tensor is converted to
+// the weight that the graph uses.
 import type { Tensor } from '../../engine/ops/tensor.js';
 import { showShape } from '../../engine/shape.js';
 import type { StoredTensor } from '../../files/host_tensor.js';
 import type { TransformerConfig } from './config.js';
 
-/** Where a weight lies in a model's files, and how. */
+/** The location of a weight in a model's files, and how it is stored. */
 export interface StoredWeight {
-  /** As messages name it. */
+  /** The stored tensor's name, also in messages. */
   readonly name: string;
-  /** A linear layer's weight is stored as [in, out]. */
-  readonly turned: boolean;
-  /** One of queries, keys and values, which are stored side by side in this order. */
+  /** Whether it is stored transposed: a linear layer's weight as [in, out]. */
+  readonly transposed: boolean;
+  /** 0, 1 or 2 for a part of queries, keys and values, which are stored as one tensor in this order. */
   readonly third?: number;
 }
 
@@ -27,25 +26,25 @@ export interface ModelFiles {
   readonly config: TransformerConfig;
   /** Rows of the token embedding. */
   nVocab(): Promise<number>;
-  /** Every file that read() may want. */
+  /** Every file that open() may read. */
   readonly addresses: readonly string[];
-  /** By the original's name. @throws Error when the files have no such weight. */
+  /** Where a weight is stored, by the original's name. @throws Error when the files have no such weight. */
   locate(name: string): StoredWeight;
-  /** What is stored, as it is stored, to be read and closed. */
+  /** Opens a stored tensor, as it is stored; the caller reads and closes it. */
   open(stored: StoredWeight): Promise<OpenWeight>;
   close(): Promise<void>;
 }
 
 /** The shape in which a weight of `shape` is stored. */
-export function storedShape(shape: readonly number[], { turned, third }: StoredWeight): number[] {
+export function storedShape(shape: readonly number[], { transposed, third }: StoredWeight): number[] {
   const [first = 0, ...rest] = shape;
   const whole = [third === undefined ? first : 3 * first, ...rest];
-  return turned ? whole.reverse() : whole;
+  return transposed ? whole.reverse() : whole;
 }
 
-/** The weight [out, in] or [out] as a view of what is stored. */
-export function weightView(whole: Tensor, { turned, third }: StoredWeight): Tensor {
-  const rows = turned ? whole.permute([1, 0]) : whole;
+/** The weight [out, in] or [out] as a view of the stored tensor. */
+export function weightView(whole: Tensor, { transposed, third }: StoredWeight): Tensor {
+  const rows = transposed ? whole.permute([1, 0]) : whole;
   if (third === undefined) return rows;
   const n = (rows.shape[0] as number) / 3;
   return rows.slice(0, third * n, (third + 1) * n);

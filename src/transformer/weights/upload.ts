@@ -1,4 +1,4 @@
-// Weights from files to a device, slice by slice: on the way, a weight takes only a few slices of host memory.
+// Uploads weights from files to a device, slice by slice, so that a weight takes only a few slices of host memory.
 import type { Device } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import { Tensor } from '../../engine/ops/tensor.js';
@@ -6,7 +6,7 @@ import type { StoredTensor } from '../../files/host_tensor.js';
 
 const sliceBytes = 2 ** 21;
 
-/** A function that makes a stored tensor one of `dtype` on the device. One call at a time. */
+/** A function that uploads a stored tensor to the device as one of `dtype`. It is called once at a time. */
 export function uploader(device: Device, dtype: DType): (stored: StoredTensor) => Promise<Tensor> {
   const buffer = new ArrayBuffer(sliceBytes);
   let beforeLast = Promise.resolve();

@@ -17,7 +17,7 @@ import {
   ShardSession,
 } from '../../../src/dump/workers/shard_session.js';
 import { packageRoot } from '../../../src/engine/native.js';
-import type { Claim } from '../../../src/files/lease.js';
+import type { Lease } from '../../../src/files/lease.js';
 import { DiskStore } from '../../../src/files/store/disk_store.js';
 import type { Draft } from '../../../src/files/store/store.js';
 import { address, blobsOf, hashesOf, withBlobServer } from '../../support/blobs/blob_stores.js';
@@ -167,7 +167,7 @@ test('a shard that another process makes is made when that one is gone', () =>
     await withSession(plan, async (session) => {
       await session.make(0);
       await rm(at('demo'), { recursive: true });
-      const claim = (await new DiskStore(at('out')).claim(`manifest-1-of-${plan.count}.json.claim`)) as Claim;
+      const claim = (await new DiskStore(at('out')).takeLease(`manifest-1-of-${plan.count}.json.claim`)) as Lease;
       await rejects(session.make(1), new RegExp(`is being written by process ${process.pid}`));
       await session.make(2);
       await claim.release();

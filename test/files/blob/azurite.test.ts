@@ -1,4 +1,4 @@
-// openBlob against Azurite, Microsoft's emulator of Azure's blob storage (test/support/azurite.ts says how to run it).
+// openBlob against Azurite, Microsoft's emulator of Azure's blob storage (to run it, see test/support/blobs/azurite.ts).
 // Oracle: the bytes that the storage client uploaded.
 import { createHash } from 'node:crypto';
 import { connect, createServer } from 'node:net';
@@ -24,7 +24,7 @@ import { rejects, suite } from '../../support/harness.js';
 const test = suite('azurite');
 test.limit(120_000);
 const title = 'public, private and signed blobs, cut connections, a blob that is replaced';
-/** Passes connections on and cuts each after so many bytes of what comes back. */
+/** A proxy that cuts each connection after so many bytes of the answer. */
 async function startProxy(target: number, cutAfter: number): Promise<{ port: number; close(): void; cuts(): number }> {
   let cuts = 0;
   const server = createServer((client) => {

@@ -1,5 +1,5 @@
-// openBlob and its cache against a server that misbehaves. Oracle: the bytes that were put there. Whatever goes wrong,
-// the outcome is those bytes or an error in words, and the cache never holds a wrong file.
+// openBlob and its cache against a server that misbehaves. Oracle: the bytes that were put there. With every fault, the
+// outcome is those bytes or an error that says why, and the cache never holds a wrong file.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
@@ -61,7 +61,7 @@ async function fetched(where = address, options: Parameters<typeof openBlob>[1] 
 
 const gets = (server: BlobServer): number => server.requests.filter(({ method }) => method === 'GET').length;
 
-/** Files in the cache that claim to be whole. */
+/** Files in the cache that should be whole. */
 function wholeFiles(cache: string): string[] {
   const all = readdirSync(cache, { recursive: true }).map(String);
   return all.filter((name) => /\/[0-9a-f]{16}-[^/]*$/.test(name)).map((name) => join(cache, name));
@@ -227,7 +227,7 @@ test('killed with -9 in mid-download, and started again', () =>
     assert.is((await listCache()).unfinishedBytes, 0);
   }));
 
-/** Bytes that journals say have come. */
+/** The bytes that have come according to the journals. */
 function journalled(cache: string): number {
   const journals = readdirSync(cache, { recursive: true })
     .map(String)
@@ -287,7 +287,7 @@ test('answers that are too short', () =>
     const bytes = content(6 * MiB);
     server.put(path, bytes);
     server.faults = ({ method }) => (method === 'GET' ? { shorten: 1 } : undefined);
-    // each answer brings something, so the rest is asked for; the last byte never comes
+    // each answer brings bytes, so the rest is requested; the last byte never comes
     await rejects(fetched(), /file\.pt: the (connection ended early|server (was asked for|answers))/);
     assert.equal(wholeFiles(cache), []);
     server.faults = () => undefined;
@@ -368,7 +368,7 @@ test('not there, denied, broken, busy, and away', () =>
     assert.equal(wholeFiles(cache), []);
   }));
 
-test('a server that stands still', () =>
+test('a server that stalls', () =>
   withServer(async (server, cache) => {
     const bytes = content(9 * MiB);
     server.put(path, bytes);
@@ -380,7 +380,7 @@ test('a server that stands still', () =>
     assert.equal(wholeFiles(cache), []);
   }));
 
-test('a slow server is waited for as long as something comes', () =>
+test('a slow server is waited for as long as bytes come', () =>
   withServer(async (server) => {
     const bytes = content(MiB);
     server.put(path, bytes);
@@ -388,7 +388,7 @@ test('a slow server is waited for as long as something comes', () =>
     assert.ok(bytes.equals(await fetched(address, { timeout: 0.5 })));
   }));
 
-test('a signal ends a download, and the next one goes on', () =>
+test('a signal ends a download, and the next one continues it', () =>
   withServer(async (server) => {
     const bytes = content(48 * MiB);
     server.put(path, bytes);
@@ -429,7 +429,7 @@ test('one of two is killed: the other takes over', () =>
     assert.is(await second.outcome, sha256(bytes));
   }));
 
-test('one stands still past the time of its claim, and wakes up again', () =>
+test('one is suspended for longer than its lease, and then resumed', () =>
   withServer(async (server, cache) => {
     const bytes = content(24 * MiB);
     server.put(path, bytes);
@@ -444,7 +444,7 @@ test('one stands still past the time of its claim, and wakes up again', () =>
     for (const file of wholeFiles(cache)) assert.is(sha256(readFileSync(file)), sha256(bytes));
   }));
 
-test('it wakes up while another is fetching a newer version', () =>
+test('one is resumed while another is fetching a newer version', () =>
   withServer(async (server) => {
     server.put(path, content(24 * MiB));
     server.faults = ({ method }) => (method === 'GET' ? { speed: 2 * MiB } : undefined);
@@ -480,7 +480,7 @@ test('a server without ranges and ETags', () =>
     { plain: true },
   ));
 
-test('a server that sends on to another: followed, but never with credentials', () =>
+test('a server that redirects to another: followed, but never with credentials', () =>
   withServer(async (server) => {
     await using other = await BlobServer.start();
     const bytes = content(5 * MiB);
@@ -520,7 +520,7 @@ else {
         await inSmall('12m', ''),
         /^failed: .*no space in the cache: 25165824 bytes are needed.*are free[^\n]*$/,
       );
-      // something else takes the space while the blob comes
+      // another file takes the space while the blob comes
       const output = await inSmall('30m', `"${join(cache, 'other')}"`);
       assert.match(output, /^failed: .*cannot be written into the cache .*the disk is full[^\n]*$/);
     }),
@@ -538,7 +538,7 @@ function execOutput(command: string, args: string[]): Promise<string> {
 
 // ---- the cache
 
-test('a copy that is no longer what was fetched is fetched again', () =>
+test('a copy that has changed since it was fetched is fetched again', () =>
   withServer(async (server, cache) => {
     const bytes = content(100_000);
     server.put(path, bytes);
@@ -611,7 +611,7 @@ test('list, verify, clear', () =>
         ['az://openaipublic/models/b', 1000, sha256(content(1000)), '"0x00000001"'],
       ],
     );
-    // a flipped bit that left the time of the file as it was
+    // a flipped bit that leaves the time of the file as it was
     const [first] = blobs;
     const { path: file = '' } = first ?? {};
     const { mtimeMs } = statSync(file);
@@ -635,7 +635,7 @@ test('list, verify, clear', () =>
     assert.equal(await readdir(join(cache, 'blobs')), []);
   }));
 
-test('nothing else that lies in the cache is touched', () =>
+test('other files in the cache are not touched', () =>
   withServer(async (_, cache) => {
     await mkdir(join(cache, 'blobs', 'mine'), { recursive: true });
     await writeFile(join(cache, 'blobs', 'mine', 'file'), 'x');
@@ -647,7 +647,7 @@ test('nothing else that lies in the cache is touched', () =>
 
 // ---- credentials
 
-test('credentials go to their own account alone, and into no message and no file', () =>
+test('credentials go only to their own account, and into no message and no file', () =>
   withServer(async (server, cache) => {
     const key = Buffer.from('a key').toString('base64');
     const connection = `DefaultEndpointsProtocol=http;AccountName=mine12;AccountKey=${key};BlobEndpoint=${server.address}/mine12;`;

@@ -1,4 +1,4 @@
-// Addresses of blobs. Oracle: tables written by hand, and Azure's documented form of addresses.
+// Addresses of blobs. Oracle: tables written by hand, and Azure's documented format of addresses.
 import * as assert from 'uvu/assert';
 import { isBlobUrl, joined, parseBlobAddress } from '../../../src/files/blob/blob_address.js';
 import { suite, throws } from '../../support/harness.js';
@@ -17,7 +17,7 @@ test('az:// and https://', () => {
   assert.is(parseBlobAddress('az://account1/abc/a/b c.pt').baseName, 'b c.pt');
 });
 
-test('SONDE_BLOB_ENDPOINT stands for the public account alone', () => {
+test('SONDE_BLOB_ENDPOINT replaces the public account only', () => {
   const environment = { SONDE_BLOB_ENDPOINT: 'http://127.0.0.1:10000/openaipublic/' };
   assert.is(url('az://openaipublic/abc/x', environment), 'http://127.0.0.1:10000/openaipublic/abc/x');
   const public_ = 'https://openaipublic.blob.core.windows.net/abc/x%20y?sig=1';
@@ -47,7 +47,7 @@ test('credentials', () => {
   assert.is(url('az://openaipublic/abc/d', signature), 'https://openaipublic.blob.core.windows.net/abc/d');
 });
 
-test('what is no address', () => {
+test('texts that are no addresses', () => {
   for (const text of [
     'az://',
     'az://a/b',
@@ -79,7 +79,7 @@ test('what is no address', () => {
   assert.not.ok(isBlobUrl('a/b') || isBlobUrl('/az://') || isBlobUrl('C:/x') || isBlobUrl('file:///x'));
 });
 
-test('the name is that of what is asked', () => {
+test('the name is that of the requested file', () => {
   for (const [text, asked] of [
     ['https://host.example/a/../../b/%2e%2E/c.pt', 'https://host.example/c.pt'],
     ['https://host.example/a\\..\\c.pt', 'https://host.example/c.pt'],
@@ -89,7 +89,7 @@ test('the name is that of what is asked', () => {
     const { name, url } = parseBlobAddress(text, {});
     assert.equal([name, url], [asked, asked]);
   }
-  // what stays as it is in an address, and what a server may make of it
+  // an address stays as it is, and a server may read it in other ways
   for (const path of ['abc/..%2F..%2Fother/c.pt', 'abc/a%2f..%5c..%2fc.pt', 'abc/%2e%2e%5cc.pt', 'abc/c%00.pt']) {
     throws(() => url(`https://account1.blob.core.windows.net/${path}`), Error, /decoded, must be without \. and \.\./);
   }

@@ -1,4 +1,4 @@
-// Oracle: files that the original wrote, and what it wrote after reading old ones (test/fixtures/neuron_records).
+// Oracle: files that the original wrote, and those that it wrote after reading old ones (test/fixtures/neuron_records).
 import { open, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -90,7 +90,7 @@ test('defaults, null, repeated and unknown fields', () => {
   });
 });
 
-test('what is no record is refused, with the field', () => {
+test('a text that is no record is refused, with the field', () => {
   const refused = (text: string, message: RegExp) => throws(() => parseNeuronRecord(text, 'it'), Error, message);
   refused('', /^it: the record: expected an object at character 0, but the text ends$/);
   refused('[]', /expected an object at character 0, but there is \[\]/);
@@ -134,7 +134,7 @@ test('what is no record is refused, with the field', () => {
   for (const [text, message] of fields) throws(() => parsed(text), Error, message);
 });
 
-test('a file cannot ask for more memory than its share', () =>
+test('reading a file takes memory in proportion to its size', () =>
   withFolder(async (folder) => {
     const path = join(folder, 'x.json');
     await writeFile(path, `{${id},"quantile_boundaries":[${'0,'.repeat(2 ** 25)}0]}`);
@@ -149,7 +149,7 @@ test('a file cannot ask for more memory than its share', () =>
     await rejects(loadNeuronRecord(path), Error, /a record has 268435456 bytes at most/);
   }));
 
-test('a damaged file is an error in words, whatever byte is wrong', async () => {
+test('a damaged file is an error that says why, whichever byte is wrong', async () => {
   const bytes = await readFile(fixture('new.json'));
   for (let at = 0; at < bytes.length; at += 7) {
     for (const byte of [0, 0x22, 0x5b, 0x7d, 0x39]) {
@@ -162,7 +162,7 @@ test('a damaged file is an error in words, whatever byte is wrong', async () => 
   }
 });
 
-test('what is saved is read back; nothing is left of a record that cannot be', () =>
+test('saved records are read back; a record that cannot be saved leaves no file', () =>
   withFolder(async (folder) => {
     const path = join(folder, '5.json');
     const record = await loadNeuronRecord(fixture('new.json'));

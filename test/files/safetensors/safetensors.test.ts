@@ -46,7 +46,7 @@ const everything = (): Record<string, HostTensor> => ({
   __proto__x: { dtype: 'uint8', shape: [1], data: Uint8Array.of(1) },
 });
 
-test('what is saved is loaded, and the bytes are always the same', async () => {
+test('saved tensors are loaded, and the bytes are always the same', async () => {
   await withFolder(async (folder) => {
     const path = join(folder, 'x.safetensors');
     const metadata = { format: 'pt', 'a "key"': '漢\n' };
@@ -231,7 +231,7 @@ test('any order of names, spaces and no tensor at all are well-formed', async ()
   });
 });
 
-test('what cannot be saved is refused, and nothing is left behind', async () => {
+test('tensors that cannot be saved are refused, and no file is left behind', async () => {
   await withFolder(async (folder) => {
     const path = join(folder, 'x.safetensors');
     const good = { dtype: 'float32', shape: [2], data: new Float32Array(2) } as const;
@@ -255,7 +255,7 @@ test('what cannot be saved is refused, and nothing is left behind', async () => 
   });
 });
 
-test('safetensorsHeader places planned tensors', () => {
+test('safetensorsHeader gives planned tensors their locations', () => {
   const plan = [
     ['a', { dtype: 'float16', shape: [3] }],
     ['b', { dtype: 'int32', shape: [2, 2] }],

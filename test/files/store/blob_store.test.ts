@@ -1,12 +1,12 @@
-// A store in object storage, against a server that misbehaves. Oracle: the bytes that were written, and what the server
-// holds after each step: a file is there whole or not at all, and whatever goes wrong ends well or in words.
+// A store in object storage, against a server that misbehaves. Oracle: the bytes that were written, and the blobs that the
+// server holds after each step: a file is there whole or not at all, and every fault ends well or in an error that says why.
 import { randomUUID } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { parseStoreAddress } from '../../../src/files/blob/blob_address.js';
 import { blockBytes } from '../../../src/files/blob/blob_upload.js';
-import { type Claim, thisProcess } from '../../../src/files/lease.js';
+import { type Lease, thisProcess } from '../../../src/files/lease.js';
 import { BlobStore } from '../../../src/files/store/blob_store.js';
 import { DiskStore } from '../../../src/files/store/disk_store.js';
 import { openStore } from '../../../src/files/store/open_store.js';
@@ -96,7 +96,7 @@ test('addresses of stores, and whose credentials go with them', () => {
   assert.ok(!http.message.includes('secret'));
 });
 
-test('names stay under the prefix, whatever is asked', () =>
+test('files stay under the prefix, whatever their names are', () =>
   withFolder((folder) =>
     withBlobServer(async (server) => {
       process.env.TMPDIR = folder;
@@ -117,7 +117,7 @@ test('names stay under the prefix, whatever is asked', () =>
     }),
   ));
 
-test('blobs that somebody else gave other names are listed, and those that are only blocks go', () =>
+test('blobs that another program gave other names are listed, and those that are only blocks are removed', () =>
   withBlobServer(async (server) => {
     const names = ['..', '..\\evil', 'e'.repeat(300)];
     for (const name of names) server.account.put(pathOf(name), Buffer.from('x'));
@@ -156,12 +156,12 @@ test('a draft has no name on this machine, and bounds its blocks', () =>
       process.env.TMPDIR = folder;
       const before = await namelessFiles();
       const draft = await store.draft(file, newTag());
-      const piece = await store.draft(file, newTag(), '0-indices');
+      const part = await store.draft(file, newTag(), '0-indices');
       assert.equal(await readdir(folder), []);
       const nameless = (await namelessFiles()).filter((name) => !before.includes(name));
       assert.is(nameless.filter((name) => name.startsWith(folder)).length, 2);
       assert.match(draft.path, /shard-00000.*TMPDIR/);
-      await piece.discard();
+      await part.discard();
       await draft.handle.truncate(60 * MiB);
       let [open, most] = [0, 0];
       server.faults = ({ operation }) => {
@@ -207,7 +207,7 @@ test('lists are flat, in order, and go over pages', () =>
     assert.equal(await new BlobStore('az://openaipublic/dumps/none').list(), []);
   }));
 
-test('what is replaced while it is read is an error', () =>
+test('a blob that is replaced while it is read is an error', () =>
   withBlobServer(async () => {
     const store = new BlobStore(address);
     await store.writeText('a', 'one');
@@ -224,7 +224,7 @@ test('names cannot be given to other files', () =>
     await rejects(new DiskStore('.').adopt(store, file), /it is not on a disk of this machine, and nothing is copied/);
   }));
 
-// ---- what goes wrong
+// ---- faults
 
 const troubles: [string, string, Faults][] = [
   ['a cut connection', 'put block', { cutRequestAfter: 3 * MiB }],
@@ -295,7 +295,7 @@ test('Retry-After is waited for, in seconds and as a date, by writers and reader
     await rejects(store.list(), /status 503, ServerBusy and asks to be left alone for 600 seconds/);
   }));
 
-test('what no retry cures is an error at once, in words', () =>
+test('a failure that no retry cures is an error at once, which says why', () =>
   withBlobServer(async (server) => {
     const store = new BlobStore(address);
     const credentials = /AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_SAS_TOKEN/;
@@ -326,7 +326,7 @@ test('what no retry cures is an error at once, in words', () =>
     assert.ok(!/cache/.test(away.message));
   }));
 
-test('a failed upload leaves nothing, and what was there stays', () =>
+test('a failed upload leaves nothing, and an older file stays', () =>
   withBlobServer(async (server) => {
     const store = new BlobStore(address);
     const fail = () => firstOf(1, 'commit', { status: 400, code: 'InvalidInput' });
@@ -357,7 +357,7 @@ test('blocks of an upload that was killed are listed, and removed only while the
     assert.is(await store.find(file), undefined);
     await store.remove(unfinished);
     assert.equal([await store.list(), uncommittedOf(server), blobsOf(server).size], [[], [], 0]);
-    // killed between the empty blob and its end, which is unfinished all the same
+    // killed between the commit of the empty blob and its deletion: it counts as unfinished
     leave();
     let deleted: string[] = [];
     server.faults = ({ operation }) => {
@@ -371,7 +371,7 @@ test('blocks of an upload that was killed are listed, and removed only while the
     server.faults = () => undefined;
     await store.remove(unfinished);
     assert.equal([await store.list(), blobsOf(server).size], [[], 0]);
-    // somebody finishes the file at each of its steps
+    // another client finishes the file at each of its steps
     for (const step of ['commit', 'head', 'delete']) {
       server.account.blobs.clear();
       leave();
@@ -388,108 +388,108 @@ test('blocks of an upload that was killed are listed, and removed only while the
     assert.equal(await store.list(), [file]);
   }));
 
-// ---- claims
+// ---- leases
 
-const claimName = 'manifest.json.claim';
-const owner = (server: BlobServer) => JSON.parse(String(blobsOf(server).get(claimName)));
+const leaseName = 'manifest.json.claim';
+const owner = (server: BlobServer) => JSON.parse(String(blobsOf(server).get(leaseName)));
 
-async function taken(store: BlobStore): Promise<Claim> {
-  const claim = await store.claim(claimName);
-  if (typeof claim === 'string') throw new Error(`held by ${claim}`);
-  return claim;
+async function taken(store: BlobStore): Promise<Lease> {
+  const lease = await store.takeLease(leaseName);
+  if (typeof lease === 'string') throw new Error(`held by ${lease}`);
+  return lease;
 }
 
-/** A claim by a process that cannot be asked, for so many seconds; `renewed` again and again. */
+/** A lease of a process that cannot be asked, for so many seconds; `renewed` again and again. */
 async function hold(server: BlobServer, seconds: number, changes: object): Promise<string> {
   const id = randomUUID();
   const body = Buffer.from(JSON.stringify({ ...thisProcess(), host: 'some-host', token: id, ...changes }));
   const headers: Record<string, string> = {
     ...{ 'x-ms-lease-action': 'acquire', 'x-ms-lease-duration': String(seconds), 'x-ms-proposed-lease-id': id },
   };
-  server.account.put(pathOf(claimName), body);
+  server.account.put(pathOf(leaseName), body);
   server.account.answer({
-    ...{ method: 'PUT', path: pathOf(claimName), query: new URLSearchParams('comp=lease'), body: Buffer.alloc(0) },
+    ...{ method: 'PUT', path: pathOf(leaseName), query: new URLSearchParams('comp=lease'), body: Buffer.alloc(0) },
     header: (name) => headers[name],
   });
   return id;
 }
 
-test('one has the claim, and says who; then the next one', () =>
+test('one has the lease and is named; then the next one', () =>
   withBlobServer(async (server) => {
     const store = new BlobStore(address);
-    const claim = await taken(store);
+    const lease = await taken(store);
     const { pid, token } = owner(server);
     assert.is(pid, process.pid);
     assert.match(token, /^[0-9a-f-]{36}$/);
-    assert.is(await claim.lost(), false);
+    assert.is(await lease.lost(), false);
     const begun = performance.now();
-    assert.match(String(await store.claim(claimName)), new RegExp(`^process ${process.pid} on .`));
+    assert.match(String(await store.takeLease(leaseName)), new RegExp(`^process ${process.pid} on .`));
     assert.ok(performance.now() - begun < 2000, 'at once');
-    await rejects(store.writeText(claimName, 'x'), /another process holds it/);
-    await claim.release();
+    await rejects(store.writeText(leaseName, 'x'), /another process holds it/);
+    await lease.release();
     assert.is(blobsOf(server).size, 0);
     const next = await taken(store);
-    assert.is(await claim.lost(), true);
-    await claim.release();
+    assert.is(await lease.lost(), true);
+    await lease.release();
     assert.is(await next.lost(), false);
     await next.release();
   }));
 
-test('a dead process of this machine is succeeded at once, and nobody who was faster loses his lease', () =>
+test('a dead process of this machine is succeeded at once, and a faster process does not lose its lease', () =>
   withBlobServer(async (server) => {
     const dead = 2 ** 22 + 1; // above what Linux gives
     await hold(server, 60, { pid: dead });
     const begun = performance.now();
-    const claim = await taken(new BlobStore(address));
+    const lease = await taken(new BlobStore(address));
     assert.ok(performance.now() - begun < 2000);
     assert.is(owner(server).pid, process.pid);
-    await claim.release();
+    await lease.release();
     // The blob names a dead process, but the lease is a living one's already, which writes its name next.
     server.account.shortestLease = 1;
     await hold(server, 60, { pid: dead, token: randomUUID() });
-    const refused = await new BlobStore(address, { leaseSeconds: 1 }).claim(claimName);
+    const refused = await new BlobStore(address, { leaseSeconds: 1 }).takeLease(leaseName);
     assert.is(refused, `process ${dead} on some-host`);
     assert.is(counted(server, 'break'), 0);
   }));
 
-test('a lease of another machine is waited for, as long as one lasts', () =>
+test('a lease of another machine is waited for, as long as a lease lasts', () =>
   withBlobServer(async (server) => {
     server.account.shortestLease = 1;
     const store = new BlobStore(address, { leaseSeconds: 1.5 });
     const elsewhere = { place: 'elsewhere', pid: 77 };
     await hold(server, 1, elsewhere);
-    const claim = await taken(store);
-    await claim.release();
+    const lease = await taken(store);
+    await lease.release();
     await hold(server, 60, elsewhere);
-    assert.is(await store.claim(claimName), 'process 77 on some-host');
-    server.account.put(pathOf(claimName), Buffer.from('torn'));
-    assert.is(await store.claim(claimName), 'another process');
+    assert.is(await store.takeLease(leaseName), 'process 77 on some-host');
+    server.account.put(pathOf(leaseName), Buffer.from('torn'));
+    assert.is(await store.takeLease(leaseName), 'another process');
   }));
 
 test('one that made the blob, but was slower with the lease, does not name itself', () =>
   withBlobServer(async (server) => {
     server.account.shortestLease = 1;
     server.faults = ({ operation }) => {
-      if (operation === 'acquire') server.account.steal(pathOf(claimName));
+      if (operation === 'acquire') server.account.steal(pathOf(leaseName));
       return undefined;
     };
-    assert.is(await new BlobStore(address, { leaseSeconds: 1 }).claim(claimName), 'another process');
+    assert.is(await new BlobStore(address, { leaseSeconds: 1 }).takeLease(leaseName), 'another process');
     assert.is(owner(server).pid, process.pid);
   }));
 
-test('a claim is renewed; what is taken or deleted is lost', () =>
+test('a lease is renewed; one that is taken or deleted is lost', () =>
   withBlobServer(async (server) => {
     server.account.shortestLease = 1;
     const store = new BlobStore(address, { leaseSeconds: 1 });
-    const claim = await taken(store);
+    const lease = await taken(store);
     await sleep(1500);
-    await rejects(store.writeText(claimName, 'x'), /another process holds it/);
+    await rejects(store.writeText(leaseName, 'x'), /another process holds it/);
     assert.ok(counted(server, 'renew') >= 3);
-    assert.is(await claim.lost(), false);
-    server.account.steal(pathOf(claimName));
-    assert.is(await claim.lost(), true);
-    await claim.release();
-    assert.ok(blobsOf(server).has(claimName), "another's stays");
+    assert.is(await lease.lost(), false);
+    server.account.steal(pathOf(leaseName));
+    assert.is(await lease.lost(), true);
+    await lease.release();
+    assert.ok(blobsOf(server).has(leaseName), "another process's lease stays");
     server.account.blobs.clear();
     const next = new BlobStore('az://openaipublic/dumps/next');
     const second = await taken(next);
@@ -498,25 +498,25 @@ test('a claim is renewed; what is taken or deleted is lost', () =>
     await second.release();
   }));
 
-test('without a connection a claim is lost when its time is over, and not before', () =>
+test('without a connection a lease is lost when its time is over, and not before', () =>
   withBlobServer(async (server) => {
     server.account.shortestLease = 1;
     const store = new BlobStore(address, { leaseSeconds: 3 });
-    const claim = await taken(store);
+    const lease = await taken(store);
     server.faults = () => ({ status: 503 });
-    assert.is(await claim.lost(), false);
+    assert.is(await lease.lost(), false);
     await sleep(3000);
-    assert.is(await claim.lost(), true);
+    assert.is(await lease.lost(), true);
     server.faults = () => undefined;
-    assert.is(await claim.lost(), false); // nobody has taken it
+    assert.is(await lease.lost(), false); // no other process has taken it
     server.faults = firstOf(1, 'renew', { loseAnswer: true });
-    assert.is(await claim.lost(), false);
+    assert.is(await lease.lost(), false);
     server.faults = () => ({ status: 403, code: 'AuthenticationFailed' });
-    await claim.release(); // as far as it can be
+    await lease.release(); // as far as it can be
     server.faults = () => undefined;
     server.faults = firstOf(1, 'acquire', { loseAnswer: true });
     await sleep(200);
-    assert.is(typeof (await new BlobStore('az://openaipublic/dumps/other').claim(claimName)), 'object');
+    assert.is(typeof (await new BlobStore('az://openaipublic/dumps/other').takeLease(leaseName)), 'object');
   }));
 
 test.run();

@@ -1,4 +1,4 @@
-// A store on a disk. Oracle: what lies in and around its folder.
+// A store on a disk. Oracle: the files in and around its folder.
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -10,7 +10,7 @@ import { suite } from '../../support/harness.js';
 
 const test = suite('disk store');
 
-test('names stay in the folder, whatever is asked', () =>
+test('files stay in the folder, whatever their names are', () =>
   withFolder(async (folder) => {
     const inside = join(folder, 'a', 'store');
     await mkdir(inside, { recursive: true });
@@ -28,7 +28,7 @@ test('names stay in the folder, whatever is asked', () =>
     ]);
   }));
 
-test('odd names that stay', () =>
+test('odd names that are allowed', () =>
   withFolder(async (folder) => {
     const store = new DiskStore(folder);
     const names = ['...', '..a', ' ', 'C:', 'manifest.json', 'ü%2f..', '%2e%2e', 'e'.repeat(230)];
@@ -45,7 +45,7 @@ test('odd names that stay', () =>
     for (const [name] of hostileNames) assert.not.ok(isPlainName(name));
   }));
 
-test('what lies there under other names is listed', () =>
+test('files with other names are listed', () =>
   withFolder(async (folder) => {
     const names = ['..\\manifest.json', 'a\nb', 'manifest.json'];
     for (const name of names) await writeFile(join(folder, name), '{}');

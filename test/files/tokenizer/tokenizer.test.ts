@@ -1,5 +1,5 @@
 // Oracle: token numbers that tiktoken gave, the reference's prompts, and byte pair encoding by its definition: the
-// words found one character at a time, the lowest pair joined over and over.
+// pre-tokens found one character at a time, the lowest pair merged over and over.
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -11,7 +11,7 @@ import { type Random, random } from '../../support/random.js';
 
 const test = suite('tokenizer');
 const { encode, decode, decodeBatch, decodeBytes, nVocab } = gpt2Tokenizer();
-const assets = join(dirname(fileURLToPath(import.meta.url)), '../../../assets/demo');
+const assets = join(dirname(fileURLToPath(import.meta.url)), '../../../../assets/demo');
 
 const { default: ranks } = createRequire(import.meta.url)('gpt-tokenizer/bpeRanks/r50k_base') as {
   default: (string | number[])[];
@@ -26,12 +26,12 @@ function kindOf(char: string): Kind {
   return /\p{N}/u.test(char) ? 'number' : 'other';
 }
 
-// The words of a text, by the rules in words: a contraction; else a run of one kind, with a space before it; of white
-// space, all but the last character, which may belong to the next word.
-function wordsOf(text: string): string[] {
+// The pre-tokens of a text: a contraction; else a span of one kind, with a space before it; of white space, all but the
+// last character, which may belong to the next pre-token.
+function pretokensOf(text: string): string[] {
   const chars = [...text];
   const kinds = chars.map(kindOf);
-  const runFrom = (i: number) => {
+  const spanEnd = (i: number) => {
     let end = i + 1;
     while (end < chars.length && kinds[end] === kinds[i]) end++;
     return end;
@@ -41,22 +41,22 @@ function wordsOf(text: string): string[] {
       (c) => chars.slice(i, i + c.length).join('') === c,
     );
     if (contraction) return i + contraction.length;
-    if (kinds[i] !== 'space') return runFrom(i);
-    if (chars[i] === ' ' && i + 1 < chars.length && kinds[i + 1] !== 'space') return runFrom(i + 1);
-    const end = runFrom(i);
+    if (kinds[i] !== 'space') return spanEnd(i);
+    if (chars[i] === ' ' && i + 1 < chars.length && kinds[i + 1] !== 'space') return spanEnd(i + 1);
+    const end = spanEnd(i);
     return end === chars.length || end === i + 1 ? end : end - 1;
   };
-  const words: string[] = [];
+  const pretokens: string[] = [];
   for (let i = 0; i < chars.length; ) {
     const end = endOf(i);
-    words.push(chars.slice(i, end).join(''));
+    pretokens.push(chars.slice(i, end).join(''));
     i = end;
   }
-  return words;
+  return pretokens;
 }
 
-function joinedByDefinition(word: string): number[] {
-  const parts = Array.from(Buffer.from(word).toString('latin1'));
+function mergedByDefinition(pretoken: string): number[] {
+  const parts = Array.from(Buffer.from(pretoken).toString('latin1'));
   for (;;) {
     let best = { rank: Infinity, at: -1 };
     for (let i = 0; i + 1 < parts.length; i++) {
@@ -71,9 +71,9 @@ function joinedByDefinition(word: string): number[] {
 const byDefinition = (text: string): number[] =>
   text
     .split('<|endoftext|>')
-    .flatMap((part, i) => [...(i > 0 ? [50_256] : []), ...wordsOf(part).flatMap(joinedByDefinition)]);
+    .flatMap((part, i) => [...(i > 0 ? [50_256] : []), ...pretokensOf(part).flatMap(mergedByDefinition)]);
 
-const pieces = [
+const fragments = [
   ..."aeZ09 \n\t.,'!?<|>é漢ß٣½Ⅷ\u0301😀\u00a0\u0085\ufeff\u2028\u3000\u200b\u1680\u180e\x1c\0\ud800\udc00",
   ...[
     "'s",
@@ -95,11 +95,11 @@ const pieces = [
     '\ud83d',
   ],
 ];
-const randomText = (r: Random, length: number) => Array.from({ length }, () => r.pick(pieces)).join('');
+const randomText = (r: Random, length: number) => Array.from({ length }, () => r.pick(fragments)).join('');
 
 test('letters and numbers are those of Unicode 16, as in tiktoken', () => {
   const { encode } = gpt2Tokenizer();
-  const apart = (char: string) => encode(`${char}'s`).at(-1) === 338; // after a letter or number, 's is a word of its own
+  const apart = (char: string) => encode(`${char}'s`).at(-1) === 338; // after a letter or number, 's is a pre-token
   for (const char of ['\u{31350}', '\u{105c0}', '\u{11bf0}', '\u{1c89}', 'a', '7']) assert.ok(apart(char), char);
   for (const char of ['\u{323b0}', '\u{88f}', '\u{11de0}', '\u{e0000}', '!']) assert.not.ok(apart(char), char);
 });
@@ -140,7 +140,7 @@ test('random characters of all of Unicode read back', () => {
   }
 });
 
-test('long words have the tokens of the definition', () => {
+test('long pre-tokens have the tokens of the definition', () => {
   const r = random(3);
   for (const letters of ['a', 'ab', 'etaoin', 'ACGT', '-=', ' ', '漢字', 'éa', '01']) {
     for (const length of [100, 700, 2500]) {
@@ -174,30 +174,30 @@ test(
   { limit: 20_000 },
 );
 
-test('a word too long for its tables is an error in words, and the next text is encoded', () => {
+test('a pre-token too long for its tables is an error that says so, and the next text is encoded', () => {
   throws(() => encode('漢'.repeat(6_000_000)), RangeError, /a word of 18000000 bytes .* 16777216 at most/);
   assert.equal(encode('hello world'), [31373, 995]);
 });
 
-test('every token that is a word is encoded as itself', () => {
+test('every token that is a pre-token is encoded as itself', () => {
   for (const [bytes, token] of tokenOf) {
     const text = Buffer.from(bytes, 'latin1').toString();
-    if (text.includes('\ufffd') || wordsOf(text).length !== 1) continue;
+    if (text.includes('\ufffd') || pretokensOf(text).length !== 1) continue;
     assert.equal(encode(text), [token], JSON.stringify(text));
   }
 });
 
-// More words than are kept, longer ones than are kept, and the same ones again after they have been forgotten.
-test('words are found again and forgotten without a change', () => {
+// More pre-tokens than are kept, longer ones than are kept, and the same ones again after they have been forgotten.
+test('pre-tokens are found again and forgotten without a change', () => {
   const r = random(4);
-  const wordAt = (i: number) => ` ${(i * 7919).toString(36)}${i % 500 === 0 ? 'x'.repeat(i % 90) : ''}q`;
+  const pretokenAt = (i: number) => ` ${(i * 7919).toString(36)}${i % 500 === 0 ? 'x'.repeat(i % 90) : ''}q`;
   const sample = Array.from({ length: 300 }, () => r.integer(0, 399_999));
-  const expected = sample.map((i) => byDefinition(wordAt(i)));
+  const expected = sample.map((i) => byDefinition(pretokenAt(i)));
   for (let from = 0; from < 400_000; from += 4000) {
-    encode(Array.from({ length: 4000 }, (_, i) => wordAt(from + i)).join(''));
+    encode(Array.from({ length: 4000 }, (_, i) => pretokenAt(from + i)).join(''));
     if (from % 40_000 === 0)
       assert.equal(
-        sample.map((i) => encode(wordAt(i))),
+        sample.map((i) => encode(pretokenAt(i))),
         expected,
       );
   }
@@ -223,7 +223,7 @@ test('every token has its bytes', () => {
   }
 });
 
-test('what is no token is refused', () => {
+test('numbers that are no tokens are refused', () => {
   for (const [token, shown] of [
     [50_257, '50257'],
     [-1, '-1'],

@@ -1,5 +1,5 @@
 // Oracle: a reader in Python (zipfile and pickle, no torch), hand-made files with known values, and the reference
-// files, which hold the same autoencoder in several forms.
+// files, which hold the same autoencoder in several containers.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
@@ -106,7 +106,7 @@ for (const folder of goldenFolders) {
     }
   });
 
-  test(`the forms of one autoencoder in ${folder} agree`, async () => {
+  test(`the files of one autoencoder in ${folder} agree`, async () => {
     const load = (kind: string) => loadTorch(join(goldens, folder, `ae_${kind}.pt`));
     const tensors = await load('relu_tensors');
     assert.equal(Object.keys(tensors).length, 7);
@@ -120,20 +120,20 @@ for (const folder of goldenFolders) {
     assert.is(((half as StateDict).pre_bias as HostTensor).dtype, 'float16');
   });
 
-  test(`the model pieces of ${folder} are single tensors, as Python reads them`, async () => {
-    const pieces = join(goldens, folder, 'model_pieces');
-    const files = await readdir(pieces);
+  test(`the parameters of ${folder} are single tensors, as Python reads them`, async () => {
+    const parameters = join(goldens, folder, 'model_pieces');
+    const files = await readdir(parameters);
     assert.ok(files.length > 20);
     for (const file of files) {
-      const value = await loadTorchValue(join(pieces, file));
+      const value = await loadTorchValue(join(parameters, file));
       assert.ok(isHostTensor(value) && mismatch(value) === undefined, file);
     }
     const [file] = files;
     assert.equal(
-      digested(await loadTorchValue(join(pieces, file as string))),
-      readByPython(join(pieces, file as string)),
+      digested(await loadTorchValue(join(parameters, file as string))),
+      readByPython(join(parameters, file as string)),
     );
-    await rejects(loadTorch(join(pieces, file as string)), /must hold a dictionary, but holds a single tensor/);
+    await rejects(loadTorch(join(parameters, file as string)), /must hold a dictionary, but holds a single tensor/);
   });
 }
 
@@ -154,7 +154,7 @@ const views = dict(
   ...[text('again'), tensor(storage('0', 12), 4, [4], [1])],
   ...[text('repeated'), tensor(storage('0', 12), 7, [2, 3], [0, 0])],
   ...[text('ones'), tensor(storage('0', 12), 2, [1, 3, 1, 2], [9, 4, 7, 1])],
-  ...[text('turned'), tensor(storage('0', 12), 0, [2, 3, 2], [1, 4, 2])],
+  ...[text('transposed'), tensor(storage('0', 12), 0, [2, 3, 2], [1, 4, 2])],
   ...[text('scalar'), tensor(storage('0', 12), 11, [], [])],
   ...[text('empty'), tensor(storage('0', 12), 12, [0, 5], [5, 1])],
   ...[text('parameter'), call('torch._utils._rebuild_parameter', tensor(storage('0', 12), 1, [2], [3]), '\x88', ']')],
@@ -175,7 +175,7 @@ for (const [container, file] of [
     assert.equal(numbers(t.row), [4, 5, 6, 7]);
     assert.equal(numbers(t.repeated), [7, 7, 7, 7, 7, 7]);
     assert.equal(numbers(t.ones), [2, 3, 6, 7, 10, 11]);
-    assert.equal(numbers(t.turned), [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]);
+    assert.equal(numbers(t.transposed), [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]);
     assert.equal(numbers(t.scalar), [11]);
     assert.equal((t.scalar as HostTensor).shape, []);
     assert.equal(numbers(t.empty), []);
@@ -193,7 +193,7 @@ test('bools are 0 and 1, whatever the file has for true', async () => {
   assert.equal(read, { dtype: 'bool', shape: [3], data: Uint8Array.of(0, 1, 1) });
 });
 
-test('a tensor in a file of its own is read slice by slice, whatever part of its storage it is', () =>
+test('a tensor in a file of its own is read slice by slice, with any part of its storage', () =>
   withFolder(async (folder) => {
     const path = join(folder, 'x.pt');
     const buffer = new ArrayBuffer(16);
@@ -222,7 +222,7 @@ test('a tensor in a file of its own is read slice by slice, whatever part of its
     }
   }));
 
-test('damage is found by the end of the slices, and what holds no tensor is refused', () =>
+test('damage is found by the end of the slices, and a file without a tensor is refused', () =>
   withFolder(async (folder) => {
     const path = join(folder, 'x.pt');
     const value = tensor(storage('0', 12), 0, [3], [1]);
@@ -339,7 +339,7 @@ test('loadTorch reads what saveTorch wrote', async () => {
   });
 });
 
-test('what cannot be saved is refused, and nothing is left behind', async () => {
+test('values that cannot be saved are refused, and no file is left behind', async () => {
   await withFolder(async (folder) => {
     const path = join(folder, 'state.pt');
     const save = (value: unknown) => saveTorch(path, value as StateDict);
@@ -366,7 +366,7 @@ test('what cannot be saved is refused, and nothing is left behind', async () => 
   });
 });
 
-test('what is no file of torch.save is said to be none', async () => {
+test('a file that torch.save did not write is refused as such', async () => {
   await withFolder(async (folder) => {
     const written = async (content: string) => {
       const path = join(folder, 'x.pt');

@@ -20,7 +20,7 @@ export const endpointOf = (port: number): string => `http://127.0.0.1:${port}/${
 export const connectionOf = (port: number): string =>
   `DefaultEndpointsProtocol=http;AccountName=${account};AccountKey=${key};BlobEndpoint=${endpointOf(port)};`;
 
-/** Starts one that is empty; this process has a cache of its own. What `body` sets in the environment is undone. */
+/** Starts an empty one; this process has a cache of its own. Changes of the environment by `body` are undone. */
 export const withAzurite = (body: (port: number, service: BlobServiceClient) => Promise<void>): Promise<void> =>
   withFolder(async (cache) => {
     const before = { ...process.env };

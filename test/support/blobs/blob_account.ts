@@ -12,7 +12,7 @@ export interface StoredBlob {
   readonly modified: Date;
   /** By the clock, in milliseconds. */
   readonly written: number;
-  /** What it was committed from. */
+  /** The blocks that it was committed from. */
   readonly blocks: ReadonlyMap<string, Buffer>;
 }
 
@@ -76,7 +76,7 @@ export class BlobAccount {
     return blob;
   }
 
-  /** As another client would take a lease that is over. */
+  /** Takes a lease, as another client takes one that is over. */
   steal(path: string): void {
     this.#leases.set(path, { id: 'another', seconds: 3600, until: Date.now() + 3_600_000, broken: false });
   }
@@ -211,7 +211,7 @@ export class BlobAccount {
   }
 }
 
-/** Azure tells one that has only blocks by nothing but its length. */
+/** In Azure, only its length distinguishes a blob that has only blocks. */
 function entryOf(name: string, blob: StoredBlob | undefined): string {
   const content = blob?.content ?? Buffer.alloc(0);
   const size = Buffer.isBuffer(content) ? content.length : content.size;

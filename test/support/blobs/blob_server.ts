@@ -1,5 +1,5 @@
 // A server of blobs on this machine that answers as Azure's does (ranges, ETags, conditions, checksums; and writes,
-// lists and leases, which blob_account.ts keeps) and can be told to misbehave: cut connections, stall, damage bytes,
+// lists and leases, which blob_account.ts keeps) and can be made to misbehave: cut connections, stall, damage bytes,
 // answer with errors, replace a blob while it is read. Processes that a test starts reach it by `endpoint`.
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
@@ -33,16 +33,16 @@ export interface Faults {
   damage?: boolean;
   /** Closes the connection after so many bytes of the request. */
   cutRequestAfter?: number;
-  /** Does what is asked, and closes the connection without an answer. */
+  /** Executes the request, and closes the connection without an answer. */
   loseAnswer?: boolean;
-  /** What is asked is done when this resolves. */
+  /** The request is executed when this resolves. */
   hold?: Promise<unknown>;
   /** Answers with this status and error code. */
   status?: number;
   code?: string;
   /** Sent with the status: seconds, or a date. */
   retryAfter?: number | string;
-  /** Sends the client on to this address. */
+  /** Redirects the client to this address. */
   redirect?: string;
 }
 
@@ -53,15 +53,15 @@ export interface ServerOptions {
   noChecksums?: boolean;
 }
 
-const piece = 256 * 1024;
+const chunkBytes = 256 * 1024;
 
 export class BlobServer {
   readonly requests: ServedRequest[] = [];
   /** Bytes of all answers. */
   sent = 0;
-  /** What is there; to look at, and to change. */
+  /** The blobs; to look at, and to change. */
   readonly account = new BlobAccount();
-  /** What goes wrong with a request, by its number from 0. */
+  /** The fault of a request, by the request's number from 0. */
   faults: (request: ServedRequest, number: number) => Faults | undefined = () => undefined;
   readonly #server: Server;
   readonly #options: ServerOptions;
@@ -90,12 +90,12 @@ export class BlobServer {
     return `${this.address}/openaipublic`;
   }
 
-  /** Serves `content` at a path such as `openaipublic/container/blob`, in place of what was there. */
+  /** Serves `content` at a path such as `openaipublic/container/blob`; it replaces an older blob. */
   put(path: string, content: Content, { md5 }: { md5?: string | undefined } = {}): void {
     this.account.put(`/${path}`, content, md5);
   }
 
-  /** Resolves when every request is over whose client is there or gone. */
+  /** Resolves when every request is over. */
   async settled(): Promise<void> {
     const connections = () => new Promise((resolve) => this.#server.getConnections((_, count) => resolve(count)));
     do {
@@ -187,14 +187,14 @@ export class BlobServer {
   async #send(response: ServerResponse, body: Buffer, { cutAfter, speed, stall }: Faults): Promise<void> {
     response.flushHeaders();
     if (stall) return;
-    for (let at = 0; at < body.length; at += piece) {
-      const bytes = body.subarray(at, Math.min(at + piece, cutAfter ?? body.length));
+    for (let at = 0; at < body.length; at += chunkBytes) {
+      const bytes = body.subarray(at, Math.min(at + chunkBytes, cutAfter ?? body.length));
       this.sent += bytes.length;
       if (!response.write(bytes)) await drained(response);
       if (response.destroyed) return;
-      if (speed) await new Promise((resolve) => setTimeout(resolve, (1000 * piece) / speed));
-      if (cutAfter !== undefined && at + piece >= cutAfter) {
-        await new Promise((resolve) => setTimeout(resolve, 5)); // let what was written go out
+      if (speed) await new Promise((resolve) => setTimeout(resolve, (1000 * chunkBytes) / speed));
+      if (cutAfter !== undefined && at + chunkBytes >= cutAfter) {
+        await new Promise((resolve) => setTimeout(resolve, 5)); // let written bytes be sent
         response.socket?.destroy();
         return;
       }
@@ -209,7 +209,7 @@ function operationOf(method: string, comp: string | null, lease: string | undefi
   return named[comp ?? ''] ?? (method === 'PUT' ? 'put blob' : method.toLowerCase());
 }
 
-/** What is written; undefined when the connection is closed before all has come. */
+/** The body of a request; undefined when the connection is closed before all of it has come. */
 async function bodyOf(request: IncomingMessage, { cutRequestAfter, damage }: Faults): Promise<Buffer | undefined> {
   const parts: Buffer[] = [];
   let came = 0;
@@ -227,7 +227,7 @@ async function bodyOf(request: IncomingMessage, { cutRequestAfter, damage }: Fau
   return damage && body.length > 0 ? damaged(body) : body;
 }
 
-/** Until more can be written, or nobody reads any longer. */
+/** Waits until more can be written, or the reader is gone. */
 function drained(response: ServerResponse): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

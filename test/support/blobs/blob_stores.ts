@@ -1,10 +1,10 @@
-// A server of blobs for a test: what is asked for under az://openaipublic/ comes to it, from this process and from
-// those that it starts.
+// A server of blobs for a test: requests for az://openaipublic/ come to it, from this process and from those that it
+// starts.
 import { createHash } from 'node:crypto';
 import { readdir, readlink } from 'node:fs/promises';
 import { BlobServer } from './blob_server.js';
 
-/** Where tests put their dumps. */
+/** The address of tests' dumps. */
 export const address = 'az://openaipublic/dumps/a b/run';
 const folder = '/openaipublic/dumps/a b/run/';
 

@@ -1,9 +1,9 @@
-// Names that no store may take, and the demand that every method of a store refuses them.
+// Names that no store may take, and a check that every method of a store refuses them.
 import { DiskStore } from '../../../src/files/store/disk_store.js';
 import type { Store } from '../../../src/files/store/store.js';
 import { rejects, throws } from '../harness.js';
 
-/** Each with what the message says of it. */
+/** Each name, with the reason in the message. */
 export const hostileNames: readonly (readonly [name: string, why: RegExp])[] = [
   ['', /as it is empty/],
   ['.', /as it stands for a folder/],
@@ -41,19 +41,19 @@ export async function assertNamesStay(store: Store): Promise<void> {
       () => store.remove(name),
       () => store.draft(name, tag),
       () => store.draft(name, tag, '0-indices'),
-      () => store.claim(name),
+      () => store.takeLease(name),
       () => store.canAdopt(other, name),
       () => store.adopt(other, name),
     ]) {
       await rejects(ask, message); // and does not throw
     }
   }
-  for (const [tag, piece] of [
+  for (const [tag, part] of [
     ['/../../evil', undefined],
     ['0123abcd', '/../../evil'],
     ['0123abcd', 'x'.repeat(250)],
   ] as const) {
-    await rejects(() => store.draft('good', tag, piece), /"good\..* cannot be the name of a file there/);
+    await rejects(() => store.draft('good', tag, part), /"good\..* cannot be the name of a file there/);
   }
 }
 

@@ -1,4 +1,4 @@
-// Checkpoints on disk: what a refusal and an interrupted save leave behind. The oracle is the folder itself.
+// Checkpoints on disk: the folder after a refused and an interrupted save. The oracle is the folder itself.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -6,7 +6,7 @@ import { packageRoot } from '../../../src/engine/native.js';
 import type { HostTensor, StateValue } from '../../../src/files/host_tensor.js';
 import { loadTorchValue, saveTorch } from '../../../src/files/torch/torch.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
-import { pieceNames, pieceShape } from '../../../src/transformer/weights/state_dict.js';
+import { parameterNames, parameterShape } from '../../../src/transformer/weights/state_dict.js';
 import { withFolder } from '../../support/folders.js';
 import { rejects, suite, throws } from '../../support/harness.js';
 import { saveHuggingFace } from '../../support/hugging_face.js';
@@ -22,17 +22,17 @@ test('a folder that is refused is left as it was', () =>
     assert.equal(readdirSync(folder), ['mine.txt']);
   }));
 
-test('a save that fails halfway leaves no folder that looks whole; the next one mends it', () =>
+test('a save that fails halfway leaves no folder that looks whole; the next one completes it', () =>
   withFolder(async (folder) => {
     using xf = await Transformer.load(tiny);
     await xf.saveCheckpoint(folder);
-    const piece = join(folder, 'model_pieces', 'unembed.weight.pt');
-    rmSync(piece);
-    mkdirSync(piece); // the last piece cannot be written
+    const parameter = join(folder, 'model_pieces', 'unembed.weight.pt');
+    rmSync(parameter);
+    mkdirSync(parameter); // the last parameter cannot be written
     await rejects(xf.saveCheckpoint(folder), Error, /unembed\.weight\.pt/);
     assert.not.ok(existsSync(join(folder, 'config.json')));
     await rejects(Transformer.load(folder), Error, /config\.json: there is no such file/);
-    rmSync(piece, { recursive: true });
+    rmSync(parameter, { recursive: true });
     await xf.saveCheckpoint(folder);
     using again = await Transformer.load(folder);
     assert.is(await again.digest(), await xf.digest());
@@ -57,11 +57,11 @@ test("a weight by its name is the file's, before and after it is folded", () =>
       using xf = await Transformer.load(tiny, { dtype });
       const before = xf.device.memory().allocated;
       const state = await xf.stateDict();
-      assert.equal(Object.keys(state), pieceNames(xf.config));
+      assert.equal(Object.keys(state), parameterNames(xf.config));
       for (const [name, { shape, data }] of Object.entries(state)) {
         using weight = xf.weight(name);
         assert.equal([...weight.shape], shape, name);
-        assert.equal(pieceShape(name, xf.config, xf.nVocab), shape);
+        assert.equal(parameterShape(name, xf.config, xf.nVocab), shape);
         assert.is(weight.dtype, dtype);
         const file = (await loadTorchValue(join(tiny, 'model_pieces', `${name}.pt`))) as HostTensor;
         if (dtype === 'float32') {

@@ -92,15 +92,15 @@ test('from a server', () =>
     const before = process.env.SONDE_CACHE;
     process.env.SONDE_CACHE = join(folder, 'cache');
     try {
-      const told = new Set<string>();
+      const reported = new Set<string>();
       using model = await Transformer.load(`${server.address}/models/here?sig=secret`, {
         device,
-        onProgress: ({ name }) => told.add(name),
+        onProgress: ({ name }) => reported.add(name),
       });
       assert.is(await model.digest(), await reference.digest());
       assert.is(model.name, `${server.address}/models/here`);
       assert.equal(
-        [...told].sort(),
+        [...reported].sort(),
         names.map((name) => `${server.address}/models/here/${name}`),
       );
       await rejects(
@@ -115,7 +115,7 @@ test('from a server', () =>
     }
   }));
 
-test('what does not fit is refused by the name in the file, with both shapes', () =>
+test('a tensor that does not fit is refused by the name in the file, with both shapes', () =>
   withFolder(async (folder) => {
     const refused = async (options: HuggingFaceOptions, pattern: RegExp) => {
       await saveHuggingFace(reference, folder, options);

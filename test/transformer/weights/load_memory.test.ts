@@ -11,7 +11,7 @@ const test = suite('load memory');
 test.limit(240_000);
 const title = 'a model of 650 MB';
 
-if (process.platform !== 'linux') test.skip(title, 'only Linux tells how much memory a process has had');
+if (process.platform !== 'linux') test.skip(title, 'only Linux reports how much memory a process has had');
 else if (!onCpu) test.skip(title, 'it loads for the CPU');
 else if (process.env.ASAN_OPTIONS) test.skip(title, 'a sanitizer keeps what was freed');
 else {
