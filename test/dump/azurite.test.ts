@@ -120,14 +120,14 @@ async function run(port: number, service: BlobServiceClient): Promise<void> {
     [[], Object.keys(whole).length],
   );
 
-  const claim = await store.claim('other.claim');
+  const lease = await store.claim('other.claim');
   assert.match(String(await store.claim('other.claim')), /^process \d+ on /);
-  if (typeof claim === 'string') throw new Error(claim);
-  assert.is(await claim.lost(), false);
+  if (typeof lease === 'string') throw new Error(lease);
+  assert.is(await lease.lost(), false);
   await rejects(store.writeText('other.claim', 'x'), /another process holds it/);
   await container.getBlobClient(`${prefix}other.claim`).getBlobLeaseClient().breakLease(0);
-  assert.is(await claim.lost(), true);
-  await claim.release();
+  assert.is(await lease.lost(), true);
+  await lease.release();
 
   delete process.env.AZURE_STORAGE_CONNECTION_STRING;
   await rejects(new BlobStore('az://openaipublic/private/x').list(), /access is denied|nothing for the public|no such/);

@@ -172,7 +172,7 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await sleep(5);
 }
 
-test('two processes: the second one is told who is at it; and one that has lost its lease stops', () =>
+test('two processes: the second one learns which process writes; and one that has lost its lease stops', () =>
   withBlobServer(async (server) => {
     const first = start(command(address));
     let second: Promise<Ended> | undefined;
@@ -190,12 +190,12 @@ test('two processes: the second one is told who is at it; and one that has lost 
     const { code, errors } = await first.ended;
     const refused = await second;
     assert.is(refused?.code, 1);
-    const told = new RegExp(`run is being written by process ${first.child.pid} on \\S+: wait until it is done`);
-    assert.match(refused?.errors ?? '', told);
+    const message = new RegExp(`run is being written by process ${first.child.pid} on \\S+: wait until it is done`);
+    assert.match(refused?.errors ?? '', message);
     assert.ok(stolen);
     assert.is(code, 1);
     assert.match(errors, /run was taken over by another process/);
-    assert.ok(blobsOf(server).has('manifest.json.claim'), "the other's claim stays");
+    assert.ok(blobsOf(server).has('manifest.json.claim'), "the other's lease stays");
     assert.equal(JSON.parse(String(blobsOf(server).get('manifest.json'))).shards, []);
   }));
 

@@ -79,8 +79,8 @@ for (const [way, changes] of ways) {
 
 /** Runs a script in which `dump` is the command with the folder `disk`, where file systems can be mounted. */
 function onDisk(folder: string, script: string): Promise<string> {
-  const words = `--text '${sampleText}' --hook 1/mlp/post_act --context 32 --shard-tokens 2048 --out disk/out`;
-  const head = `cd '${folder}'; dump() { '${process.execPath}' '${main}' dump ${words} "$@" 2>&1 | grep -v tokens/s; }
+  const args = `--text '${sampleText}' --hook 1/mlp/post_act --context 32 --shard-tokens 2048 --out disk/out`;
+  const head = `cd '${folder}'; dump() { '${process.execPath}' '${main}' dump ${args} "$@" 2>&1 | grep -v tokens/s; }
     verify() { '${process.execPath}' '${main}' verify disk/out; }`;
   const running = spawn('unshare', ['-rm', 'bash', '-c', `${head}\n${script}`], {
     stdio: ['ignore', 'pipe', 'inherit'],

@@ -9,7 +9,7 @@ const test = suite('dump memory');
 test.limit(540_000); // it takes two minutes where nothing else runs
 const title = 'a dump of 300,000 tokens takes what one of 30,000 takes';
 
-if (process.platform !== 'linux') test.skip(title, 'only Linux tells how much memory a process has had');
+if (process.platform !== 'linux') test.skip(title, "only Linux reports the peak of a process's memory");
 else if (process.env.ASAN_OPTIONS) test.skip(title, 'a sanitizer keeps what was freed');
 else {
   test(title, () =>

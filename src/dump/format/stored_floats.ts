@@ -2,10 +2,10 @@
 import { floatToBfloat16, floatToHalf, toFloat32 } from '../../files/host_tensor.js';
 import type { DumpSettings, FloatDType } from './settings.js';
 
-/** What a device gives, to be stored as it is or, for int8, with less accuracy. */
+/** The values that a device gives. They are stored as they are or, for int8, with less accuracy. */
 export type StoredFloats = Float32Array | Uint16Array;
 
-/** The dtype of values on their way to the file: with statistics, which are of unrounded values, they are rounded here. */
+/** The dtype in which values leave the device. Statistics are of unrounded values: with them, values are rounded later. */
 export const transferDType = ({ dtype, statistics }: Pick<DumpSettings, 'dtype' | 'statistics'>): FloatDType =>
   dtype === 'int8' || statistics ? 'float32' : dtype;
 

@@ -12,7 +12,7 @@ const planOf = (context: number, batch: number, fullContext = false) =>
   ({ batch, fullContext, settings: { context } }) as DumpPlan;
 const blockOf = (lengths: number[]) => ({ rows: lengths.length, lengths: Int32Array.from(lengths) }) as Block;
 
-test('every row comes once, with room for it, in no more positions than whole rows take', () => {
+test('every row comes once, and fits into its batch, in no more positions than whole rows take', () => {
   const rng = random(5);
   for (let round = 0; round < 300; round++) {
     const context = rng.integer(1, 40);

@@ -152,13 +152,13 @@ test('what makes no whole is refused, and nothing is changed', () =>
     assert.is(await readFile(join(at('taken'), 'shard-00001.safetensors'), 'utf8'), 'important');
     assert.equal(await readdir(at('taken')), ['shard-00001.safetensors']);
     const owner = { token: 'a', host: 'elsewhere', place: 'another start', pid: 1 };
-    const claim = join(at('together'), 'manifest.json.claim');
-    await writeFile(claim, JSON.stringify(owner));
-    const touching = setInterval(() => writeFile(claim, JSON.stringify(owner)), 100);
+    const lease = join(at('together'), 'manifest.json.claim');
+    await writeFile(lease, JSON.stringify(owner));
+    const touching = setInterval(() => writeFile(lease, JSON.stringify(owner)), 100);
     await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
     clearInterval(touching);
     // the same of a machine whose clock is an hour late
-    const late = setInterval(() => utimes(claim, new Date(), new Date(Date.now() - 3_600_000)), 100);
+    const late = setInterval(() => utimes(lease, new Date(), new Date(Date.now() - 3_600_000)), 100);
     await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
     clearInterval(late);
 

@@ -167,10 +167,10 @@ test('a shard that another process makes is made when that one is gone', () =>
     await withSession(plan, async (session) => {
       await session.make(0);
       await rm(at('demo'), { recursive: true });
-      const claim = (await new DiskStore(at('out')).claim(`manifest-1-of-${plan.count}.json.claim`)) as Claim;
+      const lease = (await new DiskStore(at('out')).claim(`manifest-1-of-${plan.count}.json.claim`)) as Claim;
       await rejects(session.make(1), new RegExp(`is being written by process ${process.pid}`));
       await session.make(2);
-      await claim.release();
+      await lease.release();
       await session.make(1);
       await session.make(1); // which is there
     });
@@ -273,7 +273,7 @@ test('a plan with fewer or more shards than the corpus makes, and numbers that a
 
 // ---- what failures leave
 
-/** Files of a folder that this process has open, where the system tells. */
+/** Files of a folder that this process has open, where the system reports them. */
 async function openFilesIn(folder: string): Promise<string[]> {
   const numbers = await readdir('/proc/self/fd').catch(() => []);
   const files = await Promise.all(numbers.map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')));
@@ -300,8 +300,8 @@ class FailingStore extends DiskStore {
   writes = Number.POSITIVE_INFINITY;
   drafts = 0;
 
-  override async draft(file: string, tag: string, piece?: string): Promise<Draft> {
-    const draft = await super.draft(file, tag, piece);
+  override async draft(file: string, tag: string, part?: string): Promise<Draft> {
+    const draft = await super.draft(file, tag, part);
     this.drafts++;
     const { handle } = draft;
     const write = handle.write.bind(handle) as (...all: unknown[]) => Promise<unknown>;
@@ -314,15 +314,15 @@ class FailingStore extends DiskStore {
   }
 }
 
-test('a disk that is full at any write, and then has room', () =>
+test('a disk that is full at any write, and later is not', () =>
   withPlan(async ({ at, request }) => {
     const sources = await openCorpus(request.corpus);
     const prepared = await prepare({ ...request, batch: 1, device }, sources.map(describeSource));
     const store = new FailingStore(at('out'));
     await mkdir(at('out'));
     const maker = new LocalMaker(prepared, { out: store });
-    const told: number[] = [];
-    maker.begin({ onStored() {}, onShard: async (number) => void told.push(number) });
+    const reported: number[] = [];
+    maker.begin({ onStored() {}, onShard: async (number) => void reported.push(number) });
     const blocks: Block[] = [];
     for await (const block of corpusBlocks(sources, maker)) if (blocks.push(block) === 4) break;
     const [zero, one, two, three] = blocks as [Block, Block, Block, Block];
@@ -348,7 +348,7 @@ test('a disk that is full at any write, and then has room', () =>
     const whole = await contentsOf(at('whole'));
     const made = await contentsOf(at('out'));
     for (const name of Object.keys(made)) assert.is(made[name], whole[name]);
-    assert.equal(told, [1]);
+    assert.equal(reported, [1]);
 
     // take() and finish() are for one run, which ends with the first failure.
     store.writes = Number.POSITIVE_INFINITY;
@@ -359,7 +359,7 @@ test('a disk that is full at any write, and then has room', () =>
     await rejects(maker.finish(), inTheWay(2));
     await (await maker.make(three)).whole; // and others stand for themselves
     await maker.close();
-    assert.equal(told, [1, 0, 3]);
+    assert.equal(reported, [1, 0, 3]);
   }));
 
 // ---- the cursor
@@ -403,7 +403,7 @@ class CountedCorpus {
   }
 }
 
-test('blocks in order are read once, and a number that falls loses no place', async () => {
+test('blocks in order are read once, and a lower number does not restart the others', async () => {
   const corpus = new CountedCorpus(100);
   await corpus.at(0, 1, 2, 5, 9);
   assert.equal(corpus.counts, { opened: 1, closed: 0, read: 10 });
@@ -468,7 +468,7 @@ test('the end: its number, whether a block is the last one, and no second readin
   assert.equal(shorter.counts, { opened: 2, closed: 2, read: 6 });
 });
 
-test('a reader that fails loses its own place only', async () => {
+test('a reader that fails does not affect the others', async () => {
   const corpus = new CountedCorpus(20);
   await corpus.at(10);
   corpus.broken = 5;
