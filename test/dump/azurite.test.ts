@@ -64,12 +64,12 @@ async function hashes(container: ContainerClient): Promise<Record<string, string
   return found;
 }
 
-/** Lets the process stand still while there are blocks of a shard that is not committed; says of which ones. */
+/** Suspends the process while there are blocks of shards that are not committed, and returns the names of those shards. */
 async function stoppedInUpload(running: ChildProcess, container: ContainerClient): Promise<string[]> {
   while (running.exitCode === null) {
     if ((await uncommitted(container)).length === 0) continue;
     running.kill('SIGSTOP');
-    await sleep(300); // what was on its way has come
+    await sleep(300); // requests that were on their way have arrived
     const left = await uncommitted(container);
     if (left.length > 0) return left;
     running.kill('SIGCONT');

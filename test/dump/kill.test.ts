@@ -66,7 +66,7 @@ test('SIGKILL at any moment costs no byte of the result', () =>
     await assertSameFolder(killed, whole);
   }));
 
-// What a kill leaves behind is a dump as far as it goes: all that is listed is whole.
+// A killed process leaves an incomplete but valid dump: all listed shards are complete.
 async function assertReadable(folder: string): Promise<void> {
   if (!(await readdir(folder)).includes('manifest.json')) return;
   await using made = await openDump(folder);

@@ -6,7 +6,7 @@ import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 
 const test = suite('dump memory');
-test.limit(540_000); // it takes two minutes where nothing else runs
+test.limit(540_000); // the test takes two minutes on an idle machine
 const title = 'a dump of 300,000 tokens takes what one of 30,000 takes';
 
 if (process.platform !== 'linux') test.skip(title, "only Linux reports the peak of a process's memory");

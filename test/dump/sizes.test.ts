@@ -32,7 +32,7 @@ const made = (out: string) =>
     locations: [location, '1/resid/delta_mlp -> ae-resid-delta-mlp'],
   });
 
-/** Calls body, and checks that no more than some megabytes were taken for buffers meanwhile, at any time. */
+/** Calls body, and checks that buffers took no more than some megabytes at any time. */
 async function withLittleMemory(body: () => Promise<void>): Promise<void> {
   const before = process.memoryUsage().arrayBuffers;
   let most = before;
@@ -101,7 +101,7 @@ for (const [what, change] of lies) {
         ];
         for (const ask of asked) {
           const error = await rejects(ask(), Error, /./);
-          if (what === 'latents' && /report: /.test(error.message)) continue; // which knows how many are too many
+          if (what === 'latents' && /report: /.test(error.message)) continue; // report() has a limit of its own
           assert.match(error.message, names);
         }
         const problems = await there.verify();
@@ -141,7 +141,7 @@ test('a header is not longer than the manifest implies, however long the file is
     await made(out);
     const [path, shard] = [join(out, 'manifest.json'), join(out, 'shard-00000.safetensors')];
     const manifest = JSON.parse(await readFile(path, 'utf8'));
-    await truncate(shard, 2 ** 30); // a hole
+    await truncate(shard, 2 ** 30); // the rest of the file is a hole
     manifest.shards[0].bytes = 2 ** 30;
     await writeFile(path, JSON.stringify(manifest));
     const file = await open(shard, 'r+');
@@ -169,7 +169,7 @@ test('a little is read of many shards without opening them first', () =>
     const out = join(folder, 'out');
     await dump({ model: 'demo', corpus: documents(), out, context: 8, shardTokens: 8, locations: location });
     await using there = await openDump(out);
-    assert.ok(there.shards.length > 8); // which are more than stay open
+    assert.ok(there.shards.length > 8); // more shards than stay open
     const { open } = DiskStore.prototype;
     const opened: string[] = [];
     DiskStore.prototype.open = function (file: string) {
@@ -189,7 +189,7 @@ test('a little is read of many shards without opening them first', () =>
 
 // ---- more than fits into memory
 
-/** A dump of one shard, whose file is as large as it must be and holds nothing but a header, and what `write` adds. */
+/** Makes a dump of one shard. Its file has the right size and holds only the header and what `write` adds. */
 async function sparseDump(
   folder: string,
   changes: Partial<DumpSettings>,

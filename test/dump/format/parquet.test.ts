@@ -111,7 +111,7 @@ async function assertHolds(query: Query, file: string, csr: Csr, label = ''): Pr
   }
 }
 
-/** Of each row group the number of entries and the least and largest latent, in the order of the file. */
+/** The number of entries and the least and largest latent of each row group, in the order of the file. */
 const rowGroups = (query: Query, file: string) =>
   query(`select row_group_num_rows::int as entries, stats_min_value::int as least, stats_max_value::int as most
     from parquet_metadata(${file}) where path_in_schema = 'latent' order by row_group_id`);
@@ -226,7 +226,7 @@ test('odd values, bit for bit', async () => {
   await withFile(with24, { chunk: 100, range: 24, group: 2 }, async (query, file) => {
     await assertHolds(query, file, with24);
     assert.equal(await query(`select count(*)::int as n from ${file} where isnan(value)`), [{ n: 3 }]);
-    // To DuckDB, NaN is larger than all.
+    // DuckDB orders NaN above all numbers.
     assert.equal(await query(`select count(*)::int as n from ${file} where value > 3e38`), [{ n: 9 }]);
   });
 });

@@ -19,7 +19,7 @@ const test = suite('positions that are stored');
 const model = await Transformer.load('demo');
 const endOfText = 50_256;
 const locations = ['resid/post_emb', '0/attn/qk_probs', '1/resid/delta_mlp -> ae-resid-delta-mlp'];
-// with no location that has a value for each pair, rows are computed in the order of their lengths
+// Without a location that has keys as a dimension, rows are computed in the order of their lengths.
 const short = ['resid/post_emb', '1/resid/delta_mlp -> ae-resid-delta-mlp'];
 const latents = '1/resid/delta_mlp/latents';
 
@@ -79,7 +79,7 @@ for (const [title, changes, keeps] of filters) {
       const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
       const { dtype = 'float32', locations: own = locations } = changes;
       await dump(options(whole, { dtype, locations: own }));
-      await dump(options(out, { ...changes, batch: 2 })); // rows of like length, which do not follow one another
+      await dump(options(out, { ...changes, batch: 2 })); // batches of rows of similar length, which are not consecutive
       const expected = await opened(whole, async (made) => {
         const { tokens, document, stored } = await made.tokens();
         const { positions } = await made.stored('resid/post_emb', 1);
@@ -120,7 +120,7 @@ for (const [title, changes, keeps] of filters) {
           assert.equal(data.subarray(i * width, (i + 1) * width), rows.data.subarray(flat * width, (flat + 1) * width));
         });
       });
-      // nothing of it needs our code: what is stored lies packed, and positions says where it belongs
+      // The file can be read without this package: values lie packed, and `positions` says where they belong.
       let at = 0;
       const stored = expected.mask.reduce((sum, here) => sum + here, 0);
       for (let n = 0; n < 4; n++) {
@@ -227,7 +227,7 @@ test('positions that do not follow from the tokens are found, and never believed
         await rejects(made.rows('resid/post_emb'), message);
       });
     }
-    await changed(0, 0, 1); // where the filter left a position out
+    await changed(0, 0, 1); // a position that the filter left out
     await opened(out, async (made) => {
       assert.match((await made.verify())[0]?.problem ?? '', /positions\[0\] (is not one that|.*cannot be)/);
     });

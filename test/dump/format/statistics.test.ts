@@ -1,4 +1,4 @@
-// Oracle: the values of a float32 dump, summed up in double precision in two passes.
+// Oracle: the values of a float32 dump, summed in double precision in two passes.
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

@@ -1,4 +1,4 @@
-// Oracle: float32 dumps of the same, and the bound on the error that the format promises.
+// Oracles: float32 dumps of the same values, and the bound on the error that the format promises.
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -34,7 +34,7 @@ test('int8: no value is off by more than half a scale, and each vector uses its 
       }
     }
   }
-  // the smallest numbers there are, whose scale is not exact
+  // The scale of the smallest numbers is not exact.
   const tiny = Float32Array.of(2e-43, -2.1e-43, 1e-45, 0);
   close(dequantized(quantized(tiny, 4)), tiny, { atol: 4e-44 });
   for (const odd of [Number.NaN, Infinity, -Infinity]) {

@@ -1,4 +1,4 @@
-// Oracle: what a batch must be, row by row.
+// Oracle: the properties of batches, checked row by row.
 import * as assert from 'uvu/assert';
 import type { Block } from '../../../src/dump/corpus/blocks.js';
 import { batchesOf } from '../../../src/dump/shards/batches.js';

@@ -1,4 +1,4 @@
-// Oracle: openDump on the same dump, whose latents DuckDB must find in the Parquet files; and dumps never interrupted.
+// Oracles: openDump on the same dump, whose latents DuckDB must find in the Parquet files, and uninterrupted dumps.
 import { appendFile, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

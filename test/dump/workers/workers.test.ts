@@ -208,7 +208,7 @@ test('two processes that are to write the same folder at once: one refuses', () 
       0,
     );
     await assertSameFolder(out, whole);
-    // what a killed process leaves behind: its lease, on another machine and here
+    // A killed process leaves its lease behind, on another machine or on this one.
     const gone = { token: 'a', host: 'elsewhere', place: 'another start', pid: 1 };
     await writeFile(join(out, 'manifest.json.claim'), JSON.stringify(gone));
     await writeFile(join(out, 'manifest.json.claim.0-1'), 'taken over, and not cleared away');
