@@ -52,7 +52,7 @@ const dumping: Writing = {
   advice: 'Finished shards are whole: run the same command again to go on',
 };
 
-/** Awaits work on a file, on a disk or in object storage, and says in words which file failed and why. */
+/** Awaits work on a file, on a disk or in object storage, and reports which file failed and why. */
 export async function onDisk<T>(path: string, work: Promise<T>, how = dumping): Promise<T> {
   try {
     return await work;

@@ -74,7 +74,7 @@ export function parquetNumber(file: string): number | undefined {
 
 export const missing = 'is missing';
 
-/** What is wrong with a file of a dump, as far as its size tells; undefined when nothing is. */
+/** What is wrong with a file of a dump, as far as its size shows; undefined when nothing is. */
 export async function problemWith(store: Store, { file, bytes }: ListedFile): Promise<string | undefined> {
   const found = await store.find(file);
   if (!found) return missing;

@@ -12,7 +12,7 @@ import { ByteWriter, type ColumnSource, ParquetWriter, type SchemaElement } from
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { textOf } from './token_text.js';
 
-/** The latents of one autoencoder in one shard, in CSR form. */
+/** The latents of one autoencoder in one shard, in CSR format. */
 export interface LatentEntries {
   /** The number of latents. */
   readonly latents: number;
@@ -194,7 +194,7 @@ function* chunks({ rowPtr }: LatentEntries, chunk: number): Generator<[from: num
 
 // ---- columns
 
-/** Columns of the sorted entries [from, to). Only `latent` has statistics: the other columns span their whole range in each row group. */
+/** The columns of the sorted entries [from, to). Only `latent` has statistics: others have all their values in any row group. */
 function columnsOf(
   entries: LatentEntries,
   starts: Float64Array,

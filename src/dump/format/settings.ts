@@ -1,5 +1,5 @@
 // The settings of a dump: what decides every byte of it, as plain data. A plan works them out (dump_plan.ts), the manifest
-// keeps them, and comparing them tells one dump from another.
+// keeps them, and two dumps are compared by them.
 import type { TransformerConfig } from '../../transformer/weights/config.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { checked, flag, integer, listOf, object, oneOf, optional, orNull, type Read, string } from './schema.js';

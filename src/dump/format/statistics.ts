@@ -7,7 +7,7 @@ import { Moments } from './moments.js';
 export interface Statistics {
   /** The number of positions. */
   readonly count: number;
-  /** The positions where each feature is not 0, [features]. */
+  /** The number of positions where each feature is not 0, [features]. */
   readonly active: Float64Array;
   /** The mean over all positions; NaN when there are none. */
   readonly mean: Float64Array;

@@ -46,7 +46,7 @@ export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' |
 const largestShard = 2 ** 27;
 // The tokens of a batch: enough to keep the matrix kernels busy, and few enough for the activations to stay in the caches.
 const batchTokens = { cpu: 2048, cuda: 32768 };
-// Fewer rows where they are wide: the values of a batch are held in host memory.
+// The most values of a batch: they are held in host memory.
 const batchValues = 2 ** 27;
 
 /** @throws RangeError for an option out of range, with the allowed range. */
@@ -179,7 +179,7 @@ function hasKeys(location: string, model: DumpSettings['model']): boolean {
 
 // ---- printing
 
-/** The plan in words, as `sonde dump --plan` prints it. */
+/** The plan as text, as `sonde dump --plan` prints it. */
 export function describePlan(plan: DumpPlan): string {
   const { settings, rowsPerShard, batch } = plan;
   const { model, corpus, context, dtype, part, limit, sample } = settings;

@@ -64,7 +64,7 @@ export interface DumpOptions extends PlainOptions, LocalOptions {
   onProgress?: (progress: DumpProgress) => void;
 }
 
-/** All of them, in the order in which jobs list them. */
+/** The names of all plain options, in the order in which jobs list them. */
 const plainOptionNames = Object.keys({
   out: true,
   precision: true,

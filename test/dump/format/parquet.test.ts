@@ -297,8 +297,8 @@ test('a write or a read that fails fails the whole', async () => {
 
 test('what cannot be is refused', async () => {
   const csr = entriesOf(random(12), { latents: 4, rows: 2, context: 3, active: () => 1 }); // 6 entries
-  const refused = (changes: Partial<Csr>, error: typeof Error, words: RegExp) =>
-    rejects(bytesOf(stored({ ...csr, ...changes })), error, words);
+  const refused = (changes: Partial<Csr>, error: typeof Error, message: RegExp) =>
+    rejects(bytesOf(stored({ ...csr, ...changes })), error, message);
   const index = Uint16Array.from([0, 1, 2, 3, 4, 0]);
   await refused({ index }, Error, /entry 4 is latent 4, but there are 4/);
   await refused({ index: Int32Array.from([0, -1, 0, 0, 0, 0]) }, Error, /entry 1 is latent -1/);
