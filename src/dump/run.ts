@@ -1,5 +1,5 @@
-// dump(): passes the corpus, block by block, to a maker of shards, and writes the manifest. While one shard is computed, the
-// one before is hashed and synced, and the text of the next one is tokenised.
+// dump(): passes the corpus, block by block, to a maker of shards, and writes the manifest. While one shard is
+// computed, the one before is hashed and synced, and the text of the next one is tokenised.
 import { openDevice } from '../engine/device.js';
 import { openStore } from '../files/store/open_store.js';
 import type { Store } from '../files/store/store.js';
@@ -41,11 +41,12 @@ interface Run {
 }
 
 /**
- * Runs a corpus through the model and stores what `locations` names. The same call continues one that was interrupted, with
- * any number of workers or none, and the finished folder is the same, byte for byte. See the README for the layout.
- * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, when the folder holds
- *   another dump, or when another process writes it; later for a broken corpus or disk, or a worker that was lost. Shards
- *   that are finished stay valid.
+ * Runs a corpus through the model and stores what `locations` names. The same call continues one that was interrupted,
+ * with any number of workers or none, and the finished folder is the same, byte for byte. See the README for the
+ * layout.
+ * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, when the folder
+ *   holds another dump, or when another process writes it; later for a broken corpus or disk, or a worker that was
+ *   lost. Shards that are finished stay valid.
  */
 export async function dump(options: DumpOptions): Promise<DumpResult> {
   const { out, signal, workers } = options;
@@ -126,8 +127,9 @@ class ManifestWriter {
   }
 
   /**
-   * Ends a run. Tries once more to list all shards: the disk may have been full of unfinished ones, which are gone now. For
-   * a corpus without tokens, removes the manifest and returns a function that removes the folder, if the run made it.
+   * Ends a run. Tries once more to list all shards: the disk may have been full of unfinished ones, which are gone now.
+   * For a corpus without tokens, removes the manifest and returns a function that removes the folder, if the run made
+   * it.
    */
   async settle(): Promise<(() => Promise<void>) | undefined> {
     await this.#saving.catch(() => {});

@@ -64,7 +64,9 @@ async function hashes(container: ContainerClient): Promise<Record<string, string
   return found;
 }
 
-/** Suspends the process while there are blocks of shards that are not committed, and returns the names of those shards. */
+/**
+ * Suspends the process while there are blocks of shards that are not committed, and returns the names of those shards.
+ */
 async function stoppedInUpload(running: ChildProcess, container: ContainerClient): Promise<string[]> {
   while (running.exitCode === null) {
     if ((await uncommitted(container)).length === 0) continue;

@@ -236,7 +236,9 @@ const moments: [string, boolean][] = [
   ['commit', true],
 ];
 
-/** Kills the process at a request of that kind. Of a long request, only a part has arrived. Every request is checked. */
+/**
+ * Kills the process at a request of that kind. Of a long request, only a part has arrived. Every request is checked.
+ */
 function killer(child: ChildProcess, operation: string, count: number, look: () => void, hold?: Promise<unknown>) {
   return (request: ServedRequest): Faults | undefined => {
     look();

@@ -1,5 +1,5 @@
-// Oracle: an undisturbed dump. Disks fill up or become read-only, files vanish, lines are broken. The error names the cause and
-// the location, finished shards stay valid, and the same command continues when the cause is gone.
+// Oracle: an undisturbed dump. Disks fill up or become read-only, files vanish, lines are broken. The error names the
+// cause and the location, finished shards stay valid, and the same command continues when the cause is gone.
 import { spawn } from 'node:child_process';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -1,5 +1,5 @@
-// Memory does not grow with the corpus. Oracle: the system's own count for two processes that dump corpora of two sizes.
-// `npm run bench:dump-memory` does the same with a larger model.
+// Memory does not grow with the corpus. Oracle: the system's own count for two processes that dump corpora of two
+// sizes. `npm run bench:dump-memory` does the same with a larger model.
 import * as assert from 'uvu/assert';
 import { measureDump } from '../support/dump_memory.js';
 import { withFolder } from '../support/folders.js';

@@ -232,7 +232,7 @@ test('folders that are no dumps, and shards that were cut, are refused', () =>
 
 async function* nothing() {}
 
-test('an empty corpus leaves nothing behind, and other failures before the first shard do not refuse the next request', () =>
+test('an empty corpus leaves nothing behind, and a failure before the first shard does not refuse another request', () =>
   withFolder(async (folder) => {
     const at = (name: string) => join(folder, name);
     await writeFile(at('empty.txt'), '');

@@ -1,5 +1,5 @@
-// Oracle: the sizes of files. A folder whose manifest or headers say more than its files hold is refused with the file's name
-// and before memory is taken; one that does not fit into memory says so; and nothing is written that could
+// Oracle: the sizes of files. A folder whose manifest or headers say more than its files hold is refused with the
+// file's name and before memory is taken; one that does not fit into memory says so; and nothing is written that could
 // not be read again.
 import { mkdir, open, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

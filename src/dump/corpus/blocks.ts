@@ -1,5 +1,6 @@
-// From tokens to the rows that the model sees. A block holds the rows of one shard. It is gathered before anything is computed,
-// so that every write offset in the shard is known beforehand, and a resumed run can compare tokens without computing.
+// From tokens to the rows that the model sees. A block holds the rows of one shard. It is gathered before anything is
+// computed, so that every write offset in the shard is known beforehand, and a resumed run can compare tokens without
+// computing.
 import type { TokenChunk } from './corpus.js';
 
 export interface Block {
@@ -77,7 +78,7 @@ class BlockBuilder {
     return this.#tokenCount === 0;
   }
 
-  /** Adds tokens from `from` to `end`, as many as fit into the row, and returns their number. The block must not be full. */
+  /** Adds tokens [from, end), as many as fit into the row, and returns their number. The block must not be full. */
   add(tokens: ArrayLike<number>, from: number, end: number, document: number): number {
     const count = Math.min(end - from, this.#context - this.#length);
     const start = this.#rows * this.#context + this.#length;

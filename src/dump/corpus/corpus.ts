@@ -1,8 +1,9 @@
-// The corpus of a dump: files, standard input or the caller's own documents, streamed as tokens. Memory stays bounded for a
-// corpus of any size.
+// The corpus of a dump: files, standard input or the caller's own documents, streamed as tokens. Memory stays bounded
+// for a corpus of any size.
 //
-// One rule holds for all of them: a document is the part of a text or token file up to and including an <|endoftext|> (or the file's
-// end), a line of a .jsonl file, or an item of an iterable. Documents are numbered in that order, empty ones included.
+// One rule holds for all of them: a document is the part of a text or token file up to and including an <|endoftext|>
+// (or the file's end), a line of a .jsonl file, or an item of an iterable. Documents are numbered in that order, empty
+// ones included.
 import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
@@ -11,7 +12,9 @@ import { endOfText, TextCutter } from './text_chunks.js';
 
 export type CorpusKind = 'text' | 'jsonl' | 'tokens';
 
-/** A path whose extension gives the kind (.txt, .jsonl, .bin), a path with its kind, or `-` for text on standard input. */
+/**
+ * A path whose extension gives the kind (.txt, .jsonl, .bin), a path with its kind, or `-` for text on standard input.
+ */
 export type CorpusFile = string | { path: string; kind: CorpusKind };
 
 /** Files, or documents: text or tokens each. `process.stdin` stands for text on standard input. */

@@ -1,12 +1,12 @@
-// Cuts text into chunks that can be tokenised one by one without changing a token, so that a corpus of any size is read in
-// bounded memory.
+// Cuts text into chunks that can be tokenised one by one without changing a token, so that a corpus of any size is read
+// in bounded memory.
 //
 // The GPT-2 tokenizer first splits text with
 //   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-// and merges bytes only inside such a match. No match holds a letter followed by anything but letters, a digit
-// followed by anything but digits, or any visible character followed by white space. Of the visible characters, only `'`
-// can share a match with a letter after it. No alternative looks back, and only white space looks ahead. So it is safe to cut
-// the text after a visible character where the kind of character changes, except between a sign and a letter.
+// and merges bytes only inside such a match. No match holds a letter followed by anything but letters, a digit followed
+// by anything but digits, or any visible character followed by white space. Of the visible characters, only `'` can
+// share a match with a letter after it. No alternative looks back, and only white space looks ahead. So it is safe to
+// cut the text after a visible character where the kind of character changes, except between a sign and a letter.
 
 import { isHighSurrogate, isLowSurrogate, kindOf, letters, sign, space } from '../../files/tokenizer/pretokenizer.js';
 
@@ -33,8 +33,8 @@ function isSureCut(text: string, at: number): boolean {
 }
 
 /**
- * The last index after `from` where `text` can be cut without changing its tokens, whatever follows the text; 0 when there
- * is none. The text must not hold a whole `<|endoftext|>`. The beginning of one at its end is not cut.
+ * The last index after `from` where `text` can be cut without changing its tokens, whatever follows the text; 0 when
+ * there is none. The text must not hold a whole `<|endoftext|>`. The beginning of one at its end is not cut.
  */
 export function lastCut(text: string, from = 0): number {
   for (let at = text.length - endOfText.length; at > from; at--) if (isSureCut(text, at)) return at;
@@ -48,7 +48,8 @@ export interface TextChunk {
 }
 
 /**
- * Cuts text that is added in parts of any size. `end` gives the rest. `origin` says in errors where the text comes from.
+ * Cuts text that is added in parts of any size. `end` gives the rest. `origin` says in errors where the text comes
+ * from.
  */
 export class TextCutter {
   readonly #origin: string;

@@ -1,4 +1,5 @@
-// The locations that a dump stores: those of the model, as they are or through an autoencoder (`5/resid/delta_mlp -> NAME`).
+// The locations that a dump stores: those of the model, as they are or through an autoencoder
+// (`5/resid/delta_mlp -> NAME`).
 
 import { expandLocations } from '../../transformer/location.js';
 import type { TransformerConfig } from '../../transformer/weights/config.js';

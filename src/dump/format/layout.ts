@@ -1,6 +1,6 @@
-// The bytes of a shard: a safetensors file whose header and offsets follow from the settings, the rows and the numbers of
-// active latents. The writer and the reader share this, so that a file either is exactly as it must be or
-// is refused.
+// The bytes of a shard: a safetensors file whose header and offsets follow from the settings, the rows and the numbers
+// of active latents. The writer and the reader share this, so that a file either is exactly as it must be or is
+// refused.
 import { bytesPerElement, type HostDType } from '../../files/host_tensor.js';
 import {
   type PlacedTensor,
@@ -56,9 +56,9 @@ export interface ShardSize {
 }
 
 /**
- * The tensors of a shard in the order of the file: first those whose size is known before anything is computed, then the
- * entries of the latents, whose number is known when the last batch is done. In both groups, tensors with wider elements
- * come first. So tensors are aligned, except where one may follow an odd number of bytes.
+ * The tensors of a shard in the order of the file: first those whose size is known before anything is computed, then
+ * the entries of the latents, whose number is known when the last batch is done. In both groups, tensors with wider
+ * elements come first. So tensors are aligned, except where one may follow an odd number of bytes.
  */
 export function shardTensors(settings: DumpSettings, { rows, positions, entries }: ShardSize): Named[] {
   const { context, autoencoders, locations, dtype } = settings;

@@ -1,6 +1,6 @@
-// manifest.json says what a dump holds. It is needed to read the dump, to continue it, and to refuse files of another one. It
-// has nothing that differs between runs: no times, no machine, no absolute paths. Folders may come from anywhere, so
-// everything that is read here is checked before it is used.
+// manifest.json says what a dump holds. It is needed to read the dump, to continue it, and to refuse files of another
+// one. It has nothing that differs between runs: no times, no machine, no absolute paths. Folders may come from
+// anywhere, so everything that is read here is checked before it is used.
 import { bytesPerElement } from '../../files/host_tensor.js';
 import type { Store } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
@@ -48,7 +48,9 @@ export const isManifestFile = (name: string): boolean => manifestPattern.test(na
 /** The name of the lease that is held by the process that writes the dump, or the part. */
 export const leaseFile = (part: Part): string => `${manifestFile(part)}.claim`;
 
-/** The manifest that a lease belongs to, or a lease that was taken over and not cleared away; undefined for other names. */
+/**
+ * The manifest that a lease belongs to, or a lease that was taken over and not cleared away; undefined for other names.
+ */
 export function leasedFile(name: string): string | undefined {
   const file = /^(.+)\.claim(\.[\w-]+)?$/.exec(name)?.[1];
   return file !== undefined && isManifestFile(file) ? file : undefined;
@@ -96,7 +98,9 @@ export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry
   complete,
 });
 
-/** @throws Error, with advice and before anything is written, when the manifest would be larger than what can be read. */
+/**
+ * @throws Error, with advice and before anything is written, when the manifest would be larger than what can be read.
+ */
 export async function writeManifest(store: Store, manifest: Manifest, how?: Writing): Promise<void> {
   const file = manifestFile(manifest.part);
   const text = manifestText(store, manifest, how);
@@ -135,8 +139,8 @@ function textOf(manifest: Manifest): string | undefined {
 }
 
 /**
- * All manifests of a folder, by file name: one, or one for each part that was begun. Manifests of parts that were merged
- * into a whole may still be there; they are left out. With `only`, no other names are read.
+ * All manifests of a folder, by file name: one, or one for each part that was begun. Manifests of parts that were
+ * merged into a whole may still be there; they are left out. With `only`, no other names are read.
  */
 export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
   const names = (await store.list()).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));

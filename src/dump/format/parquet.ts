@@ -1,13 +1,14 @@
-// The latents of one autoencoder in one shard as a Parquet file, sorted by latent and within a latent by position. What a
-// query about one latent needs lies in one row group or a few, and the statistics of the column `latent` say in which.
+// The latents of one autoencoder in one shard as a Parquet file, sorted by latent and within a latent by position. What
+// a query about one latent needs lies in one row group or a few, and the statistics of the column `latent` say in
+// which.
 //
-// This is a counting sort in little memory. One pass counts. Then each range of the sorted entries is gathered in a pass of
-// its own, and is written as row groups before the next range. Integers are written as differences, which are small among
-// neighbours of one latent. Values use BYTE_STREAM_SPLIT, since a dictionary would take -0 for 0.
+// This is a counting sort in little memory. One pass counts. Then each range of the sorted entries is gathered in a
+// pass of its own, and is written as row groups before the next range. Integers are written as differences, which are
+// small among neighbours of one latent. Values use BYTE_STREAM_SPLIT, since a dictionary would take -0 for 0.
 //
-// Measured on an AMD EPYC with 32,768 latents: 5 million random entries take 6 s and three passes, 30 million take 42 s and
-// nine passes, at 10.7 bytes each and with at most 0.2 GB of additional memory. A row group blocks the event loop for 0.1 to
-// 0.2 s. Encoding takes nine tenths of the time, and encoding the texts two fifths.
+// Measured on an AMD EPYC with 32,768 latents: 5 million random entries take 6 s and three passes, 30 million take 42 s
+// and nine passes, at 10.7 bytes each and with at most 0.2 GB of additional memory. A row group blocks the event loop
+// for 0.1 to 0.2 s. Encoding takes nine tenths of the time, and encoding the texts two fifths.
 import { ByteWriter, type ColumnSource, ParquetWriter, type SchemaElement } from 'hyparquet-writer';
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { textOf } from './token_text.js';
@@ -68,8 +69,8 @@ const schema: SchemaElement[] = [
 ];
 
 /**
- * Writes the file through `write`, in order. The bytes are valid until its promise resolves. The same entries and sizes give
- * the same bytes.
+ * Writes the file through `write`, in order. The bytes are valid until its promise resolves. The same entries and sizes
+ * give the same bytes.
  * @throws RangeError for sizes that do not fit together, Error for pointers or latents that cannot be.
  */
 export async function writeLatentsParquet(
@@ -194,7 +195,10 @@ function* chunks({ rowPtr }: LatentEntries, chunk: number): Generator<[from: num
 
 // ---- columns
 
-/** The columns of the sorted entries [from, to). Only `latent` has statistics: others have all their values in any row group. */
+/**
+ * The columns of the sorted entries [from, to). Only `latent` has statistics: others have all their values in any row
+ * group.
+ */
 function columnsOf(
   entries: LatentEntries,
   starts: Float64Array,

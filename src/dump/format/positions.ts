@@ -1,9 +1,9 @@
 // Which positions of a block's rows are stored, and in which order.
 //
-// A position has two numbers here. Its flat position is row * context + position in the row, counted over the whole block.
-// Its slot is where it is stored. As long as nothing is left out, the two are equal, padding included, and the tensors of
-// a shard are [rows, context, ...]. Otherwise only the stored positions have slots, row by row without gaps, and the
-// tensors are [positions, ...].
+// A position has two numbers here. Its flat position is row * context + position in the row, counted over the whole
+// block. Its slot is where it is stored. As long as nothing is left out, the two are equal, padding included, and the
+// tensors of a shard are [rows, context, ...]. Otherwise only the stored positions have slots, row by row without gaps,
+// and the tensors are [positions, ...].
 import { endOfTextToken } from '../../files/tokenizer/tokenizer.js';
 import type { Block } from '../corpus/blocks.js';
 import type { DumpSettings } from './settings.js';

@@ -1,5 +1,5 @@
-// Readers for untrusted plain data, such as a manifest or a job of a queue. A reader makes a copy that holds the known fields,
-// checked, and nothing else. The first invalid value is an error that names its field.
+// Readers for untrusted plain data, such as a manifest or a job of a queue. A reader makes a copy that holds the known
+// fields, checked, and nothing else. The first invalid value is an error that names its field.
 import { quoted } from '../../files/text.js';
 
 /** What happens to unknown fields: they are an error, or are left out of the copy. */

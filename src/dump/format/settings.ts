@@ -1,5 +1,5 @@
-// The settings of a dump: what decides every byte of it, as plain data. A plan works them out (dump_plan.ts), the manifest
-// keeps them, and two dumps are compared by them.
+// The settings of a dump: what decides every byte of it, as plain data. A plan works them out (dump_plan.ts), the
+// manifest keeps them, and two dumps are compared by them.
 import type { TransformerConfig } from '../../transformer/weights/config.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { checked, flag, integer, listOf, object, oneOf, optional, orNull, type Read, string } from './schema.js';
@@ -39,13 +39,16 @@ export interface StorageOptions {
    * without gaps, and `positions` says where it belongs.
    */
   drop?: readonly Dropped[];
-  /** The part of the positions that is stored, above 0 and up to 1, chosen at random; padding never is. All when left out. */
+  /**
+   * The part of the positions that is stored, above 0 and up to 1, chosen at random; padding never is. All when left
+   * out.
+   */
   sample?: number;
   /** The seed of that choice; 0 when left out. */
   seed?: number;
   /**
-   * Counts of each feature, its mean, variance and maximum, over all positions that are not dropped, in the sample or not.
-   * See `Dump.statistics`.
+   * Counts of each feature, its mean, variance and maximum, over all positions that are not dropped, in the sample or
+   * not. See `Dump.statistics`.
    */
   statistics?: boolean;
   /** Writes the latents once more, sorted by latent, as a Parquet file for each shard and autoencoder. */
@@ -69,8 +72,8 @@ export interface SparseLocation {
 }
 
 /**
- * What decides every byte of a dump. Two runs with equal settings and one corpus write equal folders. The storage options
- * are here with their defaults filled in.
+ * What decides every byte of a dump. Two runs with equal settings and one corpus write equal folders. The storage
+ * options are here with their defaults filled in.
  */
 export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'limit' | 'seed'>>> {
   readonly model: {

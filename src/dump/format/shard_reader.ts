@@ -1,5 +1,5 @@
-// Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply. So nothing in
-// the file is trusted that was not worked out here.
+// Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply. So
+// nothing in the file is trusted that was not worked out here.
 import type { ByteSource } from '../../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../../files/host_tensor.js';
 import { allocate, checkRoom } from '../../files/memory.js';
@@ -169,7 +169,8 @@ function inWords(path: string, layout: () => ShardLayout): ShardLayout {
   }
 }
 
-// Reads from the header what the manifest leaves open. The parser takes no more memory than the header's length justifies.
+// Reads from the header what the manifest leaves open. The parser takes no more memory than the header's length
+// justifies.
 function sizeIn(
   path: string,
   header: Buffer,
@@ -195,7 +196,10 @@ function sizeIn(
   return { rows, positions, entries: names.map((name) => length(name, Number.MAX_SAFE_INTEGER)) };
 }
 
-/** The statistics of a location's features, or of its latents, in one shard. They lie together, so one read gets them all. */
+/**
+ * The statistics of a location's features, or of its latents, in one shard. They lie together, so one read gets them
+ * all.
+ */
 export async function statisticsIn(shard: ShardReader, name: string): Promise<Statistics> {
   const parts = ['count', ...statisticNames].map((statistic) => shard.layout.tensor(`${name}.${statistic}`));
   const [first, last] = [parts[0] as PlacedTensor, parts.at(-1) as PlacedTensor];

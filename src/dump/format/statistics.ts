@@ -1,7 +1,7 @@
-// Statistics of features, gathered while a shard is made. Features are the columns of a location (neurons, dimensions of the
-// residual stream) or latents. Each has the number of positions where it is not 0, the mean, the variance and the maximum.
-// Each row is summed by itself, in float64, and then merged (moments.ts). The order of the rows does not depend on how many
-// are computed at a time, so the results do not depend on it either.
+// Statistics of features, gathered while a shard is made. Features are the columns of a location (neurons, dimensions
+// of the residual stream) or latents. Each has the number of positions where it is not 0, the mean, the variance and
+// the maximum. Each row is summed by itself, in float64, and then merged (moments.ts). The order of the rows does not
+// depend on how many are computed at a time, so the results do not depend on it either.
 import { Moments } from './moments.js';
 
 export interface Statistics {
@@ -46,7 +46,7 @@ export class FeatureStatistics {
       const start = position * features;
       for (let i = 0; i < features; i++) {
         const x = values[start + i] as number;
-        // a product of two float32 is exact in float64, and a row is short: nothing is lost by subtracting the mean last
+        // A product of two float32 is exact in float64, and a row is short: the mean can be subtracted last.
         sum[i] = (sum[i] as number) + x;
         squares[i] = (squares[i] as number) + x * x;
         if (x !== 0) active[i] = (active[i] as number) + 1;

@@ -5,7 +5,9 @@ import type { DumpSettings, FloatDType } from './settings.js';
 /** The values that a device gives. They are stored as they are or, for int8, with less accuracy. */
 export type StoredFloats = Float32Array | Uint16Array;
 
-/** The dtype in which values leave the device. Statistics are of unrounded values: with them, values are rounded later. */
+/**
+ * The dtype in which values leave the device. Statistics are of unrounded values: with them, values are rounded later.
+ */
 export const transferDType = ({ dtype, statistics }: Pick<DumpSettings, 'dtype' | 'statistics'>): FloatDType =>
   dtype === 'int8' || statistics ? 'float32' : dtype;
 
@@ -29,8 +31,8 @@ export interface Quantized {
 }
 
 /**
- * `values` [vectors, width], each vector with a scale of its own: the largest magnitude over 127. A value is off by half
- * the scale at most.
+ * `values` [vectors, width], each vector with a scale of its own: the largest magnitude over 127. A value is off by
+ * half the scale at most.
  * @throws RangeError when a value is not finite.
  */
 export function quantized(values: Float32Array, width: number): Quantized {

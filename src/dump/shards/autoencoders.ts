@@ -33,8 +33,8 @@ export interface AutoencoderPermit {
 }
 
 /**
- * The autoencoder of a location: an entry of `sources`, a published autoencoder or one of the demo model by its name, or a
- * file.
+ * The autoencoder of a location: an entry of `sources`, a published autoencoder or one of the demo model by its name,
+ * or a file.
  */
 export async function findAutoencoder(
   wanted: DumpLocation,

@@ -1,5 +1,6 @@
-// Which rows of a block go through the model together: rows of similar length, so that almost nothing of what is computed is
-// padding. Where the values of each row belong in the shard is known beforehand, so the order has no influence on it.
+// Which rows of a block go through the model together: rows of similar length, so that almost nothing of what is
+// computed is padding. Where the values of each row belong in the shard is known beforehand, so the order has no
+// influence on it.
 import type { Block } from '../corpus/blocks.js';
 import type { DumpPlan } from './dump_plan.js';
 

@@ -33,8 +33,9 @@ interface Reader {
 }
 
 /**
- * Gives blocks by their number, one at a time, in any order. Several readers are kept at different offsets in the corpus.
- * So a lower number, such as that of a shard that is made again, does not end the pass that reads the higher ones.
+ * Gives blocks by their number, one at a time, in any order. Several readers are kept at different offsets in the
+ * corpus. So a lower number, such as that of a shard that is made again, does not end the pass that reads the higher
+ * ones.
  */
 export class BlockCursor {
   readonly #open: () => AsyncGenerator<Block>;

@@ -1,5 +1,5 @@
-// A dump's plan: everything that is decided before the first token is read, as plain data that can be printed and tested.
-// Nothing here touches a device or a file.
+// A dump's plan: everything that is decided before the first token is read, as plain data that can be printed and
+// tested. Nothing here touches a device or a file.
 
 import { bytesPerElement } from '../../files/host_tensor.js';
 import { showBytes } from '../../files/text.js';
@@ -44,7 +44,8 @@ export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' |
 }
 
 const largestShard = 2 ** 27;
-// The tokens of a batch: enough to keep the matrix kernels busy, and few enough for the activations to stay in the caches.
+// The tokens of a batch: enough to keep the matrix kernels busy, and few enough for the activations to stay in the
+// caches.
 const batchTokens = { cpu: 2048, cuda: 32768 };
 // The most values of a batch: they are held in host memory.
 const batchValues = 2 ** 27;
@@ -171,7 +172,9 @@ function integer(option: string, value: unknown, low: number, high = Number.MAX_
 const rowShape = (location: string, { config, vocabulary }: DumpSettings['model'], context: number): number[] =>
   locationShape(location, config, vocabulary, 1, context).slice(1);
 
-/** Whether the keys are a dimension of a location: then its shape grows with the sequence in more than one dimension. */
+/**
+ * Whether the keys are a dimension of a location: then its shape grows with the sequence in more than one dimension.
+ */
 function hasKeys(location: string, model: DumpSettings['model']): boolean {
   const [[, ...short], [, ...long]] = [rowShape(location, model, 1), rowShape(location, model, 2)] as const;
   return short.some((size, dim) => size !== long[dim]);

@@ -1,5 +1,5 @@
-// The folder that a dump is written to. This refuses a folder with other contents, or one that another process writes to,
-// removes what an interrupted run left, and finds the shards that are there already.
+// The folder that a dump is written to. This refuses a folder with other contents, or one that another process writes
+// to, removes what an interrupted run left, and finds the shards that are there already.
 import { isPlainName, type Store, unfinishedOf } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from '../format/disk.js';
 import {
@@ -33,14 +33,16 @@ export interface PreparedFolder {
   /** Releases the lease, so that another process can write to the folder. */
   readonly release: () => Promise<void>;
   /**
-   * To be called before `release` when the corpus has no tokens. Removes the manifest if it lists no shards, so that it does
-   * not refuse another request. Returns a function for after `release`, which removes the folder if this call made it and
-   * it is empty.
+   * To be called before `release` when the corpus has no tokens. Removes the manifest if it lists no shards, so that it
+   * does not refuse another request. Returns a function for after `release`, which removes the folder if this call made
+   * it and it is empty.
    */
   readonly undo: () => Promise<() => Promise<void>>;
 }
 
-/** @throws Error when the folder holds something else, with the difference named, or when another process writes to it. */
+/**
+ * @throws Error when the folder holds something else, with the difference named, or when another process writes to it.
+ */
 export async function prepareFolder(store: Store, settings: DumpSettings): Promise<PreparedFolder> {
   const { name: folder } = store;
   const { lease, removeFolder } = await leased(store, settings);
@@ -114,8 +116,8 @@ async function contentsOf(
     ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
   ]);
   const found = manifests.get(own);
-  // The manifest of a run that ended before its first shard was complete does not refuse another request. A shard that it
-  // did publish is not removed for another request.
+  // The manifest of a run that ended before its first shard was complete does not refuse another request. A shard that
+  // it did publish is not removed for another request.
   const isEmpty = found?.shards.length === 0 && !names.some((name) => isShardOf(name, settings));
   const isOutdated = isEmpty && differenceOf(found, settings) !== undefined;
   const standing = [...manifests.values()].filter((there) => there !== found || !isOutdated);

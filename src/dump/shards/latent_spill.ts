@@ -1,5 +1,5 @@
-// The latents of a shard while it is made. Their number is not known beforehand, so they are written to spill files as they
-// are computed, and copied into the shard in the order of the rows when the last batch is done.
+// The latents of a shard while it is made. Their number is not known beforehand, so they are written to spill files as
+// they are computed, and copied into the shard in the order of the rows when the last batch is done.
 import type { Draft } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { onDisk, writeAll } from '../format/disk.js';

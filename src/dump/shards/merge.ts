@@ -56,11 +56,11 @@ const merging: Writing = {
 };
 
 /**
- * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and stay as
- * they are. In object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one process. The same
- * call finishes one that was interrupted; a dump that is complete already stays as it is.
- * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their shards
- *   do not make a complete dump; nothing is changed then.
+ * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and
+ * stay as they are. In object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one
+ * process. The same call finishes one that was interrupted; a dump that is complete already stays as it is.
+ * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their
+ *   shards do not make a complete dump; nothing is changed then.
  */
 export async function mergeDumps(out: string, from: readonly string[] = []): Promise<MergeResult> {
   if (typeof out !== 'string' || out === '') throw new TypeError('merge: out must be the path of a folder');
@@ -108,7 +108,8 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   const entries = shards.map(({ entry }) => entry);
   const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
   const merged = makeManifest({ ...settings, part: whole }, entries, true);
-  if (!isWhole) manifestText(out, merged, merging); // refuses a manifest that could not be read, before anything is changed
+  // Before anything is changed, this refuses a manifest that could not be read.
+  if (!isWhole) manifestText(out, merged, merging);
   let linked = 0;
   for (const file of elsewhere) if (await adopted(out, file)) linked++;
   if (!isWhole) await writeManifest(out, merged, merging);

@@ -57,8 +57,8 @@ export interface DumpOptions extends PlainOptions, LocalOptions {
    */
   shard?: Part;
   /**
-   * Processes that share the work, one for each entry, for a model and autoencoders given by name. Each takes the shards
-   * that are next. The folder is, byte for byte, that of one process.
+   * Processes that share the work, one for each entry, for a model and autoencoders given by name. Each takes the
+   * shards that are next. The folder is, byte for byte, that of one process.
    */
   workers?: readonly WorkerOptions[];
   onProgress?: (progress: DumpProgress) => void;

@@ -1,5 +1,5 @@
-// Computes a block with the model and writes its shard. While a batch is computed, the one before is read into host memory
-// and written.
+// Computes a block with the model and writes its shard. While a batch is computed, the one before is read into host
+// memory and written.
 import type { Tensor } from '../../engine/ops/tensor.js';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';

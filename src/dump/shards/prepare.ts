@@ -62,7 +62,9 @@ export function checkByName({ model, autoencoders = {} }: DumpOptions, who: stri
   throw new TypeError(`dump: ${who} load autoencoders themselves: give '${given}' by name, path or address`);
 }
 
-/** @throws Error when a location, an autoencoder or an option is wrong, with the allowed values; what `permit` throws. */
+/**
+ * @throws Error when a location, an autoencoder or an option is wrong, with the allowed values; what `permit` throws.
+ */
 export async function prepare(
   options: Omit<DumpOptions, 'corpus'>,
   corpus: readonly SourceDescription[],

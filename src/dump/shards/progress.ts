@@ -4,8 +4,8 @@ export interface DumpProgress {
   /** Tokens that are done, including those that were found in the folder. */
   readonly tokens: number;
   /**
-   * Tokens of the corpus, or of this run's part of it. Exact when the corpus has been read to its end, else estimated from
-   * its bytes.
+   * Tokens of the corpus, or of this run's part of it. Exact when the corpus has been read to its end, else estimated
+   * from its bytes.
    */
   readonly totalTokens?: number;
   readonly bytesRead: number;

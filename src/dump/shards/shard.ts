@@ -1,7 +1,7 @@
-// Writes one shard. Tensors follow one another in the file while rows come batch by batch. So each batch is written at the
-// offsets that the layout gives. Latents, whose number is not known beforehand, follow at the end, and the header is written
-// last into the space that was left for it. Padding is never written: holes of a file read as zeros. The shard gets its name
-// only when it is complete and on the disk.
+// Writes one shard. Tensors follow one another in the file while rows come batch by batch. So each batch is written at
+// the offsets that the layout gives. Latents, whose number is not known beforehand, follow at the end, and the header
+// is written last into the space that was left for it. Padding is never written: holes of a file read as zeros. The
+// shard gets its name only when it is complete and on the disk.
 import { handleSource } from '../../files/byte_source.js';
 import { type Draft, newTag, type Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
@@ -104,7 +104,10 @@ export class ShardWriter {
     }
   }
 
-  /** Writes the batch's `values` [rows, seq, ...] of location `i`, except padding and left-out positions. `values` is overwritten. */
+  /**
+   * Writes the batch's `values` [rows, seq, ...] of location `i`, except padding and left-out positions. `values` is
+   * overwritten.
+   */
   async writeDense(i: number, batch: Batch, values: StoredFloats): Promise<void> {
     const entry = this.#settings.locations[i] as DumpSettings['locations'][number];
     const { context } = this.#settings;
@@ -186,7 +189,10 @@ export class ShardWriter {
     return files;
   }
 
-  /** Removes what was written, after a failure and when no write is running. It never rejects, so that it does not hide that failure. */
+  /**
+   * Removes what was written, after a failure and when no write is running. It never rejects, so that it does not hide
+   * that failure.
+   */
   async abandon(): Promise<void> {
     await discardAll([this.#draft, ...this.#spills]);
   }

@@ -1,5 +1,5 @@
-// What makes shards of blocks: this process, or several that it starts (workers.ts). Both take blocks in order, and report
-// each shard when it is complete.
+// What makes shards of blocks: this process, or several that it starts (workers.ts). Both take blocks in order, and
+// report each shard when it is complete.
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { quietly } from '../corpus/read_ahead.js';
@@ -24,7 +24,9 @@ export interface ShardMaker {
   readonly encode: (text: string) => number[];
   /** Must be called once, when the folder is ready. */
   begin(events: ShardEvents): void;
-  /** Takes a block, and resolves when another one may be given. Rejects with whatever failed, also for earlier blocks. */
+  /**
+   * Takes a block, and resolves when another one may be given. Rejects with whatever failed, also for earlier blocks.
+   */
   take(block: Block): Promise<void>;
   /** Resolves when every block that was taken is a shard. */
   finish(): Promise<void>;
@@ -68,9 +70,10 @@ export class LocalMaker implements ShardMaker {
   }
 
   /**
-   * Makes a block's shard, also after others have failed. Blocks may come again and in any order, one at a time. Resolves
-   * when the shard is computed and the one before is finished, so that another block may be given. Rejects when it cannot be
-   * computed, or with the reason of `before`, if that rejects meanwhile; then nothing of the shard is left.
+   * Makes a block's shard, also after others have failed. Blocks may come again and in any order, one at a time.
+   * Resolves when the shard is computed and the one before is finished, so that another block may be given. Rejects
+   * when it cannot be computed, or with the reason of `before`, if that rejects meanwhile; then nothing of the shard is
+   * left.
    */
   async make(block: Block, before: Promise<unknown> = Promise.resolve()): Promise<ComputedShard> {
     const writer = await computeShard(this.#pipeline as Pipeline, block);

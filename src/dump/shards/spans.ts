@@ -5,7 +5,9 @@ import type { StoredPositions } from '../format/positions.js';
 import type { StoredFloats } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
 
-/** `count` vectors that are stored without a gap: from position `first` on in the batch, from `slot` on in the shard. */
+/**
+ * `count` vectors that are stored without a gap: from position `first` on in the batch, from `slot` on in the shard.
+ */
 export interface Span {
   first: number;
   slot: number;

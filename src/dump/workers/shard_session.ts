@@ -1,5 +1,6 @@
-// Makes single shards of a dump by their numbers. Each is a part of its own with its own manifest. So the folder says what is
-// done, whichever process makes the shards, in any order and any number of times, and mergeDumps() makes one dump of them.
+// Makes single shards of a dump by their numbers. Each is a part of its own with its own manifest. So the folder says
+// what is done, whichever process makes the shards, in any order and any number of times, and mergeDumps() makes one
+// dump of them.
 import pLimit from 'p-limit';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
@@ -91,8 +92,8 @@ export class ShardSession {
   }
 
   /**
-   * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may begin.
-   * A failure affects one shard only: after a rejection the session can make others, and the same one again.
+   * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may
+   * begin. A failure affects one shard only: after a rejection the session can make others, and the same one again.
    * @throws RangeError when the dump has no shard of that number; Error when another process makes it, the disk or the
    *   corpus fails, or the corpus does not end where the dump was planned to.
    */

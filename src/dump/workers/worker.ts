@@ -1,5 +1,5 @@
-// A process that makes shards for its parent, which reads the corpus and writes the manifest (workers.ts). It ends when the
-// parent says so, or when the parent is gone.
+// A process that makes shards for its parent, which reads the corpus and writes the manifest (workers.ts). It ends when
+// the parent says so, or when the parent is gone.
 import { openDevice } from '../../engine/device.js';
 import { openStore } from '../../files/store/open_store.js';
 import { prepare } from '../shards/prepare.js';
@@ -67,5 +67,6 @@ process.on('message', (message: ToWorker) => {
   else work = work.then(() => handle(message)).catch(fail);
 });
 process.on('disconnect', () => process.exit());
-// Ctrl-C and a batch system's SIGTERM reach every process of a group. The parent decides what happens, and sends a message.
+// Ctrl-C and a batch system's SIGTERM reach every process of a group. The parent decides what happens, and sends a
+// message.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {});

@@ -1,5 +1,5 @@
-// The messages between the process of a dump and its workers. Blocks go one way and entries of shards the other. The values
-// themselves stay in the worker, which writes the shards.
+// The messages between the process of a dump and its workers. Blocks go one way and entries of shards the other. The
+// values themselves stay in the worker, which writes the shards.
 import type { BlobProgress } from '../../files/blob/blob.js';
 import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';

@@ -1,6 +1,6 @@
-// Several processes that make the shards of one dump, on one device each. This process reads the corpus, gives the next block
-// to a worker that is free, and writes the manifest. So standard input and a caller's documents work as files do, fast devices
-// get more blocks than slow ones, and the folder is that of one process, byte for byte.
+// Several processes that make the shards of one dump, on one device each. This process reads the corpus, gives the next
+// block to a worker that is free, and writes the manifest. So standard input and a caller's documents work as files do,
+// fast devices get more blocks than slow ones, and the folder is that of one process, byte for byte.
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
@@ -38,8 +38,8 @@ export class WorkerPool implements ShardMaker {
   }
 
   /**
-   * Starts the processes. The first one loads the model and the autoencoders before the others do. So files are fetched only
-   * once, and an error is reported only once.
+   * Starts the processes. The first one loads the model and the autoencoders before the others do. So files are fetched
+   * only once, and an error is reported only once.
    */
   static async start(options: DumpOptions, corpus: readonly SourceDescription[]): Promise<WorkerPool> {
     const { workers: wanted = [], signal, onFetch } = options;
@@ -186,7 +186,8 @@ class Worker {
   }
 
   send(message: ToWorker): void {
-    if (this.#child.connected) this.#child.send(message, () => {}); // a failure means that the process has ended, which is reported by itself
+    // A failure to send means that the process has ended, which is reported by itself.
+    if (this.#child.connected) this.#child.send(message, () => {});
   }
 
   /** Resolves when the process is gone. */

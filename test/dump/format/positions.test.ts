@@ -79,7 +79,7 @@ for (const [title, changes, keeps] of filters) {
       const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
       const { dtype = 'float32', locations: own = locations } = changes;
       await dump(options(whole, { dtype, locations: own }));
-      await dump(options(out, { ...changes, batch: 2 })); // batches of rows of similar length, which are not consecutive
+      await dump(options(out, { ...changes, batch: 2 })); // batches of rows that are not consecutive
       const expected = await opened(whole, async (made) => {
         const { tokens, document, stored } = await made.tokens();
         const { positions } = await made.stored('resid/post_emb', 1);

@@ -1,5 +1,5 @@
-// Shards are made by their numbers, and some fail. Oracle: the dump of one process, byte for byte, and counts of how often a
-// corpus is opened and how much of it is read.
+// Shards are made by their numbers, and some fail. Oracle: the dump of one process, byte for byte, and counts of how
+// often a corpus is opened and how much of it is read.
 import { cp, mkdir, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
