@@ -243,7 +243,7 @@ test('a plan with fewer or more shards than the corpus makes, and numbers that a
       const more = new RegExp(`^dump: planned with ${count - 2} shards, but the corpus makes more$`);
       await rejects(session.make(count - 3), more);
       await rm(at('corpus.txt'));
-      for (let attempt = 0; attempt < 3; attempt++) await rejects(session.make(count - 3), more); // nothing is read for it
+      for (let attempt = 0; attempt < 3; attempt++) await rejects(session.make(count - 3), more); // nothing is read
       for (const number of [-1, 0.5, Number.NaN, count - 2, 2 ** 60, '1', '../../evil', null, undefined]) {
         await rejects(
           session.make(number as number),
