@@ -2,12 +2,11 @@
 
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus/corpus.js';
-import { type Dropped, type DumpDType, droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
+import { type Dropped, droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
 import { dump, planOf } from '../dump/run.js';
 import { describePlan } from '../dump/shards/dump_plan.js';
-import type { DumpOptions } from '../dump/shards/options.js';
+import { type DumpOptions, type PlainOptions, plainOptions } from '../dump/shards/options.js';
 import type { DeviceName } from '../engine/device.js';
-import type { DType } from '../engine/dtype.js';
 import { showBytes } from '../files/text.js';
 import { interruptible, UsageError } from './failure.js';
 import { fetchView } from './fetch_progress.js';
@@ -24,26 +23,13 @@ import {
 import { partOf } from './part.js';
 import { progressView } from './progress.js';
 
-export interface DumpRequestOptions {
+export interface DumpRequestOptions extends PlainOptions {
   model: string;
-  precision?: DType;
   text?: string[];
   jsonl?: string[];
   tokens?: string[];
   hook?: string[];
   autoencoder?: string[];
-  out: string;
-  context?: number;
-  batch?: number;
-  dtype?: DumpDType;
-  shardTokens?: number;
-  threshold?: number;
-  limit?: number;
-  drop?: Dropped[];
-  sample?: number;
-  seed?: number;
-  statistics?: boolean;
-  parquet?: boolean;
 }
 
 interface DumpCommandOptions extends DumpRequestOptions {
@@ -169,12 +155,8 @@ export function dumpRequest(
   if (locations.length === 0) {
     throw new UsageError(`${command} needs a --hook or an --autoencoder: what is to be stored?`);
   }
-  const { out, model, precision, context, batch, dtype, shardTokens, threshold, limit } = options;
-  const { drop, sample, seed, statistics, parquet } = options;
-  const computing = { precision, context, batch, limit };
-  const storing = { dtype, shardTokens, threshold, drop, sample, seed, statistics, parquet };
-  const given = Object.entries({ ...computing, ...storing }).filter(([, value]) => value !== undefined);
-  return { out, model, corpus, locations, ...Object.fromEntries(given) };
+  const { out, ...others } = plainOptions(options);
+  return { out, model: options.model, corpus, locations, ...others };
 }
 
 function corpusOf(

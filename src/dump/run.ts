@@ -1,5 +1,5 @@
-// dump(): the corpus, block by block, to whatever makes shards of them, and the manifest. While one shard is computed,
-// the one before is hashed and synced, and the text of the one after is tokenised.
+// dump(): passes the corpus, block by block, to a maker of shards, and writes the manifest. While one shard is
+// computed, the one before is hashed and synced, and the text of the next one is tokenised.
 import { openDevice } from '../engine/device.js';
 import { openStore } from '../files/store/open_store.js';
 import type { Store } from '../files/store/store.js';
@@ -23,29 +23,30 @@ export interface DumpResult {
   readonly rows: number;
   readonly tokens: number;
   readonly shards: number;
-  /** Of the files of the shards. */
+  /** The bytes of all files of the shards. */
   readonly bytes: number;
-  /** Shards that this call wrote: 0 when the dump was complete already. */
+  /** Shards that this call wrote; 0 when the dump was complete already. */
   readonly written: number;
 }
 
+/** A dump in progress. */
 interface Run {
   readonly options: DumpOptions;
   readonly sources: readonly Source[];
   readonly maker: ShardMaker;
   readonly store: Store;
   readonly folder: PreparedFolder;
-  readonly ledger: Ledger;
+  readonly manifestWriter: ManifestWriter;
   readonly meter: ProgressMeter;
 }
 
 /**
- * Runs a corpus through the model and stores what `locations` names. A call that was interrupted, in whatever way, is
- * continued by the same call, with as many workers or none, and the finished folder is the same, byte for byte. See the
- * README for the layout.
- * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, when the folder holds
- *   another dump, or when another process writes it; later for a broken corpus or disk, or a worker that was lost. Shards
- *   that are finished stay valid.
+ * Runs a corpus through the model and stores what `locations` names. The same call continues one that was interrupted,
+ * with any number of workers or none, and the finished folder is the same, byte for byte. See the README for the
+ * layout.
+ * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, when the folder
+ *   holds another dump, or when another process writes it; later for a broken corpus or disk, or a worker that was
+ *   lost. Shards that are finished stay valid.
  */
 export async function dump(options: DumpOptions): Promise<DumpResult> {
   const { out, signal, workers } = options;
@@ -58,16 +59,16 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
     ? await WorkerPool.start(options, corpus)
     : new LocalMaker(await prepare(options, corpus), { out: store, signal });
   let folder: PreparedFolder | undefined;
-  let ledger: Ledger | undefined;
+  let manifestWriter: ManifestWriter | undefined;
   try {
     const { limit, part } = maker.settings;
     folder = await prepareFolder(store, maker.settings);
-    ledger = new Ledger(store, maker.settings, folder);
+    manifestWriter = new ManifestWriter(store, maker.settings, folder);
     const meter = new ProgressMeter({ corpusBytes: corpusBytes(sources), limit, parts: part.count });
-    return await runDump({ options, sources, maker, store, folder, ledger, meter });
+    return await runDump({ options, sources, maker, store, folder, manifestWriter, meter });
   } finally {
-    await maker.close(); // before the folder may be another's
-    const removeFolder = (await ledger?.settle()) ?? (async () => {});
+    await maker.close(); // before the lease of the folder is released
+    const removeFolder = (await manifestWriter?.settle()) ?? (async () => {});
     await folder?.release();
     await removeFolder();
   }
@@ -84,14 +85,14 @@ export async function planOf(options: DumpOptions): Promise<DumpPlan> {
   return plan;
 }
 
-/** The shards that are whole, and the manifest that lists them. */
-class Ledger {
+/** The complete shards, and the manifest that lists them. */
+class ManifestWriter {
   readonly shards: Map<number, ShardEntry>;
   readonly #store: Store;
   readonly #settings: DumpSettings;
   readonly #folder: PreparedFolder;
   #listed: number;
-  #isInVain = false;
+  #isGivenUp = false;
   #saving: Promise<void> = Promise.resolve();
 
   constructor(store: Store, settings: DumpSettings, folder: PreparedFolder) {
@@ -102,12 +103,12 @@ class Ledger {
     this.#listed = folder.manifest?.shards.length ?? -1;
   }
 
-  /** The corpus has no tokens: nothing is to stay of a dump that has no shards. */
+  /** For a corpus without tokens: nothing must stay of a dump that has no shards. */
   giveUp(): void {
-    this.#isInVain = true;
+    this.#isGivenUp = true;
   }
 
-  /** The manifest says how it is. */
+  /** Whether the manifest lists all shards. */
   get isUpToDate(): boolean {
     return this.#listed === this.shards.size;
   }
@@ -126,41 +127,41 @@ class Ledger {
   }
 
   /**
-   * For the end of a run. After a failure: a disk that was full of unfinished shards, so that the manifest could not list
-   * the last finished one, has room when those are gone; and of a corpus without tokens no manifest stays. Returns what
-   * removes the folder then, if the run made it.
+   * Ends a run. Tries once more to list all shards: the disk may have been full of unfinished ones, which are gone now.
+   * For a corpus without tokens, removes the manifest and returns a function that removes the folder, if the run made
+   * it.
    */
   async settle(): Promise<(() => Promise<void>) | undefined> {
     await this.#saving.catch(() => {});
-    // the run's own error is told
-    if (this.#isInVain) return this.#folder.undo().catch(() => undefined);
+    // A failure to clean up must not hide the error of the run.
+    if (this.#isGivenUp) return this.#folder.undo().catch(() => undefined);
     if (!this.isUpToDate) await this.save(false).catch(() => {});
     return undefined;
   }
 }
 
 async function runDump(run: Run): Promise<DumpResult> {
-  const { options, maker, folder, ledger, meter } = run;
+  const { options, maker, folder, manifestWriter, meter } = run;
   const { settings } = maker;
   const { out, signal } = options;
-  const tell = () => options.onProgress?.(meter.now());
-  if (!ledger.isUpToDate) await ledger.save(false);
+  const report = () => options.onProgress?.(meter.now());
+  if (!manifestWriter.isUpToDate) await manifestWriter.save(false);
 
   let written = 0;
   maker.begin({
     onStored(tokens) {
       meter.computed += tokens;
-      tell();
+      report();
     },
     async onShard(number, entry) {
-      await ledger.add(number, entry);
+      await manifestWriter.add(number, entry);
       meter.shards++;
       written++;
-      tell();
+      report();
     },
   });
   let blocks = 0;
-  const reading = new AbortController(); // ends with the run, however that ends
+  const reading = new AbortController(); // aborted when the run ends, also with an error
   const stop = signal ? AbortSignal.any([signal, reading.signal]) : reading.signal;
   try {
     for await (const block of readAhead(gather(run, stop), signal)) {
@@ -179,10 +180,10 @@ async function runDump(run: Run): Promise<DumpResult> {
   } finally {
     reading.abort();
   }
-  if (blocks === 0) ledger.giveUp();
+  if (blocks === 0) manifestWriter.giveUp();
   checkEnd(out, folder, blocks);
-  if (written > 0 || !folder.manifest?.complete) await ledger.save(true);
-  const entries = [...ledger.shards.values()];
+  if (written > 0 || !folder.manifest?.complete) await manifestWriter.save(true);
+  const entries = [...manifestWriter.shards.values()];
   return {
     out,
     rows: entries.reduce((sum, { rows }) => sum + rows, 0),
@@ -223,9 +224,11 @@ async function checkTokens({ maker, store }: Run, entry: ShardEntry, block: Bloc
     const there = await shard.rows(0, entry.rows);
     const at = firstDifference(there.tokens, block.tokens, there.document, block.document);
     if (at < 0) return;
-    const place = `row ${Math.floor(at / context)}, position ${at % context}`;
+    const position = `row ${Math.floor(at / context)}, position ${at % context}`;
     const [old, now] = [shown(there.tokens, there.document, at), shown(block.tokens, block.document, at)];
-    throw new Error(`dump: ${shard.path} is of another corpus: at ${place} it has ${old}, and the corpus has ${now}`);
+    throw new Error(
+      `dump: ${shard.path} is of another corpus: at ${position} it has ${old}, and the corpus has ${now}`,
+    );
   } finally {
     await shard.close();
   }

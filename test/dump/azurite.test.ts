@@ -64,12 +64,14 @@ async function hashes(container: ContainerClient): Promise<Record<string, string
   return found;
 }
 
-/** Lets the process stand still while there are blocks of a shard that is not committed; says of which ones. */
+/**
+ * Suspends the process while there are blocks of shards that are not committed, and returns the names of those shards.
+ */
 async function stoppedInUpload(running: ChildProcess, container: ContainerClient): Promise<string[]> {
   while (running.exitCode === null) {
     if ((await uncommitted(container)).length === 0) continue;
     running.kill('SIGSTOP');
-    await sleep(300); // what was on its way has come
+    await sleep(300); // requests that were on their way have arrived
     const left = await uncommitted(container);
     if (left.length > 0) return left;
     running.kill('SIGCONT');
@@ -120,14 +122,14 @@ async function run(port: number, service: BlobServiceClient): Promise<void> {
     [[], Object.keys(whole).length],
   );
 
-  const claim = await store.takeLease('other.claim');
+  const lease = await store.takeLease('other.claim');
   assert.match(String(await store.takeLease('other.claim')), /^process \d+ on /);
-  if (typeof claim === 'string') throw new Error(claim);
-  assert.is(await claim.lost(), false);
+  if (typeof lease === 'string') throw new Error(lease);
+  assert.is(await lease.lost(), false);
   await rejects(store.writeText('other.claim', 'x'), /another process holds it/);
   await container.getBlobClient(`${prefix}other.claim`).getBlobLeaseClient().breakLease(0);
-  assert.is(await claim.lost(), true);
-  await claim.release();
+  assert.is(await lease.lost(), true);
+  await lease.release();
 
   delete process.env.AZURE_STORAGE_CONNECTION_STRING;
   await rejects(new BlobStore('az://openaipublic/private/x').list(), /access is denied|nothing for the public|no such/);

@@ -33,7 +33,7 @@ const small = (out: string, changes: Partial<DumpOptions> = {}): DumpOptions => 
   ...{ context: 32, shardTokens: 512, limit: 2000, ...changes },
 });
 
-/** Shards of some 12 MiB, which are two blocks each. */
+/** A dump with shards of some 12 MiB, which are two blocks each. */
 const large = (out: string, changes: Partial<DumpOptions> = {}): DumpOptions =>
   small(out, { locations: ['*/mlp/post_act', '*/mlp/pre_act', sparse], dtype: 'float32', ...largeShards, ...changes });
 const largeShards = { shardTokens: 1536, limit: 4000 };
@@ -59,7 +59,7 @@ function start(args: string[]): { child: ChildProcess; ended: Promise<Ended> } {
   return { child, ended: new Promise((done) => child.on('close', (code, signal) => done({ code, signal, errors }))) };
 }
 
-/** The same dump in a folder: every file with its hash. */
+/** Makes the same dump in a folder, and returns every file with its hash. */
 const inFolder = (options: (out: string) => DumpOptions): Promise<Record<string, string>> =>
   withFolder(async (folder) => {
     await dump(options(join(folder, 'out')));
@@ -134,7 +134,7 @@ test('connections that are cut, servers that fail and damaged bytes change nothi
         assert.ok(performance.now() - asked.time >= 990, `${key} came too soon`);
         [asked, waits] = [undefined, waits + 1];
       }
-      // what a process does again after a fault goes well, so that no operation runs out of its tries
+      // A retry after a fault succeeds, so that no operation runs out of attempts.
       if (seen.has(key) || rng.next() < 0.3) return undefined;
       seen.add(key);
       const trouble = troubles[number++ % troubles.length] as Faults;
@@ -155,7 +155,7 @@ test('a slow server slows the dump: no more than two shards are unfinished', () 
     server.faults = ({ operation }) => {
       if (operation !== 'commit') return undefined;
       commits++;
-      // held until the computing stands still: two shards are there by then, and one of them is the one that is held
+      // The response is held until nothing is computed any more. By then there are two shards, one of which is held.
       const ahead = (finished() + 2) * 512;
       return { hold: until(() => tokens >= Math.min(ahead, 4096)).then(() => sleep(100)) };
     };
@@ -172,7 +172,7 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await sleep(5);
 }
 
-test('two processes: the second one is told who is at it; and one that has lost its lease stops', () =>
+test('two processes: the second one learns which process writes; and one that has lost its lease stops', () =>
   withBlobServer(async (server) => {
     const first = start(command(address));
     let second: Promise<Ended> | undefined;
@@ -190,12 +190,12 @@ test('two processes: the second one is told who is at it; and one that has lost 
     const { code, errors } = await first.ended;
     const refused = await second;
     assert.is(refused?.code, 1);
-    const told = new RegExp(`run is being written by process ${first.child.pid} on \\S+: wait until it is done`);
-    assert.match(refused?.errors ?? '', told);
+    const message = new RegExp(`run is being written by process ${first.child.pid} on \\S+: wait until it is done`);
+    assert.match(refused?.errors ?? '', message);
     assert.ok(stolen);
     assert.is(code, 1);
     assert.match(errors, /run was taken over by another process/);
-    assert.ok(blobsOf(server).has('manifest.json.claim'), "the other's claim stays");
+    assert.ok(blobsOf(server).has('manifest.json.claim'), "the other's lease stays");
     assert.equal(JSON.parse(String(blobsOf(server).get('manifest.json'))).shards, []);
   }));
 
@@ -226,7 +226,7 @@ test('SIGKILL at any moment, also in mid-upload, costs no byte, and shows no hal
     assert.equal(await made.verify(), []);
   }));
 
-// When it is killed, and whether what it asks for then is not done: blocks stay that are not committed.
+// When the process is killed, and whether its request is not executed then. Blocks that are not committed stay.
 const moments: [string, boolean][] = [
   ['put block', false],
   ['commit', true],
@@ -236,7 +236,9 @@ const moments: [string, boolean][] = [
   ['commit', true],
 ];
 
-/** Kills at a request of that kind, of which only a part has come when it is a long one. Each request is looked at. */
+/**
+ * Kills the process at a request of that kind. Of a long request, only a part has arrived. Every request is checked.
+ */
 function killer(child: ChildProcess, operation: string, count: number, look: () => void, hold?: Promise<unknown>) {
   return (request: ServedRequest): Faults | undefined => {
     look();
@@ -246,14 +248,14 @@ function killer(child: ChildProcess, operation: string, count: number, look: () 
   };
 }
 
-/** What is there under its own name has its last bytes. An empty blob stands for blocks that are being removed. */
+/** Every published blob has its final bytes. An empty blob stands for blocks that are being removed. */
 function assertWhole(server: BlobServer, whole: Record<string, string>): void {
   for (const [name, hash] of Object.entries(hashesOf(server))) {
     if (isShard(name) && !hash.startsWith('0 ')) assert.is(hash, whole[name], name);
   }
 }
 
-/** Every blob that is only blocks is named; otherwise all is well as far as it goes. */
+/** verify() names every blob that has only blocks, and finds no problem in published shards. */
 async function assertNamed(server: BlobServer): Promise<void> {
   if (!blobsOf(server).has('manifest.json')) return;
   await using made = await openDump(address);

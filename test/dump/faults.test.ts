@@ -1,5 +1,5 @@
-// Oracle: a dump that nothing happened to. Disks that fill up or turn read-only, files that vanish, lines that are broken:
-// the error names what and where, what is finished stays valid, and the run goes on when the cause is gone.
+// Oracle: an undisturbed dump. Disks fill up or become read-only, files vanish, lines are broken. The error names the
+// cause and the location, finished shards stay valid, and the same command continues when the cause is gone.
 import { spawn } from 'node:child_process';
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -79,8 +79,8 @@ for (const [way, changes] of ways) {
 
 /** Runs a script in which `dump` is the command with the folder `disk`, where file systems can be mounted. */
 function onDisk(folder: string, script: string): Promise<string> {
-  const words = `--text '${sampleText}' --hook 1/mlp/post_act --context 32 --shard-tokens 2048 --out disk/out`;
-  const head = `cd '${folder}'; dump() { '${process.execPath}' '${main}' dump ${words} "$@" 2>&1 | grep -v tokens/s; }
+  const args = `--text '${sampleText}' --hook 1/mlp/post_act --context 32 --shard-tokens 2048 --out disk/out`;
+  const head = `cd '${folder}'; dump() { '${process.execPath}' '${main}' dump ${args} "$@" 2>&1 | grep -v tokens/s; }
     verify() { '${process.execPath}' '${main}' verify disk/out; }`;
   const running = spawn('unshare', ['-rm', 'bash', '-c', `${head}\n${script}`], {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -92,7 +92,7 @@ function onDisk(folder: string, script: string): Promise<string> {
   return new Promise((resolve) => running.on('close', () => resolve(output)));
 }
 
-const disks = 'a disk that is full, and one that turns read-only';
+const disks = 'a disk that is full, and one that becomes read-only';
 if (!canMount()) test.skip(disks, 'a small file system cannot be mounted here');
 else {
   for (const [way, more] of [

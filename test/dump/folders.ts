@@ -1,4 +1,4 @@
-// What the tests of dumps share: the sample text, and comparing folders byte by byte.
+// Helpers that the tests of dumps share: the sample text, and the comparison of folders byte by byte.
 import { createHash } from 'node:crypto';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -7,7 +7,7 @@ import { packageRoot } from '../../src/engine/native.js';
 
 export const sampleText = join(packageRoot, 'assets', 'demo', 'stories-sample.txt');
 
-/** Every file of a folder with the hash of its bytes. */
+/** Returns every file of a folder with the hash of its bytes. */
 export async function contentsOf(folder: string): Promise<Record<string, string>> {
   const names = (await readdir(folder)).sort();
   const hashes = names.map(async (name) => {

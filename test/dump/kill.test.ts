@@ -66,7 +66,7 @@ test('SIGKILL at any moment costs no byte of the result', () =>
     await assertSameFolder(killed, whole);
   }));
 
-// What a kill leaves behind is a dump as far as it goes: all that is listed is whole.
+// A killed process leaves an incomplete but valid dump: all listed shards are complete.
 async function assertReadable(folder: string): Promise<void> {
   if (!(await readdir(folder)).includes('manifest.json')) return;
   await using made = await openDump(folder);
@@ -82,8 +82,8 @@ test('a disk that takes no more is an error that names the file, and the dump ca
   withFolder(async (folder) => {
     const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
     const few = ['--limit', '3000'];
-    const spooled = await ended(start(command(whole, ...few)));
-    assert.is(spooled.code, 0, spooled.errors);
+    const reference = await ended(start(command(whole, ...few)));
+    assert.is(reference.code, 0, reference.errors);
     // A limit on the size of a file stands for the full disk: 100 blocks of 1024 bytes.
     const limited = spawn('bash', ['-c', 'ulimit -f 100; exec "$0" "$@"', process.execPath, ...command(out, ...few)]);
     const { code, errors } = await ended(limited);

@@ -1,15 +1,15 @@
-// Memory does not grow with the corpus. Oracle: the system's own count for two processes that dump corpora of two sizes.
-// `npm run bench:dump-memory` does the same with a larger model.
+// Memory does not grow with the corpus. Oracle: the system's own count for two processes that dump corpora of two
+// sizes. `npm run bench:dump-memory` does the same with a larger model.
 import * as assert from 'uvu/assert';
 import { measureDump } from '../support/dump_memory.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 
 const test = suite('dump memory');
-test.limit(540_000); // it takes two minutes where nothing else runs
+test.limit(540_000); // the test takes two minutes on an idle machine
 const title = 'a dump of 300,000 tokens takes what one of 30,000 takes';
 
-if (process.platform !== 'linux') test.skip(title, 'only Linux tells how much memory a process has had');
+if (process.platform !== 'linux') test.skip(title, "only Linux reports the peak of a process's memory");
 else if (process.env.ASAN_OPTIONS) test.skip(title, 'a sanitizer keeps what was freed');
 else {
   test(title, () =>

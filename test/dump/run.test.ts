@@ -1,4 +1,4 @@
-// Oracle: what the model and the autoencoder give when they are called directly, and dumps that were never interrupted.
+// Oracles: the values of the model and the autoencoder when they are called directly, and uninterrupted dumps.
 import { appendFile, cp, mkdir, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -160,7 +160,7 @@ test('abort leaves a folder that the same call continues', () =>
     await rejects(dump(small(join(folder, 'never'), { signal: AbortSignal.abort(new Error('too late')) })), /too late/);
   }));
 
-test('abort ends the wait for a corpus that gives nothing more', () =>
+test('abort ends the wait for a corpus that gives no more items', () =>
   withFolder(async (out) => {
     async function* endless() {
       yield [1, 2, 3];
@@ -170,7 +170,7 @@ test('abort ends the wait for a corpus that gives nothing more', () =>
     await rejects(dump(small(out, { corpus: endless(), signal })), /timeout/);
   }));
 
-test('a complete dump is left alone; a missing shard is made again; leftovers go', () =>
+test('a complete dump is left alone; a missing shard is made again; leftovers are removed', () =>
   withFolder(async (folder) => {
     const [out, whole] = [join(folder, 'out'), join(folder, 'whole')];
     await dump(small(out));
@@ -232,7 +232,7 @@ test('folders that are no dumps, and shards that were cut, are refused', () =>
 
 async function* nothing() {}
 
-test('an empty corpus leaves nothing behind, and what else ends before the first shard is not in the way', () =>
+test('an empty corpus leaves nothing behind, and a failure before the first shard does not refuse another request', () =>
   withFolder(async (folder) => {
     const at = (name: string) => join(folder, name);
     await writeFile(at('empty.txt'), '');
@@ -266,7 +266,7 @@ test('an empty corpus leaves nothing behind, and what else ends before the first
     assert.equal(await contentsOf(at('there')), whole);
   }));
 
-test('a run that was killed before its first shard does not stand in the way of another request', () =>
+test('a run that was killed before its first shard does not refuse another request', () =>
   withFolder(async (folder) => {
     const [out, other, killed] = [join(folder, 'out'), join(folder, 'other'), join(folder, 'killed')];
     await dump(small(other, { context: 8 }));
@@ -275,7 +275,7 @@ test('a run that was killed before its first shard does not stand in the way of 
     const path = join(killed, 'manifest.json');
     const manifest = JSON.parse(await readFile(path, 'utf8'));
     const unlisted = { ...manifest, complete: false, shards: [] };
-    await writeFile(path, JSON.stringify(unlisted)); // its shards are there, but in no list: nothing is lost
+    await writeFile(path, JSON.stringify(unlisted)); // the shards are there but not listed, and must not be lost
     const there = await contentsOf(killed);
     await rejects(dump(small(killed, { context: 8 })), /killed holds a dump with context 16, but 8 was asked for/);
     assert.equal(await contentsOf(killed), there);
@@ -285,10 +285,10 @@ test('a run that was killed before its first shard does not stand in the way of 
     await writeFile(path, JSON.stringify(unlisted));
     await dump(small(killed, { context: 8 }));
     await assertSameFolder(killed, other);
-    // the same request goes on with what is listed, and a shard that is listed counts
+    // The same request continues the dump, and a listed shard refuses another request.
     await writeFile(join(out, 'manifest.json'), JSON.stringify({ ...manifest, complete: false }));
     await rejects(dump(small(out, { context: 8 })), /out holds a dump with context 16, but 8 was asked for/);
-    // so does the manifest of another part
+    // The manifest of another part refuses it as well.
     await writeFile(join(killed, 'manifest.json'), JSON.stringify(unlisted));
     await rejects(dump(small(killed, { shard: { index: 0, count: 2 } })), /holds a dump with parts: 1, but 2/);
   }));
@@ -304,7 +304,7 @@ test('a part without shards is complete, and stays', () =>
     assert.is(made.manifest.complete, true);
   }));
 
-test('a folder that cannot be is refused with what is in the way, and no advice that does not help', () =>
+test('a folder that cannot be made is refused with the obstacle, and without advice that does not help', () =>
   withFolder(async (folder) => {
     const at = (name: string) => join(folder, name);
     await writeFile(at('file'), 'important');

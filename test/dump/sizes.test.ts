@@ -1,5 +1,5 @@
-// Oracle: the sizes of files. A folder whose manifest or headers say more than its files hold is refused with the file's name
-// and before memory is taken; one that holds more than memory has room for says so; and nothing is written that could
+// Oracle: the sizes of files. A folder whose manifest or headers say more than its files hold is refused with the
+// file's name and before memory is taken; one that does not fit into memory says so; and nothing is written that could
 // not be read again.
 import { mkdir, open, readdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -32,7 +32,7 @@ const made = (out: string) =>
     locations: [location, '1/resid/delta_mlp -> ae-resid-delta-mlp'],
   });
 
-/** Calls body, and checks that no more than some megabytes were taken for buffers meanwhile, at any time. */
+/** Calls body, and checks that buffers took no more than some megabytes at any time. */
 async function withLittleMemory(body: () => Promise<void>): Promise<void> {
   const before = process.memoryUsage().arrayBuffers;
   let most = before;
@@ -101,7 +101,7 @@ for (const [what, change] of lies) {
         ];
         for (const ask of asked) {
           const error = await rejects(ask(), Error, /./);
-          if (what === 'latents' && /report: /.test(error.message)) continue; // which knows how many are too many
+          if (what === 'latents' && /report: /.test(error.message)) continue; // report() has a limit of its own
           assert.match(error.message, names);
         }
         const problems = await there.verify();
@@ -141,14 +141,14 @@ test('a header is not longer than the manifest implies, however long the file is
     await made(out);
     const [path, shard] = [join(out, 'manifest.json'), join(out, 'shard-00000.safetensors')];
     const manifest = JSON.parse(await readFile(path, 'utf8'));
-    await truncate(shard, 2 ** 30); // a hole
+    await truncate(shard, 2 ** 30); // the rest of the file is a hole
     manifest.shards[0].bytes = 2 ** 30;
     await writeFile(path, JSON.stringify(manifest));
     const file = await open(shard, 'r+');
     const length = Buffer.alloc(8);
     try {
-      for (const claimed of [2 ** 21, 2 ** 24, 2 ** 29]) {
-        length.writeBigUInt64LE(BigInt(claimed));
+      for (const stated of [2 ** 21, 2 ** 24, 2 ** 29]) {
+        length.writeBigUInt64LE(BigInt(stated));
         await file.write(length, 0, 8, 0);
         await withLittleMemory(async () => {
           await using there = await openDump(out);
@@ -169,7 +169,7 @@ test('a little is read of many shards without opening them first', () =>
     const out = join(folder, 'out');
     await dump({ model: 'demo', corpus: documents(), out, context: 8, shardTokens: 8, locations: location });
     await using there = await openDump(out);
-    assert.ok(there.shards.length > 8); // which are more than stay open
+    assert.ok(there.shards.length > 8); // more shards than stay open
     const { open } = DiskStore.prototype;
     const opened: string[] = [];
     DiskStore.prototype.open = function (file: string) {
@@ -187,13 +187,13 @@ test('a little is read of many shards without opening them first', () =>
     );
   }));
 
-// ---- more than memory has room for
+// ---- more than fits into memory
 
-/** A dump of one shard, whose file is as large as it must be and holds nothing but a header, and what `write` adds. */
+/** Makes a dump of one shard. Its file has the right size and holds only the header and what `write` adds. */
 async function sparseDump(
   folder: string,
   changes: Partial<DumpSettings>,
-  { rows, cells = rows * 128 }: { rows: number; cells?: number },
+  { rows, positions = rows * 128 }: { rows: number; positions?: number },
   write: (
     layout: ShardLayout,
     put: (bytes: ArrayBufferView, at: number) => Promise<void>,
@@ -205,7 +205,7 @@ async function sparseDump(
     ...{ dtype: 'float16', context: 128, shardTokens: rows * 128, limit: null, drop: [], sample: 1, seed: null },
     ...{ statistics: false, parquet: false, part: whole, ...changes },
   };
-  const layout = new ShardLayout(settings, { rows, cells, entries: settings.autoencoders.map(() => 0) });
+  const layout = new ShardLayout(settings, { rows, positions, entries: settings.autoencoders.map(() => 0) });
   const out = join(folder, 'out');
   await mkdir(out);
   const file = await open(join(out, 'shard-00000.safetensors'), 'w');
@@ -220,13 +220,13 @@ async function sparseDump(
   return openDump(out);
 }
 
-test('a shard of a terabyte: what does not fit into memory is an error in words, and the rest can be read', () =>
+test('a shard of a terabyte: what does not fit into memory is a clear error, and the rest can be read', () =>
   withFolder(async (folder) => {
     await using there = await sparseDump(folder, {}, { rows: 2 ** 20 });
     await withLittleMemory(async () => {
-      const words =
+      const message =
         /^rows: .*out: rows 0 to 1048576 of 1\/resid\/post_mlp take 2199023255552 bytes, and memory has room for \d+: ask for fewer rows$/;
-      await rejects(there.rows(location), RangeError, words);
+      await rejects(there.rows(location), RangeError, message);
       await rejects(there.stored(location), RangeError, /^stored: .*out: rows 0 to 1048576 of .*: ask for fewer rows$/);
       const { data, shape } = await there.rows(location, 2 ** 20 - 1);
       assert.equal(shape, [1, 128, 4096]);
@@ -240,16 +240,16 @@ test('a shard of a terabyte: what does not fit into memory is an error in words,
 test('a sample whose dense rows are far larger than what is stored', () =>
   withFolder(async (folder) => {
     const sampled = { drop: ['padding'] as const, sample: 0.001, seed: 0 };
-    const places = [0, 0, 5, 3, 2 ** 20 - 1, 127];
-    await using there = await sparseDump(folder, sampled, { rows: 2 ** 20, cells: 3 }, async (layout, put) => {
-      await put(Int32Array.from(places), layout.offset('positions'));
+    const expected = [0, 0, 5, 3, 2 ** 20 - 1, 127];
+    await using there = await sparseDump(folder, sampled, { rows: 2 ** 20, positions: 3 }, async (layout, put) => {
+      await put(Int32Array.from(expected), layout.offset('positions'));
       await put(Uint16Array.of(0x3c00), layout.offset(location) + 2 * 4096 * 2);
     });
     await withLittleMemory(async () => {
       await rejects(there.rows(location), RangeError, /rows: .*out: rows 0 to 1048576 .* take 2199023255552 bytes/);
       const { data, shape, positions } = await there.stored(location);
       assert.equal(shape, [3, 4096]);
-      assert.equal(Array.from(positions), places);
+      assert.equal(Array.from(positions), expected);
       assert.is(data[2 * 4096], 1);
       const { data: row } = await there.rows(location, 2 ** 20 - 1);
       assert.is(row[127 * 4096], 1);

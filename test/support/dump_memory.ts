@@ -32,7 +32,7 @@ export interface DumpMemoryOptions {
   readonly collect?: boolean;
 }
 
-/** Dumps an MLP's update and its latents, with documents of 1 to 400 tokens. Only for Linux, which reports the peak. */
+/** Dumps an MLP's update and its latents, with documents of 1 to 400 tokens. For Linux, which reports the peak. */
 export function measureDump(options: DumpMemoryOptions): DumpMemory {
   const flags = options.collect ? ['--expose-gc'] : [];
   const output = execFileSync(process.execPath, [...flags, self, 'dump', JSON.stringify(options)], {

@@ -1,17 +1,17 @@
-// From tokens to the rows that the model sees. A block is the rows of one shard, gathered before anything is
-// computed: so every write position in the shard is known beforehand, and a resumed run can compare tokens without
+// From tokens to the rows that the model sees. A block holds the rows of one shard. It is gathered before anything is
+// computed, so that every write offset in the shard is known beforehand, and a resumed run can compare tokens without
 // computing.
-import type { TokenPiece } from './corpus.js';
+import type { TokenChunk } from './corpus.js';
 
 export interface Block {
-  /** Counted over the whole corpus; also the number of the shard. */
+  /** The number of the block in the corpus, which is also the number of the shard. */
   readonly number: number;
   readonly rows: number;
   /** [rows, context], 0 at padding. */
   readonly tokens: Int32Array;
   /** [rows, context], -1 at padding. */
   readonly document: Int32Array;
-  /** [rows]: tokens before the padding, from 1 to context. */
+  /** [rows], the number of tokens before the padding, from 1 to context. */
   readonly lengths: Int32Array;
   readonly tokenCount: number;
 }
@@ -19,7 +19,7 @@ export interface Block {
 export interface BlockOptions {
   readonly context: number;
   readonly rowsPerBlock: number;
-  /** Tokens of the corpus to take at most. */
+  /** The most tokens of the corpus that are taken. */
   readonly limit?: number | undefined;
 }
 
@@ -27,12 +27,12 @@ export interface BlockOptions {
  * Cuts each document into rows of `context` tokens, the last one padded on the right, and groups rows into blocks, in
  * order. All blocks but the last have `rowsPerBlock` rows.
  */
-export async function* blocksOf(pieces: AsyncIterable<TokenPiece>, options: BlockOptions): AsyncGenerator<Block> {
+export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: BlockOptions): AsyncGenerator<Block> {
   const limit = options.limit ?? Number.POSITIVE_INFINITY;
   let block = new BlockBuilder(0, options);
   let total = 0;
   let document = 0;
-  for await (const { tokens, ends } of pieces) {
+  for await (const { tokens, ends } of chunks) {
     const end = Math.min(tokens.length, limit - total);
     for (let from = 0; from < end; ) {
       if (block.isFull) {
@@ -57,8 +57,8 @@ class BlockBuilder {
   readonly #tokens: Int32Array;
   readonly #document: Int32Array;
   readonly #lengths: Int32Array;
-  #rows = 0; // those that are done
-  #length = 0; // of the row that is not
+  #rows = 0; // complete rows
+  #length = 0; // of the row that is not complete
   #tokenCount = 0;
 
   constructor(number: number, { context, rowsPerBlock }: BlockOptions) {
@@ -78,7 +78,7 @@ class BlockBuilder {
     return this.#tokenCount === 0;
   }
 
-  /** Takes the tokens from `from` that the row has room for, up to `end`, and says how many. There must be a row. */
+  /** Adds tokens [from, end), as many as fit into the row, and returns their number. The block must not be full. */
   add(tokens: ArrayLike<number>, from: number, end: number, document: number): number {
     const count = Math.min(end - from, this.#context - this.#length);
     const start = this.#rows * this.#context + this.#length;

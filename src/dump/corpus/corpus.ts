@@ -1,8 +1,9 @@
-// What is dumped: files, standard input or the caller's own documents, streamed as tokens. Memory stays bounded however
-// large the corpus is.
+// The corpus of a dump: files, standard input or the caller's own documents, streamed as tokens. Memory stays bounded
+// for a corpus of any size.
 //
-// One rule for all: a document is the part of a text or token file up to and including an <|endoftext|> (or the file's
-// end), a line of a .jsonl file, or an item of an iterable. Documents are numbered in that order, empty ones included.
+// One rule holds for all of them: a document is the part of a text or token file up to and including an <|endoftext|>
+// (or the file's end), a line of a .jsonl file, or an item of an iterable. Documents are numbered in that order, empty
+// ones included.
 import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
@@ -11,13 +12,15 @@ import { endOfText, TextCutter } from './text_chunks.js';
 
 export type CorpusKind = 'text' | 'jsonl' | 'tokens';
 
-/** A path whose ending tells the kind (.txt, .jsonl, .bin), a path with its kind, or `-` for text on standard input. */
+/**
+ * A path whose extension gives the kind (.txt, .jsonl, .bin), a path with its kind, or `-` for text on standard input.
+ */
 export type CorpusFile = string | { path: string; kind: CorpusKind };
 
 /** Files, or documents: text or tokens each. `process.stdin` stands for text on standard input. */
 export type Corpus = CorpusFile | CorpusFile[] | AsyncIterable<string | number[]>;
 
-/** What the manifest keeps of a source, to tell one corpus from another. */
+/** The description of a source in the manifest, which distinguishes one corpus from another. */
 export interface SourceDescription {
   readonly kind: CorpusKind | 'standard input' | 'iterable';
   readonly name?: string;
@@ -30,12 +33,12 @@ export interface Source extends SourceDescription {
 }
 
 /** Some tokens of a document; `ends` with its last ones, which may be none. */
-export interface TokenPiece {
+export interface TokenChunk {
   readonly tokens: ArrayLike<number>;
   readonly ends: boolean;
 }
 
-/** What reading needs to know of the model, and whom to tell. */
+/** What reading needs to know of the model, and a callback for the progress. */
 export interface ReadOptions {
   readonly encode: (text: string) => number[];
   readonly nVocab: number;
@@ -46,7 +49,7 @@ export interface ReadOptions {
 const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens' };
 const longestLine = 2 ** 26;
 
-/** Looks at every file, so that a wrong path or size shows at the start and not after hours. Reads nothing yet. */
+/** Checks every file, so that a wrong path or size is found at the start and not after hours. Reads nothing yet. */
 export async function openCorpus(corpus: Corpus): Promise<Source[]> {
   if (corpus === process.stdin) return [{ kind: 'standard input' }];
   if (isAsyncIterable(corpus)) return [{ kind: 'iterable', documents: corpus }];
@@ -86,7 +89,7 @@ async function sizeOfFile(path: string): Promise<number> {
   try {
     const { size, isFile } = await stat(path).then((s) => ({ size: s.size, isFile: s.isFile() }));
     if (!isFile) throw new Error('it is not a file (a stream can be given on standard input, -)');
-    await (await open(path)).close(); // may be there and yet not be readable
+    await (await open(path)).close(); // a file may exist and not be readable
     return size;
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
@@ -101,7 +104,7 @@ export const describeSource = ({ kind, name, bytes }: Source): SourceDescription
   ...(bytes !== undefined && { bytes }),
 });
 
-/** Bytes of all sources; undefined when one of them does not tell. */
+/** Bytes of all sources; undefined when the size of one is not known. */
 export function corpusBytes(sources: readonly Source[]): number | undefined {
   return sources.every(({ bytes }) => bytes !== undefined)
     ? sources.reduce((sum, source) => sum + (source.bytes as number), 0)
@@ -109,7 +112,7 @@ export function corpusBytes(sources: readonly Source[]): number | undefined {
 }
 
 /** The tokens of all documents, in order. */
-export async function* readCorpus(sources: readonly Source[], options: ReadOptions): AsyncGenerator<TokenPiece> {
+export async function* readCorpus(sources: readonly Source[], options: ReadOptions): AsyncGenerator<TokenChunk> {
   const read = { text: readText, jsonl: readJsonLines, tokens: readTokens, 'standard input': readText };
   for (const source of sources) {
     if (source.kind === 'iterable') yield* readItems(source.documents as AsyncIterable<unknown>, options);
@@ -117,47 +120,47 @@ export async function* readCorpus(sources: readonly Source[], options: ReadOptio
   }
 }
 
-const placeOf = (source: Source): string => source.path ?? 'standard input';
+const nameOf = (source: Source): string => source.path ?? 'standard input';
 
-async function* readText(source: Source, options: ReadOptions): AsyncGenerator<TokenPiece> {
-  const place = placeOf(source);
-  const encode = checkedEncode(place, options);
-  const cutter = new TextCutter(place);
+async function* readText(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
+  const origin = nameOf(source);
+  const encode = checkedEncode(origin, options);
+  const cutter = new TextCutter(origin);
   let open = false;
   for await (const text of decoded(source, options)) {
-    for (const piece of cutter.add(text)) {
-      const tokens = encode(piece.text);
-      yield { tokens: piece.ended ? tokens.concat(encode(endOfText)) : tokens, ends: piece.ended };
-      open = !piece.ended;
+    for (const chunk of cutter.add(text)) {
+      const tokens = encode(chunk.text);
+      yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, ends: chunk.ended };
+      open = !chunk.ended;
     }
   }
-  for (const piece of cutter.end()) {
-    yield { tokens: encode(piece.text), ends: false };
+  for (const chunk of cutter.end()) {
+    yield { tokens: encode(chunk.text), ends: false };
     open = true;
   }
   if (open) yield { tokens: [], ends: true };
 }
 
-async function* readJsonLines(source: Source, options: ReadOptions): AsyncGenerator<TokenPiece> {
+async function* readJsonLines(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
   let line = 0;
   for await (const text of linesOf(source, options)) {
     line++;
     if (text.trim() === '') continue;
-    const place = `${placeOf(source)}, line ${line}`;
-    yield* encodeDocument(textField(place, text), place, options);
+    const origin = `${nameOf(source)}, line ${line}`;
+    yield* encodeDocument(textField(origin, text), origin, options);
   }
 }
 
-function textField(place: string, line: string): string {
+function textField(origin: string, line: string): string {
   let value: unknown;
   try {
     value = JSON.parse(line);
   } catch (cause) {
-    throw new Error(`${place}: is not valid JSON: ${(cause as Error).message}`, { cause });
+    throw new Error(`${origin}: is not valid JSON: ${(cause as Error).message}`, { cause });
   }
   const text = (value as { text?: unknown } | null)?.text;
   if (typeof text === 'string') return text;
-  throw new Error(`${place}: must be an object with a string named "text", but that is ${typeof text}`);
+  throw new Error(`${origin}: must be an object with a string named "text", but that is ${typeof text}`);
 }
 
 async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<string> {
@@ -167,7 +170,7 @@ async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<st
     const [first, ...rest] = chunk.split('\n') as [string, ...string[]];
     held.push(first);
     length += first.length;
-    if (length > longestLine) throw new Error(`${placeOf(source)}: a line is longer than ${longestLine} characters`);
+    if (length > longestLine) throw new Error(`${nameOf(source)}: a line is longer than ${longestLine} characters`);
     if (rest.length === 0) continue;
     yield held.join('');
     yield* rest.slice(0, -1);
@@ -177,8 +180,8 @@ async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<st
   yield held.join('');
 }
 
-async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator<TokenPiece> {
-  const place = placeOf(source);
+async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
+  const origin = nameOf(source);
   const [mark] = options.encode(endOfText) as [number];
   let offset = 0;
   let open = false;
@@ -186,7 +189,7 @@ async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator
   for await (const chunk of chunksOf(source, options)) {
     const bytes = half.length > 0 ? Buffer.concat([half, chunk]) : chunk;
     const tokens = littleEndian16(bytes);
-    checkVocabulary(tokens, options.nVocab, place, offset);
+    checkVocabulary(tokens, options.nVocab, origin, offset);
     let from = 0;
     for (let at = tokens.indexOf(mark); at >= 0; at = tokens.indexOf(mark, from)) {
       yield { tokens: tokens.subarray(from, at + 1), ends: true };
@@ -197,67 +200,68 @@ async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator
     half = bytes.subarray(2 * tokens.length);
     offset += 2 * tokens.length;
   }
-  if (half.length > 0) throw new Error(`${place}, byte ${offset}: the file ends in the middle of a token of two bytes`);
+  if (half.length > 0)
+    throw new Error(`${origin}, byte ${offset}: the file ends in the middle of a token of two bytes`);
   if (open) yield { tokens: [], ends: true };
 }
 
-// A copy, for typed arrays begin at even addresses only, and the chunk's memory may be used again.
+// Copies, since a Uint16Array must begin at an even address, and the memory of the bytes may be reused.
 function littleEndian16(bytes: Buffer): Uint16Array {
   const tokens = new Uint16Array(bytes.length >> 1);
   new Uint8Array(tokens.buffer).set(bytes.subarray(0, 2 * tokens.length));
   return tokens;
 }
 
-function checkVocabulary(tokens: Uint16Array, nVocab: number, place: string, offset: number): void {
+function checkVocabulary(tokens: Uint16Array, nVocab: number, origin: string, offset: number): void {
   if (nVocab > 0xffff) return;
   for (let at = 0; at < tokens.length; at++) {
     const token = tokens[at] as number;
     if (token < nVocab) continue;
     const byte = offset + 2 * at;
-    throw new Error(`${place}, byte ${byte}: token ${token} is none of the model's, which end at ${nVocab - 1}`);
+    throw new Error(`${origin}, byte ${byte}: token ${token} is none of the model's, which end at ${nVocab - 1}`);
   }
 }
 
-async function* readItems(documents: AsyncIterable<unknown>, options: ReadOptions): AsyncGenerator<TokenPiece> {
+async function* readItems(documents: AsyncIterable<unknown>, options: ReadOptions): AsyncGenerator<TokenChunk> {
   let item = 0;
   for await (const document of documents) {
-    const place = `corpus, item ${item++}`;
-    if (typeof document === 'string') yield* encodeDocument(document, place, options);
-    else yield { tokens: checkTokens(document, place, options.nVocab), ends: true };
+    const origin = `corpus, item ${item++}`;
+    if (typeof document === 'string') yield* encodeDocument(document, origin, options);
+    else yield { tokens: checkTokens(document, origin, options.nVocab), ends: true };
   }
 }
 
-function checkTokens(document: unknown, place: string, nVocab: number): readonly number[] {
+function checkTokens(document: unknown, origin: string, nVocab: number): readonly number[] {
   if (!Array.isArray(document)) {
-    throw new TypeError(`${place}: must be a string or an array of tokens, but is ${describeItem(document)}`);
+    throw new TypeError(`${origin}: must be a string or an array of tokens, but is ${describeItem(document)}`);
   }
   const odd = document.findIndex((token) => !(Number.isInteger(token) && token >= 0 && token < nVocab));
   if (odd < 0) return document;
-  throw new RangeError(`${place}, token ${odd}: must be an integer from 0 to ${nVocab - 1}, but is ${document[odd]}`);
+  throw new RangeError(`${origin}, token ${odd}: must be an integer from 0 to ${nVocab - 1}, but is ${document[odd]}`);
 }
 
 const describeItem = (item: unknown): string =>
   item !== null && typeof item === 'object' ? `a ${item.constructor?.name ?? 'object'}` : String(item);
 
-function* encodeDocument(text: string, place: string, options: ReadOptions): Generator<TokenPiece> {
-  const encode = checkedEncode(place, options);
-  const cutter = new TextCutter(place);
-  for (const pieces of [cutter.add(text), cutter.end()]) {
-    for (const piece of pieces) {
-      const tokens = encode(piece.text);
-      yield { tokens: piece.ended ? tokens.concat(encode(endOfText)) : tokens, ends: false };
+function* encodeDocument(text: string, origin: string, options: ReadOptions): Generator<TokenChunk> {
+  const encode = checkedEncode(origin, options);
+  const cutter = new TextCutter(origin);
+  for (const chunks of [cutter.add(text), cutter.end()]) {
+    for (const chunk of chunks) {
+      const tokens = encode(chunk.text);
+      yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, ends: false };
     }
   }
   yield { tokens: [], ends: true };
 }
 
-// Small models have fewer tokens than the tokenizer.
-function checkedEncode(place: string, { encode, nVocab }: ReadOptions): (text: string) => number[] {
+// Checks the tokens: small models have fewer than the tokenizer.
+function checkedEncode(origin: string, { encode, nVocab }: ReadOptions): (text: string) => number[] {
   return (text) => {
     const tokens = encode(text);
     for (const token of tokens) {
       if (token < nVocab) continue;
-      throw new RangeError(`${place}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
+      throw new RangeError(`${origin}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
     }
     return tokens;
   };
@@ -267,7 +271,7 @@ function checkedEncode(place: string, { encode, nVocab }: ReadOptions): (text: s
 async function* decoded(source: Source, options: ReadOptions): AsyncGenerator<string> {
   const decoder = new TextDecoder('utf-8', { fatal: true });
   let offset = 0;
-  let before: Buffer = Buffer.alloc(0); // what the decoder may still hold of: a character has four bytes at most
+  let before: Buffer = Buffer.alloc(0); // bytes that the decoder may still hold: a character has at most four
   for await (const chunk of chunksOf(source, options)) {
     try {
       yield decoder.decode(chunk, { stream: true });
@@ -280,11 +284,11 @@ async function* decoded(source: Source, options: ReadOptions): AsyncGenerator<st
   try {
     yield decoder.decode();
   } catch (cause) {
-    throw new Error(`${placeOf(source)}, byte ${offset}: not valid UTF-8: the text ends inside a character`, { cause });
+    throw new Error(`${nameOf(source)}, byte ${offset}: not valid UTF-8: the text ends inside a character`, { cause });
   }
 }
 
-// Decoding byte by byte finds the place.
+// Decodes byte by byte to find the offset of the invalid byte.
 function invalidText(source: Source, bytes: Buffer, offset: number, cause: unknown): Error {
   const start = bytes.findIndex((byte) => (byte & 0xc0) !== 0x80);
   const decoder = new TextDecoder('utf-8', { fatal: true });
@@ -293,13 +297,13 @@ function invalidText(source: Source, bytes: Buffer, offset: number, cause: unkno
     for (; at < bytes.length; at++) decoder.decode(bytes.subarray(at, at + 1), { stream: true });
   } catch {
     const byte = (bytes[at] as number).toString(16).padStart(2, '0');
-    return new Error(`${placeOf(source)}, byte ${offset + at}: not valid UTF-8 (0x${byte})`, { cause });
+    return new Error(`${nameOf(source)}, byte ${offset + at}: not valid UTF-8 (0x${byte})`, { cause });
   }
-  return new Error(`${placeOf(source)}, near byte ${offset}: not valid UTF-8`, { cause });
+  return new Error(`${nameOf(source)}, near byte ${offset}: not valid UTF-8`, { cause });
 }
 
 async function* chunksOf(source: Source, { onBytes, signal }: ReadOptions): AsyncGenerator<Buffer> {
-  signal?.throwIfAborted(); // standard input, once it is read, keeps the process waiting
+  signal?.throwIfAborted(); // once it is read, standard input keeps the process alive
   const stream: Readable = source.path === undefined ? process.stdin : createReadStream(source.path);
   const stop = () => stream.destroy();
   signal?.addEventListener('abort', stop, { once: true });
@@ -311,7 +315,7 @@ async function* chunksOf(source: Source, { onBytes, signal }: ReadOptions): Asyn
   } catch (cause) {
     if (signal?.aborted) throw signal.reason;
     const { code, message } = cause as NodeJS.ErrnoException;
-    throw code === undefined ? cause : new Error(`dump: cannot read ${placeOf(source)}: ${message}`, { cause });
+    throw code === undefined ? cause : new Error(`dump: cannot read ${nameOf(source)}: ${message}`, { cause });
   } finally {
     signal?.removeEventListener('abort', stop);
     stream.destroy();

@@ -1,14 +1,13 @@
-// Working on one item while the next one is made.
+// Producing the next item while the caller works on the one before.
 
-/** A promise that is awaited later: its failure is not to end the process before. */
+/** For a promise that is awaited later: its rejection must not end the process before that. */
 export function quietly<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
 }
 
 /**
- * Asks for the next item while the caller works on the one before, and does not wait for it longer than the signal
- * says.
+ * Asks for the next item while the caller works on the one before. An aborted signal ends the wait for it.
  */
 export async function* readAhead<T>(items: AsyncGenerator<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
   let next = quietly(items.next());
@@ -20,11 +19,11 @@ export async function* readAhead<T>(items: AsyncGenerator<T>, signal: AbortSigna
       yield value;
     }
   } finally {
-    quietly(items.return(undefined)); // not awaited: it may wait for a source that gives nothing more
+    quietly(items.return(undefined)); // not awaited, as the source may never give another item
   }
 }
 
-/** The promise, or a rejection with the signal's reason as soon as it is aborted. */
+/** Settles as the promise does, or rejects with the signal's reason as soon as the signal is aborted. */
 export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return promise;
   signal.throwIfAborted();

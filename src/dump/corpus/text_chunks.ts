@@ -1,23 +1,23 @@
-// Cuts text into pieces that can be tokenised one by one without changing a token, so that a corpus of any size is
-// read in bounded memory.
+// Cuts text into chunks that can be tokenised one by one without changing a token, so that a corpus of any size is read
+// in bounded memory.
 //
 // The GPT-2 tokenizer first splits text with
 //   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-// and merges bytes only inside such a match. No match holds a letter followed by anything but letters, a digit
-// followed by anything but digits, or any visible character followed by white space; and of visible characters only
-// `'` can share a match with a letter after it. Nothing looks back, and only white space looks ahead. So the text can
-// surely be cut behind a visible character where the kind of character changes, except between a sign and a letter.
+// and merges bytes only inside such a match. No match holds a letter followed by anything but letters, a digit followed
+// by anything but digits, or any visible character followed by white space. Of the visible characters, only `'` can
+// share a match with a letter after it. No alternative looks back, and only white space looks ahead. So it is safe to
+// cut the text after a visible character where the kind of character changes, except between a sign and a letter.
 
 import { isHighSurrogate, isLowSurrogate, kindOf, letters, sign, space } from '../../files/tokenizer/pretokenizer.js';
 
 export const endOfText = '<|endoftext|>';
 
-/** Characters of a piece, about: as many as are tokenised without keeping the event loop waiting. */
-export const pieceLength = 16_384;
-/** Text this long without a place to cut is refused: no language has such words, and memory is to stay bounded. */
+/** Characters of a chunk, about: few enough to be tokenised without blocking the event loop. */
+export const chunkLength = 16_384;
+/** Text of this length that cannot be cut is refused: no language has such words, and memory must stay bounded. */
 export const longestUncut = 2 ** 20;
 
-// White space to some implementations of the pattern only.
+// Only some implementations of the pattern treat these as white space.
 const isUnsure = (point: number): boolean => point === 0x85 || point === 0xfeff;
 
 function isSureCut(text: string, at: number): boolean {
@@ -33,44 +33,47 @@ function isSureCut(text: string, at: number): boolean {
 }
 
 /**
- * The last place behind `from` where `text` can be cut without changing its tokens, whatever follows it; 0 when there
- * is none. The text must not hold a whole `<|endoftext|>`; one that has begun at its end is not cut.
+ * The last index after `from` where `text` can be cut without changing its tokens, whatever follows the text; 0 when
+ * there is none. The text must not hold a whole `<|endoftext|>`. The beginning of one at its end is not cut.
  */
 export function lastCut(text: string, from = 0): number {
   for (let at = text.length - endOfText.length; at > from; at--) if (isSureCut(text, at)) return at;
   return 0;
 }
 
-export interface TextPiece {
+export interface TextChunk {
   readonly text: string;
-  /** The piece is followed by an `<|endoftext|>`, which is not part of `text`. */
+  /** The chunk is followed by an `<|endoftext|>`, which is not part of `text`. */
   readonly ended: boolean;
 }
 
-/** Cuts one chunk after another; `end` gives what is left. `place` says in errors where the text comes from. */
+/**
+ * Cuts text that is added in parts of any size. `end` gives the rest. `origin` says in errors where the text comes
+ * from.
+ */
 export class TextCutter {
-  readonly #place: string;
+  readonly #origin: string;
   #held = '';
-  #searched = 0; // there is no cut up to here
+  #searched = 0; // no cut was found up to this index
 
-  constructor(place: string) {
-    this.#place = place;
+  constructor(origin: string) {
+    this.#origin = origin;
   }
 
-  *add(chunk: string): Generator<TextPiece> {
-    this.#held += chunk;
+  *add(text: string): Generator<TextChunk> {
+    this.#held += text;
     for (let at = this.#held.indexOf(endOfText); at >= 0; at = this.#held.indexOf(endOfText)) {
-      yield* this.#pieces(this.#take(at, endOfText.length), true);
+      yield* this.#chunks(this.#take(at, endOfText.length), true);
     }
-    if (this.#held.length < pieceLength) return;
+    if (this.#held.length < chunkLength) return;
     const cut = lastCut(this.#held, this.#searched);
-    if (cut > 0) return yield* this.#pieces(this.#take(cut), false);
+    if (cut > 0) return yield* this.#chunks(this.#take(cut), false);
     this.#searched = this.#held.length - endOfText.length;
     if (this.#searched > longestUncut) this.#refuse(this.#held);
   }
 
-  *end(): Generator<TextPiece> {
-    if (this.#held !== '') yield* this.#pieces(this.#take(this.#held.length), false);
+  *end(): Generator<TextChunk> {
+    if (this.#held !== '') yield* this.#chunks(this.#take(this.#held.length), false);
   }
 
   #take(length: number, gap = 0): string {
@@ -80,11 +83,11 @@ export class TextCutter {
     return text;
   }
 
-  // Long text that came at once, a line of JSON or an item, is cut here.
-  *#pieces(text: string, ended: boolean): Generator<TextPiece> {
+  // Cuts long text that was added at once, such as a line of JSON or an item.
+  *#chunks(text: string, ended: boolean): Generator<TextChunk> {
     let from = 0;
-    while (text.length - from > 2 * pieceLength) {
-      const length = this.#firstPiece(text.slice(from));
+    while (text.length - from > 2 * chunkLength) {
+      const length = this.#firstChunk(text.slice(from));
       if (length === 0) break;
       yield { text: text.slice(from, from + length), ended: false };
       from += length;
@@ -92,9 +95,9 @@ export class TextCutter {
     yield { text: text.slice(from), ended };
   }
 
-  /** The length of a piece to begin with; 0 when the text has no place to cut. */
-  #firstPiece(text: string): number {
-    for (let length = pieceLength, searched = 0; searched < text.length; length *= 2) {
+  /** The length of a first chunk; 0 when the text cannot be cut. */
+  #firstChunk(text: string): number {
+    for (let length = chunkLength, searched = 0; searched < text.length; length *= 2) {
       const cut = lastCut(text.slice(0, length), searched);
       if (cut > 0) return cut;
       searched = Math.min(length, text.length) - endOfText.length;
@@ -106,7 +109,7 @@ export class TextCutter {
 
   #refuse(text: string): never {
     throw new Error(
-      `${this.#place}: more than ${longestUncut} characters, starting with ${JSON.stringify(text.slice(0, 20))}, ` +
+      `${this.#origin}: more than ${longestUncut} characters, starting with ${JSON.stringify(text.slice(0, 20))}, ` +
         'without a place where the tokenizer splits them: this does not look like text',
     );
   }

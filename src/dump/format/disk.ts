@@ -1,4 +1,4 @@
-// Writing big files piece by piece, and saying in words what went wrong where they are written.
+// Writing big files chunk by chunk, and messages for what goes wrong while they are written.
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
@@ -6,10 +6,10 @@ import { writeBytes } from '../../files/atomic_write.js';
 import type { ByteSource } from '../../files/byte_source.js';
 import { writeError } from '../../files/write_failure.js';
 
-/** Room for what is read or hashed at a time, to be used again and again. */
-export const makeRoom = (): Uint8Array => new Uint8Array(2 ** 22);
+/** A buffer for what is read or hashed at a time. It is reused. */
+export const makeBuffer = (): Uint8Array => new Uint8Array(2 ** 22);
 
-/** Runs what looks at many files, some at a time: object storage takes its time for each. */
+/** Limits how many files are looked at in parallel. Object storage takes its time for each. */
 export const severalAtOnce = pLimit(16);
 
 export async function writeAll(
@@ -21,11 +21,11 @@ export async function writeAll(
   await onDisk(path, writeBytes(handle, new Uint8Array(view.buffer, view.byteOffset, view.byteLength), position));
 }
 
-/** The SHA-256 of a file, in hexadecimal; `room` is overwritten. */
-export async function digestOf({ size, readInto }: ReadableFile, room: Uint8Array): Promise<string> {
+/** The SHA-256 of a file, in hexadecimal. `buffer` is overwritten. */
+export async function digestOf({ size, readInto }: ReadableFile, buffer: Uint8Array): Promise<string> {
   const hash = createHash('sha256');
-  for (let at = 0; at < size; at += room.length) {
-    const part = room.subarray(0, Math.min(room.length, size - at));
+  for (let at = 0; at < size; at += buffer.length) {
+    const part = buffer.subarray(0, Math.min(buffer.length, size - at));
     await readInto(at, part);
     hash.update(part);
   }
@@ -34,16 +34,16 @@ export async function digestOf({ size, readInto }: ReadableFile, room: Uint8Arra
 
 export type ReadableFile = Pick<ByteSource, 'size' | 'readInto'>;
 
-/** Why a folder cannot be looked into. */
+/** Why a folder cannot be listed. */
 export function whyUnreadable({ code, message }: NodeJS.ErrnoException): string {
   if (code === 'ENOENT') return 'there is no such folder';
   return code === 'ENOTDIR' ? 'it is no folder, or lies below a file' : message;
 }
 
-/** How a failure to write is told. */
+/** The wording of an error about a failure to write. */
 export interface Writing {
   readonly operation: string;
-  /** What to do about it, where the same can succeed another time. */
+  /** What the user can do, where the same call can succeed another time. */
   readonly advice: string;
 }
 
@@ -52,7 +52,7 @@ const dumping: Writing = {
   advice: 'Finished shards are whole: run the same command again to go on',
 };
 
-/** Awaits work on a file, on a disk or in object storage, and says in words which file failed and why. */
+/** Awaits work on a file, on a disk or in object storage, and reports which file failed and why. */
 export async function onDisk<T>(path: string, work: Promise<T>, how = dumping): Promise<T> {
   try {
     return await work;

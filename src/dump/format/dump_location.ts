@@ -1,12 +1,13 @@
-// What a dump is asked for: a location of the model, as it is or through an autoencoder: `5/resid/delta_mlp -> NAME`.
+// The locations that a dump stores: those of the model, as they are or through an autoencoder
+// (`5/resid/delta_mlp -> NAME`).
 
 import { expandLocations } from '../../transformer/location.js';
 import type { TransformerConfig } from '../../transformer/weights/config.js';
 
 export interface DumpLocation {
-  /** As the model names it, `*` standing for every layer. */
+  /** The model's name for it. `*` stands for every layer. */
   readonly location: string;
-  /** The name or file of the autoencoder whose latents are stored in place of the activations. */
+  /** The name or file of the autoencoder whose latents are stored instead of the activations. */
   readonly autoencoder?: string;
 }
 

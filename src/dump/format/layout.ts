@@ -1,6 +1,6 @@
-// The bytes of a shard: a safetensors file whose header and positions follow from the settings, the rows and the
-// numbers of active latents. The writer and the reader share this, so that a file either is exactly as it must be or
-// is refused.
+// The bytes of a shard: a safetensors file whose header and offsets follow from the settings, the rows and the numbers
+// of active latents. The writer and the reader share this, so that a file either is exactly as it must be or is
+// refused.
 import { bytesPerElement, type HostDType } from '../../files/host_tensor.js';
 import {
   type PlacedTensor,
@@ -36,7 +36,7 @@ export const featureWidths = ({
 /** The dtype of the values of latents. */
 export const latentDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float16' : dtype);
 
-/** The dtype of latent numbers: two bytes as long as they fit. */
+/** The dtype of the indices of latents: two bytes as long as they fit. */
 export const indexDType = (latents: number): HostDType => (latents <= 65_536 ? 'uint16' : 'int32');
 
 /** What a shard keeps of each feature of a location or its latents, in this order. See statistics.ts. */
@@ -50,31 +50,31 @@ export const longestHeader = 2 ** 24;
 export interface ShardSize {
   readonly rows: number;
   /** Positions that are stored; rows * context unless some are left out. */
-  readonly cells: number;
-  /** Of the latents of each autoencoder. */
+  readonly positions: number;
+  /** Entries of the latents, by autoencoder. */
   readonly entries: readonly number[];
 }
 
 /**
- * The tensors of a shard in the order of the file: first those whose size is known before anything is computed, then the
- * entries of the latents, whose number is known when the last batch is done. Of both, wider elements come first, so that
- * tensors are aligned, but for what may follow an odd number of bytes.
+ * The tensors of a shard in the order of the file: first those whose size is known before anything is computed, then
+ * the entries of the latents, whose number is known when the last batch is done. In both groups, tensors with wider
+ * elements come first. So tensors are aligned, except where one may follow an odd number of bytes.
  */
-export function shardTensors(settings: DumpSettings, { rows, cells, entries }: ShardSize): Named[] {
+export function shardTensors(settings: DumpSettings, { rows, positions, entries }: ShardSize): Named[] {
   const { context, autoencoders, locations, dtype } = settings;
   const tokens = { dtype: 'int32', shape: [rows, context] } as const;
-  const place = isPacked(settings) ? [cells] : [rows, context];
+  const leading = isPacked(settings) ? [positions] : [rows, context];
   const known: Named[] = [
     ...autoencoders.map(({ location }): Named => {
-      return [`${latentsName(location)}.row_ptr`, { dtype: 'int64', shape: [cells + 1] }];
+      return [`${latentsName(location)}.row_ptr`, { dtype: 'int64', shape: [positions + 1] }];
     }),
     ...(settings.statistics ? statisticsTensors(settings) : []),
     ['tokens', tokens],
     ['document', tokens],
-    ...(isPacked(settings) ? [['positions', { dtype: 'int32', shape: [cells, 2] }] as const] : []),
+    ...(isPacked(settings) ? [['positions', { dtype: 'int32', shape: [positions, 2] }] as const] : []),
     ...locations.flatMap(({ location, shape }): Named[] => [
-      ...(dtype === 'int8' ? [[`${location}.scale`, { dtype: 'float32', shape: place }] as const] : []),
-      [location, { dtype, shape: [...place, ...shape.slice(1)] }],
+      ...(dtype === 'int8' ? [[`${location}.scale`, { dtype: 'float32', shape: leading }] as const] : []),
+      [location, { dtype, shape: [...leading, ...shape.slice(1)] }],
     ]),
   ];
   const indices = autoencoders.map(({ location, latents }, i): Named => {
@@ -102,17 +102,17 @@ function statisticsTensors(settings: DumpSettings): Named[] {
 const widestFirst = (tensors: Named[]): Named[] =>
   tensors.sort(([, a], [, b]) => bytesPerElement(b.dtype) - bytesPerElement(a.dtype));
 
-/** Everything that is known of a shard of a size. */
+/** The header of a shard of a known size, and where its tensors lie. */
 export class ShardLayout {
-  /** As long as it would be if every latent were active everywhere, so that it can be written last. */
+  /** Padded to the length that it would have if every latent were active everywhere, so that it can be written last. */
   readonly header: Buffer;
-  /** Of the whole file. */
+  /** The size of the whole file. */
   readonly bytes: number;
   readonly #placed: Map<string, PlacedTensor>;
 
   /** @throws Error when there can be no such file: a size or the header is too large, or a name comes twice. */
   constructor(settings: DumpSettings, size: ShardSize) {
-    const most = settings.autoencoders.map(({ latents }) => latents * size.cells);
+    const most = settings.autoencoders.map(({ latents }) => latents * size.positions);
     const longest = safetensorsHeader(shardTensors(settings, { ...size, entries: most })).header.length;
     const length = 64 * Math.ceil(longest / 64);
     if (length - 8 > longestHeader) {
@@ -127,7 +127,7 @@ export class ShardLayout {
     this.#placed = new Map([...placed].map(([name, at]) => [name, { ...at, byteOffset: at.byteOffset + shift }]));
   }
 
-  /** With no entries yet: the positions of what does not depend on them, and the end of it. */
+  /** The layout without entries of latents, for the tensors whose offsets do not depend on their number. */
   static beforeLatents(settings: DumpSettings, size: Omit<ShardSize, 'entries'>): ShardLayout {
     return new ShardLayout(settings, { ...size, entries: settings.autoencoders.map(() => 0) });
   }
@@ -138,7 +138,7 @@ export class ShardLayout {
     throw new Error(`a shard has no tensor ${name}`);
   }
 
-  /** Byte position of a tensor in the file. */
+  /** The byte offset of a tensor in the file. */
   offset(name: string): number {
     return this.tensor(name).byteOffset;
   }

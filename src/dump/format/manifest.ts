@@ -1,6 +1,6 @@
-// manifest.json: what a dump holds, in order to read it, to go on with it, and to refuse what does not belong to it.
-// It has nothing that differs between runs: no times, no machine, no absolute paths. Folders come from anywhere, so
-// whatever is read here is checked before it is used.
+// manifest.json says what a dump holds. It is needed to read the dump, to continue it, and to refuse files of another
+// one. It has nothing that differs between runs: no times, no machine, no absolute paths. Folders may come from
+// anywhere, so everything that is read here is checked before it is used.
 import { bytesPerElement } from '../../files/host_tensor.js';
 import type { Store } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
@@ -8,7 +8,7 @@ import { featureNames, latentsName, widthOf } from './layout.js';
 import { checked, FieldError, flag, integer, listOf, object, oneOf, optional, type Read } from './schema.js';
 import { type DumpSettings, type Part, settingsFields, size } from './settings.js';
 
-/** A file as it must be. */
+/** A file of the dump, with the size and the digest that it must have. */
 export interface ListedFile {
   readonly file: string;
   readonly bytes: number;
@@ -17,39 +17,41 @@ export interface ListedFile {
 
 export interface ShardEntry extends ListedFile {
   readonly rows: number;
-  /** Without padding. */
+  /** The number of tokens, without padding. */
   readonly tokens: number;
-  /** The latents once more, a file for each autoencoder; only where the dump has such files. */
+  /** The Parquet files of the latents, one for each autoencoder; only where the dump has such files. */
   readonly parquet?: readonly ListedFile[];
 }
 
 export interface Manifest extends DumpSettings {
   readonly format: 'sonde dump';
   readonly version: 1;
-  /** In the order of their numbers. */
+  /** The shards in the order of their numbers. */
   readonly shards: readonly ShardEntry[];
   readonly complete: boolean;
 }
 
-const largestManifest = 2 ** 28; // a million shards have less; with Parquet files of twelve layers, ninety thousand
+const largestManifest = 2 ** 28; // enough for a million shards, or ninety thousand with Parquet files of twelve layers
 
 const manifestPattern = /^manifest(-\d+-of-\d+)?\.json$/;
 const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
 
-/** The part of a dump that is in one piece. */
+/** The part of a dump that is not divided. */
 export const whole: Part = { index: 0, count: 1 };
 
-/** `manifest.json`; with parts, one for each, as parts may be written by several processes at a time. */
+/** `manifest.json`, or a manifest for each part: parts may be written by several processes at a time. */
 export const manifestFile = ({ index, count }: Part): string =>
   count === 1 ? 'manifest.json' : `manifest-${index}-of-${count}.json`;
 
 export const isManifestFile = (name: string): boolean => manifestPattern.test(name);
 
-/** Held by the process that writes the dump, or the part. */
-export const claimFile = (part: Part): string => `${manifestFile(part)}.claim`;
+/** The name of the lease that is held by the process that writes the dump, or the part. */
+export const leaseFile = (part: Part): string => `${manifestFile(part)}.claim`;
 
-/** The manifest's file that a claim, or one that was taken over and not cleared away, belongs to. */
-export function claimedFile(name: string): string | undefined {
+/**
+ * The manifest that a lease belongs to, or a lease that was taken over and not cleared away; undefined for other names.
+ */
+export function leasedFile(name: string): string | undefined {
   const file = /^(.+)\.claim(\.[\w-]+)?$/.exec(name)?.[1];
   return file !== undefined && isManifestFile(file) ? file : undefined;
 }
@@ -66,7 +68,7 @@ export function shardNumber(file: string): number | undefined {
 export const parquetFile = (number: number, location: string): string =>
   shardFile(number).replace(/safetensors$/, `${latentsName(location).replaceAll('/', '_')}.parquet`);
 
-/** The number of the shard that a Parquet file lies beside; undefined for other names. */
+/** The number of the shard that a Parquet file belongs to; undefined for other names. */
 export function parquetNumber(file: string): number | undefined {
   const [, shard, latents] = /^(shard-\d+)\.(\w+)\.parquet$/.exec(file) ?? [];
   return latents?.endsWith('_latents') ? shardNumber(`${shard}.safetensors`) : undefined;
@@ -74,7 +76,7 @@ export function parquetNumber(file: string): number | undefined {
 
 export const missing = 'is missing';
 
-/** What is wrong with a file of a dump, as far as its size tells; undefined when nothing is. */
+/** What is wrong with a file of a dump, as far as its size shows; undefined when nothing is. */
 export async function problemWith(store: Store, { file, bytes }: ListedFile): Promise<string | undefined> {
   const found = await store.find(file);
   if (!found) return missing;
@@ -82,7 +84,7 @@ export async function problemWith(store: Store, { file, bytes }: ListedFile): Pr
   return found.size === bytes ? undefined : `holds ${found.size} bytes, but the manifest says ${bytes} bytes`;
 }
 
-/** The files of a shard, itself first. */
+/** The files of a shard, the shard itself first. */
 export const filesOf = (entry: ShardEntry): readonly ListedFile[] => [entry, ...(entry.parquet ?? [])];
 
 export const bytesOf = (shards: readonly ShardEntry[]): number =>
@@ -96,14 +98,16 @@ export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry
   complete,
 });
 
-/** @throws Error before anything is written when the manifest would be larger than what is read, with advice. */
+/**
+ * @throws Error, with advice and before anything is written, when the manifest would be larger than what can be read.
+ */
 export async function writeManifest(store: Store, manifest: Manifest, how?: Writing): Promise<void> {
   const file = manifestFile(manifest.part);
   const text = manifestText(store, manifest, how);
   await onDisk(store.pathOf(file), store.writeText(file, text), how);
 }
 
-/** What `writeManifest` writes. @throws Error when that is larger than what is read. */
+/** The text that `writeManifest` writes. @throws Error when it is larger than what can be read. */
 export function manifestText(store: Store, manifest: Manifest, how?: Pick<Writing, 'operation'>): string {
   const text = textOf(manifest);
   if (text !== undefined && Buffer.byteLength(text) <= largestManifest) return text;
@@ -114,7 +118,7 @@ export function manifestText(store: Store, manifest: Manifest, how?: Pick<Writin
   );
 }
 
-/** Whether a manifest can list so many shards at most, whatever they hold. */
+/** Whether a manifest can list so many shards. */
 export function canList(settings: DumpSettings, shards: number): boolean {
   const listed = (file: string): ListedFile => ({ file, bytes: 1, sha256: '0'.repeat(64) });
   const parquet = settings.parquet && settings.autoencoders.map(({ location }) => listed(parquetFile(0, location)));
@@ -124,7 +128,7 @@ export function canList(settings: DumpSettings, shards: number): boolean {
   return lengthOf([entry]) + (shards - 1) * each <= largestManifest;
 }
 
-/** Undefined where it is longer than a text can be. */
+/** The manifest as JSON; undefined when it is longer than a string can be. */
 function textOf(manifest: Manifest): string | undefined {
   try {
     return `${JSON.stringify(manifest, null, 2)}\n`;
@@ -135,8 +139,8 @@ function textOf(manifest: Manifest): string | undefined {
 }
 
 /**
- * All manifests of a folder, by file name: one, or one for each part that was begun. Parts that were merged into the one
- * count no more, should they be there still. `only` leaves out other names.
+ * All manifests of a folder, by file name: one, or one for each part that was begun. Manifests of parts that were
+ * merged into a whole may still be there; they are left out. With `only`, no other names are read.
  */
 export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
   const names = (await store.list()).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
@@ -165,10 +169,10 @@ async function readManifest(store: Store, name: string): Promise<Manifest> {
   }
 }
 
-/** What the first dumps do not say, as there was no choice. */
+/** Fields that the manifests of the first dumps lack: there was no choice then. */
 const defaults = { drop: [], sample: 1, statistics: false, parquet: false };
 
-/** Fields that are there keep their order. */
+/** Adds missing fields at the end, so that the others keep their order. */
 function withDefaults(value: unknown): unknown {
   if (typeof value !== 'object' || value === null) return value;
   return { ...value, ...Object.fromEntries(Object.entries(defaults).filter(([name]) => !(name in value))) };
@@ -209,9 +213,9 @@ const manifestOf = object<Manifest>({
   complete: flag,
 });
 
-const mostPlaces = 2 ** 31 - 1;
+const mostPositions = 2 ** 31 - 1;
 
-/** The manifest that a value is, without what nobody knows. @throws Error that says what is wrong with it. */
+/** Reads a value as a manifest, without unknown fields. @throws Error that says what is wrong with it. */
 function checkedManifest(value: unknown): Manifest {
   const { format, version } = (value ?? {}) as Partial<Record<keyof Manifest, unknown>>;
   if (format !== 'sonde dump') throw new Error('its "format" is not "sonde dump"');
@@ -228,7 +232,7 @@ function checkedManifest(value: unknown): Manifest {
   return manifest;
 }
 
-/** What is wrong with fields that are right one by one. */
+/** A contradiction between fields that are valid one by one. */
 function contradictionIn(manifest: Manifest): string | undefined {
   const { shards, context, locations, part, parquet, autoencoders } = manifest;
   if (part.index >= part.count) return 'its "part" is not as it should be: the index must be below the count';
@@ -244,20 +248,20 @@ function contradictionIn(manifest: Manifest): string | undefined {
   if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
   const names = featureNames(manifest);
   if (new Set(names).size < names.length) return 'it has a location twice';
-  // Places within a shard are 32-bit integers, and positions in its file are exact.
+  // Flat positions within a shard are 32-bit integers, and offsets in its file are exact.
   const rows = shards.reduce((most, shard) => Math.max(most, shard.rows), 0);
-  if (rows * context > mostPlaces) return `a shard of ${rows} rows of ${context} tokens is too large`;
+  if (rows * context > mostPositions) return `a shard of ${rows} rows of ${context} tokens is too large`;
   const wide = locations.find((entry) => rows * context * widthOf(entry) * 8 > 2 ** 53);
   if (wide) return `a shard cannot hold ${rows} rows of ${wide.location}`;
-  const tokenBytes = 2 * bytesPerElement('int32'); // each has its token and its document
+  const tokenBytes = 2 * bytesPerElement('int32'); // each position has its token and its document
   const small = shards.find(({ rows, bytes }) => bytes < rows * context * tokenBytes);
   if (small) return `${small.file} has ${small.rows} rows, which its ${small.bytes} bytes cannot hold`;
   return undefined;
 }
 
-// ---- telling dumps apart
+// ---- comparing dumps
 
-/** The first difference between what a folder holds and what is asked for, as `[what, there, asked]`. */
+/** The first difference between the dump in a folder and the request, as `[label, there, asked]`. */
 export function differenceOf(there: DumpSettings, asked: DumpSettings): [string, string, string] | undefined {
   const [a, b] = [labelled(there), labelled(asked)];
   for (const [label, value] of b) if (a.get(label) !== value) return [label, a.get(label) ?? 'none', value];

@@ -1,10 +1,10 @@
-// Mean and central moments of many series at once, in float64. What comes is first summed up around its own mean, and
+// Mean and central moments of many series at once, in float64. New values are first summed around their own mean, and
 // two such sums are merged exactly (Pébay, "Formulas for Robust, One-Pass Parallel Computation of Covariances and
 // Arbitrary-Order Statistical Moments", SAND2008-6212), so nothing large is ever subtracted from something large.
 
 export interface Summary {
   readonly mean: number;
-  /** Of the population: divided by the count. */
+  /** The variance of the population: the sum is divided by the count. */
   readonly variance: number;
   /** The third central moment over the variance to the power of 1.5; NaN where that is 0. */
   readonly skewness: number;

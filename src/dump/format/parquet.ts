@@ -1,22 +1,23 @@
-// The latents of one autoencoder in one shard as a Parquet file, sorted by latent and within a latent by position: what
-// a query about one latent needs lies in one row group or a few, and the statistics of `latent` tell a reader which.
+// The latents of one autoencoder in one shard as a Parquet file, sorted by latent and within a latent by position. What
+// a query about one latent needs lies in one row group or a few, and the statistics of the column `latent` say in
+// which.
 //
-// A counting sort in little memory: one pass counts, then each range of the sorted entries is
-// gathered in a pass of its own, and goes out as row groups before the next. Integers are written as differences, small
-// among neighbours of one latent; values as planes of bytes, since a dictionary would take -0 for 0.
+// This is a counting sort in little memory. One pass counts. Then each range of the sorted entries is gathered in a
+// pass of its own, and is written as row groups before the next range. Integers are written as differences, which are
+// small among neighbours of one latent. Values use BYTE_STREAM_SPLIT, since a dictionary would take -0 for 0.
 //
-// Measured on an AMD EPYC with 32,768 latents: 5 million random entries take 6 s and three passes, 30 million 42 s and
-// nine, 10.7 bytes each, with at most 0.2 GB of memory of its own; a row group keeps the event loop for 0.1 to 0.2 s. Encoding
-// is nine tenths of it, that of the texts two fifths.
+// Measured on an AMD EPYC with 32,768 latents: 5 million random entries take 6 s and three passes, 30 million take 42 s
+// and nine passes, at 10.7 bytes each and with at most 0.2 GB of additional memory. A row group blocks the event loop
+// for 0.1 to 0.2 s. Encoding takes nine tenths of the time, and encoding the texts two fifths.
 import { ByteWriter, type ColumnSource, ParquetWriter, type SchemaElement } from 'hyparquet-writer';
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { textOf } from './token_text.js';
 
-/** The latents of one autoencoder in one shard, in CSR form. */
+/** The latents of one autoencoder in one shard, in CSR format. */
 export interface LatentEntries {
-  /** How many there are. */
+  /** The number of latents. */
   readonly latents: number;
-  /** Of the shard in the dump. */
+  /** The number of the shard's first row in the dump. */
   readonly firstRow: number;
   /** Tokens per row. */
   readonly context: number;
@@ -24,30 +25,30 @@ export interface LatentEntries {
   readonly tokens: Int32Array;
   /** [rows * context] */
   readonly document: Int32Array;
-  /** Where each cell of rowPtr lies: row * context + position, ascending. Undefined: cell i is place i. */
-  readonly places?: Int32Array | undefined;
-  /** [cells + 1] */
+  /** The flat position of each slot of rowPtr, ascending; undefined when they are equal (positions.ts). */
+  readonly flatPositions?: Int32Array | undefined;
+  /** [slots + 1] */
   readonly rowPtr: BigInt64Array;
   /** Entries [from, to) as they are stored; called several times over the same entries. */
   readonly indices: (from: number, to: number) => Promise<Uint16Array | Int32Array>;
   readonly values: (from: number, to: number) => Promise<Float32Array>;
 }
 
-/** Counted in entries. */
+/** All sizes are numbers of entries. */
 export interface ParquetSizes {
-  /** Read at a time. */
-  readonly piece: number;
-  /** Sorted at a time, in 8 bytes each. A shard is read once for each range. */
+  /** Entries that are read at a time. */
+  readonly chunk: number;
+  /** Entries that are sorted at a time, in 8 bytes each. A shard is read once for each range. */
   readonly range: number;
-  /** Of a row group: what readers skip or read, and what is encoded in one go. */
+  /** Entries of a row group, which readers skip or read as a whole. A row group is encoded at once. */
   readonly group: number;
 }
 
-/** A range grows with very many entries, for the shard is read once for each: 32 times at most. */
+/** With very many entries, ranges become larger: the shard is read once for each range, but 32 times at most. */
 function usualSizes({ rowPtr }: LatentEntries): ParquetSizes {
   const group = 2 ** 16;
   const range = group * Math.ceil(Number(rowPtr.at(-1) ?? 0n) / 32 / group);
-  return { piece: 2 ** 18, range: Math.max(2 ** 22, range), group };
+  return { chunk: 2 ** 18, range: Math.max(2 ** 22, range), group };
 }
 
 const column = (name: string, element: Partial<SchemaElement>): SchemaElement => ({
@@ -68,9 +69,8 @@ const schema: SchemaElement[] = [
 ];
 
 /**
- * Writes the file through `write`, in order; bytes are valid until its promise is kept. The same entries and sizes give
- * the same bytes.
- *
+ * Writes the file through `write`, in order. The bytes are valid until its promise resolves. The same entries and sizes
+ * give the same bytes.
  * @throws RangeError for sizes that do not fit together, Error for pointers or latents that cannot be.
  */
 export async function writeLatentsParquet(
@@ -85,15 +85,21 @@ export async function writeLatentsParquet(
   const file = new ParquetWriter({ writer: new PassingWriter(write), schema, statistics: false, createdBy: 'sonde' });
   for (let from = 0; from < count; from += sizes.range) {
     const sorted = await gathered(entries, starts, from, Math.min(count, from + sizes.range), sizes);
-    for (let at = 0; at < sorted.places.length; at += sizes.group) {
-      const columnData = columnsOf(entries, starts, sorted, at, Math.min(sorted.places.length, at + sizes.group));
+    for (let at = 0; at < sorted.flatPositions.length; at += sizes.group) {
+      const columnData = columnsOf(
+        entries,
+        starts,
+        sorted,
+        at,
+        Math.min(sorted.flatPositions.length, at + sizes.group),
+      );
       await file.write({ columnData, rowGroupSize: sizes.group, pageSize: 0 }); // a page for each column
     }
   }
   await file.finish();
 }
 
-/** Passes on what it holds after each row group. */
+/** Passes its contents to `write` after each row group. */
 class PassingWriter extends ByteWriter {
   readonly #write: (bytes: Uint8Array) => Promise<void>;
 
@@ -114,11 +120,11 @@ class PassingWriter extends ByteWriter {
 
 // ---- sorting
 
-/** Of each latent the number of entries of those before it, [latents + 1]. */
-async function startsOf(entries: LatentEntries, { piece }: ParquetSizes): Promise<Float64Array> {
+/** For each latent the number of entries of the latents before it, [latents + 1]. */
+async function startsOf(entries: LatentEntries, { chunk }: ParquetSizes): Promise<Float64Array> {
   const { latents } = entries;
   const starts = new Float64Array(latents + 1);
-  for (const [from, to] of pieces(entries, piece)) {
+  for (const [from, to] of chunks(entries, chunk)) {
     const indices = whole('indices', await entries.indices(from, to), from, to);
     for (let i = 0; i < indices.length; i++) {
       const latent = indices[i] as number;
@@ -134,62 +140,65 @@ async function startsOf(entries: LatentEntries, { piece }: ParquetSizes): Promis
   return starts;
 }
 
-/** A stretch of the entries in their order by latent. */
+/** A span of the entries in their order by latent. */
 interface Sorted {
-  /** Of its first entry among all. */
+  /** The rank of the first entry among all. */
   readonly rank: number;
-  readonly places: Int32Array;
+  readonly flatPositions: Int32Array;
   readonly values: Float32Array;
 }
 
-/** The entries of ranks [from, to): a latent may begin in a stretch before, or go on in the next. */
+/** The entries of ranks [from, to). A latent may begin in the span before, or continue in the next. */
 async function gathered(
   entries: LatentEntries,
   starts: Float64Array,
   from: number,
   to: number,
-  { piece }: ParquetSizes,
+  { chunk }: ParquetSizes,
 ): Promise<Sorted> {
   const size = to - from;
-  const sorted = { rank: from, places: new Int32Array(size), values: new Float32Array(size) };
+  const sorted = { rank: from, flatPositions: new Int32Array(size), values: new Float32Array(size) };
   const first = latentAt(starts, from);
-  // Of each latent that has some of these ranks, where its next entry goes.
+  // Where the next entry of each latent goes, for the latents that have some of these ranks.
   const next = starts.slice(first, latentAt(starts, to - 1) + 1).map((start) => start - from);
-  let cell = 0;
-  for (const [begin, end] of pieces(entries, piece)) {
+  let slot = 0;
+  for (const [begin, end] of chunks(entries, chunk)) {
     const [indices, values] = await Promise.all([entries.indices(begin, end), entries.values(begin, end)]);
     whole('indices', indices, begin, end);
     whole('values', values, begin, end);
     for (let at = 0; at < indices.length; ) {
-      const cellEnd = Number(entries.rowPtr[cell + 1]) - begin;
-      const stop = Math.min(cellEnd, indices.length);
-      const place = entries.places ? (entries.places[cell] as number) : cell;
+      const slotEnd = Number(entries.rowPtr[slot + 1]) - begin;
+      const stop = Math.min(slotEnd, indices.length);
+      const flat = entries.flatPositions ? (entries.flatPositions[slot] as number) : slot;
       for (; at < stop; at++) {
         const latent = (indices[at] as number) - first;
         if (latent < 0 || latent >= next.length) continue;
-        const slot = next[latent] as number;
-        next[latent] = slot + 1;
-        if (slot < 0 || slot >= size) continue;
-        sorted.places[slot] = place;
-        sorted.values[slot] = values[at] as number;
+        const to = next[latent] as number;
+        next[latent] = to + 1;
+        if (to < 0 || to >= size) continue;
+        sorted.flatPositions[to] = flat;
+        sorted.values[to] = values[at] as number;
       }
-      if (stop === cellEnd) cell++;
+      if (stop === slotEnd) slot++;
     }
   }
   return sorted;
 }
 
-/** The latent of the entry of a rank. */
+/** The latent of the entry that has a rank. */
 const latentAt = (starts: Float64Array, rank: number): number => starts.findIndex((start) => start > rank) - 1;
 
-function* pieces({ rowPtr }: LatentEntries, piece: number): Generator<[from: number, to: number]> {
+function* chunks({ rowPtr }: LatentEntries, chunk: number): Generator<[from: number, to: number]> {
   const count = Number(rowPtr.at(-1));
-  for (let from = 0; from < count; from += piece) yield [from, Math.min(count, from + piece)];
+  for (let from = 0; from < count; from += chunk) yield [from, Math.min(count, from + chunk)];
 }
 
 // ---- columns
 
-/** Entries [from, to) of what is sorted. Only `latent` has statistics: the others span everything in each row group. */
+/**
+ * The columns of the sorted entries [from, to). Only `latent` has statistics: others have all their values in any row
+ * group.
+ */
 function columnsOf(
   entries: LatentEntries,
   starts: Float64Array,
@@ -197,22 +206,22 @@ function columnsOf(
   from: number,
   to: number,
 ): ColumnSource[] {
-  const places = sorted.places.subarray(from, to);
-  const token = places.map((place) => entries.tokens[place] as number);
+  const flatPositions = sorted.flatPositions.subarray(from, to);
+  const token = flatPositions.map((flat) => entries.tokens[flat] as number);
   const integers = (name: string, data: Int32Array | BigInt64Array, statistics = false): ColumnSource => {
     return { name, data, encoding: 'DELTA_BINARY_PACKED', statistics };
   };
   return [
-    integers('latent', latentsOf(starts, sorted.rank + from, places.length), true),
+    integers('latent', latentsOf(starts, sorted.rank + from, flatPositions.length), true),
     { name: 'value', data: sorted.values.subarray(from, to), encoding: 'BYTE_STREAM_SPLIT' },
-    integers('row', rowsOf(entries, places)),
+    integers('row', rowsOf(entries, flatPositions)),
     integers(
       'position',
-      places.map((place) => place % entries.context),
+      flatPositions.map((flat) => flat % entries.context),
     ),
     integers(
       'document',
-      places.map((place) => entries.document[place] as number),
+      flatPositions.map((flat) => entries.document[flat] as number),
     ),
     integers('token', token),
     { name: 'text', data: Array.from(token, textOrNone), encoding: 'RLE_DICTIONARY' },
@@ -229,11 +238,11 @@ function latentsOf(starts: Float64Array, rank: number, size: number): Int32Array
   return latents;
 }
 
-/** Small numbers need no bigints to be written as INT64, which take twice the time. */
-function rowsOf({ firstRow, context, tokens }: LatentEntries, places: Int32Array): Int32Array | BigInt64Array {
-  const row = (place: number) => firstRow + Math.floor(place / context);
-  if (row(tokens.length) < 2 ** 31) return places.map(row);
-  return BigInt64Array.from(places, (place) => BigInt(row(place)));
+/** Small numbers are written as INT64 without bigints, which would take twice the time. */
+function rowsOf({ firstRow, context, tokens }: LatentEntries, flatPositions: Int32Array): Int32Array | BigInt64Array {
+  const row = (flat: number) => firstRow + Math.floor(flat / context);
+  if (row(tokens.length) < 2 ** 31) return flatPositions.map(row);
+  return BigInt64Array.from(flatPositions, (flat) => BigInt(row(flat)));
 }
 
 const textOrNone = (token: number): string => (token >= 0 && token < gpt2Tokenizer().nVocab ? textOf(token) : '');
@@ -241,7 +250,7 @@ const textOrNone = (token: number): string => (token >= 0 && token < gpt2Tokeniz
 // ---- checks
 
 function checkShapes(entries: LatentEntries, sizes: ParquetSizes): void {
-  const { latents, firstRow, context, tokens, document, places, rowPtr } = entries;
+  const { latents, firstRow, context, tokens, document, flatPositions, rowPtr } = entries;
   const wholeFrom = (least: number, name: string, value: number) => {
     if (Number.isSafeInteger(value) && value >= least) return;
     throw new RangeError(`writeLatentsParquet: ${name} must be a whole number from ${least} on, but is ${value}`);
@@ -256,19 +265,19 @@ function checkShapes(entries: LatentEntries, sizes: ParquetSizes): void {
   };
   lengths('tokens and context', tokens.length % context, 0);
   lengths('tokens and document', tokens.length, document.length);
-  lengths('rowPtr and its cells', rowPtr.length, (places ?? tokens).length + 1);
+  lengths('rowPtr and its cells', rowPtr.length, (flatPositions ?? tokens).length + 1);
 }
 
-function checkPointers({ rowPtr, places, tokens }: LatentEntries): void {
+function checkPointers({ rowPtr, flatPositions, tokens }: LatentEntries): void {
   if (rowPtr[0] !== 0n) throw new Error(`writeLatentsParquet: rowPtr begins with ${rowPtr[0]} instead of 0`);
-  for (let cell = 1; cell < rowPtr.length; cell++) {
-    if ((rowPtr[cell] as bigint) < (rowPtr[cell - 1] as bigint)) {
-      throw new Error(`writeLatentsParquet: rowPtr falls at ${cell}`);
+  for (let slot = 1; slot < rowPtr.length; slot++) {
+    if ((rowPtr[slot] as bigint) < (rowPtr[slot - 1] as bigint)) {
+      throw new Error(`writeLatentsParquet: rowPtr falls at ${slot}`);
     }
   }
-  places?.forEach((place, cell) => {
-    if (place > (cell > 0 ? (places[cell - 1] as number) : -1) && place < tokens.length) return;
-    throw new Error(`writeLatentsParquet: places must ascend below ${tokens.length}, but place ${cell} is ${place}`);
+  flatPositions?.forEach((flat, slot) => {
+    if (flat > (slot > 0 ? (flatPositions[slot - 1] as number) : -1) && flat < tokens.length) return;
+    throw new Error(`writeLatentsParquet: places must ascend below ${tokens.length}, but place ${slot} is ${flat}`);
   });
 }
 

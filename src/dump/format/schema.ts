@@ -1,16 +1,16 @@
-// Plain data that comes from anywhere, a manifest or a job of a queue: it is read into a copy that holds what is known and
-// has been checked, and nothing else. The first thing that is wrong ends it, with the field it is in.
+// Readers for untrusted plain data, such as a manifest or a job of a queue. A reader makes a copy that holds the known
+// fields, checked, and nothing else. The first invalid value is an error that names its field.
 import { quoted } from '../../files/text.js';
 
-/** What becomes of fields that nobody knows: an error, or they are left out of the copy. */
+/** What happens to unknown fields: they are an error, or are left out of the copy. */
 export type Others = 'refused' | 'dropped';
 
-/** Gives a checked copy. @throws FieldError for anything else. */
+/** Returns a checked copy. @throws FieldError for an invalid value. */
 export type Read<T> = (value: unknown, others: Others) => T;
 
 /** What is wrong with a field: `request.corpus[2].path must be …, but is …`. */
 export class FieldError extends Error {
-  /** `request.corpus[2].path`; empty for the whole. */
+  /** `request.corpus[2].path`; empty for the whole value. */
   readonly field: string;
   /** `must be …, but is …` */
   readonly problem: string;
@@ -21,11 +21,11 @@ export class FieldError extends Error {
     this.problem = problem;
   }
 
-  /** The same, seen from what the field lies in. */
-  static within(place: string, error: unknown): unknown {
+  /** The same error, with the field's path starting at its parent. */
+  static within(parent: string, error: unknown): unknown {
     if (!(error instanceof FieldError)) return error;
     const joint = error.field === '' || error.field.startsWith('[') ? '' : '.';
-    return new FieldError(`${place}${joint}${error.field}`, error.problem);
+    return new FieldError(`${parent}${joint}${error.field}`, error.problem);
   }
 }
 
@@ -35,11 +35,11 @@ const wrong = (expected: string, value: unknown): FieldError =>
     value === undefined ? `is missing; it must be ${expected}` : `must be ${expected}, but is ${quoted(value)}`,
   );
 
-/** Whether a value has fields. */
+/** Whether a value is an object with named fields. */
 export const isObject = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** A value that a test accepts, `expected` in words. */
+/** A value that passes a test. `expected` describes it in errors. */
 export const checked =
   <T>(expected: string, test: (value: unknown) => boolean): Read<T> =>
   (value) => {
@@ -51,10 +51,10 @@ export const flag: Read<boolean> = checked('true or false', (value) => typeof va
 
 export const string: Read<string> = checked('a string', (value) => typeof value === 'string');
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern looks for control characters
 const control = /[\u0000-\u001f\u007f-\u009f]/;
 
-/** A string on one line, which a terminal shows as it is. */
+/** A string on one line without control characters, so that a terminal shows it as it is. */
 export const line = (most: number): Read<string> =>
   checked(
     `a string of 1 to ${most} characters, none of them a control character`,
@@ -123,7 +123,7 @@ export const object =
     }
   };
 
-/** An object whose fields have names of somebody's choice. */
+/** An object with arbitrary field names. */
 export const record =
   <T>(name: Read<string>, read: Read<T>, most: number): Read<Record<string, T>> =>
   (value, others) => {

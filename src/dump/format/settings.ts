@@ -1,16 +1,17 @@
-// What decides every byte of a dump, as plain data: it is planned (plan.ts), kept in the manifest, and compared.
+// The settings of a dump: what decides every byte of it, as plain data. A plan works them out (dump_plan.ts), the
+// manifest keeps them, and two dumps are compared by them.
 import type { TransformerConfig } from '../../transformer/weights/config.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { checked, flag, integer, listOf, object, oneOf, optional, orNull, type Read, string } from './schema.js';
 
-/** int8 is with a scale for each token: a value is its integer times the scale. Latents are float16 then. */
+/** With int8, each token has a scale: a value is its integer times the scale. Latents are float16 then. */
 export type DumpDType = 'float16' | 'bfloat16' | 'float32' | 'int8';
 export const dumpDTypes: readonly DumpDType[] = ['float16', 'bfloat16', 'float32', 'int8'];
 
-/** Those of single values. */
+/** The dtypes that hold a value by itself, without a scale. */
 export type FloatDType = Exclude<DumpDType, 'int8'>;
 
-/** What can be left out: positions after the end of a row's text, and those of `<|endoftext|>`. */
+/** The positions that can be left out: those after the end of a row's text, and those of `<|endoftext|>`. */
 export type Dropped = 'padding' | 'endoftext';
 export const droppable: readonly Dropped[] = ['padding', 'endoftext'];
 
@@ -18,6 +19,40 @@ export const droppable: readonly Dropped[] = ['padding', 'endoftext'];
 export interface Part {
   readonly index: number;
   readonly count: number;
+}
+
+/** The options of dump() that become settings under the same name. */
+export interface StorageOptions {
+  /** Tokens per row; 128 when left out. */
+  context?: number;
+  /** The most tokens of the corpus that are taken; all when left out. */
+  limit?: number;
+  /**
+   * How values are stored; float16 when left out. int8 has a scale for each token, and is off by half of that at most;
+   * latents are float16 then.
+   */
+  dtype?: DumpDType;
+  /** Tokens per shard, about; 1,048,576 when left out. */
+  shardTokens?: number;
+  /**
+   * Positions that are not stored: padding, `<|endoftext|>`. As soon as any are left out, a shard holds what is stored
+   * without gaps, and `positions` says where it belongs.
+   */
+  drop?: readonly Dropped[];
+  /**
+   * The part of the positions that is stored, above 0 and up to 1, chosen at random; padding never is. All when left
+   * out.
+   */
+  sample?: number;
+  /** The seed of that choice; 0 when left out. */
+  seed?: number;
+  /**
+   * Counts of each feature, its mean, variance and maximum, over all positions that are not dropped, in the sample or
+   * not. See `Dump.statistics`.
+   */
+  statistics?: boolean;
+  /** Writes the latents once more, sorted by latent, as a Parquet file for each shard and autoencoder. */
+  parquet?: boolean;
 }
 
 export interface DenseLocation {
@@ -28,16 +63,19 @@ export interface DenseLocation {
 
 export interface SparseLocation {
   readonly location: string;
-  /** The autoencoder, as it was asked for. */
+  /** The autoencoder's name in the request. */
   readonly name: string;
   readonly digest: string;
   readonly latents: number;
-  /** Latents above it are stored. */
+  /** Latents above the threshold are stored. */
   readonly threshold: number;
 }
 
-/** What decides every byte of a dump. Two runs with equal settings and one corpus write equal folders. */
-export interface DumpSettings {
+/**
+ * What decides every byte of a dump. Two runs with equal settings and one corpus write equal folders. The storage
+ * options are here with their defaults filled in.
+ */
+export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'limit' | 'seed'>>> {
   readonly model: {
     readonly name: string;
     readonly digest: string;
@@ -49,25 +87,14 @@ export interface DumpSettings {
   readonly corpus: readonly SourceDescription[];
   readonly locations: readonly DenseLocation[];
   readonly autoencoders: readonly SparseLocation[];
-  readonly dtype: DumpDType;
-  readonly context: number;
-  readonly shardTokens: number;
-  /** Tokens of the corpus to take at most; null for all. */
+  /** The most tokens of the corpus that are taken; null for all. */
   readonly limit: number | null;
-  /** Positions that are not stored. As soon as any are left out, padding is. */
-  readonly drop: readonly Dropped[];
-  /** The part of the other positions that is stored, chosen by chance; 1 for all. */
-  readonly sample: number;
-  /** Of that choice; null when there is none. */
+  /** The seed of the sample; null when all positions are stored. */
   readonly seed: number | null;
-  /** Whether shards hold the statistics of their features. */
-  readonly statistics: boolean;
-  /** Whether there are Parquet files of the latents beside the shards. */
-  readonly parquet: boolean;
   readonly part: Part;
 }
 
-// ---- reading them
+// ---- reading settings
 
 const positive = (value: unknown): boolean => typeof value === 'number' && value > 0 && value < Infinity;
 
@@ -101,7 +128,7 @@ const shape: Read<number[]> = (value, others) => {
   return checked<number[]>(`sizes of ${2 ** 31} values per token at most`, () => width <= 2 ** 31)(sizes, others);
 };
 
-/** What each field of the settings must be. Whoever reads them checks what they say together. */
+/** What each field of the settings must be. Readers also check that the fields agree with one another. */
 export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSettings[K]> } = {
   model: object<DumpSettings['model']>({ name: string, digest: string, dtype: string, vocabulary: size, config }),
   tokenizer: oneOf('gpt2'),
@@ -128,6 +155,6 @@ export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSett
   part: object<Part>({ index: integer(0), count: integer(1) }),
 };
 
-/** A copy of the settings that holds what is known of and nothing else. @throws FieldError for what cannot be. */
+/** A copy of the settings that holds the known fields and nothing else. @throws FieldError for an invalid value. */
 export const knownSettings = (value: DumpSettings): DumpSettings =>
   object<DumpSettings>(settingsFields)(value, 'dropped');

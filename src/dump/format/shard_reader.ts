@@ -1,5 +1,5 @@
-// Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply, so
-// nothing in the file is believed that was not worked out here.
+// Reads one shard. Its header must be, byte for byte, what the manifest and the numbers of its entries imply. So
+// nothing in the file is trusted that was not worked out here.
 import type { ByteSource } from '../../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../../files/host_tensor.js';
 import { allocate, checkMemory } from '../../files/memory.js';
@@ -9,7 +9,7 @@ import { quietly } from '../corpus/read_ahead.js';
 import type { ReadableFile } from './disk.js';
 import { latentsName, longestHeader, ShardLayout, type ShardSize, statisticNames } from './layout.js';
 import { problemWith, type ShardEntry, shardNumber } from './manifest.js';
-import { type Cells, everyCell, isPacked } from './positions.js';
+import { everyPosition, isPacked, type StoredPositions } from './positions.js';
 import type { DumpSettings } from './settings.js';
 import type { Statistics } from './statistics.js';
 
@@ -21,7 +21,7 @@ export class ShardReader {
   readonly file: ByteSource;
   readonly path: string;
   readonly #settings: DumpSettings;
-  #cells: Promise<Cells> | undefined;
+  #storedPositions: Promise<StoredPositions> | undefined;
 
   private constructor(path: string, settings: DumpSettings, entry: ShardEntry, layout: ShardLayout, file: ByteSource) {
     this.path = path;
@@ -59,19 +59,22 @@ export class ShardReader {
     return readElements(this.path, this.file, this.layout.tensor(name), from, to);
   }
 
-  /** The elements from `from` on, as many as `into` has room for. It must be an array of the tensor's dtype. */
+  /** Fills `into` with the elements from `from` on. It must be an array of the tensor's dtype. */
   async readInto(name: string, from: number, into: StoredArray): Promise<void> {
     const { byteOffset } = this.layout.tensor(name);
     const bytes = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
     await this.file.readInto(byteOffset + from * into.BYTES_PER_ELEMENT, bytes);
   }
 
-  /** Where the cells of rows [from, to) begin and end, and, where positions are left out, the places of all cells. */
-  async cellsOf(from: number, to: number): Promise<{ begin: number; end: number; places: Int32Array | undefined }> {
+  /** The slots [begin, end) of rows [from, to), and the flat positions of all slots where positions are left out. */
+  async slotsOf(
+    from: number,
+    to: number,
+  ): Promise<{ begin: number; end: number; flatPositions: Int32Array | undefined }> {
     const { context } = this.#settings;
-    if (!isPacked(this.#settings)) return { begin: from * context, end: to * context, places: undefined };
-    const { starts, places } = await this.cells();
-    return { begin: starts[from] as number, end: starts[to] as number, places };
+    if (!isPacked(this.#settings)) return { begin: from * context, end: to * context, flatPositions: undefined };
+    const { starts, flatPositions } = await this.storedPositions();
+    return { begin: starts[from] as number, end: starts[to] as number, flatPositions };
   }
 
   /** The tokens and documents, [rows, context] each, of rows [from, to). */
@@ -84,32 +87,32 @@ export class ShardReader {
     return { tokens, document };
   }
 
-  /** Where values are stored. @throws Error when the file says nonsense about it. */
-  cells(): Promise<Cells> {
-    this.#cells ??= quietly(this.#readCells());
-    return this.#cells;
+  /** Which positions are stored. @throws Error when the file holds positions that cannot be. */
+  storedPositions(): Promise<StoredPositions> {
+    this.#storedPositions ??= quietly(this.#readPositions());
+    return this.#storedPositions;
   }
 
-  async #readCells(): Promise<Cells> {
+  async #readPositions(): Promise<StoredPositions> {
     const { context } = this.#settings;
     const { rows } = this.entry;
     checkMemory(`${this.path}: its positions`, 4 * (rows + 1), 'read it where there is more');
-    if (!isPacked(this.#settings)) return everyCell(rows, context);
+    if (!isPacked(this.#settings)) return everyPosition(rows, context);
     const positions = (await this.read('positions')) as Int32Array;
-    const places = new Int32Array(positions.length / 2);
+    const flatPositions = new Int32Array(positions.length / 2);
     const starts = new Int32Array(rows + 1);
-    for (let cell = 0; cell < places.length; cell++) {
-      const [row, position] = [positions[2 * cell] as number, positions[2 * cell + 1] as number];
-      const place = row * context + position;
-      const isAfter = cell === 0 || place > (places[cell - 1] as number);
+    for (let slot = 0; slot < flatPositions.length; slot++) {
+      const [row, position] = [positions[2 * slot] as number, positions[2 * slot + 1] as number];
+      const flat = row * context + position;
+      const isAfter = slot === 0 || flat > (flatPositions[slot - 1] as number);
       if (row < 0 || row >= rows || position < 0 || position >= context || !isAfter) {
-        throw new Error(`${this.path}: positions[${cell}] is row ${row}, position ${position}, which cannot be`);
+        throw new Error(`${this.path}: positions[${slot}] is row ${row}, position ${position}, which cannot be`);
       }
-      places[cell] = place;
-      starts[row + 1] = cell + 1;
+      flatPositions[slot] = flat;
+      starts[row + 1] = slot + 1;
     }
     for (let row = 0; row < rows; row++) starts[row + 1] = Math.max(starts[row + 1] as number, starts[row] as number);
-    return { count: places.length, starts, places };
+    return { count: flatPositions.length, starts, flatPositions };
   }
 
   async close(): Promise<void> {
@@ -131,15 +134,15 @@ export async function readElements(
   return viewAs(dtype, bytesRead.buffer, 0, to - from) as StoredArray;
 }
 
-/** Of the header, in bytes, whatever the shard holds; with the length field. */
+/** The most bytes that the header can have, whatever the shard holds. The length field is included. */
 function longestOf(path: string, settings: DumpSettings, { rows }: ShardEntry): number {
-  const cells = rows * settings.context;
-  return inWords(path, () => ShardLayout.beforeLatents(settings, { rows, cells })).header.length;
+  const positions = rows * settings.context;
+  return inWords(path, () => ShardLayout.beforeLatents(settings, { rows, positions })).header.length;
 }
 
 const shortHeader = 2 ** 20;
 
-/** `longestOf` is asked for the most bytes that it can have where they are many: the answer takes some time. */
+/** Calls `longestOf`, which takes some time, only for a header that is longer than usual. */
 async function readHeader(path: string, file: ByteSource, longestOf: () => number): Promise<Buffer> {
   const prefix = Buffer.alloc(8);
   await file.readInto(0, prefix);
@@ -166,7 +169,8 @@ function inWords(path: string, layout: () => ShardLayout): ShardLayout {
   }
 }
 
-// What the manifest leaves open. The parser takes no more memory than the header's length justifies.
+// Reads from the header what the manifest leaves open. The parser takes no more memory than the header's length
+// justifies.
 function sizeIn(
   path: string,
   header: Buffer,
@@ -174,9 +178,9 @@ function sizeIn(
   settings: DumpSettings,
   { rows }: ShardEntry,
 ): ShardSize {
-  const places = rows * settings.context;
+  const all = rows * settings.context;
   const names = settings.autoencoders.map(({ location }) => `${latentsName(location)}.indices`);
-  if (names.length === 0 && !isPacked(settings)) return { rows, cells: places, entries: [] };
+  if (names.length === 0 && !isPacked(settings)) return { rows, positions: all, entries: [] };
   let tensors: ReadonlyMap<string, PlacedTensor>;
   try {
     ({ tensors } = parseSafetensorsHeader('its header', header.subarray(8), fileSize));
@@ -188,11 +192,14 @@ function sizeIn(
     if (found !== undefined && found <= most) return found;
     throw new Misfit(`${path}: its header says nothing sensible of ${name}`);
   };
-  const cells = isPacked(settings) ? length('positions', places) : places;
-  return { rows, cells, entries: names.map((name) => length(name, Number.MAX_SAFE_INTEGER)) };
+  const positions = isPacked(settings) ? length('positions', all) : all;
+  return { rows, positions, entries: names.map((name) => length(name, Number.MAX_SAFE_INTEGER)) };
 }
 
-/** The statistics of a location's features, or of its latents, in one shard. They lie together, and are read at once. */
+/**
+ * The statistics of a location's features, or of its latents, in one shard. They lie together, so one read gets them
+ * all.
+ */
 export async function statisticsIn(shard: ShardReader, name: string): Promise<Statistics> {
   const parts = ['count', ...statisticNames].map((statistic) => shard.layout.tensor(`${name}.${statistic}`));
   const [first, last] = [parts[0] as PlacedTensor, parts.at(-1) as PlacedTensor];

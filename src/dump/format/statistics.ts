@@ -1,18 +1,19 @@
-// Statistics of features, gathered while a shard is made: of each neuron, channel or latent the number of positions where
-// it is not 0, the mean, the variance and the maximum. Each row is summed up by itself, in float64, and then merged
-// (moments.ts); rows come in an order that does not depend on how many are computed at a time, so neither do the bits.
+// Statistics of features, gathered while a shard is made. Features are the columns of a location (neurons, dimensions
+// of the residual stream) or latents. Each has the number of positions where it is not 0, the mean, the variance and
+// the maximum. Each row is summed by itself, in float64, and then merged (moments.ts). The order of the rows does not
+// depend on how many are computed at a time, so the results do not depend on it either.
 import { Moments } from './moments.js';
 
 export interface Statistics {
-  /** Positions that were looked at. */
+  /** The number of positions. */
   readonly count: number;
-  /** Of each feature, positions where it is not 0, [features]. */
+  /** The number of positions where each feature is not 0, [features]. */
   readonly active: Float64Array;
-  /** Over all positions; NaN when there are none. */
+  /** The mean over all positions; NaN when there are none. */
   readonly mean: Float64Array;
-  /** Of the population: divided by the count. */
+  /** The variance of the population: the sum is divided by the count. */
   readonly variance: Float64Array;
-  /** -Infinity when there are no positions. A NaN counts for less than any number. */
+  /** -Infinity when there are no positions. NaN is ignored. */
   readonly maximum: Float64Array;
 }
 
@@ -22,7 +23,7 @@ export class FeatureStatistics {
   readonly #active: Float64Array;
   readonly #maximum: Float64Array;
   #count = 0;
-  // of the row at hand
+  // sums of the current row
   readonly #sum: Float64Array;
   readonly #squares: Float64Array;
   readonly #positions: Uint32Array;
@@ -37,7 +38,7 @@ export class FeatureStatistics {
     this.#positions = new Uint32Array(features);
   }
 
-  /** A row of a dense location: `values` [seq, features], of which `positions` count. */
+  /** Adds a row of a dense location: the given positions of `values` [seq, features]. */
   addDense(values: Float32Array, positions: readonly number[]): void {
     const [sum, squares] = [this.#sum.fill(0), this.#squares.fill(0)];
     const [active, maximum, features] = [this.#active, this.#maximum, this.#features];
@@ -45,7 +46,7 @@ export class FeatureStatistics {
       const start = position * features;
       for (let i = 0; i < features; i++) {
         const x = values[start + i] as number;
-        // a product of two float32 is exact in float64, and a row is short: nothing is lost by subtracting the mean last
+        // A product of two float32 is exact in float64, and a row is short: the mean can be subtracted last.
         sum[i] = (sum[i] as number) + x;
         squares[i] = (squares[i] as number) + x * x;
         if (x !== 0) active[i] = (active[i] as number) + 1;
@@ -56,7 +57,7 @@ export class FeatureStatistics {
     for (let i = 0; i < features; i++) this.#merge(i, positions.length);
   }
 
-  /** A row of latents: the entries of the positions that count, each position by itself. */
+  /** Adds a row of latents: the ranges of the entries of its positions, a range for each. */
   addSparse(indices: Int32Array, values: Float32Array, ranges: readonly (readonly [number, number])[]): void {
     const [sum, squares, positions] = [this.#sum, this.#squares, this.#positions];
     const [active, maximum] = [this.#active, this.#maximum];
@@ -88,7 +89,7 @@ export class FeatureStatistics {
     this.#moments.merge(i, n, sum / n, Math.max(0, (this.#squares[i] as number) - (sum * sum) / n), 0, 0);
   }
 
-  /** To be called once: latents that were not stored at a position are 0 there. */
+  /** Must be called only once. It counts latents that were not stored at a position as 0 there. */
   finish(): Statistics {
     const [mean, variance] = [new Float64Array(this.#features), new Float64Array(this.#features)];
     for (let i = 0; i < this.#features; i++) {

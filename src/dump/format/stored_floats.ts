@@ -2,10 +2,12 @@
 import { floatToBfloat16, floatToHalf, toFloat32 } from '../../files/host_tensor.js';
 import type { DumpSettings, FloatDType } from './settings.js';
 
-/** What a device gives, to be stored as it is or, for int8, with less accuracy. */
+/** The values that a device gives. They are stored as they are or, for int8, with less accuracy. */
 export type StoredFloats = Float32Array | Uint16Array;
 
-/** The dtype of values on their way to the file: with statistics, which are of unrounded values, they are rounded here. */
+/**
+ * The dtype in which values leave the device. Statistics are of unrounded values: with them, values are rounded later.
+ */
 export const transferDType = ({ dtype, statistics }: Pick<DumpSettings, 'dtype' | 'statistics'>): FloatDType =>
   dtype === 'int8' || statistics ? 'float32' : dtype;
 
@@ -29,8 +31,8 @@ export interface Quantized {
 }
 
 /**
- * `values` [vectors, width], each vector with a scale of its own: the largest magnitude over 127. A value is off by half
- * the scale at most.
+ * `values` [vectors, width], each vector with a scale of its own: the largest magnitude over 127. A value is off by
+ * half the scale at most.
  * @throws RangeError when a value is not finite.
  */
 export function quantized(values: Float32Array, width: number): Quantized {

@@ -3,7 +3,7 @@ import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 
 const texts = new Map<number, string>();
 
-/** A piece of a character, which many tokens are, shows as U+FFFD. */
+/** Many tokens are a fragment of a character, which shows as U+FFFD. */
 export function textOf(token: number): string {
   const known = texts.get(token);
   if (known !== undefined) return known;

@@ -60,10 +60,9 @@ export async function planQueue(
   options: DumpOptions & { readonly corpus: CorpusFile | CorpusFile[] },
   queue: PlanOptions,
 ): Promise<PlanResult> {
-  const { signal, device, onFetch, ...given } = options;
   checkInteger('queue', 'attempts', queue.attempts, 1, mostAttempts);
   checkKey(queue);
-  const request = requestOf(given);
+  const request = requestOf(options);
   const workerOptions = await optionsFor(request);
   return withQueue(queue, async (there) => {
     const id = idOf(request.out);
@@ -74,8 +73,7 @@ export async function planQueue(
       await restoreShards(there, id, before.dump, queue);
       return { shards: before.dump.count, state: 'queued', workerOptions };
     }
-    const here = { ...(signal && { signal }), ...(device && { device }), ...(onFetch && { onFetch }) };
-    const dump = await planShards(request, here);
+    const dump = await planShards(request, options);
     if (await isComplete(dump)) return { shards: dump.count, state: 'complete', workerOptions };
     await there.remove(id, { removeChildren: true }); // what is done, or is no job that anybody would take
     await addJobs(queue, id, dump);
@@ -83,9 +81,9 @@ export async function planQueue(
   });
 }
 
-function requestOf(options: Omit<DumpOptions, 'signal' | 'device' | 'onFetch'>): ShardedRequest {
+function requestOf(options: DumpOptions): ShardedRequest {
   checkByName(options, 'workers of a queue');
-  const { shard, workers, onProgress, ...plain } = options;
+  const { shard, workers, device, signal, onFetch, onProgress, ...plain } = options;
   if (shard !== undefined || workers !== undefined) {
     throw new TypeError('queue: shard and workers are for dump(): the workers of a queue share all of the work');
   }

@@ -137,7 +137,7 @@ export class Dump {
       const own = [at * context, (at + end - first) * context] as const;
       await shard.readInto('tokens', first * context, tokens.subarray(...own));
       await shard.readInto('document', first * context, document.subarray(...own));
-      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
       if (!places) for (let i = own[0]; i < own[1]; i++) stored[i] = document[i] === -1 ? 0 : 1;
       else for (const place of places.subarray(begin, stop)) stored[(at - first) * context + place] = 1;
     });
@@ -160,7 +160,7 @@ export class Dump {
     const width = widthOf(entry);
     let count = 0;
     await this.#eachShard(from, to, async (shard, first, end) => {
-      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
       if (places) count += stop - begin;
       else await this.#eachToken(shard, first, end, () => count++);
     });
@@ -168,7 +168,7 @@ export class Dump {
     const [data, positions] = [new Float32Array(count * width), new Int32Array(2 * count)];
     let kept = 0;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
       const start = kept;
       const keep = (place: number) => {
         positions[2 * kept] = from + at + Math.floor(place / context);
@@ -256,7 +256,7 @@ export class Dump {
     this.#checkRoom('rows', [from, to], 4 * size, entry.location);
     const data = new Float32Array(size);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { begin, end: stop, places } = await shard.cellsOf(first, end);
+      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
       await this.#eachPiece(shard, entry, [begin, stop], (values, cell, cells) => {
         if (!places) data.set(values, (at * context + cell - begin) * width);
         else {
@@ -303,10 +303,10 @@ export class Dump {
     const ranges: [start: number, stop: number][] = [];
     let entries = 0;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const cells = await shard.cellsOf(first, end);
+      const cells = await shard.slotsOf(first, end);
       const pointers = (await shard.read(`${name}.row_ptr`, cells.begin, cells.end + 1)) as BigInt64Array;
       const [start, stop] = checkedRange(shard, name, pointers);
-      const placeOf = placesOf(cells.places, first * context, end * context, cells.begin);
+      const placeOf = placesOf(cells.flatPositions, first * context, end * context, cells.begin);
       const shift = BigInt(entries) - (pointers[0] as bigint);
       for (let p = 1; p <= (end - first) * context; p++) {
         rowPtr[at * context + p] = (pointers[placeOf(p)] as bigint) + shift;

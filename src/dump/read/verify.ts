@@ -3,17 +3,17 @@ import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { digestOf } from '../format/disk.js';
 import { featureNames, latentsName } from '../format/layout.js';
 import {
-  claimedFile,
   filesOf,
   isManifestFile,
   type ListedFile,
+  leasedFile,
   type Manifest,
   parquetNumber,
   problemWith,
   type ShardEntry,
   shardNumber,
 } from '../format/manifest.js';
-import { type Cells, cellsOf, passes } from '../format/positions.js';
+import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 
 // So much that object storage brings several ranges at a time.
@@ -42,8 +42,7 @@ async function checkFiles(store: Store, { shards, complete, part }: Manifest): P
   for (const file of await store.list()) {
     if (listed.has(file) || isManifestFile(file)) continue;
     const unfinished = unfinishedOf(file);
-    if (claimedFile(file))
-      problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
+    if (leasedFile(file)) problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
     else if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });
     else if (shardNumber(file) !== undefined || parquetNumber(file) !== undefined)
       problems.push({ file, problem: 'is not listed in the manifest' });
@@ -82,7 +81,7 @@ async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, r
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);
     if (problem) return [problem];
-    const cells = cellsOf(manifest, {
+    const cells = storedPositionsOf(manifest, {
       ...numberAndRows(entry),
       tokens,
       lengths: lengthsOf(document, manifest.context),
@@ -113,11 +112,11 @@ function lengthsOf(document: Int32Array, context: number): Int32Array {
 }
 
 /** Positions follow from the tokens and the settings. */
-async function checkPositions(shard: ShardReader, expected: Cells): Promise<string[]> {
-  const { places } = expected;
+async function checkPositions(shard: ShardReader, expected: StoredPositions): Promise<string[]> {
+  const { flatPositions: places } = expected;
   if (!places) return [];
   try {
-    const there = (await shard.cells()).places as Int32Array;
+    const there = (await shard.storedPositions()).flatPositions as Int32Array;
     const odd = places.findIndex((place, i) => there[i] !== place);
     if (odd < 0 && there.length === places.length) return [];
     return [`positions[${odd < 0 ? places.length : odd}] is not one that the dump's options choose`];
@@ -169,7 +168,7 @@ function tokenProblem(
 
 interface Places {
   readonly document: Int32Array;
-  readonly cells: Cells;
+  readonly cells: StoredPositions;
 }
 
 async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, cells }: Places) {
@@ -181,7 +180,7 @@ async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, {
     return [`${name}.row_ptr does not go from 0 to ${entries}`];
   }
   for (let cell = 0; cell < cells.count; cell++) {
-    const place = cells.places ? (cells.places[cell] as number) : cell;
+    const place = cells.flatPositions ? (cells.flatPositions[cell] as number) : cell;
     const active = (pointers[cell + 1] as bigint) - (pointers[cell] as bigint);
     if (active < 0n) return [`${name}.row_ptr falls at ${cell + 1}`];
     if (active > 0n && (document[place] as number) < 0) return [`${name} has entries at padding (${place})`];

@@ -1,4 +1,4 @@
-// Finds the autoencoders that a dump is asked for by name or file.
+// Finds the autoencoders of a dump by their names or files.
 import { stat } from 'node:fs/promises';
 import { basename, isAbsolute } from 'node:path';
 import { Autoencoder } from '../../autoencoder/autoencoder.js';
@@ -8,7 +8,10 @@ import type { FetchOptions } from '../../files/blob/blob.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { type DumpLocation, layerOf } from '../format/dump_location.js';
 
-/** An autoencoder, a published one's name, the path or address of its file (`{layer}` stands for the layer), or what gives either for a layer. */
+/**
+ * An autoencoder, the name of a published one, the path or address of its file (`{layer}` stands for the layer), or a
+ * function that returns one of these for a layer.
+ */
 export type AutoencoderSource =
   | string
   | Autoencoder
@@ -16,21 +19,22 @@ export type AutoencoderSource =
 
 export interface FoundAutoencoder {
   readonly location: string;
-  /** As the manifest names it. */
+  /** The autoencoder's name in the manifest. */
   readonly name: string;
   readonly autoencoder: Autoencoder;
-  /** Loaded here, to be freed here. */
+  /** Whether it was loaded for the dump, and must be freed with it. */
   readonly own: boolean;
 }
 
-/** Called before an autoencoder is looked for, to refuse it: with a published name, or the path or address of a file. */
+/** Decides whether an autoencoder may be loaded. It is asked before the autoencoder is looked for. */
 export interface AutoencoderPermit {
+  /** @throws Error to refuse an autoencoder. `source`: a published name, or the path or address of a file. */
   checkAutoencoder(source: string): Promise<void>;
 }
 
 /**
- * The autoencoder of a location: one of `sources` by its name there, a published one or one of the demo model by its
- * name, or a file.
+ * The autoencoder of a location: an entry of `sources`, a published autoencoder or one of the demo model by its name,
+ * or a file.
  */
 export async function findAutoencoder(
   wanted: DumpLocation,
@@ -48,12 +52,12 @@ export async function findAutoencoder(
   const path = inLayer(spec?.path ?? source, location, layer);
   await permit?.checkAutoencoder(spec ? source : path);
   if (given === undefined && !spec) await checkIsThere(path, name, location, model.name);
-  // encoding needs no statistics, which some published files lack
+  // not strict: encoding needs no statistics, which some published files lack
   const options = { ...fetching, device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
   return { location, name: shownName(name, layer), autoencoder: await Autoencoder.load(path, options), own: true };
 }
 
-/** What a location's name for an autoencoder was given as; undefined when it stands for itself. */
+/** The entry of `sources` for an autoencoder's name; undefined when there is none, and the name is used itself. */
 export const givenAs = <T>(name: string, sources: Readonly<Record<string, T>>): T | undefined =>
   Object.hasOwn(sources, name) ? sources[name] : undefined;
 
@@ -65,8 +69,8 @@ function inLayer(path: string, location: string, layer: number | undefined): str
 }
 
 /**
- * How the manifest names a model or an autoencoder: it must not depend on where files lie on a machine, and a query may
- * hold a signature.
+ * The name of a model or an autoencoder in the manifest. It must not depend on where files lie on a machine, and has no
+ * query, which may hold a signature.
  */
 export function withoutFolder(name: string): string {
   if (/^https?:/i.test(name)) return name.split('?')[0] as string;
@@ -85,7 +89,7 @@ async function checkIsThere(path: string, name: string, location: string, modelN
   throw new Error(`dump: the autoencoder '${name}' for ${location} is no file (${path})${known}`);
 }
 
-/** @throws Error when `*` means several layers and the file has no place for the layer. */
+/** @throws Error when `*` means several layers and the file's path has no `{layer}`. */
 export function checkLayered(patterns: readonly DumpLocation[], sources: Record<string, AutoencoderSource>): void {
   for (const { location, autoencoder } of patterns) {
     if (autoencoder === undefined || !location.includes('*')) continue;
@@ -99,7 +103,7 @@ export function checkLayered(patterns: readonly DumpLocation[], sources: Record<
   }
 }
 
-/** @throws RangeError when an autoencoder does not take what a location gives, `width` values per token. */
+/** @throws RangeError when an autoencoder does not take `width` values per token, which its location has. */
 export function checkInputs({ location, name, autoencoder }: FoundAutoencoder, width: number): void {
   if (autoencoder.nInputs === width) return;
   throw new RangeError(

@@ -3,7 +3,7 @@ import { type Block, blocksOf } from '../corpus/blocks.js';
 import { readCorpus, type Source } from '../corpus/corpus.js';
 import type { DumpSettings } from '../format/settings.js';
 
-/** What decides how a corpus is cut. */
+/** What decides how a corpus is cut into blocks. */
 export interface Cut {
   readonly settings: Pick<DumpSettings, 'context' | 'limit' | 'model'>;
   readonly rowsPerShard: number;
@@ -16,34 +16,35 @@ export function corpusBlocks(
   reading: { readonly onBytes?: (bytes: number) => void; readonly signal?: AbortSignal | undefined } = {},
 ): AsyncGenerator<Block> {
   const { context, limit, model } = settings;
-  const pieces = readCorpus(sources, { encode, nVocab: model.vocabulary, ...reading });
-  return blocksOf(pieces, { context, rowsPerBlock: rowsPerShard, limit: limit ?? undefined });
+  const chunks = readCorpus(sources, { encode, nVocab: model.vocabulary, ...reading });
+  return blocksOf(chunks, { context, rowsPerBlock: rowsPerShard, limit: limit ?? undefined });
 }
 
-/** Of the corpus at a time: each holds an open file, and the block that it gave last. */
+/** Readers of the corpus at a time. Each holds an open file and the block that it read last. */
 const mostReaders = 4;
 /** Blocks that are kept for another attempt. */
 const mostKept = 2;
 
-/** Reads the corpus from its start. */
+/** A pass over the corpus from its start. */
 interface Reader {
   readonly blocks: AsyncGenerator<Block>;
-  /** The number of the block that it gives next. */
+  /** The number of the block that it reads next. */
   next: number;
 }
 
 /**
- * Gives blocks by their number, one at a time, in any order. Several readers stand at different places of the corpus, so
- * that a number that falls, as that of a shard that is made again, does not lose the place of those that rise.
+ * Gives blocks by their number, one at a time, in any order. Several readers are kept at different offsets in the
+ * corpus. So a lower number, such as that of a shard that is made again, does not end the pass that reads the higher
+ * ones.
  */
 export class BlockCursor {
   readonly #open: () => AsyncGenerator<Block>;
-  /** The one that was used last is the last. */
+  /** Ordered by their last use. */
   readonly #readers: Reader[] = [];
   readonly #kept = new Map<number, Block>();
-  /** Blocks that the corpus has at least. */
+  /** The number of blocks that were seen so far. */
   #seen = 0;
-  /** Of blocks, once a reader came to the end. */
+  /** The number of blocks in the corpus, once a reader has reached its end. */
   #count = Number.POSITIVE_INFINITY;
 
   constructor(open: () => AsyncGenerator<Block>) {
@@ -60,14 +61,14 @@ export class BlockCursor {
     return block;
   }
 
-  /** Keeps a block, so that `at` gives it once more without reading. The last few are kept. */
+  /** Keeps a block, so that `at` can give it once more without reading. Only the last few are kept. */
   keep(block: Block): void {
     this.#kept.delete(block.number);
     this.#kept.set(block.number, block);
     for (const number of this.#kept.keys()) if (this.#kept.size > mostKept) this.#kept.delete(number);
   }
 
-  /** Whether a block that `at` gave is the corpus's last one. Reads the one after it at most, and that only once. */
+  /** Whether a block that `at` gave is the corpus's last one. It may read the next block, but only once. */
   async isLast(number: number): Promise<boolean> {
     return this.#seen <= number + 1 && (await this.#read(number + 1)) === undefined;
   }
@@ -77,7 +78,7 @@ export class BlockCursor {
     await Promise.all(this.#readers.splice(0).map(closed));
   }
 
-  /** Undefined when the corpus ends before. */
+  /** Undefined when the corpus has fewer blocks. */
   async #read(number: number): Promise<Block | undefined> {
     if (number >= this.#count) return undefined;
     const reader = await this.#readerBefore(number);
@@ -96,7 +97,7 @@ export class BlockCursor {
     }
   }
 
-  /** Takes out the reader with the shortest way to a block, or a new one. */
+  /** Removes the nearest reader before a block from the list, or opens a new one. */
   async #readerBefore(number: number): Promise<Reader> {
     const [nearest] = this.#readers.filter(({ next }) => next <= number).sort((a, b) => b.next - a.next);
     if (nearest) this.#readers.splice(this.#readers.indexOf(nearest), 1);
@@ -105,7 +106,7 @@ export class BlockCursor {
   }
 }
 
-// What it read is there already: whether its file can be closed is not to fail others.
+// A failure to close the file must not fail the blocks that were read.
 const closed = async (reader: Reader | undefined): Promise<void> => {
   await reader?.blocks.return(undefined).catch(() => {});
 };

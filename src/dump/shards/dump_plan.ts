@@ -1,5 +1,5 @@
-// A dump's plan: everything that is decided before the first token is read, as plain data, to be printed and tested.
-// Nothing here touches a device or a file.
+// A dump's plan: everything that is decided before the first token is read, as plain data that can be printed and
+// tested. Nothing here touches a device or a file.
 
 import { bytesPerElement } from '../../files/host_tensor.js';
 import { showBytes } from '../../files/text.js';
@@ -10,15 +10,15 @@ import { canList } from '../format/manifest.js';
 import { isPacked, rowsPerShard } from '../format/positions.js';
 import {
   type DenseLocation,
-  type Dropped,
   type DumpDType,
   type DumpSettings,
   droppable,
   dumpDTypes,
   knownSettings,
-  type Part,
   type SparseLocation,
+  type StorageOptions,
 } from '../format/settings.js';
+import type { DumpOptions } from './options.js';
 
 export interface DumpPlan {
   readonly settings: DumpSettings;
@@ -30,36 +30,27 @@ export interface DumpPlan {
    * dimension.
    */
   readonly fullContext: boolean;
-  /** What the model is asked for, in the order of computing. */
+  /** The locations that the model is asked for, in the order in which it computes them. */
   readonly wanted: readonly string[];
 }
 
-export interface PlanRequest {
+/** What a plan is made from: options as they were given, and what was loaded for them. */
+export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' | 'shard'> {
   readonly model: DumpSettings['model'];
   readonly corpus: readonly SourceDescription[];
   readonly dense: readonly string[];
   readonly autoencoders: readonly SparseLocation[];
-  readonly context?: number | undefined;
-  readonly batch?: number | undefined;
-  readonly dtype?: DumpDType | undefined;
-  readonly shardTokens?: number | undefined;
-  readonly shard?: Part | undefined;
-  readonly limit?: number | undefined;
-  readonly drop?: readonly Dropped[] | undefined;
-  readonly sample?: number | undefined;
-  readonly seed?: number | undefined;
-  readonly statistics?: boolean | undefined;
-  readonly parquet?: boolean | undefined;
   readonly device: 'cpu' | 'cuda';
 }
 
 const largestShard = 2 ** 27;
-// Rows of 128 tokens: enough to keep the matrix kernels busy, little enough for the activations to stay near the cores.
+// The tokens of a batch: enough to keep the matrix kernels busy, and few enough for the activations to stay in the
+// caches.
 const batchTokens = { cpu: 2048, cuda: 32768 };
-// Fewer where rows are wide: their values wait in host memory, batch by batch.
+// The most values of a batch: they are held in host memory.
 const batchValues = 2 ** 27;
 
-/** @throws RangeError for an option out of range, with what is allowed. */
+/** @throws RangeError for an option out of range, with the allowed range. */
 export function planDump(request: PlanRequest): DumpPlan {
   const { model, dense, autoencoders, dtype = 'float16', shard = { index: 0, count: 1 } } = request;
   const { ctxWindow } = model.config;
@@ -102,7 +93,7 @@ export function planDump(request: PlanRequest): DumpPlan {
   };
 }
 
-/** What a manifest may say: models that are not the library's own bring settings of any kind. */
+/** Refuses what a manifest cannot hold: models that are not the library's own may have a configuration of any kind. */
 function writable(settings: DumpSettings): DumpSettings {
   try {
     return knownSettings(settings);
@@ -111,10 +102,10 @@ function writable(settings: DumpSettings): DumpSettings {
   }
 }
 
-/** A full shard must be one that can be read again. */
+/** A full shard must be readable. */
 function checkShard(settings: DumpSettings, rows: number): void {
   try {
-    ShardLayout.beforeLatents(settings, { rows, cells: rows * settings.context });
+    ShardLayout.beforeLatents(settings, { rows, positions: rows * settings.context });
   } catch (cause) {
     throw new RangeError(`dump: there can be no such shards: ${(cause as Error).message}: name fewer locations`, {
       cause,
@@ -124,7 +115,7 @@ function checkShard(settings: DumpSettings, rows: number): void {
 
 const longestToken = 128; // bytes of text
 
-/** What is known of the corpus beforehand must not make more shards than a manifest can list. */
+/** The known size of the corpus must not make more shards than a manifest can list. */
 function checkCount(settings: DumpSettings, rows: number): void {
   const { corpus, limit, context, part, shardTokens } = settings;
   const bytesPerToken: Record<string, number> = { tokens: 2, text: longestToken };
@@ -156,7 +147,7 @@ function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Forma
   }
 }
 
-function filterOf({ drop = [], sample = 1, seed }: PlanRequest): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {
+function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {
   if (!Array.isArray(drop) || !drop.every((what) => droppable.includes(what))) {
     throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but is ${JSON.stringify(drop)}`);
   }
@@ -181,7 +172,9 @@ function integer(option: string, value: unknown, low: number, high = Number.MAX_
 const rowShape = (location: string, { config, vocabulary }: DumpSettings['model'], context: number): number[] =>
   locationShape(location, config, vocabulary, 1, context).slice(1);
 
-/** Whether a location's shape grows with the sequence in more than one dimension. */
+/**
+ * Whether the keys are a dimension of a location: then its shape grows with the sequence in more than one dimension.
+ */
 function hasKeys(location: string, model: DumpSettings['model']): boolean {
   const [[, ...short], [, ...long]] = [rowShape(location, model, 1), rowShape(location, model, 2)] as const;
   return short.some((size, dim) => size !== long[dim]);
@@ -189,7 +182,7 @@ function hasKeys(location: string, model: DumpSettings['model']): boolean {
 
 // ---- printing
 
-/** The plan in words, as `sonde dump --plan` prints it. */
+/** The plan as text, as `sonde dump --plan` prints it. */
 export function describePlan(plan: DumpPlan): string {
   const { settings, rowsPerShard, batch } = plan;
   const { model, corpus, context, dtype, part, limit, sample } = settings;
@@ -233,7 +226,7 @@ function tokenBytes(entry: DenseLocation, dtype: DumpDType): number {
   return widthOf(entry) * bytesPerElement(dtype) + (dtype === 'int8' ? bytesPerElement('float32') : 0);
 }
 
-/** Which positions are stored, in words. */
+/** Describes which positions are stored. */
 export function describeFilter({ drop, sample, seed }: Pick<DumpSettings, 'drop' | 'sample' | 'seed'>): string {
   const without = drop.map((what) => (what === 'padding' ? 'padding' : '<|endoftext|>')).join(' and ');
   return sample < 1 ? `${sample} of them by chance (seed ${seed}), without ${without}` : `without ${without}`;

@@ -1,14 +1,14 @@
-// The folder a dump is written to: refuses what is not its own or is somebody else's just now, clears away what an
-// interrupted run left, and says which shards are there already.
+// The folder that a dump is written to. This refuses a folder with other contents, or one that another process writes
+// to, removes what an interrupted run left, and finds the shards that are there already.
 import { isPlainName, type Store, unfinishedOf } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from '../format/disk.js';
 import {
-  claimedFile,
-  claimFile,
   differenceOf,
   filesOf,
   isManifestFile,
   type ListedFile,
+  leasedFile,
+  leaseFile,
   type Manifest,
   manifestFile,
   missing,
@@ -24,37 +24,40 @@ import type { DumpSettings } from '../format/settings.js';
 export interface PreparedFolder {
   /** Shards that are there, by number. */
   readonly shards: Map<number, ShardEntry>;
-  /** What the folder's manifest says; undefined for a new dump. */
+  /** The manifest in the folder; undefined for a new dump. */
   readonly manifest: Manifest | undefined;
-  /** It has no manifest that counts, of whatever part. */
+  /** The folder has no valid manifest of any part. */
   readonly isNew: boolean;
-  /** @throws Error when another process has taken over, which happens when this one stood still. */
+  /** @throws Error when another process has taken over, which can happen after this one was suspended. */
   readonly check: () => Promise<void>;
-  /** For the next process. */
+  /** Releases the lease, so that another process can write to the folder. */
   readonly release: () => Promise<void>;
   /**
-   * For a corpus without tokens, before `release`: removes the manifest that lists none, so that nothing is left that
-   * another request would be compared with. Returns what removes the folder, if it was made and is empty, after `release`.
+   * To be called before `release` when the corpus has no tokens. Removes the manifest if it lists no shards, so that it
+   * does not refuse another request. Returns a function for after `release`, which removes the folder if this call made
+   * it and it is empty.
    */
   readonly undo: () => Promise<() => Promise<void>>;
 }
 
-/** @throws Error when the folder holds something else, with the difference named, or when another process writes to it. */
+/**
+ * @throws Error when the folder holds something else, with the difference named, or when another process writes to it.
+ */
 export async function prepareFolder(store: Store, settings: DumpSettings): Promise<PreparedFolder> {
   const { name: folder } = store;
-  const { claim, removeFolder } = await claimed(store, settings);
-  if (typeof claim === 'string') {
-    throw new Error(`dump: ${folder} is being written by ${claim}: wait until it is done, or choose another folder`);
+  const { lease, removeFolder } = await leased(store, settings);
+  if (typeof lease === 'string') {
+    throw new Error(`dump: ${folder} is being written by ${lease}: wait until it is done, or choose another folder`);
   }
   const check = async () => {
-    if (await claim.lost()) throw new Error(`dump: ${folder} was taken over by another process`);
+    if (await lease.lost()) throw new Error(`dump: ${folder} was taken over by another process`);
   };
   try {
     const contents = await contentsOf(store, settings);
     return {
       ...contents,
       check,
-      release: () => claim.release(),
+      release: () => lease.release(),
       async undo() {
         const names = await store.list();
         const listed = contents.manifest?.shards.length ?? 0;
@@ -66,7 +69,7 @@ export async function prepareFolder(store: Store, settings: DumpSettings): Promi
       },
     };
   } catch (error) {
-    await claim.release();
+    await lease.release();
     await removeFolder();
     throw error;
   }
@@ -74,16 +77,16 @@ export async function prepareFolder(store: Store, settings: DumpSettings): Promi
 
 const attempts = 3;
 
-/** Another process may remove the folder that it made for nothing between the two steps. */
-async function claimed(store: Store, { part }: DumpSettings) {
+/** Makes the folder and takes its lease. Between the two steps, another process may remove the folder as unused. */
+async function leased(store: Store, { part }: DumpSettings) {
   for (let attempt = 1; ; attempt++) {
     const removeFolder = await created(store);
     try {
-      return { claim: await store.takeLease(claimFile(part)), removeFolder };
+      return { lease: await store.takeLease(leaseFile(part)), removeFolder };
     } catch (error) {
       await removeFolder();
       const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT';
-      if (!isGone || attempt === attempts) return onDisk(store.pathOf(claimFile(part)), Promise.reject(error));
+      if (!isGone || attempt === attempts) return onDisk(store.pathOf(leaseFile(part)), Promise.reject(error));
     }
   }
 }
@@ -106,21 +109,21 @@ async function contentsOf(
   const { name: folder } = store;
   const names = await store.list(); // before the manifests: another part may begin just now, with its manifest
   const own = manifestFile(settings.part);
-  // Of other parts, which may be many, one stands for all: each was checked when it began.
+  // There may be many other parts. Two manifests are enough, as each was compared with others when its part began.
   const manifests = await readManifests(store, [
     own,
     manifestFile(whole),
     ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
   ]);
   const found = manifests.get(own);
-  // A run that ended before its first shard was whole is in nobody's way. A shard that it came to is not removed for
-  // another request.
+  // The manifest of a run that ended before its first shard was complete does not refuse another request. A shard that
+  // it did publish is not removed for another request.
   const isEmpty = found?.shards.length === 0 && !names.some((name) => isShardOf(name, settings));
   const isOutdated = isEmpty && differenceOf(found, settings) !== undefined;
   const standing = [...manifests.values()].filter((there) => there !== found || !isOutdated);
   for (const there of standing) checkSame(folder, there, settings);
   const leftovers = names.filter(isLeftover);
-  const other = names.find((name) => !isLeftover(name) && claimedFile(name) === undefined);
+  const other = names.find((name) => !isLeftover(name) && leasedFile(name) === undefined);
   if (manifests.size === 0 && other !== undefined) {
     throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
   }
@@ -138,10 +141,10 @@ function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): vo
   throw new Error(`dump: ${folder} holds a dump with ${label} ${has}, but ${wants} was asked for`);
 }
 
-/** What an interrupted run's leftover belongs to: a shard, a Parquet file of one, or a manifest. */
+/** The shard, Parquet file or manifest that an interrupted run's leftover belongs to; undefined for other names. */
 function leftoverOf(name: string): string | undefined {
-  if (!isPlainName(name)) return undefined; // of no run: no store would have taken it
-  const file = name.endsWith('.claim') ? undefined : (claimedFile(name) ?? unfinishedOf(name));
+  if (!isPlainName(name)) return undefined; // a name that no store accepts comes from no run
+  const file = name.endsWith('.claim') ? undefined : (leasedFile(name) ?? unfinishedOf(name));
   return file !== undefined && (isManifestFile(file) || numberOf(file) !== undefined) ? file : undefined;
 }
 
@@ -155,7 +158,7 @@ function isShardOf(name: string, { part }: DumpSettings): boolean {
   return number !== undefined && number % part.count === part.index;
 }
 
-// Other parts may be at work in the same folder.
+// Other parts may be written to the same folder at this time.
 function isOwn(leftover: string, { part }: DumpSettings): boolean {
   const file = leftoverOf(leftover) ?? leftover;
   const number = numberOf(file);
@@ -166,14 +169,14 @@ async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise
   const whole = await Promise.all(
     listed.map(async (entry) => {
       const there = await Promise.all(filesOf(entry).map((file) => severalAtOnce(() => isThere(store, file))));
-      return !there.includes(false); // else it will be written again
+      return !there.includes(false); // a shard with a missing file is written again
     }),
   );
   const found = listed.filter((_, i) => whole[i]);
   return new Map(found.map((entry) => [shardNumber(entry.file) as number, entry]));
 }
 
-/** @throws Error when there is something else. */
+/** @throws Error when the file differs from what the manifest says. */
 async function isThere(store: Store, listed: ListedFile): Promise<boolean> {
   const problem = await problemWith(store, listed);
   if (problem === undefined || problem === missing) return problem === undefined;

@@ -1,10 +1,10 @@
-// The latents of a shard while it is made: nobody knows beforehand how many there will be, so they are kept aside as they
-// come, and put in the order of the rows when the last one is there.
+// The latents of a shard while it is made. Their number is not known beforehand, so they are written to spill files as
+// they are computed, and copied into the shard in the order of the rows when the last batch is done.
 import type { Draft } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { onDisk, writeAll } from '../format/disk.js';
 import { indexDType, latentDType } from '../format/layout.js';
-import type { Cells } from '../format/positions.js';
+import type { StoredPositions } from '../format/positions.js';
 import type { DumpSettings } from '../format/settings.js';
 import { toStored } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
@@ -16,49 +16,49 @@ export interface Csr {
   readonly values: Float32Array;
 }
 
-/** Where entries [from, to) of a batch are stored together. */
-interface Stretch {
+/** Entries [from, to) of a batch, all of which are stored. */
+interface EntrySpan {
   readonly from: number;
   to: number;
 }
 
-/** Writes at a position of the shard. */
-export type Write = (view: ArrayBufferView, position: number) => Promise<void>;
+/** Writes at a byte offset of the shard. */
+export type Write = (view: ArrayBufferView, offset: number) => Promise<void>;
 
-interface SpoolFile {
+interface SpillFile {
   readonly draft: Draft;
   bytes: number;
 }
 
-export class LatentSpool {
+export class LatentSpill {
   readonly #settings: DumpSettings;
   readonly #latents: number;
   readonly #block: Block;
-  readonly #cells: Cells;
-  readonly #indices: SpoolFile;
-  readonly #values: SpoolFile;
-  /** Of each cell the active latents, [cells]. */
+  readonly #positions: StoredPositions;
+  readonly #indices: SpillFile;
+  readonly #values: SpillFile;
+  /** The number of active latents in each slot, [slots]. */
   readonly #counts: Uint32Array;
-  /** Of each row its first entry here, [rows], and the number of its entries. */
+  /** The first entry of each row in the spill files, [rows], and the number of its entries. */
   readonly #starts: Float64Array;
   readonly #sizes: Float64Array;
   #entries = 0;
 
-  /** Of autoencoder `i`; the drafts are the spool's, to be discarded with it. */
+  /** For the latents of autoencoder `i`. `discard` discards the drafts, too. */
   constructor(
     i: number,
     settings: DumpSettings,
     block: Block,
-    cells: Cells,
+    positions: StoredPositions,
     { indices, values }: { indices: Draft; values: Draft },
   ) {
     this.#settings = settings;
     this.#latents = (settings.autoencoders[i] as DumpSettings['autoencoders'][number]).latents;
     this.#block = block;
-    this.#cells = cells;
+    this.#positions = positions;
     this.#indices = { draft: indices, bytes: 0 };
     this.#values = { draft: values, bytes: 0 };
-    this.#counts = new Uint32Array(cells.count);
+    this.#counts = new Uint32Array(positions.count);
     this.#starts = new Float64Array(block.rows);
     this.#sizes = new Float64Array(block.rows);
   }
@@ -68,12 +68,12 @@ export class LatentSpool {
   }
 
   async append(batch: Batch, csr: Csr): Promise<void> {
-    const stretches = this.#stored(batch, csr);
-    const count = stretches.reduce((sum, { from, to }) => sum + to - from, 0);
+    const spans = this.#storedSpans(batch, csr);
+    const count = spans.reduce((sum, { from, to }) => sum + to - from, 0);
     const indices = new (indexDType(this.#latents) === 'uint16' ? Uint16Array : Int32Array)(count);
     const values = new Float32Array(count);
     let at = 0;
-    for (const { from, to } of stretches) {
+    for (const { from, to } of spans) {
       indices.set(csr.indices.subarray(from, to), at);
       values.set(csr.values.subarray(from, to), at);
       at += to - from;
@@ -82,32 +82,32 @@ export class LatentSpool {
     await append(this.#values, toStored(values, latentDType(this.#settings.dtype)));
   }
 
-  // Padding has entries, too, if it was computed, and is left out.
-  #stored({ rows, seq }: Batch, { rowPtr }: Csr): Stretch[] {
+  // Padding that was computed has entries, too. They are left out.
+  #storedSpans({ rows, seq }: Batch, { rowPtr }: Csr): EntrySpan[] {
     const { context } = this.#settings;
-    const { starts, places } = this.#cells;
-    const stretches: Stretch[] = [];
+    const { starts, flatPositions } = this.#positions;
+    const spans: EntrySpan[] = [];
     for (const [n, row] of rows.entries()) {
       this.#starts[row] = this.#entries;
       const first = starts[row] as number;
-      const end = places ? (starts[row + 1] as number) : first + (this.#block.lengths[row] as number);
-      for (let cell = first; cell < end; cell++) {
-        const at = n * seq + (places ? (places[cell] as number) : cell) - row * context;
+      const end = flatPositions ? (starts[row + 1] as number) : first + (this.#block.lengths[row] as number);
+      for (let slot = first; slot < end; slot++) {
+        const at = n * seq + (flatPositions ? (flatPositions[slot] as number) : slot) - row * context;
         const [from, to] = [Number(rowPtr[at]), Number(rowPtr[at + 1])];
-        this.#counts[cell] = to - from;
+        this.#counts[slot] = to - from;
         this.#entries += to - from;
-        const last = stretches.at(-1);
+        const last = spans.at(-1);
         if (last?.to === from) last.to = to;
-        else stretches.push({ from, to });
+        else spans.push({ from, to });
       }
       this.#sizes[row] = this.#entries - (this.#starts[row] as number);
     }
-    return stretches.filter(({ from, to }) => to > from);
+    return spans.filter(({ from, to }) => to > from);
   }
 
-  /** Row pointers, [cells + 1], without the first one, which is 0. `room` is overwritten. */
-  async writePointers(write: Write, position: number, room: Uint8Array): Promise<void> {
-    const pointers = new BigInt64Array(room.buffer, room.byteOffset, Math.floor(room.length / 8));
+  /** Writes the row pointers, [slots + 1], without the first one, which is 0. `buffer` is overwritten. */
+  async writePointers(write: Write, offset: number, buffer: Uint8Array): Promise<void> {
+    const pointers = new BigInt64Array(buffer.buffer, buffer.byteOffset, Math.floor(buffer.length / 8));
     let entries = 0;
     for (let from = 0; from < this.#counts.length; from += pointers.length) {
       const own = this.#counts.subarray(from, from + pointers.length);
@@ -115,32 +115,32 @@ export class LatentSpool {
         entries += own[i] as number;
         pointers[i] = BigInt(entries);
       }
-      await write(pointers.subarray(0, own.length), position + (from + 1) * 8);
+      await write(pointers.subarray(0, own.length), offset + (from + 1) * 8);
     }
   }
 
-  /** In the order of the rows. `room` is overwritten. */
-  writeIndices(write: Write, position: number, room: Uint8Array): Promise<void> {
-    return this.#copy(this.#indices, write, position, room);
+  /** Writes the indices in the order of the rows. `buffer` is overwritten. */
+  writeIndices(write: Write, offset: number, buffer: Uint8Array): Promise<void> {
+    return this.#copy(this.#indices, write, offset, buffer);
   }
 
-  /** In the order of the rows. `room` is overwritten. */
-  writeValues(write: Write, position: number, room: Uint8Array): Promise<void> {
-    return this.#copy(this.#values, write, position, room);
+  /** Writes the values in the order of the rows. `buffer` is overwritten. */
+  writeValues(write: Write, offset: number, buffer: Uint8Array): Promise<void> {
+    return this.#copy(this.#values, write, offset, buffer);
   }
 
   async discard(): Promise<void> {
     const discarding = [this.#indices, this.#values].map(({ draft }) => draft.discard());
-    await Promise.allSettled(discarding); // both, before a failure is told
+    await Promise.allSettled(discarding); // both must end before a failure is reported
     await Promise.all(discarding);
   }
 
-  async #copy({ draft, bytes }: SpoolFile, write: Write, position: number, room: Uint8Array): Promise<void> {
+  async #copy({ draft, bytes }: SpillFile, write: Write, offset: number, buffer: Uint8Array): Promise<void> {
     const width = this.#entries > 0 ? bytes / this.#entries : 0;
     let filled = 0;
-    let at = position;
+    let at = offset;
     const flush = async () => {
-      await write(room.subarray(0, filled), at);
+      await write(buffer.subarray(0, filled), at);
       at += filled;
       filled = 0;
     };
@@ -148,20 +148,20 @@ export class LatentSpool {
       const begin = this.#starts[row] as number;
       let end = begin;
       for (; row < this.#starts.length && this.#starts[row] === end; row++) end += this.#sizes[row] as number;
-      for (let offset = begin * width; offset < end * width; ) {
-        const part = room.subarray(filled, Math.min(room.length, filled + end * width - offset));
-        const { bytesRead } = await onDisk(draft.path, draft.handle.read(part, 0, part.length, offset));
+      for (let from = begin * width; from < end * width; ) {
+        const part = buffer.subarray(filled, Math.min(buffer.length, filled + end * width - from));
+        const { bytesRead } = await onDisk(draft.path, draft.handle.read(part, 0, part.length, from));
         if (bytesRead === 0) throw new Error(`dump: ${draft.path} became shorter while it was in use`);
         filled += bytesRead;
-        offset += bytesRead;
-        if (filled === room.length) await flush();
+        from += bytesRead;
+        if (filled === buffer.length) await flush();
       }
     }
     await flush();
   }
 }
 
-async function append(file: SpoolFile, view: ArrayBufferView): Promise<void> {
+async function append(file: SpillFile, view: ArrayBufferView): Promise<void> {
   await writeAll(file.draft.path, file.draft.handle, view, file.bytes);
   file.bytes += view.byteLength;
 }

@@ -1,16 +1,16 @@
-// Makes one dump of parts (`shard: { index, count }`) by writing the manifest of the whole. Shards are not copied: those
-// of other folders get a second name, a hard link, in the folder of the whole.
+// Makes one dump of parts (`shard: { index, count }`) by writing the manifest of the whole dump. Shards are not copied:
+// shards in other folders get a second name, a hard link, in the folder of the whole dump.
 import { resolve } from 'node:path';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing, whyUnreadable } from '../format/disk.js';
 import {
-  claimFile,
   differenceOf,
   filesOf,
   isManifestFile,
   type ListedFile,
+  leaseFile,
   type Manifest,
   makeManifest,
   manifestFile,
@@ -30,22 +30,22 @@ export interface MergeResult {
   readonly rows: number;
   readonly tokens: number;
   readonly shards: number;
-  /** Files that got a name in the folder. */
+  /** The number of files that got a name in the folder. */
   readonly linked: number;
 }
 
-/** A part, and where it lies. */
-interface Part {
+/** A part of the dump, and the store that it lies in. */
+interface StoredPart {
   readonly store: Store;
   readonly manifest: Manifest;
 }
 
-interface PlacedShard {
+interface StoredShard {
   readonly store: Store;
   readonly entry: ShardEntry;
 }
 
-interface PlacedFile {
+interface StoredFile {
   readonly store: Store;
   readonly file: ListedFile;
 }
@@ -56,38 +56,38 @@ const merging: Writing = {
 };
 
 /**
- * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and stay as
- * they are; in object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one process. A call
- * that was interrupted is finished by the same call; a dump that is whole already is left alone.
- * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their shards
- *   do not make a whole; nothing is changed then.
+ * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and
+ * stay as they are. In object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one
+ * process. The same call finishes one that was interrupted; a dump that is complete already stays as it is.
+ * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their
+ *   shards do not make a complete dump; nothing is changed then.
  */
 export async function mergeDumps(out: string, from: readonly string[] = []): Promise<MergeResult> {
   if (typeof out !== 'string' || out === '') throw new TypeError('merge: out must be the path of a folder');
-  const placeOf = (name: string) => (isBlobUrl(name) ? name.replace(/\/+$/, '') : resolve(name));
-  const others = [...new Set(from.map(placeOf))].filter((name) => name !== placeOf(out));
+  const addressOf = (name: string) => (isBlobUrl(name) ? name.replace(/\/+$/, '') : resolve(name));
+  const others = [...new Set(from.map(addressOf))].filter((name) => name !== addressOf(out));
   const store = openStore(out);
   const undo = await onDisk(out, store.create(), merging);
-  const claim = await onDisk(store.pathOf(claimFile(whole)), store.takeLease(claimFile(whole)), merging).catch(
+  const lease = await onDisk(store.pathOf(leaseFile(whole)), store.takeLease(leaseFile(whole)), merging).catch(
     async (error) => {
       await undo();
       throw error;
     },
   );
-  if (typeof claim === 'string') {
+  if (typeof lease === 'string') {
     await undo();
-    throw new Error(`merge: ${out} is being written by ${claim}: wait until it is done`);
+    throw new Error(`merge: ${out} is being written by ${lease}: wait until it is done`);
   }
   try {
     return await merge(store, others.map(openStore));
   } finally {
-    await claim.release();
+    await lease.release();
     await undo();
   }
 }
 
 async function merge(out: Store, others: readonly Store[]): Promise<MergeResult> {
-  const parts: Part[] = [];
+  const parts: StoredPart[] = [];
   for (const store of [out, ...others]) parts.push(...(await partsIn(store)));
   const [first] = parts;
   if (!first) {
@@ -100,7 +100,7 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   const taken = isWhole ? [first] : parts;
   checkAllThere(taken);
   const shards = shardsOf(taken);
-  const files = shards.flatMap(({ store, entry }) => filesOf(entry).map((file): PlacedFile => ({ store, file })));
+  const files = shards.flatMap(({ store, entry }) => filesOf(entry).map((file): StoredFile => ({ store, file })));
   const elsewhere = files.filter(({ store }) => store !== out);
   await Promise.all(files.map((file) => severalAtOnce(() => checkThere(file))));
   for (const file of elsewhere) await checkFree(out, file);
@@ -108,7 +108,8 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   const entries = shards.map(({ entry }) => entry);
   const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
   const merged = makeManifest({ ...settings, part: whole }, entries, true);
-  if (!isWhole) manifestText(out, merged, merging); // refuses what could not be read, before anything is changed
+  // Before anything is changed, this refuses a manifest that could not be read.
+  if (!isWhole) manifestText(out, merged, merging);
   let linked = 0;
   for (const file of elsewhere) if (await adopted(out, file)) linked++;
   if (!isWhole) await writeManifest(out, merged, merging);
@@ -124,7 +125,7 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   };
 }
 
-async function partsIn(store: Store): Promise<Part[]> {
+async function partsIn(store: Store): Promise<StoredPart[]> {
   const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
     throw new Error(`merge: ${store.name}: ${whyUnreadable(cause)}`, { cause });
@@ -132,7 +133,7 @@ async function partsIn(store: Store): Promise<Part[]> {
   return [...manifests.values()].map((manifest) => ({ store, manifest }));
 }
 
-function checkSame(first: Part, other: Part): void {
+function checkSame(first: StoredPart, other: StoredPart): void {
   const difference = differenceOf(first.manifest, other.manifest);
   if (!difference) return;
   const [label, one, two] = difference;
@@ -141,29 +142,29 @@ function checkSame(first: Part, other: Part): void {
   );
 }
 
-function checkAllThere(parts: readonly Part[]): void {
-  const { count } = (parts[0] as Part).manifest.part;
-  const places = new Map<number, string>();
+function checkAllThere(parts: readonly StoredPart[]): void {
+  const { count } = (parts[0] as StoredPart).manifest.part;
+  const folders = new Map<number, string>();
   for (const { store, manifest } of parts) {
     const { name: folder } = store;
     const { index } = manifest.part;
-    const before = places.get(index);
+    const before = folders.get(index);
     if (before !== undefined) throw new Error(`merge: part ${index} of ${count} is in ${before} and in ${folder}`);
     if (!manifest.complete) {
       throw new Error(`merge: part ${index} of ${count} in ${folder} is not complete: its command goes on with it`);
     }
-    places.set(index, folder);
+    folders.set(index, folder);
   }
-  const missing = count - places.size;
+  const missing = count - folders.size;
   if (missing === 0) return;
   const shown: number[] = [];
-  for (let index = 0; shown.length < Math.min(missing, 10); index++) if (!places.has(index)) shown.push(index);
+  for (let index = 0; shown.length < Math.min(missing, 10); index++) if (!folders.has(index)) shown.push(index);
   throw new Error(`merge: of ${count} parts, ${missing} are missing: ${shown.join(', ')}${missing > 10 ? ', …' : ''}`);
 }
 
-/** In order. Only the last one may have fewer rows than the others. */
-function shardsOf(parts: readonly Part[]): PlacedShard[] {
-  const { context, shardTokens } = (parts[0] as Part).manifest;
+/** The shards in order. Only the last one may have fewer rows than the others. */
+function shardsOf(parts: readonly StoredPart[]): StoredShard[] {
+  const { context, shardTokens } = (parts[0] as StoredPart).manifest;
   const full = Math.max(1, Math.floor(shardTokens / context));
   const shards = parts
     .flatMap(({ store, manifest }) => manifest.shards.map((entry) => ({ store, entry })))
@@ -179,21 +180,21 @@ function shardsOf(parts: readonly Part[]): PlacedShard[] {
   return shards;
 }
 
-async function checkThere({ store, file }: PlacedFile): Promise<void> {
+async function checkThere({ store, file }: StoredFile): Promise<void> {
   const problem = await problemWith(store, file);
   if (problem === undefined) return;
   const advice = problem === missing ? ': the command of its part writes it again' : '';
   throw new Error(`merge: ${store.pathOf(file.file)} ${problem}${advice}`);
 }
 
-// Before anything is changed. Names are given without overwriting anything all the same.
-async function checkFree(out: Store, { store, file: { file } }: PlacedFile): Promise<void> {
+// Checks before anything is changed. Nothing is overwritten later either, when names are given.
+async function checkFree(out: Store, { store, file: { file } }: StoredFile): Promise<void> {
   if (await inWords(out.canAdopt(store, file))) return;
   throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);
 }
 
-/** Says whether there was anything to do. */
-const adopted = (out: Store, { store, file: { file } }: PlacedFile): Promise<boolean> =>
+/** Gives a file its name in the folder. Resolves to whether that was necessary. */
+const adopted = (out: Store, { store, file: { file } }: StoredFile): Promise<boolean> =>
   inWords(out.adopt(store, file));
 
 async function inWords<T>(work: Promise<T>): Promise<T> {

@@ -1,11 +1,11 @@
-// What dump() is asked for.
+// The options of dump(). The command line, the plan, the workers and the jobs of a queue take parts of them.
 import type { ModelContext } from '../../context/model_context.js';
 import type { Device, DeviceName } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import type { BlobProgress } from '../../files/blob/blob.js';
 import type { SubjectModel } from '../../transformer/subject_model.js';
 import type { Corpus } from '../corpus/corpus.js';
-import type { Dropped, DumpDType, Part } from '../format/settings.js';
+import type { Part, StorageOptions } from '../format/settings.js';
 import type { AutoencoderSource } from './autoencoders.js';
 import type { DumpProgress } from './progress.js';
 
@@ -15,7 +15,34 @@ export interface WorkerOptions {
   readonly threads?: number;
 }
 
-export interface DumpOptions {
+/** Options that are plain data in every interface: dump(), the command line and the jobs of a queue. */
+export interface PlainOptions extends StorageOptions {
+  /** The folder, or `az://account/container/prefix`: new, empty, or with the same dump begun. */
+  out: string;
+  /** What a model given by name computes with: float32 when left out. */
+  precision?: DType;
+  /**
+   * Rows of the full context that are computed at a time; of shorter rows more, with as many positions. It has no
+   * influence on what is written.
+   */
+  batch?: number;
+  /** Latents above the threshold are stored; 0 when left out. */
+  threshold?: number;
+}
+
+/** Options that belong to one process, and cannot be given to another one. */
+export interface LocalOptions {
+  /** For a model given by name. */
+  device?: Device;
+  /** Called while a model or autoencoders that are given by name or address are fetched from the network. */
+  onFetch?: (progress: BlobProgress) => void;
+  /**
+   * Stops between batches, with a folder that the same call continues. The promise rejects with the signal's reason.
+   */
+  signal?: AbortSignal;
+}
+
+export interface DumpOptions extends PlainOptions, LocalOptions {
   /** A transformer, another model with its members, the context of either, or what `Transformer.load` takes. */
   model: SubjectModel | ModelContext | string;
   corpus: Corpus;
@@ -23,62 +50,46 @@ export interface DumpOptions {
   locations: string | string[];
   /** Autoencoders by the name that `locations` gives them. Files need no entry: `-> path/{layer}.pt`. */
   autoencoders?: Record<string, AutoencoderSource>;
-  /** Latents above it are stored; 0 when left out. */
-  threshold?: number;
-  /** The folder, or `az://account/container/prefix`: new, empty, or with the same dump begun. */
-  out: string;
-  /** Tokens per row; 128 when left out. */
-  context?: number;
-  /**
-   * Rows of the full context that are computed at a time; of shorter rows more, with as many positions. It has no
-   * influence on what is written.
-   */
-  batch?: number;
-  /**
-   * How values are stored; float16 when left out. int8 has a scale for each token, and is off by half of that at most;
-   * latents are float16 then.
-   */
-  dtype?: DumpDType;
-  /**
-   * Positions that are not stored: padding, `<|endoftext|>`. As soon as any are left out, a shard holds what is stored
-   * without gaps, and `positions` says where it belongs.
-   */
-  drop?: readonly Dropped[];
-  /** The part of the positions that is stored, above 0 and up to 1, chosen by chance; padding never is. All when left out. */
-  sample?: number;
-  /** Of that choice; 0 when left out. */
-  seed?: number;
-  /**
-   * Counts of each feature, its mean, variance and maximum, over all positions that are not dropped, in the sample or not.
-   * See `Dump.statistics`.
-   */
-  statistics?: boolean;
-  /** Writes the latents once more, sorted by latent, as a Parquet file for each shard and autoencoder. */
-  parquet?: boolean;
-  /** Tokens per shard, about; 1,048,576 when left out. */
-  shardTokens?: number;
   /**
    * For several processes that share a corpus: this one makes the shards whose number is `index` modulo `count`. They
-   * have the names and the contents of a dump in one piece, so the parts can be written to one folder or put into one
+   * have the names and the contents of an undivided dump, so the parts can be written to one folder or moved into one
    * later.
    */
   shard?: Part;
-  /** Tokens of the corpus to take at most. */
-  limit?: number;
-  /** For a model given by name. */
-  device?: Device;
-  /** What a model given by name computes with: float32 when left out. */
-  precision?: DType;
   /**
-   * Processes that share the work, one for each entry, for a model and autoencoders given by name. Each takes the shards
-   * that are next. The folder is, byte for byte, that of one process.
+   * Processes that share the work, one for each entry, for a model and autoencoders given by name. Each takes the
+   * shards that are next. The folder is, byte for byte, that of one process.
    */
   workers?: readonly WorkerOptions[];
   onProgress?: (progress: DumpProgress) => void;
-  /** Told while a model or autoencoders that are given by name or address are fetched from the network. */
-  onFetch?: (progress: BlobProgress) => void;
-  /**
-   * Stops between batches, with a folder that the same call continues. The promise rejects with the signal's reason.
-   */
-  signal?: AbortSignal;
 }
+
+/** The names of all plain options, in the order in which jobs list them. */
+const plainOptionNames = Object.keys({
+  out: true,
+  precision: true,
+  context: true,
+  batch: true,
+  limit: true,
+  dtype: true,
+  shardTokens: true,
+  threshold: true,
+  drop: true,
+  sample: true,
+  seed: true,
+  statistics: true,
+  parquet: true,
+} satisfies Record<keyof PlainOptions, true>) as (keyof PlainOptions)[];
+
+/** A copy of the plain options, without other fields and without those that are undefined. */
+export function plainOptions(options: PlainOptions): PlainOptions {
+  const given = plainOptionNames.filter((name) => options[name] !== undefined);
+  return Object.fromEntries(given.map((name) => [name, options[name]])) as unknown as PlainOptions;
+}
+
+/** A copy of the local options, without other fields and without those that are undefined. */
+export const localOptions = ({ device, onFetch, signal }: LocalOptions): LocalOptions => ({
+  ...(device && { device }),
+  ...(onFetch && { onFetch }),
+  ...(signal && { signal }),
+});

@@ -1,25 +1,21 @@
-// A block through the model into a shard. While a batch is computed, the one before is read into host memory and
-// written.
+// Computes a block with the model and writes its shard. While a batch is computed, the one before is read into host
+// memory and written.
 import type { Tensor } from '../../engine/ops/tensor.js';
 import type { Store } from '../../files/store/store.js';
-import type { SubjectModel } from '../../transformer/subject_model.js';
 import type { Block } from '../corpus/blocks.js';
 import { quietly } from '../corpus/read_ahead.js';
 import { widthOf } from '../format/layout.js';
 import type { SparseLocation } from '../format/settings.js';
 import { type StoredFloats, transferDType } from '../format/stored_floats.js';
-import type { FoundAutoencoder } from './autoencoders.js';
 import { type Batch, batchesOf } from './batches.js';
 import type { DumpPlan } from './dump_plan.js';
+import type { Prepared } from './prepare.js';
 import { ShardWriter } from './shard.js';
 
-// Batches under way beside the one that is computed: their values wait in as many slabs.
+// Batches that are read and written while another one is computed. Each needs a slab for its values.
 const batchesInFlight = 2;
 
-export interface Pipeline {
-  readonly plan: DumpPlan;
-  readonly model: SubjectModel;
-  readonly autoencoders: readonly FoundAutoencoder[];
+export interface Pipeline extends Omit<Prepared, 'dispose'> {
   readonly out: Store;
   readonly slabs: readonly Slab[];
   /** Called with the tokens of each batch that has been written. */
@@ -29,7 +25,7 @@ export interface Pipeline {
 
 export const makeSlabs = (plan: DumpPlan): Slab[] => Array.from({ length: batchesInFlight }, () => makeSlab(plan));
 
-/** Host memory for the values of a batch, location by location; used again and again. */
+/** Host memory for the values of a batch, location by location. It is reused for later batches. */
 type Slab = StoredFloats[];
 
 function makeSlab({ settings, batch }: DumpPlan): Slab {
@@ -37,17 +33,17 @@ function makeSlab({ settings, batch }: DumpPlan): Slab {
   return settings.locations.map((entry) => new Values(batch * settings.context * widthOf(entry)));
 }
 
-export async function computeShard(run: Pipeline, block: Block): Promise<ShardWriter> {
-  const writer = await ShardWriter.create(run.out, run.plan.settings, block);
+export async function computeShard(pipeline: Pipeline, block: Block): Promise<ShardWriter> {
+  const writer = await ShardWriter.create(pipeline.out, pipeline.plan.settings, block);
   const inFlight: Promise<void>[] = [];
   let stored: Promise<void> = Promise.resolve();
   try {
-    for (const [n, batch] of batchesOf(run.plan, block).entries()) {
-      run.signal?.throwIfAborted();
+    for (const [n, batch] of batchesOf(pipeline.plan, block).entries()) {
+      pipeline.signal?.throwIfAborted();
       if (inFlight.length === batchesInFlight) await inFlight.shift();
-      const values = await compute(run, block, batch);
-      const slab = run.slabs[n % batchesInFlight] as Slab;
-      stored = quietly(store(run, writer, block, batch, values, slab, stored));
+      const values = await compute(pipeline, block, batch);
+      const slab = pipeline.slabs[n % batchesInFlight] as Slab;
+      stored = quietly(store(pipeline, writer, block, batch, values, slab, stored));
       inFlight.push(stored);
     }
     await stored;
@@ -60,9 +56,9 @@ export async function computeShard(run: Pipeline, block: Block): Promise<ShardWr
 }
 
 interface BatchValues {
-  /** In the dtype of the slabs, location by location. */
+  /** The values of each location, in the dtype of the slabs. */
   readonly dense: Tensor[];
-  /** What goes into each autoencoder, [rows, seq, nInputs]. */
+  /** The input of each autoencoder, [rows, seq, nInputs]. */
   readonly inputs: Tensor[];
   readonly dispose: () => void;
 }
@@ -71,7 +67,7 @@ interface BatchValues {
 async function compute({ model, plan, autoencoders }: Pipeline, block: Block, batch: Batch): Promise<BatchValues> {
   const { context, locations } = plan.settings;
   const dtype = transferDType(plan.settings);
-  // Padding is on the right, where a causal model never looks: no pad mask is needed.
+  // Padding is on the right, and a causal model never attends to the right: no pad mask is needed.
   const tokens = Array.from(batch.rows, (row) =>
     Array.from(block.tokens.subarray(row * context, row * context + batch.seq)),
   );
@@ -107,7 +103,7 @@ async function compute({ model, plan, autoencoders }: Pipeline, block: Block, ba
 
 /** Reads a batch from the device and writes it, after the one before. */
 async function store(
-  run: Pipeline,
+  pipeline: Pipeline,
   writer: ShardWriter,
   block: Block,
   batch: Batch,
@@ -115,9 +111,9 @@ async function store(
   slab: Slab,
   before: Promise<void>,
 ): Promise<void> {
-  const { settings } = run.plan;
+  const { settings } = pipeline.plan;
   try {
-    const latents = run.autoencoders.map(({ autoencoder }, i) => {
+    const latents = pipeline.autoencoders.map(({ autoencoder }, i) => {
       const { threshold } = settings.autoencoders[i] as SparseLocation;
       return quietly(autoencoder.encodeSparse(values.inputs[i] as Tensor, { threshold }));
     });
@@ -125,7 +121,7 @@ async function store(
       const host = (slab[i] as StoredFloats).subarray(0, tensor.size);
       return quietly(tensor.readInto(host).then(() => host));
     });
-    // All reads must have ended, well or not, before the tensors go and the slab is used again.
+    // All reads must have settled before the tensors are disposed of and the slab is reused.
     await Promise.allSettled([...latents, ...dense]);
     await before;
     for (const [i, host] of dense.entries()) await writer.writeDense(i, batch, await host);
@@ -133,5 +129,5 @@ async function store(
   } finally {
     values.dispose();
   }
-  run.onStored(batch.rows.reduce((sum, row) => sum + (block.lengths[row] as number), 0));
+  pipeline.onStored(batch.rows.reduce((sum, row) => sum + (block.lengths[row] as number), 0));
 }

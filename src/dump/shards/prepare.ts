@@ -1,4 +1,4 @@
-// Loads what a dump needs, and plans it.
+// Loads the model and the autoencoders of a dump, and makes its plan.
 import { ModelContext } from '../../context/model_context.js';
 import { sizeOf } from '../../engine/shape.js';
 import type { FetchOptions } from '../../files/blob/blob.js';
@@ -26,16 +26,16 @@ export interface Prepared {
   readonly dispose: () => void;
 }
 
-/** Called before a model or an autoencoder is looked for, to refuse it. */
+/** Decides whether a model or an autoencoder may be loaded. It is asked before they are looked for. */
 export interface LoadPermit extends AutoencoderPermit {
-  /** `name`: as Transformer.load takes it. */
+  /** @throws Error to refuse a model. `name` is what Transformer.load takes. */
   checkModel(name: string): Promise<void>;
 }
 
 const patternsOf = ({ locations }: Pick<DumpOptions, 'locations'>): string[] =>
   Array.isArray(locations) ? locations : [locations];
 
-/** What can be told without a model. */
+/** Checks the options as far as that is possible without a model. */
 export function checkOptions(options: DumpOptions): void {
   const { out, autoencoders = {}, threshold = 0, model, precision, device, workers } = options;
   if (typeof out !== 'string' || out === '') throw new TypeError('dump: out must be the path of a folder');
@@ -52,7 +52,7 @@ export function checkOptions(options: DumpOptions): void {
   if (device !== undefined) throw new TypeError('dump: with workers, the device is that of each worker');
 }
 
-/** Other processes can be given what has a name, and nothing that is loaded. */
+/** Other processes can be given names, and nothing that is loaded. */
 export function checkByName({ model, autoencoders = {} }: DumpOptions, who: string): void {
   if (typeof model !== 'string') {
     throw new TypeError(`dump: ${who} load the model themselves: give it by name, folder or address`);
@@ -62,7 +62,9 @@ export function checkByName({ model, autoencoders = {} }: DumpOptions, who: stri
   throw new TypeError(`dump: ${who} load autoencoders themselves: give '${given}' by name, path or address`);
 }
 
-/** @throws Error when a location, an autoencoder or an option is wrong, with what is allowed; what `permit` throws. */
+/**
+ * @throws Error when a location, an autoencoder or an option is wrong, with the allowed values; what `permit` throws.
+ */
 export async function prepare(
   options: Omit<DumpOptions, 'corpus'>,
   corpus: readonly SourceDescription[],
@@ -88,6 +90,7 @@ export async function prepare(
       checkInputs(autoencoder, widthAt(location.location, model));
     }
     const plan = planDump({
+      ...options, // planDump() takes the options that it knows, and no others
       model: {
         name: withoutFolder(model.name),
         digest: await model.digest(),
@@ -102,17 +105,6 @@ export async function prepare(
           return { location, name, digest: await autoencoder.digest(), latents: autoencoder.nLatents, threshold };
         }),
       ),
-      context: options.context,
-      batch: options.batch,
-      dtype: options.dtype,
-      shardTokens: options.shardTokens,
-      shard: options.shard,
-      limit: options.limit,
-      drop: options.drop,
-      sample: options.sample,
-      seed: options.seed,
-      statistics: options.statistics,
-      parquet: options.parquet,
       device: model.device.kind,
     });
     return { plan, model, autoencoders: found, dispose };

@@ -1,18 +1,18 @@
-// How far a dump is, from what its parts report.
+// The progress of a dump, from the counts that its parts report.
 
 export interface DumpProgress {
-  /** Done, those found in the folder included. */
+  /** Tokens that are done, including those that were found in the folder. */
   readonly tokens: number;
   /**
-   * Of the corpus, or of this run's part of it: exact when it has been read to its end, else estimated from its
-   * bytes.
+   * Tokens of the corpus, or of this run's part of it. Exact when the corpus has been read to its end, else estimated
+   * from its bytes.
    */
   readonly totalTokens?: number;
   readonly bytesRead: number;
-  /** Computed and stored per second, in this run. */
+  /** Tokens that were computed and stored per second in this run. */
   readonly tokensPerSecond: number;
   readonly secondsLeft?: number;
-  /** That are whole. */
+  /** Shards that are complete. */
   readonly shards: number;
 }
 
@@ -22,14 +22,16 @@ export interface ProgressInputs {
   readonly parts: number;
 }
 
-/** Counts, and works out the rest. */
+/** Counters of a dump, and the progress that follows from them. */
 export class ProgressMeter {
   readonly #inputs: ProgressInputs;
   readonly #start = performance.now();
   bytesRead = 0;
-  /** Tokens of the corpus read so far; those of this part; and whether these are all. */
+  /** Tokens of the corpus that were read so far. */
   corpusTokens = 0;
+  /** Those of them that are in this run's part. */
   gathered = 0;
+  /** Whether the corpus has been read to its end. */
   allGathered = false;
   computed = 0;
   found = 0;

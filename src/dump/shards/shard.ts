@@ -1,31 +1,31 @@
-// Writes one shard. Tensors follow one another in the file while rows come batch by batch, so each batch is written
-// at the positions that the plan gives, latents, whose number nobody knows before, at the end, and the header goes last
-// into the room kept for it. Padding is never written: holes of a file read as zeros. The shard gets its name only when it
-// is whole and on the disk.
+// Writes one shard. Tensors follow one another in the file while rows come batch by batch. So each batch is written at
+// the offsets that the layout gives. Latents, whose number is not known beforehand, follow at the end, and the header
+// is written last into the space that was left for it. Padding is never written: holes of a file read as zeros. The
+// shard gets its name only when it is complete and on the disk.
 import { handleSource } from '../../files/byte_source.js';
 import { type Draft, newTag, type Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { digestOf, onDisk, writeAll } from '../format/disk.js';
 import { latentsName, ShardLayout, widthOf } from '../format/layout.js';
 import { type ListedFile, type ShardEntry, shardFile } from '../format/manifest.js';
-import { type Cells, cellsOf } from '../format/positions.js';
+import { type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import type { DumpSettings } from '../format/settings.js';
 import { type Quantized, quantized, type StoredFloats, toStored } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
-import { type Csr, LatentSpool } from './latent_spill.js';
+import { type Csr, LatentSpill } from './latent_spill.js';
 import { draftParquet, type FinishedShard } from './shard_parquet.js';
 import { ShardStatistics } from './shard_statistics.js';
-import { packedRuns, paddedRuns } from './spans.js';
+import { packedSpans, paddedSpans } from './spans.js';
 
-const positionsAtOnce = 2 ** 18;
+const slotsAtOnce = 2 ** 18;
 
 interface Making {
   readonly store: Store;
-  /** Of this attempt. */
+  /** The tag of this attempt's unfinished files. */
   readonly tag: string;
   readonly settings: DumpSettings;
   readonly block: Block;
-  readonly cells: Cells;
+  readonly positions: StoredPositions;
 }
 
 export class ShardWriter {
@@ -33,42 +33,46 @@ export class ShardWriter {
   readonly #tag: string;
   readonly #settings: DumpSettings;
   readonly #block: Block;
-  readonly #cells: Cells;
+  readonly #positions: StoredPositions;
   readonly #draft: Draft;
-  readonly #spools: readonly LatentSpool[];
+  readonly #spills: readonly LatentSpill[];
   readonly #layout: ShardLayout;
   readonly #statistics: ShardStatistics | undefined;
 
-  private constructor({ store, tag, settings, block, cells }: Making, draft: Draft, spools: readonly LatentSpool[]) {
+  private constructor(
+    { store, tag, settings, block, positions }: Making,
+    draft: Draft,
+    spills: readonly LatentSpill[],
+  ) {
     this.#store = store;
     this.#tag = tag;
     this.#settings = settings;
     this.#block = block;
-    this.#cells = cells;
+    this.#positions = positions;
     this.#draft = draft;
-    this.#spools = spools;
-    this.#layout = ShardLayout.beforeLatents(settings, { rows: block.rows, cells: cells.count });
+    this.#spills = spills;
+    this.#layout = ShardLayout.beforeLatents(settings, { rows: block.rows, positions: positions.count });
     this.#statistics = settings.statistics ? new ShardStatistics(settings, block) : undefined;
   }
 
-  /** Makes the unfinished file, with the tokens in it. */
+  /** Creates the unfinished file and writes the tokens. */
   static async create(store: Store, settings: DumpSettings, block: Block): Promise<ShardWriter> {
-    const making = { store, tag: newTag(), settings, block, cells: cellsOf(settings, block) };
+    const making = { store, tag: newTag(), settings, block, positions: storedPositionsOf(settings, block) };
     const file = shardFile(block.number);
     const opened: Draft[] = [];
-    const begin = async (piece?: string): Promise<Draft> => {
-      const draft = await onDisk(store.pathOf(file), store.draft(file, making.tag, piece));
+    const begin = async (part?: string): Promise<Draft> => {
+      const draft = await onDisk(store.pathOf(file), store.draft(file, making.tag, part));
       opened.push(draft);
       return draft;
     };
     try {
       const draft = await begin();
-      const spools: LatentSpool[] = [];
+      const spills: LatentSpill[] = [];
       for (const i of settings.autoencoders.keys()) {
         const drafts = { indices: await begin(`${i}-indices`), values: await begin(`${i}-values`) };
-        spools.push(new LatentSpool(i, settings, block, making.cells, drafts));
+        spills.push(new LatentSpill(i, settings, block, making.positions, drafts));
       }
-      const writer = new ShardWriter(making, draft, spools);
+      const writer = new ShardWriter(making, draft, spills);
       await writer.#writeTokens();
       return writer;
     } catch (error) {
@@ -82,45 +86,48 @@ export class ShardWriter {
     await onDisk(this.#draft.path, this.#draft.handle.truncate(this.#layout.bytes));
     await this.#write(tokens, this.#layout.offset('tokens'));
     await this.#write(document, this.#layout.offset('document'));
-    const { places } = this.#cells;
-    if (places) await this.#writePositions(places, this.#layout.offset('positions'));
+    const { flatPositions } = this.#positions;
+    if (flatPositions) await this.#writePositions(flatPositions, this.#layout.offset('positions'));
   }
 
-  async #writePositions(places: Int32Array, start: number): Promise<void> {
+  async #writePositions(flatPositions: Int32Array, start: number): Promise<void> {
     const { context } = this.#settings;
-    const positions = new Int32Array(2 * Math.min(places.length, positionsAtOnce));
-    for (let from = 0; from < places.length; from += positionsAtOnce) {
-      const count = Math.min(positionsAtOnce, places.length - from);
+    const positions = new Int32Array(2 * Math.min(flatPositions.length, slotsAtOnce));
+    for (let from = 0; from < flatPositions.length; from += slotsAtOnce) {
+      const count = Math.min(slotsAtOnce, flatPositions.length - from);
       for (let i = 0; i < count; i++) {
-        const place = places[from + i] as number;
-        positions[2 * i] = Math.floor(place / context);
-        positions[2 * i + 1] = place % context;
+        const flat = flatPositions[from + i] as number;
+        positions[2 * i] = Math.floor(flat / context);
+        positions[2 * i + 1] = flat % context;
       }
       await this.#write(positions.subarray(0, 2 * count), start + 8 * from);
     }
   }
 
-  /** `values` [rows, seq, ...] of the batch, which are overwritten. Only what has a cell and is no padding is stored. */
+  /**
+   * Writes the batch's `values` [rows, seq, ...] of location `i`, except padding and left-out positions. `values` is
+   * overwritten.
+   */
   async writeDense(i: number, batch: Batch, values: StoredFloats): Promise<void> {
     const entry = this.#settings.locations[i] as DumpSettings['locations'][number];
     const { context } = this.#settings;
-    const { places } = this.#cells;
+    const { flatPositions } = this.#positions;
     const width = widthOf(entry);
     this.#statistics?.addDense(i, batch, values as Float32Array);
-    const runs = places
-      ? packedRuns(batch, { ...this.#cells, places }, context, values, width)
-      : paddedRuns(batch, this.#block, context);
-    for (const { first, cell, count } of runs) {
-      await this.#writeVectors(entry, cell, values.subarray(first * width, (first + count) * width));
+    const spans = flatPositions
+      ? packedSpans(batch, { ...this.#positions, flatPositions }, context, values, width)
+      : paddedSpans(batch, this.#block, context);
+    for (const { first, slot, count } of spans) {
+      await this.#writeVectors(entry, slot, values.subarray(first * width, (first + count) * width));
     }
   }
 
-  async #writeVectors(entry: DumpSettings['locations'][number], cell: number, values: StoredFloats): Promise<void> {
+  async #writeVectors(entry: DumpSettings['locations'][number], slot: number, values: StoredFloats): Promise<void> {
     const { dtype } = this.#settings;
     const { location } = entry;
     const width = widthOf(entry);
     const put = (name: string, view: ArrayBufferView & { readonly BYTES_PER_ELEMENT: number }, vector: number) =>
-      this.#write(view, this.#layout.offset(name) + cell * vector * view.BYTES_PER_ELEMENT);
+      this.#write(view, this.#layout.offset(name) + slot * vector * view.BYTES_PER_ELEMENT);
     if (dtype === 'int8') {
       const { integers, scales } = quantizedAt(location, values as Float32Array, width);
       await put(`${location}.scale`, scales, 1);
@@ -130,47 +137,47 @@ export class ShardWriter {
     }
   }
 
-  /** Latents of the batch's [rows * seq] positions. */
+  /** Adds the latents of the batch's [rows * seq] positions. */
   async appendLatents(i: number, batch: Batch, csr: Csr): Promise<void> {
     this.#statistics?.addSparse(i, batch, csr);
-    await this.#spools[i]?.append(batch, csr);
+    await this.#spills[i]?.append(batch, csr);
   }
 
-  /** Completes the file and gives it its name. Returns what the manifest says of it. `room` is overwritten. */
-  async finish(room: Uint8Array): Promise<ShardEntry> {
+  /** Completes the file and gives it its name. Returns its entry in the manifest. `buffer` is overwritten. */
+  async finish(buffer: Uint8Array): Promise<ShardEntry> {
     const { rows, number, tokenCount } = this.#block;
-    const entries = this.#spools.map((spool) => spool.entries);
-    const layout = new ShardLayout(this.#settings, { rows, cells: this.#cells.count, entries });
-    for (const [i, spool] of this.#spools.entries()) {
+    const entries = this.#spills.map((spill) => spill.entries);
+    const layout = new ShardLayout(this.#settings, { rows, positions: this.#positions.count, entries });
+    for (const [i, spill] of this.#spills.entries()) {
       const name = latentsName((this.#settings.autoencoders[i] as DumpSettings['autoencoders'][number]).location);
-      await spool.writePointers(this.#write, layout.offset(`${name}.row_ptr`), room);
-      await spool.writeIndices(this.#write, layout.offset(`${name}.indices`), room);
-      await spool.writeValues(this.#write, layout.offset(`${name}.values`), room);
-      await spool.discard();
+      await spill.writePointers(this.#write, layout.offset(`${name}.row_ptr`), buffer);
+      await spill.writeIndices(this.#write, layout.offset(`${name}.indices`), buffer);
+      await spill.writeValues(this.#write, layout.offset(`${name}.values`), buffer);
+      await spill.discard();
     }
     await this.#statistics?.write(this.#write, layout);
     await this.#write(layout.header, 0);
     const { bytes } = layout;
     const { path, handle } = this.#draft;
     const source = handleSource(path, handle, bytes);
-    const sha256 = await onDisk(path, digestOf(source, room));
+    const sha256 = await onDisk(path, digestOf(source, buffer));
     const file = shardFile(number);
     const entry = { file, rows, tokens: tokenCount, bytes, sha256 };
     const parquet = this.#settings.parquet
-      ? await this.#publishParquet({ layout, file: source, path }, room)
+      ? await this.#publishParquet({ layout, file: source, path }, buffer)
       : undefined;
-    await onDisk(this.#store.pathOf(file), this.#draft.publish()); // last: what lies beside it is there already
+    await onDisk(this.#store.pathOf(file), this.#draft.publish()); // last, when the files beside it are there already
     return parquet ? { ...entry, parquet } : entry;
   }
 
   async #publishParquet(
     shard: Pick<FinishedShard, 'layout' | 'file' | 'path'>,
-    room: Uint8Array,
+    buffer: Uint8Array,
   ): Promise<ListedFile[]> {
-    const finished = { ...shard, settings: this.#settings, block: this.#block, cells: this.#cells };
+    const finished = { ...shard, settings: this.#settings, block: this.#block, positions: this.#positions };
     const files: ListedFile[] = [];
     for (const i of this.#settings.autoencoders.keys()) {
-      const { draft, listed } = await draftParquet(finished, i, this.#store, this.#tag, room);
+      const { draft, listed } = await draftParquet(finished, i, this.#store, this.#tag, buffer);
       try {
         await onDisk(this.#store.pathOf(listed.file), draft.publish());
       } catch (error) {
@@ -182,16 +189,19 @@ export class ShardWriter {
     return files;
   }
 
-  /** Removes what was written. For after a failure; no write may be under way. Never rejects: that failure is the one to tell. */
+  /**
+   * Removes what was written, after a failure and when no write is running. It never rejects, so that it does not hide
+   * that failure.
+   */
   async abandon(): Promise<void> {
-    await discardAll([this.#draft, ...this.#spools]);
+    await discardAll([this.#draft, ...this.#spills]);
   }
 
-  readonly #write = (view: ArrayBufferView, position: number): Promise<void> =>
-    writeAll(this.#draft.path, this.#draft.handle, view, position);
+  readonly #write = (view: ArrayBufferView, offset: number): Promise<void> =>
+    writeAll(this.#draft.path, this.#draft.handle, view, offset);
 }
 
-/** Closes them all, whether or not the disk lets what is in them be removed. */
+/** Discards all of them, also when some cannot be removed. */
 async function discardAll(written: readonly Pick<Draft, 'discard'>[]): Promise<void> {
   await Promise.allSettled(written.map((part) => part.discard()));
 }

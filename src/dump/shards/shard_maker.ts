@@ -1,9 +1,9 @@
-// What makes shards of blocks: this process, or several that it starts (workers.ts). Both take blocks in order, and tell
-// when each shard is whole.
+// What makes shards of blocks: this process, or several that it starts (workers.ts). Both take blocks in order, and
+// report each shard when it is complete.
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { quietly } from '../corpus/read_ahead.js';
-import { makeRoom } from '../format/disk.js';
+import { makeBuffer } from '../format/disk.js';
 import type { ShardEntry } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
 import { computeShard, makeSlabs, type Pipeline } from './pipeline.js';
@@ -11,9 +11,9 @@ import type { Prepared } from './prepare.js';
 import type { ShardWriter } from './shard.js';
 
 export interface ShardEvents {
-  /** Tokens that have been computed and written. */
+  /** Called with the number of tokens that have been computed and written. */
   readonly onStored: (tokens: number) => void;
-  /** A shard that is whole. What follows it waits for this to end. */
+  /** Called with a complete shard. The next shard is reported when the promise has resolved. */
   readonly onShard: (number: number, entry: ShardEntry) => Promise<void>;
 }
 
@@ -22,18 +22,20 @@ export interface ShardMaker {
   readonly rowsPerShard: number;
   /** The model's tokenizer. */
   readonly encode: (text: string) => number[];
-  /** To be called once, when the folder is ready. */
+  /** Must be called once, when the folder is ready. */
   begin(events: ShardEvents): void;
-  /** Takes a block, and resolves when another one may be given. Rejects with whatever failed, also of blocks before. */
+  /**
+   * Takes a block, and resolves when another one may be given. Rejects with whatever failed, also for earlier blocks.
+   */
   take(block: Block): Promise<void>;
-  /** Resolves when every block taken is a shard. */
+  /** Resolves when every block that was taken is a shard. */
   finish(): Promise<void>;
-  /** Ends what is under way, without leaving anything half done in the folder, and frees what was loaded. */
+  /** Ends the current work without leaving unfinished files in the folder, and frees what was loaded. */
   close(): Promise<void>;
 }
 
-/** A shard that is computed, and is finished (hashed and synced) while another one may be computed. */
-export interface ShardUnderWay {
+/** A shard that was computed. It is finished (hashed and synced) while another one may be computed. */
+export interface ComputedShard {
   readonly whole: Promise<ShardEntry>;
 }
 
@@ -45,7 +47,7 @@ export class LocalMaker implements ShardMaker {
   readonly #prepared: Prepared;
   readonly #out: Store;
   readonly #signal: AbortSignal | undefined;
-  readonly #room = makeRoom(); // one shard is finished at a time
+  readonly #buffer = makeBuffer(); // one is enough, as one shard is finished at a time
   #events: ShardEvents | undefined;
   #pipeline: Pipeline | undefined;
   #finishing: Promise<unknown> = Promise.resolve(); // of the last shard computed; never rejects
@@ -61,24 +63,24 @@ export class LocalMaker implements ShardMaker {
   }
 
   begin(events: ShardEvents): void {
-    const { plan, model, autoencoders } = this.#prepared;
     const { onStored } = events;
-    const [out, signal] = [this.#out, this.#signal];
+    const [out, signal, slabs] = [this.#out, this.#signal, makeSlabs(this.#prepared.plan)];
     this.#events = events;
-    this.#pipeline = { plan, model, autoencoders, out, signal, onStored, slabs: makeSlabs(plan) };
+    this.#pipeline = { ...this.#prepared, out, signal, onStored, slabs };
   }
 
   /**
-   * Makes a block's shard, however others ended; blocks may come again and in any order, one at a time. Resolves when it is
-   * computed and the one before is finished, so that another block may be given. Rejects when it cannot be computed, and
-   * with the reason of `before`, should that reject meanwhile; then nothing of it is left.
+   * Makes a block's shard, also after others have failed. Blocks may come again and in any order, one at a time.
+   * Resolves when the shard is computed and the one before is finished, so that another block may be given. Rejects
+   * when it cannot be computed, or with the reason of `before`, if that rejects meanwhile; then nothing of the shard is
+   * left.
    */
-  async make(block: Block, before: Promise<unknown> = Promise.resolve()): Promise<ShardUnderWay> {
+  async make(block: Block, before: Promise<unknown> = Promise.resolve()): Promise<ComputedShard> {
     const writer = await computeShard(this.#pipeline as Pipeline, block);
     await this.#finishing;
     await orAbandon(writer, before);
     const whole = quietly(this.#finish(block.number, writer));
-    this.#finishing = whole.catch(() => {}); // who waits for it is told
+    this.#finishing = whole.catch(() => {}); // `whole` reports the failure
     return { whole };
   }
 
@@ -96,7 +98,7 @@ export class LocalMaker implements ShardMaker {
   }
 
   async #finish(number: number, writer: ShardWriter): Promise<ShardEntry> {
-    const entry = await orAbandon(writer, writer.finish(this.#room));
+    const entry = await orAbandon(writer, writer.finish(this.#buffer));
     await this.#events?.onShard(number, entry);
     return entry;
   }

@@ -1,4 +1,4 @@
-// The Parquet files beside a shard, made from its own file when that is complete.
+// The Parquet files beside a shard. They are made from the shard's file when that is complete.
 import { handleSource } from '../../files/byte_source.js';
 import type { Draft, Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
@@ -6,46 +6,46 @@ import { digestOf, onDisk, type ReadableFile, writeAll } from '../format/disk.js
 import { latentDType, latentsName, type ShardLayout } from '../format/layout.js';
 import { type ListedFile, parquetFile } from '../format/manifest.js';
 import { type LatentEntries, writeLatentsParquet } from '../format/parquet.js';
-import { type Cells, rowsPerShard } from '../format/positions.js';
+import { rowsPerShard, type StoredPositions } from '../format/positions.js';
 import type { DumpSettings } from '../format/settings.js';
 import { readElements, type StoredArray } from '../format/shard_reader.js';
 import { fromStored, type StoredFloats } from '../format/stored_floats.js';
 
-/** A shard's file that is complete, and what it was made of. */
+/** A shard's complete file, and what it was made from. */
 export interface FinishedShard {
   readonly settings: DumpSettings;
   readonly block: Block;
-  readonly cells: Cells;
+  readonly positions: StoredPositions;
   readonly layout: ShardLayout;
   readonly file: ReadableFile;
-  /** Of the file, for messages. */
+  /** The path of the file, for messages. */
   readonly path: string;
 }
 
-/** A Parquet file that waits to be published. */
+/** A Parquet file that is complete but not published. */
 export interface ParquetDraft {
   readonly draft: Draft;
   readonly listed: ListedFile;
 }
 
-/** Writes the latents of autoencoder `i` aside. The caller publishes or discards the draft. `room` is overwritten. */
+/** Writes the latents of autoencoder `i`. The caller publishes or discards the draft. `buffer` is overwritten. */
 export async function draftParquet(
   shard: FinishedShard,
   i: number,
   store: Store,
   tag: string,
-  room: Uint8Array,
+  buffer: Uint8Array,
 ): Promise<ParquetDraft> {
   const { location } = shard.settings.autoencoders[i] as DumpSettings['autoencoders'][number];
   const file = parquetFile(shard.block.number, location);
   const draft = await onDisk(store.pathOf(file), store.draft(file, tag));
   try {
     let bytes = 0;
-    await writeLatentsParquet(await entriesOf(shard, i), async (piece) => {
-      await writeAll(draft.path, draft.handle, piece, bytes);
-      bytes += piece.length;
+    await writeLatentsParquet(await entriesOf(shard, i), async (chunk) => {
+      await writeAll(draft.path, draft.handle, chunk, bytes);
+      bytes += chunk.length;
     });
-    const sha256 = await onDisk(draft.path, digestOf(handleSource(draft.path, draft.handle, bytes), room));
+    const sha256 = await onDisk(draft.path, digestOf(handleSource(draft.path, draft.handle, bytes), buffer));
     return { draft, listed: { file, bytes, sha256 } };
   } catch (error) {
     await draft.discard();
@@ -54,7 +54,7 @@ export async function draftParquet(
 }
 
 async function entriesOf(shard: FinishedShard, i: number): Promise<LatentEntries> {
-  const { settings, block, cells } = shard;
+  const { settings, block, positions } = shard;
   const { location, latents } = settings.autoencoders[i] as DumpSettings['autoencoders'][number];
   const read = (part: string, from?: number, to?: number): Promise<StoredArray> =>
     readElements(shard.path, shard.file, shard.layout.tensor(`${latentsName(location)}.${part}`), from, to);
@@ -64,7 +64,7 @@ async function entriesOf(shard: FinishedShard, i: number): Promise<LatentEntries
     context: settings.context,
     tokens: block.tokens,
     document: block.document,
-    places: cells.places,
+    flatPositions: positions.flatPositions,
     rowPtr: (await read('row_ptr')) as BigInt64Array,
     indices: async (from, to) => (await read('indices', from, to)) as Uint16Array | Int32Array,
     values: async (from, to) => {

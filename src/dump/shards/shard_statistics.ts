@@ -11,7 +11,7 @@ import type { Csr, Write } from './latent_spill.js';
 export class ShardStatistics {
   readonly #settings: DumpSettings;
   readonly #block: Block;
-  /** Of the locations and then the latents. */
+  /** The features of the locations, and then those of the latents. */
   readonly #features: readonly FeatureStatistics[];
 
   constructor(settings: DumpSettings, block: Block) {
@@ -20,7 +20,7 @@ export class ShardStatistics {
     this.#features = featureWidths(settings).map((width) => new FeatureStatistics(width));
   }
 
-  /** `values` [rows, seq, ...] of location `i`. */
+  /** Adds `values` [rows, seq, ...] of location `i`. */
   addDense(i: number, { order, rows, seq }: Batch, values: Float32Array): void {
     const size = values.length / rows.length;
     for (const n of order) {
@@ -29,7 +29,7 @@ export class ShardStatistics {
     }
   }
 
-  /** Latents of autoencoder `i`. */
+  /** Adds latents of autoencoder `i`. */
   addSparse(i: number, { order, rows, seq }: Batch, { rowPtr, indices, values }: Csr): void {
     const statistics = this.#features[this.#settings.locations.length + i];
     for (const n of order) {
@@ -41,7 +41,7 @@ export class ShardStatistics {
     }
   }
 
-  // All positions of a row but padding and what the dump drops; in the sample or not.
+  // All positions of a row except padding and those that the dump drops, whether they are in the sample or not.
   #counted(row: number, seq: number): number[] {
     const { context } = this.#settings;
     const { tokens, lengths } = this.#block;
@@ -52,7 +52,7 @@ export class ShardStatistics {
     return positions;
   }
 
-  /** To be called once. */
+  /** Must be called only once. */
   async write(write: Write, layout: ShardLayout): Promise<void> {
     for (const [i, name] of featureNames(this.#settings).entries()) {
       const found = (this.#features[i] as FeatureStatistics).finish();

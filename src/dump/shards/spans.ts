@@ -1,52 +1,54 @@
-// Which vectors of a batch go into a shard one after the other.
+// The spans of a batch's vectors that lie one after the other in a shard.
 
 import type { Block } from '../corpus/blocks.js';
-import type { Cells } from '../format/positions.js';
+import type { StoredPositions } from '../format/positions.js';
 import type { StoredFloats } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
 
-/** Vectors that are stored without a gap: from `first` on in the batch, from `cell` on in the shard. */
-export interface Run {
+/**
+ * `count` vectors that are stored without a gap: from position `first` on in the batch, from `slot` on in the shard.
+ */
+export interface Span {
   first: number;
-  cell: number;
+  slot: number;
   count: number;
 }
 
-/** Where every position has a cell: what is no padding. Rows of full length that follow one another go together. */
-export function* paddedRuns({ rows, seq }: Batch, { lengths }: Block, context: number): Generator<Run> {
-  let run: Run | undefined;
+/** For a shard that stores every position: spans without padding. Consecutive rows of full length make one span. */
+export function* paddedSpans({ rows, seq }: Batch, { lengths }: Block, context: number): Generator<Span> {
+  let span: Span | undefined;
   for (const [n, row] of rows.entries()) {
     const length = lengths[row] as number;
-    run ??= { first: n * seq, cell: row * context, count: 0 };
-    run.count += length;
+    span ??= { first: n * seq, slot: row * context, count: 0 };
+    span.count += length;
     if (length === context && seq === context && rows[n + 1] === row + 1) continue;
-    yield run;
-    run = undefined;
+    yield span;
+    span = undefined;
   }
 }
 
 /**
- * Where positions are left out. Moves the vectors of the others, `values` [rows, seq, width], together to the front, in
- * their order.
+ * For a shard in which positions are left out. Moves the vectors of the stored positions to the front of `values`
+ * [rows, seq, width], in their order.
  */
-export function packedRuns(
+export function packedSpans(
   { rows, seq }: Batch,
-  { starts, places }: Cells & { readonly places: Int32Array },
+  { starts, flatPositions }: StoredPositions & { readonly flatPositions: Int32Array },
   context: number,
   values: StoredFloats,
   width: number,
-): Run[] {
-  const runs: Run[] = [];
+): Span[] {
+  const spans: Span[] = [];
   let at = 0;
   for (const [n, row] of rows.entries()) {
     const [from, to] = [starts[row] as number, starts[row + 1] as number];
-    const last = runs.at(-1);
-    if (last && last.cell + last.count === from) last.count += to - from;
-    else runs.push({ first: at, cell: from, count: to - from });
-    for (let cell = from; cell < to; cell++) {
-      const source = (n * seq + (places[cell] as number) - row * context) * width;
+    const last = spans.at(-1);
+    if (last && last.slot + last.count === from) last.count += to - from;
+    else spans.push({ first: at, slot: from, count: to - from });
+    for (let slot = from; slot < to; slot++) {
+      const source = (n * seq + (flatPositions[slot] as number) - row * context) * width;
       values.copyWithin(at++ * width, source, source + width);
     }
   }
-  return runs.filter(({ count }) => count > 0);
+  return spans.filter(({ count }) => count > 0);
 }

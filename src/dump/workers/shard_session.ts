@@ -1,5 +1,6 @@
-// Makes single shards of a dump by their numbers, each a part of its own with its manifest: so whoever makes them, in
-// whatever order and however often, the folder tells what is done, and mergeDumps() makes the whole of it.
+// Makes single shards of a dump by their numbers. Each is a part of its own with its own manifest. So the folder says
+// what is done, whichever process makes the shards, in any order and any number of times, and mergeDumps() makes one
+// dump of them.
 import pLimit from 'p-limit';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
@@ -17,48 +18,33 @@ import {
 import type { DumpSettings } from '../format/settings.js';
 import { BlockCursor, corpusBlocks } from '../shards/corpus_blocks.js';
 import { prepareFolder } from '../shards/folder.js';
-import type { DumpOptions } from '../shards/options.js';
+import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
 import { checkOptions, type LoadPermit, prepare } from '../shards/prepare.js';
 import { LocalMaker } from '../shards/shard_maker.js';
 
-/** What a dump is asked for, as plain data: files and names. */
-export type ShardedRequest = Omit<
-  DumpOptions,
-  | 'model'
-  | 'corpus'
-  | 'locations'
-  | 'autoencoders'
-  | 'shard'
-  | 'workers'
-  | 'device'
-  | 'signal'
-  | 'onProgress'
-  | 'onFetch'
-> & {
+/** The request for a dump as plain data: files and names. */
+export interface ShardedRequest extends PlainOptions {
   readonly model: string;
   readonly corpus: CorpusFile[];
   readonly locations: string[];
   readonly autoencoders?: Record<string, string>;
-};
+}
 
 /** A dump that is made shard by shard, as plain data. */
 export interface ShardedDump {
   readonly request: ShardedRequest;
-  /** `part` is that of the whole. */
+  /** The settings of the whole dump, not of a part. */
   readonly settings: DumpSettings;
-  /** Of shards. */
+  /** The number of shards. */
   readonly count: number;
 }
 
-/** What a process brings to a dump of its own. */
-type Here = Pick<DumpOptions, 'device' | 'signal' | 'onFetch'>;
-
-/** Loads the model, reads the corpus once, and says what there is to do. Writes nothing. */
-export async function planShards(request: ShardedRequest, here: Here = {}): Promise<ShardedDump> {
+/** Loads the model, reads the corpus once, and plans the shards. Writes nothing. */
+export async function planShards(request: ShardedRequest, local: LocalOptions = {}): Promise<ShardedDump> {
   checkOptions(request);
-  const { signal } = here;
+  const { signal } = local;
   const sources = await openCorpus(request.corpus);
-  const prepared = await prepare({ ...request, ...here }, sources.map(describeSource));
+  const prepared = await prepare({ ...request, ...localOptions(local) }, sources.map(describeSource));
   try {
     const { settings, rowsPerShard } = prepared.plan;
     const encode = (text: string) => prepared.model.enc.encode(text);
@@ -87,14 +73,13 @@ export class ShardSession {
   }
 
   /** @throws Error when the model, an autoencoder or the corpus is not what the dump was planned with. */
-  static async open(dump: ShardedDump, here: Here & { readonly permit?: LoadPermit }): Promise<ShardSession> {
+  static async open(dump: ShardedDump, local: LocalOptions & { readonly permit?: LoadPermit }): Promise<ShardSession> {
     const { request } = dump;
-    const { permit, ...own } = here;
-    const { signal } = own;
+    const { permit, signal } = local;
     checkOptions(request);
     const sources = await openCorpus(request.corpus);
     const store = openStore(request.out);
-    const prepared = await prepare({ ...request, ...own }, sources.map(describeSource), permit);
+    const prepared = await prepare({ ...request, ...localOptions(local) }, sources.map(describeSource), permit);
     const maker = new LocalMaker(prepared, { out: store, signal });
     try {
       checkSame(dump.settings, maker.settings);
@@ -107,14 +92,14 @@ export class ShardSession {
   }
 
   /**
-   * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may begin.
-   * Each stands for itself: after a rejection the session makes others, and the same one when it is asked again.
+   * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may
+   * begin. A failure affects one shard only: after a rejection the session can make others, and the same one again.
    * @throws RangeError when the dump has no shard of that number; Error when another process makes it, the disk or the
    *   corpus fails, or the corpus does not end where the dump was planned to.
    */
   async make(number: number): Promise<void> {
     const { count } = this.#dump;
-    const { settings } = this.#maker; // worked out here, and not those of the plan, which may come from anywhere
+    const { settings } = this.#maker; // the settings found here: those of the plan may come from anywhere
     if (!(Number.isSafeInteger(number) && number >= 0 && number < count)) {
       throw new RangeError(`dump: there is no shard ${JSON.stringify(number)} of ${count}: they are numbered from 0`);
     }
@@ -125,43 +110,43 @@ export class ShardSession {
     let block: Block | undefined;
     try {
       if (folder.manifest?.complete && folder.shards.has(number)) return;
-      // A shard without any manifest beside it, should this process be killed just then, would be of no dump.
+      // If this process is killed after it publishes the shard, a manifest must say to which dump the shard belongs.
       if (folder.isNew) await writeManifest(store, makeManifest(part, [], false));
-      const made = await this.#oneAtATime(async () => {
+      const computed = await this.#oneAtATime(async () => {
         block = await this.#cursor.at(number);
         await this.#checkEnd(number);
         return this.#maker.make(block);
       });
-      const entry = await made.whole;
+      const entry = await computed.whole;
       await folder.check();
       await writeManifest(store, makeManifest(part, [entry], true));
     } catch (error) {
-      if (block) this.#cursor.keep(block); // it is likely to be asked for again, in seconds
+      if (block) this.#cursor.keep(block); // another attempt is likely, within seconds
       throw error;
     } finally {
       await folder.release();
     }
   }
 
-  /** The dump is whole when all of its shards are there: that must be all of the corpus. */
+  /** The planned shards must hold the whole corpus. */
   async #checkEnd(number: number): Promise<void> {
     const { count } = this.#dump;
     if (number < count - 1 || (await this.#cursor.isLast(number))) return;
     throw new Error(`dump: planned with ${count} shards, but the corpus makes more`);
   }
 
-  /** Frees what is loaded, when no shard is being computed or finished any more. */
+  /** Waits until no shard is computed or finished any more, and frees what is loaded. */
   async close(): Promise<void> {
     await this.#oneAtATime(() => this.#cursor.close());
     await this.#maker.close();
   }
 }
 
-function checkSame(planned: DumpSettings, here: DumpSettings): void {
-  const difference = differenceOf(planned, here);
+function checkSame(planned: DumpSettings, found: DumpSettings): void {
+  const difference = differenceOf(planned, found);
   if (!difference) return;
-  const [label, there, found] = difference;
-  throw new Error(`dump: planned with ${label} ${there}, but there is ${found} here`);
+  const [label, there, here] = difference;
+  throw new Error(`dump: planned with ${label} ${there}, but there is ${here} here`);
 }
 
 /** Whether the parts have been merged already. */
@@ -172,13 +157,13 @@ const isWhole = async (store: Store, settings: DumpSettings): Promise<boolean> =
 
 async function manifestOfWhole(store: Store): Promise<Manifest | undefined> {
   const file = manifestFile(whole);
-  const none = new Map<string, Manifest>(); // a folder that is not there yet
+  const none = new Map<string, Manifest>(); // for a folder that is not there yet
   return (await readManifests(store, [file]).catch(() => none)).get(file);
 }
 
 /**
- * Whether the dump is there, shards and all. Makes the folder when it is not there.
- * @throws Error when the folder holds another dump, or this one made in another way and not whole.
+ * Whether the dump is complete, with all of its shards. Creates the folder when it is not there.
+ * @throws Error when the folder holds another dump, or this one, begun by dump() and incomplete.
  */
 export async function isComplete({ request, settings, count }: ShardedDump): Promise<boolean> {
   const store = openStore(request.out);

@@ -1,5 +1,5 @@
-// A process that makes shards for another one, which reads the corpus and keeps the manifest (workers.ts). It ends when
-// it is told to, or when the other one is gone.
+// A process that makes shards for its parent, which reads the corpus and writes the manifest (workers.ts). It ends when
+// the parent says so, or when the parent is gone.
 import { openDevice } from '../../engine/device.js';
 import { openStore } from '../../files/store/open_store.js';
 import { prepare } from '../shards/prepare.js';
@@ -9,12 +9,11 @@ import type { FromWorker, ToWorker, WorkerRequest } from './worker_messages.js';
 const stop = new AbortController();
 let maker: LocalMaker | undefined;
 let work: Promise<void> = Promise.resolve();
+let sent: Promise<void> = Promise.resolve(); // the last message
 
-let told: Promise<void> = Promise.resolve();
-
-function tell(message: FromWorker): void {
-  told = new Promise((resolve) => {
-    process.send?.(message, undefined, undefined, () => resolve()); // who cannot hear any more is gone
+function send(message: FromWorker): void {
+  sent = new Promise((resolve) => {
+    process.send?.(message, undefined, undefined, () => resolve()); // a failure means that the parent is gone
   });
 }
 
@@ -25,13 +24,13 @@ async function begin(request: WorkerRequest): Promise<void> {
     {
       ...options,
       device: openDevice(device, threads === undefined ? {} : { threads }),
-      onFetch: (progress) => tell({ kind: 'fetch', progress }),
+      onFetch: (progress) => send({ kind: 'fetch', progress }),
       signal: stop.signal,
     },
     corpus,
   );
   maker = new LocalMaker(prepared, { out: openStore(options.out), signal: stop.signal });
-  tell({ kind: 'prepared', settings: maker.settings, rowsPerShard: maker.rowsPerShard });
+  send({ kind: 'prepared', settings: maker.settings, rowsPerShard: maker.rowsPerShard });
 }
 
 async function handle(message: ToWorker): Promise<void> {
@@ -39,27 +38,27 @@ async function handle(message: ToWorker): Promise<void> {
   if (!maker || message.kind === 'stop') return;
   if (message.kind === 'begin') {
     maker.begin({
-      onStored: (tokens) => tell({ kind: 'stored', tokens }),
-      onShard: async (number, entry) => tell({ kind: 'shard', number, entry }),
+      onStored: (tokens) => send({ kind: 'stored', tokens }),
+      onShard: async (number, entry) => send({ kind: 'shard', number, entry }),
     });
   } else {
     await maker.take(message.block);
-    maker.finish().catch(fail); // a shard's end may fail when no further block comes
+    maker.finish().catch(fail); // the last shard may fail when no further block comes
   }
-  tell({ kind: 'next' });
+  send({ kind: 'next' });
 }
 
 function fail(error: unknown): void {
   if (stop.signal.aborted) return;
   const { message, stack } = error instanceof Error ? error : new Error(String(error));
-  tell({ kind: 'failed', message, stack });
+  send({ kind: 'failed', message, stack });
 }
 
 async function end(): Promise<void> {
   stop.abort(new Error('the dump was stopped'));
   await work.catch(() => {});
   await maker?.close();
-  await told;
+  await sent;
   process.disconnect();
 }
 
@@ -68,5 +67,6 @@ process.on('message', (message: ToWorker) => {
   else work = work.then(() => handle(message)).catch(fail);
 });
 process.on('disconnect', () => process.exit());
-// Ctrl-C and a batch system's SIGTERM reach every process of a group. The other one decides, and tells.
+// Ctrl-C and a batch system's SIGTERM reach every process of a group. The parent decides what happens, and sends a
+// message.
 for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {});

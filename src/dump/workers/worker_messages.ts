@@ -1,14 +1,14 @@
-// What the process of a dump and its workers say to each other. Blocks go one way and entries of shards the other; the
+// The messages between the process of a dump and its workers. Blocks go one way and entries of shards the other. The
 // values themselves stay in the worker, which writes the shards.
 import type { BlobProgress } from '../../files/blob/blob.js';
 import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import type { ShardEntry } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
-import type { DumpOptions, WorkerOptions } from '../shards/options.js';
+import type { DumpOptions, LocalOptions, WorkerOptions } from '../shards/options.js';
 
-/** Those options that are plain data. */
-export type WorkerRequest = Omit<DumpOptions, 'corpus' | 'workers' | 'device' | 'signal' | 'onProgress' | 'onFetch'> & {
+/** The options that a worker can be given, and what it needs instead of the others. */
+export type WorkerRequest = Omit<DumpOptions, keyof LocalOptions | 'corpus' | 'workers' | 'onProgress'> & {
   readonly corpus: readonly SourceDescription[];
   readonly worker: WorkerOptions;
 };
@@ -17,13 +17,13 @@ export type ToWorker =
   | { readonly kind: 'prepare'; readonly request: WorkerRequest }
   | { readonly kind: 'begin' }
   | { readonly kind: 'block'; readonly block: Block }
-  /** End what is under way, and then the process. */
+  /** The worker must end its current work, and then the process. */
   | { readonly kind: 'stop' };
 
 export type FromWorker =
   | { readonly kind: 'fetch'; readonly progress: BlobProgress }
   | { readonly kind: 'prepared'; readonly settings: DumpSettings; readonly rowsPerShard: number }
-  /** Another block may be given. */
+  /** The worker is ready for another block. */
   | { readonly kind: 'next' }
   | { readonly kind: 'stored'; readonly tokens: number }
   | { readonly kind: 'shard'; readonly number: number; readonly entry: ShardEntry }

@@ -1,6 +1,6 @@
-// Several processes that make the shards of one dump, on one device each. This one reads the corpus, gives the next
-// block to whoever is free, and keeps the manifest: so standard input and a caller's documents work as files do, fast
-// devices get more to do than slow ones, and the folder is that of one process, byte for byte.
+// Several processes that make the shards of one dump, on one device each. This process reads the corpus, gives the next
+// block to a worker that is free, and writes the manifest. So standard input and a caller's documents work as files do,
+// fast devices get more blocks than slow ones, and the folder is that of one process, byte for byte.
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
@@ -26,7 +26,7 @@ export class WorkerPool implements ShardMaker {
   readonly #ready: Worker[] = [];
   #events: ShardEvents | undefined;
   #unfinished = 0;
-  #kept: Promise<unknown> = Promise.resolve();
+  #recorded: Promise<unknown> = Promise.resolve(); // entries of shards in the manifest
   #failure: Error | undefined;
   #changed: () => void = () => {};
 
@@ -38,8 +38,8 @@ export class WorkerPool implements ShardMaker {
   }
 
   /**
-   * Starts the processes. The first one loads the model and the autoencoders before the others do, so that what has to be
-   * fetched is fetched once, and what is wrong is said once.
+   * Starts the processes. The first one loads the model and the autoencoders before the others do. So files are fetched
+   * only once, and an error is reported only once.
    */
   static async start(options: DumpOptions, corpus: readonly SourceDescription[]): Promise<WorkerPool> {
     const { workers: wanted = [], signal, onFetch } = options;
@@ -66,7 +66,7 @@ export class WorkerPool implements ShardMaker {
     this.#events = events;
     for (const worker of this.#workers) {
       worker.listen(
-        (message) => this.#hear(worker, message),
+        (message) => this.#receive(worker, message),
         (error) => this.#fail(error),
       );
       worker.send({ kind: 'begin' });
@@ -85,26 +85,26 @@ export class WorkerPool implements ShardMaker {
 
   async close(): Promise<void> {
     await Promise.all(this.#workers.map((worker) => worker.stop()));
-    await this.#kept; // shards that were finished to the last
+    await this.#recorded; // shards that were finished until now
   }
 
-  #hear(worker: Worker, message: FromWorker): void {
+  #receive(worker: Worker, message: FromWorker): void {
     if (message.kind === 'stored') this.#events?.onStored(message.tokens);
     else if (message.kind === 'failed') this.#fail(errorOf(message));
-    else if (message.kind === 'shard') this.#keep(message.number, message.entry);
+    else if (message.kind === 'shard') this.#record(message.number, message.entry);
     else if (message.kind === 'next') {
       this.#ready.push(worker);
       this.#changed();
     }
   }
 
-  #keep(...shard: Parameters<ShardEvents['onShard']>): void {
-    const kept = () => {
+  #record(...shard: Parameters<ShardEvents['onShard']>): void {
+    const done = () => {
       this.#unfinished--;
       this.#changed();
     };
-    const keeping = this.#events?.onShard(...shard).then(kept, (error) => this.#fail(error));
-    this.#kept = Promise.all([this.#kept, keeping]);
+    const recording = this.#events?.onShard(...shard).then(done, (error) => this.#fail(error));
+    this.#recorded = Promise.all([this.#recorded, recording]);
   }
 
   #fail(error: Error): void {
@@ -125,18 +125,11 @@ export class WorkerPool implements ShardMaker {
 }
 
 function requestOf(options: DumpOptions, worker: WorkerOptions, corpus: readonly SourceDescription[]): WorkerRequest {
-  const {
-    workers: _,
-    device: _device,
-    signal: _signal,
-    onProgress: _onProgress,
-    onFetch: _onFetch,
-    ...plain
-  } = options;
+  const { workers, device, signal, onFetch, onProgress, ...plain } = options;
   return { ...plain, corpus, worker };
 }
 
-// A file may change between one process and the next.
+// The workers load their own files, which may have changed in between.
 function checkSame(first: DumpSettings, other: DumpSettings): void {
   const difference = differenceOf(first, other);
   if (!difference) return;
@@ -170,9 +163,9 @@ class Worker {
         resolve();
       });
     });
-    // What it said last may come after its end.
-    const heard = new Promise<void>((resolve) => child.once('disconnect', () => resolve()));
-    this.#ended = gone.then(() => (child.connected ? heard : undefined));
+    // The last messages may arrive after the process has ended.
+    const disconnected = new Promise<void>((resolve) => child.once('disconnect', () => resolve()));
+    this.#ended = gone.then(() => (child.connected ? disconnected : undefined));
   }
 
   prepare(request: WorkerRequest, onFetch: DumpOptions['onFetch'], signal: AbortSignal | undefined): Promise<Prepared> {
@@ -193,7 +186,8 @@ class Worker {
   }
 
   send(message: ToWorker): void {
-    if (this.#child.connected) this.#child.send(message, () => {}); // its end is told by its end
+    // A failure to send means that the process has ended, which is reported by itself.
+    if (this.#child.connected) this.#child.send(message, () => {});
   }
 
   /** Resolves when the process is gone. */

@@ -6,7 +6,7 @@ import { random } from '../../support/random.js';
 
 const test = suite('blocks');
 
-async function* inPieces(documents: number[][], size: number) {
+async function* inChunks(documents: number[][], size: number) {
   for (const document of documents) {
     for (let at = 0; at < document.length; at += size) yield { tokens: document.slice(at, at + size), ends: false };
     yield { tokens: [], ends: true };
@@ -41,7 +41,7 @@ test('rows and blocks are the same however the tokens come', async () => {
     const context = rng.integer(1, 9);
     const rowsPerBlock = rng.integer(1, 6);
     const rows = expectedRows(documents, context);
-    const blocks = await collected(blocksOf(inPieces(documents, rng.integer(1, 7)), { context, rowsPerBlock }));
+    const blocks = await collected(blocksOf(inChunks(documents, rng.integer(1, 7)), { context, rowsPerBlock }));
     assert.equal(
       blocks.flatMap(({ tokens }) => [...tokens]),
       rows.flatMap(({ tokens }) => tokens),
@@ -73,7 +73,7 @@ test('limit takes the first tokens and no more', async () => {
     [6, 7, 8],
   ];
   for (const limit of [1, 2, 5, 6, 8, 100]) {
-    const blocks = await collected(blocksOf(inPieces(documents, 2), { context: 2, rowsPerBlock: 2, limit }));
+    const blocks = await collected(blocksOf(inChunks(documents, 2), { context: 2, rowsPerBlock: 2, limit }));
     const tokens = blocks.flatMap(({ tokens, document }) => [...tokens].filter((_, i) => document[i] !== -1));
     assert.equal(tokens, [1, 2, 3, 4, 5, 6, 7, 8].slice(0, limit));
   }

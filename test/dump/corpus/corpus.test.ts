@@ -33,7 +33,7 @@ async function withFile(
   });
 }
 
-const words = (...tokens: number[]): Uint8Array => new Uint8Array(Uint16Array.from(tokens).buffer);
+const tokenBytes = (...tokens: number[]): Uint8Array => new Uint8Array(Uint16Array.from(tokens).buffer);
 
 test('a text file is cut into documents behind each end-of-text mark', async () => {
   await withFile('a.txt', '\ufeffOne.<|endoftext|>Two words<|endoftext|><|endoftext|>é', async (path) => {
@@ -59,11 +59,11 @@ test('each line of a .jsonl file is a document, marks included', async () => {
 });
 
 test('a token file is cut behind each mark', async () => {
-  await withFile('a.bin', words(1, 2, mark, 3, mark, mark, 4), async (path) => {
+  await withFile('a.bin', tokenBytes(1, 2, mark, 3, mark, mark, 4), async (path) => {
     assert.equal(await documentsOf(path), [[1, 2, mark], [3, mark], [mark], [4]]);
   });
   const long = Array.from({ length: 100_001 }, (_, i) => i % 50_000);
-  await withFile('a.bin', words(...long), async (path) => assert.equal(await documentsOf(path), [long]));
+  await withFile('a.bin', tokenBytes(...long), async (path) => assert.equal(await documentsOf(path), [long]));
 });
 
 test('items are documents; several files follow one another', async () => {
@@ -75,13 +75,13 @@ test('items are documents; several files follow one another', async () => {
   assert.equal(await documentsOf(items()), [encode('One.'), [5, 6, mark, 7], []]);
   await withFolder(async (folder) => {
     await writeFile(join(folder, 'a'), 'One');
-    await writeFile(join(folder, 'b.bin'), words(9));
+    await writeFile(join(folder, 'b.bin'), tokenBytes(9));
     const files: Corpus = [{ path: join(folder, 'a'), kind: 'text' }, join(folder, 'b.bin')];
     assert.equal(await documentsOf(files), [encode('One'), [9]]);
   });
 });
 
-test('what is wrong with a file is said with its place', async () => {
+test('what is wrong with a file is reported with its location', async () => {
   const cases: [string, string | Uint8Array, RegExp][] = [
     ['a.txt', Buffer.from([0x61, 0x62, 0xff, 0x63]), /a\.txt, byte 2: not valid UTF-8 \(0xff\)/],
     ['a.txt', Buffer.concat([Buffer.alloc(70_000, 'ab '), Buffer.from([0xc3, 0x28])]), /a\.txt, byte 70001: not valid/],
@@ -91,7 +91,7 @@ test('what is wrong with a file is said with its place', async () => {
     ['a.jsonl', '{"text": 5}', /a\.jsonl, line 1: must be .* but that is number/],
     ['a.jsonl', 'null', /a\.jsonl, line 1: must be an object/],
     ['a.bin', Buffer.from([1, 2, 3]), /a\.bin: holds 3 bytes, but tokens of two bytes/],
-    ['a.bin', words(1, 2, 50_300), /a\.bin, byte 4: token 50300 is none of the model's, which end at 50256/],
+    ['a.bin', tokenBytes(1, 2, 50_300), /a\.bin, byte 4: token 50300 is none of the model's, which end at 50256/],
     ['a.xyz', 'text', /a\.xyz: the kind of file is not clear/],
   ];
   for (const [name, content, pattern] of cases) {

@@ -5,11 +5,11 @@ import { gpt2Tokenizer } from '../../../src/files/tokenizer/tokenizer.js';
 import { suite, throws } from '../../support/harness.js';
 import { type Random, random } from '../../support/random.js';
 
-const test = suite('text pieces');
+const test = suite('text chunks');
 const { encode } = gpt2Tokenizer();
 
-// Everything the tokenizer's pattern treats in its own way: contractions, runs of space, digits, signs, letters of
-// one and two code units, combining marks, no-break and ideographic spaces, and pieces of the end-of-text mark.
+// Everything the tokenizer's pattern treats in its own way: contractions, spans of space, digits, signs, letters of
+// one and two code units, combining marks, no-break and ideographic spaces, and fragments of the end-of-text mark.
 const alphabet = [
   ..."  \n\t\r'sdtmvrelLS'0129.,!?-_<|>",
   ...[
@@ -70,11 +70,11 @@ test('chunks of any size give the tokens of the whole, documents and all', () =>
     const text = documents.join(endOfText);
     const tokens: number[] = [];
     let ended = 0;
-    const take = (pieces: Iterable<{ text: string; ended: boolean }>) => {
-      for (const piece of pieces) {
-        assert.ok(piece.text.length <= 70_000);
-        tokens.push(...encode(piece.text), ...(piece.ended ? [50256] : []));
-        if (piece.ended) ended++;
+    const take = (chunks: Iterable<{ text: string; ended: boolean }>) => {
+      for (const chunk of chunks) {
+        assert.ok(chunk.text.length <= 70_000);
+        tokens.push(...encode(chunk.text), ...(chunk.ended ? [50256] : []));
+        if (chunk.ended) ended++;
       }
     };
     const cutter = new TextCutter('a text');
@@ -92,7 +92,7 @@ test('chunks of any size give the tokens of the whole, documents and all', () =>
   }
 });
 
-test('text without end is refused, with its place', () => {
+test('text without end is refused, with its origin', () => {
   const cutter = new TextCutter('file.txt');
   const chunk = 'x'.repeat(65_536);
   const feed = (): void => {

@@ -28,21 +28,21 @@ interface Shape {
   readonly rows: number;
   readonly context: number;
   readonly firstRow?: number;
-  /** How many latents of a cell are active. */
-  readonly active: (cell: number) => number;
-  /** The share of places that have a cell; all when left out. */
+  /** The number of active latents in a slot. */
+  readonly active: (slot: number) => number;
+  /** The share of positions that are stored; all when left out. */
   readonly kept?: number;
 }
 
-/** Latents ascend within a cell, as in a shard. */
+/** Latents ascend within a slot, as in a shard. */
 function entriesOf(r: Random, { latents, rows, context, firstRow = 0, active, kept }: Shape): Csr {
   const size = rows * context;
-  const all = Int32Array.from({ length: size }, (_, place) => place);
-  const places = kept === undefined ? undefined : all.filter(() => r.next() < kept);
+  const all = Int32Array.from({ length: size }, (_, flat) => flat);
+  const flatPositions = kept === undefined ? undefined : all.filter(() => r.next() < kept);
   const index: number[] = [];
   const rowPtr = [0n];
-  for (const place of places ?? all) {
-    const own = new Set(Array.from({ length: active(place) }, () => r.integer(0, latents)));
+  for (const flat of flatPositions ?? all) {
+    const own = new Set(Array.from({ length: active(flat) }, () => r.integer(0, latents)));
     index.push(...[...own].sort((a, b) => a - b));
     rowPtr.push(BigInt(index.length));
   }
@@ -51,8 +51,8 @@ function entriesOf(r: Random, { latents, rows, context, firstRow = 0, active, ke
     firstRow,
     context,
     tokens: Int32Array.from({ length: size }, () => r.integer(0, 50_257)),
-    document: Int32Array.from({ length: size }, (_, place) => Math.floor(place / context / 2)),
-    places,
+    document: Int32Array.from({ length: size }, (_, flat) => Math.floor(flat / context / 2)),
+    flatPositions,
     rowPtr: BigInt64Array.from(rowPtr),
     index: latents <= 65_536 ? Uint16Array.from(index) : Int32Array.from(index),
     value: r.floats(index.length),
@@ -60,23 +60,23 @@ function entriesOf(r: Random, { latents, rows, context, firstRow = 0, active, ke
 }
 
 /** What the file must hold, row by row. */
-function expectedRows({ rowPtr, places, index, value, context, firstRow, tokens, document }: Csr): Rows {
-  const rows: { latent: number; place: number; value: number }[] = [];
-  for (let cell = 0; cell + 1 < rowPtr.length; cell++) {
-    for (let at = Number(rowPtr[cell]); at < Number(rowPtr[cell + 1]); at++) {
-      rows.push({ latent: index[at] as number, place: places?.[cell] ?? cell, value: value[at] as number });
+function expectedRows({ rowPtr, flatPositions, index, value, context, firstRow, tokens, document }: Csr): Rows {
+  const rows: { latent: number; flat: number; value: number }[] = [];
+  for (let slot = 0; slot + 1 < rowPtr.length; slot++) {
+    for (let at = Number(rowPtr[slot]); at < Number(rowPtr[slot + 1]); at++) {
+      rows.push({ latent: index[at] as number, flat: flatPositions?.[slot] ?? slot, value: value[at] as number });
     }
   }
-  rows.sort((a, b) => a.latent - b.latent || a.place - b.place);
-  return rows.map(({ latent, place, value }) => {
-    const token = tokens[place] as number;
+  rows.sort((a, b) => a.latent - b.latent || a.flat - b.flat);
+  return rows.map(({ latent, flat, value }) => {
+    const token = tokens[flat] as number;
     const known = token >= 0 && token < 50_257;
     return {
       latent,
       value,
-      row: BigInt(firstRow + Math.floor(place / context)),
-      position: place % context,
-      document: document[place],
+      row: BigInt(firstRow + Math.floor(flat / context)),
+      position: flat % context,
+      document: document[flat],
       token,
       text: known ? gpt2Tokenizer().decode([token]) : '',
     };
@@ -111,7 +111,7 @@ async function assertHolds(query: Query, file: string, csr: Csr, label = ''): Pr
   }
 }
 
-/** Of each row group the number of entries and the least and largest latent, in the order of the file. */
+/** The number of entries and the least and largest latent of each row group, in the order of the file. */
 const rowGroups = (query: Query, file: string) =>
   query(`select row_group_num_rows::int as entries, stats_min_value::int as least, stats_max_value::int as most
     from parquet_metadata(${file}) where path_in_schema = 'latent' order by row_group_id`);
@@ -128,7 +128,7 @@ test('random entries and sizes: every column, in order; statistics of each row g
       active: () => r.integer(0, most + 1),
       ...(r.next() < 0.5 ? {} : { kept: r.pick([0, 0.3, 1]) }),
     });
-    const sizes = { piece: r.pick([1, 7, 1000]), range: r.pick([1, 5, 64, 1000]), group: r.pick([1, 3, 32, 1000]) };
+    const sizes = { chunk: r.pick([1, 7, 1000]), range: r.pick([1, 5, 64, 1000]), group: r.pick([1, 3, 32, 1000]) };
     const label = `case ${i}, ${csr.index.length} entries, ${JSON.stringify(sizes)}`;
     await withFile(csr, sizes, async (query, file) => {
       await assertHolds(query, file, csr, label);
@@ -154,14 +154,14 @@ test('a latent that is active everywhere goes on from range to range', async () 
     index: new Uint16Array(100).fill(1),
     value: random(3).floats(100),
   };
-  await withFile(everywhere, { piece: 30, range: 16, group: 8 }, async (query, file) => {
+  await withFile(everywhere, { chunk: 30, range: 16, group: 8 }, async (query, file) => {
     await assertHolds(query, file, everywhere);
     assert.is((await rowGroups(query, file)).length, 13);
   });
 });
 
 test('the usual sizes: a query reads the row groups of its latent', async () => {
-  const csr = entriesOf(random(4), { latents: 500, rows: 64, context: 100, active: (cell) => (cell % 7) * 10 });
+  const csr = entriesOf(random(4), { latents: 500, rows: 64, context: 100, active: (slot) => (slot % 7) * 10 });
   assert.ok(csr.index.length > 2 ** 17);
   await withFile(csr, undefined, async (query, file) => {
     await assertHolds(query, file, csr);
@@ -223,15 +223,15 @@ test('odd values, bit for bit', async () => {
     index: Uint16Array.from({ length: 24 }, (_, i) => i % 2),
     value: Float32Array.from({ length: 24 }, (_, i) => odd[i % 8] as number),
   };
-  await withFile(with24, { piece: 100, range: 24, group: 2 }, async (query, file) => {
+  await withFile(with24, { chunk: 100, range: 24, group: 2 }, async (query, file) => {
     await assertHolds(query, file, with24);
     assert.equal(await query(`select count(*)::int as n from ${file} where isnan(value)`), [{ n: 3 }]);
-    // To DuckDB, NaN is larger than all.
+    // DuckDB orders NaN above all numbers.
     assert.equal(await query(`select count(*)::int as n from ${file} where value > 3e38`), [{ n: 9 }]);
   });
 });
 
-test('texts: characters of several bytes, pieces of them, line ends, and tokens that GPT-2 does not have', async () => {
+test('texts: characters of several bytes, fragments of them, line ends, and tokens that GPT-2 does not have', async () => {
   const known = gpt2Tokenizer().encode(' é 日本 😀\n\t"\'<|endoftext|>\u0000');
   const tokens = Int32Array.from([...known, -1, 50_257, 2 ** 31 - 1, -(2 ** 31)]);
   const size = tokens.length;
@@ -250,17 +250,17 @@ test('texts: characters of several bytes, pieces of them, line ends, and tokens 
 });
 
 test('the same bytes each time, however the entries are read', async () => {
-  const csr = entriesOf(random(9), { latents: 50, rows: 8, context: 32, active: (cell) => cell % 5 });
-  const sizes = { piece: 1000, range: 256, group: 64 };
+  const csr = entriesOf(random(9), { latents: 50, rows: 8, context: 32, active: (slot) => slot % 5 });
+  const sizes = { chunk: 1000, range: 256, group: 64 };
   const bytes = await bytesOf(stored(csr), sizes);
   assert.equal(await bytesOf(stored(csr), sizes), bytes);
-  assert.equal(await bytesOf(stored(csr), { ...sizes, piece: 11 }), bytes);
+  assert.equal(await bytesOf(stored(csr), { ...sizes, chunk: 11 }), bytes);
   assert.equal(await bytesOf(stored(csr), { ...sizes, range: 64 }), bytes);
 });
 
-test('reads a piece at a time, once to count and once for each range, and writes one thing after another', async () => {
+test('reads a chunk at a time, once to count and once for each range, and writes one thing after another', async () => {
   const csr = entriesOf(random(10), { latents: 50, rows: 8, context: 32, active: () => 3 });
-  const sizes = { piece: 100, range: 256, group: 64 };
+  const sizes = { chunk: 100, range: 256, group: 64 };
   const entries = stored(csr);
   let [read, largest, writing] = [0, 0, 0];
   const indices: LatentEntries['indices'] = (from, to) => {
@@ -284,7 +284,7 @@ test('reads a piece at a time, once to count and once for each range, and writes
 
 test('a write or a read that fails fails the whole', async () => {
   const entries = stored(entriesOf(random(11), { latents: 50, rows: 8, context: 32, active: () => 3 }));
-  const sizes = { piece: 100, range: 256, group: 64 };
+  const sizes = { chunk: 100, range: 256, group: 64 };
   let writes = 0;
   const full = async () => {
     if (++writes === 3) throw new Error('the disk is full');
@@ -297,8 +297,8 @@ test('a write or a read that fails fails the whole', async () => {
 
 test('what cannot be is refused', async () => {
   const csr = entriesOf(random(12), { latents: 4, rows: 2, context: 3, active: () => 1 }); // 6 entries
-  const refused = (changes: Partial<Csr>, error: typeof Error, words: RegExp) =>
-    rejects(bytesOf(stored({ ...csr, ...changes })), error, words);
+  const refused = (changes: Partial<Csr>, error: typeof Error, message: RegExp) =>
+    rejects(bytesOf(stored({ ...csr, ...changes })), error, message);
   const index = Uint16Array.from([0, 1, 2, 3, 4, 0]);
   await refused({ index }, Error, /entry 4 is latent 4, but there are 4/);
   await refused({ index: Int32Array.from([0, -1, 0, 0, 0, 0]) }, Error, /entry 1 is latent -1/);
@@ -307,15 +307,15 @@ test('what cannot be is refused', async () => {
   await refused({ rowPtr: csr.rowPtr.subarray(1) }, RangeError, /rowPtr and its cells do not fit together: 6, 7/);
   await refused({ rowPtr: BigInt64Array.from([1n, 1n, 2n, 3n, 4n, 5n, 6n]) }, Error, /begins with 1 instead of 0/);
   await refused({ rowPtr: BigInt64Array.from([0n, 2n, 1n, 3n, 4n, 5n, 6n]) }, Error, /rowPtr falls at 2/);
-  await refused({ places: Int32Array.from([0, 1, 3, 2, 4, 5]) }, Error, /must ascend below 6, but place 3 is 2/);
-  await refused({ places: Int32Array.from([0, 1, 2, 3, 4, 6]) }, Error, /place 5 is 6/);
-  await refused({ places: Int32Array.from([-1, 1, 2, 3, 4, 5]) }, Error, /place 0 is -1/);
+  await refused({ flatPositions: Int32Array.from([0, 1, 3, 2, 4, 5]) }, Error, /must ascend below 6, but place 3 is 2/);
+  await refused({ flatPositions: Int32Array.from([0, 1, 2, 3, 4, 6]) }, Error, /place 5 is 6/);
+  await refused({ flatPositions: Int32Array.from([-1, 1, 2, 3, 4, 5]) }, Error, /place 0 is -1/);
   await refused({ document: new Int32Array(5) }, RangeError, /tokens and document do not fit together: 6, 5/);
   await refused({ context: 4 }, RangeError, /tokens and context do not fit together/);
   await refused({ context: 0 }, RangeError, /context must be a whole number from 1 on, but is 0/);
   await refused({ firstRow: -1 }, RangeError, /firstRow must be a whole number from 0 on, but is -1/);
   await refused({ latents: 0.5 }, RangeError, /latents must be a whole number/);
-  await rejects(bytesOf(stored(csr), { piece: 1, range: 0, group: 1 }), RangeError, /range must be .*, but is 0/);
+  await rejects(bytesOf(stored(csr), { chunk: 1, range: 0, group: 1 }), RangeError, /range must be .*, but is 0/);
 });
 
 test.run();

@@ -2,7 +2,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { cellsOf } from '../../../src/dump/format/positions.js';
+import { storedPositionsOf } from '../../../src/dump/format/positions.js';
 import { type DenseRows, type Dump, openDump } from '../../../src/dump/read/reader.js';
 import { collate } from '../../../src/dump/report/collate.js';
 import { dump } from '../../../src/dump/run.js';
@@ -19,7 +19,7 @@ const test = suite('positions that are stored');
 const model = await Transformer.load('demo');
 const endOfText = 50_256;
 const locations = ['resid/post_emb', '0/attn/qk_probs', '1/resid/delta_mlp -> ae-resid-delta-mlp'];
-// with no location that has a value for each pair, rows are computed in the order of their lengths
+// Without a location that has keys as a dimension, rows are computed in the order of their lengths.
 const short = ['resid/post_emb', '1/resid/delta_mlp -> ae-resid-delta-mlp'];
 const latents = '1/resid/delta_mlp/latents';
 
@@ -44,7 +44,7 @@ async function opened<T>(folder: string, body: (made: Dump) => Promise<T>): Prom
   return await body(made);
 }
 
-/** Everything of a dump in one piece, with zeros and no entries where `stored` is 0. */
+/** The whole contents of a dump, with zeros and no entries where `stored` is 0. */
 async function contents(made: Dump, stored?: Uint8Array) {
   const { tokens, document, stored: own } = await made.tokens();
   const mask = stored ?? own;
@@ -79,14 +79,14 @@ for (const [title, changes, keeps] of filters) {
       const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
       const { dtype = 'float32', locations: own = locations } = changes;
       await dump(options(whole, { dtype, locations: own }));
-      await dump(options(out, { ...changes, batch: 2 })); // rows of like length, which do not follow one another
+      await dump(options(out, { ...changes, batch: 2 })); // batches of rows that are not consecutive
       const expected = await opened(whole, async (made) => {
         const { tokens, document, stored } = await made.tokens();
         const { positions } = await made.stored('resid/post_emb', 1);
-        const places = [...stored.keys()].filter((place) => place >= 16 && stored[place] === 1);
+        const flatPositions = [...stored.keys()].filter((flat) => flat >= 16 && stored[flat] === 1);
         assert.equal(
           [...positions],
-          places.flatMap((place) => [Math.floor(place / 16), place % 16]),
+          flatPositions.flatMap((flat) => [Math.floor(flat / 16), flat % 16]),
         );
         return contents(
           made,
@@ -110,29 +110,26 @@ for (const [title, changes, keeps] of filters) {
           all.rowPtr.slice(3 * 16, 7 * 16 + 1).map((p) => p - start),
         );
         assert.equal(entries.values, all.values.slice(Number(start), Number(all.rowPtr[7 * 16])));
-        const places: number[] = [];
-        for (let i = 16; i < 80; i++) if (expected.mask[i] === 1) places.push(i);
+        const flatPositions: number[] = [];
+        for (let i = 16; i < 80; i++) if (expected.mask[i] === 1) flatPositions.push(i);
         assert.equal(
           [...positions],
-          places.flatMap((i) => [Math.floor(i / 16), i % 16]),
+          flatPositions.flatMap((i) => [Math.floor(i / 16), i % 16]),
         );
-        places.forEach((place, i) => {
-          assert.equal(
-            data.subarray(i * width, (i + 1) * width),
-            rows.data.subarray(place * width, (place + 1) * width),
-          );
+        flatPositions.forEach((flat, i) => {
+          assert.equal(data.subarray(i * width, (i + 1) * width), rows.data.subarray(flat * width, (flat + 1) * width));
         });
       });
-      // nothing of it needs our code: what is stored lies packed, and positions says where it belongs
+      // The file can be read without this package: values lie packed, and `positions` says where they belong.
       let at = 0;
       const stored = expected.mask.reduce((sum, here) => sum + here, 0);
       for (let n = 0; n < 4; n++) {
         const shard = await loadSafetensors(join(out, `shard-0000${n}.safetensors`));
-        const [cells, two] = (shard.positions as HostTensor).shape as [number, number];
+        const [count, two] = (shard.positions as HostTensor).shape as [number, number];
         assert.is(two, 2);
-        assert.equal(shard['resid/post_emb']?.shape, [cells, 64]);
-        assert.equal(shard[`${latents}.row_ptr`]?.shape, [cells + 1]);
-        at += cells;
+        assert.equal(shard['resid/post_emb']?.shape, [count, 64]);
+        assert.equal(shard[`${latents}.row_ptr`]?.shape, [count + 1]);
+        at += count;
       }
       assert.is(at, stored);
     }));
@@ -157,14 +154,14 @@ test('a sample is the same however the dump is made, another for another seed, a
     });
     const filter = { drop: [], sample: 0.3, context: 100, shardTokens: 100_000 };
     const block = { rows: 1000, tokens: new Int32Array(100_000), lengths: new Int32Array(1000).fill(100) };
-    const chosen = [0, 1].map((seed) => cellsOf({ ...filter, seed }, { ...block, number: 0 }));
-    for (const { count, places } of chosen) {
+    const chosen = [0, 1].map((seed) => storedPositionsOf({ ...filter, seed }, { ...block, number: 0 }));
+    for (const { count, flatPositions } of chosen) {
       assert.ok(Math.abs(count - 30_000) < 600, `${count} of 100000`); // four standard deviations
-      const even = (places as Int32Array).filter((place) => place % 2 === 0).length;
+      const even = (flatPositions as Int32Array).filter((flat) => flat % 2 === 0).length;
       assert.ok(Math.abs(even / count - 0.5) < 0.015, `${even} of ${count} are even`);
     }
-    const [one, two] = chosen.map(({ places }) => new Set(places)) as [Set<number>, Set<number>];
-    const both = [...one].filter((place) => two.has(place)).length;
+    const [one, two] = chosen.map(({ flatPositions }) => new Set(flatPositions)) as [Set<number>, Set<number>];
+    const both = [...one].filter((flat) => two.has(flat)).length;
     assert.ok(Math.abs(both - 9000) < 400, `${both} are in both`);
   }));
 
@@ -210,27 +207,27 @@ test('positions that do not follow from the tokens are found, and never believed
     const { positions } = await loadSafetensors(file);
     const bytes = Buffer.from((positions as { data: Int32Array }).data.buffer);
     const start = original.indexOf(bytes);
-    const changed = async (cell: number, row: number, position: number) => {
+    const changed = async (slot: number, row: number, position: number) => {
       const copy = Buffer.from(original);
-      copy.writeInt32LE(row, start + 8 * cell);
-      copy.writeInt32LE(position, start + 8 * cell + 4);
+      copy.writeInt32LE(row, start + 8 * slot);
+      copy.writeInt32LE(position, start + 8 * slot + 4);
       await writeFile(file, copy);
       await resealed(out, 0);
     };
-    const refused: [cell: number, row: number, position: number, RegExp][] = [
+    const refused: [slot: number, row: number, position: number, RegExp][] = [
       [0, -1, 0, /positions\[0\] is row -1, position 0, which cannot be/],
       [2, 0, 0, /positions\[2\] is row 0, position 0, which cannot be/],
       [3, 0, 16, /positions\[3\] is row 0, position 16/],
       [5, 2 ** 30, 3, /positions\[5\] is row 1073741824/],
     ];
-    for (const [cell, row, position, message] of refused) {
-      await changed(cell, row, position);
+    for (const [slot, row, position, message] of refused) {
+      await changed(slot, row, position);
       await opened(out, async (made) => {
         assert.match((await made.verify())[0]?.problem ?? '', message);
         await rejects(made.rows('resid/post_emb'), message);
       });
     }
-    await changed(0, 0, 1); // where the filter left a position out
+    await changed(0, 0, 1); // a position that the filter left out
     await opened(out, async (made) => {
       assert.match((await made.verify())[0]?.problem ?? '', /positions\[0\] (is not one that|.*cannot be)/);
     });

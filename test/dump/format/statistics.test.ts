@@ -1,4 +1,4 @@
-// Oracle: the values of a float32 dump, summed up in double precision in two passes.
+// Oracle: the values of a float32 dump, summed in double precision in two passes.
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -112,12 +112,12 @@ test('of a dump: those of its values before they are rounded, over all shards', 
       const rows = await made.rows<string>(name);
       const width = rows.shape.slice(2).reduce((a, b) => a * b, 1);
       const columns: number[][] = Array.from({ length: width }, () => []);
-      document.forEach((at, place) => {
+      document.forEach((at, flat) => {
         if (at === -1) return;
         const vector = new Float32Array(width);
-        if ('data' in rows) vector.set(rows.data.subarray(place * width, (place + 1) * width));
+        if ('data' in rows) vector.set(rows.data.subarray(flat * width, (flat + 1) * width));
         else {
-          for (let i = Number(rows.rowPtr[place]); i < Number(rows.rowPtr[place + 1]); i++) {
+          for (let i = Number(rows.rowPtr[flat]); i < Number(rows.rowPtr[flat + 1]); i++) {
             vector[rows.indices[i] as number] = rows.values[i] as number;
           }
         }

@@ -1,4 +1,4 @@
-// Oracle: float32 dumps of the same, and the bound on the error that the format promises.
+// Oracles: float32 dumps of the same values, and the bound on the error that the format promises.
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -34,7 +34,7 @@ test('int8: no value is off by more than half a scale, and each vector uses its 
       }
     }
   }
-  // the smallest numbers there are, whose scale is not exact
+  // The scale of the smallest numbers is not exact.
   const tiny = Float32Array.of(2e-43, -2.1e-43, 1e-45, 0);
   close(dequantized(quantized(tiny, 4)), tiny, { atol: 4e-44 });
   for (const odd of [Number.NaN, Infinity, -Infinity]) {
@@ -70,10 +70,10 @@ for (const drop of [[], ['padding']] as const) {
       assert.equal(latents.indices, wanted.indices);
       close(latents.values, wanted.values, { rtol: 1e-3, atol: 1e-6 });
       const shard = await loadSafetensors(join(out, 'shard-00000.safetensors'));
-      const place = drop.length > 0 ? [shard.positions?.shape[0]] : [10, 32];
-      assert.equal(shard['0/attn/q']?.shape, [...place, ...(shard['0/attn/q']?.shape.slice(place.length) ?? [])]);
+      const leading = drop.length > 0 ? [shard.positions?.shape[0]] : [10, 32];
+      assert.equal(shard['0/attn/q']?.shape, [...leading, ...(shard['0/attn/q']?.shape.slice(leading.length) ?? [])]);
       assert.equal([shard['0/attn/q']?.dtype, shard['0/attn/q.scale']?.dtype], ['int8', 'float32']);
-      assert.equal(shard['0/attn/q.scale']?.shape, place);
+      assert.equal(shard['0/attn/q.scale']?.shape, leading);
 
       const bytes = await readFile(join(out, 'shard-00000.safetensors'));
       const scales = (shard['0/attn/q.scale'] as { data: Float32Array }).data;
@@ -93,8 +93,8 @@ test('what int8 cannot hold is refused by name', () =>
       get(target, key) {
         const value = Reflect.get(target, key, target);
         if (key !== 'activations') return typeof value === 'function' ? value.bind(target) : value;
-        return async (...words: Parameters<Transformer['activations']>) => {
-          const activations = await target.activations(...words);
+        return async (...args: Parameters<Transformer['activations']>) => {
+          const activations = await target.activations(...args);
           activations.get('1/mlp/post_act')?.select(0, 0).select(0, 2).fill(Number.NaN);
           return activations;
         };

@@ -1,4 +1,4 @@
-// Oracle: what a batch must be, row by row.
+// Oracle: the properties of batches, checked row by row.
 import * as assert from 'uvu/assert';
 import type { Block } from '../../../src/dump/corpus/blocks.js';
 import { batchesOf } from '../../../src/dump/shards/batches.js';
@@ -12,7 +12,7 @@ const planOf = (context: number, batch: number, fullContext = false) =>
   ({ batch, fullContext, settings: { context } }) as DumpPlan;
 const blockOf = (lengths: number[]) => ({ rows: lengths.length, lengths: Int32Array.from(lengths) }) as Block;
 
-test('every row comes once, with room for it, in no more positions than whole rows take', () => {
+test('every row comes once, and fits into its batch, in no more positions than whole rows take', () => {
   const rng = random(5);
   for (let round = 0; round < 300; round++) {
     const context = rng.integer(1, 40);

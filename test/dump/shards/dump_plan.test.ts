@@ -82,7 +82,7 @@ test('options out of range are refused', async () => {
 test('a shard has the tensors of the contract, wide ones first', async () => {
   const { settings } = planDump(await request({ context: 16 }));
   assert.equal(
-    shardTensors(settings, { rows: 3, cells: 48, entries: [70] }).map(
+    shardTensors(settings, { rows: 3, positions: 48, entries: [70] }).map(
       ([name, { dtype, shape }]) => `${name} ${dtype} ${shape.join('x')}`,
     ),
     [
@@ -97,7 +97,7 @@ test('a shard has the tensors of the contract, wide ones first', async () => {
   const [latents] = settings.autoencoders.map((entry) => ({ ...entry, latents: 65_537 }));
   const wide = shardTensors(
     { ...settings, autoencoders: latents ? [latents] : [] },
-    { rows: 1, cells: 16, entries: [1] },
+    { rows: 1, positions: 16, entries: [1] },
   );
   assert.is(wide.find(([name]) => name.endsWith('indices'))?.[1].dtype, 'int32');
 });

@@ -25,7 +25,7 @@ const make = (out: string, changes: Partial<DumpOptions> = {}) =>
 const parts = Array.from({ length: count }, (_, index) => index);
 const shard = (index: number) => ({ shard: { index, count } });
 
-/** The dump of one process, in parts in one folder, and in parts in a folder each. */
+/** Makes the dump of one process, its parts in one folder, and its parts in a folder each. */
 const withParts = (body: (at: (name: string) => string) => Promise<void>): Promise<void> =>
   withFolder(async (folder) => {
     const at = (name: string) => join(folder, name);
@@ -63,21 +63,21 @@ test('parts of several folders get a second name; the folders stay', () =>
     assert.is((await mergeDumps(at('out'), apart(at))).linked, 0);
     await using made = await openDump(at('out'));
     assert.equal(await made.verify(), []);
-    // one of the parts' folders may be that of the whole
+    // The result may be written to the folder of one of the parts.
     await mergeDumps(at('part-0'), apart(at).slice(1));
     await assertSameFolder(at('part-0'), at('whole'));
   }));
 
 test('a merge that was interrupted is finished by the same call', () =>
   withParts(async (at) => {
-    // after some links
+    // The first call is interrupted after some links.
     await mkdir(at('out'));
     for (const name of ['shard-00000.safetensors', 'shard-00003.safetensors']) {
       await link(join(at('part-0'), name), join(at('out'), name));
     }
     assert.is((await mergeDumps(at('out'), apart(at))).linked, (await readdir(at('whole'))).length - 3);
     await assertSameFolder(at('out'), at('whole'));
-    // between the manifest of the whole and the end of the parts'
+    // It is interrupted between writing the new manifest and removing those of the parts.
     await cp(join(at('whole'), 'manifest.json'), join(at('together'), 'manifest.json'));
     await rm(join(at('together'), 'manifest-1-of-3.json'));
     {
@@ -152,13 +152,14 @@ test('what makes no whole is refused, and nothing is changed', () =>
     assert.is(await readFile(join(at('taken'), 'shard-00001.safetensors'), 'utf8'), 'important');
     assert.equal(await readdir(at('taken')), ['shard-00001.safetensors']);
     const owner = { token: 'a', host: 'elsewhere', place: 'another start', pid: 1 };
-    const claim = join(at('together'), 'manifest.json.claim');
-    await writeFile(claim, JSON.stringify(owner));
-    const touching = setInterval(() => writeFile(claim, JSON.stringify(owner)), 100);
+    const lease = join(at('together'), 'manifest.json.claim');
+    await writeFile(lease, JSON.stringify(owner));
+    const touching = setInterval(() => writeFile(lease, JSON.stringify(owner)).catch(() => {}), 100); // may end late
     await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
     clearInterval(touching);
-    // the same of a machine whose clock is an hour late
-    const late = setInterval(() => utimes(claim, new Date(), new Date(Date.now() - 3_600_000)), 100);
+    // The lease of a machine whose clock is an hour late counts, too.
+    const hourAgo = () => new Date(Date.now() - 3_600_000);
+    const late = setInterval(() => utimes(lease, new Date(), hourAgo()).catch(() => {}), 100);
     await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
     clearInterval(late);
 

@@ -1,4 +1,4 @@
-// Oracle: openDump on the same dump, whose latents DuckDB must find in the Parquet files; and dumps never interrupted.
+// Oracles: openDump on the same dump, whose latents DuckDB must find in the Parquet files, and uninterrupted dumps.
 import { appendFile, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -27,7 +27,7 @@ for (const [title, changes] of [
   ['everything', { dtype: 'float32' }],
   ['a sample, as float16', { sample: 0.5, drop: ['endoftext'] }],
 ] as [string, Partial<DumpOptions>][]) {
-  test(`${title}: each stored latent is a line, with its token's place`, () =>
+  test(`${title}: each stored latent is a line, with its token's position`, () =>
     withFolder(async (out) => {
       await dump(options(out, changes));
       await using made = await openDump(out);
@@ -36,10 +36,10 @@ for (const [title, changes] of [
       const { rowPtr, indices, values } = await made.rows(name);
       const { tokens, document } = await made.tokens();
       const expected: unknown[] = [];
-      for (let place = 0; place < tokens.length; place++) {
-        for (let at = Number(rowPtr[place]); at < Number(rowPtr[place + 1]); at++) {
-          const [row, position] = [BigInt(Math.floor(place / context)), place % context];
-          const where = { row, position, document: document[place], token: tokens[place] };
+      for (let flat = 0; flat < tokens.length; flat++) {
+        for (let at = Number(rowPtr[flat]); at < Number(rowPtr[flat + 1]); at++) {
+          const [row, position] = [BigInt(Math.floor(flat / context)), flat % context];
+          const where = { row, position, document: document[flat], token: tokens[flat] };
           expected.push({ latent: indices[at], value: values[at], ...where });
         }
       }

@@ -1,5 +1,5 @@
-// Shards by their numbers, some of which fail. Oracle: the dump of one process, byte for byte; and how often a corpus is
-// opened, and how much of it read, counted.
+// Shards are made by their numbers, and some fail. Oracle: the dump of one process, byte for byte, and counts of how
+// often a corpus is opened and how much of it is read.
 import { cp, mkdir, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -40,7 +40,7 @@ interface Planned {
   readonly numbers: number[];
 }
 
-/** A dump of some twenty shards that is planned, with a copy of its model, and the dump of one process in `whole`. */
+/** Plans a dump of some twenty shards, with a copy of its model, and makes the dump of one process in `whole`. */
 const withPlan = (body: (planned: Planned) => Promise<void>, changes: Partial<ShardedRequest> = {}): Promise<void> =>
   withFolder(async (folder) => {
     const at = (name: string) => join(folder, name);
@@ -70,7 +70,7 @@ async function withSession(
   }
 }
 
-/** What stands in the way of a shard's name, and its removal. */
+/** Makes a folder under a shard's name, so that the shard cannot be published. Returns its removal. */
 async function obstruct(out: string, number: number): Promise<() => Promise<void>> {
   const path = join(out, shardName(number));
   await mkdir(join(path, 'not empty'), { recursive: true });
@@ -84,7 +84,7 @@ test('a shard that failed is made again, with nothing loaded or read again', () 
     await withSession(plan, async (session) => {
       await session.make(0);
       await rm(at('demo'), { recursive: true });
-      await rm(at('corpus.txt')); // it is open, and read where it stands
+      await rm(at('corpus.txt')); // the open file can still be read
       const clear = await obstruct(at('out'), 1);
       for (let attempt = 0; attempt < 3; attempt++) await rejects(session.make(1), inTheWay(1));
       await session.make(2);
@@ -117,7 +117,7 @@ for (const seed of [1, 2]) {
         const obstacles = new Map<number, () => Promise<void>>();
         let failures = 0;
         await withSession(plan, async (session) => {
-          await session.make(order.find((number) => number % 3 !== seed) as number); // with nothing there, all is refused
+          await session.make(order.find((number) => number % 3 !== seed) as number); // without a manifest in the folder
           for (const number of numbers.filter((n) => n % 3 === seed)) {
             obstacles.set(number, await obstruct(at('out'), number));
           }
@@ -167,12 +167,12 @@ test('a shard that another process makes is made when that one is gone', () =>
     await withSession(plan, async (session) => {
       await session.make(0);
       await rm(at('demo'), { recursive: true });
-      const claim = (await new DiskStore(at('out')).takeLease(`manifest-1-of-${plan.count}.json.claim`)) as Lease;
+      const lease = (await new DiskStore(at('out')).takeLease(`manifest-1-of-${plan.count}.json.claim`)) as Lease;
       await rejects(session.make(1), new RegExp(`is being written by process ${process.pid}`));
       await session.make(2);
-      await claim.release();
+      await lease.release();
       await session.make(1);
-      await session.make(1); // which is there
+      await session.make(1); // the shard is there already
     });
     const names = await readdir(at('out'));
     assert.equal(
@@ -243,7 +243,7 @@ test('a plan with fewer or more shards than the corpus makes, and numbers that a
       const more = new RegExp(`^dump: planned with ${count - 2} shards, but the corpus makes more$`);
       await rejects(session.make(count - 3), more);
       await rm(at('corpus.txt'));
-      for (let attempt = 0; attempt < 3; attempt++) await rejects(session.make(count - 3), more); // with nothing read
+      for (let attempt = 0; attempt < 3; attempt++) await rejects(session.make(count - 3), more); // nothing is read
       for (const number of [-1, 0.5, Number.NaN, count - 2, 2 ** 60, '1', '../../evil', null, undefined]) {
         await rejects(
           session.make(number as number),
@@ -267,13 +267,13 @@ test('a plan with fewer or more shards than the corpus makes, and numbers that a
         );
         await rm(at('corpus.txt'), { force: true });
       }
-      await rejects(session.make(1), /corpus\.txt/); // the one reader came to the end, and another one finds no file
+      await rejects(session.make(1), /corpus\.txt/); // the only reader has reached the end, and a new one finds no file
     });
   }));
 
-// ---- what failures leave
+// ---- leaks after failures
 
-/** Files of a folder that this process has open, where the system tells. */
+/** Files of a folder that this process has open, where the system reports them. */
 async function openFilesIn(folder: string): Promise<string[]> {
   const numbers = await readdir('/proc/self/fd').catch(() => []);
   const files = await Promise.all(numbers.map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => '')));
@@ -300,8 +300,8 @@ class FailingStore extends DiskStore {
   writes = Number.POSITIVE_INFINITY;
   drafts = 0;
 
-  override async draft(file: string, tag: string, piece?: string): Promise<Draft> {
-    const draft = await super.draft(file, tag, piece);
+  override async draft(file: string, tag: string, part?: string): Promise<Draft> {
+    const draft = await super.draft(file, tag, part);
     this.drafts++;
     const { handle } = draft;
     const write = handle.write.bind(handle) as (...all: unknown[]) => Promise<unknown>;
@@ -314,15 +314,15 @@ class FailingStore extends DiskStore {
   }
 }
 
-test('a disk that is full at any write, and then has room', () =>
+test('a disk that is full at any write, and later is not', () =>
   withPlan(async ({ at, request }) => {
     const sources = await openCorpus(request.corpus);
     const prepared = await prepare({ ...request, batch: 1, device }, sources.map(describeSource));
     const store = new FailingStore(at('out'));
     await mkdir(at('out'));
     const maker = new LocalMaker(prepared, { out: store });
-    const told: number[] = [];
-    maker.begin({ onStored() {}, onShard: async (number) => void told.push(number) });
+    const reported: number[] = [];
+    maker.begin({ onStored() {}, onShard: async (number) => void reported.push(number) });
     const blocks: Block[] = [];
     for await (const block of corpusBlocks(sources, maker)) if (blocks.push(block) === 4) break;
     const [zero, one, two, three] = blocks as [Block, Block, Block, Block];
@@ -348,7 +348,7 @@ test('a disk that is full at any write, and then has room', () =>
     const whole = await contentsOf(at('whole'));
     const made = await contentsOf(at('out'));
     for (const name of Object.keys(made)) assert.is(made[name], whole[name]);
-    assert.equal(told, [1]);
+    assert.equal(reported, [1]);
 
     // take() and finish() are for one run, which ends with the first failure.
     store.writes = Number.POSITIVE_INFINITY;
@@ -357,19 +357,19 @@ test('a disk that is full at any write, and then has room', () =>
     await maker.take(two);
     await rejects(maker.take(three), inTheWay(2));
     await rejects(maker.finish(), inTheWay(2));
-    await (await maker.make(three)).whole; // and others stand for themselves
+    await (await maker.make(three)).whole; // make() is not affected
     await maker.close();
-    assert.equal(told, [1, 0, 3]);
+    assert.equal(reported, [1, 0, 3]);
   }));
 
 // ---- the cursor
 
-/** A corpus of so many blocks, which counts what is asked of it. */
+/** A corpus of so many blocks that counts its readers and the blocks that they read. */
 class CountedCorpus {
   opened = 0;
   closed = 0;
   read = 0;
-  /** Where the readers that are opened from now on fail. */
+  /** The block at which readers fail that are opened from now on. */
   broken = Number.POSITIVE_INFINITY;
   readonly cursor = new BlockCursor(() => this.#open());
   readonly #count: number;
@@ -403,11 +403,11 @@ class CountedCorpus {
   }
 }
 
-test('blocks in order are read once, and a number that falls loses no place', async () => {
+test('blocks in order are read once, and a lower number does not restart the others', async () => {
   const corpus = new CountedCorpus(100);
   await corpus.at(0, 1, 2, 5, 9);
   assert.equal(corpus.counts, { opened: 1, closed: 0, read: 10 });
-  await corpus.at(3); // by a second reader
+  await corpus.at(3); // read by a second reader
   assert.equal(corpus.counts, { opened: 2, closed: 0, read: 14 });
   await corpus.at(10, 11, 4, 5, 12, 6);
   assert.equal(corpus.counts, { opened: 2, closed: 0, read: 20 });
@@ -419,13 +419,13 @@ test('there are four readers at most, and the one that was idle longest goes', a
   const corpus = new CountedCorpus(100);
   await corpus.at(40, 30, 20, 10);
   assert.equal(corpus.counts, { opened: 4, closed: 0, read: 41 + 31 + 21 + 11 });
-  await corpus.at(41); // used again: now the one at 31 is the idlest
+  await corpus.at(41); // uses the reader again, so that the one at 31 is now the least recently used
   await corpus.at(0);
   assert.equal([corpus.opened, corpus.closed], [5, 1]);
   const { read } = corpus;
   await corpus.at(42, 22, 12, 1);
   assert.equal([corpus.opened, corpus.closed, corpus.read - read], [5, 1, 1 + 2 + 2 + 1]);
-  await corpus.at(32); // from 23 on
+  await corpus.at(32); // read from 23 on
   assert.equal([corpus.opened, corpus.closed, corpus.read - read], [5, 1, 6 + 10]);
   await corpus.cursor.close();
   assert.is(corpus.closed, 5);
@@ -468,7 +468,7 @@ test('the end: its number, whether a block is the last one, and no second readin
   assert.equal(shorter.counts, { opened: 2, closed: 2, read: 6 });
 });
 
-test('a reader that fails loses its own place only', async () => {
+test('a reader that fails does not affect the others', async () => {
   const corpus = new CountedCorpus(20);
   await corpus.at(10);
   corpus.broken = 5;

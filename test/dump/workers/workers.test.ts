@@ -181,13 +181,13 @@ if (process.platform === 'linux') {
     }));
 }
 
-test('two processes told to write the same folder at once: one refuses', () =>
+test('two processes that are to write the same folder at once: one refuses', () =>
   withFolder(async (folder) => {
     const [out, whole] = [join(folder, 'out'), join(folder, 'whole')];
-    const words = command(out)
-      .map((word) => (word === '--text' ? '-' : word))
-      .filter((word) => word !== sampleText);
-    const first = spawn(process.execPath, [main, ...words], { stdio: ['pipe', 'ignore', 'ignore'] });
+    const args = command(out)
+      .map((arg) => (arg === '--text' ? '-' : arg))
+      .filter((arg) => arg !== sampleText);
+    const first = spawn(process.execPath, [main, ...args], { stdio: ['pipe', 'ignore', 'ignore'] });
     const ended = new Promise((resolve) => first.on('close', resolve));
     first.stdin.write((await readFile(sampleText)).subarray(0, 50_000));
     while (!(await readdir(folder)).includes('out') || !(await readdir(out)).includes('shard-00000.safetensors')) {
@@ -201,14 +201,14 @@ test('two processes told to write the same folder at once: one refuses', () =>
     assert.is(
       (
         await run(
-          words.map((word) => (word === out ? whole : word)),
+          args.map((arg) => (arg === out ? whole : arg)),
           { input: await readFile(sampleText, 'utf8') },
         )
       ).code,
       0,
     );
     await assertSameFolder(out, whole);
-    // what a killed process leaves behind: its claim, on another machine and here
+    // A killed process leaves its lease behind, on another machine or on this one.
     const gone = { token: 'a', host: 'elsewhere', place: 'another start', pid: 1 };
     await writeFile(join(out, 'manifest.json.claim'), JSON.stringify(gone));
     await writeFile(join(out, 'manifest.json.claim.0-1'), 'taken over, and not cleared away');
@@ -218,7 +218,7 @@ test('two processes told to write the same folder at once: one refuses', () =>
       await made.verify(),
       ['manifest.json.claim', 'manifest.json.claim.0-1'].map((file) => ({ file, problem })),
     );
-    assert.is((await run(words, { input: await readFile(sampleText, 'utf8') })).code, 0);
+    assert.is((await run(args, { input: await readFile(sampleText, 'utf8') })).code, 0);
     await assertSameFolder(out, whole);
   }));
 
