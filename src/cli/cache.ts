@@ -1,5 +1,4 @@
-// sonde cache: what has been fetched from the network, checked or removed.
-
+// sonde cache: lists, checks or removes what has been fetched from the network.
 import { Command } from 'commander';
 import { type CachedBlob, clearCache, listCache, verifyCache } from '../files/blob/blob_cache.js';
 import { showBytes } from '../files/text.js';
