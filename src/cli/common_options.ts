@@ -87,7 +87,9 @@ export const addModelAndWorkers = (command: Command, model = 'demo'): Command =>
       .option('--workers <n>', 'processes that share the work, on as many GPUs or parts of the cores', integer(1)),
   );
 
-/** The option of what the model computes with: `--dtype`, or `--precision` where `--dtype` says how values are stored. */
+/**
+ * The option of what the model computes with: `--dtype`, or `--precision` where `--dtype` says how values are stored.
+ */
 export const addPrecision = (command: Command, flag: '--dtype' | '--precision'): Command =>
   command.option(
     `${flag} <dtype>`,
@@ -95,7 +97,9 @@ export const addPrecision = (command: Command, flag: '--dtype' | '--precision'):
     oneOf(...(precisions as DType[])),
   );
 
-/** The device of this process, or those of the processes that share the work. `--threads` counts those of all processes. */
+/**
+ * The device of this process, or those of the processes that share the work. `--threads` counts those of all processes.
+ */
 export function chosenWorkers(options: {
   device?: DeviceName[];
   workers?: number;

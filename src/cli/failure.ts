@@ -12,7 +12,8 @@ export class Interrupted extends Error {}
 
 /** Writes to standard error, in one line, what went wrong. Returns the exit code. */
 export function reportFailure(error: unknown): number {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage; // Commander has written the message
+  // Commander has written the message already.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
   const { message, stack } = error instanceof Error ? error : new Error(String(error));
   if (process.env.SONDE_DEBUG && stack) console.error(stack);
   else warn(message);
@@ -22,7 +23,10 @@ export function reportFailure(error: unknown): number {
   return exitCodes.usage;
 }
 
-/** Runs body with an abort signal, which SIGINT and SIGTERM set off with `hint` as the message. A second one ends the process at once. */
+/**
+ * Runs body with an abort signal, which SIGINT and SIGTERM set off with `hint` as the message. A second one ends the
+ * process at once.
+ */
 export async function interruptible<T>(hint: string, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
   const stop = () => {

@@ -10,9 +10,9 @@ import { print, warn } from './terminal.js';
 
 const help = `
 One machine plans, any number work, and each shard is a job. A worker that loses its connection, is killed or is stopped
-loses no more than the shard it was at: another worker makes it. When all shards are there, one of the workers merges them,
-and the folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on a disk
-they share; the dump may also go to az://account/container/prefix.
+loses no more than the shard it was at: another worker makes it. When all shards are there, one of the workers merges
+them, and the folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on
+a disk they share; the dump may also go to az://account/container/prefix.
 
 A worker does only what its options allow, as others may reach the server as well. Without options it writes dumps below
 the folder that it was started in, reads text there, and loads models from there, the demo and the published ones. Each
@@ -28,8 +28,8 @@ Examples:
   $ sonde queue status --redis redis://head:6379            with what was given up, and why
   $ sonde queue status --redis redis://head:6379 --retry    try that again
 
-SONDE_REDIS stands for --redis, and SONDE_QUEUE_KEY, which holds the key itself, for --key. The command needs the optional
-packages bullmq and ioredis.`;
+SONDE_REDIS stands for --redis, and SONDE_QUEUE_KEY, which holds the key itself, for --key. The command needs the
+optional packages bullmq and ioredis.`;
 
 interface PlanOptions extends DumpRequestOptions, QueueCommandOptions {
   attempts: number;

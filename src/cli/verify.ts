@@ -6,9 +6,9 @@ import { showBytes } from '../files/text.js';
 import { print } from './terminal.js';
 
 const help = `
-It reads every shard, and checks its size, SHA-256, header and shapes, and whether its tokens, documents and latents make
-sense. It also names every unfinished or unlisted file in the dump's folder. It changes nothing. The exit code is 1 when
-something is wrong.
+It reads every shard, and checks its size, SHA-256, header and shapes, and whether its tokens, documents and latents
+make sense. It also names every unfinished or unlisted file in the dump's folder. It changes nothing. The exit code is 1
+when something is wrong.
 
 Example:
   $ sonde verify my-dump`;

@@ -1,4 +1,5 @@
-// Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is tried.
+// Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is
+// tried.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -78,7 +79,7 @@ if (noRedis) {
       await assertSameFolder(at('again'), at('whole'));
     }));
 
-  test('what fails is tried again, given up, told, and tried again when asked', () =>
+  test('what fails is tried again, given up, reported, and tried again when asked', () =>
     withRedis(async (redis, at) => {
       const corpus = at('corpus.txt');
       const text = (await readFile(sampleText)).subarray(0, 8000);

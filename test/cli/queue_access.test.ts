@@ -1,5 +1,5 @@
-// Oracles: what Redis allows its users by itself, and the dump of one process. Every refusal is one sentence without the
-// password.
+// Oracles: what Redis allows its users by itself, and the dump of one process. Every refusal is one sentence without
+// the password.
 import { spawnSync } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -181,7 +181,7 @@ if (noRedis) {
           assert.match(good(await run(['queue', 'status'], { env: one })), /^waiting {3}0\n.*done {6}5\n/s);
         }
         assert.match(good(await run(['queue', 'status', '--retry'], { env })), /given up {2}0\n/);
-        // Redis tells what it refused: the name of a connection, which nothing depends on
+        // Redis logs what it refused: the name of a connection, which nothing depends on
         const client = new Client(redis.urlFor('default', admin));
         const log = (await client.acl('LOG')) as (string | string[])[][];
         const refused = log.map((entry) => entry.map(String)).filter((entry) => entry.includes('sonde'));

@@ -1,5 +1,6 @@
-// Jobs that somebody else has put into the queue, or has changed there, on a real Redis: nothing is written, read or loaded
-// that the worker was not allowed, and the honest jobs that come after are done. Oracle: the dump of one process.
+// Jobs that somebody else has put into the queue, or has changed there, on a real Redis: nothing is written, read or
+// loaded that the worker was not allowed, and the honest jobs that come after are done. Oracle: the dump of one
+// process.
 import { existsSync } from 'node:fs';
 import { cp, mkdir, readdir, realpath, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -125,7 +126,7 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
   ],
   ['out walks up there', (d) => (d.request.out = 'az://account/container/mine/../other'), /request\.out must be/],
   [
-    'out in a like place',
+    'out at a similar address',
     (d) => (d.request.out = 'az://account/container/mine2'),
     /--allow-out az:\/\/account\/container\/mine2/,
   ],
@@ -342,8 +343,8 @@ if (noRedis) {
         let text = data;
         for (let change = integer(1, 4); change > 0; change--) {
           const from = integer(0, text.length);
-          const piece = pick([pick(bits), pick(bits), data.slice(from, from + integer(0, 40)), '']);
-          text = text.slice(0, from) + piece + text.slice(from + integer(0, 12));
+          const inserted = pick([pick(bits), pick(bits), data.slice(from, from + integer(0, 40)), '']);
+          text = text.slice(0, from) + inserted + text.slice(from + integer(0, 12));
         }
         if (text === data) text = '{}';
         const own = (0xf0000000n + BigInt(turn)).toString(16).padStart(16, '0');
@@ -589,18 +590,20 @@ if (noRedis) {
       }
       const worker = await startPlainWorker({ cwd }, ...server, ...signed, '--until-done').ended;
       assert.is(worker.code, 0, worker.stderr);
-      const told = worker.stderr.split('\n');
-      const unsigned = told.filter((line) => /signature is missing, and this worker has a key \(given up\)/.test(line));
-      const wrong = told.filter((line) => /signature is wrong.* \(given up\)/.test(line));
+      const lines = worker.stderr.split('\n');
+      const unsigned = lines.filter((line) =>
+        /signature is missing, and this worker has a key \(given up\)/.test(line),
+      );
+      const wrong = lines.filter((line) => /signature is wrong.* \(given up\)/.test(line));
       assert.is(unsigned.length, 4);
       assert.is(wrong.length, 4 + 4 + signatures.length);
-      assert.is(told.length, unsigned.length + wrong.length + 1);
+      assert.is(lines.length, unsigned.length + wrong.length + 1);
       good(await run(['dump', ...words('--out', 'whole')], { cwd }));
       await assertSameFolder(at('work/signed'), at('work/whole'));
       // what planning looked at is there, and empty
       for (const name of ['unsigned', 'strange', 'changed']) assert.equal(await readdir(at(`work/${name}`)), []);
 
-      // planning again puts a right job in the place of a changed one; the key may be in the environment
+      // planning again replaces a changed job by a right one; the key may be in the environment
       const env = { SONDE_QUEUE_KEY: 'a key of some length\n' };
       const again = await run(['queue', 'plan', ...server, ...words('--out', 'changed')], { cwd, env });
       assert.match(good(again), /4 shards to make/);

@@ -1,5 +1,5 @@
-// Oracle: what was planned by sonde itself, beside records that somebody wrote who may write to Redis. Each forged record
-// stands before the honest jobs; a worker must do these, tell of the forged ones, and come to an end.
+// Oracle: what was planned by sonde itself, beside records that somebody wrote who may write to Redis. Each forged
+// record stands before the honest jobs; a worker must do these, report the forged ones, and come to an end.
 import { writeFile } from 'node:fs/promises';
 import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
@@ -91,7 +91,7 @@ async function forge(client: Client): Promise<string[]> {
 if (noRedis) {
   test.skip('records that BullMQ cannot work with', noRedis);
 } else {
-  test('a worker tells of each forged record, does the honest jobs, and ends; status and retry go on', () =>
+  test('a worker reports each forged record, does the honest jobs, and ends; status and retry go on', () =>
     withRedis(async (redis, at) => {
       const client = new Client(redis.url);
       const status = async (...more: string[]) => good(await run(['queue', 'status', '--redis', redis.url, ...more]));
@@ -159,7 +159,7 @@ if (noRedis) {
       client.disconnect();
     }));
 
-  test('keys of the queue that are of another type: told once, without asking all the time, and it goes on', () =>
+  test('keys of the queue that are of another type: reported once, without asking all the time, and it goes on', () =>
     withRedis(async (redis, at) => {
       const client = new Client(redis.url);
       const worker = startWorker(redis.url);

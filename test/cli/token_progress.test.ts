@@ -39,7 +39,7 @@ test('elsewhere than on a terminal: a line at the start, every few seconds, and 
   ]);
 });
 
-test('records are counted in place of shards', () => {
+test('records are counted instead of shards', () => {
   const records = { tokens: 1000, totalTokens: 2000, tokensPerSecond: 500, records: 0, totalRecords: 3072 };
   const log = new Log(false);
   view(log).update({ ...records, secondsLeft: 2 });

@@ -1,6 +1,6 @@
-// What the jobs of a queue may ask of a worker. Whoever reaches the queue's server can put jobs into it, and a job names the
-// folder that is written, the text that is read and the models that are loaded. A worker does only what its allowances
-// permit. What counts is where a path leads, not how it is written.
+// What the jobs of a queue may ask of a worker. Whoever reaches the queue's server can put jobs into it, and a job
+// names the folder that is written, the text that is read and the models that are loaded. A worker does only what its
+// allowances permit. What counts is where a path leads, not how it is written.
 import { readlink, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { listAutoencoderNames } from '../../context/registry.js';
@@ -12,8 +12,8 @@ import { givenAs } from '../shards/autoencoders.js';
 import type { ShardedRequest } from '../workers/shard_session.js';
 
 /**
- * An entry that is left out stands for what lies below the folder that the worker was started in. If that folder is `/`,
- * the entry stands for nothing.
+ * An entry that is left out stands for what lies below the folder that the worker was started in. If that folder is
+ * `/`, the entry stands for nothing.
  */
 export interface Allowances {
   /** Folders, and `az://account/container/prefix`: dumps may be written to these and below. */
@@ -21,9 +21,9 @@ export interface Allowances {
   /** Files of text, or folders with such files. When this is left out, the text of the demo is allowed as well. */
   readonly corpus?: readonly string[];
   /**
-   * Models and autoencoders: published names, `demo`, `random:gpt2-small`, files, folders that hold some, and addresses that
-   * theirs begin with. A model's name stands for its published autoencoders, too. When this is left out, the demo and all
-   * published names are allowed as well.
+   * Models and autoencoders: published names, `demo`, `random:gpt2-small`, files, folders that hold some, and addresses
+   * that theirs begin with. A model's name stands for its published autoencoders, too. When this is left out, the demo
+   * and all published names are allowed as well.
    */
   readonly models?: readonly string[];
 }
@@ -87,7 +87,9 @@ export class Permit {
     if (refusal) throw refusal;
   }
 
-  /** Everything that a dump asks for and that is not allowed. `{layer}` in an autoencoder's path stands for any layer. */
+  /**
+   * Everything that a dump asks for and that is not allowed. `{layer}` in an autoencoder's path stands for any layer.
+   */
   async refusals({ out, corpus, model, locations, autoencoders = {} }: RequestedAccess): Promise<NotAllowed[]> {
     const names = locations.map((location) => parseDumpLocation(location).autoencoder);
     const sources = names.filter((name) => name !== undefined).map((name) => givenAs(name, autoencoders) ?? name);
@@ -173,8 +175,8 @@ interface ResolvedPath {
 async function resolvePath(path: string, folders: readonly string[]): Promise<ResolvedPath> {
   const isBelow = (real: string) =>
     folders.some((folder) => `${real}/`.startsWith(folder === '/' ? folder : `${folder}/`));
-  // The system takes .. after a link as the folder above the link's target. join() and resolve(), which are applied first to
-  // some paths, take it as the folder that the link lies in. Both must be allowed.
+  // The system takes .. after a link as the folder above the link's target. join() and resolve(), which are applied
+  // first to some paths, take it as the folder that the link lies in. Both must be allowed.
   const readings = [path, resolve(path)];
   const realPaths = await Promise.all(readings.map((reading) => realPathOf(reading).catch(() => undefined)));
   const [real] = realPaths;

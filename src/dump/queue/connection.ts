@@ -1,6 +1,6 @@
-// Connections to the Redis or Valkey of a queue. Whatever goes wrong becomes one sentence that names the server and never
-// holds the password. Errors of ioredis carry the commands that failed, which may be AUTH with its arguments, so these
-// errors are never passed on, not even as a cause.
+// Connections to the Redis or Valkey of a queue. Whatever goes wrong becomes one sentence that names the server and
+// never holds the password. Errors of ioredis carry the commands that failed, which may be AUTH with its arguments, so
+// these errors are never passed on, not even as a cause.
 import { readFileSync } from 'node:fs';
 import type { Queue } from 'bullmq';
 import { printable } from '../../files/text.js';
@@ -190,7 +190,10 @@ const reasons: readonly (readonly [RegExp, string])[] = [
   [/^Connection is closed\.$|^Command aborted|ECONNRESET|EPIPE/, closedReason],
 ];
 
-/** One sentence about what went wrong with a connection. It ends with what the server says, unless that holds the password. */
+/**
+ * One sentence about what went wrong with a connection. It ends with what the server says, unless that holds the
+ * password.
+ */
 export function reasonOf(error: NodeJS.ErrnoException, redis?: string): string {
   const { message, name, syscall } = error;
   const code = error.code === undefined ? undefined : String(error.code); // BullMQ's codes are numbers
@@ -214,8 +217,8 @@ function passwordsOf(redis = ''): string[] {
 const mostReasons = 100;
 
 /**
- * Reports what is wrong with a worker's connection, each reason once until `recovered()`: as long as something is wrong, the
- * same few errors come again and again.
+ * Reports what is wrong with a worker's connection, each reason once until `recovered()`: as long as something is
+ * wrong, the same few errors come again and again.
  */
 export class ConnectionErrors {
   readonly #redis: string;

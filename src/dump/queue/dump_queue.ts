@@ -1,7 +1,7 @@
-// Dumps through a queue: BullMQ on Redis or Valkey. Each shard is a job, and the merge of all is their parent, which waits
-// for them. The queue only says who does what. The dump's folder says what is done, so a job may run twice, or again after
-// Redis has forgotten everything, and nothing is lost or made twice. What comes from the queue is trusted as little as what
-// comes from a folder: see job.ts and allowances.ts.
+// Dumps through a queue: BullMQ on Redis or Valkey. Each shard is a job, and the merge of all is their parent, which
+// waits for them. The queue only says who does what. The dump's folder says what is done, so a job may run twice, or
+// again after Redis has forgotten everything, and nothing is lost or made twice. What comes from the queue is trusted
+// as little as what comes from a folder: see job.ts and allowances.ts.
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
@@ -47,7 +47,9 @@ export interface PlanResult {
   readonly shards: number;
   /** `added` by this call, or bullQueue before: `queued` in the queue, or `complete` in the folder. */
   readonly state: 'added' | 'queued' | 'complete';
-  /** The options that workers need if they are started in the same folder as this process: `--allow-out /data/dumps`. */
+  /**
+   * The options that workers need if they are started in the same folder as this process: `--allow-out /data/dumps`.
+   */
   readonly workerOptions: readonly string[];
 }
 
@@ -59,8 +61,8 @@ export interface PlanOptions extends QueueOptions {
 /**
  * Puts a dump into the queue, shard by shard. Files and the folder must have the same path on every machine that works
  * on it. A dump that is in the queue already is not changed, but shards that are missing there are added again.
- * @throws Error when the folder holds another dump, or when the queue has another dump for it; TypeError for options that
- *   cannot be given to another process.
+ * @throws Error when the folder holds another dump, or when the queue has another dump for it; TypeError for options
+ *   that cannot be given to another process.
  */
 export async function planQueue(
   options: DumpOptions & { readonly corpus: CorpusFile | CorpusFile[] },
@@ -225,8 +227,8 @@ export interface WorkOptions extends QueueOptions {
 }
 
 /**
- * Works on the jobs of a queue until the signal aborts or, with `untilDone`, until there are no more. A job fails for good
- * if `planQueue` cannot have made it, if its signature is missing or wrong, or if it asks for what is not allowed.
+ * Works on the jobs of a queue until the signal aborts or, with `untilDone`, until there are no more. A job fails for
+ * good if `planQueue` cannot have made it, if its signature is missing or wrong, or if it asks for what is not allowed.
  */
 export async function workQueue(options: WorkOptions): Promise<void> {
   const { Worker, WaitingError, UnrecoverableError } = await bullmq();

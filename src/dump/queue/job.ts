@@ -1,5 +1,5 @@
-// The payloads of the jobs of a queue. Redis gives whatever somebody has put there. It is read into a checked copy, and only
-// the copy is used. With a key, only what was signed with it is taken.
+// The payloads of the jobs of a queue. Redis gives whatever somebody has put there. It is read into a checked copy, and
+// only the copy is used. With a key, only what was signed with it is taken.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { isAbsolute } from 'node:path';
 import { isBlobUrl, parseStoreAddress } from '../../files/blob/blob_address.js';
@@ -30,7 +30,9 @@ export interface ShardJob {
   readonly number: number;
 }
 
-/** The payload of a job, by the job's name: one shard of a dump, or the merge of all, which holds the plan of the dump. */
+/**
+ * The payload of a job, by the job's name: one shard of a dump, or the merge of all, which holds the plan of the dump.
+ */
 export interface JobPayloads {
   readonly shard: ShardJob;
   readonly merge: ShardedDump;
@@ -154,7 +156,10 @@ function checkTogether({ request, settings, count }: ShardedDump): void {
   throw new FieldError('request.batch', `must be ${most} at most with ${what}, but is ${batch}`);
 }
 
-/** About how many values are taken out of the model for a token. For an autoencoder, the widest location of a layer counts. */
+/**
+ * About how many values are taken out of the model for a token. For an autoencoder, the widest location of a layer
+ * counts.
+ */
 function valuesPerToken({ locations, autoencoders, model: { config } }: DumpSettings): number {
   const dense = locations.reduce((sum, entry) => sum + widthOf(entry), 0);
   return Math.max(1, dense + autoencoders.length * config.dModel * Math.max(1, config.mMlp, config.mAttn));

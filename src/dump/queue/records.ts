@@ -1,10 +1,10 @@
-// Records of jobs as Redis holds them. Whoever may write to Redis may write anything into them, and BullMQ 6.7 takes them for
-// its own. If it cannot parse a record, or its scripts cannot count the record's numbers, it takes the record up, locks it,
-// drops it with an error, and takes it up again as soon as the lock has run out, for ever. Options in a record decide how
-// often and when a job is tried, whether it is kept, and which other job, of any queue, is its parent. Therefore BullMQ gets
-// only those fields of a record that are checked here and that sonde's jobs use. A record that fails a check is no job: it is
-// taken out of the list of active jobs and counts as given up. The folder of a dump stays right all the same, as the folder
-// itself says what is done.
+// Records of jobs as Redis holds them. Whoever may write to Redis may write anything into them, and BullMQ 6.7 takes
+// them for its own. If it cannot parse a record, or its scripts cannot count the record's numbers, it takes the record
+// up, locks it, drops it with an error, and takes it up again as soon as the lock has run out, for ever. Options in a
+// record decide how often and when a job is tried, whether it is kept, and which other job, of any queue, is its
+// parent. Therefore BullMQ gets only those fields of a record that are checked here and that sonde's jobs use. A record
+// that fails a check is no job: it is taken out of the list of active jobs and counts as given up. The folder of a dump
+// stays right all the same, as only the folder says what is done.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BackendFactory, Job, Queue, RedisQueueBackend } from 'bullmq';
 import { printable } from '../../files/text.js';
@@ -115,8 +115,8 @@ function pairsOf(flat: unknown): Record<string, unknown> {
 
 // ---- the layer between BullMQ and Redis
 
-// Takes an id out of the list of active jobs. If ARGV[5] says that the id may be a job's, its record is replaced by one that
-// says why it is given up. A key may be of any type: pcall goes on where a command fails.
+// Takes an id out of the list of active jobs. If ARGV[5] says that the id may be a job's, its record is replaced by one
+// that says why it is given up. A key may be of any type: pcall goes on where a command fails.
 const refuseScript = `
 local active, stalled, failed, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, now, what, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -137,8 +137,8 @@ for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, 999)) do
 end
 return false`;
 
-// Takes ids without a record out of the list of jobs that are due to be tried again. BullMQ's script would take all that are
-// due out of the list, then fail at such an id, and the others would be lost.
+// Takes ids without a record out of the list of jobs that are due to be tried again. BullMQ's script would take all
+// that are due out of the list, then fail at such an id, and the others would be lost.
 const dueScript = `
 local gone = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, 1000)) do
@@ -197,8 +197,8 @@ const pauseMilliseconds = 1000;
 const mostRefused = 100;
 
 /**
- * The backend for a Queue or a Worker, which reads no record unchecked. When a worker's backend takes a record out of the
- * queue, it calls `onRefused`. The getters of a queue throw a BrokenRecord.
+ * The backend for a Queue or a Worker, which reads no record unchecked. When a worker's backend takes a record out of
+ * the queue, it calls `onRefused`. The getters of a queue throw a BrokenRecord.
  */
 export async function checkedBackend(
   onRefused: (error: BrokenRecord) => void = () => {},
@@ -252,7 +252,8 @@ export async function checkedBackend(
       }
       return []; // BullMQ checks now whether the worker has to stop
     };
-    // The next job is asked for in a call of its own: an error of it must not be taken for one of the job that ends here.
+    // The next job is asked for in a call of its own: an error of it must not be taken for one of the job that ends
+    // here.
     backend.moveToCompleted = async (job, value, keep, token) => {
       const { finishedOn } = await moveToCompleted.call(backend, job as never, value, keep, token, false);
       return { finishedOn, result: undefined as never };
@@ -304,7 +305,10 @@ export async function givenUp(queue: Queue, most = 10_000): Promise<GivenUp[]> {
   return jobs;
 }
 
-/** How many jobs a worker can take up now or soon. A job that is to wait longer than any pause of sonde's does not count. */
+/**
+ * How many jobs a worker can take up now or soon. A job that is to wait longer than any pause of sonde's does not
+ * count.
+ */
 export async function unfinishedIn(queue: Queue): Promise<number> {
   const soon = Date.now() + 10 * longestPauseMilliseconds;
   const [now, delayed] = await Promise.all([

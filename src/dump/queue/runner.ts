@@ -1,5 +1,5 @@
-// Runs the jobs of a queue, one or two at a time. The model and autoencoders of a dump stay loaded as long as jobs of that
-// dump come, even when some of them fail.
+// Runs the jobs of a queue, one or two at a time. The model and autoencoders of a dump stay loaded as long as jobs of
+// that dump come, even when some of them fail.
 import { createHash } from 'node:crypto';
 import type { Job, Worker } from 'bullmq';
 import type { Device } from '../../engine/device.js';

@@ -1,4 +1,5 @@
-// Opens a dump that is complete or has been begun. Safetensors and JSON would be enough to read one; this is more convenient.
+// Opens a dump that is complete or has been begun. Safetensors and JSON would be enough to read one; this is more
+// convenient.
 import { checkRoom } from '../../files/memory.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
@@ -37,7 +38,10 @@ export interface TokenRows {
   readonly tokens: Int32Array;
   /** [rows, context]: the number of the document; -1 at padding. */
   readonly document: Int32Array;
-  /** [rows, context]: 1 where values are stored. That is everywhere but at padding, unless the dump drops or samples positions. */
+  /**
+   * [rows, context]: 1 where values are stored. That is everywhere but at padding, unless the dump drops or samples
+   * positions.
+   */
   readonly stored: Uint8Array;
   readonly shape: number[];
 }
@@ -57,12 +61,14 @@ interface HeldShard {
   users: number;
 }
 
-// Elements that are read and widened at a time. They are enough that object storage is asked for several ranges at once.
+// Elements that are read and widened at a time. They are enough that object storage is asked for several ranges at
+// once.
 const valuesAtOnce = 2 ** 24;
 // The memory that merging takes for each feature, for a shard's own statistics and for the result.
 const bytesOfStatistics = 8 * 20;
 
-// Up to this size, memory is taken without checking the shards first, as the check may have to open each shard once more.
+// Up to this size, memory is taken without checking the shards first, as the check may have to open each shard once
+// more.
 const uncheckedBytes = 2 ** 26;
 
 // Shards that stay open when nothing reads them: the number of files that a process may open is limited.
@@ -99,7 +105,8 @@ export class Dump {
   }
 
   /**
-   * The names that `rows` takes: dense locations, and `LOCATION/latents` for locations that went through an autoencoder.
+   * The names that `rows` takes: dense locations, and `LOCATION/latents` for locations that went through an
+   * autoencoder.
    */
   get names(): string[] {
     return featureNames(this.manifest);
@@ -125,7 +132,8 @@ export class Dump {
 
   /**
    * The tokens of rows [from, to), and the documents they are from.
-   * @throws RangeError for rows beyond the end, or more than fits into memory; Error when a shard is not as it should be.
+   * @throws RangeError for rows beyond the end, or more than fits into memory; Error when a shard is not as it should
+   *   be.
    */
   async tokens(from = 0, to = this.rowCount): Promise<TokenRows> {
     const { context } = this.manifest;
@@ -145,7 +153,8 @@ export class Dump {
   }
 
   /**
-   * The stored values of a dense location in rows [from, to), and nothing else. This is for dumps that drop or sample positions.
+   * The stored values of a dense location in rows [from, to), and nothing else. This is for dumps that drop or sample
+   * positions.
    * @throws RangeError for a name that is no dense location, rows beyond the end, or more than fits into memory; Error
    *   when a shard is not as the manifest says.
    */
@@ -193,7 +202,9 @@ export class Dump {
     return { data, shape: [count, ...entry.shape.slice(1)], positions };
   }
 
-  /** Calls body for each position of rows [first, end) that holds a token. Positions count from the first row's start. */
+  /**
+   * Calls body for each position of rows [first, end) that holds a token. Positions count from the first row's start.
+   */
   async #eachToken(shard: ShardReader, first: number, end: number, body: (position: number) => void): Promise<void> {
     const { context } = this.manifest;
     const size = (end - first) * context;
@@ -207,8 +218,8 @@ export class Dump {
 
   /**
    * The statistics of a location's features, or of its latents, over all shards that exist.
-   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics, or when a shard
-   *   is not as the manifest says.
+   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics, or when a
+   *   shard is not as the manifest says.
    */
   async statistics(name: string): Promise<Statistics> {
     const i = this.#dense.get(name) ?? this.#sparse.get(name);
@@ -240,7 +251,8 @@ export class Dump {
     this.#closed = true;
     const open = [...this.#open.values()];
     this.#open.clear();
-    for (const { shard } of open) await shard.then((opened) => opened.close()).catch(() => {}); // it could not be opened
+    // A shard that could not be opened needs no closing.
+    for (const { shard } of open) await shard.then((opened) => opened.close()).catch(() => {});
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -271,8 +283,8 @@ export class Dump {
   }
 
   /**
-   * Calls body with the vectors of a shard's stored positions [begin, end), some at a time: with `values` [slots, ...], those
-   * of the positions from the number `slot` on.
+   * Calls body with the vectors of a shard's stored positions [begin, end), some at a time: with `values` [slots, ...],
+   * those of the positions from the number `slot` on.
    */
   async #eachChunk(
     shard: ShardReader,
@@ -339,7 +351,9 @@ export class Dump {
     checkRoom(what, bytes, 'ask for fewer rows');
   }
 
-  /** Checks all shards that have some of the rows, before so many bytes are taken for what the manifest says of them. */
+  /**
+   * Checks all shards that have some of the rows, before so many bytes are taken for what the manifest says of them.
+   */
   async #checkShards(from: number, to: number, bytes: number): Promise<void> {
     if (bytes <= uncheckedBytes) return;
     await this.#eachEntry(from, to, async (entry) => {
@@ -366,7 +380,8 @@ export class Dump {
     throw new RangeError(`${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${from} to ${to}`);
   }
 
-  // Calls body for each shard that has some of the rows, with the range in the shard, and the row of the result it begins at.
+  // Calls body for each shard that has some of the rows, with the range in the shard, and the row of the result it
+  // begins at.
   async #eachShard(
     from: number,
     to: number,
@@ -418,8 +433,8 @@ export class Dump {
 }
 
 /**
- * A function that says how many of the stored positions from the number `begin` on lie before position `from + p`. It must be
- * called with ascending p. `packed` are the stored positions, undefined when all are stored.
+ * A function that says how many of the stored positions from the number `begin` on lie before position `from + p`. It
+ * must be called with ascending p. `packed` are the stored positions, undefined when all are stored.
  */
 function slotsOf(packed: Int32Array | undefined, from: number, to: number, begin: number): (p: number) => number {
   if (!packed) return (p) => p;
@@ -443,9 +458,9 @@ function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array)
 }
 
 /**
- * Opens the dump in a folder, or under `az://account/container/prefix`. Only what is asked for is read. A dump that was made in
- * parts (`shard: { index, count }`) is opened as a whole, once its parts lie in one folder. The rows of missing parts are
- * missing.
+ * Opens the dump in a folder, or under `az://account/container/prefix`. Only what is asked for is read. A dump that was
+ * made in parts (`shard: { index, count }`) is opened as a whole, once its parts lie in one folder. The rows of missing
+ * parts are missing.
  * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
  */
 export async function openDump(folder: string): Promise<Dump> {

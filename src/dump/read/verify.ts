@@ -1,4 +1,5 @@
-// Checks a dump against its manifest. It finds a missing file as well as a flipped bit, which no reader of safetensors notices.
+// Checks a dump against its manifest. It finds a missing file as well as a flipped bit, which no reader of safetensors
+// notices.
 import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { digestOf } from '../format/disk.js';
 import { featureNames, latentsName } from '../format/layout.js';

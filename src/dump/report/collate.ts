@@ -1,6 +1,6 @@
 // collate(): makes one file per neuron or latent of a dump, with its moments, the texts where it is strongest, and some
-// random texts. Memory depends on what is chosen, within fixed bounds, and never on the size of the dump: a first pass sees
-// every row and remembers which ones matter, and a second pass reads those.
+// random texts. Memory depends on what is chosen, within fixed bounds, and never on the size of the dump: a first pass
+// sees every row and remembers which ones matter, and a second pass reads those.
 import { dirname, join } from 'node:path';
 import { type ActivationRecord, type NeuronRecord, saveRecord } from '../../files/neuron_record/neuron_record.js';
 import { makeFolder, writing, writingFor } from '../../files/write_failure.js';
@@ -15,7 +15,10 @@ import { type CollateProgress, ScanMeter } from './scan_progress.js';
 export interface CollateSelection {
   /** One of the dump's `names`: `1/mlp/post_act`, `1/resid/delta_mlp/latents`. */
   readonly name: string;
-  /** Neurons or latents. In a location with heads, an index is the head times the size of a head, plus the index within it. */
+  /**
+   * Neurons or latents. In a location with heads, an index is the head times the size of a head, plus the index within
+   * it.
+   */
   readonly indices: readonly number[] | 'all';
 }
 
@@ -57,13 +60,13 @@ const mostChosen = 2 ** 22; // features of one location, each of which becomes a
 const filesAtOnce = 8;
 
 /**
- * Writes a record (see `loadNeuronRecord`) for each chosen neuron or latent:
- * `OUT/LOCATION/LAYER/INDEX.json`, for instance `OUT/mlp_post_act/1/300.json` and
- * `OUT/resid_delta_mlp_latents/1/7.json`; the layer of a location outside the layers is 0. The moments are those of all
- * tokens, with the variance of the population; the most positive records are the rows with the largest activations (of
- * equal ones, the earlier rows), the strongest first; the random sample is drawn for each neuron by itself, and is the
- * same for the same dump and seed. Quantiles are not tracked: they are null. Each file appears whole or not at all; a second
- * call writes them again. Where the neurons do not fit into memory, the dump is read several times.
+ * Writes a record (see `loadNeuronRecord`) for each chosen neuron or latent: `OUT/LOCATION/LAYER/INDEX.json`, for
+ * instance `OUT/mlp_post_act/1/300.json` and `OUT/resid_delta_mlp_latents/1/7.json`; the layer of a location outside
+ * the layers is 0. The moments are those of all tokens, with the variance of the population; the most positive records
+ * are the rows with the largest activations (of equal ones, the earlier rows), the strongest first; the random sample
+ * is drawn for each neuron by itself, and is the same for the same dump and seed. Quantiles are not tracked: they are
+ * null. Each file appears whole or not at all; a second call writes them again. Where the neurons do not fit into
+ * memory, the dump is read several times.
  * @throws RangeError or TypeError before anything is read when an option is out of range, the dump lacks a location or
  *   an index, or a location has a value for each pair of tokens; Error for an empty or broken dump or a disk.
  */

@@ -26,8 +26,8 @@ interface Fetching {
 }
 
 /**
- * Reads the wanted rows of each feature, in ascending order, and `rowsAtOnce` at most at a time. Memory holds `context` values
- * for each pair of a feature and a row, and each row's tokens.
+ * Reads the wanted rows of each feature, in ascending order, and `rowsAtOnce` at most at a time. Memory holds `context`
+ * values for each pair of a feature and a row, and each row's tokens.
  */
 export async function fetchRows(
   dump: Dump,

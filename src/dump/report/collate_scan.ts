@@ -1,11 +1,13 @@
-// The first pass of collate(), which reads every row once. Each row is summed up by itself and then merged, so that the result
-// does not depend on how many rows are read at a time.
+// The first pass of collate(), which reads every row once. Each row is summed up by itself and then merged, so that the
+// result does not depend on how many rows are read at a time.
 import { Moments } from '../format/moments.js';
 import type { DenseRows, SparseRows } from '../read/reader.js';
 import { type Chunk, checkLatents, type FeatureTensor, positionsOf } from './features.js';
 import { TopRows } from './row_choice.js';
 
-/** The moments and the top rows of chosen features. A feature's slot in both is its index in the list of chosen ones. */
+/**
+ * The moments and the top rows of chosen features. A feature's slot in both is its index in the list of chosen ones.
+ */
 export interface Scan {
   readonly moments: Moments;
   readonly top: TopRows;
@@ -94,8 +96,8 @@ class DenseScan implements Scan {
   }
 }
 
-// Only stored values are read. The zeros of a latent are merged at the end. Of the rows where a latent is not active, only the
-// first few can be among the top ones.
+// Only stored values are read. The zeros of a latent are merged at the end. Of the rows where a latent is not active,
+// only the first few can be among the top ones.
 class SparseScan implements Scan {
   readonly moments: Moments;
   readonly top: TopRows;

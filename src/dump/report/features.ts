@@ -1,5 +1,6 @@
-// The features of a location in a dump, which are its neurons or latents, and reading them in chunks of rows. Names come
-// from the dump's manifest, which comes from anywhere: only those of the model's own locations become names of folders.
+// The features of a location in a dump, which are its neurons or latents, and reading them in chunks of rows. Names
+// come from the dump's manifest, which comes from anywhere: only those of the model's own locations become names of
+// folders.
 import { formatLocation, type Location, parseLocation } from '../../transformer/location.js';
 import { quietly } from '../corpus/read_ahead.js';
 import { latentsName, widthOf } from '../format/layout.js';

@@ -11,8 +11,8 @@ export interface ReportOptions {
   /** The file to write. An existing one is replaced. */
   out: string;
   /**
-   * Neurons or latents whose strongest texts are shown. When this is left out, some latents of each autoencoder are shown,
-   * from often to seldom active.
+   * Neurons or latents whose strongest texts are shown. When this is left out, some latents of each autoencoder are
+   * shown, from often to seldom active.
    */
   selections?: readonly CollateSelection[];
   /** The number of latents of each autoencoder, where there are no selections; 12 when left out. */

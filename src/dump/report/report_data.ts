@@ -1,4 +1,5 @@
-// The contents of a report: how often each latent is active, and the texts where chosen neurons and latents are strongest.
+// The contents of a report: how often each latent is active, and the texts where chosen neurons and latents are
+// strongest.
 import { latentsName } from '../format/layout.js';
 import type { Dump, SparseRows } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
@@ -101,8 +102,8 @@ const isShown =
     !sparse || activations.some((x) => x !== 0);
 
 /**
- * `count` latents, spread evenly over how often they are active, from often to seldom. Latents that are active at fewer than
- * ten tokens are left out unless there are no others, as a few texts say little.
+ * `count` latents, spread evenly over how often they are active, from often to seldom. Latents that are active at fewer
+ * than ten tokens are left out unless there are no others, as a few texts say little.
  */
 export function spread({ active }: LatentActivity, count: number): number[] {
   const order = (least: number) =>
@@ -116,7 +117,9 @@ export function spread({ active }: LatentActivity, count: number): number[] {
   return Array.from({ length: count }, (_, i) => from[Math.round(i * step)] as number);
 }
 
-/** The numbers of latents by their firing rates, in half powers of ten. `never` counts those that are active nowhere. */
+/**
+ * The numbers of latents by their firing rates, in half powers of ten. `never` counts those that are active nowhere.
+ */
 export interface RateHistogram {
   readonly never: number;
   /** Rates from 10^(from) up to 10^(from + 0.5); the last one includes 1. */

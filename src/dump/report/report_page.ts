@@ -1,5 +1,5 @@
-// The HTML of a report. Everything in a dump may come from anywhere: all text is escaped, and the page itself forbids scripts
-// and other files.
+// The HTML of a report. Everything in a dump may come from anywhere: all text is escaped, and the page itself forbids
+// scripts and other files.
 import { showBytes } from '../../files/text.js';
 import { latentsName } from '../format/layout.js';
 import { bytesOf } from '../format/manifest.js';

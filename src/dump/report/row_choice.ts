@@ -1,7 +1,9 @@
 // Which rows of a dump a record shows: those where a neuron is strongest, and some random ones.
 import { createHash } from 'node:crypto';
 
-/** The rows with the largest values, for each neuron. Memory depends neither on the number of rows nor on their order. */
+/**
+ * The rows with the largest values, for each neuron. Memory depends neither on the number of rows nor on their order.
+ */
 export class TopRows {
   readonly #most: number;
   readonly #values: Float64Array;
