@@ -1,6 +1,6 @@
 // Tokens per second on one thread: of our encode compared with gpt-tokenizer's, in turns, and of whole corpora from
-// files to the rows of a dump. It also shows how time grows with an unbroken span of one letter.   npm run
-// bench:tokenizer [FILE.txt] [ROUNDS]     without a file, the project's own texts over and over
+// files to the rows of a dump. It also shows how time grows with an unbroken span of one letter.
+//   npm run bench:tokenizer [FILE.txt] [ROUNDS]     without a file, the project's own texts are used over and over
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { cpus, tmpdir } from 'node:os';

@@ -36,7 +36,7 @@ export function benchCommand(): Command {
     .option('--batch <n>', 'rows at a time', integer(1), 4)
     .option('--rounds <n>', 'rounds that are timed, after one that is not', integer(1), 5)
     .option('--latents <n>', 'latents of the autoencoder, whose weights are random (32 fire)', integer(1), 32768)
-    .option('--profile', 'the time of a pass by layer and by operation')
+    .option('--profile', 'show the time of a pass by layer and by operation')
     .option('--json <file>', 'write everything to a file as well');
   return command.addHelpText('after', help).action(runBench);
 }

@@ -20,8 +20,8 @@ interface CacheOptions {
 export const cacheCommand = (): Command =>
   new Command('cache')
     .description('list, check or clear the files that were fetched from the network')
-    .option('--clear [word]', 'remove them, or those that have the word in their address')
-    .option('--verify', 'compute their checksums')
+    .option('--clear [word]', 'remove the files, or those that have this word in their address')
+    .option('--verify', 'compute the checksums of the files')
     .addHelpText('after', help)
     .action(async ({ clear, verify }: CacheOptions) => {
       if (clear !== undefined) return runClear(clear);

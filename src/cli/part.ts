@@ -6,7 +6,7 @@ type Environment = Readonly<Record<string, string | undefined>>;
 
 /**
  * Reads `I/N`, `auto` and `auto/N`. `auto` works in a task of a Slurm array, which knows how many tasks there are.
- * `auto/N` works in a pod of an indexed Kubernetes job as well, which does not know that.
+ * `auto/N` works in a pod of an indexed Kubernetes job as well, which does not know it.
  */
 export function partOf(text: string, env: Environment = process.env): Part {
   const [, word, size] = /^(\d+|auto)(?:\/(\d+))?$/.exec(text) ?? [];

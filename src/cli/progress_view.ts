@@ -4,7 +4,7 @@ import cliProgress from 'cli-progress';
 
 export interface ProgressView<Progress> {
   update(progress: Progress): void;
-  /** Shows the last progress, and leaves the line. */
+  /** Shows the last progress, and moves to the next line. */
   stop(): void;
 }
 

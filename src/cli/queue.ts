@@ -108,7 +108,7 @@ export function queueCommand(): Command {
       collected,
     )
     .option('--until-done', 'end when nothing is left to do')
-    .option('--lock <seconds>', 'without a sign of life for so long, a worker has lost its job', integer(1), 30)
+    .option('--lock <seconds>', 'the time without a sign of life after which a worker has lost its job', integer(1), 30)
     .action(runWork);
   const status = addQueue(new Command('status').description('what is done, what is left, and what was given up'))
     .option('--retry', 'try again what was given up')

@@ -39,7 +39,7 @@ const filesOf = (progress: TokenProgress): string =>
 const recordsOf = (progress: TokenProgress): string =>
   'records' in progress ? `${counted(progress.records)} of ${counted(progress.totalRecords)} records` : '';
 
-/** `1 h 05 min left`. Rounding follows the size: an estimate is no more exact. */
+/** `1 h 05 min left`. Longer times are rounded more, as they are estimates. */
 function timeLeft({ secondsLeft }: TokenProgress): string {
   if (secondsLeft === undefined) return '';
   const seconds = Math.ceil(secondsLeft);

@@ -1,5 +1,5 @@
-// sonde fetch and sonde cache against a server on this machine, and what uses names of published files. Oracle: the
-// files that were put there.
+// sonde fetch, sonde cache, and commands that use names of published files, with a server on this machine. Oracle: the
+// files that the server has.
 import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

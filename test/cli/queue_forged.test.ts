@@ -1,5 +1,5 @@
-// Jobs that somebody else has put into the queue, or has changed there, on a real Redis: nothing is written, read or
-// loaded that the worker was not allowed, and the honest jobs that come after are done. Oracle: the dump of one
+// Jobs that somebody else has put into the queue, or has changed there, on a real Redis: a worker writes, reads and
+// loads nothing that it is not allowed to, and does the honest jobs that come after. Oracle: the dump of one
 // process.
 import { existsSync } from 'node:fs';
 import { cp, mkdir, readdir, realpath, symlink, writeFile } from 'node:fs/promises';
@@ -42,9 +42,9 @@ const words = (...more: string[]): string[] => [
   ...['--context', '32', '--batch', '4', '--shard-tokens', '640', '--limit', '2000', ...more],
 ];
 
-/** Everything that a job says, forged in one way each. `at` is outside of what the worker may use. */
+/** Every field of a job, forged in one way each. The paths that `at` gives are outside of what the worker may use. */
 const forgeries = (at: (name: string) => string): Forgery[] => [
-  // what the jobs are made of
+  // the fields of jobs
   ['count is a path', (d) => (d.count = 'x/../../../../../../victim/package'), /job's count must be an integer/],
   ['unknown settings', (d) => (d.settings.scripts = { postinstall: 'x' }), /job's settings\.scripts is unknown/],
   ['count 0', (d) => (d.count = 0), /count must be an integer from 1/],
@@ -87,7 +87,7 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
     (d) => (d.request.model = 'demo\u001b[2J'),
     /request\.model must be a string .* control character/,
   ],
-  // where it is written
+  // the folder that is written
   ['out is relative', (d) => (d.request.out = '../victim'), /request\.out must be the absolute path/],
   ['out is no text', (d) => (d.request.out = 7), /request\.out must be/],
   ['out is on the web', (d) => (d.request.out = 'https://example.org/x'), /request\.out must be/],
@@ -130,7 +130,7 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
     (d) => (d.request.out = 'az://account/container/mine2'),
     /--allow-out az:\/\/account\/container\/mine2/,
   ],
-  // what is read
+  // the text that is read
   [
     'a text of others',
     (d) => (d.request.corpus = [{ path: '/etc/passwd', kind: 'text' }]),
@@ -162,7 +162,7 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
     (d) => d.request.corpus.push(...d.request.corpus),
     /request\.corpus must have the files of the settings/,
   ],
-  // what is loaded
+  // the models that are loaded
   [
     'a model of others',
     (d) => (d.request.model = at('model')),
@@ -246,7 +246,7 @@ if (noRedis) {
         await addJob(client, own, 'merge', text, record.opts as string);
         await addJob(client, `${own}-0`, 'shard', JSON.stringify({ dump: own, number: 0 }), record.opts as string);
       }
-      // shards alone
+      // shards without a merge job of their own
       const alone: [unknown, RegExp][] = [
         [{ dump: id, number: 4 }, /number must be below the count of shards, 4, but is 4/],
         [{ dump: id, number: -1 }, /number must be an integer/],
@@ -280,7 +280,7 @@ if (noRedis) {
         );
       assert.ok(lines.some((line) => isFinal(line, /name must be shard or merge/)));
       assert.not.match(stderr, 'sig=secret');
-      // what is wrong shows when a shard is loaded: the merge finds none
+      // errors show when a shard is loaded, so the merge finds no shards
       const again = lines.filter((line) => line.endsWith('(will be tried again)'));
       assert.ok(
         again.every((line) => /: there is no part of a dump in /.test(line)),
@@ -315,7 +315,7 @@ if (noRedis) {
       using client = connected(redis.url);
       const id = idOf(at('work/honest'));
       const { data: planned = '', opts = '' } = await client.hgetall(`bull:sonde:${id}`);
-      const data = planned.replace('/work/honest', '/work/forged'); // where there is nothing to merge
+      const data = planned.replace('/work/honest', '/work/forged'); // there is nothing to merge there
       const { integer, pick } = random(1414);
       const bits = [
         '"',
@@ -354,7 +354,7 @@ if (noRedis) {
       assert.is(code, 0, stderr.slice(-3000));
       const lines = stderr.trimEnd().split('\n');
       assert.is(lines.length, count);
-      // names of the fields, or what the record is; a changed path below the folder is one without parts
+      // refusals name the field, or say what the record is; a changed path below the folder leads to one without parts
       const where =
         /the job's \S.*( must | has | is |: this worker does not )|data that is no JSON|there is no part of a dump|merge: cannot write /;
       for (const line of lines) {
@@ -390,7 +390,7 @@ if (noRedis) {
       const folders = `--allow-out ${at('dumps/out')} --allow-corpus ${at('text')} --allow-model ${at('model')}`;
       assert.is(advised, `${folders} --allow-model ${at('model/autoencoders/resid_delta_mlp')}`);
 
-      // the options, one after the other, as each refusal asks for the next
+      // the options are added one after the other, as each refusal asks for the next
       const options: string[] = [];
       for (let turn = 0; turn < 3; turn++) {
         const { code, stderr } = await startPlainWorker({ cwd: at('start') }, ...server, ...options, '--until-done')
@@ -569,11 +569,11 @@ if (noRedis) {
       await plan('strange', '--key', at('other'));
       await plan('changed', ...signed);
       using client = connected(redis.url);
-      // a job that is right in all, but was signed with other words in it
+      // every field of this job is right, but it was signed with another value in one of them
       const key = `bull:sonde:${idOf(at('work/changed'))}`;
       const changed = JSON.parse((await client.hget(key, 'data')) as string);
       await client.hset(key, 'data', JSON.stringify({ ...changed, request: { ...changed.request, batch: 5 } }));
-      // signatures of other jobs, or that are none
+      // these signatures are of other jobs, or are not signatures
       const id = idOf(at('work/signed'));
       const shard = JSON.parse((await client.hget(`bull:sonde:${id}-0`, 'data')) as string);
       const opts = (await client.hget(`bull:sonde:${id}`, 'opts')) as string;
@@ -600,7 +600,7 @@ if (noRedis) {
       assert.is(lines.length, unsigned.length + wrong.length + 1);
       good(await run(['dump', ...words('--out', 'whole')], { cwd }));
       await assertSameFolder(at('work/signed'), at('work/whole'));
-      // what planning looked at is there, and empty
+      // the folders that planning has made are there, and empty
       for (const name of ['unsigned', 'strange', 'changed']) assert.equal(await readdir(at(`work/${name}`)), []);
 
       // planning again replaces a changed job by a right one; the key may be in the environment
@@ -611,7 +611,7 @@ if (noRedis) {
       assert.is(stderr, '');
       await assertSameFolder(at('work/changed'), at('work/whole'));
 
-      // another queue's
+      // a job that was signed for another queue
       const data = (await client.hget(key, 'data')) as string;
       await addJob(client, idOf(at('work/changed')), 'merge', data, opts, 'second');
       const second = await startPlainWorker({ cwd }, ...server, ...signed, '--queue', 'second', '--until-done').ended;

@@ -45,7 +45,7 @@ function checkKey({ key }: QueueOptions): void {
 
 export interface PlanResult {
   readonly shards: number;
-  /** `added` by this call, or bullQueue before: `queued` in the queue, or `complete` in the folder. */
+  /** `added` by this call, or there before: `queued` in the queue, or `complete` in the folder. */
   readonly state: 'added' | 'queued' | 'complete';
   /**
    * The options that workers need if they are started in the same folder as this process: `--allow-out /data/dumps`.
@@ -54,7 +54,7 @@ export interface PlanResult {
 }
 
 export interface PlanOptions extends QueueOptions {
-  /** Times that a shard is tried before it is given up, with growing pauses of seconds in between: 1 to 100. */
+  /** How often a shard is tried before it is given up, with growing pauses in between: 1 to 100 times. */
   readonly attempts: number;
 }
 
@@ -171,7 +171,7 @@ async function restoreShards(bullQueue: Queue, id: string, { count }: ShardedDum
   await Promise.all(restored);
 }
 
-/** Whether a job is still what was planned under its id. */
+/** Whether a job is still the shard that was planned under its id. */
 function isShardJob(job: Job | undefined, dump: string, origin: JobOrigin): boolean {
   if (job?.name !== 'shard') return false;
   try {
@@ -287,7 +287,7 @@ export async function workQueue(options: WorkOptions): Promise<void> {
 /** For messages about jobs, whose signatures do not matter. */
 const anyOrigin = { name: '' };
 
-/** What a job is about, if it says so. */
+/** The name of a job in messages, by its payload if that can be read. */
 function nameOf(job: Job): string {
   try {
     if (job.name === 'shard') return `shard ${readJob('shard', job.data, anyOrigin).number}`;
@@ -304,7 +304,7 @@ async function untilEmpty({ signal, ...queue }: WorkOptions): Promise<void> {
   while (!signal.aborted) {
     const left = await withQueue(queue, unfinishedIn).catch(() => 1); // without a connection it is not known
     if (left === 0) return;
-    await sleep(pollMilliseconds, undefined, { signal }).catch(() => {}); // aborted
+    await sleep(pollMilliseconds, undefined, { signal }).catch(() => {}); // it was aborted
   }
 }
 

@@ -17,7 +17,7 @@ import {
 import { type Cells, cellsOf, passes } from '../format/positions.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 
-// Enough that object storage is asked for several ranges at once.
+// These are enough that object storage is asked for several ranges at once.
 const scratchBytes = 2 ** 25;
 const entriesAtOnce = 2 ** 22;
 

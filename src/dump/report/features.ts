@@ -17,7 +17,7 @@ export interface FeatureTensor {
   readonly layerIndex: number;
   /** The name without the layer, as the name of a folder: `resid_delta_mlp_latents`. */
   readonly folder: string;
-  /** What a row takes in memory at most. */
+  /** The most bytes that a row takes in memory. */
   readonly bytesPerRow: number;
 }
 

@@ -1,5 +1,5 @@
-// What is read of a job: the payload that was planned, or an error that names the field. Oracle: the payload itself,
-// and a thousand random changes of it.
+// Reading a job gives the payload that was planned, or an error that names the field. Oracle: the payload itself, and a
+// thousand random changes of it.
 import * as assert from 'uvu/assert';
 import { FieldError } from '../../../src/dump/format/schema.js';
 import { knownSettings } from '../../../src/dump/format/settings.js';
@@ -196,7 +196,7 @@ test('1,000 random changes: what is read is known field by field, and every refu
   assert.ok(counts.refused > 600 && counts.read > 20, JSON.stringify(counts));
 });
 
-// Fields that are wrong beside others
+// Fields that are wrong together with others
 const together = [
   'request.context',
   'request.dtype',

@@ -27,7 +27,7 @@ const context = 8;
 const neurons = '1/mlp/post_act';
 const latents = '1/resid/delta_mlp/latents';
 
-// No two rows are alike, most documents end in a shorter one.
+// No two rows are alike, and most documents end in a shorter row.
 async function* documents() {
   for (let i = 0; i < 9; i++)
     yield `${i % 3 ? 'A windy' : 'One 🙂'} day ${i}: it ${i} moved ${'very '.repeat(i % 4)}old ${i} trees.`;
@@ -53,7 +53,7 @@ const withDump = (body: Body): Promise<void> =>
 
 interface Whole {
   readonly texts: string[][];
-  /** By row and position, where there are tokens. */
+  /** The value of a feature, by row and position, where there are tokens. */
   value(row: number, position: number, feature: number): number;
 }
 
@@ -79,7 +79,7 @@ function densified({ shape, rowPtr, indices, values }: SparseRows): Float32Array
   return data;
 }
 
-/** What every row is as a record. */
+/** Every row as a record. */
 const rowsOf = ({ texts, value }: Whole, feature: number): ActivationRecord[] =>
   texts.map((tokens, r) => ({ tokens, activations: tokens.map((_, p) => value(r, p, feature)) }));
 
@@ -252,7 +252,7 @@ test('more rows asked for than there are, and none', () =>
     checkMoments(await loadNeuronRecord(join(folder, 'mlp_post_act', '1', '7.json')), rows);
   }));
 
-/** The ranges of rows that are read, in order; one reading at a time. */
+/** Records the ranges of rows that are read, and checks that there is one reading at a time. */
 function watched(made: Dump): { ranges: [number, number][] } {
   const ranges: [number, number][] = [];
   const rows = made.rows.bind(made) as (name: string, from?: number, to?: number) => Promise<never>;
