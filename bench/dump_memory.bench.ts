@@ -1,4 +1,4 @@
-// Peak memory of dumps of 100,000 and of a million tokens, each by a process of its own.
+// Peak memory of dumps of 100,000 and of a million tokens, each made by a process of its own.
 //   npm run bench:dump-memory [MODEL] [LAYER]     random:gpt2-small and 0 when left out
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { measureDump } from '../test/support/dump_memory.js';
 
 const [model = 'random:gpt2-small', layer = '0'] = process.argv.slice(2);
-if (process.platform !== 'linux') throw new Error('only Linux tells how much memory a process has had');
+if (process.platform !== 'linux') throw new Error('only Linux reports the peak memory of a process');
 const folder = await mkdtemp(join(tmpdir(), 'sonde-dump-'));
 try {
   console.log(`${model}, ${layer}/resid/delta_mlp and 4096 latents of it, float32, on the CPU`);

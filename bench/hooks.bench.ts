@@ -1,5 +1,6 @@
-// What a hook costs: a pass with one point watched at every layer, as a ratio to the plain pass of the same run. The two take
-// turns; medians of the paired ratios. node build-test/bench/hooks.bench.js [model] [tokens] [rounds]
+// What a hook costs: the time of a pass with a hook at one point of every layer, as a ratio to that of the plain pass.
+// The two passes take turns, and the medians of the paired ratios are shown.
+//   node build-test/bench/hooks.bench.js [model] [tokens] [rounds]
 import { cpus } from 'node:os';
 import { Transformer, TransformerHooks } from '../src/index.js';
 

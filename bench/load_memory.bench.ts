@@ -1,4 +1,4 @@
-// Peak memory of loading a model, beside the size of its files.
+// Peak memory of loading a model, compared with the size of its files.
 //   npm run bench:load [SIZE]     SIZE: gpt2-small, gpt2-medium, gpt2-large, or gpt2-xl, which is the default
 // It needs three times the size on the disk for temporary files.
 import { mkdtemp, rm } from 'node:fs/promises';

@@ -1,6 +1,6 @@
-// Tokens per second on one thread, of our encode beside gpt-tokenizer's, taking turns; of whole corpora read from files to
-// the rows of a dump; and how time grows with an unbroken run.
-//   npm run bench:tokenizer [FILE.txt] [ROUNDS]     without a file, the project's own texts over and over
+// Tokens per second on one thread: of our encode compared with gpt-tokenizer's, in turns, and of whole corpora from
+// files to the rows of a dump. It also shows how time grows with an unbroken span of one letter.
+//   npm run bench:tokenizer [FILE.txt] [ROUNDS]     without a file, the project's own texts are used over and over
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { cpus, tmpdir } from 'node:os';
@@ -28,22 +28,22 @@ async function sampleText(): Promise<string> {
   return all.repeat(Math.ceil(leastCharacters / all.length));
 }
 
-/** Seconds of encoding a text as a dump does, piece by piece, and the tokens. */
-function timeEncode(encodePiece: (text: string) => number[], text: string): { seconds: number; tokens: number } {
-  const pieces = Array.from({ length: Math.ceil(text.length / 16_384) }, (_, i) =>
+/** Seconds of encoding a text in chunks, as a dump does, and the tokens. */
+function timeEncode(encodeChunk: (text: string) => number[], text: string): { seconds: number; tokens: number } {
+  const chunks = Array.from({ length: Math.ceil(text.length / 16_384) }, (_, i) =>
     text.slice(i * 16_384, (i + 1) * 16_384),
   );
   const start = performance.now();
   let tokens = 0;
-  for (const piece of pieces) tokens += encodePiece(piece).length;
+  for (const chunk of chunks) tokens += encodeChunk(chunk).length;
   return { seconds: (performance.now() - start) / 1000, tokens };
 }
 
 async function timeCorpus(path: string): Promise<{ seconds: number; tokens: number }> {
   const start = performance.now();
   let tokens = 0;
-  const pieces = readCorpus(await openCorpus(path), { encode, nVocab: 50_257 });
-  for await (const block of blocksOf(pieces, { context: 128, rowsPerBlock: 8192 })) tokens += block.tokenCount;
+  const read = readCorpus(await openCorpus(path), { encode, nVocab: 50_257 });
+  for await (const block of blocksOf(read, { context: 128, rowsPerBlock: 8192 })) tokens += block.tokenCount;
   return { seconds: (performance.now() - start) / 1000, tokens };
 }
 
@@ -86,17 +86,17 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
-function timeRun(letter: string, length: number): number {
-  const run = letter.repeat(length);
+function timeSpan(letter: string, length: number): number {
+  const span = letter.repeat(length);
   const times = Array.from({ length: Number(rounds) }, () => {
     const start = performance.now();
-    encode(run);
+    encode(span);
     return performance.now() - start;
   });
   return median(times);
 }
 
 for (const letter of ['a', '漢', ' ']) {
-  const ratio = timeRun(letter, 2 ** 20) / timeRun(letter, 2 ** 18);
-  console.log(`${`a run of ${JSON.stringify(letter)}, four times as long`.padEnd(34)} ${ratio.toFixed(1)} x the time`);
+  const ratio = timeSpan(letter, 2 ** 20) / timeSpan(letter, 2 ** 18);
+  console.log(`${`a span of ${JSON.stringify(letter)}, four times as long`.padEnd(34)} ${ratio.toFixed(1)} x the time`);
 }

@@ -1,14 +1,14 @@
-// sonde bench: how fast this machine does what sonde is for, beside what its processor and memory allow.
+// sonde bench: how fast this machine does what sonde is for, compared with what its processor and memory allow.
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { Command } from 'commander';
 import { topK } from '../autoencoder/activation.js';
 import { Autoencoder } from '../autoencoder/autoencoder.js';
-import type { Ceilings, ProfileEntry } from '../engine/device.js';
+import type { Ceilings } from '../engine/device.js';
 import { floorOf } from '../engine/work.js';
 import type { Transformer } from '../transformer/transformer.js';
-import { profileTable, tableOf } from './bench_tables.js';
-import { addModelOptions, addPrecision, integer, loadModel, type ModelOptions } from './options.js';
+import { type BenchCase, caseTable, profileTable } from './bench_tables.js';
+import { addModelOptions, addPrecision, integer, loadModel, type ModelOptions } from './common_options.js';
 import { print } from './terminal.js';
 
 interface BenchOptions extends ModelOptions {
@@ -18,16 +18,6 @@ interface BenchOptions extends ModelOptions {
   latents: number;
   json?: string;
   profile?: boolean;
-}
-
-/** What is timed: the tokens that go in or come out, and the seconds of each round. */
-export interface BenchCase {
-  readonly name: string;
-  readonly tokens: number;
-  readonly seconds: readonly number[];
-  /** Seconds that its operations take at the ceilings; undefined where these are not known. */
-  readonly floor: number | undefined;
-  readonly entries: readonly ProfileEntry[];
 }
 
 const help = `
@@ -46,7 +36,7 @@ export function benchCommand(): Command {
     .option('--batch <n>', 'rows at a time', integer(1), 4)
     .option('--rounds <n>', 'rounds that are timed, after one that is not', integer(1), 5)
     .option('--latents <n>', 'latents of the autoencoder, whose weights are random (32 fire)', integer(1), 32768)
-    .option('--profile', 'the time of a pass by layer and by operation')
+    .option('--profile', 'show the time of a pass by layer and by operation')
     .option('--json <file>', 'write everything to a file as well');
   return command.addHelpText('after', help).action(runBench);
 }
@@ -63,7 +53,7 @@ async function runBench(options: BenchOptions): Promise<void> {
   print(`${model.name}, ${dtype}, ${options.batch} rows of ${context} tokens; medians of ${options.rounds} rounds`);
   const cases: BenchCase[] = [];
   for await (const one of measure(model, context, options, ceilings)) cases.push(one);
-  for (const line of tableOf(cases)) print(line);
+  for (const line of caseTable(cases)) print(line);
   if (options.profile) for (const line of profileTable(cases[0] as BenchCase, ceilings)) print(line);
   if (options.json === undefined) return;
   const date = new Date().toISOString();
@@ -89,7 +79,7 @@ async function* measure(
   );
   const time = async (name: string, tokens: number, run: () => Promise<unknown>): Promise<BenchCase> => {
     const seconds: number[] = [];
-    await run(); // not timed: memory that is new is slow
+    await run(); // not timed: the first use of new memory is slow
     await device.synchronize();
     for (let i = 0; i < rounds; i++) {
       const start = performance.now();

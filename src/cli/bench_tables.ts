@@ -1,24 +1,33 @@
-// The tables of sonde bench: cases beside their floors, and the profile of a pass by layer and by operation.
+// The tables of sonde bench: the cases with their floors, and the profile of a pass by layer and by operation.
 import type { Ceilings, ProfileEntry } from '../engine/device.js';
 import { floorOf } from '../engine/work.js';
-import type { BenchCase } from './bench.js';
+
+/** One thing that is timed: the tokens that go in or come out, and the seconds of each round. */
+export interface BenchCase {
+  readonly name: string;
+  readonly tokens: number;
+  readonly seconds: readonly number[];
+  /** Seconds that its operations take at the ceilings; undefined where these are not known. */
+  readonly floor: number | undefined;
+  readonly entries: readonly ProfileEntry[];
+}
 
 const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[list.length >> 1] as number;
 const milliseconds = (seconds: number): string => (seconds * 1e3).toFixed(seconds < 0.1 ? 2 : 0);
 const percent = (part: number): string => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
 
-/** Rows of cells as lines: the first column to the left, the others to the right. */
+/** The rows of a table as lines: the first column is aligned to the left, the others to the right. */
 function aligned(rows: readonly (readonly string[])[]): string[] {
   const widths = (rows[0] as readonly string[]).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? '').length)));
   return rows.map((row) =>
     row
-      .map((cell, i) => (i === 0 ? cell.padEnd(widths[i] as number) : cell.padStart(widths[i] as number)))
+      .map((text, i) => (i === 0 ? text.padEnd(widths[i] as number) : text.padStart(widths[i] as number)))
       .join('  ')
       .trimEnd(),
   );
 }
 
-export function tableOf(cases: readonly BenchCase[]): string[] {
+export function caseTable(cases: readonly BenchCase[]): string[] {
   const rows = cases.map(({ name, tokens, seconds, floor }) => {
     const rate = (s: number) => (tokens / s).toFixed(tokens / s < 100 ? 1 : 0);
     const spread = `${rate(Math.max(...seconds))} to ${rate(Math.min(...seconds))}`;
@@ -27,7 +36,7 @@ export function tableOf(cases: readonly BenchCase[]): string[] {
   return aligned([['', 'tokens/s', 'slowest to fastest', 'of the floor'], ...rows]);
 }
 
-/** An operation's kind: products by their shapes, as a model has several. */
+/** An operation's kind. The shape is part of a product's kind, as a model has products of several shapes. */
 function kindOf({ operation, arguments: all }: ProfileEntry): string {
   const w = all.find(({ name }) => name === 'w');
   return operation === 'linear' && w ? `linear ${w.shape.join(' x ')}` : operation;
@@ -66,7 +75,7 @@ const rowOf = (name: string, { seconds, floor, count }: Sum, wall: number): stri
   floor === undefined || floor === 0 ? '-' : percent(floor / seconds),
 ];
 
-/** Where the time of a profiled run went: by section, then by kind of operation, the longest first. */
+/** Where the time of a profiled pass went: by section, then by kind of operation, the longest first. */
 export function profileTable({ name, entries }: BenchCase, ceilings: Ceilings): string[] {
   const [first, last] = [entries[0], entries.at(-1)];
   if (!first || !last) return [];

@@ -1,5 +1,4 @@
-// sonde cache: what has been fetched from the network, checked or removed.
-
+// sonde cache: lists, checks or removes what has been fetched from the network.
 import { Command } from 'commander';
 import { type CachedBlob, clearCache, listCache, verifyCache } from '../files/blob/blob_cache.js';
 import { showBytes } from '../files/text.js';
@@ -21,8 +20,8 @@ interface CacheOptions {
 export const cacheCommand = (): Command =>
   new Command('cache')
     .description('list, check or clear the files that were fetched from the network')
-    .option('--clear [word]', 'remove them, or those that have the word in their address')
-    .option('--verify', 'compute their checksums')
+    .option('--clear [word]', 'remove the files, or those that have this word in their address')
+    .option('--verify', 'compute the checksums of the files')
     .addHelpText('after', help)
     .action(async ({ clear, verify }: CacheOptions) => {
       if (clear !== undefined) return runClear(clear);

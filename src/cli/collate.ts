@@ -1,10 +1,10 @@
-// sonde collate: from a dump to records of neurons, with progress, and one line about the outcome.
+// sonde collate: makes records of neurons from a dump, shows progress, and prints one line about the outcome.
 import { Command, InvalidArgumentError } from 'commander';
 import { openDump } from '../dump/read/reader.js';
 import { type CollateSelection, collate } from '../dump/report/collate.js';
+import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
-import { integer } from './options.js';
-import { progressView } from './progress.js';
+import { tokenProgressView } from './token_progress.js';
 
 interface CollateCommandOptions {
   select: CollateSelection[];
@@ -24,8 +24,8 @@ Examples:
     $ sonde collate demo-dump --select '1/mlp/post_act=*' --top 50 --random 100 --seed 7 --out records
 
 A record is a JSON file, records/mlp_post_act/1/200.json: the moments of the neuron's activations over the whole
-dump, the texts (rows) with its largest activations, and texts chosen by chance. loadNeuronRecord() reads it. Files
-that are there already are written again.
+dump, the texts (rows) with its largest activations, and texts chosen at random. loadNeuronRecord() reads it. Files
+that exist already are written again.
 What can be selected: sonde inspect DUMP lists the names.`;
 
 export const collateCommand = (): Command =>
@@ -37,10 +37,10 @@ export const collateCommand = (): Command =>
       'neurons or latents: 300, 0-127, 3,5,9-12 or *',
       (text, before: CollateSelection[] | undefined) => [...(before ?? []), selection(text)],
     )
-    .requiredOption('--out <folder>', 'where to')
+    .requiredOption('--out <folder>', 'the folder to write to')
     .option('--top <n>', 'texts with the largest activations', integer(0), 20)
-    .option('--random <n>', 'texts chosen by chance', integer(0), 20)
-    .option('--seed <n>', 'of that choice', integer(0), 0)
+    .option('--random <n>', 'texts chosen at random', integer(0), 20)
+    .option('--seed <n>', 'the seed of the random choice', integer(0), 0)
     .addHelpText('after', help)
     .action((folder: string, options: CollateCommandOptions) => runCollate(folder, options));
 
@@ -48,7 +48,7 @@ async function runCollate(folder: string, { select, ...options }: CollateCommand
   const { out } = options;
   await interruptible(`interrupted: the records in ${out} are whole, but not all are there`, async (signal) => {
     await using dump = await openDump(folder);
-    const view = progressView();
+    const view = tokenProgressView();
     const onProgress = view.update.bind(view);
     const work = collate(dump, { ...options, selections: select, onProgress, signal });
     const { records, rows } = await work.finally(() => view.stop());

@@ -1,4 +1,4 @@
-// sonde demo: the first success. A dump of the demo model on the sample text, a look at it, and how to read it.
+// sonde demo, for a first try: dumps the demo model on the sample text, shows the dump, and says how to read it.
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { openDump } from '../dump/read/reader.js';
@@ -10,7 +10,7 @@ import { printDump } from './inspect.js';
 export const demoCommand = (): Command =>
   new Command('demo')
     .description('dump the demo model on a text that ships with the package, and look at what came out')
-    .option('--out <folder>', 'where to', 'demo-dump')
+    .option('--out <folder>', 'the folder to write to', 'demo-dump')
     .action(({ out }: { out: string }) => runDemo(out));
 
 async function runDemo(out: string): Promise<void> {

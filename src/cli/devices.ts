@@ -1,4 +1,4 @@
-// sonde devices: what tensors can live on, and why not on the rest.
+// sonde devices: lists the devices that tensors can live on, and why others are not available.
 import { Command } from 'commander';
 import { listDevices } from '../engine/device.js';
 

@@ -1,5 +1,4 @@
-// sonde dump: the options of the dump, its progress, and one line about the outcome.
-
+// sonde dump: reads the options of a dump, shows its progress, and prints one line about the outcome.
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus/corpus.js';
 import { type Dropped, droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
@@ -8,8 +7,6 @@ import { describePlan } from '../dump/shards/dump_plan.js';
 import { type DumpOptions, type PlainOptions, plainOptions } from '../dump/shards/options.js';
 import type { DeviceName } from '../engine/device.js';
 import { showBytes } from '../files/text.js';
-import { interruptible, UsageError } from './failure.js';
-import { fetchView } from './fetch_progress.js';
 import {
   addModelAndWorkers,
   addPrecision,
@@ -19,9 +16,11 @@ import {
   integer,
   number,
   oneOf,
-} from './options.js';
+} from './common_options.js';
+import { interruptible, UsageError } from './failure.js';
+import { fetchProgressView } from './fetch_progress.js';
 import { partOf } from './part.js';
-import { progressView } from './progress.js';
+import { tokenProgressView } from './token_progress.js';
 
 export interface DumpRequestOptions extends PlainOptions {
   model: string;
@@ -74,7 +73,7 @@ Examples:
 Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
 Next: sonde inspect DUMP. The shards are plain safetensors, for numpy and torch as well.`;
 
-/** What is stored of which text: for whoever makes dumps. */
+/** The options of all commands that make dumps: which text is read, and what is stored. */
 export function addDumpOptions(command: Command): Command {
   return addPrecision(
     command
@@ -90,7 +89,7 @@ export function addDumpOptions(command: Command): Command {
       )
       .requiredOption(
         '--out <folder>',
-        'where to: a new or empty folder, or one to go on with, or az://account/container/prefix',
+        'the folder to write to: new, empty, or one to go on with; or az://account/container/prefix',
       ),
     '--precision',
   )
@@ -103,16 +102,16 @@ export function addDumpOptions(command: Command): Command {
     )
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
-    .option('--limit <tokens>', 'stop after so many tokens of the text', integer(1))
+    .option('--limit <tokens>', 'stop after this many tokens of the text', integer(1))
     .option(
       '--drop <what>',
       'do not store padding, endoftext, or both (with a comma); the rest is packed',
       (text, before: Dropped[] | undefined) => [...(before ?? []), ...text.split(',').map(oneOf(...droppable))],
     )
-    .option('--sample <part>', 'store only so many of the positions, chosen by chance, such as 0.05', number(0, 1))
-    .option('--seed <n>', 'of that choice (default: 0)', integer(0))
-    .option('--statistics', 'also count, mean, variance and maximum of each neuron, channel and latent')
-    .option('--parquet', 'latents also as Parquet, sorted by latent');
+    .option('--sample <part>', 'store only this part of the positions, such as 0.05, chosen at random', number(0, 1))
+    .option('--seed <n>', 'the seed of the random choice (default: 0)', integer(0))
+    .option('--statistics', 'store the count, mean, variance and maximum of each neuron, channel and latent as well')
+    .option('--parquet', 'store latents as Parquet as well, sorted by latent');
 }
 
 export function dumpCommand(): Command {
@@ -138,12 +137,12 @@ async function runDump(source: string | undefined, options: DumpCommandOptions):
 }
 
 async function printPlan(request: DumpOptions): Promise<void> {
-  const fetching = fetchView();
+  const fetching = fetchProgressView();
   const plan = await planOf({ ...request, onFetch: fetching.onProgress }).finally(() => fetching.stop());
   console.log(describePlan(plan));
 }
 
-/** The words of the command line as dump() takes them; what was not given is left out, so that its defaults hold. */
+/** The options of the command line as those of dump(). What was not given is left out, so that the defaults hold. */
 export function dumpRequest(
   command: string,
   source: string | undefined,
@@ -179,10 +178,10 @@ function corpusOf(
   throw new UsageError(`${command} needs a text: --text FILE, --jsonl FILE, --tokens FILE, or - for standard input`);
 }
 
-/** Runs a dump with its progress on standard error, and says in a line what there is now. */
+/** Runs a dump, shows its progress on standard error, and prints one line about the result. */
 export async function dumpWithProgress(request: DumpOptions): Promise<void> {
-  const fetching = fetchView();
-  const view = progressView();
+  const fetching = fetchProgressView();
+  const view = tokenProgressView();
   const result = await dump({
     ...request,
     onFetch: fetching.onProgress,

@@ -1,11 +1,9 @@
-// sonde encode: what an autoencoder sees in a text, token by token.
+// sonde encode: shows the latents of an autoencoder in a text, token by token.
 import { Command } from 'commander';
 import { listAutoencoderNames } from '../context/registry.js';
 import { expandDumpLocations, showDumpLocation } from '../dump/format/dump_location.js';
 import { findAutoencoder } from '../dump/shards/autoencoders.js';
 import type { Transformer } from '../transformer/transformer.js';
-import { interruptible, UsageError } from './failure.js';
-import { fetchView } from './fetch_progress.js';
 import {
   addModelOptions,
   addPrecision,
@@ -14,7 +12,9 @@ import {
   integer,
   loadModel,
   type ModelOptions,
-} from './options.js';
+} from './common_options.js';
+import { interruptible, UsageError } from './failure.js';
+import { fetchProgressView } from './fetch_progress.js';
 import { print } from './terminal.js';
 
 interface EncodeOptions extends ModelOptions {
@@ -54,7 +54,7 @@ async function runEncode(prompt: string, options: EncodeOptions): Promise<void> 
     const model = await loadModel(options, signal);
     const tokens = model.enc.encode(prompt);
     if (tokens.length === 0) throw new UsageError('encode needs a text of one token at least');
-    const fetching = fetchView();
+    const fetching = fetchProgressView();
     try {
       for (const location of expandDumpLocations(wanted, model.config)) {
         const { onProgress } = fetching;
@@ -74,16 +74,16 @@ async function runEncode(prompt: string, options: EncodeOptions): Promise<void> 
   });
 }
 
-interface Sparse {
+interface SparseLatents {
   readonly rowPtr: BigInt64Array;
   readonly indices: Int32Array;
   readonly values: Float32Array;
 }
 
-function table(model: Transformer, tokens: number[], sparse: Sparse, top: number): string[] {
-  const words = tokens.map((token) => JSON.stringify(model.enc.decode([token])));
-  const width = Math.max(...words.map((word) => word.length));
-  return words.map((word, position) => {
+function table(model: Transformer, tokens: number[], sparse: SparseLatents, top: number): string[] {
+  const texts = tokens.map((token) => JSON.stringify(model.enc.decode([token])));
+  const width = Math.max(...texts.map((text) => text.length));
+  return texts.map((text, position) => {
     const [from, to] = [Number(sparse.rowPtr[position]), Number(sparse.rowPtr[position + 1])];
     const strongest = Array.from(sparse.indices.subarray(from, to), (latent, i): [number, number] => [
       latent,
@@ -92,6 +92,6 @@ function table(model: Transformer, tokens: number[], sparse: Sparse, top: number
       .sort((a, b) => b[1] - a[1])
       .slice(0, top)
       .map(([latent, value]) => `${latent}:${value.toFixed(3)}`.padEnd(11));
-    return `  ${word.padEnd(width)}  ${strongest.join(' ')}`.trimEnd();
+    return `  ${text.padEnd(width)}  ${strongest.join(' ')}`.trimEnd();
   });
 }

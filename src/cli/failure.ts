@@ -4,15 +4,16 @@ import { warn } from './terminal.js';
 
 export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
-/** The command line asks for something that makes no sense; nothing was done. */
+/** The command line asks for something that makes no sense. Nothing was done. */
 export class UsageError extends Error {}
 
-/** The reason of the signal that Ctrl-C and SIGTERM set off. */
+/** The reason of the abort signal after Ctrl-C or SIGTERM. */
 export class Interrupted extends Error {}
 
-/** Says in one line on standard error what went wrong, and gives the exit code. */
-export function report(error: unknown): number {
-  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage; // it has spoken
+/** Writes to standard error, in one line, what went wrong. Returns the exit code. */
+export function reportFailure(error: unknown): number {
+  // Commander has written the message already.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
   const { message, stack } = error instanceof Error ? error : new Error(String(error));
   if (process.env.SONDE_DEBUG && stack) console.error(stack);
   else warn(message);
@@ -22,7 +23,10 @@ export function report(error: unknown): number {
   return exitCodes.usage;
 }
 
-/** Runs body with a signal that SIGINT and SIGTERM abort, with `hint` as the message. A second one ends at once. */
+/**
+ * Runs body with an abort signal, which SIGINT and SIGTERM set off with `hint` as the message. A second one ends the
+ * process at once.
+ */
 export async function interruptible<T>(hint: string, body: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
   const stop = () => {

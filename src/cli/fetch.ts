@@ -1,13 +1,12 @@
 // sonde fetch: fills the cache ahead of time, for machines that will have no network.
-
 import { Command } from 'commander';
 import { namedFiles } from '../context/named_files.js';
 import { fetchBlobs } from '../files/blob/blob.js';
 import { cacheFolder } from '../files/blob/blob_cache.js';
 import { showBytes } from '../files/text.js';
+import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
-import { fetchView } from './fetch_progress.js';
-import { integer } from './options.js';
+import { fetchProgressView } from './fetch_progress.js';
 import { print } from './terminal.js';
 
 interface FetchOptions {
@@ -39,7 +38,7 @@ export const fetchCommand = (): Command =>
 
 async function runFetch(names: string[], { layer, refresh = false }: FetchOptions): Promise<void> {
   await interruptible('interrupted: the same command goes on where it stopped', async (signal) => {
-    const view = fetchView();
+    const view = fetchProgressView();
     const { onProgress } = view;
     try {
       for (const name of names) {

@@ -1,20 +1,23 @@
-// Progress of what comes from the network, all files together, on standard error: a bar on a terminal, a line every few
-// seconds elsewhere. Nothing is shown for what is in the cache already.
-
-import cliProgress from 'cli-progress';
+// Progress of what comes from the network, all files together, on standard error. Nothing is shown for what is in the
+// cache already.
 import type { BlobProgress } from '../files/blob/blob.js';
 import { showBytes } from '../files/text.js';
+import { type Display, progressViewOf } from './progress_view.js';
 
-export interface FetchView {
+export interface FetchProgressView {
   readonly onProgress: (progress: BlobProgress) => void;
   stop(): void;
 }
 
-const secondsBetweenLines = 5;
+interface FetchProgress {
+  readonly bytes: number;
+  readonly total: number;
+  readonly files: number;
+}
 
-export function fetchView(stream: NodeJS.WriteStream = process.stderr): FetchView {
+export function fetchProgressView(stream: NodeJS.WriteStream = process.stderr): FetchProgressView {
   const files = new Map<string, BlobProgress>();
-  const show = stream.isTTY ? bar(stream) : lines(stream);
+  const view = progressViewOf(display, stream);
   return {
     onProgress(progress) {
       files.set(progress.name, progress);
@@ -23,58 +26,22 @@ export function fetchView(stream: NodeJS.WriteStream = process.stderr): FetchVie
         bytes += file.bytes;
         total += file.total;
       }
-      show.update(bytes, total, files.size);
+      view.update({ bytes, total, files: files.size });
     },
-    stop: () => show.stop(),
+    stop: () => view.stop(),
   };
 }
 
-interface Shown {
-  update(bytes: number, total: number, files: number): void;
-  stop(): void;
-}
+const display: Display<FetchProgress> = {
+  bar: { format: 'fetching {bar} {percentage}%  {shown}' },
+  barOf: (progress) => ({
+    value: progress.bytes,
+    total: Math.max(progress.total, 1),
+    texts: { shown: shownBytes(progress) },
+  }),
+  lineOf: (progress) => `fetching ${shownBytes(progress)}`,
+  skipsRepeatedLines: true,
+};
 
-const counted = (files: number): string => (files === 1 ? '1 file' : `${files} files`);
-
-function bar(stream: NodeJS.WriteStream): Shown {
-  const single = new cliProgress.SingleBar({
-    stream,
-    format: 'fetching {bar} {percentage}%  {shown}',
-    barCompleteChar: '█',
-    barIncompleteChar: '░',
-    barsize: 24,
-    hideCursor: true,
-  });
-  let started = false;
-  return {
-    update(bytes, total, files) {
-      const payload = { shown: `${showBytes(bytes)} of ${showBytes(total)} in ${counted(files)}` };
-      if (!started) single.start(Math.max(total, 1), bytes, payload);
-      started = true;
-      single.setTotal(Math.max(total, 1));
-      single.update(bytes, payload);
-    },
-    stop() {
-      if (started) single.stop();
-    },
-  };
-}
-
-function lines(stream: NodeJS.WriteStream): Shown {
-  let last = '';
-  let written = '';
-  let writtenAt = Number.NEGATIVE_INFINITY;
-  const write = () => {
-    if (last === written) return;
-    stream.write(`${last}\n`);
-    written = last;
-    writtenAt = performance.now();
-  };
-  return {
-    update(bytes, total, files) {
-      last = `fetching ${showBytes(bytes)} of ${showBytes(total)} in ${counted(files)}`;
-      if (performance.now() - writtenAt >= secondsBetweenLines * 1000) write();
-    },
-    stop: write,
-  };
-}
+const shownBytes = ({ bytes, total, files }: FetchProgress): string =>
+  `${showBytes(bytes)} of ${showBytes(total)} in ${files === 1 ? '1 file' : `${files} files`}`;

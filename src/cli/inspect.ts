@@ -1,5 +1,4 @@
-// sonde inspect: what a dump holds.
-
+// sonde inspect: shows what a dump holds.
 import { Command } from 'commander';
 import { bytesOf } from '../dump/format/manifest.js';
 import { isPacked } from '../dump/format/positions.js';
@@ -19,7 +18,10 @@ export const inspectCommand = (): Command =>
   new Command('inspect')
     .description('show what a dump holds')
     .argument('<dump>', 'the folder of a dump, or az://account/container/prefix')
-    .option('--statistics', 'of all neurons, channels and latents, where the dump has them; reads every shard')
+    .option(
+      '--statistics',
+      'show the statistics of all neurons, channels and latents, where the dump has them; reads every shard',
+    )
     .addHelpText('after', help)
     .action(async (folder: string, { statistics = false }: { statistics?: boolean }) => {
       await using dump = await openDump(folder);
@@ -27,7 +29,7 @@ export const inspectCommand = (): Command =>
       if (statistics) await printStatistics(dump);
     });
 
-/** The manifest in words, and a look at the first row. */
+/** Prints what the manifest says, and a summary of the first row. */
 export async function printDump(dump: Dump): Promise<void> {
   const { manifest, shards } = dump;
   const { model, part } = manifest;
@@ -54,7 +56,7 @@ export async function printDump(dump: Dump): Promise<void> {
   }
 }
 
-/** Not Math.max(...): there may be any number of names. */
+/** Math.max(...) would fail here: there may be any number of names. */
 const widthOf = (names: readonly string[]): number => names.reduce((most, { length }) => Math.max(most, length), 0);
 
 async function printStatistics(dump: Dump): Promise<void> {

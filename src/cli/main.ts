@@ -1,6 +1,6 @@
 #!/usr/bin/env node
-// The `sonde` command: each of its commands is a file here, and all they do is read options, call the library, and
-// print.
+// The `sonde` command. Each of its subcommands is a file of this folder, which reads options, calls the library, and
+// prints.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
@@ -12,7 +12,7 @@ import { demoCommand } from './demo.js';
 import { devicesCommand } from './devices.js';
 import { dumpCommand } from './dump.js';
 import { encodeCommand } from './encode.js';
-import { report } from './failure.js';
+import { reportFailure } from './failure.js';
 import { fetchCommand } from './fetch.js';
 import { inspectCommand } from './inspect.js';
 import { mergeCommand } from './merge.js';
@@ -74,5 +74,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 try {
   await program.parseAsync();
 } catch (error) {
-  process.exitCode = report(error);
+  process.exitCode = reportFailure(error);
 }

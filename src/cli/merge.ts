@@ -1,10 +1,10 @@
-// sonde merge: parts that were made by several machines become one dump.
+// sonde merge: makes one dump of parts that several machines have made.
 import { Command } from 'commander';
 import { mergeDumps } from '../dump/shards/merge.js';
 import { print } from './terminal.js';
 
 const help = `
-The manifest of the whole takes the place of those of the parts; it is, byte for byte, that of one process. No data is
+The manifest of the whole replaces those of the parts; it is, byte for byte, that of one process. No data is
 copied: shards of other folders get a second name in the first one, so they must be on the same disk. In object storage
 all parts must lie under one prefix.
 

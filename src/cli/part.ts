@@ -1,12 +1,12 @@
-// --shard: which part of the shards a run makes, in so many words or as a batch system says it.
+// --shard: which part of the shards this process makes, as the user or a batch system says.
 import type { Part } from '../dump/format/settings.js';
 import { UsageError } from './failure.js';
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /**
- * `I/N`; `auto` in a task of a Slurm array, which knows its size; `auto/N` also in a pod of an indexed Kubernetes job,
- * which does not.
+ * Reads `I/N`, `auto` and `auto/N`. `auto` works in a task of a Slurm array, which knows how many tasks there are.
+ * `auto/N` works in a pod of an indexed Kubernetes job as well, which does not know it.
  */
 export function partOf(text: string, env: Environment = process.env): Part {
   const [, word, size] = /^(\d+|auto)(?:\/(\d+))?$/.exec(text) ?? [];
@@ -43,7 +43,7 @@ function taskOf(env: Environment): Task {
   );
 }
 
-// Arrays may begin anywhere and go in steps; one with gaps has no order that every task could know.
+// Arrays may begin at any number and go in steps. In an array with gaps, a task cannot know its rank.
 function slurmTask(env: Environment): Task {
   const names = ['ID', 'COUNT', 'MIN', 'MAX', 'STEP'].map((name) => `SLURM_ARRAY_TASK_${name}`);
   const [id, count, min, max, step = 1] = names.map((name) => numberIn(env, name));

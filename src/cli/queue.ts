@@ -1,24 +1,23 @@
 // sonde queue: dumps that any number of machines work on, with BullMQ on Redis.
-
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { planQueue, type QueueOptions, queueStatus, type WorkEvent, workQueue } from '../dump/queue/dump_queue.js';
 import { printable } from '../files/text.js';
+import { addDevice, addModel, chosenDevice, collected, integer, type ModelOptions } from './common_options.js';
 import { addDumpOptions, type DumpRequestOptions, dumpRequest } from './dump.js';
 import { interruptible, UsageError } from './failure.js';
-import { addDevice, addModel, chosenDevice, collected, integer, type ModelOptions } from './options.js';
 import { print, warn } from './terminal.js';
 
 const help = `
-One machine plans, any number work, and each shard is a job. Whoever loses its connection, is killed or stopped loses no
-more than the shard it was at: another worker makes it. When all shards are there, one of the workers merges them, and the
-folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on a disk they
-share; the dump may also go to az://account/container/prefix.
+One machine plans, any number work, and each shard is a job. A worker that loses its connection, is killed or is stopped
+loses no more than the shard it was at: another worker makes it. When all shards are there, one of the workers merges
+them, and the folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on
+a disk they share; the dump may also go to az://account/container/prefix.
 
-A worker does what it was told that it may, as others may reach the server as well. Without a word it writes dumps below
+A worker does only what its options allow, as others may reach the server as well. Without options it writes dumps below
 the folder that it was started in, reads text there, and loads models from there, the demo and the published ones. Each
---allow option takes the place of its part of that. With --key, jobs are signed when they are planned, and a worker takes
-no other. sonde queue plan says what workers must be allowed.
+--allow option replaces its part of that. With --key, jobs are signed when they are planned, and a worker takes no other
+jobs. sonde queue plan says what workers must be allowed.
 
 Examples:
   $ sonde queue plan --redis redis://head:6379 --text big.txt --hook 1/resid/post_mlp --out dump
@@ -29,14 +28,14 @@ Examples:
   $ sonde queue status --redis redis://head:6379            with what was given up, and why
   $ sonde queue status --redis redis://head:6379 --retry    try that again
 
-SONDE_REDIS stands for --redis, and SONDE_QUEUE_KEY, which holds the key itself, for --key. Needs the optional packages
-bullmq and ioredis.`;
+SONDE_REDIS stands for --redis, and SONDE_QUEUE_KEY, which holds the key itself, for --key. The command needs the
+optional packages bullmq and ioredis.`;
 
-interface PlanOptions extends DumpRequestOptions, QueueWords {
+interface PlanOptions extends DumpRequestOptions, QueueCommandOptions {
   attempts: number;
 }
 
-interface WorkOptions extends Omit<ModelOptions, 'model'>, QueueWords {
+interface WorkOptions extends Omit<ModelOptions, 'model'>, QueueCommandOptions {
   untilDone?: boolean;
   lock: number;
   allowOut?: string[];
@@ -44,16 +43,16 @@ interface WorkOptions extends Omit<ModelOptions, 'model'>, QueueWords {
   allowModel?: string[];
 }
 
-interface QueueWords {
+interface QueueCommandOptions {
   redis: string;
   queue: string;
-  /** The path of a file that holds it. */
+  /** The path of the file that holds the key. */
   key?: string;
 }
 
-const queueOf = ({ redis, queue }: QueueWords): QueueOptions => ({ redis, name: queue });
+const queueOf = ({ redis, queue }: QueueCommandOptions): QueueOptions => ({ redis, name: queue });
 
-function keyedQueueOf(options: QueueWords): QueueOptions {
+function keyedQueueOf(options: QueueCommandOptions): QueueOptions {
   const { key: file } = options;
   const inEnvironment = process.env.SONDE_QUEUE_KEY;
   if (file !== undefined) return { ...queueOf(options), key: keyOf(bytesOf(file), `--key ${file}: the file`) };
@@ -69,7 +68,7 @@ function bytesOf(file: string): Buffer {
   }
 }
 
-/** What was given without the end of its last line, which editors and `echo` add. */
+/** The bytes without the line end at the end, which editors and `echo` add. */
 function keyOf(bytes: Buffer, name: string): Uint8Array {
   let end = bytes.length;
   while (end > 0 && ['\n', '\r'].includes(String.fromCharCode(bytes[end - 1] as number))) end--;
@@ -78,7 +77,10 @@ function keyOf(bytes: Buffer, name: string): Uint8Array {
 }
 
 const addKey = (command: Command): Command =>
-  command.option('--key <file>', 'of a secret that jobs are signed with (default: $SONDE_QUEUE_KEY, else none)');
+  command.option(
+    '--key <file>',
+    'the file of a secret that jobs are signed with (default: $SONDE_QUEUE_KEY, else none)',
+  );
 
 const addQueue = (command: Command): Command =>
   command
@@ -87,7 +89,7 @@ const addQueue = (command: Command): Command =>
       'the server (default: $SONDE_REDIS, else this machine)',
       process.env.SONDE_REDIS ?? 'redis://127.0.0.1:6379',
     )
-    .option('--queue <name>', 'for several queues on one server', 'sonde');
+    .option('--queue <name>', 'the name of the queue, for several queues on one server', 'sonde');
 
 export function queueCommand(): Command {
   const plan = addKey(addQueue(addModel(addDumpOptions(new Command('plan').description('put a dump into the queue')))))
@@ -95,7 +97,7 @@ export function queueCommand(): Command {
     .action(runPlan);
   const work = addKey(addQueue(addDevice(new Command('work').description('make shards as long as there are some'))))
     .option(
-      '--allow-out <place...>',
+      '--allow-out <folder...>',
       'write dumps to, or below, this folder or az://account/container/prefix',
       collected,
     )
@@ -106,7 +108,7 @@ export function queueCommand(): Command {
       collected,
     )
     .option('--until-done', 'end when nothing is left to do')
-    .option('--lock <seconds>', 'without a sign of life for so long, a worker has lost its job', integer(1), 30)
+    .option('--lock <seconds>', 'the time without a sign of life after which a worker has lost its job', integer(1), 30)
     .action(runWork);
   const status = addQueue(new Command('status').description('what is done, what is left, and what was given up'))
     .option('--retry', 'try again what was given up')
@@ -140,12 +142,20 @@ async function runWork(options: WorkOptions): Promise<void> {
   const allow = { ...(out && { out }), ...(corpus && { corpus }), ...(models && { models }) };
   await interruptible('stopped: what was under way is in the queue again', async (signal) => {
     const device = chosenDevice(options);
-    await workQueue({ ...keyedQueueOf(options), allow, device, untilDone, lockSeconds: lock, onEvent: tell, signal });
+    await workQueue({
+      ...keyedQueueOf(options),
+      allow,
+      device,
+      untilDone,
+      lockSeconds: lock,
+      onEvent: printEvent,
+      signal,
+    });
     signal.throwIfAborted();
   });
 }
 
-function tell(event: WorkEvent): void {
+function printEvent(event: WorkEvent): void {
   if (event.kind === 'done') print(`${event.what}: done, ${event.seconds.toFixed(1)} s`);
   else if (event.kind === 'connection') warn(`the connection to the queue: ${event.reason}`);
   else {
@@ -154,7 +164,7 @@ function tell(event: WorkEvent): void {
   }
 }
 
-async function runStatus(options: QueueWords & { retry?: boolean }): Promise<void> {
+async function runStatus(options: QueueCommandOptions & { retry?: boolean }): Promise<void> {
   const { failed, ...counts } = await queueStatus(queueOf(options), options.retry);
   print(`waiting   ${counts.waiting}`);
   print(`active    ${counts.active}`);

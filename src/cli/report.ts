@@ -1,12 +1,12 @@
-// sonde report: a page about a dump.
+// sonde report: writes a page about a dump.
 import { Command } from 'commander';
 import { openDump } from '../dump/read/reader.js';
 import type { CollateSelection } from '../dump/report/collate.js';
 import { report } from '../dump/report/report.js';
 import { selection } from './collate.js';
+import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
-import { integer } from './options.js';
-import { progressView } from './progress.js';
+import { tokenProgressView } from './token_progress.js';
 
 interface ReportCommandOptions {
   out: string;
@@ -16,8 +16,8 @@ interface ReportCommandOptions {
 }
 
 const help = `
-What is in the dump, how often its latents are active, and the texts where some of them are strongest. One file that
-opens without a server and holds no script; what is in the dump's text is in the page.
+The page shows what is in the dump, how often its latents are active, and the texts where some of them are strongest. It
+is one file that opens without a server and holds no script. The page contains text of the dump.
 
 Examples (sonde demo makes the dump):
   $ sonde report demo-dump
@@ -34,15 +34,20 @@ export const reportCommand = (): Command =>
       'neurons or latents to show: 300, 0-127, 3,5,9-12 or *',
       (text, before: CollateSelection[] | undefined) => [...(before ?? []), selection(text)],
     )
-    .option('--latents <n>', 'of each autoencoder, if none are selected: from often to seldom active', integer(1), 12)
-    .option('--top <n>', 'texts of each', integer(1), 5)
+    .option(
+      '--latents <n>',
+      'latents of each autoencoder to show, if none are selected: from often to seldom active',
+      integer(1),
+      12,
+    )
+    .option('--top <n>', 'texts of each neuron or latent', integer(1), 5)
     .addHelpText('after', help)
     .action((folder: string, options: ReportCommandOptions) => runReport(folder, options));
 
 async function runReport(folder: string, { select, ...options }: ReportCommandOptions): Promise<void> {
   await interruptible('interrupted: no page was written', async (signal) => {
     await using dump = await openDump(folder);
-    const view = progressView();
+    const view = tokenProgressView();
     const onProgress = view.update.bind(view);
     const work = report(dump, { ...options, ...(select && { selections: select }), onProgress, signal });
     const { out, features } = await work.finally(() => view.stop());

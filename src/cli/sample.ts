@@ -1,8 +1,16 @@
 // sonde sample: lets a model continue a text.
 import { Command } from 'commander';
 import { ablationHooks } from '../transformer/ablation.js';
+import {
+  addModelOptions,
+  addPrecision,
+  collected,
+  integer,
+  loadModel,
+  type ModelOptions,
+  number,
+} from './common_options.js';
 import { interruptible } from './failure.js';
-import { addModelOptions, addPrecision, collected, integer, loadModel, type ModelOptions, number } from './options.js';
 
 interface SampleOptions extends ModelOptions {
   numTokens: number;
@@ -29,7 +37,7 @@ export function sampleCommand(): Command {
     .option('--num-tokens <n>', 'tokens to add', integer(0), 20)
     .option('--temperature <t>', '0: always the likeliest token', number(0), 1)
     .option('--top-p <p>', 'choose among the likeliest tokens that make up p', number(0, 1))
-    .option('--seed <n>', 'for the same choice each time', integer(0))
+    .option('--seed <n>', 'the seed of the random choice, for the same one each time', integer(0))
     .option('--ablate <location/index>', 'set channels of an activation to 0; may be repeated', collected);
   return command.addHelpText('after', help).action(runSample);
 }

@@ -1,8 +1,8 @@
-// Words for a terminal. What they say may come from anywhere: no control character of a file's or a server's gets through.
+// Lines for a terminal. Parts of them may come from files or servers, so control characters are replaced.
 
 const plain = (line: string): string => line.replace(/\p{Cc}/gu, '?');
 
 export const print = (line: string): void => console.log(plain(line));
 
-/** On standard error. */
+/** Prints a line on standard error. */
 export const warn = (line: string): void => console.error(plain(`sonde: ${line}`));

@@ -1,5 +1,4 @@
-// sonde verify: whether a dump is what its manifest says.
-
+// sonde verify: checks a dump against its manifest.
 import { Command } from 'commander';
 import { bytesOf } from '../dump/format/manifest.js';
 import { openDump } from '../dump/read/reader.js';
@@ -7,8 +6,9 @@ import { showBytes } from '../files/text.js';
 import { print } from './terminal.js';
 
 const help = `
-Reads every shard: its size, SHA-256, header and shapes, and whether its tokens, documents and latents make sense; and
-names every unfinished or unlisted file of a dump beside them. It changes nothing. Exit code 1 when something is wrong.
+It reads every shard, and checks its size, SHA-256, header and shapes, and whether its tokens, documents and latents
+make sense. It also names every unfinished or unlisted file in the dump's folder. It changes nothing. The exit code is 1
+when something is wrong.
 
 Example:
   $ sonde verify my-dump`;

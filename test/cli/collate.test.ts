@@ -1,4 +1,5 @@
-// Oracle: the contract of the command: its words, files and exit codes. The records themselves: dump/collate.test.ts.
+// Oracle: the contract of the command, which is its arguments, files and exit codes. Records are tested in
+// dump/report/collate.test.ts.
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

@@ -12,7 +12,7 @@ export interface Outcome {
 
 export interface RunOptions {
   cwd?: string;
-  /** Written to standard input, which is then closed. */
+  /** The text for standard input, which is then closed. */
   input?: string;
   /**
    * Keeps standard input open, and sends the signal when standard error has text, or at once after `after`

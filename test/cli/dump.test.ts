@@ -207,17 +207,17 @@ test('what is in the way of --out is named, by every command that writes', () =>
       ['report', ['made', '--select', '1/mlp/post_act=1'], (out) => ['--out', `${out}/page.html`]],
     ];
     for (const [name, args, out] of commands) {
-      for (const [place, what] of [
+      for (const [path, what] of [
         ['file', 'a file, not a folder'],
         ['file/below', 'a file, not a folder'],
         ['dangling', 'a link to nowhere, which is not there'],
       ] as const) {
-        const { code, stderr, stdout } = await run([name, ...args, ...out(place)], { cwd: folder });
+        const { code, stderr, stdout } = await run([name, ...args, ...out(path)], { cwd: folder });
         assert.is(code, 1, stderr);
         assert.is(stdout, '');
         assert.match(
           stderr,
-          new RegExp(`^sonde: ${name}: cannot write ${place}.*: .* is ${what} .*: choose another \\w+\n$`),
+          new RegExp(`^sonde: ${name}: cannot write ${path}.*: .* is ${what} .*: choose another \\w+\n$`),
         );
       }
     }

@@ -1,5 +1,5 @@
-// sonde fetch and sonde cache against a server on this machine, and what uses names of published files. Oracle: the files
-// that were put there.
+// sonde fetch, sonde cache, and commands that use names of published files, with a server on this machine. Oracle: the
+// files that the server has.
 import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
@@ -118,7 +118,7 @@ test('an address of a checkpoint, and of one file; what is nowhere', () =>
     assert.is((await sonde('fetch')).code, 2);
   }));
 
-test('a file that changed on the disk is told by --verify', () =>
+test('--verify reports a file that changed on the disk', () =>
   withSite(async ({ folder, sonde }) => {
     await sonde('fetch', 'ae-resid-delta-mlp-v4', '--layer', '0');
     const all = await readdir(join(folder, 'cache'), { recursive: true });

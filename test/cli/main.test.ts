@@ -1,4 +1,4 @@
-// Oracle: the words and exit codes of the contract; expected.json, made by the original, for latents and greedy text.
+// Oracle: the output and exit codes of the contract; expected.json, made by the original, for latents and greedy text.
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

@@ -1,4 +1,4 @@
-// Oracle: the dump of one process. A real Redis is started here; where none is installed, that is said and nothing is tried.
+// Oracle: the dump of one process. The tests start a real Redis; where none is installed, they are skipped.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -63,7 +63,7 @@ if (noRedis) {
       assert.is(lacking.code, 1);
       assert.match(lacking.stderr, /out lacks shards: sonde dump with the same options makes what is missing\n$/);
 
-      // Redis may forget everything: the folder knows what is done
+      // Redis may forget everything: the folder says what is done
       good(await run(['queue', 'plan', '--redis', redis.url, ...dumpWords(at('again'))]));
       const some = startWorker(redis.url);
       await until(() => some.done.length >= 8);
@@ -78,7 +78,7 @@ if (noRedis) {
       await assertSameFolder(at('again'), at('whole'));
     }));
 
-  test('what fails is tried again, given up, told, and tried again when asked', () =>
+  test('what fails is tried again, given up, reported, and tried again when asked', () =>
     withRedis(async (redis, at) => {
       const corpus = at('corpus.txt');
       const text = (await readFile(sampleText)).subarray(0, 8000);

@@ -1,5 +1,5 @@
-// Oracles: what Redis allows its users by itself, and the dump of one process. Every refusal is one sentence without the
-// password.
+// Oracles: what Redis allows its users by itself, and the dump of one process. Every refusal is one sentence without
+// the password.
 import { spawnSync } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -21,7 +21,7 @@ test.limit(240_000);
 const secret = 'S3cret/#@:%word';
 const admin = 'admin-Pa55';
 
-// As README.md has it: what planning, working and asking need, on the keys of one queue.
+// The rights that planning, working and status need on the keys of one queue, as in README.md.
 const rights = [
   ...['~bull:sonde:*', '+@hash', '+@list', '+@set', '+@sortedset', '+@stream', '+@string'],
   ...['+del', '+exists', '+eval', '+evalsha', '+multi', '+exec', '+info'],
@@ -60,7 +60,7 @@ async function assertAllRefused(redis: string, pattern: RegExp, env: Record<stri
   assertNoSecret(stderr);
 }
 
-/** The same of the library, with all that an error holds. */
+/** The library rejects with one sentence as well, and nothing that the error holds has the password. */
 async function assertRejected(redis: string, pattern: RegExp): Promise<void> {
   const error = await rejects(queueStatus({ redis, name: 'sonde' }), Error, pattern);
   assert.match(error.message, /^queue: [^\n]+$/);
@@ -101,7 +101,7 @@ test('addresses that are none are refused before anything connects, and not repe
   }
   assertRefused(await run(['queue', 'status'], { env: { SONDE_REDIS: '' } }), /is empty/);
   assert.is(shownAddress('rediss://u:S3cret@[::1]:7/2'), 'rediss://[::1]:7');
-  assert.is(shownAddress('redis://u:S3@cret@host'), 'redis://host'); // the last @ is the one that counts
+  assert.is(shownAddress('redis://u:S3@cret@host'), 'redis://host'); // only the last @ ends the password
 });
 
 test('a password that a server repeats is taken out', () => {
@@ -109,7 +109,7 @@ test('a password that a server repeats is taken out', () => {
     const reason = reasonOf(new Error(`ERR what is redis://u:${text}@host?\x1b[2J`), 'redis://u:S3@cret@host');
     assert.is(reason, 'what it says holds the password');
   }
-  // BullMQ's errors have numbers
+  // BullMQ's errors have numbers as codes
   assert.is(reasonOf(Object.assign(new Error('no lock'), { code: -2 as never })), 'no lock');
   const known = reasonOf(new Error('WRONGPASS is not S3@cret'), 'redis://u:S3@cret@host');
   assert.is(known, 'the user or the password is wrong');
@@ -181,7 +181,7 @@ if (noRedis) {
           assert.match(good(await run(['queue', 'status'], { env: one })), /^waiting {3}0\n.*done {6}5\n/s);
         }
         assert.match(good(await run(['queue', 'status', '--retry'], { env })), /given up {2}0\n/);
-        // Redis tells what it refused: the name of a connection, which nothing depends on
+        // Redis logs what it refused: the name of a connection, which nothing depends on
         const client = new Client(redis.urlFor('default', admin));
         const log = (await client.acl('LOG')) as (string | string[])[][];
         const refused = log.map((entry) => entry.map(String)).filter((entry) => entry.includes('sonde'));
@@ -252,7 +252,7 @@ function openssl(folder: string, ...words: string[]): void {
   assert.is(status, 0, stderr);
 }
 
-/** An authority, and certificates of it for a server on this machine, one for another host, and one for a client. */
+/** Makes an authority, and its certificates for a server on this machine, for another host, and for a client. */
 async function makeCertificates(folder: string): Promise<void> {
   await mkdir(folder);
   const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'];

@@ -1,5 +1,6 @@
-// Jobs that somebody else has put into the queue, or has changed there, on a real Redis: nothing is written, read or loaded
-// that the worker was not allowed, and the honest jobs that come after are done. Oracle: the dump of one process.
+// Jobs that somebody else has put into the queue, or has changed there, on a real Redis: a worker writes, reads and
+// loads nothing that it is not allowed to, and does the honest jobs that come after. Oracle: the dump of one
+// process.
 import { existsSync } from 'node:fs';
 import { cp, mkdir, readdir, realpath, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -41,9 +42,9 @@ const words = (...more: string[]): string[] => [
   ...['--context', '32', '--batch', '4', '--shard-tokens', '640', '--limit', '2000', ...more],
 ];
 
-/** Everything that a job says, forged in one way each. `at` is outside of what the worker may use. */
+/** Every field of a job, forged in one way each. The paths that `at` gives are outside of what the worker may use. */
 const forgeries = (at: (name: string) => string): Forgery[] => [
-  // what the jobs are made of
+  // the fields of jobs
   ['count is a path', (d) => (d.count = 'x/../../../../../../victim/package'), /job's count must be an integer/],
   ['unknown settings', (d) => (d.settings.scripts = { postinstall: 'x' }), /job's settings\.scripts is unknown/],
   ['count 0', (d) => (d.count = 0), /count must be an integer from 1/],
@@ -86,7 +87,7 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
     (d) => (d.request.model = 'demo\u001b[2J'),
     /request\.model must be a string .* control character/,
   ],
-  // where it is written
+  // the folder that is written
   ['out is relative', (d) => (d.request.out = '../victim'), /request\.out must be the absolute path/],
   ['out is no text', (d) => (d.request.out = 7), /request\.out must be/],
   ['out is on the web', (d) => (d.request.out = 'https://example.org/x'), /request\.out must be/],
@@ -125,11 +126,11 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
   ],
   ['out walks up there', (d) => (d.request.out = 'az://account/container/mine/../other'), /request\.out must be/],
   [
-    'out in a like place',
+    'out at a similar address',
     (d) => (d.request.out = 'az://account/container/mine2'),
     /--allow-out az:\/\/account\/container\/mine2/,
   ],
-  // what is read
+  // the text that is read
   [
     'a text of others',
     (d) => (d.request.corpus = [{ path: '/etc/passwd', kind: 'text' }]),
@@ -161,7 +162,7 @@ const forgeries = (at: (name: string) => string): Forgery[] => [
     (d) => d.request.corpus.push(...d.request.corpus),
     /request\.corpus must have the files of the settings/,
   ],
-  // what is loaded
+  // the models that are loaded
   [
     'a model of others',
     (d) => (d.request.model = at('model')),
@@ -245,7 +246,7 @@ if (noRedis) {
         await addJob(client, own, 'merge', text, record.opts as string);
         await addJob(client, `${own}-0`, 'shard', JSON.stringify({ dump: own, number: 0 }), record.opts as string);
       }
-      // shards alone
+      // shards without a merge job of their own
       const alone: [unknown, RegExp][] = [
         [{ dump: id, number: 4 }, /number must be below the count of shards, 4, but is 4/],
         [{ dump: id, number: -1 }, /number must be an integer/],
@@ -279,7 +280,7 @@ if (noRedis) {
         );
       assert.ok(lines.some((line) => isFinal(line, /name must be shard or merge/)));
       assert.not.match(stderr, 'sig=secret');
-      // what is wrong shows when a shard is loaded: the merge finds none
+      // errors show when a shard is loaded, so the merge finds no shards
       const again = lines.filter((line) => line.endsWith('(will be tried again)'));
       assert.ok(
         again.every((line) => /: there is no part of a dump in /.test(line)),
@@ -314,7 +315,7 @@ if (noRedis) {
       using client = connected(redis.url);
       const id = idOf(at('work/honest'));
       const { data: planned = '', opts = '' } = await client.hgetall(`bull:sonde:${id}`);
-      const data = planned.replace('/work/honest', '/work/forged'); // where there is nothing to merge
+      const data = planned.replace('/work/honest', '/work/forged'); // there is nothing to merge there
       const { integer, pick } = random(1414);
       const bits = [
         '"',
@@ -342,8 +343,8 @@ if (noRedis) {
         let text = data;
         for (let change = integer(1, 4); change > 0; change--) {
           const from = integer(0, text.length);
-          const piece = pick([pick(bits), pick(bits), data.slice(from, from + integer(0, 40)), '']);
-          text = text.slice(0, from) + piece + text.slice(from + integer(0, 12));
+          const inserted = pick([pick(bits), pick(bits), data.slice(from, from + integer(0, 40)), '']);
+          text = text.slice(0, from) + inserted + text.slice(from + integer(0, 12));
         }
         if (text === data) text = '{}';
         const own = (0xf0000000n + BigInt(turn)).toString(16).padStart(16, '0');
@@ -353,7 +354,7 @@ if (noRedis) {
       assert.is(code, 0, stderr.slice(-3000));
       const lines = stderr.trimEnd().split('\n');
       assert.is(lines.length, count);
-      // names of the fields, or what the record is; a changed path below the folder is one without parts
+      // refusals name the field, or say what the record is; a changed path below the folder leads to one without parts
       const where =
         /the job's \S.*( must | has | is |: this worker does not )|data that is no JSON|there is no part of a dump|merge: cannot write /;
       for (const line of lines) {
@@ -389,7 +390,7 @@ if (noRedis) {
       const folders = `--allow-out ${at('dumps/out')} --allow-corpus ${at('text')} --allow-model ${at('model')}`;
       assert.is(advised, `${folders} --allow-model ${at('model/autoencoders/resid_delta_mlp')}`);
 
-      // the options, one after the other, as each refusal asks for the next
+      // the options are added one after the other, as each refusal asks for the next
       const options: string[] = [];
       for (let turn = 0; turn < 3; turn++) {
         const { code, stderr } = await startPlainWorker({ cwd: at('start') }, ...server, ...options, '--until-done')
@@ -568,11 +569,11 @@ if (noRedis) {
       await plan('strange', '--key', at('other'));
       await plan('changed', ...signed);
       using client = connected(redis.url);
-      // a job that is right in all, but was signed with other words in it
+      // every field of this job is right, but it was signed with another value in one of them
       const key = `bull:sonde:${idOf(at('work/changed'))}`;
       const changed = JSON.parse((await client.hget(key, 'data')) as string);
       await client.hset(key, 'data', JSON.stringify({ ...changed, request: { ...changed.request, batch: 5 } }));
-      // signatures of other jobs, or that are none
+      // these signatures are of other jobs, or are not signatures
       const id = idOf(at('work/signed'));
       const shard = JSON.parse((await client.hget(`bull:sonde:${id}-0`, 'data')) as string);
       const opts = (await client.hget(`bull:sonde:${id}`, 'opts')) as string;
@@ -589,18 +590,20 @@ if (noRedis) {
       }
       const worker = await startPlainWorker({ cwd }, ...server, ...signed, '--until-done').ended;
       assert.is(worker.code, 0, worker.stderr);
-      const told = worker.stderr.split('\n');
-      const unsigned = told.filter((line) => /signature is missing, and this worker has a key \(given up\)/.test(line));
-      const wrong = told.filter((line) => /signature is wrong.* \(given up\)/.test(line));
+      const lines = worker.stderr.split('\n');
+      const unsigned = lines.filter((line) =>
+        /signature is missing, and this worker has a key \(given up\)/.test(line),
+      );
+      const wrong = lines.filter((line) => /signature is wrong.* \(given up\)/.test(line));
       assert.is(unsigned.length, 4);
       assert.is(wrong.length, 4 + 4 + signatures.length);
-      assert.is(told.length, unsigned.length + wrong.length + 1);
+      assert.is(lines.length, unsigned.length + wrong.length + 1);
       good(await run(['dump', ...words('--out', 'whole')], { cwd }));
       await assertSameFolder(at('work/signed'), at('work/whole'));
-      // what planning looked at is there, and empty
+      // the folders that planning has made are there, and empty
       for (const name of ['unsigned', 'strange', 'changed']) assert.equal(await readdir(at(`work/${name}`)), []);
 
-      // planning again puts a right job in the place of a changed one; the key may be in the environment
+      // planning again replaces a changed job by a right one; the key may be in the environment
       const env = { SONDE_QUEUE_KEY: 'a key of some length\n' };
       const again = await run(['queue', 'plan', ...server, ...words('--out', 'changed')], { cwd, env });
       assert.match(good(again), /4 shards to make/);
@@ -608,7 +611,7 @@ if (noRedis) {
       assert.is(stderr, '');
       await assertSameFolder(at('work/changed'), at('work/whole'));
 
-      // another queue's
+      // a job that was signed for another queue
       const data = (await client.hget(key, 'data')) as string;
       await addJob(client, idOf(at('work/changed')), 'merge', data, opts, 'second');
       const second = await startPlainWorker({ cwd }, ...server, ...signed, '--queue', 'second', '--until-done').ended;

@@ -1,5 +1,5 @@
-// Oracle: what was planned by sonde itself, beside records that somebody wrote who may write to Redis. Each forged record
-// stands before the honest jobs; a worker must do these, tell of the forged ones, and come to an end.
+// Oracle: the dump that sonde itself has planned. Beside its jobs are records that somebody else has written to Redis.
+// Each forged record stands before the honest jobs. A worker must do these, report the forged ones, and end.
 import { writeFile } from 'node:fs/promises';
 import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
@@ -24,7 +24,7 @@ type Record_ = Record<string, string>;
 const plain: Record_ = { name: 'x', data: '{}', opts: '{"attempts":1}', timestamp: '1', delay: '0', priority: '0' };
 const queue = 'bull:sonde';
 
-/** By id: the fields, or a command that makes the key something else, and what the worker says of it. */
+/** By id: the fields, or a command that sets the key to another type, and what the worker says of it. */
 const forged: Record<string, { readonly record?: Record_; readonly set?: string[]; readonly says: RegExp }> = {
   'data-no-json': { record: { ...plain, data: '{x' }, says: /has data that is no JSON/ },
   'data-cut': { record: { ...plain, data: '{"a":' }, says: /has data that is no JSON/ },
@@ -64,7 +64,7 @@ const forged: Record<string, { readonly record?: Record_; readonly set?: string[
   '': { says: /has an id that no job has/ },
 };
 
-// These can be jobs as far as BullMQ and this are concerned; a worker is to come to the end of each by itself.
+// BullMQ and sonde take these for jobs. A worker must come to the end of each by itself.
 const odd: Record<string, Record_> = {
   'keep-nothing': { ...plain, opts: '{"attempts":1,"removeOnFail":true,"removeOnComplete":true}' },
   'keep-x': { ...plain, opts: '{"attempts":1,"removeOnFail":{"count":"x","age":"y"}}' },
@@ -91,7 +91,7 @@ async function forge(client: Client): Promise<string[]> {
 if (noRedis) {
   test.skip('records that BullMQ cannot work with', noRedis);
 } else {
-  test('a worker tells of each forged record, does the honest jobs, and ends; status and retry go on', () =>
+  test('a worker reports each forged record, does the honest jobs, and ends; status and retry go on', () =>
     withRedis(async (redis, at) => {
       const client = new Client(redis.url);
       const status = async (...more: string[]) => good(await run(['queue', 'status', '--redis', redis.url, ...more]));
@@ -117,7 +117,7 @@ if (noRedis) {
       assert.not.match(stderr, /(?!\n)\p{Cc}/u);
       assert.not.match(stderr, /the connection to the queue/);
 
-      // none comes back: neither waits nor is active, and what is a job's counts as given up
+      // no record comes back: none waits or is active, and those of possible jobs count as given up
       assert.equal(await client.lrange(`${queue}:wait`, 0, -1), []);
       assert.equal(await client.lrange(`${queue}:active`, 0, -1), []);
       const failed = await client.zrange(`${queue}:failed`, '0', '-1');
@@ -159,7 +159,7 @@ if (noRedis) {
       client.disconnect();
     }));
 
-  test('keys of the queue that are of another type: told once, without asking all the time, and it goes on', () =>
+  test('keys of the queue that are of another type: reported once, without asking all the time, and it goes on', () =>
     withRedis(async (redis, at) => {
       const client = new Client(redis.url);
       const worker = startWorker(redis.url);

@@ -1,6 +1,6 @@
-// What a worker of a queue may be told to do. Whoever reaches the queue's server can put jobs into it, and a job names the
-// folder that is written, the text that is read and the models that are loaded: a worker does it only where it was told
-// that it may. What counts is where a path leads, not how it is written.
+// What the jobs of a queue may ask of a worker. Whoever reaches the queue's server can put jobs into it, and a job
+// names the folder that is written, the text that is read and the models that are loaded. A worker does only what its
+// allowances permit. What counts is where a path leads, not how it is written.
 import { readlink, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { listAutoencoderNames } from '../../context/registry.js';
@@ -11,23 +11,26 @@ import { parseDumpLocation } from '../format/dump_location.js';
 import { givenAs } from '../shards/autoencoders.js';
 import type { ShardedRequest } from '../workers/shard_session.js';
 
-/** An entry that is left out stands for what lies below the folder the worker was started in; for nothing, if that is `/`. */
+/**
+ * An entry that is left out stands for what lies below the folder that the worker was started in. If that folder is
+ * `/`, the entry stands for nothing.
+ */
 export interface Allowances {
-  /** Folders that dumps may be written to, or below, and `az://account/container/prefix`. */
+  /** Folders, and `az://account/container/prefix`: dumps may be written to these and below. */
   readonly out?: readonly string[];
-  /** Files of text, or folders with such files. When left out, also the text of the demo. */
+  /** Files of text, or folders with such files. When this is left out, the text of the demo is allowed as well. */
   readonly corpus?: readonly string[];
   /**
-   * Models and autoencoders: published names, `demo`, `random:gpt2-small`, files or folders that hold some, and addresses
-   * that theirs begin with. A model's name stands for its published autoencoders, too. When left out, also all names that
-   * are published and the demo.
+   * Models and autoencoders: published names, `demo`, `random:gpt2-small`, files, folders that hold some, and addresses
+   * that theirs begin with. A model's name stands for its published autoencoders, too. When this is left out, the demo
+   * and all published names are allowed as well.
    */
   readonly models?: readonly string[];
 }
 
-/** A job that asks for what its worker may not do. */
+/** The error of a job that asks for what its worker may not do. */
 export class NotAllowed extends Error {
-  /** Of `sonde queue work`, to allow it: `--allow-out /data/dumps`. */
+  /** The option of `sonde queue work` that would allow it: `--allow-out /data/dumps`. */
   readonly option: string;
 
   constructor(field: string, why: string, option: string) {
@@ -36,14 +39,14 @@ export class NotAllowed extends Error {
   }
 }
 
-/** The fields of a job that a worker must be allowed. */
-export type Wanted = Pick<ShardedRequest, 'out' | 'corpus' | 'model' | 'locations' | 'autoencoders'>;
+/** The fields of a job that a worker's allowances must permit. */
+export type RequestedAccess = Pick<ShardedRequest, 'out' | 'corpus' | 'model' | 'locations' | 'autoencoders'>;
 
 const autoencoderNames: Readonly<Record<string, readonly string[]>> = {
   demo: listAutoencoderNames('demo'),
   'gpt2-small': listAutoencoderNames('gpt2-small'),
 };
-/** Whether a text names a model, wherever its files lie; others are paths and addresses. */
+/** Whether a text is the name of a model. Other texts are paths and addresses. */
 const isModelName = (text: string): boolean =>
   text === 'demo' || modelNames.includes(canonicalModelName(text)) || text.startsWith('random:');
 
@@ -55,34 +58,39 @@ const demoFolder = join(packageRoot, 'assets', 'demo');
 export class Permit {
   readonly #out: readonly string[];
   readonly #corpus: readonly string[];
-  /** Of models and published autoencoders. */
+  /** The allowed names of models and published autoencoders. */
   readonly #names: readonly string[];
-  /** Of the files of others: paths and addresses. */
-  readonly #places: readonly string[];
+  /** The paths and addresses of other allowed models and autoencoders. */
+  readonly #sources: readonly string[];
 
-  /** `folder`: where the worker was started. @throws TypeError for an entry that is no text, Error for an address that is none. */
+  /**
+   * `folder` is the one that the worker was started in.
+   * @throws TypeError for an entry that is not text, Error for an address that is not valid.
+   */
   constructor(allowances: Allowances = {}, folder = process.cwd()) {
     const { out, corpus, models, ...others } = allowances;
     const [unknown] = Object.keys(others);
     if (unknown !== undefined) throw new TypeError(`queue: allow has out, corpus and models, but no ${unknown}`);
-    const here = dirname(folder) === folder ? [] : [folder]; // all that there is lies below /
+    const here = dirname(folder) === folder ? [] : [folder]; // everything lies below /
     this.#out = entriesOf('out', out ?? here);
     this.#corpus = entriesOf('corpus', corpus ?? [...here, demoFolder]);
     const loaded = entriesOf('models', models ?? [...here, 'demo', ...modelNames]);
     const isName = (entry: string) => isModelName(entry) || isAutoencoderName(entry);
     this.#names = loaded.filter(isName).map(canonicalModelName);
-    this.#places = loaded.filter((entry) => !isName(entry));
+    this.#sources = loaded.filter((entry) => !isName(entry));
     for (const entry of this.#out) if (isBlobUrl(entry)) parseStoreAddress(entry);
   }
 
-  /** All that a dump asks for. @throws NotAllowed for the first thing that is not allowed. */
-  async check(wanted: Wanted): Promise<void> {
-    const [refusal] = await this.refusals(wanted);
+  /** Checks all that a dump asks for. @throws NotAllowed for the first thing that is not allowed. */
+  async check(requested: RequestedAccess): Promise<void> {
+    const [refusal] = await this.refusals(requested);
     if (refusal) throw refusal;
   }
 
-  /** All that a dump asks for and is not allowed. `{layer}` in an autoencoder's path stands for any layer. */
-  async refusals({ out, corpus, model, locations, autoencoders = {} }: Wanted): Promise<NotAllowed[]> {
+  /**
+   * Everything that a dump asks for and that is not allowed. `{layer}` in an autoencoder's path stands for any layer.
+   */
+  async refusals({ out, corpus, model, locations, autoencoders = {} }: RequestedAccess): Promise<NotAllowed[]> {
     const names = locations.map((location) => parseDumpLocation(location).autoencoder);
     const sources = names.filter((name) => name !== undefined).map((name) => givenAs(name, autoencoders) ?? name);
     const checks = [
@@ -101,18 +109,18 @@ export class Permit {
   async checkOut(out: string): Promise<void> {
     const { isBelow, real } = isBlobUrl(out)
       ? { isBelow: this.#out.some((entry) => isBelowAddress(out, entry)), real: out }
-      : await whereIs(out, await realPathsOf(this.#out));
+      : await resolvePath(out, await realPathsOf(this.#out));
     if (isBelow) return;
     const shown = isBlobUrl(out) ? out : shownPath(out, real);
     throw new NotAllowed('request.out', `this worker does not write to ${shown}`, option('out', real));
   }
 
-  async #corpusRefusals(corpus: Wanted['corpus']): Promise<NotAllowed[]> {
+  async #corpusRefusals(corpus: RequestedAccess['corpus']): Promise<NotAllowed[]> {
     const refusals: NotAllowed[] = [];
     const folders = await realPathsOf(this.#corpus);
     for (const [i, file] of corpus.entries()) {
       const path = typeof file === 'string' ? file : file.path;
-      const { isBelow, real } = await whereIs(path, folders);
+      const { isBelow, real } = await resolvePath(path, folders);
       if (isBelow) continue;
       const why = `this worker does not read ${shownPath(path, real)}`;
       refusals.push(new NotAllowed(`request.corpus[${i}]`, why, option('corpus', dirname(real))));
@@ -120,29 +128,29 @@ export class Permit {
     return refusals;
   }
 
-  /** A model by what Transformer.load takes. @throws NotAllowed */
+  /** Checks a model, by what Transformer.load takes. @throws NotAllowed */
   async checkModel(name: string): Promise<void> {
-    if (!isModelName(name)) return this.#checkPlace('request.model', name, itself);
+    if (!isModelName(name)) return this.#checkSource('request.model', name, itself);
     const [unseeded] = name.split('?'); // random:tiny?7
     if (this.#names.includes(canonicalModelName(name)) || this.#names.includes(unseeded as string)) return;
     throw notLoaded('request.model', name, name);
   }
 
-  /** An autoencoder by its published name, or the path or address of its file. @throws NotAllowed */
+  /** Checks an autoencoder, by its published name, or by the path or address of its file. @throws NotAllowed */
   async checkAutoencoder(source: string): Promise<void> {
-    if (!isAutoencoderName(source)) return this.#checkPlace('request.locations', source, folderOf);
+    if (!isAutoencoderName(source)) return this.#checkSource('request.locations', source, folderOf);
     const ofModel = this.#names.some((name) => autoencoderNames[name]?.includes(source));
     if (!ofModel && !this.#names.includes(source)) throw notLoaded('request.locations', source, source);
   }
 
-  /** `advised`: what is to be allowed of a path or an address. */
-  async #checkPlace(field: string, source: string, advised: (place: string) => string): Promise<void> {
+  /** `advised` gives the entry that would allow a path or an address. */
+  async #checkSource(field: string, source: string, advised: (source: string) => string): Promise<void> {
     if (isBlobUrl(source)) {
-      if (this.#places.some((entry) => isBelowAddress(source, entry))) return;
+      if (this.#sources.some((entry) => isBelowAddress(source, entry))) return;
       const shown = source.split('?')[0] as string; // a query may hold a signature
       throw notLoaded(field, shown, advised(shown));
     }
-    const { isBelow, real } = await whereIs(source, await realPathsOf(this.#places));
+    const { isBelow, real } = await resolvePath(source, await realPathsOf(this.#sources));
     if (!isBelow) throw notLoaded(field, shownPath(source, real), advised(real));
   }
 }
@@ -157,47 +165,47 @@ function entriesOf(name: string, entries: readonly string[]): readonly string[] 
 
 // ---- paths
 
-interface Place {
+interface ResolvedPath {
+  /** Whether the path leads to one of the folders, or below one. */
   readonly isBelow: boolean;
-  /** Without links. */
+  /** Where the path leads, without links. */
   readonly real: string;
 }
 
-/** Where a path leads, and whether that is one of `folders`, or below one. */
-async function whereIs(path: string, folders: readonly string[]): Promise<Place> {
+async function resolvePath(path: string, folders: readonly string[]): Promise<ResolvedPath> {
   const isBelow = (real: string) =>
     folders.some((folder) => `${real}/`.startsWith(folder === '/' ? folder : `${folder}/`));
-  // The system takes .. after a link as the folder above what the link leads to; join() and resolve(), which come first
-  // for some files, as the folder that the link lies in. Both must be allowed.
-  const ways = [path, resolve(path)];
-  const places = await Promise.all(ways.map((way) => realPathOf(way).catch(() => undefined)));
-  const [real] = places;
-  // a loop of links, or a folder that may not be entered
-  if (real === undefined || places[1] === undefined) return { isBelow: false, real: resolve(path) };
-  const outside = (places as string[]).find((place) => !isBelow(place));
+  // The system takes .. after a link as the folder above the link's target. join() and resolve(), which are applied
+  // first to some paths, take it as the folder that the link lies in. Both must be allowed.
+  const readings = [path, resolve(path)];
+  const realPaths = await Promise.all(readings.map((reading) => realPathOf(reading).catch(() => undefined)));
+  const [real] = realPaths;
+  // there is a loop of links, or a folder that may not be entered
+  if (real === undefined || realPaths[1] === undefined) return { isBelow: false, real: resolve(path) };
+  const outside = (realPaths as string[]).find((realPath) => !isBelow(realPath));
   return { isBelow: outside === undefined, real: outside ?? real };
 }
 
-/** Of those entries that are paths. */
+/** The real paths of those entries that are paths. */
 async function realPathsOf(entries: readonly string[]): Promise<string[]> {
   const paths = entries.filter((entry) => !isBlobUrl(entry));
   const real = await Promise.all(paths.map((path) => realPathOf(path).catch(() => undefined)));
   return real.filter((path) => path !== undefined);
 }
 
-const longestChain = 40;
+const mostLinks = 40;
 
-/** The path without links, as the system takes it, also of what is not there yet, and through links that lead to nothing. */
+/** The path without links, as the system resolves it. The file need not exist, nor the targets of links. */
 async function realPathOf(path: string, links = 0): Promise<string> {
   const whole = isAbsolute(path) ? path : `${process.cwd()}/${path}`;
   try {
     return await realpath(whole);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if ((code !== 'ENOENT' && code !== 'ENOTDIR') || links > longestChain) throw error;
+    if ((code !== 'ENOENT' && code !== 'ENOTDIR') || links > mostLinks) throw error;
     const parent = await realPathOf(dirname(whole), links);
     const below = join(parent, basename(whole));
-    const target = await readlink(below).catch(() => undefined); // no link
+    const target = await readlink(below).catch(() => undefined); // it is no link
     if (target === undefined) return below;
     return realPathOf(isAbsolute(target) ? target : `${parent}/${target}`, links + 1);
   }
@@ -209,10 +217,10 @@ const shownPath = (path: string, real: string): string => (resolve(path) === rea
 
 const itself = (source: string): string => source;
 
-/** Where the files of all layers lie. */
+/** The folder with the files of all layers. */
 const folderOf = (source: string): string => dirname(`${source.split('{layer}', 1)[0]}x`);
 
 const option = (name: 'out' | 'corpus' | 'model', value: string): string => `--allow-${name} ${quoted(value)}`;
 
-/** A word as a shell takes it. */
-const quoted = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+/** The text as one word of a shell's command line. */
+const quoted = (text: string): string => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

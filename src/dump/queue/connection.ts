@@ -1,6 +1,6 @@
-// Connections to the Redis or Valkey of a queue. Whatever goes wrong there is one sentence that names the server, and the
-// password is in none: errors of ioredis carry the commands that failed, AUTH with its words among them, so they are never
-// passed on, not even as a cause.
+// Connections to the Redis or Valkey of a queue. Whatever goes wrong becomes one sentence that names the server and
+// never holds the password. Errors of ioredis carry the commands that failed, which may be AUTH with its arguments, so
+// these errors are never passed on, not even as a cause.
 import { readFileSync } from 'node:fs';
 import type { Queue } from 'bullmq';
 import { printable } from '../../files/text.js';
@@ -10,7 +10,7 @@ import { checkedBackend } from './records.js';
 export interface QueueOptions {
   /** `redis://HOST:PORT`, `rediss://` with TLS, `redis://USER:PASSWORD@HOST`, `redis://:PASSWORD@HOST`. */
   readonly redis: string;
-  /** Dumps of one name are worked on by the workers of that name. */
+  /** The name of the queue: workers of a name work on the dumps of that name. */
   readonly name: string;
 }
 
@@ -27,7 +27,7 @@ interface Address {
   readonly password?: string;
 }
 
-/** Refuses an address without repeating it: what was meant to be a password may be anywhere in it. */
+/** An error never repeats the address: what was meant to be a password may be anywhere in it. */
 function parseAddress(redis: string): Address {
   const wrong = (what: string) => new TypeError(`queue: the address of Redis ${what}`);
   if (redis === '') throw wrong('is empty: redis://HOST:PORT was expected');
@@ -73,7 +73,7 @@ export function shownAddress(redis: string): string {
 
 const clientFiles = { cert: 'SONDE_REDIS_CERT', key: 'SONDE_REDIS_KEY' } as const;
 
-/** The certificate that a server with TLS may demand of its clients. Its own is checked by what Node.js trusts. */
+/** The certificate that a server with TLS may demand of its clients. Node.js checks the server's own certificate. */
 function clientCertificate(environment: Readonly<Record<string, string | undefined>>): { cert?: Buffer; key?: Buffer } {
   const files = Object.entries(clientFiles).flatMap(([what, name]) => {
     const path = environment[name];
@@ -91,28 +91,28 @@ function clientCertificate(environment: Readonly<Record<string, string | undefin
   );
 }
 
-/** What ioredis needs; throws when the address is none. */
+/** The options of ioredis. @throws TypeError when the address is not valid. */
 function optionsOf(redis: string) {
-  const { shown, secure, ...where } = parseAddress(redis);
-  return secure ? { ...where, tls: clientCertificate(process.env) } : where;
+  const { shown, secure, ...server } = parseAddress(redis);
+  return secure ? { ...server, tls: clientCertificate(process.env) } : server;
 }
 
-// For commands that end: a server that is not there, or that still loads what it knows, is an error, at once.
-export const once = (redis: string) => ({
+// For commands that end: a server that cannot be reached, or that still loads its data, is an error at once.
+export const withoutRetries = (redis: string) => ({
   ...optionsOf(redis),
   ...{ maxRetriesPerRequest: 1, retryStrategy: () => null, enableReadyCheck: false },
 });
-// For workers: it will come back.
-export const patient = (redis: string) => ({ ...optionsOf(redis), maxRetriesPerRequest: null });
+// For workers: a server that is lost will come back.
+export const withRetries = (redis: string) => ({ ...optionsOf(redis), maxRetriesPerRequest: null });
 
 const answerMilliseconds = 20_000;
 
 class NoAnswer extends Error {}
 
-/** Calls body with the queue, of a server that has answered. */
+/** Calls body with the queue, once the server has answered. */
 export async function withQueue<T>({ redis, name }: QueueOptions, body: (queue: Queue) => Promise<T>): Promise<T> {
   const { Queue } = await bullmq();
-  const queue = new Queue(name, { connection: once(redis), skipMetasUpdate: true }, await checkedBackend());
+  const queue = new Queue(name, { connection: withoutRetries(redis), skipMetasUpdate: true }, await checkedBackend());
   let trouble: Error | undefined;
   queue.on('error', (error) => {
     trouble ??= error;
@@ -123,9 +123,9 @@ export async function withQueue<T>({ redis, name }: QueueOptions, body: (queue: 
   } catch (error) {
     if (!trouble && !isOfRedis(error)) throw error;
     // A command's own error says more than the loss of the connection that it brought about.
-    const told = trouble && (isReply(trouble) || !isReply(error)) ? trouble : (error as Error);
-    const what = isReply(told) ? shownAddress(redis) : `no connection to ${shownAddress(redis)}`;
-    const reason = reasonOf(told, redis);
+    const reported = trouble && (isReply(trouble) || !isReply(error)) ? trouble : (error as Error);
+    const what = isReply(reported) ? shownAddress(redis) : `no connection to ${shownAddress(redis)}`;
+    const reason = reasonOf(reported, redis);
     throw new Error(`queue: ${what}: ${reason}${reason.startsWith(closedReason) ? closedHint(redis) : ''}`);
   } finally {
     await queue.close().catch(() => {});
@@ -147,7 +147,7 @@ async function answered(ready: Promise<unknown>): Promise<void> {
 
 // ---- errors
 
-// The classes of ioredis and its parser; those that BullMQ makes of a lost connection have a code or the text of ioredis.
+// The error classes of ioredis and its parser. BullMQ's errors of a lost connection have a code or the text of ioredis.
 const ofRedis = ['ReplyError', 'ParserError', 'AbortError', 'InterruptError', 'MaxRetriesPerRequestError'];
 const closed = 'Connection is closed.';
 
@@ -159,7 +159,7 @@ const isOfRedis = (error: unknown): boolean =>
 const demandsCertificate = `demands a certificate of its clients: ${clientFiles.cert} and ${clientFiles.key} name the files`;
 const closedReason = 'it closed the connection';
 
-// What a user can do, by what Redis, TLS and the system say. The first that fits.
+// What a user can do, by what Redis, TLS and the system say. The first pattern that matches counts.
 const reasons: readonly (readonly [RegExp, string])[] = [
   [/^WRONGPASS|^ERR invalid password/, 'the user or the password is wrong'],
   [
@@ -190,14 +190,17 @@ const reasons: readonly (readonly [RegExp, string])[] = [
   [/^Connection is closed\.$|^Command aborted|ECONNRESET|EPIPE/, closedReason],
 ];
 
-/** One sentence about what went wrong with a connection. What the server says ends it, unless the password is in that. */
+/**
+ * One sentence about what went wrong with a connection. It ends with what the server says, unless that holds the
+ * password.
+ */
 export function reasonOf(error: NodeJS.ErrnoException, redis?: string): string {
   const { message, name, syscall } = error;
-  const code = error.code === undefined ? undefined : String(error.code); // BullMQ's are numbers
+  const code = error.code === undefined ? undefined : String(error.code); // BullMQ's codes are numbers
   const known = reasons.find(([pattern]) => pattern.test(message) || pattern.test(code ?? '') || pattern.test(name));
   const text = code?.startsWith('ERR_SSL') ? code : message.replace(/ script: [0-9a-f]{40}.*/s, '');
   const said = printable(text || code || 'unknown');
-  const repeats = syscall === undefined && passwordsOf(redis).some((word) => message.includes(word));
+  const repeats = syscall === undefined && passwordsOf(redis).some((password) => message.includes(password));
   if (!known) return repeats ? 'what it says holds the password' : said;
   return repeats || message === closed ? known[1] : `${known[1]} (${said})`;
 }
@@ -207,35 +210,35 @@ function passwordsOf(redis = ''): string[] {
     const { password } = parseAddress(redis);
     return password ? [password, new URL(redis).password] : [];
   } catch {
-    return []; // an address that is none is told before anything connects
+    return []; // an address that is not valid is reported before anything connects
   }
 }
 
-const mostTroubles = 100;
+const mostReasons = 100;
 
 /**
- * Says of a worker's connection what is wrong, each thing once until `well()`: while it is, the same errors come again
- * and again, in turns.
+ * Reports what is wrong with a worker's connection, each reason once until `recovered()`: as long as something is
+ * wrong, the same few errors come again and again.
  */
-export class Troubles {
+export class ConnectionErrors {
   readonly #redis: string;
-  readonly #tell: (reason: string) => void;
-  readonly #told = new Set<string>();
+  readonly #report: (reason: string) => void;
+  readonly #reported = new Set<string>();
 
-  constructor(redis: string, tell: (reason: string) => void) {
+  constructor(redis: string, report: (reason: string) => void) {
     this.#redis = redis;
-    this.#tell = tell;
+    this.#report = report;
   }
 
-  on(error: Error): void {
+  add(error: Error): void {
     const reason = reasonOf(error, this.#redis);
     const kind = reason.replace(/ \(.*$/s, '');
-    if (this.#told.has(kind) || this.#told.size >= mostTroubles) return;
-    this.#told.add(kind);
-    this.#tell(reason);
+    if (this.#reported.has(kind) || this.#reported.size >= mostReasons) return;
+    this.#reported.add(kind);
+    this.#report(reason);
   }
 
-  well(): void {
-    this.#told.clear();
+  recovered(): void {
+    this.#reported.clear();
   }
 }

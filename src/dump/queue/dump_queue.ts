@@ -1,7 +1,7 @@
-// Dumps by a queue: BullMQ on Redis or Valkey. Each shard is a job, and the merge of all is their parent, which waits for
-// them. The queue only says who does what: what is done, the folder tells, so a job may run twice, or again after Redis
-// has forgotten everything, and nothing is lost or made twice. What comes from the queue is believed as little as what
-// comes from a folder: see queue_job.ts and allowances.ts.
+// Dumps through a queue: BullMQ on Redis or Valkey. Each shard is a job, and the merge of all is their parent, which
+// waits for them. The queue only says who does what. The dump's folder says what is done, so a job may run twice, or
+// again after Redis has forgotten everything, and nothing is lost or made twice. What comes from the queue is trusted
+// as little as what comes from a folder: see job.ts and allowances.ts.
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
@@ -15,7 +15,13 @@ import type { DumpOptions } from '../shards/options.js';
 import { checkByName } from '../shards/prepare.js';
 import { isComplete, planShards, type ShardedDump, type ShardedRequest } from '../workers/shard_session.js';
 import { type Allowances, NotAllowed, Permit } from './allowances.js';
-import { type QueueOptions as Connection, once, patient, Troubles, withQueue } from './connection.js';
+import {
+  type QueueOptions as Connection,
+  ConnectionErrors,
+  withoutRetries,
+  withQueue,
+  withRetries,
+} from './connection.js';
 import { BadJob, idOf, type JobOrigin, jobData, plainRequest, readJob, type SigningKey } from './job.js';
 import { bullmq } from './packages.js';
 import { BrokenRecord, checkedBackend, givenUp, mayWork, mostAttempts, pauseAfter, unfinishedIn } from './records.js';
@@ -23,13 +29,13 @@ import { JobRunner } from './runner.js';
 
 export interface QueueOptions extends Connection {
   /**
-   * A secret that jobs are signed with (HMAC-SHA-256) when they are planned; a worker with a key takes no job without a
-   * right signature. 32 random bytes are a good one.
+   * A secret that jobs are signed with (HMAC-SHA-256) when they are planned. A worker with a key takes no job without a
+   * right signature. 32 random bytes are a good key.
    */
   readonly key?: SigningKey;
 }
 
-/** A key that anybody knows protects nothing. */
+/** An empty key is refused: it would protect nothing. */
 function checkKey({ key }: QueueOptions): void {
   if (key === undefined || ((typeof key === 'string' || key instanceof Uint8Array) && key.length > 0)) return;
   throw new TypeError('queue: key must be text or a Uint8Array, and not empty; without one, leave it out');
@@ -39,22 +45,24 @@ function checkKey({ key }: QueueOptions): void {
 
 export interface PlanResult {
   readonly shards: number;
-  /** `queued` and `complete`: it was there before, in the queue or in the folder. */
+  /** `added` by this call, or there before: `queued` in the queue, or `complete` in the folder. */
   readonly state: 'added' | 'queued' | 'complete';
-  /** What workers that are started in the same folder as this process must be given: `--allow-out /data/dumps`. */
+  /**
+   * The options that workers need if they are started in the same folder as this process: `--allow-out /data/dumps`.
+   */
   readonly workerOptions: readonly string[];
 }
 
 export interface PlanOptions extends QueueOptions {
-  /** Times that a shard is tried before it is given up, with growing pauses of seconds in between: 1 to 100. */
+  /** How often a shard is tried before it is given up, with growing pauses in between: 1 to 100 times. */
   readonly attempts: number;
 }
 
 /**
- * Puts a dump into the queue, shard by shard. Files and the folder must be at the same place on every machine that works
- * on it. The same dump again changes nothing while it is in the queue, but for shards that are missing there.
- * @throws Error when the folder holds another dump, or the queue has one for it; TypeError for what cannot be given to
- *   another process.
+ * Puts a dump into the queue, shard by shard. Files and the folder must have the same path on every machine that works
+ * on it. A dump that is in the queue already is not changed, but shards that are missing there are added again.
+ * @throws Error when the folder holds another dump, or when the queue has another dump for it; TypeError for options
+ *   that cannot be given to another process.
  */
 export async function planQueue(
   options: DumpOptions & { readonly corpus: CorpusFile | CorpusFile[] },
@@ -64,18 +72,19 @@ export async function planQueue(
   checkKey(queue);
   const request = requestOf(options);
   const workerOptions = await optionsFor(request);
-  return withQueue(queue, async (there) => {
+  return withQueue(queue, async (bullQueue) => {
     const id = idOf(request.out);
-    const before = await plannedBefore(there, request.out, queue);
-    // A merge that was given up had all shards, as the queue says: what the folder lacks is made again.
+    const before = await plannedBefore(bullQueue, request.out, queue);
+    // The merge begins when the queue has finished all shards. Where it was given up, shards that the folder lacks are
+    // made again.
     if (before && before.state !== 'completed' && before.state !== 'failed') {
       checkSameRequest(before.dump.request, request);
-      await restoreShards(there, id, before.dump, queue);
+      await restoreShards(bullQueue, id, before.dump, queue);
       return { shards: before.dump.count, state: 'queued', workerOptions };
     }
     const dump = await planShards(request, options);
     if (await isComplete(dump)) return { shards: dump.count, state: 'complete', workerOptions };
-    await there.remove(id, { removeChildren: true }); // what is done, or is no job that anybody would take
+    await bullQueue.remove(id, { removeChildren: true }); // the job there is done, or no worker would take it
     await addJobs(queue, id, dump);
     return { shards: dump.count, state: 'added', workerOptions };
   });
@@ -89,7 +98,7 @@ function requestOf(options: DumpOptions): ShardedRequest {
   }
   const { out, corpus, locations } = plain;
   return plainRequest({
-    ...(plain as Omit<ShardedRequest, 'out' | 'corpus' | 'locations'>), // by name, as was checked
+    ...(plain as Omit<ShardedRequest, 'out' | 'corpus' | 'locations'>), // models are given by name: checkByName
     out: isBlobUrl(out) ? out.replace(/\/+$/, '') : resolve(out),
     corpus: absolute(corpus as CorpusFile | CorpusFile[]),
     locations: Array.isArray(locations) ? locations : [locations],
@@ -104,7 +113,7 @@ function absolute(corpus: CorpusFile | CorpusFile[]): CorpusFile[] {
   });
 }
 
-/** What a worker that is started here, without a word about what it may do, refuses. */
+/** The options without which a worker that is started here would refuse the request. */
 async function optionsFor(request: ShardedRequest): Promise<string[]> {
   const refusals = await new Permit().refusals(request);
   return [...new Set(refusals.map(({ option }) => option))];
@@ -115,13 +124,13 @@ interface PlannedBefore {
   readonly state: string;
 }
 
-/** The dump that the queue has for a folder; undefined as well for a job that no worker would take. */
-async function plannedBefore(there: Queue, out: string, queue: QueueOptions): Promise<PlannedBefore | undefined> {
+/** The dump that the queue has for a folder. It is undefined as well when no worker would take the job. */
+async function plannedBefore(bullQueue: Queue, out: string, queue: QueueOptions): Promise<PlannedBefore | undefined> {
   const id = idOf(out);
-  const state = await there.getJobState(id);
+  const state = await bullQueue.getJobState(id);
   if (state === 'unknown') return undefined;
   try {
-    const job = await there.getJob(id);
+    const job = await bullQueue.getJob(id);
     const dump = job && job.name === 'merge' ? readJob('merge', job.data, queue) : undefined;
     return dump?.request.out === out ? { dump, state } : undefined;
   } catch (error) {
@@ -134,31 +143,33 @@ function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void 
   const names = Object.keys({ ...planned, ...asked }) as (keyof ShardedRequest)[];
   const other = names.find((name) => JSON.stringify(planned[name]) !== JSON.stringify(asked[name]));
   if (other === undefined) return;
-  const [there, wanted] = [planned, asked].map((request) => printable(JSON.stringify(request[other]) ?? 'the default'));
+  const [before, wanted] = [planned, asked].map((request) =>
+    printable(JSON.stringify(request[other]) ?? 'the default'),
+  );
   throw new Error(
-    `queue: ${asked.out} is in the queue already with another ${other}: ${there}, and not ${wanted}. ` +
+    `queue: ${asked.out} is in the queue already with another ${other}: ${before}, and not ${wanted}. ` +
       'Wait until it is done, or choose another folder',
   );
 }
 
 /** Adds the jobs of shards that somebody has removed from the queue, or has made into something else. */
-async function restoreShards(there: Queue, id: string, { count }: ShardedDump, queue: PlanOptions): Promise<void> {
-  const parent = { id, queue: there.qualifiedName };
-  for (const { id: child, job } of await givenUp(there)) {
-    if (child.startsWith(`${id}-`) && !isShardJob(job, id, queue)) await there.remove(child);
+async function restoreShards(bullQueue: Queue, id: string, { count }: ShardedDump, queue: PlanOptions): Promise<void> {
+  const parent = { id, queue: bullQueue.qualifiedName };
+  for (const { id: child, job } of await givenUp(bullQueue)) {
+    if (child.startsWith(`${id}-`) && !isShardJob(job, id, queue)) await bullQueue.remove(child);
   }
   const numbers = Array.from({ length: count }, (_, number) => number);
   const restored = numbers.map((number) =>
     severalAtOnce(async () => {
       const { jobId, data } = shardJobOf(id, number, queue);
-      if ((await there.getJobState(jobId)) !== 'unknown') return;
-      await there.add('shard', data, { jobId, attempts: queue.attempts, parent });
+      if ((await bullQueue.getJobState(jobId)) !== 'unknown') return;
+      await bullQueue.add('shard', data, { jobId, attempts: queue.attempts, parent });
     }),
   );
   await Promise.all(restored);
 }
 
-/** Whether a job is still what was planned under its id. */
+/** Whether a job is still the shard that was planned under its id. */
 function isShardJob(job: Job | undefined, dump: string, origin: JobOrigin): boolean {
   if (job?.name !== 'shard') return false;
   try {
@@ -178,7 +189,7 @@ async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promi
   const { FlowProducer } = await bullmq();
   const { redis, name, attempts } = queue;
   const data = jobData('merge', dump, queue);
-  const flow = new FlowProducer({ connection: once(redis) });
+  const flow = new FlowProducer({ connection: withoutRetries(redis) });
   flow.on('error', () => {}); // the call below rejects
   try {
     await flow.add({
@@ -204,25 +215,25 @@ export interface WorkOptions extends QueueOptions {
   readonly device: Device;
   /** What jobs may ask for. */
   readonly allow?: Allowances;
-  /** Ends when nothing is left to do, instead of waiting for more. */
+  /** The worker ends when nothing is left to do, instead of waiting for more. */
   readonly untilDone?: boolean;
-  /** After so many seconds without a sign of life of its worker, a job is another's; 30 when left out. */
+  /** After so many seconds without a sign of life from its worker, a job is given to another one; 30 when left out. */
   readonly lockSeconds?: number;
   readonly onEvent: (event: WorkEvent) => void;
-  /** Gives the jobs under way back to the queue and ends. */
+  /** When it aborts, the worker gives the jobs under way back to the queue and ends. */
   readonly signal: AbortSignal;
 }
 
 /**
- * Works on the jobs of a queue until there are no more, or until it is told to stop. A job that is none of `planQueue`'s,
- * that is not signed as it must be, or that asks for what is not allowed fails for good.
+ * Works on the jobs of a queue until the signal aborts or, with `untilDone`, until there are no more. A job fails for
+ * good if `planQueue` cannot have made it, if its signature is missing or wrong, or if it asks for what is not allowed.
  */
 export async function workQueue(options: WorkOptions): Promise<void> {
   const { Worker, WaitingError, UnrecoverableError } = await bullmq();
   const { redis, name, lockSeconds = 30, signal, onEvent } = options;
   checkKey(options);
   const runner = new JobRunner({ ...options, permit: new Permit(options.allow) });
-  await withQueue(options, mayWork); // says at once when there is no server, or no right to work
+  await withQueue(options, mayWork); // fails at once when there is no server, or no right to work
   const begun = new Map<string, number>();
   const worker: Worker = new Worker(
     name,
@@ -238,11 +249,11 @@ export async function workQueue(options: WorkOptions): Promise<void> {
       }
     },
     {
-      connection: patient(redis),
+      connection: withRetries(redis),
       concurrency: 2, // while one shard is hashed and synced, the next one is computed
       lockDuration: lockSeconds * 1000,
       stalledInterval: lockSeconds * 1000,
-      maxStalledCount: 1000, // a lost worker says nothing about its shard
+      maxStalledCount: 1000, // that a worker was lost is not the fault of its shard
       settings: { backoffStrategy: pauseAfter },
     },
     await checkedBackend(({ id, message }) => {
@@ -258,11 +269,11 @@ export async function workQueue(options: WorkOptions): Promise<void> {
     const final = error instanceof UnrecoverableError || job.attemptsMade >= (job.opts.attempts ?? 1);
     onEvent({ kind: 'failed', what: nameOf(job), reason: error.message, final });
   });
-  const troubles = new Troubles(redis, (reason) => {
+  const errors = new ConnectionErrors(redis, (reason) => {
     if (!signal.aborted) onEvent({ kind: 'connection', reason });
   });
-  worker.on('error', (error) => troubles.on(error));
-  worker.on('active', () => troubles.well());
+  worker.on('error', (error) => errors.add(error));
+  worker.on('active', () => errors.recovered());
   try {
     await (options.untilDone ? untilEmpty(options) : aborted(signal));
   } finally {
@@ -271,16 +282,16 @@ export async function workQueue(options: WorkOptions): Promise<void> {
   }
 }
 
-/** For words about jobs: whoever signed them. */
-const unsigned = { name: '' };
+/** For messages about jobs, whose signatures do not matter. */
+const anyOrigin = { name: '' };
 
-/** What a job is about, if it says so. */
+/** The name of a job in messages, by its payload if that can be read. */
 function nameOf(job: Job): string {
   try {
-    if (job.name === 'shard') return `shard ${readJob('shard', job.data, unsigned).number}`;
-    if (job.name === 'merge') return `merge of ${readJob('merge', job.data, unsigned).request.out}`;
+    if (job.name === 'shard') return `shard ${readJob('shard', job.data, anyOrigin).number}`;
+    if (job.name === 'merge') return `merge of ${readJob('merge', job.data, anyOrigin).request.out}`;
   } catch {
-    // told where it is refused
+    // the error is reported where the job is refused
   }
   return `job ${printable(job.id ?? '', 64)}`;
 }
@@ -289,9 +300,9 @@ const pollMilliseconds = 500;
 
 async function untilEmpty({ signal, ...queue }: WorkOptions): Promise<void> {
   while (!signal.aborted) {
-    const left = await withQueue(queue, unfinishedIn).catch(() => 1); // without a connection nobody knows
+    const left = await withQueue(queue, unfinishedIn).catch(() => 1); // without a connection it is not known
     if (left === 0) return;
-    await sleep(pollMilliseconds, undefined, { signal }).catch(() => {}); // aborted
+    await sleep(pollMilliseconds, undefined, { signal }).catch(() => {}); // it was aborted
   }
 }
 
@@ -311,24 +322,24 @@ export interface FailedJob {
 }
 
 export interface QueueStatus {
-  /** Jobs by what they are at: shards, and the merge of each dump, which waits for them. */
+  /** How many jobs are in each state. A job is a shard, or the merge of a dump, which waits for its shards. */
   readonly waiting: number;
   readonly active: number;
   readonly retrying: number;
   readonly done: number;
   readonly merging: number;
-  /** Those that are given up. */
+  /** The jobs that were given up. */
   readonly failed: readonly FailedJob[];
 }
 
-/** With `retry`, those that were given up are tried again. */
+/** With `retry`, jobs that were given up are tried again. */
 export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueStatus> {
-  return withQueue(queue, async (there) => {
-    if (retry) for (const { job } of await givenUp(there)) await job?.retry('failed', { resetAttemptsMade: true });
-    const counts = await there.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');
+  return withQueue(queue, async (bullQueue) => {
+    if (retry) for (const { job } of await givenUp(bullQueue)) await job?.retry('failed', { resetAttemptsMade: true });
+    const counts = await bullQueue.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');
     const failed: FailedJob[] = [];
-    for (const { id, broken = '', job } of await givenUp(there)) {
-      const out = job && (await outOf(there, job));
+    for (const { id, broken = '', job } of await givenUp(bullQueue)) {
+      const out = job && (await outOf(bullQueue, job));
       const [what, reason] = job ? [nameOf(job), job.failedReason ?? 'unknown'] : [`job ${printable(id, 64)}`, broken];
       failed.push({ what, out: out ?? 'a dump that is not in the queue', attempts: job?.attemptsMade ?? 0, reason });
     }
@@ -344,11 +355,11 @@ export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueSt
 }
 
 /** The folder that a job is for, as far as the queue says. */
-async function outOf(there: Queue, { name, data }: Job): Promise<string | undefined> {
+async function outOf(bullQueue: Queue, { name, data }: Job): Promise<string | undefined> {
   try {
-    if (name === 'merge') return readJob('merge', data, unsigned).request.out;
-    const merge = await there.getJob(readJob('shard', data, unsigned).dump);
-    return merge && readJob('merge', merge.data, unsigned).request.out;
+    if (name === 'merge') return readJob('merge', data, anyOrigin).request.out;
+    const merge = await bullQueue.getJob(readJob('shard', data, anyOrigin).dump);
+    return merge && readJob('merge', merge.data, anyOrigin).request.out;
   } catch (error) {
     if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
     throw error;

@@ -1,5 +1,5 @@
-// What the jobs of a queue say. Redis gives whatever somebody has put there: it is read into a checked copy, and only that
-// is used. With a key, only what was signed with it is taken.
+// The payloads of the jobs of a queue. Redis gives whatever somebody has put there. It is read into a checked copy, and
+// only the copy is used. With a key, only what was signed with it is taken.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { isAbsolute } from 'node:path';
 import { isBlobUrl, parseStoreAddress } from '../../files/blob/blob_address.js';
@@ -24,13 +24,15 @@ import { type DumpSettings, droppable, dumpDTypes, settingsFields } from '../for
 import type { DumpOptions } from '../shards/options.js';
 import type { ShardedDump, ShardedRequest } from '../workers/shard_session.js';
 
-/** A shard of the dump whose merge is the job of the name `dump`. */
+/** One shard of a dump. `dump` is the id of the dump's merge job. */
 export interface ShardJob {
   readonly dump: string;
   readonly number: number;
 }
 
-/** What a job is, by its name: one shard of a dump, or the merge of all, which holds the plan of the dump. */
+/**
+ * The payload of a job, by the job's name: one shard of a dump, or the merge of all, which holds the plan of the dump.
+ */
 export interface JobPayloads {
   readonly shard: ShardJob;
   readonly merge: ShardedDump;
@@ -38,26 +40,26 @@ export interface JobPayloads {
 
 export type JobName = keyof JobPayloads;
 
-/** What a job is refused for, by whatever worker: trying it again changes nothing. */
+/** The error of a job that no worker takes: trying it again changes nothing. */
 export class BadJob extends Error {}
 
-/** Where jobs come from, and the secret that they must be signed with, if there is one. */
+/** The queue that jobs come from, and the secret that they must be signed with, if there is one. */
 export interface JobOrigin {
-  /** Of the queue. */
+  /** The name of the queue. */
   readonly name: string;
   readonly key?: SigningKey | undefined;
 }
 
 export type SigningKey = string | Uint8Array;
 
-/** Letters that a field of a job in Redis may have. Planning uses no more than half of it. */
+/** The most letters that a field of a job in Redis may have. Planning uses no more than half of them. */
 export const longestField = 2 ** 24;
 
 // ---- fields
 
-const longestText = 4096; // of a path, on Linux
-const mostPositions = 2 ** 18; // through the model at a time: a GPT-2 XL has 7 GB of activations then
-const mostValues = 2 ** 30; // of all locations at a time: 4 GB as float32
+const longestText = 4096; // the longest path on Linux
+const mostPositions = 2 ** 18; // of a batch: GPT-2 XL has 7 GB of activations then
+const mostValues = 2 ** 30; // of a batch, over all locations: 4 GB as float32
 
 const text = line(longestText);
 
@@ -130,7 +132,7 @@ const payloads: { readonly [N in JobName]: Parameters<typeof object<JobPayloads[
   merge: { request: requestField, settings: object<DumpSettings>(settingsFields), count: integer(1, mostShards) },
 };
 
-/** Options that the settings repeat: a job in which they differ is none that `planQueue` made. */
+/** Options that the settings repeat. `planQueue` makes no job in which they differ. */
 const repeated = ['context', 'dtype', 'shardTokens', 'limit', 'sample', 'seed', 'statistics', 'parquet'] as const;
 
 function checkTogether({ request, settings, count }: ShardedDump): void {
@@ -154,7 +156,10 @@ function checkTogether({ request, settings, count }: ShardedDump): void {
   throw new FieldError('request.batch', `must be ${most} at most with ${what}, but is ${batch}`);
 }
 
-/** What is taken out of the model for a token, about: for an autoencoder, the widest place of a layer counts. */
+/**
+ * About how many values are taken out of the model for a token. For an autoencoder, the widest location of a layer
+ * counts.
+ */
 function valuesPerToken({ locations, autoencoders, model: { config } }: DumpSettings): number {
   const dense = locations.reduce((sum, entry) => sum + widthOf(entry), 0);
   return Math.max(1, dense + autoencoders.length * config.dModel * Math.max(1, config.mMlp, config.mAttn));
@@ -162,9 +167,9 @@ function valuesPerToken({ locations, autoencoders, model: { config } }: DumpSett
 
 // ---- jobs
 
-/** The same as plain data, as a job will hold it. @throws BadJob for what no worker would take. */
+/** The request as plain data, as a job will hold it. @throws BadJob for what no worker would take. */
 export const plainRequest = (request: ShardedRequest): ShardedRequest =>
-  inWords(() =>
+  asBadJob(() =>
     object<Pick<ShardedDump, 'request'>>({ request: requestField })({ request: asJson(request) }, 'refused'),
   ).request;
 
@@ -205,13 +210,13 @@ function split(data: unknown): { signature?: unknown; payload: unknown } {
 }
 
 const checkedPayload = <N extends JobName>(name: N, payload: unknown): JobPayloads[N] =>
-  inWords(() => {
+  asBadJob(() => {
     const plain = object(payloads[name])(payload, 'refused');
     if (name === 'merge') checkTogether(plain as ShardedDump);
     return plain;
   });
 
-function inWords<T>(read: () => T): T {
+function asBadJob<T>(read: () => T): T {
   try {
     return read();
   } catch (cause) {
@@ -220,11 +225,11 @@ function inWords<T>(read: () => T): T {
   }
 }
 
-// The copies of one payload have their fields in one order, so their text is what is signed. A job is signed for one queue.
+// Checked copies have their fields in a fixed order, so their JSON text can be signed. A job is signed for one queue.
 const signatureOf = (job: JobName, payload: object, { name, key }: JobOrigin & { key: SigningKey }): string =>
   createHmac('sha256', key)
     .update(JSON.stringify([name, job, payload]))
     .digest('hex');
 
-/** The name of a dump's job in the queue: there is one for a folder. */
+/** The id of a dump's merge job in the queue. A folder has one such id. */
 export const idOf = (out: string): string => createHash('sha256').update(out).digest('hex').slice(0, 16);

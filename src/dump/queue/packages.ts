@@ -1,4 +1,4 @@
-// The packages that queues need. They are optional: only who uses queues installs them.
+// The packages that queues need. They are optional: only users of queues install them.
 
 export async function bullmq(): Promise<typeof import('bullmq')> {
   try {

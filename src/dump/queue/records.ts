@@ -1,10 +1,10 @@
-// Records of jobs as Redis holds them. Whoever may write to Redis may write anything into them, and BullMQ 6.7 takes them for
-// its own: a record that it cannot parse, or whose numbers its scripts cannot count, it takes up, locks, drops with an
-// error, and takes up again as soon as the lock has run out, for ever; options in it decide how often and when a job is
-// tried, whether it is kept, and which other job, of whichever queue, is its parent. So nothing of a record gets to BullMQ
-// but what is checked here and what sonde's jobs use. A record that fails a check is no job: it is taken out of the list of
-// active jobs and counts as given up. Any folder that a dump is made in stays right all the same: it tells what is done.
-
+// Records of jobs as Redis holds them. Whoever may write to Redis may write anything into them, and BullMQ 6.7 takes
+// them for its own. If it cannot parse a record, or its scripts cannot count the record's numbers, it takes the record
+// up, locks it, drops it with an error, and takes it up again as soon as the lock has run out, for ever. Options in a
+// record decide how often and when a job is tried, whether it is kept, and which other job, of any queue, is its
+// parent. Therefore BullMQ gets only those fields of a record that are checked here and that sonde's jobs use. A record
+// that fails a check is no job: it is taken out of the list of active jobs and counts as given up. The folder of a dump
+// stays right all the same, as only the folder says what is done.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BackendFactory, Job, Queue, RedisQueueBackend } from 'bullmq';
 import { printable } from '../../files/text.js';
@@ -16,10 +16,10 @@ import { bullmq } from './packages.js';
 export const mostAttempts = 100;
 export const longestPauseMilliseconds = 60_000;
 
-/** Growing pauses of seconds, for `settings.backoffStrategy` of a worker; what a record says of them is not asked. */
+/** Growing pauses, for `settings.backoffStrategy` of a worker. What a record says of pauses is ignored. */
 export const pauseAfter = (attempts: number): number => Math.min(1000 * 2 ** attempts, longestPauseMilliseconds);
 
-/** A record that cannot be a job of sonde's. */
+/** The error of a record that cannot be a job of sonde's. */
 export class BrokenRecord extends Error {
   readonly id: string;
   readonly what: string;
@@ -34,25 +34,25 @@ export class BrokenRecord extends Error {
 // Other ids may be keys of the queue itself, such as `meta`, or of another job, such as `x:lock`.
 const idPattern = /^[\w-]{1,64}$/;
 
-interface Place {
+interface QueueKeys {
   /** `bull:QUEUE` */
   readonly queue: string;
-  /** Names of keys that are no jobs'. */
-  readonly taken: (id: string) => boolean;
+  /** Whether a key of the queue itself has this name, so that no job may have it. */
+  readonly isReserved: (id: string) => boolean;
 }
 
-const placeOf = (backend: RedisQueueBackend): Place => ({
+const queueKeysOf = (backend: RedisQueueBackend): QueueKeys => ({
   queue: backend.qualifiedName,
-  taken: (id) => Object.hasOwn(backend.keys, id),
+  isReserved: (id) => Object.hasOwn(backend.keys, id),
 });
 
-const isJobId = (id: unknown, { taken }: Place): id is string =>
-  typeof id === 'string' && idPattern.test(id) && !taken(id);
+const isJobId = (id: unknown, { isReserved }: QueueKeys): id is string =>
+  typeof id === 'string' && idPattern.test(id) && !isReserved(id);
 
-/** The fields of a job that BullMQ may see, of those that its record has. Throws a BrokenRecord. */
-function checkedFields(id: string, record: Readonly<Record<string, unknown>>, place: Place): Record<string, string> {
+/** Those fields of a job's record that BullMQ may see. @throws BrokenRecord */
+function checkedFields(id: string, record: Readonly<Record<string, unknown>>, keys: QueueKeys): Record<string, string> {
   const broken = (what: string) => new BrokenRecord(id, what);
-  if (!isJobId(id, place)) throw broken('has an id that no job has');
+  if (!isJobId(id, keys)) throw broken('has an id that no job has');
   for (const [name, value] of Object.entries(record)) {
     if (typeof value !== 'string') throw broken(`has a field ${printable(name, 64)} that is no text`);
     if (value.length > longestField) throw broken(`has a field ${printable(name, 64)} of ${value.length} letters`);
@@ -73,7 +73,7 @@ function checkedFields(id: string, record: Readonly<Record<string, unknown>>, pl
   }
   const fields: Record<string, string> = {
     ...{ name, data, opts: JSON.stringify({ attempts: Math.min(attempts, mostAttempts), backoff: { type: 'sonde' } }) },
-    ...parentFields(parent, parentKey, place, broken),
+    ...parentFields(parent, parentKey, keys, broken),
   };
   for (const field of ['atm', 'ats', 'stc', 'timestamp', 'processedOn', 'finishedOn', 'failedReason', 'defa']) {
     const value = rest[field];
@@ -82,17 +82,17 @@ function checkedFields(id: string, record: Readonly<Record<string, unknown>>, pl
   return fields;
 }
 
-// A job's end changes its parent's record, by these two fields.
+// These two fields say which record is changed when a job ends: that of its parent.
 function parentFields(
   parent: string | undefined,
   key: string | undefined,
-  place: Place,
+  keys: QueueKeys,
   broken: (what: string) => Error,
 ) {
   if (parent === undefined && key === undefined) return {};
   const value = parsed(parent ?? '', 'parent', broken);
   const { id, queueKey, ...more } = isObject(value) ? value : {};
-  const own = isJobId(id, place) && queueKey === place.queue && key === `${queueKey}:${id}`;
+  const own = isJobId(id, keys) && queueKey === keys.queue && key === `${queueKey}:${id}`;
   if (!own || Object.keys(more).length > 0) throw broken('has a parent that is no job of this queue');
   return { parent: JSON.stringify({ id, queueKey }), parentKey: key };
 }
@@ -113,10 +113,10 @@ function pairsOf(flat: unknown): Record<string, unknown> {
   return pairs;
 }
 
-// ---- what stands between BullMQ and Redis
+// ---- the layer between BullMQ and Redis
 
-// Takes an id out of the list of active jobs. A record of a job (ARGV[5]) is replaced by one that says why it is given up.
-// A key may be of any type: pcall goes on where a command fails.
+// Takes an id out of the list of active jobs. If ARGV[5] says that the id may be a job's, its record is replaced by one
+// that says why it is given up. A key may be of any type: pcall goes on where a command fails.
 const refuseScript = `
 local active, stalled, failed, job = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, now, what, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -130,15 +130,15 @@ if ARGV[5] == '1' then
 end
 return 1`;
 
-// The id that a token has locked: of a job that was taken up when the script that did so failed.
+// The id that a token has locked. It is that of a job that was being taken up when BullMQ's script failed.
 const lockedScript = `
 for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, 999)) do
   if redis.pcall('GET', ARGV[1] .. id .. ':lock') == ARGV[2] then return id end
 end
 return false`;
 
-// Ids of jobs to be tried again that are due, but have no record. BullMQ's script takes all that are due out of the list,
-// then fails at a record that is none, and the others are lost.
+// Takes ids without a record out of the list of jobs that are due to be tried again. BullMQ's script would take all
+// that are due out of the list, then fail at such an id, and the others would be lost.
 const dueScript = `
 local gone = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, 1000)) do
@@ -150,7 +150,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT
 end
 return gone`;
 
-// Changes nothing, but fails where a worker would.
+// This script changes nothing, but it fails where a worker would.
 const mayWorkScript = `
 redis.call('LREM', KEYS[1], 0, '-')
 redis.call('HDEL', KEYS[2], '-')
@@ -181,36 +181,36 @@ const run = async (
 
 async function refuse(backend: RedisQueueBackend, { id, what, message }: BrokenRecord): Promise<void> {
   const { active, stalled, failed } = backend.keys as Record<'active' | 'stalled' | 'failed', string>;
-  const isJob = isJobId(id, placeOf(backend));
-  const words = [id, Date.now(), what, message, isJob ? '1' : '0'];
-  await run(backend, 'sonde:refuse', [active, stalled, failed, backend.toKey(id), ...words]);
+  const isJob = isJobId(id, queueKeysOf(backend));
+  const args = [id, Date.now(), what, message, isJob ? '1' : '0'];
+  await run(backend, 'sonde:refuse', [active, stalled, failed, backend.toKey(id), ...args]);
 }
 
-/** Fails for a user who may not change the queue, and on a server where nobody may. */
+/** Rejects for a user who may not change the queue, and on a server where nobody may. */
 export async function mayWork(queue: Queue): Promise<void> {
   const { active, meta } = queue.keys as Record<'active' | 'meta', string>;
   await run(queue.getBackend() as RedisQueueBackend, 'sonde:mayWork', [active, meta]);
 }
 
-// What fails when a job is asked for fails at once when asked again: the pause keeps a worker from asking all the time.
+// When asking for a job fails, asking again would fail at once: the pause keeps a worker from asking all the time.
 const pauseMilliseconds = 1000;
 const mostRefused = 100;
 
 /**
- * The backend for a Queue or a Worker that reads no record unchecked. Of a worker's, `refused` is told what is taken out
- * of the queue; a queue's getters throw a BrokenRecord.
+ * The backend for a Queue or a Worker, which reads no record unchecked. When a worker's backend takes a record out of
+ * the queue, it calls `onRefused`. The getters of a queue throw a BrokenRecord.
  */
 export async function checkedBackend(
-  refused: (error: BrokenRecord) => void = () => {},
+  onRefused: (error: BrokenRecord) => void = () => {},
 ): Promise<BackendFactory<RedisQueueBackend>> {
   const { createRedisBackend, raw2NextJobData } = await bullmq();
-  return (...words) => {
-    const backend = createRedisBackend(...words);
+  return (...args) => {
+    const backend = createRedisBackend(...args);
     const { execCommand, moveToActive, moveToCompleted, moveToFailed, moveToDelayed } = backend;
-    const place = placeOf(backend);
-    const take = async (error: BrokenRecord): Promise<void> => {
+    const keys = queueKeysOf(backend);
+    const giveUp = async (error: BrokenRecord): Promise<void> => {
       await refuse(backend, error);
-      refused(error);
+      onRefused(error);
     };
 
     backend.execCommand = (client, name, args) => {
@@ -220,7 +220,7 @@ export async function checkedBackend(
     const checkedNext = (result: unknown): unknown => {
       const [record, id, ...delays] = Array.isArray(result) ? result : [];
       if (!record) return [0, 0, ...delays.map((delay) => (Number.isFinite(delay) ? delay : 0))];
-      const fields = checkedFields(String(id), pairsOf(record), place);
+      const fields = checkedFields(String(id), pairsOf(record), keys);
       return [Object.entries(fields).flat(), id, 0, 0];
     };
 
@@ -229,16 +229,16 @@ export async function checkedBackend(
       for (let i = 0; i < mostRefused; i++) {
         try {
           const gone = await run(backend, 'sonde:due', [delayed, backend.toKey(''), (Date.now() + 1000) * 0x1000]);
-          for (const id of gone as string[]) await take(new BrokenRecord(id, 'is no record of a job'));
+          for (const id of gone as string[]) await giveUp(new BrokenRecord(id, 'is no record of a job'));
           return await moveToActive.call(backend, token, worker);
         } catch (error) {
           if (error instanceof BrokenRecord) {
-            await take(error);
+            await giveUp(error);
             continue;
           }
           const id = await run(backend, 'sonde:locked', [active, backend.toKey(''), token]).catch(() => null);
           if (typeof id === 'string') {
-            await take(
+            await giveUp(
               new BrokenRecord(
                 id,
                 `is no record of a job (${printable((error as Error).message.replace(/ script: .*/s, ''), 100)})`,
@@ -250,9 +250,10 @@ export async function checkedBackend(
           throw error;
         }
       }
-      return []; // a worker that is told to stop looks up now
+      return []; // BullMQ checks now whether the worker has to stop
     };
-    // The next job is asked for by itself: what is wrong with it must not be taken for an error of the one that ends here.
+    // The next job is asked for in a call of its own: an error of it must not be taken for one of the job that ends
+    // here.
     backend.moveToCompleted = async (job, value, keep, token) => {
       const { finishedOn } = await moveToCompleted.call(backend, job as never, value, keep, token, false);
       return { finishedOn, result: undefined as never };
@@ -268,7 +269,7 @@ export async function checkedBackend(
     backend.getJobData = async (id) => {
       const record = await (await backend.client).hgetall(backend.toKey(id));
       if (Object.keys(record).length === 0) return undefined;
-      const fields = checkedFields(id, record, place);
+      const fields = checkedFields(id, record, keys);
       return raw2NextJobData([Object.entries(fields).flat(), id])[0] as never;
     };
     return backend;
@@ -279,7 +280,7 @@ export async function checkedBackend(
 
 export interface GivenUp {
   readonly id: string;
-  /** Undefined when its record cannot be read; `broken` says why. */
+  /** Undefined when its record cannot be read. `broken` then says why. */
   readonly job?: Job;
   readonly broken?: string;
 }
@@ -304,7 +305,10 @@ export async function givenUp(queue: Queue, most = 10_000): Promise<GivenUp[]> {
   return jobs;
 }
 
-/** Jobs that a worker can take up now or soon. One that is to wait longer than any pause of sonde's is nobody's. */
+/**
+ * How many jobs a worker can take up now or soon. A job that is to wait longer than any pause of sonde's does not
+ * count.
+ */
 export async function unfinishedIn(queue: Queue): Promise<number> {
   const soon = Date.now() + 10 * longestPauseMilliseconds;
   const [now, delayed] = await Promise.all([

@@ -1,5 +1,5 @@
-// Runs the jobs of a queue, one after the other or two at a time, with what they need loaded: the model and autoencoders
-// of a dump stay as long as jobs of that dump come, also when some of them fail.
+// Runs the jobs of a queue, one or two at a time. The model and autoencoders of a dump stay loaded as long as jobs of
+// that dump come, even when some of them fail.
 import { createHash } from 'node:crypto';
 import type { Job, Worker } from 'bullmq';
 import type { Device } from '../../engine/device.js';
@@ -17,17 +17,17 @@ export interface RunnerOptions extends JobOrigin {
   readonly permit: Permit;
 }
 
-/** A dump's session, and how many jobs use it. */
-interface Loaded {
-  /** Tells a dump from another one, also of one that was planned for the same folder before. */
-  readonly dump: string;
+/** The session of the dump that is loaded, and how many jobs use it. */
+interface CachedSession {
+  /** A digest of the dump's plan, which differs even between two dumps that were planned for the same folder. */
+  readonly digest: string;
   readonly session: Promise<ShardSession>;
   users: number;
 }
 
 export class JobRunner {
   readonly #options: RunnerOptions;
-  #loaded: Loaded | undefined;
+  #cached: CachedSession | undefined;
 
   constructor(options: RunnerOptions) {
     this.#options = options;
@@ -42,18 +42,18 @@ export class JobRunner {
       await mergeDumps(request.out);
     } else if (name === 'shard') {
       const { dump: id, number } = readJob(name, data, this.#options);
-      const dump = await this.#planned(id, worker);
+      const dump = await this.#plannedDump(id, worker);
       if (number >= dump.count) {
         throw new BadJob(`queue: the job's number must be below the count of shards, ${dump.count}, but is ${number}`);
       }
-      await this.#make(dump, number);
+      await this.#makeShard(dump, number);
     } else {
       throw new BadJob("queue: the job's name must be shard or merge, but is another");
     }
   }
 
-  /** What the job of the merge says of its dump. */
-  async #planned(id: string, worker: Worker): Promise<ShardedDump> {
+  /** The dump of a shard, which is the payload of its merge job. */
+  async #plannedDump(id: string, worker: Worker): Promise<ShardedDump> {
     const { Job } = await bullmq();
     const job = await Job.fromId(worker, id).catch((cause) => {
       if (!(cause instanceof BrokenRecord)) throw cause;
@@ -63,48 +63,48 @@ export class JobRunner {
     throw new BadJob(`queue: the job's dump, ${id}, is not in the queue any more`);
   }
 
-  async #make(dump: ShardedDump, number: number): Promise<void> {
+  async #makeShard(dump: ShardedDump, number: number): Promise<void> {
     const { permit } = this.#options;
     const digest = createHash('sha256').update(JSON.stringify(dump)).digest('hex');
-    // Before anything that is loaded makes room. What links lead to may have changed since.
-    if (this.#loaded?.dump === digest) await permit.checkOut(dump.request.out);
+    // This is checked before the cached session is freed for another one. Targets of links may have changed since.
+    if (this.#cached?.digest === digest) await permit.checkOut(dump.request.out);
     else await permit.check(dump.request);
-    const loaded = this.#loadedFor(dump, digest);
+    const cached = this.#use(dump, digest);
     try {
-      const session = await loaded.session.catch((error) => {
-        if (this.#loaded === loaded) this.#loaded = undefined; // it is tried again for the next job
+      const session = await cached.session.catch((error) => {
+        if (this.#cached === cached) this.#cached = undefined; // the next job opens it again
         throw error;
       });
       await session.make(number);
     } finally {
-      loaded.users--;
-      if (this.#loaded !== loaded) await free(loaded);
+      cached.users--;
+      if (this.#cached !== cached) await free(cached);
     }
   }
 
-  /** With one user more. */
-  #loadedFor(dump: ShardedDump, digest: string): Loaded {
-    const before = this.#loaded;
-    if (before?.dump !== digest) {
+  /** The session of a dump, opened if need be, with one user more. */
+  #use(dump: ShardedDump, digest: string): CachedSession {
+    const before = this.#cached;
+    if (before?.digest !== digest) {
       const session = quietly(this.#open(dump, before));
-      this.#loaded = { dump: digest, session, users: 0 };
+      this.#cached = { digest, session, users: 0 };
     }
-    const loaded = this.#loaded as Loaded;
-    loaded.users++;
-    return loaded;
+    const cached = this.#cached as CachedSession;
+    cached.users++;
+    return cached;
   }
 
-  async #open(dump: ShardedDump, before: Loaded | undefined): Promise<ShardSession> {
-    if (before) await free(before); // first, unless it is in use
+  async #open(dump: ShardedDump, before: CachedSession | undefined): Promise<ShardSession> {
+    if (before) await free(before); // before another one takes memory
     return ShardSession.open(dump, this.#options);
   }
 
   async close(): Promise<void> {
-    if (this.#loaded) await free(this.#loaded);
+    if (this.#cached) await free(this.#cached);
   }
 }
 
-/** Frees what is loaded, unless it is in use: then its last user does. */
-async function free({ session, users }: Loaded): Promise<void> {
+/** Closes a session, unless it is in use: then its last user closes it. */
+async function free({ session, users }: CachedSession): Promise<void> {
   if (users === 0) await (await session.catch(() => undefined))?.close();
 }

@@ -1,4 +1,5 @@
-// Opens a finished, or begun, dump. Nothing but safetensors and JSON is needed to read one; this is the convenient way.
+// Opens a dump that is complete or has been begun. Safetensors and JSON would be enough to read one; this is more
+// convenient.
 import { checkMemory } from '../../files/memory.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
@@ -25,7 +26,7 @@ export interface SparseRows {
   readonly values: Float32Array;
 }
 
-/** What `rows` gives: where the name is known to the compiler, the one or the other. */
+/** What `rows` gives. Where the compiler knows the name, it knows which of the two types it is. */
 export type Rows<Name extends string> = string extends Name
   ? DenseRows | SparseRows
   : Name extends `${string}/latents`
@@ -35,14 +36,17 @@ export type Rows<Name extends string> = string extends Name
 export interface TokenRows {
   /** [rows, context], 0 at padding. */
   readonly tokens: Int32Array;
-  /** [rows, context]: the number of the document, -1 at padding. */
+  /** [rows, context]: the number of the document; -1 at padding. */
   readonly document: Int32Array;
-  /** [rows, context]: 1 where values are stored: everywhere but at padding, unless the dump drops or samples positions. */
+  /**
+   * [rows, context]: 1 where values are stored. That is everywhere but at padding, unless the dump drops or samples
+   * positions.
+   */
   readonly stored: Uint8Array;
   readonly shape: number[];
 }
 
-/** Only what is stored, in the order of the rows. */
+/** The stored values and nothing else, in the order of the rows. */
 export interface StoredRows {
   /** [stored, ...] */
   readonly data: Float32Array;
@@ -53,36 +57,38 @@ export interface StoredRows {
 
 interface HeldShard {
   readonly shard: Promise<ShardReader>;
-  /** Who is reading it now. */
+  /** How many reads are using it now. */
   users: number;
 }
 
-// Elements that are read and widened at a time; in object storage, several ranges are brought together.
+// Elements that are read and widened at a time. They are enough that object storage is asked for several ranges at
+// once.
 const valuesAtOnce = 2 ** 24;
-// What merging takes for each feature, a shard's own and the result together.
+// The memory that merging takes for each feature, for a shard's own statistics and for the result.
 const bytesOfStatistics = 8 * 20;
 
-// What is taken without looking at the shards first: each is opened once more for that, unless few are.
+// Up to this size, memory is taken without checking the shards first, as the check may have to open each shard once
+// more.
 const uncheckedBytes = 2 ** 26;
 
-// Shards that stay open when nobody reads them: a process may not open any number of files.
+// Shards that stay open when nothing reads them: the number of files that a process may open is limited.
 const shardsOpen = 8;
 
 /** A dump, opened by `openDump`. Rows are counted over all its shards. */
 export class Dump {
-  /** As it was given: a path or an address. */
+  /** The path or address, as it was given. */
   readonly folder: string;
   readonly manifest: Manifest;
   readonly shards: readonly ShardEntry[];
   readonly rowCount: number;
   readonly tokenCount: number;
   readonly #store: Store;
-  /** Of each location its number among the dense ones, and of each name of latents that of the autoencoder. */
+  /** The number of each location among the dense ones, and the number of the autoencoder for each name of latents. */
   readonly #dense: ReadonlyMap<string, number>;
   readonly #sparse: ReadonlyMap<string, number>;
-  /** Files whose size and header have been looked at. */
+  /** Files whose size and header have been checked. */
   readonly #checked = new Set<string>();
-  /** The shard that was read last comes last. */
+  /** The open shards, in the order of their last use. */
   readonly #open = new Map<string, HeldShard>();
   #closed = false;
 
@@ -99,7 +105,8 @@ export class Dump {
   }
 
   /**
-   * What `rows` can be asked for: dense locations, and `LOCATION/latents` for those that went through an autoencoder.
+   * The names that `rows` takes: dense locations, and `LOCATION/latents` for locations that went through an
+   * autoencoder.
    */
   get names(): string[] {
     return featureNames(this.manifest);
@@ -107,7 +114,7 @@ export class Dump {
 
   /**
    * Rows [from, to) of a location, `5/mlp/post_act`, or of its latents, `5/resid/delta_mlp/latents`.
-   * @throws RangeError for a name that the dump does not have, rows beyond its end, or more than memory has room for;
+   * @throws RangeError for a name that the dump does not have, rows beyond its end, or more than fits into memory;
    *   Error that names the file when a shard is not as the manifest says.
    */
   async rows<Name extends string>(location: Name, from = 0, to = this.rowCount): Promise<Rows<Name>> {
@@ -125,28 +132,30 @@ export class Dump {
 
   /**
    * The tokens of rows [from, to), and the documents they are from.
-   * @throws RangeError for rows beyond the end, or more than memory has room for; Error when a shard is not as it should be.
+   * @throws RangeError for rows beyond the end, or more than fits into memory; Error when a shard is not as it should
+   *   be.
    */
   async tokens(from = 0, to = this.rowCount): Promise<TokenRows> {
     const { context } = this.manifest;
     const size = this.#count('tokens', from, to) * context;
     await this.#checkShards(from, to, 9 * size);
-    this.#checkRoom('tokens', [from, to], 9 * size);
+    this.#checkMemory('tokens', [from, to], 9 * size);
     const [tokens, document, stored] = [new Int32Array(size), new Int32Array(size), new Uint8Array(size)];
     await this.#eachShard(from, to, async (shard, first, end, at) => {
       const own = [at * context, (at + end - first) * context] as const;
       await shard.readInto('tokens', first * context, tokens.subarray(...own));
       await shard.readInto('document', first * context, document.subarray(...own));
-      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
-      if (!places) for (let i = own[0]; i < own[1]; i++) stored[i] = document[i] === -1 ? 0 : 1;
-      else for (const place of places.subarray(begin, stop)) stored[(at - first) * context + place] = 1;
+      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
+      if (!packed) for (let i = own[0]; i < own[1]; i++) stored[i] = document[i] === -1 ? 0 : 1;
+      else for (const position of packed.subarray(begin, stop)) stored[(at - first) * context + position] = 1;
     });
     return { tokens, document, stored, shape: [to - from, context] };
   }
 
   /**
-   * What is stored of a dense location in rows [from, to), and nothing else: for dumps that drop or sample positions.
-   * @throws RangeError for a name that is no dense location, rows beyond the end, or more than memory has room for; Error
+   * The stored values of a dense location in rows [from, to), and nothing else. This is for dumps that drop or sample
+   * positions.
+   * @throws RangeError for a name that is no dense location, rows beyond the end, or more than fits into memory; Error
    *   when a shard is not as the manifest says.
    */
   async stored(location: string, from = 0, to = this.rowCount): Promise<StoredRows> {
@@ -160,32 +169,32 @@ export class Dump {
     const width = widthOf(entry);
     let count = 0;
     await this.#eachShard(from, to, async (shard, first, end) => {
-      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
-      if (places) count += stop - begin;
+      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
+      if (packed) count += stop - begin;
       else await this.#eachToken(shard, first, end, () => count++);
     });
-    this.#checkRoom('stored', [from, to], count * (4 * width + 8), location);
+    this.#checkMemory('stored', [from, to], count * (4 * width + 8), location);
     const [data, positions] = [new Float32Array(count * width), new Int32Array(2 * count)];
     let kept = 0;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
+      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
       const start = kept;
-      const keep = (place: number) => {
-        positions[2 * kept] = from + at + Math.floor(place / context);
-        positions[2 * kept++ + 1] = place % context;
+      const keep = (position: number) => {
+        positions[2 * kept] = from + at + Math.floor(position / context);
+        positions[2 * kept++ + 1] = position % context;
       };
-      if (places) for (let cell = begin; cell < stop; cell++) keep((places[cell] as number) - first * context);
+      if (packed) for (let slot = begin; slot < stop; slot++) keep((packed[slot] as number) - first * context);
       else await this.#eachToken(shard, first, end, keep);
-      // padding has no place among places, and where all positions have cells, what is padding is left out here
+      // packed positions are never padding; where all positions are stored, padding is left out here
       let next = start;
-      await this.#eachPiece(shard, entry, [begin, stop], (values, cell, cells) => {
-        if (places) data.set(values, (start + cell - begin) * width);
+      await this.#eachChunk(shard, entry, [begin, stop], (values, slot, slots) => {
+        if (packed) data.set(values, (start + slot - begin) * width);
         else {
           for (; next < kept; next++) {
             const [row, position] = [positions[2 * next] as number, positions[2 * next + 1] as number];
-            const at0 = (row - from - at) * context + position - (cell - begin);
-            if (at0 >= cells) break;
-            data.set(values.subarray(at0 * width, (at0 + 1) * width), next * width);
+            const inChunk = (row - from - at) * context + position - (slot - begin);
+            if (inChunk >= slots) break;
+            data.set(values.subarray(inChunk * width, (inChunk + 1) * width), next * width);
           }
         }
       });
@@ -193,8 +202,10 @@ export class Dump {
     return { data, shape: [count, ...entry.shape.slice(1)], positions };
   }
 
-  /** Calls body for each place of rows [first, end), counted from the first one on, that holds a token. */
-  async #eachToken(shard: ShardReader, first: number, end: number, body: (place: number) => void): Promise<void> {
+  /**
+   * Calls body for each position of rows [first, end) that holds a token. Positions count from the first row's start.
+   */
+  async #eachToken(shard: ShardReader, first: number, end: number, body: (position: number) => void): Promise<void> {
     const { context } = this.manifest;
     const size = (end - first) * context;
     const document = new Int32Array(Math.min(size, valuesAtOnce));
@@ -206,9 +217,9 @@ export class Dump {
   }
 
   /**
-   * The statistics of a location's features, or of its latents, over all shards that are there.
-   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics, or when a shard
-   *   is not as the manifest says.
+   * The statistics of a location's features, or of its latents, over all shards that exist.
+   * @throws RangeError for a name that the dump does not have; Error when it was made without statistics, or when a
+   *   shard is not as the manifest says.
    */
   async statistics(name: string): Promise<Statistics> {
     const i = this.#dense.get(name) ?? this.#sparse.get(name);
@@ -231,16 +242,17 @@ export class Dump {
 
   /** Checks every file against the manifest: sizes, checksums, headers, and that what they hold makes sense. */
   async verify(): Promise<Problem[]> {
-    this.#check();
+    this.#checkOpen();
     return verifyDump(this.#store, this.manifest);
   }
 
-  /** Closes the files. The dump cannot be read afterwards. */
+  /** Closes the files. Afterwards the dump cannot be read. */
   async close(): Promise<void> {
     this.#closed = true;
     const open = [...this.#open.values()];
     this.#open.clear();
-    for (const { shard } of open) await shard.then((opened) => opened.close()).catch(() => {}); // never opened
+    // A shard that could not be opened needs no closing.
+    for (const { shard } of open) await shard.then((opened) => opened.close()).catch(() => {});
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -253,16 +265,16 @@ export class Dump {
     const width = widthOf(entry);
     const size = this.#count('rows', from, to) * context * width;
     await this.#checkShards(from, to, 4 * size);
-    this.#checkRoom('rows', [from, to], 4 * size, entry.location);
+    this.#checkMemory('rows', [from, to], 4 * size, entry.location);
     const data = new Float32Array(size);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { begin, end: stop, flatPositions: places } = await shard.slotsOf(first, end);
-      await this.#eachPiece(shard, entry, [begin, stop], (values, cell, cells) => {
-        if (!places) data.set(values, (at * context + cell - begin) * width);
+      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
+      await this.#eachChunk(shard, entry, [begin, stop], (values, slot, slots) => {
+        if (!packed) data.set(values, (at * context + slot - begin) * width);
         else {
-          for (let i = 0; i < cells; i++) {
-            const place = (at - first) * context + (places[cell + i] as number);
-            data.set(values.subarray(i * width, (i + 1) * width), place * width);
+          for (let i = 0; i < slots; i++) {
+            const position = (at - first) * context + (packed[slot + i] as number);
+            data.set(values.subarray(i * width, (i + 1) * width), position * width);
           }
         }
       });
@@ -270,24 +282,27 @@ export class Dump {
     return { data, shape: [to - from, ...entry.shape] };
   }
 
-  /** Calls body with the vectors of cells [begin, end) of a shard, some at a time: `values` [cells, ...] from `cell` on. */
-  async #eachPiece(
+  /**
+   * Calls body with the vectors of a shard's stored positions [begin, end), some at a time: with `values` [slots, ...],
+   * those of the positions from the number `slot` on.
+   */
+  async #eachChunk(
     shard: ShardReader,
     entry: Manifest['locations'][number],
     [begin, end]: readonly [number, number],
-    body: (values: Float32Array, cell: number, cells: number) => void,
+    body: (values: Float32Array, slot: number, slots: number) => void,
   ): Promise<void> {
     const { dtype } = this.manifest;
     const { location } = entry;
     const width = widthOf(entry);
     const most = Math.max(1, Math.floor(valuesAtOnce / width));
-    for (let cell = begin; cell < end; cell += most) {
-      const to = Math.min(end, cell + most);
-      const stored = await shard.read(location, cell * width, to * width);
-      if (dtype !== 'int8') body(fromStored(stored as StoredFloats, dtype), cell, to - cell);
+    for (let slot = begin; slot < end; slot += most) {
+      const to = Math.min(end, slot + most);
+      const stored = await shard.read(location, slot * width, to * width);
+      if (dtype !== 'int8') body(fromStored(stored as StoredFloats, dtype), slot, to - slot);
       else {
-        const scales = (await shard.read(`${location}.scale`, cell, to)) as Float32Array;
-        body(dequantized({ integers: stored as Int8Array, scales }), cell, to - cell);
+        const scales = (await shard.read(`${location}.scale`, slot, to)) as Float32Array;
+        body(dequantized({ integers: stored as Int8Array, scales }), slot, to - slot);
       }
     }
   }
@@ -296,25 +311,25 @@ export class Dump {
     const { location, latents } = this.manifest.autoencoders[i] as Manifest['autoencoders'][number];
     const { context, dtype } = this.manifest;
     const name = latentsName(location);
-    const places = this.#count('rows', from, to) * context;
-    await this.#checkShards(from, to, 8 * (places + 1));
-    this.#checkRoom('rows', [from, to], 8 * (places + 1), name);
-    const rowPtr = new BigInt64Array(places + 1);
+    const positions = this.#count('rows', from, to) * context;
+    await this.#checkShards(from, to, 8 * (positions + 1));
+    this.#checkMemory('rows', [from, to], 8 * (positions + 1), name);
+    const rowPtr = new BigInt64Array(positions + 1);
     const ranges: [start: number, stop: number][] = [];
     let entries = 0;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const cells = await shard.slotsOf(first, end);
-      const pointers = (await shard.read(`${name}.row_ptr`, cells.begin, cells.end + 1)) as BigInt64Array;
+      const found = await shard.slotsOf(first, end);
+      const pointers = (await shard.read(`${name}.row_ptr`, found.begin, found.end + 1)) as BigInt64Array;
       const [start, stop] = checkedRange(shard, name, pointers);
-      const placeOf = placesOf(cells.flatPositions, first * context, end * context, cells.begin);
+      const slotOf = slotsOf(found.flatPositions, first * context, end * context, found.begin);
       const shift = BigInt(entries) - (pointers[0] as bigint);
       for (let p = 1; p <= (end - first) * context; p++) {
-        rowPtr[at * context + p] = (pointers[placeOf(p)] as bigint) + shift;
+        rowPtr[at * context + p] = (pointers[slotOf(p)] as bigint) + shift;
       }
       ranges.push([start, stop]);
       entries += stop - start;
     });
-    this.#checkRoom('rows', [from, to], 8 * entries, name);
+    this.#checkMemory('rows', [from, to], 8 * entries, name);
     const [indices, values] = [new Int32Array(entries), new Float32Array(entries)];
     let into = 0;
     await this.#eachShard(from, to, async (shard) => {
@@ -330,13 +345,15 @@ export class Dump {
     return { shape: [to - from, context, latents], rowPtr, indices, values };
   }
 
-  /** What was asked for must fit into memory. */
-  #checkRoom(operation: string, [from, to]: readonly [number, number], bytes: number, name = 'the tokens'): void {
+  /** @throws RangeError when what was asked for does not fit into memory. */
+  #checkMemory(operation: string, [from, to]: readonly [number, number], bytes: number, name = 'the tokens'): void {
     const what = `${operation}: ${this.folder}: rows ${from} to ${to} of ${name}`;
     checkMemory(what, bytes, 'ask for fewer rows');
   }
 
-  /** Looks at all shards that have some of the rows, before so many bytes are taken for what the manifest says of them. */
+  /**
+   * Checks all shards that have some of the rows, before so many bytes are taken for what the manifest says of them.
+   */
   async #checkShards(from: number, to: number, bytes: number): Promise<void> {
     if (bytes <= uncheckedBytes) return;
     await this.#eachEntry(from, to, async (entry) => {
@@ -346,24 +363,25 @@ export class Dump {
     });
   }
 
-  /** @internal Looks at all shards: what the manifest says of their sizes is so. */
+  /** @internal Checks the sizes of all shards against the manifest. */
   async check(): Promise<void> {
     await this.#checkShards(0, this.#count('check', 0, this.rowCount), Number.POSITIVE_INFINITY);
   }
 
-  #check(): void {
+  #checkOpen(): void {
     if (this.#closed) throw new Error(`${this.folder}: the dump was closed`);
   }
 
   #count(operation: string, from: number, to: number): number {
-    this.#check();
+    this.#checkOpen();
     if (Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from <= to && to <= this.rowCount) {
       return to - from;
     }
     throw new RangeError(`${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${from} to ${to}`);
   }
 
-  // Calls body for each shard that has some of the rows, with the range in the shard and where it goes in the result.
+  // Calls body for each shard that has some of the rows, with the range in the shard, and the row of the result it
+  // begins at.
   async #eachShard(
     from: number,
     to: number,
@@ -400,7 +418,7 @@ export class Dump {
 
   #opened(entry: ShardEntry): HeldShard {
     const shard = ShardReader.open(this.#store, this.manifest, entry);
-    shard.catch(() => this.#open.delete(entry.file)); // it is tried again when it is asked for again
+    shard.catch(() => this.#open.delete(entry.file)); // the next read opens it again
     return { shard, users: 0 };
   }
 
@@ -414,18 +432,21 @@ export class Dump {
   }
 }
 
-/** How many of the cells from `begin` on lie before place `from + p`; asked for with p rising by one. */
-function placesOf(places: Int32Array | undefined, from: number, to: number, begin: number): (p: number) => number {
-  if (!places) return (p) => p;
-  let cell = begin;
+/**
+ * A function that says how many of the stored positions from the number `begin` on lie before position `from + p`. It
+ * must be called with ascending p. `packed` are the stored positions, undefined when all are stored.
+ */
+function slotsOf(packed: Int32Array | undefined, from: number, to: number, begin: number): (p: number) => number {
+  if (!packed) return (p) => p;
+  let slot = begin;
   return (p) => {
     const end = Math.min(from + p, to);
-    while (cell < places.length && (places[cell] as number) < end) cell++;
-    return cell - begin;
+    while (slot < packed.length && (packed[slot] as number) < end) slot++;
+    return slot - begin;
   };
 }
 
-// Pointers come from the file: they must rise, and stay within it.
+// Pointers come from the file: they must ascend, and stay within the entries.
 function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array): [number, number] {
   const entries = BigInt(shard.layout.tensor(`${name}.indices`).shape[0] as number);
   for (let p = 0; p < pointers.length; p++) {
@@ -437,9 +458,9 @@ function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array)
 }
 
 /**
- * Opens the dump in a folder, or under `az://account/container/prefix`, of which only what is asked for is read. One that
- * was made in parts (`shard: { index, count }`) is opened as a whole, once its parts lie in one folder; parts that are
- * missing are missing rows.
+ * Opens the dump in a folder, or under `az://account/container/prefix`. Only what is asked for is read. A dump that was
+ * made in parts (`shard: { index, count }`) is opened as a whole, once its parts lie in one folder. The rows of missing
+ * parts are missing.
  * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
  */
 export async function openDump(folder: string): Promise<Dump> {

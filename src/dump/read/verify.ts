@@ -1,4 +1,5 @@
-// Checks a dump against its manifest: a flipped bit, which no reader of safetensors notices, as much as a missing file.
+// Checks a dump against its manifest. It finds a missing file as well as a flipped bit, which no reader of safetensors
+// notices.
 import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { digestOf } from '../format/disk.js';
 import { featureNames, latentsName } from '../format/layout.js';
@@ -16,8 +17,8 @@ import {
 import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 
-// So much that object storage brings several ranges at a time.
-const roomBytes = 2 ** 25;
+// These are enough that object storage is asked for several ranges at once.
+const scratchBytes = 2 ** 25;
 const entriesAtOnce = 2 ** 22;
 
 export interface Problem {
@@ -28,10 +29,11 @@ export interface Problem {
 /** Everything that is wrong with a dump, file by file; an empty list when nothing is. */
 export async function verifyDump(store: Store, manifest: Manifest): Promise<Problem[]> {
   const problems = await checkFiles(store, manifest);
-  const room = new Uint8Array(roomBytes);
+  const scratch = new Uint8Array(scratchBytes);
   for (const entry of manifest.shards) {
-    for (const problem of await checkShard(store, manifest, entry, room)) problems.push({ file: entry.file, problem });
-    for (const file of entry.parquet ?? []) problems.push(...(await checkListed(store, file, room)));
+    for (const problem of await checkShard(store, manifest, entry, scratch))
+      problems.push({ file: entry.file, problem });
+    for (const file of entry.parquet ?? []) problems.push(...(await checkListed(store, file, scratch)));
   }
   return problems;
 }
@@ -54,21 +56,21 @@ async function checkFiles(store: Store, { shards, complete, part }: Manifest): P
   return problems;
 }
 
-/** A file that is known by its checksum alone. */
-async function checkListed(store: Store, listed: ListedFile, room: Uint8Array): Promise<Problem[]> {
+/** Checks a file of which the manifest has only the size and the checksum. */
+async function checkListed(store: Store, listed: ListedFile, scratch: Uint8Array): Promise<Problem[]> {
   const { file, sha256 } = listed;
   const problem = await problemWith(store, listed);
   if (problem !== undefined) return [{ file, problem }];
   const source = await store.open(file);
   try {
-    const digest = await digestOf(source, room);
+    const digest = await digestOf(source, scratch);
     return digest === sha256 ? [] : [{ file, problem: `its SHA-256 is ${digest}, but the manifest says ${sha256}` }];
   } finally {
     await source.close();
   }
 }
 
-async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, room: Uint8Array): Promise<string[]> {
+async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, scratch: Uint8Array): Promise<string[]> {
   let shard: ShardReader;
   try {
     shard = await ShardReader.open(store, manifest, entry);
@@ -76,23 +78,23 @@ async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, r
     return [(error as Error).message.replace(`${store.pathOf(entry.file)}: `, '')];
   }
   try {
-    const sha256 = await digestOf(shard.file, room);
+    const sha256 = await digestOf(shard.file, scratch);
     if (sha256 !== entry.sha256) return [`its SHA-256 is ${sha256}, but the manifest says ${entry.sha256}`];
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);
     if (problem) return [problem];
-    const cells = storedPositionsOf(manifest, {
+    const positions = storedPositionsOf(manifest, {
       ...numberAndRows(entry),
       tokens,
       lengths: lengthsOf(document, manifest.context),
     });
-    const found = await checkPositions(shard, cells);
+    const found = await checkPositions(shard, positions);
     if (found.length > 0) return found;
     if (manifest.dtype === 'int8') {
       for (const { location } of manifest.locations) found.push(...(await checkScale(shard, location)));
     }
     for (const i of manifest.autoencoders.keys()) {
-      found.push(...(await checkLatents(shard, manifest, i, { document, cells })));
+      found.push(...(await checkLatents(shard, manifest, i, { document, positions })));
     }
     if (manifest.statistics) found.push(...(await checkStatistics(shard, manifest, tokens, document)));
     return found;
@@ -111,15 +113,15 @@ function lengthsOf(document: Int32Array, context: number): Int32Array {
   return lengths;
 }
 
-/** Positions follow from the tokens and the settings. */
+/** The stored positions must be those that follow from the tokens and the settings. */
 async function checkPositions(shard: ShardReader, expected: StoredPositions): Promise<string[]> {
-  const { flatPositions: places } = expected;
-  if (!places) return [];
+  const { flatPositions: wanted } = expected;
+  if (!wanted) return [];
   try {
-    const there = (await shard.storedPositions()).flatPositions as Int32Array;
-    const odd = places.findIndex((place, i) => there[i] !== place);
-    if (odd < 0 && there.length === places.length) return [];
-    return [`positions[${odd < 0 ? places.length : odd}] is not one that the dump's options choose`];
+    const found = (await shard.storedPositions()).flatPositions as Int32Array;
+    const odd = wanted.findIndex((position, i) => found[i] !== position);
+    if (odd < 0 && found.length === wanted.length) return [];
+    return [`positions[${odd < 0 ? wanted.length : odd}] is not one that the dump's options choose`];
   } catch (error) {
     return [(error as Error).message.replace(`${shard.path}: `, '')];
   }
@@ -157,21 +159,21 @@ function tokenProblem(
   let count = 0;
   for (let i = 0; i < tokens.length; i++) {
     const [token, at] = [tokens[i] as number, document[i] as number];
-    const place = `row ${Math.floor(i / context)}, position ${i % context}`;
-    if (token < 0 || token >= model.vocabulary) return `${place}: ${token} is not a token`;
-    if (at < -1) return `${place}: ${at} is not a document`;
-    if (at >= 0 && i % context > 0 && document[i - 1] !== at) return `${place}: the document changes within a row`;
+    const where = `row ${Math.floor(i / context)}, position ${i % context}`;
+    if (token < 0 || token >= model.vocabulary) return `${where}: ${token} is not a token`;
+    if (at < -1) return `${where}: ${at} is not a document`;
+    if (at >= 0 && i % context > 0 && document[i - 1] !== at) return `${where}: the document changes within a row`;
     if (at >= 0) count++;
   }
   return count === entry.tokens ? undefined : `holds ${count} tokens, but the manifest says ${entry.tokens}`;
 }
 
-interface Places {
+interface Stored {
   readonly document: Int32Array;
-  readonly cells: StoredPositions;
+  readonly positions: StoredPositions;
 }
 
-async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, cells }: Places) {
+async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, positions }: Stored) {
   const { location, latents } = manifest.autoencoders[i] as Manifest['autoencoders'][number];
   const name = latentsName(location);
   const pointers = (await shard.read(`${name}.row_ptr`)) as BigInt64Array;
@@ -179,22 +181,22 @@ async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, {
   if (pointers[0] !== 0n || pointers.at(-1) !== BigInt(entries)) {
     return [`${name}.row_ptr does not go from 0 to ${entries}`];
   }
-  for (let cell = 0; cell < cells.count; cell++) {
-    const place = cells.flatPositions ? (cells.flatPositions[cell] as number) : cell;
-    const active = (pointers[cell + 1] as bigint) - (pointers[cell] as bigint);
-    if (active < 0n) return [`${name}.row_ptr falls at ${cell + 1}`];
-    if (active > 0n && (document[place] as number) < 0) return [`${name} has entries at padding (${place})`];
+  for (let slot = 0; slot < positions.count; slot++) {
+    const position = positions.flatPositions ? (positions.flatPositions[slot] as number) : slot;
+    const active = (pointers[slot + 1] as bigint) - (pointers[slot] as bigint);
+    if (active < 0n) return [`${name}.row_ptr falls at ${slot + 1}`];
+    if (active > 0n && (document[position] as number) < 0) return [`${name} has entries at padding (${position})`];
   }
-  // Piece by piece: a shard may have more entries than memory has room for.
-  let cell = 0;
-  let before = -1; // the latent before, at the same cell
+  // Entries are read in chunks: those of a shard may not fit into memory.
+  let slot = 0;
+  let before = -1; // the latent before, at the same position
   for (let from = 0; from < entries; from += entriesAtOnce) {
     const to = Math.min(entries, from + entriesAtOnce);
     const indices = (await shard.read(`${name}.indices`, from, to)) as Uint16Array | Int32Array;
     for (let at = from; at < to; at++) {
       const index = indices[at - from] as number;
-      while (at >= Number(pointers[cell + 1])) {
-        cell++;
+      while (at >= Number(pointers[slot + 1])) {
+        slot++;
         before = -1;
       }
       if (index < 0 || index >= latents) {

@@ -1,6 +1,6 @@
-// collate(): from a dump to one file per neuron or latent, with its moments, the texts where it is strongest and some
-// by chance. Memory depends on what is chosen, within fixed bounds, and never on the size of the dump: a first pass sees
-// every row and remembers which ones matter, a second one reads those.
+// collate(): makes one file per neuron or latent of a dump, with its moments, the texts where it is strongest, and some
+// random texts. Memory depends on what is chosen, within fixed bounds, and never on the size of the dump: a first pass
+// sees every row and remembers which ones matter, and a second pass reads those.
 import { dirname, join } from 'node:path';
 import { type ActivationRecord, type NeuronRecord, saveRecord } from '../../files/neuron_record/neuron_record.js';
 import { makeFolder, writing, writingFor } from '../../files/write_failure.js';
@@ -8,69 +8,72 @@ import { textOf } from '../format/token_text.js';
 import type { Dump } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
 import { makeScan, type Scan } from './collate_scan.js';
-import { type Channels, channelsOf, readChunks } from './features.js';
+import { allRanges, type FeatureTensor, featureTensorOf, readChunks, rowsWithin } from './features.js';
 import { randomRows } from './row_choice.js';
 import { type CollateProgress, ScanMeter } from './scan_progress.js';
 
 export interface CollateSelection {
   /** One of the dump's `names`: `1/mlp/post_act`, `1/resid/delta_mlp/latents`. */
   readonly name: string;
-  /** Neurons or latents; of a location with heads, head times channels of a head plus channel. */
+  /**
+   * Neurons or latents. In a location with heads, an index is the head times the size of a head, plus the index within
+   * it.
+   */
   readonly indices: readonly number[] | 'all';
 }
 
 export interface CollateOptions {
   selections: readonly CollateSelection[];
-  /** The folder; it may exist. */
+  /** The folder to write to. It may exist. */
   out: string;
-  /** Rows with the largest activations, for each neuron; 20 when left out. */
+  /** The number of rows with the largest activations, for each neuron; 20 when left out. */
   top?: number;
-  /** Rows chosen by chance, for each neuron; 20 when left out. */
+  /** The number of rows chosen at random, for each neuron; 20 when left out. */
   random?: number;
-  /** Of that choice; 0 when left out. */
+  /** The seed of the random choice; 0 when left out. */
   seed?: number;
   onProgress?: (progress: CollateProgress) => void;
-  /** Stops between pieces of the work; files that are there are whole. The promise rejects with the signal's reason. */
+  /** Stops the work between two steps; files that exist are whole. The promise rejects with the signal's reason. */
   signal?: AbortSignal;
 }
 
 export interface CollateResult {
   readonly out: string;
   readonly records: number;
-  /** Of the dump; every one was looked at. */
+  /** The rows of the dump, all of which were read. */
   readonly rows: number;
 }
 
-/** What decides how much memory is used. */
+/** The limits that decide how much memory is used. */
 export interface CollateLimits {
-  /** Of rows that are read at once; there are two such pieces at a time. One row may take more. */
+  /** For the rows of a chunk; there are two chunks at a time. One row may take more. */
   readonly chunkBytes: number;
-  /** Of activations and tokens that wait to be written. */
+  /** For activations and tokens that wait to be written. */
   readonly fetchBytes: number;
-  /** Rows that are remembered in one pass, over all neurons. */
+  /** The number of rows that are remembered in one pass, over all neurons. */
   readonly choices: number;
 }
 
 const usualLimits: CollateLimits = { chunkBytes: 2 ** 25, fetchBytes: 2 ** 26, choices: 2 ** 22 };
-const mostRows = 1000; // of a record
-const mostChosen = 2 ** 22; // of one location, each a file
+const mostRows = 1000; // in a record
+const mostChosen = 2 ** 22; // features of one location, each of which becomes a file
 const filesAtOnce = 8;
 
 /**
- * Writes a record (see `loadNeuronRecord`) for each chosen neuron or latent:
- * `OUT/LOCATION/LAYER/INDEX.json`, for instance `OUT/mlp_post_act/1/300.json` and
- * `OUT/resid_delta_mlp_latents/1/7.json`; the layer of a location outside the layers is 0. The moments are those of all
- * tokens, with the variance of the population; the most positive records are the rows with the largest activations (of
- * equal ones, the earlier rows), the strongest first; the random sample is drawn for each neuron by itself, and the same
- * for the same dump and seed. Quantiles are not tracked: null. Each file appears whole or not at all; a second call
- * writes them again. Where there are more neurons than memory has room for, the dump is read several times.
+ * Writes a record (see `loadNeuronRecord`) for each chosen neuron or latent: `OUT/LOCATION/LAYER/INDEX.json`, for
+ * instance `OUT/mlp_post_act/1/300.json` and `OUT/resid_delta_mlp_latents/1/7.json`; the layer of a location outside
+ * the layers is 0. The moments are those of all tokens, with the variance of the population; the most positive records
+ * are the rows with the largest activations (of equal ones, the earlier rows), the strongest first; the random sample
+ * is drawn for each neuron by itself, and is the same for the same dump and seed. Quantiles are not tracked: they are
+ * null. Each file appears whole or not at all; a second call writes them again. Where the neurons do not fit into
+ * memory, the dump is read several times.
  * @throws RangeError or TypeError before anything is read when an option is out of range, the dump lacks a location or
  *   an index, or a location has a value for each pair of tokens; Error for an empty or broken dump or a disk.
  */
 export const collate = (dump: Dump, options: CollateOptions): Promise<CollateResult> =>
   collateWithin(usualLimits, dump, options);
 
-/** collate() with other bounds on memory, which have no influence on what is written. */
+/** collate() with other limits on memory, which have no influence on what is written. */
 export async function collateWithin(
   limits: CollateLimits,
   dump: Dump,
@@ -91,9 +94,9 @@ export async function collateWithin(
   return { out: work.out, records: meter.records, rows: dump.rowCount };
 }
 
-/** Channels of one location that are done in one pass. */
+/** Features of one location that are collated in one pass. */
 interface Round {
-  readonly channels: Channels;
+  readonly tensor: FeatureTensor;
   readonly chosen: Int32Array;
 }
 
@@ -113,9 +116,9 @@ interface Work {
 function planOf(limits: CollateLimits, dump: Dump, options: CollateOptions): Work {
   const { selections, out, signal } = options;
   if (typeof out !== 'string' || out === '') throw new TypeError('collate: out must be the path of a folder');
-  const top = integer('top', options.top ?? 20, mostRows);
-  const random = integer('random', options.random ?? 20, mostRows);
-  const seed = integer('seed', options.seed ?? 0, Number.MAX_SAFE_INTEGER);
+  const top = wholeNumber('collate', 'top', options.top ?? 20, [0, mostRows]);
+  const random = wholeNumber('collate', 'random', options.random ?? 20, [0, mostRows]);
+  const seed = wholeNumber('collate', 'seed', options.seed ?? 0, [0, Number.MAX_SAFE_INTEGER]);
   if (!Array.isArray(selections) || selections.length === 0) {
     throw new RangeError(
       "collate: selections must name one at least, such as { name: '1/mlp/post_act', indices: [300] }",
@@ -125,22 +128,29 @@ function planOf(limits: CollateLimits, dump: Dump, options: CollateOptions): Wor
   const perRound = Math.max(1, Math.floor(limits.choices / (top + 8))); // the moments take as much as some rows
   const rounds = [...chosenOf(dump, selections)].flatMap(([name, indices]) => {
     const chosen = Int32Array.from(indices);
-    const channels = channelsOf(dump, name);
-    return pieces(chosen, perRound).map((piece): Round => ({ channels, chosen: piece }));
+    const tensor = featureTensorOf(dump, name);
+    return chunksOf(chosen, perRound).map((chunk): Round => ({ tensor, chosen: chunk }));
   });
   return { dump, limits, out, top, random, seed, signal, rounds };
 }
 
-function integer(option: string, value: unknown, high: number): number {
-  if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= high) return value as number;
-  throw new RangeError(`collate: ${option} must be a whole number from 0 to ${high}, but is ${JSON.stringify(value)}`);
+/** @throws RangeError when the value of an option is not a whole number from `low` to `high`. */
+export function wholeNumber(
+  operation: string,
+  option: string,
+  value: unknown,
+  [low, high]: readonly [number, number],
+): number {
+  if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
+  const given = JSON.stringify(value);
+  throw new RangeError(`${operation}: ${option} must be a whole number from ${low} to ${high}, but is ${given}`);
 }
 
-/** The indices of each name, each once. */
+/** The chosen indices by the name of their location, each once. */
 export function chosenOf(dump: Dump, selections: readonly CollateSelection[]): Map<string, Set<number>> {
   const chosen = new Map<string, Set<number>>();
   for (const { name, indices } of selections) {
-    const { width } = channelsOf(dump, name);
+    const { width } = featureTensorOf(dump, name);
     if (indices === 'all' && width > mostChosen) {
       throw new RangeError(`${dump.folder}: ${name} has ${width} indices: choose ${mostChosen} at a time, and not all`);
     }
@@ -163,7 +173,7 @@ function checkedIndices(name: string, indices: unknown, width: number): readonly
   return indices;
 }
 
-function pieces(list: Int32Array, most: number): Int32Array[] {
+function chunksOf(list: Int32Array, most: number): Int32Array[] {
   return Array.from({ length: Math.ceil(list.length / most) }, (_, i) => list.subarray(i * most, (i + 1) * most));
 }
 
@@ -179,13 +189,11 @@ async function collateRound(work: Work, round: Round, meter: ScanMeter): Promise
   }
 }
 
-const rowsAtOnce = ({ limits, dump }: Work, { bytesPerRow }: Channels): number =>
-  Math.max(1, Math.min(dump.rowCount, Math.floor(limits.chunkBytes / bytesPerRow)));
-
-async function scanDump(work: Work, { channels, chosen }: Round, meter: ScanMeter): Promise<Scan> {
-  const { dump, signal } = work;
-  const scan = makeScan(channels, chosen, work.top);
-  for await (const chunk of readChunks(dump, channels.name, allRows(work, channels))) {
+async function scanDump(work: Work, { tensor, chosen }: Round, meter: ScanMeter): Promise<Scan> {
+  const { dump, limits, signal } = work;
+  const rowsAtOnce = rowsWithin(dump, tensor, limits.chunkBytes);
+  const scan = makeScan(tensor, chosen, work.top);
+  for await (const chunk of readChunks(dump, tensor.name, allRanges(dump, rowsAtOnce))) {
     scan.add(chunk);
     meter.scanned(chunk.tokens.document);
     signal?.throwIfAborted();
@@ -194,42 +202,37 @@ async function scanDump(work: Work, { channels, chosen }: Round, meter: ScanMete
   return scan;
 }
 
-function* allRows(work: Work, channels: Channels): Generator<[from: number, to: number]> {
-  const { rowCount } = work.dump;
-  const step = rowsAtOnce(work, channels);
-  for (let from = 0; from < rowCount; from += step) yield [from, Math.min(from + step, rowCount)];
-}
-
 async function writeGroup(
   work: Work,
-  { channels, chosen }: Round,
+  { tensor, chosen }: Round,
   scan: Scan,
   [from, to]: [from: number, to: number],
   meter: ScanMeter,
 ): Promise<void> {
-  const { dump, random, seed, signal } = work;
+  const { dump, limits, random, seed, signal } = work;
   const choices = Array.from(chosen.subarray(from, to), (index, i) => ({
     index,
-    place: from + i,
+    slot: from + i,
     top: scan.top.rowsOf(from + i),
-    random: randomRows(`${seed}/${channels.name}/${index}`, random, dump.rowCount),
+    random: randomRows(`${seed}/${tensor.name}/${index}`, random, dump.rowCount),
   }));
   const wanted = new Map(choices.map((choice) => [choice.index, [...choice.top, ...choice.random]]));
-  const fetched = await fetchRows(dump, channels, wanted, { rowsAtOnce: rowsAtOnce(work, channels), signal });
+  const rowsAtOnce = rowsWithin(dump, tensor, limits.chunkBytes);
+  const fetched = await fetchRows(dump, tensor, wanted, { rowsAtOnce, signal });
   for (let i = 0; i < choices.length; i += filesAtOnce) {
     signal?.throwIfAborted();
-    const records = choices.slice(i, i + filesAtOnce).map(({ index, place, top, random }): NeuronRecord => {
+    const records = choices.slice(i, i + filesAtOnce).map(({ index, slot, top, random }): NeuronRecord => {
       const record = (row: number) => recordOf(dump, row, fetched(index, row));
       return {
-        neuronId: { layerIndex: channels.layerIndex, neuronIndex: index },
+        neuronId: { layerIndex: tensor.layerIndex, neuronIndex: index },
         randomSample: random.map(record),
         randomSampleByQuantile: null,
         quantileBoundaries: null,
-        ...scan.moments.summary(place),
+        ...scan.moments.summary(slot),
         mostPositiveActivationRecords: top.map(record),
       };
     });
-    await allWritten(records.map((record) => write(work, channels, record)));
+    await allWritten(records.map((record) => write(work, tensor, record)));
     meter.written(records.length);
   }
 }
@@ -242,17 +245,17 @@ function recordOf(dump: Dump, row: number, { tokens, activations }: FetchedRow):
   }
 }
 
-const pathOf = ({ out }: Work, { folder, layerIndex }: Channels, index: number): string =>
+const pathOf = ({ out }: Work, { folder, layerIndex }: FeatureTensor, index: number): string =>
   join(out, folder, String(layerIndex), `${index}.json`);
 
-/** Before anything is read. Returns what removes those that were made and are empty. */
+/** Makes the folders, before anything is read. Returns a function that removes those that were made and are empty. */
 async function makeFolders(work: Work): Promise<() => Promise<void>> {
   const undoes: (() => Promise<void>)[] = [];
   const undo = async () => {
     for (const one of undoes.reverse()) await one();
   };
-  for (const { channels, chosen } of work.rounds) {
-    const path = pathOf(work, channels, chosen[0] as number);
+  for (const { tensor, chosen } of work.rounds) {
+    const path = pathOf(work, tensor, chosen[0] as number);
     const making = writing(path, 'file', makeFolder(dirname(path)));
     undoes.push(
       await writingFor('collate', making).catch(async (error) => {
@@ -264,12 +267,12 @@ async function makeFolders(work: Work): Promise<() => Promise<void>> {
   return undo;
 }
 
-async function write(work: Work, channels: Channels, record: NeuronRecord): Promise<void> {
-  const path = pathOf(work, channels, record.neuronId.neuronIndex);
+async function write(work: Work, tensor: FeatureTensor, record: NeuronRecord): Promise<void> {
+  const path = pathOf(work, tensor, record.neuronId.neuronIndex);
   await saveRecord('collate', path, record);
 }
 
-// Nothing is still being written when it fails.
+// When it rejects, nothing is being written any more.
 async function allWritten(files: Promise<void>[]): Promise<void> {
   await Promise.allSettled(files);
   await Promise.all(files);

@@ -1,21 +1,22 @@
-// The first pass of collate(): every row once. Each row is summed up by itself and then merged, so that the result does
-// not depend on how many rows are read at a time.
-
+// The first pass of collate(), which reads every row once. Each row is summed up by itself and then merged, so that the
+// result does not depend on how many rows are read at a time.
 import { Moments } from '../format/moments.js';
 import type { DenseRows, SparseRows } from '../read/reader.js';
-import { type Channels, type Chunk, checkLatents, positionsOf } from './features.js';
+import { type Chunk, checkLatents, type FeatureTensor, positionsOf } from './features.js';
 import { TopRows } from './row_choice.js';
 
-/** The moments and the top rows of some channels; results go by their place in the list of channels. */
+/**
+ * The moments and the top rows of chosen features. A feature's slot in both is its index in the list of chosen ones.
+ */
 export interface Scan {
   readonly moments: Moments;
   readonly top: TopRows;
   add(chunk: Chunk): void;
-  /** To be called after the last chunk. */
+  /** Must be called after the last chunk. */
   finish(): void;
 }
 
-export const makeScan = ({ name, width, sparse }: Channels, chosen: Int32Array, top: number): Scan =>
+export const makeScan = ({ name, width, sparse }: FeatureTensor, chosen: Int32Array, top: number): Scan =>
   sparse ? new SparseScan(name, chosen, top) : new DenseScan(width, chosen, top);
 
 class DenseScan implements Scan {
@@ -54,8 +55,8 @@ class DenseScan implements Scan {
   finish(): void {}
 
   #addRow(data: Float32Array, starts: number[], row: number): void {
-    this.#firstLook(data, starts);
-    this.#distances(data, starts);
+    this.#sumAndMaximum(data, starts);
+    this.#centralSums(data, starts);
     for (let i = 0; i < this.#chosen.length; i++) {
       const [mean, m2, m3, m4] = [this.#mean[i], this.#m2[i], this.#m3[i], this.#m4[i]] as [
         number,
@@ -68,7 +69,7 @@ class DenseScan implements Scan {
     }
   }
 
-  #firstLook(data: Float32Array, starts: number[]): void {
+  #sumAndMaximum(data: Float32Array, starts: number[]): void {
     const [chosen, sum, largest] = [this.#chosen, this.#mean.fill(0), this.#largest.fill(Number.NEGATIVE_INFINITY)];
     for (const start of starts) {
       for (let i = 0; i < chosen.length; i++) {
@@ -80,7 +81,7 @@ class DenseScan implements Scan {
     for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] as number) / starts.length;
   }
 
-  #distances(data: Float32Array, starts: number[]): void {
+  #centralSums(data: Float32Array, starts: number[]): void {
     const [chosen, mean] = [this.#chosen, this.#mean];
     const [m2, m3, m4] = [this.#m2.fill(0), this.#m3.fill(0), this.#m4.fill(0)];
     for (const start of starts) {
@@ -95,25 +96,25 @@ class DenseScan implements Scan {
   }
 }
 
-// Only what is stored is looked at: the zeros of a latent are merged at the end, and of the rows without it only the
-// first few can be among the top ones.
+// Only stored values are read. The zeros of a latent are merged at the end. Of the rows where a latent is not active,
+// only the first few can be among the top ones.
 class SparseScan implements Scan {
   readonly moments: Moments;
   readonly top: TopRows;
   readonly #name: string;
   readonly #most: number;
-  /** Of each latent up to the last chosen one, its place among the chosen ones, or -1. */
-  readonly #placeOf: Int32Array;
-  /** Of the row at hand, by place. */
+  /** The slot of each latent up to the last chosen one, or -1. */
+  readonly #slotOf: Int32Array;
+  /** Sums over the current row, by slot. */
   readonly #count: Int32Array;
   readonly #mean: Float64Array;
   readonly #largest: Float64Array;
   readonly #m2: Float64Array;
   readonly #m3: Float64Array;
   readonly #m4: Float64Array;
-  /** Rows of zeros that were offered, by place; and the places that have had fewer than `most`. */
+  /** The rows of zeros that were offered, by slot, and the slots that have had fewer than `most` of them. */
   readonly #zeroRows: Int32Array;
-  #hungry: Int32Array;
+  #unfilled: Int32Array;
   #tokens = 0;
 
   constructor(name: string, chosen: Int32Array, top: number) {
@@ -122,8 +123,8 @@ class SparseScan implements Scan {
     this.top = new TopRows(n, top);
     this.#name = name;
     this.#most = top;
-    this.#placeOf = new Int32Array(chosen.reduce((most, latent) => Math.max(most, latent + 1), 0)).fill(-1);
-    for (let i = 0; i < n; i++) this.#placeOf[chosen[i] as number] = i;
+    this.#slotOf = new Int32Array(chosen.reduce((most, latent) => Math.max(most, latent + 1), 0)).fill(-1);
+    for (let i = 0; i < n; i++) this.#slotOf[chosen[i] as number] = i;
     this.#count = new Int32Array(n);
     this.#mean = new Float64Array(n);
     this.#largest = new Float64Array(n);
@@ -131,7 +132,7 @@ class SparseScan implements Scan {
     this.#m3 = new Float64Array(n);
     this.#m4 = new Float64Array(n);
     this.#zeroRows = new Int32Array(n);
-    this.#hungry = Int32Array.from({ length: n }, (_, i) => i);
+    this.#unfilled = Int32Array.from({ length: n }, (_, i) => i);
   }
 
   add(chunk: Chunk): void {
@@ -150,61 +151,61 @@ class SparseScan implements Scan {
   #addRow(chunk: Chunk, r: number, positions: number[]): void {
     this.#tokens += positions.length;
     const entries = this.#entries(chunk.values as SparseRows, r, positions);
-    const active = this.#firstLook(entries);
-    this.#distances(entries, active);
+    const active = this.#sumAndMaximum(entries);
+    this.#centralSums(entries, active);
     const row = chunk.from + r;
-    for (const place of active) {
-      const largest = this.#largest[place] as number;
-      const hasZeros = (this.#count[place] as number) < positions.length;
-      this.top.offer(place, hasZeros ? Math.max(0, largest) : largest, row); // latents may be negative
+    for (const slot of active) {
+      const largest = this.#largest[slot] as number;
+      const hasZeros = (this.#count[slot] as number) < positions.length;
+      this.top.offer(slot, hasZeros ? Math.max(0, largest) : largest, row); // latents may be negative
     }
     this.#offerZeros(row);
-    for (const place of active) this.#count[place] = 0;
+    for (const slot of active) this.#count[slot] = 0;
   }
 
-  /** The places and values of the chosen latents in a row. */
+  /** The slots and values of the chosen latents in a row. */
   #entries({ rowPtr, indices, values, shape }: SparseRows, r: number, positions: number[]): [number[], number[]] {
-    const [places, found]: [number[], number[]] = [[], []];
+    const [slots, found]: [number[], number[]] = [[], []];
     for (const p of positions) {
       const at = r * (shape[1] as number) + p;
       for (let i = Number(rowPtr[at]); i < Number(rowPtr[at + 1]); i++) {
-        const place = this.#placeOf[indices[i] as number] ?? -1;
-        if (place < 0) continue;
-        places.push(place);
+        const slot = this.#slotOf[indices[i] as number] ?? -1;
+        if (slot < 0) continue;
+        slots.push(slot);
         found.push(values[i] as number);
       }
     }
-    return [places, found];
+    return [slots, found];
   }
 
-  #firstLook([places, values]: [number[], number[]]): number[] {
+  #sumAndMaximum([slots, values]: [number[], number[]]): number[] {
     const [count, mean, largest] = [this.#count, this.#mean, this.#largest];
     const active: number[] = [];
-    for (let i = 0; i < places.length; i++) {
-      const [place, x] = [places[i] as number, values[i] as number];
-      if (count[place] === 0) {
-        active.push(place);
-        mean[place] = 0;
-        largest[place] = Number.NEGATIVE_INFINITY;
+    for (let i = 0; i < slots.length; i++) {
+      const [slot, x] = [slots[i] as number, values[i] as number];
+      if (count[slot] === 0) {
+        active.push(slot);
+        mean[slot] = 0;
+        largest[slot] = Number.NEGATIVE_INFINITY;
       }
-      count[place] = (count[place] as number) + 1;
-      mean[place] = (mean[place] as number) + x;
-      if (x > (largest[place] as number)) largest[place] = x;
+      count[slot] = (count[slot] as number) + 1;
+      mean[slot] = (mean[slot] as number) + x;
+      if (x > (largest[slot] as number)) largest[slot] = x;
     }
-    for (const place of active) mean[place] = (mean[place] as number) / (count[place] as number);
+    for (const slot of active) mean[slot] = (mean[slot] as number) / (count[slot] as number);
     return active;
   }
 
-  #distances([places, values]: [number[], number[]], active: number[]): void {
+  #centralSums([slots, values]: [number[], number[]], active: number[]): void {
     const [mean, m2, m3, m4] = [this.#mean, this.#m2, this.#m3, this.#m4];
-    for (const place of active) m2[place] = m3[place] = m4[place] = 0;
-    for (let i = 0; i < places.length; i++) {
-      const place = places[i] as number;
-      const d = (values[i] as number) - (mean[place] as number);
+    for (const slot of active) m2[slot] = m3[slot] = m4[slot] = 0;
+    for (let i = 0; i < slots.length; i++) {
+      const slot = slots[i] as number;
+      const d = (values[i] as number) - (mean[slot] as number);
       const square = d * d;
-      m2[place] = (m2[place] as number) + square;
-      m3[place] = (m3[place] as number) + square * d;
-      m4[place] = (m4[place] as number) + square * square;
+      m2[slot] = (m2[slot] as number) + square;
+      m3[slot] = (m3[slot] as number) + square * d;
+      m4[slot] = (m4[slot] as number) + square * square;
     }
     for (const i of active) {
       const [n, average] = [this.#count[i], mean[i]] as [number, number];
@@ -212,16 +213,16 @@ class SparseScan implements Scan {
     }
   }
 
-  // A later row of zeros is never before an earlier one, so the first `most` are all that can count.
+  // A later row of zeros never ranks before an earlier one, so only the first `most` can count.
   #offerZeros(row: number): void {
     let left = 0;
-    for (const place of this.#hungry) {
-      if (this.#count[place] === 0) {
-        this.top.offer(place, 0, row);
-        this.#zeroRows[place] = (this.#zeroRows[place] as number) + 1;
+    for (const slot of this.#unfilled) {
+      if (this.#count[slot] === 0) {
+        this.top.offer(slot, 0, row);
+        this.#zeroRows[slot] = (this.#zeroRows[slot] as number) + 1;
       }
-      if ((this.#zeroRows[place] as number) < this.#most) this.#hungry[left++] = place;
+      if ((this.#zeroRows[slot] as number) < this.#most) this.#unfilled[left++] = slot;
     }
-    this.#hungry = this.#hungry.subarray(0, left);
+    this.#unfilled = this.#unfilled.subarray(0, left);
   }
 }

@@ -1,27 +1,28 @@
-// The neurons or latents of a location in a dump, and reading them piece by piece. Names come from the dump's manifest,
-// which comes from anywhere: only those of the model's own locations become names of folders.
+// The features of a location in a dump, which are its neurons or latents, and reading them in chunks of rows. Names
+// come from the dump's manifest, which comes from anywhere: only those of the model's own locations become names of
+// folders.
 import { formatLocation, type Location, parseLocation } from '../../transformer/location.js';
 import { quietly } from '../corpus/read_ahead.js';
 import { latentsName, widthOf } from '../format/layout.js';
 import type { DenseRows, Dump, SparseRows, TokenRows } from '../read/reader.js';
 
-/** A tensor of a dump with a value for each token and channel: neurons, latents, or the channels of all heads. */
-export interface Channels {
+/** A tensor of a dump with a value for each token and feature: neurons, latents, or the elements of all heads. */
+export interface FeatureTensor {
   /** `1/mlp/post_act`, `1/resid/delta_mlp/latents` */
   readonly name: string;
   readonly width: number;
-  /** Latents: only those that are active are stored. */
+  /** Whether the features are latents, of which only the active ones are stored. */
   readonly sparse: boolean;
   /** 0 for a location that belongs to no layer. */
   readonly layerIndex: number;
   /** The name without the layer, as the name of a folder: `resid_delta_mlp_latents`. */
   readonly folder: string;
-  /** What a row takes in memory at most. */
+  /** The most bytes that a row takes in memory. */
   readonly bytesPerRow: number;
 }
 
 /** @throws RangeError when the dump has no such tensor, or one that has a value for each pair of tokens. */
-export function channelsOf(dump: Dump, name: string): Channels {
+export function featureTensorOf(dump: Dump, name: string): FeatureTensor {
   if (dump.manifest.sample < 1) {
     throw new RangeError(`${dump.folder} holds a sample of the positions: there are no whole texts to show`);
   }
@@ -74,7 +75,7 @@ export async function* readChunks(dump: Dump, name: string, ranges: Iterable<Row
     }
     if (next) yield await next;
   } finally {
-    await next?.catch(() => {}); // told already, or of no interest any more
+    await next?.catch(() => {}); // the error was thrown above, or nobody needs the chunk any more
   }
 }
 
@@ -85,7 +86,16 @@ async function readChunk(dump: Dump, name: string, [from, to]: RowRange): Promis
   return { from, count: to - from, values, tokens };
 }
 
-/** Ranges of at most `most` rows that hold these, which ascend, and no others. */
+/** How many rows of a tensor fit into `bytes`; one at least. */
+export const rowsWithin = (dump: Dump, { bytesPerRow }: FeatureTensor, bytes: number): number =>
+  Math.max(1, Math.min(dump.rowCount, Math.floor(bytes / bytesPerRow)));
+
+/** All rows of a dump, in ranges of at most `most`. */
+export function* allRanges({ rowCount }: Dump, most: number): Generator<RowRange> {
+  for (let from = 0; from < rowCount; from += most) yield [from, Math.min(from + most, rowCount)];
+}
+
+/** Ranges of at most `most` rows that hold `rows`, which ascend, and no other rows. */
 export function* rangesOf(rows: Iterable<number>, most: number): Generator<RowRange> {
   let [from, to] = [0, 0];
   for (const row of rows) {
@@ -108,7 +118,8 @@ export function positionsOf({ tokens }: Chunk, row: number): number[] {
 }
 
 /**
- * Checks the latents of a row, which come from a file: within the number of latents, and ascending at each position.
+ * Checks the latents of a row, which come from a file: they must be below the number of latents, and ascend at each
+ * position.
  * @throws Error that names the row.
  */
 export function checkLatents(name: string, { from, values }: Chunk, row: number): void {

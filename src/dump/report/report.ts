@@ -1,39 +1,37 @@
-// report(): one HTML page about a dump that needs no server, no script and no other file.
-
+// report(): writes one HTML page about a dump, which needs no server, no script and no other file.
 import { writeFileAtomically } from '../../files/atomic_write.js';
 import { checkWritable, writingFor } from '../../files/write_failure.js';
 import type { Dump } from '../read/reader.js';
-import type { CollateSelection } from './collate.js';
-import { chosenOf } from './collate.js';
+import { type CollateSelection, chosenOf, wholeNumber } from './collate.js';
 import { activitiesOf, type Feature, featuresOf, spread } from './report_data.js';
 import { pageOf } from './report_page.js';
 import { type CollateProgress, ScanMeter } from './scan_progress.js';
 
 export interface ReportOptions {
-  /** The file; one that is there is replaced. */
+  /** The file to write. An existing one is replaced. */
   out: string;
   /**
-   * Neurons or latents whose strongest texts are shown; when left out, some latents of each autoencoder, from often to
-   * seldom active.
+   * Neurons or latents whose strongest texts are shown. When this is left out, some latents of each autoencoder are
+   * shown, from often to seldom active.
    */
   selections?: readonly CollateSelection[];
-  /** So many of each autoencoder, where there are no selections; 12 when left out. */
+  /** The number of latents of each autoencoder, where there are no selections; 12 when left out. */
   latents?: number;
-  /** Texts of each; 5 when left out. */
+  /** The number of texts of each neuron or latent; 5 when left out. */
   top?: number;
   onProgress?: (progress: CollateProgress) => void;
-  /** The promise rejects with its reason, and no file is written. */
+  /** When it aborts, the promise rejects with its reason, and no file is written. */
   signal?: AbortSignal;
 }
 
 export interface ReportResult {
   readonly out: string;
-  /** Neurons and latents that are shown. */
+  /** The number of neurons and latents that are shown. */
   readonly features: number;
 }
 
-const mostLatents = 2 ** 24; // of an autoencoder
-const mostFeatures = 2000; // more make a page that no browser likes
+const mostLatents = 2 ** 24; // of one autoencoder
+const mostFeatures = 2000; // browsers are slow with more
 
 /**
  * Writes a page with what is in the dump, how often latents are active, and the texts where chosen ones are strongest.
@@ -45,15 +43,15 @@ export async function report(dump: Dump, options: ReportOptions): Promise<Report
   const { out, selections, signal } = options;
   signal?.throwIfAborted();
   if (typeof out !== 'string' || out === '') throw new TypeError('report: out must be the path of a file');
-  const latents = integer('latents', options.latents ?? 12, mostFeatures);
-  const top = integer('top', options.top ?? 5, 100);
+  const latents = wholeNumber('report', 'latents', options.latents ?? 12, [1, mostFeatures]);
+  const top = wholeNumber('report', 'top', options.top ?? 5, [1, 100]);
   if (dump.rowCount === 0) throw new Error(`report: ${dump.folder} has no rows`);
   const chosen = selections && chosenOf(dump, selections);
   const sparse = dump.manifest.autoencoders.length;
   const passes = sparse + (chosen?.size ?? sparse);
   const records = chosen ? [...chosen.values()].reduce((sum, { size }) => sum + size, 0) : latents * sparse;
   if (records > mostFeatures)
-    throw new RangeError(`report: ${records} are selected, but a page has room for ${mostFeatures}`);
+    throw new RangeError(`report: ${records} are selected, but a page shows ${mostFeatures} at most`);
   for (const { location, latents } of dump.manifest.autoencoders) {
     if (latents <= mostLatents) continue;
     throw new RangeError(
@@ -75,9 +73,4 @@ export async function report(dump: Dump, options: ReportOptions): Promise<Report
   signal?.throwIfAborted();
   await writingFor('report', writeFileAtomically(out, pageOf(dump, activities, features)));
   return { out, features: features.length };
-}
-
-function integer(option: string, value: unknown, high: number): number {
-  if (Number.isSafeInteger(value) && (value as number) >= 1 && (value as number) <= high) return value as number;
-  throw new RangeError(`report: ${option} must be a whole number from 1 to ${high}, but is ${JSON.stringify(value)}`);
 }

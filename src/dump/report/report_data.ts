@@ -1,21 +1,21 @@
-// What a report shows of a dump: how often each latent is active, and the texts where chosen ones are strongest.
-
+// The contents of a report: how often each latent is active, and the texts where chosen neurons and latents are
+// strongest.
 import { latentsName } from '../format/layout.js';
 import type { Dump, SparseRows } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
 import { makeScan } from './collate_scan.js';
-import { type Channels, type Chunk, channelsOf, checkLatents, readChunks } from './features.js';
+import { allRanges, checkLatents, type FeatureTensor, featureTensorOf, readChunks, rowsWithin } from './features.js';
 import type { ScanMeter } from './scan_progress.js';
 
-/** How often the latents of an autoencoder are active, each by its number. */
+/** How often each latent of an autoencoder is active. */
 export interface LatentActivity {
   readonly name: string;
   readonly latents: number;
-  /** Whose latents the dump holds. */
+  /** The number of tokens whose latents the dump holds. */
   readonly tokens: number;
-  /** [latents]: tokens where it is active. */
+  /** [latents]: the number of tokens where each is active. */
   readonly active: Float64Array;
-  /** [latents]: its largest activation; 0 where it never is. */
+  /** [latents]: the largest activation of each; 0 where a latent never is active. */
   readonly largest: Float32Array;
 }
 
@@ -39,7 +39,7 @@ export interface Reading {
   readonly meter: ScanMeter;
 }
 
-const chunkBytes = 2 ** 25; // of rows that are read at once
+const chunkBytes = 2 ** 25; // for the rows that are read at once
 
 export const activitiesOf = async (reading: Reading): Promise<LatentActivity[]> => {
   const activities: LatentActivity[] = [];
@@ -50,11 +50,11 @@ export const activitiesOf = async (reading: Reading): Promise<LatentActivity[]> 
 };
 
 async function activityOf({ dump, signal, meter }: Reading, name: string): Promise<LatentActivity> {
-  const channels = channelsOf(dump, name);
-  const active = new Float64Array(channels.width);
-  const largest = new Float32Array(channels.width);
+  const tensor = featureTensorOf(dump, name);
+  const active = new Float64Array(tensor.width);
+  const largest = new Float32Array(tensor.width);
   let tokens = 0;
-  for await (const chunk of readChunks(dump, name, allRows(dump, channels))) {
+  for await (const chunk of readChunks(dump, name, allRanges(dump, rowsWithin(dump, tensor, chunkBytes)))) {
     signal?.throwIfAborted();
     for (let row = 0; row < chunk.count; row++) checkLatents(name, chunk, row);
     const { indices, values } = chunk.values as SparseRows;
@@ -66,51 +66,44 @@ async function activityOf({ dump, signal, meter }: Reading, name: string): Promi
     for (const stored of chunk.tokens.stored) tokens += stored;
     meter.scanned(chunk.tokens.document);
   }
-  return { name, latents: channels.width, tokens, active, largest };
+  return { name, latents: tensor.width, tokens, active, largest };
 }
 
-const rowsAtOnce = (dump: Dump, { bytesPerRow }: Channels): number =>
-  Math.max(1, Math.min(dump.rowCount, Math.floor(chunkBytes / bytesPerRow)));
-
-function* allRows(dump: Dump, channels: Channels): Generator<[from: number, to: number]> {
-  const step = rowsAtOnce(dump, channels);
-  for (let from = 0; from < dump.rowCount; from += step) yield [from, Math.min(from + step, dump.rowCount)];
-}
-
-/** The rows where neurons or latents of one location are strongest, `top` of each at most. */
+/** Neurons or latents of one location with the rows where they are strongest, `top` of each at most. */
 export async function featuresOf(
   { dump, signal, meter }: Reading,
   name: string,
   indices: readonly number[],
   top: number,
 ): Promise<Feature[]> {
-  const channels = channelsOf(dump, name);
-  const scan = makeScan(channels, Int32Array.from(indices), top);
-  for await (const chunk of readChunks(dump, name, allRows(dump, channels))) {
+  const tensor = featureTensorOf(dump, name);
+  const scan = makeScan(tensor, Int32Array.from(indices), top);
+  for await (const chunk of readChunks(dump, name, allRanges(dump, rowsWithin(dump, tensor, chunkBytes)))) {
     signal?.throwIfAborted();
     scan.add(chunk);
-    meter.scanned((chunk as Chunk).tokens.document);
+    meter.scanned(chunk.tokens.document);
   }
   scan.finish();
-  const rows = new Map(indices.map((index, place) => [index, scan.top.rowsOf(place)]));
-  const fetched = await fetchRows(dump, channels, rows, { rowsAtOnce: rowsAtOnce(dump, channels), signal });
-  const features = indices.map((index, place) => ({
-    ...{ name, index, mean: scan.moments.summary(place).mean },
-    examples: (rows.get(index) ?? []).map((row) => ({ row, ...fetched(index, row) })).filter(isShown(channels)),
+  const rows = new Map(indices.map((index, slot) => [index, scan.top.rowsOf(slot)]));
+  const rowsAtOnce = rowsWithin(dump, tensor, chunkBytes);
+  const fetched = await fetchRows(dump, tensor, rows, { rowsAtOnce, signal });
+  const features = indices.map((index, slot) => ({
+    ...{ name, index, mean: scan.moments.summary(slot).mean },
+    examples: (rows.get(index) ?? []).map((row) => ({ row, ...fetched(index, row) })).filter(isShown(tensor)),
   }));
   meter.written(indices.length);
   return features;
 }
 
-// A row where a latent is nowhere active is no example of it.
+// A row is no example of a latent that is not active in it.
 const isShown =
-  ({ sparse }: Channels) =>
+  ({ sparse }: FeatureTensor) =>
   ({ activations }: FetchedRow): boolean =>
     !sparse || activations.some((x) => x !== 0);
 
 /**
- * `count` latents, spread evenly over how often they are active, from often to seldom; never those that are active at
- * fewer than ten tokens, of which texts say little, unless there are no others.
+ * `count` latents, spread evenly over how often they are active, from often to seldom. Latents that are active at fewer
+ * than ten tokens are left out unless there are no others, as a few texts say little.
  */
 export function spread({ active }: LatentActivity, count: number): number[] {
   const order = (least: number) =>
@@ -124,7 +117,9 @@ export function spread({ active }: LatentActivity, count: number): number[] {
   return Array.from({ length: count }, (_, i) => from[Math.round(i * step)] as number);
 }
 
-/** Latents by their firing rate, in half powers of ten; `never` is active nowhere. */
+/**
+ * The numbers of latents by their firing rates, in half powers of ten. `never` counts those that are active nowhere.
+ */
 export interface RateHistogram {
   readonly never: number;
   /** Rates from 10^(from) up to 10^(from + 0.5); the last one includes 1. */

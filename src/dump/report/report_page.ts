@@ -1,6 +1,5 @@
-// The HTML of a report. Everything in a dump may come from anywhere: no text reaches the page unescaped, and the page
-// itself forbids scripts and whatever would be loaded.
-
+// The HTML of a report. Everything in a dump may come from anywhere: all text is escaped, and the page itself forbids
+// scripts and other files.
 import { showBytes } from '../../files/text.js';
 import { latentsName } from '../format/layout.js';
 import { bytesOf } from '../format/manifest.js';
@@ -37,7 +36,7 @@ td.n, th.n { text-align: right; }
 .example small { color: var(--faint); }
 `;
 
-/** The whole page, in pieces: it may be longer than a text can be. */
+/** The whole page, in parts: it may be longer than a string can be. */
 export function* pageOf(
   dump: Dump,
   activities: readonly LatentActivity[],
@@ -161,7 +160,7 @@ function featureOf({ name, index, mean, examples }: Feature, activity: LatentAct
   ].join('\n');
 }
 
-// Not Math.max(...): rows may be long.
+// Math.max(...) would fail here: rows may be long.
 const largestOf = (activations: Float32Array): number => activations.reduce((most, x) => (x > most ? x : most), 0);
 
 const before = 40; // tokens that are shown around the strongest one

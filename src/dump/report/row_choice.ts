@@ -1,7 +1,9 @@
-// Which rows of a dump a record shows: those where a neuron is strongest, and some by chance.
+// Which rows of a dump a record shows: those where a neuron is strongest, and some random ones.
 import { createHash } from 'node:crypto';
 
-/** For each neuron the rows with the largest values, in memory that depends on neither the rows nor their order. */
+/**
+ * The rows with the largest values, for each neuron. Memory depends neither on the number of rows nor on their order.
+ */
 export class TopRows {
   readonly #most: number;
   readonly #values: Float64Array;
@@ -15,7 +17,7 @@ export class TopRows {
     this.#count = new Int32Array(neurons);
   }
 
-  /** Of equal values, that of the earlier row counts for more; NaN counts for less than any other. */
+  /** Of equal values, that of the earlier row ranks higher. NaN ranks below all other values. */
   offer(neuron: number, value: number, row: number): void {
     const start = neuron * this.#most;
     const count = this.#count[neuron] as number;
@@ -45,12 +47,12 @@ export class TopRows {
 
 /**
  * `count` different rows out of `rows` (all of them where there are fewer), in random order: each choice and order is
- * as likely as any other. The same key gives the same rows everywhere, and different keys have nothing in common.
+ * as likely as any other. The same key gives the same rows everywhere. Choices for different keys are independent.
  */
 export function randomRows(key: string, count: number, rows: number): number[] {
   const next = uniform(key);
   const chosen: number[] = [];
-  const moved = new Map<number, number>(); // of the list 0, 1, …, rows - 1, only what the shuffle has changed
+  const moved = new Map<number, number>(); // the entries of the list 0, 1, …, rows - 1 that the shuffle has changed
   for (let i = 0; i < Math.min(count, rows); i++) {
     const j = i + Math.floor(next() * (rows - i)); // Fisher and Yates, from the front
     chosen.push(moved.get(j) ?? j);

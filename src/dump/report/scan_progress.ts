@@ -1,29 +1,33 @@
-// How far something is that reads a dump and makes records of what it finds.
+// The progress of what reads a dump and makes records: collate() and report().
 
 export interface CollateProgress {
-  /** That the first passes have seen, and will have seen. */
+  /** The tokens that the first passes have seen, and `totalTokens`: those that they will have seen in the end. */
   readonly tokens: number;
   readonly totalTokens: number;
   readonly tokensPerSecond: number;
-  /** Of the first passes. */
+  /** The time that the first passes still take. */
   readonly secondsLeft?: number;
-  /** That are written, and will be. */
+  /** The records that are written, and `totalRecords`: those that will be written in the end. */
   readonly records: number;
   readonly totalRecords: number;
 }
 
-/** Counts, and tells. */
+/** Counts tokens and records, and reports the progress. */
 export class ScanMeter {
   readonly #start = performance.now();
-  readonly #tell: ((progress: CollateProgress) => void) | undefined;
+  readonly #onProgress: ((progress: CollateProgress) => void) | undefined;
   readonly #totalTokens: number;
   readonly #totalRecords: number;
   #seconds = 0; // up to the last tokens
   #tokens = 0;
   records = 0;
 
-  constructor(totalTokens: number, totalRecords: number, tell: ((progress: CollateProgress) => void) | undefined) {
-    this.#tell = tell;
+  constructor(
+    totalTokens: number,
+    totalRecords: number,
+    onProgress: ((progress: CollateProgress) => void) | undefined,
+  ) {
+    this.#onProgress = onProgress;
     this.#totalTokens = totalTokens;
     this.#totalRecords = totalRecords;
   }
@@ -40,12 +44,12 @@ export class ScanMeter {
   }
 
   #report(): void {
-    if (!this.#tell) return;
+    if (!this.#onProgress) return;
     const [tokens, totalTokens] = [this.#tokens, Math.max(this.#tokens, this.#totalTokens)];
     const tokensPerSecond = this.#seconds > 0 ? tokens / this.#seconds : 0;
     const left = tokens < totalTokens &&
       tokensPerSecond > 0 && { secondsLeft: (totalTokens - tokens) / tokensPerSecond };
     const { records } = this;
-    this.#tell({ tokens, totalTokens, tokensPerSecond, ...left, records, totalRecords: this.#totalRecords });
+    this.#onProgress({ tokens, totalTokens, tokensPerSecond, ...left, records, totalRecords: this.#totalRecords });
   }
 }

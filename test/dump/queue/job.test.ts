@@ -1,4 +1,4 @@
-// What is read of a job: the payload that was planned, or an error that names the field. Oracle: the payload itself, and a
+// Reading a job gives the payload that was planned, or an error that names the field. Oracle: the payload itself, and a
 // thousand random changes of it.
 import * as assert from 'uvu/assert';
 import { FieldError } from '../../../src/dump/format/schema.js';
@@ -92,21 +92,21 @@ test('a signature is of one job of one queue, under one key', () => {
   assert.throws(() => jobData('shard', { dump: 'x', number: 0 }, origin), /dump must be sixteen hexadecimal digits/);
 });
 
-/** The place of every value in a piece of JSON. */
-function* placesIn(value: unknown, path: readonly (string | number)[] = []): Generator<readonly (string | number)[]> {
+/** The path of every value in JSON. */
+function* pathsIn(value: unknown, path: readonly (string | number)[] = []): Generator<readonly (string | number)[]> {
   yield path;
   if (typeof value !== 'object' || value === null) return;
   const keys = Array.isArray(value) ? value.keys() : Object.keys(value);
-  for (const key of keys) yield* placesIn((value as Record<string | number, unknown>)[key], [...path, key]);
+  for (const key of keys) yield* pathsIn((value as Record<string | number, unknown>)[key], [...path, key]);
 }
 
-const shownPlace = (path: readonly (string | number)[]): string =>
+const shownPath = (path: readonly (string | number)[]): string =>
   path.map((part, i) => (typeof part === 'number' ? `[${part}]` : i === 0 ? part : `.${part}`)).join('');
 
 test('1,000 random changes: what is read is known field by field, and every refusal names the field', () => {
   const { integer, pick } = random(14);
   const text = JSON.stringify(dump);
-  const places = [...placesIn(dump)];
+  const paths = [...pathsIn(dump)];
   const values: unknown[] = [
     ...[
       null,
@@ -163,11 +163,11 @@ test('1,000 random changes: what is read is known field by field, and every refu
   const counts = { read: 0, refused: 0 };
   for (let turn = 0; turn < 1000; turn++) {
     const changed = JSON.parse(text);
-    const place = pick(places.slice(1));
-    const parent = place.slice(0, -1).reduce((value, part) => value[part], changed);
-    const last = place.at(-1) as string;
+    const path = pick(paths.slice(1));
+    const parent = path.slice(0, -1).reduce((value, part) => value[part], changed);
+    const last = path.at(-1) as string;
     const kind = integer(0, 4);
-    let at = shownPlace(place);
+    let at = shownPath(path);
     if (kind === 0) delete parent[last];
     else if (kind < 3 || typeof parent[last] !== 'object' || Array.isArray(parent[last]))
       parent[last] = structuredClone(pick(values));
@@ -185,9 +185,9 @@ test('1,000 random changes: what is read is known field by field, and every refu
       assert.instance(error, BadJob, `${at}: ${error}`);
       counts.refused++;
       const { message } = error as Error;
-      const named = [at, shownPlace(place), shownPlace(place.slice(0, -1)), ...together].filter((name) => name !== '');
+      const named = [at, shownPath(path), shownPath(path.slice(0, -1)), ...together].filter((name) => name !== '');
       assert.ok(
-        named.some((name) => message.startsWith(`queue: the job's ${name}`)) || place.length === 1,
+        named.some((name) => message.startsWith(`queue: the job's ${name}`)) || path.length === 1,
         `${at}: ${message}`,
       );
       assert.ok(message.length < 1000 && !/\p{Cc}/u.test(message), message);
@@ -196,7 +196,7 @@ test('1,000 random changes: what is read is known field by field, and every refu
   assert.ok(counts.refused > 600 && counts.read > 20, JSON.stringify(counts));
 });
 
-// Fields that are wrong beside others
+// Fields that are wrong together with others
 const together = [
   'request.context',
   'request.dtype',
@@ -230,7 +230,7 @@ test('what would take hours or tens of GB of a worker or a planner is refused', 
   );
 });
 
-test('what cannot be planned is told before anything is loaded', () => {
+test('what cannot be planned is refused before anything is loaded', () => {
   const wrong = (change: object, pattern: RegExp) =>
     assert.throws(
       () => plainRequest({ ...dump.request, ...change }),

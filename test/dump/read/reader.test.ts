@@ -164,7 +164,7 @@ test('verify names what was damaged', () =>
     });
   }));
 
-test('a shard in the place of another is found', () =>
+test('a shard under the name of another is found', () =>
   withDump(async (out) => {
     await rename(join(out, 'shard-00000.safetensors'), join(out, 'x'));
     await rename(join(out, 'shard-00001.safetensors'), join(out, 'shard-00000.safetensors'));

@@ -27,7 +27,7 @@ const context = 8;
 const neurons = '1/mlp/post_act';
 const latents = '1/resid/delta_mlp/latents';
 
-// No two rows are alike, most documents end in a shorter one.
+// No two rows are alike, and most documents end in a shorter row.
 async function* documents() {
   for (let i = 0; i < 9; i++)
     yield `${i % 3 ? 'A windy' : 'One 🙂'} day ${i}: it ${i} moved ${'very '.repeat(i % 4)}old ${i} trees.`;
@@ -53,8 +53,8 @@ const withDump = (body: Body): Promise<void> =>
 
 interface Whole {
   readonly texts: string[][];
-  /** By row and position, where there are tokens. */
-  value(row: number, position: number, channel: number): number;
+  /** The value of a feature, by row and position, where there are tokens. */
+  value(row: number, position: number, feature: number): number;
 }
 
 async function wholeOf(made: Dump, name: string): Promise<Whole> {
@@ -65,7 +65,7 @@ async function wholeOf(made: Dump, name: string): Promise<Whole> {
     const positions = [...Array(context).keys()].filter((p) => document[r * context + p] !== -1);
     return positions.map((p) => gpt2Tokenizer().decode([tokens[r * context + p] as number]));
   });
-  return { texts, value: (r, p, channel) => data[(r * context + p) * width + channel] as number };
+  return { texts, value: (r, p, feature) => data[(r * context + p) * width + feature] as number };
 }
 
 function densified({ shape, rowPtr, indices, values }: SparseRows): Float32Array {
@@ -79,9 +79,9 @@ function densified({ shape, rowPtr, indices, values }: SparseRows): Float32Array
   return data;
 }
 
-/** What every row is as a record. */
-const rowsOf = ({ texts, value }: Whole, channel: number): ActivationRecord[] =>
-  texts.map((tokens, r) => ({ tokens, activations: tokens.map((_, p) => value(r, p, channel)) }));
+/** Every row as a record. */
+const rowsOf = ({ texts, value }: Whole, feature: number): ActivationRecord[] =>
+  texts.map((tokens, r) => ({ tokens, activations: tokens.map((_, p) => value(r, p, feature)) }));
 
 function checkMoments({ mean, variance, skewness, kurtosis }: NeuronRecord, rows: ActivationRecord[]): void {
   const values = rows.flatMap(({ activations }) => activations);
@@ -171,12 +171,12 @@ test('dense, in heads and sparse: as computed from everything at once', () =>
     for (const { name, indices } of selections) {
       const whole = await wholeOf(made, name);
       assert.ok(whole.texts.some((tokens) => tokens.length < context));
-      const channels = indices === 'all' ? [...Array(width[name] as number).keys()] : [...new Set(indices)];
-      assert.is((await readdir(join(out, folders[name] as string))).length, channels.length);
-      for (const channel of channels) {
-        const record = await loadNeuronRecord(join(out, folders[name] as string, `${channel}.json`));
-        const rows = rowsOf(whole, channel);
-        assert.equal(record.neuronId, { layerIndex: name.startsWith('1/') ? 1 : 0, neuronIndex: channel });
+      const features = indices === 'all' ? [...Array(width[name] as number).keys()] : [...new Set(indices)];
+      assert.is((await readdir(join(out, folders[name] as string))).length, features.length);
+      for (const feature of features) {
+        const record = await loadNeuronRecord(join(out, folders[name] as string, `${feature}.json`));
+        const rows = rowsOf(whole, feature);
+        assert.equal(record.neuronId, { layerIndex: name.startsWith('1/') ? 1 : 0, neuronIndex: feature });
         assert.equal([record.quantileBoundaries, record.randomSampleByQuantile], [null, null]);
         checkMoments(record, rows);
         checkTop(record, rows, 5);
@@ -252,7 +252,7 @@ test('more rows asked for than there are, and none', () =>
     checkMoments(await loadNeuronRecord(join(folder, 'mlp_post_act', '1', '7.json')), rows);
   }));
 
-/** The ranges of rows that are read, in order; one reading at a time. */
+/** Records the ranges of rows that are read, and checks that there is one reading at a time. */
 function watched(made: Dump): { ranges: [number, number][] } {
   const ranges: [number, number][] = [];
   const rows = made.rows.bind(made) as (name: string, from?: number, to?: number) => Promise<never>;
@@ -265,7 +265,7 @@ function watched(made: Dump): { ranges: [number, number][] } {
   return { ranges };
 }
 
-test('rows are read in small pieces: all once, then those that were chosen, in order', () =>
+test('rows are read in small chunks: all once, then those that were chosen, in order', () =>
   withDump(async (made, folder) => {
     for (const name of [neurons, latents]) {
       const width = name === neurons ? 256 * 4 : ((await made.rows(latents, 0, 1)).shape[2] as number) * 8 + 8;
@@ -304,7 +304,7 @@ test('neurons that do not fit into memory at once are done in several rounds', (
     assert.ok(seen.every((now, i) => i === 0 || now.tokens >= (seen[i - 1]?.tokens ?? 0)));
   }));
 
-test('stopping between two pieces leaves whole files only', () =>
+test('stopping between two steps leaves whole files only', () =>
   withDump(async (made, folder) => {
     const reason = new Error('enough');
     const out = join(folder, 'records');

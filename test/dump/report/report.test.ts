@@ -34,7 +34,7 @@ const pageOf = async (made: Dump, out: string, options: Partial<ReportOptions> =
   return readFile(out, 'utf8');
 };
 
-/** The text of a piece of HTML without its marks. */
+/** The text of HTML without its tags. */
 const plain = (html: string): string =>
   html
     .replace(/<[^>]*>/g, '')
@@ -65,7 +65,7 @@ test('rates, extremes and examples are those of the dump', () =>
     const table = /Most active<\/h3><table>(.*?)<\/table>/s.exec(page)?.[1] ?? '';
     const rows = [...table.matchAll(/<td>(\d+)<\/td><td class="n">([\d.]+) %<\/td><td class="n">([\d.]+)<\/td>/g)];
     assert.equal(
-      rows.map(([, ...cells]) => cells.map(Number)),
+      rows.map(([, ...columns]) => columns.map(Number)),
       order.slice(0, 10).map(([latent, count]) => {
         return [
           latent,
@@ -81,9 +81,9 @@ test('rates, extremes and examples are those of the dump', () =>
     const { tokens } = await made.tokens();
     for (const latent of shown) {
       let [best, at] = [0, -1];
-      for (let cell = 0; cell + 1 < rowPtr.length; cell++) {
-        for (let i = Number(rowPtr[cell]); i < Number(rowPtr[cell + 1]); i++) {
-          if (indices[i] === latent && (values[i] as number) > best) [best, at] = [values[i] as number, cell];
+      for (let position = 0; position + 1 < rowPtr.length; position++) {
+        for (let i = Number(rowPtr[position]); i < Number(rowPtr[position + 1]); i++) {
+          if (indices[i] === latent && (values[i] as number) > best) [best, at] = [values[i] as number, position];
         }
       }
       const feature = page.slice(page.indexOf(`id="${latents}/${latent}"`)).split('</section>')[0] as string;
@@ -185,7 +185,7 @@ test('sonde report', () =>
 const browser = ['chromium', 'chromium-browser', 'google-chrome'].find(
   (name) => spawnSync(name, ['--version']).status === 0,
 );
-const onPhones = 'a browser shows it on a phone and on a desk, without scrolling sideways';
+const onPhones = 'a browser shows it on a phone and on a desktop, without scrolling sideways';
 if (!browser) test.skip(onPhones, 'no Chromium is installed');
 else {
   test(onPhones, () =>

@@ -1,4 +1,4 @@
-// Oracle: sorting everything; for what is random, the counts that chance allows.
+// Oracle: sorting everything; for what is random, counts within five standard deviations.
 import * as assert from 'uvu/assert';
 import { randomRows, TopRows } from '../../../src/dump/report/row_choice.js';
 import { suite } from '../../support/harness.js';
@@ -46,13 +46,13 @@ test('random rows are different, within range, and repeatable', () => {
   assert.not.equal(randomRows('7/a/1', 5, 1000), randomRows('7/a/2', 5, 1000));
 });
 
-test('each row is as likely as any other, at each place', () => {
+test('each row is as likely as any other, at each rank', () => {
   const [keys, count, rows] = [6000, 3, 10];
   const times = Array.from({ length: count }, () => new Array<number>(rows).fill(0));
   const pairs = new Map<string, number>();
   for (let key = 0; key < keys; key++) {
     const chosen = randomRows(`${key}`, count, rows);
-    for (const [place, row] of chosen.entries()) (times[place] as number[])[row] = (times[place]?.[row] ?? 0) + 1;
+    for (const [rank, row] of chosen.entries()) (times[rank] as number[])[row] = (times[rank]?.[row] ?? 0) + 1;
     const pair = `${chosen[0]} ${chosen[1]}`;
     pairs.set(pair, (pairs.get(pair) ?? 0) + 1);
   }

@@ -1,7 +1,7 @@
 // Oracle: the lines of a log, and what a terminal gets, written out by hand.
 import { Writable } from 'node:stream';
 import * as assert from 'uvu/assert';
-import { progressView } from '../../src/cli/progress.js';
+import { tokenProgressView } from '../../src/cli/token_progress.js';
 import { suite } from '../support/harness.js';
 
 const test = suite('progress');
@@ -21,7 +21,7 @@ class Log extends Writable {
   moveCursor(): void {}
 }
 
-const view = (log: Log) => progressView(log as unknown as NodeJS.WriteStream);
+const view = (log: Log) => tokenProgressView(log as unknown as NodeJS.WriteStream);
 const progress = { bytesRead: 0, tokensPerSecond: 1234.5, shards: 0 };
 
 test('elsewhere than on a terminal: a line at the start, every few seconds, and at the end', () => {
@@ -39,7 +39,7 @@ test('elsewhere than on a terminal: a line at the start, every few seconds, and 
   ]);
 });
 
-test('records are counted in place of shards', () => {
+test('records are counted instead of shards', () => {
   const records = { tokens: 1000, totalTokens: 2000, tokensPerSecond: 500, records: 0, totalRecords: 3072 };
   const log = new Log(false);
   view(log).update({ ...records, secondsLeft: 2 });

@@ -1,4 +1,4 @@
-// Options that several commands share, and how their words become values.
+// Options that several commands share, and the parsers of their arguments.
 import { type Command, InvalidArgumentError } from 'commander';
 import type { DumpOptions } from '../dump/shards/options.js';
 import { type Device, type DeviceName, getDefaultDevice, listDevices, openDevice } from '../engine/device.js';
@@ -6,7 +6,7 @@ import type { DType } from '../engine/dtype.js';
 import { Transformer } from '../transformer/transformer.js';
 import { modelNames } from '../transformer/weights/names.js';
 import { UsageError } from './failure.js';
-import { fetchView } from './fetch_progress.js';
+import { fetchProgressView } from './fetch_progress.js';
 
 export interface ModelOptions {
   model: string;
@@ -43,7 +43,7 @@ export function oneOf<T extends string>(...allowed: T[]): (text: string) => T {
   };
 }
 
-/** For options that may be repeated, and take several words each time. */
+/** Collects the arguments of an option that may be repeated, and that takes several arguments each time. */
 export const collected = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text];
 
 function deviceName(text: string): DeviceName {
@@ -75,7 +75,7 @@ export const addDevice = (command: Command): Command =>
 
 export const addModelOptions = (command: Command, model = 'demo'): Command => addDevice(addModel(command, model));
 
-/** For a command that can share its work between devices. */
+/** The options of a command that can share its work between devices. */
 export const addModelAndWorkers = (command: Command, model = 'demo'): Command =>
   addThreads(
     addModel(command, model)
@@ -87,7 +87,9 @@ export const addModelAndWorkers = (command: Command, model = 'demo'): Command =>
       .option('--workers <n>', 'processes that share the work, on as many GPUs or parts of the cores', integer(1)),
   );
 
-/** What the model computes with: `--dtype`, or `--precision` where that is how values are stored. */
+/**
+ * The option of what the model computes with: `--dtype`, or `--precision` where `--dtype` says how values are stored.
+ */
 export const addPrecision = (command: Command, flag: '--dtype' | '--precision'): Command =>
   command.option(
     `${flag} <dtype>`,
@@ -95,7 +97,9 @@ export const addPrecision = (command: Command, flag: '--dtype' | '--precision'):
     oneOf(...(precisions as DType[])),
   );
 
-/** The device of this process, or those of the processes that share the work. `--threads` is of all together. */
+/**
+ * The device of this process, or those of the processes that share the work. `--threads` counts those of all processes.
+ */
 export function chosenWorkers(options: {
   device?: DeviceName[];
   workers?: number;
@@ -117,7 +121,7 @@ export function chosenWorkers(options: {
   };
 }
 
-// The GPUs, as many as there are processes; else the processor.
+// The GPUs, at most one per process; the CPU where there are none.
 function workerDevices(count: number): DeviceName[] {
   const { kind } = getDefaultDevice();
   if (kind === 'cpu') return ['cpu'];
@@ -130,10 +134,10 @@ export const chosenDevice = ({ device, threads }: Pick<ModelOptions, 'device' | 
     ? getDefaultDevice()
     : openDevice(device ?? 'cpu', threads === undefined ? {} : { threads });
 
-/** Loads the model, with progress of what has to be fetched. */
+/** Loads the model, and shows the progress of what has to be fetched. */
 export async function loadModel(options: ModelOptions, signal?: AbortSignal): Promise<Transformer> {
   const dtype = options.precision ?? options.dtype;
-  const view = fetchView();
+  const view = fetchProgressView();
   try {
     return await Transformer.load(options.model, {
       device: chosenDevice(options),
@@ -146,7 +150,7 @@ export async function loadModel(options: ModelOptions, signal?: AbortSignal): Pr
   }
 }
 
-/** `LOCATION=NAME|FILE` as dump() writes it, `LOCATION -> NAME`. */
+/** Converts `LOCATION=NAME` and `LOCATION=FILE` to the notation of dump(), `LOCATION -> NAME`. */
 export function autoencoderLocation(text: string): string {
   const at = text.indexOf('=');
   if (at > 0 && at < text.length - 1) return `${text.slice(0, at)} -> ${text.slice(at + 1)}`;
