@@ -2,6 +2,8 @@
   "variables": {
     # "address" (with undefined behaviour) or "thread"; the test suite's sanitizer runs set it
     "sanitize%": "",
+    # the instruction sets that native/cpu is compiled for; native/build.mjs leaves out what SONDE_ISAS does not name
+    "isas%": ",portable,avx2,avx512,avx512_bf16,",
     # native/cpu/*.cc but for the two that are compiled once: one file per operation, found by folder
     "cpu_kernels": [
       "<!@(node -p \"require('fs').readdirSync('native/cpu').filter(f=>f.endsWith('.cc')&&f!=='backend.cc'&&f!=='threads.cc').map(f=>'native/cpu/'+f).join(' ')\")"
@@ -35,12 +37,6 @@
   },
   "targets": [
     {
-      "target_name": "cpu_portable",
-      "type": "static_library",
-      "sources": ["<@(cpu_kernels)"],
-      "defines": ["SONDE_ISA=portable"]
-    },
-    {
       "target_name": "sonde",
       "sources": [
         "native/addon/addon.cc", "native/addon/device_memory.cc", "native/addon/results.cc", "native/addon/profile.cc",
@@ -52,17 +48,30 @@
         "<!(node -p \"require('node-addon-api').include_dir\")"
       ],
       "defines": [
-        "NAPI_VERSION=9", "NAPI_CPP_EXCEPTIONS", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED"
+        "NAPI_VERSION=9", "NAPI_CPP_EXCEPTIONS", "NODE_ADDON_API_CPP_EXCEPTIONS_ALL", "NODE_ADDON_API_DISABLE_DEPRECATED",
+        "SONDE_ISAS=\"<(isas)\""
       ],
-      "dependencies": ["cpu_portable"],
       "conditions": [
-        ["target_arch=='x64'", { "dependencies": ["cpu_avx2", "cpu_avx512", "cpu_avx512_bf16"] }],
+        ["',portable,' in isas", { "dependencies": ["cpu_portable"] }],
+        ["target_arch=='x64' and ',avx2,' in isas", { "dependencies": ["cpu_avx2"] }],
+        ["target_arch=='x64' and ',avx512,' in isas", { "dependencies": ["cpu_avx512"] }],
+        ["target_arch=='x64' and ',avx512_bf16,' in isas", { "dependencies": ["cpu_avx512_bf16"] }],
         ["OS=='linux'", { "ldflags": ["-Wl,-z,now"], "libraries": ["-ldl"] }]
       ]
     }
   ],
   "conditions": [
-    ["target_arch=='x64'", {
+    ["',portable,' in isas", {
+      "targets": [
+        {
+          "target_name": "cpu_portable",
+          "type": "static_library",
+          "sources": ["<@(cpu_kernels)"],
+          "defines": ["SONDE_ISA=portable"]
+        }
+      ]
+    }],
+    ["target_arch=='x64' and ',avx2,' in isas", {
       "targets": [
         {
           "target_name": "cpu_avx2",
@@ -71,7 +80,11 @@
           "defines": ["SONDE_ISA=avx2"],
           "cflags": ["-mavx2", "-mfma", "-mf16c"],
           "xcode_settings": { "OTHER_CPLUSPLUSFLAGS": ["-ffp-contract=off", "-mavx2", "-mfma", "-mf16c"] }
-        },
+        }
+      ]
+    }],
+    ["target_arch=='x64' and ',avx512,' in isas", {
+      "targets": [
         {
           "target_name": "cpu_avx512",
           "type": "static_library",
@@ -87,7 +100,11 @@
               "-ffp-contract=off", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"
             ]
           }
-        },
+        }
+      ]
+    }],
+    ["target_arch=='x64' and ',avx512_bf16,' in isas", {
+      "targets": [
         {
           "target_name": "cpu_avx512_bf16",
           "type": "static_library",

@@ -3,6 +3,8 @@
 //   node native/build.mjs                      build/Release/sonde.node
 //   node native/build.mjs --install            what `npm install` runs: the same, then the CUDA backend; see installCuda()
 //   node native/build.mjs --sanitize=address   build-sanitize/address/build/Release/sonde.node; also =thread
+// SONDE_ISAS names the instruction sets to build, with commas between them, and no other can then be picked: while one kernel is worked
+// on, one set is enough. `native` is the one that this processor picks. Without it, all are built.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -12,12 +14,50 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
+// Those of each architecture, best first. What a compiler for the processor it runs on defines, where it has all that the set uses:
+// the same as native/cpu/backend.cc asks the processor for.
+const avx2 = ['__AVX2__', '__FMA__', '__F16C__'];
+const avx512 = [...avx2, '__AVX512F__', '__AVX512BW__', '__AVX512DQ__', '__AVX512VL__'];
+const instructionSets = {
+  x64: { avx512_bf16: [...avx512, '__AVX512BF16__'], avx512, avx2, portable: [] },
+  other: { portable: [] },
+};
+
+/**
+ * The instruction sets that `wish`, a value of SONDE_ISAS, asks for: all where it is empty. `macros` gives what the compiler defines for
+ * this processor. Throws an Error that says what may be asked for.
+ */
+export function chooseIsas(wish = '', { arch = process.arch, macros = compilerMacros } = {}) {
+  const sets = instructionSets[arch] ?? instructionSets.other;
+  const known = Object.keys(sets);
+  if (wish === '') return known;
+  const names = wish.split(',').map((name) => name.trim());
+  if (!names.every((name) => name === 'native' || known.includes(name))) {
+    throw new Error(`SONDE_ISAS must be native or some of ${known.join(',')}, but is '${wish}'`);
+  }
+  const native = () => {
+    const defined = new Set(macros().match(/\w+/g));
+    return known.find((name) => sets[name].every((macro) => defined.has(macro)));
+  };
+  const chosen = names.map((name) => (name === 'native' ? native() : name));
+  return known.filter((name) => chosen.includes(name));
+}
+
+function compilerMacros() {
+  const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
+  const options = ['-march=native', '-dM', '-E', '-x', 'c++', '/dev/null'];
+  const { status, stdout, stderr, error } = spawnSync(compiler, options, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`SONDE_ISAS=native: ${error?.message ?? stderr}`);
+  return stdout;
+}
+
 /** Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that
  *  holds the compiler's output when the build fails. sanitize: '', 'address' or 'thread', each in a folder of its own. */
 export function buildAddon(sanitize = '') {
   const folder = sanitize ? sanitizerFolder(sanitize) : root;
   const start = performance.now();
-  const { status, stdout, stderr, error } = spawnSync(process.execPath, [nodeGyp(), ...gypArguments(sanitize)], {
+  const isas = chooseIsas(process.env.SONDE_ISAS);
+  const { status, stdout, stderr, error } = spawnSync(process.execPath, [nodeGyp(), ...gypArguments(sanitize, isas)], {
     cwd: folder,
     encoding: 'utf8',
     maxBuffer: 2 ** 30,
@@ -39,7 +79,10 @@ export function buildAddon(sanitize = '') {
 }
 
 // `configure build` compiles what changed; `rebuild` would compile everything at each install.
-const gypArguments = (sanitize) => ['configure', 'build', ...(sanitize ? [`--sanitize=${sanitize}`] : [])];
+const gypArguments = (sanitize, isas) => [
+  ...['configure', 'build', `--isas=,${isas},`],
+  ...(sanitize ? [`--sanitize=${sanitize}`] : []),
+];
 
 const nodeGyp = () => createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js');
 
@@ -119,7 +162,15 @@ async function main() {
     process.exitCode = 2;
     return;
   }
-  console.log('sonde: building the CPU backend; this takes a minute or two the first time');
+  let isas = '';
+  try {
+    if (process.env.SONDE_ISAS) isas = ` for ${chooseIsas(process.env.SONDE_ISAS).join(', ')} alone`;
+  } catch (error) {
+    console.error(`sonde: ${error.message}`);
+    process.exitCode = 2;
+    return;
+  }
+  console.log(`sonde: building the CPU backend${isas}; this takes a minute or two the first time`);
   try {
     const { warnings, seconds } = buildAddon(sanitize);
     if (warnings.length > 0) console.error(warnings.join('\n'));

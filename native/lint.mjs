@@ -64,6 +64,7 @@ function compilerFlags() {
   const include = [require('node-api-headers').include_dir, require('node-addon-api').include_dir];
   const defines = [
     'SONDE_ISA=portable',
+    'SONDE_ISAS=",portable,avx2,avx512,avx512_bf16,"',
     'NAPI_VERSION=9',
     'NAPI_CPP_EXCEPTIONS',
     'NODE_ADDON_API_CPP_EXCEPTIONS_ALL',

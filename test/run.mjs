@@ -1,5 +1,7 @@
 // Runs each compiled test file in a process of its own, so that a native crash or a hang costs one file, and closes with
-// `N passed, N failed, N skipped`. Arguments: only the files whose path contains one of them.
+// `N passed, N failed, N skipped`.
+//   node test/run.mjs [--build] [WORD]...    all files, or those whose path contains one of the words
+//   --build            builds what they need first (test/build.mjs)
 //   TEST_JOBS          files at a time; as many as there are processors
 //   TEST_FILE_LIMIT    seconds a file may take; 600
 //   TEST_LIMIT_FACTOR  stretches this limit and those of the tests (slow builds: sanitizers)
@@ -9,9 +11,12 @@ import { existsSync, readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { build, chooseTests } from './build.mjs';
 
 const folder = join(dirname(fileURLToPath(import.meta.url)), '..', 'build-test', 'test');
 const wanted = process.argv.slice(2);
+const builds = wanted[0] === '--build';
+if (builds) wanted.shift();
 const suffix = process.env.TEST_SUFFIX ?? '.test.js';
 const limit = Number(process.env.TEST_FILE_LIMIT ?? 600) * Number(process.env.TEST_LIMIT_FACTOR ?? 1);
 const jobs = Number(process.env.TEST_JOBS ?? availableParallelism());
@@ -28,10 +33,9 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
   });
 }
 
+if (builds && !build(wanted)) process.exit(1);
 const files = existsSync(folder) ? readdirSync(folder, { recursive: true }).map(String).sort() : [];
-const queue = files.filter(
-  (f) => f.endsWith(suffix) && (wanted.length === 0 || wanted.some((part) => f.includes(part))),
-);
+const queue = chooseTests(files, wanted, suffix);
 const sum = { passed: 0, failed: 0, skipped: 0 };
 if (queue.length === 0) {
   console.log(`FAIL no test file in ${folder}${wanted.length ? ` matches ${wanted.join(' or ')}` : ''}`);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 #include <string>
+#include <string_view>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -36,9 +37,9 @@ extern const Operations operations;
 namespace {
 
 struct InstructionSet {
-  const char* name;   // as SONDE_ISA names it
-  const char* title;  // for people to read
-  const Operations* operations;
+  const char* name;              // as SONDE_ISA names it
+  const char* title;             // for people to read
+  const Operations* operations;  // null where the build left it out
   bool (*supported)();
 };
 
@@ -64,30 +65,46 @@ bool has_avx512_bf16() {
 }
 #endif
 
+// The table of an instruction set, if it was built: binding.gyp gives their names, each between commas. Nothing refers to another.
+constexpr const Operations* table(std::string_view between_commas, const Operations* operations) {
+  return std::string_view(SONDE_ISAS).find(between_commas) == std::string_view::npos ? nullptr : operations;
+}
+
 // best first
 constexpr InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", "AVX-512 with bfloat16", &avx512_bf16::operations, has_avx512_bf16},
-    {"avx512", "AVX-512", &avx512::operations, has_avx512},
-    {"avx2", "AVX2", &avx2::operations, has_avx2},
-    {"portable", "SSE2", &portable::operations, [] { return true; }},
+    {"avx512_bf16", "AVX-512 with bfloat16", table(",avx512_bf16,", &avx512_bf16::operations), has_avx512_bf16},
+    {"avx512", "AVX-512", table(",avx512,", &avx512::operations), has_avx512},
+    {"avx2", "AVX2", table(",avx2,", &avx2::operations), has_avx2},
+    {"portable", "SSE2", table(",portable,", &portable::operations), [] { return true; }},
 #else
-    {"portable", "NEON", &portable::operations, [] { return true; }},
+    {"portable", "NEON", table(",portable,", &portable::operations), [] { return true; }},
 #endif
 };
 
 const InstructionSet* choose(Status* status) {
   const char* wanted = getenv("SONDE_ISA");
+  if (wanted && !*wanted) wanted = nullptr;
+  std::string known, built;
+  const auto add = [](std::string& names, const char* name) {
+    names += (names.empty() ? "" : ", ") + std::string(name);
+  };
   for (const InstructionSet& set : kInstructionSets) {
-    if (wanted && *wanted && strcmp(wanted, set.name) != 0) continue;
-    if (set.supported()) return &set;
-    if (!wanted || !*wanted) continue;
-    *status = fail("SONDE_ISA is %s, which this processor does not have", wanted);
+    add(known, set.name);
+    if (set.operations) add(built, set.name);
+    if (wanted && strcmp(wanted, set.name) != 0) continue;
+    if (set.operations && set.supported()) return &set;
+    if (!wanted) continue;
+    *status = set.operations ? fail("SONDE_ISA is %s, which this processor does not have", wanted)
+                             : fail("SONDE_ISA is %s, which is not built; node native/build.mjs builds it", wanted);
     return nullptr;
   }
-  std::string names;
-  for (const InstructionSet& set : kInstructionSets) names += (names.empty() ? "" : ", ") + std::string(set.name);
-  *status = fail("SONDE_ISA must be one of %s, but is '%.40s'", names.c_str(), wanted ? wanted : "");
+  if (wanted) {
+    *status = fail("SONDE_ISA must be one of %s, but is '%.40s'", known.c_str(), wanted);
+  } else {
+    *status = fail("this processor has no instruction set that is built (%s); node native/build.mjs builds all",
+                   built.c_str());
+  }
   return nullptr;
 }
 

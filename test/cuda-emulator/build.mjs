@@ -66,56 +66,53 @@ async function compileAll(folder, sources, headers, include) {
 }
 
 /**
- * Compiles the changed files of kernels/ and of the emulator; returns the objects. `kernels` may be a modified copy of the folder,
- * `only` names the files of it that are compiled, into `out`.
+ * A modified copy: its folders, which replace kernels/ and native/, the .cu files of it that are compiled, and the folder for all
+ * results. warn: warnings are errors, unless the copy is wrong on purpose. The test and the CPU backend's build may be the copy's, too.
+ * @typedef {{ kernels: string, native?: string, only: string[], out: string, warn?: boolean, test?: string, release?: string }} Changed
  */
-async function buildObjects(flavour, { kernels = join(root, 'kernels'), out = flavourFolder(flavour), only } = {}) {
-  const { kernels: kernelFlags, runtime } = flavours[flavour];
-  const native = join(root, 'native');
-  const headers = newest([...files(kernels, /\.(h|cuh)$/), ...files(here, /\.h$/), ...files(native, /\.h$/)]);
-  const sources = [
-    ...files(kernels, /\.cu$/).map((path) => [path, kernelFlags]),
-    ...[join(here, 'emulator.cc'), join(here, 'runtime.cc')].map((path) => [path, runtime]),
-  ].filter(([path]) => !only || only.includes(basename(path)));
-  // a planted mistake may well earn a warning
-  return compileAll(out, sources, headers, [`-I${kernels}`, `-I${native}`, ...(only ? ['-w'] : [])]);
+
+/** Compiles what changed of kernels/ and of the emulator; returns the objects, those of `changed` instead of their originals. */
+async function buildObjects(flavour, changed) {
+  const { kernels, runtime } = flavours[flavour];
+  const own = { kernels: join(root, 'kernels'), native: join(root, 'native'), out: flavourFolder(flavour), warn: true };
+  const compile = ({ kernels: folder, native = own.native, only, out, warn }) => {
+    const headers = newest([...files(folder, /\.(h|cuh)$/), ...files(here, /\.h$/), ...files(native, /\.h$/)]);
+    const sources = [
+      ...files(folder, /\.cu$/).map((path) => [path, kernels]),
+      ...[join(here, 'emulator.cc'), join(here, 'runtime.cc')].map((path) => [path, runtime]),
+    ].filter(([path]) => !only || only.includes(basename(path)));
+    return compileAll(out, sources, headers, [`-I${folder}`, `-I${native}`, ...(warn ? [] : ['-w'])]);
+  };
+  const objects = new Map((await compile(own)).map((path) => [basename(path), path]));
+  if (changed) for (const path of await compile(changed)) objects.set(basename(path), path);
+  return [...objects.values()];
 }
 
 const flavourFolder = (flavour) => join(root, 'build-emulator', flavour);
 const sanitizeFlags = (flavour) => flavours[flavour].kernels.filter((flag) => /sanitize/.test(flag));
 
 /** Builds the whole backend as a shared library; returns its path. */
-export async function buildEmulator(flavour = 'plain') {
-  const objects = await buildObjects(flavour);
-  const library = join(flavourFolder(flavour), 'libsonde_cuda.so');
+export async function buildEmulator(flavour = 'plain', /** @type {Changed} */ changed) {
+  const objects = await buildObjects(flavour, changed);
+  const library = join(changed?.out ?? flavourFolder(flavour), 'libsonde_cuda.so');
   if (!existsSync(library) || statSync(library).mtimeMs < newest(objects)) {
     await run(compiler, ['-shared', ...sanitizeFlags(flavour), ...objects, '-o', library]);
   }
   return library;
 }
 
-/**
- * Builds kernels_test, with the CPU backend of the addon's build; returns its path. `changed` is a copy of kernels/, the files of it
- * to compile, and a folder for the results: these objects replace the originals.
- */
-export async function buildKernelsTest(flavour = 'plain', changed) {
-  const objects = await buildObjects(flavour);
-  const release = join(root, 'build', 'Release');
+/** Builds kernels_test, with the CPU backend of the addon's build; returns its path. */
+export async function buildKernelsTest(flavour = 'plain', /** @type {Changed} */ changed) {
+  const objects = await buildObjects(flavour, changed);
+  const out = changed?.out ?? flavourFolder(flavour);
+  const { release = join(root, 'build', 'Release'), native = join(root, 'native') } = changed ?? {};
   const cpu = [
     ...files(join(release, 'obj.target', 'sonde', 'native', 'cpu'), /\.o$/),
     ...files(release, /^(lib)?cpu_.*\.a$/),
   ];
-  const own = [[join(here, 'kernels_test.cc'), flavours[flavour].kernels]];
-  const headers = newest([...files(here, /\.h$/), ...files(join(root, 'native'), /\.h$/)]);
-  const test = await compileAll(flavourFolder(flavour), own, headers, [`-I${join(root, 'native')}`]);
-  let out = flavourFolder(flavour);
-  if (changed) {
-    out = changed.out;
-    const others = await buildObjects(flavour, changed);
-    for (const other of others) {
-      objects[objects.findIndex((path) => basename(path) === basename(other))] = other;
-    }
-  }
+  const source = [changed?.test ?? join(here, 'kernels_test.cc'), flavours[flavour].kernels];
+  const headers = newest([...files(here, /\.h$/), ...files(native, /\.h$/)]);
+  const test = await compileAll(changed?.test ? out : flavourFolder(flavour), [source], headers, [`-I${native}`]);
   const program = join(out, 'kernels_test');
   if (!existsSync(program) || statSync(program).mtimeMs < newest([...objects, ...test, ...cpu])) {
     await run(compiler, [...sanitizeFlags(flavour), ...test, ...objects, ...cpu, '-pthread', '-o', program]);
