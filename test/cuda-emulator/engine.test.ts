@@ -1,4 +1,4 @@
-import { operationFiles } from '../support/operations.js';
+import { operationFiles } from '../support/operations/list.js';
 import { operationsOnRows, testOnEmulator } from './suite.js';
 
 testOnEmulator(

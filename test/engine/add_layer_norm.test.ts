@@ -3,10 +3,10 @@ import * as assert from 'uvu/assert';
 import { addLayerNorm } from '../../src/engine/ops/add_layer_norm.js';
 import { layerNorm } from '../../src/engine/ops/layer_norm.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';
-import { layerNormed, sameInAnyBatch } from '../support/rows.js';
+import { cases, unit } from '../support/operations/cases.js';
+import { layerNormed, sameInAnyBatch } from '../support/operations/rows.js';
 
 const test = suite('add_layer_norm');
 

@@ -1,10 +1,10 @@
 // argmax against a search by hand.
 import * as assert from 'uvu/assert';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';
-import { along, anyDim } from '../support/rows.js';
+import { cases } from '../support/operations/cases.js';
+import { along, anyDim } from '../support/operations/rows.js';
 
 const test = suite('argmax');
 

@@ -4,11 +4,11 @@ import { attention } from '../../src/engine/ops/attention.js';
 import { maskLogits } from '../../src/engine/ops/mask_logits.js';
 import { softmax } from '../../src/engine/ops/softmax.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { attentionCase } from '../support/attention.js';
-import { cases, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';
 import { suite, throws } from '../support/harness.js';
+import { attentionCase } from '../support/operations/attention.js';
+import { cases, unit } from '../support/operations/cases.js';
 
 const test = suite('attention');
 

@@ -3,9 +3,9 @@ import * as assert from 'uvu/assert';
 import { promote } from '../../src/engine/dtype.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { broadcastShape } from '../../src/engine/shape.js';
-import { type Case, cases, coordinates, product, type Sample } from '../support/cases.js';
-import { anyOf, closeAs } from '../support/elementwise.js';
 import { suite, throws } from '../support/harness.js';
+import { type Case, cases, coordinates, product, type Sample } from '../support/operations/cases.js';
+import { anyOf, closeAs } from '../support/operations/elementwise.js';
 
 const test = suite('binary');
 

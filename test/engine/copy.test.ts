@@ -1,10 +1,10 @@
 // Copies between any layouts and dtypes, against the same by hand.
 import { isFloat } from '../../src/engine/dtype.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
-import { anyOf, specialValues } from '../support/elementwise.js';
 import { suite } from '../support/harness.js';
+import { cases, unit } from '../support/operations/cases.js';
+import { anyOf, specialValues } from '../support/operations/elementwise.js';
 
 const test = suite('copy');
 

@@ -3,9 +3,9 @@ import * as assert from 'uvu/assert';
 import { DeviceError } from '../../src/engine/errors.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { rejects, suite, throws } from '../support/harness.js';
+import { cases } from '../support/operations/cases.js';
 
 const test = suite('embedding');
 

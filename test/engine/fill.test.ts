@@ -1,8 +1,9 @@
 // Filling tensors of any layout and dtype.
-import { cases } from '../support/cases.js';
+
 import { close } from '../support/close.js';
-import { anyOf } from '../support/elementwise.js';
 import { suite } from '../support/harness.js';
+import { cases } from '../support/operations/cases.js';
+import { anyOf } from '../support/operations/elementwise.js';
 
 const test = suite('fill');
 

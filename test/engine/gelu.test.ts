@@ -1,10 +1,10 @@
 // gelu against its formula in doubles.
 import { gelu } from '../../src/engine/ops/gelu.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
-import { specialValues } from '../support/elementwise.js';
 import { suite, throws } from '../support/harness.js';
+import { cases, unit } from '../support/operations/cases.js';
+import { specialValues } from '../support/operations/elementwise.js';
 
 const test = suite('gelu');
 

@@ -5,10 +5,10 @@ import { matmul } from '../../src/engine/ops/matmul.js';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import type { Precision } from '../../src/engine/ops/product.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, eachRow, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { onCpu, testDevice } from '../support/device.js';
 import { suite, throws } from '../support/harness.js';
+import { cases, eachRow, unit } from '../support/operations/cases.js';
 
 const test = suite('linear');
 

@@ -3,10 +3,10 @@ import { maskLogits } from '../../src/engine/ops/mask_logits.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { softmax } from '../../src/engine/ops/softmax.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { attentionCase } from '../support/attention.js';
-import { cases } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';
+import { attentionCase } from '../support/operations/attention.js';
+import { cases } from '../support/operations/cases.js';
 
 const test = suite('mask_logits');
 

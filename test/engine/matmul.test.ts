@@ -2,10 +2,10 @@
 import * as assert from 'uvu/assert';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, product, type Sample, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';
 import { suite, throws } from '../support/harness.js';
+import { cases, product, type Sample, unit } from '../support/operations/cases.js';
 
 const test = suite('matmul');
 

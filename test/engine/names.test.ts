@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
 import { suite } from '../support/harness.js';
-import { camelCase, families, fileOf, operationFiles, operations } from '../support/operations.js';
+import { camelCase, families, fileOf, operationFiles, operations } from '../support/operations/list.js';
 
 const test = suite('names');
 const read = (...path: string[]): string => readFileSync(join(packageRoot, ...path), 'utf8');

@@ -2,9 +2,9 @@
 import * as assert from 'uvu/assert';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';
+import { cases } from '../support/operations/cases.js';
 
 const test = suite('pack_weights');
 

@@ -1,10 +1,10 @@
 // Random values against Philox 4x32-10 written out once more in big integers, and against the moments they must have.
 import * as assert from 'uvu/assert';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, product } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';
 import { suite } from '../support/harness.js';
+import { cases, product } from '../support/operations/cases.js';
 
 const test = suite('random');
 const mask = 0xffffffffn;

@@ -1,10 +1,10 @@
 // Sums, means and maxima against loops in doubles.
 import * as assert from 'uvu/assert';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';
-import { along, anyDim, sameInAnyBatch } from '../support/rows.js';
+import { cases, unit } from '../support/operations/cases.js';
+import { along, anyDim, sameInAnyBatch } from '../support/operations/rows.js';
 
 const test = suite('reduce');
 

@@ -2,9 +2,9 @@
 import * as assert from 'uvu/assert';
 import { relu } from '../../src/engine/ops/relu.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases } from '../support/cases.js';
-import { closeAs, specialValues } from '../support/elementwise.js';
 import { suite } from '../support/harness.js';
+import { cases } from '../support/operations/cases.js';
+import { closeAs, specialValues } from '../support/operations/elementwise.js';
 
 const test = suite('relu');
 

@@ -1,8 +1,8 @@
 // rootMeanSquare against loops in doubles.
 import { rootMeanSquare } from '../../src/engine/ops/root_mean_square.js';
-import { cases, eachRow, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite } from '../support/harness.js';
+import { cases, eachRow, unit } from '../support/operations/cases.js';
 
 const test = suite('root_mean_square');
 

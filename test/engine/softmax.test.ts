@@ -2,10 +2,10 @@
 import * as assert from 'uvu/assert';
 import { softmax, softmaxNumerator } from '../../src/engine/ops/softmax.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, unit } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite } from '../support/harness.js';
-import { along, anyDim, sameInAnyBatch } from '../support/rows.js';
+import { cases, unit } from '../support/operations/cases.js';
+import { along, anyDim, sameInAnyBatch } from '../support/operations/rows.js';
 
 const test = suite('softmax');
 

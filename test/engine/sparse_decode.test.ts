@@ -3,10 +3,10 @@ import { DeviceError } from '../../src/engine/errors.js';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { sparseDecode } from '../../src/engine/ops/sparse_decode.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
+import { cases } from '../support/operations/cases.js';
 import { random } from '../support/random.js';
 
 const test = suite('sparse_decode');

@@ -4,10 +4,10 @@ import { linear } from '../../src/engine/ops/linear.js';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { sparseEncode } from '../../src/engine/ops/sparse_encode.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { cases, product } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { testDevice } from '../support/device.js';
 import { rejects, suite } from '../support/harness.js';
+import { cases, product } from '../support/operations/cases.js';
 
 const test = suite('sparse_encode');
 

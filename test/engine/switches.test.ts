@@ -8,7 +8,7 @@ import { packageRoot } from '../../src/engine/native.js';
 import { onCpu } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
-import { operationFiles } from '../support/operations.js';
+import { operationFiles } from '../support/operations/list.js';
 
 const test = suite('switches');
 test.limit(200_000);

@@ -2,10 +2,10 @@
 import * as assert from 'uvu/assert';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { topKMask } from '../../src/engine/ops/top_k.js';
-import { cases } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';
-import { along, anyDim } from '../support/rows.js';
+import { cases } from '../support/operations/cases.js';
+import { along, anyDim } from '../support/operations/rows.js';
 
 const test = suite('top_k');
 

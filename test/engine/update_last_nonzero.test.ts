@@ -1,8 +1,8 @@
 // updateLastNonzero against the same by hand.
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
-import { cases } from '../support/cases.js';
 import { close } from '../support/close.js';
 import { suite } from '../support/harness.js';
+import { cases } from '../support/operations/cases.js';
 
 const test = suite('update_last_nonzero');
 

@@ -1,7 +1,7 @@
 // The operations of native/ops.h, and the name that the files of each one have.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { packageRoot } from '../../src/engine/native.js';
+import { packageRoot } from '../../../src/engine/native.js';
 
 export interface Operation {
   readonly name: string;

@@ -1,8 +1,8 @@
 // What the tests of operations on rows share.
-import { Tensor } from '../../src/engine/ops/tensor.js';
+import { Tensor } from '../../../src/engine/ops/tensor.js';
+import { close } from '../close.js';
+import { testDevice } from '../device.js';
 import { type Case, eachRow, product, type Sample } from './cases.js';
-import { close } from './close.js';
-import { testDevice } from './device.js';
 
 /** x's values with dimension d last, as rows, and the shape without d. */
 export function along(x: Sample, d: number): { rows: number[][]; rest: number[] } {

@@ -1,7 +1,7 @@
 // What the tests of element-by-element operations share.
-import type { DType } from '../../src/engine/dtype.js';
+import type { DType } from '../../../src/engine/dtype.js';
+import { close } from '../close.js';
 import { type Case, type Sample, unit } from './cases.js';
-import { close } from './close.js';
 
 /** Not a number, infinities, zeros, the smallest and largest magnitudes. */
 export const specialValues: readonly number[] = [NaN, Infinity, -Infinity, 0, -0, 1e-45, 3.4e38, -3.4e38, 1];

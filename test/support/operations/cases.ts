@@ -1,9 +1,9 @@
 // Random cases for the tests of operations: tensors of any float dtype and layout beside their exact values in doubles.
-import type { Device } from '../../src/engine/device.js';
-import type { DType } from '../../src/engine/dtype.js';
-import { Tensor } from '../../src/engine/ops/tensor.js';
-import { emulated, testDevice } from './device.js';
-import { type Random, random } from './random.js';
+import type { Device } from '../../../src/engine/device.js';
+import type { DType } from '../../../src/engine/dtype.js';
+import { Tensor } from '../../../src/engine/ops/tensor.js';
+import { emulated, testDevice } from '../device.js';
+import { type Random, random } from '../random.js';
 
 export const floats: readonly DType[] = ['float32', 'float32', 'bfloat16', 'float16'];
 

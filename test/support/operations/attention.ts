@@ -1,5 +1,5 @@
 // Random cases of attention and what it computes of them, in loops of doubles.
-import { Tensor } from '../../src/engine/ops/tensor.js';
+import { Tensor } from '../../../src/engine/ops/tensor.js';
 import type { Case, Sample } from './cases.js';
 
 function oracle(
