@@ -34,7 +34,7 @@ const folders: readonly Folder[] = [
     path: 'kernels',
     ending: '.cu',
     // the backend; the kernels that several products share, and how these convert and describe their operands
-    others: ['backend', 'product_dense', 'product_sparse', 'planes', 'tma_map'],
+    others: ['backend', 'product_dense', 'product_sparse', 'split_operand', 'tma_map'],
   },
   {
     path: 'test/engine',

@@ -11,7 +11,7 @@ import { suite } from '../support/harness.js';
 import { operationFiles } from '../support/operations/list.js';
 
 const test = suite('switches');
-test.limit(200_000);
+test.limit(290_000);
 const engine = (file: string) => JSON.stringify(new URL(`../../src/engine/${file}`, import.meta.url).href);
 const program = `
   const { Tensor } = await import(${engine('ops/tensor.js')});
