@@ -52,9 +52,9 @@ struct PackedOut : View {};
 
 struct Pending;  // work that a backend has begun, and that Backend::finish completes
 
-// Sparse rows in CSR form, in host memory. row_ptr has rows + 1 entries; reserve allocates memory for count indices and
-// values (false: out of memory). Owned by the caller. Filled when the operation returns, unless that leaves something
-// pending.
+// Sparse rows in CSR format, in host memory. row_ptr has rows + 1 entries; reserve allocates memory for count indices
+// and values (false: out of memory). Owned by the caller. Filled when the operation returns, unless that leaves
+// something pending.
 struct Csr {
   int64_t rows = 0;
   int64_t* row_ptr = nullptr;
@@ -98,7 +98,7 @@ struct Context;  // a backend's state for one device
   OP(binary_scalar, Out out, In a, double b, BinaryKind kind)                                                          \
   /* out = max(x, 0); NaN stays NaN. Same shapes, any strides, floats. */                                              \
   OP(relu, Out out, In x)                                                                                              \
-  /* out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's form (arXiv 1606.08415, section 2). As relu. */    \
+  /* out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's formula (arXiv 1606.08415, section 2). As relu. */ \
   OP(gelu, Out out, In x)                                                                                              \
   /* over the last dimension: x [..., N], any strides -> out [...], contiguous, same dtype. float32 accumulation (int32\
      for int32 sums). max: a NaN wins, N >= 1; sum of nothing is 0, mean of nothing NaN. */                            \
