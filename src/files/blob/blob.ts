@@ -14,7 +14,7 @@ import { Unreachable } from './blob_request.js';
 export type { CachedBlob } from './blob_cache.js';
 export type { BlobProgress } from './blob_download.js';
 
-/** Options of whatever may have to fetch files from the network. */
+/** Options of functions that may fetch files from the network. */
 export interface FetchOptions {
   /** Called while bytes come, file by file; it is not called for files that are in the cache already. */
   onProgress?: (progress: BlobProgress) => void;
@@ -35,7 +35,7 @@ export class BlobFile implements AsyncDisposable {
   readonly name: string;
   /** The path of the file on this machine. */
   readonly path: string;
-  /** In bytes. */
+  /** The size in bytes. */
   readonly size: number;
   /** The checksum of a blob's copy, in hexadecimal; undefined for a file that was given by its path. */
   readonly sha256: string | undefined;

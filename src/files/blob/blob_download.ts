@@ -29,7 +29,7 @@ export interface DownloadOptions {
 
 const partBytes = checkedRange;
 const partsAtOnce = 8;
-/** Over all downloads of the process: each holds a part in memory. */
+/** Requests at a time over all downloads of the process: each holds a part in memory. */
 const requests = pLimit(16);
 /** How often the journal is written: after a kill, the bytes that came since are fetched again. */
 const journalMilliseconds = 500;
