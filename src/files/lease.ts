@@ -27,8 +27,8 @@ export interface Owner {
 const touchMilliseconds = 1000;
 const staleMilliseconds = 5000;
 const pollMilliseconds = 100;
-/** No file of a lease is longer, in bytes. */
-const longestOwner = 4096;
+/** The most bytes of an owner as text. */
+export const longestOwner = 4096;
 
 /**
  * The lease on a folder, or undefined while another process has it. It ends with the process, however that ends.

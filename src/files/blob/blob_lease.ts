@@ -4,15 +4,13 @@
 // whether a process on this machine is alive: the lease of a dead one is taken over at once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobLeaseClient, BlockBlobClient } from '@azure/storage-blob';
-import { isAtWork, type Lease, type Owner, parseOwner, showOwner, thisProcess } from '../lease.js';
+import { isAtWork, type Lease, longestOwner, type Owner, parseOwner, showOwner, thisProcess } from '../lease.js';
 import { type Patience, patient, type RequestOptions, request, unlessStatus } from './blob_request.js';
 import { putText } from './blob_upload.js';
 
 /** The duration of a lease in seconds, the shortest that Azure grants. */
 export const usualLease = 15;
 const pollMilliseconds = 1000;
-/** No blob of a lease is longer, in bytes. */
-const longestOwner = 4096;
 
 const once: Patience = { retries: 0, minTimeout: 0, maxTimeout: 0 };
 /** Retries that are over before the lease ends. */
