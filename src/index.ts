@@ -136,7 +136,7 @@ export { type SparseEncodeOptions, type SparseLatents, sparseEncode } from './en
 export { Tensor, type TensorOptions } from './engine/ops/tensor.js';
 export { topKMask } from './engine/ops/top_k.js';
 export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob/blob.js';
-export type { FileSource } from './files/blob/source.js';
+export type { FileSource } from './files/blob/file_source.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';
 export {
   type ActivationRecord,

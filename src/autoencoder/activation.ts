@@ -24,7 +24,10 @@ export const identity = (): AutoencoderActivation => ({
   apply: (preAct) => preAct.clone(),
 });
 
-/** Keeps each row's k largest (of equals, the lower indices) and sets the rest to 0; survivors go through relu or identity. */
+/**
+ * Keeps each row's k largest (of equals, the lower indices) and sets the rest to 0; survivors go through relu or
+ * identity.
+ */
 export function topK(k: number, after: AutoencoderActivation = relu()): AutoencoderActivation {
   if (!Number.isSafeInteger(k) || k < 1)
     throw new RangeError(`topK: k must be an integer of 1 or more, but is ${describe(k)}`);

@@ -1,6 +1,6 @@
-// A sparse autoencoder: latents = activation((x - pre_bias) W_enc + latent_bias), reconstruction = latents W_dec + pre_bias.
-// Weights are packed once; a tied autoencoder decodes with its encoder's. With `normalize`, x is normalised first, and the
-// reconstruction is scaled back.
+// A sparse autoencoder: latents = activation((x - pre_bias) W_enc + latent_bias), reconstruction = latents W_dec +
+// pre_bias. Weights are packed once; a tied autoencoder decodes with its encoder's. With `normalize`, x is normalised
+// first, and the reconstruction is scaled back.
 import { checkFloat, checkInteger, checkOperands, describe, wrong } from '../engine/check.js';
 import { type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
@@ -41,8 +41,8 @@ export interface StateOptions {
   /** Refuse missing statistics and unexpected entries, by name. Missing weights are always refused. Default true. */
   strict?: boolean;
   /**
-   * Whether inputs are normalised, which files do not say. The default is true for the published v5 files, by their address,
-   * and for the stateDict() of such an autoencoder.
+   * Whether inputs are normalised, which files do not say. The default is true for the published v5 files, by their
+   * address, and for the stateDict() of such an autoencoder.
    */
   normalize?: boolean;
   device?: Device;
@@ -50,7 +50,9 @@ export interface StateOptions {
 }
 
 export interface DecodeOptions {
-  /** The activations that were encoded: an autoencoder that normalises them scales its reconstruction back with them. */
+  /**
+   * The activations that were encoded: an autoencoder that normalises them scales its reconstruction back with them.
+   */
   inputs?: Tensor;
 }
 
@@ -88,7 +90,7 @@ export class Autoencoder {
   #digest: Promise<string> | undefined;
 
   /**
-   * An untrained autoencoder: weights uniform in scale with 1/sqrt(width) (normal, seeded), biases 0.
+   * An untrained autoencoder: normal weights with a standard deviation of 1/sqrt(inputs), seeded, and biases 0.
    * To load a trained one, see load and fromStateDict.
    */
   constructor(options: AutoencoderOptions);
@@ -126,9 +128,9 @@ export class Autoencoder {
   }
 
   /**
-   * From a state dict as the original saves it: pre_bias [inputs], encoder.weight [latents, inputs], latent_bias [latents],
-   * decoder.weight [inputs, latents] (unless tied), statistics, activation and activation_state_dict. Files with tensors
-   * alone are read as ReLU.
+   * From a state dict as the original saves it: pre_bias [inputs], encoder.weight [latents, inputs], latent_bias
+   * [latents], decoder.weight [inputs, latents] (unless tied), statistics, activation and activation_state_dict. Files
+   * with tensors alone are read as ReLU.
    */
   static fromStateDict(
     state: StateDict,
@@ -240,7 +242,10 @@ export class Autoencoder {
     return inputs.sub(this.#parts.preBias);
   }
 
-  /** latents [..., latents] -> reconstruction [..., inputs]. An autoencoder that normalises needs the `inputs` that were encoded. */
+  /**
+   * latents [..., latents] -> reconstruction [..., inputs]. An autoencoder that normalises needs the `inputs` that were
+   * encoded.
+   */
   decode(latents: Tensor, { inputs }: DecodeOptions = {}): Tensor {
     this.#check('decode', latents, this.nLatents);
     return this.#scaledBack('decode', inputs, latents.shape.slice(0, -1), () =>
@@ -248,7 +253,7 @@ export class Autoencoder {
     );
   }
 
-  /** Undoes the normalisation of inputs [..., inputs], whose leading sizes are those of what is decoded. */
+  /** Decodes, and undoes the normalisation of inputs [..., inputs], whose leading sizes are those of the latents. */
   #scaledBack(operation: string, inputs: Tensor | undefined, rows: Shape, decoded: () => Tensor): Tensor {
     if (!this.normalize) return decoded();
     if (inputs === undefined) {
@@ -275,7 +280,7 @@ export class Autoencoder {
   }
 
   /**
-   * The active latents of x [..., inputs] in CSR form, a row for each of x's rows, indices ascending: those above the
+   * The active latents of x [..., inputs] in CSR format, a row for each of x's rows, indices ascending: those above the
    * threshold (in magnitude, for an activation that leaves negative values). The dense latents are never stored.
    */
   async encodeSparse(x: Tensor, { threshold = 0 }: { threshold?: number } = {}): Promise<SparseLatents> {

@@ -75,7 +75,7 @@ const shapes: Readonly<Record<ActivationLocationType, readonly Dimension[]>> = {
 
 export const activationLocationTypes = Object.keys(shapes) as readonly ActivationLocationType[];
 
-/** The dimensions of an activation of one sequence, in order. @throws RangeError for what is no name of an activation. */
+/** The dimensions of an activation of one sequence, in order. @throws RangeError for an unknown name. */
 export function activationShapeSpec(type: ActivationLocationType): readonly Dimension[] {
   if (Object.hasOwn(shapes, type)) return shapes[type];
   const known = activationLocationTypes.join(', ');
@@ -110,7 +110,7 @@ const residualLocations: Partial<Record<ActivationLocationType, LocationWithinLa
   'resid.post_mlp': LocationWithinLayer.residPostMlp,
 };
 
-/** Where in a layer an activation is; undefined where that does not follow from its name. */
+/** The location of an activation in a layer; undefined where it does not follow from the name. */
 export function activationLocationWithinLayer(type: ActivationLocationType): LocationWithinLayer | undefined {
   const nodeType = activationNodeType(type);
   return nodeType === NodeType.residualStreamChannel ? residualLocations[type] : locationOfNodeType(nodeType);
@@ -123,8 +123,8 @@ export interface ActivationLocationTypeAndPassType {
 
 // ---- locations of hook points
 
-// Names that differ from a location by more than a dot for /. Two of the original's names stand for no hook point of its
-// transformer, and neither do those of autoencoders.
+// Names that differ from a location by more than a dot for /. Two of the original's names stand for no hook point of
+// its transformer, and neither do those of autoencoders.
 const otherNames: Partial<Record<ActivationLocationType, string>> = {
   'mlp_ln.scale': 'resid/ln_mlp/scale',
   'attn_ln.scale': 'resid/ln_attn/scale',
@@ -140,7 +140,7 @@ const names = new Map(
 const types = new Map([...names].map(([type, name]) => [name, type]));
 
 /**
- * The location, `5/mlp/post_act`, of an activation: what `activations()` and `dump()` are asked for.
+ * The location, `5/mlp/post_act`, of an activation, as `activations()` and `dump()` take it.
  * @throws RangeError for a name without a hook point, a layer that is missing, or one too many.
  */
 export function locationOfActivation(type: ActivationLocationType, layer?: number): string {
@@ -156,7 +156,7 @@ export function locationOfActivation(type: ActivationLocationType, layer?: numbe
 
 /**
  * The activation of a location, and the layer if it has one.
- * @throws Error for what is no location, RangeError for a hook point that the original has no name for.
+ * @throws Error for a text that is no location, RangeError for a hook point that the original has no name for.
  */
 export function activationOfLocation(location: string): { type: ActivationLocationType; layer: number | undefined } {
   const parsed = parseLocation(location);

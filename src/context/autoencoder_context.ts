@@ -22,8 +22,8 @@ export interface AutoencoderContextOptions {
   config: AutoencoderConfig;
   device?: Device;
   /**
-   * At warmup, drop the last latents of each autoencoder: as many as the one with the fewest dead latents has dead. So all
-   * have one size, and the indices of latents do not change.
+   * At warmup, drop the last latents of each autoencoder: as many as the one with the fewest dead latents has dead. So
+   * all have one size, and the indices of latents do not change.
    */
   omitDeadLatents?: boolean;
 }
@@ -111,7 +111,10 @@ export class AutoencoderContext implements Disposable {
     }
   }
 
-  /** Latents of each autoencoder; fewer after a warmup that omits dead ones. @throws Error before anything is loaded. */
+  /**
+   * Latents of each autoencoder; fewer after a warmup that omits dead ones.
+   * @throws Error before anything is loaded.
+   */
   get numAutoencoderDirections(): number {
     for (const { nLatents } of this.#loaded.values()) return nLatents;
     throw new Error('numAutoencoderDirections: no autoencoder is loaded yet; call warmup() first');
@@ -223,7 +226,7 @@ export class MultiAutoencoderContext implements Disposable {
 /**
  * The published autoencoders of a name: makeAutoencoderContext({ modelName: 'gpt2-small', autoencoderName:
  * 'ae-mlp-post-act-v4' }). Nothing is loaded yet.
- * @throws RangeError for a name that the model has no autoencoders under, with those that it has.
+ * @throws RangeError for an unknown name; it lists those that the model has.
  */
 export function makeAutoencoderContext(options: {
   modelName: string;

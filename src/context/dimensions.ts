@@ -1,5 +1,5 @@
-// The dimensions of weights and activations, and the kinds of nodes: the original's names, for tools that exchange them.
-// Members are camelCase here; the values are the original's.
+// The dimensions of weights and activations, and the kinds of nodes: the original's names, for tools that exchange
+// them. Members are camelCase here; the values are the original's.
 
 /**
  * The kinds of a tensor's dimensions, by what they count. Dimensions of attention heads (value channels) are per head,
@@ -10,7 +10,7 @@ export const Dimension = {
   sequenceTokens: 'sequence_tokens',
   /** Positions that are attended to: those of the sequence, and those of a cache before it. */
   attendedToSequenceTokens: 'attended_to_sequence_tokens',
-  /** The longest sequence there are position embeddings for. */
+  /** The length of the longest sequence, for which there are position embeddings. */
   maxContextLength: 'max_context_length',
   /** The width of the residual stream. */
   residualStreamChannels: 'residual_stream_channels',
@@ -31,14 +31,17 @@ export type Dimension = (typeof Dimension)[keyof typeof Dimension];
 export const isSequenceTokenDimension = (dimension: Dimension): boolean =>
   dimension === Dimension.sequenceTokens || dimension === Dimension.attendedToSequenceTokens;
 
-/** True for the dimensions whose size something beside the model decides: an autoencoder. */
+/** True for the dimensions whose size an autoencoder decides. */
 export const isParameterizedDimension = (dimension: Dimension): boolean => dimension === Dimension.autoencoderLatents;
 
 /** True for the dimensions whose size the model alone decides. */
 export const isModelIntrinsic = (dimension: Dimension): boolean =>
   !isSequenceTokenDimension(dimension) && !isParameterizedDimension(dimension);
 
-/** A part of a model with a number for each token, or each pair of tokens: it is what an activation's last dimension counts. */
+/**
+ * A part of a model with a number for each token, or each pair of tokens: an activation's last dimension counts such
+ * parts.
+ */
 export const NodeType = {
   attentionHead: 'attention_head',
   qkChannel: 'qk_channel',
@@ -76,7 +79,7 @@ export const LocationWithinLayer = { endOfPrevLayer: 1, attn: 2, residPostAttn: 
 export type LocationWithinLayer = (typeof LocationWithinLayer)[keyof typeof LocationWithinLayer];
 
 /**
- * Where in a layer nodes of a type are; undefined where the type alone does not say.
+ * The location of nodes of a type in a layer; undefined where the type alone does not decide it.
  * @throws Error for tokens of the vocabulary, which are in no layer.
  */
 export function locationOfNodeType(nodeType: NodeType): LocationWithinLayer | undefined {

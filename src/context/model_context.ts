@@ -41,7 +41,10 @@ export abstract class ModelContext {
     this.device = device;
   }
 
-  /** The context of a model by its name, folder or address: what Transformer.load takes. Reads its sizes, not its weights. */
+  /**
+   * The context of a model by its name, folder or address, as Transformer.load takes it. Reads its sizes, not its
+   * weights.
+   */
   static async fromModelType(name: string, options: { device?: Device } = {}): Promise<ModelContext> {
     return StandardModelContext.load(name, options);
   }
@@ -49,7 +52,7 @@ export abstract class ModelContext {
   /**
    * A weight in its standard shape (weightShapeSpec): a tensor of the caller's to free.
    * @throws RangeError for a layer that the model does not have, a missing or superfluous one, or a dimension that the
-   *   weight does not have; Error when what the model gives has another shape.
+   *   weight does not have; Error when the model's tensor has another shape.
    */
   async getWeight(type: WeightLocationType, options: GetWeightOptions = {}): Promise<Tensor> {
     const { layer, normalizeDim, device = this.device } = options;
@@ -164,7 +167,7 @@ function divideByNorm(x: Tensor, dim: number): Tensor {
   const order = [...x.shape.keys()].filter((d) => d !== dim).concat(dim); // the dimension last
   using wide = x.to('float32');
   const permuted = wide.permute(order);
-  // within the square root: as good as the maximum, and no division by 0
+  // eps in the square root prevents a division by 0 as well as the maximum does
   using norm = rootMeanSquare(permuted, { eps: 1e-24 / n });
   permuted.div_(norm.mul_(Math.sqrt(n)));
   return wide.to(x.dtype);

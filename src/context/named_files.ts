@@ -1,5 +1,5 @@
-// The addresses of all files that a name stands for: the name of a published model or a set of autoencoders, or the address
-// of a checkpoint or of one file.
+// The addresses of all files that a name stands for: the name of a published model or a set of autoencoders, or the
+// address of a checkpoint or of one file.
 import { isBlobUrl, joined } from '../files/blob/blob_address.js';
 import { openModelFiles } from '../transformer/weights/model_files.js';
 import { modelBase, modelNames } from '../transformer/weights/names.js';

@@ -1,5 +1,5 @@
-// The published autoencoders by name, and those of the demo model. Names and addresses: model_registry.py of the original,
-// paths.py of openai/sparse_autoencoder for version 5.
+// The published autoencoders by name, and those of the demo model. Names and addresses: model_registry.py of the
+// original, paths.py of openai/sparse_autoencoder for version 5.
 import { join } from 'node:path';
 import { packageRoot } from '../engine/native.js';
 import { canonicalModelName } from '../transformer/weights/names.js';
@@ -75,8 +75,8 @@ const specsOf = (modelName: string): Specs => {
 export const listAutoencoderNames = (modelName = 'gpt2-small'): string[] => Object.keys(specsOf(modelName));
 
 /**
- * A set of autoencoders by name. A model that has none of its own, such as one in a folder, may use those of any: whether
- * the widths fit is seen when they are loaded.
+ * A set of autoencoders by name. A model that has none of its own, such as one in a folder, may use those of any model:
+ * the widths are checked when they are loaded.
  */
 export function findAutoencoderSpec(modelName: string, autoencoderName: string): AutoencoderSpec | undefined {
   const own = specsOf(modelName);

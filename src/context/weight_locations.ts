@@ -1,5 +1,5 @@
-// The weights of a model under the original's names, in the original's shapes: dimensions with a privileged basis (heads,
-// neurons) come first, then inputs, then outputs.
+// The weights of a model under the original's names, in the original's shapes: dimensions with a privileged basis
+// (heads, neurons) come first, then inputs, then outputs.
 import { Dimension } from './dimensions.js';
 
 export const WeightLocationType = {
@@ -39,7 +39,7 @@ const shapes: Readonly<Record<WeightLocationType, readonly Dimension[]>> = {
 
 export const weightLocationTypes = Object.keys(shapes) as readonly WeightLocationType[];
 
-/** The dimensions of a weight, in order. @throws RangeError for what is no name of a weight. */
+/** The dimensions of a weight, in order. @throws RangeError for an unknown name. */
 export function weightShapeSpec(type: WeightLocationType): readonly Dimension[] {
   if (Object.hasOwn(shapes, type)) return shapes[type];
   throw new RangeError(`weight location '${type}' is not known; it must be one of ${weightLocationTypes.join(', ')}`);
@@ -60,7 +60,7 @@ export const isMlpWeight = (type: WeightLocationType): boolean =>
     type as never,
   );
 
-/** Where a dimension is in a weight's shape. @throws RangeError unless the weight has it once. */
+/** The index of a dimension in a weight's shape. @throws RangeError unless the weight has it once. */
 export function dimensionIndex(type: WeightLocationType, dimension: Dimension): number {
   const spec = weightShapeSpec(type);
   const index = spec.indexOf(dimension);

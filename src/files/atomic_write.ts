@@ -1,6 +1,6 @@
 // Atomic writing: a file appears under its name only when it is whole and on the disk. It is written aside, synced and
 // renamed, and then its folder is synced, so that not even a power cut leaves half a file or an old name. After a
-// failure, what was written is removed.
+// failure, the unfinished file is removed.
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
@@ -46,7 +46,10 @@ async function writeAll(
   }
 }
 
-/** Writes bytes at a position, or at the file's current one. A full disk takes some of the bytes and fails at the next write. */
+/**
+ * Writes bytes at a position, or at the file's current one. A full disk takes some of the bytes and fails at the next
+ * write.
+ */
 export async function writeBytes(handle: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
     const length = Math.min(bytes.length - at, largestWrite);

@@ -1,5 +1,5 @@
-// Reading at a position, from a file, a blob or memory, never past the end. Files are read range by range (pread), so that
-// a checkpoint need not fit in memory twice.
+// Reading at a position, from a file, a blob or memory, never past the end. Files are read range by range (pread), so
+// that a checkpoint need not fit in memory twice.
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { allocate } from './memory.js';
@@ -99,7 +99,9 @@ export function ofBytes(name: string, all: Uint8Array): LocalSource {
   };
 }
 
-/** `bytes` bytes from `start` on, slice by slice: each lies in `buffer` and is valid until the next one is asked for. */
+/**
+ * `bytes` bytes from `start` on, slice by slice: each lies in `buffer` and is valid until the next one is asked for.
+ */
 export async function* sourceSlices(
   source: ByteSource,
   start: number,

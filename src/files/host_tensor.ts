@@ -1,6 +1,6 @@
 // Tensors in host memory, as files hold them. JavaScript has no arrays of float16 and bfloat16: those are held as their
-// raw bits. Formats: IEEE 754-2008 binary16, and bfloat16 as the upper half of a
-// binary32. Rounding is to nearest, ties to even.
+// raw bits. Formats: IEEE 754-2008 binary16, and bfloat16 as the upper half of a binary32. Rounding is to nearest, ties
+// to even.
 
 export type HostDType =
   | 'float64'
@@ -176,8 +176,8 @@ export function floatToHalf(value: number): number {
   return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
 }
 
-// The bits of a number truncated to float32, with the last bit set when something was cut off (rounding to odd). Rounding
-// those once more gives the same as rounding the double; rounding to nearest twice would not.
+// The bits of a number truncated to float32, with the last bit set when something was cut off (rounding to odd).
+// Rounding those once more gives the same as rounding the double; rounding to nearest twice would not.
 function singleToOdd(value: number): number {
   const bits = bitsOf(value);
   const rounded = single[0] as number;

@@ -1,7 +1,7 @@
 // A lease on a folder: the right of one process at a time to fill it. It is a file that its owner touches every second.
 // When the file has not been touched for a while, its owner has ended or is suspended, and another process may take the
-// lease over; if the owner is known to be dead, it may do so at once. Only efficiency rests on leases: two processes that
-// both believe to be the owner do the same work twice.
+// lease over; if the owner is known to be dead, it may do so at once. Only efficiency rests on leases: two processes
+// that both believe to be the owner do the same work twice.
 import { randomUUID } from 'node:crypto';
 import { constants, readFileSync, readlinkSync } from 'node:fs';
 import { lstat, open, rename, rm, utimes } from 'node:fs/promises';
@@ -27,8 +27,8 @@ export interface Owner {
 const touchMilliseconds = 1000;
 const staleMilliseconds = 5000;
 const pollMilliseconds = 100;
-/** No file of a lease is longer, in bytes. */
-const longestOwner = 4096;
+/** The most bytes of an owner as text. */
+export const longestOwner = 4096;
 
 /**
  * The lease on a folder, or undefined while another process has it. It ends with the process, however that ends.
@@ -58,8 +58,8 @@ export async function takeLease(folder: string, name = 'claim'): Promise<Lease |
 }
 
 /**
- * The lease on a folder, or the name of its owner: `process 123 on some-host`. An owner on another machine cannot be asked
- * whether it is at work; that shows within some seconds.
+ * The lease on a folder, or the name of its owner: `process 123 on some-host`. An owner on another machine cannot be
+ * asked whether it is at work; that shows within some seconds.
  */
 export async function leaseOrOwner(folder: string, name: string): Promise<Lease | string> {
   const path = join(folder, name);

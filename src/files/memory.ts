@@ -1,17 +1,17 @@
-// How much memory can be allocated, as far as that can be foreseen: systems grant more than they have, and end a process
-// that then uses it.
+// How much memory can be allocated, as far as that can be foreseen: systems grant more than they have, and end a
+// process that then uses it.
 import { freemem, totalmem } from 'node:os';
 
 // Less is allocated without asking: the answer takes the system some time.
 const unchecked = 2 ** 26;
 
 /**
- * About how many bytes can be allocated; undefined when `bytes` are too few to ask. Possible garbage counts as free, and so
- * does the system's cache of files. (process.availableMemory() subtracts that cache from a container's limit.)
+ * About how many bytes can be allocated; undefined when `bytes` are too few to ask. Possible garbage counts as free,
+ * and so does the system's cache of files. (process.availableMemory() subtracts that cache from a container's limit.)
  */
 function availableFor(bytes: number): number | undefined {
   if (bytes <= unchecked) return undefined;
-  if (process.platform !== 'linux') return totalmem(); // elsewhere the free memory says little: caches do not count as free
+  if (process.platform !== 'linux') return totalmem(); // elsewhere caches do not count as free
   const { rss, arrayBuffers } = process.memoryUsage();
   const limit = process.constrainedMemory() || Number.POSITIVE_INFINITY;
   return Math.min(totalmem(), Math.min(freemem(), limit - rss) + arrayBuffers);

@@ -24,7 +24,8 @@ export const withEscapes = (text: string): string =>
 
 /** Text for a terminal: on one line, without characters that control the terminal, and not longer than `most`. */
 export function printable(text: string, most = 300): string {
-  // control characters; characters that change the direction of writing, have no width or break a line; halves of characters
+  // control characters; characters that change the direction of writing, have no width or break a line; halves of
+  // characters
   const plain = text.slice(0, most).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, '?');
   return text.length > most ? `${plain}…` : plain;
 }

@@ -1,5 +1,5 @@
-// Messages that say why something could not be written: what is in the way, and where. And making folders with their
-// parents.
+// Errors that say why something could not be written: what is in the way, and where. Folders and their parents are made
+// here, too.
 import { access, constants, lstat, mkdir, readlink, rmdir, stat } from 'node:fs/promises';
 import { dirname, normalize } from 'node:path';
 
@@ -155,7 +155,10 @@ export async function checkWritable(path: string): Promise<void> {
   await writing(path, 'file', checked());
 }
 
-/** @throws WriteError when the path is that of something other than a file, such as /dev/null, which a new file would replace. */
+/**
+ * @throws WriteError when the path is that of something other than a file, such as /dev/null, which a new file would
+ * replace.
+ */
 export async function checkReplaceable(path: string): Promise<void> {
   const found = await stat(path).catch(() => undefined);
   if (!found || found.isFile()) return;

@@ -4,8 +4,8 @@ import { expandLocations, locationShape, parseLocation } from './location.js';
 import type { SubjectModel } from './subject_model.js';
 
 /**
- * Hooks that set to 0 what each text names: a location and an index of its last dimension, `3/mlp/post_act/300`, or
- * indices from the one to the other, `3/mlp/post_act/0-127`; `*` stands for every layer.
+ * Hooks that set to 0 the features that texts name: a location and an index of its last dimension,
+ * `3/mlp/post_act/300`, or a span of indices, `3/mlp/post_act/0-127`; `*` stands for every layer.
  * @throws Error that says what is wrong with a text, and what the model has.
  */
 export function ablationHooks(

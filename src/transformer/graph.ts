@@ -2,7 +2,8 @@
 // fused kernels, used when no hook or caller needs the values inside it, and open steps, used when one does. pass_plan.ts
 // chooses between them.
 //
-// Letters: B batch, S new tokens, T all tokens, D model width, H heads, C head width, A = H C, F hidden width, V vocabulary.
+// Letters: B batch, S new tokens, T all tokens, D model width, H heads, C head width, A = H C, F hidden width,
+// V vocabulary.
 //   tokens (B,S) -> x (B,S,D) -> per layer: ln (B,S,D) -> qkv (B,S,3A) -> attention (B,S,H,C) -> delta (B,S,D) -> x
 //                                         ln (B,S,D) -> pre, post (B,S,F) -> delta (B,S,D) -> x
 //   -> ln (B,S,D) -> logits (B,S,V)

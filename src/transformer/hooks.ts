@@ -1,5 +1,5 @@
-// Hooks: functions that see, and may replace, a value inside a pass; and the tree of hook points, as in the original. The
-// fields of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
+// Hooks: functions that see, and may replace, a value inside a pass; and the tree of hook points, as in the original.
+// The fields of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
 import { checkInteger } from '../engine/check.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { Tensor } from '../engine/ops/tensor.js';
@@ -15,8 +15,8 @@ export interface HookContext {
 }
 
 /**
- * x is valid until the hook ends; to keep it, clone it. It may be changed in place; a returned tensor of the same shape,
- * dtype and device replaces it.
+ * x is valid until the hook ends; to keep it, clone it. It may be changed in place; a returned tensor of the same
+ * shape, dtype and device replaces it.
  */
 export type HookFunction = (x: Tensor, context: HookContext) => HookResult | Promise<HookResult>;
 // biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is of type void
@@ -36,7 +36,10 @@ export interface HookRunner {
 
 const isRunner = (hook: Hook): hook is HookRunner => typeof hook === 'object' && typeof hook?.run === 'function';
 
-/** The value after a hook: its result, or x if it returned none. @throws TypeError for a result that cannot replace x. */
+/**
+ * The value after a hook: its result, or x if it returned none.
+ * @throws TypeError for a result that cannot replace x.
+ */
 function checked(result: HookResult, x: Tensor, where: string): Tensor {
   if (result === undefined || result === x) return x;
   const wrong = (what: string) => new TypeError(`${where}: a hook must return ${what}`);
@@ -349,7 +352,7 @@ export interface AutoencoderHooksOptions {
   encode: (x: Tensor) => Tensor | Promise<Tensor>;
   /** x is the tensor that was encoded; an autoencoder that normalises its inputs needs it. */
   decode: (latents: Tensor, x: Tensor) => Tensor | Promise<Tensor>;
-  /** Put the reconstruction error back: without edits x then comes out as it went in. */
+  /** Add the reconstruction error to the result: without edits, x then stays the same. */
   addError?: boolean;
 }
 
@@ -359,7 +362,9 @@ const madeHere = new WeakSet<Tensor>();
 /** @internal Whether a hook's result is the pass's to free. */
 export const isPassOwned = (t: Tensor): boolean => madeHere.has(t);
 
-/** A hook that passes x through an autoencoder; it has hook points for the latents, the reconstruction and the error. */
+/**
+ * A hook that passes x through an autoencoder; it has hook points for the latents, the reconstruction and the error.
+ */
 export class AutoencoderHooks extends HookCollection implements HookRunner {
   readonly latents = this.add('latents', new FwdBwdHooks());
   readonly reconstruction = this.add('reconstruction', new FwdBwdHooks());

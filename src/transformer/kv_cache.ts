@@ -1,5 +1,5 @@
-// Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have spare
-// capacity and are written in place: continuing a sequence copies only the new tokens.
+// Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have
+// spare capacity and are written in place: continuing a sequence copies only the new tokens.
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
@@ -49,7 +49,9 @@ export class KvCaches {
     return this.#pad;
   }
 
-  /** Keys of a layer [batch, length, width], before scaling: a view, valid as long as the caches are and not continued. */
+  /**
+   * Keys of a layer [batch, length, width], before scaling: a view, valid as long as the caches are and not continued.
+   */
   keys(layer: number): Tensor {
     return this.#buffers(layer).k.slice(1, 0, this.#length);
   }
@@ -96,7 +98,9 @@ export class KvCaches {
     return { k: buffers.k.slice(1, 0, total), v: buffers.v.slice(1, 0, total) };
   }
 
-  /** Larger buffers with the contents of `held`, which is freed last: nothing is lost when there is no memory for them. */
+  /**
+   * Larger buffers with the contents of `held`, which is freed last: nothing is lost when there is no memory for them.
+   */
   #grown(held: Buffers | undefined): Buffers {
     const shape = [this.batch, this.#capacity, this.#width];
     const options = { device: this.#device, dtype: this.#dtype };

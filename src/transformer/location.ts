@@ -1,7 +1,7 @@
 // The original's names of activations, `5/mlp/post_act`. Each stands for a hook point and, inside the torso, a layer.
 import { dFf, dHead, type TransformerConfig } from './weights/config.js';
 
-/** Hook points of a layer in the order in which a pass comes to them, by their ids. */
+/** Hook points of a layer in the order in which a pass reaches them, by their ids. */
 export const layerPoints = [
   'resid.torso.ln_attn.post_mean_subtraction',
   'resid.torso.ln_attn.scale',
@@ -59,7 +59,10 @@ const byName = new Map<string, Point>(
 /** The names that a location may end in. */
 export const locationNames: readonly string[] = [...new Set([...byName.values()].map(shortName))];
 
-/** Reads `5/mlp/post_act`, `* /mlp/post_act` (without the space), `resid/post_emb` or `logits`. @throws Error that says what is wrong. */
+/**
+ * Reads `5/mlp/post_act`, `* /mlp/post_act` (without the space), `resid/post_emb` or `logits`.
+ * @throws Error that says what is wrong.
+ */
 export function parseLocation(text: string): Location {
   const [, layer, name] = /^(?:(\d{1,6}|\*)\/)?(.+)$/.exec(String(text).trim()) ?? [];
   const point = byName.get((name ?? '').replaceAll('.', '/'));

@@ -7,7 +7,10 @@ import { showShape } from '../engine/shape.js';
 /** Tokens of a batch: an int32 tensor [batch, seq], or an array of equally long rows. */
 export type Tokens = Tensor | readonly (readonly number[])[];
 
-/** Prompts brought to one length by padding: tokens int32 [batch, seq] (0 where padded), pad bool [batch, seq] (1 = padding). */
+/**
+ * Prompts brought to one length by padding: tokens int32 [batch, seq] (0 where padded), pad bool [batch, seq] (1 =
+ * padding).
+ */
 export function prepInputAndPad(
   prompts: readonly (readonly number[])[],
   side: 'left' | 'right',
@@ -58,8 +61,8 @@ export interface Input {
 }
 
 /**
- * Checks tokens and pad against the model and computes positions: the number of tokens before each one, without padding,
- * but with the earlier ones in a cache.
+ * Checks tokens and pad against the model and computes positions: the number of tokens before each one, without
+ * padding, but with the earlier ones in a cache.
  */
 export async function prepareInput(
   tokens: Tokens,

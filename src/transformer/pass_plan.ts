@@ -1,5 +1,5 @@
-// The plan of a forward pass. From the hooks and the wanted locations it follows which sections of each layer run as fused
-// kernels and which as open steps, and which point is the last one. No device or tensor is needed.
+// The plan of a forward pass, derived from the hooks and the wanted locations: which sections of each layer run as
+// fused kernels and which as open steps, and which point is the last one. No device or tensor is needed.
 import type { FwdBwdHooks, TransformerHooks } from './hooks.js';
 import { executionOrder, type Location, type Point, parseLocation } from './location.js';
 
@@ -17,11 +17,13 @@ export interface LayerPlan {
   /** Layer norm before attention: in one kernel, or in steps whose values hooks can see. */
   readonly lnAttn: 'fused' | 'open';
   /**
-   * fused: one kernel on the joint projections. split: the same kernel on scaled copies of queries and keys (or a copy of the
-   * values) that hooks may change. open: logits and probabilities in memory.
+   * fused: one kernel on the joint projections. split: the same kernel on scaled copies of queries and keys (or a copy
+   * of the values) that hooks may change. open: logits and probabilities in memory.
    */
   readonly attention: 'fused' | 'split' | 'open';
-  /** Whether the kernel, fused or split, also returns the probabilities: they are wanted, and no hook may change them. */
+  /**
+   * Whether the kernel, fused or split, also returns the probabilities: they are wanted, and no hook may change them.
+   */
   readonly probs: boolean;
   /** The softmax: in one kernel, or in steps that show its denominator. */
   readonly softmax: 'fused' | 'open';

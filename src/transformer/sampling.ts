@@ -1,5 +1,5 @@
-// Choosing the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next token
-// waits for them.
+// Choosing the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next
+// token waits for them.
 
 /** A generator of numbers in [0, 1): splitmix64's mixing (Steele, Lea, Flood 2014) on 32-bit halves, by seed. */
 export function seededRandom(seed: number): () => number {
@@ -22,8 +22,8 @@ export function seededRandom(seed: number): () => number {
 const rounding = 1e-6;
 
 /**
- * The probabilities after nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751): those of the most likely tokens, as
- * long as they sum to at most topP (but at least the most likely one), scaled to sum to 1; the others become 0.
+ * The probabilities after nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751): those of the most likely tokens,
+ * as long as they sum to at most topP (but at least the most likely one), scaled to sum to 1; the others become 0.
  */
 export function nucleus(probs: ArrayLike<number>, topP: number): Float64Array {
   const order = likeliest(probs, topP);
@@ -42,7 +42,9 @@ export function nucleus(probs: ArrayLike<number>, topP: number): Float64Array {
   return left;
 }
 
-/** Indices of the largest values, largest first, equal ones in their order: so many that they sum to more than `share`. */
+/**
+ * Indices of the largest values, largest first, equal ones in their order: so many that they sum to more than `share`.
+ */
 function likeliest(probs: ArrayLike<number>, share: number): number[] {
   let largest = 0;
   for (let i = 0; i < probs.length; i++) largest = Math.max(largest, probs[i] as number);

@@ -30,7 +30,9 @@ import { disposeWeights, type Weights } from './weights/weights.js';
 
 export interface LoadOptions extends FetchOptions {
   device?: Device;
-  /** Storage type of weights and activations; layer norm and softmax compute in float32 whatever it is. Default float32. */
+  /**
+   * Storage type of weights and activations; layer norm and softmax compute in float32 whatever it is. Default float32.
+   */
   dtype?: DType;
   /** Fold the layer norms into the linear layers that follow. */
   simplify?: boolean;
@@ -49,7 +51,10 @@ export interface ForwardOptions {
 export interface ForwardResult {
   /** [batch, seq, vocabulary]; the caller's to free. */
   readonly logits: Tensor;
-  /** The caller's to keep and free once it has been read. Those that nobody reads are freed a few passes later. */
+  /**
+   * The caller owns and frees the caches once the property is read. Caches that are not read are freed a few passes
+   * later.
+   */
   readonly kvCaches: KvCaches;
 }
 
@@ -108,10 +113,11 @@ export class Transformer {
   }
 
   /**
-   * Loads 'demo' (it ships with the package); 'gpt2-small', 'gpt2-medium', 'gpt2-large' or 'gpt2-xl' (also 'gpt2/small', …)
-   * from the original's public files; a folder, `az://…` or `https://…` in the original's checkpoint layout (config.json
-   * and model_pieces/NAME.pt) or in Hugging Face's (config.json and safetensors files); or 'random:gpt2-small' and its
-   * siblings (and 'random:tiny'), random weights of that size (a seed may follow, 'random:tiny?7').
+   * Loads 'demo' (it ships with the package); 'gpt2-small', 'gpt2-medium', 'gpt2-large' or 'gpt2-xl' (also
+   * 'gpt2/small', …) from the original's public files; a folder, `az://…` or `https://…` in the original's checkpoint
+   * layout (config.json and model_pieces/NAME.pt) or in Hugging Face's (config.json and safetensors files); or
+   * 'random:gpt2-small' and its siblings (and 'random:tiny'), random weights of that size (a seed may follow,
+   * 'random:tiny?7').
    * @throws Error that says what is missing or does not fit, and where.
    */
   static async load(name: string, options: LoadOptions = {}): Promise<Transformer> {
@@ -178,7 +184,9 @@ export class Transformer {
     }
   }
 
-  /** The caches belong to the caller once the property is read. Most callers never read it, and caches must not pile up. */
+  /**
+   * The caches belong to the caller once the property is read. Most callers never read it, and caches must not pile up.
+   */
   #result(logits: Tensor, caches: KvCaches, fresh: boolean): ForwardResult {
     if (fresh) this.#unread.push(caches);
     return {
@@ -192,8 +200,8 @@ export class Transformer {
   }
 
   /**
-   * The values at the given locations ('5/mlp/post_act', '* /resid/delta_mlp' without the space, 'logits'), by location, in the
-   * order of the pass; the caller's to free. Nothing after the last of them is computed.
+   * The values at the given locations ('5/mlp/post_act', '* /resid/delta_mlp' without the space, 'logits'), by
+   * location, in the order of the pass; the caller's to free. Nothing after the last of them is computed.
    */
   async activations(
     tokens: Tokens,
@@ -306,8 +314,8 @@ export class Transformer {
   }
 
   /**
-   * One weight under the original's name, `xf_layers.3.mlp.in_layer.weight` [out, in]: a copy on the device, in the model's
-   * dtype, the caller's to free.
+   * One weight under the original's name, `xf_layers.3.mlp.in_layer.weight` [out, in]: a copy on the device, in the
+   * model's dtype, the caller's to free.
    * @throws RangeError for a name that the model does not have.
    */
   weight(name: string): Tensor {
@@ -401,7 +409,9 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   }
 }
 
-/** Reads softmax(logits / temperature) of [rows, vocabulary] into `host`; for a temperature of 0, the logits themselves. */
+/**
+ * Reads softmax(logits / temperature) of [rows, vocabulary] into `host`; for a temperature of 0, the logits themselves.
+ */
 async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
   if (temperature === 0) return logits.readInto(host);
   using wide = logits.to('float32');

@@ -1,5 +1,5 @@
-// Autoencoders: state dicts that do not fit, shapes, statistics, round trips; the values are goldens.test.ts's. The oracle for
-// encode and decode is the formula in doubles.
+// Autoencoders: state dicts that do not fit, shapes, statistics, round trips; the values are goldens.test.ts's. The
+// oracle for encode and decode is the formula in doubles.
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

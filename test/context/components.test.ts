@@ -1,5 +1,5 @@
-// Names, shapes and properties of weights, activations and dimensions. Oracle: components.json, written by the original's
-// own model_component_registry.py and inference_engine_type_registry.py.
+// Names, shapes and properties of weights, activations and dimensions. Oracle: components.json, written by the
+// original's own model_component_registry.py and inference_engine_type_registry.py.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

@@ -1,6 +1,6 @@
-// Oracle: reading any file ends soon, in an error that begins with the reader's name or in a well-formed value. Files that
-// ask for calls, for memory or for time are made by hand; others are reference files with flipped bits, cut short or with
-// bytes replaced, at seeded positions.
+// Oracle: reading any file ends soon, in an error that begins with the reader's name or in a well-formed value. Files
+// that ask for calls, for memory or for time are made by hand; others are reference files with flipped bits, cut short
+// or with bytes replaced, at seeded positions.
 import { readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,5 +1,5 @@
-// Numbers are compared element by element in double precision, and a failure names the worst element: a comparison of norms
-// alone would let one wrong row pass.
+// Numbers are compared element by element in double precision, and a failure names the worst element: a comparison of
+// norms alone would let one wrong row pass.
 
 type Numbers = ArrayLike<number>;
 
@@ -53,7 +53,8 @@ export function relativeError(actual: Numbers, expected: Numbers): number {
   return difference === 0 ? 0 : Math.sqrt(difference / total);
 }
 
-// 0 when actual will do; else how wrong it is: the difference in units of what is allowed, or as it is where nothing is.
+// 0 when actual will do; else how wrong it is: the difference in units of what is allowed, or as it is where nothing
+// is.
 function excessOf(actual: number, expected: number, rtol: number, atol: number): number {
   if (actual === expected || (Number.isNaN(actual) && Number.isNaN(expected))) return 0;
   if (!Number.isFinite(actual) || !Number.isFinite(expected)) return Infinity;

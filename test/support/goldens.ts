@@ -15,7 +15,10 @@ export interface Golden {
   tensor(key: string): HostTensor;
   values(key: string): Float32Array;
   rows(key: string): number[][];
-  /** Demands that `actual` is within `bound` of the golden value, relative to its norm; notes that the key was looked at. */
+  /**
+   * Demands that `actual` is within `bound` of the golden value, relative to its norm; notes that the key was looked
+   * at.
+   */
   agrees(key: string, actual: ArrayLike<number>, bound: number, label?: string): void;
   /** Keys with which nothing was compared. */
   left(): string[];

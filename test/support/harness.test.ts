@@ -1,5 +1,5 @@
-// Oracle: exit codes of test files that must fail (fails/**/*.fails.ts), each run as a process: a harness that cannot fail
-// proves nothing.
+// Oracle: exit codes of test files that must fail (fails/**/*.fails.ts), each run as a process: a harness that cannot
+// fail proves nothing.
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';

@@ -1,6 +1,6 @@
-// suite() over uvu 0.5.6, which lets failures pass in several ways: it swallows errors of hooks and thrown values that are
-// not Errors, exits 0 when run() was forgotten, and has no time limit and no rejects(). Here each of these fails, and
-// test/support/fails proves it.
+// suite() over uvu 0.5.6, which lets failures pass in several ways: it swallows errors of hooks and thrown values that
+// are not Errors, exits 0 when run() was forgotten, and has no time limit and no rejects(). Here each of these fails,
+// and test/support/fails proves it.
 import { inspect } from 'node:util';
 import { suite as uvuSuite } from 'uvu';
 

@@ -11,7 +11,9 @@ export interface Random {
   pick<T>(list: readonly T[]): T;
   /** n normal numbers, times scale (1 when left out). */
   floats(n: number, scale?: number): Float32Array;
-  /** Sizes that tend to be awkward for a kernel, each from min (0) to max (97), with at most `elements` (65 536) in all. */
+  /**
+   * Sizes that tend to be awkward for a kernel, each from min (0) to max (97), with at most `elements` (65 536) in all.
+   */
   shape(rank: number, options?: { min?: number; max?: number; elements?: number }): number[];
 }
 

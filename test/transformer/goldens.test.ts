@@ -1,5 +1,5 @@
-// Every reference activation of the original in PyTorch, within test/fixtures/README.md's bounds: with all points watched, with
-// one at a time, and with none. Gradients (bwd/, grad/, ae_latent11_grad/) are a later version's.
+// Every reference activation of the original in PyTorch, within test/fixtures/README.md's bounds: with all points
+// watched, with one at a time, and with none. Gradients (bwd/, grad/, ae_latent11_grad/) are a later version's.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';

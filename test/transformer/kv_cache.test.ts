@@ -101,7 +101,7 @@ test('padding in the caches is still ignored', async () => {
 test('passes at the same time give the same as one by one, each with its caches', async () => {
   const prompts = Array.from({ length: 40 }, (_, i) => [[i, i + 1, i + 2]]);
   const together = await Promise.all(prompts.map((tokens) => xf.forward(tokens)));
-  const held = together.map(({ logits, kvCaches }) => ({ logits, kvCaches })); // later passes release caches that were not read
+  const held = together.map(({ logits, kvCaches }) => ({ logits, kvCaches })); // later passes release unread caches
   for (const [i, { logits, kvCaches }] of held.entries()) {
     const alone = await xf.forward(prompts[i] as number[][]);
     close(await logits.read(), await alone.logits.read());

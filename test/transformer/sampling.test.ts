@@ -1,4 +1,5 @@
-// Choosing tokens: frequencies against probabilities, nuclei counted by hand; through the model, messages for bad options.
+// Choosing tokens: frequencies against probabilities, nuclei counted by hand; through the model, messages for bad
+// options.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';

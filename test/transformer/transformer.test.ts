@@ -1,4 +1,5 @@
-// The transformer's checks: arguments, failing hooks, caches, memory, checkpoints. The oracle is the title of each test.
+// The transformer's checks: arguments, failing hooks, caches, memory, checkpoints. The oracle is the title of each
+// test.
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';

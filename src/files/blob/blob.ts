@@ -9,12 +9,12 @@ import { isBlobUrl, parseBlobAddress } from './blob_address.js';
 import { type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
 import { type BlobProgress, type DownloadOptions, downloadBlob } from './blob_download.js';
 import { RemoteBlob } from './blob_remote.js';
-import { Unreachable } from './blob_request.js';
+import { Unreachable, usualTimeout } from './blob_request.js';
 
 export type { CachedBlob } from './blob_cache.js';
 export type { BlobProgress } from './blob_download.js';
 
-/** Options of whatever may have to fetch files from the network. */
+/** Options of functions that may fetch files from the network. */
 export interface FetchOptions {
   /** Called while bytes come, file by file; it is not called for files that are in the cache already. */
   onProgress?: (progress: BlobProgress) => void;
@@ -35,7 +35,7 @@ export class BlobFile implements AsyncDisposable {
   readonly name: string;
   /** The path of the file on this machine. */
   readonly path: string;
-  /** In bytes. */
+  /** The size in bytes. */
   readonly size: number;
   /** The checksum of a blob's copy, in hexadecimal; undefined for a file that was given by its path. */
   readonly sha256: string | undefined;
@@ -137,7 +137,7 @@ const downloads = pLimit(8);
 const underWay = new Map<string, Promise<CachedBlob>>();
 
 async function cached(reader: string, address: string, options: NamedOptions): Promise<CachedBlob> {
-  const { onProgress, signal, refresh = false, timeout = 30, most } = options;
+  const { onProgress, signal, refresh = false, timeout = usualTimeout, most } = options;
   signal?.throwIfAborted();
   if (!(timeout > 0)) throw new RangeError(`${reader}: timeout must be above 0 seconds, but is ${timeout}`);
   try {

@@ -6,8 +6,8 @@ import { withEscapes } from '../text.js';
 
 export interface BlobAddress {
   /**
-   * The address as it was given, without a query (which may hold a signature), and https:// as the URL parser reads it: for
-   * messages and for the cache.
+   * The address as it was given, without a query (which may hold a signature), and https:// as the URL parser reads it:
+   * for messages and for the cache.
    */
   readonly name: string;
   /** The URL to request, still without credentials from the environment; its query is as it was given. */
@@ -101,8 +101,8 @@ const hasPlainParts = (path: string): boolean =>
   !/[\p{Cc}\p{Cs}]/u.test(path) && path.split(/[/\\]/).every((part) => part !== '.' && part !== '..');
 
 /**
- * Whether an address is `above`, or begins with it, part by part. False for an address that could lead elsewhere than it
- * shows.
+ * Whether an address is `above`, or begins with it, part by part. False for an address that could lead elsewhere than
+ * it shows.
  */
 export function isBelowAddress(address: string, above: string): boolean {
   const parts = partsOf(address);
@@ -172,7 +172,7 @@ function withCredentials({ name, account, container, blob, url }: AzureBlob, env
   return plain(name, url);
 }
 
-/** What the environment holds for an account: a connection string, or a signature. */
+/** The credentials of an account in the environment: a connection string, or a signature. */
 function credentialsFor(account: string, environment: Environment): { connection?: string; signature?: string } {
   const connection = environment.AZURE_STORAGE_CONNECTION_STRING;
   if (connection && connectionAccount(connection) === account) return { connection };

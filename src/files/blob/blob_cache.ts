@@ -1,6 +1,6 @@
 // The cache of blobs on disk: a folder for each address, with the file under a name that holds its checksum, and
-// entry.json, which describes the file and is replaced in one step. So a reader sees a whole file or none, whatever other
-// processes write.
+// entry.json, which describes the file and is replaced in one step. So a reader sees a whole file or none, whatever
+// other processes write.
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
@@ -78,7 +78,7 @@ const blobOf = (folder: string, { name, size, sha256, etag, modified, fetched, f
   return { name, size, sha256, etag, modified, fetched, path: join(folder, file) };
 };
 
-/** The name of a file in the cache: it ends as the blob's does, so that messages and other tools make sense of it. */
+/** The name of a file in the cache: it ends like the blob's, so that people and other tools recognise it. */
 export const storedName = (sha256: string, baseName: string): string =>
   `${sha256.slice(0, 16)}-${baseName.replace(/[^\w.-]/g, '_').slice(-100)}`;
 

@@ -54,7 +54,10 @@ async function pipelineOf({ credentials }: { credentials: boolean }, additionalP
   } as StoragePipelineOptions);
 }
 
-/** Other servers than Azure's know only the standard header, and may give no ETag, without which the client reads nothing. */
+/**
+ * Other servers than Azure's know only the standard header, and may give no ETag, without which the client reads
+ * nothing.
+ */
 const forOtherServers = {
   name: 'forOtherServers',
   async sendRequest(request: { headers: Headers }, next: (request: object) => Promise<{ headers: Headers }>) {

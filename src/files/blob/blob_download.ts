@@ -6,7 +6,7 @@ import { type FileHandle, open, readdir, readFile, rename, rm, statfs } from 'no
 import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import pLimit from 'p-limit';
-import { writeFileAtomically } from '../atomic_write.js';
+import { writeBytes, writeFileAtomically } from '../atomic_write.js';
 import type { Lease } from '../lease.js';
 import { type CachedBlob, checksums, enter, storedName } from './blob_cache.js';
 import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.js';
@@ -29,7 +29,7 @@ export interface DownloadOptions {
 
 const partBytes = checkedRange;
 const partsAtOnce = 8;
-/** Over all downloads of the process: each holds a part in memory. */
+/** Requests at a time over all downloads of the process: each holds a part in memory. */
 const requests = pLimit(16);
 /** How often the journal is written: after a kill, the bytes that came since are fetched again. */
 const journalMilliseconds = 500;
@@ -280,10 +280,8 @@ class PartialFile {
     if (performance.now() - this.#journalled >= journalMilliseconds) await this.writeJournal();
   }
 
-  async writeAt(position: number, bytes: Uint8Array): Promise<void> {
-    for (let at = 0; at < bytes.length; ) {
-      at += (await this.#handle.write(bytes, at, bytes.length - at, position + at)).bytesWritten;
-    }
+  writeAt(position: number, bytes: Uint8Array): Promise<void> {
+    return writeBytes(this.#handle, bytes, position);
   }
 
   /** Writes the journal when the parts in it are on the disk. */

@@ -1,25 +1,23 @@
-// A lease on a dump in object storage, the right of one process at a time to write it: a small blob that names its owner,
-// under a lease of the storage service that the owner renews. Such a lease ends by itself when it is not renewed, so that
-// no clock has to decide whether a process on another machine is alive. Whether a process on this machine is alive can
-// be asked, and the lease of a dead one is taken over at once.
+// A lease on a dump in object storage, the right of one process at a time to write it: a small blob that names its
+// owner, under a lease of the storage service that the owner renews. Such a lease ends by itself when it is not
+// renewed, so that no clock has to decide whether a process on another machine is alive. The process table shows
+// whether a process on this machine is alive: the lease of a dead one is taken over at once.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobLeaseClient, BlockBlobClient } from '@azure/storage-blob';
-import { isAtWork, type Lease, type Owner, parseOwner, showOwner, thisProcess } from '../lease.js';
+import { isAtWork, type Lease, longestOwner, type Owner, parseOwner, showOwner, thisProcess } from '../lease.js';
 import { type Patience, patient, type RequestOptions, request, unlessStatus } from './blob_request.js';
 import { putText } from './blob_upload.js';
 
-/** The shortest that Azure grants. */
+/** The duration of a lease in seconds, the shortest that Azure grants. */
 export const usualLease = 15;
 const pollMilliseconds = 1000;
-/** No blob of a lease is longer, in bytes. */
-const longestOwner = 4096;
 
 const once: Patience = { retries: 0, minTimeout: 0, maxTimeout: 0 };
-/** Short enough that a renewal after a failure comes before the lease ends. */
+/** Retries that are over before the lease ends. */
 const short: Patience = { retries: 2, minTimeout: 200, maxTimeout: 1000 };
 
 interface LeasedBlob {
-  /** For messages. */
+  /** The name in messages. */
   readonly name: string;
   readonly blob: BlockBlobClient;
   /** The lease's duration; it is renewed three times within that. */
@@ -27,7 +25,8 @@ interface LeasedBlob {
 }
 
 /**
- * The lease, or the name of its owner. An owner on this machine is named at once, another one when a lease's time is over.
+ * The lease, or the name of its owner. An owner on this machine is named at once, another one when a lease's time is
+ * over.
  */
 export async function takeBlobLease(leased: LeasedBlob): Promise<Lease | string> {
   const self = thisProcess(); // its token is the lease's ID
@@ -69,8 +68,8 @@ async function ownerOf({ name, blob }: LeasedBlob): Promise<Owner | undefined> {
 }
 
 /**
- * Ends the lease of a dead process, by that lease's ID: a lease that another process has taken since stays. (Breaking the
- * lease would end that one, too.)
+ * Ends the lease of a dead process, by that lease's ID: a lease that another process has taken since stays. (Breaking
+ * the lease would end that one, too.)
  */
 function releasedFor({ name, blob }: LeasedBlob, { token }: Owner): Promise<boolean> {
   const release = (abortSignal: AbortSignal) => blob.getBlobLeaseClient(token).releaseLease({ abortSignal });

@@ -1,5 +1,5 @@
-// Requests to a server that may be unreachable for a moment: which failed requests are tried again and when, and a message
-// that says why a failure is final.
+// Requests to a server that may be unreachable for a moment: which failed requests are tried again and when, and a
+// message that says why a failure is final.
 import { setTimeout as sleep } from 'node:timers/promises';
 import pRetry from 'p-retry';
 
@@ -9,7 +9,9 @@ export class BlobChanged extends Error {}
 /** There is no connection to the server. */
 export class Unreachable extends Error {}
 
-/** How often a request is tried again, and the pauses between in milliseconds, each lengthened at random up to twofold. */
+/**
+ * How often a request is tried again, and the pauses between in milliseconds, each lengthened at random up to twofold.
+ */
 export interface Patience {
   readonly retries: number;
   readonly minTimeout: number;
@@ -41,7 +43,10 @@ export interface RetryOptions {
   readonly progressed?: () => boolean;
 }
 
-/** Runs `attempt` until it succeeds or fails finally. @throws Error that says why, its message beginning with `name`. */
+/**
+ * Runs `attempt` until it succeeds or fails finally.
+ * @throws Error that says why, its message beginning with `name`.
+ */
 export async function retrying<T>(
   name: string,
   attempt: () => Promise<T>,
@@ -56,7 +61,7 @@ export async function retrying<T>(
       ...{ factor: 2, randomize: true },
       ...(signal && { signal }),
       shouldRetry: ({ error }) => again(error),
-      // a connection that brought something may be cut any number of times
+      // a connection that brought bytes may be cut any number of times
       shouldConsumeRetry: () => !progressed?.(),
       async onFailedAttempt({ error, retriesLeft }) {
         const seconds = secondsToWait(error);
@@ -146,7 +151,7 @@ const transientStatuses = new Set([408, 429, 500, 502, 503, 504]);
 function isTransient(error: RequestFailure): boolean {
   if (error instanceof BlobChanged) return false;
   if (diskErrors.has(error.code ?? '') || /^CERT_|SELF_SIGNED/.test(error.code ?? '')) return false;
-  if (codeOf(error) === 'Md5Mismatch') return true; // damaged on the way
+  if (codeOf(error) === 'Md5Mismatch') return true; // the bytes were damaged on the way
   return error.statusCode === undefined || transientStatuses.has(error.statusCode);
 }
 

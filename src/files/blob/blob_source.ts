@@ -29,7 +29,9 @@ export async function openRemote(remote: RemoteBlob): Promise<ByteSource> {
   };
 }
 
-/** Fills `bytes` by ranges for which the server gives a checksum, several at a time; the first failure ends the others. */
+/**
+ * Fills `bytes` by ranges for which the server gives a checksum, several at a time; the first failure ends the others.
+ */
 async function fill(remote: RemoteBlob, version: BlobVersion, position: number, bytes: Uint8Array): Promise<void> {
   const failed = new AbortController();
   const { signal } = failed;

@@ -26,7 +26,8 @@ export const blockBytes = (size: number): number => Math.max(smallestBlock, Math
 export async function uploadBlocks(name: string, blob: BlockBlobClient, handle: FileHandle): Promise<void> {
   const { size } = await handle.stat();
   const bytes = blockBytes(size);
-  // Block IDs have one length, as Azure wants them, and are unique to this attempt: blocks of an earlier one do not mix in.
+  // Block IDs have one length, as Azure wants them, and are unique to this attempt: blocks of an earlier one do not
+  // mix in.
   const attempt = randomBytes(8).toString('hex');
   const ids = Array.from({ length: Math.ceil(size / bytes) }, (_, block) =>
     Buffer.from(`${attempt}-${String(block).padStart(5, '0')}`).toString('base64'),

@@ -1,8 +1,8 @@
-// A neuron's record: statistics of its activations over a corpus, and the texts on which it is most active. The files are
-// those of the original (its NeuronRecord, one JSON file per neuron), field for field.
+// A neuron's record: statistics of its activations over a corpus, and the texts on which it is most active. The files
+// are those of the original (its NeuronRecord, one JSON file per neuron), field for field.
 import { isUtf8 } from 'node:buffer';
 import { writeFileAtomically } from '../atomic_write.js';
-import { type FileSource, openSource } from '../blob/source.js';
+import { type FileSource, openSource } from '../blob/file_source.js';
 import { writingFor } from '../write_failure.js';
 import {
   type ActivationRecord,
@@ -37,7 +37,7 @@ export async function loadNeuronRecord(from: FileSource): Promise<NeuronRecord> 
 /**
  * Writes a record as the original does. The file appears whole or not at all. JSON has no NaN and no infinity: they
  * become null.
- * @throws TypeError when a field is not what it must be, or tokens and activations do not fit together; RangeError when the
+ * @throws TypeError when a field has a wrong value, or tokens and activations do not fit together; RangeError when the
  *   file would be larger than what `loadNeuronRecord` reads.
  */
 export const saveNeuronRecord = (path: string, record: NeuronRecord): Promise<void> =>
@@ -187,7 +187,7 @@ function wrong(field: string, expected: string): never {
 // ---- using
 
 /**
- * The largest activation of the most positive records. NaN counts for nothing.
+ * The largest activation of the most positive records. NaN does not count.
  * @throws RangeError when the record has none.
  */
 export function maxActivation({ mostPositiveActivationRecords }: NeuronRecord): number {
@@ -209,19 +209,19 @@ export interface SplitOptions {
 const topSplits = ['train', 'calibration', 'valid', 'test'] as const;
 const randomSplits = ['calibration', 'valid', 'test'] as const;
 
-/** To explain the neuron with: every fourth of the most positive records, from the first on. */
+/** Records for explaining the neuron: every fourth of the most positive records, from the first on. */
 export const trainActivationRecords = (record: NeuronRecord, options: SplitOptions = {}): ActivationRecord[] =>
   topSplit('trainActivationRecords', record, 'train', options);
 
-/** To calibrate a simulation with: most positive records, then as many random ones where there are enough. */
+/** Records for calibrating a simulation: most positive records, then as many random ones where there are enough. */
 export const calibrationActivationRecords = (record: NeuronRecord, options: SplitOptions = {}): ActivationRecord[] =>
   mixedSplit('calibrationActivationRecords', record, 'calibration', options);
 
-/** To judge an explanation by while working on it: most positive records, then random ones. */
+/** Records for judging an explanation while working on it: most positive records, then random ones. */
 export const validActivationRecords = (record: NeuronRecord, options: SplitOptions = {}): ActivationRecord[] =>
   mixedSplit('validActivationRecords', record, 'valid', options);
 
-/** To judge an explanation by in the end: most positive records, then random ones. */
+/** Records for judging an explanation in the end: most positive records, then random ones. */
 export const testActivationRecords = (record: NeuronRecord, options: SplitOptions = {}): ActivationRecord[] =>
   mixedSplit('testActivationRecords', record, 'test', options);
 

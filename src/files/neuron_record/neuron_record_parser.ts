@@ -1,6 +1,6 @@
-// Reads the JSON of a neuron's record. Such files come from anywhere, so they have a parser of their own: it builds only
-// what belongs to a record, its memory stays in proportion to the text, and an error names the field. Python's json writes
-// NaN, Infinity and -Infinity, which JSON.parse refuses.
+// Reads the JSON of a neuron's record. Such files come from anywhere, so they have a parser of their own: it builds
+// only what belongs to a record, its memory stays in proportion to the text, and an error names the field. Python's
+// json writes NaN, Infinity and -Infinity, which JSON.parse refuses.
 import { shown } from '../text.js';
 
 /** A text and a neuron's activations on it. */
@@ -41,9 +41,9 @@ const specials: readonly (readonly [literal: string, value: number])[] = [
 ];
 
 /**
- * The record in a text: with today's names of fields or older ones (`idx` and `layer`), with or without `dataclass_name`.
- * Missing fields have their defaults, unknown ones are skipped, and the last one counts of a field that comes twice.
- * Messages begin with `name`.
+ * The record in a text: with today's names of fields or older ones (`idx` and `layer`), with or without
+ * `dataclass_name`. Missing fields have their defaults, unknown ones are skipped, and the last one counts of a field
+ * that comes twice. Messages begin with `name`.
  * @throws Error that names the field and the position when the text is not such a record.
  */
 export function parseNeuronRecord(text: string, name: string): NeuronRecord {
@@ -136,7 +136,7 @@ class RecordParser {
 
   // ---- values
 
-  /** Where the original's writer met a NaN, it wrote null. */
+  /** The original's writer writes null for NaN. */
   readonly #activation = (): number => (this.#accept('null') ? Number.NaN : this.#number('a number or null'));
 
   readonly #momentValue = (): number => this.#number('a number or null');

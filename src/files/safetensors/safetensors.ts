@@ -1,6 +1,6 @@
 // Reading and writing safetensors files: whole, or tensor by tensor and row by row, for large files.
 import { writeFileAtomically } from '../atomic_write.js';
-import { type FileSource, openSource } from '../blob/source.js';
+import { type FileSource, openSource } from '../blob/file_source.js';
 import { type ByteSource, sourceSlices } from '../byte_source.js';
 import {
   bytesPerElement,

@@ -111,7 +111,7 @@ export interface SafetensorsHeader {
 /**
  * Reads and checks a header (without the length field) of a file of `fileSize` bytes: known dtypes, sizes that fit the
  * shapes, and tensors that follow one another to the end of the file, without gap or overlap, in any order of names.
- * `name` begins messages.
+ * Messages begin with `name`.
  */
 export function parseSafetensorsHeader(name: string, bytes: Uint8Array, fileSize: number): SafetensorsHeader {
   const fail = (message: string): never => {

@@ -1,11 +1,11 @@
 // A store under a prefix in a container of Azure's blob storage. Files are written on this machine, in the system's
 // temporary folder, and uploaded when they are whole; they are read by ranges. Error messages say why.
 //
-// A killed upload leaves uncommitted blocks, of a blob that does not exist. List Blobs gives such a blob a length of 0, as
-// it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty. Azure does not
-// delete a blob that is only blocks. To remove them, an empty list of blocks is committed, and the empty blob that results
-// is deleted, each under the condition that nothing was written there since, so that no finished blob can be lost. Readers
-// that look in between, or after a kill in between, see an unfinished file as before.
+// A killed upload leaves uncommitted blocks, of a blob that does not exist. List Blobs gives such a blob a length of 0,
+// as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty. Azure
+// does not delete a blob that is only blocks. To remove them, an empty list of blocks is committed, and the empty blob
+// that results is deleted, each under the condition that nothing was written there since, so that no finished blob can
+// be lost. Readers that look in between, or after a kill in between, see an unfinished file as before.
 import { randomBytes } from 'node:crypto';
 import { open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -47,7 +47,9 @@ export class BlobStore implements Store {
     return `${this.name}/${checkedName(this.name, file)}`;
   }
 
-  /** A prefix needs no making, but its container must exist. Whether it can be written shows when the lease is taken. */
+  /**
+   * A prefix needs no making, but its container must exist. Whether it can be written shows when the lease is taken.
+   */
   async create(): Promise<() => Promise<void>> {
     await this.#page(undefined, 1);
     return async () => {};
@@ -117,7 +119,7 @@ export class BlobStore implements Store {
       discard: async () => {
         await handle.close().catch(() => {}); // it is closed already
         if (state !== 'uploading') return;
-        await this.#removeBlocks(file).catch(() => {}); // the next run does it, when there is a connection
+        await this.#removeBlocks(file).catch(() => {}); // the next dump removes them, when there is a connection
       },
     };
   }

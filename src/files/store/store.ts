@@ -1,6 +1,6 @@
-// A store of a dump's files: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or in
-// object storage (blob_store.ts). The caller chooses the names, which are plain: there are no folders in folders. Names may
-// come from a forged queue or manifest, so every method that takes one checks it with checkedName().
+// A store of a dump's files: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or
+// in object storage (blob_store.ts). The caller chooses the names, which are plain: there are no folders in folders.
+// Names may come from a forged queue or manifest, so every method that takes one checks it with checkedName().
 import { randomBytes } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import type { ByteSource } from '../byte_source.js';
@@ -8,7 +8,7 @@ import type { Lease } from '../lease.js';
 import { quoted } from '../text.js';
 
 export interface FoundFile {
-  /** In bytes. */
+  /** The size in bytes. */
   readonly size: number;
   /** False for what cannot be read as a file: a folder, a pipe, a link. */
   readonly regular: boolean;
@@ -16,34 +16,39 @@ export interface FoundFile {
 
 /** An unfinished file: it is written on this machine, in any order, and is in the store once it is published. */
 export interface Draft {
-  /** Where it is written, for messages. */
+  /** The path at which it is written, for messages. */
   readonly path: string;
   readonly handle: FileHandle;
   /** Gives the file its name, with all that was written; it replaces an older file. To be called once. */
   publish(): Promise<void>;
-  /** Removes what was written, unless it is published. No write may be under way. */
+  /** Removes what was written, unless it is published. No write may be in progress. */
   discard(): Promise<void>;
 }
 
-/** Methods that take a name throw, or reject with, what checkedName() says of one that is not plain. */
+/** Methods that take a name throw, or reject with, the error of checkedName() for one that is not plain. */
 export interface Store {
   /** The folder or address as it was given, for messages. */
   readonly name: string;
   /** The name of a file in messages. */
   pathOf(file: string): string;
-  /** Makes the store unless it exists, and checks that it can be written. Returns a function that undoes it while it is empty. */
+  /**
+   * Makes the store unless it exists, and checks that it can be written. Returns a function that undoes it while it is
+   * empty.
+   */
   create(): Promise<() => Promise<void>>;
   /** The names of all files in order, including unfinished and abandoned ones. */
   list(): Promise<string[]>;
-  /** Undefined for a file that is not there. */
+  /** Looks a file up; undefined for one that is not there. */
   find(file: string): Promise<FoundFile | undefined>;
-  /** For reading at any position. @throws Error when it is not there. */
+  /** Opens a file for reading at any position. @throws Error when it is not there. */
   open(file: string): Promise<ByteSource>;
   /** Writes a small file; it replaces an older one. */
   writeText(file: string, text: string): Promise<void>;
   /** Removes a file, if it is there. */
   remove(file: string): Promise<void>;
-  /** Begins a file; with `part`, a part of it that is never published. The drafts of one file and attempt share a tag. */
+  /**
+   * Begins a file; with `part`, a part of it that is never published. The drafts of one file and attempt share a tag.
+   */
   draft(file: string, tag: string, part?: string): Promise<Draft>;
   /** The lease that `file` stands for, or the name of its owner: `process 123 on some-host`. */
   takeLease(file: string): Promise<Lease | string>;
@@ -54,7 +59,7 @@ export interface Store {
   canAdopt(from: Store, file: string): Promise<boolean>;
   /**
    * Gives a file of another store a name here, without copying it. Returns whether there was anything to do.
-   * @throws Error when it cannot be done without copying, or when the name is another file's.
+   * @throws Error when it cannot be done without copying, or when another file has the name.
    */
   adopt(from: Store, file: string): Promise<boolean>;
 }
@@ -75,7 +80,10 @@ function nameProblem(file: unknown): string | undefined {
 /** Whether a store takes a name. A folder that another program wrote to may list other names. */
 export const isPlainName = (file: string): boolean => nameProblem(file) === undefined;
 
-/** The name of a file in the store `where`. @throws Error when it is not plain: the file could lie outside of the store. */
+/**
+ * The name of a file in the store `where`.
+ * @throws Error when it is not plain: the file could lie outside of the store.
+ */
 export function checkedName(where: string, file: string): string {
   const problem = nameProblem(file);
   if (problem === undefined) return file;

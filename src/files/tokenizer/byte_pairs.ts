@@ -1,7 +1,7 @@
 // Byte pair encoding (Sennrich, Haddow and Birch 2016, arXiv 1508.07909) over a table of tokens: of all neighbours
 // whose joined bytes are a token, those with the lowest token (the leftmost, if several) are merged, again and again.
-// With a heap of candidates and a linked list of parts, a pre-token of n bytes costs n log n, not n^2: a million letters
-// without a space take a second.
+// With a heap of candidates and a linked list of parts, a pre-token of n bytes costs n log n, not n^2: a million
+// letters without a space take a second.
 
 const mostPairs = 2 ** 18;
 const pairSlots = 2 * mostPairs;

@@ -1,6 +1,6 @@
-// The tokens of pre-tokens seen before, found without making a string: a hash table with open addressing over flat arrays.
-// Text repeats itself (in a corpus of millions of tokens, some ten thousand pre-tokens make 98%), so a tokenizer spends
-// its time here.
+// The tokens of pre-tokens seen before, found without making a string: a hash table with open addressing over flat
+// arrays. Text repeats itself (in a corpus of millions of tokens, some ten thousand pre-tokens make 98%), so a
+// tokenizer spends its time here.
 
 const mostPretokens = 2 ** 17;
 const mostUnits = 2 ** 20; // of all pre-tokens together; they have no more tokens than units
@@ -48,7 +48,9 @@ export class PretokenCache {
     return true;
   }
 
-  /** Keeps a pre-token that is not known, whose tokens are those from `first` on. Forgets all others when it is full. */
+  /**
+   * Keeps a pre-token that is not known, whose tokens are those from `first` on. Forgets all others when it is full.
+   */
   add(units: Uint16Array, from: number, to: number, tokens: readonly number[], first: number): void {
     if (this.#count === mostPretokens || (this.#unitEnds[this.#count - 1] as number) + longestCached > mostUnits) {
       this.#slots.fill(0);

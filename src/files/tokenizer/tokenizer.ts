@@ -1,7 +1,7 @@
 // GPT-2's byte pair encoding, token for token as OpenAI's tiktoken has it for "gpt2" with allowed_special='all'. The
-// table of tokens is gpt-tokenizer's. The rest is written here, because that package finds <|endoftext|> only at the start
-// of a text, keeps half a character from one decode for the next, splits at other white space than tiktoken, and takes
-// quadratic time on long texts without a space.
+// table of tokens is gpt-tokenizer's. The rest is written here, because that package finds <|endoftext|> only at the
+// start of a text, keeps half a character from one decode for the next, splits at other white space than tiktoken, and
+// takes quadratic time on long texts without a space.
 import { createRequire } from 'node:module';
 import { BytePairs } from './byte_pairs.js';
 import { longestCached, PretokenCache } from './pretoken_cache.js';

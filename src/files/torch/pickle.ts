@@ -1,6 +1,6 @@
-// An interpreter of Python's pickle format, as far as data needs it (opcodes: Lib/pickletools.py of CPython). No code of
-// the file is ever run: the host decides what a name stands for, and calling anything else ends the reading. Time and
-// memory are bounded, too: work stays in proportion to the pickle's length, and every count is limited.
+// An interpreter of Python's pickle format, as far as data needs it (opcodes: Lib/pickletools.py of CPython). No code
+// of the file is ever run: the host decides what a name stands for, and calling anything else ends the reading. Time
+// and memory are bounded, too: work stays in proportion to the pickle's length, and every count is limited.
 import { isUtf8 } from 'node:buffer';
 import { shown } from '../text.js';
 
@@ -261,7 +261,9 @@ class Machine {
     this.put(callee.call(args, this.charge));
   }
 
-  /** Sets the state of an object. That of an ordered dictionary (its attributes) is no data; nothing else has one here. */
+  /**
+   * Sets the state of an object. That of an ordered dictionary (its attributes) is no data; nothing else has one here.
+   */
   build(): void {
     this.pop();
     if (this.top() instanceof Map) return;

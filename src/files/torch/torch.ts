@@ -1,6 +1,6 @@
-// Reading checkpoints of PyTorch, written by torch.save, without Python. A file is read in three steps: its pickle, which
-// describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
-import { type FileSource, openSource } from '../blob/source.js';
+// Reading checkpoints of PyTorch, written by torch.save, without Python. A file is read in three steps: its pickle,
+// which describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
+import { type FileSource, openSource } from '../blob/file_source.js';
 import {
   bytesPerElement,
   type HostTensor,
@@ -20,8 +20,8 @@ export { saveTorch } from './torch_save.js';
 
 /**
  * Reads a file of torch.save whose value is a dictionary, such as a module's state_dict(): a path, an address
- * (`az://…`, `https://…`), an open blob, or bytes. Never runs code: a file that names anything but tensors and plain data
- * is refused with an UnsafePickleError. See loadTorchValue for what values become.
+ * (`az://…`, `https://…`), an open blob, or bytes. It never runs code: a file that names anything but tensors and plain
+ * data is refused with an UnsafePickleError. loadTorchValue describes how values are converted.
  */
 export async function loadTorch(from: FileSource): Promise<StateDict> {
   return load('loadTorch', from, (name, value) => {
@@ -45,7 +45,10 @@ export interface TorchTensor extends StoredTensor {
   close(): Promise<void>;
 }
 
-/** Opens a file of torch.save whose value is one tensor: its dtype and shape are known at once, and it is read on demand. */
+/**
+ * Opens a file of torch.save whose value is one tensor: its dtype and shape are known at once, and it is read on
+ * demand.
+ */
 export async function openTorchTensor(from: FileSource): Promise<TorchTensor> {
   const source = await openSource('openTorchTensor', from);
   try {
@@ -161,8 +164,8 @@ const deepest = 200;
 const mostNodes = 2 ** 24;
 
 /**
- * An unpickled value as a StateValue. Parts that the file shares stay shared. A value is refused that refers to itself, is
- * nested too deeply, or is too large when written out (a few lists that each hold the one before many times).
+ * An unpickled value as a StateValue. Parts that the file shares stay shared. A value is refused that refers to itself,
+ * is nested too deeply, or is too large when written out (a few lists that each hold the one before many times).
  */
 function toStateValue(name: string, root: unknown, tensors: ReadonlyMap<TensorView, HostTensor>): StateValue {
   const done = new Map<object, Converted | undefined>();

@@ -1,6 +1,6 @@
 // The two containers of torch.save behind one interface: a zip archive (PyTorch 1.6 and later: data.pkl and one stored
-// entry per storage) and the older stream (five pickles, then the storages one after another). Both give the pickled value
-// and the location of each storage; locations are inside the file and do not overlap.
+// entry per storage) and the older stream (five pickles, then the storages one after another). Both give the pickled
+// value and the location of each storage; locations are inside the file and do not overlap.
 import { crc32 } from 'node:zlib';
 import yauzl from 'yauzl';
 import { type LocalSource, sourceSlices } from '../byte_source.js';

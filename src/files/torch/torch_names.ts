@@ -1,5 +1,5 @@
-// The names that a file of torch.save may use, what each stands for here, and the checks of a file's storages and tensors.
-// Every other name is refused. Arguments: torch/_utils.py and torch/serialization.py of PyTorch 2.
+// The names that a file of torch.save may use, what each stands for here, and the checks of a file's storages and
+// tensors. Every other name is refused. Arguments: torch/_utils.py and torch/serialization.py of PyTorch 2.
 import { bytesPerElement, elementCount, type HostDType, maxRank } from '../host_tensor.js';
 import { shown } from '../text.js';
 import { Callable, type PickleHost, UnsafePickleError } from './pickle.js';
@@ -12,7 +12,7 @@ export class Storage {
   constructor(
     readonly key: string,
     readonly dtype: HostDType,
-    /** In elements. */
+    /** The length in elements. */
     readonly length: number,
   ) {}
 
@@ -25,7 +25,7 @@ export class Storage {
 export class TensorView {
   constructor(
     readonly storage: Storage,
-    /** Of the first element, in elements. */
+    /** The position of the first element, in elements. */
     readonly offset: number,
     readonly shape: readonly number[],
     readonly strides: readonly number[],
@@ -84,7 +84,7 @@ export class TorchNames implements PickleHost {
   readonly storages = new Map<string, Storage>();
   #copied = 0;
 
-  /** `size`: of the file, in bytes. */
+  /** `size` is the file's, in bytes. */
   constructor(
     readonly name: string,
     readonly size: number,
@@ -154,8 +154,8 @@ export class TorchNames implements PickleHost {
     );
   }
 
-  // A view that comes again is the same tensor. Views that must be copied could take far more bytes than the file has: a
-  // stride of 0 repeats one element any number of times.
+  // A view that comes again is the same tensor. Views that must be copied could take far more bytes than the file has:
+  // a stride of 0 repeats one element any number of times.
   #shared(view: TensorView): TensorView {
     const { views, dtype } = view.storage;
     const key = `${view.offset}:${view.shape.join()}:${view.strides.join()}`;

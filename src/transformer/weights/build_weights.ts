@@ -22,7 +22,7 @@ export interface WeightSource {
   lend(name: string, shape: number[], use: (weight: Tensor) => void): Promise<void>;
 }
 
-/** Weights from a source; freed again if one of them fails. */
+/** Weights from a source. If one of them fails, the others are freed. */
 export async function buildWeights(
   config: TransformerConfig,
   nVocab: number,

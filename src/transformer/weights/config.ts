@@ -1,6 +1,8 @@
 // The sizes of a GPT-2, as a checkpoint's config.json states them.
 
-/** Sizes of a transformer. The file's names are the original's: ctx_window, d_model, n_layers, m_attn, n_heads, m_mlp. */
+/**
+ * Sizes of a transformer. The file's names are the original's: ctx_window, d_model, n_layers, m_attn, n_heads, m_mlp.
+ */
 export interface TransformerConfig {
   /** The tokenizer's name; 'gpt2' is the only one there is. */
   readonly enc: string;

@@ -3,8 +3,9 @@ import { packWeights } from '../../engine/ops/pack_weights.js';
 import type { LayerWeights, Linear, Norm } from './weights.js';
 
 /**
- * Folds each layer's norms into the linear layers that follow: W' = W diag(gain), b' = b + W bias, gain 1 and bias 0. The
- * final norm stays, as the unembedding has no bias. Computed in float32. Returns new weights for the layers.
+ * Folds each layer's norms into the linear layers that follow: W' = W diag(gain), b' = b + W bias, gain 1 and bias 0.
+ * The final norm stays, as the unembedding has no bias. The products are in float32. Returns new weights for the
+ * layers.
  */
 export function foldNorms(layers: readonly LayerWeights[]): LayerWeights[] {
   return layers.map((layer) => ({

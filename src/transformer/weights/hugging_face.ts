@@ -1,5 +1,6 @@
-// A GPT-2 as Hugging Face stores it: config.json, and model.safetensors or several files with an index. Linear layers are
-// Conv1D there, weights [in, out]; queries, keys and values are one layer; the unembedding may be the embedding itself.
+// A GPT-2 as Hugging Face stores it: config.json, and model.safetensors or several files with an index. Linear layers
+// are Conv1D there, weights [in, out]; queries, keys and values are one layer; the unembedding may be the embedding
+// itself.
 import { readText } from '../../files/blob/blob.js';
 import { isBlobUrl, joined } from '../../files/blob/blob_address.js';
 import { openSafetensors, type SafetensorsFile } from '../../files/safetensors/safetensors.js';

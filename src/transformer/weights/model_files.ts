@@ -1,6 +1,6 @@
 // The files of a model, in one of two layouts: the original's (config.json and model_pieces/NAME.pt, a tensor each) or
-// Hugging Face's GPT-2 (config.json and safetensors files). config.json shows which of the two it is. Both give each weight
-// by the original's name.
+// Hugging Face's GPT-2 (config.json and safetensors files). config.json shows which of the two it is. Both give each
+// weight by the original's name.
 import type { Device } from '../../engine/device.js';
 import { Tensor } from '../../engine/ops/tensor.js';
 import { readText } from '../../files/blob/blob.js';
@@ -13,7 +13,7 @@ import { openOriginal } from './original_layout.js';
 import { parameterShape } from './state_dict.js';
 import { checkStored, type ModelFiles, weightView } from './stored_weights.js';
 
-/** @throws Error that says what is missing or wrong, and where. */
+/** Opens the files of a model. @throws Error that says what is missing or wrong, and where. */
 export async function openModelFiles(base: string): Promise<ModelFiles> {
   const file = joined(base, 'config.json');
   const text = await readText('Transformer.load', file, 2 ** 20).catch((cause) => {

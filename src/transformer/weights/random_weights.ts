@@ -5,7 +5,9 @@ import { Tensor } from '../../engine/ops/tensor.js';
 import { buildWeights, type Loaded } from './build_weights.js';
 import type { TransformerConfig } from './config.js';
 
-/** Seeded random weights of GPT-2's initialisation: normal with 0.02, residual projections scaled by 1/sqrt(2 layers). */
+/**
+ * Seeded random weights of GPT-2's initialisation: normal with 0.02, residual projections scaled by 1/sqrt(2 layers).
+ */
 export async function randomWeights(
   config: TransformerConfig,
   nVocab: number,

@@ -1,4 +1,5 @@
-// The parameters of a model under the original's names: the list of names, and each as a tensor in the original's shape.
+// The parameters of a model under the original's names: the list of names, and each as a tensor in the original's
+// shape.
 import { Tensor } from '../../engine/ops/tensor.js';
 import { toHost } from '../../engine/ops/to_host.js';
 import type { HostTensor } from '../../files/host_tensor.js';
@@ -25,7 +26,10 @@ export function parameterNames({ nLayers }: TransformerConfig): string[] {
   return ['tok_embed.weight', 'pos_embed.weight', ...layers.flat(), ...both('final_ln'), 'unembed.weight'];
 }
 
-/** The shape of a parameter by its name; a linear layer's weight is [out, in]. @throws RangeError for an unknown name. */
+/**
+ * The shape of a parameter by its name; a linear layer's weight is [out, in].
+ * @throws RangeError for an unknown name.
+ */
 export function parameterShape(name: string, config: TransformerConfig, nVocab: number): number[] {
   const { dModel: D, ctxWindow, nLayers } = config;
   const [A, F] = [dAttn(config), dFf(config)];
@@ -57,7 +61,10 @@ export function parameterShape(name: string, config: TransformerConfig, nVocab: 
   );
 }
 
-/** A parameter by its name: a new tensor, which the caller frees. @throws RangeError for a name that the model does not have. */
+/**
+ * A parameter by its name: a new tensor, which the caller frees.
+ * @throws RangeError for a name that the model does not have.
+ */
 export function parameterOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
   parameterShape(name, config, nVocab);
   const [, layer, part = name] = /^xf_layers\.(\d+)\.(.*)$/.exec(name) ?? [];

@@ -1,5 +1,5 @@
-// openBlob against Azurite, Microsoft's emulator of Azure's blob storage (to run it, see test/support/blobs/azurite.ts).
-// Oracle: the bytes that the storage client uploaded.
+// openBlob against Azurite, Microsoft's emulator of Azure's blob storage (to run it, see
+// test/support/blobs/azurite.ts). Oracle: the bytes that the storage client uploaded.
 import { createHash } from 'node:crypto';
 import { connect, createServer } from 'node:net';
 import {

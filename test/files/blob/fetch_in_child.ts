@@ -1,5 +1,5 @@
-// A program that fetches one blob and prints what it got: for tests that run several, or kill one. It prints 'begun' when
-// the first bytes have come, and then fills the disk of the file that a second argument names.
+// A program that fetches one blob and prints what it got: for tests that run several, or kill one. It prints 'begun'
+// when the first bytes have come, and then fills the disk of the file that a second argument names.
 import { createHash } from 'node:crypto';
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { openBlob } from '../../../src/files/blob/blob.js';

@@ -1,5 +1,6 @@
-// A store in object storage, against a server that misbehaves. Oracle: the bytes that were written, and the blobs that the
-// server holds after each step: a file is there whole or not at all, and every fault ends well or in an error that says why.
+// A store in object storage, against a server that misbehaves. Oracle: the bytes that were written, and the blobs that
+// the server holds after each step: a file is there whole or not at all, and every fault ends well or in an error that
+// says why.
 import { randomUUID } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';

@@ -34,7 +34,10 @@ export interface Case {
   own<T extends { dispose(): void }>(t: T): T;
 }
 
-/** Calls body with `count` cases (a third of them on the emulator), of one and of several threads in turn; a failure names the seed. */
+/**
+ * Calls body with `count` cases (a third of them on the emulator), of one and of several threads in turn; a failure
+ * names the seed.
+ */
 export async function cases(count: number, body: (c: Case) => Promise<void>, first = 1): Promise<void> {
   const end = first + (emulated() ? Math.ceil(count / 3) : count);
   for (let seed = first; seed < end; seed++) {

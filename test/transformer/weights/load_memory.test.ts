@@ -1,5 +1,5 @@
-// Memory of loading: less than 1.3 times the model. Oracle: the system's own count for a process that loads it, without what
-// that process had before. `npm run bench:load` measures larger models.
+// Memory of loading: less than 1.3 times the model. Oracle: the system's own count for a process that loads it, without
+// what that process had before. `npm run bench:load` measures larger models.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { onCpu } from '../../support/device.js';

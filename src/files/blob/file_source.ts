@@ -2,7 +2,7 @@
 import { type LocalSource, ofBytes } from '../byte_source.js';
 import { BlobFile, openNamed } from './blob.js';
 
-/** A path, `az://account/container/path`, `https://…`, what openBlob gives, or the bytes of a file. */
+/** A path, `az://account/container/path`, `https://…`, the result of openBlob, or the bytes of a file. */
 export type FileSource = string | Uint8Array | BlobFile;
 
 /** Opens a file for the function `reader`, whose name messages begin with. Closing leaves a caller's blob open. */
