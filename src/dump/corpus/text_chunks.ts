@@ -110,7 +110,7 @@ export class TextCutter {
   #refuse(text: string): never {
     throw new Error(
       `${this.#origin}: more than ${longestUncut} characters, starting with ${JSON.stringify(text.slice(0, 20))}, ` +
-        'without a place where the tokenizer splits them: this does not look like text',
+        'without a position where the tokenizer splits them: this does not look like text',
     );
   }
 }
