@@ -65,14 +65,14 @@ test('needs are those of the file and of all that it names, by an import or othe
 
 test('needs of tests of this checkout', () => {
   const needs = (name: string) => needsOf(join(packageRoot, 'test', `${name}.test.ts`));
-  assert.equal(needs('files/tokenizer'), { addon: false, emulator: [] });
+  assert.equal(needs('files/tokenizer/tokenizer'), { addon: false, emulator: [] });
   for (const name of ['engine/tensor', 'transformer/hooks', 'cli/main', 'native/programs', 'package']) {
     assert.equal(needs(name), { addon: true, emulator: [] }, name);
   }
   for (const name of ['cuda-emulator/engine', 'cuda-emulator/loading', 'bench/gpu/full_size', 'contributing']) {
     assert.equal(needs(name), { addon: true, emulator: ['plain'] }, name);
   }
-  for (const name of ['cuda-emulator/kernels', 'cuda-emulator/mistakes_elsewhere']) {
+  for (const name of ['cuda-emulator/kernels', 'cuda-emulator/mistakes/others']) {
     assert.equal(needs(name), { addon: true, emulator: ['plain', 'address'] }, name);
   }
 });
