@@ -1,5 +1,5 @@
 // The pages of assets/docs must not rot. Oracle: the sources themselves, and the list of hook points.
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { listAutoencoderNames } from '../src/context/registry.js';
@@ -49,6 +49,22 @@ test('every hook point has its row, and no other has one', () => {
     const name = cell.replaceAll('`', '');
     if (name.startsWith('ae-')) assert.ok(listAutoencoderNames().includes(name), name);
   }
+});
+
+test('every file and folder of the sources that a page names is there', () => {
+  const pages = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'bench/results/README.md', 'test/fixtures/README.md'];
+  pages.push(...readdirSync(join(packageRoot, 'assets/docs')).map((name) => `assets/docs/${name}`));
+  let named = 0;
+  for (const name of pages.filter((page) => page.endsWith('.md'))) {
+    const text = readFileSync(join(packageRoot, name), 'utf8');
+    for (const [, path = ''] of text.matchAll(/`((?:src|native|kernels|test|bench|assets)\/[\w./-]*)/g)) {
+      // the example of an operation to be added is not there
+      if (/[*]|silu/.test(path)) continue;
+      named++;
+      assert.ok(existsSync(join(packageRoot, path)), `${name} names ${path}`);
+    }
+  }
+  assert.ok(named > 60, `${named} paths`);
 });
 
 test.run();
