@@ -99,21 +99,21 @@ function sanitizerFolder(sanitize) {
 /**
  * The CUDA backend, as `npm install` builds it: nothing that is missing or broken keeps sonde from computing on the CPU.
  * SONDE_CUDA in env: '0' leaves it out; '1' asks for it, and makes it an error when it is not built; without it, it is built
- * where a GPU can be seen, as it takes minutes. -> { line, failed }. proc, dev, wsl: see seesGpu(); the other places are findTools()'s.
+ * where a GPU can be seen, as it takes minutes. -> { line, failed }. proc, dev, wsl: see seesGpu(); the others are findTools()'s.
  */
-export async function installCuda({ env = process.env, from = root, say = () => {}, proc, dev, wsl, ...places } = {}) {
+export async function installCuda({ env = process.env, from = root, say = () => {}, proc, dev, wsl, ...others } = {}) {
   const wish = env.SONDE_CUDA ?? '';
   if (!['', '0', '1'].includes(wish)) return { line: `SONDE_CUDA must be 0 or 1, but is '${wish}'`, failed: true };
   const failed = wish === '1';
   try {
     if (wish === '0') return { line: leaveOut(from, 'SONDE_CUDA=0 left it out'), failed };
-    const { platform = process.platform } = places;
+    const { platform = process.platform } = others;
     if (wish === '' && platform === 'linux' && !seesGpu({ proc, dev, wsl })) {
       const cure = 'SONDE_CUDA=1 npm install, or npm run build:cuda';
       return { line: leaveOut(from, 'no NVIDIA GPU can be seen here', cure), failed };
     }
     const { buildCuda } = await import(pathToFileURL(join(from, 'kernels', 'build.mjs')).href);
-    const { built, reason, kept, nvcc, seconds } = await buildCuda({ root: from, env, say, ...places });
+    const { built, reason, kept, nvcc, seconds } = await buildCuda({ root: from, env, say, ...others });
     if (built) return { line: `CUDA backend built with nvcc ${nvcc} in ${seconds.toFixed(1)} s`, failed: false };
     return { line: `${reason}${kept ? earlier : ''}`, failed };
   } catch (error) {

@@ -11,7 +11,7 @@ const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '..', '..');
 export const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
 
-/** Flags of the kernels; the emulator itself is told of ThreadSanitizer, but not instrumented by it. */
+/** Flags of the kernels; the emulator itself reports its fibers to ThreadSanitizer, which does not instrument it. */
 export const flavours = {
   plain: { kernels: ['-O2'], runtime: ['-O2'] },
   address: {
@@ -65,7 +65,7 @@ async function compileAll(folder, sources, headers, include) {
 }
 
 /**
- * A changed copy: its folders in place of kernels/ and native/, the .cu files of it that are compiled, and the folder for all that is
+ * A changed copy: its folders instead of kernels/ and native/, the .cu files of it that are compiled, and the folder for all that is
  * built. warn: with warnings as errors, where it is not wrong on purpose. The test and the CPU backend's build may be the copy's, too.
  * @typedef {{ kernels: string, native?: string, only: string[], out: string, warn?: boolean, test?: string, release?: string }} Changed
  */
