@@ -45,17 +45,17 @@ const steps: readonly Step[] = section
 /** What is to be typed in the end. */
 const commands = /^```\n(.*?)^```$/ms.exec(section)?.[1] ?? '';
 
-/** `text` with the hunks of a diff: each must fit in one place, whatever its indentation. */
+/** `text` with the hunks of a diff: each must match at one line, whatever its indentation. */
 function patched(text: string, diff: string): string {
   const plain = (line: string) => line.trim().replace(/ +/g, ' ');
   let lines = text.split('\n');
   for (const hunk of diff.trimEnd().split(/^@@.*\n/m)) {
     const changes = hunk.trimEnd().split('\n');
     const old = changes.filter((line) => !line.startsWith('+')).map((line) => plain(line.slice(1)));
-    const places = [...lines.keys()].filter((at) => old.every((line, i) => plain(lines[at + i] ?? '') === line));
-    if (places.length !== 1) throw new Error(`${places.length} places in the file fit:\n${hunk}`);
+    const matches = [...lines.keys()].filter((at) => old.every((line, i) => plain(lines[at + i] ?? '') === line));
+    if (matches.length !== 1) throw new Error(`${matches.length} lines of the file match:\n${hunk}`);
     const added = changes.filter((line) => !line.startsWith('-')).map((line) => line.slice(1));
-    lines = lines.toSpliced(places[0] as number, old.length, ...added);
+    lines = lines.toSpliced(matches[0] as number, old.length, ...added);
   }
   return lines.join('\n');
 }

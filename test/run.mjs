@@ -4,7 +4,7 @@
 //   --build            builds what they need first (test/build.mjs)
 //   TEST_JOBS          files at a time; as many as there are processors
 //   TEST_FILE_LIMIT    seconds a file may take; 600
-//   TEST_LIMIT_FACTOR  stretches this limit and those of the tests (slow builds: sanitizers)
+//   TEST_LIMIT_FACTOR  multiplies this limit and those of the tests (slow builds: sanitizers)
 //   TEST_SUFFIX        .test.js; the harness's own test asks for the files that must fail
 import { spawn } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
