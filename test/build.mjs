@@ -56,12 +56,14 @@ export function build(words) {
   const needs = tests.map((name) => needsOf(join(folder, name)));
   const flavours = new Set(needs.flatMap(({ emulator }) => emulator));
   const { SONDE_CUDA_LIBRARY = '' } = process.env;
-  if (tests.length > 0 && SONDE_CUDA_LIBRARY.includes(join('build-emulator', 'plain'))) flavours.add('plain');
+  for (const flavour of ['plain', 'address']) {
+    if (tests.length > 0 && SONDE_CUDA_LIBRARY.includes(join('build-emulator', flavour))) flavours.add(flavour);
+  }
+  // TypeScript even where no test was chosen: the runner must not find one whose source is gone
   return (
-    tests.length === 0 || // which the runner reports
-    ((!needs.some(({ addon }) => addon) || run('native/build.mjs')) &&
-      (flavours.size === 0 || run('test/cuda-emulator/build.mjs', ...flavours)) &&
-      buildTypeScript())
+    (!needs.some(({ addon }) => addon) || run('native/build.mjs')) &&
+    (flavours.size === 0 || run('test/cuda-emulator/build.mjs', ...flavours)) &&
+    buildTypeScript()
   );
 }
 

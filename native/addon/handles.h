@@ -100,11 +100,11 @@ struct PackedView : View {
 // ---- handles as JavaScript values
 
 // One random tag per kind of handle: a wrong object is then an error, even if two copies of the addon are loaded.
-constexpr napi_type_tag kDeviceTag = {0x3a1f86d2c94b4e07, 0x9d5be0a7c6314f21};
-constexpr napi_type_tag kBufferTag = {0x6c0d2f4be1a94875, 0xb27c19e05f8d43a6};
-constexpr napi_type_tag kViewTag = {0x1e94b7c3058f4d62, 0x84a3d6f19b0e4c57};
-constexpr napi_type_tag kPackedTag = {0xf2805a6e3bd74c19, 0x5f16c8e42a9d4b73};
-constexpr napi_type_tag kCsrTag = {0x8b3de96107f24ac5, 0x2c79f4b05e1d4386};
+inline constexpr napi_type_tag kDeviceTag = {0x3a1f86d2c94b4e07, 0x9d5be0a7c6314f21};
+inline constexpr napi_type_tag kBufferTag = {0x6c0d2f4be1a94875, 0xb27c19e05f8d43a6};
+inline constexpr napi_type_tag kViewTag = {0x1e94b7c3058f4d62, 0x84a3d6f19b0e4c57};
+inline constexpr napi_type_tag kPackedTag = {0xf2805a6e3bd74c19, 0x5f16c8e42a9d4b73};
+inline constexpr napi_type_tag kCsrTag = {0x8b3de96107f24ac5, 0x2c79f4b05e1d4386};
 
 template <class T>
 struct HandleOf;

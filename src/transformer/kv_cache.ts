@@ -22,7 +22,7 @@ export class KvCaches {
   #lengths: number[];
   #ended: string | undefined;
   #busy = false;
-  #wasRead = false;
+  #claimed = false;
 
   /** @internal */
   constructor(device: Device, dtype: DType, batch: number, width: number) {
@@ -145,13 +145,13 @@ export class KvCaches {
   }
 
   /** @internal The caller of forward() has read the caches from its result, and owns them from now on. */
-  markRead(): void {
-    this.#wasRead = true;
+  claim(): void {
+    this.#claimed = true;
   }
 
   /** @internal Whether the caller of forward() owns the caches. */
-  get wasRead(): boolean {
-    return this.#wasRead;
+  get claimed(): boolean {
+    return this.#claimed;
   }
 
   /** @internal */
