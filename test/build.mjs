@@ -58,18 +58,17 @@ export function build(words) {
   const { SONDE_CUDA_LIBRARY = '' } = process.env;
   if (tests.length > 0 && SONDE_CUDA_LIBRARY.includes(join('build-emulator', 'plain'))) flavours.add('plain');
   return (
-    tests.length === 0 || // which the runner reports
-    ((!needs.some(({ addon }) => addon) || run('native/build.mjs')) &&
-      (flavours.size === 0 || run('test/cuda-emulator/build.mjs', ...flavours)) &&
-      buildTypeScript())
+    (!needs.some(({ addon }) => addon) || run('native/build.mjs')) &&
+    (flavours.size === 0 || run('test/cuda-emulator/build.mjs', ...flavours)) &&
+    buildTypeScript()
   );
 }
 
 /** Compiles what changed of src, test and bench to build-test/, where nothing stays of a source that is gone; false when it failed. */
 export function buildTypeScript(from = root) {
   const out = join(from, 'build-test');
-  const memory = join(out, 'tsconfig.test.tsbuildinfo');
-  if (!existsSync(memory)) rmSync(out, { recursive: true, force: true });
+  const buildInfo = join(out, 'tsconfig.test.tsbuildinfo');
+  if (!existsSync(buildInfo)) rmSync(out, { recursive: true, force: true });
   const outputs = existsSync(out) ? readdirSync(out, { recursive: true }).map(String) : [];
   for (const name of outputs) {
     const source = join(from, name.replace(/\.js(\.map)?$/, '.ts'));
@@ -77,7 +76,7 @@ export function buildTypeScript(from = root) {
   }
   // tsc writes only what it believes to have changed: what somebody removed would stay away
   if (!sourcesOf(from).every((name) => existsSync(join(out, name.replace(/ts$/, 'js')))))
-    rmSync(memory, { force: true });
+    rmSync(buildInfo, { force: true });
   return run(join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', join(from, 'tsconfig.test.json'));
 }
 

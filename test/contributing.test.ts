@@ -107,7 +107,7 @@ test(
 
 test('the code has the style of the rest', () => {
   const named = (pattern: RegExp) => steps.map(({ file }) => file).filter((file) => pattern.test(file));
-  shell(`node node_modules/@biomejs/biome/bin/biome ci ${named(/\.ts$/).join(' ')}`);
+  shell(`node node_modules/@biomejs/biome/bin/biome ci --colors=off ${named(/\.ts$/).join(' ')}`);
   if (has('clang-format')) shell(`clang-format --dry-run --Werror ${named(/\.(cc|cu|h)$/).join(' ')}`);
 });
 

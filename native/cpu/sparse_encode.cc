@@ -1,4 +1,4 @@
-// x w + bias straight to CSR. Each block of sums is scanned while it is in the first-level cache; only the values that
+// Computes x w + bias straight to CSR. Each block of sums is scanned while it is in the first-level cache; only the values that
 // are kept are stored.
 //
 // Threshold: the values above it are appended to one list per group of columns, in row order; at the end the lists are
