@@ -20,7 +20,7 @@ export const families: Record<string, readonly string[]> = {
 /** Each `OP(name, Type parameter, ...)` of the list, and the comment before it. */
 export const operations: readonly Operation[] = [
   ...readFileSync(join(packageRoot, 'native', 'ops.h'), 'utf8').matchAll(
-    /(?:^ {2}\/\*((?:(?!\*\/)[^])*)\*\/ *\\\n)?^ {2}OP\((\w+), ([^)]*)\)/gm,
+    /(?:^ {2}\/\*((?:(?!\*\/)[\s\S])*)\*\/ *\\\n)?^ {2}OP\((\w+), ([^)]*)\)/gm,
   ),
 ].map(([, comment = '', name, list]) => ({
   name: name as string,
