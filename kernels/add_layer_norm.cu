@@ -1,3 +1,4 @@
+// Launches the kernel of layer_norm.cuh with the sum of two inputs before the norm.
 #include "layer_norm.cuh"
 
 namespace sonde {

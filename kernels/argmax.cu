@@ -1,4 +1,4 @@
-// The lowest index of each row's largest value. A value and its index are one integer that is largest where they are best.
+// Finds the lowest index of each row's largest value. A value and its index are one integer that is largest where they are best.
 #include "ranking.cuh"
 #include "rows.cuh"
 

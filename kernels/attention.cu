@@ -1,5 +1,5 @@
 // Fused attention (Dao, "FlashAttention-2", arXiv 2307.08691): a block takes 64 queries of one head and goes over the keys 64 at a
-// time (or 16), with a running maximum and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
+// time (or 16), with the maximum so far and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
 // tensor cores (mma.sync). Under the causal mask a block looks no further than its last query may.
 //
 // float32 is split into three bfloat16 parts, x = a + b + c, of whose products the six largest are computed: as accurate as float32's
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
   uint16_t* const queries = shared;
   uint16_t* const tiles = shared + kParts<E> * kBlock * kPitch;  // keys and values of each stage
   const int lane = int(threadIdx.x) % 32, warp_row = int(threadIdx.x) / 32 * 16;
-  // the last queries see most: they go first
+  // the last queries see the most keys, so they go first
   const int first_query = int(ceil_div(x.shape.queries, kBlock) - 1 - blockIdx.x / pairs) * kBlock;
   const int64_t which = blockIdx.x % pairs;
   const int64_t batch = which / x.shape.heads, head = which % x.shape.heads;
@@ -305,7 +305,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
         for (int h = 0; h < 2; ++h) most = s[j][g * 2 + h] > most ? s[j][g * 2 + h] : most;
       }
       most = quad_max(most);
-      const float base = most == -INFINITY ? 0.0f : most;  // nothing to see so far
+      const float base = most == -INFINITY ? 0.0f : most;  // no key was seen so far
       const float shrink = expf(largest[g] - base);
       largest[g] = most;
       float here = 0;
@@ -400,7 +400,7 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1 : 2)
         const bool beyond = first_key >= seen || (x.causal && key > before + query);
         const float base = largest[i / 2] == -INFINITY ? 0.0f : largest[i / 2];
         const int64_t(&p)[4] = x.probs_stride;
-        // of a query that sees nothing, or NaN, all are NaN
+        // where a query sees no key, or its sum is NaN, all are NaN
         const float hidden = sum[i / 2] > 0 ? 0.0f : NAN;
         x.probs.set(batch * p[0] + query * p[1] + key * p[2] + head * p[3],
                     beyond ? hidden : expf(s[j][i] - base) / sum[i / 2]);

@@ -1,4 +1,4 @@
-// The four arithmetic operations, in float32, or in wrapping int32 when all sides are int32.
+// Computes the four arithmetic operations, in float32, or in wrapping int32 when all sides are int32.
 #include "elements.cuh"
 
 namespace sonde {

@@ -59,7 +59,7 @@ struct CsrPart {
   int32_t* indices = nullptr;  // device, `entries` of each
   float* values = nullptr;
 };
-// device memory, in the stream's order; null when there is no more. Given away with leave_csr_pending, or released.
+// Device memory in the stream's order; null when there is no more. leave_csr_pending() takes it over, or release() frees it.
 void* allocate_on_stream(Context* context, size_t bytes);
 void release_on_stream(Context* context, void* data);
 // row_ptr of csr is there already; its entries come from `parts`, in order, whose memory is taken over.

@@ -1,4 +1,4 @@
-// Copying and converting between any strides. Where the source runs along another dimension than the result (a transpose),
+// Copies and converts between any strides. Where the source is contiguous along another dimension than the result (a transpose),
 // squares go through shared memory, so that both sides are read and written along their rows.
 #include "elements.cuh"
 
@@ -6,7 +6,7 @@ namespace sonde {
 
 namespace {
 
-// the bits as they are
+// copies the bits as they are
 template <class T>
 struct Bits {
   T* out;
@@ -23,7 +23,7 @@ struct Convert {
   SONDE_DEVICE void set(int64_t at, Value value) const { out.set(at, value); }
 };
 
-// compares in int32, without a conversion to float32
+// compares with 0 in int32, without a conversion to float32
 struct IntegerToBool {
   uint8_t* out;
   const int32_t* in;

@@ -1,4 +1,4 @@
-// Rows of a table, copied or added.
+// Copies or adds rows of a table.
 #include "elements.cuh"
 
 namespace sonde {
@@ -15,7 +15,7 @@ struct Lookup {
   Failure* failure;
 };
 
-// a warp a row
+// A warp takes a row.
 template <class E>
 __global__ void __launch_bounds__(kThreads) embedding_kernel(Lookup<E> x) {
   const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / 32;

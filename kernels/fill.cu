@@ -1,3 +1,4 @@
+// Writes one value to every element.
 #include "elements.cuh"
 
 namespace sonde {

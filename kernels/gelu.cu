@@ -1,3 +1,4 @@
+// Applies GPT-2's GELU to each element; its formula is in functions.cuh.
 #include "functions.cuh"
 
 namespace sonde {

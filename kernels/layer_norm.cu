@@ -1,3 +1,4 @@
+// Launches the kernel of layer_norm.cuh without a sum.
 #include "layer_norm.cuh"
 
 namespace sonde {

@@ -1,3 +1,4 @@
+// Multiplies by packed weights; product.cuh chooses the kernel.
 #include "product.h"
 
 namespace sonde {

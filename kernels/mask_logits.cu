@@ -1,4 +1,4 @@
-// Attention's mask on stored logits.
+// Applies attention's mask to stored logits.
 #include "elements.cuh"
 
 namespace sonde {

@@ -1,3 +1,4 @@
+// Multiplies views of any strides; product.cuh chooses the kernel.
 #include "product.h"
 
 namespace sonde {

@@ -1,3 +1,4 @@
+// Compiles the product kernels with the epilogue of linear and matmul.
 #include "product.cuh"
 
 namespace sonde {

@@ -1,3 +1,4 @@
+// Compiles the product kernels with the epilogue of sparse_encode.
 #include "product.cuh"
 
 namespace sonde {

@@ -1,4 +1,4 @@
-// Sums, means and maxima of rows.
+// Computes sums, means and maxima of rows.
 #include "rows.cuh"
 
 namespace sonde {

@@ -1,3 +1,4 @@
+// Applies ReLU to each element.
 #include "functions.cuh"
 
 namespace sonde {

@@ -1,3 +1,4 @@
+// Computes the root of the mean square of each row.
 #include "rows.cuh"
 
 namespace sonde {

@@ -1,4 +1,4 @@
-// exp(x - max), divided by its sum or not. A row's exponentials stay in registers where it is short enough.
+// Computes exp(x - max), and divides it by its sum if `normalize` is set. A row's exponentials stay in registers where it is short enough.
 #include "rows.cuh"
 
 namespace sonde {

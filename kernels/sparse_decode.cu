@@ -1,4 +1,4 @@
-// Sparse rows times a packed matrix, plus bias: a block gathers the weights of a row's entries. A sum starts from the bias and takes
+// Multiplies sparse rows by a packed matrix: a block gathers the weights of a row's entries. A sum starts from the bias and takes
 // its entries in their order.
 #include "elements.cuh"
 #include "packed.h"

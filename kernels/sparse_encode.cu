@@ -1,4 +1,4 @@
-// x w + bias straight to CSR; the dense latents are never stored. The product's epilogue appends the elements that pass to a list
+// Computes x w + bias straight to CSR; the dense latents are never stored. The product's epilogue appends the elements that pass to a list
 // per row; a block per row then chooses exactly, sorts by index, and the rows are packed one after the other.
 //
 // Top-k takes two products. The first, of a sixteenth of the columns, is stored: the k-th largest of those is a limit that the k

@@ -1,5 +1,5 @@
-// The k largest of each row: as values and indices, or in place with the rest set to zero. A block takes a row: it finds the k-th
-// largest, and the elements that are not smaller are the k largest.
+// Finds the k largest of each row: as values and indices, or as a copy of the row with zeros elsewhere. A block takes a row: it finds
+// the k-th largest, and the elements that are not smaller are the k largest.
 #include "ranking.cuh"
 #include "rows.cuh"
 

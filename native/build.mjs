@@ -14,8 +14,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
-// Those of each architecture, best first. What a compiler for the processor it runs on defines, where it has all that the set uses:
-// the same as native/cpu/backend.cc asks the processor for.
+// The instruction sets of each architecture, best first, and for each the macros that a compiler defines when it compiles for a
+// processor that can run it. They stand for the features that native/cpu/backend.cc asks the processor for.
 const avx2 = ['__AVX2__', '__FMA__', '__F16C__'];
 const avx512 = [...avx2, '__AVX512F__', '__AVX512BW__', '__AVX512DQ__', '__AVX512VL__'];
 const instructionSets = {
@@ -35,12 +35,13 @@ export function chooseIsas(wish = '', { arch = process.arch, macros = compilerMa
   if (!names.every((name) => name === 'native' || known.includes(name))) {
     throw new Error(`SONDE_ISAS must be native or some of ${known.join(',')}, but is '${wish}'`);
   }
-  const native = () => {
-    const defined = new Set(macros().match(/\w+/g));
-    return known.find((name) => sets[name].every((macro) => defined.has(macro)));
+  let defined; // the compiler is asked only where there is a choice
+  const has = (macro) => {
+    defined ??= new Set(macros().match(/\w+/g));
+    return defined.has(macro);
   };
-  const chosen = names.map((name) => (name === 'native' ? native() : name));
-  return known.filter((name) => chosen.includes(name));
+  const native = names.includes('native') ? known.find((name) => sets[name].every(has)) : undefined;
+  return known.filter((name) => name === native || names.includes(name));
 }
 
 function compilerMacros() {
@@ -51,8 +52,10 @@ function compilerMacros() {
   return stdout;
 }
 
-/** Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that
- *  holds the compiler's output when the build fails. sanitize: '', 'address' or 'thread', each in a folder of its own. */
+/**
+ * Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that holds the
+ * compiler's output when the build fails. sanitize: '', 'address' or 'thread', each in a folder of its own.
+ */
 export function buildAddon(sanitize = '') {
   const folder = sanitize ? sanitizerFolder(sanitize) : root;
   const start = performance.now();

@@ -36,7 +36,7 @@ enum class Ceiling : int32_t { float32 = 0, bfloat16 = 1, bandwidth = 2 };
 enum class RandomKind : int32_t { normal = 0, integer = 1 };
 
 struct View {
-  void* data = nullptr;  // the first element; null for an argument that was left out
+  void* data = nullptr;  // the first element; null for an argument that was left out, where its operation allows that
   DType dtype = DType::float32;
   int32_t rank = 0;
   int64_t shape[kMaxRank] = {};
@@ -127,23 +127,24 @@ struct Context;  // a backend's state for one device
   OP(embedding, Out out, In indices, In table, bool accumulate)                                                        \
   /* softmax(q k^T scale + mask) v, the scores never stored. q [B, S, H, D], k [B, T, H, D], v [B, T, H, Dv],          \
      last stride 1, others any; out [B, S, H, Dv] contiguous; all one dtype. The queries are the last S of the T       \
-     positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous, or left out: a pair of   \
-     which exactly one is padding is masked. A row with all keys masked gives NaN. probs [B, S, T, H], any strides,    \
-     of the same dtype, or left out: the probabilities, written as well, 0 where masked. */                            \
+     positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous: a pair of which exactly  \
+     one is padding is masked. A row with all keys masked gives NaN. probs [B, S, T, H], any strides, of the same      \
+     dtype: the probabilities, written as well, 0 where masked. pad and probs may be left out. */                      \
   OP(attention, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale)                               \
-  /* the mask of attention on stored logits: logits [B, H, S, T], any strides, in place: masked entries := -inf. */    \
+  /* the mask of attention on stored logits: logits [B, H, S, T], any strides, in place: masked entries := -inf. pad   \
+     may be left out. */                                                                                               \
   OP(mask_logits, Out logits, In pad, bool causal)                                                                     \
   /* packed = b [K, N], any strides, of the packed dtype; and back. */                                                 \
   OP(pack_weights, PackedOut packed, In b)                                                                             \
   OP(unpack_weights, Out b, Packed packed)                                                                             \
-  /* out [M, N] = activation(x [M, K] w + bias [N]) + residual [M, N], bias and residual may be left out; x, residual  \
+  /* out [M, N] = activation(x [M, K] w + bias [N]) + residual [M, N]; bias and residual may be left out. x, residual  \
      and out have stride 1 in the last dimension and any row stride, and may be of other dtypes than w. The            \
      activated product is rounded to out's dtype before residual is added; residual has out's dtype, and may be out.   \
      float32 accumulation in an order that is fixed: a row's result does not depend on M, on the other rows or on the  \
      number of threads. (On the CPU: k in ascending order, starting from the bias.) */                                 \
   OP(linear, Out out, In x, Packed w, In bias, In residual, Activation activation, Precision precision)                \
   /* out [..., M, N] = a [..., M, K] b [..., K, N] + bias [N]: as linear, with equal leading dimensions and any strides\
-     on a and b (strides express a transpose or a broadcast); out contiguous. */                                       \
+     on a and b (strides express a transpose or a broadcast); out contiguous. bias may be left out. */                 \
   OP(matmul, Out out, In a, In b, In bias, Precision precision)                                                        \
   /* counter-based (Philox 4x32-10, SC'11): element i depends on seed and i alone. normal: mean a, standard deviation  \
      b; integer: uniform in [a, b), int32. out contiguous. */                                                          \
@@ -151,10 +152,11 @@ struct Context;  // a backend's state for one device
   /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
      k > 0: only each row's k largest before activation (ties: lowest index) are considered. relu: keep values         \
      > max(threshold, 0); else those whose magnitude is > threshold, NaN too. out has M rows. Same arithmetic as       \
-     linear, bit for bit. */                                                                                           \
+     linear, bit for bit. bias may be left out. */                                                                     \
   OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu, Precision precision)  \
   /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \
-     values float32 [nnz]; w [K, N]. An index outside [0, K) or a row_ptr that falls or overruns is an error. */       \
+     values float32 [nnz]; w [K, N]; bias may be left out. An index outside [0, K) or a row_ptr that falls or overruns \
+     is an error. */                                                                                                   \
   OP(sparse_decode, Out out, In row_ptr, In indices, In values, Packed w, In bias)                                     \
   /* stats int32 [N], in place: 0 where a row of latents [M, N] is not zero in that column, then + 1 everywhere. */    \
   OP(update_last_nonzero, Out stats, In latents)

@@ -70,8 +70,8 @@ export function build(words) {
 /** Compiles what changed of src, test and bench to build-test/, where nothing stays of a source that is gone; false when it failed. */
 export function buildTypeScript(from = root) {
   const out = join(from, 'build-test');
-  const memory = join(out, 'tsconfig.test.tsbuildinfo');
-  if (!existsSync(memory)) rmSync(out, { recursive: true, force: true });
+  const buildInfo = join(out, 'tsconfig.test.tsbuildinfo');
+  if (!existsSync(buildInfo)) rmSync(out, { recursive: true, force: true });
   const outputs = existsSync(out) ? readdirSync(out, { recursive: true }).map(String) : [];
   for (const name of outputs) {
     const source = join(from, name.replace(/\.js(\.map)?$/, '.ts'));
@@ -79,7 +79,7 @@ export function buildTypeScript(from = root) {
   }
   // tsc writes only what it believes to have changed: what somebody removed would stay away
   if (!sourcesOf(from).every((name) => existsSync(join(out, name.replace(/ts$/, 'js')))))
-    rmSync(memory, { force: true });
+    rmSync(buildInfo, { force: true });
   return run(join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-p', join(from, 'tsconfig.test.json'));
 }
 

@@ -2,7 +2,7 @@
 // be, and attention in double precision.
 import type { SparseLatents } from '../../src/index.js';
 
-/** Up to `count` places at the beginning of n, in its middle and at its end, as ranges. */
+/** Up to `count` indices at the beginning of n, in its middle and at its end, as ranges. */
 export function parts(n: number, count: number): [number, number][] {
   if (n <= 3 * count) return [[0, n]];
   const middle = n >> 1;
@@ -35,19 +35,19 @@ export function checkRow(got: SparseLatents, row: number, dense: Float32Array, k
   }
 }
 
-/** The places of the `top` largest values, ascending, of equals the first; all places when top is 0. */
+/** The indices of the `top` largest values, ascending, of equals the first; all indices when top is 0. */
 function largest(values: Float32Array, top: number): number[] {
   if (top === 0 || top >= values.length) return [...values.keys()];
   const least = values.slice().sort()[values.length - top] as number;
-  const places: number[] = [];
-  for (let i = 0; i < values.length; i++) if ((values[i] as number) > least) places.push(i);
-  let equals = top - places.length;
+  const indices: number[] = [];
+  for (let i = 0; i < values.length; i++) if ((values[i] as number) > least) indices.push(i);
+  let equals = top - indices.length;
   for (let i = 0; equals > 0 && i < values.length; i++) {
     if (values[i] !== least) continue;
-    places.push(i);
+    indices.push(i);
     equals--;
   }
-  return places.sort((i, j) => i - j);
+  return indices.sort((i, j) => i - j);
 }
 
 /** Row s of causal attention in double precision, of one head: q, k and v [positions, channels] -> [channels]. */

@@ -231,9 +231,9 @@ for (const worker of workers.values()) worker.end();
 
 const counts = count(results, judged);
 const medians = results.filter(({ ours }) => ours.seconds.length > 0).map(({ ours }) => median(ours.seconds));
-const told = Object.entries(counts).map(([what, n]) => `${n} ${what}`);
+const totals = Object.entries(counts).map(([what, n]) => `${n} ${what}`);
 console.log(
-  `${medians.length} of ${cases.length} cases measured in ${showTime((performance.now() - start) / 1000)}; goals and cases: ${told.join(', ')}` +
+  `${medians.length} of ${cases.length} cases measured in ${showTime((performance.now() - start) / 1000)}; goals and cases: ${totals.join(', ')}` +
     (skipped > 0 ? `; ${skipped} left out` : ''),
 );
 const unjudged = skipped + (judged ? counts['not judged'] : 0);

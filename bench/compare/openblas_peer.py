@@ -7,7 +7,7 @@ from peer import serve
 
 library = ctypes.CDLL(os.environ.get("OPENBLAS", "libopenblas.so.0"))
 library.openblas_get_config.restype = library.openblas_get_corename.restype = ctypes.c_char_p
-ROW_MAJOR, PLAIN, TURNED = 101, 111, 112
+ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
 
 
 def describe():
@@ -30,7 +30,7 @@ def prepare(spec, seed):
         raise ValueError("only plain products of float32")
     a, b, c = floats(m * k), floats(n * k), floats(m * n)  # b [n, k], as a linear layer holds it
     one, zero = ctypes.c_float(1), ctypes.c_float(0)
-    return lambda: library.cblas_sgemm(ROW_MAJOR, PLAIN, TURNED, m, n, k, one, a, k, b, k, zero, c, n), None
+    return lambda: library.cblas_sgemm(ROW_MAJOR, PLAIN, TRANSPOSED, m, n, k, one, a, k, b, k, zero, c, n), None
 
 
 serve(describe, prepare)

@@ -6,7 +6,7 @@ import time
 
 
 def serve(describe, prepare, synchronize=lambda: None, drop=lambda: None):
-    """prepare(spec, seed) gives what is to be repeated and a function that tells its error, or None."""
+    """prepare(spec, seed) gives what is to be repeated and a function that computes its error, or None."""
     prepared = []
 
     def repeat(run, repetitions):
@@ -38,7 +38,7 @@ def serve(describe, prepare, synchronize=lambda: None, drop=lambda: None):
     for line in sys.stdin:
         try:
             reply = answer(json.loads(line))
-        except Exception as error:  # told, so that the other cases go on
+        except Exception as error:  # reported, so that the other cases go on
             reply = {"failure": f"{type(error).__name__}: {error}".splitlines()[0]}
         if not math.isfinite(reply.get("error", 0)):
             reply["error"] = None

@@ -9,7 +9,7 @@ export interface Prepared {
   /** How many repetitions may be waited for at a time, where run() gives a promise. */
   readonly ahead?: number;
   error?(): Promise<number>;
-  /** In place of timing run(). */
+  /** Instead of timing run(). */
   seconds?(): Promise<number>;
 }
 

@@ -241,10 +241,10 @@ function prepareRows({ op, dtype, rows, width }: RowOp): Prepared {
       );
     }
     case 'transpose': {
-      const turned = x.permute([1, 0]);
+      const transposed = x.permute([1, 0]);
       return rowwise(
-        [turned],
-        () => [turned.clone()],
+        [transposed],
+        () => [transposed.clone()],
         (a) => [a],
       );
     }

@@ -27,7 +27,7 @@ def synchronize():
 
 
 def spread(n, count):
-    """Places at the beginning, in the middle and at the end."""
+    """Indices at the beginning, in the middle and at the end."""
     if n <= 3 * count:
         return torch.arange(n, device=device)
     return torch.cat([torch.arange(at, at + count, device=device) for at in (0, n // 2, n - count)])
@@ -89,12 +89,12 @@ def attention(spec):
 
     def error():
         got, length = run(), spec["length"]
-        places = spread(length, 8)
-        mask = torch.arange(length, device=device) <= places[:, None]
+        positions = spread(length, 8)
+        mask = torch.arange(length, device=device) <= positions[:, None]
         parts, exact = [], []
         for b, h in ((0, 0), (-1, -1)):
-            scores = q[b, h, places].double() @ k[b, h].double().t() / math.sqrt(spec["channels"])
-            parts.append(got[b, h, places])
+            scores = q[b, h, positions].double() @ k[b, h].double().t() / math.sqrt(spec["channels"])
+            parts.append(got[b, h, positions])
             exact.append(torch.softmax(scores.masked_fill(~mask, -math.inf), -1) @ v[b, h].double())
         return relative_error(torch.cat(parts), torch.cat(exact))
 

@@ -78,7 +78,7 @@ export class Worker {
     });
     this.#child = child;
     this.#starts++;
-    child.stdin.on('error', () => undefined); // told by 'exit'
+    child.stdin.on('error', () => undefined); // 'exit' reports it
     child.once('error', (error) => this.#settle(child, { failure: error.message }));
     child.once('exit', (code, signal) => this.#settle(child, { failure: `ended by ${signal ?? `exit code ${code}`}` }));
     createInterface({ input: child.stdout }).on('line', (line) => {

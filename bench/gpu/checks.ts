@@ -57,18 +57,18 @@ const show = (x: number): string => (Number.isInteger(x) ? String(x) : x.toExpon
 
 /** Figures of one check and what each may be at most. NaN is never right. */
 export class Figures {
-  readonly #told: string[] = [];
+  readonly #texts: string[] = [];
   #wrong = false;
 
   add(what: string, value: number, most = Number.POSITIVE_INFINITY): void {
     const right = value <= most;
-    this.#told.push(`${what} ${show(value)}${right ? '' : ` (at most ${show(most)})`}`);
+    this.#texts.push(`${what} ${show(value)}${right ? '' : ` (at most ${show(most)})`}`);
     this.#wrong ||= !right;
   }
 
   /** All of them in a line. @throws Error with the same line when one is wrong. */
   line(): string {
-    const line = this.#told.join(', ');
+    const line = this.#texts.join(', ');
     if (this.#wrong) throw new Error(line);
     return line;
   }

@@ -140,9 +140,9 @@ async function checkProduct(owner: Owner, dtype: Float, rows: number, k: number,
   const bound = bounds[dtype];
   const figures = new Figures();
   figures.add('all from strict', await farthest(first, strict, bound.least), bound.farthest);
-  const places = parts(rows, 8);
-  const [inputs, weights] = [await readRows(x, places), (await w.read()) as Float32Array];
-  const [got, plain] = [await readRows(first, places), await readRows(strict, places)];
+  const ranges = parts(rows, 8);
+  const [inputs, weights] = [await readRows(x, ranges), (await w.read()) as Float32Array];
+  const [got, plain] = [await readRows(first, ranges), await readRows(strict, ranges)];
   const reference = await onCpu(inputs, weights, k, dtype);
   figures.add('rows from the CPU', farthestOf(got, reference, bound.least), bound.farthest);
   figures.add('norm', relativeError(got, reference), bound.norm);

@@ -15,7 +15,7 @@
 #
 # folder: for logs and results; else $OUT, else bench/results/<date>-<gpu>-<commit>. The machine needs no npm, compiler or network:
 # what is built (build, build-cuda, build-test) comes along. Where it has no Node either, .gpu/unpack.sh is sourced: a script of
-# whoever packs for such a machine, which puts node on the PATH, and node_modules and what is built in their places.
+# whoever packs for such a machine, which puts node on the PATH, and node_modules and what is built where they belong.
 #   QUICK=1       the limits above, few rounds, and what matters most of each step. The first four steps are meant to be one call
 #                 and the last three another: each ends within 265 s, and leaves at most eight files
 #   LIMIT         seconds for everything; 265 when quick (520 for all steps), else 7200
@@ -65,9 +65,9 @@ if [ ! -f build-test/bench/gpu/small.js ]; then
   exit 2
 fi
 
-for place in "${CUDA_HOME:-}/bin" "${CUDA_PATH:-}/bin" /usr/local/cuda*/bin /usr/local/cuda*/compute-sanitizer \
+for directory in "${CUDA_HOME:-}/bin" "${CUDA_PATH:-}/bin" /usr/local/cuda*/bin /usr/local/cuda*/compute-sanitizer \
   /opt/nvidia/nsight-compute/*; do
-  if [ -d "$place" ]; then PATH=$PATH:$place; fi
+  if [ -d "$directory" ]; then PATH=$PATH:$directory; fi
 done
 gpu='' driver=none
 if has nvidia-smi; then
@@ -86,12 +86,12 @@ failed=0
 skipped=0
 running=
 trap 'if [ "$running" ]; then kill -TERM "$running"; fi; exit 1' INT TERM
-tell() { echo "$*" | tee -a "$folder/summary.txt"; }
+report() { echo "$*" | tee -a "$folder/summary.txt"; }
 left() { echo $((limit - SECONDS)); }
 
 skip() {
   skipped=$((skipped + 1))
-  tell "skipped  $*"
+  report "skipped  $*"
 }
 
 within() { [ "$quick" ] && echo "$1" || echo "$2"; }
@@ -112,14 +112,14 @@ seconds_of() {
   echo "$seconds"
 }
 
-# step <step> <title> <command...>: runs it into the step's log, tells what became of it and the log's last line
+# step <step> <title> <command...>: runs it into the step's log, reports its outcome and the log's last line
 step() {
   local name=$1 log=$folder/$1.log title=$2 start=$SECONDS seconds from code
   seconds=$(seconds_of "$1")
   shift 2
   if [ "$seconds" -lt 4 ]; then
     failed=1
-    tell "FAILED   $title: no time left of $limit s (LIMIT)"
+    report "FAILED   $title: no time left of $limit s (LIMIT)"
     return
   fi
   touch "$log"
@@ -136,25 +136,25 @@ step() {
   last=$(printed | tail -n 1 | cut -c 1-160)
   if [ "$name" = sanitizer ] && [ $code -eq 0 ] && ! printed | grep 'SUMMARY: 0 ' >/dev/null; then
     failed=1
-    tell "FAILED   $title, $took s: compute-sanitizer gave no verdict ($log)"
+    report "FAILED   $title, $took s: compute-sanitizer gave no verdict ($log)"
   elif [ "$name" = profile ] && [ $code -eq 0 ]; then
     profiled "$title" "$took" "$(printed | grep -c '^==PROF== Profiling')"
   elif [ $code -eq 0 ]; then
-    tell "ok       $title, $took s: $last"
+    report "ok       $title, $took s: $last"
   elif [ "$name" = sanitizer ] && printed | grep 'Device not supported' >/dev/null; then
     skip "$title: compute-sanitizer does not support this machine ($log)"
   elif [ "$name" = profile ] && printed | grep -E 'ERR_NVGPUCTRPERM|Failed to initialize the profiler' >/dev/null; then
     skip "$title: ncu may not read the counters of this GPU ($log)"
   elif [ $code -eq 124 ] || [ $code -eq 137 ]; then
     failed=1
-    tell "FAILED   $title: ran past $seconds s ($log)"
+    report "FAILED   $title: ran past $seconds s ($log)"
     blame
   elif [ $code -eq 3 ] && [ "$name" = bench ]; then
     failed=1
-    tell "MISSED   $title, $took s: $last"
+    report "MISSED   $title, $took s: $last"
   else
     failed=1
-    tell "FAILED   $title, $took s, exit code $code: $last ($log)"
+    report "FAILED   $title, $took s, exit code $code: $last ($log)"
     blame
   fi
 }
@@ -163,10 +163,10 @@ blame() { printed | grep '^FAIL' | head -n 20 | sed 's/^/           /' | tee -a 
 
 profiled() {
   if [ "$3" -gt 0 ]; then
-    tell "ok       $1, $2 s: $3 kernels"
+    report "ok       $1, $2 s: $3 kernels"
   else
     failed=1
-    tell "FAILED   $1, $2 s: ncu saw no kernel ($folder/profile.log)"
+    report "FAILED   $1, $2 s: ncu saw no kernel ($folder/profile.log)"
   fi
 }
 
@@ -193,7 +193,7 @@ machine() {
 export -f machine has
 export commit PATH
 
-tell "$date, ${gpu:-no NVIDIA GPU}, commit $commit${quick:+, quick}${tiny:+, tiny shapes}"
+report "$date, ${gpu:-no NVIDIA GPU}, commit $commit${quick:+, quick}${tiny:+, tiny shapes}"
 for name in "${steps[@]}"; do rm -f "$folder/$name.log"; done
 # from a cold disk PyTorch and its libraries take long, so that they are read while the first step goes on
 warm='import torch
@@ -286,5 +286,5 @@ if wanted profile; then
   fi
 fi
 
-tell "$([ $failed -eq 0 ] && echo 'all well' || echo 'NOT all well'), $skipped skipped, $SECONDS s; $folder"
+report "$([ $failed -eq 0 ] && echo 'all well' || echo 'NOT all well'), $skipped skipped, $SECONDS s; $folder"
 exit $failed

@@ -89,10 +89,10 @@ class Side extends Owner {
     const size = shape.reduce((p, n) => p * n, 1);
     using raw = Tensor.from(this.host(size, scale), { shape, device: this.device });
     if (!strided) return this.own(raw.to(dtype));
-    const turned = [...shape].reverse();
-    const wide = [...turned.slice(0, -1), (turned.at(-1) as number) + 3];
+    const transposed = [...shape].reverse();
+    const wide = [...transposed.slice(0, -1), (transposed.at(-1) as number) + 3];
     const base = this.own(Tensor.empty(wide, { device: this.device, dtype })).fill(77);
-    const view = base.slice(-1, 1, 1 + (turned.at(-1) as number)).permute([...shape.keys()].reverse());
+    const view = base.slice(-1, 1, 1 + (transposed.at(-1) as number)).permute([...shape.keys()].reverse());
     return view.copyFrom(raw);
   }
   integers(shape: number[], low: number, high: number): Tensor {
@@ -190,8 +190,13 @@ await check('integers', (s) => {
 for (const from of all) {
   await check(`copy ${from}`, (s) => {
     const x = from === 'bool' ? s.bools([3, 65, 35]) : s.own(s.normal([3, 65, 35], 'float32', { scale: 9 }).to(from));
-    const turned = x.permute([2, 0, 1]);
-    return [x.clone(), turned.clone(), x.slice(2, 3, 30).clone(), ...all.flatMap((to) => [x.to(to), turned.to(to)])];
+    const transposed = x.permute([2, 0, 1]);
+    return [
+      x.clone(),
+      transposed.clone(),
+      x.slice(2, 3, 30).clone(),
+      ...all.flatMap((to) => [x.to(to), transposed.to(to)]),
+    ];
   });
   await check(`fill ${from}`, (s) => {
     const x = s.own(Tensor.zeros([7, 33], { device: s.device, dtype: from }));
@@ -199,7 +204,7 @@ for (const from of all) {
     return [x.clone()];
   });
 }
-await check('upload and read, more than a piece', async (s) => {
+await check('upload and read, more than a chunk', async (s) => {
   const x = s.own(Tensor.randint(-1000, 1000, [1201, 2003], { device: s.device, seed: 3 }));
   const back = s.own(Tensor.from((await x.read()) as Int32Array, { shape: [1201, 2003], device: s.device }));
   return [back.sub(x), x.permute([1, 0])];
@@ -245,14 +250,14 @@ for (const dtype of floats) {
     ];
   });
 }
-await check('embedding: an index outside the table is told', async (s) => {
+await check('embedding: an index outside the table is reported', async (s) => {
   const out = embedding(s.own(Tensor.from([0, 5], { dtype: 'int32', device: s.device })), s.normal([5, 3]));
-  const told = await s.device.synchronize().then(
+  const message = await s.device.synchronize().then(
     () => 'nothing',
     (error: Error) => error.message,
   );
   out.dispose();
-  return [[/index 5 at position 1 is outside \[0, 5\)/.test(told) ? 1 : 0]];
+  return [[/index 5 at position 1 is outside \[0, 5\)/.test(message) ? 1 : 0]];
 });
 
 // ---- attention
@@ -359,8 +364,11 @@ for (const [dtype, precision, units] of [
     (s) => {
       const [a, b] = [s.normal([3, 1, 37, 65], dtype), s.normal([2, 65, 33], dtype, { strided: true })];
       const bias = s.normal([33], dtype);
-      const turned = matmul(s.normal([131, 67], dtype), s.normal([129, 67], dtype), { transposeB: true, precision });
-      return [matmul(a, b, { bias, precision }), turned, matmul(s.normal([1, 1], dtype), s.normal([1, 1], dtype))];
+      const transposed = matmul(s.normal([131, 67], dtype), s.normal([129, 67], dtype), {
+        transposeB: true,
+        precision,
+      });
+      return [matmul(a, b, { bias, precision }), transposed, matmul(s.normal([1, 1], dtype), s.normal([1, 1], dtype))];
     },
     { units },
   );
@@ -396,7 +404,7 @@ for (const [dtype, precision] of [
     [5, 33, 3001],
   ] as const) {
     for (const [top, threshold, relu] of [
-      [0, 0, true], // of 3,001 more than a list has room for
+      [0, 0, true], // of 3,001 more than a list holds
       [0, 0.7, false],
       [Math.min(n, 33), 0, true],
       [1, 0.5, false],

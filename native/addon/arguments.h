@@ -1,4 +1,4 @@
-// The arguments of a native call as values of C++, by their types.
+// Reads the arguments of a native call as values of C++, by their types.
 #pragma once
 #include <napi.h>
 

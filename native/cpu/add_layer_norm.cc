@@ -1,4 +1,4 @@
-// A sum and its layer norm, while the row is in the cache. The norm is computed from the sum as it is stored.
+// Computes a sum and its layer norm while the row is in the cache. The norm is computed from the sum as it is stored.
 #include "layer_norm_row.h"
 #include "operations.h"
 

@@ -1,4 +1,4 @@
-// The lowest index of each row's largest value.
+// Finds the lowest index of each row's largest value.
 #include "operations.h"
 #include "rows.h"
 

@@ -1,4 +1,5 @@
-// Fused attention: the probabilities of a few queries at a time, stored only where they are asked for.
+// Fused attention: computes the probabilities of a few queries at a time, and stores them only where they are asked
+// for.
 //
 // q, k, v [B, S or T, H, D] -> k and v of some heads as panels -> per block of kRows queries: scores [kRows, T] by the
 // product's microkernel, scaled, masked, exponentiated -> times v [T, Dv] -> divided by the sums -> out [B, S, H, Dv].

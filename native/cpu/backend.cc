@@ -65,7 +65,8 @@ bool has_avx512_bf16() {
 }
 #endif
 
-// The table of an instruction set, if it was built: binding.gyp gives their names, each between commas. Nothing refers to another.
+// The table of an instruction set if it was built: SONDE_ISAS of binding.gyp has the names, each between commas. A set
+// that was not built is referred to nowhere, so that it need not be linked.
 constexpr const Operations* table(std::string_view between_commas, const Operations* operations) {
   return std::string_view(SONDE_ISAS).find(between_commas) == std::string_view::npos ? nullptr : operations;
 }

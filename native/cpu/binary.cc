@@ -1,5 +1,5 @@
-// The four arithmetic operations. Rows are converted to float32, or stay int32 when all three sides are; a repeated
-// element (stride 0) is written out once per row.
+// Computes the four arithmetic operations. Rows are converted to float32, or stay int32 when all three sides are; a
+// repeated element (stride 0) is written out once per row.
 #include "operations.h"
 #include "rows.h"
 

@@ -1,5 +1,5 @@
-// The highest rates that this processor reaches, measured on the spot, which every other kernel is compared with. All
-// compute threads take part. The best of several rounds counts, as other processes can only make a round slower.
+// Measures the highest rates that this processor reaches, which every other kernel is compared with. All compute
+// threads take part. The best of several rounds counts, as other processes can only make a round slower.
 #include <stdlib.h>
 #include <time.h>
 

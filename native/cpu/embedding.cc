@@ -1,4 +1,4 @@
-// Rows of a table, copied or added. All indices are checked before any row is read, so that a wrong one is always
+// Copies or adds rows of a table. All indices are checked before any row is read, so that a wrong one is always
 // reported.
 #include "operations.h"
 #include "rows.h"

@@ -1,3 +1,4 @@
+// Applies GPT-2's GELU to each element; its formula is in simd.h.
 #include "operations.h"
 #include "rows.h"
 

@@ -1,4 +1,4 @@
-// Layer norm, row by row.
+// Computes layer norm row by row.
 #include "layer_norm_row.h"
 #include "operations.h"
 

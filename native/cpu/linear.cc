@@ -1,4 +1,4 @@
-// x w + bias with packed weights, activated and added to the residual while the tile is in the cache.
+// Multiplies by packed weights. The activation and the residual are applied while the tile is in the cache.
 #include "multiply.h"
 #include "operations.h"
 

@@ -1,4 +1,4 @@
-// Attention's mask on stored logits.
+// Applies attention's mask to stored logits.
 #include "operations.h"
 #include "rows.h"
 

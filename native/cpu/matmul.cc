@@ -1,4 +1,4 @@
-// a b + bias for any strides: b's columns are packed as a thread comes to them. The threads share a batch of small
+// Multiplies views of any strides: a thread packs b's columns as it needs them. The threads share a batch of small
 // products by product, a large product by columns.
 #include "multiply.h"
 #include "operations.h"

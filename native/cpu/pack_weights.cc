@@ -1,4 +1,4 @@
-// b [K, N] into panels, in the layout of the packed dtype, and back into b of any strides. See panels.h.
+// Packs b [K, N] into panels, in the layout of the packed dtype, and unpacks them into b of any strides. See panels.h.
 #include "operations.h"
 #include "product.h"
 

@@ -1,5 +1,5 @@
-// Finding the largest: a value and its index as one integer whose order is the one wanted, equal values lowest index
-// first.
+// Ranking: a value and its index become one integer, so that integer order ranks by value, and equal values by the
+// lowest index.
 #pragma once
 #include "simd.h"
 

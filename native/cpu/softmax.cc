@@ -1,4 +1,4 @@
-// exp(x - max), divided by its sum if it is normalized.
+// Computes exp(x - max), and divides it by its sum if `normalize` is set.
 #include "operations.h"
 #include "rows.h"
 

@@ -1,4 +1,4 @@
-// Sparse rows times a packed matrix, plus bias: a row gathers the weights of its entries, a panel of columns at a time.
+// Multiplies sparse rows by a packed matrix: a row gathers the weights of its entries, a panel of columns at a time.
 // All rows use a panel before the next panel is read: a panel fits the caches where the whole matrix does not, and
 // weights that several rows use are then still cached. A sum starts from the bias and adds its entries in their order.
 #include "operations.h"

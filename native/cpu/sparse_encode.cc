@@ -1,5 +1,5 @@
-// x w + bias straight to CSR. Each block of sums is scanned while it is in the first-level cache; only the values that
-// are kept are stored.
+// Computes x w + bias straight to CSR. Each block of sums is scanned while it is in the first-level cache; only the
+// values that are kept are stored.
 //
 // Threshold: the values above it are appended to one list per group of columns, in row order; at the end the lists are
 // merged into rows. Top-k: each thread keeps, per row, candidates and the k-th best of them so far. A value that is not

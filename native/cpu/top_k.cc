@@ -1,4 +1,4 @@
-// The k largest of each row: as values and indices, or in place with the rest set to zero.
+// Finds the k largest of each row: as values and indices, or as a copy of the row with zeros elsewhere.
 #include "operations.h"
 #include "ranking.h"
 #include "rows.h"

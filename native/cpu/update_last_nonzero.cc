@@ -1,3 +1,4 @@
+// Counts, for each latent, the calls since it was last active, the present one included.
 #include "operations.h"
 #include "rows.h"
 

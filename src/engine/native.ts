@@ -16,7 +16,8 @@ export type CsrHandle = Handle<'csr'>;
 export type RawArray = ArrayBufferView;
 
 /**
- * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for a view left out.
+ * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for what
+ * may be left out there and is.
  */
 export interface NativeOperations {
   copy(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;

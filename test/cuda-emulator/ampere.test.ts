@@ -1,3 +1,4 @@
+// Products and the model on an emulated A100 (sm_80). Oracle: that of each test file, with its bounds.
 import { testOnEmulator } from './suite.js';
 
 testOnEmulator(

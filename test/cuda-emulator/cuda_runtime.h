@@ -61,7 +61,7 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
   name##_type& name = *static_cast<name##_type*>(emulator::shared_variable(&name##_key, sizeof(name##_type)))
 #define DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(emulator::current->shared)
 
-// ---- threads together
+// ---- operations of several threads
 
 inline void __syncthreads() { emulator::block_barrier("__syncthreads", 0, 0); }
 inline int __syncthreads_count(int p) { return emulator::block_barrier("__syncthreads_count", p != 0, 0); }
@@ -69,17 +69,17 @@ inline int __syncthreads_or(int p) { return emulator::block_barrier("__syncthrea
 inline int __syncthreads_and(int p) { return emulator::block_barrier("__syncthreads_and", p != 0, 2); }
 inline void __syncwarp(uint32_t mask = ~0u) {
   emulator::Part part;
-  emulator::meet(mask, emulator::kSyncWarp, &part);
+  emulator::join_collective(mask, emulator::kSyncWarp, &part);
 }
 
 template <class T>
-T emulated_shuffle(uint32_t mask, T value, int parameter, int width, emulator::Meeting meeting) {
+T emulated_shuffle(uint32_t mask, T value, int parameter, int width, emulator::Collective collective) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "");
   emulator::Part part;
   memcpy(&part.in, &value, sizeof(T));
   part.parameter = parameter;
   part.width = width;
-  emulator::meet(mask, meeting, &part);
+  emulator::join_collective(mask, collective, &part);
   memcpy(&value, &part.out, sizeof(T));
   return value;
 }
@@ -102,7 +102,7 @@ T __shfl_down_sync(uint32_t mask, T value, unsigned lanes, int width = 32) {
 inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
   emulator::Part part;
   part.in = predicate != 0;
-  emulator::meet(mask, emulator::kBallot, &part);
+  emulator::join_collective(mask, emulator::kBallot, &part);
   return uint32_t(part.out);
 }
 inline int __any_sync(uint32_t mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
@@ -198,13 +198,13 @@ inline float __fdiv_rn(float x, float y) { return x / y; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }
 inline float __frcp_rn(float x) { return 1 / x; }
 
-// of pi times x, by quarter turns, which are exact
+// The sine and cosine of pi x, by quarters, which are exact.
 inline void sincospi(double x, double* sine, double* cosine) {
   const double quarters = nearbyint(2 * x), rest = (x - quarters / 2) * 3.141592653589793;
   const double s = sin(rest), c = cos(rest);
-  const int turn = int(fmod(quarters, 4)) & 3;
-  *sine = turn == 0 ? s : turn == 1 ? c : turn == 2 ? -s : -c;
-  *cosine = turn == 0 ? c : turn == 1 ? -s : turn == 2 ? -c : s;
+  const int quarter = int(fmod(quarters, 4)) & 3;
+  *sine = quarter == 0 ? s : quarter == 1 ? c : quarter == 2 ? -s : -c;
+  *cosine = quarter == 0 ? c : quarter == 1 ? -s : quarter == 2 ? -c : s;
 }
 
 // The overloads that CUDA has, so that calls ambiguous to nvcc are ambiguous here. With NaN the other one, as on the GPU.

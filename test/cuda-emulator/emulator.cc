@@ -190,7 +190,7 @@ struct Fiber {
   std::vector<size_t> groups;   // where in `copies` each committed group ends
 };
 
-// The states of a warp's threads, a bit for each. A thread in none of these is at a meeting or a named barrier.
+// The states of a warp's threads, a bit for each. A thread in none of these is at a collective operation or a named barrier.
 struct States {
   uint32_t ready, at_barrier, polling, left;
 };
@@ -207,10 +207,10 @@ struct Wgmma {
   bool accumulate, f16;
 };
 
-// A warp's meeting, or with `warps` 4 a warpgroup's, while its threads arrive.
+// A collective operation of a warp, or of a warpgroup with `warps` 4, while its threads arrive.
 struct Rendezvous {
   int warps = 1;
-  Meeting meeting = kSyncWarp;
+  Collective collective = kSyncWarp;
   uint32_t lanes[4], alive[4], wanted[4], here[4];
   Part* parts[kGroup];
   unsigned round = 0;
@@ -431,7 +431,8 @@ void release_block() {
 
 void leave_rendezvous(Rendezvous& rendezvous, int warp, int lane) {
   rendezvous.alive[warp] &= ~(1u << lane);
-  if (rendezvous.here[warp] & ~rendezvous.alive[warp]) die("%s with a lane that has left", kNames[rendezvous.meeting]);
+  if (rendezvous.here[warp] & ~rendezvous.alive[warp])
+    die("%s with a lane that has left", kNames[rendezvous.collective]);
   if (!rendezvous.products.empty()) die("left with wgmma that nobody waited for");
 }
 
@@ -717,21 +718,21 @@ void wait_wgmma(Rendezvous& rendezvous, size_t pending) {
   for (int t = 0; t < kGroup; ++t) R.fibers[size_t(base + t)].fenced = false;
 }
 
-// ---- meetings
+// ---- collective operations
 
-void shuffle(Part** parts, uint32_t mask, Meeting meeting) {
+void shuffle(Part** parts, uint32_t mask, Collective collective) {
   for (int lane = 0; lane < kWarp; ++lane) {
     if (!(mask >> lane & 1)) continue;
     Part& part = *parts[lane];
     const int start = lane & -part.width, end = start + part.width;
     int from = lane;
-    if (meeting == kShuffleXor) from = lane ^ part.parameter;
-    else if (meeting == kShuffleDown) from = lane + part.parameter;
-    else if (meeting == kShuffleUp) from = lane - part.parameter;
+    if (collective == kShuffleXor) from = lane ^ part.parameter;
+    else if (collective == kShuffleDown) from = lane + part.parameter;
+    else if (collective == kShuffleUp) from = lane - part.parameter;
     else from = start + (part.parameter & (part.width - 1));
     // beyond its end a lane reads its own value
-    if (from >= end || from < 0 || (meeting == kShuffleUp && from < start)) from = lane;
-    if (!(mask >> from & 1)) die("%s reads lane %d, which is not in mask %08x", kNames[meeting], from, mask);
+    if (from >= end || from < 0 || (collective == kShuffleUp && from < start)) from = lane;
+    if (!(mask >> from & 1)) die("%s reads lane %d, which is not in mask %08x", kNames[collective], from, mask);
     part.out = parts[from]->in;
   }
 }
@@ -760,14 +761,15 @@ void load_matrices(Part** parts) {
   }
 }
 
-void hold(Rendezvous& rendezvous, uint32_t mask) {
+// Carries out a collective operation when all its threads have arrived.
+void complete(Rendezvous& rendezvous, uint32_t mask) {
   Quiet quiet;
   Part** parts = rendezvous.parts;
-  switch (rendezvous.meeting) {
+  switch (rendezvous.collective) {
     case kShuffleXor:
     case kShuffleDown:
     case kShuffleUp:
-    case kShuffle: return shuffle(parts, mask, rendezvous.meeting);
+    case kShuffle: return shuffle(parts, mask, rendezvous.collective);
     case kBallot: return ballot(parts, mask);
     case kSyncWarp: return;
     case kLdmatrix: return load_matrices<false>(parts);
@@ -780,12 +782,12 @@ void hold(Rendezvous& rendezvous, uint32_t mask) {
   }
 }
 
-[[noreturn]] void refuse_meeting(const Rendezvous& rendezvous, int k, uint32_t mask, Meeting meeting) {
+[[noreturn]] void refuse_collective(const Rendezvous& rendezvous, int k, uint32_t mask, Collective collective) {
   const int lane = R.running % kWarp;
-  const char* name = kNames[meeting];
+  const char* name = kNames[collective];
   if (!(mask >> lane & 1)) die("%s: lane %d is not in its own mask %08x", name, lane, mask);
   if (mask & ~rendezvous.alive[k]) die("%s: mask %08x names lanes that have left or never were", name, mask);
-  die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[rendezvous.meeting],
+  die("lanes diverge: some in %s with mask %08x, some in %s with %08x", kNames[rendezvous.collective],
       rendezvous.wanted[k], name, mask);
 }
 
@@ -985,34 +987,34 @@ void named_barrier(int id, int threads) {
   __tsan_acquire(sync);
 }
 
-void meet(uint32_t mask, Meeting meeting, Part* part) {
+void join_collective(uint32_t mask, Collective collective, Part* part) {
   const int me = R.running, lane = me % kWarp;
-  const bool of_group = meeting >= kWgmma;
+  const bool of_group = collective >= kWgmma;
   Rendezvous& rendezvous = of_group ? R.groups[size_t(me / kGroup)] : R.warps[size_t(me / kWarp)];
   const int k = of_group ? me / kWarp % 4 : 0;
   mask = mask == ~0u ? rendezvous.lanes[k] : mask;  // a full mask means all that there are
   if (of_group && me / kGroup * kGroup + kGroup > R.threads)
-    die("%s needs a warpgroup of 128 threads", kNames[meeting]);
+    die("%s needs a warpgroup of 128 threads", kNames[collective]);
   const bool begun =
       rendezvous.here[0] || (of_group && (rendezvous.here[1] || rendezvous.here[2] || rendezvous.here[3]));
   if (!(mask >> lane & 1) || mask & ~rendezvous.alive[k] ||
-      (begun && (rendezvous.meeting != meeting || (rendezvous.here[k] && rendezvous.wanted[k] != mask)))) {
-    refuse_meeting(rendezvous, k, mask, meeting);
+      (begun && (rendezvous.collective != collective || (rendezvous.here[k] && rendezvous.wanted[k] != mask)))) {
+    refuse_collective(rendezvous, k, mask, collective);
   }
-  rendezvous.meeting = meeting;
+  rendezvous.collective = collective;
   rendezvous.wanted[k] = mask;
   rendezvous.parts[k * kWarp + lane] = part;
   rendezvous.here[k] |= 1u << lane;
-  R.fibers[size_t(me)].where = kNames[meeting];
+  R.fibers[size_t(me)].where = kNames[collective];
   char* sync = reinterpret_cast<char*>(&rendezvous) + rendezvous.round % 2;
-  if (meeting == kSyncWarp) __tsan_release(sync);
+  if (collective == kSyncWarp) __tsan_release(sync);
   bool all = rendezvous.here[k] == mask;
   for (int i = 0; of_group && i < 4; ++i) all = all && rendezvous.here[i] == ~0u;
   if (!all) {
     states_of(me).ready &= ~bit_of(me);
     yield();
   } else {
-    hold(rendezvous, mask);
+    complete(rendezvous, mask);
     R.stalls = 0;
     ++rendezvous.round;
     const int first = of_group ? me / kGroup * 4 : me / kWarp;
@@ -1021,8 +1023,8 @@ void meet(uint32_t mask, Meeting meeting, Part* part) {
       rendezvous.here[i] = 0;
     }
   }
-  if (meeting == kSyncWarp) __tsan_acquire(sync);
-  R.fibers[size_t(me)].apart = meeting < kSyncWarp || mask != rendezvous.lanes[k] ? kNames[meeting] : nullptr;
+  if (collective == kSyncWarp) __tsan_acquire(sync);
+  R.fibers[size_t(me)].apart = collective < kSyncWarp || mask != rendezvous.lanes[k] ? kNames[collective] : nullptr;
 }
 
 void act_alone(const char* name) { R.fibers[size_t(R.running)].apart = name; }

@@ -1,5 +1,5 @@
 // Runs CUDA kernels on the CPU: a fiber for each thread of a block, blocks one after the other. A warp's collective
-// operations are meetings of its fibers. Asynchronous operations (copies, wgmma) are carried out as late as possible,
+// operations are rendezvous of its fibers. Asynchronous operations (copies, wgmma) are carried out as late as possible,
 // and until then their destinations hold NaN, so that a missing wait shows. Kernels are instrumented by the sanitizer
 // that they are compiled with; the emulator is never compiled with -fsanitize=thread, but with -DEMULATOR_TSAN=1, which
 // makes it describe its fibers to ThreadSanitizer.
@@ -29,7 +29,7 @@ void set_truncating(bool truncating);
 // SONDE_EMULATE_SM: the compute capability times ten, 90 by default
 int capability();
 
-enum Meeting {
+enum Collective {
   kShuffleXor,
   kShuffleDown,
   kShuffleUp,
@@ -46,7 +46,7 @@ enum Meeting {
   kWgmmaWait,
 };
 
-// A thread's inputs and outputs of a meeting.
+// A thread's inputs and outputs of a collective operation.
 struct Part {
   uint64_t in = 0, out = 0;
   int parameter = 0, width = 32;
@@ -67,7 +67,7 @@ struct Thread {
 extern Thread* current;
 
 [[noreturn]] __attribute__((format(printf, 1, 2))) void die(const char* format, ...);
-void meet(uint32_t mask, Meeting meeting, Part* part);
+void join_collective(uint32_t mask, Collective collective, Part* part);
 int block_barrier(const char* name, int predicate, int combine);  // 0: count, 1: or, 2: and
 void named_barrier(int id, int threads);
 void* shared_variable(const void* key, size_t bytes);
@@ -114,7 +114,7 @@ void cp_async_wait() {
   emulator::wait_copies(N);
 }
 
-inline void emulated_ldmatrix(uint32_t (&r)[4], const void* row, emulator::Meeting meeting) {
+inline void emulated_ldmatrix(uint32_t (&r)[4], const void* row, emulator::Collective collective) {
   emulator::read_row(row);
   uint64_t seen[2];
   memcpy(seen, row, 16);  // each lane reads its own row here, where sanitizers look
@@ -122,20 +122,21 @@ inline void emulated_ldmatrix(uint32_t (&r)[4], const void* row, emulator::Meeti
   emulator::Part part;
   part.registers = r;
   part.row = row;
-  emulator::meet(~0u, meeting, &part);
+  emulator::join_collective(~0u, collective, &part);
 }
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) { emulated_ldmatrix(r, row, emulator::kLdmatrix); }
 inline void ldmatrix_x4_transposed(uint32_t (&r)[4], const void* row) {
   emulated_ldmatrix(r, row, emulator::kLdmatrixTransposed);
 }
 
-inline void emulated_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, emulator::Meeting meeting) {
+inline void emulated_mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                         emulator::Collective collective) {
   emulator::Part part;
   part.d = d;
   part.a = a;
   part.b[0] = b0;
   part.b[1] = b1;
-  emulator::meet(~0u, meeting, &part);
+  emulator::join_collective(~0u, collective, &part);
 }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulated_mma(d, a, b0, b1, emulator::kMmaBf16);
@@ -171,13 +172,13 @@ void registers_down() {
 inline void wgmma_fence() { emulator::fence_wgmma(); }
 inline void wgmma_commit() {
   emulator::Part part;
-  emulator::meet(~0u, emulator::kWgmmaCommit, &part);
+  emulator::join_collective(~0u, emulator::kWgmmaCommit, &part);
 }
 template <int N>
 void wgmma_wait() {
   emulator::Part part;
   part.parameter = N;
-  emulator::meet(~0u, emulator::kWgmmaWait, &part);
+  emulator::join_collective(~0u, emulator::kWgmmaWait, &part);
 }
 template <int N>
 void keep_registers(float (&)[N]) {}
@@ -197,5 +198,5 @@ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
   part.columns = N;
   part.accumulate = accumulate != 0;
   part.f16 = F16;
-  emulator::meet(~0u, emulator::kWgmma, &part);
+  emulator::join_collective(~0u, emulator::kWgmma, &part);
 }

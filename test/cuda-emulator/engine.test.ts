@@ -1,3 +1,4 @@
+// The tests of the engine on the emulated GPU, but for those of rows.test.ts. Oracle: that of each test file, with its bounds.
 import { operationFiles } from '../support/operations/list.js';
 import { operationsOnRows, testOnEmulator } from './suite.js';
 

@@ -1,3 +1,4 @@
+// The tests of the transformer and the autoencoder on the emulated GPU. Oracle: that of each test file, with its bounds.
 import { testOnEmulator } from './suite.js';
 
 testOnEmulator('the model', [

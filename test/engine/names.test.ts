@@ -84,20 +84,28 @@ function typeOf(type: string): string {
   throw new Error(`native/ops.h: there is no TypeScript type for ${type}`);
 }
 
+test('what may be left out is a tensor among the parameters', () => {
+  for (const { name, parameters, optional } of operations) {
+    const tensors = parameters.filter(({ type }) => typeOf(type) === 'ViewHandle').map((parameter) => parameter.name);
+    for (const parameter of optional) assert.ok(tensors.includes(parameter), `${name}: ${parameter} may be left out`);
+  }
+  assert.ok(operations.flatMap(({ optional }) => optional).length > 3);
+});
+
 test('NativeOperations: each operation is a method with the same parameters, by name, order and type', () => {
   const body = /^export interface NativeOperations \{\n(.*?)^\}/ms.exec(read('src', 'engine', 'native.ts'))?.[1] ?? '';
-  // a view may be left out: `ViewHandle | null`; nothing else may
   const methods = [...body.matchAll(/(\w+)\(([^)]*)\): void;/g)].map(([, name, parameters]) => {
-    const list = (parameters as string)
-      .split(',')
-      .map((parameter) => parameter.trim().replace(/^(.*: ViewHandle) \| null$/, '$1'));
+    const list = (parameters as string).split(',').map((parameter) => parameter.trim());
     return `${name}(${list.filter(Boolean).join(', ')})`;
   });
   assert.is(body.replace(/(\w+)\(([^)]*)\): void;/g, '').trim(), '', 'the interface has methods only');
   assert.equal(
     methods,
-    operations.map(({ name, parameters }) => {
-      const list = parameters.map((parameter) => `${camelCase(parameter.name)}: ${typeOf(parameter.type)}`);
+    operations.map(({ name, parameters, optional }) => {
+      const list = parameters.map((parameter) => {
+        const type = `${typeOf(parameter.type)}${optional.includes(parameter.name) ? ' | null' : ''}`;
+        return `${camelCase(parameter.name)}: ${type}`;
+      });
       return `${camelCase(name)}(${['d: DeviceHandle', ...list].join(', ')})`;
     }),
   );

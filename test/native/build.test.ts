@@ -48,7 +48,9 @@ test('other processors have one instruction set, and the compiler is not asked',
   const macros = (): never => {
     throw new Error('it was asked');
   };
-  for (const wish of ['', 'portable']) assert.equal(chooseIsas(wish, { arch: 'arm64', macros }), ['portable']);
+  for (const wish of ['', 'portable', 'native', 'native,portable']) {
+    assert.equal(chooseIsas(wish, { arch: 'arm64', macros }), ['portable']);
+  }
   assert.equal(chooseIsas('native', { arch: 'arm64', macros: () => defined('ARM_NEON') }), ['portable']);
   throws(
     () => chooseIsas('avx2', { arch: 'arm64', macros }),

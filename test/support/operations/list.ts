@@ -6,6 +6,8 @@ import { packageRoot } from '../../../src/engine/native.js';
 export interface Operation {
   readonly name: string;
   readonly parameters: readonly { readonly type: string; readonly name: string }[];
+  /** The names that its comment says may be left out. */
+  readonly optional: readonly string[];
 }
 
 /** Operations that share their files, by the name of the files. */
@@ -15,15 +17,20 @@ export const families: Record<string, readonly string[]> = {
   pack_weights: ['pack_weights', 'unpack_weights'], // one layout, written and read
 };
 
-/** Each `OP(name, Type parameter, ...)` of the list. */
+/** Each `OP(name, Type parameter, ...)` of the list, and the comment before it. */
 export const operations: readonly Operation[] = [
-  ...readFileSync(join(packageRoot, 'native', 'ops.h'), 'utf8').matchAll(/^ {2}OP\((\w+), ([^)]*)\)/gm),
-].map(([, name, list]) => ({
+  ...readFileSync(join(packageRoot, 'native', 'ops.h'), 'utf8').matchAll(
+    /(?:^ {2}\/\*((?:(?!\*\/)[\s\S])*)\*\/ *\\\n)?^ {2}OP\((\w+), ([^)]*)\)/gm,
+  ),
+].map(([, comment = '', name, list]) => ({
   name: name as string,
   parameters: (list as string).split(', ').map((parameter) => {
     const [type, own] = parameter.split(' ') as [string, string];
     return { type, name: own };
   }),
+  optional: [...comment.replace(/\s*\\?\n\s*/g, ' ').matchAll(/(\w+(?:(?:, | and )\w+)*) may be left out/g)].flatMap(
+    ([, names]) => (names as string).split(/, | and /),
+  ),
 }));
 
 /** The name that an operation's files have: its own or its family's. */
