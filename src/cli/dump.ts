@@ -149,8 +149,8 @@ export function dumpRequest(
   options: DumpRequestOptions,
 ): DumpOptions & { corpus: CorpusFile[] } {
   const hooks = [...(options.hook ?? []), ...(options.autoencoder ?? [])];
-  const locations = hooks.filter((word) => word !== '-');
-  const corpus = corpusOf(command, source ?? hooks.find((word) => word === '-'), options);
+  const locations = hooks.filter((hook) => hook !== '-');
+  const corpus = corpusOf(command, source ?? hooks.find((hook) => hook === '-'), options);
   if (locations.length === 0) {
     throw new UsageError(`${command} needs a --hook or an --autoencoder: what is to be stored?`);
   }

@@ -48,15 +48,16 @@ export function encodeCommand(): Command {
 }
 
 async function runEncode(prompt: string, options: EncodeOptions): Promise<void> {
-  const wanted = options.autoencoder ?? (options.model === 'demo' ? [demoDefault] : []);
-  if (wanted.length === 0) throw new UsageError(`encode needs an --autoencoder LOCATION=NAME for ${options.model}`);
+  const autoencoders = options.autoencoder ?? (options.model === 'demo' ? [demoDefault] : []);
+  if (autoencoders.length === 0)
+    throw new UsageError(`encode needs an --autoencoder LOCATION=NAME for ${options.model}`);
   await interruptible('interrupted', async (signal) => {
     const model = await loadModel(options, signal);
     const tokens = model.enc.encode(prompt);
     if (tokens.length === 0) throw new UsageError('encode needs a text of one token at least');
     const fetching = fetchProgressView();
     try {
-      for (const location of expandDumpLocations(wanted, model.config)) {
+      for (const location of expandDumpLocations(autoencoders, model.config)) {
         const { onProgress } = fetching;
         const found = await findAutoencoder(location, {}, model, { onProgress, signal });
         fetching.stop();

@@ -74,7 +74,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
   }
 }
 
-/** What `dump(options)` would do, without doing it. Loads the model and the autoencoders; writes nothing. */
+/** The plan that `dump(options)` would carry out. Loads the model and the autoencoders; writes nothing. */
 export async function planOf(options: DumpOptions): Promise<DumpPlan> {
   checkOptions(options);
   const sources = await openCorpus(options.corpus);

@@ -1,4 +1,4 @@
-// Writing big files chunk by chunk, and messages for what goes wrong while they are written.
+// Writes big files chunk by chunk, and says in messages what goes wrong while they are written.
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';

@@ -39,7 +39,7 @@ export const latentDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ?
 /** The dtype of the indices of latents: two bytes as long as they fit. */
 export const indexDType = (latents: number): HostDType => (latents <= 65_536 ? 'uint16' : 'int32');
 
-/** What a shard keeps of each feature of a location or its latents, in this order. See statistics.ts. */
+/** The statistics that a shard holds of each feature of a location or its latents, in this order. See statistics.ts. */
 export const statisticNames = ['active', 'mean', 'variance', 'maximum'] as const;
 
 type Named = readonly [name: string, tensor: PlannedTensor];

@@ -65,8 +65,8 @@ const text = line(longestText);
 
 const isPath = (value: unknown): boolean => typeof value === 'string' && isAbsolute(value);
 
-const absolutePath: Read<string> = (value, others) =>
-  checked<string>('the absolute path of a file', isPath)(text(value, others), others);
+const absolutePath: Read<string> = (value, unknownFields) =>
+  checked<string>('the absolute path of a file', isPath)(text(value, unknownFields), unknownFields);
 
 const isStoreAddress = (value: unknown): boolean => {
   try {
@@ -76,27 +76,27 @@ const isStoreAddress = (value: unknown): boolean => {
   }
 };
 
-const outFolder: Read<string> = (value, others) =>
+const outFolder: Read<string> = (value, unknownFields) =>
   checked<string>(
     'the absolute path of a folder, or az://account/container/prefix',
     (out) => isPath(out) || isStoreAddress(out),
-  )(text(value, others), others);
+  )(text(value, unknownFields), unknownFields);
 
-const corpusFile: Read<CorpusFile> = (value, others) =>
+const corpusFile: Read<CorpusFile> = (value, unknownFields) =>
   typeof value === 'string'
-    ? absolutePath(value, others)
+    ? absolutePath(value, unknownFields)
     : object<Exclude<CorpusFile, string>>({ path: absolutePath, kind: oneOf('text', 'jsonl', 'tokens') })(
         value,
-        others,
+        unknownFields,
       );
 
-const location: Read<string> = (value, others) => {
-  const given = text(value, others);
+const location: Read<string> = (value, unknownFields) => {
+  const given = text(value, unknownFields);
   try {
     parseDumpLocation(given);
     return given;
   } catch {
-    return checked<string>('LOCATION or LOCATION -> AUTOENCODER', () => false)(given, others);
+    return checked<string>('LOCATION or LOCATION -> AUTOENCODER', () => false)(given, unknownFields);
   }
 };
 

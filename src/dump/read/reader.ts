@@ -26,7 +26,7 @@ export interface SparseRows {
   readonly values: Float32Array;
 }
 
-/** What `rows` gives. Where the compiler knows the name, it knows which of the two types it is. */
+/** The result of `rows`. Where the compiler knows the name, it knows which of the two types it is. */
 export type Rows<Name extends string> = string extends Name
   ? DenseRows | SparseRows
   : Name extends `${string}/latents`
@@ -55,7 +55,7 @@ export interface StoredRows {
   readonly positions: Int32Array;
 }
 
-interface HeldShard {
+interface OpenShard {
   readonly shard: Promise<ShardReader>;
   /** How many reads are using it now. */
   users: number;
@@ -89,7 +89,7 @@ export class Dump {
   /** Files whose size and header have been checked. */
   readonly #checked = new Set<string>();
   /** The open shards, in the order of their last use. */
-  readonly #open = new Map<string, HeldShard>();
+  readonly #open = new Map<string, OpenShard>();
   #closed = false;
 
   /** @internal Use openDump. */
@@ -416,7 +416,7 @@ export class Dump {
     }
   }
 
-  #opened(entry: ShardEntry): HeldShard {
+  #opened(entry: ShardEntry): OpenShard {
     const shard = ShardReader.open(this.#store, this.manifest, entry);
     shard.catch(() => this.#open.delete(entry.file)); // the next read opens it again
     return { shard, users: 0 };

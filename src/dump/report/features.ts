@@ -75,7 +75,7 @@ export async function* readChunks(dump: Dump, name: string, ranges: Iterable<Row
     }
     if (next) yield await next;
   } finally {
-    await next?.catch(() => {}); // the error was thrown above, or nobody needs the chunk any more
+    await next?.catch(() => {}); // the error was thrown above, or the caller does not need the chunk any more
   }
 }
 

@@ -123,13 +123,13 @@ const listed = 10;
 
 function extremes(activity: LatentActivity): string {
   const { active } = activity;
-  const alive = Array.from(active.keys()).filter((i) => (active[i] as number) > 0);
-  alive.sort((a, b) => (active[b] as number) - (active[a] as number) || a - b);
-  if (alive.length === 0) return '';
-  const least = alive.slice(listed).slice(-listed).reverse();
+  const activeLatents = Array.from(active.keys()).filter((i) => (active[i] as number) > 0);
+  activeLatents.sort((a, b) => (active[b] as number) - (active[a] as number) || a - b);
+  if (activeLatents.length === 0) return '';
+  const least = activeLatents.slice(listed).slice(-listed).reverse();
   return [
     '<div class="tables">',
-    tableOf('Most active', activity, alive.slice(0, listed)),
+    tableOf('Most active', activity, activeLatents.slice(0, listed)),
     ...(least.length > 0 ? [tableOf('Least active', activity, least)] : []),
     '</div>',
   ].join('\n');

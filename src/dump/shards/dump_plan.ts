@@ -34,7 +34,7 @@ export interface DumpPlan {
   readonly wanted: readonly string[];
 }
 
-/** What a plan is made from: options as they were given, and what was loaded for them. */
+/** The options of a dump as they were given, and the properties of what was loaded for them. */
 export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' | 'shard'> {
   readonly model: DumpSettings['model'];
   readonly corpus: readonly SourceDescription[];

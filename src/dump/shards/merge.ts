@@ -111,7 +111,7 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   // Before anything is changed, this refuses a manifest that could not be read.
   if (!isWhole) manifestText(out, merged, merging);
   let linked = 0;
-  for (const file of elsewhere) if (await adopted(out, file)) linked++;
+  for (const file of elsewhere) if (await linkedInto(out, file)) linked++;
   if (!isWhole) await writeManifest(out, merged, merging);
   for (const name of await out.list()) {
     if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name), merging);
@@ -189,15 +189,15 @@ async function checkThere({ store, file }: StoredFile): Promise<void> {
 
 // Checks before anything is changed. Nothing is overwritten later either, when names are given.
 async function checkFree(out: Store, { store, file: { file } }: StoredFile): Promise<void> {
-  if (await inWords(out.canAdopt(store, file))) return;
+  if (await asMergeError(out.canLink(store, file))) return;
   throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);
 }
 
 /** Gives a file its name in the folder. Resolves to whether that was necessary. */
-const adopted = (out: Store, { store, file: { file } }: StoredFile): Promise<boolean> =>
-  inWords(out.adopt(store, file));
+const linkedInto = (out: Store, { store, file: { file } }: StoredFile): Promise<boolean> =>
+  asMergeError(out.link(store, file));
 
-async function inWords<T>(work: Promise<T>): Promise<T> {
+async function asMergeError<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (cause) {

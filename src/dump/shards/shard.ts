@@ -19,7 +19,7 @@ import { packedSpans, paddedSpans } from './spans.js';
 
 const slotsAtOnce = 2 ** 18;
 
-interface Making {
+interface NewShard {
   readonly store: Store;
   /** The tag of this attempt's unfinished files. */
   readonly tag: string;
@@ -40,7 +40,7 @@ export class ShardWriter {
   readonly #statistics: ShardStatistics | undefined;
 
   private constructor(
-    { store, tag, settings, block, positions }: Making,
+    { store, tag, settings, block, positions }: NewShard,
     draft: Draft,
     spills: readonly LatentSpill[],
   ) {
@@ -57,11 +57,11 @@ export class ShardWriter {
 
   /** Creates the unfinished file and writes the tokens. */
   static async create(store: Store, settings: DumpSettings, block: Block): Promise<ShardWriter> {
-    const making = { store, tag: newTag(), settings, block, positions: storedPositionsOf(settings, block) };
+    const shard = { store, tag: newTag(), settings, block, positions: storedPositionsOf(settings, block) };
     const file = shardFile(block.number);
     const opened: Draft[] = [];
     const begin = async (part?: string): Promise<Draft> => {
-      const draft = await onDisk(store.pathOf(file), store.draft(file, making.tag, part));
+      const draft = await onDisk(store.pathOf(file), store.draft(file, shard.tag, part));
       opened.push(draft);
       return draft;
     };
@@ -70,9 +70,9 @@ export class ShardWriter {
       const spills: LatentSpill[] = [];
       for (const i of settings.autoencoders.keys()) {
         const drafts = { indices: await begin(`${i}-indices`), values: await begin(`${i}-values`) };
-        spills.push(new LatentSpill(i, settings, block, making.positions, drafts));
+        spills.push(new LatentSpill(i, settings, block, shard.positions, drafts));
       }
-      const writer = new ShardWriter(making, draft, spills);
+      const writer = new ShardWriter(shard, draft, spills);
       await writer.#writeTokens();
       return writer;
     } catch (error) {

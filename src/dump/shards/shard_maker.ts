@@ -1,5 +1,5 @@
-// What makes shards of blocks: this process, or several that it starts (workers.ts). Both take blocks in order, and
-// report each shard when it is complete.
+// Makes shards of blocks. There are two kinds of makers: this process, or several that it starts (workers.ts). Both
+// take blocks in order, and report each shard when it is complete.
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { quietly } from '../corpus/read_ahead.js';

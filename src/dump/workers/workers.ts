@@ -42,7 +42,7 @@ export class WorkerPool implements ShardMaker {
    * only once, and an error is reported only once.
    */
   static async start(options: DumpOptions, corpus: readonly SourceDescription[]): Promise<WorkerPool> {
-    const { workers: wanted = [], signal, onFetch } = options;
+    const { workers: requested = [], signal, onFetch } = options;
     const workers: Worker[] = [];
     const prepared = (worker: WorkerOptions) => {
       const started = new Worker(worker, workers.length);
@@ -50,7 +50,7 @@ export class WorkerPool implements ShardMaker {
       return started.prepare(requestOf(options, worker, corpus), onFetch, signal);
     };
     try {
-      const [first, ...others] = wanted as [WorkerOptions, ...WorkerOptions[]];
+      const [first, ...others] = requested as [WorkerOptions, ...WorkerOptions[]];
       const plan = await prepared(first);
       for (const { settings } of await Promise.all(others.map(prepared))) checkSame(plan.settings, settings);
       return new WorkerPool(workers, plan, signal);
@@ -153,7 +153,7 @@ class Worker {
     this.#child = fork(program, { serialization: 'advanced', stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     this.#child.on('message', (message) => this.#onMessage(message as FromWorker));
     const child = this.#child;
-    const gone = new Promise<void>((resolve) => {
+    const exited = new Promise<void>((resolve) => {
       child.once('error', (error) => {
         this.#lost(`could not be started: ${error.message}`);
         resolve();
@@ -165,7 +165,7 @@ class Worker {
     });
     // The last messages may arrive after the process has ended.
     const disconnected = new Promise<void>((resolve) => child.once('disconnect', () => resolve()));
-    this.#ended = gone.then(() => (child.connected ? disconnected : undefined));
+    this.#ended = exited.then(() => (child.connected ? disconnected : undefined));
   }
 
   prepare(request: WorkerRequest, onFetch: DumpOptions['onFetch'], signal: AbortSignal | undefined): Promise<Prepared> {
@@ -190,7 +190,7 @@ class Worker {
     if (this.#child.connected) this.#child.send(message, () => {});
   }
 
-  /** Resolves when the process is gone. */
+  /** Resolves when the process has ended. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.send({ kind: 'stop' });
