@@ -6,7 +6,7 @@ import { dump, planOf } from '../dump/run.js';
 import { describePlan } from '../dump/shards/dump_plan.js';
 import { type DumpOptions, type PlainOptions, plainOptions } from '../dump/shards/options.js';
 import type { DeviceName } from '../engine/device.js';
-import { showBytes } from '../files/text.js';
+import { counted, showBytes } from '../files/text.js';
 import {
   addModelAndWorkers,
   addPrecision,
@@ -194,7 +194,7 @@ export async function dumpWithProgress(request: DumpOptions): Promise<void> {
     view.stop();
   });
   const { out, written, bytes } = result;
-  const files = `${result.shards} ${result.shards === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  const files = `${counted(result.shards, 'shard')}, ${showBytes(bytes)}`;
   const counts = `${result.rows} rows, ${result.tokens} tokens in ${files}`;
   console.log(written === 0 ? `${out} is complete already: ${counts}. Nothing was done.` : `${out}: ${counts}`);
 }

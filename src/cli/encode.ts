@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { listAutoencoderNames } from '../context/registry.js';
 import { expandDumpLocations, showDumpLocation } from '../dump/format/dump_location.js';
 import { findAutoencoder } from '../dump/shards/autoencoders.js';
+import type { SparseLatents } from '../engine/ops/sparse_encode.js';
 import type { Transformer } from '../transformer/transformer.js';
 import {
   addModelOptions,
@@ -73,12 +74,6 @@ async function runEncode(prompt: string, options: EncodeOptions): Promise<void> 
       fetching.stop();
     }
   });
-}
-
-interface SparseLatents {
-  readonly rowPtr: BigInt64Array;
-  readonly indices: Int32Array;
-  readonly values: Float32Array;
 }
 
 function table(model: Transformer, tokens: number[], sparse: SparseLatents, top: number): string[] {

@@ -1,6 +1,7 @@
 // The bytes of a shard: a safetensors file whose header and offsets follow from the settings, the rows and the numbers
 // of active latents. The writer and the reader share this, so that a file either is exactly as it must be or is
 // refused.
+import { sizeOf } from '../../engine/shape.js';
 import { bytesPerElement, type HostDType } from '../../files/host_tensor.js';
 import {
   type PlacedTensor,
@@ -22,7 +23,7 @@ export const featureNames = ({
 ];
 
 /** Elements per token of a location's tensor. */
-export const widthOf = ({ shape }: DenseLocation): number => shape.slice(1).reduce((product, n) => product * n, 1);
+export const widthOf = ({ shape }: DenseLocation): number => sizeOf(shape.slice(1));
 
 /** How many features each of `featureNames` has. */
 export const featureWidths = ({

@@ -67,6 +67,17 @@ export const integer = (low: number, high = Number.MAX_SAFE_INTEGER): Read<numbe
     (value) => Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high,
   );
 
+export const numberFrom0: Read<number> = checked(
+  'a number of 0 or more',
+  (value) => Number.isFinite(value) && (value as number) >= 0,
+);
+
+/** A part of a whole, such as the positions that a sample takes. */
+export const fraction: Read<number> = checked(
+  'a number above 0 and up to 1',
+  (value) => typeof value === 'number' && value > 0 && value <= 1,
+);
+
 export const oneOf = <T extends string>(...allowed: readonly T[]): Read<T> =>
   checked(allowed.length === 1 ? JSON.stringify(allowed[0]) : `one of ${allowed.join(', ')}`, (value) =>
     (allowed as readonly unknown[]).includes(value),

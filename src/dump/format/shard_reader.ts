@@ -3,9 +3,9 @@
 import type { ByteSource } from '../../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../../files/host_tensor.js';
 import { allocate, checkMemory } from '../../files/memory.js';
+import { quietly } from '../../files/promises.js';
 import { type PlacedTensor, parseSafetensorsHeader } from '../../files/safetensors/safetensors_header.js';
 import type { Store } from '../../files/store/store.js';
-import { quietly } from '../corpus/read_ahead.js';
 import type { ReadableFile } from './disk.js';
 import { latentsName, longestHeader, ShardLayout, type ShardSize, statisticNames } from './layout.js';
 import { problemWith, type ShardEntry, shardNumber } from './manifest.js';

@@ -11,9 +11,11 @@ import {
   checked,
   FieldError,
   flag,
+  fraction,
   integer,
   line,
   listOf,
+  numberFrom0,
   object,
   oneOf,
   optional,
@@ -100,21 +102,21 @@ const location: Read<string> = (value, unknownFields) => {
   }
 };
 
-const isPart = (value: unknown): boolean => typeof value === 'number' && value > 0 && value <= 1;
-
+// Types are not there when a job is read, so each option has a reader here. The compiler sees to it that none is
+// missing.
 const requestField = object<ShardedRequest>({
   model: text,
   precision: optional(oneOf<NonNullable<DumpOptions['precision']>>('float32', 'bfloat16', 'float16')),
   corpus: listOf(corpusFile, { least: 1, most: 100_000 }),
   locations: listOf(location, { least: 1, most: 10_000 }),
   autoencoders: optional(record(text, text, 10_000)),
-  threshold: optional(checked('a number of 0 or more', (value) => Number.isFinite(value) && (value as number) >= 0)),
+  threshold: optional(numberFrom0),
   out: outFolder,
   context: optional(integer(1, 2 ** 20)),
   batch: optional(integer(1, mostPositions)),
   dtype: optional(oneOf(...dumpDTypes)),
   drop: optional(listOf(oneOf(...droppable), { most: 10 })),
-  sample: optional(checked('a number above 0 and up to 1', isPart)),
+  sample: optional(fraction),
   seed: optional(integer(0)),
   statistics: optional(flag),
   parquet: optional(flag),

@@ -15,6 +15,7 @@ import {
   shardNumber,
 } from '../format/manifest.js';
 import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
+import type { SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 
 // These are enough that object storage is asked for several ranges at once.
@@ -174,7 +175,7 @@ interface Stored {
 }
 
 async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, positions }: Stored) {
-  const { location, latents } = manifest.autoencoders[i] as Manifest['autoencoders'][number];
+  const { location, latents } = manifest.autoencoders[i] as SparseLocation;
   const name = latentsName(location);
   const pointers = (await shard.read(`${name}.row_ptr`)) as BigInt64Array;
   const entries = shard.layout.tensor(`${name}.indices`).shape[0] as number;

@@ -1,4 +1,5 @@
 // The second pass of collate(): reads the rows that were chosen, and only those, for a group of features at a time.
+import { sizeOf } from '../../engine/shape.js';
 import type { DenseRows, Dump, SparseRows } from '../read/reader.js';
 import { type Chunk, checkLatents, type FeatureTensor, positionsOf, rangesOf, readChunks } from './features.js';
 
@@ -57,7 +58,8 @@ export async function fetchRows(
 
 const keyOf = ({ width }: FeatureTensor, feature: number, row: number): number => row * width + feature;
 
-// Takes the values of the chosen of a row. `from` is the first of them. Returns the first choice of the next row.
+// Takes the values that are chosen of a row. `from` is the first entry of `chosen` for that row. Returns the first one
+// for the next row.
 function takeRow(fetching: Fetching, chunk: Chunk, r: number, from: number): number {
   const { tensor, context, chosen, values, tokens, starts } = fetching;
   const row = chunk.from + r;
@@ -88,7 +90,7 @@ function takeDense(
   start: number,
 ): void {
   const context = shape[1] as number;
-  const width = shape.slice(2).reduce((product, n) => product * n, 1);
+  const width = sizeOf(shape.slice(2));
   positions.forEach((p, i) => {
     into[start + i] = data[(r * context + p) * width + feature] as number;
   });

@@ -21,9 +21,11 @@ import {
   type ShardEntry,
   shardFile,
   shardNumber,
+  totalsOf,
   whole,
   writeManifest,
 } from '../format/manifest.js';
+import { rowsPerShard } from '../format/positions.js';
 
 export interface MergeResult {
   readonly out: string;
@@ -118,8 +120,7 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   }
   return {
     out: out.name,
-    rows: entries.reduce((sum, { rows }) => sum + rows, 0),
-    tokens: entries.reduce((sum, { tokens }) => sum + tokens, 0),
+    ...totalsOf(entries),
     shards: entries.length,
     linked,
   };
@@ -164,8 +165,7 @@ function checkAllThere(parts: readonly StoredPart[]): void {
 
 /** The shards in order. Only the last one may have fewer rows than the others. */
 function shardsOf(parts: readonly StoredPart[]): StoredShard[] {
-  const { context, shardTokens } = (parts[0] as StoredPart).manifest;
-  const full = Math.max(1, Math.floor(shardTokens / context));
+  const full = rowsPerShard((parts[0] as StoredPart).manifest);
   const shards = parts
     .flatMap(({ store, manifest }) => manifest.shards.map((entry) => ({ store, entry })))
     .sort((a, b) => (shardNumber(a.entry.file) as number) - (shardNumber(b.entry.file) as number));

@@ -3,10 +3,11 @@
 // fast devices get more blocks than slow ones, and the folder is that of one process, byte for byte.
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { unlessAborted } from '../../files/promises.js';
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';
-import { unlessAborted } from '../corpus/read_ahead.js';
+import { continueAdvice } from '../format/disk.js';
 import { differenceOf } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
 import type { DumpOptions, WorkerOptions } from '../shards/options.js';
@@ -201,7 +202,6 @@ class Worker {
 
   #lost(how: string): void {
     if (this.#stopping) return;
-    const advice = 'Finished shards are whole: run the same command again to go on';
-    this.#onLost(new Error(`dump: ${this.#name} ${how}. ${advice}`));
+    this.#onLost(new Error(`dump: ${this.#name} ${how}. ${continueAdvice}`));
   }
 }
