@@ -74,7 +74,7 @@ function strongestOf({ shape, rowPtr, indices, values }: SparseRows, row: number
   return own.sort(([, a], [, b]) => b - a);
 }
 
-/** What a tensor of the first shard is to numpy. */
+/** The dtypes and shapes that numpy finds in the first shard. */
 function expectedTensors({ context, dtype, shards }: Manifest, width: number, entries: number): Map<string, string> {
   const rows = shards[0]?.rows as number;
   const floats = { float16: 'float16', int8: 'float16', bfloat16: 'float32', float32: 'float32' }[dtype];

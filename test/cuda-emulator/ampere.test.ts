@@ -1,3 +1,4 @@
+// The tests of products and of the model, on an emulated A100.
 import { testOnEmulator } from './suite.js';
 
 testOnEmulator(

@@ -1,3 +1,4 @@
+// The tests of the engine except those of operations on rows, on the emulated GPU.
 import { operationFiles } from '../support/operations/list.js';
 import { operationsOnRows, testOnEmulator } from './suite.js';
 

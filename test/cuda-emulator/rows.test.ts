@@ -1,3 +1,4 @@
+// The tests of operations on rows, on the emulated GPU.
 import { operationsOnRows, testOnEmulator } from './suite.js';
 
 testOnEmulator(
