@@ -16,7 +16,10 @@ const filesBelow = (folder: string): string[] =>
 
 const sources = filesBelow('src').filter((file) => file.endsWith('.ts'));
 
-/** What a TypeScript file imports of the project, as paths from the root; without `types`, only what is loaded when it runs. */
+/**
+ * The imports of a TypeScript file within the project, as paths from the root. Without `types`, these are only the ones
+ * that are loaded when it runs.
+ */
 const importsOf = (file: string, types: boolean): Set<string> => {
   const text = readFileSync(join(packageRoot, file), 'utf8');
   const found = text.matchAll(/^(?:import|export) (type )?[^'"]*'(\.[^']+)\.js';$|\bimport\('(\.[^']+)\.js'\)/gm);
@@ -38,20 +41,20 @@ for (const [file, imported] of fileGraph) {
   folderGraph.set(folder, folders);
 }
 
-/** A way from some node back to itself, such as `a -> b -> a`; undefined when there is none. */
+/** A path from some node back to itself, such as `a -> b -> a`; undefined when there is none. */
 function cycleOf(graph: Graph): string | undefined {
   const done = new Set<string>();
-  const way: string[] = [];
+  const path: string[] = [];
   const visit = (node: string): string | undefined => {
-    if (way.includes(node)) return [...way.slice(way.indexOf(node)), node].join(' -> ');
+    if (path.includes(node)) return [...path.slice(path.indexOf(node)), node].join(' -> ');
     if (done.has(node)) return undefined;
     done.add(node);
-    way.push(node);
+    path.push(node);
     for (const next of graph.get(node) ?? []) {
       const cycle = visit(next);
       if (cycle) return cycle;
     }
-    way.pop();
+    path.pop();
     return undefined;
   };
   return [...graph.keys()].map(visit).find((cycle) => cycle !== undefined);
@@ -72,10 +75,10 @@ test('imports are found', () => {
   }
 });
 
-test('no file imports itself by way of others; types alone may go around, as a tensor and its operations do', () =>
+test('no file imports itself by path of others; types alone may go around, as a tensor and its operations do', () =>
   assert.is(cycleOf(new Map(sources.map((file) => [file, importsOf(file, false)]))), undefined));
 
-test('no folder imports itself by way of others, types included', () => assert.is(cycleOf(folderGraph), undefined));
+test('no folder imports itself by path of others, types included', () => assert.is(cycleOf(folderGraph), undefined));
 
 // each layer of src/, and those that it may import
 const layers: Record<string, string[]> = {
@@ -92,7 +95,7 @@ test('every import leads down', () => {
   const layerOf = (file: string): string | undefined => file.split('/').slice(1, -1)[0];
   for (const [file, imported] of fileGraph) {
     const layer = layerOf(file);
-    if (layer === undefined) continue; // src/index.ts, which nobody imports
+    if (layer === undefined) continue; // src/index.ts, which no file imports
     const below = layers[layer];
     assert.ok(below, `${file} lies in no layer`);
     for (const other of imported) {

@@ -1,4 +1,5 @@
-// What is built for which tests. Oracle: small checkouts whose needs are plain, and what tests of this one are known to use.
+// Tests are built with only what they need. Oracle: small checkouts with few needs, and the known needs of tests of
+// this one.
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';

@@ -1,5 +1,5 @@
-// CONTRIBUTING.md: "Adding an operation" is followed to the letter in a copy of the repository, and the commands elsewhere name tests
-// that are there. Oracle: the compilers, and the operation's own test on both backends.
+// CONTRIBUTING.md: "Adding an operation" is followed to the letter in a copy of the repository, and the commands
+// elsewhere name tests that are there. Oracle: the compilers, and the operation's own test on both backends.
 import { spawnSync } from 'node:child_process';
 import {
   cpSync,
@@ -42,7 +42,7 @@ const steps: readonly Step[] = section
     return { file, language, code: code.replace(/^ {3}/gm, '') };
   });
 
-/** What is to be typed in the end. */
+/** The commands that are to be typed in the end. */
 const commands = /^```\n(.*?)^```$/ms.exec(section)?.[1] ?? '';
 
 /** `text` with the hunks of a diff: each must match at one line, whatever its indentation. */
@@ -64,8 +64,8 @@ const copy = mkdtempSync(join(tmpdir(), 'sonde-contributing-'));
 test.after(() => rmSync(copy, { recursive: true, force: true }));
 
 /**
- * The commands of a shell in the copy, whose environment says nothing of this run, except that C++ is not optimized: that takes a third
- * of the time. Returns what they print.
+ * The commands of a shell in the copy, whose environment says nothing of this run, except that C++ is not optimized:
+ * that takes a third of the time. Returns what they print.
  */
 function shell(text: string, more: NodeJS.ProcessEnv = {}): string {
   const own = Object.entries(process.env).filter(([name]) => !/^(SONDE_|TEST_|NODE_V8_COVERAGE$)/.test(name));

@@ -66,15 +66,15 @@ function runPython(program: string, cwd: string): string[][] {
 
 /** The latents of a row's position, the strongest first. */
 function strongestOf({ shape, rowPtr, indices, values }: SparseRows, row: number, position: number) {
-  const cell = row * (shape[1] as number) + position;
+  const slot = row * (shape[1] as number) + position;
   const own: [latent: number, value: number][] = [];
-  for (let at = Number(rowPtr[cell]); at < Number(rowPtr[cell + 1]); at++) {
+  for (let at = Number(rowPtr[slot]); at < Number(rowPtr[slot + 1]); at++) {
     own.push([indices[at] as number, values[at] as number]);
   }
   return own.sort(([, a], [, b]) => b - a);
 }
 
-/** What a tensor of the first shard is to numpy. */
+/** The dtypes and shapes that numpy finds in the first shard. */
 function expectedTensors({ context, dtype, shards }: Manifest, width: number, entries: number): Map<string, string> {
   const rows = shards[0]?.rows as number;
   const floats = { float16: 'float16', int8: 'float16', bfloat16: 'float32', float32: 'float32' }[dtype];
@@ -156,15 +156,15 @@ async function activeOf(made: Dump): Promise<Active[]> {
   const { rowPtr, indices, values } = await made.rows(latents);
   const { tokens, document } = await made.tokens();
   const all: Active[] = [];
-  for (let cell = 0; cell < tokens.length; cell++) {
-    for (let at = Number(rowPtr[cell]); at < Number(rowPtr[cell + 1]); at++) {
+  for (let slot = 0; slot < tokens.length; slot++) {
+    for (let at = Number(rowPtr[slot]); at < Number(rowPtr[slot + 1]); at++) {
       all.push({
         latent: indices[at] as number,
         value: values[at] as number,
-        row: BigInt(Math.floor(cell / context)),
-        position: cell % context,
-        document: document[cell] as number,
-        text: textOf(tokens[cell] as number),
+        row: BigInt(Math.floor(slot / context)),
+        position: slot % context,
+        document: document[slot] as number,
+        text: textOf(tokens[slot] as number),
       });
     }
   }
@@ -187,9 +187,9 @@ function wordsAround({ row, position }: Active, active: readonly Active[]): stri
   const near = new Map<number, string>();
   for (const other of active) if (other.row === row) near.set(other.position, other.text);
   return [...near]
-    .filter(([place]) => Math.abs(place - position) <= 6)
+    .filter(([other]) => Math.abs(other - position) <= 6)
     .sort(([a], [b]) => a - b)
-    .map(([place, text]) => (place === position ? `[${text}]` : text))
+    .map(([other, text]) => (other === position ? `[${text}]` : text))
     .join('');
 }
 
@@ -229,10 +229,10 @@ const queries: [title: string, sql: string, expected: (active: Active[], made: D
     'latents that are active together',
     together,
     (active) => {
-      const place = ({ row, position }: Active) => `${row} ${position}`;
+      const keyOf = ({ row, position }: Active) => `${row} ${position}`;
       const chosen = latentOf(together);
-      const there = new Set(active.filter(({ latent }) => latent === chosen).map(place));
-      const others = active.filter((one) => one.latent !== chosen && there.has(place(one)));
+      const there = new Set(active.filter(({ latent }) => latent === chosen).map(keyOf));
+      const others = active.filter((one) => one.latent !== chosen && there.has(keyOf(one)));
       return countsOf(others)
         .slice(0, 10)
         .map(([latent, count]) => ({ latent, together: BigInt(count) }));

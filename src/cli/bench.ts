@@ -1,4 +1,5 @@
-// sonde bench: how fast this machine does what sonde is for, compared with what its processor and memory allow.
+// sonde bench: measures how fast this machine does what sonde is for, compared with what its processor and memory
+// allow.
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { Command } from 'commander';

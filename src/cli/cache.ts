@@ -1,7 +1,7 @@
 // sonde cache: lists, checks or removes what has been fetched from the network.
 import { Command } from 'commander';
 import { type CachedBlob, clearCache, listCache, verifyCache } from '../files/blob/blob_cache.js';
-import { showBytes } from '../files/text.js';
+import { counted, showBytes } from '../files/text.js';
 import { print } from './terminal.js';
 
 const help = `
@@ -48,5 +48,5 @@ async function runVerify(): Promise<void> {
 
 const total = (blobs: readonly CachedBlob[]): string => {
   const bytes = blobs.reduce((sum, { size }) => sum + size, 0);
-  return `${blobs.length} ${blobs.length === 1 ? 'file' : 'files'}, ${showBytes(bytes)}`;
+  return `${counted(blobs.length, 'file')}, ${showBytes(bytes)}`;
 };

@@ -2,6 +2,7 @@
 import { Command, InvalidArgumentError } from 'commander';
 import { openDump } from '../dump/read/reader.js';
 import { type CollateSelection, collate } from '../dump/report/collate.js';
+import { counted } from '../files/text.js';
 import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
 import { tokenProgressView } from './token_progress.js';
@@ -52,7 +53,7 @@ async function runCollate(folder: string, { select, ...options }: CollateCommand
     const onProgress = view.update.bind(view);
     const work = collate(dump, { ...options, selections: select, onProgress, signal });
     const { records, rows } = await work.finally(() => view.stop());
-    console.log(`${out}: ${records} ${records === 1 ? 'record' : 'records'} of ${rows} rows`);
+    console.log(`${out}: ${counted(records, 'record')} of ${rows} rows`);
   });
 }
 

@@ -6,7 +6,7 @@ import { dump, planOf } from '../dump/run.js';
 import { describePlan } from '../dump/shards/dump_plan.js';
 import { type DumpOptions, type PlainOptions, plainOptions } from '../dump/shards/options.js';
 import type { DeviceName } from '../engine/device.js';
-import { showBytes } from '../files/text.js';
+import { counted, showBytes } from '../files/text.js';
 import {
   addModelAndWorkers,
   addPrecision,
@@ -149,8 +149,8 @@ export function dumpRequest(
   options: DumpRequestOptions,
 ): DumpOptions & { corpus: CorpusFile[] } {
   const hooks = [...(options.hook ?? []), ...(options.autoencoder ?? [])];
-  const locations = hooks.filter((word) => word !== '-');
-  const corpus = corpusOf(command, source ?? hooks.find((word) => word === '-'), options);
+  const locations = hooks.filter((hook) => hook !== '-');
+  const corpus = corpusOf(command, source ?? hooks.find((hook) => hook === '-'), options);
   if (locations.length === 0) {
     throw new UsageError(`${command} needs a --hook or an --autoencoder: what is to be stored?`);
   }
@@ -194,7 +194,7 @@ export async function dumpWithProgress(request: DumpOptions): Promise<void> {
     view.stop();
   });
   const { out, written, bytes } = result;
-  const files = `${result.shards} ${result.shards === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  const files = `${counted(result.shards, 'shard')}, ${showBytes(bytes)}`;
   const counts = `${result.rows} rows, ${result.tokens} tokens in ${files}`;
   console.log(written === 0 ? `${out} is complete already: ${counts}. Nothing was done.` : `${out}: ${counts}`);
 }

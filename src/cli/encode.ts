@@ -3,6 +3,7 @@ import { Command } from 'commander';
 import { listAutoencoderNames } from '../context/registry.js';
 import { expandDumpLocations, showDumpLocation } from '../dump/format/dump_location.js';
 import { findAutoencoder } from '../dump/shards/autoencoders.js';
+import type { SparseLatents } from '../engine/ops/sparse_encode.js';
 import type { Transformer } from '../transformer/transformer.js';
 import {
   addModelOptions,
@@ -48,15 +49,16 @@ export function encodeCommand(): Command {
 }
 
 async function runEncode(prompt: string, options: EncodeOptions): Promise<void> {
-  const wanted = options.autoencoder ?? (options.model === 'demo' ? [demoDefault] : []);
-  if (wanted.length === 0) throw new UsageError(`encode needs an --autoencoder LOCATION=NAME for ${options.model}`);
+  const autoencoders = options.autoencoder ?? (options.model === 'demo' ? [demoDefault] : []);
+  if (autoencoders.length === 0)
+    throw new UsageError(`encode needs an --autoencoder LOCATION=NAME for ${options.model}`);
   await interruptible('interrupted', async (signal) => {
     const model = await loadModel(options, signal);
     const tokens = model.enc.encode(prompt);
     if (tokens.length === 0) throw new UsageError('encode needs a text of one token at least');
     const fetching = fetchProgressView();
     try {
-      for (const location of expandDumpLocations(wanted, model.config)) {
+      for (const location of expandDumpLocations(autoencoders, model.config)) {
         const { onProgress } = fetching;
         const found = await findAutoencoder(location, {}, model, { onProgress, signal });
         fetching.stop();
@@ -72,12 +74,6 @@ async function runEncode(prompt: string, options: EncodeOptions): Promise<void> 
       fetching.stop();
     }
   });
-}
-
-interface SparseLatents {
-  readonly rowPtr: BigInt64Array;
-  readonly indices: Int32Array;
-  readonly values: Float32Array;
 }
 
 function table(model: Transformer, tokens: number[], sparse: SparseLatents, top: number): string[] {

@@ -1,4 +1,4 @@
-// How the command ends: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+// The exit codes of the command, its failure messages, and its interruption by Ctrl-C.
 import { CommanderError } from 'commander';
 import { warn } from './terminal.js';
 

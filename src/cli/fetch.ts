@@ -3,7 +3,7 @@ import { Command } from 'commander';
 import { namedFiles } from '../context/named_files.js';
 import { fetchBlobs } from '../files/blob/blob.js';
 import { cacheFolder } from '../files/blob/blob_cache.js';
-import { showBytes } from '../files/text.js';
+import { counted, showBytes } from '../files/text.js';
 import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
 import { fetchProgressView } from './fetch_progress.js';
@@ -46,9 +46,7 @@ async function runFetch(names: string[], { layer, refresh = false }: FetchOption
         const blobs = await fetchBlobs(addresses, { onProgress, signal, refresh });
         const bytes = blobs.reduce((sum, { size }) => sum + size, 0);
         view.stop();
-        print(
-          `${name}: ${blobs.length} ${blobs.length === 1 ? 'file' : 'files'}, ${showBytes(bytes)} in ${cacheFolder()}`,
-        );
+        print(`${name}: ${counted(blobs.length, 'file')}, ${showBytes(bytes)} in ${cacheFolder()}`);
       }
     } finally {
       view.stop();

@@ -1,7 +1,7 @@
 // Progress of what comes from the network, all files together, on standard error. Nothing is shown for what is in the
 // cache already.
 import type { BlobProgress } from '../files/blob/blob.js';
-import { showBytes } from '../files/text.js';
+import { counted, showBytes } from '../files/text.js';
 import { type Display, progressViewOf } from './progress_view.js';
 
 export interface FetchProgressView {
@@ -44,4 +44,4 @@ const display: Display<FetchProgress> = {
 };
 
 const shownBytes = ({ bytes, total, files }: FetchProgress): string =>
-  `${showBytes(bytes)} of ${showBytes(total)} in ${files === 1 ? '1 file' : `${files} files`}`;
+  `${showBytes(bytes)} of ${showBytes(total)} in ${counted(files, 'file')}`;

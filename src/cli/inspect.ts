@@ -5,7 +5,8 @@ import { isPacked } from '../dump/format/positions.js';
 import type { Statistics } from '../dump/format/statistics.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/read/reader.js';
 import { describeFilter } from '../dump/shards/dump_plan.js';
-import { showBytes } from '../files/text.js';
+import { sizeOf } from '../engine/shape.js';
+import { counted, showBytes, threeDigits } from '../files/text.js';
 import { gpt2Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { print } from './terminal.js';
 
@@ -34,7 +35,7 @@ export async function printDump(dump: Dump): Promise<void> {
   const { manifest, shards } = dump;
   const { model, part } = manifest;
   const bytes = bytesOf(shards);
-  const files = `${shards.length} ${shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  const files = `${counted(shards.length, 'shard')}, ${showBytes(bytes)}`;
   const whole = part.count > 1 ? `part ${part.index} of ${part.count}, ` : '';
   print(`model     ${model.name}, ${model.dtype}, digest ${model.digest}`);
   print(`corpus    ${manifest.corpus.map(({ kind, name }) => name ?? kind).join(', ')}`);
@@ -47,7 +48,7 @@ export async function printDump(dump: Dump): Promise<void> {
   print(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
   print('tensors, and what they hold in the first row');
   const { names } = dump;
-  const width = widthOf(names);
+  const width = longest(names);
   for (const name of names) {
     const rows = await dump.rows(name, 0, 1);
     const shape = `[${[dump.rowCount, ...rows.shape.slice(1)].join(', ')}]`;
@@ -57,27 +58,27 @@ export async function printDump(dump: Dump): Promise<void> {
 }
 
 /** Math.max(...) would fail here: there may be any number of names. */
-const widthOf = (names: readonly string[]): number => names.reduce((most, { length }) => Math.max(most, length), 0);
+const longest = (names: readonly string[]): number => names.reduce((most, { length }) => Math.max(most, length), 0);
 
 async function printStatistics(dump: Dump): Promise<void> {
   print('statistics of their features, over all shards');
   const { names } = dump;
-  const width = widthOf(names);
+  const width = longest(names);
   for (const name of names) print(`  ${name.padEnd(width)}  ${summaryOfStatistics(await dump.statistics(name))}`);
 }
 
 function summaryOfStatistics({ count, active, mean, variance, maximum }: Statistics): string {
   if (count === 0) return 'nothing was counted';
   const ever = active.filter((n) => n > 0).length;
-  const average = (values: Float64Array) => short(values.reduce((sum, x) => sum + x, 0) / values.length);
-  const largest = short(maximum.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY));
+  const average = (values: Float64Array) => threeDigits(values.reduce((sum, x) => sum + x, 0) / values.length);
+  const largest = threeDigits(maximum.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY));
   const spread = average(variance.map(Math.sqrt));
   return `${count} positions: ${ever} of ${active.length} are ever other than 0; on average a mean of ${average(mean)} and a standard deviation of ${spread}; the largest value ${largest}`;
 }
 
 /** `stored` [context]: 1 where the row has values. */
 function summaryOfDense({ data, shape }: DenseRows, stored: Uint8Array): string {
-  const width = shape.slice(2).reduce((product, n) => product * n, 1);
+  const width = sizeOf(shape.slice(2));
   const values = data.filter((_, i) => stored[Math.floor(i / width)] === 1);
   if (values.length === 0) return 'nothing is stored';
   let [sum, squares] = [0, 0];
@@ -87,7 +88,7 @@ function summaryOfDense({ data, shape }: DenseRows, stored: Uint8Array): string 
   }
   const mean = sum / values.length;
   const deviation = Math.sqrt(Math.max(0, squares / values.length - mean * mean));
-  return `${short(mean)} on average, standard deviation ${short(deviation)}`;
+  return `${threeDigits(mean)} on average, standard deviation ${threeDigits(deviation)}`;
 }
 
 function summaryOfSparse({ indices, values }: SparseRows, stored: Uint8Array): string {
@@ -98,7 +99,5 @@ function summaryOfSparse({ indices, values }: SparseRows, stored: Uint8Array): s
   const active = `${(indices.length / positions).toFixed(1)} active per token`;
   return indices.length === 0
     ? active
-    : `${active}, the strongest ${indices[strongest]}:${short(values[strongest] as number)}`;
+    : `${active}, the strongest ${indices[strongest]}:${threeDigits(values[strongest] as number)}`;
 }
-
-const short = (value: number): string => String(Number(value.toPrecision(3)));

@@ -1,6 +1,7 @@
 // sonde merge: makes one dump of parts that several machines have made.
 import { Command } from 'commander';
 import { mergeDumps } from '../dump/shards/merge.js';
+import { counted } from '../files/text.js';
 import { print } from './terminal.js';
 
 const help = `
@@ -23,5 +24,5 @@ export const mergeCommand = (): Command =>
     .addHelpText('after', help)
     .action(async (out: string, parts: string[]) => {
       const { rows, tokens, shards } = await mergeDumps(out, parts);
-      print(`${out}: ${rows} rows, ${tokens} tokens in ${shards} ${shards === 1 ? 'shard' : 'shards'}`);
+      print(`${out}: ${rows} rows, ${tokens} tokens in ${counted(shards, 'shard')}`);
     });

@@ -9,11 +9,11 @@ type Environment = Readonly<Record<string, string | undefined>>;
  * `auto/N` works in a pod of an indexed Kubernetes job as well, which does not know it.
  */
 export function partOf(text: string, env: Environment = process.env): Part {
-  const [, word, size] = /^(\d+|auto)(?:\/(\d+))?$/.exec(text) ?? [];
-  if (word === undefined || (word !== 'auto' && size === undefined)) {
+  const [, index, size] = /^(\d+|auto)(?:\/(\d+))?$/.exec(text) ?? [];
+  if (index === undefined || (index !== 'auto' && size === undefined)) {
     throw new UsageError(`--shard must read I/N, auto or auto/N, but is '${text}'`);
   }
-  const found = word === 'auto' ? taskOf(env) : { index: Number(word), from: 'I' };
+  const found = index === 'auto' ? taskOf(env) : { index: Number(index), from: 'I' };
   const count = size === undefined ? found.count : Number(size);
   if (count === undefined) {
     throw new UsageError(`--shard auto: ${found.from} is ${found.index}, but of how many? Say --shard auto/N`);

@@ -1,5 +1,4 @@
-// What all progress displays share. On a terminal they draw a bar. Elsewhere, as in a log, they write a line every few
-// seconds.
+// Displays progress. On a terminal, a display draws a bar. Elsewhere, as in a log, it writes a line every few seconds.
 import cliProgress from 'cli-progress';
 
 export interface ProgressView<Progress> {

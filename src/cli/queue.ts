@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { planQueue, type QueueOptions, queueStatus, type WorkEvent, workQueue } from '../dump/queue/dump_queue.js';
-import { printable } from '../files/text.js';
+import { counted, printable } from '../files/text.js';
 import { addDevice, addModel, chosenDevice, collected, integer, type ModelOptions } from './common_options.js';
 import { addDumpOptions, type DumpRequestOptions, dumpRequest } from './dump.js';
 import { interruptible, UsageError } from './failure.js';
@@ -130,7 +130,7 @@ async function runPlan(source: string | undefined, options: PlanOptions): Promis
     if (workerOptions.length > 0 && state !== 'complete') {
       warn(`workers that are started in this folder need ${workerOptions.join(' ')}`);
     }
-    const count = `${shards} ${shards === 1 ? 'shard' : 'shards'}`;
+    const count = counted(shards, 'shard');
     if (state === 'added') print(`${out}: ${count} to make: sonde queue work`);
     else if (state === 'queued') print(`${out} is in the queue already, with ${count}`);
     else print(`${out} is complete already, with ${count}. Nothing was done.`);

@@ -1,6 +1,7 @@
 // Progress of what reads or stores tokens, on standard error: dumps, and what collates or reports on them.
 import type { CollateProgress } from '../dump/report/scan_progress.js';
 import type { DumpProgress } from '../dump/shards/progress.js';
+import { counted, withCommas } from '../files/text.js';
 import { type Display, type ProgressView, progressViewOf } from './progress_view.js';
 
 type TokenProgress = DumpProgress | CollateProgress;
@@ -8,23 +9,21 @@ type TokenProgress = DumpProgress | CollateProgress;
 export const tokenProgressView = (stream: NodeJS.WriteStream = process.stderr): ProgressView<TokenProgress> =>
   progressViewOf(display, stream);
 
-const counted = (n: number): string => Math.round(n).toLocaleString('en-US');
-
 const display: Display<TokenProgress> = {
   bar: {
     format: '{bar} {percentage}%  {value} of {total} tokens  {speed} tokens/s  {left}',
-    formatValue: (value, _options, type) => (type === 'value' || type === 'total' ? counted(value) : String(value)),
+    formatValue: (value, _options, type) => (type === 'value' || type === 'total' ? withCommas(value) : String(value)),
   },
   barOf(progress) {
     const { tokens, totalTokens, tokensPerSecond } = progress;
-    const texts = { speed: counted(tokensPerSecond), left: timeLeft(progress) || recordsOf(progress) };
+    const texts = { speed: withCommas(tokensPerSecond), left: timeLeft(progress) || recordsOf(progress) };
     return { value: tokens, total: totalTokens ?? tokens, texts };
   },
   lineOf(progress) {
     const { tokens, totalTokens, tokensPerSecond } = progress;
     const parts = [
-      `${counted(tokens)}${totalTokens === undefined ? '' : ` of ${counted(totalTokens)}`} tokens`,
-      `${counted(tokensPerSecond)} tokens/s`,
+      `${withCommas(tokens)}${totalTokens === undefined ? '' : ` of ${withCommas(totalTokens)}`} tokens`,
+      `${withCommas(tokensPerSecond)} tokens/s`,
       filesOf(progress),
       timeLeft(progress),
     ];
@@ -34,10 +33,10 @@ const display: Display<TokenProgress> = {
 };
 
 const filesOf = (progress: TokenProgress): string =>
-  'shards' in progress ? `${progress.shards} ${progress.shards === 1 ? 'shard' : 'shards'}` : recordsOf(progress);
+  'shards' in progress ? counted(progress.shards, 'shard') : recordsOf(progress);
 
 const recordsOf = (progress: TokenProgress): string =>
-  'records' in progress ? `${counted(progress.records)} of ${counted(progress.totalRecords)} records` : '';
+  'records' in progress ? `${withCommas(progress.records)} of ${withCommas(progress.totalRecords)} records` : '';
 
 /** `1 h 05 min left`. Longer times are rounded more, as they are estimates. */
 function timeLeft({ secondsLeft }: TokenProgress): string {

@@ -2,7 +2,7 @@
 import { Command } from 'commander';
 import { bytesOf } from '../dump/format/manifest.js';
 import { openDump } from '../dump/read/reader.js';
-import { showBytes } from '../files/text.js';
+import { counted, showBytes } from '../files/text.js';
 import { print } from './terminal.js';
 
 const help = `
@@ -29,7 +29,7 @@ async function verify(folder: string): Promise<void> {
     throw new Error(`${folder}: ${count} found`);
   }
   const bytes = bytesOf(dump.shards);
-  const files = `${dump.shards.length} ${dump.shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}`;
+  const files = `${counted(dump.shards.length, 'shard')}, ${showBytes(bytes)}`;
   print(`${folder}: ${files}: every file is as the manifest says`);
   if (!dump.manifest.complete) print('The dump is not complete: the same command goes on.');
 }

@@ -1,12 +1,13 @@
 // dump(): passes the corpus, block by block, to a maker of shards, and writes the manifest. While one shard is
 // computed, the one before is hashed and synced, and the text of the next one is tokenised.
 import { openDevice } from '../engine/device.js';
+import { quietly } from '../files/promises.js';
 import { openStore } from '../files/store/open_store.js';
 import type { Store } from '../files/store/store.js';
 import type { Block } from './corpus/blocks.js';
 import { corpusBytes, describeSource, openCorpus, type Source } from './corpus/corpus.js';
-import { quietly, readAhead } from './corpus/read_ahead.js';
-import { bytesOf, makeManifest, type ShardEntry, shardFile, writeManifest } from './format/manifest.js';
+import { readAhead } from './corpus/read_ahead.js';
+import { bytesOf, makeManifest, type ShardEntry, shardFile, totalsOf, writeManifest } from './format/manifest.js';
 import type { DumpSettings } from './format/settings.js';
 import { ShardReader } from './format/shard_reader.js';
 import { corpusBlocks } from './shards/corpus_blocks.js';
@@ -74,7 +75,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
   }
 }
 
-/** What `dump(options)` would do, without doing it. Loads the model and the autoencoders; writes nothing. */
+/** The plan that `dump(options)` would carry out. Loads the model and the autoencoders; writes nothing. */
 export async function planOf(options: DumpOptions): Promise<DumpPlan> {
   checkOptions(options);
   const sources = await openCorpus(options.corpus);
@@ -186,8 +187,7 @@ async function runDump(run: Run): Promise<DumpResult> {
   const entries = [...manifestWriter.shards.values()];
   return {
     out,
-    rows: entries.reduce((sum, { rows }) => sum + rows, 0),
-    tokens: entries.reduce((sum, { tokens }) => sum + tokens, 0),
+    ...totalsOf(entries),
     shards: entries.length,
     bytes: bytesOf(entries),
     written,

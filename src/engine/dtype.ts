@@ -2,7 +2,10 @@
 
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32' | 'bool';
 
-/** What `read()` gives: float32, bfloat16 and float16 as Float32Array, int32 as Int32Array, bool as Uint8Array. */
+/**
+ * The arrays that `read()` gives: float32, bfloat16 and float16 as Float32Array, int32 as Int32Array, bool as
+ * Uint8Array.
+ */
 export type HostArray = Float32Array | Int32Array | Uint8Array;
 
 // The order is that of DType in native/ops.h.

@@ -3,10 +3,10 @@ import type { Ceilings, ProfileEntry } from './device.js';
 import { byteWidth, type DType } from './dtype.js';
 
 export interface Work {
-  /** Of float32 or of bfloat16, a multiply-add counting two. */
+  /** Operations on float32 or bfloat16; a multiply-add counts two. */
   readonly flops: number;
   readonly dtype: 'float32' | 'bfloat16';
-  /** Read from memory and written to it. */
+  /** Bytes that are read from memory and written to it. */
   readonly bytes: number;
 }
 

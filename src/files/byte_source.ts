@@ -1,4 +1,4 @@
-// Reading at a position, from a file, a blob or memory, never past the end. Files are read range by range (pread), so
+// Reads at a position, from a file, a blob or memory, never past the end. Files are read range by range (pread), so
 // that a checkpoint need not fit in memory twice.
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';

@@ -39,7 +39,7 @@ export async function takeLease(folder: string, name = 'claim'): Promise<Lease |
   const self = thisProcess();
   if (!(await created(path, self))) {
     if (!(await isStale(path))) return undefined;
-    await takeAway(path, self.token);
+    await removeStale(path, self.token);
     if (!(await created(path, self))) return undefined;
   }
   const owned = async () => (await ownerOf(path))?.token === self.token;
@@ -173,7 +173,7 @@ function processSpace(): string {
 }
 
 /** Removes a stale file. Of several processes that try, only one succeeds in renaming it. */
-async function takeAway(path: string, token: string): Promise<void> {
+async function removeStale(path: string, token: string): Promise<void> {
   const aside = `${path}.${token}`;
   await rename(path, aside).catch(() => {});
   await rm(aside, { force: true });

@@ -1,5 +1,5 @@
-// How much memory can be allocated, as far as that can be foreseen: systems grant more than they have, and end a
-// process that then uses it.
+// Estimates how much memory can be allocated. Systems grant more memory than they have, and end a process that then
+// uses it.
 import { freemem, totalmem } from 'node:os';
 
 // Less is allocated without asking: the answer takes the system some time.

@@ -1,5 +1,5 @@
-// Values and sizes as text for messages, reports and terminals: values from files, servers and users have any kind and
-// length.
+// Shows values, counts and sizes as text for messages, reports and terminals: values from files, servers and users have
+// any kind and length.
 
 /** A value for a message: short, on one line, and without the contents of a container. */
 export const shown = (x: unknown): string => (typeof x === 'string' ? escaped(x, 120) : nameOf(x));
@@ -38,3 +38,12 @@ export function showBytes(bytes: number): string {
   for (; value >= 999.5 && unit < units.length - 1; unit++) value /= 1000;
   return `${unit === 0 || value >= 100 ? Math.round(value) : value.toPrecision(3)} ${units[unit]}`;
 }
+
+/** A count and its noun: `1 shard`, `2 shards`. */
+export const counted = (count: number, noun: string): string => `${count} ${count === 1 ? noun : `${noun}s`}`;
+
+/** A whole number with commas: `1,234,567`. */
+export const withCommas = (x: number): string => Math.round(x).toLocaleString('en-US');
+
+/** A number with three significant digits at most. */
+export const threeDigits = (x: number): string => String(Number(x.toPrecision(3)));

@@ -1,6 +1,6 @@
-// The forward pass of GPT-2, from top to bottom, with a line for each hook point. A section of the pass has two versions:
-// fused kernels, used when no hook or caller needs the values inside it, and open steps, used when one does. pass_plan.ts
-// chooses between them.
+// The forward pass of GPT-2, from top to bottom, with a line for each hook point. A section of the pass has two
+// versions: fused kernels, used when no hook or caller needs the values inside it, and open steps, used when one does.
+// pass_plan.ts chooses between them.
 //
 // Letters: B batch, S new tokens, T all tokens, D model width, H heads, C head width, A = H C, F hidden width,
 // V vocabulary.
@@ -312,7 +312,7 @@ function splitHeads(t: Tensor, heads: number): Tensor {
 
 /** The same memory with its dimensions in another order; the result owns it instead of t. */
 function permuted(t: Tensor, order: number[]): Tensor {
-  return t.become(
+  return t.transferTo(
     order.map((d) => t.shape[d] as number),
     order.map((d) => t.strides[d] as number),
   );

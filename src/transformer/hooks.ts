@@ -5,7 +5,7 @@ import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
 
-/** What a hook receives besides x; bound values are added. */
+/** The values that a hook receives besides x; bound values are added. */
 export interface HookContext {
   /** The layer, at points inside one. */
   layer?: number;

@@ -1,4 +1,4 @@
-// Choosing the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next
+// Chooses the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next
 // token waits for them.
 
 /** A generator of numbers in [0, 1): splitmix64's mixing (Steele, Lea, Flood 2014) on 32-bit halves, by seed. */

@@ -151,7 +151,7 @@ export class Transformer {
   }
 
   async #forward(tokens: Tokens, { kvCaches, pad, hooks }: ForwardOptions, lastOnly: boolean): Promise<ForwardResult> {
-    await this.#takeTurn();
+    await this.#waitForDevice();
     if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
     }
@@ -214,7 +214,7 @@ export class Transformer {
     const wanted = expandLocations(locations, this.config);
     if (wanted.length === 0) return new Map();
     const plan = planPass(this.config.nLayers, checkHooks('activations', hooks), wanted);
-    await this.#takeTurn();
+    await this.#waitForDevice();
     const input = await prepareInput(tokens, pad, undefined, this.#model);
     const { logits, values } = await runPass({
       config: this.config,
@@ -370,7 +370,7 @@ export class Transformer {
   }
 
   /** Waits until the device is at most a few passes behind, and frees caches that no caller has read. */
-  async #takeTurn(): Promise<void> {
+  async #waitForDevice(): Promise<void> {
     while (this.#passes.length >= passesAhead) await this.#passes.shift();
     this.#unread = this.#unread.filter((caches) => !caches.claimed);
     let bytes = this.#unread.reduce((sum, caches) => sum + caches.bytes, 0);

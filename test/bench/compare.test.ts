@@ -158,7 +158,7 @@ for (const on of ['gpu', 'cpu-kernels', 'cpu-models'] as const) {
   }
 }
 
-test('where large results are looked at', () => {
+test('large results are compared at their start, middle and end', () => {
   assert.equal(parts(5, 2), [[0, 5]]);
   assert.equal(parts(6, 2), [[0, 6]]);
   assert.equal(parts(100, 2), [
@@ -254,8 +254,8 @@ test('the conductor, on the CPU and without PyTorch', async () => {
   });
 });
 
-// a peer that takes long when it computes for the first time, never answers about linear layers in float32, and computes nothing
-// else either
+// a peer that takes long when it computes for the first time, never answers about linear layers in float32, and
+// computes nothing else either
 const silent = `
   let late = 6000;
   const answers = { describe: { text: 'silent' }, time: { seconds: 1 }, drop: {} };

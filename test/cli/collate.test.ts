@@ -43,7 +43,7 @@ test('numbers, ranges, lists and * become records', () =>
     assert.is((await readdir(join(cwd, 'all', 'mlp_post_act', '1'))).length, 256);
   }));
 
-test('what is wrong is said in a line', () =>
+test('a failure is reported in one line', () =>
   withDump(async (cwd) => {
     await writeFile(join(cwd, 'file'), '');
     const select = (text: string) => ['in', '--select', text, '--out', 'x'];

@@ -39,7 +39,7 @@ test('a dump, the same again, and a look at it', () =>
     assert.match(broken.stderr, /^sonde: out: 1 problem was found/);
   }));
 
-test('what is stored, and how: a sample, int8, statistics, Parquet', () =>
+test('the options of storage: a sample, int8, statistics, Parquet', () =>
   withFolder(async (folder) => {
     const what = ['--hook', '1/mlp/post_act', '--autoencoder', '1/resid/delta_mlp=ae-resid-delta-mlp', '--out', 'out'];
     const how = [
@@ -193,7 +193,7 @@ test('failures are 1, in one line; SONDE_DEBUG shows where', () =>
     assert.match(none, /^sonde: openDump: nowhere: there is no such folder\n$/);
   }));
 
-test('what is in the way of --out is named, by every command that writes', () =>
+test('an obstacle in the way of --out is named by every command that writes', () =>
   withFolder(async (folder) => {
     await writeFile(join(folder, 'file'), '');
     await writeFile(join(folder, 'empty.txt'), '');

@@ -78,7 +78,7 @@ if (noRedis) {
       await assertSameFolder(at('again'), at('whole'));
     }));
 
-  test('what fails is tried again, given up, reported, and tried again when asked', () =>
+  test('a job that fails is tried again, given up, reported, and tried again when asked', () =>
     withRedis(async (redis, at) => {
       const corpus = at('corpus.txt');
       const text = (await readFile(sampleText)).subarray(0, 8000);

@@ -366,7 +366,7 @@ if (noRedis) {
       assert.equal(await readdir(root), ['redis', 'work']);
     }));
 
-  test('what is allowed is what was said: folders, files, models, and the line that was advised', () =>
+  test('a worker is allowed what its options name: folders, files, models, and the line that was advised', () =>
     withRedis(async (redis, given) => {
       const root = await realpath(given('.'));
       const at = (name: string) => join(root, name);

@@ -36,6 +36,7 @@ export function testOnEmulator(name: string, files: string[], env: Record<string
         const [code] = await once(child, 'close');
         assert.is(code, 0, output);
         assert.match(output, /[1-9]\d* passed, 0 failed, 0 skipped/);
+        for (const file of files) assert.ok(output.includes(` ${file}`), `${file} names no test file`);
       },
       { limit: 290_000 },
     );

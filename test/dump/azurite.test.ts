@@ -1,4 +1,4 @@
-// A dump into Azurite, Microsoft's emulator of Azure's blob storage (test/support/azurite.ts says how to run it).
+// A dump into Azurite, Microsoft's emulator of Azure's blob storage (test/support/blobs/azurite.ts says how to run it).
 // Oracle: the same dump in a folder.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';

@@ -77,7 +77,7 @@ export interface Entry {
   readonly name: string;
   readonly content: Buffer;
   readonly compressed?: boolean;
-  /** What the directory says instead of the truth. */
+  /** False entries of the directory, for damaged archives. */
   readonly at?: number;
   readonly size?: number;
   readonly crc?: number;

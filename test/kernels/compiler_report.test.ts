@@ -107,8 +107,8 @@ const said: [string, string][] = [
   ['ptxas, that serializes wgmma', serialized],
   ['ptxas, that waits for wgmma', 'ptxas info    : (C7517) warpgroup.wait is injected in around line 5713 by compiler'],
 ];
-for (const [who, line] of said) {
-  test(`a warning of ${who} is seen, once`, () => {
+for (const [tool, line] of said) {
+  test(`a warning of ${tool} is seen, once`, () => {
     assert.equal(parseCompilerLog(`${good}${line}\n  ^\n\n${spilling}${line}\n`).warnings, [line]);
   });
 }

@@ -1,4 +1,5 @@
-// Which instruction sets are built. Oracle: the names, the processor that the addon finds, and a backend that was built without any.
+// The choice of the instruction sets that are built. Oracle: the names, the processor that the addon finds, and a
+// backend that was built without any.
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -9,7 +10,7 @@ import { onCpu } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite, throws } from '../support/harness.js';
 
-type ChooseIsas = (wish?: string, machine?: { arch?: string; macros?: () => string }) => string[];
+type ChooseIsas = (requested?: string, machine?: { arch?: string; macros?: () => string }) => string[];
 const path = join(packageRoot, 'native', 'build.mjs');
 const { chooseIsas } = (await import(pathToFileURL(path).href)) as { chooseIsas: ChooseIsas };
 const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
@@ -28,8 +29,8 @@ test('SONDE_ISAS: some of the names, in any order; all of them where nothing is 
   assert.equal(chooseIsas('portable, avx2', machine), ['avx2', 'portable']);
   assert.equal(chooseIsas('avx512', machine), ['avx512'], 'to look at its code, on whatever processor');
   assert.equal(chooseIsas('native,avx2,portable', machine), ['avx2', 'portable']);
-  for (const wish of ['mmx', 'avx2,', 'avx', 'AVX2', ' ']) {
-    throws(() => chooseIsas(wish, machine), Error, /SONDE_ISAS must be native or some of avx512_bf16,.*but is '/);
+  for (const requested of ['mmx', 'avx2,', 'avx', 'AVX2', ' ']) {
+    throws(() => chooseIsas(requested, machine), Error, /SONDE_ISAS must be native or some of avx512_bf16,.*but is '/);
   }
 });
 
@@ -48,8 +49,8 @@ test('other processors have one instruction set, and the compiler is not asked',
   const macros = (): never => {
     throw new Error('it was asked');
   };
-  for (const wish of ['', 'portable', 'native', 'native,portable']) {
-    assert.equal(chooseIsas(wish, { arch: 'arm64', macros }), ['portable']);
+  for (const requested of ['', 'portable', 'native', 'native,portable']) {
+    assert.equal(chooseIsas(requested, { arch: 'arm64', macros }), ['portable']);
   }
   assert.equal(chooseIsas('native', { arch: 'arm64', macros: () => defined('ARM_NEON') }), ['portable']);
   throws(

@@ -1,4 +1,4 @@
-// What tests need to know of the machine that they run on.
+// Facts about the machine that the tests run on.
 import { execFileSync } from 'node:child_process';
 import { createServer } from 'node:net';
 

@@ -1,4 +1,4 @@
-// From tokens to the rows that the model sees. A block holds the rows of one shard. It is gathered before anything is
+// Cuts tokens into the rows that the model sees. A block holds the rows of one shard. It is gathered before anything is
 // computed, so that every write offset in the shard is known beforehand, and a resumed run can compare tokens without
 // computing.
 import type { TokenChunk } from './corpus.js';

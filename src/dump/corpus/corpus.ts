@@ -38,7 +38,7 @@ export interface TokenChunk {
   readonly ends: boolean;
 }
 
-/** What reading needs to know of the model, and a callback for the progress. */
+/** The tokenizer of the model, the size of its vocabulary, and a callback for the progress. */
 export interface ReadOptions {
   readonly encode: (text: string) => number[];
   readonly nVocab: number;
@@ -235,9 +235,11 @@ function checkTokens(document: unknown, origin: string, nVocab: number): readonl
   if (!Array.isArray(document)) {
     throw new TypeError(`${origin}: must be a string or an array of tokens, but is ${describeItem(document)}`);
   }
-  const odd = document.findIndex((token) => !(Number.isInteger(token) && token >= 0 && token < nVocab));
-  if (odd < 0) return document;
-  throw new RangeError(`${origin}, token ${odd}: must be an integer from 0 to ${nVocab - 1}, but is ${document[odd]}`);
+  const invalid = document.findIndex((token) => !(Number.isInteger(token) && token >= 0 && token < nVocab));
+  if (invalid < 0) return document;
+  throw new RangeError(
+    `${origin}, token ${invalid}: must be an integer from 0 to ${nVocab - 1}, but is ${document[invalid]}`,
+  );
 }
 
 const describeItem = (item: unknown): string =>

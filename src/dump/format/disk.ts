@@ -1,4 +1,4 @@
-// Writing big files chunk by chunk, and messages for what goes wrong while they are written.
+// Writes big files chunk by chunk, and says in messages what goes wrong while they are written.
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
@@ -47,10 +47,10 @@ export interface Writing {
   readonly advice: string;
 }
 
-const dumping: Writing = {
-  operation: 'dump',
-  advice: 'Finished shards are whole: run the same command again to go on',
-};
+/** The advice for a dump that has failed, and can be continued. */
+export const continueAdvice = 'Finished shards are whole: run the same command again to go on';
+
+const dumping: Writing = { operation: 'dump', advice: continueAdvice };
 
 /** Awaits work on a file, on a disk or in object storage, and reports which file failed and why. */
 export async function onDisk<T>(path: string, work: Promise<T>, how = dumping): Promise<T> {

@@ -1,6 +1,7 @@
 // The bytes of a shard: a safetensors file whose header and offsets follow from the settings, the rows and the numbers
 // of active latents. The writer and the reader share this, so that a file either is exactly as it must be or is
 // refused.
+import { sizeOf } from '../../engine/shape.js';
 import { bytesPerElement, type HostDType } from '../../files/host_tensor.js';
 import {
   type PlacedTensor,
@@ -22,7 +23,7 @@ export const featureNames = ({
 ];
 
 /** Elements per token of a location's tensor. */
-export const widthOf = ({ shape }: DenseLocation): number => shape.slice(1).reduce((product, n) => product * n, 1);
+export const widthOf = ({ shape }: DenseLocation): number => sizeOf(shape.slice(1));
 
 /** How many features each of `featureNames` has. */
 export const featureWidths = ({
@@ -39,7 +40,7 @@ export const latentDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ?
 /** The dtype of the indices of latents: two bytes as long as they fit. */
 export const indexDType = (latents: number): HostDType => (latents <= 65_536 ? 'uint16' : 'int32');
 
-/** What a shard keeps of each feature of a location or its latents, in this order. See statistics.ts. */
+/** The statistics that a shard holds of each feature of a location or its latents, in this order. See statistics.ts. */
 export const statisticNames = ['active', 'mean', 'variance', 'maximum'] as const;
 
 type Named = readonly [name: string, tensor: PlannedTensor];

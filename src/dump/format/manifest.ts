@@ -87,6 +87,12 @@ export async function problemWith(store: Store, { file, bytes }: ListedFile): Pr
 /** The files of a shard, the shard itself first. */
 export const filesOf = (entry: ShardEntry): readonly ListedFile[] => [entry, ...(entry.parquet ?? [])];
 
+/** The rows and the tokens of several shards together. */
+export const totalsOf = (shards: readonly ShardEntry[]): { rows: number; tokens: number } => ({
+  rows: shards.reduce((sum, { rows }) => sum + rows, 0),
+  tokens: shards.reduce((sum, { tokens }) => sum + tokens, 0),
+});
+
 export const bytesOf = (shards: readonly ShardEntry[]): number =>
   shards.flatMap(filesOf).reduce((sum, { bytes }) => sum + bytes, 0);
 

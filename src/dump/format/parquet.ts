@@ -82,7 +82,12 @@ export async function writeLatentsParquet(
   checkPointers(entries);
   const starts = await startsOf(entries, sizes);
   const count = starts[entries.latents] as number;
-  const file = new ParquetWriter({ writer: new PassingWriter(write), schema, statistics: false, createdBy: 'sonde' });
+  const file = new ParquetWriter({
+    writer: new ForwardingWriter(write),
+    schema,
+    statistics: false,
+    createdBy: 'sonde',
+  });
   for (let from = 0; from < count; from += sizes.range) {
     const sorted = await gathered(entries, starts, from, Math.min(count, from + sizes.range), sizes);
     for (let at = 0; at < sorted.flatPositions.length; at += sizes.group) {
@@ -100,7 +105,7 @@ export async function writeLatentsParquet(
 }
 
 /** Passes its contents to `write` after each row group. */
-class PassingWriter extends ByteWriter {
+class ForwardingWriter extends ByteWriter {
   readonly #write: (bytes: Uint8Array) => Promise<void>;
 
   constructor(write: (bytes: Uint8Array) => Promise<void>) {

@@ -1,4 +1,4 @@
-// Which positions of a block's rows are stored, and in which order.
+// Decides which positions of a block's rows are stored, and in which order.
 //
 // A position has two numbers here. Its flat position is row * context + position in the row, counted over the whole
 // block. Its slot is where it is stored. As long as nothing is left out, the two are equal, padding included, and the

@@ -2,11 +2,11 @@
 // fields, checked, and nothing else. The first invalid value is an error that names its field.
 import { quoted } from '../../files/text.js';
 
-/** What happens to unknown fields: they are an error, or are left out of the copy. */
-export type Others = 'refused' | 'dropped';
+/** The treatment of unknown fields: they are an error, or are left out of the copy. */
+export type UnknownFields = 'refused' | 'dropped';
 
 /** Returns a checked copy. @throws FieldError for an invalid value. */
-export type Read<T> = (value: unknown, others: Others) => T;
+export type Read<T> = (value: unknown, unknownFields: UnknownFields) => T;
 
 /** What is wrong with a field: `request.corpus[2].path must be …, but is …`. */
 export class FieldError extends Error {
@@ -67,6 +67,17 @@ export const integer = (low: number, high = Number.MAX_SAFE_INTEGER): Read<numbe
     (value) => Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high,
   );
 
+export const numberFrom0: Read<number> = checked(
+  'a number of 0 or more',
+  (value) => Number.isFinite(value) && (value as number) >= 0,
+);
+
+/** A part of a whole, such as the positions that a sample takes. */
+export const fraction: Read<number> = checked(
+  'a number above 0 and up to 1',
+  (value) => typeof value === 'number' && value > 0 && value <= 1,
+);
+
 export const oneOf = <T extends string>(...allowed: readonly T[]): Read<T> =>
   checked(allowed.length === 1 ? JSON.stringify(allowed[0]) : `one of ${allowed.join(', ')}`, (value) =>
     (allowed as readonly unknown[]).includes(value),
@@ -74,17 +85,17 @@ export const oneOf = <T extends string>(...allowed: readonly T[]): Read<T> =>
 
 export const optional =
   <T>(read: Read<T>): Read<T | undefined> =>
-  (value, others) =>
-    value === undefined ? undefined : read(value, others);
+  (value, unknownFields) =>
+    value === undefined ? undefined : read(value, unknownFields);
 
 export const orNull =
   <T>(read: Read<T>): Read<T | null> =>
-  (value, others) =>
-    value === null ? null : read(value, others);
+  (value, unknownFields) =>
+    value === null ? null : read(value, unknownFields);
 
 export const listOf =
   <T>(read: Read<T>, { least = 0, most = Number.POSITIVE_INFINITY } = {}): Read<T[]> =>
-  (value, others) => {
+  (value, unknownFields) => {
     if (!Array.isArray(value)) throw wrong('a list', value);
     if (value.length < least || value.length > most) {
       throw new FieldError('', `must have ${least} to ${most} entries, but has ${value.length}`);
@@ -92,7 +103,7 @@ export const listOf =
     let at = 0;
     try {
       const copy: T[] = [];
-      for (; at < value.length; at++) copy.push(read(value[at], others));
+      for (; at < value.length; at++) copy.push(read(value[at], unknownFields));
       return copy;
     } catch (error) {
       throw FieldError.within(`[${at}]`, error);
@@ -104,19 +115,20 @@ type Readers<T> = { readonly [K in keyof T]-?: object extends Pick<T, K> ? Read<
 /** An object with a reader for each of its fields. The copy has them in the order of the value. */
 export const object =
   <T extends object>(readers: Readers<T>): Read<T> =>
-  (value, others) => {
+  (value, unknownFields) => {
     if (!isObject(value)) throw wrong('an object', value);
     const copy: Record<string, unknown> = {};
     const read = readers as Record<string, Read<unknown>>;
     let at = '';
     try {
       for (at of Object.keys(value)) {
-        if (Object.hasOwn(read, at)) copy[at] = (read[at] as Read<unknown>)(value[at], others);
-        else if (others === 'refused') {
+        if (Object.hasOwn(read, at)) copy[at] = (read[at] as Read<unknown>)(value[at], unknownFields);
+        else if (unknownFields === 'refused') {
           throw new FieldError('', `is unknown; there are ${Object.keys(readers).join(', ')}`);
         }
       }
-      for (at of Object.keys(read)) if (!Object.hasOwn(value, at)) (read[at] as Read<unknown>)(undefined, others);
+      for (at of Object.keys(read))
+        if (!Object.hasOwn(value, at)) (read[at] as Read<unknown>)(undefined, unknownFields);
       return copy as T;
     } catch (error) {
       throw FieldError.within(shownName(at), error);
@@ -126,14 +138,14 @@ export const object =
 /** An object with arbitrary field names. */
 export const record =
   <T>(name: Read<string>, read: Read<T>, most: number): Read<Record<string, T>> =>
-  (value, others) => {
+  (value, unknownFields) => {
     if (!isObject(value)) throw wrong('an object', value);
     const entries = Object.entries(value);
     if (entries.length > most) throw new FieldError('', `must have ${most} entries at most, but has ${entries.length}`);
     return Object.fromEntries(
       entries.map(([key, entry]) => {
         try {
-          return [name(key, others), read(entry, others)] as const;
+          return [name(key, unknownFields), read(entry, unknownFields)] as const;
         } catch (error) {
           throw FieldError.within(shownName(key), error);
         }

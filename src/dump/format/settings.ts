@@ -2,9 +2,25 @@
 // manifest keeps them, and two dumps are compared by them.
 import type { TransformerConfig } from '../../transformer/weights/config.js';
 import type { SourceDescription } from '../corpus/corpus.js';
-import { checked, flag, integer, listOf, object, oneOf, optional, orNull, type Read, string } from './schema.js';
+import {
+  checked,
+  flag,
+  fraction,
+  integer,
+  listOf,
+  numberFrom0,
+  object,
+  oneOf,
+  optional,
+  orNull,
+  type Read,
+  string,
+} from './schema.js';
 
-/** With int8, each token has a scale: a value is its integer times the scale. Latents are float16 then. */
+/**
+ * The dtype of stored values. With int8, each token has a scale: a value is its integer times the scale. Latents are
+ * float16 then.
+ */
 export type DumpDType = 'float16' | 'bfloat16' | 'float32' | 'int8';
 export const dumpDTypes: readonly DumpDType[] = ['float16', 'bfloat16', 'float32', 'int8'];
 
@@ -72,8 +88,8 @@ export interface SparseLocation {
 }
 
 /**
- * What decides every byte of a dump. Two runs with equal settings and one corpus write equal folders. The storage
- * options are here with their defaults filled in.
+ * Everything that decides the bytes of a dump. Two runs with equal settings and one corpus write equal folders. The
+ * storage options are here with their defaults filled in.
  */
 export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'limit' | 'seed'>>> {
   readonly model: {
@@ -96,12 +112,8 @@ export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'li
 
 // ---- reading settings
 
-const positive = (value: unknown): boolean => typeof value === 'number' && value > 0 && value < Infinity;
-
 /** Sizes are bounded so that no header can ask for an absurd amount of memory. */
 export const size = integer(1, 2 ** 31);
-
-const numberFrom0 = checked<number>('a number of 0 or more', (value) => value === 0 || positive(value));
 
 // A model of the user's own may be without attention, MLPs or layers.
 const config = object<TransformerConfig>({
@@ -121,14 +133,17 @@ const source = object<SourceDescription>({
 });
 
 // The product of all sizes but the first one, which is the context.
-const shape: Read<number[]> = (value, others) => {
-  const sizes = listOf(size, { least: 1, most: 6 })(value, others);
+const shape: Read<number[]> = (value, unknownFields) => {
+  const sizes = listOf(size, { least: 1, most: 6 })(value, unknownFields);
   let width = 1;
   for (const n of sizes.slice(1)) width *= n;
-  return checked<number[]>(`sizes of ${2 ** 31} values per token at most`, () => width <= 2 ** 31)(sizes, others);
+  return checked<number[]>(`sizes of ${2 ** 31} values per token at most`, () => width <= 2 ** 31)(
+    sizes,
+    unknownFields,
+  );
 };
 
-/** What each field of the settings must be. Readers also check that the fields agree with one another. */
+/** The allowed values of each field of the settings. Readers also check that the fields agree with one another. */
 export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSettings[K]> } = {
   model: object<DumpSettings['model']>({ name: string, digest: string, dtype: string, vocabulary: size, config }),
   tokenizer: oneOf('gpt2'),
@@ -148,7 +163,7 @@ export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSett
   shardTokens: size,
   limit: orNull(integer(1)),
   drop: listOf(oneOf(...droppable)),
-  sample: checked('a number above 0 and up to 1', (value) => positive(value) && (value as number) <= 1),
+  sample: fraction,
   seed: orNull(integer(0)),
   statistics: flag,
   parquet: flag,

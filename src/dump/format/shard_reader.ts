@@ -3,9 +3,9 @@
 import type { ByteSource } from '../../files/byte_source.js';
 import { bytesPerElement, viewAs } from '../../files/host_tensor.js';
 import { allocate, checkMemory } from '../../files/memory.js';
+import { quietly } from '../../files/promises.js';
 import { type PlacedTensor, parseSafetensorsHeader } from '../../files/safetensors/safetensors_header.js';
 import type { Store } from '../../files/store/store.js';
-import { quietly } from '../corpus/read_ahead.js';
 import type { ReadableFile } from './disk.js';
 import { latentsName, longestHeader, ShardLayout, type ShardSize, statisticNames } from './layout.js';
 import { problemWith, type ShardEntry, shardNumber } from './manifest.js';
@@ -40,7 +40,10 @@ export class ShardReader {
     const file = await store.open(entry.file);
     try {
       const header = await readHeader(path, file, () => longestOf(path, settings, entry));
-      const layout = inWords(path, () => new ShardLayout(settings, sizeIn(path, header, file.size, settings, entry)));
+      const layout = impliedLayout(
+        path,
+        () => new ShardLayout(settings, sizeIn(path, header, file.size, settings, entry)),
+      );
       if (!layout.header.equals(header)) {
         throw new Error(`${path}: its header is not the one that the manifest implies`);
       }
@@ -137,7 +140,7 @@ export async function readElements(
 /** The most bytes that the header can have, whatever the shard holds. The length field is included. */
 function longestOf(path: string, settings: DumpSettings, { rows }: ShardEntry): number {
   const positions = rows * settings.context;
-  return inWords(path, () => ShardLayout.beforeLatents(settings, { rows, positions })).header.length;
+  return impliedLayout(path, () => ShardLayout.beforeLatents(settings, { rows, positions })).header.length;
 }
 
 const shortHeader = 2 ** 20;
@@ -158,13 +161,14 @@ async function readHeader(path: string, file: ByteSource, longestOf: () => numbe
   return header;
 }
 
-class Misfit extends Error {}
+class BrokenHeader extends Error {}
 
-function inWords(path: string, layout: () => ShardLayout): ShardLayout {
+/** The layout that the manifest implies. @throws Error that names the file when there can be none. */
+function impliedLayout(path: string, layout: () => ShardLayout): ShardLayout {
   try {
     return layout();
   } catch (cause) {
-    if (cause instanceof Misfit) throw cause;
+    if (cause instanceof BrokenHeader) throw cause;
     throw new Error(`${path}: cannot be as the manifest says: ${(cause as Error).message}`, { cause });
   }
 }
@@ -185,12 +189,12 @@ function sizeIn(
   try {
     ({ tensors } = parseSafetensorsHeader('its header', header.subarray(8), fileSize));
   } catch (cause) {
-    throw new Misfit(`${path}: ${(cause as Error).message}`, { cause });
+    throw new BrokenHeader(`${path}: ${(cause as Error).message}`, { cause });
   }
   const length = (name: string, most: number): number => {
     const found = tensors.get(name)?.shape[0];
     if (found !== undefined && found <= most) return found;
-    throw new Misfit(`${path}: its header says nothing sensible of ${name}`);
+    throw new BrokenHeader(`${path}: its header says nothing sensible of ${name}`);
   };
   const positions = isPacked(settings) ? length('positions', all) : all;
   return { rows, positions, entries: names.map((name) => length(name, Number.MAX_SAFE_INTEGER)) };

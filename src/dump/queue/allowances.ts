@@ -1,6 +1,6 @@
-// What the jobs of a queue may ask of a worker. Whoever reaches the queue's server can put jobs into it, and a job
-// names the folder that is written, the text that is read and the models that are loaded. A worker does only what its
-// allowances permit. What counts is where a path leads, not how it is written.
+// Decides what the jobs of a queue may ask of a worker. Anyone who reaches the queue's server can put jobs into it, and
+// a job names the folder that is written, the text that is read and the models that are loaded. A worker does only what
+// its allowances permit. What counts is where a path leads, not how it is written.
 import { readlink, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { listAutoencoderNames } from '../../context/registry.js';
@@ -220,7 +220,8 @@ const itself = (source: string): string => source;
 /** The folder with the files of all layers. */
 const folderOf = (source: string): string => dirname(`${source.split('{layer}', 1)[0]}x`);
 
-const option = (name: 'out' | 'corpus' | 'model', value: string): string => `--allow-${name} ${quoted(value)}`;
+const option = (name: 'out' | 'corpus' | 'model', value: string): string => `--allow-${name} ${shellQuoted(value)}`;
 
-/** The text as one word of a shell's command line. */
-const quoted = (text: string): string => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+/** The text as one argument on a shell's command line. */
+const shellQuoted = (text: string): string =>
+  /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;

@@ -113,17 +113,18 @@ class NoAnswer extends Error {}
 export async function withQueue<T>({ redis, name }: QueueOptions, body: (queue: Queue) => Promise<T>): Promise<T> {
   const { Queue } = await bullmq();
   const queue = new Queue(name, { connection: withoutRetries(redis), skipMetasUpdate: true }, await checkedBackend());
-  let trouble: Error | undefined;
+  let connectionError: Error | undefined;
   queue.on('error', (error) => {
-    trouble ??= error;
+    connectionError ??= error;
   });
   try {
     await answered(queue.waitUntilReady());
     return await body(queue);
   } catch (error) {
-    if (!trouble && !isOfRedis(error)) throw error;
+    if (!connectionError && !isOfRedis(error)) throw error;
     // A command's own error says more than the loss of the connection that it brought about.
-    const reported = trouble && (isReply(trouble) || !isReply(error)) ? trouble : (error as Error);
+    const reported =
+      connectionError && (isReply(connectionError) || !isReply(error)) ? connectionError : (error as Error);
     const what = isReply(reported) ? shownAddress(redis) : `no connection to ${shownAddress(redis)}`;
     const reason = reasonOf(reported, redis);
     throw new Error(`queue: ${what}: ${reason}${reason.startsWith(closedReason) ? closedHint(redis) : ''}`);
@@ -159,7 +160,7 @@ const isOfRedis = (error: unknown): boolean =>
 const demandsCertificate = `demands a certificate of its clients: ${clientFiles.cert} and ${clientFiles.key} name the files`;
 const closedReason = 'it closed the connection';
 
-// What a user can do, by what Redis, TLS and the system say. The first pattern that matches counts.
+// Explanations of errors, by what Redis, TLS and the system say. The first pattern that matches counts.
 const reasons: readonly (readonly [RegExp, string])[] = [
   [/^WRONGPASS|^ERR invalid password/, 'the user or the password is wrong'],
   [

@@ -1,7 +1,7 @@
 // Dumps through a queue: BullMQ on Redis or Valkey. Each shard is a job, and the merge of all is their parent, which
-// waits for them. The queue only says who does what. The dump's folder says what is done, so a job may run twice, or
-// again after Redis has forgotten everything, and nothing is lost or made twice. What comes from the queue is trusted
-// as little as what comes from a folder: see job.ts and allowances.ts.
+// waits for them. The queue only says which worker makes which shard. The dump's folder says what is done, so a job may
+// run twice, or again after Redis has forgotten everything, and nothing is lost or made twice. What comes from the
+// queue is trusted as little as what comes from a folder: see job.ts and allowances.ts.
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
@@ -143,11 +143,11 @@ function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void 
   const names = Object.keys({ ...planned, ...asked }) as (keyof ShardedRequest)[];
   const other = names.find((name) => JSON.stringify(planned[name]) !== JSON.stringify(asked[name]));
   if (other === undefined) return;
-  const [before, wanted] = [planned, asked].map((request) =>
+  const [before, requested] = [planned, asked].map((request) =>
     printable(JSON.stringify(request[other]) ?? 'the default'),
   );
   throw new Error(
-    `queue: ${asked.out} is in the queue already with another ${other}: ${before}, and not ${wanted}. ` +
+    `queue: ${asked.out} is in the queue already with another ${other}: ${before}, and not ${requested}. ` +
       'Wait until it is done, or choose another folder',
   );
 }
@@ -213,7 +213,7 @@ export type WorkEvent =
 
 export interface WorkOptions extends QueueOptions {
   readonly device: Device;
-  /** What jobs may ask for. */
+  /** The folders, files and models that jobs may ask for. */
   readonly allow?: Allowances;
   /** The worker ends when nothing is left to do, instead of waiting for more. */
   readonly untilDone?: boolean;

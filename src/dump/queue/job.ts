@@ -11,9 +11,11 @@ import {
   checked,
   FieldError,
   flag,
+  fraction,
   integer,
   line,
   listOf,
+  numberFrom0,
   object,
   oneOf,
   optional,
@@ -65,8 +67,8 @@ const text = line(longestText);
 
 const isPath = (value: unknown): boolean => typeof value === 'string' && isAbsolute(value);
 
-const absolutePath: Read<string> = (value, others) =>
-  checked<string>('the absolute path of a file', isPath)(text(value, others), others);
+const absolutePath: Read<string> = (value, unknownFields) =>
+  checked<string>('the absolute path of a file', isPath)(text(value, unknownFields), unknownFields);
 
 const isStoreAddress = (value: unknown): boolean => {
   try {
@@ -76,45 +78,45 @@ const isStoreAddress = (value: unknown): boolean => {
   }
 };
 
-const outFolder: Read<string> = (value, others) =>
+const outFolder: Read<string> = (value, unknownFields) =>
   checked<string>(
     'the absolute path of a folder, or az://account/container/prefix',
     (out) => isPath(out) || isStoreAddress(out),
-  )(text(value, others), others);
+  )(text(value, unknownFields), unknownFields);
 
-const corpusFile: Read<CorpusFile> = (value, others) =>
+const corpusFile: Read<CorpusFile> = (value, unknownFields) =>
   typeof value === 'string'
-    ? absolutePath(value, others)
+    ? absolutePath(value, unknownFields)
     : object<Exclude<CorpusFile, string>>({ path: absolutePath, kind: oneOf('text', 'jsonl', 'tokens') })(
         value,
-        others,
+        unknownFields,
       );
 
-const location: Read<string> = (value, others) => {
-  const given = text(value, others);
+const location: Read<string> = (value, unknownFields) => {
+  const given = text(value, unknownFields);
   try {
     parseDumpLocation(given);
     return given;
   } catch {
-    return checked<string>('LOCATION or LOCATION -> AUTOENCODER', () => false)(given, others);
+    return checked<string>('LOCATION or LOCATION -> AUTOENCODER', () => false)(given, unknownFields);
   }
 };
 
-const isPart = (value: unknown): boolean => typeof value === 'number' && value > 0 && value <= 1;
-
+// Types are not there when a job is read, so each option has a reader here. The compiler sees to it that none is
+// missing.
 const requestField = object<ShardedRequest>({
   model: text,
   precision: optional(oneOf<NonNullable<DumpOptions['precision']>>('float32', 'bfloat16', 'float16')),
   corpus: listOf(corpusFile, { least: 1, most: 100_000 }),
   locations: listOf(location, { least: 1, most: 10_000 }),
   autoencoders: optional(record(text, text, 10_000)),
-  threshold: optional(checked('a number of 0 or more', (value) => Number.isFinite(value) && (value as number) >= 0)),
+  threshold: optional(numberFrom0),
   out: outFolder,
   context: optional(integer(1, 2 ** 20)),
   batch: optional(integer(1, mostPositions)),
   dtype: optional(oneOf(...dumpDTypes)),
   drop: optional(listOf(oneOf(...droppable), { most: 10 })),
-  sample: optional(checked('a number above 0 and up to 1', isPart)),
+  sample: optional(fraction),
   seed: optional(integer(0)),
   statistics: optional(flag),
   parquet: optional(flag),

@@ -1,4 +1,4 @@
-// Records of jobs as Redis holds them. Whoever may write to Redis may write anything into them, and BullMQ 6.7 takes
+// Records of jobs as Redis holds them. Anyone who may write to Redis may write anything into them, and BullMQ 6.7 takes
 // them for its own. If it cannot parse a record, or its scripts cannot count the record's numbers, it takes the record
 // up, locks it, drops it with an error, and takes it up again as soon as the lock has run out, for ever. Options in a
 // record decide how often and when a job is tried, whether it is kept, and which other job, of any queue, is its
@@ -140,15 +140,15 @@ return false`;
 // Takes ids without a record out of the list of jobs that are due to be tried again. BullMQ's script would take all
 // that are due out of the list, then fail at such an id, and the others would be lost.
 const dueScript = `
-local gone = {}
+local missing = {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, 1000)) do
   local fields = redis.pcall('HLEN', ARGV[1] .. id)
   if type(fields) ~= 'number' or fields == 0 then
     redis.call('ZREM', KEYS[1], id)
-    table.insert(gone, id)
+    table.insert(missing, id)
   end
 end
-return gone`;
+return missing`;
 
 // This script changes nothing, but it fails where a worker would.
 const mayWorkScript = `
@@ -228,8 +228,8 @@ export async function checkedBackend(
       const { delayed, active } = backend.keys as Record<'delayed' | 'active', string>;
       for (let i = 0; i < mostRefused; i++) {
         try {
-          const gone = await run(backend, 'sonde:due', [delayed, backend.toKey(''), (Date.now() + 1000) * 0x1000]);
-          for (const id of gone as string[]) await giveUp(new BrokenRecord(id, 'is no record of a job'));
+          const missing = await run(backend, 'sonde:due', [delayed, backend.toKey(''), (Date.now() + 1000) * 0x1000]);
+          for (const id of missing as string[]) await giveUp(new BrokenRecord(id, 'is no record of a job'));
           return await moveToActive.call(backend, token, worker);
         } catch (error) {
           if (error instanceof BrokenRecord) {

@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto';
 import type { Job, Worker } from 'bullmq';
 import type { Device } from '../../engine/device.js';
-import { quietly } from '../corpus/read_ahead.js';
+import { quietly } from '../../files/promises.js';
 import { mergeDumps } from '../shards/merge.js';
 import { type ShardedDump, ShardSession } from '../workers/shard_session.js';
 import type { Permit } from './allowances.js';

@@ -5,7 +5,16 @@ import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { whyUnreadable } from '../format/disk.js';
 import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
-import { differenceOf, type Manifest, readManifests, type ShardEntry, shardNumber } from '../format/manifest.js';
+import {
+  differenceOf,
+  type Manifest,
+  readManifests,
+  type ShardEntry,
+  shardNumber,
+  totalsOf,
+  whole,
+} from '../format/manifest.js';
+import type { DenseLocation, SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 import { MergedStatistics, type Statistics } from '../format/statistics.js';
 import { dequantized, fromStored, type StoredFloats } from '../format/stored_floats.js';
@@ -26,7 +35,7 @@ export interface SparseRows {
   readonly values: Float32Array;
 }
 
-/** What `rows` gives. Where the compiler knows the name, it knows which of the two types it is. */
+/** The result of `rows`. Where the compiler knows the name, it knows which of the two types it is. */
 export type Rows<Name extends string> = string extends Name
   ? DenseRows | SparseRows
   : Name extends `${string}/latents`
@@ -55,7 +64,7 @@ export interface StoredRows {
   readonly positions: Int32Array;
 }
 
-interface HeldShard {
+interface OpenShard {
   readonly shard: Promise<ShardReader>;
   /** How many reads are using it now. */
   users: number;
@@ -89,7 +98,7 @@ export class Dump {
   /** Files whose size and header have been checked. */
   readonly #checked = new Set<string>();
   /** The open shards, in the order of their last use. */
-  readonly #open = new Map<string, HeldShard>();
+  readonly #open = new Map<string, OpenShard>();
   #closed = false;
 
   /** @internal Use openDump. */
@@ -100,8 +109,9 @@ export class Dump {
     this.shards = manifest.shards;
     this.#dense = new Map(manifest.locations.map(({ location }, i) => [location, i]));
     this.#sparse = new Map(manifest.autoencoders.map(({ location }, i) => [latentsName(location), i]));
-    this.rowCount = manifest.shards.reduce((sum, { rows }) => sum + rows, 0);
-    this.tokenCount = manifest.shards.reduce((sum, { tokens }) => sum + tokens, 0);
+    const { rows, tokens } = totalsOf(manifest.shards);
+    this.rowCount = rows;
+    this.tokenCount = tokens;
   }
 
   /**
@@ -227,8 +237,8 @@ export class Dump {
     if (!this.manifest.statistics) throw new Error(`statistics: ${this.folder} was made without statistics`);
     const { locations, autoencoders } = this.manifest;
     const width = this.#dense.has(name)
-      ? widthOf(locations[i] as Manifest['locations'][number])
-      : (autoencoders[i] as Manifest['autoencoders'][number]).latents;
+      ? widthOf(locations[i] as DenseLocation)
+      : (autoencoders[i] as SparseLocation).latents;
     const rows = this.#count('statistics', 0, this.rowCount);
     await this.#checkShards(0, rows, bytesOfStatistics * width);
     const what = `statistics: ${this.folder}: those of ${name}`;
@@ -260,7 +270,7 @@ export class Dump {
   }
 
   async #denseRows(i: number, from: number, to: number): Promise<DenseRows> {
-    const entry = this.manifest.locations[i] as Manifest['locations'][number];
+    const entry = this.manifest.locations[i] as DenseLocation;
     const { context } = this.manifest;
     const width = widthOf(entry);
     const size = this.#count('rows', from, to) * context * width;
@@ -288,7 +298,7 @@ export class Dump {
    */
   async #eachChunk(
     shard: ShardReader,
-    entry: Manifest['locations'][number],
+    entry: DenseLocation,
     [begin, end]: readonly [number, number],
     body: (values: Float32Array, slot: number, slots: number) => void,
   ): Promise<void> {
@@ -308,7 +318,7 @@ export class Dump {
   }
 
   async #sparseRows(i: number, from: number, to: number): Promise<SparseRows> {
-    const { location, latents } = this.manifest.autoencoders[i] as Manifest['autoencoders'][number];
+    const { location, latents } = this.manifest.autoencoders[i] as SparseLocation;
     const { context, dtype } = this.manifest;
     const name = latentsName(location);
     const positions = this.#count('rows', from, to) * context;
@@ -416,7 +426,7 @@ export class Dump {
     }
   }
 
-  #opened(entry: ShardEntry): HeldShard {
+  #opened(entry: ShardEntry): OpenShard {
     const shard = ShardReader.open(this.#store, this.manifest, entry);
     shard.catch(() => this.#open.delete(entry.file)); // the next read opens it again
     return { shard, users: 0 };
@@ -485,5 +495,5 @@ function merged(parts: [Manifest, ...Manifest[]]): Manifest {
     .flatMap((part) => part.shards)
     .sort((a, b) => (shardNumber(a.file) as number) - (shardNumber(b.file) as number));
   const complete = parts.length === parts[0].part.count && parts.every((part) => part.complete);
-  return { ...parts[0], part: { index: 0, count: 1 }, shards, complete };
+  return { ...parts[0], part: whole, shards, complete };
 }

@@ -15,6 +15,7 @@ import {
   shardNumber,
 } from '../format/manifest.js';
 import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
+import type { SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 
 // These are enough that object storage is asked for several ranges at once.
@@ -115,13 +116,13 @@ function lengthsOf(document: Int32Array, context: number): Int32Array {
 
 /** The stored positions must be those that follow from the tokens and the settings. */
 async function checkPositions(shard: ShardReader, expected: StoredPositions): Promise<string[]> {
-  const { flatPositions: wanted } = expected;
-  if (!wanted) return [];
+  const { flatPositions: required } = expected;
+  if (!required) return [];
   try {
     const found = (await shard.storedPositions()).flatPositions as Int32Array;
-    const odd = wanted.findIndex((position, i) => found[i] !== position);
-    if (odd < 0 && found.length === wanted.length) return [];
-    return [`positions[${odd < 0 ? wanted.length : odd}] is not one that the dump's options choose`];
+    const invalid = required.findIndex((position, i) => found[i] !== position);
+    if (invalid < 0 && found.length === required.length) return [];
+    return [`positions[${invalid < 0 ? required.length : invalid}] is not one that the dump's options choose`];
   } catch (error) {
     return [(error as Error).message.replace(`${shard.path}: `, '')];
   }
@@ -129,8 +130,8 @@ async function checkPositions(shard: ShardReader, expected: StoredPositions): Pr
 
 async function checkScale(shard: ShardReader, location: string): Promise<string[]> {
   const scales = (await shard.read(`${location}.scale`)) as Float32Array;
-  const odd = scales.findIndex((scale) => !(scale >= 0 && scale < Infinity));
-  return odd < 0 ? [] : [`${location}.scale: value ${odd} is ${scales[odd]}`];
+  const invalid = scales.findIndex((scale) => !(scale >= 0 && scale < Infinity));
+  return invalid < 0 ? [] : [`${location}.scale: value ${invalid} is ${scales[invalid]}`];
 }
 
 async function checkStatistics(
@@ -144,8 +145,8 @@ async function checkStatistics(
   for (const name of featureNames(manifest)) {
     const { count, active, variance } = await statisticsIn(shard, name);
     if (count !== counted) found.push(`${name}.count is ${count}, but there are ${counted} positions`);
-    const odd = active.findIndex((n, i) => n < 0 || n > count || (variance[i] as number) < 0);
-    if (odd >= 0) found.push(`${name}: the statistics of feature ${odd} cannot be`);
+    const invalid = active.findIndex((n, i) => n < 0 || n > count || (variance[i] as number) < 0);
+    if (invalid >= 0) found.push(`${name}: the statistics of feature ${invalid} cannot be`);
   }
   return found;
 }
@@ -174,7 +175,7 @@ interface Stored {
 }
 
 async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, positions }: Stored) {
-  const { location, latents } = manifest.autoencoders[i] as Manifest['autoencoders'][number];
+  const { location, latents } = manifest.autoencoders[i] as SparseLocation;
   const name = latentsName(location);
   const pointers = (await shard.read(`${name}.row_ptr`)) as BigInt64Array;
   const entries = shard.layout.tensor(`${name}.indices`).shape[0] as number;

@@ -1,8 +1,8 @@
 // The features of a location in a dump, which are its neurons or latents, and reading them in chunks of rows. Names
 // come from the dump's manifest, which comes from anywhere: only those of the model's own locations become names of
 // folders.
+import { quietly } from '../../files/promises.js';
 import { formatLocation, type Location, parseLocation } from '../../transformer/location.js';
-import { quietly } from '../corpus/read_ahead.js';
 import { latentsName, widthOf } from '../format/layout.js';
 import type { DenseRows, Dump, SparseRows, TokenRows } from '../read/reader.js';
 
@@ -75,7 +75,7 @@ export async function* readChunks(dump: Dump, name: string, ranges: Iterable<Row
     }
     if (next) yield await next;
   } finally {
-    await next?.catch(() => {}); // the error was thrown above, or nobody needs the chunk any more
+    await next?.catch(() => {}); // the error was thrown above, or the caller does not need the chunk any more
   }
 }
 

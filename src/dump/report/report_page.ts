@@ -1,6 +1,6 @@
 // The HTML of a report. Everything in a dump may come from anywhere: all text is escaped, and the page itself forbids
 // scripts and other files.
-import { showBytes } from '../../files/text.js';
+import { showBytes, threeDigits, withCommas } from '../../files/text.js';
 import { latentsName } from '../format/layout.js';
 import { bytesOf } from '../format/manifest.js';
 import { textOf } from '../format/token_text.js';
@@ -66,11 +66,8 @@ const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;
 
 const escaped = (text: string): string => text.replace(/[&<>"']/g, (character) => entities[character] as string);
 
-const counted = (n: number): string => n.toLocaleString('en-US');
-const short = (x: number): string => String(Number(x.toPrecision(3)));
-
 /** `2.3 %`, `0.004 %` */
-const percent = (x: number): string => `${short(100 * x)} %`;
+const percent = (x: number): string => `${threeDigits(100 * x)} %`;
 
 // ---- what is in the dump
 
@@ -80,14 +77,17 @@ function overview({ manifest, shards, rowCount, tokenCount }: Dump): string {
   const facts: [string, string][] = [
     ['model', `${model.name}, ${model.dtype}, digest ${model.digest}`],
     ['corpus', corpus.map(({ kind, name }) => name ?? kind).join(', ')],
-    ['rows', `${counted(rowCount)} of ${counted(context)} tokens, ${counted(tokenCount)} tokens without padding`],
+    [
+      'rows',
+      `${withCommas(rowCount)} of ${withCommas(context)} tokens, ${withCommas(tokenCount)} tokens without padding`,
+    ],
     [
       'files',
-      `${counted(shards.length)} ${shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}${complete ? '' : ', not complete'}`,
+      `${withCommas(shards.length)} ${shards.length === 1 ? 'shard' : 'shards'}, ${showBytes(bytes)}${complete ? '' : ', not complete'}`,
     ],
     ...locations.map(({ location, shape }): [string, string] => [location, `${dtype} [rows, ${shape.join(', ')}]`]),
     ...autoencoders.map(({ location, name, latents, threshold }): [string, string] => {
-      return [latentsName(location), `${counted(latents)} latents of ${name}, those above ${threshold}`];
+      return [latentsName(location), `${withCommas(latents)} latents of ${name}, those above ${threshold}`];
     }),
   ];
   const rows = facts.map(([what, text]) => `<tr><th>${escaped(what)}</th><td>${escaped(text)}</td></tr>`);
@@ -108,11 +108,11 @@ function rates(activity: LatentActivity): string {
   const most = Math.max(never, ...bins.map(({ count }) => count));
   const bar = (label: string, count: number) => {
     const width = most > 0 ? (100 * count) / most : 0;
-    return `<div class="bar"><span>${label}</span><i style="width:${width.toFixed(1)}%"></i><b>${counted(count)}</b></div>`;
+    return `<div class="bar"><span>${label}</span><i style="width:${width.toFixed(1)}%"></i><b>${withCommas(count)}</b></div>`;
   };
   const label = (from: number) => `${percent(10 ** from)} to ${percent(10 ** (from + 0.5))}`;
   return [
-    `<p>${short(active / activity.tokens)} of ${counted(activity.latents)} latents are active at a token, on average.`,
+    `<p>${threeDigits(active / activity.tokens)} of ${withCommas(activity.latents)} latents are active at a token, on average.`,
     'How many latents are active at how many of the tokens:</p>',
     ...(never > 0 ? [bar('never', never)] : []),
     ...bins.map(({ from, count }) => bar(label(from), count)),
@@ -123,13 +123,13 @@ const listed = 10;
 
 function extremes(activity: LatentActivity): string {
   const { active } = activity;
-  const alive = Array.from(active.keys()).filter((i) => (active[i] as number) > 0);
-  alive.sort((a, b) => (active[b] as number) - (active[a] as number) || a - b);
-  if (alive.length === 0) return '';
-  const least = alive.slice(listed).slice(-listed).reverse();
+  const activeLatents = Array.from(active.keys()).filter((i) => (active[i] as number) > 0);
+  activeLatents.sort((a, b) => (active[b] as number) - (active[a] as number) || a - b);
+  if (activeLatents.length === 0) return '';
+  const least = activeLatents.slice(listed).slice(-listed).reverse();
   return [
     '<div class="tables">',
-    tableOf('Most active', activity, alive.slice(0, listed)),
+    tableOf('Most active', activity, activeLatents.slice(0, listed)),
     ...(least.length > 0 ? [tableOf('Least active', activity, least)] : []),
     '</div>',
   ].join('\n');
@@ -138,7 +138,7 @@ function extremes(activity: LatentActivity): string {
 function tableOf(title: string, { active, largest, tokens }: LatentActivity, latents: readonly number[]): string {
   const rows = latents.map((i) => {
     const rate = percent((active[i] as number) / tokens);
-    return `<tr><td>${i}</td><td class="n">${rate}</td><td class="n">${short(largest[i] as number)}</td></tr>`;
+    return `<tr><td>${i}</td><td class="n">${rate}</td><td class="n">${threeDigits(largest[i] as number)}</td></tr>`;
   });
   const head = '<tr><th>latent</th><th class="n">of the tokens</th><th class="n">largest</th></tr>';
   return `<div><h3>${title}</h3><table>${head}${rows.join('\n')}</table></div>`;
@@ -153,7 +153,7 @@ function featureOf({ name, index, mean, examples }: Feature, activity: LatentAct
   const largest = Math.max(0, ...examples.map(({ activations }) => largestOf(activations)));
   return [
     `<section><h3 id="${escaped(`${name}/${index}`)}">${activity ? 'Latent' : 'Neuron'} ${index}</h3>`,
-    `<p class="faint">${rate}${short(mean)} on average, ${short(largest)} at most</p>`,
+    `<p class="faint">${rate}${threeDigits(mean)} on average, ${threeDigits(largest)} at most</p>`,
     ...examples.map((example) => exampleOf(example, largest)),
     ...(examples.length === 0 ? ['<p>It is active nowhere.</p>'] : []),
     '</section>',
@@ -184,5 +184,5 @@ function tokenOf(token: number, activation: number, largest: number): string {
   );
   if (!(activation > 0)) return text;
   const strength = Math.min(1, activation / largest).toFixed(2);
-  return `<span style="background:rgb(var(--hot) / ${strength})" title="${short(activation)}">${text}</span>`;
+  return `<span style="background:rgb(var(--hot) / ${strength})" title="${threeDigits(activation)}">${text}</span>`;
 }

@@ -1,4 +1,4 @@
-// Which rows of a dump a record shows: those where a neuron is strongest, and some random ones.
+// Chooses the rows of a dump that a record shows: those where a neuron is strongest, and some random ones.
 import { createHash } from 'node:crypto';
 
 /**

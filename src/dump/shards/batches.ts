@@ -1,6 +1,6 @@
-// Which rows of a block go through the model together: rows of similar length, so that almost nothing of what is
-// computed is padding. Where the values of each row belong in the shard is known beforehand, so the order has no
-// influence on it.
+// Groups the rows of a block into batches for the model. The rows of a batch have similar lengths, so that almost
+// nothing of what is computed is padding. It is known beforehand where the values of each row belong in the shard, so
+// the order of the batches has no influence on the shard.
 import type { Block } from '../corpus/blocks.js';
 import type { DumpPlan } from './dump_plan.js';
 

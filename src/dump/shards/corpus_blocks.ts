@@ -1,10 +1,10 @@
-// The corpus as the blocks of a dump's shards.
+// Reads the corpus as blocks, one for each shard of a dump.
 import { type Block, blocksOf } from '../corpus/blocks.js';
 import { readCorpus, type Source } from '../corpus/corpus.js';
 import type { DumpSettings } from '../format/settings.js';
 
-/** What decides how a corpus is cut into blocks. */
-export interface Cut {
+/** The settings and the tokenizer with which a corpus is cut into blocks. */
+export interface CutOptions {
   readonly settings: Pick<DumpSettings, 'context' | 'limit' | 'model'>;
   readonly rowsPerShard: number;
   readonly encode: (text: string) => number[];
@@ -12,7 +12,7 @@ export interface Cut {
 
 export function corpusBlocks(
   sources: readonly Source[],
-  { settings, rowsPerShard, encode }: Cut,
+  { settings, rowsPerShard, encode }: CutOptions,
   reading: { readonly onBytes?: (bytes: number) => void; readonly signal?: AbortSignal | undefined } = {},
 ): AsyncGenerator<Block> {
   const { context, limit, model } = settings;

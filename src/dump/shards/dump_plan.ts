@@ -1,12 +1,11 @@
 // A dump's plan: everything that is decided before the first token is read, as plain data that can be printed and
 // tested. Nothing here touches a device or a file.
-
 import { bytesPerElement } from '../../files/host_tensor.js';
 import { showBytes } from '../../files/text.js';
 import { locationShape } from '../../transformer/location.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
-import { canList } from '../format/manifest.js';
+import { canList, whole } from '../format/manifest.js';
 import { isPacked, rowsPerShard } from '../format/positions.js';
 import {
   type DenseLocation,
@@ -34,7 +33,7 @@ export interface DumpPlan {
   readonly wanted: readonly string[];
 }
 
-/** What a plan is made from: options as they were given, and what was loaded for them. */
+/** The options of a dump as they were given, and the properties of what was loaded for them. */
 export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' | 'shard'> {
   readonly model: DumpSettings['model'];
   readonly corpus: readonly SourceDescription[];
@@ -52,7 +51,7 @@ const batchValues = 2 ** 27;
 
 /** @throws RangeError for an option out of range, with the allowed range. */
 export function planDump(request: PlanRequest): DumpPlan {
-  const { model, dense, autoencoders, dtype = 'float16', shard = { index: 0, count: 1 } } = request;
+  const { model, dense, autoencoders, dtype = 'float16', shard = whole } = request;
   const { ctxWindow } = model.config;
   const context = integer('context', request.context ?? Math.min(128, ctxWindow), 1, ctxWindow);
   const shardTokens = integer('shardTokens', request.shardTokens ?? 2 ** 20, 1, largestShard);

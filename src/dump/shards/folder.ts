@@ -1,5 +1,5 @@
-// The folder that a dump is written to. This refuses a folder with other contents, or one that another process writes
-// to, removes what an interrupted run left, and finds the shards that are there already.
+// Prepares the folder that a dump is written to: refuses a folder with other contents, or one that another process
+// writes to, removes what an interrupted run left, and finds the shards that are there already.
 import { isPlainName, type Store, unfinishedOf } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from '../format/disk.js';
 import {
@@ -85,8 +85,8 @@ async function leased(store: Store, { part }: DumpSettings) {
       return { lease: await store.takeLease(leaseFile(part)), removeFolder };
     } catch (error) {
       await removeFolder();
-      const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT';
-      if (!isGone || attempt === attempts) return onDisk(store.pathOf(leaseFile(part)), Promise.reject(error));
+      const isMissing = (error as NodeJS.ErrnoException).code === 'ENOENT';
+      if (!isMissing || attempt === attempts) return onDisk(store.pathOf(leaseFile(part)), Promise.reject(error));
     }
   }
 }

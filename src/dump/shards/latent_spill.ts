@@ -1,20 +1,14 @@
 // The latents of a shard while it is made. Their number is not known beforehand, so they are written to spill files as
 // they are computed, and copied into the shard in the order of the rows when the last batch is done.
+import type { SparseLatents } from '../../engine/ops/sparse_encode.js';
 import type { Draft } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { onDisk, writeAll } from '../format/disk.js';
 import { indexDType, latentDType } from '../format/layout.js';
 import type { StoredPositions } from '../format/positions.js';
-import type { DumpSettings } from '../format/settings.js';
+import type { DumpSettings, SparseLocation } from '../format/settings.js';
 import { toStored } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
-
-/** The latents of a batch's [rows * seq] positions. */
-export interface Csr {
-  readonly rowPtr: BigInt64Array;
-  readonly indices: Int32Array;
-  readonly values: Float32Array;
-}
 
 /** Entries [from, to) of a batch, all of which are stored. */
 interface EntrySpan {
@@ -53,7 +47,7 @@ export class LatentSpill {
     { indices, values }: { indices: Draft; values: Draft },
   ) {
     this.#settings = settings;
-    this.#latents = (settings.autoencoders[i] as DumpSettings['autoencoders'][number]).latents;
+    this.#latents = (settings.autoencoders[i] as SparseLocation).latents;
     this.#block = block;
     this.#positions = positions;
     this.#indices = { draft: indices, bytes: 0 };
@@ -67,7 +61,7 @@ export class LatentSpill {
     return this.#entries;
   }
 
-  async append(batch: Batch, csr: Csr): Promise<void> {
+  async append(batch: Batch, csr: SparseLatents): Promise<void> {
     const spans = this.#storedSpans(batch, csr);
     const count = spans.reduce((sum, { from, to }) => sum + to - from, 0);
     const indices = new (indexDType(this.#latents) === 'uint16' ? Uint16Array : Int32Array)(count);
@@ -83,7 +77,7 @@ export class LatentSpill {
   }
 
   // Padding that was computed has entries, too. They are left out.
-  #storedSpans({ rows, seq }: Batch, { rowPtr }: Csr): EntrySpan[] {
+  #storedSpans({ rows, seq }: Batch, { rowPtr }: SparseLatents): EntrySpan[] {
     const { context } = this.#settings;
     const { starts, flatPositions } = this.#positions;
     const spans: EntrySpan[] = [];

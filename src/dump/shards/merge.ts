@@ -21,9 +21,11 @@ import {
   type ShardEntry,
   shardFile,
   shardNumber,
+  totalsOf,
   whole,
   writeManifest,
 } from '../format/manifest.js';
+import { rowsPerShard } from '../format/positions.js';
 
 export interface MergeResult {
   readonly out: string;
@@ -111,15 +113,14 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   // Before anything is changed, this refuses a manifest that could not be read.
   if (!isWhole) manifestText(out, merged, merging);
   let linked = 0;
-  for (const file of elsewhere) if (await adopted(out, file)) linked++;
+  for (const file of elsewhere) if (await linkedInto(out, file)) linked++;
   if (!isWhole) await writeManifest(out, merged, merging);
   for (const name of await out.list()) {
     if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name), merging);
   }
   return {
     out: out.name,
-    rows: entries.reduce((sum, { rows }) => sum + rows, 0),
-    tokens: entries.reduce((sum, { tokens }) => sum + tokens, 0),
+    ...totalsOf(entries),
     shards: entries.length,
     linked,
   };
@@ -164,8 +165,7 @@ function checkAllThere(parts: readonly StoredPart[]): void {
 
 /** The shards in order. Only the last one may have fewer rows than the others. */
 function shardsOf(parts: readonly StoredPart[]): StoredShard[] {
-  const { context, shardTokens } = (parts[0] as StoredPart).manifest;
-  const full = Math.max(1, Math.floor(shardTokens / context));
+  const full = rowsPerShard((parts[0] as StoredPart).manifest);
   const shards = parts
     .flatMap(({ store, manifest }) => manifest.shards.map((entry) => ({ store, entry })))
     .sort((a, b) => (shardNumber(a.entry.file) as number) - (shardNumber(b.entry.file) as number));
@@ -189,15 +189,15 @@ async function checkThere({ store, file }: StoredFile): Promise<void> {
 
 // Checks before anything is changed. Nothing is overwritten later either, when names are given.
 async function checkFree(out: Store, { store, file: { file } }: StoredFile): Promise<void> {
-  if (await inWords(out.canAdopt(store, file))) return;
+  if (await asMergeError(out.canLink(store, file))) return;
   throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);
 }
 
 /** Gives a file its name in the folder. Resolves to whether that was necessary. */
-const adopted = (out: Store, { store, file: { file } }: StoredFile): Promise<boolean> =>
-  inWords(out.adopt(store, file));
+const linkedInto = (out: Store, { store, file: { file } }: StoredFile): Promise<boolean> =>
+  asMergeError(out.link(store, file));
 
-async function inWords<T>(work: Promise<T>): Promise<T> {
+async function asMergeError<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (cause) {

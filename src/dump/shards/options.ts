@@ -19,7 +19,7 @@ export interface WorkerOptions {
 export interface PlainOptions extends StorageOptions {
   /** The folder, or `az://account/container/prefix`: new, empty, or with the same dump begun. */
   out: string;
-  /** What a model given by name computes with: float32 when left out. */
+  /** The dtype that a model given by name computes with; float32 when left out. */
   precision?: DType;
   /**
    * Rows of the full context that are computed at a time; of shorter rows more, with as many positions. It has no

@@ -1,9 +1,9 @@
 // Computes a block with the model and writes its shard. While a batch is computed, the one before is read into host
 // memory and written.
 import type { Tensor } from '../../engine/ops/tensor.js';
+import { quietly } from '../../files/promises.js';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
-import { quietly } from '../corpus/read_ahead.js';
 import { widthOf } from '../format/layout.js';
 import type { SparseLocation } from '../format/settings.js';
 import { type StoredFloats, transferDType } from '../format/stored_floats.js';

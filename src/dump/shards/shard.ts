@@ -2,6 +2,7 @@
 // the offsets that the layout gives. Latents, whose number is not known beforehand, follow at the end, and the header
 // is written last into the space that was left for it. Padding is never written: holes of a file read as zeros. The
 // shard gets its name only when it is complete and on the disk.
+import type { SparseLatents } from '../../engine/ops/sparse_encode.js';
 import { handleSource } from '../../files/byte_source.js';
 import { type Draft, newTag, type Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
@@ -9,17 +10,17 @@ import { digestOf, onDisk, writeAll } from '../format/disk.js';
 import { latentsName, ShardLayout, widthOf } from '../format/layout.js';
 import { type ListedFile, type ShardEntry, shardFile } from '../format/manifest.js';
 import { type StoredPositions, storedPositionsOf } from '../format/positions.js';
-import type { DumpSettings } from '../format/settings.js';
+import type { DenseLocation, DumpSettings, SparseLocation } from '../format/settings.js';
 import { type Quantized, quantized, type StoredFloats, toStored } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
-import { type Csr, LatentSpill } from './latent_spill.js';
+import { LatentSpill } from './latent_spill.js';
 import { draftParquet, type FinishedShard } from './shard_parquet.js';
 import { ShardStatistics } from './shard_statistics.js';
 import { packedSpans, paddedSpans } from './spans.js';
 
 const slotsAtOnce = 2 ** 18;
 
-interface Making {
+interface NewShard {
   readonly store: Store;
   /** The tag of this attempt's unfinished files. */
   readonly tag: string;
@@ -40,7 +41,7 @@ export class ShardWriter {
   readonly #statistics: ShardStatistics | undefined;
 
   private constructor(
-    { store, tag, settings, block, positions }: Making,
+    { store, tag, settings, block, positions }: NewShard,
     draft: Draft,
     spills: readonly LatentSpill[],
   ) {
@@ -57,11 +58,11 @@ export class ShardWriter {
 
   /** Creates the unfinished file and writes the tokens. */
   static async create(store: Store, settings: DumpSettings, block: Block): Promise<ShardWriter> {
-    const making = { store, tag: newTag(), settings, block, positions: storedPositionsOf(settings, block) };
+    const shard = { store, tag: newTag(), settings, block, positions: storedPositionsOf(settings, block) };
     const file = shardFile(block.number);
     const opened: Draft[] = [];
     const begin = async (part?: string): Promise<Draft> => {
-      const draft = await onDisk(store.pathOf(file), store.draft(file, making.tag, part));
+      const draft = await onDisk(store.pathOf(file), store.draft(file, shard.tag, part));
       opened.push(draft);
       return draft;
     };
@@ -70,9 +71,9 @@ export class ShardWriter {
       const spills: LatentSpill[] = [];
       for (const i of settings.autoencoders.keys()) {
         const drafts = { indices: await begin(`${i}-indices`), values: await begin(`${i}-values`) };
-        spills.push(new LatentSpill(i, settings, block, making.positions, drafts));
+        spills.push(new LatentSpill(i, settings, block, shard.positions, drafts));
       }
-      const writer = new ShardWriter(making, draft, spills);
+      const writer = new ShardWriter(shard, draft, spills);
       await writer.#writeTokens();
       return writer;
     } catch (error) {
@@ -109,7 +110,7 @@ export class ShardWriter {
    * overwritten.
    */
   async writeDense(i: number, batch: Batch, values: StoredFloats): Promise<void> {
-    const entry = this.#settings.locations[i] as DumpSettings['locations'][number];
+    const entry = this.#settings.locations[i] as DenseLocation;
     const { context } = this.#settings;
     const { flatPositions } = this.#positions;
     const width = widthOf(entry);
@@ -122,7 +123,7 @@ export class ShardWriter {
     }
   }
 
-  async #writeVectors(entry: DumpSettings['locations'][number], slot: number, values: StoredFloats): Promise<void> {
+  async #writeVectors(entry: DenseLocation, slot: number, values: StoredFloats): Promise<void> {
     const { dtype } = this.#settings;
     const { location } = entry;
     const width = widthOf(entry);
@@ -138,7 +139,7 @@ export class ShardWriter {
   }
 
   /** Adds the latents of the batch's [rows * seq] positions. */
-  async appendLatents(i: number, batch: Batch, csr: Csr): Promise<void> {
+  async appendLatents(i: number, batch: Batch, csr: SparseLatents): Promise<void> {
     this.#statistics?.addSparse(i, batch, csr);
     await this.#spills[i]?.append(batch, csr);
   }
@@ -149,7 +150,7 @@ export class ShardWriter {
     const entries = this.#spills.map((spill) => spill.entries);
     const layout = new ShardLayout(this.#settings, { rows, positions: this.#positions.count, entries });
     for (const [i, spill] of this.#spills.entries()) {
-      const name = latentsName((this.#settings.autoencoders[i] as DumpSettings['autoencoders'][number]).location);
+      const name = latentsName((this.#settings.autoencoders[i] as SparseLocation).location);
       await spill.writePointers(this.#write, layout.offset(`${name}.row_ptr`), buffer);
       await spill.writeIndices(this.#write, layout.offset(`${name}.indices`), buffer);
       await spill.writeValues(this.#write, layout.offset(`${name}.values`), buffer);

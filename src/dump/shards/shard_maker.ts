@@ -1,8 +1,8 @@
-// What makes shards of blocks: this process, or several that it starts (workers.ts). Both take blocks in order, and
-// report each shard when it is complete.
+// Makes shards of blocks. There are two kinds of makers: this process, or several that it starts (workers.ts). Both
+// take blocks in order, and report each shard when it is complete.
+import { quietly } from '../../files/promises.js';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
-import { quietly } from '../corpus/read_ahead.js';
 import { makeBuffer } from '../format/disk.js';
 import type { ShardEntry } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';

@@ -7,7 +7,7 @@ import { latentDType, latentsName, type ShardLayout } from '../format/layout.js'
 import { type ListedFile, parquetFile } from '../format/manifest.js';
 import { type LatentEntries, writeLatentsParquet } from '../format/parquet.js';
 import { rowsPerShard, type StoredPositions } from '../format/positions.js';
-import type { DumpSettings } from '../format/settings.js';
+import type { DumpSettings, SparseLocation } from '../format/settings.js';
 import { readElements, type StoredArray } from '../format/shard_reader.js';
 import { fromStored, type StoredFloats } from '../format/stored_floats.js';
 
@@ -36,7 +36,7 @@ export async function draftParquet(
   tag: string,
   buffer: Uint8Array,
 ): Promise<ParquetDraft> {
-  const { location } = shard.settings.autoencoders[i] as DumpSettings['autoencoders'][number];
+  const { location } = shard.settings.autoencoders[i] as SparseLocation;
   const file = parquetFile(shard.block.number, location);
   const draft = await onDisk(store.pathOf(file), store.draft(file, tag));
   try {
@@ -55,7 +55,7 @@ export async function draftParquet(
 
 async function entriesOf(shard: FinishedShard, i: number): Promise<LatentEntries> {
   const { settings, block, positions } = shard;
-  const { location, latents } = settings.autoencoders[i] as DumpSettings['autoencoders'][number];
+  const { location, latents } = settings.autoencoders[i] as SparseLocation;
   const read = (part: string, from?: number, to?: number): Promise<StoredArray> =>
     readElements(shard.path, shard.file, shard.layout.tensor(`${latentsName(location)}.${part}`), from, to);
   return {

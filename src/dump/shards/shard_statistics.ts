@@ -1,12 +1,12 @@
 // The statistics of a shard's features, gathered batch by batch.
-
+import type { SparseLatents } from '../../engine/ops/sparse_encode.js';
 import type { Block } from '../corpus/blocks.js';
 import { featureNames, featureWidths, type ShardLayout, statisticNames } from '../format/layout.js';
 import { passes } from '../format/positions.js';
 import type { DumpSettings } from '../format/settings.js';
 import { FeatureStatistics } from '../format/statistics.js';
 import type { Batch } from './batches.js';
-import type { Csr, Write } from './latent_spill.js';
+import type { Write } from './latent_spill.js';
 
 export class ShardStatistics {
   readonly #settings: DumpSettings;
@@ -30,7 +30,7 @@ export class ShardStatistics {
   }
 
   /** Adds latents of autoencoder `i`. */
-  addSparse(i: number, { order, rows, seq }: Batch, { rowPtr, indices, values }: Csr): void {
+  addSparse(i: number, { order, rows, seq }: Batch, { rowPtr, indices, values }: SparseLatents): void {
     const statistics = this.#features[this.#settings.locations.length + i];
     for (const n of order) {
       const ranges = this.#counted(rows[n] as number, seq).map((position) => {

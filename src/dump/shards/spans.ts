@@ -1,4 +1,4 @@
-// The spans of a batch's vectors that lie one after the other in a shard.
+// Finds the spans of a batch's vectors that lie one after the other in a shard.
 
 import type { Block } from '../corpus/blocks.js';
 import type { StoredPositions } from '../format/positions.js';

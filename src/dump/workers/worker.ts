@@ -1,5 +1,5 @@
 // A process that makes shards for its parent, which reads the corpus and writes the manifest (workers.ts). It ends when
-// the parent says so, or when the parent is gone.
+// the parent says so, or when the parent has ended.
 import { openDevice } from '../../engine/device.js';
 import { openStore } from '../../files/store/open_store.js';
 import { prepare } from '../shards/prepare.js';
@@ -13,7 +13,7 @@ let sent: Promise<void> = Promise.resolve(); // the last message
 
 function send(message: FromWorker): void {
   sent = new Promise((resolve) => {
-    process.send?.(message, undefined, undefined, () => resolve()); // a failure means that the parent is gone
+    process.send?.(message, undefined, undefined, () => resolve()); // a failure means that the parent has ended
   });
 }
 

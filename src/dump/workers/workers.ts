@@ -3,10 +3,11 @@
 // fast devices get more blocks than slow ones, and the folder is that of one process, byte for byte.
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { unlessAborted } from '../../files/promises.js';
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';
-import { unlessAborted } from '../corpus/read_ahead.js';
+import { continueAdvice } from '../format/disk.js';
 import { differenceOf } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
 import type { DumpOptions, WorkerOptions } from '../shards/options.js';
@@ -42,7 +43,7 @@ export class WorkerPool implements ShardMaker {
    * only once, and an error is reported only once.
    */
   static async start(options: DumpOptions, corpus: readonly SourceDescription[]): Promise<WorkerPool> {
-    const { workers: wanted = [], signal, onFetch } = options;
+    const { workers: requested = [], signal, onFetch } = options;
     const workers: Worker[] = [];
     const prepared = (worker: WorkerOptions) => {
       const started = new Worker(worker, workers.length);
@@ -50,7 +51,7 @@ export class WorkerPool implements ShardMaker {
       return started.prepare(requestOf(options, worker, corpus), onFetch, signal);
     };
     try {
-      const [first, ...others] = wanted as [WorkerOptions, ...WorkerOptions[]];
+      const [first, ...others] = requested as [WorkerOptions, ...WorkerOptions[]];
       const plan = await prepared(first);
       for (const { settings } of await Promise.all(others.map(prepared))) checkSame(plan.settings, settings);
       return new WorkerPool(workers, plan, signal);
@@ -153,7 +154,7 @@ class Worker {
     this.#child = fork(program, { serialization: 'advanced', stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     this.#child.on('message', (message) => this.#onMessage(message as FromWorker));
     const child = this.#child;
-    const gone = new Promise<void>((resolve) => {
+    const exited = new Promise<void>((resolve) => {
       child.once('error', (error) => {
         this.#lost(`could not be started: ${error.message}`);
         resolve();
@@ -165,7 +166,7 @@ class Worker {
     });
     // The last messages may arrive after the process has ended.
     const disconnected = new Promise<void>((resolve) => child.once('disconnect', () => resolve()));
-    this.#ended = gone.then(() => (child.connected ? disconnected : undefined));
+    this.#ended = exited.then(() => (child.connected ? disconnected : undefined));
   }
 
   prepare(request: WorkerRequest, onFetch: DumpOptions['onFetch'], signal: AbortSignal | undefined): Promise<Prepared> {
@@ -190,7 +191,7 @@ class Worker {
     if (this.#child.connected) this.#child.send(message, () => {});
   }
 
-  /** Resolves when the process is gone. */
+  /** Resolves when the process has ended. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.send({ kind: 'stop' });
@@ -201,7 +202,6 @@ class Worker {
 
   #lost(how: string): void {
     if (this.#stopping) return;
-    const advice = 'Finished shards are whole: run the same command again to go on';
-    this.#onLost(new Error(`dump: ${this.#name} ${how}. ${advice}`));
+    this.#onLost(new Error(`dump: ${this.#name} ${how}. ${continueAdvice}`));
   }
 }

@@ -1,4 +1,4 @@
-// Copying between any strides and dtypes.
+// Copies between any strides and dtypes.
 import { checkOperands } from '../check.js';
 import { withSafeInput } from './overlap.js';
 import type { Tensor } from './tensor.js';

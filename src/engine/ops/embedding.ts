@@ -1,4 +1,4 @@
-// Looking rows up in a table.
+// Looks rows up in a table.
 import { checkDType, checkFloat, checkOperands, checkShape, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';

@@ -1,4 +1,4 @@
-// Filling a tensor with one value.
+// Fills a tensor with one value.
 import { checkNumber, checkOperands } from '../check.js';
 import type { Tensor } from './tensor.js';
 

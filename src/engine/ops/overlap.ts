@@ -1,4 +1,5 @@
-// Whether two windows share memory: operations that write in place must not read what they have already overwritten.
+// Checks whether two windows share memory: operations that write in place must not read what they have already
+// overwritten.
 
 import { sameShape } from '../shape.js';
 import type { Tensor } from './tensor.js';

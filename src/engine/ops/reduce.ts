@@ -27,12 +27,12 @@ function reduce(kind: Kind, x: Tensor, dim: number | undefined, { keepDim = fals
     const flat = x.reshape(-1);
     const all = reduce(kind, flat, 0);
     if (flat.storage !== x.storage) flat.dispose();
-    return keepDim ? all.become(x.shape.map(() => 1)) : all;
+    return keepDim ? all.transferTo(x.shape.map(() => 1)) : all;
   }
   const d = checkedDim(kind, 'dim', dim, x.shape);
   const out = x.make(x.shape.filter((_, other) => other !== d));
   device.run('reduce', out.handle, dimLast(x, d).handle, kinds[kind]);
-  return keepDim ? out.become(x.shape.map((n, other) => (other === d ? 1 : n))) : out;
+  return keepDim ? out.transferTo(x.shape.map((n, other) => (other === d ? 1 : n))) : out;
 }
 
 export const sum = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => reduce('sum', x, dim, options);

@@ -13,7 +13,7 @@ function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Te
   if (last === x) return out;
   // back in x's order of dimensions, the rows still contiguous in memory
   const order = [...x.shape.keys()].map((other) => (other === d ? x.shape.length - 1 : other - (other > d ? 1 : 0)));
-  return out.become(
+  return out.transferTo(
     x.shape,
     order.map((from) => out.strides[from] as number),
   );

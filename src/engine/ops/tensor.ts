@@ -119,8 +119,8 @@ export class Tensor {
   }
 
   /**
-   * As read(), into an array of the caller's: one of the kind read() gives, or a Uint16Array for the raw bits of
-   * bfloat16 or float16. It must not be transferred or changed until the promise settles.
+   * The same as read(), but into an array of the caller: one of the kind read() gives, or a Uint16Array for the raw
+   * bits of bfloat16 or float16. It must not be transferred or changed until the promise settles.
    */
   async readInto(host: HostArray | Uint16Array): Promise<void> {
     checkOperands('readInto', { tensor: this });
@@ -182,7 +182,7 @@ export class Tensor {
   }
 
   /** @internal Hands the memory over to a tensor of another shape; this one becomes a view of it. */
-  become(shape: Shape, strides: Shape = contiguousStrides(shape)): Tensor {
+  transferTo(shape: Shape, strides: Shape = contiguousStrides(shape)): Tensor {
     const heir = new Tensor(this.storage, this.dtype, shape, strides, this.offset, this.#owner);
     this.#owner = false;
     return heir;
@@ -206,7 +206,7 @@ export class Tensor {
     }
     checkedShape('reshape', target);
     if (this.isContiguous) return this.window(target, contiguousStrides(target));
-    return this.clone().become(target);
+    return this.clone().transferTo(target);
   }
 
   /** The view at index i of a dimension, which is dropped. */
@@ -311,7 +311,7 @@ export class Tensor {
   sum(dim?: number, options?: ReduceOptions): Tensor {
     return sum(this, dim, options);
   }
-  /** Of integers, float32. */
+  /** The mean; that of integers is float32. */
   mean(dim?: number, options?: ReduceOptions): Tensor {
     return mean(this, dim, options);
   }

@@ -1,4 +1,4 @@
-// How long each latent of an autoencoder has been zero.
+// Counts for how long each latent of an autoencoder has been zero.
 import { checkDType, checkOperands, checkShape } from '../check.js';
 import { rowCount } from '../shape.js';
 import { withContiguous } from './contiguous.js';

@@ -1,4 +1,4 @@
-// Opening files wherever they lie: a path, az://account/container/path or https://…. A file on the network is fetched
+// Opens files wherever they lie: a path, az://account/container/path or https://…. A file on the network is fetched
 // once into a cache on disk, by one process at a time; the others wait for it.
 import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';

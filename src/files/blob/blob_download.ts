@@ -71,7 +71,7 @@ async function downloadVersion(
 ): Promise<CachedBlob> {
   const { name, baseName } = remote.address;
   await checkLease(lease, name);
-  const partial = await PartialFile.adoptOrMake(folder, version);
+  const partial = await PartialFile.resumeOrCreate(folder, version);
   try {
     await checkSpace(folder, version.size - partial.bytes, name);
     const report = (pending: number) => onProgress?.({ name, bytes: partial.bytes + pending, total: version.size });
@@ -209,7 +209,7 @@ interface Journal {
 
 const partialName = /^([0-9a-f]{8})\.partial$/;
 /** Files that a process leaves behind when it is killed while it writes a journal or an entry. */
-const besides = /\.(journal|json)\.[0-9a-f]+\.partial$/;
+const leftover = /\.(journal|json)\.[0-9a-f]+\.partial$/;
 
 /** The file that a download fills, and its journal. Each process gives them its own name. */
 class PartialFile {
@@ -233,12 +233,12 @@ class PartialFile {
   }
 
   /** Takes over the file that an earlier download of the same version left, and removes those that others left. */
-  static async adoptOrMake(folder: string, version: BlobVersion): Promise<PartialFile> {
+  static async resumeOrCreate(folder: string, version: BlobVersion): Promise<PartialFile> {
     const label = JSON.stringify([version.etag ?? version.modified ?? null, version.size, partBytes]);
     const path = join(folder, `${randomBytes(4).toString('hex')}.partial`);
     let parts = new Map<number, number>();
     for (const file of await readdir(folder)) {
-      if (besides.test(file)) await rm(join(folder, file), { force: true });
+      if (leftover.test(file)) await rm(join(folder, file), { force: true });
       const id = partialName.exec(file)?.[1];
       if (id === undefined) continue;
       const left = await readJournal(join(folder, `${id}.journal`), label);

@@ -5,16 +5,16 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobLeaseClient, BlockBlobClient } from '@azure/storage-blob';
 import { isAtWork, type Lease, longestOwner, type Owner, parseOwner, showOwner, thisProcess } from '../lease.js';
-import { type Patience, patient, type RequestOptions, request, unlessStatus } from './blob_request.js';
+import { longRetries, type RequestOptions, type RetryPolicy, request, unlessStatus } from './blob_request.js';
 import { putText } from './blob_upload.js';
 
 /** The duration of a lease in seconds, the shortest that Azure grants. */
 export const usualLease = 15;
 const pollMilliseconds = 1000;
 
-const once: Patience = { retries: 0, minTimeout: 0, maxTimeout: 0 };
+const noRetries: RetryPolicy = { retries: 0, minTimeout: 0, maxTimeout: 0 };
 /** Retries that are over before the lease ends. */
-const short: Patience = { retries: 2, minTimeout: 200, maxTimeout: 1000 };
+const briefRetries: RetryPolicy = { retries: 2, minTimeout: 200, maxTimeout: 1000 };
 
 interface LeasedBlob {
   /** The name in messages. */
@@ -49,7 +49,7 @@ async function taken({ name, blob, seconds }: LeasedBlob, self: Owner): Promise<
   const text = JSON.stringify(self);
   const lease = blob.getBlobLeaseClient(self.token);
   const ask = (send: (abortSignal: AbortSignal) => Promise<unknown>, refusals: readonly number[]) =>
-    granted(name, send, refusals, { patience: patient });
+    granted(name, send, refusals, { retryPolicy: longRetries });
   await ask((signal) => putText(blob, text, signal, { ifNoneMatch: '*' }), [409, 412]); // it may be there already
   if (!(await ask((abortSignal) => lease.acquireLease(seconds, { abortSignal }), [404, 409, 412]))) return false;
   // The blob may still name an earlier owner: now it names this one.
@@ -107,13 +107,13 @@ class BlobLease implements Lease {
     this.#lease = blob.getBlobLeaseClient(token);
     this.#until = since + seconds * 1000;
     // a renewal that fails is tried again when the next one is due
-    this.#timer = setInterval(() => this.#renew(once).catch(() => {}), (seconds * 1000) / 3);
+    this.#timer = setInterval(() => this.#renew(noRetries).catch(() => {}), (seconds * 1000) / 3);
     this.#timer.unref();
   }
 
   /** Without a connection, the lease is not lost before its time is over. */
   async lost(): Promise<boolean> {
-    await this.#renew(short).catch(() => {});
+    await this.#renew(briefRetries).catch(() => {});
     return this.#gone || performance.now() > this.#until;
   }
 
@@ -128,13 +128,13 @@ class BlobLease implements Lease {
   }
 
   /** Renews the lease; also one whose time is over, if no other process has taken it since. */
-  async #renew(patience: Patience): Promise<void> {
+  async #renew(retryPolicy: RetryPolicy): Promise<void> {
     if (this.#gone) return;
     const { name, seconds } = this.#leased;
     const since = performance.now();
     const send = ({ signal: abortSignal }: { signal: AbortSignal }) =>
       unlessStatus([404, 409, 412], undefined, this.#lease.renewLease({ abortSignal }));
-    const renewed = await request(name, send, { patience, timeout: seconds / 3 });
+    const renewed = await request(name, send, { retryPolicy, timeout: seconds / 3 });
     if (renewed) this.#until = Math.max(this.#until, since + seconds * 1000);
     else this.#gone = true;
   }

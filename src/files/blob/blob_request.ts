@@ -12,16 +12,16 @@ export class Unreachable extends Error {}
 /**
  * How often a request is tried again, and the pauses between in milliseconds, each lengthened at random up to twofold.
  */
-export interface Patience {
+export interface RetryPolicy {
   readonly retries: number;
   readonly minTimeout: number;
   readonly maxTimeout: number;
 }
 
 /** Retries for some seconds. */
-const brief: Patience = { retries: 4, minTimeout: 200, maxTimeout: 10_000 };
+const shortRetries: RetryPolicy = { retries: 4, minTimeout: 200, maxTimeout: 10_000 };
 /** Retries for about two minutes, so that a short outage does not end work of hours. */
-export const patient: Patience = { retries: 13, minTimeout: 200, maxTimeout: 10_000 };
+export const longRetries: RetryPolicy = { retries: 13, minTimeout: 200, maxTimeout: 10_000 };
 
 /** Seconds without a byte after which a connection counts as dead. */
 export const usualTimeout = 30;
@@ -37,7 +37,7 @@ interface RequestFailure extends Error {
 }
 
 export interface RetryOptions {
-  readonly patience?: Patience;
+  readonly retryPolicy?: RetryPolicy;
   readonly signal?: AbortSignal | undefined;
   /** Whether the last attempt brought bytes: then it does not count as a retry. */
   readonly progressed?: () => boolean;
@@ -50,14 +50,14 @@ export interface RetryOptions {
 export async function retrying<T>(
   name: string,
   attempt: () => Promise<T>,
-  { patience = brief, signal, progressed }: RetryOptions = {},
+  { retryPolicy = shortRetries, signal, progressed }: RetryOptions = {},
 ): Promise<T> {
   signal?.throwIfAborted();
   const again = (error: RequestFailure) =>
     !signal?.aborted && isTransient(error) && secondsToWait(error) <= longestWait;
   try {
     return await pRetry(attempt, {
-      ...patience,
+      ...retryPolicy,
       ...{ factor: 2, randomize: true },
       ...(signal && { signal }),
       shouldRetry: ({ error }) => again(error),

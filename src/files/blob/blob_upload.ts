@@ -5,7 +5,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import type { BlobRequestConditions, BlockBlobClient, BlockBlobUploadResponse } from '@azure/storage-blob';
 import { handleSource } from '../byte_source.js';
-import { patient, request } from './blob_request.js';
+import { longRetries, request } from './blob_request.js';
 
 const MiB = 2 ** 20;
 const smallestBlock = 8 * MiB;
@@ -45,15 +45,17 @@ export async function uploadBlocks(name: string, blob: BlockBlobClient, handle: 
       await uploadBlock(name, blob, id, part, signal);
     }
   };
-  const lanes = Array.from({ length: Math.min(blocksAtOnce, ids.length) }, () =>
+  const uploads = Array.from({ length: Math.min(blocksAtOnce, ids.length) }, () =>
     uploadNext().catch((error) => {
       if (!signal.aborted) failed.abort(error);
     }),
   );
-  await Promise.all(lanes); // no block is uploaded after a failure is reported
+  await Promise.all(uploads); // no block is uploaded after a failure is reported
   signal.throwIfAborted();
   // If an answer is lost, the request is repeated and changes nothing: the blocks in the list are committed by then.
-  await request(name, ({ signal: abortSignal }) => blob.commitBlockList(ids, { abortSignal }), { patience: patient });
+  await request(name, ({ signal: abortSignal }) => blob.commitBlockList(ids, { abortSignal }), {
+    retryPolicy: longRetries,
+  });
 }
 
 async function uploadBlock(name: string, blob: BlockBlobClient, id: string, bytes: Buffer, signal: AbortSignal) {
@@ -65,7 +67,7 @@ async function uploadBlock(name: string, blob: BlockBlobClient, id: string, byte
       const options = { abortSignal: watch.signal, transactionalContentMD5, onProgress };
       return blob.stageBlock(id, () => Readable.from(chunks(bytes)), bytes.length, options);
     },
-    { patience: patient, signal },
+    { retryPolicy: longRetries, signal },
   );
 }
 

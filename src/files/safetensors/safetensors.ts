@@ -1,4 +1,4 @@
-// Reading and writing safetensors files: whole, or tensor by tensor and row by row, for large files.
+// Reads and writes safetensors files: whole, or tensor by tensor and row by row, for large files.
 import { writeFileAtomically } from '../atomic_write.js';
 import { type FileSource, openSource } from '../blob/file_source.js';
 import { type ByteSource, sourceSlices } from '../byte_source.js';

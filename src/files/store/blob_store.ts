@@ -15,7 +15,14 @@ import { parseStoreAddress, type StoreAddress } from '../blob/blob_address.js';
 import { containerClientOf } from '../blob/blob_client.js';
 import { takeBlobLease, usualLease } from '../blob/blob_lease.js';
 import { RemoteBlob } from '../blob/blob_remote.js';
-import { patient, type RequestOptions, request, unlessStatus, usualTimeout, type Watch } from '../blob/blob_request.js';
+import {
+  longRetries,
+  type RequestOptions,
+  request,
+  unlessStatus,
+  usualTimeout,
+  type Watch,
+} from '../blob/blob_request.js';
 import { openRemote } from '../blob/blob_source.js';
 import { putText, uploadBlocks } from '../blob/blob_upload.js';
 import type { ByteSource } from '../byte_source.js';
@@ -83,7 +90,7 @@ export class BlobStore implements Store {
   }
 
   async writeText(file: string, text: string): Promise<void> {
-    await this.#ask(file, (blob, { signal }) => putText(blob, text, signal), { patience: patient });
+    await this.#ask(file, (blob, { signal }) => putText(blob, text, signal), { retryPolicy: longRetries });
   }
 
   async remove(name: string): Promise<void> {
@@ -128,11 +135,11 @@ export class BlobStore implements Store {
     return takeBlobLease({ name: this.pathOf(file), blob: await this.#blob(file), seconds: this.#leaseSeconds });
   }
 
-  canAdopt(from: Store, file: string): Promise<boolean> {
-    return this.adopt(from, file);
+  canLink(from: Store, file: string): Promise<boolean> {
+    return this.link(from, file);
   }
 
-  async adopt(from: Store, file: string): Promise<boolean> {
+  async link(from: Store, file: string): Promise<boolean> {
     checkedName(this.name, file);
     throw new Error(
       `cannot give ${from.pathOf(file)} a name in ${this.name}: ` +

@@ -84,7 +84,7 @@ export class DiskStore implements Store {
     throw new Error(`cannot give ${from.pathOf(file)} a name in ${this.name}: ${why}`);
   }
 
-  async canAdopt(from: Store, file: string): Promise<boolean> {
+  async canLink(from: Store, file: string): Promise<boolean> {
     const path = this.pathOf(file);
     this.#checkOnDisk(from, file);
     const there = await lstat(path).catch(() => undefined);
@@ -92,7 +92,7 @@ export class DiskStore implements Store {
   }
 
   /** Gives the file a second name, a hard link. Like other names it lasts once the folder is synced. */
-  async adopt(from: Store, file: string): Promise<boolean> {
+  async link(from: Store, file: string): Promise<boolean> {
     const [path, source] = [this.pathOf(file), from.pathOf(file)];
     this.#checkOnDisk(from, file);
     try {

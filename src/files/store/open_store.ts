@@ -1,4 +1,4 @@
-// Opening a store by its name: a folder on a disk, or an address in object storage.
+// Opens a store by its name: a folder on a disk, or an address in object storage.
 import { isBlobUrl } from '../blob/blob_address.js';
 import { BlobStore } from './blob_store.js';
 import { DiskStore } from './disk_store.js';

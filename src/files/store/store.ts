@@ -56,12 +56,12 @@ export interface Store {
    * Whether a name is free for the file that another store has under it, or that file's own already.
    * @throws Error when it cannot be given a name here without copying.
    */
-  canAdopt(from: Store, file: string): Promise<boolean>;
+  canLink(from: Store, file: string): Promise<boolean>;
   /**
    * Gives a file of another store a name here, without copying it. Returns whether there was anything to do.
    * @throws Error when it cannot be done without copying, or when another file has the name.
    */
-  adopt(from: Store, file: string): Promise<boolean>;
+  link(from: Store, file: string): Promise<boolean>;
 }
 
 const longestName = 255; // bytes, the limit of file systems

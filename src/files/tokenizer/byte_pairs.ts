@@ -63,11 +63,11 @@ export class BytePairs {
       const whole = Math.floor(key / partRange);
       const part = key - whole * partRange;
       if (joined[part] !== whole) continue; // one of the two has been merged otherwise
-      const gone = next[part] as number;
-      const after = next[gone] as number;
+      const removed = next[part] as number;
+      const after = next[removed] as number;
       token[part] = whole;
       next[part] = after;
-      joined[gone] = none;
+      joined[removed] = none;
       joined[part] = none;
       if (after < n) {
         previous[after] = part;

@@ -31,7 +31,7 @@ export const endOfTextToken = 50_256;
 
 interface Tables {
   readonly pairs: BytePairs;
-  readonly known: PretokenCache;
+  readonly cache: PretokenCache;
 }
 
 let loaded: Tables | undefined;
@@ -41,7 +41,7 @@ function tables(): Tables {
   const load = createRequire(import.meta.url);
   const { default: ranks } = load('gpt-tokenizer/bpeRanks/r50k_base') as { default: (string | number[])[] };
   const pairs = new BytePairs([...ranks.slice(0, endOfTextToken), endOfText], endOfTextToken);
-  loaded = { pairs, known: new PretokenCache() };
+  loaded = { pairs, cache: new PretokenCache() };
   return loaded;
 }
 
@@ -69,14 +69,14 @@ function unitsOf(text: string): Uint16Array {
 }
 
 function encodePretokens(units: Uint16Array, from: number, to: number, tokens: number[]): void {
-  const { pairs, known } = tables();
+  const { pairs, cache } = tables();
   for (let end = from; from < to; from = end) {
     end = pretokenEnd(units, from, to);
     const isShort = end - from <= longestCached;
-    if (isShort && known.find(units, from, end, tokens)) continue;
+    if (isShort && cache.find(units, from, end, tokens)) continue;
     const first = tokens.length;
     pairs.encode(utf8(units, from, end), tokens);
-    if (isShort) known.add(units, from, end, tokens, first);
+    if (isShort) cache.add(units, from, end, tokens, first);
   }
 }
 

@@ -1,4 +1,4 @@
-// Reading checkpoints of PyTorch, written by torch.save, without Python. A file is read in three steps: its pickle,
+// Reads checkpoints of PyTorch, written by torch.save, without Python. A file is read in three steps: its pickle,
 // which describes the value; the storages, one at a time; and the value with its tensors, all contiguous.
 import { type FileSource, openSource } from '../blob/file_source.js';
 import {

@@ -1,4 +1,4 @@
-// Writing files for torch.load(weights_only=True) of PyTorch 2: a zip archive whose entries are stored, with a pickle
+// Writes files for torch.load(weights_only=True) of PyTorch 2: a zip archive whose entries are stored, with a pickle
 // of protocol 2 that names nothing but torch's own tensors. Layout: torch/serialization.py, _save().
 import { parse } from 'node:path';
 import { Readable } from 'node:stream';

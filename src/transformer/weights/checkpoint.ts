@@ -1,4 +1,4 @@
-// Loading a model's weights from its files, and saving them in the original's layout.
+// Loads a model's weights from its files, and saves them in the original's layout.
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Device } from '../../engine/device.js';

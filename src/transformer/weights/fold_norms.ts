@@ -1,4 +1,4 @@
-// Folding layer norms into the linear layers that follow them.
+// Folds layer norms into the linear layers that follow them.
 import { packWeights } from '../../engine/ops/pack_weights.js';
 import type { LayerWeights, Linear, Norm } from './weights.js';
 

@@ -1,5 +1,5 @@
-// How a model's files store its weights: each layout gives the location of a weight, and the stored tensor is converted
-// to the weight that the graph uses.
+// Finds weights in a model's files: each layout gives the location of a weight, and the stored tensor is converted to
+// the weight that the graph uses.
 import type { Tensor } from '../../engine/ops/tensor.js';
 import { showShape } from '../../engine/shape.js';
 import type { StoredTensor } from '../../files/host_tensor.js';

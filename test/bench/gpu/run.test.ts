@@ -14,7 +14,7 @@ const test = suite('bench/gpu/run.sh');
 test.limit(180_000);
 
 const tools = 'bash sh env dirname date tr sed grep head tail cut wc touch mkdir rm tee timeout ls cat uname sleep';
-const place = (name: string) => ['/usr/bin', '/bin'].map((folder) => join(folder, name)).find(existsSync);
+const pathOf = (name: string) => ['/usr/bin', '/bin'].map((folder) => join(folder, name)).find(existsSync);
 
 interface Ended {
   readonly status: number | null;
@@ -33,11 +33,11 @@ async function runSh(
   const bin = join(folder, 'bin');
   mkdirSync(bin);
   for (const [name, body] of Object.entries(programs)) {
-    writeFileSync(join(bin, name), `#!${place('bash')}\n${body}\n`); // sh would drop the functions that run.sh exports
+    writeFileSync(join(bin, name), `#!${pathOf('bash')}\n${body}\n`); // sh would drop the functions that run.sh exports
     chmodSync(join(bin, name), 0o755);
   }
   for (const name of tools.split(' ')) {
-    const path = place(name);
+    const path = pathOf(name);
     if (path && !(name in programs)) symlinkSync(path, join(bin, name));
   }
   const out = join(folder, 'out');
@@ -71,10 +71,10 @@ const everything = { node: quietNode, ncu: quietNcu, 'compute-sanitizer': sound,
 const quickWords = 'engine/ transformer/ autoencoder/ context/model';
 const fullWords = 'engine/ transformer/ autoencoder/ context/ dump/ cli/';
 
-/** In the place of timeout: tells what a step may take, and runs it. */
-const tellTimes = (file: string) => `[ "$2" = 3 ] && echo "$@" >>'${file}'; exec ${place('timeout')} "$@"`;
+/** A stand-in for timeout: reports what a step may take, and runs it. */
+const reportTimes = (file: string) => `[ "$2" = 3 ] && echo "$@" >>'${file}'; exec ${pathOf('timeout')} "$@"`;
 
-/** The steps as they came -> [words of the command, seconds with those for stopping]. */
+/** The steps as they came -> [the command, seconds with those for stopping]. */
 function stepsIn(text: string): [string, number][] {
   return [...text.matchAll(/^-k (\d+) (\d+) (.*)$/gm)].map(([, grace, seconds, command]) => [
     command as string,
@@ -90,7 +90,7 @@ else {
     let ended: Ended | undefined;
     await withFolder(async (folder) => {
       const file = join(folder, 'times');
-      ended = await runSh(folder, { ...everything, timeout: tellTimes(file) }, args, env);
+      ended = await runSh(folder, { ...everything, timeout: reportTimes(file) }, args, env);
       steps = stepsIn(readFileSync(file, 'utf8'));
       assert.is(ended.status, 0, ended.stdout + ended.stderr);
       const files = readdirSync(join(folder, 'out'));
@@ -310,13 +310,13 @@ else {
 
   test('a step that hangs does not take the time of the others', async () => {
     await withFolder(async (folder) => {
-      const hasty = `case "$4 $*" in node*small.js* | node*run.mjs*) shift 3; set -- -k 1 1 "$@";; esac; exec ${place('timeout')} "$@"`;
+      const hasty = `case "$4 $*" in node*small.js* | node*run.mjs*) shift 3; set -- -k 1 1 "$@";; esac; exec ${pathOf('timeout')} "$@"`;
       const node = `case "$*" in *small.js* | *run.mjs*) ${stubborn};; esac; ${quietNode}`;
       const { status, stdout } = await runSh(folder, { ...everything, node, timeout: hasty }, [], { QUICK: '1' });
       assert.is(status, 1);
-      const told = [...stdout.matchAll(/^(ok|FAILED) +([a-z-]+)/gm)].map(([, how, title]) => `${how} ${title}`);
+      const reported = [...stdout.matchAll(/^(ok|FAILED) +([a-z-]+)/gm)].map(([, how, title]) => `${how} ${title}`);
       const rest = ['ok memcheck', 'ok profile'];
-      assert.equal(told, ['ok machine', 'FAILED small', 'ok full-size', 'ok bench', 'FAILED tests', ...rest]);
+      assert.equal(reported, ['ok machine', 'FAILED small', 'ok full-size', 'ok bench', 'FAILED tests', ...rest]);
       assert.match(stdout, /^FAILED {3}small: ran past 60 s/m);
     });
   });

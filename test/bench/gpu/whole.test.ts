@@ -1,4 +1,5 @@
-// Oracle: differences worked out by hand, and what must not pass: one wrong value, one that is missing (NaN), one other bit.
+// Oracle: differences worked out by hand, and what must not pass: one wrong value, one that is missing (NaN), one other
+// bit.
 import * as assert from 'uvu/assert';
 import { Figures } from '../../../bench/gpu/checks.js';
 import { difference, different, farthest, farthestOf, sameBytes } from '../../../bench/gpu/whole.js';
@@ -17,7 +18,7 @@ const both = async (values: ArrayLike<number>, least: number) => {
   return onHost;
 };
 
-test('what a value is off by, as a part of it or of the least', async () => {
+test('the error of a value, as a part of the value or of the least one', async () => {
   assert.is(await both(expected, 1), 0);
   assert.is(await both([3, 0.5, -100, 4, 1, 2], 1), 0.5);
   assert.is(await both([3, 0, -100, 9, 1, 2], 3), 1);

@@ -81,7 +81,7 @@ test('items are documents; several files follow one another', async () => {
   });
 });
 
-test('what is wrong with a file is reported with its location', async () => {
+test('an error in a file is reported with its location', async () => {
   const cases: [string, string | Uint8Array, RegExp][] = [
     ['a.txt', Buffer.from([0x61, 0x62, 0xff, 0x63]), /a\.txt, byte 2: not valid UTF-8 \(0xff\)/],
     ['a.txt', Buffer.concat([Buffer.alloc(70_000, 'ab '), Buffer.from([0xc3, 0x28])]), /a\.txt, byte 70001: not valid/],
@@ -120,7 +120,7 @@ test('wrong items and tokens that a small model lacks are refused', async () => 
   await rejects(documentsOf(items('hello there'), 100), RangeError, /item 0: the text has token \d+.* end at 99/);
 });
 
-test('what is stopped before it begins reads nothing, standard input neither', async () => {
+test('a corpus that is stopped before it begins is not read, nor is standard input', async () => {
   const signal = AbortSignal.abort(new Error('stopped'));
   await rejects(readCorpus(await openCorpus('-'), { encode, nVocab: 50257, signal }).next(), /stopped/);
 });

@@ -59,7 +59,7 @@ function entriesOf(r: Random, { latents, rows, context, firstRow = 0, active, ke
   };
 }
 
-/** What the file must hold, row by row. */
+/** The contents that the file must have, row by row. */
 function expectedRows({ rowPtr, flatPositions, index, value, context, firstRow, tokens, document }: Csr): Rows {
   const rows: { latent: number; flat: number; value: number }[] = [];
   for (let slot = 0; slot + 1 < rowPtr.length; slot++) {
@@ -295,7 +295,7 @@ test('a write or a read that fails fails the whole', async () => {
   await rejects(bytesOf({ ...entries, values }, sizes), Error, /the file is gone/);
 });
 
-test('what cannot be is refused', async () => {
+test('entries that cannot be are refused', async () => {
   const csr = entriesOf(random(12), { latents: 4, rows: 2, context: 3, active: () => 1 }); // 6 entries
   const refused = (changes: Partial<Csr>, error: typeof Error, message: RegExp) =>
     rejects(bytesOf(stored({ ...csr, ...changes })), error, message);

@@ -86,7 +86,7 @@ for (const drop of [[], ['padding']] as const) {
     }));
 }
 
-test('what int8 cannot hold is refused by name', () =>
+test('a value that int8 cannot hold is refused by name', () =>
   withFolder(async (folder) => {
     const model = await Transformer.load('demo');
     const broken = new Proxy(model, {

@@ -62,7 +62,7 @@ const dump: ShardedDump = {
 
 const again = (data: object): unknown => JSON.parse(JSON.stringify(data));
 
-test('what was planned is what is read, signed or not', () => {
+test('a job is read as it was planned, signed or not', () => {
   for (const key of [undefined, 'secret', new Uint8Array([0, 255, 10])]) {
     const signed = { ...origin, key };
     assert.equal(readJob('merge', again(jobData('merge', dump, signed)), signed), dump);
@@ -206,7 +206,7 @@ const together = [
   'request.seed',
 ].concat(['request.statistics', 'request.parquet', 'request.corpus', 'request.batch', 'settings.part']);
 
-test('what would take hours or tens of GB of a worker or a planner is refused', () => {
+test('a job that would take hours or tens of GB of a worker or a planner is refused', () => {
   const { request, settings } = dump;
   const refused = (change: Partial<ShardedDump>, pattern: RegExp) =>
     assert.throws(
@@ -230,7 +230,7 @@ test('what would take hours or tens of GB of a worker or a planner is refused', 
   );
 });
 
-test('what cannot be planned is refused before anything is loaded', () => {
+test('a request that cannot be planned is refused before anything is loaded', () => {
   const wrong = (change: object, pattern: RegExp) =>
     assert.throws(
       () => plainRequest({ ...dump.request, ...change }),

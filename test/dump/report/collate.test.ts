@@ -202,7 +202,7 @@ const selections = [
   { name: latents, indices: [...Array(40).keys()] },
 ];
 
-test('how much is read at a time has no influence; the seed has', () =>
+test('the number of rows that are read at a time has no influence; the seed has', () =>
   withDump(async (made, folder) => {
     const options = (out: string, more: Partial<CollateOptions> = {}): CollateOptions => ({
       selections,
@@ -322,7 +322,7 @@ test('stopping between two steps leaves whole files only', () =>
     }
   }));
 
-test('what cannot be collated is refused before anything is read', () =>
+test('a selection that cannot be collated is refused before anything is read', () =>
   withDump(async (made, folder) => {
     const { ranges } = watched(made);
     const of = (name: string, indices: readonly number[] | 'all' = [0]) => ({ selections: [{ name, indices }] });

@@ -99,7 +99,7 @@ test('rates, extremes and examples are those of the dump', () =>
     }
   }));
 
-test('what is selected is shown, neurons too, and nothing else', () =>
+test('the selected features are shown, neurons too, and nothing else', () =>
   withDump(sampleText, async (made, out) => {
     const selections = [
       { name: neurons, indices: [7, 200] },

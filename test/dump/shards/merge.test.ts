@@ -89,7 +89,7 @@ test('a merge that was interrupted is finished by the same call', () =>
     await assertSameFolder(at('together'), at('whole'));
   }));
 
-test('what makes no whole is refused, and nothing is changed', () =>
+test('parts that make no whole are refused, and nothing is changed', () =>
   withParts(async (at) => {
     const refused = async (from: string[], pattern: RegExp) => {
       await rejects(mergeDumps(at('out'), from), pattern);
@@ -170,7 +170,7 @@ test('what makes no whole is refused, and nothing is changed', () =>
     await refused([at('absurd')], /of 4000000000 parts, 3999999999 are missing: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …/);
   }));
 
-test('what nobody knows of a manifest goes no further: not into that of the whole, nor into one that goes on', () =>
+test('unknown fields of a manifest are not copied: neither into that of the whole, nor into one that is continued', () =>
   withParts(async (at) => {
     const evil = { scripts: { postinstall: 'x' }, constructor: 1 };
     const spoil = async (path: string) => {

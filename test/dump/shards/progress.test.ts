@@ -20,7 +20,7 @@ test('the total is estimated from the bytes read, and exact at the end', () => {
   assert.is(meter({}, half).now().secondsLeft, undefined);
 });
 
-test('what was found counts as done, not as computed', () => {
+test('tokens that were found count as done, not as computed', () => {
   const progress = meter({}, { found: 70, computed: 30, gathered: 200, allGathered: true, shards: 2 }).now();
   assert.is(progress.tokens, 100);
   assert.is(progress.shards, 2);

@@ -199,7 +199,7 @@ test('a connection that was lost, and is there again', () =>
     }),
   ));
 
-test('what is aborted leaves nothing half done, and another session goes on', () =>
+test('an aborted session leaves nothing half done, and another session goes on', () =>
   withPlan(async ({ at, plan, numbers }) => {
     const stop = new AbortController();
     await withSession(

@@ -77,7 +77,7 @@ test("a caller's documents, fewer than there are workers; parts; another precisi
     await assertSameFolder(at('shared part'), at('part'));
   }));
 
-test('what is wrong is said as by one process', () =>
+test('errors are reported as by one process', () =>
   withFolder(async (folder) => {
     const out = join(folder, 'out');
     const model = await Transformer.load('demo');

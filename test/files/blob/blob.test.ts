@@ -591,7 +591,7 @@ test('refresh asks whether the blob has changed', () =>
     assert.ok(content(1000, 1).equals(await fetched()));
     assert.ok(content(1000, 2).equals(await fetched(address, { refresh: true })));
     assert.ok(content(1000, 2).equals(await fetched()));
-    assert.ok(content(1000, 1).equals(Buffer.from(await old.read())), 'who has the old one open reads on');
+    assert.ok(content(1000, 1).equals(Buffer.from(await old.read())), 'a reader that has the old one open reads on');
     assert.is(wholeFiles(cache).length, 1);
   }));
 

@@ -221,8 +221,8 @@ test('names cannot be given to other files', () =>
   withBlobServer(async () => {
     const store = new BlobStore(address);
     const sentence = /parts in object storage must lie under one prefix: nothing is copied/;
-    await rejects(store.adopt(new BlobStore('az://openaipublic/dumps/other'), file), sentence);
-    await rejects(new DiskStore('.').adopt(store, file), /it is not on a disk of this machine, and nothing is copied/);
+    await rejects(store.link(new BlobStore('az://openaipublic/dumps/other'), file), sentence);
+    await rejects(new DiskStore('.').link(store, file), /it is not on a disk of this machine, and nothing is copied/);
   }));
 
 // ---- faults

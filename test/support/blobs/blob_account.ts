@@ -1,5 +1,5 @@
-// What a server of blobs keeps, and how Azure changes it: blobs, blocks that are not committed, leases. Nothing of it
-// goes over a network. https://learn.microsoft.com/rest/api/storageservices/operations-on-blobs
+// The state of a server of blobs, which changes as in Azure: blobs, blocks that are not committed, leases. Nothing of
+// it goes over a network. https://learn.microsoft.com/rest/api/storageservices/operations-on-blobs
 import { createHash } from 'node:crypto';
 
 /** Content of a blob, whole or made on demand. */

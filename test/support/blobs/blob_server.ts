@@ -47,7 +47,7 @@ export interface Faults {
 }
 
 export interface ServerOptions {
-  /** As Python's http.server: no ranges, no ETags. */
+  /** The server behaves as Python's http.server: no ranges, no ETags. */
   plain?: boolean;
   /** No checksums of ranges. */
   noChecksums?: boolean;

@@ -42,8 +42,8 @@ export async function assertNamesStay(store: Store): Promise<void> {
       () => store.draft(name, tag),
       () => store.draft(name, tag, '0-indices'),
       () => store.takeLease(name),
-      () => store.canAdopt(other, name),
-      () => store.adopt(other, name),
+      () => store.canLink(other, name),
+      () => store.link(other, name),
     ]) {
       await rejects(ask, message); // and does not throw
     }

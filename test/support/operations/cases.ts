@@ -7,7 +7,7 @@ import { type Random, random } from '../random.js';
 
 export const floats: readonly DType[] = ['float32', 'float32', 'bfloat16', 'float16'];
 
-/** What one rounding to the dtype may change a value by, as a part of it. */
+/** The largest change of a value by one rounding to the dtype, as a part of the value. */
 export const unit: Record<DType, number> = {
   float32: 2 ** -23,
   bfloat16: 2 ** -8,

@@ -1,4 +1,4 @@
-// What the tests of element-by-element operations share.
+// Helpers that the tests of element-by-element operations share.
 import type { DType } from '../../../src/engine/dtype.js';
 import { close } from '../close.js';
 import { type Case, type Sample, unit } from './cases.js';

@@ -1,4 +1,4 @@
-// What the tests of operations on rows share.
+// Helpers that the tests of operations on rows share.
 import { Tensor } from '../../../src/engine/ops/tensor.js';
 import { close } from '../close.js';
 import { testDevice } from '../device.js';
