@@ -75,10 +75,11 @@ test('imports are found', () => {
   }
 });
 
-test('no file imports itself by path of others; types alone may go around, as a tensor and its operations do', () =>
+test('no file imports itself through others; only type imports may, as those of a tensor and its operations do', () =>
   assert.is(cycleOf(new Map(sources.map((file) => [file, importsOf(file, false)]))), undefined));
 
-test('no folder imports itself by path of others, types included', () => assert.is(cycleOf(folderGraph), undefined));
+test('no folder imports itself through others, type imports included', () =>
+  assert.is(cycleOf(folderGraph), undefined));
 
 // each layer of src/, and those that it may import
 const layers: Record<string, string[]> = {
