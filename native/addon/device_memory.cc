@@ -48,8 +48,7 @@ Napi::Value open_device(const Napi::CallbackInfo& info) {
     backend = loaded.backend;
   }
   auto device = std::make_shared<Device>(*backend, int32_t(integer(info, 1)), int32_t(integer(info, 2)));
-  device->notifier = decltype(device->notifier)::New(env, "sonde", 0, 1, device.get());
-  device->notifier.Unref(env);
+  open_notifier(env, device.get());
   // The threads must end before the environment does. This hook is added after the notifier, so that it runs before the
   // notifier's own clean-up.
   env.AddCleanupHook(

@@ -16,24 +16,6 @@ namespace sonde {
 
 // ---- devices
 
-struct Device;
-
-// A promise that has not been settled yet, and the result that it will have.
-struct Completion {
-  explicit Completion(Napi::Env env) : deferred(env) {}
-  Completion(Napi::Env env, Napi::Object host) : deferred(env), host(Napi::Persistent(host)) {}
-  Napi::Promise::Deferred deferred;
-  Napi::ObjectReference host;  // the array that is written to, kept alive until the promise is settled
-  std::shared_ptr<Csr> csr;
-  std::string error;
-  double number = 0;  // the promise's value, if has_number
-  bool has_number = false;
-  Pending* pending = nullptr;
-};
-
-// Settles the promise of a completion, on the JavaScript thread.
-void settle(Napi::Env env, Napi::Function, Device* device, Completion* completion);
-
 struct Device {
   Device(const Backend& backend, int32_t index, int32_t threads)
       : backend(backend),
@@ -84,9 +66,12 @@ struct Device {
   DeviceQueue queue;
   DeviceQueue finisher;  // completes, in order, the work that operations left pending, while the queue goes on
   Allocator allocator;
-  Napi::TypedThreadSafeFunction<Device, Completion, settle> notifier;
+  napi_threadsafe_function notifier = nullptr;  // settles promises on the JavaScript thread; see open_notifier()
   int pending = 0;  // promises that are not settled yet; while there are any, the process stays alive
 };
+
+// Gives the device its notifier, which keeps the process alive only while promises are pending (results.cc).
+void open_notifier(Napi::Env env, Device* device);
 
 // ---- views
 

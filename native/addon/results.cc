@@ -16,6 +16,24 @@
 namespace sonde {
 namespace {
 
+// A promise that has not been settled yet, and the result that it will have.
+struct Completion {
+  explicit Completion(Napi::Env env) : deferred(env) {}
+  Completion(Napi::Env env, Napi::Object host) : deferred(env), host(Napi::Persistent(host)) {}
+  Napi::Promise::Deferred deferred;
+  Napi::ObjectReference host;  // the array that is written to, kept alive until the promise is settled
+  std::shared_ptr<Csr> csr;
+  std::string error;
+  double number = 0;  // the promise's value, if has_number
+  bool has_number = false;
+  Pending* pending = nullptr;
+};
+
+// Settles the promise of a completion, on the JavaScript thread. It is in no other file: node-addon-api compares its
+// address with null when it compiles, which g++ with a sanitizer can do only for a function of the same file.
+void settle(Napi::Env env, Napi::Function, Device* device, Completion* completion);
+using Notifier = Napi::TypedThreadSafeFunction<Device, Completion, settle>;
+
 // ---- CSR results
 
 bool reserve(Csr* csr, int64_t count) {
@@ -62,8 +80,6 @@ Napi::Object csr_object(Napi::Env env, const Csr& csr) {
   return out;
 }
 
-}  // namespace
-
 // ---- waiting
 
 void settle(Napi::Env env, Napi::Function, Device* device, Completion* completion) {
@@ -72,14 +88,12 @@ void settle(Napi::Env env, Napi::Function, Device* device, Completion* completio
     done.release()->host.SuppressDestruct();  // the environment is gone, and its references with it
     return;
   }
-  if (--device->pending == 0) device->notifier.Unref(env);
+  if (--device->pending == 0) Notifier(device->notifier).Unref(env);
   if (!done->error.empty()) return done->deferred.Reject(Napi::Error::New(env, done->error).Value());
   if (done->has_number) return done->deferred.Resolve(Napi::Number::New(env, done->number));
   if (!done->csr) return done->deferred.Resolve(env.Undefined());
   done->deferred.Resolve(csr_object(env, *done->csr));
 }
-
-namespace {
 
 // Calls done(error) on a thread of the device when all work that was queued before is done. With take_error, `error` is
 // the first failure of that work that was not reported yet, and never one of later work, although the queue goes on.
@@ -103,7 +117,7 @@ void when_done(Device* device, Pending*& at, bool take_error, Done done) {
 // Returns a promise that is settled when all work that was queued before is done.
 Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, Completion* completion,
                          bool take_error) {
-  if (device->pending++ == 0) device->notifier.Ref(env);
+  if (device->pending++ == 0) Notifier(device->notifier).Ref(env);
   auto promise = completion->deferred.Promise();
   if (completion->csr) {
     // the pending work is known only when the operation has run
@@ -111,7 +125,7 @@ Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, C
   }
   when_done(device.get(), completion->pending, take_error, [completion, raw = device.get()](std::string error) {
     completion->error = std::move(error);
-    raw->notifier.BlockingCall(completion);
+    Notifier(raw->notifier).BlockingCall(completion);
   });
   return promise;
 }
@@ -182,6 +196,12 @@ Napi::Value ceiling(const Napi::CallbackInfo& info) {
 }
 
 }  // namespace
+
+void open_notifier(Napi::Env env, Device* device) {
+  const Notifier notifier = Notifier::New(env, "sonde", 0, 1, device);
+  notifier.Unref(env);
+  device->notifier = notifier;
+}
 
 void add_result_methods(Napi::Object exports) {
   add_method(exports, "read", read);
