@@ -1,5 +1,5 @@
 // Fused attention (Dao, "FlashAttention-2", arXiv 2307.08691): a block takes 64 queries of one head and goes over the keys 64 at a
-// time (or 16), with the maximum so far and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
+// time (or 16), with a running maximum and sum per query; the scores live in registers. Warps take 16 queries each, products run on the
 // tensor cores (mma.sync). Under the causal mask a block looks no further than its last query may.
 //
 // float32 is split into three bfloat16 parts, x = a + b + c, of whose products the six largest are computed: as accurate as float32's

@@ -29,8 +29,8 @@ struct Completion {
   Pending* pending = nullptr;
 };
 
-// Settles the promise of a completion, on the JavaScript thread. It is in no other file: node-addon-api compares its
-// address with null when it compiles, which g++ with a sanitizer can do only for a function of the same file.
+// Settles the promise of a completion, on the JavaScript thread. It must be in this file: node-addon-api compares its
+// address with null at compile time, and g++ with a sanitizer can do that only for a function of the same file.
 void settle(Napi::Env env, Napi::Function, Device* device, Completion* completion);
 using Notifier = Napi::TypedThreadSafeFunction<Device, Completion, settle>;
 

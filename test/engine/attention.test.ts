@@ -59,7 +59,7 @@ test('a query gets the same bits alone, in a batch, later, and with any number o
   close((await run(2, [1, 2], 9, 20)).out, whole.out.slice((T + 11) * row, (T + 20) * row));
 });
 
-test('a query whose logits are all -inf has NaN probabilities, as in the open form', async () => {
+test('a query whose logits are all -inf has NaN probabilities, as attention in steps has', async () => {
   using q = Tensor.from([1, 1], { shape: [1, 2, 1, 1] });
   using k = Tensor.from([-Infinity, 1], { shape: [1, 2, 1, 1] });
   using probs = Tensor.zeros([1, 2, 2, 1]);

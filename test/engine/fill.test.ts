@@ -1,5 +1,4 @@
-// Filling tensors of any layout and dtype.
-
+// Filling tensors of any layout and dtype. Oracle: the value itself.
 import { close } from '../support/close.js';
 import { suite } from '../support/harness.js';
 import { cases } from '../support/operations/cases.js';

@@ -1,4 +1,4 @@
-// The open form of attention (logits, mask, softmax, mix) against loops in doubles.
+// Attention in steps (logits, mask, softmax, mix) against loops in doubles.
 import { maskLogits } from '../../src/engine/ops/mask_logits.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { softmax } from '../../src/engine/ops/softmax.js';

@@ -1,4 +1,4 @@
-// Packing weights and back.
+// Packing weights and back. Oracle: the matrix that was packed.
 import * as assert from 'uvu/assert';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';

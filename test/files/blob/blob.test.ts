@@ -429,7 +429,7 @@ test('one of two is killed: the other takes over', () =>
     assert.is(await second.outcome, sha256(bytes));
   }));
 
-test('one is suspended for longer than its lease, and then resumed', () =>
+test('a process that is suspended for longer than its lease, and then resumed', () =>
   withServer(async (server, cache) => {
     const bytes = content(24 * MiB);
     server.put(path, bytes);
@@ -444,7 +444,7 @@ test('one is suspended for longer than its lease, and then resumed', () =>
     for (const file of wholeFiles(cache)) assert.is(sha256(readFileSync(file)), sha256(bytes));
   }));
 
-test('one is resumed while another is fetching a newer version', () =>
+test('a process that is resumed while another is fetching a newer version', () =>
   withServer(async (server) => {
     server.put(path, content(24 * MiB));
     server.faults = ({ method }) => (method === 'GET' ? { speed: 2 * MiB } : undefined);

@@ -6,7 +6,7 @@ import { suite, throws } from '../../support/harness.js';
 const test = suite('config');
 const json = { enc: 'gpt2', ctx_window: 32, d_model: 48, n_layers: 3, m_attn: 1, n_heads: 4, m_mlp: 4 };
 
-test('a written config is read again, and widths may be fractions of those of the model', () => {
+test('a written config is read again, and widths may be fractions of d_model', () => {
   for (const config of Object.values(sizes)) assert.equal(configFromJson(configToJson(config), 'c'), config);
   const narrow = configFromJson({ ...json, m_attn: 0.35, m_mlp: 1.1 }, 'c');
   assert.equal([dAttn(narrow), dHead(narrow), dFf(narrow)], [16, 4, 52]);
