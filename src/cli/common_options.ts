@@ -88,7 +88,7 @@ export const addModelAndWorkers = (command: Command, model = 'demo'): Command =>
   );
 
 /**
- * The option of what the model computes with: `--dtype`, or `--precision` where `--dtype` says how values are stored.
+ * The option for the dtype that the model computes with: `--dtype`, or `--precision` where `--dtype` says how values are stored.
  */
 export const addPrecision = (command: Command, flag: '--dtype' | '--precision'): Command =>
   command.option(

@@ -22,7 +22,7 @@ export interface AutoencoderContextOptions {
   config: AutoencoderConfig;
   device?: Device;
   /**
-   * At warmup, drop the last latents of each autoencoder: as many as the one with the fewest dead latents has dead. So
+   * At warmup, drop the last latents of each autoencoder: as many as the fewest dead latents that any of them has. So
    * all have one size, and the indices of latents do not change.
    */
   omitDeadLatents?: boolean;

@@ -10,7 +10,7 @@ export const Dimension = {
   sequenceTokens: 'sequence_tokens',
   /** Positions that are attended to: those of the sequence, and those of a cache before it. */
   attendedToSequenceTokens: 'attended_to_sequence_tokens',
-  /** The length of the longest sequence, for which there are position embeddings. */
+  /** The length of the longest sequence that has position embeddings. */
   maxContextLength: 'max_context_length',
   /** The width of the residual stream. */
   residualStreamChannels: 'residual_stream_channels',

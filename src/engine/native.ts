@@ -1,5 +1,5 @@
-// Finds and loads the addon, and types it. Each operation of native/ops.h is a method here, which the file of the same
-// name in ops/ calls.
+// Finds and loads the addon, and types it. Each operation of native/ops.h is a method here, which one file in ops/
+// calls: that of its name or of its family's.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -16,8 +16,8 @@ export type CsrHandle = Handle<'csr'>;
 export type RawArray = ArrayBufferView;
 
 /**
- * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for what
- * may be left out there and is.
+ * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for an
+ * argument that is left out.
  */
 export interface NativeOperations {
   copy(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;

@@ -47,7 +47,7 @@ function flopsOf(operation: string, at: (name: string) => Argument | undefined):
   return 2 * B * H * pairs * (D + (v.shape[3] as number));
 }
 
-/** The least seconds that an operation takes; undefined where the device's ceilings are not known. */
+/** The least time of an operation in seconds; undefined where the device's ceilings are not known. */
 export function floorOf(entry: Pick<ProfileEntry, 'operation' | 'arguments'>, ceilings: Ceilings): number | undefined {
   const { flops, dtype, bytes } = workOf(entry);
   if (!(ceilings[dtype] > 0 && ceilings.bandwidth > 0)) return undefined;

@@ -11,7 +11,7 @@ export type Chunk = string | Uint8Array;
 
 /**
  * Writes a file as a whole or not at all. An older file of that name stays until the new one replaces it.
- * @throws WriteError when the file cannot be written; errors of making the chunks stay as they are.
+ * @throws WriteError when the file cannot be written; errors thrown while the chunks are made stay as they are.
  */
 export async function writeFileAtomically(
   path: string,

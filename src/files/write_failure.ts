@@ -63,7 +63,7 @@ export async function writing<T>(path: string, kind: 'file' | 'folder', work: Pr
   }
 }
 
-/** Awaits the writing of `operation`, with whose name a failure then begins; other errors stay as they are. */
+/** Awaits the work of `operation`. The message of a WriteError then begins with that name; other errors stay. */
 export async function writingFor<T>(operation: string, work: Promise<T>): Promise<T> {
   try {
     return await work;

@@ -1,4 +1,4 @@
-// Asks for the next item while the caller works on the one before.
+// Reads one item ahead of the caller.
 import { quietly, unlessAborted } from '../../files/promises.js';
 
 /** Asks for the next item while the caller works on the one before. An aborted signal ends the wait for it. */

@@ -9,7 +9,7 @@ import { writeError } from '../../files/write_failure.js';
 /** A buffer for what is read or hashed at a time. It is reused. */
 export const makeBuffer = (): Uint8Array => new Uint8Array(2 ** 22);
 
-/** Limits how many files are looked at in parallel. Object storage takes its time for each. */
+/** Limits how many files are checked in parallel. Object storage is slow for each. */
 export const severalAtOnce = pLimit(16);
 
 export async function writeAll(

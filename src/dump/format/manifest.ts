@@ -49,7 +49,7 @@ export const isManifestFile = (name: string): boolean => manifestPattern.test(na
 export const leaseFile = (part: Part): string => `${manifestFile(part)}.claim`;
 
 /**
- * The manifest that a lease belongs to, or a lease that was taken over and not cleared away; undefined for other names.
+ * The manifest that a lease file belongs to, or the rest of one that was taken over; undefined for other names.
  */
 export function leasedFile(name: string): string | undefined {
   const file = /^(.+)\.claim(\.[\w-]+)?$/.exec(name)?.[1];

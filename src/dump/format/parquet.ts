@@ -178,11 +178,11 @@ async function gathered(
       for (; at < stop; at++) {
         const latent = (indices[at] as number) - first;
         if (latent < 0 || latent >= next.length) continue;
-        const to = next[latent] as number;
-        next[latent] = to + 1;
-        if (to < 0 || to >= size) continue;
-        sorted.flatPositions[to] = flat;
-        sorted.values[to] = values[at] as number;
+        const target = next[latent] as number;
+        next[latent] = target + 1;
+        if (target < 0 || target >= size) continue;
+        sorted.flatPositions[target] = flat;
+        sorted.values[target] = values[at] as number;
       }
       if (stop === slotEnd) slot++;
     }

@@ -227,7 +227,8 @@ function asBadJob<T>(read: () => T): T {
   }
 }
 
-// Checked copies have their fields in a fixed order, so their JSON text can be signed. A job is signed for one queue.
+// A checked copy has its fields in the order of the payload, so planner and worker sign the same JSON text. A job is
+// signed for one queue.
 const signatureOf = (job: JobName, payload: object, { name, key }: JobOrigin & { key: SigningKey }): string =>
   createHmac('sha256', key)
     .update(JSON.stringify([name, job, payload]))

@@ -18,7 +18,7 @@ import { passes, type StoredPositions, storedPositionsOf } from '../format/posit
 import type { SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 
-// These are enough that object storage is asked for several ranges at once.
+// Large enough that object storage is asked for several ranges at once.
 const scratchBytes = 2 ** 25;
 const entriesAtOnce = 2 ** 22;
 

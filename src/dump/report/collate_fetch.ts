@@ -58,7 +58,7 @@ export async function fetchRows(
 
 const keyOf = ({ width }: FeatureTensor, feature: number, row: number): number => row * width + feature;
 
-// Takes the values that are chosen of a row. `from` is the first entry of `chosen` for that row. Returns the first one
+// Copies the chosen values of a row. `from` is the first entry of `chosen` for that row. Returns the first one
 // for the next row.
 function takeRow(fetching: Fetching, chunk: Chunk, r: number, from: number): number {
   const { tensor, context, chosen, values, tokens, starts } = fetching;

@@ -187,7 +187,7 @@ async function checkThere({ store, file }: StoredFile): Promise<void> {
   throw new Error(`merge: ${store.pathOf(file.file)} ${problem}${advice}`);
 }
 
-// Checks before anything is changed. Nothing is overwritten later either, when names are given.
+// Checks before anything is changed. Giving the names later overwrites nothing either.
 async function checkFree(out: Store, { store, file: { file } }: StoredFile): Promise<void> {
   if (await asMergeError(out.canLink(store, file))) return;
   throw new Error(`merge: ${out.pathOf(file)} is another file than ${store.pathOf(file)}`);

@@ -1,5 +1,5 @@
-// One blob on a server, read by ranges. Connections are cut, stall, and bring damaged bytes: a range whose connection
-// ends is requested again from where it stopped, and checked where the server gives a checksum.
+// One blob on a server, read by ranges. Connections are cut, stall, and bring damaged bytes: a range is requested again
+// from where its connection ended, and every range is checked where the server gives a checksum.
 import { createHash } from 'node:crypto';
 import type { BlobClient, BlobDownloadResponseParsed } from '@azure/storage-blob';
 import type { BlobAddress } from './blob_address.js';

@@ -6,7 +6,7 @@ import type { StoredTensor } from '../../files/host_tensor.js';
 
 const sliceBytes = 2 ** 21;
 
-/** A function that uploads a stored tensor to the device as one of `dtype`. It is called once at a time. */
+/** A function that uploads a stored tensor to the device as one of `dtype`. Only one call may run at a time. */
 export function uploader(device: Device, dtype: DType): (stored: StoredTensor) => Promise<Tensor> {
   const buffer = new ArrayBuffer(sliceBytes);
   let beforeLast = Promise.resolve();
