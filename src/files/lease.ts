@@ -42,7 +42,7 @@ export async function takeLease(folder: string, name = 'claim'): Promise<Lease |
     await removeStale(path, self.token);
     if (!(await created(path, self))) return undefined;
   }
-  const owned = async () => (await ownerOf(path))?.token === self.token;
+  const owned = async () => (await leaseFileAt(path))?.owner?.token === self.token;
   const touch = async () => {
     if (await owned()) await utimes(path, new Date(), new Date());
   };
@@ -59,20 +59,20 @@ export async function takeLease(folder: string, name = 'claim'): Promise<Lease |
 
 /**
  * The lease on a folder, or the name of its owner: `process 123 on some-host`. An owner on another machine cannot be
- * asked whether it is at work; that shows within some seconds.
+ * asked whether it is at work; that shows within some seconds. Owners that come and go are waited for.
  */
 export async function leaseOrOwner(folder: string, name: string): Promise<Lease | string> {
   const path = join(folder, name);
-  let first: number | undefined;
+  let first: LeaseFile | undefined;
   for (;;) {
     const lease = await takeLease(folder, name);
     if (lease) return lease;
-    const touched = (await lstat(path).catch(() => undefined))?.mtimeMs;
-    if (first !== undefined && touched !== undefined && touched !== first) break;
-    first ??= touched;
+    const now = await leaseFileAt(path);
+    // A file with another token is the next owner's, which is new and was not touched yet.
+    if (!first || !now || first.owner?.token !== now.owner?.token) first = now;
+    else if (first.touched !== now.touched) return showOwner(now.owner);
     await sleep(pollMilliseconds);
   }
-  return showOwner(await ownerOf(path));
 }
 
 /** This process as the owner of a new lease. */
@@ -119,16 +119,26 @@ async function created(path: string, self: Owner): Promise<boolean> {
   }
 }
 
+/** What a lease's file says; `owner` is undefined when it names none. */
+interface LeaseFile {
+  readonly owner: Owner | undefined;
+  /** When it was touched last, in milliseconds. */
+  readonly touched: number;
+}
+
 // The folder may come from anywhere: links are not followed, pipes do not block, and long files are not read.
-async function ownerOf(path: string): Promise<Owner | undefined> {
+async function leaseFileAt(path: string): Promise<LeaseFile | undefined> {
   const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants;
   const handle = await open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK).catch(() => undefined);
-  if (!handle) return undefined; // it is not there, or is a link
+  if (!handle) {
+    const found = await lstat(path).catch(() => undefined); // a link, or a file that only its owner's user may read
+    return found && { owner: undefined, touched: found.mtimeMs };
+  }
   try {
-    const { size } = await handle.stat().then((found) => (found.isFile() ? found : { size: 0 }));
-    if (size === 0 || size > longestOwner) return undefined;
+    const found = await handle.stat();
+    const size = found.isFile() && found.size <= longestOwner ? found.size : 0;
     const { buffer, bytesRead } = await handle.read(Buffer.alloc(size), 0, size, 0);
-    return parseOwner(buffer.toString('utf8', 0, bytesRead));
+    return { owner: parseOwner(buffer.toString('utf8', 0, bytesRead)), touched: found.mtimeMs };
   } catch {
     return undefined;
   } finally {
@@ -143,7 +153,7 @@ async function isStale(path: string): Promise<boolean> {
     throw new Error(`${path} is a folder, where the file of the process that writes here belongs: remove it`);
   }
   if (!found.isFile()) return true; // it is a link or a pipe, which no owner makes
-  const owner = await ownerOf(path);
+  const owner = (await leaseFileAt(path))?.owner;
   const atWork = owner && isAtWork(owner);
   if (atWork === false) return true;
   if (Math.abs(Date.now() - found.mtimeMs) <= staleMilliseconds) return false;

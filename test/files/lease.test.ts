@@ -1,8 +1,9 @@
 // Oracle: the file of a lease, and what another process could leave under its name: links, pipes, folders, long files.
 import { execFileSync } from 'node:child_process';
-import { lstat, mkdir, open, readdir, readFile, stat, symlink, utimes, writeFile } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, readFile, rename, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
 import { leaseOrOwner, parseOwner, showOwner, takeLease, thisProcess } from '../../src/files/lease.js';
 import { withFolder } from '../support/folders.js';
@@ -20,6 +21,34 @@ test('a lease is held, its owner is named, and it is released', () =>
     await held.release();
     assert.equal(await readdir(folder), []);
   }));
+
+test('owners that come and go, each for a moment, are waited for: only one that stays is named', () =>
+  withFolder(async (folder) => {
+    await replaced(folder, 0);
+    let isDone = false;
+    const waiting = leaseOrOwner(folder, 'claim').finally(() => {
+      isDone = true;
+    });
+    for (let turn = 1; turn < 100 && !isDone; turn++) {
+      await replaced(folder, turn);
+      await sleep(10);
+    }
+    assert.is(isDone, false);
+    await rm(join(folder, 'claim'), { force: true });
+    const lease = await waiting;
+    if (typeof lease === 'string') throw new Error(`${lease} was named`);
+    await lease.release();
+    assert.equal(await readdir(folder), []);
+  }));
+
+/** Puts the lease of another owner at work, this process, where one is, in one step: the waiting process finds no gap. */
+async function replaced(folder: string, turn: number): Promise<void> {
+  const next = join(folder, 'next');
+  await writeFile(next, JSON.stringify(thisProcess()));
+  const time = new Date(Date.now() + turn);
+  await utimes(next, time, time);
+  await rename(next, join(folder, 'claim'));
+}
 
 const obstacles: [what: string, make: (path: string, outside: string) => Promise<void>][] = [
   ['a pipe', async (path) => void execFileSync('mkfifo', [path])],
