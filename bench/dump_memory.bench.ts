@@ -3,7 +3,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { measureDump } from '../test/support/dump_memory.js';
+import { measureDump } from '../test/support/memory/dump_memory.js';
 
 const [model = 'random:gpt2-small', layer = '0'] = process.argv.slice(2);
 if (process.platform !== 'linux') throw new Error('only Linux reports the peak memory of a process');

@@ -4,7 +4,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { measureLoading } from '../test/support/load_memory.js';
+import { measureLoading } from '../test/support/memory/load_memory.js';
 
 const size = process.argv[2] ?? 'gpt2-xl';
 const folder = await mkdtemp(join(tmpdir(), 'sonde-load-'));

@@ -14,6 +14,9 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
+/** The C++ compiler that node-gyp uses, too. */
+export const compiler = process.env.CXX || (process.platform === 'darwin' ? 'c++' : 'g++');
+
 // The instruction sets of each architecture, best first, and for each the macros that a compiler defines when it compiles for a
 // processor that can run it. They stand for the features that native/cpu/backend.cc asks the processor for.
 const avx2 = ['__AVX2__', '__FMA__', '__F16C__'];
@@ -45,7 +48,6 @@ export function chooseIsas(wish = '', { arch = process.arch, macros = compilerMa
 }
 
 function compilerMacros() {
-  const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
   const options = ['-march=native', '-dM', '-E', '-x', 'c++', '/dev/null'];
   const { status, stdout, stderr, error } = spawnSync(compiler, options, { encoding: 'utf8' });
   if (status !== 0) throw new Error(`SONDE_ISAS=native: ${error?.message ?? stderr}`);
@@ -56,10 +58,9 @@ function compilerMacros() {
  * Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that holds the
  * compiler's output when the build fails. sanitize: '', 'address' or 'thread', each in a folder of its own.
  */
-export function buildAddon(sanitize = '') {
+export function buildAddon(sanitize = '', isas = chooseIsas(process.env.SONDE_ISAS)) {
   const folder = sanitize ? sanitizerFolder(sanitize) : root;
   const start = performance.now();
-  const isas = chooseIsas(process.env.SONDE_ISAS);
   const { status, stdout, stderr, error } = spawnSync(process.execPath, [nodeGyp(), ...gypArguments(sanitize, isas)], {
     cwd: folder,
     encoding: 'utf8',
@@ -165,17 +166,20 @@ async function main() {
     process.exitCode = 2;
     return;
   }
-  let isas = '';
+  const wish = process.env.SONDE_ISAS;
+  let isas;
   try {
-    if (process.env.SONDE_ISAS) isas = ` for ${chooseIsas(process.env.SONDE_ISAS).join(', ')} alone`;
+    isas = chooseIsas(wish);
   } catch (error) {
     console.error(`sonde: ${error.message}`);
     process.exitCode = 2;
     return;
   }
-  console.log(`sonde: building the CPU backend${isas}; this takes a minute or two the first time`);
+  console.log(
+    `sonde: building the CPU backend${wish ? ` for ${isas.join(', ')} alone` : ''}; this takes a minute or two the first time`,
+  );
   try {
-    const { warnings, seconds } = buildAddon(sanitize);
+    const { warnings, seconds } = buildAddon(sanitize, isas);
     if (warnings.length > 0) console.error(warnings.join('\n'));
     console.log(`sonde: CPU backend built in ${seconds.toFixed(1)} s`);
   } catch (error) {

@@ -1,18 +1,12 @@
 // The layout that CONTRIBUTING describes. Oracle: the imports, includes and file names of the sources themselves.
-import { readdirSync, readFileSync } from 'node:fs';
-import { basename, dirname, join, normalize, relative } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { basename, dirname, join, normalize } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../src/engine/native.js';
 import { suite } from './support/harness.js';
+import { filesBelow } from './support/sources.js';
 
 const test = suite('architecture');
-
-/** The files below a folder of the package, as paths from its root. */
-const filesBelow = (folder: string): string[] =>
-  readdirSync(join(packageRoot, folder), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => relative(packageRoot, join(entry.parentPath, entry.name)))
-    .sort();
 
 const sources = filesBelow('src').filter((file) => file.endsWith('.ts'));
 

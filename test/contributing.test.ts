@@ -17,6 +17,8 @@ import { pathToFileURL } from 'node:url';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../src/engine/native.js';
 import { suite } from './support/harness.js';
+import { isInstalled } from './support/machine.js';
+import { filesBelow, pages } from './support/sources.js';
 
 const test = suite('contributing');
 const page = readFileSync(join(packageRoot, 'CONTRIBUTING.md'), 'utf8');
@@ -78,8 +80,6 @@ function shell(text: string, more: NodeJS.ProcessEnv = {}): string {
   return stdout;
 }
 
-const has = (command: string) => spawnSync(command, ['--version']).status === 0;
-
 test('the steps can be done: new files are new, and lines are added where the page says', () => {
   const ignored = /^(node_modules|build|build-.*|dist|coverage|demo-dump|\.git)$/;
   for (const name of readdirSync(packageRoot)) {
@@ -108,7 +108,7 @@ test(
 test('the code has the style of the rest', () => {
   const named = (pattern: RegExp) => steps.map(({ file }) => file).filter((file) => pattern.test(file));
   shell(`node node_modules/@biomejs/biome/bin/biome ci --colors=off ${named(/\.ts$/).join(' ')}`);
-  if (has('clang-format')) shell(`clang-format --dry-run --Werror ${named(/\.(cc|cu|h)$/).join(' ')}`);
+  if (isInstalled('clang-format')) shell(`clang-format --dry-run --Werror ${named(/\.(cc|cu|h)$/).join(' ')}`);
 });
 
 const onEmulator =
@@ -147,14 +147,9 @@ else {
 // ---- commands elsewhere
 
 test('commands that run some test files or a compiled program name what is there', () => {
-  const within = (name: string) =>
-    readdirSync(join(packageRoot, name), { recursive: true }).map((file) => `${name}/${file}`);
-  const tests = [...within('test'), ...steps.map(({ file }) => file)]
+  const tests = [...filesBelow('test'), ...steps.map(({ file }) => file)]
     .filter((name) => name.endsWith('.test.ts'))
     .map((name) => name.replace(/^test\//, '').replace(/ts$/, 'js'));
-  const pages = [...readdirSync(packageRoot), ...['assets', 'bench', 'test'].flatMap(within)].filter((name) =>
-    name.endsWith('.md'),
-  );
   let count = 0;
   for (const name of pages) {
     const text = readFileSync(join(packageRoot, name), 'utf8');

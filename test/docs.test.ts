@@ -1,11 +1,12 @@
 // The pages of assets/docs must not rot. Oracle: the sources themselves, and the list of hook points.
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { listAutoencoderNames } from '../src/context/registry.js';
 import { packageRoot } from '../src/engine/native.js';
 import { finalPoints, firstPoint, layerPoints } from '../src/transformer/location.js';
 import { suite } from './support/harness.js';
+import { filesBelow, pages } from './support/sources.js';
 
 const test = suite('docs');
 const page = (name: string) => readFileSync(join(packageRoot, 'assets/docs', name), 'utf8');
@@ -24,12 +25,8 @@ function rows(text: string): string[][] {
 }
 
 test('every TypeScript name is one of the sources', () => {
-  const files = readdirSync(join(packageRoot, 'src'), { recursive: true })
-    .map(String)
-    .filter((name) => name.endsWith('.ts'));
-  const words = new Set(
-    files.flatMap((name) => readFileSync(join(packageRoot, 'src', name), 'utf8').match(/\w+/g) ?? []),
-  );
+  const files = filesBelow('src').filter((name) => name.endsWith('.ts'));
+  const words = new Set(files.flatMap((name) => readFileSync(join(packageRoot, name), 'utf8').match(/\w+/g) ?? []));
   const table = rows(page('python-names.md'));
   assert.ok(table.length > 70);
   for (const [python = '', typescript = ''] of table) {
@@ -52,10 +49,8 @@ test('every hook point has its row, and no other has one', () => {
 });
 
 test('every file and folder of the sources that a page names is there', () => {
-  const pages = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'bench/results/README.md', 'test/fixtures/README.md'];
-  pages.push(...readdirSync(join(packageRoot, 'assets/docs')).map((name) => `assets/docs/${name}`));
   let named = 0;
-  for (const name of pages.filter((page) => page.endsWith('.md'))) {
+  for (const name of pages) {
     const text = readFileSync(join(packageRoot, name), 'utf8');
     for (const [, path = ''] of text.matchAll(/`((?:src|native|kernels|test|bench|assets)\/[\w./-]*)/g)) {
       // the example of an operation to be added is not there

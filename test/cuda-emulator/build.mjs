@@ -6,10 +6,10 @@ import { existsSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { compiler } from '../../native/build.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '..', '..');
-export const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
 
 /** Flags of the kernels, and of the emulator itself: -DEMULATOR_TSAN makes it describe its fibers to ThreadSanitizer, which does not
  *  instrument it. */

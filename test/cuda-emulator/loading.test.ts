@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { DeviceDescription } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
+import { native } from '../kernels/scripts.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { emulator } from './suite.js';
@@ -71,8 +72,8 @@ else {
         ],
       ] as const) {
         const library = join(folder, `${name}.so`);
-        const compiler = ['-shared', '-fPIC', '-x', 'c++', '-', '-o', library];
-        assert.is(spawnSync(process.env.CXX ?? 'g++', compiler, { input: source }).status, 0);
+        const options = ['-shared', '-fPIC', '-x', 'c++', '-', '-o', library];
+        assert.is(spawnSync(native.compiler, options, { input: source }).status, 0);
         missing({ SONDE_CUDA_LIBRARY: library }, reason);
       }
     });

@@ -1,9 +1,9 @@
 // Memory does not grow with the corpus. Oracle: the system's own count for two processes that dump corpora of two
 // sizes. `npm run bench:dump-memory` does the same with a larger model.
 import * as assert from 'uvu/assert';
-import { measureDump } from '../support/dump_memory.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
+import { measureDump } from '../support/memory/dump_memory.js';
 
 const test = suite('dump memory');
 test.limit(540_000); // the test takes two minutes on an idle machine

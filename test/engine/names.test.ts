@@ -6,6 +6,7 @@ import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
 import { suite } from '../support/harness.js';
 import { camelCase, families, fileOf, operationFiles, operations } from '../support/operations/list.js';
+import { filesBelow } from '../support/sources.js';
 
 const test = suite('names');
 const read = (...path: string[]): string => readFileSync(join(packageRoot, ...path), 'utf8');
@@ -66,10 +67,10 @@ for (const { path, ending, others } of folders) {
 test('each operation is queued by the file of its name, and by no other', () => {
   const expected = operations.map(({ name }) => `${camelCase(name)} in ${fileOf(name)}.ts`).sort();
   const found = new Set<string>();
-  for (const path of readdirSync(join(packageRoot, 'src'), { recursive: true }).map(String)) {
+  for (const path of filesBelow('src')) {
     if (!path.endsWith('.ts')) continue;
-    const file = path.replace(/^engine[/\\]ops[/\\]/, '');
-    for (const [, name] of read('src', path).matchAll(/\.run\(\s*'(\w+)'/g)) found.add(`${name} in ${file}`);
+    const file = path.replace(/^src[/\\]engine[/\\]ops[/\\]/, '');
+    for (const [, name] of read(path).matchAll(/\.run\(\s*'(\w+)'/g)) found.add(`${name} in ${file}`);
   }
   assert.equal([...found].sort(), expected);
 });

@@ -89,6 +89,7 @@ export interface Machine {
 }
 
 interface NativeScript {
+  compiler: string;
   installCuda(
     options: Omit<Options, 'root'> & { from: string } & Partial<Machine>,
   ): Promise<{ line: string; failed: boolean }>;

@@ -12,8 +12,7 @@ import { suite, throws } from '../support/harness.js';
 
 type ChooseIsas = (requested?: string, machine?: { arch?: string; macros?: () => string }) => string[];
 const path = join(packageRoot, 'native', 'build.mjs');
-const { chooseIsas } = (await import(pathToFileURL(path).href)) as { chooseIsas: ChooseIsas };
-const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
+const { chooseIsas, compiler }: { chooseIsas: ChooseIsas; compiler: string } = await import(pathToFileURL(path).href);
 
 const test = suite('native/build');
 

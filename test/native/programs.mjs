@@ -5,10 +5,10 @@ import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { compiler } from '../../native/build.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 export const root = join(here, '..', '..');
-export const compiler = process.env.CXX ?? (process.platform === 'darwin' ? 'c++' : 'g++');
 const programs = ['device_queue_test', 'operations_test'];
 
 /** Builds and runs every program with the objects in `release` (an addon's build/Release); throws when one fails. */

@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
 import { suite } from '../support/harness.js';
+import { isInstalled } from '../support/machine.js';
 
 const objects = join(packageRoot, 'build', 'Release', 'obj.target');
-const has = (command: string) => spawnSync(command, ['--version']).status === 0;
 
 const test = suite('native programs');
 
@@ -32,7 +32,7 @@ for (const isa of ['avx2', 'avx512', 'avx512_bf16']) {
   const folder = join(objects, `cpu_${isa}`, 'native', 'cpu');
   const title = `objects built for ${isa} share no inline function with the others`;
   if (!existsSync(folder)) test.skip(title, `there is no ${isa} build on ${process.arch}`);
-  else if (!has('nm')) test.skip(title, 'nm is not installed');
+  else if (!isInstalled('nm')) test.skip(title, 'nm is not installed');
   else
     test(title, () => {
       const files = readdirSync(folder).filter((name) => name.endsWith('.o'));

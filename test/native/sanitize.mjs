@@ -5,10 +5,10 @@
 //   node test/native/sanitize.mjs [address|thread] [substring of test files ...]
 import { spawnSync } from 'node:child_process';
 import { dirname, join } from 'node:path';
-import { buildAddon } from '../../native/build.mjs';
+import { buildAddon, compiler } from '../../native/build.mjs';
 import { buildKernelsTest } from '../cuda-emulator/build.mjs';
 import { find } from '../cuda-emulator/mistakes/plant.mjs';
-import { compile, compiler, root, run, runPrograms } from './programs.mjs';
+import { compile, root, run, runPrograms } from './programs.mjs';
 
 // as in binding.gyp
 const flags = {

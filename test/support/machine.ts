@@ -1,5 +1,6 @@
-// Facts about the machine that the tests run on.
-import { execFileSync } from 'node:child_process';
+// Facts about the machine that the tests run on, and about this process in it.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 
 /** A port on which no process listens now. */
@@ -20,3 +21,10 @@ export function canMount(): boolean {
     return false;
   }
 }
+
+/** Whether a program, which knows the option --version, is on the PATH. */
+export const isInstalled = (name: string): boolean => spawnSync(name, ['--version']).status === 0;
+
+/** The memory of this process in bytes, now (VmRSS) or at its peak (VmHWM), by Linux's /proc. */
+export const ownMemory = (line: 'VmHWM' | 'VmRSS'): number =>
+  1024 * Number(new RegExp(`^${line}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);

@@ -1,5 +1,5 @@
 // A Redis or Valkey that a test starts, and workers on it. Its password, ACL and TLS are options of the server.
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,10 +9,10 @@ import * as assert from 'uvu/assert';
 import type { Outcome } from '../cli/command.js';
 import { sampleText } from '../dump/folders.js';
 import { withFolder } from './folders.js';
-import { freePort } from './machine.js';
+import { freePort, isInstalled } from './machine.js';
 
 export const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
-const installed = ['redis-server', 'valkey-server'].find((name) => spawnSync(name, ['--version']).status === 0);
+const installed = ['redis-server', 'valkey-server'].find(isInstalled);
 /** Why no server can be started here; undefined where one can. */
 export const noRedis = installed ? undefined : 'no redis-server is installed';
 

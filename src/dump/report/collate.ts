@@ -7,8 +7,8 @@ import { makeFolder, writing, writingFor } from '../../files/write_failure.js';
 import { textOf } from '../format/token_text.js';
 import type { Dump } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
-import { makeScan, type Scan } from './collate_scan.js';
-import { allRanges, type FeatureTensor, featureTensorOf, readChunks, rowsWithin } from './features.js';
+import { type Scan, scanDump } from './collate_scan.js';
+import { type FeatureTensor, featureTensorOf, rowsWithin } from './features.js';
 import { randomRows } from './row_choice.js';
 import { type CollateProgress, ScanMeter } from './scan_progress.js';
 
@@ -180,26 +180,14 @@ function chunksOf(list: Int32Array, most: number): Int32Array[] {
 // ---- the work
 
 async function collateRound(work: Work, round: Round, meter: ScanMeter): Promise<void> {
-  const { dump, limits, top, random } = work;
-  const scan = await scanDump(work, round, meter);
+  const { dump, limits, top, random, signal } = work;
+  const { chunkBytes } = limits;
+  const scan = await scanDump(dump, round.tensor, round.chosen, { top, chunkBytes, meter, signal });
   const choices = Math.max(1, Math.min(top + random, 2 * dump.rowCount));
   const perGroup = Math.max(1, Math.floor(limits.fetchBytes / (choices * (dump.manifest.context * 8 + 128))));
   for (let from = 0; from < round.chosen.length; from += perGroup) {
     await writeGroup(work, round, scan, [from, Math.min(from + perGroup, round.chosen.length)], meter);
   }
-}
-
-async function scanDump(work: Work, { tensor, chosen }: Round, meter: ScanMeter): Promise<Scan> {
-  const { dump, limits, signal } = work;
-  const rowsAtOnce = rowsWithin(dump, tensor, limits.chunkBytes);
-  const scan = makeScan(tensor, chosen, work.top);
-  for await (const chunk of readChunks(dump, tensor.name, allRanges(dump, rowsAtOnce))) {
-    scan.add(chunk);
-    meter.scanned(chunk.tokens.document);
-    signal?.throwIfAborted();
-  }
-  scan.finish();
-  return scan;
 }
 
 async function writeGroup(

@@ -1,9 +1,18 @@
 // The first pass of collate(), which reads every row once. Each row is summed up by itself and then merged, so that the
 // result does not depend on how many rows are read at a time.
 import { Moments } from '../format/moments.js';
-import type { DenseRows, SparseRows } from '../read/reader.js';
-import { type Chunk, checkLatents, type FeatureTensor, positionsOf } from './features.js';
+import type { DenseRows, Dump, SparseRows } from '../read/reader.js';
+import {
+  allRanges,
+  type Chunk,
+  checkLatents,
+  type FeatureTensor,
+  positionsOf,
+  readChunks,
+  rowsWithin,
+} from './features.js';
 import { TopRows } from './row_choice.js';
+import type { ScanMeter } from './scan_progress.js';
 
 /**
  * The moments and the top rows of chosen features. A feature's slot in both is its index in the list of chosen ones.
@@ -16,8 +25,42 @@ export interface Scan {
   finish(): void;
 }
 
-export const makeScan = ({ name, width, sparse }: FeatureTensor, chosen: Int32Array, top: number): Scan =>
+const makeScan = ({ name, width, sparse }: FeatureTensor, chosen: Int32Array, top: number): Scan =>
   sparse ? new SparseScan(name, chosen, top) : new DenseScan(width, chosen, top);
+
+export interface ScanOptions {
+  /** For the rows that are read at once. */
+  readonly chunkBytes: number;
+  readonly meter: ScanMeter;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Scans all rows of a dump for chosen features, and remembers the `top` strongest rows of each. */
+export async function scanDump(
+  dump: Dump,
+  tensor: FeatureTensor,
+  chosen: Int32Array,
+  { top, ...options }: ScanOptions & { readonly top: number },
+): Promise<Scan> {
+  const scan = makeScan(tensor, chosen, top);
+  for await (const chunk of readAll(dump, tensor, options)) scan.add(chunk);
+  scan.finish();
+  return scan;
+}
+
+/** All rows of a tensor, in chunks. After each one, the progress is reported and the signal is checked. */
+export async function* readAll(
+  dump: Dump,
+  tensor: FeatureTensor,
+  { chunkBytes, meter, signal }: ScanOptions,
+): AsyncGenerator<Chunk> {
+  const ranges = allRanges(dump, rowsWithin(dump, tensor, chunkBytes));
+  for await (const chunk of readChunks(dump, tensor.name, ranges)) {
+    yield chunk;
+    meter.scanned(chunk.tokens.document);
+    signal?.throwIfAborted();
+  }
+}
 
 class DenseScan implements Scan {
   readonly moments: Moments;

@@ -3,8 +3,8 @@
 import { latentsName } from '../format/layout.js';
 import type { Dump, SparseRows } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
-import { makeScan } from './collate_scan.js';
-import { allRanges, checkLatents, type FeatureTensor, featureTensorOf, readChunks, rowsWithin } from './features.js';
+import { readAll, scanDump } from './collate_scan.js';
+import { checkLatents, type FeatureTensor, featureTensorOf, rowsWithin } from './features.js';
 import type { ScanMeter } from './scan_progress.js';
 
 /** How often each latent of an autoencoder is active. */
@@ -54,8 +54,7 @@ async function activityOf({ dump, signal, meter }: Reading, name: string): Promi
   const active = new Float64Array(tensor.width);
   const largest = new Float32Array(tensor.width);
   let tokens = 0;
-  for await (const chunk of readChunks(dump, name, allRanges(dump, rowsWithin(dump, tensor, chunkBytes)))) {
-    signal?.throwIfAborted();
+  for await (const chunk of readAll(dump, tensor, { chunkBytes, meter, signal })) {
     for (let row = 0; row < chunk.count; row++) checkLatents(name, chunk, row);
     const { indices, values } = chunk.values as SparseRows;
     for (let i = 0; i < indices.length; i++) {
@@ -64,7 +63,6 @@ async function activityOf({ dump, signal, meter }: Reading, name: string): Promi
       if ((values[i] as number) > (largest[latent] as number)) largest[latent] = values[i] as number;
     }
     for (const stored of chunk.tokens.stored) tokens += stored;
-    meter.scanned(chunk.tokens.document);
   }
   return { name, latents: tensor.width, tokens, active, largest };
 }
@@ -77,13 +75,7 @@ export async function featuresOf(
   top: number,
 ): Promise<Feature[]> {
   const tensor = featureTensorOf(dump, name);
-  const scan = makeScan(tensor, Int32Array.from(indices), top);
-  for await (const chunk of readChunks(dump, name, allRanges(dump, rowsWithin(dump, tensor, chunkBytes)))) {
-    signal?.throwIfAborted();
-    scan.add(chunk);
-    meter.scanned(chunk.tokens.document);
-  }
-  scan.finish();
+  const scan = await scanDump(dump, tensor, Int32Array.from(indices), { top, chunkBytes, meter, signal });
   const rows = new Map(indices.map((index, slot) => [index, scan.top.rowsOf(slot)]));
   const rowsAtOnce = rowsWithin(dump, tensor, chunkBytes);
   const fetched = await fetchRows(dump, tensor, rows, { rowsAtOnce, signal });

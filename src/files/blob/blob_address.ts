@@ -114,8 +114,8 @@ function partsOf(address: string): string[] | undefined {
   const parts =
     address.slice(0, 3).toLowerCase() === 'az:' ? address.slice('az://'.length).split('/') : partsOfUrl(address);
   while (parts.length > 1 && parts.at(-1) === '') parts.pop(); // slashes at the end
-  const plain = parts.every((part) => part !== '' && canDecode(part) && hasPlainParts(decoded(part)));
-  return plain ? [address.slice(0, address.indexOf(':')).toLowerCase(), ...parts] : undefined;
+  const isPlain = parts.map(tryDecode).every((part) => part !== undefined && part !== '' && hasPlainParts(part));
+  return isPlain ? [address.slice(0, address.indexOf(':')).toLowerCase(), ...parts] : undefined;
 }
 
 function partsOfUrl(address: string): string[] {
@@ -205,13 +205,13 @@ function serviceOf(account: string, environment: Environment): string {
 
 const connectionAccount = (string: string): string | undefined => /(?:^|;)AccountName=([^;]+)/i.exec(string)?.[1];
 
-function canDecode(text: string): boolean {
+/** The text without percent signs for characters; undefined when they stand for none. */
+function tryDecode(text: string): string | undefined {
   try {
-    decodeURIComponent(text);
-    return true;
+    return decodeURIComponent(text);
   } catch {
-    return false;
+    return undefined;
   }
 }
 
-const decoded = (text: string): string => (canDecode(text) ? decodeURIComponent(text) : text);
+const decoded = (text: string): string => tryDecode(text) ?? text;

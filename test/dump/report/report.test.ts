@@ -12,6 +12,7 @@ import { Transformer } from '../../../src/transformer/transformer.js';
 import { run } from '../../cli/command.js';
 import { withFolder } from '../../support/folders.js';
 import { rejects, suite } from '../../support/harness.js';
+import { isInstalled } from '../../support/machine.js';
 import { sampleText } from '../folders.js';
 
 const test = suite('report');
@@ -182,9 +183,7 @@ test('sonde report', () =>
     assert.not((await readdir(join(out, '..'))).includes('report.html2'));
   }));
 
-const browser = ['chromium', 'chromium-browser', 'google-chrome'].find(
-  (name) => spawnSync(name, ['--version']).status === 0,
-);
+const browser = ['chromium', 'chromium-browser', 'google-chrome'].find(isInstalled);
 const onPhones = 'a browser shows it on a phone and on a desktop, without scrolling sideways';
 if (!browser) test.skip(onPhones, 'no Chromium is installed');
 else {

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import { onCpu } from '../../support/device.js';
 import { withFolder } from '../../support/folders.js';
 import { suite } from '../../support/harness.js';
-import { measureLoading } from '../../support/load_memory.js';
+import { measureLoading } from '../../support/memory/load_memory.js';
 
 const test = suite('load memory');
 test.limit(240_000);

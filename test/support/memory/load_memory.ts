@@ -1,12 +1,12 @@
 // The peak memory of a process that loads a model: random weights in both layouts, each loaded in its own process.
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { openDevice } from '../../src/engine/device.js';
-import { Transformer } from '../../src/transformer/transformer.js';
-import { saveHuggingFace } from './hugging_face.js';
+import { openDevice } from '../../../src/engine/device.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { saveHuggingFace } from '../hugging_face.js';
+import { ownMemory } from '../machine.js';
 
 export interface LoadMemory {
   readonly layout: string;
@@ -43,10 +43,6 @@ async function bytesBelow(folder: string): Promise<number> {
   return sum;
 }
 
-/** In bytes. */
-const memory = (line: 'VmHWM' | 'VmRSS'): number =>
-  1024 * Number(new RegExp(`^${line}:\\s+(\\d+) kB`, 'm').exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
-
 const [, , what, argument = '', folder = ''] = process.argv;
 if (process.argv[1] === self && what === 'write') {
   using model = await Transformer.load(`random:${argument}`, { device: openDevice('cpu') });
@@ -55,9 +51,9 @@ if (process.argv[1] === self && what === 'write') {
 } else if (process.argv[1] === self && what === 'load') {
   const device = openDevice('cpu');
   await device.synchronize();
-  const before = memory('VmRSS');
+  const before = ownMemory('VmRSS');
   const start = performance.now();
   using _ = await Transformer.load(argument, { device });
   await device.synchronize();
-  console.log(JSON.stringify({ before, peak: memory('VmHWM'), seconds: (performance.now() - start) / 1000 }));
+  console.log(JSON.stringify({ before, peak: ownMemory('VmHWM'), seconds: (performance.now() - start) / 1000 }));
 }

@@ -1,15 +1,15 @@
 // The peak memory of a process that dumps a corpus of so many tokens: each dump is made by a process of its own.
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
-import { dump } from '../../src/dump/run.js';
-import { openDevice } from '../../src/engine/device.js';
-import { topK } from '../../src/index.js';
-import { Transformer } from '../../src/transformer/transformer.js';
-import { random } from './random.js';
+import { Autoencoder } from '../../../src/autoencoder/autoencoder.js';
+import { dump } from '../../../src/dump/run.js';
+import { openDevice } from '../../../src/engine/device.js';
+import { topK } from '../../../src/index.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { ownMemory } from '../machine.js';
+import { random } from '../random.js';
 
 export interface DumpMemory {
   /** The peak of resident memory, in bytes. */
@@ -52,10 +52,6 @@ async function writeCorpus(path: string, tokens: number): Promise<void> {
   }
 }
 
-/** In bytes. */
-const peakMemory = (): number =>
-  1024 * Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1]);
-
 const [, , what, argument = ''] = process.argv;
 if (process.argv[1] === self && what === 'dump') {
   const { model: name, layer, tokens, latents, shardTokens, folder } = JSON.parse(argument) as DumpMemoryOptions;
@@ -75,5 +71,5 @@ if (process.argv[1] === self && what === 'dump') {
     shardTokens,
     onProgress: () => globalThis.gc?.(),
   });
-  console.log(JSON.stringify({ peak: peakMemory(), seconds: (performance.now() - start) / 1000 }));
+  console.log(JSON.stringify({ peak: ownMemory('VmHWM'), seconds: (performance.now() - start) / 1000 }));
 }
