@@ -69,7 +69,7 @@ export const addModel = (command: Command, model = 'demo'): Command =>
 const addThreads = (command: Command): Command =>
   command.option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1));
 
-/** The device of a command that uses one. */
+/** The options of a command that works on one device. */
 export const addDevice = (command: Command): Command =>
   addThreads(command.option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName));
 
@@ -98,7 +98,8 @@ export const addPrecision = (command: Command, flag: '--dtype' | '--precision'):
   );
 
 /**
- * The device of this process, or those of the processes that share the work. `--threads` counts those of all processes.
+ * The device of this process, or those of the processes that share the work. `--threads` is the number
+ * of threads of all processes together.
  */
 export function chosenWorkers(options: {
   device?: DeviceName[];

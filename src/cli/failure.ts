@@ -2,13 +2,13 @@
 import { CommanderError } from 'commander';
 import { warn } from './terminal.js';
 
-export const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
+const exitCodes = { done: 0, failed: 1, usage: 2, interrupted: 130 } as const;
 
 /** The command line asks for something that makes no sense. Nothing was done. */
 export class UsageError extends Error {}
 
 /** The reason of the abort signal after Ctrl-C or SIGTERM. */
-export class Interrupted extends Error {}
+class Interrupted extends Error {}
 
 /** Writes to standard error, in one line, what went wrong. Returns the exit code. */
 export function reportFailure(error: unknown): number {

@@ -68,7 +68,7 @@ function bytesOf(file: string): Buffer {
   }
 }
 
-/** The bytes without the line end at the end, which editors and `echo` add. */
+/** The bytes without the line ends behind the key, which editors and `echo` add. */
 function keyOf(bytes: Buffer, name: string): Uint8Array {
   let end = bytes.length;
   while (end > 0 && ['\n', '\r'].includes(String.fromCharCode(bytes[end - 1] as number))) end--;

@@ -157,7 +157,7 @@ export function floatToBfloat16(value: number): number {
 }
 
 /** The value of a float16. */
-export function halfToFloat(bits: number): number {
+export function float16ToFloat(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >>> 10) & 31;
   const fraction = bits & 1023;
@@ -166,7 +166,7 @@ export function halfToFloat(bits: number): number {
 }
 
 /** A value rounded to float16, as bits; magnitudes from 65520 on become infinite. A NaN stays one. */
-export function floatToHalf(value: number): number {
+export function floatToFloat16(value: number): number {
   const bits = singleToOdd(value);
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & 0x7fffffff;
@@ -193,11 +193,11 @@ function nearestEven(value: number): number {
   return rest > 0.5 || (rest === 0.5 && whole % 2 === 1) ? whole + 1 : whole;
 }
 
-let halves: Float32Array | undefined;
+let float16Table: Float32Array | undefined;
 
 function float16Values(): Float32Array {
-  halves ??= Float32Array.from({ length: 65_536 }, (_, bits) => halfToFloat(bits));
-  return halves;
+  float16Table ??= Float32Array.from({ length: 65_536 }, (_, bits) => float16ToFloat(bits));
+  return float16Table;
 }
 
 function gathered(indices: ArrayLike<number>, values: Float32Array): Float32Array {

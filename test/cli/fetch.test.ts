@@ -19,7 +19,7 @@ interface Site {
   sonde(...args: string[]): Promise<Outcome>;
 }
 
-/** The demo model as if it were gpt2-small, and an autoencoder of it as one of the published. */
+/** Serves the demo model under the address of gpt2-small, and its autoencoders under that of published ones. */
 async function withSite(body: (site: Site) => Promise<void>): Promise<void> {
   await withFolder(async (folder) => {
     await using server = await BlobServer.start();

@@ -19,6 +19,7 @@ import {
 } from '../support/blobs/azurite.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
+import { endOf } from '../support/processes.js';
 import { contentsOf, sampleText } from './folders.js';
 
 const test = suite('dump into azurite');
@@ -37,14 +38,6 @@ const start = (out: string): ChildProcess =>
     ],
     { stdio: ['ignore', 'ignore', 'pipe'] },
   );
-
-function ended(child: ChildProcess): Promise<{ code: number | null; errors: string }> {
-  let errors = '';
-  child.stderr?.on('data', (text) => {
-    errors += text;
-  });
-  return new Promise((resolve) => child.on('close', (code) => resolve({ code, errors })));
-}
 
 /** Names of blobs that have only blocks. */
 async function uncommitted(container: ContainerClient): Promise<string[]> {
@@ -85,16 +78,16 @@ async function run(port: number, service: BlobServiceClient): Promise<void> {
   process.env.SONDE_BLOB_ENDPOINT = endpointOf(port);
   process.env.AZURE_STORAGE_CONNECTION_STRING = connectionOf(port);
   const whole = await withFolder(async (folder) => {
-    const { code, errors } = await ended(start(join(folder, 'out')));
+    const { code, errors } = await endOf(start(join(folder, 'out')));
     assert.is(code, 0, errors);
     return contentsOf(join(folder, 'out'));
   });
 
   const first = start(address);
-  const end = ended(first);
+  const end = endOf(first);
   const left = await stoppedInUpload(first, container);
   const { pid } = first;
-  assert.match((await ended(start(address))).errors, new RegExp(`is being written by process ${pid} on `));
+  assert.match((await endOf(start(address))).errors, new RegExp(`is being written by process ${pid} on `));
   first.kill('SIGKILL');
   await end;
   await using begun = await openDump(address);
@@ -105,7 +98,7 @@ async function run(port: number, service: BlobServiceClient): Promise<void> {
   );
   assert.ok(problems.some((problem) => problem.startsWith('manifest.json.claim: is the claim of')));
 
-  const { code, errors } = await ended(start(address));
+  const { code, errors } = await endOf(start(address));
   assert.is(code, 0, errors);
   assert.equal(await hashes(container), whole);
   assert.equal(await uncommitted(container), []);

@@ -17,6 +17,7 @@ import type { BlobServer, Faults, ServedRequest } from '../support/blobs/blob_se
 import { address, blobsOf, hashesOf, pathOf, uncommittedOf, withBlobServer } from '../support/blobs/blob_stores.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
+import { type Ended, endOf } from '../support/processes.js';
 import { random } from '../support/random.js';
 import { contentsOf, sampleText } from './folders.js';
 
@@ -44,19 +45,9 @@ const command = (out: string, ...more: string[]): string[] => [
   ...['--limit', '4000', '--threads', '1', '--out', out, ...more],
 ];
 
-interface Ended {
-  readonly code: number | null;
-  readonly signal: string | null;
-  readonly errors: string;
-}
-
 function start(args: string[]): { child: ChildProcess; ended: Promise<Ended> } {
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
-  let errors = '';
-  child.stderr?.on('data', (text) => {
-    errors += text;
-  });
-  return { child, ended: new Promise((done) => child.on('close', (code, signal) => done({ code, signal, errors }))) };
+  return { child, ended: endOf(child) };
 }
 
 /** Makes the same dump in a folder, and returns every file with its hash. */
@@ -228,7 +219,8 @@ test('SIGKILL at any moment, also in mid-upload, costs no byte, and shows no hal
     assert.equal(await made.verify(), []);
   }));
 
-// When the process is killed, and whether its request is not executed then. Blocks that are not committed stay.
+// The request at which the process is killed, and whether it is held until the process has ended, so that it is never
+// executed. Blocks that are not committed stay.
 const moments: [string, boolean][] = [
   ['put block', false],
   ['commit', true],
@@ -239,7 +231,8 @@ const moments: [string, boolean][] = [
 ];
 
 /**
- * Kills the process at a request of that kind. Of a long request, only a part has arrived. Every request is checked.
+ * Kills the process at the `count`-th request of a kind. Of a long request, only a part has arrived then. Calls `look`
+ * at every request.
  */
 function killer(child: ChildProcess, operation: string, count: number, look: () => void, hold?: Promise<unknown>) {
   return (request: ServedRequest): Faults | undefined => {

@@ -8,6 +8,7 @@ import * as assert from 'uvu/assert';
 import { openDump } from '../../src/dump/read/reader.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
+import { endOf } from '../support/processes.js';
 import { random } from '../support/random.js';
 import { assertSameFolder, sampleText } from './folders.js';
 
@@ -33,19 +34,11 @@ const command = (out: string, ...more: string[]): string[] => [
 
 const start = (args: string[]): ChildProcess => spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
 
-function ended(child: ChildProcess): Promise<{ code: number | null; signal: string | null; errors: string }> {
-  let errors = '';
-  child.stderr?.on('data', (text) => {
-    errors += text;
-  });
-  return new Promise((resolve) => child.on('close', (code, signal) => resolve({ code, signal, errors })));
-}
-
 test('SIGKILL at any moment costs no byte of the result', () =>
   withFolder(async (folder) => {
     const [whole, killed] = [join(folder, 'whole'), join(folder, 'killed')];
     const begun = performance.now();
-    const { code, errors } = await ended(start(command(whole)));
+    const { code, errors } = await endOf(start(command(whole)));
     assert.is(code, 0, errors);
     let milliseconds = performance.now() - begun;
     await mkdir(killed);
@@ -53,7 +46,7 @@ test('SIGKILL at any moment costs no byte of the result', () =>
     for (let kills = 0; kills < 5; ) {
       const child = start(command(killed, ...(kills % 2 ? ['--batch', '3'] : [])));
       const timer = setTimeout(() => child.kill('SIGKILL'), milliseconds * (0.1 + 0.7 * rng.next()));
-      const { signal, code, errors } = await ended(child);
+      const { signal, code, errors } = await endOf(child);
       clearTimeout(timer);
       await assertReadable(killed);
       if (signal === 'SIGKILL') {
@@ -67,7 +60,7 @@ test('SIGKILL at any moment costs no byte of the result', () =>
       await mkdir(killed);
       milliseconds /= 2;
     }
-    const last = await ended(start(command(killed)));
+    const last = await endOf(start(command(killed)));
     assert.is(last.code, 0, last.errors);
     await assertSameFolder(killed, whole);
   }));
@@ -88,15 +81,15 @@ test('a disk that takes no more is an error that names the file, and the dump ca
   withFolder(async (folder) => {
     const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
     const few = ['--limit', '3000'];
-    const reference = await ended(start(command(whole, ...few)));
+    const reference = await endOf(start(command(whole, ...few)));
     assert.is(reference.code, 0, reference.errors);
     // A limit on the size of a file stands for the full disk: 100 blocks of 1024 bytes.
     const limited = spawn('bash', ['-c', 'ulimit -f 100; exec "$0" "$@"', process.execPath, ...command(out, ...few)]);
-    const { code, errors } = await ended(limited);
+    const { code, errors } = await endOf(limited);
     assert.is(code, 1, errors);
     assert.match(errors, /sonde: dump: cannot write .*shard-00000\.safetensors.*partial: .*run the same command again/);
     assert.equal(await readdir(out), ['manifest.json']);
-    const { code: again } = await ended(start(command(out, ...few)));
+    const { code: again } = await endOf(start(command(out, ...few)));
     assert.is(again, 0);
     await assertSameFolder(out, whole);
   }));

@@ -41,7 +41,10 @@ test('owners that come and go, each for a moment, are waited for: only one that 
     assert.equal(await readdir(folder), []);
   }));
 
-/** Puts the lease of another owner at work, this process, where one is, in one step: the waiting process finds no gap. */
+/**
+ * Replaces the lease by that of another owner, which is at work, in one step: at no moment is there no lease. The owner
+ * is this process under a new token.
+ */
 async function replaced(folder: string, turn: number): Promise<void> {
   const next = join(folder, 'next');
   await writeFile(next, JSON.stringify(thisProcess()));

@@ -53,8 +53,8 @@ export function relativeError(actual: Numbers, expected: Numbers): number {
   return difference === 0 ? 0 : Math.sqrt(difference / total);
 }
 
-// 0 when actual will do; else how wrong it is: the difference in units of what is allowed, or as it is where nothing
-// is.
+// How wrong a value is: 0 within the tolerance; else the difference over the allowed one, or the difference itself
+// where none is allowed.
 function excessOf(actual: number, expected: number, rtol: number, atol: number): number {
   if (actual === expected || (Number.isNaN(actual) && Number.isNaN(expected))) return 0;
   if (!Number.isFinite(actual) || !Number.isFinite(expected)) return Infinity;

@@ -8,7 +8,7 @@ export const onCpu = name === 'cpu';
 /** Whether the CPU emulates a GPU: everything takes a hundred times as long. */
 export const emulated = (): boolean => !onCpu && testDevice().description.startsWith('emulated');
 
-/** With so many compute threads, where the device has them to choose. */
+/** The device. Its number of compute threads can be chosen on the CPU only. */
 export function testDevice(threads?: number): Device {
   return openDevice(name, onCpu && threads !== undefined ? { threads } : {});
 }

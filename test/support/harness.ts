@@ -20,9 +20,9 @@ export interface Suite {
   skip(title: string, reason: string): void;
   /** Milliseconds each test and hook registered from here on may take; 60 000 when never called. */
   limit(ms: number): void;
-  /** One that throws fails every test of the suite. */
+  /** A hook that throws fails every test of the suite; one of `before.each`, the test that follows. */
   before: Hook;
-  /** One that throws fails the file; `after.each`, the test it follows. */
+  /** A hook that throws fails the file; one of `after.each`, the test that it follows. */
   after: Hook;
   /** Must be called once, after the last test. */
   run(): void;

@@ -2,7 +2,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { floatToBfloat16, floatToHalf, type HostTensor } from '../../src/files/host_tensor.js';
+import { floatToBfloat16, floatToFloat16, type HostTensor } from '../../src/files/host_tensor.js';
 import { saveSafetensors, type TensorToCome } from '../../src/files/safetensors/safetensors.js';
 import type { Transformer } from '../../src/transformer/transformer.js';
 import { parameterShape } from '../../src/transformer/weights/state_dict.js';
@@ -130,6 +130,6 @@ function tensorsOf(model: Transformer, prefix: string, tied: boolean): Record<st
 
 function converted(tensor: HostTensor, dtype: 'float32' | 'float16' | 'bfloat16'): HostTensor {
   if (dtype === 'float32' || tensor.dtype !== 'float32') return tensor;
-  const bits = dtype === 'float16' ? floatToHalf : floatToBfloat16;
+  const bits = dtype === 'float16' ? floatToFloat16 : floatToBfloat16;
   return { dtype, shape: tensor.shape, data: Uint16Array.from(tensor.data as Float32Array, bits) };
 }

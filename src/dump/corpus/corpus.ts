@@ -32,7 +32,7 @@ export interface Source extends SourceDescription {
   readonly documents?: AsyncIterable<string | number[]>;
 }
 
-/** Some tokens of a document; `ends` with its last ones, which may be none. */
+/** Some tokens of a document. `ends` is true for the last chunk of a document, which may be empty. */
 export interface TokenChunk {
   readonly tokens: ArrayLike<number>;
   readonly ends: boolean;
@@ -126,19 +126,19 @@ async function* readText(source: Source, options: ReadOptions): AsyncGenerator<T
   const origin = nameOf(source);
   const encode = checkedEncode(origin, options);
   const cutter = new TextCutter(origin);
-  let open = false;
+  let isOpen = false;
   for await (const text of decoded(source, options)) {
     for (const chunk of cutter.add(text)) {
       const tokens = encode(chunk.text);
       yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, ends: chunk.ended };
-      open = !chunk.ended;
+      isOpen = !chunk.ended;
     }
   }
   for (const chunk of cutter.end()) {
     yield { tokens: encode(chunk.text), ends: false };
-    open = true;
+    isOpen = true;
   }
-  if (open) yield { tokens: [], ends: true };
+  if (isOpen) yield { tokens: [], ends: true };
 }
 
 async function* readJsonLines(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
@@ -184,7 +184,7 @@ async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator
   const origin = nameOf(source);
   const [mark] = options.encode(endOfText) as [number];
   let offset = 0;
-  let open = false;
+  let isOpen = false;
   let half: Buffer = Buffer.alloc(0);
   for await (const chunk of chunksOf(source, options)) {
     const bytes = half.length > 0 ? Buffer.concat([half, chunk]) : chunk;
@@ -195,14 +195,14 @@ async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator
       yield { tokens: tokens.subarray(from, at + 1), ends: true };
       from = at + 1;
     }
-    if (tokens.length > 0) open = from < tokens.length;
+    if (tokens.length > 0) isOpen = from < tokens.length;
     if (from < tokens.length) yield { tokens: tokens.subarray(from), ends: false };
     half = bytes.subarray(2 * tokens.length);
     offset += 2 * tokens.length;
   }
   if (half.length > 0)
     throw new Error(`${origin}, byte ${offset}: the file ends in the middle of a token of two bytes`);
-  if (open) yield { tokens: [], ends: true };
+  if (isOpen) yield { tokens: [], ends: true };
 }
 
 // Copies, since a Uint16Array must begin at an even address, and the memory of the bytes may be reused.

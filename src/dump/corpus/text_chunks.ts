@@ -13,7 +13,7 @@ import { isHighSurrogate, isLowSurrogate, kindOf, letters, sign, space } from '.
 export const endOfText = '<|endoftext|>';
 
 /** Characters of a chunk, about: few enough to be tokenised without blocking the event loop. */
-export const chunkLength = 16_384;
+const chunkLength = 16_384;
 /** Text of this length that cannot be cut is refused: no language has such words, and memory must stay bounded. */
 export const longestUncut = 2 ** 20;
 

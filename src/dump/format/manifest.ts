@@ -49,9 +49,10 @@ export const isManifestFile = (name: string): boolean => manifestPattern.test(na
 export const leaseFile = (part: Part): string => `${manifestFile(part)}.claim`;
 
 /**
- * The manifest that a lease file belongs to, or the rest of one that was taken over; undefined for other names.
+ * The manifest that a lease's file belongs to, also under the name that the file gets when the lease is taken over;
+ * undefined for other names.
  */
-export function leasedFile(name: string): string | undefined {
+export function manifestOfLease(name: string): string | undefined {
   const file = /^(.+)\.claim(\.[\w-]+)?$/.exec(name)?.[1];
   return file !== undefined && isManifestFile(file) ? file : undefined;
 }
@@ -126,9 +127,9 @@ export function manifestText(store: Store, manifest: Manifest, how?: Pick<Writin
 
 /** Whether a manifest can list so many shards. */
 export function canList(settings: DumpSettings, shards: number): boolean {
-  const listed = (file: string): ListedFile => ({ file, bytes: 1, sha256: '0'.repeat(64) });
-  const parquet = settings.parquet && settings.autoencoders.map(({ location }) => listed(parquetFile(0, location)));
-  const entry: ShardEntry = { ...listed(shardFile(0)), rows: 1, tokens: 1, ...(parquet && { parquet }) };
+  const smallFile = (file: string): ListedFile => ({ file, bytes: 1, sha256: '0'.repeat(64) });
+  const parquet = settings.parquet && settings.autoencoders.map(({ location }) => smallFile(parquetFile(0, location)));
+  const entry: ShardEntry = { ...smallFile(shardFile(0)), rows: 1, tokens: 1, ...(parquet && { parquet }) };
   const lengthOf = (entries: ShardEntry[]) => textOf(makeManifest(settings, entries, true))?.length ?? Infinity;
   const each = lengthOf([entry, entry]) - lengthOf([entry]);
   return lengthOf([entry]) + (shards - 1) * each <= largestManifest;

@@ -145,12 +145,12 @@ function longestOf(path: string, settings: DumpSettings, { rows }: ShardEntry): 
 
 const shortHeader = 2 ** 20;
 
-/** Calls `longestOf`, which takes some time, only for a header that is longer than usual. */
-async function readHeader(path: string, file: ByteSource, longestOf: () => number): Promise<Buffer> {
+/** Calls `longest`, which takes some time, only for a header that is longer than usual. */
+async function readHeader(path: string, file: ByteSource, longest: () => number): Promise<Buffer> {
   const prefix = Buffer.alloc(8);
   await file.readInto(0, prefix);
   const length = prefix.readBigUInt64LE(0);
-  const most = length > shortHeader ? Math.min(longestHeader, longestOf() - 8) : shortHeader;
+  const most = length > shortHeader ? Math.min(longestHeader, longest() - 8) : shortHeader;
   if (length > most || Number(length) + 8 > file.size) {
     throw new Error(
       `${path}: its header would be ${length} bytes long, and ${Math.min(most, file.size - 8)} are the most that it can be`,

@@ -1,5 +1,5 @@
 // Values as a dump stores them: float32, the raw bits of float16 and bfloat16, or int8 with a scale for each token.
-import { floatToBfloat16, floatToHalf, toFloat32 } from '../../files/host_tensor.js';
+import { floatToBfloat16, floatToFloat16, toFloat32 } from '../../files/host_tensor.js';
 import type { DumpSettings, FloatDType } from './settings.js';
 
 /** The values that a device gives. They are stored as they are or, for int8, with less accuracy. */
@@ -13,7 +13,7 @@ export const transferDType = ({ dtype, statistics }: Pick<DumpSettings, 'dtype' 
 
 export function toStored(values: Float32Array, dtype: FloatDType): StoredFloats {
   if (dtype === 'float32') return values;
-  const rounded = dtype === 'float16' ? floatToHalf : floatToBfloat16;
+  const rounded = dtype === 'float16' ? floatToFloat16 : floatToBfloat16;
   const bits = new Uint16Array(values.length);
   for (let i = 0; i < bits.length; i++) bits[i] = rounded(values[i] as number);
   return bits;

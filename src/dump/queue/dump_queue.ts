@@ -188,12 +188,12 @@ const shardJobOf = (dump: string, number: number, origin: JobOrigin) => ({
 async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promise<void> {
   const { FlowProducer } = await bullmq();
   const { redis, name, attempts } = queue;
-  const data = jobData('merge', dump, queue);
+  const plan = jobData('merge', dump, queue);
   const flow = new FlowProducer({ connection: withoutRetries(redis) });
   flow.on('error', () => {}); // the call below rejects
   try {
     await flow.add({
-      ...{ name: 'merge', queueName: name, data, opts: { jobId: id, attempts } },
+      ...{ name: 'merge', queueName: name, data: plan, opts: { jobId: id, attempts } },
       children: Array.from({ length: dump.count }, (_, number) => {
         const { jobId, data } = shardJobOf(id, number, queue);
         return { name: 'shard', queueName: name, data, opts: { jobId, attempts } };

@@ -14,7 +14,7 @@ import { bullmq } from './packages.js';
 
 /** No job is tried more often, and no pause before it is tried again is longer. */
 export const mostAttempts = 100;
-export const longestPauseMilliseconds = 60_000;
+const longestPauseMilliseconds = 60_000;
 
 /** Growing pauses, for `settings.backoffStrategy` of a worker. What a record says of pauses is ignored. */
 export const pauseAfter = (attempts: number): number => Math.min(1000 * 2 ** attempts, longestPauseMilliseconds);

@@ -155,9 +155,9 @@ export class Dump {
       const own = [at * context, (at + end - first) * context] as const;
       await shard.readInto('tokens', first * context, tokens.subarray(...own));
       await shard.readInto('document', first * context, document.subarray(...own));
-      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
-      if (!packed) for (let i = own[0]; i < own[1]; i++) stored[i] = document[i] === -1 ? 0 : 1;
-      else for (const position of packed.subarray(begin, stop)) stored[(at - first) * context + position] = 1;
+      const { begin, end: stop, flatPositions } = await shard.slotsOf(first, end);
+      if (!flatPositions) for (let i = own[0]; i < own[1]; i++) stored[i] = document[i] === -1 ? 0 : 1;
+      else for (const flat of flatPositions.subarray(begin, stop)) stored[(at - first) * context + flat] = 1;
     });
     return { tokens, document, stored, shape: [to - from, context] };
   }
@@ -179,26 +179,27 @@ export class Dump {
     const width = widthOf(entry);
     let count = 0;
     await this.#eachShard(from, to, async (shard, first, end) => {
-      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
-      if (packed) count += stop - begin;
+      const { begin, end: stop, flatPositions } = await shard.slotsOf(first, end);
+      if (flatPositions) count += stop - begin;
       else await this.#eachToken(shard, first, end, () => count++);
     });
     this.#checkMemory('stored', [from, to], count * (4 * width + 8), location);
     const [data, positions] = [new Float32Array(count * width), new Int32Array(2 * count)];
     let kept = 0;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
+      const { begin, end: stop, flatPositions } = await shard.slotsOf(first, end);
       const start = kept;
-      const keep = (position: number) => {
-        positions[2 * kept] = from + at + Math.floor(position / context);
-        positions[2 * kept++ + 1] = position % context;
+      const keep = (flat: number) => {
+        positions[2 * kept] = from + at + Math.floor(flat / context);
+        positions[2 * kept++ + 1] = flat % context;
       };
-      if (packed) for (let slot = begin; slot < stop; slot++) keep((packed[slot] as number) - first * context);
+      if (flatPositions)
+        for (let slot = begin; slot < stop; slot++) keep((flatPositions[slot] as number) - first * context);
       else await this.#eachToken(shard, first, end, keep);
-      // packed positions are never padding; where all positions are stored, padding is left out here
+      // Where positions are left out, padding is among them. Where all are stored, padding is left out here.
       let next = start;
       await this.#eachChunk(shard, entry, [begin, stop], (values, slot, slots) => {
-        if (packed) data.set(values, (start + slot - begin) * width);
+        if (flatPositions) data.set(values, (start + slot - begin) * width);
         else {
           for (; next < kept; next++) {
             const [row, position] = [positions[2 * next] as number, positions[2 * next + 1] as number];
@@ -213,9 +214,10 @@ export class Dump {
   }
 
   /**
-   * Calls body for each position of rows [first, end) that holds a token. Positions count from the first row's start.
+   * Calls body for each position of rows [first, end) that holds a token. Flat positions count from the first row's
+   * start.
    */
-  async #eachToken(shard: ShardReader, first: number, end: number, body: (position: number) => void): Promise<void> {
+  async #eachToken(shard: ShardReader, first: number, end: number, body: (flat: number) => void): Promise<void> {
     const { context } = this.manifest;
     const size = (end - first) * context;
     const document = new Int32Array(Math.min(size, valuesAtOnce));
@@ -278,13 +280,13 @@ export class Dump {
     this.#checkMemory('rows', [from, to], 4 * size, entry.location);
     const data = new Float32Array(size);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const { begin, end: stop, flatPositions: packed } = await shard.slotsOf(first, end);
+      const { begin, end: stop, flatPositions } = await shard.slotsOf(first, end);
       await this.#eachChunk(shard, entry, [begin, stop], (values, slot, slots) => {
-        if (!packed) data.set(values, (at * context + slot - begin) * width);
+        if (!flatPositions) data.set(values, (at * context + slot - begin) * width);
         else {
-          for (let i = 0; i < slots; i++) {
-            const position = (at - first) * context + (packed[slot + i] as number);
-            data.set(values.subarray(i * width, (i + 1) * width), position * width);
+          for (let n = 0; n < slots; n++) {
+            const flat = (at - first) * context + (flatPositions[slot + n] as number);
+            data.set(values.subarray(n * width, (n + 1) * width), flat * width);
           }
         }
       });
@@ -293,8 +295,8 @@ export class Dump {
   }
 
   /**
-   * Calls body with the vectors of a shard's stored positions [begin, end), some at a time: with `values` [slots, ...],
-   * those of the positions from the number `slot` on.
+   * Calls body with the vectors of a shard's slots [begin, end), some at a time: `values` [slots, ...] are those from
+   * `slot` on.
    */
   async #eachChunk(
     shard: ShardReader,
@@ -331,10 +333,10 @@ export class Dump {
       const found = await shard.slotsOf(first, end);
       const pointers = (await shard.read(`${name}.row_ptr`, found.begin, found.end + 1)) as BigInt64Array;
       const [start, stop] = checkedRange(shard, name, pointers);
-      const slotOf = slotsOf(found.flatPositions, first * context, end * context, found.begin);
+      const slotsBefore = slotCounter(found.flatPositions, first * context, end * context, found.begin);
       const shift = BigInt(entries) - (pointers[0] as bigint);
       for (let p = 1; p <= (end - first) * context; p++) {
-        rowPtr[at * context + p] = (pointers[slotOf(p)] as bigint) + shift;
+        rowPtr[at * context + p] = (pointers[slotsBefore(p)] as bigint) + shift;
       }
       ranges.push([start, stop]);
       entries += stop - start;
@@ -373,7 +375,7 @@ export class Dump {
     });
   }
 
-  /** @internal Checks the sizes of all shards against the manifest. */
+  /** @internal Checks the sizes and the headers of all shards against the manifest. */
   async check(): Promise<void> {
     await this.#checkShards(0, this.#count('check', 0, this.rowCount), Number.POSITIVE_INFINITY);
   }
@@ -443,15 +445,20 @@ export class Dump {
 }
 
 /**
- * A function that says how many of the stored positions from the number `begin` on lie before position `from + p`. It
- * must be called with ascending p. `packed` are the stored positions, undefined when all are stored.
+ * A function that says how many slots from `begin` on belong to flat positions before `from + p`. It must be called
+ * with ascending p. `flatPositions` has the flat position of each slot; it is undefined when all positions are stored.
  */
-function slotsOf(packed: Int32Array | undefined, from: number, to: number, begin: number): (p: number) => number {
-  if (!packed) return (p) => p;
+function slotCounter(
+  flatPositions: Int32Array | undefined,
+  from: number,
+  to: number,
+  begin: number,
+): (p: number) => number {
+  if (!flatPositions) return (p) => p;
   let slot = begin;
   return (p) => {
     const end = Math.min(from + p, to);
-    while (slot < packed.length && (packed[slot] as number) < end) slot++;
+    while (slot < flatPositions.length && (flatPositions[slot] as number) < end) slot++;
     return slot - begin;
   };
 }

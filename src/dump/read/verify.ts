@@ -7,8 +7,8 @@ import {
   filesOf,
   isManifestFile,
   type ListedFile,
-  leasedFile,
   type Manifest,
+  manifestOfLease,
   parquetNumber,
   problemWith,
   type ShardEntry,
@@ -45,7 +45,8 @@ async function checkFiles(store: Store, { shards, complete, part }: Manifest): P
   for (const file of await store.list()) {
     if (listed.has(file) || isManifestFile(file)) continue;
     const unfinished = unfinishedOf(file);
-    if (leasedFile(file)) problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
+    if (manifestOfLease(file))
+      problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
     else if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });
     else if (shardNumber(file) !== undefined || parquetNumber(file) !== undefined)
       problems.push({ file, problem: 'is not listed in the manifest' });
@@ -120,7 +121,7 @@ async function checkPositions(shard: ShardReader, expected: StoredPositions): Pr
   if (!required) return [];
   try {
     const found = (await shard.storedPositions()).flatPositions as Int32Array;
-    const invalid = required.findIndex((position, i) => found[i] !== position);
+    const invalid = required.findIndex((flat, i) => found[i] !== flat);
     if (invalid < 0 && found.length === required.length) return [];
     return [`positions[${invalid < 0 ? required.length : invalid}] is not one that the dump's options choose`];
   } catch (error) {
@@ -183,10 +184,10 @@ async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, {
     return [`${name}.row_ptr does not go from 0 to ${entries}`];
   }
   for (let slot = 0; slot < positions.count; slot++) {
-    const position = positions.flatPositions ? (positions.flatPositions[slot] as number) : slot;
+    const flat = positions.flatPositions ? (positions.flatPositions[slot] as number) : slot;
     const active = (pointers[slot + 1] as bigint) - (pointers[slot] as bigint);
     if (active < 0n) return [`${name}.row_ptr falls at ${slot + 1}`];
-    if (active > 0n && (document[position] as number) < 0) return [`${name} has entries at padding (${position})`];
+    if (active > 0n && (document[flat] as number) < 0) return [`${name} has entries at padding (${flat})`];
   }
   // Entries are read in chunks: those of a shard may not fit into memory.
   let slot = 0;

@@ -52,10 +52,10 @@ export async function report(dump: Dump, options: ReportOptions): Promise<Report
   const records = chosen ? [...chosen.values()].reduce((sum, { size }) => sum + size, 0) : latents * sparse;
   if (records > mostFeatures)
     throw new RangeError(`report: ${records} are selected, but a page shows ${mostFeatures} at most`);
-  for (const { location, latents } of dump.manifest.autoencoders) {
-    if (latents <= mostLatents) continue;
+  for (const { location, latents: width } of dump.manifest.autoencoders) {
+    if (width <= mostLatents) continue;
     throw new RangeError(
-      `report: ${dump.folder}: ${location} has ${latents} latents, but a page is about ${mostLatents} at most`,
+      `report: ${dump.folder}: ${location} has ${width} latents, but a page is about ${mostLatents} at most`,
     );
   }
   await writingFor('report', checkWritable(out));

@@ -1,14 +1,16 @@
 // The progress of what reads a dump and makes records: collate() and report().
 
 export interface CollateProgress {
-  /** The tokens that the first passes have seen, and `totalTokens`: those that they will have seen in the end. */
+  /** The tokens that the first passes have seen. */
   readonly tokens: number;
+  /** The tokens that the first passes will have seen in the end. */
   readonly totalTokens: number;
   readonly tokensPerSecond: number;
   /** The time that the first passes still take. */
   readonly secondsLeft?: number;
-  /** The records that are written, and `totalRecords`: those that will be written in the end. */
+  /** The records that are written. */
   readonly records: number;
+  /** The records that will be written in the end. */
   readonly totalRecords: number;
 }
 

@@ -14,12 +14,14 @@ export interface Batch {
 }
 
 /** The longest rows come first: the memory of the first batch is enough for the others. */
-export function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows, lengths }: Block): Batch[] {
+export function batchesOf({ batch, fullContext, settings }: DumpPlan, { rows: rowCount, lengths }: Block): Batch[] {
   const { context } = settings;
   const lengthOf = (row: number): number => (fullContext ? context : (lengths[row] as number));
-  const order = Int32Array.from({ length: rows }, (_, row) => row).sort((a, b) => lengthOf(b) - lengthOf(a) || a - b);
+  const order = Int32Array.from({ length: rowCount }, (_, row) => row).sort(
+    (a, b) => lengthOf(b) - lengthOf(a) || a - b,
+  );
   const batches: Batch[] = [];
-  for (let from = 0; from < rows; ) {
+  for (let from = 0; from < rowCount; ) {
     const seq = lengthOf(order[from] as number);
     const to = from + Math.floor((batch * context) / seq);
     const inOrder = order.subarray(from, to);

@@ -195,7 +195,7 @@ export function describePlan(plan: DumpPlan): string {
     return `  ${latentsName(location)}  of ${name}: ${latents} latents, those above ${threshold}; ${bytes} bytes each`;
   });
   const denseBytes = settings.locations.reduce((sum, entry) => sum + tokenBytes(entry, dtype), 0);
-  const bytes = 8 + (isPacked(settings) ? 8 * sample : 0) + denseBytes * sample;
+  const bytesPerToken = 8 + (isPacked(settings) ? 8 * sample : 0) + denseBytes * sample;
   const source = ({ kind, name, bytes }: SourceDescription) =>
     `  ${name ?? kind}${bytes === undefined ? '' : `  ${bytes} bytes of ${kind}`}`;
   const perShard = rowsPerShard * context;
@@ -206,7 +206,7 @@ export function describePlan(plan: DumpPlan): string {
     ...(limit === null ? [] : [`  at most ${limit} tokens of it`]),
     `rows       ${context} tokens each; ${batch} rows (${batch * context} tokens) at a time`,
     ...(isPacked(settings) ? [`positions  ${describeFilter(settings)}`] : []),
-    `shards     ${rowsPerShard} rows (${perShard} tokens), ${showBytes(perShard * bytes)} without the latents`,
+    `shards     ${rowsPerShard} rows (${perShard} tokens), ${showBytes(perShard * bytesPerToken)} without the latents`,
     ...(part.count > 1
       ? [`part       shards ${part.index}, ${part.index + part.count}, … of ${part.count} parts`]
       : []),
@@ -217,7 +217,7 @@ export function describePlan(plan: DumpPlan): string {
     ...sparse,
     ...(settings.statistics ? ['  count, active, mean, variance and maximum of each feature, for each shard'] : []),
     ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
-    `in all     ${Number(bytes.toPrecision(6))} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
+    `in all     ${Number(bytesPerToken.toPrecision(6))} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
   ].join('\n');
 }
 

@@ -7,10 +7,10 @@ import {
   filesOf,
   isManifestFile,
   type ListedFile,
-  leasedFile,
   leaseFile,
   type Manifest,
   manifestFile,
+  manifestOfLease,
   missing,
   parquetNumber,
   problemWith,
@@ -123,7 +123,7 @@ async function contentsOf(
   const standing = [...manifests.values()].filter((there) => there !== found || !isOutdated);
   for (const there of standing) checkSame(folder, there, settings);
   const leftovers = names.filter(isLeftover);
-  const other = names.find((name) => !isLeftover(name) && leasedFile(name) === undefined);
+  const other = names.find((name) => !isLeftover(name) && manifestOfLease(name) === undefined);
   if (manifests.size === 0 && other !== undefined) {
     throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
   }
@@ -144,7 +144,7 @@ function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): vo
 /** The shard, Parquet file or manifest that an interrupted run's leftover belongs to; undefined for other names. */
 function leftoverOf(name: string): string | undefined {
   if (!isPlainName(name)) return undefined; // a name that no store accepts comes from no run
-  const file = name.endsWith('.claim') ? undefined : (leasedFile(name) ?? unfinishedOf(name));
+  const file = name.endsWith('.claim') ? undefined : (manifestOfLease(name) ?? unfinishedOf(name));
   return file !== undefined && (isManifestFile(file) || numberOf(file) !== undefined) ? file : undefined;
 }
 
@@ -166,13 +166,13 @@ function isOwn(leftover: string, { part }: DumpSettings): boolean {
 }
 
 async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {
-  const whole = await Promise.all(
+  const isWhole = await Promise.all(
     listed.map(async (entry) => {
       const there = await Promise.all(filesOf(entry).map((file) => severalAtOnce(() => isThere(store, file))));
       return !there.includes(false); // a shard with a missing file is written again
     }),
   );
-  const found = listed.filter((_, i) => whole[i]);
+  const found = listed.filter((_, i) => isWhole[i]);
   return new Map(found.map((entry) => [shardNumber(entry.file) as number, entry]));
 }
 

@@ -38,7 +38,7 @@ export class LatentSpill {
   readonly #sizes: Float64Array;
   #entries = 0;
 
-  /** For the latents of autoencoder `i`. `discard` discards the drafts, too. */
+  /** For the latents of autoencoder `i`. `discard` discards the drafts. */
   constructor(
     i: number,
     settings: DumpSettings,

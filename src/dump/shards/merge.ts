@@ -156,11 +156,11 @@ function checkAllThere(parts: readonly StoredPart[]): void {
     }
     folders.set(index, folder);
   }
-  const missing = count - folders.size;
-  if (missing === 0) return;
+  const lacking = count - folders.size;
+  if (lacking === 0) return;
   const shown: number[] = [];
-  for (let index = 0; shown.length < Math.min(missing, 10); index++) if (!folders.has(index)) shown.push(index);
-  throw new Error(`merge: of ${count} parts, ${missing} are missing: ${shown.join(', ')}${missing > 10 ? ', …' : ''}`);
+  for (let index = 0; shown.length < Math.min(lacking, 10); index++) if (!folders.has(index)) shown.push(index);
+  throw new Error(`merge: of ${count} parts, ${lacking} are missing: ${shown.join(', ')}${lacking > 10 ? ', …' : ''}`);
 }
 
 /** The shards in order. Only the last one may have fewer rows than the others. */

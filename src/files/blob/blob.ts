@@ -31,7 +31,7 @@ export interface OpenBlobOptions extends FetchOptions {
 
 /** A file to read at any position: one of this machine, or a blob of which the cache has a copy. */
 export class BlobFile implements AsyncDisposable {
-  /** A path as it was given, or the address that was asked, without a query. */
+  /** A path as it was given, or the address that was asked for, without a query. */
   readonly name: string;
   /** The path of the file on this machine. */
   readonly path: string;

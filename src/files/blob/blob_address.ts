@@ -6,8 +6,8 @@ import { withEscapes } from '../text.js';
 
 export interface BlobAddress {
   /**
-   * The address as it was given, without a query (which may hold a signature), and https:// as the URL parser reads it:
-   * for messages and for the cache.
+   * The address for messages and for the cache. An https:// address is here as the URL parser reads it, and without its
+   * query, which may hold a signature. An az:// address is as it was given.
    */
   readonly name: string;
   /** The URL to request, still without credentials from the environment; its query is as it was given. */

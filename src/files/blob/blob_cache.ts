@@ -25,7 +25,7 @@ export interface CachedBlob {
 
 interface Entry extends Omit<CachedBlob, 'path'> {
   readonly file: string;
-  /** The file's time when its checksum was last computed. */
+  /** The file's modification time when its checksum was last computed. */
   readonly mtimeMs: number;
 }
 
@@ -82,7 +82,7 @@ const blobOf = (folder: string, { name, size, sha256, etag, modified, fetched, f
 export const storedName = (sha256: string, baseName: string): string =>
   `${sha256.slice(0, 16)}-${baseName.replace(/[^\w.-]/g, '_').slice(-100)}`;
 
-/** Makes a file that lies in the folder its entry, and removes the one before. */
+/** Writes the entry of a file that lies in the folder already, and removes the files of earlier entries. */
 export async function enter(folder: string, blob: Omit<CachedBlob, 'path'>, file: string): Promise<CachedBlob> {
   const { mtimeMs } = await stat(join(folder, file));
   const { name, size, sha256, etag, modified, fetched } = blob;
@@ -130,8 +130,8 @@ export async function listCache(): Promise<CacheListing> {
 }
 
 /**
- * Removes the blobs whose names `names` selects, or all, with downloads that were left unfinished. A blob that is being
- * fetched right now stays.
+ * Removes the blobs that `names` selects by name; all when it is left out. Downloads that were left unfinished have no
+ * name yet, so they are removed, too. A blob that is being fetched right now stays.
  */
 export async function clearCache(names: (name: string) => boolean = () => true): Promise<CacheListing> {
   const blobs: CachedBlob[] = [];

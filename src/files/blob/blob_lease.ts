@@ -13,7 +13,7 @@ export const usualLease = 15;
 const pollMilliseconds = 1000;
 
 const noRetries: RetryPolicy = { retries: 0, minTimeout: 0, maxTimeout: 0 };
-/** Retries that are over before the lease ends. */
+/** A few quick retries: whether a lease is lost must be known soon. */
 const briefRetries: RetryPolicy = { retries: 2, minTimeout: 200, maxTimeout: 1000 };
 
 interface LeasedBlob {

@@ -202,7 +202,7 @@ export function maxActivation({ mostPositiveActivationRecords }: NeuronRecord): 
 }
 
 export interface SplitOptions {
-  /** Records of a kind (most positive, or random) in each split; as many as there are when left out. */
+  /** Records of a kind (most positive, or random) in each split; as many as each split can have when left out. */
   readonly nExamplesPerSplit?: number | undefined;
 }
 
@@ -213,7 +213,7 @@ const randomSplits = ['calibration', 'valid', 'test'] as const;
 export const trainActivationRecords = (record: NeuronRecord, options: SplitOptions = {}): ActivationRecord[] =>
   topSplit('trainActivationRecords', record, 'train', options);
 
-/** Records for calibrating a simulation: most positive records, then as many random ones where there are enough. */
+/** Records for calibrating a simulation: most positive records, then random ones. */
 export const calibrationActivationRecords = (record: NeuronRecord, options: SplitOptions = {}): ActivationRecord[] =>
   mixedSplit('calibrationActivationRecords', record, 'calibration', options);
 

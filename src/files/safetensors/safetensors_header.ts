@@ -113,14 +113,14 @@ export interface SafetensorsHeader {
  * shapes, and tensors that follow one another to the end of the file, without gap or overlap, in any order of names.
  * Messages begin with `name`.
  */
-export function parseSafetensorsHeader(name: string, bytes: Uint8Array, fileSize: number): SafetensorsHeader {
+export function parseSafetensorsHeader(name: string, json: Uint8Array, fileSize: number): SafetensorsHeader {
   const fail = (message: string): never => {
     throw new Error(`${name}: ${message}`);
   };
-  if (!isUtf8(bytes)) fail('the header is no UTF-8');
-  const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString();
-  const header = new HeaderParser(text, fail).parse(8 + bytes.length);
-  let end = 8 + bytes.length;
+  if (!isUtf8(json)) fail('the header is no UTF-8');
+  const text = Buffer.from(json.buffer, json.byteOffset, json.length).toString();
+  const header = new HeaderParser(text, fail).parse(8 + json.length);
+  let end = 8 + json.length;
   const inOrder = [...header.tensors].sort(([, a], [, b]) => a.byteOffset - b.byteOffset || a.bytes - b.bytes);
   for (const [tensor, { byteOffset, bytes }] of inOrder) {
     if (byteOffset !== end)

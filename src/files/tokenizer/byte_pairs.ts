@@ -5,7 +5,7 @@
 
 const mostPairs = 2 ** 18;
 const pairSlots = 2 * mostPairs;
-/** The most bytes of a pre-token: its tables take twenty times as much. */
+/** The most bytes of a pre-token: its tables take 24 to 32 times as much. */
 const longestPretoken = 2 ** 24;
 
 export class BytePairs {
@@ -19,7 +19,7 @@ export class BytePairs {
   readonly #single: Int32Array; // the token of each byte
   // A cache of merges, of two tokens each: a hash table, in which 0 marks a free slot.
   readonly #pairs = new Uint32Array(pairSlots);
-  readonly #joined = new Int32Array(pairSlots);
+  readonly #pairTokens = new Int32Array(pairSlots);
   #pairCount = 0;
   #parts = new Parts(256);
 
@@ -93,7 +93,7 @@ export class BytePairs {
     const hash = Math.imul(pair, 0x9e3779b1);
     let slot = (hash ^ (hash >>> 15)) & (pairSlots - 1);
     for (; this.#pairs[slot] !== 0; slot = (slot + 1) & (pairSlots - 1)) {
-      if (this.#pairs[slot] === pair) return this.#joined[slot] as number;
+      if (this.#pairs[slot] === pair) return this.#pairTokens[slot] as number;
     }
     const text = (this.#texts[first] as string) + (this.#texts[second] as string);
     const whole = (text.length <= this.#longest ? this.#tokens.get(text) : undefined) ?? none;
@@ -104,7 +104,7 @@ export class BytePairs {
       return whole;
     }
     this.#pairs[slot] = pair;
-    this.#joined[slot] = whole;
+    this.#pairTokens[slot] = whole;
     return whole;
   }
 

@@ -3,7 +3,7 @@
 // tokenizer spends its time here.
 
 const mostPretokens = 2 ** 17;
-const mostUnits = 2 ** 20; // of all pre-tokens together; they have no more tokens than units
+const mostUnits = 2 ** 20; // of all pre-tokens together
 /** The most UTF-16 units of a pre-token; longer ones are rare and not kept. */
 export const longestCached = 64;
 
@@ -25,7 +25,7 @@ export class PretokenCache {
   readonly #unitEnds = new Int32Array(mostPretokens);
   readonly #tokenEnds = new Int32Array(mostPretokens);
   readonly #units = new Uint16Array(mostUnits);
-  readonly #tokens = new Uint16Array(3 * mostUnits); // a unit has three bytes at most
+  readonly #tokens = new Uint16Array(3 * mostUnits); // a unit has three bytes at most, and each may be a token
   #count = 1;
 
   /** Appends the tokens of a pre-token and returns true, if it is known. */

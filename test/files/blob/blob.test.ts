@@ -242,7 +242,7 @@ async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
-/** Leaves a download of `bytes` begun, with some parts in its journal; -> the partial file. */
+/** Begins a download of `bytes` and ends it with some parts in its journal. Returns the path of the partial file. */
 async function begin(server: BlobServer, cache: string, bytes: Buffer): Promise<string> {
   server.put(path, bytes);
   const before = server.requests.length;

@@ -7,10 +7,10 @@ import * as assert from 'uvu/assert';
 import {
   bfloat16ToFloat,
   elementCount,
+  float16ToFloat,
   floatToBfloat16,
-  floatToHalf,
+  floatToFloat16,
   type HostTensor,
-  halfToFloat,
   hostDTypes,
   mismatch,
   toFloat32,
@@ -281,22 +281,22 @@ test('16-bit floats and bits are converted as the formats say', () => {
     [-Infinity, 0xfc00],
   ];
   for (const [value, bits] of halves) {
-    assert.is(floatToHalf(value), bits);
-    assert.is(halfToFloat(bits), value);
+    assert.is(floatToFloat16(value), bits);
+    assert.is(float16ToFloat(bits), value);
   }
-  assert.is(floatToHalf(-0), 0x8000);
-  assert.ok(Number.isNaN(halfToFloat(floatToHalf(NaN))));
-  assert.is(floatToHalf(65_519.999), 0x7bff);
-  assert.is(floatToHalf(65_520), 0x7c00);
-  assert.is(floatToHalf(2 ** -25), 0);
-  assert.is(floatToHalf(2 ** -25 * (1 + 2 ** -40)), 1);
-  assert.is(floatToHalf(1 + 2 ** -11), 0x3c00);
-  assert.is(floatToHalf(1 + 2 ** -11 + 2 ** -45), 0x3c01, 'one rounding, not two');
-  assert.is(floatToHalf(1 + 3 * 2 ** -11), 0x3c02);
+  assert.is(floatToFloat16(-0), 0x8000);
+  assert.ok(Number.isNaN(float16ToFloat(floatToFloat16(NaN))));
+  assert.is(floatToFloat16(65_519.999), 0x7bff);
+  assert.is(floatToFloat16(65_520), 0x7c00);
+  assert.is(floatToFloat16(2 ** -25), 0);
+  assert.is(floatToFloat16(2 ** -25 * (1 + 2 ** -40)), 1);
+  assert.is(floatToFloat16(1 + 2 ** -11), 0x3c00);
+  assert.is(floatToFloat16(1 + 2 ** -11 + 2 ** -45), 0x3c01, 'one rounding, not two');
+  assert.is(floatToFloat16(1 + 3 * 2 ** -11), 0x3c02);
   for (let bits = 0; bits < 65_536; bits++) {
-    const half = halfToFloat(bits);
+    const half = float16ToFloat(bits);
     const bfloat = bfloat16ToFloat(bits);
-    if (!Number.isNaN(half)) assert.is(floatToHalf(half), bits);
+    if (!Number.isNaN(half)) assert.is(floatToFloat16(half), bits);
     if (!Number.isNaN(bfloat)) assert.is(floatToBfloat16(bfloat), bits);
   }
   assert.is(floatToBfloat16(1 + 2 ** -8), 0x3f80);

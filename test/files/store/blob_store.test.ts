@@ -400,7 +400,7 @@ async function taken(store: BlobStore): Promise<Lease> {
   return lease;
 }
 
-/** A lease of a process that cannot be asked, for so many seconds; `renewed` again and again. */
+/** Takes the lease for so many seconds, as another process would; nothing renews it. `changes` describe its owner. */
 async function hold(server: BlobServer, seconds: number, changes: object): Promise<string> {
   const id = randomUUID();
   const body = Buffer.from(JSON.stringify({ ...thisProcess(), host: 'some-host', token: id, ...changes }));

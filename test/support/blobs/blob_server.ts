@@ -35,7 +35,7 @@ export interface Faults {
   cutRequestAfter?: number;
   /** Executes the request, and closes the connection without an answer. */
   loseAnswer?: boolean;
-  /** The request is executed when this resolves. */
+  /** The request is executed when this resolves, if its connection is still open then. */
   hold?: Promise<unknown>;
   /** Answers with this status and error code. */
   status?: number;
@@ -249,7 +249,7 @@ function damaged(body: Buffer): Buffer {
   return copy;
 }
 
-/** -> [from, to) */
+/** The bytes [from, to) that a request asks for: all when it has no range. */
 function rangeOf(range: string | undefined, size: number): [number, number] {
   const [, from, last] = /^bytes=(\d+)-(\d*)$/.exec(range ?? '') ?? [];
   if (from === undefined) return [0, size];
