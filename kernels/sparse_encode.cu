@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kRankThreads)
     const uint64_t here = get(i);
     if (here < least) continue;
     c.lists[row * c.capacity + atomicAdd(length, 1)] = here;
-    // kth_largest may stop above the smallest of the k
+    // the bound that kth_largest gives may be below the smallest of the k
     for (uint64_t now = ~uint64_t(0); here < now;) {
       const uint64_t before = atomicCAS(reinterpret_cast<unsigned long long*>(worst), now, here);
       if (before == now) break;

@@ -4,8 +4,8 @@
 // float32 by half-precision products (Ootomo and Yokota, arXiv 2203.03341): each row is scaled by a power of two so that its
 // largest element is in [2^13, 2^14), and x = high + low / 2048 with 11 bits each. Three products, high high + (high low +
 // low high) / 2048, are then as accurate as float32's own: the error is below 2^-22 of each product and 2^-49 of the row's
-// largest element. Rows that cannot be scaled so (infinite, NaN, or all of them below 2^-47 or above 2^73) are flagged, left zero,
-// and computed in plain float32 instead.
+// largest element. Rows that cannot be scaled so are flagged, left zero, and computed in plain float32 instead: those with an
+// element that is infinite, NaN or at least 2^74, and those, except for rows of zeros, whose elements are all below 2^-47.
 #pragma once
 #include "context.h"
 

@@ -152,7 +152,7 @@ function leaveOut(from, why, cure = 'npm run build:cuda') {
     mkdirSync(folder, { recursive: true });
     writeFileSync(join(folder, 'status.json'), `${JSON.stringify({ built: false, reason, seconds: 0 })}\n`);
   } catch {
-    // what cannot be written has been said
+    // the reason is returned all the same
   }
   return reason;
 }

@@ -1,5 +1,5 @@
-// What the checks of the benchmarks and of the GPU scripts share: where a large result is looked at, what an encoder's row must
-// be, and attention in double precision.
+// What the checks of the benchmarks and of the GPU scripts share: the parts of a large result that are checked, what an
+// encoder's row must be, and attention in double precision.
 import type { SparseLatents } from '../../src/index.js';
 
 /** Up to `count` indices at the beginning of n, in its middle and at its end, as ranges. */
@@ -13,7 +13,7 @@ export function parts(n: number, count: number): [number, number][] {
   ];
 }
 
-export interface Kept {
+interface Kept {
   readonly top: number;
   readonly threshold: number;
   readonly relu?: boolean;

@@ -1,13 +1,14 @@
-// Runs benchmarks: sonde and its peers, each in a process of its own, take turns on every case (A B A B), and medians of the
-// ratios of neighbours count. Writes results.json and results.md, again after each case.
-//   node build-test/bench/compare/compare.js [--on gpu|cpu-kernels|cpu-models] [--out folder] [--rounds 11] [--only word]...
-//       [--threads n] [--scale tiny] [--no-peer] [--limit s] [--patience s]
+// Runs benchmarks: sonde and its peers, each in a process of its own, take turns on every case (A B A B), and medians
+// of the ratios of neighbours count. Writes results.json and results.md, again after each case.
+//   node build-test/bench/compare/compare.js [--on gpu|cpu-kernels|cpu-models] [--out folder] [--rounds 11]
+//       [--only word]... [--threads n] [--scale tiny] [--no-peer] [--limit s] [--patience s]
 //   limit: no case begins later; they take turns among their groups, so that what is left out is the last of each group
 //   patience: how long one answer may take. A side that gives none does not try the other cases of that group
-//   python: PYTHON, or python3; it holds PyTorch. OPENBLAS: that library, if it is not the system's. ORIGINAL: a checkout of
-//   openai/transformer-debugger. ONNXRUNTIME: a folder whose node_modules hold onnxruntime-node. A peer that is missing is said
-//   so. Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or could not be judged for want of the peer, or
-//   cases were left out for want of time.
+// The environment names the peers. PYTHON: a Python that has PyTorch; python3 when left out. OPENBLAS: that library, if
+// it is not the system's. ORIGINAL: a checkout of openai/transformer-debugger. ONNXRUNTIME: a folder whose node_modules
+// hold onnxruntime-node. A peer that is missing is named in the notes.
+// Exit code 0: all done; 1: a case failed or is wrong; 3: a goal was missed, or could not be judged for want of the
+// peer, or cases were left out for want of time.
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
@@ -83,7 +84,7 @@ interface Arm {
 }
 
 /** What is not tried again: a side and a group -> why. */
-const given = new Map<string, string>();
+const givenUp = new Map<string, string>();
 const key = ({ side, group }: Arm): string => `${side}, ${group}`;
 
 /** Which of a side's processes has prepared something. */
@@ -91,11 +92,11 @@ const begun = new Map<Side, number>();
 const hasBegun = ({ side, worker }: Arm): boolean =>
   side === 'sonde' || (worker.process > 0 && begun.get(side) === worker.process);
 
-/** Asks for this arm; an answer that does not come costs the side this group. */
+/** Asks the arm's worker. A side that does not answer in time does not try the other cases of this group. */
 async function ask(arm: Arm, request: Request): Promise<Reply> {
   const reply = await arm.worker.ask(request, hasBegun(arm) ? patience : firstPatience);
   if (reply.failure === undefined) begun.set(arm.side, arm.worker.process);
-  if (reply.late) given.set(key(arm), reply.failure as string);
+  if (reply.late) givenUp.set(key(arm), reply.failure as string);
   return reply;
 }
 
@@ -104,7 +105,7 @@ async function ready(side: Side, group: string, spec: Spec): Promise<Arm> {
   const start = { prepared: -1, process: 0, repetitions: 1, seconds: [] };
   const arm: Arm = { worker: worker as Worker, side, group, spec, ...start };
   if (!worker) return { ...arm, failure: 'not there' };
-  const why = given.get(key(arm));
+  const why = givenUp.get(key(arm));
   if (why !== undefined) return { ...arm, failure: `not tried after another of this group: ${why}` };
   const reply = await ask(arm, { do: 'prepare', spec, seed: Number(options.seed) });
   if (reply.failure !== undefined) return { ...arm, failure: reply.failure };
@@ -114,14 +115,14 @@ async function ready(side: Side, group: string, spec: Spec): Promise<Arm> {
   return arm;
 }
 
-/** As many repetitions as fill a round: so many at least, unless they take long. */
+/** Sets how many repetitions fill a round: `least` of them or more, unless these take longer than `longest`. */
 async function calibrate(arm: Arm): Promise<void> {
   for (const trial of scale === 'full' ? [2, 10] : [1]) {
     const seconds = await time(arm, trial);
     if (seconds === undefined) return;
     const fit = (limit: number) => Math.max(1, Math.ceil(limit / Math.max(seconds, 1e-9)));
     arm.repetitions = Math.min(Math.max(fit(roundTime), Math.min(least, fit(longest))), 20_000);
-    if (seconds > 0.005) return; // exact enough, and the wait at the end is no part of it to speak of
+    if (seconds > 0.005) return; // long enough to be exact: the wait at the end hardly counts
   }
 }
 
@@ -164,7 +165,9 @@ async function measure({ rivals, ...its }: Case): Promise<CaseResult> {
   };
 }
 
-/** Frees what the case took; a process in which something failed is not trusted with another case: CUDA's errors stay. */
+/**
+ * Frees what the case took. A process in which something failed is not trusted with another case: CUDA's errors stay.
+ */
 async function finish(worker: Worker, arms: Arm[]): Promise<void> {
   const failed = arms.some((arm) => arm.worker === worker && arm.failure !== undefined);
   if (failed || (await worker.ask({ do: 'drop' }, patience)).failure !== undefined) worker.end();
@@ -181,7 +184,7 @@ mkdirSync(options.out, { recursive: true });
 const notes = [...options.note];
 let judged = scale === 'full'; // goals are about full shapes, on a GPU or on a CPU
 if (!onGpu) notes.push(`${cpus()[0]?.model}, ${cpus().length} processors; sonde ${version}`);
-// all start at a time: reading a library from the disk is most of it
+// all of them start at once, as most of a start is spent on reading libraries from the disk
 const described = new Map(
   await Promise.all(
     [...workers].map(async ([side, worker]) => [side, await worker.ask({ do: 'describe' }, firstPatience)] as const),
@@ -217,7 +220,7 @@ for (const one of cases) {
   const measured = await measure(one);
   results = inOrder([...results, measured], chosen);
   for (const row of rowsOf(measured, judged)) {
-    const against = row.rival && `; ${row.rival}: ${row.rivals}; ${row.ratio || 'no ratio'}`;
+    const against = row.rival && `; ${row.rival}: ${row.theirs}; ${row.ratio || 'no ratio'}`;
     console.log(`${row.name}: ${row.ours}${against} [${row.goal || 'no target'}] ${row.verdict}; errors ${row.errors}`);
   }
   console.log(`    took ${showTime((performance.now() - before) / 1000)}`);

@@ -145,7 +145,7 @@ function encoders(full: boolean): Case[] {
           bound: dtype === 'float32' ? 1e-6 : 1e-2,
           rivals: [
             rival('our product alone', 'sonde', linear(dtype, rows, k, n), { time: top > 0 ? 1.08 : 1.02 }),
-            // the encoder of the largest takes PyTorch gigabytes beside ours
+            // the largest encoder would take PyTorch gigabytes, beside ours
             ...(k * n < 2e8 ? [rival(top > 0 ? 'PyTorch, topk' : 'PyTorch, relu alone', 'torch', spec)] : []),
           ],
         });

@@ -94,7 +94,7 @@ function attentions(full: boolean): Case[] {
         name: `attention ${short[dtype]}, ${length} positions`,
         shape: `[${batch}, ${length}, ${heads}, ${channels}]`,
         spec,
-        // of the triangle
+        // causal: half of the pairs
         work: { unit: 'flop', amount: 2 * batch * heads * length * (length + 1) * channels },
         bound: dtype === 'float32' ? 5e-6 : 1e-2,
         rivals: [torch(spec, { goal: { speed: 0.7 } })],
@@ -111,7 +111,7 @@ function encoders(full: boolean): Case[] {
     for (const n of widths) {
       const linear: Spec = { op: 'linear', dtype, rows, k, n, precision: 'float32', fused: 'nothing' };
       for (const kept of [0, top]) {
-        // of normal latents, about as many are above it
+        // of normal latents, about as many are above it as TopK keeps
         const threshold = kept === 0 ? (n > 100_000 ? 3.49 : n > 1000 ? 3.1 : 2) : 0;
         const spec: Spec = { op: 'encode', dtype, rows, k, n, top: kept, threshold };
         const what = kept === 0 ? 'threshold' : `TopK(${kept})`;

@@ -1,4 +1,4 @@
-// Writes ONNX models of one's own: the fields of onnx.proto (onnx.ai/onnx/repo-docs/IR.html) that a graph of float32 needs, in
+// Writes ONNX models: the fields of onnx.proto (onnx.ai/onnx/repo-docs/IR.html) that a graph of float32 needs, in
 // protocol buffers' encoding.
 
 const float32 = 1;

@@ -1,5 +1,5 @@
-// onnxruntime-node's side of the benchmarks: float32 products and passes of GPT-2, as ONNX graphs of random weights. ONNXRUNTIME
-// names the folder whose node_modules holds the package; without it, it is looked for from here.
+// onnxruntime-node's side of the benchmarks: float32 products and passes of GPT-2, as ONNX graphs of random weights.
+// ONNXRUNTIME names the folder whose node_modules holds the package; without it, the package is looked for from here.
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { relativeError } from '../../test/support/close.js';
@@ -30,11 +30,11 @@ const sessionOptions = {
   graphOptimizationLevel: 'all',
   executionMode: 'sequential',
   interOpNumThreads: 1,
-  // its threads would else spin on while the others are measured
+  // otherwise its threads would go on to spin while the others are measured
   extra: { session: { force_spinning_stop: '1' } },
   ...(threads > 0 && { intraOpNumThreads: threads }),
 };
-// Of ONNX: the first with Attention.
+// the first of ONNX's operator sets that has Attention
 const operatorSet = 23;
 let sessions: Session[] = [];
 

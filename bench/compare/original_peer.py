@@ -9,7 +9,7 @@ import torch
 
 from peer import serve
 
-# what it imports to fetch files and to tokenise, which is not needed here
+# stand-ins for what it imports to fetch files and to tokenise; neither is needed here
 tokenizer = types.ModuleType("tiktoken")
 tokenizer.get_encoding = lambda name: types.SimpleNamespace(n_vocab=50257)
 files = types.ModuleType("neuron_explainer.file_utils")

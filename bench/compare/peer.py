@@ -29,7 +29,7 @@ def serve(describe, prepare, synchronize=lambda: None, drop=lambda: None):
         if what == "time":
             run = prepared[request["prepared"]]
             if request["warm"]:
-                repeat(run, 1)  # the clock of what idled is low
+                repeat(run, 1)  # a device that was idle has a low clock
             return {"seconds": repeat(run, request["repetitions"])}
         prepared.clear()
         drop()

@@ -1,5 +1,5 @@
-// A side's end of the benchmarks, in TypeScript (peer.py is the same in Python): compare.ts asks, a line of JSON for a line of
-// JSON.
+// A side's end of the benchmarks, in TypeScript (peer.py is the same in Python): compare.ts asks, a line of JSON for a
+// line of JSON.
 import { createInterface } from 'node:readline';
 import type { Spec } from './spec.js';
 import type { Reply, Request } from './worker.js';
@@ -13,7 +13,7 @@ export interface Prepared {
   seconds?(): Promise<number>;
 }
 
-export interface Service {
+interface Service {
   describe(): Pick<Reply, 'text' | 'gpu'>;
   prepare(spec: Spec, seed: number): Prepared | Promise<Prepared>;
   /** Waits for what run() queued. */
@@ -54,7 +54,7 @@ export async function serve(service: Service): Promise<void> {
       case 'time': {
         const ready = prepared[request.prepared] as Prepared;
         if (ready.seconds) return { seconds: await ready.seconds() };
-        if (request.warm) await repeat(ready, 1); // the clock of what idled is low
+        if (request.warm) await repeat(ready, 1); // a device that was idle has a low clock
         return { seconds: await repeat(ready, request.repetitions) };
       }
       case 'drop':

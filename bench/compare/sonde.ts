@@ -1,5 +1,6 @@
-// sonde's side of the benchmarks: prepares a case, checks a part of its result against float64, and repeats it. compare.ts starts
-// it and asks. It computes on the default device (SONDE_DEVICE), with BENCH_THREADS threads if that is set.
+// sonde's side of the benchmarks: prepares a case, checks a part of its result against float64, and repeats it.
+// compare.ts starts it and asks. It computes on the default device (SONDE_DEVICE), with BENCH_THREADS threads if that
+// is set.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -160,14 +161,14 @@ function prepareAttention({ dtype, batch, length, heads, channels }: Of<'attenti
 
 // ---- what moves bytes
 
-function normed(row: Float64Array, gain: Float64Array, bias: Float64Array): Float64Array {
+function layerNormOf(row: Float64Array, gain: Float64Array, bias: Float64Array): Float64Array {
   const mean = row.reduce((sum, x) => sum + x, 0) / row.length;
   const variance = row.reduce((sum, x) => sum + (x - mean) ** 2, 0) / row.length;
   const scale = 1 / Math.sqrt(variance + 1e-5);
   return row.map((x, i) => (x - mean) * scale * (gain[i] as number) + (bias[i] as number));
 }
 
-function softened(row: Float64Array): Float64Array {
+function softmaxOf(row: Float64Array): Float64Array {
   const most = row.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const powers = row.map((x) => Math.exp(x - most));
   const total = powers.reduce((a, b) => a + b, 0);
@@ -230,7 +231,7 @@ function prepareRows({ op, dtype, rows, width }: RowOp): Prepared {
       return rowwise(
         [x],
         () => [softmax(x)],
-        (a) => [softened(a)],
+        (a) => [softmaxOf(a)],
       );
     case 'add': {
       const y = normal([rows, width], dtype);
@@ -256,7 +257,7 @@ function prepareRows({ op, dtype, rows, width }: RowOp): Prepared {
 function prepareNorm(op: 'layerNorm' | 'addLayerNorm', x: Tensor): Prepared {
   const width = x.shape[1] as number;
   const [gain, bias] = [normal([width], x.dtype), normal([width], x.dtype)];
-  // all rows of them are the same
+  // rowwise() reads a row of each input: these have the same one for every row
   const spread = [gain, bias].map((t) =>
     own(Tensor.zeros([x.shape[0] as number, 1], { device, dtype: x.dtype }).add(t)),
   );
@@ -264,7 +265,7 @@ function prepareNorm(op: 'layerNorm' | 'addLayerNorm', x: Tensor): Prepared {
     return rowwise(
       [x, ...spread],
       () => [layerNorm(x, gain, bias)],
-      (a, g, b) => [normed(a, g as Float64Array, b as Float64Array)],
+      (a, g, b) => [layerNormOf(a, g as Float64Array, b as Float64Array)],
     );
   }
   const y = normal(x.shape as number[], x.dtype);
@@ -273,7 +274,7 @@ function prepareNorm(op: 'layerNorm' | 'addLayerNorm', x: Tensor): Prepared {
     const { sum, out } = addLayerNorm(x, y, gain, bias);
     return [sum, out];
   };
-  return rowwise([rounded, ...spread], run, (a, g, b) => [a, normed(a, g as Float64Array, b as Float64Array)]);
+  return rowwise([rounded, ...spread], run, (a, g, b) => [a, layerNormOf(a, g as Float64Array, b as Float64Array)]);
 }
 
 function prepareEmbedding({ dtype, rows, width, table }: Of<'embedding'>): Prepared {
@@ -308,7 +309,7 @@ function prepareRead({ bytes, fast }: Of<'read'>): Prepared {
   return {
     run: read,
     ahead: 0,
-    // it adds up to what the device says
+    // what was read must have the sum that the device computes
     error: async () => {
       const got = await read();
       const sum = (await x.sum().read())[0] as number;
@@ -429,7 +430,7 @@ function prepare(spec: Spec): Prepared | Promise<Prepared> {
   }
 }
 
-// ---- the conversation
+// ---- requests
 
 await serve({
   describe: () => ({

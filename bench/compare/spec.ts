@@ -2,7 +2,10 @@
 import type { DType } from '../../src/engine/dtype.js';
 import type { Precision } from '../../src/engine/ops/product.js';
 
-/** Who computes: sonde, its AVX2 kernels, PyTorch and so on, or the original implementation. Each is a process of its own. */
+/**
+ * Who computes: sonde, its AVX2 kernels, PyTorch and so on, or the original implementation. Each is a process of its
+ * own.
+ */
 export const sides = ['sonde', 'avx2', 'torch', 'openblas', 'onnxruntime', 'original'] as const;
 export type Side = (typeof sides)[number];
 
@@ -54,8 +57,9 @@ export type Spec =
   /** Nothing is done: the time that so much arithmetic or reading takes at the ceiling measured just then. */
   | { readonly op: 'ceiling'; readonly kind: 'float32' | 'bfloat16' | 'bandwidth'; readonly amount: number }
   /**
-   * A corpus of `rows` rows through the model to `until`, and to disk as float32: all of it, or of so many latents the `top`
-   * largest, or (top 0) those above 3.1, about one in a thousand. Without `write`, the same without the disk.
+   * A corpus of `rows` rows goes through the model to `until`, and to disk as float32: the whole activation, or of so
+   * many latents the `top` largest, or (top 0) those above 3.1, about one in a thousand. Without `write`, nothing goes
+   * to disk.
    */
   | {
       readonly op: 'dump';

@@ -15,14 +15,15 @@ export interface CaseResult extends Omit<Case, 'rivals'> {
   readonly rivals: readonly (Rival & ArmResult)[];
 }
 
-export type Verdict = 'reached' | 'missed' | 'wrong' | 'failed' | 'not judged' | '';
+type Verdict = 'reached' | 'missed' | 'wrong' | 'failed' | 'not judged' | '';
 
 export interface Row {
   readonly name: string;
   readonly shape: string;
   readonly ours: string;
   readonly rival: string;
-  readonly rivals: string;
+  /** The rival's rate and time. */
+  readonly theirs: string;
   readonly ratio: string;
   readonly goal: string;
   readonly errors: string;
@@ -87,7 +88,7 @@ function showRatio(ratios: number[], goal: Goal | undefined): string {
 
 const showError = (error: number | undefined): string => (error === undefined ? '-' : error.toExponential(1));
 
-/** Our own result: it was had, and it is right. NaN is never right. */
+/** The verdict on our own result: whether there is one, and whether it is right. NaN is never right. */
 function ownVerdict({ ours, bound }: CaseResult): Verdict {
   if (ours.failure !== undefined || ours.seconds.length === 0) return 'failed';
   return bound !== undefined && !((ours.error ?? Number.NaN) <= bound) ? 'wrong' : '';
@@ -98,12 +99,12 @@ export function rowsOf(result: CaseResult, judged: boolean): Row[] {
   const { name, shape, work, ours, rivals } = result;
   const own = ownVerdict(result);
   const common = { name, shape, ours: showArm(work, ours), errors: showError(ours.error) };
-  if (rivals.length === 0) return [{ ...common, rival: '', rivals: '', ratio: '', goal: '', verdict: own }];
+  if (rivals.length === 0) return [{ ...common, rival: '', theirs: '', ratio: '', goal: '', verdict: own }];
   return rivals.map((rival): Row => {
-    const theirs = rival.work ?? work;
+    const rivalWork = rival.work ?? work;
     const ratios =
       rival.failure === undefined && ours.failure === undefined
-        ? speedRatios(ours.seconds, rival.seconds, { ours: work.amount, rival: theirs.amount })
+        ? speedRatios(ours.seconds, rival.seconds, { ours: work.amount, rival: rivalWork.amount })
         : [];
     let verdict = own;
     if (own === '' && (rival.goal || rival.asExact)) {
@@ -117,7 +118,7 @@ export function rowsOf(result: CaseResult, judged: boolean): Row[] {
     return {
       ...common,
       rival: rival.label,
-      rivals: showArm(theirs, rival),
+      theirs: showArm(rivalWork, rival),
       ratio: showRatio(ratios, rival.goal),
       goal: [showGoal(rival.goal), rival.asExact ? 'error <= theirs' : ''].filter(Boolean).join(', '),
       errors: rival.error === undefined ? common.errors : `${common.errors} / ${showError(rival.error)}`,
@@ -150,7 +151,7 @@ export function count(results: readonly CaseResult[], judged: boolean): Counts {
   return counts;
 }
 
-/** Results as the list of cases has them, in whatever order they were measured: groups stay together. */
+/** The results in the order of the cases, and not in the order of measuring: so groups stay together. */
 export function inOrder<R extends { readonly name: string }>(
   results: readonly R[],
   cases: readonly { readonly name: string }[],
@@ -177,8 +178,8 @@ export function markdown(
       lines.push('|---|---|---|---|---|---|---|---|---|');
     }
     for (const row of rowsOf(result, judged)) {
-      const { name, shape, ours, rival, rivals, ratio, goal, errors, verdict } = row;
-      lines.push(`| ${[name, shape, ours, rival, rivals, ratio, goal, errors, verdict].map(cell).join(' | ')} |`);
+      const { name, shape, ours, rival, theirs, ratio, goal, errors, verdict } = row;
+      lines.push(`| ${[name, shape, ours, rival, theirs, ratio, goal, errors, verdict].map(cell).join(' | ')} |`);
     }
   }
   return `${lines.join('\n')}\n`;

@@ -1,4 +1,4 @@
-// The conductor's end of a process that prepares cases and times them: a line of JSON there, a line of JSON back.
+// compare.ts's end of a process that prepares cases and times them: a line of JSON there, a line of JSON back.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import type { Spec } from './spec.js';
@@ -8,7 +8,10 @@ export type Request =
   | { readonly do: 'describe' }
   /** Makes the operands, runs once, and checks a part of the result. */
   | { readonly do: 'prepare'; readonly spec: Spec; readonly seed: number }
-  /** Queues so many repetitions, after one that is not timed if `warm`, of what was prepared under that number, and waits for the last. */
+  /**
+   * Queues so many repetitions of what was prepared under that number, and waits for the last. If `warm`, one that is
+   * not timed comes first.
+   */
   | { readonly do: 'time'; readonly prepared: number; readonly repetitions: number; readonly warm: boolean }
   /** Frees all that was prepared. */
   | { readonly do: 'drop' };
@@ -58,7 +61,7 @@ export class Worker {
     }
   }
 
-  /** Which of its processes is there, counted from 1; 0 when there is none. What was prepared in another one is gone. */
+  /** The number of the process that runs, from 1 on; 0 when none does. What an earlier one had prepared is gone. */
   get process(): number {
     return this.#child ? this.#starts : 0;
   }
@@ -88,7 +91,7 @@ export class Worker {
     return child;
   }
 
-  // What an earlier process still has to say is no answer to what its successor was asked.
+  // Ends a request that gets no answer, unless another process has been started since.
   #settle(child: ChildProcess, reply: Reply): void {
     if (this.#child !== child) return;
     this.#child = undefined;

@@ -1,4 +1,5 @@
-// What small.ts and full_size.ts share: a line for each check as it ends, the line at the end, and who frees what a check made.
+// What small.ts and full_size.ts share: a line for each check as it ends, the line at the end, and the owner of what a
+// check made.
 
 type Disposable = { dispose(): void };
 
@@ -39,13 +40,13 @@ export class Checks {
     console.log(`${failed ? 'FAIL' : 'ok  '} ${name} ${ms} ms${text && `: ${text}`}`);
   }
 
-  /** What is wrong beside the checks. */
+  /** Reports a failure that belongs to no check. */
   fail(text: string): void {
     this.#failed++;
     console.log(`FAIL ${text}`);
   }
 
-  /** Prints the sums and sets the exit code: 0 when there were checks and none failed. */
+  /** Prints the totals and sets the exit code: 0 when there were checks and none failed. */
   end(device: string): void {
     if (this.#ran === 0) this.#failed++;
     console.log(`${device}: ${this.#ran} checks, ${this.#failed} failed`);

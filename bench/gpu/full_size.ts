@@ -1,5 +1,5 @@
-// The hot kernels at GPT-2's sizes on the CUDA device: whole results against plain float32 arithmetic, samples against the CPU and
-// against double precision, and repetitions against each other, where a race would show.
+// The hot kernels at GPT-2's sizes on the CUDA device: whole results against plain float32 arithmetic, samples against
+// the CPU and against double precision, and repetitions against each other, where a race would show.
 //   node build-test/bench/gpu/full_size.js [word]...           only the checks whose name contains a word
 //   node build-test/bench/gpu/full_size.js profile [word]...   each hot kernel once and nothing checked, for ncu
 // TINY=1: the same on small shapes, for the emulator. Exit code 1 when a check failed, or when there was none.
@@ -41,7 +41,10 @@ const products: [number, number, number][] = tiny
     ];
 const [batch, positions, heads, channels] = tiny ? ([2, 70, 2, 64] as const) : ([6, 1024, 12, 64] as const);
 
-/** What a value may be off by as a part of it (small ones taken for `least`), and the norm of all as a part of the norm. */
+/**
+ * What a value may be off by, as a part of it (small ones count as `least`), and what the norm of all differences may
+ * be, as a part of the norm.
+ */
 interface Bound {
   readonly least: number;
   readonly farthest: number;
@@ -75,7 +78,7 @@ async function readRows(x: Tensor, ranges: [number, number][]): Promise<Float32A
 
 // ---- repetitions
 
-/** Runs it again and again: how many results were not what the first was. The last is compared byte for byte. */
+/** Repeats it and counts the results that differ from the first. The last is compared byte for byte. */
 async function changes(first: Tensor, again: () => Tensor, free: boolean): Promise<number> {
   const differences: Tensor[] = [];
   let bytes = 0;

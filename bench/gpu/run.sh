@@ -94,19 +94,20 @@ skip() {
   report "skipped  $*"
 }
 
-within() { [ "$quick" ] && echo "$1" || echo "$2"; }
+# quick_or_full <quick> <full>: the value for this call
+quick_or_full() { [ "$quick" ] && echo "$1" || echo "$2"; }
 
 # The seconds of a step: its own, or what is left of all.
 seconds_of() {
   local seconds
   case $1 in
-    machine) seconds=$(within 20 60) ;;
-    small) seconds=$(within 60 600) ;;
-    full-size) seconds=$(within 40 600) ;;
-    bench) seconds=$(within 150 3600) ;;
-    tests) seconds=$(within 110 3600) ;;
-    sanitizer) seconds=$(within 60 1800) ;; # each of its tools
-    profile) seconds=$(within 60 600) ;;
+    machine) seconds=$(quick_or_full 20 60) ;;
+    small) seconds=$(quick_or_full 60 600) ;;
+    full-size) seconds=$(quick_or_full 40 600) ;;
+    bench) seconds=$(quick_or_full 150 3600) ;;
+    tests) seconds=$(quick_or_full 110 3600) ;;
+    sanitizer) seconds=$(quick_or_full 60 1800) ;; # each of its tools
+    profile) seconds=$(quick_or_full 60 600) ;;
   esac
   [ "$seconds" -le "$(left)" ] || seconds=$(left)
   echo "$seconds"
@@ -195,7 +196,7 @@ export commit PATH
 
 report "$date, ${gpu:-no NVIDIA GPU}, commit $commit${quick:+, quick}${tiny:+, tiny shapes}"
 for name in "${steps[@]}"; do rm -f "$folder/$name.log"; done
-# from a cold disk PyTorch and its libraries take long, so that they are read while the first step goes on
+# PyTorch and its libraries take long to be read from a cold disk, so they are read while the first step goes on
 warm='import torch
 for dtype in torch.bfloat16, torch.float32:
   x = torch.ones(1, 2, 64, 64, device="cuda", dtype=dtype)
@@ -217,9 +218,9 @@ if wanted full-size; then step full-size full-size "${full_size[@]}"; fi
 
 if wanted bench; then
   only=()
-  IFS=, read -ra words <<<"${CASES-$(within 'linear bf16,linear f32,attention,sparseEncode' '')}"
+  IFS=, read -ra words <<<"${CASES-$(quick_or_full 'linear bf16,linear f32,attention,sparseEncode' '')}"
   for word in ${words[@]+"${words[@]}"}; do only+=(--only "$word"); done
-  rounds=$([ "$tiny" ] && echo 2 || within 5 15)
+  rounds=$([ "$tiny" ] && echo 2 || quick_or_full 5 15)
   seconds=$(seconds_of bench)
   # no case begins in the last seconds: one may take as long as an answer is waited for
   last_start=$((seconds > 50 ? seconds - 28 : seconds / 2))
@@ -230,7 +231,7 @@ fi
 
 if wanted tests; then
   # the folders whose tests use a device
-  files=${TESTS:-engine/ transformer/ autoencoder/ $(within context/model 'context/ dump/ cli/')}
+  files=${TESTS:-engine/ transformer/ autoencoder/ $(quick_or_full context/model 'context/ dump/ cli/')}
   if [ "$quick" ] && [ -z "$tiny" ]; then export TEST_FILE_LIMIT="${TEST_FILE_LIMIT:-90}"; fi
   # shellcheck disable=SC2086 # words
   step tests tests node test/run.mjs $files
@@ -266,8 +267,8 @@ if wanted sanitizer; then
   fi
 fi
 
-# ncu prints when its program ends: with one for each word, what is stopped or hangs costs its own tables alone. Clocks stay as they
-# are.
+# ncu prints only when its program ends. With a run for each word, one that hangs or is stopped costs its own tables alone. Clocks
+# stay as they are.
 profile_each() {
   local word failure=0
   for word in 'linear bfloat16' 'linear float32' attention 'sparseEncode bfloat16' 'sparseEncode float32'; do

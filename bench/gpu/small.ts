@@ -1,5 +1,6 @@
-// Every operation once or twice on the CUDA device, on odd shapes (1, primes, one more than a tile), against the CPU device. Small
-// enough for compute-sanitizer, and for the emulator. node build-test/bench/gpu/small.js [word]...: only what has a word in its name
+// Every operation once or twice on the CUDA device, on odd shapes (1, primes, one more than a tile), against the CPU
+// device. It is small enough for compute-sanitizer and for the emulator.
+//   node build-test/bench/gpu/small.js [word]...   only the checks whose name contains a word
 import type { NativeOperations } from '../../src/engine/native.js';
 import { relu } from '../../src/engine/ops/relu.js';
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
@@ -36,7 +37,7 @@ const cpu = openDevice('cpu');
 const words = process.argv.slice(2);
 const checks = new Checks(words);
 
-/** What the CUDA device was asked for; TypeScript demands that every operation is here. */
+/** How often each operation was called on the CUDA device; TypeScript demands that every operation is here. */
 const called: Record<keyof NativeOperations, number> = {
   copy: 0,
   fill: 0,
@@ -404,7 +405,7 @@ for (const [dtype, precision] of [
     [5, 33, 3001],
   ] as const) {
     for (const [top, threshold, relu] of [
-      [0, 0, true], // of 3,001 more than a list holds
+      [0, 0, true], // of 3,001 columns, more pass than a list holds
       [0, 0.7, false],
       [Math.min(n, 33), 0, true],
       [1, 0.5, false],

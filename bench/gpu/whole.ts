@@ -1,5 +1,5 @@
-// Comparisons of whole results where they lie, on the device: a result of 4,096 x 50,257 takes the host longer to read than the
-// GPU to compute. A NaN in either operand gives NaN in farthest() and difference(), since a NaN wins in max.
+// Comparisons of whole results on the device, where they lie: to read a result of 4,096 x 50,257 takes longer than to
+// compute it. A NaN in either operand gives NaN in farthest() and difference(), since a NaN wins in max.
 import type { Tensor } from '../../src/index.js';
 
 const largest = (x: Tensor): Tensor => {
@@ -11,8 +11,8 @@ const largest = (x: Tensor): Tensor => {
 const first = async (scalar: Tensor): Promise<number> => (await scalar.read())[0] as number;
 
 /**
- * The largest |got - expected| / sqrt(expected² + least²): what a value is off by as a part of it, small ones taken for `least`.
- * got and expected [rows, n], expected float32, both finite.
+ * The largest |got - expected| / sqrt(expected² + least²): what a value is off by as a part of it, where small ones
+ * count as `least`. got and expected [rows, n], expected float32, both finite.
  */
 export async function farthest(got: Tensor, expected: Tensor, least: number): Promise<number> {
   using off = got.to('float32');
@@ -37,7 +37,7 @@ export function farthestOf(got: ArrayLike<number>, expected: ArrayLike<number>, 
   return most;
 }
 
-/** A scalar on the device that is 0 where both have the same values; nothing is waited for. a, b [rows, n] of one dtype. */
+/** A scalar on the device, 0 if both have the same values; nothing is waited for. a, b [rows, n] of one dtype. */
 export function difference(a: Tensor, b: Tensor): Tensor {
   using off = a.sub(b);
   return largest(off.mul_(off));

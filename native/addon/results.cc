@@ -97,7 +97,7 @@ void settle(Napi::Env env, Napi::Function, Device* device, Completion* completio
 
 // Calls done(error) on a thread of the device when all work that was queued before is done. With take_error, `error` is
 // the first failure of that work that was not reported yet, and never one of later work, although the queue goes on.
-// `at` is what the work left pending, or becomes a mark.
+// `at` is the pending work that is waited for; where the work before left none, it becomes a mark.
 template <class Done>
 void when_done(Device* device, Pending*& at, bool take_error, Done done) {
   device->queue.push([device, &at, take_error, done = std::move(done)] {

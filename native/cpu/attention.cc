@@ -135,8 +135,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   const Layout layout = pairs ? Layout::pairs : Layout::float32;
   const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], layout};
   if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
-  const int64_t count_pairs = s.batch * s.heads, bytes = max64(64, round_up(s.key_bytes() + s.value_bytes(), 64));
-  const int64_t group = max64(1, min64(count_pairs, kGroupBytes / bytes));
+  const int64_t head_count = s.batch * s.heads, bytes = max64(64, round_up(s.key_bytes() + s.value_bytes(), 64));
+  const int64_t group = max64(1, min64(head_count, kGroupBytes / bytes));
   auto* packed = static_cast<char*>(shared_scratch(context, 0, size_t(group * bytes)));
   if (!packed) return out_of_memory("packed keys and values");
   for (int thread = 0; thread < thread_count(context); ++thread) {
@@ -147,9 +147,9 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   const int64_t score_width = s.score_width(), result_width = s.result_width();
   const auto nothing = [](int64_t, int, const float*) {};
 
-  const auto attend = [&](int64_t pair, int64_t block, const char* keys, const char* values,
+  const auto attend = [&](int64_t which, int64_t block, const char* keys, const char* values,
                           const Workspace& workspace) {
-    const int64_t batch = pair / s.heads, head = pair % s.heads, first = block * kRows;
+    const int64_t batch = which / s.heads, head = which % s.heads, first = block * kRows;
     const int count = int(min64(kRows, s.queries - first));
     const int64_t before = s.keys - s.queries;  // keys that came before the first query
     const int64_t seen = causal ? before + first + count : s.keys, width = panel_count(seen) * kColumns;
@@ -189,8 +189,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     }
   };
 
-  for (int64_t start = 0; start < count_pairs; start += group) {
-    const int64_t n = min64(group, count_pairs - start);
+  for (int64_t start = 0; start < head_count; start += group) {
+    const int64_t n = min64(group, head_count - start);
     const int64_t key_panels = s.key_panels(), panels = key_panels + s.value_panels();
     parallel(context, n * panels, [&](int64_t task, int) {
       const int64_t i = task / panels, panel = task % panels;

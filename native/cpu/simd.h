@@ -13,7 +13,7 @@
 #endif
 
 #ifndef SONDE_ISA
-#error "SONDE_ISA names the namespace of this build: portable, avx2 or avx512"
+#error "SONDE_ISA names the namespace of this build: portable, avx2, avx512 or avx512_bf16"
 #endif
 #define SONDE_INLINE inline __attribute__((always_inline))
 
@@ -266,9 +266,9 @@ SONDE_INLINE vf exp(vf x) {
 #endif
 }
 
-// 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3). Within 3 units in the last place where x
-// >= 0, 3 + 6 |u| below: the exponent's rounding counts as often as it is large. (The formula with tanh loses all
-// digits there.)
+// 0.5 x (1 + tanh(u)) = x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3). The error is within 3 units in the last
+// place where x >= 0, and within 3 + 6 |u| where x < 0: an absolute error of -2u, which grows with |u|, is a relative
+// error of e^(-2u). (The formula with tanh loses all digits there.)
 SONDE_INLINE vf gelu(vf x) {
   const vf minus_2u = x * fma(x * x, broadcast(-0.0713548162726f), broadcast(-1.59576912161f));
   return x / (1.0f + exp(minus_2u));

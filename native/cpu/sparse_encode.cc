@@ -24,7 +24,7 @@ struct List {
   int32_t* indices;
   float* values;
   int64_t count, capacity;
-  int32_t* row_counts;  // kRowsAtOnce of them
+  int32_t* row_counts;  // [rows + 1]; merge_lists makes offsets of them
 };
 
 bool grow(List& list, int64_t more) {

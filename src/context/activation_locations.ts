@@ -91,7 +91,7 @@ export const activationHasNoLayers = (type: ActivationLocationType): boolean =>
     ActivationLocationType.logits,
   ].includes(type as never);
 
-/** False for activations that only hooks create. */
+/** False for `online_autoencoder_latent`, which only hooks create; true for all others, as in the original. */
 export const activationExistsByDefault = (type: ActivationLocationType): boolean =>
   type !== ActivationLocationType.onlineAutoencoderLatent;
 

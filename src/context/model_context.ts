@@ -161,13 +161,13 @@ export abstract class ModelContext {
   }
 }
 
-/** x / max(norm along dim, 1e-12): a new tensor. */
+/** x divided by its norm along dim: a new tensor. */
 function divideByNorm(x: Tensor, dim: number): Tensor {
   const n = x.shape[dim] as number;
   const order = [...x.shape.keys()].filter((d) => d !== dim).concat(dim); // the dimension last
   using wide = x.to('float32');
   const permuted = wide.permute(order);
-  // eps in the square root prevents a division by 0 as well as the maximum does
+  // the original divides by 1e-12 at least; eps in the square root prevents a division by 0 as well
   using norm = rootMeanSquare(permuted, { eps: 1e-24 / n });
   permuted.div_(norm.mul_(Math.sqrt(n)));
   return wide.to(x.dtype);

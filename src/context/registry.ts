@@ -17,7 +17,7 @@ export const DerivedScalarType = {
 export type DerivedScalarType = (typeof DerivedScalarType)[keyof typeof DerivedScalarType];
 
 /** A set of autoencoders, one for each layer. */
-export interface AutoencoderSpec {
+interface AutoencoderSpec {
   readonly dst: DerivedScalarType;
   /** Path or address of a layer's file, `{layer}` standing for the layer. */
   readonly path: string;

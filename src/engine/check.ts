@@ -89,7 +89,7 @@ export function checkNumber(operation: string, argument: string, value: unknown)
   throw new TypeError(wrong(operation, argument, 'a number', describe(value)));
 }
 
-/** A copy of `shape`, if it is one: at most 8 dimensions, integers of 0 or more, fewer than 2^53 elements. */
+/** A copy of `shape`, if it is one: at most 8 dimensions, integers of 0 or more, fewer than 2^51 elements. */
 export function checkedShape(operation: string, shape: unknown): number[] {
   if (!Array.isArray(shape)) throw new TypeError(wrong(operation, 'shape', 'an array of integers', describe(shape)));
   if (shape.length > maxRank) {

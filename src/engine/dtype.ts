@@ -1,4 +1,4 @@
-// The element types of tensors: widths, host arrays, promotion, and the 16-bit floats' conversions on the host.
+// The element types of tensors: widths, host arrays and promotion.
 
 export type DType = 'float32' | 'bfloat16' | 'float16' | 'int32' | 'bool';
 

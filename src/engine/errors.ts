@@ -1,4 +1,4 @@
-// Errors of work that failed after it was queued.
+// Errors of a device: work that failed after it was queued, and memory that ran out.
 
 /** An operation failed on its device. Reported by the next `read()` or `synchronize()`; later operations work again. */
 export class DeviceError extends Error {

@@ -3,9 +3,9 @@ import { checkedShape, describe, wrong } from './check.js';
 import { type DType, dtypes, isFloat } from './dtype.js';
 import { type Shape, showShape, sizeOf } from './shape.js';
 
-export type Nested = number | boolean | readonly Nested[];
+type Nested = number | boolean | readonly Nested[];
 
-export type NumericArray =
+type NumericArray =
   | Float32Array
   | Float64Array
   | Int8Array
@@ -17,7 +17,7 @@ export type NumericArray =
   | BigInt64Array;
 
 /** A tensor in host memory, as files give it: float16 and bfloat16 as raw bits in a Uint16Array. */
-export interface HostTensorLike {
+interface HostTensorLike {
   readonly dtype: string;
   readonly shape: Shape;
   readonly data: NumericArray;

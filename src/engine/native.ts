@@ -1,5 +1,5 @@
-// Finds and loads the addon, and types it. Each operation of native/ops.h is a method here, which one file in ops/
-// calls: that of its name or of its family's.
+// Finds and loads the addon, and types it. Each operation of native/ops.h is a method here. One file in ops/ calls it,
+// the one that has its name or its family's.
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -13,7 +13,7 @@ export type ViewHandle = Handle<'view'>;
 export type PackedHandle = Handle<'packed'>;
 export type CsrHandle = Handle<'csr'>;
 
-export type RawArray = ArrayBufferView;
+type RawArray = ArrayBufferView;
 
 /**
  * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for an

@@ -28,7 +28,7 @@ import { type Addition, type LayerPlan, type NormId, type PassPlan, watchedPoint
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
-export interface PassOptions {
+interface PassOptions {
   readonly config: TransformerConfig;
   readonly weights: Weights;
   readonly plan: PassPlan;

@@ -289,7 +289,7 @@ export class FwdBwdHooks extends HookCollection {
     return this;
   }
 
-  /** @internal Whether a forward pass has to stop here. */
+  /** @internal Whether a forward pass has hooks to call here. */
   watches(layer: number | undefined): boolean {
     return this.fwd.watches(layer) || this.fwd2.watches(layer);
   }

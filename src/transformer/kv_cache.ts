@@ -22,7 +22,7 @@ export class KvCaches {
   #lengths: number[];
   #ended: string | undefined;
   #busy = false;
-  #claimed = false;
+  #handedOver = false;
 
   /** @internal */
   constructor(device: Device, dtype: DType, batch: number, width: number) {
@@ -50,7 +50,7 @@ export class KvCaches {
   }
 
   /**
-   * Keys of a layer [batch, length, width], before scaling: a view, valid as long as the caches are and not continued.
+   * Keys of a layer [batch, length, width], before scaling: a view, valid until the caches are continued or freed.
    */
   keys(layer: number): Tensor {
     return this.#buffers(layer).k.slice(1, 0, this.#length);
@@ -145,13 +145,13 @@ export class KvCaches {
   }
 
   /** @internal The caller of forward() has read the caches from its result, and owns them from now on. */
-  claim(): void {
-    this.#claimed = true;
+  handOver(): void {
+    this.#handedOver = true;
   }
 
   /** @internal Whether the caller of forward() owns the caches. */
-  get claimed(): boolean {
-    return this.#claimed;
+  get handedOver(): boolean {
+    return this.#handedOver;
   }
 
   /** @internal */

@@ -25,7 +25,7 @@ export const layerPoints = [
   'resid.torso.delta_mlp',
   'resid.torso.post_mlp',
 ] as const;
-export type LayerPoint = (typeof layerPoints)[number];
+type LayerPoint = (typeof layerPoints)[number];
 
 /** The points before the first layer and after the last one. */
 export const firstPoint = 'resid.post_emb';

@@ -17,8 +17,8 @@ export interface LayerPlan {
   /** Layer norm before attention: in one kernel, or in steps whose values hooks can see. */
   readonly lnAttn: 'fused' | 'open';
   /**
-   * fused: one kernel on the joint projections. split: the same kernel on scaled copies of queries and keys (or a copy
-   * of the values) that hooks may change. open: logits and probabilities in memory.
+   * fused: one kernel on the joint projections. split: the same kernel on copies of queries, keys and values that hooks
+   * may change, queries and keys scaled. open: logits and probabilities in memory.
    */
   readonly attention: 'fused' | 'split' | 'open';
   /**
@@ -39,7 +39,7 @@ export interface PassPlan {
   readonly lnF: 'fused' | 'open';
   /** The last wanted location; nothing after it is computed. Undefined: up to the logits. */
   readonly last?: Location;
-  /** Whether a hook needs the logits of all positions; else those of the last one may be enough. */
+  /** Whether a hook is at a point after the last layer: it must see all positions, and not only the last one. */
   readonly watchesEnd: boolean;
 }
 

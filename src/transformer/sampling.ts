@@ -1,7 +1,10 @@
 // Chooses the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next
 // token waits for them.
 
-/** A generator of numbers in [0, 1): splitmix64's mixing (Steele, Lea, Flood 2014) on 32-bit halves, by seed. */
+/**
+ * A generator of numbers in [0, 1), by seed. Its state is two 32-bit counters, which grow by the halves of splitmix64's
+ * increment (Steele, Lea, Flood 2014); MurmurHash3's 32-bit finalizer mixes them.
+ */
 export function seededRandom(seed: number): () => number {
   let a = seed >>> 0;
   let b = Math.floor(seed / 2 ** 32) >>> 0;

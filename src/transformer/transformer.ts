@@ -193,7 +193,7 @@ export class Transformer {
       logits,
       get kvCaches(): KvCaches {
         caches.check();
-        caches.claim();
+        caches.handOver();
         return caches;
       },
     };
@@ -353,7 +353,7 @@ export class Transformer {
 
   /** Frees the weights. */
   dispose(): void {
-    for (const caches of this.#unread) if (!caches.claimed) caches.dispose();
+    for (const caches of this.#unread) if (!caches.handedOver) caches.dispose();
     disposeWeights(this.#current);
   }
 
@@ -372,7 +372,7 @@ export class Transformer {
   /** Waits until the device is at most a few passes behind, and frees caches that no caller has read. */
   async #waitForDevice(): Promise<void> {
     while (this.#passes.length >= passesAhead) await this.#passes.shift();
-    this.#unread = this.#unread.filter((caches) => !caches.claimed);
+    this.#unread = this.#unread.filter((caches) => !caches.handedOver);
     let bytes = this.#unread.reduce((sum, caches) => sum + caches.bytes, 0);
     while (this.#unread.length > mostUnread || (bytes > mostUnreadBytes && this.#unread.length > 1)) {
       const oldest = this.#unread.shift() as KvCaches;

@@ -27,7 +27,7 @@ function outOfPlace(kind: Kind, a: Tensor, x: Operand): Tensor {
     return out;
   }
   const device = checkOperands(kind, { tensor: a, x });
-  // a bool takes part as 0 or 1; beside int32 it becomes one, so that integers stay exact
+  // a bool counts as 0 or 1; beside an int32 it is converted to int32, so that integers stay exact
   if (a.dtype !== x.dtype && (a.dtype === 'bool' || x.dtype === 'bool') && resultDType(kind, a, x) === 'int32') {
     using left = a.to('int32');
     using right = x.to('int32');

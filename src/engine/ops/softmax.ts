@@ -3,7 +3,7 @@ import { checkedDim, checkFloat, checkOperands } from '../check.js';
 import type { Tensor } from './tensor.js';
 import { dimLast } from './views.js';
 
-function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Tensor {
+function alongDim(operation: string, x: Tensor, dim: number, normalize: boolean): Tensor {
   const device = checkOperands(operation, { t: x });
   checkFloat(operation, 't', x);
   const d = checkedDim(operation, 'dim', dim, x.shape);
@@ -20,7 +20,7 @@ function rows(operation: string, x: Tensor, dim: number, normalize: boolean): Te
 }
 
 /** exp(t - max) / sum of the same, over dim. Computed in float32; a row of -inf alone gives NaN. */
-export const softmax = (t: Tensor, dim = -1): Tensor => rows('softmax', t, dim, true);
+export const softmax = (t: Tensor, dim = -1): Tensor => alongDim('softmax', t, dim, true);
 
 /** exp(t - max) over dim: softmax before it divides by the sum. */
-export const softmaxNumerator = (t: Tensor, dim = -1): Tensor => rows('softmaxNumerator', t, dim, false);
+export const softmaxNumerator = (t: Tensor, dim = -1): Tensor => alongDim('softmaxNumerator', t, dim, false);

@@ -1,4 +1,5 @@
-// Tensor: a window (shape, strides, offset) on a storage of one device. Its methods are one-line calls into ops/.
+// Tensor: a window (shape, strides, offset) on a storage of one device. Operations on it are one-line calls into other
+// files of ops/.
 import { checkedDim, checkedShape, checkInteger, checkOperands, describe, wrong } from '../check.js';
 import { Device, getDefaultDevice } from '../device.js';
 import { byteWidth, type DType, dtypeCode, dtypes, type HostArray, hostArray, hostDType } from '../dtype.js';
@@ -21,7 +22,7 @@ export interface TensorOptions {
 }
 
 /**
- * A row-major array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return
+ * An array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return
  * at once; `read()` waits. Memory is freed by `dispose()` or `using`, at the latest by garbage collection. Views
  * (select, slice, permute, and reshape where it can) share their owner's memory and end with it.
  */

@@ -14,7 +14,8 @@ const layerNames = [
   'attn.out_proj',
   'ln_2',
   'mlp.in_layer',
-].concat('mlp.out_layer');
+  'mlp.out_layer',
+];
 
 const both = (name: string): string[] => [`${name}.weight`, `${name}.bias`];
 

@@ -36,7 +36,7 @@ export interface ModelFiles {
 }
 
 /** The shape in which a weight of `shape` is stored. */
-export function storedShape(shape: readonly number[], { transposed, third }: StoredWeight): number[] {
+function storedShape(shape: readonly number[], { transposed, third }: StoredWeight): number[] {
   const [first = 0, ...rest] = shape;
   const whole = [third === undefined ? first : 3 * first, ...rest];
   return transposed ? whole.reverse() : whole;
