@@ -1,4 +1,4 @@
-// The benchmarks' arithmetic against hand-computed figures, and the conductor on the CPU.
+// The benchmarks' arithmetic against hand-computed figures, and the process that leads on the CPU.
 import { spawnSync } from 'node:child_process';
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -237,7 +237,7 @@ test('a worker that ends, is silent or is not there costs its own part alone', a
 
 const compiled = join(packageRoot, 'build-test', 'bench', 'compare');
 
-test('the conductor, on the CPU and without PyTorch', async () => {
+test('the process that leads, on the CPU and without PyTorch', async () => {
   await withFolder((folder) => {
     const chosen = ['--only', 'linear f32 40', '--only', 'TopK', '--only', 'launch'];
     const args = [join(compiled, 'compare.js'), '--scale', 'tiny', '--rounds', '3', '--no-peer', '--out', folder];
