@@ -56,7 +56,7 @@ function compilerMacros() {
 
 /**
  * Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that holds the
- * compiler's output when the build fails. sanitize: '', 'address' or 'thread', each in a folder of its own.
+ * compiler's output when the build fails. `sanitize` is address, thread or empty; each has a folder of its own.
  */
 export function buildAddon(sanitize = '', isas = chooseIsas(process.env.SONDE_ISAS)) {
   const folder = sanitize ? sanitizerFolder(sanitize) : root;
