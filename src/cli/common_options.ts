@@ -88,7 +88,8 @@ export const addModelAndWorkers = (command: Command, model = 'demo'): Command =>
   );
 
 /**
- * The option for the dtype that the model computes with: `--dtype`, or `--precision` where `--dtype` says how values are stored.
+ * The option for the dtype that the model computes with: `--dtype`, or `--precision` where `--dtype` says how values are
+ * stored.
  */
 export const addPrecision = (command: Command, flag: '--dtype' | '--precision'): Command =>
   command.option(
@@ -98,8 +99,8 @@ export const addPrecision = (command: Command, flag: '--dtype' | '--precision'):
   );
 
 /**
- * The device of this process, or those of the processes that share the work. `--threads` is the number
- * of threads of all processes together.
+ * The device of this process, or those of the processes that share the work. `--threads` is the number of threads of all
+ * processes together.
  */
 export function chosenWorkers(options: {
   device?: DeviceName[];

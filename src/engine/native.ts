@@ -16,8 +16,8 @@ export type CsrHandle = Handle<'csr'>;
 type RawArray = ArrayBufferView;
 
 /**
- * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for an
- * argument that is left out.
+ * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for one that is left
+ * out.
  */
 export interface NativeOperations {
   copy(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
