@@ -24,8 +24,10 @@ export {
   type AutoencoderContextOptions,
   countDeadLatents,
   type LayerIndex,
+  type MakeAutoencoderContextOptions,
   MultiAutoencoderContext,
   makeAutoencoderContext,
+  type OmitLatentsOptions,
   omitLeastActiveLatents,
 } from './context/autoencoder_context.js';
 export {
@@ -176,8 +178,10 @@ export {
 export type { KvCaches } from './transformer/kv_cache.js';
 export { expandLocations, type Location, locationNames, locationShape, parseLocation } from './transformer/location.js';
 export { prepInputAndPad, type Tokens } from './transformer/padding.js';
+export { derivedSeeds } from './transformer/sampling.js';
 export type { SubjectModel } from './transformer/subject_model.js';
 export {
+  type ActivationsOptions,
   type ForwardOptions,
   type ForwardResult,
   type LoadOptions,

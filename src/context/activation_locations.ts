@@ -1,5 +1,6 @@
 // The activations of a model under the original's names, their shapes per sequence, and conversions between these names
 // and locations such as `5/mlp/post_act`.
+import { checkInteger, checkText, describe } from '../engine/check.js';
 import { formatLocation, parseLocation } from '../transformer/location.js';
 import {
   Dimension,
@@ -75,32 +76,49 @@ const shapes: Readonly<Record<ActivationLocationType, readonly Dimension[]>> = {
 
 export const activationLocationTypes = Object.keys(shapes) as readonly ActivationLocationType[];
 
-/** The dimensions of an activation of one sequence, in order. @throws RangeError for an unknown name. */
-export function activationShapeSpec(type: ActivationLocationType): readonly Dimension[] {
-  if (Object.hasOwn(shapes, type)) return shapes[type];
+function specOf(operation: string, type: ActivationLocationType): readonly Dimension[] {
+  if (typeof type === 'string' && Object.hasOwn(shapes, type)) return shapes[type];
   const known = activationLocationTypes.join(', ');
-  throw new RangeError(`activation location '${type}' is not known; it must be one of ${known}`);
+  throw new RangeError(`${operation}: activation location ${describe(type)} is not known; it must be one of ${known}`);
 }
 
-/** True for activations of which a pass has one, not one per layer. */
-export const activationHasNoLayers = (type: ActivationLocationType): boolean =>
-  [
-    ActivationLocationType.residPostEmbedding,
-    ActivationLocationType.residFinalLayerNormScale,
-    ActivationLocationType.residPostFinalLayerNorm,
-    ActivationLocationType.logits,
-  ].includes(type as never);
+/** The dimensions of an activation of one sequence, in order. @throws RangeError for an unknown name. */
+export function activationShapeSpec(type: ActivationLocationType): readonly Dimension[] {
+  return specOf('activationShapeSpec', type);
+}
 
-/** False for `online_autoencoder_latent`, which only hooks create; true for all others, as in the original. */
-export const activationExistsByDefault = (type: ActivationLocationType): boolean =>
-  type !== ActivationLocationType.onlineAutoencoderLatent;
+const withoutLayers: readonly ActivationLocationType[] = [
+  ActivationLocationType.residPostEmbedding,
+  ActivationLocationType.residFinalLayerNormScale,
+  ActivationLocationType.residPostFinalLayerNorm,
+  ActivationLocationType.logits,
+];
 
-/** The type of node that an activation's last dimension counts. */
+/** True for activations of which a pass has one, not one per layer. @throws RangeError for an unknown name. */
+export function activationHasNoLayers(type: ActivationLocationType): boolean {
+  specOf('activationHasNoLayers', type);
+  return withoutLayers.includes(type);
+}
+
+/**
+ * False for `online_autoencoder_latent`, which only hooks create; true for all others, as in the original.
+ * @throws RangeError for an unknown name.
+ */
+export function activationExistsByDefault(type: ActivationLocationType): boolean {
+  specOf('activationExistsByDefault', type);
+  return type !== ActivationLocationType.onlineAutoencoderLatent;
+}
+
+/** The type of node that an activation's last dimension counts. @throws RangeError for an unknown name. */
 export function activationNodeType(type: ActivationLocationType): NodeType {
-  const last = activationShapeSpec(type).at(-1) as Dimension;
+  return nodeTypeOf('activationNodeType', type);
+}
+
+function nodeTypeOf(operation: string, type: ActivationLocationType): NodeType {
+  const last = specOf(operation, type).at(-1) as Dimension;
   const nodeType = nodeTypeOfDimension(last);
   if (nodeType) return nodeType;
-  throw new RangeError(`${type}: what its dimension ${last} counts has no name`);
+  throw new RangeError(`${operation}: what the dimension ${last} of ${type} counts has no name`);
 }
 
 const residualLocations: Partial<Record<ActivationLocationType, LocationWithinLayer>> = {
@@ -110,9 +128,12 @@ const residualLocations: Partial<Record<ActivationLocationType, LocationWithinLa
   'resid.post_mlp': LocationWithinLayer.residPostMlp,
 };
 
-/** The location of an activation in a layer; undefined where it does not follow from the name. */
+/**
+ * The location of an activation in a layer; undefined where it does not follow from the name.
+ * @throws RangeError for an unknown name.
+ */
 export function activationLocationWithinLayer(type: ActivationLocationType): LocationWithinLayer | undefined {
-  const nodeType = activationNodeType(type);
+  const nodeType = nodeTypeOf('activationLocationWithinLayer', type);
   return nodeType === NodeType.residualStreamChannel ? residualLocations[type] : locationOfNodeType(nodeType);
 }
 
@@ -144,13 +165,14 @@ const types = new Map([...names].map(([type, name]) => [name, type]));
  * @throws RangeError for a name without a hook point, a layer that is missing, or one too many.
  */
 export function locationOfActivation(type: ActivationLocationType, layer?: number): string {
-  activationShapeSpec(type);
+  specOf('locationOfActivation', type);
   const name = names.get(type);
-  if (name === undefined) throw new RangeError(`${type} is at no hook point of a transformer`);
-  if (activationHasNoLayers(type) !== (layer === undefined)) {
-    const needs = activationHasNoLayers(type) ? 'is in no layer, so none can be given' : 'needs a layer';
-    throw new RangeError(`${type} ${needs}`);
+  if (name === undefined) throw new RangeError(`locationOfActivation: ${type} is at no hook point of a transformer`);
+  if (withoutLayers.includes(type) !== (layer === undefined)) {
+    const needs = withoutLayers.includes(type) ? 'is in no layer, so none can be given' : 'needs a layer';
+    throw new RangeError(`locationOfActivation: ${type} ${needs}`);
   }
+  if (layer !== undefined) checkInteger('locationOfActivation', 'layer', layer, 0);
   return layer === undefined ? name : `${layer}/${name}`;
 }
 
@@ -159,11 +181,14 @@ export function locationOfActivation(type: ActivationLocationType, layer?: numbe
  * @throws Error for a text that is no location, RangeError for a hook point that the original has no name for.
  */
 export function activationOfLocation(location: string): { type: ActivationLocationType; layer: number | undefined } {
+  checkText('activationOfLocation', 'location', location, "a text such as '5/mlp/post_act'");
   const parsed = parseLocation(location);
   if (parsed.layer === '*')
-    throw new RangeError(`location '${location}' stands for every layer, not for one activation`);
+    throw new RangeError(`activationOfLocation: location '${location}' stands for every layer, not for one activation`);
   const name = formatLocation({ point: parsed.point });
   const type = types.get(name);
-  if (type === undefined) throw new RangeError(`location '${location}' has no name among the original's activations`);
+  if (type === undefined) {
+    throw new RangeError(`activationOfLocation: location '${location}' has no name among the original's activations`);
+  }
   return { type, layer: parsed.layer };
 }

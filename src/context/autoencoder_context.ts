@@ -1,10 +1,18 @@
 // Sets of autoencoders, one for each layer of a model, loaded when they are first needed.
 import { Autoencoder } from '../autoencoder/autoencoder.js';
-import { describe, wrong } from '../engine/check.js';
-import { Device, getDefaultDevice } from '../engine/device.js';
+import {
+  checkBoolean,
+  checkInteger,
+  checkOptions,
+  checkText,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../engine/check.js';
+import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
 import type { Tensor } from '../engine/ops/tensor.js';
-import { Dimension, NodeType } from './dimensions.js';
-import { type DerivedScalarType, findAutoencoderSpec, listAutoencoderNames } from './registry.js';
+import { checkMember, checkNodeType, Dimension, NodeType } from './dimensions.js';
+import { DerivedScalarType, findAutoencoderSpec, listAutoencoderNames } from './registry.js';
 
 /** A layer; undefined outside of layers. */
 export type LayerIndex = number | undefined;
@@ -28,6 +36,29 @@ export interface AutoencoderContextOptions {
   omitDeadLatents?: boolean;
 }
 
+const contextOptions: OptionNames<AutoencoderContextOptions> = { config: true, device: true, omitDeadLatents: true };
+const configOptions: OptionNames<AutoencoderConfig> = { dst: true, pathByLayerIndex: true, normalize: true };
+
+function checkAutoencoder(operation: string, autoencoder: Autoencoder): void {
+  if (autoencoder instanceof Autoencoder) return;
+  throw new TypeError(wrong(operation, 'autoencoder', 'an Autoencoder', describe(autoencoder)));
+}
+
+function checkConfig(operation: string, config: AutoencoderConfig): void {
+  checkOptions(operation, config, configOptions, 'config');
+  const { dst, pathByLayerIndex, normalize } = config;
+  checkMember(operation, 'config.dst', dst, DerivedScalarType);
+  if (!(pathByLayerIndex instanceof Map)) {
+    const expected = 'a Map of the file of each layer';
+    throw new TypeError(wrong(operation, 'config.pathByLayerIndex', expected, describe(pathByLayerIndex)));
+  }
+  for (const [layer, path] of pathByLayerIndex) {
+    if (layer !== undefined) checkInteger(operation, 'a layer of config.pathByLayerIndex', layer, 0);
+    checkText(operation, `the path of layer ${layer} in config.pathByLayerIndex`, path, 'a path or address');
+  }
+  checkBoolean(operation, 'config.normalize', normalize);
+}
+
 export class AutoencoderContext implements Disposable {
   readonly config: AutoencoderConfig;
   readonly device: Device;
@@ -35,15 +66,16 @@ export class AutoencoderContext implements Disposable {
   readonly #loading = new Map<LayerIndex, Promise<Autoencoder>>();
   readonly #loaded = new Map<LayerIndex, Autoencoder>();
 
-  constructor({ config, device = getDefaultDevice(), omitDeadLatents = false }: AutoencoderContextOptions) {
+  constructor(options: AutoencoderContextOptions) {
+    checkOptions('AutoencoderContext', options, contextOptions);
+    const { config, device = getDefaultDevice(), omitDeadLatents = false } = options;
+    checkConfig('AutoencoderContext', config);
+    checkDevice('AutoencoderContext', device);
+    checkBoolean('AutoencoderContext', 'omitDeadLatents', omitDeadLatents);
     const layers = [...config.pathByLayerIndex.keys()];
     if (layers.length === 0) throw new RangeError('AutoencoderContext: config must have a file for one layer at least');
     if (layers.length > 1 && layers.includes(undefined)) {
       throw new RangeError('AutoencoderContext: several files must each have a layer');
-    }
-    if (!(device instanceof Device)) {
-      const expected = 'what openDevice or getDefaultDevice gives';
-      throw new TypeError(wrong('AutoencoderContext', 'device', expected, describe(device)));
     }
     this.config = config;
     this.device = device;
@@ -71,7 +103,7 @@ export class AutoencoderContext implements Disposable {
     const path = this.config.pathByLayerIndex.get(layer);
     if (path === undefined) {
       const known = [...this.layerIndices].join(', ');
-      throw new RangeError(`getAutoencoder: there is none for layer ${layer}; there are for ${known}`);
+      throw new RangeError(`getAutoencoder: there is none for layer ${describe(layer)}; there are for ${known}`);
     }
     const there = this.#loaded.get(layer);
     if (there) return there;
@@ -113,11 +145,17 @@ export class AutoencoderContext implements Disposable {
 
   /**
    * Latents of each autoencoder; fewer after a warmup that omits dead ones.
-   * @throws Error before anything is loaded.
+   * @throws Error before anything is loaded; RangeError where the loaded ones have different numbers of them.
    */
   get numAutoencoderDirections(): number {
-    for (const { nLatents } of this.#loaded.values()) return nLatents;
-    throw new Error('numAutoencoderDirections: no autoencoder is loaded yet; call warmup() first');
+    const [first, ...others] = this.#loaded;
+    if (!first) throw new Error('numAutoencoderDirections: no autoencoder is loaded yet; call warmup() first');
+    const [layer, { nLatents }] = first;
+    const other = others.find(([, autoencoder]) => autoencoder.nLatents !== nLatents);
+    if (!other) return nLatents;
+    throw new RangeError(
+      `numAutoencoderDirections: autoencoders must have one number of latents, but that of layer ${layer} has ${nLatents}, that of layer ${other[0]} ${other[1].nLatents}`,
+    );
   }
 
   getParameterizedDimensionSizes(): Partial<Record<Dimension, number>> {
@@ -155,19 +193,36 @@ export class MultiAutoencoderContext implements Disposable {
   readonly autoencoderContextByNodeType: ReadonlyMap<NodeType, AutoencoderContext>;
 
   constructor(autoencoderContextByNodeType: ReadonlyMap<NodeType, AutoencoderContext>) {
+    const argument = 'autoencoderContextByNodeType';
+    if (!(autoencoderContextByNodeType instanceof Map)) {
+      const expected = 'a Map of AutoencoderContexts by node type';
+      throw new TypeError(wrong('MultiAutoencoderContext', argument, expected, describe(autoencoderContextByNodeType)));
+    }
+    for (const [nodeType, context] of autoencoderContextByNodeType) {
+      checkNodeType('MultiAutoencoderContext', nodeType, `a key of ${argument}`);
+      checkContext('MultiAutoencoderContext', `${argument} at ${nodeType}`, context);
+    }
     this.autoencoderContextByNodeType = autoencoderContextByNodeType;
   }
 
+  /** A context as one of several, and nothing as nothing. */
   static fromContextOrMultiContext(
     input: AutoencoderContext | MultiAutoencoderContext | undefined,
   ): MultiAutoencoderContext | undefined {
-    return input instanceof AutoencoderContext ? MultiAutoencoderContext.fromAutoencoderContextList([input]) : input;
+    if (input === undefined || input instanceof MultiAutoencoderContext) return input;
+    checkContext('MultiAutoencoderContext.fromContextOrMultiContext', 'input', input);
+    return MultiAutoencoderContext.fromAutoencoderContextList([input]);
   }
 
   /** @throws RangeError for two of one type of node, or one whose latents have no type. */
   static fromAutoencoderContextList(contexts: readonly AutoencoderContext[]): MultiAutoencoderContext {
+    const operation = 'MultiAutoencoderContext.fromAutoencoderContextList';
+    if (!Array.isArray(contexts)) {
+      throw new TypeError(wrong(operation, 'contexts', 'an array of AutoencoderContexts', describe(contexts)));
+    }
     const byNodeType = new Map<NodeType, AutoencoderContext>();
-    for (const context of contexts) {
+    for (const [i, context] of contexts.entries()) {
+      checkContext(operation, `contexts[${i}]`, context);
       const nodeType = context.autoencoderNodeType;
       if (nodeType === undefined) {
         throw new RangeError(
@@ -184,6 +239,7 @@ export class MultiAutoencoderContext implements Disposable {
 
   /** The set for a type of node; for none, or for latents in general, the only set there is. */
   getAutoencoderContext(nodeType?: NodeType): AutoencoderContext | undefined {
+    if (nodeType !== undefined) checkNodeType('getAutoencoderContext', nodeType);
     if (nodeType !== undefined && nodeType !== NodeType.autoencoderLatent) {
       return this.autoencoderContextByNodeType.get(nodeType);
     }
@@ -203,6 +259,7 @@ export class MultiAutoencoderContext implements Disposable {
   }
 
   async getAutoencoder(layer?: LayerIndex, nodeType?: NodeType): Promise<Autoencoder> {
+    if (nodeType !== undefined) checkNodeType('getAutoencoder', nodeType);
     const context = this.getAutoencoderContext(nodeType);
     if (context) return context.getAutoencoder(layer);
     const there = [...this.autoencoderContextByNodeType.keys()].join(', ');
@@ -223,18 +280,40 @@ export class MultiAutoencoderContext implements Disposable {
   }
 }
 
+function checkContext(operation: string, argument: string, context: AutoencoderContext): void {
+  if (context instanceof AutoencoderContext) return;
+  throw new TypeError(wrong(operation, argument, 'an AutoencoderContext', describe(context)));
+}
+
+export interface MakeAutoencoderContextOptions {
+  /** A model that has autoencoders by name: 'gpt2-small' or 'demo'. */
+  modelName: string;
+  /** One of listAutoencoderNames(modelName). */
+  autoencoderName: string;
+  device?: Device;
+  /** As for AutoencoderContext. */
+  omitDeadLatents?: boolean;
+}
+
+const makeOptions: OptionNames<MakeAutoencoderContextOptions> = {
+  modelName: true,
+  autoencoderName: true,
+  device: true,
+  omitDeadLatents: true,
+};
+
 /**
  * The published autoencoders of a name: makeAutoencoderContext({ modelName: 'gpt2-small', autoencoderName:
  * 'ae-mlp-post-act-v4' }). Nothing is loaded yet.
  * @throws RangeError for an unknown name; it lists those that the model has.
  */
-export function makeAutoencoderContext(options: {
-  modelName: string;
-  autoencoderName: string;
-  device?: Device;
-  omitDeadLatents?: boolean;
-}): AutoencoderContext {
+export function makeAutoencoderContext(options: MakeAutoencoderContextOptions): AutoencoderContext {
+  checkOptions('makeAutoencoderContext', options, makeOptions);
   const { modelName, autoencoderName, device, omitDeadLatents = false } = options;
+  checkText('makeAutoencoderContext', 'modelName', modelName, "a model's name");
+  checkText('makeAutoencoderContext', 'autoencoderName', autoencoderName, 'a name of autoencoders');
+  checkDevice('makeAutoencoderContext', device);
+  checkBoolean('makeAutoencoderContext', 'omitDeadLatents', omitDeadLatents);
   const names = listAutoencoderNames(modelName);
   const spec = names.includes(autoencoderName) ? findAutoencoderSpec(modelName, autoencoderName) : undefined;
   if (!spec) {
@@ -251,31 +330,55 @@ export function makeAutoencoderContext(options: {
   });
 }
 
+/** How often each latent is active. @throws RangeError for a frequency that is none, on behalf of an operation. */
+async function frequenciesOf(operation: string, autoencoder: Autoencoder): Promise<ArrayLike<number>> {
+  const frequencies = await autoencoder.latentsActivationFrequency.read();
+  const odd = frequencies.findIndex((frequency) => !(frequency >= 0 && frequency < Infinity));
+  if (odd < 0) return frequencies;
+  const argument = `latents_activation_frequency of latent ${odd}`;
+  throw new RangeError(wrong(operation, argument, 'a number of 0 or more', describe(frequencies[odd])));
+}
+
 /** A latent is dead below this frequency; it is rounded to float32, the dtype of frequencies. */
 const deadBelow = Math.fround(1e-8);
 
-/** The number of latents that are active less than once in 100 million tokens. @throws Error when all of them are. */
+/**
+ * The number of latents that are active less than once in 100 million tokens.
+ * @throws Error when all of them are; RangeError for a frequency that is not finite, or below 0.
+ */
 export async function countDeadLatents(autoencoder: Autoencoder): Promise<number> {
-  const frequencies = await autoencoder.latentsActivationFrequency.read();
+  checkAutoencoder('countDeadLatents', autoencoder);
+  const frequencies = Array.from(await frequenciesOf('countDeadLatents', autoencoder));
   if (frequencies.every((frequency) => frequency === 0)) {
     throw new Error('countDeadLatents: all latents are dead: latents_activation_frequency is 0 everywhere');
   }
   return frequencies.filter((frequency) => frequency < deadBelow).length;
 }
 
+export interface OmitLatentsOptions {
+  /** Keep the first latents, so that their indices do not change. Default true. */
+  preserveIndices?: boolean;
+}
+
 /**
  * A smaller autoencoder of `nLatentsToKeep` latents: the first ones, so that indices do not change, or with
  * preserveIndices false the most active ones, in their order. The same autoencoder when there is nothing to omit.
+ * @throws RangeError where the most active ones are wanted and a frequency is not finite, or below 0.
  */
 export async function omitLeastActiveLatents(
   autoencoder: Autoencoder,
   nLatentsToKeep: number,
-  { preserveIndices = true }: { preserveIndices?: boolean } = {},
+  options: OmitLatentsOptions = {},
 ): Promise<Autoencoder> {
+  checkOptions('omitLeastActiveLatents', options, { preserveIndices: true });
+  const { preserveIndices = true } = options;
+  checkAutoencoder('omitLeastActiveLatents', autoencoder);
+  checkInteger('omitLeastActiveLatents', 'nLatentsToKeep', nLatentsToKeep, 1);
+  checkBoolean('omitLeastActiveLatents', 'preserveIndices', preserveIndices);
   if (nLatentsToKeep >= autoencoder.nLatents) return autoencoder;
   const all = Array.from({ length: autoencoder.nLatents }, (_, latent) => latent);
   if (preserveIndices) return autoencoder.selectLatents(all.slice(0, nLatentsToKeep));
-  const frequencies = await autoencoder.latentsActivationFrequency.read();
+  const frequencies = await frequenciesOf('omitLeastActiveLatents', autoencoder);
   const order = all.sort((a, b) => (frequencies[b] as number) - (frequencies[a] as number));
   return autoencoder.selectLatents(order.slice(0, nLatentsToKeep).sort((a, b) => a - b));
 }

@@ -1,5 +1,6 @@
 // The dimensions of weights and activations, and the kinds of nodes: the original's names, for tools that exchange
 // them. Members are camelCase here; the values are the original's.
+import { describe, wrong } from '../engine/check.js';
 
 /**
  * The kinds of a tensor's dimensions, by what they count. Dimensions of attention heads (value channels) are per head,
@@ -27,16 +28,35 @@ export const Dimension = {
 } as const;
 export type Dimension = (typeof Dimension)[keyof typeof Dimension];
 
-/** True for the dimensions whose size the input decides. */
-export const isSequenceTokenDimension = (dimension: Dimension): boolean =>
+/** Demands one of the values of a list of names. */
+export function checkMember<Value extends string>(
+  operation: string,
+  argument: string,
+  value: Value,
+  members: Readonly<Record<string, Value>>,
+): Value {
+  const known = Object.values(members);
+  if (known.includes(value)) return value;
+  throw new RangeError(wrong(operation, argument, `one of ${known.join(', ')}`, describe(value)));
+}
+
+export const checkDimension = (operation: string, dimension: Dimension, argument = 'dimension'): Dimension =>
+  checkMember(operation, argument, dimension, Dimension);
+
+const isOfInput = (dimension: Dimension): boolean =>
   dimension === Dimension.sequenceTokens || dimension === Dimension.attendedToSequenceTokens;
 
-/** True for the dimensions whose size an autoencoder decides. */
-export const isParameterizedDimension = (dimension: Dimension): boolean => dimension === Dimension.autoencoderLatents;
+/** True for the dimensions whose size the input decides. @throws RangeError for an unknown name. */
+export const isSequenceTokenDimension = (dimension: Dimension): boolean =>
+  isOfInput(checkDimension('isSequenceTokenDimension', dimension));
 
-/** True for the dimensions whose size the model alone decides. */
+/** True for the dimensions whose size an autoencoder decides. @throws RangeError for an unknown name. */
+export const isParameterizedDimension = (dimension: Dimension): boolean =>
+  checkDimension('isParameterizedDimension', dimension) === Dimension.autoencoderLatents;
+
+/** True for the dimensions whose size the model alone decides. @throws RangeError for an unknown name. */
 export const isModelIntrinsic = (dimension: Dimension): boolean =>
-  !isSequenceTokenDimension(dimension) && !isParameterizedDimension(dimension);
+  !isOfInput(checkDimension('isModelIntrinsic', dimension)) && dimension !== Dimension.autoencoderLatents;
 
 /**
  * A part of a model with a number for each token, or each pair of tokens: an activation's last dimension counts such
@@ -57,7 +77,12 @@ export const NodeType = {
 } as const;
 export type NodeType = (typeof NodeType)[keyof typeof NodeType];
 
-export const isAutoencoderLatent = (nodeType: NodeType): boolean => nodeType.includes('autoencoder_latent');
+export const checkNodeType = (operation: string, nodeType: NodeType, argument = 'nodeType'): NodeType =>
+  checkMember(operation, argument, nodeType, NodeType);
+
+/** True for the types of nodes that are latents of an autoencoder. @throws RangeError for an unknown name. */
+export const isAutoencoderLatent = (nodeType: NodeType): boolean =>
+  checkNodeType('isAutoencoderLatent', nodeType).includes('autoencoder_latent');
 
 const nodeTypes: Partial<Record<Dimension, NodeType>> = {
   mlp_acts: NodeType.mlpNeuron,
@@ -71,8 +96,12 @@ const nodeTypes: Partial<Record<Dimension, NodeType>> = {
   autoencoder_latents_by_token_pair: NodeType.autoencoderLatentByTokenPair,
 };
 
-/** The type of node that a dimension counts, or undefined where there is none. */
-export const nodeTypeOfDimension = (dimension: Dimension): NodeType | undefined => nodeTypes[dimension];
+/**
+ * The type of node that a dimension counts, or undefined where there is none.
+ * @throws RangeError for an unknown name.
+ */
+export const nodeTypeOfDimension = (dimension: Dimension): NodeType | undefined =>
+  nodeTypes[checkDimension('nodeTypeOfDimension', dimension)];
 
 /** Locations in a layer, just fine enough to show their order. The numbers are not for files. */
 export const LocationWithinLayer = { endOfPrevLayer: 1, attn: 2, residPostAttn: 3, mlp: 4, residPostMlp: 5 } as const;
@@ -80,10 +109,10 @@ export type LocationWithinLayer = (typeof LocationWithinLayer)[keyof typeof Loca
 
 /**
  * The location of nodes of a type in a layer; undefined where the type alone does not decide it.
- * @throws Error for tokens of the vocabulary, which are in no layer.
+ * @throws Error for tokens of the vocabulary, which are in no layer; RangeError for an unknown name.
  */
 export function locationOfNodeType(nodeType: NodeType): LocationWithinLayer | undefined {
-  switch (nodeType) {
+  switch (checkNodeType('locationOfNodeType', nodeType)) {
     case NodeType.mlpNeuron:
       return LocationWithinLayer.mlp;
     case NodeType.attentionHead:

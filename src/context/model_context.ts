@@ -1,19 +1,19 @@
 // The context of a model: its sizes, its weights in standard shapes and its tokenizer, before the model is loaded or
 // without loading it. Subclasses add other kinds of models.
-import { checkInteger, describe, wrong } from '../engine/check.js';
-import { Device, getDefaultDevice } from '../engine/device.js';
+import { checkInteger, checkOptions, checkText, describe, type OptionNames, wrong } from '../engine/check.js';
+import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
 import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { toHost } from '../engine/ops/to_host.js';
 import { sameShape, showShape } from '../engine/shape.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
-import { type LoadOptions, Transformer } from '../transformer/transformer.js';
+import { checkLoadOptions, type LoadOptions, Transformer } from '../transformer/transformer.js';
 import { configToJson, dFf, dHead, type TransformerConfig } from '../transformer/weights/config.js';
 import { describeModel, type ModelDescription, readWeight } from '../transformer/weights/model_files.js';
 import { shownModelName } from '../transformer/weights/names.js';
-import { Dimension } from './dimensions.js';
-import { dimensionIndex, WeightLocationType, weightHasNoLayers, weightShapeSpec } from './weight_locations.js';
+import { checkDimension, Dimension } from './dimensions.js';
+import { indexOfDimension, WeightLocationType, weightHasNoLayers, weightSpec } from './weight_locations.js';
 
 /** Thrown for a text that is not one token where one is required. */
 export class InvalidTokenException extends Error {}
@@ -27,16 +27,39 @@ export interface GetWeightOptions {
   device?: Device;
 }
 
+const getWeightOptions: OptionNames<GetWeightOptions> = { layer: true, normalizeDim: true, device: true };
+
+/** Demands a model's name, and options that are at most a device. */
+function checkModel(operation: string, name: string, options: { device?: Device }): void {
+  checkText(operation, 'name', name, "a model's name, folder or address");
+  checkOptions(operation, options, { device: true });
+  checkDevice(operation, options.device);
+}
+
+function checkString(operation: string, argument: string, value: unknown): void {
+  if (typeof value === 'string') return;
+  throw new TypeError(wrong(operation, argument, 'a text', describe(value)));
+}
+
+function checkArray(operation: string, argument: string, value: readonly unknown[], of: string): void {
+  if (Array.isArray(value)) return;
+  throw new TypeError(wrong(operation, argument, `an array of ${of}`, describe(value)));
+}
+
+/** Typed arrays are welcome too. */
+function checkTokens(operation: string, tokens: Iterable<number>): void {
+  if (typeof tokens === 'object' && typeof tokens?.[Symbol.iterator] === 'function') return;
+  throw new TypeError(wrong(operation, 'tokens', 'an array of tokens', describe(tokens)));
+}
+
 export abstract class ModelContext {
   readonly modelName: string;
   readonly device: Device;
 
   constructor(modelName: string, device: Device) {
-    if (!(device instanceof Device)) {
-      throw new TypeError(
-        wrong('ModelContext', 'device', 'what openDevice or getDefaultDevice gives', describe(device)),
-      );
-    }
+    checkText('ModelContext', 'modelName', modelName, "a model's name");
+    if (device === undefined) throw new TypeError('ModelContext: a device is missing');
+    checkDevice('ModelContext', device);
     this.modelName = modelName;
     this.device = device;
   }
@@ -46,6 +69,7 @@ export abstract class ModelContext {
    * weights.
    */
   static async fromModelType(name: string, options: { device?: Device } = {}): Promise<ModelContext> {
+    checkModel('ModelContext.fromModelType', name, options);
     return StandardModelContext.load(name, options);
   }
 
@@ -55,10 +79,13 @@ export abstract class ModelContext {
    *   weight does not have; Error when the model's tensor has another shape.
    */
   async getWeight(type: WeightLocationType, options: GetWeightOptions = {}): Promise<Tensor> {
+    checkOptions('getWeight', options, getWeightOptions);
+    const spec = weightSpec('getWeight', type);
     const { layer, normalizeDim, device = this.device } = options;
-    const spec = weightShapeSpec(type);
+    checkDevice('getWeight', device);
     this.#checkLayer(type, layer);
-    const dim = normalizeDim === undefined ? undefined : dimensionIndex(type, normalizeDim);
+    const dim =
+      normalizeDim === undefined ? undefined : indexOfDimension('getWeight', type, normalizeDim, 'normalizeDim');
     const weight = await this.weight(type, layer, device);
     const expected = this.getShapeFromSpec(spec);
     if (!sameShape(weight.shape, expected)) {
@@ -76,7 +103,7 @@ export abstract class ModelContext {
       if (layer === undefined) throw new RangeError(`getWeight: ${type} needs a layer from 0 to ${this.nLayers - 1}`);
       checkInteger('getWeight', 'layer', layer, 0, this.nLayers - 1);
     } else if (layer !== undefined) {
-      throw new RangeError(`getWeight: ${type} is in no layer, but layer ${layer} was asked for`);
+      throw new RangeError(`getWeight: ${type} is in no layer, but layer ${describe(layer)} was asked for`);
     }
   }
 
@@ -86,7 +113,10 @@ export abstract class ModelContext {
   /** The size of a dimension. @throws RangeError for one that the model alone does not decide. */
   abstract getDimSize(dimension: Dimension): number;
 
+  /** The sizes of dimensions, in order. @throws RangeError for one that the model alone does not decide. */
   getShapeFromSpec(spec: readonly Dimension[]): number[] {
+    checkArray('getShapeFromSpec', 'spec', spec, 'dimensions');
+    for (const [i, dimension] of spec.entries()) checkDimension('getShapeFromSpec', dimension, `spec[${i}]`);
     return spec.map((dimension) => (dimension === Dimension.singleton ? 1 : this.getDimSize(dimension)));
   }
 
@@ -102,32 +132,44 @@ export abstract class ModelContext {
 
   /** `<|endoftext|>` in the text is the token of that name. */
   encode(text: string): number[] {
+    checkString('encode', 'text', text);
     return this.getEncoding().encode(text);
   }
 
   decode(tokens: readonly number[]): string {
-    return this.getEncoding().decode([...tokens]);
+    checkTokens('decode', tokens);
+    return this.getEncoding().decode(
+      Array.from(tokens, (token, i) => checkInteger('decode', `tokens[${i}]`, token, 0)),
+    );
   }
 
   decodeToken(token: number): string {
-    return this.decode([token]);
+    return this.getEncoding().decode([checkInteger('decodeToken', 'token', token, 0)]);
   }
 
   decodeTokenList(tokens: readonly number[]): string[] {
-    return tokens.map((token) => this.decodeToken(token));
+    checkTokens('decodeTokenList', tokens);
+    return Array.from(tokens, (token, i) => {
+      return this.getEncoding().decode([checkInteger('decodeTokenList', `tokens[${i}]`, token, 0)]);
+    });
   }
 
   /** @throws InvalidTokenException unless the text is exactly one token. */
   encodeTokenStr(text: string): number {
-    const tokens = this.encode(text);
-    if (tokens.length === 1) return tokens[0] as number;
-    throw new InvalidTokenException(
-      `${JSON.stringify(text)} must be one token, but is ${tokens.length}: [${tokens.slice(0, 20).join(', ')}]`,
-    );
+    return this.#token('encodeTokenStr', 'text', text);
   }
 
   encodeTokenStrList(texts: readonly string[]): number[] {
-    return texts.map((text) => this.encodeTokenStr(text));
+    checkArray('encodeTokenStrList', 'texts', texts, 'texts');
+    return Array.from(texts, (text, i) => this.#token('encodeTokenStrList', `texts[${i}]`, text));
+  }
+
+  #token(operation: string, argument: string, text: string): number {
+    checkString(operation, argument, text);
+    const tokens = this.encode(text);
+    if (tokens.length === 1) return tokens[0] as number;
+    const actual = `${tokens.length}: [${tokens.slice(0, 20).join(', ')}]`;
+    throw new InvalidTokenException(`${operation}: ${JSON.stringify(text)} must be one token, but is ${actual}`);
   }
 
   // ---- sizes
@@ -185,11 +227,9 @@ export class StandardModelContext extends ModelContext {
   }
 
   /** Reads the model's sizes. @throws Error that says what is missing or wrong, and where. */
-  static async load(
-    name: string,
-    { device = getDefaultDevice() }: { device?: Device } = {},
-  ): Promise<StandardModelContext> {
-    return new StandardModelContext(await describeModel(name), device);
+  static async load(name: string, options: { device?: Device } = {}): Promise<StandardModelContext> {
+    checkModel('StandardModelContext.load', name, options);
+    return new StandardModelContext(await describeModel(name), options.device ?? getDefaultDevice());
   }
 
   /** The folder or address of its files; undefined for random weights. */
@@ -200,7 +240,7 @@ export class StandardModelContext extends ModelContext {
   getDimSize(dimension: Dimension): number {
     const { config, nVocab } = this.#description;
     const sizes = sizesOf(config, nVocab);
-    const size = sizes[dimension];
+    const size = sizes[checkDimension('getDimSize', dimension)];
     if (size !== undefined) return size;
     throw new RangeError(
       `getDimSize: the model does not decide the size of '${dimension}'; it does of ${Object.keys(sizes).join(', ')}`,
@@ -209,6 +249,7 @@ export class StandardModelContext extends ModelContext {
 
   /** The model; `options` count for the call that loads it. */
   async getOrCreateModel(options: LoadOptions = {}): Promise<Transformer> {
+    checkLoadOptions('getOrCreateModel', options);
     this.#model ??= Transformer.load(this.#description.address, { device: this.device, ...options });
     try {
       this.#loaded = await this.#model;
@@ -295,17 +336,23 @@ const sizesOf = (config: TransformerConfig, nVocab: number): Partial<Record<Dime
   layers: config.nLayers,
 });
 
+const stubSizes = Object.fromEntries(Object.values(Dimension).map((dimension) => [dimension, true])) as OptionNames<
+  Record<Dimension, number>
+>;
+
 /** A context that has only sizes, for tests of code that needs no more. */
 export class StubModelContext extends ModelContext {
   readonly #sizes: Readonly<Partial<Record<Dimension, number>>>;
 
   constructor(sizes: Partial<Record<Dimension, number>>) {
     super('stub', getDefaultDevice());
+    checkOptions('StubModelContext', sizes, stubSizes, 'sizes');
+    for (const [dimension, size] of Object.entries(sizes)) checkInteger('StubModelContext', dimension, size, 0);
     this.#sizes = { ...sizes };
   }
 
   getDimSize(dimension: Dimension): number {
-    const size = this.#sizes[dimension];
+    const size = this.#sizes[checkDimension('getDimSize', dimension)];
     if (size !== undefined) return size;
     throw new RangeError(`getDimSize: this stub has no size for '${dimension}'`);
   }
@@ -333,6 +380,7 @@ export class StubModelContext extends ModelContext {
 
 /** The unembedding with the final norm's gain multiplied in: [residual stream, vocabulary], the caller's to free. */
 export async function getUnembeddingWithLnGain(context: ModelContext): Promise<Tensor> {
+  checkContext('getUnembeddingWithLnGain', context);
   const unembedding = await context.getWeight(WeightLocationType.unembedding);
   using gain = await context.getWeight(WeightLocationType.layerNormGainFinal);
   return unembedding.mul_(gain.reshape(-1, 1));
@@ -340,5 +388,11 @@ export async function getUnembeddingWithLnGain(context: ModelContext): Promise<T
 
 /** The token embedding: [vocabulary, residual stream], the caller's to free. */
 export async function getEmbedding(context: ModelContext): Promise<Tensor> {
+  checkContext('getEmbedding', context);
   return context.getWeight(WeightLocationType.embedding);
+}
+
+function checkContext(operation: string, context: ModelContext): void {
+  if (context instanceof ModelContext) return;
+  throw new TypeError(wrong(operation, 'context', 'a ModelContext', describe(context)));
 }

@@ -1,6 +1,7 @@
 // The published autoencoders by name, and those of the demo model. Names and addresses: model_registry.py of the
 // original, paths.py of openai/sparse_autoencoder for version 5.
 import { join } from 'node:path';
+import { describe, wrong } from '../engine/check.js';
 import { packageRoot } from '../engine/native.js';
 import { canonicalModelName } from '../transformer/weights/names.js';
 
@@ -71,8 +72,11 @@ const specsOf = (modelName: string): Specs => {
   return Object.hasOwn(byModel, name) ? (byModel[name] as Specs) : {};
 };
 
-/** The autoencoders there are for a model: `ae-mlp-post-act-v4`, … */
-export const listAutoencoderNames = (modelName = 'gpt2-small'): string[] => Object.keys(specsOf(modelName));
+/** The autoencoders there are for a model: `ae-mlp-post-act-v4`, …; none for a model of another name. */
+export function listAutoencoderNames(modelName = 'gpt2-small'): string[] {
+  if (typeof modelName === 'string') return Object.keys(specsOf(modelName));
+  throw new TypeError(wrong('listAutoencoderNames', 'modelName', "a model's name", describe(modelName)));
+}
 
 /**
  * A set of autoencoders by name. A model that has none of its own, such as one in a folder, may use those of any model:

@@ -1,6 +1,7 @@
 // The weights of a model under the original's names, in the original's shapes: dimensions with a privileged basis
 // (heads, neurons) come first, then inputs, then outputs.
-import { Dimension } from './dimensions.js';
+import { describe } from '../engine/check.js';
+import { checkDimension, Dimension } from './dimensions.js';
 
 export const WeightLocationType = {
   mlpToHidden: 'mlp.to_hidden',
@@ -39,31 +40,61 @@ const shapes: Readonly<Record<WeightLocationType, readonly Dimension[]>> = {
 
 export const weightLocationTypes = Object.keys(shapes) as readonly WeightLocationType[];
 
-/** The dimensions of a weight, in order. @throws RangeError for an unknown name. */
-export function weightShapeSpec(type: WeightLocationType): readonly Dimension[] {
-  if (Object.hasOwn(shapes, type)) return shapes[type];
-  throw new RangeError(`weight location '${type}' is not known; it must be one of ${weightLocationTypes.join(', ')}`);
+/** The dimensions of a weight, on behalf of an operation. */
+export function weightSpec(operation: string, type: WeightLocationType): readonly Dimension[] {
+  if (typeof type === 'string' && Object.hasOwn(shapes, type)) return shapes[type];
+  const known = weightLocationTypes.join(', ');
+  throw new RangeError(`${operation}: weight location ${describe(type)} is not known; it must be one of ${known}`);
 }
 
-/** True for weights of which a model has one, not one per layer. */
-export const weightHasNoLayers = (type: WeightLocationType): boolean =>
-  [
-    WeightLocationType.embedding,
-    WeightLocationType.unembedding,
-    WeightLocationType.positionEmbedding,
-    WeightLocationType.layerNormGainFinal,
-    WeightLocationType.layerNormBiasFinal,
-  ].includes(type as never);
+/** The dimensions of a weight, in order. @throws RangeError for an unknown name. */
+export function weightShapeSpec(type: WeightLocationType): readonly Dimension[] {
+  return weightSpec('weightShapeSpec', type);
+}
 
-export const isMlpWeight = (type: WeightLocationType): boolean =>
-  [WeightLocationType.mlpToHidden, WeightLocationType.mlpToResidual, WeightLocationType.layerNormGainPreMlp].includes(
-    type as never,
-  );
+const withoutLayers: readonly WeightLocationType[] = [
+  WeightLocationType.embedding,
+  WeightLocationType.unembedding,
+  WeightLocationType.positionEmbedding,
+  WeightLocationType.layerNormGainFinal,
+  WeightLocationType.layerNormBiasFinal,
+];
+
+/** True for weights of which a model has one, not one per layer. @throws RangeError for an unknown name. */
+export function weightHasNoLayers(type: WeightLocationType): boolean {
+  weightSpec('weightHasNoLayers', type);
+  return withoutLayers.includes(type);
+}
+
+const ofMlp: readonly WeightLocationType[] = [
+  WeightLocationType.mlpToHidden,
+  WeightLocationType.mlpToResidual,
+  WeightLocationType.layerNormGainPreMlp,
+];
+
+/** True for the weights of an MLP and of the layer norm before it. @throws RangeError for an unknown name. */
+export function isMlpWeight(type: WeightLocationType): boolean {
+  weightSpec('isMlpWeight', type);
+  return ofMlp.includes(type);
+}
 
 /** The index of a dimension in a weight's shape. @throws RangeError unless the weight has it once. */
 export function dimensionIndex(type: WeightLocationType, dimension: Dimension): number {
-  const spec = weightShapeSpec(type);
+  return indexOfDimension('dimensionIndex', type, dimension);
+}
+
+/** dimensionIndex() on behalf of another operation, whose argument is `argument`. */
+export function indexOfDimension(
+  operation: string,
+  type: WeightLocationType,
+  dimension: Dimension,
+  argument = 'dimension',
+): number {
+  const spec = weightSpec(operation, type);
+  checkDimension(operation, dimension, argument);
   const index = spec.indexOf(dimension);
   if (index >= 0 && spec.lastIndexOf(dimension) === index) return index;
-  throw new RangeError(`${type} has the dimensions ${spec.join(', ')}, and ${dimension} is not one of them`);
+  throw new RangeError(
+    `${operation}: ${type} has the dimensions ${spec.join(', ')}, and ${dimension} is not one of them`,
+  );
 }

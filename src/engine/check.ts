@@ -23,7 +23,8 @@ export function wrong(operation: string, argument: string, expected: string, act
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value);
   if (typeof value === 'string') return value.length > 60 ? `'${value.slice(0, 60)}…'` : `'${value}'`;
-  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'boolean') return String(value);
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+  if (typeof value === 'bigint') return `${value}n`;
   if (Array.isArray(value)) return `an array of length ${value.length}`;
   if (typeof value === 'function') return 'a function';
   return `a ${(value as object).constructor?.name ?? 'object'}`;
@@ -116,6 +117,18 @@ export function checkInteger(operation: string, argument: string, value: unknown
 export function checkNumber(operation: string, argument: string, value: unknown): number {
   if (typeof value === 'number') return value;
   throw new TypeError(wrong(operation, argument, 'a number', describe(value)));
+}
+
+/** Demands true or false, or that the argument was left out. */
+export function checkBoolean(operation: string, argument: string, value: unknown): void {
+  if (value === undefined || typeof value === 'boolean') return;
+  throw new TypeError(wrong(operation, argument, 'true or false', describe(value)));
+}
+
+/** Demands a string that is not empty. */
+export function checkText(operation: string, argument: string, value: unknown, expected = 'a text'): string {
+  if (typeof value === 'string' && value !== '') return value;
+  throw new TypeError(wrong(operation, argument, expected, describe(value)));
 }
 
 /** A copy of `shape`, if it is one: at most 8 dimensions, integers of 0 or more, fewer than 2^51 elements. */

@@ -213,3 +213,9 @@ export function listDevices(): DeviceDescription[] {
     ...gpus,
   ];
 }
+
+/** Demands a device, or that the argument was left out. */
+export function checkDevice(operation: string, device: unknown): void {
+  if (device === undefined || device instanceof Device) return;
+  throw new TypeError(wrong(operation, 'device', 'what openDevice or getDefaultDevice gives', describe(device)));
+}

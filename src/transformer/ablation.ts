@@ -1,7 +1,9 @@
 // Ablations given as text, `3/mlp/post_act/300`: hooks that set features of an activation to 0.
+import { checkInteger, describe, wrong } from '../engine/check.js';
 import { AtLayers, type HookFunction, TransformerHooks } from './hooks.js';
 import { expandLocations, locationShape, parseLocation } from './location.js';
 import type { SubjectModel } from './subject_model.js';
+import { checkSizes } from './weights/config.js';
 
 /**
  * Hooks that set to 0 the features that texts name: a location and an index of its last dimension,
@@ -12,8 +14,20 @@ export function ablationHooks(
   ablations: readonly string[],
   model: Pick<SubjectModel, 'config' | 'nVocab'>,
 ): TransformerHooks {
+  if (!Array.isArray(ablations)) {
+    const expected = "an array of texts, as in ['3/mlp/post_act/300']";
+    throw new TypeError(wrong('ablationHooks', 'ablations', expected, describe(ablations)));
+  }
+  if (typeof model !== 'object' || model === null) {
+    throw new TypeError(wrong('ablationHooks', 'model', 'a model with config and nVocab', describe(model)));
+  }
+  checkSizes('ablationHooks', model.config, ['nLayers', 'dModel', 'nHeads', 'mAttn', 'mMlp']);
+  checkInteger('ablationHooks', 'model.nVocab', model.nVocab, 1);
   const hooks = new TransformerHooks();
-  for (const text of ablations) {
+  for (const [i, text] of ablations.entries()) {
+    if (typeof text !== 'string') {
+      throw new TypeError(wrong('ablationHooks', `ablations[${i}]`, 'a text', describe(text)));
+    }
     const [, pattern = '', first = '', last = first] = /^(.+)\/(\d{1,9})(?:-(\d{1,9}))?$/.exec(text.trim()) ?? [];
     if (pattern === '') {
       throw new Error(`ablation '${text}' must read LOCATION/INDEX or LOCATION/FIRST-LAST, as in 3/mlp/post_act/300`);

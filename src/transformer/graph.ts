@@ -20,11 +20,11 @@ import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { Scope } from '../engine/scope.js';
-import { type HookContext, isPassOwned, type TransformerHooks } from './hooks.js';
+import type { HookContext, TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point } from './location.js';
 import type { Input } from './padding.js';
-import { type Addition, type LayerPlan, type NormId, type PassPlan, watchedPoint } from './pass_plan.js';
+import { type Addition, type LayerPlan, type NormId, type PassPlan, placeOf, watchedPoint } from './pass_plan.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
@@ -58,7 +58,7 @@ export async function runPass(options: PassOptions): Promise<{ logits?: Tensor; 
   const pass = new Pass(options);
   try {
     const logits = await pass.run();
-    return { logits: pass.scope.keep(logits), values: pass.values };
+    return { logits: pass.handOut(logits), values: pass.values };
   } catch (error) {
     if (error === enough) return { values: pass.values };
     for (const value of pass.values.values()) value.dispose();
@@ -266,22 +266,22 @@ class Pass {
     const location: Location = layer === undefined ? { point } : { point, layer };
     const watched = watchedPoint(hooks, point, layer);
     if (watched) {
-      const where = layer === undefined ? point : `${point}, layer ${layer}`;
       const context = { ...extra, ...(layer === undefined ? {} : { layer }) };
-      const result = await watched.run(x, context, where);
-      // a tensor of the hook stays the hook's; the value that it replaces is no longer needed
-      if (result !== x) {
-        if (result.storage !== x.storage) this.scope.free(x); // unless it is a view of x
-        if (isPassOwned(result)) this.scope.add(result);
-        x = result;
-      }
+      const result = await watched.run(x, context, placeOf(point, layer));
+      // the hooks leave x, a view of x, or a tensor that is the pass's to free
+      x = result.storage === x.storage ? result : this.#replace(x, result);
     }
     if (wanted) {
       const name = formatLocation(location);
-      if (wanted.has(name)) this.values.set(name, this.scope.has(x) ? this.scope.keep(x) : x.clone());
+      if (wanted.has(name)) this.values.set(name, this.handOut(x));
       if (executionOrder(location) >= this.#end) throw enough;
     }
     return x;
+  }
+
+  /** A value as a tensor of the caller's: a view stays behind, and a copy of it goes. */
+  handOut(x: Tensor): Tensor {
+    return this.scope.has(x) ? this.scope.keep(x) : x.clone();
   }
 
   /** Frees `old` (if it is the pass's) and adds `next` to the scope. */

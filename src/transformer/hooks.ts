@@ -1,9 +1,10 @@
 // Hooks: functions that see, and may replace, a value inside a pass; and the tree of hook points, as in the original.
 // The fields of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
-import { checkInteger } from '../engine/check.js';
+import { checkBoolean, checkInteger, checkOperands, checkOptions, describe, wrong } from '../engine/check.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
+import { type Chain, calling, chainOf, extended, inChain, inNewChain, placed } from './hook_chain.js';
 
 /** The values that a hook receives besides x; bound values are added. */
 export interface HookContext {
@@ -16,7 +17,10 @@ export interface HookContext {
 
 /**
  * x is valid until the hook ends; to keep it, clone it. It may be changed in place; a returned tensor of the same
- * shape, dtype and device replaces it.
+ * shape, dtype and device replaces it. That tensor stays the hook's: it is copied, and neither changed nor freed.
+ *
+ * What a hook throws fails the pass with an Error that names the hook point and the layer; its `cause` is what was
+ * thrown.
  */
 export type HookFunction = (x: Tensor, context: HookContext) => HookResult | Promise<HookResult>;
 // biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is of type void
@@ -40,67 +44,110 @@ const isRunner = (hook: Hook): hook is HookRunner => typeof hook === 'object' &&
  * The value after a hook: its result, or x if it returned none.
  * @throws TypeError for a result that cannot replace x.
  */
-function checked(result: HookResult, x: Tensor, where: string): Tensor {
+function checked(result: HookResult, x: Tensor, where: string, chain: Chain): Tensor {
   if (result === undefined || result === x) return x;
-  const wrong = (what: string) => new TypeError(`${where}: a hook must return ${what}`);
-  if (!(result instanceof Tensor)) throw wrong(`a tensor or nothing, but returned ${String(result)}`);
-  if (result.ended) throw wrong(`a tensor that may still be used, but returned one of which: ${result.ended}`);
+  const unfit = (what: string) => placed(new TypeError(`${where}: a hook must return ${what}`), chain);
+  if (!(result instanceof Tensor)) throw unfit(`a tensor or nothing, but returned ${describe(result)}`);
+  if (result.ended) throw unfit(`a tensor that may still be used, but returned one of which: ${result.ended}`);
   if (showShape(result.shape) !== showShape(x.shape)) {
-    throw wrong(`a tensor of shape ${showShape(x.shape)}, but returned ${showShape(result.shape)}`);
+    throw unfit(`a tensor of shape ${showShape(x.shape)}, but returned ${showShape(result.shape)}`);
   }
-  if (result.dtype !== x.dtype) throw wrong(`a tensor of ${x.dtype}, but returned ${result.dtype}`);
-  if (result.device !== x.device) throw wrong(`a tensor on ${x.device}, but returned one on ${result.device}`);
+  if (result.dtype !== x.dtype) throw unfit(`a tensor of ${x.dtype}, but returned ${result.dtype}`);
+  if (result.device !== x.device) throw unfit(`a tensor on ${x.device}, but returned one on ${result.device}`);
   return result;
+}
+
+/** A hook in a list. */
+interface Entry {
+  readonly hook: Hook;
+  /** What was appended: the hook itself, or the one that it is a clone of. */
+  readonly origin: Hook;
 }
 
 /** A sequence of hooks, each of which receives the value that the one before it left. It is a hook itself. */
 export class Hooks implements HookRunner {
-  protected hooks: Hook[] = [];
+  protected entries: Entry[] = [];
   protected bound: HookContext = {};
 
   append(hook: Hook): this {
-    if (typeof hook !== 'function' && !isRunner(hook)) {
-      throw new TypeError(`append: hook must be a function or hooks, but is ${String(hook)}`);
-    }
-    this.hooks.push(hook);
+    return this.appendAs('append', hook);
+  }
+
+  /** @internal append() on behalf of another operation. */
+  appendAs(operation: string, hook: Hook): this {
+    checkHook(operation, hook, [this]);
+    this.entries.push({ hook, origin: hook });
     return this;
   }
 
-  async run(x: Tensor, context: HookContext = {}, where = 'a hook'): Promise<Tensor> {
-    const all = { ...context, ...this.bound };
-    for (const hook of this.hooks) {
-      const result = checked(await (isRunner(hook) ? hook.run(x, all, where) : hook(x, all)), x, where);
-      // a tensor that AutoencoderHooks made is freed when another hook's result replaces it
-      if (isPassOwned(x) && result.storage !== x.storage) x.dispose();
-      x = result;
+  /**
+   * Runs the hooks outside of a pass. The result is x, a view of x, or a new tensor, which is the caller's to free.
+   * Within a hook that passes its context on, it is the pass's.
+   */
+  async run(x: Tensor, context: HookContext = {}, where?: string): Promise<Tensor> {
+    const place = checkedPlace('Hooks.run', x, context, where);
+    return inChain(x, context, place, (inner, chain) => this.#run(x, inner, chain, place));
+  }
+
+  async #run(x: Tensor, context: HookContext, chain: Chain, where: string): Promise<Tensor> {
+    const all = extended(context, this.bound);
+    for (const { hook } of this.entries) {
+      const given = x;
+      const result = await calling(chain, where, 'a hook', () =>
+        isRunner(hook) ? hook.run(given, all, where) : hook(given, all),
+      );
+      const next = checked(result, x, where, chain);
+      if (next.storage === x.storage) {
+        x = next;
+        continue;
+      }
+      const isMadeHere = isRunner(hook) && chain.scope.has(next);
+      x = isMadeHere ? next : chain.scope.add(next.clone()); // a tensor of the user may be changed later, by anyone
+      chain.scope.free(given);
     }
     return x;
   }
 
-  /** Adds values to the context of every call. @throws Error for a name already bound. */
+  /** Adds values to the context of every call. @throws Error for a name already bound, or one that the pass gives. */
   bind(values: HookContext): this {
-    for (const key of Object.keys(values)) {
-      if (Object.hasOwn(this.bound, key)) throw new Error(`bind: ${key} is already bound`);
-    }
+    this.checkBind(values);
     Object.assign(this.bound, values);
     return this;
   }
 
+  /** @internal */
+  checkBind(values: HookContext): void {
+    if (typeof values !== 'object' || values === null || Array.isArray(values)) {
+      throw new TypeError(wrong('bind', 'values', 'an object of names and values', describe(values)));
+    }
+    for (const key of Object.keys(values)) {
+      if (Object.hasOwn(this.bound, key)) throw new Error(`bind: ${key} is already bound`);
+      if (givenByPass.includes(key)) throw new Error(`bind: ${key} is what the pass gives, and cannot be bound`);
+    }
+  }
+
   /** @throws Error for a name that is not bound. */
   unbind(names: string[]): this {
-    for (const name of names) {
-      if (!Object.hasOwn(this.bound, name)) throw new Error(`unbind: ${name} is not bound`);
-      delete this.bound[name];
-    }
+    this.checkUnbind(names);
+    for (const name of names) delete this.bound[name];
     return this;
   }
 
+  /** @internal */
+  checkUnbind(names: string[]): void {
+    if (!Array.isArray(names)) throw new TypeError(wrong('unbind', 'names', 'an array of names', describe(names)));
+    for (const [i, name] of names.entries()) {
+      if (typeof name !== 'string') throw new TypeError(wrong('unbind', `names[${i}]`, 'a name', describe(name)));
+      if (!Object.hasOwn(this.bound, name)) throw new Error(`unbind: ${name} is not bound`);
+    }
+  }
+
   isEmpty(): boolean {
-    return this.hooks.length === 0;
+    return this.entries.length === 0;
   }
 
   watches(layer: number | undefined): boolean {
-    return this.hooks.some((hook) => !isRunner(hook) || (hook.watches?.(layer) ?? true));
+    return this.entries.some(({ hook }) => !isRunner(hook) || (hook.watches?.(layer) ?? true));
   }
 
   /** A copy with the same functions. */
@@ -109,7 +156,7 @@ export class Hooks implements HookRunner {
   }
 
   protected copyInto<T extends Hooks>(other: T): T {
-    other.hooks = this.hooks.map((hook) => (isRunner(hook) ? (hook.clone?.() ?? hook) : hook));
+    other.entries = this.entries.map(({ hook, origin }) => ({ hook: cloned(hook), origin }));
     other.bound = { ...this.bound };
     return other;
   }
@@ -119,21 +166,70 @@ export class Hooks implements HookRunner {
     other.copyInto(this);
   }
 
-  protected get title(): string {
+  /** @internal What was appended, in order. */
+  get inner(): readonly Entry[] {
+    return this.entries;
+  }
+
+  /** @internal */
+  get title(): string {
     return 'Hooks';
   }
 
-  toString(indent = 0, name = this.title): string {
+  /** @internal The lines of toString(). */
+  lines(indent: number, name = this.title): string[] {
     const pad = ' '.repeat(indent);
     const bound = Object.keys(this.bound);
-    const head = `${pad}${name}${bound.length ? ` {${bound.join(', ')}}` : ''}`;
-    const inner = this.hooks.map((hook) =>
+    const inner = this.entries.flatMap(({ hook }) =>
       hook instanceof Hooks || hook instanceof HookCollection
-        ? hook.toString(indent + 4)
-        : `${pad}    ${(hook as HookFunction).name || 'function'}`,
+        ? hook.lines(indent + 4)
+        : [`${pad}    ${(hook as HookFunction).name || 'function'}`],
     );
-    return [head, ...inner].join('\n');
+    return [`${pad}${name}${bound.length ? ` {${bound.join(', ')}}` : ''}`, ...inner];
   }
+
+  toString(): string {
+    return this.lines(0).join('\n');
+  }
+}
+
+/** @throws TypeError for what is no hook; Error for hooks that contain one of the lists that they are appended to. */
+function checkHook(operation: string, hook: Hook, lists: readonly Hooks[]): void {
+  if (typeof hook !== 'function' && !isRunner(hook)) {
+    const actual = typeof hook === 'string' ? hook : describe(hook);
+    throw new TypeError(wrong(operation, 'hook', 'a function or hooks', actual));
+  }
+  if (listsIn(hook).some((list) => lists.includes(list))) {
+    throw new Error(`${operation}: hook must not contain the list that it is appended to`);
+  }
+}
+
+/** What a pass puts into the context itself. */
+const givenByPass = ['layer', 'outLayer'];
+
+/** @throws TypeError for a result of clone() that is no hook. */
+function cloned(hook: Hook): Hook {
+  if (!isRunner(hook) || hook.clone === undefined) return hook;
+  const copy = hook.clone();
+  if (isRunner(copy)) return copy;
+  throw new TypeError(`clone: clone() of a hook must return hooks, but returned ${describe(copy)}`);
+}
+
+/** Every list of hooks within a hook, itself included. */
+function listsIn(hook: Hook | Node): Hooks[] {
+  if (hook instanceof Hooks) return [hook, ...hook.inner.flatMap((entry) => listsIn(entry.hook))];
+  return hook instanceof HookCollection ? [...hook.children].flatMap(([, child]) => listsIn(child)) : [];
+}
+
+/** Checks what run() is called with. Gives the place that errors name: that of the chain, where none is given. */
+function checkedPlace(operation: string, x: Tensor, context: HookContext, where: string | undefined): string {
+  checkOperands(operation, { x });
+  if (typeof context !== 'object' || context === null) {
+    throw new TypeError(wrong(operation, 'context', 'an object', describe(context)));
+  }
+  if (where === undefined) return chainOf(context)?.where ?? operation;
+  if (typeof where === 'string') return where;
+  throw new TypeError(wrong(operation, 'where', 'a text', describe(where)));
 }
 
 /** Hooks that are run only when the predicate holds. */
@@ -142,28 +238,40 @@ export class ConditionalHooks extends Hooks {
 
   constructor(condition: (x: Tensor, context: HookContext) => boolean | Promise<boolean>) {
     super();
+    if (typeof condition !== 'function') {
+      throw new TypeError(wrong('ConditionalHooks', 'condition', 'a function', describe(condition)));
+    }
     this.#condition = condition;
   }
 
   override async run(x: Tensor, context: HookContext = {}, where?: string): Promise<Tensor> {
-    return (await this.#condition(x, { ...context, ...this.bound })) ? super.run(x, context, where) : x;
+    const place = checkedPlace('ConditionalHooks.run', x, context, where);
+    const holds = await calling(chainOf(context), place, 'a condition', () =>
+      this.#condition(x, extended(context, this.bound)),
+    );
+    return holds ? super.run(x, context, place) : x;
   }
 
   override clone(): Hooks {
     return this.copyInto(new ConditionalHooks(this.#condition));
   }
 
-  protected override get title(): string {
+  /** @internal */
+  override get title(): string {
     return 'ConditionalHooks';
   }
 }
 
-/** Hooks at some layers only. The other layers keep their fused kernels. */
+/**
+ * Hooks at some layers only. The other layers keep their fused kernels. A pass of a model that lacks one of the layers
+ * fails before it begins.
+ */
 export class AtLayers extends ConditionalHooks {
   readonly layers: readonly number[];
 
+  /** @throws RangeError for what is no layer, and for an empty list, at which hooks could never run. */
   constructor(layers: number | readonly number[]) {
-    const list = typeof layers === 'number' ? [layers] : [...layers];
+    const list = listOfLayers(layers);
     for (const layer of list) checkInteger('AtLayers', 'layers', layer, 0);
     super((_, { layer }) => layer !== undefined && list.includes(layer));
     this.layers = list;
@@ -177,9 +285,20 @@ export class AtLayers extends ConditionalHooks {
     return this.copyInto(new AtLayers(this.layers));
   }
 
-  protected override get title(): string {
+  /** @internal */
+  override get title(): string {
     return `AtLayers(${this.layers.join(', ')})`;
   }
+}
+
+function listOfLayers(layers: number | Iterable<number>): number[] {
+  if (typeof layers !== 'object') return [layers];
+  if (typeof layers?.[Symbol.iterator] !== 'function') {
+    throw new TypeError(wrong('AtLayers', 'layers', 'a layer or an array of layers', describe(layers)));
+  }
+  const list = [...layers];
+  if (list.length > 0) return list;
+  throw new RangeError(wrong('AtLayers', 'layers', 'at least one layer', 'an empty list'));
 }
 
 type Node = Hooks | HookCollection;
@@ -188,15 +307,25 @@ type Node = Hooks | HookCollection;
 export class HookCollection {
   readonly #children = new Map<string, Node>();
 
+  /** @internal The nodes below, by the last part of their ids. */
+  get children(): ReadonlyMap<string, Node> {
+    return this.#children;
+  }
+
   protected add<T extends Node>(name: string, child: T): T {
     this.#children.set(name, child);
     return child;
   }
 
-  /** Appends a hook to every list below: fwd, bwd and fwd2 of each point. */
+  /** Appends a hook to every list below: fwd, bwd and fwd2 of each point. AtLayers run at the points that have layers. */
   appendAll(hook: Hook): this {
-    for (const child of this.#children.values()) child instanceof Hooks ? child.append(hook) : child.appendAll(hook);
+    checkHook('appendAll', hook, this.#lists);
+    for (const list of this.#lists) list.appendAs('appendAll', hook);
     return this;
+  }
+
+  get #lists(): Hooks[] {
+    return [...this.#children.values()].flatMap((child) => (child instanceof Hooks ? [child] : child.#lists));
   }
 
   /** Appends a hook by the original's id, as in 'resid.torso.post_mlp.fwd'. */
@@ -205,12 +334,15 @@ export class HookCollection {
     if (!(node instanceof Hooks)) {
       throw new Error(`appendToPath: '${path}' must go on with ${[...node.#children.keys()].join(', ')}`);
     }
-    node.append(hook);
+    node.appendAs('appendToPath', hook);
     return this;
   }
 
   /** @internal The node at a dotted path. */
   at(path: string, operation = 'at'): Node {
+    if (typeof path !== 'string') {
+      throw new TypeError(wrong(operation, 'path', "an id such as 'mlp.post_act.fwd'", describe(path)));
+    }
     let node: Node = this;
     let seen = '';
     for (const part of path.split('.')) {
@@ -226,13 +358,17 @@ export class HookCollection {
     return node;
   }
 
+  /** Adds values to the context of every call below. @throws Error for a name already bound somewhere below. */
   bind(values: HookContext): this {
-    for (const child of this.#children.values()) child.bind(values);
+    for (const list of this.#lists) list.checkBind(values); // all or nothing
+    for (const list of this.#lists) list.bind(values);
     return this;
   }
 
+  /** @throws Error for a name that is not bound everywhere below. */
   unbind(names: string[]): this {
-    for (const child of this.#children.values()) child.unbind(names);
+    for (const list of this.#lists) list.checkUnbind(names);
+    for (const list of this.#lists) list.unbind(names);
     return this;
   }
 
@@ -261,9 +397,16 @@ export class HookCollection {
     }
   }
 
-  toString(indent = 0, name = this.constructor.name): string {
-    const lines = [...this.#children].map(([id, child]) => child.toString(indent + 4, id));
-    return [`${' '.repeat(indent)}${name}`, ...lines].join('\n');
+  /** @internal The lines of toString(). */
+  lines(indent: number, name = this.constructor.name): string[] {
+    return [
+      `${' '.repeat(indent)}${name}`,
+      ...[...this.#children].flatMap(([id, child]) => child.lines(indent + 4, id)),
+    ];
+  }
+
+  toString(): string {
+    return this.lines(0).join('\n');
   }
 }
 
@@ -275,17 +418,17 @@ export class FwdBwdHooks extends HookCollection {
   readonly fwd2 = this.add('fwd2', new Hooks());
 
   appendFwd(hook: Hook): this {
-    this.fwd.append(hook);
+    this.fwd.appendAs('appendFwd', hook);
     return this;
   }
 
   appendBwd(hook: Hook): this {
-    this.bwd.append(hook);
+    this.bwd.appendAs('appendBwd', hook);
     return this;
   }
 
   appendFwd2(hook: Hook): this {
-    this.fwd2.append(hook);
+    this.fwd2.appendAs('appendFwd2', hook);
     return this;
   }
 
@@ -296,7 +439,9 @@ export class FwdBwdHooks extends HookCollection {
 
   /** @internal */
   async run(x: Tensor, context: HookContext, where: string): Promise<Tensor> {
-    return this.fwd2.run(await this.fwd.run(x, context, where), context, where);
+    return inChain(x, context, where, async (inner) =>
+      this.fwd2.run(await this.fwd.run(x, inner, where), inner, where),
+    );
   }
 }
 
@@ -356,11 +501,7 @@ export interface AutoencoderHooksOptions {
   addError?: boolean;
 }
 
-// Tensors that AutoencoderHooks made and gave to the pass: nothing else owns them, so the pass frees them.
-const madeHere = new WeakSet<Tensor>();
-
-/** @internal Whether a hook's result is the pass's to free. */
-export const isPassOwned = (t: Tensor): boolean => madeHere.has(t);
+const autoencoderHooksOptions = { encode: true, decode: true, addError: true } as const;
 
 /**
  * A hook that passes x through an autoencoder; it has hook points for the latents, the reconstruction and the error.
@@ -373,48 +514,50 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
 
   constructor(options: AutoencoderHooksOptions) {
     super();
-    this.#options = options;
+    checkOptions('AutoencoderHooks', options, autoencoderHooksOptions);
+    for (const name of ['encode', 'decode'] as const) {
+      if (typeof options[name] === 'function') continue;
+      throw new TypeError(wrong('AutoencoderHooks', name, 'a function', describe(options[name])));
+    }
+    const { encode, decode, addError = false } = options;
+    checkBoolean('AutoencoderHooks', 'addError', addError);
+    this.#options = { encode, decode, addError };
   }
 
   watches(): boolean {
     return true;
   }
 
-  async run(x: Tensor, context: HookContext = {}, where = 'autoencoder'): Promise<Tensor> {
-    const { encode, decode, addError = false } = this.#options;
-    const own = new Set<Tensor>(); // tensors that are made here and freed here, unless returned as the result
-    const keep = (t: Tensor) => {
-      own.add(t);
-      return t;
+  /** Does what Hooks.run does, and the result is a new tensor in any case. */
+  async run(x: Tensor, context: HookContext = {}, where?: string): Promise<Tensor> {
+    const place = checkedPlace('AutoencoderHooks.run', x, context, where);
+    return inNewChain(x, context, place, (inner, chain) => this.#run(x, inner, chain, `${place}, autoencoder`));
+  }
+
+  async #run(x: Tensor, context: HookContext, chain: Chain, where: string): Promise<Tensor> {
+    const { encode, decode, addError } = this.#options;
+    const { scope } = chain;
+    const storages = new Set([x.storage]);
+    const made = async (by: string, call: () => Tensor | Promise<Tensor>) => {
+      const t = await calling(chain, where, by, call);
+      const must = (what: string) => placed(new TypeError(`${where}: ${by} must return a tensor${what}`), chain);
+      if (!(t instanceof Tensor)) throw must(`, but returned ${describe(t)}`);
+      if (t.ended) throw must(` that may still be used, but returned one of which: ${t.ended}`);
+      // edits must not reach the tensor that it is a view of
+      const own = scope.add(storages.has(t.storage) ? t.clone() : t);
+      storages.add(own.storage);
+      return own;
     };
-    const made = (t: Tensor, by: string, from: Tensor) => {
-      if (!(t instanceof Tensor)) {
-        throw new TypeError(`${where}, autoencoder: ${by} must return a tensor, but returned ${String(t)}`);
-      }
-      return keep(t.storage === from.storage ? t.clone() : t); // edits must not reach the tensor that it is a view of
-    };
-    const point = async (hooks: FwdBwdHooks, value: Tensor, id: string) => {
-      const result = await hooks.run(value, context, `${where}, autoencoder ${id}`);
-      return isPassOwned(result) ? keep(result) : result;
-    };
-    try {
-      const latents = made(await encode(x), 'encode', x);
-      // the error is that of the unedited latents
-      const before = addError ? made(await decode(latents, x), 'decode', latents) : undefined;
-      const edited = await point(this.latents, latents, 'latents');
-      const decoded = made(await decode(edited, x), 'decode', edited);
-      let result = checked(await point(this.reconstruction, decoded, 'reconstruction'), x, `${where}, autoencoder`);
-      if (addError || this.error.watches(context.layer)) {
-        const error = await point(this.error, keep(x.sub(before ?? result)), 'error');
-        if (addError) result = keep(result.add(error));
-      }
-      // a hook's view of a tensor that is freed here is copied
-      if (!own.has(result) && [...own].some(({ storage }) => storage === result.storage)) result = keep(result.clone());
-      if (own.delete(result)) madeHere.add(result);
-      return result;
-    } finally {
-      for (const t of own) t.dispose();
-    }
+    const point = (hooks: FwdBwdHooks, value: Tensor, id: string) => hooks.run(value, context, `${where} ${id}`);
+    const latents = await made('encode', () => encode(x));
+    // the error is that of the unedited latents
+    const before = addError ? await made('decode', () => decode(latents, x)) : undefined;
+    const edited = await point(this.latents, latents, 'latents');
+    const decoded = await made('decode', () => decode(edited, x));
+    const result = checked(await point(this.reconstruction, decoded, 'reconstruction'), x, where, chain);
+    if (!addError && !this.error.watches(context.layer)) return result;
+    const error = await point(this.error, scope.add(x.sub(before ?? result)), 'error');
+    return addError ? scope.add(result.add(error)) : result;
   }
 
   protected override bare(): this {

@@ -1,5 +1,6 @@
 // Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have
 // spare capacity and are written in place: continuing a sequence copies only the new tokens.
+import { describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
@@ -62,9 +63,9 @@ export class KvCaches {
 
   #buffers(layer: number): Buffers {
     this.check();
-    const buffers = this.#layers[layer];
-    if (!buffers) throw new RangeError(`kvCaches: layer must be from 0 to ${this.#layers.length - 1}, but is ${layer}`);
-    return buffers;
+    const buffers = Number.isInteger(layer) ? this.#layers[layer] : undefined;
+    if (buffers) return buffers;
+    throw new RangeError(wrong('kvCaches', 'layer', `from 0 to ${this.#layers.length - 1}`, describe(layer)));
   }
 
   /** @internal @throws Error when the caches can no longer be used. */

@@ -1,5 +1,6 @@
 // The original's names of activations, `5/mlp/post_act`. Each stands for a hook point and, inside the torso, a layer.
-import { dFf, dHead, type TransformerConfig } from './weights/config.js';
+import { checkInteger, checkText, describe, wrong } from '../engine/check.js';
+import { checkSizes, dFf, dHead, type TransformerConfig } from './weights/config.js';
 
 /** Hook points of a layer in the order in which a pass reaches them, by their ids. */
 export const layerPoints = [
@@ -44,7 +45,7 @@ export interface Location {
   readonly layer?: number | '*';
 }
 
-const isLayerPoint = (point: string): point is LayerPoint => (layerPoints as readonly string[]).includes(point);
+export const isLayerPoint = (point: string): point is LayerPoint => (layerPoints as readonly string[]).includes(point);
 
 /** The name without the torso, `resid/delta_mlp`. */
 const shortName = (point: Point): string => point.replace('.torso.', '.').replaceAll('.', '/');
@@ -64,7 +65,10 @@ export const locationNames: readonly string[] = [...new Set([...byName.values()]
  * @throws Error that says what is wrong.
  */
 export function parseLocation(text: string): Location {
-  const [, layer, name] = /^(?:(\d{1,6}|\*)\/)?(.+)$/.exec(String(text).trim()) ?? [];
+  if (typeof text !== 'string') {
+    throw new TypeError(wrong('parseLocation', 'text', "a text such as '5/mlp/post_act'", describe(text)));
+  }
+  const [, layer, name] = /^(?:(\d{1,6}|\*)\/)?(.+)$/.exec(text.trim()) ?? [];
   const point = byName.get((name ?? '').replaceAll('.', '/'));
   if (!point) {
     throw new Error(
@@ -94,14 +98,28 @@ export function executionOrder({ point, layer }: Location): number {
 
 /** Concrete locations in the order of a pass, without repetitions; `*` becomes every layer. */
 export function expandLocations(locations: readonly string[], config: TransformerConfig): string[] {
-  const all = locations.flatMap((text) => {
-    const location = parseLocation(text);
+  return concreteLocations('expandLocations', locations, config);
+}
+
+/** expandLocations() on behalf of another operation. */
+export function concreteLocations(
+  operation: string,
+  locations: readonly string[],
+  config: TransformerConfig,
+): string[] {
+  if (!Array.isArray(locations)) {
+    throw new TypeError(wrong(operation, 'locations', "an array, as in ['logits']", describe(locations)));
+  }
+  checkSizes(operation, config, ['nLayers']);
+  const all = Array.from(locations, (text: unknown, i) => {
+    checkText(operation, `locations[${i}]`, text, "a text such as '5/mlp/post_act'");
+    const location = parseLocation(text as string);
     if (location.layer === '*') return Array.from({ length: config.nLayers }, (_, layer) => ({ ...location, layer }));
     if (location.layer !== undefined && location.layer >= config.nLayers) {
       throw new Error(`location '${text}': the layer must be from 0 to ${config.nLayers - 1}`);
     }
     return [location];
-  });
+  }).flat();
   all.sort((a, b) => executionOrder(a) - executionOrder(b));
   return [...new Set(all.map(formatLocation))];
 }
@@ -114,6 +132,9 @@ export function locationShape(
   batch: number,
   seq: number,
 ): number[] {
+  checkText('locationShape', 'location', location, "a text such as '5/mlp/post_act'");
+  checkSizes('locationShape', config, ['dModel', 'nHeads', 'mAttn', 'mMlp']);
+  for (const [name, size] of Object.entries({ nVocab, batch, seq })) checkInteger('locationShape', name, size, 0);
   const { point } = parseLocation(location);
   const heads = [config.nHeads, dHead(config)];
   switch (point) {

@@ -1,6 +1,6 @@
 // Tokens of unequal length side by side: padding, and the positions that follow from it.
 import { checkOperands, describe, wrong } from '../engine/check.js';
-import type { Device } from '../engine/device.js';
+import { checkDevice, type Device } from '../engine/device.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
 
@@ -10,6 +10,7 @@ export type Tokens = Tensor | readonly (readonly number[])[];
 /**
  * Prompts brought to one length by padding: tokens int32 [batch, seq] (0 where padded), pad bool [batch, seq] (1 =
  * padding).
+ * @throws TypeError or RangeError for what is no prompt, or no token.
  */
 export function prepInputAndPad(
   prompts: readonly (readonly number[])[],
@@ -22,6 +23,7 @@ export function prepInputAndPad(
   if (!Array.isArray(prompts) || prompts.length === 0) {
     throw new RangeError(wrong('prepInputAndPad', 'prompts', 'an array of at least one prompt', describe(prompts)));
   }
+  checkDevice('prepInputAndPad', device);
   for (const [row, prompt] of prompts.entries()) checkPrompt(prompt, row);
   const longest = prompts.reduce((most, prompt) => Math.max(most, prompt.length), 0);
   if (longest === 0) throw new RangeError('prepInputAndPad: prompts must have at least one token among them');
@@ -69,13 +71,14 @@ export async function prepareInput(
   pad: Tensor | undefined,
   earlier: readonly number[] | undefined,
   model: { device: Device; nVocab: number; ctxWindow: number },
+  operation = 'forward',
 ): Promise<Input> {
   const { device, nVocab, ctxWindow } = model;
-  const [batch, seq] = checkTokens(tokens, nVocab, device);
+  const [batch, seq] = checkTokens(operation, tokens, nVocab, device);
   if (earlier && earlier.length !== batch) {
-    throw new RangeError(wrong('forward', 'tokens', `of ${earlier.length} rows, as kvCaches`, `${batch} rows`));
+    throw new RangeError(wrong(operation, 'tokens', `of ${earlier.length} rows, as kvCaches`, `${batch} rows`));
   }
-  const padded = pad ? await readPad(pad, batch, seq, device) : new Uint8Array(batch * seq);
+  const padded = pad === undefined ? new Uint8Array(batch * seq) : await readPad(operation, pad, batch, seq, device);
   const positions = new Int32Array(batch * seq);
   const lengths: number[] = [];
   const rows: Uint8Array[] = [];
@@ -86,13 +89,13 @@ export async function prepareInput(
       if (!padded[i]) seen++;
       positions[i] = before + Math.max(seen - 1, 0);
     }
-    lengths.push((positions[(row + 1) * seq - 1] as number) + 1);
+    lengths.push(before + seen);
     rows.push(padded.slice(row * seq, (row + 1) * seq));
   }
-  const longest = Math.max(...lengths);
+  const longest = lengths.reduce((most, length) => Math.max(most, length), 0);
   if (longest > ctxWindow) {
     throw new RangeError(
-      `forward: sequences must fit the context window of ${ctxWindow} tokens, but one has ${longest}`,
+      `${operation}: sequences must fit the context window of ${ctxWindow} tokens, but one has ${longest}`,
     );
   }
   const shape = [batch, seq];
@@ -106,49 +109,56 @@ export async function prepareInput(
   };
 }
 
-function checkTokens(tokens: Tokens, nVocab: number, device: Device): [number, number] {
+function checkTokens(operation: string, tokens: Tokens, nVocab: number, device: Device): [number, number] {
   if (tokens instanceof Tensor) {
-    checkOperands('forward', { tokens });
+    checkOperands(operation, { tokens });
     if (tokens.device !== device)
-      throw new TypeError(wrong('forward', 'tokens', `on ${device}, as the model`, `on ${tokens.device}`));
-    if (tokens.dtype !== 'int32') throw new TypeError(wrong('forward', 'tokens', 'int32', tokens.dtype));
+      throw new TypeError(wrong(operation, 'tokens', `on ${device}, as the model`, `on ${tokens.device}`));
+    if (tokens.dtype !== 'int32') throw new TypeError(wrong(operation, 'tokens', 'int32', tokens.dtype));
     if (tokens.shape.length !== 2 || tokens.size === 0) {
-      throw new RangeError(wrong('forward', 'tokens', '[batch, seq], both at least 1', showShape(tokens.shape)));
+      throw new RangeError(wrong(operation, 'tokens', '[batch, seq], both at least 1', showShape(tokens.shape)));
     }
     return tokens.shape as unknown as [number, number];
   }
-  if (!Array.isArray(tokens) || !tokens.every(Array.isArray)) {
-    throw new TypeError(
-      wrong('forward', 'tokens', 'an int32 tensor [batch, seq] or an array of rows of numbers', describe(tokens)),
-    );
-  }
-  const rows = tokens as readonly (readonly number[])[];
-  const seq = rows[0]?.length ?? 0;
-  if (seq === 0) throw new RangeError('forward: tokens must have at least one row of at least one token');
+  const rows: unknown = tokens;
+  const expected = 'an int32 tensor [batch, seq] or an array of rows of numbers';
+  if (!Array.isArray(rows)) throw new TypeError(wrong(operation, 'tokens', expected, describe(rows)));
+  let seq = 0;
   for (const [r, row] of rows.entries()) {
+    if (!Array.isArray(row)) {
+      throw new TypeError(wrong(operation, 'tokens', expected, `an array with ${describe(row)} as its row ${r}`));
+    }
+    if (r === 0) seq = row.length;
     if (row.length !== seq) {
       throw new RangeError(
-        `forward: tokens must be rows of one length, but row 0 has ${seq} and row ${r} has ${row.length}; prepInputAndPad makes them so`,
+        `${operation}: tokens must be rows of one length, but row 0 has ${seq} and row ${r} has ${row.length}; prepInputAndPad makes them so`,
       );
     }
     const bad = row.findIndex((token) => !Number.isInteger(token) || token < 0 || token >= nVocab);
     if (bad >= 0) {
       throw new RangeError(
-        wrong('forward', `tokens[${r}][${bad}]`, `an integer from 0 to ${nVocab - 1}`, describe(row[bad])),
+        wrong(operation, `tokens[${r}][${bad}]`, `an integer from 0 to ${nVocab - 1}`, describe(row[bad])),
       );
     }
   }
+  if (seq === 0) throw new RangeError(`${operation}: tokens must have at least one row of at least one token`);
   return [rows.length, seq];
 }
 
-async function readPad(pad: Tensor, batch: number, seq: number, device: Device): Promise<Uint8Array> {
-  checkOperands('forward', { pad });
-  if (pad.dtype !== 'bool') throw new TypeError(wrong('forward', 'pad', 'bool', pad.dtype));
+async function readPad(
+  operation: string,
+  pad: Tensor,
+  batch: number,
+  seq: number,
+  device: Device,
+): Promise<Uint8Array> {
+  checkOperands(operation, { pad });
+  if (pad.dtype !== 'bool') throw new TypeError(wrong(operation, 'pad', 'bool', pad.dtype));
   if (pad.device !== device)
-    throw new TypeError(wrong('forward', 'pad', `on ${device}, as the model`, `on ${pad.device}`));
+    throw new TypeError(wrong(operation, 'pad', `on ${device}, as the model`, `on ${pad.device}`));
   if (pad.shape[0] !== batch || pad.shape[1] !== seq || pad.shape.length !== 2) {
     throw new RangeError(
-      wrong('forward', 'pad', `${showShape([batch, seq])} (the shape of tokens)`, showShape(pad.shape)),
+      wrong(operation, 'pad', `${showShape([batch, seq])} (the shape of tokens)`, showShape(pad.shape)),
     );
   }
   return (await pad.read()) as Uint8Array;

@@ -1,5 +1,6 @@
 // The plan of a forward pass, derived from the hooks and the wanted locations: which sections of each layer run as
 // fused kernels and which as open steps, and which point is the last one. No device or tensor is needed.
+import { failure } from './hook_chain.js';
 import type { FwdBwdHooks, TransformerHooks } from './hooks.js';
 import { executionOrder, type Location, type Point, parseLocation } from './location.js';
 
@@ -50,8 +51,16 @@ export function watchedPoint(
   layer?: number,
 ): FwdBwdHooks | undefined {
   const node = hooks?.at(point) as FwdBwdHooks | undefined;
-  return node?.watches(layer) ? node : undefined;
+  try {
+    return node?.watches(layer) ? node : undefined;
+  } catch (cause) {
+    throw failure(placeOf(point, layer), 'watches() of a hook', cause);
+  }
 }
+
+/** A hook point as errors name it. */
+export const placeOf = (point: Point, layer?: number): string =>
+  layer === undefined ? point : `${point}, layer ${layer}`;
 
 export function planPass(nLayers: number, hooks?: TransformerHooks, locations?: readonly string[]): PassPlan {
   const wanted = locations?.map(parseLocation);

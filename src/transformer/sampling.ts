@@ -1,5 +1,6 @@
 // Chooses the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next
 // token waits for them.
+import { checkInteger } from '../engine/check.js';
 
 /**
  * A generator of numbers in [0, 1), by seed. Its state is two 32-bit counters, which grow by the halves of splitmix64's
@@ -20,6 +21,29 @@ export function seededRandom(seed: number): () => number {
     const low = mix(b ^ mix((a + 0x632be5ab) >>> 0));
     return ((high >>> 5) * 2 ** 26 + (low >>> 6)) / 2 ** 53;
   };
+}
+
+/** splitmix64's finalizer (Stafford's variant 13), on 64 bits. */
+function mixed64(x: bigint): bigint {
+  x = BigInt.asUintN(64, (x ^ (x >> 30n)) * 0xbf58476d1ce4e5b9n);
+  x = BigInt.asUintN(64, (x ^ (x >> 27n)) * 0x94d049bb133111ebn);
+  return x ^ (x >> 31n);
+}
+
+/**
+ * The seeds of the rows of a batch that is sampled with one `seed`. Row 0 has `seed` itself. Row i has the upper 53 bits
+ * of mix(seed + i 0x9e3779b97f4a7c15 mod 2^64), where mix is the finalizer of splitmix64: the number that splitmix64
+ * gives i-th when `seed` is its state.
+ * @throws RangeError unless both are safe integers of 0 or more.
+ */
+export function derivedSeeds(seed: number, count: number): number[] {
+  checkInteger('derivedSeeds', 'seed', seed, 0);
+  checkInteger('derivedSeeds', 'count', count, 0);
+  const derived = (row: number): number => {
+    const state = BigInt.asUintN(64, BigInt(seed) + BigInt(row) * 0x9e3779b97f4a7c15n);
+    return Number(mixed64(state) >> 11n);
+  };
+  return Array.from({ length: count }, (_, row) => (row === 0 ? seed : derived(row)));
 }
 
 const rounding = 1e-6;
@@ -78,9 +102,31 @@ export function draw(probs: ArrayLike<number>, random: () => number): number {
   return last;
 }
 
-/** The index of the largest value. */
-export function greedy(logits: ArrayLike<number>): number {
-  let best = 0;
-  for (let i = 1; i < logits.length; i++) if ((logits[i] as number) > (logits[best] as number)) best = i;
+/**
+ * The index of the largest value, of equals the first; undefined where there is none that a token could be chosen by:
+ * where a value is NaN or +inf, or all are -inf.
+ */
+export function greedy(logits: ArrayLike<number>): number | undefined {
+  let best: number | undefined;
+  let largest = Number.NEGATIVE_INFINITY;
+  for (let i = 0; i < logits.length; i++) {
+    const value = logits[i] as number;
+    if (value <= largest) continue; // false for NaN
+    if (!(value < Number.POSITIVE_INFINITY)) return undefined;
+    largest = value;
+    best = i;
+  }
   return best;
+}
+
+/** What keeps a token from being chosen by these logits, in words. */
+export function problemOf(logits: ArrayLike<number>): string {
+  for (const [name, is] of [
+    ['a NaN', Number.isNaN],
+    ['a +inf', (x: number) => x === Number.POSITIVE_INFINITY],
+  ] as const) {
+    const found = Array.prototype.findIndex.call(logits, is);
+    if (found >= 0) return `hold ${name}, at token ${found}`;
+  }
+  return 'hold nothing but -inf';
 }

@@ -1,9 +1,17 @@
 // The transformer: loads weights, checks arguments, runs passes, samples.
 import { stat } from 'node:fs/promises';
-import { checkInteger, checkNumber, describe, wrong } from '../engine/check.js';
-import { type Device, getDefaultDevice } from '../engine/device.js';
+import {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkText,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../engine/check.js';
+import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
 import { type DType, isFloat } from '../engine/dtype.js';
-import { softmax } from '../engine/ops/softmax.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { disposeAll } from '../engine/scope.js';
 import { type FetchOptions, fetchBlobs } from '../files/blob/blob.js';
@@ -12,12 +20,14 @@ import type { HostTensor } from '../files/host_tensor.js';
 import { digestTensors } from '../files/tensor_digest.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { runPass } from './graph.js';
+import { checkLayers } from './hook_layers.js';
 import { TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
-import { expandLocations } from './location.js';
+import { concreteLocations } from './location.js';
 import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
 import { type PassPlan, planPass } from './pass_plan.js';
-import { draw, greedy, nucleus, seededRandom } from './sampling.js';
+import { Sampler } from './sampler.js';
+import { derivedSeeds } from './sampling.js';
 import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';
 import { dAttn, type TransformerConfig } from './weights/config.js';
@@ -58,6 +68,13 @@ export interface ForwardResult {
   readonly kvCaches: KvCaches;
 }
 
+export interface ActivationsOptions {
+  /** bool [batch, seq], 1 = ignore this token. */
+  pad?: Tensor;
+  /** Hooks at points behind the last location are not called: the pass ends there. */
+  hooks?: TransformerHooks;
+}
+
 export interface SampleOptions {
   /** How many tokens to add to each prompt. Default 5. */
   numTokens?: number;
@@ -66,8 +83,13 @@ export interface SampleOptions {
   /** Nucleus sampling: only the likeliest tokens that together have this probability. */
   topP?: number;
   hooks?: TransformerHooks;
-  /** The same seed gives the same tokens. Random if left out. */
+  /**
+   * The same seed gives the same tokens. Random if left out. It stands for `seeds` of derivedSeeds(seed, prompts): each
+   * prompt draws from a stream of its own, so that its tokens do not depend on the other prompts.
+   */
   seed?: number;
+  /** A seed for each prompt, instead of `seed`: a prompt with seeds: [s] alone is that prompt with seed: s. */
+  seeds?: readonly number[];
 }
 
 export interface Samples {
@@ -76,6 +98,24 @@ export interface Samples {
   /** The same as text. */
   readonly strings: string[];
 }
+
+const loadOptions: OptionNames<LoadOptions> = {
+  device: true,
+  dtype: true,
+  simplify: true,
+  onProgress: true,
+  signal: true,
+};
+const forwardOptions: OptionNames<ForwardOptions> = { kvCaches: true, pad: true, hooks: true, grad: true };
+const activationsOptions: OptionNames<ActivationsOptions> = { pad: true, hooks: true };
+const sampleOptions: OptionNames<SampleOptions> = {
+  numTokens: true,
+  temperature: true,
+  topP: true,
+  hooks: true,
+  seed: true,
+  seeds: true,
+};
 
 /** Passes that may be queued ahead of the device: enough to keep it busy, few enough to bound memory. */
 const passesAhead = 2;
@@ -121,13 +161,9 @@ export class Transformer {
    * @throws Error that says what is missing or does not fit, and where.
    */
   static async load(name: string, options: LoadOptions = {}): Promise<Transformer> {
+    checkLoadOptions('Transformer.load', options);
     const { device = getDefaultDevice(), dtype = 'float32', simplify = false } = options;
-    if (typeof name !== 'string' || name === '') {
-      throw new TypeError(wrong('Transformer.load', 'name', "a model's name, folder or address", describe(name)));
-    }
-    if (!isFloat(dtype)) {
-      throw new TypeError(wrong('Transformer.load', 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
-    }
+    checkText('Transformer.load', 'name', name, "a model's name, folder or address");
     const { onProgress, signal } = options;
     const fetching = { ...(onProgress && { onProgress }), ...(signal && { signal }) };
     const xf = new Transformer(shownModelName(name), await find(name, device, dtype, fetching), device, dtype);
@@ -146,16 +182,24 @@ export class Transformer {
    * @throws RangeError or TypeError, before anything is computed, for tokens that do not fit the model or its window.
    */
   async forward(tokens: Tokens, options: ForwardOptions = {}): Promise<ForwardResult> {
+    checkOptions('forward', options, forwardOptions);
     if (options.grad) throw new Error('forward: gradients (grad: true) come in a later version');
-    return this.#forward(tokens, options, false);
-  }
-
-  async #forward(tokens: Tokens, { kvCaches, pad, hooks }: ForwardOptions, lastOnly: boolean): Promise<ForwardResult> {
-    await this.#waitForDevice();
+    const { kvCaches } = options;
     if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
     }
-    const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, checkHooks('forward', hooks));
+    return this.#forward('forward', tokens, options, false);
+  }
+
+  async #forward(
+    operation: string,
+    tokens: Tokens,
+    { kvCaches, pad, hooks }: ForwardOptions,
+    lastOnly: boolean,
+  ): Promise<ForwardResult> {
+    await this.#waitForDevice();
+    checkHooks(operation, hooks, this.config);
+    const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, hooks);
     kvCaches?.check();
     if (kvCaches && !kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {
       throw new TypeError('forward: kvCaches must be of this model, but are of one of another size, dtype or device');
@@ -163,7 +207,7 @@ export class Transformer {
     kvCaches?.begin();
     let caches = kvCaches;
     try {
-      const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model);
+      const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model, operation);
       caches ??= new KvCaches(this.device, this.dtype, input.batch, dAttn(this.config));
       const { logits } = await runPass({
         config: this.config,
@@ -201,21 +245,22 @@ export class Transformer {
 
   /**
    * The values at the given locations ('5/mlp/post_act', '* /resid/delta_mlp' without the space, 'logits'), by
-   * location, in the order of the pass; the caller's to free. Nothing after the last of them is computed.
+   * location, in the order of the pass; the caller's to free. Nothing after the last of them is computed, and hooks there
+   * are not called.
    */
   async activations(
     tokens: Tokens,
     locations: readonly string[],
-    { pad, hooks }: { pad?: Tensor; hooks?: TransformerHooks } = {},
+    options: ActivationsOptions = {},
   ): Promise<Map<string, Tensor>> {
-    if (!Array.isArray(locations)) {
-      throw new TypeError(wrong('activations', 'locations', "an array, as in ['logits']", describe(locations)));
-    }
-    const wanted = expandLocations(locations, this.config);
+    checkOptions('activations', options, activationsOptions);
+    const { pad, hooks } = options;
+    const wanted = concreteLocations('activations', locations, this.config);
+    checkHooks('activations', hooks, this.config);
     if (wanted.length === 0) return new Map();
-    const plan = planPass(this.config.nLayers, checkHooks('activations', hooks), wanted);
+    const plan = planPass(this.config.nLayers, hooks, wanted);
     await this.#waitForDevice();
-    const input = await prepareInput(tokens, pad, undefined, this.#model);
+    const input = await prepareInput(tokens, pad, undefined, this.#model, 'activations');
     const { logits, values } = await runPass({
       config: this.config,
       weights: this.#current,
@@ -234,41 +279,33 @@ export class Transformer {
    * @throws RangeError for an empty prompt, or one that with the new tokens exceeds the window.
    */
   async sample(prompts: string | string[] | number[] | number[][], options: SampleOptions = {}): Promise<Samples> {
-    const { numTokens = 5, temperature = 1, topP, hooks, seed = Math.floor(Math.random() * 2 ** 48) } = options;
+    checkOptions('sample', options, sampleOptions);
+    const { numTokens = 5, temperature = 1, topP, hooks } = options;
     checkInteger('sample', 'numTokens', numTokens, 0);
-    checkInteger('sample', 'seed', seed, 0);
     if (!(checkNumber('sample', 'temperature', temperature) >= 0)) {
       throw new RangeError(wrong('sample', 'temperature', '0 or more', describe(temperature)));
     }
     if (topP !== undefined && !(checkNumber('sample', 'topP', topP) >= 0 && topP <= 1)) {
       throw new RangeError(wrong('sample', 'topP', 'a probability from 0 to 1', describe(topP)));
     }
+    checkHooks('sample', hooks, this.config);
     const rows = this.#promptRows(prompts, numTokens);
+    const seeds = seedsOf(options, rows.length);
     const tokens: number[][] = rows.map(() => []);
     if (numTokens > 0 && rows.length > 0) {
-      const random = seededRandom(seed);
-      const next = (row: Float32Array): number => {
-        if (temperature === 0) return greedy(row);
-        return draw(topP === undefined ? row : nucleus(row, topP), random);
-      };
-      const probs = new Float32Array(rows.length * this.nVocab);
+      const sampler = new Sampler(seeds, this.nVocab, temperature, topP);
       const start = prepInputAndPad(rows, 'left', this.device);
-      let step: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
+      let next: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
       let caches: KvCaches | undefined;
       try {
-        for (let i = 0; i < numTokens; i++) {
-          const { tokens: now, ...rest } = step;
-          const result = await this.#forward(now, { ...rest, ...(hooks ? { hooks } : {}) }, true);
+        for (let step = 0; step < numTokens; step++) {
+          const { tokens: now, ...rest } = next;
+          const result = await this.#forward('sample', now, { ...rest, ...(hooks ? { hooks } : {}) }, true);
           caches = result.kvCaches;
-          const { logits } = result;
-          try {
-            await readProbs(logits.select(1, -1), temperature, probs);
-          } finally {
-            logits.dispose();
-          }
-          const chosen = tokens.map((_, row) => next(probs.subarray(row * this.nVocab, (row + 1) * this.nVocab)));
+          using logits = result.logits;
+          const chosen = await sampler.next(logits.select(1, -1), step);
           for (const [row, token] of chosen.entries()) tokens[row]?.push(token);
-          step = { tokens: chosen.map((token) => [token]), kvCaches: caches };
+          next = { tokens: chosen.map((token) => [token]), kvCaches: caches };
         }
       } finally {
         caches?.dispose();
@@ -283,19 +320,15 @@ export class Transformer {
     if (!Array.isArray(list)) {
       throw new TypeError(wrong('sample', 'prompts', 'a text, texts, tokens or rows of tokens', describe(prompts)));
     }
-    const rows: number[][] =
-      typeof list[0] === 'number'
-        ? [list as number[]]
-        : (list as (string | number[])[]).map((prompt) =>
-            typeof prompt === 'string' ? this.enc.encode(prompt) : prompt,
-          );
+    const single = typeof list[0] === 'number' || typeof list[0] === 'bigint';
+    const rows = Array.from<unknown, number[]>(single ? [list] : list, (prompt, i) => {
+      if (typeof prompt === 'string') return this.enc.encode(prompt);
+      if (Array.isArray(prompt)) return prompt;
+      throw new TypeError(wrong('sample', `prompts[${i}]`, 'a text or an array of tokens', describe(prompt)));
+    });
     const { ctxWindow } = this.config;
     for (const [i, row] of rows.entries()) {
-      if (!Array.isArray(row) || row.length === 0) {
-        throw new RangeError(
-          wrong('sample', `prompts[${i}]`, 'at least one token', Array.isArray(row) ? 'empty' : describe(row)),
-        );
-      }
+      if (row.length === 0) throw new RangeError(wrong('sample', `prompts[${i}]`, 'at least one token', 'empty'));
       const bad = row.findIndex((t) => !Number.isInteger(t) || t < 0 || t >= this.nVocab);
       if (bad >= 0) {
         throw new RangeError(
@@ -319,6 +352,7 @@ export class Transformer {
    * @throws RangeError for a name that the model does not have.
    */
   weight(name: string): Tensor {
+    checkText('weight', 'name', name);
     return parameterOf(this.#current, this.config, this.nVocab, name);
   }
 
@@ -331,6 +365,7 @@ export class Transformer {
 
   /** Writes a folder that load() reads, in the original's layout. A folder that holds something else is refused. */
   async saveCheckpoint(folder: string): Promise<void> {
+    checkText('saveCheckpoint', 'folder', folder);
     const { config, nVocab } = this;
     await saveCheckpoint(folder, { config, nVocab, weights: this.#current });
   }
@@ -386,9 +421,44 @@ export class Transformer {
   }
 }
 
-function checkHooks(operation: string, hooks: TransformerHooks | undefined): TransformerHooks | undefined {
-  if (hooks === undefined || hooks instanceof TransformerHooks) return hooks;
-  throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
+/** Checks what load() takes besides the name, on behalf of an operation. */
+export function checkLoadOptions(operation: string, options: LoadOptions): void {
+  checkOptions(operation, options, loadOptions);
+  const { device, dtype, simplify, onProgress, signal } = options;
+  const must = (argument: keyof LoadOptions, fits: boolean, expected: string) => {
+    if (options[argument] === undefined || fits) return;
+    throw new TypeError(wrong(operation, argument, expected, describe(options[argument])));
+  };
+  checkDevice(operation, device);
+  checkBoolean(operation, 'simplify', simplify);
+  must('dtype', isFloat(dtype as DType), 'float32, bfloat16 or float16');
+  must('onProgress', typeof onProgress === 'function', 'a function');
+  must('signal', typeof signal?.throwIfAborted === 'function', 'an AbortSignal');
+}
+
+function checkHooks(operation: string, hooks: TransformerHooks | undefined, { nLayers }: TransformerConfig): void {
+  if (hooks === undefined) return;
+  if (!(hooks instanceof TransformerHooks)) {
+    throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
+  }
+  checkLayers(operation, hooks, nLayers);
+}
+
+/** The seed of each row. */
+function seedsOf({ seed, seeds }: SampleOptions, rows: number): readonly number[] {
+  if (seeds === undefined) {
+    if (seed !== undefined) checkInteger('sample', 'seed', seed, 0);
+    return derivedSeeds(seed ?? Math.floor(Math.random() * 2 ** 48), rows);
+  }
+  if (seed !== undefined) throw new TypeError('sample: seed and seeds exclude each other, but both are given');
+  if (!Array.isArray(seeds)) {
+    throw new TypeError(wrong('sample', 'seeds', 'an array of a seed for each prompt', describe(seeds)));
+  }
+  if (seeds.length !== rows) {
+    const expected = `as long as there are prompts, ${rows}`;
+    throw new RangeError(wrong('sample', 'seeds', expected, describe(seeds)));
+  }
+  return Array.from(seeds, (value, row) => checkInteger('sample', `seeds[${row}]`, value, 0));
 }
 
 async function find(name: string, device: Device, dtype: DType, fetching: FetchOptions): Promise<Loaded> {
@@ -407,15 +477,4 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   } finally {
     await files.close();
   }
-}
-
-/**
- * Reads softmax(logits / temperature) of [rows, vocabulary] into `host`; for a temperature of 0, the logits themselves.
- */
-async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
-  if (temperature === 0) return logits.readInto(host);
-  using wide = logits.to('float32');
-  using scaled = wide.div(Math.max(temperature, 1e-10)); // finite, as in the original
-  using probs = softmax(scaled, -1);
-  await probs.readInto(host);
 }

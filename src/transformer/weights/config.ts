@@ -1,4 +1,5 @@
 // The sizes of a GPT-2, as a checkpoint's config.json states them.
+import { describe, wrong } from '../../engine/check.js';
 
 /**
  * Sizes of a transformer. The file's names are the original's: ctx_window, d_model, n_layers, m_attn, n_heads, m_mlp.
@@ -16,6 +17,21 @@ export interface TransformerConfig {
   readonly nHeads: number;
   /** Width of the MLP's hidden layer, in dModels. */
   readonly mMlp: number;
+}
+
+/** Demands an object with these sizes, each a number above 0. */
+export function checkSizes(
+  operation: string,
+  config: TransformerConfig,
+  needed: readonly Exclude<keyof TransformerConfig, 'enc'>[],
+): void {
+  if (typeof config !== 'object' || config === null) {
+    throw new TypeError(wrong(operation, 'config', "a model's config", describe(config)));
+  }
+  for (const name of needed) {
+    if (typeof config[name] === 'number' && config[name] > 0 && config[name] < Infinity) continue;
+    throw new TypeError(wrong(operation, `config.${name}`, 'a number above 0', describe(config[name])));
+  }
 }
 
 export const dFf = (config: TransformerConfig): number => Math.floor(config.dModel * config.mMlp);

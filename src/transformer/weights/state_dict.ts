@@ -58,7 +58,7 @@ export function parameterShape(name: string, config: TransformerConfig, nVocab: 
   const shape = Object.hasOwn(shapes, part) ? shapes[part] : undefined;
   if (shape && (layer === undefined || Number(layer) < nLayers)) return shape;
   throw new RangeError(
-    `there is no weight '${name}'; names are such as tok_embed.weight and xf_layers.0.attn.q_proj.bias`,
+    `weight: there is no weight '${name}'; names are such as tok_embed.weight and xf_layers.0.attn.q_proj.bias`,
   );
 }
 

@@ -1,0 +1,56 @@
+// Finds hooks that can never run in a pass of a model: at a layer that it lacks, or at a point that is in no layer.
+import { wrong } from '../engine/check.js';
+import { AtLayers, type Hook, HookCollection, Hooks, type TransformerHooks } from './hooks.js';
+import { finalPoints, firstPoint, isLayerPoint, layerPoints } from './location.js';
+
+const points = [firstPoint, ...layerPoints, ...finalPoints];
+
+interface Place {
+  /** The hook point, and what is inside an autoencoder there. */
+  readonly at: string;
+  /** The layers at which hooks here may run. */
+  readonly layers: readonly number[];
+  /** Why they cannot run at others. */
+  readonly because: string;
+}
+
+/**
+ * Demands that all AtLayers of a tree name layers that the model has, and that each can run somewhere. One that was
+ * appended to several points, as appendAll() does, needs only one where it can.
+ * @throws RangeError that names the hook point, the layer, and the model's number of layers.
+ */
+export function checkLayers(operation: string, hooks: TransformerHooks, nLayers: number): void {
+  const model = `the model has ${nLayers} layer${nLayers === 1 ? '' : 's'}`;
+  const all = Array.from({ length: nLayers }, (_, layer) => layer);
+  const idle = new Map<Hook, string>();
+  const running = new Set<Hook>();
+  const visit = (node: Hook | HookCollection, origin: Hook | undefined, place: Place): void => {
+    let inside = place;
+    if (node instanceof AtLayers) {
+      const missing = node.layers.find((layer) => layer >= nLayers);
+      if (missing !== undefined) {
+        const expected = `from 0 to ${nLayers - 1}, as ${model}`;
+        throw new RangeError(wrong(operation, `a layer of AtLayers at ${place.at}`, expected, String(missing)));
+      }
+      const layers = place.layers.filter((layer) => node.layers.includes(layer));
+      const key = origin ?? node;
+      if (layers.length > 0) running.add(key);
+      else idle.set(key, `${operation}: ${node.title} at ${place.at} can never run: ${place.because}`);
+      inside = { at: place.at, layers, because: `it is inside ${node.title}` };
+    }
+    if (node instanceof Hooks) for (const { hook, origin } of node.inner) visit(hook, origin, inside);
+    if (node instanceof HookCollection) {
+      for (const [id, child] of node.children) {
+        const list = child instanceof Hooks; // fwd, bwd or fwd2, which are no places of their own
+        visit(child, undefined, list ? inside : { ...inside, at: `${inside.at}, autoencoder ${id}` });
+      }
+    }
+  };
+  for (const point of points) {
+    const place = isLayerPoint(point)
+      ? { at: point, layers: all, because: model }
+      : { at: point, layers: [], because: `${point} is in no layer` };
+    visit(hooks.at(point) as HookCollection, undefined, place);
+  }
+  for (const [hook, complaint] of idle) if (!running.has(hook)) throw new RangeError(complaint);
+}
