@@ -22,8 +22,7 @@ export class Sampler {
    * @throws RangeError that names the row and the step where logits hold a NaN, a +inf, or nothing but -inf.
    */
   async next(logits: Tensor, step: number): Promise<number[]> {
-    if (this.#temperature === 0) await logits.readInto(this.#host);
-    else await readProbs(logits, this.#temperature, this.#host);
+    await this.#read(logits);
     const chosen = this.#random.map((random, row) => this.#choose(this.#row(row), random));
     const failed = chosen.indexOf(undefined);
     if (failed < 0) return chosen as number[];
@@ -33,6 +32,14 @@ export class Sampler {
     );
   }
 
+  /** Reads the probabilities; for a temperature of 0, the logits. */
+  async #read(logits: Tensor): Promise<void> {
+    if (this.#temperature === 0) return logits.readInto(this.#host);
+    await readProbs(logits, this.#temperature, this.#host);
+    const isNaNs = this.#random.some((_, row) => hasNoProbs(this.#row(row)));
+    if (isNaNs) await readProbsOfAnySize(logits, this.#temperature, this.#host);
+  }
+
   #row(row: number): Float32Array {
     const nVocab = this.#host.length / this.#random.length;
     return this.#host.subarray(row * nVocab, (row + 1) * nVocab);
@@ -40,31 +47,39 @@ export class Sampler {
 
   #choose(values: Float32Array, random: () => number): number | undefined {
     if (this.#temperature === 0) return greedy(values);
-    // softmax makes all of a row NaN if its sum is, which is so for each problem that logits can have
-    if (Number.isNaN(values[0])) return undefined;
+    if (hasNoProbs(values)) return undefined;
     return draw(this.#topP === undefined ? values : nucleus(values, this.#topP), random);
   }
+}
+
+/** Whether softmax found no probabilities for a row: then all of it is NaN, and so is its first value. */
+const hasNoProbs = (probs: Float32Array): boolean => Number.isNaN(probs[0]);
+
+/**
+ * Reads softmax(logits / temperature) of [rows, vocabulary] into `host`. A row is NaN where a logit is NaN or +inf, or
+ * all are -inf, and also where the division has led to that.
+ */
+async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
+  using wide = logits.to('float32');
+  if (temperature !== 1) wide.div_(temperature);
+  using probs = softmax(wide, -1);
+  await probs.readInto(host);
 }
 
 /** The normal numbers of float32 lie between this and its inverse, and so do divisors. */
 const smallest = 2 ** -126;
 const within = (x: number): number => Math.min(Math.max(x, smallest), 1 / smallest);
 
-/**
- * Reads softmax(logits / temperature) of [rows, vocabulary] into `host`. For any temperature above 0 it is right for
- * logits of any size: the largest one is subtracted before the division, which could overflow.
- */
-async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
+/** The same, and right for any logits and any temperature above 0: nothing overflows that has an influence. */
+async function readProbsOfAnySize(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
   using wide = logits.to('float32');
-  // differences that are beyond float32 matter only where so large a temperature divides them
-  const half = temperature > 2 ** 100;
-  if (half) wide.mul_(0.5);
+  // half of each, as differences can be twice as large as the largest float32
+  wide.mul_(0.5);
   using largest = wide.max(-1, { keepDim: true });
   wide.sub_(largest);
-  // a temperature outside of float32 divides in two steps
-  const divisor = half ? temperature / 2 : temperature;
-  const first = within(divisor);
-  for (const part of [first, within(divisor / first)]) if (part !== 1) wide.div_(part);
+  // in two steps, as the temperature can be out of float32's range
+  const first = within(temperature / 2);
+  for (const divisor of [first, within(temperature / 2 / first)]) wide.div_(divisor);
   using probs = softmax(wide, -1);
   await probs.readInto(host);
 }
