@@ -25,7 +25,8 @@ Examples:
   $ sonde sample "Once there was a little dog"
   $ sonde sample --temperature 0 "Kate found"       the likeliest word each time
   $ sonde sample --seed 7 --top-p 0.9 "Kate" "Tom"  the same words for the same seed
-  $ sonde sample --model gpt2-small "The capital of France is"
+Each prompt draws from a stream of its own, the first one with the seed N, the others with seeds that follow from N and
+their place: a prompt gives the same words at the same place, whatever the others are.
 Ablations set features of an activation to 0: LOCATION/INDEX, or LOCATION/FIRST-LAST; * is every layer:
   $ sonde sample --ablate 3/mlp/post_act/300 --ablate 1/mlp/post_act/0-127 "Kate found"
   $ sonde sample --ablate '*/attn/qk_probs/2' "Kate found"      head 2 of every layer
@@ -37,7 +38,7 @@ export function sampleCommand(): Command {
     .option('--num-tokens <n>', 'tokens to add', integer(0), 20)
     .option('--temperature <t>', '0: always the likeliest token', number(0), 1)
     .option('--top-p <p>', 'choose among the likeliest tokens that make up p', number(0, 1))
-    .option('--seed <n>', 'the seed of the random choice, for the same one each time', integer(0))
+    .option('--seed <n>', 'the seed of the random choices, for the same ones each time', integer(0))
     .option('--ablate <location/index>', 'set features of an activation to 0; may be repeated', collected);
   return command.addHelpText('after', help).action(runSample);
 }

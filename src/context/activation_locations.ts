@@ -5,7 +5,7 @@ import { formatLocation, parseLocation } from '../transformer/location.js';
 import {
   Dimension,
   LocationWithinLayer,
-  locationOfNodeType,
+  locationOf,
   NodeType,
   nodeTypeOfDimension,
   type PassType,
@@ -130,11 +130,13 @@ const residualLocations: Partial<Record<ActivationLocationType, LocationWithinLa
 
 /**
  * The location of an activation in a layer; undefined where it does not follow from the name.
- * @throws RangeError for an unknown name.
+ * @throws Error for logits, which are in no layer; RangeError for an unknown name.
  */
 export function activationLocationWithinLayer(type: ActivationLocationType): LocationWithinLayer | undefined {
   const nodeType = nodeTypeOf('activationLocationWithinLayer', type);
-  return nodeType === NodeType.residualStreamChannel ? residualLocations[type] : locationOfNodeType(nodeType);
+  return nodeType === NodeType.residualStreamChannel
+    ? residualLocations[type]
+    : locationOf('activationLocationWithinLayer', nodeType);
 }
 
 export interface ActivationLocationTypeAndPassType {

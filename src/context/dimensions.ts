@@ -112,7 +112,12 @@ export type LocationWithinLayer = (typeof LocationWithinLayer)[keyof typeof Loca
  * @throws Error for tokens of the vocabulary, which are in no layer; RangeError for an unknown name.
  */
 export function locationOfNodeType(nodeType: NodeType): LocationWithinLayer | undefined {
-  switch (checkNodeType('locationOfNodeType', nodeType)) {
+  return locationOf('locationOfNodeType', nodeType);
+}
+
+/** locationOfNodeType() on behalf of another operation. */
+export function locationOf(operation: string, nodeType: NodeType): LocationWithinLayer | undefined {
+  switch (checkNodeType(operation, nodeType)) {
     case NodeType.mlpNeuron:
       return LocationWithinLayer.mlp;
     case NodeType.attentionHead:
@@ -120,7 +125,7 @@ export function locationOfNodeType(nodeType: NodeType): LocationWithinLayer | un
     case NodeType.vChannel:
       return LocationWithinLayer.attn;
     case NodeType.vocabToken:
-      throw new Error('locationOfNodeType: tokens of the vocabulary are in no layer');
+      throw new Error(`${operation}: tokens of the vocabulary are in no layer`);
     default:
       return undefined;
   }

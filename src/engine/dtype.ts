@@ -14,7 +14,7 @@ const bytes: Record<DType, number> = { float32: 4, bfloat16: 2, float16: 2, int3
 
 export const dtypeCode = (dtype: DType): number => dtypes.indexOf(dtype);
 export const byteWidth = (dtype: DType): number => bytes[dtype];
-export const isFloat = (dtype: DType): boolean => dtype !== 'int32' && dtype !== 'bool';
+export const isFloat = (dtype: DType): boolean => dtype === 'float32' || dtype === 'bfloat16' || dtype === 'float16';
 
 /** The dtype in which `read()` hands out values of `dtype`. */
 export const hostDType = (dtype: DType): DType => (isFloat(dtype) ? 'float32' : dtype);

@@ -35,7 +35,8 @@ export function checkLayers(operation: string, hooks: TransformerHooks, nLayers:
       const layers = place.layers.filter((layer) => node.layers.includes(layer));
       const key = origin ?? node;
       if (layers.length > 0) running.add(key);
-      else idle.set(key, `${operation}: ${node.title} at ${place.at} can never run: ${place.because}`);
+      else if (!idle.has(key))
+        idle.set(key, `${operation}: ${node.title} at ${place.at} can never run: ${place.because}`);
       inside = { at: place.at, layers, because: `it is inside ${node.title}` };
     }
     if (node instanceof Hooks) for (const { hook, origin } of node.inner) visit(hook, origin, inside);

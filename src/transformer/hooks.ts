@@ -224,7 +224,7 @@ function listsIn(hook: Hook | Node): Hooks[] {
 /** Checks what run() is called with. Gives the place that errors name: that of the chain, where none is given. */
 function checkedPlace(operation: string, x: Tensor, context: HookContext, where: string | undefined): string {
   checkOperands(operation, { x });
-  if (typeof context !== 'object' || context === null) {
+  if (typeof context !== 'object' || context === null || Array.isArray(context)) {
     throw new TypeError(wrong(operation, 'context', 'an object', describe(context)));
   }
   if (where === undefined) return chainOf(context)?.where ?? operation;

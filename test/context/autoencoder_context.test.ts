@@ -165,6 +165,45 @@ test('dead latents are omitted: the last ones, as many of each as the fewest dea
     await rejects(countDeadLatents(dead), Error, /all latents are dead/);
   }));
 
+test('frequencies that are none are named, where a choice depends on them', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'x.pt');
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, -0.5]) {
+      await saveWith(path, [0.1, bad, 0.2, 0.3]);
+      using autoencoder = await Autoencoder.load(path, { strict: false });
+      const named = `latents_activation_frequency of latent 1 must be a number of 0 or more, but is ${bad}`;
+      const counted = await rejects(countDeadLatents(autoencoder), RangeError, /./);
+      assert.is(counted.message, `countDeadLatents: ${named}`);
+      const most = omitLeastActiveLatents(autoencoder, 2, { preserveIndices: false });
+      assert.is((await rejects(most, RangeError, /./)).message, `omitLeastActiveLatents: ${named}`);
+      using first = await omitLeastActiveLatents(autoencoder, 2);
+      assert.is(first.nLatents, 2);
+      const config = { dst: DerivedScalarType.residDeltaAttn, pathByLayerIndex: new Map([[0, path]]) };
+      using context = new AutoencoderContext({ config, omitDeadLatents: true, device });
+      await rejects(context.warmup(), RangeError, /countDeadLatents: latents_activation_frequency of latent 1/);
+    }
+    using whole = await Autoencoder.load(path, { strict: false });
+    for (const kept of [0, -1, 1.5, Number.NaN]) {
+      await rejects(omitLeastActiveLatents(whole, kept), RangeError, /nLatentsToKeep must be an integer of 1 or more/);
+    }
+  }));
+
+test('autoencoders of different sizes have no common number of latents', () =>
+  withFolder(async (folder) => {
+    const paths = [0, 1].map((i) => join(folder, `${i}.pt`));
+    await saveWith(paths[0] as string, [0.1, 0, 0.2]);
+    await saveWith(paths[1] as string, [0.1, 0]);
+    const config = { dst: DerivedScalarType.residDeltaAttn, pathByLayerIndex: new Map([...paths.entries()]) };
+    for (const omitDeadLatents of [true, false]) {
+      using context = new AutoencoderContext({ config, omitDeadLatents, device });
+      const pattern = /must have one number of latents, but that of layer 0 has 3, that of layer 1 2/;
+      if (omitDeadLatents) await rejects(context.warmup(), RangeError, pattern);
+      else await context.warmup();
+      throws(() => context.numAutoencoderDirections, RangeError, pattern);
+      assert.is((await context.getAutoencoder(1)).nLatents, 2);
+    }
+  }));
+
 test('a published v5 set normalises its inputs; others do not', () =>
   withFolder(async (folder) => {
     await using server = await BlobServer.start();

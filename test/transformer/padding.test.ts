@@ -47,6 +47,21 @@ test('positions count the tokens before, padding left out, from where the caches
   }
 });
 
+test('a row of nothing but padding adds no token', async () => {
+  for (const [earlier, lengths] of [
+    [undefined, [0, 2]],
+    [
+      [4, 1],
+      [4, 3],
+    ],
+  ] as const) {
+    const { tokens, pad } = prepInputAndPad([[], [6, 7]], 'left');
+    const input = await prepareInput(tokens, pad, earlier, model);
+    assert.equal(input.lengths, [...lengths]);
+    for (const t of [tokens, pad, input.tokens, input.positions]) t.dispose();
+  }
+});
+
 test('prompts must be rows of tokens', () => {
   const refused = (prompts: unknown, error: typeof RangeError | typeof TypeError, pattern: RegExp) =>
     throws(() => prepInputAndPad(prompts as number[][], 'left'), error, pattern);

@@ -130,15 +130,18 @@ test('a hook that returns the wrong thing fails the pass, naming point and layer
     TypeError,
     /which: it was disposed/,
   );
-  await rejects(
+  const mine = new Error('mine');
+  const thrown = await rejects(
     run(() => {
-      throw new Error('mine');
+      throw mine;
     }, 'attn.qk_probs.fwd2'),
     Error,
-    /^mine$/,
+    /^attn\.qk_probs, layer 1: a hook threw Error: mine$/,
   );
+  assert.is(thrown.cause, mine);
   assert.ok(allocated() - before < 10_000, 'a failed pass frees what it made');
   const { logits } = await run((x) => x.reshape([...x.shape]));
+  assert.is((await logits.read()).length, logits.size);
   logits.dispose();
 });
 
