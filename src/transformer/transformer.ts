@@ -22,7 +22,7 @@ import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';
 import { dAttn, type TransformerConfig } from './weights/config.js';
 import { foldNorms } from './weights/fold_norms.js';
-import { openModelFiles, randomModel } from './weights/model_files.js';
+import { openModelFiles, randomModel, tokenizerOfModel } from './weights/model_files.js';
 import { modelBase, modelNames, shownModelName } from './weights/names.js';
 import { randomWeights } from './weights/random_weights.js';
 import { hostParameters, parameterOf } from './weights/state_dict.js';
@@ -93,6 +93,12 @@ export class Transformer {
   readonly nVocab: number;
   readonly device: Device;
   readonly dtype: DType;
+  /**
+   * The tokenizer: GPT-2's, with a placeholder such as `<|50300|>` as the text of a token beyond GPT-2's 50,257. Of a
+   * model whose files have another vocabulary the name is 'unknown', all texts of tokens are placeholders, and encode()
+   * is an error that says which file is different.
+   */
+  readonly enc: Tokenizer;
   readonly #weights: Weights;
   #layers: Weights['layers'];
   /** The plan of a pass without hooks. */
@@ -101,8 +107,10 @@ export class Transformer {
   #passes: Promise<void>[] = [];
   #unread: KvCaches[] = [];
 
-  private constructor(name: string, { config, nVocab, weights }: Loaded, device: Device, dtype: DType) {
+  private constructor(name: string, { loaded, enc }: Found, device: Device, dtype: DType) {
+    const { config, nVocab, weights } = loaded;
     this.name = name;
+    this.enc = enc;
     this.config = config;
     this.nVocab = nVocab;
     this.#plain = planPass(config.nLayers);
@@ -133,11 +141,6 @@ export class Transformer {
     const xf = new Transformer(shownModelName(name), await find(name, device, dtype, fetching), device, dtype);
     if (simplify) xf.simplify();
     return xf;
-  }
-
-  /** The tokenizer: GPT-2's, whatever the size of the vocabulary. */
-  get enc(): Tokenizer {
-    return gpt2Tokenizer();
   }
 
   /**
@@ -332,7 +335,7 @@ export class Transformer {
   /** Writes a folder that load() reads, in the original's layout. A folder that holds something else is refused. */
   async saveCheckpoint(folder: string): Promise<void> {
     const { config, nVocab } = this;
-    await saveCheckpoint(folder, { config, nVocab, weights: this.#current });
+    await saveCheckpoint(folder, { config, nVocab, weights: this.#current }, this.enc.name);
   }
 
   /** Folds each layer's norms into the linear layers that follow them. The function computed stays the same. */
@@ -391,9 +394,17 @@ function checkHooks(operation: string, hooks: TransformerHooks | undefined): Tra
   throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
 }
 
-async function find(name: string, device: Device, dtype: DType, fetching: FetchOptions): Promise<Loaded> {
+interface Found {
+  readonly loaded: Loaded;
+  readonly enc: Tokenizer;
+}
+
+async function find(name: string, device: Device, dtype: DType, fetching: FetchOptions): Promise<Found> {
   const random = randomModel(name);
-  if (random) return randomWeights(random.config, gpt2Tokenizer().nVocab, device, dtype, random.seed);
+  if (random) {
+    const enc = gpt2Tokenizer();
+    return { loaded: await randomWeights(random.config, enc.nVocab, device, dtype, random.seed), enc };
+  }
   const base = modelBase(name);
   if (!isBlobUrl(base) && !(await stat(base).catch(() => undefined))?.isDirectory()) {
     throw new Error(
@@ -403,7 +414,8 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   const files = await openModelFiles(base);
   try {
     await fetchBlobs(files.addresses, fetching);
-    return await loadCheckpoint(files, device, dtype);
+    const loaded = await loadCheckpoint(files, device, dtype);
+    return { loaded, enc: await tokenizerOfModel(files, loaded.nVocab) };
   } finally {
     await files.close();
   }

@@ -7,6 +7,7 @@ import { openSafetensors, type SafetensorsFile } from '../../files/safetensors/s
 import { shown } from '../../files/text.js';
 import { configFromJson, type TransformerConfig } from './config.js';
 import type { ModelFiles, OpenWeight, StoredWeight } from './stored_weights.js';
+import { vocabularyOf } from './vocabulary_files.js';
 
 const wholeFile = 'model.safetensors';
 const indexFile = 'model.safetensors.index.json';
@@ -55,6 +56,7 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
       if (shape.length === 2 && (shape[0] as number) > 0) return shape[0] as number;
       return fail(`${name} must be [vocabulary, ${config.dModel}], but is [${shape.join(', ')}]`);
     },
+    vocabulary: (nVocab) => vocabularyOf(base, json, nVocab),
     async close() {
       for (const opened of await Promise.allSettled(open.values())) {
         if (opened.status === 'fulfilled') await opened.value.close();

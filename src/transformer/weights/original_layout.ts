@@ -19,6 +19,10 @@ export function openOriginal(base: string, config: TransformerConfig): ModelFile
       if (shape.length === 2 && (shape[0] as number) > 0) return shape[0] as number;
       throw new Error(`${base}: tok_embed.weight must be [vocabulary, ${config.dModel}], but is [${shape.join(', ')}]`);
     },
+    async vocabulary() {
+      if (config.enc === 'gpt2') return {};
+      return { differs: `${joined(base, 'config.json')} has the enc ${config.enc}` };
+    },
     async close() {},
   };
 }
