@@ -4,7 +4,7 @@
 import { shown } from '../text.js';
 import { endOfTextToken, gpt2Tokenizer } from './tokenizer.js';
 
-interface Table {
+export interface Gpt2Table {
   /** Each token as files spell it, by its number, without <|endoftext|>. */
   readonly texts: readonly string[];
   readonly tokens: ReadonlyMap<string, number>;
@@ -15,9 +15,10 @@ interface Table {
 const endOfText = '<|endoftext|>';
 const bytes = 256;
 
-let known: Table | undefined;
+let known: Gpt2Table | undefined;
 
-function table(): Table {
+/** GPT-2's table as its files have it. The first call takes half a second. */
+export function gpt2Table(): Gpt2Table {
   if (known) return known;
   const spelt = spellings();
   const texts = Array.from({ length: endOfTextToken }, (_, token) =>
@@ -59,7 +60,7 @@ const isObject = (x: unknown): x is Record<string, unknown> => typeof x === 'obj
 /** Of a vocabulary: an object of tokens by their text. */
 export function vocabularyDifference(vocabulary: unknown): string | undefined {
   if (!isObject(vocabulary)) return 'holds no object of tokens';
-  const { texts } = table();
+  const { texts } = gpt2Table();
   const count = Object.keys(vocabulary).length;
   for (const [token, text] of [...texts, endOfText].entries()) {
     const there = Object.hasOwn(vocabulary, text) ? vocabulary[text] : undefined;
@@ -76,7 +77,7 @@ const isPair = (x: unknown): x is [string, string] =>
 /** Of a list of merges in their order, each `first second` or a pair of texts. */
 export function mergesDifference(merges: unknown): string | undefined {
   if (!Array.isArray(merges)) return 'holds no list of merges';
-  const expected = table().merges;
+  const expected = gpt2Table().merges;
   for (const [i, merge] of merges.entries()) {
     const text = isPair(merge) ? merge.join(' ') : merge;
     if (text !== expected[i]) return `has the merge ${shown(text)} where GPT-2 has ${shown(expected[i] ?? 'none')}`;

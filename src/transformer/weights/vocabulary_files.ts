@@ -45,7 +45,7 @@ export async function vocabularyOf(
   files.compare(settings, settingsDifference);
   files.compare({ name: 'config.json', content: config }, settingsDifference);
   const known = files.compared > 0;
-  if (!known) for (const name of otherKinds) if (await files.has(name)) files.differ(name, 'is of another tokenizer');
+  if (!known && files.unreadable.length === 0) await Promise.all(otherKinds.map((name) => files.mustNotHave(name)));
   const texts = new Map<string, number>();
   for (const [{ name }, list] of [
     [tokenizer, (tokenizer.content as { added_tokens?: unknown } | undefined)?.added_tokens],
@@ -109,8 +109,9 @@ class Files {
     }
   }
 
-  async has(name: string): Promise<boolean> {
-    return (await this.text(name)).content !== undefined;
+  async mustNotHave(name: string): Promise<void> {
+    const { content } = await this.text(name);
+    if (content !== undefined) this.differ(name, 'is of another tokenizer');
   }
 
   compare<T>({ name, content }: { name: string; content?: T }, difference: (content: T) => string | undefined): void {
