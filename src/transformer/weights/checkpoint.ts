@@ -18,6 +18,7 @@ import { uploader } from './upload.js';
 export async function loadCheckpoint(files: ModelFiles, device: Device, dtype: DType): Promise<Loaded> {
   const { base, config } = files;
   const nVocab = await files.nVocab();
+  await files.check();
   const upload = uploader(device, dtype);
   const whole = async (stored: StoredWeight, shape: number[]): Promise<Tensor> => {
     const opened = await files.open(stored);

@@ -27,6 +27,8 @@ export interface ModelFiles {
   readonly config: TransformerConfig;
   /** Rows of the token embedding. */
   nVocab(): Promise<number>;
+  /** @throws Error that names tensors which are there and are no weights, or contradict config.json. */
+  check(): Promise<void>;
   /** What the files say about the model's tokens, of which there are `nVocab`. */
   vocabulary(nVocab: number): Promise<ModelVocabulary>;
   /** Every file that open() may read. */
