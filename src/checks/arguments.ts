@@ -43,3 +43,35 @@ export function checkOptions<Options extends object>(
     nearest === undefined ? 'there are none' : `the nearest one is '${names.find((name) => plain(name) === nearest)}'`;
   throw new TypeError(`${operation}: ${describe(unknown)} is no option${where}; ${advice}`);
 }
+
+export function checkInteger(operation: string, argument: string, value: unknown, low: number, high = 2 ** 53): number {
+  if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
+  const range = high === 2 ** 53 ? `an integer of ${low} or more` : `an integer from ${low} to ${high}`;
+  throw new RangeError(wrong(operation, argument, range, describe(value)));
+}
+
+export function checkNumber(operation: string, argument: string, value: unknown): number {
+  if (typeof value === 'number') return value;
+  throw new TypeError(wrong(operation, argument, 'a number', describe(value)));
+}
+
+export function checkBoolean(operation: string, argument: string, value: unknown): boolean {
+  if (typeof value === 'boolean') return value;
+  throw new TypeError(wrong(operation, argument, 'true or false', describe(value)));
+}
+
+export function checkString(operation: string, argument: string, value: unknown, expected = 'a string'): string {
+  if (typeof value === 'string') return value;
+  throw new TypeError(wrong(operation, argument, expected, describe(value)));
+}
+
+/** An object that is no list. `expected` says which. */
+export function checkObject(operation: string, argument: string, value: unknown, expected = 'an object'): void {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return;
+  throw new TypeError(wrong(operation, argument, expected, describe(value)));
+}
+
+export function checkFunction(operation: string, argument: string, value: unknown): void {
+  if (typeof value === 'function') return;
+  throw new TypeError(wrong(operation, argument, 'a function', describe(value)));
+}

@@ -5,7 +5,16 @@ import { type DType, isFloat } from './dtype.js';
 import { maxRank, type Shape, sameShape, showShape } from './shape.js';
 import { Storage } from './storage.js';
 
-export { checkOptions, describe, type OptionNames, wrong } from '../checks/arguments.js';
+export {
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkObject,
+  checkOptions,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../checks/arguments.js';
 
 interface Operand {
   readonly storage: Storage;
@@ -65,17 +74,6 @@ export function checkRank(
   throw new RangeError(
     wrong(operation, argument, `of ${least} or more dimensions`, `${showShape(shape)} of ${shape.length}`),
   );
-}
-
-export function checkInteger(operation: string, argument: string, value: unknown, low: number, high = 2 ** 53): number {
-  if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
-  const range = high === 2 ** 53 ? `an integer of ${low} or more` : `an integer from ${low} to ${high}`;
-  throw new RangeError(wrong(operation, argument, range, describe(value)));
-}
-
-export function checkNumber(operation: string, argument: string, value: unknown): number {
-  if (typeof value === 'number') return value;
-  throw new TypeError(wrong(operation, argument, 'a number', describe(value)));
 }
 
 /** A copy of `shape`, if it is one: at most 8 dimensions, integers of 0 or more, fewer than 2^51 elements. */
