@@ -13,7 +13,7 @@ import {
   wrong,
 } from '../engine/check.js';
 import { Device, getDefaultDevice } from '../engine/device.js';
-import { type DType, isFloat } from '../engine/dtype.js';
+import type { DType } from '../engine/dtype.js';
 import { linear } from '../engine/ops/linear.js';
 import { type PackedMatrix, packWeights } from '../engine/ops/pack_weights.js';
 import { sparseDecode } from '../engine/ops/sparse_decode.js';
@@ -543,7 +543,7 @@ function checkPlace(operation: string, device: Device, dtype: DType): void {
   if (!(device instanceof Device)) {
     throw new TypeError(wrong(operation, 'device', 'what openDevice or getDefaultDevice gives', describe(device)));
   }
-  if (isFloat(dtype)) return;
+  if (['float32', 'bfloat16', 'float16'].includes(dtype)) return;
   throw new TypeError(wrong(operation, 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
 }
 
