@@ -5,8 +5,8 @@ import { identity, relu, topK } from '../../src/autoencoder/activation.js';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import type { StateDict } from '../../src/files/host_tensor.js';
+import { type Call, exactly, noOptions, refusesGarbage } from '../support/arguments/garbage.js';
 import { testDevice } from '../support/device.js';
-import { type Call, exactly, noOptions, refusesGarbage } from '../support/garbage.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('bad arguments of autoencoders');

@@ -19,8 +19,8 @@ import { loadSafetensors, openSafetensors, saveSafetensors } from '../../src/fil
 import { modelTokenizer } from '../../src/files/tokenizer/model_tokenizer.js';
 import { gpt2Tokenizer } from '../../src/files/tokenizer/tokenizer.js';
 import { loadTorch, loadTorchValue, saveTorch } from '../../src/files/torch/torch.js';
+import { type Call, exactly, noOptions, refusesGarbage } from '../support/arguments/garbage.js';
 import { withFolder } from '../support/folders.js';
-import { type Call, exactly, noOptions, refusesGarbage } from '../support/garbage.js';
 import { rejects, suite } from '../support/harness.js';
 
 const test = suite('bad arguments of files');

@@ -9,8 +9,8 @@ import {
   tokenizerDifference,
   vocabularyDifference,
 } from '../../../src/files/tokenizer/gpt2_files.js';
-import { gpt2Files } from '../../support/gpt2_files.js';
 import { suite } from '../../support/harness.js';
+import { gpt2Files } from '../../support/models/gpt2_files.js';
 
 const test = suite("files of GPT-2's tokenizer");
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');

@@ -10,9 +10,9 @@ import { vocabularyOf } from '../../../src/transformer/weights/vocabulary_files.
 import { BlobServer } from '../../support/blobs/blob_server.js';
 import { testDevice } from '../../support/device.js';
 import { withFolder } from '../../support/folders.js';
-import { gpt2Files } from '../../support/gpt2_files.js';
 import { rejects, suite, throws } from '../../support/harness.js';
 import { saveHuggingFace, type Tensors } from '../../support/hugging_face.js';
+import { gpt2Files } from '../../support/models/gpt2_files.js';
 
 const test = suite('vocabulary');
 const device = testDevice();

@@ -1,5 +1,5 @@
 // The files of GPT-2's tokenizer, as Hugging Face has them.
-import { gpt2Table } from '../../src/files/tokenizer/gpt2_files.js';
+import { gpt2Table } from '../../../src/files/tokenizer/gpt2_files.js';
 
 export interface TokenizerJson {
   added_tokens: unknown[];
