@@ -1,6 +1,7 @@
 // A GPT-2 as Hugging Face stores it: config.json, and model.safetensors or several files with an index. Linear layers
 // are Conv1D there, weights [in, out]; queries, keys and values are one layer; the unembedding may be the embedding
 // itself.
+import { readdir } from 'node:fs/promises';
 import { readText } from '../../files/blob/blob.js';
 import { isBlobUrl, joined } from '../../files/blob/blob_address.js';
 import type { StoredTensor, TypedArray } from '../../files/host_tensor.js';
@@ -62,6 +63,11 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
       return fail(`${name} must have ${shown(json.vocab_size)} rows, the vocab_size of config.json, but has ${rows}`);
     },
     async check(): Promise<void> {
+      const names = isBlobUrl(base) ? [] : await readdir(base); // an address gives no list of its files
+      const adapter = 'adapter_config.json';
+      if (names.includes(adapter)) fail(`has ${adapter}: an adapter is not applied to the weights; merge it first`);
+      if (fileOf && names.includes(wholeFile) && ![...fileOf.values()].includes(wholeFile))
+        fail(`has both ${wholeFile} and ${indexFile}, which does not name it: remove one of them`);
       const read = new Set(parameterNames(config).map((name) => files.locate(name).name));
       const there = new Set(fileOf?.keys());
       for (const name of new Set(fileOf?.values() ?? [wholeFile])) {
