@@ -66,8 +66,6 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
       const names = isBlobUrl(base) ? [] : await readdir(base); // an address gives no list of its files
       const adapter = 'adapter_config.json';
       if (names.includes(adapter)) fail(`has ${adapter}: an adapter is not applied to the weights; merge it first`);
-      if (fileOf && names.includes(wholeFile) && ![...fileOf.values()].includes(wholeFile))
-        fail(`has both ${wholeFile} and ${indexFile}, which does not name it: remove one of them`);
       const read = new Set(parameterNames(config).map((name) => files.locate(name).name));
       const there = new Set(fileOf?.keys());
       for (const name of new Set(fileOf?.values() ?? [wholeFile])) {
