@@ -1,7 +1,7 @@
 // The activation functions of sparse autoencoders, under the names that files give them.
-import { describe } from '../engine/check.js';
+import { checkInteger, checkObject, describe, wrong } from '../engine/check.js';
 import { relu as reluOf } from '../engine/ops/relu.js';
-import type { Tensor } from '../engine/ops/tensor.js';
+import { Tensor } from '../engine/ops/tensor.js';
 import { topKMask } from '../engine/ops/top_k.js';
 
 export interface AutoencoderActivation {
@@ -15,13 +15,18 @@ export interface AutoencoderActivation {
   apply(preAct: Tensor): Tensor;
 }
 
-export const relu = (): AutoencoderActivation => ({ name: 'ReLU', k: 0, positive: true, apply: reluOf });
+export const relu = (): AutoencoderActivation => ({
+  name: 'ReLU',
+  k: 0,
+  positive: true,
+  apply: (preAct) => reluOf(checked(preAct)),
+});
 
 export const identity = (): AutoencoderActivation => ({
   name: 'Identity',
   k: 0,
   positive: false,
-  apply: (preAct) => preAct.clone(),
+  apply: (preAct) => checked(preAct).clone(),
 });
 
 /**
@@ -29,16 +34,35 @@ export const identity = (): AutoencoderActivation => ({
  * identity.
  */
 export function topK(k: number, after: AutoencoderActivation = relu()): AutoencoderActivation {
-  if (!Number.isSafeInteger(k) || k < 1)
-    throw new RangeError(`topK: k must be an integer of 1 or more, but is ${describe(k)}`);
-  if (after.k > 0) throw new TypeError('topK: what comes after it must be relu() or identity()');
+  checkInteger('topK', 'k', k, 1);
+  if (checkActivation('topK', after, 'after').k > 0)
+    throw new TypeError('topK: what comes after it must be relu() or identity()');
   const { positive } = after;
   return {
     name: 'TopK',
     k,
     positive,
-    apply: (preAct) => topKMask(preAct, Math.min(k, preAct.shape.at(-1) as number), { relu: positive }),
+    apply: (preAct) => topKMask(checked(preAct), Math.min(k, preAct.shape.at(-1) ?? 0), { relu: positive }),
   };
+}
+
+function checked(preAct: Tensor): Tensor {
+  if (preAct instanceof Tensor) return preAct;
+  throw new TypeError(wrong('apply', 'preAct', 'a tensor', describe(preAct)));
+}
+
+/** @throws TypeError for what is no activation of an autoencoder. */
+export function checkActivation(
+  operation: string,
+  activation: AutoencoderActivation,
+  argument = 'activation',
+): AutoencoderActivation {
+  const expected = 'what relu(), identity() or topK() gives';
+  checkObject(operation, argument, activation, expected);
+  const { name, k, positive, apply } = activation;
+  const isOne = ['ReLU', 'TopK', 'Identity'].includes(name) && typeof positive === 'boolean';
+  if (isOne && Number.isSafeInteger(k) && k >= 0 && typeof apply === 'function') return activation;
+  throw new TypeError(wrong(operation, argument, expected, describe(activation)));
 }
 
 /** An activation from a state dict's `activation` and `activation_state_dict`. */

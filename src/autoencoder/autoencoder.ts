@@ -1,10 +1,19 @@
 // A sparse autoencoder: latents = activation((x - pre_bias) W_enc + latent_bias), reconstruction = latents W_dec +
 // pre_bias. Weights are packed once; a tied autoencoder decodes with its encoder's. With `normalize`, x is normalised
 // first, and the reconstruction is scaled back.
-import { checkFloat, checkInteger, checkOperands, describe, wrong } from '../engine/check.js';
-import { type Device, getDefaultDevice } from '../engine/device.js';
-import { type DType, isFloat } from '../engine/dtype.js';
-import { embedding } from '../engine/ops/embedding.js';
+import {
+  checkBoolean,
+  checkFloat,
+  checkInteger,
+  checkObject,
+  checkOperands,
+  checkOptions,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../engine/check.js';
+import { Device, getDefaultDevice } from '../engine/device.js';
+import type { DType } from '../engine/dtype.js';
 import { linear } from '../engine/ops/linear.js';
 import { type PackedMatrix, packWeights } from '../engine/ops/pack_weights.js';
 import { sparseDecode } from '../engine/ops/sparse_decode.js';
@@ -14,12 +23,21 @@ import { toHost } from '../engine/ops/to_host.js';
 import { updateLastNonzero } from '../engine/ops/update_last_nonzero.js';
 import { disposeAll } from '../engine/scope.js';
 import { rowCount, type Shape, sameShape, showShape, sizeOf } from '../engine/shape.js';
-import { type FetchOptions, openBlob } from '../files/blob/blob.js';
-import { type HostTensor, isHostTensor, type StateDict } from '../files/host_tensor.js';
+import { checkFetchOptions, type FetchOptions, fetchOptionNames, openBlob } from '../files/blob/blob.js';
+import { type HostTensor, isHostTensor, mismatch, type StateDict } from '../files/host_tensor.js';
 import { digestTensors } from '../files/tensor_digest.js';
 import { loadTorch } from '../files/torch/torch.js';
-import { type AutoencoderActivation, activationFromState, activationToState, relu } from './activation.js';
+import {
+  type AutoencoderActivation,
+  activationFromState,
+  activationToState,
+  checkActivation,
+  relu,
+} from './activation.js';
+import { gatheredRows, gatheredValues } from './gather.js';
 import { denormalize, normalized } from './normalization.js';
+import { hasPublishedShape, publishedNormalize } from './published.js';
+import { Selection, SharedEncoder } from './selection.js';
 
 export interface AutoencoderOptions {
   nLatents: number;
@@ -41,8 +59,9 @@ export interface StateOptions {
   /** Refuse missing statistics and unexpected entries, by name. Missing weights are always refused. Default true. */
   strict?: boolean;
   /**
-   * Whether inputs are normalised, which files do not say. The default is true for the published v5 files, by their
-   * address, and for the stateDict() of such an autoencoder.
+   * Whether inputs are normalised, which files do not say. What stateDict() gives says it, and the published v5 files
+   * are known by the address or path that loadTorch read them from. It must be given for others of their shape (TopK,
+   * 32,768 or 131,072 latents); the rest are not normalised unless it is given.
    */
   normalize?: boolean;
   device?: Device;
@@ -56,11 +75,33 @@ export interface DecodeOptions {
   inputs?: Tensor;
 }
 
+export interface EncodePreActOptions {
+  /** From which latent on, and before which. */
+  latentSlice?: readonly [number, number];
+}
+
+export interface EncodeSparseOptions {
+  /** 0 or more: latents up to it are left out. Default 0. */
+  threshold?: number;
+}
+
+const shared = { device: true, dtype: true, normalize: true } as const;
+const constructorNames: OptionNames<AutoencoderOptions> = {
+  ...{ ...shared, nLatents: true, nInputs: true },
+  ...{ activation: true, tied: true, seed: true },
+};
+const stateNames: OptionNames<StateOptions> = { ...shared, strict: true };
+const loadNames: OptionNames<StateOptions & FetchOptions> = { ...stateNames, ...fetchOptionNames };
+const decodeNames: OptionNames<DecodeOptions> = { inputs: true };
+const preActNames: OptionNames<EncodePreActOptions> = { latentSlice: true };
+const sparseNames: OptionNames<EncodeSparseOptions> = { threshold: true };
+
 interface Parts {
-  encoder: PackedMatrix; // [inputs, latents]
+  encoder: SharedEncoder;
   decoder: PackedMatrix | undefined; // [latents, inputs]; undefined for a tied one: it is the encoder's, transposed
   preBias: Tensor;
-  latentBias: Tensor;
+  /** Of a TopK autoencoder whose latents are some of another's. */
+  selection?: Selection | undefined;
   lastNonzero: Tensor; // int32 [latents]
   frequency: Tensor;
   meanSquare: Tensor;
@@ -72,9 +113,11 @@ const buffers = ['stats_last_nonzero', 'latents_activation_frequency', 'latents_
 const tiedWeight = 'decoder.linear.weight';
 // torch repeats the state of a TopK here; only activation_state_dict counts
 const repeated = ['activation.k', 'activation.postact_fn'];
-
-/** The published files of openai/sparse_autoencoder whose inputs are normalised. */
-const normalizedFiles = /_v5_(32k|128k)\/autoencoders\/\d+\.pt$/;
+/**
+ * What a selection of a TopK autoencoder has besides: the encoder of all latents, by which they are ranked, and which of
+ * them it has. Other readers refuse these entries, as they must: without them, other latents would survive.
+ */
+const ranking = { weight: 'ranking.encoder.weight', bias: 'ranking.latent_bias', indices: 'ranking.indices' } as const;
 
 export class Autoencoder {
   readonly nLatents: number;
@@ -88,6 +131,7 @@ export class Autoencoder {
   readonly #parts: Parts;
   readonly #decoder: PackedMatrix;
   #digest: Promise<string> | undefined;
+  #disposed = false;
 
   /**
    * An untrained autoencoder: normal weights with a standard deviation of 1/sqrt(inputs), seeded, and biases 0.
@@ -97,19 +141,20 @@ export class Autoencoder {
   /** @internal */
   constructor(options: AutoencoderOptions, parts: Parts);
   constructor(options: AutoencoderOptions, parts?: Parts) {
+    checkOptions('Autoencoder', options, constructorNames);
     const { activation = relu(), tied = false, normalize = false, seed = 0 } = options;
     const { device = getDefaultDevice(), dtype = 'float32' } = options;
     this.nLatents = checkInteger('Autoencoder', 'nLatents', options.nLatents, 1);
     this.nInputs = checkInteger('Autoencoder', 'nInputs', options.nInputs, 1);
-    if (!isFloat(dtype))
-      throw new TypeError(wrong('Autoencoder', 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
-    this.activation = activation;
-    this.tied = tied;
-    this.normalize = normalize;
+    checkPlace('Autoencoder', device, dtype);
+    this.activation = checkActivation('Autoencoder', activation);
+    this.tied = checkBoolean('Autoencoder', 'tied', tied);
+    this.normalize = checkBoolean('Autoencoder', 'normalize', normalize);
+    checkInteger('Autoencoder', 'seed', seed, 0);
     this.device = device;
     this.dtype = dtype;
     this.#parts = parts ?? untrained(this.nLatents, this.nInputs, tied, device, dtype, seed);
-    this.#decoder = this.#parts.decoder ?? transposed(this.#parts.encoder);
+    this.#decoder = this.#parts.decoder ?? transposed(this.#parts.encoder.weights);
   }
 
   /**
@@ -117,11 +162,14 @@ export class Autoencoder {
    * @throws Error that names the file and what is wrong with it.
    */
   static async load(path: string, options: StateOptions & FetchOptions = {}): Promise<Autoencoder> {
+    checkOptions('Autoencoder.load', options, loadNames);
+    checkFetchOptions('Autoencoder.load', options);
     const { onProgress, signal, ...how } = options;
+    checkStateOptions('Autoencoder.load', how);
     await using file = await openBlob(path, { ...(onProgress && { onProgress }), ...(signal && { signal }) });
     const state = await loadTorch(file);
     try {
-      return Autoencoder.fromStateDict(state, normalizedFiles.test(file.name) ? { normalize: true, ...how } : how);
+      return Autoencoder.fromStateDict(state, how);
     } catch (cause) {
       throw new Error(`${file.name}: ${(cause as Error).message}`, { cause });
     }
@@ -131,13 +179,18 @@ export class Autoencoder {
    * From a state dict as the original saves it: pre_bias [inputs], encoder.weight [latents, inputs], latent_bias
    * [latents], decoder.weight [inputs, latents] (unless tied), statistics, activation and activation_state_dict. Files
    * with tensors alone are read as ReLU.
+   * @throws Error that names the entry that is missing, unexpected or does not fit; or says that `normalize` must be
+   *   given.
    */
-  static fromStateDict(
-    state: StateDict,
-    { strict = true, normalize, device = getDefaultDevice(), dtype = 'float32' }: StateOptions = {},
-  ): Autoencoder {
+  static fromStateDict(state: StateDict, options: StateOptions = {}): Autoencoder {
+    checkObject('Autoencoder.fromStateDict', 'state', state, 'a state dict');
+    checkOptions('Autoencoder.fromStateDict', options, stateNames);
+    checkStateOptions('Autoencoder.fromStateDict', options);
+    const { strict = true, device = getDefaultDevice(), dtype = 'float32' } = options;
     const tied = isHostTensor(state[tiedWeight]);
+    const isSelection = Object.values(ranking).some((name) => state[name] !== undefined);
     const expected: string[] = [...required, ...(tied ? [] : ['decoder.weight'])];
+    if (isSelection) expected.push(...Object.values(ranking));
     const known = new Set([...expected, ...buffers, tiedWeight, 'activation', 'activation_state_dict', ...repeated]);
     const missing = expected.filter((name) => !isHostTensor(state[name]));
     const unexpected = Object.keys(state).filter((name) => !known.has(name));
@@ -157,6 +210,7 @@ export class Autoencoder {
     if (encoder.shape.length !== 2 || nLatents === 0 || nInputs === 0) {
       throw new Error(`Autoencoder: encoder.weight must be [latents, inputs], but is ${showShape(encoder.shape)}`);
     }
+    const nRanked = isSelection ? ((state[ranking.weight] as HostTensor).shape[0] ?? 0) : 0;
     const shapes: Record<string, number[]> = {
       'encoder.weight': [nLatents, nInputs],
       'decoder.weight': [nInputs, nLatents],
@@ -164,6 +218,11 @@ export class Autoencoder {
       pre_bias: [nInputs],
       latent_bias: [nLatents],
       ...Object.fromEntries(buffers.map((name) => [name, [nLatents]])),
+      ...(isSelection && {
+        [ranking.weight]: [nRanked, nInputs],
+        [ranking.bias]: [nRanked],
+        [ranking.indices]: [nLatents],
+      }),
     };
     for (const [name, shape] of Object.entries(shapes)) {
       const tensor = state[name];
@@ -174,26 +233,45 @@ export class Autoencoder {
           `Autoencoder: ${name} must be ${showShape(shape)} (encoder.weight is ${showShape(encoder.shape)}), but is ${actual}`,
         );
       }
-      if (name !== 'stats_last_nonzero' && !/float/.test(tensor.dtype)) {
+      const misfit = mismatch(tensor);
+      if (misfit !== undefined) throw new Error(`Autoencoder: ${name}: ${misfit}`);
+      if (name === 'stats_last_nonzero') checkIntegers(name, tensor, -(2 ** 31), 2 ** 31 - 1);
+      else if (name === ranking.indices) checkIntegers(name, tensor, 0, nRanked - 1);
+      else if (!/float/.test(tensor.dtype)) {
         throw new Error(`Autoencoder: ${name} must be of floats, but is ${tensor.dtype}`);
       }
     }
     const activation = activationFromState(state.activation, state.activation_state_dict);
+    if (isSelection && activation.name !== 'TopK') {
+      throw new Error(
+        `Autoencoder: activation must be TopK where there is ${ranking.weight}, but is ${activation.name}`,
+      );
+    }
+    const all = isSelection ? (state[ranking.weight] as HostTensor) : encoder;
+    const normalize =
+      options.normalize ?? saysNormalize(state) ?? publishedNormalize('Autoencoder', all, activation.name);
     const tensor = (name: string, as: DType): Tensor | undefined =>
       isHostTensor(state[name]) ? Tensor.from(state[name] as HostTensor, { device, dtype: as }) : undefined;
     const pack = (name: string): PackedMatrix => {
       using weight = tensor(name, dtype) as Tensor;
       return packWeights(weight, { transposeB: true });
     };
+    const encoderOf = (weight: string, bias: string): SharedEncoder =>
+      new SharedEncoder(pack(weight), tensor(bias, dtype) as Tensor);
     const statistic = (name: string, as: DType, value: number): Tensor =>
       tensor(name, as) ?? Tensor.zeros([nLatents], { device, dtype: as }).fill(value);
     return new Autoencoder(
-      { nLatents, nInputs, activation, tied, normalize: normalize ?? saysNormalize(state), device, dtype },
+      { nLatents, nInputs, activation, tied, normalize, device, dtype },
       {
-        encoder: pack('encoder.weight'),
+        encoder: encoderOf('encoder.weight', 'latent_bias'),
         decoder: tied ? undefined : pack('decoder.weight'),
         preBias: tensor('pre_bias', dtype) as Tensor,
-        latentBias: tensor('latent_bias', dtype) as Tensor,
+        selection: isSelection
+          ? new Selection(
+              encoderOf(ranking.weight, ranking.bias),
+              Int32Array.from((state[ranking.indices] as HostTensor).data as Int32Array, Number),
+            )
+          : undefined,
         lastNonzero: statistic('stats_last_nonzero', 'int32', 0),
         frequency: statistic('latents_activation_frequency', 'float32', 1),
         meanSquare: statistic('latents_mean_square', 'float32', 0),
@@ -217,22 +295,40 @@ export class Autoencoder {
   }
 
   /** x [..., inputs], as the model has it -> latents before the activation [..., latents], or a slice of them. */
-  encodePreAct(x: Tensor, { latentSlice }: { latentSlice?: readonly [number, number] } = {}): Tensor {
+  encodePreAct(x: Tensor, options: EncodePreActOptions = {}): Tensor {
+    checkOptions('encodePreAct', options, preActNames);
     this.#check('encodePreAct', x, this.nInputs);
-    using centred = this.#centred(x);
-    if (!latentSlice) return linear(centred, this.#parts.encoder, { bias: this.#parts.latentBias });
+    const { weights, bias } = this.#parts.encoder;
+    const { latentSlice } = options;
+    if (latentSlice === undefined) {
+      using centred = this.#centred(x);
+      return linear(centred, weights, { bias });
+    }
+    if (!Array.isArray(latentSlice) || latentSlice.length !== 2) {
+      throw new TypeError(wrong('encodePreAct', 'latentSlice', '[from, to]', describe(latentSlice)));
+    }
     const [from, to] = latentSlice;
     checkInteger('encodePreAct', 'latentSlice[0]', from, 0, this.nLatents);
     checkInteger('encodePreAct', 'latentSlice[1]', to, from, this.nLatents);
-    using all = this.#parts.encoder.unpack();
+    using centred = this.#centred(x);
+    using all = weights.unpack();
     using slice = packWeights(all.slice(1, from, to));
-    return linear(centred, slice, { bias: this.#parts.latentBias.slice(0, from, to) });
+    return linear(centred, slice, { bias: bias.slice(0, from, to) });
   }
 
   /** x [..., inputs] -> latents [..., latents]. */
   encode(x: Tensor): Tensor {
-    using preAct = this.encodePreAct(x);
-    return this.activation.apply(preAct);
+    const { selection } = this.#parts;
+    if (selection === undefined) {
+      using preAct = this.encodePreAct(x);
+      return this.activation.apply(preAct);
+    }
+    this.#check('encode', x, this.nInputs);
+    const { weights, bias } = selection.ranking;
+    using centred = this.#centred(x);
+    using preAct = linear(centred, weights, { bias });
+    using latents = this.activation.apply(preAct);
+    return selection.columns(latents);
   }
 
   /** The operand that is multiplied with the encoder. */
@@ -246,15 +342,19 @@ export class Autoencoder {
    * latents [..., latents] -> reconstruction [..., inputs]. An autoencoder that normalises needs the `inputs` that were
    * encoded.
    */
-  decode(latents: Tensor, { inputs }: DecodeOptions = {}): Tensor {
+  decode(latents: Tensor, options: DecodeOptions = {}): Tensor {
+    checkOptions('decode', options, decodeNames);
     this.#check('decode', latents, this.nLatents);
-    return this.#scaledBack('decode', inputs, latents.shape.slice(0, -1), () =>
+    return this.#scaledBack('decode', options.inputs, latents.shape.slice(0, -1), () =>
       linear(latents, this.#decoder, { bias: this.#parts.preBias }),
     );
   }
 
   /** Decodes, and undoes the normalisation of inputs [..., inputs], whose leading sizes are those of the latents. */
   #scaledBack(operation: string, inputs: Tensor | undefined, rows: Shape, decoded: () => Tensor): Tensor {
+    if (inputs !== undefined && !(inputs instanceof Tensor)) {
+      throw new TypeError(wrong(operation, 'inputs', 'a tensor', describe(inputs)));
+    }
     if (!this.normalize) return decoded();
     if (inputs === undefined) {
       throw new TypeError(
@@ -273,7 +373,7 @@ export class Autoencoder {
   /** Encodes and decodes, and counts in statsLastNonzero the passes since each latent was last active. */
   async forward(x: Tensor): Promise<{ preAct: Tensor; latents: Tensor; reconstruction: Tensor }> {
     const preAct = this.encodePreAct(x);
-    const latents = this.activation.apply(preAct);
+    const latents = this.#parts.selection ? this.encode(x) : this.activation.apply(preAct);
     const reconstruction = this.decode(latents, { inputs: x });
     updateLastNonzero(this.#parts.lastNonzero, latents);
     return { preAct, latents, reconstruction };
@@ -283,52 +383,60 @@ export class Autoencoder {
    * The active latents of x [..., inputs] in CSR format, a row for each of x's rows, indices ascending: those above the
    * threshold (in magnitude, for an activation that leaves negative values). The dense latents are never stored.
    */
-  async encodeSparse(x: Tensor, { threshold = 0 }: { threshold?: number } = {}): Promise<SparseLatents> {
+  async encodeSparse(x: Tensor, options: EncodeSparseOptions = {}): Promise<SparseLatents> {
+    checkOptions('encodeSparse', options, sparseNames);
+    const { threshold = 0 } = options;
+    if (!(typeof threshold === 'number' && threshold >= 0)) {
+      throw new RangeError(wrong('encodeSparse', 'threshold', '0 or more', describe(threshold)));
+    }
     this.#check('encodeSparse', x, this.nInputs);
-    using centred = this.#centred(x);
+    const { encoder, selection } = this.#parts;
+    const { weights, bias } = selection?.ranking ?? encoder;
     const { k, positive } = this.activation;
-    return await sparseEncode(centred, this.#parts.encoder, {
-      bias: this.#parts.latentBias,
-      threshold,
-      k: Math.min(k, this.nLatents),
-      relu: positive,
-    });
+    using centred = this.#centred(x);
+    const sparse = await sparseEncode(centred, weights, { bias, threshold, k: Math.min(k, weights.n), relu: positive });
+    return selection?.sparseColumns(sparse) ?? sparse;
   }
 
   /** The same as decode for the latents in `sparse`: [rows, inputs]. */
-  decodeSparse(sparse: SparseLatents, { inputs }: DecodeOptions = {}): Tensor {
-    return this.#scaledBack('decodeSparse', inputs, [sparse.rowPtr.length - 1], () =>
+  decodeSparse(sparse: SparseLatents, options: DecodeOptions = {}): Tensor {
+    checkOptions('decodeSparse', options, decodeNames);
+    if (!(sparse?.rowPtr instanceof BigInt64Array)) {
+      throw new TypeError(wrong('decodeSparse', 'sparse', 'what encodeSparse gives', describe(sparse)));
+    }
+    return this.#scaledBack('decodeSparse', options.inputs, [sparse.rowPtr.length - 1], () =>
       sparseDecode(sparse, this.#decoder, { bias: this.#parts.preBias }),
     );
   }
 
   /**
-   * A new autoencoder of some of the latents, in the order of `indices`, statistics included.
+   * A new autoencoder of some of the latents, in the order of `indices`, statistics included. Its latents have the
+   * values that they have in this one: of a TopK autoencoder, all latents are ranked, those that were not selected, too.
    * @throws RangeError for an index that is no latent, or for none at all.
    */
   selectLatents(indices: readonly number[] | Int32Array): Autoencoder {
+    if (!Array.isArray(indices) && !(indices instanceof Int32Array)) {
+      throw new TypeError(wrong('selectLatents', 'indices', 'an array or an Int32Array', describe(indices)));
+    }
     if (indices.length === 0) throw new RangeError('selectLatents: indices must name one latent at least');
     for (const i of indices) checkInteger('selectLatents', 'indices', i, 0, this.nLatents - 1);
-    const { encoder, decoder, preBias, latentBias, lastNonzero, frequency, meanSquare } = this.#parts;
+    const { encoder, decoder, preBias, selection, lastNonzero, frequency, meanSquare } = this.#parts;
     const { device, dtype } = this;
-    using chosen = Tensor.from(Int32Array.from(indices), { device });
-    const rows = (table: Tensor): Tensor => embedding(chosen, table);
-    const values = (t: Tensor): Tensor => {
-      using wide = t.to('float32');
-      using some = rows(wide.reshape(-1, 1));
-      return some.reshape(-1).to(t.dtype);
-    };
-    using encoderRows = encoder.unpack({ transposeB: true }); // [latents, inputs]
-    using kept = rows(encoderRows);
+    const positions = Int32Array.from(indices);
+    using chosen = Tensor.from(positions, { device });
+    const values = (t: Tensor): Tensor => gatheredValues(t, chosen);
+    using encoderRows = encoder.weights.unpack({ transposeB: true }); // [latents, inputs]
+    using kept = gatheredRows(encoderRows, chosen);
     using decoderRows = decoder?.unpack();
-    using keptBack = decoderRows && rows(decoderRows);
+    using keptBack = decoderRows && gatheredRows(decoderRows, chosen);
+    const ranked = () => selection?.select(positions) ?? new Selection(encoder.share(), positions);
     return new Autoencoder(
       { ...this.#options, nLatents: indices.length, device, dtype },
       {
-        encoder: packWeights(kept, { transposeB: true }),
+        encoder: new SharedEncoder(packWeights(kept, { transposeB: true }), values(encoder.bias)),
         decoder: keptBack && packWeights(keptBack),
         preBias: preBias.clone(),
-        latentBias: values(latentBias),
+        selection: this.activation.name === 'TopK' ? ranked() : undefined,
         lastNonzero: values(lastNonzero),
         frequency: values(frequency),
         meanSquare: values(meanSquare),
@@ -341,52 +449,75 @@ export class Autoencoder {
     return this.#decoder.unpack();
   }
 
-  /** The state dict under the original's names; weights in the stored dtype. */
+  /**
+   * The state dict under the original's names; weights in the stored dtype. A selection of a TopK autoencoder also has
+   * the encoder of all latents, by which they are ranked: only fromStateDict() reads that.
+   */
   async stateDict(): Promise<StateDict> {
-    const { encoder, decoder, preBias, latentBias, lastNonzero, frequency, meanSquare } = this.#parts;
-    using encoderWeight = encoder.unpack({ transposeB: true });
+    const { encoder, decoder, preBias, selection, lastNonzero, frequency, meanSquare } = this.#parts;
+    const weightOf = async ({ weights }: SharedEncoder): Promise<HostTensor> => {
+      using weight = weights.unpack({ transposeB: true });
+      return toHost(weight);
+    };
+    const integers = (values: Int32Array): HostTensor => {
+      return { dtype: 'int64', shape: [values.length], data: BigInt64Array.from(values, BigInt) };
+    };
     const out: StateDict = Object.create(null);
     out.pre_bias = await toHost(preBias);
-    out.latent_bias = await toHost(latentBias);
-    out.stats_last_nonzero = {
-      dtype: 'int64',
-      shape: [this.nLatents],
-      data: BigInt64Array.from(await lastNonzero.read(), BigInt),
-    };
+    out.latent_bias = await toHost(encoder.bias);
+    out.stats_last_nonzero = integers((await lastNonzero.read()) as Int32Array);
     out.latents_activation_frequency = await toHost(frequency);
     out.latents_mean_square = await toHost(meanSquare);
-    out['encoder.weight'] = await toHost(encoderWeight);
+    out['encoder.weight'] = await weightOf(encoder);
     if (decoder) {
       using decoderWeight = decoder.unpack({ transposeB: true });
       out['decoder.weight'] = await toHost(decoderWeight);
     } else {
       out[tiedWeight] = out['encoder.weight'];
     }
+    if (selection) {
+      out[ranking.weight] = await weightOf(selection.ranking);
+      out[ranking.bias] = await toHost(selection.ranking.bias);
+      out[ranking.indices] = integers(selection.indices);
+    }
     out.activation = this.activation.name;
     out.activation_state_dict = Object.assign(Object.create(null), activationToState(this.activation), {
-      ...(this.normalize && { normalize: true }), // Python's reader ignores it
+      ...(this.#saysNormalize && { normalize: this.normalize }), // Python's reader ignores it
     });
     return out;
+  }
+
+  /** Whether the state dict must say if inputs are normalised. */
+  get #saysNormalize(): boolean {
+    const { name } = this.activation;
+    const nRanked = this.#parts.selection?.ranking.weights.n ?? this.nLatents;
+    return this.normalize || hasPublishedShape(name, this.nLatents) || hasPublishedShape(name, nRanked);
   }
 
   /** sha256 of the weights and the activation, in hexadecimal; statistics do not count. */
   digest(): Promise<string> {
     this.#digest ??= (async () => {
       const state = await this.stateDict();
-      const weights = [...required, 'decoder.weight'].flatMap((name): [string, HostTensor][] => {
-        const tensor = state[name];
-        return isHostTensor(tensor) ? [[name, tensor]] : [];
-      });
-      const { activation, activation_state_dict } = state;
-      return digestTensors(weights, `${JSON.stringify([activation, activation_state_dict, this.tied])}\n`);
+      const weights = [...required, 'decoder.weight', ...Object.values(ranking)].flatMap(
+        (name): [string, HostTensor][] => {
+          const tensor = state[name];
+          return isHostTensor(tensor) ? [[name, tensor]] : [];
+        },
+      );
+      const how = { ...activationToState(this.activation), ...(this.normalize && { normalize: true }) };
+      return digestTensors(weights, `${JSON.stringify([this.activation.name, how, this.tied])}\n`);
     })();
     return this.#digest;
   }
 
   /** Frees the weights. */
   dispose(): void {
-    const { encoder, preBias, latentBias, lastNonzero, frequency, meanSquare } = this.#parts;
-    disposeAll(encoder, this.#decoder, preBias, latentBias, lastNonzero, frequency, meanSquare);
+    const { encoder, preBias, selection, lastNonzero, frequency, meanSquare } = this.#parts;
+    if (this.#disposed) return;
+    this.#disposed = true;
+    encoder.release();
+    selection?.release();
+    disposeAll(this.#decoder, preBias, lastNonzero, frequency, meanSquare);
   }
 
   [Symbol.dispose](): void {
@@ -394,7 +525,8 @@ export class Autoencoder {
   }
 
   #check(operation: string, x: Tensor, width: number, argument = 'x'): void {
-    checkOperands(operation, { [argument]: x, encoder: this.#parts.encoder });
+    if (!(x instanceof Tensor)) throw new TypeError(wrong(operation, argument, 'a tensor', describe(x)));
+    checkOperands(operation, { [argument]: x, encoder: this.#parts.encoder.weights });
     checkFloat(operation, argument, x);
     if (x.shape.at(-1) === width) return;
     const of = width === this.nInputs ? 'inputs' : 'latents';
@@ -407,8 +539,38 @@ export class Autoencoder {
   }
 }
 
-function saysNormalize({ activation_state_dict: state }: StateDict): boolean {
-  return typeof state === 'object' && state !== null && (state as StateDict).normalize === true;
+function checkPlace(operation: string, device: Device, dtype: DType): void {
+  if (!(device instanceof Device)) {
+    throw new TypeError(wrong(operation, 'device', 'what openDevice or getDefaultDevice gives', describe(device)));
+  }
+  if (['float32', 'bfloat16', 'float16'].includes(dtype)) return;
+  throw new TypeError(wrong(operation, 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
+}
+
+function checkStateOptions(operation: string, options: StateOptions): void {
+  const { strict, normalize, device = getDefaultDevice(), dtype = 'float32' } = options;
+  checkBoolean(operation, 'strict', strict);
+  checkBoolean(operation, 'normalize', normalize);
+  checkPlace(operation, device, dtype);
+}
+
+/** @throws Error unless an entry of a state dict has integers in that range. Files have them as int64. */
+function checkIntegers(name: string, { dtype, data }: HostTensor, low: number, high: number): void {
+  if (!/^u?int/.test(dtype)) throw new Error(`Autoencoder: ${name} must be of integers, but is ${dtype}`);
+  for (let i = 0; i < data.length; i++) {
+    const value = data[i] as number | bigint;
+    if (value >= low && value <= high) continue;
+    throw new RangeError(`Autoencoder: ${name}[${i}] must be an integer from ${low} to ${high}, but is ${value}`);
+  }
+}
+
+/** Whether the inputs are normalised, where the state dict says it. */
+function saysNormalize({ activation_state_dict: state }: StateDict): boolean | undefined {
+  const { normalize } = (typeof state === 'object' && state !== null ? state : {}) as { normalize?: unknown };
+  if (normalize === undefined || typeof normalize === 'boolean') return normalize;
+  throw new Error(
+    `Autoencoder: normalize in activation_state_dict must be true or false, but is ${describe(normalize)}`,
+  );
 }
 
 /** A matrix [K, N] as [N, K]. */
@@ -431,10 +593,9 @@ function untrained(
   };
   const zeros = (n: number, as: DType) => Tensor.zeros([n], { device, dtype: as });
   return {
-    encoder: weights(nInputs, nLatents, 0),
+    encoder: new SharedEncoder(weights(nInputs, nLatents, 0), zeros(nLatents, dtype)),
     decoder: tied ? undefined : weights(nLatents, nInputs, 1),
     preBias: zeros(nInputs, dtype),
-    latentBias: zeros(nLatents, dtype),
     lastNonzero: zeros(nLatents, 'int32'),
     frequency: zeros(nLatents, 'float32').fill(1),
     meanSquare: zeros(nLatents, 'float32'),

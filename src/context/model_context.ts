@@ -6,7 +6,7 @@ import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { toHost } from '../engine/ops/to_host.js';
 import { sameShape, showShape } from '../engine/shape.js';
-import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
+import type { Tokenizer } from '../files/tokenizer/tokenizer.js';
 import type { SubjectModel } from '../transformer/subject_model.js';
 import { checkLoadOptions, type LoadOptions, Transformer } from '../transformer/transformer.js';
 import { configToJson, dFf, dHead, type TransformerConfig } from '../transformer/weights/config.js';
@@ -261,11 +261,12 @@ export class StandardModelContext extends ModelContext {
   }
 
   getEncoding(): Tokenizer {
-    return gpt2Tokenizer();
+    return this.#description.enc;
   }
 
   getModelConfigAsDict(): Record<string, unknown> {
-    return configToJson(this.#description.config);
+    const { config, enc } = this.#description;
+    return configToJson({ ...config, enc: enc.name });
   }
 
   protected async weight(type: WeightLocationType, layer: number | undefined, device: Device): Promise<Tensor> {

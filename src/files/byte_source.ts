@@ -3,6 +3,7 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { allocate } from './memory.js';
+import { originOfBytes } from './origin.js';
 
 export interface ByteSource {
   /** The reader and the file: messages begin with it. */
@@ -19,6 +20,8 @@ export interface ByteSource {
 export interface LocalSource extends ByteSource {
   /** The file's descriptor, or all bytes. */
   readonly raw: number | Buffer;
+  /** The absolute path, or the address, that the bytes came from, where that is known. */
+  readonly origin?: string | undefined;
 }
 
 // The system reads no more than 2^31 - 4096 bytes at once.
@@ -69,6 +72,7 @@ const reasons: Record<string, string> = {
   ENOENT: 'there is no such file',
   EACCES: 'permission is denied',
   EIO: 'the disk reports an error',
+  ERR_INVALID_ARG_VALUE: 'it is no path',
 };
 
 async function explained<T>(name: string, work: Promise<T>): Promise<T> {
@@ -84,6 +88,7 @@ export function ofBytes(name: string, all: Uint8Array): LocalSource {
   return {
     name,
     size: all.length,
+    origin: originOfBytes(all),
     raw: Buffer.from(all.buffer, all.byteOffset, all.length),
     async read(position, length) {
       checkRange(name, all.length, position, length);

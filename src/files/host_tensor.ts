@@ -1,6 +1,7 @@
 // Tensors in host memory, as files hold them. JavaScript has no arrays of float16 and bfloat16: those are held as their
 // raw bits. Formats: IEEE 754-2008 binary16, and bfloat16 as the upper half of a binary32. Rounding is to nearest, ties
 // to even.
+import { shown } from './text.js';
 
 export type HostDType =
   | 'float64'
@@ -112,9 +113,10 @@ export function isHostTensor(x: unknown): x is HostTensor {
 
 /** Why data cannot be a tensor of this dtype and shape; undefined when it can. */
 export function mismatch({ dtype, shape, data }: HostTensor): string | undefined {
-  if (!arrays.has(dtype)) return `dtype must be one of ${hostDTypes.join(', ')}, but is ${String(dtype)}`;
+  if (!arrays.has(dtype)) return `dtype must be one of ${hostDTypes.join(', ')}, but is ${shown(dtype)}`;
+  if (!Array.isArray(shape)) return `shape must be a list of sizes, but is ${named(shape)}`;
   const count = elementCount(shape);
-  if (count === undefined) return `shape must be whole sizes from 0 on, but is [${shape.join(', ')}]`;
+  if (count === undefined) return `shape must be whole sizes from 0 on, but is [${shape.map(shown).join(', ')}]`;
   const wanted = arrayOf(dtype) as unknown as { name: string } & (new () => unknown);
   if (!(data instanceof wanted)) return `data of dtype ${dtype} must be a ${wanted.name}, but is ${named(data)}`;
   if (data.length === count) return undefined;

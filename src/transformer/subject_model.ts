@@ -15,6 +15,7 @@ export interface SubjectModel {
   readonly device: Device;
   /** The dtype of its activations. */
   readonly dtype: DType;
+  /** Its tokens' texts. A text is refused, and a dump says so, where the name is 'unknown'. */
   readonly enc: Tokenizer;
   /**
    * The activations at `locations` (`5/mlp/post_act`) for tokens [batch, seq], each in the shape that `locationShape`

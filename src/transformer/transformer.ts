@@ -32,7 +32,7 @@ import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';
 import { dAttn, type TransformerConfig } from './weights/config.js';
 import { foldNorms } from './weights/fold_norms.js';
-import { openModelFiles, randomModel } from './weights/model_files.js';
+import { openModelFiles, randomModel, tokenizerOfModel } from './weights/model_files.js';
 import { modelBase, modelNames, shownModelName } from './weights/names.js';
 import { randomWeights } from './weights/random_weights.js';
 import { hostParameters, parameterOf } from './weights/state_dict.js';
@@ -133,6 +133,12 @@ export class Transformer {
   readonly nVocab: number;
   readonly device: Device;
   readonly dtype: DType;
+  /**
+   * The tokenizer: GPT-2's, with a placeholder such as `<|50300|>` as the text of a token beyond GPT-2's 50,257. Of a
+   * model whose files have another vocabulary the name is 'unknown', all texts of tokens are placeholders, and encode()
+   * is an error that says which file is different.
+   */
+  readonly enc: Tokenizer;
   readonly #weights: Weights;
   #layers: Weights['layers'];
   /** The plan of a pass without hooks. */
@@ -141,8 +147,10 @@ export class Transformer {
   #passes: Promise<void>[] = [];
   #unread: KvCaches[] = [];
 
-  private constructor(name: string, { config, nVocab, weights }: Loaded, device: Device, dtype: DType) {
+  private constructor(name: string, { loaded, enc }: Found, device: Device, dtype: DType) {
+    const { config, nVocab, weights } = loaded;
     this.name = name;
+    this.enc = enc;
     this.config = config;
     this.nVocab = nVocab;
     this.#plain = planPass(config.nLayers);
@@ -169,11 +177,6 @@ export class Transformer {
     const xf = new Transformer(shownModelName(name), await find(name, device, dtype, fetching), device, dtype);
     if (simplify) xf.simplify();
     return xf;
-  }
-
-  /** The tokenizer: GPT-2's, whatever the size of the vocabulary. */
-  get enc(): Tokenizer {
-    return gpt2Tokenizer();
   }
 
   /**
@@ -367,7 +370,7 @@ export class Transformer {
   async saveCheckpoint(folder: string): Promise<void> {
     checkText('saveCheckpoint', 'folder', folder);
     const { config, nVocab } = this;
-    await saveCheckpoint(folder, { config, nVocab, weights: this.#current });
+    await saveCheckpoint(folder, { config, nVocab, weights: this.#current }, this.enc.name);
   }
 
   /** Folds each layer's norms into the linear layers that follow them. The function computed stays the same. */
@@ -461,9 +464,17 @@ function seedsOf({ seed, seeds }: SampleOptions, rows: number): readonly number[
   return Array.from(seeds, (value, row) => checkInteger('sample', `seeds[${row}]`, value, 0));
 }
 
-async function find(name: string, device: Device, dtype: DType, fetching: FetchOptions): Promise<Loaded> {
+interface Found {
+  readonly loaded: Loaded;
+  readonly enc: Tokenizer;
+}
+
+async function find(name: string, device: Device, dtype: DType, fetching: FetchOptions): Promise<Found> {
   const random = randomModel(name);
-  if (random) return randomWeights(random.config, gpt2Tokenizer().nVocab, device, dtype, random.seed);
+  if (random) {
+    const enc = gpt2Tokenizer();
+    return { loaded: await randomWeights(random.config, enc.nVocab, device, dtype, random.seed), enc };
+  }
   const base = modelBase(name);
   if (!isBlobUrl(base) && !(await stat(base).catch(() => undefined))?.isDirectory()) {
     throw new Error(
@@ -473,7 +484,8 @@ async function find(name: string, device: Device, dtype: DType, fetching: FetchO
   const files = await openModelFiles(base);
   try {
     await fetchBlobs(files.addresses, fetching);
-    return await loadCheckpoint(files, device, dtype);
+    const loaded = await loadCheckpoint(files, device, dtype);
+    return { loaded, enc: await tokenizerOfModel(files, loaded.nVocab) };
   } finally {
     await files.close();
   }

@@ -43,6 +43,7 @@ export const tensor = (
   offset: number | bigint,
   shape: readonly (number | bigint)[],
   strides: readonly (number | bigint)[],
+  ...flags: string[]
 ): string =>
   call(
     'torch._utils._rebuild_tensor_v2',
@@ -52,6 +53,7 @@ export const tensor = (
     tuple(...strides.map(int)),
     '\x89',
     call('collections.OrderedDict'),
+    ...flags,
   );
 
 const pickle = (body: string): Buffer => Buffer.from(`\x80\x02${body}.`, 'latin1');

@@ -1,12 +1,23 @@
 // Opens files wherever they lie: a path, az://account/container/path or https://…. A file on the network is fetched
 // once into a cache on disk, by one process at a time; the others wait for it.
+import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
+import {
+  checkBoolean,
+  checkFunction,
+  checkInteger,
+  checkOptions,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../../checks/arguments.js';
 import { type LocalSource, openFile } from '../byte_source.js';
 import { takeLease } from '../lease.js';
+import { rememberOrigin } from '../origin.js';
 import { makeFolder, WriteError, writing } from '../write_failure.js';
 import { isBlobUrl, parseBlobAddress } from './blob_address.js';
-import { type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
+import { addressOfCopy, type CachedBlob, entryFolder, lookUp } from './blob_cache.js';
 import { type BlobProgress, type DownloadOptions, downloadBlob } from './blob_download.js';
 import { RemoteBlob } from './blob_remote.js';
 import { Unreachable, usualTimeout } from './blob_request.js';
@@ -29,6 +40,26 @@ export interface OpenBlobOptions extends FetchOptions {
   timeout?: number;
 }
 
+export const fetchOptionNames: OptionNames<FetchOptions> = { onProgress: true, signal: true };
+const openOptionNames: OptionNames<OpenBlobOptions> = { ...fetchOptionNames, refresh: true, timeout: true };
+
+/** @throws TypeError unless the options of a function that may fetch files have values of their types. */
+export function checkFetchOptions(operation: string, { onProgress, signal }: FetchOptions): void {
+  if (onProgress !== undefined) checkFunction(operation, 'onProgress', onProgress);
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new TypeError(wrong(operation, 'signal', 'an AbortSignal', describe(signal)));
+  }
+}
+
+function checkOpenOptions(operation: string, options: OpenBlobOptions): void {
+  checkOptions(operation, options, openOptionNames);
+  checkFetchOptions(operation, options);
+  const { refresh, timeout } = options;
+  checkBoolean(operation, 'refresh', refresh);
+  if (timeout === undefined || (typeof timeout === 'number' && timeout > 0)) return;
+  throw new RangeError(`${operation}: timeout must be above 0 seconds, but is ${describe(timeout)}`);
+}
+
 /** A file to read at any position: one of this machine, or a blob of which the cache has a copy. */
 export class BlobFile implements AsyncDisposable {
   /** A path as it was given, or the address that was asked for, without a query. */
@@ -41,19 +72,26 @@ export class BlobFile implements AsyncDisposable {
   readonly sha256: string | undefined;
   /** @internal */
   readonly source: LocalSource;
+  /** @internal The address, also of a copy in the cache that was opened by its path; or else the absolute path. */
+  readonly origin: string;
 
   /** @internal Use openBlob. */
-  constructor(name: string, path: string, source: LocalSource, sha256?: string) {
+  constructor(name: string, path: string, source: LocalSource, origin: string, sha256?: string) {
     this.name = name;
     this.path = path;
     this.size = source.size;
     this.source = source;
+    this.origin = origin;
     this.sha256 = sha256;
   }
 
-  /** A copy of `length` bytes from `position` on. @throws Error for bytes beyond the end. */
-  read(position = 0, length = this.size - position): Promise<Uint8Array<ArrayBuffer>> {
-    return this.source.read(position, length);
+  /** A copy of `length` bytes from `position` on, or of all from there. @throws Error for bytes beyond the end. */
+  async read(position = 0, length?: number): Promise<Uint8Array<ArrayBuffer>> {
+    checkInteger('read', 'position', position, 0);
+    const wanted = length === undefined ? this.size - position : checkInteger('read', 'length', length, 0);
+    const bytes = await this.source.read(position, wanted);
+    if (wanted === this.size) rememberOrigin(bytes, this.origin);
+    return bytes;
   }
 
   close(): Promise<void> {
@@ -77,6 +115,7 @@ export async function openBlob(address: string, options: OpenBlobOptions = {}): 
   if (typeof address !== 'string' || address === '') {
     throw new TypeError(`openBlob: expected a path or an address, but got ${address === '' ? "''" : typeof address}`);
   }
+  checkOpenOptions('openBlob', options);
   return openNamed('openBlob', address, options);
 }
 
@@ -91,7 +130,9 @@ export async function openNamed(reader: string, address: string, options: NamedO
   if (!isBlobUrl(address)) {
     const label = `${reader}: ${address}`;
     const source = await openFile(label, address);
-    if (source.size <= most) return new BlobFile(address, address, source);
+    if (source.size <= most) {
+      return new BlobFile(address, address, source, (await addressOfCopy(address)) ?? resolve(address));
+    }
     await source.close();
     throw new Error(`${label}: has ${source.size} bytes, more than ${most}`);
   }
@@ -101,7 +142,7 @@ export async function openNamed(reader: string, address: string, options: NamedO
     const label = `${reader}: ${name}`;
     if (size > most) throw new Error(`${label}: has ${size} bytes, more than ${most}`);
     try {
-      return new BlobFile(name, path, await openFile(label, path), sha256);
+      return new BlobFile(name, path, await openFile(label, path), name, sha256);
     } catch (error) {
       // since it was found, it was replaced by a newer version or cleared away
       if (tries === 2 || (error as { cause?: NodeJS.ErrnoException }).cause?.code !== 'ENOENT') throw error;
@@ -117,6 +158,7 @@ export async function readText(reader: string, address: string, most = 2 ** 26):
 
 /** Makes sure that the cache has blobs, several at a time. @throws the first error; the other downloads then end. */
 export async function fetchBlobs(addresses: readonly string[], options: OpenBlobOptions = {}): Promise<CachedBlob[]> {
+  checkOpenOptions('fetchBlobs', options);
   const failed = new AbortController();
   const signal = options.signal ? AbortSignal.any([options.signal, failed.signal]) : failed.signal;
   try {
@@ -129,6 +171,7 @@ export async function fetchBlobs(addresses: readonly string[], options: OpenBlob
 
 /** Makes sure that the cache has a blob, without opening it. */
 export async function fetchBlob(address: string, options: OpenBlobOptions = {}): Promise<CachedBlob> {
+  checkOpenOptions('fetchBlob', options);
   return cached('fetchBlob', address, options);
 }
 
@@ -139,7 +182,6 @@ const underWay = new Map<string, Promise<CachedBlob>>();
 async function cached(reader: string, address: string, options: NamedOptions): Promise<CachedBlob> {
   const { onProgress, signal, refresh = false, timeout = usualTimeout, most } = options;
   signal?.throwIfAborted();
-  if (!(timeout > 0)) throw new RangeError(`${reader}: timeout must be above 0 seconds, but is ${timeout}`);
   try {
     const parsed = parseBlobAddress(address);
     const folder = entryFolder(parsed.url);

@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
-import { basename, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { writeFileAtomically } from '../atomic_write.js';
 import { takeLease } from '../lease.js';
 
@@ -81,6 +81,13 @@ const blobOf = (folder: string, { name, size, sha256, etag, modified, fetched, f
 /** The name of a file in the cache: it ends like the blob's, so that people and other tools recognise it. */
 export const storedName = (sha256: string, baseName: string): string =>
   `${sha256.slice(0, 16)}-${baseName.replace(/[^\w.-]/g, '_').slice(-100)}`;
+
+/** The address of a blob by the path of its copy in the cache; undefined for any other path. */
+export async function addressOfCopy(path: string): Promise<string | undefined> {
+  if (!/^[0-9a-f]{16}-/.test(basename(path))) return undefined;
+  const entry = await readEntry(dirname(resolve(path)));
+  return entry?.file === basename(path) ? entry.name : undefined;
+}
 
 /** Writes the entry of a file that lies in the folder already, and removes the files of earlier entries. */
 export async function enter(folder: string, blob: Omit<CachedBlob, 'path'>, file: string): Promise<CachedBlob> {

@@ -7,7 +7,10 @@ export type FileSource = string | Uint8Array | BlobFile;
 
 /** Opens a file for the function `reader`, whose name messages begin with. Closing leaves a caller's blob open. */
 export async function openSource(reader: string, from: FileSource): Promise<LocalSource> {
-  if (typeof from === 'string') return (await openNamed(reader, from)).source;
+  if (typeof from === 'string') {
+    const { source, origin } = await openNamed(reader, from);
+    return { ...source, origin };
+  }
   if (from instanceof BlobFile) return borrowed(reader, from);
   if (from instanceof Uint8Array) return ofBytes(`${reader}: the bytes`, from);
   throw new TypeError(
@@ -15,12 +18,13 @@ export async function openSource(reader: string, from: FileSource): Promise<Loca
   );
 }
 
-function borrowed(reader: string, { name, source }: BlobFile): LocalSource {
+function borrowed(reader: string, { name, source, origin }: BlobFile): LocalSource {
   const { size, raw } = source;
   return {
     name: `${reader}: ${name}`,
     size,
     raw,
+    origin,
     read: (position, length) => source.read(position, length),
     readInto: (position, bytes) => source.readInto(position, bytes),
     async close() {},

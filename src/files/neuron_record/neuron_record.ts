@@ -1,6 +1,7 @@
 // A neuron's record: statistics of its activations over a corpus, and the texts on which it is most active. The files
 // are those of the original (its NeuronRecord, one JSON file per neuron), field for field.
 import { isUtf8 } from 'node:buffer';
+import { checkObject, checkOptions, checkString, describe, type OptionNames } from '../../checks/arguments.js';
 import { writeFileAtomically } from '../atomic_write.js';
 import { type FileSource, openSource } from '../blob/file_source.js';
 import { writingFor } from '../write_failure.js';
@@ -45,7 +46,8 @@ export const saveNeuronRecord = (path: string, record: NeuronRecord): Promise<vo
 
 /** @internal The same for `operation`, whose name messages begin with. */
 export async function saveRecord(operation: string, path: string, record: NeuronRecord): Promise<void> {
-  checkRecord(record);
+  checkString(operation, 'path', path, 'the path of a file');
+  checkRecord(operation, record);
   const tooLarge = (what: string) =>
     new RangeError(
       `${operation}: ${path}: a record of ${what} could not be read again: give it fewer or shorter texts`,
@@ -146,7 +148,9 @@ function float(x: number | null): string {
   return Number.isInteger(x) ? `${x}.0` : String(x);
 }
 
-function checkRecord(record: NeuronRecord): void {
+function checkRecord(operation: string, record: NeuronRecord): void {
+  checkObject(operation, 'record', record, 'a record of a neuron');
+  const wrong = (field: string, expected: string): never => wrongField(operation, field, expected);
   const { neuronId, randomSampleByQuantile, quantileBoundaries } = record;
   for (const field of ['layerIndex', 'neuronIndex'] as const) {
     const index: unknown = neuronId?.[field];
@@ -155,33 +159,36 @@ function checkRecord(record: NeuronRecord): void {
   for (const field of ['mean', 'variance', 'skewness', 'kurtosis'] as const) {
     if (record[field] !== null && typeof record[field] !== 'number') wrong(field, 'a number or null');
   }
-  if (quantileBoundaries !== null) checkList('quantileBoundaries', quantileBoundaries, 'number');
-  checkActivationRecords('randomSample', record.randomSample);
-  checkActivationRecords('mostPositiveActivationRecords', record.mostPositiveActivationRecords);
+  if (quantileBoundaries !== null) checkList(operation, 'quantileBoundaries', quantileBoundaries, 'number');
+  checkActivationRecords(operation, 'randomSample', record.randomSample);
+  checkActivationRecords(operation, 'mostPositiveActivationRecords', record.mostPositiveActivationRecords);
   if (randomSampleByQuantile === null) return;
   if (!Array.isArray(randomSampleByQuantile)) wrong('randomSampleByQuantile', 'a list of lists, or null');
   randomSampleByQuantile.forEach((sample, i) => {
-    checkActivationRecords(`randomSampleByQuantile[${i}]`, sample);
+    checkActivationRecords(operation, `randomSampleByQuantile[${i}]`, sample);
   });
 }
 
-function checkActivationRecords(field: string, items: readonly ActivationRecord[]): void {
-  if (!Array.isArray(items)) wrong(field, 'a list');
-  items.forEach(({ tokens, activations }, i) => {
-    checkList(`${field}[${i}].tokens`, tokens, 'string');
-    checkList(`${field}[${i}].activations`, activations, 'number');
-    if (fitsTokens(tokens.length, activations.length)) return;
+function checkActivationRecords(operation: string, field: string, items: readonly ActivationRecord[]): void {
+  if (!Array.isArray(items)) wrongField(operation, field, 'a list');
+  for (const [i, item] of items.entries()) {
+    if (typeof item !== 'object' || item === null) wrongField(operation, `${field}[${i}]`, 'a record of activations');
+    const { tokens, activations } = item;
+    checkList(operation, `${field}[${i}].tokens`, tokens, 'string');
+    checkList(operation, `${field}[${i}].activations`, activations, 'number');
+    if (fitsTokens(tokens.length, activations.length)) continue;
     const counts = `${tokens.length} tokens, ${activations.length} activations`;
-    wrong(`${field}[${i}]`, `as many activations as tokens, or as many as pairs of them (${counts})`);
-  });
+    wrongField(operation, `${field}[${i}]`, `as many activations as tokens, or as many as pairs of them (${counts})`);
+  }
 }
 
-function checkList(field: string, items: readonly unknown[], type: 'number' | 'string'): void {
-  if (!Array.isArray(items) || items.some((item) => typeof item !== type)) wrong(field, `a list of ${type}s`);
+function checkList(operation: string, field: string, items: readonly unknown[], type: 'number' | 'string'): void {
+  if (Array.isArray(items) && items.every((item) => typeof item === type)) return;
+  wrongField(operation, field, `a list of ${type}s`);
 }
 
-function wrong(field: string, expected: string): never {
-  throw new TypeError(`saveNeuronRecord: ${field} must be ${expected}`);
+function wrongField(operation: string, field: string, expected: string): never {
+  throw new TypeError(`${operation}: ${field} must be ${expected}`);
 }
 
 // ---- using
@@ -190,7 +197,8 @@ function wrong(field: string, expected: string): never {
  * The largest activation of the most positive records. NaN does not count.
  * @throws RangeError when the record has none.
  */
-export function maxActivation({ mostPositiveActivationRecords }: NeuronRecord): number {
+export function maxActivation(record: NeuronRecord): number {
+  const mostPositiveActivationRecords = activationRecordsOf('maxActivation', record, 'mostPositiveActivationRecords');
   if (mostPositiveActivationRecords.length === 0) {
     throw new RangeError('maxActivation: the record has no most positive activation records');
   }
@@ -201,10 +209,22 @@ export function maxActivation({ mostPositiveActivationRecords }: NeuronRecord): 
   return largest;
 }
 
+function activationRecordsOf(
+  operation: string,
+  record: NeuronRecord,
+  field: 'mostPositiveActivationRecords' | 'randomSample',
+): readonly ActivationRecord[] {
+  checkObject(operation, 'record', record, 'a record of a neuron');
+  checkActivationRecords(operation, field, record[field]);
+  return record[field];
+}
+
 export interface SplitOptions {
   /** Records of a kind (most positive, or random) in each split; as many as each split can have when left out. */
   readonly nExamplesPerSplit?: number | undefined;
 }
+
+const splitOptionNames: OptionNames<SplitOptions> = { nExamplesPerSplit: true };
 
 const topSplits = ['train', 'calibration', 'valid', 'test'] as const;
 const randomSplits = ['calibration', 'valid', 'test'] as const;
@@ -228,12 +248,15 @@ export const testActivationRecords = (record: NeuronRecord, options: SplitOption
 type Split = (typeof topSplits)[number];
 
 function mixedSplit(operation: string, record: NeuronRecord, split: Split, options: SplitOptions): ActivationRecord[] {
-  const random = { name: 'random records', items: record.randomSample, splits: randomSplits };
-  return [...topSplit(operation, record, split, options), ...interleaved(operation, random, split, options)];
+  const top = topSplit(operation, record, split, options);
+  const items = activationRecordsOf(operation, record, 'randomSample');
+  return [...top, ...interleaved(operation, { name: 'random records', items, splits: randomSplits }, split, options)];
 }
 
 function topSplit(operation: string, record: NeuronRecord, split: Split, options: SplitOptions): ActivationRecord[] {
-  const top = { name: 'most positive records', items: record.mostPositiveActivationRecords, splits: topSplits };
+  checkOptions(operation, options, splitOptionNames);
+  const items = activationRecordsOf(operation, record, 'mostPositiveActivationRecords');
+  const top = { name: 'most positive records', items, splits: topSplits };
   return interleaved(operation, top, split, options);
 }
 
@@ -250,9 +273,9 @@ function interleaved(
   split: Split,
   { nExamplesPerSplit }: SplitOptions,
 ): ActivationRecord[] {
-  const each = nExamplesPerSplit ?? Math.floor(items.length / splits.length);
+  const each = nExamplesPerSplit === undefined ? Math.floor(items.length / splits.length) : nExamplesPerSplit;
   if (!Number.isSafeInteger(each) || each < 0) {
-    throw new RangeError(`${operation}: nExamplesPerSplit must be a whole number from 0 on, but is ${each}`);
+    throw new RangeError(`${operation}: nExamplesPerSplit must be a whole number from 0 on, but is ${describe(each)}`);
   }
   if (each * splits.length > items.length) {
     const wanted = `${splits.length} splits of ${each}`;

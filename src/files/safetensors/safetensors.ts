@@ -1,4 +1,5 @@
 // Reads and writes safetensors files: whole, or tensor by tensor and row by row, for large files.
+import { checkFunction, checkObject, checkString, describe } from '../../checks/arguments.js';
 import { writeFileAtomically } from '../atomic_write.js';
 import { type FileSource, openSource } from '../blob/file_source.js';
 import { type ByteSource, sourceSlices } from '../byte_source.js';
@@ -72,30 +73,32 @@ export class SafetensorsFile implements AsyncDisposable {
     this.#source = source;
   }
 
+  /** A tensor by name. @throws RangeError when the file has none of that name. */
   async read(name: string): Promise<HostTensor> {
-    const { dtype, shape, byteOffset, bytes } = this.#placed(name);
+    const { dtype, shape, byteOffset, bytes } = this.#placed('read', name);
     return { dtype, shape, data: await this.#elements(dtype, byteOffset, bytes) };
   }
 
   /** A tensor by name, without reading it. */
   stored(name: string): StoredTensor {
-    const { dtype, shape } = this.#placed(name);
+    const { dtype, shape } = this.#placed('stored', name);
     return { dtype, shape, read: () => this.read(name), slices: (buffer) => this.#slices(name, buffer) };
   }
 
   async *#slices(name: string, buffer: ArrayBuffer): AsyncGenerator<TypedArray> {
-    const { dtype, byteOffset, bytes } = this.#placed(name);
+    const { dtype, byteOffset, bytes } = this.#placed('stored', name);
     for await (const slice of sourceSlices(this.#source, byteOffset, bytes, buffer)) yield this.#view(dtype, slice);
   }
 
   /** Rows from <= i < to of the first dimension: a tensor [to - from, ...]. */
   async readRows(name: string, from: number, to: number): Promise<HostTensor> {
-    const { dtype, shape, byteOffset } = this.#placed(name);
+    const { dtype, shape, byteOffset } = this.#placed('readRows', name);
     const [rows, ...rest] = shape;
     const known = Number.isSafeInteger(from) && Number.isSafeInteger(to);
     if (rows === undefined || !known || from < 0 || from > to || to > rows) {
       const of = `${shown(name)} [${shape.join(', ')}]`;
-      throw new RangeError(`readRows: from and to must be rows of ${of} with from <= to, but are ${from} and ${to}`);
+      const actual = `${describe(from)} and ${describe(to)}`;
+      throw new RangeError(`readRows: from and to must be rows of ${of} with from <= to, but are ${actual}`);
     }
     const rowBytes = (elementCount(rest) ?? 0) * bytesPerElement(dtype);
     const data = await this.#elements(dtype, byteOffset + from * rowBytes, (to - from) * rowBytes);
@@ -110,7 +113,8 @@ export class SafetensorsFile implements AsyncDisposable {
     return this.close();
   }
 
-  #placed(name: string): PlacedTensor {
+  #placed(operation: string, name: string): PlacedTensor {
+    checkString(operation, 'name', name, 'the name of a tensor');
     const placed = this.tensors.get(name);
     if (placed) return placed;
     throw new RangeError(`${this.#source.name}: has no tensor ${shown(name)}`);
@@ -135,9 +139,16 @@ export async function saveSafetensors(
   tensors: Readonly<Record<string, HostTensor | TensorToCome>>,
   metadata?: Readonly<Record<string, string>>,
 ): Promise<void> {
+  checkString('saveSafetensors', 'path', path, 'the path of a file');
+  checkObject('saveSafetensors', 'tensors', tensors, 'tensors by name');
+  if (metadata !== undefined) checkObject('saveSafetensors', 'metadata', metadata, 'an object of texts');
   const entries = Object.entries(tensors);
   for (const [name, tensor] of entries) {
+    if (typeof tensor !== 'object' || tensor === null || !Array.isArray(tensor.shape)) {
+      throw new TypeError(`saveSafetensors: tensor ${shown(name)} must be a tensor, but is ${describe(tensor)}`);
+    }
     if ('data' in tensor) check(name, tensor);
+    else checkFunction('saveSafetensors', `read of tensor ${shown(name)}`, tensor.read);
   }
   const { header } = safetensorsHeader(entries, metadata);
   await writingFor('saveSafetensors', writeFileAtomically(path, chunks(header, entries)));

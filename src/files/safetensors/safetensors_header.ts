@@ -86,7 +86,8 @@ function checked(metadata: Readonly<Record<string, string>>): Readonly<Record<st
 function sizeOf(name: string, dtype: HostDType, shape: readonly number[]): number {
   if (!namesOfDTypes.has(dtype)) throw new TypeError(`safetensors: tensor ${shown(name)} has dtype ${shown(dtype)}`);
   const count = elementCount(shape);
-  if (count === undefined) throw new RangeError(`safetensors: tensor ${shown(name)} has shape [${shape.join(', ')}]`);
+  if (count === undefined)
+    throw new RangeError(`safetensors: tensor ${shown(name)} has shape [${shape.map(shown).join(', ')}]`);
   return count * bytesPerElement(dtype);
 }
 

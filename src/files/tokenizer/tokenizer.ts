@@ -3,6 +3,7 @@
 // start of a text, keeps half a character from one decode for the next, splits at other white space than tiktoken, and
 // takes quadratic time on long texts without a space.
 import { createRequire } from 'node:module';
+import { describe, wrong } from '../../checks/arguments.js';
 import { BytePairs } from './byte_pairs.js';
 import { longestCached, PretokenCache } from './pretoken_cache.js';
 import { pretokenEnd } from './pretokenizer.js';
@@ -10,21 +11,74 @@ import { pretokenEnd } from './pretokenizer.js';
 const endOfText = '<|endoftext|>';
 
 export interface Tokenizer {
+  /** 'gpt2' for GPT-2's tokens; 'unknown' for those of another vocabulary, whose texts are not known here. */
+  readonly name: 'gpt2' | 'unknown';
   /** Number of tokens, the special one included. */
   readonly nVocab: number;
-  /** The tokens of a text. `<|endoftext|>` is one token wherever it stands; half a surrogate pair counts as U+FFFD. */
+  /**
+   * The tokens of a text. `<|endoftext|>` is one token wherever it stands; half a surrogate pair counts as U+FFFD.
+   * @throws Error that gives the reason, where the name is 'unknown'.
+   */
   encode(text: string): number[];
-  /** The text of tokens. Bytes that are no UTF-8 (a part of a character, say) become U+FFFD. */
+  /**
+   * The text of tokens. Bytes that are no UTF-8 (a part of a character, say) become U+FFFD. A token whose text is not
+   * known, of a model that has others than GPT-2's, becomes a placeholder such as `<|50300|>`, which encode() does not
+   * turn back into that token.
+   */
   decode(tokens: Iterable<number>): string;
   decodeBatch(tokens: Iterable<Iterable<number>>): string[];
   /** The bytes of tokens, which need not be whole characters. */
   decodeBytes(tokens: Iterable<number>): Uint8Array;
 }
 
+/** What distinguishes a tokenizer: the arguments of these functions have been checked. */
+interface Vocabulary {
+  readonly name: Tokenizer['name'];
+  readonly nVocab: number;
+  encode(text: string): number[];
+  bytesOf(tokens: readonly number[]): Uint8Array;
+}
+
+/** The tokenizer of a vocabulary. */
+export function tokenizerOf({ name, nVocab, encode, bytesOf }: Vocabulary): Tokenizer {
+  const bytes = (operation: string, tokens: Iterable<number>): Uint8Array =>
+    bytesOf(checkedTokens(operation, tokens, nVocab));
+  const text = (operation: string, tokens: Iterable<number>): string =>
+    new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes(operation, tokens));
+  return {
+    name,
+    nVocab,
+    encode(text) {
+      if (typeof text !== 'string') throw new TypeError(wrong('encode', 'text', 'a string', describe(text)));
+      return encode(text);
+    },
+    decode: (tokens) => text('decode', tokens),
+    decodeBatch(rows) {
+      if (!isIterable(rows)) throw new TypeError(wrong('decodeBatch', 'tokens', 'a list of lists', describe(rows)));
+      return Array.from(rows, (row, i) => text(`decodeBatch: row ${i}`, row));
+    },
+    decodeBytes: (tokens) => bytes('decodeBytes', tokens),
+  };
+}
+
+const isIterable = (x: unknown): boolean =>
+  typeof x === 'object' && x !== null && typeof (x as Partial<Iterable<unknown>>)[Symbol.iterator] === 'function';
+
+function checkedTokens(operation: string, tokens: Iterable<number>, nVocab: number): number[] {
+  if (!isIterable(tokens)) throw new TypeError(wrong(operation, 'tokens', 'a list of tokens', describe(tokens)));
+  const list: number[] = [...tokens];
+  list.forEach((token: unknown, i) => {
+    if (Number.isInteger(token) && (token as number) >= 0 && (token as number) < nVocab) return;
+    const actual = typeof token === 'string' ? token : describe(token);
+    throw new RangeError(wrong(operation, `token ${i}`, `a whole number from 0 to ${nVocab - 1}`, actual));
+  });
+  return list;
+}
+
 /** The tokenizer of GPT-2, always the same object. Its table is read (in about 0.1 s) when it is first used. */
 export const gpt2Tokenizer = (): Tokenizer => gpt2;
 
-const gpt2: Tokenizer = { nVocab: 50_257, encode, decode, decodeBatch, decodeBytes };
+const gpt2 = tokenizerOf({ name: 'gpt2', nVocab: 50_257, encode, bytesOf });
 
 /** `<|endoftext|>`, which ends a document. */
 export const endOfTextToken = 50_256;
@@ -46,7 +100,6 @@ function tables(): Tables {
 }
 
 function encode(text: string): number[] {
-  if (typeof text !== 'string') throw new TypeError(`encode: text must be a string, but is ${typeof text}`);
   const tokens: number[] = [];
   const units = unitsOf(text);
   let from = 0;
@@ -84,26 +137,6 @@ function encodePretokens(units: Uint16Array, from: number, to: number, tokens: n
 const utf8 = (units: Uint16Array, from: number, to: number): Uint8Array =>
   Buffer.from(Buffer.from(units.buffer, 2 * from, 2 * (to - from)).toString('utf16le'));
 
-function decode(tokens: Iterable<number>): string {
-  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytesOf('decode', tokens));
-}
-
-function decodeBatch(batch: Iterable<Iterable<number>>): string[] {
-  return Array.from(batch, decode);
-}
-
-function decodeBytes(tokens: Iterable<number>): Uint8Array {
-  return bytesOf('decodeBytes', tokens);
-}
-
-function bytesOf(operation: string, tokens: Iterable<number>): Uint8Array {
-  const { pairs } = tables();
-  const list = [...tokens];
-  list.forEach((token, i) => {
-    if (Number.isInteger(token) && token >= 0 && token < gpt2.nVocab) return;
-    throw new RangeError(
-      `${operation}: token ${i} must be a whole number from 0 to ${gpt2.nVocab - 1}, but is ${token}`,
-    );
-  });
-  return pairs.bytesOf(list);
+function bytesOf(tokens: readonly number[]): Uint8Array {
+  return tables().pairs.bytesOf(tokens);
 }

@@ -11,6 +11,7 @@ import {
   viewAs,
 } from '../host_tensor.js';
 import { allocate } from '../memory.js';
+import { rememberOrigin } from '../origin.js';
 import { shown } from '../text.js';
 import { openTorchArchive, type TorchArchive } from './torch_archive.js';
 import { TensorView, TorchNames } from './torch_names.js';
@@ -101,6 +102,7 @@ async function load(
     const archive = await openTorchArchive(source, () => new TorchNames(name, size));
     check(name, archive.value);
     const tensors = await readTensors(name, archive);
+    for (const { data } of tensors.values()) rememberOrigin(data, source.origin);
     return toStateValue(name, archive.value, tensors);
   } finally {
     await source.close();

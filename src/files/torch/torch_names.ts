@@ -127,9 +127,13 @@ export class TorchNames implements PickleHost {
     return storage;
   }
 
-  #tensor([storage, offset, size, stride]: readonly unknown[], charge: (work: number) => void): TensorView {
+  #tensor(args: readonly unknown[], charge: (work: number) => void): TensorView {
+    const [storage, offset, size, stride, , , flags] = args;
     if (!(storage instanceof Storage)) this.#fail('a tensor has no storage');
     const where = `a tensor of storage ${shown(storage.key)}`;
+    // PyTorch negates a tensor lazily: its storage then has the values before that
+    const lazy = flags instanceof Map ? [...flags].find(([, set]) => set !== false) : undefined;
+    if (lazy) this.#fail(`${where} is stored with ${shown(lazy[0])}, so its values are others than the storage's`);
     if (!Array.isArray(size) || !Array.isArray(stride) || size.length !== stride.length || size.length > maxRank) {
       this.#fail(`${where} has no shape and strides of one length`);
     }

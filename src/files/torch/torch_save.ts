@@ -3,6 +3,7 @@
 import { parse } from 'node:path';
 import { Readable } from 'node:stream';
 import yazl from 'yazl';
+import { checkString } from '../../checks/arguments.js';
 import { writeFileAtomically } from '../atomic_write.js';
 import { type HostTensor, isHostTensor, mismatch, type StateValue } from '../host_tensor.js';
 import { shown } from '../text.js';
@@ -18,6 +19,7 @@ import { storageTypeOf, TorchNames } from './torch_names.js';
  * @throws TypeError or RangeError when something in the value is no data, or more than what `loadTorch` reads.
  */
 export async function saveTorch(path: string, value: StateValue): Promise<void> {
+  checkString('saveTorch', 'path', path, 'the path of a file');
   const writer = new PickleWriter();
   writer.write(value, 'value', 0);
   const pickle = writer.finish();

@@ -5,6 +5,7 @@ import type { Device } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import type { Tensor } from '../../engine/ops/tensor.js';
 import { writeFileAtomically } from '../../files/atomic_write.js';
+import type { Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { saveTorch } from '../../files/torch/torch.js';
 import { makeFolder, writingFor } from '../../files/write_failure.js';
 import { buildWeights, type Loaded, type WeightSource } from './build_weights.js';
@@ -17,6 +18,7 @@ import { uploader } from './upload.js';
 export async function loadCheckpoint(files: ModelFiles, device: Device, dtype: DType): Promise<Loaded> {
   const { base, config } = files;
   const nVocab = await files.nVocab();
+  await files.check();
   const upload = uploader(device, dtype);
   const whole = async (stored: StoredWeight, shape: number[]): Promise<Tensor> => {
     const opened = await files.open(stored);
@@ -50,9 +52,13 @@ export async function loadCheckpoint(files: ModelFiles, device: Device, dtype: D
   }
 }
 
-/** Writes the original's layout; config.json comes last, so that a folder with one is whole. */
-export async function saveCheckpoint(folder: string, model: Loaded): Promise<void> {
-  const { config, nVocab, weights } = model;
+/**
+ * Writes the original's layout; config.json comes last, so that a folder with one is whole. It has `enc` as the
+ * tokenizer's name.
+ */
+export async function saveCheckpoint(folder: string, model: Loaded, enc: Tokenizer['name']): Promise<void> {
+  const { nVocab, weights } = model;
+  const config = { ...model.config, enc };
   const parameterFolder = join(folder, 'model_pieces');
   const known = new Set(parameterNames(config).map((name) => `${name}.pt`));
   const foreign = [

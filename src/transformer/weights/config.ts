@@ -5,7 +5,7 @@ import { describe, wrong } from '../../engine/check.js';
  * Sizes of a transformer. The file's names are the original's: ctx_window, d_model, n_layers, m_attn, n_heads, m_mlp.
  */
 export interface TransformerConfig {
-  /** The tokenizer's name; 'gpt2' is the only one there is. */
+  /** The tokenizer's name in config.json: 'gpt2', or 'unknown' for a vocabulary that no tokenizer here knows. */
   readonly enc: string;
   /** Positions a sequence may have. */
   readonly ctxWindow: number;
@@ -97,7 +97,9 @@ export function configFromJson(
     config[property] = value;
   }
   const out = config as unknown as TransformerConfig;
-  if (out.enc !== 'gpt2') throw new Error(`${file}: enc must be gpt2, but is ${JSON.stringify(out.enc)}`);
+  if (out.enc !== 'gpt2' && out.enc !== 'unknown') {
+    throw new Error(`${file}: enc must be gpt2, but is ${JSON.stringify(out.enc)} (or unknown, for other tokens)`);
+  }
   if (dAttn(out) % out.nHeads !== 0 || dAttn(out) === 0) {
     throw new Error(
       `${file}: ${names.n_heads ?? 'n_heads'} must divide the attention width ${dAttn(out)}, but is ${out.nHeads}`,

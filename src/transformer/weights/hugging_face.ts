@@ -1,18 +1,22 @@
 // A GPT-2 as Hugging Face stores it: config.json, and model.safetensors or several files with an index. Linear layers
 // are Conv1D there, weights [in, out]; queries, keys and values are one layer; the unembedding may be the embedding
 // itself.
+import { readdir } from 'node:fs/promises';
 import { readText } from '../../files/blob/blob.js';
 import { isBlobUrl, joined } from '../../files/blob/blob_address.js';
+import type { StoredTensor, TypedArray } from '../../files/host_tensor.js';
 import { openSafetensors, type SafetensorsFile } from '../../files/safetensors/safetensors.js';
 import { shown } from '../../files/text.js';
-import { configFromJson, type TransformerConfig } from './config.js';
+import { huggingFaceConfig } from './hugging_face_config.js';
+import { parameterNames } from './state_dict.js';
 import type { ModelFiles, OpenWeight, StoredWeight } from './stored_weights.js';
+import { vocabularyOf } from './vocabulary_files.js';
 
 const wholeFile = 'model.safetensors';
 const indexFile = 'model.safetensors.index.json';
 
 export async function openHuggingFace(base: string, json: Record<string, unknown>, file: string): Promise<ModelFiles> {
-  const config = configOf(json, file);
+  const config = huggingFaceConfig(json, file);
   const fileOf = await filesOf(base);
   const open = new Map<string, Promise<SafetensorsFile>>();
   const openFile = (name: string): Promise<SafetensorsFile> => {
@@ -34,7 +38,7 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
     if (!opened.tensors.has(name)) fail(`${where} lacks the tensor ${name}, which the index says it has`);
     return opened;
   };
-  return {
+  const files: ModelFiles = {
     base,
     config,
     addresses: [...new Set(fileOf ? fileOf.values() : [wholeFile])].map((name) => joined(base, name)).filter(isBlobUrl),
@@ -52,16 +56,71 @@ export async function openHuggingFace(base: string, json: Record<string, unknown
     async nVocab(): Promise<number> {
       const name = find('wte.weight');
       const { shape } = (await placed(name)).tensors.get(name) as { shape: readonly number[] };
-      if (shape.length === 2 && (shape[0] as number) > 0) return shape[0] as number;
-      return fail(`${name} must be [vocabulary, ${config.dModel}], but is [${shape.join(', ')}]`);
+      const [rows = 0] = shape;
+      if (shape.length !== 2 || rows === 0)
+        return fail(`${name} must be [vocabulary, ${config.dModel}], but is [${shape.join(', ')}]`);
+      if (json.vocab_size === undefined || json.vocab_size === rows) return rows;
+      return fail(`${name} must have ${shown(json.vocab_size)} rows, the vocab_size of config.json, but has ${rows}`);
     },
+    async check(): Promise<void> {
+      const names = isBlobUrl(base) ? [] : await readdir(base); // an address gives no list of its files
+      const adapter = 'adapter_config.json';
+      if (names.includes(adapter)) fail(`has ${adapter}: an adapter is not applied to the weights; merge it first`);
+      const read = new Set(parameterNames(config).map((name) => files.locate(name).name));
+      const there = new Set(fileOf?.keys());
+      for (const name of new Set(fileOf?.values() ?? [wholeFile])) {
+        for (const tensor of (await openFile(name)).tensors.keys()) there.add(tensor);
+      }
+      const strange = [...there].filter((name) => !read.has(name) && !isHarmless(name, config.nLayers));
+      if (strange.length > 0) {
+        const more = strange.length > 3 ? ` and ${strange.length - 3} more` : '';
+        fail(`a GPT-2 of config.json's sizes has no tensor ${strange.slice(0, 3).map(shown).join(', ')}${more}`);
+      }
+      const [embedding, own] = [find('wte.weight'), 'lm_head.weight'];
+      if (json.tie_word_embeddings !== true || !has(own)) return;
+      const stored = async (name: string) => (await placed(name)).stored(name);
+      if (await haveEqualBytes(await stored(embedding), await stored(own))) return;
+      fail(`${own} must be ${embedding}, as config.json says that they are tied (tie_word_embeddings), but is not`);
+    },
+    vocabulary: (nVocab) => vocabularyOf(base, json, nVocab),
     async close() {
       for (const opened of await Promise.allSettled(open.values())) {
         if (opened.status === 'fulfilled') await opened.value.close();
       }
     },
   };
+  return files;
 }
+
+/** Tensors that change nothing of what the transformer computes: a checkpoint may have them, and they are not read. */
+const harmless: readonly RegExp[] = [
+  // the causal mask and the value under it, which older versions saved with each layer
+  /^(?:transformer\.)?h\.(\d+)\.attn\.(?:bias|masked_bias)$/,
+  // heads for other tasks, which read the last hidden state: of sequences, of tokens, of questions, of choices
+  /^score\.weight$/,
+  /^(?:classifier|qa_outputs|multiple_choice_head\.summary)\.(?:weight|bias)$/,
+  // the value of a state, for reinforcement learning
+  /^v_head\./,
+];
+
+const isHarmless = (name: string, nLayers: number): boolean =>
+  harmless.some((pattern) => {
+    const found = pattern.exec(name);
+    return found !== null && Number(found[1] ?? 0) < nLayers;
+  });
+
+async function haveEqualBytes(a: StoredTensor, b: StoredTensor): Promise<boolean> {
+  if (a.dtype !== b.dtype || a.shape.join() !== b.shape.join()) return false;
+  const others = b.slices(new ArrayBuffer(2 ** 20));
+  for await (const slice of a.slices(new ArrayBuffer(2 ** 20))) {
+    const { value: other } = await others.next();
+    if (other === undefined || Buffer.compare(bytesOf(slice), bytesOf(other)) !== 0) return false;
+  }
+  return true;
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: TypedArray): Uint8Array =>
+  new Uint8Array(buffer, byteOffset, byteLength);
 
 // the original's names -> theirs, within a layer
 const inLayer: Readonly<Record<string, string>> = {
@@ -111,46 +170,3 @@ async function filesOf(base: string): Promise<Map<string, string> | undefined> {
   }
   return files as Map<string, string>;
 }
-
-/** The allowed values of fields in config.json, where it has them: only GPT-2's computation is supported. */
-const required: Readonly<Record<string, readonly unknown[]>> = {
-  model_type: ['gpt2'],
-  activation_function: ['gelu_new', 'gelu_pytorch_tanh'], // one function by two names
-  layer_norm_epsilon: [1e-5],
-  scale_attn_weights: [true],
-  scale_attn_by_inverse_layer_idx: [false],
-  add_cross_attention: [false],
-};
-
-function configOf(json: Record<string, unknown>, file: string): TransformerConfig {
-  for (const [name, allowed] of Object.entries(required)) {
-    if (json[name] === undefined || allowed.includes(json[name])) continue;
-    throw new Error(`${file}: ${name} must be ${allowed.join(' or ')}, but is ${shown(json[name])}`);
-  }
-  const { n_embd: width, n_inner: inner } = json;
-  const ours = {
-    enc: 'gpt2',
-    ctx_window: json.n_positions ?? json.n_ctx,
-    d_model: width,
-    n_layers: json.n_layer,
-    n_heads: json.n_head,
-    m_attn: 1,
-    m_mlp: typeof inner === 'number' && typeof width === 'number' ? ratio(inner, width) : 4,
-  };
-  if (inner !== undefined && inner !== null && typeof inner !== 'number') {
-    throw new Error(`${file}: n_inner must be a number or null, but is ${shown(inner)}`);
-  }
-  return configFromJson(ours, file, theirNames);
-}
-
-/** A number whose product with `width`, rounded down, is `inner`. */
-const ratio = (inner: number, width: number): number =>
-  Math.floor((inner / width) * width) === inner ? inner / width : (inner + 0.5) / width;
-
-const theirNames: Readonly<Record<string, string>> = {
-  ctx_window: 'n_positions',
-  d_model: 'n_embd',
-  n_layers: 'n_layer',
-  n_heads: 'n_head',
-  m_mlp: 'n_inner / n_embd',
-};

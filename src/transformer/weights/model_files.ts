@@ -5,7 +5,8 @@ import type { Device } from '../../engine/device.js';
 import { Tensor } from '../../engine/ops/tensor.js';
 import { readText } from '../../files/blob/blob.js';
 import { isBlobUrl, joined } from '../../files/blob/blob_address.js';
-import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
+import { modelTokenizer } from '../../files/tokenizer/model_tokenizer.js';
+import { gpt2Tokenizer, type Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { configFromJson, sizes, type TransformerConfig } from './config.js';
 import { openHuggingFace } from './hugging_face.js';
 import { canonicalModelName, modelBase, modelNames } from './names.js';
@@ -41,25 +42,28 @@ export interface ModelDescription {
   readonly base: string | undefined;
   readonly config: TransformerConfig;
   readonly nVocab: number;
+  readonly enc: Tokenizer;
 }
 
 /** A model by its name, folder or address. @throws Error for what is none, or has a broken config.json. */
 export async function describeModel(name: string): Promise<ModelDescription> {
   const random = randomModel(name);
-  if (random) return { address: name, base: undefined, config: random.config, nVocab: gpt2Tokenizer().nVocab };
+  const gpt2 = gpt2Tokenizer();
+  if (random) return { address: name, base: undefined, config: random.config, nVocab: gpt2.nVocab, enc: gpt2 };
   const base = modelBase(name);
   const files = await openModelFiles(base);
   try {
     const known = modelNames.includes(canonicalModelName(name)); // the embedding of a known model need not be fetched
-    return {
-      address: name,
-      base,
-      config: files.config,
-      nVocab: known ? gpt2Tokenizer().nVocab : await files.nVocab(),
-    };
+    const nVocab = known ? gpt2.nVocab : await files.nVocab();
+    return { address: name, base, config: files.config, nVocab, enc: await tokenizerOfModel(files, nVocab) };
   } finally {
     await files.close();
   }
+}
+
+/** The tokenizer of a model whose embedding has `nVocab` rows. */
+export async function tokenizerOfModel(files: ModelFiles, nVocab: number): Promise<Tokenizer> {
+  return modelTokenizer(nVocab, await files.vocabulary(nVocab));
 }
 
 /** The size and seed of `random:gpt2-small` or `random:tiny?7`; undefined for a name of another kind. */

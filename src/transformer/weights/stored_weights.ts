@@ -3,6 +3,7 @@
 import type { Tensor } from '../../engine/ops/tensor.js';
 import { showShape } from '../../engine/shape.js';
 import type { StoredTensor } from '../../files/host_tensor.js';
+import type { ModelVocabulary } from '../../files/tokenizer/model_tokenizer.js';
 import type { TransformerConfig } from './config.js';
 
 /** The location of a weight in a model's files, and how it is stored. */
@@ -26,6 +27,10 @@ export interface ModelFiles {
   readonly config: TransformerConfig;
   /** Rows of the token embedding. */
   nVocab(): Promise<number>;
+  /** @throws Error that names tensors which are there and are no weights, or contradict config.json. */
+  check(): Promise<void>;
+  /** What the files say about the model's tokens, of which there are `nVocab`. */
+  vocabulary(nVocab: number): Promise<ModelVocabulary>;
   /** Every file that open() may read. */
   readonly addresses: readonly string[];
   /** Where a weight is stored, by the original's name. @throws Error when the files have no such weight. */

@@ -386,4 +386,12 @@ test('a file that torch.save did not write is refused as such', async () => {
   });
 });
 
+test('a tensor whose values are others than its storage holds is refused', async () => {
+  const data = Float32Array.of(1, 2);
+  const file = (flags: string) => streamOf(tensor(storage('0', 2), 0, [2], [1], flags), [{ key: '0', data }]);
+  await rejects(loadTorchValue(file(dict(text('neg'), '\x88'))), Error, /a tensor of storage 0 is stored with neg/);
+  const read = (await loadTorchValue(file(dict(text('neg'), '\x89')))) as HostTensor;
+  assert.equal(read.data, data);
+});
+
 test.run();

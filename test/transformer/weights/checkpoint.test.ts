@@ -123,6 +123,23 @@ test('a misfit is refused by name, with both shapes; a file of something else to
     await rejects(Transformer.load(folder), Error, /k_proj\.weight\.pt: there is no such file/);
   }));
 
+test('a parameter that no model of these sizes has is refused by name', () =>
+  withFolder(async (folder) => {
+    using xf = await Transformer.load(tiny);
+    await xf.saveCheckpoint(folder);
+    const extra = join(folder, 'model_pieces', 'xf_layers.3.ln_1.weight.pt');
+    await saveTorch(extra, { dtype: 'float32', shape: [1], data: Float32Array.of(1) });
+    await rejects(
+      Transformer.load(folder),
+      Error,
+      /model_pieces: no weight of a model of config\.json's sizes is xf_layers\.3\.ln_1\.weight\.pt$/,
+    );
+    rmSync(extra);
+    writeFileSync(join(folder, 'model_pieces', 'notes.txt'), '');
+    using again = await Transformer.load(folder);
+    assert.is(await again.digest(), await xf.digest());
+  }));
+
 test('weights that come in many slices, from either layout, in either dtype', () =>
   withFolder(async (folder) => {
     using random = await Transformer.load('random:tiny?4'); // an embedding of 13 MB

@@ -153,6 +153,68 @@ test('a tensor that does not fit is refused by the name in the file, with both s
     await refused({ edit: integers }, /transformer\.ln_f\.bias must be of floats, but is int32/);
   }));
 
+test('tensors that config.json does not account for are refused by name, unless they change nothing', () =>
+  withFolder(async (folder) => {
+    const D = reference.config.dModel;
+    const add = (...names: string[]) => ({
+      edit: (tensors: Record<string, HostTensor>) => {
+        for (const name of names) tensors[name] = { dtype: 'float32', shape: [D], data: new Float32Array(D) };
+      },
+    });
+    for (const files of [1, 2]) {
+      for (const [names, pattern] of [
+        [
+          ['transformer.h.3.ln_1.weight'],
+          /: a GPT-2 of config\.json's sizes has no tensor transformer\.h\.3\.ln_1\.weight$/,
+        ],
+        [['transformer.h.3.attn.bias'], /has no tensor transformer\.h\.3\.attn\.bias$/],
+        [['emb_norm.weight'], /has no tensor emb_norm\.weight$/],
+        [['wte.weight'], /has no tensor wte\.weight$/], // beside transformer.wte.weight
+        [['lm_head.bias'], /has no tensor lm_head\.bias$/],
+        [['h.0.crossattention.c_attn.weight', 'a', 'b', 'c', 'd'], /has no tensor .* and 2 more$/],
+        [['base_model.model.transformer.h.0.attn.c_attn.lora_A.weight'], /has no tensor base_model/],
+      ] as const) {
+        await saveHuggingFace(reference, folder, { ...add(...names), files });
+        await rejects(Transformer.load(folder, { device }), Error, pattern);
+      }
+      const heads = [
+        'score.weight',
+        'classifier.weight',
+        'classifier.bias',
+        'qa_outputs.bias',
+        'v_head.summary.weight',
+      ];
+      await saveHuggingFace(reference, folder, {
+        ...add(...heads, 'multiple_choice_head.summary.weight', 'h.2.attn.masked_bias'),
+        files,
+      });
+      using model = await Transformer.load(folder, { device });
+      assert.is(await model.digest(), await reference.digest());
+      await rm(folder, { recursive: true }); // or the index would stay
+    }
+  }));
+
+test('an unembedding beside a config that says it is the embedding', () =>
+  withFolder(async (folder) => {
+    const config = { tie_word_embeddings: true };
+    await saveHuggingFace(reference, folder, { config });
+    await rejects(
+      Transformer.load(folder, { device }),
+      Error,
+      /lm_head\.weight must be transformer\.wte\.weight, as config\.json says that they are tied/,
+    );
+    const edit = (tensors: Record<string, HostTensor>) => {
+      tensors['lm_head.weight'] = tensors['transformer.wte.weight'] as HostTensor;
+    };
+    for (const files of [1, 2]) {
+      await saveHuggingFace(reference, folder, { config, edit, files });
+      using model = await Transformer.load(folder, { device });
+      using embedding = model.weight('tok_embed.weight');
+      using unembedding = model.weight('unembed.weight');
+      assert.equal(await unembedding.read(), await embedding.read());
+    }
+  }));
+
 test('another computation is refused', () =>
   withFolder(async (folder) => {
     for (const [config, pattern] of [
@@ -161,6 +223,15 @@ test('another computation is refused', () =>
       [{ layer_norm_epsilon: 1e-6 }, /layer_norm_epsilon must be 0\.00001, but is/],
       [{ scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx must be false/],
       [{ scale_attn_weights: false }, /scale_attn_weights must be true/],
+      [{ is_encoder_decoder: true }, /is_encoder_decoder must be false/],
+      [{ add_cross_attention: true }, /add_cross_attention must be false/],
+      [{ quantization_config: { bits: 4 } }, /config\.json: quantization_config must be null, but is an object/],
+      [{ pruned_heads: { 0: [1] } }, /config\.json: pruned_heads must be empty/],
+      [{ auto_map: { AutoModelForCausalLM: 'x.Y' } }, /config\.json: auto_map must name no model/],
+      [{ model_type: undefined, architectures: ['GPTNeoForCausalLM'] }, /architectures must be GPT2 .* but are GPTNeo/],
+      [{ position_embedding_type: 'rotary' }, /position_embedding_type must be absolute, but is rotary/],
+      [{ hidden_size: 7 }, /config\.json: hidden_size must be n_embd, 48, but is 7/],
+      [{ vocab_size: 50_257 }, /wte\.weight must have 50257 rows, the vocab_size of config\.json, but has \d+/],
       [{ n_embd: '64' }, /config\.json: n_embd must be a whole number/],
       [{ n_inner: 'x' }, /n_inner must be a number or null/],
       [{ n_head: 5 }, /n_head must divide the attention width/],
@@ -169,6 +240,13 @@ test('another computation is refused', () =>
       await saveHuggingFace(reference, folder, { config });
       await rejects(Transformer.load(folder, { device }), Error, pattern);
     }
+  }));
+
+test('an adapter beside the weights', () =>
+  withFolder(async (folder) => {
+    await saveHuggingFace(reference, folder, {});
+    await writeFile(join(folder, 'adapter_config.json'), '{}');
+    await rejects(Transformer.load(folder, { device }), Error, /has adapter_config\.json: an adapter is not applied/);
   }));
 
 test('an index that is broken or points elsewhere', () =>

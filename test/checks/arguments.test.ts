@@ -1,5 +1,5 @@
 // The check of options that every function shares.
-import { checkOptions } from '../../src/engine/check.js';
+import { checkOptions } from '../../src/checks/arguments.js';
 import { suite, throws } from '../support/harness.js';
 
 interface Options {
@@ -10,7 +10,7 @@ const known = { numTokens: true, topP: true } as const;
 const check = (options: unknown, argument?: string) => () =>
   checkOptions<Options>('sample', options as Options, known, argument);
 
-const test = suite('check');
+const test = suite('arguments');
 
 test('an unknown option is refused, with the nearest one that is known', () => {
   check({})();
