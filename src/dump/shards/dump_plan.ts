@@ -62,9 +62,9 @@ export function planDump(request: PlanRequest): DumpPlan {
   const part = { index: integer('shard.index', shard.index, 0, count - 1), count };
   const rowCount = rowsPerShard({ context, shardTokens });
   const filter = filterOf(request);
-  const { statistics = false, parquet = false } = request;
+  const { statistics = false, parquet = false, finite = false } = request;
   checkFormats({ dtype, dense, autoencoders, statistics, parquet });
-  const finite = flag('finite', request.finite ?? false);
+  checkFlag('finite', finite);
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
@@ -138,8 +138,8 @@ function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Forma
   if (!dumpDTypes.includes(dtype)) {
     throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
   }
-  flag('statistics', statistics);
-  flag('parquet', parquet);
+  checkFlag('statistics', statistics);
+  checkFlag('parquet', parquet);
   const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
   if (infinite !== undefined) {
     throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
@@ -164,8 +164,8 @@ function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSet
   };
 }
 
-function flag(option: string, value: unknown): boolean {
-  if (typeof value === 'boolean') return value;
+function checkFlag(option: string, value: unknown): void {
+  if (typeof value === 'boolean') return;
   throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
 }
 
