@@ -71,7 +71,8 @@ Examples:
   One position in twenty of the residual stream, as bytes, and the statistics of all:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out sample --sample 0.05 --dtype int8 --statistics
 
-Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
+Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done. Values that are
+not finite, or too large for the dtype, are stored as such; the last lines say how many, location by location.
 Next: sonde inspect DUMP. The shards are plain safetensors, for numpy and torch as well.`;
 
 /** The options of all commands that make dumps: which text is read, and what is stored. */

@@ -7,8 +7,8 @@ import { print, warnOfNonFinite } from './terminal.js';
 
 const help = `
 It reads every shard, and checks its size, SHA-256, header and shapes, whether its tokens, documents and latents make
-sense, and how many values are NaN or infinite: the manifest must have counted them. It says these counts, and also names every unfinished or unlisted file in the dump's folder. It changes nothing. The exit code is 1
-when something is wrong.
+sense, and how many values are NaN or infinite: the manifest must have counted them. It says these counts, and names
+every unfinished or unlisted file in the dump's folder. It changes nothing. The exit code is 1 when something is wrong.
 
 Example:
   $ sonde verify my-dump`;
