@@ -10,12 +10,12 @@ import { openDump } from '../../src/dump/read/reader.js';
 import { dump } from '../../src/dump/run.js';
 import { mergeDumps } from '../../src/dump/shards/merge.js';
 import type { DumpOptions } from '../../src/dump/shards/options.js';
-import type { SparseLatents } from '../../src/engine/ops/sparse_encode.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { testDevice } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 import { assertSameFolder, contentsOf } from './folders.js';
+import { plantedAutoencoder, plantedModel, setAt } from './planted.js';
 
 const test = suite('values that are not finite');
 const device = testDevice();
@@ -44,41 +44,25 @@ const planted: Record<number, readonly (readonly [location: string, index: numbe
 };
 
 /** The demo model, with what is planted. */
-const broken = new Proxy(model, {
-  get(target, key) {
-    const value = Reflect.get(target, key, target);
-    if (key !== 'activations') return typeof value === 'function' ? value.bind(target) : value;
-    return async (...[tokens, locations]: Parameters<Transformer['activations']>) => {
-      const activations = await target.activations(tokens, locations);
-      for (const [row, own] of (tokens as number[][]).entries()) {
-        for (const [position, token] of own.entries()) {
-          for (const [location, index, x] of planted[token] ?? []) {
-            activations.get(location)?.select(0, row).select(0, position).select(0, index).fill(x);
-          }
-        }
+const broken = plantedModel(model, (tokens, activations) => {
+  for (const [row, own] of tokens.entries()) {
+    for (const [position, token] of own.entries()) {
+      for (const [location, index, x] of planted[token] ?? []) {
+        setAt(activations.get(location), row, position, index, x);
       }
-      return activations;
-    };
-  },
+    }
+  }
 });
 
 const file = findAutoencoderSpec('demo', 'ae-resid-delta-mlp')?.path.replace('{layer}', '1') as string;
 const encoder = await Autoencoder.load(file, { device, strict: false });
 
 /** The demo's autoencoder; of each 8 latents, one is NaN where it is active, and one is 1e5. */
-const brokenEncoder = new Proxy(encoder, {
-  get(target, key) {
-    const value = Reflect.get(target, key, target);
-    if (key !== 'encodeSparse') return typeof value === 'function' ? value.bind(target) : value;
-    return async (...args: Parameters<Autoencoder['encodeSparse']>): Promise<SparseLatents> => {
-      const found = await target.encodeSparse(...args);
-      found.indices.forEach((latent, i) => {
-        if (latent % 8 === 0) found.values[i] = Number.NaN;
-        if (latent % 8 === 1) found.values[i] = 1e5;
-      });
-      return found;
-    };
-  },
+const brokenEncoder = plantedAutoencoder(encoder, ({ indices, values }) => {
+  indices.forEach((latent, i) => {
+    if (latent % 8 === 0) values[i] = Number.NaN;
+    if (latent % 8 === 1) values[i] = 1e5;
+  });
 });
 
 // rows of 4 tokens, 3 of them in a shard: [6 6 6 1] [2 6 . .] [6 3 6 6]   [6 4 5 .] [7 7 . .] [eot 1 6 3]   [6 . . .]
@@ -216,22 +200,14 @@ test('masked logits are -Infinity by definition, and do not count; others do', (
     assert.ok((await there.rows(logits)).data.some((x) => x === -Infinity));
     assert.equal(await there.verify(), []);
     // token 1 has a NaN where it must not look, and -Infinity where it may
-    const odd = new Proxy(model, {
-      get(target, key) {
-        const value = Reflect.get(target, key, target);
-        if (key !== 'activations') return typeof value === 'function' ? value.bind(target) : value;
-        return async (...[tokens, locations]: Parameters<Transformer['activations']>) => {
-          const activations = await target.activations(tokens, locations);
-          for (const [row, own] of (tokens as number[][]).entries()) {
-            const position = own.indexOf(1);
-            if (position < 1) continue;
-            const query = activations.get(logits)?.select(0, row).select(0, position); // [keys, heads]
-            query?.select(0, 0).select(0, 1).fill(-Infinity);
-            if (position === 1) query?.select(0, 3).select(0, 1).fill(Number.NaN);
-          }
-          return activations;
-        };
-      },
+    const odd = plantedModel(model, (tokens, activations) => {
+      for (const [row, own] of tokens.entries()) {
+        const position = own.indexOf(1);
+        if (position < 1) continue;
+        const query = activations.get(logits)?.select(0, row).select(0, position); // [keys, heads]
+        query?.select(0, 0).select(0, 1).fill(-Infinity);
+        if (position === 1) query?.select(0, 3).select(0, 1).fill(Number.NaN);
+      }
     });
     const { nonFinite } = await dump(request(join(out, 'b'), { model: odd, locations: [logits] }));
     const heads = model.config.nHeads;
