@@ -186,6 +186,11 @@ test('a killed process costs no count and no byte', () =>
     await assertSameFolder(at('out'), at('whole'));
     await using made = await openDump(at('out'));
     assert.equal(made.nonFinite, { [location]: counted });
+    // Statistics are of unrounded values: 70000 is finite.
+    assert.match(
+      good(await run(['inspect', '--statistics', at('out')])),
+      /post_emb {2}1536 positions: 64 of 64 are ever other than 0; 2 of 64 have values that are not finite, of the others on average a mean of -?[\d.e-]+ and a standard deviation of [\d.]+; the largest value 70000\n/,
+    );
   }));
 
 test('in object storage as in a folder', () =>
