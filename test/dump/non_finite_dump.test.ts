@@ -264,6 +264,20 @@ test('finite names the first value, whatever the batch size, and leaves what cam
       /^dump: 0\/resid\/post_mlp: NaN is not finite: value 7 at position 4 in document 0 \(row 1, position 0 of/,
       { dtype, locations: residual },
     );
+    // Longer rows are computed before shorter ones: the first value is found last.
+    async function* shorter() {
+      yield [6, 2];
+      for (let i = 0; i < 8; i++) yield [6, 6, i > 0 ? 1 : 6, 6];
+      yield [6, 6, 1];
+    }
+    for (const batch of [1, 2]) {
+      const options = request(at(`shorter ${batch}`), { corpus: shorter(), locations: post, shardTokens: 40 });
+      await rejects(
+        dump({ ...options, batch, finite: true }),
+        NonFiniteError,
+        /post_act: -Infinity is not finite, .*: value 5 at position 1 in document 0 \(row 0, position 1 of/,
+      );
+    }
     async function* large() {
       yield [6, 6, 6, 6, 6];
       yield [6, 6, 6, 6, 6, 6, 6, 6, 6, 3];
