@@ -62,6 +62,12 @@ export {
 } from './context/weight_locations.js';
 export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus/corpus.js';
 export type { ListedFile, Manifest, ShardEntry } from './dump/format/manifest.js';
+export {
+  type NonFinite,
+  type NonFiniteCounts,
+  NonFiniteError,
+  type NonFiniteTotal,
+} from './dump/format/non_finite.js';
 export type {
   DenseLocation,
   Dropped,

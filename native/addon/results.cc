@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
@@ -26,6 +27,7 @@ struct Completion {
   std::string error;
   double number = 0;  // the promise's value, if has_number
   bool has_number = false;
+  std::function<double()> check;  // gives the promise's value when the work is done, on a thread of the device
   Pending* pending = nullptr;
 };
 
@@ -124,15 +126,49 @@ Napi::Value settle_later(Napi::Env env, const std::shared_ptr<Device>& device, C
     device->queue.push([completion] { completion->pending = std::exchange(completion->csr->pending, nullptr); });
   }
   when_done(device.get(), completion->pending, take_error, [completion, raw = device.get()](std::string error) {
+    if (error.empty() && completion->check) completion->number = completion->check();
     completion->error = std::move(error);
     Notifier(raw->notifier).BlockingCall(completion);
   });
   return promise;
 }
 
+// ---- values that are not finite
+
+// Whether some magnitude is `limit` or more: adding `above`, which is 2^bits / 2 - limit, sets the highest bit of those.
+// Nothing is counted and nothing ends the loop early, so that it runs at the speed of memory.
+template <class Bits>
+bool reaches(const char* data, size_t count, Bits limit) {
+  constexpr Bits sign = Bits(Bits(1) << (sizeof(Bits) * 8 - 1));
+  const Bits above = Bits(sign - limit);
+  const Bits* values = reinterpret_cast<const Bits*>(data);
+  Bits found = 0;
+  for (size_t i = 0; i < count; ++i) found = Bits(found | Bits(Bits(values[i] & Bits(~sign)) + above));
+  return (found & sign) != 0;
+}
+
+// The bits of the smallest magnitude that is not finite when it is rounded from one dtype to another. Between the
+// largest number and infinity, the middle is rounded to infinity.
+uint32_t overflow(DType from, DType to) {
+  if (from == DType::float16) return 0x7c00;
+  if (from == DType::bfloat16) return 0x7f80;
+  return to == DType::float16 ? 0x477ff000 : to == DType::bfloat16 ? 0x7f7f8000 : 0x7f800000;
+}
+
+bool is_not_finite(HostBytes host, DType from, DType to) {
+  const size_t count = host.bytes / size_t(dtype_size(from));
+  if (from == DType::float32) return reaches<uint32_t>(host.data, count, overflow(from, to));
+  return reaches<uint16_t>(host.data, count, uint16_t(overflow(from, to)));
+}
+
+bool is_float(DType dtype) {
+  return dtype == DType::float32 || dtype == DType::bfloat16 || dtype == DType::float16;
+}
+
 // ---- reading and synchronizing
 
-// read(device, x, host, dtype)
+// read(device, x, host, dtype, as) -> a promise of 1 if one of the values read is not finite when it is rounded to the
+// dtype `as`, else of 0; of nothing if `as` is null
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto& device = device_of(info);
   KeepAlive kept;
@@ -142,7 +178,14 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   if (int64_t(host.bytes) != element_count(x) * dtype_size(dtype)) {
     throw Napi::RangeError::New(info.Env(), "read: the array has another size than the tensor");
   }
+  const bool checked = !info[4].IsNull();
+  const DType as = checked ? dtype_of(info, 4) : dtype;
+  if (checked && !(is_float(dtype) && is_float(as))) {
+    throw Napi::TypeError::New(info.Env(), "read: only floats are checked");
+  }
   auto* completion = new Completion(info.Env(), info[2].As<Napi::Object>());
+  completion->has_number = checked;
+  if (checked) completion->check = [host, dtype, as] { return is_not_finite(host, dtype, as) ? 1.0 : 0.0; };
   device->queue.push({"read", nullptr}, [x, host, dtype, completion, kept = std::move(kept), raw = device.get()] {
     return raw->backend.download(raw->context, host.data, dtype, x, &completion->pending);
   });

@@ -5,6 +5,7 @@ import { type CollateSelection, collate } from '../dump/report/collate.js';
 import { counted } from '../files/text.js';
 import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
+import { warnOfNonFinite } from './terminal.js';
 import { tokenProgressView } from './token_progress.js';
 
 interface CollateCommandOptions {
@@ -54,6 +55,7 @@ async function runCollate(folder: string, { select, ...options }: CollateCommand
     const work = collate(dump, { ...options, selections: select, onProgress, signal });
     const { records, rows } = await work.finally(() => view.stop());
     console.log(`${out}: ${counted(records, 'record')} of ${rows} rows`);
+    warnOfNonFinite(dump.nonFinite, dump.shards.length);
   });
 }
 

@@ -20,6 +20,7 @@ import {
 import { interruptible, UsageError } from './failure.js';
 import { fetchProgressView } from './fetch_progress.js';
 import { partOf } from './part.js';
+import { warnOfNonFinite } from './terminal.js';
 import { tokenProgressView } from './token_progress.js';
 
 export interface DumpRequestOptions extends PlainOptions {
@@ -70,7 +71,8 @@ Examples:
   One position in twenty of the residual stream, as bytes, and the statistics of all:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out sample --sample 0.05 --dtype int8 --statistics
 
-Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done.
+Whatever stops a dump, the same command again goes on where it stopped. --plan shows what would be done. Values that are
+not finite, or too large for the dtype, are stored as such; the last lines say how many, location by location.
 Next: sonde inspect DUMP. The shards are plain safetensors, for numpy and torch as well.`;
 
 /** The options of all commands that make dumps: which text is read, and what is stored. */
@@ -102,6 +104,10 @@ export function addDumpOptions(command: Command): Command {
     )
     .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
+    .option(
+      '--finite',
+      'end with an error at the first value that is NaN, infinite or too large for the dtype, instead of counting such values',
+    )
     .option('--limit <tokens>', 'stop after this many tokens of the text', integer(1))
     .option(
       '--drop <what>',
@@ -178,7 +184,10 @@ function corpusOf(
   throw new UsageError(`${command} needs a text: --text FILE, --jsonl FILE, --tokens FILE, or - for standard input`);
 }
 
-/** Runs a dump, shows its progress on standard error, and prints one line about the result. */
+/**
+ * Runs a dump, shows its progress on standard error, and prints one line about the result. Warns of values that are not
+ * finite.
+ */
 export async function dumpWithProgress(request: DumpOptions): Promise<void> {
   const fetching = fetchProgressView();
   const view = tokenProgressView();
@@ -197,4 +206,5 @@ export async function dumpWithProgress(request: DumpOptions): Promise<void> {
   const files = `${counted(result.shards, 'shard')}, ${showBytes(bytes)}`;
   const counts = `${result.rows} rows, ${result.tokens} tokens in ${files}`;
   console.log(written === 0 ? `${out} is complete already: ${counts}. Nothing was done.` : `${out}: ${counts}`);
+  warnOfNonFinite(result.nonFinite, result.shards);
 }

@@ -1,6 +1,7 @@
 // sonde inspect: shows what a dump holds.
 import { Command } from 'commander';
 import { bytesOf } from '../dump/format/manifest.js';
+import { nonFiniteLines } from '../dump/format/non_finite.js';
 import { isPacked } from '../dump/format/positions.js';
 import type { Statistics } from '../dump/format/statistics.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/read/reader.js';
@@ -55,6 +56,9 @@ export async function printDump(dump: Dump): Promise<void> {
     const summary = 'data' in rows ? summaryOfDense(rows, stored) : summaryOfSparse(rows, stored);
     print(`  ${name.padEnd(width)}  ${shape}  ${summary}`);
   }
+  const lines = nonFiniteLines(dump.nonFinite, shards.length);
+  if (lines.length > 0) print('values that are not finite, in all shards');
+  for (const line of lines) print(`  ${line}`);
 }
 
 /** Math.max(...) would fail here: there may be any number of names. */
@@ -67,20 +71,31 @@ async function printStatistics(dump: Dump): Promise<void> {
   for (const name of names) print(`  ${name.padEnd(width)}  ${summaryOfStatistics(await dump.statistics(name))}`);
 }
 
+/** Features with values that are not finite are counted, and left out of the averages. */
 function summaryOfStatistics({ count, active, mean, variance, maximum }: Statistics): string {
   if (count === 0) return 'nothing was counted';
   const ever = active.filter((n) => n > 0).length;
-  const average = (values: Float64Array) => threeDigits(values.reduce((sum, x) => sum + x, 0) / values.length);
-  const largest = threeDigits(maximum.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY));
-  const spread = average(variance.map(Math.sqrt));
-  return `${count} positions: ${ever} of ${active.length} are ever other than 0; on average a mean of ${average(mean)} and a standard deviation of ${spread}; the largest value ${largest}`;
+  const features = Array.from(mean.keys()).filter((i) => Number.isFinite(variance[i] as number));
+  const left = mean.length - features.length;
+  const known = `${count} positions: ${ever} of ${active.length} are ever other than 0`;
+  const odd = left > 0 ? `; ${left} of ${mean.length} have values that are not finite` : '';
+  if (features.length === 0) return `${known}${odd}`;
+  const average = (value: (i: number) => number) =>
+    threeDigits(features.reduce((sum, i) => sum + value(i), 0) / features.length);
+  const largest = threeDigits(features.reduce((most, i) => Math.max(most, maximum[i] as number), -Infinity));
+  const others = left > 0 ? `, of the others on average` : '; on average';
+  const spread = average((i) => Math.sqrt(variance[i] as number));
+  return `${known}${odd}${others} a mean of ${average((i) => mean[i] as number)} and a standard deviation of ${spread}; the largest value ${largest}`;
 }
 
-/** `stored` [context]: 1 where the row has values. */
+/** `stored` [context]: 1 where the row has values. Those that are not finite are counted, and left out. */
 function summaryOfDense({ data, shape }: DenseRows, stored: Uint8Array): string {
   const width = sizeOf(shape.slice(2));
-  const values = data.filter((_, i) => stored[Math.floor(i / width)] === 1);
-  if (values.length === 0) return 'nothing is stored';
+  const all = data.filter((_, i) => stored[Math.floor(i / width)] === 1);
+  if (all.length === 0) return 'nothing is stored';
+  const values = all.filter(Number.isFinite);
+  const odd = values.length < all.length ? `${all.length - values.length} of ${all.length} not finite` : '';
+  if (values.length === 0) return odd;
   let [sum, squares] = [0, 0];
   for (const x of values) {
     sum += x;
@@ -88,16 +103,23 @@ function summaryOfDense({ data, shape }: DenseRows, stored: Uint8Array): string 
   }
   const mean = sum / values.length;
   const deviation = Math.sqrt(Math.max(0, squares / values.length - mean * mean));
-  return `${threeDigits(mean)} on average, standard deviation ${threeDigits(deviation)}`;
+  return `${threeDigits(mean)} on average, standard deviation ${threeDigits(deviation)}${odd && `; ${odd}`}`;
 }
 
 function summaryOfSparse({ indices, values }: SparseRows, stored: Uint8Array): string {
   const positions = stored.filter((here) => here === 1).length;
   if (positions === 0) return 'nothing is stored';
-  let strongest = 0;
-  for (let i = 1; i < values.length; i++) if ((values[i] as number) > (values[strongest] as number)) strongest = i;
+  let strongest = -1; // of the values that are numbers
+  for (let i = 0; i < values.length; i++) {
+    const x = values[i] as number;
+    if (!Number.isNaN(x) && (strongest < 0 || x > (values[strongest] as number))) strongest = i;
+  }
   const active = `${(indices.length / positions).toFixed(1)} active per token`;
-  return indices.length === 0
-    ? active
-    : `${active}, the strongest ${indices[strongest]}:${threeDigits(values[strongest] as number)}`;
+  const odd = values.filter((x) => !Number.isFinite(x)).length;
+  const parts = [
+    active,
+    ...(strongest < 0 ? [] : [`the strongest ${indices[strongest]}:${threeDigits(values[strongest] as number)}`]),
+    ...(odd > 0 ? [`${odd} of ${values.length} not finite`] : []),
+  ];
+  return parts.join(', ');
 }

@@ -2,7 +2,7 @@
 import { Command } from 'commander';
 import { mergeDumps } from '../dump/shards/merge.js';
 import { counted } from '../files/text.js';
-import { print } from './terminal.js';
+import { print, warnOfNonFinite } from './terminal.js';
 
 const help = `
 The manifest of the whole replaces those of the parts; it is, byte for byte, that of one process. No data is
@@ -23,6 +23,7 @@ export const mergeCommand = (): Command =>
     .argument('[parts...]', 'more folders with parts')
     .addHelpText('after', help)
     .action(async (out: string, parts: string[]) => {
-      const { rows, tokens, shards } = await mergeDumps(out, parts);
+      const { rows, tokens, shards, nonFinite } = await mergeDumps(out, parts);
       print(`${out}: ${rows} rows, ${tokens} tokens in ${counted(shards, 'shard')}`);
+      warnOfNonFinite(nonFinite, shards);
     });

@@ -6,7 +6,7 @@ import { counted, printable } from '../files/text.js';
 import { addDevice, addModel, chosenDevice, collected, integer, type ModelOptions } from './common_options.js';
 import { addDumpOptions, type DumpRequestOptions, dumpRequest } from './dump.js';
 import { interruptible, UsageError } from './failure.js';
-import { print, warn } from './terminal.js';
+import { print, warn, warnOfNonFinite } from './terminal.js';
 
 const help = `
 One machine plans, any number work, and each shard is a job. A worker that loses its connection, is killed or is stopped
@@ -156,8 +156,10 @@ async function runWork(options: WorkOptions): Promise<void> {
 }
 
 function printEvent(event: WorkEvent): void {
-  if (event.kind === 'done') print(`${event.what}: done, ${event.seconds.toFixed(1)} s`);
-  else if (event.kind === 'connection') warn(`the connection to the queue: ${event.reason}`);
+  if (event.kind === 'done') {
+    print(`${event.what}: done, ${event.seconds.toFixed(1)} s`);
+    if (event.merged) warnOfNonFinite(event.merged.nonFinite, event.merged.shards);
+  } else if (event.kind === 'connection') warn(`the connection to the queue: ${event.reason}`);
   else {
     const [what, reason] = [printable(event.what), printable(event.reason, 1000)];
     warn(`${what}: ${reason}${event.final ? ' (given up)' : ' (will be tried again)'}`);

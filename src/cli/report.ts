@@ -6,6 +6,7 @@ import { report } from '../dump/report/report.js';
 import { selection } from './collate.js';
 import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
+import { warnOfNonFinite } from './terminal.js';
 import { tokenProgressView } from './token_progress.js';
 
 interface ReportCommandOptions {
@@ -52,5 +53,6 @@ async function runReport(folder: string, { select, ...options }: ReportCommandOp
     const work = report(dump, { ...options, ...(select && { selections: select }), onProgress, signal });
     const { out, features } = await work.finally(() => view.stop());
     console.log(`${out}: ${features} neurons and latents with their texts`);
+    warnOfNonFinite(dump.nonFinite, dump.shards.length);
   });
 }

@@ -3,12 +3,12 @@ import { Command } from 'commander';
 import { bytesOf } from '../dump/format/manifest.js';
 import { openDump } from '../dump/read/reader.js';
 import { counted, showBytes } from '../files/text.js';
-import { print } from './terminal.js';
+import { print, warnOfNonFinite } from './terminal.js';
 
 const help = `
-It reads every shard, and checks its size, SHA-256, header and shapes, and whether its tokens, documents and latents
-make sense. It also names every unfinished or unlisted file in the dump's folder. It changes nothing. The exit code is 1
-when something is wrong.
+It reads every shard, and checks its size, SHA-256, header and shapes, whether its tokens, documents and latents make
+sense, and how many values are NaN or infinite: the manifest must have counted them. It says these counts, and names
+every unfinished or unlisted file in the dump's folder. It changes nothing. The exit code is 1 when something is wrong.
 
 Example:
   $ sonde verify my-dump`;
@@ -31,5 +31,6 @@ async function verify(folder: string): Promise<void> {
   const bytes = bytesOf(dump.shards);
   const files = `${counted(dump.shards.length, 'shard')}, ${showBytes(bytes)}`;
   print(`${folder}: ${files}: every file is as the manifest says`);
+  warnOfNonFinite(dump.nonFinite, dump.shards.length);
   if (!dump.manifest.complete) print('The dump is not complete: the same command goes on.');
 }

@@ -8,11 +8,12 @@ import type { Block } from './corpus/blocks.js';
 import { corpusBytes, describeSource, openCorpus, type Source } from './corpus/corpus.js';
 import { readAhead } from './corpus/read_ahead.js';
 import { bytesOf, makeManifest, type ShardEntry, shardFile, totalsOf, writeManifest } from './format/manifest.js';
+import { type NonFiniteTotal, totalNonFinite } from './format/non_finite.js';
 import type { DumpSettings } from './format/settings.js';
 import { ShardReader } from './format/shard_reader.js';
 import { corpusBlocks } from './shards/corpus_blocks.js';
 import type { DumpPlan } from './shards/dump_plan.js';
-import { type PreparedFolder, prepareFolder } from './shards/folder.js';
+import { checkFinite, type PreparedFolder, prepareFolder } from './shards/folder.js';
 import type { DumpOptions } from './shards/options.js';
 import { checkOptions, prepare } from './shards/prepare.js';
 import { ProgressMeter } from './shards/progress.js';
@@ -28,6 +29,11 @@ export interface DumpResult {
   readonly bytes: number;
   /** Shards that this call wrote; 0 when the dump was complete already. */
   readonly written: number;
+  /**
+   * How many of the stored values are not finite, by location, over all shards, those of earlier calls included; empty
+   * where all are finite. Shards of versions of this library that did not count have none: `Dump.verify` counts again.
+   */
+  readonly nonFinite: Readonly<Record<string, NonFiniteTotal>>;
 }
 
 /** A dump in progress. */
@@ -44,10 +50,12 @@ interface Run {
 /**
  * Runs a corpus through the model and stores what `locations` names. The same call continues one that was interrupted,
  * with any number of workers or none, and the finished folder is the same, byte for byte. See the README for the
- * layout.
+ * layout. Values that are not finite, or are too large for the dtype, are stored as such and counted; with `finite`, the
+ * first is an error. int8 cannot hold them: there, they always are one.
  * @throws Error before anything is computed when a file, location, autoencoder or option is wrong, when the folder
  *   holds another dump, or when another process writes it; later for a broken corpus or disk, or a worker that was
- *   lost. Shards that are finished stay valid.
+ *   lost, and RangeError for a value that must be finite: the first of the first shard that has one. Shards that are
+ *   finished stay valid.
  */
 export async function dump(options: DumpOptions): Promise<DumpResult> {
   const { out, signal, workers } = options;
@@ -64,6 +72,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
   try {
     const { limit, part } = maker.settings;
     folder = await prepareFolder(store, maker.settings);
+    if (options.finite) checkFinite(store, folder.shards.values());
     manifestWriter = new ManifestWriter(store, maker.settings, folder);
     const meter = new ProgressMeter({ corpusBytes: corpusBytes(sources), limit, parts: part.count });
     return await runDump({ options, sources, maker, store, folder, manifestWriter, meter });
@@ -191,6 +200,7 @@ async function runDump(run: Run): Promise<DumpResult> {
     shards: entries.length,
     bytes: bytesOf(entries),
     written,
+    nonFinite: totalNonFinite(settings, entries),
   };
 }
 

@@ -129,9 +129,10 @@ export interface Native extends NativeOperations {
   upload(d: DeviceHandle, out: ViewHandle, host: RawArray): void;
   /**
    * Fills `host`, whose elements are of `dtype`, when all work before it is done. Rejects with the device's first
-   * error.
+   * error. With `as`, both dtypes are floats, and the result is 1 if one of the values is not finite when it is rounded
+   * to `as`, else 0.
    */
-  read(d: DeviceHandle, x: ViewHandle, host: RawArray, dtype: number): Promise<void>;
+  read(d: DeviceHandle, x: ViewHandle, host: RawArray, dtype: number, as: number | null): Promise<number | undefined>;
   csr(rows: number): CsrHandle;
   readCsr(
     d: DeviceHandle,

@@ -1,4 +1,4 @@
-// The tests of the transformer and the autoencoder on the emulated GPU. Oracle: that of each test file, with its bounds.
+// The tests of the transformer, the autoencoder and the values of dumps on the emulated GPU. Oracle: that of each test file, with its bounds.
 import { testOnEmulator } from './suite.js';
 
 testOnEmulator('the model', [
@@ -11,4 +11,5 @@ testOnEmulator('the model', [
   'autoencoder/',
   'context/model_context.test',
   'context/autoencoder_context.test',
+  'dump/non_finite_dump.test',
 ]);

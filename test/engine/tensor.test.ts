@@ -121,6 +121,45 @@ test('readInto takes the right array only', async () => {
   await rejects(t.readInto(new Int32Array(2)), TypeError, /host must be a Float32Array for bfloat16/);
 });
 
+test('readChecked finds a value that is not finite as it is stored, wherever it is', async () => {
+  const [large, larger] = [65_519.996, 3.3961773e38]; // the largest that do not overflow float16 and bfloat16
+  for (const length of [1, 7, 64, 1000]) {
+    for (const [odd, ...found] of [
+      [1, false, false, false],
+      [-large, false, false, false],
+      [-65_520, true, false, false],
+      [larger, true, false, false],
+      [3.3961775e38, true, true, false],
+      [-Infinity, true, true, true],
+      [Number.NaN, true, true, true],
+    ] as const) {
+      for (const at of new Set([0, length >> 1, length - 1])) {
+        const values = Float32Array.from({ length }, (_, i) => (i === at ? odd : i - 3));
+        using t = Tensor.from(values);
+        const host = new Float32Array(length);
+        const results: boolean[] = [];
+        for (const as of ['float16', 'bfloat16', 'float32'] as const) {
+          results.push(await t.readChecked(host, as));
+          assert.equal([...host], [...values]);
+          if (as === 'float32') continue;
+          using rounded = t.to(as);
+          const expected = (await rounded.read()).some((x) => !Number.isFinite(x));
+          assert.is(await rounded.readChecked(new Uint16Array(length), as), expected, `${odd} as ${as}`);
+          assert.is(await rounded.readChecked(new Float32Array(length), as), expected, `${odd} as ${as}, widened`);
+        }
+        assert.equal(results, found, `${odd} at ${at} of ${length}`);
+      }
+    }
+  }
+  using none = Tensor.zeros([0, 4]);
+  assert.is(await none.readChecked(new Float32Array(0), 'float16'), false);
+  using view = Tensor.from([1, Number.NaN, 2]).slice(0, 0, 1);
+  assert.is(await view.readChecked(new Float32Array(1), 'float32'), false);
+  using integers = Tensor.from([1, 2], { dtype: 'int32' });
+  await rejects(integers.readChecked(new Int32Array(2), 'float32'), TypeError, /only floats are checked/);
+  await rejects(none.readChecked(new Float32Array(3), 'float32'), RangeError, /readInto: host must be 0 long/);
+});
+
 test('to() converts', async () => {
   using t = Tensor.from([0, 1.5, -2.75, 3e9]);
   using i = t.to('int32');

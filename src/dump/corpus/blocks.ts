@@ -14,6 +14,8 @@ export interface Block {
   /** [rows], the number of tokens before the padding, from 1 to context. */
   readonly lengths: Int32Array;
   readonly tokenCount: number;
+  /** The position of the block's first token in its document, which may have begun in an earlier block. */
+  readonly firstPosition: number;
 }
 
 export interface BlockOptions {
@@ -29,29 +31,43 @@ export interface BlockOptions {
  */
 export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: BlockOptions): AsyncGenerator<Block> {
   const limit = options.limit ?? Number.POSITIVE_INFINITY;
-  let block = new BlockBuilder(0, options);
+  let block = new BlockBuilder(0, options, 0);
   let total = 0;
   let document = 0;
+  let position = 0; // in the document
   for await (const { tokens, ends } of chunks) {
     const end = Math.min(tokens.length, limit - total);
     for (let from = 0; from < end; ) {
       if (block.isFull) {
         yield block.done();
-        block = new BlockBuilder(block.number + 1, options);
+        block = new BlockBuilder(block.number + 1, options, position);
       }
-      from += block.add(tokens, from, end, document);
+      const added = block.add(tokens, from, end, document);
+      from += added;
+      position += added;
     }
     total += end;
     if (total === limit) break;
     if (!ends) continue;
     block.endRow();
     document++;
+    position = 0;
   }
   if (!block.isEmpty) yield block.done();
 }
 
+/** The position in its document of the token at a flat position, row * context + position in the row. */
+export function positionInDocument({ document, lengths, firstPosition }: Block, flat: number): number {
+  const context = document.length / lengths.length;
+  // A document's rows lie one after the other, and all but the last are full.
+  let begin = flat - (flat % context);
+  while (begin > 0 && document[begin - context] === document[flat]) begin -= context;
+  return flat - begin + (begin === 0 ? firstPosition : 0);
+}
+
 class BlockBuilder {
   readonly number: number;
+  readonly #firstPosition: number;
   readonly #context: number;
   readonly #rowsPerBlock: number;
   readonly #tokens: Int32Array;
@@ -61,8 +77,9 @@ class BlockBuilder {
   #length = 0; // of the row that is not complete
   #tokenCount = 0;
 
-  constructor(number: number, { context, rowsPerBlock }: BlockOptions) {
+  constructor(number: number, { context, rowsPerBlock }: BlockOptions, firstPosition: number) {
     this.number = number;
+    this.#firstPosition = firstPosition;
     this.#context = context;
     this.#rowsPerBlock = rowsPerBlock;
     this.#tokens = new Int32Array(rowsPerBlock * context);
@@ -106,6 +123,7 @@ class BlockBuilder {
       document: this.#document.subarray(0, size),
       lengths: this.#lengths.subarray(0, this.#rows),
       tokenCount: this.#tokenCount,
+      firstPosition: this.#firstPosition,
     };
   }
 }

@@ -21,13 +21,21 @@ export async function writeAll(
   await onDisk(path, writeBytes(handle, new Uint8Array(view.buffer, view.byteOffset, view.byteLength), position));
 }
 
-/** The SHA-256 of a file, in hexadecimal. `buffer` is overwritten. */
-export async function digestOf({ size, readInto }: ReadableFile, buffer: Uint8Array): Promise<string> {
+/**
+ * The SHA-256 of a file, in hexadecimal. `buffer` is overwritten. `onPart` is called with each part that lies in it, and
+ * with the part's position in the file, a multiple of the buffer's length.
+ */
+export async function digestOf(
+  { size, readInto }: ReadableFile,
+  buffer: Uint8Array,
+  onPart?: (position: number, bytes: Uint8Array) => void,
+): Promise<string> {
   const hash = createHash('sha256');
   for (let at = 0; at < size; at += buffer.length) {
     const part = buffer.subarray(0, Math.min(buffer.length, size - at));
     await readInto(at, part);
     hash.update(part);
+    onPart?.(at, part);
   }
   return hash.digest('hex');
 }

@@ -5,7 +5,20 @@ import { bytesPerElement } from '../../files/host_tensor.js';
 import type { Store } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
 import { featureNames, latentsName, widthOf } from './layout.js';
-import { checked, FieldError, flag, integer, listOf, object, oneOf, optional, type Read } from './schema.js';
+import { type NonFinite, type NonFiniteCounts, problemWithCounts } from './non_finite.js';
+import {
+  checked,
+  FieldError,
+  flag,
+  integer,
+  listOf,
+  object,
+  oneOf,
+  optional,
+  type Read,
+  record,
+  string,
+} from './schema.js';
 import { type DumpSettings, type Part, settingsFields, size } from './settings.js';
 
 /** A file of the dump, with the size and the digest that it must have. */
@@ -19,6 +32,11 @@ export interface ShardEntry extends ListedFile {
   readonly rows: number;
   /** The number of tokens, without padding. */
   readonly tokens: number;
+  /**
+   * How many values are not finite, by location. It is left out where all are finite, and by versions of this library
+   * that did not count.
+   */
+  readonly nonFinite?: NonFiniteCounts;
   /** The Parquet files of the latents, one for each autoencoder; only where the dump has such files. */
   readonly parquet?: readonly ListedFile[];
 }
@@ -205,6 +223,8 @@ const listedFile = (isName: (name: string) => boolean): { readonly [K in keyof L
   sha256: checked('a SHA-256 in hexadecimal', (value) => typeof value === 'string' && /^[0-9a-f]{64}$/.test(value)),
 });
 
+const mostNames = 2 ** 20; // more than any header of a shard can hold
+
 const manifestOf = object<Manifest>({
   format: oneOf('sonde dump'),
   version: checked('1', (value) => value === 1),
@@ -214,6 +234,9 @@ const manifestOf = object<Manifest>({
       ...listedFile((name) => shardNumber(name) !== undefined),
       rows: size,
       tokens: integer(1),
+      nonFinite: optional(
+        record(string, object<NonFinite>({ nan: integer(0), infinite: integer(0), values: integer(1) }), mostNames),
+      ),
       parquet: optional(listOf(object<ListedFile>(listedFile((name) => parquetNumber(name) !== undefined)))),
     }),
   ),
@@ -253,6 +276,8 @@ function contradictionIn(manifest: Manifest): string | undefined {
   if (!hasParquet) return 'a shard does not have the Parquet files that it should have';
   if (locations.some(({ shape }) => shape[0] !== context)) return 'a location\'s shape does not begin with "context"';
   if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
+  const miscounted = problemWithCounts(manifest, shards);
+  if (miscounted !== undefined) return miscounted;
   const names = featureNames(manifest);
   if (new Set(names).size < names.length) return 'it has a location twice';
   // Flat positions within a shard are 32-bit integers, and offsets in its file are exact.

@@ -31,7 +31,11 @@ export class Moments {
     return this.#count[series] as number;
   }
 
-  /** Adds n values with that mean to a series; m2, m3 and m4 are the sums of the powers of their distances from it. */
+  /**
+   * Adds n values with that mean to a series; m2, m3 and m4 are the sums of the powers of their distances from it. Of a
+   * series with values that are not finite, the mean is that of a plain sum: infinite with infinities of one sign, else
+   * NaN. Its other moments are NaN.
+   */
   merge(series: number, n: number, mean: number, m2: number, m3: number, m4: number): void {
     if (n === 0) return;
     const a = this.#count[series] as number;
@@ -42,6 +46,11 @@ export class Moments {
     const delta = mean - (this.#mean[series] as number);
     const square = delta * delta;
     this.#count[series] = all;
+    if (!Number.isFinite(delta)) {
+      this.#mean[series] = (this.#mean[series] as number) + mean;
+      this.#m2[series] = this.#m3[series] = this.#m4[series] = Number.NaN;
+      return;
+    }
     this.#mean[series] = (this.#mean[series] as number) + delta * part;
     this.#m2[series] = a2 + m2 + square * a * part;
     this.#m3[series] = a3 + m3 + square * delta * a * part * (rest - part) + 3 * delta * (rest * m2 - part * a2);

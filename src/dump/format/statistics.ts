@@ -7,13 +7,16 @@ import { Moments } from './moments.js';
 export interface Statistics {
   /** The number of positions. */
   readonly count: number;
-  /** The number of positions where each feature is not 0, [features]. */
+  /** The number of positions where each feature is not 0, [features]. NaN is not 0. */
   readonly active: Float64Array;
-  /** The mean over all positions; NaN when there are none. */
+  /**
+   * The mean over all positions; NaN when there are none. Of a feature that is NaN somewhere it is NaN, and of one with
+   * infinities that of a plain sum: infinite with infinities of one sign, else NaN.
+   */
   readonly mean: Float64Array;
-  /** The variance of the population: the sum is divided by the count. */
+  /** The variance of the population: the sum is divided by the count. NaN where a value is not finite. */
   readonly variance: Float64Array;
-  /** -Infinity when there are no positions. NaN is ignored. */
+  /** NaN where a value is NaN; -Infinity when there are no positions. */
   readonly maximum: Float64Array;
 }
 
@@ -50,7 +53,7 @@ export class FeatureStatistics {
         sum[i] = (sum[i] as number) + x;
         squares[i] = (squares[i] as number) + x * x;
         if (x !== 0) active[i] = (active[i] as number) + 1;
-        if (x > (maximum[i] as number)) maximum[i] = x;
+        if (x > (maximum[i] as number) || Number.isNaN(x)) maximum[i] = x; // nothing is larger than NaN
       }
     }
     this.#count += positions.length;
@@ -73,7 +76,7 @@ export class FeatureStatistics {
         sum[latent] = (sum[latent] as number) + x;
         squares[latent] = (squares[latent] as number) + x * x;
         if (x !== 0) active[latent] = (active[latent] as number) + 1;
-        if (x > (maximum[latent] as number)) maximum[latent] = x;
+        if (x > (maximum[latent] as number) || Number.isNaN(x)) maximum[latent] = x;
       }
     }
     this.#count += ranges.length;

@@ -11,6 +11,8 @@ import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { printable } from '../../files/text.js';
 import type { CorpusFile } from '../corpus/corpus.js';
 import { severalAtOnce } from '../format/disk.js';
+import { NonFiniteError } from '../format/non_finite.js';
+import type { MergeResult } from '../shards/merge.js';
 import type { DumpOptions } from '../shards/options.js';
 import { checkByName } from '../shards/prepare.js';
 import { isComplete, planShards, type ShardedDump, type ShardedRequest } from '../workers/shard_session.js';
@@ -207,7 +209,8 @@ async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promi
 // ---- work
 
 export type WorkEvent =
-  | { readonly kind: 'done'; readonly what: string; readonly seconds: number }
+  /** `merged`: the dump that is complete now. */
+  | { readonly kind: 'done'; readonly what: string; readonly seconds: number; readonly merged?: MergeResult }
   | { readonly kind: 'failed'; readonly what: string; readonly reason: string; readonly final: boolean }
   | { readonly kind: 'connection'; readonly reason: string };
 
@@ -226,7 +229,8 @@ export interface WorkOptions extends QueueOptions {
 
 /**
  * Works on the jobs of a queue until the signal aborts or, with `untilDone`, until there are no more. A job fails for
- * good if `planQueue` cannot have made it, if its signature is missing or wrong, or if it asks for what is not allowed.
+ * good if `planQueue` cannot have made it, if its signature is missing or wrong, if it asks for what is not allowed, or
+ * if a value must be finite and is not.
  */
 export async function workQueue(options: WorkOptions): Promise<void> {
   const { Worker, WaitingError, UnrecoverableError } = await bullmq();
@@ -235,14 +239,16 @@ export async function workQueue(options: WorkOptions): Promise<void> {
   const runner = new JobRunner({ ...options, permit: new Permit(options.allow) });
   await withQueue(options, mayWork); // fails at once when there is no server, or no right to work
   const begun = new Map<string, number>();
+  const merged = new Map<string, MergeResult>();
   const worker: Worker = new Worker(
     name,
     async (job: Job, token?: string) => {
       begun.set(job.id as string, performance.now());
       try {
-        await runner.run(job, worker);
+        const result = await runner.run(job, worker);
+        if (result) merged.set(job.id as string, result);
       } catch (error) {
-        if (error instanceof BadJob || error instanceof NotAllowed) throw new UnrecoverableError(error.message);
+        if (isFinal(error)) throw new UnrecoverableError(error.message);
         if (!signal.aborted) throw error;
         await job.moveToWait(token);
         throw new WaitingError();
@@ -262,7 +268,9 @@ export async function workQueue(options: WorkOptions): Promise<void> {
   );
   worker.on('completed', (job) => {
     const seconds = (performance.now() - (begun.get(job.id as string) ?? performance.now())) / 1000;
-    onEvent({ kind: 'done', what: nameOf(job), seconds });
+    const result = merged.get(job.id as string);
+    merged.delete(job.id as string);
+    onEvent({ kind: 'done', what: nameOf(job), seconds, ...(result && { merged: result }) });
   });
   worker.on('failed', (job, error) => {
     if (!job) return;
@@ -281,6 +289,10 @@ export async function workQueue(options: WorkOptions): Promise<void> {
     await runner.close();
   }
 }
+
+/** Whether trying a job again changes nothing. */
+const isFinal = (error: unknown): error is Error =>
+  error instanceof BadJob || error instanceof NotAllowed || error instanceof NonFiniteError;
 
 /** For messages about jobs, whose signatures do not matter. */
 const anyOrigin = { name: '' };

@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto';
 import type { Job, Worker } from 'bullmq';
 import type { Device } from '../../engine/device.js';
 import { quietly } from '../../files/promises.js';
-import { mergeDumps } from '../shards/merge.js';
+import { type MergeResult, mergeDumps } from '../shards/merge.js';
 import { type ShardedDump, ShardSession } from '../workers/shard_session.js';
 import type { Permit } from './allowances.js';
 import { BadJob, type JobOrigin, readJob } from './job.js';
@@ -33,23 +33,27 @@ export class JobRunner {
     this.#options = options;
   }
 
-  /** @throws BadJob for a job that no worker takes, NotAllowed for one that this worker does not. */
-  async run({ name, data }: Job, worker: Worker): Promise<void> {
+  /**
+   * Returns the result of a merge.
+   * @throws BadJob for a job that no worker takes, NotAllowed for one that this worker does not.
+   */
+  async run({ name, data }: Job, worker: Worker): Promise<MergeResult | undefined> {
     const { permit } = this.#options;
     if (name === 'merge') {
       const { request } = readJob(name, data, this.#options);
       await permit.check(request);
-      await mergeDumps(request.out);
-    } else if (name === 'shard') {
+      return mergeDumps(request.out);
+    }
+    if (name === 'shard') {
       const { dump: id, number } = readJob(name, data, this.#options);
       const dump = await this.#plannedDump(id, worker);
       if (number >= dump.count) {
         throw new BadJob(`queue: the job's number must be below the count of shards, ${dump.count}, but is ${number}`);
       }
       await this.#makeShard(dump, number);
-    } else {
-      throw new BadJob("queue: the job's name must be shard or merge, but is another");
+      return undefined;
     }
+    throw new BadJob("queue: the job's name must be shard or merge, but is another");
   }
 
   /** The dump of a shard, which is the payload of its merge job. */

@@ -14,6 +14,7 @@ import {
   totalsOf,
   whole,
 } from '../format/manifest.js';
+import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import type { DenseLocation, SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 import { MergedStatistics, type Statistics } from '../format/statistics.js';
@@ -120,6 +121,14 @@ export class Dump {
    */
   get names(): string[] {
     return featureNames(this.manifest);
+  }
+
+  /**
+   * How many of the stored values are not finite, over all shards, as the manifest says. Names of which all values are
+   * finite are left out. Shards of versions of this library that did not count have none: `verify` counts again.
+   */
+  get nonFinite(): Readonly<Record<string, NonFiniteTotal>> {
+    return totalNonFinite(this.manifest, this.shards);
   }
 
   /**
@@ -252,7 +261,10 @@ export class Dump {
     return merged.get();
   }
 
-  /** Checks every file against the manifest: sizes, checksums, headers, and that what they hold makes sense. */
+  /**
+   * Checks every file against the manifest: sizes, checksums, headers, that what they hold makes sense, and how many
+   * values are not finite.
+   */
   async verify(): Promise<Problem[]> {
     this.#checkOpen();
     return verifyDump(this.#store, this.manifest);

@@ -17,6 +17,7 @@ import {
 import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import type { SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
+import { countProblems, type KnownPositions, QuickLook } from './recount.js';
 
 // Large enough that object storage is asked for several ranges at once.
 const scratchBytes = 2 ** 25;
@@ -80,7 +81,8 @@ async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, s
     return [(error as Error).message.replace(`${store.pathOf(entry.file)}: `, '')];
   }
   try {
-    const sha256 = await digestOf(shard.file, scratch);
+    const quickLook = new QuickLook(shard, manifest);
+    const sha256 = await digestOf(shard.file, scratch, quickLook.look);
     if (sha256 !== entry.sha256) return [`its SHA-256 is ${sha256}, but the manifest says ${entry.sha256}`];
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);
@@ -99,6 +101,7 @@ async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, s
       found.push(...(await checkLatents(shard, manifest, i, { document, positions })));
     }
     if (manifest.statistics) found.push(...(await checkStatistics(shard, manifest, tokens, document)));
+    found.push(...(await countProblems(shard, manifest, { document, positions }, quickLook)));
     return found;
   } finally {
     await shard.close();
@@ -170,12 +173,12 @@ function tokenProblem(
   return count === entry.tokens ? undefined : `holds ${count} tokens, but the manifest says ${entry.tokens}`;
 }
 
-interface Stored {
-  readonly document: Int32Array;
-  readonly positions: StoredPositions;
-}
-
-async function checkLatents(shard: ShardReader, manifest: Manifest, i: number, { document, positions }: Stored) {
+async function checkLatents(
+  shard: ShardReader,
+  manifest: Manifest,
+  i: number,
+  { document, positions }: KnownPositions,
+) {
   const { location, latents } = manifest.autoencoders[i] as SparseLocation;
   const name = latentsName(location);
   const pointers = (await shard.read(`${name}.row_ptr`)) as BigInt64Array;

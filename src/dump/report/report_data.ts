@@ -15,7 +15,7 @@ export interface LatentActivity {
   readonly tokens: number;
   /** [latents]: the number of tokens where each is active. */
   readonly active: Float64Array;
-  /** [latents]: the largest activation of each; 0 where a latent never is active. */
+  /** [latents]: the largest activation of each; 0 where a latent never is active, NaN where one of them is NaN. */
   readonly largest: Float32Array;
 }
 
@@ -60,7 +60,8 @@ async function activityOf({ dump, signal, meter }: Reading, name: string): Promi
     for (let i = 0; i < indices.length; i++) {
       const latent = indices[i] as number;
       active[latent] = (active[latent] as number) + 1;
-      if ((values[i] as number) > (largest[latent] as number)) largest[latent] = values[i] as number;
+      const value = values[i] as number;
+      if (value > (largest[latent] as number) || Number.isNaN(value)) largest[latent] = value;
     }
     for (const stored of chunk.tokens.stored) tokens += stored;
   }

@@ -3,6 +3,7 @@
 import { showBytes, threeDigits, withCommas } from '../../files/text.js';
 import { latentsName } from '../format/layout.js';
 import { bytesOf } from '../format/manifest.js';
+import { nonFiniteLines } from '../format/non_finite.js';
 import { textOf } from '../format/token_text.js';
 import type { Dump } from '../read/reader.js';
 import { type Example, type Feature, histogramOf, type LatentActivity } from './report_data.js';
@@ -33,6 +34,7 @@ td.n, th.n { text-align: right; }
 .example { margin: .35rem 0; padding: .4rem .6rem; border: 1px solid var(--line); border-radius: .4rem; line-height: 1.7;
   font-family: ui-monospace, monospace; font-size: .88rem; white-space: pre-wrap; }
 .example span { border-radius: 2px; }
+.example u { text-decoration: wavy underline; }
 .example small { color: var(--faint); }
 `;
 
@@ -71,7 +73,7 @@ const percent = (x: number): string => `${threeDigits(100 * x)} %`;
 
 // ---- what is in the dump
 
-function overview({ manifest, shards, rowCount, tokenCount }: Dump): string {
+function overview({ manifest, shards, rowCount, tokenCount, nonFinite }: Dump): string {
   const { model, corpus, context, locations, autoencoders, dtype, complete } = manifest;
   const bytes = bytesOf(shards);
   const facts: [string, string][] = [
@@ -89,6 +91,7 @@ function overview({ manifest, shards, rowCount, tokenCount }: Dump): string {
     ...autoencoders.map(({ location, name, latents, threshold }): [string, string] => {
       return [latentsName(location), `${withCommas(latents)} latents of ${name}, those above ${threshold}`];
     }),
+    ...nonFiniteLines(nonFinite, shards.length).map((line): [string, string] => ['not finite', line]),
   ];
   const rows = facts.map(([what, text]) => `<tr><th>${escaped(what)}</th><td>${escaped(text)}</td></tr>`);
   return `<h1>${escaped(model.name)}: a dump</h1>\n<table class="facts">${rows.join('\n')}</table>`;
@@ -151,21 +154,23 @@ function featureOf({ name, index, mean, examples }: Feature, activity: LatentAct
   const rate =
     tokens === undefined ? '' : `active at ${percent(tokens / (activity as LatentActivity).tokens)} of the tokens, `;
   const largest = Math.max(0, ...examples.map(({ activations }) => largestOf(activations)));
+  const finite = Math.max(0, ...examples.map(({ activations }) => largestOf(activations.filter(Number.isFinite))));
   return [
     `<section><h3 id="${escaped(`${name}/${index}`)}">${activity ? 'Latent' : 'Neuron'} ${index}</h3>`,
     `<p class="faint">${rate}${threeDigits(mean)} on average, ${threeDigits(largest)} at most</p>`,
-    ...examples.map((example) => exampleOf(example, largest)),
+    ...examples.map((example) => exampleOf(example, finite)),
     ...(examples.length === 0 ? ['<p>It is active nowhere.</p>'] : []),
     '</section>',
   ].join('\n');
 }
 
-// Math.max(...) would fail here: rows may be long.
+// Math.max(...) would fail here: rows may be long. NaN does not count.
 const largestOf = (activations: Float32Array): number => activations.reduce((most, x) => (x > most ? x : most), 0);
 
 const before = 40; // tokens that are shown around the strongest one
 const after = 15;
 
+/** `largest`: the finite activation that is shown strongest. Those that are not finite are underlined. */
 function exampleOf({ row, tokens, activations }: Example, largest: number): string {
   const peak = activations.indexOf(largestOf(activations));
   const from = Math.max(0, peak - before);
@@ -182,6 +187,7 @@ function tokenOf(token: number, activation: number, largest: number): string {
       .replaceAll('\n', '↵')
       .replace(/\p{Cc}/gu, '\uFFFD'),
   );
+  if (!Number.isFinite(activation)) return `<u title="${activation}">${text}</u>`;
   if (!(activation > 0)) return text;
   const strength = Math.min(1, activation / largest).toFixed(2);
   return `<span style="background:rgb(var(--hot) / ${strength})" title="${threeDigits(activation)}">${text}</span>`;

@@ -31,10 +31,12 @@ export interface DumpPlan {
   readonly fullContext: boolean;
   /** The locations that the model is asked for, in the order in which it computes them. */
   readonly wanted: readonly string[];
+  /** Whether a value that is not finite is an error. */
+  readonly finite: boolean;
 }
 
 /** The options of a dump as they were given, and the properties of what was loaded for them. */
-export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' | 'shard'> {
+export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' | 'shard' | 'finite'> {
   readonly model: DumpSettings['model'];
   readonly corpus: readonly SourceDescription[];
   readonly dense: readonly string[];
@@ -60,8 +62,9 @@ export function planDump(request: PlanRequest): DumpPlan {
   const part = { index: integer('shard.index', shard.index, 0, count - 1), count };
   const rowCount = rowsPerShard({ context, shardTokens });
   const filter = filterOf(request);
-  const { statistics = false, parquet = false } = request;
+  const { statistics = false, parquet = false, finite = false } = request;
   checkFormats({ dtype, dense, autoencoders, statistics, parquet });
+  checkFlag('finite', finite);
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
@@ -89,6 +92,7 @@ export function planDump(request: PlanRequest): DumpPlan {
     batch: Math.min(rowCount, integer('batch', request.batch ?? Math.max(1, fallback), 1, 2 ** 20)),
     fullContext: wanted.some((location) => hasKeys(location, model)),
     wanted,
+    finite,
   };
 }
 
@@ -134,9 +138,8 @@ function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Forma
   if (!dumpDTypes.includes(dtype)) {
     throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
   }
-  for (const [option, value] of Object.entries({ statistics, parquet })) {
-    if (typeof value !== 'boolean') throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
-  }
+  checkFlag('statistics', statistics);
+  checkFlag('parquet', parquet);
   const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
   if (infinite !== undefined) {
     throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
@@ -159,6 +162,11 @@ function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSet
     sample,
     seed: sample < 1 ? integer('seed', seed ?? 0, 0) : null,
   };
+}
+
+function checkFlag(option: string, value: unknown): void {
+  if (typeof value === 'boolean') return;
+  throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
 }
 
 function integer(option: string, value: unknown, low: number, high = Number.MAX_SAFE_INTEGER): number {
@@ -216,6 +224,7 @@ export function describePlan(plan: DumpPlan): string {
     ...dense,
     ...sparse,
     ...(settings.statistics ? ['  count, active, mean, variance and maximum of each feature, for each shard'] : []),
+    ...(plan.finite ? ['values     the first one that is not finite ends the dump'] : []),
     ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
     `in all     ${Number(bytesPerToken.toPrecision(6))} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
   ].join('\n');

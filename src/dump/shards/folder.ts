@@ -19,6 +19,7 @@ import {
   shardNumber,
   whole,
 } from '../format/manifest.js';
+import { NonFiniteError, showNonFinite } from '../format/non_finite.js';
 import type { DumpSettings } from '../format/settings.js';
 
 export interface PreparedFolder {
@@ -72,6 +73,20 @@ export async function prepareFolder(store: Store, settings: DumpSettings): Promi
     await lease.release();
     await removeFolder();
     throw error;
+  }
+}
+
+/** @throws NonFiniteError that names the first of `shards` with values that are not finite: the request refuses them. */
+export function checkFinite({ name: folder }: Store, shards: Iterable<ShardEntry>): void {
+  for (const { file, nonFinite = {} } of shards) {
+    const [counted] = Object.entries(nonFinite);
+    if (!counted) continue;
+    const [location, counts] = counted;
+    throw new NonFiniteError(
+      `dump: ${folder} holds ${file}, where of ${location} ${showNonFinite(counts)}. ` +
+        'Without finite, the dump goes on; with it, choose another folder',
+      shardNumber(file) as number,
+    );
   }
 }
 

@@ -5,6 +5,7 @@ import type { Draft } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { onDisk, writeAll } from '../format/disk.js';
 import { indexDType, latentDType } from '../format/layout.js';
+import { type NonFiniteCounter, nextNonFinite } from '../format/non_finite.js';
 import type { StoredPositions } from '../format/positions.js';
 import type { DumpSettings, SparseLocation } from '../format/settings.js';
 import { toStored } from '../format/stored_floats.js';
@@ -25,6 +26,7 @@ interface SpillFile {
 }
 
 export class LatentSpill {
+  readonly #i: number;
   readonly #settings: DumpSettings;
   readonly #latents: number;
   readonly #block: Block;
@@ -46,6 +48,7 @@ export class LatentSpill {
     positions: StoredPositions,
     { indices, values }: { indices: Draft; values: Draft },
   ) {
+    this.#i = i;
     this.#settings = settings;
     this.#latents = (settings.autoencoders[i] as SparseLocation).latents;
     this.#block = block;
@@ -61,7 +64,8 @@ export class LatentSpill {
     return this.#entries;
   }
 
-  async append(batch: Batch, csr: SparseLatents): Promise<void> {
+  /** Adds the latents of a batch, and to `counter` those values that are stored and not finite. */
+  async append(batch: Batch, csr: SparseLatents, counter: NonFiniteCounter): Promise<void> {
     const spans = this.#storedSpans(batch, csr);
     const count = spans.reduce((sum, { from, to }) => sum + to - from, 0);
     const indices = new (indexDType(this.#latents) === 'uint16' ? Uint16Array : Int32Array)(count);
@@ -72,28 +76,46 @@ export class LatentSpill {
       values.set(csr.values.subarray(from, to), at);
       at += to - from;
     }
+    const dtype = latentDType(this.#settings.dtype);
+    if (nextNonFinite(values, dtype) >= 0) this.#count(batch, csr, counter);
     await append(this.#indices, indices);
-    await append(this.#values, toStored(values, latentDType(this.#settings.dtype)));
+    await append(this.#values, toStored(values, dtype));
+  }
+
+  #count({ rows, seq }: Batch, { rowPtr, indices, values }: SparseLatents, counter: NonFiniteCounter): void {
+    for (const [n, row] of rows.entries()) {
+      this.#eachSlot(row, (_, flat) => {
+        const at = n * seq + flat - row * this.#settings.context;
+        const [from, to] = [Number(rowPtr[at]), Number(rowPtr[at + 1])];
+        const placeOf = (entry: number) => ({ flat, index: indices[from + entry] as number });
+        counter.addLatents(this.#i, values.subarray(from, to), placeOf);
+      });
+    }
+  }
+
+  /** Calls body with each stored position of a row: its slot, and its flat position. */
+  #eachSlot(row: number, body: (slot: number, flat: number) => void): void {
+    const { starts, flatPositions } = this.#positions;
+    const first = starts[row] as number;
+    const end = flatPositions ? (starts[row + 1] as number) : first + (this.#block.lengths[row] as number);
+    for (let slot = first; slot < end; slot++) body(slot, flatPositions ? (flatPositions[slot] as number) : slot);
   }
 
   // Padding that was computed has entries, too. They are left out.
   #storedSpans({ rows, seq }: Batch, { rowPtr }: SparseLatents): EntrySpan[] {
     const { context } = this.#settings;
-    const { starts, flatPositions } = this.#positions;
     const spans: EntrySpan[] = [];
     for (const [n, row] of rows.entries()) {
       this.#starts[row] = this.#entries;
-      const first = starts[row] as number;
-      const end = flatPositions ? (starts[row + 1] as number) : first + (this.#block.lengths[row] as number);
-      for (let slot = first; slot < end; slot++) {
-        const at = n * seq + (flatPositions ? (flatPositions[slot] as number) : slot) - row * context;
+      this.#eachSlot(row, (slot, flat) => {
+        const at = n * seq + flat - row * context;
         const [from, to] = [Number(rowPtr[at]), Number(rowPtr[at + 1])];
         this.#counts[slot] = to - from;
         this.#entries += to - from;
         const last = spans.at(-1);
         if (last?.to === from) last.to = to;
         else spans.push({ from, to });
-      }
+      });
       this.#sizes[row] = this.#entries - (this.#starts[row] as number);
     }
     return spans.filter(({ from, to }) => to > from);

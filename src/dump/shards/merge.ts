@@ -25,6 +25,7 @@ import {
   whole,
   writeManifest,
 } from '../format/manifest.js';
+import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import { rowsPerShard } from '../format/positions.js';
 
 export interface MergeResult {
@@ -34,6 +35,8 @@ export interface MergeResult {
   readonly shards: number;
   /** The number of files that got a name in the folder. */
   readonly linked: number;
+  /** How many of the stored values are not finite, by location, as the manifests of the parts say. */
+  readonly nonFinite: Readonly<Record<string, NonFiniteTotal>>;
 }
 
 /** A part of the dump, and the store that it lies in. */
@@ -123,6 +126,7 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
     ...totalsOf(entries),
     shards: entries.length,
     linked,
+    nonFinite: totalNonFinite(settings, entries),
   };
 }
 

@@ -28,6 +28,12 @@ export interface PlainOptions extends StorageOptions {
   batch?: number;
   /** Latents above the threshold are stored; 0 when left out. */
   threshold?: number;
+  /**
+   * The first value that is not finite ends the dump with an error that names it: NaN, an infinity, or a value that is
+   * too large for `dtype`. So do such values that the folder has already. Without it, they are stored and counted. It
+   * has no influence on what is written.
+   */
+  finite?: boolean;
 }
 
 /** Options that belong to one process, and cannot be given to another one. */
@@ -74,6 +80,7 @@ const plainOptionNames = Object.keys({
   dtype: true,
   shardTokens: true,
   threshold: true,
+  finite: true,
   drop: true,
   sample: true,
   seed: true,

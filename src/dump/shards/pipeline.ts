@@ -5,6 +5,7 @@ import { quietly } from '../../files/promises.js';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { widthOf } from '../format/layout.js';
+import { denseDType } from '../format/non_finite.js';
 import type { SparseLocation } from '../format/settings.js';
 import { type StoredFloats, transferDType } from '../format/stored_floats.js';
 import { type Batch, batchesOf } from './batches.js';
@@ -34,19 +35,22 @@ function makeSlab({ settings, batch }: DumpPlan): Slab {
 }
 
 export async function computeShard(pipeline: Pipeline, block: Block): Promise<ShardWriter> {
-  const writer = await ShardWriter.create(pipeline.out, pipeline.plan.settings, block);
+  const writer = await ShardWriter.create(pipeline.out, pipeline.plan, block);
   const inFlight: Promise<void>[] = [];
   let stored: Promise<void> = Promise.resolve();
   try {
-    for (const [n, batch] of batchesOf(pipeline.plan, block).entries()) {
+    let begun = 0;
+    for (const batch of batchesOf(pipeline.plan, block)) {
       pipeline.signal?.throwIfAborted();
       if (inFlight.length === batchesInFlight) await inFlight.shift();
+      if ((batch.rows[0] as number) > writer.refusedRow) continue; // no earlier value can be in these rows
       const values = await compute(pipeline, block, batch);
-      const slab = pipeline.slabs[n % batchesInFlight] as Slab;
+      const slab = pipeline.slabs[begun++ % batchesInFlight] as Slab;
       stored = quietly(store(pipeline, writer, block, batch, values, slab, stored));
       inFlight.push(stored);
     }
     await stored;
+    writer.checkFinite();
     return writer;
   } catch (error) {
     await Promise.allSettled(inFlight);
@@ -119,12 +123,16 @@ async function store(
     });
     const dense = values.dense.map((tensor, i) => {
       const host = (slab[i] as StoredFloats).subarray(0, tensor.size);
-      return quietly(tensor.readInto(host).then(() => host));
+      const reading = tensor.readChecked(host, denseDType(settings.dtype));
+      return quietly(reading.then((hasNonFinite) => ({ host, allFinite: !hasNonFinite })));
     });
     // All reads must have settled before the tensors are disposed of and the slab is reused.
     await Promise.allSettled([...latents, ...dense]);
     await before;
-    for (const [i, host] of dense.entries()) await writer.writeDense(i, batch, await host);
+    for (const [i, read] of dense.entries()) {
+      const { host, allFinite } = await read;
+      await writer.writeDense(i, batch, host, allFinite);
+    }
     for (const [i, csr] of latents.entries()) await writer.appendLatents(i, batch, await csr);
   } finally {
     values.dispose();

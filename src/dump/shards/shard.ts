@@ -5,13 +5,14 @@
 import type { SparseLatents } from '../../engine/ops/sparse_encode.js';
 import { handleSource } from '../../files/byte_source.js';
 import { type Draft, newTag, type Store } from '../../files/store/store.js';
-import type { Block } from '../corpus/blocks.js';
+import { type Block, positionInDocument } from '../corpus/blocks.js';
 import { digestOf, onDisk, writeAll } from '../format/disk.js';
-import { latentsName, ShardLayout, widthOf } from '../format/layout.js';
+import { featureNames, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
 import { type ListedFile, type ShardEntry, shardFile } from '../format/manifest.js';
+import { denseDType, type FoundValue, NonFiniteCounter, NonFiniteError, storedSizes } from '../format/non_finite.js';
 import { type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import type { DenseLocation, DumpSettings, SparseLocation } from '../format/settings.js';
-import { type Quantized, quantized, type StoredFloats, toStored } from '../format/stored_floats.js';
+import { quantized, type StoredFloats, toStored, transferDType } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
 import { LatentSpill } from './latent_spill.js';
 import { draftParquet, type FinishedShard } from './shard_parquet.js';
@@ -27,6 +28,8 @@ interface NewShard {
   readonly settings: DumpSettings;
   readonly block: Block;
   readonly positions: StoredPositions;
+  /** Whether values that are not finite are an error. Without it, they are one where int8 would have to hold them. */
+  readonly finite: boolean;
 }
 
 export class ShardWriter {
@@ -39,9 +42,10 @@ export class ShardWriter {
   readonly #spills: readonly LatentSpill[];
   readonly #layout: ShardLayout;
   readonly #statistics: ShardStatistics | undefined;
+  readonly #nonFinite: NonFiniteCounter;
 
   private constructor(
-    { store, tag, settings, block, positions }: NewShard,
+    { store, tag, settings, block, positions, finite }: NewShard,
     draft: Draft,
     spills: readonly LatentSpill[],
   ) {
@@ -54,11 +58,17 @@ export class ShardWriter {
     this.#spills = spills;
     this.#layout = ShardLayout.beforeLatents(settings, { rows: block.rows, positions: positions.count });
     this.#statistics = settings.statistics ? new ShardStatistics(settings, block) : undefined;
+    const isInt8 = (feature: number) => settings.dtype === 'int8' && feature < settings.locations.length;
+    this.#nonFinite = new NonFiniteCounter(settings, (feature) => finite || isInt8(feature));
   }
 
   /** Creates the unfinished file and writes the tokens. */
-  static async create(store: Store, settings: DumpSettings, block: Block): Promise<ShardWriter> {
-    const shard = { store, tag: newTag(), settings, block, positions: storedPositionsOf(settings, block) };
+  static async create(
+    store: Store,
+    { settings, finite }: { readonly settings: DumpSettings; readonly finite: boolean },
+    block: Block,
+  ): Promise<ShardWriter> {
+    const shard = { store, tag: newTag(), settings, block, positions: storedPositionsOf(settings, block), finite };
     const file = shardFile(block.number);
     const opened: Draft[] = [];
     const begin = async (part?: string): Promise<Draft> => {
@@ -107,9 +117,9 @@ export class ShardWriter {
 
   /**
    * Writes the batch's `values` [rows, seq, ...] of location `i`, except padding and left-out positions. `values` is
-   * overwritten.
+   * overwritten. `allFinite`: none of them needs to be looked at.
    */
-  async writeDense(i: number, batch: Batch, values: StoredFloats): Promise<void> {
+  async writeDense(i: number, batch: Batch, values: StoredFloats, allFinite: boolean): Promise<void> {
     const entry = this.#settings.locations[i] as DenseLocation;
     const { context } = this.#settings;
     const { flatPositions } = this.#positions;
@@ -119,8 +129,26 @@ export class ShardWriter {
       ? packedSpans(batch, { ...this.#positions, flatPositions }, context, values, width)
       : paddedSpans(batch, this.#block, context);
     for (const { first, slot, count } of spans) {
-      await this.#writeVectors(entry, slot, values.subarray(first * width, (first + count) * width));
+      const vectors = values.subarray(first * width, (first + count) * width);
+      const flatOf = (n: number) => (flatPositions ? (flatPositions[slot + n] as number) : slot + n);
+      if (!allFinite) this.#nonFinite.addDense(i, vectors, flatOf);
+      if (!this.#nonFinite.refused) await this.#writeVectors(entry, slot, vectors);
     }
+  }
+
+  /** The first row so far that has a value that is an error; Infinity when there is none. */
+  get refusedRow(): number {
+    const { refused } = this.#nonFinite;
+    return refused ? Math.floor(refused.flat / this.#settings.context) : Number.POSITIVE_INFINITY;
+  }
+
+  /**
+   * Must be called when all batches were written but those whose rows all come after `refusedRow`.
+   * @throws NonFiniteError that names the first value that is an error, if there is one.
+   */
+  checkFinite(): void {
+    const { refused } = this.#nonFinite;
+    if (refused) throw refusal(this.#settings, this.#block, refused);
   }
 
   async #writeVectors(entry: DenseLocation, slot: number, values: StoredFloats): Promise<void> {
@@ -130,7 +158,7 @@ export class ShardWriter {
     const put = (name: string, view: ArrayBufferView & { readonly BYTES_PER_ELEMENT: number }, vector: number) =>
       this.#write(view, this.#layout.offset(name) + slot * vector * view.BYTES_PER_ELEMENT);
     if (dtype === 'int8') {
-      const { integers, scales } = quantizedAt(location, values as Float32Array, width);
+      const { integers, scales } = quantized(values as Float32Array, width);
       await put(`${location}.scale`, scales, 1);
       await put(location, integers, width);
     } else {
@@ -141,7 +169,7 @@ export class ShardWriter {
   /** Adds the latents of the batch's [rows * seq] positions. */
   async appendLatents(i: number, batch: Batch, csr: SparseLatents): Promise<void> {
     this.#statistics?.addSparse(i, batch, csr);
-    await this.#spills[i]?.append(batch, csr);
+    await this.#spills[i]?.append(batch, csr, this.#nonFinite);
   }
 
   /** Completes the file and gives it its name. Returns its entry in the manifest. `buffer` is overwritten. */
@@ -163,7 +191,9 @@ export class ShardWriter {
     const source = handleSource(path, handle, bytes);
     const sha256 = await onDisk(path, digestOf(source, buffer));
     const file = shardFile(number);
-    const entry = { file, rows, tokens: tokenCount, bytes, sha256 };
+    const stored = this.#positions.flatPositions ? this.#positions.count : tokenCount;
+    const nonFinite = this.#nonFinite.counts(storedSizes(this.#settings, stored, entries));
+    const entry = { file, rows, tokens: tokenCount, bytes, sha256, ...(nonFinite && { nonFinite }) };
     const parquet = this.#settings.parquet
       ? await this.#publishParquet({ layout, file: source, path }, buffer)
       : undefined;
@@ -207,12 +237,20 @@ async function discardAll(written: readonly Pick<Draft, 'discard'>[]): Promise<v
   await Promise.allSettled(written.map((part) => part.discard()));
 }
 
-function quantizedAt(location: string, values: Float32Array, width: number): Quantized {
-  try {
-    return quantized(values, width);
-  } catch (cause) {
-    throw new RangeError(`dump: ${location}: ${(cause as Error).message}: choose float16, and another folder`, {
-      cause,
-    });
+function refusal(settings: DumpSettings, block: Block, { feature, flat, index, value }: FoundValue): NonFiniteError {
+  const { context, locations, dtype } = settings;
+  const isDense = feature < locations.length;
+  const position = `position ${positionInDocument(block, flat)} in document ${block.document[flat]}`;
+  const row = `row ${Math.floor(flat / context)}, position ${flat % context} of ${shardFile(block.number)}`;
+  const where = `${isDense ? 'value' : 'latent'} ${index} at ${position} (${row})`;
+  const name = featureNames(settings)[feature];
+  if (isDense && dtype === 'int8') {
+    const advice = `choose float16, and another folder. It is ${where}`;
+    return new NonFiniteError(`dump: ${name}: ${value} is not finite, which int8 cannot hold: ${advice}`, block.number);
   }
+  const rounding = isDense ? denseDType(dtype) : latentDType(dtype);
+  const rounded = isDense && transferDType(settings) !== 'float32' && !Number.isNaN(value);
+  const is = rounded ? `is not finite, or was too large for ${rounding}` : `is not finite`;
+  const what = Number.isFinite(value) ? `${value} is too large for ${rounding}` : `${value} ${is}`;
+  return new NonFiniteError(`dump: ${name}: ${what}: ${where}. Without finite, such values are counted`, block.number);
 }

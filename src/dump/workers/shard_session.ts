@@ -12,12 +12,13 @@ import {
   makeManifest,
   manifestFile,
   readManifests,
+  shardNumber,
   whole,
   writeManifest,
 } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
 import { BlockCursor, corpusBlocks } from '../shards/corpus_blocks.js';
-import { prepareFolder } from '../shards/folder.js';
+import { checkFinite, prepareFolder } from '../shards/folder.js';
 import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
 import { checkOptions, type LoadPermit, prepare } from '../shards/prepare.js';
 import { LocalMaker } from '../shards/shard_maker.js';
@@ -94,7 +95,7 @@ export class ShardSession {
   /**
    * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may
    * begin. A failure affects one shard only: after a rejection the session can make others, and the same one again.
-   * @throws RangeError when the dump has no shard of that number; Error when another process makes it, the disk or the
+   * @throws NonFiniteError when the request refuses values that are not finite, and the shard has some; RangeError when the dump has no shard of that number; Error when another process makes it, the disk or the
    *   corpus fails, or the corpus does not end where the dump was planned to.
    */
   async make(number: number): Promise<void> {
@@ -105,11 +106,24 @@ export class ShardSession {
     }
     const store = this.#store;
     const part = { ...settings, part: { index: number, count } };
-    if (await isWhole(store, settings)) return;
+    const { finite = false } = this.#dump.request;
+    const merged = await mergedDump(store, settings);
+    if (merged) {
+      if (finite)
+        checkFinite(
+          store,
+          merged.shards.filter(({ file }) => shardNumber(file) === number),
+        );
+      return;
+    }
     const folder = await prepareFolder(store, part);
     let block: Block | undefined;
     try {
-      if (folder.manifest?.complete && folder.shards.has(number)) return;
+      const there = folder.manifest?.complete ? folder.shards.get(number) : undefined;
+      if (there) {
+        if (finite) checkFinite(store, [there]);
+        return;
+      }
       // If this process is killed after it publishes the shard, a manifest must say to which dump the shard belongs.
       if (folder.isNew) await writeManifest(store, makeManifest(part, [], false));
       const computed = await this.#oneAtATime(async () => {
@@ -149,11 +163,11 @@ function checkSame(planned: DumpSettings, found: DumpSettings): void {
   throw new Error(`dump: planned with ${label} ${there}, but there is ${here} here`);
 }
 
-/** Whether the parts have been merged already. */
-const isWhole = async (store: Store, settings: DumpSettings): Promise<boolean> => {
+/** The manifest of the whole dump, if the parts have been merged already. */
+async function mergedDump(store: Store, settings: DumpSettings): Promise<Manifest | undefined> {
   const there = await manifestOfWhole(store);
-  return there?.complete === true && differenceOf(there, settings) === undefined;
-};
+  return there?.complete && differenceOf(there, settings) === undefined ? there : undefined;
+}
 
 async function manifestOfWhole(store: Store): Promise<Manifest | undefined> {
   const file = manifestFile(whole);
@@ -163,7 +177,8 @@ async function manifestOfWhole(store: Store): Promise<Manifest | undefined> {
 
 /**
  * Whether the dump is complete, with all of its shards. Creates the folder when it is not there.
- * @throws Error when the folder holds another dump, or this one, begun by dump() and incomplete.
+ * @throws Error when the folder holds another dump, or this one, begun by dump() and incomplete; NonFiniteError when it
+ *   has values that are not finite, which the request refuses.
  */
 export async function isComplete({ request, settings, count }: ShardedDump): Promise<boolean> {
   const store = openStore(request.out);
@@ -171,6 +186,7 @@ export async function isComplete({ request, settings, count }: ShardedDump): Pro
   const folder = await prepareFolder(store, { ...settings, part: there ? whole : { index: 0, count } });
   try {
     if (!there) return false;
+    if (request.finite) checkFinite(store, folder.shards.values());
     if (there.complete && folder.shards.size === there.shards.length) return true;
     const lacks = there.complete ? 'lacks shards' : 'was begun by one process';
     throw new Error(`dump: ${store.name} ${lacks}: sonde dump with the same options makes what is missing`);

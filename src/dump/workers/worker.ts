@@ -2,6 +2,7 @@
 // the parent says so, or when the parent has ended.
 import { openDevice } from '../../engine/device.js';
 import { openStore } from '../../files/store/open_store.js';
+import { NonFiniteError } from '../format/non_finite.js';
 import { prepare } from '../shards/prepare.js';
 import { LocalMaker } from '../shards/shard_maker.js';
 import type { FromWorker, ToWorker, WorkerRequest } from './worker_messages.js';
@@ -51,7 +52,8 @@ async function handle(message: ToWorker): Promise<void> {
 function fail(error: unknown): void {
   if (stop.signal.aborted) return;
   const { message, stack } = error instanceof Error ? error : new Error(String(error));
-  send({ kind: 'failed', message, stack });
+  const nonFinite = error instanceof NonFiniteError && { nonFinite: error.shard };
+  send({ kind: 'failed', message, stack, ...nonFinite });
 }
 
 async function end(): Promise<void> {

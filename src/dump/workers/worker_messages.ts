@@ -27,4 +27,10 @@ export type FromWorker =
   | { readonly kind: 'next' }
   | { readonly kind: 'stored'; readonly tokens: number }
   | { readonly kind: 'shard'; readonly number: number; readonly entry: ShardEntry }
-  | { readonly kind: 'failed'; readonly message: string; readonly stack: string | undefined };
+  /** `nonFinite`: the shard that has a value which must be finite, if that is the failure. */
+  | {
+      readonly kind: 'failed';
+      readonly message: string;
+      readonly stack: string | undefined;
+      readonly nonFinite?: number;
+    };

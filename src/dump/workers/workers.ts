@@ -9,6 +9,7 @@ import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { continueAdvice } from '../format/disk.js';
 import { differenceOf } from '../format/manifest.js';
+import { NonFiniteError } from '../format/non_finite.js';
 import type { DumpSettings } from '../format/settings.js';
 import type { DumpOptions, WorkerOptions } from '../shards/options.js';
 import type { ShardEvents, ShardMaker } from '../shards/shard_maker.js';
@@ -26,9 +27,12 @@ export class WorkerPool implements ShardMaker {
   readonly #signal: AbortSignal | undefined;
   readonly #ready: Worker[] = [];
   #events: ShardEvents | undefined;
-  #unfinished = 0;
+  /** The numbers of the blocks that were given to workers and are no finished shards yet. */
+  readonly #unfinished = new Set<number>();
   #recorded: Promise<unknown> = Promise.resolve(); // entries of shards in the manifest
   #failure: Error | undefined;
+  /** A value that must be finite, in the first shard so far that has one. Earlier shards may have one, too. */
+  #nonFinite: NonFiniteError | undefined;
   #changed: () => void = () => {};
 
   private constructor(workers: readonly Worker[], prepared: Prepared, signal: AbortSignal | undefined) {
@@ -76,12 +80,12 @@ export class WorkerPool implements ShardMaker {
 
   async take(block: Block): Promise<void> {
     await this.#until(() => this.#ready.length > 0);
-    this.#unfinished++;
+    this.#unfinished.add(block.number);
     this.#ready.shift()?.send({ kind: 'block', block });
   }
 
   finish(): Promise<void> {
-    return this.#until(() => this.#unfinished === 0);
+    return this.#until(() => this.#unfinished.size === 0);
   }
 
   async close(): Promise<void> {
@@ -101,7 +105,7 @@ export class WorkerPool implements ShardMaker {
 
   #record(...shard: Parameters<ShardEvents['onShard']>): void {
     const done = () => {
-      this.#unfinished--;
+      this.#unfinished.delete(shard[0]);
       this.#changed();
     };
     const recording = this.#events?.onShard(...shard).then(done, (error) => this.#fail(error));
@@ -109,14 +113,23 @@ export class WorkerPool implements ShardMaker {
   }
 
   #fail(error: Error): void {
-    this.#failure ??= error;
+    if (!(error instanceof NonFiniteError)) this.#failure ??= error;
+    else if (!this.#nonFinite || error.shard < this.#nonFinite.shard) this.#nonFinite = error;
     this.#changed();
+  }
+
+  /** The error that ends the work, when it is certain. That of a value waits for the shards before its own. */
+  #reason(): Error | undefined {
+    const found = this.#nonFinite;
+    const isFirst = found && ![...this.#unfinished].some((number) => number < found.shard);
+    return this.#failure ?? (isFirst ? found : undefined);
   }
 
   async #until(condition: () => boolean): Promise<void> {
     for (;;) {
-      if (this.#failure) throw this.#failure;
-      if (condition()) return;
+      const reason = this.#reason();
+      if (reason) throw reason;
+      if (!this.#nonFinite && condition()) return;
       const change = new Promise<void>((resolve) => {
         this.#changed = resolve;
       });
@@ -138,8 +151,10 @@ function checkSame(first: DumpSettings, other: DumpSettings): void {
   throw new Error(`dump: the workers do not load the same: one has ${label} ${one}, another ${two}`);
 }
 
-const errorOf = ({ message, stack }: Extract<FromWorker, { kind: 'failed' }>): Error =>
-  Object.assign(new Error(message), stack !== undefined && { stack });
+const errorOf = ({ message, stack, nonFinite }: Extract<FromWorker, { kind: 'failed' }>): Error => {
+  const error = nonFinite === undefined ? new Error(message) : new NonFiniteError(message, nonFinite);
+  return Object.assign(error, stack !== undefined && { stack });
+};
 
 class Worker {
   readonly #name: string;

@@ -1,6 +1,6 @@
 // Oracle: cutting documents into rows with slice().
 import * as assert from 'uvu/assert';
-import { type Block, blocksOf } from '../../../src/dump/corpus/blocks.js';
+import { type Block, blocksOf, positionInDocument } from '../../../src/dump/corpus/blocks.js';
 import { suite } from '../../support/harness.js';
 import { random } from '../../support/random.js';
 
@@ -58,6 +58,16 @@ test('rows and blocks are the same however the tokens come', async () => {
       blocks.map(({ number }) => number),
       [...blocks.keys()],
     );
+    // Also in documents that began in an earlier block.
+    const next = new Map<number, number>();
+    for (const block of blocks) {
+      block.document.forEach((document, flat) => {
+        if (document < 0) return;
+        const position = next.get(document) ?? 0;
+        assert.is(positionInDocument(block, flat), position);
+        next.set(document, position + 1);
+      });
+    }
     for (const block of blocks.slice(0, -1)) assert.is(block.rows, rowsPerBlock);
     for (const { tokenCount, lengths } of blocks)
       assert.is(

@@ -64,4 +64,23 @@ test('without values, and without variance', () => {
   assert.equal(moments.summary(1), { mean: 2, variance: 0, skewness: NaN, kurtosis: NaN });
 });
 
+test('values that are not finite: the mean of a plain sum, no other moments', () => {
+  const [infinite, nan] = [Number.POSITIVE_INFINITY, Number.NaN];
+  const undefinedMoments = { variance: NaN, skewness: NaN, kurtosis: NaN };
+  for (const [means, expected] of [
+    [[infinite], infinite],
+    [[1, infinite, 2], infinite],
+    [[infinite, infinite, 0], infinite],
+    [[3, -infinite], -infinite],
+    [[infinite, 1, -infinite], nan],
+    [[1, nan, 2], nan],
+    [[nan, infinite], nan],
+    [[infinite, nan], nan],
+  ] as const) {
+    const moments = new Moments(1);
+    for (const mean of means) moments.merge(0, 2, mean, Number.isFinite(mean) ? 1 : nan, 0, 0);
+    assert.equal(moments.summary(0), { mean: expected, ...undefinedMoments }, String(means));
+  }
+});
+
 test.run();

@@ -87,6 +87,74 @@ test('rows of any length, far from 0, with zeros and negative latents', () => {
   same(merged.get(), expectedOf([[-3]]));
 });
 
+test('values that are not finite: a NaN is the maximum, and the mean is that of a plain sum', () => {
+  const [nan, infinite] = [Number.NaN, Infinity];
+  // Each column is a feature: finite, NaN, Infinity, both infinities, -Infinity, NaN and a larger value after it.
+  const rows = [
+    [1, 2, 3, infinite, -1, 4],
+    [2, nan, infinite, -infinite, -infinite, nan],
+    [3, 1, infinite, 0, -2, 100],
+  ];
+  const plain = ({ count, active, mean, variance, maximum }: Statistics): number[][] => {
+    return [[count], ...[active, mean, variance, maximum].map((values) => [...values])];
+  };
+  const expected = [
+    [3],
+    [3, 3, 3, 2, 3, 3],
+    [2, nan, infinite, nan, -infinite, nan],
+    [2 / 3, nan, nan, nan, nan, nan],
+    [3, nan, infinite, infinite, -1, nan],
+  ];
+  const dense = new FeatureStatistics(6);
+  dense.addDense(Float32Array.from(rows.flat()), [0, 1, 2]);
+  const byRow = rows.map((row) => {
+    const own = new FeatureStatistics(6);
+    own.addDense(Float32Array.from(row), [0]);
+    return own.finish();
+  });
+  const merged = new MergedStatistics(6);
+  for (const part of byRow) merged.add(part);
+  for (const found of [dense.finish(), merged.get()]) assert.equal(plain(found), expected);
+
+  // latents: the same, and zeros where they are not stored
+  const sparse = new FeatureStatistics(7);
+  sparse.addSparse(Int32Array.from(rows.flatMap(() => [0, 1, 2, 3, 4, 5])), Float32Array.from(rows.flat()), [
+    [0, 6],
+    [6, 12],
+    [12, 18],
+    [18, 18],
+  ]);
+  assert.equal(plain(sparse.finish()), [
+    [4],
+    [3, 3, 3, 2, 3, 3, 0],
+    [1.5, nan, infinite, nan, -infinite, nan, 0],
+    [1.25, nan, nan, nan, nan, nan, 0],
+    [3, nan, infinite, infinite, 0, nan, 0],
+  ]);
+});
+
+test('the mean of a long, alternating series stays within 3e-7 of the sum of its magnitudes', () => {
+  const rng = random(44);
+  const [rows, seq] = [400, 1024];
+  const found = new FeatureStatistics(1);
+  const positions = Array.from({ length: seq }, (_, p) => p);
+  // The exact sum: all values are multiples of 2^-20, and small enough for whole numbers.
+  let [sum, magnitudes] = [0n, 0];
+  for (let row = 0; row < rows; row++) {
+    const values = Float32Array.from({ length: seq }, (_, i) => {
+      return (i % 2 === 0 ? 1 : -1) * Math.round(rng.next() * 2 ** 23) * 2 ** (rng.integer(0, 10) - 20);
+    });
+    for (const x of values) {
+      sum += BigInt(x * 2 ** 20);
+      magnitudes += Math.abs(x);
+    }
+    found.addDense(values, positions);
+  }
+  const { mean, count } = found.finish();
+  const error = Math.abs((mean[0] as number) * count - Number(sum) / 2 ** 20);
+  assert.ok(error <= 1e-12 * magnitudes, `${error / magnitudes}`); // far below the bound of float32
+});
+
 const locations = ['1/mlp/post_act', '2/resid/post_mlp', '1/resid/delta_mlp -> ae-resid-delta-mlp'];
 const options = async (out: string, changes: Partial<DumpOptions> = {}): Promise<DumpOptions> => ({
   ...{ model: await Transformer.load('demo'), corpus: sampleText, locations, limit: 1500, context: 32 },

@@ -12,6 +12,7 @@ import { withFolder } from '../../support/folders.js';
 import { rejects, suite, throws } from '../../support/harness.js';
 import { random } from '../../support/random.js';
 import { resealed, sampleText } from '../folders.js';
+import { plantedModel, setAt } from '../planted.js';
 
 const test = suite('stored floats');
 
@@ -89,22 +90,14 @@ for (const drop of [[], ['padding']] as const) {
 test('a value that int8 cannot hold is refused by name', () =>
   withFolder(async (folder) => {
     const model = await Transformer.load('demo');
-    const broken = new Proxy(model, {
-      get(target, key) {
-        const value = Reflect.get(target, key, target);
-        if (key !== 'activations') return typeof value === 'function' ? value.bind(target) : value;
-        return async (...args: Parameters<Transformer['activations']>) => {
-          const activations = await target.activations(...args);
-          activations.get('1/mlp/post_act')?.select(0, 0).select(0, 2).fill(Number.NaN);
-          return activations;
-        };
-      },
-    });
+    const broken = plantedModel(model, (_, activations) =>
+      setAt(activations.get('1/mlp/post_act'), 0, 2, 9, Number.NaN),
+    );
     const options = { model: broken, corpus: sampleText, locations: '1/mlp/post_act', limit: 64, context: 32 };
     await rejects(
       dump({ ...options, dtype: 'int8', out: join(folder, 'out') }),
       RangeError,
-      /dump: 1\/mlp\/post_act: NaN is not finite, which int8 cannot hold: choose float16, and another folder/,
+      /dump: 1\/mlp\/post_act: NaN is not finite, which int8 cannot hold: choose float16, and another folder\. It is value 9 at position 2 in document 0 \(row 0, position 2 of shard-00000\.safetensors\)$/,
     );
   }));
 

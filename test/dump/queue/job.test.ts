@@ -19,6 +19,7 @@ const dump: ShardedDump = {
     locations: ['1/mlp/post_act', '*/resid/delta_mlp -> ae'],
     autoencoders: { ae: 'ae-resid-delta-mlp' },
     threshold: 0.5,
+    finite: true,
     out: '/data/dump',
     context: 32,
     batch: 8,

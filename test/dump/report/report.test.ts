@@ -3,10 +3,14 @@ import { spawnSync } from 'node:child_process';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { Autoencoder } from '../../../src/autoencoder/autoencoder.js';
+import { findAutoencoderSpec } from '../../../src/context/registry.js';
 import { type Dump, openDump } from '../../../src/dump/read/reader.js';
+import { collate } from '../../../src/dump/report/collate.js';
 import { type ReportOptions, report } from '../../../src/dump/report/report.js';
 import { histogramOf, type LatentActivity, spread } from '../../../src/dump/report/report_data.js';
 import { dump } from '../../../src/dump/run.js';
+import { loadNeuronRecord } from '../../../src/files/neuron_record/neuron_record.js';
 import { gpt2Tokenizer } from '../../../src/files/tokenizer/tokenizer.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { run } from '../../cli/command.js';
@@ -14,6 +18,7 @@ import { withFolder } from '../../support/folders.js';
 import { rejects, suite } from '../../support/harness.js';
 import { isInstalled } from '../../support/machine.js';
 import { sampleText } from '../folders.js';
+import { plantedAutoencoder, plantedModel, setAt } from '../planted.js';
 
 const test = suite('report');
 test.limit(120_000);
@@ -181,6 +186,95 @@ test('sonde report', () =>
     assert.is(wrong.code, 1);
     assert.match(wrong.stderr, /sonde: .*dump has no "x"/);
     assert.not((await readdir(join(out, '..'))).includes('report.html2'));
+  }));
+
+test('values that are not finite: NaN ranks below all others, and both are marked', () =>
+  withFolder(async (folder) => {
+    const [rows, context] = [6, 32];
+    async function* documents() {
+      for (let row = 0; row < rows; row++) yield Array.from({ length: context }, (_, i) => 1000 * row + i + 1);
+    }
+    // neuron 7: NaN in every row but 3, where it is 5; neuron 8: infinite in row 4, NaN in row 5; latents of rows 2 and 5
+    const planted = plantedModel(model, (tokens, activations) => {
+      const post = activations.get(neurons);
+      for (const [at, own] of tokens.entries()) {
+        const row = Math.floor((own[0] as number) / 1000);
+        post?.select(0, at).slice(1, 7, 9).fill(1);
+        if (row !== 3) setAt(post, at, 9, 7, Number.NaN);
+        else setAt(post, at, 9, 7, 5);
+        if (row === 4) setAt(post, at, 2, 8, Infinity);
+        if (row === 5) setAt(post, at, 3, 8, Number.NaN);
+      }
+    });
+    const spec = findAutoencoderSpec('demo', 'ae-resid-delta-mlp')?.path.replace('{layer}', '1') as string;
+    using autoencoder = await Autoencoder.load(spec, { strict: false });
+    // of each latent, the largest value becomes NaN
+    const ae = plantedAutoencoder(autoencoder, ({ indices, values }) => {
+      const largest = new Map<number, number>();
+      indices.forEach((latent, i) => {
+        if ((values[i] as number) > (values[largest.get(latent) ?? -1] ?? 0)) largest.set(latent, i);
+      });
+      for (const i of largest.values()) values[i] = Number.NaN;
+    });
+    const locations = [neurons, '1/resid/delta_mlp -> ae'];
+    const request = {
+      model: planted,
+      corpus: documents(),
+      locations,
+      autoencoders: { ae },
+      context,
+      shardTokens: 4096,
+    };
+    await dump({ ...request, dtype: 'float32', out: join(folder, 'dump') });
+    await using made = await openDump(join(folder, 'dump'));
+    const { rowPtr, indices, values } = await made.rows(latents);
+    const active = new Map<number, number>();
+    for (const latent of indices) active.set(latent, (active.get(latent) ?? 0) + 1);
+    assert.ok(rowPtr.length > 0 && values.some(Number.isNaN));
+
+    const selections = [{ name: neurons, indices: [7, 8] }];
+    const page = await pageOf(made, join(folder, 'a.html'), { selections, top: 3 });
+    const facts = [...page.matchAll(/<th>not finite<\/th><td>(.*?)<\/td>/g)].map(([, text]) => text);
+    assert.equal(facts.length, 2);
+    assert.is(facts[0], `${neurons}: 7 of 49,152 values are not finite: 6 NaN, 1 infinite or too large for the dtype`);
+    const part = (index: number) =>
+      page.slice(page.indexOf(`id="${neurons}/${index}"`)).split('</section>')[0] as string;
+    const shown = (index: number) => [...part(index).matchAll(/ row (\d+)<\/small>/g)].map(([, row]) => Number(row));
+    assert.equal(
+      [shown(7), shown(8)],
+      [
+        [3, 0, 1],
+        [4, 0, 1],
+      ],
+    );
+    assert.match(part(7), /NaN on average, 5 at most/);
+    assert.match(part(8), /NaN on average, Infinity at most/);
+    assert.is((part(7).match(/<u title="NaN">/g) ?? []).length, 2);
+    assert.match(part(8), /<u title="Infinity">/);
+    assert.match(part(8), /<span style="background:rgb\(var\(--hot\) \/ 1\.00\)" title="1">/);
+    assert.not.match(page, /var\(--hot\) \/ NaN/);
+    const table = /Most active<\/h3><table>(.*?)<\/table>/s.exec(page)?.[1] ?? '';
+    const largest = [...table.matchAll(/<td class="n">([^<]*)<\/td><\/tr>/g)].map(([, text]) => text);
+    assert.equal(largest, new Array(10).fill('NaN'), 'the largest of a latent that is NaN somewhere');
+
+    await collate(made, { selections, out: join(folder, 'records'), top: 2, random: 1 });
+    const record = await loadNeuronRecord(join(folder, 'records', 'mlp_post_act', '2', '7.json'));
+    assert.equal([record.mean, record.variance], [null, null]); // JSON has no NaN
+    assert.equal(
+      record.mostPositiveActivationRecords.map(({ activations }) => activations.map((x) => (x === 1 ? 1 : x))[9]),
+      [5, NaN],
+    );
+
+    const look = await run(['inspect', made.folder]);
+    assert.is(look.code, 0, look.stderr);
+    assert.match(look.stdout, /2\/mlp\/post_act .* on average, standard deviation [\d.]+; 1 of 8192 not finite\n/);
+    const first = indices.subarray(0, Number(rowPtr[context]));
+    const numbers = [...values.subarray(0, first.length)].filter((x) => !Number.isNaN(x));
+    const strongest = numbers.reduce((a, b) => Math.max(a, b));
+    const odd = first.length - numbers.length;
+    const tail = odd > 0 ? `, ${odd} of ${first.length} not finite` : '';
+    assert.match(look.stdout, new RegExp(`the strongest \\d+:${Number(strongest.toPrecision(3))}${tail}\n`));
+    assert.match(look.stdout, /values that are not finite, in all shards\n {2}2\/mlp\/post_act: 7 of 49,152 /);
   }));
 
 const browser = ['chromium', 'chromium-browser', 'google-chrome'].find(isInstalled);

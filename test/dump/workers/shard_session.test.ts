@@ -386,7 +386,7 @@ class CountedCorpus {
         if (number === broken) throw new Error(`broken at ${number}`);
         this.read++;
         const none = new Int32Array(0);
-        yield { number, rows: 0, tokens: none, document: none, lengths: none, tokenCount: 0 };
+        yield { number, rows: 0, tokens: none, document: none, lengths: none, tokenCount: 0, firstPosition: 0 };
       }
     } finally {
       this.closed++;

@@ -1,0 +1,242 @@
+// Values that are not finite: NaN, and infinities, among them values that are too large for the dtype of a dump. A dump
+// stores them as they are and counts them. The counts are of stored values: padding and positions that are left out do
+// not count. Nor do the masked entries of attention logits, which are -Infinity by definition.
+import { bfloat16ToFloat, float16ToFloat } from '../../files/host_tensor.js';
+import { quoted, withCommas } from '../../files/text.js';
+import { featureNames, latentDType, latentsName, widthOf } from './layout.js';
+import type { DenseLocation, DumpDType, DumpSettings, FloatDType } from './settings.js';
+import type { StoredFloats } from './stored_floats.js';
+
+/** How many of a location's stored values are not finite. */
+export interface NonFinite {
+  readonly nan: number;
+  /** Values that are infinite as they are stored: those that were so before, or are too large for the dtype. */
+  readonly infinite: number;
+  /** All stored values of the location in the shard. */
+  readonly values: number;
+}
+
+/** The counts of a shard, by the names of `Dump.names`, without those of which every value is finite. */
+export type NonFiniteCounts = Readonly<Record<string, NonFinite>>;
+
+/** The counts of several shards together. `values` are those of the shards that have such, and of no others. */
+export interface NonFiniteTotal extends NonFinite {
+  /** The number of shards that have such values. */
+  readonly shards: number;
+}
+
+/** A dump or a part of it has values that its request does not allow. */
+export class NonFiniteError extends RangeError {
+  /** The number of the shard that has the value. */
+  readonly shard: number;
+
+  constructor(message: string, shard: number) {
+    super(message);
+    this.shard = shard;
+  }
+}
+
+// ---- finding
+
+/** The smallest magnitude that is infinite when it is rounded to a dtype: half a step above the largest number. */
+const overflow: Readonly<Record<FloatDType, number>> = {
+  float32: Number.POSITIVE_INFINITY,
+  float16: 65_520,
+  bfloat16: (2 - 2 ** -8) * 2 ** 127,
+};
+
+/**
+ * The index of the first of `values`, from `from` on, that is not finite when it is stored as `dtype`; -1 if there is
+ * none. 16-bit values have that dtype already.
+ */
+export function nextNonFinite(values: StoredFloats, dtype: FloatDType, from = 0): number {
+  if (values instanceof Float32Array) {
+    const limit = overflow[dtype];
+    for (let i = from; i < values.length; i++) if (!(Math.abs(values[i] as number) < limit)) return i;
+  } else {
+    const infinity = dtype === 'float16' ? 0x7c00 : 0x7f80;
+    for (let i = from; i < values.length; i++) if (((values[i] as number) & 0x7fff) >= infinity) return i;
+  }
+  return -1;
+}
+
+function valueAt(values: StoredFloats, dtype: FloatDType, i: number): number {
+  const value = values[i] as number;
+  if (values instanceof Float32Array) return value;
+  return dtype === 'float16' ? float16ToFloat(value) : bfloat16ToFloat(value);
+}
+
+/** The dtype that decides which values of a dense location are finite. int8 has no limit but that of float32. */
+export const denseDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float32' : dtype);
+
+const isLogits = ({ location }: DenseLocation): boolean => location.endsWith('attn/qk_logits');
+
+/** Whether an element of a position's attention logits, [keys, heads], is masked: its key comes after the query. */
+function isMasked({ shape }: DenseLocation, query: number, element: number, value: number): boolean {
+  const heads = shape[2] ?? 1;
+  return value === Number.NEGATIVE_INFINITY && Math.floor(element / heads) > query;
+}
+
+// ---- counting
+
+/** A value of a shard that is not finite. Those of earlier positions come first, then those of earlier names. */
+export interface FoundValue {
+  /** The index of the location in `featureNames`. */
+  readonly feature: number;
+  /** row * context + position in the row */
+  readonly flat: number;
+  /** The index among the location's features: neurons, latents. */
+  readonly index: number;
+  /** As it left the device: it may be finite, and too large for the dtype. */
+  readonly value: number;
+}
+
+type CountedSettings = Pick<DumpSettings, 'locations' | 'autoencoders' | 'context' | 'dtype'>;
+
+/** Counts the values of a shard that are not finite. */
+export class NonFiniteCounter {
+  readonly #settings: CountedSettings;
+  readonly #refuses: (feature: number) => boolean;
+  readonly #nan: Float64Array;
+  readonly #infinite: Float64Array;
+  #first: FoundValue | undefined;
+
+  /** `refuses` says for which of `featureNames` such values are an error of the caller. */
+  constructor(settings: CountedSettings, refuses: (feature: number) => boolean = () => false) {
+    const names = settings.locations.length + settings.autoencoders.length;
+    this.#settings = settings;
+    this.#refuses = refuses;
+    this.#nan = new Float64Array(names);
+    this.#infinite = new Float64Array(names);
+  }
+
+  /** The first of the refused values so far, whatever the order in which they were added. */
+  get refused(): FoundValue | undefined {
+    return this.#first;
+  }
+
+  /** Adds vectors of location `i`, [vectors, width]. `flatOf` gives the flat position of each. */
+  addDense(i: number, values: StoredFloats, flatOf: (vector: number) => number): void {
+    const entry = this.#settings.locations[i] as DenseLocation;
+    const dtype = denseDType(this.#settings.dtype);
+    const { context } = this.#settings;
+    const [width, masked] = [widthOf(entry), isLogits(entry)];
+    for (let at = nextNonFinite(values, dtype); at >= 0; at = nextNonFinite(values, dtype, at + 1)) {
+      const flat = flatOf(Math.floor(at / width));
+      const [index, value] = [at % width, valueAt(values, dtype, at)];
+      if (masked && isMasked(entry, flat % context, index, value)) continue;
+      this.#add({ feature: i, flat, index, value });
+    }
+  }
+
+  /** Adds values of latents of autoencoder `i`. `placeOf` gives the flat position and the latent of each. */
+  addLatents(i: number, values: StoredFloats, placeOf: (entry: number) => Pick<FoundValue, 'flat' | 'index'>): void {
+    const dtype = latentDType(this.#settings.dtype);
+    const feature = this.#settings.locations.length + i;
+    for (let at = nextNonFinite(values, dtype); at >= 0; at = nextNonFinite(values, dtype, at + 1)) {
+      this.#add({ feature, ...placeOf(at), value: valueAt(values, dtype, at) });
+    }
+  }
+
+  #add(found: FoundValue): void {
+    const { feature, value } = found;
+    const counts = Number.isNaN(value) ? this.#nan : this.#infinite;
+    counts[feature] = (counts[feature] as number) + 1;
+    if (this.#refuses(feature) && (!this.#first || isBefore(found, this.#first))) this.#first = found;
+  }
+
+  /**
+   * The counts of all names that have any; undefined when none has. `sizes[i]`: the stored values of each of
+   * `featureNames`.
+   */
+  counts(sizes: readonly number[]): NonFiniteCounts | undefined {
+    const entries = featureNames(this.#settings).flatMap((name, i): [string, NonFinite][] => {
+      const [nan, infinite] = [this.#nan[i] as number, this.#infinite[i] as number];
+      return nan + infinite > 0 ? [[name, { nan, infinite, values: sizes[i] as number }]] : [];
+    });
+    return entries.length > 0 ? Object.fromEntries(entries) : undefined;
+  }
+}
+
+function isBefore(a: FoundValue, b: FoundValue): boolean {
+  if (a.flat !== b.flat) return a.flat < b.flat;
+  return a.feature === b.feature ? a.index < b.index : a.feature < b.feature;
+}
+
+/**
+ * How many values a shard stores of each of `featureNames`. `positions`: those that are stored, without padding.
+ * `entries`: the entries of the latents, by autoencoder.
+ */
+export const storedSizes = (
+  { locations }: Pick<DumpSettings, 'locations'>,
+  positions: number,
+  entries: readonly number[],
+): number[] => [...locations.map((entry) => positions * widthOf(entry)), ...entries];
+
+/** The counts of several shards together, in the order of the dump's names. */
+export function totalNonFinite(
+  settings: Pick<DumpSettings, 'locations' | 'autoencoders'>,
+  shards: Iterable<{ readonly nonFinite?: NonFiniteCounts | undefined }>,
+): Record<string, NonFiniteTotal> {
+  const totals = new Map<string, NonFiniteTotal>();
+  for (const { nonFinite = {} } of shards) {
+    for (const [name, counts] of Object.entries(nonFinite)) {
+      const before = totals.get(name) ?? { nan: 0, infinite: 0, values: 0, shards: 0 };
+      totals.set(name, {
+        nan: before.nan + counts.nan,
+        infinite: before.infinite + counts.infinite,
+        values: before.values + counts.values,
+        shards: before.shards + 1,
+      });
+    }
+  }
+  const ordered = featureNames(settings).filter((name) => totals.has(name));
+  return Object.fromEntries(ordered.map((name) => [name, totals.get(name) as NonFiniteTotal]));
+}
+
+// ---- checking counts that come from a file
+
+interface CountedShard {
+  readonly file: string;
+  readonly rows: number;
+  readonly nonFinite?: NonFiniteCounts | undefined;
+}
+
+/** What is wrong with the counts of some shards; undefined when they may be right. */
+export function problemWithCounts(settings: CountedSettings, shards: readonly CountedShard[]): string | undefined {
+  const { locations, autoencoders, context, dtype } = settings;
+  const widths = new Map([
+    ...(dtype === 'int8' ? [] : locations.map((entry) => [entry.location, widthOf(entry)] as const)),
+    ...autoencoders.map(({ location, latents }) => [latentsName(location), latents] as const),
+  ]);
+  for (const { file, rows, nonFinite = {} } of shards) {
+    for (const [name, { nan, infinite, values }] of Object.entries(nonFinite)) {
+      const width = widths.get(name);
+      const where = `the "nonFinite" of ${file} is not as it should be:`;
+      if (width === undefined) return `${where} nothing is counted at ${quoted(name)}`;
+      const count = nan + infinite;
+      if (count > 0 && count <= values && values <= rows * context * width) continue;
+      return `${where} ${count} of ${values} values at ${quoted(name)} cannot be`;
+    }
+  }
+  return undefined;
+}
+
+// ---- showing
+
+/** `1,234 of 98,304 values are not finite: 1,200 NaN, 34 infinite or too large for the dtype` */
+export function showNonFinite({ nan, infinite, values }: NonFinite): string {
+  const count = nan + infinite;
+  const kinds = [
+    ...(nan > 0 ? [`${withCommas(nan)} NaN`] : []),
+    ...(infinite > 0 ? [`${withCommas(infinite)} infinite or too large for the dtype`] : []),
+  ];
+  return `${withCommas(count)} of ${withCommas(values)} values ${count === 1 ? 'is' : 'are'} not finite: ${kinds.join(', ')}`;
+}
+
+/** A line for each location that has values which are not finite. `shards`: the number of all shards. */
+export const nonFiniteLines = (totals: Readonly<Record<string, NonFiniteTotal>>, shards: number): string[] =>
+  Object.entries(totals).map(([name, total]) => {
+    const where = total.shards < shards ? ` (in ${withCommas(total.shards)} of ${withCommas(shards)} shards)` : '';
+    return `${name}: ${showNonFinite(total)}${where}`;
+  });

@@ -1,0 +1,145 @@
+// Counts the values of a shard that are not finite, as the manifest should have them. Most shards have none, and values
+// are most of a shard. So while its digest is computed, a quick look finds the tensors that may have such values, and
+// only those are read once more.
+import { bytesPerElement, viewAs } from '../../files/host_tensor.js';
+import type { PlacedTensor } from '../../files/safetensors/safetensors_header.js';
+import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
+import {
+  denseDType,
+  type NonFinite,
+  NonFiniteCounter,
+  type NonFiniteCounts,
+  nextNonFinite,
+  showNonFinite,
+  storedSizes,
+} from '../format/non_finite.js';
+import type { StoredPositions } from '../format/positions.js';
+import type { DenseLocation, DumpSettings, FloatDType, SparseLocation } from '../format/settings.js';
+import type { ShardReader } from '../format/shard_reader.js';
+import type { StoredFloats } from '../format/stored_floats.js';
+
+const valuesAtOnce = 2 ** 22;
+
+/** The values of a location, or of its latents. */
+interface Values {
+  /** The index in `featureNames`. */
+  readonly feature: number;
+  readonly dtype: FloatDType;
+  readonly tensor: PlacedTensor;
+}
+
+/** Values of a dump that may not be finite. int8 always is. */
+function valuesIn({ layout }: ShardReader, { locations, autoencoders, dtype }: DumpSettings): Values[] {
+  const dense = locations.map(({ location }, i): Values => {
+    return { feature: i, dtype: denseDType(dtype), tensor: layout.tensor(location) };
+  });
+  const sparse = autoencoders.map(({ location }, i): Values => {
+    const tensor = layout.tensor(`${latentsName(location)}.values`);
+    return { feature: locations.length + i, dtype: latentDType(dtype), tensor };
+  });
+  return [...(dtype === 'int8' ? [] : dense), ...sparse];
+}
+
+/** Finds the tensors of a shard that have values which are not finite. */
+export class QuickLook {
+  readonly #unseen: Values[];
+  readonly #suspects: Values[] = [];
+
+  constructor(shard: ShardReader, settings: DumpSettings) {
+    const values = valuesIn(shard, settings);
+    // A tensor may follow an odd number of int8 values.
+    const isAligned = ({ tensor }: Values) => tensor.byteOffset % bytesPerElement(tensor.dtype) === 0;
+    this.#unseen = values.filter(isAligned);
+    this.#suspects = values.filter((candidate) => !isAligned(candidate));
+  }
+
+  /** Looks at the bytes of the file from `position` on, which must be a multiple of 8. */
+  readonly look = (position: number, bytes: Uint8Array): void => {
+    for (const values of [...this.#unseen]) {
+      const { tensor, dtype } = values;
+      const from = Math.max(0, tensor.byteOffset - position);
+      const to = Math.min(bytes.length, tensor.byteOffset + tensor.bytes - position);
+      if (from >= to) continue;
+      const count = (to - from) / bytesPerElement(tensor.dtype);
+      const part = viewAs(tensor.dtype, bytes.buffer, bytes.byteOffset + from, count) as StoredFloats;
+      if (nextNonFinite(part, dtype) < 0) continue;
+      this.#unseen.splice(this.#unseen.indexOf(values), 1);
+      this.#suspects.push(values);
+    }
+  };
+
+  get suspects(): readonly Values[] {
+    return this.#suspects;
+  }
+}
+
+/** What is known of a shard's positions. */
+export interface KnownPositions {
+  readonly document: Int32Array;
+  readonly positions: StoredPositions;
+}
+
+/** Counts what the quick look found. Returns each difference to the manifest. */
+export async function countProblems(
+  shard: ShardReader,
+  settings: DumpSettings,
+  known: KnownPositions,
+  { suspects }: QuickLook,
+): Promise<string[]> {
+  const counter = new NonFiniteCounter(settings);
+  for (const { feature } of suspects) {
+    if (feature < settings.locations.length) await addDense(shard, settings, known, feature, counter);
+    else await addLatents(shard, settings, feature - settings.locations.length, counter);
+  }
+  const stored = known.positions.flatPositions ? known.positions.count : shard.entry.tokens;
+  const entries = settings.autoencoders.map(({ location }) => {
+    return shard.layout.tensor(`${latentsName(location)}.values`).shape[0] as number;
+  });
+  const found = counter.counts(storedSizes(settings, stored, entries));
+  return featureNames(settings).flatMap((name) => differenceAt(name, shard.entry.nonFinite, found));
+}
+
+function differenceAt(name: string, listed: NonFiniteCounts | undefined, found: NonFiniteCounts | undefined): string[] {
+  const at = (counts: NonFiniteCounts = {}): NonFinite | undefined =>
+    Object.hasOwn(counts, name) ? counts[name] : undefined;
+  const [there, here] = [at(listed), at(found)];
+  const isSame = there?.nan === here?.nan && there?.infinite === here?.infinite && there?.values === here?.values;
+  if (isSame) return [];
+  const holds = here ? `of ${name} ${showNonFinite(here)}` : `all values of ${name} are finite`;
+  return [`${holds}, but the manifest ${there ? `says ${showNonFinite(there)}` : 'counts none'}`];
+}
+
+async function addDense(
+  shard: ShardReader,
+  settings: DumpSettings,
+  { document, positions: { count, flatPositions } }: KnownPositions,
+  i: number,
+  counter: NonFiniteCounter,
+): Promise<void> {
+  const entry = settings.locations[i] as DenseLocation;
+  const width = widthOf(entry);
+  const slotsAtOnce = Math.max(1, Math.floor(valuesAtOnce / width));
+  for (let from = 0; from < count; from += slotsAtOnce) {
+    const to = Math.min(count, from + slotsAtOnce);
+    const values = (await shard.read(entry.location, from * width, to * width)) as StoredFloats;
+    for (let slot = from; slot < to; slot++) {
+      const flat = flatPositions ? (flatPositions[slot] as number) : slot;
+      if ((document[flat] as number) < 0) continue; // padding
+      counter.addDense(i, values.subarray((slot - from) * width, (slot - from + 1) * width), () => flat);
+    }
+  }
+}
+
+async function addLatents(
+  shard: ShardReader,
+  { autoencoders }: DumpSettings,
+  i: number,
+  counter: NonFiniteCounter,
+): Promise<void> {
+  const name = `${latentsName((autoencoders[i] as SparseLocation).location)}.values`;
+  const entries = shard.layout.tensor(name).shape[0] as number;
+  for (let from = 0; from < entries; from += valuesAtOnce) {
+    const values = (await shard.read(name, from, Math.min(entries, from + valuesAtOnce))) as StoredFloats;
+    counter.addLatents(i, values, () => ({ flat: 0, index: 0 })); // where they are does not matter
+  }
+}
