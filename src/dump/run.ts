@@ -12,7 +12,7 @@ import type { DumpSettings } from './format/settings.js';
 import { ShardReader } from './format/shard_reader.js';
 import { corpusBlocks } from './shards/corpus_blocks.js';
 import type { DumpPlan } from './shards/dump_plan.js';
-import { type PreparedFolder, prepareFolder } from './shards/folder.js';
+import { type Computing, type PreparedFolder, prepareFolder } from './shards/folder.js';
 import type { DumpOptions } from './shards/options.js';
 import { checkOptions, prepare } from './shards/prepare.js';
 import { ProgressMeter } from './shards/progress.js';
@@ -93,6 +93,7 @@ class ManifestWriter {
   readonly #settings: DumpSettings;
   readonly #folder: PreparedFolder;
   #listed: number;
+  #arithmetic: readonly string[] | undefined; // undefined until the manifest may be written
   #isGivenUp = false;
   #saving: Promise<void> = Promise.resolve();
 
@@ -104,14 +105,16 @@ class ManifestWriter {
     this.#listed = folder.manifest?.shards.length ?? -1;
   }
 
+  /** To be called before the first shard is computed. See PreparedFolder. */
+  async begin(computing: Computing): Promise<void> {
+    if (this.#arithmetic) return;
+    this.#arithmetic = await this.#folder.begin(computing);
+    this.#listed = this.shards.size;
+  }
+
   /** For a corpus without tokens: nothing must stay of a dump that has no shards. */
   giveUp(): void {
     this.#isGivenUp = true;
-  }
-
-  /** Whether the manifest lists all shards. */
-  get isUpToDate(): boolean {
-    return this.#listed === this.shards.size;
   }
 
   add(number: number, entry: ShardEntry): Promise<void> {
@@ -123,7 +126,7 @@ class ManifestWriter {
   async save(complete: boolean): Promise<void> {
     await this.#folder.check();
     const entries = [...this.shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-    await writeManifest(this.#store, makeManifest(this.#settings, entries, complete));
+    await writeManifest(this.#store, makeManifest(this.#settings, this.#arithmetic ?? [], entries, complete));
     this.#listed = entries.length;
   }
 
@@ -136,7 +139,7 @@ class ManifestWriter {
     await this.#saving.catch(() => {});
     // A failure to clean up must not hide the error of the run.
     if (this.#isGivenUp) return this.#folder.undo().catch(() => undefined);
-    if (!this.isUpToDate) await this.save(false).catch(() => {});
+    if (this.#arithmetic && this.#listed !== this.shards.size) await this.save(false).catch(() => {});
     return undefined;
   }
 }
@@ -146,7 +149,8 @@ async function runDump(run: Run): Promise<DumpResult> {
   const { settings } = maker;
   const { out, signal } = options;
   const report = () => options.onProgress?.(meter.now());
-  if (!manifestWriter.isUpToDate) await manifestWriter.save(false);
+  const begin = () => manifestWriter.begin(maker.computing);
+  if (!folder.isDone) await begin();
 
   let written = 0;
   maker.begin({
@@ -174,6 +178,7 @@ async function runDump(run: Run): Promise<DumpResult> {
         meter.found += block.tokenCount;
         meter.shards++;
       } else {
+        await begin();
         await maker.take(block);
       }
     }

@@ -111,6 +111,7 @@ const requestField = object<ShardedRequest>({
   locations: listOf(location, { least: 1, most: 10_000 }),
   autoencoders: optional(record(text, text, 10_000)),
   threshold: optional(numberFrom0),
+  anyArithmetic: optional(flag),
   out: outFolder,
   context: optional(integer(1, 2 ** 20)),
   batch: optional(integer(1, mostPositions)),

@@ -39,7 +39,8 @@ export class JobRunner {
     if (name === 'merge') {
       const { request } = readJob(name, data, this.#options);
       await permit.check(request);
-      await mergeDumps(request.out);
+      const { out, anyArithmetic } = request;
+      await mergeDumps(out, [], anyArithmetic === undefined ? {} : { anyArithmetic });
     } else if (name === 'shard') {
       const { dump: id, number } = readJob(name, data, this.#options);
       const dump = await this.#plannedDump(id, worker);

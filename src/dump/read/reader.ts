@@ -6,6 +6,7 @@ import type { Store } from '../../files/store/store.js';
 import { whyUnreadable } from '../format/disk.js';
 import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
 import {
+  arithmeticOf,
   differenceOf,
   type Manifest,
   readManifests,
@@ -502,5 +503,5 @@ function merged(parts: [Manifest, ...Manifest[]]): Manifest {
     .flatMap((part) => part.shards)
     .sort((a, b) => (shardNumber(a.file) as number) - (shardNumber(b.file) as number));
   const complete = parts.length === parts[0].part.count && parts.every((part) => part.complete);
-  return { ...parts[0], part: whole, shards, complete };
+  return { ...parts[0], part: whole, arithmetic: arithmeticOf(parts), shards, complete };
 }

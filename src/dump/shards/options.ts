@@ -28,6 +28,12 @@ export interface PlainOptions extends StorageOptions {
   batch?: number;
   /** Latents above the threshold are stored; 0 when left out. */
   threshold?: number;
+  /**
+   * Goes on with a dump that was begun with another arithmetic (`Device.arithmetic`): on another kind of processor, or
+   * before sonde's arithmetic changed. Values of some shards differ then in some bits from what this machine would
+   * store. The manifest lists all arithmetics that made shards.
+   */
+  anyArithmetic?: boolean;
 }
 
 /** Options that belong to one process, and cannot be given to another one. */
@@ -74,6 +80,7 @@ const plainOptionNames = Object.keys({
   dtype: true,
   shardTokens: true,
   threshold: true,
+  anyArithmetic: true,
   drop: true,
   sample: true,
   seed: true,

@@ -16,10 +16,12 @@ import {
   withoutFolder,
 } from './autoencoders.js';
 import { type DumpPlan, planDump } from './dump_plan.js';
+import type { Computing } from './folder.js';
 import type { DumpOptions } from './options.js';
 
 export interface Prepared {
   readonly plan: DumpPlan;
+  readonly computing: Computing;
   readonly model: SubjectModel;
   readonly autoencoders: readonly FoundAutoencoder[];
   /** Frees what was loaded for the dump. */
@@ -107,7 +109,8 @@ export async function prepare(
       ),
       device: model.device.kind,
     });
-    return { plan, model, autoencoders: found, dispose };
+    const computing = { arithmetic: [model.device.arithmetic], anyArithmetic: options.anyArithmetic ?? false };
+    return { plan, computing, model, autoencoders: found, dispose };
   } catch (error) {
     dispose();
     throw error;

@@ -63,6 +63,8 @@ export class ShardSession {
   readonly #maker: LocalMaker;
   readonly #cursor: BlockCursor;
   readonly #oneAtATime = pLimit(1);
+  /** Manifests of other shards that were compared with the dump. */
+  readonly #compared = new Set<string>();
 
   private constructor(dump: ShardedDump, store: Store, maker: LocalMaker, cursor: BlockCursor) {
     this.#dump = dump;
@@ -94,7 +96,8 @@ export class ShardSession {
   /**
    * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may
    * begin. A failure affects one shard only: after a rejection the session can make others, and the same one again.
-   * @throws RangeError when the dump has no shard of that number; Error when another process makes it, the disk or the
+   * @throws RangeError when the dump has no shard of that number; OtherArithmetic when others are made with another
+   *   arithmetic, unless that is allowed; Error when another process makes it, the disk or the
    *   corpus fails, or the corpus does not end where the dump was planned to.
    */
   async make(number: number): Promise<void> {
@@ -106,12 +109,11 @@ export class ShardSession {
     const store = this.#store;
     const part = { ...settings, part: { index: number, count } };
     if (await isWhole(store, settings)) return;
-    const folder = await prepareFolder(store, part);
+    const folder = await prepareFolder(store, part, this.#compared);
     let block: Block | undefined;
     try {
       if (folder.manifest?.complete && folder.shards.has(number)) return;
-      // If this process is killed after it publishes the shard, a manifest must say to which dump the shard belongs.
-      if (folder.isNew) await writeManifest(store, makeManifest(part, [], false));
+      const arithmetic = await folder.begin(this.#maker.computing);
       const computed = await this.#oneAtATime(async () => {
         block = await this.#cursor.at(number);
         await this.#checkEnd(number);
@@ -119,7 +121,7 @@ export class ShardSession {
       });
       const entry = await computed.whole;
       await folder.check();
-      await writeManifest(store, makeManifest(part, [entry], true));
+      await writeManifest(store, makeManifest(part, arithmetic, [entry], true));
     } catch (error) {
       if (block) this.#cursor.keep(block); // another attempt is likely, within seconds
       throw error;

@@ -8,8 +8,9 @@ import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { continueAdvice } from '../format/disk.js';
-import { differenceOf } from '../format/manifest.js';
+import { allArithmetics, differenceOf } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
+import { type Computing, checkDevices } from '../shards/folder.js';
 import type { DumpOptions, WorkerOptions } from '../shards/options.js';
 import type { ShardEvents, ShardMaker } from '../shards/shard_maker.js';
 import type { FromWorker, ToWorker, WorkerRequest } from './worker_messages.js';
@@ -21,6 +22,7 @@ type Prepared = Extract<FromWorker, { kind: 'prepared' }>;
 
 export class WorkerPool implements ShardMaker {
   readonly settings: DumpSettings;
+  readonly computing: Computing;
   readonly rowsPerShard: number;
   readonly #workers: readonly Worker[];
   readonly #signal: AbortSignal | undefined;
@@ -31,8 +33,14 @@ export class WorkerPool implements ShardMaker {
   #failure: Error | undefined;
   #changed: () => void = () => {};
 
-  private constructor(workers: readonly Worker[], prepared: Prepared, signal: AbortSignal | undefined) {
+  private constructor(
+    workers: readonly Worker[],
+    prepared: Prepared,
+    computing: Computing,
+    signal: AbortSignal | undefined,
+  ) {
     this.settings = prepared.settings;
+    this.computing = computing;
     this.rowsPerShard = prepared.rowsPerShard;
     this.#workers = workers;
     this.#signal = signal;
@@ -43,7 +51,7 @@ export class WorkerPool implements ShardMaker {
    * only once, and an error is reported only once.
    */
   static async start(options: DumpOptions, corpus: readonly SourceDescription[]): Promise<WorkerPool> {
-    const { workers: requested = [], signal, onFetch } = options;
+    const { workers: requested = [], signal, onFetch, anyArithmetic = false } = options;
     const workers: Worker[] = [];
     const prepared = (worker: WorkerOptions) => {
       const started = new Worker(worker, workers.length);
@@ -53,8 +61,12 @@ export class WorkerPool implements ShardMaker {
     try {
       const [first, ...others] = requested as [WorkerOptions, ...WorkerOptions[]];
       const plan = await prepared(first);
-      for (const { settings } of await Promise.all(others.map(prepared))) checkSame(plan.settings, settings);
-      return new WorkerPool(workers, plan, signal);
+      const more = await Promise.all(others.map(prepared));
+      for (const { settings } of more) checkSame(plan.settings, settings);
+      const arithmetic = allArithmetics(...[plan, ...more].map((one) => one.computing.arithmetic));
+      const computing = { arithmetic, anyArithmetic };
+      checkDevices(computing);
+      return new WorkerPool(workers, plan, computing, signal);
     } catch (error) {
       await Promise.all(workers.map((worker) => worker.stop()));
       throw error;

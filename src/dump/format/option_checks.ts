@@ -1,0 +1,20 @@
+// Checks of the values of options that several functions take. undefined stands for an option that was left out.
+
+import { describe, wrong } from '../../engine/check.js';
+import { Device } from '../../engine/device.js';
+
+function check(isRight: boolean, operation: string, option: string, expected: string, value: unknown): void {
+  if (!isRight && value !== undefined) throw new TypeError(wrong(operation, option, expected, describe(value)));
+}
+
+export const checkFlag = (operation: string, option: string, value: unknown): void =>
+  check(typeof value === 'boolean', operation, option, 'true or false', value);
+
+export const checkCallback = (operation: string, option: string, value: unknown): void =>
+  check(typeof value === 'function', operation, option, 'a function', value);
+
+export const checkSignal = (operation: string, value: unknown): void =>
+  check(value instanceof AbortSignal, operation, 'signal', 'an AbortSignal', value);
+
+export const checkDevice = (operation: string, value: unknown): void =>
+  check(value instanceof Device, operation, 'device', 'what openDevice or getDefaultDevice gives', value);
