@@ -14,7 +14,7 @@ import { corpusBlocks } from './shards/corpus_blocks.js';
 import type { DumpPlan } from './shards/dump_plan.js';
 import { type Computing, type PreparedFolder, prepareFolder } from './shards/folder.js';
 import type { DumpOptions } from './shards/options.js';
-import { checkOptions, prepare } from './shards/prepare.js';
+import { checkRequest, prepare } from './shards/prepare.js';
 import { ProgressMeter } from './shards/progress.js';
 import { LocalMaker, type ShardMaker } from './shards/shard_maker.js';
 import { WorkerPool } from './workers/workers.js';
@@ -50,9 +50,9 @@ interface Run {
  *   lost. Shards that are finished stay valid.
  */
 export async function dump(options: DumpOptions): Promise<DumpResult> {
+  checkRequest('dump', options);
   const { out, signal, workers } = options;
   signal?.throwIfAborted();
-  checkOptions(options);
   const store = openStore(out);
   const sources = await openCorpus(options.corpus);
   const corpus = sources.map(describeSource);
@@ -77,7 +77,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
 
 /** The plan that `dump(options)` would carry out. Loads the model and the autoencoders; writes nothing. */
 export async function planOf(options: DumpOptions): Promise<DumpPlan> {
-  checkOptions(options);
+  checkRequest('planOf', options);
   const sources = await openCorpus(options.corpus);
   const [worker] = options.workers ?? [];
   const here = worker ? { ...options, device: openDevice(worker.device) } : options;

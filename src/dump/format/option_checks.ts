@@ -18,3 +18,17 @@ export const checkSignal = (operation: string, value: unknown): void =>
 
 export const checkDevice = (operation: string, value: unknown): void =>
   check(value instanceof Device, operation, 'device', 'what openDevice or getDefaultDevice gives', value);
+
+const longestShown = 200;
+
+/** A value for a message, as JSON where it can be written so: `["text"]`, `"5"`, `5n`, `NaN`. */
+export function inJson(value: unknown): string {
+  if (typeof value === 'number') return String(value);
+  if (typeof value === 'bigint') return `${value}n`;
+  try {
+    const text = JSON.stringify(value) ?? describe(value);
+    return text.length > longestShown ? `${text.slice(0, longestShown)}…` : text;
+  } catch {
+    return describe(value);
+  }
+}

@@ -15,6 +15,7 @@ import {
   totalsOf,
   whole,
 } from '../format/manifest.js';
+import { inJson } from '../format/option_checks.js';
 import type { DenseLocation, SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 import { MergedStatistics, type Statistics } from '../format/statistics.js';
@@ -138,7 +139,7 @@ export class Dump {
 
   #unknown(operation: string, name: string): RangeError {
     const known = this.names.length > 50 ? `${this.names.length} others` : this.names.join(', ');
-    return new RangeError(`${operation}: ${this.folder} has no ${JSON.stringify(name)}; it has ${known}`);
+    return new RangeError(`${operation}: ${this.folder} has no ${inJson(name)}; it has ${known}`);
   }
 
   /**
@@ -173,7 +174,7 @@ export class Dump {
     const entry = this.manifest.locations[this.#dense.get(location) ?? -1];
     if (!entry) {
       const dense = this.manifest.locations.map((found) => found.location).join(', ') || 'none';
-      throw new RangeError(`stored: ${this.folder} has no dense ${JSON.stringify(location)}; it has ${dense}`);
+      throw new RangeError(`stored: ${this.folder} has no dense ${inJson(location)}; it has ${dense}`);
     }
     this.#count('stored', from, to);
     const { context } = this.manifest;
@@ -390,7 +391,9 @@ export class Dump {
     if (Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from <= to && to <= this.rowCount) {
       return to - from;
     }
-    throw new RangeError(`${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${from} to ${to}`);
+    throw new RangeError(
+      `${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${inJson(from)} to ${inJson(to)}`,
+    );
   }
 
   // Calls body for each shard that has some of the rows, with the range in the shard, and the row of the result it

@@ -4,6 +4,7 @@
 import { dirname, join } from 'node:path';
 import { type ActivationRecord, type NeuronRecord, saveRecord } from '../../files/neuron_record/neuron_record.js';
 import { makeFolder, writing, writingFor } from '../../files/write_failure.js';
+import { inJson } from '../format/option_checks.js';
 import { textOf } from '../format/token_text.js';
 import type { Dump } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
@@ -142,8 +143,9 @@ export function wholeNumber(
   [low, high]: readonly [number, number],
 ): number {
   if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
-  const given = JSON.stringify(value);
-  throw new RangeError(`${operation}: ${option} must be a whole number from ${low} to ${high}, but is ${given}`);
+  throw new RangeError(
+    `${operation}: ${option} must be a whole number from ${low} to ${high}, but is ${inJson(value)}`,
+  );
 }
 
 /** The chosen indices by the name of their location, each once. */
@@ -168,7 +170,7 @@ function checkedIndices(name: string, indices: unknown, width: number): readonly
   }
   for (const index of indices) {
     if (Number.isSafeInteger(index) && index >= 0 && index < width) continue;
-    throw new RangeError(`${name} has indices from 0 to ${width - 1}, but ${JSON.stringify(index)} is asked for`);
+    throw new RangeError(`${name} has indices from 0 to ${width - 1}, but ${inJson(index)} is asked for`);
   }
   return indices;
 }

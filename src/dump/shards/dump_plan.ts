@@ -1,12 +1,15 @@
 // A dump's plan: everything that is decided before the first token is read, as plain data that can be printed and
 // tested. Nothing here touches a device or a file.
+import { describe } from '../../engine/check.js';
 import { bytesPerElement } from '../../files/host_tensor.js';
-import { showBytes } from '../../files/text.js';
+import { showBytes, shown } from '../../files/text.js';
 import { locationShape } from '../../transformer/location.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
 import { canList, whole } from '../format/manifest.js';
+import { inJson } from '../format/option_checks.js';
 import { isPacked, rowsPerShard } from '../format/positions.js';
+import { object, integer as wholeFrom } from '../format/schema.js';
 import {
   type DenseLocation,
   type DumpDType,
@@ -16,6 +19,7 @@ import {
   knownSettings,
   type SparseLocation,
   type StorageOptions,
+  settingsFields,
 } from '../format/settings.js';
 import type { DumpOptions } from './options.js';
 
@@ -93,9 +97,17 @@ export function planDump(request: PlanRequest): DumpPlan {
 }
 
 /** Refuses what a manifest cannot hold: models that are not the library's own may have a configuration of any kind. */
-function writable(settings: DumpSettings): DumpSettings {
+const writable = (settings: DumpSettings): DumpSettings => heldByManifest(() => knownSettings(settings));
+
+/** The same for a model alone, before its locations are worked out. */
+export const checkWritable = (model: DumpSettings['model']): DumpSettings['model'] =>
+  heldByManifest(
+    () => object<Pick<DumpSettings, 'model'>>({ model: settingsFields.model })({ model }, 'dropped').model,
+  );
+
+function heldByManifest<T>(read: () => T): T {
   try {
-    return knownSettings(settings);
+    return read();
   } catch (cause) {
     throw new TypeError(`dump: no manifest can hold this: ${(cause as Error).message}`, { cause });
   }
@@ -132,10 +144,11 @@ type Formats = Required<Pick<PlanRequest, 'dense' | 'autoencoders'>> &
 
 function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Formats): void {
   if (!dumpDTypes.includes(dtype)) {
-    throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
+    throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${inJson(dtype)}`);
   }
   for (const [option, value] of Object.entries({ statistics, parquet })) {
-    if (typeof value !== 'boolean') throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
+    if (typeof value !== 'boolean')
+      throw new TypeError(`dump: ${option} must be true or false, but is ${shown(value)}`);
   }
   const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
   if (infinite !== undefined) {
@@ -148,10 +161,10 @@ function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Forma
 
 function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {
   if (!Array.isArray(drop) || !drop.every((what) => droppable.includes(what))) {
-    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but is ${JSON.stringify(drop)}`);
+    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but is ${inJson(drop)}`);
   }
   if (!(typeof sample === 'number' && sample > 0 && sample <= 1)) {
-    throw new RangeError(`dump: sample must be a part of the positions, above 0 and up to 1, but is ${sample}`);
+    throw new RangeError(`dump: sample must be a part of the positions, above 0 and up to 1, but is ${inJson(sample)}`);
   }
   if (seed !== undefined && sample === 1) throw new RangeError('dump: seed is for a sample of the positions');
   return {
@@ -165,7 +178,7 @@ function integer(option: string, value: unknown, low: number, high = Number.MAX_
   if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
   const range = high === Number.MAX_SAFE_INTEGER ? `of ${low} or more` : `from ${low} to ${high}`;
   const hint = option === 'context' ? " (the model's context window)" : '';
-  throw new RangeError(`dump: ${option} must be an integer ${range}${hint}, but is ${JSON.stringify(value)}`);
+  throw new RangeError(`dump: ${option} must be an integer ${range}${hint}, but is ${inJson(value)}`);
 }
 
 const rowShape = (location: string, { config, vocabulary }: DumpSettings['model'], context: number): number[] =>
@@ -183,6 +196,7 @@ function hasKeys(location: string, model: DumpSettings['model']): boolean {
 
 /** The plan as text, as `sonde dump --plan` prints it. */
 export function describePlan(plan: DumpPlan): string {
+  checkPlan(plan);
   const { settings, rowsPerShard, batch } = plan;
   const { model, corpus, context, dtype, part, limit, sample } = settings;
   const dense = settings.locations.map((entry) => {
@@ -219,6 +233,23 @@ export function describePlan(plan: DumpPlan): string {
     ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
     `in all     ${Number(bytesPerToken.toPrecision(6))} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
   ].join('\n');
+}
+
+/** @throws TypeError for what planOf() cannot have given. */
+function checkPlan(plan: DumpPlan): void {
+  const { settings, rowsPerShard: rows, batch } = plan ?? {};
+  try {
+    object<Pick<DumpPlan, 'settings' | 'rowsPerShard' | 'batch'>>({
+      settings: object<DumpSettings>(settingsFields),
+      rowsPerShard: wholeFrom(1),
+      batch: wholeFrom(1),
+    })({ settings, rowsPerShard: rows, batch }, 'dropped');
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw new TypeError(`describePlan: plan must be what planOf gives, but is ${describe(plan)}: ${message}`, {
+      cause,
+    });
+  }
 }
 
 function tokenBytes(entry: DenseLocation, dtype: DumpDType): number {

@@ -1,5 +1,6 @@
 // The options of dump(). The command line, the plan, the workers and the jobs of a queue take parts of them.
 import type { ModelContext } from '../../context/model_context.js';
+import type { OptionNames } from '../../engine/check.js';
 import type { Device, DeviceName } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import type { BlobProgress } from '../../files/blob/blob.js';
@@ -70,8 +71,8 @@ export interface DumpOptions extends PlainOptions, LocalOptions {
   onProgress?: (progress: DumpProgress) => void;
 }
 
-/** The names of all plain options, in the order in which jobs list them. */
-const plainOptionNames = Object.keys({
+/** The plain options, in the order in which jobs list them. */
+const plainNames: OptionNames<PlainOptions> = {
   out: true,
   precision: true,
   context: true,
@@ -86,7 +87,19 @@ const plainOptionNames = Object.keys({
   seed: true,
   statistics: true,
   parquet: true,
-} satisfies Record<keyof PlainOptions, true>) as (keyof PlainOptions)[];
+};
+
+const plainOptionNames = Object.keys(plainNames) as (keyof PlainOptions)[];
+
+export const dumpOptionNames: OptionNames<DumpOptions> = {
+  ...plainNames,
+  ...{ device: true, onFetch: true, signal: true },
+  ...{ model: true, corpus: true, locations: true, autoencoders: true },
+  ...{ shard: true, workers: true, onProgress: true },
+};
+
+export const partNames: OptionNames<Part> = { index: true, count: true };
+export const workerOptionNames: OptionNames<WorkerOptions> = { device: true, threads: true };
 
 /** A copy of the plain options, without other fields and without those that are undefined. */
 export function plainOptions(options: PlainOptions): PlainOptions {

@@ -1,23 +1,29 @@
 // Loads the model and the autoencoders of a dump, and makes its plan.
 import { ModelContext } from '../../context/model_context.js';
+import { checkInteger, checkOptions, describe, wrong } from '../../engine/check.js';
+import { Device } from '../../engine/device.js';
+import type { DType } from '../../engine/dtype.js';
 import { sizeOf } from '../../engine/shape.js';
 import type { FetchOptions } from '../../files/blob/blob.js';
 import { locationShape } from '../../transformer/location.js';
 import type { SubjectModel } from '../../transformer/subject_model.js';
 import { Transformer } from '../../transformer/transformer.js';
 import type { SourceDescription } from '../corpus/corpus.js';
-import { expandDumpLocations, parseDumpLocation } from '../format/dump_location.js';
+import { type DumpLocation, expandDumpLocations, parseDumpLocation } from '../format/dump_location.js';
+import { checkCallback, checkDevice, checkFlag, checkSignal, inJson } from '../format/option_checks.js';
 import {
   type AutoencoderPermit,
+  type AutoencoderSource,
   checkInputs,
   checkLayered,
+  checkSource,
   type FoundAutoencoder,
   findAutoencoder,
   withoutFolder,
 } from './autoencoders.js';
-import { type DumpPlan, planDump } from './dump_plan.js';
+import { checkWritable, type DumpPlan, planDump } from './dump_plan.js';
 import type { Computing } from './folder.js';
-import type { DumpOptions } from './options.js';
+import { type DumpOptions, dumpOptionNames, partNames, type WorkerOptions, workerOptionNames } from './options.js';
 
 export interface Prepared {
   readonly plan: DumpPlan;
@@ -34,28 +40,80 @@ export interface LoadPermit extends AutoencoderPermit {
   checkModel(name: string): Promise<void>;
 }
 
-const patternsOf = ({ locations }: Pick<DumpOptions, 'locations'>): string[] =>
+const patternsOf = ({ locations }: Pick<DumpOptions, 'locations'>): readonly string[] =>
   Array.isArray(locations) ? locations : [locations];
 
-/** Checks the options as far as that is possible without a model. */
-export function checkOptions(options: DumpOptions): void {
-  const { out, autoencoders = {}, threshold = 0, model, precision, device, workers } = options;
+/**
+ * Checks the options as far as that is possible without a model. `operation` is the function that they were given to.
+ * @throws TypeError for an option that is not known or of another type; RangeError for a value that cannot be.
+ */
+export function checkRequest(operation: string, options: Omit<DumpOptions, 'corpus'>): void {
+  checkOptions(operation, options as DumpOptions, dumpOptionNames);
+  const { out, autoencoders = {}, threshold, model, precision, device, workers, shard } = options;
   if (typeof out !== 'string' || out === '') throw new TypeError('dump: out must be the path of a folder');
-  if (!(Number.isFinite(threshold) && threshold >= 0)) {
-    throw new RangeError(`dump: threshold must be a number of 0 or more, but is ${threshold}`);
+  checkFlag('dump', 'anyArithmetic', options.anyArithmetic);
+  checkSignal('dump', options.signal);
+  checkCallback('dump', 'onProgress', options.onProgress);
+  checkCallback('dump', 'onFetch', options.onFetch);
+  checkDevice('dump', device);
+  if (threshold !== undefined && !(Number.isFinite(threshold) && threshold >= 0)) {
+    throw new RangeError(`dump: threshold must be a number of 0 or more, but is ${inJson(threshold)}`);
   }
-  checkLayered(patternsOf(options).map(parseDumpLocation), autoencoders);
+  if (precision !== undefined && !precisions.includes(precision)) {
+    throw new RangeError(wrong('dump', 'precision', precisions.join(', '), inJson(precision)));
+  }
+  if (shard !== undefined) checkOptions('dump', shard, partNames, 'shard');
+  checkModel(model);
+  const locations = patternsOf(options).map(parseDumpLocation);
+  checkAutoencoders(autoencoders, locations);
+  checkLayered(locations, autoencoders);
+  if (threshold !== undefined && locations.every(({ autoencoder }) => autoencoder === undefined)) {
+    throw new RangeError('dump: threshold is for latents: name an autoencoder for one location at least');
+  }
   if (typeof model !== 'string' && precision !== undefined) {
     throw new TypeError('dump: precision is for a model given by name; this one is loaded already');
   }
   if (workers === undefined) return;
   if (!Array.isArray(workers) || workers.length === 0) throw new RangeError('dump: workers must name one at least');
+  workers.forEach(checkWorker);
   checkByName(options, 'workers');
   if (device !== undefined) throw new TypeError('dump: with workers, the device is that of each worker');
 }
 
+const precisions: readonly DType[] = ['float32', 'bfloat16', 'float16'];
+
+function checkModel(model: unknown): void {
+  if ((typeof model === 'string' && model !== '') || (typeof model === 'object' && model !== null)) return;
+  const expected = 'the name, folder or address of a model, a Transformer, a ModelContext, or a model with its members';
+  throw new TypeError(wrong('dump', 'model', expected, describe(model)));
+}
+
+function checkAutoencoders(autoencoders: Record<string, AutoencoderSource>, locations: readonly DumpLocation[]): void {
+  if (typeof autoencoders !== 'object' || autoencoders === null || Array.isArray(autoencoders)) {
+    const expected = 'an object with an autoencoder for each name';
+    throw new TypeError(wrong('dump', 'autoencoders', expected, describe(autoencoders)));
+  }
+  for (const [name, source] of Object.entries(autoencoders)) {
+    checkSource(`autoencoders['${name}']`, source, ', or a function that returns one for a layer');
+    if (locations.some(({ autoencoder }) => autoencoder === name)) continue;
+    throw new TypeError(`dump: autoencoders has '${name}', which no location names: LOCATION -> ${name}`);
+  }
+}
+
+function checkWorker(worker: WorkerOptions, i: number): void {
+  checkOptions('dump', worker, workerOptionNames, `workers[${i}]`);
+  const { device, threads } = worker;
+  if (typeof device !== 'string' || !/^(cpu|cuda(:\d+)?)$/.test(device)) {
+    throw new RangeError(wrong('dump', `workers[${i}].device`, "'cpu', 'cuda' or 'cuda:N'", describe(device)));
+  }
+  if (threads !== undefined) checkInteger('dump', `workers[${i}].threads`, threads, 1, 1024);
+}
+
 /** Other processes can be given names, and nothing that is loaded. */
-export function checkByName({ model, autoencoders = {} }: DumpOptions, who: string): void {
+export function checkByName(
+  { model, autoencoders = {} }: Pick<DumpOptions, 'model' | 'autoencoders'>,
+  who: string,
+): void {
   if (typeof model !== 'string') {
     throw new TypeError(`dump: ${who} load the model themselves: give it by name, folder or address`);
   }
@@ -78,6 +136,7 @@ export async function prepare(
   if (typeof options.model === 'string') await permit?.checkModel(options.model);
   const loaded = typeof options.model === 'string' ? await Transformer.load(options.model, loading) : undefined;
   const model = loaded ?? (await subjectOf(options.model as SubjectModel | ModelContext));
+  checkSubject(model);
   const found: FoundAutoencoder[] = [];
   const dispose = () => {
     for (const { autoencoder, own } of found) if (own) autoencoder.dispose();
@@ -115,6 +174,21 @@ export async function prepare(
     dispose();
     throw error;
   }
+}
+
+/** @throws TypeError when a model of the user's own lacks a member, or a manifest cannot hold its sizes. */
+function checkSubject(model: SubjectModel): void {
+  const { name, config, nVocab, device, dtype, enc, activations, digest } = model ?? {};
+  const members: [member: string, isRight: boolean, expected: string, value: unknown][] = [
+    ['device', device instanceof Device, 'what openDevice or getDefaultDevice gives', device],
+    ['enc', typeof enc?.encode === 'function', 'a tokenizer', enc],
+    ['activations', typeof activations === 'function', 'a function', activations],
+    ['digest', typeof digest === 'function', 'a function', digest],
+  ];
+  for (const [member, isRight, expected, value] of members) {
+    if (!isRight) throw new TypeError(wrong('dump', `model.${member}`, expected, describe(value)));
+  }
+  checkWritable({ name, digest: '', dtype, vocabulary: nVocab, config });
 }
 
 const subjectOf = async (model: SubjectModel | ModelContext): Promise<SubjectModel> =>

@@ -15,11 +15,12 @@ import {
   whole,
   writeManifest,
 } from '../format/manifest.js';
+import { inJson } from '../format/option_checks.js';
 import type { DumpSettings } from '../format/settings.js';
 import { BlockCursor, corpusBlocks } from '../shards/corpus_blocks.js';
 import { prepareFolder } from '../shards/folder.js';
 import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
-import { checkOptions, type LoadPermit, prepare } from '../shards/prepare.js';
+import { checkRequest, type LoadPermit, prepare } from '../shards/prepare.js';
 import { LocalMaker } from '../shards/shard_maker.js';
 
 /** The request for a dump as plain data: files and names. */
@@ -41,7 +42,7 @@ export interface ShardedDump {
 
 /** Loads the model, reads the corpus once, and plans the shards. Writes nothing. */
 export async function planShards(request: ShardedRequest, local: LocalOptions = {}): Promise<ShardedDump> {
-  checkOptions(request);
+  checkRequest('dump', request);
   const { signal } = local;
   const sources = await openCorpus(request.corpus);
   const prepared = await prepare({ ...request, ...localOptions(local) }, sources.map(describeSource));
@@ -78,7 +79,7 @@ export class ShardSession {
   static async open(dump: ShardedDump, local: LocalOptions & { readonly permit?: LoadPermit }): Promise<ShardSession> {
     const { request } = dump;
     const { permit, signal } = local;
-    checkOptions(request);
+    checkRequest('dump', request);
     const sources = await openCorpus(request.corpus);
     const store = openStore(request.out);
     const prepared = await prepare({ ...request, ...localOptions(local) }, sources.map(describeSource), permit);
@@ -104,7 +105,7 @@ export class ShardSession {
     const { count } = this.#dump;
     const { settings } = this.#maker; // the settings found here: those of the plan may come from anywhere
     if (!(Number.isSafeInteger(number) && number >= 0 && number < count)) {
-      throw new RangeError(`dump: there is no shard ${JSON.stringify(number)} of ${count}: they are numbered from 0`);
+      throw new RangeError(`dump: there is no shard ${inJson(number)} of ${count}: they are numbered from 0`);
     }
     const store = this.#store;
     const part = { ...settings, part: { index: number, count } };
