@@ -1,5 +1,6 @@
 // Opens a dump that is complete or has been begun. Safetensors and JSON would be enough to read one; this is more
 // convenient.
+import { describe, wrong } from '../../engine/check.js';
 import { checkMemory } from '../../files/memory.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
@@ -485,6 +486,9 @@ function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array)
  * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
  */
 export async function openDump(folder: string): Promise<Dump> {
+  if (typeof folder !== 'string' || folder === '') {
+    throw new TypeError(wrong('openDump', 'folder', 'the path of a folder, or an address', describe(folder)));
+  }
   const store = openStore(folder);
   const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
