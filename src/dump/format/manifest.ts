@@ -311,8 +311,13 @@ export function differenceOf(there: DumpSettings, asked: DumpSettings): [string,
 
 function labelled(settings: DumpSettings): Map<string, string> {
   const { model, locations, autoencoders, corpus } = settings;
-  const source = ({ kind, name, bytes }: (typeof corpus)[number]) =>
-    [name ?? kind, bytes === undefined ? '' : ` (${kind}, ${bytes} bytes)`].join('');
+  const source = ({ kind, name, bytes, dtype }: (typeof corpus)[number]) => {
+    const what = [
+      ...(name === undefined || bytes === undefined ? [] : [kind, `${bytes} bytes`]),
+      ...(dtype ? [dtype] : []),
+    ];
+    return [name ?? kind, what.length > 0 ? ` (${what.join(', ')})` : ''].join('');
+  };
   return new Map([
     ['the model', model.name],
     ["the model's dtype", model.dtype],

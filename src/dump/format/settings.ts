@@ -130,6 +130,7 @@ const source = object<SourceDescription>({
   kind: oneOf('text', 'jsonl', 'tokens', 'standard input', 'iterable'),
   name: optional(string),
   bytes: optional(integer(0)),
+  dtype: optional(oneOf('int32', 'uint32', 'int64')),
 });
 
 // The product of all sizes but the first one, which is the context.

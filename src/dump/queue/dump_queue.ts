@@ -9,7 +9,7 @@ import { checkInteger, checkOptions, type OptionNames, wrong } from '../../engin
 import type { Device } from '../../engine/device.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { printable } from '../../files/text.js';
-import type { CorpusFile } from '../corpus/corpus.js';
+import { type CorpusFile, checkedFile } from '../corpus/corpus.js';
 import { severalAtOnce } from '../format/disk.js';
 import { checkCallback, checkDevice, checkFlag, checkSignal } from '../format/option_checks.js';
 import { OtherArithmetic } from '../shards/folder.js';
@@ -120,8 +120,8 @@ function requestOf(options: DumpOptions): ShardedRequest {
 }
 
 function absolute(corpus: CorpusFile | CorpusFile[]): CorpusFile[] {
-  return (Array.isArray(corpus) ? corpus : [corpus]).map((file) => {
-    const path = typeof file === 'string' ? file : file.path;
+  return (Array.isArray(corpus) ? corpus : [corpus]).map((file, i) => {
+    const { path } = checkedFile(file, i);
     if (path === '-') throw new TypeError('queue: standard input is on one machine only: give a file');
     return typeof file === 'string' ? resolve(file) : { ...file, path: resolve(path) };
   });
