@@ -315,10 +315,18 @@ function* encodeDocument(text: string, origin: string, options: ReadOptions): Ge
   yield { tokens: [], ends: true };
 }
 
+function encoded(origin: string, encode: ReadOptions['encode'], text: string): number[] {
+  try {
+    return encode(text);
+  } catch (cause) {
+    throw new Error(`${origin}: ${(cause as Error).message}`, { cause });
+  }
+}
+
 // Checks the tokens: small models have fewer than the tokenizer.
 function checkedEncode(origin: string, { encode, nVocab }: ReadOptions): (text: string) => number[] {
   return (text) => {
-    const tokens = encode(text);
+    const tokens = encoded(origin, encode, text);
     for (const token of tokens) {
       if (token < nVocab) continue;
       throw new RangeError(`${origin}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);

@@ -99,7 +99,8 @@ export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'li
     readonly vocabulary: number;
     readonly config: TransformerConfig;
   };
-  readonly tokenizer: 'gpt2';
+  /** The tokenizer of the model; `unknown` where the numbers of its tokens have no known texts. */
+  readonly tokenizer: 'gpt2' | 'unknown';
   readonly corpus: readonly SourceDescription[];
   readonly locations: readonly DenseLocation[];
   readonly autoencoders: readonly SparseLocation[];
@@ -147,7 +148,7 @@ const shape: Read<number[]> = (value, unknownFields) => {
 /** The allowed values of each field of the settings. Readers also check that the fields agree with one another. */
 export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSettings[K]> } = {
   model: object<DumpSettings['model']>({ name: string, digest: string, dtype: string, vocabulary: size, config }),
-  tokenizer: oneOf('gpt2'),
+  tokenizer: oneOf('gpt2', 'unknown'),
   corpus: listOf(source),
   locations: listOf(object<DenseLocation>({ location: string, shape })),
   autoencoders: listOf(

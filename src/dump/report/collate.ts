@@ -256,7 +256,10 @@ async function writeGroup(
 
 function recordOf(dump: Dump, row: number, { tokens, activations }: FetchedRow): ActivationRecord {
   try {
-    return { tokens: Array.from(tokens, textOf), activations: Array.from(activations) };
+    return {
+      tokens: Array.from(tokens, (token) => textOf(token, dump.manifest.tokenizer)),
+      activations: Array.from(activations),
+    };
   } catch (cause) {
     throw new Error(`collate: ${dump.folder}: row ${row} is no text: ${(cause as Error).message}`, { cause });
   }

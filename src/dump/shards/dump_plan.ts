@@ -5,6 +5,7 @@ import { bytesPerElement } from '../../files/host_tensor.js';
 import { showBytes, shown } from '../../files/text.js';
 import { locationShape } from '../../transformer/location.js';
 import type { SourceDescription } from '../corpus/corpus.js';
+import { tokenBytes as widthOfToken } from '../corpus/token_layout.js';
 import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
 import { canList, whole } from '../format/manifest.js';
 import { inJson } from '../format/option_checks.js';
@@ -40,6 +41,8 @@ export interface DumpPlan {
 /** The options of a dump as they were given, and the properties of what was loaded for them. */
 export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' | 'shard'> {
   readonly model: DumpSettings['model'];
+  /** GPT-2's when it is left out. */
+  readonly tokenizer?: DumpSettings['tokenizer'];
   readonly corpus: readonly SourceDescription[];
   readonly dense: readonly string[];
   readonly autoencoders: readonly SparseLocation[];
@@ -55,7 +58,7 @@ const batchValues = 2 ** 27;
 
 /** @throws RangeError for an option out of range, with the allowed range. */
 export function planDump(request: PlanRequest): DumpPlan {
-  const { model, dense, autoencoders, dtype = 'float16', shard = whole } = request;
+  const { model, tokenizer = 'gpt2', dense, autoencoders, dtype = 'float16', shard = whole } = request;
   const { ctxWindow } = model.config;
   const context = integer('context', request.context ?? Math.min(128, ctxWindow), 1, ctxWindow);
   const shardTokens = integer('shardTokens', request.shardTokens ?? 2 ** 20, 1, largestShard);
@@ -64,6 +67,11 @@ export function planDump(request: PlanRequest): DumpPlan {
   const part = { index: integer('shard.index', shard.index, 0, count - 1), count };
   const rowCount = rowsPerShard({ context, shardTokens });
   const filter = filterOf(request);
+  if (filter.drop.includes('endoftext') && tokenizer !== 'gpt2') {
+    throw new RangeError(
+      `dump: drop cannot name endoftext: the tokenizer of ${model.name} is not known, nor its token of that meaning`,
+    );
+  }
   const { statistics = false, parquet = false } = request;
   checkFormats({ dtype, dense, autoencoders, statistics, parquet });
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
@@ -72,7 +80,7 @@ export function planDump(request: PlanRequest): DumpPlan {
   const wanted = [...new Set([...dense, ...autoencoders.map(({ location }) => location)])];
   const settings = writable({
     model,
-    tokenizer: 'gpt2',
+    tokenizer,
     corpus: request.corpus,
     locations,
     autoencoders,
@@ -129,8 +137,9 @@ const longestToken = 128; // bytes of text
 /** The known size of the corpus must not make more shards than a manifest can list. */
 function checkCount(settings: DumpSettings, rows: number): void {
   const { corpus, limit, context, part, shardTokens } = settings;
-  const bytesPerToken: Record<string, number> = { tokens: 2, text: longestToken };
-  const fewest = corpus.reduce((sum, { kind, bytes = 0 }) => sum + bytes / (bytesPerToken[kind] ?? Infinity), 0);
+  const bytesPerToken = ({ kind, dtype }: SourceDescription): number =>
+    kind === 'tokens' ? widthOfToken[dtype ?? 'uint16'] : kind === 'text' ? longestToken : Infinity;
+  const fewest = corpus.reduce((sum, source) => sum + (source.bytes ?? 0) / bytesPerToken(source), 0);
   const shards = Math.floor(Math.min(fewest, limit ?? Infinity) / (rows * context) / part.count);
   if (canList(settings, Math.max(1, shards))) return;
   throw new RangeError(

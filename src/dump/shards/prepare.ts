@@ -11,6 +11,7 @@ import { Transformer } from '../../transformer/transformer.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { type DumpLocation, expandDumpLocations, parseDumpLocation } from '../format/dump_location.js';
 import { checkCallback, checkDevice, checkFlag, checkSignal, inJson } from '../format/option_checks.js';
+import type { DumpSettings } from '../format/settings.js';
 import {
   type AutoencoderPermit,
   type AutoencoderSource,
@@ -143,6 +144,7 @@ export async function prepare(
     loaded?.dispose();
   };
   try {
+    checkTokenizer(model, corpus);
     const locations = expandDumpLocations(patternsOf(options), model.config);
     for (const location of locations) {
       if (location.autoencoder === undefined) continue;
@@ -159,6 +161,7 @@ export async function prepare(
         vocabulary: model.nVocab,
         config: model.config,
       },
+      tokenizer: tokenizerOf(model),
       corpus,
       dense: locations.filter(({ autoencoder }) => autoencoder === undefined).map(({ location }) => location),
       autoencoders: await Promise.all(
@@ -173,6 +176,26 @@ export async function prepare(
   } catch (error) {
     dispose();
     throw error;
+  }
+}
+
+/** The tokenizer by its name. A model of the user's own need not name its one: it counts as GPT-2's. */
+function tokenizerOf({ enc }: SubjectModel): DumpSettings['tokenizer'] {
+  const { name = 'gpt2' } = enc as { readonly name?: string };
+  return name === 'gpt2' ? name : 'unknown';
+}
+
+const textKinds: readonly SourceDescription['kind'][] = ['text', 'jsonl', 'standard input'];
+
+/** @throws Error with the tokenizer's own reason when a corpus of text is given to a model that knows no text. */
+function checkTokenizer({ name, enc }: SubjectModel, corpus: readonly SourceDescription[]): void {
+  const text = corpus.find(({ kind }) => textKinds.includes(kind));
+  if (!text) return;
+  try {
+    enc.encode('a');
+  } catch (cause) {
+    const what = text.name ?? text.kind;
+    throw new Error(`dump: ${what} is text, and ${name} takes tokens only: ${(cause as Error).message}`, { cause });
   }
 }
 
