@@ -8,6 +8,7 @@ import { packageRoot } from '../engine/native.js';
 import { benchCommand } from './bench.js';
 import { cacheCommand } from './cache.js';
 import { collateCommand } from './collate.js';
+import { refuseRepeated } from './common_options.js';
 import { demoCommand } from './demo.js';
 import { devicesCommand } from './devices.js';
 import { dumpCommand } from './dump.js';
@@ -63,6 +64,7 @@ for (const command of [program, ...program.commands, ...program.commands.flatMap
     outputError: (text, write) => write(text.replace(/^error: /, 'sonde: ')),
   });
   command.showHelpAfterError('Try --help for examples.');
+  refuseRepeated(command);
 }
 
 // A reader that has seen enough, such as `head`, closes the pipe.

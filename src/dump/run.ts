@@ -78,7 +78,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
 /** The plan that `dump(options)` would carry out. Loads the model and the autoencoders; writes nothing. */
 export async function planOf(options: DumpOptions): Promise<DumpPlan> {
   checkRequest('planOf', options);
-  const sources = await openCorpus(options.corpus);
+  const sources = await openCorpus(options.corpus, 'planOf');
   const [worker] = options.workers ?? [];
   const here = worker ? { ...options, device: openDevice(worker.device) } : options;
   const { plan, dispose } = await prepare(here, sources.map(describeSource));

@@ -5,6 +5,31 @@ import { isJsonLines, jsonStart } from './json_start.js';
 /** The bytes that are looked at. */
 export const headBytes = 2 ** 16;
 
+/** The bytes of a stream that are waited for: it may be slow. */
+const leastHead = 2 ** 12;
+
+/**
+ * The same chunks, of which the first one has `leastHead` bytes or all. It is what `headOf` takes.
+ */
+export async function* withHead(chunks: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const held: Buffer[] = [];
+  let missing = leastHead;
+  for await (const chunk of chunks) {
+    if (missing > 0) {
+      held.push(chunk);
+      missing -= chunk.length;
+      if (missing <= 0) yield Buffer.concat(held.splice(0));
+    } else yield chunk;
+  }
+  if (held.length > 0) yield Buffer.concat(held);
+}
+
+/** The head of a stream by its first chunk. */
+export const headOf = (first: Buffer): Head => ({
+  bytes: first.subarray(0, headBytes),
+  isWhole: first.length < leastHead,
+});
+
 /** The beginning of a file or a stream. */
 export interface Head {
   readonly bytes: Buffer;

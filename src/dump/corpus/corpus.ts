@@ -9,7 +9,7 @@ import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import { Readable } from 'node:stream';
 import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
-import { type Head, headBytes, jsonLinesProblem, nulProblem, textProblem } from './content.js';
+import { type Head, headBytes, headOf, jsonLinesProblem, nulProblem, textProblem, withHead } from './content.js';
 import { endOfText, TextCutter } from './text_chunks.js';
 import { readTokens } from './token_file.js';
 import {
@@ -86,9 +86,9 @@ const longestLine = 2 ** 26;
 
 /**
  * Checks every file, so that a wrong path, size or kind is found at the start and not after hours. Reads the beginnings
- * of files, and nothing of standard input.
+ * of files, and nothing of standard input. `operation` is the function that the corpus was given to.
  */
-export async function openCorpus(corpus: Corpus): Promise<Source[]> {
+export async function openCorpus(corpus: Corpus, operation = 'dump'): Promise<Source[]> {
   if (corpus === process.stdin) return [{ kind: 'standard input' }];
   if (isAsyncIterable(corpus)) {
     if (corpus instanceof Readable && !corpus.readableObjectMode) {
@@ -100,7 +100,7 @@ export async function openCorpus(corpus: Corpus): Promise<Source[]> {
   }
   const files = Array.isArray(corpus) ? corpus : [corpus];
   if (files.length === 0) throw new RangeError('dump: corpus must name one file at least, but is an empty list');
-  const sources = await Promise.all(files.map(openFile));
+  const sources = await Promise.all(files.map((file, i) => openFile(checkedFile(operation, file, i))));
   if (sources.filter(({ path }) => path === undefined).length > 1) {
     throw new RangeError("dump: corpus names standard input ('-') twice, but it can be read only once");
   }
@@ -114,7 +114,7 @@ const isAsyncIterable = (corpus: Corpus): corpus is AsyncIterable<string | numbe
  * A file of a corpus with its kind, checked as far as that is possible without looking at the file.
  * @throws TypeError or RangeError for what is none.
  */
-export function checkedFile(file: CorpusFile, i: number): CorpusFileOptions {
+export function checkedFile(operation: string, file: CorpusFile, i: number): CorpusFileOptions {
   const name = `corpus[${i}]`;
   if (file === '-') return { path: file, kind: 'text' };
   if (typeof file !== 'string') {
@@ -123,7 +123,7 @@ export function checkedFile(file: CorpusFile, i: number): CorpusFileOptions {
         `dump: corpus must be file paths, { path, kind } or an AsyncIterable of text or tokens, but has ${describe(file)}`,
       );
     }
-    checkOptions('dump', file, fileNames, name);
+    checkOptions(operation, file, fileNames, name);
   }
   const given: Partial<CorpusFileOptions> =
     typeof file === 'string' ? { path: file, ...kindOf(file) } : (file as CorpusFileOptions);
@@ -152,8 +152,7 @@ const kindOf = (path: string): { kind?: CorpusKind } => {
   return kind === undefined ? {} : { kind };
 };
 
-async function openFile(file: CorpusFile, i: number): Promise<Source> {
-  const { path, kind, ...hints } = checkedFile(file, i);
+async function openFile({ path, kind, ...hints }: CorpusFileOptions): Promise<Source> {
   if (path === '-') {
     const input = kind === 'text' ? ({ kind: 'standard input' } as const) : { kind, name: standardInput };
     return { ...input, ...wide(hints.dtype), hints };
@@ -378,25 +377,12 @@ function invalidText(source: Source, bytes: Buffer, offset: number, cause: unkno
 /** Files were looked at when they were opened. */
 function checkInput({ path, kind }: Source, chunk: Buffer): void {
   if (path !== undefined) return;
-  const head = { bytes: chunk.subarray(0, headBytes), isWhole: chunk.length < headBytes };
-  looked(standardInput, () => checkText(kind === 'jsonl' ? kind : 'text', head));
+  looked(standardInput, () => checkText(kind === 'jsonl' ? kind : 'text', headOf(chunk)));
 }
 
-/** The bytes of a source. On standard input, the first chunk has `headBytes`, unless there are fewer. */
-async function* chunksOf(source: Source, options: ReadOptions): AsyncGenerator<Buffer> {
-  const held: Buffer[] = [];
-  let missing = source.path === undefined ? headBytes : 0;
-  for await (const chunk of streamOf(source, options)) {
-    if (missing <= 0) {
-      yield chunk;
-      continue;
-    }
-    held.push(chunk);
-    missing -= chunk.length;
-    if (missing <= 0) yield Buffer.concat(held.splice(0));
-  }
-  if (held.length > 0) yield Buffer.concat(held);
-}
+/** The bytes of a source. On standard input, the first chunk shows what is in it. */
+const chunksOf = (source: Source, options: ReadOptions): AsyncIterable<Buffer> =>
+  source.path === undefined ? withHead(streamOf(source, options)) : streamOf(source, options);
 
 async function* streamOf(source: Source, { onBytes, signal }: ReadOptions): AsyncGenerator<Buffer> {
   signal?.throwIfAborted(); // once it is read, standard input keeps the process alive

@@ -1,5 +1,5 @@
 // Reads the tokens of a file or of standard input, in bounded memory.
-import { headBytes } from './content.js';
+import { headOf } from './content.js';
 import type { ReadOptions, TokenChunk } from './corpus.js';
 import { endOfText } from './text_chunks.js';
 import {
@@ -32,10 +32,7 @@ export async function* readTokens(
   let isOpen = false;
   let rest: Buffer = Buffer.alloc(0);
   for await (const chunk of chunks) {
-    if (!layout) {
-      const head = { bytes: chunk.subarray(0, headBytes), isWhole: chunk.length < headBytes };
-      layout = looked(origin, () => tokenLayout(head, hints));
-    }
+    layout ??= looked(origin, () => tokenLayout(headOf(chunk), hints));
     let bytes: Buffer = rest.length > 0 ? Buffer.concat([rest, chunk]) : chunk;
     if (offset < layout.offset) {
       const header = Math.min(layout.offset - offset, bytes.length);

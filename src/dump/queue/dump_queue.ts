@@ -121,7 +121,7 @@ function requestOf(options: DumpOptions): ShardedRequest {
 
 function absolute(corpus: CorpusFile | CorpusFile[]): CorpusFile[] {
   return (Array.isArray(corpus) ? corpus : [corpus]).map((file, i) => {
-    const { path } = checkedFile(file, i);
+    const { path } = checkedFile('planQueue', file, i);
     if (path === '-') throw new TypeError('queue: standard input is on one machine only: give a file');
     return typeof file === 'string' ? resolve(file) : { ...file, path: resolve(path) };
   });

@@ -63,10 +63,10 @@ export function checkRequest(operation: string, options: Omit<DumpOptions, 'corp
   if (precision !== undefined && !precisions.includes(precision)) {
     throw new RangeError(wrong('dump', 'precision', precisions.join(', '), inJson(precision)));
   }
-  if (shard !== undefined) checkOptions('dump', shard, partNames, 'shard');
+  if (shard !== undefined) checkOptions(operation, shard, partNames, 'shard');
   checkModel(model);
   const locations = patternsOf(options).map(parseDumpLocation);
-  checkAutoencoders(autoencoders, locations);
+  checkAutoencoders(autoencoders);
   checkLayered(locations, autoencoders);
   if (threshold !== undefined && locations.every(({ autoencoder }) => autoencoder === undefined)) {
     throw new RangeError('dump: threshold is for latents: name an autoencoder for one location at least');
@@ -74,9 +74,14 @@ export function checkRequest(operation: string, options: Omit<DumpOptions, 'corp
   if (typeof model !== 'string' && precision !== undefined) {
     throw new TypeError('dump: precision is for a model given by name; this one is loaded already');
   }
-  if (workers === undefined) return;
+  if (workers !== undefined) checkWorkers(operation, options);
+  checkUsed(autoencoders, locations);
+}
+
+function checkWorkers(operation: string, options: Omit<DumpOptions, 'corpus'>): void {
+  const { workers, device } = options;
   if (!Array.isArray(workers) || workers.length === 0) throw new RangeError('dump: workers must name one at least');
-  workers.forEach(checkWorker);
+  for (const [i, worker] of workers.entries()) checkWorker(operation, worker, i);
   checkByName(options, 'workers');
   if (device !== undefined) throw new TypeError('dump: with workers, the device is that of each worker');
 }
@@ -89,20 +94,24 @@ function checkModel(model: unknown): void {
   throw new TypeError(wrong('dump', 'model', expected, describe(model)));
 }
 
-function checkAutoencoders(autoencoders: Record<string, AutoencoderSource>, locations: readonly DumpLocation[]): void {
+function checkAutoencoders(autoencoders: Record<string, AutoencoderSource>): void {
   if (typeof autoencoders !== 'object' || autoencoders === null || Array.isArray(autoencoders)) {
     const expected = 'an object with an autoencoder for each name';
     throw new TypeError(wrong('dump', 'autoencoders', expected, describe(autoencoders)));
   }
   for (const [name, source] of Object.entries(autoencoders)) {
     checkSource(`autoencoders['${name}']`, source, ', or a function that returns one for a layer');
-    if (locations.some(({ autoencoder }) => autoencoder === name)) continue;
-    throw new TypeError(`dump: autoencoders has '${name}', which no location names: LOCATION -> ${name}`);
   }
 }
 
-function checkWorker(worker: WorkerOptions, i: number): void {
-  checkOptions('dump', worker, workerOptionNames, `workers[${i}]`);
+function checkUsed(autoencoders: Record<string, AutoencoderSource>, locations: readonly DumpLocation[]): void {
+  const unused = Object.keys(autoencoders).find((name) => locations.every(({ autoencoder }) => autoencoder !== name));
+  if (unused === undefined) return;
+  throw new TypeError(`dump: autoencoders has '${unused}', which no location names: LOCATION -> ${unused}`);
+}
+
+function checkWorker(operation: string, worker: WorkerOptions, i: number): void {
+  checkOptions(operation, worker, workerOptionNames, `workers[${i}]`);
   const { device, threads } = worker;
   if (typeof device !== 'string' || !/^(cpu|cuda(:\d+)?)$/.test(device)) {
     throw new RangeError(wrong('dump', `workers[${i}].device`, "'cpu', 'cuda' or 'cuda:N'", describe(device)));
@@ -137,7 +146,7 @@ export async function prepare(
   if (typeof options.model === 'string') await permit?.checkModel(options.model);
   const loaded = typeof options.model === 'string' ? await Transformer.load(options.model, loading) : undefined;
   const model = loaded ?? (await subjectOf(options.model as SubjectModel | ModelContext));
-  checkSubject(model);
+  checkSubject(model, device);
   const found: FoundAutoencoder[] = [];
   const dispose = () => {
     for (const { autoencoder, own } of found) if (own) autoencoder.dispose();
@@ -200,7 +209,7 @@ function checkTokenizer({ name, enc }: SubjectModel, corpus: readonly SourceDesc
 }
 
 /** @throws TypeError when a model of the user's own lacks a member, or a manifest cannot hold its sizes. */
-function checkSubject(model: SubjectModel): void {
+function checkSubject(model: SubjectModel, wanted: Device | undefined): void {
   const { name, config, nVocab, device, dtype, enc, activations, digest } = model ?? {};
   const members: [member: string, isRight: boolean, expected: string, value: unknown][] = [
     ['device', device instanceof Device, 'what openDevice or getDefaultDevice gives', device],
@@ -210,6 +219,9 @@ function checkSubject(model: SubjectModel): void {
   ];
   for (const [member, isRight, expected, value] of members) {
     if (!isRight) throw new TypeError(wrong('dump', `model.${member}`, expected, describe(value)));
+  }
+  if (wanted !== undefined && wanted !== device) {
+    throw new TypeError(`dump: device is for a model given by name; this one is loaded already, on ${device}`);
   }
   checkWritable({ name, digest: '', dtype, vocabulary: nVocab, config });
 }
