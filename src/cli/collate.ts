@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import { openDump } from '../dump/read/reader.js';
 import { type CollateSelection, collate } from '../dump/report/collate.js';
 import { counted } from '../files/text.js';
-import { collecting, integer } from './common_options.js';
+import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
 import { tokenProgressView } from './token_progress.js';
 
@@ -36,7 +36,7 @@ export const collateCommand = (): Command =>
     .requiredOption(
       '--select <name=indices...>',
       'neurons or latents: 300, 0-127, 3,5,9-12 or *',
-      collecting((text) => [selection(text)]),
+      (text, before: CollateSelection[] | undefined) => [...(before ?? []), selection(text)],
     )
     .requiredOption('--out <folder>', 'the folder to write to')
     .option('--top <n>', 'texts with the largest activations', integer(0), 20)

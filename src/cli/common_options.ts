@@ -45,29 +45,8 @@ export function oneOf<T extends string>(...allowed: readonly T[]): (text: string
   };
 }
 
-const collectors = new WeakSet<object>();
-
-/** The parser of an option that may be repeated. Each argument gives some entries of the option's list. */
-export function collecting<T>(entriesOf: (text: string) => T[]): (text: string, before: T[] | undefined) => T[] {
-  const collect = (text: string, before: T[] | undefined): T[] => [...(before ?? []), ...entriesOf(text)];
-  collectors.add(collect);
-  return collect;
-}
-
-export const collected = collecting((text) => [text]);
-
-/** Makes it an error to repeat an option that holds one value: all but the last one would be lost. */
-export function refuseRepeated(command: Command): void {
-  for (const option of command.options) {
-    const { flags, variadic, parseArg } = option;
-    if (option.isBoolean() || variadic || (parseArg && collectors.has(parseArg))) continue;
-    let isGiven = false;
-    command.on(`option:${option.name()}`, () => {
-      if (isGiven) command.error(`error: option '${flags}' is given more than once`);
-      isGiven = true;
-    });
-  }
-}
+/** Collects the arguments of an option that may be repeated, and that takes several arguments each time. */
+export const collected = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text];
 
 function deviceName(text: string): DeviceName {
   if (/^(cpu|cuda|cuda:\d+)$/.test(text)) return text as DeviceName;

@@ -2,7 +2,7 @@
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus/corpus.js';
 import { type TokenDType, tokenDTypes } from '../dump/corpus/token_layout.js';
-import { droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
+import { type Dropped, droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
 import { dump, planOf } from '../dump/run.js';
 import { describePlan } from '../dump/shards/dump_plan.js';
 import { type DumpOptions, type PlainOptions, plainOptions } from '../dump/shards/options.js';
@@ -14,7 +14,6 @@ import {
   autoencoderLocation,
   chosenWorkers,
   collected,
-  collecting,
   integer,
   number,
   oneOf,
@@ -95,7 +94,7 @@ export function addDumpOptions(command: Command): Command {
       .option(
         '--autoencoder <location=name...>',
         'store the latents of an autoencoder (a name or a file) there',
-        collecting((text) => [text === '-' ? text : autoencoderLocation(text)]),
+        (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
       )
       .requiredOption(
         '--out <folder>',
@@ -116,7 +115,7 @@ export function addDumpOptions(command: Command): Command {
     .option(
       '--drop <what>',
       'do not store padding, endoftext, or both (with a comma); the rest is packed',
-      collecting((text) => text.split(',').map(oneOf(...droppable))),
+      (text, before: Dropped[] | undefined) => [...(before ?? []), ...text.split(',').map(oneOf(...droppable))],
     )
     .option('--sample <part>', 'store only this part of the positions, such as 0.05, chosen at random', number(0, 1))
     .option('--seed <n>', 'the seed of the random choice (default: 0)', integer(0))

@@ -9,7 +9,7 @@ import {
   addModelOptions,
   addPrecision,
   autoencoderLocation,
-  collecting,
+  collected,
   integer,
   loadModel,
   type ModelOptions,
@@ -42,7 +42,7 @@ export function encodeCommand(): Command {
     .option(
       '--autoencoder <location=name>',
       'which autoencoder (a name, a file or an address), and where; may be repeated',
-      collecting((text) => [autoencoderLocation(text)]),
+      (text, before: string[] | undefined) => collected(autoencoderLocation(text), before),
     )
     .option('--top <n>', 'latents per token', integer(1), 5);
   return command.addHelpText('after', help).action(runEncode);

@@ -4,7 +4,7 @@ import { namedFiles } from '../context/named_files.js';
 import { fetchBlobs } from '../files/blob/blob.js';
 import { cacheFolder } from '../files/blob/blob_cache.js';
 import { counted, showBytes } from '../files/text.js';
-import { collecting, integer } from './common_options.js';
+import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
 import { fetchProgressView } from './fetch_progress.js';
 import { print } from './terminal.js';
@@ -28,11 +28,10 @@ export const fetchCommand = (): Command =>
   new Command('fetch')
     .description('fetch a model or autoencoders into the cache')
     .argument('<name...>', 'names of models or autoencoders, or addresses')
-    .option(
-      '--layer <n>',
-      'only this layer of autoencoders; may be repeated',
-      collecting((text) => [integer(0)(text)]),
-    )
+    .option('--layer <n>', 'only this layer of autoencoders; may be repeated', (text, before: number[] | undefined) => [
+      ...(before ?? []),
+      integer(0)(text),
+    ])
     .option('--refresh', 'ask whether files have changed, and fetch those again')
     .addHelpText('after', help)
     .action(runFetch);

@@ -8,7 +8,6 @@ import { packageRoot } from '../engine/native.js';
 import { benchCommand } from './bench.js';
 import { cacheCommand } from './cache.js';
 import { collateCommand } from './collate.js';
-import { refuseRepeated } from './common_options.js';
 import { demoCommand } from './demo.js';
 import { devicesCommand } from './devices.js';
 import { dumpCommand } from './dump.js';
@@ -64,7 +63,6 @@ for (const command of [program, ...program.commands, ...program.commands.flatMap
     outputError: (text, write) => write(text.replace(/^error: /, 'sonde: ')),
   });
   command.showHelpAfterError('Try --help for examples.');
-  refuseRepeated(command);
 }
 
 // A reader that has seen enough, such as `head`, closes the pipe.

@@ -4,7 +4,7 @@ import { openDump } from '../dump/read/reader.js';
 import type { CollateSelection } from '../dump/report/collate.js';
 import { report } from '../dump/report/report.js';
 import { selection } from './collate.js';
-import { collecting, integer } from './common_options.js';
+import { integer } from './common_options.js';
 import { interruptible } from './failure.js';
 import { tokenProgressView } from './token_progress.js';
 
@@ -32,7 +32,7 @@ export const reportCommand = (): Command =>
     .option(
       '--select <name=indices...>',
       'neurons or latents to show: 300, 0-127, 3,5,9-12 or *',
-      collecting((text) => [selection(text)]),
+      (text, before: CollateSelection[] | undefined) => [...(before ?? []), selection(text)],
     )
     .option(
       '--latents <n>',
