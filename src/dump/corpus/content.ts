@@ -138,6 +138,8 @@ function formatProblem({ bytes }: Head): string | undefined {
 
 const utf16 = (how: string): string => `is UTF-16 ${how}, and must be UTF-8: iconv -f UTF-16 -t UTF-8`;
 
+const leastZeros = 4;
+
 function encodingProblem({ bytes }: Head): string | undefined {
   if (startsWith(0xff, 0xfe)(bytes) || startsWith(0xfe, 0xff)(bytes)) return utf16('by its byte order mark');
   const at = bytes.indexOf(0);
@@ -147,7 +149,7 @@ function encodingProblem({ bytes }: Head): string | undefined {
     if (byte === 0) zeros[i % 2] = (zeros[i % 2] as number) + 1;
   });
   const [few, many] = zeros.sort((a, b) => a - b) as [number, number];
-  if (many > bytes.length / 8 && few < many / 8) return utf16('as its zeros show');
+  if (many >= leastZeros && many > bytes.length / 8 && few < many / 8) return utf16('as its zeros show');
   return nulProblem(at);
 }
 

@@ -100,7 +100,8 @@ export async function openCorpus(corpus: Corpus, operation = 'dump'): Promise<So
   }
   const files = Array.isArray(corpus) ? corpus : [corpus];
   if (files.length === 0) throw new RangeError('dump: corpus must name one file at least, but is an empty list');
-  const sources = await Promise.all(files.map((file, i) => openFile(checkedFile(operation, file, i))));
+  const checked = files.map((file, i) => checkedFile(operation, file, i));
+  const sources = await Promise.all(checked.map(openFile));
   if (sources.filter(({ path }) => path === undefined).length > 1) {
     throw new RangeError("dump: corpus names standard input ('-') twice, but it can be read only once");
   }
