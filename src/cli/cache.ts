@@ -2,6 +2,7 @@
 import { Command } from 'commander';
 import { type CachedBlob, clearCache, listCache, verifyCache } from '../files/blob/blob_cache.js';
 import { counted, showBytes } from '../files/text.js';
+import { UsageError } from './failure.js';
 import { print } from './terminal.js';
 
 const help = `
@@ -24,6 +25,9 @@ export const cacheCommand = (): Command =>
     .option('--verify', 'compute the checksums of the files')
     .addHelpText('after', help)
     .action(async ({ clear, verify }: CacheOptions) => {
+      if (clear === '')
+        throw new UsageError('--clear: an empty word is in every address; --clear alone removes all files');
+      if (clear !== undefined && verify) throw new UsageError('--clear and --verify exclude each other');
       if (clear !== undefined) return runClear(clear);
       if (verify) return runVerify();
       const { folder, blobs, unfinishedBytes } = await listCache();

@@ -26,19 +26,21 @@ export function integer(low: number): (text: string) => number {
   };
 }
 
+const isDecimal = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+
 export function number(low: number, high = Number.POSITIVE_INFINITY): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (text.trim() !== '' && Number.isFinite(value) && value >= low && value <= high) return value;
+    if (isDecimal.test(text) && Number.isFinite(value) && value >= low && value <= high) return value;
     throw new InvalidArgumentError(
       `It must be a number ${high < Infinity ? `from ${low} to ${high}` : `of ${low} or more`}.`,
     );
   };
 }
 
-export function oneOf<T extends string>(...allowed: T[]): (text: string) => T {
+export function oneOf<T extends string>(...allowed: readonly T[]): (text: string) => T {
   return (text) => {
-    if ((allowed as string[]).includes(text)) return text as T;
+    if ((allowed as readonly string[]).includes(text)) return text as T;
     throw new InvalidArgumentError(`It must be one of ${allowed.join(', ')}.`);
   };
 }
@@ -110,7 +112,9 @@ export function chosenWorkers(options: {
   const { device: given, workers: count = given?.length ?? 1, threads } = options;
   const single = { ...(given && { device: given[0] as DeviceName }), ...(threads !== undefined && { threads }) };
   if (count === 1 && (given?.length ?? 1) === 1) return { device: chosenDevice(single) };
-  const devices = given ?? workerDevices(count);
+  // As without workers, threads mean the CPU.
+  const devices = given ?? (threads === undefined ? workerDevices(count) : ['cpu']);
+  checkThreads(devices, threads);
   if (count < devices.length)
     throw new UsageError(`--workers ${count} is fewer than the devices (${devices.join(', ')})`);
   const onCpu = Array.from({ length: count }, (_, i) => devices[i % devices.length]).filter((d) => d === 'cpu').length;
@@ -131,10 +135,16 @@ function workerDevices(count: number): DeviceName[] {
   return gpus.slice(0, count).map(({ name }) => name as DeviceName);
 }
 
-export const chosenDevice = ({ device, threads }: Pick<ModelOptions, 'device' | 'threads'>): Device =>
-  device === undefined && threads === undefined
-    ? getDefaultDevice()
-    : openDevice(device ?? 'cpu', threads === undefined ? {} : { threads });
+export function chosenDevice({ device, threads }: Pick<ModelOptions, 'device' | 'threads'>): Device {
+  if (threads === undefined) return device === undefined ? getDefaultDevice() : openDevice(device);
+  checkThreads([device ?? 'cpu'], threads);
+  return openDevice(device ?? 'cpu', { threads });
+}
+
+function checkThreads(devices: readonly (DeviceName | undefined)[], threads: number | undefined): void {
+  if (threads === undefined || devices.includes('cpu')) return;
+  throw new UsageError(`--threads is for the CPU, and the work is done on ${devices.join(', ')}`);
+}
 
 /** Loads the model, and shows the progress of what has to be fetched. */
 export async function loadModel(options: ModelOptions, signal?: AbortSignal): Promise<Transformer> {

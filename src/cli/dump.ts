@@ -1,6 +1,7 @@
 // sonde dump: reads the options of a dump, shows its progress, and prints one line about the outcome.
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus/corpus.js';
+import { type TokenDType, tokenDTypes } from '../dump/corpus/token_layout.js';
 import { type Dropped, droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
 import { dump, planOf } from '../dump/run.js';
 import { describePlan } from '../dump/shards/dump_plan.js';
@@ -28,6 +29,8 @@ export interface DumpRequestOptions extends PlainOptions {
   text?: string[];
   jsonl?: string[];
   tokens?: string[];
+  tokenDtype?: TokenDType;
+  asIs?: boolean;
   hook?: string[];
   autoencoder?: string[];
 }
@@ -81,8 +84,14 @@ export function addDumpOptions(command: Command): Command {
     command
       .argument('[source]', '- for text on standard input')
       .option('--text <file...>', 'text files (UTF-8); <|endoftext|> ends a document', collected)
-      .option('--jsonl <file...>', 'files of JSON lines with a "text" each', collected)
-      .option('--tokens <file...>', 'files of tokens, two bytes each, little-endian', collected)
+      .option('--jsonl <file...>', 'files of JSON lines with a "text" each; - for standard input', collected)
+      .option(
+        '--tokens <file...>',
+        "files of tokens: two bytes each, little-endian, or one of numpy.save's or llm.c's; - for standard input",
+        collected,
+      )
+      .option('--token-dtype <dtype>', `of tokens without a header: ${tokenDTypes.join(', ')}`, oneOf(...tokenDTypes))
+      .option('--as-is', 'take files for what you say they are, whatever they look like, such as JSON for text')
       .option('--hook <location...>', 'what to store; may be repeated', collected)
       .option(
         '--autoencoder <location=name...>',
@@ -117,7 +126,8 @@ export function addDumpOptions(command: Command): Command {
     .option('--sample <part>', 'store only this part of the positions, such as 0.05, chosen at random', number(0, 1))
     .option('--seed <n>', 'the seed of the random choice (default: 0)', integer(0))
     .option('--statistics', 'store the count, mean, variance and maximum of each neuron, channel and latent as well')
-    .option('--parquet', 'store latents as Parquet as well, sorted by latent');
+    .option('--parquet', 'store latents as Parquet as well, sorted by latent')
+    .option('--any-arithmetic', 'go on with a dump that another kind of processor or version of sonde began');
 }
 
 export function dumpCommand(): Command {
@@ -167,18 +177,21 @@ export function dumpRequest(
 function corpusOf(
   command: string,
   source: string | undefined,
-  { text = [], jsonl = [], tokens = [] }: DumpRequestOptions,
+  { text = [], jsonl = [], tokens = [], tokenDtype, asIs }: DumpRequestOptions,
 ): CorpusFile[] {
   if (source !== undefined && source !== '-') {
     throw new UsageError(
       `${command} takes files with --text, --jsonl or --tokens, and - for standard input; what is '${source}'?`,
     );
   }
+  if (tokenDtype !== undefined && tokens.length === 0) throw new UsageError('--token-dtype is for --tokens');
+  const look = asIs ? { asIs } : {};
+  const width = tokenDtype === undefined ? {} : { dtype: tokenDtype };
   const files: CorpusFile[] = [
-    ...text.map((path): CorpusFile => (path === '-' ? '-' : { path, kind: 'text' })),
-    ...jsonl.map((path): CorpusFile => ({ path, kind: 'jsonl' })),
-    ...tokens.map((path): CorpusFile => ({ path, kind: 'tokens' })),
-    ...(source === '-' ? ['-'] : []),
+    ...text.map((path): CorpusFile => ({ path, kind: 'text', ...look })),
+    ...jsonl.map((path): CorpusFile => ({ path, kind: 'jsonl', ...look })),
+    ...tokens.map((path): CorpusFile => ({ path, kind: 'tokens', ...width, ...look })),
+    ...(source === '-' ? [{ path: source, kind: 'text', ...look } as const] : []),
   ];
   if (files.length > 0) return files;
   throw new UsageError(`${command} needs a text: --text FILE, --jsonl FILE, --tokens FILE, or - for standard input`);

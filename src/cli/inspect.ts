@@ -4,11 +4,11 @@ import { bytesOf } from '../dump/format/manifest.js';
 import { nonFiniteLines } from '../dump/format/non_finite.js';
 import { isPacked } from '../dump/format/positions.js';
 import type { Statistics } from '../dump/format/statistics.js';
+import { textOfAll } from '../dump/format/token_text.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/read/reader.js';
 import { describeFilter } from '../dump/shards/dump_plan.js';
 import { sizeOf } from '../engine/shape.js';
 import { counted, showBytes, threeDigits } from '../files/text.js';
-import { gpt2Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { print } from './terminal.js';
 
 const help = `
@@ -39,13 +39,15 @@ export async function printDump(dump: Dump): Promise<void> {
   const files = `${counted(shards.length, 'shard')}, ${showBytes(bytes)}`;
   const whole = part.count > 1 ? `part ${part.index} of ${part.count}, ` : '';
   print(`model     ${model.name}, ${model.dtype}, digest ${model.digest}`);
+  if (manifest.tokenizer !== 'gpt2') print('tokenizer unknown: tokens have numbers, and no texts');
+  print(`made with ${manifest.arithmetic.join('; ') || 'nothing yet'}`);
   print(`corpus    ${manifest.corpus.map(({ kind, name }) => name ?? kind).join(', ')}`);
   print(`rows      ${dump.rowCount} of ${manifest.context} tokens, ${dump.tokenCount} tokens without padding`);
   if (isPacked(manifest)) print(`positions ${describeFilter(manifest)}`);
   print(`files     ${files}, ${whole}${manifest.complete ? 'complete' : 'not complete: the same command goes on'}`);
   if (dump.rowCount === 0) return;
   const { tokens, document, stored } = await dump.tokens(0, 1);
-  const text = gpt2Tokenizer().decode([...tokens.filter((_, i) => document[i] !== -1)]);
+  const text = textOfAll([...tokens.filter((_, i) => document[i] !== -1)], manifest.tokenizer);
   print(`first row ${JSON.stringify(text.length > 90 ? `${text.slice(0, 90)}…` : text)}`);
   print('tensors, and what they hold in the first row');
   const { names } = dump;

@@ -22,8 +22,9 @@ export const mergeCommand = (): Command =>
     .argument('<dump>', 'the folder of the whole, with parts in it, or new; or az://account/container/prefix')
     .argument('[parts...]', 'more folders with parts')
     .addHelpText('after', help)
-    .action(async (out: string, parts: string[]) => {
-      const { rows, tokens, shards, nonFinite } = await mergeDumps(out, parts);
+    .option('--any-arithmetic', 'merge parts that different kinds of processors or versions of sonde made')
+    .action(async (out: string, parts: string[], options: { anyArithmetic?: boolean }) => {
+      const { rows, tokens, shards, nonFinite } = await mergeDumps(out, parts, options);
       print(`${out}: ${rows} rows, ${tokens} tokens in ${counted(shards, 'shard')}`);
       warnOfNonFinite(nonFinite, shards);
     });

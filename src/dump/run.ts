@@ -13,9 +13,9 @@ import type { DumpSettings } from './format/settings.js';
 import { ShardReader } from './format/shard_reader.js';
 import { corpusBlocks } from './shards/corpus_blocks.js';
 import type { DumpPlan } from './shards/dump_plan.js';
-import { checkFinite, type PreparedFolder, prepareFolder } from './shards/folder.js';
+import { type Computing, checkFinite, type PreparedFolder, prepareFolder } from './shards/folder.js';
 import type { DumpOptions } from './shards/options.js';
-import { checkOptions, prepare } from './shards/prepare.js';
+import { checkRequest, prepare } from './shards/prepare.js';
 import { ProgressMeter } from './shards/progress.js';
 import { LocalMaker, type ShardMaker } from './shards/shard_maker.js';
 import { WorkerPool } from './workers/workers.js';
@@ -58,9 +58,9 @@ interface Run {
  *   finished stay valid.
  */
 export async function dump(options: DumpOptions): Promise<DumpResult> {
+  checkRequest('dump', options);
   const { out, signal, workers } = options;
   signal?.throwIfAborted();
-  checkOptions(options);
   const store = openStore(out);
   const sources = await openCorpus(options.corpus);
   const corpus = sources.map(describeSource);
@@ -86,8 +86,8 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
 
 /** The plan that `dump(options)` would carry out. Loads the model and the autoencoders; writes nothing. */
 export async function planOf(options: DumpOptions): Promise<DumpPlan> {
-  checkOptions(options);
-  const sources = await openCorpus(options.corpus);
+  checkRequest('planOf', options);
+  const sources = await openCorpus(options.corpus, 'planOf');
   const [worker] = options.workers ?? [];
   const here = worker ? { ...options, device: openDevice(worker.device) } : options;
   const { plan, dispose } = await prepare(here, sources.map(describeSource));
@@ -102,6 +102,7 @@ class ManifestWriter {
   readonly #settings: DumpSettings;
   readonly #folder: PreparedFolder;
   #listed: number;
+  #arithmetic: readonly string[] | undefined; // undefined until the manifest may be written
   #isGivenUp = false;
   #saving: Promise<void> = Promise.resolve();
 
@@ -113,14 +114,16 @@ class ManifestWriter {
     this.#listed = folder.manifest?.shards.length ?? -1;
   }
 
+  /** To be called before the first shard is computed. See PreparedFolder. */
+  async begin(computing: Computing): Promise<void> {
+    if (this.#arithmetic) return;
+    this.#arithmetic = await this.#folder.begin(computing);
+    this.#listed = this.shards.size;
+  }
+
   /** For a corpus without tokens: nothing must stay of a dump that has no shards. */
   giveUp(): void {
     this.#isGivenUp = true;
-  }
-
-  /** Whether the manifest lists all shards. */
-  get isUpToDate(): boolean {
-    return this.#listed === this.shards.size;
   }
 
   add(number: number, entry: ShardEntry): Promise<void> {
@@ -132,7 +135,7 @@ class ManifestWriter {
   async save(complete: boolean): Promise<void> {
     await this.#folder.check();
     const entries = [...this.shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-    await writeManifest(this.#store, makeManifest(this.#settings, entries, complete));
+    await writeManifest(this.#store, makeManifest(this.#settings, this.#arithmetic ?? [], entries, complete));
     this.#listed = entries.length;
   }
 
@@ -145,7 +148,7 @@ class ManifestWriter {
     await this.#saving.catch(() => {});
     // A failure to clean up must not hide the error of the run.
     if (this.#isGivenUp) return this.#folder.undo().catch(() => undefined);
-    if (!this.isUpToDate) await this.save(false).catch(() => {});
+    if (this.#arithmetic && this.#listed !== this.shards.size) await this.save(false).catch(() => {});
     return undefined;
   }
 }
@@ -155,7 +158,8 @@ async function runDump(run: Run): Promise<DumpResult> {
   const { settings } = maker;
   const { out, signal } = options;
   const report = () => options.onProgress?.(meter.now());
-  if (!manifestWriter.isUpToDate) await manifestWriter.save(false);
+  const begin = () => manifestWriter.begin(maker.computing);
+  if (!folder.isDone) await begin();
 
   let written = 0;
   maker.begin({
@@ -183,6 +187,7 @@ async function runDump(run: Run): Promise<DumpResult> {
         meter.found += block.tokenCount;
         meter.shards++;
       } else {
+        await begin();
         await maker.take(block);
       }
     }

@@ -74,6 +74,11 @@ export class Device {
     return native.reached(this.handle);
   }
 
+  /** What decides the bits of a result: the version of the arithmetic, the backend, and the processor's kind. */
+  get arithmetic(): string {
+    return `1 ${this.kind} ${this.description.replace(/, \d+ threads?$/, '')}`;
+  }
+
   /** Bytes held by tensors now, and the most there ever were. */
   memory(): { allocated: number; peak: number } {
     return native.memory(this.handle);

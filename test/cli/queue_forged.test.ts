@@ -534,7 +534,11 @@ if (noRedis) {
         await rejects(workQueue(idle), TypeError, /queue: key must be/);
       }
       await rejects(work({ out: [''] }), TypeError, /allow\.out must be a list of texts/);
-      await rejects(work({ model: ['demo'] } as never), TypeError, /allow has out, corpus and models, but no model/);
+      await rejects(
+        work({ model: ['demo'] } as never),
+        TypeError,
+        /'model' is no option of allow; the nearest one is 'models'/,
+      );
       await rejects(work({ models: 'demo' as never }), TypeError, /allow\.models must be a list/);
       await rejects(work({ out: ['az://x'] }), /az:\/\/x: is no place for a dump/);
     }));

@@ -216,7 +216,7 @@ async function sparseDump(
   });
   await file.close();
   const entry = { file: 'shard-00000.safetensors', rows, tokens: 1, bytes: layout.bytes, sha256: '0'.repeat(64) };
-  await writeManifest(openStore(out), makeManifest(settings, [entry], true));
+  await writeManifest(openStore(out), makeManifest(settings, [], [entry], true));
   return openDump(out);
 }
 
@@ -321,7 +321,7 @@ test('a manifest that could not be read again is not written, and says what to d
   withFolder(async (folder) => {
     const { settings } = planDump(plan);
     for (const name of ['x'.repeat(2 ** 28), '\0'.repeat(2 ** 27)]) {
-      const manifest = makeManifest({ ...settings, corpus: [{ kind: 'text', name }] }, [], false);
+      const manifest = makeManifest({ ...settings, corpus: [{ kind: 'text', name }] }, [], [], false);
       await rejects(
         writeManifest(openStore(folder), manifest),
         Error,

@@ -7,15 +7,44 @@
 import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
+import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
+import { type Head, headBytes, headOf, jsonLinesProblem, nulProblem, textProblem, withHead } from './content.js';
 import { endOfText, TextCutter } from './text_chunks.js';
+import { readTokens } from './token_file.js';
+import {
+  looked,
+  type TokenDType,
+  type TokenHints,
+  type TokenLayout,
+  tokenDTypes,
+  tokenLayout,
+} from './token_layout.js';
 
 export type CorpusKind = 'text' | 'jsonl' | 'tokens';
 
 /**
- * A path whose extension gives the kind (.txt, .jsonl, .bin), a path with its kind, or `-` for text on standard input.
+ * A path whose extension gives the kind (.txt, .jsonl, .bin, .npy), or a path with its kind. `-` is standard input,
+ * with text unless its kind is given.
  */
-export type CorpusFile = string | { path: string; kind: CorpusKind };
+export type CorpusFile = string | CorpusFileOptions;
+
+export interface CorpusFileOptions {
+  path: string;
+  kind: CorpusKind;
+  /**
+   * The form of tokens that have no header: little-endian uint16, int32, uint32 or int64. When it is left out, they are
+   * taken for uint16, unless every other one is 0.
+   */
+  dtype?: TokenDType;
+  /**
+   * Takes the file for what `kind` says, whatever it looks like: JSON for text, binary data for text, and text or a
+   * header for tokens. Otherwise such files are refused.
+   */
+  asIs?: boolean;
+}
+
+const fileNames: OptionNames<CorpusFileOptions> = { path: true, kind: true, dtype: true, asIs: true };
 
 /** Files, or documents: text or tokens each. `process.stdin` stands for text on standard input. */
 export type Corpus = CorpusFile | CorpusFile[] | AsyncIterable<string | number[]>;
@@ -25,10 +54,15 @@ export interface SourceDescription {
   readonly kind: CorpusKind | 'standard input' | 'iterable';
   readonly name?: string;
   readonly bytes?: number;
+  /** The form of the tokens, where it is not uint16. */
+  readonly dtype?: Exclude<TokenDType, 'uint16'>;
 }
 
 export interface Source extends SourceDescription {
   readonly path?: string;
+  /** Where the tokens of a file lie; found out as soon as they are read on standard input. */
+  readonly layout?: TokenLayout;
+  readonly hints?: TokenHints;
   readonly documents?: AsyncIterable<string | number[]>;
 }
 
@@ -46,17 +80,29 @@ export interface ReadOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens' };
+const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens', '.npy': 'tokens' };
+const allKinds: readonly CorpusKind[] = ['text', 'jsonl', 'tokens'];
 const longestLine = 2 ** 26;
 
-/** Checks every file, so that a wrong path or size is found at the start and not after hours. Reads nothing yet. */
-export async function openCorpus(corpus: Corpus): Promise<Source[]> {
+/**
+ * Checks every file, so that a wrong path, size or kind is found at the start and not after hours. Reads the beginnings
+ * of files, and nothing of standard input. `operation` is the function that the corpus was given to.
+ */
+export async function openCorpus(corpus: Corpus, operation = 'dump'): Promise<Source[]> {
   if (corpus === process.stdin) return [{ kind: 'standard input' }];
-  if (isAsyncIterable(corpus)) return [{ kind: 'iterable', documents: corpus }];
+  if (isAsyncIterable(corpus)) {
+    if (corpus instanceof Readable && !corpus.readableObjectMode) {
+      throw new TypeError(
+        'dump: corpus is a stream of bytes or of pieces of text, which are no documents: give the path of a file',
+      );
+    }
+    return [{ kind: 'iterable', documents: corpus }];
+  }
   const files = Array.isArray(corpus) ? corpus : [corpus];
   if (files.length === 0) throw new RangeError('dump: corpus must name one file at least, but is an empty list');
-  const sources = await Promise.all(files.map(openFile));
-  if (sources.filter(({ kind }) => kind === 'standard input').length > 1) {
+  const checked = files.map((file, i) => checkedFile(operation, file, i));
+  const sources = await Promise.all(checked.map(openFile));
+  if (sources.filter(({ path }) => path === undefined).length > 1) {
     throw new RangeError("dump: corpus names standard input ('-') twice, but it can be read only once");
   }
   return sources;
@@ -65,32 +111,82 @@ export async function openCorpus(corpus: Corpus): Promise<Source[]> {
 const isAsyncIterable = (corpus: Corpus): corpus is AsyncIterable<string | number[]> =>
   typeof corpus === 'object' && corpus !== null && Symbol.asyncIterator in corpus;
 
-async function openFile(file: CorpusFile): Promise<Source> {
-  if (file === '-') return { kind: 'standard input' };
-  const path = typeof file === 'string' ? file : file?.path;
-  if (typeof path !== 'string' || path === '') {
-    throw new TypeError('dump: corpus must be file paths, { path, kind } or an AsyncIterable of text or tokens');
+/**
+ * A file of a corpus with its kind, checked as far as that is possible without looking at the file.
+ * @throws TypeError or RangeError for what is none.
+ */
+export function checkedFile(operation: string, file: CorpusFile, i: number): CorpusFileOptions {
+  const name = `corpus[${i}]`;
+  if (file === '-') return { path: file, kind: 'text' };
+  if (typeof file !== 'string') {
+    if (typeof file !== 'object' || file === null) {
+      throw new TypeError(
+        `dump: corpus must be file paths, { path, kind } or an AsyncIterable of text or tokens, but has ${describe(file)}`,
+      );
+    }
+    checkOptions(operation, file, fileNames, name);
   }
-  const kind = typeof file === 'string' ? kinds[extname(path).toLowerCase()] : file.kind;
-  if (kind === undefined || !Object.values(kinds).includes(kind)) {
+  const given: Partial<CorpusFileOptions> =
+    typeof file === 'string' ? { path: file, ...kindOf(file) } : (file as CorpusFileOptions);
+  const { path, kind, dtype, asIs } = given;
+  if (typeof path !== 'string' || path === '') {
+    throw new TypeError(wrong('dump', typeof file === 'string' ? name : `${name}.path`, 'a path', describe(path)));
+  }
+  if (kind === undefined || !allKinds.includes(kind)) {
     throw new RangeError(
-      `dump: ${path}: the kind of file is not clear from its name (.txt, .jsonl or .bin); ` +
+      `dump: ${path}: the kind of file is not clear from its name (.txt, .jsonl, .bin or .npy); ` +
         "give it as { path, kind: 'text', 'jsonl' or 'tokens' }",
     );
   }
-  const bytes = await sizeOfFile(path);
-  if (kind === 'tokens' && bytes % 2 !== 0) {
-    throw new Error(`dump: ${path}: holds ${bytes} bytes, but tokens of two bytes each make an even number`);
+  if (dtype !== undefined && (kind !== 'tokens' || !tokenDTypes.includes(dtype))) {
+    const expected = kind === 'tokens' ? tokenDTypes.join(', ') : `left out for ${kind}`;
+    throw new RangeError(wrong('dump', `${name}.dtype`, expected, describe(dtype)));
   }
-  return { kind, path, name: basename(path), bytes };
+  if (asIs !== undefined && typeof asIs !== 'boolean') {
+    throw new TypeError(wrong('dump', `${name}.asIs`, 'true or false', describe(asIs)));
+  }
+  return { path, kind, ...(dtype !== undefined && { dtype }), ...(asIs !== undefined && { asIs }) };
 }
 
-async function sizeOfFile(path: string): Promise<number> {
+const kindOf = (path: string): { kind?: CorpusKind } => {
+  const kind = kinds[extname(path).toLowerCase()];
+  return kind === undefined ? {} : { kind };
+};
+
+async function openFile({ path, kind, ...hints }: CorpusFileOptions): Promise<Source> {
+  if (path === '-') {
+    const input = kind === 'text' ? ({ kind: 'standard input' } as const) : { kind, name: standardInput };
+    return { ...input, ...wide(hints.dtype), hints };
+  }
+  const { bytes, head } = await beginningOf(path);
+  const found = { path, name: basename(path), bytes, hints };
+  if (kind === 'tokens') {
+    const layout = looked(path, () => tokenLayout(head, hints, bytes));
+    return { kind, ...found, ...wide(layout.dtype), layout };
+  }
+  if (!hints.asIs) looked(path, () => checkText(kind, head));
+  return { kind, ...found };
+}
+
+const standardInput = 'standard input';
+
+const wide = (dtype: TokenDType | undefined): Pick<SourceDescription, 'dtype'> =>
+  dtype === undefined || dtype === 'uint16' ? {} : { dtype };
+
+/** @throws Error that says why a file, by its beginning, is not text or JSON lines. */
+function checkText(kind: Exclude<CorpusKind, 'tokens'>, head: Head): void {
+  const problem = kind === 'jsonl' ? jsonLinesProblem(head) : textProblem(head);
+  if (problem !== undefined) throw new Error(problem);
+}
+
+/** The size and the first bytes of a file. */
+async function beginningOf(path: string): Promise<{ bytes: number; head: Head }> {
   try {
     const { size, isFile } = await stat(path).then((s) => ({ size: s.size, isFile: s.isFile() }));
     if (!isFile) throw new Error('it is not a file (a stream can be given on standard input, -)');
-    await (await open(path)).close(); // a file may exist and not be readable
-    return size;
+    await using handle = await open(path); // a file may exist and not be readable
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(Math.min(Math.max(1, size), headBytes)), 0, null, 0);
+    return { bytes: size, head: { bytes: buffer.subarray(0, bytesRead), isWhole: bytesRead === size } };
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
     const why = code === 'ENOENT' ? 'there is no such file' : message;
@@ -98,10 +194,11 @@ async function sizeOfFile(path: string): Promise<number> {
   }
 }
 
-export const describeSource = ({ kind, name, bytes }: Source): SourceDescription => ({
+export const describeSource = ({ kind, name, bytes, dtype }: Source): SourceDescription => ({
   kind,
   ...(name !== undefined && { name }),
   ...(bytes !== undefined && { bytes }),
+  ...(dtype !== undefined && { dtype }),
 });
 
 /** Bytes of all sources; undefined when the size of one is not known. */
@@ -113,14 +210,17 @@ export function corpusBytes(sources: readonly Source[]): number | undefined {
 
 /** The tokens of all documents, in order. */
 export async function* readCorpus(sources: readonly Source[], options: ReadOptions): AsyncGenerator<TokenChunk> {
-  const read = { text: readText, jsonl: readJsonLines, tokens: readTokens, 'standard input': readText };
+  const read = { text: readText, jsonl: readJsonLines, tokens: readTokenSource, 'standard input': readText };
   for (const source of sources) {
     if (source.kind === 'iterable') yield* readItems(source.documents as AsyncIterable<unknown>, options);
     else yield* read[source.kind](source, options);
   }
 }
 
-const nameOf = (source: Source): string => source.path ?? 'standard input';
+const readTokenSource = (source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> =>
+  readTokens(chunksOf(source, options), { ...source, origin: nameOf(source) }, options);
+
+const nameOf = (source: Source): string => source.path ?? standardInput;
 
 async function* readText(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
   const origin = nameOf(source);
@@ -180,48 +280,6 @@ async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<st
   yield held.join('');
 }
 
-async function* readTokens(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
-  const origin = nameOf(source);
-  const [mark] = options.encode(endOfText) as [number];
-  let offset = 0;
-  let isOpen = false;
-  let half: Buffer = Buffer.alloc(0);
-  for await (const chunk of chunksOf(source, options)) {
-    const bytes = half.length > 0 ? Buffer.concat([half, chunk]) : chunk;
-    const tokens = littleEndian16(bytes);
-    checkVocabulary(tokens, options.nVocab, origin, offset);
-    let from = 0;
-    for (let at = tokens.indexOf(mark); at >= 0; at = tokens.indexOf(mark, from)) {
-      yield { tokens: tokens.subarray(from, at + 1), ends: true };
-      from = at + 1;
-    }
-    if (tokens.length > 0) isOpen = from < tokens.length;
-    if (from < tokens.length) yield { tokens: tokens.subarray(from), ends: false };
-    half = bytes.subarray(2 * tokens.length);
-    offset += 2 * tokens.length;
-  }
-  if (half.length > 0)
-    throw new Error(`${origin}, byte ${offset}: the file ends in the middle of a token of two bytes`);
-  if (isOpen) yield { tokens: [], ends: true };
-}
-
-// Copies, since a Uint16Array must begin at an even address, and the memory of the bytes may be reused.
-function littleEndian16(bytes: Buffer): Uint16Array {
-  const tokens = new Uint16Array(bytes.length >> 1);
-  new Uint8Array(tokens.buffer).set(bytes.subarray(0, 2 * tokens.length));
-  return tokens;
-}
-
-function checkVocabulary(tokens: Uint16Array, nVocab: number, origin: string, offset: number): void {
-  if (nVocab > 0xffff) return;
-  for (let at = 0; at < tokens.length; at++) {
-    const token = tokens[at] as number;
-    if (token < nVocab) continue;
-    const byte = offset + 2 * at;
-    throw new Error(`${origin}, byte ${byte}: token ${token} is none of the model's, which end at ${nVocab - 1}`);
-  }
-}
-
 async function* readItems(documents: AsyncIterable<unknown>, options: ReadOptions): AsyncGenerator<TokenChunk> {
   let item = 0;
   for await (const document of documents) {
@@ -257,10 +315,18 @@ function* encodeDocument(text: string, origin: string, options: ReadOptions): Ge
   yield { tokens: [], ends: true };
 }
 
+function encoded(origin: string, encode: ReadOptions['encode'], text: string): number[] {
+  try {
+    return encode(text);
+  } catch (cause) {
+    throw new Error(`${origin}: ${(cause as Error).message}`, { cause });
+  }
+}
+
 // Checks the tokens: small models have fewer than the tokenizer.
 function checkedEncode(origin: string, { encode, nVocab }: ReadOptions): (text: string) => number[] {
   return (text) => {
-    const tokens = encode(text);
+    const tokens = encoded(origin, encode, text);
     for (const token of tokens) {
       if (token < nVocab) continue;
       throw new RangeError(`${origin}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
@@ -275,6 +341,11 @@ async function* decoded(source: Source, options: ReadOptions): AsyncGenerator<st
   let offset = 0;
   let before: Buffer = Buffer.alloc(0); // bytes that the decoder may still hold: a character has at most four
   for await (const chunk of chunksOf(source, options)) {
+    if (!source.hints?.asIs) {
+      if (offset === 0) checkInput(source, chunk);
+      const nul = chunk.indexOf(0);
+      if (nul >= 0) throw new Error(`${nameOf(source)}: ${nulProblem(offset + nul)}`);
+    }
     try {
       yield decoder.decode(chunk, { stream: true });
     } catch (cause) {
@@ -304,7 +375,17 @@ function invalidText(source: Source, bytes: Buffer, offset: number, cause: unkno
   return new Error(`${nameOf(source)}, near byte ${offset}: not valid UTF-8`, { cause });
 }
 
-async function* chunksOf(source: Source, { onBytes, signal }: ReadOptions): AsyncGenerator<Buffer> {
+/** Files were looked at when they were opened. */
+function checkInput({ path, kind }: Source, chunk: Buffer): void {
+  if (path !== undefined) return;
+  looked(standardInput, () => checkText(kind === 'jsonl' ? kind : 'text', headOf(chunk)));
+}
+
+/** The bytes of a source. On standard input, the first chunk shows what is in it. */
+const chunksOf = (source: Source, options: ReadOptions): AsyncIterable<Buffer> =>
+  source.path === undefined ? withHead(streamOf(source, options)) : streamOf(source, options);
+
+async function* streamOf(source: Source, { onBytes, signal }: ReadOptions): AsyncGenerator<Buffer> {
   signal?.throwIfAborted(); // once it is read, standard input keeps the process alive
   const stream: Readable = source.path === undefined ? process.stdin : createReadStream(source.path);
   const stop = () => stream.destroy();

@@ -3,6 +3,7 @@
 
 import { expandLocations } from '../../transformer/location.js';
 import type { TransformerConfig } from '../../transformer/weights/config.js';
+import { inJson } from './option_checks.js';
 
 export interface DumpLocation {
   /** The model's name for it. `*` stands for every layer. */
@@ -14,7 +15,7 @@ export interface DumpLocation {
 /** Reads `5/mlp/post_act` or `5/mlp/post_act -> AUTOENCODER`. */
 export function parseDumpLocation(text: string): DumpLocation {
   if (typeof text !== 'string' || text.trim() === '') {
-    throw new TypeError(`dump: locations must be strings such as '5/mlp/post_act', but one is ${JSON.stringify(text)}`);
+    throw new TypeError(`dump: locations must be strings such as '5/mlp/post_act', but one is ${inJson(text)}`);
   }
   const arrow = text.indexOf('->');
   if (arrow < 0) return { location: text.trim() };

@@ -11,6 +11,7 @@ import {
   FieldError,
   flag,
   integer,
+  line,
   listOf,
   object,
   oneOf,
@@ -44,6 +45,11 @@ export interface ShardEntry extends ListedFile {
 export interface Manifest extends DumpSettings {
   readonly format: 'sonde dump';
   readonly version: 1;
+  /**
+   * `Device.arithmetic` of every device that made shards, in order, each once. It is `unknown` for shards that were made
+   * before manifests had this field.
+   */
+  readonly arithmetic: readonly string[];
   /** The shards in the order of their numbers. */
   readonly shards: readonly ShardEntry[];
   readonly complete: boolean;
@@ -115,10 +121,16 @@ export const totalsOf = (shards: readonly ShardEntry[]): { rows: number; tokens:
 export const bytesOf = (shards: readonly ShardEntry[]): number =>
   shards.flatMap(filesOf).reduce((sum, { bytes }) => sum + bytes, 0);
 
-export const makeManifest = (settings: DumpSettings, shards: readonly ShardEntry[], complete: boolean): Manifest => ({
+export const makeManifest = (
+  settings: DumpSettings,
+  arithmetic: readonly string[],
+  shards: readonly ShardEntry[],
+  complete: boolean,
+): Manifest => ({
   format: 'sonde dump',
   version: 1,
   ...settings,
+  arithmetic,
   shards,
   complete,
 });
@@ -148,7 +160,7 @@ export function canList(settings: DumpSettings, shards: number): boolean {
   const smallFile = (file: string): ListedFile => ({ file, bytes: 1, sha256: '0'.repeat(64) });
   const parquet = settings.parquet && settings.autoencoders.map(({ location }) => smallFile(parquetFile(0, location)));
   const entry: ShardEntry = { ...smallFile(shardFile(0)), rows: 1, tokens: 1, ...(parquet && { parquet }) };
-  const lengthOf = (entries: ShardEntry[]) => textOf(makeManifest(settings, entries, true))?.length ?? Infinity;
+  const lengthOf = (entries: ShardEntry[]) => textOf(makeManifest(settings, [], entries, true))?.length ?? Infinity;
   const each = lengthOf([entry, entry]) - lengthOf([entry]);
   return lengthOf([entry]) + (shards - 1) * each <= largestManifest;
 }
@@ -170,18 +182,22 @@ function textOf(manifest: Manifest): string | undefined {
 export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
   const names = (await store.list()).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
   const read = names.map(async (name) => [name, await severalAtOnce(() => readManifest(store, name))] as const);
-  const manifests = new Map(await Promise.all(read));
+  const isThere = (entry: readonly [string, Manifest | undefined]): entry is readonly [string, Manifest] => !!entry[1];
+  const manifests = new Map((await Promise.all(read)).filter(isThere));
   const merged = manifests.get(manifestFile(whole));
   if (!merged?.complete) return manifests;
   const others = [...manifests.values()].filter((other) => differenceOf(merged, { ...other, part: whole }));
   return new Map([merged, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
 }
 
-async function readManifest(store: Store, name: string): Promise<Manifest> {
+/** Undefined when the file is gone: a merge removes the manifests of the parts. */
+async function readManifest(store: Store, name: string): Promise<Manifest | undefined> {
   const path = store.pathOf(name);
   let value: unknown;
   try {
-    value = withDefaults(JSON.parse(await readSmallFile(store, name)));
+    const text = await readSmallFile(store, name);
+    if (text === undefined) return undefined;
+    value = withDefaults(JSON.parse(text));
   } catch (cause) {
     throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
   }
@@ -194,8 +210,11 @@ async function readManifest(store: Store, name: string): Promise<Manifest> {
   }
 }
 
-/** Fields that the manifests of the first dumps lack: there was no choice then. */
-const defaults = { drop: [], sample: 1, statistics: false, parquet: false };
+/** The arithmetic of shards of the first dumps, whose manifests do not say. */
+export const unknownArithmetic = 'unknown';
+
+/** Fields that the manifests of the first dumps lack: there was no choice then, or nobody asked. */
+const defaults = { drop: [], sample: 1, statistics: false, parquet: false, arithmetic: [unknownArithmetic] };
 
 /** Adds missing fields at the end, so that the others keep their order. */
 function withDefaults(value: unknown): unknown {
@@ -203,9 +222,10 @@ function withDefaults(value: unknown): unknown {
   return { ...value, ...Object.fromEntries(Object.entries(defaults).filter(([name]) => !(name in value))) };
 }
 
-async function readSmallFile(store: Store, name: string): Promise<string> {
+async function readSmallFile(store: Store, name: string): Promise<string | undefined> {
   const found = await store.find(name);
-  if (!found?.regular) throw new Error(found ? 'it is not a regular file' : 'it is gone');
+  if (!found) return undefined;
+  if (!found.regular) throw new Error('it is not a regular file');
   if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
   const file = await store.open(name);
   try {
@@ -229,6 +249,7 @@ const manifestOf = object<Manifest>({
   format: oneOf('sonde dump'),
   version: checked('1', (value) => value === 1),
   ...settingsFields,
+  arithmetic: listOf(line(200), { most: 1000 }),
   shards: listOf(
     object<ShardEntry>({
       ...listedFile((name) => shardNumber(name) !== undefined),
@@ -293,6 +314,19 @@ function contradictionIn(manifest: Manifest): string | undefined {
 
 // ---- comparing dumps
 
+/** All arithmetics of several dumps or parts, in order, each once. */
+export const allArithmetics = (...lists: (readonly string[])[]): string[] => [...new Set(lists.flat())].sort();
+
+/** The arithmetics of the parts that have shards. */
+export const arithmeticOf = (parts: readonly Manifest[]): string[] =>
+  allArithmetics(...parts.filter(({ shards }) => shards.length > 0).map(({ arithmetic }) => arithmetic));
+
+/** Two arithmetics of a list that give different bits; undefined when all that is known is one. */
+export function mixedIn(arithmetics: readonly string[]): readonly [string, string] | undefined {
+  const [first, second] = arithmetics.filter((arithmetic) => arithmetic !== unknownArithmetic);
+  return first === undefined || second === undefined ? undefined : [first, second];
+}
+
 /** The first difference between the dump in a folder and the request, as `[label, there, asked]`. */
 export function differenceOf(there: DumpSettings, asked: DumpSettings): [string, string, string] | undefined {
   const [a, b] = [labelled(there), labelled(asked)];
@@ -303,8 +337,13 @@ export function differenceOf(there: DumpSettings, asked: DumpSettings): [string,
 
 function labelled(settings: DumpSettings): Map<string, string> {
   const { model, locations, autoencoders, corpus } = settings;
-  const source = ({ kind, name, bytes }: (typeof corpus)[number]) =>
-    [name ?? kind, bytes === undefined ? '' : ` (${kind}, ${bytes} bytes)`].join('');
+  const source = ({ kind, name, bytes, dtype }: (typeof corpus)[number]) => {
+    const what = [
+      ...(name === undefined || bytes === undefined ? [] : [kind, `${bytes} bytes`]),
+      ...(dtype ? [dtype] : []),
+    ];
+    return [name ?? kind, what.length > 0 ? ` (${what.join(', ')})` : ''].join('');
+  };
   return new Map([
     ['the model', model.name],
     ["the model's dtype", model.dtype],

@@ -11,6 +11,7 @@
 // for 0.1 to 0.2 s. Encoding takes nine tenths of the time, and encoding the texts two fifths.
 import { ByteWriter, type ColumnSource, ParquetWriter, type SchemaElement } from 'hyparquet-writer';
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
+import type { DumpSettings } from './settings.js';
 import { textOf } from './token_text.js';
 
 /** The latents of one autoencoder in one shard, in CSR format. */
@@ -19,6 +20,8 @@ export interface LatentEntries {
   readonly latents: number;
   /** The number of the shard's first row in the dump. */
   readonly firstRow: number;
+  /** GPT-2's when it is left out. */
+  readonly tokenizer?: DumpSettings['tokenizer'];
   /** Tokens per row. */
   readonly context: number;
   /** [rows * context] */
@@ -229,7 +232,11 @@ function columnsOf(
       flatPositions.map((flat) => entries.document[flat] as number),
     ),
     integers('token', token),
-    { name: 'text', data: Array.from(token, textOrNone), encoding: 'RLE_DICTIONARY' },
+    {
+      name: 'text',
+      data: Array.from(token, (each) => textOrNone(each, entries.tokenizer)),
+      encoding: 'RLE_DICTIONARY',
+    },
   ];
 }
 
@@ -250,7 +257,8 @@ function rowsOf({ firstRow, context, tokens }: LatentEntries, flatPositions: Int
   return BigInt64Array.from(flatPositions, (flat) => BigInt(row(flat)));
 }
 
-const textOrNone = (token: number): string => (token >= 0 && token < gpt2Tokenizer().nVocab ? textOf(token) : '');
+const textOrNone = (token: number, tokenizer: DumpSettings['tokenizer'] = 'gpt2'): string =>
+  tokenizer === 'gpt2' && !(token >= 0 && token < gpt2Tokenizer().nVocab) ? '' : textOf(token, tokenizer);
 
 // ---- checks
 

@@ -99,7 +99,8 @@ export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'li
     readonly vocabulary: number;
     readonly config: TransformerConfig;
   };
-  readonly tokenizer: 'gpt2';
+  /** The tokenizer of the model; `unknown` where the numbers of its tokens have no known texts. */
+  readonly tokenizer: 'gpt2' | 'unknown';
   readonly corpus: readonly SourceDescription[];
   readonly locations: readonly DenseLocation[];
   readonly autoencoders: readonly SparseLocation[];
@@ -130,6 +131,7 @@ const source = object<SourceDescription>({
   kind: oneOf('text', 'jsonl', 'tokens', 'standard input', 'iterable'),
   name: optional(string),
   bytes: optional(integer(0)),
+  dtype: optional(oneOf('int32', 'uint32', 'int64')),
 });
 
 // The product of all sizes but the first one, which is the context.
@@ -146,7 +148,7 @@ const shape: Read<number[]> = (value, unknownFields) => {
 /** The allowed values of each field of the settings. Readers also check that the fields agree with one another. */
 export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSettings[K]> } = {
   model: object<DumpSettings['model']>({ name: string, digest: string, dtype: string, vocabulary: size, config }),
-  tokenizer: oneOf('gpt2'),
+  tokenizer: oneOf('gpt2', 'unknown'),
   corpus: listOf(source),
   locations: listOf(object<DenseLocation>({ location: string, shape })),
   autoencoders: listOf(

@@ -4,6 +4,7 @@
 import { readlink, realpath } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { listAutoencoderNames } from '../../context/registry.js';
+import type { OptionNames } from '../../engine/check.js';
 import { packageRoot } from '../../engine/native.js';
 import { isBelowAddress, isBlobUrl, parseStoreAddress } from '../../files/blob/blob_address.js';
 import { canonicalModelName, modelNames } from '../../transformer/weights/names.js';
@@ -27,6 +28,8 @@ export interface Allowances {
    */
   readonly models?: readonly string[];
 }
+
+export const allowanceNames: OptionNames<Allowances> = { out: true, corpus: true, models: true };
 
 /** The error of a job that asks for what its worker may not do. */
 export class NotAllowed extends Error {
@@ -68,9 +71,7 @@ export class Permit {
    * @throws TypeError for an entry that is not text, Error for an address that is not valid.
    */
   constructor(allowances: Allowances = {}, folder = process.cwd()) {
-    const { out, corpus, models, ...others } = allowances;
-    const [unknown] = Object.keys(others);
-    if (unknown !== undefined) throw new TypeError(`queue: allow has out, corpus and models, but no ${unknown}`);
+    const { out, corpus, models } = allowances;
     const here = dirname(folder) === folder ? [] : [folder]; // everything lies below /
     this.#out = entriesOf('out', out ?? here);
     this.#corpus = entriesOf('corpus', corpus ?? [...here, demoFolder]);

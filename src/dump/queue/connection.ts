@@ -3,6 +3,7 @@
 // these errors are never passed on, not even as a cause.
 import { readFileSync } from 'node:fs';
 import type { Queue } from 'bullmq';
+import { describe, type OptionNames, wrong } from '../../engine/check.js';
 import { printable } from '../../files/text.js';
 import { bullmq } from './packages.js';
 import { checkedBackend } from './records.js';
@@ -12,6 +13,18 @@ export interface QueueOptions {
   readonly redis: string;
   /** The name of the queue: workers of a name work on the dumps of that name. */
   readonly name: string;
+}
+
+/** The names of these options, for functions that take more. */
+export const connectionNames: OptionNames<QueueOptions> = { redis: true, name: true };
+
+/** @throws TypeError for what can be neither the address of a server nor the name of a queue. */
+export function checkConnection(operation: string, { redis, name }: QueueOptions): void {
+  if (typeof redis !== 'string') {
+    throw new TypeError(wrong(operation, 'redis', 'an address such as redis://HOST:PORT', describe(redis)));
+  }
+  if (typeof name === 'string' && name !== '' && !name.includes(':')) return;
+  throw new TypeError(wrong(operation, 'name', 'the name of a queue, without a colon', describe(name)));
 }
 
 // ---- the address

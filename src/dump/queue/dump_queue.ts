@@ -5,21 +5,25 @@
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
-import { checkInteger } from '../../engine/check.js';
+import { checkBoolean, checkInteger, checkOptions, type OptionNames, wrong } from '../../engine/check.js';
 import type { Device } from '../../engine/device.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { printable } from '../../files/text.js';
-import type { CorpusFile } from '../corpus/corpus.js';
+import { type CorpusFile, checkedFile } from '../corpus/corpus.js';
 import { severalAtOnce } from '../format/disk.js';
 import { NonFiniteError } from '../format/non_finite.js';
+import { checkCallback, checkDevice, checkSignal } from '../format/option_checks.js';
+import { OtherArithmetic } from '../shards/folder.js';
 import type { MergeResult } from '../shards/merge.js';
 import type { DumpOptions } from '../shards/options.js';
-import { checkByName } from '../shards/prepare.js';
+import { checkByName, checkRequest } from '../shards/prepare.js';
 import { isComplete, planShards, type ShardedDump, type ShardedRequest } from '../workers/shard_session.js';
-import { type Allowances, NotAllowed, Permit } from './allowances.js';
+import { type Allowances, allowanceNames, NotAllowed, Permit } from './allowances.js';
 import {
   type QueueOptions as Connection,
   ConnectionErrors,
+  checkConnection,
+  connectionNames,
   withoutRetries,
   withQueue,
   withRetries,
@@ -35,6 +39,13 @@ export interface QueueOptions extends Connection {
    * right signature. 32 random bytes are a good key.
    */
   readonly key?: SigningKey;
+}
+
+const queueNames: OptionNames<QueueOptions> = { ...connectionNames, key: true };
+
+function checkQueue(operation: string, queue: QueueOptions): void {
+  checkConnection(operation, queue);
+  checkKey(queue);
 }
 
 /** An empty key is refused: it would protect nothing. */
@@ -70,8 +81,10 @@ export async function planQueue(
   options: DumpOptions & { readonly corpus: CorpusFile | CorpusFile[] },
   queue: PlanOptions,
 ): Promise<PlanResult> {
+  checkRequest('planQueue', options);
+  checkOptions('planQueue', queue, { ...queueNames, attempts: true }, 'queue');
   checkInteger('queue', 'attempts', queue.attempts, 1, mostAttempts);
-  checkKey(queue);
+  checkQueue('planQueue', queue);
   const request = requestOf(options);
   const workerOptions = await optionsFor(request);
   return withQueue(queue, async (bullQueue) => {
@@ -80,9 +93,10 @@ export async function planQueue(
     // The merge begins when the queue has finished all shards. Where it was given up, shards that the folder lacks are
     // made again.
     if (before && before.state !== 'completed' && before.state !== 'failed') {
-      checkSameRequest(before.dump.request, request);
-      await restoreShards(bullQueue, id, before.dump, queue);
-      return { shards: before.dump.count, state: 'queued', workerOptions };
+      const dump = await allowed(before, request, queue);
+      checkSameRequest(dump.request, request);
+      await restoreShards(bullQueue, id, dump, queue);
+      return { shards: dump.count, state: 'queued', workerOptions };
     }
     const dump = await planShards(request, options);
     if (await isComplete(dump)) return { shards: dump.count, state: 'complete', workerOptions };
@@ -108,8 +122,8 @@ function requestOf(options: DumpOptions): ShardedRequest {
 }
 
 function absolute(corpus: CorpusFile | CorpusFile[]): CorpusFile[] {
-  return (Array.isArray(corpus) ? corpus : [corpus]).map((file) => {
-    const path = typeof file === 'string' ? file : file.path;
+  return (Array.isArray(corpus) ? corpus : [corpus]).map((file, i) => {
+    const { path } = checkedFile('planQueue', file, i);
     if (path === '-') throw new TypeError('queue: standard input is on one machine only: give a file');
     return typeof file === 'string' ? resolve(file) : { ...file, path: resolve(path) };
   });
@@ -122,6 +136,7 @@ async function optionsFor(request: ShardedRequest): Promise<string[]> {
 }
 
 interface PlannedBefore {
+  readonly job: Job;
   readonly dump: ShardedDump;
   readonly state: string;
 }
@@ -134,11 +149,20 @@ async function plannedBefore(bullQueue: Queue, out: string, queue: QueueOptions)
   try {
     const job = await bullQueue.getJob(id);
     const dump = job && job.name === 'merge' ? readJob('merge', job.data, queue) : undefined;
-    return dump?.request.out === out ? { dump, state } : undefined;
+    return job && dump?.request.out === out ? { job, dump, state } : undefined;
   } catch (error) {
     if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
     throw error;
   }
+}
+
+/** The planned dump; when it is asked for with any arithmetic now, it goes on with that. */
+async function allowed({ job, dump }: PlannedBefore, asked: ShardedRequest, queue: QueueOptions): Promise<ShardedDump> {
+  if (!asked.anyArithmetic || dump.request.anyArithmetic) return dump;
+  checkSameRequest({ ...dump.request, anyArithmetic: true }, { ...asked, anyArithmetic: true });
+  const changed = { ...dump, request: { ...dump.request, anyArithmetic: true } };
+  await job.updateData(jobData('merge', changed, queue));
+  return changed;
 }
 
 function checkSameRequest(planned: ShardedRequest, asked: ShardedRequest): void {
@@ -227,16 +251,25 @@ export interface WorkOptions extends QueueOptions {
   readonly signal: AbortSignal;
 }
 
+const workNames: OptionNames<WorkOptions> = {
+  ...queueNames,
+  ...{ device: true, allow: true, untilDone: true, lockSeconds: true, onEvent: true, signal: true },
+};
+
 /**
  * Works on the jobs of a queue until the signal aborts or, with `untilDone`, until there are no more. A job fails for
  * good if `planQueue` cannot have made it, if its signature is missing or wrong, if it asks for what is not allowed, or
  * if a value must be finite and is not.
+ * @throws Error when a shard of a dump is to be made that was begun with another arithmetic, unless the dump is planned
+ *   with `anyArithmetic`: the job goes back to the queue, and the worker ends.
  */
 export async function workQueue(options: WorkOptions): Promise<void> {
+  checkWork(options);
   const { Worker, WaitingError, UnrecoverableError } = await bullmq();
-  const { redis, name, lockSeconds = 30, signal, onEvent } = options;
-  checkKey(options);
-  const runner = new JobRunner({ ...options, permit: new Permit(options.allow) });
+  const { redis, name, lockSeconds = 30, onEvent } = options;
+  const refused = new AbortController(); // this worker cannot go on
+  const signal = AbortSignal.any([options.signal, refused.signal]);
+  const runner = new JobRunner({ ...options, signal, permit: new Permit(options.allow) });
   await withQueue(options, mayWork); // fails at once when there is no server, or no right to work
   const begun = new Map<string, number>();
   const merged = new Map<string, MergeResult>();
@@ -249,6 +282,8 @@ export async function workQueue(options: WorkOptions): Promise<void> {
         if (result) merged.set(job.id as string, result);
       } catch (error) {
         if (isFinal(error)) throw new UnrecoverableError(error.message);
+        // The job is another worker's. This one would take it again and again, and keep it from the others.
+        if (error instanceof OtherArithmetic) refused.abort(otherWorker(nameOf(job), error));
         if (!signal.aborted) throw error;
         await job.moveToWait(token);
         throw new WaitingError();
@@ -283,11 +318,32 @@ export async function workQueue(options: WorkOptions): Promise<void> {
   worker.on('error', (error) => errors.add(error));
   worker.on('active', () => errors.recovered());
   try {
-    await (options.untilDone ? untilEmpty(options) : aborted(signal));
+    await (options.untilDone ? untilEmpty(options, signal) : aborted(signal));
   } finally {
     await worker.close();
     await runner.close();
   }
+  refused.signal.throwIfAborted();
+}
+
+const otherWorker = (what: string, { message, cause }: Error): Error =>
+  new Error(`queue: ${what} is in the queue again, for a worker that can make it, and this worker ends: ${message}`, {
+    cause,
+  });
+
+function checkWork(options: WorkOptions): void {
+  checkOptions('workQueue', options, workNames);
+  checkQueue('workQueue', options);
+  const { device, allow, untilDone, lockSeconds, onEvent, signal } = options;
+  if (device === undefined) throw new TypeError(wrong('workQueue', 'device', 'a device', 'undefined'));
+  checkDevice('workQueue', device);
+  if (allow !== undefined) checkOptions('workQueue', allow, allowanceNames, 'allow');
+  checkBoolean('workQueue', 'untilDone', untilDone);
+  if (lockSeconds !== undefined) checkInteger('workQueue', 'lockSeconds', lockSeconds, 1, 86_400);
+  if (onEvent === undefined) throw new TypeError(wrong('workQueue', 'onEvent', 'a function', 'undefined'));
+  checkCallback('workQueue', 'onEvent', onEvent);
+  if (signal === undefined) throw new TypeError(wrong('workQueue', 'signal', 'an AbortSignal', 'undefined'));
+  checkSignal('workQueue', signal);
 }
 
 /** Whether trying a job again changes nothing. */
@@ -310,7 +366,7 @@ function nameOf(job: Job): string {
 
 const pollMilliseconds = 500;
 
-async function untilEmpty({ signal, ...queue }: WorkOptions): Promise<void> {
+async function untilEmpty(queue: WorkOptions, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     const left = await withQueue(queue, unfinishedIn).catch(() => 1); // without a connection it is not known
     if (left === 0) return;
@@ -345,7 +401,10 @@ export interface QueueStatus {
 }
 
 /** With `retry`, jobs that were given up are tried again. */
-export function queueStatus(queue: QueueOptions, retry = false): Promise<QueueStatus> {
+export async function queueStatus(queue: QueueOptions, retry = false): Promise<QueueStatus> {
+  checkOptions('queueStatus', queue, queueNames, 'queue');
+  checkQueue('queueStatus', queue);
+  checkBoolean('queueStatus', 'retry', retry);
   return withQueue(queue, async (bullQueue) => {
     if (retry) for (const { job } of await givenUp(bullQueue)) await job?.retry('failed', { resetAttemptsMade: true });
     const counts = await bullQueue.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');

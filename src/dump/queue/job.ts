@@ -2,8 +2,10 @@
 // only the copy is used. With a key, only what was signed with it is taken.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { isAbsolute } from 'node:path';
+import { describe } from '../../engine/check.js';
 import { isBlobUrl, parseStoreAddress } from '../../files/blob/blob_address.js';
-import type { CorpusFile } from '../corpus/corpus.js';
+import type { CorpusFile, CorpusFileOptions } from '../corpus/corpus.js';
+import { tokenDTypes } from '../corpus/token_layout.js';
 import { parseDumpLocation } from '../format/dump_location.js';
 import { widthOf } from '../format/layout.js';
 import { canList } from '../format/manifest.js';
@@ -87,10 +89,12 @@ const outFolder: Read<string> = (value, unknownFields) =>
 const corpusFile: Read<CorpusFile> = (value, unknownFields) =>
   typeof value === 'string'
     ? absolutePath(value, unknownFields)
-    : object<Exclude<CorpusFile, string>>({ path: absolutePath, kind: oneOf('text', 'jsonl', 'tokens') })(
-        value,
-        unknownFields,
-      );
+    : object<CorpusFileOptions>({
+        path: absolutePath,
+        kind: oneOf('text', 'jsonl', 'tokens'),
+        dtype: optional(oneOf(...tokenDTypes)),
+        asIs: optional(flag),
+      })(value, unknownFields);
 
 const location: Read<string> = (value, unknownFields) => {
   const given = text(value, unknownFields);
@@ -112,6 +116,7 @@ const requestField = object<ShardedRequest>({
   autoencoders: optional(record(text, text, 10_000)),
   threshold: optional(numberFrom0),
   finite: optional(flag),
+  anyArithmetic: optional(flag),
   out: outFolder,
   context: optional(integer(1, 2 ** 20)),
   batch: optional(integer(1, mostPositions)),
@@ -176,7 +181,15 @@ export const plainRequest = (request: ShardedRequest): ShardedRequest =>
     object<Pick<ShardedDump, 'request'>>({ request: requestField })({ request: asJson(request) }, 'refused'),
   ).request;
 
-const asJson = (value: object): unknown => JSON.parse(JSON.stringify(value));
+// What JSON leaves out or writes as null stays there as text, so that the readers refuse it.
+const asJson = (value: object): unknown =>
+  JSON.parse(
+    JSON.stringify(value, (_, entry) => {
+      if (typeof entry === 'bigint') return `${entry}n`;
+      if (typeof entry === 'number' && !Number.isFinite(entry)) return String(entry);
+      return typeof entry === 'function' || typeof entry === 'symbol' ? describe(entry) : entry;
+    }),
+  );
 
 /** The payload of a job as plain data, signed if there is a key. @throws BadJob for what no worker would take. */
 export function jobData<N extends JobName>(name: N, payload: JobPayloads[N], origin: JobOrigin): object {

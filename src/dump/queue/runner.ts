@@ -42,7 +42,8 @@ export class JobRunner {
     if (name === 'merge') {
       const { request } = readJob(name, data, this.#options);
       await permit.check(request);
-      return mergeDumps(request.out);
+      const { out, anyArithmetic } = request;
+      return mergeDumps(out, [], anyArithmetic === undefined ? {} : { anyArithmetic });
     }
     if (name === 'shard') {
       const { dump: id, number } = readJob(name, data, this.#options);

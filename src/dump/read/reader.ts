@@ -1,11 +1,13 @@
 // Opens a dump that is complete or has been begun. Safetensors and JSON would be enough to read one; this is more
 // convenient.
+import { describe, wrong } from '../../engine/check.js';
 import { checkMemory } from '../../files/memory.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { whyUnreadable } from '../format/disk.js';
 import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
 import {
+  arithmeticOf,
   differenceOf,
   type Manifest,
   readManifests,
@@ -15,6 +17,7 @@ import {
   whole,
 } from '../format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
+import { inJson } from '../format/option_checks.js';
 import type { DenseLocation, SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 import { MergedStatistics, type Statistics } from '../format/statistics.js';
@@ -146,7 +149,7 @@ export class Dump {
 
   #unknown(operation: string, name: string): RangeError {
     const known = this.names.length > 50 ? `${this.names.length} others` : this.names.join(', ');
-    return new RangeError(`${operation}: ${this.folder} has no ${JSON.stringify(name)}; it has ${known}`);
+    return new RangeError(`${operation}: ${this.folder} has no ${inJson(name)}; it has ${known}`);
   }
 
   /**
@@ -181,7 +184,7 @@ export class Dump {
     const entry = this.manifest.locations[this.#dense.get(location) ?? -1];
     if (!entry) {
       const dense = this.manifest.locations.map((found) => found.location).join(', ') || 'none';
-      throw new RangeError(`stored: ${this.folder} has no dense ${JSON.stringify(location)}; it has ${dense}`);
+      throw new RangeError(`stored: ${this.folder} has no dense ${inJson(location)}; it has ${dense}`);
     }
     this.#count('stored', from, to);
     const { context } = this.manifest;
@@ -401,7 +404,9 @@ export class Dump {
     if (Number.isInteger(from) && Number.isInteger(to) && from >= 0 && from <= to && to <= this.rowCount) {
       return to - from;
     }
-    throw new RangeError(`${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${from} to ${to}`);
+    throw new RangeError(
+      `${operation}: rows must be a range within 0 to ${this.rowCount}, but are ${inJson(from)} to ${inJson(to)}`,
+    );
   }
 
   // Calls body for each shard that has some of the rows, with the range in the shard, and the row of the result it
@@ -493,6 +498,9 @@ function checkedRange(shard: ShardReader, name: string, pointers: BigInt64Array)
  * @throws Error when the folder has no manifest, a broken one, or those of two different dumps.
  */
 export async function openDump(folder: string): Promise<Dump> {
+  if (typeof folder !== 'string' || folder === '') {
+    throw new TypeError(wrong('openDump', 'folder', 'the path of a folder, or an address', describe(folder)));
+  }
   const store = openStore(folder);
   const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
@@ -514,5 +522,5 @@ function merged(parts: [Manifest, ...Manifest[]]): Manifest {
     .flatMap((part) => part.shards)
     .sort((a, b) => (shardNumber(a.file) as number) - (shardNumber(b.file) as number));
   const complete = parts.length === parts[0].part.count && parts.every((part) => part.complete);
-  return { ...parts[0], part: whole, shards, complete };
+  return { ...parts[0], part: whole, arithmetic: arithmeticOf(parts), shards, complete };
 }

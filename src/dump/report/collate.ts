@@ -2,10 +2,12 @@
 // random texts. Memory depends on what is chosen, within fixed bounds, and never on the size of the dump: a first pass
 // sees every row and remembers which ones matter, and a second pass reads those.
 import { dirname, join } from 'node:path';
+import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { type ActivationRecord, type NeuronRecord, saveRecord } from '../../files/neuron_record/neuron_record.js';
 import { makeFolder, writing, writingFor } from '../../files/write_failure.js';
+import { checkCallback, checkSignal, inJson } from '../format/option_checks.js';
 import { textOf } from '../format/token_text.js';
-import type { Dump } from '../read/reader.js';
+import { Dump } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
 import { type Scan, scanDump } from './collate_scan.js';
 import { type FeatureTensor, featureTensorOf, rowsWithin } from './features.js';
@@ -36,6 +38,13 @@ export interface CollateOptions {
   /** Stops the work between two steps; files that exist are whole. The promise rejects with the signal's reason. */
   signal?: AbortSignal;
 }
+
+const optionNames: OptionNames<CollateOptions> = {
+  ...{ selections: true, out: true, top: true, random: true, seed: true },
+  ...{ onProgress: true, signal: true },
+};
+
+const selectionNames: OptionNames<CollateSelection> = { name: true, indices: true };
 
 export interface CollateResult {
   readonly out: string;
@@ -79,6 +88,10 @@ export async function collateWithin(
   dump: Dump,
   options: CollateOptions,
 ): Promise<CollateResult> {
+  checkDump('collate', dump);
+  checkOptions('collate', options, optionNames);
+  checkSignal('collate', options.signal);
+  checkCallback('collate', 'onProgress', options.onProgress);
   options.signal?.throwIfAborted();
   const work = planOf(limits, dump, options);
   const { rounds } = work;
@@ -126,12 +139,18 @@ function planOf(limits: CollateLimits, dump: Dump, options: CollateOptions): Wor
   }
   if (dump.rowCount === 0) throw new Error(`collate: ${dump.folder} has no rows`);
   const perRound = Math.max(1, Math.floor(limits.choices / (top + 8))); // the moments take as much as some rows
-  const rounds = [...chosenOf(dump, selections)].flatMap(([name, indices]) => {
+  const rounds = [...chosenOf('collate', dump, selections)].flatMap(([name, indices]) => {
     const chosen = Int32Array.from(indices);
     const tensor = featureTensorOf(dump, name);
     return chunksOf(chosen, perRound).map((chunk): Round => ({ tensor, chosen: chunk }));
   });
   return { dump, limits, out, top, random, seed, signal, rounds };
+}
+
+/** @throws TypeError unless a value is what openDump() gives. */
+export function checkDump(operation: string, dump: unknown): void {
+  if (dump instanceof Dump) return;
+  throw new TypeError(wrong(operation, 'dump', 'what openDump gives', describe(dump)));
 }
 
 /** @throws RangeError when the value of an option is not a whole number from `low` to `high`. */
@@ -142,14 +161,24 @@ export function wholeNumber(
   [low, high]: readonly [number, number],
 ): number {
   if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
-  const given = JSON.stringify(value);
-  throw new RangeError(`${operation}: ${option} must be a whole number from ${low} to ${high}, but is ${given}`);
+  throw new RangeError(
+    `${operation}: ${option} must be a whole number from ${low} to ${high}, but is ${inJson(value)}`,
+  );
 }
 
 /** The chosen indices by the name of their location, each once. */
-export function chosenOf(dump: Dump, selections: readonly CollateSelection[]): Map<string, Set<number>> {
+export function chosenOf(
+  operation: string,
+  dump: Dump,
+  selections: readonly CollateSelection[],
+): Map<string, Set<number>> {
+  if (!Array.isArray(selections)) {
+    throw new TypeError(wrong(operation, 'selections', 'a list of { name, indices }', describe(selections)));
+  }
   const chosen = new Map<string, Set<number>>();
-  for (const { name, indices } of selections) {
+  for (const [i, selection] of selections.entries()) {
+    checkOptions(operation, selection, selectionNames, `selections[${i}]`);
+    const { name, indices } = selection;
     const { width } = featureTensorOf(dump, name);
     if (indices === 'all' && width > mostChosen) {
       throw new RangeError(`${dump.folder}: ${name} has ${width} indices: choose ${mostChosen} at a time, and not all`);
@@ -168,7 +197,7 @@ function checkedIndices(name: string, indices: unknown, width: number): readonly
   }
   for (const index of indices) {
     if (Number.isSafeInteger(index) && index >= 0 && index < width) continue;
-    throw new RangeError(`${name} has indices from 0 to ${width - 1}, but ${JSON.stringify(index)} is asked for`);
+    throw new RangeError(`${name} has indices from 0 to ${width - 1}, but ${inJson(index)} is asked for`);
   }
   return indices;
 }
@@ -227,7 +256,10 @@ async function writeGroup(
 
 function recordOf(dump: Dump, row: number, { tokens, activations }: FetchedRow): ActivationRecord {
   try {
-    return { tokens: Array.from(tokens, textOf), activations: Array.from(activations) };
+    return {
+      tokens: Array.from(tokens, (token) => textOf(token, dump.manifest.tokenizer)),
+      activations: Array.from(activations),
+    };
   } catch (cause) {
     throw new Error(`collate: ${dump.folder}: row ${row} is no text: ${(cause as Error).message}`, { cause });
   }

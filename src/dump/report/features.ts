@@ -4,6 +4,7 @@
 import { quietly } from '../../files/promises.js';
 import { formatLocation, type Location, parseLocation } from '../../transformer/location.js';
 import { latentsName, widthOf } from '../format/layout.js';
+import { inJson } from '../format/option_checks.js';
 import type { DenseRows, Dump, SparseRows, TokenRows } from '../read/reader.js';
 
 /** A tensor of a dump with a value for each token and feature: neurons, latents, or the elements of all heads. */
@@ -31,7 +32,7 @@ export function featureTensorOf(dump: Dump, name: string): FeatureTensor {
   const sparse = autoencoders.find(({ location }) => latentsName(location) === name);
   const found = dense ?? sparse;
   if (!found) {
-    throw new RangeError(`${dump.folder} has no ${JSON.stringify(name)}; it has ${dump.names.join(', ')}`);
+    throw new RangeError(`${dump.folder} has no ${inJson(name)}; it has ${dump.names.join(', ')}`);
   }
   const location = parseLocation(found.location);
   if (dense && hasKeys(location)) {

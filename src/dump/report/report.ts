@@ -1,8 +1,11 @@
 // report(): writes one HTML page about a dump, which needs no server, no script and no other file.
+
+import { checkOptions, type OptionNames } from '../../engine/check.js';
 import { writeFileAtomically } from '../../files/atomic_write.js';
 import { checkWritable, writingFor } from '../../files/write_failure.js';
+import { checkCallback, checkSignal } from '../format/option_checks.js';
 import type { Dump } from '../read/reader.js';
-import { type CollateSelection, chosenOf, wholeNumber } from './collate.js';
+import { type CollateSelection, checkDump, chosenOf, wholeNumber } from './collate.js';
 import { activitiesOf, type Feature, featuresOf, spread } from './report_data.js';
 import { pageOf } from './report_page.js';
 import { type CollateProgress, ScanMeter } from './scan_progress.js';
@@ -24,6 +27,11 @@ export interface ReportOptions {
   signal?: AbortSignal;
 }
 
+const optionNames: OptionNames<ReportOptions> = {
+  ...{ out: true, selections: true, latents: true, top: true },
+  ...{ onProgress: true, signal: true },
+};
+
 export interface ReportResult {
   readonly out: string;
   /** The number of neurons and latents that are shown. */
@@ -40,13 +48,17 @@ const mostFeatures = 2000; // browsers are slow with more
  *   selected; Error for an empty or broken dump or a disk.
  */
 export async function report(dump: Dump, options: ReportOptions): Promise<ReportResult> {
+  checkDump('report', dump);
+  checkOptions('report', options, optionNames);
   const { out, selections, signal } = options;
+  checkSignal('report', signal);
+  checkCallback('report', 'onProgress', options.onProgress);
   signal?.throwIfAborted();
   if (typeof out !== 'string' || out === '') throw new TypeError('report: out must be the path of a file');
   const latents = wholeNumber('report', 'latents', options.latents ?? 12, [1, mostFeatures]);
   const top = wholeNumber('report', 'top', options.top ?? 5, [1, 100]);
   if (dump.rowCount === 0) throw new Error(`report: ${dump.folder} has no rows`);
-  const chosen = selections && chosenOf(dump, selections);
+  const chosen = selections === undefined ? undefined : chosenOf('report', dump, selections);
   const sparse = dump.manifest.autoencoders.length;
   const passes = sparse + (chosen?.size ?? sparse);
   const records = chosen ? [...chosen.values()].reduce((sum, { size }) => sum + size, 0) : latents * sparse;

@@ -1,6 +1,7 @@
 // The contents of a report: how often each latent is active, and the texts where chosen neurons and latents are
 // strongest.
 import { latentsName } from '../format/layout.js';
+import type { DumpSettings } from '../format/settings.js';
 import type { Dump, SparseRows } from '../read/reader.js';
 import { type FetchedRow, fetchRows } from './collate_fetch.js';
 import { readAll, scanDump } from './collate_scan.js';
@@ -30,6 +31,7 @@ export interface Feature {
   readonly name: string;
   readonly index: number;
   readonly mean: number;
+  readonly tokenizer: DumpSettings['tokenizer'];
   readonly examples: readonly Example[];
 }
 
@@ -81,7 +83,7 @@ export async function featuresOf(
   const rowsAtOnce = rowsWithin(dump, tensor, chunkBytes);
   const fetched = await fetchRows(dump, tensor, rows, { rowsAtOnce, signal });
   const features = indices.map((index, slot) => ({
-    ...{ name, index, mean: scan.moments.summary(slot).mean },
+    ...{ name, index, mean: scan.moments.summary(slot).mean, tokenizer: dump.manifest.tokenizer },
     examples: (rows.get(index) ?? []).map((row) => ({ row, ...fetched(index, row) })).filter(isShown(tensor)),
   }));
   meter.written(indices.length);

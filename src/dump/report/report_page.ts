@@ -149,7 +149,7 @@ function tableOf(title: string, { active, largest, tokens }: LatentActivity, lat
 
 // ---- a neuron or latent
 
-function featureOf({ name, index, mean, examples }: Feature, activity: LatentActivity | undefined): string {
+function featureOf({ name, index, mean, tokenizer, examples }: Feature, activity: LatentActivity | undefined): string {
   const tokens = activity?.active[index];
   const rate =
     tokens === undefined ? '' : `active at ${percent(tokens / (activity as LatentActivity).tokens)} of the tokens, `;
@@ -158,7 +158,7 @@ function featureOf({ name, index, mean, examples }: Feature, activity: LatentAct
   return [
     `<section><h3 id="${escaped(`${name}/${index}`)}">${activity ? 'Latent' : 'Neuron'} ${index}</h3>`,
     `<p class="faint">${rate}${threeDigits(mean)} on average, ${threeDigits(largest)} at most</p>`,
-    ...examples.map((example) => exampleOf(example, finite)),
+    ...examples.map((example) => exampleOf(example, finite, tokenizer)),
     ...(examples.length === 0 ? ['<p>It is active nowhere.</p>'] : []),
     '</section>',
   ].join('\n');
@@ -171,22 +171,19 @@ const before = 40; // tokens that are shown around the strongest one
 const after = 15;
 
 /** `largest`: the finite activation that is shown strongest. Those that are not finite are underlined. */
-function exampleOf({ row, tokens, activations }: Example, largest: number): string {
+function exampleOf({ row, tokens, activations }: Example, largest: number, tokenizer: Feature['tokenizer']): string {
   const peak = activations.indexOf(largestOf(activations));
   const from = Math.max(0, peak - before);
   const to = Math.min(tokens.length, Math.max(peak, 0) + after + 1);
   const spans: string[] = [];
-  for (let i = from; i < to; i++) spans.push(tokenOf(tokens[i] as number, activations[i] as number, largest));
+  for (let i = from; i < to; i++)
+    spans.push(tokenOf(textOf(tokens[i] as number, tokenizer), activations[i] as number, largest));
   const cut = (there: boolean) => (there ? '…' : '');
   return `<div class="example">${cut(from > 0)}${spans.join('')}${cut(to < tokens.length)}<small> row ${row}</small></div>`;
 }
 
-function tokenOf(token: number, activation: number, largest: number): string {
-  const text = escaped(
-    textOf(token)
-      .replaceAll('\n', '↵')
-      .replace(/\p{Cc}/gu, '\uFFFD'),
-  );
+function tokenOf(shown: string, activation: number, largest: number): string {
+  const text = escaped(shown.replaceAll('\n', '↵').replace(/\p{Cc}/gu, '\uFFFD'));
   if (!Number.isFinite(activation)) return `<u title="${activation}">${text}</u>`;
   if (!(activation > 0)) return text;
   const strength = Math.min(1, activation / largest).toFixed(2);

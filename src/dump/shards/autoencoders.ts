@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises';
 import { basename, isAbsolute } from 'node:path';
 import { Autoencoder } from '../../autoencoder/autoencoder.js';
 import { findAutoencoderSpec, listAutoencoderNames } from '../../context/registry.js';
+import { describe, wrong } from '../../engine/check.js';
 import type { Device } from '../../engine/device.js';
 import type { FetchOptions } from '../../files/blob/blob.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
@@ -47,6 +48,7 @@ export async function findAutoencoder(
   const layer = layerOf(location);
   const given = givenAs(name, sources);
   const source = (typeof given === 'function' ? await given(layer) : given) ?? name;
+  if (typeof given === 'function') checkSource(`what autoencoders['${name}'] returns`, source);
   if (typeof source !== 'string') return { location, name: shownName(name, layer), autoencoder: source, own: false };
   const spec = findAutoencoderSpec(model.name, source);
   const path = inLayer(spec?.path ?? source, location, layer);
@@ -55,6 +57,13 @@ export async function findAutoencoder(
   // not strict: encoding needs no statistics, which some published files lack
   const options = { ...fetching, device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
   return { location, name: shownName(name, layer), autoencoder: await Autoencoder.load(path, options), own: true };
+}
+
+/** @throws TypeError unless a value is a source of an autoencoder; `more` names what else it may be. */
+export function checkSource(argument: string, source: unknown, more = ''): void {
+  if ((typeof source === 'string' && source !== '') || source instanceof Autoencoder) return;
+  if (more !== '' && typeof source === 'function') return;
+  throw new TypeError(wrong('dump', argument, `an autoencoder, its name, path or address${more}`, describe(source)));
 }
 
 /** The entry of `sources` for an autoencoder's name; undefined when there is none, and the name is used itself. */

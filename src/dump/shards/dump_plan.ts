@@ -1,12 +1,16 @@
 // A dump's plan: everything that is decided before the first token is read, as plain data that can be printed and
 // tested. Nothing here touches a device or a file.
+import { checkBoolean, describe } from '../../engine/check.js';
 import { bytesPerElement } from '../../files/host_tensor.js';
 import { showBytes } from '../../files/text.js';
 import { locationShape } from '../../transformer/location.js';
 import type { SourceDescription } from '../corpus/corpus.js';
+import { tokenBytes as widthOfToken } from '../corpus/token_layout.js';
 import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
 import { canList, whole } from '../format/manifest.js';
+import { inJson } from '../format/option_checks.js';
 import { isPacked, rowsPerShard } from '../format/positions.js';
+import { object, integer as wholeFrom } from '../format/schema.js';
 import {
   type DenseLocation,
   type DumpDType,
@@ -16,6 +20,7 @@ import {
   knownSettings,
   type SparseLocation,
   type StorageOptions,
+  settingsFields,
 } from '../format/settings.js';
 import type { DumpOptions } from './options.js';
 
@@ -38,6 +43,8 @@ export interface DumpPlan {
 /** The options of a dump as they were given, and the properties of what was loaded for them. */
 export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' | 'shard' | 'finite'> {
   readonly model: DumpSettings['model'];
+  /** GPT-2's when it is left out. */
+  readonly tokenizer?: DumpSettings['tokenizer'];
   readonly corpus: readonly SourceDescription[];
   readonly dense: readonly string[];
   readonly autoencoders: readonly SparseLocation[];
@@ -53,7 +60,7 @@ const batchValues = 2 ** 27;
 
 /** @throws RangeError for an option out of range, with the allowed range. */
 export function planDump(request: PlanRequest): DumpPlan {
-  const { model, dense, autoencoders, dtype = 'float16', shard = whole } = request;
+  const { model, tokenizer = 'gpt2', dense, autoencoders, dtype = 'float16', shard = whole } = request;
   const { ctxWindow } = model.config;
   const context = integer('context', request.context ?? Math.min(128, ctxWindow), 1, ctxWindow);
   const shardTokens = integer('shardTokens', request.shardTokens ?? 2 ** 20, 1, largestShard);
@@ -62,16 +69,21 @@ export function planDump(request: PlanRequest): DumpPlan {
   const part = { index: integer('shard.index', shard.index, 0, count - 1), count };
   const rowCount = rowsPerShard({ context, shardTokens });
   const filter = filterOf(request);
+  if (filter.drop.includes('endoftext') && tokenizer !== 'gpt2') {
+    throw new RangeError(
+      `dump: drop cannot name endoftext: the tokenizer of ${model.name} is not known, nor its token of that meaning`,
+    );
+  }
   const { statistics = false, parquet = false, finite = false } = request;
   checkFormats({ dtype, dense, autoencoders, statistics, parquet });
-  checkFlag('finite', finite);
+  checkBoolean('dump', 'finite', finite);
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
   const wanted = [...new Set([...dense, ...autoencoders.map(({ location }) => location)])];
   const settings = writable({
     model,
-    tokenizer: 'gpt2',
+    tokenizer,
     corpus: request.corpus,
     locations,
     autoencoders,
@@ -97,9 +109,17 @@ export function planDump(request: PlanRequest): DumpPlan {
 }
 
 /** Refuses what a manifest cannot hold: models that are not the library's own may have a configuration of any kind. */
-function writable(settings: DumpSettings): DumpSettings {
+const writable = (settings: DumpSettings): DumpSettings => heldByManifest(() => knownSettings(settings));
+
+/** The same for a model alone, before its locations are worked out. */
+export const checkWritable = (model: DumpSettings['model']): DumpSettings['model'] =>
+  heldByManifest(
+    () => object<Pick<DumpSettings, 'model'>>({ model: settingsFields.model })({ model }, 'dropped').model,
+  );
+
+function heldByManifest<T>(read: () => T): T {
   try {
-    return knownSettings(settings);
+    return read();
   } catch (cause) {
     throw new TypeError(`dump: no manifest can hold this: ${(cause as Error).message}`, { cause });
   }
@@ -121,8 +141,9 @@ const longestToken = 128; // bytes of text
 /** The known size of the corpus must not make more shards than a manifest can list. */
 function checkCount(settings: DumpSettings, rows: number): void {
   const { corpus, limit, context, part, shardTokens } = settings;
-  const bytesPerToken: Record<string, number> = { tokens: 2, text: longestToken };
-  const fewest = corpus.reduce((sum, { kind, bytes = 0 }) => sum + bytes / (bytesPerToken[kind] ?? Infinity), 0);
+  const bytesPerToken = ({ kind, dtype }: SourceDescription): number =>
+    kind === 'tokens' ? widthOfToken[dtype ?? 'uint16'] : kind === 'text' ? longestToken : Infinity;
+  const fewest = corpus.reduce((sum, source) => sum + (source.bytes ?? 0) / bytesPerToken(source), 0);
   const shards = Math.floor(Math.min(fewest, limit ?? Infinity) / (rows * context) / part.count);
   if (canList(settings, Math.max(1, shards))) return;
   throw new RangeError(
@@ -136,10 +157,10 @@ type Formats = Required<Pick<PlanRequest, 'dense' | 'autoencoders'>> &
 
 function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Formats): void {
   if (!dumpDTypes.includes(dtype)) {
-    throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${JSON.stringify(dtype)}`);
+    throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${inJson(dtype)}`);
   }
-  checkFlag('statistics', statistics);
-  checkFlag('parquet', parquet);
+  checkBoolean('dump', 'statistics', statistics);
+  checkBoolean('dump', 'parquet', parquet);
   const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
   if (infinite !== undefined) {
     throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
@@ -151,10 +172,10 @@ function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Forma
 
 function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSettings, 'drop' | 'sample' | 'seed'> {
   if (!Array.isArray(drop) || !drop.every((what) => droppable.includes(what))) {
-    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but is ${JSON.stringify(drop)}`);
+    throw new RangeError(`dump: drop must be a list of ${droppable.join(' and ')}, but is ${inJson(drop)}`);
   }
   if (!(typeof sample === 'number' && sample > 0 && sample <= 1)) {
-    throw new RangeError(`dump: sample must be a part of the positions, above 0 and up to 1, but is ${sample}`);
+    throw new RangeError(`dump: sample must be a part of the positions, above 0 and up to 1, but is ${inJson(sample)}`);
   }
   if (seed !== undefined && sample === 1) throw new RangeError('dump: seed is for a sample of the positions');
   return {
@@ -164,16 +185,11 @@ function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSet
   };
 }
 
-function checkFlag(option: string, value: unknown): void {
-  if (typeof value === 'boolean') return;
-  throw new TypeError(`dump: ${option} must be true or false, but is ${value}`);
-}
-
 function integer(option: string, value: unknown, low: number, high = Number.MAX_SAFE_INTEGER): number {
   if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
   const range = high === Number.MAX_SAFE_INTEGER ? `of ${low} or more` : `from ${low} to ${high}`;
   const hint = option === 'context' ? " (the model's context window)" : '';
-  throw new RangeError(`dump: ${option} must be an integer ${range}${hint}, but is ${JSON.stringify(value)}`);
+  throw new RangeError(`dump: ${option} must be an integer ${range}${hint}, but is ${inJson(value)}`);
 }
 
 const rowShape = (location: string, { config, vocabulary }: DumpSettings['model'], context: number): number[] =>
@@ -191,6 +207,7 @@ function hasKeys(location: string, model: DumpSettings['model']): boolean {
 
 /** The plan as text, as `sonde dump --plan` prints it. */
 export function describePlan(plan: DumpPlan): string {
+  checkPlan(plan);
   const { settings, rowsPerShard, batch } = plan;
   const { model, corpus, context, dtype, part, limit, sample } = settings;
   const dense = settings.locations.map((entry) => {
@@ -228,6 +245,23 @@ export function describePlan(plan: DumpPlan): string {
     ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
     `in all     ${Number(bytesPerToken.toPrecision(6))} bytes per token${sparse.length > 0 ? ', and the latents' : ''}`,
   ].join('\n');
+}
+
+/** @throws TypeError for what planOf() cannot have given. */
+function checkPlan(plan: DumpPlan): void {
+  const { settings, rowsPerShard: rows, batch } = plan ?? {};
+  try {
+    object<Pick<DumpPlan, 'settings' | 'rowsPerShard' | 'batch'>>({
+      settings: object<DumpSettings>(settingsFields),
+      rowsPerShard: wholeFrom(1),
+      batch: wholeFrom(1),
+    })({ settings, rowsPerShard: rows, batch }, 'dropped');
+  } catch (cause) {
+    const { message } = cause as Error;
+    throw new TypeError(`describePlan: plan must be what planOf gives, but is ${describe(plan)}: ${message}`, {
+      cause,
+    });
+  }
 }
 
 function tokenBytes(entry: DenseLocation, dtype: DumpDType): number {

@@ -1,34 +1,72 @@
 // Prepares the folder that a dump is written to: refuses a folder with other contents, or one that another process
 // writes to, removes what an interrupted run left, and finds the shards that are there already.
 import { isPlainName, type Store, unfinishedOf } from '../../files/store/store.js';
+import { quoted } from '../../files/text.js';
 import { onDisk, severalAtOnce, type Writing } from '../format/disk.js';
 import {
+  allArithmetics,
   differenceOf,
   filesOf,
   isManifestFile,
   type ListedFile,
   leaseFile,
   type Manifest,
+  makeManifest,
   manifestFile,
   manifestOfLease,
   missing,
+  mixedIn,
   parquetNumber,
   problemWith,
   readManifests,
   type ShardEntry,
   shardNumber,
+  unknownArithmetic,
   whole,
+  writeManifest,
 } from '../format/manifest.js';
 import { NonFiniteError, showNonFinite } from '../format/non_finite.js';
 import type { DumpSettings } from '../format/settings.js';
+
+/** What computes the shards of a run. */
+export interface Computing {
+  /** `Device.arithmetic` of each device, in order, each once. */
+  readonly arithmetic: readonly string[];
+  /** Whether the dump may hold shards of other arithmetics. */
+  readonly anyArithmetic: boolean;
+}
+
+export const allowAdvice =
+  'Go on where the arithmetic is the same, begin again in another folder, or allow it (anyArithmetic, --any-arithmetic)';
+
+/** The error of a run that would mix arithmetics. */
+export class OtherArithmetic extends Error {}
+
+/** @throws OtherArithmetic when the devices of a run compute with several arithmetics, unless that is allowed. */
+export function checkDevices({ arithmetic, anyArithmetic }: Computing): void {
+  const mixed = anyArithmetic ? undefined : mixedIn(arithmetic);
+  if (!mixed) return;
+  const [one, two] = mixed.map((name) => quoted(name));
+  throw new OtherArithmetic(
+    `dump: the devices of the workers compute with the arithmetics ${one} and ${two}, whose values differ in some ` +
+      'bits. Use devices of one kind, or allow it (anyArithmetic, --any-arithmetic)',
+  );
+}
 
 export interface PreparedFolder {
   /** Shards that are there, by number. */
   readonly shards: Map<number, ShardEntry>;
   /** The manifest in the folder; undefined for a new dump. */
   readonly manifest: Manifest | undefined;
-  /** The folder has no valid manifest of any part. */
-  readonly isNew: boolean;
+  /** Whether nothing is left to compute, unless the corpus turns out to be another one. */
+  readonly isDone: boolean;
+  /**
+   * To be called before the first shard is computed. Writes the manifest: if this process is killed after it publishes
+   * a shard, the manifest says to which dump that shard belongs. Resolves to the arithmetics for the manifest.
+   * @throws OtherArithmetic when other shards of the folder are made with another arithmetic, unless that is allowed;
+   *   Error when another part has begun meanwhile, with other settings.
+   */
+  readonly begin: (computing: Computing) => Promise<readonly string[]>;
   /** @throws Error when another process has taken over, which can happen after this one was suspended. */
   readonly check: () => Promise<void>;
   /** Releases the lease, so that another process can write to the folder. */
@@ -42,9 +80,14 @@ export interface PreparedFolder {
 }
 
 /**
+ * `compared` has the manifests of other parts that were compared before and need not be read again; `begin` adds to it.
  * @throws Error when the folder holds something else, with the difference named, or when another process writes to it.
  */
-export async function prepareFolder(store: Store, settings: DumpSettings): Promise<PreparedFolder> {
+export async function prepareFolder(
+  store: Store,
+  settings: DumpSettings,
+  compared: Set<string> = new Set(),
+): Promise<PreparedFolder> {
   const { name: folder } = store;
   const { lease, removeFolder } = await leased(store, settings);
   if (typeof lease === 'string') {
@@ -54,14 +97,23 @@ export async function prepareFolder(store: Store, settings: DumpSettings): Promi
     if (await lease.lost()) throw new Error(`dump: ${folder} was taken over by another process`);
   };
   try {
-    const contents = await contentsOf(store, settings);
+    const contents = await contentsOf(store, settings, compared);
+    const { manifest, shards } = contents;
     return {
-      ...contents,
+      manifest,
+      shards,
+      isDone: manifest?.complete === true && shards.size === manifest.shards.length,
+      async begin(computing) {
+        await check();
+        const arithmetic = await begin(store, settings, contents, computing);
+        for (const [name, there] of contents.others) if (there.shards.length > 0) compared.add(name);
+        return arithmetic;
+      },
       check,
       release: () => lease.release(),
       async undo() {
         const names = await store.list();
-        const listed = contents.manifest?.shards.length ?? 0;
+        const listed = manifest?.shards.length ?? 0;
         if (listed === 0 && !names.some((name) => isShardOf(name, settings))) {
           await check();
           await store.remove(manifestFile(settings.part));
@@ -117,36 +169,91 @@ async function created(store: Store): Promise<() => Promise<void>> {
   }
 }
 
-async function contentsOf(
-  store: Store,
-  settings: DumpSettings,
-): Promise<Pick<PreparedFolder, 'shards' | 'manifest' | 'isNew'>> {
+interface Contents extends Pick<PreparedFolder, 'shards' | 'manifest'> {
+  /** The names of all files in the folder. */
+  readonly names: readonly string[];
+  /** The manifests of other parts, without those that were compared before. */
+  readonly others: ReadonlyMap<string, Manifest>;
+  /** The arithmetics of this part's shards. */
+  readonly arithmetic: readonly string[];
+}
+
+async function contentsOf(store: Store, settings: DumpSettings, compared: ReadonlySet<string>): Promise<Contents> {
   const { name: folder } = store;
   const names = await store.list(); // before the manifests: another part may begin just now, with its manifest
   const own = manifestFile(settings.part);
-  // There may be many other parts. Two manifests are enough, as each was compared with others when its part began.
-  const manifests = await readManifests(store, [
-    own,
-    manifestFile(whole),
-    ...names.filter((name) => isManifestFile(name) && name !== own).slice(0, 2),
-  ]);
+  const named = names.filter(isManifestFile);
+  const manifests = await readManifests(
+    store,
+    named.filter((name) => !compared.has(name) || name === own || name === manifestFile(whole)),
+  );
   const found = manifests.get(own);
   // The manifest of a run that ended before its first shard was complete does not refuse another request. A shard that
   // it did publish is not removed for another request.
   const isEmpty = found?.shards.length === 0 && !names.some((name) => isShardOf(name, settings));
   const isOutdated = isEmpty && differenceOf(found, settings) !== undefined;
-  const standing = [...manifests.values()].filter((there) => there !== found || !isOutdated);
-  for (const there of standing) checkSame(folder, there, settings);
+  for (const there of manifests.values()) if (there !== found || !isOutdated) checkSame(folder, there, settings);
   const leftovers = names.filter(isLeftover);
   const other = names.find((name) => !isLeftover(name) && manifestOfLease(name) === undefined);
-  if (manifests.size === 0 && other !== undefined) {
+  if (named.length === 0 && other !== undefined) {
     throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
   }
   for (const name of leftovers.filter((name) => isOwn(name, settings))) {
     await onDisk(folder, store.remove(name));
   }
   const manifest = isOutdated ? undefined : found;
-  return { manifest, isNew: standing.length === 0, shards: await shardsThere(store, manifest?.shards ?? []) };
+  const shards = await shardsThere(store, manifest?.shards ?? []);
+  const others = new Map([...manifests].filter(([name]) => name !== own));
+  return { manifest, shards, names, others, arithmetic: isEmpty ? [] : (found?.arithmetic ?? []) };
+}
+
+async function begin(
+  store: Store,
+  settings: DumpSettings,
+  { manifest, shards, names, others, arithmetic: made }: Contents,
+  computing: Computing,
+): Promise<readonly string[]> {
+  const { name: folder } = store;
+  const own = manifestFile(settings.part);
+  const arithmetic = allArithmetics(made, computing.arithmetic);
+  checkArithmetic(folder, made, computing);
+  for (const there of others.values()) {
+    if (isUnderWay(there, names)) checkArithmetic(folder, there.arithmetic, computing);
+  }
+  const isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(arithmetic);
+  if (isWritten) return arithmetic;
+  const entries = [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
+  await writeManifest(store, makeManifest(settings, arithmetic, entries, false));
+  // Two parts that begin at the same time do not see each other before they have written. One of them does now.
+  const before = new Set(names);
+  const isNew = (name: string) => name !== own && (!before.has(name) || others.get(name)?.shards.length === 0);
+  const now = await store.list();
+  try {
+    const news = now.filter((name) => isManifestFile(name) && isNew(name));
+    for (const there of (await readManifests(store, news)).values()) {
+      checkSame(folder, there, settings);
+      if (isUnderWay(there, now)) checkArithmetic(folder, there.arithmetic, computing);
+    }
+  } catch (error) {
+    if (!manifest) await store.remove(own);
+    throw error;
+  }
+  return arithmetic;
+}
+
+/** Whether a part has shards, listed or not, or is being written, as far as the names in the folder show. */
+const isUnderWay = (there: Manifest, names: readonly string[]): boolean =>
+  there.shards.length > 0 || names.includes(leaseFile(there.part)) || names.some((name) => isShardOf(name, there));
+
+function checkArithmetic(folder: string, there: readonly string[], { arithmetic, anyArithmetic }: Computing): void {
+  if (anyArithmetic) return;
+  const other = there.find((name) => name !== unknownArithmetic && !arithmetic.includes(name));
+  if (other === undefined) return;
+  const here = arithmetic.map((name) => quoted(name)).join(' and ');
+  throw new OtherArithmetic(
+    `dump: ${folder} holds a dump that was begun with the arithmetic ${quoted(other)}, and this process computes with ` +
+      `${here}: values would differ in some bits. ${allowAdvice}`,
+  );
 }
 
 function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): void {

@@ -1,11 +1,14 @@
 // Makes one dump of parts (`shard: { index, count }`) by writing the manifest of the whole dump. Shards are not copied:
 // shards in other folders get a second name, a hard link, in the folder of the whole dump.
 import { resolve } from 'node:path';
+import { checkBoolean, checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
+import { quoted } from '../../files/text.js';
 import { onDisk, severalAtOnce, type Writing, whyUnreadable } from '../format/disk.js';
 import {
+  arithmeticOf,
   differenceOf,
   filesOf,
   isManifestFile,
@@ -16,6 +19,7 @@ import {
   manifestFile,
   manifestText,
   missing,
+  mixedIn,
   problemWith,
   readManifests,
   type ShardEntry,
@@ -27,6 +31,14 @@ import {
 } from '../format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import { rowsPerShard } from '../format/positions.js';
+import { allowAdvice } from './folder.js';
+
+export interface MergeOptions {
+  /** Merges parts whose shards were made with different arithmetics; the manifest lists all of them. */
+  readonly anyArithmetic?: boolean;
+}
+
+const mergeOptionNames: OptionNames<MergeOptions> = { anyArithmetic: true };
 
 export interface MergeResult {
   readonly out: string;
@@ -67,8 +79,17 @@ const merging: Writing = {
  * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their
  *   shards do not make a complete dump; nothing is changed then.
  */
-export async function mergeDumps(out: string, from: readonly string[] = []): Promise<MergeResult> {
+export async function mergeDumps(
+  out: string,
+  from: readonly string[] = [],
+  options: MergeOptions = {},
+): Promise<MergeResult> {
+  checkOptions('mergeDumps', options, mergeOptionNames);
+  checkBoolean('merge', 'anyArithmetic', options.anyArithmetic);
   if (typeof out !== 'string' || out === '') throw new TypeError('merge: out must be the path of a folder');
+  if (!Array.isArray(from) || !from.every((folder) => typeof folder === 'string' && folder !== '')) {
+    throw new TypeError(wrong('merge', 'from', 'a list of paths of folders', describe(from)));
+  }
   const addressOf = (name: string) => (isBlobUrl(name) ? name.replace(/\/+$/, '') : resolve(name));
   const others = [...new Set(from.map(addressOf))].filter((name) => name !== addressOf(out));
   const store = openStore(out);
@@ -84,14 +105,18 @@ export async function mergeDumps(out: string, from: readonly string[] = []): Pro
     throw new Error(`merge: ${out} is being written by ${lease}: wait until it is done`);
   }
   try {
-    return await merge(store, others.map(openStore));
+    return await merge(store, others.map(openStore), options);
   } finally {
     await lease.release();
     await undo();
   }
 }
 
-async function merge(out: Store, others: readonly Store[]): Promise<MergeResult> {
+async function merge(
+  out: Store,
+  others: readonly Store[],
+  { anyArithmetic = false }: MergeOptions,
+): Promise<MergeResult> {
   const parts: StoredPart[] = [];
   for (const store of [out, ...others]) parts.push(...(await partsIn(store)));
   const [first] = parts;
@@ -104,6 +129,8 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   }
   const taken = isWhole ? [first] : parts;
   checkAllThere(taken);
+  const arithmetic = arithmeticOf(taken.map(({ manifest }) => manifest));
+  if (!isWhole && !anyArithmetic) checkArithmetic(taken, arithmetic);
   const shards = shardsOf(taken);
   const files = shards.flatMap(({ store, entry }) => filesOf(entry).map((file): StoredFile => ({ store, file })));
   const elsewhere = files.filter(({ store }) => store !== out);
@@ -111,8 +138,15 @@ async function merge(out: Store, others: readonly Store[]): Promise<MergeResult>
   for (const file of elsewhere) await checkFree(out, file);
 
   const entries = shards.map(({ entry }) => entry);
-  const { shards: _, complete: _complete, format: _format, version: _version, ...settings } = first.manifest;
-  const merged = makeManifest({ ...settings, part: whole }, entries, true);
+  const {
+    shards: _,
+    complete: _complete,
+    format: _format,
+    version: _version,
+    arithmetic: __,
+    ...settings
+  } = first.manifest;
+  const merged = makeManifest({ ...settings, part: whole }, arithmetic, entries, true);
   // Before anything is changed, this refuses a manifest that could not be read.
   if (!isWhole) manifestText(out, merged, merging);
   let linked = 0;
@@ -144,6 +178,20 @@ function checkSame(first: StoredPart, other: StoredPart): void {
   const [label, one, two] = difference;
   throw new Error(
     `merge: the parts are not of one dump: ${first.store.name} has ${label} ${one}, and ${other.store.name} has ${two}`,
+  );
+}
+
+function checkArithmetic(parts: readonly StoredPart[], arithmetic: readonly string[]): void {
+  const mixed = mixedIn(arithmetic);
+  if (!mixed) return;
+  const [one, two] = mixed.map((wanted) => {
+    const part = parts.find(({ manifest }) => manifest.shards.length > 0 && manifest.arithmetic.includes(wanted));
+    const { store, manifest } = part as StoredPart;
+    return `part ${manifest.part.index} in ${store.name} with ${quoted(wanted)}`;
+  });
+  throw new Error(
+    `merge: shards were made with different arithmetics, whose values differ in some bits: ${one}, and ${two}. ` +
+      allowAdvice,
   );
 }
 

@@ -1,5 +1,6 @@
 // The options of dump(). The command line, the plan, the workers and the jobs of a queue take parts of them.
 import type { ModelContext } from '../../context/model_context.js';
+import type { OptionNames } from '../../engine/check.js';
 import type { Device, DeviceName } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import type { BlobProgress } from '../../files/blob/blob.js';
@@ -34,6 +35,12 @@ export interface PlainOptions extends StorageOptions {
    * has no influence on what is written.
    */
   finite?: boolean;
+  /**
+   * Goes on with a dump that was begun with another arithmetic (`Device.arithmetic`): on another kind of processor, or
+   * before sonde's arithmetic changed. Values of some shards differ then in some bits from what this machine would
+   * store. The manifest lists all arithmetics that made shards.
+   */
+  anyArithmetic?: boolean;
 }
 
 /** Options that belong to one process, and cannot be given to another one. */
@@ -70,8 +77,8 @@ export interface DumpOptions extends PlainOptions, LocalOptions {
   onProgress?: (progress: DumpProgress) => void;
 }
 
-/** The names of all plain options, in the order in which jobs list them. */
-const plainOptionNames = Object.keys({
+/** The plain options, in the order in which jobs list them. */
+const plainNames: OptionNames<PlainOptions> = {
   out: true,
   precision: true,
   context: true,
@@ -81,12 +88,25 @@ const plainOptionNames = Object.keys({
   shardTokens: true,
   threshold: true,
   finite: true,
+  anyArithmetic: true,
   drop: true,
   sample: true,
   seed: true,
   statistics: true,
   parquet: true,
-} satisfies Record<keyof PlainOptions, true>) as (keyof PlainOptions)[];
+};
+
+const plainOptionNames = Object.keys(plainNames) as (keyof PlainOptions)[];
+
+export const dumpOptionNames: OptionNames<DumpOptions> = {
+  ...plainNames,
+  ...{ device: true, onFetch: true, signal: true },
+  ...{ model: true, corpus: true, locations: true, autoencoders: true },
+  ...{ shard: true, workers: true, onProgress: true },
+};
+
+export const partNames: OptionNames<Part> = { index: true, count: true };
+export const workerOptionNames: OptionNames<WorkerOptions> = { device: true, threads: true };
 
 /** A copy of the plain options, without other fields and without those that are undefined. */
 export function plainOptions(options: PlainOptions): PlainOptions {

@@ -16,7 +16,7 @@ import { ShardWriter } from './shard.js';
 // Batches that are read and written while another one is computed. Each needs a slab for its values.
 const batchesInFlight = 2;
 
-export interface Pipeline extends Omit<Prepared, 'dispose'> {
+export interface Pipeline extends Pick<Prepared, 'plan' | 'model' | 'autoencoders'> {
   readonly out: Store;
   readonly slabs: readonly Slab[];
   /** Called with the tokens of each batch that has been written. */

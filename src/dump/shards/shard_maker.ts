@@ -6,6 +6,7 @@ import type { Block } from '../corpus/blocks.js';
 import { makeBuffer } from '../format/disk.js';
 import type { ShardEntry } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
+import type { Computing } from './folder.js';
 import { computeShard, makeSlabs, type Pipeline } from './pipeline.js';
 import type { Prepared } from './prepare.js';
 import type { ShardWriter } from './shard.js';
@@ -19,6 +20,7 @@ export interface ShardEvents {
 
 export interface ShardMaker {
   readonly settings: DumpSettings;
+  readonly computing: Computing;
   readonly rowsPerShard: number;
   /** The model's tokenizer. */
   readonly encode: (text: string) => number[];
@@ -42,6 +44,7 @@ export interface ComputedShard {
 /** Makes shards in this process: one is computed while the one before is hashed and synced. */
 export class LocalMaker implements ShardMaker {
   readonly settings: DumpSettings;
+  readonly computing: Computing;
   readonly rowsPerShard: number;
   readonly encode: (text: string) => number[];
   readonly #prepared: Prepared;
@@ -55,6 +58,7 @@ export class LocalMaker implements ShardMaker {
 
   constructor(prepared: Prepared, { out, signal }: { out: Store; signal?: AbortSignal | undefined }) {
     this.settings = prepared.plan.settings;
+    this.computing = prepared.computing;
     this.rowsPerShard = prepared.plan.rowsPerShard;
     this.encode = (text) => prepared.model.enc.encode(text);
     this.#prepared = prepared;

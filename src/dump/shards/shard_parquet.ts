@@ -61,6 +61,7 @@ async function entriesOf(shard: FinishedShard, i: number): Promise<LatentEntries
   return {
     latents,
     firstRow: block.number * rowsPerShard(settings),
+    tokenizer: settings.tokenizer,
     context: settings.context,
     tokens: block.tokens,
     document: block.document,

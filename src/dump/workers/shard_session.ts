@@ -16,11 +16,12 @@ import {
   whole,
   writeManifest,
 } from '../format/manifest.js';
+import { inJson } from '../format/option_checks.js';
 import type { DumpSettings } from '../format/settings.js';
 import { BlockCursor, corpusBlocks } from '../shards/corpus_blocks.js';
 import { checkFinite, prepareFolder } from '../shards/folder.js';
 import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
-import { checkOptions, type LoadPermit, prepare } from '../shards/prepare.js';
+import { checkRequest, type LoadPermit, prepare } from '../shards/prepare.js';
 import { LocalMaker } from '../shards/shard_maker.js';
 
 /** The request for a dump as plain data: files and names. */
@@ -42,7 +43,7 @@ export interface ShardedDump {
 
 /** Loads the model, reads the corpus once, and plans the shards. Writes nothing. */
 export async function planShards(request: ShardedRequest, local: LocalOptions = {}): Promise<ShardedDump> {
-  checkOptions(request);
+  checkRequest('dump', request);
   const { signal } = local;
   const sources = await openCorpus(request.corpus);
   const prepared = await prepare({ ...request, ...localOptions(local) }, sources.map(describeSource));
@@ -64,6 +65,8 @@ export class ShardSession {
   readonly #maker: LocalMaker;
   readonly #cursor: BlockCursor;
   readonly #oneAtATime = pLimit(1);
+  /** Manifests of other shards that were compared with the dump. */
+  readonly #compared = new Set<string>();
 
   private constructor(dump: ShardedDump, store: Store, maker: LocalMaker, cursor: BlockCursor) {
     this.#dump = dump;
@@ -77,7 +80,7 @@ export class ShardSession {
   static async open(dump: ShardedDump, local: LocalOptions & { readonly permit?: LoadPermit }): Promise<ShardSession> {
     const { request } = dump;
     const { permit, signal } = local;
-    checkOptions(request);
+    checkRequest('dump', request);
     const sources = await openCorpus(request.corpus);
     const store = openStore(request.out);
     const prepared = await prepare({ ...request, ...localOptions(local) }, sources.map(describeSource), permit);
@@ -95,28 +98,27 @@ export class ShardSession {
   /**
    * Makes a shard, unless it is there. One is computed at a time; while it is hashed and synced, the next one may
    * begin. A failure affects one shard only: after a rejection the session can make others, and the same one again.
-   * @throws NonFiniteError when the request refuses values that are not finite, and the shard has some; RangeError when the dump has no shard of that number; Error when another process makes it, the disk or the
-   *   corpus fails, or the corpus does not end where the dump was planned to.
+   * @throws NonFiniteError when the request refuses values that are not finite, and the shard has some; RangeError when
+   *   the dump has no shard of that number; OtherArithmetic when others are made with another arithmetic, unless that is
+   *   allowed; Error when another process makes it, the disk or the corpus fails, or the corpus does not end where
+   *   the dump was planned to.
    */
   async make(number: number): Promise<void> {
     const { count } = this.#dump;
     const { settings } = this.#maker; // the settings found here: those of the plan may come from anywhere
     if (!(Number.isSafeInteger(number) && number >= 0 && number < count)) {
-      throw new RangeError(`dump: there is no shard ${JSON.stringify(number)} of ${count}: they are numbered from 0`);
+      throw new RangeError(`dump: there is no shard ${inJson(number)} of ${count}: they are numbered from 0`);
     }
     const store = this.#store;
     const part = { ...settings, part: { index: number, count } };
     const { finite = false } = this.#dump.request;
     const merged = await mergedDump(store, settings);
     if (merged) {
-      if (finite)
-        checkFinite(
-          store,
-          merged.shards.filter(({ file }) => shardNumber(file) === number),
-        );
+      const made = merged.shards.filter(({ file }) => shardNumber(file) === number);
+      if (finite) checkFinite(store, made);
       return;
     }
-    const folder = await prepareFolder(store, part);
+    const folder = await prepareFolder(store, part, this.#compared);
     let block: Block | undefined;
     try {
       const there = folder.manifest?.complete ? folder.shards.get(number) : undefined;
@@ -124,8 +126,7 @@ export class ShardSession {
         if (finite) checkFinite(store, [there]);
         return;
       }
-      // If this process is killed after it publishes the shard, a manifest must say to which dump the shard belongs.
-      if (folder.isNew) await writeManifest(store, makeManifest(part, [], false));
+      const arithmetic = await folder.begin(this.#maker.computing);
       const computed = await this.#oneAtATime(async () => {
         block = await this.#cursor.at(number);
         await this.#checkEnd(number);
@@ -133,7 +134,7 @@ export class ShardSession {
       });
       const entry = await computed.whole;
       await folder.check();
-      await writeManifest(store, makeManifest(part, [entry], true));
+      await writeManifest(store, makeManifest(part, arithmetic, [entry], true));
     } catch (error) {
       if (block) this.#cursor.keep(block); // another attempt is likely, within seconds
       throw error;

@@ -31,7 +31,8 @@ async function begin(request: WorkerRequest): Promise<void> {
     corpus,
   );
   maker = new LocalMaker(prepared, { out: openStore(options.out), signal: stop.signal });
-  send({ kind: 'prepared', settings: maker.settings, rowsPerShard: maker.rowsPerShard });
+  const { settings, computing, rowsPerShard } = maker;
+  send({ kind: 'prepared', settings, computing, rowsPerShard });
 }
 
 async function handle(message: ToWorker): Promise<void> {

@@ -5,6 +5,7 @@ import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import type { ShardEntry } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
+import type { Computing } from '../shards/folder.js';
 import type { DumpOptions, LocalOptions, WorkerOptions } from '../shards/options.js';
 
 /** The options that a worker can be given, and what it needs instead of the others. */
@@ -22,7 +23,12 @@ export type ToWorker =
 
 export type FromWorker =
   | { readonly kind: 'fetch'; readonly progress: BlobProgress }
-  | { readonly kind: 'prepared'; readonly settings: DumpSettings; readonly rowsPerShard: number }
+  | {
+      readonly kind: 'prepared';
+      readonly settings: DumpSettings;
+      readonly computing: Computing;
+      readonly rowsPerShard: number;
+    }
   /** The worker is ready for another block. */
   | { readonly kind: 'next' }
   | { readonly kind: 'stored'; readonly tokens: number }

@@ -8,9 +8,10 @@ import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import type { Block } from '../corpus/blocks.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { continueAdvice } from '../format/disk.js';
-import { differenceOf } from '../format/manifest.js';
+import { allArithmetics, differenceOf } from '../format/manifest.js';
 import { NonFiniteError } from '../format/non_finite.js';
 import type { DumpSettings } from '../format/settings.js';
+import { type Computing, checkDevices } from '../shards/folder.js';
 import type { DumpOptions, WorkerOptions } from '../shards/options.js';
 import type { ShardEvents, ShardMaker } from '../shards/shard_maker.js';
 import type { FromWorker, ToWorker, WorkerRequest } from './worker_messages.js';
@@ -22,6 +23,7 @@ type Prepared = Extract<FromWorker, { kind: 'prepared' }>;
 
 export class WorkerPool implements ShardMaker {
   readonly settings: DumpSettings;
+  readonly computing: Computing;
   readonly rowsPerShard: number;
   readonly #workers: readonly Worker[];
   readonly #signal: AbortSignal | undefined;
@@ -35,8 +37,14 @@ export class WorkerPool implements ShardMaker {
   #nonFinite: NonFiniteError | undefined;
   #changed: () => void = () => {};
 
-  private constructor(workers: readonly Worker[], prepared: Prepared, signal: AbortSignal | undefined) {
+  private constructor(
+    workers: readonly Worker[],
+    prepared: Prepared,
+    computing: Computing,
+    signal: AbortSignal | undefined,
+  ) {
     this.settings = prepared.settings;
+    this.computing = computing;
     this.rowsPerShard = prepared.rowsPerShard;
     this.#workers = workers;
     this.#signal = signal;
@@ -47,7 +55,7 @@ export class WorkerPool implements ShardMaker {
    * only once, and an error is reported only once.
    */
   static async start(options: DumpOptions, corpus: readonly SourceDescription[]): Promise<WorkerPool> {
-    const { workers: requested = [], signal, onFetch } = options;
+    const { workers: requested = [], signal, onFetch, anyArithmetic = false } = options;
     const workers: Worker[] = [];
     const prepared = (worker: WorkerOptions) => {
       const started = new Worker(worker, workers.length);
@@ -57,15 +65,22 @@ export class WorkerPool implements ShardMaker {
     try {
       const [first, ...others] = requested as [WorkerOptions, ...WorkerOptions[]];
       const plan = await prepared(first);
-      for (const { settings } of await Promise.all(others.map(prepared))) checkSame(plan.settings, settings);
-      return new WorkerPool(workers, plan, signal);
+      const more = await Promise.all(others.map(prepared));
+      for (const { settings } of more) checkSame(plan.settings, settings);
+      const arithmetic = allArithmetics(...[plan, ...more].map((one) => one.computing.arithmetic));
+      const computing = { arithmetic, anyArithmetic };
+      checkDevices(computing);
+      return new WorkerPool(workers, plan, computing, signal);
     } catch (error) {
       await Promise.all(workers.map((worker) => worker.stop()));
       throw error;
     }
   }
 
-  encode = (text: string): number[] => gpt2Tokenizer().encode(text);
+  encode = (text: string): number[] => {
+    if (this.settings.tokenizer === 'gpt2') return gpt2Tokenizer().encode(text);
+    throw new Error(`the tokenizer of ${this.settings.model.name} is not known: give tokens`);
+  };
 
   begin(events: ShardEvents): void {
     this.#events = events;

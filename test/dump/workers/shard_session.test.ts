@@ -223,6 +223,35 @@ test('an aborted session leaves nothing half done, and another session goes on',
     await assertSameFolder(at('out'), at('whole'));
   }));
 
+test('a process that is killed between a shard and its manifest: the shard refuses other settings', () =>
+  withPlan(async ({ at, request, plan }) => {
+    const other = await planShards({ ...request, dtype: 'float32' });
+    await withSession(plan, async (session) => {
+      await session.make(0);
+      const first = join(at('out'), `manifest-0-of-${plan.count}.json`); // as after a kill before its shard was there
+      const manifest = JSON.parse(await readFile(first, 'utf8'));
+      await writeFile(first, JSON.stringify({ ...manifest, shards: [], complete: false }));
+      for (const name of await readdir(at('out'))) if (name.startsWith('shard-00000.')) await rm(join(at('out'), name));
+      const { writeText } = DiskStore.prototype;
+      DiskStore.prototype.writeText = async function (this: DiskStore, file, text) {
+        if (text.includes('"complete": true')) throw new Error('killed');
+        return writeText.call(this, file, text);
+      };
+      await rejects(session.make(1), /killed/).finally(() => {
+        DiskStore.prototype.writeText = writeText;
+      });
+    });
+    const there = await contentsOf(at('out'));
+    assert.ok(shardName(1) in there);
+    await withSession(other, async (session) => {
+      for (const number of [0, 1, 2]) {
+        await rejects(session.make(number), /out holds a dump with dtype float16, but float32 was asked for/);
+      }
+    });
+    assert.equal(await contentsOf(at('out')), there);
+    await withSession(plan, (session) => session.make(1));
+  }));
+
 test('closing waits for what is being computed', () =>
   withPlan(async ({ at, plan }) => {
     const session = await ShardSession.open(plan, { device });

@@ -1,0 +1,268 @@
+// A dump that is continued with another arithmetic. Oracle: the rule, written out by hand, and folders that stay as they
+// were, byte for byte.
+import { cp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import type { DumpSettings } from '../../src/dump/format/settings.js';
+import { openDump } from '../../src/dump/read/reader.js';
+import { dump, planOf } from '../../src/dump/run.js';
+import { OtherArithmetic, prepareFolder } from '../../src/dump/shards/folder.js';
+import { mergeDumps } from '../../src/dump/shards/merge.js';
+import type { DumpOptions } from '../../src/dump/shards/options.js';
+import { planShards, ShardSession } from '../../src/dump/workers/shard_session.js';
+import { openStore } from '../../src/files/store/open_store.js';
+import { Transformer } from '../../src/transformer/transformer.js';
+import { run } from '../cli/command.js';
+import { onCpu, testDevice } from '../support/device.js';
+import { withFolder } from '../support/folders.js';
+import { rejects, suite } from '../support/harness.js';
+import { assertSameFolder, contentsOf, sampleText } from './folders.js';
+
+const test = suite('arithmetic');
+test.limit(120_000);
+const device = testDevice();
+const model = await Transformer.load('demo', { device });
+const here = device.arithmetic;
+
+/** The device computes as before, but calls its arithmetic by another name meanwhile. */
+async function as<T>(arithmetic: string, body: () => Promise<T>): Promise<T> {
+  Object.defineProperty(device, 'arithmetic', { value: arithmetic, configurable: true });
+  try {
+    return await body();
+  } finally {
+    Object.defineProperty(device, 'arithmetic', { value: here, configurable: true });
+  }
+}
+
+const request = (out: string, changes: Partial<DumpOptions> = {}): DumpOptions => ({
+  ...{ model, corpus: sampleText, locations: '1/mlp/post_act', out },
+  ...{ context: 32, shardTokens: 512, limit: 2048, ...changes },
+});
+
+const manifestIn = async (folder: string, name = 'manifest.json') =>
+  JSON.parse(await readFile(join(folder, name), 'utf8'));
+
+const shard = (number: number) => `shard-0000${number}.safetensors`;
+
+/** A dump of which two of four shards are there, as after a kill. */
+async function begun(out: string, whole: string): Promise<void> {
+  await cp(whole, out, { recursive: true });
+  const manifest = await manifestIn(out);
+  for (const number of [2, 3]) await rm(join(out, shard(number)));
+  const left = { ...manifest, shards: manifest.shards.slice(0, 2), complete: false };
+  await writeFile(join(out, 'manifest.json'), `${JSON.stringify(left, null, 2)}\n`);
+}
+
+test('a manifest lists the arithmetic; another one is refused, unless it is allowed', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await dump(request(at('whole')));
+    assert.equal((await manifestIn(at('whole'))).arithmetic, [here]);
+    await begun(at('out'), at('whole'));
+    const before = await contentsOf(at('out'));
+    for (const other of ['2 cpu other', '1 cuda 9.0']) {
+      const refusal = await rejects(
+        as(other, () => dump(request(at('out')))),
+        OtherArithmetic,
+        /out holds a dump that was begun with the arithmetic ".*", and this process computes with ".*anyArithmetic, --any-a/,
+      );
+      for (const name of [here, other]) assert.ok(refusal.message.includes(JSON.stringify(name)), refusal.message);
+      assert.equal(await contentsOf(at('out')), before);
+    }
+    await cp(at('out'), at('same'), { recursive: true });
+    await dump(request(at('same')));
+    await assertSameFolder(at('same'), at('whole'));
+    await as('0 cpu other', () => dump(request(at('out'), { anyArithmetic: true })));
+    const mixed = await manifestIn(at('out'));
+    assert.equal(mixed.arithmetic, ['0 cpu other', here]);
+    assert.equal({ ...mixed, arithmetic: [here] }, await manifestIn(at('whole')));
+    await using made = await openDump(at('out'));
+    assert.equal(await made.verify(), []);
+    // A shard that is lost is made again with one of them, or with a third one if that is allowed.
+    await rm(join(at('out'), shard(1)));
+    await rejects(dump(request(at('out'))), OtherArithmetic, /begun with the arithmetic "0 cpu other"/);
+    await dump(request(at('out'), { anyArithmetic: true }));
+    assert.equal((await manifestIn(at('out'))).arithmetic, ['0 cpu other', here]);
+  }));
+
+test('where nothing is left to compute, any arithmetic will do; a corpus that goes on is refused', () =>
+  withFolder(async (out) => {
+    async function* documents(count: number) {
+      for (let i = 0; i < count; i++) yield Array.from({ length: 512 }, (_, p) => (i * 512 + p) % 50_000);
+    }
+    const of = (count: number, changes: Partial<DumpOptions> = {}) =>
+      request(out, { corpus: documents(count), limit: 10 ** 6, ...changes });
+    await dump(of(2));
+    const before = await contentsOf(out);
+    await as('2 cpu other', async () => {
+      assert.is((await dump(of(2))).written, 0);
+      await rejects(dump(of(3)), OtherArithmetic, /begun with the arithmetic/);
+    });
+    assert.equal(await contentsOf(out), before);
+    assert.is((await dump(of(3))).written, 1);
+  }));
+
+test('a manifest that does not say is continued, and says from then on', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    await dump(request(at('whole')));
+    await begun(at('out'), at('whole'));
+    const { arithmetic: _, ...old } = await manifestIn(at('out'));
+    await writeFile(join(at('out'), 'manifest.json'), JSON.stringify(old));
+    await as('2 cpu other', () => dump(request(at('out'))));
+    assert.equal(await manifestIn(at('out')), {
+      ...(await manifestIn(at('whole'))),
+      arithmetic: ['2 cpu other', 'unknown'],
+    });
+    await rm(join(at('out'), shard(3)));
+    await rejects(dump(request(at('out'))), OtherArithmetic, /begun with the arithmetic "2 cpu other"/);
+    const { arithmetic: __, ...complete } = await manifestIn(at('whole'));
+    await writeFile(join(at('whole'), 'manifest.json'), JSON.stringify(complete));
+    const before = await contentsOf(at('whole'));
+    assert.is((await dump(request(at('whole')))).written, 0);
+    assert.equal(await contentsOf(at('whole')), before);
+    await using made = await openDump(at('whole'));
+    assert.equal(made.manifest.arithmetic, ['unknown']);
+  }));
+
+test('a dump without a shard has no arithmetic yet', () =>
+  withFolder(async (folder) => {
+    const [out, whole] = [join(folder, 'out'), join(folder, 'whole')];
+    await dump(request(whole));
+    await cp(whole, out, { recursive: true });
+    const manifest = await manifestIn(out);
+    for (const number of [0, 1, 2, 3]) await rm(join(out, shard(number)));
+    const empty = { ...manifest, arithmetic: ['2 cpu other'], shards: [], complete: false };
+    await writeFile(join(out, 'manifest.json'), JSON.stringify(empty));
+    await dump(request(out));
+    await assertSameFolder(out, whole);
+  }));
+
+test('parts of one folder, and parts that are merged', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    const part = (out: string, index: number, changes: Partial<DumpOptions> = {}) =>
+      dump(request(at(out), { shard: { index, count: 2 }, ...changes }));
+    await part('out', 0);
+    const before = await contentsOf(at('out'));
+    await rejects(
+      as('2 cpu other', () => part('out', 1)),
+      OtherArithmetic,
+      /out holds a dump that was begun with the/,
+    );
+    assert.equal(await contentsOf(at('out')), before);
+    await as('2 cpu other', () => part('out', 1, { anyArithmetic: true }));
+    await using made = await openDump(at('out'));
+    assert.equal(made.manifest.arithmetic, [here, '2 cpu other']);
+    assert.equal(await made.verify(), []);
+    // Parts in folders of their own know nothing of each other.
+    await part('part-0', 0);
+    await as('2 cpu other', () => part('part-1', 1));
+    for (const [out, from] of [
+      ['out', []],
+      ['merged', [at('part-0'), at('part-1')]],
+    ] as const) {
+      const there = await contentsOf(at(out)).catch(() => undefined);
+      const mixed =
+        /merge: shards were made with different arithmetics.*: part 0 in .*, and part 1 in .*--any-arithmetic/;
+      await rejects(mergeDumps(at(out), from), Error, mixed);
+      assert.equal(await contentsOf(at(out)).catch(() => undefined), there);
+      await mergeDumps(at(out), from, { anyArithmetic: true });
+      assert.equal((await manifestIn(at(out))).arithmetic, [here, '2 cpu other']);
+    }
+    await dump(request(at('whole')));
+    await part('part-2', 1);
+    await mergeDumps(at('same'), [at('part-0'), at('part-2')]);
+    await assertSameFolder(at('same'), at('whole'));
+  }));
+
+test('parts that begin at the same time see each other before anything is computed', () =>
+  withFolder(async (out) => {
+    const { settings } = await planOf(request(out));
+    const store = openStore(out);
+    const of = (index: number, changes: Partial<DumpSettings> = {}) =>
+      prepareFolder(store, { ...settings, ...changes, part: { index, count: 3 } });
+    const [zero, one, two] = await Promise.all([of(0), of(1), of(2, { dtype: 'float32' })]);
+    const computing = { arithmetic: [here], anyArithmetic: false };
+    await zero.begin(computing);
+    await rejects(
+      one.begin({ ...computing, arithmetic: ['2 cpu other'] }),
+      OtherArithmetic,
+      /was begun with the arith/,
+    );
+    await rejects(two.begin(computing), Error, /holds a dump with dtype float16, but float32 was asked for/);
+    const manifests = async () => (await readdir(out)).filter((name) => name.endsWith('.json'));
+    assert.equal(await manifests(), ['manifest-0-of-3.json']);
+    await one.begin({ arithmetic: ['2 cpu other'], anyArithmetic: true });
+    assert.equal(await manifests(), ['manifest-0-of-3.json', 'manifest-1-of-3.json']);
+    // Without a shard, and when nobody is at it any more, a part does not decide for the others.
+    await Promise.all([zero, one, two].map((part) => part.release()));
+    const again = await of(2);
+    assert.equal(await again.begin({ arithmetic: ['3 cpu other'], anyArithmetic: false }), ['3 cpu other']);
+    await again.release();
+  }));
+
+test('single shards of a plan', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    const plan = await planShards(
+      {
+        ...{ model: 'demo', corpus: [sampleText], locations: ['1/mlp/post_act'], out },
+        ...{ context: 32, shardTokens: 512, limit: 2048 },
+      },
+      { device },
+    );
+    const session = async (body: (session: ShardSession) => Promise<void>, changes: object = {}) => {
+      const opened = await ShardSession.open({ ...plan, request: { ...plan.request, ...changes } }, { device });
+      await body(opened).finally(() => opened.close());
+    };
+    await session((made) => made.make(2));
+    await as('2 cpu other', async () => {
+      await session(async (made) => {
+        await made.make(2); // it is there
+        for (const number of [0, 3]) {
+          await rejects(made.make(number), OtherArithmetic, /out holds a dump that was begun with the arithmetic/);
+        }
+      });
+      await session((made) => made.make(0), { anyArithmetic: true });
+    });
+    await session(async (made) => {
+      await rejects(made.make(1), OtherArithmetic, /"2 cpu other"/);
+    });
+  }));
+
+const hasPortable = onCpu && (await run(['devices'], { env: { SONDE_ISA: 'portable' } })).code === 0;
+const isas = "the processor's own instruction set and the portable one: refused both ways";
+if (!hasPortable) test.skip(isas, 'the portable kernels are not built');
+else {
+  test(isas, () =>
+    withFolder(async (folder) => {
+      const command = (out: string, ...more: string[]) => [
+        ...['dump', '--text', sampleText, '--hook', '1/mlp/post_act', '--context', '32', '--shard-tokens', '512'],
+        ...['--limit', '2048', '--device', 'cpu', '--out', join(folder, out), ...more],
+      ];
+      const portable = { env: { SONDE_ISA: 'portable' } };
+      assert.is((await run(command('native'))).code, 0);
+      assert.is((await run(command('portable'), portable)).code, 0);
+      const [own, other] = await Promise.all(['native', 'portable'].map((name) => manifestIn(join(folder, name))));
+      assert.match(other.arithmetic[0], /cpu/);
+      if (own.arithmetic[0] === other.arithmetic[0]) return; // this processor has no more
+      for (const [name, env] of [
+        ['native', portable],
+        ['portable', {}],
+      ] as const) {
+        await begun(join(folder, `${name} begun`), join(folder, name));
+        const { code, stderr } = await run(command(`${name} begun`), env);
+        assert.is(code, 1);
+        assert.match(stderr, /sonde: dump: .* was begun with the arithmetic .* \(anyArithmetic, --any-arithmetic\)/);
+        const allowed = await run(command(`${name} begun`, '--any-arithmetic'), env);
+        assert.is(allowed.code, 0, allowed.stderr);
+        const { stdout } = await run(['inspect', join(folder, `${name} begun`)]);
+        const both = [...own.arithmetic, ...other.arithmetic].sort().join('; ');
+        assert.ok(stdout.includes(`made with ${both}\n`), stdout);
+      }
+    }),
+  );
+}
+
+test.run();
