@@ -1,0 +1,8 @@
+// The tests of hooks and sampling on the emulated GPU. Oracle: that of each test file, with its bounds.
+import { testOnEmulator } from './suite.js';
+
+testOnEmulator('hooks and sampling', [
+  'transformer/sampler.test',
+  'transformer/hook_tensors.test',
+  'transformer/hook_places.test',
+]);
