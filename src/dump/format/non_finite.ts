@@ -45,19 +45,43 @@ const overflow: Readonly<Record<FloatDType, number>> = {
   bfloat16: (2 - 2 ** -8) * 2 ** 127,
 };
 
+/** The bits of infinity. */
+const infinity = { float16: 0x7c00, bfloat16: 0x7f80 } as const;
+
 /**
- * The index of the first of `values`, from `from` on, that is not finite when it is stored as `dtype`; -1 if there is
- * none. 16-bit values have that dtype already.
+ * The index of the first of `values` in [from, to) that is not finite when it is stored as `dtype`; -1 if there is none.
+ * 16-bit values have that dtype already.
  */
-export function nextNonFinite(values: StoredFloats, dtype: FloatDType, from = 0): number {
+export function nextNonFinite(values: StoredFloats, dtype: FloatDType, from = 0, to = values.length): number {
   if (values instanceof Float32Array) {
     const limit = overflow[dtype];
-    for (let i = from; i < values.length; i++) if (!(Math.abs(values[i] as number) < limit)) return i;
+    for (let i = from; i < to; i++) if (!(Math.abs(values[i] as number) < limit)) return i;
   } else {
-    const infinity = dtype === 'float16' ? 0x7c00 : 0x7f80;
-    for (let i = from; i < values.length; i++) if (((values[i] as number) & 0x7fff) >= infinity) return i;
+    const least = infinity[dtype as keyof typeof infinity];
+    for (let i = from; i < to; i++) if (((values[i] as number) & 0x7fff) >= least) return i;
   }
   return -1;
+}
+
+/** The same for a range in which -Infinity is allowed. */
+function nextUnmasked(values: StoredFloats, dtype: FloatDType, from: number, to: number): number {
+  for (let i = from; i < to; i++) {
+    i = nextOther(values, dtype, i, to);
+    if (i < to && nextNonFinite(values, dtype, i, i + 1) === i) return i;
+  }
+  return -1;
+}
+
+/** The index of the first value in [from, to) that is not -Infinity; `to` if there is none. */
+function nextOther(values: StoredFloats, dtype: FloatDType, from: number, to: number): number {
+  let i = from;
+  // A loop for each kind of array is several times as fast as one for both.
+  if (values instanceof Float32Array) while (i < to && values[i] === Number.NEGATIVE_INFINITY) i++;
+  else {
+    const masked = 0x8000 + infinity[dtype as keyof typeof infinity];
+    while (i < to && values[i] === masked) i++;
+  }
+  return i;
 }
 
 function valueAt(values: StoredFloats, dtype: FloatDType, i: number): number {
@@ -70,12 +94,6 @@ function valueAt(values: StoredFloats, dtype: FloatDType, i: number): number {
 export const denseDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float32' : dtype);
 
 const isLogits = ({ location }: DenseLocation): boolean => location.endsWith('attn/qk_logits');
-
-/** Whether an element of a position's attention logits, [keys, heads], is masked: its key comes after the query. */
-function isMasked({ shape }: DenseLocation, query: number, element: number, value: number): boolean {
-  const heads = shape[2] ?? 1;
-  return value === Number.NEGATIVE_INFINITY && Math.floor(element / heads) > query;
-}
 
 // ---- counting
 
@@ -119,13 +137,26 @@ export class NonFiniteCounter {
   addDense(i: number, values: StoredFloats, flatOf: (vector: number) => number): void {
     const entry = this.#settings.locations[i] as DenseLocation;
     const dtype = denseDType(this.#settings.dtype);
-    const { context } = this.#settings;
-    const [width, masked] = [widthOf(entry), isLogits(entry)];
-    for (let at = nextNonFinite(values, dtype); at >= 0; at = nextNonFinite(values, dtype, at + 1)) {
+    const width = widthOf(entry);
+    const add = (at: number) => {
       const flat = flatOf(Math.floor(at / width));
-      const [index, value] = [at % width, valueAt(values, dtype, at)];
-      if (masked && isMasked(entry, flat % context, index, value)) continue;
-      this.#add({ feature: i, flat, index, value });
+      this.#add({ feature: i, flat, index: at % width, value: valueAt(values, dtype, at) });
+    };
+    if (!isLogits(entry)) {
+      for (let at = nextNonFinite(values, dtype); at >= 0; at = nextNonFinite(values, dtype, at + 1)) add(at);
+      return;
+    }
+    // [keys, heads] of each query: the keys after its own position are masked
+    const { context } = this.#settings;
+    const heads = entry.shape[2] ?? 1;
+    for (let start = 0; start < values.length; start += width) {
+      const end = start + width;
+      const masked = Math.min(end, start + ((flatOf(start / width) % context) + 1) * heads);
+      const next = (from: number): number => {
+        const open = from < masked ? nextNonFinite(values, dtype, from, masked) : -1;
+        return open >= 0 ? open : nextUnmasked(values, dtype, Math.max(from, masked), end);
+      };
+      for (let at = next(start); at >= 0; at = next(at + 1)) add(at);
     }
   }
 
