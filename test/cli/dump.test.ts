@@ -3,6 +3,7 @@ import { appendFile, readdir, readFile, symlink, truncate, writeFile } from 'nod
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { openDump } from '../../src/dump/read/reader.js';
+import { gpt2Tokenizer } from '../../src/files/tokenizer/tokenizer.js';
 import { assertSameFolder, sampleText } from '../dump/folders.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
@@ -121,6 +122,54 @@ test('jsonl, token files and parts', () =>
     assert.is(new Set((await whole.tokens()).document.filter((d) => d >= 0)).size, 4);
   }));
 
+test('files that are not what they were given as: the right flag is named, and it is right', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    const lines = '{"text": "It was a windy Monday."}\n{"text": "The wind moved the trees."}\n';
+    await writeFile(at('a.jsonl'), lines);
+    await writeFile(at('wide.bin'), new Uint8Array(Int32Array.from([1, 2, 50256, 3, 4]).buffer));
+    await writeFile(at('words.bin'), 'It was a windy Monday, and no token.');
+    const dump = (out: string, args: string[], input?: string) =>
+      run(['dump', ...args, ...hook, '--context', '4', '--out', out], {
+        cwd: folder,
+        ...(input !== undefined && { input }),
+      });
+    const refused: [args: string[], pattern: RegExp, input?: string][] = [
+      [['--text', 'a.jsonl'], /^sonde: dump: a\.jsonl: has a JSON object on each line, .*'jsonl' \(--jsonl\)/],
+      [['-'], /^sonde: dump: standard input: has a JSON object on each line, .*'jsonl' \(--jsonl\)/, lines],
+      [['--tokens', 'wide.bin'], /^sonde: dump: wide\.bin: has every other token 0: .*\(--token-dtype int32\)/],
+      [['--tokens', 'words.bin'], /^sonde: dump: words\.bin: is text, and was given as tokens: .*'text' \(--text\)/],
+    ];
+    for (const [i, [args, pattern, input]] of refused.entries()) {
+      const { code, stderr } = await dump(`refused-${i}`, args, input);
+      assert.is(code, 1);
+      assert.match(stderr, pattern);
+      if (input === undefined) assert.not.ok((await readdir(folder)).includes(`refused-${i}`));
+    }
+    const taken: [args: string[], input?: string][] = [
+      [['--jsonl', 'a.jsonl']],
+      [['--jsonl', '-'], lines],
+      [['--tokens', 'wide.bin', '--token-dtype', 'int32']],
+      [['--text', 'a.jsonl', '--as-is']],
+      [['-', '--as-is'], lines],
+      [['--tokens', 'words.bin', '--as-is']],
+    ];
+    const tokens: string[] = [];
+    for (const [i, [args, input]] of taken.entries()) {
+      const { code, stderr } = await dump(`out-${i}`, args, input);
+      assert.is(code, 0, stderr);
+      await using made = await openDump(at(`out-${i}`));
+      const { tokens: all, document } = await made.tokens();
+      tokens.push(String(all.filter((_, p) => document[p] !== -1)));
+    }
+    const words = new Uint16Array(Uint8Array.from(await readFile(at('words.bin'))).buffer);
+    assert.is(tokens[1], tokens[0]);
+    assert.equal(tokens[2], '1,2,50256,3,4');
+    assert.is(tokens[3], String(gpt2Tokenizer().encode(lines)));
+    assert.is(tokens[4], tokens[3]);
+    assert.is(tokens[5], String(words));
+  }));
+
 test('--plan prints and writes nothing', () =>
   withFolder(async (folder) => {
     const { code, stdout } = await run(
@@ -138,6 +187,18 @@ test('wrong usage is 2, with a word on what is right', async () => {
   const cases: [string[], RegExp][] = [
     [['dump'], /sonde: required option '--out <folder>' not specified/],
     [['dump', '--out', 'x'], /sonde: dump needs a text/],
+    [['dump', '--text', 'a', '--token-dtype', 'int32', ...hook, '--out', 'x'], /sonde: --token-dtype is for --tokens/],
+    [['dump', '--tokens', 'a', '--token-dtype', 'int8', ...hook, '--out', 'x'], /It must be one of uint16, int32, uin/],
+    ...['1e3', '0x10', '', ' 5', '5abc', '0', '99999999999999999999'].map((limit): [string[], RegExp] => [
+      ['dump', '--text', 'a', ...hook, '--out', 'x', '--limit', limit],
+      /'--limit <tokens>' argument '.*' is invalid\. It must be a whole number of 1 or more\./,
+    ]),
+    ...['0x10', '', ' 0.5', 'Infinity'].map((threshold): [string[], RegExp] => [
+      ['dump', '--text', 'a', ...hook, '--out', 'x', '--threshold', threshold],
+      /'--threshold <x>' argument '.*' is invalid\. It must be a number of 0 or more\./,
+    ]),
+    [['cache', '--clear', ''], /sonde: --clear: an empty word is in every address; --clear alone removes all files/],
+    [['cache', '--clear', '--verify'], /sonde: --clear and --verify exclude each other/],
     [['dump', '--out', 'x', '--text', 'a.txt'], /sonde: dump needs a --hook or an --autoencoder/],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--context', 'many'], /whole number of 1 or more/],
     [['dump', '--out', 'x', '--text', 'a.txt', ...hook, '--drop', 'text'], /one of padding, endoftext/],

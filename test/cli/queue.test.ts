@@ -5,9 +5,10 @@ import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
+import { openDevice, planQueue, type QueueWorkEvent, queueStatus, workQueue } from '../../src/index.js';
 import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
 import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blobs/blob_stores.js';
-import { suite } from '../support/harness.js';
+import { rejects, suite } from '../support/harness.js';
 import { freePort } from '../support/machine.js';
 import { good, main, noRedis, startWorker, until, type Worker, withRedis } from '../support/redis.js';
 import { run } from './command.js';
@@ -137,6 +138,61 @@ if (noRedis) {
       }
       worker.child.kill('SIGTERM');
       assert.is((await worker.ended).code, 130);
+    }));
+
+  test('a worker of another arithmetic gives the job back, unless the dump is planned with any', () =>
+    withRedis(async (redis, at) => {
+      await writeFile(at('text.txt'), await readFile(sampleText));
+      const queue = { redis: redis.url, name: 'arithmetic' };
+      const asked = {
+        ...{ model: 'demo', corpus: at('text.txt'), locations: '1/mlp/post_act', out: at('out') },
+        ...{ limit: 2000, context: 32, shardTokens: 640 },
+      };
+      const plan = (more: object = {}) => planQueue({ ...asked, ...more }, { ...queue, attempts: 1 });
+      assert.is((await plan()).shards, 4);
+      const device = openDevice('cpu', { threads: 1 });
+      const { arithmetic } = device;
+      const work = async (name: string, stopAfter = Number.POSITIVE_INFINITY) => {
+        const stop = new AbortController();
+        const events: QueueWorkEvent[] = [];
+        const onEvent = (event: QueueWorkEvent) => {
+          if (events.push(event) >= stopAfter) stop.abort(new Error('enough'));
+        };
+        Object.defineProperty(device, 'arithmetic', { value: name, configurable: true });
+        const allow = { out: [at('out')], corpus: [at('text.txt')] };
+        const how = { ...queue, device, allow, untilDone: true, signal: stop.signal, onEvent };
+        await workQueue(how).finally(() => {
+          Object.defineProperty(device, 'arithmetic', { value: arithmetic, configurable: true });
+        });
+        return events;
+      };
+      assert.ok((await work(arithmetic, 1)).every(({ kind }) => kind === 'done'));
+      const { done } = await queueStatus(queue);
+      assert.ok(done >= 1 && done < 4, String(done));
+      const refused =
+        /^queue: shard \d is in the queue again, .* this worker ends: dump: .*out holds a dump that was beg/;
+      for (let attempt = 0; attempt < 3; attempt++) {
+        await rejects(work('2 cpu other'), Error, refused);
+        const status = await queueStatus(queue);
+        assert.equal([status.done, status.waiting + status.active, status.failed], [done, 4 - done, []]);
+      }
+      await rejects(
+        plan({ anyArithmetic: false }),
+        /in the queue already with another anyArithmetic: the default, and not/,
+      );
+      await rejects(
+        plan({ anyArithmetic: true, limit: 1000 }),
+        /in the queue already with another limit: 2000, and not/,
+      );
+      assert.is((await plan({ anyArithmetic: true })).state, 'queued');
+      const made = await work('2 cpu other');
+      assert.equal(
+        made.map(({ kind }) => kind),
+        Array(5 - done).fill('done'),
+      );
+      const manifest = JSON.parse(await readFile(join(at('out'), 'manifest.json'), 'utf8'));
+      assert.equal(manifest.arithmetic, [arithmetic, '2 cpu other'].sort());
+      assert.is(manifest.complete, true);
     }));
 
   test('a dump in object storage', () =>

@@ -182,14 +182,18 @@ export const plainRequest = (request: ShardedRequest): ShardedRequest =>
   ).request;
 
 // What JSON leaves out or writes as null stays there as text, so that the readers refuse it.
-const asJson = (value: object): unknown =>
-  JSON.parse(
-    JSON.stringify(value, (_, entry) => {
-      if (typeof entry === 'bigint') return `${entry}n`;
-      if (typeof entry === 'number' && !Number.isFinite(entry)) return String(entry);
-      return typeof entry === 'function' || typeof entry === 'symbol' ? describe(entry) : entry;
-    }),
-  );
+function asJson(value: object): unknown {
+  const plain = (_: string, entry: unknown) => {
+    if (typeof entry === 'bigint') return `${entry}n`;
+    if (typeof entry === 'number' && !Number.isFinite(entry)) return String(entry);
+    return typeof entry === 'function' || typeof entry === 'symbol' ? describe(entry) : entry;
+  };
+  try {
+    return JSON.parse(JSON.stringify(value, plain));
+  } catch (cause) {
+    throw new BadJob('queue: the request must be plain data, but an object in it holds itself', { cause });
+  }
+}
 
 /** The payload of a job as plain data, signed if there is a key. @throws BadJob for what no worker would take. */
 export function jobData<N extends JobName>(name: N, payload: JobPayloads[N], origin: JobOrigin): object {

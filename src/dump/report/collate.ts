@@ -129,9 +129,9 @@ interface Work {
 function planOf(limits: CollateLimits, dump: Dump, options: CollateOptions): Work {
   const { selections, out, signal } = options;
   if (typeof out !== 'string' || out === '') throw new TypeError('collate: out must be the path of a folder');
-  const top = wholeNumber('collate', 'top', options.top ?? 20, [0, mostRows]);
-  const random = wholeNumber('collate', 'random', options.random ?? 20, [0, mostRows]);
-  const seed = wholeNumber('collate', 'seed', options.seed ?? 0, [0, Number.MAX_SAFE_INTEGER]);
+  const top = wholeNumber('collate', 'top', options.top, 20, [0, mostRows]);
+  const random = wholeNumber('collate', 'random', options.random, 20, [0, mostRows]);
+  const seed = wholeNumber('collate', 'seed', options.seed, 0, [0, Number.MAX_SAFE_INTEGER]);
   if (!Array.isArray(selections) || selections.length === 0) {
     throw new RangeError(
       "collate: selections must name one at least, such as { name: '1/mlp/post_act', indices: [300] }",
@@ -153,13 +153,18 @@ export function checkDump(operation: string, dump: unknown): void {
   throw new TypeError(wrong(operation, 'dump', 'what openDump gives', describe(dump)));
 }
 
-/** @throws RangeError when the value of an option is not a whole number from `low` to `high`. */
+/**
+ * The value of an option, or `fallback` for one that was left out.
+ * @throws RangeError when it is not a whole number from `low` to `high`.
+ */
 export function wholeNumber(
   operation: string,
   option: string,
-  value: unknown,
+  given: unknown,
+  fallback: number,
   [low, high]: readonly [number, number],
 ): number {
+  const value = given === undefined ? fallback : given;
   if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
   throw new RangeError(
     `${operation}: ${option} must be a whole number from ${low} to ${high}, but is ${inJson(value)}`,

@@ -55,8 +55,8 @@ export async function report(dump: Dump, options: ReportOptions): Promise<Report
   checkCallback('report', 'onProgress', options.onProgress);
   signal?.throwIfAborted();
   if (typeof out !== 'string' || out === '') throw new TypeError('report: out must be the path of a file');
-  const latents = wholeNumber('report', 'latents', options.latents ?? 12, [1, mostFeatures]);
-  const top = wholeNumber('report', 'top', options.top ?? 5, [1, 100]);
+  const latents = wholeNumber('report', 'latents', options.latents, 12, [1, mostFeatures]);
+  const top = wholeNumber('report', 'top', options.top, 5, [1, 100]);
   if (dump.rowCount === 0) throw new Error(`report: ${dump.folder} has no rows`);
   const chosen = selections === undefined ? undefined : chosenOf('report', dump, selections);
   const sparse = dump.manifest.autoencoders.length;

@@ -62,11 +62,11 @@ const batchValues = 2 ** 27;
 export function planDump(request: PlanRequest): DumpPlan {
   const { model, tokenizer = 'gpt2', dense, autoencoders, dtype = 'float16', shard = whole } = request;
   const { ctxWindow } = model.config;
-  const context = integer('context', request.context ?? Math.min(128, ctxWindow), 1, ctxWindow);
-  const shardTokens = integer('shardTokens', request.shardTokens ?? 2 ** 20, 1, largestShard);
-  const limit = request.limit === undefined ? null : integer('limit', request.limit, 1);
-  const count = integer('shard.count', shard.count, 1, 100_000);
-  const part = { index: integer('shard.index', shard.index, 0, count - 1), count };
+  const context = integer('context', request.context, [1, ctxWindow], Math.min(128, ctxWindow));
+  const shardTokens = integer('shardTokens', request.shardTokens, [1, largestShard], 2 ** 20);
+  const limit = request.limit === undefined ? null : integer('limit', request.limit, [1]);
+  const count = integer('shard.count', shard.count, [1, 100_000]);
+  const part = { index: integer('shard.index', shard.index, [0, count - 1]), count };
   const rowCount = rowsPerShard({ context, shardTokens });
   const filter = filterOf(request);
   if (filter.drop.includes('endoftext') && tokenizer !== 'gpt2') {
@@ -101,7 +101,7 @@ export function planDump(request: PlanRequest): DumpPlan {
   return {
     settings,
     rowsPerShard: rowCount,
-    batch: Math.min(rowCount, integer('batch', request.batch ?? Math.max(1, fallback), 1, 2 ** 20)),
+    batch: Math.min(rowCount, integer('batch', request.batch, [1, 2 ** 20], Math.max(1, fallback))),
     fullContext: wanted.some((location) => hasKeys(location, model)),
     wanted,
     finite,
@@ -181,11 +181,18 @@ function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSet
   return {
     drop: isPacked({ drop, sample }) ? droppable.filter((what) => what === 'padding' || drop.includes(what)) : [],
     sample,
-    seed: sample < 1 ? integer('seed', seed ?? 0, 0) : null,
+    seed: sample < 1 ? integer('seed', seed, [0], 0) : null,
   };
 }
 
-function integer(option: string, value: unknown, low: number, high = Number.MAX_SAFE_INTEGER): number {
+/** `fallback` stands for an option that was left out. null is not one. */
+function integer(
+  option: string,
+  value: unknown,
+  [low, high = Number.MAX_SAFE_INTEGER]: readonly [low: number, high?: number],
+  fallback?: number,
+): number {
+  if (value === undefined && fallback !== undefined) return fallback;
   if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
   const range = high === Number.MAX_SAFE_INTEGER ? `of ${low} or more` : `from ${low} to ${high}`;
   const hint = option === 'context' ? " (the model's context window)" : '';
