@@ -305,6 +305,12 @@ void describe(const Context* context, char* text, size_t size) {
            context->capability == 90 ? "sm_90a" : "sm_80");
 }
 
+// Kernels are chosen by the compute capability alone, and machine code is made for one of them.
+void arithmetic(const Context* context, char* text, size_t size) {
+  const cudaDeviceProp& properties = context->host->properties;
+  snprintf(text, size, "%d cuda %d.%d", kArithmetic, properties.major, properties.minor);
+}
+
 // ---- memory
 
 // Freed memory stays with the pool, in blocks of the sizes that were allocated. When an allocation does not fit, the streams are
@@ -559,8 +565,8 @@ void trim(Context* context) {
 }
 
 const Backend kBackend = {
-    kBackendAbi, count,  identify, open, close,  describe,    allocate,    release, set_bytes,
-    get_bytes,   upload, download, mark, finish, synchronize, on_shortage, trim,    operations,
+    kBackendAbi, count,  identify, open, close,  describe,    arithmetic,  allocate, release,    set_bytes,
+    get_bytes,   upload, download, mark, finish, synchronize, on_shortage, trim,     operations,
 };
 
 }  // namespace

@@ -14,7 +14,10 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 4;
+constexpr uint32_t kBackendAbi = 5;
+// The version of the arithmetic, for Backend::arithmetic. Raise it whenever the result of any kernel of any backend
+// changes in any bit for any input.
+constexpr int kArithmetic = 1;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -185,6 +188,9 @@ struct Backend {
   void (*close)(Context*);
   // a short description of what computes: "AVX-512, 2 threads"
   void (*describe)(const Context*, char* text, size_t size);
+  // What decides the bits of results, as a short text that is stable: kArithmetic, the backend, and what else the order
+  // of sums or the rounding depends on, but never the number of threads: "1 cpu avx512", "1 cuda 9.0"
+  void (*arithmetic)(const Context*, char* text, size_t size);
   // Memory of the device, 64-byte aligned; null when there is not enough. Work that uses it begins after it was
   // allocated and before it is released.
   void* (*allocate)(Context*, size_t bytes);

@@ -47,6 +47,12 @@ export class Device {
   readonly kind: 'cpu' | 'cuda';
   /** A description of the processor: `AVX-512, 2 threads`. */
   readonly description: string;
+  /**
+   * What decides the bits of this device's results, as a short text: `1 cpu avx512`, `1 cuda 9.0`. Devices with the
+   * same text compute the same bits from the same data, whatever their number of threads. It has the version of
+   * sonde's arithmetic, the backend, and the instruction set or the GPU's compute capability.
+   */
+  readonly arithmetic: string;
   /** @internal */
   readonly handle: DeviceHandle;
   #sections: string[] | undefined; // of the profile under way
@@ -57,6 +63,7 @@ export class Device {
     this.kind = kind;
     this.handle = handle;
     this.description = native.describe(handle);
+    this.arithmetic = native.arithmetic(handle);
   }
 
   /** Compute threads; 0 for a GPU. */
