@@ -98,23 +98,10 @@ float weigh(float* x, int64_t seen, int64_t width, float scale, const uint8_t* p
   float largest = max_lanes(largest_lanes);
   for (int i = 0; i < rest; ++i) largest = tail[i] > largest ? tail[i] : largest;
   const vf shift = broadcast(largest);
-  vf sums[2] = {};
-  int64_t i = 0;
-  for (; i + 2 * kWidth <= whole; i += 2 * kWidth) {
-    const vf first = exp(load(x + i) * factor - shift), second = exp(load(x + i + kWidth) * factor - shift);
-    store(x + i, first);
-    store(x + i + kWidth, second);
-    sums[0] += first;
-    sums[1] += second;
-  }
-  if (i < whole) {
-    const vf weight = exp(load(x + i) * factor - shift);
-    store(x + i, weight);
-    sums[0] += weight;
-  }
+  for (int64_t i = 0; i < whole; i += kWidth) store(x + i, exp(load(x + i) * factor - shift));
   for (int64_t at = whole; at < width; at += kWidth) store(x + at, vf{});
   store_partial(x + whole, exp(tail - shift), rest);
-  return sum_lanes(sums[0] + sums[1] + (rest ? load(x + whole) : vf{}));
+  return float(sum_row(x, seen));
 }
 
 // Divides x, the weights of the keys that a query may see, by their sum, and writes its row of probs [B, S, T, H]. The

@@ -15,7 +15,7 @@ Status softmax(Context* context, Out out, In x, bool normalize) {
     const float largest = max_row(in, n);
     map_row(result, in, n, [=](vf v) { return exp(v - largest); });
     if (normalize) {
-      const float sum = sum_row(result, n);
+      const float sum = float(sum_row(result, n));
       map_row(result, result, n, [=](vf v) { return v / sum; });
     }
     write_row(to, out.dtype, last_stride(out), n, result);

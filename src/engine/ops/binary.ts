@@ -15,7 +15,7 @@ type Kind = keyof typeof kinds;
 function resultDType(kind: Kind, a: Tensor, x: Operand): DType {
   let dtype = typeof x === 'number' ? a.dtype : promote(a.dtype, x.dtype);
   if (dtype === 'bool') dtype = 'int32';
-  const fractional = typeof x === 'number' && !(Number.isInteger(x) && Math.abs(x) < 2 ** 31);
+  const fractional = typeof x === 'number' && (x | 0) !== x;
   return kind === 'div' || fractional ? floatDType(dtype) : dtype;
 }
 

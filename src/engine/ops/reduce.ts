@@ -18,10 +18,9 @@ function reduce(kind: Kind, x: Tensor, dim: number | undefined, { keepDim = fals
   if (kind === 'max' && x.size === 0) {
     throw new RangeError(wrong(kind, 'the tensor', 'of at least one element', showShape(x.shape)));
   }
-  const wanted = kind === 'mean' ? floatDType(x.dtype) : x.dtype === 'bool' ? 'int32' : x.dtype;
-  if (wanted !== x.dtype) {
-    using converted = x.to(wanted);
-    return reduce(kind, converted, dim, { keepDim });
+  if (x.dtype === 'bool') {
+    using integers = x.to('int32');
+    return reduce(kind, integers, dim, { keepDim });
   }
   if (dim === undefined) {
     const flat = x.reshape(-1);
@@ -30,7 +29,10 @@ function reduce(kind: Kind, x: Tensor, dim: number | undefined, { keepDim = fals
     return keepDim ? all.transferTo(x.shape.map(() => 1)) : all;
   }
   const d = checkedDim(kind, 'dim', dim, x.shape);
-  const out = x.make(x.shape.filter((_, other) => other !== d));
+  const out = x.make(
+    x.shape.filter((_, other) => other !== d),
+    kind === 'mean' ? floatDType(x.dtype) : x.dtype,
+  );
   device.run('reduce', out.handle, dimLast(x, d).handle, kinds[kind]);
   return keepDim ? out.transferTo(x.shape.map((n, other) => (other === d ? 1 : n))) : out;
 }
