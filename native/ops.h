@@ -158,9 +158,10 @@ struct Context;  // a backend's state for one device
      b; integer: uniform in [a, b), int32. out contiguous. */                                                          \
   OP(random, Out out, RandomKind kind, int64_t seed, double a, double b)                                               \
   /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
-     k > 0: only each row's k largest before activation (ties: lowest index) are considered. relu: keep values         \
-     > max(threshold, 0); else those whose magnitude is > threshold, NaN too. out has M rows. Same arithmetic as       \
-     linear, bit for bit. bias may be left out. */                                                                     \
+     k > 0: only each row's k largest before activation (ranked as in top_k: NaN is the largest) are considered.       \
+     relu: keep values > max(threshold, 0); else those whose magnitude is > threshold. NaN is kept in either case:     \
+     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. bias may be   \
+     left out. */                                                                                                      \
   OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu, Precision precision)  \
   /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \
      values float32 [nnz]; w [K, N]; bias may be left out. An index outside [0, K) or a row_ptr that falls or overruns \

@@ -27,9 +27,12 @@ export interface SparseEncodeOptions {
   bias?: Tensor;
   /** Keep values larger than this, 0 or more. */
   threshold?: number;
-  /** Only look at each row's k largest; at all of its values when k is 0, the default. */
+  /** Only look at each row's k largest, of which NaN is one; at all of its values when k is 0, the default. */
   k?: number;
-  /** Keep positive values only (default); without it, the values whose magnitude is above the threshold. */
+  /**
+   * Keep positive values only (default); without it, the values whose magnitude is above the threshold. A NaN is kept
+   * in either case.
+   */
   relu?: boolean;
   precision?: Precision;
 }
