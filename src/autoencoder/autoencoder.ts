@@ -394,7 +394,7 @@ export class Autoencoder {
   }
 
   #check(operation: string, x: Tensor, width: number, argument = 'x'): void {
-    checkOperands(operation, { [argument]: x, encoder: this.#parts.encoder });
+    checkOperands(operation, { [argument]: x }, { packed: { encoder: this.#parts.encoder } });
     checkFloat(operation, argument, x);
     if (x.shape.at(-1) === width) return;
     const of = width === this.nInputs ? 'inputs' : 'latents';

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { checkInteger, describe, wrong } from './check.js';
+import { checkInteger, checkOptions, describe, wrong } from './check.js';
 import { DeviceError } from './errors.js';
 import { type DeviceHandle, type NativeOperations, type NativeTiming, native, packageRoot } from './native.js';
 
@@ -100,6 +100,7 @@ export class Device {
    * operation is waited for. There is one profile at a time.
    */
   async profile(run: () => Promise<unknown>): Promise<ProfileEntry[]> {
+    if (typeof run !== 'function') throw new TypeError(wrong('profile', 'run', 'a function', describe(run)));
     if (this.#sections) throw new Error(`profile: ${this.name} is being profiled already`);
     await this.synchronize();
     const sections = [''];
@@ -177,11 +178,15 @@ const opened = new Map<string, Device>();
  * @throws Error when the device is not available, with the reason; RangeError for a name that is none.
  */
 export function openDevice(name: DeviceName = 'cpu', options: { threads?: number } = {}): Device {
+  checkOptions('openDevice', options, { threads: true });
   const gpu = typeof name === 'string' ? /^cuda(?::(\d+))?$/.exec(name) : null;
   if (!gpu && name !== 'cpu') {
     throw new RangeError(wrong('openDevice', 'name', "'cpu', 'cuda' or 'cuda:N'", describe(name)));
   }
   const threads = options.threads === undefined ? 0 : checkInteger('openDevice', 'threads', options.threads, 1, 1024);
+  if (gpu && threads) {
+    throw new RangeError(wrong('openDevice', 'threads', `left out for ${name}, which has none`, String(threads)));
+  }
   const index = gpu ? Number(gpu[1] ?? 0) : 0;
   const fullName = gpu ? `cuda:${index}` : 'cpu';
   const key = gpu ? fullName : `cpu ${threads}`;
