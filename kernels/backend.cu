@@ -11,6 +11,7 @@
 
 #include "context.h"
 #include "describe.h"
+#include "integers.h"
 #include "packed.h"
 
 namespace sonde {
@@ -107,6 +108,16 @@ Status late_error(cudaError_t error, const std::deque<const char*>& names) {
   return status;
 }
 
+// what int32 does not hold
+Status not_held(const Failure& failure) {
+  const long long* v = failure.values;
+  if (failure.kind == kSumNotInt32) return sum_not_int32(v[0], v[1]);
+  if (failure.kind == kResultNotInt32) return result_not_int32(v[0], v[1], BinaryKind(v[3]), v[2]);
+  double value;
+  memcpy(&value, &v[1], sizeof value);
+  return not_int32(v[0], value);
+}
+
 Status in_words(const Failure& failure, const std::string& operation) {
   const size_t end = operation.find('\n');
   const std::string name = operation.substr(0, end), tensors = operation.substr(end + 1);
@@ -124,7 +135,10 @@ Status in_words(const Failure& failure, const std::string& operation) {
     case kBadEntry:
       status = fail("%s: index %lld of entry %lld is outside [0, %lld) %s", called, v[0], v[1], v[2], of);
       break;
-    default: status = fail("%s: division by zero at element %lld %s", called, v[0], of);
+    default: {
+      const Status why = not_held(failure);
+      status = fail("%s: %s %s", called, why.text, of);
+    }
   }
   status.names_operation = true;
   return status;
@@ -303,6 +317,12 @@ void describe(const Context* context, char* text, size_t size) {
   const cudaDeviceProp& properties = context->host->properties;
   snprintf(text, size, "%s, %d multiprocessors, %s kernels", properties.name, context->multiprocessors,
            context->capability == 90 ? "sm_90a" : "sm_80");
+}
+
+// Kernels are chosen by the compute capability alone, and machine code is made for one of them.
+void arithmetic(const Context* context, char* text, size_t size) {
+  const cudaDeviceProp& properties = context->host->properties;
+  snprintf(text, size, "%d cuda %d.%d", kArithmetic, properties.major, properties.minor);
 }
 
 // ---- memory
@@ -559,8 +579,8 @@ void trim(Context* context) {
 }
 
 const Backend kBackend = {
-    kBackendAbi, count,  identify, open, close,  describe,    allocate,    release, set_bytes,
-    get_bytes,   upload, download, mark, finish, synchronize, on_shortage, trim,    operations,
+    kBackendAbi, count,  identify, open, close,  describe,    arithmetic,  allocate, release,    set_bytes,
+    get_bytes,   upload, download, mark, finish, synchronize, on_shortage, trim,     operations,
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Computes the four arithmetic operations, in float32, or in wrapping int32 when all sides are int32.
+// Computes the four arithmetic operations, in float32, or in int32 when all sides are int32: where it has no result, nothing is
+// written.
 #include "elements.cuh"
 
 namespace sonde {
@@ -33,7 +34,7 @@ struct Integers {
   const int32_t* b;  // null: `scalar`
   int32_t scalar;
   BinaryKind kind;
-  Failure* failure;  // of a division
+  Failure* failure;
 };
 
 __global__ void __launch_bounds__(kThreads) integer_kernel(Integers x, Positions<3> positions) {
@@ -42,13 +43,15 @@ __global__ void __launch_bounds__(kThreads) integer_kernel(Integers x, Positions
   int64_t offset[3];
   positions.at(i, offset);
   const int32_t a = x.a[offset[1]], b = x.b ? x.b[offset[2]] : x.scalar;
-  const auto p = uint32_t(a), q = uint32_t(b);
-  int32_t& out = x.out[offset[0]];
-  if (x.kind == BinaryKind::add) out = int32_t(p + q);
-  else if (x.kind == BinaryKind::sub) out = int32_t(p - q);
-  else if (x.kind == BinaryKind::mul) out = int32_t(p * q);
-  else if (b == 0) report(x.failure, kDivisionByZero, i, 0, 0);
-  else out = b == -1 ? int32_t(0u - p) : a / b;
+  const auto p = int64_t(a), q = int64_t(b);
+  int64_t result = int64_t(1) << 32;  // of a division by zero: none
+  if (x.kind == BinaryKind::add) result = p + q;
+  else if (x.kind == BinaryKind::sub) result = p - q;
+  else if (x.kind == BinaryKind::mul) result = p * q;
+  else if (b == -1) result = -p;
+  else if (b != 0) result = a / b;
+  if (int32_t(result) == result) x.out[offset[0]] = int32_t(result);
+  else report(x.failure, kResultNotInt32, i, a, b, int(x.kind));
 }
 
 Status integers(Context* context, const View& out, const View& a, const View* b, double scalar, BinaryKind kind) {
@@ -56,7 +59,7 @@ Status integers(Context* context, const View& out, const View& a, const View* b,
   const auto where = positions(views);
   if (where.count == 0) return {};
   Status status;
-  Failure* failure = kind == BinaryKind::div ? failure_of_operation(context, &status) : nullptr;
+  Failure* failure = failure_of_operation(context, &status);
   if (status.failed()) return status;
   const Integers x = {static_cast<int32_t*>(out.data),
                       static_cast<const int32_t*>(a.data),

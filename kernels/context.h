@@ -9,7 +9,16 @@
 
 namespace sonde {
 
-enum FailureKind { kNoFailure = 0, kBadIndex, kBadPointer, kBadEntry, kDivisionByZero };
+enum FailureKind {
+  kNoFailure = 0,
+  kBadIndex,
+  kBadPointer,
+  kBadEntry,
+  // integers.h has the words
+  kNotInt32,        // an element, and the bits of its value as a double
+  kSumNotInt32,     // a row and its sum
+  kResultNotInt32,  // an element, its operands and the BinaryKind
+};
 
 // A failure that depends on the data: an operation's kernels write it into host memory that the device sees. Each operation that can
 // fail so has one of its own, which the host reads when its kernels are done.

@@ -32,6 +32,24 @@ struct IntegerToBool {
   SONDE_DEVICE void set(int64_t at, Value value) const { out[at] = value != 0; }
 };
 
+// floats, truncated; a failure for a value that int32 does not hold
+struct FloatToInteger {
+  int32_t* out;
+  AnyElements in;
+  Failure* failure;
+};
+
+__global__ void __launch_bounds__(kThreads) truncate_kernel(FloatToInteger x, Positions<2> positions) {
+  const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= positions.count) return;
+  int64_t offset[2];
+  positions.at(i, offset);
+  const float value = x.in.get(offset[1]);
+  x.out[offset[0]] = float_to_int32(value);
+  if (value >= -2147483648.0f && value < 2147483648.0f) return;
+  report(x.failure, kNotInt32, i, __double_as_longlong(value), 0);
+}
+
 template <class Move>
 __global__ void __launch_bounds__(kThreads) copy_kernel(Move move, Positions<2> positions) {
   const int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -110,6 +128,17 @@ Status run(Context* context, Move move, View out, View x) {
   return {};
 }
 
+Status truncate(Context* context, const View& out, const View& x) {
+  Status status;
+  Failure* failure = failure_of_operation(context, &status);
+  if (status.failed()) return status;
+  const View* const views[] = {&out, &x};
+  const auto where = positions(views);
+  LAUNCH(truncate_kernel, dim3(unsigned(ceil_div(where.count, kThreads))), dim3(kThreads), 0, context->stream,
+         FloatToInteger{static_cast<int32_t*>(out.data), AnyElements::of(x), failure}, where);
+  return {};
+}
+
 // Contiguous, from one dtype of floats to another: four elements a thread.
 template <class To, class From>
 __global__ void __launch_bounds__(kThreads) convert_kernel(To to, From from, int64_t count) {
@@ -165,6 +194,7 @@ Status copy(Context* context, Out out, In x) {
   if (x.dtype == DType::int32 && out.dtype == DType::boolean) {
     return run(context, IntegerToBool{static_cast<uint8_t*>(out.data), static_cast<int32_t*>(x.data)}, out, x);
   }
+  if (out.dtype == DType::int32 && x.dtype != DType::boolean) return truncate(context, out, x);
   if (flat) return convert(context, out, x);
   return run(context, Convert{AnyElements::of(out), AnyElements::of(x)}, out, x);
 }

@@ -120,7 +120,7 @@ struct Dense {
 };
 
 // Elements that pass go to their row's list, as candidates (ranking.cuh), in no certain order: all that are above the limit, and
-// perhaps NaN, which the reader of the list sorts out. A list's count may exceed its capacity: elements that do not fit are counted
+// NaN. A list's count may exceed its capacity: elements that do not fit are counted
 // and not stored.
 struct Sparse {
   uint64_t* lists;      // [m][capacity]

@@ -13,7 +13,7 @@ template <class E>
 struct NormOperands {
   E out, sum, a, b, gain, bias;  // sum and b only with kAdd
   Rows rows, addends;            // of a and of b
-  float eps;
+  double eps;
 };
 
 template <class E, class G, bool kAdd>
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) layer_norm_kernel(NormOperands
     return kAdd ? x.sum.rounded(left + x.b.get(b.offset + at * b.stride)) : left;
   };
   float held[kHere];
-  float total = 0;
+  double total = 0;
 #pragma unroll
   for (int j = 0; j < kHere; ++j) {
     const int at = G::rank() + j * G::size;
@@ -48,20 +48,20 @@ __global__ void __launch_bounds__(kRowThreads, 2) layer_norm_kernel(NormOperands
   }
   const auto far = [&](int64_t at) { return kAdd ? x.sum.get(first + at) : value(at); };
   for (int at = G::rank() + kReach; at < n; at += G::size) total += far(at);
-  const float mean = G::sum(total) / float(n);
-  float squares = 0;
+  const double mean = G::sum(total) / n;
+  double squares = 0;
 #pragma unroll
   for (int j = 0; j < kHere; ++j) {
-    const float distance = held[j] - mean;
-    if (G::rank() + j * G::size < n) squares = fmaf(distance, distance, squares);
+    const double distance = held[j] - mean;
+    if (G::rank() + j * G::size < n) squares += distance * distance;
   }
   for (int at = G::rank() + kReach; at < n; at += G::size) {
-    const float distance = far(at) - mean;
-    squares = fmaf(distance, distance, squares);
+    const double distance = far(at) - mean;
+    squares += distance * distance;
   }
-  const float factor = 1.0f / sqrtf(G::sum(squares) / float(n) + x.eps);
+  const float middle = float(mean), factor = float(1 / sqrt(G::sum(squares) / n + x.eps));
   const auto put = [&](int64_t at, float value) {
-    x.out.set(first + at, fmaf((value - mean) * factor, x.gain.get(at), x.bias.get(at)));
+    x.out.set(first + at, fmaf((value - middle) * factor, x.gain.get(at), x.bias.get(at)));
   };
 #pragma unroll
   for (int j = 0; j < kHere; ++j) {
@@ -80,8 +80,8 @@ Status run_layer_norm(Context* context, const View& sum, const View& out, const 
   return with_elements(
       [&](auto elements) {
         using E = decltype(elements);
-        const NormOperands<E> x = {E::of(out),  E::of(sum),  E::of(a),    E::of(b),  E::of(gain),
-                                   E::of(bias), Rows::of(a), Rows::of(b), float(eps)};
+        const NormOperands<E> x = {E::of(out),  E::of(sum),  E::of(a),    E::of(b), E::of(gain),
+                                   E::of(bias), Rows::of(a), Rows::of(b), eps};
         with_group(x.rows.length, [&](auto group) {
           using G = decltype(group);
           LAUNCH((layer_norm_kernel<E, G, kAdd>), row_grid<G>(x.rows.positions.count), dim3(kRowThreads), 0,

@@ -5,6 +5,11 @@ namespace sonde {
 
 namespace {
 
+SONDE_DEVICE float finished(double sum, int64_t length, ReduceKind kind) {
+  if (kind == ReduceKind::sum) return float(sum);
+  return length ? float(sum / double(length)) : NAN;
+}
+
 template <class E, class G>
 __global__ void __launch_bounds__(kRowThreads) reduce_kernel(E out, E in, Rows rows, ReduceKind kind) {
   const int64_t i = G::row();
@@ -23,26 +28,29 @@ __global__ void __launch_bounds__(kRowThreads) reduce_kernel(E out, E in, Rows r
     if (G::rank() == 0) out.set(i, any > 0 ? NAN : largest);
     return;
   }
-  float sum = 0;
+  double sum = 0;
   for (int64_t j = G::rank(); j < rows.length; j += G::size) sum += in.get(row.offset + j * row.stride);
   sum = G::sum(sum);
-  if (G::rank() == 0) out.set(i, kind == ReduceKind::sum ? sum : rows.length ? sum / float(rows.length) : NAN);
+  if (G::rank() == 0) out.set(i, finished(sum, rows.length, kind));
 }
 
 template <class G>
 __global__ void __launch_bounds__(kRowThreads)
-    reduce_integers_kernel(int32_t* out, const int32_t* in, Rows rows, ReduceKind kind) {
+    reduce_integers_kernel(AnyElements out, const int32_t* in, Rows rows, ReduceKind kind, Failure* failure) {
   const int64_t i = G::row();
   if (i >= rows.positions.count) return;
   const Row row = rows.row(i);
   const bool largest = kind == ReduceKind::max;
-  uint32_t value = largest ? uint32_t(INT32_MIN) : 0;
-  const auto combine = [=](uint32_t a, uint32_t b) { return !largest ? a + b : int32_t(a) > int32_t(b) ? a : b; };
+  int64_t value = largest ? INT32_MIN : 0;
+  const auto combine = [=](int64_t a, int64_t b) { return !largest ? a + b : a > b ? a : b; };
   for (int64_t j = G::rank(); j < rows.length; j += G::size) {
-    value = combine(value, uint32_t(in[row.offset + j * row.stride]));
+    value = combine(value, in[row.offset + j * row.stride]);
   }
   value = G::all(value, combine);
-  if (G::rank() == 0) out[i] = int32_t(value);
+  if (G::rank() != 0) return;
+  if (kind == ReduceKind::mean) out.set(i, finished(double(value), rows.length, kind));
+  else if (int32_t(value) == value) static_cast<int32_t*>(out.data)[i] = int32_t(value);
+  else report(failure, kSumNotInt32, i, value, 0);
 }
 
 }  // namespace
@@ -50,11 +58,14 @@ __global__ void __launch_bounds__(kRowThreads)
 Status reduce(Context* context, Out out, In x, ReduceKind kind) {
   const Rows rows = Rows::of(x);
   if (rows.positions.count == 0) return {};
-  if (x.dtype == DType::int32 && kind != ReduceKind::mean) {
+  if (x.dtype == DType::int32) {
+    Status status;
+    Failure* failure = kind == ReduceKind::sum ? failure_of_operation(context, &status) : nullptr;
+    if (status.failed()) return status;
     with_group(rows.length, [&](auto group) {
       using G = decltype(group);
       LAUNCH((reduce_integers_kernel<G>), row_grid<G>(rows.positions.count), dim3(kRowThreads), 0, context->stream,
-             static_cast<int32_t*>(out.data), static_cast<const int32_t*>(x.data), rows, kind);
+             AnyElements::of(out), static_cast<const int32_t*>(x.data), rows, kind, failure);
     });
     return {};
   }

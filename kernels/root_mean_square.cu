@@ -6,17 +6,17 @@ namespace sonde {
 namespace {
 
 template <class E, class G>
-__global__ void __launch_bounds__(kRowThreads) root_mean_square_kernel(E out, E in, Rows rows, float eps) {
+__global__ void __launch_bounds__(kRowThreads) root_mean_square_kernel(E out, E in, Rows rows, double eps) {
   const int64_t i = G::row();
   if (i >= rows.positions.count) return;
   const Row row = rows.row(i);
-  float squares = 0;
+  double squares = 0;
   for (int64_t j = G::rank(); j < rows.length; j += G::size) {
-    const float x = in.get(row.offset + j * row.stride);
-    squares = fmaf(x, x, squares);
+    const double x = in.get(row.offset + j * row.stride);
+    squares += x * x;
   }
   squares = G::sum(squares);
-  if (G::rank() == 0) out.set(i, sqrtf(squares / float(rows.length) + eps));
+  if (G::rank() == 0) out.set(i, float(sqrt(squares / double(rows.length) + eps)));
 }
 
 }  // namespace
@@ -30,7 +30,7 @@ Status root_mean_square(Context* context, Out out, In x, double eps) {
         with_group(rows.length, [&](auto group) {
           using G = decltype(group);
           LAUNCH((root_mean_square_kernel<E, G>), row_grid<G>(rows.positions.count), dim3(kRowThreads), 0,
-                 context->stream, E::of(out), E::of(x), rows, float(eps));
+                 context->stream, E::of(out), E::of(x), rows, eps);
         });
         return Status();
       },

@@ -1,5 +1,6 @@
 // Kernels over rows, the last dimension of a strided view: a group of threads takes a row, a warp where it is short. What is
-// added up is added in an order that depends on the row's length alone.
+// added up is added in double precision, in an order that depends on the row's length alone: these kernels wait for memory, so
+// that GPUs with few units for doubles lose little.
 #pragma once
 #include "elements.cuh"
 
@@ -53,8 +54,8 @@ struct Group {
     }
     return value;
   }
-  SONDE_DEVICE static float sum(float value) {
-    return all(value, [](float a, float b) { return a + b; });
+  SONDE_DEVICE static double sum(double value) {
+    return all(value, [](double a, double b) { return a + b; });
   }
   SONDE_DEVICE static float max(float value) {
     return all(value, [](float a, float b) { return b > a ? b : a; });

@@ -29,17 +29,17 @@ __global__ void __launch_bounds__(kRowThreads, 2) softmax_kernel(E out, E in, Ro
     largest = x > largest ? x : largest;
   }
   largest = G::max(largest);
-  float sum = 0;
+  double total = 0;
 #pragma unroll
   for (int j = 0; j < kHere; ++j) {
     if (G::rank() + j * G::size >= n) continue;
     held[j] = expf(held[j] - largest);
-    sum += held[j];
+    total += held[j];
   }
   for (int at = G::rank() + kHere * G::size; at < n; at += G::size) {
-    sum += expf(in.get(source.offset + int64_t(at) * source.stride) - largest);
+    total += expf(in.get(source.offset + int64_t(at) * source.stride) - largest);
   }
-  if (normalize) sum = G::sum(sum);
+  const float sum = normalize ? float(G::sum(total)) : 1.0f;
 #pragma unroll
   for (int j = 0; j < kHere; ++j) {
     const int at = G::rank() + j * G::size;

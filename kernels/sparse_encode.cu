@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kRankThreads) choose_kernel(Choice c, int32_t*
   if (c.k > 0 && n > c.k) least = kth_largest([&](int64_t i) { return list[i]; }, n, c.k, counters, found);
   const auto passes = [&](uint64_t here) {
     const float value = float_of(key_of(here));
-    return here >= least && (c.relu ? value > c.threshold : !(fabsf(value) <= c.threshold));
+    return here >= least && !((c.relu ? value : fabsf(value)) <= c.threshold);  // NaN passes
   };
   // the index's complement above the value: sorted from the largest on, that is from the lowest index on
   const auto swapped = [](uint64_t here) { return here << 32 | here >> 32; };

@@ -14,7 +14,10 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 4;
+constexpr uint32_t kBackendAbi = 5;
+// The version of the arithmetic, for Backend::arithmetic. Raise it whenever the result of any kernel of any backend
+// changes in any bit for any input.
+constexpr int kArithmetic = 1;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -88,20 +91,24 @@ struct Context;  // a backend's state for one device
 
 // clang-format off
 #define SONDE_OPS(OP)                                                                                                  \
-  /* out = x, converted to out's dtype. Same shapes, any strides on both. Floats to int32 truncate; to bool: != 0. */  \
+  /* out = x, converted to out's dtype. Same shapes, any strides on both. Floats to int32 truncate: a NaN or a value   \
+     outside int32 is an error that gives the element. To bool: != 0. */                                               \
   OP(copy, Out out, In x)                                                                                              \
   /* out[...] = value. Any strides, any dtype. */                                                                      \
   OP(fill, Out out, double value)                                                                                      \
   /* out = a kind b, element by element. Same shapes (broadcasting is strides of 0), any strides, any mix of dtypes;   \
-     computed in float32, or in int32 when all three are int32 (division by zero is then an error). out may be a. */   \
+     computed in float32, or in int32 when all three are int32: a result outside int32, and a division by zero, is     \
+     then an error that gives the element and its operands. out may be a. */                                           \
   OP(binary, Out out, In a, In b, BinaryKind kind)                                                                     \
   OP(binary_scalar, Out out, In a, double b, BinaryKind kind)                                                          \
   /* out = max(x, 0); NaN stays NaN. Same shapes, any strides, floats. */                                              \
   OP(relu, Out out, In x)                                                                                              \
   /* out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's formula (arXiv 1606.08415, section 2). As relu. */ \
   OP(gelu, Out out, In x)                                                                                              \
-  /* over the last dimension: x [..., N], any strides -> out [...], contiguous, same dtype. float32 accumulation (int32\
-     for int32 sums). max: a NaN wins, N >= 1; sum of nothing is 0, mean of nothing NaN. */                            \
+  /* over the last dimension: x [..., N], any strides -> out [...], contiguous, same dtype; float32 for the mean of    \
+     int32. Sums are in double precision (exact for int32), in an order that depends on N alone, and rounded once; one \
+     of int32 that int32 does not hold is an error that gives it. max: a NaN wins, N >= 1; sum of nothing is 0, mean of\
+     nothing NaN. */                                                                                                   \
   OP(reduce, Out out, In x, ReduceKind kind)                                                                           \
   /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value; a NaN wins. */\
   OP(argmax, Out out, In x)                                                                                            \
@@ -111,16 +118,17 @@ struct Context;  // a backend's state for one device
   /* out = x at each row's k largest (ties as in top_k), 0 elsewhere; with relu, negative survivors become 0.          \
      x [..., N], any strides, out contiguous. */                                                                       \
   OP(top_k_mask, Out out, In x, int64_t k, bool relu)                                                                  \
-  /* over the last dimension, any strides on both, statistics in float32. normalize: exp(x - max) / sum of the same;   \
+  /* over the last dimension, any strides on both; in float32, the sum as reduce's. normalize: exp(x - max) / its sum; \
      else only exp(x - max). A row of -inf alone gives NaN, as in PyTorch. */                                          \
   OP(softmax, Out out, In x, bool normalize)                                                                           \
   /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out        \
-     contiguous, gain and bias [K] contiguous; float32 statistics in two passes (arXiv 1607.06450). */                 \
+     contiguous, gain and bias [K] contiguous; statistics in two passes (arXiv 1607.06450), their sums as reduce's. */ \
   OP(layer_norm, Out out, In x, In gain, In bias, double eps)                                                          \
   /* sum = a + b, then out = layer_norm(sum): as binary and layer_norm one after the other, bit for bit. a and b of one\
      shape, any strides; sum and out contiguous; one dtype for all four. sum may be a. */                              \
   OP(add_layer_norm, Out sum, Out out, In a, In b, In gain, In bias, double eps)                                       \
-  /* out[..., 0] = sqrt(mean of x^2 over the last dimension + eps): x [..., K] any strides -> out [..., 1]. */         \
+  /* out[..., 0] = sqrt(mean of x^2 over the last dimension + eps): x [..., K] any strides -> out [..., 1]. The mean   \
+     as reduce's. */                                                                                                   \
   OP(root_mean_square, Out out, In x, double eps)                                                                      \
   /* out [..., K] = table[indices]; accumulate: out += table[indices]. indices int32 [...] any strides, table [rows, K]\
      contiguous, out contiguous, of table's dtype. An index outside [0, rows) is an error that gives it. */            \
@@ -150,9 +158,10 @@ struct Context;  // a backend's state for one device
      b; integer: uniform in [a, b), int32. out contiguous. */                                                          \
   OP(random, Out out, RandomKind kind, int64_t seed, double a, double b)                                               \
   /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
-     k > 0: only each row's k largest before activation (ties: lowest index) are considered. relu: keep values         \
-     > max(threshold, 0); else those whose magnitude is > threshold, NaN too. out has M rows. Same arithmetic as       \
-     linear, bit for bit. bias may be left out. */                                                                     \
+     k > 0: only each row's k largest before activation (ranked as in top_k: NaN is the largest) are considered.       \
+     relu: keep values > max(threshold, 0); else those whose magnitude is > threshold. NaN is kept in either case:     \
+     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. bias may be   \
+     left out. */                                                                                                      \
   OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu, Precision precision)  \
   /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \
      values float32 [nnz]; w [K, N]; bias may be left out. An index outside [0, K) or a row_ptr that falls or overruns \
@@ -185,6 +194,9 @@ struct Backend {
   void (*close)(Context*);
   // a short description of what computes: "AVX-512, 2 threads"
   void (*describe)(const Context*, char* text, size_t size);
+  // What decides the bits of results, as a short text that is stable: kArithmetic, the backend, and what else the order
+  // of sums or the rounding depends on, but never the number of threads: "1 cpu avx512", "1 cuda 9.0"
+  void (*arithmetic)(const Context*, char* text, size_t size);
   // Memory of the device, 64-byte aligned; null when there is not enough. Work that uses it begins after it was
   // allocated and before it is released.
   void* (*allocate)(Context*, size_t bytes);

@@ -67,6 +67,13 @@ Napi::Value describe_device(const Napi::CallbackInfo& info) {
   return Napi::String::New(info.Env(), text);
 }
 
+Napi::Value device_arithmetic(const Napi::CallbackInfo& info) {
+  auto& device = device_of(info);
+  char text[256] = {};
+  device->backend.arithmetic(device->context, text, sizeof text);
+  return Napi::String::New(info.Env(), text);
+}
+
 Napi::Value device_memory(const Napi::CallbackInfo& info) {
   const Memory memory = device_of(info)->allocator.memory();
   auto out = Napi::Object::New(info.Env());
@@ -192,6 +199,7 @@ void add_memory_methods(Napi::Object exports) {
   add_method(exports, "cudaDevices", cuda_devices);
   add_method(exports, "open", open_device);
   add_method(exports, "describe", describe_device);
+  add_method(exports, "arithmetic", device_arithmetic);
   add_method(exports, "memory", device_memory);
   add_method(exports, "allocate", allocate);
   add_method(exports, "release", release);

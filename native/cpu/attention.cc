@@ -4,7 +4,8 @@
 // q, k, v [B, S or T, H, D] -> k and v of some heads as panels -> per block of kRows queries: scores [kRows, T] by the
 // product's microkernel, scaled, masked, exponentiated -> times v [T, Dv] -> divided by the sums -> out [B, S, H, Dv].
 // Under the causal mask a block reads no keys after those of its last query. A masked key counts as exactly 0, so a
-// row's result does not depend on which other rows share its block. Where bfloat16 is multiplied in pairs, the weights
+// row's result does not depend on which other rows share its block. Padding on one side alone parts the positions in
+// two, of which each is computed as if the other were not there: bit for bit as without padding. Where bfloat16 is multiplied in pairs, the weights
 // are rounded to bfloat16 for the second product, as attention that stores its probabilities rounds them.
 #include "operations.h"
 #include "product.h"
@@ -32,14 +33,15 @@ struct Shape {
   int64_t result_width() const { return value_panels() * kValueColumns; }
 };
 
-// One head as a matrix [positions, head_dim].
+// One head as a matrix [positions, head_dim], `count` positions from `first` on.
 template <class T>
-View head_of(const T& x, int64_t batch, int64_t head) {
+View head_of(const T& x, int64_t batch, int64_t head, int64_t first, int64_t count) {
   View m;
-  m.data = static_cast<char*>(x.data) + (batch * x.stride[0] + head * x.stride[2]) * dtype_size(x.dtype);
+  const int64_t at = batch * x.stride[0] + first * x.stride[1] + head * x.stride[2];
+  m.data = static_cast<char*>(x.data) + at * dtype_size(x.dtype);
   m.dtype = x.dtype;
   m.rank = 2;
-  m.shape[0] = x.shape[1];
+  m.shape[0] = count;
   m.shape[1] = x.shape[3];
   m.stride[0] = x.stride[1];
   m.stride[1] = x.stride[3];
@@ -53,6 +55,42 @@ View transposed(View m) {
   m.shape[1] = n;
   m.stride[1] = s;
   return m;
+}
+
+// Where the padding of a row [keys] begins or ends, if that is once: the positions before see nothing of those after.
+// `keys` where it never changes, 0 where it does so more often.
+int64_t change_of(const uint8_t* pad, int64_t keys) {
+  int64_t change = 1;
+  while (change < keys && (pad[change] != 0) == (pad[0] != 0)) ++change;
+  for (int64_t key = change; key < keys; ++key) {
+    if ((pad[key] != 0) == (pad[0] != 0)) return 0;
+  }
+  return change;
+}
+
+// Positions of one head that are computed together: all of them, or a side of the change of the padding.
+struct Part {
+  int64_t batch, head;
+  int64_t first_key, first_query;
+  Shape shape;
+  const uint8_t* pad;  // of all keys; null where every pair may see each other
+};
+
+// `parts` of a head: 1 without padding, else 2, of which one may have no queries.
+Part part_of(const Shape& s, int64_t which, int64_t parts, const uint8_t* pad, const int64_t* changes) {
+  const int64_t index = which / parts, batch = index / s.heads, before = s.keys - s.queries;
+  const uint8_t* row = pad ? pad + batch * s.keys : nullptr;
+  Part part{batch, index % s.heads, 0, 0, s, nullptr};
+  if (!row) return part;
+  const int64_t change = changes[batch];
+  if (change == 0) part.pad = row;
+  const int64_t cut = change ? change : s.keys;
+  part.first_key = which % parts ? cut : 0;
+  const int64_t end = which % parts ? s.keys : cut, first = max64(part.first_key, before);
+  part.first_query = first - before;
+  part.shape.keys = end - part.first_key;
+  part.shape.queries = max64(0, end - first);
+  return part;
 }
 
 // The scratch memory of one thread: queries that could not be read in place, scores, the weights that are made of them
@@ -98,31 +136,20 @@ float weigh(float* x, int64_t seen, int64_t width, float scale, const uint8_t* p
   float largest = max_lanes(largest_lanes);
   for (int i = 0; i < rest; ++i) largest = tail[i] > largest ? tail[i] : largest;
   const vf shift = broadcast(largest);
-  vf sums[2] = {};
-  int64_t i = 0;
-  for (; i + 2 * kWidth <= whole; i += 2 * kWidth) {
-    const vf first = exp(load(x + i) * factor - shift), second = exp(load(x + i + kWidth) * factor - shift);
-    store(x + i, first);
-    store(x + i + kWidth, second);
-    sums[0] += first;
-    sums[1] += second;
-  }
-  if (i < whole) {
-    const vf weight = exp(load(x + i) * factor - shift);
-    store(x + i, weight);
-    sums[0] += weight;
-  }
+  for (int64_t i = 0; i < whole; i += kWidth) store(x + i, exp(load(x + i) * factor - shift));
   for (int64_t at = whole; at < width; at += kWidth) store(x + at, vf{});
   store_partial(x + whole, exp(tail - shift), rest);
-  return sum_lanes(sums[0] + sums[1] + (rest ? load(x + whole) : vf{}));
+  return float(sum_row(x, seen));
 }
 
-// Divides x, the weights of the keys that a query may see, by their sum, and writes its row of probs [B, S, T, H]. The
-// whole row is NaN if the sum is.
-void store_probabilities(const View& probs, int64_t batch, int64_t query, int64_t head, float* x, int64_t seen,
-                         float sum) {
+// Divides x, the weights of the keys that a query may see, by their sum, and writes its row of probs [B, S, T, H], in
+// which they begin at `first_key`. The whole row is NaN if the sum is.
+void store_probabilities(const View& probs, int64_t batch, int64_t query, int64_t head, float* x, int64_t first_key,
+                         int64_t seen, float sum) {
   const int64_t keys = probs.shape[2];
-  memset(x + seen, 0, size_t(keys - seen) * 4);
+  memmove(x + first_key, x, size_t(seen) * 4);
+  memset(x, 0, size_t(first_key) * 4);
+  memset(x + first_key + seen, 0, size_t(keys - first_key - seen) * 4);
   map_row(x, x, keys, [=](vf v) { return v / sum; });
   const int64_t at = batch * probs.stride[0] + query * probs.stride[1] + head * probs.stride[3];
   write_row(static_cast<char*>(probs.data) + at * dtype_size(probs.dtype), probs.dtype, probs.stride[2], keys, x);
@@ -135,83 +162,95 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   const Layout layout = pairs ? Layout::pairs : Layout::float32;
   const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], layout};
   if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
-  const int64_t head_count = s.batch * s.heads, bytes = max64(64, round_up(s.key_bytes() + s.value_bytes(), 64));
-  const int64_t group = max64(1, min64(head_count, kGroupBytes / bytes));
+  const auto* padding = static_cast<const uint8_t*>(pad.data);
+  const int64_t parts = padding ? 2 : 1, part_count = s.batch * s.heads * parts;
+  const int64_t bytes = max64(64, round_up(s.key_bytes() + s.value_bytes(), 64));
+  const int64_t group = max64(1, min64(part_count, kGroupBytes / bytes));
   auto* packed = static_cast<char*>(shared_scratch(context, 0, size_t(group * bytes)));
   if (!packed) return out_of_memory("packed keys and values");
+  auto* changes = static_cast<int64_t*>(shared_scratch(context, 1, size_t(s.batch) * sizeof(int64_t)));
+  if (!changes) return out_of_memory("the padding");
+  for (int64_t row = 0; padding && row < s.batch; ++row) changes[row] = change_of(padding + row * s.keys, s.keys);
   for (int thread = 0; thread < thread_count(context); ++thread) {
     if (!thread_scratch(context, thread, 0, Workspace::bytes(s))) return out_of_memory("a block of scores");
   }
-  const int64_t blocks = ceil_div(s.queries, kRows), tasks = ceil_div(blocks, kBlocksPerTask);
-  const int64_t head_steps = step_count(layout, s.head_dim), key_steps = step_count(layout, s.keys);
+  const int64_t tasks = ceil_div(ceil_div(s.queries, kRows), kBlocksPerTask);
   const int64_t score_width = s.score_width(), result_width = s.result_width();
   const auto nothing = [](int64_t, int, const float*) {};
 
-  const auto attend = [&](int64_t which, int64_t block, const char* keys, const char* values,
+  const auto attend = [&](const Part& part, int64_t block, const char* keys, const char* values,
                           const Workspace& workspace) {
-    const int64_t batch = which / s.heads, head = which % s.heads, first = block * kRows;
-    const int count = int(min64(kRows, s.queries - first));
-    const int64_t before = s.keys - s.queries;  // keys that came before the first query
-    const int64_t seen = causal ? before + first + count : s.keys, width = panel_count(seen) * kColumns;
-    const View queries = head_of(q, batch, head);
+    const Shape& u = part.shape;
+    const int64_t first = block * kRows;
+    const int count = int(min64(kRows, u.queries - first));
+    const int64_t before = u.keys - u.queries;  // keys that came before the first query
+    const int64_t seen = causal ? before + first + count : u.keys, width = panel_count(seen) * kColumns;
+    const View queries = head_of(q, part.batch, part.head, part.first_query, u.queries);
     Left left = left_of(queries);
     left.data = left.row(first);
     if (!is_left(queries, layout)) {
-      left = {reinterpret_cast<char*>(workspace.queries), left_row_bytes(layout, s.head_dim)};
+      left = {reinterpret_cast<char*>(workspace.queries), left_row_bytes(layout, u.head_dim)};
       for (int i = 0; i < count; ++i) {
         convert_row(reinterpret_cast<char*>(workspace.queries) + i * left.stride, queries, first + i, layout);
       }
     }
+    const int64_t head_steps = step_count(layout, u.head_dim);
     product<kVectors>(left, count, {keys, layout, head_steps, head_steps}, panel_count(seen), seen, workspace.zeros,
                       {workspace.scores, score_width, false, true}, nullptr, nothing);
     float sums[kRows];
     for (int i = 0; i < count; ++i) {
       const int64_t query = before + first + i;
-      const auto* padding = pad.data ? static_cast<const uint8_t*>(pad.data) + batch * s.keys : nullptr;
       float* weights = workspace.scores + i * score_width;
-      sums[i] = weigh(weights, causal ? query + 1 : s.keys, width, float(scale), padding, query);
+      sums[i] = weigh(weights, causal ? query + 1 : u.keys, width, float(scale), part.pad, query);
       // all of the width, so that an odd last weight is paired with a 0
       if (pairs) narrow(workspace.rounded + i * score_width / 2, weights, DType::bfloat16, width);
     }
     const int64_t used = step_count(layout, seen);
     Left weights{reinterpret_cast<char*>(workspace.scores), score_width * 4};
     if (pairs) weights = {reinterpret_cast<char*>(workspace.rounded), score_width * 2};
-    product<kValueVectors>(weights, count, {values, layout, key_steps, used, kValueColumns}, s.value_panels(),
-                           s.value_dim, workspace.zeros, {workspace.results, result_width, false, true}, nullptr,
-                           nothing);
+    product<kValueVectors>(weights, count, {values, layout, step_count(layout, u.keys), used, kValueColumns},
+                           u.value_panels(), u.value_dim, workspace.zeros,
+                           {workspace.results, result_width, false, true}, nullptr, nothing);
     for (int i = 0; i < count; ++i) {
       float* result = workspace.results + i * result_width;
       const float sum = sums[i];
-      map_row(result, result, s.value_dim, [=](vf x) { return x / sum; });
-      const int64_t at = ((batch * s.queries + first + i) * s.heads + head) * s.value_dim;
+      map_row(result, result, u.value_dim, [=](vf x) { return x / sum; });
+      const int64_t query = part.first_query + first + i;
+      const int64_t at = ((part.batch * s.queries + query) * s.heads + part.head) * s.value_dim;
       narrow(static_cast<char*>(out.data) + at * dtype_size(out.dtype), result, out.dtype, s.value_dim);
-      if (probs.data) store_probabilities(probs, batch, first + i, head, workspace.scores + i * score_width, seen, sum);
+      if (!probs.data) continue;
+      store_probabilities(probs, part.batch, query, part.head, workspace.scores + i * score_width, part.first_key,
+                          seen, sum);
     }
   };
 
-  for (int64_t start = 0; start < head_count; start += group) {
-    const int64_t n = min64(group, head_count - start);
+  for (int64_t start = 0; start < part_count; start += group) {
+    const int64_t n = min64(group, part_count - start);
     const int64_t key_panels = s.key_panels(), panels = key_panels + s.value_panels();
     parallel(context, n * panels, [&](int64_t task, int) {
       const int64_t i = task / panels, panel = task % panels;
-      const int64_t batch = (start + i) / s.heads, head = (start + i) % s.heads;
+      const Part part = part_of(s, start + i, parts, padding, changes);
+      const Shape& u = part.shape;
+      if (u.queries == 0) return;
       char* keys = packed + i * bytes;
       if (panel < key_panels) {
-        const View columns = transposed(head_of(k, batch, head));
-        return pack_panel(keys + panel * panel_bytes(layout, s.head_dim), layout, columns, panel * kColumns, kColumns);
+        if (panel >= u.key_panels()) return;
+        const View columns = transposed(head_of(k, part.batch, part.head, part.first_key, u.keys));
+        return pack_panel(keys + panel * panel_bytes(layout, u.head_dim), layout, columns, panel * kColumns, kColumns);
       }
-      const int64_t part = panel - key_panels;
-      pack_panel(keys + s.key_bytes() + part * panel_bytes(layout, s.keys, kValueColumns), layout,
-                 head_of(v, batch, head), part * kValueColumns, kValueColumns);
+      const int64_t at = panel - key_panels;
+      pack_panel(keys + s.key_bytes() + at * panel_bytes(layout, u.keys, kValueColumns), layout,
+                 head_of(v, part.batch, part.head, part.first_key, u.keys), at * kValueColumns, kValueColumns);
     });
     // the last queries see the most keys, so they go first
     parallel(context, n * tasks, [&](int64_t task, int thread) {
-      const int64_t i = task / tasks, part = tasks - 1 - task % tasks;
+      const int64_t i = task / tasks, at = tasks - 1 - task % tasks;
+      const Part part = part_of(s, start + i, parts, padding, changes);
       const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, Workspace::bytes(s)), s);
       const char* keys = packed + i * bytes;
-      const int64_t end = min64(blocks, (part + 1) * kBlocksPerTask);
-      for (int64_t block = part * kBlocksPerTask; block < end; ++block) {
-        attend(start + i, block, keys, keys + s.key_bytes(), workspace);
+      const int64_t end = min64(ceil_div(part.shape.queries, kRows), (at + 1) * kBlocksPerTask);
+      for (int64_t block = at * kBlocksPerTask; block < end; ++block) {
+        attend(part, block, keys, keys + s.key_bytes(), workspace);
       }
     });
   }

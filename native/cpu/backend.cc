@@ -39,6 +39,7 @@ namespace {
 struct InstructionSet {
   const char* name;              // as SONDE_ISA names it
   const char* title;             // for people to read
+  const char* arithmetic;        // for Backend::arithmetic: one name for all that compute the same bits
   const Operations* operations;  // null where the build left it out
   bool (*supported)();
 };
@@ -74,12 +75,13 @@ constexpr const Operations* table(std::string_view between_commas, const Operati
 // best first
 constexpr InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", "AVX-512 with bfloat16", table(",avx512_bf16,", &avx512_bf16::operations), has_avx512_bf16},
-    {"avx512", "AVX-512", table(",avx512,", &avx512::operations), has_avx512},
-    {"avx2", "AVX2", table(",avx2,", &avx2::operations), has_avx2},
-    {"portable", "SSE2", table(",portable,", &portable::operations), [] { return true; }},
+    {"avx512_bf16", "AVX-512 with bfloat16", "avx512_bf16", table(",avx512_bf16,", &avx512_bf16::operations),
+     has_avx512_bf16},
+    {"avx512", "AVX-512", "avx512", table(",avx512,", &avx512::operations), has_avx512},
+    {"avx2", "AVX2", "avx2", table(",avx2,", &avx2::operations), has_avx2},
+    {"portable", "SSE2", "sse2", table(",portable,", &portable::operations), [] { return true; }},
 #else
-    {"portable", "NEON", table(",portable,", &portable::operations), [] { return true; }},
+    {"portable", "NEON", "neon", table(",portable,", &portable::operations), [] { return true; }},
 #endif
 };
 
@@ -121,7 +123,7 @@ Context* open(int32_t index, int32_t threads, Status* status) {
   const InstructionSet* set = choose(status);
   if (!set) return nullptr;
   try {
-    return new Context(threads > 0 ? threads : physical_cores(), set->operations, set->title);
+    return new Context(threads > 0 ? threads : physical_cores(), set->operations, set->title, set->arithmetic);
   } catch (const std::exception& error) {
     *status = fail("the compute threads could not be started: %s", error.what());
     return nullptr;
@@ -132,6 +134,10 @@ void close(Context* context) { delete context; }
 
 void describe(const Context* context, char* text, size_t size) {
   snprintf(text, size, "%s, %d thread%s", context->instruction_set, context->threads, context->threads == 1 ? "" : "s");
+}
+
+void arithmetic(const Context* context, char* text, size_t size) {
+  snprintf(text, size, "%d cpu %s", kArithmetic, context->arithmetic);
 }
 
 void* allocate(Context*, size_t bytes) {
@@ -171,8 +177,8 @@ const Operations* operations(const Context* context) { return context->operation
 }  // namespace
 
 const Backend cpu_backend = {
-    kBackendAbi, count,  identify, open, close,  describe,    allocate, release, set_bytes,
-    get_bytes,   upload, download, mark, finish, synchronize, nullptr,  nullptr, operations,
+    kBackendAbi, count,  identify, open, close,  describe,    arithmetic, allocate, release,    set_bytes,
+    get_bytes,   upload, download, mark, finish, synchronize, nullptr,    nullptr,  operations,
 };
 
 }  // namespace sonde

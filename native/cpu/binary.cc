@@ -1,21 +1,12 @@
 // Computes the four arithmetic operations. Rows are converted to float32, or stay int32 when all three sides are; a
-// repeated element (stride 0) is written out once per row.
+// repeated element (stride 0) is written out once per row. Where an int32 has no result, nothing is written.
+#include "../integers.h"
 #include "operations.h"
 #include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
 namespace {
-
-template <class Vector>
-SONDE_INLINE Vector apply(BinaryKind kind, Vector a, Vector b) {
-  switch (kind) {
-    case BinaryKind::add: return a + b;
-    case BinaryKind::sub: return a - b;
-    case BinaryKind::mul: return a * b;
-    default: return a / b;
-  }
-}
 
 // y = a kind b; the kind is chosen outside the loop
 void float_row(float* y, const float* a, const float* b, int64_t n, BinaryKind kind) {
@@ -32,15 +23,55 @@ void float_row(float* y, const float* a, const float* b, int64_t n, BinaryKind k
   }
 }
 
-// One element in wrapping arithmetic. Returns false where the divisor is 0.
+// y = a kind b where int32 holds the result; elsewhere returns false.
 bool integer(int32_t* y, int32_t a, int32_t b, BinaryKind kind) {
-  if (kind == BinaryKind::div) {
-    if (b == 0) return false;
-    *y = b == -1 ? int32_t(0u - uint32_t(a)) : a / b;
-    return true;
+  int32_t result = 0;
+  bool good = false;
+  switch (kind) {
+    case BinaryKind::add: good = !__builtin_add_overflow(a, b, &result); break;
+    case BinaryKind::sub: good = !__builtin_sub_overflow(a, b, &result); break;
+    case BinaryKind::mul: good = !__builtin_mul_overflow(a, b, &result); break;
+    case BinaryKind::div:
+      good = b != 0 && !(b == -1 && a == INT32_MIN);
+      if (good) result = a / b;
+      break;
   }
-  *y = int32_t(apply(kind, uint32_t(a), uint32_t(b)));
+  if (good) *y = result;
+  return good;
+}
+
+// y = a kind b for kWidth integers side by side, or returns false and writes nothing: int32 may not hold a result.
+template <BinaryKind kind>
+SONDE_INLINE bool integers_of_vector(int32_t* y, vi a, vi b) {
+  vi result, wrong;  // the signs of `wrong` are set where a result is not in int32
+  if constexpr (kind == BinaryKind::add) {
+    result = vi(vu(a) + vu(b));
+    wrong = (a ^ result) & (b ^ result);
+  } else if constexpr (kind == BinaryKind::sub) {
+    result = vi(vu(a) - vu(b));
+    wrong = (a ^ b) & (a ^ result);
+  } else {
+    // the product in float32, which is off by less than 2^9 where it is near the bounds
+    const vf product = __builtin_convertvector(a, vf) * __builtin_convertvector(b, vf);
+    result = vi(vu(a) * vu(b));
+    wrong = (product > 2147483000.0f) | (product < -2147483000.0f);
+  }
+  if (greater_bits(vi{}, wrong)) return false;
+  *reinterpret_cast<vi_unaligned*>(y) = result;
   return true;
+}
+
+// y[i] = a[i] kind b[i], or b[0] where `repeated`; calls bad(i) where int32 does not hold the result.
+template <BinaryKind kind, class Bad>
+void integer_row(int32_t* y, const int32_t* a, const int32_t* b, bool repeated, int64_t n, Bad bad) {
+  const auto at = [](const int32_t* p) { return vi(*reinterpret_cast<const vi_unaligned*>(p)); };
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const int64_t end = min64(n, i + kWidth);
+    if (end == i + kWidth && integers_of_vector<kind>(y + i, at(a + i), repeated ? vi{} + b[0] : at(b + i))) continue;
+    for (int64_t j = i; j < end; ++j) {
+      if (!integer(y + j, a[j], b[repeated ? 0 : j], kind)) bad(j);
+    }
+  }
 }
 
 bool all_int32(const View& a, const View& b, const View& c) {
@@ -48,18 +79,27 @@ bool all_int32(const View& a, const View& b, const View& c) {
 }
 
 Status integers(Context* context, const View& out, const View& a, const View& b, BinaryKind kind) {
-  const int64_t n = last_dimension(out);
-  int64_t bad = -1;
+  const int64_t n = last_dimension(out), sy = last_stride(out), sp = last_stride(a), sq = last_stride(b);
+  const auto left = [&](int64_t row) { return reinterpret_cast<const int32_t*>(row_at(a, row)); };
+  const auto right = [&](int64_t row) { return reinterpret_cast<const int32_t*>(row_at(b, row)); };
+  Failures failures;
   each_row(context, row_count(out), n, [&](int64_t row, int) {
     auto* y = reinterpret_cast<int32_t*>(row_at(out, row));
-    auto* p = reinterpret_cast<const int32_t*>(row_at(a, row));
-    auto* q = reinterpret_cast<const int32_t*>(row_at(b, row));
-    const int64_t sy = last_stride(out), sp = last_stride(a), sq = last_stride(b);
+    const int32_t *p = left(row), *q = right(row);
+    const auto bad = [&](int64_t i) { failures.at(row * n + i); };
+    if (sy == 1 && sp == 1 && sq <= 1 && kind != BinaryKind::div) {
+      if (kind == BinaryKind::add) integer_row<BinaryKind::add>(y, p, q, sq == 0, n, bad);
+      if (kind == BinaryKind::sub) integer_row<BinaryKind::sub>(y, p, q, sq == 0, n, bad);
+      if (kind == BinaryKind::mul) integer_row<BinaryKind::mul>(y, p, q, sq == 0, n, bad);
+      return;
+    }
     for (int64_t i = 0; i < n; ++i) {
-      if (!integer(y + i * sy, p[i * sp], q[i * sq], kind)) __atomic_store_n(&bad, row * n + i, __ATOMIC_RELAXED);
+      if (!integer(y + i * sy, p[i * sp], q[i * sq], kind)) bad(i);
     }
   });
-  return bad < 0 ? Status() : fail("division by zero at element %lld", static_cast<long long>(bad));
+  if (!failures.any()) return {};
+  const int64_t at = failures.first(), row = at / n, i = at % n;
+  return result_not_int32(at, left(row)[i * sp], kind, right(row)[i * sq]);
 }
 
 // A contiguous view of any shape as rows of `width` elements.

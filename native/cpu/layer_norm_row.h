@@ -21,9 +21,9 @@ struct NormWeights {
 inline void layer_norm_row(float* result, const float* in, int64_t n, const NormWeights& weights, double eps) {
   const float* scale = weights.scale;
   const float* shift = weights.shift;
-  const float mean = sum_row(in, n) / float(n);
-  const float deviation = sqrtf(squares_row(in, n, mean) / float(n) + float(eps));
-  const vf middle = broadcast(mean), factor = broadcast(1.0f / deviation);
+  const double mean = sum_row(in, n) / double(n);
+  const double deviation = sqrt(squares_row(in, n, mean) / double(n) + eps);
+  const vf middle = broadcast(float(mean)), factor = broadcast(float(1.0 / deviation));
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
     store(result + i, fma((load(in + i) - middle) * factor, load(scale + i), load(shift + i)));

@@ -67,6 +67,21 @@ inline float* row_scratch(Context* context, int thread, int rows, int64_t n, int
   return all + which * (n + kWidth);
 }
 
+// The lowest index at which any thread found what makes the operation fail.
+class Failures {
+ public:
+  void at(int64_t i) {
+    int64_t first = __atomic_load_n(&first_, __ATOMIC_RELAXED);
+    while (i < first && !__atomic_compare_exchange_n(&first_, &first, i, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+  }
+  bool any() const { return first_ != INT64_MAX; }
+  int64_t first() const { return first_; }
+
+ private:
+  int64_t first_ = INT64_MAX;
+};
+
 // out = function(x), element by element: the kernels of one input and one output.
 template <class Function>
 Status map(Context* context, const View& out, const View& x, Function function) {
@@ -90,35 +105,79 @@ Status map(Context* context, const View& out, const View& x, Function function) 
   return {};
 }
 
-// ---- sums and maxima of a row, in an order that depends on its length alone
+// ---- sums and maxima of a row
 
-SONDE_INLINE float sum_row(const float* x, int64_t n) {
-  vf a{}, b{}, c{}, d{};
-  int64_t i = 0;
-  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
-    a += load(x + i);
-    b += load(x + i + kWidth);
-    c += load(x + i + 2 * kWidth);
-    d += load(x + i + 3 * kWidth);
+// A sum in double precision: of floats, it is off by less than 1e-8 of the sum of their magnitudes, and it overflows
+// nowhere. Element i is added to lane i % kLanes; at the end, the upper half of the lanes is added to the lower one
+// until one is left. So the order depends on neither the instruction set nor the number of threads. The terms come in
+// parts, of which all but the last have a multiple of kLanes.
+constexpr int kLanes = 32;
+
+class Sum {
+ public:
+  // adds term(x[i]), a function of doubles and of vectors of them
+  template <class Term>
+  SONDE_INLINE void add(const float* x, int64_t n, Term term) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) lanes_[j] += term(load_doubles(x + i + j * kDoubles));
+    }
+    if (i == n) return;
+    alignas(64) double lane[kLanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) store(lane + j * kDoubles, lanes_[j]);
+    for (int j = 0; i < n; ++i, ++j) lane[j] += term(double(x[i]));
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) lanes_[j] = load(lane + j * kDoubles);
   }
-  for (; i + kWidth <= n; i += kWidth) a += load(x + i);
-  if (i < n) b += load_partial(x + i, int(n - i));
-  return sum_lanes((a + b) + (c + d));
+  SONDE_INLINE void add(const float* x, int64_t n) {
+    add(x, n, [](auto v) { return v; });
+  }
+  SONDE_INLINE double total() {
+#pragma GCC unroll 4
+    for (int half = kVectors / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+      for (int j = 0; j < half; ++j) lanes_[j] += lanes_[j + half];
+    }
+    return sum_lanes(lanes_[0]);
+  }
+
+ private:
+  static constexpr int kVectors = kLanes / kDoubles;
+  vd lanes_[kVectors] = {};
+};
+
+// The same for fewer than kLanes elements: most lanes stay 0.
+template <class Term>
+SONDE_INLINE double sum_few(const float* x, int64_t n, Term term) {
+  double lane[kLanes];
+  int used = 1;
+  while (used < n) used *= 2;
+  for (int i = 0; i < used; ++i) lane[i] = i < n ? 0.0 + term(double(x[i])) : 0.0;
+  for (int half = used / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+
+template <class Term>
+SONDE_INLINE double sum_row(const float* x, int64_t n, Term term) {
+  if (n < kLanes) return sum_few(x, n, term);
+  Sum sum;
+  sum.add(x, n, term);
+  return sum.total();
+}
+SONDE_INLINE double sum_row(const float* x, int64_t n) {
+  return sum_row(x, n, [](auto v) { return v; });
 }
 
 // sum of (x - shift)^2
-SONDE_INLINE float squares_row(const float* x, int64_t n, float shift) {
-  const vf middle = broadcast(shift);
-  vf a{}, b{};
-  int64_t i = 0;
-  for (; i + 2 * kWidth <= n; i += 2 * kWidth) {
-    const vf p = load(x + i) - middle, q = load(x + i + kWidth) - middle;
-    a = fma(p, p, a);
-    b = fma(q, q, b);
-  }
-  float rest = 0;
-  for (; i < n; ++i) rest += (x[i] - shift) * (x[i] - shift);
-  return sum_lanes(a + b) + rest;
+SONDE_INLINE double squares_row(const float* x, int64_t n, double shift) {
+  return sum_row(x, n, [=](auto v) {
+    const auto distance = v - shift;
+    return distance * distance;
+  });
 }
 
 // the largest element, -inf of an empty row; NaN is skipped

@@ -57,6 +57,31 @@ SONDE_INLINE vf fma(vf a, vf b, vf c) {
 #endif
 }
 
+// ---- doubles, half as many
+
+constexpr int kDoubles = kWidth / 2;
+typedef double vd __attribute__((vector_size(kDoubles * 8), may_alias));
+typedef double vd_unaligned __attribute__((vector_size(kDoubles * 8), aligned(8), may_alias));
+
+SONDE_INLINE vd load(const double* p) { return *reinterpret_cast<const vd_unaligned*>(p); }
+SONDE_INLINE void store(double* p, vd v) { *reinterpret_cast<vd_unaligned*>(p) = v; }
+// kDoubles floats, widened
+SONDE_INLINE vd load_doubles(const float* p) {
+#if defined(__AVX512F__)
+  return vd(_mm512_cvtps_pd(_mm256_loadu_ps(p)));
+#elif defined(__AVX2__)
+  return vd(_mm256_cvtps_pd(_mm_loadu_ps(p)));
+#elif defined(__SSE2__)
+  return vd(_mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+#elif defined(__aarch64__)
+  return vd(vcvt_f64_f32(vld1_f32(p)));
+#else
+  vd v;
+  for (int i = 0; i < kDoubles; ++i) v[i] = p[i];
+  return v;
+#endif
+}
+
 // ---- 16-bit floats
 
 SONDE_INLINE float bf16_to_float(uint16_t h) {
@@ -162,6 +187,19 @@ SONDE_INLINE float sum_lanes(vf v) {
   return two[0] + two[1];
 #else
   return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
+}
+SONDE_INLINE double sum_lanes(vd v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256d four = _mm512_castpd512_pd256(__m512d(v)) + _mm512_extractf64x4_pd(__m512d(v), 1);
+#else
+  const __m256d four = __m256d(v);
+#endif
+  const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+  return two[0] + two[1];
+#else
+  return v[0] + v[1];
 #endif
 }
 // a where it is larger, else b: b where one of them is NaN

@@ -13,9 +13,12 @@ Status softmax(Context* context, Out out, In x, bool normalize) {
     char* to = row_at(out, row);
     float* result = result_row(to, out.dtype, last_stride(out), row_scratch(context, thread, 2, n, 1));
     const float largest = max_row(in, n);
+    // masked elements before the others are left out: the sum is then that of the row without them, bit for bit
+    int64_t first = 0;
+    while (normalize && first < n && in[first] == -INFINITY) ++first;
     map_row(result, in, n, [=](vf v) { return exp(v - largest); });
     if (normalize) {
-      const float sum = sum_row(result, n);
+      const float sum = float(sum_row(result + first, n - first));
       map_row(result, result, n, [=](vf v) { return v / sum; });
     }
     write_row(to, out.dtype, last_stride(out), n, result);

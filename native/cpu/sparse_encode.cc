@@ -45,7 +45,7 @@ int32_t pick(List& list, const float* x, int64_t n, int64_t column, float thresh
   const int64_t before = list.count;
   const vf limit = broadcast(threshold);
   const auto passes = [&](vf v) {
-    if (relu) return greater_bits(v, limit);
+    if (relu) return not_at_most_bits(v, limit);  // NaN passes
     const vf magnitude = vf(vi(v) & 0x7fffffff);
     return greater_bits(vi(magnitude), vi(limit));  // compared as integers, NaN is above all
   };
@@ -274,7 +274,7 @@ Status by_rank(Work& work, int64_t first, int64_t rows) {
     const uint64_t* best = candidates[row].all;
     for (int64_t i = 0; i < candidates[row].count; ++i) {
       const float value = value_of(best[i]);
-      if (work.relu ? !(value > work.threshold) : fabsf(value) <= work.threshold) continue;
+      if ((work.relu ? value : fabsf(value)) <= work.threshold) continue;  // NaN is kept
       work.csr->indices[work.written] = int32_t(index_of(best[i]));
       work.csr->values[work.written++] = value;
     }

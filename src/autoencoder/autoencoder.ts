@@ -3,6 +3,7 @@
 // first, and the reconstruction is scaled back.
 import {
   checkBoolean,
+  checkDTypeName,
   checkFloat,
   checkInteger,
   checkObject,
@@ -12,7 +13,7 @@ import {
   type OptionNames,
   wrong,
 } from '../engine/check.js';
-import { Device, getDefaultDevice } from '../engine/device.js';
+import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { linear } from '../engine/ops/linear.js';
 import { type PackedMatrix, packWeights } from '../engine/ops/pack_weights.js';
@@ -525,8 +526,7 @@ export class Autoencoder {
   }
 
   #check(operation: string, x: Tensor, width: number, argument = 'x'): void {
-    if (!(x instanceof Tensor)) throw new TypeError(wrong(operation, argument, 'a tensor', describe(x)));
-    checkOperands(operation, { [argument]: x, encoder: this.#parts.encoder.weights });
+    checkOperands(operation, { [argument]: x }, { packed: { encoder: this.#parts.encoder.weights } });
     checkFloat(operation, argument, x);
     if (x.shape.at(-1) === width) return;
     const of = width === this.nInputs ? 'inputs' : 'latents';
@@ -540,11 +540,8 @@ export class Autoencoder {
 }
 
 function checkPlace(operation: string, device: Device, dtype: DType): void {
-  if (!(device instanceof Device)) {
-    throw new TypeError(wrong(operation, 'device', 'what openDevice or getDefaultDevice gives', describe(device)));
-  }
-  if (['float32', 'bfloat16', 'float16'].includes(dtype)) return;
-  throw new TypeError(wrong(operation, 'dtype', 'float32, bfloat16 or float16', describe(dtype)));
+  checkDevice(operation, device);
+  checkDTypeName(operation, dtype, { floats: true });
 }
 
 function checkStateOptions(operation: string, options: StateOptions): void {

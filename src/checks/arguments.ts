@@ -31,7 +31,7 @@ export function checkOptions<Options extends object>(
   known: OptionNames<Options>,
   argument = 'options',
 ): void {
-  if (typeof options !== 'object' || options === null || Array.isArray(options)) {
+  if (Object.prototype.toString.call(options) !== '[object Object]') {
     throw new TypeError(wrong(operation, argument, 'an object', describe(options)));
   }
   const unknown = Object.keys(options).find((name) => !Object.hasOwn(known, name));
@@ -82,4 +82,15 @@ export function checkObject(operation: string, argument: string, value: unknown,
 export function checkFunction(operation: string, argument: string, value: unknown): void {
   if (typeof value === 'function') return;
   throw new TypeError(wrong(operation, argument, 'a function', describe(value)));
+}
+
+/** Demands a function, or that the option was left out. */
+export function checkCallback(operation: string, option: string, value: unknown): void {
+  if (value !== undefined) checkFunction(operation, option, value);
+}
+
+/** Demands an AbortSignal, or that the option was left out. */
+export function checkSignal(operation: string, signal: unknown): void {
+  if (signal === undefined || signal instanceof AbortSignal) return;
+  throw new TypeError(wrong(operation, 'signal', 'an AbortSignal', describe(signal)));
 }

@@ -291,7 +291,9 @@ export class StandardModelContext extends ModelContext {
           .clone();
       case WeightLocationType.layerNormGainFinal: // a single number stands for all
         return stored.size === 1
-          ? Tensor.empty([this.nResidualStreamChannels], stored).copyFrom(stored)
+          ? Tensor.empty([this.nResidualStreamChannels], { device: stored.device, dtype: stored.dtype }).copyFrom(
+              stored,
+            )
           : stored.clone();
       default:
         return stored.clone();

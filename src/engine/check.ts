@@ -1,27 +1,23 @@
 // Checks of the arguments of operations, beside those that need no tensor (src/checks/).
 import { describe, wrong } from '../checks/arguments.js';
 import type { Device } from './device.js';
-import { type DType, isFloat } from './dtype.js';
+import { type DType, dtypes, isFloat } from './dtype.js';
+import { Operand } from './operand.js';
 import { maxRank, type Shape, sameShape, showShape } from './shape.js';
-import { Storage } from './storage.js';
 
 export {
   checkBoolean,
+  checkCallback,
   checkInteger,
   checkNumber,
   checkObject,
   checkOptions,
+  checkSignal,
   checkText,
   describe,
   type OptionNames,
   wrong,
 } from '../checks/arguments.js';
-
-interface Operand {
-  readonly storage: Storage;
-  readonly device: Device;
-  readonly ended: string | undefined;
-}
 
 interface Typed {
   readonly dtype: DType;
@@ -42,23 +38,34 @@ export function checkFloat(operation: string, argument: string, tensor: Typed): 
   throw new TypeError(wrong(operation, argument, 'float32, bfloat16 or float16', tensor.dtype));
 }
 
+/** The arguments of an operation that are no plain tensors: those that may be undefined, and packed matrices. */
+interface OtherOperands {
+  readonly optional?: Record<string, Operand | undefined>;
+  readonly packed?: Record<string, Operand>;
+}
+
 /**
- * Demands that every given argument is a tensor (or packed matrix) that may still be used, all on one device; an
- * argument that was left out is undefined. Returns the device.
+ * Demands that every argument is a tensor (or a packed matrix) that may still be used, all on one device. Returns the
+ * device.
  */
-export function checkOperands(operation: string, operands: Record<string, Operand | undefined>): Device {
+export function checkOperands(
+  operation: string,
+  tensors: Record<string, Operand>,
+  { optional = {}, packed = {} }: OtherOperands = {},
+): Device {
+  const all = { ...tensors, ...packed, ...optional };
   let first: [string, Operand] | undefined;
-  for (const [argument, operand] of Object.entries(operands)) {
-    if (operand === undefined) continue;
-    if (!(operand?.storage instanceof Storage)) {
-      throw new TypeError(wrong(operation, argument, 'a tensor', describe(operand)));
+  for (const [argument, operand] of Object.entries(all)) {
+    if (operand === undefined && Object.hasOwn(optional, argument)) continue;
+    const expected = Object.hasOwn(packed, argument) ? 'a packed matrix' : 'a tensor';
+    if (Operand.kindOf(operand) !== expected) {
+      throw new TypeError(wrong(operation, argument, expected, describe(operand)));
     }
-    if (operand.ended) throw new Error(`${operation}: ${argument} cannot be used: ${operand.ended}`);
-    first ??= [argument, operand];
-    if (operand.device !== first[1].device) {
-      throw new TypeError(
-        wrong(operation, argument, `on ${first[1].device}, where ${first[0]} is`, `on ${operand.device}`),
-      );
+    const { ended, device } = operand as Operand;
+    if (ended) throw new Error(`${operation}: ${argument} cannot be used: ${ended}`);
+    first ??= [argument, operand as Operand];
+    if (device !== first[1].device) {
+      throw new TypeError(wrong(operation, argument, `on ${first[1].device}, where ${first[0]} is`, `on ${device}`));
     }
   }
   if (!first) throw new TypeError(`${operation}: a tensor is missing`);
@@ -75,6 +82,14 @@ export function checkRank(
   throw new RangeError(
     wrong(operation, argument, `of ${least} or more dimensions`, `${showShape(shape)} of ${shape.length}`),
   );
+}
+
+/** Demands that `dtype` is one, of floats where `floats` is set. */
+export function checkDTypeName(operation: string, dtype: unknown, { floats = false } = {}): DType {
+  const allowed = floats ? dtypes.filter(isFloat) : dtypes;
+  if (allowed.includes(dtype as DType)) return dtype as DType;
+  const expected = floats ? 'float32, bfloat16 or float16' : allowed.join(', ');
+  throw new TypeError(wrong(operation, 'dtype', expected, describe(dtype)));
 }
 
 /** A copy of `shape`, if it is one: at most 8 dimensions, integers of 0 or more, fewer than 2^51 elements. */

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { checkInteger, describe, wrong } from './check.js';
+import { checkInteger, checkOptions, describe, wrong } from './check.js';
 import { DeviceError } from './errors.js';
 import { type DeviceHandle, type NativeOperations, type NativeTiming, native, packageRoot } from './native.js';
 
@@ -47,6 +47,12 @@ export class Device {
   readonly kind: 'cpu' | 'cuda';
   /** A description of the processor: `AVX-512, 2 threads`. */
   readonly description: string;
+  /**
+   * What decides the bits of this device's results, as a short text: `1 cpu avx512`, `1 cuda 9.0`. Devices with the
+   * same text compute the same bits from the same data, whatever their number of threads. It has the version of
+   * sonde's arithmetic, the backend, and the instruction set or the GPU's compute capability.
+   */
+  readonly arithmetic: string;
   /** @internal */
   readonly handle: DeviceHandle;
   #sections: string[] | undefined; // of the profile under way
@@ -57,6 +63,7 @@ export class Device {
     this.kind = kind;
     this.handle = handle;
     this.description = native.describe(handle);
+    this.arithmetic = native.arithmetic(handle);
   }
 
   /** Compute threads; 0 for a GPU. */
@@ -72,11 +79,6 @@ export class Device {
   /** @internal Resolves when all work queued so far is done, even if it failed: the next wait reports the error. */
   reached(): Promise<void> {
     return native.reached(this.handle);
-  }
-
-  /** What decides the bits of a result: the version of the arithmetic, the backend, and the processor's kind. */
-  get arithmetic(): string {
-    return `1 ${this.kind} ${this.description.replace(/, \d+ threads?$/, '')}`;
   }
 
   /** Bytes held by tensors now, and the most there ever were. */
@@ -98,6 +100,7 @@ export class Device {
    * operation is waited for. There is one profile at a time.
    */
   async profile(run: () => Promise<unknown>): Promise<ProfileEntry[]> {
+    if (typeof run !== 'function') throw new TypeError(wrong('profile', 'run', 'a function', describe(run)));
     if (this.#sections) throw new Error(`profile: ${this.name} is being profiled already`);
     await this.synchronize();
     const sections = [''];
@@ -175,11 +178,15 @@ const opened = new Map<string, Device>();
  * @throws Error when the device is not available, with the reason; RangeError for a name that is none.
  */
 export function openDevice(name: DeviceName = 'cpu', options: { threads?: number } = {}): Device {
+  checkOptions('openDevice', options, { threads: true });
   const gpu = typeof name === 'string' ? /^cuda(?::(\d+))?$/.exec(name) : null;
   if (!gpu && name !== 'cpu') {
     throw new RangeError(wrong('openDevice', 'name', "'cpu', 'cuda' or 'cuda:N'", describe(name)));
   }
   const threads = options.threads === undefined ? 0 : checkInteger('openDevice', 'threads', options.threads, 1, 1024);
+  if (gpu && threads) {
+    throw new RangeError(wrong('openDevice', 'threads', `left out for ${name}, which has none`, String(threads)));
+  }
   const index = gpu ? Number(gpu[1] ?? 0) : 0;
   const fullName = gpu ? `cuda:${index}` : 'cpu';
   const key = gpu ? fullName : `cpu ${threads}`;

@@ -1,7 +1,7 @@
 // Converts the data that Tensor.from accepts to one typed array, a shape, the dtype stored and the dtype asked for.
-import { checkedShape, describe, wrong } from './check.js';
-import { type DType, dtypes, isFloat } from './dtype.js';
-import { type Shape, showShape, sizeOf } from './shape.js';
+import { checkDTypeName, checkedShape, describe, wrong } from './check.js';
+import { type DType, isFloat } from './dtype.js';
+import { maxRank, type Shape, showShape, sizeOf } from './shape.js';
 
 type Nested = number | boolean | readonly Nested[];
 
@@ -38,9 +38,8 @@ const isNumericArray = (x: unknown): x is NumericArray =>
   ArrayBuffer.isView(x) && !(x instanceof DataView) && !(x instanceof BigUint64Array);
 
 export function fromHost(operation: string, data: HostData, shape?: number[], dtype?: DType): Host {
-  if (dtype !== undefined && !dtypes.includes(dtype)) {
-    throw new TypeError(wrong(operation, 'dtype', dtypes.join(', '), describe(dtype)));
-  }
+  if (dtype !== undefined) checkDTypeName(operation, dtype);
+  if (shape !== undefined) checkedShape(operation, shape);
   if (isNumericArray(data)) return fromArray(operation, data, shape ?? [data.length], dtype);
   if (Array.isArray(data) || typeof data === 'number' || typeof data === 'boolean') {
     return fromNested(operation, data as Nested, shape, dtype);
@@ -51,6 +50,7 @@ export function fromHost(operation: string, data: HostData, shape?: number[], dt
       wrong(operation, 'data', 'a typed array, nested arrays of numbers or { data, shape, dtype }', describe(data)),
     );
   }
+  checkHostDType(operation, host);
   const sixteen = host.dtype === 'float16' || host.dtype === 'bfloat16' ? host.dtype : undefined;
   const from = fromArray(
     operation,
@@ -64,6 +64,33 @@ export function fromHost(operation: string, data: HostData, shape?: number[], dt
   return { ...from, dtype: dtype ?? from.dtype };
 }
 
+// The arrays that hold a dtype in a file; one of 16 bits may also come widened.
+const hostArrays: Record<string, readonly (abstract new (...all: never[]) => NumericArray)[]> = {
+  float64: [Float64Array],
+  float32: [Float32Array],
+  float16: [Uint16Array, Float32Array],
+  bfloat16: [Uint16Array, Float32Array],
+  int64: [BigInt64Array],
+  int32: [Int32Array],
+  uint32: [Uint32Array],
+  int16: [Int16Array],
+  uint16: [Uint16Array],
+  int8: [Int8Array],
+  uint8: [Uint8Array],
+  bool: [Uint8Array],
+};
+
+function checkHostDType(operation: string, { dtype, data }: HostTensorLike): void {
+  if (dtype === undefined) return;
+  if (typeof dtype !== 'string' || !Object.hasOwn(hostArrays, dtype)) {
+    throw new TypeError(wrong(operation, 'data.dtype', Object.keys(hostArrays).join(', '), describe(dtype)));
+  }
+  const classes = hostArrays[dtype] as (typeof hostArrays)[string];
+  if (classes.some((array) => data instanceof array)) return;
+  const expected = `a ${classes.map(({ name }) => name).join(' or a ')}, as its dtype is ${dtype}`;
+  throw new TypeError(wrong(operation, 'data.data', expected, describe(data)));
+}
+
 function fromArray(operation: string, data: NumericArray, shape: number[], dtype?: DType): Host {
   const own = checkedShape(operation, shape);
   if (sizeOf(own) !== data.length) {
@@ -71,6 +98,10 @@ function fromArray(operation: string, data: NumericArray, shape: number[], dtype
   }
   const sixteen = dtype === 'bfloat16' || dtype === 'float16';
   if (data instanceof Uint16Array && sixteen) return { data, shape: own, stored: dtype, dtype };
+  const isFloats = data instanceof Float32Array || data instanceof Float64Array;
+  if (isFloats && dtype === 'int32') {
+    return { data: wholeNumbers(operation, data), shape: own, stored: 'int32', dtype };
+  }
   if (data instanceof Float32Array) return { data, shape: own, stored: 'float32', dtype: dtype ?? 'float32' };
   if (data instanceof Float64Array) {
     return { data: Float32Array.from(data), shape: own, stored: 'float32', dtype: dtype ?? 'float32' };
@@ -93,27 +124,41 @@ function integers(operation: string, data: NumericArray): Int32Array {
   return out;
 }
 
+function wholeNumbers(operation: string, data: ArrayLike<number | boolean>): Int32Array {
+  const out = new Int32Array(data.length);
+  for (let i = 0; i < out.length; i++) {
+    const x = Number(data[i]);
+    out[i] = x;
+    if (out[i] !== x) throw new RangeError(wrong(operation, `data[${i}]`, 'an integer of 32 bits', String(data[i])));
+  }
+  return out;
+}
+
 function fromNested(operation: string, data: Nested, shape: number[] | undefined, dtype: DType | undefined): Host {
   const nesting: number[] = [];
   for (let level: Nested = data; Array.isArray(level); level = level[0] as Nested) {
     nesting.push(level.length);
     if (level.length === 0) break;
+    if (nesting.length > maxRank) checkedShape(operation, nesting);
   }
   const flat: (number | boolean)[] = [];
   flatten(operation, data, nesting, 0, flat);
+  const other = dtype ? -1 : flat.findIndex((x) => typeof x !== typeof flat[0]);
+  if (other >= 0) {
+    const expected = `a ${typeof flat[0]}, as the first one`;
+    throw new TypeError(wrong(operation, `data, element ${other},`, expected, describe(flat[other])));
+  }
   const kind = dtype ?? (typeof flat[0] === 'boolean' ? 'bool' : 'float32');
   const target = shape ?? nesting;
   if (kind === 'bool')
     return fromArray(
       operation,
-      Uint8Array.from(flat, (x) => (x ? 1 : 0)),
+      Uint8Array.from(flat, (x) => (Number(x) === 0 ? 0 : 1)), // as from floats, NaN is not 0
       target,
       'bool',
     );
   if (isFloat(kind)) return fromArray(operation, Float32Array.from(flat, Number), target, kind);
-  const odd = flat.findIndex((x) => (Number(x) | 0) !== Number(x));
-  if (odd >= 0) throw new RangeError(wrong(operation, `data[${odd}]`, 'an integer of 32 bits', String(flat[odd])));
-  return fromArray(operation, Int32Array.from(flat, Number), target, kind);
+  return fromArray(operation, wholeNumbers(operation, flat), target, kind);
 }
 
 function flatten(operation: string, level: Nested, nesting: number[], depth: number, out: (number | boolean)[]): void {

@@ -118,6 +118,7 @@ export interface Native extends NativeOperations {
    */
   open(path: string | null, index: number, threads: number): DeviceHandle;
   describe(d: DeviceHandle): string;
+  arithmetic(d: DeviceHandle): string;
   memory(d: DeviceHandle): { allocated: number; peak: number };
   /** Throws an Error whose code is OUT_OF_MEMORY when there is not enough. */
   allocate(d: DeviceHandle, bytes: number): BufferHandle;

@@ -55,5 +55,8 @@ export function broadcastStrides(shape: Shape, strides: Shape, target: Shape): n
   });
 }
 
-/** `[4, 128, 768]`, as errors show a shape. */
-export const showShape = (shape: Shape): string => `[${shape.join(', ')}]`;
+/** `[4, 128, 768]`, as errors show a shape, or what was given as one. */
+export function showShape(shape: readonly unknown[]): string {
+  const shown = Array.from(shape.slice(0, 16), (n) => (typeof n === 'object' && n !== null ? 'an object' : String(n)));
+  return `[${shown.join(', ')}${shape.length > shown.length ? ', …' : ''}]`;
+}

@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import {
   checkBoolean,
+  checkDTypeName,
   checkInteger,
   checkNumber,
   checkOptions,
@@ -11,10 +12,10 @@ import {
   wrong,
 } from '../engine/check.js';
 import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
-import { type DType, isFloat } from '../engine/dtype.js';
+import type { DType } from '../engine/dtype.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { disposeAll } from '../engine/scope.js';
-import { type FetchOptions, fetchBlobs } from '../files/blob/blob.js';
+import { checkFetchOptions, type FetchOptions, fetchBlobs } from '../files/blob/blob.js';
 import { isBlobUrl } from '../files/blob/blob_address.js';
 import type { HostTensor } from '../files/host_tensor.js';
 import { digestTensors } from '../files/tensor_digest.js';
@@ -427,16 +428,11 @@ export class Transformer {
 /** Checks what load() takes besides the name, on behalf of an operation. */
 export function checkLoadOptions(operation: string, options: LoadOptions): void {
   checkOptions(operation, options, loadOptions);
-  const { device, dtype, simplify, onProgress, signal } = options;
-  const must = (argument: keyof LoadOptions, fits: boolean, expected: string) => {
-    if (options[argument] === undefined || fits) return;
-    throw new TypeError(wrong(operation, argument, expected, describe(options[argument])));
-  };
+  const { device, dtype = 'float32', simplify } = options;
   checkDevice(operation, device);
+  checkDTypeName(operation, dtype, { floats: true });
   checkBoolean(operation, 'simplify', simplify);
-  must('dtype', isFloat(dtype as DType), 'float32, bfloat16 or float16');
-  must('onProgress', typeof onProgress === 'function', 'a function');
-  must('signal', typeof signal?.throwIfAborted === 'function', 'an AbortSignal');
+  checkFetchOptions(operation, options);
 }
 
 function checkHooks(operation: string, hooks: TransformerHooks | undefined, { nLayers }: TransformerConfig): void {

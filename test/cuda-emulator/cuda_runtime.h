@@ -181,6 +181,11 @@ inline unsigned __float_as_uint(float x) {
   return bits;
 }
 inline int __float_as_int(float x) { return int(__float_as_uint(x)); }
+inline long long __double_as_longlong(double x) {
+  long long bits;
+  memcpy(&bits, &x, 8);
+  return bits;
+}
 inline float __uint_as_float(unsigned bits) {
   float x;
   memcpy(&x, &bits, 4);

@@ -4,7 +4,11 @@ import { operationsOnRows, testOnEmulator } from './suite.js';
 
 testOnEmulator(
   'the engine',
-  [...operationFiles.filter((name) => !operationsOnRows.includes(name)), 'device', 'switches', 'tensor'].map(
-    (name) => `engine/${name}.test`,
-  ),
+  [
+    ...operationFiles.filter((name) => !operationsOnRows.includes(name)),
+    'arguments',
+    'device',
+    'switches',
+    'tensor',
+  ].map((name) => `engine/${name}.test`),
 );

@@ -102,6 +102,17 @@ else {
     assert.match(run(apart, env), /add: x must be on cuda:0, where tensor is, but is on cuda:1/);
   });
 
+  test('arithmetic names the compute capability, and not the GPU', () => {
+    for (const [SONDE_EMULATE_SM, capability] of [
+      ['80', '8.0'],
+      ['86', '8.6'],
+      ['90', '9.0'],
+    ] as const) {
+      const said = run("console.log(openDevice('cuda').arithmetic)", { SONDE_EMULATE_SM });
+      assert.match(said, new RegExp(`^[1-9]\\d* cuda ${capability.replace('.', '\\.')}$`));
+    }
+  });
+
   test('too little memory is an error that says how much was asked for and is held', () => {
     const script =
       "const t = Tensor.zeros([1000], { device: openDevice('cuda') }); Tensor.zeros([1 << 20], { device: t.device });";

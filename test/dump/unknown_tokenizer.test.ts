@@ -111,7 +111,7 @@ test('tokens are taken, and shown by their numbers', () =>
 test('a tokenizer without a name counts as GPT-2s, and one of another name is not known', () =>
   withFolder(async (folder) => {
     const at = (name: string) => join(folder, name);
-    const { name: _, ...nameless } = { name: '', ...model.enc };
+    const { name: _, ...nameless } = model.enc;
     for (const [enc, tokenizer] of [
       [nameless, 'gpt2'],
       [{ ...model.enc, name: 'gpt2' }, 'gpt2'],

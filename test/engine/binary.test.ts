@@ -1,9 +1,10 @@
 // Arithmetic between tensors and with numbers, against the same on doubles: 200 random shapes, layouts and dtypes each.
 import * as assert from 'uvu/assert';
 import { promote } from '../../src/engine/dtype.js';
+import { DeviceError } from '../../src/engine/errors.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { broadcastShape } from '../../src/engine/shape.js';
-import { suite, throws } from '../support/harness.js';
+import { rejects, suite, throws } from '../support/harness.js';
 import { type Case, cases, coordinates, product, type Sample } from '../support/operations/cases.js';
 import { anyOf, closeAs } from '../support/operations/elementwise.js';
 
@@ -65,11 +66,60 @@ test('in place, and with numbers', async () => {
   });
 });
 
-test('int32 stays exact and wraps; the rest is refused', async () => {
+const exact = {
+  add: (a: bigint, b: bigint) => a + b,
+  sub: (a: bigint, b: bigint) => a - b,
+  mul: (a: bigint, b: bigint) => a * b,
+};
+const fits = (x: bigint) => x === BigInt.asIntN(32, x);
+
+test('int32 is exact, or an error where int32 does not hold the result', async () => {
+  const edges = [0, 1, -1, 2, 2 ** 31 - 1, -(2 ** 31), 2 ** 30, -(2 ** 30), 46340, 46341, -46341, 65536, 32767];
+  await cases(300, async (c) => {
+    const n = c.rng.integer(1, 100);
+    const kind = c.rng.pick(['add', 'sub', 'mul'] as const);
+    // most values are small, so that some cases have no failure, some one and some many
+    const share = c.rng.pick([0, 0.01, 1]);
+    const data = () =>
+      Int32Array.from({ length: n }, () => (c.rng.next() < share ? c.rng.pick(edges) : c.rng.integer(-9, 10)));
+    const [a, b] = [data(), data()];
+    const scalar = c.rng.next() < 0.3 ? (b[0] as number) : undefined;
+    const x = c.own(Tensor.from(a, { device: c.device }));
+    const y = c.own(Tensor.from(b, { device: c.device }));
+    const strided = c.own(Tensor.zeros([n, 2], { dtype: 'int32', device: c.device })).select(1, 1);
+    const right = c.rng.next() < 0.5 ? y : strided.copyFrom(y);
+    const expected = Array.from(a, (v, i) => exact[kind](BigInt(v), BigInt(scalar ?? (b[i] as number))));
+    const operand = scalar ?? right;
+    for (const inPlace of [false, true]) {
+      const read = () => (inPlace ? x[`${kind}_`](operand) : c.own(x[kind](operand))).read();
+      if (expected.every(fits)) {
+        assert.equal(Array.from(await read(), BigInt), expected);
+        continue;
+      }
+      const pattern = /^binary\w*: (-?\d+) ([-+*]) (-?\d+) at element (\d+) is outside int32 \(of out /;
+      const { message } = await rejects(read(), DeviceError, pattern);
+      const [, left, sign, other, at] = pattern.exec(message) as unknown as [string, string, string, string, string];
+      const i = Number(at);
+      assert.equal([Number(left), Number(other)], [a[i], scalar ?? b[i]]);
+      assert.is(sign, { add: '+', sub: '-', mul: '*' }[kind]);
+      assert.not.ok(fits(expected[i] as bigint), `${message}: it fits`);
+    }
+  });
+});
+
+test('int32 with a bool, a fraction or a division', async () => {
   using a = Tensor.from([2 ** 31 - 1, -(2 ** 31), 7], { dtype: 'int32' });
-  assert.equal([...(await a.add(1).read())], [-(2 ** 31), -(2 ** 31) + 1, 8]);
-  assert.equal([...(await a.mul(a).read())], [1, 0, 49]);
-  assert.equal([...(await a.sub(Tensor.from([true])).read())], [2 ** 31 - 2, 2 ** 31 - 1, 6]);
+  assert.equal(
+    [
+      ...(await a
+        .slice(0, 0, 1)
+        .sub(Tensor.from([true]))
+        .read()),
+    ],
+    [2 ** 31 - 2],
+  );
+  await rejects(a.sub(Tensor.from([true])).read(), DeviceError, /-2147483648 - 1 at element 1 is outside int32/);
+  assert.equal([...(await a.mul(0.5).read())], [2 ** 30, -(2 ** 30), 3.5]);
   throws(() => a.add_(0.5), TypeError, /add_: the tensor must be float32, as the result is, but is int32/);
   throws(() => a.div_(2), TypeError, /div_: the tensor must be float32/);
 });

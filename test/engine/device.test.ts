@@ -9,7 +9,7 @@ import { native, packageRoot } from '../../src/engine/native.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { testDevice } from '../support/device.js';
+import { onCpu, testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('device');
@@ -22,6 +22,13 @@ test('the same name gives the same device; another number of threads another one
   throws(() => openDevice('cpu', { threads: 0 }), RangeError, /threads must be an integer from 1 to 1024, but is 0/);
   throws(() => openDevice('tpu' as never), RangeError, /openDevice: name must be 'cpu', 'cuda' or 'cuda:N'/);
   throws(() => openDevice('cuda:99'), Error, /openDevice: cuda:99: \w/);
+});
+
+test('arithmetic names what decides the bits, and no number of threads', () => {
+  const { arithmetic } = openDevice('cpu');
+  assert.match(arithmetic, /^[1-9]\d* cpu (avx512_bf16|avx512|avx2|sse2|neon)$/);
+  for (const threads of [1, 2, 7]) assert.is(openDevice('cpu', { threads }).arithmetic, arithmetic);
+  assert.match(testDevice().arithmetic, onCpu ? /^\d+ cpu \w+$/ : /^\d+ cuda \d+\.\d$/);
 });
 
 test('listDevices says what there is and why the rest is missing', () => {

@@ -18,7 +18,8 @@ test(
       const wide = (t: Tensor) => c.own(t.to('float32'));
       const scaled = c.own(wide(q.t).mul(options.scale));
       const logits = c.own(matmul(scaled.permute([0, 2, 1, 3]), wide(k.t).permute([0, 2, 3, 1])));
-      maskLogits(logits, options);
+      const { causal, pad } = options;
+      maskLogits(logits, { causal, ...(pad && { pad }) });
       const probs = c.own(softmax(logits));
       const mixed = c.own(matmul(probs, wide(v.t).permute([0, 2, 1, 3])));
       close(await c.own(mixed.permute([0, 2, 1, 3]).clone()).read(), expected.out, { rtol: 1e-5, atol: 2e-5 });

@@ -1,10 +1,16 @@
-// Sums, means and maxima against loops in doubles.
+// Sums, means and maxima against loops in doubles, and against exact sums.
 import * as assert from 'uvu/assert';
+import { DeviceError } from '../../src/engine/errors.js';
+import { layerNorm } from '../../src/engine/ops/layer_norm.js';
+import { rootMeanSquare } from '../../src/engine/ops/root_mean_square.js';
+import { softmax } from '../../src/engine/ops/softmax.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { close } from '../support/close.js';
-import { suite, throws } from '../support/harness.js';
+import { emulated, testDevice } from '../support/device.js';
+import { rejects, suite, throws } from '../support/harness.js';
 import { cases, unit } from '../support/operations/cases.js';
 import { along, anyDim, sameInAnyBatch } from '../support/operations/rows.js';
+import type { Random } from '../support/random.js';
 
 const test = suite('reduce');
 
@@ -44,7 +50,7 @@ test('sum, mean and max', async () => {
     ],
     { dtype: 'int32' },
   );
-  assert.equal([...(await i.sum(1).read())], [-(2 ** 31), 7]);
+  assert.equal([...(await i.sum(0).read())], [2 ** 30 + 3, 2 ** 30 + 4]);
   assert.equal(
     [i.mean(1).dtype, ...(await i.mean(0).read())],
     ['float32', (2 ** 30 + 3) / 2, (2 ** 30 + 4) / 2].map((v) => (typeof v === 'number' ? Math.fround(v) : v)),
@@ -52,6 +58,188 @@ test('sum, mean and max', async () => {
   using flags = Tensor.from([true, true, false]);
   assert.equal([...(await flags.sum().read())], [2]);
   close(await Tensor.from([1, NaN, 2]).max(0).read(), [NaN]);
+});
+
+/** The sum of finite numbers, exact but for one rounding (Shewchuk 1997): partial sums that do not overlap. */
+function exactSum(values: Iterable<number>): number {
+  const parts: number[] = [];
+  for (let x of values) {
+    let kept = 0;
+    for (let part of parts) {
+      if (Math.abs(x) < Math.abs(part)) [x, part] = [part, x];
+      const sum = x + part;
+      const rest = part - (sum - x);
+      if (rest !== 0) parts[kept++] = rest;
+      x = sum;
+    }
+    parts.length = kept;
+    parts.push(x);
+  }
+  return parts.reduceRight((sum, part) => sum + part, 0);
+}
+
+/** The sum of numbers of which some may be infinite or NaN. */
+function sumOf(values: readonly number[]): number {
+  const odd = values.filter((x) => !Number.isFinite(x));
+  return odd.length > 0 ? odd.reduce((a, b) => a + b) : exactSum(values);
+}
+
+// what goes wrong in sums of float32: each gives element i of n
+const kinds: Record<string, (rng: Random, n: number) => (i: number) => number> = {
+  normal: (rng) => () => rng.normal(),
+  equal: (rng) => {
+    const x = rng.pick([0.1, 1 / 3, 16777217, 3e-39, 1e37]) * rng.pick([1, -1]);
+    return () => x;
+  },
+  'huge, alternating': (rng) => (i) => (i % 2 ? -1 : 1) * 3e38 + rng.normal(),
+  'huge, then gone': (rng, n) => (i) => (i < Math.floor(n / 2) ? 3e38 : i < 2 * Math.floor(n / 2) ? -3e38 : rng.next()),
+  growing: (_, n) => (i) => 10 ** ((i / n) * 60 - 30),
+  falling: (_, n) => (i) => -(10 ** (30 - (i / n) * 60)),
+  subnormal: (rng) => () => rng.integer(-1000, 1000) * 2 ** -149,
+  ones: () => () => 1,
+  'one among many': (rng, n) => {
+    const at = rng.integer(0, n);
+    return (i) => (i === at ? 2 ** 24 : 1 / 3);
+  },
+  special: (rng) => {
+    const odd = rng.pick([[NaN], [Infinity], [-Infinity], [Infinity, -Infinity], [Infinity, 3e38]]);
+    return (i) => (i % 7 === 3 ? (odd[i % odd.length] as number) : rng.normal());
+  },
+};
+
+const primes = [2, 3, 5, 7, 31, 37, 127, 1009, 1021, 1031, 4093, 4099];
+
+test(
+  '1000 sums and means: within 3e-7 of the sum of magnitudes, before they are rounded',
+  async () => {
+    await cases(1000, async ({ rng, device, own }) => {
+      const n = rng.pick([0, 1, rng.pick(primes), rng.integer(1, 200), rng.integer(1, emulated() ? 5000 : 20_000)]);
+      const rows = n > 3000 ? rng.integer(1, 4) : rng.integer(1, 40);
+      const dtype = rng.pick(['float32', 'float32', 'bfloat16', 'float16'] as const);
+      const kind = rng.pick(Object.keys(kinds));
+      const scale = dtype === 'float16' && kind !== 'normal' ? 2 ** -115 : 1; // 3e38 is 7e3 then
+      const data = new Float32Array(rows * n);
+      for (let row = 0; row < rows; row++) {
+        const value = (kinds[kind] as (typeof kinds)[string])(rng, Math.max(n, 1));
+        for (let i = 0; i < n; i++) data[row * n + i] = value(i) * scale;
+      }
+      // the rows in the order of memory, across it, or in the middle of a larger tensor
+      const layout = rng.pick(['along', 'across', 'within']);
+      const wide = own(Tensor.from(data, { shape: [rows, n], device }).to(dtype));
+      const x = layout === 'along' ? wide : own(Tensor.zeros([n + 3, rows + 2], { device, dtype }));
+      const view =
+        layout === 'along'
+          ? wide
+          : layout === 'across'
+            ? own(wide.permute([1, 0]).clone()).permute([1, 0])
+            : x
+                .slice(0, 2, n + 2)
+                .slice(1, 1, rows + 1)
+                .permute([1, 0])
+                .copyFrom(wide);
+      const values = await wide.read();
+      const [sums, means] = [await own(view.sum(1)).read(), await own(view.mean(1)).read()];
+      const [over, middle] = [await own(view.permute([1, 0]).sum(0)).read(), await own(view.clone().sum(-1)).read()];
+      for (let row = 0; row < rows; row++) {
+        const of = [...values.subarray(row * n, (row + 1) * n)];
+        const where = `${kind}, ${n} of ${dtype}, ${layout}`;
+        const exact = sumOf(of);
+        const size = sumOf(of.map(Math.abs));
+        checkSum(sums[row] as number, exact, size, dtype, `sum, ${where}`);
+        checkSum(means[row] as number, n ? exact / n : NaN, size / Math.max(n, 1), dtype, `mean, ${where}`);
+      }
+      close(over, sums);
+      close(middle, sums);
+    });
+  },
+  { limit: 250_000 },
+);
+
+function checkSum(got: number, exact: number, size: number, dtype: keyof typeof unit, where: string): void {
+  // what the dtype holds: its largest value and half a step beyond, half a step at 1, half its smallest value
+  const [most, step, least] = {
+    float32: [2 ** 128 - 2 ** 103, 2 ** -24, 2 ** -150],
+    bfloat16: [2 ** 128 - 2 ** 119, 2 ** -8, 2 ** -134],
+    float16: [65520, 2 ** -11, 2 ** -25],
+  }[dtype as 'float32'] as [number, number, number];
+  const allowed = 3e-7 * size + step * Math.abs(exact) + least;
+  if (!Number.isFinite(exact)) assert.is(String(got), String(exact), where);
+  else if (Math.abs(exact) >= most) assert.is(got, Math.sign(exact) * Infinity, where);
+  else assert.ok(Math.abs(got - exact) <= allowed, `${where}: ${got}, not ${exact}: off by more than ${allowed}`);
+}
+
+test('sums do not drift with their length, nor does what is made of them', async () => {
+  const device = testDevice();
+  const tenth = Math.fround(0.1);
+  using long = Tensor.zeros([1e7], { device }).fill(0.1);
+  assert.is((await long.sum().read())[0], Math.fround(long.size * tenth));
+  assert.is((await long.mean().read())[0], tenth);
+  using high = Tensor.zeros([1e6, 4], { device }).fill(0.1);
+  assert.equal([...(await high.mean(0).read())], [tenth, tenth, tenth, tenth]);
+  for (const dtype of ['bfloat16', 'float16'] as const) {
+    using half = long.slice(0, 0, 2 ** 19).to(dtype);
+    const [value] = await half.slice(0, 0, 1).read();
+    assert.is((await half.mean().read())[0], value);
+    assert.is((await half.sum().read())[0], 2 ** 19 * (value as number));
+  }
+
+  const n = 100_003;
+  using equal = Tensor.zeros([2, n], { device }).fill(0.1);
+  using gain = Tensor.zeros([n], { device }).fill(1);
+  using bias = Tensor.zeros([n], { device }).fill(0.25);
+  assert.ok((await layerNorm(equal, gain, bias).read()).every((x) => x === 0.25));
+  close(await softmax(equal).read(), new Float32Array(2 * n).fill(1 / n), { rtol: 1e-7 });
+  close(await rootMeanSquare(equal, { eps: 0 }).read(), [tenth, tenth], { rtol: 1e-7 });
+  using huge = Tensor.from([[3e38, -3e38, 3e38]], { device });
+  close(await rootMeanSquare(huge).read(), [3e38], { rtol: 1e-7 });
+});
+
+test('a sum of int32 is exact, or an error where int32 does not hold it', async () => {
+  const device = testDevice();
+  using x = Tensor.from(
+    [
+      [2 ** 31 - 1, 1, -1],
+      [2 ** 31 - 1, 1, 0],
+      [-(2 ** 31), -1, 0],
+    ],
+    { dtype: 'int32', device },
+  );
+  assert.equal([...(await x.slice(0, 0, 1).sum(1).read())], [2 ** 31 - 1]);
+  const why = (row: number, sum: number) =>
+    new RegExp(`^reduce: the sum of row ${row} is ${sum}, which int32 does not hold \\(of out \\[`);
+  await rejects(x.slice(0, 0, 2).sum(1).read(), DeviceError, why(1, 2 ** 31));
+  await rejects(x.slice(0, 2).sum(-1).read(), DeviceError, why(0, -(2 ** 31) - 1));
+  await rejects(x.slice(1, 0, 1).slice(0, 0, 2).sum().read(), DeviceError, why(0, 2 ** 32 - 2));
+  await rejects(x.permute([1, 0]).slice(1, 0, 2).sum(0).read(), DeviceError, why(1, 2 ** 31));
+  // means leave no dtype
+  assert.equal(
+    [...(await x.mean(1).read())],
+    [2147483647, 2 ** 31, -(2 ** 31) - 1].map((sum) => Math.fround(sum / 3)),
+  );
+  using odd = Tensor.from([2 ** 24 + 1, 2 ** 24 + 1], { dtype: 'int32', device });
+  assert.is((await odd.mean().read())[0], 2 ** 24);
+  using apart = Tensor.from([2 ** 24 + 1, -(2 ** 24)], { dtype: 'int32', device });
+  assert.is((await apart.mean().read())[0], 0.5);
+  using many = Tensor.zeros([70_001], { dtype: 'int32', device }).fill(30_000);
+  assert.is((await many.sum().read())[0], 70_001 * 30_000);
+  using flags = Tensor.from(new Uint8Array(70_001).fill(1), { device });
+  assert.equal([(await flags.sum().read())[0], (await flags.mean().read())[0]], [70_001, 1]);
+});
+
+test('a sum has the same bits along memory and across it, for any number of threads', async () => {
+  const shape = [2, 5000, 37];
+  const data = await Tensor.randn(shape, { seed: 3 }).read();
+  let first: ArrayLike<number> | undefined;
+  for (const threads of [1, 2, 3, 4]) {
+    const device = testDevice(threads);
+    using x = Tensor.from(data, { shape, device });
+    using across = x.sum(1);
+    using turned = x.permute([0, 2, 1]).clone();
+    using along = turned.sum(2);
+    first ??= await across.read();
+    close(await across.read(), first);
+    close(await along.read(), first);
+  }
 });
 
 test('rows are the same bits for any batch and any number of threads', async () => {

@@ -2,10 +2,12 @@
 import * as assert from 'uvu/assert';
 import { linear } from '../../src/engine/ops/linear.js';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
-import { sparseEncode } from '../../src/engine/ops/sparse_encode.js';
+import { relu as rectified } from '../../src/engine/ops/relu.js';
+import { type SparseEncodeOptions, sparseEncode } from '../../src/engine/ops/sparse_encode.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
+import { topKMask } from '../../src/engine/ops/top_k.js';
 import { close } from '../support/close.js';
-import { testDevice } from '../support/device.js';
+import { emulated, testDevice } from '../support/device.js';
 import { rejects, suite } from '../support/harness.js';
 import { cases, product } from '../support/operations/cases.js';
 
@@ -43,7 +45,7 @@ test(
           order = order.slice(0, top).sort((i, j) => i - j);
         }
         for (const j of order) {
-          if (relu ? !(value(j) > threshold) : Math.abs(value(j)) <= threshold) continue;
+          if ((relu ? value(j) : Math.abs(value(j))) <= threshold) continue;
           assert.is(got.indices[at], j, `entry ${at} of row ${row}`);
           assert.is(got.values[at], value(j));
           at++;
@@ -125,16 +127,71 @@ test('a threshold that no float32 equals is not rounded to one', async () => {
   }
 });
 
-test('NaN: the largest of all, kept unless relu drops it', async () => {
+test('NaN: the largest of all, and kept', async () => {
   using w = packWeights(Tensor.from([[1, 1, 1, 1]]));
   using x = Tensor.from([[1], [Number.NaN]]);
-  using bias = Tensor.from([0, 5, Number.NaN, -3]);
-  const kept = await sparseEncode(x.slice(0, 0, 1), w, { bias, k: 2, relu: false });
-  assert.equal([...kept.indices], [1, 2]);
-  const all = await sparseEncode(x.slice(0, 0, 1), w, { bias, relu: false });
-  assert.equal([...all.indices], [0, 1, 2, 3]);
-  const positive = await sparseEncode(x.slice(0, 0, 1), w, { bias });
-  assert.equal([...positive.indices], [0, 1]);
+  const bias = Tensor.from([0, 5, Number.NaN, -3]);
+  const [one, nan] = [x.slice(0, 0, 1), x.slice(0, 1)];
+  const indices = async (row: Tensor, options: SparseEncodeOptions) => [
+    ...(await sparseEncode(row, w, { bias, ...options })).indices,
+  ];
+  assert.equal(await indices(one, { k: 2, relu: false }), [1, 2]);
+  assert.equal(await indices(one, { relu: false }), [0, 1, 2, 3]);
+  assert.equal(await indices(one, {}), [0, 1, 2]);
+  assert.equal(await indices(one, { k: 1 }), [2]);
+  for (const relu of [true, false]) {
+    assert.equal(await indices(nan, { relu, threshold: Number.POSITIVE_INFINITY }), [0, 1, 2, 3]);
+    assert.equal(await indices(nan, { relu, k: 3 }), [0, 1, 2]);
+  }
+});
+
+test('the entries are those of the dense latents, NaN and infinities among them', async () => {
+  await cases(60, async ({ rng, device, own }) => {
+    const [rows, k, n] = [rng.integer(1, 40), rng.integer(1, 20), rng.pick([1, 17, 300, 1500])];
+    const spoilt = (values: Float32Array, share: number) =>
+      values.map((v) => (rng.next() < share ? rng.pick([NaN, Infinity, -Infinity, -NaN]) : v));
+    const share = rng.pick([0.001, 0.02, 1]);
+    const x = own(Tensor.from(spoilt(rng.floats(rows * k), share), { shape: [rows, k], device }));
+    const weights = spoilt(rng.floats(k * n), rng.pick([0, 0, 0.001]));
+    const w = own(packWeights(own(Tensor.from(weights, { shape: [k, n], device }))));
+    const bias = own(Tensor.from(spoilt(rng.floats(n), rng.pick([0, 0.1])), { device }));
+    const [relu, top] = [rng.next() < 0.5, rng.pick([0, 1, Math.ceil(n / 20), n])];
+    const pre = own(linear(x, w, { bias, out: own(Tensor.empty([rows, n], { device })) }));
+    const activated = top > 0 ? own(topKMask(pre, top, { relu })) : relu ? own(rectified(pre)) : pre;
+    const dense = await activated.read();
+    const expected = [...dense.keys()].filter((i) => dense[i] !== 0);
+    const got = await sparseEncode(x, w, { bias, relu, k: top });
+    const where = `k ${top}, relu ${relu}`;
+    const row = Array.from({ length: rows }, (_, r) => Number(got.rowPtr[r + 1]) - Number(got.rowPtr[r]));
+    assert.equal(
+      row.flatMap((count, r) => Array<number>(count).fill(r * n)).map((first, i) => first + (got.indices[i] as number)),
+      expected,
+      where,
+    );
+    close(
+      got.values,
+      expected.map((i) => dense[i] as number),
+      { label: where },
+    );
+  });
+});
+
+test('rows of NaN alone: every latent of each', async () => {
+  const [rows, n] = emulated() ? [20, 4096] : [300, 32_768];
+  const device = testDevice(3);
+  using w = Tensor.zeros([1, n], { device }).fill(1);
+  using packed = packWeights(w);
+  using x = Tensor.zeros([rows, 1], { device }).fill(Number.NaN);
+  for (const k of [0, 40]) {
+    const { rowPtr, indices, values } = await sparseEncode(x, packed, { k });
+    const width = k || n;
+    assert.ok(rowPtr.every((at, row) => Number(at) === row * width));
+    assert.ok(indices.every((index, i) => index === i % width) && indices.length === rows * width);
+    assert.ok(values.every(Number.isNaN) && values.length === rows * width);
+  }
+  // later rows are as before
+  using ones = Tensor.zeros([2, 1], { device }).fill(1);
+  assert.is((await sparseEncode(ones, packed, { k: 3 })).values.length, 6);
 });
 
 test('wrong arguments are refused', async () => {

@@ -20,6 +20,7 @@ const program = `
   const { packWeights } = await import(${engine('ops/pack_weights.js')});
   const w = packWeights(Tensor.randn([30, 50], { seed: 1 }));
   const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
+  console.log('arithmetic', x.device.arithmetic);
   console.log('sum', (await x.sum().read())[0]);
   console.log('fresh', (await Tensor.empty([1000]).read())[999]);
   const indices = Tensor.from([9], { dtype: 'int32' });
@@ -83,6 +84,8 @@ testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one pass
   const others = at < 0 ? [] : ['avx512_bf16', 'avx512', 'avx2', 'portable'].slice(at + 1);
   const files = [...operationFiles, 'accuracy'].map((name) => `engine/${name}.test`);
   for (const isa of others) {
+    const name = isa === 'portable' ? 'sse2' : isa;
+    assert.match(run({ SONDE_ISA: isa }).stdout, new RegExp(`^arithmetic \\d+ cpu ${name}$`, 'm'));
     const { status, stdout } = spawnSync(process.execPath, ['test/run.mjs', ...files], {
       cwd: packageRoot,
       encoding: 'utf8',

@@ -1,5 +1,6 @@
 // Tensors, views and host data, against the same done by hand on arrays.
 import * as assert from 'uvu/assert';
+import { DeviceError } from '../../src/engine/errors.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { close } from '../support/close.js';
 import { rejects, suite, throws } from '../support/harness.js';
@@ -52,6 +53,42 @@ test('wrong host data says what is wrong and where', () => {
   throws(() => Tensor.empty([1, 1, 1, 1, 1, 1, 1, 1, 1]), RangeError, /at most 8 dimensions/);
   throws(() => Tensor.empty([2 ** 30, 2 ** 30]), RangeError, /fewer than 2\^51 elements/);
   throws(() => Tensor.empty([1], { dtype: 'float64' as never }), TypeError, /dtype must be float32,/);
+});
+
+test('host data that a dtype does not hold is refused', async () => {
+  for (const value of [1.5, NaN, Infinity, -Infinity, 2 ** 31, -(2 ** 31) - 256, 1e300]) {
+    for (const data of [[7, value], Float32Array.of(7, value), Float64Array.of(7, value)]) {
+      throws(
+        () => Tensor.from(data, { dtype: 'int32' }),
+        RangeError,
+        /^Tensor\.from: data\[1\] must be an integer of 32/,
+      );
+    }
+  }
+  // beyond the digits of float32
+  using exact = Tensor.from(Float64Array.of(2 ** 24 + 1, -(2 ** 31)), { dtype: 'int32' });
+  assert.equal(await numbers(exact), [2 ** 24 + 1, -(2 ** 31)]);
+  for (const data of [[0, -0, NaN, 0.5, 2], Float32Array.of(0, -0, NaN, 0.5, 2)]) {
+    using flags = Tensor.from(data, { dtype: 'bool' });
+    assert.equal(await numbers(flags), [0, 0, 1, 1, 1]);
+  }
+  throws(() => Tensor.from([true, 5] as never), TypeError, /element 1, must be a boolean, as the first one, but is 5/);
+  throws(
+    () => Tensor.from([5, true] as never),
+    TypeError,
+    /element 1, must be a number, as the first one, but is true/,
+  );
+  const stored = (dtype: string, data: unknown) => () => Tensor.from({ dtype, shape: [2], data } as never);
+  throws(
+    stored('flaot16', new Uint16Array(2)),
+    TypeError,
+    /^Tensor\.from: data\.dtype must be float64, float32,.*'flaot16'/,
+  );
+  throws(stored('float32', new Int32Array(2)), TypeError, /data\.data must be a Float32Array, as its dtype is float32/);
+  throws(stored('int32', new Float32Array(2)), TypeError, /data\.data must be a Int32Array.*but is a Float32Array/);
+  const endless: unknown[] = [];
+  endless.push(endless);
+  throws(() => Tensor.from(endless as never), RangeError, /^Tensor\.from: shape must be of at most 8 dimensions/);
 });
 
 test('views share memory; writes show in the original', async () => {
@@ -162,8 +199,13 @@ test('readChecked finds a value that is not finite as it is stored, wherever it 
 
 test('to() converts', async () => {
   using t = Tensor.from([0, 1.5, -2.75, 3e9]);
-  using i = t.to('int32');
-  assert.equal(await numbers(i), [0, 1, -2, 2 ** 31 - 1]);
+  using i = t.slice(0, 0, 3).to('int32');
+  assert.equal(await numbers(i), [0, 1, -2]);
+  await rejects(
+    t.to('int32').read(),
+    DeviceError,
+    /^copy: element 3 is 3e\+09, which int32 does not hold \(of out \[4\]/,
+  );
   using b = t.to('bool');
   assert.equal(await numbers(b), [0, 1, 1, 1]);
   using h = t.to('float16');

@@ -3,7 +3,7 @@
 
 import { expandLocations } from '../../transformer/location.js';
 import type { TransformerConfig } from '../../transformer/weights/config.js';
-import { inJson } from './option_checks.js';
+import { inJson } from './in_json.js';
 
 export interface DumpLocation {
   /** The model's name for it. `*` stands for every layer. */

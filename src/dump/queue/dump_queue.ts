@@ -5,14 +5,15 @@
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
+import { checkCallback, checkSignal } from '../../checks/arguments.js';
 import { checkBoolean, checkInteger, checkOptions, type OptionNames, wrong } from '../../engine/check.js';
 import type { Device } from '../../engine/device.js';
+import { checkDevice } from '../../engine/device.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { printable } from '../../files/text.js';
 import { type CorpusFile, checkedFile } from '../corpus/corpus.js';
 import { severalAtOnce } from '../format/disk.js';
 import { NonFiniteError } from '../format/non_finite.js';
-import { checkCallback, checkDevice, checkSignal } from '../format/option_checks.js';
 import { OtherArithmetic } from '../shards/folder.js';
 import type { MergeResult } from '../shards/merge.js';
 import type { DumpOptions } from '../shards/options.js';

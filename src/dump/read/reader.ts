@@ -5,6 +5,7 @@ import { checkMemory } from '../../files/memory.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { whyUnreadable } from '../format/disk.js';
+import { inJson } from '../format/in_json.js';
 import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
 import {
   arithmeticOf,
@@ -17,7 +18,6 @@ import {
   whole,
 } from '../format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
-import { inJson } from '../format/option_checks.js';
 import type { DenseLocation, SparseLocation } from '../format/settings.js';
 import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 import { MergedStatistics, type Statistics } from '../format/statistics.js';

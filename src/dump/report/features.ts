@@ -3,8 +3,8 @@
 // folders.
 import { quietly } from '../../files/promises.js';
 import { formatLocation, type Location, parseLocation } from '../../transformer/location.js';
+import { inJson } from '../format/in_json.js';
 import { latentsName, widthOf } from '../format/layout.js';
-import { inJson } from '../format/option_checks.js';
 import type { DenseRows, Dump, SparseRows, TokenRows } from '../read/reader.js';
 
 /** A tensor of a dump with a value for each token and feature: neurons, latents, or the elements of all heads. */

@@ -1,9 +1,9 @@
 // report(): writes one HTML page about a dump, which needs no server, no script and no other file.
 
+import { checkCallback, checkSignal } from '../../checks/arguments.js';
 import { checkOptions, type OptionNames } from '../../engine/check.js';
 import { writeFileAtomically } from '../../files/atomic_write.js';
 import { checkWritable, writingFor } from '../../files/write_failure.js';
-import { checkCallback, checkSignal } from '../format/option_checks.js';
 import type { Dump } from '../read/reader.js';
 import { type CollateSelection, checkDump, chosenOf, wholeNumber } from './collate.js';
 import { activitiesOf, type Feature, featuresOf, spread } from './report_data.js';

@@ -6,9 +6,9 @@ import { showBytes } from '../../files/text.js';
 import { locationShape } from '../../transformer/location.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { tokenBytes as widthOfToken } from '../corpus/token_layout.js';
+import { inJson } from '../format/in_json.js';
 import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
 import { canList, whole } from '../format/manifest.js';
-import { inJson } from '../format/option_checks.js';
 import { isPacked, rowsPerShard } from '../format/positions.js';
 import { object, integer as wholeFrom } from '../format/schema.js';
 import {

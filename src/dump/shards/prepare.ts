@@ -1,7 +1,9 @@
 // Loads the model and the autoencoders of a dump, and makes its plan.
+
+import { checkCallback, checkSignal } from '../../checks/arguments.js';
 import { ModelContext } from '../../context/model_context.js';
 import { checkBoolean, checkInteger, checkOptions, describe, wrong } from '../../engine/check.js';
-import { Device } from '../../engine/device.js';
+import { checkDevice, Device } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import { sizeOf } from '../../engine/shape.js';
 import type { FetchOptions } from '../../files/blob/blob.js';
@@ -10,7 +12,7 @@ import type { SubjectModel } from '../../transformer/subject_model.js';
 import { Transformer } from '../../transformer/transformer.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { type DumpLocation, expandDumpLocations, parseDumpLocation } from '../format/dump_location.js';
-import { checkCallback, checkDevice, checkSignal, inJson } from '../format/option_checks.js';
+import { inJson } from '../format/in_json.js';
 import type { DumpSettings } from '../format/settings.js';
 import {
   type AutoencoderPermit,

@@ -6,6 +6,7 @@ import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { type CorpusFile, describeSource, openCorpus } from '../corpus/corpus.js';
+import { inJson } from '../format/in_json.js';
 import {
   differenceOf,
   type Manifest,
@@ -16,7 +17,6 @@ import {
   whole,
   writeManifest,
 } from '../format/manifest.js';
-import { inJson } from '../format/option_checks.js';
 import type { DumpSettings } from '../format/settings.js';
 import { BlockCursor, corpusBlocks } from '../shards/corpus_blocks.js';
 import { checkFinite, prepareFolder } from '../shards/folder.js';

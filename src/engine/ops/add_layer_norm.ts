@@ -1,7 +1,7 @@
 // The layer norm of a sum, and the sum.
-import { checkDType, checkOperands, checkShape } from '../check.js';
+import { checkDType, checkOperands, checkOptions, checkShape } from '../check.js';
 import { withContiguous } from './contiguous.js';
-import { checkNorm } from './layer_norm.js';
+import { checkNorm, type NormOptions, normOptions } from './layer_norm.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -14,8 +14,10 @@ export function addLayerNorm(
   b: Tensor,
   gain: Tensor,
   bias: Tensor,
-  { eps = 1e-5 }: { eps?: number } = {},
+  options: NormOptions = {},
 ): { sum: Tensor; out: Tensor } {
+  checkOptions('addLayerNorm', options, normOptions);
+  const { eps = 1e-5 } = options;
   const device = checkOperands('addLayerNorm', { a, b, gain, bias });
   checkNorm('addLayerNorm', 'a', a, { gain, bias }, eps);
   checkShape('addLayerNorm', 'b', b.shape, a.shape, 'the shape of a');

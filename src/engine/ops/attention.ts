@@ -1,5 +1,14 @@
 // Attention in one operation: the scores are never stored.
-import { checkDType, checkFloat, checkNumber, checkOperands, checkShape, wrong } from '../check.js';
+import {
+  checkBoolean,
+  checkDType,
+  checkFloat,
+  checkNumber,
+  checkOperands,
+  checkOptions,
+  checkShape,
+  wrong,
+} from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import { overlaps } from './overlap.js';
@@ -22,8 +31,10 @@ export interface AttentionOptions {
  * -> [batch, queries, heads, value channels].
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  checkOptions('attention', options, { causal: true, pad: true, scale: true, probs: true });
   const { causal = true, pad, probs } = options;
-  const device = checkOperands('attention', { q, k, v, pad, probs });
+  const device = checkOperands('attention', { q, k, v }, { optional: { pad, probs } });
+  checkBoolean('attention', 'causal', causal);
   checkFloat('attention', 'q', q);
   checkDType('attention', 'k', k, q.dtype);
   checkDType('attention', 'v', v, q.dtype);
@@ -47,7 +58,8 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
         throw new RangeError(wrong('attention', 'probs', `apart from ${argument}`, 'on the same memory'));
     }
   }
-  const scale = checkNumber('attention', 'scale', options.scale ?? 1 / Math.sqrt(channels));
+  const { scale = 1 / Math.sqrt(channels) } = options;
+  checkNumber('attention', 'scale', scale);
   const out = q.make([batch, queries, heads, v.shape[3] as number]);
   const hasContiguousRows = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
   withContiguous(

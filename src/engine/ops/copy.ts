@@ -6,7 +6,7 @@ import { broadcastTo } from './views.js';
 
 /** out = x, converted to out's dtype; x must broadcast to out's shape. Returns out. */
 export function copy(operation: string, out: Tensor, x: Tensor): Tensor {
-  checkOperands(operation, { out, other: x });
+  checkOperands(operation, { tensor: out, other: x });
   const source = broadcastTo(operation, 'other', x, out);
   withSafeInput(out, source, (safe) => out.device.run('copy', out.handle, safe.handle));
   return out;

@@ -1,5 +1,5 @@
 // Looks rows up in a table.
-import { checkDType, checkFloat, checkOperands, checkShape, wrong } from '../check.js';
+import { checkDType, checkedShape, checkFloat, checkOperands, checkOptions, checkShape, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { Tensor } from './tensor.js';
@@ -9,14 +9,16 @@ import type { Tensor } from './tensor.js';
  * With `addTo` (a contiguous tensor of that shape and dtype) the rows are added to it, and it is returned.
  * An index outside the table fails the operation: the next read() or synchronize() rejects.
  */
-export function embedding(indices: Tensor, table: Tensor, { addTo }: { addTo?: Tensor } = {}): Tensor {
-  const device = checkOperands('embedding', { indices, table, addTo });
+export function embedding(indices: Tensor, table: Tensor, options: { addTo?: Tensor } = {}): Tensor {
+  checkOptions('embedding', options, { addTo: true });
+  const { addTo } = options;
+  const device = checkOperands('embedding', { indices, table }, { optional: { addTo } });
   checkDType('embedding', 'indices', indices, 'int32');
   checkFloat('embedding', 'table', table);
   if (table.shape.length !== 2) {
     throw new RangeError(wrong('embedding', 'table', '[rows, width]', showShape(table.shape)));
   }
-  const shape = [...indices.shape, table.shape[1] as number];
+  const shape = checkedShape('embedding', [...indices.shape, table.shape[1] as number]);
   if (addTo) {
     checkShape('embedding', 'addTo', addTo.shape, shape, 'the indices and the width of the table');
     checkDType('embedding', 'addTo', addTo, table.dtype);

@@ -1,16 +1,32 @@
 // Layer norm.
-import { checkFloat, checkNumber, checkOperands, checkRank, checkShape } from '../check.js';
+import {
+  checkFloat,
+  checkNumber,
+  checkOperands,
+  checkOptions,
+  checkRank,
+  checkShape,
+  type OptionNames,
+} from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { Tensor } from './tensor.js';
 
+export interface NormOptions {
+  /** What is added to the variance, or to the mean square; 1e-5 by default. */
+  eps?: number;
+}
+export const normOptions: OptionNames<NormOptions> = { eps: true };
+
 /**
  * Layer norm over the last dimension: (x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, arXiv
- * 1607.06450). x [..., width], gain and bias [width]; returns a tensor like x. Statistics are in float32, the variance
- * in a second pass.
+ * 1607.06450). x [..., width], gain and bias [width]; returns a tensor like x. Statistics are in double precision, the
+ * variance in a second pass.
  * @throws RangeError for other shapes, TypeError for dtypes that are no floats.
  */
-export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, { eps = 1e-5 }: { eps?: number } = {}): Tensor {
+export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, options: NormOptions = {}): Tensor {
+  checkOptions('layerNorm', options, normOptions);
+  const { eps = 1e-5 } = options;
   const device = checkOperands('layerNorm', { x, gain, bias });
   checkNorm('layerNorm', 'x', x, { gain, bias }, eps);
   const out = x.make(x.shape);

@@ -1,5 +1,5 @@
 // The mask of attention, for attention in separate steps: logits, mask, softmax, mix.
-import { checkFloat, checkOperands, wrong } from '../check.js';
+import { checkBoolean, checkFloat, checkOperands, checkOptions, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import { checkPad } from './attention.js';
 import { withContiguous } from './contiguous.js';
@@ -9,8 +9,11 @@ import type { Tensor } from './tensor.js';
  * Sets the logits that attention must not see to -inf, in place: logits [batch, heads, queries, keys] of any strides,
  * with the same mask as attention's.
  */
-export function maskLogits(logits: Tensor, { causal = true, pad }: { causal?: boolean; pad?: Tensor } = {}): Tensor {
-  const device = checkOperands('maskLogits', { logits, pad });
+export function maskLogits(logits: Tensor, options: { causal?: boolean; pad?: Tensor } = {}): Tensor {
+  checkOptions('maskLogits', options, { causal: true, pad: true });
+  const { causal = true, pad } = options;
+  const device = checkOperands('maskLogits', { logits }, { optional: { pad } });
+  checkBoolean('maskLogits', 'causal', causal);
   checkFloat('maskLogits', 'logits', logits);
   if (logits.shape.length !== 4) {
     throw new RangeError(wrong('maskLogits', 'logits', '[batch, heads, queries, keys]', showShape(logits.shape)));

@@ -1,21 +1,35 @@
 // The matrix product of any two tensors.
-import { checkFloat, checkOperands, checkRank, wrong } from '../check.js';
+import {
+  checkBoolean,
+  checkedShape,
+  checkFloat,
+  checkOperands,
+  checkOptions,
+  checkRank,
+  type OptionNames,
+  wrong,
+} from '../check.js';
 import { promote } from '../dtype.js';
 import { broadcastShape, broadcastStrides, rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
-import { checkBias, checkGivenOut, type ProductOptions, precisionCode } from './product.js';
+import { checkBias, checkGivenOut, type ProductOptions, precisionCode, productOptions } from './product.js';
 import type { Tensor } from './tensor.js';
+
+interface MatmulOptions extends ProductOptions {
+  /** b is [..., N, K]. */
+  transposeB?: boolean;
+}
+const matmulOptions: OptionNames<MatmulOptions> = { ...productOptions, transposeB: true };
 
 /**
  * a b + bias: a [..., M, K], b [..., K, N] (or [..., N, K] with transposeB) -> [..., M, N]; leading dimensions
  * broadcast. Accumulated in float32 over K in a fixed order: a row's result does not depend on the other rows.
  */
-export function matmul(
-  a: Tensor,
-  b: Tensor,
-  { transposeB = false, bias, out, precision }: ProductOptions & { transposeB?: boolean } = {},
-): Tensor {
-  const device = checkOperands('matmul', { a, b, bias, out });
+export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
+  checkOptions('matmul', options, matmulOptions);
+  const { transposeB = false, bias, out, precision } = options;
+  const device = checkOperands('matmul', { a, b }, { optional: { bias, out } });
+  checkBoolean('matmul', 'transposeB', transposeB);
   const code = precisionCode('matmul', precision);
   for (const [argument, t] of Object.entries({ a, b })) {
     checkRank('matmul', argument, t, 2);
@@ -36,7 +50,7 @@ export function matmul(
     const expected = `of leading dimensions that broadcast with a ${showShape(a.shape)}`;
     throw new RangeError(wrong('matmul', 'b', expected, showShape(b.shape)));
   }
-  const shape = [...lead, a.shape[a.shape.length - 2] as number, n];
+  const shape = checkedShape('matmul', [...lead, a.shape[a.shape.length - 2] as number, n]);
   const result = checkOut('matmul', a, b, shape, out, bias);
   const spread = (t: Tensor) => {
     const target = [...lead, ...t.shape.slice(-2)];

@@ -1,13 +1,14 @@
 // A weight matrix in the order the device's matmul reads it: packed once, used many times.
-import { checkFloat, checkOperands, checkRank, wrong } from '../check.js';
+import { checkBoolean, checkDTypeName, checkFloat, checkOperands, checkOptions, checkRank, wrong } from '../check.js';
 import type { Device } from '../device.js';
-import { byteWidth, type DType, dtypeCode, isFloat } from '../dtype.js';
+import { byteWidth, type DType, dtypeCode } from '../dtype.js';
 import { native, type PackedHandle } from '../native.js';
+import { Operand } from '../operand.js';
 import { showShape } from '../shape.js';
 import { Storage } from '../storage.js';
 import { Tensor } from './tensor.js';
 
-export class PackedMatrix {
+export class PackedMatrix extends Operand {
   /** Rows: the width of what is multiplied with it. */
   readonly k: number;
   /** Columns: the width of the product. */
@@ -20,6 +21,7 @@ export class PackedMatrix {
 
   /** @internal Use packWeights. */
   constructor(device: Device, k: number, n: number, dtype: DType) {
+    super('a packed matrix');
     const code = dtypeCode(dtype);
     this.k = k;
     this.n = n;
@@ -29,6 +31,7 @@ export class PackedMatrix {
     this.#handle = native.packed(device.handle, this.storage.buffer, code, k, n);
   }
 
+  /** @internal Why it can no longer be used, or undefined while it can. */
   get ended(): string | undefined {
     return this.storage.ended;
   }
@@ -45,8 +48,11 @@ export class PackedMatrix {
   }
 
   /** The matrix as a tensor [k, n], or [n, k] with transposeB. */
-  unpack({ transposeB = false }: { transposeB?: boolean } = {}): Tensor {
-    checkOperands('unpack', { matrix: this });
+  unpack(options: { transposeB?: boolean } = {}): Tensor {
+    checkOptions('unpack', options, { transposeB: true });
+    const { transposeB = false } = options;
+    checkBoolean('unpack', 'transposeB', transposeB);
+    checkOperands('unpack', {}, { packed: { matrix: this } });
     const out = Tensor.empty(transposeB ? [this.n, this.k] : [this.k, this.n], {
       device: this.device,
       dtype: this.dtype,
@@ -70,15 +76,18 @@ export class PackedMatrix {
  * @throws RangeError unless b has two dimensions; TypeError unless it is of floats.
  */
 export function packWeights(b: Tensor, options: { transposeB?: boolean; dtype?: DType } = {}): PackedMatrix {
+  checkOptions('packWeights', options, { transposeB: true, dtype: true });
+  const { transposeB = false } = options;
+  checkBoolean('packWeights', 'transposeB', transposeB);
   const device = checkOperands('packWeights', { b });
   checkFloat('packWeights', 'b', b);
   checkRank('packWeights', 'b', b, 2);
   if (b.shape.length > 2) {
     throw new RangeError(wrong('packWeights', 'b', 'a matrix', showShape(b.shape)));
   }
-  const dtype = options.dtype ?? b.dtype;
-  if (!isFloat(dtype)) throw new TypeError(wrong('packWeights', 'dtype', 'float32, bfloat16 or float16', dtype));
-  const matrix = options.transposeB ? b.permute([1, 0]) : b;
+  const { dtype = b.dtype } = options;
+  checkDTypeName('packWeights', dtype, { floats: true });
+  const matrix = transposeB ? b.permute([1, 0]) : b;
   const packed = new PackedMatrix(device, matrix.shape[0] as number, matrix.shape[1] as number, dtype);
   device.run('packWeights', packed.handle, matrix.handle);
   return packed;

@@ -1,5 +1,5 @@
 // The options that matrix products share: precision, bias, a tensor for the result; and their checks.
-import { checkFloat, checkShape, describe, wrong } from '../check.js';
+import { checkFloat, checkShape, describe, type OptionNames, wrong } from '../check.js';
 import { overlaps } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
@@ -18,10 +18,11 @@ export interface ProductOptions {
   out?: Tensor;
   precision?: Precision;
 }
+export const productOptions: OptionNames<ProductOptions> = { bias: true, out: true, precision: true };
 
 /** @internal Native code's number for a precision; float32's for one left out. */
 export function precisionCode(operation: string, precision: Precision = 'float32'): number {
-  if (Object.hasOwn(precisions, precision)) return precisions[precision];
+  if (typeof precision === 'string' && Object.hasOwn(precisions, precision)) return precisions[precision];
   throw new TypeError(wrong(operation, 'precision', Object.keys(precisions).join(', '), describe(precision)));
 }
 

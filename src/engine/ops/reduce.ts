@@ -1,5 +1,5 @@
 // Sums, means and maxima, over one dimension or all.
-import { checkedDim, checkOperands, wrong } from '../check.js';
+import { checkBoolean, checkedDim, checkOperands, checkOptions, type OptionNames, wrong } from '../check.js';
 import { floatDType } from '../dtype.js';
 import { showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
@@ -9,28 +9,34 @@ export interface ReduceOptions {
   /** Keep the dimension, with size 1. */
   keepDim?: boolean;
 }
+const reduceOptions: OptionNames<ReduceOptions> = { keepDim: true };
 
 const kinds = { sum: 0, mean: 1, max: 2 } as const; // ReduceKind in native/ops.h
 type Kind = keyof typeof kinds;
 
-function reduce(kind: Kind, x: Tensor, dim: number | undefined, { keepDim = false }: ReduceOptions = {}): Tensor {
+function reduce(kind: Kind, x: Tensor, dim: number | undefined, options: ReduceOptions = {}): Tensor {
+  checkOptions(kind, options, reduceOptions);
+  const { keepDim = false } = options;
+  checkBoolean(kind, 'keepDim', keepDim);
   const device = checkOperands(kind, { tensor: x });
+  const d = dim === undefined ? undefined : checkedDim(kind, 'dim', dim, x.shape);
   if (kind === 'max' && x.size === 0) {
     throw new RangeError(wrong(kind, 'the tensor', 'of at least one element', showShape(x.shape)));
   }
-  const wanted = kind === 'mean' ? floatDType(x.dtype) : x.dtype === 'bool' ? 'int32' : x.dtype;
-  if (wanted !== x.dtype) {
-    using converted = x.to(wanted);
-    return reduce(kind, converted, dim, { keepDim });
+  if (x.dtype === 'bool') {
+    using integers = x.to('int32');
+    return reduce(kind, integers, dim, { keepDim });
   }
-  if (dim === undefined) {
+  if (d === undefined) {
     const flat = x.reshape(-1);
     const all = reduce(kind, flat, 0);
     if (flat.storage !== x.storage) flat.dispose();
     return keepDim ? all.transferTo(x.shape.map(() => 1)) : all;
   }
-  const d = checkedDim(kind, 'dim', dim, x.shape);
-  const out = x.make(x.shape.filter((_, other) => other !== d));
+  const out = x.make(
+    x.shape.filter((_, other) => other !== d),
+    kind === 'mean' ? floatDType(x.dtype) : x.dtype,
+  );
   device.run('reduce', out.handle, dimLast(x, d).handle, kinds[kind]);
   return keepDim ? out.transferTo(x.shape.map((n, other) => (other === d ? 1 : n))) : out;
 }

@@ -1,8 +1,9 @@
 // The decoder of a sparse autoencoder: CSR rows times a matrix, the dense latents never in memory.
-import { checkOperands, checkShape, describe, wrong } from '../check.js';
+import { checkDTypeName, checkOperands, checkOptions, describe, wrong } from '../check.js';
 import type { DType } from '../dtype.js';
 import { withContiguous } from './contiguous.js';
 import type { PackedMatrix } from './pack_weights.js';
+import { checkBias } from './product.js';
 import type { SparseLatents } from './sparse_encode.js';
 import { Tensor } from './tensor.js';
 
@@ -10,10 +11,14 @@ import { Tensor } from './tensor.js';
 export function sparseDecode(
   sparse: SparseLatents,
   w: PackedMatrix,
-  { bias, dtype = w.dtype }: { bias?: Tensor; dtype?: DType } = {},
+  options: { bias?: Tensor; dtype?: DType } = {},
 ): Tensor {
-  const device = checkOperands('sparseDecode', { w, bias });
-  const { rowPtr, indices, values } = sparse;
+  checkOptions('sparseDecode', options, { bias: true, dtype: true });
+  const { bias } = options;
+  const device = checkOperands('sparseDecode', {}, { packed: { w }, optional: { bias } });
+  const { dtype = w.dtype } = options;
+  checkDTypeName('sparseDecode', dtype, { floats: true });
+  const { rowPtr, indices, values } = sparse ?? ({} as Partial<SparseLatents>);
   if (!(rowPtr instanceof BigInt64Array && indices instanceof Int32Array && values instanceof Float32Array)) {
     throw new TypeError(
       wrong(
@@ -30,8 +35,12 @@ export function sparseDecode(
       wrong('sparseDecode', 'sparse', 'rows + 1 pointers that end at the number of indices and values', sizes),
     );
   }
-  if (bias) checkShape('sparseDecode', 'bias', bias.shape, [w.n], 'the columns of w');
-  using pointers = Tensor.from(rowPtr, { device, dtype: 'int32' });
+  if (rowPtr[0] !== 0n || indices.length >= 2 ** 31) {
+    const expected = 'pointers that begin at 0, and fewer than 2^31 entries';
+    throw new RangeError(wrong('sparseDecode', 'sparse', expected, `${rowPtr[0]}, and ${indices.length}`));
+  }
+  if (bias) checkBias('sparseDecode', bias, w.n);
+  using pointers = Tensor.upload('sparseDecode', rowPtr, { device, dtype: 'int32' });
   using columns = Tensor.from(indices, { device });
   using kept = Tensor.from(values, { device });
   const out = Tensor.empty([rowPtr.length - 1, w.n], { device, dtype });

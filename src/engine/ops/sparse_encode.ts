@@ -1,19 +1,21 @@
 // The encoder of a sparse autoencoder: rows straight to CSR, the dense latents never in memory.
 import {
+  checkBoolean,
   checkFloat,
   checkInteger,
   checkNumber,
   checkOperands,
+  checkOptions,
   checkRank,
-  checkShape,
   describe,
+  type OptionNames,
   wrong,
 } from '../check.js';
 import { native } from '../native.js';
 import { rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { PackedMatrix } from './pack_weights.js';
-import { type Precision, precisionCode } from './product.js';
+import { checkBias, type Precision, precisionCode } from './product.js';
 import type { Tensor } from './tensor.js';
 
 /** Rows of latents in CSR form, in host memory: row r's entries are rowPtr[r] to rowPtr[r + 1], indices ascending. */
@@ -27,12 +29,22 @@ export interface SparseEncodeOptions {
   bias?: Tensor;
   /** Keep values larger than this, 0 or more. */
   threshold?: number;
-  /** Only look at each row's k largest; at all of its values when k is 0, the default. */
+  /** Only look at each row's k largest, of which NaN is one; at all of its values when k is 0, the default. */
   k?: number;
-  /** Keep positive values only (default); without it, the values whose magnitude is above the threshold. */
+  /**
+   * Keep positive values only (default); without it, the values whose magnitude is above the threshold. A NaN is kept
+   * in either case.
+   */
   relu?: boolean;
   precision?: Precision;
 }
+const sparseEncodeOptions: OptionNames<SparseEncodeOptions> = {
+  bias: true,
+  threshold: true,
+  k: true,
+  relu: true,
+  precision: true,
+};
 
 /** The values of x w + bias that pass: x [..., K], w [K, N]; a row for each of x's. */
 export async function sparseEncode(
@@ -40,8 +52,10 @@ export async function sparseEncode(
   w: PackedMatrix,
   options: SparseEncodeOptions = {},
 ): Promise<SparseLatents> {
+  checkOptions('sparseEncode', options, sparseEncodeOptions);
   const { bias, threshold = 0, k = 0, relu = true, precision } = options;
-  const device = checkOperands('sparseEncode', { x, w, bias });
+  const device = checkOperands('sparseEncode', { x }, { packed: { w }, optional: { bias } });
+  checkBoolean('sparseEncode', 'relu', relu);
   const code = precisionCode('sparseEncode', precision);
   checkRank('sparseEncode', 'x', x, 1);
   checkFloat('sparseEncode', 'x', x);
@@ -52,7 +66,7 @@ export async function sparseEncode(
   if (x.shape[x.shape.length - 1] !== w.k) {
     throw new RangeError(wrong('sparseEncode', 'x', `[..., ${w.k}] (w is [${w.k}, ${w.n}])`, showShape(x.shape)));
   }
-  if (bias) checkShape('sparseEncode', 'bias', bias.shape, [w.n], 'the columns of w');
+  if (bias) checkBias('sparseEncode', bias, w.n);
   const rows = rowCount(x.shape);
   const csr = native.csr(rows);
   withContiguous([x, bias], (x, bias) =>

@@ -1,14 +1,26 @@
 // Tensor: a window (shape, strides, offset) on a storage of one device. Operations on it are one-line calls into other
 // files of ops/.
-import { checkedDim, checkedShape, checkInteger, checkOperands, describe, wrong } from '../check.js';
-import { Device, getDefaultDevice } from '../device.js';
-import { byteWidth, type DType, dtypeCode, dtypes, type HostArray, hostArray, hostDType } from '../dtype.js';
+import {
+  checkDTypeName,
+  checkedDim,
+  checkedShape,
+  checkInteger,
+  checkNumber,
+  checkOperands,
+  checkOptions,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../check.js';
+import { checkDevice, type Device, getDefaultDevice } from '../device.js';
+import { byteWidth, type DType, dtypeCode, type HostArray, hostArray, hostDType } from '../dtype.js';
 import { fromHost, type HostData } from '../host_data.js';
 import { native, type ViewHandle } from '../native.js';
+import { Operand } from '../operand.js';
 import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf } from '../shape.js';
 import { Storage } from '../storage.js';
 import { argmax } from './argmax.js';
-import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Operand, sub, subInPlace } from './binary.js';
+import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Side, sub, subInPlace } from './binary.js';
 import { copy } from './copy.js';
 import { fill } from './fill.js';
 import { randint, randn } from './random.js';
@@ -20,13 +32,30 @@ export interface TensorOptions {
   device?: Device;
   dtype?: DType;
 }
+interface FromOptions extends TensorOptions {
+  /** As many elements as the data has; its own shape if left out. */
+  shape?: number[];
+}
+interface RandintOptions {
+  device?: Device;
+  seed: number;
+  /** Nothing but int32. */
+  dtype?: 'int32';
+}
+interface RandnOptions extends TensorOptions {
+  /** 0 or more. */
+  seed: number;
+  mean?: number;
+  std?: number;
+}
+const tensorOptions: OptionNames<TensorOptions> = { device: true, dtype: true };
 
 /**
  * An array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return
  * at once; `read()` waits. Memory is freed by `dispose()` or `using`, at the latest by garbage collection. Views
  * (select, slice, permute, and reshape where it can) share their owner's memory and end with it.
  */
-export class Tensor {
+export class Tensor extends Operand {
   readonly shape: Shape;
   readonly dtype: DType;
   readonly device: Device;
@@ -44,6 +73,7 @@ export class Tensor {
 
   /** @internal Use Tensor.from, zeros, empty, randn or randint. */
   constructor(storage: Storage, dtype: DType, shape: Shape, strides: Shape, offset: number, owner: boolean) {
+    super('a tensor');
     this.storage = storage;
     this.device = storage.device;
     this.dtype = dtype;
@@ -60,51 +90,71 @@ export class Tensor {
    * A tensor of the values of a typed array, of nested number arrays, or of `{ data, shape, dtype }` as files give
    * them. Without dtype: float arrays become float32, integers int32, Uint8Array and booleans bool, nested numbers
    * float32. A Uint16Array with dtype bfloat16 or float16 is taken as raw bits.
-   * @throws RangeError when the shape does not fit the number of values or the nesting is ragged; TypeError for other
-   * data.
+   * @throws RangeError when the shape does not fit the number of values, the nesting is ragged, or int32 is asked for
+   * and does not hold a value; TypeError for other data.
    */
-  static from(data: HostData, options: TensorOptions & { shape?: number[] } = {}): Tensor {
-    const host = fromHost('Tensor.from', data, options.shape, options.dtype);
-    const out = Tensor.empty(host.shape, { ...options, dtype: host.dtype });
-    if (host.stored === host.dtype) native.upload(out.device.handle, out.handle, host.data);
+  static from(data: HostData, options: FromOptions = {}): Tensor {
+    checkOptions('Tensor.from', options, { ...tensorOptions, shape: true });
+    return Tensor.upload('Tensor.from', data, options);
+  }
+
+  /** @internal The same, in the name of another operation. */
+  static upload(operation: string, data: HostData, options: FromOptions): Tensor {
+    const { device = getDefaultDevice(), dtype, shape } = options;
+    checkDevice(operation, device);
+    const host = fromHost(operation, data, shape, dtype);
+    const out = Tensor.create(host.shape, device, host.dtype);
+    if (host.stored === host.dtype) native.upload(device.handle, out.handle, host.data);
     else {
-      using raw = Tensor.empty(host.shape, { ...options, dtype: host.stored });
-      native.upload(raw.device.handle, raw.handle, host.data);
-      copy('Tensor.from', out, raw);
+      using raw = Tensor.create(host.shape, device, host.stored);
+      native.upload(device.handle, raw.handle, host.data);
+      copy(operation, out, raw);
     }
     return out;
   }
 
   /** Uninitialised memory: every element must be written before it is read. */
-  static empty(shape: number[], { device = getDefaultDevice(), dtype = 'float32' }: TensorOptions = {}): Tensor {
-    const own = checkedShape('Tensor.empty', shape);
-    if (!dtypes.includes(dtype))
-      throw new TypeError(wrong('Tensor.empty', 'dtype', dtypes.join(', '), describe(dtype)));
-    if (!(device instanceof Device)) {
-      const expected = 'what openDevice or getDefaultDevice gives';
-      throw new TypeError(wrong('Tensor.empty', 'device', expected, describe(device)));
-    }
-    const storage = new Storage(device, sizeOf(own) * byteWidth(dtype));
-    return new Tensor(storage, dtype, own, contiguousStrides(own), 0, true);
+  static empty(shape: number[], options: TensorOptions = {}): Tensor {
+    return Tensor.create(...created('Tensor.empty', shape, options, tensorOptions));
   }
 
   static zeros(shape: number[], options: TensorOptions = {}): Tensor {
-    return Tensor.empty(shape, options).fill(0);
+    return Tensor.create(...created('Tensor.zeros', shape, options, tensorOptions)).fill(0);
   }
 
   /** Independent normal values: mean 0 and standard deviation 1 unless given. Element i depends on seed and i alone. */
-  static randn(shape: number[], options: TensorOptions & { seed: number; mean?: number; std?: number }): Tensor {
-    return randn(Tensor.empty(shape, options), options);
+  static randn(shape: number[], options: RandnOptions): Tensor {
+    const known = { ...tensorOptions, seed: true, mean: true, std: true } as const;
+    const [own, device, dtype] = created('Tensor.randn', shape, options, known);
+    const { seed, mean = 0, std = 1 } = options;
+    checkDTypeName('Tensor.randn', dtype, { floats: true });
+    checkInteger('Tensor.randn', 'seed', seed, 0);
+    checkNumber('Tensor.randn', 'mean', mean);
+    checkNumber('Tensor.randn', 'std', std);
+    return randn(Tensor.create(own, device, dtype), seed, mean, std);
   }
 
   /** int32 values, uniform in [low, high). */
-  static randint(low: number, high: number, shape: number[], options: TensorOptions & { seed: number }): Tensor {
-    return randint(Tensor.empty(shape, { ...options, dtype: 'int32' }), low, high, options);
+  static randint(low: number, high: number, shape: number[], options: RandintOptions): Tensor {
+    const known = { ...tensorOptions, seed: true } as const;
+    const [own, device] = created('Tensor.randint', shape, options, known);
+    const { seed, dtype = 'int32' } = options;
+    if (dtype !== 'int32') throw new TypeError(wrong('Tensor.randint', 'dtype', 'int32', describe(dtype)));
+    checkInteger('Tensor.randint', 'seed', seed, 0);
+    checkInteger('Tensor.randint', 'low', low, -(2 ** 31), 2 ** 31 - 1);
+    checkInteger('Tensor.randint', 'high', high, low + 1, 2 ** 31);
+    return randint(Tensor.create(own, device, 'int32'), seed, low, high);
   }
 
-  /** @internal An uninitialised tensor on this one's device. */
+  /** @internal An uninitialised tensor; nothing is checked. */
+  static create(shape: Shape, device: Device, dtype: DType): Tensor {
+    const storage = new Storage(device, sizeOf(shape) * byteWidth(dtype));
+    return new Tensor(storage, dtype, shape, contiguousStrides(shape), 0, true);
+  }
+
+  /** @internal An uninitialised tensor on this one's device; nothing is checked. */
   make(shape: Shape, dtype: DType = this.dtype): Tensor {
-    return Tensor.empty(shape as number[], { device: this.device, dtype });
+    return Tensor.create(shape, this.device, dtype);
   }
 
   // ---- reading and lifetime
@@ -114,6 +164,7 @@ export class Tensor {
    * Uint8Array.
    */
   async read(): Promise<HostArray> {
+    checkOperands('read', { tensor: this });
     const host = hostArray(this.dtype, this.size);
     await this.readInto(host);
     return host;
@@ -138,8 +189,8 @@ export class Tensor {
   async #readInto(host: HostArray | Uint16Array, as: number | null): Promise<number | undefined> {
     checkOperands('readInto', { tensor: this });
     const raw = host instanceof Uint16Array && byteWidth(this.dtype) === 2;
-    const expected = hostArray(this.dtype, 0).constructor;
-    if (!raw && host?.constructor !== expected) {
+    const expected = hostArray(this.dtype, 0).constructor as new () => HostArray;
+    if (!raw && !(host instanceof expected)) {
       throw new TypeError(wrong('readInto', 'host', `a ${expected.name} for ${this.dtype}`, describe(host)));
     }
     if (host.length !== this.size) {
@@ -168,7 +219,7 @@ export class Tensor {
   }
 
   /** @internal Why it can no longer be used, or undefined while it can. */
-  get ended(): string | undefined {
+  override get ended(): string | undefined {
     return this.#ended ?? this.storage.ended;
   }
 
@@ -207,15 +258,18 @@ export class Tensor {
 
   /** A view of another shape with as many elements, a copy where strides forbid a view. One -1 is worked out. */
   reshape(...shape: number[] | [number[]]): Tensor {
-    const target = (Array.isArray(shape[0]) ? [...shape[0]] : [...shape]) as number[];
+    checkOperands('reshape', { tensor: this });
+    const wanted = (Array.isArray(shape[0]) ? shape[0] : shape) as number[];
+    const target = [...wanted];
     const hole = target.indexOf(-1);
-    if (hole >= 0) {
+    const whole = target.every((n, d) => d === hole || (Number.isSafeInteger(n) && n >= 0));
+    if (hole >= 0 && whole) {
       const rest = target.reduce((product, n, d) => (d === hole ? product : product * n), 1);
       target[hole] = rest > 0 && this.size % rest === 0 ? this.size / rest : -1;
     }
-    if (target.some((n) => !Number.isSafeInteger(n) || n < 0) || sizeOf(target) !== this.size) {
-      const wanted = showShape(Array.isArray(shape[0]) ? shape[0] : (shape as number[]));
-      throw new RangeError(wrong('reshape', 'shape', `of ${this.size} elements (${showShape(this.shape)})`, wanted));
+    if (!whole || sizeOf(target) !== this.size) {
+      const expected = `of ${this.size} elements (${showShape(this.shape)})`;
+      throw new RangeError(wrong('reshape', 'shape', expected, showShape(wanted)));
     }
     checkedShape('reshape', target);
     if (this.isContiguous) return this.window(target, contiguousStrides(target));
@@ -224,6 +278,7 @@ export class Tensor {
 
   /** The view at index i of a dimension, which is dropped. */
   select(dim: number, i: number): Tensor {
+    checkOperands('select', { tensor: this });
     const d = checkedDim('select', 'dim', dim, this.shape);
     const n = this.shape[d] as number;
     const at = checkInteger('select', 'i', i, -n, n - 1);
@@ -233,6 +288,7 @@ export class Tensor {
 
   /** The view of [from, to) of a dimension; negative bounds count from the end. */
   slice(dim: number, from = 0, to?: number): Tensor {
+    checkOperands('slice', { tensor: this });
     const d = checkedDim('slice', 'dim', dim, this.shape);
     const n = this.shape[d] as number;
     const bound = (argument: string, value: number) => {
@@ -248,6 +304,8 @@ export class Tensor {
 
   /** The view with its dimensions in another order. */
   permute(dims: number[]): Tensor {
+    checkOperands('permute', { tensor: this });
+    if (!Array.isArray(dims)) throw new TypeError(wrong('permute', 'dims', 'an array of dimensions', describe(dims)));
     const order = dims.map((dim) => checkedDim('permute', 'dims', dim, this.shape));
     if (new Set(order).size !== this.shape.length || order.length !== this.shape.length) {
       throw new RangeError(
@@ -268,63 +326,78 @@ export class Tensor {
 
   /** A row-major copy in memory of its own. */
   clone(): Tensor {
+    checkOperands('clone', { tensor: this });
     return copy('clone', this.make(this.shape), this);
   }
 
-  /** A copy in another dtype. Floats to int32 are truncated, to bool compared with 0. */
+  /**
+   * A copy in another dtype. Floats to int32 are truncated, to bool compared with 0. A NaN or a value that int32 does
+   * not hold fails the operation: the next read() or synchronize() rejects.
+   */
   to(dtype: DType): Tensor {
+    checkOperands('to', { tensor: this });
+    checkDTypeName('to', dtype);
     return copy('to', this.make(this.shape, dtype), this);
   }
 
+  /**
+   * Sets every element. An int32 tensor takes an integer of 32 bits, a bool tensor 0 or 1, one of floats any number,
+   * which is rounded.
+   */
   fill(value: number): this {
     fill(this, value);
     return this;
   }
 
-  /** Copies other into this tensor, converting its dtype; it must broadcast to this shape. */
+  /** Copies other into this tensor, converting its dtype as `to` does; it must broadcast to this shape. */
   copyFrom(other: Tensor): this {
     copy('copyFrom', this, other);
     return this;
   }
 
-  // ---- arithmetic: x is a number, or a tensor that broadcasts
+  // ---- arithmetic: x is a number, or a tensor that broadcasts. In float32, or in int32 where both sides are integers: a
+  // result that int32 does not hold fails the operation, and the next read() or synchronize() rejects.
 
-  add(x: Operand): Tensor {
+  add(x: Side): Tensor {
     return add(this, x);
   }
-  sub(x: Operand): Tensor {
+  sub(x: Side): Tensor {
     return sub(this, x);
   }
-  mul(x: Operand): Tensor {
+  mul(x: Side): Tensor {
     return mul(this, x);
   }
   /** True division: of integers, float32. */
-  div(x: Operand): Tensor {
+  div(x: Side): Tensor {
     return div(this, x);
   }
-  add_(x: Operand): this {
+  add_(x: Side): this {
     addInPlace(this, x);
     return this;
   }
-  sub_(x: Operand): this {
+  sub_(x: Side): this {
     subInPlace(this, x);
     return this;
   }
-  mul_(x: Operand): this {
+  mul_(x: Side): this {
     mulInPlace(this, x);
     return this;
   }
-  div_(x: Operand): this {
+  div_(x: Side): this {
     divInPlace(this, x);
     return this;
   }
 
   // ---- reductions, over one dimension or, without it, over all
 
+  /**
+   * The sum, in double precision and rounded once. One of int32 is exact; if int32 does not hold it, the operation
+   * fails: the next read() or synchronize() rejects.
+   */
   sum(dim?: number, options?: ReduceOptions): Tensor {
     return sum(this, dim, options);
   }
-  /** The mean; that of integers is float32. */
+  /** The sum, in double precision, over the number; that of integers is float32. */
   mean(dim?: number, options?: ReduceOptions): Tensor {
     return mean(this, dim, options);
   }
@@ -340,7 +413,22 @@ export class Tensor {
     return topK(this, k);
   }
 
-  toString(): string {
+  override toString(): string {
     return `Tensor ${showShape(this.shape)} ${this.dtype} on ${this.device}${this.ended ? ' (ended)' : ''}`;
   }
+}
+
+/** The checked shape, device and dtype of a tensor that `operation` creates. */
+function created<Options extends TensorOptions>(
+  operation: string,
+  shape: number[],
+  options: Options,
+  known: OptionNames<Options>,
+): [shape: number[], device: Device, dtype: DType] {
+  checkOptions(operation, options, known);
+  const own = checkedShape(operation, shape);
+  const { device = getDefaultDevice(), dtype = 'float32' } = options;
+  checkDTypeName(operation, dtype);
+  checkDevice(operation, device);
+  return [own, device, dtype];
 }

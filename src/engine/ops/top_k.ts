@@ -1,5 +1,5 @@
 // The k largest of each row: as values and indices, or as the row with the rest set to zero.
-import { checkInteger, checkOperands, checkRank } from '../check.js';
+import { checkBoolean, checkInteger, checkOperands, checkOptions, checkRank } from '../check.js';
 import type { Tensor } from './tensor.js';
 
 const width = (x: Tensor): number => x.shape[x.shape.length - 1] as number;
@@ -19,7 +19,10 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
  * x where it is among its row's k largest (of equals, the lower indices), else 0; with relu negative survivors become
  * 0.
  */
-export function topKMask(x: Tensor, k: number, { relu = true }: { relu?: boolean } = {}): Tensor {
+export function topKMask(x: Tensor, k: number, options: { relu?: boolean } = {}): Tensor {
+  checkOptions('topKMask', options, { relu: true });
+  const { relu = true } = options;
+  checkBoolean('topKMask', 'relu', relu);
   const device = checkOperands('topKMask', { x });
   checkRank('topKMask', 'x', x, 1);
   checkInteger('topKMask', 'k', k, 0, width(x));

@@ -1,5 +1,5 @@
 // Counts for how long each latent of an autoencoder has been zero.
-import { checkDType, checkOperands, checkShape } from '../check.js';
+import { checkDType, checkOperands, checkRank, checkShape } from '../check.js';
 import { rowCount } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { Tensor } from './tensor.js';
@@ -10,6 +10,7 @@ import type { Tensor } from './tensor.js';
  */
 export function updateLastNonzero(stats: Tensor, latents: Tensor): void {
   const device = checkOperands('updateLastNonzero', { stats, latents });
+  checkRank('updateLastNonzero', 'latents', latents, 1);
   const n = latents.shape[latents.shape.length - 1] as number;
   checkShape('updateLastNonzero', 'stats', stats.shape, [n], 'the columns of latents');
   checkDType('updateLastNonzero', 'stats', stats, 'int32');

@@ -5,12 +5,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import pLimit from 'p-limit';
 import {
   checkBoolean,
-  checkFunction,
+  checkCallback,
   checkInteger,
   checkOptions,
+  checkSignal,
   describe,
   type OptionNames,
-  wrong,
 } from '../../checks/arguments.js';
 import { type LocalSource, openFile } from '../byte_source.js';
 import { takeLease } from '../lease.js';
@@ -45,10 +45,8 @@ const openOptionNames: OptionNames<OpenBlobOptions> = { ...fetchOptionNames, ref
 
 /** @throws TypeError unless the options of a function that may fetch files have values of their types. */
 export function checkFetchOptions(operation: string, { onProgress, signal }: FetchOptions): void {
-  if (onProgress !== undefined) checkFunction(operation, 'onProgress', onProgress);
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new TypeError(wrong(operation, 'signal', 'an AbortSignal', describe(signal)));
-  }
+  checkCallback(operation, 'onProgress', onProgress);
+  checkSignal(operation, signal);
 }
 
 function checkOpenOptions(operation: string, options: OpenBlobOptions): void {

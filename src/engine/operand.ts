@@ -1,0 +1,20 @@
+// What operations take, as far as their checks go: tensors and packed matrices.
+import type { Device } from './device.js';
+
+/** The base of what lives on a device and can be used until it is disposed. */
+export abstract class Operand {
+  abstract readonly device: Device;
+  /** @internal Why it can no longer be used, or undefined while it can. */
+  abstract readonly ended: string | undefined;
+  readonly #kind: 'a tensor' | 'a packed matrix';
+
+  /** @internal */
+  constructor(kind: 'a tensor' | 'a packed matrix') {
+    this.#kind = kind;
+  }
+
+  /** @internal What a value is; undefined where it is neither, whatever it looks like. */
+  static kindOf(value: unknown): 'a tensor' | 'a packed matrix' | undefined {
+    return typeof value === 'object' && value !== null && #kind in value ? value.#kind : undefined;
+  }
+}
