@@ -45,8 +45,11 @@ const isRunner = (hook: Hook): hook is HookRunner => typeof hook === 'object' &&
  * @throws TypeError for a result that cannot replace x.
  */
 function checked(result: HookResult, x: Tensor, where: string, chain: Chain): Tensor {
-  if (result === undefined || result === x) return x;
   const unfit = (what: string) => placed(new TypeError(`${where}: a hook must return ${what}`), chain);
+  if (result === undefined || result === x) {
+    if (x.ended) throw unfit(`another tensor where x may not be used any more: ${x.ended}`);
+    return x;
+  }
   if (!(result instanceof Tensor)) throw unfit(`a tensor or nothing, but returned ${describe(result)}`);
   if (result.ended) throw unfit(`a tensor that may still be used, but returned one of which: ${result.ended}`);
   if (showShape(result.shape) !== showShape(x.shape)) {

@@ -183,7 +183,8 @@ export class Transformer {
   /**
    * One pass over a batch. tokens: int32 tensor [batch, seq], or rows of numbers of one length; for unequal lengths see
    * prepInputAndPad.
-   * @throws RangeError or TypeError, before anything is computed, for tokens that do not fit the model or its window.
+   * @throws RangeError or TypeError, before anything is computed, for tokens that do not fit the model or its window, and
+   *   for hooks that can never run: AtLayers at a layer that the model lacks.
    */
   async forward(tokens: Tokens, options: ForwardOptions = {}): Promise<ForwardResult> {
     checkOptions('forward', options, forwardOptions);
@@ -280,7 +281,8 @@ export class Transformer {
 
   /**
    * Continues prompts: a text, texts, tokens, or rows of tokens, which may be of unequal length.
-   * @throws RangeError for an empty prompt, or one that with the new tokens exceeds the window.
+   * @throws RangeError for an empty prompt, or one that with the new tokens exceeds the window; and for logits that hold
+   *   a NaN, a +inf or nothing but -inf, with the row and the step. A logit of -inf forbids its token.
    */
   async sample(prompts: string | string[] | number[] | number[][], options: SampleOptions = {}): Promise<Samples> {
     checkOptions('sample', options, sampleOptions);

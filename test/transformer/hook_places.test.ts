@@ -155,6 +155,9 @@ test("the library's own words are not repeated, and an error of a pass within a 
     /./,
   );
   assert.is(result.message, 'mlp.pre_act, layer 2: a hook must return a tensor or nothing, but returned 5');
+  const freed = await rejects(xf.forward([[1]], { hooks: at('attn.k.fwd', (x) => x.dispose()) }), TypeError, /./);
+  const words = 'a hook must return another tensor where x may not be used any more: it was disposed';
+  assert.is(freed.message, `attn.k, layer 0: ${words}`);
   const inner = at('logits.fwd', throwing(new Error('deep')));
   const outer = await rejects(
     xf.forward([[1]], { hooks: at('resid.post_emb.fwd', () => xf.forward([[2]], { hooks: inner }) as never) }),
