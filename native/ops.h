@@ -137,7 +137,8 @@ struct Context;  // a backend's state for one device
      last stride 1, others any; out [B, S, H, Dv] contiguous; all one dtype. The queries are the last S of the T       \
      positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous: a pair of which exactly  \
      one is padding is masked. A row with all keys masked gives NaN. probs [B, S, T, H], any strides, of the same      \
-     dtype: the probabilities, written as well, 0 where masked. pad and probs may be left out. */                      \
+     dtype: the probabilities, written as well, 0 where masked. (On the CPU: if a row's padding lies on one side alone,\
+     the other positions have the bits that they have without it.) pad and probs may be left out. */                   \
   OP(attention, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale)                               \
   /* the mask of attention on stored logits: logits [B, H, S, T], any strides, in place: masked entries := -inf. pad   \
      may be left out. */                                                                                               \

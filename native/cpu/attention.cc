@@ -219,8 +219,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       const int64_t at = ((part.batch * s.queries + query) * s.heads + part.head) * s.value_dim;
       narrow(static_cast<char*>(out.data) + at * dtype_size(out.dtype), result, out.dtype, s.value_dim);
       if (!probs.data) continue;
-      store_probabilities(probs, part.batch, query, part.head, workspace.scores + i * score_width, part.first_key,
-                          seen, sum);
+      store_probabilities(probs, part.batch, query, part.head, workspace.scores + i * score_width, part.first_key, seen,
+                          sum);
     }
   };
 

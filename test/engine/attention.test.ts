@@ -5,7 +5,7 @@ import { maskLogits } from '../../src/engine/ops/mask_logits.js';
 import { softmax } from '../../src/engine/ops/softmax.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { close } from '../support/close.js';
-import { testDevice } from '../support/device.js';
+import { emulated, onCpu, testDevice } from '../support/device.js';
 import { suite, throws } from '../support/harness.js';
 import { attentionCase } from '../support/operations/attention.js';
 import { cases, unit } from '../support/operations/cases.js';
@@ -57,6 +57,54 @@ test('a query gets the same bits alone, in a batch, later, and with any number o
   close(one.out, whole.out.slice(-row));
   close(one.probs, whole.probs.slice(-T * H));
   close((await run(2, [1, 2], 9, 20)).out, whole.out.slice((T + 11) * row, (T + 20) * row));
+});
+
+test('padding on the left or right: the rest is as without it, on the CPU bit for bit', async () => {
+  await cases(120, async ({ seed, rng, device, own }) => {
+    const most = emulated() ? 70 : seed % 20 === 0 ? 1700 : 200; // sums over the keys come in blocks of 768
+    const lengths = [1, 2, 3].map(() => rng.integer(1, most));
+    const width = Math.max(...lengths) + rng.integer(0, 51);
+    const [H, D] = [rng.integer(1, 3), rng.pick([1, 8, 17])];
+    const dtype = rng.pick(['float32', 'float32', 'bfloat16', 'float16'] as const);
+    const causal = rng.next() < 0.7;
+    const left = rng.next() < 0.7;
+    const queries = left && rng.next() < 0.5 ? rng.integer(1, width + 1) : width; // the last ones
+    const starts = lengths.map((length) => (left ? width - length : 0));
+    const isPad = (row: number, at: number) =>
+      at < (starts[row] as number) || at >= (starts[row] as number) + (lengths[row] as number);
+    const random = (part: number) => own(Tensor.randn([3, width, H, D], { seed: seed * 4 + part, device, dtype }));
+    const [q, k, v] = [random(0), random(1), random(2)];
+    // what lies in the padding is of no importance
+    if (onCpu && left && (starts[1] as number) > 0) {
+      for (const t of [k, v]) t.select(0, 1).slice(0, 0, starts[1]).fill(Number.NaN);
+    }
+    const flags = Uint8Array.from({ length: 3 * width }, (_, i) => Number(isPad(Math.floor(i / width), i % width)));
+    const pad = own(Tensor.from(flags, { shape: [3, width], device }));
+    const probs = own(Tensor.zeros([3, queries, width, H], { device, dtype }));
+    const before = width - queries;
+    const all = own(attention(q.slice(1, before), k, v, { causal, pad, probs }));
+    for (const [row, length] of lengths.entries()) {
+      const [start, end] = [starts[row] as number, (starts[row] as number) + length];
+      const first = Math.max(start, before);
+      const part = (t: Tensor, from: number) => t.slice(0, row, row + 1).slice(1, from, end);
+      const weights = own(Tensor.zeros([1, end - first, length, H], { device, dtype }));
+      const alone = own(attention(part(q, first), part(k, start), part(v, start), { causal, probs: weights }));
+      const here = (t: Tensor) =>
+        own(
+          t
+            .slice(0, row, row + 1)
+            .slice(1, first - before, end - before)
+            .clone(),
+        );
+      const bound = onCpu ? {} : { rtol: 4 * unit[dtype] + 1e-5, atol: 4 * unit[dtype] + 1e-6 };
+      const label = `${length} ${dtype} keys after ${start}`;
+      close(await here(all).read(), await alone.read(), { ...bound, label });
+      const rows = await own(here(probs).slice(2, start, end).clone()).read();
+      close(rows, await weights.read(), { ...bound, label: `probs, ${label}` });
+      const others = [...(await here(probs).read())].filter((_, i) => isPad(row, Math.floor(i / H) % width));
+      assert.ok(others.every((p) => p === 0));
+    }
+  });
 });
 
 test('a query whose logits are all -inf has NaN probabilities, as attention in steps has', async () => {

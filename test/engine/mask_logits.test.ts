@@ -4,6 +4,7 @@ import { matmul } from '../../src/engine/ops/matmul.js';
 import { softmax } from '../../src/engine/ops/softmax.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { close } from '../support/close.js';
+import { onCpu } from '../support/device.js';
 import { suite, throws } from '../support/harness.js';
 import { attentionCase } from '../support/operations/attention.js';
 import { cases } from '../support/operations/cases.js';
@@ -27,6 +28,31 @@ test(
   },
   { limit: 120_000 },
 );
+
+// matmul adds up 768 keys at a time
+if (onCpu) {
+  test('attention in steps of a row that is padded on the left: float32 has the bits of the row alone', async () => {
+    await cases(60, async ({ seed, rng, device, own }) => {
+      const [pad, keys, D] = [rng.integer(0, 51), rng.integer(1, 201), 8];
+      const width = pad + keys;
+      const random = (part: number) => own(Tensor.randn([1, 2, width, D], { seed: seed * 4 + part, device }));
+      const [q, k, v] = [random(0), random(1), random(2)];
+      const flags = Uint8Array.from({ length: width }, (_, at) => Number(at < pad));
+      const steps = (from: number, options: { pad?: Tensor }) => {
+        const part = (t: Tensor) => t.slice(2, from);
+        const logits = own(matmul(part(q), part(k), { transposeB: true }));
+        const probs = own(softmax(maskLogits(logits, options)));
+        return own(
+          own(matmul(probs, part(v)))
+            .slice(2, pad - from)
+            .clone(),
+        );
+      };
+      const padded = steps(0, { pad: own(Tensor.from(flags, { shape: [1, width], device })) });
+      close(await padded.read(), await steps(pad, {}).read(), { label: `${keys} keys after ${pad}` });
+    });
+  });
+}
 
 test('wrong shapes are refused', () => {
   throws(() => maskLogits(Tensor.zeros([2, 2])), RangeError, /maskLogits: logits must be/);

@@ -17,7 +17,10 @@ import type { Tensor } from './tensor.js';
 export interface AttentionOptions {
   /** Query i sees keys up to its own position; the queries are the last of the keys' positions. Default true. */
   causal?: boolean;
-  /** bool [batch, keys], 1 = padding: a query sees a key only if both are padding or neither is. */
+  /**
+   * bool [batch, keys], 1 = padding: a query sees a key only if both are padding or neither is. On the CPU, padding on
+   * one side of a row alone changes no bit of the rest.
+   */
   pad?: Tensor;
   /** The factor of the logits; 1 / sqrt(channels) by default. */
   scale?: number;
