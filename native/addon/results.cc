@@ -161,9 +161,7 @@ bool is_not_finite(HostBytes host, DType from, DType to) {
   return reaches<uint16_t>(host.data, count, uint16_t(overflow(from, to)));
 }
 
-bool is_float(DType dtype) {
-  return dtype == DType::float32 || dtype == DType::bfloat16 || dtype == DType::float16;
-}
+bool is_float(DType dtype) { return dtype == DType::float32 || dtype == DType::bfloat16 || dtype == DType::float16; }
 
 // ---- reading and synchronizing
 
