@@ -95,17 +95,17 @@ test('tokens are taken, and shown by their numbers', () =>
     await collate(made, { selections, out: at('records'), top: 1, random: 2 });
     const record = await loadNeuronRecord(at('records/mlp_post_act/1/3.json'));
     const texts = record.randomSample.map((sample) => sample.tokens.join('|')).sort();
-    assert.equal(texts, ['<token 5>|<token 50256>|<token 7>|<token 8>', '<token 9>|<token 10>'].sort());
+    assert.equal(texts, ['<|5|>|<|50256|>|<|7|>|<|8|>', '<|9|>|<|10|>'].sort());
     await report(made, { selections, out: at('page.html') });
-    assert.match(await readFile(at('page.html'), 'utf8'), /&lt;token (50256|10)&gt;/);
+    assert.match(await readFile(at('page.html'), 'utf8'), /&lt;\|(50256|10)\|&gt;/);
     const { stdout, code } = await run(['inspect', at('out')]);
     assert.is(code, 0);
     assert.match(stdout, /^tokenizer unknown/m);
-    assert.match(stdout, /^first row "<token 5><token 50256><token 7><token 8>"$/m);
+    assert.match(stdout, /^first row "<\|5\|><\|50256\|><\|7\|><\|8\|>"$/m);
     const parquet = at('out/shard-00000.1_resid_delta_mlp_latents.parquet');
     const rows = await withDuckDB((query) => query(`select distinct token, text from '${parquet}' order by token`));
     assert.ok(rows.length > 2);
-    for (const { token, text } of rows) assert.is(text, `<token ${token}>`);
+    for (const { token, text } of rows) assert.is(text, `<|${token}|>`);
   }));
 
 test('a tokenizer without a name counts as GPT-2s, and one of another name is not known', () =>
