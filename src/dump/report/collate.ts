@@ -73,9 +73,10 @@ const filesAtOnce = 8;
  * Writes a record (see `loadNeuronRecord`) for each chosen neuron or latent: `OUT/LOCATION/LAYER/INDEX.json`, for
  * instance `OUT/mlp_post_act/1/300.json` and `OUT/resid_delta_mlp_latents/1/7.json`; the layer of a location outside
  * the layers is 0. The moments are those of all tokens, with the variance of the population; the most positive records
- * are the rows with the largest activations (of equal ones, the earlier rows), the strongest first; the random sample
- * is drawn for each neuron by itself, and is the same for the same dump and seed. Quantiles are not tracked: they are
- * null. Each file appears whole or not at all; a second call writes them again. Where the neurons do not fit into
+ * are the rows with the largest activations (of equal ones, the earlier rows; NaN ranks below all others), the
+ * strongest first; the random sample is drawn for each neuron by itself, and is the same for the same dump and seed.
+ * Quantiles are not tracked: they are null. Moments of a feature that is NaN somewhere are NaN, which files have as null.
+ * Each file appears whole or not at all; a second call writes them again. Where the neurons do not fit into
  * memory, the dump is read several times.
  * @throws RangeError or TypeError before anything is read when an option is out of range, the dump lacks a location or
  *   an index, or a location has a value for each pair of tokens; Error for an empty or broken dump or a disk.
