@@ -40,7 +40,7 @@ function stateOf({ latents: L, inputs: N, k }: Shape, seed: number, more: StateD
     'encoder.weight': floats([L, N], whole(L * N)),
     'decoder.weight': floats([N, L], whole(L * N)),
     stats_last_nonzero: { dtype: 'int64', shape: [L], data: BigInt64Array.from(whole(L), BigInt) },
-    latents_activation_frequency: floats([L], whole(L)),
+    latents_activation_frequency: floats([L], whole(L).map(Math.abs)),
     latents_mean_square: floats([L], whole(L)),
     activation: 'TopK',
     activation_state_dict: { k, postact_fn: 'ReLU' },

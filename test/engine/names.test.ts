@@ -41,7 +41,7 @@ const folders: readonly Folder[] = [
     path: 'test/engine',
     ending: '.test.ts',
     // tests of all operations or of none
-    others: ['accuracy', 'arguments', 'check', 'device', 'names', 'profile', 'switches', 'tensor'],
+    others: ['accuracy', 'arguments', 'device', 'names', 'profile', 'switches', 'tensor'],
   },
 ];
 

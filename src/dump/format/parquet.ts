@@ -10,6 +10,7 @@
 // and nine passes, at 10.7 bytes each and with at most 0.2 GB of additional memory. A row group blocks the event loop
 // for 0.1 to 0.2 s. Encoding takes nine tenths of the time, and encoding the texts two fifths.
 import { ByteWriter, type ColumnSource, ParquetWriter, type SchemaElement } from 'hyparquet-writer';
+import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import type { DumpSettings } from './settings.js';
 import { textOf } from './token_text.js';
 
@@ -257,7 +258,7 @@ function rowsOf({ firstRow, context, tokens }: LatentEntries, flatPositions: Int
 }
 
 const textOrNone = (token: number, tokenizer: DumpSettings['tokenizer'] = 'gpt2'): string =>
-  token < 0 ? '' : textOf(token, tokenizer);
+  tokenizer === 'gpt2' && !(token >= 0 && token < gpt2Tokenizer().nVocab) ? '' : textOf(token, tokenizer);
 
 // ---- checks
 
