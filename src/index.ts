@@ -60,7 +60,8 @@ export {
   weightLocationTypes,
   weightShapeSpec,
 } from './context/weight_locations.js';
-export type { Corpus, CorpusFile, CorpusKind } from './dump/corpus/corpus.js';
+export type { Corpus, CorpusFile, CorpusFileOptions, CorpusKind } from './dump/corpus/corpus.js';
+export type { TokenDType } from './dump/corpus/token_layout.js';
 export type { ListedFile, Manifest, ShardEntry } from './dump/format/manifest.js';
 export {
   type NonFinite,
@@ -111,7 +112,7 @@ export type { CollateProgress } from './dump/report/scan_progress.js';
 export { type DumpResult, dump, planOf } from './dump/run.js';
 export type { AutoencoderSource } from './dump/shards/autoencoders.js';
 export { type DumpPlan, describePlan } from './dump/shards/dump_plan.js';
-export { type MergeResult, mergeDumps } from './dump/shards/merge.js';
+export { type MergeOptions, type MergeResult, mergeDumps } from './dump/shards/merge.js';
 export type { DumpOptions, WorkerOptions } from './dump/shards/options.js';
 export type { DumpProgress } from './dump/shards/progress.js';
 export {

@@ -390,9 +390,9 @@ async function prepareDump(spec: Of<'dump'>): Promise<Prepared> {
   writeFileSync(corpus, Uint16Array.from(tokens.flat()));
   let runs = 0;
   const locations = ae ? `${until} -> ae` : until;
-  const options = { model: xf, corpus, locations, context: length, batch, dtype: 'float32' as const, threshold };
+  const options = { model: xf, corpus, locations, context: length, batch, dtype: 'float32' as const };
   return {
-    run: () => dump({ ...options, ...(ae && { autoencoders: { ae } }), out: join(folder, String(runs++)) }),
+    run: () => dump({ ...options, ...(ae && { autoencoders: { ae }, threshold }), out: join(folder, String(runs++)) }),
     ahead: 0,
   };
 }

@@ -197,6 +197,11 @@ test('wrong usage is 2, with a word on what is right', async () => {
       ['dump', '--text', 'a', ...hook, '--out', 'x', '--threshold', threshold],
       /'--threshold <x>' argument '.*' is invalid\. It must be a number of 0 or more\./,
     ]),
+    [
+      ['dump', '--text', 'a', ...hook, '--out', 'x', '--device', 'cuda', '--threads', '2'],
+      /sonde: --threads is for the CPU, and the work is done on cuda/,
+    ],
+    [['sample', '--device', 'cuda', '--threads', '2', 'Kate'], /sonde: --threads is for the CPU/],
     [['cache', '--clear', ''], /sonde: --clear: an empty word is in every address; --clear alone removes all files/],
     [['cache', '--clear', '--verify'], /sonde: --clear and --verify exclude each other/],
     [['dump', '--out', 'x', '--text', 'a.txt'], /sonde: dump needs a --hook or an --autoencoder/],

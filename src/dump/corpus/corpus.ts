@@ -9,6 +9,7 @@ import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import { Readable } from 'node:stream';
 import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
+import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { type Head, headBytes, headOf, jsonLinesProblem, nulProblem, textProblem, withHead } from './content.js';
 import { endOfText, TextCutter } from './text_chunks.js';
 import { readTokens } from './token_file.js';
@@ -182,6 +183,8 @@ function checkText(kind: Exclude<CorpusKind, 'tokens'>, head: Head): void {
 /** The size and the first bytes of a file. */
 async function beginningOf(path: string): Promise<{ bytes: number; head: Head }> {
   try {
+    if (isBlobUrl(path))
+      throw new Error('it is an address, and a corpus lies on a disk, or comes on standard input (-)');
     const { size, isFile } = await stat(path).then((s) => ({ size: s.size, isFile: s.isFile() }));
     if (!isFile) throw new Error('it is not a file (a stream can be given on standard input, -)');
     await using handle = await open(path); // a file may exist and not be readable

@@ -230,7 +230,7 @@ async function begin(
   const now = await store.list();
   try {
     const news = now.filter((name) => isManifestFile(name) && isNew(name));
-    for (const there of (await readManifests(store, news)).values()) {
+    for (const there of news.length > 0 ? (await readManifests(store, news)).values() : []) {
       checkSame(folder, there, settings);
       if (isUnderWay(there, now)) checkArithmetic(folder, there.arithmetic, computing);
     }

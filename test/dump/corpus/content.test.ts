@@ -368,6 +368,11 @@ test('streams of bytes are no documents, and files are described by what they ar
     ],
     [{ path: 5, kind: 'text' }, TypeError, /corpus\[0\]\.path must be a path, but is 5/],
     [['a.txt', null], TypeError, /corpus must be file paths, .* but has null/],
+    [
+      'https://example.com/a.txt',
+      Error,
+      /corpus file .*a\.txt: it is an address, and a corpus lies on a disk, or comes/,
+    ],
     [[''], TypeError, /corpus\[0\] must be a path, but is ''/],
   ];
   for (const [corpus, kind, pattern] of wrong) await rejects(openCorpus(corpus as Corpus), kind, pattern);
