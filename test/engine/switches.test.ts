@@ -21,6 +21,7 @@ const program = `
   const w = packWeights(Tensor.randn([30, 50], { seed: 1 }));
   const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
   console.log('arithmetic', x.device.arithmetic);
+  console.log('sums', String(await Tensor.randn([7, 1001], { seed: 3 }).sum(1).read()));
   console.log('sum', (await x.sum().read())[0]);
   console.log('fresh', (await Tensor.empty([1000]).read())[999]);
   const indices = Tensor.from([9], { dtype: 'int32' });
@@ -83,9 +84,12 @@ testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one pass
   const at = titles.findIndex((title) => best.startsWith(title));
   const others = at < 0 ? [] : ['avx512_bf16', 'avx512', 'avx2', 'portable'].slice(at + 1);
   const files = [...operationFiles, 'accuracy'].map((name) => `engine/${name}.test`);
+  const sums = (stdout: string) => /^sums .*$/m.exec(stdout)?.[0];
   for (const isa of others) {
     const name = isa === 'portable' ? 'sse2' : isa;
-    assert.match(run({ SONDE_ISA: isa }).stdout, new RegExp(`^arithmetic \\d+ cpu ${name}$`, 'm'));
+    const { stdout: said } = run({ SONDE_ISA: isa });
+    assert.match(said, new RegExp(`^arithmetic \\d+ cpu ${name}$`, 'm'));
+    assert.is(sums(said), sums(run({}).stdout), 'sums have the same bits with any instruction set');
     const { status, stdout } = spawnSync(process.execPath, ['test/run.mjs', ...files], {
       cwd: packageRoot,
       encoding: 'utf8',
