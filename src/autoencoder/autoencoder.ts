@@ -9,6 +9,7 @@ import {
   checkObject,
   checkOperands,
   checkOptions,
+  checkText,
   describe,
   type OptionNames,
   wrong,
@@ -151,7 +152,7 @@ export class Autoencoder {
     this.activation = checkActivation('Autoencoder', activation);
     this.tied = checkBoolean('Autoencoder', 'tied', tied);
     this.normalize = checkBoolean('Autoencoder', 'normalize', normalize);
-    checkInteger('Autoencoder', 'seed', seed, 0);
+    checkInteger('Autoencoder', 'seed', seed, 0, 2 ** 52 - 1);
     this.device = device;
     this.dtype = dtype;
     this.#parts = parts ?? untrained(this.nLatents, this.nInputs, tied, device, dtype, seed);
@@ -167,6 +168,7 @@ export class Autoencoder {
     checkFetchOptions('Autoencoder.load', options);
     const { onProgress, signal, ...how } = options;
     checkStateOptions('Autoencoder.load', how);
+    checkText('Autoencoder.load', 'path', path, 'a path or an address');
     await using file = await openBlob(path, { ...(onProgress && { onProgress }), ...(signal && { signal }) });
     const state = await loadTorch(file);
     try {

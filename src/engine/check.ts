@@ -51,25 +51,29 @@ interface OtherOperands {
 export function checkOperands(
   operation: string,
   tensors: Record<string, Operand>,
-  { optional = {}, packed = {} }: OtherOperands = {},
+  { optional, packed }: OtherOperands = {},
 ): Device {
-  const all = { ...tensors, ...packed, ...optional };
-  let first: [string, Operand] | undefined;
-  for (const [argument, operand] of Object.entries(all)) {
-    if (operand === undefined && Object.hasOwn(optional, argument)) continue;
-    const expected = Object.hasOwn(packed, argument) ? 'a packed matrix' : 'a tensor';
+  let device: Device | undefined;
+  let at = ''; // the argument that is on it
+  // for…in over each: every operation of a pass comes through here
+  const check = (argument: string, operand: Operand | undefined, expected: 'a tensor' | 'a packed matrix') => {
     if (Operand.kindOf(operand) !== expected) {
       throw new TypeError(wrong(operation, argument, expected, describe(operand)));
     }
-    const { ended, device } = operand as Operand;
+    const { ended, device: here } = operand as Operand;
     if (ended) throw new Error(`${operation}: ${argument} cannot be used: ${ended}`);
-    first ??= [argument, operand as Operand];
-    if (device !== first[1].device) {
-      throw new TypeError(wrong(operation, argument, `on ${first[1].device}, where ${first[0]} is`, `on ${device}`));
+    if (device === undefined) [device, at] = [here, argument];
+    else if (here !== device) {
+      throw new TypeError(wrong(operation, argument, `on ${device}, where ${at} is`, `on ${here}`));
     }
+  };
+  for (const argument in tensors) check(argument, tensors[argument], 'a tensor');
+  for (const argument in packed) check(argument, packed[argument], 'a packed matrix');
+  for (const argument in optional) {
+    if (optional[argument] !== undefined) check(argument, optional[argument], 'a tensor');
   }
-  if (!first) throw new TypeError(`${operation}: a tensor is missing`);
-  return first[1].device;
+  if (device === undefined) throw new TypeError(`${operation}: a tensor is missing`);
+  return device;
 }
 
 export function checkRank(

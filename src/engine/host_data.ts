@@ -96,6 +96,7 @@ function fromArray(operation: string, data: NumericArray, shape: number[], dtype
   if (sizeOf(own) !== data.length) {
     throw new RangeError(wrong(operation, 'shape', `of ${data.length} elements, as many as data has`, showShape(own)));
   }
+  if (data.buffer instanceof SharedArrayBuffer) return fromArray(operation, data.slice(), own, dtype); // a copy of its own
   const sixteen = dtype === 'bfloat16' || dtype === 'float16';
   if (data instanceof Uint16Array && sixteen) return { data, shape: own, stored: dtype, dtype };
   const isFloats = data instanceof Float32Array || data instanceof Float64Array;

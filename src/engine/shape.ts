@@ -1,4 +1,5 @@
 // Shapes, strides, broadcasting and indices: pure functions, no device, no native code.
+import { describe } from '../checks/arguments.js';
 
 export type Shape = readonly number[];
 
@@ -57,6 +58,6 @@ export function broadcastStrides(shape: Shape, strides: Shape, target: Shape): n
 
 /** `[4, 128, 768]`, as errors show a shape, or what was given as one. */
 export function showShape(shape: readonly unknown[]): string {
-  const shown = Array.from(shape.slice(0, 16), (n) => (typeof n === 'object' && n !== null ? 'an object' : String(n)));
+  const shown = Array.from(shape.slice(0, 16), (n) => (typeof n === 'number' ? String(n) : describe(n)));
   return `[${shown.join(', ')}${shape.length > shown.length ? ', …' : ''}]`;
 }

@@ -36,8 +36,13 @@ export class Sampler {
   async #read(logits: Tensor): Promise<void> {
     if (this.#temperature === 0) return logits.readInto(this.#host);
     await readProbs(logits, this.#temperature, this.#host);
-    const isNaNs = this.#random.some((_, row) => hasNoProbs(this.#row(row)));
-    if (isNaNs) await readProbsOfAnySize(logits, this.#temperature, this.#host);
+    const rows = [...this.#random.keys()].filter((row) => hasNoProbs(this.#row(row)));
+    if (rows.length === 0) return;
+    // the other rows keep what they have: what a row gets does not depend on those beside it
+    const probs = new Float32Array(this.#host.length);
+    await readProbsOfAnySize(logits, this.#temperature, probs);
+    const nVocab = probs.length / this.#random.length;
+    for (const row of rows) this.#row(row).set(probs.subarray(row * nVocab, (row + 1) * nVocab));
   }
 
   #row(row: number): Float32Array {

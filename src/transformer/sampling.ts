@@ -30,6 +30,9 @@ function mixed64(x: bigint): bigint {
   return x ^ (x >> 31n);
 }
 
+/** As many as an array can have. */
+const mostRows = 2 ** 32 - 1;
+
 /**
  * The seeds of the rows of a batch that is sampled with one `seed`. Row 0 has `seed` itself. Row i has the upper 53 bits
  * of mix(seed + i 0x9e3779b97f4a7c15 mod 2^64), where mix is the finalizer of splitmix64: the number that splitmix64
@@ -38,7 +41,7 @@ function mixed64(x: bigint): bigint {
  */
 export function derivedSeeds(seed: number, count: number): number[] {
   checkInteger('derivedSeeds', 'seed', seed, 0);
-  checkInteger('derivedSeeds', 'count', count, 0);
+  checkInteger('derivedSeeds', 'count', count, 0, mostRows);
   const derived = (row: number): number => {
     const state = BigInt.asUintN(64, BigInt(seed) + BigInt(row) * 0x9e3779b97f4a7c15n);
     return Number(mixed64(state) >> 11n);

@@ -74,7 +74,13 @@ const withDumps = (body: (made: Dump, at: (name: string) => string, good: DumpOp
     };
     await dump({ ...good, out: at('made') });
     await using made = await openDump(at('made'));
-    await body(made, at, good);
+    const before = process.cwd();
+    process.chdir(folder); // where a folder of the name x may be written
+    try {
+      await body(made, at, good);
+    } finally {
+      process.chdir(before);
+    }
   });
 
 const redis = { redis: 'redis://127.0.0.1:1', name: 'q' };

@@ -193,6 +193,9 @@ export class Tensor extends Operand {
     if (!raw && !(host instanceof expected)) {
       throw new TypeError(wrong('readInto', 'host', `a ${expected.name} for ${this.dtype}`, describe(host)));
     }
+    if (host.buffer instanceof SharedArrayBuffer) {
+      throw new TypeError(wrong('readInto', 'host', 'in memory of its own', 'in a SharedArrayBuffer'));
+    }
     if (host.length !== this.size) {
       throw new RangeError(
         wrong('readInto', 'host', `${this.size} long (${showShape(this.shape)})`, `${host.length} long`),

@@ -28,9 +28,14 @@ export function checkSizes(
   if (typeof config !== 'object' || config === null) {
     throw new TypeError(wrong(operation, 'config', "a model's config", describe(config)));
   }
+  const { nLayers } = config;
+  if (nLayers > largest.n_layers) {
+    throw new RangeError(wrong(operation, 'config.nLayers', `${largest.n_layers} at most`, describe(nLayers)));
+  }
   for (const name of needed) {
-    if (typeof config[name] === 'number' && config[name] > 0 && config[name] < Infinity) continue;
-    throw new TypeError(wrong(operation, `config.${name}`, 'a number above 0', describe(config[name])));
+    if (typeof config[name] !== 'number' || !(config[name] > 0 && config[name] < Infinity)) {
+      throw new TypeError(wrong(operation, `config.${name}`, 'a number above 0', describe(config[name])));
+    }
   }
 }
 
