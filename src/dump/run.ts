@@ -72,7 +72,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
   try {
     const { limit, part } = maker.settings;
     folder = await prepareFolder(store, maker.settings);
-    if (options.finite) checkFinite(store, folder.shards.values());
+    if (options.finite) checkFinite(store, folder.shards.values(), folder.manifest?.arithmetic);
     manifestWriter = new ManifestWriter(store, maker.settings, folder);
     const meter = new ProgressMeter({ corpusBytes: corpusBytes(sources), limit, parts: part.count });
     return await runDump({ options, sources, maker, store, folder, manifestWriter, meter });

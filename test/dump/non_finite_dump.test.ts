@@ -342,6 +342,22 @@ test('int8 cannot hold such values: the error names the first', () =>
     assert.equal((await dump(request(join(folder, 'large'), options))).nonFinite, {});
   }));
 
+test('a dump of a version that did not count goes on, but for finite, which cannot know', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    await dump(request(out));
+    const path = join(out, 'manifest.json');
+    const { arithmetic: _, ...manifest } = JSON.parse(await readFile(path, 'utf8'));
+    for (const entry of manifest.shards) delete entry.nonFinite;
+    await writeFile(path, JSON.stringify(manifest));
+    assert.equal((await dump(request(out))).nonFinite, {});
+    await rejects(
+      dump(request(out, { finite: true })),
+      NonFiniteError,
+      /holds shard-00000\.safetensors, and an earlier version that did not count such values may have made it/,
+    );
+  }));
+
 test('a manifest that counts otherwise than its files is found', () =>
   withFolder(async (out) => {
     await dump(request(out));

@@ -217,6 +217,9 @@ test('a value of another type is named, with the option', () =>
         /^dump: autoencoders\['mine'\] must be an autoencoder, its name.*is 5$/,
       ],
       [{ autoencoders: { mine: 'a.pt' } }, TypeError, /^dump: autoencoders has 'mine', which no location names/],
+      [{ autoencoders: new Map() }, TypeError, /^dump: autoencoders must be an object .*but is a Map$/],
+      // biome-ignore lint/suspicious/noSparseArray: what users may give
+      [{ locations: [, location] }, TypeError, /^dump: locations must be strings .*but one is undefined$/],
       [{ locations: location, threshold: 1 }, RangeError, /^dump: threshold is for latents: name an autoencoder/],
     ];
     for (const [changes, kind, pattern] of cases) {

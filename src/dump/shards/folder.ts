@@ -128,11 +128,25 @@ export async function prepareFolder(
   }
 }
 
-/** @throws NonFiniteError that names the first of `shards` with values that are not finite: the request refuses them. */
-export function checkFinite({ name: folder }: Store, shards: Iterable<ShardEntry>): void {
+/**
+ * @throws NonFiniteError that names the first of `shards` with values that are not finite, as the request refuses them,
+ *   or with values that may never have been counted. `arithmetic` is that of the shards' manifest.
+ */
+export function checkFinite(
+  { name: folder }: Store,
+  shards: Iterable<ShardEntry>,
+  arithmetic: readonly string[] = [],
+): void {
   for (const { file, nonFinite = {} } of shards) {
     const [counted] = Object.entries(nonFinite);
-    if (!counted) continue;
+    if (!counted && !arithmetic.includes(unknownArithmetic)) continue;
+    if (!counted) {
+      throw new NonFiniteError(
+        `dump: ${folder} holds ${file}, and an earlier version that did not count such values may have made it. ` +
+          'sonde verify counts them; without finite, the dump goes on',
+        shardNumber(file) as number,
+      );
+    }
     const [location, counts] = counted;
     throw new NonFiniteError(
       `dump: ${folder} holds ${file}, where of ${location} ${showNonFinite(counts)}. ` +

@@ -44,7 +44,7 @@ export interface LoadPermit extends AutoencoderPermit {
 }
 
 const patternsOf = ({ locations }: Pick<DumpOptions, 'locations'>): readonly string[] =>
-  Array.isArray(locations) ? locations : [locations];
+  Array.isArray(locations) ? Array.from(locations) : [locations];
 
 /**
  * Checks the options as far as that is possible without a model. `operation` is the function that they were given to.
@@ -70,7 +70,7 @@ export function checkRequest(operation: string, options: Omit<DumpOptions, 'corp
   const locations = patternsOf(options).map(parseDumpLocation);
   checkAutoencoders(autoencoders);
   checkLayered(locations, autoencoders);
-  if (threshold !== undefined && locations.every(({ autoencoder }) => autoencoder === undefined)) {
+  if (threshold && locations.every(({ autoencoder }) => autoencoder === undefined)) {
     throw new RangeError('dump: threshold is for latents: name an autoencoder for one location at least');
   }
   if (typeof model !== 'string' && precision !== undefined) {
@@ -97,7 +97,7 @@ function checkModel(model: unknown): void {
 }
 
 function checkAutoencoders(autoencoders: Record<string, AutoencoderSource>): void {
-  if (typeof autoencoders !== 'object' || autoencoders === null || Array.isArray(autoencoders)) {
+  if (Object.prototype.toString.call(autoencoders) !== '[object Object]') {
     const expected = 'an object with an autoencoder for each name';
     throw new TypeError(wrong('dump', 'autoencoders', expected, describe(autoencoders)));
   }
@@ -192,8 +192,7 @@ export async function prepare(
 
 /** The tokenizer by its name. A model of the user's own need not name its one: it counts as GPT-2's. */
 function tokenizerOf({ enc }: SubjectModel): DumpSettings['tokenizer'] {
-  const { name = 'gpt2' } = enc as { readonly name?: string };
-  return name === 'gpt2' ? name : 'unknown';
+  return (enc.name ?? 'gpt2') === 'gpt2' ? 'gpt2' : 'unknown';
 }
 
 const textKinds: readonly SourceDescription['kind'][] = ['text', 'jsonl', 'standard input'];

@@ -115,7 +115,7 @@ export class ShardSession {
     const merged = await mergedDump(store, settings);
     if (merged) {
       const made = merged.shards.filter(({ file }) => shardNumber(file) === number);
-      if (finite) checkFinite(store, made);
+      if (finite) checkFinite(store, made, merged.arithmetic);
       return;
     }
     const folder = await prepareFolder(store, part, this.#compared);
@@ -123,7 +123,7 @@ export class ShardSession {
     try {
       const there = folder.manifest?.complete ? folder.shards.get(number) : undefined;
       if (there) {
-        if (finite) checkFinite(store, [there]);
+        if (finite) checkFinite(store, [there], folder.manifest?.arithmetic);
         return;
       }
       const arithmetic = await folder.begin(this.#maker.computing);
@@ -187,7 +187,7 @@ export async function isComplete({ request, settings, count }: ShardedDump): Pro
   const folder = await prepareFolder(store, { ...settings, part: there ? whole : { index: 0, count } });
   try {
     if (!there) return false;
-    if (request.finite) checkFinite(store, folder.shards.values());
+    if (request.finite) checkFinite(store, folder.shards.values(), folder.manifest?.arithmetic);
     if (there.complete && folder.shards.size === there.shards.length) return true;
     const lacks = there.complete ? 'lacks shards' : 'was begun by one process';
     throw new Error(`dump: ${store.name} ${lacks}: sonde dump with the same options makes what is missing`);
