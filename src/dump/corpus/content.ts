@@ -1,6 +1,7 @@
 // What the beginning of a file looks like, whatever it was given as. Files that are not what they were given as are
 // refused by name, as their bytes would pass for text or tokens, and make a dump of nonsense.
-import { isJsonLines, jsonStart } from './json_start.js';
+import { extname } from 'node:path';
+import { isCutJson, isJsonLines, jsonStart } from './json_start.js';
 
 /** The bytes that are looked at. */
 export const headBytes = 2 ** 16;
@@ -44,6 +45,9 @@ const asIsAdvice = 'asIs: true (--as-is)';
 interface Format {
   readonly what: string;
   readonly test: (head: Buffer) => boolean;
+  readonly cure: string;
+  /** The endings of names, where they say as much. */
+  readonly endings?: readonly string[];
 }
 
 const startsWith =
@@ -82,74 +86,142 @@ const isPickle = (head: Buffer): boolean =>
 
 export const isNumpy = startsWith(0x93, 'NUMPY');
 
-const decompress = 'decompress it first, through a pipe: zcat FILE | sonde dump -';
-const formats: readonly (Format & { readonly cure: string })[] = [
-  { what: 'compressed with gzip', test: isGzip, cure: decompress },
+/** Stands for `-`, with what it is given as. */
+const input = 'INPUT';
+const decompress = `decompress it first, through a pipe: zcat FILE | sonde dump ${input}`;
+const asObjects = 'write its texts as JSON lines, {"text": …} each';
+const formats: readonly Format[] = [
+  { what: 'compressed with gzip', test: isGzip, cure: decompress, endings: ['.gz', '.tgz'] },
   {
     what: 'compressed with Zstandard',
     test: startsWith(0x28, 0xb5, 0x2f, 0xfd),
     cure: decompress.replace('zcat', 'zstdcat'),
+    endings: ['.zst'],
   },
   {
     what: 'compressed with bzip2',
     test: (head) => /^BZh[1-9]1AY&SY/.test(head.toString('latin1', 0, 10)),
     cure: decompress.replace('zcat', 'bzcat'),
+    endings: ['.bz2'],
   },
-  { what: 'compressed with xz', test: startsWith(0xfd, '7zXZ', 0), cure: decompress.replace('zcat', 'xzcat') },
-  { what: 'compressed with LZ4', test: startsWith(4, 0x22, 0x4d, 0x18), cure: decompress.replace('zcat', 'lz4cat') },
-  { what: 'a 7z archive', test: startsWith('7z', 0xbc, 0xaf, 0x27, 0x1c), cure: 'unpack it first' },
+  {
+    what: 'compressed with xz',
+    test: startsWith(0xfd, '7zXZ', 0),
+    cure: decompress.replace('zcat', 'xzcat'),
+    endings: ['.xz'],
+  },
+  {
+    what: 'compressed with LZ4',
+    test: startsWith(4, 0x22, 0x4d, 0x18),
+    cure: decompress.replace('zcat', 'lz4cat'),
+    endings: ['.lz4'],
+  },
+  { what: 'a 7z archive', test: startsWith('7z', 0xbc, 0xaf, 0x27, 0x1c), cure: 'unpack it first', endings: ['.7z'] },
   {
     what: 'an archive of NumPy arrays (.npz)',
     test: (head) => isZip(head) && zipped(head).endsWith('.npy'),
     cure: 'save the array of tokens alone, with numpy.save',
+    endings: ['.npz'],
   },
   {
     what: 'a file of torch.save',
     test: (head) => isZip(head) && /(^|\/)(data\.pkl|byteorder|version)$/.test(zipped(head)),
     cure: 'save the tokens with numpy.save(FILE, tokens.numpy())',
+    endings: ['.pt', '.pth'],
   },
-  { what: 'a zip archive', test: isZip, cure: 'unpack it first' },
+  { what: 'a zip archive', test: isZip, cure: 'unpack it first', endings: ['.zip'] },
   { what: 'an empty zip archive', test: startsWith('PK', 5, 6), cure: 'give another file' },
-  { what: 'a pickle of Python or torch', test: isPickle, cure: 'save the tokens with numpy.save' },
-  { what: 'a safetensors file', test: isSafetensors, cure: 'save the tensor of tokens with numpy.save' },
-  { what: 'a Parquet file', test: lettersThenBinary('PAR1'), cure: 'write its texts as JSON lines, {"text": …} each' },
-  { what: 'an Arrow file', test: startsWith('ARROW1', 0), cure: 'write its texts as JSON lines, {"text": …} each' },
-  { what: 'an Arrow file', test: lettersThenBinary('FEA1'), cure: 'write its texts as JSON lines, {"text": …} each' },
+  {
+    what: 'a pickle of Python or torch',
+    test: isPickle,
+    cure: 'save the tokens with numpy.save',
+    endings: ['.pkl', '.pickle'],
+  },
+  {
+    what: 'a safetensors file',
+    test: isSafetensors,
+    cure: 'save the tensor of tokens with numpy.save',
+    endings: ['.safetensors'],
+  },
+  { what: 'a Parquet file', test: lettersThenBinary('PAR1'), cure: asObjects, endings: ['.parquet'] },
+  { what: 'an Arrow file', test: startsWith('ARROW1', 0), cure: asObjects, endings: ['.arrow', '.feather'] },
+  { what: 'an Arrow file', test: lettersThenBinary('FEA1'), cure: asObjects },
   {
     what: 'a stream of Arrow',
     test: (head) => startsWith(0xff, 0xff, 0xff, 0xff)(head) && head.length >= 8 && head.readUInt32LE(4) < 2 ** 24,
-    cure: 'write its texts as JSON lines, {"text": …} each',
+    cure: asObjects,
   },
-  { what: 'an Avro file', test: startsWith('Obj', 1), cure: 'write its texts as JSON lines, {"text": …} each' },
-  { what: 'an HDF5 file', test: startsWith(0x89, 'HDF\r\n', 0x1a, '\n'), cure: 'save the tokens with numpy.save' },
-  { what: 'an SQLite database', test: startsWith('SQLite format 3', 0), cure: 'write its texts as JSON lines' },
-  { what: 'a PDF', test: startsWith('%PDF-'), cure: 'extract its text first' },
-  { what: 'a GGUF model', test: lettersThenBinary('GGUF'), cure: 'give another file' },
+  { what: 'an Avro file', test: startsWith('Obj', 1), cure: asObjects, endings: ['.avro'] },
+  {
+    what: 'an HDF5 file',
+    test: startsWith(0x89, 'HDF\r\n', 0x1a, '\n'),
+    cure: 'save the tokens with numpy.save',
+    endings: ['.h5', '.hdf5'],
+  },
+  {
+    what: 'an SQLite database',
+    test: startsWith('SQLite format 3', 0),
+    cure: 'write its texts as JSON lines',
+    endings: ['.sqlite', '.db'],
+  },
+  { what: 'a PDF', test: startsWith('%PDF-'), cure: 'extract its text first', endings: ['.pdf'] },
+  { what: 'a GGUF model', test: lettersThenBinary('GGUF'), cure: 'give another file', endings: ['.gguf'] },
   { what: 'the index of a data set of Megatron', test: startsWith('MMIDIDX', 0), cure: 'give the .bin file beside it' },
-  { what: 'a tar archive', test: (head) => head.toString('latin1', 257, 262) === 'ustar', cure: 'unpack it first' },
+  {
+    what: 'a tar archive',
+    test: (head) => head.toString('latin1', 257, 262) === 'ustar',
+    cure: 'unpack it first',
+    endings: ['.tar'],
+  },
 ];
 
-function formatProblem({ bytes }: Head): string | undefined {
-  const format = formats.find(({ test }) => test(bytes));
-  return format && `is ${format.what}: ${format.cure}`;
+type Kind = 'text' | 'jsonl' | 'tokens';
+
+const cureFor = ({ cure }: Format, kind: Kind): string => cure.replace(input, kind === 'text' ? '-' : `--${kind} -`);
+
+function formatProblem(head: Head, kind: Kind): string | undefined {
+  const format = formats.find(({ test }) => test(head.bytes));
+  if (!format) return undefined;
+  const canBe = kind === 'tokens' || isUtf8(head); // text is UTF-8 in any case
+  const all = canBe ? `; to take it for ${showKind[kind]} all the same: ${asIsAdvice}` : '';
+  return `is ${format.what}: ${cureFor(format, kind)}${all}`;
+}
+
+const showKind: Readonly<Record<Kind, string>> = { text: 'text', jsonl: 'JSON lines', tokens: 'tokens' };
+
+/** What the name of a file says of a format that is none of a corpus; undefined when it says nothing. */
+export function formatByName(path: string, kind: Kind): string | undefined {
+  const ending = extname(path).toLowerCase();
+  const format = formats.find(({ endings }) => endings?.includes(ending));
+  return format && `is ${format.what}, as its name says: ${cureFor(format, kind)}`;
 }
 
 // ---- text
 
-const utf16 = (how: string): string => `is UTF-16 ${how}, and must be UTF-8: iconv -f UTF-16 -t UTF-8`;
+const recode = (encoding: string, how: string): string =>
+  `is ${encoding} ${how}, and must be UTF-8: iconv -f ${encoding} -t UTF-8`;
 
 const leastZeros = 4;
 
+/** The encoding that a byte order mark names. That of UTF-32 begins like that of UTF-16. */
+const markedEncoding = (bytes: Buffer): 'UTF-32' | 'UTF-16' | undefined => {
+  if (startsWith(0xff, 0xfe, 0, 0)(bytes) || startsWith(0, 0, 0xfe, 0xff)(bytes)) return 'UTF-32';
+  return startsWith(0xff, 0xfe)(bytes) || startsWith(0xfe, 0xff)(bytes) ? 'UTF-16' : undefined;
+};
+
 function encodingProblem({ bytes }: Head): string | undefined {
-  if (startsWith(0xff, 0xfe)(bytes) || startsWith(0xfe, 0xff)(bytes)) return utf16('by its byte order mark');
+  const marked = markedEncoding(bytes);
+  if (marked) return recode(marked, 'by its byte order mark');
   const at = bytes.indexOf(0);
   if (at < 0) return undefined;
-  const zeros = [0, 0];
+  const zeros: [number, number] = [0, 0];
   bytes.forEach((byte, i) => {
-    if (byte === 0) zeros[i % 2] = (zeros[i % 2] as number) + 1;
+    if (byte === 0) zeros[(i % 2) as 0 | 1]++;
   });
-  const [few, many] = zeros.sort((a, b) => a - b) as [number, number];
-  if (many >= leastZeros && many > bytes.length / 8 && few < many / 8) return utf16('as its zeros show');
+  const [few, many] = [Math.min(...zeros), Math.max(...zeros)];
+  if (many >= leastZeros && many > bytes.length / 8 && few < many / 8) {
+    return recode(zeros[1] === many ? 'UTF-16LE' : 'UTF-16BE', 'as its zeros show');
+  }
   return nulProblem(at);
 }
 
@@ -167,7 +239,7 @@ function jsonProblem(head: Head): string | undefined {
   if (isJsonLines(text, head.isWhole)) {
     return insist("has a JSON object on each line, and was given as text: give it as kind 'jsonl' (--jsonl)");
   }
-  return isDocument(text, head) ? insist(`is JSON, and was given as text: ${asLines}`) : undefined;
+  return isDocument(text, head) || isCutJson(text) ? insist(`is JSON, and was given as text: ${asLines}`) : undefined;
 }
 
 const isDocument = (text: string, { isWhole }: Head): boolean => {
@@ -179,12 +251,12 @@ const isDocument = (text: string, { isWhole }: Head): boolean => {
 export const textProblem = (head: Head): string | undefined =>
   isNumpy(head.bytes)
     ? "is a NumPy array: give it as kind 'tokens' (--tokens)"
-    : (formatProblem(head) ?? encodingProblem(head) ?? jsonProblem(head));
+    : (formatProblem(head, 'text') ?? encodingProblem(head) ?? jsonProblem(head));
 
 export function jsonLinesProblem(head: Head): string | undefined {
   const problem = isNumpy(head.bytes)
     ? "is a NumPy array: give it as kind 'tokens' (--tokens)"
-    : (formatProblem(head) ?? encodingProblem(head));
+    : (formatProblem(head, 'jsonl') ?? encodingProblem(head));
   if (problem !== undefined) return problem;
   const text = textOf(head);
   const first = text.split('\n').find((line) => line.trim() !== '') ?? '';
@@ -200,19 +272,56 @@ const leastText = 16; // bytes that chance does not make text of
 
 /** Why bytes are no tokens; undefined when they can be. It does not look for headers. */
 export function tokenProblem(head: Head): string | undefined {
-  const problem = formatProblem(head);
-  if (problem !== undefined || head.bytes.length < leastText || !isText(head)) return problem;
-  const text = textOf(head);
-  const kind = isJsonLines(text, head.isWhole) ? "'jsonl' (--jsonl)" : "'text' (--text)";
-  return `is text, and was given as tokens: give it as kind ${kind}; if these bytes are tokens: ${asIsAdvice}`;
+  const problem = formatProblem(head, 'tokens');
+  if (problem !== undefined || head.bytes.length < leastText) return problem;
+  const insists = `if these bytes are tokens: ${asIsAdvice}`;
+  const encoding = utf16Of(head.bytes);
+  if (encoding !== undefined) {
+    const cure = `make UTF-8 of it (iconv -f ${encoding} -t UTF-8), and give it as kind 'text' (--text)`;
+    return `is ${encoding} text, and was given as tokens: ${cure}; ${insists}`;
+  }
+  if (!isUtf8Text(head) && !isLatinText(head.bytes)) return undefined;
+  const kind = isJsonLines(textOf(head), head.isWhole) ? "'jsonl' (--jsonl)" : "'text' (--text)";
+  return `is text, and was given as tokens: give it as kind ${kind}; ${insists}`;
 }
 
-function isText({ bytes, isWhole }: Head): boolean {
+function isUtf8({ bytes, isWhole }: Head): boolean {
   try {
-    const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes, { stream: !isWhole });
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern looks for control characters
-    return !/[\u0000-\u0008\u000e-\u001f\u007f]/.test(text);
+    new TextDecoder('utf-8', { fatal: true }).decode(bytes, { stream: !isWhole });
+    return true;
   } catch {
     return false;
   }
+}
+
+/** The part of the bytes of a text that may be none of it, such as the control characters of a terminal. */
+const strayPart = 0.05;
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern looks for control characters
+const strays = /[\u0000-\u0008\u000e-\u001f\u007f\ufffd]/g;
+
+/** What is not valid UTF-8 is decoded as U+FFFD. */
+const isUtf8Text = (head: Head): boolean => (textOf(head).match(strays)?.length ?? 0) <= strayPart * head.bytes.length;
+
+const isAscii = (byte: number): boolean => (byte >= 0x20 && byte < 0x7f) || (byte >= 9 && byte <= 13);
+
+/** Latin-1 and its like. Most letters are ASCII in all languages that it serves. */
+function isLatinText(bytes: Uint8Array): boolean {
+  let [ascii, others] = [0, 0];
+  for (const byte of bytes) {
+    if (isAscii(byte)) ascii++;
+    else if (byte >= 0xa0) others++;
+  }
+  return ascii + others >= (1 - strayPart) * bytes.length && ascii >= 0.75 * bytes.length;
+}
+
+/** The encoding of UTF-16 text whose characters are those of Latin-1; undefined for all other bytes. */
+function utf16Of(bytes: Buffer): 'UTF-16' | 'UTF-16LE' | 'UTF-16BE' | undefined {
+  const isMarked = markedEncoding(bytes) === 'UTF-16';
+  const units = bytes.subarray(isMarked ? 2 : 0);
+  const even = units.filter((_, i) => i % 2 === 0);
+  const odd = units.filter((_, i) => i % 2 === 1);
+  const isText = (zeros: Uint8Array, letters: Uint8Array) => zeros.every((byte) => byte === 0) && isLatinText(letters);
+  const found = isText(odd, even) ? 'UTF-16LE' : isText(even, odd) ? 'UTF-16BE' : undefined;
+  return found && isMarked ? 'UTF-16' : found;
 }

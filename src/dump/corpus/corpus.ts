@@ -10,7 +10,17 @@ import { basename, extname } from 'node:path';
 import { Readable } from 'node:stream';
 import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
-import { type Head, headBytes, headOf, jsonLinesProblem, nulProblem, textProblem, withHead } from './content.js';
+import {
+  formatByName,
+  type Head,
+  headBytes,
+  headOf,
+  jsonLinesProblem,
+  nulProblem,
+  textProblem,
+  withHead,
+} from './content.js';
+import { parseJson } from './json_start.js';
 import { endOfText, TextCutter } from './text_chunks.js';
 import { readTokens } from './token_file.js';
 import {
@@ -99,7 +109,7 @@ export async function openCorpus(corpus: Corpus, operation = 'dump'): Promise<So
     }
     return [{ kind: 'iterable', documents: corpus }];
   }
-  const files = Array.isArray(corpus) ? corpus : [corpus];
+  const files = Array.isArray(corpus) ? Array.from(corpus) : [corpus]; // a hole is undefined
   if (files.length === 0) throw new RangeError('dump: corpus must name one file at least, but is an empty list');
   const checked = files.map((file, i) => checkedFile(operation, file, i));
   const sources = await Promise.all(checked.map(openFile));
@@ -109,7 +119,7 @@ export async function openCorpus(corpus: Corpus, operation = 'dump'): Promise<So
   return sources;
 }
 
-const isAsyncIterable = (corpus: Corpus): corpus is AsyncIterable<string | number[]> =>
+const isAsyncIterable = (corpus: Corpus | CorpusFile): corpus is AsyncIterable<string | number[]> =>
   typeof corpus === 'object' && corpus !== null && Symbol.asyncIterator in corpus;
 
 /**
@@ -125,6 +135,11 @@ export function checkedFile(operation: string, file: CorpusFile, i: number): Cor
         `dump: corpus must be file paths, { path, kind } or an AsyncIterable of text or tokens, but has ${describe(file)}`,
       );
     }
+    if (isAsyncIterable(file)) {
+      const cure =
+        (file as unknown) === process.stdin ? "'-' is standard input" : 'documents are given alone, in no list';
+      throw new TypeError(`${wrong('dump', name, 'a path or { path, kind }', describeItem(file))}: ${cure}`);
+    }
     checkOptions(operation, file, fileNames, name);
   }
   const given: Partial<CorpusFileOptions> =
@@ -132,6 +147,11 @@ export function checkedFile(operation: string, file: CorpusFile, i: number): Cor
   const { path, kind, dtype, asIs } = given;
   if (typeof path !== 'string' || path === '') {
     throw new TypeError(wrong('dump', typeof file === 'string' ? name : `${name}.path`, 'a path', describe(path)));
+  }
+  const { kind: inner = 'text' } = kindOf(path.slice(0, path.length - extname(path).length));
+  const format = kind === undefined ? formatByName(path, inner) : undefined;
+  if (format !== undefined) {
+    throw new RangeError(`dump: ${path}: ${format}; if it is no such file, give it as { path, kind }`);
   }
   if (kind === undefined || !allKinds.includes(kind)) {
     throw new RangeError(
@@ -257,7 +277,7 @@ async function* readJsonLines(source: Source, options: ReadOptions): AsyncGenera
 function textField(origin: string, line: string): string {
   let value: unknown;
   try {
-    value = JSON.parse(line);
+    value = parseJson(line);
   } catch (cause) {
     throw new Error(`${origin}: is not valid JSON: ${(cause as Error).message}`, { cause });
   }
@@ -285,10 +305,32 @@ async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<st
 
 async function* readItems(documents: AsyncIterable<unknown>, options: ReadOptions): AsyncGenerator<TokenChunk> {
   let item = 0;
-  for await (const document of documents) {
+  for await (const document of checkedItems(documents)) {
     const origin = `corpus, item ${item++}`;
     if (typeof document === 'string') yield* encodeDocument(document, origin, options);
     else yield { tokens: checkTokens(document, origin, options.nVocab), ends: true };
+  }
+}
+
+/** The items, of an iterable that must keep to the protocol: what it returns is the caller's. */
+async function* checkedItems(documents: AsyncIterable<unknown>): AsyncGenerator<unknown> {
+  const returned = (method: string, expected: string, value: unknown) =>
+    new TypeError(`corpus: ${method} of the iterable must return ${expected}, but returned ${describeItem(value)}`);
+  const made: unknown = documents[Symbol.asyncIterator]();
+  const iterator = made as AsyncIterator<unknown>;
+  if (typeof iterator?.next !== 'function') throw returned('[Symbol.asyncIterator]()', 'an iterator', made);
+  let isOpen = false;
+  try {
+    for (;;) {
+      isOpen = false;
+      const result = await iterator.next();
+      if (typeof result !== 'object' || result === null) throw returned('next()', '{ value, done }', result);
+      if (result.done) return;
+      isOpen = true;
+      yield result.value;
+    }
+  } finally {
+    if (isOpen) await iterator.return?.();
   }
 }
 
@@ -299,12 +341,15 @@ function checkTokens(document: unknown, origin: string, nVocab: number): readonl
   const invalid = document.findIndex((token) => !(Number.isInteger(token) && token >= 0 && token < nVocab));
   if (invalid < 0) return document;
   throw new RangeError(
-    `${origin}, token ${invalid}: must be an integer from 0 to ${nVocab - 1}, but is ${document[invalid]}`,
+    `${origin}, token ${invalid}: must be an integer from 0 to ${nVocab - 1}, but is ${describe(document[invalid])}`,
   );
 }
 
+// Generators have no constructor with a name.
 const describeItem = (item: unknown): string =>
-  item !== null && typeof item === 'object' ? `a ${item.constructor?.name ?? 'object'}` : String(item);
+  item !== null && typeof item === 'object'
+    ? `a ${item.constructor?.name || Object.prototype.toString.call(item).slice('[object '.length, -1)}`
+    : describe(item);
 
 function* encodeDocument(text: string, origin: string, options: ReadOptions): Generator<TokenChunk> {
   const encode = checkedEncode(origin, options);
@@ -319,11 +364,19 @@ function* encodeDocument(text: string, origin: string, options: ReadOptions): Ge
 }
 
 function encoded(origin: string, encode: ReadOptions['encode'], text: string): number[] {
+  let tokens: unknown;
   try {
-    return encode(text);
+    tokens = encode(text);
   } catch (cause) {
-    throw new Error(`${origin}: ${(cause as Error).message}`, { cause });
+    const why = cause instanceof Error ? cause.message : `encode of the tokenizer threw ${describeItem(cause)}`;
+    throw new Error(`${origin}: ${why}`, { cause });
   }
+  if (ArrayBuffer.isView(tokens) && !(tokens instanceof DataView)) return Array.from(tokens as Int32Array);
+  if (Array.isArray(tokens)) return tokens;
+  if (tokens instanceof Promise) tokens.catch(() => {}); // nobody waits for it
+  throw new TypeError(
+    `${origin}: encode of the tokenizer must return an array of tokens, but returned ${describeItem(tokens)}`,
+  );
 }
 
 // Checks the tokens: small models have fewer than the tokenizer.
@@ -331,7 +384,11 @@ function checkedEncode(origin: string, { encode, nVocab }: ReadOptions): (text: 
   return (text) => {
     const tokens = encoded(origin, encode, text);
     for (const token of tokens) {
-      if (token < nVocab) continue;
+      if (Number.isInteger(token) && token >= 0 && token < nVocab) continue;
+      if (!(Number.isInteger(token) && token >= 0)) {
+        const what = 'encode of the tokenizer must return integers of 0 or more';
+        throw new RangeError(`${origin}: ${what}, but returned ${describe(token)}`);
+      }
       throw new RangeError(`${origin}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
     }
     return tokens;

@@ -1,9 +1,11 @@
 // Tells whether text is JSON, by its beginning alone. JSON.parse says so only of a whole text.
 
-const token = /\s*(?:("[^"\\]*(?:\\.[^"\\]*)*")|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null|([{}[\],:]))/y;
+// NaN and Infinity are no JSON, but Python writes them.
+const token =
+  /\s*(?:("[^"\\]*(?:\\.[^"\\]*)*")|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null|NaN|-?Infinity|([{}[\],:]))/y;
 /** What may stand at the end of a text that was cut: the beginning of a string, a number or a word. */
 const cutToken =
-  /^\s*(?:"[^"\\]*(?:\\.[^"\\]*)*\\?|-?[\d.eE+-]*|t(?:r(?:ue?)?)?|f(?:a(?:l(?:se?)?)?)?|n(?:u(?:ll?)?)?)$/;
+  /^\s*(?:"[^"\\]*(?:\\.[^"\\]*)*\\?|-?[\d.eE+-]*|t(?:r(?:ue?)?)?|f(?:a(?:l(?:se?)?)?)?|n(?:u(?:ll?)?)?|Na?|-?I[nfit]*)$/;
 
 type Expected = 'value' | 'value or ]' | 'key' | 'key or }' | ':' | ', or end';
 
@@ -49,22 +51,49 @@ export function jsonStart(text: string): 'whole' | 'begun' | 'none' {
   }
 }
 
-/** Whether each line is a JSON object. `isWhole` is false when more text follows, and the last line may be cut. */
+const string = '"[^"\\\\]*(?:\\\\.[^"\\\\]*)*"';
+const keyOrItem = new RegExp(`[{,]\\s*${string}\\s*:|^\\s*\\[\\s*${string}\\s*,`);
+
+/** Whether JSON that lacks its end is more than the bracket that many texts begin with: it has a key or an item. */
+export const isCutJson = (text: string): boolean => jsonStart(text) === 'begun' && keyOrItem.test(text);
+
+/**
+ * Whether the lines are JSON objects: the first one is, and so are most. The last one may be cut, as `head -c` leaves
+ * it. `isWhole` is false when more text follows.
+ */
 export function isJsonLines(text: string, isWhole: boolean): boolean {
-  const lines = text.split('\n');
-  const last = isWhole ? '' : (lines.pop() as string);
-  const given = lines.filter((line) => line.trim() !== '');
-  const isCut = last.trim() !== '';
-  if (given.length === 0 && !isCut) return false;
-  return given.every(isObject) && (!isCut || (last.trimStart().startsWith('{') && jsonStart(last) !== 'none'));
+  const [first, ...others] = text.split('\n').filter((line) => line.trim() !== '') as [string?, ...string[]];
+  if (first === undefined) return false;
+  const last = others.pop();
+  if (last === undefined) return isObject(first) || (!isWhole && isBegun(first));
+  if (!isObject(first)) return false;
+  const found = 1 + others.filter(isObject).length + (isObject(last) || isBegun(last) ? 1 : 0);
+  return found > (others.length + 2) / 2;
 }
+
+const isBegun = (line: string): boolean => line.trimStart().startsWith('{') && jsonStart(line) !== 'none';
 
 function isObject(line: string): boolean {
   if (!line.trimStart().startsWith('{')) return false;
   try {
-    JSON.parse(line);
+    parseJson(line);
     return true;
   } catch {
     return false;
+  }
+}
+
+const stringOrNonFinite = new RegExp(`${string}|\\bNaN\\b|-?\\bInfinity\\b`, 'g');
+
+/** The value of JSON, in which NaN, Infinity and -Infinity are null. */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    try {
+      return JSON.parse(text.replace(stringOrNonFinite, (match) => (match.startsWith('"') ? match : 'null')));
+    } catch {
+      throw error; // it speaks of the text as it is
+    }
   }
 }

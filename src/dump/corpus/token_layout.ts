@@ -156,8 +156,12 @@ function checkWidth(bytes: Buffer): void {
   const [small, large] = largestEven < largestOdd ? [largestEven, largestOdd] : [largestOdd, largestEven];
   const isWide = (small === 0 && pairs >= leastPairs) || (small <= smallHalf && pairs >= surePairs);
   if (large <= smallHalf || !isWide) return;
-  if (largestEven < largestOdd)
-    throw new Error(`has every other token ${zero(small)}: it looks like big-endian numbers`);
+  if (largestEven < largestOdd) {
+    throw new Error(
+      `has every other token ${zero(small)}: it looks like big-endian or floating-point numbers. ` +
+        "Say dtype: 'uint16' (--token-dtype uint16) if it is that",
+    );
+  }
   const isLong = pairs % 2 === 0 && Array.from({ length: pairs / 2 }, (_, i) => half(4 * i + 2)).every((n) => n === 0);
   const dtype = isLong ? 'int64' : 'int32';
   throw new Error(

@@ -1,11 +1,12 @@
 // Files that are not what they were given as, and the headers of token files. Oracle: files as their programs write them,
 // put together here by the descriptions of the formats, and tokens that are known beforehand.
 import { spawn } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib';
 import * as assert from 'uvu/assert';
+import { tokenProblem } from '../../../src/dump/corpus/content.js';
 import {
   type Corpus,
   type CorpusFileOptions,
@@ -19,6 +20,7 @@ import { gpt2Tokenizer } from '../../../src/files/tokenizer/tokenizer.js';
 import { withFolder } from '../../support/folders.js';
 import { rejects, suite } from '../../support/harness.js';
 import { random } from '../../support/random.js';
+import { sampleText } from '../folders.js';
 
 const test = suite('content of corpus files');
 const { encode } = gpt2Tokenizer();
@@ -107,8 +109,10 @@ test('text must be UTF-8 without NUL; a byte order mark is dropped', async () =>
     for (const [bytes, how] of [
       [bytesOf([0xff, 0xfe], little), /is UTF-16 by its byte order mark, and must be UTF-8: iconv -f UTF-16 -t UTF-8/],
       [bytesOf([0xfe, 0xff], big), /is UTF-16 by its byte order mark/],
-      [little, /is UTF-16 as its zeros show/],
-      [big, /is UTF-16 as its zeros show/],
+      [little, /is UTF-16LE as its zeros show, and must be UTF-8: iconv -f UTF-16LE -t UTF-8/],
+      [big, /is UTF-16BE as its zeros show, and must be UTF-8: iconv -f UTF-16BE -t UTF-8/],
+      [bytesOf([0xff, 0xfe, 0, 0], [0x61, 0, 0, 0]), /is UTF-32 by its byte order mark, .* iconv -f UTF-32 -t UTF-8/],
+      [bytesOf([0, 0, 0xfe, 0xff], [0, 0, 0, 0x61]), /is UTF-32 by its byte order mark/],
     ] as const) {
       await rejects(read(bytes, kind), Error, how);
     }
@@ -128,6 +132,20 @@ test('JSON that is given as text is refused, unless it is asked for', async () =
     await rejects(read(content, 'text'), Error, asJsonl);
     assert.equal(await read(content, 'text', { asIs: true }), encode(content));
   }
+  for (const content of [
+    '{"text":"hello"}\n{"text":"wor',
+    '{"text":"a","s":NaN}',
+    '{"a":1}\n{"a":-Infinity}\n',
+    `${lines}\nThe end.`,
+    lines.replace('\n', '\n{"text": "a" "b"}\n'),
+  ]) {
+    await rejects(read(content, 'text'), Error, asJsonl);
+    assert.equal(await read(content, 'text', { asIs: true }), encode(content));
+  }
+  for (const content of ['[{"text":"a"},{"te', '{"text":"wor', '["One.", "Tw']) {
+    await rejects(read(content, 'text'), Error, /is JSON, and was given as text/);
+  }
+  assert.equal(await read('{"text":"a","s":NaN}', 'jsonl'), encode('a'));
   const documents = [[text, text], { a: { b: [1] } }, Array.from({ length: 20_000 }, (_, i) => ({ text: `${i}` }))];
   for (const content of documents) {
     for (const json of [JSON.stringify(content, null, 1), JSON.stringify(content)]) {
@@ -143,7 +161,14 @@ test('JSON that is given as text is refused, unless it is asked for', async () =
   for (const other of [
     '[1] A footnote.',
     '{"a": 1} is JSON.',
-    `${lines}\nThe end.`,
+    'The end.\n{"a": 1}',
+    '{',
+    '[',
+    '{ int x; }',
+    '[Verse 1]',
+    '[1] Foo',
+    'int main() {\n  return 0;\n}\n',
+    '{\n  "strict',
     '{name}, hello',
     '"Yes," he said.',
   ]) {
@@ -300,7 +325,12 @@ test('tokens of four or eight bytes are seen, and read when they are asked for',
   const wide = Array.from({ length: 100 }, (_, i) => i * 1999);
   await rejects(read(raw('int32', wide), 'tokens'), Error, /every other token 3 at most: it looks like int32/);
   const big = Buffer.from(raw('int32')).swap32();
-  await rejects(read(big, 'tokens'), Error, /it looks like big-endian numbers/);
+  const bigEndian =
+    /it looks like big-endian or floating-point numbers\. Say dtype: 'uint16' \(--token-dtype uint16\) if/;
+  await rejects(read(big, 'tokens'), Error, bigEndian);
+  const low = [0, 5, 0, 6, 0, 7];
+  await rejects(read(raw('uint16', low), 'tokens'), Error, bigEndian);
+  assert.equal(await read(raw('uint16', low), 'tokens', { dtype: 'uint16' }), low);
   await rejects(
     read(raw('int32').subarray(0, 30), 'tokens', { dtype: 'int32' }),
     /holds 30 bytes, but .*multiple of 4/,
@@ -341,6 +371,126 @@ test('text that is given as tokens is refused', async () => {
     if (there.every((token) => token < 50_257)) {
       assert.equal(await read(even, 'tokens', { asIs: true }), Array.from(there));
     }
+  }
+});
+
+test('text with flaws that is given as tokens is refused, and tokens are not', async () => {
+  const asText = /is text, and was given as tokens: give it as kind 'text' \(--text\); .*--as-is/;
+  const latin = Buffer.from('Les élèves ont fêté Noël à la forêt. '.repeat(2), 'latin1');
+  for (const content of [Buffer.from('\x1b[1mBold words, and others that are not. '), latin]) {
+    await rejects(read(content.subarray(0, content.length & ~1), 'tokens'), Error, asText);
+  }
+  const little = Buffer.from(text, 'utf16le');
+  const bom = Buffer.from(`\ufeff${text}`, 'utf16le');
+  const utf16: [Buffer, string][] = [
+    [little, 'UTF-16LE'],
+    [Buffer.from(little).swap16(), 'UTF-16BE'],
+    [bom, 'UTF-16'],
+    [Buffer.from(bom).swap16(), 'UTF-16'],
+  ];
+  for (const [content, name] of utf16) {
+    const pattern = new RegExp(`is ${name} text, and was given as tokens: .*iconv -f ${name} -t UTF-8.*--as-is`);
+    await rejects(read(content, 'tokens'), Error, pattern);
+  }
+  const isTaken = (list: readonly number[]) => {
+    const bytes = Buffer.from(raw('uint16', list));
+    assert.is(tokenProblem({ bytes, isWhole: true }), undefined, String(list));
+  };
+  const stories = encode(await readFile(sampleText, 'utf8'));
+  isTaken(stories);
+  for (let at = 0; at < stories.length; at += 5) for (const n of [8, 9, 16, 40]) isTaken(stories.slice(at, at + n));
+  const r = random(11);
+  for (let round = 0; round < 3000; round++) {
+    isTaken(Array.from({ length: r.integer(1, 60) }, () => r.integer(0, 50_257)));
+  }
+});
+
+test('advice is for the kind that was given, and names --as-is where it works', async () => {
+  const gzip = gzipSync(text.repeat(2), { level: 9 });
+  const even = gzip.subarray(0, gzip.length & ~1);
+  const asTokens = /is compressed with gzip: .*: zcat FILE \| sonde dump --tokens -; to take it for tokens .*--as-is/;
+  await rejects(read(even, 'tokens'), Error, asTokens);
+  await rejects(read(even, 'jsonl'), Error, /zcat FILE \| sonde dump --jsonl -$/);
+  await rejects(read(even, 'text'), Error, /zcat FILE \| sonde dump -$/); // it is not UTF-8 in any case
+  await rejects(
+    read('%PDF-1.7\n', 'text'),
+    Error,
+    /is a PDF: .*; to take it for text all the same: asIs: true \(--as-is\)/,
+  );
+  assert.equal(await read('%PDF-1.7\n', 'text', { asIs: true }), encode('%PDF-1.7\n'));
+  const named: [string, RegExp][] = [
+    [
+      'a.txt.gz',
+      /a\.txt\.gz: is compressed with gzip, as its name says: .*zcat FILE \| sonde dump -; if it is no such/,
+    ],
+    ['a.bin.ZST', /is compressed with Zstandard, .*zstdcat FILE \| sonde dump --tokens -;/],
+    ['a.jsonl.xz', /xzcat FILE \| sonde dump --jsonl -;/],
+    ['x.npz', /is an archive of NumPy arrays \(\.npz\), as its name says: save the array of tokens alone/],
+    ['x.pt', /is a file of torch\.save/],
+    ['x.parquet', /is a Parquet file/],
+    ['x.csv', /the kind of file is not clear from its name/],
+    ['gz', /the kind of file is not clear from its name/],
+  ];
+  for (const [name, pattern] of named) await rejects(openCorpus(name), RangeError, pattern);
+});
+
+test('what a caller returns or lists that is no document, token or file is named', async () => {
+  const files: [unknown, RegExp][] = [
+    // biome-ignore lint/suspicious/noSparseArray: the hole is what is tested
+    [[, 'x.bin'], /corpus must be file paths, .* but has undefined/],
+    [[process.stdin], /corpus\[0\] must be a path or \{ path, kind \}, but is a \w+: '-' is standard input/],
+    [['a.txt', Readable.from(['One.'])], /corpus\[1\] must be .*: documents are given alone, in no list/],
+    [[items('One.')], /corpus\[0\] must be .*, but is a AsyncGenerator: documents are/],
+  ];
+  for (const [corpus, pattern] of files) await rejects(openCorpus(corpus as Corpus), TypeError, pattern);
+  async function* items(...list: unknown[]) {
+    yield* list as string[];
+  }
+  const ofItem = (item: unknown) => tokensOf(items(item));
+  function* none() {}
+  await rejects(ofItem(none()), TypeError, /item 0: must be a string or an array of tokens, but is a Generator$/);
+  await rejects(ofItem(undefined), TypeError, /item 0: must be .*, but is undefined/);
+  await rejects(ofItem([1n]), RangeError, /token 0: must be an integer from 0 to 50256, but is 1n$/);
+  const iterables: [() => unknown, RegExp][] = [
+    [
+      () => undefined,
+      /^corpus: \[Symbol\.asyncIterator\]\(\) of the iterable must return an iterator, but returned undefined/,
+    ],
+    [() => Promise.resolve(), /must return an iterator, but returned a Promise/],
+    [
+      () => ({ next: () => undefined }),
+      /next\(\) of the iterable must return \{ value, done \}, but returned undefined/,
+    ],
+    [
+      () => ({ next: () => ({ value: Promise.resolve('a'), done: false }) }),
+      /item 0: must be a string or an array of tokens, but is a Promise/,
+    ],
+  ];
+  for (const [make, pattern] of iterables) {
+    await rejects(tokensOf({ [Symbol.asyncIterator]: make } as unknown as Corpus), TypeError, pattern);
+  }
+  let returns = 0;
+  const endless = {
+    next: async () => ({ value: 5, done: false }),
+    return: async () => ({ value: returns++, done: true }),
+  };
+  await rejects(tokensOf({ [Symbol.asyncIterator]: () => endless } as unknown as Corpus), /but is 5/);
+  assert.is(returns, 1);
+  const fail = (cause: unknown) => () => {
+    throw cause;
+  };
+  const encoders: [() => unknown, RegExp][] = [
+    [() => undefined, /item 0: encode of the tokenizer must return an array of tokens, but returned undefined/],
+    [async () => [5], /must return an array of tokens, but returned a Promise/],
+    [() => Promise.reject(new Error('late')), /must return an array of tokens, but returned a Promise/],
+    [() => [5, -1], /encode of the tokenizer must return integers of 0 or more, but returned -1/],
+    [() => [0.5], /integers of 0 or more, but returned 0\.5/],
+    [fail(null), /item 0: encode of the tokenizer threw null/],
+    [fail(new Error('no words')), /item 0: no words/],
+  ];
+  for (const [wrong, pattern] of encoders) {
+    const read = readCorpus(await openCorpus(items('One.')), { encode: wrong as never, nVocab: 50_257 });
+    await rejects(() => read.next(), pattern);
   }
 });
 

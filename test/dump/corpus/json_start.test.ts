@@ -1,6 +1,6 @@
 // Oracle: JSON.parse, on random documents, on all of their beginnings, and on documents with a mistake.
 import * as assert from 'uvu/assert';
-import { isJsonLines, jsonStart } from '../../../src/dump/corpus/json_start.js';
+import { isCutJson, isJsonLines, jsonStart, parseJson } from '../../../src/dump/corpus/json_start.js';
 import { suite } from '../../support/harness.js';
 import { type Random, random } from '../../support/random.js';
 
@@ -61,10 +61,48 @@ test('a JSON object on each line', () => {
   assert.ok(isLines('{"text": "a"}\n\n {"b": [1]}\r\n'));
   assert.ok(isLines('{"text": "a"}\n{"text": "b', false));
   assert.ok(isLines(`{"text": "${'a'.repeat(70_000)}`, false));
-  for (const text of ['', '\n', 'a', '{"a": 1}\nb', '{"a": 1}\n{"b', '[1]\n[2]', '{\n"a": 1\n}', '"a"\n"b"']) {
+  for (const text of [
+    '',
+    '\n',
+    'a',
+    '{"a": 1}\nb',
+    '{"a": 1}\n{b',
+    '{"a',
+    '{',
+    'a\n{"a": 1}\n{"a": 1}',
+    '[1]\n[2]',
+    '{\n"a": 1\n}',
+    '"a"\n"b"',
+  ]) {
     assert.not(isLines(text), text);
   }
   assert.not(isLines('{"a": 1}\n{b', false));
+  // Most lines are enough; the last one may be cut.
+  assert.ok(isLines('{"a": 1}\n{"b'));
+  assert.ok(isLines('{"a": 1}\n{"b": 1}\nThe end.'));
+  assert.ok(isLines('{"a": 1}\n{"b": "c" "d"}\n\n{"a": 1}\n'));
+  assert.ok(isLines('{"a": NaN}\n{"b": [Infinity, -Infinity, "NaN"]}'));
+  assert.not(isLines('{"a": 1}\nOne\n{"a": 1}\nTwo'));
+  assert.not(isLines('{"a": Nan}'));
+});
+
+test('NaN and Infinity, as Python writes them, are null; other mistakes stay', () => {
+  assert.equal(parseJson('{"text": "NaN, \\"-Infinity\\"", "a": NaN, "b": [-Infinity, Infinity]}'), {
+    text: 'NaN, "-Infinity"',
+    a: null,
+    b: [null, null],
+  });
+  for (const text of ['{"a": NaNs}', '{"a": 5NaN}', '{NaN: 1}', '{"a": "NaN}', '{"a": --Infinity}']) {
+    assert.throws(() => parseJson(text), /JSON/);
+  }
+  assert.is(jsonStart('[NaN, -Infinity, Infinity]'), 'whole');
+  for (const text of ['[N', '[Na', '[-I', '[Infini']) assert.is(jsonStart(text), 'begun');
+});
+
+test('JSON that is cut has a key or an item', () => {
+  for (const text of ['[{"text":"a"},{"te', '{"text": "wor', '{\n "a": {"b', '["one", "tw'])
+    assert.ok(isCutJson(text), text);
+  for (const text of ['{', '[', '[1', '["one', '{ "a', '{"a": 1}', '[Verse 1]']) assert.not(isCutJson(text), text);
 });
 
 test.run();
