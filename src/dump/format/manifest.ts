@@ -46,8 +46,9 @@ export interface Manifest extends DumpSettings {
   readonly format: 'sonde dump';
   readonly version: 1;
   /**
-   * `Device.arithmetic` of every device that made shards, in order, each once. It is `unknown` for shards that were made
-   * before manifests had this field.
+   * `Device.arithmetic` of the devices that made shards, in order, each once. Without shards, it may name the devices
+   * that are about to make the first one. It is `unknown` for shards that were made before manifests had this field;
+   * beside it, there may be the name of a device that is about to make its first shard.
    */
   readonly arithmetic: readonly string[];
   /** The shards in the order of their numbers. */
@@ -227,11 +228,16 @@ async function readSmallFile(store: Store, name: string): Promise<string | undef
   if (!found) return undefined;
   if (!found.regular) throw new Error('it is not a regular file');
   if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
-  const file = await store.open(name);
   try {
-    return Buffer.from(await file.read(0, file.size)).toString();
-  } finally {
-    await file.close();
+    const file = await store.open(name);
+    try {
+      return Buffer.from(await file.read(0, file.size)).toString();
+    } finally {
+      await file.close();
+    }
+  } catch (error) {
+    if (!(await store.find(name))) return undefined; // it was removed just now
+    throw error;
   }
 }
 
@@ -285,8 +291,10 @@ function checkedManifest(value: unknown): Manifest {
 
 /** A contradiction between fields that are valid one by one. */
 function contradictionIn(manifest: Manifest): string | undefined {
-  const { shards, context, locations, part, parquet, autoencoders } = manifest;
+  const { shards, context, locations, part, parquet, autoencoders, arithmetic } = manifest;
   if (part.index >= part.count) return 'its "part" is not as it should be: the index must be below the count';
+  if (shards.length > 0 && arithmetic.length === 0) return 'its "arithmetic" is empty, but it lists shards';
+  if (new Set(arithmetic).size < arithmetic.length) return 'its "arithmetic" has a name twice';
   const numbers = shards.map(({ file }) => shardNumber(file) as number);
   if (numbers.some((number, i) => i > 0 && number <= (numbers[i - 1] as number))) return 'its shards are not in order';
   if (numbers.some((number) => number % part.count !== part.index)) return 'it lists a shard of another part';

@@ -15,7 +15,7 @@ import { type CorpusFile, checkedFile } from '../corpus/corpus.js';
 import { severalAtOnce } from '../format/disk.js';
 import { NonFiniteError } from '../format/non_finite.js';
 import { OtherArithmetic } from '../shards/folder.js';
-import type { MergeResult } from '../shards/merge.js';
+import { type MergeResult, MixedArithmetics } from '../shards/merge.js';
 import type { DumpOptions } from '../shards/options.js';
 import { checkByName, checkRequest } from '../shards/prepare.js';
 import { isComplete, planShards, type ShardedDump, type ShardedRequest } from '../workers/shard_session.js';
@@ -348,8 +348,8 @@ function checkWork(options: WorkOptions): void {
 }
 
 /** Whether trying a job again changes nothing. */
-const isFinal = (error: unknown): error is Error =>
-  error instanceof BadJob || error instanceof NotAllowed || error instanceof NonFiniteError;
+export const isFinal = (error: unknown): error is Error =>
+  [BadJob, NotAllowed, NonFiniteError, MixedArithmetics].some((final) => error instanceof final);
 
 /** For messages about jobs, whose signatures do not matter. */
 const anyOrigin = { name: '' };

@@ -1,5 +1,6 @@
 // Prepares the folder that a dump is written to: refuses a folder with other contents, or one that another process
 // writes to, removes what an interrupted run left, and finds the shards that are there already.
+import { setTimeout } from 'node:timers/promises';
 import { isPlainName, type Store, unfinishedOf } from '../../files/store/store.js';
 import { quoted } from '../../files/text.js';
 import { onDisk, severalAtOnce, type Writing } from '../format/disk.js';
@@ -26,7 +27,7 @@ import {
   writeManifest,
 } from '../format/manifest.js';
 import { NonFiniteError, showNonFinite } from '../format/non_finite.js';
-import type { DumpSettings } from '../format/settings.js';
+import type { DumpSettings, Part } from '../format/settings.js';
 
 /** What computes the shards of a run. */
 export interface Computing {
@@ -58,11 +59,10 @@ export interface PreparedFolder {
   readonly shards: Map<number, ShardEntry>;
   /** The manifest in the folder; undefined for a new dump. */
   readonly manifest: Manifest | undefined;
-  /** Whether nothing is left to compute, unless the corpus turns out to be another one. */
-  readonly isDone: boolean;
   /**
    * To be called before the first shard is computed. Writes the manifest: if this process is killed after it publishes
-   * a shard, the manifest says to which dump that shard belongs. Resolves to the arithmetics for the manifest.
+   * a shard, the manifest says to which dump that shard belongs. Resolves to the arithmetics for a manifest that lists a
+   * shard of this process.
    * @throws OtherArithmetic when other shards of the folder are made with another arithmetic, unless that is allowed;
    *   Error when another part has begun meanwhile, with other settings.
    */
@@ -102,11 +102,10 @@ export async function prepareFolder(
     return {
       manifest,
       shards,
-      isDone: manifest?.complete === true && shards.size === manifest.shards.length,
       async begin(computing) {
         await check();
         const arithmetic = await begin(store, settings, contents, computing);
-        for (const [name, there] of contents.others) if (there.shards.length > 0) compared.add(name);
+        for (const [name, there] of contents.others) if (isSettled(there)) compared.add(name);
         return arithmetic;
       },
       check,
@@ -188,6 +187,8 @@ interface Contents extends Pick<PreparedFolder, 'shards' | 'manifest'> {
   readonly names: readonly string[];
   /** The manifests of other parts, without those that were compared before. */
   readonly others: ReadonlyMap<string, Manifest>;
+  /** The names of manifests that were compared before. */
+  readonly compared: ReadonlySet<string>;
   /** The arithmetics of this part's shards. */
   readonly arithmetic: readonly string[];
 }
@@ -218,46 +219,106 @@ async function contentsOf(store: Store, settings: DumpSettings, compared: Readon
   const manifest = isOutdated ? undefined : found;
   const shards = await shardsThere(store, manifest?.shards ?? []);
   const others = new Map([...manifests].filter(([name]) => name !== own));
-  return { manifest, shards, names, others, arithmetic: isEmpty ? [] : (found?.arithmetic ?? []) };
+  return { manifest, shards, names, others, compared, arithmetic: isEmpty ? [] : (found?.arithmetic ?? []) };
 }
 
-async function begin(
-  store: Store,
-  settings: DumpSettings,
-  { manifest, shards, names, others, arithmetic: made }: Contents,
-  computing: Computing,
-): Promise<readonly string[]> {
+const looks = 20;
+const pauseMilliseconds = 50;
+
+/**
+ * Parts that begin at the same time must not both go on with what does not go together, and one of them must. So each
+ * writes its manifest, and goes on only when a look after that shows no conflict. Of two that have no shards, the one
+ * of the higher index takes its manifest back, and the other one waits for that. One that has begun before does not
+ * take it back: then the other one is refused after some looks.
+ */
+async function begin(store: Store, settings: DumpSettings, contents: Contents, computing: Computing) {
+  const { manifest, shards, names, others, arithmetic: made } = contents;
   const { name: folder } = store;
-  const own = manifestFile(settings.part);
-  const arithmetic = allArithmetics(made, computing.arithmetic);
   checkArithmetic(folder, made, computing);
   for (const there of others.values()) {
-    if (isUnderWay(there, names)) checkArithmetic(folder, there.arithmetic, computing);
+    if (hasShards(there, names)) checkArithmetic(folder, there.arithmetic, computing);
   }
-  const isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(arithmetic);
-  if (isWritten) return arithmetic;
+  const before = shards.size > 0 ? made : [];
+  const arithmetic = allArithmetics(before, computing.arithmetic);
   const entries = [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-  await writeManifest(store, makeManifest(settings, arithmetic, entries, false));
-  // Two parts that begin at the same time do not see each other before they have written. One of them does now.
-  const before = new Set(names);
-  const isNew = (name: string) => name !== own && (!before.has(name) || others.get(name)?.shards.length === 0);
-  const now = await store.list();
+  // Beside shards of a known arithmetic, another one is listed when it has made a shard.
+  const first = makeManifest(settings, before.some(isKnown) ? before : arithmetic, entries, false);
+  const kept = manifest && hasShards(manifest, names) ? manifest : undefined;
+  let isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(first.arithmetic);
+  let isChanged = false;
+  const takeBack = async () => {
+    if (!kept) await store.remove(manifestFile(settings.part));
+    else if (isChanged) await writeManifest(store, kept);
+    isWritten = false;
+  };
   try {
-    const news = now.filter((name) => isManifestFile(name) && isNew(name));
-    for (const there of news.length > 0 ? (await readManifests(store, news)).values() : []) {
-      checkSame(folder, there, settings);
-      if (isUnderWay(there, now)) checkArithmetic(folder, there.arithmetic, computing);
+    for (let look = 1; ; look++) {
+      const found = await conflictsIn(store, settings, contents, computing);
+      if (found.length === 0 && isWritten) return arithmetic;
+      const decided = found.find(({ isDecided }) => isDecided) ?? (look >= looks ? found[0] : undefined);
+      if (decided) throw decided.error;
+      const mustYield = !kept && found.some(({ part }) => isBefore(part, settings.part));
+      if (!mustYield && !isWritten) {
+        isChanged = true;
+        await writeManifest(store, first);
+        isWritten = true;
+        continue;
+      }
+      if (mustYield && isWritten) await takeBack();
+      await setTimeout(pauseMilliseconds);
     }
   } catch (error) {
-    if (!manifest) await store.remove(own);
+    if (isWritten) await takeBack();
     throw error;
   }
-  return arithmetic;
 }
 
-/** Whether a part has shards, listed or not, or is being written, as far as the names in the folder show. */
+interface Conflict {
+  readonly error: Error;
+  readonly part: Part;
+  /** Whether the other part has shards, and so stays. */
+  readonly isDecided: boolean;
+}
+
+/** Other parts that do not go together with this one, among those that were not compared before. */
+async function conflictsIn(
+  store: Store,
+  settings: DumpSettings,
+  { others, compared }: Contents,
+  computing: Computing,
+): Promise<Conflict[]> {
+  const isCompared = (name: string) => {
+    const there = others.get(name);
+    return there ? isSettled(there) : compared.has(name);
+  };
+  const now = await store.list();
+  const news = now.filter((name) => isManifestFile(name) && name !== manifestFile(settings.part) && !isCompared(name));
+  const found: Conflict[] = [];
+  for (const there of news.length > 0 ? (await readManifests(store, news)).values() : []) {
+    try {
+      checkSame(store.name, there, settings);
+      if (isUnderWay(there, now)) checkArithmetic(store.name, there.arithmetic, computing);
+    } catch (error) {
+      found.push({ error: error as Error, part: there.part, isDecided: hasShards(there, now) });
+    }
+  }
+  return found;
+}
+
+const isBefore = (a: Part, b: Part): boolean => a.index < b.index || (a.index === b.index && a.count < b.count);
+
+const isKnown = (arithmetic: string): boolean => arithmetic !== unknownArithmetic;
+
+/** Whether the arithmetic of a part is decided. */
+const isSettled = ({ shards, arithmetic }: Manifest): boolean => shards.length > 0 && arithmetic.some(isKnown);
+
+/** Whether a part has shards, listed or not, as far as the names in the folder show. */
+const hasShards = (there: Manifest, names: readonly string[]): boolean =>
+  there.shards.length > 0 || names.some((name) => isShardOf(name, there));
+
+/** Whether a part has shards, or is being written. */
 const isUnderWay = (there: Manifest, names: readonly string[]): boolean =>
-  there.shards.length > 0 || names.includes(leaseFile(there.part)) || names.some((name) => isShardOf(name, there));
+  hasShards(there, names) || names.includes(leaseFile(there.part));
 
 function checkArithmetic(folder: string, there: readonly string[], { arithmetic, anyArithmetic }: Computing): void {
   if (anyArithmetic) return;

@@ -33,6 +33,9 @@ import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import { rowsPerShard } from '../format/positions.js';
 import { allowAdvice } from './folder.js';
 
+/** The error of a merge that would mix arithmetics. The same merge always has it. */
+export class MixedArithmetics extends Error {}
+
 export interface MergeOptions {
   /** Merges parts whose shards were made with different arithmetics; the manifest lists all of them. */
   readonly anyArithmetic?: boolean;
@@ -189,7 +192,7 @@ function checkArithmetic(parts: readonly StoredPart[], arithmetic: readonly stri
     const { store, manifest } = part as StoredPart;
     return `part ${manifest.part.index} in ${store.name} with ${quoted(wanted)}`;
   });
-  throw new Error(
+  throw new MixedArithmetics(
     `merge: shards were made with different arithmetics, whose values differ in some bits: ${one}, and ${two}. ` +
       allowAdvice,
   );
