@@ -158,6 +158,8 @@ async function runDump(run: Run): Promise<DumpResult> {
   const { settings } = maker;
   const { out, signal } = options;
   const report = () => options.onProgress?.(meter.now());
+  const begin = () => manifestWriter.begin(maker.computing);
+  if (!folder.isDone) await begin();
 
   let written = 0;
   maker.begin({
@@ -185,7 +187,7 @@ async function runDump(run: Run): Promise<DumpResult> {
         meter.found += block.tokenCount;
         meter.shards++;
       } else {
-        await manifestWriter.begin(maker.computing);
+        await begin();
         await maker.take(block);
       }
     }
@@ -195,10 +197,7 @@ async function runDump(run: Run): Promise<DumpResult> {
   }
   if (blocks === 0) manifestWriter.giveUp();
   checkEnd(out, folder, blocks);
-  if (written > 0 || !folder.manifest?.complete) {
-    await manifestWriter.begin({ arithmetic: [], anyArithmetic: true }); // unless it has begun: nothing was computed
-    await manifestWriter.save(true);
-  }
+  if (written > 0 || !folder.manifest?.complete) await manifestWriter.save(true);
   const entries = [...manifestWriter.shards.values()];
   return {
     out,

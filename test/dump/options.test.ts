@@ -196,7 +196,7 @@ test('a value of another type is named, with the option', () =>
       [{ limit: 1n }, RangeError, /^dump: limit must be an integer of 1 or more, but is 1n$/],
       [{ drop: 'first' }, RangeError, /^dump: drop must be a list of padding and endoftext, but is "first"$/],
       [{ locations: 5 }, TypeError, /^dump: locations must be strings such as '5\/mlp\/post_act', but one is 5$/],
-      [{ statistics: 'yes' }, TypeError, /^dump: statistics must be true or false, but is 'yes'$/],
+      [{ statistics: 'yes' }, TypeError, /^dump: statistics must be true or false, but is yes$/],
       [{ context: null }, RangeError, /^dump: context must be an integer from 1 to 256 .*, but is null$/],
       [{ sample: Number.NaN }, RangeError, /^dump: sample must be .*, but is NaN$/],
       [{ threshold: '1' }, RangeError, /^dump: threshold must be a number of 0 or more, but is "1"$/],

@@ -46,9 +46,8 @@ export interface Manifest extends DumpSettings {
   readonly format: 'sonde dump';
   readonly version: 1;
   /**
-   * `Device.arithmetic` of the devices that made shards, in order, each once. Without shards, it may name the devices
-   * that are about to make the first one. It is `unknown` for shards that were made before manifests had this field;
-   * beside it, there may be the name of a device that is about to make its first shard.
+   * `Device.arithmetic` of the devices that made shards, or were about to, in order, each once. It is `unknown` for
+   * shards that were made before manifests had this field.
    */
   readonly arithmetic: readonly string[];
   /** The shards in the order of their numbers. */

@@ -1,6 +1,6 @@
 // A dump's plan: everything that is decided before the first token is read, as plain data that can be printed and
 // tested. Nothing here touches a device or a file.
-import { checkBoolean, describe } from '../../engine/check.js';
+import { describe } from '../../engine/check.js';
 import { bytesPerElement } from '../../files/host_tensor.js';
 import { showBytes } from '../../files/text.js';
 import { locationShape } from '../../transformer/location.js';
@@ -76,7 +76,7 @@ export function planDump(request: PlanRequest): DumpPlan {
   }
   const { statistics = false, parquet = false, finite = false } = request;
   checkFormats({ dtype, dense, autoencoders, statistics, parquet });
-  checkBoolean('dump', 'finite', finite);
+  checkFlag('finite', finite);
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
   const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
@@ -159,8 +159,8 @@ function checkFormats({ dtype, dense, autoencoders, statistics, parquet }: Forma
   if (!dumpDTypes.includes(dtype)) {
     throw new RangeError(`dump: dtype must be ${dumpDTypes.join(', ')}, but is ${inJson(dtype)}`);
   }
-  checkBoolean('dump', 'statistics', statistics);
-  checkBoolean('dump', 'parquet', parquet);
+  checkFlag('statistics', statistics);
+  checkFlag('parquet', parquet);
   const infinite = dtype === 'int8' ? dense.find((location) => location.endsWith('attn/qk_logits')) : undefined;
   if (infinite !== undefined) {
     throw new RangeError(`dump: ${infinite} is -Infinity where a token must not look, which int8 cannot hold`);
@@ -186,6 +186,12 @@ function filterOf({ drop = [], sample = 1, seed }: StorageOptions): Pick<DumpSet
 }
 
 /** `fallback` stands for an option that was left out. null is not one. */
+function checkFlag(option: string, value: unknown): void {
+  if (typeof value === 'boolean') return;
+  const actual = typeof value === 'string' ? value : describe(value);
+  throw new TypeError(`dump: ${option} must be true or false, but is ${actual}`);
+}
+
 function integer(
   option: string,
   value: unknown,

@@ -27,7 +27,7 @@ import {
   writeManifest,
 } from '../format/manifest.js';
 import { NonFiniteError, showNonFinite } from '../format/non_finite.js';
-import type { DumpSettings, Part } from '../format/settings.js';
+import type { DumpSettings } from '../format/settings.js';
 
 /** What computes the shards of a run. */
 export interface Computing {
@@ -59,10 +59,11 @@ export interface PreparedFolder {
   readonly shards: Map<number, ShardEntry>;
   /** The manifest in the folder; undefined for a new dump. */
   readonly manifest: Manifest | undefined;
+  /** Whether nothing is left to compute, unless the corpus turns out to be another one. */
+  readonly isDone: boolean;
   /**
    * To be called before the first shard is computed. Writes the manifest: if this process is killed after it publishes
-   * a shard, the manifest says to which dump that shard belongs. Resolves to the arithmetics for a manifest that lists a
-   * shard of this process.
+   * a shard, the manifest says to which dump that shard belongs. Resolves to the arithmetics for the manifest.
    * @throws OtherArithmetic when other shards of the folder are made with another arithmetic, unless that is allowed;
    *   Error when another part has begun meanwhile, with other settings.
    */
@@ -102,10 +103,11 @@ export async function prepareFolder(
     return {
       manifest,
       shards,
+      isDone: manifest?.complete === true && shards.size === manifest.shards.length,
       async begin(computing) {
         await check();
         const arithmetic = await begin(store, settings, contents, computing);
-        for (const [name, there] of contents.others) if (isSettled(there)) compared.add(name);
+        for (const [name, there] of contents.others) if (there.shards.length > 0) compared.add(name);
         return arithmetic;
       },
       check,
@@ -187,8 +189,6 @@ interface Contents extends Pick<PreparedFolder, 'shards' | 'manifest'> {
   readonly names: readonly string[];
   /** The manifests of other parts, without those that were compared before. */
   readonly others: ReadonlyMap<string, Manifest>;
-  /** The names of manifests that were compared before. */
-  readonly compared: ReadonlySet<string>;
   /** The arithmetics of this part's shards. */
   readonly arithmetic: readonly string[];
 }
@@ -219,98 +219,68 @@ async function contentsOf(store: Store, settings: DumpSettings, compared: Readon
   const manifest = isOutdated ? undefined : found;
   const shards = await shardsThere(store, manifest?.shards ?? []);
   const others = new Map([...manifests].filter(([name]) => name !== own));
-  return { manifest, shards, names, others, compared, arithmetic: isEmpty ? [] : (found?.arithmetic ?? []) };
+  return { manifest, shards, names, others, arithmetic: isEmpty ? [] : (found?.arithmetic ?? []) };
 }
 
-const looks = 20;
-const pauseMilliseconds = 50;
-
-/**
- * Parts that begin at the same time must not both go on with what does not go together, and one of them must. So each
- * writes its manifest, and goes on only when a look after that shows no conflict. Of two that have no shards, the one
- * of the higher index takes its manifest back, and the other one waits for that. One that has begun before does not
- * take it back: then the other one is refused after some looks.
- */
-async function begin(store: Store, settings: DumpSettings, contents: Contents, computing: Computing) {
-  const { manifest, shards, names, others, arithmetic: made } = contents;
+async function begin(
+  store: Store,
+  settings: DumpSettings,
+  { manifest, shards, names, others, arithmetic: made }: Contents,
+  computing: Computing,
+): Promise<readonly string[]> {
   const { name: folder } = store;
+  const own = manifestFile(settings.part);
+  const arithmetic = allArithmetics(made, computing.arithmetic);
   checkArithmetic(folder, made, computing);
   for (const there of others.values()) {
     if (hasShards(there, names)) checkArithmetic(folder, there.arithmetic, computing);
   }
-  const before = shards.size > 0 ? made : [];
-  const arithmetic = allArithmetics(before, computing.arithmetic);
+  const isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(arithmetic);
+  if (isWritten) return arithmetic;
   const entries = [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-  // Beside shards of a known arithmetic, another one is listed when it has made a shard.
-  const first = makeManifest(settings, before.some(isKnown) ? before : arithmetic, entries, false);
-  const kept = manifest && hasShards(manifest, names) ? manifest : undefined;
-  let isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(first.arithmetic);
-  let isChanged = false;
-  const takeBack = async () => {
-    if (!kept) await store.remove(manifestFile(settings.part));
-    else if (isChanged) await writeManifest(store, kept);
-    isWritten = false;
-  };
+  await writeManifest(store, makeManifest(settings, arithmetic, entries, false));
+  // Two parts that begin at the same time do not see each other before they have written. Now one of them does, or both
+  // do: then the one of the higher index gives way, and the other waits for that.
+  const before = new Set(names);
+  const isNew = (name: string) => name !== own && (!before.has(name) || others.get(name)?.shards.length === 0);
   try {
     for (let look = 1; ; look++) {
-      const found = await conflictsIn(store, settings, contents, computing);
-      if (found.length === 0 && isWritten) return arithmetic;
-      const decided = found.find(({ isDecided }) => isDecided) ?? (look >= looks ? found[0] : undefined);
-      if (decided) throw decided.error;
-      const mustYield = !kept && found.some(({ part }) => isBefore(part, settings.part));
-      if (!mustYield && !isWritten) {
-        isChanged = true;
-        await writeManifest(store, first);
-        isWritten = true;
-        continue;
-      }
-      if (mustYield && isWritten) await takeBack();
+      const conflict = await conflictIn(store, settings, computing, isNew);
+      if (!conflict) return arithmetic;
+      if (!conflict.mayGiveWay || look === looks) throw conflict.error;
       await setTimeout(pauseMilliseconds);
     }
   } catch (error) {
-    if (isWritten) await takeBack();
+    if (!manifest) await store.remove(own);
     throw error;
   }
 }
 
-interface Conflict {
-  readonly error: Error;
-  readonly part: Part;
-  /** Whether the other part has shards, and so stays. */
-  readonly isDecided: boolean;
-}
+const looks = 40;
+const pauseMilliseconds = 50;
 
-/** Other parts that do not go together with this one, among those that were not compared before. */
-async function conflictsIn(
+/** What does not go together with this part, among the manifests whose name `isNew`. */
+async function conflictIn(
   store: Store,
   settings: DumpSettings,
-  { others, compared }: Contents,
   computing: Computing,
-): Promise<Conflict[]> {
-  const isCompared = (name: string) => {
-    const there = others.get(name);
-    return there ? isSettled(there) : compared.has(name);
-  };
+  isNew: (name: string) => boolean,
+): Promise<{ readonly error: unknown; readonly mayGiveWay: boolean } | undefined> {
   const now = await store.list();
-  const news = now.filter((name) => isManifestFile(name) && name !== manifestFile(settings.part) && !isCompared(name));
-  const found: Conflict[] = [];
+  const news = now.filter((name) => isManifestFile(name) && isNew(name));
+  let found: { error: unknown; mayGiveWay: boolean } | undefined;
   for (const there of news.length > 0 ? (await readManifests(store, news)).values() : []) {
     try {
       checkSame(store.name, there, settings);
       if (isUnderWay(there, now)) checkArithmetic(store.name, there.arithmetic, computing);
     } catch (error) {
-      found.push({ error: error as Error, part: there.part, isDecided: hasShards(there, now) });
+      const mayGiveWay = there.part.index > settings.part.index && !hasShards(there, now);
+      if (!mayGiveWay) return { error, mayGiveWay };
+      found ??= { error, mayGiveWay };
     }
   }
   return found;
 }
-
-const isBefore = (a: Part, b: Part): boolean => a.index < b.index || (a.index === b.index && a.count < b.count);
-
-const isKnown = (arithmetic: string): boolean => arithmetic !== unknownArithmetic;
-
-/** Whether the arithmetic of a part is decided. */
-const isSettled = ({ shards, arithmetic }: Manifest): boolean => shards.length > 0 && arithmetic.some(isKnown);
 
 /** Whether a part has shards, listed or not, as far as the names in the folder show. */
 const hasShards = (there: Manifest, names: readonly string[]): boolean =>

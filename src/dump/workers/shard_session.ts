@@ -8,7 +8,6 @@ import type { Block } from '../corpus/blocks.js';
 import { type CorpusFile, describeSource, openCorpus } from '../corpus/corpus.js';
 import { inJson } from '../format/in_json.js';
 import {
-  allArithmetics,
   differenceOf,
   type Manifest,
   makeManifest,
@@ -127,8 +126,7 @@ export class ShardSession {
         if (finite) checkFinite(store, [there], folder.manifest?.arithmetic);
         return;
       }
-      const { computing } = this.#maker;
-      await folder.begin(computing);
+      const arithmetic = await folder.begin(this.#maker.computing);
       const computed = await this.#oneAtATime(async () => {
         block = await this.#cursor.at(number);
         await this.#checkEnd(number);
@@ -136,7 +134,7 @@ export class ShardSession {
       });
       const entry = await computed.whole;
       await folder.check();
-      await writeManifest(store, makeManifest(part, allArithmetics(computing.arithmetic), [entry], true));
+      await writeManifest(store, makeManifest(part, arithmetic, [entry], true));
     } catch (error) {
       if (block) this.#cursor.keep(block); // another attempt is likely, within seconds
       throw error;
