@@ -305,15 +305,18 @@ async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<st
 
 async function* readItems(documents: AsyncIterable<unknown>, options: ReadOptions): AsyncGenerator<TokenChunk> {
   let item = 0;
-  for await (const document of checkedItems(documents)) {
+  for await (const [document] of checkedItems(documents)) {
     const origin = `corpus, item ${item++}`;
     if (typeof document === 'string') yield* encodeDocument(document, origin, options);
     else yield { tokens: checkTokens(document, origin, options.nVocab), ends: true };
   }
 }
 
-/** The items, of an iterable that must keep to the protocol: what it returns is the caller's. */
-async function* checkedItems(documents: AsyncIterable<unknown>): AsyncGenerator<unknown> {
+/**
+ * The items, of an iterable that must keep to the protocol: what it returns is the caller's. Each one comes in an array,
+ * since `yield` would await a promise, which is no document.
+ */
+async function* checkedItems(documents: AsyncIterable<unknown>): AsyncGenerator<[unknown]> {
   const returned = (method: string, expected: string, value: unknown) =>
     new TypeError(`corpus: ${method} of the iterable must return ${expected}, but returned ${describeItem(value)}`);
   const made: unknown = documents[Symbol.asyncIterator]();
@@ -327,7 +330,7 @@ async function* checkedItems(documents: AsyncIterable<unknown>): AsyncGenerator<
       if (typeof result !== 'object' || result === null) throw returned('next()', '{ value, done }', result);
       if (result.done) return;
       isOpen = true;
-      yield result.value;
+      yield [result.value];
     }
   } finally {
     if (isOpen) await iterator.return?.();

@@ -398,7 +398,7 @@ test('text with flaws that is given as tokens is refused, and tokens are not', a
   };
   const stories = encode(await readFile(sampleText, 'utf8'));
   isTaken(stories);
-  for (let at = 0; at < stories.length; at += 5) for (const n of [8, 9, 16, 40]) isTaken(stories.slice(at, at + n));
+  for (let at = 0; at < stories.length; at += 50) for (const n of [8, 9, 16, 40]) isTaken(stories.slice(at, at + n));
   const r = random(11);
   for (let round = 0; round < 3000; round++) {
     isTaken(Array.from({ length: r.integer(1, 60) }, () => r.integer(0, 50_257)));
