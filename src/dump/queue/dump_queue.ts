@@ -348,7 +348,7 @@ function checkWork(options: WorkOptions): void {
 }
 
 /** Whether trying a job again changes nothing. */
-export const isFinal = (error: unknown): error is Error =>
+const isFinal = (error: unknown): error is Error =>
   [BadJob, NotAllowed, NonFiniteError, MixedArithmetics].some((final) => error instanceof final);
 
 /** For messages about jobs, whose signatures do not matter. */
