@@ -324,7 +324,7 @@ else {
   test('the test runner and its tests end with their step, and the one that hung is named', async () => {
     await withFolder(async (folder) => {
       const mark = randomUUID();
-      const env = { QUICK: '1', LIMIT: '12', TEST_SUFFIX: '.hangs.js', TESTS: 'fails/hangs', MARK: mark };
+      const env = { QUICK: '1', LIMIT: '30', TEST_SUFFIX: '.hangs.js', TESTS: 'fails/hangs', MARK: mark };
       const { stdout } = await runSh(folder, { node: `exec '${process.execPath}' "$@"` }, ['--only', 'tests'], env);
       assert.match(stdout, /^FAILED {3}tests: ran past \d+ s/m);
       assert.match(stdout, /^ +FAIL support\/fails\/hangs\.hangs\.js was running when SIGTERM came$/m);
