@@ -128,7 +128,7 @@ const methodsOfDevices: Record<string, Call['args']> = {
 /** Not for callers: what these are given is checked before. */
 const internal = {
   static: ['create', 'upload', 'kindOf'],
-  tensor: ['make', 'window', 'transferTo', 'release', 'stride'],
+  tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride'],
   device: ['reached', 'section', 'run', 'settled'],
 };
 
