@@ -216,7 +216,7 @@ async function sparseDump(
   });
   await file.close();
   const entry = { file: 'shard-00000.safetensors', rows, tokens: 1, bytes: layout.bytes, sha256: '0'.repeat(64) };
-  await writeManifest(openStore(out), makeManifest(settings, [], [entry], true));
+  await writeManifest(openStore(out), makeManifest(settings, ['1 cpu'], [entry], true));
   return openDump(out);
 }
 

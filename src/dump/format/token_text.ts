@@ -5,30 +5,38 @@ import type { DumpSettings } from './settings.js';
 
 type Name = DumpSettings['tokenizer'];
 
-/** Any token has a text: manifests and shards may come from anywhere. */
-const anyToken = 2 ** 31;
-const tokenizers = new Map<Name, Tokenizer>();
-const texts = new Map<Name, Map<number, string>>();
+/** More than any vocabulary has. */
+const anyVocabulary = 2 ** 31;
 
-function tokenizerOf(name: Name): Tokenizer {
-  const known = tokenizers.get(name);
-  if (known) return known;
-  const made = modelTokenizer(anyToken, name === 'gpt2' ? {} : { differs: 'the manifest of the dump says so' });
-  tokenizers.set(name, made);
+interface Known {
+  readonly tokenizer: Tokenizer;
+  readonly texts: Map<number, string>;
+}
+
+const known = new Map<string, Known>();
+
+function tokenizerOf(name: Name, nVocab: number): Known {
+  const key = `${name} ${nVocab}`;
+  const found = known.get(key);
+  if (found) return found;
+  const differs = name === 'gpt2' ? {} : { differs: 'the manifest of the dump says so' };
+  const made = { tokenizer: modelTokenizer(nVocab, differs), texts: new Map<number, string>() };
+  known.set(key, made);
   return made;
 }
 
 /**
  * The text of a token. Many tokens are a fragment of a character, which shows as U+FFFD. A token beyond GPT-2's, or of a
  * tokenizer that is not known, is shown by its number: `<|50300|>`.
+ * @throws RangeError for a token that neither GPT-2 nor a vocabulary of `nVocab` tokens has.
  */
-export function textOf(token: number, tokenizer: Name = 'gpt2'): string {
-  const known = texts.get(tokenizer) ?? new Map<number, string>();
-  texts.set(tokenizer, known);
-  const text = known.get(token) ?? tokenizerOf(tokenizer).decode([token]);
-  known.set(token, text);
+export function textOf(token: number, name: Name = 'gpt2', nVocab = anyVocabulary): string {
+  const { tokenizer, texts } = tokenizerOf(name, nVocab);
+  const text = texts.get(token) ?? tokenizer.decode([token]);
+  texts.set(token, text);
   return text;
 }
 
 /** The text of consecutive tokens, in which their fragments of characters are whole again. */
-export const textOfAll = (tokens: readonly number[], tokenizer: Name): string => tokenizerOf(tokenizer).decode(tokens);
+export const textOfAll = (tokens: readonly number[], name: Name): string =>
+  tokenizerOf(name, anyVocabulary).tokenizer.decode(tokens);

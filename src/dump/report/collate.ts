@@ -264,7 +264,7 @@ async function writeGroup(
 function recordOf(dump: Dump, row: number, { tokens, activations }: FetchedRow): ActivationRecord {
   try {
     return {
-      tokens: Array.from(tokens, (token) => textOf(token, dump.manifest.tokenizer)),
+      tokens: Array.from(tokens, (token) => textOf(token, dump.manifest.tokenizer, dump.manifest.model.vocabulary)),
       activations: Array.from(activations),
     };
   } catch (cause) {

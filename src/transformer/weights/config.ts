@@ -19,7 +19,7 @@ export interface TransformerConfig {
   readonly mMlp: number;
 }
 
-/** Demands an object with these sizes, each a number above 0. */
+/** Demands an object with these sizes, each a number of 0 or more. */
 export function checkSizes(
   operation: string,
   config: TransformerConfig,
@@ -33,8 +33,8 @@ export function checkSizes(
     throw new RangeError(wrong(operation, 'config.nLayers', `${largest.n_layers} at most`, describe(nLayers)));
   }
   for (const name of needed) {
-    if (typeof config[name] !== 'number' || !(config[name] > 0 && config[name] < Infinity)) {
-      throw new TypeError(wrong(operation, `config.${name}`, 'a number above 0', describe(config[name])));
+    if (typeof config[name] !== 'number' || !(config[name] >= 0 && config[name] < Infinity)) {
+      throw new TypeError(wrong(operation, `config.${name}`, 'a number of 0 or more', describe(config[name])));
     }
   }
 }
