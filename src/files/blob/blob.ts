@@ -85,9 +85,8 @@ export class BlobFile implements AsyncDisposable {
 
   /** A copy of `length` bytes from `position` on, or of all from there. @throws Error for bytes beyond the end. */
   async read(position = 0, length?: number): Promise<Uint8Array<ArrayBuffer>> {
-    checkInteger('read', 'position', position, 0, this.size);
-    const rest = this.size - position;
-    const wanted = length === undefined ? rest : checkInteger('read', 'length', length, 0, rest);
+    checkInteger('read', 'position', position, 0);
+    const wanted = length === undefined ? this.size - position : checkInteger('read', 'length', length, 0);
     const bytes = await this.source.read(position, wanted);
     if (wanted === this.size) rememberOrigin(bytes, this.origin);
     return bytes;
