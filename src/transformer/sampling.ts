@@ -1,6 +1,6 @@
 // Chooses the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next
 // token waits for them.
-import { checkInteger } from '../engine/check.js';
+import { checkInteger, wrong } from '../engine/check.js';
 
 /**
  * A generator of numbers in [0, 1), by seed. Its state is two 32-bit counters, which grow by the halves of splitmix64's
@@ -41,7 +41,8 @@ const mostRows = 2 ** 32 - 1;
  */
 export function derivedSeeds(seed: number, count: number): number[] {
   checkInteger('derivedSeeds', 'seed', seed, 0);
-  checkInteger('derivedSeeds', 'count', count, 0, mostRows);
+  checkInteger('derivedSeeds', 'count', count, 0);
+  if (count > mostRows) throw new RangeError(wrong('derivedSeeds', 'count', `${mostRows} at most`, String(count)));
   const derived = (row: number): number => {
     const state = BigInt.asUintN(64, BigInt(seed) + BigInt(row) * 0x9e3779b97f4a7c15n);
     return Number(mixed64(state) >> 11n);
