@@ -3,7 +3,7 @@
 import { cp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { readManifests } from '../../src/dump/format/manifest.js';
+import { makeManifest, readManifests, writeManifest } from '../../src/dump/format/manifest.js';
 import type { DumpSettings } from '../../src/dump/format/settings.js';
 import { openDump } from '../../src/dump/read/reader.js';
 import { dump, planOf } from '../../src/dump/run.js';
@@ -304,6 +304,32 @@ test('a part of a lower index does not go on beside one that has begun', () =>
       ['manifest-1-of-2.json'],
     );
     await Promise.all([zero, one].map((part) => part.release()));
+  }));
+
+test('of parts that go on together with two arithmetics, and have a manifest each, one goes on', () =>
+  withFolder(async (out) => {
+    const { settings } = await planOf(request(out));
+    const begun = [];
+    for (const [index, arithmetic] of [['1 A'], ['1 B']].entries()) {
+      const part = { ...settings, part: { index, count: 2 } };
+      await writeManifest(openStore(out), makeManifest(part, arithmetic, [], false));
+      begun.push({ arithmetic, folder: await prepareFolder(openStore(out), part) });
+    }
+    const ends = await Promise.allSettled(
+      begun.map(async ({ arithmetic, folder }) => {
+        try {
+          return await folder.begin({ arithmetic, anyArithmetic: false });
+        } catch (error) {
+          await folder.release();
+          throw error;
+        }
+      }),
+    );
+    assert.equal(
+      ends.map(({ status }) => status),
+      ['fulfilled', 'rejected'],
+    );
+    await begun[0]?.folder.release();
   }));
 
 test('a manifest that is removed while it is read is not there', () =>

@@ -236,9 +236,10 @@ async function begin(
     if (hasShards(there, names)) checkArithmetic(folder, there.arithmetic, computing);
   }
   const isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(arithmetic);
-  if (isWritten) return arithmetic;
-  const entries = [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-  await writeManifest(store, makeManifest(settings, arithmetic, entries, false));
+  if (!isWritten) {
+    const entries = [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
+    await writeManifest(store, makeManifest(settings, arithmetic, entries, false));
+  }
   // Two parts that begin at the same time do not see each other before they have written. Now one of them does, or both
   // do: then the one of the higher index gives way, and the other waits for that.
   const before = new Set(names);
