@@ -1,9 +1,10 @@
 // The activations of a model under the original's names, their shapes per sequence, and conversions between these names
 // and locations such as `5/mlp/post_act`.
-import { checkInteger, checkText, describe } from '../engine/check.js';
+import { checkInteger, checkText } from '../engine/check.js';
 import { formatLocation, parseLocation } from '../transformer/location.js';
 import {
   Dimension,
+  entryOf,
   LocationWithinLayer,
   locationOf,
   NodeType,
@@ -76,11 +77,8 @@ const shapes: Readonly<Record<ActivationLocationType, readonly Dimension[]>> = {
 
 export const activationLocationTypes = Object.keys(shapes) as readonly ActivationLocationType[];
 
-function specOf(operation: string, type: ActivationLocationType): readonly Dimension[] {
-  if (typeof type === 'string' && Object.hasOwn(shapes, type)) return shapes[type];
-  const known = activationLocationTypes.join(', ');
-  throw new RangeError(`${operation}: activation location ${describe(type)} is not known; it must be one of ${known}`);
-}
+const specOf = (operation: string, type: ActivationLocationType): readonly Dimension[] =>
+  entryOf(operation, 'activation location', type, shapes);
 
 /** The dimensions of an activation of one sequence, in order. @throws RangeError for an unknown name. */
 export function activationShapeSpec(type: ActivationLocationType): readonly Dimension[] {

@@ -28,6 +28,18 @@ export const Dimension = {
 } as const;
 export type Dimension = (typeof Dimension)[keyof typeof Dimension];
 
+/** The entry of a table by name. @throws RangeError that says `what` is not known, and which are. */
+export function entryOf<Name extends string, Value>(
+  operation: string,
+  what: string,
+  name: Name,
+  table: Readonly<Record<Name, Value>>,
+): Value {
+  if (typeof name === 'string' && Object.hasOwn(table, name)) return table[name];
+  const known = Object.keys(table).join(', ');
+  throw new RangeError(`${operation}: ${what} ${describe(name)} is not known; it must be one of ${known}`);
+}
+
 /** Demands one of the values of a list of names. */
 export function checkMember<Value extends string>(
   operation: string,

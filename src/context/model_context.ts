@@ -1,6 +1,14 @@
 // The context of a model: its sizes, its weights in standard shapes and its tokenizer, before the model is loaded or
 // without loading it. Subclasses add other kinds of models.
-import { checkInteger, checkOptions, checkText, describe, type OptionNames, wrong } from '../engine/check.js';
+import {
+  checkInteger,
+  checkOptions,
+  checkString,
+  checkText,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../engine/check.js';
 import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
 import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { Tensor } from '../engine/ops/tensor.js';
@@ -34,11 +42,6 @@ function checkModel(operation: string, name: string, options: { device?: Device 
   checkText(operation, 'name', name, "a model's name, folder or address");
   checkOptions(operation, options, { device: true });
   checkDevice(operation, options.device);
-}
-
-function checkString(operation: string, argument: string, value: unknown): void {
-  if (typeof value === 'string') return;
-  throw new TypeError(wrong(operation, argument, 'a text', describe(value)));
 }
 
 function checkArray(operation: string, argument: string, value: readonly unknown[], of: string): void {
@@ -132,7 +135,7 @@ export abstract class ModelContext {
 
   /** `<|endoftext|>` in the text is the token of that name. */
   encode(text: string): number[] {
-    checkString('encode', 'text', text);
+    checkString('encode', 'text', text, 'a text');
     return this.getEncoding().encode(text);
   }
 
@@ -165,7 +168,7 @@ export abstract class ModelContext {
   }
 
   #token(operation: string, argument: string, text: string): number {
-    checkString(operation, argument, text);
+    checkString(operation, argument, text, 'a text');
     const tokens = this.encode(text);
     if (tokens.length === 1) return tokens[0] as number;
     const actual = `${tokens.length}: [${tokens.slice(0, 20).join(', ')}]`;

@@ -1,7 +1,6 @@
 // The weights of a model under the original's names, in the original's shapes: dimensions with a privileged basis
 // (heads, neurons) come first, then inputs, then outputs.
-import { describe } from '../engine/check.js';
-import { checkDimension, Dimension } from './dimensions.js';
+import { checkDimension, Dimension, entryOf } from './dimensions.js';
 
 export const WeightLocationType = {
   mlpToHidden: 'mlp.to_hidden',
@@ -41,11 +40,8 @@ const shapes: Readonly<Record<WeightLocationType, readonly Dimension[]>> = {
 export const weightLocationTypes = Object.keys(shapes) as readonly WeightLocationType[];
 
 /** The dimensions of a weight, on behalf of an operation. */
-export function weightSpec(operation: string, type: WeightLocationType): readonly Dimension[] {
-  if (typeof type === 'string' && Object.hasOwn(shapes, type)) return shapes[type];
-  const known = weightLocationTypes.join(', ');
-  throw new RangeError(`${operation}: weight location ${describe(type)} is not known; it must be one of ${known}`);
-}
+export const weightSpec = (operation: string, type: WeightLocationType): readonly Dimension[] =>
+  entryOf(operation, 'weight location', type, shapes);
 
 /** The dimensions of a weight, in order. @throws RangeError for an unknown name. */
 export function weightShapeSpec(type: WeightLocationType): readonly Dimension[] {

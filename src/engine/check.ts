@@ -13,6 +13,7 @@ export {
   checkObject,
   checkOptions,
   checkSignal,
+  checkString,
   checkText,
   describe,
   type OptionNames,

@@ -41,13 +41,12 @@ export class Sampler {
     // the other rows keep what they have: what a row gets does not depend on those beside it
     const probs = new Float32Array(this.#host.length);
     await readProbsOfAnySize(logits, this.#temperature, probs);
-    const nVocab = probs.length / this.#random.length;
-    for (const row of rows) this.#row(row).set(probs.subarray(row * nVocab, (row + 1) * nVocab));
+    for (const row of rows) this.#row(row).set(this.#row(row, probs));
   }
 
-  #row(row: number): Float32Array {
-    const nVocab = this.#host.length / this.#random.length;
-    return this.#host.subarray(row * nVocab, (row + 1) * nVocab);
+  #row(row: number, values = this.#host): Float32Array {
+    const nVocab = values.length / this.#random.length;
+    return values.subarray(row * nVocab, (row + 1) * nVocab);
   }
 
   #choose(values: Float32Array, random: () => number): number | undefined {

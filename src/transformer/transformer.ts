@@ -193,6 +193,7 @@ export class Transformer {
     if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
     }
+    checkHooks('forward', options.hooks, this.config);
     return this.#forward('forward', tokens, options, false);
   }
 
@@ -203,7 +204,6 @@ export class Transformer {
     lastOnly: boolean,
   ): Promise<ForwardResult> {
     await this.#waitForDevice();
-    checkHooks(operation, hooks, this.config);
     const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, hooks);
     kvCaches?.check();
     if (kvCaches && !kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {

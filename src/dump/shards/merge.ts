@@ -31,6 +31,7 @@ import {
 } from '../format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import { rowsPerShard } from '../format/positions.js';
+import { knownSettings } from '../format/settings.js';
 import { allowAdvice } from './folder.js';
 
 /** The error of a merge that would mix arithmetics. The same merge always has it. */
@@ -141,14 +142,7 @@ async function merge(
   for (const file of elsewhere) await checkFree(out, file);
 
   const entries = shards.map(({ entry }) => entry);
-  const {
-    shards: _,
-    complete: _complete,
-    format: _format,
-    version: _version,
-    arithmetic: __,
-    ...settings
-  } = first.manifest;
+  const settings = knownSettings(first.manifest);
   const merged = makeManifest({ ...settings, part: whole }, arithmetic, entries, true);
   // Before anything is changed, this refuses a manifest that could not be read.
   if (!isWhole) manifestText(out, merged, merging);
