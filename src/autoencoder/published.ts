@@ -1,6 +1,6 @@
 // What is known of the published autoencoders of openai/sparse_autoencoder, version 5 (June 2024): they normalise their
 // inputs, which their files do not say.
-import { wrong } from '../checks/arguments.js';
+import { wrong } from '../engine/check.js';
 import type { HostTensor } from '../files/host_tensor.js';
 import { originOf } from '../files/origin.js';
 

@@ -5,10 +5,16 @@
 import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Job, Queue, Worker } from 'bullmq';
-import { checkCallback, checkSignal } from '../../checks/arguments.js';
-import { checkBoolean, checkInteger, checkOptions, type OptionNames, wrong } from '../../engine/check.js';
-import type { Device } from '../../engine/device.js';
-import { checkDevice } from '../../engine/device.js';
+import {
+  checkBoolean,
+  checkCallback,
+  checkInteger,
+  checkOptions,
+  checkSignal,
+  type OptionNames,
+  wrong,
+} from '../../engine/check.js';
+import { checkDevice, type Device } from '../../engine/device.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { printable } from '../../files/text.js';
 import { type CorpusFile, checkedFile } from '../corpus/corpus.js';

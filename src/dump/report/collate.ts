@@ -2,8 +2,7 @@
 // random texts. Memory depends on what is chosen, within fixed bounds, and never on the size of the dump: a first pass
 // sees every row and remembers which ones matter, and a second pass reads those.
 import { dirname, join } from 'node:path';
-import { checkCallback, checkSignal } from '../../checks/arguments.js';
-import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
+import { checkCallback, checkOptions, checkSignal, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { type ActivationRecord, type NeuronRecord, saveRecord } from '../../files/neuron_record/neuron_record.js';
 import { makeFolder, writing, writingFor } from '../../files/write_failure.js';
 import { inJson } from '../format/in_json.js';

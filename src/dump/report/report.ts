@@ -1,7 +1,6 @@
 // report(): writes one HTML page about a dump, which needs no server, no script and no other file.
 
-import { checkCallback, checkSignal } from '../../checks/arguments.js';
-import { checkOptions, type OptionNames } from '../../engine/check.js';
+import { checkCallback, checkOptions, checkSignal, type OptionNames } from '../../engine/check.js';
 import { writeFileAtomically } from '../../files/atomic_write.js';
 import { checkWritable, writingFor } from '../../files/write_failure.js';
 import type { Dump } from '../read/reader.js';

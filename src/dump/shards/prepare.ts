@@ -1,8 +1,15 @@
 // Loads the model and the autoencoders of a dump, and makes its plan.
 
-import { checkCallback, checkSignal } from '../../checks/arguments.js';
 import { ModelContext } from '../../context/model_context.js';
-import { checkBoolean, checkInteger, checkOptions, describe, wrong } from '../../engine/check.js';
+import {
+  checkBoolean,
+  checkCallback,
+  checkInteger,
+  checkOptions,
+  checkSignal,
+  describe,
+  wrong,
+} from '../../engine/check.js';
 import { checkDevice, Device } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import { sizeOf } from '../../engine/shape.js';
