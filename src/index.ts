@@ -169,6 +169,7 @@ export {
 export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer/tokenizer.js';
 export { loadTorch, loadTorchValue, saveTorch, UnsafePickleError } from './files/torch/torch.js';
 export { ablationHooks } from './transformer/ablation.js';
+export { atPositions } from './transformer/at_positions.js';
 export {
   AtLayers,
   AutoencoderHooks,
@@ -180,11 +181,12 @@ export {
   type HookResult,
   type HookRunner,
   Hooks,
+  type PartialContext,
   TransformerHooks,
 } from './transformer/hooks.js';
 export type { KvCaches } from './transformer/kv_cache.js';
 export { expandLocations, type Location, locationNames, locationShape, parseLocation } from './transformer/location.js';
-export { prepInputAndPad, type Tokens } from './transformer/padding.js';
+export { type Pad, prepInputAndPad, type Tokens } from './transformer/padding.js';
 export { derivedSeeds } from './transformer/sampling.js';
 export type { SubjectModel } from './transformer/subject_model.js';
 export {

@@ -20,11 +20,12 @@ import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { Scope } from '../engine/scope.js';
-import type { HookContext, TransformerHooks } from './hooks.js';
+import type { PartialContext, TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point } from './location.js';
 import type { Input } from './padding.js';
 import { type Addition, type LayerPlan, type NormId, type PassPlan, placeOf, watchedPoint } from './pass_plan.js';
+import { hasPadding, joined, type Positions, positionsTensor, remembered } from './positions.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
@@ -40,9 +41,14 @@ interface PassOptions {
   readonly wanted?: ReadonlySet<string>;
   /** Compute the logits of the last position only. */
   readonly lastOnly?: boolean;
+  /** Values for the context of every hook. */
+  readonly context?: PartialContext;
 }
 
 const eps = 1e-5;
+
+/** The points whose values have a dimension of keys. */
+const pointsWithKeys: ReadonlySet<Point> = new Set(['attn.k', 'attn.v', 'attn.qk_logits', 'attn.qk_probs']);
 
 /** The residual stream (B,S,D). A delta is not added yet: the layer norm that comes next adds it. */
 interface Stream {
@@ -74,20 +80,24 @@ class Pass {
   readonly values = new Map<string, Tensor>();
   readonly #options: PassOptions;
   readonly #end: number;
+  readonly #keyPositions: Positions; // B T
   #pad: Tensor | undefined; // bool [B, T]; undefined without padding
+  #contexts: { queries?: PartialContext; keys?: PartialContext } = {};
 
   constructor(options: PassOptions) {
     this.#options = options;
     const { last } = options.plan;
+    const { tokenPositions } = options.input;
+    this.#keyPositions = options.caches ? joined(options.caches.positions, tokenPositions) : tokenPositions;
     this.#end = last ? executionOrder(last) : Number.POSITIVE_INFINITY;
   }
 
   async run(): Promise<Tensor> {
-    const { input, weights, caches, plan, lastOnly } = this.#options;
+    const { input, weights, plan, lastOnly } = this.#options;
     const s = this.scope;
     s.add(input.tokens);
     s.add(input.positions);
-    this.#pad = this.#paddingOfAll(input, caches);
+    this.#pad = this.#paddingOfAll();
     const { device } = input.tokens;
     device.section('embedding');
     let x = s.add(embedding(input.tokens, weights.tokEmbed)); // B S D
@@ -261,12 +271,12 @@ class Pass {
   }
 
   /** A hook point: runs its hooks, keeps the value if it is wanted, and ends the pass after the last wanted one. */
-  async #point(point: Point, x: Tensor, layer?: number, extra?: HookContext): Promise<Tensor> {
+  async #point(point: Point, x: Tensor, layer?: number, extra?: PartialContext): Promise<Tensor> {
     const { hooks, wanted } = this.#options;
     const location: Location = layer === undefined ? { point } : { point, layer };
     const watched = watchedPoint(hooks, point, layer);
     if (watched) {
-      const context = { ...extra, ...(layer === undefined ? {} : { layer }) };
+      const context = { point, ...(layer === undefined ? {} : { layer }), ...extra, ...this.#contextOf(point) };
       const result = await watched.run(x, context, placeOf(point, layer));
       // the hooks leave x, a view of x, or a tensor that is the pass's to free
       x = result.storage === x.storage ? result : this.#replace(x, result);
@@ -290,15 +300,37 @@ class Pass {
     return this.scope.add(next);
   }
 
-  #paddingOfAll(input: Input, caches: KvCaches | undefined): Tensor | undefined {
-    const rows = input.pad.map((row, i) => [...(caches?.pad[i] ?? []), ...row]);
-    if (!rows.some((row) => row.includes(1))) return undefined;
+  #paddingOfAll(): Tensor | undefined {
+    const keys = this.#keyPositions;
+    if (!hasPadding(keys)) return undefined;
+    const length = keys[0]?.length ?? 0;
+    const pad = new Uint8Array(keys.length * length);
+    for (const [row, of] of keys.entries())
+      for (let i = 0; i < length; i++) pad[row * length + i] = of[i] === -1 ? 1 : 0;
     return this.scope.add(
-      Tensor.from(Uint8Array.from(rows.flat()), {
-        shape: [rows.length, rows[0]?.length ?? 0],
-        device: input.tokens.device,
-      }),
+      Tensor.from(pad, { shape: [keys.length, length], device: this.#options.input.tokens.device }),
     );
+  }
+
+  /** What hooks learn about the pass: made when the first hook is called, and held until the pass ends. */
+  #contextOf(point: Point): PartialContext {
+    const made = this.#contexts;
+    made.queries ??= { ...this.#options.context, positions: this.#positionsOfTokens() };
+    if (!pointsWithKeys.has(point)) return made.queries;
+    made.keys ??= { ...made.queries, keyPositions: this.#positionsOfKeys(made.queries.positions as Tensor) };
+    return made.keys;
+  }
+
+  #positionsOfTokens(): Tensor {
+    const { positions, tokenPositions, tokens } = this.#options.input;
+    if (!hasPadding(tokenPositions)) return remembered(positions, tokenPositions);
+    return this.scope.add(positionsTensor(tokenPositions, tokens.device));
+  }
+
+  #positionsOfKeys(ofTokens: Tensor): Tensor {
+    const { caches, input } = this.#options;
+    if (!caches?.length) return ofTokens;
+    return this.scope.add(positionsTensor(this.#keyPositions, input.tokens.device));
   }
 }
 

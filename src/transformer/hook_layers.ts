@@ -1,7 +1,10 @@
-// Finds hooks that can never run in a pass of a model: at a layer that it lacks, or at a point that is in no layer.
+// Finds hooks that can never run in a pass of a model: at a layer or a position that it lacks, or at a point that is in
+// no layer.
 import { wrong } from '../engine/check.js';
+import { AtPositions } from './at_positions.js';
 import { AtLayers, type Hook, HookCollection, Hooks, type TransformerHooks } from './hooks.js';
 import { finalPoints, firstPoint, isLayerPoint, layerPoints } from './location.js';
+import type { TransformerConfig } from './weights/config.js';
 
 const points = [firstPoint, ...layerPoints, ...finalPoints];
 
@@ -15,11 +18,13 @@ interface Place {
 }
 
 /**
- * Demands that all AtLayers of a tree name layers that the model has, and that each can run somewhere. One that was
- * appended to several points, as appendAll() does, needs only one where it can.
- * @throws RangeError that names the hook point, the layer, and the model's number of layers.
+ * Demands that all AtLayers of a tree name layers that the model has, and that each can run somewhere; and that all
+ * atPositions name positions within its context window. One that was appended to several points, as appendAll() does,
+ * needs only one where it can.
+ * @throws RangeError that names the hook point, the layer or position, and what the model has.
  */
-export function checkLayers(operation: string, hooks: TransformerHooks, nLayers: number): void {
+export function checkLayers(operation: string, hooks: TransformerHooks, config: TransformerConfig): void {
+  const { nLayers, ctxWindow } = config;
   const model = `the model has ${nLayers} layer${nLayers === 1 ? '' : 's'}`;
   const all = Array.from({ length: nLayers }, (_, layer) => layer);
   const idle = new Map<Hook, string>();
@@ -38,6 +43,13 @@ export function checkLayers(operation: string, hooks: TransformerHooks, nLayers:
       else if (!idle.has(key))
         idle.set(key, `${operation}: ${node.title} at ${place.at} can never run: ${place.because}`);
       inside = { at: place.at, layers, because: `it is inside ${node.title}` };
+    }
+    if (node instanceof AtPositions) {
+      const missing = node.positions.find((position) => position >= ctxWindow);
+      if (missing !== undefined) {
+        const expected = `from 0 to ${ctxWindow - 1}, as the model's context window is ${ctxWindow}`;
+        throw new RangeError(wrong(operation, `a position of atPositions at ${place.at}`, expected, String(missing)));
+      }
     }
     if (node instanceof Hooks) for (const { hook, origin } of node.inner) visit(hook, origin, inside);
     if (node instanceof HookCollection) {

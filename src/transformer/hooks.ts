@@ -8,10 +8,23 @@ import { type Chain, calling, chainOf, extended, inChain, inNewChain, placed } f
 
 /** The values that a hook receives besides x; bound values are added. */
 export interface HookContext {
+  /** The hook point, as in 'resid.torso.post_mlp'. */
+  point?: string;
   /** The layer, at points inside one. */
   layer?: number;
   /** At mlp.post_act: the weights that come next. */
   outLayer?: PackedMatrix;
+  /**
+   * int32 [batch, seq]: the positions of the pass's tokens, -1 for padding. A token's position is the number of its
+   * row's tokens before it, in the caches too, padding left out. Valid until the pass ends, and not to be changed.
+   */
+  positions: Tensor;
+  /** At the points of attn that have keys (k, v, qk_logits, qk_probs): int32 [batch, keys], the same of all keys. */
+  keyPositions?: Tensor;
+  /** In sample(): how many tokens were added before this pass; 0 in the pass of the prompts. */
+  step?: number;
+  /** Inside atPositions: the rows of the batch that x holds. */
+  rows?: readonly number[];
   [bound: string]: unknown;
 }
 
@@ -25,6 +38,9 @@ export interface HookContext {
 export type HookFunction = (x: Tensor, context: HookContext) => HookResult | Promise<HookResult>;
 // biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is of type void
 export type HookResult = Tensor | undefined | void;
+
+/** A context as far as it is known: outside of a pass, hooks receive what their caller gives. */
+export type PartialContext = Partial<HookContext>;
 
 /** A function, or something that runs others: Hooks, AtLayers, ConditionalHooks, AutoencoderHooks. */
 export type Hook = HookFunction | HookRunner;
@@ -70,7 +86,7 @@ interface Entry {
 /** A sequence of hooks, each of which receives the value that the one before it left. It is a hook itself. */
 export class Hooks implements HookRunner {
   protected entries: Entry[] = [];
-  protected bound: HookContext = {};
+  protected bound: PartialContext = {};
 
   append(hook: Hook): this {
     return this.appendAs('append', hook);
@@ -87,13 +103,13 @@ export class Hooks implements HookRunner {
    * Runs the hooks outside of a pass. The result is x, a view of x, or a new tensor, which is the caller's to free.
    * Within a hook that passes its context on, it is the pass's.
    */
-  async run(x: Tensor, context: HookContext = {}, where?: string): Promise<Tensor> {
+  async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
     const place = checkedPlace('Hooks.run', x, context, where);
     return inChain(x, context, place, (inner, chain) => this.#run(x, inner, chain, place));
   }
 
-  async #run(x: Tensor, context: HookContext, chain: Chain, where: string): Promise<Tensor> {
-    const all = extended(context, this.bound);
+  async #run(x: Tensor, context: PartialContext, chain: Chain, where: string): Promise<Tensor> {
+    const all = extended(context, this.bound) as HookContext;
     for (const { hook } of this.entries) {
       const given = x;
       const result = await calling(chain, where, 'a hook', () =>
@@ -112,14 +128,14 @@ export class Hooks implements HookRunner {
   }
 
   /** Adds values to the context of every call. @throws Error for a name already bound, or one that the pass gives. */
-  bind(values: HookContext): this {
+  bind(values: PartialContext): this {
     this.checkBind(values);
     Object.assign(this.bound, values);
     return this;
   }
 
   /** @internal */
-  checkBind(values: HookContext): void {
+  checkBind(values: PartialContext): void {
     if (typeof values !== 'object' || values === null || Array.isArray(values)) {
       throw new TypeError(wrong('bind', 'values', 'an object of names and values', describe(values)));
     }
@@ -208,7 +224,7 @@ function checkHook(operation: string, hook: Hook, lists: readonly Hooks[]): void
 }
 
 /** What a pass puts into the context itself. */
-const givenByPass = ['layer', 'outLayer'];
+const givenByPass = ['point', 'layer', 'outLayer', 'positions', 'keyPositions', 'step', 'rows'];
 
 /** @throws TypeError for a result of clone() that is no hook. */
 function cloned(hook: Hook): Hook {
@@ -224,8 +240,8 @@ function listsIn(hook: Hook | Node): Hooks[] {
   return hook instanceof HookCollection ? [...hook.children].flatMap(([, child]) => listsIn(child)) : [];
 }
 
-/** Checks what run() is called with. Gives the place that errors name: that of the chain, where none is given. */
-function checkedPlace(operation: string, x: Tensor, context: HookContext, where: string | undefined): string {
+/** @internal Checks what run() is called with. Gives the place that errors name: that of the chain, where none is given. */
+export function checkedPlace(operation: string, x: Tensor, context: PartialContext, where: string | undefined): string {
   checkOperands(operation, { x });
   if (typeof context !== 'object' || context === null || Array.isArray(context)) {
     throw new TypeError(wrong(operation, 'context', 'an object', describe(context)));
@@ -247,10 +263,10 @@ export class ConditionalHooks extends Hooks {
     this.#condition = condition;
   }
 
-  override async run(x: Tensor, context: HookContext = {}, where?: string): Promise<Tensor> {
+  override async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
     const place = checkedPlace('ConditionalHooks.run', x, context, where);
     const holds = await calling(chainOf(context), place, 'a condition', () =>
-      this.#condition(x, extended(context, this.bound)),
+      this.#condition(x, extended(context, this.bound) as HookContext),
     );
     return holds ? super.run(x, context, place) : x;
   }
@@ -362,7 +378,7 @@ export class HookCollection {
   }
 
   /** Adds values to the context of every call below. @throws Error for a name already bound somewhere below. */
-  bind(values: HookContext): this {
+  bind(values: PartialContext): this {
     for (const list of this.#lists) list.checkBind(values); // all or nothing
     for (const list of this.#lists) list.bind(values);
     return this;
@@ -441,7 +457,7 @@ export class FwdBwdHooks extends HookCollection {
   }
 
   /** @internal */
-  async run(x: Tensor, context: HookContext, where: string): Promise<Tensor> {
+  async run(x: Tensor, context: PartialContext, where: string): Promise<Tensor> {
     return inChain(x, context, where, async (inner) =>
       this.fwd2.run(await this.fwd.run(x, inner, where), inner, where),
     );
@@ -532,12 +548,12 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
   }
 
   /** Does what Hooks.run does, and the result is a new tensor in any case. */
-  async run(x: Tensor, context: HookContext = {}, where?: string): Promise<Tensor> {
+  async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
     const place = checkedPlace('AutoencoderHooks.run', x, context, where);
     return inNewChain(x, context, place, (inner, chain) => this.#run(x, inner, chain, `${place}, autoencoder`));
   }
 
-  async #run(x: Tensor, context: HookContext, chain: Chain, where: string): Promise<Tensor> {
+  async #run(x: Tensor, context: PartialContext, chain: Chain, where: string): Promise<Tensor> {
     const { encode, decode, addError } = this.#options;
     const { scope } = chain;
     const storages = new Set([x.storage]);

@@ -1,16 +1,30 @@
 // Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have
 // spare capacity and are written in place: continuing a sequence copies only the new tokens.
-import { describe, wrong } from '../engine/check.js';
+import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
+import { joined, lengthsOf, type Positions } from './positions.js';
 
 interface Buffers {
   k: Tensor; // [B, capacity, attention width], before heads are split and before scaling
   v: Tensor;
 }
 
-/** The key-value caches of a batch of sequences, as `forward` returns them. Free with dispose() or `using`. */
+/** A part of a batch in another order: `count` rows from `to` on are `from`, `from + step`, …; step is 0 or 1. */
+interface Run {
+  readonly to: number;
+  readonly from: number;
+  readonly step: 0 | 1;
+  readonly count: number;
+}
+
+/**
+ * The key-value caches of a batch of sequences, as `forward` returns them. Free with dispose() or `using`.
+ *
+ * forward() and sample() extend caches in place. To continue one prefix several times, extend a clone() each time, or
+ * truncate() the caches again; select() makes the rows of a batch others, as for beams, or many rows of one.
+ */
 export class KvCaches {
   readonly batch: number;
   readonly #device: Device;
@@ -19,10 +33,10 @@ export class KvCaches {
   readonly #layers: Buffers[] = [];
   #capacity = 0;
   #length = 0;
-  #pad: Uint8Array[];
-  #lengths: number[];
+  #positions: Positions;
+  #lengths: readonly number[];
   #ended: string | undefined;
-  #busy = false;
+  #user: string | undefined;
   #handedOver = false;
 
   /** @internal */
@@ -31,7 +45,7 @@ export class KvCaches {
     this.#dtype = dtype;
     this.batch = batch;
     this.#width = width;
-    this.#pad = Array.from({ length: batch }, () => new Uint8Array());
+    this.#positions = Array.from({ length: batch }, () => new Int32Array());
     this.#lengths = new Array<number>(batch).fill(0);
   }
 
@@ -45,9 +59,9 @@ export class KvCaches {
     return this.#lengths;
   }
 
-  /** @internal Padding of all tokens held, by sequence. */
-  get pad(): readonly Uint8Array[] {
-    return this.#pad;
+  /** @internal The positions of all tokens held. */
+  get positions(): Positions {
+    return this.#positions;
   }
 
   /**
@@ -68,6 +82,74 @@ export class KvCaches {
     throw new RangeError(wrong('kvCaches', 'layer', `from 0 to ${this.#layers.length - 1}`, describe(layer)));
   }
 
+  /** Caches of the same sequences in memory of their own: each of the two can be continued without the other. */
+  clone(): KvCaches {
+    return this.#copy([{ to: 0, from: 0, step: 1, count: this.batch }]);
+  }
+
+  /**
+   * Drops all tokens but the first `length` of each sequence, padding included. The memory is kept for those that come.
+   * Returns these caches.
+   * @throws RangeError for more tokens than there are; Error while a pass uses the caches.
+   */
+  truncate(length: number): this {
+    this.check();
+    checkInteger('truncate', 'length', length, 0, this.#length);
+    this.#demandFree('truncate');
+    this.#length = length;
+    this.#positions = this.#positions.map((row) => row.slice(0, length));
+    this.#lengths = lengthsOf(this.#positions);
+    return this;
+  }
+
+  /**
+   * Caches of these rows in memory of their own: row i of the result continues sequence rows[i]. A row may be named
+   * several times; a negative one counts from the end.
+   * @throws RangeError for an empty list, or a row that there is not.
+   */
+  select(rows: readonly number[]): KvCaches {
+    this.check();
+    if (!Array.isArray(rows)) throw new TypeError(wrong('select', 'rows', 'an array of rows', describe(rows)));
+    if (rows.length === 0) throw new RangeError(wrong('select', 'rows', 'at least one row', 'an empty list'));
+    const chosen = Array.from(rows, (row, i) => {
+      const at = checkInteger('select', `rows[${i}]`, row, -this.batch, this.batch - 1);
+      return at < 0 ? at + this.batch : at;
+    });
+    return this.#copy(runsOf(chosen));
+  }
+
+  #copy(runs: readonly Run[]): KvCaches {
+    this.check();
+    const last = runs.at(-1) as Run;
+    const copy = new KvCaches(this.#device, this.#dtype, last.to + last.count, this.#width);
+    const length = this.#length;
+    copy.#length = length;
+    copy.#capacity = length && length + Math.max(16, length >> 3); // copies are made to be continued
+    const sources = runs.flatMap(({ from, step, count }) => Array.from({ length: count }, (_, i) => from + i * step));
+    copy.#positions = sources.map((row) => this.#positions[row] as Int32Array);
+    copy.#lengths = sources.map((row) => this.#lengths[row] as number);
+    if (length === 0) return copy;
+    try {
+      for (const held of this.#layers) {
+        const buffers = copy.#allocated();
+        copy.#layers.push(buffers);
+        for (const { to, from, step, count } of runs) {
+          for (const side of ['k', 'v'] as const) {
+            const source = held[side].slice(1, 0, length).slice(0, from, from + (step ? count : 1));
+            buffers[side]
+              .slice(1, 0, length)
+              .slice(0, to, to + count)
+              .copyFrom(source);
+          }
+        }
+      }
+    } catch (error) {
+      copy.dispose();
+      throw error;
+    }
+    return copy;
+  }
+
   /** @internal @throws Error when the caches can no longer be used. */
   check(): void {
     if (this.#ended) throw new Error(`kvCaches cannot be used: ${this.#ended}`);
@@ -75,14 +157,26 @@ export class KvCaches {
 
   /** @internal Whether a model's keys and values fit in. */
   fits(device: Device, dtype: DType, width: number, layers: number): boolean {
-    return this.#device === device && this.#dtype === dtype && this.#width === width && this.#layers.length === layers;
+    if (this.#device !== device || this.#dtype !== dtype || this.#width !== width) return false;
+    return this.#layers.length === layers || this.#layers.length === 0; // a copy of caches without tokens has none
   }
 
-  /** @internal Reserves the caches for one pass. */
-  begin(): void {
+  /** @internal Reserves the caches for an operation, until end(). @throws Error when another one has them. */
+  begin(operation: string): void {
     this.check();
-    if (this.#busy) throw new Error('forward: kvCaches are in use by another pass; wait for it first');
-    this.#busy = true;
+    this.#demandFree(operation);
+    this.#user = operation;
+  }
+
+  #demandFree(operation: string): void {
+    if (this.#user === undefined) return;
+    const user = this.#user === 'sample' ? 'sample()' : 'another pass';
+    throw new Error(`${operation}: kvCaches are in use by ${user}; wait for it first`);
+  }
+
+  /** @internal The operation that reserved the caches is done with them. */
+  end(): void {
+    this.#user = undefined;
   }
 
   /** @internal Writes the new tokens' keys and values behind the old ones; gives views of all [B, T, width]. */
@@ -103,16 +197,7 @@ export class KvCaches {
    * Larger buffers with the contents of `held`, which is freed last: nothing is lost when there is no memory for them.
    */
   #grown(held: Buffers | undefined): Buffers {
-    const shape = [this.batch, this.#capacity, this.#width];
-    const options = { device: this.#device, dtype: this.#dtype };
-    const k = Tensor.empty(shape, options);
-    let v: Tensor;
-    try {
-      v = Tensor.empty(shape, options);
-    } catch (error) {
-      k.dispose();
-      throw error;
-    }
+    const { k, v } = this.#allocated();
     if (held && this.#length) {
       k.slice(1, 0, this.#length).copyFrom(held.k.slice(1, 0, this.#length));
       v.slice(1, 0, this.#length).copyFrom(held.v.slice(1, 0, this.#length));
@@ -122,17 +207,23 @@ export class KvCaches {
     return { k, v };
   }
 
-  /** @internal The pass has succeeded: its tokens count from now on. */
-  commit(pad: readonly Uint8Array[], lengths: readonly number[]): void {
-    this.#length += pad[0]?.length ?? 0;
-    this.#pad = this.#pad.map((old, row) => Uint8Array.from([...old, ...(pad[row] as Uint8Array)]));
-    this.#lengths = [...lengths];
-    this.#busy = false;
+  #allocated(): Buffers {
+    const shape = [this.batch, this.#capacity, this.#width];
+    const options = { device: this.#device, dtype: this.#dtype };
+    const k = Tensor.empty(shape, options);
+    try {
+      return { k, v: Tensor.empty(shape, options) };
+    } catch (error) {
+      k.dispose();
+      throw error;
+    }
   }
 
-  /** @internal The pass has failed: its tokens are beyond the length and do not count. */
-  abandon(): void {
-    this.#busy = false;
+  /** @internal The pass has succeeded: its tokens count from now on. Those of one that failed are overwritten later. */
+  commit(added: Positions, lengths: readonly number[]): void {
+    this.#length += added[0]?.length ?? 0;
+    this.#positions = joined(this.#positions, added);
+    this.#lengths = [...lengths];
   }
 
   /** @internal */
@@ -167,4 +258,18 @@ export class KvCaches {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+/** Rows in a row: as few runs as possible, of one row again and again or of neighbours. */
+function runsOf(rows: readonly number[]): Run[] {
+  const runs: Run[] = [];
+  for (let to = 0; to < rows.length; ) {
+    const from = rows[to] as number;
+    const step = rows[to + 1] === from ? 0 : 1;
+    let count = 1;
+    while (to + count < rows.length && rows[to + count] === from + count * step) count++;
+    runs.push({ to, from, step, count });
+    to += count;
+  }
+  return runs;
 }

@@ -28,6 +28,9 @@ export const layerPoints = [
 ] as const;
 type LayerPoint = (typeof layerPoints)[number];
 
+/** The points whose values are [batch, keys, …]; those of all others are [batch, seq, …]. */
+export const pointsOfKeys: ReadonlySet<string> = new Set<LayerPoint>(['attn.k', 'attn.v']);
+
 /** The points before the first layer and after the last one. */
 export const firstPoint = 'resid.post_emb';
 export const finalPoints = [

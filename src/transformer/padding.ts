@@ -3,9 +3,13 @@ import { checkOperands, describe, wrong } from '../engine/check.js';
 import { checkDevice, type Device } from '../engine/device.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
+import type { Positions } from './positions.js';
 
 /** Tokens of a batch: an int32 tensor [batch, seq], or an array of equally long rows. */
 export type Tokens = Tensor | readonly (readonly number[])[];
+
+/** Padding of a batch, 1 or true = ignore this token: a bool tensor [batch, seq], or an array of rows of that length. */
+export type Pad = Tensor | readonly (readonly (number | boolean)[])[];
 
 /**
  * Prompts brought to one length by padding: tokens int32 [batch, seq] (0 where padded), pad bool [batch, seq] (1 =
@@ -55,20 +59,21 @@ export interface Input {
   readonly seq: number;
   /** int32 [batch, seq]; the pass frees both. */
   readonly tokens: Tensor;
+  /** Rows of the position embedding; padding takes one that is near. */
   readonly positions: Tensor;
-  /** Padding by row. */
-  readonly pad: readonly Uint8Array[];
+  /** The position of each token, -1 for padding. */
+  readonly tokenPositions: Positions;
   /** Tokens of each row up to the end of this pass, padding left out. */
   readonly lengths: readonly number[];
 }
 
 /**
  * Checks tokens and pad against the model and computes positions: the number of tokens before each one, without
- * padding, but with the earlier ones in a cache.
+ * padding, but with the `earlier` ones of each row in a cache.
  */
 export async function prepareInput(
   tokens: Tokens,
-  pad: Tensor | undefined,
+  pad: Pad | undefined,
   earlier: readonly number[] | undefined,
   model: { device: Device; nVocab: number; ctxWindow: number },
   operation = 'forward',
@@ -79,18 +84,20 @@ export async function prepareInput(
     throw new RangeError(wrong(operation, 'tokens', `of ${earlier.length} rows, as kvCaches`, `${batch} rows`));
   }
   const padded = pad === undefined ? new Uint8Array(batch * seq) : await readPad(operation, pad, batch, seq, device);
-  const positions = new Int32Array(batch * seq);
+  const embedded = new Int32Array(batch * seq);
   const lengths: number[] = [];
-  const rows: Uint8Array[] = [];
+  const tokenPositions: Int32Array[] = [];
   for (let row = 0; row < batch; row++) {
     const before = earlier?.[row] ?? 0;
+    const own = new Int32Array(seq).fill(-1);
     let seen = 0;
-    for (let i = row * seq; i < (row + 1) * seq; i++) {
-      if (!padded[i]) seen++;
-      positions[i] = before + Math.max(seen - 1, 0);
+    for (let i = 0; i < seq; i++) {
+      const at = row * seq + i;
+      if (!padded[at]) own[i] = before + seen++;
+      embedded[at] = Math.min(before + Math.max(seen - 1, 0), ctxWindow - 1); // of padding in a full window as well
     }
     lengths.push(before + seen);
-    rows.push(padded.slice(row * seq, (row + 1) * seq));
+    tokenPositions.push(own);
   }
   const longest = lengths.reduce((most, length) => Math.max(most, length), 0);
   if (longest > ctxWindow) {
@@ -103,8 +110,8 @@ export async function prepareInput(
     batch,
     seq,
     tokens: tokens instanceof Tensor ? tokens.clone() : Tensor.from(Int32Array.from(tokens.flat()), { shape, device }),
-    positions: Tensor.from(positions, { shape, device }),
-    pad: rows,
+    positions: Tensor.from(embedded, { shape, device }),
+    tokenPositions,
     lengths,
   };
 }
@@ -145,21 +152,39 @@ function checkTokens(operation: string, tokens: Tokens, nVocab: number, device: 
   return [rows.length, seq];
 }
 
-async function readPad(
-  operation: string,
-  pad: Tensor,
-  batch: number,
-  seq: number,
-  device: Device,
-): Promise<Uint8Array> {
+async function readPad(operation: string, pad: Pad, batch: number, seq: number, device: Device): Promise<Uint8Array> {
+  const shape = showShape([batch, seq]);
+  if (Array.isArray(pad)) return padOfRows(operation, pad, batch, seq);
+  if (!(pad instanceof Tensor)) {
+    throw new TypeError(
+      wrong(operation, 'pad', 'a bool tensor [batch, seq] or an array of rows of 0 and 1', describe(pad)),
+    );
+  }
   checkOperands(operation, { pad });
   if (pad.dtype !== 'bool') throw new TypeError(wrong(operation, 'pad', 'bool', pad.dtype));
   if (pad.device !== device)
     throw new TypeError(wrong(operation, 'pad', `on ${device}, as the model`, `on ${pad.device}`));
   if (pad.shape[0] !== batch || pad.shape[1] !== seq || pad.shape.length !== 2) {
-    throw new RangeError(
-      wrong(operation, 'pad', `${showShape([batch, seq])} (the shape of tokens)`, showShape(pad.shape)),
-    );
+    throw new RangeError(wrong(operation, 'pad', `${shape} (the shape of tokens)`, showShape(pad.shape)));
   }
   return (await pad.read()) as Uint8Array;
+}
+
+function padOfRows(operation: string, rows: readonly unknown[], batch: number, seq: number): Uint8Array {
+  const shape = `${showShape([batch, seq])} (the shape of tokens)`;
+  if (rows.length !== batch) throw new RangeError(wrong(operation, 'pad', shape, `${rows.length} rows`));
+  const padded = new Uint8Array(batch * seq);
+  for (const [r, row] of rows.entries()) {
+    if (!Array.isArray(row)) throw new TypeError(wrong(operation, `pad[${r}]`, 'a row of 0 and 1', describe(row)));
+    if (row.length !== seq) {
+      throw new RangeError(wrong(operation, 'pad', shape, `of ${row.length} values in row ${r}`));
+    }
+    for (const [i, value] of row.entries()) {
+      if (value !== 0 && value !== 1 && typeof value !== 'boolean') {
+        throw new RangeError(wrong(operation, `pad[${r}][${i}]`, '0 or 1, or false or true', describe(value)));
+      }
+      padded[r * seq + i] = Number(value);
+    }
+  }
+  return padded;
 }

@@ -22,10 +22,10 @@ import { digestTensors } from '../files/tensor_digest.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { runPass } from './graph.js';
 import { checkLayers } from './hook_layers.js';
-import { TransformerHooks } from './hooks.js';
+import { type PartialContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
-import { prepareInput, prepInputAndPad, type Tokens } from './padding.js';
+import { type Pad, prepareInput, prepInputAndPad, type Tokens } from './padding.js';
 import { type PassPlan, planPass } from './pass_plan.js';
 import { Sampler } from './sampler.js';
 import { derivedSeeds } from './sampling.js';
@@ -52,8 +52,12 @@ export interface LoadOptions extends FetchOptions {
 export interface ForwardOptions {
   /** The caches that an earlier pass returned: their sequences are continued, and they are extended in place. */
   kvCaches?: KvCaches;
-  /** bool [batch, seq], 1 = ignore this token. Padding's own activations are computed all the same. */
-  pad?: Tensor;
+  /**
+   * Tokens to ignore: 1 in a bool tensor [batch, seq], or in rows of numbers like those of tokens. Padding's own
+   * activations are computed all the same. A token's position is the number of the row's tokens before it, in the
+   * caches too, padding left out.
+   */
+  pad?: Pad;
   hooks?: TransformerHooks;
   /** Gradients come in a later version. */
   grad?: boolean;
@@ -70,8 +74,8 @@ export interface ForwardResult {
 }
 
 export interface ActivationsOptions {
-  /** bool [batch, seq], 1 = ignore this token. */
-  pad?: Tensor;
+  /** Tokens to ignore, as for forward(). */
+  pad?: Pad;
   /** Hooks at points behind the last location are not called: the pass ends there. */
   hooks?: TransformerHooks;
 }
@@ -190,26 +194,41 @@ export class Transformer {
     checkOptions('forward', options, forwardOptions);
     if (options.grad) throw new Error('forward: gradients (grad: true) come in a later version');
     const { kvCaches } = options;
-    if (kvCaches !== undefined && !(kvCaches instanceof KvCaches)) {
-      throw new TypeError(wrong('forward', 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
-    }
     checkHooks('forward', options.hooks, this.config);
-    return this.#forward('forward', tokens, options, false);
+    this.#reserve('forward', kvCaches);
+    try {
+      return await this.#forward('forward', tokens, options);
+    } finally {
+      kvCaches?.end();
+    }
   }
 
+  /** Demands caches of this model, if they are given, and keeps others from using them until end(). */
+  #reserve(operation: string, kvCaches: KvCaches | undefined): void {
+    if (kvCaches === undefined) return;
+    if (!(kvCaches instanceof KvCaches)) {
+      throw new TypeError(wrong(operation, 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
+    }
+    kvCaches.check();
+    if (!kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {
+      throw new TypeError(
+        `${operation}: kvCaches must be of this model, but are of one of another size, dtype or device`,
+      );
+    }
+    kvCaches.begin(operation);
+  }
+
+  /** One pass. Caches that are given are reserved for it. */
   async #forward(
     operation: string,
     tokens: Tokens,
     { kvCaches, pad, hooks }: ForwardOptions,
-    lastOnly: boolean,
+    lastOnly = false,
+    context: PartialContext = {},
   ): Promise<ForwardResult> {
     await this.#waitForDevice();
     const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, hooks);
     kvCaches?.check();
-    if (kvCaches && !kvCaches.fits(this.device, this.dtype, dAttn(this.config), this.config.nLayers)) {
-      throw new TypeError('forward: kvCaches must be of this model, but are of one of another size, dtype or device');
-    }
-    kvCaches?.begin();
     let caches = kvCaches;
     try {
       const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model, operation);
@@ -221,14 +240,14 @@ export class Transformer {
         input,
         caches,
         lastOnly: lastOnly && !plan.watchesEnd,
+        context,
         ...(hooks ? { hooks } : {}),
       });
-      caches.commit(input.pad, input.lengths);
+      caches.commit(input.tokenPositions, input.lengths);
       this.#queued();
       return this.#result(logits as Tensor, caches, kvCaches === undefined);
     } catch (error) {
-      if (kvCaches) kvCaches.abandon();
-      else caches?.dispose();
+      if (caches !== kvCaches) caches?.dispose();
       throw error;
     }
   }
@@ -306,7 +325,7 @@ export class Transformer {
       try {
         for (let step = 0; step < numTokens; step++) {
           const { tokens: now, ...rest } = next;
-          const result = await this.#forward('sample', now, { ...rest, ...(hooks ? { hooks } : {}) }, true);
+          const result = await this.#forward('sample', now, { ...rest, ...(hooks ? { hooks } : {}) }, true, { step });
           caches = result.kvCaches;
           using logits = result.logits;
           const chosen = await sampler.next(logits.select(1, -1), step);
@@ -437,12 +456,12 @@ export function checkLoadOptions(operation: string, options: LoadOptions): void 
   checkFetchOptions(operation, options);
 }
 
-function checkHooks(operation: string, hooks: TransformerHooks | undefined, { nLayers }: TransformerConfig): void {
+function checkHooks(operation: string, hooks: TransformerHooks | undefined, config: TransformerConfig): void {
   if (hooks === undefined) return;
   if (!(hooks instanceof TransformerHooks)) {
     throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
   }
-  checkLayers(operation, hooks, nLayers);
+  checkLayers(operation, hooks, config);
 }
 
 /** The seed of each row. */

@@ -3,16 +3,28 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../src/engine/native.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
+import { AtLayers, TransformerHooks } from '../../src/transformer/hooks.js';
+import type { KvCaches } from '../../src/transformer/kv_cache.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('kv cache');
+const within = { rtol: 1e-4, atol: 2e-5 };
 const tiny = join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny');
 let xf: Transformer;
 test.before(async () => {
   xf = await Transformer.load(tiny);
 });
+
+/** The logits of a pass, with the caches or without. */
+async function logitsOf(tokens: number[][], kvCaches?: KvCaches, pad?: number[][]): Promise<Float32Array> {
+  const result = await xf.forward(tokens, { ...(kvCaches ? { kvCaches } : {}), ...(pad ? { pad } : {}) });
+  const values = (await result.logits.read()) as Float32Array;
+  result.logits.dispose();
+  if (!kvCaches) result.kvCaches.dispose();
+  return values;
+}
 
 test('one token at a time is the sequence at once, through every growth of the buffers', async () => {
   const rows = [0, 1].map((row) => Array.from({ length: 20 }, (_, i) => (i * 7 + row * 13) % xf.nVocab));
@@ -39,6 +51,41 @@ test('one token at a time is the sequence at once, through every growth of the b
     );
   }
   for (const t of [whole.logits, whole.kvCaches, kvCaches]) t?.dispose();
+});
+
+test('one prefix, several continuations: clones, and the same caches truncated', async () => {
+  const allocated = () => xf.device.memory().allocated;
+  const before = allocated();
+  const first = await xf.forward([[1, 2, 3, 4]]);
+  first.logits.dispose();
+  using prefix = first.kvCaches;
+  const prefixKeys = await prefix.keys(1).read();
+  const held = allocated();
+  for (const rest of [[5], [6, 7, 8], Array.from({ length: 25 }, (_, i) => i)]) {
+    const want = await logitsOf([[1, 2, 3, 4, ...rest]]);
+    using clone = prefix.clone();
+    assert.is(clone.length, 4);
+    assert.ok(allocated() > held, 'a clone has memory of its own');
+    close(await logitsOf([rest], clone), want.subarray(4 * xf.nVocab), within);
+    assert.is(clone.length, 4 + rest.length);
+    assert.is(prefix.length, 4);
+    close(await prefix.keys(1).read(), prefixKeys);
+  }
+  assert.is(allocated(), held);
+  for (const rest of [[5], [6, 7, 8], [9]]) {
+    const want = await logitsOf([[1, 2, 3, 4, ...rest]]);
+    close(await logitsOf([rest], prefix), want.subarray(4 * xf.nVocab), within);
+    assert.is(prefix.truncate(4), prefix);
+    close(await prefix.keys(1).read(), prefixKeys);
+  }
+  using clone = prefix.clone();
+  prefix.dispose();
+  close(await clone.keys(1).read(), prefixKeys);
+  throws(() => prefix.clone(), Error, /kvCaches cannot be used: they were disposed/);
+  throws(() => prefix.truncate(1), Error, /kvCaches cannot be used: they were disposed/);
+  throws(() => prefix.select([0]), Error, /kvCaches cannot be used: they were disposed/);
+  clone.dispose();
+  assert.is(allocated(), before);
 });
 
 test('running out of memory while growing leaves the caches as they were', async () => {
@@ -108,6 +155,206 @@ test('passes at the same time give the same as one by one, each with its caches'
     assert.is(kvCaches.length, 3);
     for (const t of [logits, alone.logits, kvCaches]) t.dispose();
   }
+});
+
+test('a write to a clone does not reach the caches it was made of, nor the other way round', async () => {
+  const first = await xf.forward([
+    [1, 2],
+    [3, 4],
+  ]);
+  first.logits.dispose();
+  using caches = first.kvCaches;
+  using clone = caches.clone();
+  using chosen = caches.select([1, 0]);
+  const want = await caches.values(0).read();
+  clone.values(0).fill(0);
+  chosen.values(0).fill(0);
+  close(await caches.values(0).read(), want);
+  caches.keys(0).fill(0);
+  assert.ok((await clone.keys(0).read()).some((x) => x !== 0));
+});
+
+test('rows of caches, in any order and again and again', async () => {
+  const rows = [
+    [1, 2, 3],
+    [0, 4, 5],
+    [6, 7, 8],
+  ];
+  const pad = [
+    [0, 0, 0],
+    [1, 0, 0],
+    [0, 1, 0],
+  ];
+  const first = await xf.forward(rows, { pad });
+  first.logits.dispose();
+  using caches = first.kvCaches;
+  const own = rows.map((row, r) => row.filter((_, i) => !pad[r]?.[i]));
+  for (const chosen of [[0], [2, 1, 0], [1, 1, 1, 1], [-1, -3, 0, 1, 2, 2, 2, 0], [0, 1, 2]]) {
+    using some = caches.select(chosen);
+    assert.is(some.batch, chosen.length);
+    assert.is(some.length, 3);
+    const next = chosen.map((_, i) => [10 + i]);
+    const got = await logitsOf(next, some);
+    for (const [i, row] of chosen.entries()) {
+      const tokens = [...(own.at(row) as number[]), 10 + i];
+      const want = await logitsOf([tokens]);
+      const last = want.subarray((tokens.length - 1) * xf.nVocab);
+      close(got.subarray(i * xf.nVocab, (i + 1) * xf.nVocab), last, within);
+    }
+  }
+  assert.is(caches.length, 3);
+  throws(() => caches.select([]), RangeError, /select: rows must be at least one row, but is an empty list/);
+  throws(() => caches.select([0, 3]), RangeError, /select: rows\[1\] must be an integer from -3 to 2, but is 3/);
+  throws(() => caches.select([-4]), RangeError, /select: rows\[0\] must be an integer from -3 to 2, but is -4/);
+  throws(() => caches.select(1 as never), TypeError, /select: rows must be an array of rows, but is 1/);
+  throws(() => caches.truncate(4), RangeError, /truncate: length must be an integer from 0 to 3, but is 4/);
+  throws(() => caches.truncate(-1), RangeError, /truncate: length must be an integer from 0 to 3, but is -1/);
+  throws(() => caches.truncate(1.5), RangeError, /truncate: length must be an integer from 0 to 3, but is 1\.5/);
+});
+
+test('caches without a token, cloned and chosen from, are a fresh start', async () => {
+  const first = await xf.forward([
+    [1, 2, 3],
+    [4, 5, 6],
+  ]);
+  first.logits.dispose();
+  using caches = first.kvCaches;
+  const want = await logitsOf([[7, 8, 9, 10]]);
+  caches.truncate(0);
+  for (const empty of [caches.clone(), caches.select([1, 0]), caches]) {
+    assert.is(empty.length, 0);
+    const got = await logitsOf(
+      [
+        [7, 8, 9, 10],
+        [7, 8, 9, 10],
+      ],
+      empty,
+    );
+    close(got, Float32Array.from([...want, ...want]), within);
+    assert.is(empty.length, 4);
+    empty.dispose();
+  }
+});
+
+test('caches that a pass uses can be copied, but neither truncated nor used by another', async () => {
+  const first = await xf.forward([[1, 2, 3]]);
+  first.logits.dispose();
+  using caches = first.kvCaches;
+  const copies: KvCaches[] = [];
+  const hooks = new TransformerHooks();
+  hooks.mlp.postAct.appendFwd(
+    new AtLayers(1).append(async () => {
+      copies.push(caches.clone(), caches.select([0, 0]));
+      throws(() => caches.truncate(1), Error, /truncate: kvCaches are in use by another pass; wait for it first/);
+      await rejects(xf.forward([[5]], { kvCaches: caches }), Error, /forward: kvCaches are in use by another pass/);
+    }),
+  );
+  const { logits } = await xf.forward([Array.from({ length: 20 }, (_, i) => i)], { kvCaches: caches, hooks });
+  logits.dispose();
+  assert.is(caches.length, 23);
+  const want = (await logitsOf([[1, 2, 3, 9]])).subarray(3 * xf.nVocab);
+  for (const copy of copies) {
+    assert.is(copy.length, 3);
+    const got = await logitsOf(
+      Array.from({ length: copy.batch }, () => [9]),
+      copy,
+    );
+    for (let row = 0; row < copy.batch; row++) {
+      close(got.subarray(row * xf.nVocab, (row + 1) * xf.nVocab), want, within);
+    }
+    copy.dispose();
+  }
+  await rejects(xf.forward([[1, 2]], { kvCaches: caches, pad: [[0]] }), RangeError, /pad must be \[1, 2\]/);
+  assert.is(caches.truncate(5).length, 5, 'a refused pass gives the caches back');
+});
+
+test('running out of memory while copying leaves nothing behind', async () => {
+  const first = await xf.forward([[1, 2, 3]]);
+  first.logits.dispose();
+  using caches = first.kvCaches;
+  const before = xf.device.memory().allocated;
+  const { empty } = Tensor;
+  for (let failing = 1; failing <= 2 * xf.config.nLayers; failing++) {
+    let buffers = 0;
+    Tensor.empty = (shape, options) => {
+      if (++buffers === failing) throw new Error('planted: no memory');
+      return empty.call(Tensor, shape, options);
+    };
+    try {
+      throws(() => caches.clone(), Error, /planted: no memory/);
+    } finally {
+      Tensor.empty = empty;
+    }
+    assert.is(xf.device.memory().allocated, before);
+  }
+});
+
+test('a row with a full window goes on as padding, for as long as the others go on', async () => {
+  const { ctxWindow } = xf.config;
+  const full = Array.from({ length: ctxWindow }, (_, i) => i);
+  const first = await xf.forward([full, full.map((token) => token + 1)], {
+    pad: [full.map(() => 0), full.map((_, i) => Number(i > 2))],
+  });
+  first.logits.dispose();
+  using caches = first.kvCaches;
+  const more = full.slice(0, ctxWindow - 3);
+  const got = await logitsOf([more, more], caches, [more.map(() => 1), more.map(() => 0)]);
+  const want = await logitsOf([[1, 2, 3, ...more]]);
+  close(got.subarray(more.length * xf.nVocab), want.subarray(3 * xf.nVocab), within);
+  await rejects(
+    xf.forward([[1], [1]], { kvCaches: caches, pad: [[1], [0]] }),
+    RangeError,
+    /sequences must fit the context window of 32 tokens, but one has 33/,
+  );
+});
+
+test('padding as rows of numbers is that of a tensor, and what is none is refused', async () => {
+  const tokens = [
+    [1, 2, 3],
+    [4, 5, 6],
+  ];
+  const rows = [
+    [1, 0, 0],
+    [0, 0, 1],
+  ];
+  using pad = Tensor.from(rows.map((row) => row.map(Boolean)));
+  const passes = await Promise.all(
+    [pad, rows, rows.map((row) => row.map(Boolean))].map((pad) => xf.forward(tokens, { pad })),
+  );
+  const [want, ...others] = await Promise.all(passes.map(({ logits }) => logits.read()));
+  for (const other of others) close(other, want as Float32Array);
+  for (const { logits, kvCaches } of passes) for (const t of [logits, kvCaches]) t.dispose();
+  const refused = (pad: unknown, type: typeof TypeError | typeof RangeError, pattern: RegExp) =>
+    rejects(xf.forward(tokens, { pad: pad as number[][] }), type, pattern);
+  await refused([[1, 0, 0]], RangeError, /forward: pad must be \[2, 3\] \(the shape of tokens\), but is 1 rows/);
+  await refused(
+    [
+      [1, 0, 0],
+      [1, 0],
+    ],
+    RangeError,
+    /pad must be \[2, 3\] \(the shape of tokens\), but is of 2 values in row 1/,
+  );
+  await refused(
+    [
+      [1, 0, 0],
+      [1, 0, 2],
+    ],
+    RangeError,
+    /forward: pad\[1\]\[2\] must be 0 or 1, or false or true, but is 2/,
+  );
+  await refused([[1, 0, 0], 'abc'], TypeError, /forward: pad\[1\] must be a row of 0 and 1, but is 'abc'/);
+  await refused(
+    [[1, 0, 0], new Array(3)],
+    RangeError,
+    /pad\[1\]\[0\] must be 0 or 1, or false or true, but is undefined/,
+  );
+  await refused(
+    7,
+    TypeError,
+    /forward: pad must be a bool tensor \[batch, seq\] or an array of rows of 0 and 1, but is 7/,
+  );
+  await refused({ shape: [2, 3] }, TypeError, /forward: pad must be a bool tensor/);
 });
 
 test.run();

@@ -1,0 +1,176 @@
+// Hooks at some positions of the sequences, wherever these are in a pass: behind padding, after the tokens of caches, or
+// in a later pass.
+import { checkInteger, describe, wrong } from '../engine/check.js';
+import type { Device } from '../engine/device.js';
+import type { Tensor } from '../engine/ops/tensor.js';
+import { showShape } from '../engine/shape.js';
+import { extended, inChain, placed } from './hook_chain.js';
+import { checkedPlace, type Hook, Hooks, type PartialContext } from './hooks.js';
+import { pointsOfKeys } from './location.js';
+import { type Positions, positionsOf, positionsTensor } from './positions.js';
+
+/**
+ * A hook at these positions only. At the points attn.k and attn.v they are positions of keys, those of caches included,
+ * elsewhere of the pass's tokens. `hook` receives x as [rows, positions, …], the positions in the order given here. It
+ * is called once where all rows have all of the positions in the pass; otherwise once for the rows that have the same
+ * ones of them, in the order of the first such rows; and not at all where no row has one. What it changes or returns
+ * becomes part of the whole. In its context, `rows` are the rows of the batch, and `positions` (`keyPositions` at
+ * attn.k and attn.v) are [rows, positions]. At qk_logits and qk_probs the positions are those of the queries.
+ * @throws RangeError for what is no position, or the same one twice.
+ */
+export const atPositions = (positions: number | readonly number[], hook: Hook): Hooks =>
+  new AtPositions(positions).appendAs('atPositions', hook);
+
+/** A part of x that one call of a hook sees. */
+interface Block {
+  /** Rows of x. */
+  readonly rows: number[];
+  /** Where each of these rows has the positions: indices of the second dimension of x. */
+  readonly indices: number[][];
+  readonly positions: number[];
+}
+
+/** @internal */
+export class AtPositions extends Hooks {
+  readonly positions: readonly number[];
+
+  constructor(positions: number | readonly number[]) {
+    super();
+    this.positions = checkedPositions(positions);
+  }
+
+  override async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
+    const place = checkedPlace('atPositions', x, context, where);
+    return inChain(x, context, place, async (inner, chain) => {
+      const own = dimensionOf(x, inner);
+      if (typeof own !== 'string') throw placed(new TypeError(`${place}: ${own.problem}`), chain);
+      const { scope } = chain;
+      for (const block of blocksOf(await positionsOf(inner[own] as Tensor), this.positions)) {
+        const view = viewOf(x, block);
+        const part = view ?? scope.add(gathered(x, block));
+        const values = await contextOf(inner, own, block, x.device);
+        const made = [values.positions, values.keyPositions].map((tensor) => tensor && scope.add(tensor));
+        const result = await super.run(part, extended(inner, values), place);
+        if (result !== view) {
+          // what shares the memory that is written to is copied first
+          const source = result !== part && result.storage === part.storage ? scope.add(result.clone()) : result;
+          if (view) view.copyFrom(source);
+          else scatter(x, block, source);
+          scope.free(source);
+        }
+        scope.free(part, ...made);
+      }
+      return x;
+    });
+  }
+
+  override clone(): Hooks {
+    return this.copyInto(new AtPositions(this.positions));
+  }
+
+  /** @internal */
+  override get title(): string {
+    return `atPositions(${this.positions.join(', ')})`;
+  }
+}
+
+function checkedPositions(positions: number | readonly number[]): number[] {
+  if (typeof positions === 'object' && !Array.isArray(positions)) {
+    throw new TypeError(wrong('atPositions', 'positions', 'a position or an array of positions', describe(positions)));
+  }
+  const list: number[] = Array.isArray(positions) ? [...positions] : [positions as number];
+  if (list.length === 0)
+    throw new RangeError(wrong('atPositions', 'positions', 'at least one position', 'an empty list'));
+  for (const position of list) checkInteger('atPositions', 'positions', position, 0);
+  const twice = list.find((position, i) => list.indexOf(position) < i);
+  if (twice === undefined) return list;
+  throw new RangeError(`atPositions: positions must be different ones, but ${twice} is there more than once`);
+}
+
+type Dimension = 'positions' | 'keyPositions';
+
+/** Which positions of the context the second dimension of x is of. */
+function dimensionOf(x: Tensor, { point, positions, keyPositions }: PartialContext): Dimension | { problem: string } {
+  if (!positions) return { problem: 'atPositions needs a context with the positions of a pass, but there are none' };
+  const fits = (of: Tensor | undefined) => of?.shape[0] === x.shape[0] && of?.shape[1] === x.shape[1];
+  const isOfKeys = point === undefined ? !fits(positions) : pointsOfKeys.has(point);
+  if (fits(isOfKeys ? keyPositions : positions)) return isOfKeys ? 'keyPositions' : 'positions';
+  const [batch, seq] = ((isOfKeys && keyPositions) || positions).shape;
+  return {
+    problem: `x must be [${batch}, ${seq}, …] for atPositions, as the positions of the pass, but is ${showShape(x.shape)}`,
+  };
+}
+
+/** The blocks of the rows that have some of the wanted positions. */
+function blocksOf(all: Positions, wanted: readonly number[]): Block[] {
+  const blocks = new Map<string, Block>();
+  for (const [row, own] of all.entries()) {
+    const positions = wanted.filter((position) => own.includes(position));
+    if (positions.length === 0) continue;
+    const key = positions.join();
+    const block = blocks.get(key) ?? { rows: [], indices: [], positions };
+    block.rows.push(row);
+    block.indices.push(positions.map((position) => own.indexOf(position)));
+    blocks.set(key, block);
+  }
+  return [...blocks.values()];
+}
+
+/** The distance of neighbours in a list, if all have the same, and it is above 0. */
+function stepOf(list: readonly number[]): number | undefined {
+  const step = list.length > 1 ? (list[1] as number) - (list[0] as number) : 1;
+  return step > 0 && list.every((n, i) => n === (list[0] as number) + i * step) ? step : undefined;
+}
+
+/** The block as a view of x, where it is one. */
+function viewOf(x: Tensor, { rows, indices }: Block): Tensor | undefined {
+  const [first, ...others] = indices as [number[], ...number[][]];
+  const [rowStep, step] = [stepOf(rows), stepOf(first)];
+  if (rowStep === undefined || step === undefined) return undefined;
+  if (others.some((row) => row.some((index, i) => index !== first[i]))) return undefined;
+  const [batch, seq, ...rest] = x.strides as [number, number, ...number[]];
+  const offset = x.offset + (rows[0] as number) * batch + (first[0] as number) * seq;
+  return x.window([rows.length, first.length, ...x.shape.slice(2)], [batch * rowStep, seq * step, ...rest], offset);
+}
+
+function gathered(x: Tensor, block: Block): Tensor {
+  const part = x.make([block.rows.length, block.positions.length, ...x.shape.slice(2)]);
+  for (const [own, whole] of pairsOf(part, x, block)) own.copyFrom(whole);
+  return part;
+}
+
+function scatter(x: Tensor, block: Block, part: Tensor): void {
+  for (const [own, whole] of pairsOf(part, x, block)) whole.copyFrom(own);
+}
+
+/** Each piece of a part and where it is in x. */
+function* pairsOf(part: Tensor, x: Tensor, { rows, indices }: Block): Generator<[own: Tensor, whole: Tensor]> {
+  for (const [r, row] of rows.entries()) {
+    const [own, whole] = [part.select(0, r), x.select(0, row)];
+    for (const [i, index] of (indices[r] as number[]).entries()) yield [own.select(0, i), whole.select(0, index)];
+  }
+}
+
+/** What the hooks of a block learn. Its tensors are new ones. */
+async function contextOf(
+  context: PartialContext,
+  own: Dimension,
+  { rows, positions }: Block,
+  device: Device,
+): Promise<PartialContext> {
+  const ofBlock = positionsTensor(
+    rows.map(() => Int32Array.from(positions)),
+    device,
+  );
+  const values: PartialContext = { rows: rows.map((row) => context.rows?.[row] ?? row), [own]: ofBlock };
+  const other = own === 'positions' ? 'keyPositions' : 'positions';
+  const tensor = context[other];
+  if (tensor && tensor.shape[0] !== rows.length) {
+    const all = await positionsOf(tensor);
+    values[other] = positionsTensor(
+      rows.map((row) => all[row] as Int32Array),
+      device,
+    );
+  }
+  return values;
+}
