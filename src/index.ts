@@ -187,6 +187,7 @@ export {
 export type { KvCaches } from './transformer/kv_cache.js';
 export { expandLocations, type Location, locationNames, locationShape, parseLocation } from './transformer/location.js';
 export { type Pad, prepInputAndPad, type Tokens } from './transformer/padding.js';
+export type { SampledToken, SampleOptions, Samples } from './transformer/sample_run.js';
 export { derivedSeeds } from './transformer/sampling.js';
 export type { SubjectModel } from './transformer/subject_model.js';
 export {
@@ -194,8 +195,6 @@ export {
   type ForwardOptions,
   type ForwardResult,
   type LoadOptions,
-  type SampleOptions,
-  type Samples,
   Transformer,
 } from './transformer/transformer.js';
 export type { TransformerConfig } from './transformer/weights/config.js';

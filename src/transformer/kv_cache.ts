@@ -96,10 +96,14 @@ export class KvCaches {
     this.check();
     checkInteger('truncate', 'length', length, 0, this.#length);
     this.#demandFree('truncate');
+    this.#cut(length);
+    return this;
+  }
+
+  #cut(length: number): void {
     this.#length = length;
     this.#positions = this.#positions.map((row) => row.slice(0, length));
     this.#lengths = lengthsOf(this.#positions);
-    return this;
   }
 
   /**
@@ -174,9 +178,10 @@ export class KvCaches {
     throw new Error(`${operation}: kvCaches are in use by ${user}; wait for it first`);
   }
 
-  /** @internal The operation that reserved the caches is done with them. */
-  end(): void {
+  /** @internal The operation that reserved the caches is done with them. All tokens beyond `length` are dropped. */
+  end(length = this.#length): void {
     this.#user = undefined;
+    if (length < this.#length) this.#cut(length);
   }
 
   /** @internal Writes the new tokens' keys and values behind the old ones; gives views of all [B, T, width]. */

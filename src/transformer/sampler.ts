@@ -3,10 +3,19 @@ import { softmax } from '../engine/ops/softmax.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { draw, greedy, nucleus, problemOf, seededRandom } from './sampling.js';
 
+/** What is special about a step. */
+interface StepOptions {
+  /** The rows to choose for; all if left out. The logits of the others are not looked at. */
+  rows?: readonly number[];
+  /** float32 [vocabulary], added to the logits: -inf for stop tokens that are forbidden, or else 0. */
+  mask?: Tensor;
+}
+
 export class Sampler {
   readonly #temperature: number;
   readonly #topP: number | undefined;
   readonly #random: readonly (() => number)[];
+  readonly #all: readonly number[];
   readonly #host: Float32Array;
 
   /** One seed for each row. */
@@ -14,34 +23,37 @@ export class Sampler {
     this.#temperature = temperature;
     this.#topP = topP;
     this.#random = seeds.map(seededRandom);
+    this.#all = [...seeds.keys()];
     this.#host = new Float32Array(seeds.length * nVocab);
   }
 
   /**
-   * The next token of each row, by logits [rows, vocabulary]. A logit of -inf forbids its token.
+   * The next token of each of the rows, by logits [all rows, vocabulary]. A logit of -inf forbids its token.
    * @throws RangeError that names the row and the step where logits hold a NaN, a +inf, or nothing but -inf.
    */
-  async next(logits: Tensor, step: number): Promise<number[]> {
-    await this.#read(logits);
-    const chosen = this.#random.map((random, row) => this.#choose(this.#row(row), random));
-    const failed = chosen.indexOf(undefined);
-    if (failed < 0) return chosen as number[];
+  async next(logits: Tensor, step: number, { rows = this.#all, mask }: StepOptions = {}): Promise<number[]> {
+    using masked = mask && logits.add(mask);
+    await this.#read(masked ?? logits, rows);
+    const chosen = rows.map((row) => this.#choose(row));
+    const failed = rows[chosen.indexOf(undefined)];
+    if (failed === undefined) return chosen as number[];
     await logits.readInto(this.#host);
+    const problem = problemOf(this.#row(failed), { stopped: mask !== undefined });
     throw new RangeError(
-      `sample: logits must be finite, or -inf for tokens that are forbidden, but at row ${failed}, step ${step}, they ${problemOf(this.#row(failed))}`,
+      `sample: logits must be finite, or -inf for tokens that are forbidden, but at row ${failed}, step ${step}, they ${problem}`,
     );
   }
 
   /** Reads the probabilities; for a temperature of 0, the logits. */
-  async #read(logits: Tensor): Promise<void> {
+  async #read(logits: Tensor, rows: readonly number[]): Promise<void> {
     if (this.#temperature === 0) return logits.readInto(this.#host);
     await readProbs(logits, this.#temperature, this.#host);
-    const rows = [...this.#random.keys()].filter((row) => hasNoProbs(this.#row(row)));
-    if (rows.length === 0) return;
+    const without = rows.filter((row) => hasNoProbs(this.#row(row)));
+    if (without.length === 0) return;
     // the other rows keep what they have: what a row gets does not depend on those beside it
     const probs = new Float32Array(this.#host.length);
     await readProbsOfAnySize(logits, this.#temperature, probs);
-    for (const row of rows) this.#row(row).set(this.#row(row, probs));
+    for (const row of without) this.#row(row).set(this.#row(row, probs));
   }
 
   #row(row: number, values = this.#host): Float32Array {
@@ -49,10 +61,11 @@ export class Sampler {
     return values.subarray(row * nVocab, (row + 1) * nVocab);
   }
 
-  #choose(values: Float32Array, random: () => number): number | undefined {
+  #choose(row: number): number | undefined {
+    const values = this.#row(row);
     if (this.#temperature === 0) return greedy(values);
     if (hasNoProbs(values)) return undefined;
-    return draw(this.#topP === undefined ? values : nucleus(values, this.#topP), random);
+    return draw(this.#topP === undefined ? values : nucleus(values, this.#topP), this.#random[row] as () => number);
   }
 }
 

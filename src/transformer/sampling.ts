@@ -123,8 +123,11 @@ export function greedy(logits: ArrayLike<number>): number | undefined {
   return best;
 }
 
-/** What keeps a token from being chosen by these logits, in words. */
-export function problemOf(logits: ArrayLike<number>): string {
+/**
+ * What keeps a token from being chosen by these logits, in words. `stopped`: those of stop tokens were not looked at,
+ * where they are no NaN and no +inf.
+ */
+export function problemOf(logits: ArrayLike<number>, { stopped = false } = {}): string {
   for (const [name, is] of [
     ['a NaN', Number.isNaN],
     ['a +inf', (x: number) => x === Number.POSITIVE_INFINITY],
@@ -132,5 +135,5 @@ export function problemOf(logits: ArrayLike<number>): string {
     const found = Array.prototype.findIndex.call(logits, is);
     if (found >= 0) return `hold ${name}, at token ${found}`;
   }
-  return 'hold nothing but -inf';
+  return `hold nothing but -inf${stopped ? ' beside the stop tokens, which minTokens forbids' : ''}`;
 }

@@ -3,8 +3,6 @@ import { stat } from 'node:fs/promises';
 import {
   checkBoolean,
   checkDTypeName,
-  checkInteger,
-  checkNumber,
   checkOptions,
   checkText,
   describe,
@@ -25,10 +23,9 @@ import { checkLayers } from './hook_layers.js';
 import { type PartialContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
-import { type Pad, prepareInput, prepInputAndPad, type Tokens } from './padding.js';
+import { type Pad, prepareInput, type Tokens } from './padding.js';
 import { type PassPlan, planPass } from './pass_plan.js';
-import { Sampler } from './sampler.js';
-import { derivedSeeds } from './sampling.js';
+import { type Prompts, type SampleModel, type SampleOptions, type Samples, sample } from './sample_run.js';
 import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';
 import { dAttn, type TransformerConfig } from './weights/config.js';
@@ -80,30 +77,6 @@ export interface ActivationsOptions {
   hooks?: TransformerHooks;
 }
 
-export interface SampleOptions {
-  /** How many tokens to add to each prompt. Default 5. */
-  numTokens?: number;
-  /** 0 takes the likeliest token each time. Default 1. */
-  temperature?: number;
-  /** Nucleus sampling: only the likeliest tokens that together have this probability. */
-  topP?: number;
-  hooks?: TransformerHooks;
-  /**
-   * The same seed gives the same tokens. Random if left out. It stands for `seeds` of derivedSeeds(seed, prompts): each
-   * prompt draws from a stream of its own, so that its tokens do not depend on the other prompts.
-   */
-  seed?: number;
-  /** A seed for each prompt, instead of `seed`: a prompt with seeds: [s] alone is that prompt with seed: s. */
-  seeds?: readonly number[];
-}
-
-export interface Samples {
-  /** The new tokens of each prompt. */
-  readonly tokens: number[][];
-  /** The same as text. */
-  readonly strings: string[];
-}
-
 const loadOptions: OptionNames<LoadOptions> = {
   device: true,
   dtype: true,
@@ -113,14 +86,6 @@ const loadOptions: OptionNames<LoadOptions> = {
 };
 const forwardOptions: OptionNames<ForwardOptions> = { kvCaches: true, pad: true, hooks: true, grad: true };
 const activationsOptions: OptionNames<ActivationsOptions> = { pad: true, hooks: true };
-const sampleOptions: OptionNames<SampleOptions> = {
-  numTokens: true,
-  temperature: true,
-  topP: true,
-  hooks: true,
-  seed: true,
-  seeds: true,
-};
 
 /** Passes that may be queued ahead of the device: enough to keep it busy, few enough to bound memory. */
 const passesAhead = 2;
@@ -301,74 +266,18 @@ export class Transformer {
   /**
    * Continues prompts: a text, texts, tokens, or rows of tokens, which may be of unequal length.
    * @throws RangeError for an empty prompt, or one that with the new tokens exceeds the window; and for logits that hold
-   *   a NaN, a +inf or nothing but -inf, with the row and the step. A logit of -inf forbids its token.
+   *   a NaN, a +inf or nothing but -inf, with the row and the step. A logit of -inf forbids its token. What onToken
+   *   throws, and the reason of a signal that is aborted, are thrown as they are.
    */
-  async sample(prompts: string | string[] | number[] | number[][], options: SampleOptions = {}): Promise<Samples> {
-    checkOptions('sample', options, sampleOptions);
-    const { numTokens = 5, temperature = 1, topP, hooks } = options;
-    checkInteger('sample', 'numTokens', numTokens, 0);
-    if (!(checkNumber('sample', 'temperature', temperature) >= 0)) {
-      throw new RangeError(wrong('sample', 'temperature', '0 or more', describe(temperature)));
-    }
-    if (topP !== undefined && !(checkNumber('sample', 'topP', topP) >= 0 && topP <= 1)) {
-      throw new RangeError(wrong('sample', 'topP', 'a probability from 0 to 1', describe(topP)));
-    }
-    checkHooks('sample', hooks, this.config);
-    const rows = this.#promptRows(prompts, numTokens);
-    const seeds = seedsOf(options, rows.length);
-    const tokens: number[][] = rows.map(() => []);
-    if (numTokens > 0 && rows.length > 0) {
-      const sampler = new Sampler(seeds, this.nVocab, temperature, topP);
-      const start = prepInputAndPad(rows, 'left', this.device);
-      let next: { tokens: Tokens; pad?: Tensor; kvCaches?: KvCaches } = start;
-      let caches: KvCaches | undefined;
-      try {
-        for (let step = 0; step < numTokens; step++) {
-          const { tokens: now, ...rest } = next;
-          const result = await this.#forward('sample', now, { ...rest, ...(hooks ? { hooks } : {}) }, true, { step });
-          caches = result.kvCaches;
-          using logits = result.logits;
-          const chosen = await sampler.next(logits.select(1, -1), step);
-          for (const [row, token] of chosen.entries()) tokens[row]?.push(token);
-          next = { tokens: chosen.map((token) => [token]), kvCaches: caches };
-        }
-      } finally {
-        caches?.dispose();
-        disposeAll(start.tokens, start.pad);
-      }
-    }
-    return { tokens, strings: this.enc.decodeBatch(tokens) };
-  }
-
-  #promptRows(prompts: string | string[] | number[] | number[][], numTokens: number): number[][] {
-    const list = typeof prompts === 'string' ? [prompts] : prompts;
-    if (!Array.isArray(list)) {
-      throw new TypeError(wrong('sample', 'prompts', 'a text, texts, tokens or rows of tokens', describe(prompts)));
-    }
-    const single = typeof list[0] === 'number' || typeof list[0] === 'bigint';
-    const rows = Array.from<unknown, number[]>(single ? [list] : list, (prompt, i) => {
-      if (typeof prompt === 'string') return this.enc.encode(prompt);
-      if (Array.isArray(prompt)) return prompt;
-      throw new TypeError(wrong('sample', `prompts[${i}]`, 'a text or an array of tokens', describe(prompt)));
-    });
-    const { ctxWindow } = this.config;
-    for (const [i, row] of rows.entries()) {
-      if (row.length === 0) throw new RangeError(wrong('sample', `prompts[${i}]`, 'at least one token', 'empty'));
-      const bad = row.findIndex((t) => !Number.isInteger(t) || t < 0 || t >= this.nVocab);
-      if (bad >= 0) {
-        throw new RangeError(
-          wrong('sample', `prompts[${i}][${bad}]`, `a token from 0 to ${this.nVocab - 1}`, describe(row[bad])),
-        );
-      }
-      // the last new token is not an input
-      const needed = row.length + Math.max(numTokens - 1, 0);
-      if (needed > ctxWindow) {
-        throw new RangeError(
-          `sample: a prompt and its new tokens must fit the context window of ${ctxWindow} tokens, but prompts[${i}] takes ${needed}`,
-        );
-      }
-    }
-    return rows;
+  async sample(prompts: Prompts, options: SampleOptions = {}): Promise<Samples> {
+    const { config, nVocab, enc, device } = this;
+    const model: SampleModel = {
+      ...{ config, nVocab, enc, device },
+      checkHooks: (hooks) => checkHooks('sample', hooks, config),
+      reserve: (kvCaches) => this.#reserve('sample', kvCaches),
+      pass: (tokens, rest, step) => this.#forward('sample', tokens, rest, true, { step }),
+    };
+    return sample(model, prompts, options);
   }
 
   /**
@@ -462,23 +371,6 @@ function checkHooks(operation: string, hooks: TransformerHooks | undefined, conf
     throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
   }
   checkLayers(operation, hooks, config);
-}
-
-/** The seed of each row. */
-function seedsOf({ seed, seeds }: SampleOptions, rows: number): readonly number[] {
-  if (seeds === undefined) {
-    if (seed !== undefined) checkInteger('sample', 'seed', seed, 0);
-    return derivedSeeds(seed ?? Math.floor(Math.random() * 2 ** 48), rows);
-  }
-  if (seed !== undefined) throw new TypeError('sample: seed and seeds exclude each other, but both are given');
-  if (!Array.isArray(seeds)) {
-    throw new TypeError(wrong('sample', 'seeds', 'an array of a seed for each prompt', describe(seeds)));
-  }
-  if (seeds.length !== rows) {
-    const expected = `as long as there are prompts, ${rows}`;
-    throw new RangeError(wrong('sample', 'seeds', expected, describe(seeds)));
-  }
-  return Array.from(seeds, (value, row) => checkInteger('sample', `seeds[${row}]`, value, 0));
 }
 
 interface Found {
