@@ -94,6 +94,7 @@ test('the context of every hook has the positions of its tokens, -1 for padding'
 
 test('with caches, positions go on, and keys have those of the caches too', async () => {
   const first = await xf.forward([[1], [2]]);
+  first.logits.dispose();
   using kvCaches = first.kvCaches;
   const pass = async (...args: Parameters<Transformer['forward']>) => ({ logits: (await xf.forward(...args)).logits });
   const more = {
