@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
   Autoencoder,
+  activations,
   addLayerNorm,
   attention,
   type Device,
@@ -17,12 +18,10 @@ import {
   linear,
   openDevice,
   packWeights,
-  relu,
   softmax,
   sparseEncode,
   Tensor,
   Transformer,
-  topK,
 } from '../../src/index.js';
 import { relativeError } from '../../test/support/close.js';
 import { attend, checkRow, parts } from './check.js';
@@ -365,7 +364,7 @@ async function prepareDump(spec: Of<'dump'>): Promise<Prepared> {
   const { dtype, model, rows, batch, length, until, latents, top, write } = spec;
   const xf = own(await Transformer.load(`random:${model}`, { device, dtype }));
   const tokens = tokensOf(rows, length, xf.nVocab);
-  const activation = top > 0 ? topK(top) : relu();
+  const activation = top > 0 ? activations.topK(top) : activations.relu();
   const sizes = { nLatents: latents, nInputs: xf.config.dModel, device, dtype };
   const ae = latents > 0 ? own(new Autoencoder({ ...sizes, activation, normalize: true })) : undefined;
   const threshold = top > 0 ? 0 : 3.1; // of normalised rows, about one latent in a thousand is above

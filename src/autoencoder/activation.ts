@@ -15,35 +15,51 @@ export interface AutoencoderActivation {
   apply(preAct: Tensor): Tensor;
 }
 
-export const relu = (): AutoencoderActivation => ({
-  name: 'ReLU',
-  k: 0,
-  positive: true,
-  apply: (preAct) => reluOf(checked(preAct)),
+/** The activation functions that an autoencoder may have. */
+export const activations = Object.freeze({
+  /** max(x, 0); NaN stays NaN. */
+  relu: (): AutoencoderActivation => ({
+    name: 'ReLU',
+    k: 0,
+    positive: true,
+    apply: (preAct) => reluOf(checked(preAct)),
+  }),
+
+  /** x itself. */
+  identity: (): AutoencoderActivation => ({
+    name: 'Identity',
+    k: 0,
+    positive: false,
+    apply: (preAct) => checked(preAct).clone(),
+  }),
+
+  /**
+   * Keeps each row's k largest (of equals, the lower indices) and sets the rest to 0; survivors go through relu or
+   * identity.
+   */
+  topK(k: number, after: AutoencoderActivation = activations.relu()): AutoencoderActivation {
+    checkInteger('topK', 'k', k, 1);
+    if (checkActivation('topK', after, 'after').k > 0)
+      throw new TypeError('topK: what comes after it must be relu() or identity()');
+    const { positive } = after;
+    return {
+      name: 'TopK',
+      k,
+      positive,
+      apply: (preAct) => topKMask(checked(preAct), Math.min(k, preAct.shape.at(-1) ?? 0), { relu: positive }),
+    };
+  },
 });
 
-export const identity = (): AutoencoderActivation => ({
-  name: 'Identity',
-  k: 0,
-  positive: false,
-  apply: (preAct) => checked(preAct).clone(),
-});
+/** The same as those of `activations`. */
+export const { identity, topK } = activations;
 
-/**
- * Keeps each row's k largest (of equals, the lower indices) and sets the rest to 0; survivors go through relu or
- * identity.
- */
-export function topK(k: number, after: AutoencoderActivation = relu()): AutoencoderActivation {
-  checkInteger('topK', 'k', k, 1);
-  if (checkActivation('topK', after, 'after').k > 0)
-    throw new TypeError('topK: what comes after it must be relu() or identity()');
-  const { positive } = after;
-  return {
-    name: 'TopK',
-    k,
-    positive,
-    apply: (preAct) => topKMask(checked(preAct), Math.min(k, preAct.shape.at(-1) ?? 0), { relu: positive }),
-  };
+/** The same as activations.relu(). */
+export function relu(): AutoencoderActivation;
+/** max(x, 0); NaN stays NaN. */
+export function relu(x: Tensor): Tensor;
+export function relu(...operands: [] | [x: Tensor]): AutoencoderActivation | Tensor {
+  return operands.length === 0 ? activations.relu() : reluOf(operands[0]);
 }
 
 function checked(preAct: Tensor): Tensor {
@@ -67,12 +83,15 @@ export function checkActivation(
 
 /** An activation from a state dict's `activation` and `activation_state_dict`. */
 export function activationFromState(name: unknown, state: unknown): AutoencoderActivation {
-  if (name === undefined || name === 'ReLU') return relu();
-  if (name === 'Identity') return identity();
+  if (name === undefined || name === 'ReLU') return activations.relu();
+  if (name === 'Identity') return activations.identity();
   if (name !== 'TopK')
     throw new Error(`Autoencoder: activation must be ReLU, TopK or Identity, but is ${describe(name)}`);
   const { k, postact_fn: after } = (state ?? {}) as { k?: unknown; postact_fn?: unknown };
-  return topK(k as number, after === undefined ? relu() : activationFromState(after, undefined));
+  return activations.topK(
+    k as number,
+    after === undefined ? activations.relu() : activationFromState(after, undefined),
+  );
 }
 
 /** The `activation_state_dict` of an activation. */

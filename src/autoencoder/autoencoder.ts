@@ -32,9 +32,9 @@ import { loadTorch } from '../files/torch/torch.js';
 import {
   type AutoencoderActivation,
   activationFromState,
+  activations,
   activationToState,
   checkActivation,
-  relu,
 } from './activation.js';
 import { gatheredRows, gatheredValues } from './gather.js';
 import { denormalize, normalized } from './normalization.js';
@@ -144,7 +144,7 @@ export class Autoencoder {
   constructor(options: AutoencoderOptions, parts: Parts);
   constructor(options: AutoencoderOptions, parts?: Parts) {
     checkOptions('Autoencoder', options, constructorNames);
-    const { activation = relu(), tied = false, normalize = false, seed = 0 } = options;
+    const { activation = activations.relu(), tied = false, normalize = false, seed = 0 } = options;
     const { device = getDefaultDevice(), dtype = 'float32' } = options;
     this.nLatents = checkInteger('Autoencoder', 'nLatents', options.nLatents, 1);
     this.nInputs = checkInteger('Autoencoder', 'nInputs', options.nInputs, 1);

@@ -3,7 +3,7 @@
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
 import { Command } from 'commander';
-import { topK } from '../autoencoder/activation.js';
+import { activations } from '../autoencoder/activation.js';
 import { Autoencoder } from '../autoencoder/autoencoder.js';
 import type { Ceilings } from '../engine/device.js';
 import { floorOf } from '../engine/work.js';
@@ -98,10 +98,10 @@ async function* measure(
   yield time('forward pass with logits', batch * context, forward);
 
   const location = `${Math.floor((config.nLayers - 1) / 2)}/resid/delta_mlp`;
-  const activations = async () => {
+  const alone = async () => {
     for (const tensor of (await model.activations(rows, [location])).values()) tensor.dispose();
   };
-  yield time(`${location} alone`, batch * context, activations);
+  yield time(`${location} alone`, batch * context, alone);
 
   const nInputs = config.dModel;
   const autoencoder = new Autoencoder({
@@ -109,7 +109,7 @@ async function* measure(
     nInputs,
     device,
     dtype: model.dtype,
-    activation: topK(Math.min(32, latents)),
+    activation: activations.topK(Math.min(32, latents)),
   });
   try {
     yield time(`${location} -> ${latents} latents`, batch * context, async () => {

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { inspect } from 'node:util';
 import { checkInteger, checkOptions, describe, wrong } from './check.js';
 import { DeviceError } from './errors.js';
 import { type DeviceHandle, type NativeOperations, type NativeTiming, native, packageRoot } from './native.js';
@@ -53,17 +54,21 @@ export class Device {
    * sonde's arithmetic, the backend, and the instruction set or the GPU's compute capability.
    */
   readonly arithmetic: string;
-  /** @internal */
-  readonly handle: DeviceHandle;
+  readonly #handle: DeviceHandle;
   #sections: string[] | undefined; // of the profile under way
 
   /** @internal Use openDevice. */
   constructor(name: string, kind: 'cpu' | 'cuda', handle: DeviceHandle) {
     this.name = name;
     this.kind = kind;
-    this.handle = handle;
+    this.#handle = handle;
     this.description = native.describe(handle);
     this.arithmetic = native.arithmetic(handle);
+  }
+
+  /** @internal */
+  get handle(): DeviceHandle {
+    return this.#handle;
   }
 
   /** Compute threads; 0 for a GPU. */
@@ -127,6 +132,11 @@ export class Device {
 
   toString(): string {
     return this.name;
+  }
+
+  /** @internal What console.log shows. */
+  [inspect.custom](): string {
+    return `Device ${this.name} (${this.description})`;
   }
 
   /** @internal Queues an operation and returns at once. */

@@ -1,4 +1,5 @@
 // What operations take, as far as their checks go: tensors and packed matrices.
+import { inspect } from 'node:util';
 import type { Device } from './device.js';
 
 /** The base of what lives on a device and can be used until it is disposed. */
@@ -16,5 +17,10 @@ export abstract class Operand {
   /** @internal What a value is; undefined where it is neither, whatever it looks like. */
   static kindOf(value: unknown): 'a tensor' | 'a packed matrix' | undefined {
     return typeof value === 'object' && value !== null && #kind in value ? value.#kind : undefined;
+  }
+
+  /** @internal What console.log shows. */
+  [inspect.custom](): string {
+    return this.toString();
   }
 }

@@ -6,7 +6,7 @@ import { type BufferHandle, native } from './native.js';
 export class Storage {
   readonly device: Device;
   readonly bytes: number;
-  readonly buffer: BufferHandle;
+  readonly #buffer: BufferHandle;
   #ended: string | undefined;
 
   /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
@@ -14,7 +14,7 @@ export class Storage {
     this.device = device;
     this.bytes = bytes;
     try {
-      this.buffer = native.allocate(device.handle, bytes);
+      this.#buffer = native.allocate(device.handle, bytes);
     } catch (cause) {
       if ((cause as { code?: string }).code !== 'OUT_OF_MEMORY') throw cause;
       const { allocated } = device.memory();
@@ -23,6 +23,10 @@ export class Storage {
         { cause },
       );
     }
+  }
+
+  get buffer(): BufferHandle {
+    return this.#buffer;
   }
 
   /** Why it can no longer be used, or undefined while it can. */
@@ -34,6 +38,6 @@ export class Storage {
   release(reason: string): void {
     if (this.#ended !== undefined) return;
     this.#ended = reason;
-    native.release(this.buffer);
+    native.release(this.#buffer);
   }
 }

@@ -1,5 +1,6 @@
 // Hooks: functions that see, and may replace, a value inside a pass; and the tree of hook points, as in the original.
 // The fields of the collections are the list of points. Property names are camelCase, ids the original's snake_case.
+import { inspect } from 'node:util';
 import { checkBoolean, checkInteger, checkOperands, checkOptions, describe, wrong } from '../engine/check.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { Tensor } from '../engine/ops/tensor.js';
@@ -209,6 +210,11 @@ export class Hooks implements HookRunner {
 
   toString(): string {
     return this.lines(0).join('\n');
+  }
+
+  /** @internal What console.log shows: the tree, unless it is too deep in other objects. */
+  [inspect.custom](depth: number): string {
+    return depth < 0 ? `[${this.title}]` : this.toString();
   }
 }
 
@@ -426,6 +432,11 @@ export class HookCollection {
 
   toString(): string {
     return this.lines(0).join('\n');
+  }
+
+  /** @internal What console.log shows: the tree, unless it is too deep in other objects. */
+  [inspect.custom](depth: number): string {
+    return depth < 0 ? `[${this.constructor.name}]` : this.toString();
   }
 }
 

@@ -1,5 +1,6 @@
 // Keys and values of earlier tokens, so that sequences can be continued without computing them again. Buffers have
 // spare capacity and are written in place: continuing a sequence copies only the new tokens.
+import { inspect } from 'node:util';
 import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
@@ -262,6 +263,17 @@ export class KvCaches {
 
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  /** `KvCaches [2, 5] float32 on cpu`: 5 tokens of each of 2 sequences. */
+  toString(): string {
+    const ended = this.#ended ? ' (ended)' : '';
+    return `KvCaches [${this.batch}, ${this.#length}] ${this.#dtype} on ${this.#device}${ended}`;
+  }
+
+  /** @internal What console.log shows. */
+  [inspect.custom](): string {
+    return this.toString();
   }
 }
 

@@ -3,7 +3,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { identity, relu, topK } from '../../src/autoencoder/activation.js';
+import { activations } from '../../src/autoencoder/activation.js';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { getDefaultDevice } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
@@ -305,7 +305,7 @@ test('wrong widths and slices are refused', async () => {
     /latentSlice\[1\] must be an integer from 2 to 8/,
   );
   throws(() => new Autoencoder({ nLatents: 0, nInputs: 3 }), RangeError, /nLatents must be an integer of 1 or more/);
-  throws(() => topK(2, topK(1)), TypeError, /must be relu\(\) or identity\(\)/);
+  throws(() => activations.topK(2, activations.topK(1)), TypeError, /must be relu\(\) or identity\(\)/);
 });
 
 test('a saved state dict is the same autoencoder again', async () => {
@@ -332,7 +332,7 @@ test('a saved state dict is the same autoencoder again', async () => {
 test('new ones: tied or not, each activation, and memory that goes', async () => {
   const device = getDefaultDevice();
   const before = device.memory().allocated;
-  for (const activation of [relu(), topK(3), identity()]) {
+  for (const activation of [activations.relu(), activations.topK(3), activations.identity()]) {
     for (const tied of [true, false]) {
       using ae = new Autoencoder({ nLatents: 20, nInputs: 6, activation, tied, seed: 3 });
       using x = Tensor.randn([5, 6], { seed: 1 });

@@ -1,7 +1,7 @@
 // Arguments that make no sense: every function of autoencoders answers with an error of its own, which says which
 // argument is wrong. Oracle: the beginning of the message; an engine's own errors have none.
 import * as assert from 'uvu/assert';
-import { identity, relu, topK } from '../../src/autoencoder/activation.js';
+import { activations, relu } from '../../src/autoencoder/activation.js';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import type { StateDict } from '../../src/files/host_tensor.js';
@@ -145,9 +145,10 @@ test('each argument', async () => {
     ['^selectLatents: indices must', (value) => ae.selectLatents(value as never)],
     ['^selectLatents: indices must be an integer', (value) => ae.selectLatents([value as never])],
     ['^selectLatents: indices must be an array', () => ae.selectLatents(Float32Array.of(16_777_217) as never)],
-    ['^topK: k must be', (value) => void topK(value as never), [5]],
-    ['^topK: after must be', (value) => void topK(2, value as never), [undefined]],
-    ...[relu(), identity(), topK(2)].map((activation): [string, Call] => [
+    ['^relu: x must be a tensor', (value) => relu(value as never)],
+    ['^topK: k must be', (value) => void activations.topK(value as never), [5]],
+    ['^topK: after must be', (value) => void activations.topK(2, value as never), [undefined]],
+    ...[activations.relu(), activations.identity(), activations.topK(2)].map((activation): [string, Call] => [
       '^apply: preAct must be a tensor',
       (value) => activation.apply(value as never),
     ]),

@@ -3,7 +3,7 @@
 import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { topK } from '../../src/autoencoder/activation.js';
+import { activations } from '../../src/autoencoder/activation.js';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { AutoencoderContext } from '../../src/context/autoencoder_context.js';
 import { DerivedScalarType } from '../../src/context/registry.js';
@@ -120,7 +120,7 @@ test('a file of their shape under another path must be told, others need not', (
     for (const state of [stateOf(32_767), stateOf(32_768, 'ReLU'), stateOf(131_072, 'Identity'), stateOf(12)]) {
       assert.is(normalizes(state), false);
     }
-    using untrained = new Autoencoder({ nLatents: 32_768, nInputs: 2, activation: topK(2), device });
+    using untrained = new Autoencoder({ nLatents: 32_768, nInputs: 2, activation: activations.topK(2), device });
     assert.is(normalizes(await untrained.stateDict()), false);
     // a selection of the published size, and one of them
     using large = Autoencoder.fromStateDict(stateOf(40_000), options);

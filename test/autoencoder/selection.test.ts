@@ -2,7 +2,7 @@
 // are chosen on the host.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { topK } from '../../src/autoencoder/activation.js';
+import { activations } from '../../src/autoencoder/activation.js';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { omitLeastActiveLatents } from '../../src/context/autoencoder_context.js';
 import type { SparseLatents } from '../../src/engine/ops/sparse_encode.js';
@@ -284,7 +284,13 @@ test('counts beyond 2^24 and latents beyond 2^24 are exact', async () => {
     indices.map((i) => counts[i]),
   );
   if (emulated()) return; // so many latents take too long there
-  using many = new Autoencoder({ nLatents: 2 ** 24 + 3, nInputs: 1, tied: true, activation: topK(1), device });
+  using many = new Autoencoder({
+    nLatents: 2 ** 24 + 3,
+    nInputs: 1,
+    tied: true,
+    activation: activations.topK(1),
+    device,
+  });
   using x = Tensor.from([[1]], { device });
   const strongest = (await many.encodeSparse(x)).indices[0] as number;
   using two = many.selectLatents([16_777_217, strongest]);

@@ -1,9 +1,9 @@
 // A row of a batch gives the same bits alone, among others, padded, and with any number of threads: every activation,
 // the logits and the latents, in float32 and bfloat16.
 import * as assert from 'uvu/assert';
+import { activations } from '../../src/autoencoder/activation.js';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { dump } from '../../src/dump/run.js';
-import { relu, topK } from '../../src/index.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { assertSameFolder } from '../dump/folders.js';
 import { close } from '../support/close.js';
@@ -62,8 +62,8 @@ for (const dtype of dtypes) {
         const device = testDevice(threads);
         using model = await Transformer.load('random:tiny', { device, dtype });
         const sizes = { nLatents: 700, nInputs: model.config.dModel, device, dtype };
-        using threshold = new Autoencoder({ ...sizes, activation: relu() });
-        using top = new Autoencoder({ ...sizes, activation: topK(11) });
+        using threshold = new Autoencoder({ ...sizes, activation: activations.relu() });
+        using top = new Autoencoder({ ...sizes, activation: activations.topK(11) });
         const run = (batch: number[][]) => valuesOf(model, [threshold, top], batch);
         const whole = await run(rows);
         expected ??= whole;
@@ -97,7 +97,7 @@ for (const dtype of dtypes) {
         const device = testDevice(threads);
         using model = await Transformer.load('random:tiny', { device, dtype });
         const sizes = { nInputs: model.config.dModel, nLatents: 300, device, dtype };
-        using ae = new Autoencoder({ ...sizes, activation: topK(7) });
+        using ae = new Autoencoder({ ...sizes, activation: activations.topK(7) });
         const out = `${folder}/${threads}-${batch}`;
         const locations = ['1/resid/delta_mlp -> ae', '0/mlp/post_act'];
         await dump({ model, corpus: corpus(), locations, autoencoders: { ae }, out, context: 40, batch });

@@ -68,6 +68,11 @@ export class PackedMatrix extends Operand {
   [Symbol.dispose](): void {
     this.dispose();
   }
+
+  override toString(): string {
+    const { k, n, dtype, device, ended } = this;
+    return `PackedMatrix ${showShape([k, n])} ${dtype} on ${device}${ended ? ' (ended)' : ''}`;
+  }
 }
 
 /**

@@ -68,19 +68,27 @@ export class BlobFile implements AsyncDisposable {
   readonly size: number;
   /** The checksum of a blob's copy, in hexadecimal; undefined for a file that was given by its path. */
   readonly sha256: string | undefined;
-  /** @internal */
-  readonly source: LocalSource;
-  /** @internal The address, also of a copy in the cache that was opened by its path; or else the absolute path. */
-  readonly origin: string;
+  readonly #source: LocalSource;
+  readonly #origin: string;
 
   /** @internal Use openBlob. */
   constructor(name: string, path: string, source: LocalSource, origin: string, sha256?: string) {
     this.name = name;
     this.path = path;
     this.size = source.size;
-    this.source = source;
-    this.origin = origin;
+    this.#source = source;
+    this.#origin = origin;
     this.sha256 = sha256;
+  }
+
+  /** @internal */
+  get source(): LocalSource {
+    return this.#source;
+  }
+
+  /** @internal The address, also of a copy in the cache that was opened by its path; or else the absolute path. */
+  get origin(): string {
+    return this.#origin;
   }
 
   /** A copy of `length` bytes from `position` on, or of all from there. @throws Error for bytes beyond the end. */

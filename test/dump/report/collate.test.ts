@@ -2,7 +2,7 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { identity } from '../../../src/autoencoder/activation.js';
+import { activations } from '../../../src/autoencoder/activation.js';
 import { Autoencoder } from '../../../src/autoencoder/autoencoder.js';
 import type { Manifest } from '../../../src/dump/format/manifest.js';
 import { Dump, openDump, type SparseRows } from '../../../src/dump/read/reader.js';
@@ -119,7 +119,12 @@ function randomOf({ randomSample }: NeuronRecord, rows: ActivationRecord[]): num
 
 test('latents that may be negative', () =>
   withFolder(async (folder) => {
-    using identical = new Autoencoder({ nLatents: 20, nInputs: model.config.dModel, activation: identity(), seed: 4 });
+    using identical = new Autoencoder({
+      nLatents: 20,
+      nInputs: model.config.dModel,
+      activation: activations.identity(),
+      seed: 4,
+    });
     const name = '1/resid/post_mlp/latents';
     const [out, records] = [join(folder, 'dump'), join(folder, 'records')];
     await dump({

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { Autoencoder } from '../../../src/autoencoder/autoencoder.js';
 import { dump } from '../../../src/dump/run.js';
 import { openDevice } from '../../../src/engine/device.js';
-import { topK } from '../../../src/index.js';
+import { activations } from '../../../src/index.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { ownMemory } from '../machine.js';
 import { random } from '../random.js';
@@ -59,7 +59,12 @@ if (process.argv[1] === self && what === 'dump') {
   await writeCorpus(corpus, tokens);
   const device = openDevice('cpu');
   using model = await Transformer.load(name, { device });
-  using ae = new Autoencoder({ nLatents: latents, nInputs: model.config.dModel, activation: topK(16), device });
+  using ae = new Autoencoder({
+    nLatents: latents,
+    nInputs: model.config.dModel,
+    activation: activations.topK(16),
+    device,
+  });
   const delta = `${layer}/resid/delta_mlp`;
   const start = performance.now();
   await dump({
