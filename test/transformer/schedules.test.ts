@@ -49,6 +49,7 @@ interface Given {
 }
 
 let worst = 0;
+let compared = 0;
 
 /** Compares all that was given with the logits of whole rows, of which as few as possible are computed. */
 async function compare(given: Given[], label: string): Promise<void> {
@@ -62,6 +63,7 @@ async function compare(given: Given[], label: string): Promise<void> {
       for (const t of [alone.logits, alone.kvCaches]) t.dispose();
       whole.set(tokens.join(), want);
     }
+    compared++;
     const last = (tokens.length - 1) * xf.nVocab;
     for (let v = 0; v < xf.nVocab; v++) {
       const difference = Math.abs((logits[v] as number) - (want[last + v] as number));
@@ -131,7 +133,7 @@ test(
     const before = device.memory().allocated;
     for (let seed = 0; seed < count; seed++) await schedule(random(seed), `schedule ${seed}`);
     assert.is(device.memory().allocated, before);
-    assert.ok(worst > 0);
+    assert.ok(compared > 10 * count, `${compared} tokens were compared`);
   },
   { limit: 180_000 },
 );
