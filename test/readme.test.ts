@@ -11,19 +11,35 @@ const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8');
 
 test('the examples are those that run', () => {
   const shown = [...readme.matchAll(/```ts\n(.*?)```/gs)].map(([, code]) => code);
-  const sources = ['test/readme_example.ts', 'test/published_example.ts'].map((name) => {
-    const source = readFileSync(join(packageRoot, name), 'utf8');
+  const sources = ['readme_example', 'published_example', 'sequences_example'].map((name) => {
+    const source = readFileSync(join(packageRoot, `test/${name}.ts`), 'utf8');
     return source.split('\n').slice(1).join('\n').replaceAll("'../src/index.js'", "'sonde'");
   });
   assert.equal(shown, sources);
 });
 
+/** The lines that an example prints. */
+function linesOf(example: string): string[] {
+  const program = join(packageRoot, `build-test/test/${example}.js`);
+  return execFileSync(process.execPath, [program], { cwd: packageRoot, encoding: 'utf8' }).trimEnd().split('\n');
+}
+
 test('the example prints what it promises', () => {
-  const program = join(packageRoot, 'build-test/test/readme_example.js');
-  const lines = execFileSync(process.execPath, [program], { cwd: packageRoot, encoding: 'utf8' }).trimEnd().split('\n');
+  const lines = linesOf('readme_example');
   assert.match(lines[0] ?? '', /\[ 1, 7, 50257 \]/);
   assert.match(lines.at(-2) ?? '', /\[ 1, 7, \d+ \]/);
   assert.match(lines.at(-1) ?? '', /^\d+ active latents in 7 tokens$/);
+});
+
+test('so does the one of sequences in pieces', () => {
+  const lines = linesOf('sequences_example');
+  assert.equal(lines.slice(0, 2), [
+    ' garden [ 1, 1, 50257 ] KvCaches [1, 8] float32 on cpu',
+    ' old box [ 1, 2, 50257 ] KvCaches [1, 9] float32 on cpu',
+  ]);
+  assert.match(lines[2] ?? '', /^0 0 /);
+  const held = lines.filter((line) => line.includes('Tensor'));
+  assert.equal(held, ['[ 1 ] Tensor [1, 1, 64] float32 on cpu', '[ 0 ] Tensor [1, 1, 64] float32 on cpu']);
 });
 
 test('the scripts and files it names exist', () => {
