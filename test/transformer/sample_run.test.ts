@@ -44,9 +44,10 @@ function forbidding(tokens: readonly number[], steps: number, value = minusInfin
 
 /** Random prompts and options of a batch. */
 function batchOf(rng: Random) {
-  const prompts = Array.from({ length: rng.integer(1, 6) }, () => numbers(rng, 20, nVocab));
+  const [most, longest, steps] = emulated() ? [2, 3, 4] : [5, 20, 13];
+  const prompts = Array.from({ length: rng.integer(1, most + 1) }, () => numbers(rng, longest, nVocab));
   const options: SampleOptions & { numTokens: number; temperature: number } = {
-    numTokens: rng.integer(1, 14), // with the longest prompts, the whole window of 32
+    numTokens: rng.integer(1, steps + 1), // with the longest prompts, the whole window of 32
     temperature: [0, 0.5, 1, 1, 2][rng.integer(0, 5)] as number,
     seed: rng.integer(0, 1e9),
   };
@@ -60,7 +61,7 @@ test(
     const rng = random(41);
     const before = allocated();
     let [stopped, early] = [0, 0];
-    for (let i = 0; i < (emulated() ? 6 : 300); i++) {
+    for (let i = 0; i < (emulated() ? 2 : 200); i++) {
       const { prompts, options, stopTokens } = batchOf(rng);
       const whole = await xf.sample(prompts, options);
       const { hooks, seen } = forbidding([], 0);
@@ -88,7 +89,7 @@ test(
       }
       if (steps < options.numTokens) early++;
     }
-    assert.ok(emulated() || (stopped > 200 && early > 30), `${stopped} rows, ${early} batches`);
+    assert.ok(emulated() || (stopped > 150 && early > 20), `${stopped} rows, ${early} batches`);
     assert.is(allocated(), before);
   },
   { limit: 180_000 },
@@ -97,7 +98,7 @@ test(
 test('random batches: minTokens forbids what a hook forbids that sets logits to -inf, in bits', async () => {
   const rng = random(43);
   let stopped = 0;
-  for (let i = 0; i < (emulated() ? 6 : 200); i++) {
+  for (let i = 0; i < (emulated() ? 1 : 100); i++) {
     const { prompts, options, stopTokens } = batchOf(rng);
     const minTokens = rng.integer(0, options.numTokens + 1);
     const { tokens } = await xf.sample(prompts, { ...options, stopTokens, minTokens });
@@ -115,12 +116,12 @@ test('random batches: minTokens forbids what a hook forbids that sets logits to 
       whole.tokens.map((row) => cut(row, stopTokens, minTokens)),
     );
   }
-  assert.ok(emulated() || stopped > 80, `${stopped} rows`);
+  assert.ok(emulated() || stopped > 50, `${stopped} rows`);
 });
 
 test('minTokens: the distribution without the stop tokens, scaled to 1; the likeliest of the others at 0', async () => {
   const rng = random(47);
-  for (let i = 0; i < (emulated() ? 3 : 60); i++) {
+  for (let i = 0; i < (emulated() ? 2 : 30); i++) {
     const prompt = numbers(rng, 10, nVocab);
     const { logits, kvCaches } = await xf.forward([prompt]);
     const values = [...(await logits.select(1, -1).read())];
@@ -214,7 +215,7 @@ test('options that do not fit are refused before anything runs', async () => {
 
 test('logits that are not finite: errors at rows that go on, whatever is forbidden, and none at rows that have ended', async () => {
   const before = allocated();
-  for (const temperature of [0, 1]) {
+  for (const temperature of emulated() ? [1] : [0, 1]) {
     const options = { seed: 3, temperature, numTokens: 6 };
     const stopTokens = [5, 6];
     for (const [value, held] of [
@@ -266,66 +267,31 @@ async function textsOf(model: Transformer, prompts: number[][], options: SampleO
   return { texts, tokens, strings };
 }
 
-test('texts joined are the strings, for tokens of all kinds, and each comes with the token that completes it', async () => {
-  using model = await Transformer.load('random:tiny', { device });
-  const { enc } = model;
-  const rng = random(53);
-  let [waiting, replaced, cutShort] = [0, 0, 0];
-  // tokens by the book: one hook dictates them, the model's logits do not matter
-  const dictated = async (rows: number[][], options: SampleOptions = {}) => {
-    let step = 0;
+// the texts do not depend on the device, and a vocabulary of this size is slow where a GPU is emulated
+if (!emulated()) {
+  test('texts of rows of bytes, of which many are parts of characters', async () => {
+    using model = await Transformer.load('random:tiny', { device });
     const hooks = new TransformerHooks();
-    hooks.logits.appendFwd((logits) => {
-      logits.fill(0);
-      for (const [r, row] of rows.entries()) {
-        const token = row[step] ?? 0;
-        logits
-          .select(0, r)
-          .slice(-1, token, token + 1)
-          .fill(1);
-      }
-      step++;
-    });
-    const numTokens = Math.max(...rows.map(({ length }) => length));
-    const prompts = rows.map(() => [1]);
-    return await textsOf(model, prompts, { numTokens, temperature: 0, hooks, ...options });
-  };
-  const bytes = Array.from({ length: 256 }, (_, token) => token); // tokens of one byte each
-  assert.ok(bytes.every((token) => enc.decodeBytes([token]).length === 1));
-  const special = ['\ufeff', '\ufeffa', '😀', 'é€', '\u0000', 'a'].flatMap((text) => enc.encode(text));
-  for (let i = 0; i < (emulated() ? 2 : 40); i++) {
-    const kinds = [() => rng.integer(0, model.nVocab), () => rng.pick(bytes), () => rng.pick(special)];
-    const rows = Array.from({ length: 4 }, () => Array.from({ length: 12 }, () => rng.pick(kinds)()));
-    const { texts, strings, tokens } = await dictated(rows);
-    assert.equal(tokens, rows);
-    for (const [r, row] of texts.entries()) {
-      waiting += row.filter((text) => text === '').length;
-      if (strings[r]?.includes('\ufffd')) replaced++;
-      if (enc.decode(rows[r]?.slice(0, -1) ?? []).endsWith('\ufffd') && row.at(-1)?.startsWith('\ufffd')) cutShort++;
+    hooks.logits.appendFwd((logits) => void logits.slice(-1, 256).fill(minusInfinity)); // GPT-2's other tokens
+    const prompts = [[1], [2, 3], [4]];
+    const isCut = (tokens: number[]) => model.enc.decode(tokens).endsWith('\ufffd');
+    let [waiting, stopped] = [0, 0];
+    for (let seed = 0; seed < 8; seed++) {
+      const options = { seed, numTokens: 20, temperature: 2, hooks };
+      const { texts, tokens } = await textsOf(model, prompts, options);
+      waiting += texts.flat().filter((text) => text === '').length;
+      // row 0 stops within a character, while the others go on
+      const row = tokens[0] as number[];
+      const stop = row.find((token, i) => row.indexOf(token) === i && isCut(row.slice(0, i + 1)));
+      if (stop === undefined) continue;
+      const early = await textsOf(model, prompts, { ...options, stopTokens: [stop] });
+      assert.equal(early.tokens[0], cut(row, [stop]));
+      assert.ok(early.texts[0]?.at(-1)?.endsWith('\ufffd'));
+      stopped++;
     }
-  }
-  assert.ok(emulated() || (waiting > 50 && replaced > 50 && cutShort > 5), `${waiting}, ${replaced}, ${cutShort}`);
-  const byteOf = (byte: number) => bytes.find((token) => enc.decodeBytes([token])[0] === byte) as number;
-  const euro = [0xe2, 0x82, 0xac].map(byteOf);
-  const whole = await dictated([euro]);
-  assert.equal(whole.texts, [['', '', '€']]);
-  assert.equal((await dictated([euro.slice(0, 2)])).texts, [['', '\ufffd']], 'the last token brings what is left');
-  const [lead, middle] = euro as [number, number];
-  const stopped = await dictated([[lead, middle, 7]], { stopTokens: [middle] });
-  assert.equal([stopped.texts, stopped.strings], [[['', '\ufffd']], ['\ufffd']], 'and so does a stop token');
-  assert.equal((await dictated([[lead, byteOf(0x41)]])).texts, [['', '\ufffdA']]);
-});
-
-test('texts of a model that draws from the whole vocabulary', async () => {
-  using model = await Transformer.load('random:tiny', { device });
-  const prompts = [[1], [2, 3], [4]];
-  let empty = 0;
-  for (let seed = 0; seed < (emulated() ? 1 : 30); seed++) {
-    const { texts } = await textsOf(model, prompts, { seed, numTokens: emulated() ? 4 : 20, temperature: 1e9 });
-    empty += texts.flat().filter((text) => text === '').length;
-  }
-  assert.ok(emulated() || empty > 5, `${empty} tokens that wait`);
-});
+    assert.ok(waiting > 20 && stopped > 4, `${waiting} tokens wait, ${stopped} rows stop within a character`);
+  });
+}
 
 test('onToken is waited for: the next pass and the next call come afterwards', async () => {
   const log: string[] = [];
@@ -346,13 +312,13 @@ test('onToken is waited for: the next pass and the next call come afterwards', a
 
 test('an error of onToken ends the sampling, and is what sample() rejects with', async () => {
   const before = allocated();
-  for (const thrown of [new TypeError('enough'), 'no error', undefined]) {
+  for (const thrown of emulated() ? [undefined] : [new TypeError('enough'), 'no error', undefined]) {
     for (const [at, row] of [
       [0, 0],
       [2, 1],
       [4, 1],
     ] as const) {
-      for (const asynchronous of [true, false]) {
+      for (const asynchronous of emulated() ? [true] : [true, false]) {
         let calls = 0;
         const { hooks, seen } = forbidding([], 0);
         const onToken = (token: SampledToken): void | Promise<void> => {
@@ -390,7 +356,7 @@ test('a signal: aborted before, between passes, during one, and after the last',
   assert.equal(await run({ numTokens: 0 }, AbortSignal.abort(reason)), { reason, passes: 0 });
   await rejects(xf.sample([[1]], { signal: AbortSignal.abort() }), Error, /aborted/);
   await rejects(xf.sample([[]], { signal: AbortSignal.abort() }), RangeError, /at least one token/);
-  for (const at of [0, 1, 3]) {
+  for (const at of emulated() ? [1] : [0, 1, 3]) {
     const controller = new AbortController();
     let calls = 0;
     const onToken = ({ step }: SampledToken) => {
