@@ -40,7 +40,7 @@ test('texts are those of the library: prompts, seeds, stop tokens, bytes of all 
       ['--seed', '3', ...stop, '--min-tokens', '9', '--num-tokens', '60'],
       { seed: 3, numTokens: 60, stopTokens: [13, 50256], minTokens: 9 },
     ],
-    [['--temperature', '1e9', '--num-tokens', '120', '--seed', '1'], { temperature: 1e9, numTokens: 120, seed: 1 }],
+    [['--temperature', '1e9', '--num-tokens', '120', '--seed', '5'], { temperature: 1e9, numTokens: 120, seed: 5 }],
     [['--num-tokens', '0'], { numTokens: 0 }],
   ];
   for (const [args, options] of cases) {
@@ -153,7 +153,7 @@ test('control characters of a text become ? for a terminal, but not line feed an
 test('on a terminal', async () => {
   const prompts = ['Kate found', 'Tom'];
   const numTokens = 120;
-  const { strings } = await xf.sample(prompts, { temperature: 1e9, numTokens, seed: 1 });
+  const { strings } = await xf.sample(prompts, { temperature: 1e9, numTokens, seed: 5 });
   assert.match(strings.join(''), /[^\P{Cc}\n\t]/u);
   // runs the command with a terminal as its standard output, and prints what the terminal gets
   const program = `
@@ -171,7 +171,7 @@ while True:
         break
     sys.stdout.buffer.write(data)
 sys.exit(child.wait())`;
-  const sample = [...onCpu, '--temperature', '1e9', '--num-tokens', String(numTokens), '--seed', '1', '--', ...prompts];
+  const sample = [...onCpu, '--temperature', '1e9', '--num-tokens', String(numTokens), '--seed', '5', '--', ...prompts];
   const child = spawn('python3', ['-c', program, process.execPath, main, ...sample]);
   let [stdout, stderr] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (text) => {

@@ -172,6 +172,26 @@ test('stop tokens that are all, none, the same twice; numTokens and minTokens at
   assert.equal(await xf.sample([], { stopTokens: [1], minTokens: 2 }), { tokens: [], strings: [] });
 });
 
+test('a row that has ended goes on as padding: its position stays', async () => {
+  const prompts = [[1, 2, 3], [4]];
+  const options = { seed: 1, numTokens: 5 };
+  const whole = await xf.sample(prompts, options);
+  const stop = whole.tokens[1]?.[0] as number;
+  assert.not.ok(whole.tokens[0]?.includes(stop), 'row 0 goes on');
+  const embedded: number[][][] = [[], []];
+  const hooks = new TransformerHooks();
+  hooks.resid.postEmb.appendFwd(async (x) => {
+    const last = [...(await x.select(1, -1).read())];
+    for (const [row, of] of embedded.entries())
+      of.push(last.slice(row * xf.config.dModel, (row + 1) * xf.config.dModel));
+  });
+  await xf.sample(prompts, { ...options, stopTokens: [stop], hooks });
+  const [first, second] = embedded as [number[][], number[][]];
+  assert.equal([first.length, second.length], [5, 5]);
+  assert.equal(second.slice(2), [second[1], second[1], second[1]], 'the sum of one token and one position');
+  for (let i = 1; i < 5; i++) assert.not.equal(first[i], first[i - 1]);
+});
+
 test('options that do not fit are refused before anything runs', async () => {
   const before = allocated();
   const { hooks, seen } = forbidding([], 0);
@@ -246,6 +266,16 @@ test('logits that are not finite: errors at rows that go on, whatever is forbidd
       if (pass++ > 0) logits.select(0, 1).fill(Number.NaN);
     });
     const { tokens } = await xf.sample(prompts, { ...options, stopTokens: [first], hooks });
+    let late = 0;
+    const failing = new TransformerHooks();
+    failing.logits.appendFwd((logits) => {
+      if (late++ === 2) logits.select(0, 2).fill(Number.NaN);
+    });
+    await rejects(
+      xf.sample(prompts, { ...options, stopTokens: [first], hooks: failing }),
+      RangeError,
+      /at row 2, step 2, they hold a NaN/,
+    );
     assert.equal(
       tokens,
       whole.tokens.map((row) => cut(row, [first])),
