@@ -18,7 +18,7 @@ export interface RunOptions {
   /**
    * Keeps standard input open, and sends the signal when standard error has text, or at once after `after`
    * milliseconds. Or else when `once` holds of what standard output has given so far: then no more of it is read before
-   * standard error has text.
+   * standard error has text, or the command has ended.
    */
   interrupt?: { signal: NodeJS.Signals; after?: number; once?: (stdout: string) => boolean };
   env?: Record<string, string>;
@@ -43,6 +43,7 @@ export function run(args: string[], { cwd, input, interrupt, env }: RunOptions =
     child.stdout.resume();
     if (interrupt?.after === undefined && !interrupt?.once) send();
   });
+  child.on('exit', () => child.stdout.resume());
   child.stdin.on('error', () => {}); // the command may end before it has read everything
   if (!interrupt) child.stdin.end(input ?? '');
   return new Promise((resolve) => child.on('close', (code) => resolve({ code, stdout, stderr })));

@@ -226,6 +226,28 @@ test('Ctrl-C leaves what is there, of each prompt, although nobody reads', async
   }
 });
 
+test('the first words come while the rest is computed, and Ctrl-C ends it there', async () => {
+  const prompts = Array.from({ length: 16 }, (_, i) => `Once there were ${i} dogs`);
+  const numTokens = 240;
+  const { tokens } = await xf.sample(prompts, { seed: 3, numTokens });
+  const args = [...onCpu, '--seed', '3', '--num-tokens', String(numTokens), '--threads', '1', ...prompts];
+  // the signal goes out at the first words, seconds before the last ones; a machine that holds up this process for so
+  // long gets other chances
+  let outcome = await run(args, { interrupt: { signal: 'SIGINT', once: () => true } });
+  for (let tries = 1; outcome.code === 0 && tries < 5; tries++) {
+    outcome = await run(args, { interrupt: { signal: 'SIGINT', once: () => true } });
+  }
+  const { code, stdout, stderr } = outcome;
+  assert.equal([code, stderr], [130, 'sonde: interrupted\n']);
+  const ofSteps = (steps: number) =>
+    lines(
+      prompts,
+      tokens.map((row) => enc.decode(row.slice(0, steps))),
+    );
+  const steps = Array.from({ length: numTokens }, (_, i) => i).find((i) => stdout === ofSteps(i));
+  assert.ok(steps, `not the texts of so many steps: ${stdout}`);
+});
+
 test('an error in the middle: what was streamed stays, and the message follows', () =>
   withFolder(async (folder) => {
     // the embedding of position 8 is NaN: the logits are, at a row of three tokens at step 6, at one of two at step 7
