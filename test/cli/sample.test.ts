@@ -144,6 +144,17 @@ test('what an interruption and an error leave', () => {
   );
 });
 
+test('JSON holds no control characters, and still gives them back', () => {
+  const text = 'a\u001b[2J\u007f\u009b\u0000\n\t\r\u2028';
+  const view = sampleView(['\u0085'], { numTokens: 1, stopTokens: [], json: true, signal });
+  const [line = ''] = writesOf(() => {
+    void view.onToken({ row: 0, step: 0, token: 1, text });
+    view.end();
+  });
+  assert.match(line, /^\P{Cc}*\n$/u);
+  assert.equal(parsed(line), [{ prompt: '\u0085', text, tokens: [1], finishReason: 'length' }]);
+});
+
 test('control characters of a text become ? for a terminal, but not line feed and tab', () => {
   const text = 'a\u001b[2Jb\r\n\tc\u0007\u009b\u007f\u0000é😀\u00a0';
   assert.is(visible(text, true), 'a?[2Jb?\n\tc????é😀\u00a0');

@@ -15,10 +15,11 @@ const test = suite('stop tokens, callbacks and signals of sampling');
 const device = testDevice();
 const allocated = () => device.memory().allocated;
 const { NEGATIVE_INFINITY: minusInfinity } = Number;
+const tiny = join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny');
 let xf: Transformer;
 let nVocab = 0;
 test.before(async () => {
-  xf = await Transformer.load(join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny'), { device });
+  xf = await Transformer.load(tiny, { device });
   nVocab = xf.nVocab;
 });
 
@@ -101,7 +102,9 @@ test('random batches: minTokens forbids what a hook forbids that sets logits to 
   for (let i = 0; i < (emulated() ? 1 : 100); i++) {
     const { prompts, options, stopTokens } = batchOf(rng);
     const minTokens = rng.integer(0, options.numTokens + 1);
-    const { tokens } = await xf.sample(prompts, { ...options, stopTokens, minTokens });
+    // with a hook at the logits, those of all positions are computed
+    const watched = i % 2 ? { hooks: forbidding([], 0).hooks } : {};
+    const { tokens } = await xf.sample(prompts, { ...options, ...watched, stopTokens, minTokens });
     const { hooks } = forbidding(stopTokens, minTokens);
     const whole = await xf.sample(prompts, { ...options, hooks });
     const expected = whole.tokens.map((row) => cut(row, stopTokens));
@@ -117,6 +120,23 @@ test('random batches: minTokens forbids what a hook forbids that sets logits to 
     );
   }
   assert.ok(emulated() || stopped > 50, `${stopped} rows`);
+});
+
+test('minTokens in every dtype', async () => {
+  for (const dtype of ['bfloat16', 'float16'] as const) {
+    using model = await Transformer.load(tiny, { device, dtype });
+    const stopTokens = Array.from({ length: 60 }, (_, i) => i);
+    for (const temperature of [0, 1]) {
+      const options = { seed: 4, temperature, numTokens: emulated() ? 2 : 6 };
+      const { tokens } = await model.sample([[1, 2], [3]], { ...options, stopTokens, minTokens: 2 });
+      const { hooks } = forbidding(stopTokens, 2);
+      const whole = await model.sample([[1, 2], [3]], { ...options, hooks });
+      assert.equal(
+        tokens,
+        whole.tokens.map((row) => cut(row, stopTokens)),
+      );
+    }
+  }
 });
 
 test('minTokens: the distribution without the stop tokens, scaled to 1; the likeliest of the others at 0', async () => {
