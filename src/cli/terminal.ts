@@ -1,4 +1,5 @@
 // Lines for a terminal. Parts of them may come from files or servers, so control characters are replaced.
+import { once } from 'node:events';
 import { type NonFiniteTotal, nonFiniteLines } from '../dump/format/non_finite.js';
 
 const plain = (line: string): string => line.replace(/\p{Cc}/gu, '?');
@@ -7,6 +8,24 @@ export const print = (line: string): void => console.log(plain(line));
 
 /** Prints a line on standard error. */
 export const warn = (line: string): void => console.error(plain(`sonde: ${line}`));
+
+/**
+ * A text of a model for standard output: the same bytes for a pipe or a file; for a terminal, without control characters
+ * but line feed and tab. It stays as long as it was.
+ */
+export const visible = (text: string, isTerminal = process.stdout.isTTY): string =>
+  isTerminal ? text.replace(/[^\P{Cc}\n\t]/gu, '?') : text;
+
+/** Writes to standard output, and waits where the reader is slow. @throws the reason of the signal that ends the wait. */
+export async function write(text: string, signal: AbortSignal): Promise<void> {
+  if (text === '' || process.stdout.write(text)) return;
+  try {
+    await once(process.stdout, 'drain', { signal });
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  }
+}
 
 /** Prints on standard error, for each location of a dump with so many shards, how many values are not finite. */
 export function warnOfNonFinite(totals: Readonly<Record<string, NonFiniteTotal>>, shards: number): void {

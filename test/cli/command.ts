@@ -2,7 +2,8 @@
 import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+/** The compiled command. */
+export const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 
 export interface Outcome {
   readonly code: number | null;
@@ -16,9 +17,10 @@ export interface RunOptions {
   input?: string;
   /**
    * Keeps standard input open, and sends the signal when standard error has text, or at once after `after`
-   * milliseconds.
+   * milliseconds. Or else when `once` holds of what standard output has given so far: then no more of it is read before
+   * standard error has text, or the command has ended.
    */
-  interrupt?: { signal: NodeJS.Signals; after?: number };
+  interrupt?: { signal: NodeJS.Signals; after?: number; once?: (stdout: string) => boolean };
   env?: Record<string, string>;
 }
 
@@ -30,13 +32,18 @@ export function run(args: string[], { cwd, input, interrupt, env }: RunOptions =
     sent = true;
   };
   if (interrupt?.after !== undefined) setTimeout(send, interrupt.after);
-  child.stdout.on('data', (text) => {
+  child.stdout.setEncoding('utf8').on('data', (text) => {
     stdout += text;
+    if (sent || !interrupt?.once?.(stdout)) return;
+    child.stdout.pause();
+    send();
   });
-  child.stderr.on('data', (text) => {
+  child.stderr.setEncoding('utf8').on('data', (text) => {
     stderr += text;
-    if (interrupt?.after === undefined) send();
+    child.stdout.resume();
+    if (interrupt?.after === undefined && !interrupt?.once) send();
   });
+  child.on('exit', () => child.stdout.resume());
   child.stdin.on('error', () => {}); // the command may end before it has read everything
   if (!interrupt) child.stdin.end(input ?? '');
   return new Promise((resolve) => child.on('close', (code) => resolve({ code, stdout, stderr })));

@@ -3,6 +3,7 @@ import { testOnEmulator } from './suite.js';
 
 testOnEmulator('hooks and sampling', [
   'transformer/sampler.test',
+  'transformer/sample_run.test',
   'transformer/hook_tensors.test',
   'transformer/hook_places.test',
 ]);

@@ -15,10 +15,11 @@ const test = suite('stop tokens, callbacks and signals of sampling');
 const device = testDevice();
 const allocated = () => device.memory().allocated;
 const { NEGATIVE_INFINITY: minusInfinity } = Number;
+const tiny = join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny');
 let xf: Transformer;
 let nVocab = 0;
 test.before(async () => {
-  xf = await Transformer.load(join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny'), { device });
+  xf = await Transformer.load(tiny, { device });
   nVocab = xf.nVocab;
 });
 
@@ -44,9 +45,10 @@ function forbidding(tokens: readonly number[], steps: number, value = minusInfin
 
 /** Random prompts and options of a batch. */
 function batchOf(rng: Random) {
-  const prompts = Array.from({ length: rng.integer(1, 6) }, () => numbers(rng, 20, nVocab));
+  const [most, longest, steps] = emulated() ? [2, 3, 4] : [5, 20, 13];
+  const prompts = Array.from({ length: rng.integer(1, most + 1) }, () => numbers(rng, longest, nVocab));
   const options: SampleOptions & { numTokens: number; temperature: number } = {
-    numTokens: rng.integer(1, 14), // with the longest prompts, the whole window of 32
+    numTokens: rng.integer(1, steps + 1), // with the longest prompts, the whole window of 32
     temperature: [0, 0.5, 1, 1, 2][rng.integer(0, 5)] as number,
     seed: rng.integer(0, 1e9),
   };
@@ -60,7 +62,7 @@ test(
     const rng = random(41);
     const before = allocated();
     let [stopped, early] = [0, 0];
-    for (let i = 0; i < (emulated() ? 6 : 300); i++) {
+    for (let i = 0; i < (emulated() ? 2 : 200); i++) {
       const { prompts, options, stopTokens } = batchOf(rng);
       const whole = await xf.sample(prompts, options);
       const { hooks, seen } = forbidding([], 0);
@@ -88,7 +90,7 @@ test(
       }
       if (steps < options.numTokens) early++;
     }
-    assert.ok(emulated() || (stopped > 200 && early > 30), `${stopped} rows, ${early} batches`);
+    assert.ok(emulated() || (stopped > 150 && early > 20), `${stopped} rows, ${early} batches`);
     assert.is(allocated(), before);
   },
   { limit: 180_000 },
@@ -97,10 +99,12 @@ test(
 test('random batches: minTokens forbids what a hook forbids that sets logits to -inf, in bits', async () => {
   const rng = random(43);
   let stopped = 0;
-  for (let i = 0; i < (emulated() ? 6 : 200); i++) {
+  for (let i = 0; i < (emulated() ? 1 : 100); i++) {
     const { prompts, options, stopTokens } = batchOf(rng);
     const minTokens = rng.integer(0, options.numTokens + 1);
-    const { tokens } = await xf.sample(prompts, { ...options, stopTokens, minTokens });
+    // with a hook at the logits, those of all positions are computed
+    const watched = i % 2 ? { hooks: forbidding([], 0).hooks } : {};
+    const { tokens } = await xf.sample(prompts, { ...options, ...watched, stopTokens, minTokens });
     const { hooks } = forbidding(stopTokens, minTokens);
     const whole = await xf.sample(prompts, { ...options, hooks });
     const expected = whole.tokens.map((row) => cut(row, stopTokens));
@@ -115,12 +119,29 @@ test('random batches: minTokens forbids what a hook forbids that sets logits to 
       whole.tokens.map((row) => cut(row, stopTokens, minTokens)),
     );
   }
-  assert.ok(emulated() || stopped > 80, `${stopped} rows`);
+  assert.ok(emulated() || stopped > 50, `${stopped} rows`);
+});
+
+test('minTokens in every dtype', async () => {
+  for (const dtype of ['bfloat16', 'float16'] as const) {
+    using model = await Transformer.load(tiny, { device, dtype });
+    const stopTokens = Array.from({ length: 60 }, (_, i) => i);
+    for (const temperature of [0, 1]) {
+      const options = { seed: 4, temperature, numTokens: emulated() ? 2 : 6 };
+      const { tokens } = await model.sample([[1, 2], [3]], { ...options, stopTokens, minTokens: 2 });
+      const { hooks } = forbidding(stopTokens, 2);
+      const whole = await model.sample([[1, 2], [3]], { ...options, hooks });
+      assert.equal(
+        tokens,
+        whole.tokens.map((row) => cut(row, stopTokens)),
+      );
+    }
+  }
 });
 
 test('minTokens: the distribution without the stop tokens, scaled to 1; the likeliest of the others at 0', async () => {
   const rng = random(47);
-  for (let i = 0; i < (emulated() ? 3 : 60); i++) {
+  for (let i = 0; i < (emulated() ? 2 : 30); i++) {
     const prompt = numbers(rng, 10, nVocab);
     const { logits, kvCaches } = await xf.forward([prompt]);
     const values = [...(await logits.select(1, -1).read())];
@@ -171,6 +192,26 @@ test('stop tokens that are all, none, the same twice; numTokens and minTokens at
   assert.equal(await xf.sample([], { stopTokens: [1], minTokens: 2 }), { tokens: [], strings: [] });
 });
 
+test('a row that has ended goes on as padding: its position stays', async () => {
+  const prompts = [[1, 2, 3], [4]];
+  const options = { seed: 1, numTokens: 5 };
+  const whole = await xf.sample(prompts, options);
+  const stop = whole.tokens[1]?.[0] as number;
+  assert.not.ok(whole.tokens[0]?.includes(stop), 'row 0 goes on');
+  const embedded: number[][][] = [[], []];
+  const hooks = new TransformerHooks();
+  hooks.resid.postEmb.appendFwd(async (x) => {
+    const last = [...(await x.select(1, -1).read())];
+    for (const [row, of] of embedded.entries())
+      of.push(last.slice(row * xf.config.dModel, (row + 1) * xf.config.dModel));
+  });
+  await xf.sample(prompts, { ...options, stopTokens: [stop], hooks });
+  const [first, second] = embedded as [number[][], number[][]];
+  assert.equal([first.length, second.length], [5, 5]);
+  assert.equal(second.slice(2), [second[1], second[1], second[1]], 'the sum of one token and one position');
+  for (let i = 1; i < 5; i++) assert.not.equal(first[i], first[i - 1]);
+});
+
 test('options that do not fit are refused before anything runs', async () => {
   const before = allocated();
   const { hooks, seen } = forbidding([], 0);
@@ -214,7 +255,8 @@ test('options that do not fit are refused before anything runs', async () => {
 
 test('logits that are not finite: errors at rows that go on, whatever is forbidden, and none at rows that have ended', async () => {
   const before = allocated();
-  for (const temperature of [0, 1]) {
+  let rowsNamed = 0;
+  for (const temperature of emulated() ? [1] : [0, 1]) {
     const options = { seed: 3, temperature, numTokens: 6 };
     const stopTokens = [5, 6];
     for (const [value, held] of [
@@ -235,21 +277,35 @@ test('logits that are not finite: errors at rows that go on, whatever is forbidd
       RangeError,
       /at row 0, step 0, they hold nothing but -inf beside the stop tokens, which minTokens forbids$/,
     );
-    // row 1 of three ends at once, and from then on its logits are NaN
+    // row 0 of three ends at once, and from then on its logits are NaN
     const prompts = [[1], [2], [3, 4]];
     const whole = await xf.sample(prompts, options);
-    const first = whole.tokens[1]?.[0] as number;
+    const first = whole.tokens[0]?.[0] as number;
     let pass = 0;
     const hooks = new TransformerHooks();
     hooks.logits.appendFwd((logits) => {
-      if (pass++ > 0) logits.select(0, 1).fill(Number.NaN);
+      if (pass++ > 0) logits.select(0, 0).fill(Number.NaN);
     });
     const { tokens } = await xf.sample(prompts, { ...options, stopTokens: [first], hooks });
     assert.equal(
       tokens,
       whole.tokens.map((row) => cut(row, [first])),
     );
+    const other = [1, 2].find((row) => !whole.tokens[row]?.slice(0, 2).includes(first));
+    if (other === undefined) continue; // all rows have ended
+    rowsNamed++;
+    let late = 0;
+    const failing = new TransformerHooks();
+    failing.logits.appendFwd((logits) => {
+      if (late++ === 2) logits.select(0, other).fill(Number.NaN);
+    });
+    await rejects(
+      xf.sample(prompts, { ...options, stopTokens: [first], hooks: failing }),
+      RangeError,
+      new RegExp(`at row ${other}, step 2, they hold a NaN`),
+    );
   }
+  assert.ok(rowsNamed > 0);
   assert.is(allocated(), before);
 });
 
@@ -266,66 +322,31 @@ async function textsOf(model: Transformer, prompts: number[][], options: SampleO
   return { texts, tokens, strings };
 }
 
-test('texts joined are the strings, for tokens of all kinds, and each comes with the token that completes it', async () => {
-  using model = await Transformer.load('random:tiny', { device });
-  const { enc } = model;
-  const rng = random(53);
-  let [waiting, replaced, cutShort] = [0, 0, 0];
-  // tokens by the book: one hook dictates them, the model's logits do not matter
-  const dictated = async (rows: number[][], options: SampleOptions = {}) => {
-    let step = 0;
+// the texts do not depend on the device, and a vocabulary of this size is slow where a GPU is emulated
+if (!emulated()) {
+  test('texts of rows of bytes, of which many are parts of characters', async () => {
+    using model = await Transformer.load('random:tiny', { device });
     const hooks = new TransformerHooks();
-    hooks.logits.appendFwd((logits) => {
-      logits.fill(0);
-      for (const [r, row] of rows.entries()) {
-        const token = row[step] ?? 0;
-        logits
-          .select(0, r)
-          .slice(-1, token, token + 1)
-          .fill(1);
-      }
-      step++;
-    });
-    const numTokens = Math.max(...rows.map(({ length }) => length));
-    const prompts = rows.map(() => [1]);
-    return await textsOf(model, prompts, { numTokens, temperature: 0, hooks, ...options });
-  };
-  const bytes = Array.from({ length: 256 }, (_, token) => token); // tokens of one byte each
-  assert.ok(bytes.every((token) => enc.decodeBytes([token]).length === 1));
-  const special = ['\ufeff', '\ufeffa', '😀', 'é€', '\u0000', 'a'].flatMap((text) => enc.encode(text));
-  for (let i = 0; i < (emulated() ? 2 : 40); i++) {
-    const kinds = [() => rng.integer(0, model.nVocab), () => rng.pick(bytes), () => rng.pick(special)];
-    const rows = Array.from({ length: 4 }, () => Array.from({ length: 12 }, () => rng.pick(kinds)()));
-    const { texts, strings, tokens } = await dictated(rows);
-    assert.equal(tokens, rows);
-    for (const [r, row] of texts.entries()) {
-      waiting += row.filter((text) => text === '').length;
-      if (strings[r]?.includes('\ufffd')) replaced++;
-      if (enc.decode(rows[r]?.slice(0, -1) ?? []).endsWith('\ufffd') && row.at(-1)?.startsWith('\ufffd')) cutShort++;
+    hooks.logits.appendFwd((logits) => void logits.slice(-1, 256).fill(minusInfinity)); // GPT-2's other tokens
+    const prompts = [[1], [2, 3], [4]];
+    const isCut = (tokens: number[]) => model.enc.decode(tokens).endsWith('\ufffd');
+    let [waiting, stopped] = [0, 0];
+    for (let seed = 0; seed < 8; seed++) {
+      const options = { seed, numTokens: 20, temperature: 2, hooks };
+      const { texts, tokens } = await textsOf(model, prompts, options);
+      waiting += texts.flat().filter((text) => text === '').length;
+      // row 0 stops within a character, while the others go on
+      const row = tokens[0] as number[];
+      const stop = row.find((token, i) => row.indexOf(token) === i && isCut(row.slice(0, i + 1)));
+      if (stop === undefined) continue;
+      const early = await textsOf(model, prompts, { ...options, stopTokens: [stop] });
+      assert.equal(early.tokens[0], cut(row, [stop]));
+      assert.ok(early.texts[0]?.at(-1)?.endsWith('\ufffd'));
+      stopped++;
     }
-  }
-  assert.ok(emulated() || (waiting > 50 && replaced > 50 && cutShort > 5), `${waiting}, ${replaced}, ${cutShort}`);
-  const byteOf = (byte: number) => bytes.find((token) => enc.decodeBytes([token])[0] === byte) as number;
-  const euro = [0xe2, 0x82, 0xac].map(byteOf);
-  const whole = await dictated([euro]);
-  assert.equal(whole.texts, [['', '', '€']]);
-  assert.equal((await dictated([euro.slice(0, 2)])).texts, [['', '\ufffd']], 'the last token brings what is left');
-  const [lead, middle] = euro as [number, number];
-  const stopped = await dictated([[lead, middle, 7]], { stopTokens: [middle] });
-  assert.equal([stopped.texts, stopped.strings], [[['', '\ufffd']], ['\ufffd']], 'and so does a stop token');
-  assert.equal((await dictated([[lead, byteOf(0x41)]])).texts, [['', '\ufffdA']]);
-});
-
-test('texts of a model that draws from the whole vocabulary', async () => {
-  using model = await Transformer.load('random:tiny', { device });
-  const prompts = [[1], [2, 3], [4]];
-  let empty = 0;
-  for (let seed = 0; seed < (emulated() ? 1 : 30); seed++) {
-    const { texts } = await textsOf(model, prompts, { seed, numTokens: emulated() ? 4 : 20, temperature: 1e9 });
-    empty += texts.flat().filter((text) => text === '').length;
-  }
-  assert.ok(emulated() || empty > 5, `${empty} tokens that wait`);
-});
+    assert.ok(waiting > 20 && stopped > 4, `${waiting} tokens wait, ${stopped} rows stop within a character`);
+  });
+}
 
 test('onToken is waited for: the next pass and the next call come afterwards', async () => {
   const log: string[] = [];
@@ -346,13 +367,13 @@ test('onToken is waited for: the next pass and the next call come afterwards', a
 
 test('an error of onToken ends the sampling, and is what sample() rejects with', async () => {
   const before = allocated();
-  for (const thrown of [new TypeError('enough'), 'no error', undefined]) {
+  for (const thrown of emulated() ? [undefined] : [new TypeError('enough'), 'no error', undefined]) {
     for (const [at, row] of [
       [0, 0],
       [2, 1],
       [4, 1],
     ] as const) {
-      for (const asynchronous of [true, false]) {
+      for (const asynchronous of emulated() ? [true] : [true, false]) {
         let calls = 0;
         const { hooks, seen } = forbidding([], 0);
         const onToken = (token: SampledToken): void | Promise<void> => {
@@ -390,7 +411,7 @@ test('a signal: aborted before, between passes, during one, and after the last',
   assert.equal(await run({ numTokens: 0 }, AbortSignal.abort(reason)), { reason, passes: 0 });
   await rejects(xf.sample([[1]], { signal: AbortSignal.abort() }), Error, /aborted/);
   await rejects(xf.sample([[]], { signal: AbortSignal.abort() }), RangeError, /at least one token/);
-  for (const at of [0, 1, 3]) {
+  for (const at of emulated() ? [1] : [0, 1, 3]) {
     const controller = new AbortController();
     let calls = 0;
     const onToken = ({ step }: SampledToken) => {
