@@ -1,4 +1,5 @@
 // What sonde sample prints: each prompt with its text as it comes, or a line of JSON for each at the end.
+import { withEscapes } from '../files/text.js';
 import type { SampledToken } from '../transformer/sample_run.js';
 import { visible, write } from './terminal.js';
 
@@ -50,11 +51,9 @@ export function sampleView(prompts: readonly string[], options: ViewOptions): Sa
   };
 }
 
-/** Control characters are escaped, those that JSON.stringify leaves included: the line may go to a terminal. */
-const jsonLine = ({ prompt, text, tokens, finishReason }: Continued): string => {
-  const line = JSON.stringify({ prompt, text, tokens, finishReason });
-  return `${line.replace(/\p{Cc}/gu, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`)}\n`;
-};
+/** Control characters that JSON.stringify leaves are escaped too: the line may go to a terminal. */
+const jsonLine = ({ prompt, text, tokens, finishReason }: Continued): string =>
+  `${withEscapes(JSON.stringify({ prompt, text, tokens, finishReason }))}\n`;
 
 /** The prompts with their texts, in order: each is printed as far as it is, and the next one when it has ended. */
 class Lines {

@@ -7,7 +7,7 @@ import { showShape } from '../engine/shape.js';
 import { extended, inChain, placed } from './hook_chain.js';
 import { checkedPlace, type Hook, Hooks, type PartialContext } from './hooks.js';
 import { pointsOfKeys } from './location.js';
-import { type Positions, positionsOf, positionsTensor } from './positions.js';
+import { type Positions, positionsOf, positionsTensor } from './token_positions.js';
 
 /**
  * A hook at these positions only. At the points attn.k and attn.v they are positions of keys, those of caches included,

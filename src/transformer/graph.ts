@@ -25,7 +25,7 @@ import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point } from './location.js';
 import type { Input } from './padding.js';
 import { type Addition, type LayerPlan, type NormId, type PassPlan, placeOf, watchedPoint } from './pass_plan.js';
-import { hasPadding, joined, type Positions, positionsTensor, remembered } from './positions.js';
+import { hasPadding, joined, type Positions, positionsTensor, remembered } from './token_positions.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 

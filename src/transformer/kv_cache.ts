@@ -5,7 +5,7 @@ import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
-import { joined, lengthsOf, type Positions } from './positions.js';
+import { joined, lengthsOf, type Positions } from './token_positions.js';
 
 interface Buffers {
   k: Tensor; // [B, capacity, attention width], before heads are split and before scaling

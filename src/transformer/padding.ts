@@ -3,7 +3,7 @@ import { checkOperands, describe, wrong } from '../engine/check.js';
 import { checkDevice, type Device } from '../engine/device.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
-import type { Positions } from './positions.js';
+import type { Positions } from './token_positions.js';
 
 /** Tokens of a batch: an int32 tensor [batch, seq], or an array of equally long rows. */
 export type Tokens = Tensor | readonly (readonly number[])[];

@@ -2,14 +2,14 @@
 // no token can be chosen by, the words that an error must have.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { packageRoot } from '../../src/engine/native.js';
-import { Tensor } from '../../src/engine/ops/tensor.js';
-import { TransformerHooks } from '../../src/transformer/hooks.js';
-import { Sampler } from '../../src/transformer/sampler.js';
-import { Transformer } from '../../src/transformer/transformer.js';
-import { close } from '../support/close.js';
-import { emulated, testDevice } from '../support/device.js';
-import { rejects, suite } from '../support/harness.js';
+import { packageRoot } from '../../../src/engine/native.js';
+import { Tensor } from '../../../src/engine/ops/tensor.js';
+import { TransformerHooks } from '../../../src/transformer/hooks.js';
+import { Sampler } from '../../../src/transformer/sampler.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { close } from '../../support/close.js';
+import { emulated, testDevice } from '../../support/device.js';
+import { rejects, suite } from '../../support/harness.js';
 
 const test = suite('sampler');
 const device = testDevice();

@@ -1,16 +1,16 @@
 // Sampling that continues caches. Oracle: the whole prompts, each alone and without caches.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { packageRoot } from '../../src/engine/native.js';
-import { TransformerHooks } from '../../src/transformer/hooks.js';
-import type { KvCaches } from '../../src/transformer/kv_cache.js';
-import type { SampleOptions } from '../../src/transformer/sample_run.js';
-import { derivedSeeds } from '../../src/transformer/sampling.js';
-import { Transformer } from '../../src/transformer/transformer.js';
-import { close } from '../support/close.js';
-import { emulated, testDevice } from '../support/device.js';
-import { rejects, suite } from '../support/harness.js';
-import { type Random, random } from '../support/random.js';
+import { packageRoot } from '../../../src/engine/native.js';
+import { TransformerHooks } from '../../../src/transformer/hooks.js';
+import type { KvCaches } from '../../../src/transformer/kv_cache.js';
+import type { SampleOptions } from '../../../src/transformer/sample_run.js';
+import { derivedSeeds } from '../../../src/transformer/sampling.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { close } from '../../support/close.js';
+import { emulated, testDevice } from '../../support/device.js';
+import { rejects, suite } from '../../support/harness.js';
+import { type Random, random } from '../../support/random.js';
 
 const test = suite('sampling with caches');
 const device = testDevice();

@@ -2,12 +2,12 @@
 // of splitmix64, and the statistics of independent uniform numbers.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { packageRoot } from '../../src/engine/native.js';
-import type { SampleOptions } from '../../src/transformer/sample_run.js';
-import { derivedSeeds, seededRandom } from '../../src/transformer/sampling.js';
-import { Transformer } from '../../src/transformer/transformer.js';
-import { rejects, suite, throws } from '../support/harness.js';
-import { random } from '../support/random.js';
+import { packageRoot } from '../../../src/engine/native.js';
+import type { SampleOptions } from '../../../src/transformer/sample_run.js';
+import { derivedSeeds, seededRandom } from '../../../src/transformer/sampling.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { rejects, suite, throws } from '../../support/harness.js';
+import { random } from '../../support/random.js';
 
 const test = suite('sampling by row');
 const tiny = join(packageRoot, 'test', 'fixtures', 'goldens', 'tiny');

@@ -2,14 +2,14 @@
 // that forbid what minTokens forbids; softmax in doubles; and the decoder's whole strings.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { packageRoot } from '../../src/engine/native.js';
-import { TransformerHooks } from '../../src/transformer/hooks.js';
-import type { SampledToken, SampleOptions } from '../../src/transformer/sample_run.js';
-import { derivedSeeds, draw, nucleus, seededRandom } from '../../src/transformer/sampling.js';
-import { Transformer } from '../../src/transformer/transformer.js';
-import { emulated, testDevice } from '../support/device.js';
-import { rejects, suite } from '../support/harness.js';
-import { type Random, random } from '../support/random.js';
+import { packageRoot } from '../../../src/engine/native.js';
+import { TransformerHooks } from '../../../src/transformer/hooks.js';
+import type { SampledToken, SampleOptions } from '../../../src/transformer/sample_run.js';
+import { derivedSeeds, draw, nucleus, seededRandom } from '../../../src/transformer/sampling.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { emulated, testDevice } from '../../support/device.js';
+import { rejects, suite } from '../../support/harness.js';
+import { type Random, random } from '../../support/random.js';
 
 const test = suite('stop tokens, callbacks and signals of sampling');
 const device = testDevice();

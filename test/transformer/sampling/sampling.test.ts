@@ -2,11 +2,11 @@
 // options.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { packageRoot } from '../../src/engine/native.js';
-import { draw, greedy, nucleus, seededRandom } from '../../src/transformer/sampling.js';
-import { Transformer } from '../../src/transformer/transformer.js';
-import { close } from '../support/close.js';
-import { rejects, suite } from '../support/harness.js';
+import { packageRoot } from '../../../src/engine/native.js';
+import { draw, greedy, nucleus, seededRandom } from '../../../src/transformer/sampling.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { close } from '../../support/close.js';
+import { rejects, suite } from '../../support/harness.js';
 
 const test = suite('sampling');
 const probs = Float32Array.of(0.5, 0.25, 0.125, 0.125);
