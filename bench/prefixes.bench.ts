@@ -1,5 +1,6 @@
 // What continuing one prefix saves: the time of its continuations from caches, the prefix included, as a ratio to that of
-// each whole text from its start. The two take turns: the median of the paired ratios is shown, by way of sharing.
+// each whole text from its start. Continuations one by one: each takes turns with a whole text, its part of the prefix is
+// added, and the median of the ratios is shown.
 //   node build-test/bench/prefixes.bench.js [model] [prefix tokens] [tokens of each continuation] [continuations] [pairs]
 import { cpus } from 'node:os';
 import { type KvCaches, Transformer } from '../src/index.js';
@@ -28,7 +29,7 @@ async function pass(tokens: number[][], kvCaches?: KvCaches): Promise<KvCaches> 
 
 const whole = (end: number[]) => timed(async () => (await pass([[...prefix, ...end]])).dispose());
 
-/** The time of one continuation, by way of sharing. */
+/** The time of one continuation, for each way to use the caches. */
 const ways: Record<string, (shared: KvCaches, end: number[]) => Promise<number>> = {
   'a clone of the caches each': (shared, end) =>
     timed(async () => {

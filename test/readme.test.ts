@@ -34,11 +34,11 @@ test('the example prints what it promises', () => {
 test('so does the one of sequences in pieces', () => {
   const lines = linesOf('sequences_example');
   assert.equal(lines.slice(0, 2), [
-    ' garden [ 1, 1, 50257 ] KvCaches [1, 8] float32 on cpu',
-    ' old box [ 1, 2, 50257 ] KvCaches [1, 9] float32 on cpu',
+    ' garden Tensor [1, 1, 50257] float32 on cpu KvCaches [1, 8] float32 on cpu',
+    ' old box Tensor [1, 2, 50257] float32 on cpu KvCaches [1, 9] float32 on cpu',
   ]);
   assert.match(lines[2] ?? '', /^0 0 /);
-  const held = lines.filter((line) => line.includes('Tensor'));
+  const held = lines.filter((line) => line.includes('Tensor [1, 1, 64]'));
   assert.equal(held, ['[ 1 ] Tensor [1, 1, 64] float32 on cpu', '[ 0 ] Tensor [1, 1, 64] float32 on cpu']);
 });
 

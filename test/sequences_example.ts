@@ -9,14 +9,17 @@ const { kvCaches } = await xf.forward([prefix]); // computed once; a pass extend
 for (const end of [' garden', ' old box']) {
   using fork = kvCaches.clone();
   const { logits } = await xf.forward([xf.enc.encode(end)], { kvCaches: fork });
-  console.log(end, logits.shape, fork);
+  console.log(end, logits, fork);
 }
 
 // the same prefix in several rows, as for beams; each row ends with its first full stop
 using rows = kvCaches.select([0, 0, 0]);
-const [stop] = xf.enc.encode('.') as [number];
 const { strings } = await xf.sample([' garden', ' old box', ' park'], {
-  ...{ kvCaches: rows, seed: 1, numTokens: 30, minTokens: 3, stopTokens: [stop] },
+  kvCaches: rows,
+  numTokens: 30,
+  minTokens: 3,
+  stopTokens: xf.enc.encode('.'),
+  seed: 1,
   onToken: ({ row, step, text }) => console.log(row, step, text), // as they come
 });
 console.log(strings);
@@ -25,7 +28,8 @@ console.log(strings);
 const hooks = new TransformerHooks();
 hooks.resid.torso.postMlp.appendFwd(
   atPositions(3, (x, { layer, rows }) => {
-    if (layer === 1) console.log(rows, x.mul_(0.5)); // x is [rows, positions, channels], a view
+    if (layer === 1) console.log(rows, x.mul_(0.5)); // x is [rows, positions, channels]; changes become part of the whole
   }),
 );
 console.log((await xf.sample(['Kate', 'Once there was a little dog'], { hooks, numTokens: 8, seed: 1 })).strings);
+kvCaches.dispose();

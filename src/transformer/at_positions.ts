@@ -2,10 +2,10 @@
 // in a later pass.
 import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
-import type { Tensor } from '../engine/ops/tensor.js';
+import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
 import { extended, inChain, placed } from './hook_chain.js';
-import { checkedPlace, type Hook, Hooks, type PartialContext } from './hooks.js';
+import { checkedPlace, type Hook, Hooks, type PartialHookContext } from './hooks.js';
 import { pointsOfKeys } from './location.js';
 import { type Positions, positionsOf, positionsTensor } from './token_positions.js';
 
@@ -39,7 +39,7 @@ export class AtPositions extends Hooks {
     this.positions = checkedPositions(positions);
   }
 
-  override async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
+  override async run(x: Tensor, context: PartialHookContext = {}, where?: string): Promise<Tensor> {
     const place = checkedPlace('atPositions', x, context, where);
     return inChain(x, context, place, async (inner, chain) => {
       const own = dimensionOf(x, inner);
@@ -51,14 +51,9 @@ export class AtPositions extends Hooks {
         const values = await contextOf(inner, own, block, x.device);
         const made = [values.positions, values.keyPositions].map((tensor) => tensor && scope.add(tensor));
         const result = await super.run(part, extended(inner, values), place);
-        if (result !== view) {
-          // what shares the memory that is written to is copied first
-          const source = result !== part && result.storage === part.storage ? scope.add(result.clone()) : result;
-          if (view) view.copyFrom(source);
-          else scatter(x, block, source);
-          scope.free(source);
-        }
-        scope.free(part, ...made);
+        if (!view) scatter(x, block, result);
+        else if (result !== view) view.copyFrom(result);
+        scope.free(result, part, ...made);
       }
       return x;
     });
@@ -81,7 +76,9 @@ function checkedPositions(positions: number | readonly number[]): number[] {
   const list: number[] = Array.isArray(positions) ? [...positions] : [positions as number];
   if (list.length === 0)
     throw new RangeError(wrong('atPositions', 'positions', 'at least one position', 'an empty list'));
-  for (const position of list) checkInteger('atPositions', 'positions', position, 0);
+  for (const [i, position] of list.entries()) {
+    checkInteger('atPositions', Array.isArray(positions) ? `positions[${i}]` : 'positions', position, 0);
+  }
   const twice = list.find((position, i) => list.indexOf(position) < i);
   if (twice === undefined) return list;
   throw new RangeError(`atPositions: positions must be different ones, but ${twice} is there more than once`);
@@ -89,13 +86,23 @@ function checkedPositions(positions: number | readonly number[]): number[] {
 
 type Dimension = 'positions' | 'keyPositions';
 
+const isPositions = (value: unknown): value is Tensor =>
+  value instanceof Tensor && value.dtype === 'int32' && value.shape.length === 2;
+
 /** Which positions of the context the second dimension of x is of. */
-function dimensionOf(x: Tensor, { point, positions, keyPositions }: PartialContext): Dimension | { problem: string } {
-  if (!positions) return { problem: 'atPositions needs a context with the positions of a pass, but there are none' };
-  const fits = (of: Tensor | undefined) => of?.shape[0] === x.shape[0] && of?.shape[1] === x.shape[1];
-  const isOfKeys = point === undefined ? !fits(positions) : pointsOfKeys.has(point);
-  if (fits(isOfKeys ? keyPositions : positions)) return isOfKeys ? 'keyPositions' : 'positions';
-  const [batch, seq] = ((isOfKeys && keyPositions) || positions).shape;
+function dimensionOf(
+  x: Tensor,
+  { point, positions, keyPositions }: PartialHookContext,
+): Dimension | { problem: string } {
+  const fits = (of: Tensor | undefined) => isPositions(of) && of.shape[0] === x.shape[0] && of.shape[1] === x.shape[1];
+  const isOfKeys = point === undefined ? fits(keyPositions) && !fits(positions) : pointsOfKeys.has(point);
+  const [name, own] = isOfKeys ? (['keyPositions', keyPositions] as const) : (['positions', positions] as const);
+  if (fits(own)) return name;
+  if (!isPositions(own)) {
+    const actual = (own as unknown) instanceof Tensor ? String(own) : describe(own);
+    return { problem: `the context of atPositions must have ${name}, an int32 tensor [batch, seq], but has ${actual}` };
+  }
+  const [batch, seq] = own.shape;
   return {
     problem: `x must be [${batch}, ${seq}, …] for atPositions, as the positions of the pass, but is ${showShape(x.shape)}`,
   };
@@ -143,28 +150,36 @@ function scatter(x: Tensor, block: Block, part: Tensor): void {
   for (const [own, whole] of pairsOf(part, x, block)) whole.copyFrom(own);
 }
 
-/** Each piece of a part and where it is in x. */
-function* pairsOf(part: Tensor, x: Tensor, { rows, indices }: Block): Generator<[own: Tensor, whole: Tensor]> {
+/** Each piece of a part and where it is in x: a row of the part where it can be one, else a position of a row. */
+function* pairsOf(
+  part: Tensor,
+  x: Tensor,
+  { rows, indices, positions }: Block,
+): Generator<[own: Tensor, whole: Tensor]> {
   for (const [r, row] of rows.entries()) {
-    const [own, whole] = [part.select(0, r), x.select(0, row)];
-    for (const [i, index] of (indices[r] as number[]).entries()) yield [own.select(0, i), whole.select(0, index)];
+    const own = indices[r] as number[];
+    const whole = viewOf(x, { rows: [row], indices: [own], positions });
+    if (whole) yield [part.slice(0, r, r + 1), whole];
+    else
+      for (const [i, index] of own.entries()) yield [part.select(0, r).select(0, i), x.select(0, row).select(0, index)];
   }
 }
 
 /** What the hooks of a block learn. Its tensors are new ones. */
 async function contextOf(
-  context: PartialContext,
+  context: PartialHookContext,
   own: Dimension,
   { rows, positions }: Block,
   device: Device,
-): Promise<PartialContext> {
+): Promise<PartialHookContext> {
   const ofBlock = positionsTensor(
     rows.map(() => Int32Array.from(positions)),
     device,
   );
-  const values: PartialContext = { rows: rows.map((row) => context.rows?.[row] ?? row), [own]: ofBlock };
+  const values: PartialHookContext = { rows: rows.map((row) => context.rows?.[row] ?? row), [own]: ofBlock };
   const other = own === 'positions' ? 'keyPositions' : 'positions';
   const tensor = context[other];
+  // where all rows are in the block, the hook has the tensor of the context
   if (tensor && tensor.shape[0] !== rows.length) {
     const all = await positionsOf(tensor);
     values[other] = positionsTensor(

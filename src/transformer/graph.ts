@@ -20,12 +20,12 @@ import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { Scope } from '../engine/scope.js';
-import type { PartialContext, TransformerHooks } from './hooks.js';
+import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
-import { executionOrder, formatLocation, type Location, type Point } from './location.js';
+import { executionOrder, formatLocation, type Location, type Point, pointsWithKeys } from './location.js';
 import type { Input } from './padding.js';
 import { type Addition, type LayerPlan, type NormId, type PassPlan, placeOf, watchedPoint } from './pass_plan.js';
-import { hasPadding, joined, type Positions, positionsTensor, remembered } from './token_positions.js';
+import { hasPadding, type Positions, positionsTensor, remembered } from './token_positions.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
@@ -37,18 +37,17 @@ interface PassOptions {
   readonly hooks?: TransformerHooks;
   /** The caches to extend; without them none are made. */
   readonly caches?: KvCaches;
+  /** The positions of all keys: those of the caches, then the new tokens'. */
+  readonly keyPositions: Positions;
   /** Locations whose values are returned. */
   readonly wanted?: ReadonlySet<string>;
   /** Compute the logits of the last position only. */
   readonly lastOnly?: boolean;
   /** Values for the context of every hook. */
-  readonly context?: PartialContext;
+  readonly context?: PartialHookContext;
 }
 
 const eps = 1e-5;
-
-/** The points whose values have a dimension of keys. */
-const pointsWithKeys: ReadonlySet<Point> = new Set(['attn.k', 'attn.v', 'attn.qk_logits', 'attn.qk_probs']);
 
 /** The residual stream (B,S,D). A delta is not added yet: the layer norm that comes next adds it. */
 interface Stream {
@@ -80,15 +79,12 @@ class Pass {
   readonly values = new Map<string, Tensor>();
   readonly #options: PassOptions;
   readonly #end: number;
-  readonly #keyPositions: Positions; // B T
   #pad: Tensor | undefined; // bool [B, T]; undefined without padding
-  #contexts: { queries?: PartialContext; keys?: PartialContext } = {};
+  #contexts: { queries?: PartialHookContext; keys?: PartialHookContext } = {};
 
   constructor(options: PassOptions) {
     this.#options = options;
     const { last } = options.plan;
-    const { tokenPositions } = options.input;
-    this.#keyPositions = options.caches ? joined(options.caches.positions, tokenPositions) : tokenPositions;
     this.#end = last ? executionOrder(last) : Number.POSITIVE_INFINITY;
   }
 
@@ -271,7 +267,7 @@ class Pass {
   }
 
   /** A hook point: runs its hooks, keeps the value if it is wanted, and ends the pass after the last wanted one. */
-  async #point(point: Point, x: Tensor, layer?: number, extra?: PartialContext): Promise<Tensor> {
+  async #point(point: Point, x: Tensor, layer?: number, extra?: PartialHookContext): Promise<Tensor> {
     const { hooks, wanted } = this.#options;
     const location: Location = layer === undefined ? { point } : { point, layer };
     const watched = watchedPoint(hooks, point, layer);
@@ -301,7 +297,7 @@ class Pass {
   }
 
   #paddingOfAll(): Tensor | undefined {
-    const keys = this.#keyPositions;
+    const keys = this.#options.keyPositions;
     if (!hasPadding(keys)) return undefined;
     const length = keys[0]?.length ?? 0;
     const pad = new Uint8Array(keys.length * length);
@@ -313,7 +309,7 @@ class Pass {
   }
 
   /** What hooks learn about the pass: made when the first hook is called, and held until the pass ends. */
-  #contextOf(point: Point): PartialContext {
+  #contextOf(point: Point): PartialHookContext {
     const made = this.#contexts;
     made.queries ??= { ...this.#options.context, positions: this.#positionsOfTokens() };
     if (!pointsWithKeys.has(point)) return made.queries;
@@ -328,9 +324,9 @@ class Pass {
   }
 
   #positionsOfKeys(ofTokens: Tensor): Tensor {
-    const { caches, input } = this.#options;
+    const { caches, keyPositions, input } = this.#options;
     if (!caches?.length) return ofTokens;
-    return this.scope.add(positionsTensor(this.#keyPositions, input.tokens.device));
+    return this.scope.add(positionsTensor(keyPositions, input.tokens.device));
   }
 }
 

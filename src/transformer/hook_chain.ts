@@ -2,7 +2,7 @@
 import { describe } from '../engine/check.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { Scope } from '../engine/scope.js';
-import type { PartialContext } from './hooks.js';
+import type { PartialHookContext } from './hooks.js';
 
 /** One value's way through the hooks of a point. */
 export interface Chain {
@@ -16,12 +16,12 @@ export interface Chain {
 
 // A chain is found by the context that its hooks receive. A hook that calls other hooks with its context thereby lets
 // them take part.
-const chains = new WeakMap<PartialContext, Chain>();
+const chains = new WeakMap<PartialHookContext, Chain>();
 
-export const chainOf = (context: PartialContext): Chain | undefined => chains.get(context);
+export const chainOf = (context: PartialHookContext): Chain | undefined => chains.get(context);
 
 /** A context with more values, of the same chain. */
-export function extended(context: PartialContext, values: PartialContext): PartialContext {
+export function extended(context: PartialHookContext, values: PartialHookContext): PartialHookContext {
   const all = { ...context, ...values };
   const chain = chains.get(context);
   if (chain) chains.set(all, chain);
@@ -34,9 +34,9 @@ export function extended(context: PartialContext, values: PartialContext): Parti
  */
 export async function inNewChain(
   x: Tensor,
-  context: PartialContext,
+  context: PartialHookContext,
   where: string,
-  run: (context: PartialContext, chain: Chain) => Promise<Tensor>,
+  run: (context: PartialHookContext, chain: Chain) => Promise<Tensor>,
 ): Promise<Tensor> {
   const outer = chains.get(context);
   const chain: Chain = { where, scope: new Scope(), placed: outer?.placed ?? new WeakSet() };
@@ -55,9 +55,9 @@ export async function inNewChain(
 /** Runs hooks in the chain that the context belongs to, or else in a new one. */
 export async function inChain(
   x: Tensor,
-  context: PartialContext,
+  context: PartialHookContext,
   where: string,
-  run: (context: PartialContext, chain: Chain) => Promise<Tensor>,
+  run: (context: PartialHookContext, chain: Chain) => Promise<Tensor>,
 ): Promise<Tensor> {
   const chain = chains.get(context);
   return chain ? run(context, chain) : inNewChain(x, context, where, run);

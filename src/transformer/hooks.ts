@@ -40,8 +40,8 @@ export type HookFunction = (x: Tensor, context: HookContext) => HookResult | Pro
 // biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is of type void
 export type HookResult = Tensor | undefined | void;
 
-/** A context as far as it is known: outside of a pass, hooks receive what their caller gives. */
-export type PartialContext = Partial<HookContext>;
+/** A context as far as it is known: hooks that are run outside of a pass receive what the caller of run() gives. */
+export type PartialHookContext = Partial<HookContext>;
 
 /** A function, or something that runs others: Hooks, AtLayers, ConditionalHooks, AutoencoderHooks. */
 export type Hook = HookFunction | HookRunner;
@@ -87,7 +87,7 @@ interface Entry {
 /** A sequence of hooks, each of which receives the value that the one before it left. It is a hook itself. */
 export class Hooks implements HookRunner {
   protected entries: Entry[] = [];
-  protected bound: PartialContext = {};
+  protected bound: PartialHookContext = {};
 
   append(hook: Hook): this {
     return this.appendAs('append', hook);
@@ -104,12 +104,12 @@ export class Hooks implements HookRunner {
    * Runs the hooks outside of a pass. The result is x, a view of x, or a new tensor, which is the caller's to free.
    * Within a hook that passes its context on, it is the pass's.
    */
-  async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
+  async run(x: Tensor, context: PartialHookContext = {}, where?: string): Promise<Tensor> {
     const place = checkedPlace('Hooks.run', x, context, where);
     return inChain(x, context, place, (inner, chain) => this.#run(x, inner, chain, place));
   }
 
-  async #run(x: Tensor, context: PartialContext, chain: Chain, where: string): Promise<Tensor> {
+  async #run(x: Tensor, context: PartialHookContext, chain: Chain, where: string): Promise<Tensor> {
     const all = extended(context, this.bound) as HookContext;
     for (const { hook } of this.entries) {
       const given = x;
@@ -129,14 +129,14 @@ export class Hooks implements HookRunner {
   }
 
   /** Adds values to the context of every call. @throws Error for a name already bound, or one that the pass gives. */
-  bind(values: PartialContext): this {
+  bind(values: PartialHookContext): this {
     this.checkBind(values);
     Object.assign(this.bound, values);
     return this;
   }
 
   /** @internal */
-  checkBind(values: PartialContext): void {
+  checkBind(values: PartialHookContext): void {
     if (typeof values !== 'object' || values === null || Array.isArray(values)) {
       throw new TypeError(wrong('bind', 'values', 'an object of names and values', describe(values)));
     }
@@ -203,7 +203,7 @@ export class Hooks implements HookRunner {
     const inner = this.entries.flatMap(({ hook }) =>
       hook instanceof Hooks || hook instanceof HookCollection
         ? hook.lines(indent + 4)
-        : [`${pad}    ${(hook as HookFunction).name || 'function'}`],
+        : [`${pad}    ${isRunner(hook) ? 'hook runner' : hook.name || 'function'}`],
     );
     return [`${pad}${name}${bound.length ? ` {${bound.join(', ')}}` : ''}`, ...inner];
   }
@@ -247,7 +247,12 @@ function listsIn(hook: Hook | Node): Hooks[] {
 }
 
 /** @internal Checks what run() is called with. Gives the place that errors name: that of the chain, where none is given. */
-export function checkedPlace(operation: string, x: Tensor, context: PartialContext, where: string | undefined): string {
+export function checkedPlace(
+  operation: string,
+  x: Tensor,
+  context: PartialHookContext,
+  where: string | undefined,
+): string {
   checkOperands(operation, { x });
   if (typeof context !== 'object' || context === null || Array.isArray(context)) {
     throw new TypeError(wrong(operation, 'context', 'an object', describe(context)));
@@ -269,7 +274,7 @@ export class ConditionalHooks extends Hooks {
     this.#condition = condition;
   }
 
-  override async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
+  override async run(x: Tensor, context: PartialHookContext = {}, where?: string): Promise<Tensor> {
     const place = checkedPlace('ConditionalHooks.run', x, context, where);
     const holds = await calling(chainOf(context), place, 'a condition', () =>
       this.#condition(x, extended(context, this.bound) as HookContext),
@@ -384,7 +389,7 @@ export class HookCollection {
   }
 
   /** Adds values to the context of every call below. @throws Error for a name already bound somewhere below. */
-  bind(values: PartialContext): this {
+  bind(values: PartialHookContext): this {
     for (const list of this.#lists) list.checkBind(values); // all or nothing
     for (const list of this.#lists) list.bind(values);
     return this;
@@ -468,7 +473,7 @@ export class FwdBwdHooks extends HookCollection {
   }
 
   /** @internal */
-  async run(x: Tensor, context: PartialContext, where: string): Promise<Tensor> {
+  async run(x: Tensor, context: PartialHookContext, where: string): Promise<Tensor> {
     return inChain(x, context, where, async (inner) =>
       this.fwd2.run(await this.fwd.run(x, inner, where), inner, where),
     );
@@ -559,12 +564,12 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
   }
 
   /** Does what Hooks.run does, and the result is a new tensor in any case. */
-  async run(x: Tensor, context: PartialContext = {}, where?: string): Promise<Tensor> {
+  async run(x: Tensor, context: PartialHookContext = {}, where?: string): Promise<Tensor> {
     const place = checkedPlace('AutoencoderHooks.run', x, context, where);
     return inNewChain(x, context, place, (inner, chain) => this.#run(x, inner, chain, `${place}, autoencoder`));
   }
 
-  async #run(x: Tensor, context: PartialContext, chain: Chain, where: string): Promise<Tensor> {
+  async #run(x: Tensor, context: PartialHookContext, chain: Chain, where: string): Promise<Tensor> {
     const { encode, decode, addError } = this.#options;
     const { scope } = chain;
     const storages = new Set([x.storage]);

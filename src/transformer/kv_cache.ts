@@ -5,7 +5,7 @@ import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
-import { joined, lengthsOf, type Positions } from './token_positions.js';
+import { lengthsOf, type Positions } from './token_positions.js';
 
 interface Buffers {
   k: Tensor; // [B, capacity, attention width], before heads are split and before scaling
@@ -13,7 +13,7 @@ interface Buffers {
 }
 
 /** A part of a batch in another order: `count` rows from `to` on are `from`, `from + step`, …; step is 0 or 1. */
-interface Run {
+interface RowRun {
   readonly to: number;
   readonly from: number;
   readonly step: 0 | 1;
@@ -24,7 +24,7 @@ interface Run {
  * The key-value caches of a batch of sequences, as `forward` returns them. Free with dispose() or `using`.
  *
  * forward() and sample() extend caches in place. To continue one prefix several times, extend a clone() each time, or
- * truncate() the caches again; select() makes the rows of a batch others, as for beams, or many rows of one.
+ * truncate() the caches afterwards; select() makes caches of chosen rows: beams in a new order, or one row many times.
  */
 export class KvCaches {
   readonly batch: number;
@@ -123,17 +123,16 @@ export class KvCaches {
     return this.#copy(runsOf(chosen));
   }
 
-  #copy(runs: readonly Run[]): KvCaches {
+  #copy(runs: readonly RowRun[]): KvCaches {
     this.check();
-    const last = runs.at(-1) as Run;
+    const last = runs.at(-1) as RowRun;
     const copy = new KvCaches(this.#device, this.#dtype, last.to + last.count, this.#width);
     const length = this.#length;
     copy.#length = length;
-    copy.#capacity = length && length + Math.max(16, length >> 3); // copies are made to be continued
+    copy.#capacity = length + Math.max(16, length >> 3); // copies are made to be continued
     const sources = runs.flatMap(({ from, step, count }) => Array.from({ length: count }, (_, i) => from + i * step));
     copy.#positions = sources.map((row) => this.#positions[row] as Int32Array);
     copy.#lengths = sources.map((row) => this.#lengths[row] as number);
-    if (length === 0) return copy;
     try {
       for (const held of this.#layers) {
         const buffers = copy.#allocated();
@@ -162,8 +161,7 @@ export class KvCaches {
 
   /** @internal Whether a model's keys and values fit in. */
   fits(device: Device, dtype: DType, width: number, layers: number): boolean {
-    if (this.#device !== device || this.#dtype !== dtype || this.#width !== width) return false;
-    return this.#layers.length === layers || this.#layers.length === 0; // a copy of caches without tokens has none
+    return this.#device === device && this.#dtype === dtype && this.#width === width && this.#layers.length === layers;
   }
 
   /** @internal Reserves the caches for an operation, until end(). @throws Error when another one has them. */
@@ -187,6 +185,7 @@ export class KvCaches {
 
   /** @internal Writes the new tokens' keys and values behind the old ones; gives views of all [B, T, width]. */
   extend(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+    this.check();
     const added = k.shape[1] as number;
     const total = this.#length + added;
     // the first pass allocates only what it needs, as most sequences are never continued
@@ -208,8 +207,8 @@ export class KvCaches {
       k.slice(1, 0, this.#length).copyFrom(held.k.slice(1, 0, this.#length));
       v.slice(1, 0, this.#length).copyFrom(held.v.slice(1, 0, this.#length));
     }
-    held?.k.dispose();
-    held?.v.dispose();
+    held?.k.release('the caches were continued in other memory');
+    held?.v.release('the caches were continued in other memory');
     return { k, v };
   }
 
@@ -225,10 +224,14 @@ export class KvCaches {
     }
   }
 
-  /** @internal The pass has succeeded: its tokens count from now on. Those of one that failed are overwritten later. */
-  commit(added: Positions, lengths: readonly number[]): void {
-    this.#length += added[0]?.length ?? 0;
-    this.#positions = joined(this.#positions, added);
+  /**
+   * @internal The pass has succeeded: its tokens count from now on. Those of one that failed are overwritten later.
+   * `positions` are those of all tokens.
+   */
+  commit(positions: Positions, lengths: readonly number[]): void {
+    this.check();
+    this.#length = positions[0]?.length ?? 0;
+    this.#positions = positions;
     this.#lengths = [...lengths];
   }
 
@@ -277,9 +280,9 @@ export class KvCaches {
   }
 }
 
-/** Rows in a row: as few runs as possible, of one row again and again or of neighbours. */
-function runsOf(rows: readonly number[]): Run[] {
-  const runs: Run[] = [];
+/** Splits a list of rows into as few runs as possible, each of one row repeated or of consecutive rows. */
+function runsOf(rows: readonly number[]): RowRun[] {
+  const runs: RowRun[] = [];
   for (let to = 0; to < rows.length; ) {
     const from = rows[to] as number;
     const step = rows[to + 1] === from ? 0 : 1;

@@ -31,6 +31,13 @@ type LayerPoint = (typeof layerPoints)[number];
 /** The points whose values are [batch, keys, …]; those of all others are [batch, seq, …]. */
 export const pointsOfKeys: ReadonlySet<string> = new Set<LayerPoint>(['attn.k', 'attn.v']);
 
+/** The points whose values have a dimension of keys, wherever it is. */
+export const pointsWithKeys: ReadonlySet<string> = new Set<string>([
+  ...pointsOfKeys,
+  'attn.qk_logits',
+  'attn.qk_probs',
+]);
+
 /** The points before the first layer and after the last one. */
 export const firstPoint = 'resid.post_emb';
 export const finalPoints = [

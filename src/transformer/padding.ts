@@ -59,7 +59,7 @@ export interface Input {
   readonly seq: number;
   /** int32 [batch, seq]; the pass frees both. */
   readonly tokens: Tensor;
-  /** Rows of the position embedding; padding takes one that is near. */
+  /** The row of the position embedding that each token takes; padding takes that of a token beside it. */
   readonly positions: Tensor;
   /** The position of each token, -1 for padding. */
   readonly tokenPositions: Positions;
@@ -94,7 +94,7 @@ export async function prepareInput(
     for (let i = 0; i < seq; i++) {
       const at = row * seq + i;
       if (!padded[at]) own[i] = before + seen++;
-      embedded[at] = Math.min(before + Math.max(seen - 1, 0), ctxWindow - 1); // of padding in a full window as well
+      embedded[at] = Math.min(before + Math.max(seen - 1, 0), ctxWindow - 1); // padding after a full window needs a row too
     }
     lengths.push(before + seen);
     tokenPositions.push(own);

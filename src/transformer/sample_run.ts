@@ -34,8 +34,8 @@ export interface SampleOptions {
   hooks?: TransformerHooks;
   /**
    * Caches with a row for each prompt, which the prompts continue. They are extended in place by the prompts and the new
-   * tokens, but for the last token of each row, which is no input; rows that end before others have padding then. When
-   * sample() rejects, they are as they were.
+   * tokens, but for the last token of each row, which no pass has taken: a prompt that goes on from there begins with it.
+   * Rows that end before others have padding then. With numTokens: 0, and when sample() rejects, they are as they were.
    */
   kvCaches?: KvCaches;
   /**
@@ -47,17 +47,17 @@ export interface SampleOptions {
   seeds?: readonly number[];
   /**
    * A row ends with the first of these tokens that it gets: this token is its last one, and part of its text. The other
-   * rows go on, with the tokens that they have alone.
+   * rows go on, with the tokens that they would have alone; for hooks, a row that has ended is padding.
    */
   stopTokens?: readonly number[];
-  /** Until a row has so many tokens, its stop tokens are forbidden. From 0, the default, to numTokens. */
+  /** Until a row has this many new tokens, its stop tokens are forbidden. From 0, the default, to numTokens. */
   minTokens?: number;
   /**
-   * Is called for each new token, within a step by row, from the first one up. It is waited for: the next pass begins
-   * afterwards. Its error ends the sampling, and sample() rejects with it.
+   * Called for each new token: step by step, and row by row within a step. The next pass begins when the promise that it
+   * returns is fulfilled. Its error ends the sampling, and sample() rejects with it.
    */
   onToken?: (token: SampledToken) => void | Promise<void>;
-  /** When it is aborted, no further pass begins, and sample() rejects with its reason. */
+  /** Once it is aborted, no further pass begins: sample() rejects with its reason, unless all tokens are there. */
   signal?: AbortSignal;
 }
 
@@ -149,7 +149,7 @@ export async function sample(model: SampleModel, prompts: Prompts, options: Samp
 }
 
 /** The arguments of a run. They have been checked. */
-interface Run {
+interface RunOptions {
   readonly rows: readonly (readonly number[])[];
   readonly numTokens: number;
   readonly stopTokens: ReadonlySet<number>;
@@ -161,7 +161,7 @@ interface Run {
 }
 
 /** The new tokens of each row. */
-async function continued(model: SampleModel, run: Run, sampler: Sampler): Promise<number[][]> {
+async function continued(model: SampleModel, run: RunOptions, sampler: Sampler): Promise<number[][]> {
   const { rows, numTokens, stopTokens, minTokens, hooks, onToken, signal } = run;
   const tokens: number[][] = rows.map(() => []);
   const texts = onToken ? rows.map(() => new TextStream(model.enc)) : [];
@@ -243,7 +243,7 @@ function stopTokensOf(stopTokens: SampleOptions['stopTokens'], minTokens: number
   if (!Array.isArray(stopTokens)) {
     throw new TypeError(wrong('sample', 'stopTokens', 'an array of tokens', describe(stopTokens)));
   }
-  checkTokens('stopTokens', stopTokens, nVocab);
+  checkTokenList('stopTokens', stopTokens, nVocab);
   const all = new Set<number>(stopTokens);
   if (minTokens > 0 && all.size === nVocab) {
     throw new RangeError(
@@ -253,7 +253,7 @@ function stopTokensOf(stopTokens: SampleOptions['stopTokens'], minTokens: number
   return all;
 }
 
-function checkTokens(argument: string, tokens: readonly unknown[], nVocab: number): void {
+function checkTokenList(argument: string, tokens: readonly unknown[], nVocab: number): void {
   const bad = tokens.findIndex((t) => !Number.isInteger(t) || (t as number) < 0 || (t as number) >= nVocab);
   if (bad < 0) return;
   const expected = `a token from 0 to ${nVocab - 1}`;
@@ -283,7 +283,7 @@ function promptRows(
   const { ctxWindow } = config;
   for (const [i, row] of rows.entries()) {
     if (row.length === 0) throw new RangeError(wrong('sample', `prompts[${i}]`, 'at least one token', 'empty'));
-    checkTokens(`prompts[${i}]`, row, nVocab);
+    checkTokenList(`prompts[${i}]`, row, nVocab);
     // the last new token is not an input
     const before = kvCaches?.lengths[i] ?? 0;
     const needed = before + row.length + Math.max(numTokens - 1, 0);

@@ -3,11 +3,11 @@ import { softmax } from '../engine/ops/softmax.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { draw, greedy, nucleus, problemOf, seededRandom } from './sampling.js';
 
-/** What is special about a step. */
+/** Options of one step. */
 interface StepOptions {
   /** The rows to choose for; all if left out. The logits of the others are not looked at. */
   rows?: readonly number[];
-  /** float32 [vocabulary], added to the logits: -inf for stop tokens that are forbidden, or else 0. */
+  /** float32 [vocabulary], added to the logits: -inf for stop tokens that are forbidden, 0 elsewhere. */
   mask?: Tensor;
 }
 
@@ -35,7 +35,7 @@ export class Sampler {
     using masked = mask && logits.add(mask);
     await this.#read(masked ?? logits, rows);
     const chosen = rows.map((row) => this.#choose(row));
-    const failed = rows[chosen.indexOf(undefined)];
+    const failed = rows.find((_, i) => chosen[i] === undefined);
     if (failed === undefined) return chosen as number[];
     await logits.readInto(this.#host);
     const problem = problemOf(this.#row(failed), { stopped: mask !== undefined });

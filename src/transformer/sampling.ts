@@ -124,8 +124,8 @@ export function greedy(logits: ArrayLike<number>): number | undefined {
 }
 
 /**
- * What keeps a token from being chosen by these logits, in words. `stopped`: those of stop tokens were not looked at,
- * where they are no NaN and no +inf.
+ * What keeps a token from being chosen by these logits, in words. `stopped`: stop tokens were forbidden, so that their
+ * finite logits do not count.
  */
 export function problemOf(logits: ArrayLike<number>, { stopped = false } = {}): string {
   for (const [name, is] of [

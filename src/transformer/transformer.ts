@@ -19,13 +19,14 @@ import type { HostTensor } from '../files/host_tensor.js';
 import { digestTensors } from '../files/tensor_digest.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { runPass } from './graph.js';
-import { checkLayers } from './hook_layers.js';
-import { type PartialContext, TransformerHooks } from './hooks.js';
+import { checkPlaces } from './hook_places.js';
+import { type PartialHookContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
 import { type Pad, prepareInput, type Tokens } from './padding.js';
 import { type PassPlan, planPass } from './pass_plan.js';
 import { type Prompts, type SampleModel, type SampleOptions, type Samples, sample } from './sample_run.js';
+import { joined } from './token_positions.js';
 import type { Loaded } from './weights/build_weights.js';
 import { loadCheckpoint, saveCheckpoint } from './weights/checkpoint.js';
 import { dAttn, type TransformerConfig } from './weights/config.js';
@@ -189,7 +190,7 @@ export class Transformer {
     tokens: Tokens,
     { kvCaches, pad, hooks }: ForwardOptions,
     lastOnly = false,
-    context: PartialContext = {},
+    context: PartialHookContext = {},
   ): Promise<ForwardResult> {
     await this.#waitForDevice();
     const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, hooks);
@@ -198,18 +199,25 @@ export class Transformer {
     try {
       const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model, operation);
       caches ??= new KvCaches(this.device, this.dtype, input.batch, dAttn(this.config));
+      const keyPositions = joined(caches.positions, input.tokenPositions);
       const { logits } = await runPass({
         config: this.config,
         weights: this.#current,
         plan,
         input,
         caches,
+        keyPositions,
         lastOnly: lastOnly && !plan.watchesEnd,
         context,
         ...(hooks ? { hooks } : {}),
       });
-      caches.commit(input.tokenPositions, input.lengths);
       this.#queued();
+      try {
+        caches.commit(keyPositions, input.lengths);
+      } catch (error) {
+        logits?.dispose();
+        throw error;
+      }
       return this.#result(logits as Tensor, caches, kvCaches === undefined);
     } catch (error) {
       if (caches !== kvCaches) caches?.dispose();
@@ -255,6 +263,7 @@ export class Transformer {
       weights: this.#current,
       plan,
       input,
+      keyPositions: input.tokenPositions,
       wanted: new Set(wanted),
       ...(hooks ? { hooks } : {}),
     });
@@ -370,7 +379,7 @@ function checkHooks(operation: string, hooks: TransformerHooks | undefined, conf
   if (!(hooks instanceof TransformerHooks)) {
     throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
   }
-  checkLayers(operation, hooks, config);
+  checkPlaces(operation, hooks, config);
 }
 
 interface Found {

@@ -289,15 +289,15 @@ test('what the hook returns is put in its place: a new tensor, a part of x in an
     const kept: Float32Array[] = [];
     const keep: Hook = async (x) => void kept.push(((await x.read()) as Float32Array).slice());
     using mine = Tensor.randn([rows, 2, D], { seed: 3, device });
+    const own: Tensor[] = [];
+    const owned = (t: Tensor): Tensor => {
+      own.push(t);
+      return t;
+    };
     for (const hook of [
       () => mine,
-      (x: Tensor) => x.mul(2),
-      (x: Tensor) =>
-        x
-          .slice(1, 0, 1)
-          .clone()
-          .add(x.slice(1, 1, 2))
-          .mul(Tensor.from([[[1], [1]]], { device })),
+      (x: Tensor) => owned(x.mul(2)),
+      (x: Tensor) => owned(x.add(x.slice(1, 1, 2))),
       (x: Tensor) => x.window(x.shape, [x.strides[0] as number, 0, x.strides[2] as number]),
     ]) {
       kept.length = 0;
@@ -329,10 +329,80 @@ test('what the hook returns is put in its place: a new tensor, a part of x in an
         }
       }
     }
-    close(await mine.read(), await Tensor.randn([rows, 2, D], { seed: 3, device }).read());
+    using same = Tensor.randn([rows, 2, D], { seed: 3, device });
+    close(await mine.read(), await same.read());
+    for (const t of own) t.dispose();
   }
-  global.gc?.();
-  assert.ok(allocated() - before < 50_000, 'all that is left are the small tensors of this test');
+  assert.is(allocated(), before);
+});
+
+test('x is a view of the whole where rows have the positions at the same places', async () => {
+  let whole: Tensor | undefined;
+  const seen: unknown[] = [];
+  const hooks = new TransformerHooks();
+  hooks.resid.postEmb.appendFwd((x) => {
+    whole = x;
+  });
+  hooks.resid.postEmb.appendFwd(
+    atPositions([1, 3], (x) => void seen.push(x.storage === whole?.storage, x.strides, x.offset)),
+  );
+  const D = xf.config.dModel;
+  free(
+    await xf.forward(
+      [
+        [1, 2, 3, 4],
+        [5, 6, 7, 8],
+      ],
+      { hooks },
+    ),
+  );
+  assert.equal(seen, [true, [4 * D, 2 * D, 1], D]);
+  seen.length = 0;
+  free(
+    await xf.forward(
+      [
+        [1, 2, 3, 4, 0],
+        [0, 5, 6, 7, 8],
+      ],
+      {
+        hooks,
+        pad: [
+          [0, 0, 0, 0, 1],
+          [1, 0, 0, 0, 0],
+        ],
+      },
+    ),
+  );
+  assert.is(seen[0], false);
+});
+
+test('a part of the whole that overlaps with its place is copied as it was', async () => {
+  let whole: Tensor | undefined;
+  const kept: Float32Array[] = [];
+  const keep: Hook = async (x) => {
+    whole = x;
+    kept.push(((await x.read()) as Float32Array).slice());
+  };
+  const hooks = new TransformerHooks();
+  hooks.resid.postEmb
+    .appendFwd(keep)
+    .appendFwd(atPositions([1, 2], () => whole?.slice(1, 0, 2)))
+    .appendFwd(keep);
+  free(
+    await xf.forward(
+      [
+        [1, 2, 3],
+        [4, 5, 6],
+      ],
+      { hooks },
+    ),
+  );
+  const D = xf.config.dModel;
+  const [was, is] = kept as [Float32Array, Float32Array];
+  for (const row of [0, 3 * D]) {
+    close(is.subarray(row, row + D), was.subarray(row, row + D));
+    close(is.subarray(row + D, row + 3 * D), was.subarray(row, row + 2 * D));
+  }
 });
 
 test('inside layers, conditions, autoencoders and each other', async () => {
@@ -453,7 +523,11 @@ test('positions that are none, or beyond the window, and values without position
     RangeError,
     /atPositions: positions must be an integer of 0 or more, but is -1/,
   );
-  throws(() => atPositions([1, 1.5], nothing), RangeError, /atPositions: positions must be an integer/);
+  throws(
+    () => atPositions([1, 1.5], nothing),
+    RangeError,
+    /atPositions: positions\[1\] must be an integer of 0 or more, but is 1\.5/,
+  );
   throws(() => atPositions([], nothing), RangeError, /positions must be at least one position, but is an empty list/);
   throws(() => atPositions([3, 1, 3], nothing), RangeError, /must be different ones, but 3 is there more than once/);
   throws(() => atPositions({} as never, nothing), TypeError, /a position or an array of positions, but is a Object/);
@@ -469,11 +543,20 @@ test('positions that are none, or beyond the window, and values without position
   await rejects(
     hook.run(x),
     TypeError,
-    /atPositions: atPositions needs a context with the positions of a pass, but there are none/,
+    /^atPositions: the context of atPositions must have positions, an int32 tensor \[batch, seq\], but has undefined/,
   );
   using positions = Tensor.from(Int32Array.of(0, 1, 2, -1, 0, 1), { shape: [2, 3], device });
   assert.is(await hook.run(x, { positions }), x);
   assert.equal([...(await x.select(2, 0).read())], [0, 1, 0, 0, 0, 1]);
+  const refused = (context: object, pattern: RegExp) => rejects(hook.run(x, context), TypeError, pattern);
+  await refused({ positions: [[0, 1, 2]] }, /must have positions, an int32 tensor \[batch, seq\], but has an array of/);
+  await refused({ positions: 5 }, /must have positions, an int32 tensor \[batch, seq\], but has 5/);
+  await refused({ positions: x.select(2, 0) }, /but has Tensor \[2, 3\] float32 on/);
+  await refused({ positions: positions.select(0, 0) }, /but has Tensor \[3\] int32 on/);
+  await refused(
+    { positions, point: 'attn.k' },
+    /must have keyPositions, an int32 tensor \[batch, seq\], but has undef/,
+  );
   using flat = Tensor.zeros([6, 4], { device });
   await rejects(
     hook.run(flat, { positions }),

@@ -268,6 +268,57 @@ test('caches that a pass uses can be copied, but neither truncated nor used by a
   assert.is(caches.truncate(5).length, 5, 'a refused pass gives the caches back');
 });
 
+test('a copy of caches without tokens survives a pass that fails, and has keys of no token', async () => {
+  using first = (await xf.forward([[1, 2, 3]])).kvCaches;
+  first.truncate(0);
+  const want = await logitsOf([[7, 8]]);
+  const hooks = new TransformerHooks();
+  hooks.resid.torso.postMlp.appendFwd(() => {
+    throw new Error('planted');
+  });
+  for (const caches of [first.clone(), first.select([0])]) {
+    assert.equal(caches.keys(2).shape, [1, 0, xf.config.dModel]);
+    await rejects(xf.forward([[1, 2, 3]], { kvCaches: caches, hooks }), Error, /planted/);
+    assert.is(caches.length, 0);
+    close(await logitsOf([[7, 8]], caches), want, within);
+    caches.dispose();
+  }
+});
+
+test('a copy has room to be continued in place; views end with the memory they are of', async () => {
+  using first = (await xf.forward([[1, 2, 3]])).kvCaches;
+  using copy = first.clone();
+  const keys = copy.keys(0);
+  await logitsOf([[4, 5, 6]], copy);
+  assert.is(copy.keys(0).storage, keys.storage);
+  const old = first.keys(0);
+  await logitsOf([[4, 5, 6]], first);
+  await rejects(old.read(), Error, /cannot be used: the caches were continued in other memory/);
+});
+
+test('caches that are disposed while a pass uses them fail it, and nothing is held', async () => {
+  const allocated = () => xf.device.memory().allocated;
+  for (const point of ['resid.post_emb', 'resid.torso.post_mlp', 'logits']) {
+    for (const emptied of [false, true]) {
+      const first = await xf.forward([[1, 2, 3, 4, 5]]);
+      first.logits.dispose();
+      const caches = first.kvCaches.clone();
+      first.kvCaches.dispose();
+      if (emptied) caches.truncate(0);
+      const before = allocated();
+      const held = caches.keys(0).storage.bytes * 2 * xf.config.nLayers;
+      const hooks = new TransformerHooks().appendToPath(`${point}.fwd`, () => caches.dispose());
+      const tokens = [Array.from({ length: 20 }, (_, i) => i)];
+      await rejects(
+        xf.forward(tokens, { kvCaches: caches, hooks }),
+        Error,
+        /^kvCaches cannot be used: they were disposed$/,
+      );
+      assert.is(allocated(), before - held, `${point}, ${emptied}`);
+    }
+  }
+});
+
 test('running out of memory while copying leaves nothing behind', async () => {
   const first = await xf.forward([[1, 2, 3]]);
   first.logits.dispose();

@@ -23,7 +23,7 @@ interface Place {
  * needs only one where it can.
  * @throws RangeError that names the hook point, the layer or position, and what the model has.
  */
-export function checkLayers(operation: string, hooks: TransformerHooks, config: TransformerConfig): void {
+export function checkPlaces(operation: string, hooks: TransformerHooks, config: TransformerConfig): void {
   const { nLayers, ctxWindow } = config;
   const model = `the model has ${nLayers} layer${nLayers === 1 ? '' : 's'}`;
   const all = Array.from({ length: nLayers }, (_, layer) => layer);
