@@ -26,6 +26,13 @@ async function logitsOf(tokens: number[][], kvCaches?: KvCaches, pad?: number[][
   return values;
 }
 
+/** The caches of a pass. */
+async function cachesOf(tokens: number[][], pad?: number[][]): Promise<KvCaches> {
+  const { logits, kvCaches } = await xf.forward(tokens, pad ? { pad } : {});
+  logits.dispose();
+  return kvCaches;
+}
+
 test('one token at a time is the sequence at once, through every growth of the buffers', async () => {
   const rows = [0, 1].map((row) => Array.from({ length: 20 }, (_, i) => (i * 7 + row * 13) % xf.nVocab));
   const whole = await xf.forward(rows);
@@ -56,9 +63,7 @@ test('one token at a time is the sequence at once, through every growth of the b
 test('one prefix, several continuations: clones, and the same caches truncated', async () => {
   const allocated = () => xf.device.memory().allocated;
   const before = allocated();
-  const first = await xf.forward([[1, 2, 3, 4]]);
-  first.logits.dispose();
-  using prefix = first.kvCaches;
+  using prefix = await cachesOf([[1, 2, 3, 4]]);
   const prefixKeys = await prefix.keys(1).read();
   const held = allocated();
   for (const rest of [[5], [6, 7, 8], Array.from({ length: 25 }, (_, i) => i)]) {
@@ -185,9 +190,7 @@ test('rows of caches, in any order and again and again', async () => {
     [1, 0, 0],
     [0, 1, 0],
   ];
-  const first = await xf.forward(rows, { pad });
-  first.logits.dispose();
-  using caches = first.kvCaches;
+  using caches = await cachesOf(rows, pad);
   const own = rows.map((row, r) => row.filter((_, i) => !pad[r]?.[i]));
   for (const chosen of [[0], [2, 1, 0], [1, 1, 1, 1], [-1, -3, 0, 1, 2, 2, 2, 0], [0, 1, 2]]) {
     using some = caches.select(chosen);
@@ -237,9 +240,7 @@ test('caches without a token, cloned and chosen from, are a fresh start', async 
 });
 
 test('caches that a pass uses can be copied, but neither truncated nor used by another', async () => {
-  const first = await xf.forward([[1, 2, 3]]);
-  first.logits.dispose();
-  using caches = first.kvCaches;
+  using caches = await cachesOf([[1, 2, 3]]);
   const copies: KvCaches[] = [];
   const hooks = new TransformerHooks();
   hooks.mlp.postAct.appendFwd(
@@ -269,7 +270,7 @@ test('caches that a pass uses can be copied, but neither truncated nor used by a
 });
 
 test('a copy of caches without tokens survives a pass that fails, and has keys of no token', async () => {
-  using first = (await xf.forward([[1, 2, 3]])).kvCaches;
+  using first = await cachesOf([[1, 2, 3]]);
   first.truncate(0);
   const want = await logitsOf([[7, 8]]);
   const hooks = new TransformerHooks();
@@ -286,7 +287,7 @@ test('a copy of caches without tokens survives a pass that fails, and has keys o
 });
 
 test('a copy has room to be continued in place; views end with the memory they are of', async () => {
-  using first = (await xf.forward([[1, 2, 3]])).kvCaches;
+  using first = await cachesOf([[1, 2, 3]]);
   using copy = first.clone();
   const keys = copy.keys(0);
   await logitsOf([[4, 5, 6]], copy);
@@ -297,10 +298,11 @@ test('a copy has room to be continued in place; views end with the memory they a
 });
 
 test('caches that are disposed while a pass uses them fail it, and nothing is held', async () => {
-  const allocated = () => xf.device.memory().allocated;
+  using own = await Transformer.load(tiny); // whose passes free no caches of other tests
+  const allocated = () => own.device.memory().allocated;
   for (const point of ['resid.post_emb', 'resid.torso.post_mlp', 'logits']) {
     for (const emptied of [false, true]) {
-      const first = await xf.forward([[1, 2, 3, 4, 5]]);
+      const first = await own.forward([[1, 2, 3, 4, 5]]);
       first.logits.dispose();
       const caches = first.kvCaches.clone();
       first.kvCaches.dispose();
@@ -310,7 +312,7 @@ test('caches that are disposed while a pass uses them fail it, and nothing is he
       const hooks = new TransformerHooks().appendToPath(`${point}.fwd`, () => caches.dispose());
       const tokens = [Array.from({ length: 20 }, (_, i) => i)];
       await rejects(
-        xf.forward(tokens, { kvCaches: caches, hooks }),
+        own.forward(tokens, { kvCaches: caches, hooks }),
         Error,
         /^kvCaches cannot be used: they were disposed$/,
       );
@@ -320,9 +322,7 @@ test('caches that are disposed while a pass uses them fail it, and nothing is he
 });
 
 test('running out of memory while copying leaves nothing behind', async () => {
-  const first = await xf.forward([[1, 2, 3]]);
-  first.logits.dispose();
-  using caches = first.kvCaches;
+  using caches = await cachesOf([[1, 2, 3]]);
   const before = xf.device.memory().allocated;
   const { empty } = Tensor;
   for (let failing = 1; failing <= 2 * xf.config.nLayers; failing++) {
