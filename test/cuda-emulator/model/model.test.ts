@@ -4,7 +4,6 @@ import { testOnEmulator } from '../suite.js';
 testOnEmulator('the model', [
   'transformer/goldens.test',
   'transformer/hooks.test',
-  'transformer/kv_cache.test',
   'transformer/weights/checkpoint.test',
   'transformer/weights/hugging_face.test',
   'transformer/ablation.test',
@@ -12,5 +11,4 @@ testOnEmulator('the model', [
   'context/model_context.test',
   'context/autoencoder_context.test',
   'dump/non_finite_dump.test',
-  'console_log.test',
 ]);
