@@ -1,4 +1,5 @@
-// The tests of the transformer, the autoencoder, the values of dumps and what console.log shows on the emulated GPU. Oracle: that of each test file, with its bounds.
+// The tests of the transformer, the autoencoder and the values of dumps on the emulated GPU. Oracle: that of each test
+// file, with its bounds.
 import { testOnEmulator } from '../suite.js';
 
 testOnEmulator('the model', [

@@ -1,4 +1,5 @@
-// Positions of hooks, caches, sampling that continues them, and what the console shows, on the emulated GPU. Oracle: that of each test file.
+// Positions of hooks, caches, sampling that continues them, and what the console shows, on the emulated GPU. Oracle: that
+// of each test file.
 import { testOnEmulator } from '../suite.js';
 
 testOnEmulator('positions and caches', [
