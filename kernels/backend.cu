@@ -114,6 +114,10 @@ Status not_held(const Failure& failure) {
   if (failure.kind == kSumNotInt32) return sum_not_int32(v[0], v[1]);
   if (failure.kind == kResultNotInt32) return result_not_int32(v[0], v[1], BinaryKind(v[3]), v[2]);
   double value;
+  if (failure.kind == kUnaryNotInt32) {
+    memcpy(&value, &v[3], sizeof value);
+    return unary_not_int32(v[0], v[1], UnaryKind(v[2]), value);
+  }
   memcpy(&value, &v[1], sizeof value);
   return not_int32(v[0], value);
 }

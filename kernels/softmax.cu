@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(kRowThreads, 2) softmax_kernel(E out, E in, Ro
 
 }  // namespace
 
-Status softmax(Context* context, Out out, In x, bool normalize) {
+Status softmax(Context* context, Out out, In x, SoftmaxKind kind) {
+  const bool normalize = kind == SoftmaxKind::softmax;
   const Rows to = Rows::of(out), from = Rows::of(x);
   if (element_count(x) == 0) return {};
   if (from.length > INT32_MAX / 2) return fail("rows of %lld elements are too long", (long long)from.length);

@@ -14,6 +14,12 @@ static inline Status sum_not_int32(long long row, long long sum) {
   return fail("the sum of row %lld is %lld, which int32 does not hold", row, sum);
 }
 
+// `of` is abs, neg or pow
+static inline Status unary_not_int32(long long element, long long value, UnaryKind of, double power) {
+  if (of == UnaryKind::pow) return fail("%lld to the power %g at element %lld is outside int32", value, power, element);
+  return fail("%s of %lld at element %lld is outside int32", of == UnaryKind::abs ? "abs" : "neg", value, element);
+}
+
 static inline Status result_not_int32(long long element, long long a, BinaryKind kind, long long b) {
   if (kind == BinaryKind::div && b == 0) return fail("division by zero at element %lld", element);
   return fail("%lld %c %lld at element %lld is outside int32", a, "+-*/"[int(kind)], b, element);

@@ -14,7 +14,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 5;
+constexpr uint32_t kBackendAbi = 6;
 // The version of the arithmetic, for Backend::arithmetic. Raise it whenever the result of any kernel of any backend
 // changes in any bit for any input.
 constexpr int kArithmetic = 1;
@@ -25,8 +25,35 @@ constexpr int64_t dtype_size(DType t) {
   return t == DType::float32 || t == DType::int32 ? 4 : t == DType::boolean ? 1 : 2;
 }
 
-enum class BinaryKind : int32_t { add = 0, sub = 1, mul = 2, div = 3 };
-enum class ReduceKind : int32_t { sum = 0, mean = 1, max = 2 };
+enum class UnaryKind : int32_t {
+  relu = 0,
+  gelu = 1,
+  exp = 2,
+  log = 3,
+  sqrt = 4,
+  abs = 5,
+  neg = 6,
+  sign = 7,
+  tanh = 8,
+  sigmoid = 9,
+  pow = 10,
+  clamp = 11,
+};
+enum class BinaryKind : int32_t { add = 0, sub = 1, mul = 2, div = 3, maximum = 4, minimum = 5 };
+enum class CompareKind : int32_t { eq = 0, ne = 1, lt = 2, le = 3, gt = 4, ge = 5, logical_and = 6, logical_or = 7 };
+enum class ReduceKind : int32_t {
+  sum = 0,
+  mean = 1,
+  max = 2,
+  min = 3,
+  any = 4,
+  all = 5,
+  variance = 6,
+  deviation = 7,
+  norm = 8,
+  log_sum_exp = 9,
+};
+enum class SoftmaxKind : int32_t { softmax = 0, numerator = 1, log_softmax = 2 };
 enum class Activation : int32_t { none = 0, relu = 1, gelu = 2 };
 // How products of float32 are computed. The CPU computes all of them in float32, in a fixed order (bfloat16 with
 // bfloat16 in pairs where the processor has an instruction for it: their products are exact in float32). A GPU computes
@@ -96,31 +123,58 @@ struct Context;  // a backend's state for one device
   OP(copy, Out out, In x)                                                                                              \
   /* out[...] = value. Any strides, any dtype. */                                                                      \
   OP(fill, Out out, double value)                                                                                      \
+  /* out = kind(x), element by element. Same shapes, any strides. Floats: any mix of float dtypes, computed in         \
+     float32. relu: max(x, 0), clamp: the nearest value in [a, b], b where a > b; pow: x to the power a; sign: -1, 0   \
+     or 1; NaN stays NaN in all of them, but 1 = x^0. gelu: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's   \
+     formula (arXiv 1606.08415, section 2). out and x of int32: relu, abs, neg, sign, clamp, and pow with an integer   \
+     a >= 0, exact; a result outside int32 is an error that gives the element and its value. out may be x. */          \
+  OP(unary, Out out, In x, UnaryKind kind, double a, double b)                                                         \
   /* out = a kind b, element by element. Same shapes (broadcasting is strides of 0), any strides, any mix of dtypes;   \
      computed in float32, or in int32 when all three are int32: a result outside int32, and a division by zero, is     \
-     then an error that gives the element and its operands. out may be a. */                                           \
+     then an error that gives the element and its operands. maximum, minimum: NaN where a or b is. out may be a. */    \
   OP(binary, Out out, In a, In b, BinaryKind kind)                                                                     \
   OP(binary_scalar, Out out, In a, double b, BinaryKind kind)                                                          \
-  /* out = max(x, 0); NaN stays NaN. Same shapes, any strides, floats. */                                              \
-  OP(relu, Out out, In x)                                                                                              \
-  /* out = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's formula (arXiv 1606.08415, section 2). As relu. */ \
-  OP(gelu, Out out, In x)                                                                                              \
-  /* over the last dimension: x [..., N], any strides -> out [...], contiguous, same dtype; float32 for the mean of    \
-     int32. Sums are in double precision (exact for int32), in an order that depends on N alone, and rounded once; one \
-     of int32 that int32 does not hold is an error that gives it. max: a NaN wins, N >= 1; sum of nothing is 0, mean of\
-     nothing NaN. */                                                                                                   \
-  OP(reduce, Out out, In x, ReduceKind kind)                                                                           \
-  /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value; a NaN wins. */\
-  OP(argmax, Out out, In x)                                                                                            \
+  /* out bool = a kind b, element by element: shapes and strides as binary. Compared in int32 when both are int32,     \
+     else in float32; NaN is unequal to all. logical_and, logical_or: what is not 0 is true, NaN as well. out may be   \
+     a if that is bool. With a number: b is rounded to a's dtype where that is one of floats, else the comparison is   \
+     exact. */                                                                                                         \
+  OP(compare, Out out, In a, In b, CompareKind kind)                                                                   \
+  OP(compare_scalar, Out out, In a, double b, CompareKind kind)                                                        \
+  /* out = condition ? a : b, element by element: condition bool; out, a and b of one dtype, any. Same shapes, any     \
+     strides. out may be a or b. */                                                                                    \
+  OP(where, Out out, In condition, In a, In b)                                                                         \
+  /* over the last x.rank - out.rank dimensions, of N elements together: x [..., N...], any strides -> out [...],      \
+     contiguous, same dtype; float32 for all but sum, max and min of int32; bool for any and all. Sums are in double   \
+     precision (exact for int32), in an order that depends on N alone, and rounded once; one of int32 that int32 does  \
+     not hold is an error that gives it. max, min: a NaN wins, N >= 1; the sum of nothing is 0, its mean NaN, any      \
+     false, all true, log_sum_exp -inf. any, all: what is not 0 is true, NaN as well. variance, deviation (its square  \
+     root): in two passes, over N - correction; NaN where that is not above 0. norm: the root of the sum of squares.   \
+     log_sum_exp: max + log(sum of exp(x - max)). */                                                                   \
+  OP(reduce, Out out, In x, ReduceKind kind, double correction)                                                        \
+  /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value, or of the     \
+     smallest; a NaN wins. */                                                                                          \
+  OP(argmax, Out out, In x, bool smallest)                                                                             \
+  /* out[..., i] = the sum of x[..., 0] to x[..., i]: any strides on both, same dtype. Floats are added up in double   \
+     precision from the first on, and each sum is rounded once; one of int32 that int32 does not hold is an error      \
+     that gives it. */                                                                                                 \
+  OP(cumsum, Out out, In x)                                                                                            \
+  /* each row in order, equal values in the order of their indices, NaN the largest: x [..., N], any strides ->        \
+     values [..., N] of x's dtype, indices int32 [..., N], contiguous. */                                              \
+  OP(sort, Out values, Out indices, In x, bool descending)                                                             \
   /* the k largest of each row, largest first, equal values lowest index first, NaN largest: x [..., N], any strides ->\
      values [..., k] of x's dtype, indices int32 [..., k], contiguous, k <= N. */                                      \
   OP(top_k, Out values, Out indices, In x)                                                                             \
   /* out = x at each row's k largest (ties as in top_k), 0 elsewhere; with relu, negative survivors become 0.          \
      x [..., N], any strides, out contiguous. */                                                                       \
   OP(top_k_mask, Out out, In x, int64_t k, bool relu)                                                                  \
-  /* over the last dimension, any strides on both; in float32, the sum as reduce's. normalize: exp(x - max) / its sum; \
-     else only exp(x - max). A row of -inf alone gives NaN, as in PyTorch. */                                          \
-  OP(softmax, Out out, In x, bool normalize)                                                                           \
+  /* over the last dimension, any strides on both; in float32, the sum as reduce's. softmax: exp(x - max) / its sum;   \
+     numerator: exp(x - max) alone; log_softmax: x - max - log(the sum). A row of -inf alone gives NaN, as in          \
+     PyTorch. */                                                                                                       \
+  OP(softmax, Out out, In x, SoftmaxKind kind)                                                                         \
+  /* losses float32 [...], contiguous: log_sum_exp(row) - row[target] of each row of logits [..., N], floats; targets  \
+     int32 [...], pad bool [...]; any strides on these. exp in float32, the sum in double. 0 where pad is true,        \
+     whatever the target is there. A target outside [0, N) is an error that gives it. pad may be left out. */          \
+  OP(cross_entropy, Out losses, In logits, In targets, In pad)                                                         \
   /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out        \
      contiguous, gain and bias [K] contiguous; statistics in two passes (arXiv 1607.06450), their sums as reduce's. */ \
   OP(layer_norm, Out out, In x, In gain, In bias, double eps)                                                          \
@@ -133,6 +187,24 @@ struct Context;  // a backend's state for one device
   /* out [..., K] = table[indices]; accumulate: out += table[indices]. indices int32 [...] any strides, table [rows, K]\
      contiguous, out contiguous, of table's dtype. An index outside [0, rows) is an error that gives it. */            \
   OP(embedding, Out out, In indices, In table, bool accumulate)                                                        \
+  /* out[..., j] = x[..., index[..., j]]: out and index of one shape, x [..., N] of the same leading dimensions; any   \
+     strides, out and x of one dtype, any. An index outside [0, N) is an error that gives it. */                       \
+  OP(gather, Out out, In x, In index)                                                                                  \
+  /* out[j, ...] = x[indices[j], ...]: x [N, ...], out [K, ...], any strides, of one dtype, any; indices int32 [K].    \
+     An index outside [0, N) is an error that gives it. */                                                             \
+  OP(index_select, Out out, In x, In indices)                                                                          \
+  /* out[indices[j], ...] = source[j, ...], in place: out [N, ...], source [K, ...], any strides, of one dtype, any;   \
+     indices int32 [K]. Of equal indices the last one is written. An index outside [0, N) is an error that gives it,   \
+     and nothing is written. */                                                                                        \
+  OP(index_copy, Out out, In indices, In source)                                                                       \
+  /* out = x, then out[..., index[..., j]] += source[..., j]: out and x [..., N], index and source [..., K] of the     \
+     same leading dimensions, any strides; out, x and source of one dtype, not bool. Added up in double precision, j   \
+     ascending, and rounded once; a sum outside int32 is an error that gives it. An index outside [0, N) is an error   \
+     that gives it. */                                                                                                 \
+  OP(scatter_add, Out out, In x, In index, In source)                                                                  \
+  /* out[..., i, j] = x[..., i, j] where j - i <= diagonal (upper: >=), else 0. Same shapes of rank >= 2, any          \
+     strides, one dtype, any. out may be x. */                                                                         \
+  OP(triangle, Out out, In x, int64_t diagonal, bool upper)                                                            \
   /* softmax(q k^T scale + mask) v, the scores never stored. q [B, S, H, D], k [B, T, H, D], v [B, T, H, Dv],          \
      last stride 1, others any; out [B, S, H, Dv] contiguous; all one dtype. The queries are the last S of the T       \
      positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous: a pair of which exactly  \

@@ -131,7 +131,7 @@ export type { HostData } from './engine/host_data.js';
 export { addLayerNorm } from './engine/ops/add_layer_norm.js';
 export { type AttentionOptions, attention } from './engine/ops/attention.js';
 export { embedding } from './engine/ops/embedding.js';
-export { gelu } from './engine/ops/gelu.js';
+export { gelu } from './engine/ops/unary.js';
 export { layerNorm } from './engine/ops/layer_norm.js';
 export { type Activation, linear } from './engine/ops/linear.js';
 export { maskLogits } from './engine/ops/mask_logits.js';

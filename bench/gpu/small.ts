@@ -2,7 +2,7 @@
 // device. It is small enough for compute-sanitizer and for the emulator.
 //   node build-test/bench/gpu/small.js [word]...   only the checks whose name contains a word
 import type { NativeOperations } from '../../src/engine/native.js';
-import { relu } from '../../src/engine/ops/relu.js';
+import { relu } from '../../src/engine/ops/unary.js';
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
 import {
   addLayerNorm,
@@ -41,19 +41,29 @@ const checks = new Checks(words);
 const called: Record<keyof NativeOperations, number> = {
   copy: 0,
   fill: 0,
+  unary: 0,
   binary: 0,
   binaryScalar: 0,
-  relu: 0,
-  gelu: 0,
+  compare: 0,
+  compareScalar: 0,
+  where: 0,
   reduce: 0,
   argmax: 0,
+  cumsum: 0,
+  sort: 0,
   topK: 0,
   topKMask: 0,
   softmax: 0,
+  crossEntropy: 0,
   layerNorm: 0,
   addLayerNorm: 0,
   rootMeanSquare: 0,
   embedding: 0,
+  gather: 0,
+  indexSelect: 0,
+  indexCopy: 0,
+  scatterAdd: 0,
+  triangle: 0,
   attention: 0,
   maskLogits: 0,
   packWeights: 0,

@@ -19,7 +19,7 @@ int64_t first_largest(const T* x, int64_t n, int64_t stride) {
 
 }  // namespace
 
-Status argmax(Context* context, Out out, In x) {
+Status argmax(Context* context, Out out, In x, bool smallest) {
   const int64_t n = last_dimension(x), stride = last_stride(x);
   if (!reserve_rows(context, 1, n)) return out_of_memory("a row");
   each_row(context, element_count(out), n, [&](int64_t row, int thread) {

@@ -126,7 +126,7 @@ void reduce_neighbours(Context* context, const View& out, const View& x, ReduceK
 
 }  // namespace
 
-Status reduce(Context* context, Out out, In x, ReduceKind kind) {
+Status reduce(Context* context, Out out, In x, ReduceKind kind, double correction) {
   const int64_t n = last_dimension(x), stride = last_stride(x);
   if (x.dtype == DType::int32) return integers(context, out, x, kind);
   const bool beside = x.rank >= 2 && x.stride[x.rank - 2] == 1 && x.shape[x.rank - 2] > 1 && stride != 1;

@@ -1,10 +1,11 @@
-// Computes exp(x - max), and divides it by its sum if `normalize` is set.
+// Computes exp(x - max), and divides it by its sum if the kind is softmax.
 #include "operations.h"
 #include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
-Status softmax(Context* context, Out out, In x, bool normalize) {
+Status softmax(Context* context, Out out, In x, SoftmaxKind kind) {
+  const bool normalize = kind == SoftmaxKind::softmax;
   const int64_t n = last_dimension(x);
   if (element_count(x) == 0) return {};
   if (!reserve_rows(context, 2, n)) return out_of_memory("a row");

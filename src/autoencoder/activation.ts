@@ -1,6 +1,6 @@
 // The activation functions of sparse autoencoders, under the names that files give them.
 import { checkInteger, checkObject, describe, wrong } from '../engine/check.js';
-import { relu as reluOf } from '../engine/ops/relu.js';
+import { relu as reluOf } from '../engine/ops/unary.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { topKMask } from '../engine/ops/top_k.js';
 

@@ -22,15 +22,26 @@ type RawArray = ArrayBufferView;
 export interface NativeOperations {
   copy(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
   fill(d: DeviceHandle, out: ViewHandle, value: number): void;
+  unary(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number, a: number, b: number): void;
   binary(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: ViewHandle, kind: number): void;
   binaryScalar(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: number, kind: number): void;
-  relu(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
-  gelu(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
-  reduce(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number): void;
-  argmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
+  compare(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: ViewHandle, kind: number): void;
+  compareScalar(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: number, kind: number): void;
+  where(d: DeviceHandle, out: ViewHandle, condition: ViewHandle, a: ViewHandle, b: ViewHandle): void;
+  reduce(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number, correction: number): void;
+  argmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle, smallest: boolean): void;
+  cumsum(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
+  sort(d: DeviceHandle, values: ViewHandle, indices: ViewHandle, x: ViewHandle, descending: boolean): void;
   topK(d: DeviceHandle, values: ViewHandle, indices: ViewHandle, x: ViewHandle): void;
   topKMask(d: DeviceHandle, out: ViewHandle, x: ViewHandle, k: number, relu: boolean): void;
-  softmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle, normalize: boolean): void;
+  softmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number): void;
+  crossEntropy(
+    d: DeviceHandle,
+    losses: ViewHandle,
+    logits: ViewHandle,
+    targets: ViewHandle,
+    pad: ViewHandle | null,
+  ): void;
   layerNorm(d: DeviceHandle, out: ViewHandle, x: ViewHandle, gain: ViewHandle, bias: ViewHandle, eps: number): void;
   addLayerNorm(
     d: DeviceHandle,
@@ -44,6 +55,11 @@ export interface NativeOperations {
   ): void;
   rootMeanSquare(d: DeviceHandle, out: ViewHandle, x: ViewHandle, eps: number): void;
   embedding(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, table: ViewHandle, accumulate: boolean): void;
+  gather(d: DeviceHandle, out: ViewHandle, x: ViewHandle, index: ViewHandle): void;
+  indexSelect(d: DeviceHandle, out: ViewHandle, x: ViewHandle, indices: ViewHandle): void;
+  indexCopy(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, source: ViewHandle): void;
+  scatterAdd(d: DeviceHandle, out: ViewHandle, x: ViewHandle, index: ViewHandle, source: ViewHandle): void;
+  triangle(d: DeviceHandle, out: ViewHandle, x: ViewHandle, diagonal: number, upper: boolean): void;
   attention(
     d: DeviceHandle,
     out: ViewHandle,

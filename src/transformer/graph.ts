@@ -11,7 +11,7 @@ import { floatDType } from '../engine/dtype.js';
 import { addLayerNorm } from '../engine/ops/add_layer_norm.js';
 import { attention } from '../engine/ops/attention.js';
 import { embedding } from '../engine/ops/embedding.js';
-import { gelu } from '../engine/ops/gelu.js';
+import { gelu } from '../engine/ops/unary.js';
 import { layerNorm } from '../engine/ops/layer_norm.js';
 import { linear } from '../engine/ops/linear.js';
 import { maskLogits } from '../engine/ops/mask_logits.js';

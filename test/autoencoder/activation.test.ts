@@ -1,7 +1,7 @@
 // The activations of autoencoders, and the relu of the index, which is the operation on a tensor as well. Oracle: the
 // operation of the engine, bit for bit, and the rule written out.
 import * as assert from 'uvu/assert';
-import { relu as operation } from '../../src/engine/ops/relu.js';
+import { relu as operation } from '../../src/engine/ops/unary.js';
 import {
   Autoencoder,
   type AutoencoderActivation,

@@ -190,9 +190,9 @@ void test_elementwise() {
     ON_BOTH(binary_scalar, out.on<Out>(s), a.on<In>(s), 1.5, kind);
     agree(out, unit(dtype));
   }
-  ON_BOTH(relu, out.on<Out>(s), a.on<In>(s));
+  ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::relu, 0.0, 0.0);
   agree(out, 0);
-  ON_BOTH(gelu, out.on<Out>(s), a.on<In>(s));
+  ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::gelu, 0.0, 0.0);
   agree(out, unit(dtype));
   ON_BOTH(fill, out.on<Out>(s), 2.5);
   agree(out, 0);
@@ -230,13 +230,13 @@ void test_rows() {
   const double tolerance = 4 * unit(dtype);
   Both row(rows_of(shape), dtype), index(rows_of(shape), DType::int32);
   for (const ReduceKind kind : {ReduceKind::sum, ReduceKind::mean, ReduceKind::max}) {
-    ON_BOTH(reduce, row.on<Out>(s), x.on<In>(s), kind);
+    ON_BOTH(reduce, row.on<Out>(s), x.on<In>(s), kind, 0.0);
     compare(row.get(1), row.get(0), tolerance * sqrt(double(shape.back())), "sum");
   }
-  ON_BOTH(argmax, index.on<Out>(s), x.on<In>(s));
+  ON_BOTH(argmax, index.on<Out>(s), x.on<In>(s), false);
   agree(index, 0, "index");
-  for (const bool normalize : {true, false}) {
-    ON_BOTH(softmax, out.on<Out>(s), x.on<In>(s), normalize);
+  for (const SoftmaxKind kind : {SoftmaxKind::softmax, SoftmaxKind::numerator}) {
+    ON_BOTH(softmax, out.on<Out>(s), x.on<In>(s), kind);
     agree(out, tolerance);
   }
   auto column = shape;

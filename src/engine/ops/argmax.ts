@@ -14,6 +14,6 @@ export function argmax(x: Tensor, dim: number): Tensor {
     x.shape.filter((_, other) => other !== d),
     'int32',
   );
-  device.run('argmax', out.handle, dimLast(x, d).handle);
+  device.run('argmax', out.handle, dimLast(x, d).handle, false);
   return out;
 }

@@ -1,7 +1,8 @@
 // Checks whether two windows share memory: operations that write in place must not read what they have already
 // overwritten.
 
-import { sameShape } from '../shape.js';
+import { wrong } from '../check.js';
+import { sameShape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
 function extent(t: Tensor): [number, number] {
@@ -15,6 +16,13 @@ export function overlaps(a: Tensor, b: Tensor): boolean {
   const [a0, a1] = extent(a);
   const [b0, b1] = extent(b);
   return a0 < b1 && b0 < a1;
+}
+
+/** Demands that no two elements of x, which is to be written, lie at one place: an expanded view shows one again. */
+export function checkWritable(operation: string, argument: string, x: Tensor): void {
+  if (x.size === 0 || x.shape.every((n, d) => n === 1 || x.strides[d] !== 0)) return;
+  const shown = `an expanded view ${showShape(x.shape)}, which shows elements more than once`;
+  throw new RangeError(wrong(operation, argument, 'a tensor whose elements can be written; clone() makes one', shown));
 }
 
 /** Whether both show the same elements of the same memory in the same order. */

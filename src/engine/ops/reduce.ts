@@ -37,7 +37,7 @@ function reduce(kind: Kind, x: Tensor, dim: number | undefined, options: ReduceO
     x.shape.filter((_, other) => other !== d),
     kind === 'mean' ? floatDType(x.dtype) : x.dtype,
   );
-  device.run('reduce', out.handle, dimLast(x, d).handle, kinds[kind]);
+  device.run('reduce', out.handle, dimLast(x, d).handle, kinds[kind], 0);
   return keepDim ? out.transferTo(x.shape.map((n, other) => (other === d ? 1 : n))) : out;
 }
 

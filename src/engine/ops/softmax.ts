@@ -3,13 +3,16 @@ import { checkedDim, checkFloat, checkOperands } from '../check.js';
 import type { Tensor } from './tensor.js';
 import { dimLast } from './views.js';
 
-function alongDim(operation: string, x: Tensor, dim: number, normalize: boolean): Tensor {
+const kinds = { softmax: 0, numerator: 1, logSoftmax: 2 } as const; // SoftmaxKind in native/ops.h
+type Kind = keyof typeof kinds;
+
+function alongDim(operation: string, x: Tensor, dim: number, kind: Kind): Tensor {
   const device = checkOperands(operation, { t: x });
   checkFloat(operation, 't', x);
   const d = checkedDim(operation, 'dim', dim, x.shape);
   const last = dimLast(x, d);
   const out = x.make(last.shape);
-  device.run('softmax', out.handle, last.handle, normalize);
+  device.run('softmax', out.handle, last.handle, kinds[kind]);
   if (last === x) return out;
   // back in x's order of dimensions, the rows still contiguous in memory
   const order = [...x.shape.keys()].map((other) => (other === d ? x.shape.length - 1 : other - (other > d ? 1 : 0)));
@@ -20,7 +23,7 @@ function alongDim(operation: string, x: Tensor, dim: number, normalize: boolean)
 }
 
 /** exp(t - max) / sum of the same, over dim. Computed in float32; a row of -inf alone gives NaN. */
-export const softmax = (t: Tensor, dim = -1): Tensor => alongDim('softmax', t, dim, true);
+export const softmax = (t: Tensor, dim = -1): Tensor => alongDim('softmax', t, dim, 'softmax');
 
 /** exp(t - max) over dim: softmax before it divides by the sum. */
-export const softmaxNumerator = (t: Tensor, dim = -1): Tensor => alongDim('softmaxNumerator', t, dim, false);
+export const softmaxNumerator = (t: Tensor, dim = -1): Tensor => alongDim('softmaxNumerator', t, dim, 'numerator');

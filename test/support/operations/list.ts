@@ -13,6 +13,7 @@ export interface Operation {
 /** Operations that share their files, by the name of the files. */
 export const families: Record<string, readonly string[]> = {
   binary: ['binary', 'binary_scalar'], // one arithmetic, of two tensors or of a tensor and a number
+  compare: ['compare', 'compare_scalar'], // one comparison, with a tensor and with a number
   top_k: ['top_k', 'top_k_mask'], // one selection, given back in two forms
   pack_weights: ['pack_weights', 'unpack_weights'], // one layout, written and read
 };
