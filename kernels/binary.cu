@@ -1,4 +1,4 @@
-// Computes the four arithmetic operations, in float32, or in int32 when all sides are int32: where it has no result, nothing is
+// Computes arithmetic of two elements, in float32, or in int32 when all sides are int32: where it has no result, nothing is
 // written.
 #include "elements.cuh"
 
@@ -11,6 +11,9 @@ SONDE_DEVICE float apply(float a, float b) {
   if constexpr (kind == BinaryKind::add) return a + b;
   if constexpr (kind == BinaryKind::sub) return a - b;
   if constexpr (kind == BinaryKind::mul) return a * b;
+  // comparisons with NaN are false
+  if constexpr (kind == BinaryKind::maximum) return a != a || a > b ? a : b;
+  if constexpr (kind == BinaryKind::minimum) return a != a || a < b ? a : b;
   return a / b;
 }
 
@@ -48,6 +51,8 @@ __global__ void __launch_bounds__(kThreads) integer_kernel(Integers x, Positions
   if (x.kind == BinaryKind::add) result = p + q;
   else if (x.kind == BinaryKind::sub) result = p - q;
   else if (x.kind == BinaryKind::mul) result = p * q;
+  else if (x.kind == BinaryKind::maximum) result = p > q ? p : q;
+  else if (x.kind == BinaryKind::minimum) result = p < q ? p : q;
   else if (b == -1) result = -p;
   else if (b != 0) result = a / b;
   if (int32_t(result) == result) x.out[offset[0]] = int32_t(result);
@@ -79,6 +84,8 @@ Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
     case BinaryKind::add: return map(context, WithTensor<BinaryKind::add>(), out, a, b);
     case BinaryKind::sub: return map(context, WithTensor<BinaryKind::sub>(), out, a, b);
     case BinaryKind::mul: return map(context, WithTensor<BinaryKind::mul>(), out, a, b);
+    case BinaryKind::maximum: return map(context, WithTensor<BinaryKind::maximum>(), out, a, b);
+    case BinaryKind::minimum: return map(context, WithTensor<BinaryKind::minimum>(), out, a, b);
     default: return map(context, WithTensor<BinaryKind::div>(), out, a, b);
   }
 }
@@ -89,6 +96,8 @@ Status binary_scalar(Context* context, Out out, In a, double b, BinaryKind kind)
     case BinaryKind::add: return map(context, WithScalar<BinaryKind::add>{float(b)}, out, a);
     case BinaryKind::sub: return map(context, WithScalar<BinaryKind::sub>{float(b)}, out, a);
     case BinaryKind::mul: return map(context, WithScalar<BinaryKind::mul>{float(b)}, out, a);
+    case BinaryKind::maximum: return map(context, WithScalar<BinaryKind::maximum>{float(b)}, out, a);
+    case BinaryKind::minimum: return map(context, WithScalar<BinaryKind::minimum>{float(b)}, out, a);
     default: return map(context, WithScalar<BinaryKind::div>{float(b)}, out, a);
   }
 }

@@ -1,8 +1,8 @@
-// Computes the four arithmetic operations. Rows are converted to float32, or stay int32 when all three sides are; a
+// Computes arithmetic of two elements. Rows are converted to float32, or stay int32 when all three sides are; a
 // repeated element (stride 0) is written out once per row. Where an int32 has no result, nothing is written.
 #include "../integers.h"
+#include "elements.h"
 #include "operations.h"
-#include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
@@ -20,6 +20,9 @@ void float_row(float* y, const float* a, const float* b, int64_t n, BinaryKind k
     case BinaryKind::sub: return loop([](auto p, auto q) { return p - q; });
     case BinaryKind::mul: return loop([](auto p, auto q) { return p * q; });
     case BinaryKind::div: return loop([](auto p, auto q) { return p / q; });
+    // comparisons with NaN are false
+    case BinaryKind::maximum: return loop([](auto p, auto q) { return (p != p) | (p > q) ? p : q; });
+    case BinaryKind::minimum: return loop([](auto p, auto q) { return (p != p) | (p < q) ? p : q; });
   }
 }
 
@@ -35,6 +38,8 @@ bool integer(int32_t* y, int32_t a, int32_t b, BinaryKind kind) {
       good = b != 0 && !(b == -1 && a == INT32_MIN);
       if (good) result = a / b;
       break;
+    case BinaryKind::maximum: result = a > b ? a : b, good = true; break;
+    case BinaryKind::minimum: result = a < b ? a : b, good = true; break;
   }
   if (good) *y = result;
   return good;
@@ -50,6 +55,9 @@ SONDE_INLINE bool integers_of_vector(int32_t* y, vi a, vi b) {
   } else if constexpr (kind == BinaryKind::sub) {
     result = vi(vu(a) - vu(b));
     wrong = (a ^ b) & (a ^ result);
+  } else if constexpr (kind == BinaryKind::maximum || kind == BinaryKind::minimum) {
+    result = (kind == BinaryKind::maximum ? a > b : a < b) ? a : b;
+    wrong = vi{};
   } else {
     // the product in float32, which is off by less than 2^9 where it is near the bounds
     const vf product = __builtin_convertvector(a, vf) * __builtin_convertvector(b, vf);
@@ -64,10 +72,9 @@ SONDE_INLINE bool integers_of_vector(int32_t* y, vi a, vi b) {
 // y[i] = a[i] kind b[i], or b[0] where `repeated`; calls bad(i) where int32 does not hold the result.
 template <BinaryKind kind, class Bad>
 void integer_row(int32_t* y, const int32_t* a, const int32_t* b, bool repeated, int64_t n, Bad bad) {
-  const auto at = [](const int32_t* p) { return vi(*reinterpret_cast<const vi_unaligned*>(p)); };
   for (int64_t i = 0; i < n; i += kWidth) {
     const int64_t end = min64(n, i + kWidth);
-    if (end == i + kWidth && integers_of_vector<kind>(y + i, at(a + i), repeated ? vi{} + b[0] : at(b + i))) continue;
+    if (end == i + kWidth && integers_of_vector<kind>(y + i, load(a + i), repeated ? vi{} + b[0] : load(b + i))) continue;
     for (int64_t j = i; j < end; ++j) {
       if (!integer(y + j, a[j], b[repeated ? 0 : j], kind)) bad(j);
     }
@@ -91,6 +98,8 @@ Status integers(Context* context, const View& out, const View& a, const View& b,
       if (kind == BinaryKind::add) integer_row<BinaryKind::add>(y, p, q, sq == 0, n, bad);
       if (kind == BinaryKind::sub) integer_row<BinaryKind::sub>(y, p, q, sq == 0, n, bad);
       if (kind == BinaryKind::mul) integer_row<BinaryKind::mul>(y, p, q, sq == 0, n, bad);
+      if (kind == BinaryKind::maximum) integer_row<BinaryKind::maximum>(y, p, q, sq == 0, n, bad);
+      if (kind == BinaryKind::minimum) integer_row<BinaryKind::minimum>(y, p, q, sq == 0, n, bad);
       return;
     }
     for (int64_t i = 0; i < n; ++i) {
@@ -102,44 +111,19 @@ Status integers(Context* context, const View& out, const View& a, const View& b,
   return result_not_int32(at, left(row)[i * sp], kind, right(row)[i * sq]);
 }
 
-// A contiguous view of any shape as rows of `width` elements.
-View as_rows(const View& x, int64_t count, int64_t width) {
-  View rows = x;
-  rows.rank = 2;
-  rows.shape[0] = count / width;
-  rows.shape[1] = width;
-  rows.stride[0] = width;
-  rows.stride[1] = 1;
-  return rows;
-}
-
 }  // namespace
 
 Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
-  const int64_t count = element_count(out);
-  if (count == 0) return {};
+  if (element_count(out) == 0) return {};
   if (all_int32(out, a, b)) return integers(context, out, a, b, kind);
-  View o = out, p = a, q = b;
-  if (is_contiguous(o) && is_contiguous(p) && is_contiguous(q)) {
-    int64_t width = 4096;
-    while (count % width) width /= 2;
-    if (width >= 64 || last_dimension(o) < width) {
-      o = as_rows(o, count, width);
-      p = as_rows(p, count, width);
-      q = as_rows(q, count, width);
-    }
-  }
-  const int64_t n = last_dimension(o);
-  if (!reserve_rows(context, 3, n)) return out_of_memory("a row");
-  each_row(context, row_count(o), n, [&](int64_t row, int thread) {
-    const float* left = read_row(row_at(p, row), p.dtype, last_stride(p), n, row_scratch(context, thread, 3, n, 0));
-    const float* right = read_row(row_at(q, row), q.dtype, last_stride(q), n, row_scratch(context, thread, 3, n, 1));
-    char* to = row_at(o, row);
-    float* result = result_row(to, o.dtype, last_stride(o), row_scratch(context, thread, 3, n, 2));
-    float_row(result, left, right, n, kind);
-    write_row(to, o.dtype, last_stride(o), n, result);
-  });
-  return {};
+  const bool streamed = out.data != a.data && out.data != b.data && is_streamed(out);
+  const auto body = [&](const Part<3>& part, float* const(&scratch)[3]) {
+    const float *left = part.read(1, scratch[1]), *right = part.read(2, scratch[2]);
+    float* results = results_of(part, scratch[0], streamed);
+    float_row(results, left, right, part.count, kind);
+    write_part(part, results, scratch[1], streamed);
+  };
+  return each_part(context, body, out, a, b);
 }
 
 Status binary_scalar(Context* context, Out out, In a, double b, BinaryKind kind) {
@@ -155,6 +139,8 @@ Status binary_scalar(Context* context, Out out, In a, double b, BinaryKind kind)
     case BinaryKind::add: return map(context, out, a, [=](vf v) { return v + scalar; });
     case BinaryKind::sub: return map(context, out, a, [=](vf v) { return v - scalar; });
     case BinaryKind::mul: return map(context, out, a, [=](vf v) { return v * scalar; });
+    case BinaryKind::maximum: return map(context, out, a, [=](vf v) { return (v != v) | (v > scalar) ? v : broadcast(scalar); });
+    case BinaryKind::minimum: return map(context, out, a, [=](vf v) { return (v != v) | (v < scalar) ? v : broadcast(scalar); });
     default: return map(context, out, a, [=](vf v) { return v / scalar; });
   }
 }

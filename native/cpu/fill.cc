@@ -1,11 +1,11 @@
-// The value is converted once and written to every element.
+// Fills a tensor: the value is converted once and written to every element.
+#include "elements.h"
 #include "operations.h"
-#include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
 Status fill(Context* context, Out out, double value) {
-  const int64_t size = dtype_size(out.dtype), n = last_dimension(out), stride = last_stride(out);
+  const int64_t size = dtype_size(out.dtype);
   if (element_count(out) == 0) return {};
   char element[4];
   if (out.dtype == DType::int32) {
@@ -20,11 +20,19 @@ Status fill(Context* context, Out out, double value) {
     const float single = float(value);
     narrow(element, &single, out.dtype, 1);
   }
-  each_row(context, row_count(out), n, [&](int64_t row, int) {
-    char* to = row_at(out, row);
-    for (int64_t i = 0; i < n; ++i) memcpy(to + i * stride * size, element, size_t(size));
-  });
-  return {};
+  alignas(64) char line[4 * kPartLength];
+  const int64_t length = min64(kPartLength, element_count(out));
+  for (int64_t i = 0; i < length; ++i) memcpy(line + i * size, element, size_t(size));
+  const bool streamed = is_streamed(out);
+  const auto body = [&](const Part<1>& part, float* const(&)[1]) {
+    if (streamed) return stream(part.at[0], line, part.count * size);
+    if (part.stride[0] == 1) {
+      memcpy(part.at[0], line, size_t(part.count * size));
+      return;
+    }
+    for (int64_t i = 0; i < part.count; ++i) memcpy(part.at[0] + i * part.stride[0] * size, element, size_t(size));
+  };
+  return each_part(context, body, out);
 }
 
 }  // namespace sonde::SONDE_ISA

@@ -63,9 +63,9 @@ SONDE_INLINE vf tanh(vf x) {
   p = fma(p, z, broadcast(-5.37397155531e-2f));
   p = fma(p, z, broadcast(1.33314422036e-1f));
   p = fma(p, z, broadcast(-3.33332819422e-1f));
-  const vf near = fma(p * z, x, x);
+  const vf near = fma(p * z, size, size);
   const vf far = 1.0f - 2.0f / (exp(size + size) + 1.0f);
-  return size < 0.625f ? near : vf(vi(far) | sign);
+  return vf(vi(size < 0.625f ? near : far) | sign);
 }
 
 // ---- in double precision

@@ -18,6 +18,12 @@ inline const float* read_row(const char* from, DType dtype, int64_t stride, int6
     widen(scratch, from, dtype, n);
     return scratch;
   }
+  if (stride == 0) {
+    float value;
+    widen(&value, from, dtype, 1);
+    for (int64_t i = 0; i < n; ++i) scratch[i] = value;
+    return scratch;
+  }
   const int64_t step = stride * dtype_size(dtype);
   if (dtype == DType::float32) {
     for (int64_t i = 0; i < n; ++i) scratch[i] = *reinterpret_cast<const float*>(from + i * step);
@@ -81,29 +87,6 @@ class Failures {
  private:
   int64_t first_ = INT64_MAX;
 };
-
-// out = function(x), element by element: the kernels of one input and one output.
-template <class Function>
-Status map(Context* context, const View& out, const View& x, Function function) {
-  const bool flat = is_contiguous(out) && is_contiguous(x);
-  constexpr int64_t kChunk = 4096;
-  const int64_t count = element_count(x);
-  if (count == 0) return {};
-  const int64_t n = flat ? min64(kChunk, count) : last_dimension(x);
-  if (!reserve_rows(context, 2, n)) return out_of_memory("a row");
-  const int64_t rows = flat ? ceil_div(count, n) : row_count(x);
-  each_row(context, rows, n, [&](int64_t row, int thread) {
-    const int64_t length = flat && row == rows - 1 ? count - row * n : n;
-    const char* from = flat ? static_cast<char*>(x.data) + row * n * dtype_size(x.dtype) : row_at(x, row);
-    char* to = flat ? static_cast<char*>(out.data) + row * n * dtype_size(out.dtype) : row_at(out, row);
-    const int64_t in_stride = flat ? 1 : last_stride(x), out_stride = flat ? 1 : last_stride(out);
-    const float* in = read_row(from, x.dtype, in_stride, length, row_scratch(context, thread, 2, n, 0));
-    float* result = result_row(to, out.dtype, out_stride, row_scratch(context, thread, 2, n, 1));
-    map_row(result, in, length, function);
-    write_row(to, out.dtype, out_stride, length, result);
-  });
-  return {};
-}
 
 // ---- sums and maxima of a row
 

@@ -34,6 +34,7 @@ typedef int32_t vi_unaligned __attribute__((vector_size(kWidth * 4), aligned(4),
 typedef uint16_t vh_unaligned __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
 
 SONDE_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+SONDE_INLINE vi load(const int32_t* p) { return *reinterpret_cast<const vi_unaligned*>(p); }
 SONDE_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 SONDE_INLINE vf broadcast(float s) {
 #if defined(__AVX512F__)

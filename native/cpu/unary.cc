@@ -1,8 +1,8 @@
 // Functions of one element. Their formulas are in simd.h and functions.h.
 #include "../integers.h"
+#include "elements.h"
 #include "functions.h"
 #include "operations.h"
-#include "rows.h"
 
 namespace sonde::SONDE_ISA {
 

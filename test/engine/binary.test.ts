@@ -4,30 +4,23 @@ import { promote } from '../../src/engine/dtype.js';
 import { DeviceError } from '../../src/engine/errors.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { broadcastShape } from '../../src/engine/shape.js';
+import { close } from '../support/close.js';
+import { testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
-import { type Case, cases, coordinates, product, type Sample } from '../support/operations/cases.js';
-import { anyOf, closeAs } from '../support/operations/elementwise.js';
+import { cases, product } from '../support/operations/cases.js';
+import { anyOf, closeAs, thinned, under } from '../support/operations/elementwise.js';
 
 const test = suite('binary');
 
-const kinds = ['add', 'sub', 'mul', 'div'] as const;
+const kinds = ['add', 'sub', 'mul', 'div', 'maximum', 'minimum'] as const;
 const functions = {
   add: (a: number, b: number) => a + b,
   sub: (a: number, b: number) => a - b,
   mul: (a: number, b: number) => a * b,
   div: (a: number, b: number) => a / b,
+  maximum: (a: number, b: number) => Math.max(a, b),
+  minimum: (a: number, b: number) => Math.min(a, b),
 };
-
-/** The element of x that lies under element i of `shape`. */
-function under(x: Sample, shape: readonly number[], i: number): number {
-  const at = coordinates(shape, i).slice(shape.length - x.t.shape.length);
-  let index = 0;
-  for (const [d, n] of x.t.shape.entries()) index = index * n + (n === 1 ? 0 : (at[d] as number));
-  return x.x[index] as number;
-}
-
-const thinned = (c: Case, shape: number[]) =>
-  shape.slice(c.rng.integer(0, 2) * c.rng.integer(0, shape.length + 1)).map((n) => (c.rng.next() < 0.25 ? 1 : n));
 
 test('a op b with broadcasting', async () => {
   await cases(200, async (c) => {
@@ -105,6 +98,59 @@ test('int32 is exact, or an error where int32 does not hold the result', async (
       assert.not.ok(fits(expected[i] as bigint), `${message}: it fits`);
     }
   });
+});
+
+test('maximum and minimum: NaN on either side, infinities, int32 exactly, what is refused', async () => {
+  using a = Tensor.from([NaN, 1, Infinity, -Infinity, -2, NaN]);
+  using b = Tensor.from([1, NaN, 3, 3, -1, NaN]);
+  close(await a.maximum(b).read(), [NaN, NaN, Infinity, 3, -1, NaN]);
+  close(await a.minimum(b).read(), [NaN, NaN, 3, -Infinity, -2, NaN]);
+  close(await a.maximum(0).read(), [NaN, 1, Infinity, 0, 0, NaN]);
+  close(await a.minimum(NaN).read(), new Array(6).fill(NaN));
+  const device = testDevice();
+  const [p, q] = [
+    [2 ** 31 - 1, -(2 ** 31), 2 ** 24, 7],
+    [2 ** 31 - 2, 5, 2 ** 24 + 1, 7],
+  ] as [number[], number[]];
+  // wide enough for a vector, and a rest
+  const wide = (list: number[]) => Int32Array.from({ length: 21 }, (_, i) => list[i % 4] as number);
+  using x = Tensor.from(wide(p), { device });
+  using y = Tensor.from(wide(q), { device });
+  assert.equal(
+    [...(await x.maximum(y).read())],
+    [...wide(p)].map((v, i) => Math.max(v, wide(q)[i] as number)),
+  );
+  assert.equal(
+    [...(await x.minimum(y).read())],
+    [...wide(p)].map((v, i) => Math.min(v, wide(q)[i] as number)),
+  );
+  assert.equal(
+    [...(await x.minimum_(2 ** 24 + 1).read())],
+    [...wide(p)].map((v) => Math.min(v, 2 ** 24 + 1)),
+  );
+  assert.is(x.maximum(0.5).dtype, 'float32');
+  throws(() => x.maximum_(0.5), TypeError, /^maximum_: the tensor must be float32, as the result is, but is int32/);
+});
+
+test('a bool beside large integers', async () => {
+  using flags = Tensor.from([true, false]);
+  using whole = Tensor.from(Int32Array.from([2 ** 24 + 1, 2 ** 24 + 3]));
+  assert.equal([...(await flags.add(2 ** 24 + 1).read())], [2 ** 24 + 2, 2 ** 24 + 1]);
+  assert.equal([...(await flags.add(whole).read())], [2 ** 24 + 2, 2 ** 24 + 3]);
+  assert.equal([...(await whole.add_(flags).read())], [2 ** 24 + 2, 2 ** 24 + 3]);
+  using both = flags.maximum(Tensor.from([false, false]));
+  assert.equal([both.dtype, ...(await both.read())], ['int32', 1, 0]);
+});
+
+test('an expanded view cannot be written', () => {
+  using x = Tensor.zeros([1, 3]);
+  const wide = x.window([2, 3], [0, 1]);
+  throws(
+    () => wide.add_(1),
+    RangeError,
+    /^add_: the tensor must be a tensor whose elements can be written; clone\(\) makes/,
+  );
+  throws(() => wide.fill(1), RangeError, /^fill: the tensor must be a tensor whose elements can be written/);
 });
 
 test('int32 with a bool, a fraction or a division', async () => {

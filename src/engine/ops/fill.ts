@@ -1,9 +1,11 @@
 // Fills a tensor with one value.
 import { checkNumber, checkOperands, wrong } from '../check.js';
+import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
 export function fill(t: Tensor, value: number): void {
   checkOperands('fill', { tensor: t });
+  checkWritable('fill', 'the tensor', t);
   checkNumber('fill', 'value', value);
   const expected =
     t.dtype === 'int32' && (value | 0) !== value

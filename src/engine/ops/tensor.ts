@@ -20,12 +20,54 @@ import { Operand } from '../operand.js';
 import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf } from '../shape.js';
 import { Storage } from '../storage.js';
 import { argmax } from './argmax.js';
-import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Side, sub, subInPlace } from './binary.js';
+import {
+  add,
+  addInPlace,
+  div,
+  divInPlace,
+  maximum,
+  maximumInPlace,
+  minimum,
+  minimumInPlace,
+  mul,
+  mulInPlace,
+  type Side,
+  sub,
+  subInPlace,
+} from './binary.js';
+import { and, andInPlace, eq, ge, gt, le, lt, ne, not, notInPlace, or, orInPlace } from './compare.js';
 import { copy } from './copy.js';
 import { fill } from './fill.js';
 import { randint, randn } from './random.js';
 import { max, mean, type ReduceOptions, sum } from './reduce.js';
 import { topK } from './top_k.js';
+import {
+  abs,
+  absInPlace,
+  clamp,
+  clampInPlace,
+  exp,
+  expInPlace,
+  gelu,
+  geluInPlace,
+  log,
+  logInPlace,
+  neg,
+  negInPlace,
+  pow,
+  powInPlace,
+  relu,
+  reluInPlace,
+  sigmoid,
+  sigmoidInPlace,
+  sign,
+  signInPlace,
+  sqrt,
+  sqrtInPlace,
+  tanh,
+  tanhInPlace,
+} from './unary.js';
+import { where } from './where.js';
 
 export interface TensorOptions {
   /** Where the tensor lives; the default device if left out. */
@@ -374,6 +416,13 @@ export class Tensor extends Operand {
   div(x: Side): Tensor {
     return div(this, x);
   }
+  /** The larger of each two elements, NaN where one of them is. */
+  maximum(x: Side): Tensor {
+    return maximum(this, x);
+  }
+  minimum(x: Side): Tensor {
+    return minimum(this, x);
+  }
   add_(x: Side): this {
     addInPlace(this, x);
     return this;
@@ -389,6 +438,161 @@ export class Tensor extends Operand {
   div_(x: Side): this {
     divInPlace(this, x);
     return this;
+  }
+
+  maximum_(x: Side): this {
+    maximumInPlace(this, x);
+    return this;
+  }
+  minimum_(x: Side): this {
+    minimumInPlace(this, x);
+    return this;
+  }
+
+  // ---- functions of one element, any shape: a new tensor of the same shape, or with _ in place. A bool counts as 0 or 1.
+
+  /** e^x. Of integers, float32. */
+  exp(): Tensor {
+    return exp(this);
+  }
+  /** ln x: -inf of 0, NaN of what is below. Of integers, float32. */
+  log(): Tensor {
+    return log(this);
+  }
+  /** NaN of what is below 0. Of integers, float32. */
+  sqrt(): Tensor {
+    return sqrt(this);
+  }
+  /** int32 stays int32; -2^31 fails the operation. */
+  abs(): Tensor {
+    return abs(this);
+  }
+  /** int32 stays int32; -2^31 fails the operation. */
+  neg(): Tensor {
+    return neg(this);
+  }
+  /** -1, 0 or 1; 0 of NaN. int32 stays int32. */
+  sign(): Tensor {
+    return sign(this);
+  }
+  /** Of integers, float32. */
+  tanh(): Tensor {
+    return tanh(this);
+  }
+  /** 1 / (1 + e^-x). Of integers, float32. */
+  sigmoid(): Tensor {
+    return sigmoid(this);
+  }
+  /** max(x, 0). int32 stays int32. */
+  relu(): Tensor {
+    return relu(this);
+  }
+  /** GPT-2's GELU, of floats. */
+  gelu(): Tensor {
+    return gelu(this);
+  }
+  /** x to the power p, a number. int32 stays int32 where p is an integer of 0 or more. */
+  pow(p: number): Tensor {
+    return pow(this, p);
+  }
+  /** The nearest value from low to high; -Infinity and Infinity leave a side open. */
+  clamp(low: number, high: number): Tensor {
+    return clamp(this, low, high);
+  }
+  exp_(): this {
+    expInPlace(this);
+    return this;
+  }
+  log_(): this {
+    logInPlace(this);
+    return this;
+  }
+  sqrt_(): this {
+    sqrtInPlace(this);
+    return this;
+  }
+  abs_(): this {
+    absInPlace(this);
+    return this;
+  }
+  neg_(): this {
+    negInPlace(this);
+    return this;
+  }
+  sign_(): this {
+    signInPlace(this);
+    return this;
+  }
+  tanh_(): this {
+    tanhInPlace(this);
+    return this;
+  }
+  sigmoid_(): this {
+    sigmoidInPlace(this);
+    return this;
+  }
+  relu_(): this {
+    reluInPlace(this);
+    return this;
+  }
+  gelu_(): this {
+    geluInPlace(this);
+    return this;
+  }
+  pow_(p: number): this {
+    powInPlace(this, p);
+    return this;
+  }
+  clamp_(low: number, high: number): this {
+    clampInPlace(this, low, high);
+    return this;
+  }
+
+  // ---- comparisons and logic, as bool; x is a number or a tensor that broadcasts. NaN is unequal to all.
+
+  eq(x: Side): Tensor {
+    return eq(this, x);
+  }
+  ne(x: Side): Tensor {
+    return ne(this, x);
+  }
+  lt(x: Side): Tensor {
+    return lt(this, x);
+  }
+  le(x: Side): Tensor {
+    return le(this, x);
+  }
+  gt(x: Side): Tensor {
+    return gt(this, x);
+  }
+  ge(x: Side): Tensor {
+    return ge(this, x);
+  }
+  /** Whether both are true. What is not 0 is true in any dtype, NaN as well. */
+  and(x: Tensor): Tensor {
+    return and(this, x);
+  }
+  or(x: Tensor): Tensor {
+    return or(this, x);
+  }
+  not(): Tensor {
+    return not(this);
+  }
+  and_(x: Tensor): this {
+    andInPlace(this, x);
+    return this;
+  }
+  or_(x: Tensor): this {
+    orInPlace(this, x);
+    return this;
+  }
+  not_(): this {
+    notInPlace(this);
+    return this;
+  }
+  /** a where this (bool) is true, else b; numbers, or tensors that broadcast with it. */
+  where(a: Side, b: Side): Tensor {
+    return where(this, a, b);
   }
 
   // ---- reductions, over one dimension or, without it, over all

@@ -1,5 +1,5 @@
 // Views that several operations need: a tensor broadcast to another's shape, or with another dimension last.
-import { wrong } from '../check.js';
+import { checkedShape, wrong } from '../check.js';
 import { broadcastShape, broadcastStrides, sameShape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
@@ -11,6 +11,22 @@ export function broadcastTo(operation: string, argument: string, x: Tensor, like
     throw new RangeError(wrong(operation, argument, `broadcastable to ${showShape(like.shape)}`, showShape(x.shape)));
   }
   return x.window(like.shape, broadcastStrides(x.shape, x.strides, like.shape));
+}
+
+/** Views of all the tensors in the shape to which they broadcast; an error names the first one that does not. */
+export function broadcastTogether(operation: string, tensors: Record<string, Tensor>): Tensor[] {
+  const all = Object.entries(tensors);
+  let shape: number[] = [];
+  for (const [argument, { shape: own }] of all) {
+    const both = broadcastShape(shape, own);
+    if (!both)
+      throw new RangeError(wrong(operation, argument, `broadcastable with ${showShape(shape)}`, showShape(own)));
+    shape = both;
+  }
+  checkedShape(operation, shape);
+  return all.map(([, t]) =>
+    sameShape(t.shape, shape) ? t : t.window(shape, broadcastStrides(t.shape, t.strides, shape)),
+  );
 }
 
 /** A view of x with dimension `dim` last. */

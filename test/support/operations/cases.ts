@@ -94,9 +94,8 @@ function laidOut(
     [order[i], order[j]] = [order[j] as number, order[i] as number];
   }
   const before = order.map(() => rng.integer(0, 3));
-  const base = own(empty(order.map((d, i) => (shape[d] as number) + (before[i] as number) + rng.integer(0, 2)))).fill(
-    77,
-  );
+  const base = own(empty(order.map((d, i) => (shape[d] as number) + (before[i] as number) + rng.integer(0, 2))));
+  base.fill(base.dtype === 'bool' ? 1 : 77);
   let view: Tensor = base;
   for (const [i, d] of order.entries()) {
     view = view.slice(i, before[i] as number, (before[i] as number) + (shape[d] as number));

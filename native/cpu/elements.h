@@ -1,0 +1,147 @@
+// Kernels that go through views of one shape element by element. The views are cut into parts: a part is a piece of a
+// row, short enough for its copies to stay in the first-level cache.
+#pragma once
+#include "rows.h"
+
+namespace sonde::SONDE_ISA {
+
+constexpr int64_t kPartLength = 4096;  // elements
+
+// ---- results that no cache holds: whole lines are written to memory without being read first, which would be a third
+// of the traffic of out = function(x)
+
+constexpr int64_t kStreamed = int64_t(16) << 20;  // bytes; a smaller result is often read while a cache still has it
+
+inline bool is_streamed(const View& out) {
+  return is_contiguous(out) && element_count(out) * dtype_size(out.dtype) >= kStreamed;
+}
+
+// Copies bytes past the caches.
+inline void stream(char* to, const char* from, int64_t bytes) {
+#if defined(__SSE2__)
+  constexpr int64_t kLine = 64;
+  const int64_t head = min64(bytes, (kLine - int64_t(reinterpret_cast<uintptr_t>(to) % kLine)) % kLine);
+  memcpy(to, from, size_t(head));
+  int64_t i = head;
+  for (; i + kLine <= bytes; i += kLine) {
+#if defined(__AVX512F__)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
+#elif defined(__AVX2__)
+    const auto* p = reinterpret_cast<const __m256i*>(from + i);
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), _mm256_loadu_si256(p));
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i + 32), _mm256_loadu_si256(p + 1));
+#else
+    const auto* p = reinterpret_cast<const __m128i*>(from + i);
+    for (int j = 0; j < 4; ++j) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i + j * 16), _mm_loadu_si128(p + j));
+    }
+#endif
+  }
+  memcpy(to + i, from + i, size_t(bytes - i));
+  _mm_sfence();  // other threads see these bytes before they see that the task is done
+#else
+  memcpy(to, from, size_t(bytes));
+#endif
+}
+
+// ---- parts
+
+template <int kViews>
+struct Part {
+  char* at[kViews];  // the first element
+  int64_t stride[kViews];
+  DType dtype[kViews];
+  int64_t count;
+
+  // as float32: in place, or a copy in `scratch`
+  SONDE_INLINE const float* read(int view, float* scratch) const {
+    return read_row(at[view], dtype[view], stride[view], count, scratch);
+  }
+};
+
+// Joins dimensions that lie together in every view, and brings the one last along which the first view lies side by
+// side: the order of the elements is thus not kept.
+template <int kViews>
+void join_dimensions(View (&views)[kViews]) {
+  View& first = views[0];
+  for (int d = 1; d < first.rank; ++d) {  // in descending order of the first view's strides
+    for (int i = d; i > 0 && first.stride[i - 1] < first.stride[i]; --i) {
+      for (View& view : views) {
+        const int64_t n = view.shape[i], stride = view.stride[i];
+        view.shape[i] = view.shape[i - 1], view.stride[i] = view.stride[i - 1];
+        view.shape[i - 1] = n, view.stride[i - 1] = stride;
+      }
+    }
+  }
+  int rank = 0;
+  for (int d = 0; d < first.rank; ++d) {
+    const int64_t n = first.shape[d];
+    if (n == 1) continue;
+    bool joins = rank > 0;
+    for (const View& view : views) joins = joins && view.stride[rank - 1] == n * view.stride[d];
+    if (!joins) ++rank;
+    for (View& view : views) {
+      view.shape[rank - 1] = joins ? view.shape[rank - 1] * n : n;
+      view.stride[rank - 1] = view.stride[d];
+    }
+  }
+  for (View& view : views) view.rank = rank;
+}
+
+// Calls body(part, scratch) for parts of views of one shape, side by side on several threads; scratch is a row of
+// kPartLength floats for each view.
+template <class Body, class... Views>
+Status each_part(Context* context, Body body, const Views&... all) {
+  constexpr int kViews = sizeof...(Views);
+  View views[kViews] = {all...};
+  if (element_count(views[0]) == 0) return {};
+  join_dimensions(views);
+  if (!reserve_rows(context, kViews, kPartLength)) return out_of_memory("a part of a row");
+  const int64_t n = last_dimension(views[0]), parts = ceil_div(n, kPartLength);
+  each_row(context, row_count(views[0]) * parts, min64(n, kPartLength), [&](int64_t task, int thread) {
+    const int64_t row = task / parts, begin = task % parts * kPartLength;
+    Part<kViews> part;
+    part.count = min64(kPartLength, n - begin);
+    float* scratch[kViews];
+    for (int v = 0; v < kViews; ++v) {
+      part.dtype[v] = views[v].dtype;
+      part.stride[v] = last_stride(views[v]);
+      part.at[v] = row_at(views[v], row) + begin * part.stride[v] * dtype_size(part.dtype[v]);
+      scratch[v] = row_scratch(context, thread, kViews, kPartLength, v);
+    }
+    body(part, scratch);
+  });
+  return {};
+}
+
+// Where the float32 results of a part go before write_part: the output itself where it can hold them.
+template <int kViews>
+SONDE_INLINE float* results_of(const Part<kViews>& part, float* scratch, bool streamed) {
+  return streamed ? scratch : result_row(part.at[0], part.dtype[0], part.stride[0], scratch);
+}
+// Writes a part of the first view; `scratch` holds no results.
+template <int kViews>
+SONDE_INLINE void write_part(const Part<kViews>& part, const float* results, float* scratch, bool streamed) {
+  const DType dtype = part.dtype[0];
+  if (!streamed) return write_row(part.at[0], dtype, part.stride[0], part.count, results);
+  if (dtype != DType::float32) {
+    narrow(scratch, results, dtype, part.count);
+    results = scratch;
+  }
+  stream(part.at[0], reinterpret_cast<const char*>(results), part.count * dtype_size(dtype));
+}
+
+// out = function(x), element by element: the kernels of one input and one output.
+template <class Function>
+Status map(Context* context, const View& out, const View& x, Function function) {
+  const bool streamed = out.data != x.data && is_streamed(out);
+  const auto body = [&](const Part<2>& part, float* const(&scratch)[2]) {
+    const float* in = part.read(1, scratch[1]);
+    float* results = results_of(part, scratch[0], streamed);
+    map_row(results, in, part.count, function);
+    write_part(part, results, scratch[1], streamed);
+  };
+  return each_part(context, body, out, x);
+}
+
+}  // namespace sonde::SONDE_ISA
