@@ -27,6 +27,7 @@ import {
   Tensor,
   Transformer,
   topKMask,
+  where,
 } from '../../src/index.js';
 import { type Random, random } from '../../test/support/random.js';
 import { checkRow } from '../compare/check.js';
@@ -188,15 +189,27 @@ for (const dtype of floats) {
       const inPlace = s.own(a.clone()).add_(b).sub_(0.5).mul_(b).div_(3);
       return [a.add(b), a.sub(b.slice(0, 0, 1)), a.mul(1.5), a.div(b), inPlace.clone(), s.normal([1], dtype).add(1)];
     });
-    await check(`relu, gelu ${how}`, (s) => {
+    await check(`functions ${how}`, (s) => {
       const x = s.normal([37, 31], dtype, { strided, scale: 2 });
-      return [gelu(x), relu(x)];
+      const size = s.own(x.abs());
+      const same = [gelu(x), relu(x), x.abs(), x.neg(), x.sign(), x.clamp(-0.5, 1), x.tanh(), x.sigmoid()];
+      return [...same, s.own(x.clamp(-9, 3)).exp(), size.log(), size.sqrt(), size.pow(2), size.pow(1.7), x.pow(3)];
+    });
+    await check(`comparisons ${how}`, (s) => {
+      const [a, b] = [s.normal([3, 7, 33], dtype, { strided }), s.normal([7, 33], dtype, { strided })];
+      const more = s.own(a.gt(b));
+      const less = s.own(a.lt(0.25));
+      const sides = [a.maximum(b), a.minimum(0.5), more.where(a, b), less.where(a, 0), where(less, b, a)];
+      const equal = [a.eq(a), a.ne(b), a.le(b), a.ge(b), more.and(less), more.or(less), more.not()];
+      return [...sides, ...equal];
     });
   }
 }
 await check('integers', (s) => {
   const [a, b] = [s.integers([5, 103], -1000, 1000), s.integers([103], 1, 9)];
-  return [a.add(b), a.mul(b), a.sub(3), a.div(b), s.bools([103]).add(b)];
+  const whole = [a.abs(), a.neg(), a.sign(), a.clamp(-5, 500), a.pow(2), a.maximum(b), a.minimum(3)];
+  const compared = [a.eq(b), a.lt(b), a.ge(2.5), a.ne(7)];
+  return [a.add(b), a.mul(b), a.sub(3), a.div(b), s.bools([103]).add(b), ...whole, ...compared];
 });
 for (const from of all) {
   await check(`copy ${from}`, (s) => {

@@ -184,25 +184,61 @@ void test_elementwise() {
   a.normal();
   b.normal();
   if (with_probability(0.3)) b.repeat(integer(0, int(shape.size()) - 1));
-  for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul}) {
+  for (const BinaryKind kind :
+       {BinaryKind::add, BinaryKind::sub, BinaryKind::mul, BinaryKind::maximum, BinaryKind::minimum}) {
     ON_BOTH(binary, out.on<Out>(s), a.on<In>(s), b.on<In>(s), kind);
     agree(out, unit(dtype));
     ON_BOTH(binary_scalar, out.on<Out>(s), a.on<In>(s), 1.5, kind);
     agree(out, unit(dtype));
   }
-  ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::relu, 0.0, 0.0);
+  for (const UnaryKind kind : {UnaryKind::relu, UnaryKind::abs, UnaryKind::neg, UnaryKind::sign}) {
+    ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), kind, 0.0, 0.0);
+    agree(out, 0);
+  }
+  ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::clamp, -0.5, 1.0);
   agree(out, 0);
-  ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::gelu, 0.0, 0.0);
-  agree(out, unit(dtype));
+  for (const UnaryKind kind : {UnaryKind::gelu, UnaryKind::exp, UnaryKind::log, UnaryKind::sqrt, UnaryKind::tanh,
+                               UnaryKind::sigmoid}) {
+    ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), kind, 0.0, 0.0);
+    agree(out, 2 * unit(dtype));
+  }
+  for (const double power : {0.0, 2.0, 3.0, 0.5, 5.0, 1.7}) {
+    ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::pow, power, 0.0);
+    agree(out, 2 * unit(dtype));
+  }
+  const CompareKind comparisons[] = {CompareKind::eq, CompareKind::ne, CompareKind::lt,          CompareKind::le,
+                                     CompareKind::gt, CompareKind::ge, CompareKind::logical_and, CompareKind::logical_or};
+  Both truth(shape, DType::boolean, with_probability(0.5)), chosen(shape, dtype, with_probability(0.5));
+  for (const CompareKind kind : comparisons) {
+    ON_BOTH(compare, truth.on<Out>(s), a.on<In>(s), b.on<In>(s), kind);
+    agree(truth, 0);
+    ON_BOTH(compare_scalar, truth.on<Out>(s), a.on<In>(s), 0.25, kind);
+    agree(truth, 0);
+  }
+  chosen.normal();
+  ON_BOTH(compare_scalar, truth.on<Out>(s), a.on<In>(s), 0.0, CompareKind::gt);
+  ON_BOTH(where, out.on<Out>(s), truth.on<In>(s), a.on<In>(s), chosen.on<In>(s));
+  agree(out, 0);
   ON_BOTH(fill, out.on<Out>(s), 2.5);
   agree(out, 0);
   Both p(shape, DType::int32, with_probability(0.5)), q(shape, DType::int32),
       r(shape, DType::int32, with_probability(0.5));
   p.normal(1000);
   q.set(Numbers(size_t(q.elements()), 7));
-  for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul, BinaryKind::div}) {
+  for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul, BinaryKind::div,
+                                BinaryKind::maximum, BinaryKind::minimum}) {
     ON_BOTH(binary, r.on<Out>(s), p.on<In>(s), q.on<In>(s), kind);
     agree(r, 0);
+  }
+  for (const UnaryKind kind : {UnaryKind::relu, UnaryKind::abs, UnaryKind::neg, UnaryKind::sign, UnaryKind::clamp}) {
+    ON_BOTH(unary, r.on<Out>(s), p.on<In>(s), kind, -500.0, 7.0);
+    agree(r, 0);
+  }
+  for (const CompareKind kind : comparisons) {
+    ON_BOTH(compare, truth.on<Out>(s), p.on<In>(s), q.on<In>(s), kind);
+    agree(truth, 0);
+    ON_BOTH(compare_scalar, truth.on<Out>(s), p.on<In>(s), 7.5, kind);
+    agree(truth, 0);
   }
 }
 

@@ -37,6 +37,14 @@ const latents = () => ({
   values: Float32Array.of(1.5),
 });
 
+const twoSides = ['add', 'sub', 'mul', 'div', 'maximum', 'minimum'];
+const comparisons = ['eq', 'ne', 'lt', 'le', 'gt', 'ge'];
+const ofOne = ['exp', 'log', 'sqrt', 'abs', 'neg', 'sign', 'tanh', 'sigmoid', 'relu', 'gelu'];
+const inPlace = (names: string[]): string[] => names.map((name) => `${name}_`);
+const each = <T>(names: string[], value: T): Record<string, T> =>
+  Object.fromEntries(names.map((name) => [name, value]));
+const called = (name: string): Call['call'] => (sonde as unknown as Record<string, Call['call']>)[name] as Call['call'];
+
 /** Functions, by their name in src/index.ts. */
 const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   addLayerNorm: [sonde.addLayerNorm, () => [floats(2, 3), floats(2, 3), floats(3), floats(3), { eps: 1 }]],
@@ -48,7 +56,15 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
     },
   ],
   embedding: [sonde.embedding, () => [integers(2), floats(3, 4), { addTo: floats(2, 4) }]],
-  gelu: [sonde.gelu, () => [floats(2)]],
+  ...Object.fromEntries(
+    [...twoSides, ...comparisons, 'and', 'or'].map((name) => [name, [called(name), () => [floats(2, 3), floats(3)]]]),
+  ),
+  ...Object.fromEntries(
+    [...ofOne, 'not'].filter((name) => name !== 'relu').map((name) => [name, [called(name), () => [floats(2)]]]),
+  ),
+  pow: [sonde.pow, () => [floats(2), 3]],
+  clamp: [sonde.clamp, () => [floats(2), 0, 1]],
+  where: [sonde.where, () => [flags(2), floats(2), 1]],
   getDefaultDevice: [sonde.getDefaultDevice, () => []],
   layerNorm: [sonde.layerNorm, () => [floats(2, 3), floats(3), floats(3), { eps: 1 }]],
   linear: [
@@ -106,15 +122,32 @@ const methods: Record<string, Call['args']> = {
   to: () => ['int32'],
   fill: () => [2],
   copyFrom: () => [floats(3)],
-  ...Object.fromEntries(
-    ['add', 'sub', 'mul', 'div', 'add_', 'sub_', 'mul_', 'div_'].map((name) => [name, () => [floats(2, 3)]]),
-  ),
+  ...each(twoSides, () => [floats(2, 3)]),
+  ...each(inPlace(twoSides), () => [floats(2, 3)]),
+  ...each(ofOne, () => []),
+  pow: () => [2],
+  clamp: () => [0, 1],
+  ...each(inPlace(ofOne), () => []),
+  pow_: () => [2],
+  clamp_: () => [0, 1],
+  ...each(comparisons, () => [floats(2, 3)]),
+  and: () => [flags(2, 3)],
+  or: () => [floats(2, 3)],
+  not: () => [],
   sum: () => [0, { keepDim: true }],
   mean: () => [1, { keepDim: true }],
   max: () => [1, { keepDim: true }],
   argmax: () => [0],
   topk: () => [2],
   toString: () => [],
+};
+
+/** Methods of a tensor [2, 3] of bool. */
+const methodsOfBools: Record<string, Call['args']> = {
+  and_: () => [flags(2, 3)],
+  or_: () => [flags(3)],
+  not_: () => [],
+  where: () => [floats(2, 3), 1],
 };
 
 const methodsOfDevices: Record<string, Call['args']> = {
@@ -144,6 +177,7 @@ const calls: readonly Call[] = [
     args,
   })),
   ...Object.entries(methods).map(([name, args]) => ({ name, call: method(name, () => floats(2, 3)), args })),
+  ...Object.entries(methodsOfBools).map(([name, args]) => ({ name, call: method(name, () => flags(2, 3)), args })),
   ...Object.entries(methodsOfDevices).map(([name, args]) => ({ name, call: method(name, () => device), args })),
   { name: 'fill', call: method('fill', () => integers(2, 3)), args: () => [2] },
   { name: 'fill', call: method('fill', () => flags(2, 3)), args: () => [1] },
@@ -240,12 +274,15 @@ test('the table has every function and method of the engine', () => {
     const own = Object.entries(Object.getOwnPropertyDescriptors(object));
     const found = own.filter(([name, { value }]) => typeof value === 'function' && name !== 'constructor');
     assert.equal(
-      found.map(([name]) => name).filter((name) => !others.includes(name) && name !== 'prototype'),
-      Object.keys(known),
+      found
+        .map(([name]) => name)
+        .filter((name) => !others.includes(name) && name !== 'prototype')
+        .sort(),
+      Object.keys(known).sort(),
     );
   };
   callable(Tensor, statics, internal.static);
-  callable(Tensor.prototype, methods, internal.tensor);
+  callable(Tensor.prototype, { ...methods, ...methodsOfBools }, internal.tensor);
   callable(Device.prototype, { synchronize: 1, ...methodsOfDevices }, [...internal.device, 'ceilings']);
   callable(PackedMatrix.prototype, { unpack: 1, dispose: 1, toString: 1 }, []);
 });

@@ -64,7 +64,8 @@ function inPlace(kind: Kind, a: Tensor, x: Side): void {
   }
   if (dtype === 'int32' && x.dtype === 'bool') {
     using right = x.to('int32');
-    return inPlace(kind, a, right);
+    inPlace(kind, a, right);
+    return;
   }
   const other = broadcastTo(operation, 'x', x, a);
   withSafeInput(a, other, (safe) => device.run('binary', a.handle, a.handle, safe.handle, kinds[kind]));

@@ -24,9 +24,8 @@ function resultDType(kind: Kind, x: Tensor, whole: boolean): DType {
 
 /** The input in a dtype that the kernel takes: a float, or int32 where the result is int32. */
 function withInput(x: Tensor, dtype: DType, body: (x: Tensor) => void): void {
-  if (isFloat(x.dtype) || x.dtype === dtype) return body(x);
-  using converted = x.to(dtype);
-  body(converted);
+  using converted = isFloat(x.dtype) || x.dtype === dtype ? undefined : x.to(dtype);
+  body(converted ?? x);
 }
 
 function outOfPlace(kind: Kind, x: Tensor, a = 0, b = 0, whole = true): Tensor {
