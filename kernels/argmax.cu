@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kRowThreads) argmax_kernel(int32_t* out, Keys 
 
 }  // namespace
 
-Status argmax(Context* context, Out out, In x, bool smallest) {
+Status argmax(Context* context, Out out, In x, bool) {
   const Rows rows = Rows::of(x);
   if (rows.positions.count == 0) return {};
   with_group(rows.length, [&](auto group) {

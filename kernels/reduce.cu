@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kRowThreads)
 
 }  // namespace
 
-Status reduce(Context* context, Out out, In x, ReduceKind kind, double correction) {
+Status reduce(Context* context, Out out, In x, ReduceKind kind, double) {
   const Rows rows = Rows::of(x);
   if (rows.positions.count == 0) return {};
   if (x.dtype == DType::int32) {

@@ -86,35 +86,35 @@ bool all_int32(const View& a, const View& b, const View& c) {
 }
 
 Status integers(Context* context, const View& out, const View& a, const View& b, BinaryKind kind) {
-  const int64_t n = last_dimension(out), sy = last_stride(out), sp = last_stride(a), sq = last_stride(b);
-  const auto left = [&](int64_t row) { return reinterpret_cast<const int32_t*>(row_at(a, row)); };
-  const auto right = [&](int64_t row) { return reinterpret_cast<const int32_t*>(row_at(b, row)); };
   Failures failures;
-  each_row(context, row_count(out), n, [&](int64_t row, int) {
-    auto* y = reinterpret_cast<int32_t*>(row_at(out, row));
-    const int32_t *p = left(row), *q = right(row);
-    const auto bad = [&](int64_t i) { failures.at(row * n + i); };
-    if (sy == 1 && sp == 1 && sq <= 1 && kind != BinaryKind::div) {
-      if (kind == BinaryKind::add) integer_row<BinaryKind::add>(y, p, q, sq == 0, n, bad);
-      if (kind == BinaryKind::sub) integer_row<BinaryKind::sub>(y, p, q, sq == 0, n, bad);
-      if (kind == BinaryKind::mul) integer_row<BinaryKind::mul>(y, p, q, sq == 0, n, bad);
-      if (kind == BinaryKind::maximum) integer_row<BinaryKind::maximum>(y, p, q, sq == 0, n, bad);
-      if (kind == BinaryKind::minimum) integer_row<BinaryKind::minimum>(y, p, q, sq == 0, n, bad);
-      return;
+  const auto body = [&](const Part<3>& part, float* const(&)[3]) {
+    auto* y = reinterpret_cast<int32_t*>(part.at[0]);
+    const auto *p = reinterpret_cast<const int32_t*>(part.at[1]), *q = reinterpret_cast<const int32_t*>(part.at[2]);
+    const int64_t n = part.count, sy = part.stride[0], sp = part.stride[1], sq = part.stride[2];
+    const auto bad = [&](int64_t i) { failures.at(part.first + i); };
+    if (sy == 1 && sp == 1 && sq <= 1) {
+      switch (kind) {
+        case BinaryKind::add: return integer_row<BinaryKind::add>(y, p, q, sq == 0, n, bad);
+        case BinaryKind::sub: return integer_row<BinaryKind::sub>(y, p, q, sq == 0, n, bad);
+        case BinaryKind::mul: return integer_row<BinaryKind::mul>(y, p, q, sq == 0, n, bad);
+        case BinaryKind::maximum: return integer_row<BinaryKind::maximum>(y, p, q, sq == 0, n, bad);
+        case BinaryKind::minimum: return integer_row<BinaryKind::minimum>(y, p, q, sq == 0, n, bad);
+        case BinaryKind::div: break;
+      }
     }
     for (int64_t i = 0; i < n; ++i) {
       if (!integer(y + i * sy, p[i * sp], q[i * sq], kind)) bad(i);
     }
-  });
-  if (!failures.any()) return {};
-  const int64_t at = failures.first(), row = at / n, i = at % n;
-  return result_not_int32(at, left(row)[i * sp], kind, right(row)[i * sq]);
+  };
+  const Status status = each_part(context, Order::row_major, body, out, a, b);
+  if (status.failed() || !failures.any()) return status;
+  const int64_t at = failures.first();
+  return result_not_int32(at, *integer_at(a, at), kind, *integer_at(b, at));
 }
 
 }  // namespace
 
 Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
-  if (element_count(out) == 0) return {};
   if (all_int32(out, a, b)) return integers(context, out, a, b, kind);
   const bool streamed = out.data != a.data && out.data != b.data && is_streamed(out);
   const auto body = [&](const Part<3>& part, float* const(&scratch)[3]) {
@@ -123,7 +123,7 @@ Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
     float_row(results, left, right, part.count, kind);
     write_part(part, results, scratch[1], streamed);
   };
-  return each_part(context, body, out, a, b);
+  return each_part(context, Order::of_memory, body, out, a, b);
 }
 
 Status binary_scalar(Context* context, Out out, In a, double b, BinaryKind kind) {
@@ -132,7 +132,7 @@ Status binary_scalar(Context* context, Out out, In a, double b, BinaryKind kind)
     View repeated = a;
     repeated.data = &value;
     for (int d = 0; d < repeated.rank; ++d) repeated.stride[d] = 0;
-    return element_count(out) ? integers(context, out, a, repeated, kind) : Status();
+    return integers(context, out, a, repeated, kind);
   }
   const float scalar = float(b);
   switch (kind) {

@@ -74,7 +74,7 @@ Status compare_exactly(Context* context, const View& out, const View& a, double 
       part.at[0][i * part.stride[0]] = compare_doubles(value, b, kind);
     }
   };
-  return each_part(context, body, out, a);
+  return each_part(context, Order::of_memory, body, out, a);
 }
 
 // One element, seen in the shape of `like`.
@@ -106,7 +106,7 @@ Status compare(Context* context, Out out, In a, In b, CompareKind kind) {
       for (int64_t i = 0; i < part.count; ++i) part.at[0][i * part.stride[0]] = char(bools[i]);
     }
   };
-  return each_part(context, body, out, a, b);
+  return each_part(context, Order::of_memory, body, out, a, b);
 }
 
 Status compare_scalar(Context* context, Out out, In a, double b, CompareKind kind) {

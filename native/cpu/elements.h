@@ -52,6 +52,7 @@ struct Part {
   int64_t stride[kViews];
   DType dtype[kViews];
   int64_t count;
+  int64_t first;  // the number of the first element, in the order in which each_part goes through them
 
   // as float32: in place, or a copy in `scratch`
   SONDE_INLINE const float* read(int view, float* scratch) const {
@@ -59,12 +60,13 @@ struct Part {
   }
 };
 
-// Joins dimensions that lie together in every view, and brings the one last along which the first view lies side by
-// side: the order of the elements is thus not kept.
+enum class Order { row_major, of_memory };
+
+// Brings the dimensions of all views in descending order of the first one's strides.
 template <int kViews>
-void join_dimensions(View (&views)[kViews]) {
+void sort_dimensions(View (&views)[kViews]) {
   View& first = views[0];
-  for (int d = 1; d < first.rank; ++d) {  // in descending order of the first view's strides
+  for (int d = 1; d < first.rank; ++d) {
     for (int i = d; i > 0 && first.stride[i - 1] < first.stride[i]; --i) {
       for (View& view : views) {
         const int64_t n = view.shape[i], stride = view.stride[i];
@@ -73,6 +75,12 @@ void join_dimensions(View (&views)[kViews]) {
       }
     }
   }
+}
+
+// Joins dimensions that lie together in every view.
+template <int kViews>
+void join_dimensions(View (&views)[kViews]) {
+  View& first = views[0];
   int rank = 0;
   for (int d = 0; d < first.rank; ++d) {
     const int64_t n = first.shape[d];
@@ -89,12 +97,13 @@ void join_dimensions(View (&views)[kViews]) {
 }
 
 // Calls body(part, scratch) for parts of views of one shape, side by side on several threads; scratch is a row of
-// kPartLength floats for each view.
+// kPartLength floats for each view. The order of elements is row-major where that matters, else the first view's own.
 template <class Body, class... Views>
-Status each_part(Context* context, Body body, const Views&... all) {
+Status each_part(Context* context, Order order, Body body, const Views&... all) {
   constexpr int kViews = sizeof...(Views);
   View views[kViews] = {all...};
   if (element_count(views[0]) == 0) return {};
+  if (order == Order::of_memory) sort_dimensions(views);
   join_dimensions(views);
   if (!reserve_rows(context, kViews, kPartLength)) return out_of_memory("a part of a row");
   const int64_t n = last_dimension(views[0]), parts = ceil_div(n, kPartLength);
@@ -102,6 +111,7 @@ Status each_part(Context* context, Body body, const Views&... all) {
     const int64_t row = task / parts, begin = task % parts * kPartLength;
     Part<kViews> part;
     part.count = min64(kPartLength, n - begin);
+    part.first = row * n + begin;
     float* scratch[kViews];
     for (int v = 0; v < kViews; ++v) {
       part.dtype[v] = views[v].dtype;
@@ -112,6 +122,11 @@ Status each_part(Context* context, Body body, const Views&... all) {
     body(part, scratch);
   });
   return {};
+}
+
+// Element i of int32, in row-major order.
+inline const int32_t* integer_at(const View& x, int64_t i) {
+  return static_cast<const int32_t*>(x.data) + leading_offset(x, 0, i);
 }
 
 // Where the float32 results of a part go before write_part: the output itself where it can hold them.
@@ -141,7 +156,7 @@ Status map(Context* context, const View& out, const View& x, Function function) 
     map_row(results, in, part.count, function);
     write_part(part, results, scratch[1], streamed);
   };
-  return each_part(context, body, out, x);
+  return each_part(context, Order::of_memory, body, out, x);
 }
 
 }  // namespace sonde::SONDE_ISA

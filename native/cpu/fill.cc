@@ -32,7 +32,7 @@ Status fill(Context* context, Out out, double value) {
     }
     for (int64_t i = 0; i < part.count; ++i) memcpy(part.at[0] + i * part.stride[0] * size, element, size_t(size));
   };
-  return each_part(context, body, out);
+  return each_part(context, Order::of_memory, body, out);
 }
 
 }  // namespace sonde::SONDE_ISA

@@ -8,41 +8,67 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-// kind(x), which int32 may not hold; beyond int64 it is held at a value that int32 does not hold either.
-int64_t whole(int64_t x, UnaryKind kind, double a, double b) {
-  switch (kind) {
-    case UnaryKind::relu: return x > 0 ? x : 0;
-    case UnaryKind::abs: return x < 0 ? -x : x;
-    case UnaryKind::neg: return -x;
-    case UnaryKind::sign: return (x > 0) - (x < 0);
-    case UnaryKind::clamp: {
-      const double least = double(x) < a ? a : double(x);
-      return int64_t(least > b ? b : least);
-    }
-    default: break;
-  }
+// y = x to the power a, a whole number of 0 or more, where int32 holds it; elsewhere returns false.
+bool integer_power(int32_t* y, int32_t x, double a) {
   int64_t power = 1;
-  if (x == 0 || x == 1 || x == -1) return a == 0 ? 1 : x == -1 && fmod(a, 2) == 0 ? 1 : x;
-  for (double i = 0; i < a && power <= INT32_MAX && power >= INT32_MIN; ++i) power *= x;
-  return power;
+  if (a == 0) power = 1;
+  else if (x == 0 || x == 1) power = x;
+  else if (x == -1) power = fmod(a, 2) == 0 ? 1 : -1;
+  else {
+    for (double i = 0; i < a && power == int32_t(power); ++i) power *= x;
+  }
+  if (power == int32_t(power)) *y = int32_t(power);
+  return power == int32_t(power);
+}
+
+SONDE_INLINE int32_t negative(int32_t v) { return int32_t(0u - uint32_t(v)); }
+SONDE_INLINE vi negative(vi v) { return vi(0u - vu(v)); }
+
+// y[i] = function(x[i]), a function of int32 and of vectors of it
+template <class Function>
+SONDE_INLINE void integer_row(int32_t* y, const int32_t* x, int64_t to, int64_t from, int64_t n, Function function) {
+  int64_t i = 0;
+  if (to == 1 && from == 1) {
+    for (; i + kWidth <= n; i += kWidth) *reinterpret_cast<vi_unaligned*>(y + i) = function(load(x + i));
+  }
+  for (; i < n; ++i) y[i * to] = function(x[i * from]);
 }
 
 Status integers(Context* context, const View& out, const View& x, UnaryKind kind, double a, double b) {
-  const int64_t n = last_dimension(x), to = last_stride(out), from = last_stride(x);
-  const auto row_of = [&](int64_t row) { return reinterpret_cast<const int32_t*>(row_at(x, row)); };
   Failures failures;
-  each_row(context, row_count(x), n, [&](int64_t row, int) {
-    const int32_t* p = row_of(row);
-    auto* y = reinterpret_cast<int32_t*>(row_at(out, row));
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t result = whole(p[i * from], kind, a, b);
-      if (int32_t(result) == result) y[i * to] = int32_t(result);
-      else failures.at(row * n + i);
+  // an infinite bound leaves a side open
+  const int32_t low = a >= INT32_MIN ? int32_t(a) : INT32_MIN, high = b <= INT32_MAX ? int32_t(b) : INT32_MAX;
+  const auto body = [&](const Part<2>& part, float* const(&)[2]) {
+    auto* y = reinterpret_cast<int32_t*>(part.at[0]);
+    const auto* p = reinterpret_cast<const int32_t*>(part.at[1]);
+    const int64_t n = part.count, to = part.stride[0], from = part.stride[1];
+    const auto row = [&](auto function) { integer_row(y, p, to, from, n, function); };
+    if (kind == UnaryKind::abs || kind == UnaryKind::neg) {
+      for (int64_t i = 0; i < n; ++i) {
+        if (p[i * from] == INT32_MIN) failures.at(part.first + i);
+      }
     }
-  });
-  if (!failures.any()) return {};
-  const int64_t at = failures.first();
-  return unary_not_int32(at, row_of(at / n)[at % n * from], kind, a);
+    switch (kind) {
+      case UnaryKind::relu: return row([](auto v) { return v > 0 ? v : v - v; });
+      // in unsigned arithmetic, as -2^31 has no result
+      case UnaryKind::abs: return row([](auto v) { return v < 0 ? negative(v) : v; });
+      case UnaryKind::neg: return row([](auto v) { return negative(v); });
+      case UnaryKind::sign: return row([](auto v) { return v > 0 ? v - v + 1 : v < 0 ? v - v - 1 : v; });
+      case UnaryKind::clamp:
+        return row([=](auto v) {
+          const auto least = v - v + low, most = v - v + high;
+          const auto above = v < least ? least : v;
+          return above > most ? most : above;
+        });
+      default: break;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      if (!integer_power(y + i * to, p[i * from], a)) failures.at(part.first + i);
+    }
+  };
+  const Status status = each_part(context, Order::row_major, body, out, x);
+  if (status.failed() || !failures.any()) return status;
+  return unary_not_int32(failures.first(), *integer_at(x, failures.first()), kind, a);
 }
 
 Status power(Context* context, const View& out, const View& x, double a) {

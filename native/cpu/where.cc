@@ -53,7 +53,7 @@ Status where(Context* context, Out out, In condition, In a, In b) {
     else choose<uint8_t>(to, chosen, part.at[2], part.at[3], part.stride, part.count);
     if (streamed) stream(part.at[0], to, part.count * size);
   };
-  return each_part(context, body, out, condition, a, b);
+  return each_part(context, Order::of_memory, body, out, condition, a, b);
 }
 
 }  // namespace sonde::SONDE_ISA

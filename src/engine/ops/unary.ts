@@ -121,13 +121,12 @@ export const powInPlace = (x: Tensor, p: number): void => inPlace('pow', x, p, 0
 function checkBounds(operation: string, low: number, high: number): boolean {
   checkNumber(operation, 'low', low);
   checkNumber(operation, 'high', high);
-  const whole = (bound: number) => Math.abs(bound) === Infinity || isInteger(bound);
-  return whole(low) && whole(high);
+  return (low === -Infinity || isInteger(low)) && (high === Infinity || isInteger(high));
 }
 
 /**
  * The nearest value from low to high (high, where low is above it), any shape; NaN stays NaN. -Infinity and Infinity
- * leave a side open. int32 stays int32 if both bounds are integers of 32 bits or infinite.
+ * leave a side open. int32 stays int32 if the other bounds are integers of 32 bits.
  */
 export const clamp = (x: Tensor, low: number, high: number): Tensor =>
   outOfPlace('clamp', x, low, high, checkBounds('clamp', low, high));
