@@ -96,6 +96,30 @@ void join_dimensions(View (&views)[kViews]) {
   for (View& view : views) view.rank = rank;
 }
 
+// The dimension, other than the last, along which a view other than the first lies side by side, while its last one is
+// strided: rows of that dimension should then be read together, as they share cache lines. -1: there is none.
+template <int kViews>
+int crossed_dimension(const View (&views)[kViews]) {
+  for (int v = 1; v < kViews; ++v) {
+    const View& view = views[v];
+    if (view.rank < 2 || last_stride(view) <= 1 || last_dimension(view) < 8) continue;
+    for (int d = view.rank - 2; d >= 0; --d) {
+      if (view.stride[d] == 1 && view.shape[d] >= 8) return d;
+    }
+  }
+  return -1;
+}
+
+// Makes dimension d the last but one.
+template <int kViews>
+void move_dimension(View (&views)[kViews], int d) {
+  for (View& view : views) {
+    const int64_t n = view.shape[d], stride = view.stride[d];
+    for (int i = d; i + 2 < view.rank; ++i) view.shape[i] = view.shape[i + 1], view.stride[i] = view.stride[i + 1];
+    view.shape[view.rank - 2] = n, view.stride[view.rank - 2] = stride;
+  }
+}
+
 // Calls body(part, scratch) for parts of views of one shape, side by side on several threads; scratch is a row of
 // kPartLength floats for each view. The order of elements is row-major where that matters, else the first view's own.
 template <class Body, class... Views>
@@ -106,20 +130,34 @@ Status each_part(Context* context, Order order, Body body, const Views&... all) 
   if (order == Order::of_memory) sort_dimensions(views);
   join_dimensions(views);
   if (!reserve_rows(context, kViews, kPartLength)) return out_of_memory("a part of a row");
-  const int64_t n = last_dimension(views[0]), parts = ceil_div(n, kPartLength);
-  each_row(context, row_count(views[0]) * parts, min64(n, kPartLength), [&](int64_t task, int thread) {
-    const int64_t row = task / parts, begin = task % parts * kPartLength;
+  int64_t length = kPartLength, band = 1, height = 1;  // a task: a part of each of `band` rows of `height`
+  const int crossed = crossed_dimension(views);
+  if (crossed >= 0 && (order == Order::of_memory || crossed == views[0].rank - 2)) {
+    move_dimension(views, crossed);
+    length = 64;
+    band = 16;
+    height = views[0].shape[views[0].rank - 2];
+  }
+  const int64_t n = last_dimension(views[0]), parts = ceil_div(n, length), bands = ceil_div(height, band);
+  const int64_t tasks = row_count(views[0]) / height * bands * parts;
+  each_row(context, tasks, min64(n, length) * min64(height, band), [&](int64_t task, int thread) {
+    const int64_t begin = task % parts * length, top = task / parts % bands * band;
+    const int64_t first_row = task / parts / bands * height + top;
     Part<kViews> part;
-    part.count = min64(kPartLength, n - begin);
-    part.first = row * n + begin;
+    part.count = min64(length, n - begin);
     float* scratch[kViews];
     for (int v = 0; v < kViews; ++v) {
       part.dtype[v] = views[v].dtype;
       part.stride[v] = last_stride(views[v]);
-      part.at[v] = row_at(views[v], row) + begin * part.stride[v] * dtype_size(part.dtype[v]);
       scratch[v] = row_scratch(context, thread, kViews, kPartLength, v);
     }
-    body(part, scratch);
+    for (int64_t row = first_row; row < first_row + min64(band, height - top); ++row) {
+      part.first = row * n + begin;
+      for (int v = 0; v < kViews; ++v) {
+        part.at[v] = row_at(views[v], row) + begin * part.stride[v] * dtype_size(part.dtype[v]);
+      }
+      body(part, scratch);
+    }
   });
   return {};
 }
