@@ -31,7 +31,8 @@ struct Exact {
   bool integers;
   static Exact of(const View& view) { return {view.data, view.dtype == DType::int32}; }
   SONDE_DEVICE double get(int64_t at) const {
-    return integers ? double(static_cast<const int32_t*>(data)[at]) : double(static_cast<const uint8_t*>(data)[at] != 0);
+    return integers ? double(static_cast<const int32_t*>(data)[at])
+                    : double(static_cast<const uint8_t*>(data)[at] != 0);
   }
 };
 template <class T>

@@ -74,7 +74,8 @@ template <BinaryKind kind, class Bad>
 void integer_row(int32_t* y, const int32_t* a, const int32_t* b, bool repeated, int64_t n, Bad bad) {
   for (int64_t i = 0; i < n; i += kWidth) {
     const int64_t end = min64(n, i + kWidth);
-    if (end == i + kWidth && integers_of_vector<kind>(y + i, load(a + i), repeated ? vi{} + b[0] : load(b + i))) continue;
+    if (end == i + kWidth && integers_of_vector<kind>(y + i, load(a + i), repeated ? vi{} + b[0] : load(b + i)))
+      continue;
     for (int64_t j = i; j < end; ++j) {
       if (!integer(y + j, a[j], b[repeated ? 0 : j], kind)) bad(j);
     }
@@ -116,12 +117,11 @@ Status integers(Context* context, const View& out, const View& a, const View& b,
 
 Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
   if (all_int32(out, a, b)) return integers(context, out, a, b, kind);
-  const bool streamed = out.data != a.data && out.data != b.data && is_streamed(out);
   const auto body = [&](const Part<3>& part, float* const(&scratch)[3]) {
     const float *left = part.read(1, scratch[1]), *right = part.read(2, scratch[2]);
-    float* results = results_of(part, scratch[0], streamed);
+    float* results = results_of(part, scratch[0]);
     float_row(results, left, right, part.count, kind);
-    write_part(part, results, scratch[1], streamed);
+    write_part(part, results, scratch[1]);
   };
   return each_part(context, Order::of_memory, body, out, a, b);
 }
@@ -139,8 +139,10 @@ Status binary_scalar(Context* context, Out out, In a, double b, BinaryKind kind)
     case BinaryKind::add: return map(context, out, a, [=](vf v) { return v + scalar; });
     case BinaryKind::sub: return map(context, out, a, [=](vf v) { return v - scalar; });
     case BinaryKind::mul: return map(context, out, a, [=](vf v) { return v * scalar; });
-    case BinaryKind::maximum: return map(context, out, a, [=](vf v) { return (v != v) | (v > scalar) ? v : broadcast(scalar); });
-    case BinaryKind::minimum: return map(context, out, a, [=](vf v) { return (v != v) | (v < scalar) ? v : broadcast(scalar); });
+    case BinaryKind::maximum:
+      return map(context, out, a, [=](vf v) { return (v != v) | (v > scalar) ? v : broadcast(scalar); });
+    case BinaryKind::minimum:
+      return map(context, out, a, [=](vf v) { return (v != v) | (v < scalar) ? v : broadcast(scalar); });
     default: return map(context, out, a, [=](vf v) { return v / scalar; });
   }
 }

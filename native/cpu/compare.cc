@@ -36,8 +36,7 @@ void compare_row(uint8_t* to, const T* a, const T* b, int64_t n, CompareKind kin
     case CompareKind::le: return compare_row(to, a, b, n, [](auto p, auto q) { return p <= q; });
     case CompareKind::gt: return compare_row(to, a, b, n, [](auto p, auto q) { return p > q; });
     case CompareKind::ge: return compare_row(to, a, b, n, [](auto p, auto q) { return p >= q; });
-    case CompareKind::logical_and:
-      return compare_row(to, a, b, n, [](auto p, auto q) { return (p != 0) & (q != 0); });
+    case CompareKind::logical_and: return compare_row(to, a, b, n, [](auto p, auto q) { return (p != 0) & (q != 0); });
     case CompareKind::logical_or: return compare_row(to, a, b, n, [](auto p, auto q) { return (p != 0) | (q != 0); });
   }
 }
@@ -70,7 +69,8 @@ Status compare_exactly(Context* context, const View& out, const View& a, double 
   const auto body = [&](const Part<2>& part, float* const(&)[2]) {
     for (int64_t i = 0; i < part.count; ++i) {
       const char* from = part.at[1] + i * part.stride[1] * dtype_size(a.dtype);
-      const double value = a.dtype == DType::int32 ? double(*reinterpret_cast<const int32_t*>(from)) : double(*from != 0);
+      const double value =
+          a.dtype == DType::int32 ? double(*reinterpret_cast<const int32_t*>(from)) : double(*from != 0);
       part.at[0][i * part.stride[0]] = compare_doubles(value, b, kind);
     }
   };
@@ -89,10 +89,9 @@ In repeated(const View& like, void* element) {
 }  // namespace
 
 Status compare(Context* context, Out out, In a, In b, CompareKind kind) {
-  const bool streamed = is_streamed(out) && out.data != a.data && out.data != b.data;
   const bool integers = a.dtype == DType::int32 && b.dtype == DType::int32;
   const auto body = [&](const Part<3>& part, float* const(&scratch)[3]) {
-    const bool direct = part.stride[0] == 1 && !streamed;
+    const bool direct = part.stride[0] == 1 && !part.streamed;
     auto* bools = reinterpret_cast<uint8_t*>(direct ? part.at[0] : reinterpret_cast<char*>(scratch[0]));
     if (integers) {
       const int32_t* left = read_integers(part, 1, scratch[1]);
@@ -101,7 +100,7 @@ Status compare(Context* context, Out out, In a, In b, CompareKind kind) {
       const float* left = part.read(1, scratch[1]);
       compare_row(bools, left, part.read(2, scratch[2]), part.count, kind);
     }
-    if (streamed) stream(part.at[0], reinterpret_cast<const char*>(bools), part.count);
+    if (part.streamed) stream(part.at[0], reinterpret_cast<const char*>(bools), part.count);
     else if (!direct) {
       for (int64_t i = 0; i < part.count; ++i) part.at[0][i * part.stride[0]] = char(bools[i]);
     }

@@ -12,10 +12,6 @@ constexpr int64_t kPartLength = 4096;  // elements
 
 constexpr int64_t kStreamed = int64_t(16) << 20;  // bytes; a smaller result is often read while a cache still has it
 
-inline bool is_streamed(const View& out) {
-  return is_contiguous(out) && element_count(out) * dtype_size(out.dtype) >= kStreamed;
-}
-
 // Copies bytes past the caches.
 inline void stream(char* to, const char* from, int64_t bytes) {
 #if defined(__SSE2__)
@@ -52,6 +48,7 @@ struct Part {
   int64_t stride[kViews];
   DType dtype[kViews];
   int64_t count;
+  bool streamed;  // whether the first view's elements are to be written by stream()
   int64_t first;  // the number of the first element, in the order in which each_part goes through them
 
   // as float32: in place, or a copy in `scratch`
@@ -135,9 +132,13 @@ Status each_part(Context* context, Order order, Body body, const Views&... all) 
   if (crossed >= 0 && (order == Order::of_memory || crossed == views[0].rank - 2)) {
     move_dimension(views, crossed);
     length = 64;
-    band = 16;
+    band = 32;
     height = views[0].shape[views[0].rank - 2];
   }
+  // what is written in place was read, and short pieces of lines are no whole lines
+  bool streamed = length == kPartLength && is_contiguous(views[0]) &&
+                  element_count(views[0]) * dtype_size(views[0].dtype) >= kStreamed;
+  for (int v = 1; v < kViews; ++v) streamed = streamed && views[v].data != views[0].data;
   const int64_t n = last_dimension(views[0]), parts = ceil_div(n, length), bands = ceil_div(height, band);
   const int64_t tasks = row_count(views[0]) / height * bands * parts;
   each_row(context, tasks, min64(n, length) * min64(height, band), [&](int64_t task, int thread) {
@@ -145,6 +146,7 @@ Status each_part(Context* context, Order order, Body body, const Views&... all) 
     const int64_t first_row = task / parts / bands * height + top;
     Part<kViews> part;
     part.count = min64(length, n - begin);
+    part.streamed = streamed;
     float* scratch[kViews];
     for (int v = 0; v < kViews; ++v) {
       part.dtype[v] = views[v].dtype;
@@ -169,14 +171,14 @@ inline const int32_t* integer_at(const View& x, int64_t i) {
 
 // Where the float32 results of a part go before write_part: the output itself where it can hold them.
 template <int kViews>
-SONDE_INLINE float* results_of(const Part<kViews>& part, float* scratch, bool streamed) {
-  return streamed ? scratch : result_row(part.at[0], part.dtype[0], part.stride[0], scratch);
+SONDE_INLINE float* results_of(const Part<kViews>& part, float* scratch) {
+  return part.streamed ? scratch : result_row(part.at[0], part.dtype[0], part.stride[0], scratch);
 }
 // Writes a part of the first view; `scratch` holds no results.
 template <int kViews>
-SONDE_INLINE void write_part(const Part<kViews>& part, const float* results, float* scratch, bool streamed) {
+SONDE_INLINE void write_part(const Part<kViews>& part, const float* results, float* scratch) {
   const DType dtype = part.dtype[0];
-  if (!streamed) return write_row(part.at[0], dtype, part.stride[0], part.count, results);
+  if (!part.streamed) return write_row(part.at[0], dtype, part.stride[0], part.count, results);
   if (dtype != DType::float32) {
     narrow(scratch, results, dtype, part.count);
     results = scratch;
@@ -187,12 +189,11 @@ SONDE_INLINE void write_part(const Part<kViews>& part, const float* results, flo
 // out = function(x), element by element: the kernels of one input and one output.
 template <class Function>
 Status map(Context* context, const View& out, const View& x, Function function) {
-  const bool streamed = out.data != x.data && is_streamed(out);
   const auto body = [&](const Part<2>& part, float* const(&scratch)[2]) {
     const float* in = part.read(1, scratch[1]);
-    float* results = results_of(part, scratch[0], streamed);
+    float* results = results_of(part, scratch[0]);
     map_row(results, in, part.count, function);
-    write_part(part, results, scratch[1], streamed);
+    write_part(part, results, scratch[1]);
   };
   return each_part(context, Order::of_memory, body, out, x);
 }

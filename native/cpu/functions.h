@@ -143,7 +143,9 @@ SONDE_INLINE vf pow(vf x, double a) {
     *reinterpret_cast<vf_half*>(lane + i) = __builtin_convertvector(y, vf_half);
   }
   vf result = load(lane);
-  result = size == 0.0f ? broadcast(a > 0 ? 0.0f : INFINITY) : size == INFINITY ? broadcast(a > 0 ? INFINITY : 0.0f) : result;
+  result = size == 0.0f       ? broadcast(a > 0 ? 0.0f : INFINITY)
+           : size == INFINITY ? broadcast(a > 0 ? INFINITY : 0.0f)
+                              : result;
   if (odd) result = vf(vi(result) | negative);
   else if (!whole) result = (x < 0.0f) & (size < INFINITY) ? broadcast(NAN) : result;
   return x != x ? x : result;

@@ -34,6 +34,18 @@ SONDE_INLINE void integer_row(int32_t* y, const int32_t* x, int64_t to, int64_t 
   for (; i < n; ++i) y[i * to] = function(x[i * from]);
 }
 
+// Whether one of the elements is -2^31.
+bool has_least(const int32_t* x, int64_t stride, int64_t n) {
+  int64_t i = 0;
+  vi found{};
+  if (stride == 1) {
+    for (; i + kWidth <= n; i += kWidth) found |= load(x + i) == INT32_MIN;
+  }
+  bool any = greater_bits(vi{}, found) != 0;
+  for (; i < n; ++i) any = any || x[i * stride] == INT32_MIN;
+  return any;
+}
+
 Status integers(Context* context, const View& out, const View& x, UnaryKind kind, double a, double b) {
   Failures failures;
   // an infinite bound leaves a side open
@@ -43,7 +55,7 @@ Status integers(Context* context, const View& out, const View& x, UnaryKind kind
     const auto* p = reinterpret_cast<const int32_t*>(part.at[1]);
     const int64_t n = part.count, to = part.stride[0], from = part.stride[1];
     const auto row = [&](auto function) { integer_row(y, p, to, from, n, function); };
-    if (kind == UnaryKind::abs || kind == UnaryKind::neg) {
+    if ((kind == UnaryKind::abs || kind == UnaryKind::neg) && has_least(p, from, n)) {
       for (int64_t i = 0; i < n; ++i) {
         if (p[i * from] == INT32_MIN) failures.at(part.first + i);
       }

@@ -43,15 +43,14 @@ void choose(char* to, const char* condition, const char* a, const char* b, const
 }  // namespace
 
 Status where(Context* context, Out out, In condition, In a, In b) {
-  const bool streamed = is_streamed(out) && out.data != a.data && out.data != b.data;
   const int64_t size = dtype_size(out.dtype);
   const auto body = [&](const Part<4>& part, float* const(&scratch)[4]) {
-    char* to = streamed ? reinterpret_cast<char*>(scratch[0]) : part.at[0];
+    char* to = part.streamed ? reinterpret_cast<char*>(scratch[0]) : part.at[0];
     const char* chosen = part.at[1];
     if (size == 4) choose<int32_t>(to, chosen, part.at[2], part.at[3], part.stride, part.count);
     else if (size == 2) choose<uint16_t>(to, chosen, part.at[2], part.at[3], part.stride, part.count);
     else choose<uint8_t>(to, chosen, part.at[2], part.at[3], part.stride, part.count);
-    if (streamed) stream(part.at[0], to, part.count * size);
+    if (part.streamed) stream(part.at[0], to, part.count * size);
   };
   return each_part(context, Order::of_memory, body, out, condition, a, b);
 }

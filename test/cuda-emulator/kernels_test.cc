@@ -197,8 +197,8 @@ void test_elementwise() {
   }
   ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::clamp, -0.5, 1.0);
   agree(out, 0);
-  for (const UnaryKind kind : {UnaryKind::gelu, UnaryKind::exp, UnaryKind::log, UnaryKind::sqrt, UnaryKind::tanh,
-                               UnaryKind::sigmoid}) {
+  for (const UnaryKind kind :
+       {UnaryKind::gelu, UnaryKind::exp, UnaryKind::log, UnaryKind::sqrt, UnaryKind::tanh, UnaryKind::sigmoid}) {
     ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), kind, 0.0, 0.0);
     agree(out, 2 * unit(dtype));
   }
@@ -206,8 +206,9 @@ void test_elementwise() {
     ON_BOTH(unary, out.on<Out>(s), a.on<In>(s), UnaryKind::pow, power, 0.0);
     agree(out, 2 * unit(dtype));
   }
-  const CompareKind comparisons[] = {CompareKind::eq, CompareKind::ne, CompareKind::lt,          CompareKind::le,
-                                     CompareKind::gt, CompareKind::ge, CompareKind::logical_and, CompareKind::logical_or};
+  const CompareKind comparisons[] = {CompareKind::eq,          CompareKind::ne,        CompareKind::lt,
+                                     CompareKind::le,          CompareKind::gt,        CompareKind::ge,
+                                     CompareKind::logical_and, CompareKind::logical_or};
   Both truth(shape, DType::boolean, with_probability(0.5)), chosen(shape, dtype, with_probability(0.5));
   for (const CompareKind kind : comparisons) {
     ON_BOTH(compare, truth.on<Out>(s), a.on<In>(s), b.on<In>(s), kind);
@@ -225,8 +226,8 @@ void test_elementwise() {
       r(shape, DType::int32, with_probability(0.5));
   p.normal(1000);
   q.set(Numbers(size_t(q.elements()), 7));
-  for (const BinaryKind kind : {BinaryKind::add, BinaryKind::sub, BinaryKind::mul, BinaryKind::div,
-                                BinaryKind::maximum, BinaryKind::minimum}) {
+  for (const BinaryKind kind :
+       {BinaryKind::add, BinaryKind::sub, BinaryKind::mul, BinaryKind::div, BinaryKind::maximum, BinaryKind::minimum}) {
     ON_BOTH(binary, r.on<Out>(s), p.on<In>(s), q.on<In>(s), kind);
     agree(r, 0);
   }
