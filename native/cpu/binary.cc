@@ -88,7 +88,7 @@ bool all_int32(const View& a, const View& b, const View& c) {
 
 Status integers(Context* context, const View& out, const View& a, const View& b, BinaryKind kind) {
   Failures failures;
-  const auto body = [&](const Part<3>& part, float* const(&)[3]) {
+  const auto body = [&](const Part<3>& part) {
     auto* y = reinterpret_cast<int32_t*>(part.at[0]);
     const auto *p = reinterpret_cast<const int32_t*>(part.at[1]), *q = reinterpret_cast<const int32_t*>(part.at[2]);
     const int64_t n = part.count, sy = part.stride[0], sp = part.stride[1], sq = part.stride[2];
@@ -117,11 +117,11 @@ Status integers(Context* context, const View& out, const View& a, const View& b,
 
 Status binary(Context* context, Out out, In a, In b, BinaryKind kind) {
   if (all_int32(out, a, b)) return integers(context, out, a, b, kind);
-  const auto body = [&](const Part<3>& part, float* const(&scratch)[3]) {
-    const float *left = part.read(1, scratch[1]), *right = part.read(2, scratch[2]);
-    float* results = results_of(part, scratch[0]);
+  const auto body = [&](const Part<3>& part) {
+    const float *left = part.read(1), *right = part.read(2);
+    float* results = part.results();
     float_row(results, left, right, part.count, kind);
-    write_part(part, results, scratch[1]);
+    part.write(results);
   };
   return each_part(context, Order::of_memory, body, out, a, b);
 }

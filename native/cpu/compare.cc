@@ -41,11 +41,11 @@ void compare_row(uint8_t* to, const T* a, const T* b, int64_t n, CompareKind kin
   }
 }
 
-// as int32 in place, or a copy in `scratch`
-const int32_t* read_integers(const Part<3>& part, int view, float* scratch) {
+// as int32 in place, or a copy in the view's scratch
+const int32_t* read_integers(const Part<3>& part, int view) {
   const auto* from = reinterpret_cast<const int32_t*>(part.at[view]);
   if (part.stride[view] == 1 || part.count == 1) return from;
-  auto* to = reinterpret_cast<int32_t*>(scratch);
+  auto* to = reinterpret_cast<int32_t*>(part.scratch(view));
   for (int64_t i = 0; i < part.count; ++i) to[i] = from[i * part.stride[view]];
   return to;
 }
@@ -66,7 +66,7 @@ bool compare_doubles(double a, double b, CompareKind kind) {
 
 // Integers and bools beside a number that neither float32 nor int32 need hold.
 Status compare_exactly(Context* context, const View& out, const View& a, double b, CompareKind kind) {
-  const auto body = [&](const Part<2>& part, float* const(&)[2]) {
+  const auto body = [&](const Part<2>& part) {
     for (int64_t i = 0; i < part.count; ++i) {
       const char* from = part.at[1] + i * part.stride[1] * dtype_size(a.dtype);
       const double value =
@@ -90,15 +90,15 @@ In repeated(const View& like, void* element) {
 
 Status compare(Context* context, Out out, In a, In b, CompareKind kind) {
   const bool integers = a.dtype == DType::int32 && b.dtype == DType::int32;
-  const auto body = [&](const Part<3>& part, float* const(&scratch)[3]) {
+  const auto body = [&](const Part<3>& part) {
     const bool direct = part.stride[0] == 1 && !part.streamed;
-    auto* bools = reinterpret_cast<uint8_t*>(direct ? part.at[0] : reinterpret_cast<char*>(scratch[0]));
+    auto* bools = reinterpret_cast<uint8_t*>(direct ? part.at[0] : reinterpret_cast<char*>(part.scratch(0)));
     if (integers) {
-      const int32_t* left = read_integers(part, 1, scratch[1]);
-      compare_row(bools, left, read_integers(part, 2, scratch[2]), part.count, kind);
+      const int32_t* left = read_integers(part, 1);
+      compare_row(bools, left, read_integers(part, 2), part.count, kind);
     } else {
-      const float* left = part.read(1, scratch[1]);
-      compare_row(bools, left, part.read(2, scratch[2]), part.count, kind);
+      const float* left = part.read(1);
+      compare_row(bools, left, part.read(2), part.count, kind);
     }
     if (part.streamed) stream(part.at[0], reinterpret_cast<const char*>(bools), part.count);
     else if (!direct) {

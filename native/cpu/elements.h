@@ -48,12 +48,33 @@ struct Part {
   int64_t stride[kViews];
   DType dtype[kViews];
   int64_t count;
-  bool streamed;  // whether the first view's elements are to be written by stream()
   int64_t first;  // the number of the first element, in the order in which each_part goes through them
+  bool streamed;  // whether the first view's elements are to be written by stream()
+  Context* context;
+  int thread;
 
-  // as float32: in place, or a copy in `scratch`
-  SONDE_INLINE const float* read(int view, float* scratch) const {
-    return read_row(at[view], dtype[view], stride[view], count, scratch);
+  // kPartLength floats for each view
+  SONDE_INLINE float* scratch(int view) const { return row_scratch(context, thread, kViews, kPartLength, view); }
+  // the elements as float32: in place, or a copy in the view's scratch
+  SONDE_INLINE const float* read(int view) const {
+    const bool direct = dtype[view] == DType::float32 && (stride[view] == 1 || count == 1);
+    if (direct) return reinterpret_cast<const float*>(at[view]);
+    return read_row(at[view], dtype[view], stride[view], count, scratch(view));
+  }
+  // where the float32 results go before write(): the first view itself where it can hold them, else its scratch
+  SONDE_INLINE float* results() const {
+    const bool direct = dtype[0] == DType::float32 && stride[0] == 1 && !streamed;
+    return direct ? reinterpret_cast<float*>(at[0]) : scratch(0);
+  }
+  // Writes results to the first view. What was read through another view's scratch is gone if they are streamed.
+  SONDE_INLINE void write(const float* results) const {
+    if (!streamed) return write_row(at[0], dtype[0], stride[0], count, results);
+    if (dtype[0] != DType::float32) {
+      float* narrowed = results == scratch(0) ? scratch(1) : scratch(0);
+      narrow(narrowed, results, dtype[0], count);
+      results = narrowed;
+    }
+    stream(at[0], reinterpret_cast<const char*>(results), count * dtype_size(dtype[0]));
   }
 };
 
@@ -117,8 +138,8 @@ void move_dimension(View (&views)[kViews], int d) {
   }
 }
 
-// Calls body(part, scratch) for parts of views of one shape, side by side on several threads; scratch is a row of
-// kPartLength floats for each view. The order of elements is row-major where that matters, else the first view's own.
+// Calls body(part) for parts of views of one shape, side by side on several threads. The order of elements is row-major
+// where that matters, else the first view's own.
 template <class Body, class... Views>
 Status each_part(Context* context, Order order, Body body, const Views&... all) {
   constexpr int kViews = sizeof...(Views);
@@ -147,18 +168,23 @@ Status each_part(Context* context, Order order, Body body, const Views&... all) 
     Part<kViews> part;
     part.count = min64(length, n - begin);
     part.streamed = streamed;
-    float* scratch[kViews];
+    part.context = context;
+    part.thread = thread;
     for (int v = 0; v < kViews; ++v) {
       part.dtype[v] = views[v].dtype;
       part.stride[v] = last_stride(views[v]);
-      scratch[v] = row_scratch(context, thread, kViews, kPartLength, v);
     }
-    for (int64_t row = first_row; row < first_row + min64(band, height - top); ++row) {
-      part.first = row * n + begin;
-      for (int v = 0; v < kViews; ++v) {
-        part.at[v] = row_at(views[v], row) + begin * part.stride[v] * dtype_size(part.dtype[v]);
+    for (int v = 0; v < kViews; ++v) {
+      part.at[v] = row_at(views[v], first_row) + begin * part.stride[v] * dtype_size(part.dtype[v]);
+    }
+    part.first = first_row * n + begin;
+    for (int64_t left = min64(band, height - top); left > 0; --left) {
+      body(part);
+      if (left == 1) break;
+      for (int v = 0; v < kViews; ++v) {  // to the next row
+        part.at[v] += views[v].stride[views[v].rank - 2] * dtype_size(part.dtype[v]);
       }
-      body(part, scratch);
+      part.first += n;
     }
   });
   return {};
@@ -169,31 +195,14 @@ inline const int32_t* integer_at(const View& x, int64_t i) {
   return static_cast<const int32_t*>(x.data) + leading_offset(x, 0, i);
 }
 
-// Where the float32 results of a part go before write_part: the output itself where it can hold them.
-template <int kViews>
-SONDE_INLINE float* results_of(const Part<kViews>& part, float* scratch) {
-  return part.streamed ? scratch : result_row(part.at[0], part.dtype[0], part.stride[0], scratch);
-}
-// Writes a part of the first view; `scratch` holds no results.
-template <int kViews>
-SONDE_INLINE void write_part(const Part<kViews>& part, const float* results, float* scratch) {
-  const DType dtype = part.dtype[0];
-  if (!part.streamed) return write_row(part.at[0], dtype, part.stride[0], part.count, results);
-  if (dtype != DType::float32) {
-    narrow(scratch, results, dtype, part.count);
-    results = scratch;
-  }
-  stream(part.at[0], reinterpret_cast<const char*>(results), part.count * dtype_size(dtype));
-}
-
 // out = function(x), element by element: the kernels of one input and one output.
 template <class Function>
 Status map(Context* context, const View& out, const View& x, Function function) {
-  const auto body = [&](const Part<2>& part, float* const(&scratch)[2]) {
-    const float* in = part.read(1, scratch[1]);
-    float* results = results_of(part, scratch[0]);
+  const auto body = [&](const Part<2>& part) {
+    const float* in = part.read(1);
+    float* results = part.results();
     map_row(results, in, part.count, function);
-    write_part(part, results, scratch[1]);
+    part.write(results);
   };
   return each_part(context, Order::of_memory, body, out, x);
 }

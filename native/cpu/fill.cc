@@ -23,7 +23,7 @@ Status fill(Context* context, Out out, double value) {
   alignas(64) char line[4 * kPartLength];
   const int64_t length = min64(kPartLength, element_count(out));
   for (int64_t i = 0; i < length; ++i) memcpy(line + i * size, element, size_t(size));
-  const auto body = [&](const Part<1>& part, float* const(&)[1]) {
+  const auto body = [&](const Part<1>& part) {
     if (part.streamed) return stream(part.at[0], line, part.count * size);
     if (part.stride[0] == 1) {
       memcpy(part.at[0], line, size_t(part.count * size));

@@ -50,7 +50,7 @@ Status integers(Context* context, const View& out, const View& x, UnaryKind kind
   Failures failures;
   // an infinite bound leaves a side open
   const int32_t low = a >= INT32_MIN ? int32_t(a) : INT32_MIN, high = b <= INT32_MAX ? int32_t(b) : INT32_MAX;
-  const auto body = [&](const Part<2>& part, float* const(&)[2]) {
+  const auto body = [&](const Part<2>& part) {
     auto* y = reinterpret_cast<int32_t*>(part.at[0]);
     const auto* p = reinterpret_cast<const int32_t*>(part.at[1]);
     const int64_t n = part.count, to = part.stride[0], from = part.stride[1];

@@ -44,8 +44,8 @@ void choose(char* to, const char* condition, const char* a, const char* b, const
 
 Status where(Context* context, Out out, In condition, In a, In b) {
   const int64_t size = dtype_size(out.dtype);
-  const auto body = [&](const Part<4>& part, float* const(&scratch)[4]) {
-    char* to = part.streamed ? reinterpret_cast<char*>(scratch[0]) : part.at[0];
+  const auto body = [&](const Part<4>& part) {
+    char* to = part.streamed ? reinterpret_cast<char*>(part.scratch(0)) : part.at[0];
     const char* chosen = part.at[1];
     if (size == 4) choose<int32_t>(to, chosen, part.at[2], part.at[3], part.stride, part.count);
     else if (size == 2) choose<uint16_t>(to, chosen, part.at[2], part.at[3], part.stride, part.count);
