@@ -51,7 +51,7 @@ SONDE_DEVICE int64_t whole(int64_t x, UnaryKind kind, double a, double b) {
     default: break;
   }
   int64_t power = 1;
-  if (x == 0 || x == 1 || x == -1) return a == 0 ? 1 : x == -1 && fmod(a, 2) == 0 ? 1 : x;
+  if (x == 0 || x == 1 || x == -1) return a == 0 ? 1 : x == -1 && fmod(a, 2.0) == 0 ? 1 : x;
   for (double i = 0; i < a && power <= INT32_MAX && power >= INT32_MIN; ++i) power *= x;
   return power;
 }
