@@ -1,6 +1,7 @@
 // Copies and converts between any strides. Dimensions that are contiguous in both views are merged into one. Where the
 // source is contiguous along another dimension than the output (a transpose), blocks keep its cache lines in use.
 #include "../integers.h"
+#include "moves.h"
 #include "operations.h"
 #include "rows.h"
 
@@ -8,34 +9,8 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-// Drops dimensions of 1 and merges neighbours that are contiguous in both.
-void simplify(View& a, View& b) {
-  int rank = 0;
-  for (int d = 0; d < a.rank; ++d) {
-    if (a.shape[d] == 1) continue;
-    const int64_t n = a.shape[d], sa = a.stride[d], sb = b.stride[d];
-    if (rank && a.stride[rank - 1] == n * sa && b.stride[rank - 1] == n * sb) {
-      a.shape[rank - 1] *= n;
-      b.shape[rank - 1] *= n;
-    } else {
-      a.shape[rank] = b.shape[rank] = n;
-      ++rank;
-    }
-    a.stride[rank - 1] = sa;
-    b.stride[rank - 1] = sb;
-  }
-  a.rank = b.rank = rank;
-}
-
 // Whether float32 in between loses nothing: int32 to int32 or bool would lose digits.
 bool exact(DType from, DType to) { return from != DType::int32 || (to != DType::int32 && to != DType::boolean); }
-
-template <class T>
-void move(char* to, const char* from, int64_t n, int64_t to_stride, int64_t from_stride) {
-  auto* t = reinterpret_cast<T*>(to);
-  auto* f = reinterpret_cast<const T*>(from);
-  for (int64_t i = 0; i < n; ++i) t[i * to_stride] = f[i * from_stride];
-}
 
 bool is_float(DType dtype) { return dtype != DType::int32 && dtype != DType::boolean; }
 
@@ -55,10 +30,10 @@ int64_t copy_row(char* to, const View& out, const char* from, const View& x, int
                  int64_t from_stride, float* scratch) {
   if (out.dtype == x.dtype) {
     const int64_t size = dtype_size(x.dtype);
-    if (to_stride == 1 && from_stride == 1) memcpy(to, from, size_t(n * size));
-    else if (size == 4) move<int32_t>(to, from, n, to_stride, from_stride);
-    else if (size == 2) move<uint16_t>(to, from, n, to_stride, from_stride);
-    else move<uint8_t>(to, from, n, to_stride, from_stride);
+    with_bits(size, [&](auto bits) {
+      using T = decltype(bits);
+      move(reinterpret_cast<T*>(to), reinterpret_cast<const T*>(from), n, to_stride, from_stride);
+    });
     return -1;
   }
   if (!exact(x.dtype, out.dtype)) {  // int32 to bool

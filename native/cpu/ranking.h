@@ -1,7 +1,7 @@
 // Ranking: a value and its index become one integer, so that integer order ranks by value, and equal values by the
 // lowest index.
 #pragma once
-#include "simd.h"
+#include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
@@ -27,6 +27,22 @@ SONDE_INLINE float float_of(int32_t key) {
   return f;
 }
 SONDE_INLINE float value_of(uint64_t c) { return float_of(key_of(c)); }
+
+// The candidates of n elements, `stride` apart; with `flip` smaller values are better. scratch: n floats.
+inline void rank(uint64_t* c, const char* from, DType dtype, int64_t stride, int64_t n, bool flip, float* scratch) {
+  const int32_t flipped = flip ? -1 : 0;
+  if (dtype == DType::int32) {
+    const auto* integers = reinterpret_cast<const int32_t*>(from);
+    for (int64_t i = 0; i < n; ++i) c[i] = candidate(integers[i * stride] ^ flipped, i);
+    return;
+  }
+  const float* floats = read_row(from, dtype, stride, n, scratch);
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const int count = int(min64(kWidth, n - i));
+    const vi key = keys(count == kWidth ? load(floats + i) : load_partial(floats + i, count)) ^ flipped;
+    for (int lane = 0; lane < count; ++lane) c[i + lane] = candidate(key[lane], i + lane);
+  }
+}
 
 // Brings the k largest of c [n] to the front, in no order (Hoare's selection).
 inline void select(uint64_t* c, int64_t n, int64_t k) {

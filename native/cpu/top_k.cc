@@ -1,7 +1,6 @@
 // Finds the k largest of each row: as values and indices, or as a copy of the row with zeros elsewhere.
 #include "operations.h"
 #include "ranking.h"
-#include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
@@ -17,20 +16,9 @@ bool reserve(Context* context, int64_t n) {
 
 // The row's candidates, the k largest first, in no order.
 uint64_t* rank_row(Context* context, int thread, const View& x, int64_t row, int64_t k) {
-  const int64_t n = last_dimension(x), stride = last_stride(x);
+  const int64_t n = last_dimension(x);
   auto* all = static_cast<uint64_t*>(thread_scratch(context, thread, 1, size_t(n + 1) * sizeof(uint64_t)));
-  const char* from = row_at(x, row);
-  if (x.dtype == DType::int32) {
-    const auto* integers = reinterpret_cast<const int32_t*>(from);
-    for (int64_t i = 0; i < n; ++i) all[i] = candidate(integers[i * stride], i);
-  } else {
-    const float* floats = read_row(from, x.dtype, stride, n, row_scratch(context, thread, 1, n, 0));
-    for (int64_t i = 0; i < n; i += kWidth) {
-      const int count = int(min64(kWidth, n - i));
-      const vi key = keys(count == kWidth ? load(floats + i) : load_partial(floats + i, count));
-      for (int lane = 0; lane < count; ++lane) all[i + lane] = candidate(key[lane], i + lane);
-    }
-  }
+  rank(all, row_at(x, row), x.dtype, last_stride(x), n, false, row_scratch(context, thread, 1, n, 0));
   if (k > 0 && k < n) select(all, n, k);
   return all;
 }
