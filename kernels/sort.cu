@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(kRankThreads, 2) sort_kernel(Sort<T> x) {
   SHARED(uint64_t, near, [kSharedList]);
   const int64_t n = x.rows.length, size = power_of_two(n);
   uint64_t* list = size <= kSharedList ? near : x.workspace + blockIdx.x * size;
+  // a thread fills and reads the same places of the list
   for (int64_t i = blockIdx.x; i < x.rows.positions.count; i += gridDim.x) {
     const Row row = x.rows.row(i);
     for (int64_t j = threadIdx.x; j < size; j += kRankThreads) {
@@ -34,7 +35,6 @@ __global__ void __launch_bounds__(kRankThreads, 2) sort_kernel(Sort<T> x) {
       x.indices[i * n + j] = index;
       x.values[i * n + j] = x.in[row.offset + index * row.stride];
     }
-    __syncthreads();  // the list is filled anew
   }
 }
 

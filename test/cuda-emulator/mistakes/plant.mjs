@@ -331,10 +331,10 @@ export const mistakes = {
     compile: ['scatter_add.cu'],
     tests: ['indexing'],
   },
-  'sort: a list is filled while it is read': {
+  'sort: what fills the list up comes first': {
     file: 'sort.cu',
-    from: '    __syncthreads();  // the list is filled anew\n',
-    to: '',
+    from: '^ x.flipped, j) : 0;',
+    to: '^ x.flipped, j) : ~uint64_t(0);',
     compile: ['sort.cu'],
     tests: ['ranking'],
   },
