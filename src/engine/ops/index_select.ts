@@ -12,12 +12,16 @@ import { dimFirst } from './views.js';
  * [0, N) in a tensor fails the operation: the next read() or synchronize() rejects.
  */
 export function indexSelect(x: Tensor, dim: number, indices: IndexList): Tensor {
-  const device = checkOperands('indexSelect', { tensor: x });
+  checkOperands('indexSelect', { tensor: x });
   const d = checkedDim('indexSelect', 'dim', dim, x.shape);
   return withIndexList('indexSelect', 'indices', indices, x, d, (list) => {
     const shape = x.shape.map((n, other) => (other === d ? (list.shape[0] as number) : n));
-    const out = x.make(checkedShape('indexSelect', shape));
-    device.run('indexSelect', dimFirst(out, d).handle, dimFirst(x, d).handle, list.handle);
-    return out;
+    return indexSelectInto(x.make(checkedShape('indexSelect', shape)), x, d, list);
   });
+}
+
+/** @internal The same into a tensor of that shape, which is returned; nothing is checked. */
+export function indexSelectInto(out: Tensor, x: Tensor, d: number, indices: Tensor): Tensor {
+  x.device.run('indexSelect', dimFirst(out, d).handle, dimFirst(x, d).handle, indices.handle);
+  return out;
 }
