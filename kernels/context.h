@@ -39,6 +39,13 @@ SONDE_DEVICE void report(Failure* failure, FailureKind kind, long long a, long l
   failure->values[3] = d;
 }
 
+// whether an index from the user's data lies in [0, limit); reports one that does not
+SONDE_DEVICE bool is_index(Failure* failure, int32_t index, int64_t position, int64_t limit) {
+  if (index >= 0 && index < limit) return true;
+  report(failure, kBadIndex, index, position, limit);
+  return false;
+}
+
 struct Host;  // the state that only backend.cu uses
 
 struct Context {

@@ -1,5 +1,4 @@
 // Takes one dimension's index of each element from a tensor of indices.
-#include "indices.cuh"
 #include "slices.cuh"
 
 namespace sonde {

@@ -1,14 +1,8 @@
-// Indices that come from the user's data: checked by a kernel of their own where nothing may be written if one is wrong.
+// Indices that come from the user's data, checked by a kernel of their own: nothing may be written if one is wrong.
 #pragma once
 #include "elements.cuh"
 
 namespace sonde {
-
-SONDE_DEVICE bool is_index(Failure* failure, int32_t index, int64_t position, int64_t limit) {
-  if (index >= 0 && index < limit) return true;
-  report(failure, kBadIndex, index, position, limit);
-  return false;
-}
 
 // Reports the indices outside [0, limit), and sets *wrong if there is one.
 static __global__ void __launch_bounds__(kThreads)

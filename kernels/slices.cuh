@@ -20,7 +20,9 @@ Status with_bits(int64_t size, Body body) {
   return size == 2 ? body(uint16_t()) : body(uint8_t());
 }
 
-static Slices slices_of(View out, View in) {
+// body(a value of the size that is moved at a time, the slices in that size)
+template <class Body>
+Status with_slices(View out, View in, Body body) {
   Slices slices = {{}, out.stride[0], in.stride[0]};
   for (View* view : {&out, &in}) {
     --view->rank;
@@ -31,13 +33,6 @@ static Slices slices_of(View out, View in) {
   }
   const View* const views[] = {&out, &in};
   slices.where = positions(views);
-  return slices;
-}
-
-// body(a value of the size that is moved at a time, the slices in that size)
-template <class Body>
-Status with_slices(const View& out, const View& in, Body body) {
-  Slices slices = slices_of(out, in);
   Positions<2>& where = slices.where;
   const int64_t size = dtype_size(out.dtype), wide = int64_t(sizeof(Bits128)) / size;
   const auto fits = [&](const View& view, int64_t step) {
