@@ -12,7 +12,7 @@ Status index_select(Context* context, Out out, In x, In indices) {
   const int64_t count = indices.shape[0], step = indices.stride[0];
   const Slices slices = Slices::of(out, x, kWorthSharing);
   // some indices at a time, so that one row is shared among threads
-  const int64_t together = min64(count, max64(1, kWorthSharing / slices.part)), groups = ceil_div(count, together);
+  const int64_t together = max64(1, min64(count, kWorthSharing / slices.part)), groups = ceil_div(count, together);
   each_row(context, slices.rows * slices.parts * groups, together * slices.part, [&](int64_t task, int) {
     const int64_t first = task % groups * together, end = min64(count, first + together);
     with_bits(dtype_size(x.dtype), [&](auto bits) {

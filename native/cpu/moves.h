@@ -4,12 +4,12 @@
 
 namespace sonde::SONDE_ISA {
 
-// body(an integer of so many bytes)
+// body(an integer of so many bytes, its value being this number)
 template <class Body>
 SONDE_INLINE void with_bits(int64_t size, Body body) {
-  if (size == 4) body(uint32_t());
-  else if (size == 2) body(uint16_t());
-  else body(uint8_t());
+  if (size == 4) body(uint32_t(4));
+  else if (size == 2) body(uint16_t(2));
+  else body(uint8_t(1));
 }
 
 template <class T>
