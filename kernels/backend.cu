@@ -112,6 +112,7 @@ Status late_error(cudaError_t error, const std::deque<const char*>& names) {
 Status not_held(const Failure& failure) {
   const long long* v = failure.values;
   if (failure.kind == kSumNotInt32) return sum_not_int32(v[0], v[1]);
+  if (failure.kind == kElementNotInt32) return element_sum_not_int32(v[0], v[1]);
   if (failure.kind == kResultNotInt32) return result_not_int32(v[0], v[1], BinaryKind(v[3]), v[2]);
   double value;
   if (failure.kind == kUnaryNotInt32) {

@@ -15,10 +15,11 @@ enum FailureKind {
   kBadPointer,
   kBadEntry,
   // integers.h has the words
-  kNotInt32,        // an element, and the bits of its value as a double
-  kSumNotInt32,     // a row and its sum
-  kResultNotInt32,  // an element, its operands and the BinaryKind
-  kUnaryNotInt32,   // an element, its value, the UnaryKind and the bits of the power
+  kNotInt32,         // an element, and the bits of its value as a double
+  kSumNotInt32,      // a row and its sum
+  kResultNotInt32,   // an element, its operands and the BinaryKind
+  kUnaryNotInt32,    // an element, its value, the UnaryKind and the bits of the power
+  kElementNotInt32,  // an element and its sum
 };
 
 // A failure that depends on the data: an operation's kernels write it into host memory that the device sees. Each operation that can
@@ -36,6 +37,13 @@ SONDE_DEVICE void report(Failure* failure, FailureKind kind, long long a, long l
   failure->values[1] = b;
   failure->values[2] = c;
   failure->values[3] = d;
+}
+
+// whether an index from the user's data lies in [0, limit); reports one that does not
+SONDE_DEVICE bool is_index(Failure* failure, int32_t index, int64_t position, int64_t limit) {
+  if (index >= 0 && index < limit) return true;
+  report(failure, kBadIndex, index, position, limit);
+  return false;
 }
 
 struct Host;  // the state that only backend.cu uses

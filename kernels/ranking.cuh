@@ -33,6 +33,7 @@ struct Keys {
 // ---- of a whole block
 
 constexpr int kRankThreads = 256;
+constexpr int64_t kSharedList = 2048;  // candidates that are sorted in shared memory
 
 // Finds, by radix select, a bound that exactly the k largest of n candidates reach, 0 < k <= n. Each round, from the top bits down,
 // counts by their next 8 bits the candidates that share the bits found so far. The last round is the one in which all candidates of

@@ -14,8 +14,6 @@ struct TopK {
   uint64_t* workspace;  // global memory for lists that do not fit shared memory: power_of_two(k) entries for each block
 };
 
-constexpr int64_t kSharedList = 2048;  // candidates
-
 // Leaves the row's k best candidates in `list`, in no order.
 SONDE_DEVICE void collect(const TopK& x, const Row& row, uint64_t* list, unsigned* counts, uint64_t* found,
                           unsigned* length) {

@@ -187,9 +187,10 @@ struct Context;  // a backend's state for one device
   /* out [..., K] = table[indices]; accumulate: out += table[indices]. indices int32 [...] any strides, table [rows, K]\
      contiguous, out contiguous, of table's dtype. An index outside [0, rows) is an error that gives it. */            \
   OP(embedding, Out out, In indices, In table, bool accumulate)                                                        \
-  /* out[..., j] = x[..., index[..., j]]: out and index of one shape, x [..., N] of the same leading dimensions; any   \
-     strides, out and x of one dtype, any. An index outside [0, N) is an error that gives it. */                       \
-  OP(gather, Out out, In x, In index)                                                                                  \
+  /* out = x with the index of dimension dim taken from index, as in out[i, j, k] = x[i, index[i, j, k], k] where dim  \
+     is 1: out and index of one shape, x of the same rank and, but in dim, at least of their sizes; any strides, out   \
+     and x of one dtype, any. An index outside [0, x.shape[dim]) is an error that gives it. */                         \
+  OP(gather, Out out, In x, In index, int64_t dim)                                                                     \
   /* out[j, ...] = x[indices[j], ...]: x [N, ...], out [K, ...], any strides, of one dtype, any; indices int32 [K].    \
      An index outside [0, N) is an error that gives it. */                                                             \
   OP(index_select, Out out, In x, In indices)                                                                          \
@@ -197,11 +198,12 @@ struct Context;  // a backend's state for one device
      indices int32 [K]. Of equal indices the last one is written. An index outside [0, N) is an error that gives it,   \
      and nothing is written. */                                                                                        \
   OP(index_copy, Out out, In indices, In source)                                                                       \
-  /* out = x, then out[..., index[..., j]] += source[..., j]: out and x [..., N], index and source [..., K] of the     \
-     same leading dimensions, any strides; out, x and source of one dtype, not bool. Added up in double precision, j   \
-     ascending, and rounded once; a sum outside int32 is an error that gives it. An index outside [0, N) is an error   \
-     that gives it. */                                                                                                 \
-  OP(scatter_add, Out out, In x, In index, In source)                                                                  \
+  /* in place, out[i, index[i, j, k], k] += source[i, j, k] where dim is 1: index of out's rank and, but in dim, at    \
+     most of its sizes, and in all dimensions at most of those of source; any strides. out and source floats in any    \
+     mix, or both int32. Added up in double precision, first what out holds, then the terms in the order of dim, and   \
+     rounded once; a sum outside int32 is an error that gives it. An index outside [0, out.shape[dim]) is an error     \
+     that gives it, and nothing is written. */                                                                         \
+  OP(scatter_add, Out out, In index, In source, int64_t dim)                                                           \
   /* out[..., i, j] = x[..., i, j] where j - i <= diagonal (upper: >=), else 0. Same shapes of rank >= 2, any          \
      strides, one dtype, any. out may be x. */                                                                         \
   OP(triangle, Out out, In x, int64_t diagonal, bool upper)                                                            \

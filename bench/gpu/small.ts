@@ -274,6 +274,34 @@ for (const dtype of floats) {
     ];
   });
 }
+for (const dtype of all) {
+  for (const strided of [false, true]) {
+    await check(`indexing ${dtype}${strided ? ', strided' : ''}`, (s) => {
+      const x = s.own(s.normal([7, 33, 32], 'float32', { strided, scale: 9 }).to(dtype));
+      const view = strided ? x.permute([2, 0, 1]) : x;
+      const list = s.integers([40], 0, 7);
+      const source = s.own(s.normal([40, 1, 32], 'float32', { scale: 9 }).to(dtype));
+      const results = [
+        view.gather(1, s.integers([5, 70, 31], 0, 7)),
+        x.indexSelect(0, list),
+        view.indexSelect(-1, [0, -1, 3]),
+        x.indexCopy(0, list, source),
+        view.indexCopy(2, s.integers([9], 0, 7), source.slice(0, 0, 1).slice(2, 0, 1)),
+        view.tril(-2),
+        view.triu(3),
+      ];
+      const { values, indices } = view.sort(0);
+      const down = view.sort(-1, { descending: true });
+      if (dtype === 'bool') return [...results, values, indices, down.values, down.indices];
+      const sum = x.scatterAdd(1, s.integers([7, 700, 32], 0, 33), s.own(s.normal([7, 700, 32]).to(dtype)));
+      return [...results, values, indices, down.values, down.indices, sum];
+    });
+  }
+}
+await check('sort of long rows', (s) => {
+  const { values, indices } = s.normal([3, 5003]).sort();
+  return [values, indices];
+});
 await check('embedding: an index outside the table is reported', async (s) => {
   const out = embedding(s.own(Tensor.from([0, 5], { dtype: 'int32', device: s.device })), s.normal([5, 3]));
   const message = await s.device.synchronize().then(

@@ -1,6 +1,6 @@
 // Copies and converts between any strides.
 #include "../integers.h"
-#include "elements.h"
+#include "moves.h"
 #include "operations.h"
 
 namespace sonde::SONDE_ISA {
@@ -9,13 +9,6 @@ namespace {
 
 // Whether float32 in between loses nothing: int32 to int32 or bool would lose digits.
 bool exact(DType from, DType to) { return from != DType::int32 || (to != DType::int32 && to != DType::boolean); }
-
-template <class T>
-void move(char* to, const char* from, int64_t n, int64_t to_stride, int64_t from_stride) {
-  auto* t = reinterpret_cast<T*>(to);
-  auto* f = reinterpret_cast<const T*>(from);
-  for (int64_t i = 0; i < n; ++i) t[i * to_stride] = f[i * from_stride];
-}
 
 bool is_float(DType dtype) { return dtype != DType::int32 && dtype != DType::boolean; }
 
@@ -31,16 +24,12 @@ int64_t outside_int32(const float* x, int64_t n) {
 }
 
 void copy_bits(const Part<2>& part, int64_t size) {
-  if (part.stride[0] == 1 && part.stride[1] == 1) {
-    if (part.streamed) stream(part.at[0], part.at[1], part.count * size);
-    else memcpy(part.at[0], part.at[1], size_t(part.count * size));
-  } else if (size == 4) {
-    move<int32_t>(part.at[0], part.at[1], part.count, part.stride[0], part.stride[1]);
-  } else if (size == 2) {
-    move<uint16_t>(part.at[0], part.at[1], part.count, part.stride[0], part.stride[1]);
-  } else {
-    move<uint8_t>(part.at[0], part.at[1], part.count, part.stride[0], part.stride[1]);
-  }
+  if (part.streamed && part.stride[1] == 1) return stream(part.at[0], part.at[1], part.count * size);
+  with_bits(size, [&](auto bits) {
+    using T = decltype(bits);
+    move(reinterpret_cast<T*>(part.at[0]), reinterpret_cast<const T*>(part.at[1]), part.count, part.stride[0],
+         part.stride[1]);
+  });
 }
 
 void integers_to_bools(const Part<2>& part) {

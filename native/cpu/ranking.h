@@ -1,7 +1,7 @@
 // Ranking: a value and its index become one integer, so that integer order ranks by value, and equal values by the
 // lowest index.
 #pragma once
-#include "simd.h"
+#include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
@@ -27,6 +27,22 @@ SONDE_INLINE float float_of(int32_t key) {
   return f;
 }
 SONDE_INLINE float value_of(uint64_t c) { return float_of(key_of(c)); }
+
+// The candidates of n elements, `stride` apart; with `flip` smaller values are better. scratch: n floats.
+inline void rank(uint64_t* c, const char* from, DType dtype, int64_t stride, int64_t n, bool flip, float* scratch) {
+  const int32_t flipped = flip ? -1 : 0;
+  if (dtype == DType::int32) {
+    const auto* integers = reinterpret_cast<const int32_t*>(from);
+    for (int64_t i = 0; i < n; ++i) c[i] = candidate(integers[i * stride] ^ flipped, i);
+    return;
+  }
+  const float* floats = read_row(from, dtype, stride, n, scratch);
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const int count = int(min64(kWidth, n - i));
+    const vi key = keys(count == kWidth ? load(floats + i) : load_partial(floats + i, count)) ^ flipped;
+    for (int lane = 0; lane < count; ++lane) c[i + lane] = candidate(key[lane], i + lane);
+  }
+}
 
 // Brings the k largest of c [n] to the front, in no order (Hoare's selection).
 inline void select(uint64_t* c, int64_t n, int64_t k) {
@@ -55,11 +71,40 @@ inline void sort_by_index(uint64_t* c, int64_t n) {
   });
 }
 
-inline void sort_by_value(uint64_t* c, int64_t n) {
-  qsort(c, size_t(n), sizeof *c, [](const void* a, const void* b) {
-    const uint64_t x = *static_cast<const uint64_t*>(a), y = *static_cast<const uint64_t*>(b);
-    return x > y ? -1 : x < y;
-  });
+// Puts the best of n candidates first: digit by digit (LSD radix sort), or a few by insertion. The candidates are in the
+// order of their bytes below `byte`: 0 where they are in no order, 4 where they are in that of their indices. Returns
+// where they are then: c or `other`, of as many.
+inline uint64_t* sort_by_value(uint64_t* c, uint64_t* other, int64_t n, int byte) {
+  constexpr int64_t kFew = 40;
+  constexpr int kBytes = 8, kDigits = 256;
+  if (n <= kFew) {
+    for (int64_t i = 1; i < n; ++i) {
+      const uint64_t own = c[i];
+      int64_t j = i;
+      for (; j > 0 && c[j - 1] < own; --j) c[j] = c[j - 1];
+      c[j] = own;
+    }
+    return c;
+  }
+  int64_t counts[kBytes][kDigits] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    for (int pass = byte; pass < kBytes; ++pass) ++counts[pass][c[i] >> 8 * pass & 255];
+  }
+  for (int pass = byte; pass < kBytes; ++pass) {
+    int64_t* count = counts[pass];
+    if (count[c[0] >> 8 * pass & 255] == n) continue;  // all have the same digit
+    int64_t at = 0;
+    for (int digit = kDigits - 1; digit >= 0; --digit) {
+      const int64_t here = count[digit];
+      count[digit] = at;
+      at += here;
+    }
+    for (int64_t i = 0; i < n; ++i) other[count[c[i] >> 8 * pass & 255]++] = c[i];
+    uint64_t* const sorted = other;
+    other = c;
+    c = sorted;
+  }
+  return c;
 }
 
 }  // namespace sonde::SONDE_ISA

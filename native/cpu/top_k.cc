@@ -1,7 +1,6 @@
 // Finds the k largest of each row: as values and indices, or as a copy of the row with zeros elsewhere.
 #include "operations.h"
 #include "ranking.h"
-#include "rows.h"
 
 namespace sonde::SONDE_ISA {
 
@@ -10,27 +9,16 @@ namespace {
 // Reserves scratch memory for a row as floats and as candidates, for each thread.
 bool reserve(Context* context, int64_t n) {
   for (int thread = 0; thread < thread_count(context); ++thread) {
-    if (!thread_scratch(context, thread, 1, size_t(n + 1) * sizeof(uint64_t))) return false;
+    if (!thread_scratch(context, thread, 1, size_t(2 * n) * sizeof(uint64_t))) return false;
   }
   return reserve_rows(context, 1, n);
 }
 
 // The row's candidates, the k largest first, in no order.
 uint64_t* rank_row(Context* context, int thread, const View& x, int64_t row, int64_t k) {
-  const int64_t n = last_dimension(x), stride = last_stride(x);
-  auto* all = static_cast<uint64_t*>(thread_scratch(context, thread, 1, size_t(n + 1) * sizeof(uint64_t)));
-  const char* from = row_at(x, row);
-  if (x.dtype == DType::int32) {
-    const auto* integers = reinterpret_cast<const int32_t*>(from);
-    for (int64_t i = 0; i < n; ++i) all[i] = candidate(integers[i * stride], i);
-  } else {
-    const float* floats = read_row(from, x.dtype, stride, n, row_scratch(context, thread, 1, n, 0));
-    for (int64_t i = 0; i < n; i += kWidth) {
-      const int count = int(min64(kWidth, n - i));
-      const vi key = keys(count == kWidth ? load(floats + i) : load_partial(floats + i, count));
-      for (int lane = 0; lane < count; ++lane) all[i + lane] = candidate(key[lane], i + lane);
-    }
-  }
+  const int64_t n = last_dimension(x);
+  auto* all = static_cast<uint64_t*>(thread_scratch(context, thread, 1, size_t(2 * n) * sizeof(uint64_t)));
+  rank(all, row_at(x, row), x.dtype, last_stride(x), n, false, row_scratch(context, thread, 1, n, 0));
   if (k > 0 && k < n) select(all, n, k);
   return all;
 }
@@ -38,12 +26,12 @@ uint64_t* rank_row(Context* context, int thread, const View& x, int64_t row, int
 }  // namespace
 
 Status top_k(Context* context, Out values, Out indices, In x) {
-  const int64_t k = last_dimension(values), size = dtype_size(x.dtype), stride = last_stride(x);
+  const int64_t k = last_dimension(values), n = last_dimension(x), size = dtype_size(x.dtype), stride = last_stride(x);
   if (element_count(values) == 0) return {};
-  if (!reserve(context, last_dimension(x))) return out_of_memory("a row");
-  each_row(context, row_count(x), last_dimension(x), [&](int64_t row, int thread) {
+  if (!reserve(context, n)) return out_of_memory("a row");
+  each_row(context, row_count(x), n, [&](int64_t row, int thread) {
     uint64_t* best = rank_row(context, thread, x, row, k);
-    sort_by_value(best, k);
+    best = sort_by_value(best, best + n, k, k == n ? 4 : 0);
     const char* from = row_at(x, row);
     for (int64_t i = 0; i < k; ++i) {
       const int64_t index = index_of(best[i]);

@@ -36,7 +36,6 @@ import {
   activationToState,
   checkActivation,
 } from './activation.js';
-import { gatheredRows, gatheredValues } from './gather.js';
 import { denormalize, normalized } from './normalization.js';
 import { hasPublishedShape, publishedNormalize } from './published.js';
 import { Selection, SharedEncoder } from './selection.js';
@@ -427,11 +426,11 @@ export class Autoencoder {
     const { device, dtype } = this;
     const positions = Int32Array.from(indices);
     using chosen = Tensor.from(positions, { device });
-    const values = (t: Tensor): Tensor => gatheredValues(t, chosen);
+    const values = (t: Tensor): Tensor => t.indexSelect(0, chosen);
     using encoderRows = encoder.weights.unpack({ transposeB: true }); // [latents, inputs]
-    using kept = gatheredRows(encoderRows, chosen);
+    using kept = encoderRows.indexSelect(0, chosen);
     using decoderRows = decoder?.unpack();
-    using keptBack = decoderRows && gatheredRows(decoderRows, chosen);
+    using keptBack = decoderRows?.indexSelect(0, chosen);
     const ranked = () => selection?.select(positions) ?? new Selection(encoder.share(), positions);
     return new Autoencoder(
       { ...this.#options, nLatents: indices.length, device, dtype },

@@ -1,11 +1,9 @@
 // Some latents of a TopK autoencoder. Its activation ranks all latents of a row, so a selection keeps the encoder of
 // all, ranks with it, and takes its own latents from the result.
-import { embedding } from '../engine/ops/embedding.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import type { SparseLatents } from '../engine/ops/sparse_encode.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { disposeAll } from '../engine/scope.js';
-import { rowCount } from '../engine/shape.js';
 
 /** An encoder that several autoencoders may hold: it is freed when the last of them frees it. */
 export class SharedEncoder {
@@ -59,13 +57,7 @@ export class Selection {
 
   /** The selected columns of latents [..., all]: a new tensor [..., selected]. */
   columns(latents: Tensor): Tensor {
-    const rows = rowCount(latents.shape);
-    const byLatent = latents.reshape(rows, this.ranking.weights.n).permute([1, 0]);
-    using picked = embedding(this.#chosen, byLatent); // [selected, rows]
-    return picked
-      .permute([1, 0])
-      .clone()
-      .transferTo([...latents.shape.slice(0, -1), this.indices.length]);
+    return latents.indexSelect(-1, this.#chosen);
   }
 
   /** The same in CSR form. A latent that was selected twice is there twice. */

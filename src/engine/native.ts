@@ -55,10 +55,10 @@ export interface NativeOperations {
   ): void;
   rootMeanSquare(d: DeviceHandle, out: ViewHandle, x: ViewHandle, eps: number): void;
   embedding(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, table: ViewHandle, accumulate: boolean): void;
-  gather(d: DeviceHandle, out: ViewHandle, x: ViewHandle, index: ViewHandle): void;
+  gather(d: DeviceHandle, out: ViewHandle, x: ViewHandle, index: ViewHandle, dim: number): void;
   indexSelect(d: DeviceHandle, out: ViewHandle, x: ViewHandle, indices: ViewHandle): void;
   indexCopy(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, source: ViewHandle): void;
-  scatterAdd(d: DeviceHandle, out: ViewHandle, x: ViewHandle, index: ViewHandle, source: ViewHandle): void;
+  scatterAdd(d: DeviceHandle, out: ViewHandle, index: ViewHandle, source: ViewHandle, dim: number): void;
   triangle(d: DeviceHandle, out: ViewHandle, x: ViewHandle, diagonal: number, upper: boolean): void;
   attention(
     d: DeviceHandle,

@@ -2,6 +2,8 @@
 // in a later pass.
 import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
+import { indexCopyInPlace } from '../engine/ops/index_copy.js';
+import { indexSelect } from '../engine/ops/index_select.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { showShape } from '../engine/shape.js';
 import { extended, inChain, placed } from './hook_chain.js';
@@ -140,29 +142,45 @@ function viewOf(x: Tensor, { rows, indices }: Block): Tensor | undefined {
   return x.window([rows.length, first.length, ...x.shape.slice(2)], [batch * rowStep, seq * step, ...rest], offset);
 }
 
+/** x with its first two dimensions as one, where their strides allow it: [row, index] of x is at row `at`. */
+function flattened(x: Tensor): { flat: Tensor; at: (row: number, index: number) => number } | undefined {
+  const [batch, seq, ...rest] = x.shape as [number, number, ...number[]];
+  const [rowStride, stride, ...others] = x.strides as [number, number, ...number[]];
+  const view = (rows: number, step: number) => x.window([rows, ...rest], [step, ...others]);
+  if (rowStride % stride === 0) {
+    const step = rowStride / stride;
+    return { flat: view((batch - 1) * step + seq, stride), at: (row, index) => row * step + index };
+  }
+  if (stride % rowStride !== 0) return undefined;
+  const step = stride / rowStride;
+  return { flat: view((seq - 1) * step + batch, rowStride), at: (row, index) => index * step + row };
+}
+
+/** The rows of a flattened tensor that are the block's, one after the other. */
+const listOf = ({ rows, indices }: Block, at: (row: number, index: number) => number): number[] =>
+  rows.flatMap((row, r) => (indices[r] as number[]).map((index) => at(row, index)));
+
 function gathered(x: Tensor, block: Block): Tensor {
-  const part = x.make([block.rows.length, block.positions.length, ...x.shape.slice(2)]);
-  for (const [own, whole] of pairsOf(part, x, block)) own.copyFrom(whole);
-  return part;
+  const place = flattened(x);
+  if (!place) {
+    using copy = x.clone();
+    return gathered(copy, block);
+  }
+  const part = indexSelect(place.flat, 0, listOf(block, place.at));
+  return part.transferTo([block.rows.length, block.positions.length, ...x.shape.slice(2)]);
 }
 
 function scatter(x: Tensor, block: Block, part: Tensor): void {
-  for (const [own, whole] of pairsOf(part, x, block)) whole.copyFrom(own);
-}
-
-/** Each piece of a part and where it is in x: a row of the part where it can be one, else a position of a row. */
-function* pairsOf(
-  part: Tensor,
-  x: Tensor,
-  { rows, indices, positions }: Block,
-): Generator<[own: Tensor, whole: Tensor]> {
-  for (const [r, row] of rows.entries()) {
-    const own = indices[r] as number[];
-    const whole = viewOf(x, { rows: [row], indices: [own], positions });
-    if (whole) yield [part.slice(0, r, r + 1), whole];
-    else
-      for (const [i, index] of own.entries()) yield [part.select(0, r).select(0, i), x.select(0, row).select(0, index)];
+  const place = flattened(x);
+  if (!place) {
+    using copy = x.clone();
+    scatter(copy, block, part);
+    x.copyFrom(copy);
+    return;
   }
+  const rows = part.reshape(block.rows.length * block.positions.length, ...x.shape.slice(2));
+  indexCopyInPlace(place.flat, 0, listOf(block, place.at), rows);
+  if (rows.storage !== part.storage) rows.dispose();
 }
 
 /** What the hooks of a block learn. Its tensors are new ones. */

@@ -4,20 +4,13 @@ import { inspect } from 'node:util';
 import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
+import { indexSelectInto } from '../engine/ops/index_select.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { lengthsOf, type Positions } from './token_positions.js';
 
 interface Buffers {
   k: Tensor; // [B, capacity, attention width], before heads are split and before scaling
   v: Tensor;
-}
-
-/** A part of a batch in another order: `count` rows from `to` on are `from`, `from + step`, …; step is 0 or 1. */
-interface RowRun {
-  readonly to: number;
-  readonly from: number;
-  readonly step: 0 | 1;
-  readonly count: number;
 }
 
 /**
@@ -85,7 +78,7 @@ export class KvCaches {
 
   /** Caches of the same sequences in memory of their own: each of the two can be continued without the other. */
   clone(): KvCaches {
-    return this.#copy([{ to: 0, from: 0, step: 1, count: this.batch }]);
+    return this.#copy(Array.from({ length: this.batch }, (_, row) => row));
   }
 
   /**
@@ -120,31 +113,24 @@ export class KvCaches {
       const at = checkInteger('select', `rows[${i}]`, row, -this.batch, this.batch - 1);
       return at < 0 ? at + this.batch : at;
     });
-    return this.#copy(runsOf(chosen));
+    return this.#copy(chosen);
   }
 
-  #copy(runs: readonly RowRun[]): KvCaches {
+  #copy(rows: readonly number[]): KvCaches {
     this.check();
-    const last = runs.at(-1) as RowRun;
-    const copy = new KvCaches(this.#device, this.#dtype, last.to + last.count, this.#width);
+    const copy = new KvCaches(this.#device, this.#dtype, rows.length, this.#width);
     const length = this.#length;
     copy.#length = length;
     copy.#capacity = length + Math.max(16, length >> 3); // copies are made to be continued
-    const sources = runs.flatMap(({ from, step, count }) => Array.from({ length: count }, (_, i) => from + i * step));
-    copy.#positions = sources.map((row) => this.#positions[row] as Int32Array);
-    copy.#lengths = sources.map((row) => this.#lengths[row] as number);
+    copy.#positions = rows.map((row) => this.#positions[row] as Int32Array);
+    copy.#lengths = rows.map((row) => this.#lengths[row] as number);
+    using list = Tensor.from(Int32Array.from(rows), { device: this.#device });
     try {
       for (const held of this.#layers) {
         const buffers = copy.#allocated();
         copy.#layers.push(buffers);
-        for (const { to, from, step, count } of runs) {
-          for (const side of ['k', 'v'] as const) {
-            const source = held[side].slice(1, 0, length).slice(0, from, from + (step ? count : 1));
-            buffers[side]
-              .slice(1, 0, length)
-              .slice(0, to, to + count)
-              .copyFrom(source);
-          }
+        for (const side of ['k', 'v'] as const) {
+          indexSelectInto(buffers[side].slice(1, 0, length), held[side].slice(1, 0, length), 0, list);
         }
       }
     } catch (error) {
@@ -278,18 +264,4 @@ export class KvCaches {
   [inspect.custom](): string {
     return this.toString();
   }
-}
-
-/** Splits a list of rows into as few runs as possible, each of one row repeated or of consecutive rows. */
-function runsOf(rows: readonly number[]): RowRun[] {
-  const runs: RowRun[] = [];
-  for (let to = 0; to < rows.length; ) {
-    const from = rows[to] as number;
-    const step = rows[to + 1] === from ? 0 : 1;
-    let count = 1;
-    while (to + count < rows.length && rows[to + count] === from + count * step) count++;
-    runs.push({ to, from, step, count });
-    to += count;
-  }
-  return runs;
 }

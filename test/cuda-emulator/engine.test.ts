@@ -1,11 +1,11 @@
-// The tests of the engine on the emulated GPU, but for those of rows.test.ts. Oracle: that of each test file, with its bounds.
+// The tests of the engine on the emulated GPU, but for those of rows.test.ts and indexing.test.ts. Oracle: that of each test file, with its bounds.
 import { operationFiles } from '../support/operations/list.js';
-import { operationsOnRows, testOnEmulator } from './suite.js';
+import { operationsOnIndices, operationsOnRows, testOnEmulator } from './suite.js';
 
 testOnEmulator(
   'the engine',
   [
-    ...operationFiles.filter((name) => !operationsOnRows.includes(name)),
+    ...operationFiles.filter((name) => !operationsOnRows.includes(name) && !operationsOnIndices.includes(name)),
     'arguments',
     'device',
     'switches',

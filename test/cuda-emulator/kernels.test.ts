@@ -26,6 +26,7 @@ const names = [
     'rows',
     'ranking',
     'lookup',
+    'indexing',
     'linear',
     'matmul',
     'rows alone',

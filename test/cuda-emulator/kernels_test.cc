@@ -305,6 +305,12 @@ void test_ranking() {
   ON_BOTH(top_k, values.on<Out>(s), indices.on<Out>(s), x.on<In>(s));
   agree(values, 0, "value");
   agree(indices, 0, "index");
+  Both sorted(shape, dtype), order(shape, DType::int32);
+  for (const bool descending : {true, false}) {
+    ON_BOTH(sort, sorted.on<Out>(s), order.on<Out>(s), x.on<In>(s), descending);
+    agree(sorted, 0, "value");
+    agree(order, 0, "index");
+  }
   for (const bool relu : {true, false}) {
     ON_BOTH(top_k_mask, masked.on<Out>(s), x.on<In>(s), k, relu);
     agree(masked, 0);
@@ -343,6 +349,97 @@ void test_lookup() {
   Both whole({size()}, DType::int32);
   ON_BOTH(random, whole.on<Out>(s), RandomKind::integer, 99, -5.0, 1000.0);
   agree(whole, 0);
+}
+
+DType any_dtype() { return pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean}); }
+void set_indices(Both& indices, int64_t limit) {
+  Numbers values;
+  for (int64_t i = 0; i < indices.elements(); ++i) values.push_back(float(integer(0, int(limit) - 1)));
+  indices.set(values);
+}
+// Demands that the GPU reports these words, once.
+void expect_report(const char* words) {
+  const Status status = gpu.backend->synchronize(gpu.context);
+  if (!strstr(status.text, words) || !status.names_operation)
+    wrong(std::string("instead of \"") + words + "\": " + status.text);
+  if (gpu.backend->synchronize(gpu.context).failed()) wrong("a failure is reported twice");
+}
+#define ON_GPU(operation, ...) good(gpu.operations->operation(gpu.context, __VA_ARGS__))
+
+void test_indexing() {
+  auto shape = shape_of(integer(1, 4));
+  std::shuffle(shape.begin(), shape.end(), rng);
+  const DType dtype = any_dtype();
+  const int64_t dim = integer(0, int(shape.size()) - 1), n = shape[size_t(dim)];
+  const auto strided = [] { return with_probability(0.5); };
+  Both x(shape, dtype, strided());
+  x.normal(3);
+
+  auto wanted = shape;
+  for (int64_t& size : wanted) size = integer(1, int(size));
+  wanted[size_t(dim)] = size();
+  Both index(wanted, DType::int32, strided()), gathered(wanted, dtype, strided());
+  set_indices(index, n);
+  ON_BOTH(gather, gathered.on<Out>(s), x.on<In>(s), index.on<In>(s), dim);
+  agree(gathered, 0);
+
+  auto slices = shape;
+  slices[0] = size();
+  Both list({slices[0]}, DType::int32), selected(slices, dtype, strided()), copied(shape, dtype, strided());
+  set_indices(list, shape[0]);
+  ON_BOTH(index_select, selected.on<Out>(s), x.on<In>(s), list.on<In>(s));
+  agree(selected, 0);
+  selected.normal(3);
+  copied.set(x.exact());
+  ON_BOTH(index_copy, copied.on<Out>(s), list.on<In>(s), selected.on<In>(s));
+  agree(copied, 0);
+
+  // as many terms as two chunks and some at times; all dtypes of floats, or integers
+  auto many = wanted;
+  if (with_probability(0.3)) many[size_t(dim)] = pick({256, 257, 700});
+  const bool whole = with_probability(0.3);
+  auto more = many;
+  for (int64_t& size : more) size += integer(0, 1);
+  Both into(shape, whole ? DType::int32 : any_float(), strided()),
+      terms(more, whole ? DType::int32 : any_float(), strided()), to(many, DType::int32, strided());
+  into.normal(100);
+  terms.normal(100);
+  set_indices(to, n);
+  ON_BOTH(scatter_add, into.on<Out>(s), to.on<In>(s), terms.on<In>(s), dim);
+  agree(into, 0);
+
+  auto matrices = shape;
+  matrices.push_back(size());
+  Both square(matrices, dtype, strided()), side(matrices, dtype, strided());
+  square.normal(3);
+  const int64_t diagonal = integer(-5, 5);
+  for (const bool upper : {false, true}) {
+    ON_BOTH(triangle, side.on<Out>(s), square.on<In>(s), diagonal, upper);
+    agree(side, 0);
+  }
+
+  // an index outside: nothing is read or written there, and where the whole is checked before, nothing is written at all
+  Numbers bad(size_t(list.elements()), 0.0f);
+  bad.back() = float(pick({-1, int(shape[0]), 1 << 20}));
+  list.set(bad);
+  const Numbers before = copied.get(1);
+  ON_GPU(index_copy, copied.on<Out>(1), list.on<In>(1), selected.on<In>(1));
+  expect_report("indexCopy: index");
+  compare(copied.get(1), before, 0, "element");
+  ON_GPU(index_select, selected.on<Out>(1), x.on<In>(1), list.on<In>(1));
+  expect_report("indexSelect: index");
+  bad.assign(size_t(to.elements()), 0.0f);
+  bad.back() = float(pick({-1, int(n), 1 << 20}));
+  to.set(bad);
+  const Numbers sums = into.get(1);
+  ON_GPU(scatter_add, into.on<Out>(1), to.on<In>(1), terms.on<In>(1), dim);
+  expect_report("scatterAdd: index");
+  compare(into.get(1), sums, 0, "sum");
+  bad.assign(size_t(index.elements()), 0.0f);
+  bad.front() = float(pick({-1, int(n), 1 << 20}));
+  index.set(bad);
+  ON_GPU(gather, gathered.on<Out>(1), x.on<In>(1), index.on<In>(1), dim);
+  expect_report(" at position 0 is outside [0, ");
 }
 
 // Packed on both sides.
@@ -906,6 +1003,7 @@ constexpr Test kTests[] = {
     {"rows", test_rows, false},
     {"ranking", test_ranking, false},
     {"lookup", test_lookup, false},
+    {"indexing", test_indexing, false},
     {"linear", test_linear, false},
     {"matmul", test_matmul, false},
     {"rows alone", test_rows_alone, true},

@@ -13,6 +13,11 @@ export const operationsOnRows: readonly string[] = [
   ...['reduce', 'argmax', 'top_k', 'softmax', 'layer_norm', 'add_layer_norm', 'root_mean_square', 'embedding'],
 ];
 
+/** Those that indexing.test.ts tests. */
+export const operationsOnIndices: readonly string[] = [
+  ...['gather', 'index_select', 'index_copy', 'scatter_add', 'sort', 'triangle'],
+];
+
 export function testOnEmulator(name: string, files: string[], env: Record<string, string> = {}): void {
   const test = suite(`${name} on the emulated GPU`);
   if (process.platform !== 'linux') test.skip('all', `the emulator does not run on ${process.platform}`);

@@ -65,7 +65,10 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   pow: [sonde.pow, () => [floats(2), 3]],
   clamp: [sonde.clamp, () => [floats(2), 0, 1]],
   where: [sonde.where, () => [flags(2), floats(2), 1]],
+  gather: [sonde.gather, () => [floats(2, 3), 1, integers(2, 1)]],
   getDefaultDevice: [sonde.getDefaultDevice, () => []],
+  indexCopy: [sonde.indexCopy, () => [floats(2, 3), 1, [0, -1], floats(2, 2)]],
+  indexSelect: [sonde.indexSelect, () => [floats(2, 3), 1, integers(4)]],
   layerNorm: [sonde.layerNorm, () => [floats(2, 3), floats(3), floats(3), { eps: 1 }]],
   linear: [
     sonde.linear,
@@ -87,8 +90,10 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   openDevice: [sonde.openDevice, () => ['cpu', { threads: 1 }]],
   packWeights: [sonde.packWeights, () => [floats(3, 4), { transposeB: true, dtype: 'bfloat16' }]],
   rootMeanSquare: [sonde.rootMeanSquare, () => [floats(2, 3), { eps: 1 }]],
+  scatterAdd: [sonde.scatterAdd, () => [floats(2, 3), 1, [[0, 0]], floats(2, 2)]],
   softmax: [sonde.softmax, () => [floats(2, 3), 0]],
   softmaxNumerator: [sonde.softmaxNumerator, () => [floats(2, 3), 0]],
+  sort: [sonde.sort, () => [floats(2, 3), 0, { descending: true }]],
   sparseDecode: [sonde.sparseDecode, () => [latents(), packed(), { bias: floats(3), dtype: 'float16' }]],
   sparseEncode: [
     sonde.sparseEncode,
@@ -98,6 +103,8 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
     },
   ],
   topKMask: [sonde.topKMask, () => [floats(2, 3), 2, { relu: false }]],
+  tril: [sonde.tril, () => [floats(2, 3), 1]],
+  triu: [sonde.triu, () => [floats(2, 3), 1]],
 };
 
 /** Static methods of Tensor. */
@@ -139,6 +146,17 @@ const methods: Record<string, Call['args']> = {
   max: () => [1, { keepDim: true }],
   argmax: () => [0],
   topk: () => [2],
+  gather: () => [1, [[0], [-1]]],
+  indexSelect: () => [1, [0, -1]],
+  indexCopy: () => [0, integers(1), floats(1, 3)],
+  indexCopy_: () => [0, [1], floats(1, 3)],
+  scatterAdd: () => [1, integers(2, 3), floats(2, 3)],
+  scatterAdd_: () => [1, [[0]], floats(2, 3)],
+  sort: () => [1, { descending: true }],
+  tril: () => [1],
+  tril_: () => [1],
+  triu: () => [1],
+  triu_: () => [1],
   toString: () => [],
 };
 

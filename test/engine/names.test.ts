@@ -23,7 +23,7 @@ const folders: readonly Folder[] = [
     path: 'src/engine/ops',
     ending: '.ts',
     // the tensor itself and its copy on the host; code that several operations share
-    others: ['tensor', 'to_host', 'contiguous', 'overlap', 'product', 'views'],
+    others: ['tensor', 'to_host', 'contiguous', 'indices', 'overlap', 'product', 'views'],
   },
   {
     path: 'native/cpu',

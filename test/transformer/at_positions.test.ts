@@ -584,4 +584,52 @@ test('positions that are none, or beyond the window, and values without position
   }
 });
 
+test('any layout of the tensor: row by row, position by position, with gaps', async () => {
+  // row 0 has the positions at indices 3 and 0, row 1 at 1 and 4
+  using positions = Tensor.from(
+    [
+      [2, 1, 0, 5, 4],
+      [1, 5, 0, 3, 2],
+    ],
+    { dtype: 'int32', device },
+  );
+  const base = () =>
+    Tensor.from(
+      Float32Array.from({ length: 64 }, (_, i) => i),
+      { device },
+    );
+  const layouts = [
+    [15, 3, 1], // rows one after the other
+    [3, 6, 1], // positions one after the other
+    [31, 6, 2], // gaps that are no whole number of rows
+  ] as const;
+  for (const strides of layouts) {
+    using whole = base();
+    const x = whole.window([2, 5, 3], strides);
+    const expected = Array.from(await whole.read());
+    for (const [row, indices] of [
+      [0, [3, 0]],
+      [1, [1, 4]],
+    ] as const) {
+      for (const [i, index] of indices.entries()) {
+        for (let j = 0; j < 3; j++)
+          expected[row * strides[0] + index * strides[1] + j * strides[2]] = 100 * (i + 1) + j;
+      }
+    }
+    const hook = atPositions([5, 2], (part) => {
+      assert.equal([...part.shape], [2, 2, 3]);
+      const rows = Tensor.from(
+        [
+          [100, 101, 102],
+          [200, 201, 202],
+        ],
+        { device },
+      );
+      return part.mul(0).add_(rows);
+    });
+    await hook.run(x, { positions });
+    assert.equal([...(await whole.read())], expected, String(strides));
+  }
+});
+
 test.run();

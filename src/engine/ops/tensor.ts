@@ -38,9 +38,16 @@ import {
 import { and, andInPlace, eq, ge, gt, le, lt, ne, not, notInPlace, or, orInPlace } from './compare.js';
 import { copy } from './copy.js';
 import { fill } from './fill.js';
+import { gather } from './gather.js';
+import { indexCopy, indexCopyInPlace } from './index_copy.js';
+import { indexSelect } from './index_select.js';
+import type { IndexList, Indices } from './indices.js';
 import { randint, randn } from './random.js';
 import { max, mean, type ReduceOptions, sum } from './reduce.js';
+import { scatterAdd, scatterAddInPlace } from './scatter_add.js';
+import { type SortOptions, sort } from './sort.js';
 import { topK } from './top_k.js';
+import { tril, trilInPlace, triu, triuInPlace } from './triangle.js';
 import {
   abs,
   absInPlace,
@@ -618,6 +625,70 @@ export class Tensor extends Operand {
   /** The k largest of the last dimension, largest first; of equals, lower indices first. */
   topk(k: number): { values: Tensor; indices: Tensor } {
     return topK(this, k);
+  }
+
+  // ---- indexing and order
+
+  /**
+   * The elements of [A, B, C] that `index` names along `dim`, any dtype: for dim 1, out[i, j, k] = this[i, index[i, j,
+   * k], k]. The result has the shape of `index`: an int32 tensor or nested integers, with as many dimensions, and but
+   * for `dim` at most of this tensor's sizes. See gather().
+   */
+  gather(dim: number, index: Indices): Tensor {
+    return gather(this, dim, index);
+  }
+  /** The slices of [A, N, C] at K indices of `dim`, any dtype: for dim 1, [A, K, C]. See indexSelect(). */
+  indexSelect(dim: number, indices: IndexList): Tensor {
+    return indexSelect(this, dim, indices);
+  }
+  /**
+   * A copy of [A, N, C] with `source` assigned at K indices of `dim`, any dtype: for dim 1, out[:, indices[j]] =
+   * source[:, j]. `source` is [A, K, C] or broadcasts to it, and is converted as copyFrom does. See indexCopy().
+   */
+  indexCopy(dim: number, indices: IndexList, source: Tensor): Tensor {
+    return indexCopy(this, dim, indices, source);
+  }
+  /** The same in place. */
+  indexCopy_(dim: number, indices: IndexList, source: Tensor): this {
+    indexCopyInPlace(this, dim, indices, source);
+    return this;
+  }
+  /**
+   * A copy of [A, B, C] with terms added, floats or int32: for dim 1, out[i, index[i, j, k], k] += source[i, j, k]. In
+   * double precision and rounded once, or exact. See scatterAdd().
+   */
+  scatterAdd(dim: number, index: Indices, source: Tensor): Tensor {
+    return scatterAdd(this, dim, index, source);
+  }
+  /** The same in place. */
+  scatterAdd_(dim: number, index: Indices, source: Tensor): this {
+    scatterAddInPlace(this, dim, index, source);
+    return this;
+  }
+  /**
+   * The values of a dimension in order, NaN the largest, and int32 the index of each; both of this shape, any dtype.
+   * Equal values keep their order. See sort().
+   */
+  sort(dim = -1, options?: SortOptions): { values: Tensor; indices: Tensor } {
+    return sort(this, dim, options);
+  }
+  /** [..., M, N], any dtype: a copy that is 0 (false) where column - row is more than `diagonal`. See tril(). */
+  tril(diagonal = 0): Tensor {
+    return tril(this, diagonal);
+  }
+  /** The same in place. */
+  tril_(diagonal = 0): this {
+    trilInPlace(this, diagonal);
+    return this;
+  }
+  /** [..., M, N], any dtype: a copy that is 0 (false) where column - row is less than `diagonal`. See triu(). */
+  triu(diagonal = 0): Tensor {
+    return triu(this, diagonal);
+  }
+  /** The same in place. */
+  triu_(diagonal = 0): this {
+    triuInPlace(this, diagonal);
+    return this;
   }
 
   override toString(): string {

@@ -1,10 +1,10 @@
 // Views that several operations need: a tensor broadcast to another's shape, or with another dimension last.
 import { checkedShape, wrong } from '../check.js';
-import { broadcastShape, broadcastStrides, sameShape, showShape } from '../shape.js';
+import { broadcastShape, broadcastStrides, type Shape, sameShape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
 /** A view of x in the shape of `like`. */
-export function broadcastTo(operation: string, argument: string, x: Tensor, like: Tensor): Tensor {
+export function broadcastTo(operation: string, argument: string, x: Tensor, like: { readonly shape: Shape }): Tensor {
   if (sameShape(x.shape, like.shape)) return x;
   const shape = broadcastShape(x.shape, like.shape);
   if (!shape || !sameShape(shape, like.shape)) {
@@ -33,4 +33,21 @@ export function broadcastTogether(operation: string, tensors: Record<string, Ten
 export function dimLast(x: Tensor, dim: number): Tensor {
   if (dim === x.shape.length - 1) return x;
   return x.permute([...x.shape.keys()].filter((d) => d !== dim).concat(dim));
+}
+
+/** A view of x with dimension `dim` first. */
+export function dimFirst(x: Tensor, dim: number): Tensor {
+  if (dim === 0) return x;
+  return x.permute([dim, ...[...x.shape.keys()].filter((d) => d !== dim)]);
+}
+
+/** A new tensor with dimension `dim` last, handed over with its dimensions in their order; rows stay contiguous. */
+export function fromDimLast(x: Tensor, dim: number): Tensor {
+  const last = x.shape.length - 1;
+  if (dim === last) return x;
+  const order = [...x.shape.keys()].map((other) => (other === dim ? last : other - (other > dim ? 1 : 0)));
+  return x.transferTo(
+    order.map((from) => x.shape[from] as number),
+    order.map((from) => x.strides[from] as number),
+  );
 }

@@ -1,0 +1,27 @@
+// The elements of a dimension in order.
+import { checkBoolean, checkedDim, checkOperands, checkOptions, type OptionNames } from '../check.js';
+import type { Tensor } from './tensor.js';
+import { dimLast, fromDimLast } from './views.js';
+
+export interface SortOptions {
+  /** The largest first; false unless given. */
+  descending?: boolean;
+}
+const sortOptions: OptionNames<SortOptions> = { descending: true };
+
+/**
+ * x with dimension `dim` in order, and int32 the index that each value had; both of x's shape. Any dtype. Equal values
+ * keep their order, and both zeros are equal; NaN is the largest. (PyTorch's sort with `stable`.)
+ */
+export function sort(x: Tensor, dim = -1, options: SortOptions = {}): { values: Tensor; indices: Tensor } {
+  checkOptions('sort', options, sortOptions);
+  const { descending = false } = options;
+  checkBoolean('sort', 'descending', descending);
+  const device = checkOperands('sort', { tensor: x });
+  const d = checkedDim('sort', 'dim', dim, x.shape);
+  const last = dimLast(x, d);
+  const values = x.make(last.shape);
+  const indices = x.make(last.shape, 'int32');
+  device.run('sort', values.handle, indices.handle, last.handle, descending);
+  return { values: fromDimLast(values, d), indices: fromDimLast(indices, d) };
+}
