@@ -1,0 +1,81 @@
+// The arguments and values of arange.
+import { checkDTypeName, checkedShape, checkNumber, checkOptions, describe, type OptionNames, wrong } from './check.js';
+import type { Device } from './device.js';
+import { type DType, isFloat } from './dtype.js';
+
+export interface RangeOptions {
+  /** Where the tensor lives; the default device if left out. */
+  device?: Device;
+  dtype?: DType;
+}
+const rangeOptions: OptionNames<RangeOptions> = { device: true, dtype: true };
+
+/** `end`, or `start`, `end` and maybe `step`; then options, which may be left out. */
+export type RangeArguments =
+  | [end: number, options?: RangeOptions]
+  | [start: number, end: number, options?: RangeOptions]
+  | [start: number, end: number, step: number, options?: RangeOptions];
+
+/** The options, where they are the last of the arguments that were given. */
+export function splitOptions<Options>(args: readonly unknown[]): [numbers: unknown[], options: Options] {
+  const given = args.slice(0, args.findLastIndex((value) => value !== undefined) + 1);
+  const last = given.at(-1);
+  const hasOptions = given.length > 1 && typeof last !== 'number';
+  return [hasOptions ? given.slice(0, -1) : given, (hasOptions ? last : {}) as Options];
+}
+
+const isInt32 = (x: number): boolean => (x | 0) === x;
+
+/** The values of a range, as an array that rounds each of them once when it becomes `dtype`. */
+export function rangeOf(
+  operation: string,
+  args: readonly unknown[],
+): { data: Int32Array | Float32Array; dtype: DType; device: Device | undefined } {
+  const [numbers, options] = splitOptions<RangeOptions>(args);
+  checkOptions(operation, options, rangeOptions);
+  if (numbers.length > 3) {
+    throw new TypeError(wrong(operation, 'options', 'an object after start, end and step', describe(numbers.at(-1))));
+  }
+  const [start, end, step] = numbers.length < 2 ? [0, numbers[0], 1] : [numbers[0], numbers[1], numbers[2] ?? 1];
+  const [from, to, by] = Object.entries({ start, end, step }).map(([argument, value]) => {
+    if (Number.isFinite(checkNumber(operation, argument, value))) return value;
+    throw new RangeError(wrong(operation, argument, 'finite', describe(value)));
+  }) as [number, number, number];
+  const whole = [from, to, by].every(isInt32);
+  const { dtype = whole ? 'int32' : 'float32', device } = options;
+  checkDTypeName(operation, dtype);
+  if (dtype === 'bool') throw new TypeError(wrong(operation, 'dtype', 'float32, bfloat16, float16 or int32', dtype));
+  if (dtype === 'int32' && !whole) {
+    throw new RangeError(
+      wrong(operation, 'start, end and step', 'integers of 32 bits for int32', [from, to, by].join(', ')),
+    );
+  }
+  if (by === 0 || (to - from) / by < 0) {
+    const expected = `${by === 0 ? 'another number than 0' : 'of the sign of end - start'}`;
+    throw new RangeError(wrong(operation, 'step', expected, `${by} (from ${from} to ${to})`));
+  }
+  const length = Math.ceil((to - from) / by);
+  checkedShape(operation, [length]);
+  if (isFloat(dtype)) {
+    const round = dtype === 'float32' ? (x: number) => x : roundedToOdd;
+    return { data: Float32Array.from({ length }, (_, i) => round(from + i * by)), dtype, device };
+  }
+  return { data: Int32Array.from({ length }, (_, i) => from + i * by), dtype, device };
+}
+
+const float = new Float32Array(1);
+const bits = new Int32Array(float.buffer);
+
+/**
+ * x, or of the two float32 values around it the one whose last bit is 1: rounded once more, to 16 bits, this gives what
+ * x itself gives (Boldo and Melquiond, IEEE Transactions on Computers 57(4), 2008).
+ */
+export function roundedToOdd(x: number): number {
+  float[0] = x;
+  const near = float[0] as number;
+  const last = bits[0] as number;
+  if (near === x || (last & 1) === 1) return near;
+  // one step towards x: the bits of a float32 without its sign are in the order of its magnitude
+  bits[0] = Math.abs(near) < Math.abs(x) ? last + 1 : last - 1;
+  return float[0] as number;
+}
