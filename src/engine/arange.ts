@@ -1,7 +1,7 @@
 // The arguments and values of arange.
 import { checkDTypeName, checkedShape, checkNumber, checkOptions, describe, type OptionNames, wrong } from './check.js';
 import type { Device } from './device.js';
-import { type DType, isFloat } from './dtype.js';
+import type { DType } from './dtype.js';
 
 export interface RangeOptions {
   /** Where the tensor lives; the default device if left out. */
@@ -14,7 +14,7 @@ const rangeOptions: OptionNames<RangeOptions> = { device: true, dtype: true };
 export type RangeArguments =
   | [end: number, options?: RangeOptions]
   | [start: number, end: number, options?: RangeOptions]
-  | [start: number, end: number, step: number, options?: RangeOptions];
+  | [start: number, end: number, step: number | undefined, options?: RangeOptions];
 
 /** The options, where they are the last of the arguments that were given. */
 export function splitOptions<Options>(args: readonly unknown[]): [numbers: unknown[], options: Options] {
@@ -26,11 +26,16 @@ export function splitOptions<Options>(args: readonly unknown[]): [numbers: unkno
 
 const isInt32 = (x: number): boolean => (x | 0) === x;
 
-/** The values of a range, as an array that rounds each of them once when it becomes `dtype`. */
-export function rangeOf(
-  operation: string,
-  args: readonly unknown[],
-): { data: Int32Array | Float32Array; dtype: DType; device: Device | undefined } {
+interface Range {
+  readonly length: number;
+  readonly dtype: DType;
+  readonly device: Device | undefined;
+  /** The values from index `first` up to `last` without it, as an array that rounds each once when it becomes `dtype`. */
+  part(first: number, last: number): Int32Array | Float32Array;
+}
+
+/** The range that the arguments of arange say. */
+export function rangeOf(operation: string, args: readonly unknown[]): Range {
   const [numbers, options] = splitOptions<RangeOptions>(args);
   checkOptions(operation, options, rangeOptions);
   if (numbers.length > 3) {
@@ -51,16 +56,18 @@ export function rangeOf(
     );
   }
   if (by === 0 || (to - from) / by < 0) {
-    const expected = `${by === 0 ? 'another number than 0' : 'of the sign of end - start'}`;
+    const expected = by === 0 ? 'another number than 0' : 'of the sign of end - start';
     throw new RangeError(wrong(operation, 'step', expected, `${by} (from ${from} to ${to})`));
   }
   const length = Math.ceil((to - from) / by);
   checkedShape(operation, [length]);
-  if (isFloat(dtype)) {
-    const round = dtype === 'float32' ? (x: number) => x : roundedToOdd;
-    return { data: Float32Array.from({ length }, (_, i) => round(from + i * by)), dtype, device };
-  }
-  return { data: Int32Array.from({ length }, (_, i) => from + i * by), dtype, device };
+  const round = dtype === 'bfloat16' || dtype === 'float16' ? roundedToOdd : (x: number) => x;
+  const part: Range['part'] = (first, last) => {
+    const out = dtype === 'int32' ? new Int32Array(last - first) : new Float32Array(last - first);
+    for (let i = first; i < last; i++) out[i - first] = round(from + i * by);
+    return out;
+  };
+  return { length, dtype, device, part };
 }
 
 const float = new Float32Array(1);

@@ -10,5 +10,7 @@ testOnEmulator(
     'device',
     'switches',
     'tensor',
+    'views',
+    ...['cat', 'creation', 'einsum', 'products'],
   ].map((name) => `engine/${name}.test`),
 );

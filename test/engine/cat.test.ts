@@ -41,7 +41,9 @@ async function checkJoined(got: Tensor, parts: Sample[], d: number, shape: numbe
   const dtype = parts.map(({ t }) => t.dtype).reduce(promoted);
   assert.is(got.dtype, dtype);
   assert.ok(got.isContiguous);
-  const owners = parts.flatMap((part) => Array.from({ length: part.t.shape[d] as number }, (_, i) => [part, i] as const));
+  const owners = parts.flatMap((part) =>
+    Array.from({ length: part.t.shape[d] as number }, (_, i) => [part, i] as const),
+  );
   const expected = Array.from({ length: product(shape) }, (_, i) => {
     const coords = coordinates(shape, i);
     const [part, index] = owners[coords[d] as number] as readonly [Sample, number];
@@ -63,9 +65,20 @@ test('cat: 200 random cases', async () => {
     const dim = c.rng.integer(-sizes.length, sizes.length);
     const d = dim < 0 ? dim + sizes.length : dim;
     const parts: Sample[] = [];
-    for (let i = c.rng.integer(1, 5); i > 0; i--) parts.push(await anyTensor(c, sizes.with(d, c.rng.pick([0, 1, 3, 17]))));
+    for (let i = c.rng.integer(1, 5); i > 0; i--)
+      parts.push(await anyTensor(c, sizes.with(d, c.rng.pick([0, 1, 3, 17]))));
     const total = parts.reduce((sum, { t }) => sum + (t.shape[d] as number), 0);
-    await checkJoined(c.own(cat(parts.map(({ t }) => t), dim)), parts, d, sizes.with(d, total));
+    await checkJoined(
+      c.own(
+        cat(
+          parts.map(({ t }) => t),
+          dim,
+        ),
+      ),
+      parts,
+      d,
+      sizes.with(d, total),
+    );
   });
 });
 
@@ -77,7 +90,17 @@ test('stack: 200 random cases', async () => {
     const parts: Sample[] = [];
     for (let i = c.rng.integer(1, 5); i > 0; i--) parts.push(await anyTensor(c, sizes));
     const views = parts.map(({ t, x }) => ({ t: t.unsqueeze(d), x }));
-    await checkJoined(c.own(stack(parts.map(({ t }) => t), dim)), views, d, sizes.toSpliced(d, 0, parts.length));
+    await checkJoined(
+      c.own(
+        stack(
+          parts.map(({ t }) => t),
+          dim,
+        ),
+      ),
+      views,
+      d,
+      sizes.toSpliced(d, 0, parts.length),
+    );
   });
 });
 
@@ -101,7 +124,10 @@ test('each input is copied once, whatever its strides', () => {
 });
 
 test('the default dimension is the first; odd values stay as they are', async () => {
-  using a = Tensor.from([[NaN, Infinity], [-0, 1e-45]]);
+  using a = Tensor.from([
+    [NaN, Infinity],
+    [-0, 1e-45],
+  ]);
   using b = Tensor.from([[1, 2]]);
   using joined = cat([a, b]);
   const values = await joined.read();
@@ -126,8 +152,16 @@ test('wrong arguments name the place in the list', () => {
   throws(() => cat([a], 2), RangeError, /^cat: dim must be a dimension of \[2, 3\], from -2 to 1, but is 2/);
   throws(() => cat([a, 5 as never]), TypeError, /^cat: tensors\[1\] must be a tensor, but is 5/);
   throws(() => cat([a, undefined as never]), TypeError, /^cat: tensors\[1\] must be a tensor, but is undefined/);
-  throws(() => cat([a, elsewhere]), TypeError, /^cat: tensors\[1\] must be on .*, where tensors\[0\] is, but is on cpu/);
-  throws(() => stack([a, b]), RangeError, /^stack: tensors\[1\] must be \[2, 3\] \(as tensors\[0\] is\), but is \[2, 4\]/);
+  throws(
+    () => cat([a, elsewhere]),
+    TypeError,
+    /^cat: tensors\[1\] must be on .*, where tensors\[0\] is, but is on cpu/,
+  );
+  throws(
+    () => stack([a, b]),
+    RangeError,
+    /^stack: tensors\[1\] must be \[2, 3\] \(as tensors\[0\] is\), but is \[2, 4\]/,
+  );
   throws(() => stack([a], 3), RangeError, /^stack: dim must be an integer from -3 to 2, but is 3/);
   using deep = Tensor.zeros([1, 1, 1, 1, 1, 1, 1, 1], { device });
   throws(() => stack([deep]), RangeError, /^stack: shape must be of at most 8 dimensions/);

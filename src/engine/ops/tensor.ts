@@ -55,8 +55,13 @@ interface RandnOptions extends TensorOptions {
 }
 const tensorOptions: OptionNames<TensorOptions> = { device: true, dtype: true };
 
+/** The most elements that arange holds on the host at a time. */
+const partOfRange = 2 ** 20;
+
 /** Rows and columns, as many as rows if they are left out; then options, which may be left out. */
-export type EyeArguments = [n: number, options?: TensorOptions] | [n: number, m?: number, options?: TensorOptions];
+export type EyeArguments =
+  | [n: number, options?: TensorOptions]
+  | [n: number, m?: number | undefined, options?: TensorOptions];
 
 /**
  * An array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return
@@ -144,16 +149,10 @@ export class Tensor extends Operand {
 
   /** @internal The same, in the name of another operation. */
   static filled(operation: string, shape: number[], value: number | boolean, options: TensorOptions): Tensor {
-    const [own, device, dtype] = created(
-      operation,
-      shape,
-      options,
-      tensorOptions,
-      typeof value === 'boolean' ? 'bool' : 'float32',
-    );
-    return Tensor.create(own, device, dtype).fill(
-      checkFillValue(operation, dtype, typeof value === 'boolean' ? Number(value) : value),
-    );
+    const isFlag = typeof value === 'boolean';
+    const [own, device, dtype] = created(operation, shape, options, tensorOptions, isFlag ? 'bool' : 'float32');
+    const number = checkFillValue(operation, dtype, isFlag ? Number(value) : value);
+    return Tensor.create(own, device, dtype).fill(number);
   }
 
   /**
@@ -168,8 +167,15 @@ export class Tensor extends Operand {
 
   /** @internal The same, in the name of another operation. */
   static range(operation: string, args: RangeArguments): Tensor {
-    const { data, dtype, device } = rangeOf(operation, args);
-    return Tensor.upload(operation, data, { dtype, ...(device ? { device } : {}) });
+    const { length, dtype, device = getDefaultDevice(), part } = rangeOf(operation, args);
+    checkDevice(operation, device);
+    const out = Tensor.create([length], device, dtype);
+    for (let from = 0; from < length; from += partOfRange) {
+      const to = Math.min(length, from + partOfRange);
+      using values = Tensor.upload(operation, part(from, to), { device });
+      copy(operation, out.slice(0, from, to), values);
+    }
+    return out;
   }
 
   /** A matrix [n, m], [n, n] without m: 1 on its diagonal and 0 elsewhere; float32 unless dtype is given. */
@@ -509,14 +515,14 @@ export class Tensor extends Operand {
    * The sum, in double precision and rounded once. One of int32 is exact; if int32 does not hold it, the operation
    * fails: the next read() or synchronize() rejects.
    */
-  sum(dim?: number, options?: ReduceOptions): Tensor {
+  sum(dim?: number | undefined, options?: ReduceOptions): Tensor {
     return sum(this, dim, options);
   }
   /** The sum, in double precision, over the number; that of integers is float32. */
-  mean(dim?: number, options?: ReduceOptions): Tensor {
+  mean(dim?: number | undefined, options?: ReduceOptions): Tensor {
     return mean(this, dim, options);
   }
-  max(dim?: number, options?: ReduceOptions): Tensor {
+  max(dim?: number | undefined, options?: ReduceOptions): Tensor {
     return max(this, dim, options);
   }
   /** int32: the lowest index of the largest value. */
