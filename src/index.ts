@@ -140,7 +140,6 @@ export { maskLogits } from './engine/ops/mask_logits.js';
 export { matmul } from './engine/ops/matmul.js';
 export { type PackedMatrix, packWeights } from './engine/ops/pack_weights.js';
 export type { Precision } from './engine/ops/product.js';
-export { dot, outer } from './engine/ops/products.js';
 export { rootMeanSquare } from './engine/ops/root_mean_square.js';
 export { softmax, softmaxNumerator } from './engine/ops/softmax.js';
 export { sparseDecode } from './engine/ops/sparse_decode.js';
@@ -148,7 +147,8 @@ export { type SparseEncodeOptions, type SparseLatents, sparseEncode } from './en
 export { Tensor, type TensorOptions } from './engine/ops/tensor.js';
 export { topKMask } from './engine/ops/top_k.js';
 export { gelu } from './engine/ops/unary.js';
-export { diagonal, expand, flatten, split, squeeze, transpose, unsqueeze } from './engine/ops/views.js';
+export { dot, outer } from './engine/ops/vector_products.js';
+export { diagonal, expand, flatten, split, squeeze, transpose, unsqueeze } from './engine/ops/view_operations.js';
 export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob/blob.js';
 export type { FileSource } from './files/blob/file_source.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';

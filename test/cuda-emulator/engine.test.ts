@@ -10,7 +10,7 @@ testOnEmulator(
     'device',
     'switches',
     'tensor',
-    'views',
-    ...['cat', 'creation', 'einsum', 'products'],
+    'view_operations',
+    ...['cat', 'creation', 'einsum', 'vector_products'],
   ].map((name) => `engine/${name}.test`),
 );

@@ -25,7 +25,7 @@ const folders: readonly Folder[] = [
     // the tensor itself and its copy on the host; code that several operations share; what is made of other operations
     others: [
       ...['tensor', 'to_host', 'contiguous', 'overlap', 'product', 'views'],
-      ...['cat', 'creation', 'einsum', 'products'],
+      ...['cat', 'creation', 'einsum', 'vector_products', 'view_operations'],
     ],
   },
   {
@@ -45,8 +45,8 @@ const folders: readonly Folder[] = [
     ending: '.test.ts',
     // tests of all operations or of none, and of what is made of other operations
     others: [
-      ...['accuracy', 'arguments', 'device', 'names', 'profile', 'shape', 'switches', 'tensor', 'views'],
-      ...['cat', 'creation', 'einsum', 'products'],
+      ...['accuracy', 'arguments', 'device', 'names', 'profile', 'shape', 'switches', 'tensor'],
+      ...['cat', 'creation', 'einsum', 'vector_products', 'view_operations'],
     ],
   },
 ];

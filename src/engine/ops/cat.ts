@@ -4,7 +4,7 @@ import { promote } from '../dtype.js';
 import { showShape } from '../shape.js';
 import { copy } from './copy.js';
 import type { Tensor } from './tensor.js';
-import { checkNewDim, unsqueeze } from './views.js';
+import { checkNewDim, unsqueeze } from './view_operations.js';
 
 /** Demands a list of tensors of one device; returns the first. */
 function checkList(operation: string, tensors: readonly Tensor[]): Tensor {

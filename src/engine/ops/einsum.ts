@@ -5,10 +5,10 @@ import { type DType, promote } from '../dtype.js';
 import { maxRank, showShape } from '../shape.js';
 import { mul } from './binary.js';
 import { matmul } from './matmul.js';
-import { sumOfProducts } from './products.js';
 import { sum } from './reduce.js';
 import type { Tensor } from './tensor.js';
-import { diagonal } from './views.js';
+import { sumOfProducts } from './vector_products.js';
+import { diagonal } from './view_operations.js';
 
 /** A view whose dimensions are named: each letter once. */
 interface Lettered {

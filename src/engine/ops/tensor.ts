@@ -25,12 +25,11 @@ import { argmax } from './argmax.js';
 import { add, addInPlace, div, divInPlace, mul, mulInPlace, type Side, sub, subInPlace } from './binary.js';
 import { copy } from './copy.js';
 import { checkFillValue, fill } from './fill.js';
-
-import { dot, outer } from './products.js';
 import { randint, randn } from './random.js';
 import { max, mean, type ReduceOptions, sum } from './reduce.js';
 import { topK } from './top_k.js';
-import { diagonal, expand, flatten, split, squeeze, transpose, unsqueeze } from './views.js';
+import { dot, outer } from './vector_products.js';
+import { diagonal, expand, flatten, split, squeeze, transpose, unsqueeze } from './view_operations.js';
 
 export interface TensorOptions {
   /** Where the tensor lives; the default device if left out. */

@@ -7,7 +7,7 @@ import { close } from '../support/close.js';
 import { rejects, suite, throws } from '../support/harness.js';
 import { cases, unit } from '../support/operations/cases.js';
 
-const test = suite('products');
+const test = suite('vector products');
 
 test('dot: 200 random cases of floats, and of int32', async () => {
   await cases(200, async (c) => {

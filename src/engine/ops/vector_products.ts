@@ -5,7 +5,7 @@ import { showShape } from '../shape.js';
 import { mul } from './binary.js';
 import { sum } from './reduce.js';
 import type { Tensor } from './tensor.js';
-import { unsqueeze } from './views.js';
+import { unsqueeze } from './view_operations.js';
 
 function checkVectors(operation: string, a: Tensor, b: Tensor): void {
   checkOperands(operation, { a, b });

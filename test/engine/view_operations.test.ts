@@ -21,7 +21,7 @@ import { close } from '../support/close.js';
 import { suite, throws } from '../support/harness.js';
 import { type Case, cases, coordinates, product, type Sample } from '../support/operations/cases.js';
 
-const test = suite('views');
+const test = suite('view operations');
 const numbers = async (t: Tensor) => [...(await t.read())];
 
 /** A tensor of any dtype and layout. */
