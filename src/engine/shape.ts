@@ -46,15 +46,13 @@ export function viewStrides(shape: Shape, strides: Shape, target: Shape): number
   for (let from = shape.length - 1; from >= 0; ) {
     let run = shape[from] as number;
     const step = strides[from--] as number;
-    if (run === 1) continue; // its stride means nothing
     for (; from >= 0; from--) {
       const n = shape[from] as number;
-      if (n !== 1 && strides[from] !== step * run) break;
+      if (n !== 1 && strides[from] !== step * run) break; // the stride of one element means nothing
       run *= n;
     }
     let filled = 1;
     for (; filled < run; to--) {
-      if (to < 0) return undefined;
       out[to] = step * filled;
       filled *= target[to] as number;
     }

@@ -78,22 +78,12 @@ async function check(equation: string, operands: readonly Sample[], got: Tensor)
   }
 }
 
-/** The operations that `body` queues on the device, by name. */
-async function queued(body: () => Tensor | Promise<Tensor>): Promise<string[]> {
-  const device = testDevice();
-  const run = device.run.bind(device);
-  const called: string[] = [];
-  device.run = (operation, ...args) => {
-    called.push(operation);
-    run(operation, ...args);
-  };
-  try {
-    (await body()).dispose();
-  } finally {
-    device.run = run;
-  }
-  return called;
+/** The operations that `body` queues on the device, each with the shape of its result. */
+async function queued(body: () => Tensor): Promise<[operation: string, shape: readonly number[]][]> {
+  const entries = await testDevice().profile(async () => body().dispose());
+  return entries.map(({ operation, arguments: [out] }) => [operation, out?.shape ?? []]);
 }
+const named = async (body: () => Tensor): Promise<string[]> => (await queued(body)).map(([operation]) => operation);
 
 // Few letters, so that operands share some and repeat some; their sizes are primes and, now and then, 1 or 0.
 function randomEquation(c: Case): { equation: string; shapes: number[][] } {
@@ -211,24 +201,31 @@ test('views go into one matmul: no operand is copied', async () => {
   ] as const) {
     using a = zeros([...first]);
     using b = zeros([...second]);
-    assert.equal(await queued(() => einsum(equation, a, b)), ['matmul'], equation);
+    assert.equal(await named(() => einsum(equation, a, b)), ['matmul'], equation);
   }
   // left letters that are no one dimension: the shorter one leads
   using gaps = zeros([4, 9, 6]);
   using right = zeros([6, 5]);
-  assert.equal(await queued(() => einsum('abc,cd->abd', gaps.slice(1, 0, 7), right)), ['matmul']);
+  assert.equal(await queued(() => einsum('abc,cd->abd', gaps.slice(1, 0, 7), right)), [['matmul', [4, 7, 5]]]);
   // contracted letters in two orders: the smaller operand is copied
   using square = zeros([3, 4, 100]);
   using turned = zeros([4, 3, 5]);
-  assert.equal(await queued(() => einsum('abc,bad->cd', square, turned)), ['copy', 'matmul']);
-  assert.equal(await queued(() => einsum('bad,abc->cd', turned, square)), ['copy', 'matmul']);
+  const copied = [
+    ['copy', [5, 3, 4]],
+    ['matmul', [100, 5]],
+  ];
+  assert.equal(await queued(() => einsum('abc,bad->cd', square, turned)), copied);
+  assert.equal(await queued(() => einsum('bad,abc->dc', turned, square)), [copied[0], ['matmul', [5, 100]]]);
   // a slice has gaps between its rows: it is the one that is copied, though it is larger
   using few = zeros([3, 4, 2]);
   const part = square.slice(1, 0, 3);
   using three = zeros([3, 3, 2]);
-  assert.equal(await queued(() => einsum('abc,abd->cd', part, three)), ['copy', 'matmul']);
-  assert.equal(await queued(() => einsum('abc,abd->cd', square, few)), ['matmul']);
-  assert.equal(await queued(() => einsum('ij,jk->ijk', turned.select(2, 0), square.select(1, 0))), ['binary']);
+  assert.equal(await queued(() => einsum('abc,abd->cd', part, three)), [
+    ['copy', [100, 3, 3]],
+    ['matmul', [100, 2]],
+  ]);
+  assert.equal(await named(() => einsum('abc,abd->cd', square, few)), ['matmul']);
+  assert.equal(await named(() => einsum('ij,jk->ijk', turned.select(2, 0), square.select(1, 0))), ['binary']);
 });
 
 test('attention logits of a model from its own q and k: without a copy, as its own', async () => {
@@ -237,7 +234,7 @@ test('attention logits of a model from its own q and k: without a copy, as its o
   const locations = ['0/attn/q', '0/attn/k', '0/attn/qk_logits'];
   const activations = await model.activations(tokens, locations);
   const [q, k, own] = locations.map((location) => activations.get(location)) as [Tensor, Tensor, Tensor];
-  assert.equal(await queued(() => einsum('bqhc,bkhc->bhqk', q, k)), ['matmul']);
+  assert.equal(await named(() => einsum('bqhc,bkhc->bhqk', q, k)), ['matmul']);
   using logits = einsum('bqhc,bkhc->bqkh', q, k);
   assert.equal([...logits.shape], [...own.shape]);
   const [got, expected] = [await logits.read(), await own.read()];
