@@ -59,7 +59,7 @@ export function rangeOf(operation: string, args: readonly unknown[]): Range {
     const expected = by === 0 ? 'another number than 0' : 'of the sign of end - start';
     throw new RangeError(wrong(operation, 'step', expected, `${by} (from ${from} to ${to})`));
   }
-  const length = Math.ceil((to - from) / by);
+  const length = Math.ceil((to - from) / by) + 0; // no -0
   checkedShape(operation, [length]);
   const round = dtype === 'bfloat16' || dtype === 'float16' ? roundedToOdd : (x: number) => x;
   const part: Range['part'] = (first, last) => {

@@ -106,6 +106,7 @@ test('arange: forms, dtypes, ends', async () => {
   assert.equal(await values(arange(2, 5)), [2, 3, 4]);
   assert.equal(await values(arange(5, 2, -1)), [5, 4, 3]);
   assert.equal(await values(arange(3, 3)), []);
+  for (const step of [1, -1, 0.5]) assert.ok(Object.is(arange(3, 3, step).shape[0], 0));
   assert.equal(await values(arange(0)), []);
   assert.equal(await values(arange(2 ** 31 - 3, 2 ** 31 - 1)), [2 ** 31 - 3, 2 ** 31 - 2]);
   using long = arange(2 ** 31 - 1, 2 ** 31);
