@@ -39,9 +39,9 @@ const steps: readonly Step[] = section
   .slice(1)
   .map((text) => {
     const [, file] = /^\d+\. \*\*`([^`]+)`\*\*/.exec(text) ?? [];
-    const [, language, code] = /^ {3}```(\w+)\n(.*?)^ {3}```$/ms.exec(text) ?? [];
+    const [, indent, language, code] = /^( {3,4})```(\w+)\n(.*?)^\1```$/ms.exec(text) ?? [];
     if (file === undefined || language === undefined || code === undefined) throw new Error(`no file or code: ${text}`);
-    return { file, language, code: code.replace(/^ {3}/gm, '') };
+    return { file, language, code: code.replaceAll(new RegExp(`^${indent}`, 'gm'), '') };
   });
 
 /** The commands that are to be typed in the end. */
@@ -99,7 +99,7 @@ test(
   () => {
     assert.match(commands, /npm test/);
     const stdout = shell(commands);
-    assert.match(stdout, /^ok {3}engine\/silu\.test\.js (\d+)\/\1, /m);
+    assert.match(stdout, /^ok {3}engine\/rms_norm\.test\.js (\d+)\/\1, /m);
     assert.match(stdout, /\n\d+ passed, 0 failed, 0 skipped\n$/);
   },
   { limit: 400_000 },
@@ -134,11 +134,11 @@ else {
       };
       const env = { SONDE_CUDA_LIBRARY: await buildEmulator('plain', changed), SONDE_DEVICE: 'cuda' };
       assert.match(
-        shell('node test/run.mjs engine/silu', { ...env, TEST_LIMIT_FACTOR: '5' }),
+        shell('node test/run.mjs engine/rms_norm', { ...env, TEST_LIMIT_FACTOR: '5' }),
         /, 0 failed, 0 skipped\n$/,
       );
-      assert.match(shell('node build-test/bench/gpu/small.js silu', env), /: [1-9]\d* checks, 0 failed\n$/);
-      assert.match(shell(`${await buildKernelsTest('plain', changed)} 10 4 elementwise`), /elementwise: good/);
+      assert.match(shell('node build-test/bench/gpu/small.js rmsNorm', env), /: [1-9]\d* checks, 0 failed\n$/);
+      assert.match(shell(`${await buildKernelsTest('plain', changed)} 10 4 rows`), /rows: good/);
     },
     { limit: 280_000 },
   );

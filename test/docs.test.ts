@@ -48,13 +48,58 @@ test('every hook point has its row, and no other has one', () => {
   }
 });
 
+// ---- tensors.md
+
+/** The names of Tensor's public members, static ones as `Tensor.zeros`: those of its declaration without `@internal`. */
+function publicMembers(): string[] {
+  const text = readFileSync(join(packageRoot, 'src/engine/ops/tensor.ts'), 'utf8');
+  const body = /^export class Tensor .*?\n(.*?)^}/ms.exec(text)?.[1] ?? '';
+  const members = body.matchAll(
+    /(?:^ {2}\/\*\*((?:(?!\*\/).)*)\*\/\n)?^ {2}((?:(?:static|async|readonly|override|private|get) )*)(\w+)[(:<]/gms,
+  );
+  const names = [...members].flatMap(([, comment = '', modifiers = '', name]) => {
+    if (name === 'constructor' || comment.includes('@internal') || modifiers.includes('private')) return [];
+    return [modifiers.includes('static') ? `Tensor.${name}` : `x.${name}`];
+  });
+  return [...new Set(names)];
+}
+
+/** The functions that src/index.ts exports: all of them, or those of the operations on tensors. */
+function exportedFunctions(from: string): string[] {
+  const index = readFileSync(join(packageRoot, 'src/index.ts'), 'utf8');
+  const lists = [...index.matchAll(/^export \{([^}]*)\} from '([^']*)';/gm)].filter(([, , path = '']) =>
+    path.startsWith(from),
+  );
+  const names = lists.flatMap(([, list = '']) => list.split(',').map((name) => name.trim().replace(/^\w+ as /, '')));
+  return names.filter((name) => /^[a-z]\w*$/.test(name));
+}
+
+test('tensors.md: every member of Tensor and every function of tensors has its row, and no other has one', () => {
+  const table = rows(page('tensors.md'));
+  const named = table.flatMap(([cell = '']) =>
+    [...cell.matchAll(/`(?:await )?((?:x\.|Tensor\.)?\w+)[^`]*`/g)].map(([, name = '']) => name),
+  );
+  const exist = [...publicMembers(), ...exportedFunctions('./engine/ops/'), 'relu']; // relu is that of an autoencoder as well
+  assert.ok(
+    exist.includes('x.sum') && exist.includes('Tensor.zeros') && exist.includes('x.size') && exist.includes('matmul'),
+  );
+  const missing = exist.filter((name) => !named.includes(name));
+  const stray = named.filter((name, i) => !exist.includes(name) || named.indexOf(name) !== i);
+  assert.equal({ missing, stray }, { missing: [], stray: [] }, `no row: ${missing}; no such thing, or twice: ${stray}`);
+  for (const [cell, ...others] of table) {
+    assert.match(cell ?? '', /^`[^`]+`(, `[^`]+`)*$/);
+    assert.is(others.length, 3, `${cell}: shapes, dtype, a sentence`);
+    assert.ok(others[2], `${cell}: a sentence`);
+  }
+});
+
 test('every file and folder of the sources that a page names is there', () => {
   let named = 0;
   for (const name of pages) {
     const text = readFileSync(join(packageRoot, name), 'utf8');
     for (const [, path = ''] of text.matchAll(/`((?:src|native|kernels|test|bench|assets)\/[\w./-]*)/g)) {
       // the example of an operation to be added is not there
-      if (/[*]|silu/.test(path)) continue;
+      if (/[*]|rms_norm/.test(path)) continue;
       named++;
       assert.ok(existsSync(join(packageRoot, path)), `${name} names ${path}`);
     }

@@ -7,9 +7,11 @@ import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
 import {
   addLayerNorm,
   attention,
+  cat,
   type Device,
   type DeviceName,
   type DType,
+  einsum,
   embedding,
   gelu,
   type HostArray,
@@ -24,6 +26,7 @@ import {
   softmaxNumerator,
   sparseDecode,
   sparseEncode,
+  stack,
   Tensor,
   Transformer,
   topKMask,
@@ -425,6 +428,16 @@ for (const [dtype, precision, units] of [
     { units },
   );
 }
+for (const dtype of floats) {
+  await check(`einsum ${dtype}`, (s) => {
+    const [q, k] = [s.normal([2, 17, 3, 16], dtype), s.normal([2, 31, 3, 16], dtype, { strided: true })];
+    return [einsum('bqhc,bkhc->bhqk', q, k), einsum('bqhc,bkhc->khb', q, k), einsum('bqhc,bqhc->bh', q, q)];
+  });
+}
+await check('joins', (s) => {
+  const [a, b] = [s.normal([5, 33], 'float16', { strided: true }), s.integers([5, 33], -9, 9)];
+  return [cat([a, b.slice(0, 1)]), stack([b, s.bools([5, 33])], -1), a.expand(2, 5, 33).sum(-1), a.diagonal(3).clone()];
+});
 for (const dtype of floats) {
   await check(`packing ${dtype}`, (s) => {
     const packed = s.own(packWeights(s.normal([131, 37], dtype), { transposeB: true }));

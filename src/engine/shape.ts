@@ -34,6 +34,33 @@ export function isContiguous(shape: Shape, strides: Shape): boolean {
   return true;
 }
 
+/**
+ * Strides that show the elements of a tensor, in their row-major order, as `target`, a shape of as many elements;
+ * undefined where no strides do, and only a copy can.
+ */
+export function viewStrides(shape: Shape, strides: Shape, target: Shape): number[] | undefined {
+  const out = contiguousStrides(target);
+  if (sizeOf(target) === 0) return out;
+  let to = target.length - 1;
+  // Runs of dimensions that lie in memory like one, from the last on. Each must be the product of some of the target's.
+  for (let from = shape.length - 1; from >= 0; ) {
+    let run = shape[from] as number;
+    const step = strides[from--] as number;
+    for (; from >= 0; from--) {
+      const n = shape[from] as number;
+      if (n !== 1 && strides[from] !== step * run) break; // the stride of one element means nothing
+      run *= n;
+    }
+    let filled = 1;
+    for (; filled < run; to--) {
+      out[to] = step * filled;
+      filled *= target[to] as number;
+    }
+    if (filled !== run) return undefined;
+  }
+  return out;
+}
+
 /** The shape both broadcast to (right-aligned, a 1 repeats), or undefined. */
 export function broadcastShape(a: Shape, b: Shape): number[] | undefined {
   const rank = Math.max(a.length, b.length);

@@ -10,5 +10,7 @@ testOnEmulator(
     'device',
     'switches',
     'tensor',
+    'view_operations',
+    ...['cat', 'creation', 'einsum', 'vector_products'],
   ].map((name) => `engine/${name}.test`),
 );

@@ -55,6 +55,11 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
       return [q, k, v, { causal: true, pad: flags(1, 2), scale: 1, probs: floats(1, 2, 2, 1) }];
     },
   ],
+  arange: [sonde.arange, () => [0, 5, 2, { device, dtype: 'float16' }]],
+  cat: [sonde.cat, () => [[floats(2, 3), floats(1, 3)], 0]],
+  diagonal: [sonde.diagonal, () => [floats(2, 3), 1, 0, 1]],
+  dot: [sonde.dot, () => [floats(3), floats(3)]],
+  einsum: [sonde.einsum, () => ['ij,jk->ik', floats(2, 3), floats(3, 4)]],
   embedding: [sonde.embedding, () => [integers(2), floats(3, 4), { addTo: floats(2, 4) }]],
   ...Object.fromEntries(
     [...twoSides, ...comparisons, 'and', 'or'].map((name) => [name, [called(name), () => [floats(2, 3), floats(3)]]]),
@@ -66,6 +71,10 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   clamp: [sonde.clamp, () => [floats(2), 0, 1]],
   where: [sonde.where, () => [flags(2), floats(2), 1]],
   gather: [sonde.gather, () => [floats(2, 3), 1, integers(2, 1)]],
+  expand: [sonde.expand, () => [floats(1, 3), 2, 3]],
+  eye: [sonde.eye, () => [2, 3, { device, dtype: 'int32' }]],
+  flatten: [sonde.flatten, () => [floats(2, 3, 4), 0, 1]],
+  full: [sonde.full, () => [[2], 3, { device, dtype: 'int32' }]],
   getDefaultDevice: [sonde.getDefaultDevice, () => []],
   indexCopy: [sonde.indexCopy, () => [floats(2, 3), 1, [0, -1], floats(2, 2)]],
   indexSelect: [sonde.indexSelect, () => [floats(2, 3), 1, integers(4)]],
@@ -87,6 +96,8 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
       return [floats(2, 3), floats(3, 4), options];
     },
   ],
+  ones: [sonde.ones, () => [[2], { device, dtype: 'int32' }]],
+  outer: [sonde.outer, () => [floats(3), floats(2)]],
   openDevice: [sonde.openDevice, () => ['cpu', { threads: 1 }]],
   packWeights: [sonde.packWeights, () => [floats(3, 4), { transposeB: true, dtype: 'bfloat16' }]],
   rootMeanSquare: [sonde.rootMeanSquare, () => [floats(2, 3), { eps: 1 }]],
@@ -102,9 +113,14 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
       return [floats(2, 4), packed(), options];
     },
   ],
+  split: [sonde.split, () => [floats(2, 3), 1, 0]],
+  squeeze: [sonde.squeeze, () => [floats(2, 1, 3), 1]],
+  stack: [sonde.stack, () => [[floats(2, 3), floats(2, 3)], 0]],
   topKMask: [sonde.topKMask, () => [floats(2, 3), 2, { relu: false }]],
   tril: [sonde.tril, () => [floats(2, 3), 1]],
   triu: [sonde.triu, () => [floats(2, 3), 1]],
+  transpose: [sonde.transpose, () => [floats(2, 3), 0, 1]],
+  unsqueeze: [sonde.unsqueeze, () => [floats(2, 3), 0]],
 };
 
 /** Static methods of Tensor. */
@@ -112,19 +128,32 @@ const statics: Record<string, Call['args']> = {
   from: () => [[1, 2], { device, dtype: 'float16', shape: [2, 1] }],
   empty: () => [[2], { device, dtype: 'int32' }],
   zeros: () => [[2], { device, dtype: 'int32' }],
+  full: () => [[2], 3, { device, dtype: 'int32' }],
+  ones: () => [[2], { device, dtype: 'int32' }],
+  arange: () => [0, 5, 2, { device, dtype: 'float16' }],
+  eye: () => [2, 3, { device, dtype: 'int32' }],
   randn: () => [[2], { device, dtype: 'float16', seed: 1, mean: 2, std: 3 }],
   randint: () => [0, 5, [2], { device, seed: 1, dtype: 'int32' }],
 };
 
-/** Methods of a tensor [2, 3] of float32. */
+/** Methods of a tensor [2, 3] of float32, or of the shape in `shapes`. */
 const methods: Record<string, Call['args']> = {
   read: () => [],
   readInto: () => [new Float32Array(6)],
+  item: () => [],
+  toArray: () => [],
   dispose: () => [],
   reshape: () => [3, 2],
   select: () => [0, 1],
   slice: () => [1, 0, 2],
   permute: () => [[1, 0]],
+  unsqueeze: () => [1],
+  squeeze: () => [1],
+  expand: () => [2, 2, 3],
+  transpose: () => [0, 1],
+  flatten: () => [0, 1],
+  diagonal: () => [1, 0, 1],
+  split: () => [2, 1],
   clone: () => [],
   to: () => ['int32'],
   fill: () => [2],
@@ -157,6 +186,8 @@ const methods: Record<string, Call['args']> = {
   tril_: () => [1],
   triu: () => [1],
   triu_: () => [1],
+  dot: () => [floats(3)],
+  outer: () => [floats(3)],
   toString: () => [],
 };
 
@@ -168,6 +199,13 @@ const methodsOfBools: Record<string, Call['args']> = {
   where: () => [floats(2, 3), 1],
 };
 
+/** The shapes of those tensors that cannot be [2, 3]. */
+const shapes = new Map([
+  ['item', [1]],
+  ['dot', [3]],
+  ['outer', [3]],
+]);
+
 const methodsOfDevices: Record<string, Call['args']> = {
   synchronize: () => [],
   memory: () => [],
@@ -177,7 +215,7 @@ const methodsOfDevices: Record<string, Call['args']> = {
 
 /** Not for callers: what these are given is checked before. */
 const internal = {
-  static: ['create', 'upload', 'kindOf'],
+  static: ['create', 'upload', 'filled', 'range', 'identity', 'kindOf'],
   tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride'],
   device: ['reached', 'section', 'run', 'settled'],
 };
@@ -194,7 +232,11 @@ const calls: readonly Call[] = [
     call: (...all: Anything[]) => (Tensor as Anything)[name](...all),
     args,
   })),
-  ...Object.entries(methods).map(([name, args]) => ({ name, call: method(name, () => floats(2, 3)), args })),
+  ...Object.entries(methods).map(([name, args]) => ({
+    name,
+    call: method(name, () => floats(...(shapes.get(name) ?? [2, 3]))),
+    args,
+  })),
   ...Object.entries(methodsOfBools).map(([name, args]) => ({ name, call: method(name, () => flags(2, 3)), args })),
   ...Object.entries(methodsOfDevices).map(([name, args]) => ({ name, call: method(name, () => device), args })),
   { name: 'fill', call: method('fill', () => integers(2, 3)), args: () => [2] },
@@ -383,6 +425,16 @@ test('nothing is allocated before all arguments are checked', async () => {
     () => Tensor.randint(0, 0, [1e9], { ...options, seed: 1 }),
     () => Tensor.randint(0, 2 ** 32, [1e9], { ...options, seed: 1 }),
     () => Tensor.randint(0, 2, [1e9], { ...options, seed: 0.5 }),
+    () => Tensor.full([1e9], 1.5, { ...options, dtype: 'int32' }),
+    () => Tensor.full([1e9], '1' as never, options),
+    () => Tensor.arange(0, 1e9, 1, { ...options, dtype: 'bool' }),
+    () => Tensor.arange(0, 1e9, 1, { ...options, dtyp: 'bool' } as never),
+    () => Tensor.eye(1e5, 1e5, { ...options, dtype: 'float64' as never }),
+    () => sonde.cat([t, t, flag, Tensor.prototype]),
+    () => sonde.stack([t, flag.slice(0, 1)]),
+    () => sonde.einsum('ij,jk->kl', t, t),
+    () => sonde.einsum('ij,j->i', t.transpose(0, 1), t.slice(0, 1).select(1, 0)),
+    () => sonde.dot(t.select(0, 0), t),
     () => Tensor.from(new Float32Array(8), { ...options, dtype: 'int8' as never }),
     () => ended.clone(),
     () => ended.to('int32'),

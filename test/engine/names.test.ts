@@ -22,8 +22,11 @@ const folders: readonly Folder[] = [
   {
     path: 'src/engine/ops',
     ending: '.ts',
-    // the tensor itself and its copy on the host; code that several operations share
-    others: ['tensor', 'to_host', 'contiguous', 'indices', 'overlap', 'product', 'views'],
+    // the tensor itself and its copy on the host; code that several operations share; what is made of other operations
+    others: [
+      ...['tensor', 'to_host', 'contiguous', 'indices', 'overlap', 'product', 'views'],
+      ...['cat', 'creation', 'einsum', 'vector_products', 'view_operations'],
+    ],
   },
   {
     path: 'native/cpu',
@@ -40,8 +43,11 @@ const folders: readonly Folder[] = [
   {
     path: 'test/engine',
     ending: '.test.ts',
-    // tests of all operations or of none
-    others: ['accuracy', 'arguments', 'device', 'names', 'profile', 'switches', 'tensor'],
+    // tests of all operations or of none, and of what is made of other operations
+    others: [
+      ...['accuracy', 'arguments', 'device', 'names', 'profile', 'shape', 'switches', 'tensor'],
+      ...['cat', 'creation', 'einsum', 'vector_products', 'view_operations'],
+    ],
   },
 ];
 

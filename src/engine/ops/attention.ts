@@ -11,7 +11,7 @@ import {
 } from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
-import { overlaps } from './overlap.js';
+import { checkWritable, overlaps } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
 export interface AttentionOptions {
@@ -56,6 +56,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     const why = `q is ${showShape(q.shape)}, k ${showShape(k.shape)}`;
     checkShape('attention', 'probs', probs.shape, [batch, queries, keys, heads], why);
     checkDType('attention', 'probs', probs, q.dtype);
+    checkWritable('attention', 'probs', probs);
     for (const [argument, t] of Object.entries({ q, k, v, pad })) {
       if (t && overlaps(probs, t))
         throw new RangeError(wrong('attention', 'probs', `apart from ${argument}`, 'on the same memory'));

@@ -1,12 +1,13 @@
 // Copies between any strides and dtypes.
 import { checkOperands } from '../check.js';
-import { withSafeInput } from './overlap.js';
+import { checkWritable, withSafeInput } from './overlap.js';
 import type { Tensor } from './tensor.js';
 import { broadcastTo } from './views.js';
 
 /** out = x, converted to out's dtype; x must broadcast to out's shape. Returns out. */
 export function copy(operation: string, out: Tensor, x: Tensor): Tensor {
   checkOperands(operation, { tensor: out, other: x });
+  checkWritable(operation, 'the tensor', out);
   const source = broadcastTo(operation, 'other', x, out);
   withSafeInput(out, source, (safe) => out.device.run('copy', out.handle, safe.handle));
   return out;

@@ -2,6 +2,7 @@
 import { checkDType, checkedShape, checkFloat, checkOperands, checkOptions, checkShape, wrong } from '../check.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
+import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -22,6 +23,7 @@ export function embedding(indices: Tensor, table: Tensor, options: { addTo?: Ten
   if (addTo) {
     checkShape('embedding', 'addTo', addTo.shape, shape, 'the indices and the width of the table');
     checkDType('embedding', 'addTo', addTo, table.dtype);
+    checkWritable('embedding', 'addTo', addTo);
     if (!addTo.isContiguous) throw new RangeError(wrong('embedding', 'addTo', 'contiguous', 'a strided view'));
   }
   const out = addTo ?? table.make(shape);

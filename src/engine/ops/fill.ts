@@ -1,18 +1,25 @@
 // Fills a tensor with one value.
 import { checkNumber, checkOperands, wrong } from '../check.js';
+import type { DType } from '../dtype.js';
 import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
 export function fill(t: Tensor, value: number): void {
   checkOperands('fill', { tensor: t });
   checkWritable('fill', 'the tensor', t);
-  checkNumber('fill', 'value', value);
+  checkFillValue('fill', t.dtype, value);
+  t.device.run('fill', t.handle, value);
+}
+
+/** Demands a number that a tensor of `dtype` can be filled with: floats are rounded, others must hold it. */
+export function checkFillValue(operation: string, dtype: DType, value: unknown): number {
+  const number = checkNumber(operation, 'value', value);
   const expected =
-    t.dtype === 'int32' && (value | 0) !== value
+    dtype === 'int32' && (number | 0) !== number
       ? 'an integer of 32 bits, as the tensor is int32'
-      : t.dtype === 'bool' && value !== 0 && value !== 1
+      : dtype === 'bool' && number !== 0 && number !== 1
         ? '0 or 1, as the tensor is bool'
         : undefined;
-  if (expected) throw new RangeError(wrong('fill', 'value', expected, String(value)));
-  t.device.run('fill', t.handle, value);
+  if (expected) throw new RangeError(wrong(operation, 'value', expected, String(number)));
+  return number;
 }

@@ -3,6 +3,7 @@ import { checkBoolean, checkFloat, checkOperands, checkOptions, wrong } from '..
 import { showShape } from '../shape.js';
 import { checkPad } from './attention.js';
 import { withContiguous } from './contiguous.js';
+import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -18,6 +19,7 @@ export function maskLogits(logits: Tensor, options: { causal?: boolean; pad?: Te
   if (logits.shape.length !== 4) {
     throw new RangeError(wrong('maskLogits', 'logits', '[batch, heads, queries, keys]', showShape(logits.shape)));
   }
+  checkWritable('maskLogits', 'logits', logits);
   if (pad) checkPad('maskLogits', pad, logits.shape[0] as number, logits.shape[3] as number);
   withContiguous([pad], (rows) => device.run('maskLogits', logits.handle, rows?.handle ?? null, causal));
   return logits;

@@ -1,6 +1,6 @@
 // The options that matrix products share: precision, bias, a tensor for the result; and their checks.
 import { checkFloat, checkShape, describe, type OptionNames, wrong } from '../check.js';
-import { overlaps } from './overlap.js';
+import { checkWritable, overlaps } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
 const precisions = { float32: 0, strict: 1, tf32: 2, bf16: 3 } as const; // Precision in native/ops.h
@@ -39,6 +39,7 @@ export function checkGivenOut(
 ): void {
   checkShape(operation, 'out', out.shape, shape, 'the product');
   checkFloat(operation, 'out', out);
+  checkWritable(operation, 'out', out);
   if (!out.isContiguous) throw new RangeError(wrong(operation, 'out', 'contiguous', 'a strided view'));
   for (const [argument, t] of Object.entries(inputs)) {
     if (t && overlaps(out, t))

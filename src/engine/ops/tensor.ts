@@ -1,5 +1,6 @@
 // Tensor: a window (shape, strides, offset) on a storage of one device. Operations on it are one-line calls into other
 // files of ops/.
+import { type RangeArguments, rangeOf, splitOptions } from '../arange.js';
 import {
   checkDTypeName,
   checkedDim,
@@ -16,8 +17,9 @@ import { checkDevice, type Device, getDefaultDevice } from '../device.js';
 import { byteWidth, type DType, dtypeCode, type HostArray, hostArray, hostDType } from '../dtype.js';
 import { fromHost, type HostData } from '../host_data.js';
 import { native, type ViewHandle } from '../native.js';
+import { type NestedNumbers, nested } from '../nested.js';
 import { Operand } from '../operand.js';
-import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf } from '../shape.js';
+import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf, viewStrides } from '../shape.js';
 import { Storage } from '../storage.js';
 import { argmax } from './argmax.js';
 import {
@@ -37,7 +39,7 @@ import {
 } from './binary.js';
 import { and, andInPlace, eq, ge, gt, le, lt, ne, not, notInPlace, or, orInPlace } from './compare.js';
 import { copy } from './copy.js';
-import { fill } from './fill.js';
+import { checkFillValue, fill } from './fill.js';
 import { gather } from './gather.js';
 import { indexCopy, indexCopyInPlace } from './index_copy.js';
 import { indexSelect } from './index_select.js';
@@ -74,6 +76,8 @@ import {
   tanh,
   tanhInPlace,
 } from './unary.js';
+import { dot, outer } from './vector_products.js';
+import { diagonal, expand, flatten, split, squeeze, transpose, unsqueeze } from './view_operations.js';
 import { where } from './where.js';
 
 export interface TensorOptions {
@@ -99,10 +103,18 @@ interface RandnOptions extends TensorOptions {
 }
 const tensorOptions: OptionNames<TensorOptions> = { device: true, dtype: true };
 
+/** The most elements that arange holds on the host at a time. */
+const partOfRange = 2 ** 20;
+
+/** Rows and columns, as many as rows if they are left out; then options, which may be left out. */
+export type EyeArguments =
+  | [n: number, options?: TensorOptions]
+  | [n: number, m?: number | undefined, options?: TensorOptions];
+
 /**
  * An array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return
  * at once; `read()` waits. Memory is freed by `dispose()` or `using`, at the latest by garbage collection. Views
- * (select, slice, permute, and reshape where it can) share their owner's memory and end with it.
+ * (select, slice, permute, expand and the like; reshape and flatten where they can) share their owner's memory and end with it.
  */
 export class Tensor extends Operand {
   readonly shape: Shape;
@@ -169,6 +181,64 @@ export class Tensor extends Operand {
 
   static zeros(shape: number[], options: TensorOptions = {}): Tensor {
     return Tensor.create(...created('Tensor.zeros', shape, options, tensorOptions)).fill(0);
+  }
+
+  /**
+   * A tensor of one value: bool for true and false, else float32, unless dtype is given.
+   * @throws RangeError for a value that the dtype does not hold, as fill.
+   */
+  static full(shape: number[], value: number | boolean, options: TensorOptions = {}): Tensor {
+    return Tensor.filled('Tensor.full', shape, value, options);
+  }
+
+  static ones(shape: number[], options: TensorOptions = {}): Tensor {
+    return Tensor.filled('Tensor.ones', shape, 1, options);
+  }
+
+  /** @internal The same, in the name of another operation. */
+  static filled(operation: string, shape: number[], value: number | boolean, options: TensorOptions): Tensor {
+    const isFlag = typeof value === 'boolean';
+    const [own, device, dtype] = created(operation, shape, options, tensorOptions, isFlag ? 'bool' : 'float32');
+    const number = checkFillValue(operation, dtype, isFlag ? Number(value) : value);
+    return Tensor.create(own, device, dtype).fill(number);
+  }
+
+  /**
+   * start, start + step, …, up to end without it: ceil((end - start) / step) numbers. `arange(end)` starts at 0, and step
+   * is 1 if it is left out. int32 where all three are integers of 32 bits, else float32, unless dtype is given. Each
+   * value is computed in double precision and rounded once.
+   * @throws RangeError for a step of 0 or away from end, and for what int32 does not hold.
+   */
+  static arange(...args: RangeArguments): Tensor {
+    return Tensor.range('Tensor.arange', args);
+  }
+
+  /** @internal The same, in the name of another operation. */
+  static range(operation: string, args: RangeArguments): Tensor {
+    const { length, dtype, device = getDefaultDevice(), part } = rangeOf(operation, args);
+    checkDevice(operation, device);
+    const out = Tensor.create([length], device, dtype);
+    for (let from = 0; from < length; from += partOfRange) {
+      const to = Math.min(length, from + partOfRange);
+      using values = Tensor.upload(operation, part(from, to), { device });
+      copy(operation, out.slice(0, from, to), values);
+    }
+    return out;
+  }
+
+  /** A matrix [n, m], [n, n] without m: 1 on its diagonal and 0 elsewhere; float32 unless dtype is given. */
+  static eye(...args: EyeArguments): Tensor {
+    return Tensor.identity('Tensor.eye', args);
+  }
+
+  /** @internal The same, in the name of another operation. */
+  static identity(operation: string, args: EyeArguments): Tensor {
+    const [[n, m = n, more], options] = splitOptions<TensorOptions>(args);
+    if (more !== undefined) throw new TypeError(wrong(operation, 'options', 'an object', describe(more)));
+    const shape = [checkInteger(operation, 'n', n, 0), checkInteger(operation, 'm', m, 0)];
+    const out = Tensor.create(...created(operation, shape, options, tensorOptions)).fill(0);
+    out.diagonal().fill(1);
+    return out;
   }
 
   /** Independent normal values: mean 0 and standard deviation 1 unless given. Element i depends on seed and i alone. */
@@ -254,6 +324,24 @@ export class Tensor extends Operand {
     return this.device.settled(native.read(this.device.handle, this.handle, host, dtypeCode(dtype), as));
   }
 
+  /**
+   * The number of a tensor of one element, of any shape; 0 or 1 of a bool.
+   * @throws RangeError, as a rejection, unless it has one element.
+   */
+  async item(): Promise<number> {
+    checkOperands('item', { tensor: this });
+    if (this.size !== 1) {
+      throw new RangeError(wrong('item', 'the tensor', 'of one element', `${showShape(this.shape)} of ${this.size}`));
+    }
+    return (await this.read())[0] as number;
+  }
+
+  /** Nested arrays of its numbers, in its shape; a number, where it has no dimension. A bool gives 0 or 1. */
+  async toArray(): Promise<NestedNumbers> {
+    checkOperands('toArray', { tensor: this });
+    return nested(await this.read(), this.shape);
+  }
+
   /** Frees the memory once queued work is done with it; of a view, gives up the view alone. */
   dispose(): void {
     this.release('it was disposed');
@@ -324,8 +412,8 @@ export class Tensor extends Operand {
       throw new RangeError(wrong('reshape', 'shape', expected, showShape(wanted)));
     }
     checkedShape('reshape', target);
-    if (this.isContiguous) return this.window(target, contiguousStrides(target));
-    return this.clone().transferTo(target);
+    const strides = viewStrides(this.shape, this.strides, target);
+    return strides ? this.window(target, strides) : this.clone().transferTo(target);
   }
 
   /** The view at index i of a dimension, which is dropped. */
@@ -368,6 +456,35 @@ export class Tensor extends Operand {
       order.map((d) => this.shape[d] as number),
       order.map((d) => this.stride(d)),
     );
+  }
+
+  /** The view with a new dimension of size 1 at `dim`. */
+  unsqueeze(dim: number): Tensor {
+    return unsqueeze(this, dim);
+  }
+  /** The view without the dimensions of `dim` that have size 1, one or a list; without any of size 1, if left out. */
+  squeeze(dim?: number | readonly number[]): Tensor {
+    return squeeze(this, dim);
+  }
+  /** The view in a shape it broadcasts to, for reading only: dimensions of size 1 repeat. -1 keeps a size. */
+  expand(...shape: number[] | [readonly number[]]): Tensor {
+    return expand(this, ...shape);
+  }
+  /** The view with two dimensions exchanged. */
+  transpose(a: number, b: number): Tensor {
+    return transpose(this, a, b);
+  }
+  /** The dimensions `from` to `to`, both included, as one: a view, or a copy where strides forbid one. */
+  flatten(from?: number, to?: number): Tensor {
+    return flatten(this, from, to);
+  }
+  /** The view of the elements at j - i = offset, for i in dim1 and j in dim2 (0 and 1 if left out); it comes last. */
+  diagonal(offset?: number, dim1?: number, dim2?: number): Tensor {
+    return diagonal(this, offset, dim1, dim2);
+  }
+  /** Views of the parts of a dimension: of `size`, the last one maybe smaller, or of the sizes of a list. */
+  split(size: number | readonly number[], dim?: number): Tensor[] {
+    return split(this, size, dim);
   }
 
   private stride(dim: number): number {
@@ -608,14 +725,14 @@ export class Tensor extends Operand {
    * The sum, in double precision and rounded once. One of int32 is exact; if int32 does not hold it, the operation
    * fails: the next read() or synchronize() rejects.
    */
-  sum(dim?: number, options?: ReduceOptions): Tensor {
+  sum(dim?: number | undefined, options?: ReduceOptions): Tensor {
     return sum(this, dim, options);
   }
   /** The sum, in double precision, over the number; that of integers is float32. */
-  mean(dim?: number, options?: ReduceOptions): Tensor {
+  mean(dim?: number | undefined, options?: ReduceOptions): Tensor {
     return mean(this, dim, options);
   }
-  max(dim?: number, options?: ReduceOptions): Tensor {
+  max(dim?: number | undefined, options?: ReduceOptions): Tensor {
     return max(this, dim, options);
   }
   /** int32: the lowest index of the largest value. */
@@ -691,21 +808,33 @@ export class Tensor extends Operand {
     return this;
   }
 
+  // ---- products
+
+  /** The sum of this[i] x[i], of two vectors. */
+  dot(x: Tensor): Tensor {
+    return dot(this, x);
+  }
+  /** this[i] x[j], of two vectors. */
+  outer(x: Tensor): Tensor {
+    return outer(this, x);
+  }
+
   override toString(): string {
     return `Tensor ${showShape(this.shape)} ${this.dtype} on ${this.device}${this.ended ? ' (ended)' : ''}`;
   }
 }
 
-/** The checked shape, device and dtype of a tensor that `operation` creates. */
+/** The checked shape, device and dtype (`natural` unless it is given) of a tensor that `operation` creates. */
 function created<Options extends TensorOptions>(
   operation: string,
   shape: number[],
   options: Options,
   known: OptionNames<Options>,
+  natural: DType = 'float32',
 ): [shape: number[], device: Device, dtype: DType] {
   checkOptions(operation, options, known);
   const own = checkedShape(operation, shape);
-  const { device = getDefaultDevice(), dtype = 'float32' } = options;
+  const { device = getDefaultDevice(), dtype = natural } = options;
   checkDTypeName(operation, dtype);
   checkDevice(operation, device);
   return [own, device, dtype];

@@ -2,6 +2,7 @@
 import { checkDType, checkOperands, checkRank, checkShape } from '../check.js';
 import { rowCount } from '../shape.js';
 import { withContiguous } from './contiguous.js';
+import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -14,6 +15,7 @@ export function updateLastNonzero(stats: Tensor, latents: Tensor): void {
   const n = latents.shape[latents.shape.length - 1] as number;
   checkShape('updateLastNonzero', 'stats', stats.shape, [n], 'the columns of latents');
   checkDType('updateLastNonzero', 'stats', stats, 'int32');
+  checkWritable('updateLastNonzero', 'stats', stats);
   withContiguous([latents], (rows) =>
     device.run('updateLastNonzero', stats.handle, rows.reshape(rowCount(rows.shape), n).handle),
   );
