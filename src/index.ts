@@ -129,21 +129,39 @@ export type { DType, HostArray } from './engine/dtype.js';
 export { DeviceError, OutOfMemoryError } from './engine/errors.js';
 export type { HostData } from './engine/host_data.js';
 export { addLayerNorm } from './engine/ops/add_layer_norm.js';
+export { argmax, argmin } from './engine/ops/argmax.js';
 export { type AttentionOptions, attention } from './engine/ops/attention.js';
+export { type CrossEntropyOptions, crossEntropy } from './engine/ops/cross_entropy.js';
+export { cumsum } from './engine/ops/cumsum.js';
 export { embedding } from './engine/ops/embedding.js';
-export { gelu } from './engine/ops/unary.js';
 export { layerNorm } from './engine/ops/layer_norm.js';
 export { type Activation, linear } from './engine/ops/linear.js';
 export { maskLogits } from './engine/ops/mask_logits.js';
 export { matmul } from './engine/ops/matmul.js';
 export { type PackedMatrix, packWeights } from './engine/ops/pack_weights.js';
 export type { Precision } from './engine/ops/product.js';
+export {
+  all,
+  any,
+  type Dims,
+  logSumExp,
+  max,
+  mean,
+  min,
+  norm,
+  type ReduceOptions,
+  std,
+  sum,
+  type VarianceOptions,
+  variance as var,
+} from './engine/ops/reduce.js';
 export { rootMeanSquare } from './engine/ops/root_mean_square.js';
-export { softmax, softmaxNumerator } from './engine/ops/softmax.js';
+export { logSoftmax, softmax, softmaxNumerator } from './engine/ops/softmax.js';
 export { sparseDecode } from './engine/ops/sparse_decode.js';
 export { type SparseEncodeOptions, type SparseLatents, sparseEncode } from './engine/ops/sparse_encode.js';
 export { Tensor, type TensorOptions } from './engine/ops/tensor.js';
 export { topKMask } from './engine/ops/top_k.js';
+export { gelu } from './engine/ops/unary.js';
 export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob/blob.js';
 export type { FileSource } from './files/blob/file_source.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';

@@ -1,8 +1,8 @@
 // The activation functions of sparse autoencoders, under the names that files give them.
 import { checkInteger, checkObject, describe, wrong } from '../engine/check.js';
-import { relu as reluOf } from '../engine/ops/unary.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { topKMask } from '../engine/ops/top_k.js';
+import { relu as reluOf } from '../engine/ops/unary.js';
 
 export interface AutoencoderActivation {
   /** The name in files: ReLU, TopK, Identity. */

@@ -13,8 +13,12 @@ export function broadcastTo(operation: string, argument: string, x: Tensor, like
   return x.window(like.shape, broadcastStrides(x.shape, x.strides, like.shape));
 }
 
-/** A view of x with dimension `dim` last. */
-export function dimLast(x: Tensor, dim: number): Tensor {
-  if (dim === x.shape.length - 1) return x;
-  return x.permute([...x.shape.keys()].filter((d) => d !== dim).concat(dim));
+/** A view of x with dimensions `dims`, ascending, last. */
+export function dimsLast(x: Tensor, dims: readonly number[]): Tensor {
+  const before = x.shape.length - dims.length;
+  if (dims.every((d, i) => d === before + i)) return x;
+  return x.permute([...x.shape.keys()].filter((d) => !dims.includes(d)).concat(dims));
 }
+
+/** A view of x with dimension `dim` last. */
+export const dimLast = (x: Tensor, dim: number): Tensor => dimsLast(x, [dim]);
