@@ -20,7 +20,7 @@ Status cross_entropy(Context* context, Out losses, In logits, In targets, In pad
                   static_cast<long long>(n));
     }
   }
-  if (!reserve_rows(context, 2, kExpPart)) return out_of_memory("a part of a row");
+  if (!reserve_rows(context, 1, kExpPart)) return out_of_memory("a part of a row");
   each_row(context, rows, n, [&](int64_t row, int thread) {
     float& loss = static_cast<float*>(losses.data)[row];
     loss = 0;
@@ -29,9 +29,8 @@ Status cross_entropy(Context* context, Out losses, In logits, In targets, In pad
     ExpSum sum;
     for (int64_t i = 0; i < n; i += kExpPart) {
       const int64_t count = min64(kExpPart, n - i);
-      const float* x = read_row(from + i * stride * size, logits.dtype, stride, count,
-                                row_scratch(context, thread, 2, kExpPart, 0));
-      sum.add(x, count, row_scratch(context, thread, 2, kExpPart, 1));
+      const char* part = from + i * stride * size;
+      sum.add(read_row(part, logits.dtype, stride, count, row_scratch(context, thread, 1, kExpPart, 0)), count);
     }
     float at_target;
     widen(&at_target, from + target_of(row) * stride * size, logits.dtype, 1);

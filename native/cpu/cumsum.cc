@@ -31,8 +31,8 @@ Status along(Context* context, const View& out, const View& x) {
     double sum = 0;
     for (int64_t begin = 0; begin < n; begin += kPart) {
       const int64_t count = min64(kPart, n - begin);
-      const float* in = read_row(from + begin * in_step, x.dtype, last_stride(x), count,
-                                 row_scratch(context, thread, 2, kPart, 0));
+      const float* in =
+          read_row(from + begin * in_step, x.dtype, last_stride(x), count, row_scratch(context, thread, 2, kPart, 0));
       char* there = to + begin * out_step;
       float* sums = result_row(there, out.dtype, last_stride(out), row_scratch(context, thread, 2, kPart, 1));
       for (int64_t i = 0; i < count; ++i) sums[i] = float(sum += in[i]);
@@ -62,7 +62,8 @@ void each_columns(Context* context, const View& out, const View& x, int columns,
   const int64_t groups = ceil_div(width, most);
   each_row(context, leading * groups, n * min64(width, most), [&](int64_t task, int thread) {
     const int64_t first = task % groups * most, row = task / groups;
-    int64_t in_offset = leading_offset(rest, 0, row) + first * x.stride[columns], out_offset = first * out.stride[columns];
+    int64_t in_offset = leading_offset(rest, 0, row) + first * x.stride[columns],
+            out_offset = first * out.stride[columns];
     View to = rest;
     for (int d = 0; d < rest.rank; ++d) to.stride[d] = out_stride[d];
     out_offset += leading_offset(to, 0, row);
@@ -82,8 +83,7 @@ Status across(Context* context, const View& out, const View& x, int columns) {
                    const char* from = static_cast<char*>(x.data) + (in_offset + i * last_stride(x)) * size;
                    const float* in = read_row(from, x.dtype, stride, width, scratch);
                    char* to = static_cast<char*>(out.data) + (out_offset + i * last_stride(out)) * size;
-                   float* results =
-                       result_row(to, out.dtype, out_stride, row_scratch(context, thread, 2, kColumns, 1));
+                   float* results = result_row(to, out.dtype, out_stride, row_scratch(context, thread, 2, kColumns, 1));
                    for (int64_t j = 0; j < width; ++j) results[j] = float(sums[j] += in[j]);
                    write_row(to, out.dtype, out_stride, width, results);
                  }

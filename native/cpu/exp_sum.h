@@ -5,7 +5,7 @@
 
 namespace sonde::SONDE_ISA {
 
-constexpr int64_t kExpPart = 2048;  // elements: they and their powers stay in the first-level cache
+constexpr int64_t kExpPart = 4096;  // elements: they stay in the first-level cache
 
 // e^top times `sum`, top the largest element so far. Powers are float32, sums are in double precision. NaN makes the
 // sum NaN; the largest element alone does not show it.
@@ -13,13 +13,25 @@ struct ExpSum {
   float top = -INFINITY;
   double sum = 0;
 
-  // adds n <= kExpPart elements; `powers` has room for as many
-  SONDE_INLINE void add(const float* x, int64_t n, float* powers) {
+  // what is subtracted from elements of which the largest is `top`; if that is infinite, e^x says the same without it
+  static SONDE_INLINE float shift_of(float top) { return top - top == 0 ? top : 0; }
+
+  // adds n elements, which are read twice
+  SONDE_INLINE void add(const float* x, int64_t n) {
     ExpSum part;
     part.top = max_row(x, n);
-    const float shift = part.top - part.top == 0 ? part.top : 0;  // infinite: e^x says the same without it
-    map_row(powers, x, n, [=](vf v) { return exp(v - shift); });
-    part.sum = sum_row(powers, n);
+    const float shift = shift_of(part.top);
+    Sum powers;
+    float lane[kLanes];
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kLanes; j += kWidth) store(lane + j, exp(load(x + i + j) - shift));
+      powers.add(lane, kLanes);
+    }
+    map_row(lane, x + i, n - i, [=](vf v) { return exp(v - shift); });
+    powers.add(lane, n - i);
+    part.sum = powers.total();
     add(part);
   }
   SONDE_INLINE void add(const ExpSum& other) {

@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kPart = 4096;         // elements of a row at a time: they stay in the first-level cache
 constexpr int64_t kBlock = 32 * kPart;  // elements of a long row that one thread takes
 constexpr int64_t kColumns = 512;       // rows that lie side by side and are reduced together, at most
-constexpr int64_t kNeighbours = 16;     // the same where a part of each must stay in the cache: a line of float32
+constexpr int64_t kNarrow = 64;         // so few that all of their lanes stay in the first-level cache
 constexpr int64_t kShiftPart = 128;     // elements whose mean is subtracted before a variance's squares are added up
 constexpr int kHalf = kLanes / 2;       // of Sum's lanes: float32 of a cache line
 
@@ -112,8 +112,8 @@ Status in_blocks(const Task& task, Find find, Merge merge, Finish finish) {
     each_row(task.context, task.rows, n, [&](int64_t i, int thread) { finish(i, find(i, 0, n, thread)); });
     return {};
   }
-  auto* results = static_cast<Result*>(
-      shared_scratch(task.context, 0, size_t(task.rows) * size_t(blocks) * sizeof(Result)));
+  auto* results =
+      static_cast<Result*>(shared_scratch(task.context, 0, size_t(task.rows) * size_t(blocks) * sizeof(Result)));
   if (!results) return out_of_memory("parts of rows");
   parallel(task.context, task.rows * blocks, [&](int64_t i, int thread) {
     const int64_t begin = i % blocks * kBlock;
@@ -131,13 +131,22 @@ Status in_blocks(const Task& task, Find find, Merge merge, Finish finish) {
 template <class Body>
 void each_group(const Task& task, int64_t most, Body body) {
   const int64_t width = task.beside(), leading = width ? task.rows / width : 0;
-  // enough groups for all threads, and none narrower than a cache line
-  while (most > 2 * kNeighbours && leading * ceil_div(width, most) < 2 * thread_count(task.context)) most /= 2;
+  // groups for all threads, but none narrower than a cache line
+  while (most > kHalf && leading * ceil_div(width, most) < thread_count(task.context)) most /= 2;
   const int64_t groups = ceil_div(width, most);
   each_row(task.context, leading * groups, task.n() * min64(width, most), [&](int64_t i, int thread) {
     const int64_t first = i % groups * most;
     body(i / groups * width + first, min64(most, width - first), thread);
   });
+}
+
+// a[j] = function(a[j], x[j])
+template <class Function>
+SONDE_INLINE void map_rows(float* a, const float* x, int64_t n, Function function) {
+  int64_t j = 0;
+  for (; j + kWidth <= n; j += kWidth) store(a + j, function(load(a + j), load(x + j)));
+  const int rest = int(n - j);
+  if (rest) store_partial(a + j, function(load_partial(a + j, rest), load_partial(x + j, rest)), rest);
 }
 
 // ---- sums of floats
@@ -178,69 +187,48 @@ double shift_of(const Task& task, const char* from, float* scratch) {
   return sum_row(task.part(from, 0, count, scratch), count) / double(count);
 }
 
-// a square about the shift, of a double or a vector
-struct Square {
-  double shift;
-  template <class T>
-  SONDE_INLINE T operator()(T v) const {
-    const T distance = v - shift;
-    return distance * distance;
-  }
-};
-struct Distance {
-  double shift;
-  template <class T>
-  SONDE_INLINE T operator()(T v) const {
-    return v - shift;
-  }
-};
-struct Value {
-  template <class T>
-  SONDE_INLINE T operator()(T v) const {
-    return v;
-  }
+// Sum's lanes, of x - shift and of its square: those that a kind needs.
+struct Lanes {
+  alignas(64) double values[kLanes] = {}, squares[kLanes] = {};
 };
 
-Sums add_row(const Task& task, const char* from, float* scratch) {
-  const int64_t n = task.n();
-  const double shift = shift_of(task, from, scratch);
-  const Square square{shift};
-  const Distance distance{shift};
-  if (n < kLanes) {
-    const float* x = task.part(from, 0, n, scratch);
-    if (task.kind == ReduceKind::norm) return {0, sum_row(x, n, square)};
-    if (is_variance(task.kind)) return {sum_row(x, n, distance), sum_row(x, n, square)};
-    return {sum_row(x, n), 0};
+// Adds n elements to kCount of the lanes, from `first` on: what these get of them.
+template <int kCount, bool kValues, bool kSquares, bool kShift>
+SONDE_INLINE void add_terms(Lanes& lanes, const float* x, int64_t n, int first, double shift) {
+  constexpr int kVectors = kCount / kDoubles;
+  vd values[kVectors], squares[kVectors];
+#pragma GCC unroll 16
+  for (int j = 0; j < kVectors; ++j) {
+    if (kValues) values[j] = load(lanes.values + first + j * kDoubles);
+    if (kSquares) squares[j] = load(lanes.squares + first + j * kDoubles);
   }
-  Sum values, squares;
-  if (task.kind == ReduceKind::norm) {
-    task.each_part(from, 0, n, kPart, scratch, [&](const float* x, int64_t count) { squares.add(x, count, square); });
-  } else if (is_variance(task.kind)) {
-    task.each_part(from, 0, n, kPart, scratch, [&](const float* x, int64_t count) {
-      values.add(x, count, distance);
-      squares.add(x, count, square);
-    });
-  } else {
-    task.each_part(from, 0, n, kPart, scratch, [&](const float* x, int64_t count) { values.add(x, count); });
+  int64_t i = first;
+  for (; i + kCount <= n; i += kLanes) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      vd v = load_doubles(x + i + j * kDoubles);
+      if (kShift) v -= shift;
+      if (kValues) values[j] += v;
+      if (kSquares) squares[j] += v * v;
+    }
   }
-  return {values.total(), squares.total()};
+#pragma GCC unroll 16
+  for (int j = 0; j < kVectors; ++j) {
+    if (kValues) store(lanes.values + first + j * kDoubles, values[j]);
+    if (kSquares) store(lanes.squares + first + j * kDoubles, squares[j]);
+  }
+  for (int j = first; i < n; ++i, ++j) {
+    const double v = kShift ? x[i] - shift : x[i];
+    if (kValues) lanes.values[j] += v;
+    if (kSquares) lanes.squares[j] += v * v;
+  }
 }
 
-// Adds n elements to half of Sum's lanes: what lanes `first` to first + kHalf get of them.
-template <class Term>
-SONDE_INLINE void add_half(double* lanes, const float* x, int64_t n, int first, Term term) {
-  constexpr int kVectors = kHalf / kDoubles;
-  vd sums[kVectors];
-#pragma GCC unroll 8
-  for (int j = 0; j < kVectors; ++j) sums[j] = load(lanes + first + j * kDoubles);
-  int64_t i = first;
-  for (; i + kHalf <= n; i += kLanes) {
-#pragma GCC unroll 8
-    for (int j = 0; j < kVectors; ++j) sums[j] += term(load_doubles(x + i + j * kDoubles));
-  }
-#pragma GCC unroll 8
-  for (int j = 0; j < kVectors; ++j) store(lanes + first + j * kDoubles, sums[j]);
-  for (int j = first; i < n; ++i, ++j) lanes[j] += term(double(x[i]));
+template <int kCount>
+SONDE_INLINE void add_terms(const Task& task, Lanes& lanes, const float* x, int64_t n, int first, double shift) {
+  if (task.kind == ReduceKind::norm) add_terms<kCount, false, true, false>(lanes, x, n, first, shift);
+  else if (is_variance(task.kind)) add_terms<kCount, true, true, true>(lanes, x, n, first, shift);
+  else add_terms<kCount, true, false, false>(lanes, x, n, first, shift);
 }
 
 double total_of(double* lanes) {
@@ -250,32 +238,26 @@ double total_of(double* lanes) {
   return lanes[0];
 }
 
+Sums add_row(const Task& task, const char* from, float* scratch) {
+  const int64_t n = task.n();
+  if (n < kLanes && !needs_squares(task.kind)) return {sum_row(task.part(from, 0, n, scratch), n), 0};
+  const double shift = shift_of(task, from, scratch);
+  Lanes lanes;
+  task.each_part(from, 0, n, kPart, scratch,
+                 [&](const float* x, int64_t count) { add_terms<kLanes>(task, lanes, x, count, 0, shift); });
+  return {total_of(lanes.values), total_of(lanes.squares)};
+}
+
 // Sums of few long rows of float32 that lie side by side in memory: two threads share a row, one takes the even cache
 // lines, the other the odd ones. The lanes are those of Sum.
 Status add_halves(const Task& task) {
-  struct Lanes {
-    double values[kLanes], squares[kLanes];
-  };
   auto* lanes = static_cast<Lanes*>(shared_scratch(task.context, 0, size_t(task.rows) * sizeof(Lanes)));
   if (!lanes) return out_of_memory("sums of rows");
-  memset(lanes, 0, size_t(task.rows) * sizeof(Lanes));
-  const int64_t n = task.n();
+  for (int64_t i = 0; i < task.rows; ++i) lanes[i] = Lanes();
   parallel(task.context, task.rows * 2, [&](int64_t i, int) {
     const char* from = task.from(i / 2);
     const auto* x = reinterpret_cast<const float*>(from);
-    const int first = int(i % 2) * kHalf;
-    const double shift = shift_of(task, from, nullptr);
-    Lanes& own = lanes[i / 2];
-    if (task.kind == ReduceKind::norm) {
-      add_half(own.squares, x, n, first, Square{shift});
-    } else if (!is_variance(task.kind)) {
-      add_half(own.values, x, n, first, Value());
-    } else {
-      for (int64_t at = 0; at < n; at += kPart) {
-        add_half(own.values, x + at, min64(kPart, n - at), first, Distance{shift});
-        add_half(own.squares, x + at, min64(kPart, n - at), first, Square{shift});
-      }
-    }
+    add_terms<kHalf>(task, lanes[i / 2], x, task.n(), int(i % 2) * kHalf, shift_of(task, from, nullptr));
   });
   for (int64_t i = 0; i < task.rows; ++i) {
     task.write(i, finished(task, {total_of(lanes[i].values), total_of(lanes[i].squares)}));
@@ -291,10 +273,16 @@ struct Columns {
   static constexpr int kLevels = 6;
   alignas(64) double values[kLevels][kColumns], squares[kLevels][kColumns];
   double shift[kColumns];
-  float wide[kColumns + kWidth];
+  float wide[4][kColumns + kWidth];
 
   static Columns* of(Context* context, int thread) {
     return static_cast<Columns*>(thread_scratch(context, thread, 1, sizeof(Columns)));
+  }
+  static bool reserve(Context* context) {
+    for (int thread = 0; thread < thread_count(context); ++thread) {
+      if (!of(context, thread)) return false;
+    }
+    return true;
   }
 };
 
@@ -302,20 +290,31 @@ struct Columns {
 const float* across(const Task& task, const char* from, int64_t i, int64_t width, float* wide) {
   const int64_t size = dtype_size(task.x.dtype);
   const float* x = read_row(from + task.row.at(i) * size, task.x.dtype, 1, width, wide);
-  if (x != wide && width % kDoubles) {
+  const bool more = task.row.rank == 1 && task.row.stride[0] >= kDoubles && i + 1 < task.n();  // memory of x behind it
+  if (x != wide && !more && width % kDoubles) {
     memcpy(wide, x, size_t(width) * 4);
     return wide;
   }
   return x;
 }
 
-template <bool kValues, bool kSquares, bool kShift>
-SONDE_INLINE void add_across(double* values, double* squares, const double* shift, const float* x, int64_t width) {
+// Adds kRows elements of each row, one after the other.
+template <int kRows, bool kValues, bool kSquares, bool kShift>
+SONDE_INLINE void add_across(double* values, double* squares, const double* shift, const float* const* x,
+                             int64_t width) {
   for (int64_t j = 0; j < width; j += kDoubles) {
-    vd v = load_doubles(x + j);
-    if (kShift) v -= load(shift + j);
-    if (kValues) store(values + j, load(values + j) + v);
-    if (kSquares) store(squares + j, load(squares + j) + v * v);
+    vd sum, square;
+    if (kValues) sum = load(values + j);
+    if (kSquares) square = load(squares + j);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRows; ++i) {
+      vd v = load_doubles(x[i] + j);
+      if (kShift) v -= load(shift + j);
+      if (kValues) sum += v;
+      if (kSquares) square += v * v;
+    }
+    if (kValues) store(values + j, sum);
+    if (kSquares) store(squares + j, square);
   }
 }
 
@@ -323,10 +322,35 @@ SONDE_INLINE void add_level(double* to, const double* from, int64_t width) {
   for (int64_t j = 0; j < width; j += kDoubles) store(to + j, load(to + j) + load(from + j));
 }
 
-// The sums of the first n elements of `width` rows, in level 0 of c: each in the order of Sum. A lane is added up at a
-// time, so that its sums stay in the cache; the lanes come in the order in which Sum adds them to each other.
+// The first n elements of `width` <= kNarrow rows, one after the other, with all lanes in the cache: use(i, lane) adds
+// element i to the lanes that begin there.
+template <class Use>
+SONDE_INLINE void each_narrow(Columns* c, int64_t n, int64_t width, bool squares, Use use) {
+  int used = 1;
+  while (used < n && used < kLanes) used *= 2;
+  memset(c->values, 0, sizeof(double) * size_t(used * kNarrow));
+  if (squares) memset(c->squares, 0, sizeof(double) * size_t(used * kNarrow));
+  for (int64_t i = 0; i < n; ++i) use(i, i % kLanes * kNarrow);
+  for (int half = used / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) {
+      add_level(c->values[0] + i * kNarrow, c->values[0] + (i + half) * kNarrow, width);
+      if (squares) add_level(c->squares[0] + i * kNarrow, c->squares[0] + (i + half) * kNarrow, width);
+    }
+  }
+}
+
+// The sums of the first n elements of `width` rows, in level 0 of c: each in the order of Sum. Of many rows, a lane is
+// added up at a time, so that its sums stay in the cache; the lanes come in the order in which Sum adds them to each
+// other.
 template <bool kValues, bool kSquares, bool kShift>
 SONDE_INLINE void add_columns(const Task& task, const char* from, int64_t n, int64_t width, Columns* c) {
+  if (width <= kNarrow) {
+    each_narrow(c, n, width, kSquares, [&](int64_t i, int64_t lane) {
+      const float* x = across(task, from, i, width, c->wide[0]);
+      add_across<1, kValues, kSquares, kShift>(c->values[0] + lane, c->squares[0] + lane, c->shift, &x, width);
+    });
+    return;
+  }
   int used = 1, bits = 0;
   for (; used < n && used < kLanes; used *= 2) ++bits;
   int top = -1;
@@ -334,11 +358,16 @@ SONDE_INLINE void add_columns(const Task& task, const char* from, int64_t n, int
     int lane = 0;
     for (int bit = 0; bit < bits; ++bit) lane |= (k >> bit & 1) << (bits - 1 - bit);
     ++top;
-    if (kValues) memset(c->values[top], 0, sizeof c->values[top]);
-    if (kSquares) memset(c->squares[top], 0, sizeof c->squares[top]);
-    for (int64_t i = lane; i < n; i += kLanes) {
-      add_across<kValues, kSquares, kShift>(c->values[top], c->squares[top], c->shift,
-                                            across(task, from, i, width, c->wide), width);
+    if (kValues) memset(c->values[top], 0, sizeof(double) * size_t(round_up(width, kDoubles)));
+    if (kSquares) memset(c->squares[top], 0, sizeof(double) * size_t(round_up(width, kDoubles)));
+    int64_t i = lane;
+    for (const float* x[4]; i + 3 * kLanes < n; i += 4 * kLanes) {
+      for (int j = 0; j < 4; ++j) x[j] = across(task, from, i + j * kLanes, width, c->wide[j]);
+      add_across<4, kValues, kSquares, kShift>(c->values[top], c->squares[top], c->shift, x, width);
+    }
+    for (; i < n; i += kLanes) {
+      const float* x = across(task, from, i, width, c->wide[0]);
+      add_across<1, kValues, kSquares, kShift>(c->values[top], c->squares[top], c->shift, &x, width);
     }
     for (int done = k; done & 1; done >>= 1) {
       --top;
@@ -349,9 +378,7 @@ SONDE_INLINE void add_columns(const Task& task, const char* from, int64_t n, int
 }
 
 Status add_neighbours(const Task& task) {
-  for (int thread = 0; thread < thread_count(task.context); ++thread) {
-    if (!Columns::of(task.context, thread)) return out_of_memory("sums of rows");
-  }
+  if (!Columns::reserve(task.context)) return out_of_memory("sums of rows");
   const int64_t n = task.n();
   each_group(task, kColumns, [&](int64_t first, int64_t width, int thread) {
     Columns* c = Columns::of(task.context, thread);
@@ -400,14 +427,10 @@ float extreme_of(const Extreme& e, const float* x, int64_t n) {
 
 template <bool kLargest, bool kFlags>
 SONDE_INLINE void extremes_across(float* best, const float* x, int64_t width) {
-  const auto better = [](vf a, vf b) {
+  map_rows(best, x, width, [](vf a, vf b) {
     if (kFlags) b = b != 0.0f ? broadcast(1.0f) : vf{};
     return (kLargest ? b > a : b < a) | (b != b) ? b : a;
-  };
-  int64_t j = 0;
-  for (; j + kWidth <= width; j += kWidth) store(best + j, better(load(best + j), load(x + j)));
-  const int rest = int(width - j);
-  if (rest) store_partial(best + j, better(load_partial(best + j, rest), load_partial(x + j, rest)), rest);
+  });
 }
 
 Status extremes(const Task& task) {
@@ -448,46 +471,52 @@ Status extremes(const Task& task) {
 
 Status log_sums(const Task& task) {
   const bool beside = task.beside() > 1;
-  if (!reserve_rows(task.context, beside ? kNeighbours + 2 : 2, kExpPart)) return out_of_memory("parts of rows");
+  if (beside ? !Columns::reserve(task.context) : !reserve_rows(task.context, 1, kExpPart)) {
+    return out_of_memory("parts of rows");
+  }
   const int64_t n = task.n(), size = dtype_size(task.x.dtype);
   if (!beside) {
     return in_blocks<ExpSum>(
         task,
         [&](int64_t i, int64_t begin, int64_t end, int thread) {
           ExpSum sum;
-          float* scratch = row_scratch(task.context, thread, 2, kExpPart, 0);
-          float* powers = row_scratch(task.context, thread, 2, kExpPart, 1);
+          float* scratch = row_scratch(task.context, thread, 1, kExpPart, 0);
           task.each_part(task.from(i), begin, end, kExpPart, scratch,
-                         [&](const float* x, int64_t count) { sum.add(x, count, powers); });
+                         [&](const float* x, int64_t count) { sum.add(x, count); });
           return sum;
         },
         [](ExpSum& sum, const ExpSum& block) { sum.add(block); },
         [&](int64_t i, const ExpSum& sum) { task.write(i, float(sum.log_sum())); });
   }
-  // parts of rows that lie side by side are copied, each to memory of its own, so that a cache line is read once
-  each_group(task, kNeighbours, [&](int64_t first, int64_t width, int thread) {
-    const auto scratch = [&](int64_t which) {
-      return row_scratch(task.context, thread, kNeighbours + 2, kExpPart, int(which));
-    };
+  // of rows that lie side by side, a part stays in the second-level cache
+  each_group(task, kNarrow, [&](int64_t first, int64_t width, int thread) {
+    Columns* c = Columns::of(task.context, thread);
+    float *wide = c->wide[0], *shift = c->wide[1], *top = c->wide[2], *powers = c->wide[3];
     const char* from = task.from(first);
-    ExpSum sums[kNeighbours], blocks[kNeighbours];
+    const auto row = [&](int64_t i) { return read_row(from + task.row.at(i) * size, task.x.dtype, 1, width, wide); };
+    ExpSum sums[kNarrow], blocks[kNarrow];
     for (int64_t begin = 0; begin < n; begin += kExpPart) {
       const int64_t count = min64(kExpPart, n - begin);
+      for (int64_t j = 0; j < width; ++j) top[j] = -INFINITY;
       for (int64_t i = 0; i < count; ++i) {
-        const float* x =
-            read_row(from + task.row.at(begin + i) * size, task.x.dtype, 1, width, scratch(kNeighbours));
-        for (int64_t j = 0; j < width; ++j) scratch(j)[i] = x[j];
+        map_rows(top, row(begin + i), width, [](vf a, vf x) { return maximum(x, a); });
       }
+      for (int64_t j = 0; j < width; ++j) shift[j] = ExpSum::shift_of(top[j]);
+      each_narrow(c, count, width, false, [&](int64_t i, int64_t lane) {
+        memcpy(powers, shift, size_t(width) * 4);
+        map_rows(powers, row(begin + i), width, [](vf a, vf x) { return exp(x - a); });
+        add_across<1, true, false, false>(c->values[0] + lane, nullptr, nullptr, &powers, width);
+      });
       const bool last = begin + count == n || (begin + count) % kBlock == 0;  // of a block, as in in_blocks()
       for (int64_t j = 0; j < width; ++j) {
-        blocks[j].add(scratch(j), count, scratch(kNeighbours + 1));
+        blocks[j].add({top[j], c->values[0][j]});
         if (!last) continue;
         if (begin < kBlock) sums[j] = blocks[j];
         else sums[j].add(blocks[j]);
         blocks[j] = {};
       }
     }
-    float results[kNeighbours];
+    float results[kNarrow];
     for (int64_t j = 0; j < width; ++j) results[j] = float(sums[j].log_sum());
     narrow(task.to(first), results, task.out.dtype, width);
   });
@@ -503,7 +532,8 @@ struct Whole {
 };
 
 Status integers(const Task& task) {
-  const bool sums = task.kind != ReduceKind::max && task.kind != ReduceKind::min, largest = task.kind == ReduceKind::max;
+  const bool sums = task.kind != ReduceKind::max && task.kind != ReduceKind::min,
+             largest = task.kind == ReduceKind::max;
   const bool squares = needs_squares(task.kind);
   const Whole none = {sums ? 0 : largest ? INT32_MIN : INT32_MAX, 0};
   Failures failures;
@@ -572,7 +602,9 @@ Status integers(const Task& task) {
     status = in_blocks<Whole>(
         task, find,
         [&](Whole& all, const Whole& block) {
-          all.value = sums ? all.value + block.value : largest ? max64(all.value, block.value) : min64(all.value, block.value);
+          all.value = sums      ? all.value + block.value
+                      : largest ? max64(all.value, block.value)
+                                : min64(all.value, block.value);
           all.squares += block.squares;
         },
         finish);
