@@ -1,8 +1,8 @@
 // The errors that native/cpu/simd.h states for exp and GELU, in units in the last place. Oracle: Math.exp in doubles.
 import * as assert from 'uvu/assert';
-import { gelu } from '../../src/engine/ops/unary.js';
 import { softmaxNumerator } from '../../src/engine/ops/softmax.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
+import { gelu } from '../../src/engine/ops/unary.js';
 import { emulated, onCpu, testDevice } from '../support/device.js';
 import { suite } from '../support/harness.js';
 import { random } from '../support/random.js';

@@ -40,6 +40,10 @@ const latents = () => ({
 /** Functions, by their name in src/index.ts. */
 const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   addLayerNorm: [sonde.addLayerNorm, () => [floats(2, 3), floats(2, 3), floats(3), floats(3), { eps: 1 }]],
+  all: [sonde.all, () => [flags(2, 3), [0], { keepDim: true }]],
+  any: [sonde.any, () => [floats(2, 3), [0], { keepDim: true }]],
+  argmax: [sonde.argmax, () => [integers(2, 3), 0, { keepDim: true }]],
+  argmin: [sonde.argmin, () => [floats(2, 3), 0, { keepDim: true }]],
   attention: [
     sonde.attention,
     () => {
@@ -47,6 +51,8 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
       return [q, k, v, { causal: true, pad: flags(1, 2), scale: 1, probs: floats(1, 2, 2, 1) }];
     },
   ],
+  crossEntropy: [sonde.crossEntropy, () => [floats(2, 3), integers(2), { pad: flags(2), reduction: 'mean' }]],
+  cumsum: [sonde.cumsum, () => [floats(2, 3), 0]],
   embedding: [sonde.embedding, () => [integers(2), floats(3, 4), { addTo: floats(2, 4) }]],
   gelu: [sonde.gelu, () => [floats(2)]],
   getDefaultDevice: [sonde.getDefaultDevice, () => []],
@@ -60,6 +66,8 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
     },
   ],
   listDevices: [sonde.listDevices, () => []],
+  logSoftmax: [sonde.logSoftmax, () => [floats(2, 3), 0]],
+  logSumExp: [sonde.logSumExp, () => [floats(2, 3), [0, 1], { keepDim: true }]],
   maskLogits: [sonde.maskLogits, () => [floats(1, 1, 2, 2), { causal: false, pad: flags(1, 2) }]],
   matmul: [
     sonde.matmul,
@@ -68,6 +76,10 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
       return [floats(2, 3), floats(3, 4), options];
     },
   ],
+  max: [sonde.max, () => [floats(2, 3), [0, 1], { keepDim: true }]],
+  mean: [sonde.mean, () => [floats(2, 3), [0, 1], { keepDim: true }]],
+  min: [sonde.min, () => [integers(2, 3), [0, 1], { keepDim: true }]],
+  norm: [sonde.norm, () => [floats(2, 3), [0, 1], { keepDim: true }]],
   openDevice: [sonde.openDevice, () => ['cpu', { threads: 1 }]],
   packWeights: [sonde.packWeights, () => [floats(3, 4), { transposeB: true, dtype: 'bfloat16' }]],
   rootMeanSquare: [sonde.rootMeanSquare, () => [floats(2, 3), { eps: 1 }]],
@@ -81,7 +93,10 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
       return [floats(2, 4), packed(), options];
     },
   ],
+  std: [sonde.std, () => [floats(2, 3), [0, 1], { keepDim: true, correction: 0 }]],
+  sum: [sonde.sum, () => [floats(2, 3), [0, 1], { keepDim: true }]],
   topKMask: [sonde.topKMask, () => [floats(2, 3), 2, { relu: false }]],
+  var: [sonde.var, () => [floats(2, 3), [0, 1], { keepDim: true, correction: 0 }]],
 };
 
 /** Static methods of Tensor. */
@@ -112,7 +127,18 @@ const methods: Record<string, Call['args']> = {
   sum: () => [0, { keepDim: true }],
   mean: () => [1, { keepDim: true }],
   max: () => [1, { keepDim: true }],
-  argmax: () => [0],
+  min: () => [[1], { keepDim: true }],
+  any: () => [[0, 1], { keepDim: true }],
+  all: () => [[0, -1], { keepDim: true }],
+  var: () => [[0, 1], { keepDim: true, correction: 0 }],
+  std: () => [[0, 1], { keepDim: true, correction: 0 }],
+  norm: () => [[0, 1], { keepDim: true }],
+  logSumExp: () => [[0, 1], { keepDim: true }],
+  argmax: () => [0, { keepDim: true }],
+  argmin: () => [0, { keepDim: true }],
+  cumsum: () => [0],
+  softmax: () => [0],
+  logSoftmax: () => [0],
   topk: () => [2],
   toString: () => [],
 };
@@ -145,6 +171,7 @@ const calls: readonly Call[] = [
   })),
   ...Object.entries(methods).map(([name, args]) => ({ name, call: method(name, () => floats(2, 3)), args })),
   ...Object.entries(methodsOfDevices).map(([name, args]) => ({ name, call: method(name, () => device), args })),
+  { name: 'crossEntropy', call: sonde.crossEntropy, args: () => [floats(2, 3), [0, 1], { pad: [0, true] }] },
   { name: 'fill', call: method('fill', () => integers(2, 3)), args: () => [2] },
   { name: 'fill', call: method('fill', () => flags(2, 3)), args: () => [1] },
   { name: 'add', call: method('add', () => integers(2, 3)), args: () => [integers(3)] },
@@ -233,7 +260,9 @@ test('the table has every function and method of the engine', () => {
   const exported = readFileSync(join(packageRoot, 'src', 'index.ts'), 'utf8').matchAll(
     /^export \{([^}]*)\} from '\.\/engine\/[^']*';/gm,
   );
-  const names = [...exported].flatMap(([, list]) => (list as string).split(',').map((name) => name.trim()));
+  const names = [...exported].flatMap(([, list]) =>
+    (list as string).split(',').map((name) => name.trim().replace(/^\w+ as /, '')),
+  );
   const values = names.filter((name) => /^[a-z]\w*$/.test(name));
   assert.equal(values.sort(), Object.keys(functions).sort());
   const callable = (object: object, known: Record<string, unknown>, others: readonly string[]) => {

@@ -126,7 +126,11 @@ test('a collected tensor gives its memory back', async () => {
 
 test('a wrong handle is a sentence', () => {
   throws(() => native.release({} as never), TypeError, /argument 0 of a native call must be a buffer, but is none/);
-  throws(() => native.unary(openDevice('cpu').handle, 5 as never, 5 as never, 0, 0, 0), TypeError, /must be a view, but is none/);
+  throws(
+    () => native.unary(openDevice('cpu').handle, 5 as never, 5 as never, 0, 0, 0),
+    TypeError,
+    /must be a view, but is none/,
+  );
 });
 
 test(

@@ -2,10 +2,10 @@
 // multiply-add): 12 * 768^2 weights of a layer, 768 * 50,257 of the unembedding.
 import * as assert from 'uvu/assert';
 import { openDevice } from '../../src/engine/device.js';
-import { gelu } from '../../src/engine/ops/unary.js';
 import { linear } from '../../src/engine/ops/linear.js';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
+import { gelu } from '../../src/engine/ops/unary.js';
 import { floorOf, workOf } from '../../src/engine/work.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { onCpu, testDevice } from '../support/device.js';

@@ -2,10 +2,10 @@
 import * as assert from 'uvu/assert';
 import { linear } from '../../src/engine/ops/linear.js';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
-import { relu as rectified } from '../../src/engine/ops/unary.js';
 import { type SparseEncodeOptions, sparseEncode } from '../../src/engine/ops/sparse_encode.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { topKMask } from '../../src/engine/ops/top_k.js';
+import { relu as rectified } from '../../src/engine/ops/unary.js';
 import { close } from '../support/close.js';
 import { emulated, testDevice } from '../support/device.js';
 import { rejects, suite } from '../support/harness.js';
