@@ -360,8 +360,9 @@ test('odd values, as PyTorch has them', async () => {
           ['all', zeros ? 0 : all],
           ['norm', norm],
         ];
-        const top = zeros && lse < 1 ? undefined : lse;
-        if (top !== undefined) expected.push(['logSumExp', top]);
+        // zeros are terms
+        if (!zeros || !Number.isFinite(lse) || lse > 1e20)
+          expected.push(['logSumExp', zeros && lse < 0 ? Math.log(before) : lse]);
         if (row.some((x) => !Number.isFinite(x))) expected.push(['var', NaN], ['std', NaN]);
         for (const [kind, value] of expected) {
           close(await along[kind]().read(), [value], r);
@@ -444,7 +445,10 @@ test('an int32 is exact in max and min, across memory as well; a sum that does n
   assert.equal([...(await x.max(0).read())], [2 ** 24 + 1, 2 ** 31 - 1]);
   assert.equal([...(await x.min(0).read())], [-(2 ** 31), 6]);
   assert.equal([...(await x.max().read()), ...(await x.min([0, 1]).read())], [2 ** 31 - 1, -(2 ** 31)]);
-  assert.equal([...(await x.any(0).read()), ...(await x.sub(5).all(0).read())], [1, 1, 0, 1]);
+  assert.equal(
+    [...(await x.any(0).read()), ...(await x.slice(0, 1).any([0, 1]).read()), ...(await x.mul(0).all(0).read())],
+    [1, 1, 1, 0, 0],
+  );
   await rejects(x.sum(0).read(), DeviceError, /: the sum of row 1 is 2164260869, which int32 does not hold/);
   using flags = Tensor.from([[true, false, true]], { device });
   assert.equal([...(await flags.min(0).read())], [1, 0, 1]);
@@ -453,10 +457,10 @@ test('an int32 is exact in max and min, across memory as well; a sum that does n
 
 test('wrong dimensions and options', () => {
   const x = Tensor.zeros([2, 3]);
-  throws(() => x.sum([0, -2]), RangeError, /^sum: dim must be dimensions that differ, but is \[0, -2\]: 0, 0$/);
+  throws(() => x.sum([0, -2]), RangeError, /^sum: dim must be dimensions that differ, but is \[0, -2\]$/);
   throws(() => x.var([0, 2]), RangeError, /^var: dim\[1\] must be a dimension of \[2, 3\], from -2 to 1, but is 2$/);
   throws(() => x.norm([[0]] as never), RangeError, /^norm: dim\[0\] must be a dimension/);
-  throws(() => x.std(0, { correction: NaN }), Error, /^std: correction must be/);
+  throws(() => x.std(0, { correction: NaN }), RangeError, /^std: correction must be finite, but is NaN$/);
   throws(() => x.sum(0, { correction: 1 } as never), TypeError, /^sum: 'correction' is no option/);
 });
 

@@ -5,7 +5,6 @@ import {
   checkNumber,
   checkOperands,
   checkOptions,
-  describe,
   type OptionNames,
   wrong,
 } from '../check.js';
@@ -42,7 +41,7 @@ function checkedDims(operation: string, dim: Dims | undefined, shape: Shape): nu
   if (dim.length === 0) return [...shape.keys()];
   const dims = Array.from(dim, (one, i) => checkedDim(operation, `dim[${i}]`, one, shape));
   if (new Set(dims).size < dims.length) {
-    throw new RangeError(wrong(operation, 'dim', 'dimensions that differ', `${describe(dim)}: ${dims.join(', ')}`));
+    throw new RangeError(wrong(operation, 'dim', 'dimensions that differ', showShape(dim)));
   }
   return dims.sort((a, b) => a - b);
 }
@@ -58,6 +57,9 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
   const { keepDim = false, correction = 1 } = options;
   checkBoolean(kind, 'keepDim', keepDim);
   checkNumber(kind, 'correction', correction);
+  if (!Number.isFinite(correction)) {
+    throw new RangeError(wrong(kind, 'correction', 'finite', String(correction)));
+  }
   const device = checkOperands(kind, { tensor: x });
   const dims = checkedDims(kind, dim, x.shape);
   if ((kind === 'max' || kind === 'min') && x.size === 0) {
