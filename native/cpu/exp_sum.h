@@ -25,6 +25,8 @@ struct ExpSum {
     float lane[kLanes];
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
+      // the next part comes from memory meanwhile
+      for (int j = 0; j < kLanes; j += 16) __builtin_prefetch(x + i + j + kExpPart);
 #pragma GCC unroll 8
       for (int j = 0; j < kLanes; j += kWidth) store(lane + j, exp(load(x + i + j) - shift));
       powers.add(lane, kLanes);

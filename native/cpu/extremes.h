@@ -7,7 +7,10 @@ namespace sonde::SONDE_ISA {
 SONDE_INLINE bool has_nan(const float* x, int64_t n) {
   vi odd{};
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) odd |= vi(load(x + i) != load(x + i));
+  for (; i + kWidth <= n; i += kWidth) {
+    __builtin_prefetch(x + i + 1024);  // the next part of a row comes from memory meanwhile
+    odd |= vi(load(x + i) != load(x + i));
+  }
   bool nan = greater_bits(vi{}, odd) != 0;
   for (; i < n; ++i) nan = nan || x[i] != x[i];
   return nan;

@@ -10,6 +10,7 @@ namespace sonde::SONDE_ISA {
 namespace {
 
 constexpr int64_t kPart = 4096;         // elements of a row at a time: they stay in the first-level cache
+constexpr int64_t kAhead = 1024;        // elements from one that is added to one that is fetched from memory meanwhile
 constexpr int64_t kBlock = 32 * kPart;  // elements of a long row that one thread takes
 constexpr int64_t kColumns = 512;       // rows that lie side by side and are reduced together, at most
 constexpr int64_t kNarrow = 64;         // so few that all of their lanes stay in the first-level cache
@@ -204,6 +205,7 @@ SONDE_INLINE void add_terms(Lanes& lanes, const float* x, int64_t n, int first, 
   }
   int64_t i = first;
   for (; i + kCount <= n; i += kLanes) {
+    for (int j = 0; j < kCount; j += 16) __builtin_prefetch(x + i + j + kAhead);
 #pragma GCC unroll 16
     for (int j = 0; j < kVectors; ++j) {
       vd v = load_doubles(x + i + j * kDoubles);
