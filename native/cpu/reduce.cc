@@ -392,7 +392,7 @@ Status add_neighbours(const Task& task) {
     } else {
       const int64_t count = min64(kShiftPart, n);
       add_columns<true, false, false>(task, from, count, width, c);
-      for (int64_t j = 0; j < kColumns; ++j) c->shift[j] = count ? c->values[0][j] / double(count) : 0;
+      for (int64_t j = 0; j < round_up(width, kDoubles); ++j) c->shift[j] = count ? c->values[0][j] / double(count) : 0;
       add_columns<true, true, true>(task, from, n, width, c);
     }
     float results[kColumns];
