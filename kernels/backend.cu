@@ -113,6 +113,7 @@ Status not_held(const Failure& failure) {
   const long long* v = failure.values;
   if (failure.kind == kSumNotInt32) return sum_not_int32(v[0], v[1]);
   if (failure.kind == kElementNotInt32) return element_sum_not_int32(v[0], v[1]);
+  if (failure.kind == kPartialSumNotInt32) return partial_sum_not_int32(v[0], v[1], v[2]);
   if (failure.kind == kResultNotInt32) return result_not_int32(v[0], v[1], BinaryKind(v[3]), v[2]);
   double value;
   if (failure.kind == kUnaryNotInt32) {
@@ -139,6 +140,9 @@ Status in_words(const Failure& failure, const std::string& operation) {
       break;
     case kBadEntry:
       status = fail("%s: index %lld of entry %lld is outside [0, %lld) %s", called, v[0], v[1], v[2], of);
+      break;
+    case kBadTarget:
+      status = fail("%s: target %lld at position %lld is outside [0, %lld) %s", called, v[0], v[1], v[2], of);
       break;
     default: {
       const Status why = not_held(failure);

@@ -14,12 +14,14 @@ enum FailureKind {
   kBadIndex,
   kBadPointer,
   kBadEntry,
+  kBadTarget,
   // integers.h has the words
-  kNotInt32,         // an element, and the bits of its value as a double
-  kSumNotInt32,      // a row and its sum
-  kResultNotInt32,   // an element, its operands and the BinaryKind
-  kUnaryNotInt32,    // an element, its value, the UnaryKind and the bits of the power
-  kElementNotInt32,  // an element and its sum
+  kNotInt32,            // an element, and the bits of its value as a double
+  kSumNotInt32,         // a row and its sum
+  kPartialSumNotInt32,  // a row, the element that it is added up to, and the sum
+  kResultNotInt32,      // an element, its operands and the BinaryKind
+  kUnaryNotInt32,       // an element, its value, the UnaryKind and the bits of the power
+  kElementNotInt32,     // an element and its sum
 };
 
 // A failure that depends on the data: an operation's kernels write it into host memory that the device sees. Each operation that can

@@ -18,6 +18,10 @@ static inline Status element_sum_not_int32(long long element, long long sum) {
   return fail("the sum at element %lld is %lld, which int32 does not hold", element, sum);
 }
 
+static inline Status partial_sum_not_int32(long long row, long long element, long long sum) {
+  return fail("the sum of row %lld up to element %lld is %lld, which int32 does not hold", row, element, sum);
+}
+
 // `of` is abs, neg or pow
 static inline Status unary_not_int32(long long element, long long value, UnaryKind of, double power) {
   if (of == UnaryKind::pow) return fail("%lld to the power %g at element %lld is outside int32", value, power, element);

@@ -148,8 +148,8 @@ struct Context;  // a backend's state for one device
      precision (exact for int32), in an order that depends on N alone, and rounded once; one of int32 that int32 does  \
      not hold is an error that gives it. max, min: a NaN wins, N >= 1; the sum of nothing is 0, its mean NaN, any      \
      false, all true, log_sum_exp -inf. any, all: what is not 0 is true, NaN as well. variance, deviation (its square  \
-     root): in two passes, over N - correction; NaN where that is not above 0. norm: the root of the sum of squares.   \
-     log_sum_exp: max + log(sum of exp(x - max)). */                                                                   \
+     root): of distances from the mean, or from a value that is close to it, over N - correction, or over 0 where that \
+     is negative. norm: the root of the sum of squares. log_sum_exp: max + log(sum of exp(x - max)). */                \
   OP(reduce, Out out, In x, ReduceKind kind, double correction)                                                        \
   /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value, or of the     \
      smallest; a NaN wins. */                                                                                          \

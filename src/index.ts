@@ -129,11 +129,14 @@ export type { DType, HostArray } from './engine/dtype.js';
 export { DeviceError, OutOfMemoryError } from './engine/errors.js';
 export type { HostData } from './engine/host_data.js';
 export { addLayerNorm } from './engine/ops/add_layer_norm.js';
+export { argmax, argmin } from './engine/ops/argmax.js';
 export { type AttentionOptions, attention } from './engine/ops/attention.js';
 export { add, div, maximum, minimum, mul, type Side, sub } from './engine/ops/binary.js';
 export { cat, stack } from './engine/ops/cat.js';
 export { and, eq, ge, gt, le, lt, ne, not, or } from './engine/ops/compare.js';
 export { arange, eye, full, ones } from './engine/ops/creation.js';
+export { type CrossEntropyOptions, crossEntropy } from './engine/ops/cross_entropy.js';
+export { cumsum } from './engine/ops/cumsum.js';
 export { einsum } from './engine/ops/einsum.js';
 export { embedding } from './engine/ops/embedding.js';
 export { gather } from './engine/ops/gather.js';
@@ -146,9 +149,24 @@ export { maskLogits } from './engine/ops/mask_logits.js';
 export { matmul } from './engine/ops/matmul.js';
 export { type PackedMatrix, packWeights } from './engine/ops/pack_weights.js';
 export type { Precision } from './engine/ops/product.js';
+export {
+  all,
+  any,
+  type Dims,
+  logSumExp,
+  max,
+  mean,
+  min,
+  norm,
+  type ReduceOptions,
+  std,
+  sum,
+  type VarianceOptions,
+  variance as var,
+} from './engine/ops/reduce.js';
 export { rootMeanSquare } from './engine/ops/root_mean_square.js';
 export { scatterAdd } from './engine/ops/scatter_add.js';
-export { softmax, softmaxNumerator } from './engine/ops/softmax.js';
+export { logSoftmax, softmax, softmaxNumerator } from './engine/ops/softmax.js';
 export { type SortOptions, sort } from './engine/ops/sort.js';
 export { sparseDecode } from './engine/ops/sparse_decode.js';
 export { type SparseEncodeOptions, type SparseLatents, sparseEncode } from './engine/ops/sparse_encode.js';

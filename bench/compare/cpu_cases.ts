@@ -19,7 +19,8 @@ const ceiling = (kind: Of<'ceiling'>['kind'], amount: number, goal?: Goal): Riva
 /** Products, attention, encoders and what lies between, the ones that matter most first. */
 export function cpuKernels(scale: Scale): Case[] {
   const full = scale === 'full';
-  return [...products(full), ...fewRows(full), ...attentions(full), ...encoders(full), ...streams(full)];
+  const between = [...streams(full), ...reductions(full)];
+  return [...products(full), ...fewRows(full), ...attentions(full), ...encoders(full), ...between];
 }
 
 const linear = (dtype: DType, rows: number, k: number, n: number): Of<'linear'> => ({
@@ -170,6 +171,39 @@ function streams(full: boolean): Case[] {
       rivals: [rival('PyTorch', 'torch', spec)],
     };
   });
+}
+
+function reductions(full: boolean): Case[] {
+  const [rows, width] = full ? [1000, 10_000] : [40, 33];
+  const cases: Case[] = [];
+  for (const kind of ['sum', 'max', 'var'] as const) {
+    for (const over of ['all', 'first'] as const) {
+      const spec: Spec = { op: 'reduce', dtype: 'float32', kind, over, rows, width };
+      const bytes = 4 * rows * width;
+      cases.push({
+        group: 'streams',
+        name: over === 'all' ? `${kind} of all` : `${kind} over the first dimension`,
+        shape: `[${rows}, ${width}]`,
+        spec,
+        work: { unit: 'byte', amount: bytes },
+        bound: 1e-6,
+        rivals: [ceiling('bandwidth', bytes, { speed: 0.8 }), rival('PyTorch', 'torch', spec)],
+      });
+    }
+  }
+  const [positions, vocabulary] = full ? [512, 50_257] : [9, 70];
+  const spec: Spec = { op: 'crossEntropy', dtype: 'float32', rows: positions, width: vocabulary };
+  const bytes = 4 * positions * vocabulary;
+  cases.push({
+    group: 'streams',
+    name: 'crossEntropy',
+    shape: `[${positions}, ${vocabulary}]`,
+    spec,
+    work: { unit: 'byte', amount: bytes },
+    bound: 1e-6,
+    rivals: [ceiling('bandwidth', bytes, { time: 1.5 }), rival('PyTorch', 'torch', spec)],
+  });
+  return cases;
 }
 
 // ---- models

@@ -9,6 +9,7 @@ import {
   activations,
   addLayerNorm,
   attention,
+  crossEntropy,
   type Device,
   dump,
   embedding,
@@ -29,7 +30,7 @@ import { type Prepared, serve } from './serve.js';
 import type { Spec } from './spec.js';
 
 type Of<Op extends Spec['op']> = Spec & { readonly op: Op };
-type RowOp = Exclude<Extract<Spec, { width: number }>, Of<'embedding'>>;
+type RowOp = Exclude<Extract<Spec, { width: number }>, Of<'embedding' | 'reduce' | 'crossEntropy'>>;
 
 const threads = Number(process.env.BENCH_THREADS ?? 0);
 const device: Device = threads > 0 ? openDevice('cpu', { threads }) : getDefaultDevice();
@@ -276,6 +277,58 @@ function prepareNorm(op: 'layerNorm' | 'addLayerNorm', x: Tensor): Prepared {
   return rowwise([rounded, ...spread], run, (a, g, b) => [a, layerNormOf(a, g as Float64Array, b as Float64Array)]);
 }
 
+const reductionOf: Record<Of<'reduce'>['kind'], (row: Float64Array) => number> = {
+  sum: (row) => row.reduce((sum, x) => sum + x, 0),
+  max: (row) => row.reduce((a, b) => Math.max(a, b)),
+  var: (row) => {
+    const mean = row.reduce((sum, x) => sum + x, 0) / row.length;
+    return row.reduce((sum, x) => sum + (x - mean) ** 2, 0) / (row.length - 1);
+  },
+};
+
+function prepareReduce({ dtype, kind, over, rows, width }: Of<'reduce'>): Prepared {
+  const x = normal([rows, width], dtype);
+  x.add_(1); // a sum that is not all rounding
+  const run = () => (over === 'all' ? x[kind]() : x[kind](0));
+  return {
+    run: () => run().dispose(),
+    error: async () => {
+      using out = run();
+      const got = await values(out);
+      const compared = new Comparison();
+      if (over === 'all') compared.add(got[0] as number, reductionOf[kind](await values(x)));
+      else {
+        for (const [c0, c1] of parts(width, 40)) {
+          for (let c = c0; c < c1; c++) {
+            compared.add(got[c] as number, reductionOf[kind](await values(x.select(1, c))));
+          }
+        }
+      }
+      return compared.error;
+    },
+  };
+}
+
+function prepareCrossEntropy({ dtype, rows, width }: Of<'crossEntropy'>): Prepared {
+  const logits = normal([rows, width], dtype);
+  const targets = own(Tensor.randint(0, width, [rows], { device, seed: seed++ }));
+  return {
+    run: () => crossEntropy(logits, targets, { reduction: 'none' }).dispose(),
+    error: async () => {
+      using losses = crossEntropy(logits, targets, { reduction: 'none' });
+      const [got, indices] = [await values(losses), await values(targets)];
+      const compared = new Comparison();
+      for (const [r0, r1] of parts(rows, 8)) {
+        for (let row = r0; row < r1; row++) {
+          const probabilities = softmaxOf(await values(logits.select(0, row)));
+          compared.add(got[row] as number, -Math.log(probabilities[indices[row] as number] as number));
+        }
+      }
+      return compared.error;
+    },
+  };
+}
+
 function prepareEmbedding({ dtype, rows, width, table }: Of<'embedding'>): Prepared {
   const vectors = normal([table, width], dtype);
   const indices = own(Tensor.randint(0, table, [rows], { device, seed: seed++ }));
@@ -416,6 +469,10 @@ function prepare(spec: Spec): Prepared | Promise<Prepared> {
       return prepareEncode(spec);
     case 'attention':
       return prepareAttention(spec);
+    case 'reduce':
+      return prepareReduce(spec);
+    case 'crossEntropy':
+      return prepareCrossEntropy(spec);
     case 'embedding':
       return prepareEmbedding(spec);
     case 'read':

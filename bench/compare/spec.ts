@@ -45,6 +45,17 @@ export type Spec =
       readonly rows: number;
       readonly width: number;
     }
+  /** Of [rows, width], to one value or to one for each column. */
+  | {
+      readonly op: 'reduce';
+      readonly dtype: DType;
+      readonly kind: 'sum' | 'max' | 'var';
+      readonly over: 'all' | 'first';
+      readonly rows: number;
+      readonly width: number;
+    }
+  /** The losses of [rows, width] logits. */
+  | { readonly op: 'crossEntropy'; readonly dtype: DType; readonly rows: number; readonly width: number }
   | {
       readonly op: 'embedding';
       readonly dtype: DType;

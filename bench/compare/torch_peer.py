@@ -124,6 +124,19 @@ def rowwise(spec):
     return runs[op], None
 
 
+def reduce(spec):
+    x = normal((spec["rows"], spec["width"]), dtype_of(spec)) + 1
+    dims = (0, 1) if spec["over"] == "all" else (0,)
+    runs = {"sum": torch.sum, "max": torch.amax, "var": torch.var}
+    return lambda: runs[spec["kind"]](x, dim=dims), None
+
+
+def cross_entropy(spec):
+    logits = normal((spec["rows"], spec["width"]), dtype_of(spec))
+    targets = torch.randint(0, spec["width"], (spec["rows"],), device=device)
+    return lambda: F.cross_entropy(logits, targets, reduction="none"), None
+
+
 def embedding(spec):
     table = normal((spec["table"], spec["width"]), dtype_of(spec))
     indices = torch.randint(0, spec["table"], (spec["rows"],), device=device)
@@ -257,6 +270,8 @@ KINDS = {
     "linear": linear,
     "encode": encode,
     "attention": attention,
+    "reduce": reduce,
+    "crossEntropy": cross_entropy,
     "embedding": embedding,
     "read": read,
     "launch": launch,

@@ -8,6 +8,7 @@ import {
   addLayerNorm,
   attention,
   cat,
+  crossEntropy,
   type Device,
   type DeviceName,
   type DType,
@@ -17,6 +18,7 @@ import {
   type HostArray,
   layerNorm,
   linear,
+  logSoftmax,
   maskLogits,
   matmul,
   openDevice,
@@ -245,8 +247,39 @@ for (const width of [1, 33, 1031, 5003]) {
       const how = `${dtype} of ${width}${strided ? ', strided' : ''}`;
       const x = (s: Side) => s.normal([2, 3, width], dtype, { strided });
       await check(`reduce ${how}`, (s) => [x(s).sum(-1), x(s).mean(0), x(s).max(1), x(s).max()], { units: 8 });
-      await check(`argmax ${how}`, (s) => [x(s).argmax(-1), x(s).argmax(0)]);
-      await check(`softmax ${how}`, (s) => [softmax(x(s)), softmaxNumerator(x(s)), softmax(x(s), 0)], { units: 4 });
+      await check(
+        `reduce, other kinds ${how}`,
+        (s) => {
+          const one = x(s);
+          const kinds = [
+            one.min(1),
+            one.any(0),
+            one.all([0, 2]),
+            one.var(-1),
+            one.std([0, 1]),
+            one.norm(),
+            one.norm(0),
+          ];
+          return [...kinds, one.logSumExp(), one.logSumExp([1, 2]), one.logSumExp(0)];
+        },
+        { units: 8 },
+      );
+      await check(`cumsum ${how}`, (s) => [x(s).cumsum(-1), x(s).cumsum(0)], { units: 8 });
+      await check(`argmax ${how}`, (s) => [x(s).argmax(-1), x(s).argmax(0), x(s).argmin(-1), x(s).argmin()]);
+      await check(
+        `softmax ${how}`,
+        (s) => [softmax(x(s)), softmaxNumerator(x(s)), softmax(x(s), 0), logSoftmax(x(s)), logSoftmax(x(s), 1)],
+        { units: 4 },
+      );
+      await check(
+        `crossEntropy ${how}`,
+        (s) => {
+          const [targets, pad] = [s.integers([2, 3], 0, width), s.bools([2, 3])];
+          const losses = crossEntropy(x(s), targets, { pad, reduction: 'none' });
+          return [losses, crossEntropy(x(s), targets, { pad }), crossEntropy(x(s), targets)];
+        },
+        { units: 8 },
+      );
       await check(`rootMeanSquare ${how}`, (s) => [rootMeanSquare(x(s))], { units: 4 });
       await check(
         `layerNorm ${how}`,
@@ -265,7 +298,21 @@ for (const width of [1, 33, 1031, 5003]) {
     }
   }
 }
-await check('sum of int32', (s) => [s.integers([3, 1031], -99, 99).sum(-1), s.bools([67, 3]).sum()]);
+await check('reductions of int32', (s) => {
+  const [x, flags] = [s.integers([3, 1031], -99, 99), s.bools([67, 3])];
+  const sums = [x.sum(-1), flags.sum(), x.cumsum(0), x.cumsum(1), flags.cumsum(0)];
+  return [...sums, x.max(0), x.min(), x.any(1), flags.all(0), x.var(), x.norm(1), x.argmax(1), x.argmin()];
+});
+await check('crossEntropy: a target outside the row is reported', async (s) => {
+  const targets = s.own(Tensor.from([0, 5], { dtype: 'int32', device: s.device }));
+  const out = crossEntropy(s.normal([2, 5]), targets);
+  const message = await s.device.synchronize().then(
+    () => 'nothing',
+    (error: Error) => error.message,
+  );
+  out.dispose();
+  return [[/target 5 at position 1 is outside \[0, 5\)/.test(message) ? 1 : 0]];
+});
 for (const dtype of floats) {
   await check(`embedding ${dtype}`, (s) => {
     const [indices, table] = [s.integers([5, 7], 0, 11), s.normal([11, 31], dtype)];

@@ -24,6 +24,8 @@ const names = [
     'elementwise',
     'copy',
     'rows',
+    'reductions',
+    'cross-entropy',
     'ranking',
     'lookup',
     'indexing',

@@ -270,9 +270,11 @@ void test_rows() {
     ON_BOTH(reduce, row.on<Out>(s), x.on<In>(s), kind, 0.0);
     compare(row.get(1), row.get(0), tolerance * sqrt(double(shape.back())), "sum");
   }
-  ON_BOTH(argmax, index.on<Out>(s), x.on<In>(s), false);
-  agree(index, 0, "index");
-  for (const SoftmaxKind kind : {SoftmaxKind::softmax, SoftmaxKind::numerator}) {
+  for (const bool smallest : {false, true}) {
+    ON_BOTH(argmax, index.on<Out>(s), x.on<In>(s), smallest);
+    agree(index, 0, "index");
+  }
+  for (const SoftmaxKind kind : {SoftmaxKind::softmax, SoftmaxKind::numerator, SoftmaxKind::log_softmax}) {
     ON_BOTH(softmax, out.on<Out>(s), x.on<In>(s), kind);
     agree(out, tolerance);
   }
@@ -290,6 +292,64 @@ void test_rows() {
           1e-5);
   agree(sum, 0, "sum");
   agree(out, 4 * tolerance);
+}
+
+// Rows of several dimensions, of any dtype, of any kind; sums up to each element.
+void test_reductions() {
+  auto shape = shape_of(integer(1, 4));
+  if (with_probability(0.2)) shape.back() = pick({1025, 2500});
+  const DType dtype = with_probability(0.3) ? DType::int32 : any_float();
+  const bool whole = dtype == DType::int32;
+  Both x(shape, dtype, with_probability(0.6));
+  x.normal(whole ? 1000 : 1);
+  const int kept = integer(0, int(shape.size()));
+  const std::vector<int64_t> rest(shape.begin(), shape.begin() + kept);
+  double n = 1;
+  for (size_t d = size_t(kept); d < shape.size(); ++d) n *= double(shape[d]);
+  const auto check = [&](ReduceKind kind, DType to, double tolerance, double size = 0) {
+    Both out(rest, to);
+    ON_BOTH(reduce, out.on<Out>(s), x.on<In>(s), kind, 1.0);
+    agree(out, tolerance, "row", size);
+  };
+  const DType real = whole ? DType::float32 : dtype;
+  check(ReduceKind::sum, dtype, whole ? 0 : 2 * unit(dtype), sqrt(n));
+  check(ReduceKind::mean, real, 2 * unit(real), 1 / sqrt(n));
+  for (const ReduceKind kind : {ReduceKind::max, ReduceKind::min}) check(kind, dtype, 0);
+  for (const ReduceKind kind : {ReduceKind::any, ReduceKind::all}) check(kind, DType::boolean, 0);
+  for (const ReduceKind kind :
+       {ReduceKind::variance, ReduceKind::deviation, ReduceKind::norm, ReduceKind::log_sum_exp}) {
+    check(kind, real, 2 * unit(real));
+  }
+  Both sums(shape, dtype, with_probability(0.5));
+  ON_BOTH(cumsum, sums.on<Out>(s), x.on<In>(s));
+  agree(sums, whole ? 0 : unit(dtype));
+}
+
+void test_cross_entropy() {
+  auto shape = shape_of(integer(1, 3));
+  if (with_probability(0.2)) shape.back() = pick({1025, 2500});
+  Both logits(shape, any_float(), with_probability(0.4)), losses(rows_of(shape)),
+      targets(rows_of(shape), DType::int32, with_probability(0.5)),
+      pad(rows_of(shape), DType::boolean, with_probability(0.5));
+  logits.normal(3);
+  Numbers target, padding;
+  for (int64_t i = 0; i < targets.elements(); ++i) {
+    padding.push_back(with_probability(0.3) ? 1.0f : 0.0f);
+    target.push_back(padding.back() != 0 ? -100.0f : float(integer(0, int(shape.back()) - 1)));
+  }
+  targets.set(target);
+  pad.set(padding);
+  ON_BOTH(cross_entropy, losses.on<Out>(s), logits.on<In>(s), targets.on<In>(s), pad.on<In>(s));
+  agree(losses, 4 * unit(DType::float32), "loss");
+  target.assign(target.size(), 0.0f);
+  targets.set(target);
+  ON_BOTH(cross_entropy, losses.on<Out>(s), logits.on<In>(s), targets.on<In>(s), absent());
+  agree(losses, 4 * unit(DType::float32), "loss");
+  target[0] = float(shape.back());
+  targets.set(target);
+  good(gpu.operations->cross_entropy(gpu.context, losses.on<Out>(1), logits.on<In>(1), targets.on<In>(1), absent()));
+  const Status status = gpu.backend->synchronize(gpu.context);
+  if (!strstr(status.text, " at position 0 is outside [0, ")) wrong("a bad target is not reported");
 }
 
 void test_ranking() {
@@ -1001,6 +1061,8 @@ constexpr Test kTests[] = {
     {"elementwise", test_elementwise, false},
     {"copy", test_copy, false},
     {"rows", test_rows, false},
+    {"reductions", test_reductions, false},
+    {"cross-entropy", test_cross_entropy, false},
     {"ranking", test_ranking, false},
     {"lookup", test_lookup, false},
     {"indexing", test_indexing, false},

@@ -10,7 +10,18 @@ export const emulator = join(packageRoot, 'build-emulator', 'plain', 'libsonde_c
 
 /** The operations that rows.test.ts tests, so that no test file takes too long. */
 export const operationsOnRows: readonly string[] = [
-  ...['reduce', 'argmax', 'top_k', 'softmax', 'layer_norm', 'add_layer_norm', 'root_mean_square', 'embedding'],
+  ...[
+    'reduce',
+    'argmax',
+    'cumsum',
+    'top_k',
+    'softmax',
+    'cross_entropy',
+    'layer_norm',
+    'add_layer_norm',
+    'root_mean_square',
+    'embedding',
+  ],
 ];
 
 /** Those that indexing.test.ts tests. */

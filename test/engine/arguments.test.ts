@@ -48,6 +48,10 @@ const called = (name: string): Call['call'] => (sonde as unknown as Record<strin
 /** Functions, by their name in src/index.ts. */
 const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   addLayerNorm: [sonde.addLayerNorm, () => [floats(2, 3), floats(2, 3), floats(3), floats(3), { eps: 1 }]],
+  all: [sonde.all, () => [flags(2, 3), [0], { keepDim: true }]],
+  any: [sonde.any, () => [floats(2, 3), [0], { keepDim: true }]],
+  argmax: [sonde.argmax, () => [integers(2, 3), 0, { keepDim: true }]],
+  argmin: [sonde.argmin, () => [floats(2, 3), 0, { keepDim: true }]],
   attention: [
     sonde.attention,
     () => {
@@ -60,6 +64,8 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   diagonal: [sonde.diagonal, () => [floats(2, 3), 1, 0, 1]],
   dot: [sonde.dot, () => [floats(3), floats(3)]],
   einsum: [sonde.einsum, () => ['ij,jk->ik', floats(2, 3), floats(3, 4)]],
+  crossEntropy: [sonde.crossEntropy, () => [floats(2, 3), integers(2), { pad: flags(2), reduction: 'mean' }]],
+  cumsum: [sonde.cumsum, () => [floats(2, 3), 0]],
   embedding: [sonde.embedding, () => [integers(2), floats(3, 4), { addTo: floats(2, 4) }]],
   ...Object.fromEntries(
     [...twoSides, ...comparisons, 'and', 'or'].map((name) => [name, [called(name), () => [floats(2, 3), floats(3)]]]),
@@ -88,6 +94,8 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
     },
   ],
   listDevices: [sonde.listDevices, () => []],
+  logSoftmax: [sonde.logSoftmax, () => [floats(2, 3), 0]],
+  logSumExp: [sonde.logSumExp, () => [floats(2, 3), [0, 1], { keepDim: true }]],
   maskLogits: [sonde.maskLogits, () => [floats(1, 1, 2, 2), { causal: false, pad: flags(1, 2) }]],
   matmul: [
     sonde.matmul,
@@ -98,6 +106,10 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   ],
   ones: [sonde.ones, () => [[2], { device, dtype: 'int32' }]],
   outer: [sonde.outer, () => [floats(3), floats(2)]],
+  max: [sonde.max, () => [floats(2, 3), [0, 1], { keepDim: true }]],
+  mean: [sonde.mean, () => [floats(2, 3), [0, 1], { keepDim: true }]],
+  min: [sonde.min, () => [integers(2, 3), [0, 1], { keepDim: true }]],
+  norm: [sonde.norm, () => [floats(2, 3), [0, 1], { keepDim: true }]],
   openDevice: [sonde.openDevice, () => ['cpu', { threads: 1 }]],
   packWeights: [sonde.packWeights, () => [floats(3, 4), { transposeB: true, dtype: 'bfloat16' }]],
   rootMeanSquare: [sonde.rootMeanSquare, () => [floats(2, 3), { eps: 1 }]],
@@ -116,11 +128,14 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   split: [sonde.split, () => [floats(2, 3), 1, 0]],
   squeeze: [sonde.squeeze, () => [floats(2, 1, 3), 1]],
   stack: [sonde.stack, () => [[floats(2, 3), floats(2, 3)], 0]],
+  std: [sonde.std, () => [floats(2, 3), [0, 1], { keepDim: true, correction: 0 }]],
+  sum: [sonde.sum, () => [floats(2, 3), [0, 1], { keepDim: true }]],
   topKMask: [sonde.topKMask, () => [floats(2, 3), 2, { relu: false }]],
   tril: [sonde.tril, () => [floats(2, 3), 1]],
   triu: [sonde.triu, () => [floats(2, 3), 1]],
   transpose: [sonde.transpose, () => [floats(2, 3), 0, 1]],
   unsqueeze: [sonde.unsqueeze, () => [floats(2, 3), 0]],
+  var: [sonde.var, () => [floats(2, 3), [0, 1], { keepDim: true, correction: 0 }]],
 };
 
 /** Static methods of Tensor. */
@@ -173,7 +188,18 @@ const methods: Record<string, Call['args']> = {
   sum: () => [0, { keepDim: true }],
   mean: () => [1, { keepDim: true }],
   max: () => [1, { keepDim: true }],
-  argmax: () => [0],
+  min: () => [[1], { keepDim: true }],
+  any: () => [[0, 1], { keepDim: true }],
+  all: () => [[0, -1], { keepDim: true }],
+  var: () => [[0, 1], { keepDim: true, correction: 0 }],
+  std: () => [[0, 1], { keepDim: true, correction: 0 }],
+  norm: () => [[0, 1], { keepDim: true }],
+  logSumExp: () => [[0, 1], { keepDim: true }],
+  argmax: () => [0, { keepDim: true }],
+  argmin: () => [0, { keepDim: true }],
+  cumsum: () => [0],
+  softmax: () => [0],
+  logSoftmax: () => [0],
   topk: () => [2],
   gather: () => [1, [[0], [-1]]],
   indexSelect: () => [1, [0, -1]],
@@ -239,6 +265,7 @@ const calls: readonly Call[] = [
   })),
   ...Object.entries(methodsOfBools).map(([name, args]) => ({ name, call: method(name, () => flags(2, 3)), args })),
   ...Object.entries(methodsOfDevices).map(([name, args]) => ({ name, call: method(name, () => device), args })),
+  { name: 'crossEntropy', call: sonde.crossEntropy, args: () => [floats(2, 3), [0, 1], { pad: [0, true] }] },
   { name: 'fill', call: method('fill', () => integers(2, 3)), args: () => [2] },
   { name: 'fill', call: method('fill', () => flags(2, 3)), args: () => [1] },
   { name: 'add', call: method('add', () => integers(2, 3)), args: () => [integers(3)] },
@@ -327,7 +354,9 @@ test('the table has every function and method of the engine', () => {
   const exported = readFileSync(join(packageRoot, 'src', 'index.ts'), 'utf8').matchAll(
     /^export \{([^}]*)\} from '\.\/engine\/[^']*';/gm,
   );
-  const names = [...exported].flatMap(([, list]) => (list as string).split(',').map((name) => name.trim()));
+  const names = [...exported].flatMap(([, list]) =>
+    (list as string).split(',').map((name) => name.trim().replace(/^\w+ as /, '')),
+  );
   const values = names.filter((name) => /^[a-z]\w*$/.test(name));
   assert.equal(values.sort(), Object.keys(functions).sort());
   const callable = (object: object, known: Record<string, unknown>, others: readonly string[]) => {

@@ -1,4 +1,4 @@
-// Sums, means and maxima against loops in doubles, and against exact sums.
+// Reductions against loops in doubles, and against exact sums.
 import * as assert from 'uvu/assert';
 import { DeviceError } from '../../src/engine/errors.js';
 import { layerNorm } from '../../src/engine/ops/layer_norm.js';
@@ -8,8 +8,8 @@ import { Tensor } from '../../src/engine/ops/tensor.js';
 import { close } from '../support/close.js';
 import { emulated, testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
-import { cases, unit } from '../support/operations/cases.js';
-import { along, anyDim, sameInAnyBatch } from '../support/operations/rows.js';
+import { type Case, cases, type Sample, unit } from '../support/operations/cases.js';
+import { along, alongAll, anyDim, sameInAnyBatch } from '../support/operations/rows.js';
 import type { Random } from '../support/random.js';
 
 const test = suite('reduce');
@@ -244,6 +244,224 @@ test('a sum has the same bits along memory and across it, for any number of thre
 
 test('rows are the same bits for any batch and any number of threads', async () => {
   await sameInAnyBatch((x) => x.sum(1));
+});
+
+// ---- all kinds, over several dimensions
+
+const total = (row: readonly number[]) => row.reduce((a, b) => a + b, 0);
+const spread = (row: readonly number[]) => {
+  const mean = total(row) / row.length;
+  return total(row.map((x) => (x - mean) ** 2));
+};
+const over = (squares: number, n: number) => squares / Math.max(n, 0);
+const largest = (row: readonly number[]) => row.reduce((a, b) => (b > a || Number.isNaN(b) ? b : a), -Infinity);
+
+type Kind = 'sum' | 'mean' | 'max' | 'min' | 'any' | 'all' | 'var' | 'std' | 'norm' | 'logSumExp';
+const oracles: Record<Kind, (row: readonly number[]) => number> = {
+  sum: total,
+  mean: (row) => total(row) / row.length,
+  max: largest,
+  min: (row) => -largest(row.map((x) => -x)),
+  any: (row) => Number(row.some((x) => x !== 0)),
+  all: (row) => Number(row.every((x) => x !== 0)),
+  var: (row) => over(spread(row), row.length - 1),
+  std: (row) => Math.sqrt(over(spread(row), row.length - 1)),
+  norm: (row) => Math.sqrt(total(row.map((x) => x * x))),
+  logSumExp: (row) => {
+    const top = largest(row);
+    return Number.isFinite(top) ? top + Math.log(total(row.map((x) => Math.exp(x - top)))) : top;
+  },
+};
+const allKinds = Object.keys(oracles) as Kind[];
+
+/** A tensor of any dtype, in any layout; one in three elements 0. */
+async function anything(c: Case, shape: number[]): Promise<Sample> {
+  const dtype = c.rng.pick(['float32', 'float32', 'bfloat16', 'float16', 'int32', 'bool'] as const);
+  const x = dtype === 'int32' || dtype === 'bool' ? await c.integers(shape, -40, 41) : await c.tensor(shape, { dtype });
+  if (c.rng.next() < 0.7) x.t.mul_(c.own((await c.integers(shape, 0, 3)).t.to('bool')));
+  const t = dtype === 'bool' ? c.own(x.t.to('bool')) : x.t;
+  return { t, x: Float64Array.from(await t.read()) };
+}
+
+const resultOf = (kind: Kind, { dtype }: Tensor) => {
+  if (kind === 'any' || kind === 'all') return 'bool';
+  const exact = kind === 'sum' || kind === 'max' || kind === 'min';
+  return dtype === 'bool' || dtype === 'int32' ? (exact ? 'int32' : 'float32') : dtype;
+};
+
+test(
+  'every kind over one dimension, several in any order, and all',
+  async () => {
+    await cases(300, async (c) => {
+      const x = await anything(
+        c,
+        c.rng.shape(c.rng.integer(0, 5), { elements: 5000, min: c.rng.next() < 0.8 ? 1 : 0 }),
+      );
+      const { shape } = x.t;
+      const dims = [...shape.keys()].filter(() => c.rng.next() < 0.5);
+      const whole = dims.length === 0;
+      const { rows, rest } = alongAll(x, whole ? [...shape.keys()] : dims);
+      const given = dims.map((d) => (c.rng.next() < 0.5 ? d : d - shape.length));
+      if (c.rng.next() < 0.5) given.reverse();
+      const dim = whole ? c.rng.pick([undefined, []]) : given.length === 1 && c.rng.next() < 0.5 ? given[0] : given;
+      const keepDim = c.rng.next() < 0.5;
+      for (const kind of allKinds) {
+        if (x.t.size === 0 && (kind === 'max' || kind === 'min')) {
+          throws(() => x.t[kind](dim), RangeError, /: the tensor must be of at least one element/);
+          continue;
+        }
+        const out = c.own(x.t[kind](dim, { keepDim }));
+        const where = `${kind} of ${x.t.dtype} [${shape}] over [${dims}]`;
+        assert.is(out.dtype, resultOf(kind, x.t), where);
+        const kept = shape.map((n, d) => (whole || dims.includes(d) ? 1 : n));
+        assert.equal([...out.shape], keepDim ? kept : rest, where);
+        const r = unit[out.dtype] + 1e-6;
+        const allowed = out.dtype === 'int32' || out.dtype === 'bool' ? {} : { rtol: r, atol: 1e-5 };
+        close(await out.read(), rows.map(oracles[kind]), allowed);
+      }
+    });
+  },
+  { limit: 120_000 },
+);
+
+test('odd values, as PyTorch has them', async () => {
+  const device = testDevice();
+  const [n, p, m] = [NaN, Infinity, -Infinity];
+  const lines: [row: number[], max: number, min: number, any: number, all: number, norm: number, lse: number][] = [
+    [[1, n, 2], n, n, 1, 1, n, n],
+    [[n, p, 0], n, n, 1, 0, n, n],
+    [[p, 1, 2], p, 1, 1, 1, p, p],
+    [[m, m, m], m, m, 1, 1, p, m],
+    [[m, 0, m], 0, m, 1, 0, p, 0],
+    [[m, n, m], n, n, 1, 1, n, n],
+    [[p, m, 0], p, m, 1, 0, p, p],
+    [[0, -0, 0], 0, 0, 0, 0, 0, Math.log(3)],
+    [[1e-45, 0, 0], 1e-45, 0, 1, 0, 1e-45, Math.log(3)],
+    [[3e38, 3e38, 0], 3e38, 0, 1, 0, p, 3e38],
+    [[3e20, 4e20, 0], 4e20, 0, 1, 0, 5e20, 4e20],
+    [[-1000, -1000, -1000], -1000, -1000, 1, 1, 1000 * Math.sqrt(3), -1000 + Math.log(3)],
+  ];
+  // the row alone, many times over, and after 4095 or 200,000 zeros
+  for (const [row, max, min, any, all, norm, lse] of lines) {
+    for (const before of [0, 29, 4095, 200_000]) {
+      if (emulated() && before > 5000) continue;
+      const zeros = before > 0;
+      const data = new Float32Array(before + row.length);
+      data.set(row, before);
+      for (const dtype of ['float32', 'bfloat16'] as const) {
+        if (dtype === 'bfloat16' && Math.abs(norm) < 1e-40) continue; // subnormal numbers it does not hold
+        using along = Tensor.from(data, { device }).to(dtype);
+        using across = Tensor.zeros([data.length, 3], { device, dtype }).add(along.reshape(-1, 1));
+        const r = { rtol: unit[dtype] + 1e-6, atol: 1e-6 };
+        const expected: [Kind, number][] = [
+          ['max', zeros && max < 0 ? 0 : max],
+          ['min', zeros && min > 0 ? 0 : min],
+          ['any', any],
+          ['all', zeros ? 0 : all],
+          ['norm', norm],
+        ];
+        // zeros are terms
+        if (!zeros || !Number.isFinite(lse) || lse > 1e20)
+          expected.push(['logSumExp', zeros && lse < 0 ? Math.log(before) : lse]);
+        if (row.some((x) => !Number.isFinite(x))) expected.push(['var', NaN], ['std', NaN]);
+        for (const [kind, value] of expected) {
+          close(await along[kind]().read(), [value], r);
+          close(await across[kind](0).read(), [value, value, value], r);
+        }
+      }
+    }
+  }
+});
+
+test('variances: nothing is lost far from 0; what is left over may be 0 or less', async () => {
+  const device = testDevice();
+  using far = Tensor.from([1e7, 1e7 + 1, 1e7 + 2], { device });
+  assert.equal([...(await far.var().read())], [1]);
+  assert.equal([...(await far.var(0, { correction: 0 }).read())], [Math.fround(2 / 3)]);
+  assert.equal([...(await far.std(0, { correction: 2 }).read())], [Math.fround(Math.sqrt(2))]);
+  assert.equal([...(await far.var(0, { correction: 2.5 }).read())], [4]);
+  assert.equal([...(await far.var(0, { correction: -1 }).read())], [0.5]);
+  // PyTorch divides by what is left, but by 0 at least
+  for (const correction of [3, 5]) assert.equal([...(await far.var(0, { correction }).read())], [Infinity]);
+  close(await far.slice(0, 0, 1).var().read(), [NaN]);
+  close(await far.slice(0, 0, 0).var(0, { correction: 0 }).read(), [NaN]);
+  assert.equal([...(await far.slice(0, 0, 1).std(0, { correction: 0 }).read())], [0]);
+  close(await Tensor.zeros([4], { device }).var(0, { correction: 4 }).read(), [NaN]);
+  using integers = Tensor.from([2 ** 30 + 1, 2 ** 30 + 2, 2 ** 30 + 3], { dtype: 'int32', device });
+  assert.equal([...(await integers.var().read())], [1]);
+  assert.equal([...(await integers.std(0, { correction: 0 }).read())], [Math.fround(Math.sqrt(2 / 3))]);
+  using lowest = Tensor.zeros([3, 70_000], { dtype: 'int32', device }).fill(-(2 ** 31));
+  assert.equal([...(await lowest.norm(1).read())], [0, 0, 0].fill(Math.fround(2 ** 31 * Math.sqrt(70_000))));
+  assert.equal([...(await lowest.var(1).read())], [0, 0, 0]);
+  assert.equal([...(await Tensor.from([true, true, false, false], { device }).var().read())], [Math.fround(1 / 3)]);
+  // an element that is far from the others, first or last; a mean far from 0; in a line and across it
+  const n = emulated() ? 20_011 : 300_007;
+  for (const [first, rest, last] of [
+    [1e6, 0, 0],
+    [0, 0, 1e6],
+    [0, 1e4, 1e4 + 1],
+    [-1e4, 1e4, 1e4],
+  ] as const) {
+    const data = new Float32Array(n).fill(rest).map((x, i) => (i === 0 ? first : i === n - 1 ? last : x + (i % 3)));
+    const exact = spread([...data]) / (n - 1);
+    using x = Tensor.from(data, { device });
+    using two = Tensor.zeros([n, 2], { device }).add(x.reshape(-1, 1));
+    close(await x.var().read(), [exact], { rtol: 1e-6 });
+    close(await two.var(0).read(), [exact, exact], { rtol: 1e-6 });
+    close(await x.std().read(), [Math.sqrt(exact)], { rtol: 1e-6 });
+  }
+});
+
+test('a row has the same bits in any layout, alone or beside others, for any number of threads', async () => {
+  const shape = [2, 150, emulated() ? 31 : 1000, 3];
+  const data = await Tensor.randn(shape, { seed: 3, std: 3 }).read();
+  const first: Partial<Record<Kind, ArrayLike<number>>> = {};
+  for (const threads of [1, 2, 3]) {
+    const device = testDevice(threads);
+    using x = Tensor.from(data, { shape, device });
+    using last = x.permute([0, 3, 1, 2]).clone();
+    using among = x.permute([1, 0, 2, 3]).clone();
+    for (const kind of allKinds) {
+      first[kind] ??= await last[kind]([2, 3]).read();
+      close(await x[kind]([2, 1]).read(), first[kind]);
+      close(await among.permute([1, 0, 2, 3])[kind]([1, 2]).read(), first[kind]);
+      using merged = last.reshape(6, -1);
+      close(await merged[kind](1).read(), first[kind]);
+      close(await merged.slice(0, 4, 5)[kind]().read(), [first[kind]?.[4] as number]);
+      const all = await x.clone()[kind]().read();
+      close(await x[kind]([0, 1, 2, 3]).read(), all);
+      close(await last.permute([0, 2, 3, 1])[kind]().read(), all);
+    }
+  }
+});
+
+test('an int32 is exact in max and min, across memory as well; a sum that does not fit is named', async () => {
+  const device = testDevice();
+  const x = Tensor.from([2 ** 24 + 1, 2 ** 24, -(2 ** 31), 2 ** 31 - 1, 5, 6], {
+    shape: [3, 2],
+    dtype: 'int32',
+    device,
+  });
+  assert.equal([...(await x.max(0).read())], [2 ** 24 + 1, 2 ** 31 - 1]);
+  assert.equal([...(await x.min(0).read())], [-(2 ** 31), 6]);
+  assert.equal([...(await x.max().read()), ...(await x.min([0, 1]).read())], [2 ** 31 - 1, -(2 ** 31)]);
+  assert.equal(
+    [...(await x.any(0).read()), ...(await x.slice(0, 1).any([0, 1]).read()), ...(await x.mul(0).all(0).read())],
+    [1, 1, 1, 0, 0],
+  );
+  await rejects(x.sum(0).read(), DeviceError, /: the sum of row 1 is 2164260869, which int32 does not hold/);
+  using flags = Tensor.from([[true, false, true]], { device });
+  assert.equal([...(await flags.min(0).read())], [1, 0, 1]);
+  assert.is(flags.max().dtype, 'int32');
+});
+
+test('wrong dimensions and options', () => {
+  const x = Tensor.zeros([2, 3]);
+  throws(() => x.sum([0, -2]), RangeError, /^sum: dim must be dimensions that differ, but is \[0, -2\]$/);
+  throws(() => x.var([0, 2]), RangeError, /^var: dim\[1\] must be a dimension of \[2, 3\], from -2 to 1, but is 2$/);
+  throws(() => x.norm([[0]] as never), RangeError, /^norm: dim\[0\] must be a dimension/);
+  throws(() => x.std(0, { correction: NaN }), RangeError, /^std: correction must be finite, but is NaN$/);
+  throws(() => x.sum(0, { correction: 1 } as never), TypeError, /^sum: 'correction' is no option/);
 });
 
 test.run();

@@ -1,19 +1,49 @@
-// The index of the largest value, over one dimension.
-import { checkedDim, checkOperands, wrong } from '../check.js';
+// The index of the largest or smallest value, over one dimension or all.
+import { checkBoolean, checkedDim, checkOperands, checkOptions, wrong } from '../check.js';
 import { showShape } from '../shape.js';
+import { type ReduceOptions, reduceOptions } from './reduce.js';
 import type { Tensor } from './tensor.js';
 import { dimLast } from './views.js';
 
-export function argmax(x: Tensor, dim: number): Tensor {
-  const device = checkOperands('argmax', { tensor: x });
-  const d = checkedDim('argmax', 'dim', dim, x.shape);
-  if (x.shape[d] === 0) {
-    throw new RangeError(wrong('argmax', 'dim', 'a dimension that is not empty', `${dim} of ${showShape(x.shape)}`));
+const longest = 2 ** 31; // elements of a row: its indices are int32
+
+function indexOf(
+  operation: 'argmax' | 'argmin',
+  x: Tensor,
+  dim: number | undefined,
+  options: ReduceOptions = {},
+): Tensor {
+  checkOptions(operation, options, reduceOptions);
+  const { keepDim = false } = options;
+  checkBoolean(operation, 'keepDim', keepDim);
+  const device = checkOperands(operation, { tensor: x });
+  const d = dim === undefined ? undefined : checkedDim(operation, 'dim', dim, x.shape);
+  const n = d === undefined ? x.size : (x.shape[d] as number);
+  if (n === 0 || n > longest) {
+    if (d === undefined) {
+      const expected = n === 0 ? 'of at least one element' : `of at most ${longest} elements`;
+      throw new RangeError(wrong(operation, 'the tensor', expected, showShape(x.shape)));
+    }
+    const expected = n === 0 ? 'a dimension that is not empty' : `a dimension of at most ${longest}`;
+    throw new RangeError(wrong(operation, 'dim', expected, `${dim} of ${showShape(x.shape)}`));
   }
-  const out = x.make(
-    x.shape.filter((_, other) => other !== d),
-    'int32',
-  );
-  device.run('argmax', out.handle, dimLast(x, d).handle, false);
-  return out;
+  const out = x.make(d === undefined ? [] : x.shape.filter((_, other) => other !== d), 'int32');
+  const run = (rows: Tensor) => device.run('argmax', out.handle, rows.handle, operation === 'argmin');
+  if (d !== undefined) run(dimLast(x, d));
+  else {
+    const flat = x.reshape(-1);
+    run(flat);
+    if (flat.storage !== x.storage) flat.dispose();
+  }
+  return keepDim ? out.transferTo(x.shape.map((size, other) => (d === undefined || other === d ? 1 : size))) : out;
 }
+
+/**
+ * int32: the lowest index of the largest value along `dim`, or in x in row-major order without it; a NaN is the largest.
+ * x [...], any dtype -> the dimensions that are left (with keepDim, the others as 1).
+ * @throws RangeError where there is nothing to choose from.
+ */
+export const argmax = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => indexOf('argmax', x, dim, options);
+
+/** The same of the smallest value; a NaN is the smallest. */
+export const argmin = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => indexOf('argmin', x, dim, options);

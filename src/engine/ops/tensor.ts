@@ -21,7 +21,7 @@ import { type NestedNumbers, nested } from '../nested.js';
 import { Operand } from '../operand.js';
 import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf, viewStrides } from '../shape.js';
 import { Storage } from '../storage.js';
-import { argmax } from './argmax.js';
+import { argmax, argmin } from './argmax.js';
 import {
   add,
   addInPlace,
@@ -39,14 +39,30 @@ import {
 } from './binary.js';
 import { and, andInPlace, eq, ge, gt, le, lt, ne, not, notInPlace, or, orInPlace } from './compare.js';
 import { copy } from './copy.js';
+import { cumsum } from './cumsum.js';
 import { checkFillValue, fill } from './fill.js';
 import { gather } from './gather.js';
 import { indexCopy, indexCopyInPlace } from './index_copy.js';
 import { indexSelect } from './index_select.js';
 import type { IndexList, Indices } from './indices.js';
 import { randint, randn } from './random.js';
-import { max, mean, type ReduceOptions, sum } from './reduce.js';
+import {
+  all,
+  any,
+  type Dims,
+  logSumExp,
+  max,
+  mean,
+  min,
+  norm,
+  type ReduceOptions,
+  std,
+  sum,
+  type VarianceOptions,
+  variance,
+} from './reduce.js';
 import { scatterAdd, scatterAddInPlace } from './scatter_add.js';
+import { logSoftmax, softmax } from './softmax.js';
 import { type SortOptions, sort } from './sort.js';
 import { topK } from './top_k.js';
 import { tril, trilInPlace, triu, triuInPlace } from './triangle.js';
@@ -719,25 +735,74 @@ export class Tensor extends Operand {
     return where(this, a, b);
   }
 
-  // ---- reductions, over one dimension or, without it, over all
+  // ---- reductions: x [...] -> the dimensions that are left; those reduced are one, several (a list, in any order) or,
+  // without `dim`, all. keepDim keeps them, as 1.
 
   /**
    * The sum, in double precision and rounded once. One of int32 is exact; if int32 does not hold it, the operation
-   * fails: the next read() or synchronize() rejects.
+   * fails: the next read() or synchronize() rejects. Of a bool tensor, int32.
    */
-  sum(dim?: number | undefined, options?: ReduceOptions): Tensor {
+  sum(dim?: Dims, options?: ReduceOptions): Tensor {
     return sum(this, dim, options);
   }
   /** The sum, in double precision, over the number; that of integers is float32. */
-  mean(dim?: number | undefined, options?: ReduceOptions): Tensor {
+  mean(dim?: Dims, options?: ReduceOptions): Tensor {
     return mean(this, dim, options);
   }
-  max(dim?: number | undefined, options?: ReduceOptions): Tensor {
+  /** The largest element, NaN where there is one; of a bool tensor, int32. A RangeError for an empty tensor. */
+  max(dim?: Dims, options?: ReduceOptions): Tensor {
     return max(this, dim, options);
   }
-  /** int32: the lowest index of the largest value. */
-  argmax(dim: number): Tensor {
-    return argmax(this, dim);
+  /** The smallest element, NaN where there is one; of a bool tensor, int32. A RangeError for an empty tensor. */
+  min(dim?: Dims, options?: ReduceOptions): Tensor {
+    return min(this, dim, options);
+  }
+  /** bool: whether an element is not 0, as NaN is. */
+  any(dim?: Dims, options?: ReduceOptions): Tensor {
+    return any(this, dim, options);
+  }
+  /** bool: whether no element is 0. */
+  all(dim?: Dims, options?: ReduceOptions): Tensor {
+    return all(this, dim, options);
+  }
+  /** The variance over n - correction (1 unless given), in double precision; of integers, float32. */
+  var(dim?: Dims, options?: VarianceOptions): Tensor {
+    return variance(this, dim, options);
+  }
+  /** The standard deviation: the square root of the variance. */
+  std(dim?: Dims, options?: VarianceOptions): Tensor {
+    return std(this, dim, options);
+  }
+  /** The square root of the sum of squares, in double precision; of integers, float32. */
+  norm(dim?: Dims, options?: ReduceOptions): Tensor {
+    return norm(this, dim, options);
+  }
+  /** log(sum(exp(x))), which does not overflow; of integers, float32. */
+  logSumExp(dim?: Dims, options?: ReduceOptions): Tensor {
+    return logSumExp(this, dim, options);
+  }
+  /** int32: the lowest index of the largest value, NaN above all; without `dim`, in x [...] in row-major order. */
+  argmax(dim?: number, options?: ReduceOptions): Tensor {
+    return argmax(this, dim, options);
+  }
+  /** int32: the lowest index of the smallest value, NaN below all; without `dim`, in x [...] in row-major order. */
+  argmin(dim?: number, options?: ReduceOptions): Tensor {
+    return argmin(this, dim, options);
+  }
+  /**
+   * x [...] -> the same shape: the sums up to each element along dim, floats in double precision. Sums of int32 are
+   * exact, or the operation fails, as in sum. Of a bool tensor, int32.
+   */
+  cumsum(dim: number): Tensor {
+    return cumsum(this, dim);
+  }
+  /** x [...] of floats -> the same shape and dtype: exp(x - max) / sum of the same over dim, in float32. */
+  softmax(dim = -1): Tensor {
+    return softmax(this, dim);
+  }
+  /** x [...] of floats -> the same shape and dtype: the logarithm of softmax. */
+  logSoftmax(dim = -1): Tensor {
+    return logSoftmax(this, dim);
   }
   /** The k largest of the last dimension, largest first; of equals, lower indices first. */
   topk(k: number): { values: Tensor; indices: Tensor } {

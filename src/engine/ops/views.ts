@@ -29,10 +29,11 @@ export function broadcastTogether(operation: string, tensors: Record<string, Ten
   );
 }
 
-/** A view of x with dimension `dim` last. */
-export function dimLast(x: Tensor, dim: number): Tensor {
-  if (dim === x.shape.length - 1) return x;
-  return x.permute([...x.shape.keys()].filter((d) => d !== dim).concat(dim));
+/** A view of x with dimensions `dims`, ascending, last. */
+export function dimsLast(x: Tensor, dims: readonly number[]): Tensor {
+  const before = x.shape.length - dims.length;
+  if (dims.every((d, i) => d === before + i)) return x;
+  return x.permute([...x.shape.keys()].filter((d) => !dims.includes(d)).concat(dims));
 }
 
 /** A view of x with dimension `dim` first. */
@@ -51,3 +52,6 @@ export function fromDimLast(x: Tensor, dim: number): Tensor {
     order.map((from) => x.strides[from] as number),
   );
 }
+
+/** A view of x with dimension `dim` last. */
+export const dimLast = (x: Tensor, dim: number): Tensor => dimsLast(x, [dim]);

@@ -2,7 +2,7 @@
 import { Tensor } from '../../../src/engine/ops/tensor.js';
 import { close } from '../close.js';
 import { testDevice } from '../device.js';
-import { type Case, eachRow, product, type Sample } from './cases.js';
+import { type Case, coordinates, eachRow, product, type Sample } from './cases.js';
 
 /** x's values with dimension d last, as rows, and the shape without d. */
 export function along(x: Sample, d: number): { rows: number[][]; rest: number[] } {
@@ -14,6 +14,19 @@ export function along(x: Sample, d: number): { rows: number[][]; rest: number[] 
     const base = Math.floor(row / inner) * n * inner + (row % inner);
     return Array.from({ length: n }, (_, i) => x.x[base + i * inner] as number);
   });
+  return { rows, rest };
+}
+
+/** x's values as rows of the dimensions `dims`, ascending, joined in row-major order, and the shape without them. */
+export function alongAll(x: Sample, dims: readonly number[]): { rows: number[][]; rest: number[] } {
+  const { shape } = x.t;
+  const kept = [...shape.keys()].filter((d) => !dims.includes(d));
+  const rest = kept.map((d) => shape[d] as number);
+  const rows = Array.from({ length: product(rest) }, (): number[] => []);
+  for (const [i, value] of x.x.entries()) {
+    const at = coordinates(shape, i);
+    rows[kept.reduce((row, d) => row * (shape[d] as number) + (at[d] as number), 0)]?.push(value);
+  }
   return { rows, rest };
 }
 

@@ -1,0 +1,135 @@
+// The loss of predictions: cross-entropy of logits and the indices that were right.
+import {
+  checkDType,
+  checkFloat,
+  checkOperands,
+  checkOptions,
+  checkRank,
+  checkShape,
+  describe,
+  wrong,
+} from '../check.js';
+import type { DType } from '../dtype.js';
+import { Operand } from '../operand.js';
+import { rowCount, type Shape, showShape } from '../shape.js';
+import { addInPlace, divInPlace, mulInPlace } from './binary.js';
+import { mean, sum } from './reduce.js';
+import { Tensor } from './tensor.js';
+
+type Nested<T> = T | readonly Nested<T>[];
+const reductions = ['mean', 'sum', 'none'] as const;
+
+export interface CrossEntropyOptions {
+  /** Positions that do not count: bool [...], or nested booleans (or 0 and 1) of that shape. */
+  pad?: Tensor | Nested<number | boolean>;
+  /** What becomes of the losses: their mean over the positions that count, their sum, or nothing. */
+  reduction?: (typeof reductions)[number];
+}
+
+/** The values of an argument that is not a tensor, in row-major order: nested arrays of `shape`. */
+function flatten(argument: string, value: unknown, shape: Shape, out: unknown[] = [], depth = 0): unknown[] {
+  if (depth === shape.length) {
+    out.push(value);
+    return out;
+  }
+  if (!Array.isArray(value)) {
+    const expected = `a tensor or nested arrays of shape ${showShape(shape)}`;
+    throw new TypeError(wrong('crossEntropy', argument, expected, describe(value)));
+  }
+  if (value.length !== shape[depth]) {
+    const expected = `of shape ${showShape(shape)}, ${shape[depth]} long at depth ${depth}`;
+    throw new RangeError(wrong('crossEntropy', argument, expected, `${value.length} long`));
+  }
+  for (const inner of value) flatten(argument, inner, shape, out, depth + 1);
+  return out;
+}
+
+function flags(values: readonly unknown[]): Uint8Array {
+  return Uint8Array.from(values, (value, i) => {
+    if (typeof value === 'boolean' || value === 0 || value === 1) return Number(value);
+    throw new TypeError(wrong('crossEntropy', `pad at position ${i}`, 'a boolean, 0 or 1', describe(value)));
+  });
+}
+
+/** `pad`: whether a position is padding, and its target any number then; undefined where that is not known here. */
+function targetsOf(values: readonly unknown[], n: number, pad: (i: number) => boolean | undefined): Int32Array {
+  return Int32Array.from(values, (value, i) => {
+    const argument = `targets at position ${i}`;
+    if (typeof value !== 'number') {
+      throw new TypeError(wrong('crossEntropy', argument, 'an integer', describe(value)));
+    }
+    if (pad(i) !== false) {
+      if ((value | 0) === value) return value;
+      throw new RangeError(wrong('crossEntropy', argument, 'an integer of 32 bits', describe(value)));
+    }
+    if (Number.isInteger(value) && value >= 0 && value < n) return value;
+    throw new RangeError(wrong('crossEntropy', argument, `an integer in [0, ${n})`, describe(value)));
+  });
+}
+
+const isTensor = (x: unknown): x is Tensor => Operand.kindOf(x) !== undefined;
+
+/**
+ * The cross-entropy in nats: log(sum(exp(row))) - row[target] of each row of logits, which is -log of the probability
+ * that softmax gives the target. logits [..., N] of floats; targets int32 [...], or nested numbers of that shape ->
+ * float32 [...] with reduction 'none', else a scalar. A row is read once and no probability is stored. Powers are computed
+ * in float32, added up in double precision. Losses of padding are 0, whatever their target is; the mean is over the
+ * others, NaN where there are none.
+ * @throws RangeError for a target outside [0, N), which is named. One in a tensor fails the operation: the next read() or
+ * synchronize() rejects.
+ */
+export function crossEntropy(
+  logits: Tensor,
+  targets: Tensor | Nested<number>,
+  options: CrossEntropyOptions = {},
+): Tensor {
+  checkOptions('crossEntropy', options, { pad: true, reduction: true });
+  const { pad, reduction = 'mean' } = options;
+  if (!reductions.includes(reduction)) {
+    throw new TypeError(wrong('crossEntropy', 'reduction', "'mean', 'sum' or 'none'", describe(reduction)));
+  }
+  const device = checkOperands(
+    'crossEntropy',
+    { logits, ...(isTensor(targets) && { targets }) },
+    { optional: { pad: isTensor(pad) ? pad : undefined } },
+  );
+  checkFloat('crossEntropy', 'logits', logits);
+  checkRank('crossEntropy', 'logits', logits, 1);
+  const shape = logits.shape.slice(0, -1);
+  const n = logits.shape.at(-1) as number;
+  const like = `one for each row of logits ${showShape(logits.shape)}`;
+  const given = (argument: string, t: Tensor, dtype: DType) => {
+    checkDType('crossEntropy', argument, t, dtype);
+    checkShape('crossEntropy', argument, t.shape, shape, like);
+  };
+  if (isTensor(pad)) given('pad', pad, 'bool');
+  if (isTensor(targets)) given('targets', targets, 'int32');
+  const padding = pad === undefined || isTensor(pad) ? undefined : flags(flatten('pad', pad, shape));
+  const isPadding = (i: number) => (padding ? padding[i] === 1 : pad === undefined ? false : undefined);
+  const indices = isTensor(targets) ? undefined : targetsOf(flatten('targets', targets, shape), n, isPadding);
+
+  const made: Tensor[] = [];
+  const upload = (data: Int32Array | Uint8Array) => {
+    const t = Tensor.upload('crossEntropy', data, { device, shape });
+    made.push(t);
+    return t;
+  };
+  const right = indices ? upload(indices) : (targets as Tensor);
+  const ignored = padding ? upload(padding) : (pad as Tensor | undefined);
+  const losses = logits.make(shape, 'float32');
+  device.run('crossEntropy', losses.handle, logits.handle, right.handle, ignored?.handle ?? null);
+  let out = losses;
+  if (reduction !== 'none') {
+    made.push(losses);
+    out = reduction === 'sum' || ignored ? sum(losses) : mean(losses);
+    if (reduction === 'mean' && ignored) {
+      const count = sum(ignored);
+      made.push(count);
+      mulInPlace(count, -1);
+      addInPlace(count, rowCount(logits.shape));
+      divInPlace(out, count);
+    }
+  }
+  for (const t of made) t.dispose();
+  return out;
+}
