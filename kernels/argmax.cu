@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kRowThreads) argmax_kernel(int32_t* out, Keys 
 
 }  // namespace
 
-Status argmax(Context* context, Out out, In x, bool) {
+Status argmax(Context* context, Out out, In x, bool smallest) {
   const Rows rows = Rows::of(x);
   if (rows.positions.count == 0) return {};
   with_group(rows.length, [&](auto group) {
