@@ -435,6 +435,15 @@ test('a row has the same bits in any layout, alone or beside others, for any num
   }
 });
 
+test('a row is in row-major order, whatever the order of the dimensions that name it', async () => {
+  // of four elements, the first is added to the third
+  using x = Tensor.from([
+    [1e30, 1],
+    [-1e30, 1],
+  ]);
+  for (const dim of [undefined, [], [0, 1], [1, 0], [-1, 0]]) assert.equal([...(await x.sum(dim).read())], [2]);
+});
+
 test('an int32 is exact in max and min, across memory as well; a sum that does not fit is named', async () => {
   const device = testDevice();
   const x = Tensor.from([2 ** 24 + 1, 2 ** 24, -(2 ** 31), 2 ** 31 - 1, 5, 6], {
