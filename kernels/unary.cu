@@ -40,7 +40,6 @@ struct Apply {
 // kind(x), which int32 may not hold
 SONDE_DEVICE int64_t whole(int64_t x, UnaryKind kind, double a, double b) {
   switch (kind) {
-    case UnaryKind::relu: return x > 0 ? x : 0;
     case UnaryKind::abs: return x < 0 ? -x : x;
     case UnaryKind::neg: return -x;
     case UnaryKind::sign: return (x > 0) - (x < 0);

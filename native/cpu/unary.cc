@@ -61,7 +61,6 @@ Status integers(Context* context, const View& out, const View& x, UnaryKind kind
       }
     }
     switch (kind) {
-      case UnaryKind::relu: return row([](auto v) { return v > 0 ? v : v - v; });
       // in unsigned arithmetic, as -2^31 has no result
       case UnaryKind::abs: return row([](auto v) { return v < 0 ? negative(v) : v; });
       case UnaryKind::neg: return row([](auto v) { return negative(v); });

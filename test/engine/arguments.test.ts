@@ -200,6 +200,7 @@ const methods: Record<string, Call['args']> = {
   cumsum: () => [0],
   softmax: () => [0],
   logSoftmax: () => [0],
+  crossEntropy: () => [integers(2), { pad: flags(2), reduction: 'sum' }],
   topk: () => [2],
   gather: () => [1, [[0], [-1]]],
   indexSelect: () => [1, [0, -1]],

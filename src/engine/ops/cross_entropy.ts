@@ -10,13 +10,16 @@ import {
   wrong,
 } from '../check.js';
 import type { DType } from '../dtype.js';
+import { native } from '../native.js';
 import { Operand } from '../operand.js';
 import { rowCount, type Shape, showShape } from '../shape.js';
 import { addInPlace, divInPlace, mulInPlace } from './binary.js';
 import { mean, sum } from './reduce.js';
-import { Tensor } from './tensor.js';
+import type { Tensor } from './tensor.js';
 
 type Nested<T> = T | readonly Nested<T>[];
+/** An integer for each row, in nested arrays. */
+export type NestedTargets = Nested<number>;
 const reductions = ['mean', 'sum', 'none'] as const;
 
 export interface CrossEntropyOptions {
@@ -80,7 +83,7 @@ const isTensor = (x: unknown): x is Tensor => Operand.kindOf(x) !== undefined;
  */
 export function crossEntropy(
   logits: Tensor,
-  targets: Tensor | Nested<number>,
+  targets: Tensor | NestedTargets,
   options: CrossEntropyOptions = {},
 ): Tensor {
   checkOptions('crossEntropy', options, { pad: true, reduction: true });
@@ -110,7 +113,8 @@ export function crossEntropy(
 
   const made: Tensor[] = [];
   const upload = (data: Int32Array | Uint8Array) => {
-    const t = Tensor.upload('crossEntropy', data, { device, shape });
+    const t = logits.make(shape, data instanceof Int32Array ? 'int32' : 'bool');
+    native.upload(device.handle, t.handle, data);
     made.push(t);
     return t;
   };

@@ -131,10 +131,7 @@ function inOrder(x: Lettered, order: readonly string[], sizes: ReadonlyMap<strin
 function summed({ t, letters }: Lettered, rest: readonly string[]): Tensor {
   const order = [...rest, ...letters.filter((letter) => !rest.includes(letter))];
   const last = t.permute(order.map((letter) => letters.indexOf(letter)));
-  const rows = last.flatten(rest.length);
-  const out = sum(rows, -1);
-  if (rows.storage !== t.storage) rows.dispose();
-  return out;
+  return sum(last, [...order.keys()].slice(rest.length));
 }
 
 function alone(x: Lettered, output: string): Tensor {

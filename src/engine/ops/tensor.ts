@@ -39,6 +39,7 @@ import {
 } from './binary.js';
 import { and, andInPlace, eq, ge, gt, le, lt, ne, not, notInPlace, or, orInPlace } from './compare.js';
 import { copy } from './copy.js';
+import { type CrossEntropyOptions, crossEntropy, type NestedTargets } from './cross_entropy.js';
 import { cumsum } from './cumsum.js';
 import { checkFillValue, fill } from './fill.js';
 import { gather } from './gather.js';
@@ -623,7 +624,7 @@ export class Tensor extends Operand {
   sigmoid(): Tensor {
     return sigmoid(this);
   }
-  /** max(x, 0). int32 stays int32. */
+  /** max(x, 0), of floats. */
   relu(): Tensor {
     return relu(this);
   }
@@ -803,6 +804,13 @@ export class Tensor extends Operand {
   /** x [...] of floats -> the same shape and dtype: the logarithm of softmax. */
   logSoftmax(dim = -1): Tensor {
     return logSoftmax(this, dim);
+  }
+  /**
+   * This tensor as logits [..., N] of targets [...], int32 or nested integers: the mean loss [], the 'sum', or with
+   * reduction 'none' that of each target, float32. See crossEntropy().
+   */
+  crossEntropy(targets: Tensor | NestedTargets, options?: CrossEntropyOptions): Tensor {
+    return crossEntropy(this, targets, options);
   }
   /** The k largest of the last dimension, largest first; of equals, lower indices first. */
   topk(k: number): { values: Tensor; indices: Tensor } {

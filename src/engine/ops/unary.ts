@@ -12,7 +12,7 @@ const kinds = {
 type Kind = keyof typeof kinds;
 
 /** Those that give integers for integers. The others give float32. */
-const ofIntegers: ReadonlySet<Kind> = new Set(['relu', 'abs', 'neg', 'sign', 'pow', 'clamp']);
+const ofIntegers: ReadonlySet<Kind> = new Set(['abs', 'neg', 'sign', 'pow', 'clamp']);
 
 const isInteger = (x: number): boolean => (x | 0) === x;
 
@@ -45,24 +45,28 @@ function inPlace(kind: Kind, x: Tensor, a = 0, b = 0, whole = true): void {
   device.run('unary', x.handle, x.handle, kinds[kind], a, b);
 }
 
-/** max(x, 0), any shape; NaN stays NaN. int32 stays int32. */
-export const relu = (x: Tensor): Tensor => outOfPlace('relu', x);
-export const reluInPlace = (x: Tensor): void => inPlace('relu', x);
+function ofFloats(kind: 'relu' | 'gelu', x: Tensor): Tensor {
+  checkOperands(kind, { x });
+  checkFloat(kind, 'x', x);
+  return outOfPlace(kind, x);
+}
+
+function ofFloatsInPlace(kind: 'relu' | 'gelu', x: Tensor): void {
+  checkOperands(`${kind}_`, { x });
+  checkFloat(`${kind}_`, 'x', x);
+  inPlace(kind, x);
+}
+
+/** max(x, 0), any shape, floats; NaN stays NaN. */
+export const relu = (x: Tensor): Tensor => ofFloats('relu', x);
+export const reluInPlace = (x: Tensor): void => ofFloatsInPlace('relu', x);
 
 /**
  * 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): GPT-2's GELU (Hendrycks and Gimpel, arXiv 1606.08415), any shape,
  * floats.
  */
-export function gelu(x: Tensor): Tensor {
-  checkOperands('gelu', { x });
-  checkFloat('gelu', 'x', x);
-  return outOfPlace('gelu', x);
-}
-export function geluInPlace(x: Tensor): void {
-  checkOperands('gelu_', { x });
-  checkFloat('gelu_', 'x', x);
-  inPlace('gelu', x);
-}
+export const gelu = (x: Tensor): Tensor => ofFloats('gelu', x);
+export const geluInPlace = (x: Tensor): void => ofFloatsInPlace('gelu', x);
 
 /** e^x, any shape; of integers, float32. */
 export const exp = (x: Tensor): Tensor => outOfPlace('exp', x);
