@@ -7,34 +7,40 @@ namespace sonde::SONDE_ISA {
 
 constexpr int64_t kExpPart = 4096;  // elements: they stay in the first-level cache
 
-// e^top times `sum`, top the largest element so far. Powers are float32, sums are in double precision. NaN makes the
-// sum NaN; the largest element alone does not show it.
+// e^x for x <= 0, or 2^-126 where that is larger, within 2 units in the last place where the result is above 0.01:
+// 2^n 2^f, with x / ln 2 = n + f and a polynomial in f that is exact at 0
+SONDE_INLINE vf exp_below(vf x) {
+  constexpr float kRound = 12582912.0f;                       // as in exp()
+  const vf t = maximum(broadcast(-126.0f), x * 1.44269504f);  // in this order of arguments, NaN stays NaN
+  const vf shifted = t + kRound;
+  const vf n = shifted - kRound, f = t - n;
+  vf p = broadcast(1.53533621e-4f);
+  p = fma(p, f, broadcast(1.3398875e-3f));
+  p = fma(p, f, broadcast(9.6184369e-3f));
+  p = fma(p, f, broadcast(5.55033237e-2f));
+  p = fma(p, f, broadcast(2.40226477e-1f));
+  p = fma(p, f, broadcast(6.93147182e-1f));
+  p = fma(p, f, broadcast(1.0f));
+#if defined(__AVX512F__)
+  return vf(_mm512_scalef_ps(__m512(p), __m512(n)));
+#else
+  return p * vf(vu(vi(shifted) - 0x4b400000 + 127) << 23);  // kRound's bits are 0x4b400000
+#endif
+}
+
+// e^top times `sum`, top the largest element so far. NaN makes the sum NaN; top alone does not show it.
 struct ExpSum {
+  // Powers are added up in float32 in fours, elements l, l + 16, l + 32 and l + 48 of 64, and the sums of these in
+  // double precision, l by l. What a row has beyond whole 64s counts as -inf.
+  static constexpr int64_t kLanes = 16, kStep = 4 * kLanes;
+
   float top = -INFINITY;
   double sum = 0;
 
-  // what is subtracted from elements of which the largest is `top`; if that is infinite, e^x says the same without it
-  static SONDE_INLINE float shift_of(float top) { return top - top == 0 ? top : 0; }
-
   // adds n elements, which are read twice
   SONDE_INLINE void add(const float* x, int64_t n) {
-    ExpSum part;
-    part.top = max_row(x, n);
-    const float shift = shift_of(part.top);
-    Sum powers;
-    float lane[kLanes];
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-      // the next part comes from memory meanwhile
-      for (int j = 0; j < kLanes; j += 16) __builtin_prefetch(x + i + j + kExpPart);
-#pragma GCC unroll 8
-      for (int j = 0; j < kLanes; j += kWidth) store(lane + j, exp(load(x + i + j) - shift));
-      powers.add(lane, kLanes);
-    }
-    map_row(lane, x + i, n - i, [=](vf v) { return exp(v - shift); });
-    powers.add(lane, n - i);
-    part.sum = powers.total();
-    add(part);
+    const float largest = max_row(x, n);
+    add({largest, largest - largest == 0 ? powers(x, n, largest) : at_infinity(largest, x, n)});
   }
   SONDE_INLINE void add(const ExpSum& other) {
     if (other.top > top) {
@@ -49,7 +55,52 @@ struct ExpSum {
     return top - top == 0 ? top + log_of(sum) : top;
   }
 
+  // The sum of n elements of which the largest is infinite: all that it has to show is whether one is NaN.
+  static double at_infinity(float largest, const float* x, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (x[i] != x[i]) return NAN;
+    }
+    return largest > 0 ? 1 : 0;
+  }
+
+  // Adds the upper half of kLanes lanes to the lower one until one is left.
+  static SONDE_INLINE double total(double* lane) {
+    for (int64_t half = kLanes / 2; half > 0; half /= 2) {
+      for (int64_t l = 0; l < half; ++l) lane[l] += lane[l + half];
+    }
+    return lane[0];
+  }
+
  private:
+  static SONDE_INLINE double powers(const float* x, int64_t n, float largest) {
+    constexpr int kVectors = kLanes / kDoubles;
+    vd lanes[kVectors] = {};
+    const auto add_step = [&](const float* at) {
+      float fours[kLanes];
+#pragma GCC unroll 4
+      for (int64_t l = 0; l < kLanes; l += kWidth) {
+        const auto power = [&](int64_t i) { return exp_below(load(at + i + l) - largest); };
+        store(fours + l, (power(0) + power(kLanes)) + (power(2 * kLanes) + power(3 * kLanes)));
+      }
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) lanes[j] += load_doubles(fours + j * kDoubles);
+    };
+    int64_t i = 0;
+    for (; i + kStep <= n; i += kStep) {
+      // the next part comes from memory meanwhile
+      for (int64_t l = 0; l < kStep; l += 16) __builtin_prefetch(x + i + l + kExpPart);
+      add_step(x + i);
+    }
+    if (i < n) {
+      float rest[kStep];
+      for (int64_t l = 0; l < kStep; ++l) rest[l] = i + l < n ? x[i + l] : -INFINITY;
+      add_step(rest);
+    }
+    alignas(64) double lane[kLanes];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) store(lane + j * kDoubles, lanes[j]);
+    return total(lane);
+  }
   // e^(from - to), from <= to
   static SONDE_INLINE double weight(float from, float to) {
     if (from == to) return 1;

@@ -471,6 +471,28 @@ Status extremes(const Task& task) {
 
 // ---- logarithms of sums of powers
 
+// The sums of n powers of `width` rows, in level 0 of c: in the order of ExpSum. power(i, to) computes those of element i.
+template <class Power>
+SONDE_INLINE void add_powers(Columns* c, int64_t n, int64_t width, float (&powers)[4][kNarrow + kWidth], Power power) {
+  constexpr int64_t kCount = ExpSum::kLanes;
+  memset(c->values, 0, sizeof(double) * size_t(kCount * kNarrow));
+  for (int64_t i = 0; i < n; i += ExpSum::kStep) {
+    for (int64_t l = 0; l < kCount; ++l) {
+      for (int64_t m = 0; m < 4; ++m) power(i + l + m * kCount, powers[m]);
+      for (int64_t j = 0; j < width; ++j) {
+        powers[0][j] = (powers[0][j] + powers[1][j]) + (powers[2][j] + powers[3][j]);
+      }
+      const float* fours = powers[0];
+      add_across<1, true, false, false>(c->values[0] + l * kNarrow, nullptr, nullptr, &fours, width);
+    }
+  }
+  for (int64_t half = kCount / 2; half > 0; half /= 2) {
+    for (int64_t l = 0; l < half; ++l) {
+      add_level(c->values[0] + l * kNarrow, c->values[0] + (l + half) * kNarrow, width);
+    }
+  }
+}
+
 Status log_sums(const Task& task) {
   const bool beside = task.beside() > 1;
   if (beside ? !Columns::reserve(task.context) : !reserve_rows(task.context, 1, kExpPart)) {
@@ -493,7 +515,8 @@ Status log_sums(const Task& task) {
   // of rows that lie side by side, a part stays in the second-level cache
   each_group(task, kNarrow, [&](int64_t first, int64_t width, int thread) {
     Columns* c = Columns::of(task.context, thread);
-    float *wide = c->wide[0], *shift = c->wide[1], *top = c->wide[2], *powers = c->wide[3];
+    float *wide = c->wide[0], *top = c->wide[1];
+    float powers[4][kNarrow + kWidth];
     const char* from = task.from(first);
     const auto row = [&](int64_t i) { return read_row(from + task.row.at(i) * size, task.x.dtype, 1, width, wide); };
     ExpSum sums[kNarrow], blocks[kNarrow];
@@ -503,12 +526,19 @@ Status log_sums(const Task& task) {
       for (int64_t i = 0; i < count; ++i) {
         map_rows(top, row(begin + i), width, [](vf a, vf x) { return maximum(x, a); });
       }
-      for (int64_t j = 0; j < width; ++j) shift[j] = ExpSum::shift_of(top[j]);
-      each_narrow(c, count, width, false, [&](int64_t i, int64_t lane) {
-        memcpy(powers, shift, size_t(width) * 4);
-        map_rows(powers, row(begin + i), width, [](vf a, vf x) { return exp(x - a); });
-        add_across<1, true, false, false>(c->values[0] + lane, nullptr, nullptr, &powers, width);
+      add_powers(c, count, width, powers, [&](int64_t i, float* to) {
+        memcpy(to, top, size_t(width) * 4);
+        if (i < count) map_rows(to, row(begin + i), width, [](vf a, vf x) { return exp_below(x - a); });
+        else map_row(to, to, width, [](vf) { return exp_below(broadcast(-INFINITY)); });
       });
+      for (int64_t j = 0; j < width; ++j) {
+        if (top[j] - top[j] == 0) continue;
+        c->values[0][j] = top[j] > 0 ? 1 : 0;
+        for (int64_t i = 0; i < count; ++i) {
+          const float x = row(begin + i)[j];
+          if (x != x) c->values[0][j] = NAN;
+        }
+      }
       const bool last = begin + count == n || (begin + count) % kBlock == 0;  // of a block, as in in_blocks()
       for (int64_t j = 0; j < width; ++j) {
         blocks[j].add({top[j], c->values[0][j]});
