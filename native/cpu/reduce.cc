@@ -471,19 +471,27 @@ Status extremes(const Task& task) {
 
 // ---- logarithms of sums of powers
 
-// The sums of n powers of `width` rows, in level 0 of c: in the order of ExpSum. power(i, to) computes those of element i.
-template <class Power>
-SONDE_INLINE void add_powers(Columns* c, int64_t n, int64_t width, float (&powers)[4][kNarrow + kWidth], Power power) {
+// The sums of the powers of n elements of `width` rows, in level 0 of c: in the order of ExpSum. row(i, wide) gives
+// element i of each.
+template <class Row>
+SONDE_INLINE void add_powers(Columns* c, int64_t n, int64_t width, const float* top, Row row) {
   constexpr int64_t kCount = ExpSum::kLanes;
+  float wide[4][kNarrow + kWidth], beyond[kNarrow], fours[kNarrow + kWidth];
+  for (float& x : beyond) x = -INFINITY;
   memset(c->values, 0, sizeof(double) * size_t(kCount * kNarrow));
   for (int64_t i = 0; i < n; i += ExpSum::kStep) {
     for (int64_t l = 0; l < kCount; ++l) {
-      for (int64_t m = 0; m < 4; ++m) power(i + l + m * kCount, powers[m]);
-      for (int64_t j = 0; j < width; ++j) {
-        powers[0][j] = (powers[0][j] + powers[1][j]) + (powers[2][j] + powers[3][j]);
+      const float* x[4];
+      for (int64_t m = 0; m < 4; ++m) x[m] = i + l + m * kCount < n ? row(i + l + m * kCount, wide[m]) : beyond;
+      for (int64_t j = 0; j < width; j += kWidth) {
+        const int count = int(min64(kWidth, width - j));
+        const auto at = [&](const float* p) { return count == kWidth ? load(p + j) : load_partial(p + j, count); };
+        const vf largest = at(top);
+        const auto power = [&](int m) { return exp_below(at(x[m]) - largest); };
+        store(fours + j, (power(0) + power(1)) + (power(2) + power(3)));
       }
-      const float* fours = powers[0];
-      add_across<1, true, false, false>(c->values[0] + l * kNarrow, nullptr, nullptr, &fours, width);
+      const float* sums = fours;
+      add_across<1, true, false, false>(c->values[0] + l * kNarrow, nullptr, nullptr, &sums, width);
     }
   }
   for (int64_t half = kCount / 2; half > 0; half /= 2) {
@@ -516,26 +524,23 @@ Status log_sums(const Task& task) {
   each_group(task, kNarrow, [&](int64_t first, int64_t width, int thread) {
     Columns* c = Columns::of(task.context, thread);
     float *wide = c->wide[0], *top = c->wide[1];
-    float powers[4][kNarrow + kWidth];
     const char* from = task.from(first);
-    const auto row = [&](int64_t i) { return read_row(from + task.row.at(i) * size, task.x.dtype, 1, width, wide); };
+    const auto row = [&](int64_t i, float* scratch) {
+      return read_row(from + task.row.at(i) * size, task.x.dtype, 1, width, scratch);
+    };
     ExpSum sums[kNarrow], blocks[kNarrow];
     for (int64_t begin = 0; begin < n; begin += kExpPart) {
       const int64_t count = min64(kExpPart, n - begin);
       for (int64_t j = 0; j < width; ++j) top[j] = -INFINITY;
       for (int64_t i = 0; i < count; ++i) {
-        map_rows(top, row(begin + i), width, [](vf a, vf x) { return maximum(x, a); });
+        map_rows(top, row(begin + i, wide), width, [](vf a, vf x) { return maximum(x, a); });
       }
-      add_powers(c, count, width, powers, [&](int64_t i, float* to) {
-        memcpy(to, top, size_t(width) * 4);
-        if (i < count) map_rows(to, row(begin + i), width, [](vf a, vf x) { return exp_below(x - a); });
-        else map_row(to, to, width, [](vf) { return exp_below(broadcast(-INFINITY)); });
-      });
+      add_powers(c, count, width, top, [&](int64_t i, float* scratch) { return row(begin + i, scratch); });
       for (int64_t j = 0; j < width; ++j) {
         if (top[j] - top[j] == 0) continue;
         c->values[0][j] = top[j] > 0 ? 1 : 0;
         for (int64_t i = 0; i < count; ++i) {
-          const float x = row(begin + i)[j];
+          const float x = row(begin + i, wide)[j];
           if (x != x) c->values[0][j] = NAN;
         }
       }

@@ -43,6 +43,35 @@ test('ties to the lowest index, NaN largest', async () => {
   throws(() => Tensor.zeros([2, 0]).argmax(1), RangeError, /argmax: dim must be a dimension that is not empty/);
 });
 
+test('over the first dimension, with NaN, infinities and integers that float32 does not hold', async () => {
+  const device = testDevice();
+  const values = [NaN, Infinity, -Infinity, 0, -0, 5, -5, 5];
+  for (const [n, width] of [
+    [1, 2],
+    [7, 37],
+    [40, 300],
+  ] as [number, number][]) {
+    const data = Float32Array.from({ length: n * width }, (_, i) => values[(i * 7 + Math.floor(i / 3)) % 8] as number);
+    const whole = Int32Array.from(data, (v, i) => (v === 5 ? 2 ** 24 + (i % 3) : -(2 ** 31) + (i % 5)));
+    using x = Tensor.from(data, { shape: [n, width], device });
+    using y = Tensor.from(whole, { shape: [n, width], device });
+    for (const [t, all] of [
+      [x, data],
+      [y, whole],
+    ] as [Tensor, ArrayLike<number>][]) {
+      const column = (j: number) => Array.from({ length: n }, (_, i) => all[i * width + j] as number);
+      const expected = (pick: (...list: number[]) => number) =>
+        Array.from({ length: width }, (_, j) => {
+          const list = column(j);
+          const nan = list.findIndex(Number.isNaN);
+          return nan >= 0 ? nan : list.indexOf(pick(...list));
+        });
+      assert.equal([...(await t.argmax(0).read())], expected(Math.max));
+      assert.equal([...(await t.argmin(0).read())], expected(Math.min));
+    }
+  }
+});
+
 test('odd values, and integers that float32 does not hold', async () => {
   const device = testDevice();
   for (const before of [0, 3, 4097]) {
