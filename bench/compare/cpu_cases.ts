@@ -19,7 +19,7 @@ const ceiling = (kind: Of<'ceiling'>['kind'], amount: number, goal?: Goal): Riva
 /** Products, attention, encoders and what lies between, the ones that matter most first. */
 export function cpuKernels(scale: Scale): Case[] {
   const full = scale === 'full';
-  const between = [...streams(full), ...reductions(full)];
+  const between = [...streams(full), ...throughMemory(full)];
   return [...products(full), ...fewRows(full), ...attentions(full), ...encoders(full), ...between];
 }
 
@@ -173,9 +173,26 @@ function streams(full: boolean): Case[] {
   });
 }
 
-function reductions(full: boolean): Case[] {
+function throughMemory(full: boolean): Case[] {
   const [rows, width] = full ? [1000, 10_000] : [40, 33];
   const cases: Case[] = [];
+  for (const [kind, bytesOfEach] of [
+    ['add', 12],
+    ['exp', 8],
+    ['gt', 5],
+  ] as const) {
+    const spec: Spec = { op: 'elementwise', dtype: 'float32', kind, rows, width };
+    const bytes = bytesOfEach * rows * width;
+    cases.push({
+      group: 'streams',
+      name: kind,
+      shape: `[${rows}, ${width}]`,
+      spec,
+      work: { unit: 'byte', amount: bytes },
+      bound: 1e-6,
+      rivals: [...(full ? [ceiling('bandwidth', bytes, { speed: 0.8 })] : []), rival('PyTorch', 'torch', spec)],
+    });
+  }
   for (const kind of ['sum', 'max', 'var'] as const) {
     for (const over of ['all', 'first'] as const) {
       const spec: Spec = { op: 'reduce', dtype: 'float32', kind, over, rows, width };

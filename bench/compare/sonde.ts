@@ -30,7 +30,7 @@ import { type Prepared, serve } from './serve.js';
 import type { Spec } from './spec.js';
 
 type Of<Op extends Spec['op']> = Spec & { readonly op: Op };
-type RowOp = Exclude<Extract<Spec, { width: number }>, Of<'embedding' | 'reduce' | 'crossEntropy'>>;
+type RowOp = Exclude<Extract<Spec, { width: number }>, Of<'embedding' | 'elementwise' | 'reduce' | 'crossEntropy'>>;
 
 const threads = Number(process.env.BENCH_THREADS ?? 0);
 const device: Device = threads > 0 ? openDevice('cpu', { threads }) : getDefaultDevice();
@@ -277,6 +277,27 @@ function prepareNorm(op: 'layerNorm' | 'addLayerNorm', x: Tensor): Prepared {
   return rowwise([rounded, ...spread], run, (a, g, b) => [a, layerNormOf(a, g as Float64Array, b as Float64Array)]);
 }
 
+function prepareElementwise({ dtype, kind, rows, width }: Of<'elementwise'>): Prepared {
+  const [x, y] = [normal([rows, width], dtype), normal([rows, width], dtype)];
+  const run = () => (kind === 'add' ? x.add(y) : kind === 'exp' ? x.exp() : x.gt(0.5));
+  const exact = { add: (a: number, b: number) => a + b, exp: Math.exp, gt: (a: number) => Number(a > 0.5) }[kind];
+  return {
+    run: () => run().dispose(),
+    error: async () => {
+      using out = run();
+      const compared = new Comparison();
+      for (const [r0, r1] of parts(rows, 8)) {
+        for (let row = r0; row < r1; row++) {
+          const [a, b] = [await values(x.select(0, row)), await values(y.select(0, row))];
+          const got = await values(out.select(0, row));
+          for (const [i, v] of a.entries()) compared.add(got[i] as number, exact(v, b[i] as number));
+        }
+      }
+      return compared.error;
+    },
+  };
+}
+
 const reductionOf: Record<Of<'reduce'>['kind'], (row: Float64Array) => number> = {
   sum: (row) => row.reduce((sum, x) => sum + x, 0),
   max: (row) => row.reduce((a, b) => Math.max(a, b)),
@@ -469,6 +490,8 @@ function prepare(spec: Spec): Prepared | Promise<Prepared> {
       return prepareEncode(spec);
     case 'attention':
       return prepareAttention(spec);
+    case 'elementwise':
+      return prepareElementwise(spec);
     case 'reduce':
       return prepareReduce(spec);
     case 'crossEntropy':

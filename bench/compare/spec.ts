@@ -45,6 +45,14 @@ export type Spec =
       readonly rows: number;
       readonly width: number;
     }
+  /** Element by element, of [rows, width] to the same shape. */
+  | {
+      readonly op: 'elementwise';
+      readonly dtype: DType;
+      readonly kind: 'add' | 'exp' | 'gt';
+      readonly rows: number;
+      readonly width: number;
+    }
   /** Of [rows, width], to one value or to one for each column. */
   | {
       readonly op: 'reduce';

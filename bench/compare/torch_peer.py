@@ -124,6 +124,12 @@ def rowwise(spec):
     return runs[op], None
 
 
+def elementwise(spec):
+    x, y = (normal((spec["rows"], spec["width"]), dtype_of(spec)) for _ in range(2))
+    runs = {"add": lambda: x + y, "exp": lambda: x.exp(), "gt": lambda: x > 0.5}
+    return runs[spec["kind"]], None
+
+
 def reduce(spec):
     x = normal((spec["rows"], spec["width"]), dtype_of(spec)) + 1
     dims = (0, 1) if spec["over"] == "all" else (0,)
@@ -270,6 +276,7 @@ KINDS = {
     "linear": linear,
     "encode": encode,
     "attention": attention,
+    "elementwise": elementwise,
     "reduce": reduce,
     "crossEntropy": cross_entropy,
     "embedding": embedding,

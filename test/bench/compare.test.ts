@@ -140,7 +140,7 @@ test('cases take turns among groups, and the table has the groups together again
 const lists = { gpu: gpuCases, 'cpu-kernels': cpuKernels, 'cpu-models': cpuModels };
 const needed = {
   gpu: ['linear', 'attention', 'encode', 'addLayerNorm', 'forward', 'launch', 'read'],
-  'cpu-kernels': ['linear', 'attention', 'encode', 'gelu', 'reduce', 'crossEntropy'],
+  'cpu-kernels': ['linear', 'attention', 'encode', 'gelu', 'elementwise', 'reduce', 'crossEntropy'],
   'cpu-models': ['forward', 'dump', 'sample'],
 };
 for (const on of ['gpu', 'cpu-kernels', 'cpu-models'] as const) {
