@@ -118,14 +118,14 @@ export function crossEntropy(
     made.push(t);
     return t;
   };
-  const right = indices ? upload(indices) : (targets as Tensor);
-  const ignored = padding ? upload(padding) : (pad as Tensor | undefined);
-  const losses = logits.make(shape, 'float32');
-  device.run('crossEntropy', losses.handle, logits.handle, right.handle, ignored?.handle ?? null);
-  let out = losses;
-  if (reduction !== 'none') {
+  try {
+    const right = indices ? upload(indices) : (targets as Tensor);
+    const ignored = padding ? upload(padding) : (pad as Tensor | undefined);
+    const losses = logits.make(shape, 'float32');
+    device.run('crossEntropy', losses.handle, logits.handle, right.handle, ignored?.handle ?? null);
+    if (reduction === 'none') return losses;
     made.push(losses);
-    out = reduction === 'sum' || ignored ? sum(losses) : mean(losses);
+    const out = reduction === 'sum' || ignored ? sum(losses) : mean(losses);
     if (reduction === 'mean' && ignored) {
       const count = sum(ignored);
       made.push(count);
@@ -133,7 +133,8 @@ export function crossEntropy(
       addInPlace(count, rowCount(logits.shape));
       divInPlace(out, count);
     }
+    return out;
+  } finally {
+    for (const t of made) t.dispose();
   }
-  for (const t of made) t.dispose();
-  return out;
 }
