@@ -128,6 +128,7 @@ export {
 export type { DType, HostArray } from './engine/dtype.js';
 export { DeviceError, OutOfMemoryError } from './engine/errors.js';
 export type { HostData } from './engine/host_data.js';
+export type { NestedNumbers } from './engine/nested.js';
 export { addLayerNorm } from './engine/ops/add_layer_norm.js';
 export { argmax, argmin } from './engine/ops/argmax.js';
 export { type AttentionOptions, attention } from './engine/ops/attention.js';
@@ -135,7 +136,7 @@ export { add, div, maximum, minimum, mul, type Side, sub } from './engine/ops/bi
 export { cat, stack } from './engine/ops/cat.js';
 export { and, eq, ge, gt, le, lt, ne, not, or } from './engine/ops/compare.js';
 export { arange, eye, full, ones } from './engine/ops/creation.js';
-export { type CrossEntropyOptions, crossEntropy } from './engine/ops/cross_entropy.js';
+export { type CrossEntropyOptions, crossEntropy, type NestedTargets } from './engine/ops/cross_entropy.js';
 export { cumsum } from './engine/ops/cumsum.js';
 export { einsum } from './engine/ops/einsum.js';
 export { embedding } from './engine/ops/embedding.js';

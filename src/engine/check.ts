@@ -118,7 +118,6 @@ export function checkedDim(operation: string, argument: string, dim: unknown, sh
   if (Number.isInteger(dim) && (dim as number) >= -rank && (dim as number) < rank) {
     return (dim as number) < 0 ? (dim as number) + rank : (dim as number);
   }
-  throw new RangeError(
-    wrong(operation, argument, `a dimension of ${showShape(shape)}, from ${-rank} to ${rank - 1}`, describe(dim)),
-  );
+  const range = rank > 0 ? `from ${-rank} to ${rank - 1}` : 'which has none';
+  throw new RangeError(wrong(operation, argument, `a dimension of ${showShape(shape)}, ${range}`, describe(dim)));
 }

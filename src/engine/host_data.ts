@@ -1,7 +1,8 @@
 // Converts the data that Tensor.from accepts to one typed array, a shape, the dtype stored and the dtype asked for.
 import { checkDTypeName, checkedShape, describe, wrong } from './check.js';
 import { type DType, isFloat } from './dtype.js';
-import { maxRank, type Shape, showShape, sizeOf } from './shape.js';
+import { flattened, nestedShape } from './nested.js';
+import { type Shape, showShape, sizeOf } from './shape.js';
 
 type Nested = number | boolean | readonly Nested[];
 
@@ -136,14 +137,16 @@ function wholeNumbers(operation: string, data: ArrayLike<number | boolean>): Int
 }
 
 function fromNested(operation: string, data: Nested, shape: number[] | undefined, dtype: DType | undefined): Host {
-  const nesting: number[] = [];
-  for (let level: Nested = data; Array.isArray(level); level = level[0] as Nested) {
-    nesting.push(level.length);
-    if (level.length === 0) break;
-    if (nesting.length > maxRank) checkedShape(operation, nesting);
-  }
-  const flat: (number | boolean)[] = [];
-  flatten(operation, data, nesting, 0, flat);
+  const nesting = checkedShape(operation, nestedShape(data));
+  const flat = flattened(data, nesting, (actual, path) => {
+    const [length, before] = [nesting[path.length], path.map((i, depth) => i * sizeOf(nesting.slice(depth + 1)))];
+    const where = `data, near element ${before.reduce((sum, n) => sum + n, 0)},`;
+    throw new RangeError(
+      wrong(operation, where, `an array of length ${length}, as the first one of that depth`, describe(actual)),
+    );
+  }) as (number | boolean)[];
+  const odd = flat.findIndex((x) => typeof x !== 'number' && typeof x !== 'boolean');
+  if (odd >= 0) throw new TypeError(wrong(operation, `data, element ${odd},`, 'a number', describe(flat[odd])));
   const other = dtype ? -1 : flat.findIndex((x) => typeof x !== typeof flat[0]);
   if (other >= 0) {
     const expected = `a ${typeof flat[0]}, as the first one`;
@@ -160,19 +163,4 @@ function fromNested(operation: string, data: Nested, shape: number[] | undefined
     );
   if (isFloat(kind)) return fromArray(operation, Float32Array.from(flat, Number), target, kind);
   return fromArray(operation, wholeNumbers(operation, flat), target, kind);
-}
-
-function flatten(operation: string, level: Nested, nesting: number[], depth: number, out: (number | boolean)[]): void {
-  if (depth === nesting.length) {
-    if (typeof level !== 'number' && typeof level !== 'boolean') {
-      throw new TypeError(wrong(operation, `data, element ${out.length},`, 'a number', describe(level)));
-    }
-    out.push(level);
-    return;
-  }
-  if (!Array.isArray(level) || level.length !== nesting[depth]) {
-    const expected = `an array of length ${nesting[depth]}, as the first one of that depth`;
-    throw new RangeError(wrong(operation, `data, near element ${out.length},`, expected, describe(level)));
-  }
-  for (const inner of level) flatten(operation, inner, nesting, depth + 1, out);
 }

@@ -5,7 +5,14 @@ export type Shape = readonly number[];
 
 export const maxRank = 8; // kMaxRank in native/ops.h
 
+/** The most elements of a row whose indices an int32 holds. */
+export const maxIndexed = 2 ** 31;
+
 export const sizeOf = (shape: Shape): number => shape.reduce((product, n) => product * n, 1);
+
+/** The shape that a rest parameter holds: its numbers, or one list of them. */
+export const shapeOf = (given: Shape | readonly [Shape]): Shape =>
+  given.length === 1 && Array.isArray(given[0]) ? given[0] : (given as Shape);
 
 /** The number of rows: the product of all dimensions but the last. */
 export const rowCount = (shape: Shape): number => sizeOf(shape.slice(0, -1));

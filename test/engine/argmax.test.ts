@@ -102,6 +102,9 @@ test('odd values, and integers that float32 does not hold', async () => {
   assert.equal([...(await scalar.argmax().read())], [0]);
   assert.equal([...Tensor.zeros([2, 3]).argmin(undefined, { keepDim: true }).shape], [1, 1]);
   throws(() => Tensor.zeros([2, 0]).argmin(), RangeError, /^argmin: the tensor must be of at least one element/);
+  const long = Tensor.zeros([1]).expand(2 ** 31 + 1); // int32 does not hold the indices of so many
+  throws(() => long.argmax(0), RangeError, /^argmax: dim must be a dimension of at most 2147483648, but is 0 of/);
+  throws(() => long.argmin(), RangeError, /^argmin: the tensor must be of at most 2147483648 elements/);
   throws(() => Tensor.zeros([2, 0]).argmin(-1), RangeError, /^argmin: dim must be a dimension that is not empty/);
   throws(() => scalar.argmax(0, { keepdim: true } as never), TypeError, /no option/);
 });

@@ -468,6 +468,7 @@ test('wrong dimensions and options', () => {
   const x = Tensor.zeros([2, 3]);
   throws(() => x.sum([0, -2]), RangeError, /^sum: dim must be dimensions that differ, but is \[0, -2\]$/);
   throws(() => x.var([0, 2]), RangeError, /^var: dim\[1\] must be a dimension of \[2, 3\], from -2 to 1, but is 2$/);
+  throws(() => x.sum().mean(0), RangeError, /^mean: dim must be a dimension of \[\], which has none, but is 0$/);
   throws(() => x.norm([[0]] as never), RangeError, /^norm: dim\[0\] must be a dimension/);
   throws(() => x.std(0, { correction: NaN }), RangeError, /^std: correction must be finite, but is NaN$/);
   throws(() => x.sum(0, { correction: 1 } as never), TypeError, /^sum: 'correction' is no option/);

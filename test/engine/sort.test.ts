@@ -80,6 +80,17 @@ test('errors', () => {
   throws(() => x.sort(2), RangeError, /^sort: dim must be a dimension of \[2, 3\], from -2 to 1, but is 2/);
   throws(() => x.sort(0, { descending: 1 as never }), TypeError, /^sort: descending must be true or false, but is 1/);
   throws(() => x.sort(0, { down: true } as never), TypeError, /^sort: 'down' is no option/);
+  // int32 does not hold the indices of more
+  const long = x
+    .select(0, 0)
+    .slice(0, 0, 1)
+    .expand(2 ** 31 + 1);
+  throws(
+    () => long.sort(),
+    RangeError,
+    /^sort: dim must be a dimension of at most 2147483648, but is -1 of \[2147483649\]/,
+  );
+  throws(() => long.topk(1), RangeError, /^topk: the tensor must be of rows of at most 2147483648 elements/);
 });
 
 test.run();

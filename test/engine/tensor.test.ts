@@ -127,6 +127,11 @@ test('wrong indices and shapes are refused', () => {
   throws(() => t.slice(1, 0, 4), RangeError, /slice: to must be an integer from -3 to 3, but is 4/);
   throws(() => t.reshape(4, 2), RangeError, /reshape: shape must be of 6 elements \(\[2, 3\]\), but is \[4, 2\]/);
   throws(() => t.reshape(-1, -1), RangeError, /reshape: shape/);
+  throws(
+    () => t.reshape(...([[3, 2], 1] as never)),
+    RangeError,
+    /reshape: shape .* but is \[an array of length 2, 1\]/,
+  );
   throws(() => t.permute([0, 0]), RangeError, /permute: dims must be each dimension/);
   throws(() => t.copyFrom(Tensor.zeros([3, 2])), RangeError, /copyFrom: other must be broadcastable to \[2, 3\]/);
   throws(() => t.add(Tensor.zeros([2])), RangeError, /add: x must be broadcastable with \[2, 3\], but is \[2\]/);

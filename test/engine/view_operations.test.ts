@@ -278,6 +278,11 @@ test('wrong arguments are refused', () => {
     /^expand: shape must be one that \[2, 1, 3\] broadcasts to, but is \[1, 3\]/,
   );
   throws(() => t.expand(-1, 2, 1, 3), RangeError, /^expand: shape must be integers of 0 or more/);
+  throws(
+    () => t.expand(...([[2, 1, 3], 4] as never)),
+    RangeError,
+    /^expand: shape must be integers of 0 or more, but is \[an array of length 3, 4\]/,
+  );
   throws(() => t.expand(2 ** 51, 2, 1, 3), RangeError, /^expand: shape must be of fewer than 2\^51 elements/);
   throws(() => t.transpose(0, 3), RangeError, /^transpose: b must be a dimension of \[2, 1, 3\]/);
   throws(() => t.transpose(-4, 0), RangeError, /^transpose: a must be a dimension of \[2, 1, 3\]/);

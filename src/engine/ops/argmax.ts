@@ -1,11 +1,9 @@
 // The index of the largest or smallest value, over one dimension or all.
 import { checkBoolean, checkedDim, checkOperands, checkOptions, wrong } from '../check.js';
-import { showShape } from '../shape.js';
+import { maxIndexed, showShape } from '../shape.js';
 import { type ReduceOptions, reduceOptions } from './reduce.js';
 import type { Tensor } from './tensor.js';
 import { dimLast } from './views.js';
-
-const longest = 2 ** 31; // elements of a row: its indices are int32
 
 function indexOf(
   operation: 'argmax' | 'argmin',
@@ -19,12 +17,12 @@ function indexOf(
   const device = checkOperands(operation, { tensor: x });
   const d = dim === undefined ? undefined : checkedDim(operation, 'dim', dim, x.shape);
   const n = d === undefined ? x.size : (x.shape[d] as number);
-  if (n === 0 || n > longest) {
+  if (n === 0 || n > maxIndexed) {
     if (d === undefined) {
-      const expected = n === 0 ? 'of at least one element' : `of at most ${longest} elements`;
+      const expected = n === 0 ? 'of at least one element' : `of at most ${maxIndexed} elements`;
       throw new RangeError(wrong(operation, 'the tensor', expected, showShape(x.shape)));
     }
-    const expected = n === 0 ? 'a dimension that is not empty' : `a dimension of at most ${longest}`;
+    const expected = n === 0 ? 'a dimension that is not empty' : `a dimension of at most ${maxIndexed}`;
     throw new RangeError(wrong(operation, 'dim', expected, `${dim} of ${showShape(x.shape)}`));
   }
   const out = x.make(d === undefined ? [] : x.shape.filter((_, other) => other !== d), 'int32');

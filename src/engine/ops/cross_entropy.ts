@@ -11,6 +11,7 @@ import {
 } from '../check.js';
 import type { DType } from '../dtype.js';
 import { native } from '../native.js';
+import { flattened } from '../nested.js';
 import { Operand } from '../operand.js';
 import { rowCount, type Shape, showShape } from '../shape.js';
 import { addInPlace, divInPlace, mulInPlace } from './binary.js';
@@ -30,21 +31,15 @@ export interface CrossEntropyOptions {
 }
 
 /** The values of an argument that is not a tensor, in row-major order: nested arrays of `shape`. */
-function flatten(argument: string, value: unknown, shape: Shape, out: unknown[] = [], depth = 0): unknown[] {
-  if (depth === shape.length) {
-    out.push(value);
-    return out;
-  }
-  if (!Array.isArray(value)) {
-    const expected = `a tensor or nested arrays of shape ${showShape(shape)}`;
-    throw new TypeError(wrong('crossEntropy', argument, expected, describe(value)));
-  }
-  if (value.length !== shape[depth]) {
+function valuesOf(argument: string, value: unknown, shape: Shape): unknown[] {
+  return flattened(value, shape, (actual, { length: depth }) => {
+    if (!Array.isArray(actual)) {
+      const expected = `a tensor or nested arrays of shape ${showShape(shape)}`;
+      throw new TypeError(wrong('crossEntropy', argument, expected, describe(actual)));
+    }
     const expected = `of shape ${showShape(shape)}, ${shape[depth]} long at depth ${depth}`;
-    throw new RangeError(wrong('crossEntropy', argument, expected, `${value.length} long`));
-  }
-  for (const inner of value) flatten(argument, inner, shape, out, depth + 1);
-  return out;
+    throw new RangeError(wrong('crossEntropy', argument, expected, `${actual.length} long`));
+  });
 }
 
 function flags(values: readonly unknown[]): Uint8Array {
@@ -107,9 +102,9 @@ export function crossEntropy(
   };
   if (isTensor(pad)) given('pad', pad, 'bool');
   if (isTensor(targets)) given('targets', targets, 'int32');
-  const padding = pad === undefined || isTensor(pad) ? undefined : flags(flatten('pad', pad, shape));
+  const padding = pad === undefined || isTensor(pad) ? undefined : flags(valuesOf('pad', pad, shape));
   const isPadding = (i: number) => (padding ? padding[i] === 1 : pad === undefined ? false : undefined);
-  const indices = isTensor(targets) ? undefined : targetsOf(flatten('targets', targets, shape), n, isPadding);
+  const indices = isTensor(targets) ? undefined : targetsOf(valuesOf('targets', targets, shape), n, isPadding);
 
   const made: Tensor[] = [];
   const upload = (data: Int32Array | Uint8Array) => {
@@ -118,14 +113,14 @@ export function crossEntropy(
     made.push(t);
     return t;
   };
-  const right = indices ? upload(indices) : (targets as Tensor);
-  const ignored = padding ? upload(padding) : (pad as Tensor | undefined);
-  const losses = logits.make(shape, 'float32');
-  device.run('crossEntropy', losses.handle, logits.handle, right.handle, ignored?.handle ?? null);
-  let out = losses;
-  if (reduction !== 'none') {
+  try {
+    const right = indices ? upload(indices) : (targets as Tensor);
+    const ignored = padding ? upload(padding) : (pad as Tensor | undefined);
+    const losses = logits.make(shape, 'float32');
+    device.run('crossEntropy', losses.handle, logits.handle, right.handle, ignored?.handle ?? null);
+    if (reduction === 'none') return losses;
     made.push(losses);
-    out = reduction === 'sum' || ignored ? sum(losses) : mean(losses);
+    const out = reduction === 'sum' || ignored ? sum(losses) : mean(losses);
     if (reduction === 'mean' && ignored) {
       const count = sum(ignored);
       made.push(count);
@@ -133,7 +128,8 @@ export function crossEntropy(
       addInPlace(count, rowCount(logits.shape));
       divInPlace(out, count);
     }
+    return out;
+  } finally {
+    for (const t of made) t.dispose();
   }
-  for (const t of made) t.dispose();
-  return out;
 }

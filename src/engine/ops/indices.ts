@@ -1,7 +1,8 @@
 // Indices as arguments: numbers, which are checked here, or an int32 tensor, whose values the kernel checks.
 import { checkDType, checkOperands, describe, wrong } from '../check.js';
 import { native } from '../native.js';
-import { maxRank, type Shape, showShape } from '../shape.js';
+import { flattened, nestedShape } from '../nested.js';
+import { contiguousStrides, maxRank, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
 /** Nested arrays of integers, or an int32 tensor. */
@@ -29,39 +30,30 @@ export function withIndices<R>(
     checkDType(operation, argument, tensor, 'int32');
     return body(tensor);
   }
-  const shape: number[] = [];
-  for (let level: unknown = indices; Array.isArray(level); level = level[0]) {
-    shape.push(level.length);
-    if (shape.length > maxRank) {
-      throw new RangeError(wrong(operation, argument, `of at most ${maxRank} dimensions`, 'nested more deeply'));
-    }
-    if (level.length === 0) break;
+  const shape = nestedShape(indices);
+  if (shape.length > maxRank) {
+    throw new RangeError(wrong(operation, argument, `of at most ${maxRank} dimensions`, 'nested more deeply'));
   }
-  const values: number[] = [];
-  collect(operation, argument, indices, shape, x.shape[d] as number, values);
+  const values = flattened(indices, shape, (actual, path) => {
+    const expected = `an array of length ${shape[path.length]}, as the first one of that depth`;
+    throw new RangeError(wrong(operation, placed(argument, path), expected, describe(actual)));
+  });
+  const n = x.shape[d] as number;
+  const list = Int32Array.from(values, (value, i) => {
+    if (Number.isInteger(value) && (value as number) >= -n && (value as number) < n) {
+      return (value as number) < 0 ? (value as number) + n : (value as number);
+    }
+    const path = contiguousStrides(shape).map((step, depth) => Math.floor(i / step) % (shape[depth] as number));
+    const range = n > 0 ? `an integer from ${-n} to ${n - 1}` : 'left out, as the dimension is empty';
+    throw new RangeError(wrong(operation, placed(argument, path), range, describe(value)));
+  });
   using tensor = x.make(shape, 'int32');
-  native.upload(x.device.handle, tensor.handle, Int32Array.from(values));
+  native.upload(x.device.handle, tensor.handle, list);
   return body(tensor);
 }
 
-/** Appends the indices of nested arrays of this shape, counted from the start of a dimension of n elements. */
-function collect(operation: string, where: string, level: unknown, shape: Shape, n: number, out: number[]): void {
-  const [length, ...inner] = shape as [number, ...number[]];
-  if (!Array.isArray(level) || level.length !== length) {
-    const expected = `an array of length ${length}, as the first one of that depth`;
-    throw new RangeError(wrong(operation, where, expected, describe(level)));
-  }
-  for (let i = 0; i < length; i++) {
-    const value: unknown = level[i];
-    if (inner.length > 0) collect(operation, `${where}[${i}]`, value, inner, n, out);
-    else if (Number.isInteger(value) && (value as number) >= -n && (value as number) < n) {
-      out.push((value as number) < 0 ? (value as number) + n : (value as number));
-    } else {
-      const range = n > 0 ? `an integer from ${-n} to ${n - 1}` : 'left out, as the dimension is empty';
-      throw new RangeError(wrong(operation, `${where}[${i}]`, range, describe(value)));
-    }
-  }
-}
+/** `index[2][0]`, as errors name what is inside an argument. */
+const placed = (argument: string, path: readonly number[]): string => argument + path.map((i) => `[${i}]`).join('');
 
 /** A list of indices: integers, or an int32 tensor of one dimension. */
 export type IndexList = Tensor | readonly number[];

@@ -1,7 +1,7 @@
 // Softmax, its logarithm, and its numerator alone for callers that divide by themselves.
 import { checkedDim, checkFloat, checkOperands } from '../check.js';
 import type { Tensor } from './tensor.js';
-import { dimLast } from './views.js';
+import { dimLast, fromDimLast } from './views.js';
 
 const kinds = { softmax: 0, numerator: 1, logSoftmax: 2 } as const; // SoftmaxKind in native/ops.h
 type Kind = keyof typeof kinds;
@@ -13,13 +13,7 @@ function alongDim(operation: string, x: Tensor, dim: number, kind: Kind): Tensor
   const last = dimLast(x, d);
   const out = x.make(last.shape);
   device.run('softmax', out.handle, last.handle, kinds[kind]);
-  if (last === x) return out;
-  // back in x's order of dimensions, the rows still contiguous in memory
-  const order = [...x.shape.keys()].map((other) => (other === d ? x.shape.length - 1 : other - (other > d ? 1 : 0)));
-  return out.transferTo(
-    x.shape,
-    order.map((from) => out.strides[from] as number),
-  );
+  return fromDimLast(out, d);
 }
 
 /**

@@ -1,5 +1,6 @@
 // The elements of a dimension in order.
-import { checkBoolean, checkedDim, checkOperands, checkOptions, type OptionNames } from '../check.js';
+import { checkBoolean, checkedDim, checkOperands, checkOptions, type OptionNames, wrong } from '../check.js';
+import { maxIndexed, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 import { dimLast, fromDimLast } from './views.js';
 
@@ -19,6 +20,11 @@ export function sort(x: Tensor, dim = -1, options: SortOptions = {}): { values: 
   checkBoolean('sort', 'descending', descending);
   const device = checkOperands('sort', { tensor: x });
   const d = checkedDim('sort', 'dim', dim, x.shape);
+  if ((x.shape[d] as number) > maxIndexed) {
+    throw new RangeError(
+      wrong('sort', 'dim', `a dimension of at most ${maxIndexed}`, `${dim} of ${showShape(x.shape)}`),
+    );
+  }
   const last = dimLast(x, d);
   const values = x.make(last.shape);
   const indices = x.make(last.shape, 'int32');

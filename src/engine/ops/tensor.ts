@@ -19,7 +19,7 @@ import { fromHost, type HostData } from '../host_data.js';
 import { native, type ViewHandle } from '../native.js';
 import { type NestedNumbers, nested } from '../nested.js';
 import { Operand } from '../operand.js';
-import { contiguousStrides, isContiguous, type Shape, showShape, sizeOf, viewStrides } from '../shape.js';
+import { contiguousStrides, isContiguous, type Shape, shapeOf, showShape, sizeOf, viewStrides } from '../shape.js';
 import { Storage } from '../storage.js';
 import { argmax, argmin } from './argmax.js';
 import {
@@ -416,7 +416,7 @@ export class Tensor extends Operand {
   /** A view of another shape with as many elements, a copy where strides forbid a view. One -1 is worked out. */
   reshape(...shape: number[] | [number[]]): Tensor {
     checkOperands('reshape', { tensor: this });
-    const wanted = (Array.isArray(shape[0]) ? shape[0] : shape) as number[];
+    const wanted = shapeOf(shape);
     const target = [...wanted];
     const hole = target.indexOf(-1);
     const whole = target.every((n, d) => d === hole || (Number.isSafeInteger(n) && n >= 0));

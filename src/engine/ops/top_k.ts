@@ -1,5 +1,6 @@
 // The k largest of each row: as values and indices, or as the row with the rest set to zero.
-import { checkBoolean, checkInteger, checkOperands, checkOptions, checkRank } from '../check.js';
+import { checkBoolean, checkInteger, checkOperands, checkOptions, checkRank, wrong } from '../check.js';
+import { maxIndexed, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
 const width = (x: Tensor): number => x.shape[x.shape.length - 1] as number;
@@ -8,6 +9,9 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   const device = checkOperands('topk', { tensor: x });
   checkRank('topk', 'the tensor', x, 1);
   checkInteger('topk', 'k', k, 0, width(x));
+  if (width(x) > maxIndexed) {
+    throw new RangeError(wrong('topk', 'the tensor', `of rows of at most ${maxIndexed} elements`, showShape(x.shape)));
+  }
   const shape = [...x.shape.slice(0, -1), k];
   const values = x.make(shape);
   const indices = x.make(shape, 'int32');

@@ -1,7 +1,7 @@
 // Views as operations: other shapes, orders and parts of a tensor's dimensions, on the same memory. None of them copies,
 // except flatten where strides forbid a view.
 import { checkedDim, checkedShape, checkInteger, checkOperands, checkRank, describe, wrong } from '../check.js';
-import { broadcastStrides, showShape } from '../shape.js';
+import { broadcastStrides, shapeOf, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -45,7 +45,7 @@ export function squeeze(x: Tensor, dim?: number | readonly number[]): Tensor {
  */
 export function expand(x: Tensor, ...shape: number[] | [readonly number[]]): Tensor {
   checkOperands('expand', { x });
-  const wanted = (Array.isArray(shape[0]) ? shape[0] : shape) as number[];
+  const wanted = shapeOf(shape);
   const lead = wanted.length - x.shape.length;
   const sizes = wanted.map((n, d) => (n === -1 && d >= lead ? (x.shape[d - lead] as number) : n));
   const target = checkedShape('expand', sizes);
