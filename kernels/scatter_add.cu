@@ -130,7 +130,8 @@ Status scatter_add(Context* context, Out out, In index, In source, int64_t dim) 
   Failure* failure = nullptr;
   int* wrong = nullptr;
   const Status status = check_indices(context, index, out.shape[dim], &failure, &wrong);
-  if (status.failed() || element_count(index) == 0) return status;
+  // of a dimension without elements every index is wrong, and has been reported
+  if (status.failed() || element_count(index) == 0 || out.shape[dim] == 0) return status;
   const View numbers = contiguous_view(out, nullptr, DType::int32);
   // rows are those of index; the other tensors may have more
   View rows = without(index, dim), outs = without(out, dim), sources = without(source, dim),

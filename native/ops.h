@@ -125,9 +125,9 @@ struct Context;  // a backend's state for one device
   OP(fill, Out out, double value)                                                                                      \
   /* out = kind(x), element by element. Same shapes, any strides. Floats: any mix of float dtypes, computed in         \
      float32. relu: max(x, 0), clamp: the nearest value in [a, b], b where a > b; pow: x to the power a; sign: -1, 0   \
-     or 1; NaN stays NaN in all of them, but 1 = x^0. gelu: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's   \
-     formula (arXiv 1606.08415, section 2). out and x of int32: abs, neg, sign, clamp, and pow with an integer a >= 0, \
-     exact; a result outside int32 is an error that gives the element and its value. out may be x. */                  \
+     or 1, and 0 of NaN. NaN stays NaN in all the others, but 1 = x^0. gelu: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715  \
+     x^3))), GPT-2's formula (arXiv 1606.08415, section 2). out and x of int32: abs, neg, sign, clamp, and pow with an \
+     integer a >= 0, exact; a result outside int32 is an error that gives the element and its value. out may be x. */  \
   OP(unary, Out out, In x, UnaryKind kind, double a, double b)                                                         \
   /* out = a kind b, element by element. Same shapes (broadcasting is strides of 0), any strides, any mix of dtypes;   \
      computed in float32, or in int32 when all three are int32: a result outside int32, and a division by zero, is     \

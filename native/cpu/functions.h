@@ -27,8 +27,8 @@ SONDE_INLINE vf sqrt(vf x) {
 SONDE_INLINE vf log(vf x) {
   const vi small = x < 0x1p-126f;  // subnormal numbers are scaled first; what is not above 0 is dealt with at the end
   const vf scaled = small ? x * 0x1p23f : x;
-  const vi bits = vi(scaled);
-  const vi shifted = bits - 0x3f3504f3;  // the bits of sqrt(1/2): the exponent then changes there
+  // less the bits of sqrt(1/2): the exponent then changes there; unsigned, as those of negative numbers wrap round
+  const vi shifted = vi(vu(scaled) - 0x3f3504f3u);
   const vi e = (shifted >> 23) - (small & 23);
   const vf f = vf((shifted & 0x007fffff) + 0x3f3504f3) - 1.0f;
   const vf exponent = __builtin_convertvector(e, vf);
@@ -128,10 +128,9 @@ SONDE_INLINE vd exp(vd x) {
   return p * vd((vl(shifted) - 0x4338000000000000 + 1023) << 52);
 }
 
-// x^a for a finite a, as C's pow has it at its edges. |x|^a is e^(a ln |x|) in double precision, so that the result is
-// rounded once; a result outside float32 becomes 0 or infinite when it is rounded.
-SONDE_INLINE vf pow(vf x, double a) {
-  const bool whole = floor(a) == a, odd = whole && fmod(a, 2) != 0;
+// x^a for a finite a, as C's pow has it at its edges; `whole` and `odd` say what a is. |x|^a is e^(a ln |x|) in double
+// precision, so that the result is rounded once; a result outside float32 becomes 0 or infinite when it is rounded.
+SONDE_INLINE vf pow(vf x, double a, bool whole, bool odd) {
   const vi negative = vi(x) & vi(broadcast(-0.0f));
   const vf size = vf(vi(x) ^ negative);
   alignas(64) float lane[kWidth];

@@ -98,7 +98,8 @@ Status power(Context* context, const View& out, const View& x, double a) {
       return v;
     });
   }
-  return map(context, out, x, [=](vf v) { return pow(v, a); });
+  const bool whole = floor(a) == a, odd = whole && fmod(a, 2) != 0;
+  return map(context, out, x, [=](vf v) { return pow(v, a, whole, odd); });
 }
 
 }  // namespace

@@ -163,6 +163,10 @@ test('an index outside is reported, and nothing is written; memory that is share
     await rejects(x.read(), DeviceError, message);
     assert.equal([...(await x.read())], new Array(10).fill(0));
   }
+  using nothing = Tensor.zeros([2, 0]);
+  using first = Tensor.zeros([2, 1], { dtype: 'int32' });
+  const message = /^scatterAdd: index 0 at position [01] is outside \[0, 0\) /;
+  await rejects(nothing.scatterAdd(1, first, Tensor.ones([2, 1])).read(), DeviceError, message);
   x.select(0, 1).scatterAdd_(0, [-1, 0, -1], Tensor.from([1, 2, 4]));
   assert.equal([...(await x.read())], [0, 0, 0, 0, 0, 2, 0, 0, 0, 5]);
   using own = Tensor.from([1, 2, 4]);
