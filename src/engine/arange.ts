@@ -30,7 +30,9 @@ interface Range {
   readonly length: number;
   readonly dtype: DType;
   readonly device: Device | undefined;
-  /** The values from index `first` up to `last` without it, as an array that rounds each once when it becomes `dtype`. */
+  /**
+   * The values from index `first` up to `last` without it, as an array that rounds each once when it becomes `dtype`.
+   */
   part(first: number, last: number): Int32Array | Float32Array;
 }
 

@@ -23,8 +23,8 @@ export function nestedShape(value: unknown): number[] {
 }
 
 /**
- * The values of nested arrays of `shape`, in row-major order. `refuse` throws the error for what is at the indices `path`
- * and is not an array of the length that `shape` says.
+ * The values of nested arrays of `shape`, in row-major order. `refuse` throws the error for what is at the indices
+ * `path` and is not an array of the length that `shape` says.
  */
 export function flattened(
   value: unknown,

@@ -37,8 +37,8 @@ function indexOf(
 }
 
 /**
- * int32: the lowest index of the largest value along `dim`, or in x in row-major order without it; a NaN is the largest.
- * x [...], any dtype -> the dimensions that are left (with keepDim, the others as 1).
+ * int32: the lowest index of the largest value along `dim`, or in x in row-major order without it; a NaN is the
+ * largest. x [...], any dtype -> the dimensions that are left (with keepDim, the others as 1).
  * @throws RangeError where there is nothing to choose from.
  */
 export const argmax = (x: Tensor, dim?: number, options?: ReduceOptions): Tensor => indexOf('argmax', x, dim, options);

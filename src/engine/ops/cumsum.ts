@@ -4,9 +4,9 @@ import type { Tensor } from './tensor.js';
 import { dimLast } from './views.js';
 
 /**
- * The sums up to each element along `dim`: x [...] -> the same shape and dtype; int32 for a bool tensor. Floats are added
- * up in double precision, and each sum is rounded once. Sums of integers are exact: if int32 does not hold one, the
- * operation fails, and the next read() or synchronize() rejects.
+ * The sums up to each element along `dim`: x [...] -> the same shape and dtype; int32 for a bool tensor. Floats are
+ * added up in double precision, and each sum is rounded once. Sums of integers are exact: if int32 does not hold one,
+ * the operation fails, and the next read() or synchronize() rejects.
  */
 export function cumsum(x: Tensor, dim: number): Tensor {
   const device = checkOperands('cumsum', { tensor: x });

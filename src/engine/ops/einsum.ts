@@ -18,9 +18,10 @@ interface Lettered {
 
 /**
  * The sum over all letters that are not in the output of the product of the operands, as in numpy and PyTorch:
- * `einsum('bqhc,bkhc->bhqk', q, k)`. One or two operands of floats; a letter, a to z or A to Z, is a dimension. A letter
- * twice in one operand is its diagonal. Without `->`, the output has the letters that occur once, in alphabetical order.
- * Returns a new tensor in the shape of the output, of the operands' dtype, or of float32 where they differ.
+ * `einsum('bqhc,bkhc->bhqk', q, k)`. One or two operands of floats; a letter, a to z or A to Z, is a dimension. A
+ * letter twice in one operand is its diagonal. Without `->`, the output has the letters that occur once, in
+ * alphabetical order. Returns a new tensor in the shape of the output, of the operands' dtype, or of float32 where they
+ * differ.
  *
  * Letters that one operand alone has and the output has not are summed first. What remains is one matmul, with its
  * arithmetic; a mul, where no letter is summed over; or products that are added up in double precision, where no letter

@@ -13,7 +13,10 @@ import { type Shape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 import { dimsLast } from './views.js';
 
-/** A dimension, or several in any order; all of them where it is left out or the list is empty. Negative ones count from the end. */
+/**
+ * A dimension, or several in any order; all of them where it is left out or the list is empty. Negative ones count from
+ * the end.
+ */
 export type Dims = number | readonly number[];
 
 export interface ReduceOptions {
@@ -81,8 +84,8 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
 // Each: x [...], any dtype -> the dimensions that are left (with keepDim, the others as 1).
 
 /**
- * The sum in double precision, rounded once; 0 of nothing. One of integers is an exact int32: if int32 does not hold it,
- * the operation fails, and the next read() or synchronize() rejects.
+ * The sum in double precision, rounded once; 0 of nothing. One of integers is an exact int32: if int32 does not hold
+ * it, the operation fails, and the next read() or synchronize() rejects.
  */
 export const sum = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('sum', x, dim, options);
 
@@ -108,8 +111,8 @@ export const any = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => r
 export const all = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('all', x, dim, options);
 
 /**
- * The variance: the sum of the squares of the distances from the mean, over the number of elements less `correction` (or
- * over 0, where that is negative: NaN of one element). In double precision; that of integers is float32.
+ * The variance: the sum of the squares of the distances from the mean, over the number of elements less `correction`
+ * (or over 0, where that is negative: NaN of one element). In double precision; that of integers is float32.
  */
 export const variance = (x: Tensor, dim?: Dims, options?: VarianceOptions): Tensor => reduce('var', x, dim, options);
 

@@ -17,8 +17,8 @@ function alongDim(operation: string, x: Tensor, dim: number, kind: Kind): Tensor
 }
 
 /**
- * exp(t - max) / sum of the same, over dim: t [...] of floats -> the same shape and dtype. Computed in float32; a row of
- * -inf alone gives NaN.
+ * exp(t - max) / sum of the same, over dim: t [...] of floats -> the same shape and dtype. Computed in float32; a row
+ * of -inf alone gives NaN.
  */
 export const softmax = (t: Tensor, dim = -1): Tensor => alongDim('softmax', t, dim, 'softmax');
 

@@ -131,7 +131,8 @@ export type EyeArguments =
 /**
  * An array of float32, bfloat16, float16, int32 or bool values on a device. Operations are queued and return
  * at once; `read()` waits. Memory is freed by `dispose()` or `using`, at the latest by garbage collection. Views
- * (select, slice, permute, expand and the like; reshape and flatten where they can) share their owner's memory and end with it.
+ * (select, slice, permute, expand and the like; reshape and flatten where they can) share their owner's memory and end
+ * with it.
  */
 export class Tensor extends Operand {
   readonly shape: Shape;
@@ -221,9 +222,9 @@ export class Tensor extends Operand {
   }
 
   /**
-   * start, start + step, …, up to end without it: ceil((end - start) / step) numbers. `arange(end)` starts at 0, and step
-   * is 1 if it is left out. int32 where all three are integers of 32 bits, else float32, unless dtype is given. Each
-   * value is computed in double precision and rounded once.
+   * start, start + step, …, up to end without it: ceil((end - start) / step) numbers. `arange(end)` starts at 0, and
+   * step is 1 if it is left out. int32 where all three are integers of 32 bits, else float32, unless dtype is given.
+   * Each value is computed in double precision and rounded once.
    * @throws RangeError for a step of 0 or away from end, and for what int32 does not hold.
    */
   static arange(...args: RangeArguments): Tensor {
@@ -541,8 +542,8 @@ export class Tensor extends Operand {
     return this;
   }
 
-  // ---- arithmetic: x is a number, or a tensor that broadcasts. In float32, or in int32 where both sides are integers: a
-  // result that int32 does not hold fails the operation, and the next read() or synchronize() rejects.
+  // ---- arithmetic: x is a number, or a tensor that broadcasts. In float32, or in int32 where both sides are integers:
+  // a result that int32 does not hold fails the operation, and the next read() or synchronize() rejects.
 
   add(x: Side): Tensor {
     return add(this, x);
@@ -590,7 +591,8 @@ export class Tensor extends Operand {
     return this;
   }
 
-  // ---- functions of one element, any shape: a new tensor of the same shape, or with _ in place. A bool counts as 0 or 1.
+  // ---- functions of one element, any shape: a new tensor of the same shape, or with _ in place. A bool counts as 0 or
+  // 1.
 
   /** e^x. Of integers, float32. */
   exp(): Tensor {

@@ -16,8 +16,8 @@ function checkVectors(operation: string, a: Tensor, b: Tensor): void {
 
 /**
  * The sum of a b over the dimensions from `dim` on, of two tensors of one shape: products in float32, their sum in
- * double precision, rounded once to the dtype of both together. 16-bit floats are widened before, so that their products
- * are exact. int32 is exact: a product or a sum that int32 does not hold fails the operation.
+ * double precision, rounded once to the dtype of both together. 16-bit floats are widened before, so that their
+ * products are exact. int32 is exact: a product or a sum that int32 does not hold fails the operation.
  */
 export function sumOfProducts(a: Tensor, b: Tensor, dim: number): Tensor {
   const dtype = promote(a.dtype, b.dtype);
@@ -31,9 +31,9 @@ export function sumOfProducts(a: Tensor, b: Tensor, dim: number): Tensor {
 }
 
 /**
- * The sum of a[i] b[i]: a and b [N] -> []. dtypes are promoted as in mul. Products are in float32 and their sum in double
- * precision, rounded once; those of 16-bit floats are exact. int32 is exact: a product or a sum that int32 does not hold
- * fails the operation, and the next read() or synchronize() rejects.
+ * The sum of a[i] b[i]: a and b [N] -> []. dtypes are promoted as in mul. Products are in float32 and their sum in
+ * double precision, rounded once; those of 16-bit floats are exact. int32 is exact: a product or a sum that int32 does
+ * not hold fails the operation, and the next read() or synchronize() rejects.
  * @throws RangeError for other shapes.
  */
 export function dot(a: Tensor, b: Tensor): Tensor {

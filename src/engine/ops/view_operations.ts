@@ -1,5 +1,5 @@
-// Views as operations: other shapes, orders and parts of a tensor's dimensions, on the same memory. None of them copies,
-// except flatten where strides forbid a view.
+// Views as operations: other shapes, orders and parts of a tensor's dimensions, on the same memory. None of them
+// copies, except flatten where strides forbid a view.
 import { checkedDim, checkedShape, checkInteger, checkOperands, checkRank, describe, wrong } from '../check.js';
 import { broadcastStrides, shapeOf, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
