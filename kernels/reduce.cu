@@ -39,6 +39,7 @@ SONDE_DEVICE float finished(double sum, int64_t length, ReduceKind kind) {
 // squares about the mean -> the variance or its root; over 0 where less than 0 would be left, as in PyTorch
 SONDE_DEVICE float finished_squares(double squares, int64_t length, ReduceKind kind, double correction) {
   if (kind == ReduceKind::norm) return float(sqrt(squares));
+  if (length == 0) return NAN;
   const double left = double(length) - correction, variance = squares / (left > 0 ? left : 0);
   return float(kind == ReduceKind::variance ? variance : sqrt(variance));
 }

@@ -162,6 +162,7 @@ struct Sums {
 
 // The sum of squares about the mean over what is left of n, 0 at least: infinite or NaN then, as in PyTorch.
 double variance_of(double squares, double n, double correction) {
+  if (n == 0) return NAN;
   const double left = n - correction;
   return (squares < 0 ? 0 : squares) / (left > 0 ? left : 0);
 }

@@ -385,6 +385,7 @@ test('variances: nothing is lost far from 0; what is left over may be 0 or less'
   for (const correction of [3, 5]) assert.equal([...(await far.var(0, { correction }).read())], [Infinity]);
   close(await far.slice(0, 0, 1).var().read(), [NaN]);
   close(await far.slice(0, 0, 0).var(0, { correction: 0 }).read(), [NaN]);
+  close(await far.slice(0, 0, 0).std(0, { correction: -1 }).read(), [NaN]);
   assert.equal([...(await far.slice(0, 0, 1).std(0, { correction: 0 }).read())], [0]);
   close(await Tensor.zeros([4], { device }).var(0, { correction: 4 }).read(), [NaN]);
   using integers = Tensor.from([2 ** 30 + 1, 2 ** 30 + 2, 2 ** 30 + 3], { dtype: 'int32', device });
