@@ -145,18 +145,19 @@ struct Context;  // a backend's state for one device
   OP(where, Out out, In condition, In a, In b)                                                                         \
   /* over the last x.rank - out.rank dimensions, of N elements together: x [..., N...], any strides -> out [...],      \
      contiguous, same dtype; float32 for all but sum, max and min of int32; bool for any and all. Sums are in double   \
-     precision (exact for int32), in an order that depends on N alone, and rounded once; one of int32 that int32 does  \
-     not hold is an error that gives it. max, min: a NaN wins, N >= 1; the sum of nothing is 0, its mean NaN, any      \
-     false, all true, log_sum_exp -inf. any, all: what is not 0 is true, NaN as well. variance, deviation (its square  \
-     root): of distances from the mean, or from a value that is close to it, over N - correction, or over 0 where that \
-     is negative. norm: the root of the sum of squares. log_sum_exp: max + log(sum of exp(x - max)). */                \
+     precision (exact for int32, but not those of squares on a GPU), in an order that depends on N alone, and rounded  \
+     once; one of int32 that int32 does not hold is an error that gives it. max, min: a NaN wins, N >= 1; the sum of   \
+     nothing is 0, its mean NaN, any false, all true, log_sum_exp -inf. any, all: what is not 0 is true, NaN as well.  \
+     variance, deviation (its square root): of distances from the mean, or from a value that is close to it, over N -  \
+     correction, or over 0 where that is negative. norm: the root of the sum of squares. log_sum_exp: max + log(sum of \
+     exp(x - max)). */                                                                                                 \
   OP(reduce, Out out, In x, ReduceKind kind, double correction)                                                        \
   /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value, or of the     \
      smallest; a NaN wins. */                                                                                          \
   OP(argmax, Out out, In x, bool smallest)                                                                             \
   /* out[..., i] = the sum of x[..., 0] to x[..., i]: any strides on both, same dtype. Floats are added up in double   \
-     precision from the first on, and each sum is rounded once; one of int32 that int32 does not hold is an error      \
-     that gives it. */                                                                                                 \
+     precision, in an order that depends on i alone (on the CPU: from the first on), and each sum is rounded once; one \
+     of int32 that int32 does not hold is an error that gives it. */                                                   \
   OP(cumsum, Out out, In x)                                                                                            \
   /* each row in order, equal values in the order of their indices, NaN the largest: x [..., N], any strides ->        \
      values [..., N] of x's dtype, indices int32 [..., N], contiguous. */                                              \

@@ -42,8 +42,9 @@ Status along(Context* context, const View& out, const View& x) {
   return {};
 }
 
-// Calls body(x, out) with views in which rows of the dimension before the last are added up together: that dimension is
-// `columns`, cut into groups. `index` is the row's number of the first one in a group, `step` from one to the next.
+// Calls body(in_offset, out_offset, width, row, step, thread) for groups of `width` rows that are added up together:
+// those of dimension `columns`, cut into groups. The offsets are those of the group's first element, `row` is the number
+// of its first row, `step` the distance of these numbers from one row to the next.
 template <class Body>
 void each_columns(Context* context, const View& out, const View& x, int columns, Body body) {
   View rest = x;  // the leading dimensions without that one

@@ -1,5 +1,5 @@
-// Writes slices of a tensor, at a list of indices. Each task writes its part of all slices, in the order of the list: of
-// equal indices the last one remains, whatever the number of threads.
+// Writes slices of a tensor, at a list of indices. Each task writes its part of all slices, in the order of the list:
+// of equal indices the last one remains, whatever the number of threads.
 #include "indices.h"
 #include "moves.h"
 #include "operations.h"

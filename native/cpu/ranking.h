@@ -71,9 +71,9 @@ inline void sort_by_index(uint64_t* c, int64_t n) {
   });
 }
 
-// Puts the best of n candidates first: digit by digit (LSD radix sort), or a few by insertion. The candidates are in the
-// order of their bytes below `byte`: 0 where they are in no order, 4 where they are in that of their indices. Returns
-// where they are then: c or `other`, of as many.
+// Puts the best of n candidates first: digit by digit (LSD radix sort), or a few by insertion. The candidates are in
+// the order of their bytes below `byte`: 0 where they are in no order, 4 where they are in that of their indices.
+// Returns where they are then: c or `other`, of as many.
 inline uint64_t* sort_by_value(uint64_t* c, uint64_t* other, int64_t n, int byte) {
   constexpr int64_t kFew = 40;
   constexpr int kBytes = 8, kDigits = 256;

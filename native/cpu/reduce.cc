@@ -13,6 +13,8 @@ constexpr int64_t kPart = 4096;         // elements of a row at a time: they sta
 constexpr int64_t kAhead = 1024;        // elements from one that is added to one that is fetched from memory meanwhile
 constexpr int64_t kBlock = 32 * kPart;  // elements of a long row that one thread takes
 constexpr int64_t kColumns = 512;       // rows that lie side by side and are reduced together, at most
+constexpr int64_t kFewest = 8;          // the fewest of them, where a row is long
+constexpr int64_t kLong = 64;           // elements of a long row
 constexpr int64_t kNarrow = 64;         // so few that all of their lanes stay in the first-level cache
 constexpr int64_t kShiftPart = 128;     // elements whose mean is subtracted before a variance's squares are added up
 constexpr int kHalf = kLanes / 2;       // of Sum's lanes: float32 of a cache line
@@ -74,10 +76,12 @@ struct Task {
   }
   char* to(int64_t i) const { return static_cast<char*>(out.data) + i * dtype_size(out.dtype); }
   void write(int64_t i, float value) const { narrow(to(i), &value, out.dtype, 1); }
-  // the number of rows that lie side by side: those of the dimension before the row's
+  // the number of rows that lie side by side: those of the dimension before the row's; 1 where they are better reduced
+  // one by one, as they are few and long
   int64_t beside() const {
     const int d = out.rank - 1;
-    return out.rank > 0 && x.stride[d] == 1 && row.stride[row.rank - 1] != 1 ? x.shape[d] : 1;
+    if (out.rank == 0 || x.stride[d] != 1 || row.stride[row.rank - 1] == 1) return 1;
+    return x.shape[d] < kFewest && row.count >= kLong ? 1 : x.shape[d];
   }
   // Elements [begin, end) of a row as float32, at most as many as scratch holds.
   const float* part(const char* from, int64_t begin, int64_t end, float* scratch) const {

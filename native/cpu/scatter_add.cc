@@ -1,6 +1,6 @@
-// Adds terms to the elements that a tensor of indices names. A row is one index of every dimension but one. A
-// thread adds a row's terms, in their order, to sums in double precision: one for each element of the row, of which only
-// those are used that are named.
+// Adds terms to the elements that a tensor of indices names. A row is one index of every dimension but one. A thread
+// adds a row's terms, in their order, to sums in double precision: one for each element of the row, of which only those
+// are used that are named.
 #include "../integers.h"
 #include "indices.h"
 #include "operations.h"
@@ -25,8 +25,8 @@ View in_shape_of(const View& shape, View x) {
   return x;
 }
 
-// Some rows, of `count` indices and terms each. Where these do not lie side by side, neighbours go together, as they share
-// cache lines.
+// Some rows, of `count` indices and terms each. Where these do not lie side by side, neighbours go together, as they
+// share cache lines.
 constexpr int kTogether = 16;
 constexpr int64_t kFewSums = 65536;  // of a row, up to which rows go together
 struct Block {
