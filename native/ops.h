@@ -149,8 +149,8 @@ struct Context;  // a backend's state for one device
      once; one of int32 that int32 does not hold is an error that gives it. max, min: a NaN wins, N >= 1; the sum of   \
      nothing is 0, its mean NaN, any false, all true, log_sum_exp -inf. any, all: what is not 0 is true, NaN as well.  \
      variance, deviation (its square root): of distances from the mean, or from a value that is close to it, over N -  \
-     correction, or over 0 where that is negative. norm: the root of the sum of squares. log_sum_exp: max + log(sum of \
-     exp(x - max)). */                                                                                                 \
+     correction, or over 0 where that is negative. norm: the root of the sum of squares. log_sum_exp: max + log(sum    \
+     of exp(x - max)), added up as in cross_entropy. */                                                                \
   OP(reduce, Out out, In x, ReduceKind kind, double correction)                                                        \
   /* x [..., N >= 1], any strides -> out int32 [...], contiguous: the lowest index of the largest value, or of the     \
      smallest; a NaN wins. */                                                                                          \
@@ -173,8 +173,9 @@ struct Context;  // a backend's state for one device
      PyTorch. */                                                                                                       \
   OP(softmax, Out out, In x, SoftmaxKind kind)                                                                         \
   /* losses float32 [...], contiguous: log_sum_exp(row) - row[target] of each row of logits [..., N], floats; targets  \
-     int32 [...], pad bool [...]; any strides on these. exp in float32, the sum in double. 0 where pad is true,        \
-     whatever the target is there. A target outside [0, N) is an error that gives it. pad may be left out. */          \
+     int32 [...], pad bool [...]; any strides on these. Powers are float32, added up in fours, and these sums in       \
+     double precision, in an order that depends on N alone. 0 where pad is true, whatever the target is there. A       \
+     target outside [0, N) is an error that gives it. pad may be left out. */                                          \
   OP(cross_entropy, Out losses, In logits, In targets, In pad)                                                         \
   /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out        \
      contiguous, gain and bias [K] contiguous; statistics in two passes (arXiv 1607.06450), their sums as reduce's. */ \

@@ -39,7 +39,7 @@ struct ExpSum {
 
   // adds n elements, which are read twice
   SONDE_INLINE void add(const float* x, int64_t n) {
-    const float largest = max_row(x, n);
+    const float largest = largest_of(x, n);
     add({largest, largest - largest == 0 ? powers(x, n, largest) : at_infinity(largest, x, n)});
   }
   SONDE_INLINE void add(const ExpSum& other) {
@@ -72,6 +72,19 @@ struct ExpSum {
   }
 
  private:
+  // max_row() with four maxima side by side, which do not wait for each other; of zeros it may be either
+  static SONDE_INLINE float largest_of(const float* x, int64_t n) {
+    vf a[4];
+    for (vf& v : a) v = broadcast(-INFINITY);
+    int64_t i = 0;
+    for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) a[j] = maximum(load(x + i + j * kWidth), a[j]);
+    }
+    const float rest = max_row(x + i, n - i);
+    const float most = max_lanes(maximum(maximum(a[0], a[1]), maximum(a[2], a[3])));
+    return rest > most ? rest : most;
+  }
   static SONDE_INLINE double powers(const float* x, int64_t n, float largest) {
     constexpr int kVectors = kLanes / kDoubles;
     vd lanes[kVectors] = {};
