@@ -71,8 +71,8 @@ const isTensor = (x: unknown): x is Tensor => Operand.kindOf(x) !== undefined;
  * The cross-entropy in nats: log(sum(exp(row))) - row[target] of each row of logits, which is -log of the probability
  * that softmax gives the target. logits [..., N] of floats; targets int32 [...], or nested numbers of that shape ->
  * float32 [...] with reduction 'none', else a scalar. A row is read once and no probability is stored. Powers are
- * computed in float32 and added up in double precision, four at a time. Losses of padding are 0, whatever their target is; the mean is
- * over the others, NaN where there are none.
+ * computed in float32 and added up in double precision, four at a time. Losses of padding are 0, whatever their target
+ * is; the mean is over the others, NaN where there are none.
  * @throws RangeError for a target outside [0, N), which is named. One in a tensor fails the operation: the next read()
  * or synchronize() rejects.
  */
