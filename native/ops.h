@@ -17,7 +17,7 @@ namespace sonde {
 constexpr uint32_t kBackendAbi = 6;
 // The version of the arithmetic, for Backend::arithmetic. Raise it whenever the result of any kernel of any backend
 // changes in any bit for any input.
-constexpr int kArithmetic = 1;
+constexpr int kArithmetic = 2;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -272,7 +272,7 @@ struct Backend {
   // a short description of what computes: "AVX-512, 2 threads"
   void (*describe)(const Context*, char* text, size_t size);
   // What decides the bits of results, as a short text that is stable: kArithmetic, the backend, and what else the order
-  // of sums or the rounding depends on, but never the number of threads: "1 cpu avx512", "1 cuda 9.0"
+  // of sums or the rounding depends on, but never the number of threads: "2 cpu avx512", "2 cuda 9.0"
   void (*arithmetic)(const Context*, char* text, size_t size);
   // Memory of the device, 64-byte aligned; null when there is not enough. Work that uses it begins after it was
   // allocated and before it is released.

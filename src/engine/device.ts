@@ -49,7 +49,7 @@ export class Device {
   /** A description of the processor: `AVX-512, 2 threads`. */
   readonly description: string;
   /**
-   * What decides the bits of this device's results, as a short text: `1 cpu avx512`, `1 cuda 9.0`. Devices with the
+   * What decides the bits of this device's results, as a short text: `2 cpu avx512`, `2 cuda 9.0`. Devices with the
    * same text compute the same bits from the same data, whatever their number of threads. It has the version of
    * sonde's arithmetic, the backend, and the instruction set or the GPU's compute capability.
    */
