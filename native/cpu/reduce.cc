@@ -16,7 +16,7 @@ constexpr int64_t kColumns = 512;       // rows that lie side by side and are re
 constexpr int64_t kFewest = 8;          // the fewest of them, where a row is long
 constexpr int64_t kLong = 64;           // elements of a long row
 constexpr int64_t kNarrow = 64;         // so few that all of their lanes stay in the first-level cache
-constexpr int64_t kShiftPart = 128;     // elements whose mean is subtracted before a variance's squares are added up
+constexpr int64_t kShiftPart = 16;      // elements whose mean is subtracted before a variance's squares are added up
 constexpr int kHalf = kLanes / 2;       // of Sum's lanes: float32 of a cache line
 
 // ---- rows of several dimensions
