@@ -6,13 +6,24 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-typedef uint8_t vb __attribute__((vector_size(kWidth), aligned(1), may_alias));
+// kWidth bools, each in the lane of an integer
+SONDE_INLINE vi load_bools(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return vi(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return vi(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  vi v;
+  for (int i = 0; i < kWidth; ++i) v[i] = p[i];
+  return v;
+#endif
+}
 
 // y[i] = c[i] ? p[i] : q[i], or q[0] where `repeated`, of elements of four bytes side by side
 void choose_words(int32_t* y, const uint8_t* c, const int32_t* p, const int32_t* q, bool repeated, int64_t n) {
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
-    const vi chosen = __builtin_convertvector(*reinterpret_cast<const vb*>(c + i), vi);
+    const vi chosen = load_bools(c + i);
     const vi other = repeated ? vi{} + q[0] : load(q + i);
     *reinterpret_cast<vi_unaligned*>(y + i) = chosen != 0 ? load(p + i) : other;
   }
