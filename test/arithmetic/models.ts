@@ -3,6 +3,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DumpDType } from '../../src/dump/format/settings.js';
 import { dump } from '../../src/dump/run.js';
+import type { DumpOptions } from '../../src/dump/shards/options.js';
 import type { Tensor } from '../../src/engine/ops/tensor.js';
 import { TransformerHooks } from '../../src/transformer/hooks.js';
 import { finalPoints, firstPoint, layerPoints, locationNames } from '../../src/transformer/location.js';
@@ -43,28 +44,30 @@ export async function dumps(d: Digests): Promise<void> {
   using model = await Transformer.load('demo', { device: d.device, dtype: d.dtype });
   const formats: DumpDType[] = d.dtype === 'float32' ? ['float32', 'float16', 'bfloat16', 'int8'] : ['float32', 'int8'];
   const layered = new Set(layerPoints.map((point) => point.replace('.torso.', '.').replaceAll('.', '/')));
-  const locations = [
-    ...locationNames.map((name) => (layered.has(name) ? `*/${name}` : name)),
-    ...['resid_delta_attn', 'resid_delta_mlp', 'mlp_post_act'].map((name) => {
-      const file = join('assets', 'demo', 'autoencoders', name, '{layer}.pt');
-      return `*/${name.replace('resid_', 'resid/').replace('mlp_post', 'mlp/post')} -> ${file}`;
-    }),
-  ];
+  const locations = locationNames
+    .filter((name) => name !== 'logits')
+    .map((name) => (layered.has(name) ? `*/${name}` : name));
+  const latents = ['resid/delta_attn', 'resid/delta_mlp', 'mlp/post_act'].map(
+    (name) => `*/${name} -> ae-${name.replace(/\W|_/g, '-')}`,
+  );
   for (const dtype of formats) {
-    await withFolder(async (out) => {
-      const options = { dtype, statistics: true, parquet: true, context: 37, limit: 1100, shardTokens: 600, batch: 7 };
-      const wanted = dtype === 'int8' ? locations.filter((name) => !/qk_logits/.test(name)) : locations; // it holds no -Infinity
-      await dump({ model, corpus: sampleText, locations: wanted, out, ...options });
-      for (const name of (await readdir(out)).sort()) {
-        const kind = /\.parquet$/.test(name) ? ' parquet' : name === 'manifest.json' ? ' manifest' : '';
-        d.add(`dump ${dtype}${kind}`, `${name}\n`);
-        d.add(
-          `dump ${dtype}${kind}`,
-          kind === ' manifest' ? await manifestOf(join(out, name)) : await readFile(join(out, name)),
-        );
-      }
-    });
+    const options = { dtype, statistics: true, parquet: true, context: 37, limit: 2200, shardTokens: 1200, batch: 7 };
+    const held = locations.filter((name) => dtype !== 'int8' || !name.endsWith('qk_logits')); // int8 holds no -Infinity
+    await addDump(d, `dump ${dtype}`, { ...options, model, locations: [...held, ...latents] });
+    // a token has 50,257 of them
+    await addDump(d, `dump ${dtype} logits`, { ...options, model, locations: 'logits', parquet: false, limit: 74 });
   }
+}
+
+async function addDump(d: Digests, name: string, options: Omit<DumpOptions, 'corpus' | 'out'>): Promise<void> {
+  await withFolder(async (out) => {
+    await dump({ ...options, corpus: sampleText, out });
+    for (const file of (await readdir(out)).sort()) {
+      const of = file.endsWith('.parquet') ? `${name} parquet` : name;
+      d.add(of, `${file}\n`);
+      d.add(of, file === 'manifest.json' ? await manifestOf(join(out, file)) : await readFile(join(out, file)));
+    }
+  });
 }
 
 /** A manifest without what names the machine's arithmetic. */

@@ -4,7 +4,6 @@ import type { Device } from '../../src/engine/device.js';
 import { byteWidth, hostArray } from '../../src/engine/dtype.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { product } from '../support/operations/cases.js';
-import { type Random, random } from '../support/random.js';
 
 export type Float = 'float32' | 'float16' | 'bfloat16';
 
@@ -40,18 +39,27 @@ const notFinite: Record<Float, readonly number[]> = {
 type Bits = Uint32Array | Uint16Array;
 
 export class Values {
-  readonly #rng: Random;
+  #state: number;
 
   constructor(
     readonly device: Device,
     readonly dtype: Float,
     seed: number,
   ) {
-    this.#rng = random(seed);
+    this.#state = seed;
   }
 
   integer(low: number, high: number): number {
-    return this.#rng.integer(low, high);
+    return low + (this.#word() % (high - low));
+  }
+
+  /** 32 random bits: a counter, mixed (splitmix32). */
+  #word(): number {
+    this.#state = (this.#state + 0x9e3779b9) | 0;
+    let z = this.#state;
+    z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
+    z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
+    return (z ^ (z >>> 15)) >>> 0;
   }
 
   /** A tensor of the program's dtype. */
@@ -74,7 +82,7 @@ export class Values {
 
   bools(shape: readonly number[], layout: Layout = 'contiguous'): Tensor {
     return this.#laidOut(shape, layout, (own) => {
-      const data = Uint8Array.from({ length: product(own) }, () => this.integer(0, 2));
+      const data = Uint8Array.from({ length: product(own) }, () => this.#word() & 1);
       return Tensor.from(data, { shape: own, device: this.device });
     });
   }
@@ -110,7 +118,7 @@ export class Values {
         continue;
       }
       // exact in double precision, whatever the machine
-      let x = (this.integer(-(2 ** 31), 2 ** 31) + this.integer(-(2 ** 31), 2 ** 31)) * 2 ** -(31 + this.integer(0, 4));
+      let x = (this.#word() + this.#word() - 2 ** 32) / 2 ** (31 + (this.#word() & 3));
       if (kind === 'equal') x = Math.round(x * 2);
       if (kind === 'cancelling') {
         x = i % 2 ? -last * (1 + x * 2 ** -9) : x * 2 ** this.integer(0, 12);
