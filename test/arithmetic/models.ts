@@ -42,7 +42,15 @@ export async function references(d: Digests): Promise<void> {
 
 export async function dumps(d: Digests): Promise<void> {
   using model = await Transformer.load('demo', { device: d.device, dtype: d.dtype });
-  const formats: DumpDType[] = d.dtype === 'float32' ? ['float32', 'float16', 'bfloat16', 'int8'] : ['float32', 'int8'];
+  // the models of 16 bits, and the formats of 16 bits, differ from float32 in little else than a rounding: few tokens do
+  const formats: [dtype: DumpDType, tokens: number][] =
+    d.dtype === 'float32'
+      ? [
+          ...(['float32', 'int8'] as const).map((dtype): [DumpDType, number] => [dtype, 1100]),
+          ['float16', 222],
+          ['bfloat16', 222],
+        ]
+      : [[d.dtype, 222]];
   const layered = new Set(layerPoints.map((point) => point.replace('.torso.', '.').replaceAll('.', '/')));
   const locations = locationNames
     .filter((name) => name !== 'logits')
@@ -50,12 +58,12 @@ export async function dumps(d: Digests): Promise<void> {
   const latents = ['resid/delta_attn', 'resid/delta_mlp', 'mlp/post_act'].map(
     (name) => `*/${name} -> ae-${name.replace(/\W|_/g, '-')}`,
   );
-  for (const dtype of formats) {
-    const options = { dtype, statistics: true, parquet: true, context: 37, limit: 2200, shardTokens: 1200, batch: 7 };
+  for (const [dtype, limit] of formats) {
+    const options = { dtype, statistics: true, parquet: true, context: 37, limit, shardTokens: 600, batch: 7 };
     const held = locations.filter((name) => dtype !== 'int8' || !name.endsWith('qk_logits')); // int8 holds no -Infinity
     await addDump(d, `dump ${dtype}`, { ...options, model, locations: [...held, ...latents] });
     // a token has 50,257 of them
-    await addDump(d, `dump ${dtype} logits`, { ...options, model, locations: 'logits', parquet: false, limit: 74 });
+    await addDump(d, `dump ${dtype}`, { ...options, model, locations: 'logits', parquet: false, limit: 37 });
   }
 }
 
