@@ -2,7 +2,8 @@
 import { createHash, type Hash } from 'node:crypto';
 import type { Device } from '../../src/engine/device.js';
 import type { Tensor } from '../../src/engine/ops/tensor.js';
-import { bytesOf, type Float, Values } from './values.js';
+import type { Float } from './runs.js';
+import { bytesOf, Values } from './values.js';
 
 export class Digests extends Values {
   readonly #hashes = new Map<string, Hash>();

@@ -46,7 +46,7 @@ export async function dumps(d: Digests): Promise<void> {
   const formats: [dtype: DumpDType, tokens: number][] =
     d.dtype === 'float32'
       ? [
-          ...(['float32', 'int8'] as const).map((dtype): [DumpDType, number] => [dtype, 1100]),
+          ...(['float32', 'int8'] as const).map((dtype): [DumpDType, number] => [dtype, 555]),
           ['float16', 222],
           ['bfloat16', 222],
         ]
@@ -59,7 +59,7 @@ export async function dumps(d: Digests): Promise<void> {
     (name) => `*/${name} -> ae-${name.replace(/\W|_/g, '-')}`,
   );
   for (const [dtype, limit] of formats) {
-    const options = { dtype, statistics: true, parquet: true, context: 37, limit, shardTokens: 600, batch: 7 };
+    const options = { dtype, statistics: true, parquet: true, context: 37, limit, shardTokens: 300, batch: 7 };
     const held = locations.filter((name) => dtype !== 'int8' || !name.endsWith('qk_logits')); // int8 holds no -Infinity
     await addDump(d, `dump ${dtype}`, { ...options, model, locations: [...held, ...latents] });
     // a token has 50,257 of them

@@ -81,21 +81,25 @@ async function productsOf(d: Digests, m: number, k: number, n: number, i: number
   ] as const) {
     const options = { relu, threshold, k: count, ...(bias && { bias }) };
     const sparse = await sparseEncode(x, packed, options);
-    addLatents(d, count ? 'sparse_encode top k' : 'sparse_encode', sparse);
+    await takeLatents(d, count ? 'sparse_encode top k' : 'sparse_encode', sparse);
     const decoder = packWeights(d.floats([n, 33], 'plain'));
-    const options2 = { bias: d.floats([33]) };
+    const more = { bias: d.floats([33]) };
     await d.take(
       'sparse_decode',
-      sparseDecode(sparse, decoder, options2),
+      sparseDecode(sparse, decoder, more),
       sparseDecode(sparse, decoder, { dtype: 'float32' }),
     );
   }
 }
 
-function addLatents(d: Digests, name: string, { rowPtr, indices, values }: SparseLatents): void {
-  for (const array of [rowPtr, indices, values]) {
-    d.add(name, new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
-  }
+async function takeLatents(d: Digests, name: string, { rowPtr, indices, values }: SparseLatents): Promise<void> {
+  const { device } = d;
+  await d.take(
+    name,
+    Tensor.from(rowPtr, { device }),
+    Tensor.from(indices, { device }),
+    Tensor.from(values, { device }),
+  );
 }
 
 async function attentions(d: Digests): Promise<void> {

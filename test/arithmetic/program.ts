@@ -1,31 +1,40 @@
-// A fixed program whose results decide the arithmetic's version. Prints the digests as JSON when it is run.
-//   node build-test/test/arithmetic/program.js [--any-nan] [--threads=N] [--only=WORD]
-import { pathToFileURL } from 'node:url';
+// A fixed program: every operation on awkward shapes and values, a pass of the references, dumps of the demo. Its results
+// are the same bits wherever the arithmetic has the same name. Prints a ProgramResult as JSON.
+//   node build-test/test/arithmetic/program.js [--threads=N] [--only=PART] [--any-nan]
+//   --only     the parts whose name begins so: elementwise, integers, rows, products, references, dumps
+//   --any-nan  counts every NaN as the same one, to see whether more differs
+import { parseArgs } from 'node:util';
 import { openDevice } from '../../src/engine/device.js';
 import { Digests } from './digests.js';
 import { elementwise, integers } from './elementwise.js';
 import { dumps, references } from './models.js';
 import { products } from './products.js';
 import { rows } from './rows.js';
-import type { Float } from './values.js';
+import { floats, type ProgramResult } from './runs.js';
 
-const dtypes: readonly Float[] = ['float32', 'float16', 'bfloat16'];
 const parts = { elementwise, integers, rows, products, references, dumps };
 
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  const threads = Number(/--threads=(\d+)/.exec(process.argv.join(' '))?.[1] ?? 2);
-  const only = /--only=(\w+)/.exec(process.argv.join(' '))?.[1] ?? '';
-  const device = openDevice('cpu', { threads });
-  const result: Record<string, Record<string, string>> = {};
-  for (const dtype of dtypes) {
-    const digests = new Digests(device, dtype, { anyNaN: process.argv.includes('--any-nan') });
+const { values } = parseArgs({
+  options: { threads: { type: 'string' }, only: { type: 'string', default: '' }, 'any-nan': { type: 'boolean' } },
+});
+const device = openDevice('cpu', values.threads ? { threads: Number(values.threads) } : {});
+const operations = new Set<string>();
+const digests: Record<string, Record<string, string>> = {};
+const profile = await device.profile(async () => {
+  for (const dtype of floats) {
+    const found = new Digests(device, dtype, { anyNaN: values['any-nan'] ?? false });
     for (const [name, part] of Object.entries(parts)) {
-      if (!name.includes(only) || (name === 'integers' && dtype !== 'float32')) continue;
-      const start = performance.now();
-      await part(digests);
-      if (process.env.TIMES) console.error(dtype, name, Math.round(performance.now() - start));
+      if (name.startsWith(values.only)) await part(found);
     }
-    result[dtype] = digests.result();
+    digests[dtype] = found.result();
   }
-  console.log(JSON.stringify(result, null, 2));
-}
+});
+for (const { operation } of profile) operations.add(operation);
+const dot = device.description.includes('bfloat16');
+const arithmetic = {
+  ...{ float32: 'cpu-float32-1', float16: 'cpu-float32-1' },
+  bfloat16: dot ? 'cpu-bfloat16-dot-1' : 'cpu-float32-1',
+};
+console.log(
+  JSON.stringify({ arithmetic, operations: [...operations].sort(), digests } satisfies ProgramResult, null, 2),
+);

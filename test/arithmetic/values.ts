@@ -4,8 +4,7 @@ import type { Device } from '../../src/engine/device.js';
 import { byteWidth, hostArray } from '../../src/engine/dtype.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { product } from '../support/operations/cases.js';
-
-export type Float = 'float32' | 'float16' | 'bfloat16';
+import type { Float } from './runs.js';
 
 /**
  * plain: of several magnitudes about 1. cancelling: large ones whose neighbours nearly cancel them. equal: few values, zeros of
