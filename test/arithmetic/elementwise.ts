@@ -50,7 +50,7 @@ export async function elementwise(d: Digests): Promise<void> {
       await d.take(name, both(x, y), both(x, d.floats(shape)), both(x, other), both(other, x));
     }
     for (const b of numbers) {
-      await d.take(`${name} number`, both(sweep, b), both(d.floats([7, 13], 'awkward', 'reversed'), b));
+      await d.take(name, both(sweep, b), both(d.floats([7, 13], 'awkward', 'reversed'), b));
     }
     using same = d.floats([3, 65], 'awkward');
     await d.take(name, both(same, same), both(same.slice(0, 0, 2), same.slice(0, 1, 3)));
@@ -62,7 +62,7 @@ export async function elementwise(d: Digests): Promise<void> {
       const [x, y] = [d.floats(shape, 'equal', layoutOf(i)), d.floats(shape, 'awkward', layoutOf(i + 1))];
       await d.take('compare', compared(x, y), compared(x, d.floats(shape, 'equal')), compared(y, y));
     }
-    for (const b of numbers) await d.take('compare number', compared(sweep, b));
+    for (const b of numbers) await d.take('compare', compared(sweep, b));
     await d.take('compare', compared(sweep, sweep));
   }
   for (const [i, shape] of shapes.entries()) {
@@ -73,14 +73,14 @@ export async function elementwise(d: Digests): Promise<void> {
 
   const dtypes: DType[] = ['float32', 'float16', 'bfloat16', 'bool'];
   for (const dtype of dtypes) {
-    await d.take(`to ${dtype}`, sweep.to(dtype));
+    await d.take('copy', sweep.to(dtype));
     for (const [i, shape] of shapes.entries()) {
-      await d.take(`to ${dtype}`, d.floats(shape, 'awkward', layoutOf(i)).to(dtype));
+      await d.take('copy', d.floats(shape, 'awkward', layoutOf(i)).to(dtype));
     }
   }
-  await d.take('to int32', d.floats([1031], 'plain', 'sliced').mul(1000).to('int32'), d.floats([0]).to('int32'));
+  await d.take('copy', d.floats([1031], 'plain', 'sliced').mul(1000).to('int32'), d.floats([0]).to('int32'));
   for (const [i, shape] of shapes.entries()) {
-    await d.take('clone', d.floats(shape, 'awkward', layoutOf(i)).clone());
+    await d.take('copy', d.floats(shape, 'awkward', layoutOf(i)).clone());
     if (shape.length > 0) await d.take('cat', cat([d.floats(shape, 'awkward'), d.float32(shape, 'plain')], -1));
   }
   for (const value of numbers) await d.take('fill', Tensor.full([3, 17], value, { device: d.device, dtype: d.dtype }));

@@ -42,15 +42,9 @@ export async function references(d: Digests): Promise<void> {
 
 export async function dumps(d: Digests): Promise<void> {
   using model = await Transformer.load('demo', { device: d.device, dtype: d.dtype });
-  // the models of 16 bits, and the formats of 16 bits, differ from float32 in little else than a rounding: few tokens do
-  const formats: [dtype: DumpDType, tokens: number][] =
-    d.dtype === 'float32'
-      ? [
-          ...(['float32', 'int8'] as const).map((dtype): [DumpDType, number] => [dtype, 555]),
-          ['float16', 222],
-          ['bfloat16', 222],
-        ]
-      : [[d.dtype, 222]];
+  // the models and formats of 16 bits differ from float32 in little else than a rounding: few tokens show it
+  const formats: [dtype: DumpDType, tokens: number][] = [[d.dtype, 111]];
+  if (d.dtype === 'float32') formats.splice(0, 1, ['float32', 555], ['int8', 555], ['float16', 111], ['bfloat16', 111]);
   const layered = new Set(layerPoints.map((point) => point.replace('.torso.', '.').replaceAll('.', '/')));
   const locations = locationNames
     .filter((name) => name !== 'logits')
@@ -63,7 +57,14 @@ export async function dumps(d: Digests): Promise<void> {
     const held = locations.filter((name) => dtype !== 'int8' || !name.endsWith('qk_logits')); // int8 holds no -Infinity
     await addDump(d, `dump ${dtype}`, { ...options, model, locations: [...held, ...latents] });
     // a token has 50,257 of them
-    await addDump(d, `dump ${dtype}`, { ...options, model, locations: 'logits', parquet: false, limit: 37 });
+    await addDump(d, `dump ${dtype}`, {
+      ...options,
+      model,
+      locations: 'logits',
+      parquet: false,
+      context: 5,
+      limit: 10,
+    });
   }
 }
 

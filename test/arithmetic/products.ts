@@ -68,9 +68,9 @@ async function productsOf(d: Digests, m: number, k: number, n: number, i: number
   for (const dtype of ['float32', 'float16', 'bfloat16'] as const) {
     if (dtype === d.dtype) continue;
     const other = packWeights(b, { dtype });
-    await d.take(`linear ${dtype} weights`, linear(x, other, { activation: 'gelu', ...(bias && { bias }) }));
+    await d.take('linear mixed', linear(x, other, { activation: 'gelu', ...(bias && { bias }) }));
     const out = Tensor.empty([m, n], { device: d.device, dtype });
-    await d.take(`linear to ${dtype}`, linear(x, packed, { out }));
+    await d.take('linear mixed', linear(x, packed, { out }));
   }
   for (const [relu, threshold, count] of [
     [true, 0, 0],
