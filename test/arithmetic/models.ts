@@ -43,8 +43,8 @@ export async function references(d: Digests): Promise<void> {
 export async function dumps(d: Digests): Promise<void> {
   using model = await Transformer.load('demo', { device: d.device, dtype: d.dtype });
   // the models and formats of 16 bits differ from float32 in little else than a rounding: few tokens show it
-  const formats: [dtype: DumpDType, tokens: number][] = [[d.dtype, 111]];
-  if (d.dtype === 'float32') formats.splice(0, 1, ['float32', 555], ['int8', 555], ['float16', 111], ['bfloat16', 111]);
+  const formats: [dtype: DumpDType, tokens: number][] = [[d.dtype, 74]];
+  if (d.dtype === 'float32') formats.splice(0, 1, ['float32', 259], ['int8', 259], ['float16', 74], ['bfloat16', 74]);
   const layered = new Set(layerPoints.map((point) => point.replace('.torso.', '.').replaceAll('.', '/')));
   const locations = locationNames
     .filter((name) => name !== 'logits')
@@ -53,7 +53,7 @@ export async function dumps(d: Digests): Promise<void> {
     (name) => `*/${name} -> ae-${name.replace(/\W|_/g, '-')}`,
   );
   for (const [dtype, limit] of formats) {
-    const options = { dtype, statistics: true, parquet: true, context: 37, limit, shardTokens: 300, batch: 7 };
+    const options = { dtype, statistics: true, parquet: true, context: 37, limit, shardTokens: 150, batch: 7 };
     const held = locations.filter((name) => dtype !== 'int8' || !name.endsWith('qk_logits')); // int8 holds no -Infinity
     await addDump(d, `dump ${dtype}`, { ...options, model, locations: [...held, ...latents] });
     // a token has 50,257 of them
