@@ -83,7 +83,7 @@ testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one pass
   const titles = ['AVX-512 with bfloat16', 'AVX-512', 'AVX2', 'SSE2'];
   const at = titles.findIndex((title) => best.startsWith(title));
   const others = at < 0 ? [] : ['avx512_bf16', 'avx512', 'avx2', 'portable'].slice(at + 1);
-  const files = [...operationFiles, 'accuracy'].map((name) => `engine/${name}.test`);
+  const files = [...operationFiles, 'accuracy', 'fused', 'nan'].map((name) => `engine/${name}.test`);
   const sums = (stdout: string) => /^sums .*$/m.exec(stdout)?.[0];
   for (const isa of others) {
     const name = isa === 'portable' ? 'sse2' : isa;
