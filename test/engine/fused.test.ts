@@ -49,22 +49,24 @@ const anySign = (rng: ReturnType<typeof random>): number => (rng.next() < 0.5 ? 
 const float = (rng: ReturnType<typeof random>, exponent: number, bits = 23): number =>
   Math.fround((1 + Math.floor(rng.next() * 2 ** bits) / 2 ** bits) * 2 ** exponent);
 
-// The weight that makes the product half a unit in the last place of the bias, or a little more or less.
+// Products of half a unit in the last place of the bias, or a little more or less. A row has the value
+// 2^-24 (1 + near 2^-23), and weights that make it half a unit times 1 - near^2 2^-46, or half a unit as well as they can.
 for (const [name, low, high] of [
   ['normal numbers', -20, 20],
-  ['results below the normal range', -126, -124],
+  ['results below the normal range', -128, -126],
   ['results near the largest float', 124, 127],
 ] as const) {
   test(`half-way cases: ${name}`, async () => {
     const rng = random(7);
     const exponents = Array.from({ length: columns }, () => low + Math.floor(rng.next() * (high - low + 1)));
     const bias = Float32Array.from(exponents, (exponent) => anySign(rng) * float(rng, exponent));
-    const value = Float32Array.from({ length: rows }, () =>
-      float(rng, -Math.floor(rng.next() * 20), rng.next() < 0.5 ? 23 : 4),
-    );
+    const near = Array.from({ length: rows }, () => Math.floor(rng.next() * 200) - 100);
+    const value = Float32Array.from(near, (n) => 2 ** -24 * (1 + n * 2 ** -23));
     const weight = Float32Array.from({ length: rows * columns }, (_, i) => {
       const half = 2 ** (Math.max(exponents[i % columns] as number, -126) - 24);
-      return (anySign(rng) * half) / (value[Math.floor(i / columns)] as number);
+      const row = Math.floor(i / columns);
+      const exact = rng.next() < 0.5 ? 1 - (near[row] as number) * 2 ** -23 : 2 ** -24 / (value[row] as number);
+      return anySign(rng) * half * 2 ** 24 * exact;
     });
     await check(value, weight, bias);
   });
