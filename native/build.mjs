@@ -9,7 +9,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -54,20 +54,35 @@ function compilerMacros() {
   return stdout;
 }
 
+/** The folder of what is built for arm64 on another architecture. */
+export const arm64Folder = join(root, 'build-arm64');
+
+// What compiles and links for arm64 on another architecture, as gyp's makefiles name it.
+const arm64Tools = {
+  ...{ CC: 'aarch64-linux-gnu-gcc', CXX: 'aarch64-linux-gnu-g++' },
+  ...{ AR: 'aarch64-linux-gnu-ar', LINK: 'aarch64-linux-gnu-g++' },
+};
+
 /**
  * Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that holds the
- * compiler's output when the build fails. `sanitize` is address, thread or empty; each has a folder of its own.
+ * compiler's output when the build fails. `sanitize` is address, thread or empty, `arch` this machine's or arm64, for which the
+ * compiler is aarch64-linux-gnu-g++; each has a folder of its own.
  */
-export function buildAddon(sanitize = '', isas = chooseIsas(process.env.SONDE_ISAS)) {
-  const folder = sanitize ? sanitizerFolder(sanitize) : root;
+export function buildAddon({ sanitize = '', arch = process.arch, isas = chooseIsas(process.env.SONDE_ISAS) } = {}) {
+  const crosses = arch !== process.arch;
+  const folder = sanitize ? linked(join(root, 'build-sanitize', sanitize)) : crosses ? linked(arm64Folder) : root;
   const start = performance.now();
-  const { status, stdout, stderr, error } = spawnSync(process.execPath, [nodeGyp(), ...gypArguments(sanitize, isas)], {
+  const args = crosses
+    ? [...gypArguments(sanitize, chooseIsas('', { arch })), `--arch=${arch}`]
+    : gypArguments(sanitize, isas);
+  const { status, stdout, stderr, error } = spawnSync(process.execPath, [nodeGyp(), ...args], {
     cwd: folder,
     encoding: 'utf8',
     maxBuffer: 2 ** 30,
     // node-gyp heeds these above the user's npm settings and its own command line
     env: {
       ...process.env,
+      ...(crosses && arm64Tools),
       npm_package_config_node_gyp_nodedir: join(root, 'native', 'nodedir'),
       npm_package_config_node_gyp_jobs: String(availableParallelism()),
     },
@@ -91,11 +106,10 @@ const gypArguments = (sanitize, isas) => [
 const nodeGyp = () => createRequire(import.meta.url).resolve('node-gyp/bin/node-gyp.js');
 
 // node-gyp builds into the folder of binding.gyp: a folder of links has a build folder of its own.
-function sanitizerFolder(sanitize) {
-  const folder = join(root, 'build-sanitize', sanitize);
+function linked(folder) {
   mkdirSync(folder, { recursive: true });
   for (const name of ['binding.gyp', 'native', 'node_modules', 'package.json']) {
-    if (!existsSync(join(folder, name))) symlinkSync(join('..', '..', name), join(folder, name));
+    if (!existsSync(join(folder, name))) symlinkSync(relative(folder, join(root, name)), join(folder, name));
   }
   return folder;
 }
@@ -179,7 +193,7 @@ async function main() {
     `sonde: building the CPU backend${wish ? ` for ${isas.join(', ')} alone` : ''}; this takes a minute or two the first time`,
   );
   try {
-    const { warnings, seconds } = buildAddon(sanitize, isas);
+    const { warnings, seconds } = buildAddon({ sanitize, isas });
     if (warnings.length > 0) console.error(warnings.join('\n'));
     console.log(`sonde: CPU backend built in ${seconds.toFixed(1)} s`);
   } catch (error) {

@@ -1,5 +1,6 @@
-// Builds what the chosen test files need, and no more: TypeScript always, the addon for those that may load it, the CUDA kernels on the
-// emulator for those that run them. What a file needs is read from its text and from the files that it names, so there is no list to keep.
+// Builds what the chosen test files need, and no more: TypeScript always, the addon for those that may load it, one for arm64 for those
+// that run it there, the CUDA kernels on the emulator for those that run them. What a file needs is read from its text and from the files
+// that it names, so there is no list to keep.
 //   node test/build.mjs [WORD]...      for the test files whose path contains one of the words, or for all
 //   node test/build.mjs --typescript   only src, test and bench, to build-test/
 import { spawnSync } from 'node:child_process';
@@ -15,14 +16,15 @@ export function chooseTests(files, words, suffix = '.test.js') {
 }
 
 /**
- * What a test file needs besides TypeScript: the addon, and flavours of the emulated CUDA backend. `path` and `from` are files of the
- * checkout and its folder.
+ * What a test file needs besides TypeScript: the addon, the one for arm64, and flavours of the emulated CUDA backend. `path` and `from`
+ * are a file of the checkout and its folder.
  */
 export function needsOf(path, from = root) {
   const texts = [...reachable(path, from)].map((file) => readFileSync(file, 'utf8'));
   const some = (pattern) => texts.some((text) => pattern.test(text));
   const emulator = some(/build-emulator/);
   return {
+    arm64: some(/\barm64\.mjs/),
     // another process or thread may load it without its name being here
     addon: emulator || some(/sonde\.node|node:child_process|node:worker_threads/),
     emulator: emulator ? ['plain', ...(some(/'address'/) ? ['address'] : [])] : [],
@@ -62,6 +64,7 @@ export function build(words) {
   // TypeScript even where no test was chosen: the runner must not find one whose source is gone
   return (
     (!needs.some(({ addon }) => addon) || run('native/build.mjs')) &&
+    (!needs.some(({ arm64 }) => arm64) || run('test/arithmetic/arm64.mjs')) &&
     (flavours.size === 0 || run('test/cuda-emulator/build.mjs', ...flavours)) &&
     buildTypeScript()
   );

@@ -10,7 +10,7 @@ import { suite } from './support/harness.js';
 
 interface Build {
   chooseTests(files: string[], words: string[], suffix?: string): string[];
-  needsOf(path: string, from?: string): { addon: boolean; emulator: string[] };
+  needsOf(path: string, from?: string): { addon: boolean; arm64: boolean; emulator: string[] };
   buildTypeScript(from: string): boolean;
 }
 const path = join(packageRoot, 'test', 'build.mjs');
@@ -34,8 +34,9 @@ test('words choose the test files whose path contains one of them', () => {
   assert.equal(chooseTests(files, [], '.fails.js'), ['support/fails/x.fails.js']);
 });
 
-// in two parts, or this file would need it
+// in two parts, or this file would need them
 const emulatorFolder = ['build', 'emulator'].join('-');
+const arm64Script = ['arm64', 'mjs'].join('.');
 
 test('needs are those of the file and of all that it names, by an import or otherwise', () =>
   withFolder((folder) => {
@@ -53,28 +54,31 @@ test('needs are those of the file and of all that it names, by an import or othe
       'test/thread.test.ts': "new Thread(new URL('./child.js', import.meta.url))",
       'test/process.test.ts': "import { spawn } from 'node:child_process'",
       'test/kernels.test.ts': "import { library } from './emulator.js'",
+      'test/emulated.test.ts': `import { spawn } from 'node:child_process'; 'test/${arm64Script}'`,
       'test/mistakes.test.ts': "import { library } from './emulator.js'; import('./tools/plant.mjs')",
     });
     const needs = (name: string) => needsOf(join(folder, 'test', `${name}.test.ts`), folder);
-    assert.equal(needs('text'), { addon: false, emulator: [] });
+    assert.equal(needs('text'), { addon: false, arm64: false, emulator: [] });
     for (const name of ['device', 'dynamic', 'thread', 'process']) {
-      assert.equal(needs(name), { addon: true, emulator: [] }, name);
+      assert.equal(needs(name), { addon: true, arm64: false, emulator: [] }, name);
     }
-    assert.equal(needs('kernels'), { addon: true, emulator: ['plain'] });
-    assert.equal(needs('mistakes'), { addon: true, emulator: ['plain', 'address'] });
+    assert.equal(needs('emulated'), { addon: true, arm64: true, emulator: [] });
+    assert.equal(needs('kernels'), { addon: true, arm64: false, emulator: ['plain'] });
+    assert.equal(needs('mistakes'), { addon: true, arm64: false, emulator: ['plain', 'address'] });
   }));
 
 test('needs of tests of this checkout', () => {
   const needs = (name: string) => needsOf(join(packageRoot, 'test', `${name}.test.ts`));
-  assert.equal(needs('files/tokenizer/tokenizer'), { addon: false, emulator: [] });
+  assert.equal(needs('files/tokenizer/tokenizer'), { addon: false, arm64: false, emulator: [] });
   for (const name of ['engine/tensor', 'transformer/hooks', 'cli/main', 'native/programs', 'package']) {
-    assert.equal(needs(name), { addon: true, emulator: [] }, name);
+    assert.equal(needs(name), { addon: true, arm64: false, emulator: [] }, name);
   }
+  assert.equal(needs('arithmetic/digest'), { addon: true, arm64: true, emulator: [] });
   for (const name of ['cuda-emulator/engine', 'cuda-emulator/loading', 'bench/gpu/full_size', 'contributing']) {
-    assert.equal(needs(name), { addon: true, emulator: ['plain'] }, name);
+    assert.equal(needs(name), { addon: true, arm64: false, emulator: ['plain'] }, name);
   }
   for (const name of ['cuda-emulator/kernels', 'cuda-emulator/mistakes/others']) {
-    assert.equal(needs(name), { addon: true, emulator: ['plain', 'address'] }, name);
+    assert.equal(needs(name), { addon: true, arm64: false, emulator: ['plain', 'address'] }, name);
   }
 });
 

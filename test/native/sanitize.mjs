@@ -93,7 +93,7 @@ async function sanitizeKernels() {
 }
 
 function build(sanitize) {
-  const { addon, warnings, seconds } = buildAddon(sanitize);
+  const { addon, warnings, seconds } = buildAddon({ sanitize });
   if (warnings.length > 0) console.error(warnings.join('\n'));
   console.log(`sanitizers: ${sanitize}: built in ${seconds.toFixed(1)} s`);
   return { addon, release: join(addon, '..') };

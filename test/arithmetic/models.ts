@@ -1,0 +1,85 @@
+// The part of the fixed program that runs models: passes of the references with every hook point, samples, and dumps of the demo.
+import { readdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { DumpDType } from '../../src/dump/format/settings.js';
+import { dump } from '../../src/dump/run.js';
+import type { DumpOptions } from '../../src/dump/shards/options.js';
+import type { Tensor } from '../../src/engine/ops/tensor.js';
+import { TransformerHooks } from '../../src/transformer/hooks.js';
+import { finalPoints, firstPoint, layerPoints, locationNames } from '../../src/transformer/location.js';
+import { prepInputAndPad } from '../../src/transformer/padding.js';
+import { Transformer } from '../../src/transformer/transformer.js';
+import { sampleText } from '../dump/folders.js';
+import { withFolder } from '../support/folders.js';
+import { goldenNames, openGolden } from '../support/goldens.js';
+import type { Digests } from './digests.js';
+
+export async function references(d: Digests): Promise<void> {
+  for (const name of goldenNames) {
+    const g = await openGolden(name);
+    using model = await Transformer.load(g.folder, { device: d.device, dtype: d.dtype });
+    const seen: [name: string, value: Tensor][] = [];
+    const hooks = new TransformerHooks();
+    for (const point of [firstPoint, ...layerPoints, ...finalPoints]) {
+      const part = `${name} ${/^\w+/.exec(point)}`;
+      hooks.appendToPath(`${point}.fwd`, (x) => {
+        seen.push([part, x.clone()]);
+      });
+    }
+    const watched = await model.forward(g.rows('tokens'), { hooks });
+    for (const [part, value] of seen) await d.take(part, value);
+    const plain = await model.forward(g.rows('tokens'));
+    const { tokens, pad } = prepInputAndPad(g.json.prompts, 'left', d.device);
+    const padded = await model.forward(tokens, { pad });
+    await d.take(`${name} logits`, watched.logits, plain.logits, padded.logits);
+    for (const { kvCaches } of [watched, plain, padded]) kvCaches.dispose();
+    for (const options of [{ temperature: 0 }, { temperature: 0.9, topP: 0.8, seed: 5 }]) {
+      const samples = await model.sample(g.json.prompts, { numTokens: 8, ...options });
+      d.add(`${name} samples`, JSON.stringify(samples));
+    }
+  }
+}
+
+export async function dumps(d: Digests): Promise<void> {
+  using model = await Transformer.load('demo', { device: d.device, dtype: d.dtype });
+  // the models and formats of 16 bits differ from float32 in little else than a rounding: few tokens show it
+  const formats: [dtype: DumpDType, tokens: number][] = [[d.dtype, 111]];
+  if (d.dtype === 'float32') formats.splice(0, 1, ['float32', 555], ['int8', 555], ['float16', 111], ['bfloat16', 111]);
+  const layered = new Set(layerPoints.map((point) => point.replace('.torso.', '.').replaceAll('.', '/')));
+  const locations = locationNames
+    .filter((name) => name !== 'logits')
+    .map((name) => (layered.has(name) ? `*/${name}` : name));
+  const latents = ['resid/delta_attn', 'resid/delta_mlp', 'mlp/post_act'].map(
+    (name) => `*/${name} -> ae-${name.replace(/\W|_/g, '-')}`,
+  );
+  for (const [dtype, limit] of formats) {
+    const options = { dtype, statistics: true, parquet: true, context: 37, limit, shardTokens: 300, batch: 7 };
+    const held = locations.filter((name) => dtype !== 'int8' || !name.endsWith('qk_logits')); // int8 holds no -Infinity
+    await addDump(d, `dump ${dtype}`, { ...options, model, locations: [...held, ...latents] });
+    // a token has 50,257 of them
+    await addDump(d, `dump ${dtype}`, {
+      ...options,
+      model,
+      locations: 'logits',
+      parquet: false,
+      context: 5,
+      limit: 10,
+    });
+  }
+}
+
+async function addDump(d: Digests, name: string, options: Omit<DumpOptions, 'corpus' | 'out'>): Promise<void> {
+  await withFolder(async (out) => {
+    await dump({ ...options, corpus: sampleText, out });
+    for (const file of (await readdir(out)).sort()) {
+      const of = file.endsWith('.parquet') ? `${name} parquet` : name;
+      d.add(of, `${file}\n`);
+      d.add(of, file === 'manifest.json' ? await manifestOf(join(out, file)) : await readFile(join(out, file)));
+    }
+  });
+}
+
+/** A manifest without what names the machine's arithmetic. */
+async function manifestOf(path: string): Promise<string> {
+  return JSON.stringify({ ...JSON.parse(await readFile(path, 'utf8')), arithmetic: [] });
+}
