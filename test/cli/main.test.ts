@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { listDevices } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { withFolder } from '../support/folders.js';
@@ -41,6 +42,15 @@ test('devices lists the CPU', async () => {
   const { code, stdout } = await run(['devices']);
   assert.is(code, 0);
   assert.match(stdout, /^cpu +\S/);
+});
+
+test('devices shows arithmetics in a line of their own, and a second name only where it differs', async () => {
+  const { stdout } = await run(['devices']);
+  const [cpu, arithmetic] = stdout.split('\n') as [string, string];
+  const second = cpu.includes('AVX-512 with bfloat16') ? ' (bfloat16 cpu-bfloat16-dot-1)' : '';
+  assert.is(arithmetic, `         arithmetic cpu-float32-1${second}`);
+  const missing = listDevices().filter(({ available }) => !available).length;
+  assert.is(stdout.split('arithmetic').length - 1, listDevices().length - missing);
 });
 
 test('sample continues the text as the original does', async () => {

@@ -108,8 +108,11 @@ else {
       ['86', '8.6'],
       ['90', '9.0'],
     ] as const) {
-      const said = run("console.log(openDevice('cuda').arithmetic)", { SONDE_EMULATE_SM });
-      assert.match(said, new RegExp(`^[1-9]\\d* cuda ${capability.replace('.', '\\.')}$`));
+      const name = `cuda-${capability}-1`;
+      const names = JSON.stringify({ float32: name, float16: name, bfloat16: name });
+      for (const device of ["openDevice('cuda')", 'listDevices()[1]']) {
+        assert.is(run(`console.log(JSON.stringify(${device}.arithmetic))`, { SONDE_EMULATE_SM }), names);
+      }
     }
   });
 

@@ -1,8 +1,10 @@
 // A dump that is continued with another arithmetic. Oracle: the rule, written out by hand, and folders that stay as they
 // were, byte for byte.
+import { existsSync } from 'node:fs';
 import { cp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { makeManifest, readManifests, writeManifest } from '../../src/dump/format/manifest.js';
 import type { DumpSettings } from '../../src/dump/format/settings.js';
 import { openDump } from '../../src/dump/read/reader.js';
@@ -14,7 +16,7 @@ import { planShards, ShardSession } from '../../src/dump/workers/shard_session.j
 import { openStore } from '../../src/files/store/open_store.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { run } from '../cli/command.js';
-import { onCpu, testDevice } from '../support/device.js';
+import { onCpu, testDevice, withArithmetic } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 import { assertSameFolder, contentsOf, sampleText } from './folders.js';
@@ -23,17 +25,10 @@ const test = suite('arithmetic');
 test.limit(120_000);
 const device = testDevice();
 const model = await Transformer.load('demo', { device });
-const here = device.arithmetic;
+const here = device.arithmetic.float32;
 
-/** The device computes as before, but calls its arithmetic by another name meanwhile. */
-async function as<T>(arithmetic: string, body: () => Promise<T>): Promise<T> {
-  Object.defineProperty(device, 'arithmetic', { value: arithmetic, configurable: true });
-  try {
-    return await body();
-  } finally {
-    Object.defineProperty(device, 'arithmetic', { value: here, configurable: true });
-  }
-}
+/** The device computes as before, but calls its arithmetic of float32 by another name meanwhile. */
+const as = <T>(float32: string, body: () => Promise<T>): Promise<T> => withArithmetic(device, { float32 }, body);
 
 const request = (out: string, changes: Partial<DumpOptions> = {}): DumpOptions => ({
   ...{ model, corpus: sampleText, locations: '1/mlp/post_act', out },
@@ -61,7 +56,7 @@ test('a manifest lists the arithmetic; another one is refused, unless it is allo
     assert.equal((await manifestIn(at('whole'))).arithmetic, [here]);
     await begun(at('out'), at('whole'));
     const before = await contentsOf(at('out'));
-    for (const other of ['2 cpu other', '1 cuda 9.0']) {
+    for (const other of ['2 cpu avx512', 'cpu-float32-0', 'cuda-9.0-1'].filter((name) => name !== here)) {
       const refusal = await rejects(
         as(other, () => dump(request(at('out')))),
         OtherArithmetic,
@@ -232,36 +227,89 @@ test('single shards of a plan', () =>
     });
   }));
 
-const hasPortable = onCpu && (await run(['devices'], { env: { SONDE_ISA: 'portable' } })).code === 0;
-const isas = "the processor's own instruction set and the portable one: refused both ways";
-if (!hasPortable) test.skip(isas, 'the portable kernels are not built');
+test('a manifest has the name for the dtypes of the model and the autoencoders', () =>
+  withFolder(async (folder) => {
+    const names = { float32: 'for float32', float16: 'for float16', bfloat16: 'for bfloat16' };
+    const [nInputs, nLatents] = [model.config.dModel, 8];
+    for (const [dtype, autoencoder, expected] of [
+      ['float32', undefined, 'float32'],
+      ['float16', undefined, 'float16'],
+      ['bfloat16', undefined, 'bfloat16'],
+      ['float32', 'float32', 'float32'],
+      ['float32', 'bfloat16', 'bfloat16'],
+      ['float16', 'float32', 'float16'],
+      ['bfloat16', 'float32', 'bfloat16'],
+    ] as const) {
+      const out = join(folder, `${dtype} ${autoencoder}`);
+      using loaded = await Transformer.load('demo', { device, dtype });
+      using made = autoencoder && new Autoencoder({ nInputs, nLatents, device, dtype: autoencoder });
+      const encoded = made && { locations: '1/resid/post_mlp -> own', autoencoders: { own: made } };
+      const asked = request(out, { model: loaded, limit: 64, ...encoded });
+      await withArithmetic(device, names, () => dump(asked));
+      assert.equal((await manifestIn(out)).arithmetic, [names[expected]], out);
+    }
+  }));
+
+/** The instruction sets of this machine's addon: as SONDE_ISA has them, with the names that `sonde devices` shows. */
+async function instructionSets(): Promise<{ isa: string; float32: string; bfloat16: string }[]> {
+  const found = [];
+  for (const isa of ['avx512_bf16', 'avx512', 'avx2', 'portable']) {
+    const { code, stdout } = await run(['devices'], { env: { SONDE_ISA: isa } });
+    const [, float32, bfloat16] = /^cpu .*\n +arithmetic (\S+)(?: \(bfloat16 (\S+)\))?$/m.exec(stdout) ?? [];
+    if (code === 0 && float32 !== undefined) found.push({ isa, float32, bfloat16: bfloat16 ?? float32 });
+  }
+  return found;
+}
+
+const sets = onCpu ? await instructionSets() : [];
+const [best, ...others] = sets;
+const acrossSets = 'instruction sets share dumps in float32 and float16, and in bfloat16 as far as names are the same';
+if (!best || others.length === 0) test.skip(acrossSets, 'only one instruction set is built');
 else {
-  test(isas, () =>
+  test(acrossSets, () =>
     withFolder(async (folder) => {
-      const command = (out: string, ...more: string[]) => [
+      const command = (out: string, precision: string, ...more: string[]) => [
         ...['dump', '--text', sampleText, '--hook', '1/mlp/post_act', '--context', '32', '--shard-tokens', '512'],
-        ...['--limit', '2048', '--device', 'cpu', '--out', join(folder, out), ...more],
+        ...['--limit', '2048', '--device', 'cpu', '--precision', precision, '--out', join(folder, out), ...more],
       ];
-      const portable = { env: { SONDE_ISA: 'portable' } };
-      assert.is((await run(command('native'))).code, 0);
-      assert.is((await run(command('portable'), portable)).code, 0);
-      const [own, other] = await Promise.all(['native', 'portable'].map((name) => manifestIn(join(folder, name))));
-      assert.match(other.arithmetic[0], /cpu/);
-      if (own.arithmetic[0] === other.arithmetic[0]) return; // this processor has no more
-      for (const [name, env] of [
-        ['native', portable],
-        ['portable', {}],
-      ] as const) {
-        await begun(join(folder, `${name} begun`), join(folder, name));
-        const { code, stderr } = await run(command(`${name} begun`), env);
-        assert.is(code, 1);
-        assert.match(stderr, /sonde: dump: .* was begun with the arithmetic .* \(anyArithmetic, --any-arithmetic\)/);
-        const allowed = await run(command(`${name} begun`, '--any-arithmetic'), env);
-        assert.is(allowed.code, 0, allowed.stderr);
-        const { stdout } = await run(['inspect', join(folder, `${name} begun`)]);
-        const both = [...own.arithmetic, ...other.arithmetic].sort().join('; ');
-        assert.ok(stdout.includes(`made with ${both}\n`), stdout);
+      const good = async (isa: string, ...args: Parameters<typeof command>) => {
+        const { code, stderr } = await run(command(...args), { env: { SONDE_ISA: isa } });
+        assert.is(code, 0, `${isa} ${args}\n${stderr}`);
+      };
+      const arithmeticIn = async (out: string) => (await manifestIn(join(folder, out))).arithmetic;
+      for (const precision of ['float32', 'float16', 'bfloat16'] as const) {
+        const nameOf = (one: (typeof sets)[number]) => (precision === 'bfloat16' ? one.bfloat16 : one.float32);
+        for (const one of sets) {
+          assert.is(one.float32, 'cpu-float32-1');
+          assert.is(one.bfloat16, one.isa === 'avx512_bf16' ? 'cpu-bfloat16-dot-1' : 'cpu-float32-1');
+        }
+        for (const [one, other] of others.flatMap((isa) => [[best, isa] as const, [isa, best] as const])) {
+          const out = `${precision} ${one.isa} ${other.isa}`;
+          const whole = `${precision} ${one.isa}`;
+          if (!existsSync(join(folder, whole))) await good(one.isa, whole, precision);
+          assert.equal(await arithmeticIn(whole), [nameOf(one)]);
+          await begun(join(folder, out), join(folder, whole));
+          if (nameOf(one) === nameOf(other)) {
+            await good(other.isa, out, precision);
+            assert.equal(await arithmeticIn(out), [nameOf(one)]);
+            continue;
+          }
+          const { code, stderr } = await run(command(out, precision), { env: { SONDE_ISA: other.isa } });
+          assert.is(code, 1);
+          assert.match(stderr, /sonde: dump: .* was begun with the arithmetic .* \(anyArithmetic, --any-arithmetic\)/);
+          for (const name of [nameOf(one), nameOf(other)]) assert.ok(stderr.includes(`"${name}"`), stderr);
+          await good(other.isa, out, precision, '--any-arithmetic');
+          const { stdout } = await run(['inspect', join(folder, out)]);
+          const both = [nameOf(one), nameOf(other)].sort();
+          assert.ok(stdout.includes(`made with ${both.join('; ')}\n`), stdout);
+        }
       }
+      // Parts of two instruction sets in one folder, and their merge.
+      for (const [index, { isa }] of sets.slice(0, 2).entries()) {
+        await good(isa, 'parts', 'float16', '--shard', `${index}/2`);
+      }
+      assert.is((await run(['merge', join(folder, 'parts')])).code, 0);
+      assert.equal(await arithmeticIn('parts'), ['cpu-float32-1']);
     }),
   );
 }

@@ -25,16 +25,22 @@ test('the same name gives the same device; another number of threads another one
 });
 
 test('arithmetic names what decides the bits, and no number of threads', () => {
-  const { arithmetic } = openDevice('cpu');
-  assert.match(arithmetic, /^[1-9]\d* cpu (avx512_bf16|avx512|avx2|sse2|neon)$/);
-  for (const threads of [1, 2, 7]) assert.is(openDevice('cpu', { threads }).arithmetic, arithmetic);
-  assert.match(testDevice().arithmetic, onCpu ? /^\d+ cpu \w+$/ : /^\d+ cuda \d+\.\d$/);
+  const { arithmetic, description } = openDevice('cpu');
+  const bfloat16 = description.startsWith('AVX-512 with bfloat16') ? 'cpu-bfloat16-dot-1' : 'cpu-float32-1';
+  assert.equal(arithmetic, { float32: 'cpu-float32-1', float16: 'cpu-float32-1', bfloat16 });
+  for (const threads of [1, 2, 7]) assert.equal(openDevice('cpu', { threads }).arithmetic, arithmetic);
+  assert.ok(Object.isFrozen(arithmetic));
+  const here = Object.values(testDevice().arithmetic);
+  if (onCpu) assert.equal(here, Object.values(arithmetic));
+  else assert.ok(new Set(here).size === 1 && /^cuda-\d+\.\d-1$/.test(here[0] as string), here.join());
 });
 
 test('listDevices says what there is and why the rest is missing', () => {
   const [cpu, cuda] = listDevices();
   assert.ok(cpu?.available && cpu.description);
+  assert.equal(cpu.arithmetic, openDevice('cpu').arithmetic);
   assert.ok(cuda && (cuda.available || (cuda.reason?.length ?? 0) > 10));
+  assert.is(cuda.arithmetic !== undefined, cuda.available);
 });
 
 test('tensors of two devices do not meet', () => {
