@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import { listDevices } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { Transformer } from '../../src/transformer/transformer.js';
+import { arithmeticNames } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { run } from './command.js';
@@ -47,8 +48,9 @@ test('devices lists the CPU', async () => {
 test('devices shows arithmetics in a line of their own, and a second name only where it differs', async () => {
   const { stdout } = await run(['devices']);
   const [cpu, arithmetic] = stdout.split('\n') as [string, string];
-  const second = cpu.includes('AVX-512 with bfloat16') ? ' (bfloat16 cpu-bfloat16-dot-1)' : '';
-  assert.is(arithmetic, `         arithmetic cpu-float32-1${second}`);
+  const { float32, bfloat16Dot } = arithmeticNames;
+  const second = cpu.includes('AVX-512 with bfloat16') ? ` (bfloat16 ${bfloat16Dot})` : '';
+  assert.is(arithmetic, `         arithmetic ${float32}${second}`);
   const missing = listDevices().filter(({ available }) => !available).length;
   assert.is(stdout.split('arithmetic').length - 1, listDevices().length - missing);
 });

@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert';
 import type { DeviceDescription } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { native } from '../kernels/scripts.js';
+import { arithmeticNames } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { emulator } from './suite.js';
@@ -108,7 +109,7 @@ else {
       ['86', '8.6'],
       ['90', '9.0'],
     ] as const) {
-      const name = `cuda-${capability}-1`;
+      const name = arithmeticNames.cuda(capability);
       const names = JSON.stringify({ float32: name, float16: name, bfloat16: name });
       for (const device of ["openDevice('cuda')", 'listDevices()[1]']) {
         assert.is(run(`console.log(JSON.stringify(${device}.arithmetic))`, { SONDE_EMULATE_SM }), names);

@@ -16,7 +16,7 @@ import { planShards, ShardSession } from '../../src/dump/workers/shard_session.j
 import { openStore } from '../../src/files/store/open_store.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { run } from '../cli/command.js';
-import { onCpu, testDevice, withArithmetic } from '../support/device.js';
+import { arithmeticNames, onCpu, testDevice, withArithmetic } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 import { assertSameFolder, contentsOf, sampleText } from './folders.js';
@@ -280,8 +280,8 @@ else {
       for (const precision of ['float32', 'float16', 'bfloat16'] as const) {
         const nameOf = (one: (typeof sets)[number]) => (precision === 'bfloat16' ? one.bfloat16 : one.float32);
         for (const one of sets) {
-          assert.is(one.float32, 'cpu-float32-1');
-          assert.is(one.bfloat16, one.isa === 'avx512_bf16' ? 'cpu-bfloat16-dot-1' : 'cpu-float32-1');
+          assert.is(one.float32, arithmeticNames.float32);
+          assert.is(one.bfloat16, arithmeticNames[one.isa === 'avx512_bf16' ? 'bfloat16Dot' : 'float32']);
         }
         for (const [one, other] of others.flatMap((isa) => [[best, isa] as const, [isa, best] as const])) {
           const out = `${precision} ${one.isa} ${other.isa}`;
@@ -309,7 +309,7 @@ else {
         await good(isa, 'parts', 'float16', '--shard', `${index}/2`);
       }
       assert.is((await run(['merge', join(folder, 'parts')])).code, 0);
-      assert.equal(await arithmeticIn('parts'), ['cpu-float32-1']);
+      assert.equal(await arithmeticIn('parts'), [arithmeticNames.float32]);
     }),
   );
 }

@@ -9,7 +9,7 @@ import { native, packageRoot } from '../../src/engine/native.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { onCpu, testDevice } from '../support/device.js';
+import { arithmeticNames, onCpu, testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('device');
@@ -26,13 +26,17 @@ test('the same name gives the same device; another number of threads another one
 
 test('arithmetic names what decides the bits, and no number of threads', () => {
   const { arithmetic, description } = openDevice('cpu');
-  const bfloat16 = description.startsWith('AVX-512 with bfloat16') ? 'cpu-bfloat16-dot-1' : 'cpu-float32-1';
-  assert.equal(arithmetic, { float32: 'cpu-float32-1', float16: 'cpu-float32-1', bfloat16 });
+  const { float32, bfloat16Dot, cuda } = arithmeticNames;
+  const bfloat16 = description.startsWith('AVX-512 with bfloat16') ? bfloat16Dot : float32;
+  assert.equal(arithmetic, { float32, float16: float32, bfloat16 });
   for (const threads of [1, 2, 7]) assert.equal(openDevice('cpu', { threads }).arithmetic, arithmetic);
   assert.ok(Object.isFrozen(arithmetic));
-  const here = Object.values(testDevice().arithmetic);
-  if (onCpu) assert.equal(here, Object.values(arithmetic));
-  else assert.ok(new Set(here).size === 1 && /^cuda-\d+\.\d-1$/.test(here[0] as string), here.join());
+  const here = testDevice();
+  const capability = /compute capability (\S+)/.exec(
+    listDevices().find(({ name }) => name === here.name)?.description ?? '',
+  );
+  const onGpu = cuda(String(capability?.[1]));
+  assert.equal(here.arithmetic, onCpu ? arithmetic : { float32: onGpu, float16: onGpu, bfloat16: onGpu });
 });
 
 test('listDevices says what there is and why the rest is missing', () => {

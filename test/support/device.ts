@@ -13,6 +13,13 @@ export function testDevice(threads?: number): Device {
   return openDevice(name, onCpu && threads !== undefined ? { threads } : {});
 }
 
+/** The names of arithmetics. Their versions are those of the backends (`kArithmetic`), and are raised with them. */
+export const arithmeticNames = {
+  float32: 'cpu-float32-1',
+  bfloat16Dot: 'cpu-bfloat16-dot-1',
+  cuda: (capability: string) => `cuda-${capability}-1`,
+};
+
 /** Calls `body` while a device computes as before, but calls its arithmetic by other names. */
 export async function withArithmetic<T>(
   device: Device,
