@@ -19,7 +19,7 @@ export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
  * A name ends with a version, which is raised whenever any bit of any result changes. A CPU has `cpu-float32-N` for
  * float32 and float16, whatever its instruction sets, and for bfloat16 as well unless it multiplies pairs of bfloat16
  * by itself, as processors with AVX512_BF16 do: then `cpu-bfloat16-dot-N`. A GPU has one name with its compute
- * capability.
+ * capability; it holds among kernels that one version of the CUDA toolkit compiled.
  */
 export interface Arithmetic {
   readonly float32: string;
