@@ -254,14 +254,29 @@ std::vector<int> usable_devices(Status* status) {
 
 int32_t count(Status* status) { return int32_t(usable_devices(status).size()); }
 
-void identify(int32_t index, char* text, size_t size) {
+bool has_properties(int32_t index, cudaDeviceProp* properties) {
   Status status;
   const std::vector<int> devices = usable_devices(&status);
+  if (index < 0 || size_t(index) >= devices.size()) return false;
+  return cudaGetDeviceProperties(properties, devices[size_t(index)]) == cudaSuccess;
+}
+
+void identify(int32_t index, char* text, size_t size) {
   cudaDeviceProp properties;
-  if (index < 0 || size_t(index) >= devices.size()) return;
-  if (cudaGetDeviceProperties(&properties, devices[size_t(index)]) != cudaSuccess) return;
+  if (!has_properties(index, &properties)) return;
   snprintf(text, size, "%s, %.0f GiB, compute capability %d.%d", properties.name,
            double(properties.totalGlobalMem) / (1 << 30), properties.major, properties.minor);
+}
+
+// The version of the GPUs' arithmetic, in its names. Raise it whenever the result of any kernel changes in any bit for
+// any input.
+constexpr int kArithmetic = 1;
+
+// Kernels are chosen by the compute capability alone, and machine code is made for one of them.
+void arithmetic(int32_t index, DType, char* text, size_t size) {
+  cudaDeviceProp properties;
+  if (!has_properties(index, &properties)) return;
+  snprintf(text, size, "cuda-%d.%d-%d", properties.major, properties.minor, kArithmetic);
 }
 
 void close(Context* context);
@@ -326,12 +341,6 @@ void describe(const Context* context, char* text, size_t size) {
   const cudaDeviceProp& properties = context->host->properties;
   snprintf(text, size, "%s, %d multiprocessors, %s kernels", properties.name, context->multiprocessors,
            context->capability == 90 ? "sm_90a" : "sm_80");
-}
-
-// Kernels are chosen by the compute capability alone, and machine code is made for one of them.
-void arithmetic(const Context* context, char* text, size_t size) {
-  const cudaDeviceProp& properties = context->host->properties;
-  snprintf(text, size, "%d cuda %d.%d", kArithmetic, properties.major, properties.minor);
 }
 
 // ---- memory
@@ -588,8 +597,8 @@ void trim(Context* context) {
 }
 
 const Backend kBackend = {
-    kBackendAbi, count,  identify, open, close,  describe,    arithmetic,  allocate, release,    set_bytes,
-    get_bytes,   upload, download, mark, finish, synchronize, on_shortage, trim,     operations,
+    kBackendAbi, count,  identify, arithmetic, open,   close,       describe,    allocate, release,    set_bytes,
+    get_bytes,   upload, download, mark,       finish, synchronize, on_shortage, trim,     operations,
 };
 
 }  // namespace

@@ -14,10 +14,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 6;
-// The version of the arithmetic, for Backend::arithmetic. Raise it whenever the result of any kernel of any backend
-// changes in any bit for any input.
-constexpr int kArithmetic = 2;
+constexpr uint32_t kBackendAbi = 7;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -265,15 +262,17 @@ struct Backend {
   int32_t (*count)(Status* status);
   // a short description of device `index`, opened or not: "NVIDIA H200, 139 GiB"
   void (*identify)(int32_t index, char* text, size_t size);
+  // The name of the arithmetic of device `index`, opened or not, where tensors of the float type `dtype` are computed
+  // with, beside float32 or not: "cpu-float32-1", "cuda-9.0-1". Devices of one name give the same bits from the same
+  // data. So it has whatever the order of sums or a rounding depends on, but never the number of threads, and ends with
+  // a version, kArithmetic of the backend.
+  void (*arithmetic)(int32_t index, DType dtype, char* text, size_t size);
   // the state of device `index` with `threads` compute threads (0: one per physical core); null and a Status if it
   // fails
   Context* (*open)(int32_t index, int32_t threads, Status* status);
   void (*close)(Context*);
   // a short description of what computes: "AVX-512, 2 threads"
   void (*describe)(const Context*, char* text, size_t size);
-  // What decides the bits of results, as a short text that is stable: kArithmetic, the backend, and what else the order
-  // of sums or the rounding depends on, but never the number of threads: "2 cpu avx512", "2 cuda 9.0"
-  void (*arithmetic)(const Context*, char* text, size_t size);
   // Memory of the device, 64-byte aligned; null when there is not enough. Work that uses it begins after it was
   // allocated and before it is released.
   void* (*allocate)(Context*, size_t bytes);

@@ -116,6 +116,7 @@ export { type MergeOptions, type MergeResult, mergeDumps } from './dump/shards/m
 export type { DumpOptions, WorkerOptions } from './dump/shards/options.js';
 export type { DumpProgress } from './dump/shards/progress.js';
 export {
+  type Arithmetic,
   type Ceilings,
   type Device,
   type DeviceDescription,

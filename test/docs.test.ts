@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import { listAutoencoderNames } from '../src/context/registry.js';
 import { packageRoot } from '../src/engine/native.js';
 import { finalPoints, firstPoint, layerPoints } from '../src/transformer/location.js';
+import { arithmeticNames } from './support/device.js';
 import { suite } from './support/harness.js';
 import { filesBelow, pages } from './support/sources.js';
 
@@ -91,6 +92,22 @@ test('tensors.md: every member of Tensor and every function of tensors has its r
     assert.is(others.length, 3, `${cell}: shapes, dtype, a sentence`);
     assert.ok(others[2], `${cell}: a sentence`);
   }
+});
+
+test('pages name the arithmetics of this version', () => {
+  const { float32, bfloat16Dot, cuda } = arithmeticNames;
+  const named = pages
+    .filter((name) => name !== 'CHANGELOG.md')
+    .flatMap((name) => {
+      const text = readFileSync(join(packageRoot, name), 'utf8');
+      return text.match(/\b(?:cpu-(?:float32|bfloat16-dot)|cuda-\d+\.\d+)-\d+\b/g) ?? [];
+    });
+  assert.ok(named.length > 8, `${named.length} names`);
+  const expected = (name: string) => [float32, bfloat16Dot, cuda(name.split('-')[1] as string)];
+  assert.equal(
+    named.filter((name) => !expected(name).includes(name)),
+    [],
+  );
 });
 
 test('every file and folder of the sources that a page names is there', () => {

@@ -38,16 +38,26 @@ Napi::Value cuda_devices(const Napi::CallbackInfo& info) {
   return out;
 }
 
+// The backend whose library an argument names; null stands for the CPU's.
+const Backend& backend_of(const Napi::CallbackInfo& info, size_t index) {
+  if (info[index].IsNull()) return cpu_backend;
+  const LoadedBackend loaded = load_backend(info[index].ToString());
+  if (!loaded.backend) throw Napi::Error::New(info.Env(), loaded.reason);
+  return *loaded.backend;
+}
+
+// arithmetic(path of the CUDA library, or null for the CPU, index, dtype)
+Napi::Value device_arithmetic(const Napi::CallbackInfo& info) {
+  char text[256] = {};
+  backend_of(info, 0).arithmetic(int32_t(integer(info, 1)), dtype_of(info, 2), text, sizeof text);
+  return Napi::String::New(info.Env(), text);
+}
+
 // open(path of the CUDA library, or null for the CPU, index, threads)
 Napi::Value open_device(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  const Backend* backend = &cpu_backend;
-  if (!info[0].IsNull()) {
-    const LoadedBackend loaded = load_backend(info[0].ToString());
-    if (!loaded.backend) throw Napi::Error::New(env, loaded.reason);
-    backend = loaded.backend;
-  }
-  auto device = std::make_shared<Device>(*backend, int32_t(integer(info, 1)), int32_t(integer(info, 2)));
+  const Backend& backend = backend_of(info, 0);
+  auto device = std::make_shared<Device>(backend, int32_t(integer(info, 1)), int32_t(integer(info, 2)));
   open_notifier(env, device.get());
   // The threads must end before the environment does. This hook is added after the notifier, so that it runs before the
   // notifier's own clean-up.
@@ -64,13 +74,6 @@ Napi::Value describe_device(const Napi::CallbackInfo& info) {
   auto& device = device_of(info);
   char text[256] = {};
   device->backend.describe(device->context, text, sizeof text);
-  return Napi::String::New(info.Env(), text);
-}
-
-Napi::Value device_arithmetic(const Napi::CallbackInfo& info) {
-  auto& device = device_of(info);
-  char text[256] = {};
-  device->backend.arithmetic(device->context, text, sizeof text);
   return Napi::String::New(info.Env(), text);
 }
 
@@ -197,9 +200,9 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
 
 void add_memory_methods(Napi::Object exports) {
   add_method(exports, "cudaDevices", cuda_devices);
+  add_method(exports, "arithmetic", device_arithmetic);
   add_method(exports, "open", open_device);
   add_method(exports, "describe", describe_device);
-  add_method(exports, "arithmetic", device_arithmetic);
   add_method(exports, "memory", device_memory);
   add_method(exports, "allocate", allocate);
   add_method(exports, "release", release);

@@ -17,7 +17,7 @@ Status add_layer_norm(Context* context, Out sum, Out out, In a, In b, In gain, I
     const float* q = read_row(row_at(b, row), b.dtype, last_stride(b), n, second);
     char* stored = static_cast<char*>(sum.data) + row * n * dtype_size(sum.dtype);
     float* total = result_row(stored, sum.dtype, 1, first);
-    for (int64_t i = 0; i < n; ++i) total[i] = p[i] + q[i];
+    for (int64_t i = 0; i < n; ++i) total[i] = canonical(p[i] + q[i]);
     write_row(stored, sum.dtype, 1, n, total);
     if (sum.dtype != DType::float32) widen(total, stored, sum.dtype, n);
     char* to = static_cast<char*>(out.data) + row * n * dtype_size(out.dtype);

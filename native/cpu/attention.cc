@@ -4,9 +4,10 @@
 // q, k, v [B, S or T, H, D] -> k and v of some heads as panels -> per block of kRows queries: scores [kRows, T] by the
 // product's microkernel, scaled, masked, exponentiated -> times v [T, Dv] -> divided by the sums -> out [B, S, H, Dv].
 // Under the causal mask a block reads no keys after those of its last query. A masked key counts as exactly 0, so a
-// row's result does not depend on which other rows share its block. Padding on one side alone parts the positions in
-// two, of which each is computed as if the other were not there: bit for bit as without padding. Where bfloat16 is multiplied in pairs, the weights
-// are rounded to bfloat16 for the second product, as attention that stores its probabilities rounds them.
+// row's result does not depend on which other rows share its block; where a value is infinite or NaN, 0 times which is
+// NaN, each row is a block of its own. Padding on one side alone parts the positions in two, of which each is computed as
+// if the other were not there: bit for bit as without padding. Where bfloat16 is multiplied in pairs, the weights are
+// rounded to bfloat16 for the second product, as attention that stores its probabilities rounds them.
 #include "operations.h"
 #include "product.h"
 #include "rows.h"
@@ -66,6 +67,21 @@ int64_t change_of(const uint8_t* pad, int64_t keys) {
     if ((pad[key] != 0) == (pad[0] != 0)) return 0;
   }
   return change;
+}
+
+// Whether one of `count` values is infinite or NaN. `panel` holds them as float32, or as pairs of bfloat16.
+bool has_infinite(const char* panel, Layout layout, int64_t count) {
+  constexpr uint32_t kFloat = 0x7f800000u, kSecond = 0x7f80u;  // exponents of all ones
+  const auto* words = reinterpret_cast<const uint32_t*>(panel);
+  int found = 0;
+  if (layout == Layout::pairs) {
+    for (int64_t i = 0; i < count / 2; ++i) {
+      found |= int((words[i] & kFloat) == kFloat) | int((words[i] & kSecond) == kSecond);
+    }
+  } else {
+    for (int64_t i = 0; i < count; ++i) found |= (words[i] & kFloat) == kFloat;
+  }
+  return found != 0;
 }
 
 // Positions of one head that are computed together: all of them, or a side of the change of the padding.
@@ -170,6 +186,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   if (!packed) return out_of_memory("packed keys and values");
   auto* changes = static_cast<int64_t*>(shared_scratch(context, 1, size_t(s.batch) * sizeof(int64_t)));
   if (!changes) return out_of_memory("the padding");
+  auto* infinite = static_cast<uint8_t*>(shared_scratch(context, 2, size_t(group)));  // heads with an infinite value
+  if (!infinite) return out_of_memory("the infinite values");
   for (int64_t row = 0; padding && row < s.batch; ++row) changes[row] = change_of(padding + row * s.keys, s.keys);
   for (int thread = 0; thread < thread_count(context); ++thread) {
     if (!thread_scratch(context, thread, 0, Workspace::bytes(s))) return out_of_memory("a block of scores");
@@ -178,11 +196,9 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   const int64_t score_width = s.score_width(), result_width = s.result_width();
   const auto nothing = [](int64_t, int, const float*) {};
 
-  const auto attend = [&](const Part& part, int64_t block, const char* keys, const char* values,
+  const auto attend = [&](const Part& part, int64_t first, int count, const char* keys, const char* values,
                           const Workspace& workspace) {
     const Shape& u = part.shape;
-    const int64_t first = block * kRows;
-    const int count = int(min64(kRows, u.queries - first));
     const int64_t before = u.keys - u.queries;  // keys that came before the first query
     const int64_t seen = causal ? before + first + count : u.keys, width = panel_count(seen) * kColumns;
     const View queries = head_of(q, part.batch, part.head, part.first_query, u.queries);
@@ -214,7 +230,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     for (int i = 0; i < count; ++i) {
       float* result = workspace.results + i * result_width;
       const float sum = sums[i];
-      map_row(result, result, u.value_dim, [=](vf x) { return x / sum; });
+      // masked values have made 0 of a sum that was -0
+      map_row(result, result, u.value_dim, [=](vf x) { return (x + 0.0f) / sum; });
       const int64_t query = part.first_query + first + i;
       const int64_t at = ((part.batch * s.queries + query) * s.heads + part.head) * s.value_dim;
       narrow(static_cast<char*>(out.data) + at * dtype_size(out.dtype), result, out.dtype, s.value_dim);
@@ -227,6 +244,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   for (int64_t start = 0; start < part_count; start += group) {
     const int64_t n = min64(group, part_count - start);
     const int64_t key_panels = s.key_panels(), panels = key_panels + s.value_panels();
+    memset(infinite, 0, size_t(n));
     parallel(context, n * panels, [&](int64_t task, int) {
       const int64_t i = task / panels, panel = task % panels;
       const Part part = part_of(s, start + i, parts, padding, changes);
@@ -239,8 +257,12 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
         return pack_panel(keys + panel * panel_bytes(layout, u.head_dim), layout, columns, panel * kColumns, kColumns);
       }
       const int64_t at = panel - key_panels;
-      pack_panel(keys + s.key_bytes() + at * panel_bytes(layout, u.keys, kValueColumns), layout,
-                 head_of(v, part.batch, part.head, part.first_key, u.keys), at * kValueColumns, kValueColumns);
+      char* values = keys + s.key_bytes() + at * panel_bytes(layout, u.keys, kValueColumns);
+      pack_panel(values, layout, head_of(v, part.batch, part.head, part.first_key, u.keys), at * kValueColumns,
+                 kValueColumns);
+      if (causal && has_infinite(values, layout, step_count(layout, u.keys) * (pairs ? 2 : 1) * kValueColumns)) {
+        __atomic_store_n(infinite + i, 1, __ATOMIC_RELAXED);
+      }
     });
     // the last queries see the most keys, so they go first
     parallel(context, n * tasks, [&](int64_t task, int thread) {
@@ -248,9 +270,10 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       const Part part = part_of(s, start + i, parts, padding, changes);
       const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, Workspace::bytes(s)), s);
       const char* keys = packed + i * bytes;
-      const int64_t end = min64(ceil_div(part.shape.queries, kRows), (at + 1) * kBlocksPerTask);
-      for (int64_t block = at * kBlocksPerTask; block < end; ++block) {
-        attend(part, block, keys, keys + s.key_bytes(), workspace);
+      const int64_t at_once = infinite[i] ? 1 : kRows;
+      const int64_t end = min64(part.shape.queries, (at + 1) * kBlocksPerTask * kRows);
+      for (int64_t first = at * kBlocksPerTask * kRows; first < end; first += at_once) {
+        attend(part, first, int(min64(at_once, end - first)), keys, keys + s.key_bytes(), workspace);
       }
     });
   }

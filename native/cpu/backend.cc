@@ -36,10 +36,15 @@ extern const Operations operations;
 
 namespace {
 
+// The version of the CPU's arithmetic, in its names. Raise it whenever the result of any kernel changes in any bit for any
+// input, whatever its dtype. It is one for all instruction sets, which give the same bits in float32 and float16, and
+// one for all dtypes: float32 is computed beside bfloat16, so a change in float32 is one in bfloat16 as well.
+constexpr int kArithmetic = 1;
+
 struct InstructionSet {
   const char* name;              // as SONDE_ISA names it
   const char* title;             // for people to read
-  const char* arithmetic;        // for Backend::arithmetic: one name for all that compute the same bits
+  const char* bfloat16;          // what the arithmetic of bfloat16 is named after
   const Operations* operations;  // null where the build left it out
   bool (*supported)();
 };
@@ -72,16 +77,21 @@ constexpr const Operations* table(std::string_view between_commas, const Operati
   return std::string_view(SONDE_ISAS).find(between_commas) == std::string_view::npos ? nullptr : operations;
 }
 
+// What decides the bits: products of bfloat16 with bfloat16 are the processor's dot products of pairs, where it has them
+// (kPairs of microkernel.h), and products in float32 everywhere else.
+constexpr const char* kFloat32 = "float32";
+constexpr const char* kBfloat16Dot = "bfloat16-dot";
+
 // best first
 constexpr InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
-    {"avx512_bf16", "AVX-512 with bfloat16", "avx512_bf16", table(",avx512_bf16,", &avx512_bf16::operations),
+    {"avx512_bf16", "AVX-512 with bfloat16", kBfloat16Dot, table(",avx512_bf16,", &avx512_bf16::operations),
      has_avx512_bf16},
-    {"avx512", "AVX-512", "avx512", table(",avx512,", &avx512::operations), has_avx512},
-    {"avx2", "AVX2", "avx2", table(",avx2,", &avx2::operations), has_avx2},
-    {"portable", "SSE2", "sse2", table(",portable,", &portable::operations), [] { return true; }},
+    {"avx512", "AVX-512", kFloat32, table(",avx512,", &avx512::operations), has_avx512},
+    {"avx2", "AVX2", kFloat32, table(",avx2,", &avx2::operations), has_avx2},
+    {"portable", "SSE2", kFloat32, table(",portable,", &portable::operations), [] { return true; }},
 #else
-    {"portable", "NEON", "neon", table(",portable,", &portable::operations), [] { return true; }},
+    {"portable", "NEON", kFloat32, table(",portable,", &portable::operations), [] { return true; }},
 #endif
 };
 
@@ -115,6 +125,13 @@ int32_t count(Status*) { return 1; }
 
 void identify(int32_t, char* text, size_t size) { snprintf(text, size, "CPU"); }
 
+void arithmetic(int32_t, DType dtype, char* text, size_t size) {
+  Status status;
+  const InstructionSet* set = choose(&status);
+  if (!set) return;
+  snprintf(text, size, "cpu-%s-%d", dtype == DType::bfloat16 ? set->bfloat16 : kFloat32, kArithmetic);
+}
+
 Context* open(int32_t index, int32_t threads, Status* status) {
   if (index != 0) {
     *status = fail("there is one CPU device, cpu");
@@ -123,7 +140,7 @@ Context* open(int32_t index, int32_t threads, Status* status) {
   const InstructionSet* set = choose(status);
   if (!set) return nullptr;
   try {
-    return new Context(threads > 0 ? threads : physical_cores(), set->operations, set->title, set->arithmetic);
+    return new Context(threads > 0 ? threads : physical_cores(), set->operations, set->title);
   } catch (const std::exception& error) {
     *status = fail("the compute threads could not be started: %s", error.what());
     return nullptr;
@@ -134,10 +151,6 @@ void close(Context* context) { delete context; }
 
 void describe(const Context* context, char* text, size_t size) {
   snprintf(text, size, "%s, %d thread%s", context->instruction_set, context->threads, context->threads == 1 ? "" : "s");
-}
-
-void arithmetic(const Context* context, char* text, size_t size) {
-  snprintf(text, size, "%d cpu %s", kArithmetic, context->arithmetic);
 }
 
 void* allocate(Context*, size_t bytes) {
@@ -177,8 +190,8 @@ const Operations* operations(const Context* context) { return context->operation
 }  // namespace
 
 const Backend cpu_backend = {
-    kBackendAbi, count,  identify, open, close,  describe,    arithmetic, allocate, release,    set_bytes,
-    get_bytes,   upload, download, mark, finish, synchronize, nullptr,    nullptr,  operations,
+    kBackendAbi, count,  identify, arithmetic, open,   close,       describe, allocate, release,    set_bytes,
+    get_bytes,   upload, download, mark,       finish, synchronize, nullptr,  nullptr,  operations,
 };
 
 }  // namespace sonde

@@ -12,8 +12,8 @@ namespace {
 void float_row(float* y, const float* a, const float* b, int64_t n, BinaryKind kind) {
   const auto loop = [&](auto function) {
     int64_t i = 0;
-    for (; i + kWidth <= n; i += kWidth) store(y + i, function(load(a + i), load(b + i)));
-    for (; i < n; ++i) y[i] = function(a[i], b[i]);
+    for (; i + kWidth <= n; i += kWidth) store(y + i, canonical(function(load(a + i), load(b + i))));
+    for (; i < n; ++i) y[i] = canonical(function(a[i], b[i]));
   };
   switch (kind) {
     case BinaryKind::add: return loop([](auto p, auto q) { return p + q; });

@@ -35,7 +35,7 @@ Status cross_entropy(Context* context, Out losses, In logits, In targets, In pad
     float at_target;
     widen(&at_target, from + target_of(row) * stride * size, logits.dtype, 1);
     // an infinite logit makes the loss NaN, as it does in PyTorch
-    loss = sum.top == INFINITY ? NAN : float(double(sum.top) - double(at_target) + log_of(sum.sum));
+    loss = sum.top == INFINITY ? NAN : canonical(float(double(sum.top) - double(at_target) + log_of(sum.sum)));
   });
   return {};
 }

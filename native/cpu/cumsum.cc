@@ -35,7 +35,7 @@ Status along(Context* context, const View& out, const View& x) {
           read_row(from + begin * in_step, x.dtype, last_stride(x), count, row_scratch(context, thread, 2, kPart, 0));
       char* there = to + begin * out_step;
       float* sums = result_row(there, out.dtype, last_stride(out), row_scratch(context, thread, 2, kPart, 1));
-      for (int64_t i = 0; i < count; ++i) sums[i] = float(sum += in[i]);
+      for (int64_t i = 0; i < count; ++i) sums[i] = canonical(float(sum += in[i]));
       write_row(there, out.dtype, last_stride(out), count, sums);
     }
   });
@@ -85,7 +85,7 @@ Status across(Context* context, const View& out, const View& x, int columns) {
                    const float* in = read_row(from, x.dtype, stride, width, scratch);
                    char* to = static_cast<char*>(out.data) + (out_offset + i * last_stride(out)) * size;
                    float* results = result_row(to, out.dtype, out_stride, row_scratch(context, thread, 2, kColumns, 1));
-                   for (int64_t j = 0; j < width; ++j) results[j] = float(sums[j] += in[j]);
+                   for (int64_t j = 0; j < width; ++j) results[j] = canonical(float(sums[j] += in[j]));
                    write_row(to, out.dtype, out_stride, width, results);
                  }
                });

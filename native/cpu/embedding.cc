@@ -22,7 +22,7 @@ Status embedding(Context* context, Out out, In indices, In table, bool accumulat
     const float* row = read_row(from, table.dtype, 1, width, row_scratch(context, thread, 2, width, 0));
     float* sum = row_scratch(context, thread, 2, width, 1);
     widen(sum, to, out.dtype, width);
-    for (int64_t j = 0; j < width; ++j) sum[j] += row[j];
+    for (int64_t j = 0; j < width; ++j) sum[j] = canonical(sum[j] + row[j]);
     narrow(to, sum, out.dtype, width);
   });
   return {};

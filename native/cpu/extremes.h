@@ -16,7 +16,7 @@ SONDE_INLINE bool has_nan(const float* x, int64_t n) {
   return nan;
 }
 
-// the smallest element, infinity of an empty row; NaN is skipped
+// the smallest element, infinity of an empty row; NaN is skipped, and of zeros it may be either
 SONDE_INLINE float min_row(const float* x, int64_t n) {
   vf a = broadcast(INFINITY);
   int64_t i = 0;

@@ -17,7 +17,7 @@ Status fill(Context* context, Out out, double value) {
   } else if (out.dtype == DType::boolean) {
     element[0] = value != 0;
   } else {
-    const float single = float(value);
+    const float single = canonical(float(value));
     narrow(element, &single, out.dtype, 1);
   }
   alignas(64) char line[4 * kPartLength];

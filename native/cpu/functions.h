@@ -4,7 +4,6 @@
 
 namespace sonde::SONDE_ISA {
 
-typedef int64_t vl __attribute__((vector_size(kDoubles * 8), may_alias));
 typedef float vf_half __attribute__((vector_size(kDoubles * 4), aligned(4), may_alias));  // as many floats
 
 SONDE_INLINE vf sqrt(vf x) {
@@ -68,20 +67,7 @@ SONDE_INLINE vf tanh(vf x) {
   return vf(vi(size < 0.625f ? near : far) | sign);
 }
 
-// ---- in double precision
-
-// a * b + c in one or two roundings: for polynomials whose result is rounded to float32
-SONDE_INLINE vd fma(vd a, vd b, vd c) {
-#if defined(__AVX512F__)
-  return vd(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
-#elif defined(__AVX2__)
-  return vd(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
-#elif defined(__aarch64__)
-  return vd(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
-#else
-  return a * b + c;
-#endif
-}
+// ---- in double precision: a * b + c is rounded twice there, as software that rounds it once would be slow
 
 // ln x of normal numbers above 0, off by less than 1e-12 of it: x = 2^e m, ln m = 2 atanh((m - 1) / (m + 1)) by its
 // series
@@ -93,15 +79,15 @@ SONDE_INLINE vd log(vd x) {
   const vd e = vd((shifted >> 52) + 0x4338000000000000) - 0x1.8p52;
   const vd t = (m - 1.0) / (m + 1.0), z = t * t;
   vd p = vd{} + 2.0 / 17;
-  p = fma(p, z, vd{} + 2.0 / 15);
-  p = fma(p, z, vd{} + 2.0 / 13);
-  p = fma(p, z, vd{} + 2.0 / 11);
-  p = fma(p, z, vd{} + 2.0 / 9);
-  p = fma(p, z, vd{} + 2.0 / 7);
-  p = fma(p, z, vd{} + 2.0 / 5);
-  p = fma(p, z, vd{} + 2.0 / 3);
-  p = fma(p, z, vd{} + 2.0);
-  return fma(e, vd{} + 0x1.62e42fefa39efp-1, p * t);
+  p = p * z + 2.0 / 15;
+  p = p * z + 2.0 / 13;
+  p = p * z + 2.0 / 11;
+  p = p * z + 2.0 / 9;
+  p = p * z + 2.0 / 7;
+  p = p * z + 2.0 / 5;
+  p = p * z + 2.0 / 3;
+  p = p * z + 2.0;
+  return e * 0x1.62e42fefa39efp-1 + p * t;
 }
 // the same of one number above 0; 0 and infinity as well
 SONDE_INLINE double log_of(double x) {
@@ -112,20 +98,50 @@ SONDE_INLINE double log_of(double x) {
 // e^x for |x| <= 708, off by less than 1e-10 of it: x = n ln 2 + r, the series of e^r, 2^n
 SONDE_INLINE vd exp(vd x) {
   constexpr double kRound = 0x1.8p52;  // adding it rounds to an integer, which its low bits then hold
-  const vd shifted = fma(x, vd{} + 0x1.71547652b82fep0, vd{} + kRound);
+  const vd shifted = x * 0x1.71547652b82fep0 + kRound;
   const vd n = shifted - kRound;
-  const vd r = fma(n, vd{} - 0x1.62e42fefa39efp-1, x);
+  const vd r = x - n * 0x1.62e42fefa39efp-1;
   vd p = vd{} + 1.0 / 362880;
-  p = fma(p, r, vd{} + 1.0 / 40320);
-  p = fma(p, r, vd{} + 1.0 / 5040);
-  p = fma(p, r, vd{} + 1.0 / 720);
-  p = fma(p, r, vd{} + 1.0 / 120);
-  p = fma(p, r, vd{} + 1.0 / 24);
-  p = fma(p, r, vd{} + 1.0 / 6);
-  p = fma(p, r, vd{} + 0.5);
-  p = fma(p, r, vd{} + 1.0);
-  p = fma(p, r, vd{} + 1.0);
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
   return p * vd((vl(shifted) - 0x4338000000000000 + 1023) << 52);
+}
+
+// cos and sin of 2 pi t, 0 <= t < 1, within 1e-15: the nearest quarter of a turn, and the series of what is left
+struct Circle {
+  double cos, sin;
+};
+SONDE_INLINE Circle circle(double t) {
+  const int quarter = int(t * 4 + 0.5);
+  const double x = (t * 4 - quarter) * 0x1.921fb54442d18p0, z = x * x;
+  double s = -1.0 / 1307674368000, c = -1.0 / 87178291200;
+  s = s * z + 1.0 / 6227020800;
+  s = s * z - 1.0 / 39916800;
+  s = s * z + 1.0 / 362880;
+  s = s * z - 1.0 / 5040;
+  s = s * z + 1.0 / 120;
+  s = s * z - 1.0 / 6;
+  s = s * z * x + x;
+  c = c * z + 1.0 / 479001600;
+  c = c * z - 1.0 / 3628800;
+  c = c * z + 1.0 / 40320;
+  c = c * z - 1.0 / 720;
+  c = c * z + 1.0 / 24;
+  c = c * z - 0.5;
+  c = c * z + 1;
+  switch (quarter) {
+    case 1: return {-s, c};
+    case 2: return {-c, -s};
+    case 3: return {s, -c};
+    default: return {c, s};
+  }
 }
 
 // x^a for a finite a, as C's pow has it at its edges; `whole` and `odd` say what a is. |x|^a is e^(a ln |x|) in double

@@ -26,13 +26,13 @@ inline void layer_norm_row(float* result, const float* in, int64_t n, const Norm
   const vf middle = broadcast(float(mean)), factor = broadcast(float(1.0 / deviation));
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
-    store(result + i, fma((load(in + i) - middle) * factor, load(scale + i), load(shift + i)));
+    store(result + i, canonical(fma((load(in + i) - middle) * factor, load(scale + i), load(shift + i))));
   }
   if (i < n) {
     const int rest = int(n - i);
     const vf y = fma((load_partial(in + i, rest) - middle) * factor, load_partial(scale + i, rest),
                      load_partial(shift + i, rest));
-    store_partial(result + i, y, rest);
+    store_partial(result + i, canonical(y), rest);
   }
 }
 

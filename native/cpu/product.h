@@ -41,7 +41,12 @@ constexpr int64_t left_row_bytes(Layout layout, int64_t k) { return step_count(l
 inline void convert_row(char* to, const View& x, int64_t i, Layout layout) {
   const int64_t k = x.shape[1], size = dtype_size(x.dtype);
   const char* from = static_cast<const char*>(x.data) + i * x.stride[0] * size;
-  if (k > 0) memset(to + left_row_bytes(layout, k) - left_bytes(layout), 0, size_t(left_bytes(layout)));
+  if (layout == Layout::widened_pairs && k % 2) {
+    const float nothing = -0.0f;  // times the 0 of the right side: a sum of -0 stays -0
+    memcpy(to + k * 4, &nothing, 4);
+  } else if (layout == Layout::pairs && k % 2) {
+    memset(to + k * 2, 0, 2);
+  }
   if (layout != Layout::pairs) return read_strided(reinterpret_cast<float*>(to), from, x.dtype, x.stride[1], k);
   float part[64];
   for (int64_t done = 0; done < k; done += 64) {

@@ -1,6 +1,7 @@
 // Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11): four 32-bit values
 // from a counter and a key, here the number of a group of elements and the seed. Normal values come in pairs by the
 // Box-Muller transform in double precision, four to a group; integers take 64 bits each, two to a group.
+#include "functions.h"
 #include "operations.h"
 #include "rows.h"
 
@@ -27,10 +28,10 @@ Four philox(uint64_t counter, uint64_t seed) {
 void normal_group(float* to, const Four& bits, double mean, double deviation) {
   for (int pair = 0; pair < 4; pair += 2) {
     const double u = (double(bits.x[pair]) + 0.5) * 0x1p-32;  // never 0
-    const double angle = double(bits.x[pair + 1]) * (6.283185307179586 * 0x1p-32);
-    const double radius = deviation * sqrt(-2 * log(u));
-    to[pair] = float(mean + radius * cos(angle));
-    to[pair + 1] = float(mean + radius * sin(angle));
+    const Circle at = circle(double(bits.x[pair + 1]) * 0x1p-32);
+    const double radius = deviation * __builtin_sqrt(-2 * log_of(u));
+    to[pair] = canonical(float(mean + radius * at.cos));
+    to[pair + 1] = canonical(float(mean + radius * at.sin));
   }
 }
 

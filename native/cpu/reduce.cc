@@ -174,15 +174,15 @@ double variance_of(double squares, double n, double correction) {
 float finished(const Task& task, const Sums& sums) {
   const auto n = double(task.n());
   switch (task.kind) {
-    case ReduceKind::sum: return float(sums.values);
-    case ReduceKind::mean: return task.n() ? float(sums.values / n) : NAN;
-    case ReduceKind::norm: return float(__builtin_sqrt(sums.squares));
+    case ReduceKind::sum: return canonical(float(sums.values));
+    case ReduceKind::mean: return task.n() ? canonical(float(sums.values / n)) : NAN;
+    case ReduceKind::norm: return canonical(float(__builtin_sqrt(sums.squares)));
     default: break;
   }
   // of distances from the shift, which is close to the mean: little is lost when the mean's is subtracted
   const double squares = task.n() ? sums.squares - sums.values * sums.values / n : 0;
   const double variance = variance_of(squares, n, task.correction);
-  return float(task.kind == ReduceKind::variance ? variance : __builtin_sqrt(variance));
+  return canonical(float(task.kind == ReduceKind::variance ? variance : __builtin_sqrt(variance)));
 }
 
 // What a variance's elements are shifted by: the mean of the first ones. Whatever they are, the variance of n elements
@@ -407,7 +407,8 @@ Status add_neighbours(const Task& task) {
   return {};
 }
 
-// ---- extremes of floats: the largest or smallest element, or of flags, which are 1 where an element is not 0
+// ---- extremes of floats: the largest or smallest element, 0 above -0; or of flags, which are 1 where an element is not
+// 0
 
 struct Extreme {
   bool largest, flags;
@@ -417,8 +418,25 @@ struct Extreme {
         flags(kind == ReduceKind::any || kind == ReduceKind::all) {}
   float none() const { return flags ? (largest ? 0.0f : 1.0f) : largest ? -INFINITY : INFINITY; }
   // a, or b where it is better; NaN is best
-  float better(float a, float b) const { return (largest ? b > a : b < a) || b != b ? b : a; }
+  float better(float a, float b) const {
+    const bool other = a == b ? largest == bool(__builtin_signbit(a)) : largest ? b > a : b < a;
+    return other || b != b ? b : a;
+  }
 };
+
+// The zero that is best, of a row whose best element is a zero.
+float best_zero(const Extreme& e, const float* x, int64_t n) {
+  const float best = e.largest ? 0.0f : -0.0f;
+  int32_t wanted;
+  memcpy(&wanted, &best, 4);
+  int found = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t bits;
+    memcpy(&bits, x + i, 4);
+    found |= bits == wanted;
+  }
+  return found ? best : -best;
+}
 
 float extreme_of(const Extreme& e, const float* x, int64_t n) {
   if (e.flags) {
@@ -429,14 +447,18 @@ float extreme_of(const Extreme& e, const float* x, int64_t n) {
     }
     return (e.largest ? others : !zeros) ? 1.0f : 0.0f;
   }
-  return has_nan(x, n) ? NAN : e.largest ? max_row(x, n) : min_row(x, n);
+  if (has_nan(x, n)) return NAN;
+  const float best = e.largest ? max_row(x, n) : min_row(x, n);
+  return best == 0 ? best_zero(e, x, n) : best;
 }
 
 template <bool kLargest, bool kFlags>
 SONDE_INLINE void extremes_across(float* best, const float* x, int64_t width) {
   map_rows(best, x, width, [](vf a, vf b) {
     if (kFlags) b = b != 0.0f ? broadcast(1.0f) : vf{};
-    return (kLargest ? b > a : b < a) | (b != b) ? b : a;
+    const vf best = (kLargest ? b > a : b < a) | (b != b) ? b : a;
+    const vi equal = a == b;  // the bits of equal elements differ in the sign of 0 alone
+    return vf(kLargest ? vi(best) & (vi(b) | ~equal) : vi(best) | (vi(b) & equal));
   });
 }
 
@@ -455,6 +477,7 @@ Status extremes(const Task& task) {
         else if (extreme.largest) extremes_across<true, false>(best, x, width);
         else extremes_across<false, false>(best, x, width);
       }
+      canonical_row(best, width);
       narrow(task.to(first), best, task.out.dtype, width);
     });
     return {};
@@ -523,7 +546,7 @@ Status log_sums(const Task& task) {
           return sum;
         },
         [](ExpSum& sum, const ExpSum& block) { sum.add(block); },
-        [&](int64_t i, const ExpSum& sum) { task.write(i, float(sum.log_sum())); });
+        [&](int64_t i, const ExpSum& sum) { task.write(i, canonical(float(sum.log_sum()))); });
   }
   // of rows that lie side by side, a part stays in the second-level cache
   each_group(task, kNarrow, [&](int64_t first, int64_t width, int thread) {
@@ -559,7 +582,7 @@ Status log_sums(const Task& task) {
       }
     }
     float results[kNarrow];
-    for (int64_t j = 0; j < width; ++j) results[j] = float(sums[j].log_sum());
+    for (int64_t j = 0; j < width; ++j) results[j] = canonical(float(sums[j].log_sum()));
     narrow(task.to(first), results, task.out.dtype, width);
   });
   return {};
@@ -590,7 +613,7 @@ Status integers(const Task& task) {
         const auto mean_square = static_cast<unsigned __int128>(static_cast<__int128>(all.value) * all.value);
         const unsigned __int128 spread = all.squares * static_cast<unsigned __int128>(task.n()) - mean_square;
         const double variance = variance_of(task.n() ? double(spread) / n : 0, n, task.correction);
-        result = float(task.kind == ReduceKind::variance ? variance : __builtin_sqrt(variance));
+        result = canonical(float(task.kind == ReduceKind::variance ? variance : __builtin_sqrt(variance)));
         break;
       }
       default: {

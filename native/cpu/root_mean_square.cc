@@ -9,7 +9,7 @@ Status root_mean_square(Context* context, Out out, In x, double eps) {
   if (!reserve_rows(context, 1, n)) return out_of_memory("a row");
   each_row(context, element_count(out), n, [&](int64_t row, int thread) {
     const float* in = read_row(row_at(x, row), x.dtype, last_stride(x), n, row_scratch(context, thread, 1, n, 0));
-    const float value = float(sqrt(squares_row(in, n, 0) / double(n) + eps));
+    const float value = canonical(float(sqrt(squares_row(in, n, 0) / double(n) + eps)));
     narrow(static_cast<char*>(out.data) + row * dtype_size(out.dtype), &value, out.dtype, 1);
   });
   return {};

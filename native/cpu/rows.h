@@ -163,7 +163,7 @@ SONDE_INLINE double squares_row(const float* x, int64_t n, double shift) {
   });
 }
 
-// the largest element, -inf of an empty row; NaN is skipped
+// the largest element, -inf of an empty row; NaN is skipped, and of zeros it may be either
 SONDE_INLINE float max_row(const float* x, int64_t n) {
   vf a = broadcast(-INFINITY);
   int64_t i = 0;

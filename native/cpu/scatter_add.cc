@@ -66,7 +66,7 @@ void add_floats(const Block& block, DType dtype, DType term_dtype, double* sums)
   each_term(block, sums, [&](int row, int64_t i, double& sum, const char*) { sum = float_at(place(row, i), dtype); });
   each_term(block, sums, [&](int, int64_t, double& sum, const char* term) { sum += float_at(term, term_dtype); });
   each_term(block, sums, [&](int row, int64_t i, double& sum, const char*) {
-    const float rounded = float(sum);
+    const float rounded = canonical(float(sum));
     narrow(place(row, i), &rounded, dtype, 1);
   });
 }

@@ -45,24 +45,14 @@ SONDE_INLINE vf broadcast(float s) {
   return s - vf{};  // 0 subtracted, not added: x + 0 would make 0 of -0 and cost an instruction
 #endif
 }
-// a * b + c, rounded once where the processor can
-SONDE_INLINE vf fma(vf a, vf b, vf c) {
-#if defined(__AVX512F__)
-  return vf(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
-#elif defined(__AVX2__)
-  return vf(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
-#elif defined(__aarch64__)
-  return vf(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
-#else
-  return a * b + c;
-#endif
-}
 
 // ---- doubles, half as many
 
 constexpr int kDoubles = kWidth / 2;
 typedef double vd __attribute__((vector_size(kDoubles * 8), may_alias));
 typedef double vd_unaligned __attribute__((vector_size(kDoubles * 8), aligned(8), may_alias));
+typedef int64_t vl __attribute__((vector_size(kDoubles * 8), may_alias));
+typedef uint64_t vul __attribute__((vector_size(kDoubles * 8), may_alias));
 
 SONDE_INLINE vd load(const double* p) { return *reinterpret_cast<const vd_unaligned*>(p); }
 SONDE_INLINE void store(double* p, vd v) { *reinterpret_cast<vd_unaligned*>(p) = v; }
@@ -83,6 +73,71 @@ SONDE_INLINE vd load_doubles(const float* p) {
 #endif
 }
 
+// ---- multiply and add
+
+#if !defined(__AVX2__) && !defined(__aarch64__)
+// a + b, rounded to odd: where it is not exact, that one of the two doubles beside it whose last bit is set. Rounded to
+// a shorter format after that, it is rounded as if once (Boldo and Melquiond, "Emulation of a FMA and correctly rounded
+// sums: proved algorithms using rounding to odd", IEEE Transactions on Computers, 2008). The error of the sum is Knuth's.
+SONDE_INLINE vd add_to_odd(vd a, vd b) {
+  const vd sum = a + b, other = sum - a;
+  const vd error = (a - (sum - other)) + (b - other);
+  const vul inexact = vul((error < 0.0) | (error > 0.0));  // NaN, the error of an infinite sum, is neither
+  const vul beyond = (vul(error) ^ vul(sum)) >> 63;        // 1 where the sum was rounded away from 0
+  return vd((vul(sum) - (beyond & inexact)) | (inexact >> 63));
+}
+#if defined(__SSE2__)
+// Whether a sum may be rounded wrongly to float32 because it was rounded to double precision before. That is so where it
+// lies half-way between two floats, which its last 29 bits show, or, as there are fewer floats there, where it is not 0
+// and below the normal ones.
+SONDE_INLINE int halfway_bits(vd a, vd b) {
+  // for both halves of a double: what remains after `mask`, as an unsigned number, less `least`, is below `count`
+  const auto is_odd = [](vd v) {
+    constexpr int kHalfway = 0x10000000, kSmallest = (1023 - 126) << 20;
+    const __m128i mask = _mm_set_epi32(INT32_MAX, 0x1fffffff, INT32_MAX, 0x1fffffff);
+    const __m128i least = _mm_set_epi32(1, kHalfway, 1, kHalfway), sign = _mm_set1_epi32(INT32_MIN);
+    const __m128i count = _mm_set_epi32(kSmallest - 1, 1, kSmallest - 1, 1);
+    const __m128i distance = _mm_add_epi32(_mm_and_si128(__m128i(v), mask), _mm_sub_epi32(sign, least));
+    return _mm_cmpgt_epi32(_mm_add_epi32(sign, count), distance);
+  };
+  return _mm_movemask_epi8(_mm_or_si128(is_odd(a), is_odd(b)));
+}
+#endif
+#endif
+
+// a * b + c, rounded once. A processor that cannot do that computes it in double precision, where the product is exact.
+SONDE_INLINE vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return vf(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+#elif defined(__AVX2__)
+  return vf(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+#elif defined(__aarch64__)
+  return vf(vfmaq_f32(float32x4_t(c), float32x4_t(a), float32x4_t(b)));
+#elif defined(__SSE2__)
+  const auto wide = [](vf v) { return vd(_mm_cvtps_pd(__m128(v))); };
+  const auto upper = [](vf v) { return vf(_mm_movehl_ps(__m128(v), __m128(v))); };
+  const vd p = wide(a) * wide(b), p2 = wide(upper(a)) * wide(upper(b)), q = wide(c), q2 = wide(upper(c));
+  vd sum = p + q, sum2 = p2 + q2;
+  if (__builtin_expect(halfway_bits(sum, sum2), 0)) sum = add_to_odd(p, q), sum2 = add_to_odd(p2, q2);
+  return vf(_mm_movelh_ps(_mm_cvtpd_ps(__m128d(sum)), _mm_cvtpd_ps(__m128d(sum2))));
+#else
+  for (int i = 0; i < kWidth; i += kDoubles) {
+    vd product, addend;
+    for (int j = 0; j < kDoubles; ++j) product[j] = double(a[i + j]) * b[i + j], addend[j] = c[i + j];
+    const vd sum = add_to_odd(product, addend);
+    for (int j = 0; j < kDoubles; ++j) c[i + j] = float(sum[j]);
+  }
+  return c;
+#endif
+}
+
+// ---- NaN
+
+// v, but NaN of any sign and payload as NAN: which of its operands' NaNs an instruction passes on, and which one it makes
+// itself, depends on the processor and on the compiler. Every result of arithmetic is made canonical before it is stored.
+SONDE_INLINE vf canonical(vf v) { return v == v ? v : broadcast(NAN); }
+SONDE_INLINE float canonical(float f) { return f == f ? f : NAN; }
+
 // ---- 16-bit floats
 
 SONDE_INLINE float bf16_to_float(uint16_t h) {
@@ -91,10 +146,10 @@ SONDE_INLINE float bf16_to_float(uint16_t h) {
   memcpy(&f, &u, 4);
   return f;
 }
-SONDE_INLINE uint16_t float_to_bf16(float f) {  // nearest, ties to even; NaN stays NaN
+SONDE_INLINE uint16_t float_to_bf16(float f) {  // nearest, ties to even; NaN is canonical
   uint32_t u;
   memcpy(&u, &f, 4);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return uint16_t((u >> 16) | 0x40);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
   return uint16_t((u + 0x7fffu + ((u >> 16) & 1)) >> 16);
 }
 SONDE_INLINE float f16_to_float(uint16_t h) {
@@ -117,15 +172,15 @@ SONDE_INLINE float f16_to_float(uint16_t h) {
   return f;
 #endif
 }
-SONDE_INLINE uint16_t float_to_f16(float f) {  // nearest, ties to even; too large becomes infinite
+SONDE_INLINE uint16_t float_to_f16(float f) {  // nearest, ties to even; too large becomes infinite; NaN is canonical
 #if defined(__F16C__)
-  return uint16_t(_cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT));
+  return uint16_t(_cvtss_sh(canonical(f), _MM_FROUND_TO_NEAREST_INT));
 #else
   uint32_t u;
   memcpy(&u, &f, 4);
   const uint16_t sign = uint16_t((u >> 16) & 0x8000);
   u &= 0x7fffffffu;
-  if (u > 0x7f800000u) return uint16_t(sign | 0x7e00);
+  if (u > 0x7f800000u) return 0x7e00;
   if (u >= 0x47800000u) return uint16_t(sign | 0x7c00);
   if (u < 0x38800000u) {  // below the smallest normal half: let float addition round to multiples of 2^-24
     float g;
@@ -149,8 +204,7 @@ SONDE_INLINE vf load_bf16(const uint16_t* p) {
 SONDE_INLINE void store_bf16(uint16_t* p, vf v) {
   const vu u = vu(v);
   const vu rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
-  const vu nan = (u >> 16) | 0x40;
-  const vu out = (u & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+  const vu out = (u & 0x7fffffffu) > 0x7f800000u ? vu{} + 0x7fc0 : rounded;
   *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector(out, vh_unaligned);
 }
 SONDE_INLINE vf load_f16(const uint16_t* p) {
@@ -166,9 +220,9 @@ SONDE_INLINE vf load_f16(const uint16_t* p) {
 }
 SONDE_INLINE void store_f16(uint16_t* p, vf v) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(__m512(v), _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(__m512(canonical(v)), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(__m256(v), _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(__m256(canonical(v)), _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < kWidth; ++i) p[i] = float_to_f16(v[i]);
 #endif
@@ -333,12 +387,21 @@ SONDE_INLINE void store_partial(float* p, vf v, int count) {
 #endif
 }
 
-// y[i] = function(x[i]); x may be y
+// y[i] = function(x[i]), NaN canonical; x may be y
 template <class Function>
 SONDE_INLINE void map_row(float* y, const float* x, int64_t n, Function function) {
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) store(y + i, function(load(x + i)));
-  if (i < n) store_partial(y + i, function(load_partial(x + i, int(n - i))), int(n - i));
+  for (; i + kWidth <= n; i += kWidth) store(y + i, canonical(function(load(x + i))));
+  if (i < n) store_partial(y + i, canonical(function(load_partial(x + i, int(n - i)))), int(n - i));
+}
+
+// Makes a row canonical: where there is no NaN, it is only read.
+SONDE_INLINE void canonical_row(float* x, int64_t n) {
+  vi odd{};
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) odd |= vi(load(x + i) != load(x + i));
+  if (greater_bits(vi{}, odd)) i = 0;
+  for (; i < n; ++i) x[i] = canonical(x[i]);
 }
 
 // n elements of any dtype, side by side, to float32 and back

@@ -24,7 +24,9 @@ Status softmax(Context* context, Out out, In x, SoftmaxKind kind) {
       map_row(result, result, n, [=](vf v) { return v / sum; });
     } else if (kind == SoftmaxKind::log_softmax) {
       const double log_sum = log_of(sum_row(result + first, n - first));
-      for (int64_t i = 0; i < n; ++i) result[i] = float(double(in[i]) - double(largest) - log_sum);
+      for (int64_t i = 0; i < n; ++i) {
+        result[i] = canonical(float(double(in[i]) - double(largest) - log_sum));
+      }
     }
     write_row(to, out.dtype, last_stride(out), n, result);
   });

@@ -46,7 +46,7 @@ void gather(float* sum, const Entries& entries, const char* panel, const float* 
     for (int j = 0; j < kVectors; ++j) total[j] = fma(value, load_row<layout>(panel, index, j), total[j]);
   }
 #pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j) store(sum + j * kWidth, total[j]);
+  for (int j = 0; j < kVectors; ++j) store(sum + j * kWidth, canonical(total[j]));
 }
 
 void gather(float* sum, const Entries& entries, const Panels& w, const float* bias) {

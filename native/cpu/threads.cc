@@ -70,12 +70,8 @@ int physical_cores() {
   return processors();
 }
 
-Context::Context(int wanted, const Operations* table, const char* name, const char* arithmetic_name)
-    : operations(table),
-      instruction_set(name),
-      arithmetic(arithmetic_name),
-      threads(wanted),
-      scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
+Context::Context(int wanted, const Operations* table, const char* name)
+    : operations(table), instruction_set(name), threads(wanted), scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
   // with more threads than processors, spinning would take a processor from a thread that has work to do
   spins_ = threads <= processors() ? kSpins : 0;
   try {

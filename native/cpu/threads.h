@@ -15,7 +15,7 @@ namespace sonde {
 int physical_cores();
 
 struct Context {
-  Context(int threads, const Operations* operations, const char* instruction_set, const char* arithmetic);
+  Context(int threads, const Operations* operations, const char* instruction_set);
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -24,7 +24,6 @@ struct Context {
 
   const Operations* const operations;
   const char* const instruction_set;
-  const char* const arithmetic;
   const int threads;
 
   struct Scratch {

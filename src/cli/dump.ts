@@ -127,7 +127,7 @@ export function addDumpOptions(command: Command): Command {
     .option('--seed <n>', 'the seed of the random choice (default: 0)', integer(0))
     .option('--statistics', 'store the count, mean, variance and maximum of each neuron, channel and latent as well')
     .option('--parquet', 'store latents as Parquet as well, sorted by latent')
-    .option('--any-arithmetic', 'go on with a dump that another kind of processor or version of sonde began');
+    .option('--any-arithmetic', 'go on with a dump that was begun with another arithmetic (sonde devices)');
 }
 
 export function dumpCommand(): Command {

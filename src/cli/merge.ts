@@ -22,7 +22,7 @@ export const mergeCommand = (): Command =>
     .argument('<dump>', 'the folder of the whole, with parts in it, or new; or az://account/container/prefix')
     .argument('[parts...]', 'more folders with parts')
     .addHelpText('after', help)
-    .option('--any-arithmetic', 'merge parts that different kinds of processors or versions of sonde made')
+    .option('--any-arithmetic', 'merge parts that were made with different arithmetics (sonde devices)')
     .action(async (out: string, parts: string[], options: { anyArithmetic?: boolean }) => {
       const { rows, tokens, shards, nonFinite } = await mergeDumps(out, parts, options);
       print(`${out}: ${rows} rows, ${tokens} tokens in ${counted(shards, 'shard')}`);

@@ -12,7 +12,8 @@ const help = `
 One machine plans, any number work, and each shard is a job. A worker that loses its connection, is killed or is stopped
 loses no more than the shard it was at: another worker makes it. When all shards are there, one of the workers merges
 them, and the folder is, byte for byte, that of one process. Text and folder must have the same path on every machine, on
-a disk they share; the dump may also go to az://account/container/prefix.
+a disk they share; the dump may also go to az://account/container/prefix. All workers must have the arithmetic of the
+first one, which sonde devices shows.
 
 A worker does only what its options allow, as others may reach the server as well. Without options it writes dumps below
 the folder that it was started in, reads text there, and loads models from there, the demo and the published ones. Each

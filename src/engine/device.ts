@@ -4,15 +4,35 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { inspect } from 'node:util';
 import { checkInteger, checkOptions, describe, wrong } from './check.js';
+import { dtypeCode } from './dtype.js';
 import { DeviceError } from './errors.js';
 import { type DeviceHandle, type NativeOperations, type NativeTiming, native, packageRoot } from './native.js';
 
 export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
 
+/**
+ * What decides the bits of a device's results, by name: `cpu-float32-1`, `cpu-bfloat16-dot-1`, `cuda-9.0-1`. Where the
+ * names are the same, the same calls on the same data give the same bits, on any machine and with any number of
+ * threads. Where they differ, some bits may. There is a name for each dtype that weights and activations can have. What
+ * is computed in several of them has the name for bfloat16 if that is one of them.
+ *
+ * A name ends with a version, which is raised whenever any bit of any result changes. A CPU has `cpu-float32-N` for
+ * float32 and float16, whatever its instruction sets, and for bfloat16 as well unless it multiplies pairs of bfloat16
+ * by itself, as processors with AVX512_BF16 do: then `cpu-bfloat16-dot-N`. A GPU has one name with its compute
+ * capability; it holds among kernels that one version of the CUDA toolkit compiled.
+ */
+export interface Arithmetic {
+  readonly float32: string;
+  readonly float16: string;
+  readonly bfloat16: string;
+}
+
 export interface DeviceDescription {
   readonly name: string;
   readonly description: string;
   readonly available: boolean;
+  /** As `Device.arithmetic`; only where the device is available. */
+  readonly arithmetic?: Arithmetic;
   /** Why it is not available, in one sentence. */
   readonly reason?: string;
 }
@@ -48,22 +68,18 @@ export class Device {
   readonly kind: 'cpu' | 'cuda';
   /** A description of the processor: `AVX-512, 2 threads`. */
   readonly description: string;
-  /**
-   * What decides the bits of this device's results, as a short text: `2 cpu avx512`, `2 cuda 9.0`. Devices with the
-   * same text compute the same bits from the same data, whatever their number of threads. It has the version of
-   * sonde's arithmetic, the backend, and the instruction set or the GPU's compute capability.
-   */
-  readonly arithmetic: string;
+  /** What decides the bits of this device's results, by name, for each float dtype. */
+  readonly arithmetic: Arithmetic;
   readonly #handle: DeviceHandle;
   #sections: string[] | undefined; // of the profile under way
 
   /** @internal Use openDevice. */
-  constructor(name: string, kind: 'cpu' | 'cuda', handle: DeviceHandle) {
+  constructor(name: string, kind: 'cpu' | 'cuda', handle: DeviceHandle, arithmetic: Arithmetic) {
     this.name = name;
     this.kind = kind;
     this.#handle = handle;
     this.description = native.describe(handle);
-    this.arithmetic = native.arithmetic(handle);
+    this.arithmetic = arithmetic;
   }
 
   /** @internal */
@@ -179,6 +195,13 @@ function cudaDevices(): { reason: string } | { devices: string[] } {
   }
 }
 
+/** The names of the CPU, or of a GPU by its number, opened or not. */
+function arithmeticOf(gpu?: number): Arithmetic {
+  const library = gpu === undefined ? null : cudaLibrary;
+  const named = (dtype: keyof Arithmetic) => native.arithmetic(library, gpu ?? 0, dtypeCode(dtype));
+  return Object.freeze({ float32: named('float32'), float16: named('float16'), bfloat16: named('bfloat16') });
+}
+
 const opened = new Map<string, Device>();
 
 /**
@@ -210,7 +233,8 @@ export function openDevice(name: DeviceName = 'cpu', options: { threads?: number
       throw new Error(`openDevice: ${name}: there is no such GPU, only ${there}`);
     }
   }
-  const device = new Device(fullName, gpu ? 'cuda' : 'cpu', native.open(gpu ? cudaLibrary : null, index, threads));
+  const handle = native.open(gpu ? cudaLibrary : null, index, threads);
+  const device = new Device(fullName, gpu ? 'cuda' : 'cpu', handle, arithmeticOf(gpu ? index : undefined));
   opened.set(key, device);
   return device;
 }
@@ -229,11 +253,11 @@ export function listDevices(): DeviceDescription[] {
   const gpus =
     'reason' in found
       ? [{ name: 'cuda', description: 'NVIDIA GPU', available: false, reason: found.reason }]
-      : found.devices.map((description, i) => ({ name: `cuda:${i}`, description, available: true }));
-  return [
-    { name: 'cpu', description: `${cpu.description} of ${availableParallelism()} processors`, available: true },
-    ...gpus,
-  ];
+      : found.devices.map((description, i) => {
+          return { name: `cuda:${i}`, description, available: true, arithmetic: arithmeticOf(i) };
+        });
+  const description = `${cpu.description} of ${availableParallelism()} processors`;
+  return [{ name: 'cpu', description, available: true, arithmetic: cpu.arithmetic }, ...gpus];
 }
 
 /** Demands a device, or that the argument was left out. */

@@ -128,13 +128,14 @@ export interface NativeTiming {
 export interface Native extends NativeOperations {
   /** Describes each device of the CUDA backend whose library lies at `path`, or gives the reason why there are none. */
   cudaDevices(path: string): { reason: string } | { devices: string[] };
+  /** The name of the arithmetic of a device, opened or not. path as for open; dtype: the code of a float dtype. */
+  arithmetic(path: string | null, index: number, dtype: number): string;
   /**
    * path: the CUDA backend's library, null for the CPU. threads 0: one per physical core. Throws with the reason when
    * the device cannot be had.
    */
   open(path: string | null, index: number, threads: number): DeviceHandle;
   describe(d: DeviceHandle): string;
-  arithmetic(d: DeviceHandle): string;
   memory(d: DeviceHandle): { allocated: number; peak: number };
   /** Throws an Error whose code is OUT_OF_MEMORY when there is not enough. */
   allocate(d: DeviceHandle, bytes: number): BufferHandle;

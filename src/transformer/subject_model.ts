@@ -13,7 +13,7 @@ export interface SubjectModel {
   readonly config: TransformerConfig;
   readonly nVocab: number;
   readonly device: Device;
-  /** The dtype of its activations. */
+  /** The dtype of its activations. It decides which name of its device's arithmetic a dump has. */
   readonly dtype: DType;
   /** Its tokens' texts. A text is refused, and a dump says so, where the name is 'unknown'. */
   readonly enc: Tokenizer;

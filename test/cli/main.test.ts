@@ -2,8 +2,10 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { listDevices } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { Transformer } from '../../src/transformer/transformer.js';
+import { arithmeticNames } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { run } from './command.js';
@@ -41,6 +43,16 @@ test('devices lists the CPU', async () => {
   const { code, stdout } = await run(['devices']);
   assert.is(code, 0);
   assert.match(stdout, /^cpu +\S/);
+});
+
+test('devices shows arithmetics in a line of their own, and a second name only where it differs', async () => {
+  const { stdout } = await run(['devices']);
+  const [cpu, arithmetic] = stdout.split('\n') as [string, string];
+  const { float32, bfloat16Dot } = arithmeticNames;
+  const second = cpu.includes('AVX-512 with bfloat16') ? ` (bfloat16 ${bfloat16Dot})` : '';
+  assert.is(arithmetic, `         arithmetic ${float32}${second}`);
+  const missing = listDevices().filter(({ available }) => !available).length;
+  assert.is(stdout.split('arithmetic').length - 1, listDevices().length - missing);
 });
 
 test('sample continues the text as the original does', async () => {

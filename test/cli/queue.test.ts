@@ -8,6 +8,7 @@ import * as assert from 'uvu/assert';
 import { openDevice, planQueue, type QueueWorkEvent, queueStatus, workQueue } from '../../src/index.js';
 import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
 import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blobs/blob_stores.js';
+import { withArithmetic } from '../support/device.js';
 import { rejects, suite } from '../support/harness.js';
 import { freePort } from '../support/machine.js';
 import { good, main, noRedis, startWorker, until, type Worker, withRedis } from '../support/redis.js';
@@ -151,19 +152,16 @@ if (noRedis) {
       const plan = (more: object = {}) => planQueue({ ...asked, ...more }, { ...queue, attempts: 1 });
       assert.is((await plan()).shards, 4);
       const device = openDevice('cpu', { threads: 1 });
-      const { arithmetic } = device;
+      const arithmetic = device.arithmetic.float32;
       const work = async (name: string, stopAfter = Number.POSITIVE_INFINITY) => {
         const stop = new AbortController();
         const events: QueueWorkEvent[] = [];
         const onEvent = (event: QueueWorkEvent) => {
           if (events.push(event) >= stopAfter) stop.abort(new Error('enough'));
         };
-        Object.defineProperty(device, 'arithmetic', { value: name, configurable: true });
         const allow = { out: [at('out')], corpus: [at('text.txt')] };
         const how = { ...queue, device, allow, untilDone: true, signal: stop.signal, onEvent };
-        await workQueue(how).finally(() => {
-          Object.defineProperty(device, 'arithmetic', { value: arithmetic, configurable: true });
-        });
+        await withArithmetic(device, { float32: name }, () => workQueue(how));
         return events;
       };
       assert.ok((await work(arithmetic, 1)).every(({ kind }) => kind === 'done'));

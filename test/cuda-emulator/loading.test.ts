@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert';
 import type { DeviceDescription } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
 import { native } from '../kernels/scripts.js';
+import { arithmeticNames } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
 import { emulator } from './suite.js';
@@ -108,8 +109,11 @@ else {
       ['86', '8.6'],
       ['90', '9.0'],
     ] as const) {
-      const said = run("console.log(openDevice('cuda').arithmetic)", { SONDE_EMULATE_SM });
-      assert.match(said, new RegExp(`^[1-9]\\d* cuda ${capability.replace('.', '\\.')}$`));
+      const name = arithmeticNames.cuda(capability);
+      const names = JSON.stringify({ float32: name, float16: name, bfloat16: name });
+      for (const device of ["openDevice('cuda')", 'listDevices()[1]']) {
+        assert.is(run(`console.log(JSON.stringify(${device}.arithmetic))`, { SONDE_EMULATE_SM }), names);
+      }
     }
   });
 

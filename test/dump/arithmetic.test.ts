@@ -1,8 +1,10 @@
 // A dump that is continued with another arithmetic. Oracle: the rule, written out by hand, and folders that stay as they
 // were, byte for byte.
+import { existsSync } from 'node:fs';
 import { cp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { makeManifest, readManifests, writeManifest } from '../../src/dump/format/manifest.js';
 import type { DumpSettings } from '../../src/dump/format/settings.js';
 import { openDump } from '../../src/dump/read/reader.js';
@@ -14,7 +16,7 @@ import { planShards, ShardSession } from '../../src/dump/workers/shard_session.j
 import { openStore } from '../../src/files/store/open_store.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { run } from '../cli/command.js';
-import { onCpu, testDevice } from '../support/device.js';
+import { arithmeticNames, onCpu, testDevice, withArithmetic } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { rejects, suite } from '../support/harness.js';
 import { assertSameFolder, contentsOf, sampleText } from './folders.js';
@@ -23,17 +25,10 @@ const test = suite('arithmetic');
 test.limit(120_000);
 const device = testDevice();
 const model = await Transformer.load('demo', { device });
-const here = device.arithmetic;
+const here = device.arithmetic.float32;
 
-/** The device computes as before, but calls its arithmetic by another name meanwhile. */
-async function as<T>(arithmetic: string, body: () => Promise<T>): Promise<T> {
-  Object.defineProperty(device, 'arithmetic', { value: arithmetic, configurable: true });
-  try {
-    return await body();
-  } finally {
-    Object.defineProperty(device, 'arithmetic', { value: here, configurable: true });
-  }
-}
+/** The device computes as before, but calls its arithmetic of float32 by another name meanwhile. */
+const as = <T>(float32: string, body: () => Promise<T>): Promise<T> => withArithmetic(device, { float32 }, body);
 
 const request = (out: string, changes: Partial<DumpOptions> = {}): DumpOptions => ({
   ...{ model, corpus: sampleText, locations: '1/mlp/post_act', out },
@@ -61,7 +56,7 @@ test('a manifest lists the arithmetic; another one is refused, unless it is allo
     assert.equal((await manifestIn(at('whole'))).arithmetic, [here]);
     await begun(at('out'), at('whole'));
     const before = await contentsOf(at('out'));
-    for (const other of ['2 cpu other', '1 cuda 9.0']) {
+    for (const other of ['2 cpu avx512', 'cpu-float32-0', 'cuda-9.0-1'].filter((name) => name !== here)) {
       const refusal = await rejects(
         as(other, () => dump(request(at('out')))),
         OtherArithmetic,
@@ -147,18 +142,18 @@ test('parts of one folder, and parts that are merged', () =>
     await part('out', 0);
     const before = await contentsOf(at('out'));
     await rejects(
-      as('2 cpu other', () => part('out', 1)),
+      as('other-1', () => part('out', 1)),
       OtherArithmetic,
       /out holds a dump that was begun with the/,
     );
     assert.equal(await contentsOf(at('out')), before);
-    await as('2 cpu other', () => part('out', 1, { anyArithmetic: true }));
+    await as('other-1', () => part('out', 1, { anyArithmetic: true }));
     await using made = await openDump(at('out'));
-    assert.equal(made.manifest.arithmetic, [here, '2 cpu other']);
+    assert.equal(made.manifest.arithmetic, [here, 'other-1']);
     assert.equal(await made.verify(), []);
     // Parts in folders of their own know nothing of each other.
     await part('part-0', 0);
-    await as('2 cpu other', () => part('part-1', 1));
+    await as('other-1', () => part('part-1', 1));
     for (const [out, from] of [
       ['out', []],
       ['merged', [at('part-0'), at('part-1')]],
@@ -169,7 +164,7 @@ test('parts of one folder, and parts that are merged', () =>
       await rejects(mergeDumps(at(out), from), Error, mixed);
       assert.equal(await contentsOf(at(out)).catch(() => undefined), there);
       await mergeDumps(at(out), from, { anyArithmetic: true });
-      assert.equal((await manifestIn(at(out))).arithmetic, [here, '2 cpu other']);
+      assert.equal((await manifestIn(at(out))).arithmetic, [here, 'other-1']);
     }
     await dump(request(at('whole')));
     await part('part-2', 1);
@@ -232,37 +227,100 @@ test('single shards of a plan', () =>
     });
   }));
 
-const hasPortable = onCpu && (await run(['devices'], { env: { SONDE_ISA: 'portable' } })).code === 0;
-const isas = "the processor's own instruction set and the portable one: refused both ways";
-if (!hasPortable) test.skip(isas, 'the portable kernels are not built');
+test('a manifest has the name for the dtypes of the model and the autoencoders', () =>
+  withFolder(async (folder) => {
+    const names = { float32: 'for float32', float16: 'for float16', bfloat16: 'for bfloat16' };
+    const [nInputs, nLatents] = [model.config.dModel, 8];
+    for (const [dtype, autoencoder, expected] of [
+      ['float32', undefined, 'float32'],
+      ['float16', undefined, 'float16'],
+      ['bfloat16', undefined, 'bfloat16'],
+      ['float32', 'float32', 'float32'],
+      ['float32', 'bfloat16', 'bfloat16'],
+      ['float16', 'float32', 'float16'],
+      ['bfloat16', 'float32', 'bfloat16'],
+    ] as const) {
+      const out = join(folder, `${dtype} ${autoencoder}`);
+      using loaded = await Transformer.load('demo', { device, dtype });
+      using made = autoencoder && new Autoencoder({ nInputs, nLatents, device, dtype: autoencoder });
+      const encoded = made && { locations: '1/resid/post_mlp -> own', autoencoders: { own: made } };
+      const asked = request(out, { model: loaded, limit: 64, ...encoded });
+      await withArithmetic(device, names, () => dump(asked));
+      assert.equal((await manifestIn(out)).arithmetic, [names[expected]], out);
+    }
+  }));
+
+/** The instruction sets of this machine's addon: as SONDE_ISA has them, with the names that `sonde devices` shows. */
+async function instructionSets(): Promise<{ isa: string; float32: string; bfloat16: string }[]> {
+  const found = [];
+  for (const isa of ['avx512_bf16', 'avx512', 'avx2', 'portable']) {
+    const { code, stdout } = await run(['devices'], { env: { SONDE_ISA: isa } });
+    const [, float32, bfloat16] = /^cpu .*\n +arithmetic (\S+)(?: \(bfloat16 (\S+)\))?$/m.exec(stdout) ?? [];
+    if (code === 0 && float32 !== undefined) found.push({ isa, float32, bfloat16: bfloat16 ?? float32 });
+  }
+  return found;
+}
+
+type Precision = 'float32' | 'float16' | 'bfloat16';
+
+const sets = onCpu ? await instructionSets() : [];
+const [best, ...others] = sets;
+const least = others.at(-1);
+const acrossSets = 'instruction sets share dumps in float32 and float16, and in bfloat16 where the names are the same';
+if (!best || !least) test.skip(acrossSets, 'only one instruction set is built');
 else {
-  test(isas, () =>
-    withFolder(async (folder) => {
-      const command = (out: string, ...more: string[]) => [
-        ...['dump', '--text', sampleText, '--hook', '1/mlp/post_act', '--context', '32', '--shard-tokens', '512'],
-        ...['--limit', '2048', '--device', 'cpu', '--out', join(folder, out), ...more],
-      ];
-      const portable = { env: { SONDE_ISA: 'portable' } };
-      assert.is((await run(command('native'))).code, 0);
-      assert.is((await run(command('portable'), portable)).code, 0);
-      const [own, other] = await Promise.all(['native', 'portable'].map((name) => manifestIn(join(folder, name))));
-      assert.match(other.arithmetic[0], /cpu/);
-      if (own.arithmetic[0] === other.arithmetic[0]) return; // this processor has no more
-      for (const [name, env] of [
-        ['native', portable],
-        ['portable', {}],
-      ] as const) {
-        await begun(join(folder, `${name} begun`), join(folder, name));
-        const { code, stderr } = await run(command(`${name} begun`), env);
-        assert.is(code, 1);
-        assert.match(stderr, /sonde: dump: .* was begun with the arithmetic .* \(anyArithmetic, --any-arithmetic\)/);
-        const allowed = await run(command(`${name} begun`, '--any-arithmetic'), env);
-        assert.is(allowed.code, 0, allowed.stderr);
-        const { stdout } = await run(['inspect', join(folder, `${name} begun`)]);
-        const both = [...own.arithmetic, ...other.arithmetic].sort().join('; ');
-        assert.ok(stdout.includes(`made with ${both}\n`), stdout);
-      }
-    }),
+  test(
+    acrossSets,
+    () =>
+      withFolder(async (folder) => {
+        const command = (out: string, precision: Precision, ...more: string[]) => [
+          ...['dump', '--text', sampleText, '--hook', '1/mlp/post_act', '--context', '32', '--shard-tokens', '512'],
+          ...['--limit', '2048', '--device', 'cpu', '--precision', precision, '--out', join(folder, out), ...more],
+        ];
+        const good = async (isa: string, ...args: Parameters<typeof command>) => {
+          const { code, stderr } = await run(command(...args), { env: { SONDE_ISA: isa } });
+          assert.is(code, 0, `${isa} ${args}\n${stderr}`);
+        };
+        const arithmeticIn = async (out: string) => (await manifestIn(join(folder, out))).arithmetic;
+        for (const { isa, float32, bfloat16 } of sets) {
+          assert.is(float32, arithmeticNames.float32);
+          assert.is(bfloat16, arithmeticNames[isa === 'avx512_bf16' ? 'bfloat16Dot' : 'float32'], isa);
+        }
+        const pairs: [Precision, typeof best, typeof best][] = [
+          ...others.map((other): (typeof pairs)[number] => ['float32', best, other]),
+          ['float16', least, best],
+          ...others.map((other): (typeof pairs)[number] => ['bfloat16', best, other]),
+          ['bfloat16', least, best],
+        ];
+        for (const [precision, one, other] of pairs) {
+          const [there, here] = [one, other].map((set) => (precision === 'bfloat16' ? set.bfloat16 : set.float32));
+          const [whole, out] = [`${precision} ${one.isa}`, `${precision} ${one.isa} ${other.isa}`];
+          if (!existsSync(join(folder, whole))) await good(one.isa, whole, precision);
+          assert.equal(await arithmeticIn(whole), [there]);
+          await begun(join(folder, out), join(folder, whole));
+          if (there === here) {
+            await good(other.isa, out, precision);
+            assert.equal(await arithmeticIn(out), [there]);
+            continue;
+          }
+          const { code, stderr } = await run(command(out, precision), { env: { SONDE_ISA: other.isa } });
+          assert.is(code, 1);
+          assert.match(stderr, /sonde: dump: .* was begun with the arithmetic .* \(anyArithmetic, --any-arithmetic\)/);
+          for (const name of [there, here]) assert.ok(stderr.includes(`"${name}"`), stderr);
+          if (other !== least && one !== least) continue;
+          await good(other.isa, out, precision, '--any-arithmetic');
+          const { stdout } = await run(['inspect', join(folder, out)]);
+          const both = [there, here].sort().join('; ');
+          assert.ok(stdout.includes(`made with ${both}\n`), stdout);
+        }
+        // Parts of two instruction sets in one folder, and their merge.
+        for (const [index, { isa }] of [best, least].entries()) {
+          await good(isa, 'parts', 'float16', '--shard', `${index}/2`);
+        }
+        assert.is((await run(['merge', join(folder, 'parts')])).code, 0);
+        assert.equal(await arithmeticIn('parts'), [arithmeticNames.float32]);
+      }),
+    { limit: 280_000 },
   );
 }
 

@@ -160,4 +160,40 @@ test('wrong shapes are refused', () => {
   );
 });
 
+// A GPU computes several queries against the same keys, and 0 times NaN is NaN.
+if (onCpu) {
+  test('what a later key holds does not matter to a query, not even NaN and infinities', async () => {
+    for (const [T, before, D] of [
+      [9, 0, 3],
+      [23, 5, 16],
+      [40, 0, 65],
+      [70, 69, 8],
+    ] as const) {
+      for (const dtype of ['float32', 'bfloat16'] as const) {
+        const of = async (seed: number, at: number, odd: number) => {
+          const values = (await Tensor.randn([1, T, 2, D], { seed }).read()) as Float32Array;
+          for (let i = at; i < T; i++) values[i * 2 * D + (i % D)] = odd; // the first head
+          return Tensor.from(values, { shape: [1, T, 2, D], dtype, device: testDevice() });
+        };
+        for (const odd of [Number.NaN, Number.POSITIVE_INFINITY]) {
+          const at = before + Math.floor((T - before) / 2);
+          using k = await of(2, T, 0);
+          using good = await of(3, T, 0);
+          using bad = await of(3, at, odd);
+          using q = await of(1, T, 0);
+          const queries = q.slice(1, before, T);
+          using expected = attention(queries, k, good);
+          using got = attention(queries, k, bad);
+          const unharmed = (at - before) * 2 * D;
+          const [a, b] = [await got.read(), await expected.read()];
+          assert.equal(a.slice(0, unharmed), b.slice(0, unharmed), `${T} positions, ${dtype}, ${odd}`);
+          const [row, good0] = [a.slice(unharmed, unharmed + 2 * D), b.slice(unharmed, unharmed + 2 * D)];
+          assert.equal(row.slice(D), good0.slice(D), 'the other head');
+          assert.not.ok(Number.isFinite(row[at % D]), 'the query of that position sees it');
+        }
+      }
+    }
+  });
+}
+
 test.run();

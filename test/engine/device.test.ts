@@ -9,7 +9,7 @@ import { native, packageRoot } from '../../src/engine/native.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { onCpu, testDevice } from '../support/device.js';
+import { arithmeticNames, onCpu, testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('device');
@@ -25,16 +25,26 @@ test('the same name gives the same device; another number of threads another one
 });
 
 test('arithmetic names what decides the bits, and no number of threads', () => {
-  const { arithmetic } = openDevice('cpu');
-  assert.match(arithmetic, /^[1-9]\d* cpu (avx512_bf16|avx512|avx2|sse2|neon)$/);
-  for (const threads of [1, 2, 7]) assert.is(openDevice('cpu', { threads }).arithmetic, arithmetic);
-  assert.match(testDevice().arithmetic, onCpu ? /^\d+ cpu \w+$/ : /^\d+ cuda \d+\.\d$/);
+  const { arithmetic, description } = openDevice('cpu');
+  const { float32, bfloat16Dot, cuda } = arithmeticNames;
+  const bfloat16 = description.startsWith('AVX-512 with bfloat16') ? bfloat16Dot : float32;
+  assert.equal(arithmetic, { float32, float16: float32, bfloat16 });
+  for (const threads of [1, 2, 7]) assert.equal(openDevice('cpu', { threads }).arithmetic, arithmetic);
+  assert.ok(Object.isFrozen(arithmetic));
+  const here = testDevice();
+  const capability = /compute capability (\S+)/.exec(
+    listDevices().find(({ name }) => name === here.name)?.description ?? '',
+  );
+  const onGpu = cuda(String(capability?.[1]));
+  assert.equal(here.arithmetic, onCpu ? arithmetic : { float32: onGpu, float16: onGpu, bfloat16: onGpu });
 });
 
 test('listDevices says what there is and why the rest is missing', () => {
   const [cpu, cuda] = listDevices();
   assert.ok(cpu?.available && cpu.description);
+  assert.equal(cpu.arithmetic, openDevice('cpu').arithmetic);
   assert.ok(cuda && (cuda.available || (cuda.reason?.length ?? 0) > 10));
+  assert.is(cuda.arithmetic !== undefined, cuda.available);
 });
 
 test('tensors of two devices do not meet', () => {

@@ -45,7 +45,7 @@ const folders: readonly Folder[] = [
     ending: '.test.ts',
     // tests of all operations or of none, and of what is made of other operations
     others: [
-      ...['accuracy', 'arguments', 'device', 'names', 'profile', 'shape', 'switches', 'tensor'],
+      ...['accuracy', 'arguments', 'device', 'fused', 'names', 'nan', 'profile', 'shape', 'switches', 'tensor'],
       ...['cat', 'creation', 'einsum', 'vector_products', 'view_operations'],
     ],
   },

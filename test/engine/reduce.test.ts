@@ -478,4 +478,33 @@ test('wrong dimensions and options', () => {
   throws(() => x.sum(0, { correction: 1 } as never), TypeError, /^sum: 'correction' is no option/);
 });
 
+test('of zeros of both signs, max is 0 and min is -0, wherever they lie', async () => {
+  for (const n of [1, 2, 7, 16, 17, 33, 4097, 140_000]) {
+    for (const only of [undefined, 0, -0]) {
+      const data = new Float32Array(n);
+      const rare = Math.floor((n * 2) / 3); // the one that differs from all others
+      for (let i = 0; i < n; i++) data[i] = only ?? (i === rare ? 0 : -0);
+      const negated = data.map((x) => -x);
+      const [max, min] = [only ?? (n > 1 ? 0 : data[0]), only ?? (n > 1 ? -0 : data[0])];
+      using x = Tensor.from(data, { device: testDevice() });
+      using other = Tensor.from(negated, { device: testDevice() });
+      using beside = Tensor.from(
+        Float32Array.from({ length: 9 * n }, (_, i) => data[Math.floor(i / 9)] as number),
+        { shape: [n, 9], device: testDevice() },
+      );
+      const label = `${n} elements, ${only === undefined ? 'both' : Object.is(only, 0) ? '0' : '-0'}`;
+      const same = async (got: Tensor, expected: number | undefined) => {
+        for (const value of await got.read()) assert.ok(Object.is(value, expected), label);
+      };
+      await same(x.max(), max);
+      await same(x.min(), min);
+      await same(other.max(), -(min as number));
+      await same(other.min(), -(max as number));
+      await same(beside.max(0), max);
+      await same(beside.min(0), min);
+      await same(beside.max(), max);
+    }
+  }
+});
+
 test.run();

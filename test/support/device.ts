@@ -1,5 +1,5 @@
 // The device that tests run on: the CPU, or the one that SONDE_DEVICE names.
-import { type Device, type DeviceName, openDevice } from '../../src/engine/device.js';
+import { type Arithmetic, type Device, type DeviceName, openDevice } from '../../src/engine/device.js';
 
 const name = (process.env.SONDE_DEVICE || 'cpu') as DeviceName;
 
@@ -11,4 +11,27 @@ export const emulated = (): boolean => !onCpu && testDevice().description.starts
 /** The device. Its number of compute threads can be chosen on the CPU only. */
 export function testDevice(threads?: number): Device {
   return openDevice(name, onCpu && threads !== undefined ? { threads } : {});
+}
+
+/** The names of arithmetics. Their versions are those of the backends (`kArithmetic`), and are raised with them. */
+export const arithmeticNames = {
+  float32: 'cpu-float32-1',
+  bfloat16Dot: 'cpu-bfloat16-dot-1',
+  cuda: (capability: string) => `cuda-${capability}-1`,
+};
+
+/** Calls `body` while a device computes as before, but calls its arithmetic by other names. */
+export async function withArithmetic<T>(
+  device: Device,
+  names: Partial<Arithmetic>,
+  body: () => Promise<T>,
+): Promise<T> {
+  const { arithmetic } = device;
+  const call = (value: Arithmetic) => Object.defineProperty(device, 'arithmetic', { value, configurable: true });
+  call({ ...arithmetic, ...names });
+  try {
+    return await body();
+  } finally {
+    call(arithmetic);
+  }
 }

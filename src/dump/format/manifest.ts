@@ -46,8 +46,9 @@ export interface Manifest extends DumpSettings {
   readonly format: 'sonde dump';
   readonly version: 1;
   /**
-   * `Device.arithmetic` of the devices that made shards, or were about to, in order, each once. It is `unknown` for
-   * shards that were made before manifests had this field.
+   * The arithmetics that made shards, or were about to, in order, each once: the name of the device's arithmetic
+   * (`Device.arithmetic`) for the dtypes of the model and the autoencoders. It is `unknown` for shards that were made
+   * before manifests had this field.
    */
   readonly arithmetic: readonly string[];
   /** The shards in the order of their numbers. */

@@ -67,10 +67,13 @@ export class Moments {
     const n = this.#count[series] as number;
     const variance = (this.#m2[series] as number) / n;
     return {
-      mean: n === 0 ? Number.NaN : (this.#mean[series] as number),
-      variance,
-      skewness: (this.#m3[series] as number) / n / variance ** 1.5,
-      kurtosis: (this.#m4[series] as number) / n / (variance * variance),
+      mean: canonical(n === 0 ? Number.NaN : (this.#mean[series] as number)),
+      variance: canonical(variance),
+      skewness: canonical((this.#m3[series] as number) / n / variance ** 1.5),
+      kurtosis: canonical((this.#m4[series] as number) / n / (variance * variance)),
     };
   }
 }
+
+// The sign of a NaN that an operation makes depends on the processor, and would show in the bytes of a file.
+const canonical = (x: number): number => (Number.isNaN(x) ? Number.NaN : x);

@@ -31,14 +31,15 @@ import type { DumpSettings } from '../format/settings.js';
 
 /** What computes the shards of a run. */
 export interface Computing {
-  /** `Device.arithmetic` of each device, in order, each once. */
+  /** The name of each device's arithmetic for the dtypes of the dump, in order, each once. */
   readonly arithmetic: readonly string[];
   /** Whether the dump may hold shards of other arithmetics. */
   readonly anyArithmetic: boolean;
 }
 
 export const allowAdvice =
-  'Go on where the arithmetic is the same, begin again in another folder, or allow it (anyArithmetic, --any-arithmetic)';
+  'Go on where sonde devices shows the same arithmetic, begin again in another folder, or allow it (anyArithmetic, ' +
+  '--any-arithmetic)';
 
 /** The error of a run that would mix arithmetics. */
 export class OtherArithmetic extends Error {}
@@ -50,7 +51,7 @@ export function checkDevices({ arithmetic, anyArithmetic }: Computing): void {
   const [one, two] = mixed.map((name) => quoted(name));
   throw new OtherArithmetic(
     `dump: the devices of the workers compute with the arithmetics ${one} and ${two}, whose values differ in some ` +
-      'bits. Use devices of one kind, or allow it (anyArithmetic, --any-arithmetic)',
+      'bits. Use devices of one arithmetic, as sonde devices shows them, or allow it (anyArithmetic, --any-arithmetic)',
   );
 }
 

@@ -36,9 +36,10 @@ export interface PlainOptions extends StorageOptions {
    */
   finite?: boolean;
   /**
-   * Goes on with a dump that was begun with another arithmetic (`Device.arithmetic`): on another kind of processor, or
-   * before sonde's arithmetic changed. Values of some shards differ then in some bits from what this machine would
-   * store. The manifest lists all arithmetics that made shards.
+   * Goes on with a dump that was begun with another arithmetic (`Device.arithmetic`): on a GPU instead of a CPU, with
+   * bfloat16 on a processor that multiplies it in another way, or before sonde's arithmetic changed. Values of some
+   * shards differ then in some bits from what this machine would store. The manifest lists all arithmetics that made
+   * shards.
    */
   anyArithmetic?: boolean;
 }

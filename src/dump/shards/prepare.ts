@@ -189,12 +189,23 @@ export async function prepare(
       ),
       device: model.device.kind,
     });
-    const computing = { arithmetic: [model.device.arithmetic], anyArithmetic: options.anyArithmetic ?? false };
+    const arithmetic = [arithmeticWith(model, found)];
+    const computing = { arithmetic, anyArithmetic: options.anyArithmetic ?? false };
     return { plan, computing, model, autoencoders: found, dispose };
   } catch (error) {
     dispose();
     throw error;
   }
+}
+
+/**
+ * The name of the arithmetic that computes a dump: that for bfloat16 where the model or an autoencoder is in bfloat16,
+ * as that name says how the rest is computed, too.
+ */
+function arithmeticWith({ device, dtype }: SubjectModel, found: readonly FoundAutoencoder[]): string {
+  const dtypes = [dtype, ...found.map(({ autoencoder }) => autoencoder.dtype)];
+  const named = (['bfloat16', 'float16'] as const).find((one) => dtypes.includes(one)) ?? 'float32';
+  return device.arithmetic[named];
 }
 
 /** The tokenizer by its name. A model of the user's own need not name its one: it counts as GPT-2's. */
