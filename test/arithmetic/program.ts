@@ -28,11 +28,7 @@ for (const dtype of floats) {
   }
   digests[dtype] = found.result();
 }
-const dot = device.description.includes('bfloat16');
-const arithmetic = {
-  ...{ float32: 'cpu-float32-1', float16: 'cpu-float32-1' },
-  bfloat16: dot ? 'cpu-bfloat16-dot-1' : 'cpu-float32-1',
-};
+const { arithmetic } = device;
 console.log(
   JSON.stringify({ arithmetic, operations: [...operations].sort(), digests } satisfies ProgramResult, null, 2),
 );
