@@ -18,8 +18,8 @@ enum class Layout : int32_t {
 };
 
 // Whether bfloat16 weights are stored in pairs, which some processors multiply directly. Both factors are then
-// bfloat16, and their products are exact in float32. A sum adds the second product of a pair before the first, rounds
-// each, and flushes subnormals to 0.
+// bfloat16, and their products are exact in float32. A sum adds the second product of a pair before the first, is
+// rounded after each, and takes subnormals for 0, its own included.
 #if defined(__AVX512BF16__)
 constexpr bool kPairs = true;
 #else
