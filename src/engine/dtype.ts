@@ -24,6 +24,9 @@ export function hostArray(dtype: DType, size: number): HostArray {
   return dtype === 'int32' ? new Int32Array(size) : new Uint8Array(size);
 }
 
+/** x, but every NaN as the same one: the sign of a NaN that JavaScript computes depends on the processor. */
+export const canonical = (x: number): number => (Number.isNaN(x) ? Number.NaN : x);
+
 /** The dtype of `a op b`: floats win over int32, int32 over bool, and two different floats meet in float32. */
 export function promote(a: DType, b: DType): DType {
   if (a === b) return a;

@@ -1,6 +1,6 @@
 // Converts the data that Tensor.from accepts to one typed array, a shape, the dtype stored and the dtype asked for.
 import { checkDTypeName, checkedShape, describe, wrong } from './check.js';
-import { type DType, isFloat } from './dtype.js';
+import { canonical, type DType, isFloat } from './dtype.js';
 import { flattened, nestedShape } from './nested.js';
 import { type Shape, showShape, sizeOf } from './shape.js';
 
@@ -106,7 +106,7 @@ function fromArray(operation: string, data: NumericArray, shape: number[], dtype
   }
   if (data instanceof Float32Array) return { data, shape: own, stored: 'float32', dtype: dtype ?? 'float32' };
   if (data instanceof Float64Array) {
-    return { data: Float32Array.from(data), shape: own, stored: 'float32', dtype: dtype ?? 'float32' };
+    return { data: Float32Array.from(data, canonical), shape: own, stored: 'float32', dtype: dtype ?? 'float32' };
   }
   if (data instanceof Uint8Array && (dtype === undefined || dtype === 'bool')) {
     return { data: data.map((x) => (x ? 1 : 0)), shape: own, stored: 'bool', dtype: 'bool' };
@@ -161,6 +161,12 @@ function fromNested(operation: string, data: Nested, shape: number[] | undefined
       target,
       'bool',
     );
-  if (isFloat(kind)) return fromArray(operation, Float32Array.from(flat, Number), target, kind);
+  if (isFloat(kind))
+    return fromArray(
+      operation,
+      Float32Array.from(flat, (x) => canonical(Number(x))),
+      target,
+      kind,
+    );
   return fromArray(operation, wholeNumbers(operation, flat), target, kind);
 }

@@ -131,6 +131,17 @@ else {
     }
   });
 
+  test('numbers of JavaScript: one NaN; a Float32Array keeps its bits', async () => {
+    const [zero, none] = [Number('0'), Number('-1')];
+    const odd = [zero / zero, Math.sqrt(none), Number.POSITIVE_INFINITY - Number.POSITIVE_INFINITY, -Number.NaN];
+    for (const data of [odd, [odd, odd], Float64Array.from(odd)]) {
+      using x = Tensor.from(data, { device });
+      await checkCanonical('Tensor.from', x);
+    }
+    using kept = mixed();
+    assert.equal(Array.from(await wordsOf(kept)), Array.from(bits));
+  });
+
   test('moves keep the bits', async () => {
     using x = mixed();
     const everything = Array.from(bits);

@@ -2,6 +2,8 @@
 // two such sums are merged exactly (Pébay, "Formulas for Robust, One-Pass Parallel Computation of Covariances and
 // Arbitrary-Order Statistical Moments", SAND2008-6212), so nothing large is ever subtracted from something large.
 
+import { canonical } from '../../engine/dtype.js';
+
 export interface Summary {
   readonly mean: number;
   /** The variance of the population: the sum is divided by the count. */
@@ -66,14 +68,12 @@ export class Moments {
   summary(series: number): Summary {
     const n = this.#count[series] as number;
     const variance = (this.#m2[series] as number) / n;
+    // a root, as the last bits of a power that is no whole number depend on the machine
     return {
       mean: canonical(n === 0 ? Number.NaN : (this.#mean[series] as number)),
       variance: canonical(variance),
-      skewness: canonical((this.#m3[series] as number) / n / variance ** 1.5),
+      skewness: canonical((this.#m3[series] as number) / n / (variance * Math.sqrt(variance))),
       kurtosis: canonical((this.#m4[series] as number) / n / (variance * variance)),
     };
   }
 }
-
-// The sign of a NaN that an operation makes depends on the processor, and would show in the bytes of a file.
-const canonical = (x: number): number => (Number.isNaN(x) ? Number.NaN : x);

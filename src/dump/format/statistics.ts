@@ -2,6 +2,7 @@
 // of the residual stream) or latents. Each has the number of positions where it is not 0, the mean, the variance and
 // the maximum. Each row is summed by itself, in float64, and then merged (moments.ts). The order of the rows does not
 // depend on how many are computed at a time, so the results do not depend on it either.
+import { canonical } from '../../engine/dtype.js';
 import { Moments } from './moments.js';
 
 export interface Statistics {
@@ -99,7 +100,7 @@ export class FeatureStatistics {
       const zeros = this.#count - this.#moments.count(i);
       if (zeros > 0) {
         this.#moments.merge(i, zeros, 0, 0, 0, 0);
-        this.#maximum[i] = Math.max(0, this.#maximum[i] as number);
+        this.#maximum[i] = canonical(Math.max(0, this.#maximum[i] as number));
       }
       const summary = this.#moments.summary(i);
       mean[i] = summary.mean;
@@ -127,7 +128,7 @@ export class MergedStatistics {
     for (let i = 0; i < active.length; i++) {
       this.#moments.merge(i, count, mean[i] as number, (variance[i] as number) * count, 0, 0);
       this.#active[i] = (this.#active[i] as number) + (active[i] as number);
-      this.#maximum[i] = Math.max(this.#maximum[i] as number, maximum[i] as number);
+      this.#maximum[i] = canonical(Math.max(this.#maximum[i] as number, maximum[i] as number));
     }
   }
 

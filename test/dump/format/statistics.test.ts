@@ -255,4 +255,27 @@ test('no bit depends on how many rows are computed at a time, and what is stored
     for (const name of one.names) assert.equal(await one.rows<string>(name), await other.rows<string>(name));
   }));
 
+test('a NaN has the same bits on every processor', () => {
+  // what JavaScript makes of NaN and of infinities has another sign on x86 than on arm64
+  const statistics = new FeatureStatistics(3);
+  const ranges = [[0, 3] as const, [3, 3] as const]; // the second position has none
+  statistics.addSparse(Int32Array.of(0, 1, 2), Float32Array.of(Number.NaN, Number.POSITIVE_INFINITY, 1), ranges);
+  statistics.addDense(Float32Array.of(1, Number.NEGATIVE_INFINITY, 1), [0]);
+  const found = statistics.finish();
+  const merged = new MergedStatistics(3);
+  for (let i = 0; i < 2; i++) merged.add(found);
+  let seen = 0;
+  for (const { mean, variance, maximum } of [found, merged.get()]) {
+    for (const values of [mean, variance, maximum]) {
+      const words = new BigUint64Array(values.buffer, values.byteOffset, values.length);
+      for (const [j, x] of values.entries()) {
+        if (!Number.isNaN(x)) continue;
+        assert.is(words[j]?.toString(16), '7ff8000000000000');
+        seen++;
+      }
+    }
+  }
+  assert.ok(seen >= 8, `${seen} NaN`);
+});
+
 test.run();
