@@ -59,14 +59,20 @@ export const arm64Folder = join(root, 'build-arm64');
 
 // What compiles and links for arm64 on another architecture, as gyp's makefiles name it.
 const arm64Tools = {
-  ...{ CC: 'aarch64-linux-gnu-gcc', CXX: 'aarch64-linux-gnu-g++' },
-  ...{ AR: 'aarch64-linux-gnu-ar', LINK: 'aarch64-linux-gnu-g++' },
+  CC: 'aarch64-linux-gnu-gcc',
+  CXX: 'aarch64-linux-gnu-g++',
+  AR: 'aarch64-linux-gnu-ar',
+  LINK: 'aarch64-linux-gnu-g++',
+  // what is there for this machine's compiler
+  CFLAGS: '',
+  CXXFLAGS: '',
+  LDFLAGS: '',
 };
 
 /**
  * Builds what changed; returns the addon's path, the compiler's warnings and the seconds it took. Throws an Error that holds the
  * compiler's output when the build fails. `sanitize` is address, thread or empty, `arch` this machine's or arm64, for which the
- * compiler is aarch64-linux-gnu-g++; each has a folder of its own.
+ * compiler is aarch64-linux-gnu-g++ and `isas` does not count; each has a folder of its own.
  */
 export function buildAddon({ sanitize = '', arch = process.arch, isas = chooseIsas(process.env.SONDE_ISAS) } = {}) {
   const crosses = arch !== process.arch;

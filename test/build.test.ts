@@ -73,7 +73,8 @@ test('needs of tests of this checkout', () => {
   for (const name of ['engine/tensor', 'transformer/hooks', 'cli/main', 'native/programs', 'package']) {
     assert.equal(needs(name), { addon: true, arm64: false, emulator: [] }, name);
   }
-  assert.equal(needs('arithmetic/digest'), { addon: true, arm64: true, emulator: [] });
+  assert.equal(needs('arithmetic/digest'), { addon: true, arm64: false, emulator: [] });
+  assert.equal(needs('arithmetic/arm64'), { addon: true, arm64: true, emulator: [] });
   for (const name of ['cuda-emulator/engine', 'cuda-emulator/loading', 'bench/gpu/full_size', 'contributing']) {
     assert.equal(needs(name), { addon: true, arm64: false, emulator: ['plain'] }, name);
   }

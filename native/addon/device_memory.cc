@@ -50,6 +50,7 @@ const Backend& backend_of(const Napi::CallbackInfo& info, size_t index) {
 Napi::Value device_arithmetic(const Napi::CallbackInfo& info) {
   char text[256] = {};
   backend_of(info, 0).arithmetic(int32_t(integer(info, 1)), dtype_of(info, 2), text, sizeof text);
+  if (!*text) throw Napi::Error::New(info.Env(), "the device does not say what its arithmetic is");
   return Napi::String::New(info.Env(), text);
 }
 

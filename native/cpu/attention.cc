@@ -71,17 +71,27 @@ int64_t change_of(const uint8_t* pad, int64_t keys) {
 
 // Whether one of `count` values is infinite or NaN. `panel` holds them as float32, or as pairs of bfloat16.
 bool has_infinite(const char* panel, Layout layout, int64_t count) {
-  constexpr uint32_t kFloat = 0x7f800000u, kSecond = 0x7f80u;  // exponents of all ones
-  const auto* words = reinterpret_cast<const uint32_t*>(panel);
-  int found = 0;
-  if (layout == Layout::pairs) {
-    for (int64_t i = 0; i < count / 2; ++i) {
-      found |= int((words[i] & kFloat) == kFloat) | int((words[i] & kSecond) == kSecond);
-    }
-  } else {
-    for (int64_t i = 0; i < count; ++i) found |= (words[i] & kFloat) == kFloat;
+  constexpr int32_t kUpper = 0x7f800000, kLower = 0x7f80;  // exponents of all ones
+  const int64_t words = layout == Layout::pairs ? count / 2 : count;
+  const int32_t lower = layout == Layout::pairs ? kLower : -1;  // no word & kLower is -1
+  vi found{};
+  for (int64_t i = 0; i < words; i += kWidth) {  // panels hold whole vectors
+    const vi bits = vi(load(reinterpret_cast<const float*>(panel) + i));
+    found |= ((bits & kUpper) == kUpper) | ((bits & kLower) == lower);
   }
-  return found != 0;
+  return greater_bits(vi{}, found) != 0;
+}
+
+// Copies the panels of the values up to the last one that is seen, of an odd number of them in pairs: the value beside it
+// becomes 0.
+void copy_seen(char* to, const char* values, const Shape& s, int64_t seen) {
+  const int64_t bytes = panel_bytes(Layout::pairs, s.keys, kValueColumns);
+  const int64_t step = step_bytes(Layout::pairs, kValueColumns), before = seen / 2 * step;
+  for (int64_t panel = 0; panel < s.value_panels(); ++panel) {
+    memcpy(to + panel * bytes, values + panel * bytes, size_t(before + step));
+    char* last = to + panel * bytes + before;
+    for (int64_t i = 0; i < kValueColumns; ++i) memset(last + i * 4 + 2, 0, 2);
+  }
 }
 
 // Positions of one head that are computed together: all of them, or a side of the change of the padding.
@@ -196,7 +206,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   const int64_t score_width = s.score_width(), result_width = s.result_width();
   const auto nothing = [](int64_t, int, const float*) {};
 
-  const auto attend = [&](const Part& part, int64_t first, int count, const char* keys, const char* values,
+  // `copy`, where each row is a block of its own: memory for the values that it sees
+  const auto attend = [&](const Part& part, int64_t first, int count, const char* keys, const char* values, char* copy,
                           const Workspace& workspace) {
     const Shape& u = part.shape;
     const int64_t before = u.keys - u.queries;  // keys that came before the first query
@@ -222,6 +233,10 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       if (pairs) narrow(workspace.rounded + i * score_width / 2, weights, DType::bfloat16, width);
     }
     const int64_t used = step_count(layout, seen);
+    if (copy && seen % 2) {
+      copy_seen(copy, values, u, seen);
+      values = copy;
+    }
     Left weights{reinterpret_cast<char*>(workspace.scores), score_width * 4};
     if (pairs) weights = {reinterpret_cast<char*>(workspace.rounded), score_width * 2};
     product<kValueVectors>(weights, count, {values, layout, step_count(layout, u.keys), used, kValueColumns},
@@ -260,10 +275,15 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       char* values = keys + s.key_bytes() + at * panel_bytes(layout, u.keys, kValueColumns);
       pack_panel(values, layout, head_of(v, part.batch, part.head, part.first_key, u.keys), at * kValueColumns,
                  kValueColumns);
-      if (causal && has_infinite(values, layout, step_count(layout, u.keys) * (pairs ? 2 : 1) * kValueColumns)) {
+      const int64_t count = step_count(layout, u.keys) * (pairs ? 2 : 1) * kValueColumns;
+      if (causal && u.queries > 1 && has_infinite(values, layout, count)) {
         __atomic_store_n(infinite + i, 1, __ATOMIC_RELAXED);
       }
     });
+    const bool copies = pairs && memchr(infinite, 1, size_t(n));
+    for (int thread = 0; copies && thread < thread_count(context); ++thread) {
+      if (!thread_scratch(context, thread, 1, size_t(s.value_bytes()))) return out_of_memory("a copy of values");
+    }
     // the last queries see the most keys, so they go first
     parallel(context, n * tasks, [&](int64_t task, int thread) {
       const int64_t i = task / tasks, at = tasks - 1 - task % tasks;
@@ -271,9 +291,12 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, Workspace::bytes(s)), s);
       const char* keys = packed + i * bytes;
       const int64_t at_once = infinite[i] ? 1 : kRows;
+      auto* copy = infinite[i] && pairs
+                       ? static_cast<char*>(thread_scratch(context, thread, 1, size_t(s.value_bytes())))
+                       : nullptr;
       const int64_t end = min64(part.shape.queries, (at + 1) * kBlocksPerTask * kRows);
       for (int64_t first = at * kBlocksPerTask * kRows; first < end; first += at_once) {
-        attend(part, first, int(min64(at_once, end - first)), keys, keys + s.key_bytes(), workspace);
+        attend(part, first, int(min64(at_once, end - first)), keys, keys + s.key_bytes(), copy, workspace);
       }
     });
   }

@@ -67,7 +67,7 @@ SONDE_INLINE vf tanh(vf x) {
   return vf(vi(size < 0.625f ? near : far) | sign);
 }
 
-// ---- in double precision: a * b + c is rounded twice there, as software that rounds it once would be slow
+// ---- in double precision
 
 // ln x of normal numbers above 0, off by less than 1e-12 of it: x = 2^e m, ln m = 2 atanh((m - 1) / (m + 1)) by its
 // series
@@ -79,15 +79,15 @@ SONDE_INLINE vd log(vd x) {
   const vd e = vd((shifted >> 52) + 0x4338000000000000) - 0x1.8p52;
   const vd t = (m - 1.0) / (m + 1.0), z = t * t;
   vd p = vd{} + 2.0 / 17;
-  p = p * z + 2.0 / 15;
-  p = p * z + 2.0 / 13;
-  p = p * z + 2.0 / 11;
-  p = p * z + 2.0 / 9;
-  p = p * z + 2.0 / 7;
-  p = p * z + 2.0 / 5;
-  p = p * z + 2.0 / 3;
-  p = p * z + 2.0;
-  return e * 0x1.62e42fefa39efp-1 + p * t;
+  p = fma(p, z, vd{} + 2.0 / 15);
+  p = fma(p, z, vd{} + 2.0 / 13);
+  p = fma(p, z, vd{} + 2.0 / 11);
+  p = fma(p, z, vd{} + 2.0 / 9);
+  p = fma(p, z, vd{} + 2.0 / 7);
+  p = fma(p, z, vd{} + 2.0 / 5);
+  p = fma(p, z, vd{} + 2.0 / 3);
+  p = fma(p, z, vd{} + 2.0);
+  return fma(e, vd{} + 0x1.62e42fefa39efp-1, p * t);
 }
 // the same of one number above 0; 0 and infinity as well
 SONDE_INLINE double log_of(double x) {
@@ -98,23 +98,23 @@ SONDE_INLINE double log_of(double x) {
 // e^x for |x| <= 708, off by less than 1e-10 of it: x = n ln 2 + r, the series of e^r, 2^n
 SONDE_INLINE vd exp(vd x) {
   constexpr double kRound = 0x1.8p52;  // adding it rounds to an integer, which its low bits then hold
-  const vd shifted = x * 0x1.71547652b82fep0 + kRound;
+  const vd shifted = fma(x, vd{} + 0x1.71547652b82fep0, vd{} + kRound);
   const vd n = shifted - kRound;
-  const vd r = x - n * 0x1.62e42fefa39efp-1;
+  const vd r = fma(n, vd{} - 0x1.62e42fefa39efp-1, x);
   vd p = vd{} + 1.0 / 362880;
-  p = p * r + 1.0 / 40320;
-  p = p * r + 1.0 / 5040;
-  p = p * r + 1.0 / 720;
-  p = p * r + 1.0 / 120;
-  p = p * r + 1.0 / 24;
-  p = p * r + 1.0 / 6;
-  p = p * r + 0.5;
-  p = p * r + 1.0;
-  p = p * r + 1.0;
+  p = fma(p, r, vd{} + 1.0 / 40320);
+  p = fma(p, r, vd{} + 1.0 / 5040);
+  p = fma(p, r, vd{} + 1.0 / 720);
+  p = fma(p, r, vd{} + 1.0 / 120);
+  p = fma(p, r, vd{} + 1.0 / 24);
+  p = fma(p, r, vd{} + 1.0 / 6);
+  p = fma(p, r, vd{} + 0.5);
+  p = fma(p, r, vd{} + 1.0);
+  p = fma(p, r, vd{} + 1.0);
   return p * vd((vl(shifted) - 0x4338000000000000 + 1023) << 52);
 }
 
-// cos and sin of 2 pi t, 0 <= t < 1, within 1e-15: the nearest quarter of a turn, and the series of what is left
+// cos and sin of 2 pi t, 0 <= t < 1, within 2e-15: the nearest quarter of a turn, and the series of what is left
 struct Circle {
   double cos, sin;
 };

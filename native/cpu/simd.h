@@ -131,11 +131,43 @@ SONDE_INLINE vf fma(vf a, vf b, vf c) {
 #endif
 }
 
+// The same of doubles. In software, the product's error is Dekker's, and the sum of three is that of the authors above;
+// it holds where nothing overflows or is subnormal.
+SONDE_INLINE vd fma(vd a, vd b, vd c) {
+#if defined(__AVX512F__)
+  return vd(_mm512_fmadd_pd(__m512d(a), __m512d(b), __m512d(c)));
+#elif defined(__AVX2__)
+  return vd(_mm256_fmadd_pd(__m256d(a), __m256d(b), __m256d(c)));
+#elif defined(__aarch64__)
+  return vd(vfmaq_f64(float64x2_t(c), float64x2_t(a), float64x2_t(b)));
+#else
+  const auto upper = [](vd v) {  // the upper half of the digits
+    const vd t = v * 0x1.0000002p27;
+    return t - (t - v);
+  };
+  const auto error_of = [](vd sum, vd p, vd q) {
+    const vd other = sum - p;
+    return (p - (sum - other)) + (q - other);
+  };
+  const vd product = a * b, a1 = upper(a), a2 = a - a1, b1 = upper(b), b2 = b - b1;
+  const vd rest = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
+  const vd low = c + rest, sum = product + low;
+  return sum + add_to_odd(error_of(low, c, rest), error_of(sum, product, low));
+#endif
+}
+
 // ---- NaN
 
 // v, but NaN of any sign and payload as NAN: which of its operands' NaNs an instruction passes on, and which one it makes
 // itself, depends on the processor and on the compiler. Every result of arithmetic is made canonical before it is stored.
-SONDE_INLINE vf canonical(vf v) { return v == v ? v : broadcast(NAN); }
+SONDE_INLINE vf canonical(vf v) {
+#if defined(__AVX512F__)
+  // by the class of each element, from the lowest 4 bits: both kinds of NaN give the first operand, all others the second
+  return vf(_mm512_fixupimm_ps(__m512(broadcast(NAN)), __m512(v), _mm512_set1_epi32(0x11111100), 0));
+#else
+  return v == v ? v : broadcast(NAN);
+#endif
+}
 SONDE_INLINE float canonical(float f) { return f == f ? f : NAN; }
 
 // ---- 16-bit floats
@@ -387,20 +419,28 @@ SONDE_INLINE void store_partial(float* p, vf v, int count) {
 #endif
 }
 
-// y[i] = function(x[i]), NaN canonical; x may be y
+// y[i] = function(x[i]), with any NaN; x may be y
+template <class Function>
+SONDE_INLINE void map_row_as_is(float* y, const float* x, int64_t n, Function function) {
+  int64_t i = 0;
+  for (; i + kWidth <= n; i += kWidth) store(y + i, function(load(x + i)));
+  if (i < n) store_partial(y + i, function(load_partial(x + i, int(n - i))), int(n - i));
+}
+// the same, NaN canonical: for what is stored
 template <class Function>
 SONDE_INLINE void map_row(float* y, const float* x, int64_t n, Function function) {
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) store(y + i, canonical(function(load(x + i))));
-  if (i < n) store_partial(y + i, canonical(function(load_partial(x + i, int(n - i)))), int(n - i));
+  map_row_as_is(y, x, n, [=](vf v) { return canonical(function(v)); });
 }
 
-// Makes a row canonical: where there is no NaN, it is only read.
+// Makes a row canonical. Where all is finite, it is only read.
 SONDE_INLINE void canonical_row(float* x, int64_t n) {
   vi odd{};
   int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) odd |= vi(load(x + i) != load(x + i));
-  if (greater_bits(vi{}, odd)) i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    const vf v = load(x + i);
+    odd |= vi(v - v);  // 0 of what is finite, else NaN
+  }
+  if (greater_bits(odd & 0x7fffffff, vi{})) i = 0;
   for (; i < n; ++i) x[i] = canonical(x[i]);
 }
 

@@ -18,7 +18,9 @@ Status softmax(Context* context, Out out, In x, SoftmaxKind kind) {
     // masked elements before the others are left out: the sum is then that of the row without them, bit for bit
     int64_t first = 0;
     while (sums && first < n && in[first] == -INFINITY) ++first;
-    map_row(result, in, n, [=](vf v) { return exp(v - largest); });
+    const auto power = [=](vf v) { return exp(v - largest); };
+    if (kind == SoftmaxKind::numerator) map_row(result, in, n, power);
+    else map_row_as_is(result, in, n, power);
     if (kind == SoftmaxKind::softmax) {
       const float sum = float(sum_row(result + first, n - first));
       map_row(result, result, n, [=](vf v) { return v / sum; });

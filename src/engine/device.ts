@@ -13,13 +13,13 @@ export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
 /**
  * What decides the bits of a device's results, by name: `cpu-float32-1`, `cpu-bfloat16-dot-1`, `cuda-9.0-1`. Where the
  * names are the same, the same calls on the same data give the same bits, on any machine and with any number of
- * threads. Where they differ, some bits may. There is a name for each dtype that weights and activations can have. What
+ * threads; on a GPU, where one version of the CUDA toolkit has compiled the kernels. Where they differ, some bits may. There is a name for each dtype that weights and activations can have. What
  * is computed in several of them has the name for bfloat16 if that is one of them.
  *
  * A name ends with a version, which is raised whenever any bit of any result changes. A CPU has `cpu-float32-N` for
  * float32 and float16, whatever its instruction sets, and for bfloat16 as well unless it multiplies pairs of bfloat16
  * by itself, as processors with AVX512_BF16 do: then `cpu-bfloat16-dot-N`. A GPU has one name with its compute
- * capability; it holds among kernels that one version of the CUDA toolkit compiled.
+ * capability.
  */
 export interface Arithmetic {
   readonly float32: string;

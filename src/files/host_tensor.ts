@@ -151,10 +151,10 @@ export function bfloat16ToFloat(bits: number): number {
   return single[0] as number;
 }
 
-/** A value rounded to bfloat16, as bits. A NaN stays one. */
+/** A value rounded to bfloat16, as bits; NaN as on a device, 0x7fc0. */
 export function floatToBfloat16(value: number): number {
   const bits = singleToOdd(value);
-  if (Number.isNaN(value)) return (bits >>> 16) | 0x40;
+  if (Number.isNaN(value)) return 0x7fc0;
   return (bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16;
 }
 
@@ -167,12 +167,12 @@ export function float16ToFloat(bits: number): number {
   return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1024 + fraction) * 2 ** (exponent - 25);
 }
 
-/** A value rounded to float16, as bits; magnitudes from 65520 on become infinite. A NaN stays one. */
+/** A value rounded to float16, as bits; magnitudes from 65520 on become infinite; NaN as on a device, 0x7e00. */
 export function floatToFloat16(value: number): number {
   const bits = singleToOdd(value);
   const sign = (bits >>> 16) & 0x8000;
   const magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;
+  if (magnitude > 0x7f800000) return 0x7e00;
   if (magnitude >= 0x477ff000) return sign | 0x7c00;
   if (magnitude < 0x38800000) return sign | nearestEven(Math.abs(value) * 2 ** 24); // subnormal: a multiple of 2^-24
   return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);

@@ -22,7 +22,8 @@ function missingTool() {
   if (process.arch === 'arm64') return 'this machine is one';
   const missing = ['qemu-aarch64', 'aarch64-linux-gnu-g++'].filter((program) => !works(program));
   if (missing.length > 0) return `${missing.join(' and ')} cannot be run (qemu-user, g++-aarch64-linux-gnu)`;
-  return undefined;
+  const loader = join(sysroot, 'lib', 'ld-linux-aarch64.so.1');
+  return existsSync(loader) ? undefined : `there is no ${loader}, where Debian has arm64's libraries`;
 }
 
 /** How a process is started on arm64, and with which addon; or why that cannot be, in one sentence. */
@@ -34,7 +35,8 @@ export function findArm64() {
       ? undefined
       : `there is no ${node}; ${packed} could not be fetched, and SONDE_ARM64_NODE names none`);
   if (problem) return { problem };
-  return { command: ['qemu-aarch64', '-L', sysroot, node], environment: { SONDE_ADDON: addon } };
+  // SONDE_ISA may name an instruction set of this machine
+  return { command: ['qemu-aarch64', '-L', sysroot, node], environment: { SONDE_ADDON: addon, SONDE_ISA: '' } };
 }
 
 // A failure is reported, and is none of the build.
@@ -50,12 +52,12 @@ function fetchNode() {
       timeout: 300_000,
       stdio: ['ignore', 'pipe', 'pipe'],
     });
-  const fetched = run('npm', ['pack', '--silent', '--fetch-retries=0', packed]);
+  const fetched = run('npm', ['pack', '--loglevel=error', '--fetch-retries=0', '--fetch-timeout=60000', packed]);
   const archive = fetched.stdout?.trim();
-  const unpacked = fetched.status === 0 && run('tar', ['xzf', archive, 'package/bin/node']).status === 0;
+  const unpacked = fetched.status === 0 ? run('tar', ['xzf', archive, 'package/bin/node']) : fetched;
   if (archive) rmSync(join(nodeFolder, archive), { force: true });
-  if (unpacked) chmodSync(node, 0o755);
-  else console.log(`npm pack ${packed} failed: ${(fetched.error?.message ?? fetched.stderr).trim().split('\n')[0]}`);
+  if (unpacked.status === 0) return chmodSync(node, 0o755);
+  console.log(`${packed} cannot be had: ${(unpacked.error?.message ?? unpacked.stderr).trim().split('\n')[0]}`);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
@@ -69,6 +71,7 @@ if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
       fetchNode();
     } catch (error) {
       console.error(error.message);
+      console.error('the addon for arm64 did not build');
       process.exitCode = 1;
     }
   }

@@ -9,7 +9,7 @@ export class Digests extends Values {
   readonly #hashes = new Map<string, Hash>();
   readonly #anyNaN: boolean;
 
-  /** anyNaN: every NaN of float32 counts as the same one. */
+  /** anyNaN: every NaN of a dtype counts as the same one. */
   constructor(device: Device, dtype: Float, { anyNaN = false } = {}) {
     super(device, dtype, 1);
     this.#anyNaN = anyNaN;

@@ -39,21 +39,31 @@ for (const isa of instructionSets.toReversed()) {
   console.log(`${isa}: the same bits`);
 }
 
-if (!values['new-program']) {
-  const version = versionOf(Object.keys(after)[0] as string);
-  for (const [name, dtypes] of Object.entries(before)) {
-    for (const [dtype, known] of Object.entries(dtypes) as [Float, Record<string, string>][]) {
-      const found = after[name]?.[dtype];
-      const other = found && Object.keys(known).filter((key) => found[key] !== undefined && found[key] !== known[key]);
-      if (other?.length) {
-        throw new Error(
-          `${name} has other digests of ${dtype} in digests.json: ${other.join(', ')}. If this was to change, raise ` +
-            'kArithmetic in native/cpu/backend.cc. If the program alone has changed, use --new-program.',
-        );
-      }
-      // of a processor that is not here
-      if (!found && versionOf(name) === version) after[name] = { ...after[name], [dtype]: known };
+const [one] = Object.keys(after);
+if (one === undefined) throw new Error('none of the instruction sets is here');
+const version = versionOf(one);
+const namesOf = (recorded: Recorded, dtype: Float): string[] =>
+  Object.values(recorded).flatMap((dtypes) => Object.keys(dtypes[dtype] ?? {}));
+
+for (const [name, dtypes] of Object.entries(before)) {
+  for (const [dtype, known] of Object.entries(dtypes) as [Float, Record<string, string>][]) {
+    const found = after[name]?.[dtype];
+    const other = found && Object.keys(known).filter((key) => found[key] !== undefined && found[key] !== known[key]);
+    if (other?.length && !values['new-program']) {
+      throw new Error(
+        `${name} has other digests of ${dtype} in digests.json: ${other.join(', ')}. If this was to change, raise ` +
+          'kArithmetic in native/cpu/backend.cc. If the program alone has changed, use --new-program.',
+      );
     }
+    if (found || versionOf(name) !== version) continue;
+    const missing = namesOf(after, dtype).filter((key) => known[key] === undefined);
+    if (values['new-program'] || missing.length > 0) {
+      throw new Error(
+        `${name} needs digests of ${dtype} from an instruction set that is not here: ${missing.join(', ') || 'all'}. ` +
+          'Build all instruction sets, on a machine with AVX512_BF16.',
+      );
+    }
+    after[name] = { ...after[name], [dtype]: known };
   }
 }
 writeFileSync(recordedPath, `${JSON.stringify(after, null, 2)}\n`);

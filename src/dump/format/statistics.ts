@@ -100,8 +100,9 @@ export class FeatureStatistics {
       const zeros = this.#count - this.#moments.count(i);
       if (zeros > 0) {
         this.#moments.merge(i, zeros, 0, 0, 0, 0);
-        this.#maximum[i] = canonical(Math.max(0, this.#maximum[i] as number));
+        this.#maximum[i] = Math.max(0, this.#maximum[i] as number);
       }
+      this.#maximum[i] = canonical(this.#maximum[i] as number);
       const summary = this.#moments.summary(i);
       mean[i] = summary.mean;
       variance[i] = summary.variance;

@@ -38,8 +38,8 @@ export interface Computing {
 }
 
 export const allowAdvice =
-  'Go on where sonde devices shows the same arithmetic, begin again in another folder, or allow it (anyArithmetic, ' +
-  '--any-arithmetic)';
+  'Go on where sonde devices shows that name for the dtype of the dump, begin again in another folder, or allow it ' +
+  '(anyArithmetic, --any-arithmetic)';
 
 /** The error of a run that would mix arithmetics. */
 export class OtherArithmetic extends Error {}
