@@ -68,10 +68,10 @@ SONDE_INLINE vf accumulate(vf row, vf column, vf sum) {
 
 // c [R, V vectors] = bias + a b over `steps` steps, or c + (a b) where the bias is null: the sums of a block are added
 // up before they are added to those of earlier blocks, which halves the error of a long sum. Rows of a are `lda` bytes
-// apart, those of c `ldc` floats.
+// apart, those of c `ldc` floats. `last`: c is complete then, and its NaN are to be canonical.
 template <Layout layout, int R, int V>
 __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a, int64_t lda, const char* __restrict b,
-                                        float* c, int64_t ldc, const float* bias) {
+                                        float* c, int64_t ldc, const float* bias, bool last) {
   constexpr int64_t kStep = step_bytes(layout, V * kWidth), kVector = kStep / V;
   vf sum[R][V];
 #pragma GCC unroll 8
@@ -114,18 +114,32 @@ __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a,
     a += left_bytes(layout);
     b += kStep;
   }
+  vf all[V] = {};
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < V; ++j) {
       float* to = c + i * ldc + j * kWidth;
-      store(to, bias ? sum[i][j] : load(to) + sum[i][j]);
+      const vf value = bias ? sum[i][j] : load(to) + sum[i][j];
+      store(to, value);
+      all[j] += value;
+    }
+  }
+  // their sum is finite where there is no NaN, but for infinities
+  vi odd{};
+#pragma GCC unroll 4
+  for (int j = 0; j < V; ++j) odd |= vi(all[j] - all[j]);
+  if (__builtin_expect(!last || !greater_bits(odd & 0x7fffffff, vi{}), 1)) return;
+  for (int i = 0; i < R; ++i) {
+    for (int j = 0; j < V; ++j) {
+      float* to = c + i * ldc + j * kWidth;
+      store(to, canonical(load(to)));
     }
   }
 }
 
 using Microkernel = void (*)(int64_t steps, const char* a, int64_t lda, const char* b, float* c, int64_t ldc,
-                             const float* bias);
+                             const float* bias, bool last);
 
 template <Layout layout, int V>
 Microkernel microkernel_for(int rows) {

@@ -60,7 +60,7 @@ struct Workspace {
 };
 
 // Writes a row of sums, n <= kGroupColumns, to out's row. It is rounded before the residual is added, as if it had been
-// stored. NaN is canonical.
+// stored. A NaN of the residual becomes canonical.
 inline void finish_row(char* to, const char* residual, DType dtype, float* row, int64_t n, Activation activation) {
   activate(row, n, activation);
   if (residual) {
@@ -74,8 +74,6 @@ inline void finish_row(char* to, const char* residual, DType dtype, float* row, 
       added = wide;
     }
     for (int64_t i = 0; i < n; ++i) row[i] = canonical(row[i] + added[i]);
-  } else if (dtype == DType::float32 && activation == Activation::none) {
-    canonical_row(row, n);
   }
   if (static_cast<void*>(to) != row) narrow(to, row, dtype, n);
 }

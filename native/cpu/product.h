@@ -91,26 +91,26 @@ inline Panels widen_panels(const Panels& b, int64_t panels, int64_t at, int64_t 
 template <int V>
 SONDE_INLINE void multiply_block(Microkernel kernel, int count, int64_t depth, const char* a, int64_t lda,
                                  const Panels& b, int64_t at, int64_t panels, int64_t columns, const float* bias,
-                                 const Sums& sums, float* c) {
+                                 bool last, const Sums& sums, float* c) {
   constexpr int64_t kWide = V * kWidth;
   for (int64_t panel = 0; panel < panels; ++panel) {
     const float* start = bias ? bias + panel * kWide : nullptr;
     const int64_t valid = min64(kWide, columns - panel * kWide);
     float* out = c + panel * kWide;
     if (sums.padded || valid == kWide) {
-      kernel(depth, a, lda, b.at(panel, at), out, sums.stride, start);
+      kernel(depth, a, lda, b.at(panel, at), out, sums.stride, start, last);
       continue;
     }
     float edge[kRows * kWide];
     for (int i = 0; !start && i < count; ++i) memcpy(edge + i * kWide, out + i * sums.stride, size_t(valid) * 4);
-    kernel(depth, a, lda, b.at(panel, at), edge, kWide, start);
+    kernel(depth, a, lda, b.at(panel, at), edge, kWide, start, last);
     for (int i = 0; i < count; ++i) memcpy(out + i * sums.stride, edge + i * kWide, size_t(valid) * 4);
   }
 }
 
 // sums [rows, columns] = bias + a b, for `panels` panels of V vectors. b.layout is also the layout of a's rows. `bias`
 // has a whole number of panels. finish(row, count, c) is called when a block of rows is complete and still in the
-// cache.
+// cache. A NaN among the sums is canonical.
 template <int V, class Finish>
 SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t panels, int64_t columns,
                           const float* bias, const Sums& sums, float* scratch, Finish finish) {
@@ -131,7 +131,7 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
       const Microkernel kernel = count == kRows ? full : microkernel<V>(part.layout, count);
       float* c = sums.row(row);
       multiply_block<V>(kernel, count, steps, a.row(row) + at * left_bytes(b.layout), a.stride, part, from, panels,
-                        columns, at == 0 ? bias : nullptr, sums, c);
+                        columns, at == 0 ? bias : nullptr, last, sums, c);
       if (last) finish(row, count, c);
     }
     at += depth;
@@ -148,7 +148,7 @@ inline void widen_bias(float* to, const View& bias, int64_t n) {
 
 SONDE_INLINE void activate(float* x, int64_t n, Activation activation) {
   if (activation == Activation::gelu) map_row(x, x, n, [](vf v) { return gelu(v); });
-  if (activation == Activation::relu) map_row(x, x, n, [](vf v) { return v < 0.0f ? vf{} : v; });
+  if (activation == Activation::relu) map_row_as_is(x, x, n, [](vf v) { return v < 0.0f ? vf{} : v; });
 }
 
 // How a product is split into tasks: several for each thread, as some processors are slower than others.

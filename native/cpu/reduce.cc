@@ -477,7 +477,7 @@ Status extremes(const Task& task) {
         else if (extreme.largest) extremes_across<true, false>(best, x, width);
         else extremes_across<false, false>(best, x, width);
       }
-      canonical_row(best, width);
+      for (int64_t j = 0; j < width; ++j) best[j] = canonical(best[j]);
       narrow(task.to(first), best, task.out.dtype, width);
     });
     return {};

@@ -432,18 +432,6 @@ SONDE_INLINE void map_row(float* y, const float* x, int64_t n, Function function
   map_row_as_is(y, x, n, [=](vf v) { return canonical(function(v)); });
 }
 
-// Makes a row canonical. Where all is finite, it is only read.
-SONDE_INLINE void canonical_row(float* x, int64_t n) {
-  vi odd{};
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) {
-    const vf v = load(x + i);
-    odd |= vi(v - v);  // 0 of what is finite, else NaN
-  }
-  if (greater_bits(odd & 0x7fffffff, vi{})) i = 0;
-  for (; i < n; ++i) x[i] = canonical(x[i]);
-}
-
 // n elements of any dtype, side by side, to float32 and back
 SONDE_INLINE void widen(float* to, const void* from, DType dtype, int64_t n) {
   int64_t i = 0;

@@ -53,7 +53,7 @@ int32_t pick(List& list, const float* x, int64_t n, int64_t column, float thresh
     for (; bits; bits &= bits - 1) {
       const int64_t j = at + __builtin_ctz(bits);
       list.indices[list.count] = int32_t(column + j);
-      list.values[list.count++] = canonical(x[j]);
+      list.values[list.count++] = x[j];
     }
   };
   int64_t j = 0;
