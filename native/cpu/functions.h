@@ -119,7 +119,7 @@ struct Circle {
   double cos, sin;
 };
 SONDE_INLINE Circle circle(double t) {
-  const int quarter = int(t * 4 + 0.5);
+  const int quarter = (int(t * 8) + 1) / 2;
   const double x = (t * 4 - quarter) * 0x1.921fb54442d18p0, z = x * x;
   double s = -1.0 / 1307674368000, c = -1.0 / 87178291200;
   s = s * z + 1.0 / 6227020800;
