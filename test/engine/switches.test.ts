@@ -8,7 +8,6 @@ import { packageRoot } from '../../src/engine/native.js';
 import { arithmeticNames, onCpu } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
-import { operationFiles } from '../support/operations/list.js';
 
 const test = suite('switches');
 test.limit(290_000);
@@ -77,25 +76,17 @@ test('SONDE_TRACE: a timeline that JSON can read', async () => {
 // the CPU's instruction sets do not matter on a GPU
 const testOnCpu = onCpu ? test : () => {};
 
-testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one passes the operations', () => {
+testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one has the same sums', () => {
   assert.match(run({ SONDE_ISA: 'mmx' }).stderr, /SONDE_ISA must be one of .*portable, but is 'mmx'/);
   const best = openDevice('cpu').description;
   const titles = ['AVX-512 with bfloat16', 'AVX-512', 'AVX2', 'SSE2'];
   const at = titles.findIndex((title) => best.startsWith(title));
   const others = at < 0 ? [] : ['avx512_bf16', 'avx512', 'avx2', 'portable'].slice(at + 1);
-  const files = [...operationFiles, 'accuracy', 'fused', 'nan'].map((name) => `engine/${name}.test`);
   const sums = (stdout: string) => /^sums .*$/m.exec(stdout)?.[0];
   for (const isa of others) {
     const { stdout: said } = run({ SONDE_ISA: isa });
     assert.is(/^arithmetic (.*)$/m.exec(said)?.[1], Array(3).fill(arithmeticNames.float32).join(' '));
     assert.is(sums(said), sums(run({}).stdout), 'sums have the same bits with any instruction set');
-    const { status, stdout } = spawnSync(process.execPath, ['test/run.mjs', ...files], {
-      cwd: packageRoot,
-      encoding: 'utf8',
-      env: { ...process.env, SONDE_ISA: isa, TEST_JOBS: '1' },
-    });
-    assert.is(status, 0, `${isa}\n${stdout}`);
-    assert.match(stdout, /\d\d passed, 0 failed, 0 skipped/);
   }
 });
 
