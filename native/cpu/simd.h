@@ -76,12 +76,16 @@ SONDE_INLINE vd load_doubles(const float* p) {
 // ---- multiply and add
 
 #if !defined(__AVX2__) && !defined(__aarch64__)
+// What is missing in a rounded sum of two numbers (Knuth).
+SONDE_INLINE vd error_of(vd sum, vd a, vd b) {
+  const vd other = sum - a;
+  return (a - (sum - other)) + (b - other);
+}
 // a + b, rounded to odd: where it is not exact, that one of the two doubles beside it whose last bit is set. Rounded to
 // a shorter format after that, it is rounded as if once (Boldo and Melquiond, "Emulation of a FMA and correctly rounded
-// sums: proved algorithms using rounding to odd", IEEE Transactions on Computers, 2008). The error of the sum is Knuth's.
+// sums: proved algorithms using rounding to odd", IEEE Transactions on Computers, 2008).
 SONDE_INLINE vd add_to_odd(vd a, vd b) {
-  const vd sum = a + b, other = sum - a;
-  const vd error = (a - (sum - other)) + (b - other);
+  const vd sum = a + b, error = error_of(sum, a, b);
   const vul inexact = vul((error < 0.0) | (error > 0.0));  // NaN, the error of an infinite sum, is neither
   const vul beyond = (vul(error) ^ vul(sum)) >> 63;        // 1 where the sum was rounded away from 0
   return vd((vul(sum) - (beyond & inexact)) | (inexact >> 63));
@@ -144,10 +148,6 @@ SONDE_INLINE vd fma(vd a, vd b, vd c) {
   const auto upper = [](vd v) {  // the upper half of the digits
     const vd t = v * 0x1.0000002p27;
     return t - (t - v);
-  };
-  const auto error_of = [](vd sum, vd p, vd q) {
-    const vd other = sum - p;
-    return (p - (sum - other)) + (q - other);
   };
   const vd product = a * b, a1 = upper(a), a2 = a - a1, b1 = upper(b), b2 = b - b1;
   const vd rest = ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;

@@ -15,7 +15,7 @@ const addon = join(arm64Folder, 'build', 'Release', 'sonde.node');
 const ownNode = process.env.SONDE_ARM64_NODE;
 const node = ownNode ?? join(nodeFolder, 'package', 'bin', 'node');
 
-const works = (program, args = ['--version']) => spawnSync(program, args).status === 0;
+const works = (program) => spawnSync(program, ['--version']).status === 0;
 
 /** Why nothing can be built here, in one sentence; undefined when it can. */
 function missingTool() {
