@@ -223,7 +223,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     }
     const int64_t head_steps = step_count(layout, u.head_dim);
     product<kVectors>(left, count, {keys, layout, head_steps, head_steps}, panel_count(seen), seen, workspace.zeros,
-                      {workspace.scores, score_width, false, true}, nullptr, nothing);
+                      {workspace.scores, score_width, false, true}, {}, nothing);
     float sums[kRows];
     for (int i = 0; i < count; ++i) {
       const int64_t query = before + first + i;
@@ -241,7 +241,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     if (pairs) weights = {reinterpret_cast<char*>(workspace.rounded), score_width * 2};
     product<kValueVectors>(weights, count, {values, layout, step_count(layout, u.keys), used, kValueColumns},
                            u.value_panels(), u.value_dim, workspace.zeros,
-                           {workspace.results, result_width, false, true}, nullptr, nothing);
+                           {workspace.results, result_width, false, true}, {}, nothing);
     for (int i = 0; i < count; ++i) {
       float* result = workspace.results + i * result_width;
       const float sum = sums[i];

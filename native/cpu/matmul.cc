@@ -47,7 +47,8 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   const Layout layout = shape.layout(a.dtype);
   const int64_t row_bytes = left_row_bytes(layout, k);
   const bool in_place = is_left(matrix_at(a, 0), layout);
-  const size_t workspace_bytes = Workspace::bytes(shape, layout, m);
+  const int64_t at_a_time = packed_rows(cache_bytes(context));
+  const size_t workspace_bytes = Workspace::bytes(shape, layout, m, at_a_time);
   for (int thread = 0; thread < thread_count(context); ++thread) {
     const bool enough = in_place || thread_scratch(context, thread, 1, size_t(m * row_bytes));
     if (!enough || !thread_scratch(context, thread, 0, workspace_bytes)) return out_of_memory("a group of columns");
@@ -63,7 +64,8 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
     }
     RightSide w;
     w.view = &right;
-    const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, workspace_bytes), w, layout);
+    void* memory = thread_scratch(context, thread, 0, workspace_bytes);
+    const Workspace workspace = Workspace::in(memory, w, layout, at_a_time);
     for (int64_t panel = 0; panel < panel_count(n); panel += kGroup) {
       const int64_t count = min64(kGroup, panel_count(n) - panel);
       multiply_columns(left, m, x.dtype, w, panel, count, wide_bias, to, 0, workspace);

@@ -1,8 +1,8 @@
 // The innermost loop of every matrix product, and the layouts that its operands may have.
 //
 // The right side lies in panels of V vectors of columns (Goto and van de Geijn, "Anatomy of high-performance matrix
-// multiplication", TOMS 2008): [panel][step][columns]. The left side is read where it is, a row at a time: a value is
-// broadcast to all columns, so its rows need no packing, which would cost a second trip through memory.
+// multiplication", TOMS 2008): [panel][step][columns]. A value of the left side is broadcast to all columns. Its rows are
+// read where they are, or packed as [step][rows] (see product.h).
 #pragma once
 #include "simd.h"
 
@@ -47,6 +47,15 @@ constexpr int kRows = 6, kVectors = 2;
 constexpr int kColumns = kVectors * kWidth;
 constexpr int64_t kAhead = 64;  // steps that are prefetched before they are needed
 
+// Whether the rows of a large product are packed. A processor that broadcasts from memory as part of a multiply-add
+// reads them in place as fast. The others would need a register for the distance of each row, and rows that lie a
+// multiple of 4 KiB apart would fall into the same few lines of the first-level cache.
+#if defined(__AVX512F__)
+constexpr bool kPacksRows = false;
+#else
+constexpr bool kPacksRows = true;
+#endif
+
 typedef float float_unaligned __attribute__((aligned(2), may_alias));
 SONDE_INLINE vf broadcast_at(const char* p) { return broadcast(*reinterpret_cast<const float_unaligned*>(p)); }
 
@@ -66,19 +75,63 @@ SONDE_INLINE vf accumulate(vf row, vf column, vf sum) {
   return fma(row, column, sum);
 }
 
+// The sums of R rows by V vectors of columns, which the compiler keeps in registers.
+template <int R, int V>
+struct Tile {
+  vf sum[R][V];
+
+  // from the bias of the columns, or from 0 where it is null
+  SONDE_INLINE void begin(const float* bias) {
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) sum[i][j] = bias ? load(bias + j * kWidth) : vf{};
+    }
+  }
+
+  // adds a row's value, which was broadcast, times the columns
+  template <Layout layout>
+  SONDE_INLINE void add(int row, vf value, const vf (&column)[V]) {
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) sum[row][j] = accumulate<layout>(value, column[j], sum[row][j]);
+  }
+
+  // c = the sums, or c + them where `adds`. `last`: c is complete then, and its NaN are to be canonical.
+  SONDE_INLINE void end(float* c, int64_t ldc, bool adds, bool last) const {
+    vf all[V] = {};
+#pragma GCC unroll 8
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) {
+        float* to = c + i * ldc + j * kWidth;
+        const vf value = adds ? load(to) + sum[i][j] : sum[i][j];
+        store(to, value);
+        all[j] += value;
+      }
+    }
+    // their sum is finite where there is no NaN, but for infinities
+    vi odd{};
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) odd |= vi(all[j] - all[j]);
+    if (__builtin_expect(!last || !greater_bits(odd & 0x7fffffff, vi{}), 1)) return;
+    for (int i = 0; i < R; ++i) {
+      for (int j = 0; j < V; ++j) {
+        float* to = c + i * ldc + j * kWidth;
+        store(to, canonical(load(to)));
+      }
+    }
+  }
+};
+
 // c [R, V vectors] = bias + a b over `steps` steps, or c + (a b) where the bias is null: the sums of a block are added
 // up before they are added to those of earlier blocks, which halves the error of a long sum. Rows of a are `lda` bytes
-// apart, those of c `ldc` floats. `last`: c is complete then, and its NaN are to be canonical.
+// apart, those of c `ldc` floats. `last`: see Tile.
 template <Layout layout, int R, int V>
 __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a, int64_t lda, const char* __restrict b,
                                         float* c, int64_t ldc, const float* bias, bool last) {
   constexpr int64_t kStep = step_bytes(layout, V * kWidth), kVector = kStep / V;
-  vf sum[R][V];
-#pragma GCC unroll 8
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) sum[i][j] = bias ? load(bias + j * kWidth) : vf{};
-  }
+  Tile<R, V> tile;
+  tile.begin(bias);
   for (int64_t p = 0; p < steps; ++p) {
     vf column[V];
 #pragma GCC unroll 4
@@ -99,43 +152,46 @@ __attribute__((noinline)) void multiply(int64_t steps, const char* __restrict a,
       }
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) {
-        const vf row = broadcast_at(a + i * lda), next = broadcast_at(a + i * lda + 4);
-#pragma GCC unroll 4
-        for (int j = 0; j < V; ++j) sum[i][j] = fma(next, second[j], fma(row, column[j], sum[i][j]));
+        tile.template add<layout>(i, broadcast_at(a + i * lda), column);
+        tile.template add<layout>(i, broadcast_at(a + i * lda + 4), second);
       }
     } else {
 #pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        const vf row = broadcast_at(a + i * lda);
-#pragma GCC unroll 4
-        for (int j = 0; j < V; ++j) sum[i][j] = accumulate<layout>(row, column[j], sum[i][j]);
-      }
+      for (int i = 0; i < R; ++i) tile.template add<layout>(i, broadcast_at(a + i * lda), column);
     }
     a += left_bytes(layout);
     b += kStep;
   }
-  vf all[V] = {};
+  tile.end(c, ldc, !bias, last);
+}
+
+// One step of packed rows.
+template <int V>
+SONDE_INLINE void packed_step(Tile<kRows, V>& tile, const float* a, const float* b) {
+  vf column[V];
+#pragma GCC unroll 4
+  for (int j = 0; j < V; ++j) column[j] = load(b + j * kWidth);
 #pragma GCC unroll 8
-  for (int i = 0; i < R; ++i) {
+  for (int i = 0; i < kRows; ++i) tile.template add<Layout::float32>(i, broadcast(a[i]), column);
+}
+
+// The same for kRows rows of float32 that are packed. `next` is prefetched meanwhile, a cache line in four steps.
+template <int V>
+__attribute__((noinline)) void multiply_packed(int64_t steps, const float* __restrict a, const float* __restrict b,
+                                               float* c, int64_t ldc, const float* bias, bool last, const char* next) {
+  constexpr int kAtOnce = 4;
+  Tile<kRows, V> tile;
+  tile.begin(bias);
+  for (; steps >= kAtOnce; steps -= kAtOnce) {
+    __builtin_prefetch(next, 0, 2);
+    next += 64;
 #pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) {
-      float* to = c + i * ldc + j * kWidth;
-      const vf value = bias ? sum[i][j] : load(to) + sum[i][j];
-      store(to, value);
-      all[j] += value;
-    }
+    for (int p = 0; p < kAtOnce; ++p) packed_step<V>(tile, a + p * kRows, b + p * V * kWidth);
+    a += kAtOnce * kRows;
+    b += kAtOnce * V * kWidth;
   }
-  // their sum is finite where there is no NaN, but for infinities
-  vi odd{};
-#pragma GCC unroll 4
-  for (int j = 0; j < V; ++j) odd |= vi(all[j] - all[j]);
-  if (__builtin_expect(!last || !greater_bits(odd & 0x7fffffff, vi{}), 1)) return;
-  for (int i = 0; i < R; ++i) {
-    for (int j = 0; j < V; ++j) {
-      float* to = c + i * ldc + j * kWidth;
-      store(to, canonical(load(to)));
-    }
-  }
+  for (; steps > 0; --steps, a += kRows, b += V * kWidth) packed_step<V>(tile, a, b);
+  tile.end(c, ldc, !bias, last);
 }
 
 using Microkernel = void (*)(int64_t steps, const char* a, int64_t lda, const char* b, float* c, int64_t ldc,

@@ -30,32 +30,30 @@ struct Target {
   View residual = {};
   Activation activation = Activation::none;
 
-  // whether the sums can be computed in out itself
-  bool holds_sums() const { return out.dtype == DType::float32 && residual.data != out.data; }
+  // whether the sums of so many rows can be computed in out itself, whose rows are not padded
+  bool holds_sums(int64_t rows) const {
+    return out.dtype == DType::float32 && residual.data != out.data && (!kPacksRows || rows <= kRows);
+  }
 };
 
-// The scratch memory of one thread: columns that are packed as needed, widened columns, sums that are not computed in
+// The scratch memory of one thread: columns that are packed as needed, the product's, sums that are not computed in
 // out.
 struct Workspace {
   char* columns;
-  float* widened;
+  Scratch scratch;
   float* sums;
 
   static int64_t column_bytes(const RightSide& w, Layout layout) {
     return w.view ? round_up(kGroup * panel_bytes(layout, w.k()), 64) : 0;
   }
-  // rows of sums: one block is enough where it is complete after one pass
-  static int64_t sum_rows(const RightSide& w, Layout layout, int64_t rows) {
-    return in_one_pass(layout, step_count(layout, w.k())) ? kRows : rows;
+  static size_t bytes(const RightSide& w, Layout layout, int64_t rows, int64_t packed_rows) {
+    const int64_t sum_rows = Sums::rows(layout, step_count(layout, w.k()), rows, packed_rows);
+    return size_t(column_bytes(w, layout) + (Scratch::floats(layout, packed_rows) + sum_rows * kGroupColumns) * 4);
   }
-  static size_t bytes(const RightSide& w, Layout layout, int64_t rows) {
-    const int64_t floats = widening_floats(layout) + sum_rows(w, layout, rows) * kGroupColumns;
-    return size_t(column_bytes(w, layout) + floats * 4);
-  }
-  static Workspace in(void* memory, const RightSide& w, Layout layout) {
+  static Workspace in(void* memory, const RightSide& w, Layout layout, int64_t packed_rows) {
     char* at = static_cast<char*>(memory);
     auto* floats = reinterpret_cast<float*>(at + column_bytes(w, layout));
-    return {at, floats, floats + widening_floats(layout)};
+    return {at, Scratch::in(floats, layout, packed_rows), floats + Scratch::floats(layout, packed_rows)};
   }
 };
 
@@ -101,9 +99,9 @@ inline void multiply_columns(const Left& a, int64_t rows, DType x, const RightSi
   const char* added = nullptr;
   if (residual.data) added = static_cast<char*>(residual.data) + (out_row * added_stride + column) * size;
   Sums sums{workspace.sums, kGroupColumns, in_one_pass(layout, b.used), true};
-  if (target.holds_sums()) sums = {reinterpret_cast<float*>(to), stride, false, false};
+  if (target.holds_sums(rows)) sums = {reinterpret_cast<float*>(to), stride, false, false};
   product<kVectors>(
-      a, rows, b, count, columns, bias + column, sums, workspace.widened, [&](int64_t row, int n, float* c) {
+      a, rows, b, count, columns, bias + column, sums, workspace.scratch, [&](int64_t row, int n, float* c) {
         for (int i = 0; i < n; ++i) {
           const char* residual_row = added ? added + (row + i) * added_stride * size : nullptr;
           finish_row(to + (row + i) * stride * size, residual_row, out.dtype, c + i * sums.stride, columns, activation);
@@ -126,7 +124,8 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
   char* converted = nullptr;
   if (!in_place) converted = static_cast<char*>(shared_scratch(context, 0, size_t(at_once * row_bytes)));
   if (!wide_bias || (!in_place && !converted)) return out_of_memory("converted rows");
-  const size_t workspace_bytes = Workspace::bytes(w, layout, tasks.rows);
+  const int64_t at_a_time = packed_rows(cache_bytes(context));
+  const size_t workspace_bytes = Workspace::bytes(w, layout, tasks.rows, at_a_time);
   for (int thread = 0; thread < threads; ++thread) {
     if (!thread_scratch(context, thread, 0, workspace_bytes)) return out_of_memory("a group of columns");
   }
@@ -145,7 +144,8 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
     parallel(context, tasks.count(), [&](int64_t task, int thread) {
       const int64_t row = task % tasks.row_parts * tasks.rows, first = task / tasks.row_parts * tasks.panels;
       if (row >= rows) return;
-      const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, workspace_bytes), w, layout);
+      void* memory = thread_scratch(context, thread, 0, workspace_bytes);
+      const Workspace workspace = Workspace::in(memory, w, layout, at_a_time);
       multiply_columns({left.row(row), left.stride}, min64(tasks.rows, rows - row), x.dtype, w, first,
                        min64(tasks.panels, panel_count(n) - first), wide_bias, target, start + row, workspace);
     });

@@ -1,16 +1,18 @@
 // The matrix product behind linear, matmul, attention and sparse_encode.
 //
-// A task is some rows by a group of panels. The group's part for kDepth steps stays in the second-level cache while the
-// rows are read, each block of them in the first-level cache. Every sum starts from the bias and adds its products in
-// ascending k, whatever the shape, the batch or the number of threads: the last block of rows is only narrower, and the
-// last panel is computed whole and its surplus dropped.
+// A task is some rows by a group of panels, kDepth steps at a time. Where rows are read in place, the group's part for
+// these steps stays in the second-level cache while the rows are read, each tile of them in the first-level cache. Where
+// they are packed, a block of them stays in the second-level cache, and each panel in turn is multiplied by all of its
+// tiles while the next panel is fetched. Every sum starts from the bias and adds its products in ascending k, whatever
+// the shape, the batch, the caches or the number of threads: the last tile of rows is only narrower, and the last panel
+// is computed whole and its surplus dropped.
 #pragma once
 #include "panels.h"
 
 namespace sonde::SONDE_ISA {
 
-constexpr int64_t kDepth = 768;             // steps at a time
-constexpr int64_t kGroup = 192 / kColumns;  // panels at a time: 590 KB of them are then in use
+constexpr int64_t kDepth = 768;                                  // steps at a time
+constexpr int64_t kGroup = (kPacksRows ? 384 : 192) / kColumns;  // panels at a time
 constexpr int64_t kGroupColumns = kGroup * kColumns;
 constexpr int64_t kTaskRows = 512;  // rows at a time, at most
 
@@ -56,42 +58,100 @@ inline void convert_row(char* to, const View& x, int64_t i, Layout layout) {
   }
 }
 
+// Packs kRows rows of float32, `stride` bytes apart, as [k][kRows].
+inline void pack_rows(float* to, const char* from, int64_t stride, int64_t k) {
+  const float* row[kRows];
+  for (int i = 0; i < kRows; ++i) row[i] = reinterpret_cast<const float*>(from + i * stride);
+  int64_t p = 0;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  static_assert(kRows == 6);
+  for (; p + 8 <= k; p += 8, to += 48) {
+    __m256 pair[3][2];  // of rows: their values of steps 0, 1, 4, 5 and of 2, 3, 6, 7
+    for (int i = 0; i < 3; ++i) {
+      const __m256 a = _mm256_loadu_ps(row[2 * i] + p), b = _mm256_loadu_ps(row[2 * i + 1] + p);
+      pair[i][0] = _mm256_unpacklo_ps(a, b);
+      pair[i][1] = _mm256_unpackhi_ps(a, b);
+    }
+    __m256 part[6];  // two steps of six rows in three vectors, in the lower halves; four steps later in the upper ones
+    for (int i = 0; i < 2; ++i) {
+      part[3 * i] = _mm256_shuffle_ps(pair[0][i], pair[1][i], 0x44);
+      part[3 * i + 1] = _mm256_shuffle_ps(pair[2][i], pair[0][i], 0xe4);
+      part[3 * i + 2] = _mm256_shuffle_ps(pair[1][i], pair[2][i], 0xee);
+    }
+    for (int i = 0; i < 3; ++i) {
+      _mm256_storeu_ps(to + 8 * i, _mm256_permute2f128_ps(part[2 * i], part[2 * i + 1], 0x20));
+      _mm256_storeu_ps(to + 24 + 8 * i, _mm256_permute2f128_ps(part[2 * i], part[2 * i + 1], 0x31));
+    }
+  }
+#endif
+  for (; p < k; ++p, to += kRows) {
+    for (int i = 0; i < kRows; ++i) to[i] = row[i][p];
+  }
+}
+
 // ---- a task
 
 // Steps at a time: where pairs are widened to float32 first, a step has two k.
 constexpr int64_t depth_of(Layout layout) { return layout == Layout::widened_pairs ? kDepth / 2 : kDepth; }
 // Whether a product of `steps` steps is complete after one pass over its columns.
 constexpr bool in_one_pass(Layout layout, int64_t steps) { return steps <= depth_of(layout); }
-// Scratch memory that a product needs for widened columns, in floats.
-constexpr int64_t widening_floats(Layout layout) {
-  return layout == Layout::float32 || layout == Layout::pairs ? 0 : kDepth * kGroupColumns;
+
+// Rows that are packed together: with their sums they fill some half of a second-level cache of `cache` bytes. More
+// than a few tiles gain nothing.
+inline int64_t packed_rows(int64_t cache) {
+  constexpr int64_t kRowBytes = (kDepth + kGroupColumns) * 4;
+  return max64(2, min64(16, cache / (2 * kRowBytes * kRows))) * kRows;
 }
 
-// The memory of a product's sums: rows of `stride` floats, either for all rows, or for one block of kRows that is used
-// again for the next one. `padded`: a row holds whole panels.
+// The scratch memory of a product, which one of kRows rows or fewer does not need.
+struct Scratch {
+  float* widened;  // panels as float32: one where rows are packed, else a group's
+  float* packed;
+  int64_t packed_rows;
+
+  static int64_t widened_floats(Layout layout) {
+    if (layout == Layout::float32 || layout == Layout::pairs) return 0;
+    return kDepth * (kPacksRows ? kColumns : kGroupColumns);
+  }
+  static int64_t floats(Layout layout, int64_t packed_rows) {
+    return widened_floats(layout) + (kPacksRows ? kDepth * packed_rows : 0);
+  }
+  static Scratch in(float* memory, Layout layout, int64_t packed_rows) {
+    return {memory, memory + widened_floats(layout), packed_rows};
+  }
+};
+
+// The memory of a product's sums: rows of `stride` floats, either for all rows, or for those that are computed together,
+// used again for the next ones. `padded`: a row holds whole panels.
 struct Sums {
   float* data;
   int64_t stride;
-  bool one_block;
+  bool reused;
   bool padded;
 
-  float* row(int64_t i) const { return one_block ? data : data + i * stride; }
+  float* row(int64_t i) const { return reused ? data : data + i * stride; }
+  // Rows of memory that a product of `rows` rows needs.
+  static int64_t rows(Layout layout, int64_t steps, int64_t rows, int64_t packed_rows) {
+    if (!in_one_pass(layout, steps)) return rows;
+    return kPacksRows ? packed_rows : kRows;
+  }
 };
 
-// Panels as float32, side by side in `scratch`, from their step `at` on.
-inline Panels widen_panels(const Panels& b, int64_t panels, int64_t at, int64_t depth, float* scratch) {
+// Panels as float32, side by side in `scratch`, from panel `first` and step `at` on.
+inline Panels widen_panels(const Panels& b, int64_t first, int64_t panels, int64_t at, int64_t depth, float* scratch) {
   const int64_t per_step = is_paired(b.layout) ? 2 : 1, k = depth * per_step;
   for (int64_t panel = 0; panel < panels; ++panel) {
-    for (int64_t p = 0; p < k; ++p) unpack_row(scratch + (panel * k + p) * b.columns, b, panel, at * per_step + p);
+    for (int64_t p = 0; p < k; ++p)
+      unpack_row(scratch + (panel * k + p) * b.columns, b, first + panel, at * per_step + p);
   }
   return {reinterpret_cast<const char*>(scratch), Layout::float32, k, k, b.columns};
 }
 
-// One block of rows, at most kRows, times `panels` panels; `columns` of their columns are wanted.
+// One tile of rows, at most kRows, times `panels` panels; `columns` of their columns are wanted.
 template <int V>
-SONDE_INLINE void multiply_block(Microkernel kernel, int count, int64_t depth, const char* a, int64_t lda,
-                                 const Panels& b, int64_t at, int64_t panels, int64_t columns, const float* bias,
-                                 bool last, const Sums& sums, float* c) {
+SONDE_INLINE void multiply_tile(Microkernel kernel, int count, int64_t depth, const char* a, int64_t lda,
+                                const Panels& b, int64_t at, int64_t panels, int64_t columns, const float* bias,
+                                bool last, const Sums& sums, float* c) {
   constexpr int64_t kWide = V * kWidth;
   for (int64_t panel = 0; panel < panels; ++panel) {
     const float* start = bias ? bias + panel * kWide : nullptr;
@@ -108,30 +168,67 @@ SONDE_INLINE void multiply_block(Microkernel kernel, int count, int64_t depth, c
   }
 }
 
+// Packs and multiplies `tiles` tiles of kRows rows; c has padded rows.
+template <int V>
+void multiply_packed_tiles(int64_t tiles, int64_t depth, const char* a, int64_t lda, const Panels& b, int64_t at,
+                           int64_t panels, const float* bias, bool last, float* c, int64_t ldc,
+                           const Scratch& scratch) {
+  constexpr int64_t kWide = V * kWidth;
+  // bytes of the next panel that a tile fetches
+  const int64_t share = round_up(ceil_div(depth * step_bytes(b.layout, kWide), tiles), 64);
+  for (int64_t i = 0; i < tiles; ++i) pack_rows(scratch.packed + i * kRows * depth, a + i * kRows * lda, lda, depth);
+  for (int64_t panel = 0; panel < panels; ++panel) {
+    const char* columns = b.at(panel, at);
+    if (Scratch::widened_floats(b.layout)) columns = widen_panels(b, panel, 1, at, depth, scratch.widened).data;
+    const char* next = b.at(panel + 1 < panels ? panel + 1 : 0, at);
+    for (int64_t i = 0; i < tiles; ++i) {
+      multiply_packed<V>(depth, scratch.packed + i * kRows * depth, reinterpret_cast<const float*>(columns),
+                         c + i * kRows * ldc + panel * kWide, ldc, bias ? bias + panel * kWide : nullptr, last,
+                         next + i * share);
+    }
+  }
+}
+
 // sums [rows, columns] = bias + a b, for `panels` panels of V vectors. b.layout is also the layout of a's rows. `bias`
-// has a whole number of panels. finish(row, count, c) is called when a block of rows is complete and still in the
-// cache. A NaN among the sums is canonical.
+// has a whole number of panels. finish(row, count, c) is called when a tile of rows is complete and still in the
+// cache. A NaN among the sums is canonical. Where rows are packed, more than kRows of them need padded sums.
 template <int V, class Finish>
 SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t panels, int64_t columns,
-                          const float* bias, const Sums& sums, float* scratch, Finish finish) {
+                          const float* bias, const Sums& sums, const Scratch& scratch, Finish finish) {
   int64_t at = 0;
   do {  // once even if there are no steps: the bias alone
     const int64_t depth = min64(depth_of(b.layout), b.used - at);
     const bool last = at + depth >= b.used;
+    const float* start = at == 0 ? bias : nullptr;
+    int64_t row = 0;
+    if constexpr (kPacksRows) {
+      // as many blocks as are needed, all of about the same size
+      const int64_t all = rows > kRows ? rows / kRows : 0,
+                    blocks = all ? ceil_div(all * kRows, scratch.packed_rows) : 0;
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t tiles = all * (block + 1) / blocks - all * block / blocks;
+        float* c = sums.row(row);
+        multiply_packed_tiles<V>(tiles, depth, a.row(row) + at * left_bytes(b.layout), a.stride, b, at, panels, start,
+                                 last, c, sums.stride, scratch);
+        for (int64_t i = 0; last && i < tiles; ++i) finish(row + i * kRows, kRows, c + i * kRows * sums.stride);
+        row += tiles * kRows;
+      }
+    }
     Panels part = b;
     int64_t from = at, steps = depth;
-    if (rows > kRows && widening_floats(b.layout)) {  // worth widening first, as they are used more than once
-      part = widen_panels(b, panels, at, depth, scratch);
+    if (!kPacksRows && rows > kRows &&
+        Scratch::widened_floats(b.layout)) {  // worth it, as they are used more than once
+      part = widen_panels(b, 0, panels, at, depth, scratch.widened);
       from = 0;
       steps = part.steps;
     }
     const Microkernel full = microkernel<V>(part.layout, kRows);
-    for (int64_t row = 0; row < rows; row += kRows) {
+    for (; row < rows; row += kRows) {
       const int count = int(min64(kRows, rows - row));
       const Microkernel kernel = count == kRows ? full : microkernel<V>(part.layout, count);
       float* c = sums.row(row);
-      multiply_block<V>(kernel, count, steps, a.row(row) + at * left_bytes(b.layout), a.stride, part, from, panels,
-                        columns, at == 0 ? bias : nullptr, last, sums, c);
+      multiply_tile<V>(kernel, count, steps, a.row(row) + at * left_bytes(b.layout), a.stride, part, from, panels,
+                       columns, start, last, sums, c);
       if (last) finish(row, count, c);
     }
     at += depth;

@@ -127,8 +127,9 @@ struct Work {
   Layout layout() const { return product_layout(packed_layout(w.dtype), x.dtype); }
   int64_t steps() const { return step_count(layout(), w.shape[0]); }
   int64_t groups() const { return ceil_div(panel_count(w.shape[1]), kGroup); }
-  int64_t sum_floats() const { return (in_one_pass(layout(), steps()) ? kRows : kTaskRows) * kGroupColumns; }
-  size_t scratch_bytes() const { return size_t(sum_floats() + widening_floats(layout())) * 4; }
+  int64_t at_a_time() const { return packed_rows(cache_bytes(context)); }
+  int64_t sum_floats() const { return Sums::rows(layout(), steps(), kTaskRows, at_a_time()) * kGroupColumns; }
+  size_t scratch_bytes() const { return size_t(sum_floats() + Scratch::floats(layout(), at_a_time())) * 4; }
 };
 
 // Calls use(sums, count, first column, row, group, thread) for every row of every group of columns.
@@ -154,10 +155,10 @@ void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
     Panels b = panels_from(work.w, panel);
     b.layout = layout;
     const Sums to{sums, kGroupColumns, in_one_pass(layout, b.used), true};
+    const Scratch scratch = Scratch::in(sums + work.sum_floats(), layout, work.at_a_time());
     for (int64_t row = 0; row < rows; row += kTaskRows) {
       product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, rows - row), b, count, columns,
-                        work.bias + column, to, sums + work.sum_floats(),
-                        [&](int64_t block, int height, const float* c) {
+                        work.bias + column, to, scratch, [&](int64_t block, int height, const float* c) {
                           for (int i = 0; i < height; ++i) {
                             use(c + i * kGroupColumns, columns, column, row + block + i, group, thread);
                           }

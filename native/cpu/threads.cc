@@ -33,10 +33,62 @@ void relax() {
 #endif
 }
 
+#if defined(__linux__)
+// The processors that this process may run on.
+std::vector<int> allowed_processors() {
+  cpu_set_t set;
+  std::vector<int> all;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return all;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) all.push_back(cpu);
+  }
+  return all;
+}
+
+// What the kernel says of a processor, a line at most; empty where it says nothing.
+std::string processor_file(int cpu, const std::string& name) {
+  const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/" + name;
+  char line[256] = {};
+  if (FILE* file = fopen(path.c_str(), "r")) {
+    if (!fgets(line, sizeof line, file)) line[0] = 0;
+    fclose(file);
+  }
+  return line;
+}
+
+constexpr const char* kSiblings = "topology/thread_siblings_list";  // threads of one core share the same list
+
+// The length of a list such as "0-3,8".
+int64_t list_length(const std::string& list) {
+  int64_t count = 0;
+  for (const char* at = list.c_str(); *at;) {
+    char* end = nullptr;
+    const long first = strtol(at, &end, 10);
+    if (end == at) break;
+    const long last = *end == '-' ? strtol(end + 1, &end, 10) : first;
+    count += last - first + 1;
+    at = *end == ',' ? end + 1 : end;
+  }
+  return count < 1 ? 1 : count;
+}
+
+// A core's share of the second-level cache of a processor; 0 where the kernel does not say.
+int64_t cache_share(int cpu) {
+  for (int i = 0; i < 8; ++i) {
+    const std::string cache = "cache/index" + std::to_string(i) + "/";
+    if (processor_file(cpu, cache + "level") != "2\n") continue;
+    const int64_t size = strtol(processor_file(cpu, cache + "size").c_str(), nullptr, 10);  // "512K"
+    const int64_t siblings = list_length(processor_file(cpu, kSiblings));
+    return size * 1024 * siblings / list_length(processor_file(cpu, cache + "shared_cpu_list"));
+  }
+  return 0;
+}
+#endif
+
 int processors() {
 #if defined(__linux__)
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  const size_t allowed = allowed_processors().size();
+  if (allowed) return int(allowed);
 #endif
   const unsigned count = std::thread::hardware_concurrency();
   return count ? int(count) : 1;
@@ -46,20 +98,10 @@ int processors() {
 
 int physical_cores() {
 #if defined(__linux__)
-  // threads of one core share the same list of siblings
-  cpu_set_t set;
   std::set<std::string> cores;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-      if (!CPU_ISSET(cpu, &set)) continue;
-      const std::string path = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list";
-      char line[256] = {};
-      if (FILE* file = fopen(path.c_str(), "r")) {
-        if (!fgets(line, sizeof line, file)) line[0] = 0;
-        fclose(file);
-      }
-      cores.insert(line[0] ? line : "alone " + std::to_string(cpu));
-    }
+  for (const int cpu : allowed_processors()) {
+    const std::string siblings = processor_file(cpu, kSiblings);
+    cores.insert(siblings.empty() ? "alone " + std::to_string(cpu) : siblings);
   }
   if (!cores.empty()) return int(cores.size());
 #elif defined(__APPLE__)
@@ -70,8 +112,26 @@ int physical_cores() {
   return processors();
 }
 
+int64_t second_level_cache() {
+  int64_t least = 0;
+#if defined(__linux__)
+  for (const int cpu : allowed_processors()) {
+    const int64_t share = cache_share(cpu);
+    if (share > 0 && (least == 0 || share < least)) least = share;
+  }
+#elif defined(__APPLE__)
+  size_t size = sizeof least;
+  if (sysctlbyname("hw.l2cachesize", &least, &size, nullptr, 0) != 0) least = 0;
+#endif
+  return least > 0 ? least : int64_t(256) << 10;  // what the smallest of the last ten years have
+}
+
 Context::Context(int wanted, const Operations* table, const char* name)
-    : operations(table), instruction_set(name), threads(wanted), scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
+    : operations(table),
+      instruction_set(name),
+      threads(wanted),
+      cache_bytes(second_level_cache()),
+      scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
   // with more threads than processors, spinning would take a processor from a thread that has work to do
   spins_ = threads <= processors() ? kSpins : 0;
   try {
@@ -158,6 +218,8 @@ void* Context::Scratch::at_least(size_t wanted) {
 Context::Scratch::~Scratch() { free(data); }
 
 int thread_count(const Context* context) { return context->threads; }
+
+int64_t cache_bytes(const Context* context) { return context->cache_bytes; }
 
 void parallel_for(Context* context, int64_t count, void (*task)(void*, int64_t, int), void* arg) {
   context->run(count, task, arg);

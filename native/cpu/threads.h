@@ -14,6 +14,9 @@ namespace sonde {
 // The number of physical cores that this process may run on.
 int physical_cores();
 
+// Bytes of second-level cache for each core that this process may run on: where cores differ, the smallest share.
+int64_t second_level_cache();
+
 struct Context {
   Context(int threads, const Operations* operations, const char* instruction_set);
   ~Context();
@@ -25,6 +28,7 @@ struct Context {
   const Operations* const operations;
   const char* const instruction_set;
   const int threads;
+  const int64_t cache_bytes;
 
   struct Scratch {
     void* data = nullptr;
