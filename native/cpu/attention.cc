@@ -120,16 +120,20 @@ Part part_of(const Shape& s, int64_t which, int64_t parts, const uint8_t* pad, c
 }
 
 // The scratch memory of one thread: queries that could not be read in place, scores, the weights that are made of them
-// in bfloat16, results, and zeros instead of a bias.
+// in bfloat16, results, zeros instead of a bias, and rows of either product that are packed.
 struct Workspace {
-  float *queries, *scores, *rounded, *results, *zeros;
+  float *queries, *scores, *rounded, *results, *zeros, *packed;
 
   // whole cache lines, as a vector that crosses one costs double
   static int64_t query_floats(const Shape& s) { return round_up(kRows * (s.head_dim + 1), 16); }
   static int64_t rounded_floats(const Shape& s) { return s.layout == Layout::pairs ? kRows * s.score_width() / 2 : 0; }
   static int64_t zero_count(const Shape& s) { return max64(s.score_width(), s.result_width()); }
+  static int64_t packed_floats(const Shape& s) {
+    return kPacksRows ? kRows * min64(kDepth, max64(s.head_dim, s.keys)) : 0;
+  }
   static size_t bytes(const Shape& s) {
-    return size_t(query_floats(s) + rounded_floats(s) + kRows * (s.score_width() + s.result_width()) + zero_count(s)) *
+    return size_t(query_floats(s) + rounded_floats(s) + kRows * (s.score_width() + s.result_width()) + zero_count(s) +
+                  packed_floats(s)) *
            4;
   }
   static Workspace in(void* memory, const Shape& s) {
@@ -140,6 +144,7 @@ struct Workspace {
     workspace.results = workspace.rounded + rounded_floats(s);
     workspace.zeros = workspace.results + kRows * s.result_width();
     memset(workspace.zeros, 0, size_t(zero_count(s)) * 4);
+    workspace.packed = workspace.zeros + zero_count(s);
     return workspace;
   }
 };
@@ -221,9 +226,10 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
         convert_row(reinterpret_cast<char*>(workspace.queries) + i * left.stride, queries, first + i, layout);
       }
     }
+    const Scratch scratch = kPacksRows ? Scratch{nullptr, workspace.packed, kRows} : Scratch{};
     const int64_t head_steps = step_count(layout, u.head_dim);
     product<kVectors>(left, count, {keys, layout, head_steps, head_steps}, panel_count(seen), seen, workspace.zeros,
-                      {workspace.scores, score_width, false, true}, {}, nothing);
+                      {workspace.scores, score_width, false, true}, scratch, nothing);
     float sums[kRows];
     for (int i = 0; i < count; ++i) {
       const int64_t query = before + first + i;
@@ -241,7 +247,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     if (pairs) weights = {reinterpret_cast<char*>(workspace.rounded), score_width * 2};
     product<kValueVectors>(weights, count, {values, layout, step_count(layout, u.keys), used, kValueColumns},
                            u.value_panels(), u.value_dim, workspace.zeros,
-                           {workspace.results, result_width, false, true}, {}, nothing);
+                           {workspace.results, result_width, false, true}, scratch, nothing);
     for (int i = 0; i < count; ++i) {
       float* result = workspace.results + i * result_width;
       const float sum = sums[i];

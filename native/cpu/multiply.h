@@ -32,7 +32,7 @@ struct Target {
 
   // whether the sums of so many rows can be computed in out itself, whose rows are not padded
   bool holds_sums(int64_t rows) const {
-    return out.dtype == DType::float32 && residual.data != out.data && (!kPacksRows || rows <= kRows);
+    return out.dtype == DType::float32 && residual.data != out.data && (!kPacksRows || rows < kRows);
   }
 };
 

@@ -103,11 +103,11 @@ inline int64_t packed_rows(int64_t cache) {
   return max64(2, min64(16, cache / (2 * kRowBytes * kRows))) * kRows;
 }
 
-// The scratch memory of a product, which one of kRows rows or fewer does not need.
+// The scratch memory of a product. One of fewer than kRows rows does not need it, nor does one of kRows.
 struct Scratch {
-  float* widened;  // panels as float32: one where rows are packed, else a group's
-  float* packed;
-  int64_t packed_rows;
+  float* widened = nullptr;  // panels as float32: one where rows are packed, else a group's
+  float* packed = nullptr;   // null: rows are read in place
+  int64_t packed_rows = 0;
 
   static int64_t widened_floats(Layout layout) {
     if (layout == Layout::float32 || layout == Layout::pairs) return 0;
@@ -191,7 +191,7 @@ void multiply_packed_tiles(int64_t tiles, int64_t depth, const char* a, int64_t 
 
 // sums [rows, columns] = bias + a b, for `panels` panels of V vectors. b.layout is also the layout of a's rows. `bias`
 // has a whole number of panels. finish(row, count, c) is called when a tile of rows is complete and still in the
-// cache. A NaN among the sums is canonical. Where rows are packed, more than kRows of them need padded sums.
+// cache. A NaN among the sums is canonical. Where rows are packed, kRows of them or more need padded sums.
 template <int V, class Finish>
 SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t panels, int64_t columns,
                           const float* bias, const Sums& sums, const Scratch& scratch, Finish finish) {
@@ -203,8 +203,8 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
     int64_t row = 0;
     if constexpr (kPacksRows) {
       // as many blocks as are needed, all of about the same size
-      const int64_t all = rows > kRows ? rows / kRows : 0,
-                    blocks = all ? ceil_div(all * kRows, scratch.packed_rows) : 0;
+      const int64_t all = scratch.packed ? rows / kRows : 0;
+      const int64_t blocks = all ? ceil_div(all * kRows, scratch.packed_rows) : 0;
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t tiles = all * (block + 1) / blocks - all * block / blocks;
         float* c = sums.row(row);
@@ -255,9 +255,14 @@ struct Split {
   int64_t count() const { return row_parts * col_parts; }
 };
 inline Split split(int64_t rows, int64_t panels, int threads, bool by_rows = true) {
-  constexpr int64_t kFewRows = 8 * kRows;  // fewer are not worth another trip of the panels through the cache
+  // fewer are not worth another trip of the panels through the cache
+  constexpr int64_t kFewRows = (kPacksRows ? 4 : 8) * kRows;
   const int64_t wanted = threads == 1 ? 1 : 4 * threads;
   Split s{by_rows ? min64(rows, kTaskRows) : rows, min64(panels, kGroup), 0, 0};
+  if (kPacksRows && by_rows) {  // even smaller, where that costs nothing: the last one keeps the others waiting
+    const int64_t least = ceil_div(rows * ceil_div(panels, s.panels), 4 * wanted);
+    s.rows = min64(s.rows, max64(kFewRows, round_up(least, kRows)));
+  }
   for (;;) {
     s.row_parts = ceil_div(rows, s.rows);
     s.col_parts = ceil_div(panels, s.panels);
