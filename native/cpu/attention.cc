@@ -7,7 +7,8 @@
 // row's result does not depend on which other rows share its block; where a value is infinite or NaN, 0 times which is
 // NaN, each row is a block of its own. Padding on one side alone parts the positions in two, of which each is computed as
 // if the other were not there: bit for bit as without padding. Where bfloat16 is multiplied in pairs, the weights are
-// rounded to bfloat16 for the second product, as attention that stores its probabilities rounds them.
+// rounded to bfloat16 for the second product, as attention that stores its probabilities rounds them. A single query
+// uses keys and values once: they are packed a panel at a time, which stays in the cache.
 #include "operations.h"
 #include "product.h"
 #include "rows.h"
@@ -120,21 +121,25 @@ Part part_of(const Shape& s, int64_t which, int64_t parts, const uint8_t* pad, c
 }
 
 // The scratch memory of one thread: queries that could not be read in place, scores, the weights that are made of them
-// in bfloat16, results, zeros instead of a bias, and rows of either product that are packed.
+// in bfloat16, results, zeros instead of a bias, rows of either product that are packed, and a panel of keys or values
+// where there is a single query.
 struct Workspace {
-  float *queries, *scores, *rounded, *results, *zeros, *packed;
+  float *queries, *scores, *rounded, *results, *zeros, *packed, *panel;
 
   // whole cache lines, as a vector that crosses one costs double
   static int64_t query_floats(const Shape& s) { return round_up(kRows * (s.head_dim + 1), 16); }
   static int64_t rounded_floats(const Shape& s) { return s.layout == Layout::pairs ? kRows * s.score_width() / 2 : 0; }
   static int64_t zero_count(const Shape& s) { return max64(s.score_width(), s.result_width()); }
   static int64_t packed_floats(const Shape& s) {
-    return kPacksRows ? kRows * min64(kDepth, max64(s.head_dim, s.keys)) : 0;
+    return kPacksRows ? round_up(kRows * min64(kDepth, max64(s.head_dim, s.keys)), 16) : 0;
+  }
+  static int64_t panel_floats(const Shape& s) {
+    if (s.queries > 1) return 0;
+    return max64(panel_bytes(s.layout, s.head_dim), panel_bytes(s.layout, s.keys, kValueColumns)) / 4;
   }
   static size_t bytes(const Shape& s) {
-    return size_t(query_floats(s) + rounded_floats(s) + kRows * (s.score_width() + s.result_width()) + zero_count(s) +
-                  packed_floats(s)) *
-           4;
+    const int64_t rows = kRows * (s.score_width() + s.result_width());
+    return size_t(query_floats(s) + rounded_floats(s) + rows + zero_count(s) + packed_floats(s) + panel_floats(s)) * 4;
   }
   static Workspace in(void* memory, const Shape& s) {
     Workspace workspace;
@@ -145,6 +150,7 @@ struct Workspace {
     workspace.zeros = workspace.results + kRows * s.result_width();
     memset(workspace.zeros, 0, size_t(zero_count(s)) * 4);
     workspace.packed = workspace.zeros + zero_count(s);
+    workspace.panel = workspace.packed + packed_floats(s);
     return workspace;
   }
 };
@@ -195,7 +201,8 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
   const auto* padding = static_cast<const uint8_t*>(pad.data);
   const int64_t parts = padding ? 2 : 1, part_count = s.batch * s.heads * parts;
-  const int64_t bytes = max64(64, round_up(s.key_bytes() + s.value_bytes(), 64));
+  const bool packs_all = s.queries > 1;
+  const int64_t bytes = packs_all ? max64(64, round_up(s.key_bytes() + s.value_bytes(), 64)) : 64;
   const int64_t group = max64(1, min64(part_count, kGroupBytes / bytes));
   auto* packed = static_cast<char*>(shared_scratch(context, 0, size_t(group * bytes)));
   if (!packed) return out_of_memory("packed keys and values");
@@ -211,7 +218,17 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   const int64_t score_width = s.score_width(), result_width = s.result_width();
   const auto nothing = [](int64_t, int, const float*) {};
 
-  // `copy`, where each row is a block of its own: memory for the values that it sees
+  const auto pack_keys = [&](void* to, const Part& part, int64_t panel) {
+    const View keys = head_of(k, part.batch, part.head, part.first_key, part.shape.keys);
+    pack_panel(to, layout, transposed(keys), panel * kColumns, kColumns);
+  };
+  const auto pack_values = [&](void* to, const Part& part, int64_t panel) {
+    const View values = head_of(v, part.batch, part.head, part.first_key, part.shape.keys);
+    pack_panel(to, layout, values, panel * kValueColumns, kValueColumns);
+  };
+
+  // `keys` and `values`: all panels; null where they are packed one at a time. `copy`, where each row is a block of its
+  // own: memory for the values that it sees.
   const auto attend = [&](const Part& part, int64_t first, int count, const char* keys, const char* values, char* copy,
                           const Workspace& workspace) {
     const Shape& u = part.shape;
@@ -228,8 +245,14 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     }
     const Scratch scratch = kPacksRows ? Scratch{nullptr, workspace.packed, kRows} : Scratch{};
     const int64_t head_steps = step_count(layout, u.head_dim);
-    product<kVectors>(left, count, {keys, layout, head_steps, head_steps}, panel_count(seen), seen, workspace.zeros,
-                      {workspace.scores, score_width, false, true}, scratch, nothing);
+    const int64_t key_panels = panel_count(seen), keys_at_once = keys ? key_panels : 1;
+    for (int64_t panel = 0; panel < key_panels; panel += keys_at_once) {
+      if (!keys) pack_keys(workspace.panel, part, panel);
+      const char* panels = keys ? keys : reinterpret_cast<char*>(workspace.panel);
+      product<kVectors>(left, count, {panels, layout, head_steps, head_steps}, keys_at_once, keys_at_once * kColumns,
+                        workspace.zeros, {workspace.scores + panel * kColumns, score_width, false, true}, scratch,
+                        nothing);
+    }
     float sums[kRows];
     for (int i = 0; i < count; ++i) {
       const int64_t query = before + first + i;
@@ -245,9 +268,14 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     }
     Left weights{reinterpret_cast<char*>(workspace.scores), score_width * 4};
     if (pairs) weights = {reinterpret_cast<char*>(workspace.rounded), score_width * 2};
-    product<kValueVectors>(weights, count, {values, layout, step_count(layout, u.keys), used, kValueColumns},
-                           u.value_panels(), u.value_dim, workspace.zeros,
-                           {workspace.results, result_width, false, true}, scratch, nothing);
+    const int64_t values_at_once = values ? u.value_panels() : 1;
+    for (int64_t panel = 0; panel < u.value_panels(); panel += values_at_once) {
+      if (!values) pack_values(workspace.panel, part, panel);
+      const char* panels = values ? values : reinterpret_cast<char*>(workspace.panel);
+      product<kValueVectors>(weights, count, {panels, layout, step_count(layout, u.keys), used, kValueColumns},
+                             values_at_once, values_at_once * kValueColumns, workspace.zeros,
+                             {workspace.results + panel * kValueColumns, result_width, false, true}, scratch, nothing);
+    }
     for (int i = 0; i < count; ++i) {
       float* result = workspace.results + i * result_width;
       const float sum = sums[i];
@@ -266,7 +294,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     const int64_t n = min64(group, part_count - start);
     const int64_t key_panels = s.key_panels(), panels = key_panels + s.value_panels();
     memset(infinite, 0, size_t(n));
-    parallel(context, n * panels, [&](int64_t task, int) {
+    parallel(context, packs_all ? n * panels : 0, [&](int64_t task, int) {
       const int64_t i = task / panels, panel = task % panels;
       const Part part = part_of(s, start + i, parts, padding, changes);
       const Shape& u = part.shape;
@@ -274,13 +302,11 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       char* keys = packed + i * bytes;
       if (panel < key_panels) {
         if (panel >= u.key_panels()) return;
-        const View columns = transposed(head_of(k, part.batch, part.head, part.first_key, u.keys));
-        return pack_panel(keys + panel * panel_bytes(layout, u.head_dim), layout, columns, panel * kColumns, kColumns);
+        return pack_keys(keys + panel * panel_bytes(layout, u.head_dim), part, panel);
       }
       const int64_t at = panel - key_panels;
       char* values = keys + s.key_bytes() + at * panel_bytes(layout, u.keys, kValueColumns);
-      pack_panel(values, layout, head_of(v, part.batch, part.head, part.first_key, u.keys), at * kValueColumns,
-                 kValueColumns);
+      pack_values(values, part, at);
       const int64_t count = step_count(layout, u.keys) * (pairs ? 2 : 1) * kValueColumns;
       if (causal && u.queries > 1 && has_infinite(values, layout, count)) {
         __atomic_store_n(infinite + i, 1, __ATOMIC_RELAXED);
@@ -295,14 +321,15 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       const int64_t i = task / tasks, at = tasks - 1 - task % tasks;
       const Part part = part_of(s, start + i, parts, padding, changes);
       const Workspace workspace = Workspace::in(thread_scratch(context, thread, 0, Workspace::bytes(s)), s);
-      const char* keys = packed + i * bytes;
+      const char* keys = packs_all ? packed + i * bytes : nullptr;
+      const char* values = packs_all ? keys + s.key_bytes() : nullptr;
       const int64_t at_once = infinite[i] ? 1 : kRows;
       auto* copy = infinite[i] && pairs
                        ? static_cast<char*>(thread_scratch(context, thread, 1, size_t(s.value_bytes())))
                        : nullptr;
       const int64_t end = min64(part.shape.queries, (at + 1) * kBlocksPerTask * kRows);
       for (int64_t first = at * kBlocksPerTask * kRows; first < end; first += at_once) {
-        attend(part, first, int(min64(at_once, end - first)), keys, keys + s.key_bytes(), copy, workspace);
+        attend(part, first, int(min64(at_once, end - first)), keys, values, copy, workspace);
       }
     });
   }

@@ -257,7 +257,8 @@ struct Split {
 inline Split split(int64_t rows, int64_t panels, int threads, bool by_rows = true) {
   // fewer are not worth another trip of the panels through the cache
   constexpr int64_t kFewRows = (kPacksRows ? 4 : 8) * kRows;
-  const int64_t wanted = threads == 1 ? 1 : 4 * threads;
+  // a tile alone waits for memory, which costs the last task more than arithmetic
+  const int64_t wanted = threads == 1 ? 1 : (rows > kRows ? 4 : 16) * threads;
   Split s{by_rows ? min64(rows, kTaskRows) : rows, min64(panels, kGroup), 0, 0};
   if (kPacksRows && by_rows) {  // even smaller, where that costs nothing: the last one keeps the others waiting
     const int64_t least = ceil_div(rows * ceil_div(panels, s.panels), 4 * wanted);

@@ -82,10 +82,11 @@ test('equals matmul with the plain matrix, bit for bit, for any rows and threads
 test(
   'rows are the same bits whatever the batch and the threads, for every dtype and activation',
   async () => {
-    // more rows than are packed at a time; deeper and wider than a block
+    // more rows than are packed at a time, by one thread, too; deeper and wider than a block
     for (const [rows, k, n] of [
       [1030, 37, 101],
       [67, 1601, 423],
+      [460, 803, 17],
     ] as const) {
       for (const [i, dtype] of (['float32', 'bfloat16', 'float16'] as const).entries()) {
         const activation = (['gelu', 'relu', 'none'] as const)[i] as Activation;
