@@ -196,6 +196,13 @@ for (const side of sides) {
   const { text, gpu, failure } = reply;
   if (failure !== undefined && side === 'sonde') throw new Error(`sonde did not start: ${failure}`);
   if (side === 'sonde' && onGpu) judged &&= gpu === true;
+  // where AVX2 is what sonde picks anyway, it would be measured beside itself
+  const itself = side === 'avx2' && text === described.get('sonde')?.text;
+  if (itself) {
+    workers.get(side)?.end();
+    workers.delete(side);
+    continue;
+  }
   notes.push(text ?? `${side} is not here: ${failure}`);
   if (text === undefined) workers.delete(side);
 }
@@ -204,7 +211,9 @@ notes.push(
 );
 for (const note of notes) console.log(note);
 
-const all = casesOf(scale);
+const all = casesOf(scale).map(
+  (it): Case => (workers.has('avx2') ? it : { ...it, rivals: it.rivals.filter(({ side }) => side !== 'avx2') }),
+);
 const chosen = all.filter(({ name }) => options.only.length === 0 || options.only.some((word) => name.includes(word)));
 const cases = inTurns(chosen);
 if (cases.length === 0) throw new Error(`no case's name contains ${options.only.join(' or ')}`);
