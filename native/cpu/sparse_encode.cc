@@ -126,7 +126,9 @@ struct Work {
 
   Layout layout() const { return product_layout(packed_layout(w.dtype), x.dtype); }
   int64_t steps() const { return step_count(layout(), w.shape[0]); }
-  int64_t groups() const { return ceil_div(panel_count(w.shape[1]), kGroup); }
+  // panels of a group of columns, which is a task: several for each thread, as some processors are slower than others
+  int64_t group_panels() const { return min64(kGroup, ceil_div(panel_count(w.shape[1]), 4 * thread_count(context))); }
+  int64_t groups() const { return ceil_div(panel_count(w.shape[1]), group_panels()); }
   int64_t at_a_time() const { return packed_rows(cache_bytes(context)); }
   int64_t sum_floats() const { return Sums::rows(layout(), steps(), kTaskRows, at_a_time()) * kGroupColumns; }
   size_t scratch_bytes() const { return size_t(sum_floats() + Scratch::floats(layout(), at_a_time())) * 4; }
@@ -135,7 +137,7 @@ struct Work {
 // Calls use(sums, count, first column, row, group, thread) for every row of every group of columns.
 template <class Use>
 void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
-  const int64_t n = work.w.shape[1], panels = panel_count(n);
+  const int64_t n = work.w.shape[1], panels = panel_count(n), at_once = work.group_panels();
   const Layout layout = work.layout();
   Left left = left_of(work.x);
   left.data = left.row(first);
@@ -150,7 +152,7 @@ void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
   }
   parallel(work.context, work.groups(), [&](int64_t group, int thread) {
     auto* sums = static_cast<float*>(thread_scratch(work.context, thread, 0, work.scratch_bytes()));
-    const int64_t panel = group * kGroup, count = min64(kGroup, panels - panel), column = panel * kColumns;
+    const int64_t panel = group * at_once, count = min64(at_once, panels - panel), column = panel * kColumns;
     const int64_t columns = min64(n - column, count * kColumns);
     Panels b = panels_from(work.w, panel);
     b.layout = layout;
