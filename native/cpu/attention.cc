@@ -201,7 +201,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
   if (element_count(out) == 0 && (!probs.data || element_count(probs) == 0)) return {};
   const auto* padding = static_cast<const uint8_t*>(pad.data);
   const int64_t parts = padding ? 2 : 1, part_count = s.batch * s.heads * parts;
-  const bool packs_all = s.queries > 1;
+  const bool packs_all = s.queries > 1 || part_count < thread_count(context);  // the threads share the packing
   const int64_t bytes = packs_all ? max64(64, round_up(s.key_bytes() + s.value_bytes(), 64)) : 64;
   const int64_t group = max64(1, min64(part_count, kGroupBytes / bytes));
   auto* packed = static_cast<char*>(shared_scratch(context, 0, size_t(group * bytes)));

@@ -7,8 +7,8 @@
 namespace sonde {
 
 int thread_count(const Context* context);
-// Bytes of second-level cache that a thread has for itself.
-int64_t cache_bytes(const Context* context);
+// Bytes of second-level cache for each core.
+int64_t cache_bytes(Context* context);
 
 // Calls task(arg, i, thread) for every i in [0, count), distributed over the compute threads as they become free;
 // thread is in [0, thread_count). It returns when all calls are done, and must not be nested.

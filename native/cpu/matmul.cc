@@ -27,7 +27,7 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   const int64_t m = out.shape[out.rank - 2], n = out.shape[out.rank - 1], k = a.shape[a.rank - 1];
   const int64_t batch = leading_count(out, 2);
   if (batch * m * n == 0) return {};
-  const bool by_product = batch >= 2 * thread_count(context) && m <= kTaskRows && m * n <= (int64_t(1) << 22);
+  const bool by_product = batch >= 2 * thread_count(context) && m <= 512 && m * n <= (int64_t(1) << 22);
   if (!by_product) {
     for (int64_t i = 0; i < batch; ++i) {
       const View right = matrix_at(b, i);
@@ -47,8 +47,8 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   const Layout layout = shape.layout(a.dtype);
   const int64_t row_bytes = left_row_bytes(layout, k);
   const bool in_place = is_left(matrix_at(a, 0), layout);
-  const int64_t at_a_time = packed_rows(cache_bytes(context));
-  const size_t workspace_bytes = Workspace::bytes(shape, layout, m, at_a_time);
+  const int64_t block = block_rows(context), panels = min64(kGroup, panel_count(n));
+  const size_t workspace_bytes = Workspace::bytes(shape, layout, m, panels, block);
   for (int thread = 0; thread < thread_count(context); ++thread) {
     const bool enough = in_place || thread_scratch(context, thread, 1, size_t(m * row_bytes));
     if (!enough || !thread_scratch(context, thread, 0, workspace_bytes)) return out_of_memory("a group of columns");
@@ -65,9 +65,9 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
     RightSide w;
     w.view = &right;
     void* memory = thread_scratch(context, thread, 0, workspace_bytes);
-    const Workspace workspace = Workspace::in(memory, w, layout, at_a_time);
-    for (int64_t panel = 0; panel < panel_count(n); panel += kGroup) {
-      const int64_t count = min64(kGroup, panel_count(n) - panel);
+    const Workspace workspace = Workspace::in(memory, w, layout, panels, block);
+    for (int64_t panel = 0; panel < panel_count(n); panel += panels) {
+      const int64_t count = min64(panels, panel_count(n) - panel);
       multiply_columns(left, m, x.dtype, w, panel, count, wide_bias, to, 0, workspace);
     }
   });

@@ -55,6 +55,7 @@ constexpr bool kPacksRows = false;
 #else
 constexpr bool kPacksRows = true;
 #endif
+static_assert(!kPacksRows || !kPairs, "packed rows are of float32");
 
 typedef float float_unaligned __attribute__((aligned(2), may_alias));
 SONDE_INLINE vf broadcast_at(const char* p) { return broadcast(*reinterpret_cast<const float_unaligned*>(p)); }
@@ -175,7 +176,7 @@ SONDE_INLINE void packed_step(Tile<kRows, V>& tile, const float* a, const float*
   for (int i = 0; i < kRows; ++i) tile.template add<Layout::float32>(i, broadcast(a[i]), column);
 }
 
-// The same for kRows rows of float32 that are packed. `next` is prefetched meanwhile, a cache line in four steps.
+// As multiply(), for kRows rows of float32 that are packed. `next` is prefetched meanwhile, a cache line in four steps.
 template <int V>
 __attribute__((noinline)) void multiply_packed(int64_t steps, const float* __restrict a, const float* __restrict b,
                                                float* c, int64_t ldc, const float* bias, bool last, const char* next) {

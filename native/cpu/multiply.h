@@ -5,7 +5,7 @@
 
 namespace sonde::SONDE_ISA {
 
-constexpr int64_t kConvertedRows = 1024;  // rows of x that are held in another layout at a time
+constexpr int64_t kConvertedRows = 1024 / kRows * kRows;  // rows of x that are held in another layout at a time
 
 // The right side: packed panels, or a view whose panels are packed as they are needed.
 struct RightSide {
@@ -43,17 +43,19 @@ struct Workspace {
   Scratch scratch;
   float* sums;
 
-  static int64_t column_bytes(const RightSide& w, Layout layout) {
-    return w.view ? round_up(kGroup * panel_bytes(layout, w.k()), 64) : 0;
+  static int64_t column_bytes(const RightSide& w, Layout layout, int64_t panels) {
+    return w.view ? round_up(panels * panel_bytes(layout, w.k()), 64) : 0;
   }
-  static size_t bytes(const RightSide& w, Layout layout, int64_t rows, int64_t packed_rows) {
-    const int64_t sum_rows = Sums::rows(layout, step_count(layout, w.k()), rows, packed_rows);
-    return size_t(column_bytes(w, layout) + (Scratch::floats(layout, packed_rows) + sum_rows * kGroupColumns) * 4);
+  // for tasks of `rows` rows and `panels` panels
+  static size_t bytes(const RightSide& w, Layout layout, int64_t rows, int64_t panels, int64_t block_rows) {
+    const int64_t sum_rows = Sums::rows(layout, step_count(layout, w.k()), min64(rows, kTaskRows), block_rows);
+    const int64_t floats = Scratch::floats(layout, block_rows) + sum_rows * kGroupColumns;
+    return size_t(column_bytes(w, layout, panels) + floats * 4);
   }
-  static Workspace in(void* memory, const RightSide& w, Layout layout, int64_t packed_rows) {
+  static Workspace in(void* memory, const RightSide& w, Layout layout, int64_t panels, int64_t block_rows) {
     char* at = static_cast<char*>(memory);
-    auto* floats = reinterpret_cast<float*>(at + column_bytes(w, layout));
-    return {at, Scratch::in(floats, layout, packed_rows), floats + Scratch::floats(layout, packed_rows)};
+    auto* floats = reinterpret_cast<float*>(at + column_bytes(w, layout, panels));
+    return {at, Scratch::in(floats, layout, block_rows), floats + Scratch::floats(layout, block_rows)};
   }
 };
 
@@ -95,18 +97,24 @@ inline void multiply_columns(const Left& a, int64_t rows, DType x, const RightSi
   }
   const int64_t size = dtype_size(out.dtype), stride = out.stride[out.rank - 2];
   const int64_t added_stride = residual.data ? residual.stride[residual.rank - 2] : 0;
-  char* to = static_cast<char*>(out.data) + (out_row * stride + column) * size;
-  const char* added = nullptr;
-  if (residual.data) added = static_cast<char*>(residual.data) + (out_row * added_stride + column) * size;
-  Sums sums{workspace.sums, kGroupColumns, in_one_pass(layout, b.used), true};
-  if (target.holds_sums(rows)) sums = {reinterpret_cast<float*>(to), stride, false, false};
-  product<kVectors>(
-      a, rows, b, count, columns, bias + column, sums, workspace.scratch, [&](int64_t row, int n, float* c) {
-        for (int i = 0; i < n; ++i) {
-          const char* residual_row = added ? added + (row + i) * added_stride * size : nullptr;
-          finish_row(to + (row + i) * stride * size, residual_row, out.dtype, c + i * sums.stride, columns, activation);
-        }
-      });
+  for (int64_t from = 0; from < rows; from += kTaskRows) {
+    const int64_t part = min64(kTaskRows, rows - from);
+    char* to = static_cast<char*>(out.data) + ((out_row + from) * stride + column) * size;
+    const char* added = nullptr;
+    if (residual.data) {
+      added = static_cast<char*>(residual.data) + ((out_row + from) * added_stride + column) * size;
+    }
+    Sums sums{workspace.sums, kGroupColumns, in_one_pass(layout, b.used), true};
+    if (target.holds_sums(part)) sums = {reinterpret_cast<float*>(to), stride, false, false};
+    product<kVectors>({a.row(from), a.stride}, part, b, count, columns, bias + column, sums, workspace.scratch,
+                      [&](int64_t row, int n, float* c) {
+                        for (int i = 0; i < n; ++i) {
+                          const char* residual_row = added ? added + (row + i) * added_stride * size : nullptr;
+                          finish_row(to + (row + i) * stride * size, residual_row, out.dtype, c + i * sums.stride,
+                                     columns, activation);
+                        }
+                      });
+  }
 }
 
 // The whole product, distributed over the threads in tasks of some rows by some panels.
@@ -124,8 +132,8 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
   char* converted = nullptr;
   if (!in_place) converted = static_cast<char*>(shared_scratch(context, 0, size_t(at_once * row_bytes)));
   if (!wide_bias || (!in_place && !converted)) return out_of_memory("converted rows");
-  const int64_t at_a_time = packed_rows(cache_bytes(context));
-  const size_t workspace_bytes = Workspace::bytes(w, layout, tasks.rows, at_a_time);
+  const int64_t block = block_rows(context);
+  const size_t workspace_bytes = Workspace::bytes(w, layout, tasks.rows, tasks.panels, block);
   for (int thread = 0; thread < threads; ++thread) {
     if (!thread_scratch(context, thread, 0, workspace_bytes)) return out_of_memory("a group of columns");
   }
@@ -145,7 +153,7 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
       const int64_t row = task % tasks.row_parts * tasks.rows, first = task / tasks.row_parts * tasks.panels;
       if (row >= rows) return;
       void* memory = thread_scratch(context, thread, 0, workspace_bytes);
-      const Workspace workspace = Workspace::in(memory, w, layout, at_a_time);
+      const Workspace workspace = Workspace::in(memory, w, layout, tasks.panels, block);
       multiply_columns({left.row(row), left.stride}, min64(tasks.rows, rows - row), x.dtype, w, first,
                        min64(tasks.panels, panel_count(n) - first), wide_bias, target, start + row, workspace);
     });

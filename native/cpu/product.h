@@ -14,7 +14,7 @@ namespace sonde::SONDE_ISA {
 constexpr int64_t kDepth = 768;                                  // steps at a time
 constexpr int64_t kGroup = (kPacksRows ? 384 : 192) / kColumns;  // panels at a time
 constexpr int64_t kGroupColumns = kGroup * kColumns;
-constexpr int64_t kTaskRows = 512;  // rows at a time, at most
+constexpr int64_t kTaskRows = 512 / kRows * kRows;  // rows at a time, at most
 
 // ---- the left side: rows whose elements lie side by side, in the type that the layout needs
 
@@ -96,28 +96,29 @@ constexpr int64_t depth_of(Layout layout) { return layout == Layout::widened_pai
 // Whether a product of `steps` steps is complete after one pass over its columns.
 constexpr bool in_one_pass(Layout layout, int64_t steps) { return steps <= depth_of(layout); }
 
-// Rows that are packed together: with their sums they fill some half of a second-level cache of `cache` bytes. More
-// than a few tiles gain nothing.
-inline int64_t packed_rows(int64_t cache) {
-  constexpr int64_t kRowBytes = (kDepth + kGroupColumns) * 4;
-  return max64(2, min64(16, cache / (2 * kRowBytes * kRows))) * kRows;
+// Rows that are packed together, a block. With their sums they fill about half of a core's second-level cache; more than
+// a few tiles gain nothing.
+inline int64_t block_rows(Context* context) {
+  if (!kPacksRows) return 0;
+  constexpr int64_t kTileBytes = (kDepth + kGroupColumns) * 4 * kRows;
+  return max64(2, min64(16, cache_bytes(context) / (2 * kTileBytes))) * kRows;
 }
 
-// The scratch memory of a product. One of fewer than kRows rows does not need it, nor does one of kRows.
+// The scratch memory of a product. One of fewer than kRows rows does not use it.
 struct Scratch {
   float* widened = nullptr;  // panels as float32: one where rows are packed, else a group's
-  float* packed = nullptr;   // null: rows are read in place
-  int64_t packed_rows = 0;
+  float* packed = nullptr;   // a block of rows
+  int64_t block_rows = 0;
 
   static int64_t widened_floats(Layout layout) {
     if (layout == Layout::float32 || layout == Layout::pairs) return 0;
     return kDepth * (kPacksRows ? kColumns : kGroupColumns);
   }
-  static int64_t floats(Layout layout, int64_t packed_rows) {
-    return widened_floats(layout) + (kPacksRows ? kDepth * packed_rows : 0);
+  static int64_t floats(Layout layout, int64_t block_rows) {
+    return widened_floats(layout) + (kPacksRows ? kDepth * block_rows : 0);
   }
-  static Scratch in(float* memory, Layout layout, int64_t packed_rows) {
-    return {memory, memory + widened_floats(layout), packed_rows};
+  static Scratch in(float* memory, Layout layout, int64_t block_rows) {
+    return {memory, memory + widened_floats(layout), block_rows};
   }
 };
 
@@ -131,9 +132,9 @@ struct Sums {
 
   float* row(int64_t i) const { return reused ? data : data + i * stride; }
   // Rows of memory that a product of `rows` rows needs.
-  static int64_t rows(Layout layout, int64_t steps, int64_t rows, int64_t packed_rows) {
+  static int64_t rows(Layout layout, int64_t steps, int64_t rows, int64_t block_rows) {
     if (!in_one_pass(layout, steps)) return rows;
-    return kPacksRows ? packed_rows : kRows;
+    return kPacksRows ? block_rows : kRows;
   }
 };
 
@@ -174,7 +175,7 @@ void multiply_packed_tiles(int64_t tiles, int64_t depth, const char* a, int64_t 
                            int64_t panels, const float* bias, bool last, float* c, int64_t ldc,
                            const Scratch& scratch) {
   constexpr int64_t kWide = V * kWidth;
-  // bytes of the next panel that a tile fetches
+  // from one tile to the next: where in the next panel it begins to fetch
   const int64_t share = round_up(ceil_div(depth * step_bytes(b.layout, kWide), tiles), 64);
   for (int64_t i = 0; i < tiles; ++i) pack_rows(scratch.packed + i * kRows * depth, a + i * kRows * lda, lda, depth);
   for (int64_t panel = 0; panel < panels; ++panel) {
@@ -203,8 +204,9 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
     int64_t row = 0;
     if constexpr (kPacksRows) {
       // as many blocks as are needed, all of about the same size
-      const int64_t all = scratch.packed ? rows / kRows : 0;
-      const int64_t blocks = all ? ceil_div(all * kRows, scratch.packed_rows) : 0;
+      // a panel is worth widening for two tiles
+      const int64_t all = rows >= 2 * kRows || !Scratch::widened_floats(b.layout) ? rows / kRows : 0;
+      const int64_t blocks = all ? ceil_div(all * kRows, scratch.block_rows) : 0;
       for (int64_t block = 0; block < blocks; ++block) {
         const int64_t tiles = all * (block + 1) / blocks - all * block / blocks;
         float* c = sums.row(row);
@@ -216,8 +218,7 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
     }
     Panels part = b;
     int64_t from = at, steps = depth;
-    if (!kPacksRows && rows > kRows &&
-        Scratch::widened_floats(b.layout)) {  // worth it, as they are used more than once
+    if (!kPacksRows && rows > kRows && Scratch::widened_floats(b.layout)) {  // as they are used more than once
       part = widen_panels(b, 0, panels, at, depth, scratch.widened);
       from = 0;
       steps = part.steps;
@@ -257,10 +258,11 @@ struct Split {
 inline Split split(int64_t rows, int64_t panels, int threads, bool by_rows = true) {
   // fewer are not worth another trip of the panels through the cache
   constexpr int64_t kFewRows = (kPacksRows ? 4 : 8) * kRows;
-  // a tile alone waits for memory, which costs the last task more than arithmetic
+  // One tile alone is bound by reading memory, and a task of more than a moment keeps the other threads waiting.
   const int64_t wanted = threads == 1 ? 1 : (rows > kRows ? 4 : 16) * threads;
   Split s{by_rows ? min64(rows, kTaskRows) : rows, min64(panels, kGroup), 0, 0};
-  if (kPacksRows && by_rows) {  // even smaller, where that costs nothing: the last one keeps the others waiting
+  if (kPacksRows && by_rows && threads > 1) {
+    // Blocks of rows are small anyway, and the smaller the tasks, the shorter the wait for the last one.
     const int64_t least = ceil_div(rows * ceil_div(panels, s.panels), 4 * wanted);
     s.rows = min64(s.rows, max64(kFewRows, round_up(least, kRows)));
   }

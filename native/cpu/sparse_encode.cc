@@ -1,5 +1,5 @@
-// Computes x w + bias straight to CSR. Each block of sums is scanned while it is in the first-level cache; only the
-// values that are kept are stored.
+// Computes x w + bias straight to CSR. Sums are scanned while they are in the cache; only the values that are kept are
+// stored.
 //
 // Threshold: the values above it are appended to one list per group of columns, in row order; at the end the lists are
 // merged into rows. Top-k: each thread keeps, per row, candidates and the k-th best of them so far. A value that is not
@@ -16,7 +16,7 @@ namespace sonde::SONDE_ISA {
 
 namespace {
 
-constexpr int64_t kRowsAtOnce = 1024;
+constexpr int64_t kRowsAtOnce = 1024 / kRows * kRows;
 
 // ---- threshold
 
@@ -126,12 +126,14 @@ struct Work {
 
   Layout layout() const { return product_layout(packed_layout(w.dtype), x.dtype); }
   int64_t steps() const { return step_count(layout(), w.shape[0]); }
-  // panels of a group of columns, which is a task: several for each thread, as some processors are slower than others
-  int64_t group_panels() const { return min64(kGroup, ceil_div(panel_count(w.shape[1]), 4 * thread_count(context))); }
+  // Panels of a group of columns. A group is a task: several for each thread, as some processors are slower than others.
+  int64_t group_panels() const {
+    const int threads = thread_count(context);
+    return threads == 1 ? kGroup : min64(kGroup, ceil_div(panel_count(w.shape[1]), 4 * threads));
+  }
   int64_t groups() const { return ceil_div(panel_count(w.shape[1]), group_panels()); }
-  int64_t at_a_time() const { return packed_rows(cache_bytes(context)); }
-  int64_t sum_floats() const { return Sums::rows(layout(), steps(), kTaskRows, at_a_time()) * kGroupColumns; }
-  size_t scratch_bytes() const { return size_t(sum_floats() + Scratch::floats(layout(), at_a_time())) * 4; }
+  int64_t sum_floats() const { return Sums::rows(layout(), steps(), kTaskRows, block_rows(context)) * kGroupColumns; }
+  size_t scratch_bytes() const { return size_t(sum_floats() + Scratch::floats(layout(), block_rows(context))) * 4; }
 };
 
 // Calls use(sums, count, first column, row, group, thread) for every row of every group of columns.
@@ -157,7 +159,7 @@ void each_row_of_sums(const Work& work, int64_t first, int64_t rows, Use use) {
     Panels b = panels_from(work.w, panel);
     b.layout = layout;
     const Sums to{sums, kGroupColumns, in_one_pass(layout, b.used), true};
-    const Scratch scratch = Scratch::in(sums + work.sum_floats(), layout, work.at_a_time());
+    const Scratch scratch = Scratch::in(sums + work.sum_floats(), layout, block_rows(work.context));
     for (int64_t row = 0; row < rows; row += kTaskRows) {
       product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, rows - row), b, count, columns,
                         work.bias + column, to, scratch, [&](int64_t block, int height, const float* c) {

@@ -58,7 +58,7 @@ std::string processor_file(int cpu, const std::string& name) {
 
 constexpr const char* kSiblings = "topology/thread_siblings_list";  // threads of one core share the same list
 
-// The length of a list such as "0-3,8".
+// The length of a list of processors such as "0-3,8".
 int64_t list_length(const std::string& list) {
   int64_t count = 0;
   for (const char* at = list.c_str(); *at;) {
@@ -66,6 +66,7 @@ int64_t list_length(const std::string& list) {
     const long first = strtol(at, &end, 10);
     if (end == at) break;
     const long last = *end == '-' ? strtol(end + 1, &end, 10) : first;
+    if (first < 0 || last < first || last >= CPU_SETSIZE) break;
     count += last - first + 1;
     at = *end == ',' ? end + 1 : end;
   }
@@ -78,8 +79,10 @@ int64_t cache_share(int cpu) {
     const std::string cache = "cache/index" + std::to_string(i) + "/";
     if (processor_file(cpu, cache + "level") != "2\n") continue;
     const int64_t size = strtol(processor_file(cpu, cache + "size").c_str(), nullptr, 10);  // "512K"
+    const int64_t sharing = list_length(processor_file(cpu, cache + "shared_cpu_list"));
     const int64_t siblings = list_length(processor_file(cpu, kSiblings));
-    return size * 1024 * siblings / list_length(processor_file(cpu, cache + "shared_cpu_list"));
+    const int64_t kilobytes = size < 0 || size > (1 << 20) ? 0 : size;
+    return kilobytes * 1024 * (siblings < sharing ? siblings : sharing) / sharing;
   }
   return 0;
 }
@@ -127,11 +130,7 @@ int64_t second_level_cache() {
 }
 
 Context::Context(int wanted, const Operations* table, const char* name)
-    : operations(table),
-      instruction_set(name),
-      threads(wanted),
-      cache_bytes(second_level_cache()),
-      scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
+    : operations(table), instruction_set(name), threads(wanted), scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
   // with more threads than processors, spinning would take a processor from a thread that has work to do
   spins_ = threads <= processors() ? kSpins : 0;
   try {
@@ -219,7 +218,10 @@ Context::Scratch::~Scratch() { free(data); }
 
 int thread_count(const Context* context) { return context->threads; }
 
-int64_t cache_bytes(const Context* context) { return context->cache_bytes; }
+int64_t cache_bytes(Context* context) {
+  if (context->cache_bytes == 0) context->cache_bytes = second_level_cache();
+  return context->cache_bytes;
+}
 
 void parallel_for(Context* context, int64_t count, void (*task)(void*, int64_t, int), void* arg) {
   context->run(count, task, arg);

@@ -28,7 +28,6 @@ struct Context {
   const Operations* const operations;
   const char* const instruction_set;
   const int threads;
-  const int64_t cache_bytes;
 
   struct Scratch {
     void* data = nullptr;
@@ -37,6 +36,7 @@ struct Context {
     ~Scratch();
   };
   std::vector<Scratch> scratch;  // shared slots first, then each thread's
+  int64_t cache_bytes = 0;       // of second-level cache for each core; 0: not asked for yet
 
  private:
   void stop();

@@ -94,13 +94,16 @@ test('rows are the same bits whatever the batch and the number of threads', asyn
 });
 
 test('an inner width of more than one block', async () => {
-  await cases(4, async (c) => {
-    const k = 3001;
-    const a = await c.tensor([5, k], { dtype: 'float32' });
-    const b = await c.tensor([k, 50], { dtype: 'float32' });
-    const { out } = oracle(a, b, [], 5, 50, k);
-    close(await c.own(matmul(a.t, b.t)).read(), out, { rtol: 1e-5, atol: 2e-4 });
-  });
+  // fewer rows than a tile has; two tiles and a rest
+  for (const rows of [5, 13]) {
+    await cases(4, async (c) => {
+      const k = 3001;
+      const a = await c.tensor([rows, k], { dtype: 'float32' });
+      const b = await c.tensor([k, 50], { dtype: 'float32' });
+      const { out } = oracle(a, b, [], rows, 50, k);
+      close(await c.own(matmul(a.t, b.t)).read(), out, { rtol: 1e-5, atol: 2e-4 });
+    });
+  }
 });
 
 test('out is filled and returned; wrong arguments are refused', async () => {
