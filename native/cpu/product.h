@@ -138,12 +138,11 @@ struct Sums {
   }
 };
 
-// Panels as float32, side by side in `scratch`, from panel `first` and step `at` on.
-inline Panels widen_panels(const Panels& b, int64_t first, int64_t panels, int64_t at, int64_t depth, float* scratch) {
+// Panels as float32, side by side in `scratch`, from their step `at` on.
+inline Panels widen_panels(const Panels& b, int64_t panels, int64_t at, int64_t depth, float* scratch) {
   const int64_t per_step = is_paired(b.layout) ? 2 : 1, k = depth * per_step;
   for (int64_t panel = 0; panel < panels; ++panel) {
-    for (int64_t p = 0; p < k; ++p)
-      unpack_row(scratch + (panel * k + p) * b.columns, b, first + panel, at * per_step + p);
+    for (int64_t p = 0; p < k; ++p) unpack_row(scratch + (panel * k + p) * b.columns, b, panel, at * per_step + p);
   }
   return {reinterpret_cast<const char*>(scratch), Layout::float32, k, k, b.columns};
 }
@@ -180,7 +179,10 @@ void multiply_packed_tiles(int64_t tiles, int64_t depth, const char* a, int64_t 
   for (int64_t i = 0; i < tiles; ++i) pack_rows(scratch.packed + i * kRows * depth, a + i * kRows * lda, lda, depth);
   for (int64_t panel = 0; panel < panels; ++panel) {
     const char* columns = b.at(panel, at);
-    if (Scratch::widened_floats(b.layout)) columns = widen_panels(b, panel, 1, at, depth, scratch.widened).data;
+    if (Scratch::widened_floats(b.layout)) {
+      widen(scratch.widened, columns, b.layout == Layout::float16 ? DType::float16 : DType::bfloat16, depth * kWide);
+      columns = reinterpret_cast<const char*>(scratch.widened);
+    }
     const char* next = b.at(panel + 1 < panels ? panel + 1 : 0, at);
     for (int64_t i = 0; i < tiles; ++i) {
       multiply_packed<V>(depth, scratch.packed + i * kRows * depth, reinterpret_cast<const float*>(columns),
@@ -219,7 +221,7 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
     Panels part = b;
     int64_t from = at, steps = depth;
     if (!kPacksRows && rows > kRows && Scratch::widened_floats(b.layout)) {  // as they are used more than once
-      part = widen_panels(b, 0, panels, at, depth, scratch.widened);
+      part = widen_panels(b, panels, at, depth, scratch.widened);
       from = 0;
       steps = part.steps;
     }
