@@ -15,23 +15,13 @@
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #endif
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "../relax.h"
 
 namespace sonde {
 
 namespace {
 
 constexpr int kSpins = 20000;
-
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 int processors() {
 #if defined(__linux__)

@@ -25,7 +25,7 @@ export function addLayerNorm(
   const sum = a.make(a.shape);
   const out = a.make(a.shape);
   withContiguous([gain, bias], (g, h) =>
-    device.run('addLayerNorm', sum.handle, out.handle, a.handle, b.handle, g.handle, h.handle, eps),
+    device.run('addLayerNorm', sum, out, a, b, g, h, eps),
   );
   return { sum, out };
 }

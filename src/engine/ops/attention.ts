@@ -71,12 +71,12 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     (...[q, k, v, pad]) =>
       device.run(
         'attention',
-        out.handle,
-        probs?.handle ?? null,
-        q.handle,
-        k.handle,
-        v.handle,
-        pad?.handle ?? null,
+        out,
+        probs ?? null,
+        q,
+        k,
+        v,
+        pad ?? null,
         causal,
         scale,
       ),

@@ -28,7 +28,7 @@ export function embedding(indices: Tensor, table: Tensor, options: { addTo?: Ten
   }
   const out = addTo ?? table.make(shape);
   withContiguous([table], (rows) =>
-    device.run('embedding', out.handle, indices.handle, rows.handle, addTo !== undefined),
+    device.run('embedding', out, indices, rows, addTo !== undefined),
   );
   return out;
 }

@@ -30,7 +30,7 @@ export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, options: NormOp
   const device = checkOperands('layerNorm', { x, gain, bias });
   checkNorm('layerNorm', 'x', x, { gain, bias }, eps);
   const out = x.make(x.shape);
-  withContiguous([gain, bias], (g, b) => device.run('layerNorm', out.handle, x.handle, g.handle, b.handle, eps));
+  withContiguous([gain, bias], (g, b) => device.run('layerNorm', out, x, g, b, eps));
   return out;
 }
 

@@ -12,6 +12,7 @@ import {
   wrong,
 } from '../check.js';
 import { native } from '../native.js';
+import { MatrixArgument } from '../native_arguments.js';
 import { rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { PackedMatrix } from './pack_weights.js';
@@ -73,9 +74,9 @@ export async function sparseEncode(
     device.run(
       'sparseEncode',
       csr,
-      x.reshape(rows, w.k).handle,
-      w.handle,
-      bias?.handle ?? null,
+      new MatrixArgument(x, rows, w.k),
+      w,
+      bias ?? null,
       threshold,
       k,
       relu,

@@ -17,6 +17,6 @@ export function updateLastNonzero(stats: Tensor, latents: Tensor): void {
   checkDType('updateLastNonzero', 'stats', stats, 'int32');
   checkWritable('updateLastNonzero', 'stats', stats);
   withContiguous([latents], (rows) =>
-    device.run('updateLastNonzero', stats.handle, rows.reshape(rowCount(rows.shape), n).handle),
+    device.run('updateLastNonzero', stats, rows.reshape(rowCount(rows.shape), n)),
   );
 }
