@@ -50,7 +50,7 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
   if (bias) checkBias('linear', bias, w.n);
   if (out) checkGivenOut('linear', out, shape, { x, bias });
   if (residual) {
-    checkShape('linear', 'residual', residual.shape, shape, `the product of x ${showShape(x.shape)} and w`);
+    checkShape('linear', 'residual', residual.shape, shape, () => `the product of x ${showShape(x.shape)} and w`);
     checkDType('linear', 'residual', residual, (out ?? x).dtype);
     if (out && overlaps(out, residual) && !sameWindow(out, residual)) {
       throw new RangeError(wrong('linear', 'residual', 'out itself or apart from it', 'partly on the same memory'));
