@@ -48,12 +48,7 @@ export interface NativeOperations {
   topK(values: ViewArgument, indices: ViewArgument, x: ViewArgument): void;
   topKMask(out: ViewArgument, x: ViewArgument, k: number, relu: boolean): void;
   softmax(out: ViewArgument, x: ViewArgument, kind: number): void;
-  crossEntropy(
-    losses: ViewArgument,
-    logits: ViewArgument,
-    targets: ViewArgument,
-    pad: ViewArgument | null,
-  ): void;
+  crossEntropy(losses: ViewArgument, logits: ViewArgument, targets: ViewArgument, pad: ViewArgument | null): void;
   layerNorm(out: ViewArgument, x: ViewArgument, gain: ViewArgument, bias: ViewArgument, eps: number): void;
   addLayerNorm(
     sum: ViewArgument,
@@ -93,13 +88,7 @@ export interface NativeOperations {
     activation: number,
     precision: number,
   ): void;
-  matmul(
-    out: ViewArgument,
-    a: ViewArgument,
-    b: ViewArgument,
-    bias: ViewArgument | null,
-    precision: number,
-  ): void;
+  matmul(out: ViewArgument, a: ViewArgument, b: ViewArgument, bias: ViewArgument | null, precision: number): void;
   random(out: ViewArgument, kind: number, seed: number, a: number, b: number): void;
   sparseEncode(
     out: CsrHandle,

@@ -47,7 +47,13 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const [batch, queries, heads, channels] = q.shape as [number, number, number, number];
   const keys = k.shape[1] ?? 0;
   checkShape('attention', 'k', k.shape, [batch, keys, heads, channels], () => `q is ${showShape(q.shape)}`);
-  checkShape('attention', 'v', v.shape, [batch, keys, heads, v.shape[3] ?? channels], () => `k is ${showShape(k.shape)}`);
+  checkShape(
+    'attention',
+    'v',
+    v.shape,
+    [batch, keys, heads, v.shape[3] ?? channels],
+    () => `k is ${showShape(k.shape)}`,
+  );
   if (keys < queries) {
     throw new RangeError(wrong('attention', 'k', `of ${queries} or more keys, as many as q has queries`, String(keys)));
   }
@@ -68,18 +74,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const hasContiguousRows = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
   withContiguous(
     [q, k, v, pad],
-    (...[q, k, v, pad]) =>
-      device.run(
-        'attention',
-        out,
-        probs ?? null,
-        q,
-        k,
-        v,
-        pad ?? null,
-        causal,
-        scale,
-      ),
+    (...[q, k, v, pad]) => device.run('attention', out, probs ?? null, q, k, v, pad ?? null, causal, scale),
     hasContiguousRows,
   );
   return out;

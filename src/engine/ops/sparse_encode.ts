@@ -71,17 +71,7 @@ export async function sparseEncode(
   const rows = rowCount(x.shape);
   const csr = native.csr(rows);
   withContiguous([x, bias], (x, bias) =>
-    device.run(
-      'sparseEncode',
-      csr,
-      new MatrixArgument(x, rows, w.k),
-      w,
-      bias ?? null,
-      threshold,
-      k,
-      relu,
-      code,
-    ),
+    device.run('sparseEncode', csr, new MatrixArgument(x, rows, w.k), w, bias ?? null, threshold, k, relu, code),
   );
   return device.settled(native.readCsr(device.handle, csr));
 }
