@@ -144,8 +144,7 @@ void DeviceQueue::execute(Item& item) {
               "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
               item.name, begin, took, description.c_str());
     }
-    if (profiling_)
-      profile_.push_back({item.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
+    if (profiling_) profile_.push_back({item.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
   }
   if (!status.failed()) return;
   if (status.names_operation) return keep_error(status.text);

@@ -108,7 +108,7 @@ class DeviceQueue {
   mutable std::mutex mutex_;
   std::condition_variable ready_;
   Items items_;
-  bool sleeping_ = false;              // the queue's thread waits for ready_
+  bool sleeping_ = false;               // the queue's thread waits for ready_
   std::atomic<bool> stopping_ = false;  // set under the mutex
   int section_ = 0;
   std::atomic<uint64_t> pushed_ = 0;  // counted under the mutex; the allocator reads it without the mutex

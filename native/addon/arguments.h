@@ -87,8 +87,8 @@ class Arguments {
  private:
   void demand(bool holds, const char* expected) const {
     if (holds) return;
-    throw Napi::TypeError::New(info_.Env(), "argument " + std::to_string(index_) + " of a native call must be " +
-                                                expected + ", but is none");
+    throw Napi::TypeError::New(
+        info_.Env(), "argument " + std::to_string(index_) + " of a native call must be " + expected + ", but is none");
   }
 
   double number() {

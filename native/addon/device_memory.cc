@@ -149,9 +149,8 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   std::shared_ptr<char> copy(static_cast<char*>(malloc(host.bytes + 1)), free);
   if (!copy) throw out_of_memory(env);
   if (host.bytes) memcpy(copy.get(), host.data, host.bytes);
-  device->queue.push("upload", [copy, out, raw = device.get()] {
-    return raw->backend.upload(raw->context, out, copy.get());
-  });
+  device->queue.push("upload",
+                     [copy, out, raw = device.get()] { return raw->backend.upload(raw->context, out, copy.get()); });
   return env.Undefined();
 }
 

@@ -66,7 +66,7 @@ struct Device {
   DeviceQueue queue;
   DeviceQueue finisher;  // completes, in order, the work that operations left pending, while the queue goes on
   Allocator allocator;
-  Buffers buffers{allocator};  // used on the JavaScript thread alone
+  Buffers buffers{allocator};                   // used on the JavaScript thread alone
   napi_threadsafe_function notifier = nullptr;  // settles promises on the JavaScript thread; see open_notifier()
   int pending = 0;  // promises that are not settled yet; while there are any, the process stays alive
 };
