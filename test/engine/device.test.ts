@@ -135,6 +135,23 @@ test('a collected tensor gives its memory back', async () => {
   );
 });
 
+test('a buffer is used again, and a tensor that had it cannot touch what it holds now', async () => {
+  const device = openDevice('cpu', { threads: 1 });
+  const before = Tensor.zeros([3], { device });
+  const view = before.slice(0, 1);
+  const { number } = before.storage;
+  before.dispose();
+  using after = Tensor.full([3], 7, { device });
+  assert.is(after.storage.number, number);
+  before.dispose();
+  view.dispose();
+  throws(() => before.fill(1), Error, /it was disposed/);
+  throws(() => view.fill(1), Error, /it was disposed/);
+  assert.equal([...(await after.read())], [7, 7, 7]);
+  using another = Tensor.zeros([3], { device });
+  assert.is.not(another.storage.number, number);
+});
+
 test('a wrong handle is a sentence', () => {
   throws(() => native.release({} as never), TypeError, /argument 0 of a native call must be a buffer, but is none/);
   const { handle } = openDevice('cpu');
