@@ -78,7 +78,7 @@ void* Allocator::take(size_t bytes) {
 void Allocator::give_back(void* data, size_t bytes) {
   if (poison_) {
     const size_t size = rounded(bytes);
-    queue_.push({"free", nullptr}, [this, data, size]() -> Status {
+    queue_.push("free", [this, data, size]() -> Status {
       auto* at = static_cast<unsigned char*>(data);
       unsigned char guard[kGuard];
       const auto intact = [&](const unsigned char* zone) {
@@ -141,6 +141,30 @@ void Allocator::reclaim() {
     }
   }
   for (void* block : idle) backend_.release(context_, block);
+}
+
+size_t Buffers::add() {
+  if (unused_.empty()) {
+    buffers_.emplace_back();
+    return buffers_.size() - 1;
+  }
+  const size_t number = unused_.back();
+  unused_.pop_back();
+  return number;
+}
+
+void Buffers::remove(size_t number) { unused_.push_back(number); }
+
+bool Buffers::allocate(size_t number, size_t bytes) {
+  void* data = allocator_.take(bytes);
+  if (data) buffers_[number] = {data, bytes};
+  return data != nullptr;
+}
+
+size_t Buffers::release(size_t number) {
+  const auto [data, bytes] = std::exchange(buffers_[number], {});
+  if (data) allocator_.give_back(data, bytes);
+  return bytes;
 }
 
 }  // namespace sonde

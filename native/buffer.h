@@ -1,11 +1,10 @@
-// Device memory: a caching allocator with accounting.
+// Device memory: a caching allocator with accounting, and the buffers that JavaScript holds.
 //
 // Memory is allocated and given back on the JavaScript thread, while operations run later, in order, on the queue. A
 // block that was given back may therefore be allocated again at once: every operation that still uses it was queued
 // before those that will.
 #pragma once
 #include <map>
-#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
@@ -61,30 +60,35 @@ class Allocator {
   Memory memory_;
 };
 
-// A block of device memory that views share. `release` gives the memory back even while views exist.
-class Buffer {
- public:
-  Buffer(std::shared_ptr<Allocator> allocator, void* data, size_t bytes)
-      : allocator_(std::move(allocator)), data_(data), bytes_(bytes) {}
-  ~Buffer() { release(); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
+struct Buffer {
+  void* data = nullptr;  // null while it has no memory
+  size_t bytes = 0;
+};
 
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-  bool released() const { return data_ == nullptr; }
-  // Returns the number of bytes that became free, 0 the second time.
-  size_t release() {
-    if (!data_) return 0;
-    allocator_->give_back(data_, bytes_);
-    data_ = nullptr;
-    return bytes_;
+// The buffers of a device, by number: the arguments of operations name them so. For one thread.
+class Buffers {
+ public:
+  explicit Buffers(Allocator& allocator) : allocator_(allocator) {}
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
+
+  // The number of a buffer without memory. It is used again once it was removed.
+  size_t add();
+  // The buffer must have been released.
+  void remove(size_t number);
+  // Gives memory to a buffer that has none; false when there is not enough.
+  bool allocate(size_t number, size_t bytes);
+  // Gives the memory back; queued work may still use it. Returns the number of bytes that became free.
+  size_t release(size_t number);
+  // null for a number that no buffer was ever given
+  const Buffer* find(int64_t number) const {
+    return number >= 0 && size_t(number) < buffers_.size() ? &buffers_[size_t(number)] : nullptr;
   }
 
  private:
-  std::shared_ptr<Allocator> allocator_;
-  void* data_;
-  size_t bytes_;
+  Allocator& allocator_;
+  std::vector<Buffer> buffers_;
+  std::vector<size_t> unused_;  // numbers that were removed
 };
 
 }  // namespace sonde

@@ -7,9 +7,13 @@
 #include <memory>
 #include <utility>
 
+#include "relax.h"
+
 namespace sonde {
 
 namespace {
+
+constexpr int kSpins = 1000;  // some tens of microseconds
 
 double microseconds() {
   using namespace std::chrono;
@@ -34,26 +38,19 @@ DeviceQueue::~DeviceQueue() {
   fclose(trace_);
 }
 
-void DeviceQueue::push(Label label, std::function<Status()> work) {
-  enqueue({std::move(label), std::move(work), nullptr});
-}
-
-void DeviceQueue::push(std::function<void()> work) { enqueue({{}, nullptr, std::move(work)}); }
-
-void DeviceQueue::enqueue(Item item) {
+void DeviceQueue::enqueue(std::unique_ptr<Item> item) {
+  bool wakes;
   {
     std::lock_guard lock(mutex_);
-    item.section = section_;
-    item.number = ++pushed_;
+    item->section = section_;
+    item->number = ++pushed_;
     items_.push_back(std::move(item));
+    wakes = std::exchange(sleeping_, false);
   }
-  ready_.notify_one();
+  if (wakes) ready_.notify_one();
 }
 
-bool DeviceQueue::stopped() const {
-  std::lock_guard lock(mutex_);
-  return stopping_;
-}
+bool DeviceQueue::stopped() const { return stopping_; }
 
 std::string DeviceQueue::take_error() {
   std::lock_guard lock(error_mutex_);
@@ -96,59 +93,66 @@ void DeviceQueue::stop() {
   {
     std::lock_guard lock(mutex_);
     stopping_ = true;
+    sleeping_ = false;
   }
   ready_.notify_one();
   thread_.join();
 }
 
-void DeviceQueue::run() {
+DeviceQueue::Items DeviceQueue::take_items() {
+  // The next operation usually follows at once, and waking a sleeping thread costs tens of microseconds.
+  for (int spin = 0; spin < kSpins && pushed_ == running_ && !stopping_; ++spin) relax();
   std::unique_lock lock(mutex_);
+  while (items_.empty() && !stopping_) {
+    sleeping_ = true;
+    ready_.wait(lock, [this] { return !sleeping_; });
+  }
+  return std::exchange(items_, {});
+}
+
+void DeviceQueue::run() {
   for (;;) {
-    ready_.wait(lock, [this] { return stopping_ || !items_.empty(); });
-    if (items_.empty()) return;
-    Item item = std::move(items_.front());
-    items_.pop_front();
-    const bool dropped = stopping_ && !item.plain;
-    lock.unlock();
-    // A queue that is stopping drops operations. Items without a label still run, as others wait for them.
-    running_ = item.number;
-    if (!dropped) execute(item);
-    item = {};
-    lock.lock();
+    Items items = take_items();
+    if (items.empty()) return;
+    for (; !items.empty(); items.pop_front()) {
+      Item& item = *items.front();
+      running_ = item.number;
+      // A queue that is stopping drops operations. Items without a name still run, as others wait for them.
+      if (!item.name) item.run();
+      else if (!stopping_) execute(item);
+    }
   }
 }
 
-void DeviceQueue::execute(const Item& item) {
-  if (item.plain) return item.plain();
+void DeviceQueue::execute(Item& item) {
   const bool timed = debug_ || trace_ || profiling_;
   const double begin = timed ? microseconds() : 0;
   Status status;
   try {
-    status = item.work();
+    status = item.run();
     if (timed && synchronize_ && !status.failed()) status = synchronize_();
   } catch (const std::exception& error) {
     status = fail("%s", error.what());
   }
   if (timed) {
     const double took = microseconds() - begin;
-    std::vector<Argument> arguments;
-    if (item.label.arguments) arguments = item.label.arguments();
+    std::vector<Argument> arguments = item.arguments();
     const std::string description = debug_ || trace_ ? describe_arguments(arguments) : "";
-    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.label.name, description.c_str());
+    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.name, description.c_str());
     if (trace_) {
       fprintf(trace_,
               "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
-              item.label.name, begin, took, description.c_str());
+              item.name, begin, took, description.c_str());
     }
-    if (profiling_)
-      profile_.push_back({item.label.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
+    if (profiling_) profile_.push_back({item.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
   }
   if (!status.failed()) return;
   if (status.names_operation) return keep_error(status.text);
-  std::string text = item.label.name;
+  std::string text = item.name;
   text += ": ";
   text += status.text;
-  if (item.label.arguments) text += " (of " + describe_arguments(item.label.arguments()) + ")";
+  const std::string arguments = describe_arguments(item.arguments());
+  if (!arguments.empty()) text += " (of " + arguments + ")";
   keep_error(std::move(text));
 }
 

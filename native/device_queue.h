@@ -6,22 +6,18 @@
 #include <cstdio>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "describe.h"
 #include "ops.h"
 
 namespace sonde {
-
-// An operation's name, and a function that describes its tensors for errors and traces, called only when they are
-// needed.
-struct Label {
-  const char* name = "";
-  std::function<std::vector<Argument>()> arguments;
-};
 
 // An operation that ran while a profile was taken. Times are in seconds from an arbitrary origin.
 struct Timing {
@@ -40,10 +36,18 @@ class DeviceQueue {
   DeviceQueue(const DeviceQueue&) = delete;
   DeviceQueue& operator=(const DeviceQueue&) = delete;
 
-  // Queues work that may fail. The first failure is kept, with the label, until take_error.
-  void push(Label label, std::function<Status()> work);
-  // Queues work that cannot fail and has no label, such as notifying JavaScript that all work before it is done.
-  void push(std::function<void()> work);
+  // Queues an operation: a function without arguments that returns a Status. The first failure is kept, with the name,
+  // until take_error. `name` must live as long as the queue. A function that has a method arguments() describes its
+  // tensors with it, for errors and traces; it is called only when they are needed.
+  template <class Function>
+  void push(const char* name, Function operation) {
+    enqueue(std::make_unique<Held<Function>>(name, std::move(operation)));
+  }
+  // Queues work that cannot fail and has no name, such as notifying JavaScript that all work before it is done.
+  template <class Function>
+  void push(Function work) {
+    enqueue(std::make_unique<Held<Function>>(nullptr, std::move(work)));
+  }
   // Returns the first error since the last call, or an empty string. It must be called from queued work.
   std::string take_error();
   // Keeps an error that was noticed elsewhere, unless one is kept already.
@@ -65,21 +69,47 @@ class DeviceQueue {
   uint64_t running() const { return running_; }
 
  private:
+  // An operation, or work without a name.
   struct Item {
-    Label label;
-    std::function<Status()> work;
-    std::function<void()> plain;
+    explicit Item(const char* name) : name(name) {}
+    virtual ~Item() = default;
+    virtual Status run() = 0;
+    virtual std::vector<Argument> arguments() const = 0;
+    const char* const name;
     int section = 0;
     uint64_t number = 0;
   };
-  void enqueue(Item item);
+  // An item together with its function, in one allocation.
+  template <class Function>
+  struct Held final : Item {
+    Held(const char* name, Function function) : Item(name), function(std::move(function)) {}
+    Status run() override {
+      if constexpr (std::is_void_v<std::invoke_result_t<Function&>>) {
+        function();
+        return {};
+      } else {
+        return function();
+      }
+    }
+    std::vector<Argument> arguments() const override {
+      if constexpr (requires { function.arguments(); }) return function.arguments();
+      else return {};
+    }
+    Function function;
+  };
+  using Items = std::deque<std::unique_ptr<Item>>;
+
+  void enqueue(std::unique_ptr<Item> item);
+  // Waits for items and takes all there are; none when the queue has stopped.
+  Items take_items();
   void run();
-  void execute(const Item& item);
+  void execute(Item& item);
 
   mutable std::mutex mutex_;
   std::condition_variable ready_;
-  std::deque<Item> items_;
-  bool stopping_ = false;
+  Items items_;
+  bool sleeping_ = false;               // the queue's thread waits for ready_
+  std::atomic<bool> stopping_ = false;  // set under the mutex
   int section_ = 0;
   std::atomic<uint64_t> pushed_ = 0;  // counted under the mutex; the allocator reads it without the mutex
   uint64_t running_ = 0;              // used by the queue's thread alone, as are the next two

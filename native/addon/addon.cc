@@ -1,6 +1,6 @@
 // The addon's module: one method per operation of native/ops.h, which unwraps its arguments by their types and queues
 // the work, and the methods of device_memory.cc, results.cc and profile.cc. Nothing is computed here. TypeScript checks
-// shapes and dtypes; the addon only checks what memory safety needs: handles have the right type, and views lie inside
+// shapes and dtypes; the addon only checks what memory safety needs: arguments are of the right kind, and views lie inside
 // their buffers.
 #include <napi.h>
 
@@ -8,6 +8,7 @@
 #include <string>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "../describe.h"
 #include "../ops.h"
@@ -18,21 +19,32 @@
 namespace sonde {
 namespace {
 
+// An operation with its arguments, as the queue holds it.
+template <class... A>
+struct Call {
+  Status (*operation)(Context*, A...);
+  Context* context;
+  const char* names;  // its parameter list in native/ops.h
+  std::tuple<A...> given;
+  KeepAlive kept;
+
+  Status operator()() const {
+    return std::apply([this](const A&... a) { return operation(context, a...); }, given);
+  }
+  std::vector<Argument> arguments() const {
+    return std::apply([this](const A&... a) { return tensor_arguments(names, a...); }, given);
+  }
+};
+
 template <class... A>
 Napi::Value enqueue(const Napi::CallbackInfo& info, const char* name, const char* names,
                     Status (*Operations::*member)(Context*, A...)) {
-  const std::shared_ptr<Device>& device = device_of(info);
+  Device& device = *device_of(info);
+  Arguments reader(info);
   KeepAlive kept;
-  auto arguments = read_arguments<A...>(info, kept, std::index_sequence_for<A...>{});
-  auto* operation = device->backend.operations(device->context)->*member;
-  Context* context = device->context;
-  auto shared = std::make_shared<std::pair<std::tuple<A...>, KeepAlive>>(std::move(arguments), std::move(kept));
-  Label label{name, [shared, names] {
-                return std::apply([&](const A&... a) { return tensor_arguments(names, a...); }, shared->first);
-              }};
-  device->queue.push(std::move(label), [operation, context, shared] {
-    return std::apply([&](const A&... a) { return operation(context, a...); }, shared->first);
-  });
+  std::tuple<A...> given = {reader.next<A>(kept)...};  // in their order, as the braces demand
+  auto* operation = device.backend.operations(device.context)->*member;
+  device.queue.push(name, Call<A...>{operation, device.context, names, std::move(given), std::move(kept)});
   return info.Env().Undefined();
 }
 

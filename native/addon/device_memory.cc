@@ -1,4 +1,4 @@
-// Methods on devices and their memory: opening, buffers, views, uploads.
+// Methods on devices and their memory: opening, buffers, uploads.
 #include <napi.h>
 
 #include <cstdlib>
@@ -94,77 +94,35 @@ Napi::Error out_of_memory(Napi::Env env) {
   return error;
 }
 
-void release_buffer(Napi::Env env, Buffer& buffer) {
-  const size_t freed = buffer.release();
+void release_buffer(Napi::Env env, const BufferHandle& held) {
+  const size_t freed = held.device->buffers.release(held.number);
   if (freed) Napi::MemoryManagement::AdjustExternalMemory(env, -int64_t(freed));
 }
 
+// buffer(device) -> a handle of a buffer without memory
+Napi::Value make_buffer(const Napi::CallbackInfo& info) {
+  auto& device = device_of(info);
+  return wrap(info.Env(), BufferHandle{device, device->buffers.add()}, [](Napi::Env env, BufferHandle& held) {
+    release_buffer(env, held);
+    held.device->buffers.remove(held.number);
+  });
+}
+
+// allocate(buffer, bytes) -> the buffer's number
 Napi::Value allocate(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  auto& device = device_of(info);
+  const auto& held = unwrap<BufferHandle>(info, 0);
   const int64_t bytes = integer(info, 1);
   if (bytes < 0) throw Napi::RangeError::New(env, "a buffer cannot have a negative size");
-  void* data = device->allocator.take(size_t(bytes));
-  if (!data) throw out_of_memory(env);
+  release_buffer(env, held);
+  if (!held.device->buffers.allocate(held.number, size_t(bytes))) throw out_of_memory(env);
   Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
-  auto buffer = std::make_shared<Buffer>(std::shared_ptr<Allocator>(device, &device->allocator), data, size_t(bytes));
-  return wrap(env, buffer, [](Napi::Env e, std::shared_ptr<Buffer>& held) { release_buffer(e, *held); });
+  return Napi::Number::New(env, double(held.number));
 }
 
 Napi::Value release(const Napi::CallbackInfo& info) {
-  release_buffer(info.Env(), *unwrap<std::shared_ptr<Buffer>>(info, 0));
+  release_buffer(info.Env(), unwrap<BufferHandle>(info, 0));
   return info.Env().Undefined();
-}
-
-// ---- views
-
-// view(buffer, dtype, offset, shape, strides), in elements
-Napi::Value make_view(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  TensorView view;
-  view.buffer = unwrap<std::shared_ptr<Buffer>>(info, 0);
-  view.dtype = dtype_of(info, 1);
-  const int64_t offset = integer(info, 2);
-  auto shape = info[3].As<Napi::Array>();
-  auto strides = info[4].As<Napi::Array>();
-  if (view.buffer->released()) throw Napi::Error::New(env, "the buffer of a view was disposed");
-  if (shape.Length() > kMaxRank || strides.Length() != shape.Length()) throw Napi::RangeError::New(env, "bad rank");
-  view.rank = int32_t(shape.Length());
-  // Every element must lie inside the buffer. Doubles do not overflow, and are exact far beyond any real size.
-  double end = double(offset) + 1;
-  bool empty = false;
-  for (int d = 0; d < view.rank; ++d) {
-    view.shape[d] = shape.Get(uint32_t(d)).ToNumber().Int64Value();
-    view.stride[d] = strides.Get(uint32_t(d)).ToNumber().Int64Value();
-    if (view.shape[d] < 0 || view.stride[d] < 0) throw Napi::RangeError::New(env, "negative shape or stride");
-    empty = empty || view.shape[d] == 0;
-    end += double(view.shape[d] - 1) * double(view.stride[d]);
-  }
-  if (offset < 0 || (!empty && end * double(dtype_size(view.dtype)) > double(view.buffer->bytes()))) {
-    throw Napi::RangeError::New(env, "a view would reach outside its buffer");
-  }
-  view.data = static_cast<char*>(view.buffer->data()) + (empty ? 0 : offset * dtype_size(view.dtype));
-  return wrap(env, std::move(view), [](Napi::Env, TensorView&) {});
-}
-
-// packed(device, buffer, dtype, k, n)
-Napi::Value make_packed(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  auto& device = device_of(info);
-  PackedView view;
-  view.buffer = unwrap<std::shared_ptr<Buffer>>(info, 1);
-  view.dtype = dtype_of(info, 2);
-  view.rank = 2;
-  view.shape[0] = integer(info, 3);
-  view.shape[1] = integer(info, 4);
-  const Operations* operations = device->backend.operations(device->context);
-  if (view.buffer->released()) throw Napi::Error::New(env, "the buffer of a packed matrix was disposed");
-  if (view.shape[0] < 0 || view.shape[1] < 0 ||
-      operations->packed_bytes(view.shape[0], view.shape[1], view.dtype) > int64_t(view.buffer->bytes())) {
-    throw Napi::RangeError::New(env, "a packed matrix would reach outside its buffer");
-  }
-  view.data = view.buffer->data();
-  return wrap(env, std::move(view), [](Napi::Env, PackedView&) {});
 }
 
 Napi::Value packed_bytes(const Napi::CallbackInfo& info) {
@@ -176,12 +134,12 @@ Napi::Value packed_bytes(const Napi::CallbackInfo& info) {
 
 // ---- uploads
 
-// upload(device, out, host)
+// upload(device, numbers, host): the numbers hold the tensor to write
 Napi::Value upload(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto& device = device_of(info);
-  KeepAlive kept;
-  const Out out = read_argument<Out>(info, 1, kept);
+  KeepAlive none;
+  const Out out = Arguments(info).next<Out>(none);
   const HostBytes host = host_bytes(info, 2);
   if (int64_t(host.bytes) != element_count(out) * dtype_size(out.dtype)) {
     throw Napi::RangeError::New(env, "upload: the array has another size than the tensor");
@@ -191,9 +149,8 @@ Napi::Value upload(const Napi::CallbackInfo& info) {
   std::shared_ptr<char> copy(static_cast<char*>(malloc(host.bytes + 1)), free);
   if (!copy) throw out_of_memory(env);
   if (host.bytes) memcpy(copy.get(), host.data, host.bytes);
-  device->queue.push({"upload", nullptr}, [copy, out, kept = std::move(kept), raw = device.get()] {
-    return raw->backend.upload(raw->context, out, copy.get());
-  });
+  device->queue.push("upload",
+                     [copy, out, raw = device.get()] { return raw->backend.upload(raw->context, out, copy.get()); });
   return env.Undefined();
 }
 
@@ -205,10 +162,9 @@ void add_memory_methods(Napi::Object exports) {
   add_method(exports, "open", open_device);
   add_method(exports, "describe", describe_device);
   add_method(exports, "memory", device_memory);
+  add_method(exports, "buffer", make_buffer);
   add_method(exports, "allocate", allocate);
   add_method(exports, "release", release);
-  add_method(exports, "view", make_view);
-  add_method(exports, "packed", make_packed);
   add_method(exports, "packedBytes", packed_bytes);
   add_method(exports, "upload", upload);
 }

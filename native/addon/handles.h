@@ -1,4 +1,4 @@
-// The handles that JavaScript holds: devices, buffers, views, packed matrices and CSR results.
+// The handles that JavaScript holds: devices, buffers and CSR results.
 #pragma once
 #include <napi.h>
 
@@ -66,6 +66,7 @@ struct Device {
   DeviceQueue queue;
   DeviceQueue finisher;  // completes, in order, the work that operations left pending, while the queue goes on
   Allocator allocator;
+  Buffers buffers{allocator};                   // used on the JavaScript thread alone
   napi_threadsafe_function notifier = nullptr;  // settles promises on the JavaScript thread; see open_notifier()
   int pending = 0;  // promises that are not settled yet; while there are any, the process stays alive
 };
@@ -73,13 +74,12 @@ struct Device {
 // Gives the device its notifier, which keeps the process alive only while promises are pending (results.cc).
 void open_notifier(Napi::Env env, Device* device);
 
-// ---- views
+// ---- buffers
 
-struct TensorView : View {
-  std::shared_ptr<Buffer> buffer;
-};
-struct PackedView : View {
-  std::shared_ptr<Buffer> buffer;
+// One of a device's buffers. JavaScript uses a handle again for other memory when it has released what it had.
+struct BufferHandle {
+  std::shared_ptr<Device> device;
+  size_t number;
 };
 
 // ---- handles as JavaScript values
@@ -87,8 +87,6 @@ struct PackedView : View {
 // One random tag per kind of handle: a wrong object is then an error, even if two copies of the addon are loaded.
 inline constexpr napi_type_tag kDeviceTag = {0x3a1f86d2c94b4e07, 0x9d5be0a7c6314f21};
 inline constexpr napi_type_tag kBufferTag = {0x6c0d2f4be1a94875, 0xb27c19e05f8d43a6};
-inline constexpr napi_type_tag kViewTag = {0x1e94b7c3058f4d62, 0x84a3d6f19b0e4c57};
-inline constexpr napi_type_tag kPackedTag = {0xf2805a6e3bd74c19, 0x5f16c8e42a9d4b73};
 inline constexpr napi_type_tag kCsrTag = {0x8b3de96107f24ac5, 0x2c79f4b05e1d4386};
 
 template <class T>
@@ -99,19 +97,9 @@ struct HandleOf<std::shared_ptr<Device>> {
   static constexpr const char* name = "a device";
 };
 template <>
-struct HandleOf<std::shared_ptr<Buffer>> {
+struct HandleOf<BufferHandle> {
   static constexpr const napi_type_tag& tag = kBufferTag;
   static constexpr const char* name = "a buffer";
-};
-template <>
-struct HandleOf<TensorView> {
-  static constexpr const napi_type_tag& tag = kViewTag;
-  static constexpr const char* name = "a view";
-};
-template <>
-struct HandleOf<PackedView> {
-  static constexpr const napi_type_tag& tag = kPackedTag;
-  static constexpr const char* name = "a packed matrix";
 };
 template <>
 struct HandleOf<std::shared_ptr<Csr>> {

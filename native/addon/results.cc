@@ -165,12 +165,12 @@ bool is_float(DType dtype) { return dtype == DType::float32 || dtype == DType::b
 
 // ---- reading and synchronizing
 
-// read(device, x, host, dtype, as) -> a promise of 1 if one of the values read is not finite when it is rounded to the
+// read(device, numbers, host, dtype, as): the numbers hold the tensor to read -> a promise of 1 if one of the values read is not finite when it is rounded to the
 // dtype `as`, else of 0; of nothing if `as` is null
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto& device = device_of(info);
-  KeepAlive kept;
-  const In x = read_argument<In>(info, 1, kept);
+  KeepAlive none;
+  const In x = Arguments(info).next<In>(none);
   const HostBytes host = host_bytes(info, 2);
   const DType dtype = dtype_of(info, 3);
   if (int64_t(host.bytes) != element_count(x) * dtype_size(dtype)) {
@@ -184,7 +184,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
   auto* completion = new Completion(info.Env(), info[2].As<Napi::Object>());
   completion->has_number = checked;
   if (checked) completion->check = [host, dtype, as] { return is_not_finite(host, dtype, as) ? 1.0 : 0.0; };
-  device->queue.push({"read", nullptr}, [x, host, dtype, completion, kept = std::move(kept), raw = device.get()] {
+  device->queue.push("read", [x, host, dtype, completion, raw = device.get()] {
     return raw->backend.download(raw->context, host.data, dtype, x, &completion->pending);
   });
   return settle_later(info.Env(), device, completion, true);
@@ -229,7 +229,7 @@ Napi::Value ceiling(const Napi::CallbackInfo& info) {
   if (kind < 0 || kind > int64_t(Ceiling::bandwidth)) throw Napi::RangeError::New(info.Env(), "no such ceiling");
   auto* completion = new Completion(info.Env());
   completion->has_number = true;
-  device->queue.push({"ceiling", nullptr}, [kind, completion, raw = device.get()]() -> Status {
+  device->queue.push("ceiling", [kind, completion, raw = device.get()]() -> Status {
     auto* measure = raw->backend.operations(raw->context)->ceiling;
     return measure ? measure(raw->context, Ceiling(kind), &completion->number) : Status();
   });

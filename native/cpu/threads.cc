@@ -15,9 +15,7 @@
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #endif
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "../relax.h"
 
 namespace sonde {
 
@@ -25,12 +23,12 @@ namespace {
 
 constexpr int kSpins = 20000;
 
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
+// Spins for a moment, the `spin`th time in a row. Now and then it lets another thread have the processor: the thread
+// that is waited for may be waiting for this very processor.
+void wait_a_moment(int spin) {
+  constexpr int kBetweenYields = 128;
+  if (spin % kBetweenYields == kBetweenYields - 1) std::this_thread::yield();
+  else relax();
 }
 
 #if defined(__linux__)
@@ -170,10 +168,7 @@ void Context::run(int64_t count, void (*task)(void*, int64_t, int), void* arg) {
   take_tasks(0);
   // Workers that have not joined need not: no task is left. Those that have joined are waited for.
   state_.fetch_sub(kOpen, std::memory_order_relaxed);
-  for (int spin = 0; (state_.load(std::memory_order_acquire) & kInside) != 0; ++spin) {
-    if (spin < kSpins) relax();
-    else std::this_thread::yield();
-  }
+  for (int spin = 0; (state_.load(std::memory_order_acquire) & kInside) != 0; ++spin) wait_a_moment(spin);
 }
 
 void Context::take_tasks(int thread) {
@@ -188,7 +183,7 @@ bool Context::has_job_after(uint64_t seen) const {
 void Context::work(int thread) {
   uint64_t seen = 0;  // the number of the last job
   for (;;) {
-    for (int spin = 0; spin < spins_ && !has_job_after(seen); ++spin) relax();
+    for (int spin = 0; spin < spins_ && !has_job_after(seen); ++spin) wait_a_moment(spin);
     if (!has_job_after(seen)) {
       std::unique_lock lock(mutex_);
       ++sleepers_;

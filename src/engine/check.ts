@@ -24,9 +24,17 @@ interface Typed {
   readonly dtype: DType;
 }
 
-export function checkShape(operation: string, argument: string, actual: Shape, expected: Shape, why = ''): void {
+/** `why` follows what is expected. A function is called for the text of an error alone. */
+export function checkShape(
+  operation: string,
+  argument: string,
+  actual: Shape,
+  expected: Shape,
+  why: string | (() => string) = '',
+): void {
   if (sameShape(actual, expected)) return;
-  throw new RangeError(wrong(operation, argument, showShape(expected) + (why && ` (${why})`), showShape(actual)));
+  const reason = typeof why === 'string' ? why : why();
+  throw new RangeError(wrong(operation, argument, showShape(expected) + (reason && ` (${reason})`), showShape(actual)));
 }
 
 export function checkDType(operation: string, argument: string, tensor: Typed, ...allowed: DType[]): void {
@@ -103,10 +111,14 @@ export function checkedShape(operation: string, shape: unknown): number[] {
   if (shape.length > maxRank) {
     throw new RangeError(wrong(operation, 'shape', `of at most ${maxRank} dimensions`, showShape(shape)));
   }
-  if (!shape.every((n) => Number.isSafeInteger(n) && n >= 0)) {
-    throw new RangeError(wrong(operation, 'shape', 'integers of 0 or more', showShape(shape)));
+  let bytes = 4;
+  for (const n of shape) {
+    if (!Number.isSafeInteger(n) || n < 0) {
+      throw new RangeError(wrong(operation, 'shape', 'integers of 0 or more', showShape(shape)));
+    }
+    bytes *= Math.max(n, 1);
   }
-  if (!Number.isSafeInteger(shape.reduce((product, n) => product * Math.max(n, 1), 4))) {
+  if (!Number.isSafeInteger(bytes)) {
     throw new RangeError(wrong(operation, 'shape', 'of fewer than 2^51 elements', showShape(shape)));
   }
   return [...shape];

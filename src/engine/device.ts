@@ -6,7 +6,16 @@ import { inspect } from 'node:util';
 import { checkInteger, checkOptions, describe, wrong } from './check.js';
 import { dtypeCode } from './dtype.js';
 import { DeviceError } from './errors.js';
-import { type DeviceHandle, type NativeOperations, type NativeTiming, native, packageRoot } from './native.js';
+import {
+  type BufferHandle,
+  type DeviceHandle,
+  type NativeOperations,
+  type NativeTiming,
+  native,
+  packageRoot,
+  type ViewArgument,
+} from './native.js';
+import { argumentNumbers, type NativeArgument, writeArguments } from './native_arguments.js';
 
 export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
 
@@ -59,9 +68,6 @@ export interface ProfileEntry {
   readonly seconds: number;
 }
 
-type OperationArguments<Name extends keyof NativeOperations> =
-  Parameters<NativeOperations[Name]> extends [DeviceHandle, ...infer Rest] ? Rest : never;
-
 /** A processor with its own memory and one queue of operations, carried out in order, off the event loop. */
 export class Device {
   readonly name: string;
@@ -71,6 +77,8 @@ export class Device {
   /** What decides the bits of this device's results, by name, for each float dtype. */
   readonly arithmetic: Arithmetic;
   readonly #handle: DeviceHandle;
+  // Released buffers, which are used again: making one costs more than allocating memory for it.
+  readonly #buffers: BufferHandle[] = [];
   #sections: string[] | undefined; // of the profile under way
 
   /** @internal Use openDevice. */
@@ -156,11 +164,37 @@ export class Device {
   }
 
   /** @internal Queues an operation and returns at once. */
-  run<Name extends keyof NativeOperations>(operation: Name, ...args: OperationArguments<Name>): void {
-    (native[operation] as (...all: unknown[]) => void)(this.handle, ...args);
+  run<Name extends keyof NativeOperations>(operation: Name, ...args: Parameters<NativeOperations[Name]>): void {
+    const csr = writeArguments(args as readonly NativeArgument[]);
+    native[operation](this.#handle, argumentNumbers, csr);
     if (!syncEveryOperation) return;
     const failure = native.wait(this.handle);
     if (failure) throw new DeviceError(this.name, failure);
+  }
+
+  /** @internal Copies `host` now and queues its way to `out`, which is contiguous and has as many bytes. */
+  upload(out: ViewArgument, host: ArrayBufferView): void {
+    writeArguments([out]);
+    native.upload(this.#handle, argumentNumbers, host);
+  }
+
+  /**
+   * @internal Fills `host`, whose elements are of a dtype of code `dtype`, when all work before it is done. With `as`,
+   * resolves to 1 if one of the values is not finite when it is rounded to that dtype, else to 0.
+   */
+  read(x: ViewArgument, host: ArrayBufferView, dtype: number, as: number | null): Promise<number | undefined> {
+    writeArguments([x]);
+    return this.settled(native.read(this.#handle, argumentNumbers, host, dtype, as));
+  }
+
+  /** @internal A buffer without memory. */
+  takeBuffer(): BufferHandle {
+    return this.#buffers.pop() ?? native.buffer(this.#handle);
+  }
+
+  /** @internal Takes back a buffer that was released, which its user must forget. */
+  giveBuffer(buffer: BufferHandle): void {
+    this.#buffers.push(buffer);
   }
 
   /**

@@ -9,111 +9,106 @@ declare const brand: unique symbol;
 type Handle<Kind extends string> = { readonly [brand]: Kind };
 export type DeviceHandle = Handle<'device'>;
 export type BufferHandle = Handle<'buffer'>;
-export type ViewHandle = Handle<'view'>;
-export type PackedHandle = Handle<'packed'>;
 export type CsrHandle = Handle<'csr'>;
 
 type RawArray = ArrayBufferView;
 
 /**
+ * A tensor, or a view of one, as an argument of an operation. It writes itself into the numbers from `at` on, as
+ * native/addon/arguments.h reads them, and returns where it ended.
+ */
+export interface ViewArgument {
+  readonly argument: 'view';
+  write(numbers: Float64Array, at: number): number;
+}
+
+/** The same for a packed matrix. */
+export interface PackedArgument {
+  readonly argument: 'packed';
+  write(numbers: Float64Array, at: number): number;
+}
+
+/**
  * Operations by their name in native/ops.h in camelCase; arguments in the order given there, null for one that is left
- * out.
+ * out. Device.run calls them.
  */
 export interface NativeOperations {
-  copy(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
-  fill(d: DeviceHandle, out: ViewHandle, value: number): void;
-  unary(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number, a: number, b: number): void;
-  binary(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: ViewHandle, kind: number): void;
-  binaryScalar(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: number, kind: number): void;
-  compare(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: ViewHandle, kind: number): void;
-  compareScalar(d: DeviceHandle, out: ViewHandle, a: ViewHandle, b: number, kind: number): void;
-  where(d: DeviceHandle, out: ViewHandle, condition: ViewHandle, a: ViewHandle, b: ViewHandle): void;
-  reduce(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number, correction: number): void;
-  argmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle, smallest: boolean): void;
-  cumsum(d: DeviceHandle, out: ViewHandle, x: ViewHandle): void;
-  sort(d: DeviceHandle, values: ViewHandle, indices: ViewHandle, x: ViewHandle, descending: boolean): void;
-  topK(d: DeviceHandle, values: ViewHandle, indices: ViewHandle, x: ViewHandle): void;
-  topKMask(d: DeviceHandle, out: ViewHandle, x: ViewHandle, k: number, relu: boolean): void;
-  softmax(d: DeviceHandle, out: ViewHandle, x: ViewHandle, kind: number): void;
-  crossEntropy(
-    d: DeviceHandle,
-    losses: ViewHandle,
-    logits: ViewHandle,
-    targets: ViewHandle,
-    pad: ViewHandle | null,
-  ): void;
-  layerNorm(d: DeviceHandle, out: ViewHandle, x: ViewHandle, gain: ViewHandle, bias: ViewHandle, eps: number): void;
+  copy(out: ViewArgument, x: ViewArgument): void;
+  fill(out: ViewArgument, value: number): void;
+  unary(out: ViewArgument, x: ViewArgument, kind: number, a: number, b: number): void;
+  binary(out: ViewArgument, a: ViewArgument, b: ViewArgument, kind: number): void;
+  binaryScalar(out: ViewArgument, a: ViewArgument, b: number, kind: number): void;
+  compare(out: ViewArgument, a: ViewArgument, b: ViewArgument, kind: number): void;
+  compareScalar(out: ViewArgument, a: ViewArgument, b: number, kind: number): void;
+  where(out: ViewArgument, condition: ViewArgument, a: ViewArgument, b: ViewArgument): void;
+  reduce(out: ViewArgument, x: ViewArgument, kind: number, correction: number): void;
+  argmax(out: ViewArgument, x: ViewArgument, smallest: boolean): void;
+  cumsum(out: ViewArgument, x: ViewArgument): void;
+  sort(values: ViewArgument, indices: ViewArgument, x: ViewArgument, descending: boolean): void;
+  topK(values: ViewArgument, indices: ViewArgument, x: ViewArgument): void;
+  topKMask(out: ViewArgument, x: ViewArgument, k: number, relu: boolean): void;
+  softmax(out: ViewArgument, x: ViewArgument, kind: number): void;
+  crossEntropy(losses: ViewArgument, logits: ViewArgument, targets: ViewArgument, pad: ViewArgument | null): void;
+  layerNorm(out: ViewArgument, x: ViewArgument, gain: ViewArgument, bias: ViewArgument, eps: number): void;
   addLayerNorm(
-    d: DeviceHandle,
-    sum: ViewHandle,
-    out: ViewHandle,
-    a: ViewHandle,
-    b: ViewHandle,
-    gain: ViewHandle,
-    bias: ViewHandle,
+    sum: ViewArgument,
+    out: ViewArgument,
+    a: ViewArgument,
+    b: ViewArgument,
+    gain: ViewArgument,
+    bias: ViewArgument,
     eps: number,
   ): void;
-  rootMeanSquare(d: DeviceHandle, out: ViewHandle, x: ViewHandle, eps: number): void;
-  embedding(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, table: ViewHandle, accumulate: boolean): void;
-  gather(d: DeviceHandle, out: ViewHandle, x: ViewHandle, index: ViewHandle, dim: number): void;
-  indexSelect(d: DeviceHandle, out: ViewHandle, x: ViewHandle, indices: ViewHandle): void;
-  indexCopy(d: DeviceHandle, out: ViewHandle, indices: ViewHandle, source: ViewHandle): void;
-  scatterAdd(d: DeviceHandle, out: ViewHandle, index: ViewHandle, source: ViewHandle, dim: number): void;
-  triangle(d: DeviceHandle, out: ViewHandle, x: ViewHandle, diagonal: number, upper: boolean): void;
+  rootMeanSquare(out: ViewArgument, x: ViewArgument, eps: number): void;
+  embedding(out: ViewArgument, indices: ViewArgument, table: ViewArgument, accumulate: boolean): void;
+  gather(out: ViewArgument, x: ViewArgument, index: ViewArgument, dim: number): void;
+  indexSelect(out: ViewArgument, x: ViewArgument, indices: ViewArgument): void;
+  indexCopy(out: ViewArgument, indices: ViewArgument, source: ViewArgument): void;
+  scatterAdd(out: ViewArgument, index: ViewArgument, source: ViewArgument, dim: number): void;
+  triangle(out: ViewArgument, x: ViewArgument, diagonal: number, upper: boolean): void;
   attention(
-    d: DeviceHandle,
-    out: ViewHandle,
-    probs: ViewHandle | null,
-    q: ViewHandle,
-    k: ViewHandle,
-    v: ViewHandle,
-    pad: ViewHandle | null,
+    out: ViewArgument,
+    probs: ViewArgument | null,
+    q: ViewArgument,
+    k: ViewArgument,
+    v: ViewArgument,
+    pad: ViewArgument | null,
     causal: boolean,
     scale: number,
   ): void;
-  maskLogits(d: DeviceHandle, logits: ViewHandle, pad: ViewHandle | null, causal: boolean): void;
-  packWeights(d: DeviceHandle, packed: PackedHandle, b: ViewHandle): void;
-  unpackWeights(d: DeviceHandle, b: ViewHandle, packed: PackedHandle): void;
+  maskLogits(logits: ViewArgument, pad: ViewArgument | null, causal: boolean): void;
+  packWeights(packed: PackedArgument, b: ViewArgument): void;
+  unpackWeights(b: ViewArgument, packed: PackedArgument): void;
   linear(
-    d: DeviceHandle,
-    out: ViewHandle,
-    x: ViewHandle,
-    w: PackedHandle,
-    bias: ViewHandle | null,
-    residual: ViewHandle | null,
+    out: ViewArgument,
+    x: ViewArgument,
+    w: PackedArgument,
+    bias: ViewArgument | null,
+    residual: ViewArgument | null,
     activation: number,
     precision: number,
   ): void;
-  matmul(
-    d: DeviceHandle,
-    out: ViewHandle,
-    a: ViewHandle,
-    b: ViewHandle,
-    bias: ViewHandle | null,
-    precision: number,
-  ): void;
-  random(d: DeviceHandle, out: ViewHandle, kind: number, seed: number, a: number, b: number): void;
+  matmul(out: ViewArgument, a: ViewArgument, b: ViewArgument, bias: ViewArgument | null, precision: number): void;
+  random(out: ViewArgument, kind: number, seed: number, a: number, b: number): void;
   sparseEncode(
-    d: DeviceHandle,
     out: CsrHandle,
-    x: ViewHandle,
-    w: PackedHandle,
-    bias: ViewHandle | null,
+    x: ViewArgument,
+    w: PackedArgument,
+    bias: ViewArgument | null,
     threshold: number,
     k: number,
     relu: boolean,
     precision: number,
   ): void;
   sparseDecode(
-    d: DeviceHandle,
-    out: ViewHandle,
-    rowPtr: ViewHandle,
-    indices: ViewHandle,
-    values: ViewHandle,
-    w: PackedHandle,
-    bias: ViewHandle | null,
+    out: ViewArgument,
+    rowPtr: ViewArgument,
+    indices: ViewArgument,
+    values: ViewArgument,
+    w: PackedArgument,
+    bias: ViewArgument | null,
   ): void;
-  updateLastNonzero(d: DeviceHandle, stats: ViewHandle, latents: ViewHandle): void;
+  updateLastNonzero(stats: ViewArgument, latents: ViewArgument): void;
 }
 
 /** An operation as it was carried out; times in seconds. `section` is the number that setSection gave. */
@@ -125,7 +120,10 @@ export interface NativeTiming {
   readonly seconds: number;
 }
 
-export interface Native extends NativeOperations {
+/** An operation as the addon has it: `numbers` holds the arguments, all but a CSR result. */
+type NativeOperation = (d: DeviceHandle, numbers: ArrayBufferLike, csr: CsrHandle | undefined) => void;
+
+export interface Native extends Record<keyof NativeOperations, NativeOperation> {
   /** Describes each device of the CUDA backend whose library lies at `path`, or gives the reason why there are none. */
   cudaDevices(path: string): { reason: string } | { devices: string[] };
   /** The name of the arithmetic of a device, opened or not. path as for open; dtype: the code of a float dtype. */
@@ -137,20 +135,30 @@ export interface Native extends NativeOperations {
   open(path: string | null, index: number, threads: number): DeviceHandle;
   describe(d: DeviceHandle): string;
   memory(d: DeviceHandle): { allocated: number; peak: number };
-  /** Throws an Error whose code is OUT_OF_MEMORY when there is not enough. */
-  allocate(d: DeviceHandle, bytes: number): BufferHandle;
-  release(buffer: BufferHandle): void;
-  view(buffer: BufferHandle, dtype: number, offset: number, shape: number[], strides: number[]): ViewHandle;
-  packed(d: DeviceHandle, buffer: BufferHandle, dtype: number, k: number, n: number): PackedHandle;
-  packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
-  /** Copies `host` now and queues its way to `out` (contiguous, as many bytes). */
-  upload(d: DeviceHandle, out: ViewHandle, host: RawArray): void;
+  /** A buffer without memory. */
+  buffer(d: DeviceHandle): BufferHandle;
   /**
-   * Fills `host`, whose elements are of `dtype`, when all work before it is done. Rejects with the device's first
+   * Gives memory to a buffer, and its number, by which arguments name it. Throws an Error whose code is OUT_OF_MEMORY
+   * when there is not enough.
+   */
+  allocate(buffer: BufferHandle, bytes: number): number;
+  /** Gives a buffer's memory back. Other memory can be allocated for it. */
+  release(buffer: BufferHandle): void;
+  packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
+  /** Copies `host` now and queues its way to the tensor in `numbers` (contiguous, as many bytes). */
+  upload(d: DeviceHandle, numbers: ArrayBufferLike, host: RawArray): void;
+  /**
+   * Fills `host`, whose elements are of `dtype`, with the tensor in `numbers` when all work before it is done. Rejects with the device's first
    * error. With `as`, both dtypes are floats, and the result is 1 if one of the values is not finite when it is rounded
    * to `as`, else 0.
    */
-  read(d: DeviceHandle, x: ViewHandle, host: RawArray, dtype: number, as: number | null): Promise<number | undefined>;
+  read(
+    d: DeviceHandle,
+    numbers: ArrayBufferLike,
+    host: RawArray,
+    dtype: number,
+    as: number | null,
+  ): Promise<number | undefined>;
   csr(rows: number): CsrHandle;
   readCsr(
     d: DeviceHandle,

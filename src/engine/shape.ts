@@ -1,4 +1,5 @@
-// Shapes, strides, broadcasting and indices: pure functions, no device, no native code.
+// Shapes, strides, broadcasting and indices: pure functions, no device, no native code. Those that every operation calls
+// are plain loops, for speed.
 import { describe } from '../checks/arguments.js';
 
 export type Shape = readonly number[];
@@ -8,20 +9,32 @@ export const maxRank = 8; // kMaxRank in native/ops.h
 /** The most elements of a row whose indices an int32 holds. */
 export const maxIndexed = 2 ** 31;
 
-export const sizeOf = (shape: Shape): number => shape.reduce((product, n) => product * n, 1);
+export function sizeOf(shape: Shape): number {
+  let size = 1;
+  for (let d = 0; d < shape.length; d++) size *= shape[d] as number;
+  return size;
+}
 
 /** The shape that a rest parameter holds: its numbers, or one list of them. */
 export const shapeOf = (given: Shape | readonly [Shape]): Shape =>
   given.length === 1 && Array.isArray(given[0]) ? given[0] : (given as Shape);
 
 /** The number of rows: the product of all dimensions but the last. */
-export const rowCount = (shape: Shape): number => sizeOf(shape.slice(0, -1));
+export function rowCount(shape: Shape): number {
+  let rows = 1;
+  for (let d = 0; d < shape.length - 1; d++) rows *= shape[d] as number;
+  return rows;
+}
 
-export const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
+export function sameShape(a: Shape, b: Shape): boolean {
+  if (a.length !== b.length) return false;
+  for (let d = 0; d < a.length; d++) if (a[d] !== b[d]) return false;
+  return true;
+}
 
 /** Element strides of a row-major tensor without gaps. */
 export function contiguousStrides(shape: Shape): number[] {
-  const strides = new Array<number>(shape.length);
+  const strides = shape.slice();
   let step = 1;
   for (let d = shape.length - 1; d >= 0; d--) {
     strides[d] = step;

@@ -6,16 +6,21 @@ import { type BufferHandle, native } from './native.js';
 export class Storage {
   readonly device: Device;
   readonly bytes: number;
-  readonly #buffer: BufferHandle;
+  /** By which arguments of operations name the memory. It means nothing once the storage has ended. */
+  readonly number: number;
+  // When this storage is collected, its buffer is, and gives the memory back.
+  #buffer: BufferHandle | undefined;
   #ended: string | undefined;
 
   /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
   constructor(device: Device, bytes: number) {
     this.device = device;
     this.bytes = bytes;
+    const buffer = device.takeBuffer();
     try {
-      this.#buffer = native.allocate(device.handle, bytes);
+      this.number = native.allocate(buffer, bytes);
     } catch (cause) {
+      device.giveBuffer(buffer);
       if ((cause as { code?: string }).code !== 'OUT_OF_MEMORY') throw cause;
       const { allocated } = device.memory();
       throw new OutOfMemoryError(
@@ -23,10 +28,7 @@ export class Storage {
         { cause },
       );
     }
-  }
-
-  get buffer(): BufferHandle {
-    return this.#buffer;
+    this.#buffer = buffer;
   }
 
   /** Why it can no longer be used, or undefined while it can. */
@@ -36,8 +38,11 @@ export class Storage {
 
   /** Gives the memory back. Queued operations that use it are carried out first. */
   release(reason: string): void {
-    if (this.#ended !== undefined) return;
+    const buffer = this.#buffer;
+    if (buffer === undefined) return;
     this.#ended = reason;
-    native.release(this.#buffer);
+    this.#buffer = undefined;
+    native.release(buffer);
+    this.device.giveBuffer(buffer);
   }
 }

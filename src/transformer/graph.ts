@@ -267,7 +267,17 @@ class Pass {
   }
 
   /** A hook point: runs its hooks, keeps the value if it is wanted, and ends the pass after the last wanted one. */
-  async #point(point: Point, x: Tensor, layer?: number, extra?: PartialHookContext): Promise<Tensor> {
+  #point(point: Point, x: Tensor, layer?: number, extra?: PartialHookContext): Tensor | Promise<Tensor> {
+    const { hooks, wanted } = this.#options;
+    return hooks || wanted ? this.#watchedPoint(point, x, layer, extra) : x;
+  }
+
+  async #watchedPoint(
+    point: Point,
+    x: Tensor,
+    layer: number | undefined,
+    extra: PartialHookContext | undefined,
+  ): Promise<Tensor> {
     const { hooks, wanted } = this.#options;
     const location: Location = layer === undefined ? { point } : { point, layer };
     const watched = watchedPoint(hooks, point, layer);

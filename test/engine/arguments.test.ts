@@ -243,8 +243,9 @@ const methodsOfDevices: Record<string, Call['args']> = {
 /** Not for callers: what these are given is checked before. */
 const internal = {
   static: ['create', 'upload', 'filled', 'range', 'identity', 'kindOf'],
-  tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride'],
-  device: ['reached', 'section', 'run', 'settled'],
+  tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride', 'write'],
+  device: ['reached', 'section', 'run', 'upload', 'read', 'takeBuffer', 'giveBuffer', 'settled'],
+  matrix: ['write'],
 };
 
 const method =
@@ -305,8 +306,9 @@ const wrongValues: Record<string, () => unknown> = {
   'no prototype': () => Object.create(null),
   'like a tensor': () => {
     const t = floats(2, 3);
-    const { storage, dtype, shape, strides, offset, size, device } = t;
-    return { storage, dtype, shape, strides, offset, size, device, handle: t.handle, ended: undefined };
+    const { storage, dtype, shape, strides, offset, size, device, argument } = t;
+    const write = (numbers: Float64Array, at: number) => t.write(numbers, at);
+    return { storage, dtype, shape, strides, offset, size, device, argument, write, ended: undefined };
   },
   'in the place of a tensor': () => Object.create(Tensor.prototype),
   'a disposed tensor': () => disposed(floats(2, 3)),
@@ -374,7 +376,7 @@ test('the table has every function and method of the engine', () => {
   callable(Tensor, statics, internal.static);
   callable(Tensor.prototype, { ...methods, ...methodsOfBools }, internal.tensor);
   callable(Device.prototype, { synchronize: 1, ...methodsOfDevices }, [...internal.device, 'ceilings']);
-  callable(PackedMatrix.prototype, { unpack: 1, dispose: 1, toString: 1 }, []);
+  callable(PackedMatrix.prototype, { unpack: 1, dispose: 1, toString: 1 }, internal.matrix);
 });
 
 test('right arguments', async () => {

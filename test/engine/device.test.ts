@@ -8,6 +8,7 @@ import { DeviceError, OutOfMemoryError } from '../../src/engine/errors.js';
 import { native, packageRoot } from '../../src/engine/native.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { matmul } from '../../src/engine/ops/matmul.js';
+import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { arithmeticNames, onCpu, testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
@@ -134,9 +135,66 @@ test('a collected tensor gives its memory back', async () => {
   );
 });
 
+test('a buffer is used again, and a tensor that had it cannot touch what it holds now', async () => {
+  const device = openDevice('cpu', { threads: 1 });
+  const before = Tensor.zeros([3], { device });
+  const view = before.slice(0, 1);
+  const { number } = before.storage;
+  before.dispose();
+  using after = Tensor.full([3], 7, { device });
+  assert.is(after.storage.number, number);
+  before.dispose();
+  view.dispose();
+  throws(() => before.fill(1), Error, /it was disposed/);
+  throws(() => view.fill(1), Error, /it was disposed/);
+  assert.equal([...(await after.read())], [7, 7, 7]);
+  using another = Tensor.zeros([3], { device });
+  assert.is.not(another.storage.number, number);
+});
+
 test('a wrong handle is a sentence', () => {
   throws(() => native.release({} as never), TypeError, /argument 0 of a native call must be a buffer, but is none/);
-  throws(() => native.copy(openDevice('cpu').handle, 5 as never, 5 as never), TypeError, /must be a view, but is none/);
+  const { handle } = openDevice('cpu');
+  throws(() => native.copy(5 as never, new ArrayBuffer(8), undefined), TypeError, /argument 0 .* must be a device/);
+  throws(() => native.copy(handle, 5 as never, undefined), TypeError, /the arguments of a native call are missing/);
+});
+
+test('wrong arguments of a native call are a sentence', () => {
+  const device = openDevice('cpu');
+  using x = Tensor.zeros([2, 3], { device });
+  using matrix = packWeights(x);
+  const run = device.run.bind(device) as (operation: string, ...args: unknown[]) => void;
+  throws(() => run('copy', 5, x), TypeError, /argument 1 of a native call must be a view, but is none/);
+  throws(() => run('copy', x, matrix), TypeError, /argument 2 of a native call must be a view, but is none/);
+  throws(() => run('packWeights', x, x), TypeError, /argument 1 of a native call must be a packed matrix/);
+  throws(() => run('fill', x, x), TypeError, /argument 2 of a native call must be a number/);
+  throws(() => run('sparseEncode', x, x, matrix, null, 0, 0, true, 0), TypeError, /1 .* must be a CSR result/);
+  throws(() => run('sparseEncode', device.handle, x, matrix, null, 0, 0, true, 0), TypeError, /2 .* a CSR result/);
+  throws(() => run('triangle', x, x, Number.NaN, true), TypeError, /argument 3 of a native call must be an integer/);
+
+  /** The numbers of copy(x, a view of these), as native/addon/arguments.h reads them. */
+  const copyOf = (...view: number[]) => {
+    const numbers = new Float64Array(64).fill(-1);
+    numbers.set([...view], x.write(numbers, 0));
+    return () => native.copy(device.handle, numbers.buffer, undefined);
+  };
+  const { number } = x.storage;
+  copyOf(2, number, 0, 0, 2, 2, 3, 3, 1)();
+  throws(copyOf(2, number, 0, 1, 2, 2, 3, 3, 1), RangeError, /a view would reach outside its buffer/);
+  throws(copyOf(2, number, 0, -1, 2, 2, 3, 3, 1), RangeError, /a view would reach outside its buffer/);
+  throws(copyOf(2, number, 0, 0, 2, 2, 3, 3, 2), RangeError, /a view would reach outside its buffer/);
+  throws(copyOf(2, number, 0, 0, 2, 2 ** 40, 2 ** 40, 2 ** 40, 1), RangeError, /a view would reach outside its buffer/);
+  throws(copyOf(2, number, 0, 0, 2, -2, 3, 3, 1), RangeError, /negative shape or stride/);
+  throws(copyOf(2, number, 0, 0, 9), RangeError, /bad rank/);
+  throws(copyOf(2, number, 5, 0, 2, 2, 3, 3, 1), RangeError, /no such dtype/);
+  throws(copyOf(2, 1e6, 0, 0, 2, 2, 3, 3, 1), TypeError, /argument 2 .* must be in a buffer of its device/);
+  throws(copyOf(2, -1, 0, 0, 2, 2, 3, 3, 1), TypeError, /argument 2 .* must be in a buffer of its device/);
+  throws(() => native.copy(device.handle, new ArrayBuffer(0), undefined), RangeError, /end too early/);
+
+  const released = Tensor.zeros([2], { device });
+  const { number: old } = released.storage;
+  released.dispose();
+  throws(copyOf(2, old, 0, 0, 1, 2, 1), Error, /argument 2 of a native call was disposed/);
 });
 
 test(

@@ -83,8 +83,8 @@ test('each operation is queued by the file of its name, and by no other', () => 
 
 /** The TypeScript type of a parameter's C++ type. */
 function typeOf(type: string): string {
-  if (type === 'In' || type === 'Out') return 'ViewHandle';
-  if (type === 'Packed' || type === 'PackedOut') return 'PackedHandle';
+  if (type === 'In' || type === 'Out') return 'ViewArgument';
+  if (type === 'Packed' || type === 'PackedOut') return 'PackedArgument';
   if (type === 'CsrOut') return 'CsrHandle';
   if (type === 'bool') return 'boolean';
   if (type === 'double' || type === 'int64_t' || /^\w*Kind$|^Activation$|^Precision$/.test(type)) return 'number';
@@ -93,7 +93,7 @@ function typeOf(type: string): string {
 
 test('what may be left out is a tensor among the parameters', () => {
   for (const { name, parameters, optional } of operations) {
-    const tensors = parameters.filter(({ type }) => typeOf(type) === 'ViewHandle').map((parameter) => parameter.name);
+    const tensors = parameters.filter(({ type }) => typeOf(type) === 'ViewArgument').map((parameter) => parameter.name);
     for (const parameter of optional) assert.ok(tensors.includes(parameter), `${name}: ${parameter} may be left out`);
   }
   assert.ok(operations.flatMap(({ optional }) => optional).length > 3);
@@ -113,7 +113,7 @@ test('NativeOperations: each operation is a method with the same parameters, by 
         const type = `${typeOf(parameter.type)}${optional.includes(parameter.name) ? ' | null' : ''}`;
         return `${camelCase(parameter.name)}: ${type}`;
       });
-      return `${camelCase(name)}(${['d: DeviceHandle', ...list].join(', ')})`;
+      return `${camelCase(name)}(${list.join(', ')})`;
     }),
   );
 });

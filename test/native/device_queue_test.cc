@@ -65,7 +65,7 @@ void keeps_the_order() {
     if (i % 2) {
       queue.push([&seen, i] { seen.push_back(i); });
     } else {
-      queue.push({"work", nullptr}, [&seen, i]() -> Status {
+      queue.push("work", [&seen, i]() -> Status {
         seen.push_back(i);
         return {};
       });
@@ -94,10 +94,13 @@ void takes_from_many_threads() {
 void keeps_the_first_error() {
   DeviceQueue queue(false, "");
   bool later = false;
-  const auto arguments = [] { return std::vector<sonde::Argument>{{"x", sonde::DType::float32, {2, 3}}}; };
-  queue.push({"first", arguments}, [] { return sonde::fail("index %d is out of range", 7); });
-  queue.push({"second", nullptr}, [] { return sonde::fail("too late"); });
-  queue.push({"third", nullptr}, [&later]() -> Status {
+  struct First {
+    Status operator()() const { return sonde::fail("index %d is out of range", 7); }
+    std::vector<sonde::Argument> arguments() const { return {{"x", sonde::DType::float32, {2, 3}}}; }
+  };
+  queue.push("first", First());
+  queue.push("second", [] { return sonde::fail("too late"); });
+  queue.push("third", [&later]() -> Status {
     later = true;
     return {};
   });
@@ -108,26 +111,30 @@ void keeps_the_first_error() {
   CHECK(error.find("second") == std::string::npos);
   CHECK(later);
   CHECK(error_of(queue).empty());
-  queue.push({"thrower", nullptr}, []() -> Status { throw std::runtime_error("no such luck"); });
+  queue.push("thrower", []() -> Status { throw std::runtime_error("no such luck"); });
   CHECK(error_of(queue).find("no such luck") != std::string::npos);
 }
 
 // Only operations that are pushed between the start and the end of a profile are timed, each with its section.
 void takes_a_profile() {
   DeviceQueue queue(false, "");
-  const auto arguments = [] { return std::vector<sonde::Argument>{{"x", sonde::DType::bfloat16, {7}}}; };
   const auto sleep = []() -> Status {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     return {};
   };
-  queue.push({"before", nullptr}, sleep);
+  struct One {
+    decltype(sleep) run;
+    Status operator()() const { return run(); }
+    std::vector<sonde::Argument> arguments() const { return {{"x", sonde::DType::bfloat16, {7}}}; }
+  };
+  queue.push("before", sleep);
   queue.start_profile();
-  queue.push({"one", arguments}, sleep);
+  queue.push("one", One{sleep});
   queue.set_section(3);
   queue.push([] {});
-  queue.push({"two", nullptr}, sleep);
+  queue.push("two", sleep);
   const std::vector<sonde::Timing> timings = queue.take_profile();
-  queue.push({"after", nullptr}, sleep);
+  queue.push("after", sleep);
   CHECK(timings.size() == 2);
   CHECK(std::string(timings[0].name) == "one" && timings[0].section == 0);
   CHECK(sonde::describe_arguments(timings[0].arguments) == "x [7] bfloat16");
@@ -162,29 +169,37 @@ void stops_with_work_left() {
 void hands_memory_on_in_order() {
   DeviceQueue queue(false, "");
   {
-    auto allocator = std::make_shared<Allocator>(backend, nullptr, queue, false);
+    Allocator allocator(backend, nullptr, queue, false);
+    sonde::Buffers buffers(allocator);
+    const size_t number = buffers.add();
+    CHECK(buffers.find(int64_t(number))->data == nullptr);
+    CHECK(buffers.find(int64_t(number) + 1) == nullptr);
     int64_t wrong = 0;
     for (int round = 0; round < 500; round++) {
       const size_t bytes = 1000 + size_t(round % 7) * 300;
-      auto buffer = std::make_unique<sonde::Buffer>(allocator, allocator->take(bytes), bytes);
-      auto* data = static_cast<unsigned char*>(buffer->data());
+      CHECK(buffers.allocate(number, bytes));
+      CHECK(buffers.find(int64_t(number))->bytes == bytes);
+      auto* data = static_cast<unsigned char*>(buffers.find(int64_t(number))->data);
       CHECK(data != nullptr && reinterpret_cast<uintptr_t>(data) % 64 == 0);
       queue.push([=] { memset(data, round & 255, bytes); });
       queue.push([=, &wrong] {
         for (size_t i = 0; i < bytes; i++) wrong += data[i] != (round & 255);
       });
-      CHECK(allocator->memory().allocated == int64_t(bytes));
-      CHECK(buffer->release() == bytes);
-      CHECK(buffer->release() == 0);
+      CHECK(allocator.memory().allocated == int64_t(bytes));
+      CHECK(buffers.release(number) == bytes);
+      CHECK(buffers.release(number) == 0);
     }
     queue.wait();
     CHECK(wrong == 0);
-    CHECK(allocator->memory().allocated == 0);
-    CHECK(allocator->memory().peak == 2800);
+    CHECK(allocator.memory().allocated == 0);
+    CHECK(allocator.memory().peak == 2800);
     CHECK(live_blocks <= 7);  // one of each size at most: blocks were used again
-    allocator->trim();
+    allocator.trim();
     queue.wait();
     CHECK(live_blocks == 0);
+    buffers.remove(number);
+    CHECK(buffers.add() == number);
+    CHECK(buffers.add() != number);
   }
   CHECK(live_blocks == 0);
 }

@@ -24,8 +24,6 @@ export function addLayerNorm(
   checkDType('addLayerNorm', 'b', b, a.dtype);
   const sum = a.make(a.shape);
   const out = a.make(a.shape);
-  withContiguous([gain, bias], (g, h) =>
-    device.run('addLayerNorm', sum.handle, out.handle, a.handle, b.handle, g.handle, h.handle, eps),
-  );
+  withContiguous([gain, bias], (g, h) => device.run('addLayerNorm', sum, out, a, b, g, h, eps));
   return { sum, out };
 }

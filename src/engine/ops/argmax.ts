@@ -26,7 +26,7 @@ function indexOf(
     throw new RangeError(wrong(operation, 'dim', expected, `${dim} of ${showShape(x.shape)}`));
   }
   const out = x.make(d === undefined ? [] : x.shape.filter((_, other) => other !== d), 'int32');
-  const run = (rows: Tensor) => device.run('argmax', out.handle, rows.handle, operation === 'argmin');
+  const run = (rows: Tensor) => device.run('argmax', out, rows, operation === 'argmin');
   if (d !== undefined) run(dimLast(x, d));
   else {
     const flat = x.reshape(-1);

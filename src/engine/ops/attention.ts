@@ -46,14 +46,20 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   }
   const [batch, queries, heads, channels] = q.shape as [number, number, number, number];
   const keys = k.shape[1] ?? 0;
-  checkShape('attention', 'k', k.shape, [batch, keys, heads, channels], `q is ${showShape(q.shape)}`);
-  checkShape('attention', 'v', v.shape, [batch, keys, heads, v.shape[3] ?? channels], `k is ${showShape(k.shape)}`);
+  checkShape('attention', 'k', k.shape, [batch, keys, heads, channels], () => `q is ${showShape(q.shape)}`);
+  checkShape(
+    'attention',
+    'v',
+    v.shape,
+    [batch, keys, heads, v.shape[3] ?? channels],
+    () => `k is ${showShape(k.shape)}`,
+  );
   if (keys < queries) {
     throw new RangeError(wrong('attention', 'k', `of ${queries} or more keys, as many as q has queries`, String(keys)));
   }
   if (pad) checkPad('attention', pad, batch, keys);
   if (probs) {
-    const why = `q is ${showShape(q.shape)}, k ${showShape(k.shape)}`;
+    const why = () => `q is ${showShape(q.shape)}, k ${showShape(k.shape)}`;
     checkShape('attention', 'probs', probs.shape, [batch, queries, keys, heads], why);
     checkDType('attention', 'probs', probs, q.dtype);
     checkWritable('attention', 'probs', probs);
@@ -68,18 +74,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const hasContiguousRows = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
   withContiguous(
     [q, k, v, pad],
-    (...[q, k, v, pad]) =>
-      device.run(
-        'attention',
-        out.handle,
-        probs?.handle ?? null,
-        q.handle,
-        k.handle,
-        v.handle,
-        pad?.handle ?? null,
-        causal,
-        scale,
-      ),
+    (...[q, k, v, pad]) => device.run('attention', out, probs ?? null, q, k, v, pad ?? null, causal, scale),
     hasContiguousRows,
   );
   return out;

@@ -37,7 +37,7 @@ function outOfPlace(kind: Kind, a: Tensor, x: Side): Tensor {
   }
   if (typeof x === 'number') {
     const out = a.make(a.shape, dtype);
-    device.run('binaryScalar', out.handle, a.handle, x, kinds[kind]);
+    device.run('binaryScalar', out, a, x, kinds[kind]);
     return out;
   }
   if (dtype === 'int32' && x.dtype === 'bool') {
@@ -46,7 +46,7 @@ function outOfPlace(kind: Kind, a: Tensor, x: Side): Tensor {
   }
   const [left, right] = broadcastTogether(kind, { tensor: a, x }) as [Tensor, Tensor];
   const out = a.make(left.shape, dtype);
-  device.run('binary', out.handle, left.handle, right.handle, kinds[kind]);
+  device.run('binary', out, left, right, kinds[kind]);
   return out;
 }
 
@@ -59,7 +59,7 @@ function inPlace(kind: Kind, a: Tensor, x: Side): void {
     throw new TypeError(wrong(operation, 'the tensor', `${dtype}, as the result is`, a.dtype));
   }
   if (typeof x === 'number') {
-    device.run('binaryScalar', a.handle, a.handle, x, kinds[kind]);
+    device.run('binaryScalar', a, a, x, kinds[kind]);
     return;
   }
   if (dtype === 'int32' && x.dtype === 'bool') {
@@ -68,7 +68,7 @@ function inPlace(kind: Kind, a: Tensor, x: Side): void {
     return;
   }
   const other = broadcastTo(operation, 'x', x, a);
-  withSafeInput(a, other, (safe) => device.run('binary', a.handle, a.handle, safe.handle, kinds[kind]));
+  withSafeInput(a, other, (safe) => device.run('binary', a, a, safe, kinds[kind]));
 }
 
 export const add = (a: Tensor, x: Side): Tensor => outOfPlace('add', a, x);

@@ -13,7 +13,7 @@ function compare(kind: Kind, a: Tensor, x: Side): Tensor {
   const device = checkSides(kind, a, x);
   if (typeof x === 'number') {
     const out = a.make(a.shape, 'bool');
-    device.run('compareScalar', out.handle, a.handle, x, kinds[kind]);
+    device.run('compareScalar', out, a, x, kinds[kind]);
     return out;
   }
   // a bool beside an int32 is converted to int32, so that integers stay exact
@@ -24,7 +24,7 @@ function compare(kind: Kind, a: Tensor, x: Side): Tensor {
   }
   const [left, right] = broadcastTogether(kind, { tensor: a, x }) as [Tensor, Tensor];
   const out = a.make(left.shape, 'bool');
-  device.run('compare', out.handle, left.handle, right.handle, kinds[kind]);
+  device.run('compare', out, left, right, kinds[kind]);
   return out;
 }
 
@@ -34,7 +34,7 @@ function inPlace(kind: Kind, a: Tensor, x: Tensor): void {
   checkDType(operation, 'the tensor', a, 'bool');
   checkWritable(operation, 'the tensor', a);
   const other = broadcastTo(operation, 'x', x, a);
-  withSafeInput(a, other, (safe) => device.run('compare', a.handle, a.handle, safe.handle, kinds[kind]));
+  withSafeInput(a, other, (safe) => device.run('compare', a, a, safe, kinds[kind]));
 }
 
 // Both sides in float32, or exact where both are integers or bools; NaN is unequal to all. A number is rounded to the
@@ -69,5 +69,5 @@ export function notInPlace(x: Tensor): void {
   const device = checkOperands('not_', { x });
   checkDType('not_', 'x', x, 'bool');
   checkWritable('not_', 'x', x);
-  device.run('compareScalar', x.handle, x.handle, 0, kinds.eq);
+  device.run('compareScalar', x, x, 0, kinds.eq);
 }

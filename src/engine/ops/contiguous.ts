@@ -10,6 +10,7 @@ export function withContiguous<const T extends readonly (Tensor | undefined)[], 
   body: (...rows: T) => R,
   fits: (t: Tensor) => boolean = (t) => t.isContiguous,
 ): R {
+  if (tensors.every((t) => !t || fits(t))) return body(...tensors);
   const copies: Tensor[] = [];
   const rows = tensors.map((t) => {
     if (!t || fits(t)) return t;

@@ -9,6 +9,6 @@ export function copy(operation: string, out: Tensor, x: Tensor): Tensor {
   checkOperands(operation, { tensor: out, other: x });
   checkWritable(operation, 'the tensor', out);
   const source = broadcastTo(operation, 'other', x, out);
-  withSafeInput(out, source, (safe) => out.device.run('copy', out.handle, safe.handle));
+  withSafeInput(out, source, (safe) => out.device.run('copy', out, safe));
   return out;
 }

@@ -10,7 +10,6 @@ import {
   wrong,
 } from '../check.js';
 import type { DType } from '../dtype.js';
-import { native } from '../native.js';
 import { flattened } from '../nested.js';
 import { Operand } from '../operand.js';
 import { rowCount, type Shape, showShape } from '../shape.js';
@@ -109,7 +108,7 @@ export function crossEntropy(
   const made: Tensor[] = [];
   const upload = (data: Int32Array | Uint8Array) => {
     const t = logits.make(shape, data instanceof Int32Array ? 'int32' : 'bool');
-    native.upload(device.handle, t.handle, data);
+    device.upload(t, data);
     made.push(t);
     return t;
   };
@@ -117,7 +116,7 @@ export function crossEntropy(
     const right = indices ? upload(indices) : (targets as Tensor);
     const ignored = padding ? upload(padding) : (pad as Tensor | undefined);
     const losses = logits.make(shape, 'float32');
-    device.run('crossEntropy', losses.handle, logits.handle, right.handle, ignored?.handle ?? null);
+    device.run('crossEntropy', losses, logits, right, ignored ?? null);
     if (reduction === 'none') return losses;
     made.push(losses);
     const out = reduction === 'sum' || ignored ? sum(losses) : mean(losses);

@@ -12,7 +12,7 @@ export function cumsum(x: Tensor, dim: number): Tensor {
   const device = checkOperands('cumsum', { tensor: x });
   const d = checkedDim('cumsum', 'dim', dim, x.shape);
   const out = x.make(x.shape, x.dtype === 'bool' ? 'int32' : x.dtype);
-  const run = (rows: Tensor) => device.run('cumsum', dimLast(out, d).handle, dimLast(rows, d).handle);
+  const run = (rows: Tensor) => device.run('cumsum', dimLast(out, d), dimLast(rows, d));
   if (x.dtype !== 'bool') run(x);
   else {
     using integers = x.to('int32');

@@ -27,8 +27,6 @@ export function embedding(indices: Tensor, table: Tensor, options: { addTo?: Ten
     if (!addTo.isContiguous) throw new RangeError(wrong('embedding', 'addTo', 'contiguous', 'a strided view'));
   }
   const out = addTo ?? table.make(shape);
-  withContiguous([table], (rows) =>
-    device.run('embedding', out.handle, indices.handle, rows.handle, addTo !== undefined),
-  );
+  withContiguous([table], (rows) => device.run('embedding', out, indices, rows, addTo !== undefined));
   return out;
 }

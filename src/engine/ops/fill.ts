@@ -8,7 +8,7 @@ export function fill(t: Tensor, value: number): void {
   checkOperands('fill', { tensor: t });
   checkWritable('fill', 'the tensor', t);
   checkFillValue('fill', t.dtype, value);
-  t.device.run('fill', t.handle, value);
+  t.device.run('fill', t, value);
 }
 
 /** Demands a number that a tensor of `dtype` can be filled with: floats are rounded, others must hold it. */

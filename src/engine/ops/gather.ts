@@ -26,7 +26,7 @@ export function gather(x: Tensor, dim: number, index: Indices): Tensor {
   return withIndices('gather', 'index', index, x, d, (own) => {
     checkIndexShape('gather', own.shape, 'the tensor', x.shape, d);
     const out = x.make(own.shape);
-    device.run('gather', out.handle, x.handle, own.handle, d);
+    device.run('gather', out, x, own, d);
     return out;
   });
 }

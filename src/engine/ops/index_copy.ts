@@ -27,7 +27,7 @@ function withSlices<R>(
 }
 
 function write(out: Tensor, d: number, list: Tensor, slices: Tensor): void {
-  out.device.run('indexCopy', dimFirst(out, d).handle, list.handle, dimFirst(slices, d).handle);
+  out.device.run('indexCopy', dimFirst(out, d), list, dimFirst(slices, d));
 }
 
 /**

@@ -22,6 +22,6 @@ export function indexSelect(x: Tensor, dim: number, indices: IndexList): Tensor 
 
 /** @internal The same into a tensor of that shape, which is returned; nothing is checked. */
 export function indexSelectInto(out: Tensor, x: Tensor, d: number, indices: Tensor): Tensor {
-  x.device.run('indexSelect', dimFirst(out, d).handle, dimFirst(x, d).handle, indices.handle);
+  x.device.run('indexSelect', dimFirst(out, d), dimFirst(x, d), indices);
   return out;
 }

@@ -1,6 +1,5 @@
 // Indices as arguments: numbers, which are checked here, or an int32 tensor, whose values the kernel checks.
 import { checkDType, checkOperands, describe, wrong } from '../check.js';
-import { native } from '../native.js';
 import { flattened, nestedShape } from '../nested.js';
 import { contiguousStrides, maxRank, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
@@ -48,7 +47,7 @@ export function withIndices<R>(
     throw new RangeError(wrong(operation, placed(argument, path), range, describe(value)));
   });
   using tensor = x.make(shape, 'int32');
-  native.upload(x.device.handle, tensor.handle, list);
+  x.device.upload(tensor, list);
   return body(tensor);
 }
 

@@ -30,7 +30,7 @@ export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, options: NormOp
   const device = checkOperands('layerNorm', { x, gain, bias });
   checkNorm('layerNorm', 'x', x, { gain, bias }, eps);
   const out = x.make(x.shape);
-  withContiguous([gain, bias], (g, b) => device.run('layerNorm', out.handle, x.handle, g.handle, b.handle, eps));
+  withContiguous([gain, bias], (g, b) => device.run('layerNorm', out, x, g, b, eps));
   return out;
 }
 
@@ -44,9 +44,11 @@ export function checkNorm(
 ): void {
   checkRank(operation, name, x, 1);
   const width = x.shape[x.shape.length - 1] as number;
-  for (const [argument, t] of Object.entries({ [name]: x, ...weights })) checkFloat(operation, argument, t);
-  for (const [argument, t] of Object.entries(weights)) {
-    checkShape(operation, argument, t.shape, [width], `the width of ${name} ${showShape(x.shape)}`);
+  checkFloat(operation, name, x);
+  for (const argument in weights) checkFloat(operation, argument, weights[argument] as Tensor);
+  for (const argument in weights) {
+    const { shape } = weights[argument] as Tensor;
+    checkShape(operation, argument, shape, [width], () => `the width of ${name} ${showShape(x.shape)}`);
   }
   checkNumber(operation, 'eps', eps);
 }

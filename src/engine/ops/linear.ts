@@ -11,6 +11,7 @@ import {
   type OptionNames,
   wrong,
 } from '../check.js';
+import { MatrixArgument } from '../native_arguments.js';
 import { rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import { overlaps, sameWindow } from './overlap.js';
@@ -49,7 +50,7 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
   if (bias) checkBias('linear', bias, w.n);
   if (out) checkGivenOut('linear', out, shape, { x, bias });
   if (residual) {
-    checkShape('linear', 'residual', residual.shape, shape, `the product of x ${showShape(x.shape)} and w`);
+    checkShape('linear', 'residual', residual.shape, shape, () => `the product of x ${showShape(x.shape)} and w`);
     checkDType('linear', 'residual', residual, (out ?? x).dtype);
     if (out && overlaps(out, residual) && !sameWindow(out, residual)) {
       throw new RangeError(wrong('linear', 'residual', 'out itself or apart from it', 'partly on the same memory'));
@@ -60,11 +61,11 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
   withContiguous([x, bias, residual], (x, bias, residual) =>
     device.run(
       'linear',
-      result.reshape(rows, w.n).handle,
-      x.reshape(rows, w.k).handle,
-      w.handle,
-      bias?.handle ?? null,
-      residual?.reshape(rows, w.n).handle ?? null,
+      new MatrixArgument(result, rows, w.n),
+      new MatrixArgument(x, rows, w.k),
+      w,
+      bias ?? null,
+      residual ? new MatrixArgument(residual, rows, w.n) : null,
       activations[activation],
       code,
     ),

@@ -21,6 +21,6 @@ export function maskLogits(logits: Tensor, options: { causal?: boolean; pad?: Te
   }
   checkWritable('maskLogits', 'logits', logits);
   if (pad) checkPad('maskLogits', pad, logits.shape[0] as number, logits.shape[3] as number);
-  withContiguous([pad], (rows) => device.run('maskLogits', logits.handle, rows?.handle ?? null, causal));
+  withContiguous([pad], (rows) => device.run('maskLogits', logits, rows ?? null, causal));
   return logits;
 }

@@ -62,7 +62,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const [to, left, matrix] = flat
     ? [result.reshape(rows, n), a.reshape(rows, k), right]
     : [result, spread(a), spread(right)];
-  withContiguous([bias], (b) => device.run('matmul', to.handle, left.handle, matrix.handle, b?.handle ?? null, code));
+  withContiguous([bias], (b) => device.run('matmul', to, left, matrix, b ?? null, code));
   return result;
 }
 

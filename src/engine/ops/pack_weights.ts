@@ -2,7 +2,8 @@
 import { checkBoolean, checkDTypeName, checkFloat, checkOperands, checkOptions, checkRank, wrong } from '../check.js';
 import type { Device } from '../device.js';
 import { byteWidth, type DType, dtypeCode } from '../dtype.js';
-import { native, type PackedHandle } from '../native.js';
+import { native } from '../native.js';
+import { writePacked } from '../native_arguments.js';
 import { Operand } from '../operand.js';
 import { showShape } from '../shape.js';
 import { Storage } from '../storage.js';
@@ -17,18 +18,15 @@ export class PackedMatrix extends Operand {
   readonly device: Device;
   /** @internal */
   readonly storage: Storage;
-  readonly #handle: PackedHandle;
 
   /** @internal Use packWeights. */
   constructor(device: Device, k: number, n: number, dtype: DType) {
     super('a packed matrix');
-    const code = dtypeCode(dtype);
     this.k = k;
     this.n = n;
     this.dtype = dtype;
     this.device = device;
-    this.storage = new Storage(device, native.packedBytes(device.handle, k, n, code));
-    this.#handle = native.packed(device.handle, this.storage.buffer, code, k, n);
+    this.storage = new Storage(device, native.packedBytes(device.handle, k, n, dtypeCode(dtype)));
   }
 
   /** @internal Why it can no longer be used, or undefined while it can. */
@@ -42,9 +40,14 @@ export class PackedMatrix extends Operand {
   }
 
   /** @internal */
-  get handle(): PackedHandle {
+  get argument(): 'packed' {
+    return 'packed';
+  }
+
+  /** @internal */
+  write(numbers: Float64Array, at: number): number {
     if (this.ended) throw new Error(`a packed matrix [${this.k}, ${this.n}] cannot be used: ${this.ended}`);
-    return this.#handle;
+    return writePacked(numbers, at, this.storage, this.dtype, this.k, this.n);
   }
 
   /** The matrix as a tensor [k, n], or [n, k] with transposeB. */
@@ -57,7 +60,7 @@ export class PackedMatrix extends Operand {
       device: this.device,
       dtype: this.dtype,
     });
-    this.device.run('unpackWeights', (transposeB ? out.permute([1, 0]) : out).handle, this.handle);
+    this.device.run('unpackWeights', transposeB ? out.permute([1, 0]) : out, this);
     return out;
   }
 
@@ -94,6 +97,6 @@ export function packWeights(b: Tensor, options: { transposeB?: boolean; dtype?: 
   checkDTypeName('packWeights', dtype, { floats: true });
   const matrix = transposeB ? b.permute([1, 0]) : b;
   const packed = new PackedMatrix(device, matrix.shape[0] as number, matrix.shape[1] as number, dtype);
-  device.run('packWeights', packed.handle, matrix.handle);
+  device.run('packWeights', packed, matrix);
   return packed;
 }

@@ -5,12 +5,12 @@ const kinds = { normal: 0, integer: 1 } as const; // RandomKind in native/ops.h
 
 /** Fills `out`, of floats, with normal values. */
 export function randn(out: Tensor, seed: number, mean: number, std: number): Tensor {
-  out.device.run('random', out.handle, kinds.normal, seed, mean, std);
+  out.device.run('random', out, kinds.normal, seed, mean, std);
   return out;
 }
 
 /** Fills `out`, int32, with integers in [low, high). */
 export function randint(out: Tensor, seed: number, low: number, high: number): Tensor {
-  out.device.run('random', out.handle, kinds.integer, seed, low, high);
+  out.device.run('random', out, kinds.integer, seed, low, high);
   return out;
 }

@@ -72,7 +72,7 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
     x.shape.filter((_, d) => !dims.includes(d)),
     resultDType(kind, x),
   );
-  const run = (rows: Tensor) => device.run('reduce', out.handle, dimsLast(rows, dims).handle, kinds[kind], correction);
+  const run = (rows: Tensor) => device.run('reduce', out, dimsLast(rows, dims), kinds[kind], correction);
   if (x.dtype !== 'bool' || out.dtype === 'bool') run(x);
   else {
     using integers = x.to('int32');

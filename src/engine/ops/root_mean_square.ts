@@ -14,6 +14,6 @@ export function rootMeanSquare(x: Tensor, options: NormOptions = {}): Tensor {
   checkFloat('rootMeanSquare', 'x', x);
   checkNumber('rootMeanSquare', 'eps', eps);
   const out = x.make([...x.shape.slice(0, -1), 1]);
-  device.run('rootMeanSquare', out.handle, x.handle, eps);
+  device.run('rootMeanSquare', out, x, eps);
   return out;
 }

@@ -44,7 +44,7 @@ function withTerms<R>(
 export function scatterAdd(x: Tensor, dim: number, index: Indices, source: Tensor): Tensor {
   return withTerms('scatterAdd', x, dim, index, source, (own, terms, d) => {
     const out = x.clone();
-    out.device.run('scatterAdd', out.handle, own.handle, terms.handle, d);
+    out.device.run('scatterAdd', out, own, terms, d);
     return out;
   });
 }
@@ -59,7 +59,7 @@ export function scatterAddInPlace(x: Tensor, dim: number, index: Indices, source
   withTerms('scatterAdd_', x, dim, index, source, (own, terms, d) =>
     withContiguous(
       [own, terms],
-      (indices, added) => x.device.run('scatterAdd', x.handle, indices.handle, added.handle, d),
+      (indices, added) => x.device.run('scatterAdd', x, indices, added, d),
       (t) => !overlaps(x, t),
     ),
   );

@@ -12,7 +12,7 @@ function alongDim(operation: string, x: Tensor, dim: number, kind: Kind): Tensor
   const d = checkedDim(operation, 'dim', dim, x.shape);
   const last = dimLast(x, d);
   const out = x.make(last.shape);
-  device.run('softmax', out.handle, last.handle, kinds[kind]);
+  device.run('softmax', out, last, kinds[kind]);
   return fromDimLast(out, d);
 }
 

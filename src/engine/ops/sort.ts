@@ -28,6 +28,6 @@ export function sort(x: Tensor, dim = -1, options: SortOptions = {}): { values: 
   const last = dimLast(x, d);
   const values = x.make(last.shape);
   const indices = x.make(last.shape, 'int32');
-  device.run('sort', values.handle, indices.handle, last.handle, descending);
+  device.run('sort', values, indices, last, descending);
   return { values: fromDimLast(values, d), indices: fromDimLast(indices, d) };
 }

@@ -44,8 +44,6 @@ export function sparseDecode(
   using columns = Tensor.from(indices, { device });
   using kept = Tensor.from(values, { device });
   const out = Tensor.empty([rowPtr.length - 1, w.n], { device, dtype });
-  withContiguous([bias], (b) =>
-    device.run('sparseDecode', out.handle, pointers.handle, columns.handle, kept.handle, w.handle, b?.handle ?? null),
-  );
+  withContiguous([bias], (b) => device.run('sparseDecode', out, pointers, columns, kept, w, b ?? null));
   return out;
 }

@@ -12,6 +12,7 @@ import {
   wrong,
 } from '../check.js';
 import { native } from '../native.js';
+import { MatrixArgument } from '../native_arguments.js';
 import { rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { PackedMatrix } from './pack_weights.js';
@@ -70,17 +71,7 @@ export async function sparseEncode(
   const rows = rowCount(x.shape);
   const csr = native.csr(rows);
   withContiguous([x, bias], (x, bias) =>
-    device.run(
-      'sparseEncode',
-      csr,
-      x.reshape(rows, w.k).handle,
-      w.handle,
-      bias?.handle ?? null,
-      threshold,
-      k,
-      relu,
-      code,
-    ),
+    device.run('sparseEncode', csr, new MatrixArgument(x, rows, w.k), w, bias ?? null, threshold, k, relu, code),
   );
   return device.settled(native.readCsr(device.handle, csr));
 }

@@ -16,7 +16,7 @@ import {
 import { checkDevice, type Device, getDefaultDevice } from '../device.js';
 import { byteWidth, type DType, dtypeCode, type HostArray, hostArray, hostDType } from '../dtype.js';
 import { fromHost, type HostData } from '../host_data.js';
-import { native, type ViewHandle } from '../native.js';
+import { writeView } from '../native_arguments.js';
 import { type NestedNumbers, nested } from '../nested.js';
 import { Operand } from '../operand.js';
 import { contiguousStrides, isContiguous, type Shape, shapeOf, showShape, sizeOf, viewStrides } from '../shape.js';
@@ -148,7 +148,6 @@ export class Tensor extends Operand {
   readonly storage: Storage;
   #owner: boolean;
   #ended: string | undefined;
-  #handle: ViewHandle | undefined;
 
   /** @internal Use Tensor.from, zeros, empty, randn or randint. */
   constructor(storage: Storage, dtype: DType, shape: Shape, strides: Shape, offset: number, owner: boolean) {
@@ -183,10 +182,10 @@ export class Tensor extends Operand {
     checkDevice(operation, device);
     const host = fromHost(operation, data, shape, dtype);
     const out = Tensor.create(host.shape, device, host.dtype);
-    if (host.stored === host.dtype) native.upload(device.handle, out.handle, host.data);
+    if (host.stored === host.dtype) device.upload(out, host.data);
     else {
       using raw = Tensor.create(host.shape, device, host.stored);
-      native.upload(device.handle, raw.handle, host.data);
+      device.upload(raw, host.data);
       copy(operation, out, raw);
     }
     return out;
@@ -339,7 +338,7 @@ export class Tensor extends Operand {
       );
     }
     const dtype = raw ? this.dtype : hostDType(this.dtype);
-    return this.device.settled(native.read(this.device.handle, this.handle, host, dtypeCode(dtype), as));
+    return this.device.read(this, host, dtypeCode(dtype), as);
   }
 
   /**
@@ -373,7 +372,6 @@ export class Tensor extends Operand {
   release(reason: string): void {
     if (this.#owner) this.storage.release(reason);
     this.#ended ??= reason;
-    this.#handle = undefined;
   }
 
   /** @internal Why it can no longer be used, or undefined while it can. */
@@ -382,17 +380,15 @@ export class Tensor extends Operand {
   }
 
   /** @internal */
-  get handle(): ViewHandle {
+  get argument(): 'view' {
+    return 'view';
+  }
+
+  /** @internal */
+  write(numbers: Float64Array, at: number): number {
     const { ended } = this;
     if (ended) throw new Error(`a tensor ${showShape(this.shape)} cannot be used: ${ended}`);
-    this.#handle ??= native.view(
-      this.storage.buffer,
-      dtypeCode(this.dtype),
-      this.offset,
-      this.shape as number[],
-      this.strides as number[],
-    );
-    return this.#handle;
+    return writeView(numbers, at, this.storage, this.dtype, this.offset, this.shape, this.strides);
   }
 
   // ---- views

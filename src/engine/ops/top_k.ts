@@ -15,7 +15,7 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   const shape = [...x.shape.slice(0, -1), k];
   const values = x.make(shape);
   const indices = x.make(shape, 'int32');
-  device.run('topK', values.handle, indices.handle, x.handle);
+  device.run('topK', values, indices, x);
   return { values, indices };
 }
 
@@ -31,6 +31,6 @@ export function topKMask(x: Tensor, k: number, options: { relu?: boolean } = {})
   checkRank('topKMask', 'x', x, 1);
   checkInteger('topKMask', 'k', k, 0, width(x));
   const out = x.make(x.shape);
-  device.run('topKMask', out.handle, x.handle, k, relu);
+  device.run('topKMask', out, x, k, relu);
   return out;
 }

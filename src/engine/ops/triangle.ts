@@ -12,14 +12,14 @@ function check(operation: string, x: Tensor, diagonal: number): void {
 function outOfPlace(operation: string, x: Tensor, diagonal: number, upper: boolean): Tensor {
   check(operation, x, diagonal);
   const out = x.make(x.shape);
-  x.device.run('triangle', out.handle, x.handle, diagonal, upper);
+  x.device.run('triangle', out, x, diagonal, upper);
   return out;
 }
 
 function inPlace(operation: string, x: Tensor, diagonal: number, upper: boolean): void {
   check(operation, x, diagonal);
   checkWritable(operation, 'the tensor', x);
-  x.device.run('triangle', x.handle, x.handle, diagonal, upper);
+  x.device.run('triangle', x, x, diagonal, upper);
 }
 
 /**

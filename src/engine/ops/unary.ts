@@ -32,7 +32,7 @@ function outOfPlace(kind: Kind, x: Tensor, a = 0, b = 0, whole = true): Tensor {
   const device = checkOperands(kind, { x });
   const dtype = resultDType(kind, x, whole);
   const out = x.make(x.shape, dtype);
-  withInput(x, dtype, (input) => device.run('unary', out.handle, input.handle, kinds[kind], a, b));
+  withInput(x, dtype, (input) => device.run('unary', out, input, kinds[kind], a, b));
   return out;
 }
 
@@ -42,7 +42,7 @@ function inPlace(kind: Kind, x: Tensor, a = 0, b = 0, whole = true): void {
   checkWritable(operation, 'x', x);
   const dtype = resultDType(kind, x, whole);
   if (dtype !== x.dtype) throw new TypeError(wrong(operation, 'x', `${dtype}, as the result is`, x.dtype));
-  device.run('unary', x.handle, x.handle, kinds[kind], a, b);
+  device.run('unary', x, x, kinds[kind], a, b);
 }
 
 function ofFloats(kind: 'relu' | 'gelu', x: Tensor): Tensor {

@@ -16,7 +16,5 @@ export function updateLastNonzero(stats: Tensor, latents: Tensor): void {
   checkShape('updateLastNonzero', 'stats', stats.shape, [n], 'the columns of latents');
   checkDType('updateLastNonzero', 'stats', stats, 'int32');
   checkWritable('updateLastNonzero', 'stats', stats);
-  withContiguous([latents], (rows) =>
-    device.run('updateLastNonzero', stats.handle, rows.reshape(rowCount(rows.shape), n).handle),
-  );
+  withContiguous([latents], (rows) => device.run('updateLastNonzero', stats, rows.reshape(rowCount(rows.shape), n)));
 }

@@ -39,7 +39,7 @@ export function where(condition: Tensor, a: Side, b: Side): Tensor {
       Tensor,
     ];
     const out = condition.make(chosen.shape, dtype);
-    device.run('where', out.handle, chosen.handle, left.handle, right.handle);
+    device.run('where', out, chosen, left, right);
     return out;
   } finally {
     for (const t of temporary) t.dispose();

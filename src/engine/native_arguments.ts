@@ -1,0 +1,100 @@
+// The arguments of operations, as native/addon/arguments.h reads them: each call fills the same array of numbers. An
+// object of native code for each tensor would cost more than a small operation takes.
+import { type DType, dtypeCode } from './dtype.js';
+import type { CsrHandle, PackedArgument, ViewArgument } from './native.js';
+import type { Shape } from './shape.js';
+import type { Storage } from './storage.js';
+
+const kinds = { absent: 0, number: 1, view: 2, packed: 3, csr: 4 } as const; // Kind in native/addon/arguments.h
+
+/** More than any operation needs: a tensor takes 21 at most. */
+const numbers = new Float64Array(512);
+
+/** What native code is given: the memory of the numbers. */
+export const argumentNumbers: ArrayBufferLike = numbers.buffer;
+
+export type NativeArgument = ViewArgument | PackedArgument | CsrHandle | number | boolean | null;
+
+const isHandle = (argument: ViewArgument | PackedArgument | CsrHandle): argument is CsrHandle =>
+  !('argument' in argument);
+
+/** Writes the arguments of the next call, and gives the handle that is to be passed beside them. */
+export function writeArguments(args: readonly NativeArgument[]): CsrHandle | undefined {
+  let at = 0;
+  let csr: CsrHandle | undefined;
+  for (const argument of args) {
+    if (typeof argument === 'number' || typeof argument === 'boolean') {
+      numbers[at++] = kinds.number;
+      numbers[at++] = Number(argument);
+    } else if (argument === null) {
+      numbers[at++] = kinds.absent;
+    } else if (isHandle(argument)) {
+      numbers[at++] = kinds.csr;
+      csr = argument;
+    } else {
+      at = argument.write(numbers, at);
+    }
+  }
+  return csr;
+}
+
+/** Writes a view of a storage; offset, shape and strides in elements. */
+export function writeView(
+  to: Float64Array,
+  at: number,
+  storage: Storage,
+  dtype: DType,
+  offset: number,
+  shape: Shape,
+  strides: Shape,
+): number {
+  const rank = shape.length;
+  to[at++] = kinds.view;
+  to[at++] = storage.number;
+  to[at++] = dtypeCode(dtype);
+  to[at++] = offset;
+  to[at++] = rank;
+  for (let d = 0; d < rank; d++) to[at++] = shape[d] as number;
+  for (let d = 0; d < rank; d++) to[at++] = strides[d] as number;
+  return at;
+}
+
+/** Writes a packed matrix [k, n], which fills a storage. */
+export function writePacked(
+  to: Float64Array,
+  at: number,
+  storage: Storage,
+  dtype: DType,
+  k: number,
+  n: number,
+): number {
+  to[at++] = kinds.packed;
+  to[at++] = storage.number;
+  to[at++] = dtypeCode(dtype);
+  to[at++] = k;
+  to[at++] = n;
+  return at;
+}
+
+/** A contiguous tensor as a matrix [rows, width], where an operation takes one: cheaper than a view that is a tensor. */
+export class MatrixArgument implements ViewArgument {
+  readonly argument = 'view';
+  readonly #tensor: { readonly storage: Storage; readonly dtype: DType; readonly offset: number };
+  readonly #rows: number;
+  readonly #width: number;
+
+  constructor(
+    tensor: { readonly storage: Storage; readonly dtype: DType; readonly offset: number },
+    rows: number,
+    width: number,
+  ) {
+    this.#tensor = tensor;
+    this.#rows = rows;
+    this.#width = width;
+  }
+
+  write(to: Float64Array, at: number): number {
+    const { storage, dtype, offset } = this.#tensor;
+    return writeView(to, at, storage, dtype, offset, [this.#rows, this.#width], [this.#width, 1]);
+  }
+}
