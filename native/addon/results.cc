@@ -165,8 +165,8 @@ bool is_float(DType dtype) { return dtype == DType::float32 || dtype == DType::b
 
 // ---- reading and synchronizing
 
-// read(device, numbers, host, dtype, as): the numbers hold the tensor to read -> a promise of 1 if one of the values read is not finite when it is rounded to the
-// dtype `as`, else of 0; of nothing if `as` is null
+// read(device, numbers, host, dtype, as): the numbers hold the tensor to read -> a promise of 1 if one of the values read
+// is not finite when it is rounded to the dtype `as`, else of 0; of nothing if `as` is null
 Napi::Value read(const Napi::CallbackInfo& info) {
   auto& device = device_of(info);
   KeepAlive none;

@@ -148,9 +148,9 @@ export interface Native extends Record<keyof NativeOperations, NativeOperation> 
   /** Copies `host` now and queues its way to the tensor in `numbers` (contiguous, as many bytes). */
   upload(d: DeviceHandle, numbers: ArrayBufferLike, host: RawArray): void;
   /**
-   * Fills `host`, whose elements are of `dtype`, with the tensor in `numbers` when all work before it is done. Rejects with the device's first
-   * error. With `as`, both dtypes are floats, and the result is 1 if one of the values is not finite when it is rounded
-   * to `as`, else 0.
+   * Fills `host`, whose elements are of `dtype`, with the tensor in `numbers` when all work before it is done. Rejects
+   * with the device's first error. With `as`, both dtypes are floats, and the result is 1 if one of the values is not
+   * finite when it is rounded to `as`, else 0.
    */
   read(
     d: DeviceHandle,

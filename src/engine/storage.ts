@@ -6,10 +6,9 @@ import { type BufferHandle, native } from './native.js';
 export class Storage {
   readonly device: Device;
   readonly bytes: number;
-  /** By which arguments of operations name the memory. It means nothing once the storage has ended. */
-  readonly number: number;
   // When this storage is collected, its buffer is, and gives the memory back.
   #buffer: BufferHandle | undefined;
+  readonly #number: number;
   #ended: string | undefined;
 
   /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
@@ -18,7 +17,7 @@ export class Storage {
     this.bytes = bytes;
     const buffer = device.takeBuffer();
     try {
-      this.number = native.allocate(buffer, bytes);
+      this.#number = native.allocate(buffer, bytes);
     } catch (cause) {
       device.giveBuffer(buffer);
       if ((cause as { code?: string }).code !== 'OUT_OF_MEMORY') throw cause;
@@ -29,6 +28,12 @@ export class Storage {
       );
     }
     this.#buffer = buffer;
+  }
+
+  /** By which arguments of operations name the memory. Another storage may have the number once this one has ended. */
+  get number(): number {
+    if (this.#ended) throw new Error(`memory of ${this.device} cannot be used: ${this.#ended}`);
+    return this.#number;
   }
 
   /** Why it can no longer be used, or undefined while it can. */

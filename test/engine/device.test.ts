@@ -147,6 +147,7 @@ test('a buffer is used again, and a tensor that had it cannot touch what it hold
   view.dispose();
   throws(() => before.fill(1), Error, /it was disposed/);
   throws(() => view.fill(1), Error, /it was disposed/);
+  throws(() => before.storage.number, Error, /memory of cpu.* cannot be used: it was disposed/);
   assert.equal([...(await after.read())], [7, 7, 7]);
   using another = Tensor.zeros([3], { device });
   assert.is.not(another.storage.number, number);
