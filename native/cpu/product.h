@@ -122,8 +122,8 @@ struct Scratch {
   }
 };
 
-// The memory of a product's sums: rows of `stride` floats, either for all rows, or for those that are computed together,
-// used again for the next ones. `padded`: a row holds whole panels.
+// The memory of a product's sums: rows of `stride` floats, either for all rows or, where it is reused, for those that are
+// computed together. `padded`: a row holds whole panels.
 struct Sums {
   float* data;
   int64_t stride;
@@ -205,8 +205,7 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
     const float* start = at == 0 ? bias : nullptr;
     int64_t row = 0;
     if constexpr (kPacksRows) {
-      // as many blocks as are needed, all of about the same size
-      // a panel is worth widening for two tiles
+      // Widening a panel is worth it for two tiles. The blocks are of about the same size.
       const int64_t all = rows >= 2 * kRows || !Scratch::widened_floats(b.layout) ? rows / kRows : 0;
       const int64_t blocks = all ? ceil_div(all * kRows, scratch.block_rows) : 0;
       for (int64_t block = 0; block < blocks; ++block) {
@@ -220,7 +219,8 @@ SONDE_INLINE void product(const Left& a, int64_t rows, const Panels& b, int64_t 
     }
     Panels part = b;
     int64_t from = at, steps = depth;
-    if (!kPacksRows && rows > kRows && Scratch::widened_floats(b.layout)) {  // as they are used more than once
+    // panels of a group are used more than once where there is more than a tile
+    if (!kPacksRows && rows > kRows && Scratch::widened_floats(b.layout)) {
       part = widen_panels(b, panels, at, depth, scratch.widened);
       from = 0;
       steps = part.steps;
