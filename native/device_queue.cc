@@ -42,12 +42,27 @@ void DeviceQueue::enqueue(std::unique_ptr<Item> item) {
   bool wakes;
   {
     std::lock_guard lock(mutex_);
-    item->section = section_;
-    item->number = ++pushed_;
-    items_.push_back(std::move(item));
+    append(std::move(item));
     wakes = std::exchange(sleeping_, false);
   }
   if (wakes) ready_.notify_one();
+}
+
+void DeviceQueue::push(Batch batch) {
+  if (batch.items_.empty()) return;
+  bool wakes;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& item : batch.items_) append(std::move(item));
+    wakes = std::exchange(sleeping_, false);
+  }
+  if (wakes) ready_.notify_one();
+}
+
+void DeviceQueue::append(std::unique_ptr<Item> item) {
+  item->section = section_;
+  item->number = ++pushed_;
+  items_.push_back(std::move(item));
 }
 
 bool DeviceQueue::stopped() const { return stopping_; }

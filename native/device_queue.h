@@ -43,6 +43,9 @@ class DeviceQueue {
   void push(const char* name, Function operation) {
     enqueue(std::make_unique<Held<Function>>(name, std::move(operation)));
   }
+  // Operations that are queued together, in their order.
+  class Batch;
+  void push(Batch batch);
   // Queues work that cannot fail and has no name, such as notifying JavaScript that all work before it is done.
   template <class Function>
   void push(Function work) {
@@ -100,6 +103,8 @@ class DeviceQueue {
   using Items = std::deque<std::unique_ptr<Item>>;
 
   void enqueue(std::unique_ptr<Item> item);
+  // Under the mutex: puts an item behind the others.
+  void append(std::unique_ptr<Item> item);
   // Waits for items and takes all there are; none when the queue has stopped.
   Items take_items();
   void run();
@@ -121,6 +126,19 @@ class DeviceQueue {
   const std::function<Status()> synchronize_;
   FILE* trace_ = nullptr;
   std::thread thread_;
+};
+
+class DeviceQueue::Batch {
+ public:
+  // As DeviceQueue::push of an operation.
+  template <class Function>
+  void add(const char* name, Function operation) {
+    items_.push_back(std::make_unique<Held<Function>>(name, std::move(operation)));
+  }
+
+ private:
+  friend class DeviceQueue;
+  std::vector<std::unique_ptr<Item>> items_;
 };
 
 }  // namespace sonde

@@ -16,6 +16,8 @@ import {
   type ViewArgument,
 } from './native.js';
 import { argumentNumbers, type NativeArgument, writeArguments } from './native_arguments.js';
+import type { Recording } from './repeated_work.js';
+import { Storage } from './storage.js';
 
 export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
 
@@ -80,6 +82,7 @@ export class Device {
   // Released buffers, which are used again: making one costs more than allocating memory for it.
   readonly #buffers: BufferHandle[] = [];
   #sections: string[] | undefined; // of the profile under way
+  #recording: Recording | undefined; // of the work under way
 
   /** @internal Use openDevice. */
   constructor(name: string, kind: 'cpu' | 'cuda', handle: DeviceHandle, arithmetic: Arithmetic) {
@@ -167,6 +170,7 @@ export class Device {
   run<Name extends keyof NativeOperations>(operation: Name, ...args: Parameters<NativeOperations[Name]>): void {
     const csr = writeArguments(args as readonly NativeArgument[]);
     native[operation](this.#handle, argumentNumbers, csr);
+    this.#recording?.add(operation, args as readonly NativeArgument[]);
     if (!syncEveryOperation) return;
     const failure = native.wait(this.handle);
     if (failure) throw new DeviceError(this.name, failure);
@@ -176,6 +180,27 @@ export class Device {
   upload(out: ViewArgument, host: ArrayBufferView): void {
     writeArguments([out]);
     native.upload(this.#handle, argumentNumbers, host);
+    if (this.#recording) this.#recording.isUnique = true;
+  }
+
+  /** @internal Calls `work`, and notes the operations that it queues and the memory that it makes. */
+  record<T>(recording: Recording, work: () => T): T {
+    this.#recording = recording;
+    try {
+      return work();
+    } finally {
+      this.#recording = undefined;
+    }
+  }
+
+  /** @internal Whether operations may be queued together: not while each is timed or waited for. */
+  get queuesTogether(): boolean {
+    return !this.#sections && !syncEveryOperation;
+  }
+
+  /** @internal Memory for a tensor. */
+  storage(bytes: number): Storage {
+    return this.#recording?.storage(this, bytes) ?? new Storage(this, bytes);
   }
 
   /**

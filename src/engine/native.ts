@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Storage } from './storage.js';
 
 declare const brand: unique symbol;
 type Handle<Kind extends string> = { readonly [brand]: Kind };
@@ -19,12 +20,15 @@ type RawArray = ArrayBufferView;
  */
 export interface ViewArgument {
   readonly argument: 'view';
+  /** Where its elements lie. */
+  readonly storage: Storage;
   write(numbers: Float64Array, at: number): number;
 }
 
 /** The same for a packed matrix. */
 export interface PackedArgument {
   readonly argument: 'packed';
+  readonly storage: Storage;
   write(numbers: Float64Array, at: number): number;
 }
 
@@ -124,6 +128,13 @@ export interface NativeTiming {
 type NativeOperation = (d: DeviceHandle, numbers: ArrayBufferLike, csr: CsrHandle | undefined) => void;
 
 export interface Native extends Record<keyof NativeOperations, NativeOperation> {
+  /** The names of all operations; an operation's number is its place. */
+  readonly operations: readonly string[];
+  /**
+   * Queues operations together. The numbers hold the number of each and its arguments. Where one of them cannot be read,
+   * none is queued.
+   */
+  enqueueAll(d: DeviceHandle, numbers: ArrayBufferLike): void;
   /** Describes each device of the CUDA backend whose library lies at `path`, or gives the reason why there are none. */
   cudaDevices(path: string): { reason: string } | { devices: string[] };
   /** The name of the arithmetic of a device, opened or not. path as for open; dtype: the code of a float dtype. */

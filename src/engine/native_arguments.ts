@@ -13,6 +13,9 @@ const numbers = new Float64Array(512);
 /** What native code is given: the memory of the numbers. */
 export const argumentNumbers: ArrayBufferLike = numbers.buffer;
 
+/** How many of the numbers the arguments of the last call take. */
+let used = 0;
+
 export type NativeArgument = ViewArgument | PackedArgument | CsrHandle | number | boolean | null;
 
 const isHandle = (argument: ViewArgument | PackedArgument | CsrHandle): argument is CsrHandle =>
@@ -35,7 +38,38 @@ export function writeArguments(args: readonly NativeArgument[]): CsrHandle | und
       at = argument.write(numbers, at);
     }
   }
+  used = at;
   return csr;
+}
+
+/** The numbers of the last call, until the next one. */
+export const writtenNumbers = (): Float64Array => numbers.subarray(0, used);
+
+/** How many numbers the argument takes that begins at `at`. */
+function lengthOf(all: Float64Array, at: number): number {
+  const kind = all[at];
+  if (kind === kinds.number) return 2;
+  if (kind === kinds.packed) return 5;
+  return kind === kinds.view ? 5 + 2 * (all[at + 4] as number) : 1;
+}
+
+/**
+ * Where the arguments of two calls of an operation differ, if they differ in nothing but the windows that tensors have on
+ * their memory: offsets, shapes and strides. Otherwise undefined.
+ */
+export function movedNumbers(a: Float64Array, b: Float64Array): number[] | undefined {
+  if (a.length !== b.length) return undefined;
+  const moved: number[] = [];
+  for (let at = 0, next = 0; at < a.length; at = next) {
+    next = at + lengthOf(a, at);
+    const isView = a[at] === kinds.view;
+    for (let i = at; i < next; i++) {
+      if (a[i] === b[i]) continue;
+      if (!isView || (i !== at + 3 && i < at + 5)) return undefined;
+      moved.push(i);
+    }
+  }
+  return moved;
 }
 
 /** Writes a view of a storage; offset, shape and strides in elements. */
@@ -91,6 +125,10 @@ export class MatrixArgument implements ViewArgument {
     this.#tensor = tensor;
     this.#rows = rows;
     this.#width = width;
+  }
+
+  get storage(): Storage {
+    return this.#tensor.storage;
   }
 
   write(to: Float64Array, at: number): number {

@@ -10,6 +10,7 @@ export class Storage {
   #buffer: BufferHandle | undefined;
   readonly #number: number;
   #ended: string | undefined;
+  #isKept = false;
 
   /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
   constructor(device: Device, bytes: number) {
@@ -41,10 +42,21 @@ export class Storage {
     return this.#ended;
   }
 
+  /** The memory outlives its tensor: it is not given back before letGo(). */
+  keep(): void {
+    this.#isKept = true;
+  }
+
+  /** Gives back the memory that was kept. */
+  letGo(reason: string): void {
+    this.#isKept = false;
+    this.release(reason);
+  }
+
   /** Gives the memory back. Queued operations that use it are carried out first. */
   release(reason: string): void {
     const buffer = this.#buffer;
-    if (buffer === undefined) return;
+    if (buffer === undefined || this.#isKept) return;
     this.#ended = reason;
     this.#buffer = undefined;
     native.release(buffer);

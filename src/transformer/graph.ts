@@ -29,7 +29,7 @@ import { hasPadding, type Positions, positionsTensor, remembered } from './token
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
 
-interface PassOptions {
+export interface PassOptions {
   readonly config: TransformerConfig;
   readonly weights: Weights;
   readonly plan: PassPlan;
@@ -58,11 +58,49 @@ interface Stream {
 /** Thrown when the last wanted value is computed: the rest of the pass is not needed. */
 const enough = Symbol('enough');
 
-/** Runs a pass; returns the logits (unless it stopped before) and the wanted values. The caller frees them. */
-export async function runPass(options: PassOptions): Promise<{ logits?: Tensor; values: Map<string, Tensor> }> {
+/** A part of a pass. It yields what each hook point gives, and takes its value: what hooks give has to be waited for. */
+type Steps<T> = Generator<Tensor | Promise<Tensor>, T, Tensor>;
+
+interface Results {
+  /** The logits, unless the pass stopped before. */
+  readonly logits?: Tensor;
+  /** The wanted values. */
+  readonly values: Map<string, Tensor>;
+}
+
+/** Runs a pass. The caller frees what it returns. */
+export async function runPass(options: PassOptions): Promise<Results> {
+  const steps = stepsOf(options);
+  let step = steps.next();
+  while (!step.done) {
+    if (!(step.value instanceof Promise)) {
+      step = steps.next(step.value);
+      continue;
+    }
+    let value: Tensor;
+    try {
+      value = await step.value;
+    } catch (error) {
+      step = steps.throw(error);
+      continue;
+    }
+    step = steps.next(value);
+  }
+  return step.value;
+}
+
+/** Runs a pass without hooks or wanted values at once, and returns its logits. The caller frees them. */
+export function runPlainPass(options: Omit<PassOptions, 'hooks' | 'wanted'>): Tensor {
+  const steps = stepsOf(options);
+  let step = steps.next();
+  while (!step.done) step = steps.next(step.value as Tensor);
+  return step.value.logits as Tensor;
+}
+
+function* stepsOf(options: PassOptions): Steps<Results> {
   const pass = new Pass(options);
   try {
-    const logits = await pass.run();
+    const logits = yield* pass.run();
     return { logits: pass.handOut(logits), values: pass.values };
   } catch (error) {
     if (error === enough) return { values: pass.values };
@@ -88,7 +126,7 @@ class Pass {
     this.#end = last ? executionOrder(last) : Number.POSITIVE_INFINITY;
   }
 
-  async run(): Promise<Tensor> {
+  *run(): Steps<Tensor> {
     const { input, weights, plan, lastOnly } = this.#options;
     const s = this.scope;
     s.add(input.tokens);
@@ -98,50 +136,50 @@ class Pass {
     device.section('embedding');
     let x = s.add(embedding(input.tokens, weights.tokEmbed)); // B S D
     embedding(input.positions, weights.posEmbed, { addTo: x });
-    x = await this.#point('resid.post_emb', x);
+    x = yield this.#point('resid.post_emb', x);
     let stream: Stream = { x };
     for (const [layer, w] of weights.layers.entries()) {
       device.section(`layer ${layer}`);
-      stream = await this.#layer(layer, w, plan.layers[layer] as LayerPlan, stream);
+      stream = yield* this.#layer(layer, w, plan.layers[layer] as LayerPlan, stream);
     }
     device.section('end');
     if (lastOnly) stream = this.#lastPosition(stream, input.seq);
-    const end = await this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, stream);
+    const end = yield* this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, stream);
     s.free(end.x);
-    const normed = await this.#point('resid.post_ln_f', end.normed);
+    const normed = yield this.#point('resid.post_ln_f', end.normed);
     const logits = this.#replace(normed, linear(normed, weights.unembed)); // B S V
-    return this.#point('logits', logits);
+    return yield this.#point('logits', logits);
   }
 
-  async #layer(layer: number, w: LayerWeights, plan: LayerPlan, stream: Stream): Promise<Stream> {
-    let { x, normed } = await this.#norm('resid.torso.ln_attn', layer, plan.lnAttn, w.ln1, stream); // B S D
-    normed = await this.#point('resid.torso.post_ln_attn', normed, layer);
-    const mixed = await this.#attention(layer, w, plan, normed); // B S H C
-    stream = await this.#add('attn', layer, plan.addAttn, x, mixed, w.out);
+  *#layer(layer: number, w: LayerWeights, plan: LayerPlan, stream: Stream): Steps<Stream> {
+    let { x, normed } = yield* this.#norm('resid.torso.ln_attn', layer, plan.lnAttn, w.ln1, stream); // B S D
+    normed = yield this.#point('resid.torso.post_ln_attn', normed, layer);
+    const mixed = yield* this.#attention(layer, w, plan, normed); // B S H C
+    stream = yield* this.#add('attn', layer, plan.addAttn, x, mixed, w.out);
 
-    ({ x, normed } = await this.#norm('resid.torso.ln_mlp', layer, plan.lnMlp, w.ln2, stream)); // B S D
-    normed = await this.#point('resid.torso.post_ln_mlp', normed, layer);
+    ({ x, normed } = yield* this.#norm('resid.torso.ln_mlp', layer, plan.lnMlp, w.ln2, stream)); // B S D
+    normed = yield this.#point('resid.torso.post_ln_mlp', normed, layer);
     let hidden: Tensor; // B S F
     if (plan.gelu === 'fused') {
       hidden = this.#replace(normed, linear(normed, w.mlpIn.w, { bias: w.mlpIn.bias, activation: 'gelu' }));
     } else {
       hidden = this.#replace(normed, linear(normed, w.mlpIn.w, { bias: w.mlpIn.bias }));
-      hidden = await this.#point('mlp.pre_act', hidden, layer);
+      hidden = yield this.#point('mlp.pre_act', hidden, layer);
       hidden = this.#replace(hidden, gelu(hidden));
     }
-    hidden = await this.#point('mlp.post_act', hidden, layer, { outLayer: w.mlpOut.w });
-    return this.#add('mlp', layer, plan.addMlp, x, hidden, w.mlpOut);
+    hidden = yield this.#point('mlp.post_act', hidden, layer, { outLayer: w.mlpOut.w });
+    return yield* this.#add('mlp', layer, plan.addMlp, x, hidden, w.mlpOut);
   }
 
   /** The end of a sublayer: the stream x plus the update, which is a product of `input`. Frees both. */
-  async #add(
+  *#add(
     sublayer: 'attn' | 'mlp',
     layer: number,
     addition: Addition,
     x: Tensor,
     input: Tensor,
     { w, bias }: Linear,
-  ): Promise<Stream> {
+  ): Steps<Stream> {
     const s = this.scope;
     const rows = s.add(input.reshape(...x.shape.slice(0, 2), w.k)); // heads side by side
     if (addition === 'product') {
@@ -150,12 +188,12 @@ class Pass {
     } else {
       let delta = s.add(linear(rows, w, { bias })); // B S D
       s.free(rows, input);
-      delta = await this.#point(`resid.torso.delta_${sublayer}`, delta, layer);
+      delta = yield this.#point(`resid.torso.delta_${sublayer}`, delta, layer);
       if (addition === 'norm') return { x, delta };
       x = this.#replace(x, x.add(delta));
       s.free(delta);
     }
-    return { x: await this.#point(`resid.torso.post_${sublayer}`, x, layer) };
+    return { x: yield this.#point(`resid.torso.post_${sublayer}`, x, layer) };
   }
 
   /** Only the last position of the stream: (B,1,D). */
@@ -165,13 +203,13 @@ class Pass {
   }
 
   /** The stream, complete, and its layer norm. The open steps compute in float32 throughout, as in the original. */
-  async #norm(
+  *#norm(
     prefix: NormId,
     layer: number | undefined,
     kernel: 'fused' | 'open',
     { gain, bias }: Norm,
     { x, delta }: Stream,
-  ): Promise<{ x: Tensor; normed: Tensor }> {
+  ): Steps<{ x: Tensor; normed: Tensor }> {
     const s = this.scope;
     if (delta) {
       const { sum, out } = addLayerNorm(x, delta, gain, bias, { eps });
@@ -183,19 +221,19 @@ class Pass {
     const mean = s.add(wide.mean(-1, { keepDim: true })); // B S 1
     let centred = this.#replace(wide, wide.sub(mean));
     s.free(mean);
-    centred = await this.#point(`${prefix}.post_mean_subtraction`, centred, layer);
+    centred = yield this.#point(`${prefix}.post_mean_subtraction`, centred, layer);
     let scale = s.add(rootMeanSquare(centred, { eps })); // B S 1
-    scale = await this.#point(`${prefix}.scale`, scale, layer);
+    scale = yield this.#point(`${prefix}.scale`, scale, layer);
     let scaled = this.#replace(centred, centred.div(scale));
     s.free(scale);
-    scaled = await this.#point(`${prefix}.post_scale`, scaled, layer);
+    scaled = yield this.#point(`${prefix}.post_scale`, scaled, layer);
     const gained = this.#replace(scaled, scaled.mul(gain));
     const out = this.#replace(gained, gained.add(bias));
     return { x, normed: x.dtype === 'float32' ? out : this.#replace(out, out.to(x.dtype)) };
   }
 
   /** (B,S,D) -> (B,S,H,C): queries, keys, values, and their mix before the output projection. Frees x. */
-  async #attention(layer: number, w: LayerWeights, plan: LayerPlan, x: Tensor): Promise<Tensor> {
+  *#attention(layer: number, w: LayerWeights, plan: LayerPlan, x: Tensor): Steps<Tensor> {
     const s = this.scope;
     const { caches, config } = this.#options;
     const qkv = this.#replace(x, linear(x, w.qkv.w, { bias: w.qkv.bias })); // B S 3A
@@ -205,50 +243,43 @@ class Pass {
     let [q4, k4, v4] = [part(0), k, v].map((t) => splitHeads(t, config.nHeads)) as [Tensor, Tensor, Tensor];
     const C = q4.shape[3] as number;
     if (plan.attention === 'fused') {
-      const mixed = await this.#fusedAttention(layer, plan, q4, k4, v4, 1 / Math.sqrt(C));
+      const mixed = yield* this.#fusedAttention(layer, plan, q4, k4, v4, 1 / Math.sqrt(C));
       s.free(qkv);
-      return this.#point('attn.v_out', mixed, layer);
+      return yield this.#point('attn.v_out', mixed, layer);
     }
     // copies, so that a hook's changes do not reach the cache
     const scale = C ** -0.25; // for queries and keys alike, as in the original
-    q4 = await this.#point('attn.q', s.add(q4.mul(scale)), layer); // B S H C
-    k4 = await this.#point('attn.k', s.add(k4.mul(scale)), layer); // B T H C
-    v4 = await this.#point('attn.v', s.add(v4.clone()), layer); // B T H C
+    q4 = yield this.#point('attn.q', s.add(q4.mul(scale)), layer); // B S H C
+    k4 = yield this.#point('attn.k', s.add(k4.mul(scale)), layer); // B T H C
+    v4 = yield this.#point('attn.v', s.add(v4.clone()), layer); // B T H C
     s.free(qkv);
     const mixed =
       plan.attention === 'split'
-        ? await this.#fusedAttention(layer, plan, q4, k4, v4, 1)
-        : await this.#openAttention(layer, plan, q4, k4, v4);
+        ? yield* this.#fusedAttention(layer, plan, q4, k4, v4, 1)
+        : yield* this.#openAttention(layer, plan, q4, k4, v4);
     s.free(q4, k4, v4);
-    return this.#point('attn.v_out', mixed, layer);
+    return yield this.#point('attn.v_out', mixed, layer);
   }
 
   /** The mix in one kernel, with the probabilities if they are wanted: in memory they are (B,H,S,T). */
-  async #fusedAttention(
-    layer: number,
-    plan: LayerPlan,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: number,
-  ): Promise<Tensor> {
+  *#fusedAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: number): Steps<Tensor> {
     const s = this.scope;
     const [B, S, H] = q.shape as [number, number, number];
     const T = k.shape[1] as number;
     const probs = plan.probs ? s.add(permuted(q.make([B, H, S, T]), [0, 2, 3, 1])) : undefined; // B S T H
     const pad = this.#pad ? { pad: this.#pad } : {};
     const mixed = s.add(attention(q, k, v, { ...pad, scale, ...(probs ? { probs } : {}) }));
-    if (probs) s.free(await this.#point('attn.qk_probs', probs, layer));
+    if (probs) s.free(yield this.#point('attn.qk_probs', probs, layer));
     return mixed;
   }
 
   /** Logits, softmax and mix as separate steps. Hooks see (B,S,T,H), as in the original; in memory it is (B,H,S,T). */
-  async #openAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor): Promise<Tensor> {
+  *#openAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor): Steps<Tensor> {
     const s = this.scope;
     const product = matmul(q.permute([0, 2, 1, 3]), k.permute([0, 2, 3, 1])); // B H S T
     maskLogits(product, this.#pad ? { pad: this.#pad } : {});
     let logits = s.add(permuted(product, [0, 2, 3, 1])); // B S T H
-    logits = await this.#point('attn.qk_logits', logits, layer);
+    logits = yield this.#point('attn.qk_logits', logits, layer);
     if (logits.dtype !== 'float32') logits = this.#replace(logits, logits.to('float32'));
     let probs: Tensor; // B S T H
     if (plan.softmax === 'fused') {
@@ -256,12 +287,12 @@ class Pass {
     } else {
       const numerator = this.#replace(logits, softmaxNumerator(logits, 2));
       let denominator = s.add(numerator.sum(2, { keepDim: true })); // B S 1 H
-      denominator = await this.#point('attn.qk_softmax_denominator', denominator, layer);
+      denominator = yield this.#point('attn.qk_softmax_denominator', denominator, layer);
       probs = this.#replace(numerator, numerator.div(denominator));
       s.free(denominator);
     }
     if (probs.dtype !== floatDType(q.dtype)) probs = this.#replace(probs, probs.to(q.dtype));
-    probs = await this.#point('attn.qk_probs', probs, layer);
+    probs = yield this.#point('attn.qk_probs', probs, layer);
     const mixed = this.#replace(probs, matmul(probs.permute([0, 3, 1, 2]), v.permute([0, 2, 1, 3]))); // B H S C
     return this.#replace(mixed, mixed.permute([0, 2, 1, 3]).clone()); // B S H C
   }

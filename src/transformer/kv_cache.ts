@@ -172,16 +172,38 @@ export class KvCaches {
   /** @internal Writes the new tokens' keys and values behind the old ones; gives views of all [B, T, width]. */
   extend(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     this.check();
-    const added = k.shape[1] as number;
-    const total = this.#length + added;
+    const total = this.#length + (k.shape[1] as number);
     // the first pass allocates only what it needs, as most sequences are never continued
     if (total > this.#capacity) this.#capacity = this.#length === 0 ? total : Math.max(total, 2 * this.#capacity);
     const held = this.#layers[layer];
-    const buffers = held && (held.k.shape[1] as number) >= total ? held : this.#grown(held);
+    const buffers = held && this.#holds(held, total) ? held : this.#grown(held);
     this.#layers[layer] = buffers;
     buffers.k.slice(1, this.#length, total).copyFrom(k);
     buffers.v.slice(1, this.#length, total).copyFrom(v);
     return { k: buffers.k.slice(1, 0, total), v: buffers.v.slice(1, 0, total) };
+  }
+
+  /**
+   * @internal Makes room for the next token of each sequence; `expected` tokens are to come. Gives false where there was
+   * room.
+   */
+  makeRoom(expected: number): boolean {
+    this.check();
+    const total = this.#length + 1;
+    // at once for all that may come, but for no more than are likely: a sequence can end early
+    const likely = Math.max(2 * this.#length, this.#length + 256);
+    if (total > this.#capacity) this.#capacity = Math.max(total, Math.min(this.#length + expected, likely));
+    let made = false;
+    for (const [layer, held] of this.#layers.entries()) {
+      if (this.#holds(held, total)) continue;
+      this.#layers[layer] = this.#grown(held);
+      made = true;
+    }
+    return made;
+  }
+
+  #holds({ k }: Buffers, tokens: number): boolean {
+    return (k.shape[1] as number) >= tokens;
   }
 
   /**

@@ -15,9 +15,10 @@ import { TextStream } from '../files/tokenizer/text_stream.js';
 import type { Tokenizer } from '../files/tokenizer/tokenizer.js';
 import type { TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
+import { NextTokenPasses } from './next_token.js';
 import { type Pad, prepInputAndPad, type Tokens } from './padding.js';
-import { Sampler } from './sampler.js';
-import { derivedSeeds } from './sampling.js';
+import { Sampler } from './sampling/sampler.js';
+import { derivedSeeds } from './sampling/sampling.js';
 import type { ForwardOptions, ForwardResult } from './transformer.js';
 import type { TransformerConfig } from './weights/config.js';
 
@@ -111,6 +112,8 @@ export interface SampleModel {
     options: Pick<ForwardOptions, 'pad' | 'kvCaches' | 'hooks'>,
     step: number,
   ): Promise<ForwardResult>;
+  /** Passes of one new token for each sequence of caches without padding. */
+  nextTokens(caches: KvCaches): NextTokenPasses;
 }
 
 /** Transformer.sample of a model. */
@@ -168,19 +171,29 @@ async function continued(model: SampleModel, run: RunOptions, sampler: Sampler):
   let going = [...rows.keys()]; // the rows that have not ended
   let mask: Tensor | undefined;
   let caches = run.kvCaches;
+  let passes: NextTokenPasses | undefined; // while all rows go on, and nobody looks into a pass
   try {
     if (minTokens > 0 && stopTokens.size > 0) mask = maskOf(stopTokens, model);
     for (let step = 0; step < numTokens && going.length > 0; step++) {
       signal?.throwIfAborted();
-      const input = step === 0 ? prepInputAndPad(rows, 'left', model.device) : lastTokens(tokens, going);
-      const options = {
-        ...(input.pad && { pad: input.pad }),
-        ...(caches && { kvCaches: caches }),
-        ...(hooks && { hooks }),
-      };
-      const result = await model.pass(input.tokens, options, step).finally(() => disposeInput(input));
-      caches = result.kvCaches;
-      const chosen = await chosenBy(sampler, result.logits, step, going, step < minTokens ? mask : undefined);
+      let logits: Tensor;
+      if (passes && going.length === rows.length) {
+        logits = passes.run(lastTokens(tokens), numTokens - step);
+      } else {
+        passes?.dispose();
+        passes = undefined;
+        const input = step === 0 ? prepInputAndPad(rows, 'left', model.device) : nextInput(tokens, going);
+        const options = {
+          ...(input.pad && { pad: input.pad }),
+          ...(caches && { kvCaches: caches }),
+          ...(hooks && { hooks }),
+        };
+        const result = await model.pass(input.tokens, options, step).finally(() => disposeInput(input));
+        caches = result.kvCaches;
+        logits = result.logits;
+        if (step === 0 && !hooks && NextTokenPasses.fit(caches)) passes = model.nextTokens(caches);
+      }
+      const chosen = await chosenBy(sampler, logits, step, going, step < minTokens ? mask : undefined);
       for (const [row, token] of chosen) tokens[row]?.push(token);
       const isLast = (token: number) => step === numTokens - 1 || stopTokens.has(token);
       if (onToken) {
@@ -193,6 +206,7 @@ async function continued(model: SampleModel, run: RunOptions, sampler: Sampler):
     }
     return tokens;
   } finally {
+    passes?.dispose();
     if (caches !== run.kvCaches) caches?.dispose();
     mask?.dispose();
   }
@@ -219,9 +233,11 @@ interface StepInput {
   readonly pad?: Pad;
 }
 
+const lastTokens = (tokens: readonly (readonly number[])[]): number[] => tokens.map((row) => row.at(-1) as number);
+
 /** The input of a pass that continues: the last token of each row. A row that has ended is padding from then on. */
-function lastTokens(tokens: readonly (readonly number[])[], going: readonly number[]): StepInput {
-  const last = tokens.map((row) => [row.at(-1) as number]);
+function nextInput(tokens: readonly (readonly number[])[], going: readonly number[]): StepInput {
+  const last = lastTokens(tokens).map((token) => [token]);
   if (going.length === tokens.length) return { tokens: last };
   const goesOn = new Set(going);
   return { tokens: last, pad: tokens.map((_, row) => [!goesOn.has(row)]) };

@@ -23,6 +23,7 @@ import { checkPlaces } from './hook_places.js';
 import { type PartialHookContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
+import { NextTokenPasses } from './next_token.js';
 import { type Pad, prepareInput, type Tokens } from './padding.js';
 import { type PassPlan, planPass } from './pass_plan.js';
 import { type Prompts, type SampleModel, type SampleOptions, type Samples, sample } from './sample_run.js';
@@ -285,6 +286,10 @@ export class Transformer {
       checkHooks: (hooks) => checkHooks('sample', hooks, config),
       reserve: (kvCaches) => this.#reserve('sample', kvCaches),
       pass: (tokens, rest, step) => this.#forward('sample', tokens, rest, true, { step }),
+      nextTokens: (caches) => {
+        const plain = () => ({ config, weights: this.#current, plan: this.#plain });
+        return new NextTokenPasses(device, plain, caches);
+      },
     };
     return sample(model, prompts, options);
   }

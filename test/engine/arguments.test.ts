@@ -244,7 +244,7 @@ const methodsOfDevices: Record<string, Call['args']> = {
 const internal = {
   static: ['create', 'upload', 'filled', 'range', 'identity', 'kindOf'],
   tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride', 'write'],
-  device: ['reached', 'section', 'run', 'upload', 'read', 'takeBuffer', 'giveBuffer', 'settled'],
+  device: ['reached', 'section', 'run', 'upload', 'read', 'takeBuffer', 'giveBuffer', 'settled', 'record', 'storage'],
   matrix: ['write'],
 };
 

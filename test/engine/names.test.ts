@@ -45,7 +45,19 @@ const folders: readonly Folder[] = [
     ending: '.test.ts',
     // tests of all operations or of none, and of what is made of other operations
     others: [
-      ...['accuracy', 'arguments', 'device', 'fused', 'names', 'nan', 'profile', 'shape', 'switches', 'tensor'],
+      ...[
+        'accuracy',
+        'arguments',
+        'device',
+        'fused',
+        'names',
+        'nan',
+        'profile',
+        'repeated_work',
+        'shape',
+        'switches',
+        'tensor',
+      ],
       ...['cat', 'creation', 'einsum', 'vector_products', 'view_operations'],
     ],
   },

@@ -7,7 +7,7 @@ import type { Tensor } from '../../src/engine/ops/tensor.js';
 import { AtLayers, AutoencoderHooks, TransformerHooks } from '../../src/transformer/hooks.js';
 import { finalPoints, firstPoint, layerPoints } from '../../src/transformer/location.js';
 import { prepInputAndPad } from '../../src/transformer/padding.js';
-import { nucleus } from '../../src/transformer/sampling.js';
+import { nucleus } from '../../src/transformer/sampling/sampling.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close, relativeError } from '../support/close.js';
 import { type Golden, goldenNames, openGolden } from '../support/goldens.js';

@@ -6,7 +6,7 @@ import { native } from '../native.js';
 import { writePacked } from '../native_arguments.js';
 import { Operand } from '../operand.js';
 import { showShape } from '../shape.js';
-import { Storage } from '../storage.js';
+import type { Storage } from '../storage.js';
 import { Tensor } from './tensor.js';
 
 export class PackedMatrix extends Operand {
@@ -26,7 +26,7 @@ export class PackedMatrix extends Operand {
     this.n = n;
     this.dtype = dtype;
     this.device = device;
-    this.storage = new Storage(device, native.packedBytes(device.handle, k, n, dtypeCode(dtype)));
+    this.storage = device.storage(native.packedBytes(device.handle, k, n, dtypeCode(dtype)));
   }
 
   /** @internal Why it can no longer be used, or undefined while it can. */

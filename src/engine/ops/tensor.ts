@@ -20,7 +20,7 @@ import { writeView } from '../native_arguments.js';
 import { type NestedNumbers, nested } from '../nested.js';
 import { Operand } from '../operand.js';
 import { contiguousStrides, isContiguous, type Shape, shapeOf, showShape, sizeOf, viewStrides } from '../shape.js';
-import { Storage } from '../storage.js';
+import type { Storage } from '../storage.js';
 import { argmax, argmin } from './argmax.js';
 import {
   add,
@@ -284,7 +284,7 @@ export class Tensor extends Operand {
 
   /** @internal An uninitialised tensor; nothing is checked. */
   static create(shape: Shape, device: Device, dtype: DType): Tensor {
-    const storage = new Storage(device, sizeOf(shape) * byteWidth(dtype));
+    const storage = device.storage(sizeOf(shape) * byteWidth(dtype));
     return new Tensor(storage, dtype, shape, contiguousStrides(shape), 0, true);
   }
 

@@ -5,7 +5,7 @@ import { packageRoot } from '../../../src/engine/native.js';
 import { TransformerHooks } from '../../../src/transformer/hooks.js';
 import type { KvCaches } from '../../../src/transformer/kv_cache.js';
 import type { SampleOptions } from '../../../src/transformer/sample_run.js';
-import { derivedSeeds } from '../../../src/transformer/sampling.js';
+import { derivedSeeds } from '../../../src/transformer/sampling/sampling.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { close } from '../../support/close.js';
 import { emulated, testDevice } from '../../support/device.js';

@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import { packageRoot } from '../../../src/engine/native.js';
 import { TransformerHooks } from '../../../src/transformer/hooks.js';
 import type { SampledToken, SampleOptions } from '../../../src/transformer/sample_run.js';
-import { derivedSeeds, draw, nucleus, seededRandom } from '../../../src/transformer/sampling.js';
+import { derivedSeeds, draw, nucleus, seededRandom } from '../../../src/transformer/sampling/sampling.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { emulated, testDevice } from '../../support/device.js';
 import { rejects, suite } from '../../support/harness.js';

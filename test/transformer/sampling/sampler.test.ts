@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert';
 import { packageRoot } from '../../../src/engine/native.js';
 import { Tensor } from '../../../src/engine/ops/tensor.js';
 import { TransformerHooks } from '../../../src/transformer/hooks.js';
-import { Sampler } from '../../../src/transformer/sampler.js';
+import { Sampler } from '../../../src/transformer/sampling/sampler.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { close } from '../../support/close.js';
 import { emulated, testDevice } from '../../support/device.js';

@@ -3,7 +3,7 @@
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../../src/engine/native.js';
-import { draw, greedy, nucleus, seededRandom } from '../../../src/transformer/sampling.js';
+import { draw, greedy, nucleus, seededRandom } from '../../../src/transformer/sampling/sampling.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { close } from '../../support/close.js';
 import { rejects, suite } from '../../support/harness.js';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../../../src/engine/native.js';
 import type { SampleOptions } from '../../../src/transformer/sample_run.js';
-import { derivedSeeds, seededRandom } from '../../../src/transformer/sampling.js';
+import { derivedSeeds, seededRandom } from '../../../src/transformer/sampling/sampling.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { rejects, suite, throws } from '../../support/harness.js';
 import { random } from '../../support/random.js';

@@ -1,6 +1,6 @@
 // Chooses the next tokens of a batch from its logits: probabilities on the device, the choice on the host.
-import { softmax } from '../engine/ops/softmax.js';
-import type { Tensor } from '../engine/ops/tensor.js';
+import { softmax } from '../../engine/ops/softmax.js';
+import type { Tensor } from '../../engine/ops/tensor.js';
 import { draw, greedy, nucleus, problemOf, seededRandom } from './sampling.js';
 
 /** Options of one step. */

@@ -1,6 +1,6 @@
 // Chooses the next token from logits or probabilities, on the host. The loops are plain ones for speed: every next
 // token waits for them.
-import { checkInteger, wrong } from '../engine/check.js';
+import { checkInteger, wrong } from '../../engine/check.js';
 
 /**
  * A generator of numbers in [0, 1), by seed. Its state is two 32-bit counters, which grow by the halves of splitmix64's
