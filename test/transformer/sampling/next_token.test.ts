@@ -1,0 +1,199 @@
+// Sampling whose passes are queued in one call. Oracle: the same sampling with a hook that does nothing, whose passes are
+// queued operation by operation.
+import { join } from 'node:path';
+import * as assert from 'uvu/assert';
+import { native, packageRoot } from '../../../src/engine/native.js';
+import { TransformerHooks } from '../../../src/transformer/hooks.js';
+import { KvCaches } from '../../../src/transformer/kv_cache.js';
+import type { SampleOptions } from '../../../src/transformer/sample_run.js';
+import { Transformer } from '../../../src/transformer/transformer.js';
+import { emulated, testDevice } from '../../support/device.js';
+import { rejects, suite } from '../../support/harness.js';
+import { type Random, random } from '../../support/random.js';
+
+const test = suite('passes of one token');
+const device = testDevice();
+const isEmulated = emulated();
+const model = isEmulated ? 'narrow-attn' : 'tiny';
+const load = () => Transformer.load(join(packageRoot, 'test', 'fixtures', 'goldens', model), { device });
+let xf: Transformer;
+test.before(async () => {
+  xf = await load();
+});
+const allocated = () => device.memory().allocated;
+const nothing = () => new TransformerHooks().appendToPath('resid.post_emb.fwd', (x) => x);
+
+/** What `body` does, and how many passes it queues in one call. */
+async function counted<T>(body: () => Promise<T>): Promise<{ result: T; together: number }> {
+  const { enqueueAll } = native;
+  let together = 0;
+  native.enqueueAll = (...args) => {
+    together++;
+    enqueueAll(...args);
+  };
+  try {
+    return { result: await body(), together };
+  } finally {
+    native.enqueueAll = enqueueAll;
+  }
+}
+
+const tokensOf = (rng: Random, count: number) => Array.from({ length: count }, () => rng.integer(0, xf.nVocab));
+
+async function cachesOf(rows: number[][]): Promise<KvCaches> {
+  const result = await xf.forward(rows);
+  result.logits.dispose();
+  return result.kvCaches;
+}
+
+/** The keys and values of all layers. */
+async function contents(caches: KvCaches): Promise<number[][]> {
+  const layers = Array.from({ length: xf.config.nLayers }, (_, layer) => layer);
+  const all = layers.flatMap((layer) => [caches.keys(layer), caches.values(layer)]);
+  return Promise.all(all.map(async (t) => [...(await t.read())]));
+}
+
+const count = isEmulated ? 3 : 60;
+
+test(`${count} random samplings have the same tokens and caches, bit for bit`, async () => {
+  const before = allocated();
+  let all = 0;
+  for (let seed = 0; seed < count; seed++) {
+    const rng = random(seed);
+    const rows = rng.integer(1, 4);
+    const long = rng.integer(1, 5);
+    const prompts = Array.from({ length: rows }, () => tokensOf(rng, long));
+    const options: SampleOptions = { numTokens: rng.integer(1, 9), temperature: rng.pick([0, 0.7, 1]), seed };
+    if (rng.integer(0, 2)) {
+      options.stopTokens = tokensOf(rng, 20);
+      options.minTokens = rng.integer(0, 3) % ((options.numTokens as number) + 1);
+    }
+    const first = rng.integer(0, 2) ? Array.from({ length: rows }, () => tokensOf(rng, long)) : undefined;
+    const [ours, theirs] = first ? [await cachesOf(first), await cachesOf(first)] : [];
+    const { result, together } = await counted(() =>
+      xf.sample(prompts, { ...options, ...(ours && { kvCaches: ours }) }),
+    );
+    const hooks = nothing();
+    const plain = await counted(() => xf.sample(prompts, { ...options, hooks, ...(theirs && { kvCaches: theirs }) }));
+    assert.equal(result, plain.result, `seed ${seed}`);
+    assert.is(plain.together, 0);
+    all += together;
+    if (!ours || !theirs) continue;
+    assert.is(ours.length, theirs.length);
+    assert.equal(await contents(ours), await contents(theirs), `caches of seed ${seed}`);
+    ours.dispose();
+    theirs.dispose();
+  }
+  assert.ok(all > count, `${all} passes were queued in one call`);
+  assert.is(allocated(), before);
+});
+
+test('from the third new pass on, they are queued in one call, also where caches grow', async () => {
+  const { makeRoom } = KvCaches.prototype;
+  const options = { numTokens: 14, temperature: 0 };
+  const prompt = [3, 1, 4];
+  const plain = await xf.sample(prompt, { ...options, hooks: nothing() });
+  const once = await counted(() => xf.sample(prompt, options));
+  assert.equal(once.result, plain);
+  assert.is(once.together, 11, 'all but the prompt and two passes');
+  KvCaches.prototype.makeRoom = function (expected) {
+    return makeRoom.call(this, Math.min(expected, 4));
+  };
+  try {
+    const growing = await counted(() => xf.sample(prompt, options));
+    assert.equal(growing.result, plain);
+    assert.is(growing.together, 6, 'two of each four');
+  } finally {
+    KvCaches.prototype.makeRoom = makeRoom;
+  }
+});
+
+test('sequences of several rows of one length, and of those only while all go on', async () => {
+  const two = [
+    [1, 2],
+    [3, 4],
+  ];
+  const together = async (prompts: number[][], options: SampleOptions = {}) =>
+    (await counted(() => xf.sample(prompts, { numTokens: 6, temperature: 0, ...options }))).together;
+  assert.is(await together(two), 3);
+  assert.is(await together([[1, 2], [3]]), 0, 'padding');
+  const { tokens } = await xf.sample(two, { numTokens: 6, temperature: 0 });
+  const stop = tokens[0]?.[4] as number;
+  // the pass that gives a row its last token is the last one that has all rows
+  const passes = Math.min(...tokens.map((row) => row.indexOf(stop)).filter((at) => at >= 0));
+  assert.is(await together(two, { stopTokens: [stop] }), Math.max(0, Math.min(passes, 5) - 2));
+});
+
+test('weights that change or end between two tokens', async () => {
+  const model = await load();
+  const other = await load();
+  const options = { numTokens: 10, temperature: 0 };
+  const change = async (which: Transformer, hooks?: TransformerHooks) =>
+    which.sample([5, 6, 7], {
+      ...options,
+      ...(hooks && { hooks }),
+      onToken: ({ step }) => {
+        if (step === 5) which.simplify();
+      },
+    });
+  assert.equal(await change(model), await change(other, nothing()));
+  other.dispose();
+  const before = allocated();
+  const sampling = model.sample([5, 6, 7], {
+    ...options,
+    onToken: ({ step }) => {
+      if (step === 5) model.dispose();
+    },
+  });
+  await rejects(sampling, Error, /cannot be used: it was disposed/);
+  assert.ok(allocated() < before, 'the weights are gone, and nothing was left');
+});
+
+test('a sampling that is ended frees what it had', async () => {
+  const before = allocated();
+  const stop = new AbortController();
+  const ended = xf.sample([1, 2, 3], {
+    numTokens: 10,
+    signal: stop.signal,
+    onToken: ({ step }) => {
+      if (step === 6) stop.abort(new Error('enough'));
+    },
+  });
+  await rejects(ended, Error, /enough/);
+  const thrown = xf.sample([1, 2, 3], {
+    numTokens: 10,
+    onToken: ({ step }) => {
+      if (step === 6) throw new Error('no');
+    },
+  });
+  await rejects(thrown, Error, /no/);
+  const caches = await cachesOf([[1, 2]]);
+  const held = allocated();
+  const within = xf.sample([3], {
+    numTokens: 10,
+    kvCaches: caches,
+    onToken: ({ step }) => {
+      if (step === 6) caches.dispose();
+    },
+  });
+  await rejects(within, Error, /kvCaches cannot be used: they were disposed/);
+  assert.ok(allocated() < held);
+  assert.is(allocated(), before);
+});
+
+test('other passes between two tokens keep to themselves', async () => {
+  const options = { numTokens: 8, temperature: 0 };
+  const expected = [await xf.sample([1, 2], options), await xf.sample([9, 8, 7], options)];
+  const both = await Promise.all([xf.sample([1, 2], options), xf.sample([9, 8, 7], options)]);
+  assert.equal(both, expected);
+  const alone = await xf.sample([1, 2], {
+    ...options,
+    onToken: async () => {
+      const { logits } = await xf.forward([[4, 4, 4]]);
+      logits.dispose();
+    },
+  });
+  assert.equal(alone, expected[0]);
+});
+
+test.run();
