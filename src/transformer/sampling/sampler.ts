@@ -77,9 +77,9 @@ const hasNoProbs = (probs: Float32Array): boolean => Number.isNaN(probs[0]);
  * all are -inf, and also where the division has led to that.
  */
 async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
-  using wide = logits.to('float32');
-  if (temperature !== 1) wide.div_(temperature);
-  using probs = softmax(wide, -1);
+  using wide = logits.dtype === 'float32' && temperature === 1 ? undefined : logits.to('float32');
+  if (temperature !== 1) wide?.div_(temperature);
+  using probs = softmax(wide ?? logits, -1);
   await probs.readInto(host);
 }
 
