@@ -22,16 +22,10 @@ const limit = Number(process.env.TEST_FILE_LIMIT ?? 600) * Number(process.env.TE
 const jobs = Number(process.env.TEST_JOBS ?? availableParallelism());
 
 const running = new Set();
-for (const signal of ['SIGINT', 'SIGTERM']) {
-  process.once(signal, () => {
-    for (const { file, child, output } of running) {
-      stop(child);
-      console.log(`FAIL ${file} was running when ${signal} came`);
-      show(output);
-    }
-    process.kill(process.pid, signal);
-  });
-}
+const signals = ['SIGINT', 'SIGTERM'];
+// `timeout` sends its signal twice, to its child and to their group. The default action must not return before all is
+// printed, as it would with once().
+for (const signal of signals) process.on(signal, interrupted);
 
 if (builds && !build(wanted)) process.exit(1);
 const files = existsSync(folder) ? readdirSync(folder, { recursive: true }).map(String).sort() : [];
@@ -44,6 +38,16 @@ if (queue.length === 0) {
 await Promise.all(Array.from({ length: jobs }, worker));
 console.log(`${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped`);
 process.exitCode = sum.failed > 0 ? 1 : 0;
+
+function interrupted(signal) {
+  for (const { file, child, output } of running) {
+    stop(child);
+    console.log(`FAIL ${file} was running when ${signal} came`);
+    show(output);
+  }
+  for (const each of signals) process.off(each, interrupted);
+  process.kill(process.pid, signal);
+}
 
 async function worker() {
   for (let file = queue.shift(); file !== undefined; file = queue.shift()) report(file, await run(file));

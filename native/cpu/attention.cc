@@ -243,7 +243,7 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
         convert_row(reinterpret_cast<char*>(workspace.queries) + i * left.stride, queries, first + i, layout);
       }
     }
-    const Scratch scratch = kPacksRows ? Scratch{nullptr, workspace.packed, kRows} : Scratch{};
+    const Scratch scratch{nullptr, workspace.packed, kRows};
     const int64_t head_steps = step_count(layout, u.head_dim);
     const int64_t key_panels = panel_count(seen), keys_at_once = keys ? key_panels : 1;
     for (int64_t panel = 0; panel < key_panels; panel += keys_at_once) {

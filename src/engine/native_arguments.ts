@@ -110,18 +110,20 @@ export function writePacked(
   return at;
 }
 
+interface ContiguousTensor {
+  readonly storage: Storage;
+  readonly dtype: DType;
+  readonly offset: number;
+}
+
 /** A contiguous tensor as a matrix [rows, width], where an operation takes one: cheaper than a view that is a tensor. */
 export class MatrixArgument implements ViewArgument {
   readonly argument = 'view';
-  readonly #tensor: { readonly storage: Storage; readonly dtype: DType; readonly offset: number };
+  readonly #tensor: ContiguousTensor;
   readonly #rows: number;
   readonly #width: number;
 
-  constructor(
-    tensor: { readonly storage: Storage; readonly dtype: DType; readonly offset: number },
-    rows: number,
-    width: number,
-  ) {
+  constructor(tensor: ContiguousTensor, rows: number, width: number) {
     this.#tensor = tensor;
     this.#rows = rows;
     this.#width = width;

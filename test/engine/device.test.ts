@@ -211,7 +211,8 @@ test(
       let ticks = 0;
       let longest = 0;
       let last = performance.now();
-      const timer = setInterval(() => {
+      // It ends with this block, or the process would not end after a failure.
+      using timer = setInterval(() => {
         ticks++;
         longest = Math.max(longest, performance.now() - last);
         last = performance.now();

@@ -1,11 +1,14 @@
 // Oracle: exit codes of test files that must fail (fails/**/*.fails.ts), each run as a process: a harness that cannot
 // fail proves nothing.
-import { spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, readdirSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import * as assert from 'uvu/assert';
+import { withFolder } from './folders.js';
 import { rejects, suite, throws } from './harness.js';
+import { endOf } from './processes.js';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const runner = join(here, '..', '..', '..', 'test', 'run.mjs');
@@ -94,6 +97,36 @@ test('the runner stops a file that runs too long', () => {
   assert.is(status, 1);
   assert.match(stdout, /^FAIL support\/fails\/hangs\.hangs\.js .*ran past 1 s$/m);
 });
+
+test(
+  'the runner names what it stops, though the signal comes twice',
+  () =>
+    withFolder(async (folder) => {
+      // Pauses about as long as the runner takes from the signal to the end.
+      for (const pause of [0, 0.2, 0.5, 0.7, 1, 1.5, 2, 3]) {
+        const begun = join(folder, String(pause));
+        const env = { ...plain, TEST_LIMIT_FACTOR: '1', TEST_SUFFIX: '.hangs.js', TEST_FILE_LIMIT: '60', BEGUN: begun };
+        const child = spawn(process.execPath, [runner, 'fails/hangs'], { env, stdio: ['ignore', 'pipe', 'inherit'] });
+        let stdout = '';
+        child.stdout.setEncoding('utf8').on('data', (text: string) => {
+          stdout += text;
+        });
+        const end = endOf(child);
+        while (!existsSync(begun) && child.exitCode === null) await setTimeout(10);
+        child.kill('SIGTERM');
+        const start = performance.now();
+        while (performance.now() - start < pause); // a timer would be too coarse
+        child.kill('SIGTERM');
+        assert.is((await end).signal, 'SIGTERM');
+        assert.match(
+          stdout,
+          /^FAIL support\/fails\/hangs\.hangs\.js was running when SIGTERM came$/m,
+          `after ${pause} ms`,
+        );
+      }
+    }),
+  { limit: 180_000 },
+);
 
 test('the runner fails when no file matches', () => {
   const { status, stdout } = run('.test.js', ['there is no such file']);

@@ -154,12 +154,12 @@ test('parts that make no whole are refused, and nothing is changed', () =>
     const owner = { token: 'a', host: 'elsewhere', place: 'another start', pid: 1 };
     const lease = join(at('together'), 'manifest.json.claim');
     await writeFile(lease, JSON.stringify(owner));
-    const touching = setInterval(() => writeFile(lease, JSON.stringify(owner)).catch(() => {}), 100); // may end late
+    using touching = setInterval(() => writeFile(lease, JSON.stringify(owner)).catch(() => {}), 100); // may end late
     await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
     clearInterval(touching);
     // The lease of a machine whose clock is an hour late counts, too.
     const hourAgo = () => new Date(Date.now() - 3_600_000);
-    const late = setInterval(() => utimes(lease, new Date(), hourAgo()).catch(() => {}), 100);
+    using late = setInterval(() => utimes(lease, new Date(), hourAgo()).catch(() => {}), 100);
     await rejects(mergeDumps(at('together')), /together is being written by process 1 on elsewhere/);
     clearInterval(late);
 
