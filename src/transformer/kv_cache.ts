@@ -169,6 +169,11 @@ export class KvCaches {
     if (length < this.#length) this.#cut(length);
   }
 
+  /** @internal Drops the last `count` tokens of each sequence, for the operation that has reserved the caches. */
+  takeBack(count: number): void {
+    this.#cut(this.#length - count);
+  }
+
   /** @internal Writes the new tokens' keys and values behind the old ones; gives views of all [B, T, width]. */
   extend(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     this.check();

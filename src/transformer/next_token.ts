@@ -12,25 +12,27 @@ import { hasPadding, joined } from './token_positions.js';
 export type PlainModel = () => Pick<PassOptions, 'config' | 'weights' | 'plan'>;
 
 export class NextTokenPasses {
+  /** int32 [2, batch], as chooseIndex writes it: the first row holds the tokens that the next pass takes. */
+  readonly chosen: Tensor;
+  readonly #device: Device;
   readonly #model: PlainModel;
   readonly #caches: KvCaches;
-  readonly #tokens: Tensor;
   readonly #positions: Tensor;
-  readonly #passes: RepeatedWork<Tensor>;
+  readonly #passes: RepeatedWork<unknown>;
 
   /** The caches must be without padding. */
   constructor(device: Device, model: PlainModel, caches: KvCaches) {
+    this.#device = device;
     this.#model = model;
     this.#caches = caches;
-    const [shape, options] = [[caches.batch, 1], { device, dtype: 'int32' } as const];
-    this.#tokens = Tensor.empty(shape, options);
+    this.#passes = new RepeatedWork(device);
+    this.chosen = Tensor.empty([2, caches.batch], { device, dtype: 'int32' });
     try {
-      this.#positions = Tensor.empty(shape, options);
+      this.#positions = Tensor.empty([caches.batch, 1], { device, dtype: 'int32' });
     } catch (error) {
-      this.#tokens.dispose();
+      this.chosen.dispose();
       throw error;
     }
-    this.#passes = new RepeatedWork(device);
   }
 
   /** Whether caches can be continued so. */
@@ -38,44 +40,42 @@ export class NextTokenPasses {
     return !hasPadding(caches.positions);
   }
 
+  /** The tokens that the next pass takes. */
+  put(tokens: readonly number[]): void {
+    this.#device.upload(this.chosen, Int32Array.from([...tokens, ...tokens]));
+  }
+
   /**
-   * Continues each sequence by a token; `expected` are still to come, this one included. Returns the logits [batch, 1,
-   * vocabulary], which are valid until the next pass or dispose().
+   * Continues each sequence by a token; `expected` are still to come, this one included. `use` queues what is made of the
+   * logits [batch, 1, vocabulary], which is the same each time. Its result is valid until the next pass or dispose().
    */
-  run(tokens: readonly number[], expected: number): Tensor {
+  run<T>(expected: number, use: (logits: Tensor) => T): T {
     const caches = this.#caches;
     if (caches.makeRoom(expected)) this.#passes.end();
     const before = caches.lengths;
-    this.#tokens.device.upload(this.#tokens, Int32Array.from(tokens));
-    this.#tokens.device.upload(this.#positions, Int32Array.from(before));
+    this.#device.upload(this.#positions, Int32Array.from(before));
     const tokenPositions = before.map((length) => Int32Array.of(length));
     const lengths = before.map((length) => length + 1);
     const keyPositions = joined(caches.positions, tokenPositions);
-    const logits = this.#passes.run(() =>
-      runPlainPass({
-        ...this.#model(),
-        input: {
-          batch: caches.batch,
-          seq: 1,
-          // the pass frees what it is given: views leave the memory here
-          tokens: viewOf(this.#tokens),
-          positions: viewOf(this.#positions),
-          tokenPositions,
-          lengths,
-        },
-        caches,
-        keyPositions,
-        lastOnly: true,
-      }),
-    );
+    const result = this.#passes.run(() => {
+      // the pass frees what it is given: views leave the memory here
+      const tokens = this.chosen.slice(0, 0, 1).reshape(caches.batch, 1);
+      const positions = this.#positions.slice(0);
+      const input = { batch: caches.batch, seq: 1, tokens, positions, tokenPositions, lengths };
+      return use(runPlainPass({ ...this.#model(), input, caches, keyPositions, lastOnly: true }));
+    });
     caches.commit(keyPositions, lengths);
-    return viewOf(logits);
+    return result as T;
+  }
+
+  /** Takes back the last passes: the tokens that they took no longer count. */
+  takeBack(passes: number): void {
+    this.#passes.end();
+    this.#caches.takeBack(passes);
   }
 
   dispose(): void {
     this.#passes.end();
-    disposeAll(this.#tokens, this.#positions);
+    disposeAll(this.chosen, this.#positions);
   }
 }
-
-const viewOf = (t: Tensor): Tensor => t.window(t.shape, t.strides);

@@ -10,6 +10,7 @@ import {
   wrong,
 } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
+import type { HostArray } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { TextStream } from '../files/tokenizer/text_stream.js';
 import type { Tokenizer } from '../files/tokenizer/tokenizer.js';
@@ -176,9 +177,15 @@ async function continued(model: SampleModel, run: RunOptions, sampler: Sampler):
     if (minTokens > 0 && stopTokens.size > 0) mask = maskOf(stopTokens, model);
     for (let step = 0; step < numTokens && going.length > 0; step++) {
       signal?.throwIfAborted();
+      if (step === 1 && passes && mayRunAhead(run) && sampler.choosesOnDevice) {
+        step = await runAhead(passes, sampler, tokens, numTokens);
+        if (step === numTokens) break;
+      }
       let logits: Tensor;
       if (passes && going.length === rows.length) {
-        logits = passes.run(lastTokens(tokens), numTokens - step);
+        passes.put(lastTokens(tokens));
+        // a view: what a pass returns is not the caller's to free
+        logits = passes.run(numTokens - step, (logits) => logits).slice(0);
       } else {
         passes?.dispose();
         passes = undefined;
@@ -209,6 +216,59 @@ async function continued(model: SampleModel, run: RunOptions, sampler: Sampler):
     passes?.dispose();
     if (caches !== run.kvCaches) caches?.dispose();
     mask?.dispose();
+  }
+}
+
+/** Whether the host has nothing to do with a token before the next pass begins. */
+const mayRunAhead = ({ stopTokens, onToken, signal }: RunOptions): boolean =>
+  stopTokens.size === 0 && onToken === undefined && signal === undefined;
+
+/** Passes that are queued while the host does not know the token of the first of them. */
+const stepsAhead = 2;
+
+/**
+ * New tokens of all rows from step 1 on. The device chooses them, and passes are queued before the host has read the
+ * tokens that they take: neither waits for the other. It ends at numTokens, or at a step with a row for which the device
+ * cannot choose, and returns that step, which is yet to be taken.
+ */
+async function runAhead(
+  passes: NextTokenPasses,
+  sampler: Sampler,
+  tokens: number[][],
+  numTokens: number,
+): Promise<number> {
+  const { chosen } = passes;
+  const rows = tokens.length;
+  using random = Tensor.empty([rows, 2], { device: chosen.device, dtype: 'int32' });
+  const queue = (step: number): Promise<HostArray> => {
+    const numbers = sampler.randomOf(step);
+    if (numbers) random.device.upload(random, numbers);
+    passes.run(numTokens - step, (logits) => {
+      sampler.choose(chosen, logits.select(1, -1), numbers && random);
+      logits.dispose();
+    });
+    return chosen.read();
+  };
+  const reads: Promise<HostArray>[] = []; // of the steps from `step` on
+  let step = 1;
+  try {
+    passes.put(lastTokens(tokens));
+    for (let queued = step; step < numTokens; step++) {
+      for (; queued < numTokens && reads.length < stepsAhead; queued++) {
+        const read = queue(queued);
+        read.catch(() => {}); // it is waited for below
+        reads.push(read);
+      }
+      const values = (await reads.shift()) as HostArray;
+      if (values.includes(0, rows)) {
+        passes.takeBack(queued - step);
+        break;
+      }
+      for (const [row, of] of tokens.entries()) of.push(values[row] as number);
+    }
+    return step;
+  } finally {
+    await Promise.allSettled(reads);
   }
 }
 

@@ -1,4 +1,5 @@
-// Chooses the next tokens of a batch from its logits: probabilities on the device, the choice on the host.
+// Chooses the next tokens of a batch from its logits: on the device, or by probabilities of the device on the host.
+import { chooseIndex } from '../../engine/ops/choose_index.js';
 import { softmax } from '../../engine/ops/softmax.js';
 import type { Tensor } from '../../engine/ops/tensor.js';
 import { draw, greedy, nucleus, problemOf, seededRandom } from './sampling.js';
@@ -17,6 +18,7 @@ export class Sampler {
   readonly #random: readonly (() => number)[];
   readonly #all: readonly number[];
   readonly #host: Float32Array;
+  readonly #numbers: number[][] = []; // random numbers of each step, one for each row
 
   /** One seed for each row. */
   constructor(seeds: readonly number[], nVocab: number, temperature: number, topP?: number) {
@@ -27,6 +29,37 @@ export class Sampler {
     this.#host = new Float32Array(seeds.length * nVocab);
   }
 
+  /** Whether choose() can do what next() does. */
+  get choosesOnDevice(): boolean {
+    return this.#topP === undefined;
+  }
+
+  /** What choose() needs for a step: int32 [rows, 2], as chooseIndex takes it; undefined where nothing is drawn. */
+  randomOf(step: number): Int32Array | undefined {
+    if (this.#temperature === 0) return undefined;
+    const halves = this.#numbersOf(step).flatMap((u) => [Math.floor(u * 2 ** 27), (u * 2 ** 53) % 2 ** 26]);
+    return Int32Array.from(halves);
+  }
+
+  /**
+   * Queues the choice of the token of each row, by logits [all rows, vocabulary], as next() makes it: out int32 [2, rows]
+   * holds the tokens, then 1 for each, or 0 for a row for which next() has to be asked.
+   */
+  choose(out: Tensor, logits: Tensor, random: Tensor | undefined): void {
+    if (!random) {
+      using wide = logits.dtype === 'float32' ? undefined : logits.to('float32');
+      chooseIndex(out, wide ?? logits);
+      return;
+    }
+    using probs = probsOf(logits, this.#temperature);
+    chooseIndex(out, probs, random);
+  }
+
+  #numbersOf(step: number): readonly number[] {
+    while (this.#numbers.length <= step) this.#numbers.push(this.#random.map((random) => random()));
+    return this.#numbers[step] as number[];
+  }
+
   /**
    * The next token of each of the rows, by logits [all rows, vocabulary]. A logit of -inf forbids its token.
    * @throws RangeError that names the row and the step where logits hold a NaN, a +inf, or nothing but -inf.
@@ -34,7 +67,7 @@ export class Sampler {
   async next(logits: Tensor, step: number, { rows = this.#all, mask }: StepOptions = {}): Promise<number[]> {
     using masked = mask && logits.add(mask);
     await this.#read(masked ?? logits, rows);
-    const chosen = rows.map((row) => this.#choose(row));
+    const chosen = rows.map((row) => this.#choose(row, step));
     const failed = rows.find((_, i) => chosen[i] === undefined);
     if (failed === undefined) return chosen as number[];
     await logits.readInto(this.#host);
@@ -47,13 +80,14 @@ export class Sampler {
   /** Reads the probabilities; for a temperature of 0, the logits. */
   async #read(logits: Tensor, rows: readonly number[]): Promise<void> {
     if (this.#temperature === 0) return logits.readInto(this.#host);
-    await readProbs(logits, this.#temperature, this.#host);
+    using probs = probsOf(logits, this.#temperature);
+    await probs.readInto(this.#host);
     const without = rows.filter((row) => hasNoProbs(this.#row(row)));
     if (without.length === 0) return;
     // the other rows keep what they have: what a row gets does not depend on those beside it
-    const probs = new Float32Array(this.#host.length);
-    await readProbsOfAnySize(logits, this.#temperature, probs);
-    for (const row of without) this.#row(row).set(this.#row(row, probs));
+    const others = new Float32Array(this.#host.length);
+    await readProbsOfAnySize(logits, this.#temperature, others);
+    for (const row of without) this.#row(row).set(this.#row(row, others));
   }
 
   #row(row: number, values = this.#host): Float32Array {
@@ -61,11 +95,12 @@ export class Sampler {
     return values.subarray(row * nVocab, (row + 1) * nVocab);
   }
 
-  #choose(row: number): number | undefined {
+  #choose(row: number, step: number): number | undefined {
     const values = this.#row(row);
     if (this.#temperature === 0) return greedy(values);
     if (hasNoProbs(values)) return undefined;
-    return draw(this.#topP === undefined ? values : nucleus(values, this.#topP), this.#random[row] as () => number);
+    const probs = this.#topP === undefined ? values : nucleus(values, this.#topP);
+    return draw(probs, () => this.#numbersOf(step)[row] as number);
   }
 }
 
@@ -73,21 +108,20 @@ export class Sampler {
 const hasNoProbs = (probs: Float32Array): boolean => Number.isNaN(probs[0]);
 
 /**
- * Reads softmax(logits / temperature) of [rows, vocabulary] into `host`. A row is NaN where a logit is NaN or +inf, or
- * all are -inf, and also where the division has led to that.
+ * softmax(logits / temperature) of [rows, vocabulary], float32. A row is NaN where a logit is NaN or +inf, or all are
+ * -inf, and also where the division has led to that.
  */
-async function readProbs(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
+function probsOf(logits: Tensor, temperature: number): Tensor {
   using wide = logits.dtype === 'float32' && temperature === 1 ? undefined : logits.to('float32');
   if (temperature !== 1) wide?.div_(temperature);
-  using probs = softmax(wide ?? logits, -1);
-  await probs.readInto(host);
+  return softmax(wide ?? logits, -1);
 }
 
 /** The normal numbers of float32 lie between this and its inverse, and so do divisors. */
 const smallest = 2 ** -126;
 const within = (x: number): number => Math.min(Math.max(x, smallest), 1 / smallest);
 
-/** The same, and right for any logits and any temperature above 0: nothing overflows that has an influence. */
+/** Reads the same into `host`, and right for any logits and any temperature above 0: nothing overflows that has an influence. */
 async function readProbsOfAnySize(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
   using wide = logits.to('float32');
   // half of each, as differences can be twice as large as the largest float32

@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { native, packageRoot } from '../../../src/engine/native.js';
+import { Tensor } from '../../../src/engine/ops/tensor.js';
 import { TransformerHooks } from '../../../src/transformer/hooks.js';
 import { KvCaches } from '../../../src/transformer/kv_cache.js';
 import type { SampleOptions } from '../../../src/transformer/sample_run.js';
@@ -63,7 +64,7 @@ test(`${count} random samplings have the same tokens and caches, bit for bit`, a
     const rows = rng.integer(1, 4);
     const long = rng.integer(1, 5);
     const prompts = Array.from({ length: rows }, () => tokensOf(rng, long));
-    const options: SampleOptions = { numTokens: rng.integer(1, 9), temperature: rng.pick([0, 0.7, 1]), seed };
+    const options: SampleOptions = { numTokens: rng.integer(1, 9), temperature: rng.pick([0, 1e-300, 0.7, 1]), seed };
     if (rng.integer(0, 2)) {
       options.stopTokens = tokensOf(rng, 20);
       options.minTokens = rng.integer(0, 3) % ((options.numTokens as number) + 1);
@@ -106,6 +107,40 @@ test('from the third new pass on, they are queued in one call, also where caches
   } finally {
     KvCaches.prototype.makeRoom = makeRoom;
   }
+});
+
+test('a step for which the device cannot choose is taken by the host, and so are those behind it', async () => {
+  const prompts = [
+    [1, 2, 3],
+    [6, 5, 4],
+  ];
+  const { read } = Tensor.prototype;
+  const before = allocated();
+  for (const temperature of [0, 1]) {
+    const options = { numTokens: 7, temperature, seed: 3 };
+    const expected = await cachesOf(prompts);
+    const plain = await xf.sample(prompts, { ...options, hooks: nothing(), kvCaches: expected });
+    for (let failing = 1; failing < 7; failing++) {
+      const caches = await cachesOf(prompts);
+      let reads = 0;
+      Tensor.prototype.read = async function () {
+        const values = await read.call(this);
+        // what the device has chosen, and whether it could
+        if (this.dtype === 'int32' && this.shape.length === 2 && ++reads >= failing) values.fill(0, 2 + (reads % 2));
+        return values;
+      };
+      try {
+        assert.equal(await xf.sample(prompts, { ...options, kvCaches: caches }), plain, `at step ${failing}`);
+      } finally {
+        Tensor.prototype.read = read;
+      }
+      assert.ok(reads >= failing && reads <= failing + 1, `${reads} reads`);
+      assert.equal(await contents(caches), await contents(expected));
+      caches.dispose();
+    }
+    expected.dispose();
+  }
+  assert.is(allocated(), before);
 });
 
 test('sequences of several rows of one length, and of those only while all go on', async () => {
