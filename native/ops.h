@@ -14,7 +14,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 7;
+constexpr uint32_t kBackendAbi = 8;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -242,7 +242,14 @@ struct Context;  // a backend's state for one device
      is an error. */                                                                                                   \
   OP(sparse_decode, Out out, In row_ptr, In indices, In values, Packed w, In bias)                                     \
   /* stats int32 [N], in place: 0 where a row of latents [M, N] is not zero in that column, then + 1 everywhere. */    \
-  OP(update_last_nonzero, Out stats, In latents)
+  OP(update_last_nonzero, Out stats, In latents)                                                                       \
+  /* out int32 [2, rows], contiguous: the index that is chosen from each row of x float32 [rows, N >= 1], of last      \
+     stride 1, and 1; or 0 and 0 where there is none to choose. random int32 [rows, 2], contiguous: x holds            \
+     probabilities, and u = (random[r, 0] 2^26 + random[r, 1]) / 2^53. They are subtracted from u one by one, in double\
+     precision; the first index after which less than 0 is left is chosen, else the last whose probability is not 0,   \
+     else 0. There is none to choose where the first probability is NaN. random may be left out: x then holds logits,  \
+     and the lowest index of the largest is chosen. There is none where a logit is NaN or +inf, or all are -inf. */    \
+  OP(choose_index, Out out, In x, In random)
 // clang-format on
 
 // A table of operations. The CPU backend has one per instruction set, a GPU backend has one.

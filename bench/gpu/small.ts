@@ -2,6 +2,7 @@
 // device. It is small enough for compute-sanitizer and for the emulator.
 //   node build-test/bench/gpu/small.js [word]...   only the checks whose name contains a word
 import type { NativeOperations } from '../../src/engine/native.js';
+import { chooseIndex } from '../../src/engine/ops/choose_index.js';
 import { relu } from '../../src/engine/ops/unary.js';
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
 import {
@@ -80,6 +81,7 @@ const called: Record<keyof NativeOperations, number> = {
   sparseEncode: 0,
   sparseDecode: 0,
   updateLastNonzero: 0,
+  chooseIndex: 0,
 };
 const run = gpu.run.bind(gpu);
 gpu.run = (operation, ...args) => {
@@ -563,6 +565,28 @@ await check('updateLastNonzero', (s) => {
   for (let i = 0; i < 3; i++) updateLastNonzero(stats, topKMask(s.normal([2, 3, 131]), 5));
   return [stats.clone()];
 });
+
+for (const [rows, n] of [
+  [7, 131],
+  [3, 50_257],
+] as const) {
+  await check(`chooseIndex [${rows}, ${n}]`, (s) => {
+    const logits = s.normal([rows, n], 'float32', { scale: 3 });
+    const words = Int32Array.from({ length: 2 * rows }, (_, i) => ((i + 1) * 9_876_543) % 2 ** 26);
+    const random = s.own(Tensor.from(words, { shape: [rows, 2], device: s.device }));
+    // Each device's own softmax may differ in the last bits.
+    const probs = s.own(
+      Tensor.from(
+        s.host(rows * n).map((v) => Math.abs(v) / n),
+        { shape: [rows, n], device: s.device },
+      ),
+    );
+    const outs = [0, 1].map(() => Tensor.empty([2, rows], { device: s.device, dtype: 'int32' })) as [Tensor, Tensor];
+    chooseIndex(outs[0], logits);
+    chooseIndex(outs[1], probs, random);
+    return outs;
+  });
+}
 
 // ---- all together
 

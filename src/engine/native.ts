@@ -113,6 +113,7 @@ export interface NativeOperations {
     bias: ViewArgument | null,
   ): void;
   updateLastNonzero(stats: ViewArgument, latents: ViewArgument): void;
+  chooseIndex(out: ViewArgument, x: ViewArgument, random: ViewArgument | null): void;
 }
 
 /** An operation as it was carried out; times in seconds. `section` is the number that setSection gave. */

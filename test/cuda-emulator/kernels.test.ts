@@ -28,6 +28,7 @@ const names = [
     'cross-entropy',
     'ranking',
     'lookup',
+    'choice',
     'indexing',
     'linear',
     'matmul',

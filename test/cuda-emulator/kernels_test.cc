@@ -411,6 +411,35 @@ void test_lookup() {
   agree(whole, 0);
 }
 
+void test_choice() {
+  const int64_t rows = integer(1, 3), n = pick({1, 5, 31, 257, 1023, 1025, 2100, 3500});
+  Both x({rows, n}), random({rows, 2}, DType::int32), out({2, rows}, DType::int32);
+  Numbers values(size_t(rows * n)), words;
+  const bool sparse = with_probability(0.4);
+  for (float& v : values) v = sparse && with_probability(0.9) ? 0.0f : float(integer(1, 1000)) / (500 * float(n));
+  if (with_probability(0.3)) values[size_t(integer(0, int(rows * n) - 1))] = NAN;
+  // A row sums to about 1, to 0.1 or to half of that, so that u is beyond some. Equal powers of 2 reach u itself.
+  const float scale = pick({0.5f, 1.0f});
+  for (float& v : values) v *= scale;
+  if (with_probability(0.3)) values.assign(values.size(), float(exp2(-ceil(log2(double(n))))));
+  for (int64_t r = 0; r < rows; ++r) {
+    words.push_back(float(integer(0, 7) << 24 | integer(0, 1) << 23));
+    words.push_back(float(integer(0, 3) << 24));
+  }
+  x.set(values);
+  random.set(words);
+  ON_BOTH(choose_index, out.on<Out>(s), x.on<In>(s), random.on<In>(s));
+  agree(out, 0, "drawn");
+  // few values, so that many are the largest
+  for (float& v : values) v = float(integer(-3, 3));
+  const int odd = integer(0, 5);
+  if (odd < 3) values[size_t(integer(0, int(rows * n) - 1))] = odd == 0 ? NAN : odd == 1 ? INFINITY : -INFINITY;
+  if (odd == 3) values.assign(values.size(), -INFINITY);
+  x.set(values);
+  ON_BOTH(choose_index, out.on<Out>(s), x.on<In>(s), absent());
+  agree(out, 0, "largest");
+}
+
 DType any_dtype() { return pick({DType::float32, DType::bfloat16, DType::float16, DType::int32, DType::boolean}); }
 void set_indices(Both& indices, int64_t limit) {
   Numbers values;
@@ -1065,6 +1094,7 @@ constexpr Test kTests[] = {
     {"cross-entropy", test_cross_entropy, false},
     {"ranking", test_ranking, false},
     {"lookup", test_lookup, false},
+    {"choice", test_choice, false},
     {"indexing", test_indexing, false},
     {"linear", test_linear, false},
     {"matmul", test_matmul, false},

@@ -5,6 +5,7 @@ import * as assert from 'uvu/assert';
 import { Device, openDevice } from '../../src/engine/device.js';
 import { OutOfMemoryError } from '../../src/engine/errors.js';
 import { packageRoot } from '../../src/engine/native.js';
+import { chooseIndex } from '../../src/engine/ops/choose_index.js';
 import { PackedMatrix, packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
@@ -274,6 +275,7 @@ const calls: readonly Call[] = [
   { name: 'unpack', call: method('unpack', packed), args: () => [{ transposeB: true }] },
   { name: 'relu', call: sonde.relu, args: () => [floats(2)] },
   { name: 'updateLastNonzero', call: updateLastNonzero, args: () => [integers(3), floats(2, 3)] },
+  { name: 'chooseIndex', call: chooseIndex, args: () => [integers(2, 2), floats(2, 3), integers(2, 2)] },
 ];
 
 const disposed = (t: Tensor | PackedMatrix) => {

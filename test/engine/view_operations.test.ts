@@ -1,5 +1,6 @@
 // Views against the same picked by hand from an array: elements, that the memory is shared, and each error.
 import * as assert from 'uvu/assert';
+import { chooseIndex } from '../../src/engine/ops/choose_index.js';
 import { maskLogits } from '../../src/engine/ops/mask_logits.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
@@ -251,6 +252,7 @@ test('an expanded view is not written, by any operation', () => {
   const logits = t.reshape(1, 1, 1, 3).expand(1, 1, 2, 3);
   throws(() => maskLogits(logits), RangeError, refused('logits', '1, 1, 2, 3'));
   throws(() => updateLastNonzero(counts.expand(4), a), RangeError, refused('stats', '4'));
+  throws(() => chooseIndex(counts.expand(2, 2), a), RangeError, refused('out', '2, 2'));
   using q = Tensor.zeros([1, 2, 1, 4]);
   const probs = counts.to('float32').reshape(1, 1, 1, 1).expand(1, 2, 2, 1);
   throws(() => attention(q, q, q, { probs }), RangeError, refused('probs', '1, 2, 2, 1'));

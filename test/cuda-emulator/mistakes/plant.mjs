@@ -18,6 +18,7 @@ const rows = { file: 'rows.cuh', compile: ['layer_norm.cu', 'add_layer_norm.cu']
 const attention = { file: 'attention.cu', compile: ['attention.cu'], tests: ['attention'] };
 const backend = { file: 'backend.cu', compile: ['backend.cu'] };
 const sparse = { file: 'sparse_encode.cu', compile: ['sparse_encode.cu'], tests: ['sparse'] };
+const choice = { file: 'choose_index.cu', compile: ['choose_index.cu'], tests: ['choice'] };
 
 export const mistakes = {
   'hopper: an empty stage is not waited for': {
@@ -344,6 +345,41 @@ export const mistakes = {
     to: '  if (threadIdx.x >= kColumns',
     compile: ['update_last_nonzero.cu'],
     tests: ['lookup'],
+  },
+  'choice: a tile is subtracted before it is there': {
+    ...choice,
+    from: '    __syncthreads();\n    // The next',
+    to: '    // The next',
+  },
+  'choice: the first tile is subtracted before it is there': {
+    ...choice,
+    from: '  __syncthreads();\n  const double head',
+    to: '  const double head',
+  },
+  'choice: the next tile takes the place of this one': {
+    ...choice,
+    from: 'tiles[side ^ 1]',
+    to: 'tiles[side]',
+  },
+  'choice: the answer of a tile is overwritten while it is read': {
+    ...choice,
+    from: 'const int side = int(first / kTile % 2);',
+    to: 'const int side = int(first / kTile % 2); SHARED(int, one, [1]); int* const found = one - side;',
+  },
+  'choice: nothing left counts as less than nothing': {
+    ...choice,
+    from: 'if (after < 0 && first == kStep)',
+    to: 'if (after <= 0 && first == kStep)',
+  },
+  'choice: the last step is taken for the first': {
+    ...choice,
+    from: 'if (after < 0 && first == kStep)',
+    to: 'if (after < 0)',
+  },
+  'choice: zeros are the last': {
+    ...choice,
+    from: 'last = probs[i] != 0 ? i : last;',
+    to: 'last = i;',
   },
   'transfers: reading does not wait for its turn': {
     file: 'backend.cu',
