@@ -1,5 +1,7 @@
 // The part of the fixed program that goes over rows: reductions, orders, softmax, norms, and what picks elements by indices.
 import { addLayerNorm } from '../../src/engine/ops/add_layer_norm.js';
+import { cat } from '../../src/engine/ops/cat.js';
+import { chooseIndex } from '../../src/engine/ops/choose_index.js';
 import { crossEntropy } from '../../src/engine/ops/cross_entropy.js';
 import { embedding } from '../../src/engine/ops/embedding.js';
 import { layerNorm } from '../../src/engine/ops/layer_norm.js';
@@ -10,7 +12,7 @@ import { Tensor } from '../../src/engine/ops/tensor.js';
 import { topKMask } from '../../src/engine/ops/top_k.js';
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
 import type { Digests } from './digests.js';
-import { type Kind, type Layout, layouts } from './values.js';
+import { type Kind, type Layout, layouts, Values } from './values.js';
 
 type Dims = undefined | number | number[];
 
@@ -139,6 +141,7 @@ async function indexing(d: Digests): Promise<void> {
   updateLastNonzero(stats, d.floats([7, 129], 'equal', 'reversed'));
   updateLastNonzero(stats, d.floats([3, 129], 'awkward'));
   await d.take('update_last_nonzero', stats);
+  await choices(d);
   for (const [shape, seed] of [
     [[], 1],
     [[0], 1],
@@ -152,5 +155,22 @@ async function indexing(d: Digests): Promise<void> {
       Tensor.randn([...shape], options),
       Tensor.randn([...shape], { ...options, mean: 2, std: 0.1 }),
     );
+  }
+}
+
+/** From float32, whatever the program's dtype. Values of its own leave those of the rest of the program as they are. */
+async function choices(d: Digests): Promise<void> {
+  const own = new Values(d.device, 'float32', 2);
+  const chosen = (x: Tensor, random?: Tensor): Tensor => {
+    const out = Tensor.empty([2, x.shape[0] as number], { dtype: 'int32', device: d.device });
+    chooseIndex(out, x, random);
+    return out;
+  };
+  for (const [i, width] of [...widths, 50_257].entries()) {
+    for (const kind of ['plain', 'equal', 'finite', 'rare', 'awkward'] as const) {
+      const x = own.floats([7, width], kind, layoutOf(i));
+      const words = cat([own.integers([7, 1], 0, 2 ** 27), own.integers([7, 1], 0, 2 ** 26)], 1);
+      await d.take('choose_index', chosen(x), chosen(x, words), chosen(softmax(x), words));
+    }
   }
 }

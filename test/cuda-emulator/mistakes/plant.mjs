@@ -361,11 +361,6 @@ export const mistakes = {
     from: 'tiles[side ^ 1]',
     to: 'tiles[side]',
   },
-  'choice: the answer of a tile is overwritten while it is read': {
-    ...choice,
-    from: 'const int side = int(first / kTile % 2);',
-    to: 'const int side = int(first / kTile % 2); SHARED(int, one, [1]); int* const found = one - side;',
-  },
   'choice: nothing left counts as less than nothing': {
     ...choice,
     from: 'if (after < 0 && first == kStep)',
