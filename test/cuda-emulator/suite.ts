@@ -26,7 +26,7 @@ export const operationsOnRows: readonly string[] = [
 
 /** Those that indexing.test.ts tests. */
 export const operationsOnIndices: readonly string[] = [
-  ...['gather', 'index_select', 'index_copy', 'scatter_add', 'sort', 'triangle'],
+  ...['gather', 'index_select', 'index_copy', 'scatter_add', 'sort', 'triangle', 'choose_index'],
 ];
 
 export function testOnEmulator(name: string, files: string[], env: Record<string, string> = {}): void {
