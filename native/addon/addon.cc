@@ -1,7 +1,7 @@
 // The addon's module: one method per operation of native/ops.h, which unwraps its arguments by their types and queues
-// the work, one that queues several, and the methods of device_memory.cc, results.cc and profile.cc. Nothing is computed here. TypeScript checks
-// shapes and dtypes; the addon only checks what memory safety needs: arguments are of the right kind, and views lie inside
-// their buffers.
+// the work, one that queues several operations, and the methods of device_memory.cc, results.cc and profile.cc. Nothing is
+// computed here. TypeScript checks shapes and dtypes; the addon only checks what memory safety needs: arguments are of the
+// right kind, and views lie inside their buffers.
 #include <napi.h>
 
 #include <memory>

@@ -38,7 +38,8 @@ inline HostBytes host_bytes(const Napi::CallbackInfo& info, size_t index) {
 // ---- arguments of operations
 
 // JavaScript writes the arguments of an operation into one array of numbers, in the order of native/ops.h, each as one of
-// these and what follows it. Where several operations are queued together, the number of each comes before its arguments. An object of native code for each tensor would cost more than a small operation takes.
+// these and what follows it. Where several operations are queued together, the number of each comes before its arguments.
+// An object of native code for each tensor would cost more than a small operation takes.
 enum class Kind : int32_t {
   absent = 0,  // an argument that was left out
   number = 1,  // value; a bool is 0 or 1

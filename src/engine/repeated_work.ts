@@ -101,7 +101,8 @@ class Program {
  */
 export class RepeatedWork<T> {
   readonly #device: Device;
-  #last: Recording | undefined;
+  #last: Recording | undefined; // of the last call of the work
+  #isLatest = false; // whether its operations are those that were queued last
   #program: Program | undefined;
   #result: T | undefined;
 
@@ -114,6 +115,7 @@ export class RepeatedWork<T> {
     const last = this.#last;
     // while operations are waited for or timed one by one, each is queued by itself
     if (this.#program && last?.isUsable && this.#device.queuesTogether) {
+      this.#isLatest = false;
       this.#program.queue(this.#device);
       return this.#result as T;
     }
@@ -127,8 +129,10 @@ export class RepeatedWork<T> {
     }
     const kept = new Set(recording.made);
     letGo(last?.made.filter((storage) => !kept.has(storage)) ?? []);
-    this.#program = last && Program.after(last, recording);
+    // windows move on from one time to the next: a recording from before other times does not say by how much
+    this.#program = last && this.#isLatest ? Program.after(last, recording) : undefined;
     this.#last = recording;
+    this.#isLatest = true;
     return this.#result;
   }
 

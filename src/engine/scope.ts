@@ -40,6 +40,18 @@ export class Scope {
   }
 }
 
+/** What all of the functions make. Where one throws, what was made before it is freed. */
+export function makeAll<const T extends readonly { dispose(): void }[]>(...makers: { [I in keyof T]: () => T[I] }): T {
+  const made: { dispose(): void }[] = [];
+  try {
+    for (const make of makers) made.push(make());
+  } catch (error) {
+    disposeAll(...made);
+    throw error;
+  }
+  return made as unknown as T;
+}
+
 /** Frees the given tensors and matrices; it skips undefined. */
 export function disposeAll(...things: ({ dispose(): void } | undefined)[]): void {
   for (const thing of things) thing?.dispose();

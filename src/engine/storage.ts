@@ -42,7 +42,7 @@ export class Storage {
     return this.#ended;
   }
 
-  /** The memory outlives its tensor: it is not given back before letGo(). */
+  /** The memory outlives its tensors: it is not given back before letGo(), and ends only then. */
   keep(): void {
     this.#isKept = true;
   }

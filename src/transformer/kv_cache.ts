@@ -6,6 +6,7 @@ import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { indexSelectInto } from '../engine/ops/index_select.js';
 import { Tensor } from '../engine/ops/tensor.js';
+import { makeAll } from '../engine/scope.js';
 import { lengthsOf, type Positions } from './token_positions.js';
 
 interface Buffers {
@@ -228,13 +229,9 @@ export class KvCaches {
   #allocated(): Buffers {
     const shape = [this.batch, this.#capacity, this.#width];
     const options = { device: this.#device, dtype: this.#dtype };
-    const k = Tensor.empty(shape, options);
-    try {
-      return { k, v: Tensor.empty(shape, options) };
-    } catch (error) {
-      k.dispose();
-      throw error;
-    }
+    const make = () => Tensor.empty(shape, options);
+    const [k, v] = makeAll(make, make);
+    return { k, v };
   }
 
   /**

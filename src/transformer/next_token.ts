@@ -3,7 +3,7 @@
 import type { Device } from '../engine/device.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { RepeatedWork } from '../engine/repeated_work.js';
-import { disposeAll } from '../engine/scope.js';
+import { disposeAll, makeAll } from '../engine/scope.js';
 import { type PassOptions, runPlainPass } from './graph.js';
 import type { KvCaches } from './kv_cache.js';
 import { hasPadding, joined } from './token_positions.js';
@@ -26,13 +26,8 @@ export class NextTokenPasses {
     this.#model = model;
     this.#caches = caches;
     this.#passes = new RepeatedWork(device);
-    this.chosen = Tensor.empty([2, caches.batch], { device, dtype: 'int32' });
-    try {
-      this.#positions = Tensor.empty([caches.batch, 1], { device, dtype: 'int32' });
-    } catch (error) {
-      this.chosen.dispose();
-      throw error;
-    }
+    const make = (shape: number[]) => () => Tensor.empty(shape, { device, dtype: 'int32' });
+    [this.chosen, this.#positions] = makeAll(make([2, caches.batch]), make([caches.batch, 1]));
   }
 
   /** Whether caches can be continued so. */

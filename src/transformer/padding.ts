@@ -2,6 +2,7 @@
 import { checkOperands, describe, wrong } from '../engine/check.js';
 import { checkDevice, type Device } from '../engine/device.js';
 import { Tensor } from '../engine/ops/tensor.js';
+import { makeAll } from '../engine/scope.js';
 import { showShape } from '../engine/shape.js';
 import type { Positions } from './token_positions.js';
 
@@ -40,7 +41,11 @@ export function prepInputAndPad(
   }
   const shape = [prompts.length, longest];
   const where = device ? { device } : {};
-  return { tokens: Tensor.from(tokens, { shape, ...where }), pad: Tensor.from(pad, { shape, ...where }) };
+  const [ofTokens, ofPad] = makeAll(
+    () => Tensor.from(tokens, { shape, ...where }),
+    () => Tensor.from(pad, { shape, ...where }),
+  );
+  return { tokens: ofTokens, pad: ofPad };
 }
 
 function checkPrompt(prompt: unknown, row: number): void {
@@ -105,15 +110,12 @@ export async function prepareInput(
       `${operation}: sequences must fit the context window of ${ctxWindow} tokens, but one has ${longest}`,
     );
   }
-  const shape = [batch, seq];
-  return {
-    batch,
-    seq,
-    tokens: tokens instanceof Tensor ? tokens.clone() : Tensor.from(Int32Array.from(tokens.flat()), { shape, device }),
-    positions: Tensor.from(embedded, { shape, device }),
-    tokenPositions,
-    lengths,
-  };
+  const made = (data: Int32Array) => Tensor.from(data, { shape: [batch, seq], device });
+  const [ownTokens, positions] = makeAll(
+    () => (tokens instanceof Tensor ? tokens.clone() : made(Int32Array.from(tokens.flat()))),
+    () => made(embedded),
+  );
+  return { batch, seq, tokens: ownTokens, positions, tokenPositions, lengths };
 }
 
 function checkTokens(operation: string, tokens: Tokens, nVocab: number, device: Device): [number, number] {

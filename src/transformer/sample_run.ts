@@ -177,6 +177,7 @@ async function continued(model: SampleModel, run: RunOptions, sampler: Sampler):
     if (minTokens > 0 && stopTokens.size > 0) mask = maskOf(stopTokens, model);
     for (let step = 0; step < numTokens && going.length > 0; step++) {
       signal?.throwIfAborted();
+      if (step === 1 && !hooks && caches && NextTokenPasses.fit(caches)) passes = model.nextTokens(caches);
       if (step === 1 && passes && mayRunAhead(run) && sampler.choosesOnDevice) {
         step = await runAhead(passes, sampler, tokens, numTokens);
         if (step === numTokens) break;
@@ -198,7 +199,6 @@ async function continued(model: SampleModel, run: RunOptions, sampler: Sampler):
         const result = await model.pass(input.tokens, options, step).finally(() => disposeInput(input));
         caches = result.kvCaches;
         logits = result.logits;
-        if (step === 0 && !hooks && NextTokenPasses.fit(caches)) passes = model.nextTokens(caches);
       }
       const chosen = await chosenBy(sampler, logits, step, going, step < minTokens ? mask : undefined);
       for (const [row, token] of chosen) tokens[row]?.push(token);
@@ -249,19 +249,20 @@ async function runAhead(
     });
     return chosen.read();
   };
-  const reads: Promise<HostArray>[] = []; // of the steps from `step` on
+  const reads: Promise<HostArray>[] = []; // the first one is that of `step`
   let step = 1;
   try {
     passes.put(lastTokens(tokens));
     for (let queued = step; step < numTokens; step++) {
       for (; queued < numTokens && reads.length < stepsAhead; queued++) {
         const read = queue(queued);
-        read.catch(() => {}); // it is waited for below
+        read.catch(() => {}); // whoever waits for this read gets its error, even where that is later
         reads.push(read);
       }
       const values = (await reads.shift()) as HostArray;
       if (values.includes(0, rows)) {
         passes.takeBack(queued - step);
+        await Promise.all(reads); // their errors are the device's, and nobody else will hear of them
         break;
       }
       for (const [row, of] of tokens.entries()) of.push(values[row] as number);

@@ -8,6 +8,7 @@ testOnEmulator(
     ...operationFiles.filter((name) => !operationsOnRows.includes(name) && !operationsOnIndices.includes(name)),
     'arguments',
     'device',
+    'repeated_work',
     'switches',
     'tensor',
     'view_operations',

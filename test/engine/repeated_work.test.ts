@@ -220,6 +220,21 @@ test('a profile has each operation', async () => {
   work.end();
 });
 
+test('after a profile of one time, windows move on by what one time moves them', async () => {
+  const [alone, again] = [made(), made()];
+  const work = new RepeatedWork<Tensor>(device);
+  for (let length = 0; length < 12; length++) {
+    step(alone, length);
+    const run = () => work.run(() => step(again, length));
+    if (length === 5 || length === 9) await device.profile(async () => run());
+    else run();
+  }
+  assert.equal(await bits(again), await bits(alone));
+  work.end();
+  dispose(alone);
+  dispose(again);
+});
+
 test('operations that cannot be read are a sentence, and none of them is queued', async () => {
   const cpu = openDevice('cpu');
   using x = Tensor.zeros([2], { device: cpu });

@@ -121,7 +121,10 @@ function probsOf(logits: Tensor, temperature: number): Tensor {
 const smallest = 2 ** -126;
 const within = (x: number): number => Math.min(Math.max(x, smallest), 1 / smallest);
 
-/** Reads the same into `host`, and right for any logits and any temperature above 0: nothing overflows that has an influence. */
+/**
+ * Reads softmax(logits / temperature) into `host`, for any logits and any temperature above 0: nothing overflows that has
+ * an influence.
+ */
 async function readProbsOfAnySize(logits: Tensor, temperature: number, host: Float32Array): Promise<void> {
   using wide = logits.to('float32');
   // half of each, as differences can be twice as large as the largest float32

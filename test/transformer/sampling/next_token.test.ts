@@ -2,6 +2,7 @@
 // queued operation by operation.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { OutOfMemoryError } from '../../../src/engine/errors.js';
 import { native, packageRoot } from '../../../src/engine/native.js';
 import { Tensor } from '../../../src/engine/ops/tensor.js';
 import { TransformerHooks } from '../../../src/transformer/hooks.js';
@@ -213,6 +214,49 @@ test('a sampling that is ended frees what it had', async () => {
   });
   await rejects(within, Error, /kvCaches cannot be used: they were disposed/);
   assert.ok(allocated() < held);
+  assert.is(allocated(), before);
+});
+
+/** Calls `body` with the first allocation failing, then with the second one, and so on, until none fails. */
+async function withoutMemory(body: () => Promise<void>, after: (failing: number) => unknown): Promise<void> {
+  const { allocate } = native;
+  let failing = 0;
+  for (let finished = false; !finished; failing += isEmulated ? 31 : 1) {
+    let allocations = 0;
+    native.allocate = (...args) => {
+      if (allocations++ === failing) throw Object.assign(new Error('out of memory'), { code: 'OUT_OF_MEMORY' });
+      return allocate(...args);
+    };
+    try {
+      await body();
+      finished = true;
+    } catch (error) {
+      if (!(error instanceof OutOfMemoryError)) throw error;
+    } finally {
+      native.allocate = allocate;
+    }
+    await after(failing);
+  }
+  assert.ok(failing > 30, `${failing} allocations`);
+}
+
+test('without memory for any one allocation: an error, nothing is held, and caches are as they were', async () => {
+  const options = { numTokens: 5, seed: 1 };
+  const expected = await xf.sample([1, 2, 3, 4], options);
+  const before = allocated();
+  const alone = async () => assert.equal(await xf.sample([1, 2, 3, 4], options), expected);
+  await withoutMemory(alone, (failing) => assert.is(allocated(), before, `after allocation ${failing}`));
+  const caches = await cachesOf([[1, 2, 3]]);
+  const held = await contents(caches);
+  const continued = async () => {
+    assert.equal(await xf.sample([4], { ...options, kvCaches: caches }), expected);
+    caches.truncate(3);
+  };
+  await withoutMemory(continued, async (failing) => {
+    assert.is(caches.length, 3);
+    assert.equal(await contents(caches), held, `caches after allocation ${failing}`);
+  });
+  caches.dispose();
   assert.is(allocated(), before);
 });
 
