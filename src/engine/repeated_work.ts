@@ -112,19 +112,25 @@ export class RepeatedWork<T> {
 
   /** Calls `work`, or queues what it would queue. Returns its result, which is valid until the next call or end(). */
   run(work: () => T): T {
-    const last = this.#last;
-    // while operations are waited for or timed one by one, each is queued by itself
-    if (this.#program && last?.isUsable && this.#device.queuesTogether) {
+    try {
+      // while operations are waited for or timed one by one, each is queued by itself
+      if (!this.#program || !this.#last?.isUsable || !this.#device.queuesTogether) return this.#call(work);
       this.#isLatest = false;
       this.#program.queue(this.#device);
       return this.#result as T;
+    } catch (error) {
+      this.end();
+      throw error;
     }
+  }
+
+  #call(work: () => T): T {
+    const last = this.#last;
     const recording = new Recording(last?.made ?? []);
     try {
       this.#result = this.#device.record(recording, work);
     } catch (error) {
       letGo(recording.made);
-      this.end();
       throw error;
     }
     const kept = new Set(recording.made);
