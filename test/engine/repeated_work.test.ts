@@ -9,7 +9,7 @@ import { sparseEncode } from '../../src/engine/ops/sparse_encode.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { RepeatedWork } from '../../src/engine/repeated_work.js';
 import { Scope } from '../../src/engine/scope.js';
-import { testDevice } from '../support/device.js';
+import { queuedTogether, testDevice } from '../support/device.js';
 import { rejects, suite, throws } from '../support/harness.js';
 
 const test = suite('repeated work');
@@ -47,27 +47,12 @@ function step({ x, w, rows }: State, length: number): Tensor {
   return x;
 }
 
-/** What `body` queues in one call, in calls. */
-function together<T>(body: () => T): { result: T; calls: number } {
-  const { enqueueAll } = native;
-  let calls = 0;
-  native.enqueueAll = (...args) => {
-    calls++;
-    enqueueAll(...args);
-  };
-  try {
-    return { result: body(), calls };
-  } finally {
-    native.enqueueAll = enqueueAll;
-  }
-}
-
 const bits = async ({ x, rows }: State) => [...(await x.read()), ...(await rows.read())];
 
 test('it has the bits of the operations one by one, and is queued in one call from the third time on', async () => {
   const [alone, again] = [made(), made()];
   const work = new RepeatedWork<Tensor>(device);
-  const { calls } = together(() => {
+  const { calls } = await queuedTogether(() => {
     for (let length = 0; length < 20; length++) {
       step(alone, length);
       work.run(() => step(again, length));
@@ -119,7 +104,7 @@ test('other operations, other sizes or other tensors begin anew', async () => {
     [() => a.neg(), [-1, -2, -3, -4]],
     [() => a.neg().abs(), [1, 2, 3, 4]],
   ];
-  const { calls } = together(() => {
+  const { calls } = await queuedTogether(() => {
     for (const [body] of works) work.run(body);
   });
   assert.is(calls, 0);
@@ -144,7 +129,7 @@ test('what cannot be queued again is called each time: uploads, and sparse resul
   using b = Tensor.randn([width, 40], { device, seed: 4 });
   using w = packWeights(b);
   const encoding = new RepeatedWork<ReturnType<typeof sparseEncode>>(device);
-  const { calls } = together(() => {
+  const { calls } = await queuedTogether(() => {
     for (let i = 0; i < 4; i++) encoding.run(() => sparseEncode(x, w, { k: 3 }));
   });
   assert.is(calls, 0);
@@ -213,7 +198,7 @@ test('a profile has each operation', async () => {
     entries.map(({ operation, section }) => `${operation} of ${section}`),
     ['binaryScalar of a part', 'binaryScalar of a part', 'binaryScalar of a part', 'binaryScalar of a part'],
   );
-  const { calls } = together(() => {
+  const { calls } = await queuedTogether(() => {
     for (let i = 0; i < 3; i++) run();
   });
   assert.is(calls, 3);

@@ -1,5 +1,6 @@
 // The device that tests run on: the CPU, or the one that SONDE_DEVICE names.
 import { type Arithmetic, type Device, type DeviceName, openDevice } from '../../src/engine/device.js';
+import { native } from '../../src/engine/native.js';
 
 const name = (process.env.SONDE_DEVICE || 'cpu') as DeviceName;
 
@@ -33,5 +34,20 @@ export async function withArithmetic<T>(
     return await body();
   } finally {
     call(arithmetic);
+  }
+}
+
+/** What `body` gives, and how often it queues several operations in one call. */
+export async function queuedTogether<T>(body: () => T | Promise<T>): Promise<{ result: T; calls: number }> {
+  const { enqueueAll } = native;
+  let calls = 0;
+  native.enqueueAll = (...args) => {
+    calls++;
+    enqueueAll(...args);
+  };
+  try {
+    return { result: await body(), calls };
+  } finally {
+    native.enqueueAll = enqueueAll;
   }
 }

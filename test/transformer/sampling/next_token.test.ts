@@ -9,7 +9,7 @@ import { TransformerHooks } from '../../../src/transformer/hooks.js';
 import { KvCaches } from '../../../src/transformer/kv_cache.js';
 import type { SampleOptions } from '../../../src/transformer/sample_run.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
-import { emulated, testDevice } from '../../support/device.js';
+import { emulated, queuedTogether, testDevice } from '../../support/device.js';
 import { rejects, suite } from '../../support/harness.js';
 import { type Random, random } from '../../support/random.js';
 
@@ -24,21 +24,6 @@ test.before(async () => {
 });
 const allocated = () => device.memory().allocated;
 const nothing = () => new TransformerHooks().appendToPath('resid.post_emb.fwd', (x) => x);
-
-/** What `body` does, and how many passes it queues in one call. */
-async function counted<T>(body: () => Promise<T>): Promise<{ result: T; together: number }> {
-  const { enqueueAll } = native;
-  let together = 0;
-  native.enqueueAll = (...args) => {
-    together++;
-    enqueueAll(...args);
-  };
-  try {
-    return { result: await body(), together };
-  } finally {
-    native.enqueueAll = enqueueAll;
-  }
-}
 
 const tokensOf = (rng: Random, count: number) => Array.from({ length: count }, () => rng.integer(0, xf.nVocab));
 
@@ -72,14 +57,16 @@ test(`${count} random samplings have the same tokens and caches, bit for bit`, a
     }
     const first = rng.integer(0, 2) ? Array.from({ length: rows }, () => tokensOf(rng, long)) : undefined;
     const [ours, theirs] = first ? [await cachesOf(first), await cachesOf(first)] : [];
-    const { result, together } = await counted(() =>
+    const { result, calls } = await queuedTogether(() =>
       xf.sample(prompts, { ...options, ...(ours && { kvCaches: ours }) }),
     );
     const hooks = nothing();
-    const plain = await counted(() => xf.sample(prompts, { ...options, hooks, ...(theirs && { kvCaches: theirs }) }));
+    const plain = await queuedTogether(() =>
+      xf.sample(prompts, { ...options, hooks, ...(theirs && { kvCaches: theirs }) }),
+    );
     assert.equal(result, plain.result, `seed ${seed}`);
-    assert.is(plain.together, 0);
-    all += together;
+    assert.is(plain.calls, 0);
+    all += calls;
     if (!ours || !theirs) continue;
     assert.is(ours.length, theirs.length);
     assert.equal(await contents(ours), await contents(theirs), `caches of seed ${seed}`);
@@ -95,16 +82,16 @@ test('from the third new pass on, they are queued in one call, also where caches
   const options = { numTokens: 14, temperature: 0 };
   const prompt = [3, 1, 4];
   const plain = await xf.sample(prompt, { ...options, hooks: nothing() });
-  const once = await counted(() => xf.sample(prompt, options));
+  const once = await queuedTogether(() => xf.sample(prompt, options));
   assert.equal(once.result, plain);
-  assert.is(once.together, 11, 'all but the prompt and two passes');
+  assert.is(once.calls, 11, 'all but the prompt and two passes');
   KvCaches.prototype.makeRoom = function (expected) {
     return makeRoom.call(this, Math.min(expected, 4));
   };
   try {
-    const growing = await counted(() => xf.sample(prompt, options));
+    const growing = await queuedTogether(() => xf.sample(prompt, options));
     assert.equal(growing.result, plain);
-    assert.is(growing.together, 6, 'two of each four');
+    assert.is(growing.calls, 6, 'two of each four');
   } finally {
     KvCaches.prototype.makeRoom = makeRoom;
   }
@@ -150,7 +137,7 @@ test('sequences of several rows of one length, and of those only while all go on
     [3, 4],
   ];
   const together = async (prompts: number[][], options: SampleOptions = {}) =>
-    (await counted(() => xf.sample(prompts, { numTokens: 6, temperature: 0, ...options }))).together;
+    (await queuedTogether(() => xf.sample(prompts, { numTokens: 6, temperature: 0, ...options }))).calls;
   assert.is(await together(two), 3);
   assert.is(await together([[1, 2], [3]]), 0, 'padding');
   const { tokens } = await xf.sample(two, { numTokens: 6, temperature: 0 });
