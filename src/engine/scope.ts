@@ -40,6 +40,19 @@ export class Scope {
   }
 }
 
+/** Calls body, and frees the tensors that it passes to `own` when it returns or throws. */
+export function withTemporaries<R>(body: (own: <T extends { dispose(): void }>(tensor: T) => T) => R): R {
+  const temporary: { dispose(): void }[] = [];
+  try {
+    return body((tensor) => {
+      temporary.push(tensor);
+      return tensor;
+    });
+  } finally {
+    disposeAll(...temporary);
+  }
+}
+
 /** What all of the functions make. Where one throws, what was made before it is freed. */
 export function makeAll<const T extends readonly { dispose(): void }[]>(...makers: { [I in keyof T]: () => T[I] }): T {
   const made: { dispose(): void }[] = [];

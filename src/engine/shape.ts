@@ -103,6 +103,26 @@ export function broadcastStrides(shape: Shape, strides: Shape, target: Shape): n
   });
 }
 
+interface Extent {
+  readonly shape: Shape;
+  readonly strides: Shape;
+  readonly offset: number;
+}
+
+/** The first element of a window on memory, and the one behind its last. */
+function extent({ shape, strides, offset }: Extent): [number, number] {
+  if (sizeOf(shape) === 0) return [offset, offset];
+  const last = shape.reduce((sum, n, d) => sum + (n - 1) * (strides[d] as number), 0);
+  return [offset, offset + last + 1];
+}
+
+/** Whether two windows on the same memory may have elements in common: whether their first to last elements do. */
+export function overlap(a: Extent, b: Extent): boolean {
+  const [a0, a1] = extent(a);
+  const [b0, b1] = extent(b);
+  return a0 < b1 && b0 < a1;
+}
+
 /** `[4, 128, 768]`, as errors show a shape, or what was given as one. */
 export function showShape(shape: readonly unknown[]): string {
   const shown = Array.from(shape.slice(0, 16), (n) => (typeof n === 'number' ? String(n) : describe(n)));

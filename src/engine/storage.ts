@@ -1,24 +1,25 @@
-// A block of device memory and whether it may still be used. Tensors are windows on a storage; one of them owns it.
+// Blocks of device memory and whether they may still be used. Tensors are windows on a storage; one of them owns it.
 import type { Device } from './device.js';
 import { OutOfMemoryError } from './errors.js';
 import { type BufferHandle, native } from './native.js';
+import type { History, KeptValue } from './record.js';
 
-export class Storage {
-  readonly device: Device;
-  readonly bytes: number;
-  // When this storage is collected, its buffer is, and gives the memory back.
-  #buffer: BufferHandle | undefined;
-  readonly #number: number;
-  #ended: string | undefined;
-  #isKept = false;
+/** Memory of a device. It is given back when the last storage on it is released. */
+class Memory {
+  readonly number: number;
+  /** Values that a record of gradients has kept: what overwrites one has it copied before. */
+  kept: WeakRef<KeptValue>[] | undefined;
+  /** How many of these were in use when the list was last cleared. */
+  heldBefore = 0;
+  readonly #device: Device;
+  // When this object is collected, its buffer is, and gives the memory back.
+  readonly #buffer: BufferHandle;
+  #storages = 1;
 
-  /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
   constructor(device: Device, bytes: number) {
-    this.device = device;
-    this.bytes = bytes;
     const buffer = device.takeBuffer();
     try {
-      this.#number = native.allocate(buffer, bytes);
+      this.number = native.allocate(buffer, bytes);
     } catch (cause) {
       device.giveBuffer(buffer);
       if ((cause as { code?: string }).code !== 'OUT_OF_MEMORY') throw cause;
@@ -28,18 +29,62 @@ export class Storage {
         { cause },
       );
     }
+    this.#device = device;
     this.#buffer = buffer;
   }
 
-  /** By which arguments of operations name the memory. Another storage may have the number once this one has ended. */
+  share(): this {
+    this.#storages++;
+    return this;
+  }
+
+  /** Queued operations that use it are carried out first. */
+  release(): void {
+    if (--this.#storages > 0) return;
+    native.release(this.#buffer);
+    this.#device.giveBuffer(this.#buffer);
+  }
+}
+
+export class Storage {
+  readonly device: Device;
+  readonly bytes: number;
+  /** @internal What overlaps on the same memory, whatever storage shows it. */
+  readonly memory: Memory;
+  /** @internal How its contents came about, where gradients are wanted. */
+  history: History | undefined;
+  readonly #parent: Storage | undefined;
+  #ended: string | undefined;
+  #isKept = false;
+
+  /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
+  constructor(device: Device, bytes: number, memory = new Memory(device, bytes), parent?: Storage) {
+    this.device = device;
+    this.bytes = bytes;
+    this.memory = memory;
+    this.#parent = parent;
+  }
+
+  /** The same memory without its history, for the lifetime of this storage. */
+  detached(): Storage {
+    return new Storage(this.device, this.bytes, this.memory, this);
+  }
+
+  /** The same memory without its history: it is given back when both storages are released. */
+  shared(): Storage {
+    return new Storage(this.device, this.bytes, this.memory.share());
+  }
+
+  /** By which arguments of operations name the memory. Other memory may have the number once this one has ended. */
   get number(): number {
-    if (this.#ended) throw new Error(`memory of ${this.device} cannot be used: ${this.#ended}`);
-    return this.#number;
+    const { ended } = this;
+    if (ended) throw new Error(`memory of ${this.device} cannot be used: ${ended}`);
+    return this.memory.number;
   }
 
   /** Why it can no longer be used, or undefined while it can. */
   get ended(): string | undefined {
-    return this.#ended;
+    return this.#ended ?? this.#parent?.ended;
   }
 
   /** The memory outlives its tensors: it is not given back before letGo(), and ends only then. */
@@ -53,13 +98,10 @@ export class Storage {
     this.release(reason);
   }
 
-  /** Gives the memory back. Queued operations that use it are carried out first. */
+  /** Gives the memory back, unless another storage shares it. */
   release(reason: string): void {
-    const buffer = this.#buffer;
-    if (buffer === undefined || this.#isKept) return;
+    if (this.#ended !== undefined || this.#isKept || this.#parent) return;
     this.#ended = reason;
-    this.#buffer = undefined;
-    native.release(buffer);
-    this.device.giveBuffer(buffer);
+    this.memory.release();
   }
 }

@@ -2,9 +2,12 @@
 import { checkOperands, describe, wrong } from '../check.js';
 import type { Device } from '../device.js';
 import { type DType, floatDType, isFloat, promote } from '../dtype.js';
+import { type Backward, hasHistory, type Keep, record, recordWrite } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { checkWritable, withSafeInput } from './overlap.js';
 import type { Tensor } from './tensor.js';
 import { broadcastTo, broadcastTogether } from './views.js';
+import { where } from './where.js';
 
 /** The other side of an arithmetic operation: a number, or a tensor that broadcasts. */
 export type Side = number | Tensor;
@@ -27,6 +30,39 @@ export function checkSides(operation: string, a: Tensor, x: Side): Device {
   throw new TypeError(wrong(operation, 'x', 'a number or a tensor', describe(x)));
 }
 
+/** The derivatives of a kind x; those of maximum and minimum are half of the gradient each where both sides are equal. */
+function backwardOf(kind: Kind, a: Tensor, x: Side, keep: Keep<Tensor>, needs: readonly boolean[]): Backward<Tensor> {
+  const [ofA, ofX] = needs;
+  const kept = (side: Side): (() => Side) => {
+    if (typeof side === 'number') return () => side;
+    const value = keep(side);
+    return () => value.tensor;
+  };
+  if (kind === 'add') return (g) => [g, g];
+  if (kind === 'sub') return (g) => [g, ofX ? g?.neg() : undefined];
+  const right = ofA || kind !== 'mul' ? kept(x) : undefined;
+  const left = ofX || kind === 'maximum' || kind === 'minimum' ? kept(a) : undefined;
+  if (kind === 'mul') return (g) => [right && g?.mul(right()), left && g?.mul(left())];
+  if (kind === 'div') {
+    return (g) => [
+      ofA ? g?.div((right as () => Side)()) : undefined,
+      left &&
+        withTemporaries((own) => {
+          const over = (t: Tensor) => t.div((right as () => Side)());
+          return over(own(over(own((g as Tensor).mul(left()))))).neg_();
+        }),
+    ];
+  }
+  return (g) =>
+    withTemporaries((own) => {
+      const [one, other] = [(left as () => Side)() as Tensor, (right as () => Side)()];
+      const shared = own(where(own(one.eq(other)), own((g as Tensor).mul(0.5)), g as Tensor));
+      const isLess = kind === 'maximum' ? [one.lt(other), one.gt(other)] : [one.gt(other), one.lt(other)];
+      const [lessA, lessX] = isLess.map(own) as [Tensor, Tensor];
+      return [ofA ? where(lessA, 0, shared) : undefined, ofX ? where(lessX, 0, shared) : undefined];
+    });
+}
+
 function outOfPlace(kind: Kind, a: Tensor, x: Side): Tensor {
   const device = checkSides(kind, a, x);
   const dtype = resultDType(kind, a, x);
@@ -38,6 +74,7 @@ function outOfPlace(kind: Kind, a: Tensor, x: Side): Tensor {
   if (typeof x === 'number') {
     const out = a.make(a.shape, dtype);
     device.run('binaryScalar', out, a, x, kinds[kind]);
+    if (hasHistory(a)) record(kind, [out], [a], (keep, needs) => backwardOf(kind, a, x, keep, needs));
     return out;
   }
   if (dtype === 'int32' && x.dtype === 'bool') {
@@ -47,6 +84,9 @@ function outOfPlace(kind: Kind, a: Tensor, x: Side): Tensor {
   const [left, right] = broadcastTogether(kind, { tensor: a, x }) as [Tensor, Tensor];
   const out = a.make(left.shape, dtype);
   device.run('binary', out, left, right, kinds[kind]);
+  if (hasHistory(left, right)) {
+    record(kind, [out], [left, right], (keep, needs) => backwardOf(kind, left, right, keep, needs));
+  }
   return out;
 }
 
@@ -59,6 +99,7 @@ function inPlace(kind: Kind, a: Tensor, x: Side): void {
     throw new TypeError(wrong(operation, 'the tensor', `${dtype}, as the result is`, a.dtype));
   }
   if (typeof x === 'number') {
+    recordWrite(operation, a, [a], (keep, needs) => backwardOf(kind, a, x, keep, needs));
     device.run('binaryScalar', a, a, x, kinds[kind]);
     return;
   }
@@ -68,6 +109,7 @@ function inPlace(kind: Kind, a: Tensor, x: Side): void {
     return;
   }
   const other = broadcastTo(operation, 'x', x, a);
+  recordWrite(operation, a, [a, other], (keep, needs) => backwardOf(kind, a, other, keep, needs));
   withSafeInput(a, other, (safe) => device.run('binary', a, a, safe, kinds[kind]));
 }
 

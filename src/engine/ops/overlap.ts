@@ -2,21 +2,10 @@
 // overwritten.
 
 import { wrong } from '../check.js';
-import { sameShape, showShape } from '../shape.js';
+import { overlap, sameShape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
-function extent(t: Tensor): [number, number] {
-  if (t.size === 0) return [t.offset, t.offset];
-  const last = t.shape.reduce((sum, n, d) => sum + (n - 1) * (t.strides[d] as number), 0);
-  return [t.offset, t.offset + last + 1];
-}
-
-export function overlaps(a: Tensor, b: Tensor): boolean {
-  if (a.storage !== b.storage) return false;
-  const [a0, a1] = extent(a);
-  const [b0, b1] = extent(b);
-  return a0 < b1 && b0 < a1;
-}
+export const overlaps = (a: Tensor, b: Tensor): boolean => a.storage.memory === b.storage.memory && overlap(a, b);
 
 /** Demands that no two elements of x, which is to be written, lie at one place: an expanded view shows one again. */
 export function checkWritable(operation: string, argument: string, x: Tensor): void {
@@ -27,7 +16,10 @@ export function checkWritable(operation: string, argument: string, x: Tensor): v
 
 /** Whether both show the same elements of the same memory in the same order. */
 export const sameWindow = (a: Tensor, b: Tensor): boolean =>
-  a.storage === b.storage && a.offset === b.offset && sameShape(a.shape, b.shape) && sameShape(a.strides, b.strides);
+  a.storage.memory === b.storage.memory &&
+  a.offset === b.offset &&
+  sameShape(a.shape, b.shape) &&
+  sameShape(a.strides, b.strides);
 
 /** Calls body with x, or with a copy of x where writing `out` would change x under way. */
 export function withSafeInput(out: Tensor, x: Tensor, body: (x: Tensor) => void): void {

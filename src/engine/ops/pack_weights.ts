@@ -4,7 +4,7 @@ import type { Device } from '../device.js';
 import { byteWidth, type DType, dtypeCode } from '../dtype.js';
 import { native } from '../native.js';
 import { writePacked } from '../native_arguments.js';
-import { Operand } from '../operand.js';
+import { Operand, type OperandWindow } from '../operand.js';
 import { showShape } from '../shape.js';
 import type { Storage } from '../storage.js';
 import { Tensor } from './tensor.js';
@@ -20,18 +20,29 @@ export class PackedMatrix extends Operand {
   readonly storage: Storage;
 
   /** @internal Use packWeights. */
-  constructor(device: Device, k: number, n: number, dtype: DType) {
+  constructor(device: Device, k: number, n: number, dtype: DType, storage?: Storage) {
     super('a packed matrix');
     this.k = k;
     this.n = n;
     this.dtype = dtype;
     this.device = device;
-    this.storage = device.storage(native.packedBytes(device.handle, k, n, dtypeCode(dtype)));
+    this.storage = storage ?? device.storage(native.packedBytes(device.handle, k, n, dtypeCode(dtype)));
   }
 
   /** @internal Why it can no longer be used, or undefined while it can. */
   get ended(): string | undefined {
     return this.storage.ended;
+  }
+
+  /** @internal The same matrix without its history; it ends with this one. */
+  detach(): PackedMatrix {
+    return new PackedMatrix(this.device, this.k, this.n, this.dtype, this.storage.detached());
+  }
+
+  /** @internal Its gradient is a matrix [k, n]. */
+  get gradientWindow(): OperandWindow {
+    const { storage, k, n } = this;
+    return { storage, shape: [k, n], strides: [n, 1], offset: 0, elements: k * n };
   }
 
   /** Bytes of the values alone, without the padding of the packed order. */

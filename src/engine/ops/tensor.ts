@@ -18,7 +18,8 @@ import { byteWidth, type DType, dtypeCode, type HostArray, hostArray, hostDType 
 import { fromHost, type HostData } from '../host_data.js';
 import { writeView } from '../native_arguments.js';
 import { type NestedNumbers, nested } from '../nested.js';
-import { Operand } from '../operand.js';
+import { Operand, type OperandWindow } from '../operand.js';
+import { type BackwardOptions, backward, leafOf, requireGradient } from '../record.js';
 import { contiguousStrides, isContiguous, type Shape, shapeOf, showShape, sizeOf, viewStrides } from '../shape.js';
 import type { Storage } from '../storage.js';
 import { argmax, argmin } from './argmax.js';
@@ -370,7 +371,10 @@ export class Tensor extends Operand {
 
   /** @internal */
   release(reason: string): void {
-    if (this.#owner) this.storage.release(reason);
+    if (this.#owner) {
+      leafOf(this)?.clear();
+      this.storage.release(reason);
+    }
     this.#ended ??= reason;
   }
 
@@ -389,6 +393,70 @@ export class Tensor extends Operand {
     const { ended } = this;
     if (ended) throw new Error(`a tensor ${showShape(this.shape)} cannot be used: ${ended}`);
     return writeView(numbers, at, this.storage, this.dtype, this.offset, this.shape, this.strides);
+  }
+
+  // ---- gradients
+
+  /**
+   * Makes this tensor a leaf: `grad` is the sum of its gradients over backward passes. Operations on it are recorded,
+   * but for those in a pass without `grad`. Returns this tensor.
+   * @throws TypeError unless it is of floats; Error for a view, a recorded tensor, or one on a GPU.
+   */
+  requireGrad(): this {
+    checkOperands('requireGrad', { tensor: this });
+    requireGradient(this);
+    return this;
+  }
+
+  /**
+   * The gradient of a leaf, float32 and of its shape: the sum over all backward() calls since the last zeroGrad().
+   * undefined before the first one. It is the leaf's, and ends with it.
+   */
+  get grad(): Tensor | undefined {
+    return leafOf(this)?.gradient as Tensor | undefined;
+  }
+
+  /** Gives up the gradient of a leaf: the next backward() begins with 0. */
+  zeroGrad(): void {
+    leafOf(this)?.clear();
+  }
+
+  /** A view that is not recorded: a constant, as far as gradients are concerned. It may be changed in place. */
+  detach(): Tensor {
+    checkOperands('detach', { tensor: this });
+    return new Tensor(this.storage.detached(), this.dtype, this.shape, this.strides, this.offset, false);
+  }
+
+  /**
+   * Computes the gradients of this tensor, a scalar, and calls the backward hooks of the passes that it depends on. Adds
+   * to `grad` of each leaf, and returns what the pass asked for: of one with `grad: 'parameters'` the gradient of every
+   * parameter by its name, else nothing. The record of the operations is freed, unless `retain` is true.
+   * @throws Error, as a rejection, where the tensor depends on nothing that is recorded, or its record was freed; and
+   *   what a hook throws, in an Error that names its place.
+   */
+  async backward(options: BackwardOptions = {}): Promise<Map<string, Tensor>> {
+    return (await backward(this, options)) as Map<string, Tensor>;
+  }
+
+  /** @internal */
+  get gradientWindow(): OperandWindow {
+    const { storage, shape, strides, offset } = this;
+    return { storage, shape, strides, offset, elements: this.elements };
+  }
+
+  /** @internal Of its whole storage. */
+  get elements(): number {
+    return this.storage.bytes / byteWidth(this.dtype);
+  }
+
+  /** @internal Whether it has its storage for itself, and shows all of it. */
+  get ownsAll(): boolean {
+    return this.#owner && this.size === this.elements;
+  }
+
+  /** @internal The same window in a storage of its own on the same memory, which is given back after both. */
+  shared(): Tensor {
+    return new Tensor(this.storage.shared(), this.dtype, this.shape, this.strides, this.offset, true);
   }
 
   // ---- views
