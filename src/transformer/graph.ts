@@ -75,12 +75,14 @@ const insideAttention = ['attn.q', 'attn.k', 'attn.v', ...insideSoftmax] as cons
 
 type Mutable<T extends readonly unknown[]> = { -readonly [I in keyof T]: T[I] };
 
-/** The residual stream (B,S,D). A delta is not added yet: the layer norm that comes next adds it. */
+/** The residual stream (B,S,D). An update is not added yet: the layer norm that comes next adds it. */
 interface Stream {
   readonly x: Tensor;
-  readonly delta?: Tensor;
-  /** The point of x + delta. */
-  readonly sum?: Place;
+  readonly update?: {
+    readonly delta: Tensor;
+    /** The point of x + delta. */
+    readonly sum: Place;
+  };
 }
 
 /** Thrown when the last wanted value is computed: the rest of the pass is not needed. */
@@ -226,33 +228,33 @@ class Pass {
     const delta: Point = `resid.torso.delta_${sublayer}`;
     const sum: Point = `resid.torso.post_${sublayer}`;
     if (addition === 'product') {
-      const [added] = this.#section(
+      const [whole] = this.#section(
         [{ point: delta, layer }],
         [rows, x, w, bias],
         () => [linear(rows, w, { bias, residual: x })],
         function* (pass, rows, x, w, bias) {
           const s = pass.scope;
-          const update = yield pass.#point(delta, s.add(linear(rows, w, { bias })), layer);
-          return [s.add(x.add(update))];
+          const added = yield pass.#point(delta, s.add(linear(rows, w, { bias })), layer);
+          return [s.add(x.add(added))];
         },
       );
-      x = this.#replace(x, added); // B S D
+      x = this.#replace(x, whole); // B S D
       s.free(rows, input);
     } else {
-      let update = s.add(linear(rows, w, { bias })); // B S D
+      let added = s.add(linear(rows, w, { bias })); // B S D
       s.free(rows, input);
-      update = yield this.#point(delta, update, layer);
-      if (addition === 'norm') return { x, delta: update, sum: { point: sum, layer } };
-      x = this.#replace(x, x.add(update));
-      s.free(update);
+      added = yield this.#point(delta, added, layer);
+      if (addition === 'norm') return { x, update: { delta: added, sum: { point: sum, layer } } };
+      x = this.#replace(x, x.add(added));
+      s.free(added);
     }
     return { x: yield this.#point(sum, x, layer) };
   }
 
   /** Only the last position of the stream: (B,1,D). */
-  #lastPosition({ x, delta }: Stream, seq: number): Stream {
+  #lastPosition({ x, update }: Stream, seq: number): Stream {
     const last = (t: Tensor) => this.#replace(t, t.slice(1, seq - 1).clone());
-    return delta ? { x: last(x), delta: last(delta) } : { x: last(x) };
+    return update ? { x: last(x), update: { ...update, delta: last(update.delta) } } : { x: last(x) };
   }
 
   /** The stream, complete, and its layer norm. */
@@ -261,10 +263,11 @@ class Pass {
     layer: number | undefined,
     kernel: 'fused' | 'open',
     { gain, bias }: Norm,
-    { x, delta, sum }: Stream,
+    { x, update }: Stream,
   ): Steps<{ x: Tensor; normed: Tensor }> {
     const s = this.scope;
-    if (!delta || !sum) return { x, normed: yield* this.#normed(prefix, layer, kernel, gain, bias, x) };
+    if (!update) return { x, normed: yield* this.#normed(prefix, layer, kernel, gain, bias, x) };
+    const { delta, sum } = update;
     const [whole, normed] = this.#section(
       [...insideNorm(prefix, layer), sum],
       [x, delta, gain, bias],
