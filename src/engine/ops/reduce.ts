@@ -9,6 +9,7 @@ import {
   wrong,
 } from '../check.js';
 import { type DType, floatDType } from '../dtype.js';
+import { hasHistory, record } from '../record.js';
 import { type Shape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 import { dimsLast } from './views.js';
@@ -78,7 +79,10 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
     using integers = x.to('int32');
     run(integers);
   }
-  return keepDim ? out.transferTo(x.shape.map((n, d) => (dims.includes(d) ? 1 : n))) : out;
+  const kept = x.shape.map((n, d) => (dims.includes(d) ? 1 : n));
+  const result = keepDim ? out.transferTo(kept) : out;
+  if (hasHistory(x)) record(kind, [result], [x], () => (g) => [g?.reshape(kept)]);
+  return result;
 }
 
 // Each: x [...], any dtype -> the dimensions that are left (with keepDim, the others as 1).
