@@ -82,7 +82,7 @@ export class KeptValue {
     memory.kept ??= [];
     memory.kept.push(new WeakRef(this));
     if (memory.kept.length > 2 * memory.heldBefore + 16) {
-      memory.kept = memory.kept.filter((other) => other.deref()?.isHeld);
+      memory.kept = memory.kept.filter((other) => other.deref()?.liesIn(memory));
       memory.heldBefore = memory.kept.length;
     }
   }
@@ -92,14 +92,15 @@ export class KeptValue {
     return this.#tensor;
   }
 
-  get isHeld(): boolean {
-    return this.#tensor !== undefined;
+  /** Whether it is still needed, and no copy has taken its place. */
+  liesIn(memory: Values['storage']['memory']): boolean {
+    return this.#tensor?.storage.memory === memory;
   }
 
   /** A copy takes its place where `out`, which is about to be written, would change it. */
   beforeWrite(out: Values): void {
     const own = this.#tensor;
-    if (!own || own.storage.memory !== out.storage.memory || !overlap(own, out)) return;
+    if (!own || !this.liesIn(out.storage.memory) || !overlap(own, out)) return;
     this.#tensor = own.clone();
     own.dispose();
   }
@@ -158,6 +159,9 @@ export const currentRecord = (): GradientRecord | undefined => modes.getStore()?
 /** What backward() returns, of the gradients of watched operands; there is none where the loss does not depend on one. */
 type Results = (gradientOf: (operand: Operand) => Values | undefined) => Map<string, Values>;
 
+const bothOf = (a: Results | undefined, b: Results | undefined): Results | undefined =>
+  a && b ? (of) => new Map([...a(of), ...b(of)]) : (a ?? b);
+
 let nodeNumber = 0;
 
 /** What a pass with gradients carries: the operations on its tensors, and what going back over them needs. */
@@ -195,19 +199,25 @@ export class GradientRecord {
 
   /** @internal What backward() returns. */
   resultsAre(results: Results): void {
-    this.#results = results;
+    const { root } = this;
+    root.#results = bothOf(root.#results, results);
   }
 
   /** @internal One record from two whose tensors an operation joins. */
   join(other: GradientRecord): GradientRecord {
-    const [a, b] = [this.root, other.root];
+    // the smaller becomes a part of the larger, which keeps the ways to the root short
+    const [a, b] = [this.root, other.root].sort((one, two) => two.#nodes.length - one.#nodes.length) as [
+      GradientRecord,
+      GradientRecord,
+    ];
     if (a === b) return a;
     for (const record of [a, b]) if (record.#isBusy) throw new Error(busy);
     // numbers tell the order in which operations were queued
-    a.#nodes = [...a.#nodes, ...b.#nodes].sort((one, two) => one.number - two.number);
+    const isInOrder = (a.#nodes.at(-1)?.number ?? -1) < (b.#nodes[0]?.number ?? Infinity);
+    for (const node of b.#nodes) a.#nodes.push(node);
+    if (!isInOrder) a.#nodes.sort((one, two) => one.number - two.number);
     a.#held.push(...b.#held);
-    const [first, second] = [a.#results, b.#results];
-    a.#results = first && second ? (of) => new Map([...first(of), ...second(of)]) : (first ?? second);
+    a.#results = bothOf(a.#results, b.#results);
     b.#mergedInto = a;
     b.#nodes = [];
     b.#held = [];
@@ -248,7 +258,7 @@ export class GradientRecord {
 
   /** Gives up what backward needs: its memory is free, and backward() on a tensor of this pass is an error. */
   dispose(): void {
-    this.end('its record was disposed');
+    this.end('it was disposed');
   }
 
   [Symbol.dispose](): void {
@@ -264,6 +274,7 @@ export class GradientRecord {
     for (const thing of root.#held) thing.dispose();
     root.#nodes = [];
     root.#held = [];
+    root.#results = undefined;
   }
 
   /**
@@ -275,7 +286,10 @@ export class GradientRecord {
     retain: boolean,
     finish: (gradients: Gradients) => T,
   ): Promise<T> {
-    if (this.#isBusy) throw new Error(busy);
+    if (this.#isBusy) {
+      for (const [, gradient] of from) gradient.dispose();
+      throw new Error(busy);
+    }
     this.#isBusy = true;
     const gradients = new Gradients();
     let isDone = false;
@@ -292,7 +306,8 @@ export class GradientRecord {
     } finally {
       gradients.dispose();
       this.#isBusy = false;
-      if (!retain || !isDone) this.end('backward() has freed its record; with retain: true it stays');
+      if (!isDone) this.end('a backward() over it has failed');
+      else if (!retain) this.end('backward() has freed it; with retain: true it stays');
     }
   }
 
@@ -337,7 +352,7 @@ async function stepBack(node: Node, gradients: Gradients): Promise<void> {
     for (const [i, window] of node.inputs.entries()) {
       const gradient = made[i];
       if (!window || !gradient) continue;
-      const isLast = made.every((other, j) => j <= i || other?.storage !== gradient.storage);
+      const isLast = made.every((other, j) => j <= i || !node.inputs[j] || other?.storage !== gradient.storage);
       gradients.add(window, gradient, isLast);
     }
   } finally {
@@ -402,7 +417,7 @@ class Gradients {
   /** Hands the gradients of leaves over to them. */
   leaves(): void {
     for (const [storage, buffer] of this.#buffers) {
-      if (!(storage.history instanceof Leaf)) continue;
+      if (!(storage.history instanceof Leaf) || storage.ended !== undefined) continue;
       this.#buffers.delete(storage);
       storage.history.add(buffer);
     }
@@ -512,7 +527,12 @@ export function recordWrite<T extends Values>(
       history.add(operation, [out.gradientWindow], wantedWindows(inputs), prepare as unknown as Prepare<Values>);
     }
   }
-  for (const value of storage.memory.kept ?? []) value.deref()?.beforeWrite(out);
+  const { memory } = storage;
+  memory.kept = memory.kept?.filter((reference) => {
+    const value = reference.deref();
+    value?.beforeWrite(out);
+    return value?.liesIn(memory);
+  });
 }
 
 /** Shows the gradient of x to a hook on its way back from here, if x is recorded. */
@@ -586,6 +606,13 @@ export function requireGradient(x: Values): void {
     throw new Error('requireGrad: the tensor must not be recorded already; detach().clone() makes one that is not');
   }
   x.storage.history = new Leaf(x.gradientWindow);
+}
+
+/** The gradient of a leaf, or the part of it that a view of the leaf shows. */
+export function gradientOf(x: Values): Values | undefined {
+  const gradient = leafOf(x)?.gradient;
+  if (gradient === undefined || gradient.ended !== undefined) return undefined;
+  return x.ownsAll ? gradient : gradient.window(x.shape, x.strides, x.offset);
 }
 
 /** The leaf that a tensor is, or a view of. */

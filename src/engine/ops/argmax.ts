@@ -1,5 +1,6 @@
 // The index of the largest or smallest value, over one dimension or all.
 import { checkBoolean, checkedDim, checkOperands, checkOptions, wrong } from '../check.js';
+import { hasHistory, record } from '../record.js';
 import { maxIndexed, showShape } from '../shape.js';
 import { type ReduceOptions, reduceOptions } from './reduce.js';
 import type { Tensor } from './tensor.js';
@@ -33,6 +34,7 @@ function indexOf(
     run(flat);
     if (flat.storage !== x.storage) flat.dispose();
   }
+  if (hasHistory(x)) record<Tensor>(operation, [out], [x], () => () => []);
   return keepDim ? out.transferTo(x.shape.map((size, other) => (d === undefined || other === d ? 1 : size))) : out;
 }
 

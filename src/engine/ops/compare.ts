@@ -1,6 +1,7 @@
 // Comparisons, and the logic of what they give, with broadcasting.
 import { checkDType, checkOperands } from '../check.js';
 import { promote } from '../dtype.js';
+import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
 import { checkSides, type Side } from './binary.js';
 import { checkWritable, withSafeInput } from './overlap.js';
 import type { Tensor } from './tensor.js';
@@ -9,11 +10,15 @@ import { broadcastTo, broadcastTogether } from './views.js';
 const kinds = { eq: 0, ne: 1, lt: 2, le: 3, gt: 4, ge: 5, and: 6, or: 7 } as const; // CompareKind in native/ops.h
 type Kind = keyof typeof kinds;
 
+/** It is constant but for its jumps, and has no gradient. */
+const noGradients: Prepare<Tensor> = () => () => [];
+
 function compare(kind: Kind, a: Tensor, x: Side): Tensor {
   const device = checkSides(kind, a, x);
   if (typeof x === 'number') {
     const out = a.make(a.shape, 'bool');
     device.run('compareScalar', out, a, x, kinds[kind]);
+    if (hasHistory(a)) record(kind, [out], [a], noGradients);
     return out;
   }
   // a bool beside an int32 is converted to int32, so that integers stay exact
@@ -25,6 +30,7 @@ function compare(kind: Kind, a: Tensor, x: Side): Tensor {
   const [left, right] = broadcastTogether(kind, { tensor: a, x }) as [Tensor, Tensor];
   const out = a.make(left.shape, 'bool');
   device.run('compare', out, left, right, kinds[kind]);
+  if (hasHistory(left, right)) record(kind, [out], [left, right], noGradients);
   return out;
 }
 
@@ -34,6 +40,7 @@ function inPlace(kind: Kind, a: Tensor, x: Tensor): void {
   checkDType(operation, 'the tensor', a, 'bool');
   checkWritable(operation, 'the tensor', a);
   const other = broadcastTo(operation, 'x', x, a);
+  recordWrite(operation, a, [a, other], noGradients);
   withSafeInput(a, other, (safe) => device.run('compare', a, a, safe, kinds[kind]));
 }
 
@@ -69,5 +76,6 @@ export function notInPlace(x: Tensor): void {
   const device = checkOperands('not_', { x });
   checkDType('not_', 'x', x, 'bool');
   checkWritable('not_', 'x', x);
+  recordWrite('not_', x, [x], noGradients);
   device.run('compareScalar', x, x, 0, kinds.eq);
 }

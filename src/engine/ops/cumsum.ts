@@ -1,5 +1,7 @@
 // Sums up to each element along a dimension.
 import { checkedDim, checkOperands } from '../check.js';
+import { hasHistory, record } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import type { Tensor } from './tensor.js';
 import { dimLast } from './views.js';
 
@@ -17,6 +19,13 @@ export function cumsum(x: Tensor, dim: number): Tensor {
   else {
     using integers = x.to('int32');
     run(integers);
+  }
+  if (hasHistory(x)) {
+    // the sums from the end
+    const reversed = Array.from({ length: x.shape[d] as number }, (_, i) => -1 - i);
+    const backward = (g: Tensor | undefined) =>
+      withTemporaries((own) => [own(own((g as Tensor).indexSelect(d, reversed)).cumsum(d)).indexSelect(d, reversed)]);
+    record('cumsum', [out], [x], () => backward);
   }
   return out;
 }

@@ -9,6 +9,8 @@ import {
   wrong,
 } from '../check.js';
 import { type DType, floatDType } from '../dtype.js';
+import { type Backward, hasHistory, type Keep, record } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { type Shape, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 import { dimsLast } from './views.js';
@@ -55,6 +57,60 @@ function resultDType(kind: Kind, { dtype }: Tensor): DType {
   return floatDType(dtype);
 }
 
+/** The gradients of x. `isOne`: whether the gradient of an extreme is that of one element, or of all that equal it. */
+function backwardOf(
+  kind: Kind,
+  x: Tensor,
+  out: Tensor,
+  dims: readonly number[],
+  isOne: boolean,
+  correction: number,
+  keep: Keep<Tensor>,
+): Backward<Tensor> {
+  const { shape } = x;
+  const kept = shape.map((n, d) => (dims.includes(d) ? 1 : n));
+  const n = dims.reduce((product, d) => product * (shape[d] as number), 1);
+  if (kind === 'sum' || x.size === 0) return (g) => [g?.reshape(kept)];
+  if (kind === 'mean') return (g) => [g?.reshape(kept).div(n)];
+  if (kind === 'any' || kind === 'all') return () => [];
+  if (isOne && (kind === 'max' || kind === 'min')) {
+    const [d] = dims as [number];
+    const rows = x.detach();
+    using at = kind === 'max' ? rows.argmax(d, { keepDim: true }) : rows.argmin(d, { keepDim: true });
+    const index = keep(at);
+    return (g) => [
+      (g as Tensor)
+        .make(shape)
+        .fill(0)
+        .scatterAdd_(d, index.tensor, (g as Tensor).reshape(kept)),
+    ];
+  }
+  const input = keep(x);
+  const extreme = kind === 'max' || kind === 'min' ? keep(out.reshape(kept)) : undefined;
+  return (g) =>
+    withTemporaries((own) => {
+      const gradient = (g as Tensor).reshape(kept);
+      if (extreme) {
+        const isExtreme = own(input.tensor.eq(extreme.tensor));
+        const count = own(isExtreme.sum(dims, { keepDim: true }));
+        return [isExtreme.where(own(gradient.div(count)), 0)];
+      }
+      const value = input.tensor.dtype === 'float32' ? input.tensor : own(input.tensor.to('float32'));
+      /** gradient / by, and 0 where that is 0. */
+      const over = (by: Tensor) => own(own(by.eq(0)).where(0, own(gradient.div(by))));
+      const keepDim = true;
+      if (kind === 'norm') return [value.mul(over(own(value.norm(dims, { keepDim }))))];
+      if (kind === 'logSumExp') {
+        const powers = own(own(value.sub(own(value.max(dims, { keepDim })))).exp());
+        return [powers.mul(own(gradient.div(own(powers.sum(dims, { keepDim })))))];
+      }
+      const distances = own(value.sub(own(value.mean(dims, { keepDim }))));
+      const divisor = Math.max(0, n - correction);
+      if (kind === 'var') return [distances.mul(own(gradient.mul(2 / divisor)))];
+      return [distances.mul(own(over(own(value.std(dims, { keepDim, correction }))).div(divisor)))];
+    });
+}
+
 function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceOptions = {}): Tensor {
   checkOptions(kind, options, kind === 'var' || kind === 'std' ? varianceOptions : reduceOptions);
   const { keepDim = false, correction = 1 } = options;
@@ -78,7 +134,13 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
     using integers = x.to('int32');
     run(integers);
   }
-  return keepDim ? out.transferTo(x.shape.map((n, d) => (dims.includes(d) ? 1 : n))) : out;
+  const kept = x.shape.map((n, d) => (dims.includes(d) ? 1 : n));
+  const result = keepDim ? out.transferTo(kept) : out;
+  if (hasHistory(x)) {
+    const isOne = typeof dim === 'number';
+    record(kind, [result], [x], (keep) => backwardOf(kind, x, out, dims, isOne, correction, keep));
+  }
+  return result;
 }
 
 // Each: x [...], any dtype -> the dimensions that are left (with keepDim, the others as 1).
@@ -89,17 +151,24 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
  */
 export const sum = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('sum', x, dim, options);
 
+/** The sum over all dimensions but the last: the gradient of what an operation added to every row. */
+export function sumOfRows(x: Tensor): Tensor {
+  const dims = [...x.shape.keys()].slice(0, -1);
+  return dims.length > 0 ? sum(x, dims) : x.clone();
+}
+
 /** The sum, in double precision, over the number of elements: NaN of nothing. That of integers is float32. */
 export const mean = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('mean', x, dim, options);
 
 /**
- * The largest element, NaN where there is one; of a bool tensor, an int32.
+ * The largest element, NaN where there is one; of a bool tensor, an int32. Where several are equal, its gradient is
+ * that of the first one along a dimension that is given as a number, and shared equally over a list or all.
  * @throws RangeError for an empty tensor.
  */
 export const max = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('max', x, dim, options);
 
 /**
- * The smallest element, NaN where there is one; of a bool tensor, an int32.
+ * The smallest element, NaN where there is one; of a bool tensor, an int32. Its gradient is as that of max.
  * @throws RangeError for an empty tensor.
  */
 export const min = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('min', x, dim, options);
@@ -116,10 +185,13 @@ export const all = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => r
  */
 export const variance = (x: Tensor, dim?: Dims, options?: VarianceOptions): Tensor => reduce('var', x, dim, options);
 
-/** The standard deviation: the square root of the variance. */
+/** The standard deviation: the square root of the variance. Where it is 0, its gradient is 0. */
 export const std = (x: Tensor, dim?: Dims, options?: VarianceOptions): Tensor => reduce('std', x, dim, options);
 
-/** The square root of the sum of squares, in double precision: 0 of nothing. That of integers is float32. */
+/**
+ * The square root of the sum of squares, in double precision: 0 of nothing. That of integers is float32. Where it
+ * is 0, its gradient is 0.
+ */
 export const norm = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('norm', x, dim, options);
 
 /** log(sum(exp(x))), which does not overflow: -Infinity of nothing. That of integers is float32. */

@@ -1,5 +1,6 @@
 // The elements of a dimension in order.
 import { checkBoolean, checkedDim, checkOperands, checkOptions, type OptionNames, wrong } from '../check.js';
+import { hasHistory, record } from '../record.js';
 import { maxIndexed, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 import { dimLast, fromDimLast } from './views.js';
@@ -29,5 +30,17 @@ export function sort(x: Tensor, dim = -1, options: SortOptions = {}): { values: 
   const values = x.make(last.shape);
   const indices = x.make(last.shape, 'int32');
   device.run('sort', values, indices, last, descending);
-  return { values: fromDimLast(values, d), indices: fromDimLast(indices, d) };
+  const result = { values: fromDimLast(values, d), indices: fromDimLast(indices, d) };
+  if (hasHistory(x)) {
+    record('sort', [result.values, result.indices], [x], (keep) => {
+      const at = keep(result.indices);
+      return (g) => [
+        (g as Tensor)
+          .make(x.shape)
+          .fill(0)
+          .scatterAdd_(d, at.tensor, g as Tensor),
+      ];
+    });
+  }
+  return result;
 }

@@ -1,5 +1,7 @@
 // The k largest of each row: as values and indices, or as the row with the rest set to zero.
 import { checkBoolean, checkInteger, checkOperands, checkOptions, checkRank, wrong } from '../check.js';
+import { type Backward, hasHistory, type Keep, record } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { maxIndexed, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
@@ -16,7 +18,34 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   const values = x.make(shape);
   const indices = x.make(shape, 'int32');
   device.run('topK', values, indices, x);
+  if (hasHistory(x)) {
+    record('topk', [values, indices], [x], (keep) => {
+      const at = keep(indices);
+      return (g) => [
+        (g as Tensor)
+          .make(x.shape)
+          .fill(0)
+          .scatterAdd_(-1, at.tensor, g as Tensor),
+      ];
+    });
+  }
   return { values, indices };
+}
+
+/** The gradients of x: those of the elements that are left. */
+function backwardOfMask(x: Tensor, k: number, relu: boolean, out: Tensor, keep: Keep<Tensor>): Backward<Tensor> {
+  if (relu) {
+    const kept = keep(out);
+    return (g) => withTemporaries((own) => [own(kept.tensor.le(0)).where(0, g as Tensor)]);
+  }
+  const kept = keep(x);
+  return (g) =>
+    withTemporaries((own) => {
+      const { values, indices } = topK(kept.tensor, k);
+      own(values);
+      const left = own((g as Tensor).gather(-1, own(indices)));
+      return [(g as Tensor).make(x.shape).fill(0).scatterAdd_(-1, indices, left)];
+    });
 }
 
 /**
@@ -32,5 +61,6 @@ export function topKMask(x: Tensor, k: number, options: { relu?: boolean } = {})
   checkInteger('topKMask', 'k', k, 0, width(x));
   const out = x.make(x.shape);
   device.run('topKMask', out, x, k, relu);
+  if (hasHistory(x)) record('topKMask', [out], [x], (keep) => backwardOfMask(x, k, relu, out, keep));
   return out;
 }

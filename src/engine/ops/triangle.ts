@@ -1,5 +1,6 @@
 // One side of a diagonal of matrices, the rest set to zero.
 import { checkInteger, checkOperands, checkRank } from '../check.js';
+import { hasHistory, record, recordWrite } from '../record.js';
 import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
@@ -13,12 +14,16 @@ function outOfPlace(operation: string, x: Tensor, diagonal: number, upper: boole
   check(operation, x, diagonal);
   const out = x.make(x.shape);
   x.device.run('triangle', out, x, diagonal, upper);
+  if (hasHistory(x)) {
+    record(operation, [out], [x], () => (g) => [outOfPlace(operation, g as Tensor, diagonal, upper)]);
+  }
   return out;
 }
 
 function inPlace(operation: string, x: Tensor, diagonal: number, upper: boolean): void {
   check(operation, x, diagonal);
   checkWritable(operation, 'the tensor', x);
+  recordWrite(operation, x, [x], () => (g) => [outOfPlace(operation, g as Tensor, diagonal, upper)]);
   x.device.run('triangle', x, x, diagonal, upper);
 }
 

@@ -1,8 +1,11 @@
 // Functions of one element, out of place and in place.
 import { checkFloat, checkNumber, checkOperands, wrong } from '../check.js';
 import { type DType, floatDType, isFloat } from '../dtype.js';
+import { type Backward, hasHistory, type Keep, record, recordWrite } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
+import { where } from './where.js';
 
 // UnaryKind in native/ops.h
 const kinds = {
@@ -10,6 +13,7 @@ const kinds = {
   ...{ neg: 6, sign: 7, tanh: 8, sigmoid: 9, pow: 10, clamp: 11 },
 } as const;
 type Kind = keyof typeof kinds;
+type Own = <T extends { dispose(): void }>(t: T) => T;
 
 /** Those that give integers for integers. The others give float32. */
 const ofIntegers: ReadonlySet<Kind> = new Set(['abs', 'neg', 'sign', 'pow', 'clamp']);
@@ -28,11 +32,57 @@ function withInput(x: Tensor, dtype: DType, body: (x: Tensor) => void): void {
   body(converted ?? x);
 }
 
+/** sigmoid(x) (1 - sigmoid(x)), without the cancellation. */
+const slopeOfSigmoid = (x: Tensor, own: Own): Tensor => own(own(x.sigmoid()).mul(own(own(x.neg()).sigmoid())));
+
+/** The derivative of GPT-2's GELU. */
+function slopeOfGelu(x: Tensor, own: Own): Tensor {
+  const scale = Math.sqrt(2 / Math.PI);
+  // beyond 10 it is 0 or 1 in float32, and powers of x could overflow
+  const v = own(x.clamp(-10, 10));
+  const square = own(v.mul(v));
+  const t = own(square.mul(0.044715)).add_(1).mul_(v).mul_(scale).tanh_();
+  const slope = own(square.mul(3 * 0.044715))
+    .add_(1)
+    .mul_(v)
+    .mul_(scale);
+  return own(t.mul(t)).neg_().add_(1).mul_(slope).add_(t).add_(1).mul_(0.5);
+}
+
+/** The gradients of x, float32, from those of kind(x). */
+const derivatives: Record<
+  Exclude<Kind, 'neg' | 'sign'>,
+  (g: Tensor, x: Tensor, own: Own, a: number, b: number) => Tensor
+> = {
+  relu: (g, x, own) => own(x.le(0)).where(0, g),
+  gelu: (g, x, own) => g.mul(slopeOfGelu(x, own)),
+  exp: (g, x, own) => g.mul(own(x.exp())),
+  log: (g, x) => g.div(x),
+  sqrt: (g, x, own) => g.div(own(own(x.sqrt()).mul(2))),
+  abs: (g, x, own) => g.mul(own(x.sign())),
+  tanh: (g, x, own) => g.mul(slopeOfSigmoid(own(x.mul(2)), own)).mul_(4),
+  sigmoid: (g, x, own) => g.mul(slopeOfSigmoid(x, own)),
+  pow: (g, x, own, p) => (p === 0 ? g.make(g.shape).fill(0) : g.mul(own(own(x.pow(p - 1)).mul(p)))),
+  clamp: (g, x, own, low, high) => own(own(x.ge(low)).and(own(x.le(high)))).where(g, 0),
+};
+
+function backwardOf(kind: Kind, x: Tensor, a: number, b: number, keep: Keep<Tensor>): Backward<Tensor> {
+  if (kind === 'neg') return (g) => [g?.neg()];
+  if (kind === 'sign') return (g) => [g?.make(g.shape).fill(0)];
+  const kept = keep(x);
+  return (g) =>
+    withTemporaries((own) => {
+      const value = kept.tensor.dtype === 'float32' ? kept.tensor : own(kept.tensor.to('float32'));
+      return [derivatives[kind](g as Tensor, value, own, a, b)];
+    });
+}
+
 function outOfPlace(kind: Kind, x: Tensor, a = 0, b = 0, whole = true): Tensor {
   const device = checkOperands(kind, { x });
   const dtype = resultDType(kind, x, whole);
   const out = x.make(x.shape, dtype);
   withInput(x, dtype, (input) => device.run('unary', out, input, kinds[kind], a, b));
+  if (hasHistory(x)) record(kind, [out], [x], (keep) => backwardOf(kind, x, a, b, keep));
   return out;
 }
 
@@ -42,6 +92,7 @@ function inPlace(kind: Kind, x: Tensor, a = 0, b = 0, whole = true): void {
   checkWritable(operation, 'x', x);
   const dtype = resultDType(kind, x, whole);
   if (dtype !== x.dtype) throw new TypeError(wrong(operation, 'x', `${dtype}, as the result is`, x.dtype));
+  recordWrite(operation, x, [x], (keep) => backwardOf(kind, x, a, b, keep));
   device.run('unary', x, x, kinds[kind], a, b);
 }
 
@@ -67,6 +118,31 @@ export const reluInPlace = (x: Tensor): void => ofFloatsInPlace('relu', x);
  */
 export const gelu = (x: Tensor): Tensor => ofFloats('gelu', x);
 export const geluInPlace = (x: Tensor): void => ofFloatsInPlace('gelu', x);
+
+/** The gradient of x, from that of relu(x) or gelu(x). */
+export const activationGradient = (kind: 'relu' | 'gelu', x: Tensor, gradient: Tensor): Tensor =>
+  withTemporaries((own) => {
+    if (kind === 'relu') return where(own(x.le(0)), 0, gradient);
+    // gelu(x) = x s with s = sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3); beyond 10, where x^3 may be infinite, the
+    // derivative is 0 or 1
+    const near = own(own(x.to('float32')).clamp(-10, 10));
+    const squares = own(near.mul(near));
+    const scale = 2 * Math.sqrt(2 / Math.PI);
+    const s = own(
+      own(
+        own(squares.mul(0.044715 * scale))
+          .add_(scale)
+          .mul(near),
+      ).sigmoid(),
+    );
+    const slope = own(
+      own(squares.mul(3 * 0.044715 * scale))
+        .add_(scale)
+        .mul(near),
+    ); // x 2 u'
+    const rest = own(own(s.neg()).add_(1));
+    return own(slope.mul_(rest).add_(1)).mul_(s).mul(gradient);
+  });
 
 /** e^x, any shape; of integers, float32. */
 export const exp = (x: Tensor): Tensor => outOfPlace('exp', x);

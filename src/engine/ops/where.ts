@@ -1,6 +1,7 @@
 // A choice between two sides, element by element.
 import { checkDType, checkOperands, describe, wrong } from '../check.js';
 import { type DType, floatDType, promote } from '../dtype.js';
+import { hasHistory, record } from '../record.js';
 import type { Side } from './binary.js';
 import { fill } from './fill.js';
 import type { Tensor } from './tensor.js';
@@ -40,6 +41,16 @@ export function where(condition: Tensor, a: Side, b: Side): Tensor {
     ];
     const out = condition.make(chosen.shape, dtype);
     device.run('where', out, chosen, left, right);
+    if (hasHistory(chosen, left, right)) {
+      record('where', [out], [chosen, left, right], (keep, [, ofA, ofB]) => {
+        const kept = keep(chosen);
+        return (g) => [
+          undefined,
+          ofA ? where(kept.tensor, g as Tensor, 0) : undefined,
+          ofB ? where(kept.tensor, 0, g as Tensor) : undefined,
+        ];
+      });
+    }
     return out;
   } finally {
     for (const t of temporary) t.dispose();
