@@ -544,17 +544,18 @@ export function addGradientHook<T extends Values>(x: T, hook: (gradient: T) => P
 /**
  * Notes something that is computed in one step, but whose gradients are to be seen between its steps: going back over it
  * calls `replay` with its inputs first, which returns its outputs anew by steps that are recorded, and goes back over
- * these. What is watched inside is wanted even where no input is recorded: it belongs to `pass`.
+ * these. What is watched inside is wanted even where no input is recorded: then it belongs to the pass under way.
  */
 export function recordReplay<T extends Values, In extends readonly Operand[]>(
-  pass: GradientRecord,
   operation: string,
   outputs: readonly T[],
   inputs: In,
   replay: (inputs: In) => Promise<readonly T[]>,
 ): void {
-  const history = historyOf(inputs);
-  note(history instanceof GradientRecord ? history : pass.root, operation, outputs, inputs, (keep, needs) => {
+  const found = historyOf(inputs);
+  const history = found instanceof GradientRecord ? found : currentRecord()?.root;
+  if (!history) return;
+  note(history, operation, outputs, inputs, (keep, needs) => {
     // a matrix is a weight, which is used as it is then
     const isTensor = (input: Operand) => Operand.kindOf(input) === 'a tensor';
     const values = inputs.map((input) => (isTensor(input) ? keep(input as unknown as T) : { tensor: input }));
