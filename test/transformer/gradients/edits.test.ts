@@ -40,14 +40,13 @@ function agrees(key: string, values: ArrayLike<number>, how: string): void {
 
 async function goBack(hooks: TransformerHooks): Promise<void> {
   const { logits, kvCaches } = await xf.forward(rows, { hooks, grad: true });
+  kvCaches.dispose();
   using owned = logits;
-  using caches = kvCaches;
   using loss = crossEntropy(
     owned.slice(1, 0, -1),
     rows.map((row) => row.slice(1)),
   );
   await loss.backward();
-  caches.dispose();
 }
 
 /** With one kernel for each section, or in steps throughout. */
