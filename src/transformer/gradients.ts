@@ -1,8 +1,9 @@
 // The gradients of a scalar at locations of a pass: backward hooks that keep what they see.
-import { checkCallback, checkObject, checkOptions, describe, type OptionNames, wrong } from '../engine/check.js';
+import { checkObject, checkOptions, describe, type OptionNames, wrong } from '../engine/check.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import type { GradientRecord } from '../engine/record.js';
 import { disposeAll } from '../engine/scope.js';
+import { checkHooks } from './hook_places.js';
 import { AtLayers, AutoencoderHooks, type HookFunction, TransformerHooks } from './hooks.js';
 import { concreteLocations, parseLocation } from './location.js';
 import type { Pad } from './padding.js';
@@ -58,7 +59,8 @@ export async function gradientsAt(
 ): Promise<Gradients> {
   checkOptions('gradients', options, gradientsOptions);
   const { of, at, hooks = new TransformerHooks(), autoencoders = {} } = options;
-  checkCallback('gradients', 'of', of);
+  if (typeof of !== 'function') throw new TypeError(wrong('gradients', 'of', 'a function', describe(of)));
+  checkHooks('gradients', hooks, config);
   const spliced = checkedAutoencoders(autoencoders, config);
   const names = checkedLocations(at, spliced, config);
   const own = hooks.clone();

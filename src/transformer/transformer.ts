@@ -22,8 +22,8 @@ import { digestTensors } from '../files/tensor_digest.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { type Gradients, type GradientsOptions, gradientsAt } from './gradients.js';
 import { type PassOptions, runPass } from './graph.js';
-import { checkPlaces } from './hook_places.js';
-import { type PartialHookContext, TransformerHooks } from './hooks.js';
+import { checkHooks } from './hook_places.js';
+import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
 import { NextTokenPasses } from './next_token.js';
@@ -315,7 +315,6 @@ export class Transformer {
   async gradients(tokens: Tokens, options: GradientsOptions): Promise<Gradients> {
     checkRecordable('gradients', this.device);
     return gradientsAt(this.config, options, async (hooks, locations) => {
-      checkHooks('gradients', hooks, this.config);
       const record = new GradientRecord();
       try {
         const { last, ...plan } = planPass(this.config.nLayers, hooks, locations.length > 0 ? locations : undefined);
@@ -447,14 +446,6 @@ export function checkLoadOptions(operation: string, options: LoadOptions): void 
   checkDTypeName(operation, dtype, { floats: true });
   checkBoolean(operation, 'simplify', simplify);
   checkFetchOptions(operation, options);
-}
-
-function checkHooks(operation: string, hooks: TransformerHooks | undefined, config: TransformerConfig): void {
-  if (hooks === undefined) return;
-  if (!(hooks instanceof TransformerHooks)) {
-    throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
-  }
-  checkPlaces(operation, hooks, config);
 }
 
 interface Found {
