@@ -93,7 +93,7 @@ function backwardOf(
       if (extreme) {
         const isExtreme = own(input.tensor.eq(extreme.tensor));
         const count = own(isExtreme.sum(dims, { keepDim: true }));
-        return [isExtreme.where(own(gradient.div(count)), 0)];
+        return [isExtreme.mul(own(gradient.div(count)))];
       }
       const value = input.tensor.dtype === 'float32' ? input.tensor : own(input.tensor.to('float32'));
       /** gradient / by, and 0 where that is 0. */

@@ -29,8 +29,35 @@ export interface Check {
    * such as show an element several times ('any'); none unless given.
    */
   views?: 'distinct' | 'any';
+  /** Whether an input may be overwritten as a whole: it has no gradient then. */
+  mayOverwrite?: boolean;
   /** On the relative error of each gradient: 2e-5 unless given, 2e-4 at most. A test that loosens it says why. */
   bound?: number;
+}
+
+/** A shape of at most 200 elements, or now and then of none; of `min` to `max` dimensions. */
+export const smallShape = (rng: Random, min = 0, max = 4): number[] =>
+  rng.shape(rng.integer(min, max + 1), { min: rng.next() < 0.1 ? 0 : 1, elements: 200 });
+
+/** Mostly float32. */
+export const anyFloat = (rng: Random): DType =>
+  rng.next() < 0.75 ? 'float32' : rng.pick(['bfloat16', 'float16'] as const);
+
+/** Values that `draw` gives, normal ones unless given, of any dtype of floats. */
+export const drawn = (rng: Random, shape: readonly number[], draw: () => number = rng.normal): Input => ({
+  shape,
+  values: Float32Array.from({ length: product(shape) }, draw),
+  dtype: anyFloat(rng),
+});
+
+/**
+ * Values of which no two are equal, or nearly so, in any dtype: multiples of 1/32 around 0, at most 200 of them, and
+ * `shift` on top.
+ */
+export function distinct(rng: Random, shape: readonly number[], shift = 0): Input {
+  const n = product(shape);
+  const order = shuffled(n, rng).map((i) => (i - Math.floor(n / 2)) / 32 + shift);
+  return { shape, values: Float32Array.from(order), dtype: anyFloat(rng) };
 }
 
 /** How many elements of an input have their derivative computed. */
@@ -42,6 +69,21 @@ export async function gradients(count: number, make: (rng: Random, seed: number)
     const rng = random(seed);
     await checkGradients(make(rng, seed), rng, seed);
   }
+}
+
+/** The gradient of sum(f(x) * weights), without weights 1, at x. */
+export async function gradientAt(
+  x: readonly number[],
+  f: (x: Tensor) => Tensor,
+  weights?: readonly number[],
+  dtype: DType = 'float32',
+): Promise<number[]> {
+  using leaf = Tensor.from([...x], { dtype }).requireGrad();
+  using out = f(leaf);
+  using weighted = weights ? out.mul(Tensor.from([...weights])) : out.clone();
+  using loss = weighted.sum();
+  await loss.backward();
+  return [...((await leaf.grad?.read()) ?? [])];
 }
 
 /** Demands that the gradients of sum(weights * outputs), for random weights, are those of the oracle. */
@@ -93,11 +135,11 @@ async function compare(check: Check, rng: Random, device: Device, own: Own): Pro
   const weightNorm = Math.hypot(...weights.map((w) => Math.hypot(...w)));
   for (const [i, { leaf }] of leaves.entries()) {
     const { grad } = leaf;
-    if (!grad) throw new Error(`input ${i} has no gradient`);
     const label = `the gradient of input ${i}`;
-    if (grad.dtype !== 'float32') throw new Error(`${label} is ${grad.dtype}`);
-    if (String(grad.shape) !== String(leaf.shape)) throw new Error(`${label} is [${grad.shape.join(', ')}]`);
-    const gradient = await grad.read();
+    if (!grad && !check.mayOverwrite) throw new Error(`${label} is missing`);
+    if (grad && grad.dtype !== 'float32') throw new Error(`${label} is ${grad.dtype}`);
+    if (grad && String(grad.shape) !== String(leaf.shape)) throw new Error(`${label} is [${grad.shape.join(', ')}]`);
+    const gradient = (await grad?.read()) ?? new Float32Array(leaf.size);
     const here = x[i] as Float64Array;
     /** The derivative of the loss along a direction of this input. */
     const along = (direction: Float64Array, step: number): number => {
