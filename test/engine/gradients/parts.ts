@@ -21,11 +21,13 @@ export const anyPart = (rng: Random, shape: readonly number[]): Part | undefined
 
 export const viewOf = (t: Tensor, part: Part | undefined): Tensor => (part ? t.slice(part.d, part.from, part.to) : t);
 
-/** Whether element i of `shape` is in the part. */
-export const isIn = (part: Part | undefined, shape: readonly number[], i: number): boolean => {
-  const at = part && (coordinates(shape, i)[part.d] as number);
-  return part === undefined || ((at as number) >= part.from && (at as number) < part.to);
-};
+/** Of each element of `shape` whether it is in the part. */
+export const isInsidePart = (part: Part | undefined, shape: readonly number[]): boolean[] =>
+  Array.from({ length: product(shape) }, (_, i) => {
+    if (!part) return true;
+    const at = coordinates(shape, i)[part.d] as number;
+    return at >= part.from && at < part.to;
+  });
 
 export const partShape = (part: Part | undefined, shape: readonly number[]): number[] =>
   shape.map((n, d) => (part && d === part.d ? part.to - part.from : n));
