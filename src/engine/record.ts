@@ -8,7 +8,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { checkBoolean, checkOptions, wrong } from './check.js';
 import type { Device } from './device.js';
 import { type DType, isFloat } from './dtype.js';
-import type { Operand, OperandWindow } from './operand.js';
+import { Operand, type OperandWindow } from './operand.js';
 import { isContiguous, overlap, type Shape, sameShape, showShape } from './shape.js';
 import type { Storage } from './storage.js';
 
@@ -82,7 +82,7 @@ export class KeptValue {
     memory.kept ??= [];
     memory.kept.push(new WeakRef(this));
     if (memory.kept.length > 2 * memory.heldBefore + 16) {
-      memory.kept = memory.kept.filter((other) => other.deref()?.isHeld);
+      memory.kept = memory.kept.filter((other) => other.deref()?.liesIn(memory));
       memory.heldBefore = memory.kept.length;
     }
   }
@@ -92,14 +92,15 @@ export class KeptValue {
     return this.#tensor;
   }
 
-  get isHeld(): boolean {
-    return this.#tensor !== undefined;
+  /** Whether it is still needed, and no copy has taken its place. */
+  liesIn(memory: Values['storage']['memory']): boolean {
+    return this.#tensor?.storage.memory === memory;
   }
 
   /** A copy takes its place where `out`, which is about to be written, would change it. */
   beforeWrite(out: Values): void {
     const own = this.#tensor;
-    if (!own || own.storage.memory !== out.storage.memory || !overlap(own, out)) return;
+    if (!own || !this.liesIn(out.storage.memory) || !overlap(own, out)) return;
     this.#tensor = own.clone();
     own.dispose();
   }
@@ -158,6 +159,9 @@ export const currentRecord = (): GradientRecord | undefined => modes.getStore()?
 /** What backward() returns, of the gradients of watched operands; there is none where the loss does not depend on one. */
 type Results = (gradientOf: (operand: Operand) => Values | undefined) => Map<string, Values>;
 
+const bothOf = (a: Results | undefined, b: Results | undefined): Results | undefined =>
+  a && b ? (of) => new Map([...a(of), ...b(of)]) : (a ?? b);
+
 let nodeNumber = 0;
 
 /** What a pass with gradients carries: the operations on its tensors, and what going back over them needs. */
@@ -195,19 +199,25 @@ export class GradientRecord {
 
   /** @internal What backward() returns. */
   resultsAre(results: Results): void {
-    this.#results = results;
+    const { root } = this;
+    root.#results = bothOf(root.#results, results);
   }
 
   /** @internal One record from two whose tensors an operation joins. */
   join(other: GradientRecord): GradientRecord {
-    const [a, b] = [this.root, other.root];
+    // the smaller becomes a part of the larger, which keeps the ways to the root short
+    const [a, b] = [this.root, other.root].sort((one, two) => two.#nodes.length - one.#nodes.length) as [
+      GradientRecord,
+      GradientRecord,
+    ];
     if (a === b) return a;
     for (const record of [a, b]) if (record.#isBusy) throw new Error(busy);
     // numbers tell the order in which operations were queued
-    a.#nodes = [...a.#nodes, ...b.#nodes].sort((one, two) => one.number - two.number);
+    const isInOrder = (a.#nodes.at(-1)?.number ?? -1) < (b.#nodes[0]?.number ?? Infinity);
+    for (const node of b.#nodes) a.#nodes.push(node);
+    if (!isInOrder) a.#nodes.sort((one, two) => one.number - two.number);
     a.#held.push(...b.#held);
-    const [first, second] = [a.#results, b.#results];
-    a.#results = first && second ? (of) => new Map([...first(of), ...second(of)]) : (first ?? second);
+    a.#results = bothOf(a.#results, b.#results);
     b.#mergedInto = a;
     b.#nodes = [];
     b.#held = [];
@@ -235,13 +245,20 @@ export class GradientRecord {
   }
 
   /** @internal The gradient of x, which is recorded, is shown to the hook on its way back from here. */
-  addHook(operation: string, x: Values, hook: GradientHook): void {
-    this.root.#nodes.push({ operation, number: nodeNumber++, outputs: [x.gradientWindow], inputs: [], kept: [], hook });
+  addHook(x: Values, hook: GradientHook): void {
+    this.root.#nodes.push({
+      operation: 'a hook',
+      number: nodeNumber++,
+      outputs: [x.gradientWindow],
+      inputs: [],
+      kept: [],
+      hook,
+    });
   }
 
   /** Gives up what backward needs: its memory is free, and backward() on a tensor of this pass is an error. */
   dispose(): void {
-    this.end('its record was disposed');
+    this.end('it was disposed');
   }
 
   [Symbol.dispose](): void {
@@ -257,6 +274,7 @@ export class GradientRecord {
     for (const thing of root.#held) thing.dispose();
     root.#nodes = [];
     root.#held = [];
+    root.#results = undefined;
   }
 
   /**
@@ -268,7 +286,10 @@ export class GradientRecord {
     retain: boolean,
     finish: (gradients: Gradients) => T,
   ): Promise<T> {
-    if (this.#isBusy) throw new Error(busy);
+    if (this.#isBusy) {
+      for (const [, gradient] of from) gradient.dispose();
+      throw new Error(busy);
+    }
     this.#isBusy = true;
     const gradients = new Gradients();
     let isDone = false;
@@ -285,7 +306,8 @@ export class GradientRecord {
     } finally {
       gradients.dispose();
       this.#isBusy = false;
-      if (!retain || !isDone) this.end('backward() has freed its record; with retain: true it stays');
+      if (!isDone) this.end('a backward() over it has failed');
+      else if (!retain) this.end('backward() has freed it; with retain: true it stays');
     }
   }
 
@@ -330,7 +352,7 @@ async function stepBack(node: Node, gradients: Gradients): Promise<void> {
     for (const [i, window] of node.inputs.entries()) {
       const gradient = made[i];
       if (!window || !gradient) continue;
-      const isLast = made.every((other, j) => j <= i || other?.storage !== gradient.storage);
+      const isLast = made.every((other, j) => j <= i || !node.inputs[j] || other?.storage !== gradient.storage);
       gradients.add(window, gradient, isLast);
     }
   } finally {
@@ -395,7 +417,7 @@ class Gradients {
   /** Hands the gradients of leaves over to them. */
   leaves(): void {
     for (const [storage, buffer] of this.#buffers) {
-      if (!(storage.history instanceof Leaf)) continue;
+      if (!(storage.history instanceof Leaf) || storage.ended !== undefined) continue;
       this.#buffers.delete(storage);
       storage.history.add(buffer);
     }
@@ -458,7 +480,16 @@ export function record<T extends Values>(
   prepare: Prepare<T>,
 ): void {
   const history = historyOf(inputs);
-  if (!history) return;
+  if (history) note(history, operation, outputs, inputs, prepare);
+}
+
+function note<T extends Values>(
+  history: GradientRecord | Cut,
+  operation: string,
+  outputs: readonly T[],
+  inputs: readonly (Operand | undefined)[],
+  prepare: Prepare<T>,
+): void {
   const differentiable = outputs.filter((output) => isFloat(output.dtype));
   if (isLive(history) && differentiable.length > 0) {
     const windows = differentiable.map((output) => output.gradientWindow);
@@ -496,7 +527,57 @@ export function recordWrite<T extends Values>(
       history.add(operation, [out.gradientWindow], wantedWindows(inputs), prepare as unknown as Prepare<Values>);
     }
   }
-  for (const value of storage.memory.kept ?? []) value.deref()?.beforeWrite(out);
+  const { memory } = storage;
+  memory.kept = memory.kept?.filter((reference) => {
+    const value = reference.deref();
+    value?.beforeWrite(out);
+    return value?.liesIn(memory);
+  });
+}
+
+/** Shows the gradient of x to a hook on its way back from here, if x is recorded. */
+export function addGradientHook<T extends Values>(x: T, hook: (gradient: T) => Promise<T>): void {
+  const history = isRecorded(x) ? historyOf([x]) : undefined;
+  if (isLive(history)) history.addHook(x, hook as unknown as GradientHook);
+}
+
+/**
+ * Notes something that is computed in one step, but whose gradients are to be seen between its steps: going back over it
+ * calls `replay` with its inputs first, which returns its outputs anew by steps that are recorded, and goes back over
+ * these. What is watched inside is wanted even where no input is recorded: then it belongs to the pass under way.
+ */
+export function recordReplay<T extends Values, In extends readonly Operand[]>(
+  operation: string,
+  outputs: readonly T[],
+  inputs: In,
+  replay: (inputs: In) => Promise<readonly T[]>,
+): void {
+  const found = historyOf(inputs);
+  const history = found instanceof GradientRecord ? found : currentRecord()?.root;
+  if (!history) return;
+  note(history, operation, outputs, inputs, (keep, needs) => {
+    // a matrix is a weight, which is used as it is then
+    const isTensor = (input: Operand) => Operand.kindOf(input) === 'a tensor';
+    const values = inputs.map((input) => (isTensor(input) ? keep(input as unknown as T) : { tensor: input }));
+    return async (...gradients) => {
+      const steps = new GradientRecord();
+      const own = values.map(({ tensor }, i) => {
+        const alias = tensor.detach();
+        if (needs[i]) steps.watch(alias);
+        return alias;
+      });
+      const made = await recordingIn(steps, () => replay(own as unknown as In));
+      try {
+        const given = made.flatMap((output, i) => {
+          const gradient = gradients[i];
+          return gradient ? [[output.gradientWindow, gradient] as const] : [];
+        });
+        return await steps.back(given, false, (left) => own.map((alias) => left.of(alias) as T | undefined));
+      } finally {
+        for (const output of made) output.dispose();
+      }
+    };
+  });
 }
 
 /** Demands that an operand is not recorded, as the operation gives something that has no gradient. */
@@ -526,6 +607,13 @@ export function requireGradient(x: Values): void {
     throw new Error('requireGrad: the tensor must not be recorded already; detach().clone() makes one that is not');
   }
   x.storage.history = new Leaf(x.gradientWindow);
+}
+
+/** The gradient of a leaf, or the part of it that a view of the leaf shows. */
+export function gradientOf(x: Values): Values | undefined {
+  const gradient = leafOf(x)?.gradient;
+  if (gradient === undefined || gradient.ended !== undefined) return undefined;
+  return x.ownsAll ? gradient : gradient.window(x.shape, x.strides, x.offset);
 }
 
 /** The leaf that a tensor is, or a view of. */

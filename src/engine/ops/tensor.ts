@@ -19,7 +19,7 @@ import { fromHost, type HostData } from '../host_data.js';
 import { writeView } from '../native_arguments.js';
 import { type NestedNumbers, nested } from '../nested.js';
 import { Operand, type OperandWindow } from '../operand.js';
-import { type BackwardOptions, backward, leafOf, requireGradient } from '../record.js';
+import { type BackwardOptions, backward, gradientOf, leafOf, requireGradient } from '../record.js';
 import { contiguousStrides, isContiguous, type Shape, shapeOf, showShape, sizeOf, viewStrides } from '../shape.js';
 import type { Storage } from '../storage.js';
 import { argmax, argmin } from './argmax.js';
@@ -410,10 +410,10 @@ export class Tensor extends Operand {
 
   /**
    * The gradient of a leaf, float32 and of its shape: the sum over all backward() calls since the last zeroGrad().
-   * undefined before the first one. It is the leaf's, and ends with it.
+   * undefined before the first one. It is the leaf's, and ends with it. Of a view of a leaf, the same view of it.
    */
   get grad(): Tensor | undefined {
-    return leafOf(this)?.gradient as Tensor | undefined;
+    return gradientOf(this) as Tensor | undefined;
   }
 
   /** Gives up the gradient of a leaf: the next backward() begins with 0. */

@@ -5,6 +5,7 @@ import { type Backward, hasHistory, type Keep, record, recordWrite } from '../re
 import { withTemporaries } from '../scope.js';
 import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
+import { where } from './where.js';
 
 // UnaryKind in native/ops.h
 const kinds = {
@@ -117,6 +118,31 @@ export const reluInPlace = (x: Tensor): void => ofFloatsInPlace('relu', x);
  */
 export const gelu = (x: Tensor): Tensor => ofFloats('gelu', x);
 export const geluInPlace = (x: Tensor): void => ofFloatsInPlace('gelu', x);
+
+/** The gradient of x, from that of relu(x) or gelu(x). */
+export const activationGradient = (kind: 'relu' | 'gelu', x: Tensor, gradient: Tensor): Tensor =>
+  withTemporaries((own) => {
+    if (kind === 'relu') return where(own(x.le(0)), 0, gradient);
+    // gelu(x) = x s with s = sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3); beyond 10, where x^3 may be infinite, the
+    // derivative is 0 or 1
+    const near = own(own(x.to('float32')).clamp(-10, 10));
+    const squares = own(near.mul(near));
+    const scale = 2 * Math.sqrt(2 / Math.PI);
+    const s = own(
+      own(
+        own(squares.mul(0.044715 * scale))
+          .add_(scale)
+          .mul(near),
+      ).sigmoid(),
+    );
+    const slope = own(
+      own(squares.mul(3 * 0.044715 * scale))
+        .add_(scale)
+        .mul(near),
+    ); // x 2 u'
+    const rest = own(own(s.neg()).add_(1));
+    return own(slope.mul_(rest).add_(1)).mul_(s).mul(gradient);
+  });
 
 /** e^x, any shape; of integers, float32. */
 export const exp = (x: Tensor): Tensor => outOfPlace('exp', x);
