@@ -134,8 +134,7 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
     using integers = x.to('int32');
     run(integers);
   }
-  const kept = x.shape.map((n, d) => (dims.includes(d) ? 1 : n));
-  const result = keepDim ? out.transferTo(kept) : out;
+  const result = keepDim ? out.transferTo(x.shape.map((n, d) => (dims.includes(d) ? 1 : n))) : out;
   if (hasHistory(x)) {
     const isOne = typeof dim === 'number';
     record(kind, [result], [x], (keep) => backwardOf(kind, x, out, dims, isOne, correction, keep));

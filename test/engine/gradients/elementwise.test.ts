@@ -210,6 +210,22 @@ test('comparisons and logic have no gradients, and backward() says so', async ()
   }
 });
 
+test('a condition that is edited afterwards', async () => {
+  for (const edit of [
+    (condition: Tensor) => condition.not_(),
+    (condition: Tensor) => condition.and_(Tensor.from([false, false, false])),
+    (condition: Tensor) => condition.slice(0, 1).fill(1),
+  ]) {
+    const chosen = (x: Tensor): Tensor => {
+      const condition = x.gt(0);
+      const out = condition.where(x.mul(x), 5);
+      edit(condition);
+      return out;
+    };
+    close(await gradientAt([-1, 2, -3], chosen), [0, 4, 0]);
+  }
+});
+
 // ---- copies and fills
 
 test('clone, and to other floats', async () => {
