@@ -93,7 +93,7 @@ function backwardOf(
       if (extreme) {
         const isExtreme = own(input.tensor.eq(extreme.tensor));
         const count = own(isExtreme.sum(dims, { keepDim: true }));
-        return [isExtreme.where(own(gradient.div(count)), 0)];
+        return [isExtreme.mul(own(gradient.div(count)))];
       }
       const value = input.tensor.dtype === 'float32' ? input.tensor : own(input.tensor.to('float32'));
       /** gradient / by, and 0 where that is 0. */
@@ -134,8 +134,7 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
     using integers = x.to('int32');
     run(integers);
   }
-  const kept = x.shape.map((n, d) => (dims.includes(d) ? 1 : n));
-  const result = keepDim ? out.transferTo(kept) : out;
+  const result = keepDim ? out.transferTo(x.shape.map((n, d) => (dims.includes(d) ? 1 : n))) : out;
   if (hasHistory(x)) {
     const isOne = typeof dim === 'number';
     record(kind, [result], [x], (keep) => backwardOf(kind, x, out, dims, isOne, correction, keep));

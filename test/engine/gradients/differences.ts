@@ -29,12 +29,39 @@ export interface Check {
    * such as show an element several times ('any'); none unless given.
    */
   views?: 'distinct' | 'any';
+  /** Whether an input may be overwritten as a whole: it has no gradient then. */
+  mayOverwrite?: boolean;
   /** On the relative error of each gradient: 2e-5 unless given, 2e-4 at most. A test that loosens it says why. */
   bound?: number;
 }
 
+/** A shape of at most 200 elements, or now and then of none; of `min` to `max` dimensions. */
+export const smallShape = (rng: Random, min = 0, max = 4): number[] =>
+  rng.shape(rng.integer(min, max + 1), { min: rng.next() < 0.1 ? 0 : 1, elements: 200 });
+
+/** Mostly float32. */
+export const anyFloat = (rng: Random): DType =>
+  rng.next() < 0.75 ? 'float32' : rng.pick(['bfloat16', 'float16'] as const);
+
+/** Values that `draw` gives, normal ones unless given, of any dtype of floats. */
+export const drawn = (rng: Random, shape: readonly number[], draw: () => number = rng.normal): Input => ({
+  shape,
+  values: Float32Array.from({ length: product(shape) }, draw),
+  dtype: anyFloat(rng),
+});
+
+/**
+ * Values of which no two are equal, or nearly so, in any dtype: multiples of 1/32 around 0, at most 200 of them, and
+ * `shift` on top.
+ */
+export function distinct(rng: Random, shape: readonly number[], shift = 0): Input {
+  const n = product(shape);
+  const order = shuffled(n, rng).map((i) => (i - Math.floor(n / 2)) / 32 + shift);
+  return { shape, values: Float32Array.from(order), dtype: anyFloat(rng) };
+}
+
 /** How many elements of an input have their derivative computed. */
-const most = 24;
+const most = 16;
 
 /** Calls `make` with the seeds from 1 to `count`, and checks what it gives. */
 export async function gradients(count: number, make: (rng: Random, seed: number) => Check): Promise<void> {
@@ -42,6 +69,21 @@ export async function gradients(count: number, make: (rng: Random, seed: number)
     const rng = random(seed);
     await checkGradients(make(rng, seed), rng, seed);
   }
+}
+
+/** The gradient of sum(f(x) * weights), without weights 1, at x. */
+export async function gradientAt(
+  x: readonly number[],
+  f: (x: Tensor) => Tensor,
+  weights?: readonly number[],
+  dtype: DType = 'float32',
+): Promise<number[]> {
+  using leaf = Tensor.from([...x], { dtype }).requireGrad();
+  using out = f(leaf);
+  using weighted = weights ? out.mul(Tensor.from([...weights])) : out.clone();
+  using loss = weighted.sum();
+  await loss.backward();
+  return [...((await leaf.grad?.read()) ?? [])];
 }
 
 /** Demands that the gradients of sum(weights * outputs), for random weights, are those of the oracle. */
@@ -84,27 +126,22 @@ async function compare(check: Check, rng: Random, device: Device, own: Own): Pro
   await loss.backward();
 
   const lossAt = (values: readonly Float64Array[]): number => {
-    const shown = leaves.map(({ at }, i) =>
-      Float64Array.from(at, (index) => (values[i] as Float64Array)[index] as number),
-    );
+    const shown = leaves.map(({ at }, i) => elements(values[i] as Float64Array, at));
     const given = [check.oracle(...shown)].flat();
     return given.reduce((total, output, i) => total + inner(output, weights[i] as Float32Array), 0);
   };
   const weightNorm = Math.hypot(...weights.map((w) => Math.hypot(...w)));
   for (const [i, { leaf }] of leaves.entries()) {
     const { grad } = leaf;
-    if (!grad) throw new Error(`input ${i} has no gradient`);
     const label = `the gradient of input ${i}`;
-    if (grad.dtype !== 'float32') throw new Error(`${label} is ${grad.dtype}`);
-    if (String(grad.shape) !== String(leaf.shape)) throw new Error(`${label} is [${grad.shape.join(', ')}]`);
-    const gradient = await grad.read();
+    if (!grad && !check.mayOverwrite) throw new Error(`${label} is missing`);
+    if (grad && grad.dtype !== 'float32') throw new Error(`${label} is ${grad.dtype}`);
+    if (grad && String(grad.shape) !== String(leaf.shape)) throw new Error(`${label} is [${grad.shape.join(', ')}]`);
+    const gradient = (await grad?.read()) ?? new Float32Array(leaf.size);
     const here = x[i] as Float64Array;
     /** The derivative of the loss along a direction of this input. */
     const along = (direction: Float64Array, step: number): number => {
-      const at = (h: number) =>
-        lossAt(
-          x.map((values, k) => (k === i ? values.map((value, j) => value + h * (direction[j] as number)) : values)),
-        );
+      const at = (h: number) => lossAt(x.map((values, k) => (k === i ? moved(values, direction, h) : values)));
       return (at(step) - at(-step)) / (2 * step);
     };
     const indices = chosen(here.length, rng);
@@ -139,6 +176,20 @@ function compareGradients(
   }
   const error = Math.hypot(...expected.map((e, i) => e - (actual[i] as number)));
   if (!(error <= bound * scale)) throw new Error(`${label} has a relative error of ${error / scale}`);
+}
+
+/** The values at `indices`. */
+function elements(values: Float64Array, indices: Int32Array): Float64Array {
+  const out = new Float64Array(indices.length);
+  for (let i = 0; i < out.length; i++) out[i] = values[indices[i] as number] as number;
+  return out;
+}
+
+/** values + by * direction. */
+function moved(values: Float64Array, direction: Float64Array, by: number): Float64Array {
+  const out = new Float64Array(values.length);
+  for (let i = 0; i < out.length; i++) out[i] = (values[i] as number) + by * (direction[i] as number);
+  return out;
 }
 
 const inner = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
