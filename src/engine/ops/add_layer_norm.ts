@@ -1,7 +1,8 @@
 // The layer norm of a sum, and the sum.
 import { checkDType, checkOperands, checkOptions, checkShape } from '../check.js';
+import { hasHistory, record } from '../record.js';
 import { withContiguous } from './contiguous.js';
-import { checkNorm, type NormOptions, normOptions } from './layer_norm.js';
+import { checkNorm, type NormOptions, normGradients, normOptions } from './layer_norm.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -25,5 +26,17 @@ export function addLayerNorm(
   const sum = a.make(a.shape);
   const out = a.make(a.shape);
   withContiguous([gain, bias], (g, h) => device.run('addLayerNorm', sum, out, a, b, g, h, eps));
+  if (hasHistory(a, b, gain, bias)) {
+    record('addLayerNorm', [sum, out], [a, b, gain, bias], (keep, [ofA, ofB, ofGain, ofBias]) => {
+      const [rows, factors] = [keep(sum), keep(gain)];
+      return (ofSum, ofOut) => {
+        if (!ofOut) return [ofSum, ofSum];
+        const needs = [ofA || ofB, ofGain, ofBias];
+        const [ofRows, ...others] = normGradients(ofOut, rows.tensor, factors.tensor, eps, needs);
+        if (ofSum) ofRows?.add_(ofSum);
+        return [ofRows, ofRows, ...others];
+      };
+    });
+  }
   return { sum, out };
 }

@@ -9,8 +9,12 @@ import {
   checkShape,
   wrong,
 } from '../check.js';
+import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
+import { checkPad, maskLogits } from './mask_logits.js';
+import { matmul } from './matmul.js';
 import { checkWritable, overlaps } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
@@ -71,17 +75,59 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   const { scale = 1 / Math.sqrt(channels) } = options;
   checkNumber('attention', 'scale', scale);
   const out = q.make([batch, queries, heads, v.shape[3] as number]);
+  const scores = { q, k, pad, causal, scale };
+  if (probs) recordWrite('attention', probs, [q, k], backwardOf(scores));
   const hasContiguousRows = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
   withContiguous(
     [q, k, v, pad],
     (...[q, k, v, pad]) => device.run('attention', out, probs ?? null, q, k, v, pad ?? null, causal, scale),
     hasContiguousRows,
   );
+  if (hasHistory(q, k, v)) record('attention', [out], [q, k, v], backwardOf(scores, v));
   return out;
 }
 
-/** Demands that `pad` marks the padding of [batch, keys]. */
-export function checkPad(operation: string, pad: Tensor, batch: number, keys: number): void {
-  checkDType(operation, 'pad', pad, 'bool');
-  checkShape(operation, 'pad', pad.shape, [batch, keys], 'batch and keys');
+/** What the probabilities are made of. */
+interface Scores {
+  readonly q: Tensor;
+  readonly k: Tensor;
+  readonly pad: Tensor | undefined;
+  readonly causal: boolean;
+  readonly scale: number;
 }
+
+/** The gradients of q, k and, where it is given, v: from that of the result, or without v of the probabilities. */
+const backwardOf =
+  ({ q, k, pad, causal, scale }: Scores, v?: Tensor): Prepare<Tensor> =>
+  (keep, needs) => {
+    const [queries, keys, values, padding] = [keep(q), keep(k), v && keep(v), pad && keep(pad)];
+    return (g) => {
+      const gradients = [q, k, v].map((t, i) => (t && needs[i] ? g?.make(t.shape) : undefined));
+      // one sequence at a time, since its probabilities are in memory
+      for (let b = 0; b < (q.shape[0] as number); b++) {
+        withTemporaries((own) => {
+          const heads = (t: Tensor) => t.select(0, b).permute([1, 0, 2]); // [heads, positions, channels]
+          const give = (i: number, left: Tensor, right: Tensor) => {
+            const to = gradients[i];
+            if (to) heads(to).copyFrom(own(matmul(left, right)));
+          };
+          const [query, key] = [own(heads(queries.tensor).to('float32')), own(heads(keys.tensor).to('float32'))];
+          const logits = own(matmul(query, key, { transposeB: true })).mul_(scale);
+          maskLogits(logits.unsqueeze(0), { causal, ...(padding && { pad: padding.tensor.slice(0, b, b + 1) }) });
+          const probs = own(logits.softmax());
+          let ofProbs: Tensor;
+          if (values) {
+            const ofMixed = heads(g as Tensor);
+            give(2, probs.transpose(1, 2), ofMixed);
+            ofProbs = own(matmul(ofMixed, heads(values.tensor), { transposeB: true }));
+          } else ofProbs = (g as Tensor).select(0, b).permute([2, 0, 1]);
+          const weighted = own(probs.mul(ofProbs));
+          const common = own(weighted.sum(-1, { keepDim: true }));
+          const ofLogits = weighted.sub_(own(probs.mul(common))).mul_(scale);
+          give(0, ofLogits, key);
+          give(1, ofLogits.transpose(1, 2), query);
+        });
+      }
+      return gradients;
+    };
+  };

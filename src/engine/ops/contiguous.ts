@@ -2,8 +2,8 @@
 import type { Tensor } from './tensor.js';
 
 /**
- * Calls body with each tensor for which `fits` holds, and with a contiguous copy of each other one. The copies are
- * freed as soon as the call is queued. An undefined tensor stays undefined.
+ * Calls body with each tensor for which `fits` holds, and with a contiguous copy of each other one. The copies are not
+ * recorded, and freed as soon as the call is queued. An undefined tensor stays undefined.
  */
 export function withContiguous<const T extends readonly (Tensor | undefined)[], R>(
   tensors: T,
@@ -14,7 +14,7 @@ export function withContiguous<const T extends readonly (Tensor | undefined)[], 
   const copies: Tensor[] = [];
   const rows = tensors.map((t) => {
     if (!t || fits(t)) return t;
-    copies.push(t.clone());
+    copies.push(t.detach().clone());
     return copies[copies.length - 1];
   });
   try {

@@ -2,6 +2,7 @@
 // wherever strides can say it.
 import { checkFloat, checkOperands, checkString, describe, wrong } from '../check.js';
 import { type DType, promote } from '../dtype.js';
+import { hasHistory, record } from '../record.js';
 import { maxRank, showShape } from '../shape.js';
 import { mul } from './binary.js';
 import { matmul } from './matmul.js';
@@ -45,7 +46,13 @@ export function einsum(equation: string, ...operands: Tensor[]): Tensor {
   const dtype = operands.map((t) => t.dtype).reduce(promote);
   const [first, second] = operands.map((t, i) => withoutRepeats(t, inputs[i] as string));
   if (second === undefined) return alone(first as Lettered, output);
-  if ([...sizes.values()].includes(0)) return (first as Lettered).t.make(shape, dtype).fill(0);
+  if ([...sizes.values()].includes(0)) {
+    const zeros = (first as Lettered).t.make(shape, dtype).fill(0);
+    if (hasHistory(operands[0], operands[1])) {
+      record('einsum', [zeros], operands, () => (g) => operands.map((t) => g?.make(t.shape).fill(0)));
+    }
+    return zeros;
+  }
   return together(first as Lettered, second, [...output], dtype, sizes);
 }
 

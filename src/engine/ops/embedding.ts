@@ -1,7 +1,10 @@
 // Looks rows up in a table.
 import { checkDType, checkedShape, checkFloat, checkOperands, checkOptions, checkShape, wrong } from '../check.js';
+import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
+import { gradientOfSelected } from './index_select.js';
 import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
@@ -27,6 +30,17 @@ export function embedding(indices: Tensor, table: Tensor, options: { addTo?: Ten
     if (!addTo.isContiguous) throw new RangeError(wrong('embedding', 'addTo', 'contiguous', 'a strided view'));
   }
   const out = addTo ?? table.make(shape);
+  const prepare: Prepare<Tensor> = (keep, [ofTable]) => {
+    const chosen = ofTable ? keep(indices) : undefined;
+    return (g) =>
+      withTemporaries((own) => {
+        const list = chosen && own(chosen.tensor.reshape(indices.size));
+        const rows = list && own((g as Tensor).reshape(indices.size, table.shape[1] as number));
+        return [list && rows && gradientOfSelected(table.shape, 0, list, rows), g];
+      });
+  };
+  if (addTo) recordWrite('embedding', addTo, [table, addTo], prepare);
   withContiguous([table], (rows) => device.run('embedding', out, indices, rows, addTo !== undefined));
+  if (!addTo && hasHistory(table)) record('embedding', [out], [table], prepare);
   return out;
 }

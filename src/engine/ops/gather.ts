@@ -1,5 +1,6 @@
 // One dimension's index of each element taken from a tensor of indices.
 import { checkedDim, checkOperands, wrong } from '../check.js';
+import { hasHistory, record } from '../record.js';
 import type { Shape } from '../shape.js';
 import { showShape } from '../shape.js';
 import { type Indices, withIndices } from './indices.js';
@@ -27,6 +28,12 @@ export function gather(x: Tensor, dim: number, index: Indices): Tensor {
     checkIndexShape('gather', own.shape, 'the tensor', x.shape, d);
     const out = x.make(own.shape);
     device.run('gather', out, x, own, d);
+    if (hasHistory(x)) {
+      record('gather', [out], [x], (keep) => {
+        const places = keep(own);
+        return (g) => [g?.make(x.shape).fill(0).scatterAdd_(d, places.tensor, g)];
+      });
+    }
     return out;
   });
 }

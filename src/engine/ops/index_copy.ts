@@ -1,5 +1,7 @@
 // Slices of a tensor assigned at a list of indices.
 import { checkedDim, checkOperands } from '../check.js';
+import { recordWrite } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { withContiguous } from './contiguous.js';
 import { type IndexList, withIndexList } from './indices.js';
 import { checkWritable, overlaps } from './overlap.js';
@@ -42,6 +44,7 @@ function write(out: Tensor, d: number, list: Tensor, slices: Tensor): void {
 export function indexCopy(x: Tensor, dim: number, indices: IndexList, source: Tensor): Tensor {
   return withSlices('indexCopy', x, dim, indices, source, (d, list, slices) => {
     const out = x.clone();
+    noteSlices('indexCopy', out, d, list, slices);
     write(out, d, list, slices);
     return out;
   });
@@ -51,11 +54,37 @@ export function indexCopy(x: Tensor, dim: number, indices: IndexList, source: Te
 export function indexCopyInPlace(x: Tensor, dim: number, indices: IndexList, source: Tensor): void {
   checkOperands('indexCopy_', { tensor: x });
   checkWritable('indexCopy_', 'the tensor', x);
-  withSlices('indexCopy_', x, dim, indices, source, (d, list, slices) =>
+  withSlices('indexCopy_', x, dim, indices, source, (d, list, slices) => {
+    noteSlices('indexCopy_', x, d, list, slices);
     withContiguous(
       [list, slices],
       (own, from) => write(x, d, own, from),
       (t) => !overlaps(x, t),
-    ),
-  );
+    );
+  });
+}
+
+/** Notes that slices are about to be assigned to those of out at a list of indices. */
+function noteSlices(operation: string, out: Tensor, d: number, indices: Tensor, slices: Tensor): void {
+  recordWrite(operation, out, [out, slices], (keep, [ofOut, ofSlices]) => {
+    const list = keep(indices);
+    return (g) =>
+      withTemporaries((own) => {
+        const gradient = g as Tensor;
+        return [
+          ofOut ? gradient.indexCopy(d, list.tensor, own(gradient.make([]).fill(0))) : undefined,
+          ofSlices ? gradientOfSlices(gradient, d, list.tensor, own) : undefined,
+        ];
+      });
+  });
+}
+
+/** That of slices which later ones overwrote is 0. */
+function gradientOfSlices(g: Tensor, d: number, list: Tensor, own: (t: Tensor) => Tensor): Tensor {
+  const numbers = own(own(list.make(list.shape).fill(1)).cumsum(0));
+  const last = own(list.make([g.shape[d] as number]).fill(0)).indexCopy_(0, list, numbers);
+  const isLast = own(own(last.indexSelect(0, list)).eq(numbers));
+  const slices = own(g.indexSelect(d, list));
+  const shape = slices.shape.map((n, other) => (other === d ? n : 1));
+  return isLast.reshape([...shape]).where(slices, 0);
 }

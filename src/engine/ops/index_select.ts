@@ -1,5 +1,7 @@
 // Slices of a tensor in the order of a list of indices.
 import { checkedDim, checkedShape, checkOperands } from '../check.js';
+import { recordWrite } from '../record.js';
+import type { Shape } from '../shape.js';
 import { type IndexList, withIndexList } from './indices.js';
 import type { Tensor } from './tensor.js';
 import { dimFirst } from './views.js';
@@ -22,6 +24,20 @@ export function indexSelect(x: Tensor, dim: number, indices: IndexList): Tensor 
 
 /** @internal The same into a tensor of that shape, which is returned; nothing is checked. */
 export function indexSelectInto(out: Tensor, x: Tensor, d: number, indices: Tensor): Tensor {
+  recordWrite('indexSelect', out, [x], (keep) => {
+    const list = keep(indices);
+    return (g) => [gradientOfSelected(x.shape, d, list.tensor, g as Tensor)];
+  });
   x.device.run('indexSelect', dimFirst(out, d), dimFirst(x, d), indices);
   return out;
+}
+
+/** The gradient of a tensor of this shape, from that of its slices at a list of indices of dimension d. */
+export function gradientOfSelected(shape: Shape, d: number, list: Tensor, gradient: Tensor): Tensor {
+  const step = list.strides[0] as number;
+  const index = list.window(
+    gradient.shape,
+    gradient.shape.map((_, other) => (other === d ? step : 0)),
+  );
+  return gradient.make(shape).fill(0).scatterAdd_(d, index, gradient);
 }

@@ -8,8 +8,11 @@ import {
   checkShape,
   type OptionNames,
 } from '../check.js';
+import { hasHistory, record } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
+import { sumOfRows } from './reduce.js';
 import type { Tensor } from './tensor.js';
 
 export interface NormOptions {
@@ -31,8 +34,45 @@ export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, options: NormOp
   checkNorm('layerNorm', 'x', x, { gain, bias }, eps);
   const out = x.make(x.shape);
   withContiguous([gain, bias], (g, b) => device.run('layerNorm', out, x, g, b, eps));
+  if (hasHistory(x, gain, bias)) {
+    record('layerNorm', [out], [x, gain, bias], (keep, needs) => {
+      const [rows, factors] = [keep(x), keep(gain)];
+      return (g) => normGradients(g as Tensor, rows.tensor, factors.tensor, eps, needs);
+    });
+  }
   return out;
 }
+
+/** The gradients of x, gain and bias, as far as they are needed, from that of layerNorm(x, gain, bias). */
+export const normGradients = (
+  g: Tensor,
+  x: Tensor,
+  gain: Tensor,
+  eps: number,
+  [ofX, ofGain, ofBias]: readonly (boolean | undefined)[],
+): [x: Tensor | undefined, gain: Tensor | undefined, bias: Tensor | undefined] =>
+  withTemporaries((own) => {
+    const mean = (rows: Tensor) => own(rows.mean(-1, { keepDim: true }));
+    const wide = own(x.to('float32'));
+    const centred = own(wide.sub(mean(wide)));
+    const deviation = own(wide.var(-1, { correction: 0, keepDim: true }))
+      .add_(eps)
+      .sqrt_();
+    const normed = own(centred.div(deviation));
+    const products = own(g.mul(normed));
+    const ofNormed = own(g.mul(gain));
+    const along = mean(own(products.mul(gain)));
+    return [
+      ofX
+        ? ofNormed
+            .sub(mean(ofNormed))
+            .sub_(own(normed.mul(along)))
+            .div_(deviation)
+        : undefined,
+      ofGain ? sumOfRows(products) : undefined,
+      ofBias ? sumOfRows(g) : undefined,
+    ];
+  });
 
 /** Demands that x is of floats, and each of `weights` as long as a row of x. */
 export function checkNorm(

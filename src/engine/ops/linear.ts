@@ -12,12 +12,17 @@ import {
   wrong,
 } from '../check.js';
 import { MatrixArgument } from '../native_arguments.js';
+import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
+import { matmul } from './matmul.js';
 import { overlaps, sameWindow } from './overlap.js';
 import type { PackedMatrix } from './pack_weights.js';
 import { checkBias, checkGivenOut, type ProductOptions, precisionCode, productOptions } from './product.js';
+import { sumOfRows } from './reduce.js';
 import type { Tensor } from './tensor.js';
+import { activationGradient } from './unary.js';
 
 const activations = { none: 0, relu: 1, gelu: 2 } as const; // Activation in native/ops.h
 export type Activation = keyof typeof activations;
@@ -58,6 +63,9 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
   }
   const result = out ?? x.make(shape);
   const rows = rowCount(shape);
+  const inputs = [x, w, bias, residual];
+  const prepare = backwardOf(x, w, bias, activation);
+  if (out) recordWrite('linear', out, inputs, prepare);
   withContiguous([x, bias, residual], (x, bias, residual) =>
     device.run(
       'linear',
@@ -70,5 +78,35 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
       code,
     ),
   );
+  if (!out && hasHistory(x, w, bias, residual)) record('linear', [result], inputs, prepare);
   return result;
 }
+
+/** The matrix is not kept: it is used as it is when backward comes here. */
+const backwardOf =
+  (x: Tensor, w: PackedMatrix, bias: Tensor | undefined, activation: Activation): Prepare<Tensor> =>
+  (keep, [ofX, ofW, ofBias]) => {
+    const activated = activation !== 'none' && (ofX || ofW || ofBias) ? activation : undefined;
+    const input = ofW || activated ? keep(x) : undefined;
+    const added = activated && bias ? keep(bias) : undefined;
+    return (g) =>
+      withTemporaries((own) => {
+        if (w.ended && (ofX || activated)) {
+          throw new Error(`linear: backward needs a packed matrix [${w.k}, ${w.n}] that cannot be used: ${w.ended}`);
+        }
+        const rows = (t: Tensor, width: number) => own(t.reshape(rowCount(t.shape), width));
+        let ofProduct = rows(g as Tensor, w.n);
+        const values = input && rows(input.tensor, w.k);
+        if (values && activated) {
+          const product = own(ofProduct.make(ofProduct.shape));
+          linear(values, w, { out: product, ...(added && { bias: added.tensor }) });
+          ofProduct = own(activationGradient(activated, product, ofProduct));
+        }
+        return [
+          ofX ? matmul(ofProduct, own(w.unpack()), { transposeB: true }).transferTo(x.shape) : undefined,
+          values && ofW ? matmul(values.permute([1, 0]), ofProduct) : undefined,
+          ofBias ? sumOfRows(ofProduct) : undefined,
+          g,
+        ];
+      });
+  };

@@ -10,9 +10,11 @@ import {
   wrong,
 } from '../check.js';
 import { promote } from '../dtype.js';
+import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
 import { broadcastShape, broadcastStrides, rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import { checkBias, checkGivenOut, type ProductOptions, precisionCode, productOptions } from './product.js';
+import { sumOfRows } from './reduce.js';
 import type { Tensor } from './tensor.js';
 
 interface MatmulOptions extends ProductOptions {
@@ -62,9 +64,26 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const [to, left, matrix] = flat
     ? [result.reshape(rows, n), a.reshape(rows, k), right]
     : [result, spread(a), spread(right)];
+  const prepare = backwardOf(left, matrix);
+  if (out) recordWrite('matmul', to, [left, matrix, bias], prepare);
   withContiguous([bias], (b) => device.run('matmul', to, left, matrix, b ?? null, code));
+  if (!out && hasHistory(left, matrix, bias)) record('matmul', [to], [left, matrix, bias], prepare);
   return result;
 }
+
+const backwardOf =
+  (a: Tensor, b: Tensor): Prepare<Tensor> =>
+  (keep, [ofA, ofB, ofBias]) => {
+    const [left, right] = [ofB && keep(a), ofA && keep(b)];
+    return (g) => {
+      const product = g as Tensor;
+      return [
+        right ? matmul(product, right.tensor, { transposeB: true }) : undefined,
+        left ? matmul(left.tensor.transpose(-2, -1), product) : undefined,
+        ofBias ? sumOfRows(product) : undefined,
+      ];
+    };
+  };
 
 function checkOut(operation: string, a: Tensor, b: Tensor, shape: number[], out?: Tensor, bias?: Tensor): Tensor {
   if (bias) checkBias(operation, bias, shape[shape.length - 1] as number);

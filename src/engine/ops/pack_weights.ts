@@ -5,6 +5,7 @@ import { byteWidth, type DType, dtypeCode } from '../dtype.js';
 import { native } from '../native.js';
 import { writePacked } from '../native_arguments.js';
 import { Operand, type OperandWindow } from '../operand.js';
+import { checkNotRecorded, hasHistory, record } from '../record.js';
 import { showShape } from '../shape.js';
 import type { Storage } from '../storage.js';
 import { Tensor } from './tensor.js';
@@ -71,7 +72,9 @@ export class PackedMatrix extends Operand {
       device: this.device,
       dtype: this.dtype,
     });
-    this.device.run('unpackWeights', transposeB ? out.permute([1, 0]) : out, this);
+    const matrix = transposeB ? out.permute([1, 0]) : out;
+    this.device.run('unpackWeights', matrix, this);
+    if (hasHistory(this)) record('unpack', [matrix], [this], () => (g) => [g]);
     return out;
   }
 
@@ -100,6 +103,7 @@ export function packWeights(b: Tensor, options: { transposeB?: boolean; dtype?: 
   checkBoolean('packWeights', 'transposeB', transposeB);
   const device = checkOperands('packWeights', { b });
   checkFloat('packWeights', 'b', b);
+  checkNotRecorded('packWeights', 'b', b);
   checkRank('packWeights', 'b', b, 2);
   if (b.shape.length > 2) {
     throw new RangeError(wrong('packWeights', 'b', 'a matrix', showShape(b.shape)));

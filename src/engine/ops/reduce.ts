@@ -151,6 +151,12 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
  */
 export const sum = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('sum', x, dim, options);
 
+/** The sum over all dimensions but the last: the gradient of what an operation added to every row. */
+export function sumOfRows(x: Tensor): Tensor {
+  const dims = [...x.shape.keys()].slice(0, -1);
+  return dims.length > 0 ? sum(x, dims) : x.clone();
+}
+
 /** The sum, in double precision, over the number of elements: NaN of nothing. That of integers is float32. */
 export const mean = (x: Tensor, dim?: Dims, options?: ReduceOptions): Tensor => reduce('mean', x, dim, options);
 

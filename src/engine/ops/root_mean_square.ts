@@ -1,5 +1,7 @@
 // The root mean square of each row, which layer norm divides by.
 import { checkFloat, checkNumber, checkOperands, checkOptions, checkRank } from '../check.js';
+import { hasHistory, record } from '../record.js';
+import { withTemporaries } from '../scope.js';
 import { type NormOptions, normOptions } from './layer_norm.js';
 import type { Tensor } from './tensor.js';
 
@@ -15,5 +17,16 @@ export function rootMeanSquare(x: Tensor, options: NormOptions = {}): Tensor {
   checkNumber('rootMeanSquare', 'eps', eps);
   const out = x.make([...x.shape.slice(0, -1), 1]);
   device.run('rootMeanSquare', out, x, eps);
+  if (hasHistory(x)) {
+    record('rootMeanSquare', [out], [x], (keep) => {
+      const rows = keep(x);
+      return (g) =>
+        withTemporaries((own) => {
+          const wide = own(rows.tensor.to('float32'));
+          const divisor = own(rootMeanSquare(wide, { eps })).mul_(wide.shape[wide.shape.length - 1] as number);
+          return [wide.mul(own((g as Tensor).div(divisor)))];
+        });
+    });
+  }
   return out;
 }

@@ -1,6 +1,7 @@
 // Terms added to the elements that a tensor of indices names.
 import { checkDType, checkedDim, checkOperands, wrong } from '../check.js';
 import { isFloat, promote } from '../dtype.js';
+import { recordWrite } from '../record.js';
 import { withContiguous } from './contiguous.js';
 import { checkIndexShape } from './gather.js';
 import { type Indices, withIndices } from './indices.js';
@@ -44,6 +45,7 @@ function withTerms<R>(
 export function scatterAdd(x: Tensor, dim: number, index: Indices, source: Tensor): Tensor {
   return withTerms('scatterAdd', x, dim, index, source, (own, terms, d) => {
     const out = x.clone();
+    noteTerms('scatterAdd', out, d, own, terms);
     out.device.run('scatterAdd', out, own, terms, d);
     return out;
   });
@@ -56,11 +58,20 @@ export function scatterAdd(x: Tensor, dim: number, index: Indices, source: Tenso
 export function scatterAddInPlace(x: Tensor, dim: number, index: Indices, source: Tensor): void {
   checkOperands('scatterAdd_', { tensor: x });
   checkWritable('scatterAdd_', 'the tensor', x);
-  withTerms('scatterAdd_', x, dim, index, source, (own, terms, d) =>
+  withTerms('scatterAdd_', x, dim, index, source, (own, terms, d) => {
+    noteTerms('scatterAdd_', x, d, own, terms);
     withContiguous(
       [own, terms],
       (indices, added) => x.device.run('scatterAdd', x, indices, added, d),
       (t) => !overlaps(x, t),
-    ),
-  );
+    );
+  });
+}
+
+/** Notes that terms, as many as there are indices, are about to be added to out. */
+function noteTerms(operation: string, out: Tensor, d: number, index: Tensor, terms: Tensor): void {
+  recordWrite(operation, out, [out, terms.window(index.shape, terms.strides)], (keep, [, ofTerms]) => {
+    const places = ofTerms ? keep(index) : undefined;
+    return (g) => [g, places && g?.gather(d, places.tensor)];
+  });
 }

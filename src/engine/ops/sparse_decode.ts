@@ -1,6 +1,7 @@
 // The decoder of a sparse autoencoder: CSR rows times a matrix, the dense latents never in memory.
 import { checkDTypeName, checkOperands, checkOptions, describe, wrong } from '../check.js';
 import type { DType } from '../dtype.js';
+import { checkNotRecorded } from '../record.js';
 import { withContiguous } from './contiguous.js';
 import type { PackedMatrix } from './pack_weights.js';
 import { checkBias } from './product.js';
@@ -40,6 +41,7 @@ export function sparseDecode(
     throw new RangeError(wrong('sparseDecode', 'sparse', expected, `${rowPtr[0]}, and ${indices.length}`));
   }
   if (bias) checkBias('sparseDecode', bias, w.n);
+  for (const [argument, t] of Object.entries({ w, bias })) checkNotRecorded('sparseDecode', argument, t);
   using pointers = Tensor.upload('sparseDecode', rowPtr, { device, dtype: 'int32' });
   using columns = Tensor.from(indices, { device });
   using kept = Tensor.from(values, { device });

@@ -13,6 +13,7 @@ import {
 } from '../check.js';
 import { native } from '../native.js';
 import { MatrixArgument } from '../native_arguments.js';
+import { checkNotRecorded } from '../record.js';
 import { rowCount, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import type { PackedMatrix } from './pack_weights.js';
@@ -68,6 +69,7 @@ export async function sparseEncode(
     throw new RangeError(wrong('sparseEncode', 'x', `[..., ${w.k}] (w is [${w.k}, ${w.n}])`, showShape(x.shape)));
   }
   if (bias) checkBias('sparseEncode', bias, w.n);
+  for (const [argument, t] of Object.entries({ x, w, bias })) checkNotRecorded('sparseEncode', argument, t);
   const rows = rowCount(x.shape);
   const csr = native.csr(rows);
   withContiguous([x, bias], (x, bias) =>
