@@ -11,7 +11,4 @@ export const normal = (rng: Random, shape: readonly number[], dtype: DType = 'fl
   dtype,
 });
 
-/** Mostly float32. */
-export const anyFloat = (rng: Random): DType => rng.pick(['float32', 'float32', 'float32', 'bfloat16', 'float16']);
-
 export const maybe = (rng: Random, probability = 0.5): boolean => rng.next() < probability;

@@ -8,8 +8,8 @@ import { suite } from '../../support/harness.js';
 import { eachRow, product } from '../../support/operations/cases.js';
 import { layerNormed } from '../../support/operations/rows.js';
 import type { Random } from '../../support/random.js';
-import { gradients, type Input } from './differences.js';
-import { anyFloat, maybe, normal } from './inputs.js';
+import { anyFloat, gradients, type Input } from './differences.js';
+import { maybe, normal } from './inputs.js';
 
 const test = suite('gradients of norms');
 
