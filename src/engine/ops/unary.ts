@@ -52,10 +52,6 @@ const derivatives: Record<
   clamp: (g, x, own, low, high) => own(own(x.ge(low)).and(own(x.le(high)))).where(g, 0),
 };
 
-/** The gradient of x, float32, from that of relu(x) or gelu(x). */
-export const activationGradient = (kind: 'relu' | 'gelu', x: Tensor, gradient: Tensor): Tensor =>
-  withTemporaries((own) => derivatives[kind](gradient, x, own, 0, 0));
-
 function backwardOf(kind: Kind, x: Tensor, a: number, b: number, keep: Keep<Tensor>): Backward<Tensor> {
   if (kind === 'neg') return (g) => [g?.neg()];
   if (kind === 'sign') return (g) => [g?.make(g.shape).fill(0)];

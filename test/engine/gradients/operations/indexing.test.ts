@@ -1,16 +1,16 @@
 // Gradients of operations that take, put and join elements, against central differences of plain loops.
-import { cat, stack } from '../../../src/engine/ops/cat.js';
-import { chooseIndex } from '../../../src/engine/ops/choose_index.js';
-import { embedding } from '../../../src/engine/ops/embedding.js';
-import { indexSelectInto } from '../../../src/engine/ops/index_select.js';
-import type { NestedIndices } from '../../../src/engine/ops/indices.js';
-import { Tensor } from '../../../src/engine/ops/tensor.js';
-import { updateLastNonzero } from '../../../src/engine/ops/update_last_nonzero.js';
-import { close } from '../../support/close.js';
-import { suite, throws } from '../../support/harness.js';
-import { coordinates, product } from '../../support/operations/cases.js';
-import { offsetOf, smaller } from '../../support/operations/indexing.js';
-import type { Random } from '../../support/random.js';
+import { cat, stack } from '../../../../src/engine/ops/cat.js';
+import { chooseIndex } from '../../../../src/engine/ops/choose_index.js';
+import { embedding } from '../../../../src/engine/ops/embedding.js';
+import { indexSelectInto } from '../../../../src/engine/ops/index_select.js';
+import type { NestedIndices } from '../../../../src/engine/ops/indices.js';
+import { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { updateLastNonzero } from '../../../../src/engine/ops/update_last_nonzero.js';
+import { close } from '../../../support/close.js';
+import { suite, throws } from '../../../support/harness.js';
+import { coordinates, product } from '../../../support/operations/cases.js';
+import { offsetOf, smaller } from '../../../support/operations/indexing.js';
+import type { Random } from '../../../support/random.js';
 import { anyFloat, gradients, type Own } from './differences.js';
 import { maybe, normal } from './inputs.js';
 import { thinned, underneath } from './parts.js';

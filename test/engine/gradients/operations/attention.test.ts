@@ -1,13 +1,13 @@
 // Gradients of attention, in one operation and in steps, against central differences of plain loops.
-import { attention } from '../../../src/engine/ops/attention.js';
-import { maskLogits } from '../../../src/engine/ops/mask_logits.js';
-import { matmul } from '../../../src/engine/ops/matmul.js';
-import { Tensor } from '../../../src/engine/ops/tensor.js';
-import { close } from '../../support/close.js';
-import { suite, throws } from '../../support/harness.js';
-import { attentionOracle } from '../../support/operations/attention.js';
-import { coordinates } from '../../support/operations/cases.js';
-import { type Random, random } from '../../support/random.js';
+import { attention } from '../../../../src/engine/ops/attention.js';
+import { maskLogits } from '../../../../src/engine/ops/mask_logits.js';
+import { matmul } from '../../../../src/engine/ops/matmul.js';
+import { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { close } from '../../../support/close.js';
+import { suite, throws } from '../../../support/harness.js';
+import { attentionOracle } from '../../../support/operations/attention.js';
+import { coordinates } from '../../../support/operations/cases.js';
+import { type Random, random } from '../../../support/random.js';
 import { anyFloat, gradients } from './differences.js';
 import { maybe, normal } from './inputs.js';
 

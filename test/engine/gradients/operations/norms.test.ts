@@ -1,13 +1,13 @@
 // Gradients of norms against central differences of plain loops.
-import { addLayerNorm } from '../../../src/engine/ops/add_layer_norm.js';
-import { layerNorm } from '../../../src/engine/ops/layer_norm.js';
-import { rootMeanSquare } from '../../../src/engine/ops/root_mean_square.js';
-import { Tensor } from '../../../src/engine/ops/tensor.js';
-import { close } from '../../support/close.js';
-import { suite } from '../../support/harness.js';
-import { eachRow, product } from '../../support/operations/cases.js';
-import { layerNormed } from '../../support/operations/rows.js';
-import type { Random } from '../../support/random.js';
+import { addLayerNorm } from '../../../../src/engine/ops/add_layer_norm.js';
+import { layerNorm } from '../../../../src/engine/ops/layer_norm.js';
+import { rootMeanSquare } from '../../../../src/engine/ops/root_mean_square.js';
+import { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { close } from '../../../support/close.js';
+import { suite } from '../../../support/harness.js';
+import { eachRow, product } from '../../../support/operations/cases.js';
+import { layerNormed } from '../../../support/operations/rows.js';
+import type { Random } from '../../../support/random.js';
 import { anyFloat, gradients, type Input } from './differences.js';
 import { maybe, normal } from './inputs.js';
 

@@ -1,16 +1,16 @@
 // Gradients of matrix products, einsum and products of vectors against central differences of plain loops.
-import { einsum } from '../../../src/engine/ops/einsum.js';
-import { type Activation, linear } from '../../../src/engine/ops/linear.js';
-import { matmul } from '../../../src/engine/ops/matmul.js';
-import { type PackedMatrix, packWeights } from '../../../src/engine/ops/pack_weights.js';
-import { sparseDecode } from '../../../src/engine/ops/sparse_decode.js';
-import { sparseEncode } from '../../../src/engine/ops/sparse_encode.js';
-import { Tensor } from '../../../src/engine/ops/tensor.js';
-import { dot, outer } from '../../../src/engine/ops/vector_products.js';
-import { GradientRecord, record, recordingIn } from '../../../src/engine/record.js';
-import { close } from '../../support/close.js';
-import { rejects, suite, throws } from '../../support/harness.js';
-import { coordinates, product } from '../../support/operations/cases.js';
+import { einsum } from '../../../../src/engine/ops/einsum.js';
+import { type Activation, linear } from '../../../../src/engine/ops/linear.js';
+import { matmul } from '../../../../src/engine/ops/matmul.js';
+import { type PackedMatrix, packWeights } from '../../../../src/engine/ops/pack_weights.js';
+import { sparseDecode } from '../../../../src/engine/ops/sparse_decode.js';
+import { sparseEncode } from '../../../../src/engine/ops/sparse_encode.js';
+import { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { dot, outer } from '../../../../src/engine/ops/vector_products.js';
+import { GradientRecord, record, recordingIn } from '../../../../src/engine/record.js';
+import { close } from '../../../support/close.js';
+import { rejects, suite, throws } from '../../../support/harness.js';
+import { coordinates, product } from '../../../support/operations/cases.js';
 import { anyFloat, gradients, type Own } from './differences.js';
 import { maybe, normal } from './inputs.js';
 import { thinned, underneath } from './parts.js';

@@ -1,7 +1,7 @@
 // Random inputs of the operations whose gradients are checked.
-import type { DType } from '../../../src/engine/dtype.js';
-import { product } from '../../support/operations/cases.js';
-import type { Random } from '../../support/random.js';
+import type { DType } from '../../../../src/engine/dtype.js';
+import { product } from '../../../support/operations/cases.js';
+import type { Random } from '../../../support/random.js';
 import type { Input } from './differences.js';
 
 /** Normal values. */

@@ -1,18 +1,18 @@
 // An input that alone is recorded gets the gradient that it gets beside others, and the others get none.
 import * as assert from 'uvu/assert';
-import { addLayerNorm } from '../../../src/engine/ops/add_layer_norm.js';
-import { attention } from '../../../src/engine/ops/attention.js';
-import { cat } from '../../../src/engine/ops/cat.js';
-import { einsum } from '../../../src/engine/ops/einsum.js';
-import { embedding } from '../../../src/engine/ops/embedding.js';
-import { layerNorm } from '../../../src/engine/ops/layer_norm.js';
-import { type Activation, linear } from '../../../src/engine/ops/linear.js';
-import { matmul } from '../../../src/engine/ops/matmul.js';
-import { packWeights } from '../../../src/engine/ops/pack_weights.js';
-import { Tensor } from '../../../src/engine/ops/tensor.js';
-import { record } from '../../../src/engine/record.js';
-import { close } from '../../support/close.js';
-import { suite } from '../../support/harness.js';
+import { addLayerNorm } from '../../../../src/engine/ops/add_layer_norm.js';
+import { attention } from '../../../../src/engine/ops/attention.js';
+import { cat } from '../../../../src/engine/ops/cat.js';
+import { einsum } from '../../../../src/engine/ops/einsum.js';
+import { embedding } from '../../../../src/engine/ops/embedding.js';
+import { layerNorm } from '../../../../src/engine/ops/layer_norm.js';
+import { type Activation, linear } from '../../../../src/engine/ops/linear.js';
+import { matmul } from '../../../../src/engine/ops/matmul.js';
+import { packWeights } from '../../../../src/engine/ops/pack_weights.js';
+import { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { record } from '../../../../src/engine/record.js';
+import { close } from '../../../support/close.js';
+import { suite } from '../../../support/harness.js';
 
 const test = suite('gradients of one input alone');
 
