@@ -113,7 +113,7 @@ test('kinks and the ends of domains are as in PyTorch', async () => {
     close(await at([0, 4, -1], (x) => x.sqrt()), [Infinity, 0.25, NaN]);
     close(await at([0, 4, -1], (x) => x.log()), [Infinity, 0.25, -1]);
   }
-  close(await gradientAt([-1e30, -100, 0, 100, 1e30], gelu), [0, 0, 0.5, 1, 1]);
+  close(await gradientAt([-1e30, -100, 0, 100, 1e30], gelu), [0, 0, 0.5, 1, 1], { atol: 1e-30 });
   close(await gradientAt([-100, 100], (x) => x.tanh()), [0, 0]);
   close(await gradientAt([-200, 0, 200], (x) => x.sigmoid()), [0, 0.25, 0]);
 });
