@@ -13,6 +13,10 @@ export interface Input {
   readonly dtype?: DType;
 }
 
+/** A tensor on the CPU, the only device that gradients are computed on. */
+export const onCpu = (...[data, options]: Parameters<typeof Tensor.from>): Tensor =>
+  Tensor.from(data, { device: openDevice('cpu'), ...options });
+
 /** Frees what it is given after the check. */
 export type Own = <T extends { dispose(): void }>(thing: T) => T;
 
@@ -78,9 +82,9 @@ export async function gradientAt(
   weights?: readonly number[],
   dtype: DType = 'float32',
 ): Promise<number[]> {
-  using leaf = Tensor.from([...x], { dtype }).requireGrad();
+  using leaf = onCpu([...x], { dtype }).requireGrad();
   using out = f(leaf);
-  using weighted = weights ? out.mul(Tensor.from([...weights])) : out.clone();
+  using weighted = weights ? out.mul(onCpu([...weights])) : out.clone();
   using loss = weighted.sum();
   await loss.backward();
   return [...((await leaf.grad?.read()) ?? [])];
