@@ -381,7 +381,9 @@ export function failures(title) {
       'bundler',
       '--verbatimModuleSyntax',
     ];
-    spawnSync(process.execPath, [compiler, source, ...options, '--noResolve', '--noCheck', '--ignoreConfig'], { stdio: 'ignore' });
+    spawnSync(process.execPath, [compiler, source, ...options, '--noResolve', '--noCheck', '--ignoreConfig'], {
+      stdio: 'ignore',
+    });
     const compiled = join(root, 'build-test');
     const hooks = pathToFileURL(join(here, 'replace.mjs')).href;
     const { status, signal, stdout } = spawnSync(
