@@ -17,6 +17,7 @@ import {
 import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import { linear } from '../engine/ops/linear.js';
+import { matmul } from '../engine/ops/matmul.js';
 import { type PackedMatrix, packWeights } from '../engine/ops/pack_weights.js';
 import { sparseDecode } from '../engine/ops/sparse_decode.js';
 import { type SparseLatents, sparseEncode } from '../engine/ops/sparse_encode.js';
@@ -314,8 +315,10 @@ export class Autoencoder {
     checkInteger('encodePreAct', 'latentSlice[1]', to, from, this.nLatents);
     using centred = this.#centred(x);
     using all = weights.unpack();
-    using slice = packWeights(all.slice(1, from, to));
-    return linear(centred, slice, { bias: bias.slice(0, from, to) });
+    // as linear() with a packed slice, bit for bit; that would have to outlive what gradients need of it
+    const rows = centred.reshape(rowCount(x.shape), this.nInputs);
+    const preAct = matmul(rows, all.slice(1, from, to), { bias: bias.slice(0, from, to) });
+    return preAct.transferTo([...x.shape.slice(0, -1), to - from]);
   }
 
   /** x [..., inputs] -> latents [..., latents]. */

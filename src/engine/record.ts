@@ -518,6 +518,10 @@ export function recordWrite<T extends Values>(
   prepare: Prepare<T>,
 ): void {
   const { storage } = out;
+  const { history: past } = storage;
+  // what is written all over begins anew, unless backward must learn that its past contents end here
+  const hasEnded = past !== undefined && !(past instanceof Leaf) && !isLive(past);
+  if (hasEnded && isWhole(out.gradientWindow) && !inputs.includes(out)) storage.history = undefined;
   if (storage.history !== undefined || inputs.some((input) => input?.storage.history !== undefined)) {
     const history = historyOf([out, ...inputs]);
     if (history && storage.history instanceof Leaf) {

@@ -596,15 +596,15 @@ export class AutoencoderHooks extends HookCollection implements HookRunner {
   async #run(x: Tensor, context: PartialHookContext, chain: Chain, where: string): Promise<Tensor> {
     const { encode, decode, addError } = this.#options;
     const { scope } = chain;
-    const storages = new Set([x.storage]);
+    const memories = new Set([x.storage.memory]);
     const made = async (by: string, call: () => Tensor | Promise<Tensor>) => {
       const t = await calling(chain, where, by, call);
       const must = (what: string) => placed(new TypeError(`${where}: ${by} must return a tensor${what}`), chain);
       if (!(t instanceof Tensor)) throw must(`, but returned ${describe(t)}`);
       if (t.ended) throw must(` that may still be used, but returned one of which: ${t.ended}`);
       // edits must not reach the tensor that it is a view of
-      const own = scope.add(storages.has(t.storage) ? t.clone() : t);
-      storages.add(own.storage);
+      const own = scope.add(memories.has(t.storage.memory) ? t.clone() : t);
+      memories.add(own.storage.memory);
       return own;
     };
     const point = (hooks: FwdBwdHooks, value: Tensor, id: string) => hooks.run(value, context, `${where} ${id}`);

@@ -9,9 +9,10 @@ import { chooseIndex } from '../../src/engine/ops/choose_index.js';
 import { PackedMatrix, packWeights } from '../../src/engine/ops/pack_weights.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { updateLastNonzero } from '../../src/engine/ops/update_last_nonzero.js';
+import { isRecorded } from '../../src/engine/record.js';
 import * as sonde from '../../src/index.js';
 import { testDevice } from '../support/device.js';
-import { suite } from '../support/harness.js';
+import { rejects, suite } from '../support/harness.js';
 
 const test = suite('arguments');
 test.limit(120_000);
@@ -28,10 +29,12 @@ interface Call {
 }
 
 const device = testDevice();
-const floats = (...shape: number[]) => Tensor.zeros(shape, { device });
+/** What becomes of the floats among right arguments. */
+let given = (floats: Tensor): Tensor => floats;
+const floats = (...shape: number[]) => given(Tensor.zeros(shape, { device }));
 const integers = (...shape: number[]) => Tensor.zeros(shape, { device, dtype: 'int32' });
 const flags = (...shape: number[]) => Tensor.zeros(shape, { device, dtype: 'bool' });
-const packed = (k = 4, n = 3) => packWeights(floats(k, n));
+const packed = (k = 4, n = 3) => packWeights(Tensor.zeros([k, n], { device }));
 const latents = () => ({
   rowPtr: BigInt64Array.of(0n, 1n),
   indices: Int32Array.of(2),
@@ -413,6 +416,53 @@ test('anything in the place of any argument: an error of that operation, or none
   }
   assert.ok(errors > 1000, `only ${errors}`);
 });
+
+/** The tensors in a result. */
+const tensorsIn = (result: unknown): Tensor[] => {
+  if (result instanceof Tensor) return [result];
+  return typeof result === 'object' && result !== null ? Object.values(result).flatMap(tensorsIn) : [];
+};
+
+if (device.kind === 'cpu') {
+  test('of recorded tensors, every result is recorded, a constant whose operation has a name, or refused', async () => {
+    const refused = new Map([
+      ['packWeights', /packWeights: b must not be recorded/],
+      ['sparseEncode', /sparseEncode: (x|bias) must not be recorded/],
+      ['sparseDecode', /sparseDecode: bias must not be recorded/],
+    ]);
+    let recorded = 0;
+    given = (t) => {
+      recorded++;
+      return t.requireGrad().add(0);
+    };
+    try {
+      for (const { name, args, call } of calls) {
+        if (['requireGrad', 'detach', 'unpack'].includes(name)) continue;
+        recorded = 0;
+        let results: Tensor[];
+        try {
+          results = tensorsIn(await call(...args()));
+        } catch (error) {
+          const message = refused.get(name);
+          assert.ok(message, `${name}: ${error}`);
+          assert.match((error as Error).message, message);
+          continue;
+        }
+        assert.not.ok(refused.has(name), name);
+        if (recorded === 0) continue;
+        for (const t of results) {
+          const isFloat = !['int32', 'bool'].includes(t.dtype);
+          assert.is(isRecorded(t), isFloat, `${name} gives ${t}`);
+          if (isFloat) continue;
+          const cut = t.to('float32').sum().backward();
+          await rejects(cut, Error, /but by way of \w+, which cannot be differentiated/);
+        }
+      }
+    } finally {
+      given = (t) => t;
+    }
+  });
+}
 
 const isOptions = (x: unknown): x is Record<string, unknown> =>
   typeof x === 'object' && x !== null && Object.getPrototypeOf(x) === Object.prototype && !('rowPtr' in x);

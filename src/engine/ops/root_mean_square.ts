@@ -6,7 +6,8 @@ import { type NormOptions, normOptions } from './layer_norm.js';
 import type { Tensor } from './tensor.js';
 
 /**
- * sqrt(mean of x^2 over the last dimension + eps): x [..., width] -> [..., 1]. Of a centred x, layer norm's divisor.
+ * sqrt(mean of x^2 over the last dimension + eps): x [..., width] -> [..., 1]. Of a centred x, layer norm's divisor. Where it
+ * is 0, its gradient is 0.
  */
 export function rootMeanSquare(x: Tensor, options: NormOptions = {}): Tensor {
   checkOptions('rootMeanSquare', options, normOptions);
@@ -24,7 +25,8 @@ export function rootMeanSquare(x: Tensor, options: NormOptions = {}): Tensor {
         withTemporaries((own) => {
           const wide = own(rows.tensor.to('float32'));
           const divisor = own(rootMeanSquare(wide, { eps })).mul_(wide.shape[wide.shape.length - 1] as number);
-          return [wide.mul(own((g as Tensor).div(divisor)))];
+          const factor = own((g as Tensor).div(divisor));
+          return [wide.mul(own(own(divisor.eq(0)).where(0, factor)))];
         });
     });
   }
