@@ -294,7 +294,10 @@ export class GradientRecord {
     const gradients = new Gradients();
     let isDone = false;
     try {
-      for (const [window, gradient] of from) gradients.add(window, gradient, true);
+      for (const [window, gradient] of from) {
+        gradients.add(window, gradient, true);
+        gradient.dispose();
+      }
       for (const node of this.#nodes.toReversed()) {
         if (node.hook) await this.#show(node.hook, node.outputs[0] as OperandWindow, gradients);
         else await stepBack(node, gradients);

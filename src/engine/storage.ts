@@ -12,8 +12,8 @@ class Memory {
   /** How many of these were in use when the list was last cleared. */
   heldBefore = 0;
   readonly #device: Device;
-  // When this object is collected, its buffer is, and gives the memory back.
-  readonly #buffer: BufferHandle;
+  // When this object is collected, its buffer is, and gives the memory back. Once released, the buffer is another one's.
+  #buffer: BufferHandle | undefined;
   #storages = 1;
 
   constructor(device: Device, bytes: number) {
@@ -40,11 +40,15 @@ class Memory {
 
   /** Queued operations that use it are carried out first. */
   release(): void {
-    if (--this.#storages > 0) return;
+    if (--this.#storages > 0 || this.#buffer === undefined) return;
     native.release(this.#buffer);
     this.#device.giveBuffer(this.#buffer);
+    this.#buffer = undefined;
   }
 }
+
+// What is shared with a storage that was collected must not wait for it.
+const collected = new FinalizationRegistry<Memory>((memory) => memory.release());
 
 export class Storage {
   readonly device: Device;
@@ -56,6 +60,7 @@ export class Storage {
   readonly #parent: Storage | undefined;
   #ended: string | undefined;
   #isKept = false;
+  #isShare = false;
 
   /** @throws OutOfMemoryError, with the bytes asked for and the bytes held. */
   constructor(device: Device, bytes: number, memory = new Memory(device, bytes), parent?: Storage) {
@@ -72,7 +77,10 @@ export class Storage {
 
   /** The same memory without its history: it is given back when both storages are released. */
   shared(): Storage {
-    return new Storage(this.device, this.bytes, this.memory.share());
+    const storage = new Storage(this.device, this.bytes, this.memory.share());
+    collected.register(storage, this.memory, storage);
+    storage.#isShare = true;
+    return storage;
   }
 
   /** By which arguments of operations name the memory. Other memory may have the number once this one has ended. */
@@ -102,6 +110,7 @@ export class Storage {
   release(reason: string): void {
     if (this.#ended !== undefined || this.#isKept || this.#parent) return;
     this.#ended = reason;
+    if (this.#isShare) collected.unregister(this);
     this.memory.release();
   }
 }

@@ -3,8 +3,9 @@
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
+import { openDevice } from '../../src/engine/device.js';
 import { crossEntropy } from '../../src/engine/ops/cross_entropy.js';
-import type { Tensor } from '../../src/engine/ops/tensor.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
 import { AtLayers, AutoencoderHooks, TransformerHooks } from '../../src/transformer/hooks.js';
 import { finalPoints, firstPoint, layerPoints } from '../../src/transformer/location.js';
 import { prepInputAndPad } from '../../src/transformer/padding.js';
@@ -12,7 +13,7 @@ import { nucleus } from '../../src/transformer/sampling/sampling.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close, relativeError } from '../support/close.js';
 import { type Golden, goldenNames, openGolden } from '../support/goldens.js';
-import { suite } from '../support/harness.js';
+import { rejects, suite, throws } from '../support/harness.js';
 
 const logitsBound = 2e-5;
 const pointBound = 5e-5;
@@ -87,9 +88,11 @@ for (const name of goldenNames) {
   const test = suite(`goldens ${name}`);
   let g: Golden;
   let xf: Transformer;
+  let onCpu: Transformer; // for gradients
   test.before(async () => {
     g = await openGolden(name);
     xf = await Transformer.load(g.folder);
+    onCpu = await Transformer.load(g.folder, { device: openDevice('cpu') });
   });
 
   test('with no point watched', async () => {
@@ -133,7 +136,7 @@ for (const name of goldenNames) {
       const seen = new Map<string, Promise<ArrayLike<number>>>();
       const hooks = watchingGradients(points, seen);
       if (forward) for (const point of points) hooks.appendToPath(`${point}.fwd`, () => {});
-      assert.is((await goneBack(xf, g, { hooks, grad: true })).size, 0);
+      assert.is((await goneBack(onCpu, g, { hooks, grad: true })).size, 0);
       assert.equal([...seen.keys()].sort(), expected);
       for (const [key, value] of seen)
         g.agrees(key, await value, gradientBound, forward ? 'open steps' : 'all watched');
@@ -143,7 +146,7 @@ for (const name of goldenNames) {
   test('gradients with one point watched at a time', async () => {
     for (const point of points) {
       const seen = new Map<string, Promise<ArrayLike<number>>>();
-      await goneBack(xf, g, { hooks: watchingGradients([point], seen), grad: true });
+      await goneBack(onCpu, g, { hooks: watchingGradients([point], seen), grad: true });
       const layered = (layerPoints as readonly string[]).includes(point);
       assert.is(seen.size, layered ? xf.config.nLayers : 1);
       for (const [key, value] of seen) g.agrees(key, await value, gradientBound, `${point} alone`);
@@ -155,7 +158,7 @@ for (const name of goldenNames) {
     for (const watched of [[], points]) {
       const seen = new Map<string, Promise<ArrayLike<number>>>();
       const hooks = watchingGradients(watched, seen);
-      const gradients = await goneBack(xf, g, { hooks, grad: 'parameters' });
+      const gradients = await goneBack(onCpu, g, { hooks, grad: 'parameters' });
       assert.equal([...gradients.keys()].sort(), names.sort());
       for (const [name, gradient] of gradients) {
         assert.equal(gradient.shape, g.tensor(`grad/${name}`).shape, name);
@@ -167,7 +170,7 @@ for (const name of goldenNames) {
   });
 
   test('the gradient of a latent at points before its autoencoder', async () => {
-    using ae = await Autoencoder.load(join(g.folder, 'ae_relu.pt'));
+    using ae = await Autoencoder.load(join(g.folder, 'ae_relu.pt'), { device: onCpu.device });
     const keys = g.keys.filter((key) => key.startsWith('ae_latent11_grad/'));
     const seen = new Map<string, Promise<ArrayLike<number>>>();
     const hooks = new TransformerHooks();
@@ -185,12 +188,20 @@ for (const name of goldenNames) {
       };
       hooks.appendToPath(`${point}.bwd`, layer === undefined ? note : new AtLayers(Number(layer)).append(note));
     }
-    const { logits, record } = await xf.forward(g.rows('tokens'), { hooks, grad: true });
+    const { logits, record } = await onCpu.forward(g.rows('tokens'), { hooks, grad: true });
     await (latent as unknown as Tensor).sum().backward();
     assert.equal([...seen.keys()].sort(), keys.sort());
     for (const [key, value] of seen) g.agrees(key, await value, gradientBound);
     logits.dispose();
     record?.dispose();
+  });
+
+  test('on a GPU, what wants gradients is refused', async () => {
+    if (xf.device.kind === 'cpu') return;
+    const why = /: gradients are computed on the CPU alone so far, and this is on cuda:0$/;
+    for (const grad of [true, 'parameters'] as const) await rejects(xf.forward([[1]], { grad }), Error, why);
+    await rejects(xf.gradients([[1]], { of: ({ logits }) => logits.sum(), at: ['logits'] }), Error, why);
+    throws(() => Tensor.zeros([2]).requireGrad(), Error, why);
   });
 
   test('activations() gives each, alone and together, and computes no further', async () => {
@@ -335,7 +346,6 @@ for (const name of goldenNames) {
 
   test('autoencoders', async () => {
     const input = g.tensor('ae/input');
-    const { Tensor } = await import('../../src/engine/ops/tensor.js');
     using x = Tensor.from(input);
     for (const kind of ['relu', 'topk', 'identity', 'tied', 'relu_tensors', 'relu_legacy', 'relu_half']) {
       using ae = await Autoencoder.load(join(g.folder, `ae_${kind}.pt`));

@@ -93,7 +93,7 @@ test('hooks, padding, a scalar of values, one that comes later', async () => {
     seen.push(`bwd ${layer}`);
     return gradient;
   });
-  const { values, gradients } = await xf.gradients(tokens, {
+  const { gradients } = await xf.gradients(tokens, {
     pad,
     hooks,
     at: ['1/mlp/post_act', '2/mlp/post_act'],

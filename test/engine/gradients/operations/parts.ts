@@ -1,7 +1,7 @@
 // Parts of tensors that are written in place, and shapes that broadcast.
-import type { Tensor } from '../../../src/engine/ops/tensor.js';
-import { coordinates, product } from '../../support/operations/cases.js';
-import type { Random } from '../../support/random.js';
+import type { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { coordinates, product } from '../../../support/operations/cases.js';
+import type { Random } from '../../../support/random.js';
 
 /** A part of a dimension. */
 export interface Part {

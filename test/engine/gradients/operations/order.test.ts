@@ -1,11 +1,11 @@
 // Gradients of sorted values, of the largest of a row and of triangles, against central differences, and where values
 // are equal against what PyTorch gives.
 
-import type { Tensor } from '../../../src/engine/ops/tensor.js';
-import { topKMask } from '../../../src/engine/ops/top_k.js';
-import { close } from '../../support/close.js';
-import { rejects, suite } from '../../support/harness.js';
-import { product } from '../../support/operations/cases.js';
+import type { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { topKMask } from '../../../../src/engine/ops/top_k.js';
+import { close } from '../../../support/close.js';
+import { rejects, suite } from '../../../support/harness.js';
+import { product } from '../../../support/operations/cases.js';
 import { type Check, distinct, drawn, gradientAt, gradients, onCpu, smallShape } from './differences.js';
 
 const test = suite('gradients of order');

@@ -1,9 +1,9 @@
 // Gradients against central differences of an oracle in double precision.
-import { type Device, openDevice } from '../../../src/engine/device.js';
-import type { DType } from '../../../src/engine/dtype.js';
-import { Tensor } from '../../../src/engine/ops/tensor.js';
-import { coordinates, product } from '../../support/operations/cases.js';
-import { type Random, random } from '../../support/random.js';
+import { type Device, openDevice } from '../../../../src/engine/device.js';
+import type { DType } from '../../../../src/engine/dtype.js';
+import { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { coordinates, product } from '../../../support/operations/cases.js';
+import { type Random, random } from '../../../support/random.js';
 
 export interface Input {
   readonly shape: readonly number[];

@@ -1,12 +1,12 @@
 // Gradients of softmax, its logarithm and its numerator, and of losses, against central differences.
 import * as assert from 'uvu/assert';
-import { type CrossEntropyOptions, crossEntropy } from '../../../src/engine/ops/cross_entropy.js';
-import { logSoftmax, softmax, softmaxNumerator } from '../../../src/engine/ops/softmax.js';
-import { Tensor } from '../../../src/engine/ops/tensor.js';
-import { close } from '../../support/close.js';
-import { rejects, suite } from '../../support/harness.js';
-import { eachRow, product } from '../../support/operations/cases.js';
-import { random } from '../../support/random.js';
+import { type CrossEntropyOptions, crossEntropy } from '../../../../src/engine/ops/cross_entropy.js';
+import { logSoftmax, softmax, softmaxNumerator } from '../../../../src/engine/ops/softmax.js';
+import { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { close } from '../../../support/close.js';
+import { rejects, suite } from '../../../support/harness.js';
+import { eachRow, product } from '../../../support/operations/cases.js';
+import { random } from '../../../support/random.js';
 import { type Check, distinct, drawn, gradientAt, gradients, onCpu, smallShape } from './differences.js';
 
 const test = suite('gradients of softmax and of losses');

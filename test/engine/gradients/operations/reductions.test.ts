@@ -1,10 +1,11 @@
 // Gradients of reductions and of sums along a dimension: against central differences, and where elements are equal or
 // results 0 against what PyTorch gives.
-import type { Tensor } from '../../../src/engine/ops/tensor.js';
-import { close } from '../../support/close.js';
-import { rejects, suite } from '../../support/harness.js';
-import { coordinates, product } from '../../support/operations/cases.js';
-import type { Random } from '../../support/random.js';
+
+import type { Tensor } from '../../../../src/engine/ops/tensor.js';
+import { close } from '../../../support/close.js';
+import { rejects, suite } from '../../../support/harness.js';
+import { coordinates, product } from '../../../support/operations/cases.js';
+import type { Random } from '../../../support/random.js';
 import { type Check, distinct, drawn, gradientAt, gradients, type Input, onCpu, smallShape } from './differences.js';
 
 const test = suite('gradients of reductions');
