@@ -1,11 +1,9 @@
 // Gradients of arithmetic of two sides, against central differences, and where both are equal against what PyTorch gives.
-
 import { close } from '../../../support/close.js';
 import { suite } from '../../../support/harness.js';
 import { product } from '../../../support/operations/cases.js';
 import type { Random } from '../../../support/random.js';
 import { type Check, distinct, drawn, gradientAt, gradients, type Input, onCpu, smallShape } from './differences.js';
-
 import { anyPart, isInsidePart, partShape, thinned, underneath, viewOf } from './parts.js';
 
 const test = suite('gradients of arithmetic');

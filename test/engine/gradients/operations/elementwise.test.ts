@@ -1,7 +1,6 @@
 // Gradients of functions of one element, choices and copies: against central differences, and at kinks against what
 // PyTorch gives.
 import * as assert from 'uvu/assert';
-
 import type { Side } from '../../../../src/engine/ops/binary.js';
 import { Tensor } from '../../../../src/engine/ops/tensor.js';
 import { gelu } from '../../../../src/engine/ops/unary.js';
@@ -11,7 +10,6 @@ import { rejects, suite, throws } from '../../../support/harness.js';
 import { product } from '../../../support/operations/cases.js';
 import type { Random } from '../../../support/random.js';
 import { anyFloat, type Check, drawn, gradientAt, gradients, onCpu, smallShape } from './differences.js';
-
 import { anyPart, isInsidePart, partShape, thinned, underneath, viewOf } from './parts.js';
 
 const test = suite('gradients of element-by-element operations');

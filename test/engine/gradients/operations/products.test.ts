@@ -84,6 +84,7 @@ test('linear: any bias, residual, activation and out', async () => {
         });
       },
       views: 'any',
+      step: activation === 'relu' ? 1e-8 : 1e-5,
     };
   });
 });
@@ -322,6 +323,10 @@ test('what cannot be differentiated names itself', async () => {
   throws(() => sparseDecode(latents, w, { bias }), Error, refused('sparseDecode', 'bias'));
   sparseDecode(latents, w, { bias: bias.detach() }).dispose();
   packWeights(leaf.detach()).dispose();
+  using pass = new GradientRecord();
+  pass.watch(w);
+  await rejects(sparseEncode(matrix, w), Error, refused('sparseEncode', 'w'));
+  throws(() => sparseDecode(latents, w), Error, refused('sparseDecode', 'w'));
 });
 
 test.run();

@@ -1,6 +1,5 @@
 // Gradients of reductions and of sums along a dimension: against central differences, and where elements are equal or
 // results 0 against what PyTorch gives.
-
 import type { Tensor } from '../../../../src/engine/ops/tensor.js';
 import { close } from '../../../support/close.js';
 import { rejects, suite } from '../../../support/harness.js';
