@@ -138,6 +138,27 @@ test('linear: a matrix that is gone is named, where backward needs it', async ()
   close(await after((w, x, residual) => linear(x.detach(), w, { residual, activation: 'gelu' })), Array(6).fill(1));
 });
 
+test('linear: a row does not depend on the others', async () => {
+  const [k, n] = [77, 33];
+  const data = await Tensor.randn([64, k], { device, seed: 5 }).read();
+  using b = Tensor.randn([k, n], { device, seed: 6 });
+  using w = packWeights(b);
+  const of = async (from: number, to: number): Promise<Float32Array> => {
+    using x = Tensor.from(data.slice(from * k, to * k), { device, shape: [to - from, k] }).requireGrad();
+    using out = linear(x, w, { activation: 'gelu' });
+    using loss = out.mul(out).sum();
+    await loss.backward();
+    return (await x.grad?.read()) as Float32Array;
+  };
+  const all = await of(0, 64);
+  for (const [from, to] of [
+    [10, 11],
+    [1, 50],
+  ] as const) {
+    close(await of(from, to), all.slice(from * k, to * k));
+  }
+});
+
 test('unpack: back into the packed matrix', async () => {
   await gradients(50, (rng) => {
     const shape = rng.shape(2, { max: 13 });
