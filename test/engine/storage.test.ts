@@ -58,6 +58,15 @@ test('a share that was collected does not hold the memory', async () => {
   assert.is(storage.ended, 'done');
 });
 
+test('a share that was released is not given back again when it is collected', async () => {
+  const before = allocated();
+  const storage = new Storage(device, bytes);
+  for (let i = 0; i < 10; i++) storage.shared().release('done');
+  await collectUntil(() => allocated() === before);
+  assert.is(allocated(), before + bytes);
+  storage.release('done');
+});
+
 test('memory that was released and given out again is not held by its storage', async () => {
   const before = allocated();
   const first = new Storage(device, bytes);

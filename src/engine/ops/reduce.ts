@@ -101,13 +101,13 @@ function backwardOf(
       const keepDim = true;
       if (kind === 'norm') return [value.mul(over(own(value.norm(dims, { keepDim }))))];
       if (kind === 'logSumExp') {
-        const powers = own(own(value.sub(own(value.max(dims, { keepDim })))).exp());
+        const powers = own(value.sub(own(value.max(dims, { keepDim })))).exp_();
         return [powers.mul(own(gradient.div(own(powers.sum(dims, { keepDim })))))];
       }
       const distances = own(value.sub(own(value.mean(dims, { keepDim }))));
       const divisor = Math.max(0, n - correction);
       if (kind === 'var') return [distances.mul(own(gradient.mul(2 / divisor)))];
-      return [distances.mul(own(over(own(value.std(dims, { keepDim, correction }))).div(divisor)))];
+      return [distances.mul(over(own(value.std(dims, { keepDim, correction }))).div_(divisor))];
     });
 }
 

@@ -33,7 +33,7 @@ function withInput(x: Tensor, dtype: DType, body: (x: Tensor) => void): void {
 }
 
 /** sigmoid(x) (1 - sigmoid(x)), without the cancellation. */
-const slopeOfSigmoid = (x: Tensor, own: Own): Tensor => own(own(x.sigmoid()).mul(own(own(x.neg()).sigmoid())));
+const slopeOfSigmoid = (x: Tensor, own: Own): Tensor => own(x.sigmoid()).mul_(own(x.neg()).sigmoid_());
 
 /** The gradients of x, float32, from those of kind(x). */
 const derivatives: Record<
@@ -44,12 +44,15 @@ const derivatives: Record<
   gelu: (g, x) => activationGradient('gelu', x, g),
   exp: (g, x, own) => g.mul(own(x.exp())),
   log: (g, x) => g.div(x),
-  sqrt: (g, x, own) => g.div(own(own(x.sqrt()).mul(2))),
+  sqrt: (g, x, own) => g.div(own(x.sqrt()).mul_(2)),
   abs: (g, x, own) => g.mul(own(x.sign())),
   tanh: (g, x, own) => g.mul(slopeOfSigmoid(own(x.mul(2)), own)).mul_(4),
   sigmoid: (g, x, own) => g.mul(slopeOfSigmoid(x, own)),
-  pow: (g, x, own, p) => (p === 0 ? g.make(g.shape).fill(0) : g.mul(own(own(x.pow(p - 1)).mul(p)))),
-  clamp: (g, x, own, low, high) => own(own(x.ge(low)).and(own(x.le(high)))).where(g, 0),
+  pow: (g, x, own, p) => (p === 0 ? g.make(g.shape).fill(0) : g.mul(own(x.pow(p - 1)).mul_(p))),
+  clamp: (g, x, own, low, high) =>
+    own(x.ge(low))
+      .and_(own(x.le(high)))
+      .where(g, 0),
 };
 
 function backwardOf(kind: Kind, x: Tensor, a: number, b: number, keep: Keep<Tensor>): Backward<Tensor> {

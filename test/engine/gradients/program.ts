@@ -126,6 +126,12 @@ export class Program {
       terms.push(...value.view.read().map((element, i) => mul(element, scalar(weights[i] as number))));
       this.says.push(`loss of ${value.name}`);
     }
+    if (rng.next() < 0.3) {
+      const pair = this.#own(Tensor.zeros([2, 1], { device }));
+      const part = pair.select(0, rng.integer(0, 2));
+      loss = part.copyFrom(loss);
+      this.says.push('the loss is a view');
+    }
     this.says.push(`backward, retain ${retain}`);
     await loss.backward({ retain });
     const total = sumOf(terms);

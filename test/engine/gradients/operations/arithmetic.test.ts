@@ -1,10 +1,9 @@
 // Gradients of arithmetic of two sides, against central differences, and where both are equal against what PyTorch gives.
-import { Tensor } from '../../../../src/engine/ops/tensor.js';
 import { close } from '../../../support/close.js';
 import { suite } from '../../../support/harness.js';
 import { product } from '../../../support/operations/cases.js';
 import type { Random } from '../../../support/random.js';
-import { type Check, distinct, drawn, gradientAt, gradients, type Input, smallShape } from './differences.js';
+import { type Check, distinct, drawn, gradientAt, gradients, type Input, onCpu, smallShape } from './differences.js';
 import { anyPart, isInsidePart, partShape, thinned, underneath, viewOf } from './parts.js';
 
 const test = suite('gradients of arithmetic');
@@ -129,8 +128,8 @@ test('maximum and minimum share the gradient where both sides are equal, as PyTo
     ['maximum', [0.5, 0, 1], [0.5, 1, 0]],
     ['minimum', [0.5, 1, 0], [0.5, 0, 1]],
   ] as const) {
-    using a = Tensor.from([1, 2, 3]).requireGrad();
-    using b = Tensor.from([1, 3, 2]).requireGrad();
+    using a = onCpu([1, 2, 3]).requireGrad();
+    using b = onCpu([1, 3, 2]).requireGrad();
     await a[kind](b).sum().backward();
     close((await a.grad?.read()) ?? [], ofA);
     close((await b.grad?.read()) ?? [], ofB);
@@ -139,8 +138,8 @@ test('maximum and minimum share the gradient where both sides are equal, as PyTo
 });
 
 test('arithmetic with integers and bools', async () => {
-  const integers = Tensor.from([3, 0, -2], { dtype: 'int32' });
-  const flags = Tensor.from([true, false, true]);
+  const integers = onCpu([3, 0, -2], { dtype: 'int32' });
+  const flags = onCpu([true, false, true]);
   const x = [1, 2, 4];
   close(await gradientAt(x, (t) => t.mul(integers)), [3, 0, -2]);
   close(await gradientAt(x, (t) => integers.div(t)), [-3, 0, 2 / 16]);

@@ -13,6 +13,10 @@ export interface Input {
   readonly dtype?: DType;
 }
 
+/** A tensor on the CPU, the only device that gradients are computed on. */
+export const onCpu = (...[data, options]: Parameters<typeof Tensor.from>): Tensor =>
+  Tensor.from(data, { device: openDevice('cpu'), ...options });
+
 /** Frees what it is given after the check. */
 export type Own = <T extends { dispose(): void }>(thing: T) => T;
 
@@ -31,6 +35,8 @@ export interface Check {
   views?: 'distinct' | 'any';
   /** Whether an input may be overwritten as a whole: it has no gradient then. */
   mayOverwrite?: boolean;
+  /** How far the differences reach, 1e-5 unless given: less where the function has kinks that may be near. */
+  step?: number;
   /** On the relative error of each gradient: 2e-5 unless given, 2e-4 at most. A test that loosens it says why. */
   bound?: number;
 }
@@ -78,9 +84,9 @@ export async function gradientAt(
   weights?: readonly number[],
   dtype: DType = 'float32',
 ): Promise<number[]> {
-  using leaf = Tensor.from([...x], { dtype }).requireGrad();
+  using leaf = onCpu([...x], { dtype }).requireGrad();
   using out = f(leaf);
-  using weighted = weights ? out.mul(Tensor.from([...weights])) : out.clone();
+  using weighted = weights ? out.mul(onCpu([...weights])) : out.clone();
   using loss = weighted.sum();
   await loss.backward();
   return [...((await leaf.grad?.read()) ?? [])];
@@ -109,7 +115,7 @@ export async function checkGradients(check: Check, rng: Random, seed: number): P
 }
 
 async function compare(check: Check, rng: Random, device: Device, own: Own): Promise<void> {
-  const { bound = 2e-5 } = check;
+  const { bound = 2e-5, step = 1e-5 } = check;
   if (bound > 2e-4) throw new Error(`the bound ${bound} is too loose`);
   const leaves = check.inputs.map((input) => laidOut(input, check.views, rng, device, own));
   const x: Float64Array[] = [];
@@ -140,17 +146,18 @@ async function compare(check: Check, rng: Random, device: Device, own: Own): Pro
     const gradient = (await grad?.read()) ?? new Float32Array(leaf.size);
     const here = x[i] as Float64Array;
     /** The derivative of the loss along a direction of this input. */
-    const along = (direction: Float64Array, step: number): number => {
-      const at = (h: number) => lossAt(x.map((values, k) => (k === i ? moved(values, direction, h) : values)));
-      return (at(step) - at(-step)) / (2 * step);
+    const along = (direction: Float64Array, scale: number): number => {
+      const h = step * scale;
+      const at = (by: number) => lossAt(x.map((values, k) => (k === i ? moved(values, direction, by) : values)));
+      return (at(h) - at(-h)) / (2 * h);
     };
     const indices = chosen(here.length, rng);
-    const expected = indices.map((j) => along(unitVector(here.length, j), 1e-5 * (1 + Math.abs(here[j] as number))));
+    const expected = indices.map((j) => along(unitVector(here.length, j), 1 + Math.abs(here[j] as number)));
     const actual = indices.map((j) => gradient[j] as number);
     compareGradients(actual, expected, bound, 1e-2 * weightNorm, label, indices);
     if (here.length === 0) continue;
     const direction = Float64Array.from(here, () => rng.normal());
-    const [ours, theirs] = [inner(gradient, direction), along(direction, 1e-5)];
+    const [ours, theirs] = [inner(gradient, direction), along(direction, 1)];
     const scale = Math.max(Math.hypot(...gradient), Math.abs(theirs), 1e-2 * weightNorm);
     if (!(Math.abs(ours - theirs) <= 4 * bound * scale)) {
       throw new Error(`${label} along a random direction is ${ours}, but expected ${theirs}`);

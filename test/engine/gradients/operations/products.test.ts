@@ -87,6 +87,7 @@ test('linear: any bias, residual, activation and out', async () => {
         });
       },
       views: 'any',
+      step: activation === 'relu' ? 1e-8 : 1e-5,
     };
   });
 });

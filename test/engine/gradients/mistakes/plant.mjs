@@ -1,0 +1,422 @@
+// Plants mistakes that are easily made where gradients are recorded, one at a time: the tests have to find each, or their
+// verdict is worth nothing.
+//   node test/build.mjs --typescript && node test/engine/gradients/mistakes/plant.mjs [word]...
+//   with words, only those whose title contains one of them
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+
+const here = dirname(fileURLToPath(import.meta.url));
+const root = join(here, '..', '..', '..', '..');
+
+// title: { file: of src/engine, from, to: the text and its replacement, test: of test/engine, fails: a part of the title of a test
+//   that has to fail }
+const record = { file: 'record', test: 'gradients/record' };
+const programs = { file: 'record', test: 'gradients/programs', fails: 'leaves have the gradients' };
+const storage = { file: 'storage', test: 'storage' };
+
+export const mistakes = {
+  'gradients: the last one takes the place of the others': {
+    ...programs,
+    from: 'this.at(window)?.add_(gradient);',
+    to: 'this.at(window)?.copyFrom(gradient);',
+  },
+  'gradients: what was taken from a part stays': { ...programs, from: '    view.fill(0);\n', to: '' },
+  'gradients: what was taken stays': {
+    ...programs,
+    from: 'this.#buffers.delete(storage);\n      return buffer.transferTo(shape, strides);',
+    to: 'return buffer.window(shape, strides).clone();',
+  },
+  'gradients: what begins at the beginning counts as the whole': {
+    ...programs,
+    from: 'shape.reduce((product, n) => product * n, 1) === elements &&',
+    to: 'elements > 0 &&',
+  },
+  'gradients: a part at any place counts as the beginning': {
+    ...programs,
+    from: 'this.#buffers.get(storage)?.window(shape, strides, offset)',
+    to: 'this.#buffers.get(storage)?.window(shape, strides)',
+  },
+  'gradients: elements that are shown again are not added up': {
+    ...programs,
+    from: 'if (repeated.length > 0)',
+    to: 'if (false)',
+  },
+  'gradients: a part is added to what lies in the memory': {
+    ...programs,
+    from: 'if (!isWhole(window)) buffer.fill(0);',
+    to: 'buffer.fill(0.5);',
+  },
+  'gradients: a gradient in another order is taken as it lies': {
+    ...programs,
+    from: ' && gradient.isContiguous && isContiguous(shape, strides)',
+    to: '',
+  },
+  'gradients: one in 16 bits is taken as it lies': {
+    ...record,
+    from: "gradient.dtype === 'float32' && sameShape",
+    to: 'sameShape',
+    fails: 'an operation of several outputs',
+  },
+  'walk: from the first operation to the last': {
+    ...programs,
+    from: 'this.#nodes.toReversed()',
+    to: '[...this.#nodes]',
+  },
+  'walk: kept values are given up although the record stays': {
+    ...record,
+    from: 'if (!retain) release(node);',
+    to: 'release(node);',
+    fails: 'retain keeps the record',
+  },
+  'walk: the record ends although it is to stay': {
+    ...record,
+    from: 'else if (!retain) this.end(',
+    to: 'else this.end(',
+    fails: 'retain keeps the record',
+  },
+  'walk: the record stays': {
+    ...record,
+    from: 'else if (!retain) this.end(',
+    to: 'else if (false) this.end(',
+    fails: 'a record that has ended says why',
+  },
+  'walk: a record stays although a backward failed': {
+    ...record,
+    from: "if (!isDone) this.end('a backward() over it has failed');\n      else if",
+    to: 'if',
+    fails: 'a record that has ended says why',
+  },
+  'walk: two go over one record': {
+    ...record,
+    from: 'if (this.#isBusy) {',
+    to: 'if (false) {',
+    fails: 'a second backward() over a record is refused',
+  },
+  'walk: one begins inside another one': {
+    ...record,
+    from: 'if (modes.getStore()?.isBackward) throw',
+    to: 'if (false) throw',
+    fails: 'backward() inside a backward pass',
+  },
+  'walk: operations in hooks are recorded': {
+    ...record,
+    from: 'modes.run({ isBackward: true }, run)',
+    to: 'run()',
+    fails: 'backward() inside a backward pass',
+  },
+  'walk: the first gradient is not freed': {
+    ...record,
+    from: 'gradients.add(window, gradient, true);\n        gradient.dispose();',
+    to: 'gradients.add(window, gradient, true);',
+    fails: 'a leaf is a scalar to go backward from',
+  },
+  'walk: a refused one does not free what it was given': {
+    ...record,
+    from: 'for (const [, gradient] of from) gradient.dispose();',
+    to: '',
+    fails: 'a second backward() over a record is refused',
+  },
+  'walk: gradients that operations made are not freed': {
+    ...programs,
+    from: '[...given, ...made]) gradient?.dispose();',
+    to: 'given) gradient?.dispose();',
+  },
+  'walk: an operation that does not count is gone over': {
+    ...record,
+    from: '  if (given.every((gradient) => gradient === undefined)) return;\n',
+    to: '',
+    fails: 'two leaves, and one that the scalar does not depend on',
+  },
+  'hooks: what one returns is ignored': {
+    ...record,
+    from: 'if (!showsTheSame(result, given)) own.copyFrom(result);',
+    to: '',
+    fails: 'a hook sees the gradient',
+  },
+  'hooks: the tensor stays': {
+    ...record,
+    from: "given.release('the hook it was given to has ended; keep a clone()');",
+    to: '',
+    fails: 'a hook sees the gradient',
+  },
+  'hooks: one is called without a gradient': {
+    ...record,
+    from: 'if (!own) return;\n    const given = own.shared();',
+    to: 'const given = own?.shared() ?? window.storage.device;',
+    fails: 'a hook is not called',
+  },
+  'leaves: the last gradient takes the place of the sum': {
+    ...record,
+    from: 'this.gradient.add_(given);',
+    to: 'this.gradient.copyFrom(given);',
+    fails: 'gradients add up until zeroGrad()',
+  },
+  'leaves: one that has ended gets a gradient': {
+    ...record,
+    from: ' || storage.ended !== undefined) continue;',
+    to: ') continue;',
+    fails: 'a gradient ends with its leaf',
+  },
+  'leaves: a gradient that was disposed is added to': {
+    ...record,
+    from: 'if (this.gradient && this.gradient.ended === undefined)',
+    to: 'if (this.gradient)',
+    fails: 'a gradient that was disposed begins anew',
+  },
+  'leaves: the gradient outlives its leaf': {
+    ...record,
+    file: 'ops/tensor',
+    from: '      leafOf(this)?.clear();\n      this.storage',
+    to: '      this.storage',
+    fails: 'a gradient ends with its leaf',
+  },
+  'leaves: a view has the gradient of all': {
+    ...record,
+    from: 'return x.ownsAll ? gradient : gradient.window(x.shape, x.strides, x.offset);',
+    to: 'return gradient;',
+    fails: 'the gradient of a view of a leaf',
+  },
+  'leaves: one may be edited in place': {
+    ...record,
+    from: 'if (history && storage.history instanceof Leaf)',
+    to: 'if (false)',
+    fails: 'a leaf is not edited in place',
+  },
+  'leaves: a view may be one': { ...record, from: 'if (!x.ownsAll)', to: 'if (false)', fails: 'what cannot be a leaf' },
+  'kept values: none is copied before it is overwritten': {
+    ...programs,
+    from: '    this.#tensor = own.clone();\n    own.dispose();\n',
+    to: '',
+  },
+  'kept values: only recorded tensors are watched': {
+    ...record,
+    from: '  const { memory } = storage;\n',
+    to: '  const { memory } = storage;\n  if (storage.history === undefined) return;\n',
+    fails: 'a constant may change',
+  },
+  'kept values: what does not change is copied': {
+    ...record,
+    from: ' || !overlap(own, out)) return;',
+    to: ') return;',
+    fails: 'windows that do not overlap',
+  },
+  'kept values: they are forgotten after the first write': {
+    ...record,
+    from: 'return value?.liesIn(memory);',
+    to: 'return false;',
+    fails: 'a value that two operations keep',
+  },
+  'kept values: copied ones stay in the list': {
+    ...record,
+    from: 'return value?.liesIn(memory);',
+    to: 'return true;',
+    fails: 'a value that two operations keep',
+  },
+  'kept values: they are not given up': {
+    ...programs,
+    from: '    this.#tensor?.dispose();\n    this.#tensor = undefined;\n',
+    to: '',
+  },
+  'kept values: the list is never cleared': {
+    ...record,
+    from: 'if (memory.kept.length > 2 * memory.heldBefore + 16)',
+    to: 'if (false)',
+    fails: 'does not pile up',
+  },
+  'kept values: a record holds them for ever': {
+    ...record,
+    from: 'memory.kept.push(new WeakRef(this));',
+    to: 'memory.kept.push({ deref: () => this } as WeakRef<KeptValue>);',
+    fails: 'memory is flat',
+  },
+  'records: what was joined is not in order': {
+    ...programs,
+    from: 'if (!isInOrder) a.#nodes.sort',
+    to: 'if (false) a.#nodes.sort',
+  },
+  'records: one that is being gone over is joined': {
+    ...record,
+    from: 'for (const record of [a, b]) if (record.#isBusy) throw new Error(busy);',
+    to: '',
+    fails: 'a second backward() over a record is refused',
+  },
+  'records: what one holds is lost when it is joined': {
+    ...record,
+    from: '    a.#held.push(...b.#held);\n',
+    to: '',
+    fails: 'what a record holds is freed',
+  },
+  'records: what one holds later is not freed': {
+    ...record,
+    from: 'this.root.#held.push(thing);',
+    to: 'this.#held.push(thing);',
+    fails: 'what a record holds is freed',
+  },
+  'records: the results of the second are lost': {
+    ...record,
+    from: 'a && b ? (of) => new Map([...a(of), ...b(of)]) : (a ?? b)',
+    to: 'a ?? b',
+    fails: 'a record returns the gradients of what it watches',
+  },
+  'records: leaves do not join that of the pass': {
+    ...record,
+    from: 'mode?.record?.root ?? new GradientRecord()',
+    to: 'new GradientRecord()',
+    fails: 'operations on leaves join the record of their pass',
+  },
+  'records: a pass without gradients is recorded': {
+    ...record,
+    from: '  if (mode && !mode.record) return undefined;\n',
+    to: '',
+    fails: 'a pass without gradients records nothing',
+  },
+  'records: one that has ended is gone on with': {
+    ...record,
+    from: 'else if (history?.ended !== undefined) return history;',
+    to: 'else if (history?.ended !== undefined) continue;',
+    fails: 'a record that has ended says why',
+  },
+  'history: a constant that is written stays one': {
+    ...programs,
+    from: '    else if (history) storage.history = history;\n',
+    to: '',
+  },
+  'history: indices count as recorded': {
+    ...record,
+    from: 'isLive(history) && !isFloat(dtype) ? new Cut(operation) : history;',
+    to: 'history;',
+    fails: 'what has no derivatives is a constant',
+  },
+  'history: gradients of constants are computed': {
+    ...record,
+    from: '(isRecorded(input) ? input?.gradientWindow : undefined)',
+    to: 'input?.gradientWindow',
+    fails: 'an operation keeps what it needs only',
+  },
+  'storage: memory is given back with the first of two': {
+    ...storage,
+    from: 'if (--this.#storages > 0 || this.#buffer === undefined) return;',
+    to: 'if (this.#buffer === undefined) return;',
+    fails: 'memory that is shared',
+  },
+  'storage: what is shared is not counted': {
+    ...storage,
+    from: 'this.memory.share()',
+    to: 'this.memory',
+    fails: 'memory that is shared',
+  },
+  'storage: one that has ended gives its memory back again': {
+    ...storage,
+    from: 'if (this.#ended !== undefined || this.#isKept',
+    to: 'if (this.#isKept',
+    fails: 'memory that is shared',
+  },
+  'storage: what is detached gives the memory back': {
+    ...storage,
+    from: ' || this.#parent) return;',
+    to: ') return;',
+    fails: 'a detached storage',
+  },
+  'storage: what is detached outlives its owner': {
+    ...storage,
+    from: 'this.#ended ?? this.#parent?.ended',
+    to: 'this.#ended',
+    fails: 'a detached storage',
+  },
+  'storage: what is detached has the history of its owner': {
+    ...record,
+    file: 'storage',
+    from: 'return new Storage(this.device, this.bytes, this.memory, this);',
+    to: 'return Object.assign(new Storage(this.device, this.bytes, this.memory, this), { history: this.history });',
+    fails: 'detach() shares the memory',
+  },
+  'storage: kept memory is given back': {
+    ...storage,
+    from: ' || this.#isKept || ',
+    to: ' || ',
+    fails: 'memory that is kept',
+  },
+  'storage: a share that was collected holds the memory': {
+    ...storage,
+    from: '    collected.register(storage, this.memory, storage);\n',
+    to: '',
+    fails: 'a share that was collected',
+  },
+  'storage: a share is given back again when it is collected': {
+    ...storage,
+    from: '    if (this.#isShare) collected.unregister(this);\n',
+    to: '',
+    fails: 'a share that was released is not given back again',
+  },
+  'storage: a released one holds what the buffer is used for next': {
+    ...storage,
+    from: '    this.#buffer = undefined;\n',
+    to: '',
+    fails: 'memory that was released and given out again',
+  },
+};
+
+/** Runs a test file with a mistake planted; returns the titles of the tests that failed, or how the program ended. */
+export function failures(title) {
+  const { file, from, to, test } = mistakes[title];
+  const text = readFileSync(join(root, 'src', 'engine', `${file}.ts`), 'utf8');
+  if (text.split(from).length !== 2) throw new Error(`${title}: ${file}.ts does not have, once: ${from}`);
+  const folder = mkdtempSync(join(tmpdir(), 'sonde-mistake-'));
+  try {
+    const source = join(folder, 'planted.ts');
+    writeFileSync(
+      source,
+      text.replace(from, () => to),
+    );
+    const compiler = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
+    const options = [
+      '--target',
+      'es2022',
+      '--module',
+      'esnext',
+      '--moduleResolution',
+      'bundler',
+      '--verbatimModuleSyntax',
+    ];
+    spawnSync(process.execPath, [compiler, source, ...options, '--noResolve', '--noCheck', '--ignoreConfig'], {
+      stdio: 'ignore',
+    });
+    const compiled = join(root, 'build-test');
+    const hooks = pathToFileURL(join(here, 'replace.mjs')).href;
+    const { status, signal, stdout } = spawnSync(
+      process.execPath,
+      ['--import', hooks, join(compiled, 'test', 'engine', `${test}.test.js`)],
+      {
+        encoding: 'utf8',
+        timeout: 120_000,
+        env: {
+          ...process.env,
+          NO_COLOR: '1',
+          PLANTED_MODULE: join(compiled, 'src', 'engine', `${file}.js`),
+          PLANTED_TEXT: join(folder, 'planted.js'),
+        },
+      },
+    );
+    if (status === 0) return [];
+    const titles = [...stdout.matchAll(/^ *FAIL .*?"(.*)"$/gm)].map(([, failed]) => failed);
+    return titles.length > 0 ? titles : [`it ended with ${signal ?? `exit code ${status}`}`];
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
+  const words = process.argv.slice(2);
+  for (const [title, { fails }] of Object.entries(mistakes)) {
+    if (words.length > 0 && !words.some((word) => title.includes(word))) continue;
+    const failed = failures(title);
+    const isFound = failed.some((name) => name.includes(fails));
+    console.log(
+      `${isFound ? 'found    ' : 'NOT FOUND'} ${title}${isFound ? '' : `: ${failed.join('; ') || 'nothing failed'}`}`,
+    );
+    if (!isFound) process.exitCode = 1;
+  }
+}
