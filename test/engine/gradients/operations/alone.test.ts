@@ -13,6 +13,7 @@ import { Tensor } from '../../../../src/engine/ops/tensor.js';
 import { record } from '../../../../src/engine/record.js';
 import { close } from '../../../support/close.js';
 import { suite } from '../../../support/harness.js';
+import { device } from './inputs.js';
 
 const test = suite('gradients of one input alone');
 
@@ -37,7 +38,8 @@ const all: Record<string, [of: Operation, ...shapes: number[][]]> = {
   'linear, relu, given out': [linearOf('relu', true), [2, 5], [5, 3], [3], rows],
   matmul: [(...[a, b, bias]) => matmul(a as Tensor, b as Tensor, { bias: bias as Tensor }), [4, 2, 5], [5, 3], [3]],
   'matmul, given out': [
-    (...[a, b, bias]) => matmul(a as Tensor, b as Tensor, { bias: bias as Tensor, out: Tensor.zeros([2, 2, 3]) }),
+    (...[a, b, bias]) =>
+      matmul(a as Tensor, b as Tensor, { bias: bias as Tensor, out: Tensor.zeros([2, 2, 3], { device }) }),
     [2, 2, 5],
     [2, 5, 3],
     [3],
@@ -48,7 +50,9 @@ const all: Record<string, [of: Operation, ...shapes: number[][]]> = {
   'einsum of nothing': [(...t) => einsum('ab,bc->ac', ...t), [2, 0], [0, 3]],
   embedding: [
     (...[table, before]) =>
-      embedding(Tensor.from([2, 0, 2], { dtype: 'int32' }), table as Tensor, { addTo: (before as Tensor).clone() }),
+      embedding(Tensor.from([2, 0, 2], { device, dtype: 'int32' }), table as Tensor, {
+        addTo: (before as Tensor).clone(),
+      }),
     [4, 2],
     [3, 2],
   ],
@@ -69,7 +73,7 @@ const all: Record<string, [of: Operation, ...shapes: number[][]]> = {
   attention: [(...t) => attention(...(t as [Tensor, Tensor, Tensor])), [2, 3, 2, 4], [2, 5, 2, 4], [2, 5, 2, 3]],
   'attention, probabilities': [
     (...inputs) => {
-      const probs = Tensor.zeros([2, 3, 5, 2]);
+      const probs = Tensor.zeros([2, 3, 5, 2], { device });
       return [attention(...(inputs as [Tensor, Tensor, Tensor]), { probs }), probs];
     },
     [2, 3, 2, 4],
@@ -82,10 +86,10 @@ for (const [name, [of, ...shapes]] of Object.entries(all)) {
   test(name, async () => {
     /** The gradients of the inputs, of which those in the list are leaves. */
     const gradients = async (leaves: readonly number[]): Promise<(ArrayLike<number> | undefined)[]> => {
-      const inputs = shapes.map((shape, seed) => Tensor.randn(shape, { seed }));
+      const inputs = shapes.map((shape, seed) => Tensor.randn(shape, { device, seed }));
       for (const i of leaves) inputs[i]?.requireGrad();
       const outputs = [of(...inputs)].flat();
-      const terms = outputs.map((out, i) => out.mul(Tensor.randn([...out.shape], { seed: 10 + i })).sum());
+      const terms = outputs.map((out, i) => out.mul(Tensor.randn([...out.shape], { device, seed: 10 + i })).sum());
       await terms.reduce((a, b) => a.add(b)).backward();
       return Promise.all(inputs.map(({ grad }) => grad?.read()));
     };

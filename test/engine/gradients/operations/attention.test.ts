@@ -9,7 +9,7 @@ import { attentionOracle } from '../../../support/operations/attention.js';
 import { coordinates } from '../../../support/operations/cases.js';
 import { type Random, random } from '../../../support/random.js';
 import { anyFloat, gradients } from './differences.js';
-import { maybe, normal } from './inputs.js';
+import { device, maybe, normal } from './inputs.js';
 
 const test = suite('gradients of attention');
 
@@ -107,14 +107,14 @@ test('maskLogits: masked entries get nothing, the others what they are given', a
     const { B, H, S, T } = sizes(rng);
     const causal = maybe(rng, 0.7);
     const flags = padding(rng, B, T);
-    using leaf = Tensor.zeros([B, S, T, H], { dtype: anyFloat(rng) }).requireGrad();
+    using leaf = Tensor.zeros([B, S, T, H], { device, dtype: anyFloat(rng) }).requireGrad();
     using logits = leaf.clone();
     const shown = logits.permute([0, 3, 1, 2]);
-    using pad = flags && Tensor.from(flags, { shape: [B, T] });
+    using pad = flags && Tensor.from(flags, { device, shape: [B, T] });
     maskLogits(shown, { causal, ...(pad && { pad }) });
     pad?.fill(0);
     const values = rng.floats(leaf.size);
-    using weights = Tensor.from(values, { shape: [B, H, S, T] });
+    using weights = Tensor.from(values, { device, shape: [B, H, S, T] });
     using loss = shown.mul(weights).sum();
     await loss.backward();
     const expected = values.map((value, i) => {
@@ -128,11 +128,11 @@ test('maskLogits: masked entries get nothing, the others what they are given', a
 
 test('a sequence and a row do not depend on the others', async () => {
   const [B, S, H, D] = [3, 40, 2, 16];
-  const data = await Promise.all([1, 2, 3].map((seed) => Tensor.randn([B, S, H, D], { seed }).read()));
+  const data = await Promise.all([1, 2, 3].map((seed) => Tensor.randn([B, S, H, D], { device, seed }).read()));
   const of = async (from: number, to: number, rows: number): Promise<Float32Array[]> => {
     const size = S * H * D;
     const leaves = data.map((values) =>
-      Tensor.from(values.slice(from * size, to * size), { shape: [to - from, S, H, D] }).requireGrad(),
+      Tensor.from(values.slice(from * size, to * size), { device, shape: [to - from, S, H, D] }).requireGrad(),
     ) as [Tensor, Tensor, Tensor];
     using out = attention(...leaves);
     const shown = out.slice(1, 0, rows);
@@ -150,8 +150,8 @@ test('a sequence and a row do not depend on the others', async () => {
 });
 
 test('a leaf is not written', () => {
-  using leaf = Tensor.zeros([1, 1, 1, 1]).requireGrad();
-  using x = Tensor.zeros([1, 1, 1, 1]);
+  using leaf = Tensor.zeros([1, 1, 1, 1], { device }).requireGrad();
+  using x = Tensor.zeros([1, 1, 1, 1], { device });
   const refused = /: the tensor must not be one whose gradient is wanted \(requireGrad\); detach\(\)/;
   throws(() => maskLogits(leaf), Error, refused);
   throws(() => attention(x, x, x, { probs: leaf }), Error, refused);

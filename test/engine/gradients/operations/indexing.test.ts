@@ -12,7 +12,7 @@ import { coordinates, product } from '../../../support/operations/cases.js';
 import { offsetOf, smaller } from '../../../support/operations/indexing.js';
 import type { Random } from '../../../support/random.js';
 import { anyFloat, gradients, type Own } from './differences.js';
-import { maybe, normal } from './inputs.js';
+import { device, maybe, normal } from './inputs.js';
 import { thinned, underneath } from './parts.js';
 
 const test = suite('gradients of indexing');
@@ -230,16 +230,19 @@ test('cat and stack', async () => {
 });
 
 test('integers that backward needs are copied before they are overwritten', async () => {
-  using x = Tensor.from([
-    [1, 2, 3],
-    [4, 5, 6],
-  ]);
+  using x = Tensor.from(
+    [
+      [1, 2, 3],
+      [4, 5, 6],
+    ],
+    { device },
+  );
   for (const overwrite of [
-    (chosen: Tensor) => chooseIndex(chosen.reshape(2, 1), Tensor.from([[1, 3, 2]])),
+    (chosen: Tensor) => chooseIndex(chosen.reshape(2, 1), Tensor.from([[1, 3, 2]], { device })),
     (chosen: Tensor) => updateLastNonzero(chosen, x.slice(1, 0, 2)),
   ]) {
-    using table = Tensor.zeros([4, 1]).requireGrad();
-    using chosen = Tensor.from([3, 2], { dtype: 'int32' });
+    using table = Tensor.zeros([4, 1], { device }).requireGrad();
+    using chosen = Tensor.from([3, 2], { device, dtype: 'int32' });
     using loss = table.indexSelect(0, chosen).sum();
     overwrite(chosen);
     close(await chosen.read(), [1, 1]);
@@ -249,9 +252,9 @@ test('integers that backward needs are copied before they are overwritten', asyn
 });
 
 test('a leaf is not written', () => {
-  using leaf = Tensor.zeros([3, 2]).requireGrad();
-  using source = Tensor.ones([1, 2]);
-  using indices = Tensor.zeros([3], { dtype: 'int32' });
+  using leaf = Tensor.zeros([3, 2], { device }).requireGrad();
+  using source = Tensor.ones([1, 2], { device });
+  using indices = Tensor.zeros([3], { device, dtype: 'int32' });
   const refused = (operation: string) =>
     new RegExp(`^${operation}: the tensor must not be one whose gradient is wanted \\(requireGrad\\); detach\\(\\)`);
   throws(() => leaf.indexCopy_(0, [1], source), Error, refused('indexCopy_'));

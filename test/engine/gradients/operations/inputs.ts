@@ -1,8 +1,12 @@
 // Random inputs of the operations whose gradients are checked.
+import { openDevice } from '../../../../src/engine/device.js';
 import type { DType } from '../../../../src/engine/dtype.js';
 import { product } from '../../../support/operations/cases.js';
 import type { Random } from '../../../support/random.js';
 import type { Input } from './differences.js';
+
+/** The only kind that gradients are computed on. */
+export const device = openDevice('cpu');
 
 /** Normal values. */
 export const normal = (rng: Random, shape: readonly number[], dtype: DType = 'float32', scale = 1): Input => ({

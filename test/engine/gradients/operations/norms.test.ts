@@ -9,7 +9,7 @@ import { eachRow, product } from '../../../support/operations/cases.js';
 import { layerNormed } from '../../../support/operations/rows.js';
 import type { Random } from '../../../support/random.js';
 import { anyFloat, gradients, type Input } from './differences.js';
-import { maybe, normal } from './inputs.js';
+import { device, maybe, normal } from './inputs.js';
 
 const test = suite('gradients of norms');
 
@@ -104,11 +104,11 @@ test('rootMeanSquare', async () => {
 });
 
 test('rows do not depend on the batch', async () => {
-  const data = await Tensor.randn([64, 777], { seed: 5 }).read();
-  using gain = Tensor.randn([777], { seed: 6 });
-  using bias = Tensor.zeros([777]);
+  const data = await Tensor.randn([64, 777], { device, seed: 5 }).read();
+  using gain = Tensor.randn([777], { device, seed: 6 });
+  using bias = Tensor.zeros([777], { device });
   const of = async (from: number, to: number, norm: (x: Tensor) => Tensor): Promise<Float32Array> => {
-    using x = Tensor.from(data.slice(from * 777, to * 777), { shape: [to - from, 777] }).requireGrad();
+    using x = Tensor.from(data.slice(from * 777, to * 777), { device, shape: [to - from, 777] }).requireGrad();
     using out = norm(x);
     using loss = out.mul(out).sum();
     await loss.backward();

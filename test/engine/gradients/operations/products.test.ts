@@ -12,7 +12,7 @@ import { close } from '../../../support/close.js';
 import { rejects, suite, throws } from '../../../support/harness.js';
 import { coordinates, product } from '../../../support/operations/cases.js';
 import { anyFloat, gradients, type Own } from './differences.js';
-import { maybe, normal } from './inputs.js';
+import { device, maybe, normal } from './inputs.js';
 import { thinned, underneath } from './parts.js';
 
 const test = suite('gradients of products');
@@ -90,9 +90,9 @@ test('linear: any bias, residual, activation and out', async () => {
 });
 
 test('linear: parameters of a pass, and only what is wanted', async () => {
-  using b = Tensor.randn([5, 3], { seed: 1 });
-  using bias = Tensor.randn([3], { seed: 2 });
-  using x = Tensor.randn([4, 5], { seed: 3 });
+  using b = Tensor.randn([5, 3], { device, seed: 1 });
+  using bias = Tensor.randn([3], { device, seed: 2 });
+  using x = Tensor.randn([4, 5], { device, seed: 3 });
   using w = packWeights(b);
   const pass = new GradientRecord();
   pass.watch(w);
@@ -116,10 +116,10 @@ test('linear: parameters of a pass, and only what is wanted', async () => {
 });
 
 test('linear: a matrix that is gone is named, where backward needs it', async () => {
-  using b = Tensor.randn([5, 3], { seed: 1 });
+  using b = Tensor.randn([5, 3], { device, seed: 1 });
   const after = async (use: (w: PackedMatrix, x: Tensor, residual: Tensor) => Tensor): Promise<Float32Array> => {
-    using x = Tensor.randn([2, 5], { seed: 3 }).requireGrad();
-    using residual = Tensor.zeros([2, 3]).requireGrad();
+    using x = Tensor.randn([2, 5], { device, seed: 3 }).requireGrad();
+    using residual = Tensor.zeros([2, 3], { device }).requireGrad();
     const w = packWeights(b);
     using loss = use(w, x, residual).sum();
     w.dispose();
@@ -134,6 +134,27 @@ test('linear: a matrix that is gone is named, where backward needs it', async ()
   );
   // the residual alone needs nothing
   close(await after((w, x, residual) => linear(x.detach(), w, { residual, activation: 'gelu' })), Array(6).fill(1));
+});
+
+test('linear: a row does not depend on the others', async () => {
+  const [k, n] = [77, 33];
+  const data = await Tensor.randn([64, k], { device, seed: 5 }).read();
+  using b = Tensor.randn([k, n], { device, seed: 6 });
+  using w = packWeights(b);
+  const of = async (from: number, to: number): Promise<Float32Array> => {
+    using x = Tensor.from(data.slice(from * k, to * k), { device, shape: [to - from, k] }).requireGrad();
+    using out = linear(x, w, { activation: 'gelu' });
+    using loss = out.mul(out).sum();
+    await loss.backward();
+    return (await x.grad?.read()) as Float32Array;
+  };
+  const all = await of(0, 64);
+  for (const [from, to] of [
+    [10, 11],
+    [1, 50],
+  ] as const) {
+    close(await of(from, to), all.slice(from * k, to * k));
+  }
 });
 
 test('unpack: back into the packed matrix', async () => {
@@ -305,9 +326,9 @@ test('dot and outer', async () => {
 });
 
 test('what cannot be differentiated names itself', async () => {
-  using leaf = Tensor.zeros([3, 3]).requireGrad();
-  using bias = Tensor.zeros([3]).requireGrad();
-  using matrix = Tensor.zeros([3, 3]);
+  using leaf = Tensor.zeros([3, 3], { device }).requireGrad();
+  using bias = Tensor.zeros([3], { device }).requireGrad();
+  using matrix = Tensor.zeros([3, 3], { device });
   using recorded = leaf.mul(2);
   using w = packWeights(matrix);
   const refused = (operation: string, argument: string) =>
