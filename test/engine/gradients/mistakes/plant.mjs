@@ -359,18 +359,21 @@ export const mistakes = {
   },
 };
 
-/** Runs a test file with a mistake planted; returns the titles of the tests that failed, or how the program ended. */
-export function failures(title) {
-  const { file, from, to, test } = mistakes[title];
+/** The text of a mistake's file with the mistake in it. */
+export function planted(title) {
+  const { file, from, to } = mistakes[title];
   const text = readFileSync(join(root, 'src', 'engine', `${file}.ts`), 'utf8');
   if (text.split(from).length !== 2) throw new Error(`${title}: ${file}.ts does not have, once: ${from}`);
+  return text.replace(from, () => to);
+}
+
+/** Runs a test file with a mistake planted; returns the titles of the tests that failed, or how the program ended. */
+export function failures(title) {
+  const { file, test } = mistakes[title];
   const folder = mkdtempSync(join(tmpdir(), 'sonde-mistake-'));
   try {
     const source = join(folder, 'planted.ts');
-    writeFileSync(
-      source,
-      text.replace(from, () => to),
-    );
+    writeFileSync(source, planted(title));
     const compiler = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
     const options = [
       '--target',
