@@ -179,6 +179,7 @@ export { abs, clamp, exp, gelu, log, neg, pow, sigmoid, sign, sqrt, tanh } from 
 export { dot, outer } from './engine/ops/vector_products.js';
 export { diagonal, expand, flatten, split, squeeze, transpose, unsqueeze } from './engine/ops/view_operations.js';
 export { where } from './engine/ops/where.js';
+export type { BackwardOptions, GradientRecord } from './engine/record.js';
 export { BlobFile, type BlobProgress, type FetchOptions, type OpenBlobOptions, openBlob } from './files/blob/blob.js';
 export type { FileSource } from './files/blob/file_source.js';
 export type { HostDType, HostTensor, StateDict, StateValue } from './files/host_tensor.js';
@@ -205,6 +206,7 @@ export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer/tokenizer.js';
 export { loadTorch, loadTorchValue, saveTorch, UnsafePickleError } from './files/torch/torch.js';
 export { ablationHooks } from './transformer/ablation.js';
 export { atPositions } from './transformer/at_positions.js';
+export type { Gradients, GradientsOptions, LatentSpace } from './transformer/gradients.js';
 export {
   AtLayers,
   AutoencoderHooks,

@@ -11,7 +11,7 @@ const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8');
 
 test('the examples are those that run', () => {
   const shown = [...readme.matchAll(/```ts\n(.*?)```/gs)].map(([, code]) => code);
-  const sources = ['readme_example', 'published_example', 'sequences_example'].map((name) => {
+  const sources = ['readme_example', 'published_example', 'sequences_example', 'gradients_example'].map((name) => {
     const source = readFileSync(join(packageRoot, `test/${name}.ts`), 'utf8');
     return source.split('\n').slice(1).join('\n').replaceAll("'../src/index.js'", "'sonde'");
   });
@@ -40,6 +40,16 @@ test('so does the one of sequences in pieces', () => {
   assert.match(lines[2] ?? '', /^0 0 /);
   const held = lines.filter((line) => line.includes('Tensor [1, 1, 64]'));
   assert.equal(held, ['[ 1 ] Tensor [1, 1, 64] float32 on cpu', '[ 0 ] Tensor [1, 1, 64] float32 on cpu']);
+});
+
+test('so does the one of gradients', () => {
+  const lines = linesOf('gradients_example');
+  assert.match(lines[0] ?? '', /^strongest neurons: \[ \[ \d+, \d+, \d+ \] \]$/);
+  const numbers = lines.filter((line) => line.startsWith('loss: ')).map((line) => Number(line.slice('loss: '.length)));
+  assert.is(numbers.length, 3);
+  assert.ok((numbers[2] as number) < (numbers[0] as number), String(numbers));
+  assert.is(lines.filter((line) => line.startsWith('norm of the gradient: ')).length, 3);
+  assert.is(lines.at(-1), '69 parameters; [ 256, 64 ]');
 });
 
 test('the scripts and files it names exist', () => {

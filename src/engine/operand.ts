@@ -22,6 +22,9 @@ export abstract class Operand {
   abstract readonly storage: Storage;
   /** @internal Where its gradient lies in that of its storage. */
   abstract readonly gradientWindow: OperandWindow;
+
+  /** A view that is not recorded. */
+  abstract detach(): Operand;
   readonly #kind: 'a tensor' | 'a packed matrix';
 
   /** @internal */

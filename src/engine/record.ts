@@ -8,7 +8,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { checkBoolean, checkOptions, wrong } from './check.js';
 import type { Device } from './device.js';
 import { type DType, isFloat } from './dtype.js';
-import type { Operand, OperandWindow } from './operand.js';
+import { Operand, type OperandWindow } from './operand.js';
 import { isContiguous, overlap, type Shape, sameShape, showShape } from './shape.js';
 import type { Storage } from './storage.js';
 
@@ -240,8 +240,8 @@ export class GradientRecord {
   }
 
   /** @internal The gradient of x, which is recorded, is shown to the hook on its way back from here. */
-  addHook(operation: string, x: Values, hook: GradientHook): void {
-    this.root.#nodes.push({ operation, outputs: [x.gradientWindow], inputs: [], kept: [], hook });
+  addHook(x: Values, hook: GradientHook): void {
+    this.root.#nodes.push({ operation: 'a hook', outputs: [x.gradientWindow], inputs: [], kept: [], hook });
   }
 
   /** Gives up what backward needs: its memory is free, and backward() on a tensor of this pass is an error. */
@@ -471,7 +471,16 @@ export function record<T extends Values>(
   prepare: Prepare<T>,
 ): void {
   const history = historyOf(inputs);
-  if (!history) return;
+  if (history) note(history, operation, outputs, inputs, prepare);
+}
+
+function note<T extends Values>(
+  history: GradientRecord | Cut,
+  operation: string,
+  outputs: readonly T[],
+  inputs: readonly (Operand | undefined)[],
+  prepare: Prepare<T>,
+): void {
   const differentiable = outputs.filter((output) => isFloat(output.dtype));
   if (isLive(history) && differentiable.length > 0) {
     const windows = differentiable.map((output) => output.gradientWindow);
@@ -514,6 +523,51 @@ export function recordWrite<T extends Values>(
     const value = reference.deref();
     value?.beforeWrite(out);
     return value?.liesIn(memory);
+  });
+}
+
+/** Shows the gradient of x to a hook on its way back from here, if x is recorded. */
+export function addGradientHook<T extends Values>(x: T, hook: (gradient: T) => Promise<T>): void {
+  const history = isRecorded(x) ? historyOf([x]) : undefined;
+  if (isLive(history)) history.addHook(x, hook as unknown as GradientHook);
+}
+
+/**
+ * Notes something that is computed in one step, but whose gradients are to be seen between its steps: going back over it
+ * calls `replay` with its inputs first, which returns its outputs anew by steps that are recorded, and goes back over
+ * these. What is watched inside is wanted even where no input is recorded: then it belongs to the pass under way.
+ */
+export function recordReplay<T extends Values, In extends readonly Operand[]>(
+  operation: string,
+  outputs: readonly T[],
+  inputs: In,
+  replay: (inputs: In) => Promise<readonly T[]>,
+): void {
+  const found = historyOf(inputs);
+  const history = found instanceof GradientRecord ? found : currentRecord()?.root;
+  if (!history) return;
+  note(history, operation, outputs, inputs, (keep, needs) => {
+    // a matrix is a weight, which is used as it is then
+    const isTensor = (input: Operand) => Operand.kindOf(input) === 'a tensor';
+    const values = inputs.map((input) => (isTensor(input) ? keep(input as unknown as T) : { tensor: input }));
+    return async (...gradients) => {
+      const steps = new GradientRecord();
+      const own = values.map(({ tensor }, i) => {
+        const alias = tensor.detach();
+        if (needs[i]) steps.watch(alias);
+        return alias;
+      });
+      const made = await recordingIn(steps, () => replay(own as unknown as In));
+      try {
+        const given = made.flatMap((output, i) => {
+          const gradient = gradients[i];
+          return gradient ? [[output.gradientWindow, gradient] as const] : [];
+        });
+        return await steps.back(given, false, (left) => own.map((alias) => left.of(alias) as T | undefined));
+      } finally {
+        for (const output of made) output.dispose();
+      }
+    };
   });
 }
 

@@ -1,6 +1,7 @@
 // The forward pass of GPT-2, from top to bottom, with a line for each hook point. A section of the pass has two
 // versions: fused kernels, used when no hook or caller needs the values inside it, and open steps, used when one does.
-// pass_plan.ts chooses between them.
+// pass_plan.ts chooses between them. Where gradients are wanted inside a section that runs fused, backward goes through
+// its open steps.
 //
 // Letters: B batch, S new tokens, T all tokens, D model width, H heads, C head width, A = H C, F hidden width,
 // V vocabulary.
@@ -10,21 +11,32 @@
 import { floatDType } from '../engine/dtype.js';
 import { addLayerNorm } from '../engine/ops/add_layer_norm.js';
 import { attention } from '../engine/ops/attention.js';
+import { cat } from '../engine/ops/cat.js';
 import { embedding } from '../engine/ops/embedding.js';
 import { layerNorm } from '../engine/ops/layer_norm.js';
 import { linear } from '../engine/ops/linear.js';
 import { maskLogits } from '../engine/ops/mask_logits.js';
 import { matmul } from '../engine/ops/matmul.js';
+import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { gelu } from '../engine/ops/unary.js';
+import { type GradientRecord, isRecorded, recordingIn, recordReplay } from '../engine/record.js';
 import { Scope } from '../engine/scope.js';
 import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point, pointsWithKeys } from './location.js';
 import type { Input } from './padding.js';
-import { type Addition, type LayerPlan, type NormId, type PassPlan, placeOf, watchedPoint } from './pass_plan.js';
+import {
+  type Addition,
+  gradientPoint,
+  type LayerPlan,
+  type NormId,
+  type PassPlan,
+  placeOf,
+  watchedPoint,
+} from './pass_plan.js';
 import { hasPadding, type Positions, positionsTensor, remembered } from './token_positions.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
@@ -45,14 +57,32 @@ export interface PassOptions {
   readonly lastOnly?: boolean;
   /** Values for the context of every hook. */
   readonly context?: PartialHookContext;
+  /** Where operations are recorded for gradients; the pass must run in it (recordingIn). */
+  readonly record?: GradientRecord;
 }
 
 const eps = 1e-5;
 
-/** The residual stream (B,S,D). A delta is not added yet: the layer norm that comes next adds it. */
+interface Place {
+  readonly point: Point;
+  readonly layer: number | undefined;
+}
+
+const insideNorm = (prefix: NormId, layer: number | undefined): Place[] =>
+  (['post_mean_subtraction', 'scale', 'post_scale'] as const).map((id) => ({ point: `${prefix}.${id}`, layer }));
+const insideSoftmax = ['attn.qk_logits', 'attn.qk_softmax_denominator', 'attn.qk_probs'] as const;
+const insideAttention = ['attn.q', 'attn.k', 'attn.v', ...insideSoftmax] as const;
+
+type Mutable<T extends readonly unknown[]> = { -readonly [I in keyof T]: T[I] };
+
+/** The residual stream (B,S,D). An update is not added yet: the layer norm that comes next adds it. */
 interface Stream {
   readonly x: Tensor;
-  readonly delta?: Tensor;
+  readonly update?: {
+    readonly delta: Tensor;
+    /** The point of x + delta. */
+    readonly sum: Place;
+  };
 }
 
 /** Thrown when the last wanted value is computed: the rest of the pass is not needed. */
@@ -69,8 +99,9 @@ interface Results {
 }
 
 /** Runs a pass. The caller frees what it returns. */
-export async function runPass(options: PassOptions): Promise<Results> {
-  const steps = stepsOf(options);
+export const runPass = (options: PassOptions): Promise<Results> => walk(stepsOf(options));
+
+async function walk<T>(steps: Steps<T>): Promise<T> {
   let step = steps.next();
   while (!step.done) {
     if (!(step.value instanceof Promise)) {
@@ -101,13 +132,14 @@ function* stepsOf(options: PassOptions): Steps<Results> {
   const pass = new Pass(options);
   try {
     const logits = yield* pass.run();
+    options.record?.watch(logits); // what is made of the logits joins the record
     return { logits: pass.handOut(logits), values: pass.values };
   } catch (error) {
     if (error === enough) return { values: pass.values };
     for (const value of pass.values.values()) value.dispose();
     throw error;
   } finally {
-    pass.scope.end();
+    pass.end();
     options.input.tokens.device.section('');
   }
 }
@@ -161,7 +193,18 @@ class Pass {
     normed = yield this.#point('resid.torso.post_ln_mlp', normed, layer);
     let hidden: Tensor; // B S F
     if (plan.gelu === 'fused') {
-      hidden = this.#replace(normed, linear(normed, w.mlpIn.w, { bias: w.mlpIn.bias, activation: 'gelu' }));
+      const { w: weights, bias } = w.mlpIn;
+      const [active] = this.#section(
+        [{ point: 'mlp.pre_act', layer }],
+        [normed, weights, bias],
+        () => [linear(normed, weights, { bias, activation: 'gelu' })],
+        function* (pass, normed, weights, bias) {
+          const s = pass.scope;
+          const hidden = yield pass.#point('mlp.pre_act', s.add(linear(normed, weights, { bias })), layer);
+          return [s.add(gelu(hidden))];
+        },
+      );
+      hidden = this.#replace(normed, active);
     } else {
       hidden = this.#replace(normed, linear(normed, w.mlpIn.w, { bias: w.mlpIn.bias }));
       hidden = yield this.#point('mlp.pre_act', hidden, layer);
@@ -182,41 +225,88 @@ class Pass {
   ): Steps<Stream> {
     const s = this.scope;
     const rows = s.add(input.reshape(...x.shape.slice(0, 2), w.k)); // heads side by side
+    const delta: Point = `resid.torso.delta_${sublayer}`;
+    const sum: Point = `resid.torso.post_${sublayer}`;
     if (addition === 'product') {
-      x = this.#replace(x, linear(rows, w, { bias, residual: x })); // B S D
+      const [whole] = this.#section(
+        [{ point: delta, layer }],
+        [rows, x, w, bias],
+        () => [linear(rows, w, { bias, residual: x })],
+        function* (pass, rows, x, w, bias) {
+          const s = pass.scope;
+          const added = yield pass.#point(delta, s.add(linear(rows, w, { bias })), layer);
+          return [s.add(x.add(added))];
+        },
+      );
+      x = this.#replace(x, whole); // B S D
       s.free(rows, input);
     } else {
-      let delta = s.add(linear(rows, w, { bias })); // B S D
+      let added = s.add(linear(rows, w, { bias })); // B S D
       s.free(rows, input);
-      delta = yield this.#point(`resid.torso.delta_${sublayer}`, delta, layer);
-      if (addition === 'norm') return { x, delta };
-      x = this.#replace(x, x.add(delta));
-      s.free(delta);
+      added = yield this.#point(delta, added, layer);
+      if (addition === 'norm') return { x, update: { delta: added, sum: { point: sum, layer } } };
+      x = this.#replace(x, x.add(added));
+      s.free(added);
     }
-    return { x: yield this.#point(`resid.torso.post_${sublayer}`, x, layer) };
+    return { x: yield this.#point(sum, x, layer) };
   }
 
   /** Only the last position of the stream: (B,1,D). */
-  #lastPosition({ x, delta }: Stream, seq: number): Stream {
+  #lastPosition({ x, update }: Stream, seq: number): Stream {
     const last = (t: Tensor) => this.#replace(t, t.slice(1, seq - 1).clone());
-    return delta ? { x: last(x), delta: last(delta) } : { x: last(x) };
+    return update ? { x: last(x), update: { ...update, delta: last(update.delta) } } : { x: last(x) };
   }
 
-  /** The stream, complete, and its layer norm. The open steps compute in float32 throughout, as in the original. */
+  /** The stream, complete, and its layer norm. */
   *#norm(
     prefix: NormId,
     layer: number | undefined,
     kernel: 'fused' | 'open',
     { gain, bias }: Norm,
-    { x, delta }: Stream,
+    { x, update }: Stream,
   ): Steps<{ x: Tensor; normed: Tensor }> {
     const s = this.scope;
-    if (delta) {
-      const { sum, out } = addLayerNorm(x, delta, gain, bias, { eps });
-      s.free(x, delta);
-      return { x: s.add(sum), normed: s.add(out) };
-    }
-    if (kernel === 'fused') return { x, normed: s.add(layerNorm(x, gain, bias, { eps })) };
+    if (!update) return { x, normed: yield* this.#normed(prefix, layer, kernel, gain, bias, x) };
+    const { delta, sum } = update;
+    const [whole, normed] = this.#section(
+      [...insideNorm(prefix, layer), sum],
+      [x, delta, gain, bias],
+      () => {
+        const { sum, out } = addLayerNorm(x, delta, gain, bias, { eps });
+        return [sum, out];
+      },
+      function* (pass, x, delta, gain, bias) {
+        const whole = yield pass.#point(sum.point, pass.scope.add(x.add(delta)), sum.layer);
+        return [whole, yield* pass.#normed(prefix, layer, kernel, gain, bias, whole)];
+      },
+    );
+    s.free(x, delta);
+    return { x: s.add(whole), normed: s.add(normed) };
+  }
+
+  *#normed(
+    prefix: NormId,
+    layer: number | undefined,
+    kernel: 'fused' | 'open',
+    gain: Tensor,
+    bias: Tensor,
+    x: Tensor,
+  ): Steps<Tensor> {
+    if (kernel === 'open') return yield* this.#openNorm(prefix, layer, gain, bias, x);
+    const [normed] = this.#section(
+      insideNorm(prefix, layer),
+      [gain, bias, x],
+      () => [layerNorm(x, gain, bias, { eps })],
+      function* (pass, gain, bias, x) {
+        return [yield* pass.#openNorm(prefix, layer, gain, bias, x)];
+      },
+    );
+    return this.scope.add(normed);
+  }
+
+  /** Layer norm in steps, in float32 throughout, as in the original. */
+  *#openNorm(prefix: NormId, layer: number | undefined, gain: Tensor, bias: Tensor, x: Tensor): Steps<Tensor> {
+    const s = this.scope;
     const wide = s.add(x.to('float32'));
     const mean = s.add(wide.mean(-1, { keepDim: true })); // B S 1
     let centred = this.#replace(wide, wide.sub(mean));
@@ -229,7 +319,7 @@ class Pass {
     scaled = yield this.#point(`${prefix}.post_scale`, scaled, layer);
     const gained = this.#replace(scaled, scaled.mul(gain));
     const out = this.#replace(gained, gained.add(bias));
-    return { x, normed: x.dtype === 'float32' ? out : this.#replace(out, out.to(x.dtype)) };
+    return x.dtype === 'float32' ? out : this.#replace(out, out.to(x.dtype));
   }
 
   /** (B,S,D) -> (B,S,H,C): queries, keys, values, and their mix before the output projection. Frees x. */
@@ -239,37 +329,74 @@ class Pass {
     const qkv = this.#replace(x, linear(x, w.qkv.w, { bias: w.qkv.bias })); // B S 3A
     const A = (qkv.shape[2] as number) / 3;
     const part = (i: number) => qkv.slice(2, i * A, (i + 1) * A);
-    const { k, v } = caches ? caches.extend(layer, part(1), part(2)) : { k: part(1), v: part(2) }; // B T A
-    let [q4, k4, v4] = [part(0), k, v].map((t) => splitHeads(t, config.nHeads)) as [Tensor, Tensor, Tensor];
-    const C = q4.shape[3] as number;
-    if (plan.attention === 'fused') {
-      const mixed = yield* this.#fusedAttention(layer, plan, q4, k4, v4, 1 / Math.sqrt(C));
-      s.free(qkv);
-      return yield this.#point('attn.v_out', mixed, layer);
-    }
-    // copies, so that a hook's changes do not reach the cache
-    const scale = C ** -0.25; // for queries and keys alike, as in the original
-    q4 = yield this.#point('attn.q', s.add(q4.mul(scale)), layer); // B S H C
-    k4 = yield this.#point('attn.k', s.add(k4.mul(scale)), layer); // B T H C
-    v4 = yield this.#point('attn.v', s.add(v4.clone()), layer); // B T H C
-    s.free(qkv);
+    const { k, v } = caches ? this.#cached(caches, layer, part(1), part(2)) : { k: part(1), v: part(2) }; // B T A
+    const [q4, k4, v4] = [part(0), k, v].map((t) => splitHeads(t, config.nHeads)) as [Tensor, Tensor, Tensor];
     const mixed =
-      plan.attention === 'split'
-        ? yield* this.#fusedAttention(layer, plan, q4, k4, v4, 1)
-        : yield* this.#openAttention(layer, plan, q4, k4, v4);
-    s.free(q4, k4, v4);
+      plan.attention === 'fused'
+        ? this.#fusedAttention(layer, plan, q4, k4, v4)
+        : yield* this.#splitAttention(layer, plan, q4, k4, v4);
+    s.free(qkv, k, v);
     return yield this.#point('attn.v_out', mixed, layer);
   }
 
+  /** The keys and values of all tokens. The caches hold those of this pass without their history. */
+  #cached(caches: KvCaches, layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
+    if (!isRecorded(k)) return caches.extend(layer, k, v);
+    const all = caches.extend(layer, k.detach(), v.detach());
+    if (caches.length === 0) return { k, v };
+    const joined = (cached: Tensor, own: Tensor) => this.scope.add(cat([cached.slice(1, 0, caches.length), own], 1));
+    return { k: joined(all.k, k), v: joined(all.v, v) };
+  }
+
+  /** The mix in one kernel, from the joint projections. */
+  #fusedAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor): Tensor {
+    const [mixed] = this.#section(
+      insideAttention.map((point) => ({ point, layer })),
+      [q, k, v],
+      () => [this.#mix(layer, plan, q, k, v, 1 / Math.sqrt(q.shape[3] as number))],
+      function* (pass, q, k, v) {
+        return [yield* pass.#splitAttention(layer, plan, q, k, v)];
+      },
+    );
+    return this.scope.add(mixed);
+  }
+
+  /** The mix of copies of queries, keys and values, which hooks may change without reaching the caches. */
+  *#splitAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor): Steps<Tensor> {
+    const s = this.scope;
+    const scale = (q.shape[3] as number) ** -0.25; // for queries and keys alike, as in the original
+    const q4 = yield this.#point('attn.q', s.add(q.mul(scale)), layer); // B S H C
+    const k4 = yield this.#point('attn.k', s.add(k.mul(scale)), layer); // B T H C
+    const v4 = yield this.#point('attn.v', s.add(v.clone()), layer); // B T H C
+    if (plan.attention === 'open') {
+      const mixed = yield* this.#openAttention(layer, plan, q4, k4, v4);
+      s.free(q4, k4, v4);
+      return mixed;
+    }
+    const [mixed] = this.#section(
+      insideSoftmax.map((point) => ({ point, layer })),
+      [q4, k4, v4],
+      () => [this.#mix(layer, plan, q4, k4, v4, 1)],
+      function* (pass, q, k, v) {
+        return [yield* pass.#openAttention(layer, plan, q, k, v)];
+      },
+    );
+    s.free(q4, k4, v4);
+    return s.add(mixed);
+  }
+
   /** The mix in one kernel, with the probabilities if they are wanted: in memory they are (B,H,S,T). */
-  *#fusedAttention(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: number): Steps<Tensor> {
+  #mix(layer: number, plan: LayerPlan, q: Tensor, k: Tensor, v: Tensor, scale: number): Tensor {
     const s = this.scope;
     const [B, S, H] = q.shape as [number, number, number];
     const T = k.shape[1] as number;
     const probs = plan.probs ? s.add(permuted(q.make([B, H, S, T]), [0, 2, 3, 1])) : undefined; // B S T H
     const pad = this.#pad ? { pad: this.#pad } : {};
     const mixed = s.add(attention(q, k, v, { ...pad, scale, ...(probs ? { probs } : {}) }));
-    if (probs) s.free(yield this.#point('attn.qk_probs', probs, layer));
+    if (probs) {
+      this.#keepWanted('attn.qk_probs', probs, layer);
+      s.free(probs);
+    }
     return mixed;
   }
 
@@ -283,18 +410,81 @@ class Pass {
     if (logits.dtype !== 'float32') logits = this.#replace(logits, logits.to('float32'));
     let probs: Tensor; // B S T H
     if (plan.softmax === 'fused') {
-      probs = this.#replace(logits, softmax(logits, 2));
+      const [fused] = this.#section(
+        [{ point: 'attn.qk_softmax_denominator', layer }],
+        [logits],
+        () => [softmax(logits, 2)],
+        function* (pass, logits) {
+          return [yield* pass.#openSoftmax(layer, logits)];
+        },
+      );
+      probs = this.#replace(logits, fused);
     } else {
-      const numerator = this.#replace(logits, softmaxNumerator(logits, 2));
-      let denominator = s.add(numerator.sum(2, { keepDim: true })); // B S 1 H
-      denominator = yield this.#point('attn.qk_softmax_denominator', denominator, layer);
-      probs = this.#replace(numerator, numerator.div(denominator));
-      s.free(denominator);
+      probs = yield* this.#openSoftmax(layer, logits);
+      s.free(logits);
     }
     if (probs.dtype !== floatDType(q.dtype)) probs = this.#replace(probs, probs.to(q.dtype));
     probs = yield this.#point('attn.qk_probs', probs, layer);
     const mixed = this.#replace(probs, matmul(probs.permute([0, 3, 1, 2]), v.permute([0, 2, 1, 3]))); // B H S C
     return this.#replace(mixed, mixed.permute([0, 2, 1, 3]).clone()); // B S H C
+  }
+
+  /** Probabilities (B,S,T,H) from logits in float32. */
+  *#openSoftmax(layer: number, logits: Tensor): Steps<Tensor> {
+    const s = this.scope;
+    const numerator = s.add(softmaxNumerator(logits, 2));
+    let denominator = s.add(numerator.sum(2, { keepDim: true })); // B S 1 H
+    denominator = yield this.#point('attn.qk_softmax_denominator', denominator, layer);
+    const probs = this.#replace(numerator, numerator.div(denominator));
+    s.free(denominator);
+    return probs;
+  }
+
+  /**
+   * What `fused` computes in one step. Where gradients are wanted at points inside it, backward goes through `open`, the
+   * same in steps, which gets the inputs again. Everything it makes belongs to the scope of the pass that it is given.
+   */
+  #section<const In extends readonly (Tensor | PackedMatrix)[], const Out extends readonly Tensor[]>(
+    points: readonly Place[],
+    inputs: In,
+    fused: () => Out,
+    open: (pass: Pass, ...inputs: Mutable<In>) => Steps<Out>,
+  ): Out {
+    const { record, hooks } = this.#options;
+    if (!record || !points.some(({ point, layer }) => gradientPoint(hooks, point, layer))) return fused();
+    const outputs = recordingIn(undefined, fused);
+    this.#contextOf('attn.qk_probs'); // while the caches are as the pass found them
+    recordReplay('section', outputs, inputs, async (again) => {
+      const pass = this.#replica();
+      try {
+        const made = await walk(open(pass, ...(again as unknown as Mutable<In>)));
+        return made.map((output) => pass.handOut(output));
+      } finally {
+        pass.scope.end();
+      }
+    });
+    return outputs;
+  }
+
+  /** A pass that goes through a part of this one again, for gradients alone. */
+  #replica(): Pass {
+    const { wanted, ...options } = this.#options;
+    const pass = new Pass(options);
+    pass.#pad = this.#pad;
+    pass.#contexts = this.#contexts;
+    return pass;
+  }
+
+  /** Frees what is left. What backward hooks and sections need stays with the record. */
+  end(): void {
+    const { record, input } = this.#options;
+    if (record) {
+      const { queries, keys } = this.#contexts;
+      for (const t of [this.#pad, input.positions, queries?.positions, keys?.keyPositions]) {
+        if (t && this.scope.has(t)) record.hold(this.scope.keep(t));
+      }
+    }
+    this.scope.end();
   }
 
   /** A hook point: runs its hooks, keeps the value if it is wanted, and ends the pass after the last wanted one. */
@@ -309,21 +499,26 @@ class Pass {
     layer: number | undefined,
     extra: PartialHookContext | undefined,
   ): Promise<Tensor> {
-    const { hooks, wanted } = this.#options;
-    const location: Location = layer === undefined ? { point } : { point, layer };
-    const watched = watchedPoint(hooks, point, layer);
+    const { hooks, record } = this.#options;
+    const watched = watchedPoint(hooks, point, layer) ?? (record && gradientPoint(hooks, point, layer));
     if (watched) {
       const context = { point, ...(layer === undefined ? {} : { layer }), ...extra, ...this.#contextOf(point) };
       const result = await watched.run(x, context, placeOf(point, layer));
       // the hooks leave x, a view of x, or a tensor that is the pass's to free
       x = result.storage === x.storage ? result : this.#replace(x, result);
     }
-    if (wanted) {
-      const name = formatLocation(location);
-      if (wanted.has(name)) this.values.set(name, this.handOut(x));
-      if (executionOrder(location) >= this.#end) throw enough;
-    }
+    this.#keepWanted(point, x, layer);
     return x;
+  }
+
+  /** Keeps the value of a point if it is wanted, and ends the pass after the last wanted one. */
+  #keepWanted(point: Point, x: Tensor, layer: number | undefined): void {
+    const { wanted } = this.#options;
+    if (!wanted) return;
+    const location: Location = layer === undefined ? { point } : { point, layer };
+    const name = formatLocation(location);
+    if (wanted.has(name)) this.values.set(name, this.handOut(x));
+    if (executionOrder(location) >= this.#end) throw enough;
   }
 
   /** A value as a tensor of the caller's: a view stays behind, and a copy of it goes. */

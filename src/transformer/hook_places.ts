@@ -1,8 +1,8 @@
 // Finds hooks that can never run in a pass of a model: at a layer or a position that it lacks, or at a point that is in
 // no layer.
-import { wrong } from '../engine/check.js';
+import { describe, wrong } from '../engine/check.js';
 import { AtPositions } from './at_positions.js';
-import { AtLayers, type Hook, HookCollection, Hooks, type TransformerHooks } from './hooks.js';
+import { AtLayers, type Hook, HookCollection, Hooks, TransformerHooks } from './hooks.js';
 import { finalPoints, firstPoint, isLayerPoint, layerPoints } from './location.js';
 import type { TransformerConfig } from './weights/config.js';
 
@@ -18,12 +18,17 @@ interface Place {
 }
 
 /**
- * Demands that all AtLayers of a tree name layers that the model has, and that each can run somewhere; and that all
- * atPositions name positions within its context window. One that was appended to several points, as appendAll() does,
- * needs only one where it can.
- * @throws RangeError that names the hook point, the layer or position, and what the model has.
+ * Demands hooks, if they are given, that can run: all AtLayers of the tree name layers that the model has, each can run
+ * somewhere, and all atPositions name positions within its context window. One that was appended to several points, as
+ * appendAll() does, needs only one where it can.
+ * @throws TypeError for what are no hooks; RangeError that names the hook point, the layer or position, and what the
+ *   model has.
  */
-export function checkPlaces(operation: string, hooks: TransformerHooks, config: TransformerConfig): void {
+export function checkHooks(operation: string, hooks: TransformerHooks | undefined, config: TransformerConfig): void {
+  if (hooks === undefined) return;
+  if (!(hooks instanceof TransformerHooks)) {
+    throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
+  }
   const { nLayers, ctxWindow } = config;
   const model = `the model has ${nLayers} layer${nLayers === 1 ? '' : 's'}`;
   const all = Array.from({ length: nLayers }, (_, layer) => layer);

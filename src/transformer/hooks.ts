@@ -4,6 +4,7 @@ import { inspect } from 'node:util';
 import { checkBoolean, checkInteger, checkOperands, checkOptions, describe, wrong } from '../engine/check.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import { Tensor } from '../engine/ops/tensor.js';
+import { addGradientHook, currentRecord } from '../engine/record.js';
 import { showShape } from '../engine/shape.js';
 import { type Chain, calling, chainOf, extended, inChain, inNewChain, placed } from './hook_chain.js';
 
@@ -126,6 +127,22 @@ export class Hooks implements HookRunner {
       chain.scope.free(given);
     }
     return x;
+  }
+
+  /**
+   * @internal Calls the hooks with the gradient of x, where x is recorded, when a backward pass comes by. Each hook wraps
+   * the value in turn, as in the original: the last one sees the gradient first.
+   */
+  attachTo(x: Tensor, context: PartialHookContext, where: string): void {
+    const place = `${where}, gradient`;
+    for (const entry of this.entries) {
+      const alone = new Hooks();
+      alone.entries = [entry];
+      alone.bound = { ...this.bound };
+      if (!alone.watches(context.layer)) continue;
+      // a context of its own, as the chain of the forward hooks will have ended
+      addGradientHook(x, (gradient) => alone.run(gradient, { ...context }, place));
+    }
   }
 
   /** Adds values to the context of every call. @throws Error for a name already bound, or one that the pass gives. */
@@ -448,7 +465,10 @@ export class HookCollection {
 /** A point: forward hooks, then gradient hooks, then forward hooks that come after those. */
 export class FwdBwdHooks extends HookCollection {
   readonly fwd = this.add('fwd', new Hooks());
-  /** Gradient hooks; a pass without gradients does not call them. */
+  /**
+   * Gradient hooks: a backward pass calls them with the gradient of the value that the hooks of `fwd` left, float32 and of
+   * its shape, the last one first. A pass without `grad` does not call them.
+   */
   readonly bwd = this.add('bwd', new Hooks());
   readonly fwd2 = this.add('fwd2', new Hooks());
 
@@ -474,9 +494,13 @@ export class FwdBwdHooks extends HookCollection {
 
   /** @internal */
   async run(x: Tensor, context: PartialHookContext, where: string): Promise<Tensor> {
-    return inChain(x, context, where, async (inner) =>
-      this.fwd2.run(await this.fwd.run(x, inner, where), inner, where),
-    );
+    return inChain(x, context, where, async (inner) => {
+      const isWanted = this.bwd.watches(context.layer);
+      if (isWanted) currentRecord()?.watch(x);
+      const value = await this.fwd.run(x, inner, where);
+      if (isWanted) this.bwd.attachTo(value, inner, where);
+      return this.fwd2.run(value, inner, where);
+    });
   }
 }
 

@@ -58,6 +58,20 @@ export function watchedPoint(
   }
 }
 
+/** The hooks of a point, or undefined where a backward pass has none to call. */
+export function gradientPoint(
+  hooks: TransformerHooks | undefined,
+  point: Point,
+  layer?: number,
+): FwdBwdHooks | undefined {
+  const node = hooks?.at(point) as FwdBwdHooks | undefined;
+  try {
+    return node?.bwd.watches(layer) ? node : undefined;
+  } catch (cause) {
+    throw failure(placeOf(point, layer), 'watches() of a hook', cause);
+  }
+}
+
 /** A hook point as errors name it. */
 export const placeOf = (point: Point, layer?: number): string =>
   layer === undefined ? point : `${point}, layer ${layer}`;

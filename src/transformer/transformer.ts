@@ -11,16 +11,19 @@ import {
 } from '../engine/check.js';
 import { checkDevice, type Device, getDefaultDevice } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
+import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import type { Tensor } from '../engine/ops/tensor.js';
+import { checkRecordable, GradientRecord, recordingIn } from '../engine/record.js';
 import { disposeAll } from '../engine/scope.js';
 import { checkFetchOptions, type FetchOptions, fetchBlobs } from '../files/blob/blob.js';
 import { isBlobUrl } from '../files/blob/blob_address.js';
 import type { HostTensor } from '../files/host_tensor.js';
 import { digestTensors } from '../files/tensor_digest.js';
 import { gpt2Tokenizer, type Tokenizer } from '../files/tokenizer/tokenizer.js';
-import { runPass } from './graph.js';
-import { checkPlaces } from './hook_places.js';
-import { type PartialHookContext, TransformerHooks } from './hooks.js';
+import { type Gradients, type GradientsOptions, gradientsAt } from './gradients.js';
+import { type PassOptions, runPass } from './graph.js';
+import { checkHooks } from './hook_places.js';
+import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
 import { NextTokenPasses } from './next_token.js';
@@ -35,8 +38,8 @@ import { foldNorms } from './weights/fold_norms.js';
 import { openModelFiles, randomModel, tokenizerOfModel } from './weights/model_files.js';
 import { modelBase, modelNames, shownModelName } from './weights/names.js';
 import { randomWeights } from './weights/random_weights.js';
-import { hostParameters, parameterOf } from './weights/state_dict.js';
-import { disposeWeights, type Weights } from './weights/weights.js';
+import { hostParameters, parameterGradients, parameterOf } from './weights/state_dict.js';
+import { disposeWeights, type Weights, watchedWeights } from './weights/weights.js';
 
 export interface LoadOptions extends FetchOptions {
   device?: Device;
@@ -58,8 +61,12 @@ export interface ForwardOptions {
    */
   pad?: Pad;
   hooks?: TransformerHooks;
-  /** Gradients come in a later version. */
-  grad?: boolean;
+  /**
+   * Record the pass, so that backward() of a scalar made of its tensors calls the backward hooks and reaches leaves; with
+   * 'parameters', backward() also returns the gradient of every parameter. The values of the pass stay the same, bit for
+   * bit. What earlier passes put into the caches is a constant. On the CPU alone.
+   */
+  grad?: boolean | 'parameters';
 }
 
 export interface ForwardResult {
@@ -70,6 +77,11 @@ export interface ForwardResult {
    * later.
    */
   readonly kvCaches: KvCaches;
+  /**
+   * Of a pass with `grad`: what backward() needs of it, and its memory. backward() frees it unless `retain` is true;
+   * where there is none, dispose() does, or at last the garbage collector.
+   */
+  readonly record?: GradientRecord;
 }
 
 export interface ActivationsOptions {
@@ -159,8 +171,11 @@ export class Transformer {
    */
   async forward(tokens: Tokens, options: ForwardOptions = {}): Promise<ForwardResult> {
     checkOptions('forward', options, forwardOptions);
-    if (options.grad) throw new Error('forward: gradients (grad: true) come in a later version');
-    const { kvCaches } = options;
+    const { kvCaches, grad = false } = options;
+    if (grad !== 'parameters' && typeof grad !== 'boolean') {
+      throw new TypeError(wrong('forward', 'grad', "true, false or 'parameters'", describe(grad)));
+    }
+    if (grad) checkRecordable('forward', this.device);
     checkHooks('forward', options.hooks, this.config);
     this.#reserve('forward', kvCaches);
     try {
@@ -189,7 +204,7 @@ export class Transformer {
   async #forward(
     operation: string,
     tokens: Tokens,
-    { kvCaches, pad, hooks }: ForwardOptions,
+    { kvCaches, pad, hooks, grad = false }: ForwardOptions,
     lastOnly = false,
     context: PartialHookContext = {},
   ): Promise<ForwardResult> {
@@ -197,13 +212,14 @@ export class Transformer {
     const plan = hooks === undefined ? this.#plain : planPass(this.config.nLayers, hooks);
     kvCaches?.check();
     let caches = kvCaches;
+    const record = grad ? new GradientRecord() : undefined;
     try {
       const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model, operation);
       caches ??= new KvCaches(this.device, this.dtype, input.batch, dAttn(this.config));
       const keyPositions = joined(caches.positions, input.tokenPositions);
-      const { logits } = await runPass({
+      const { logits } = await run({
         config: this.config,
-        weights: this.#current,
+        weights: grad === 'parameters' && record ? this.#watched(record) : this.#current,
         plan,
         input,
         caches,
@@ -211,6 +227,7 @@ export class Transformer {
         lastOnly: lastOnly && !plan.watchesEnd,
         context,
         ...(hooks ? { hooks } : {}),
+        ...(record ? { record } : {}),
       });
       this.#queued();
       try {
@@ -219,8 +236,9 @@ export class Transformer {
         logits?.dispose();
         throw error;
       }
-      return this.#result(logits as Tensor, caches, kvCaches === undefined);
+      return this.#result(logits as Tensor, caches, kvCaches === undefined, record);
     } catch (error) {
+      record?.end('its pass failed');
       if (caches !== kvCaches) caches?.dispose();
       throw error;
     }
@@ -229,10 +247,11 @@ export class Transformer {
   /**
    * The caches belong to the caller once the property is read. Most callers never read it, and caches must not pile up.
    */
-  #result(logits: Tensor, caches: KvCaches, fresh: boolean): ForwardResult {
+  #result(logits: Tensor, caches: KvCaches, fresh: boolean, record: GradientRecord | undefined): ForwardResult {
     if (fresh) this.#unread.push(caches);
     return {
       logits,
+      ...(record ? { record } : {}),
       get kvCaches(): KvCaches {
         caches.check();
         caches.handOver();
@@ -257,9 +276,24 @@ export class Transformer {
     checkHooks('activations', hooks, this.config);
     if (wanted.length === 0) return new Map();
     const plan = planPass(this.config.nLayers, hooks, wanted);
+    const { logits, values } = await this.#values('activations', tokens, pad, hooks, plan, wanted);
+    logits?.dispose();
+    return values;
+  }
+
+  /** One pass without caches. */
+  async #values(
+    operation: string,
+    tokens: Tokens,
+    pad: Pad | undefined,
+    hooks: TransformerHooks | undefined,
+    plan: PassPlan,
+    wanted: readonly string[],
+    record?: GradientRecord,
+  ): ReturnType<typeof runPass> {
     await this.#waitForDevice();
-    const input = await prepareInput(tokens, pad, undefined, this.#model, 'activations');
-    const { logits, values } = await runPass({
+    const input = await prepareInput(tokens, pad, undefined, this.#model, operation);
+    const results = await run({
       config: this.config,
       weights: this.#current,
       plan,
@@ -267,10 +301,30 @@ export class Transformer {
       keyPositions: input.tokenPositions,
       wanted: new Set(wanted),
       ...(hooks ? { hooks } : {}),
+      ...(record ? { record } : {}),
     });
-    logits?.dispose();
     this.#queued();
-    return values;
+    return results;
+  }
+
+  /**
+   * The gradients of a scalar at the given locations, and the values there. Where the scalar does not depend on a
+   * location, its gradient is 0.
+   * @throws Error where the scalar depends on nothing in the pass; what `of` throws, as it is.
+   */
+  async gradients(tokens: Tokens, options: GradientsOptions): Promise<Gradients> {
+    checkRecordable('gradients', this.device);
+    return gradientsAt(this.config, options, async (hooks, locations) => {
+      const record = new GradientRecord();
+      try {
+        const { last, ...plan } = planPass(this.config.nLayers, hooks, locations.length > 0 ? locations : undefined);
+        const { logits, values } = await this.#values('gradients', tokens, options.pad, hooks, plan, locations, record);
+        return { logits: logits as Tensor, values, record };
+      } catch (error) {
+        record.end('its pass failed');
+        throw error;
+      }
+    });
   }
 
   /**
@@ -348,6 +402,17 @@ export class Transformer {
     return { ...this.#weights, layers: this.#layers };
   }
 
+  /** The weights in a pass that wants the gradients of all parameters. */
+  #watched(record: GradientRecord): Weights {
+    const weights = watchedWeights(this.#current, record);
+    const { config, nVocab } = this;
+    record.resultsAre((gradientOf) => {
+      const ofWeight = (weight: Tensor | PackedMatrix) => gradientOf(weight) as Tensor | undefined;
+      return parameterGradients(weights, config, nVocab, ofWeight);
+    });
+    return weights;
+  }
+
   get #model(): { device: Device; nVocab: number; ctxWindow: number } {
     return { device: this.device, nVocab: this.nVocab, ctxWindow: this.config.ctxWindow };
   }
@@ -369,6 +434,10 @@ export class Transformer {
   }
 }
 
+/** Runs a pass; only what its record has a part in is recorded meanwhile, by hooks as well. */
+const run = (options: PassOptions): ReturnType<typeof runPass> =>
+  options.record || options.hooks ? recordingIn(options.record, () => runPass(options)) : runPass(options);
+
 /** Checks what load() takes besides the name, on behalf of an operation. */
 export function checkLoadOptions(operation: string, options: LoadOptions): void {
   checkOptions(operation, options, loadOptions);
@@ -377,14 +446,6 @@ export function checkLoadOptions(operation: string, options: LoadOptions): void 
   checkDTypeName(operation, dtype, { floats: true });
   checkBoolean(operation, 'simplify', simplify);
   checkFetchOptions(operation, options);
-}
-
-function checkHooks(operation: string, hooks: TransformerHooks | undefined, config: TransformerConfig): void {
-  if (hooks === undefined) return;
-  if (!(hooks instanceof TransformerHooks)) {
-    throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
-  }
-  checkPlaces(operation, hooks, config);
 }
 
 interface Found {

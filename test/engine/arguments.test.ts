@@ -227,6 +227,14 @@ const methodsOfBools: Record<string, Call['args']> = {
   where: () => [floats(2, 3), 1],
 };
 
+/** Methods of a leaf [1], on the CPU. */
+const methodsOfLeaves: Record<string, Call['args']> = {
+  requireGrad: () => [],
+  zeroGrad: () => [],
+  detach: () => [],
+  backward: () => [{ retain: true }],
+};
+
 /** The shapes of those tensors that cannot be [2, 3]. */
 const shapes = new Map([
   ['item', [1]],
@@ -244,9 +252,9 @@ const methodsOfDevices: Record<string, Call['args']> = {
 /** Not for callers: what these are given is checked before. */
 const internal = {
   static: ['create', 'upload', 'filled', 'range', 'identity', 'kindOf'],
-  tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride', 'write'],
+  tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride', 'write', 'shared'],
   device: ['reached', 'section', 'run', 'upload', 'read', 'takeBuffer', 'giveBuffer', 'settled', 'record', 'storage'],
-  matrix: ['write'],
+  matrix: ['write', 'detach'],
 };
 
 const method =
@@ -267,6 +275,11 @@ const calls: readonly Call[] = [
     args,
   })),
   ...Object.entries(methodsOfBools).map(([name, args]) => ({ name, call: method(name, () => flags(2, 3)), args })),
+  ...Object.entries(methodsOfLeaves).map(([name, args]) => ({
+    name,
+    call: method(name, () => Tensor.zeros([1], { device: openDevice('cpu') }).requireGrad()),
+    args,
+  })),
   ...Object.entries(methodsOfDevices).map(([name, args]) => ({ name, call: method(name, () => device), args })),
   { name: 'crossEntropy', call: sonde.crossEntropy, args: () => [floats(2, 3), [0, 1], { pad: [0, true] }] },
   { name: 'fill', call: method('fill', () => integers(2, 3)), args: () => [2] },
@@ -376,7 +389,7 @@ test('the table has every function and method of the engine', () => {
     );
   };
   callable(Tensor, statics, internal.static);
-  callable(Tensor.prototype, { ...methods, ...methodsOfBools }, internal.tensor);
+  callable(Tensor.prototype, { ...methods, ...methodsOfBools, ...methodsOfLeaves }, internal.tensor);
   callable(Device.prototype, { synchronize: 1, ...methodsOfDevices }, [...internal.device, 'ceilings']);
   callable(PackedMatrix.prototype, { unpack: 1, dispose: 1, toString: 1 }, internal.matrix);
 });

@@ -55,6 +55,7 @@ const folders: readonly Folder[] = [
         'profile',
         'repeated_work',
         'shape',
+        'storage',
         'switches',
         'tensor',
       ],

@@ -13,12 +13,12 @@ type Kind = keyof typeof kinds;
 /** It is constant but for its jumps, and has no gradient. */
 const noGradients: Prepare<Tensor> = () => () => [];
 
-function compare(kind: Kind, a: Tensor, x: Side): Tensor {
+function compare(kind: Kind, a: Tensor, x: Side, operation: string = kind): Tensor {
   const device = checkSides(kind, a, x);
   if (typeof x === 'number') {
     const out = a.make(a.shape, 'bool');
     device.run('compareScalar', out, a, x, kinds[kind]);
-    if (hasHistory(a)) record(kind, [out], [a], noGradients);
+    if (hasHistory(a)) record(operation, [out], [a], noGradients);
     return out;
   }
   // a bool beside an int32 is converted to int32, so that integers stay exact
@@ -30,7 +30,7 @@ function compare(kind: Kind, a: Tensor, x: Side): Tensor {
   const [left, right] = broadcastTogether(kind, { tensor: a, x }) as [Tensor, Tensor];
   const out = a.make(left.shape, 'bool');
   device.run('compare', out, left, right, kinds[kind]);
-  if (hasHistory(left, right)) record(kind, [out], [left, right], noGradients);
+  if (hasHistory(left, right)) record(operation, [out], [left, right], noGradients);
   return out;
 }
 
@@ -70,7 +70,7 @@ export const orInPlace = (a: Tensor, x: Tensor): void => inPlace('or', a, x);
 /** Whether it is not true, as bool, any shape: true of 0 alone. */
 export function not(x: Tensor): Tensor {
   checkOperands('not', { x });
-  return compare('eq', x, 0);
+  return compare('eq', x, 0, 'not');
 }
 export function notInPlace(x: Tensor): void {
   const device = checkOperands('not_', { x });

@@ -93,7 +93,7 @@ function backwardOf(
       if (extreme) {
         const isExtreme = own(input.tensor.eq(extreme.tensor));
         const count = own(isExtreme.sum(dims, { keepDim: true }));
-        return [isExtreme.where(own(gradient.div(count)), 0)];
+        return [isExtreme.mul(own(gradient.div(count)))];
       }
       const value = input.tensor.dtype === 'float32' ? input.tensor : own(input.tensor.to('float32'));
       /** gradient / by, and 0 where that is 0. */
@@ -101,13 +101,13 @@ function backwardOf(
       const keepDim = true;
       if (kind === 'norm') return [value.mul(over(own(value.norm(dims, { keepDim }))))];
       if (kind === 'logSumExp') {
-        const powers = own(own(value.sub(own(value.max(dims, { keepDim })))).exp());
+        const powers = own(value.sub(own(value.max(dims, { keepDim })))).exp_();
         return [powers.mul(own(gradient.div(own(powers.sum(dims, { keepDim })))))];
       }
       const distances = own(value.sub(own(value.mean(dims, { keepDim }))));
       const divisor = Math.max(0, n - correction);
       if (kind === 'var') return [distances.mul(own(gradient.mul(2 / divisor)))];
-      return [distances.mul(own(over(own(value.std(dims, { keepDim, correction }))).div(divisor)))];
+      return [distances.mul(over(own(value.std(dims, { keepDim, correction }))).div_(divisor))];
     });
 }
 
@@ -134,8 +134,7 @@ function reduce(kind: Kind, x: Tensor, dim: Dims | undefined, options: VarianceO
     using integers = x.to('int32');
     run(integers);
   }
-  const kept = x.shape.map((n, d) => (dims.includes(d) ? 1 : n));
-  const result = keepDim ? out.transferTo(kept) : out;
+  const result = keepDim ? out.transferTo(x.shape.map((n, d) => (dims.includes(d) ? 1 : n))) : out;
   if (hasHistory(x)) {
     const isOne = typeof dim === 'number';
     record(kind, [result], [x], (keep) => backwardOf(kind, x, out, dims, isOne, correction, keep));

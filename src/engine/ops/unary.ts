@@ -33,37 +33,26 @@ function withInput(x: Tensor, dtype: DType, body: (x: Tensor) => void): void {
 }
 
 /** sigmoid(x) (1 - sigmoid(x)), without the cancellation. */
-const slopeOfSigmoid = (x: Tensor, own: Own): Tensor => own(own(x.sigmoid()).mul(own(own(x.neg()).sigmoid())));
-
-/** The derivative of GPT-2's GELU. */
-function slopeOfGelu(x: Tensor, own: Own): Tensor {
-  const scale = Math.sqrt(2 / Math.PI);
-  // beyond 10 it is 0 or 1 in float32, and powers of x could overflow
-  const v = own(x.clamp(-10, 10));
-  const square = own(v.mul(v));
-  const t = own(square.mul(0.044715)).add_(1).mul_(v).mul_(scale).tanh_();
-  const slope = own(square.mul(3 * 0.044715))
-    .add_(1)
-    .mul_(v)
-    .mul_(scale);
-  return own(t.mul(t)).neg_().add_(1).mul_(slope).add_(t).add_(1).mul_(0.5);
-}
+const slopeOfSigmoid = (x: Tensor, own: Own): Tensor => own(x.sigmoid()).mul_(own(x.neg()).sigmoid_());
 
 /** The gradients of x, float32, from those of kind(x). */
 const derivatives: Record<
   Exclude<Kind, 'neg' | 'sign'>,
   (g: Tensor, x: Tensor, own: Own, a: number, b: number) => Tensor
 > = {
-  relu: (g, x, own) => own(x.le(0)).where(0, g),
-  gelu: (g, x, own) => g.mul(slopeOfGelu(x, own)),
+  relu: (g, x) => activationGradient('relu', x, g),
+  gelu: (g, x) => activationGradient('gelu', x, g),
   exp: (g, x, own) => g.mul(own(x.exp())),
   log: (g, x) => g.div(x),
-  sqrt: (g, x, own) => g.div(own(own(x.sqrt()).mul(2))),
+  sqrt: (g, x, own) => g.div(own(x.sqrt()).mul_(2)),
   abs: (g, x, own) => g.mul(own(x.sign())),
   tanh: (g, x, own) => g.mul(slopeOfSigmoid(own(x.mul(2)), own)).mul_(4),
   sigmoid: (g, x, own) => g.mul(slopeOfSigmoid(x, own)),
-  pow: (g, x, own, p) => (p === 0 ? g.make(g.shape).fill(0) : g.mul(own(own(x.pow(p - 1)).mul(p)))),
-  clamp: (g, x, own, low, high) => own(own(x.ge(low)).and(own(x.le(high)))).where(g, 0),
+  pow: (g, x, own, p) => (p === 0 ? g.make(g.shape).fill(0) : g.mul(own(x.pow(p - 1)).mul_(p))),
+  clamp: (g, x, own, low, high) =>
+    own(x.ge(low))
+      .and_(own(x.le(high)))
+      .where(g, 0),
 };
 
 function backwardOf(kind: Kind, x: Tensor, a: number, b: number, keep: Keep<Tensor>): Backward<Tensor> {
@@ -128,20 +117,15 @@ export const activationGradient = (kind: 'relu' | 'gelu', x: Tensor, gradient: T
     const near = own(own(x.to('float32')).clamp(-10, 10));
     const squares = own(near.mul(near));
     const scale = 2 * Math.sqrt(2 / Math.PI);
-    const s = own(
-      own(
-        own(squares.mul(0.044715 * scale))
-          .add_(scale)
-          .mul(near),
-      ).sigmoid(),
-    );
-    const slope = own(
-      own(squares.mul(3 * 0.044715 * scale))
-        .add_(scale)
-        .mul(near),
-    ); // x 2 u'
-    const rest = own(own(s.neg()).add_(1));
-    return own(slope.mul_(rest).add_(1)).mul_(s).mul(gradient);
+    const s = own(squares.mul(0.044715 * scale))
+      .add_(scale)
+      .mul_(near)
+      .sigmoid_();
+    const slope = own(squares.mul(3 * 0.044715 * scale))
+      .add_(scale)
+      .mul_(near); // x 2 u'
+    const rest = own(s.neg()).add_(1);
+    return slope.mul_(rest).add_(1).mul_(s).mul(gradient);
   });
 
 /** e^x, any shape; of integers, float32. */

@@ -1,7 +1,9 @@
 // The parameters of a model under the original's names: the list of names, and each as a tensor in the original's
 // shape.
+import type { PackedMatrix } from '../../engine/ops/pack_weights.js';
 import { Tensor } from '../../engine/ops/tensor.js';
 import { toHost } from '../../engine/ops/to_host.js';
+import { disposeAll } from '../../engine/scope.js';
 import type { HostTensor } from '../../files/host_tensor.js';
 import { dAttn, dFf, type TransformerConfig } from './config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights.js';
@@ -62,26 +64,63 @@ export function parameterShape(name: string, config: TransformerConfig, nVocab: 
   );
 }
 
-/**
- * A parameter by its name: a new tensor, which the caller frees.
- * @throws RangeError for a name that the model does not have.
- */
-export function parameterOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
+/** What holds a parameter: a tensor or a packed matrix, or a third of it where projections are one. */
+interface Held {
+  readonly of: Tensor | PackedMatrix;
+  /** 0, 1 or 2 of its rows, where the weight is [out, in]. */
+  readonly third?: number;
+}
+
+/** @throws RangeError for a name that the model does not have. */
+function heldAs(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Held {
   parameterShape(name, config, nVocab);
   const [, layer, part = name] = /^xf_layers\.(\d+)\.(.*)$/.exec(name) ?? [];
   const [, owner = '', kind] = /^(.*)\.(weight|bias)$/.exec(part) ?? [];
   const stored =
     layer === undefined ? outside(weights, owner) : inside(weights.layers[Number(layer)] as LayerWeights, owner);
-  if (stored instanceof Tensor) return stored.clone();
-  if ('gain' in stored) return (kind === 'weight' ? stored.gain : stored.bias).clone();
-  const { w, bias } = stored;
+  if (stored instanceof Tensor) return { of: stored };
+  if ('gain' in stored) return { of: kind === 'weight' ? stored.gain : stored.bias };
   const third = ['attn.q_proj', 'attn.k_proj', 'attn.v_proj'].indexOf(owner);
-  if (kind === 'bias') return third < 0 ? bias.clone() : thirdOf(bias, third).clone();
-  const all = w.unpack({ transposeB: true });
-  if (third < 0) return all;
+  return { of: kind === 'bias' ? stored.bias : stored.w, ...(third >= 0 && { third }) };
+}
+
+/**
+ * A parameter by its name: a new tensor, which the caller frees.
+ * @throws RangeError for a name that the model does not have.
+ */
+export function parameterOf(weights: Weights, config: TransformerConfig, nVocab: number, name: string): Tensor {
+  const { of, third } = heldAs(weights, config, nVocab, name);
+  if (of instanceof Tensor) return (third === undefined ? of : thirdOf(of, third)).clone();
+  const all = of.unpack({ transposeB: true });
+  if (third === undefined) return all;
   using joint = all;
   return thirdOf(joint, third).clone();
 }
+
+/** The gradients of all parameters by their names, from those of the weights; 0 where the loss does not depend on one. */
+export function parameterGradients(
+  weights: Weights,
+  config: TransformerConfig,
+  nVocab: number,
+  gradientOf: (weight: Tensor | PackedMatrix) => Tensor | undefined,
+): Map<string, Tensor> {
+  const gradients = new Map<string, Tensor>();
+  const joint = new Map<Tensor | PackedMatrix, Tensor | undefined>(); // of what holds three parameters
+  for (const name of parameterNames(config)) {
+    const { of, third } = heldAs(weights, config, nVocab, name);
+    const all = third !== undefined && joint.has(of) ? joint.get(of) : transposed(gradientOf(of), of);
+    if (third !== undefined) joint.set(of, all);
+    const own = all && (third === undefined ? all : thirdOf(all, third).clone());
+    const { device } = of;
+    gradients.set(name, own ?? Tensor.zeros(parameterShape(name, config, nVocab), { device }));
+  }
+  disposeAll(...joint.values());
+  return gradients;
+}
+
+/** The gradient of a matrix [in, out] as [out, in], in the same memory; that of a vector as it is. */
+const transposed = (gradient: Tensor | undefined, of: Tensor | PackedMatrix): Tensor | undefined =>
+  gradient && !(of instanceof Tensor) ? gradient.transferTo([of.n, of.k], [1, of.n]) : gradient;
 
 const thirdOf = (joint: Tensor, i: number): Tensor => {
   const n = (joint.shape[0] as number) / 3;

@@ -2,6 +2,7 @@
 
 import type { PackedMatrix } from '../../engine/ops/pack_weights.js';
 import type { Tensor } from '../../engine/ops/tensor.js';
+import type { GradientRecord } from '../../engine/record.js';
 import { disposeAll } from '../../engine/scope.js';
 
 export interface Norm {
@@ -31,6 +32,27 @@ export interface Weights {
   readonly lnF: Norm;
   /** [D, V] */
   readonly unembed: PackedMatrix;
+}
+
+/** The same weights in a pass that wants their gradients: they are watched in its record alone. */
+export function watchedWeights(weights: Weights, record: GradientRecord): Weights {
+  const watched = <T extends Tensor | PackedMatrix>(weight: T): T => {
+    const view = weight.detach() as T;
+    record.watch(view);
+    return view;
+  };
+  const norm = ({ gain, bias }: Norm): Norm => ({ gain: watched(gain), bias: watched(bias) });
+  const linear = ({ w, bias }: Linear): Linear => ({ w: watched(w), bias: watched(bias) });
+  return {
+    tokEmbed: watched(weights.tokEmbed),
+    posEmbed: watched(weights.posEmbed),
+    layers: weights.layers.map(({ ln1, qkv, out, ln2, mlpIn, mlpOut }) => ({
+      ...{ ln1: norm(ln1), qkv: linear(qkv), out: linear(out) },
+      ...{ ln2: norm(ln2), mlpIn: linear(mlpIn), mlpOut: linear(mlpOut) },
+    })),
+    lnF: norm(weights.lnF),
+    unembed: watched(weights.unembed),
+  };
 }
 
 export function disposeWeights({ tokEmbed, posEmbed, layers, lnF, unembed }: Weights): void {

@@ -221,7 +221,7 @@ check('a record that has ended says why', async () => {
   }
   {
     using loss = v.sum();
-    recordOf(loss).addHook('test', loss, () => Promise.reject(new Error('no')));
+    recordOf(loss).addHook(loss, () => Promise.reject(new Error('no')));
     await rejects(loss.backward({ retain: true }), /^no$/);
     await rejects(loss.backward(), gone('a backward\\(\\) over it has failed'));
   }
@@ -274,7 +274,7 @@ check(
     const gate = new Promise<void>((resolve) => {
       goOn = resolve;
     });
-    recordOf(y).addHook('test', y, async (g) => {
+    recordOf(y).addHook(y, async (g) => {
       await gate;
       return g;
     });
@@ -300,7 +300,7 @@ check('backward() inside a backward pass is refused, and nothing is recorded the
   using w = leaf([3]);
   using loss = v.sum();
   const said: string[] = [];
-  recordOf(loss).addHook('test', loss, async (g) => {
+  recordOf(loss).addHook(loss, async (g) => {
     using product = w.mul(g as Tensor);
     said.push(String(product.storage.history));
     await w.backward().catch(({ message }) => said.push(message));
@@ -628,7 +628,7 @@ check('a hook sees the gradient, and may edit or replace it', async () => {
   using v = leaf([1, 2]);
   const through = async (hook: (g: Tensor) => Tensor | Promise<Tensor>): Promise<number[] | undefined> => {
     using y = v.mul(2);
-    recordOf(y).addHook('test', y, async (g) => hook(g as Tensor));
+    recordOf(y).addHook(y, async (g) => hook(g as Tensor));
     using z = y.mul(3);
     await backward(z, [1, 10]);
     const found = await numbers(v.grad);
@@ -674,8 +674,8 @@ check('a hook is not called where the scalar does not depend on its value', asyn
       return g;
     };
   using other = v.mul(4);
-  recordOf(z).addHook('test', z, hook('z'));
-  recordOf(other).addHook('test', other, hook('other'));
+  recordOf(z).addHook(z, hook('z'));
+  recordOf(other).addHook(other, hook('other'));
   using all = z.add(other);
   using loss = z.sum();
   await loss.backward({ retain: true });

@@ -1,18 +1,24 @@
 // Random cases of attention and what it computes of them, in loops of doubles.
 import { Tensor } from '../../../src/engine/ops/tensor.js';
-import type { Case, Sample } from './cases.js';
+import type { Case } from './cases.js';
 
-function oracle(
-  q: Sample,
-  k: Sample,
-  v: Sample,
+interface Sizes {
+  readonly B: number;
+  readonly S: number;
+  readonly T: number;
+  readonly H: number;
+  readonly D: number;
+  readonly E: number;
+}
+
+/** What attention gives of q [B, S, H, D], k [B, T, H, D] and v [B, T, H, E]. */
+export function attentionOracle(
+  { q, k, v }: Record<'q' | 'k' | 'v', Float64Array>,
+  { B, S, T, H, D, E }: Sizes,
   causal: boolean,
   scale: number,
   pad?: ArrayLike<number>,
 ): { out: Float64Array; probs: Float64Array } {
-  const [B, S, H, D] = q.t.shape as [number, number, number, number];
-  const T = k.t.shape[1] as number;
-  const E = v.t.shape[3] as number;
   const out = new Float64Array(B * S * H * E);
   const probs = new Float64Array(B * S * T * H);
   for (let b = 0; b < B; b++) {
@@ -23,7 +29,7 @@ function oracle(
           if ((causal && j > query) || (pad && pad[b * T + j] !== pad[b * T + query])) return -Infinity;
           let sum = 0;
           for (let d = 0; d < D; d++)
-            sum += (q.x[((b * S + i) * H + h) * D + d] as number) * (k.x[((b * T + j) * H + h) * D + d] as number);
+            sum += (q[((b * S + i) * H + h) * D + d] as number) * (k[((b * T + j) * H + h) * D + d] as number);
           return sum * scale;
         });
         const largest = Math.max(...weights);
@@ -33,7 +39,7 @@ function oracle(
         for (let e = 0; e < E; e++) {
           let sum = 0;
           for (let j = 0; j < T; j++)
-            if (exps[j]) sum += ((exps[j] as number) / total) * (v.x[((b * T + j) * H + h) * E + e] as number);
+            if (exps[j]) sum += ((exps[j] as number) / total) * (v[((b * T + j) * H + h) * E + e] as number);
           out[((b * S + i) * H + h) * E + e] = sum;
         }
       }
@@ -65,6 +71,6 @@ export async function attentionCase(c: Case) {
     options,
     dtype,
     probsShape: [B, S, T, H],
-    expected: oracle(q, k, v, causal, scale, padding),
+    expected: attentionOracle({ q: q.x, k: k.x, v: v.x }, { B, S, T, H, D, E }, causal, scale, padding),
   };
 }
