@@ -131,7 +131,6 @@ type GradientHook = (gradient: Values) => Promise<Values>;
 
 interface Node {
   readonly operation: string;
-  readonly number: number;
   readonly outputs: readonly OperandWindow[];
   readonly inputs: readonly (OperandWindow | undefined)[];
   readonly kept: readonly KeptValue[];
@@ -161,8 +160,6 @@ type Results = (gradientOf: (operand: Operand) => Values | undefined) => Map<str
 
 const bothOf = (a: Results | undefined, b: Results | undefined): Results | undefined =>
   a && b ? (of) => new Map([...a(of), ...b(of)]) : (a ?? b);
-
-let nodeNumber = 0;
 
 /** What a pass with gradients carries: the operations on its tensors, and what going back over them needs. */
 export class GradientRecord {
@@ -212,10 +209,8 @@ export class GradientRecord {
     ];
     if (a === b) return a;
     for (const record of [a, b]) if (record.#isBusy) throw new Error(busy);
-    // numbers tell the order in which operations were queued
-    const isInOrder = (a.#nodes.at(-1)?.number ?? -1) < (b.#nodes[0]?.number ?? Infinity);
+    // any order of the two will do: until now, no operation of one had to do with what the other one knows
     for (const node of b.#nodes) a.#nodes.push(node);
-    if (!isInOrder) a.#nodes.sort((one, two) => one.number - two.number);
     a.#held.push(...b.#held);
     a.#results = bothOf(a.#results, b.#results);
     b.#mergedInto = a;
@@ -241,19 +236,12 @@ export class GradientRecord {
       keep,
       inputs.map((window) => window !== undefined),
     );
-    this.#nodes.push({ operation, number: nodeNumber++, outputs, inputs, kept, backward });
+    this.#nodes.push({ operation, outputs, inputs, kept, backward });
   }
 
   /** @internal The gradient of x, which is recorded, is shown to the hook on its way back from here. */
   addHook(x: Values, hook: GradientHook): void {
-    this.root.#nodes.push({
-      operation: 'a hook',
-      number: nodeNumber++,
-      outputs: [x.gradientWindow],
-      inputs: [],
-      kept: [],
-      hook,
-    });
+    this.root.#nodes.push({ operation: 'a hook', outputs: [x.gradientWindow], inputs: [], kept: [], hook });
   }
 
   /** Gives up what backward needs: its memory is free, and backward() on a tensor of this pass is an error. */

@@ -496,7 +496,7 @@ check('what many records have kept of one tensor does not pile up', async () => 
   recordOf(y).dispose();
 });
 
-check('records of any size are joined, in the order of their operations', async () => {
+check('records of any size are joined', async () => {
   using v = leaf([1, 2]);
   const made: Tensor[] = [];
   const own = (t: Tensor) => {
@@ -698,14 +698,27 @@ check('an operation of several outputs is told which of them count; backward may
   };
   const [a, b, index] = pair();
   using sum = a.mul(2);
+  using apart = recordingIn(recordOf(sum), () => v.mul(5));
+  await backward(apart, undefined, { retain: true });
+  assert.equal(given, []);
   await backward(sum, undefined, { retain: true });
   await backward(b);
   assert.equal(given, [
     [[2, 2], undefined],
     [undefined, [1, 1]],
   ]);
-  assert.equal(await numbers(v.grad), [3, 3]);
+  assert.equal(await numbers(v.grad), [8, 8]);
   for (const t of [a, b, index]) t.dispose();
+});
+
+check('gradients become float32, whatever an operation gives', async () => {
+  using v = leaf([1, 2]);
+  using y = v.detach().clone();
+  record('half', [y], [v], () => (g) => [(g as Tensor).to('bfloat16')]);
+  const exact = 1 + 2 ** -12;
+  await backward(y, [1, 2]);
+  await backward(v, [exact, exact]);
+  assert.equal([v.grad?.dtype, await numbers(v.grad)], ['float32', [1 + exact, 2 + exact]]);
 });
 
 check('an operation keeps what it needs only where a gradient is wanted', async () => {

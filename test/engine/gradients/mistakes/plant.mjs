@@ -58,7 +58,7 @@ export const mistakes = {
     ...record,
     from: "gradient.dtype === 'float32' && sameShape",
     to: 'sameShape',
-    fails: 'an operation of several outputs',
+    fails: 'gradients become float32',
   },
   'walk: from the first operation to the last': {
     ...programs,
@@ -128,7 +128,7 @@ export const mistakes = {
     ...record,
     from: '  if (given.every((gradient) => gradient === undefined)) return;\n',
     to: '',
-    fails: 'two leaves, and one that the scalar does not depend on',
+    fails: 'an operation of several outputs',
   },
   'hooks: what one returns is ignored': {
     ...record,
@@ -232,10 +232,10 @@ export const mistakes = {
     to: 'memory.kept.push({ deref: () => this } as WeakRef<KeptValue>);',
     fails: 'memory is flat',
   },
-  'records: what was joined is not in order': {
+  'records: the operations of one that is joined are lost': {
     ...programs,
-    from: 'if (!isInOrder) a.#nodes.sort',
-    to: 'if (false) a.#nodes.sort',
+    from: '    for (const node of b.#nodes) a.#nodes.push(node);\n',
+    to: '',
   },
   'records: one that is being gone over is joined': {
     ...record,
@@ -359,18 +359,21 @@ export const mistakes = {
   },
 };
 
-/** Runs a test file with a mistake planted; returns the titles of the tests that failed, or how the program ended. */
-export function failures(title) {
-  const { file, from, to, test } = mistakes[title];
+/** The text of a mistake's file with the mistake in it. */
+export function planted(title) {
+  const { file, from, to } = mistakes[title];
   const text = readFileSync(join(root, 'src', 'engine', `${file}.ts`), 'utf8');
   if (text.split(from).length !== 2) throw new Error(`${title}: ${file}.ts does not have, once: ${from}`);
+  return text.replace(from, () => to);
+}
+
+/** Runs a test file with a mistake planted; returns the titles of the tests that failed, or how the program ended. */
+export function failures(title) {
+  const { file, test } = mistakes[title];
   const folder = mkdtempSync(join(tmpdir(), 'sonde-mistake-'));
   try {
     const source = join(folder, 'planted.ts');
-    writeFileSync(
-      source,
-      text.replace(from, () => to),
-    );
+    writeFileSync(source, planted(title));
     const compiler = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
     const options = [
       '--target',
