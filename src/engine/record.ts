@@ -130,7 +130,6 @@ export type Prepare<T> = (keep: Keep<T>, needs: readonly boolean[]) => Backward<
 type GradientHook = (gradient: Values) => Promise<Values>;
 
 interface Node {
-  readonly operation: string;
   readonly outputs: readonly OperandWindow[];
   readonly inputs: readonly (OperandWindow | undefined)[];
   readonly kept: readonly KeptValue[];
@@ -221,7 +220,6 @@ export class GradientRecord {
 
   /** @internal */
   add(
-    operation: string,
     outputs: readonly OperandWindow[],
     inputs: readonly (OperandWindow | undefined)[],
     prepare: Prepare<Values>,
@@ -236,12 +234,12 @@ export class GradientRecord {
       keep,
       inputs.map((window) => window !== undefined),
     );
-    this.#nodes.push({ operation, outputs, inputs, kept, backward });
+    this.#nodes.push({ outputs, inputs, kept, backward });
   }
 
   /** @internal The gradient of x, which is recorded, is shown to the hook on its way back from here. */
   addHook(x: Values, hook: GradientHook): void {
-    this.root.#nodes.push({ operation: 'a hook', outputs: [x.gradientWindow], inputs: [], kept: [], hook });
+    this.root.#nodes.push({ outputs: [x.gradientWindow], inputs: [], kept: [], hook });
   }
 
   /** Gives up what backward needs: its memory is free, and backward() on a tensor of this pass is an error. */
@@ -484,7 +482,7 @@ function note<T extends Values>(
   const differentiable = outputs.filter((output) => isFloat(output.dtype));
   if (isLive(history) && differentiable.length > 0) {
     const windows = differentiable.map((output) => output.gradientWindow);
-    history.add(operation, windows, wantedWindows(inputs), prepare as unknown as Prepare<Values>);
+    history.add(windows, wantedWindows(inputs), prepare as unknown as Prepare<Values>);
   }
   for (const { storage, dtype } of outputs) {
     storage.history = isLive(history) && !isFloat(dtype) ? new Cut(operation) : history;
@@ -519,7 +517,7 @@ export function recordWrite<T extends Values>(
     if (isLive(history) && !isFloat(out.dtype)) storage.history = new Cut(operation);
     else if (history) storage.history = history;
     if (isLive(history) && isFloat(out.dtype)) {
-      history.add(operation, [out.gradientWindow], wantedWindows(inputs), prepare as unknown as Prepare<Values>);
+      history.add([out.gradientWindow], wantedWindows(inputs), prepare as unknown as Prepare<Values>);
     }
   }
   const { memory } = storage;
@@ -542,7 +540,6 @@ export function addGradientHook<T extends Values>(x: T, hook: (gradient: T) => P
  * these. What is watched inside is wanted even where no input is recorded: then it belongs to the pass under way.
  */
 export function recordReplay<T extends Values, In extends readonly Operand[]>(
-  operation: string,
   outputs: readonly T[],
   inputs: In,
   replay: (inputs: In) => Promise<readonly T[]>,
@@ -550,7 +547,7 @@ export function recordReplay<T extends Values, In extends readonly Operand[]>(
   const found = historyOf(inputs);
   const history = found instanceof GradientRecord ? found : currentRecord()?.root;
   if (!history) return;
-  note(history, operation, outputs, inputs, (keep, needs) => {
+  note(history, 'section', outputs, inputs, (keep, needs) => {
     // a matrix is a weight, which is used as it is then
     const isTensor = (input: Operand) => Operand.kindOf(input) === 'a tensor';
     const values = inputs.map((input) => (isTensor(input) ? keep(input as unknown as T) : { tensor: input }));

@@ -454,7 +454,7 @@ class Pass {
     if (!record || !points.some(({ point, layer }) => gradientPoint(hooks, point, layer))) return fused();
     const outputs = recordingIn(undefined, fused);
     this.#contextOf('attn.qk_probs'); // while the caches are as the pass found them
-    recordReplay('section', outputs, inputs, async (again) => {
+    recordReplay(outputs, inputs, async (again) => {
       const pass = this.#replica();
       try {
         const made = await walk(open(pass, ...(again as unknown as Mutable<In>)));

@@ -146,7 +146,7 @@ test('with padding on either side, the gradients of the tokens are those without
     const [batch, seq] = tokens.shape as [number, number];
     const padded = Array.from({ length: batch }, (_, r) => flat.slice(r * seq, (r + 1) * seq));
     const seen: Seen = new Map();
-    const at = ['resid.post_emb', 'mlp.post_act', 'resid.torso.ln_mlp.scale', 'attn.v_out'];
+    const at = ['resid.post_emb', 'mlp.post_act', 'resid.torso.ln_mlp.scale', 'attn.q', 'attn.v_out'];
     await goBack(xf, padded, noting(seen, at), { pad });
     for (const [r, prompt] of g.json.prompts.entries()) {
       const alone: Seen = new Map();
@@ -203,15 +203,9 @@ test('tokens behind those of a cache have the gradients that they have in one pa
   assert.is(keys.length, xf.config.nLayers);
   for (const key of keys) assert.ok(Array.from(await key).some((x) => x !== 0));
   // the caches hold values alone: they can be continued, and neither pass hears of the other
-  const third = await xf.forward([[1], [2]], { kvCaches: first.kvCaches, grad: true });
-  await rejects(
-    third.logits
-      .sum()
-      .backward()
-      .then(() => second.logits.sum().backward()),
-    Error,
-    /backward\(\) has freed/,
-  );
+  const third = await xf.forward([[1], [2]], { kvCaches: first.kvCaches, hooks: noting(new Map(), at), grad: true });
+  await third.logits.sum().backward();
+  await rejects(second.logits.sum().backward(), Error, /backward\(\) has freed/);
 });
 
 test('a leaf in a hook: its gradient is the sum of those at the point', async () => {
@@ -293,6 +287,26 @@ test('backward hooks: the last one first, with the context of forward hooks, and
   const H = xf.config.nHeads;
   const context = (l: number) => ['attn.qk_probs', l, 7, [1, 3, 3, H], [[0, 1, 2]], [1, 3]];
   assert.equal(contexts, [2, 1, 0].map(context));
+});
+
+test('the gradient is that of the value between the hooks of fwd and those of fwd2', async () => {
+  const seen: Seen[] = [];
+  for (const list of ['fwd', 'fwd2']) {
+    const own: Seen = new Map();
+    const hooks = noting(own, ['mlp.post_act']);
+    hooks.appendToPath(
+      `mlp.post_act.${list}`,
+      new AtLayers(2).append((x) => x.mul(3)),
+    );
+    await goBack(xf, rows, hooks);
+    seen.push(own);
+  }
+  const [after, before] = seen.map((own) => own.get('mlp.post_act 2'));
+  close(
+    (await before) as Float32Array,
+    Array.from((await after) as Float32Array, (x) => 3 * x),
+    { rtol: 1e-6 },
+  );
 });
 
 test('a gradient is edited at some positions, and the hook may keep a clone alone', async () => {

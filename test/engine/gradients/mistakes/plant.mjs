@@ -11,11 +11,15 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '..', '..', '..', '..');
 
-// title: { file: of src/engine, from, to: the text and its replacement, test: of test/engine, fails: a part of the title of a test
-//   that has to fail }
-const record = { file: 'record', test: 'gradients/record' };
-const programs = { file: 'record', test: 'gradients/programs', fails: 'leaves have the gradients' };
-const storage = { file: 'storage', test: 'storage' };
+// title: { file: of src, from, to: the text and its replacement, test: of test, fails: a part of the title of a test that has
+//   to fail }
+const record = { file: 'engine/record', test: 'engine/gradients/record' };
+const programs = { ...record, test: 'engine/gradients/programs', fails: 'leaves have the gradients' };
+const storage = { file: 'engine/storage', test: 'engine/storage' };
+/** An operation, by its file, and one of the files that test gradients of operations. */
+const operation = (file, test) => ({ file: `engine/ops/${file}`, test: `engine/gradients/operations/${test}` });
+const edits = { test: 'transformer/gradients/edits', fails: 'at each point: fused' };
+const pass = { test: 'transformer/gradients/recorded_pass' };
 
 export const mistakes = {
   'gradients: the last one takes the place of the others': {
@@ -168,7 +172,7 @@ export const mistakes = {
   },
   'leaves: the gradient outlives its leaf': {
     ...record,
-    file: 'ops/tensor',
+    file: 'engine/ops/tensor',
     from: '      leafOf(this)?.clear();\n      this.storage',
     to: '      this.storage',
     fails: 'a gradient ends with its leaf',
@@ -328,7 +332,7 @@ export const mistakes = {
   },
   'storage: what is detached has the history of its owner': {
     ...record,
-    file: 'storage',
+    file: 'engine/storage',
     from: 'return new Storage(this.device, this.bytes, this.memory, this);',
     to: 'return Object.assign(new Storage(this.device, this.bytes, this.memory, this), { history: this.history });',
     fails: 'detach() shares the memory',
@@ -357,12 +361,248 @@ export const mistakes = {
     to: '',
     fails: 'memory that was released and given out again',
   },
+  // ---- the backward of operations
+
+  'mul: each side has the other one of the gradients': {
+    ...operation('binary', 'arithmetic'),
+    from: 'return (g) => [right && g?.mul(right()), left && g?.mul(left())];',
+    to: 'return (g) => [left && g?.mul(left()), right && g?.mul(right())];',
+    fails: 'mul: two tensors that broadcast',
+  },
+  'sub: what is subtracted has the sign of what it is subtracted from': {
+    ...operation('binary', 'arithmetic'),
+    from: 'ofX ? g?.neg() : undefined',
+    to: 'ofX ? g : undefined',
+    fails: 'sub: two tensors that broadcast',
+  },
+  'maximum: equal sides each have the whole': {
+    ...operation('binary', 'arithmetic'),
+    from: 'own((g as Tensor).mul(0.5))',
+    to: '(g as Tensor)',
+    fails: 'maximum and minimum share',
+  },
+  'mul_: what it overwrites is kept too late': {
+    ...operation('binary', 'arithmetic'),
+    from: `  recordWrite(operation, a, [a, other], (keep, needs) => backwardOf(kind, a, other, keep, needs));
+  withSafeInput(a, other, (safe) => device.run('binary', a, a, safe, kinds[kind]));`,
+    to: `  withSafeInput(a, other, (safe) => device.run('binary', a, a, safe, kinds[kind]));
+  recordWrite(operation, a, [a, other], (keep, needs) => backwardOf(kind, a, other, keep, needs));`,
+    fails: 'mul_: in all or a part',
+  },
+  'copy: it is not noted': {
+    ...operation('copy', 'elementwise'),
+    from: '  recordWrite(operation, out, [source], () => (g) => [g]);\n',
+    to: '',
+    fails: 'clone, and to other floats',
+  },
+  'fill: it is not noted': {
+    ...operation('fill', 'elementwise'),
+    from: "  recordWrite<Tensor>('fill', t, [], () => () => []);\n",
+    to: '',
+    fails: 'copyFrom, with broadcasting, and fill',
+  },
+  'gelu: the slope of its cube is forgotten': {
+    ...operation('unary', 'elementwise'),
+    from: '3 * 0.044715 * scale',
+    to: '0.044715 * scale',
+    fails: 'gelu',
+  },
+  'clamp: what lies outside has a gradient': {
+    ...operation('unary', 'elementwise'),
+    from: '.and_(own(x.le(high)))',
+    to: '.or_(own(x.le(high)))',
+    fails: 'clamp',
+  },
+  'where: the sides are exchanged': {
+    ...operation('where', 'elementwise'),
+    from: 'ofA ? where(kept.tensor, g as Tensor, 0)',
+    to: 'ofA ? where(kept.tensor, 0, g as Tensor)',
+    fails: 'where',
+  },
+  'mean: it is taken for the sum': {
+    ...operation('reduce', 'reductions'),
+    from: 'return (g) => [g?.reshape(kept).div(n)];',
+    to: 'return (g) => [g?.reshape(kept)];',
+    fails: 'mean, of one dimension',
+  },
+  'var: the correction is forgotten': {
+    ...operation('reduce', 'reductions'),
+    from: 'Math.max(0, n - correction)',
+    to: 'n',
+    fails: 'var, of one dimension',
+  },
+  'max: each of equals has the whole': {
+    ...operation('reduce', 'reductions'),
+    from: 'isExtreme.mul(own(gradient.div(count)))',
+    to: 'isExtreme.mul(gradient)',
+    fails: 'of equal extremes',
+  },
+  'cumsum: the sums go forward': {
+    ...operation('cumsum', 'reductions'),
+    from: '(_, i) => -1 - i',
+    to: '(_, i) => i',
+    fails: 'cumsum',
+  },
+  'softmax: what the others lose is forgotten': {
+    ...operation('softmax', 'softmax'),
+    from: 'value.mul(own(g.sub(sum(own(value.mul(g))))))',
+    to: 'value.mul(g)',
+    fails: 'softmax',
+  },
+  'crossEntropy: the target is not subtracted': {
+    ...operation('cross_entropy', 'softmax'),
+    from: '.fill(-1)).unsqueeze(-1));',
+    to: '.fill(0)).unsqueeze(-1));',
+    fails: 'crossEntropy, with and without padding',
+  },
+  'sort: gradients stay in order': {
+    ...operation('sort', 'order'),
+    from: '.scatterAdd_(d, at.tensor, g as Tensor),',
+    to: '.copyFrom(g as Tensor),',
+    fails: 'sort',
+  },
+  'topKMask: what relu has cut has a gradient': {
+    ...operation('top_k', 'order'),
+    from: 'own(kept.tensor.le(0)).where(0, g as Tensor)',
+    to: 'own(kept.tensor.lt(-1)).where(0, g as Tensor)',
+    fails: 'topKMask, with relu',
+  },
+  'linear: the residual has no gradient': {
+    ...operation('linear', 'products'),
+    from: `          ofBias ? sumOfRows(ofProduct) : undefined,
+          g,
+`,
+    to: `          ofBias ? sumOfRows(ofProduct) : undefined,
+`,
+    fails: 'linear: any bias, residual',
+  },
+  'linear: its product is activated without the bias': {
+    ...operation('linear', 'products'),
+    from: '...(added && { bias: added.tensor })',
+    to: '',
+    fails: 'linear: any bias, residual',
+  },
+  'matmul: the right side is multiplied as it is': {
+    ...operation('matmul', 'products'),
+    from: 'left ? matmul(left.tensor.transpose(-2, -1), product) : undefined',
+    to: 'left ? matmul(product.transpose(-2, -1), left.tensor).transpose(-2, -1).clone().mul_(2) : undefined',
+    fails: 'matmul',
+  },
+  'layerNorm: the mean of the gradient stays': {
+    ...operation('layer_norm', 'norms'),
+    from: '            .sub(mean(ofNormed))\n            .sub_(',
+    to: '            .sub(',
+    fails: 'layerNorm',
+  },
+  'addLayerNorm: the gradient of the sum is forgotten': {
+    ...operation('add_layer_norm', 'norms'),
+    from: '        if (ofSum) ofRows?.add_(ofSum);\n',
+    to: '',
+    fails: 'addLayerNorm',
+  },
+  'attention: later keys are seen': {
+    ...operation('attention', 'attention'),
+    from: 'maskLogits(logits.unsqueeze(0), { causal,',
+    to: 'maskLogits(logits.unsqueeze(0), { causal: false,',
+    fails: 'attention: causal or not',
+  },
+  'attention: what the other keys lose is forgotten': {
+    ...operation('attention', 'attention'),
+    from: 'weighted.sub_(own(probs.mul(common)))',
+    to: 'weighted',
+    fails: 'attention: causal or not',
+  },
+  'indexCopy: what was overwritten has a gradient': {
+    ...operation('index_copy', 'indexing'),
+    from: 'return isLast.reshape([...shape]).where(slices, 0);',
+    to: 'return isLast.reshape([...shape]).or(isLast.reshape([...shape]).not()).where(slices, 0);',
+    fails: 'indexCopy: of equal indices',
+  },
+  'embedding: what rows are added to has no gradient': {
+    ...operation('embedding', 'indexing'),
+    from: 'gradientOfSelected(table.shape, 0, list, rows), g];',
+    to: 'gradientOfSelected(table.shape, 0, list, rows)];',
+    fails: 'embedding',
+  },
+
+  // ---- hooks, sections and passes
+
+  'hooks: the first one sees the gradient first': {
+    ...pass,
+    file: 'transformer/hooks',
+    from: 'for (const entry of this.entries) {\n      const alone',
+    to: 'for (const entry of [...this.entries].reverse()) {\n      const alone',
+    fails: 'backward hooks: the last one first',
+  },
+  'hooks: the gradient is that of the value before forward hooks': {
+    ...pass,
+    file: 'transformer/hooks',
+    from: `      const value = await this.fwd.run(x, inner, where);
+      if (isWanted) this.bwd.attachTo(value, inner, where);`,
+    to: `      if (isWanted) this.bwd.attachTo(x, inner, where);
+      const value = await this.fwd.run(x, inner, where);`,
+    fails: 'between the hooks of fwd and those of fwd2',
+  },
+  'hooks: nothing is wanted where nothing was recorded before': {
+    ...edits,
+    file: 'transformer/hooks',
+    from: '      if (isWanted) currentRecord()?.watch(x);\n',
+    to: '',
+  },
+  'sections: gradients inside are not seen': {
+    ...edits,
+    file: 'transformer/graph',
+    from: 'gradientPoint(hooks, point, layer))) return fused();',
+    to: "point === 'logits')) return fused();",
+  },
+  'sections: padding ends with the pass': {
+    ...pass,
+    file: 'transformer/graph',
+    from: 'for (const t of [this.#pad, ',
+    to: 'for (const t of [',
+    fails: 'with padding on either side',
+  },
+  'sections: positions end with the pass': {
+    ...pass,
+    file: 'transformer/graph',
+    from: 'if (t && this.scope.has(t)) record.hold(this.scope.keep(t));',
+    to: '',
+    fails: 'with the context of forward hooks',
+  },
+  'caches: gradients go into what earlier passes left': {
+    ...pass,
+    file: 'transformer/graph',
+    from: 'const all = caches.extend(layer, k.detach(), v.detach());',
+    to: 'const all = caches.extend(layer, k, v);',
+    fails: 'tokens behind those of a cache',
+  },
+  'passes: without grad, leaves in hooks are recorded': {
+    ...pass,
+    file: 'transformer/transformer',
+    from: 'options.record || options.hooks ? recordingIn(',
+    to: 'options.record ? recordingIn(',
+    fails: 'without grad nothing is recorded',
+  },
+  'passes: one that fails keeps its record': {
+    file: 'transformer/transformer',
+    test: 'transformer/gradients/gradients',
+    from: "        record.end('its pass failed');\n",
+    to: '',
+    fails: 'memory: nothing is left',
+  },
+  'parameters: queries, keys and values are exchanged': {
+    file: 'transformer/weights/state_dict',
+    test: 'transformer/goldens',
+    from: 'const own = all && (third === undefined ? all : thirdOf(all, third).clone());',
+    to: 'const own = all && (third === undefined ? all : thirdOf(all, (third + 1) % 3).clone());',
+    fails: 'gradients of all parameters',
+  },
 };
 
 /** The text of a mistake's file with the mistake in it. */
 export function planted(title) {
   const { file, from, to } = mistakes[title];
-  const text = readFileSync(join(root, 'src', 'engine', `${file}.ts`), 'utf8');
+  const text = readFileSync(join(root, 'src', `${file}.ts`), 'utf8');
   if (text.split(from).length !== 2) throw new Error(`${title}: ${file}.ts does not have, once: ${from}`);
   return text.replace(from, () => to);
 }
@@ -391,14 +631,14 @@ export function failures(title) {
     const hooks = pathToFileURL(join(here, 'replace.mjs')).href;
     const { status, signal, stdout } = spawnSync(
       process.execPath,
-      ['--import', hooks, join(compiled, 'test', 'engine', `${test}.test.js`)],
+      ['--import', hooks, join(compiled, 'test', `${test}.test.js`)],
       {
         encoding: 'utf8',
         timeout: 120_000,
         env: {
           ...process.env,
           NO_COLOR: '1',
-          PLANTED_MODULE: join(compiled, 'src', 'engine', `${file}.js`),
+          PLANTED_MODULE: join(compiled, 'src', `${file}.js`),
           PLANTED_TEXT: join(folder, 'planted.js'),
         },
       },
