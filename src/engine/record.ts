@@ -147,9 +147,14 @@ interface Mode {
 
 const modes = new AsyncLocalStorage<Mode>();
 
+/** Whether there ever was a leaf or a record. Before, nothing can be recorded; and modes make every await slower. */
+let isInUse = false;
+
 /** Calls `run`: operations on leaves join this record meanwhile, across awaits. Without one, nothing is recorded. */
-export const recordingIn = <T>(record: GradientRecord | undefined, run: () => T): T =>
-  modes.run({ ...(record && { record }), isBackward: modes.getStore()?.isBackward ?? false }, run);
+export function recordingIn<T>(record: GradientRecord | undefined, run: () => T): T {
+  if (!isInUse) return run();
+  return modes.run({ ...(record && { record }), isBackward: modes.getStore()?.isBackward ?? false }, run);
+}
 
 /** The record of the pass under way. */
 export const currentRecord = (): GradientRecord | undefined => modes.getStore()?.record;
@@ -168,6 +173,11 @@ export class GradientRecord {
   #ended: string | undefined;
   #isBusy = false;
   #results: Results | undefined;
+
+  /** @internal */
+  constructor() {
+    isInUse = true;
+  }
 
   /** @internal Why backward is no longer possible, or undefined while it is. */
   get ended(): string | undefined {
@@ -558,8 +568,9 @@ export function recordReplay<T extends Values, In extends readonly Operand[]>(
         if (needs[i]) steps.watch(alias);
         return alias;
       });
-      const made = await recordingIn(steps, () => replay(own as unknown as In));
+      let made: readonly T[] = [];
       try {
+        made = await recordingIn(steps, () => replay(own as unknown as In));
         const given = made.flatMap((output, i) => {
           const gradient = gradients[i];
           return gradient ? [[output.gradientWindow, gradient] as const] : [];
@@ -567,6 +578,7 @@ export function recordReplay<T extends Values, In extends readonly Operand[]>(
         return await steps.back(given, false, (left) => own.map((alias) => left.of(alias) as T | undefined));
       } finally {
         for (const output of made) output.dispose();
+        steps.dispose();
       }
     };
   });
@@ -598,6 +610,7 @@ export function requireGradient(x: Values): void {
   if (history instanceof GradientRecord) {
     throw new Error('requireGrad: the tensor must not be recorded already; detach().clone() makes one that is not');
   }
+  isInUse = true;
   x.storage.history = new Leaf(x.gradientWindow);
 }
 

@@ -63,9 +63,7 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
   }
   const result = out ?? x.make(shape);
   const rows = rowCount(shape);
-  const inputs = [x, w, bias, residual];
-  const prepare = backwardOf(x, w, bias, activation);
-  if (out) recordWrite('linear', out, inputs, prepare);
+  if (out) recordWrite('linear', out, [x, w, bias, residual], backwardOf(x, w, bias, activation));
   withContiguous([x, bias, residual], (x, bias, residual) =>
     device.run(
       'linear',
@@ -78,7 +76,9 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
       code,
     ),
   );
-  if (!out && hasHistory(x, w, bias, residual)) record('linear', [result], inputs, prepare);
+  if (!out && hasHistory(x, w, bias, residual)) {
+    record('linear', [result], [x, w, bias, residual], backwardOf(x, w, bias, activation));
+  }
   return result;
 }
 
