@@ -229,7 +229,7 @@ test('a condition that is edited afterwards', async () => {
 // ---- copies and fills
 
 test('clone, and to other floats', async () => {
-  await gradients(200, (rng) => {
+  await gradients(420, (rng) => {
     const shape = smallShape(rng);
     const dtype = rng.pick([undefined, 'float32', 'bfloat16', 'float16'] as const);
     return {
@@ -252,7 +252,7 @@ test('to integers and bools cuts', async () => {
 });
 
 test('copyFrom, with broadcasting, and fill, of all or a part', async () => {
-  await gradients(300, (rng): Check => {
+  await gradients(420, (rng): Check => {
     const shape = smallShape(rng);
     const part = anyPart(rng, shape);
     const isInside = isInsidePart(part, shape);

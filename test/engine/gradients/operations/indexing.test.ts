@@ -124,7 +124,7 @@ test('indexSelect, into new and given memory', async () => {
 });
 
 test('indexCopy: of equal indices the last one; sources that broadcast, convert or share the memory', async () => {
-  await gradients(300, (rng) => {
+  await gradients(420, (rng) => {
     const [shape, d] = anyDim(rng);
     const n = shape[d] as number;
     const kind = rng.pick(['new', 'in place', 'on itself'] as const);
@@ -159,7 +159,7 @@ test('indexCopy: of equal indices the last one; sources that broadcast, convert 
 });
 
 test('scatterAdd, with fewer indices than terms, and terms that share the memory', async () => {
-  await gradients(300, (rng) => {
+  await gradients(420, (rng) => {
     const [shape, d] = anyDim(rng);
     const n = shape[d] as number;
     const kind = rng.pick(['new', 'in place', 'on itself'] as const);
@@ -193,7 +193,7 @@ test('scatterAdd, with fewer indices than terms, and terms that share the memory
 });
 
 test('cat and stack', async () => {
-  await gradients(200, (rng) => {
+  await gradients(420, (rng) => {
     const shape = rng.shape(rng.integer(1, 5), { min: 1, max: 9, elements: 100 });
     const d = rng.integer(0, shape.length);
     const isStack = maybe(rng);
