@@ -9,7 +9,7 @@ import { checkBoolean, checkOptions, wrong } from './check.js';
 import type { Device } from './device.js';
 import { type DType, isFloat } from './dtype.js';
 import { Operand, type OperandWindow } from './operand.js';
-import { isContiguous, overlap, type Shape, sameShape, showShape } from './shape.js';
+import { isContiguous, overlap, type Shape, sameShape, sameWindow, showShape } from './shape.js';
 import type { Storage } from './storage.js';
 
 /** A tensor, as far as gradients are concerned: ops/tensor.ts lies above this file. */
@@ -142,7 +142,11 @@ interface Node {
 interface Mode {
   /** What operations on leaves join; without it, nothing is recorded. */
   readonly record?: GradientRecord;
-  readonly isBackward?: boolean;
+  readonly isBackward: boolean;
+  /** What surrounds this one. */
+  readonly outer: Mode | undefined;
+  /** Set when what it was for has ended: flows that nobody waited for may go on. */
+  isOver: boolean;
 }
 
 const modes = new AsyncLocalStorage<Mode>();
@@ -152,18 +156,42 @@ let isInUse = false;
 
 /** Calls `run`: operations on leaves join this record meanwhile, across awaits. Without one, nothing is recorded. */
 export function recordingIn<T>(record: GradientRecord | undefined, run: () => T): T {
-  if (!isInUse) return run();
-  return modes.run({ ...(record && { record }), isBackward: modes.getStore()?.isBackward ?? false }, run);
+  return isInUse ? inMode({ ...(record && { record }), isBackward: modeOf()?.isBackward ?? false }, run) : run();
+}
+
+function inMode<T>(mode: Pick<Mode, 'record' | 'isBackward'>, run: () => T): T {
+  const own: Mode = { ...mode, outer: modeOf(), isOver: false };
+  const end = () => {
+    own.isOver = true;
+  };
+  let isAsync = false;
+  try {
+    const result = modes.run(own, run);
+    isAsync = result instanceof Promise;
+    return isAsync ? ((result as Promise<unknown>).finally(end) as T) : result;
+  } finally {
+    if (!isAsync) end();
+  }
+}
+
+function modeOf(): Mode | undefined {
+  let mode = modes.getStore();
+  while (mode?.isOver) mode = mode.outer;
+  return mode;
 }
 
 /** The record of the pass under way. */
-export const currentRecord = (): GradientRecord | undefined => modes.getStore()?.record;
+export const currentRecord = (): GradientRecord | undefined => modeOf()?.record;
 
-/** What backward() returns, of the gradients of watched operands; there is none where the loss does not depend on one. */
-type Results = (gradientOf: (operand: Operand) => Values | undefined) => Map<string, Values>;
+/** Makes what backward() returns of the gradients of watched operands; there is none where the loss does not depend. */
+type MakeReturned = (gradientOf: (operand: Operand) => Values | undefined) => Map<string, Values>;
 
-const bothOf = (a: Results | undefined, b: Results | undefined): Results | undefined =>
-  a && b ? (of) => new Map([...a(of), ...b(of)]) : (a ?? b);
+/** What passes want backward() to return. */
+interface Returned {
+  /** Whose gradients they are: names are the same in all passes of one model. */
+  readonly owner: object;
+  readonly make: MakeReturned;
+}
 
 /** What a pass with gradients carries: the operations on its tensors, and what going back over them needs. */
 export class GradientRecord {
@@ -172,7 +200,7 @@ export class GradientRecord {
   #mergedInto: GradientRecord | undefined;
   #ended: string | undefined;
   #isBusy = false;
-  #results: Results | undefined;
+  #returned: Returned[] = [];
 
   /** @internal */
   constructor() {
@@ -191,22 +219,21 @@ export class GradientRecord {
     return root;
   }
 
-  /** @internal Wants the gradient of a tensor that nothing before it has to do with. */
+  /** @internal Wants the gradient of an operand where nothing else has it recorded: what is made of it is recorded. */
   watch(operand: Operand): void {
     const { storage } = operand;
     if (storage.history === undefined || storage.history instanceof Cut) storage.history = this.root;
   }
 
   /** @internal Frees something together with the record. */
-  hold<T extends { dispose(): void }>(thing: T): T {
-    this.root.#held.push(thing);
-    return thing;
+  hold(thing: { dispose(): void }): void {
+    if (this.ended === undefined) this.root.#held.push(thing);
+    else thing.dispose();
   }
 
-  /** @internal What backward() returns. */
-  resultsAre(results: Results): void {
-    const { root } = this;
-    root.#results = bothOf(root.#results, results);
+  /** @internal What backward() returns: gradients of `owner` by name, which add up over its passes. */
+  willReturn(owner: object, make: MakeReturned): void {
+    this.root.#returned.push({ owner, make });
   }
 
   /** @internal One record from two whose tensors an operation joins. */
@@ -218,10 +245,16 @@ export class GradientRecord {
     ];
     if (a === b) return a;
     for (const record of [a, b]) if (record.#isBusy) throw new Error(busy);
+    const owners = new Set([...a.#returned, ...b.#returned].map(({ owner }) => owner));
+    if (owners.size > 1) {
+      throw new Error(
+        "backward: gradients of the parameters of two models cannot be returned by name; grad: 'parameters' for one",
+      );
+    }
     // any order of the two will do: until now, no operation of one had to do with what the other one knows
     for (const node of b.#nodes) a.#nodes.push(node);
     a.#held.push(...b.#held);
-    a.#results = bothOf(a.#results, b.#results);
+    a.#returned.push(...b.#returned);
     b.#mergedInto = a;
     b.#nodes = [];
     b.#held = [];
@@ -270,7 +303,7 @@ export class GradientRecord {
     for (const thing of root.#held) thing.dispose();
     root.#nodes = [];
     root.#held = [];
-    root.#results = undefined;
+    root.#returned = [];
   }
 
   /**
@@ -280,14 +313,14 @@ export class GradientRecord {
   async back<T>(
     from: readonly (readonly [output: OperandWindow, gradient: Values])[],
     retain: boolean,
-    finish: (gradients: Gradients) => T,
+    finish: (gradients: GradientBuffers) => T,
   ): Promise<T> {
     if (this.#isBusy) {
       for (const [, gradient] of from) gradient.dispose();
       throw new Error(busy);
     }
     this.#isBusy = true;
-    const gradients = new Gradients();
+    const gradients = new GradientBuffers();
     let isDone = false;
     try {
       for (const [window, gradient] of from) {
@@ -298,6 +331,7 @@ export class GradientRecord {
         if (node.hook) await this.#show(node.hook, node.outputs[0] as OperandWindow, gradients);
         else await stepBack(node, gradients);
         if (!retain) release(node);
+        if (this.#ended !== undefined) throw new Error(gone(this.#ended));
       }
       const result = finish(gradients);
       isDone = true;
@@ -310,38 +344,42 @@ export class GradientRecord {
     }
   }
 
-  async #show(hook: GradientHook, window: OperandWindow, gradients: Gradients): Promise<void> {
+  async #show(hook: GradientHook, window: OperandWindow, gradients: GradientBuffers): Promise<void> {
     const own = gradients.at(window);
     if (!own) return;
     const given = own.shared();
     try {
       const result = await hook(given);
-      if (!showsTheSame(result, given)) own.copyFrom(result);
+      if (result.storage.memory !== given.storage.memory || !sameWindow(result, given)) own.copyFrom(result);
       if (result.storage.memory !== given.storage.memory) result.dispose();
     } finally {
       given.release('the hook it was given to has ended; keep a clone()');
     }
   }
 
-  /** @internal The results of a walk back, by name. */
-  results(gradients: Gradients): Map<string, Values> {
-    return this.#results?.((operand) => gradients.of(operand)) ?? new Map();
+  /** @internal What backward() returns after a walk back. */
+  returnedOf(gradients: GradientBuffers): Map<string, Values> {
+    const all = new Map<string, Values>();
+    for (const { make } of this.#returned) {
+      for (const [name, gradient] of make((operand) => gradients.of(operand))) {
+        const sum = all.get(name);
+        all.set(name, sum ? sum.add_(gradient) : gradient);
+        if (sum) gradient.dispose();
+      }
+    }
+    return all;
   }
 }
 
 const busy = 'backward: another backward() goes over the same record; wait for it first';
+const gone = (why: string): string =>
+  `backward: a record that the tensor depends on is gone: ${why}; what is only a value from then on needs detach()`;
 
 const release = (node: Node): void => {
   for (const value of node.kept) value.release();
 };
 
-const showsTheSame = (a: Values, b: Values): boolean =>
-  a.storage.memory === b.storage.memory &&
-  a.offset === b.offset &&
-  sameShape(a.shape, b.shape) &&
-  sameShape(a.strides, b.strides);
-
-async function stepBack(node: Node, gradients: Gradients): Promise<void> {
+async function stepBack(node: Node, gradients: GradientBuffers): Promise<void> {
   const given = node.outputs.map((window) => gradients.take(window));
   if (given.every((gradient) => gradient === undefined)) return;
   let made: readonly (Values | undefined)[] = [];
@@ -360,7 +398,7 @@ async function stepBack(node: Node, gradients: Gradients): Promise<void> {
 }
 
 /** The gradients of a walk back: for each storage a float32 tensor with an element for each of its own. */
-class Gradients {
+class GradientBuffers {
   readonly #buffers = new Map<Storage, Values>();
 
   /** A view of the gradient of a window, if there is one. */
@@ -434,6 +472,11 @@ const isWhole = ({ shape, strides, offset, elements }: OperandWindow): boolean =
   shape.reduce((product, n) => product * n, 1) === elements &&
   shape.every((n, d) => n === 1 || strides[d] !== 0);
 
+/** How an operation is noted that has no gradients, whatever its inputs are. */
+export const noGradients =
+  <T>(): Backward<T> =>
+  () => [];
+
 /** Whether gradients may have to do with one of these operands: if not, an operation on them need not be recorded. */
 export const hasHistory = (a: Operand | undefined, b?: Operand, c?: Operand, d?: Operand): boolean =>
   a?.storage.history !== undefined ||
@@ -449,7 +492,7 @@ export function isRecorded(operand: Operand | undefined): boolean {
 
 /** What an operation on these operands belongs to. A record that has ended wins: backward() must say so. */
 function historyOf(operands: readonly (Operand | undefined)[]): GradientRecord | Cut | undefined {
-  const mode = modes.getStore();
+  const mode = modeOf();
   if (mode && !mode.record) return undefined;
   let record: GradientRecord | undefined;
   let cut: Cut | undefined;
@@ -564,6 +607,7 @@ export function recordReplay<T extends Values, In extends readonly Operand[]>(
     return async (...gradients) => {
       const steps = new GradientRecord();
       const own = values.map(({ tensor }, i) => {
+        if (tensor.ended) throw new Error(`backward needs ${tensor}, which cannot be used: ${tensor.ended}`);
         const alias = tensor.detach();
         if (needs[i]) steps.watch(alias);
         return alias;
@@ -636,7 +680,7 @@ export async function backward(loss: Values, options: BackwardOptions): Promise<
   const { retain = false } = options;
   checkBoolean('backward', 'retain', retain);
   if (loss.ended) throw new Error(`backward: the tensor cannot be used: ${loss.ended}`);
-  if (modes.getStore()?.isBackward) throw new Error('backward: it cannot be called inside a backward pass');
+  if (modeOf()?.isBackward) throw new Error('backward: it cannot be called inside a backward pass');
   if (!isFloat(loss.dtype)) throw new TypeError(wrong('backward', 'the tensor', 'of floats', loss.dtype));
   const { shape } = loss;
   if (shape.some((n) => n !== 1)) {
@@ -652,14 +696,12 @@ export async function backward(loss: Values, options: BackwardOptions): Promise<
     throw new Error(`backward: the tensor depends on nothing that is recorded: ${why}`);
   }
   const record = history instanceof Leaf ? new GradientRecord() : history.root;
-  if (record.ended !== undefined) throw new Error(`backward: the tensor's record is gone: ${record.ended}`);
-  return recordingInBackward(() =>
+  if (record.ended !== undefined) throw new Error(gone(record.ended));
+  return inMode({ isBackward: true }, () =>
     record.back([[loss.gradientWindow, loss.make(shape, 'float32').fill(1)]], retain, (gradients) => {
-      const results = record.results(gradients);
+      const returned = record.returnedOf(gradients);
       gradients.leaves();
-      return results;
+      return returned;
     }),
   );
 }
-
-const recordingInBackward = <T>(run: () => T): T => modes.run({ isBackward: true }, run);

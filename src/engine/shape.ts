@@ -116,6 +116,10 @@ function extent({ shape, strides, offset }: Extent): [number, number] {
   return [offset, offset + last + 1];
 }
 
+/** Whether two windows on the same memory show the same elements in the same order. */
+export const sameWindow = (a: Extent, b: Extent): boolean =>
+  a.offset === b.offset && sameShape(a.shape, b.shape) && sameShape(a.strides, b.strides);
+
 /** Whether two windows on the same memory may have elements in common: whether their first to last elements do. */
 export function overlap(a: Extent, b: Extent): boolean {
   const [a0, a1] = extent(a);

@@ -5,6 +5,7 @@ import type { Device } from '../engine/device.js';
 import { indexCopyInPlace } from '../engine/ops/index_copy.js';
 import { indexSelect } from '../engine/ops/index_select.js';
 import { Tensor } from '../engine/ops/tensor.js';
+import { currentRecord } from '../engine/record.js';
 import { showShape } from '../engine/shape.js';
 import { extended, inChain, placed } from './hook_chain.js';
 import { checkedPlace, type Hook, Hooks, type PartialHookContext } from './hooks.js';
@@ -55,7 +56,11 @@ export class AtPositions extends Hooks {
         const result = await super.run(part, extended(inner, values), place);
         if (!view) scatter(x, block, result);
         else if (result !== view) view.copyFrom(result);
-        scope.free(result, part, ...made);
+        scope.free(result, part);
+        // backward hooks inside have the same context later
+        const record = currentRecord();
+        if (record) for (const tensor of made) tensor && record.hold(scope.keep(tensor));
+        else scope.free(...made);
       }
       return x;
     });

@@ -1,7 +1,7 @@
 // The gradients of a scalar at locations of a pass: backward hooks that keep what they see.
 import { checkObject, checkOptions, describe, type OptionNames, wrong } from '../engine/check.js';
 import { Tensor } from '../engine/ops/tensor.js';
-import type { GradientRecord } from '../engine/record.js';
+import { addGradientHook, currentRecord, GradientRecord, leafOf, recordingIn } from '../engine/record.js';
 import { disposeAll } from '../engine/scope.js';
 import { checkHooks } from './hook_places.js';
 import { AtLayers, AutoencoderHooks, type HookFunction, TransformerHooks } from './hooks.js';
@@ -19,7 +19,7 @@ export interface LatentSpace {
 export interface GradientsOptions {
   /**
    * The scalar, made of the logits [batch, seq, vocabulary], or of the values at the locations of `at`. It is freed
-   * afterwards, as are the logits; the values are not.
+   * afterwards, as are the logits, unless it is one of the values or a leaf.
    */
   of: (pass: { logits: Tensor; values: ReadonlyMap<string, Tensor> }) => Tensor | Promise<Tensor>;
   /** Locations as for activations(), and with `/latents` behind it one that has an autoencoder. */
@@ -34,7 +34,10 @@ export interface GradientsOptions {
   hooks?: TransformerHooks;
 }
 
-/** By location, in the order of `at`: float32 gradients, and the values beside them. All are the caller's to free. */
+/**
+ * By location, in the order of `at`: the values behind all forward hooks of the point, and the float32 gradients of
+ * these, which no backward hook of the point has edited. All are the caller's to free.
+ */
 export interface Gradients {
   readonly values: Map<string, Tensor>;
   readonly gradients: Map<string, Tensor>;
@@ -44,18 +47,13 @@ const gradientsOptions: OptionNames<GradientsOptions> = {
   ...{ of: true, at: true, autoencoders: true, pad: true, hooks: true },
 };
 
-/** A recorded pass with these hooks, which returns the values at the locations. */
-export type RecordedPass = (
-  hooks: TransformerHooks,
-  locations: readonly string[],
-) => Promise<{ logits: Tensor; values: Map<string, Tensor>; record: GradientRecord }>;
-
 const suffix = '/latents';
 
+/** `pass` runs a pass with these hooks, recorded in this record, and returns its logits. */
 export async function gradientsAt(
   config: TransformerConfig,
   options: GradientsOptions,
-  pass: RecordedPass,
+  pass: (hooks: TransformerHooks, record: GradientRecord) => Promise<Tensor>,
 ): Promise<Gradients> {
   checkOptions('gradients', options, gradientsOptions);
   const { of, at, hooks = new TransformerHooks(), autoencoders = {} } = options;
@@ -63,53 +61,76 @@ export async function gradientsAt(
   checkHooks('gradients', hooks, config);
   const spliced = checkedAutoencoders(autoencoders, config);
   const names = checkedLocations(at, spliced, config);
+  const found = new Found(names);
   const own = hooks.clone();
-  const latents = new Map<string, Tensor>();
-  const gradients = new Map<string, Tensor>();
-  const keepIn =
-    (map: Map<string, Tensor>, name: string): HookFunction =>
-    (x) => {
-      map.get(name)?.dispose();
-      map.set(name, x.clone());
-    };
   for (const [location, { encode, decode }] of spliced) {
     const inside = new AutoencoderHooks({ encode, decode, addError: true });
-    const name = location + suffix;
-    if (names.includes(name)) {
-      inside.latents.appendFwd(keepIn(latents, name)).appendBwd(keepIn(gradients, name));
-    }
+    if (names.includes(location + suffix)) inside.latents.appendFwd2(found.hook(location + suffix));
     attach(own, location, 'fwd', inside);
   }
-  const locations = names.filter((name) => !name.endsWith(suffix));
-  for (const location of locations) attach(own, location, 'bwd', keepIn(gradients, location));
+  for (const name of names) if (!name.endsWith(suffix)) attach(own, name, 'fwd2', found.hook(name));
 
-  const { logits, values, record } = await pass(own, locations).catch((error) => {
-    disposeAll(...latents.values());
-    throw error;
-  });
+  const record = new GradientRecord();
+  let logits: Tensor | undefined;
   try {
-    const found = new Map(names.map((name) => [name, (values.get(name) ?? latents.get(name)) as Tensor]));
-    const scalar: unknown = await of({ logits, values: found });
+    logits = await pass(own, record);
+    const given = { logits, values: found.values };
+    const scalar: unknown = await recordingIn(record, () => of(given));
     if (!(scalar instanceof Tensor)) {
       throw new TypeError(wrong('gradients', 'of', 'a function that returns a scalar tensor', describe(scalar)));
     }
     try {
       await scalar.backward();
     } finally {
-      scalar.dispose();
+      if (![...found.values.values()].includes(scalar) && !leafOf(scalar)) scalar.dispose();
     }
-    for (const value of found.values()) value.storage.history = undefined; // its record is gone
-    const ofLocation = (name: string, x: Tensor) => gradients.get(name) ?? x.make(x.shape, 'float32').fill(0);
-    return {
-      values: found,
-      gradients: new Map([...found].map(([name, x]) => [name, ofLocation(name, x)])),
-    };
+    return found.result();
   } catch (error) {
-    disposeAll(...values.values(), ...latents.values(), ...gradients.values());
+    found.dispose();
     throw error;
   } finally {
-    logits.dispose();
-    record.dispose();
+    logits?.dispose();
+    record.end('gradients() has freed it');
+  }
+}
+
+/** Values and gradients at locations, as a pass comes by. */
+class Found {
+  readonly #names: readonly string[];
+  readonly #values = new Map<string, Tensor>();
+  readonly #gradients = new Map<string, Tensor>();
+
+  constructor(names: readonly string[]) {
+    this.#names = names;
+  }
+
+  /** In the order of the names. */
+  get values(): Map<string, Tensor> {
+    return new Map(this.#names.map((name) => [name, this.#values.get(name) as Tensor]));
+  }
+
+  /** Keeps the value that it sees, and its gradient. */
+  hook(name: string): HookFunction {
+    return (x) => {
+      currentRecord()?.watch(x); // a constant of the user's hooks as well
+      addGradientHook(x, async (gradient) => {
+        this.#gradients.set(name, gradient.clone());
+        return gradient;
+      });
+      this.#values.set(name, x.clone()); // behind the hook, which sees what a scalar of the values wants
+    };
+  }
+
+  result(): Gradients {
+    const { values } = this;
+    for (const value of values.values()) value.storage.history = undefined; // its record is gone
+    const zeros = (x: Tensor) => x.make(x.shape, 'float32').fill(0);
+    const gradientOf = (name: string, x: Tensor) => this.#gradients.get(name) ?? zeros(x);
+    return { values, gradients: new Map([...values].map(([name, x]) => [name, gradientOf(name, x)])) };
+  }
+
+  dispose(): void {
+    disposeAll(...this.#values.values(), ...this.#gradients.values());
   }
 }
 
@@ -117,7 +138,7 @@ export async function gradientsAt(
 function attach(
   hooks: TransformerHooks,
   location: string,
-  list: 'fwd' | 'bwd',
+  list: 'fwd' | 'fwd2',
   hook: HookFunction | AutoencoderHooks,
 ): void {
   const { point, layer } = parseLocation(location);

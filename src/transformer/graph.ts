@@ -151,6 +151,8 @@ class Pass {
   readonly #end: number;
   #pad: Tensor | undefined; // bool [B, T]; undefined without padding
   #contexts: { queries?: PartialHookContext; keys?: PartialHookContext } = {};
+  /** The hooks as they were when the first section with gradients inside was computed. */
+  #hooksOfSections: TransformerHooks | undefined;
 
   constructor(options: PassOptions) {
     this.#options = options;
@@ -266,7 +268,7 @@ class Pass {
     { x, update }: Stream,
   ): Steps<{ x: Tensor; normed: Tensor }> {
     const s = this.scope;
-    if (!update) return { x, normed: yield* this.#normed(prefix, layer, kernel, gain, bias, x) };
+    if (!update) return { x, normed: yield* this.#normed(prefix, layer, kernel, x, gain, bias) };
     const { delta, sum } = update;
     const [whole, normed] = this.#section(
       [...insideNorm(prefix, layer), sum],
@@ -277,7 +279,7 @@ class Pass {
       },
       function* (pass, x, delta, gain, bias) {
         const whole = yield pass.#point(sum.point, pass.scope.add(x.add(delta)), sum.layer);
-        return [whole, yield* pass.#normed(prefix, layer, kernel, gain, bias, whole)];
+        return [whole, yield* pass.#normed(prefix, layer, kernel, whole, gain, bias)];
       },
     );
     s.free(x, delta);
@@ -288,24 +290,24 @@ class Pass {
     prefix: NormId,
     layer: number | undefined,
     kernel: 'fused' | 'open',
+    x: Tensor,
     gain: Tensor,
     bias: Tensor,
-    x: Tensor,
   ): Steps<Tensor> {
-    if (kernel === 'open') return yield* this.#openNorm(prefix, layer, gain, bias, x);
+    if (kernel === 'open') return yield* this.#openNorm(prefix, layer, x, gain, bias);
     const [normed] = this.#section(
       insideNorm(prefix, layer),
-      [gain, bias, x],
+      [x, gain, bias],
       () => [layerNorm(x, gain, bias, { eps })],
-      function* (pass, gain, bias, x) {
-        return [yield* pass.#openNorm(prefix, layer, gain, bias, x)];
+      function* (pass, x, gain, bias) {
+        return [yield* pass.#openNorm(prefix, layer, x, gain, bias)];
       },
     );
     return this.scope.add(normed);
   }
 
   /** Layer norm in steps, in float32 throughout, as in the original. */
-  *#openNorm(prefix: NormId, layer: number | undefined, gain: Tensor, bias: Tensor, x: Tensor): Steps<Tensor> {
+  *#openNorm(prefix: NormId, layer: number | undefined, x: Tensor, gain: Tensor, bias: Tensor): Steps<Tensor> {
     const s = this.scope;
     const wide = s.add(x.to('float32'));
     const mean = s.add(wide.mean(-1, { keepDim: true })); // B S 1
@@ -453,7 +455,8 @@ class Pass {
     const { record, hooks } = this.#options;
     if (!record || !points.some(({ point, layer }) => gradientPoint(hooks, point, layer))) return fused();
     const outputs = recordingIn(undefined, fused);
-    this.#contextOf('attn.qk_probs'); // while the caches are as the pass found them
+    this.#contextOf('attn.qk_probs'); // makes both contexts, while the caches are as the pass found them
+    this.#hooksOfSections ??= hooks?.clone();
     recordReplay(outputs, inputs, async (again) => {
       const pass = this.#replica();
       try {
@@ -468,8 +471,10 @@ class Pass {
 
   /** A pass that goes through a part of this one again, for gradients alone. */
   #replica(): Pass {
-    const { wanted, ...options } = this.#options;
-    const pass = new Pass(options);
+    const { wanted, hooks, ...options } = this.#options;
+    const own = this.#hooksOfSections;
+    const pass = new Pass({ ...options, ...(own && { hooks: own }) });
+    pass.#hooksOfSections = own;
     pass.#pad = this.#pad;
     pass.#contexts = this.#contexts;
     return pass;

@@ -495,10 +495,9 @@ export class FwdBwdHooks extends HookCollection {
   /** @internal */
   async run(x: Tensor, context: PartialHookContext, where: string): Promise<Tensor> {
     return inChain(x, context, where, async (inner) => {
-      const isWanted = this.bwd.watches(context.layer);
-      if (isWanted) currentRecord()?.watch(x);
+      if (this.bwd.watches(context.layer)) currentRecord()?.watch(x);
       const value = await this.fwd.run(x, inner, where);
-      if (isWanted) this.bwd.attachTo(value, inner, where);
+      this.bwd.attachTo(value, inner, where);
       return this.fwd2.run(value, inner, where);
     });
   }

@@ -14,7 +14,6 @@ import type { DType } from '../engine/dtype.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import { checkRecordable, GradientRecord, recordingIn } from '../engine/record.js';
-import { disposeAll } from '../engine/scope.js';
 import { checkFetchOptions, type FetchOptions, fetchBlobs } from '../files/blob/blob.js';
 import { isBlobUrl } from '../files/blob/blob_address.js';
 import type { HostTensor } from '../files/host_tensor.js';
@@ -288,7 +287,7 @@ export class Transformer {
     pad: Pad | undefined,
     hooks: TransformerHooks | undefined,
     plan: PassPlan,
-    wanted: readonly string[],
+    wanted: readonly string[] | undefined,
     record?: GradientRecord,
   ): ReturnType<typeof runPass> {
     await this.#waitForDevice();
@@ -299,7 +298,7 @@ export class Transformer {
       plan,
       input,
       keyPositions: input.tokenPositions,
-      wanted: new Set(wanted),
+      ...(wanted ? { wanted: new Set(wanted) } : {}),
       ...(hooks ? { hooks } : {}),
       ...(record ? { record } : {}),
     });
@@ -314,16 +313,10 @@ export class Transformer {
    */
   async gradients(tokens: Tokens, options: GradientsOptions): Promise<Gradients> {
     checkRecordable('gradients', this.device);
-    return gradientsAt(this.config, options, async (hooks, locations) => {
-      const record = new GradientRecord();
-      try {
-        const { last, ...plan } = planPass(this.config.nLayers, hooks, locations.length > 0 ? locations : undefined);
-        const { logits, values } = await this.#values('gradients', tokens, options.pad, hooks, plan, locations, record);
-        return { logits: logits as Tensor, values, record };
-      } catch (error) {
-        record.end('its pass failed');
-        throw error;
-      }
+    return gradientsAt(this.config, options, async (hooks, record) => {
+      const plan = planPass(this.config.nLayers, hooks);
+      const { logits } = await this.#values('gradients', tokens, options.pad, hooks, plan, undefined, record);
+      return logits as Tensor;
     });
   }
 
@@ -377,7 +370,9 @@ export class Transformer {
     const before = this.#layers;
     this.#layers = foldNorms(before);
     for (const { ln1, qkv, ln2, mlpIn } of before) {
-      disposeAll(ln1.gain, ln1.bias, qkv.w, qkv.bias, ln2.gain, ln2.bias, mlpIn.w, mlpIn.bias);
+      for (const weight of [ln1.gain, ln1.bias, qkv.w, qkv.bias, ln2.gain, ln2.bias, mlpIn.w, mlpIn.bias]) {
+        weight.release('simplify() has put another one in its place');
+      }
     }
     this.#digest = undefined;
   }
@@ -406,7 +401,7 @@ export class Transformer {
   #watched(record: GradientRecord): Weights {
     const weights = watchedWeights(this.#current, record);
     const { config, nVocab } = this;
-    record.resultsAre((gradientOf) => {
+    record.willReturn(this, (gradientOf) => {
       const ofWeight = (weight: Tensor | PackedMatrix) => gradientOf(weight) as Tensor | undefined;
       return parameterGradients(weights, config, nVocab, ofWeight);
     });

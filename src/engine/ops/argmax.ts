@@ -1,6 +1,6 @@
 // The index of the largest or smallest value, over one dimension or all.
 import { checkBoolean, checkedDim, checkOperands, checkOptions, wrong } from '../check.js';
-import { hasHistory, record } from '../record.js';
+import { hasHistory, noGradients, record } from '../record.js';
 import { maxIndexed, showShape } from '../shape.js';
 import { type ReduceOptions, reduceOptions } from './reduce.js';
 import type { Tensor } from './tensor.js';
@@ -34,7 +34,7 @@ function indexOf(
     run(flat);
     if (flat.storage !== x.storage) flat.dispose();
   }
-  if (hasHistory(x)) record<Tensor>(operation, [out], [x], () => () => []);
+  if (hasHistory(x)) record<Tensor>(operation, [out], [x], noGradients);
   return keepDim ? out.transferTo(x.shape.map((size, other) => (d === undefined || other === d ? 1 : size))) : out;
 }
 

@@ -1,6 +1,6 @@
 // Chooses an index from each row of probabilities or logits, where they lie.
 import { checkDType, checkOperands, checkShape, wrong } from '../check.js';
-import { recordWrite } from '../record.js';
+import { noGradients, recordWrite } from '../record.js';
 import { maxIndexed, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import { checkWritable, overlaps } from './overlap.js';
@@ -31,7 +31,7 @@ export function chooseIndex(out: Tensor, x: Tensor, random?: Tensor): void {
     checkShape('chooseIndex', 'random', random.shape, [rows, 2], 'two words for each row of x');
     checkDType('chooseIndex', 'random', random, 'int32');
   }
-  recordWrite<Tensor>('chooseIndex', out, [x], () => () => []);
+  recordWrite<Tensor>('chooseIndex', out, [x], noGradients);
   // Rows of x may lie apart, as those of the last tokens do.
   const fits = (t: Tensor) => (t === x ? n === 1 || t.strides[1] === 1 : t.isContiguous && !overlaps(out, t));
   withContiguous([x, random], (values, words) => device.run('chooseIndex', out, values as Tensor, words ?? null), fits);

@@ -1,7 +1,7 @@
 // Comparisons, and the logic of what they give, with broadcasting.
 import { checkDType, checkOperands } from '../check.js';
 import { promote } from '../dtype.js';
-import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
+import { hasHistory, noGradients, record, recordWrite } from '../record.js';
 import { checkSides, type Side } from './binary.js';
 import { checkWritable, withSafeInput } from './overlap.js';
 import type { Tensor } from './tensor.js';
@@ -9,9 +9,6 @@ import { broadcastTo, broadcastTogether } from './views.js';
 
 const kinds = { eq: 0, ne: 1, lt: 2, le: 3, gt: 4, ge: 5, and: 6, or: 7 } as const; // CompareKind in native/ops.h
 type Kind = keyof typeof kinds;
-
-/** It is constant but for its jumps, and has no gradient. */
-const noGradients: Prepare<Tensor> = () => () => [];
 
 function compare(kind: Kind, a: Tensor, x: Side, operation: string = kind): Tensor {
   const device = checkSides(kind, a, x);

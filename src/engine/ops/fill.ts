@@ -1,7 +1,7 @@
 // Fills a tensor with one value.
 import { checkNumber, checkOperands, wrong } from '../check.js';
 import type { DType } from '../dtype.js';
-import { recordWrite } from '../record.js';
+import { noGradients, recordWrite } from '../record.js';
 import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
 
@@ -9,7 +9,7 @@ export function fill(t: Tensor, value: number): void {
   checkOperands('fill', { tensor: t });
   checkWritable('fill', 'the tensor', t);
   checkFillValue('fill', t.dtype, value);
-  recordWrite<Tensor>('fill', t, [], () => () => []);
+  recordWrite<Tensor>('fill', t, [], noGradients);
   t.device.run('fill', t, value);
 }
 

@@ -31,9 +31,13 @@ export function gather(x: Tensor, dim: number, index: Indices): Tensor {
     if (hasHistory(x)) {
       record('gather', [out], [x], (keep) => {
         const places = keep(own);
-        return (g) => [g?.make(x.shape).fill(0).scatterAdd_(d, places.tensor, g)];
+        return (g) => [gradientOfGathered(x.shape, d, places.tensor, g as Tensor)];
       });
     }
     return out;
   });
 }
+
+/** The gradient of a tensor of this shape, from that of its elements that `index` names along dimension d. */
+export const gradientOfGathered = (shape: Shape, d: number, index: Tensor, gradient: Tensor): Tensor =>
+  gradient.make(shape).fill(0).scatterAdd_(d, index, gradient);

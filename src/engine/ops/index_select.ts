@@ -2,6 +2,7 @@
 import { checkedDim, checkedShape, checkOperands } from '../check.js';
 import { recordWrite } from '../record.js';
 import type { Shape } from '../shape.js';
+import { gradientOfGathered } from './gather.js';
 import { type IndexList, withIndexList } from './indices.js';
 import type { Tensor } from './tensor.js';
 import { dimFirst } from './views.js';
@@ -39,5 +40,5 @@ export function gradientOfSelected(shape: Shape, d: number, list: Tensor, gradie
     gradient.shape,
     gradient.shape.map((_, other) => (other === d ? step : 0)),
   );
-  return gradient.make(shape).fill(0).scatterAdd_(d, index, gradient);
+  return gradientOfGathered(shape, d, index, gradient);
 }

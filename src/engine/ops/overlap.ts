@@ -2,7 +2,7 @@
 // overwritten.
 
 import { wrong } from '../check.js';
-import { overlap, sameShape, showShape } from '../shape.js';
+import { overlap, sameWindow as sameExtent, showShape } from '../shape.js';
 import type { Tensor } from './tensor.js';
 
 export const overlaps = (a: Tensor, b: Tensor): boolean => a.storage.memory === b.storage.memory && overlap(a, b);
@@ -15,11 +15,7 @@ export function checkWritable(operation: string, argument: string, x: Tensor): v
 }
 
 /** Whether both show the same elements of the same memory in the same order. */
-export const sameWindow = (a: Tensor, b: Tensor): boolean =>
-  a.storage.memory === b.storage.memory &&
-  a.offset === b.offset &&
-  sameShape(a.shape, b.shape) &&
-  sameShape(a.strides, b.strides);
+export const sameWindow = (a: Tensor, b: Tensor): boolean => a.storage.memory === b.storage.memory && sameExtent(a, b);
 
 /** Calls body with x, or with a copy of x where writing `out` would change x under way. */
 export function withSafeInput(out: Tensor, x: Tensor, body: (x: Tensor) => void): void {

@@ -79,7 +79,12 @@ export class PackedMatrix extends Operand {
   }
 
   dispose(): void {
-    this.storage.release('it was disposed');
+    this.release('it was disposed');
+  }
+
+  /** @internal Ends it; using it afterwards throws `reason`. */
+  release(reason: string): void {
+    this.storage.release(reason);
   }
 
   [Symbol.dispose](): void {

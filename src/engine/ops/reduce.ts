@@ -12,6 +12,7 @@ import { type DType, floatDType } from '../dtype.js';
 import { type Backward, hasHistory, type Keep, record } from '../record.js';
 import { withTemporaries } from '../scope.js';
 import { type Shape, showShape } from '../shape.js';
+import { gradientOfGathered } from './gather.js';
 import type { Tensor } from './tensor.js';
 import { dimsLast } from './views.js';
 
@@ -68,28 +69,23 @@ function backwardOf(
   keep: Keep<Tensor>,
 ): Backward<Tensor> {
   const { shape } = x;
-  const kept = shape.map((n, d) => (dims.includes(d) ? 1 : n));
+  const keptShape = shape.map((n, d) => (dims.includes(d) ? 1 : n));
   const n = dims.reduce((product, d) => product * (shape[d] as number), 1);
-  if (kind === 'sum' || x.size === 0) return (g) => [g?.reshape(kept)];
-  if (kind === 'mean') return (g) => [g?.reshape(kept).div(n)];
+  if (kind === 'sum' || x.size === 0) return (g) => [g?.reshape(keptShape)];
+  if (kind === 'mean') return (g) => [g?.reshape(keptShape).div(n)];
   if (kind === 'any' || kind === 'all') return () => [];
   if (isOne && (kind === 'max' || kind === 'min')) {
     const [d] = dims as [number];
     const rows = x.detach();
     using at = kind === 'max' ? rows.argmax(d, { keepDim: true }) : rows.argmin(d, { keepDim: true });
     const index = keep(at);
-    return (g) => [
-      (g as Tensor)
-        .make(shape)
-        .fill(0)
-        .scatterAdd_(d, index.tensor, (g as Tensor).reshape(kept)),
-    ];
+    return (g) => [gradientOfGathered(shape, d, index.tensor, (g as Tensor).reshape(keptShape))];
   }
   const input = keep(x);
-  const extreme = kind === 'max' || kind === 'min' ? keep(out.reshape(kept)) : undefined;
+  const extreme = kind === 'max' || kind === 'min' ? keep(out.reshape(keptShape)) : undefined;
   return (g) =>
     withTemporaries((own) => {
-      const gradient = (g as Tensor).reshape(kept);
+      const gradient = (g as Tensor).reshape(keptShape);
       if (extreme) {
         const isExtreme = own(input.tensor.eq(extreme.tensor));
         const count = own(isExtreme.sum(dims, { keepDim: true }));

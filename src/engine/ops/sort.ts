@@ -2,6 +2,7 @@
 import { checkBoolean, checkedDim, checkOperands, checkOptions, type OptionNames, wrong } from '../check.js';
 import { hasHistory, record } from '../record.js';
 import { maxIndexed, showShape } from '../shape.js';
+import { gradientOfGathered } from './gather.js';
 import type { Tensor } from './tensor.js';
 import { dimLast, fromDimLast } from './views.js';
 
@@ -34,12 +35,7 @@ export function sort(x: Tensor, dim = -1, options: SortOptions = {}): { values: 
   if (hasHistory(x)) {
     record('sort', [result.values, result.indices], [x], (keep) => {
       const at = keep(result.indices);
-      return (g) => [
-        (g as Tensor)
-          .make(x.shape)
-          .fill(0)
-          .scatterAdd_(d, at.tensor, g as Tensor),
-      ];
+      return (g) => [gradientOfGathered(x.shape, d, at.tensor, g as Tensor)];
     });
   }
   return result;

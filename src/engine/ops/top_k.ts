@@ -3,6 +3,7 @@ import { checkBoolean, checkInteger, checkOperands, checkOptions, checkRank, wro
 import { type Backward, hasHistory, type Keep, record } from '../record.js';
 import { withTemporaries } from '../scope.js';
 import { maxIndexed, showShape } from '../shape.js';
+import { gradientOfGathered } from './gather.js';
 import type { Tensor } from './tensor.js';
 
 const width = (x: Tensor): number => x.shape[x.shape.length - 1] as number;
@@ -21,12 +22,7 @@ export function topK(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   if (hasHistory(x)) {
     record('topk', [values, indices], [x], (keep) => {
       const at = keep(indices);
-      return (g) => [
-        (g as Tensor)
-          .make(x.shape)
-          .fill(0)
-          .scatterAdd_(-1, at.tensor, g as Tensor),
-      ];
+      return (g) => [gradientOfGathered(x.shape, -1, at.tensor, g as Tensor)];
     });
   }
   return { values, indices };
@@ -44,7 +40,7 @@ function backwardOfMask(x: Tensor, k: number, relu: boolean, out: Tensor, keep: 
       const { values, indices } = topK(kept.tensor, k);
       own(values);
       const left = own((g as Tensor).gather(-1, own(indices)));
-      return [(g as Tensor).make(x.shape).fill(0).scatterAdd_(-1, indices, left)];
+      return [gradientOfGathered(x.shape, -1, indices, left)];
     });
 }
 

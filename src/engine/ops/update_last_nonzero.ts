@@ -1,6 +1,6 @@
 // Counts for how long each latent of an autoencoder has been zero.
 import { checkDType, checkOperands, checkRank, checkShape } from '../check.js';
-import { recordWrite } from '../record.js';
+import { noGradients, recordWrite } from '../record.js';
 import { rowCount } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import { checkWritable } from './overlap.js';
@@ -17,6 +17,6 @@ export function updateLastNonzero(stats: Tensor, latents: Tensor): void {
   checkShape('updateLastNonzero', 'stats', stats.shape, [n], 'the columns of latents');
   checkDType('updateLastNonzero', 'stats', stats, 'int32');
   checkWritable('updateLastNonzero', 'stats', stats);
-  recordWrite<Tensor>('updateLastNonzero', stats, [], () => () => []);
+  recordWrite<Tensor>('updateLastNonzero', stats, [], noGradients);
   withContiguous([latents], (rows) => device.run('updateLastNonzero', stats, rows.reshape(rowCount(rows.shape), n)));
 }

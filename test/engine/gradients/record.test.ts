@@ -205,7 +205,8 @@ check('what backward() cannot begin from', async () => {
 
 check('a record that has ended says why', async () => {
   using v = leaf([1, 2]);
-  const gone = (why: string) => new RegExp(`^backward: the tensor's record is gone: ${why}`);
+  const gone = (why: string) =>
+    new RegExp(`^backward: a record that the tensor depends on is gone: ${why}.*detach\\(\\)$`);
   {
     using loss = v.sum();
     await loss.backward();
@@ -589,10 +590,11 @@ check('a record returns the gradients of what it watches; two that were joined r
   using v = leaf([1, 2]);
   using w = tensor([3, 4]);
   using u = tensor([5, 6]);
-  const watching = (name: string, x: Tensor): Tensor => {
+  const owner = {};
+  const watching = (name: string, x: Tensor, of: object = owner): Tensor => {
     const own = new GradientRecord();
     own.watch(x);
-    own.resultsAre((of) => {
+    own.willReturn(of, (of) => {
       const gradient = of(x);
       return new Map(gradient && [[name, gradient]]);
     });
@@ -620,6 +622,92 @@ check('a record returns the gradients of what it watches; two that were joined r
   using product = a.mul(b);
   using loss = product.sum();
   assert.equal(await read(await loss.backward()), { w: [1 * 5, 2 * 12 * 1], u: [3 * 1, 8 * 2] });
+  for (const x of [w, u]) x.storage.history = undefined;
+});
+
+check('gradients of one name add up over passes of one model; those of two models cannot be joined', async () => {
+  using v = leaf([1, 2]);
+  const owner = {};
+  const watching = (x: Tensor, of: object): Tensor => {
+    const own = new GradientRecord();
+    own.watch(x);
+    own.willReturn(of, (of) => new Map([['x', of(x) as Tensor]]));
+    return x.mul(v);
+  };
+  using w = tensor([3, 4]);
+  using u = tensor([5, 6]);
+  {
+    using a = watching(w, owner);
+    using b = watching(u, owner);
+    using sum = a.add(b);
+    using loss = sum.sum();
+    const returned = await loss.backward();
+    using x = returned.get('x') as Tensor;
+    assert.equal(await numbers(x), [2, 4]);
+    for (const x of [w, u]) x.storage.history = undefined;
+  }
+  using a = watching(w, owner);
+  using b = watching(u, {});
+  throws(
+    () => recordOf(a).join(recordOf(b)),
+    Error,
+    /gradients of the parameters of two models cannot be returned by name/,
+  );
+  for (const x of [a, b]) recordOf(x).dispose();
+});
+
+check('a record that is disposed while it is gone over ends the backward with an error', async () => {
+  using v = leaf([1, 2]);
+  using y = v.mul(2);
+  recordOf(y).addHook(y, async (g) => {
+    recordOf(y).dispose();
+    return g;
+  });
+  using z = y.mul(v);
+  using all = z.sum();
+  await rejects(all.backward(), Error, /a record that the tensor depends on is gone: it was disposed/);
+  assert.is(v.grad, undefined);
+});
+
+check('what a record that has ended is to hold is freed at once', async () => {
+  const record = new GradientRecord();
+  record.dispose();
+  const held = tensor([1]);
+  record.hold(held);
+  assert.match(String(held), /ended/);
+});
+
+check('a flow that goes on after its pass is outside of it', async () => {
+  using v = leaf([1, 2]);
+  using first = v.sum();
+  recordOf(first).dispose();
+  let goesOn: Promise<unknown> = Promise.resolve();
+  await recordingIn(undefined, async () => {
+    goesOn = (async () => {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      using loss = v.sum();
+      await loss.backward();
+    })();
+  });
+  await goesOn;
+  assert.equal(await numbers(v.grad), [1, 1]);
+});
+
+check('memory that is written all over begins anew, whatever was there before', async () => {
+  using v = leaf([1, 2]);
+  using buffer = tensor([0, 0]);
+  for (let pass = 1; pass <= 2; pass++) {
+    using y = v.mul(3);
+    buffer.copyFrom(y);
+    using loss = buffer.sum();
+    await loss.backward();
+    assert.equal(await numbers(v.grad), [3 * pass, 3 * pass]);
+  }
+  buffer.add_(1);
+  using w = leaf([1, 1]);
+  using z = buffer.mul(w);
+  using later = z.sum();
+  await rejects(later.backward(), Error, /is gone: backward\(\) has freed it/);
 });
 
 // ---- hooks and operations

@@ -1,5 +1,5 @@
-// gradients(): values and gradients at locations, latents among them. Oracle: activations(), backward hooks of the same
-// pass, and the derivative along a direction, measured.
+// gradients(): values and gradients at locations, latents among them. Oracle: the original in PyTorch, and the derivative
+// along a direction, measured.
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { Autoencoder } from '../../../src/autoencoder/autoencoder.js';
@@ -23,7 +23,7 @@ const xf = await Transformer.load(g.folder, { device });
 const nextTokens = rows.map((row) => row.slice(1));
 const loss = ({ logits }: { logits: Tensor }) => crossEntropy(logits.slice(1, 0, -1), nextTokens);
 
-test('each location: its value as activations() gives it, and the gradient that a backward hook sees', async () => {
+test('each location: its value and its gradient', async () => {
   const at = [
     'logits',
     '*/mlp/pre_act',
@@ -34,7 +34,6 @@ test('each location: its value as activations() gives it, and the gradient that 
     '2/resid/ln_mlp/scale',
   ];
   const { values, gradients } = await xf.gradients(rows, { of: loss, at });
-  const expected = await xf.activations(rows, at);
   const names = at.flatMap((name) =>
     name.startsWith('*') ? [0, 1, 2].map((l) => name.replace('*', String(l))) : name,
   );
@@ -42,13 +41,14 @@ test('each location: its value as activations() gives it, and the gradient that 
   assert.equal([...gradients.keys()], names);
   for (const name of names) {
     const [value, gradient] = [values.get(name), gradients.get(name)] as [Tensor, Tensor];
-    assert.equal(await value.read(), await (expected.get(name) as Tensor).read(), name);
     const [, layer, rest] = /^(?:(\d)\/)?(.*)$/.exec(name) as unknown as [string, string | undefined, string];
     const point = rest.replaceAll('/', '.').replace(/^resid\.(?!post_emb)/, 'resid.torso.');
-    g.agrees(`bwd/${layer === undefined ? '' : `${layer}.`}${point}`, await gradient.read(), 2e-4);
+    const key = layer === undefined ? point : `${layer}.${point}`;
+    g.agrees(`fwd/${key}`, await value.read(), 5e-5);
+    g.agrees(`bwd/${key}`, await gradient.read(), 2e-4);
     await rejects(value.sum().backward(), Error, /depends on nothing that is recorded/);
   }
-  for (const t of [...values.values(), ...gradients.values(), ...expected.values()]) t.dispose();
+  for (const t of [...values.values(), ...gradients.values()]) t.dispose();
 });
 
 test('latents of autoencoders of each kind, whose errors are added back', async () => {
@@ -113,6 +113,90 @@ test('hooks, padding, a scalar of values, one that comes later', async () => {
   assert.ok((await later.read()).every((x) => x === 0));
   assert.ok((await (v.grad as Tensor).read()).some((x) => x !== 0));
   assert.is(hooks.mlp.postAct.bwd.inner.length, 1, 'the hooks of the caller are as they were');
+});
+
+test('a scalar of values: at a probability, at a latent, at a constant that a hook put there', async () => {
+  const ones = (x: Tensor) => x.mul(0).add(1);
+  using ae = await Autoencoder.load(join(g.folder, 'ae_identity.pt'), { device });
+  const latents = '1/mlp/post_act/latents';
+  const at = ['1/attn/qk_probs', latents, '2/mlp/post_act', '0/mlp/post_act'];
+  const hooks = new TransformerHooks();
+  hooks.mlp.postAct.appendFwd(new AtLayers(2).append((x) => Tensor.randn([...x.shape], { device, seed: 1 })));
+  const options = { at, hooks, autoencoders: { '1/mlp/post_act': ae } };
+  for (const name of at.slice(0, 3)) {
+    const { values, gradients } = await xf.gradients(rows, {
+      ...options,
+      of: ({ values }) => (values.get(name) as Tensor).sum(),
+    });
+    using expected = ones(values.get(name) as Tensor);
+    assert.equal(await (gradients.get(name) as Tensor).read(), await expected.read(), name);
+    const before = await (gradients.get('0/mlp/post_act') as Tensor).read();
+    // a constant depends on nothing; what a latent or a probability depends on is in the layer before
+    assert.is(
+      before.some((x) => x !== 0),
+      name !== '2/mlp/post_act',
+      name,
+    );
+  }
+  // the logits and a value together: the sum of both
+  const of = async (share: number) => {
+    const { gradients } = await xf.gradients(rows, {
+      ...options,
+      of: ({ logits, values }) =>
+        loss({ logits }).add((values.get('1/attn/qk_probs') as Tensor).pow(2).sum().mul(share)),
+    });
+    return (gradients.get('0/mlp/post_act') as Tensor).read();
+  };
+  const [none, half, one] = [await of(0), await of(0.5), await of(1)];
+  close(
+    half,
+    Array.from(one, (x, i) => (x + (none[i] as number)) / 2),
+    { rtol: 1e-3, atol: 1e-6 },
+  );
+  assert.not.equal(none, one);
+  // through the constant, the logits have a gradient
+  const { gradients } = await xf.gradients(rows, { ...options, of: loss });
+  assert.ok((await (gradients.get('2/mlp/post_act') as Tensor).read()).some((x) => x !== 0));
+});
+
+test('values and gradients are those behind all forward hooks', async () => {
+  const hooks = new TransformerHooks();
+  hooks.mlp.postAct.appendFwd2(new AtLayers(1).append((x) => x.mul(2)));
+  hooks.mlp.postAct.appendBwd(new AtLayers(1).append((gradient) => gradient.mul(100)));
+  const at = ['1/mlp/post_act'];
+  const { values, gradients } = await xf.gradients(rows, { hooks, at, of: loss });
+  const plain = await xf.activations(rows, at);
+  const [value, original] = [values.get(at[0] as string), plain.get(at[0] as string)] as [Tensor, Tensor];
+  close(await value.read(), await original.mul(2).read(), { rtol: 1e-6 });
+  const doubled = new TransformerHooks();
+  doubled.mlp.postAct.appendFwd(new AtLayers(1).append((x) => x.mul(2)));
+  const other = await xf.gradients(rows, { hooks: doubled, at, of: loss });
+  assert.equal(await gradients.get(at[0] as string)?.read(), await other.gradients.get(at[0] as string)?.read());
+});
+
+test('inside a hook of another pass, and with a scalar that is not to be freed', async () => {
+  const at = ['0/mlp/post_act'];
+  const expected = await (await xf.gradients(rows, { at, of: loss })).gradients.get(at[0] as string)?.read();
+  using v = Tensor.ones([], { device }).requireGrad();
+  for (const grad of [false, true]) {
+    const found: unknown[] = [];
+    const hooks = new TransformerHooks();
+    hooks.resid.postEmb.appendFwd(async (x) => {
+      const { gradients } = await xf.gradients(rows, { at, of: ({ logits }) => loss({ logits }).mul(v) });
+      found.push(await gradients.get(at[0] as string)?.read());
+      return x.mul(v);
+    });
+    const { logits } = await xf.forward(rows, { hooks, grad });
+    assert.equal(found, [expected]);
+    if (grad) await logits.sum().backward();
+    else await rejects(logits.sum().backward(), Error, /depends on nothing that is recorded/);
+  }
+  const scale = '0/resid/ln_attn/scale';
+  const { values } = await xf.gradients([[3]], { at: [scale], of: ({ values }) => values.get(scale) as Tensor });
+  assert.is((await (values.get(scale) as Tensor).read()).length, 1);
+  v.zeroGrad();
+  await xf.gradients([[3]], { at, of: () => v });
+  assert.is(await (v.grad as Tensor).item(), 1);
 });
 
 test('the derivative along the gradient, measured', async () => {

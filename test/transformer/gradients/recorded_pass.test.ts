@@ -5,7 +5,7 @@ import { openDevice } from '../../../src/engine/device.js';
 import { crossEntropy } from '../../../src/engine/ops/cross_entropy.js';
 import { Tensor } from '../../../src/engine/ops/tensor.js';
 import { atPositions } from '../../../src/transformer/at_positions.js';
-import { AtLayers, TransformerHooks } from '../../../src/transformer/hooks.js';
+import { AtLayers, AutoencoderHooks, TransformerHooks } from '../../../src/transformer/hooks.js';
 import { finalPoints, firstPoint, layerPoints } from '../../../src/transformer/location.js';
 import { prepInputAndPad } from '../../../src/transformer/padding.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
@@ -383,6 +383,84 @@ test('what a backward hook throws names its place, and ends the record', async (
   );
 });
 
+test('hooks that change between forward and backward: backward calls those that were there', async () => {
+  for (const point of ['mlp.pre_act', 'mlp.post_act', 'attn.qk_probs']) {
+    const seen: Seen = new Map();
+    const hooks = noting(seen, [point]);
+    hooks.bind({ mine: 1 });
+    const bound: unknown[] = [];
+    hooks.appendToPath(`${point}.bwd`, (_, { mine }) => {
+      bound.push(mine);
+    });
+    const { logits } = await xf.forward(rows, { hooks, grad: true });
+    hooks.unbind(['mine']);
+    hooks.appendToPath(`${point}.fwd`, (x) => x.mul_(0));
+    hooks.appendToPath(`${point}.bwd`, () => assert.unreachable());
+    await logits.sum().backward();
+    assert.equal(bound, [1, 1, 1], point);
+    const plain: Seen = new Map();
+    const again = await xf.forward(rows, { hooks: noting(plain, [point]), grad: true });
+    await again.logits.sum().backward();
+    for (const [key, value] of await valuesOf(plain)) assert.equal(await seen.get(key), value, key);
+  }
+});
+
+test('an autoencoder at some positions: its backward hooks have the context of these', async () => {
+  for (const [point, positions] of [
+    ['mlp.post_act', [1, 3]],
+    ['attn.k', [2]],
+    ['mlp.post_act', [4, 0, 9]],
+  ] as const) {
+    const inside = new AutoencoderHooks({ encode: (x) => x.mul(2), decode: (x) => x.mul(0.5) });
+    const contexts: unknown[] = [];
+    inside.latents.appendBwd(async (gradient, context) => {
+      const own = (point === 'attn.k' ? context.keyPositions : context.positions) as Tensor;
+      contexts.push([gradient.shape.slice(0, 2), await own.toArray()]);
+    });
+    const hooks = new TransformerHooks();
+    hooks.appendToPath(`${point}.fwd`, new AtLayers(1).append(atPositions(positions, inside)));
+    await goBack(xf, rows, hooks);
+    const all = rows.map(() => [...positions]);
+    assert.equal(contexts, [[[rows.length, positions.length], all]], point);
+  }
+});
+
+test('a backward hook that a forward hook of its point appends is called', async () => {
+  const hooks = new TransformerHooks();
+  let calls = 0;
+  hooks.mlp.postAct.appendFwd(
+    new AtLayers(1).append(() => {
+      hooks.mlp.postAct.appendBwd(() => {
+        calls++;
+      });
+    }),
+  );
+  using v = Tensor.zeros([xf.config.dModel], { device }).requireGrad();
+  hooks.resid.postEmb.appendFwd((x) => x.add(v));
+  await goBack(xf, rows, hooks);
+  assert.is(calls, 2); // in layers 1 and 2
+});
+
+test('gradients of parameters add up over the passes of a loss; those of two models cannot be joined', async () => {
+  const shorter = rows.map((row) => row.slice(4));
+  const lossOf = async (model: Transformer, tokens: number[][]) => {
+    const { logits } = await model.forward(tokens, { grad: 'parameters' });
+    return logits.sum();
+  };
+  const name = 'xf_layers.1.attn.k_proj.weight';
+  const gradientOf = async (loss: Tensor) => ((await loss.backward()).get(name) as Tensor).read();
+  const both = await gradientOf((await lossOf(xf, rows)).add(await lossOf(xf, shorter)));
+  const [one, other] = [await gradientOf(await lossOf(xf, rows)), await gradientOf(await lossOf(xf, shorter))];
+  close(
+    both,
+    Array.from(one, (x, i) => x + (other[i] as number)),
+    { rtol: 1e-5, atol: 1e-6 },
+  );
+  using model = await Transformer.load(g.folder, { device });
+  const [a, b] = [await lossOf(xf, rows), await lossOf(model, rows)];
+  assert.throws(() => a.add(b), /parameters of two models/);
+});
+
 test('several recorded passes at a time do not hear of one another', async () => {
   const inputs = [rows, rows.map((row) => row.toReversed()), rows.map((row) => row.slice(3))];
   const wait = () => new Promise((resolve) => setImmediate(resolve));
@@ -411,12 +489,22 @@ test('weights that are gone before backward are an error by name', async () => {
     folded: (model: Transformer) => model.simplify(),
   })) {
     const model = await Transformer.load(g.folder, { device });
-    const hooks = new TransformerHooks();
-    hooks.mlp.postAct.appendBwd(() => {});
-    const { logits } = await model.forward(rows, { hooks, grad: true });
-    using loss = logits.sum();
+    const why = how === 'folded' ? /cannot be used: simplify\(\) has put another/ : /cannot be used: it was disposed/;
+    const losses: Tensor[] = [];
+    for (const point of ['mlp.post_act', 'mlp.pre_act', 'resid.torso.ln_mlp.scale']) {
+      const hooks = new TransformerHooks();
+      hooks.appendToPath(`${point}.bwd`, () => {});
+      losses.push((await model.forward(rows, { hooks, grad: true })).logits.sum());
+    }
     end(model);
-    await rejects(loss.backward(), Error, /linear: backward needs a packed matrix .* cannot be used: it was disposed/);
+    for (const loss of losses) {
+      const error: Error = await loss.backward().then(
+        () => assert.unreachable(),
+        (thrown) => thrown,
+      );
+      assert.match(error.message, /backward needs a packed matrix \[\d+, \d+\]|backward needs PackedMatrix \[/i);
+      assert.match(error.message, why);
+    }
     if (how === 'folded') model.dispose();
   }
 });

@@ -101,14 +101,14 @@ export const mistakes = {
   },
   'walk: one begins inside another one': {
     ...record,
-    from: 'if (modes.getStore()?.isBackward) throw',
+    from: 'if (modeOf()?.isBackward) throw',
     to: 'if (false) throw',
     fails: 'backward() inside a backward pass',
   },
   'walk: operations in hooks are recorded': {
     ...record,
-    from: 'modes.run({ isBackward: true }, run)',
-    to: 'run()',
+    from: 'return inMode({ isBackward: true }, () =>',
+    to: 'return ((_, run) => run())({ isBackward: true }, () =>',
     fails: 'backward() inside a backward pass',
   },
   'walk: the first gradient is not freed': {
@@ -136,7 +136,7 @@ export const mistakes = {
   },
   'hooks: what one returns is ignored': {
     ...record,
-    from: 'if (!showsTheSame(result, given)) own.copyFrom(result);',
+    from: '|| !sameWindow(result, given)) own.copyFrom(result);',
     to: '',
     fails: 'a hook sees the gradient',
   },
@@ -259,11 +259,17 @@ export const mistakes = {
     to: 'this.#held.push(thing);',
     fails: 'what a record holds is freed',
   },
-  'records: the results of the second are lost': {
+  'records: what the second returns is lost': {
     ...record,
-    from: 'a && b ? (of) => new Map([...a(of), ...b(of)]) : (a ?? b)',
-    to: 'a ?? b',
+    from: '    a.#returned.push(...b.#returned);\n',
+    to: '',
     fails: 'a record returns the gradients of what it watches',
+  },
+  'records: gradients of one name replace one another': {
+    ...record,
+    from: 'sum ? sum.add_(gradient) : gradient',
+    to: 'gradient',
+    fails: 'gradients of one name add up',
   },
   'records: leaves do not join that of the pass': {
     ...record,
@@ -397,7 +403,7 @@ export const mistakes = {
   },
   'fill: it is not noted': {
     ...operation('fill', 'elementwise'),
-    from: "  recordWrite<Tensor>('fill', t, [], () => () => []);\n",
+    from: "  recordWrite<Tensor>('fill', t, [], noGradients);\n",
     to: '',
     fails: 'copyFrom, with broadcasting, and fill',
   },
@@ -421,8 +427,8 @@ export const mistakes = {
   },
   'mean: it is taken for the sum': {
     ...operation('reduce', 'reductions'),
-    from: 'return (g) => [g?.reshape(kept).div(n)];',
-    to: 'return (g) => [g?.reshape(kept)];',
+    from: 'return (g) => [g?.reshape(keptShape).div(n)];',
+    to: 'return (g) => [g?.reshape(keptShape)];',
     fails: 'mean, of one dimension',
   },
   'var: the correction is forgotten': {
@@ -457,8 +463,8 @@ export const mistakes = {
   },
   'sort: gradients stay in order': {
     ...operation('sort', 'order'),
-    from: '.scatterAdd_(d, at.tensor, g as Tensor),',
-    to: '.copyFrom(g as Tensor),',
+    from: 'gradientOfGathered(x.shape, d, at.tensor, g as Tensor)',
+    to: '(g as Tensor).clone()',
     fails: 'sort',
   },
   'topKMask: what relu has cut has a gradient': {
@@ -538,15 +544,15 @@ export const mistakes = {
     ...pass,
     file: 'transformer/hooks',
     from: `      const value = await this.fwd.run(x, inner, where);
-      if (isWanted) this.bwd.attachTo(value, inner, where);`,
-    to: `      if (isWanted) this.bwd.attachTo(x, inner, where);
+      this.bwd.attachTo(value, inner, where);`,
+    to: `      this.bwd.attachTo(x, inner, where);
       const value = await this.fwd.run(x, inner, where);`,
     fails: 'between the hooks of fwd and those of fwd2',
   },
   'hooks: nothing is wanted where nothing was recorded before': {
     ...edits,
     file: 'transformer/hooks',
-    from: '      if (isWanted) currentRecord()?.watch(x);\n',
+    from: '      if (this.bwd.watches(context.layer)) currentRecord()?.watch(x);\n',
     to: '',
   },
   'sections: gradients inside are not seen': {
@@ -583,12 +589,33 @@ export const mistakes = {
     to: 'options.record ? recordingIn(',
     fails: 'without grad nothing is recorded',
   },
-  'passes: one that fails keeps its record': {
-    file: 'transformer/transformer',
+  'passes: what was found is not freed where one fails': {
+    file: 'transformer/gradients',
     test: 'transformer/gradients/gradients',
-    from: "        record.end('its pass failed');\n",
-    to: '',
+    from: '    found.dispose();\n    throw error;',
+    to: '    throw error;',
     fails: 'memory: nothing is left',
+  },
+  'passes: the values of one are found before its gradients are watched': {
+    file: 'transformer/gradients',
+    test: 'transformer/gradients/gradients',
+    from: 'inside.latents.appendFwd2(found.hook',
+    to: 'inside.latents.appendFwd(found.hook',
+    fails: 'a scalar of values',
+  },
+  'positions: their context ends with the hook': {
+    ...pass,
+    file: 'transformer/at_positions',
+    from: 'tensor && record.hold(scope.keep(tensor));',
+    to: 'scope.free(tensor);',
+    fails: 'an autoencoder at some positions',
+  },
+  'sections: hooks are those of the time of backward': {
+    ...pass,
+    file: 'transformer/graph',
+    from: '...(own && { hooks: own })',
+    to: '...(hooks && { hooks })',
+    fails: 'hooks that change between forward and backward',
   },
   'parameters: queries, keys and values are exchanged': {
     file: 'transformer/weights/state_dict',
