@@ -596,11 +596,11 @@ export const mistakes = {
     to: '    throw error;',
     fails: 'memory: nothing is left',
   },
-  'passes: the values of one are found before its gradients are watched': {
+  'passes: values are constants in the scalar': {
     file: 'transformer/gradients',
     test: 'transformer/gradients/gradients',
-    from: 'inside.latents.appendFwd2(found.hook',
-    to: 'inside.latents.appendFwd(found.hook',
+    from: 'this.#values.set(name, x.clone());',
+    to: 'this.#values.set(name, x.detach().clone());',
     fails: 'a scalar of values',
   },
   'positions: their context ends with the hook': {
