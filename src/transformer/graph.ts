@@ -22,7 +22,7 @@ import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { gelu } from '../engine/ops/unary.js';
-import { type GradientRecord, isRecorded, recordingIn, recordReplay } from '../engine/record.js';
+import { type GradientRecord, hasHistory, recordingIn, recordReplay } from '../engine/record.js';
 import { Scope } from '../engine/scope.js';
 import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
@@ -343,7 +343,7 @@ class Pass {
 
   /** The keys and values of all tokens. The caches hold those of this pass without their history. */
   #cached(caches: KvCaches, layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
-    if (!isRecorded(k)) return caches.extend(layer, k, v);
+    if (!hasHistory(k)) return caches.extend(layer, k, v);
     const all = caches.extend(layer, k.detach(), v.detach());
     if (caches.length === 0) return { k, v };
     const joined = (cached: Tensor, own: Tensor) => this.scope.add(cat([cached.slice(1, 0, caches.length), own], 1));

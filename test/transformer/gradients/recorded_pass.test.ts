@@ -208,6 +208,22 @@ test('tokens behind those of a cache have the gradients that they have in one pa
   await rejects(second.logits.sum().backward(), Error, /backward\(\) has freed/);
 });
 
+test('caches do not remember that what a hook used can no longer be gone back over', async () => {
+  using v = Tensor.randn([xf.config.dModel], { device, seed: 3 }).requireGrad();
+  using stale = v.mul(2);
+  await stale.sum().backward();
+  const hooks = new TransformerHooks();
+  hooks.resid.postEmb.appendFwd((x) => x.add(stale));
+  const first = await xf.forward(rows, { hooks, grad: true });
+  const { kvCaches } = first;
+  await rejects(first.logits.sum().backward(), Error, /is gone: backward\(\) has freed it.*detach\(\)$/);
+  const seen: Seen = new Map();
+  const second = await xf.forward([[1], [2]], { kvCaches, hooks: noting(seen), grad: true });
+  await second.logits.sum().backward();
+  assert.is(seen.size, layerPoints.length * xf.config.nLayers + points.length - layerPoints.length);
+  kvCaches.dispose();
+});
+
 test('a leaf in a hook: its gradient is the sum of those at the point', async () => {
   for (const layer of [0, 2]) {
     using v = Tensor.randn([xf.config.dModel], { device, seed: 3, std: 0.1 }).requireGrad();
