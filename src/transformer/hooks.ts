@@ -353,6 +353,8 @@ type Node = Hooks | HookCollection;
 /** A node of the tree. */
 export class HookCollection {
   readonly #children = new Map<string, Node>();
+  /** What at() has found: a pass asks for every point in every layer. */
+  readonly #found = new Map<string, Node>();
 
   /** @internal The nodes below, by the last part of their ids. */
   get children(): ReadonlyMap<string, Node> {
@@ -390,6 +392,8 @@ export class HookCollection {
     if (typeof path !== 'string') {
       throw new TypeError(wrong(operation, 'path', "an id such as 'mlp.post_act.fwd'", describe(path)));
     }
+    const known = this.#found.get(path);
+    if (known) return known;
     let node: Node = this;
     let seen = '';
     for (const part of path.split('.')) {
@@ -402,6 +406,7 @@ export class HookCollection {
       node = next;
       seen += seen ? `.${part}` : part;
     }
+    this.#found.set(path, node);
     return node;
   }
 
