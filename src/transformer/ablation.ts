@@ -1,7 +1,8 @@
 // Ablations given as text, `3/mlp/post_act/300`: hooks that set features of an activation to 0.
 import { checkInteger, describe, wrong } from '../engine/check.js';
-import { AtLayers, type HookFunction, TransformerHooks } from './hooks.js';
-import { expandLocations, locationShape, parseLocation } from './location.js';
+import { appendAt } from './hook_places.js';
+import { type HookFunction, TransformerHooks } from './hooks.js';
+import { expandLocations, locationShape } from './location.js';
 import type { SubjectModel } from './subject_model.js';
 import { checkSizes } from './weights/config.js';
 
@@ -40,12 +41,10 @@ export function ablationHooks(
           `ablation '${text}': indices of ${location} must be from 0 to ${size - 1}, the lower one first`,
         );
       }
-      const { point, layer } = parseLocation(location);
       const clear: HookFunction = (x) => {
         x.slice(-1, from, to).fill(0);
       };
-      // other layers keep their fused kernels
-      hooks.appendToPath(`${point}.fwd`, layer === undefined ? clear : new AtLayers([layer as number]).append(clear));
+      appendAt(hooks, location, 'fwd', clear);
     }
   }
   return hooks;

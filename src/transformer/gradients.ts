@@ -3,9 +3,9 @@ import { checkObject, checkOptions, describe, type OptionNames, wrong } from '..
 import { Tensor } from '../engine/ops/tensor.js';
 import { addGradientHook, currentRecord, GradientRecord, leafOf, recordingIn } from '../engine/record.js';
 import { disposeAll } from '../engine/scope.js';
-import { checkHooks } from './hook_places.js';
-import { AtLayers, AutoencoderHooks, type HookFunction, TransformerHooks } from './hooks.js';
-import { concreteLocations, parseLocation } from './location.js';
+import { appendAt, checkHooks } from './hook_places.js';
+import { AutoencoderHooks, type HookFunction, TransformerHooks } from './hooks.js';
+import { concreteLocations } from './location.js';
 import type { Pad } from './padding.js';
 import type { TransformerConfig } from './weights/config.js';
 
@@ -66,9 +66,9 @@ export async function gradientsAt(
   for (const [location, { encode, decode }] of spliced) {
     const inside = new AutoencoderHooks({ encode, decode, addError: true });
     if (names.includes(location + suffix)) inside.latents.appendFwd2(found.hook(location + suffix));
-    attach(own, location, 'fwd', inside);
+    appendAt(own, location, 'fwd', inside);
   }
-  for (const name of names) if (!name.endsWith(suffix)) attach(own, name, 'fwd2', found.hook(name));
+  for (const name of names) if (!name.endsWith(suffix)) appendAt(own, name, 'fwd2', found.hook(name));
 
   const record = new GradientRecord();
   let logits: Tensor | undefined;
@@ -132,17 +132,6 @@ class Found {
   dispose(): void {
     disposeAll(...this.#values.values(), ...this.#gradients.values());
   }
-}
-
-/** Appends a hook at one location. */
-function attach(
-  hooks: TransformerHooks,
-  location: string,
-  list: 'fwd' | 'fwd2',
-  hook: HookFunction | AutoencoderHooks,
-): void {
-  const { point, layer } = parseLocation(location);
-  hooks.appendToPath(`${point}.${list}`, layer === undefined ? hook : new AtLayers(layer as number).append(hook));
 }
 
 interface Functions {

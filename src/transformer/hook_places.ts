@@ -1,10 +1,16 @@
-// Finds hooks that can never run in a pass of a model: at a layer or a position that it lacks, or at a point that is in
-// no layer.
+// Places of hooks: appends them at a location, and finds those that can never run in a pass of a model, at a layer or a
+// position that it lacks, or at a point that is in no layer.
 import { describe, wrong } from '../engine/check.js';
 import { AtPositions } from './at_positions.js';
 import { AtLayers, type Hook, HookCollection, Hooks, TransformerHooks } from './hooks.js';
-import { finalPoints, firstPoint, isLayerPoint, layerPoints } from './location.js';
+import { finalPoints, firstPoint, isLayerPoint, layerPoints, parseLocation } from './location.js';
 import type { TransformerConfig } from './weights/config.js';
+
+/** Appends a hook at one location. Other layers keep their fused kernels. */
+export function appendAt(hooks: TransformerHooks, location: string, list: 'fwd' | 'fwd2', hook: Hook): void {
+  const { point, layer } = parseLocation(location);
+  hooks.appendToPath(`${point}.${list}`, layer === undefined ? hook : new AtLayers(layer as number).append(hook));
+}
 
 const points = [firstPoint, ...layerPoints, ...finalPoints];
 

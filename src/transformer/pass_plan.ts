@@ -44,33 +44,24 @@ export interface PassPlan {
   readonly watchesEnd: boolean;
 }
 
+type Watching = (hooks: TransformerHooks | undefined, point: Point, layer?: number) => FwdBwdHooks | undefined;
+
+const pointWhere =
+  (isWatched: (node: FwdBwdHooks, layer: number | undefined) => boolean): Watching =>
+  (hooks, point, layer) => {
+    const node = hooks?.at(point) as FwdBwdHooks | undefined;
+    try {
+      return node && isWatched(node, layer) ? node : undefined;
+    } catch (cause) {
+      throw failure(placeOf(point, layer), 'watches() of a hook', cause);
+    }
+  };
+
 /** The hooks of a point, or undefined where a forward pass has none to call. */
-export function watchedPoint(
-  hooks: TransformerHooks | undefined,
-  point: Point,
-  layer?: number,
-): FwdBwdHooks | undefined {
-  const node = hooks?.at(point) as FwdBwdHooks | undefined;
-  try {
-    return node?.watches(layer) ? node : undefined;
-  } catch (cause) {
-    throw failure(placeOf(point, layer), 'watches() of a hook', cause);
-  }
-}
+export const watchedPoint = pointWhere((node, layer) => node.watches(layer));
 
 /** The hooks of a point, or undefined where a backward pass has none to call. */
-export function gradientPoint(
-  hooks: TransformerHooks | undefined,
-  point: Point,
-  layer?: number,
-): FwdBwdHooks | undefined {
-  const node = hooks?.at(point) as FwdBwdHooks | undefined;
-  try {
-    return node?.bwd.watches(layer) ? node : undefined;
-  } catch (cause) {
-    throw failure(placeOf(point, layer), 'watches() of a hook', cause);
-  }
-}
+export const gradientPoint = pointWhere((node, layer) => node.bwd.watches(layer));
 
 /** A hook point as errors name it. */
 export const placeOf = (point: Point, layer?: number): string =>
