@@ -119,15 +119,23 @@ function dimensionOf(
 function blocksOf(all: Positions, wanted: readonly number[]): Block[] {
   const blocks = new Map<string, Block>();
   for (const [row, own] of all.entries()) {
-    const positions = wanted.filter((position) => own.includes(position));
-    if (positions.length === 0) continue;
+    const indices = wanted.flatMap((position) => columnsOf(own, position));
+    if (indices.length === 0) continue;
+    const positions = indices.map((index) => own[index] as number);
     const key = positions.join();
     const block = blocks.get(key) ?? { rows: [], indices: [], positions };
     block.rows.push(row);
-    block.indices.push(positions.map((position) => own.indexOf(position)));
+    block.indices.push(indices);
     blocks.set(key, block);
   }
   return [...blocks.values()];
+}
+
+/** Where a position is in a row: once, unless the logits of a position were asked for several times. */
+function columnsOf(row: Int32Array, position: number): number[] {
+  const columns: number[] = [];
+  for (let at = row.indexOf(position); at >= 0; at = row.indexOf(position, at + 1)) columns.push(at);
+  return columns;
 }
 
 /** The distance of neighbours in a list, if all have the same, and it is above 0. */

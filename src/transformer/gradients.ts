@@ -6,7 +6,7 @@ import { disposeAll } from '../engine/scope.js';
 import { appendAt, checkHooks } from './hook_places.js';
 import { AutoencoderHooks, type HookFunction, TransformerHooks } from './hooks.js';
 import { concreteLocations } from './location.js';
-import type { Pad } from './padding.js';
+import { checkFromLayer, type Pad, type PassRange, passRange } from './padding.js';
 import type { TransformerConfig } from './weights/config.js';
 
 /** What gradients() needs of an autoencoder. */
@@ -16,9 +16,9 @@ export interface LatentSpace {
   decode(latents: Tensor, options: { inputs: Tensor }): Tensor;
 }
 
-export interface GradientsOptions {
+export interface GradientsOptions extends PassRange {
   /**
-   * The scalar, made of the logits [batch, seq, vocabulary], or of the values at the locations of `at`. It is freed
+   * The scalar, made of the logits [batch, seq (or chosen), vocabulary], or of the values at the locations of `at`. It is freed
    * afterwards, as are the logits, unless it is one of the values or a leaf.
    */
   of: (pass: { logits: Tensor; values: ReadonlyMap<string, Tensor> }) => Tensor | Promise<Tensor>;
@@ -44,7 +44,7 @@ export interface Gradients {
 }
 
 const gradientsOptions: OptionNames<GradientsOptions> = {
-  ...{ of: true, at: true, autoencoders: true, pad: true, hooks: true },
+  ...{ ...passRange, of: true, at: true, autoencoders: true, pad: true, hooks: true },
 };
 
 const suffix = '/latents';
@@ -56,11 +56,13 @@ export async function gradientsAt(
   pass: (hooks: TransformerHooks, record: GradientRecord) => Promise<Tensor>,
 ): Promise<Gradients> {
   checkOptions('gradients', options, gradientsOptions);
-  const { of, at, hooks = new TransformerHooks(), autoencoders = {} } = options;
+  const { of, at, hooks = new TransformerHooks(), autoencoders = {}, from } = options;
   if (typeof of !== 'function') throw new TypeError(wrong('gradients', 'of', 'a function', describe(of)));
-  checkHooks('gradients', hooks, config);
-  const spliced = checkedAutoencoders(autoencoders, config);
-  const names = checkedLocations(at, spliced, config);
+  if (from !== undefined) checkFromLayer('gradients', from, config);
+  checkHooks('gradients', hooks, config, from?.layer);
+  const expand = (location: unknown) => concreteLocations('gradients', [location as string], config, from?.layer);
+  const spliced = checkedAutoencoders(autoencoders, expand);
+  const names = checkedLocations(at, spliced, expand);
   const found = new Found(names);
   const own = hooks.clone();
   for (const [location, { encode, decode }] of spliced) {
@@ -139,7 +141,9 @@ interface Functions {
   readonly decode: (latents: Tensor, x: Tensor) => Tensor;
 }
 
-function checkedAutoencoders(autoencoders: unknown, config: TransformerConfig): Map<string, Functions> {
+type Expand = (location: unknown) => string[];
+
+function checkedAutoencoders(autoencoders: unknown, expand: Expand): Map<string, Functions> {
   checkObject('gradients', 'autoencoders', autoencoders, 'an object of locations and autoencoders');
   const checked = new Map<string, Functions>();
   for (const [pattern, autoencoder] of Object.entries(autoencoders as Record<string, LatentSpace>)) {
@@ -149,7 +153,7 @@ function checkedAutoencoders(autoencoders: unknown, config: TransformerConfig): 
         wrong('gradients', argument, 'an autoencoder, with encode and decode', describe(autoencoder)),
       );
     }
-    for (const location of concreteLocations('gradients', [pattern], config)) {
+    for (const location of expand(pattern)) {
       checked.set(location, {
         encode: (x) => autoencoder.encode(x),
         decode: (latents, x) => autoencoder.decode(latents, { inputs: x }),
@@ -162,13 +166,12 @@ function checkedAutoencoders(autoencoders: unknown, config: TransformerConfig): 
 function checkedLocations(
   at: readonly string[],
   autoencoders: ReadonlyMap<string, Functions>,
-  config: TransformerConfig,
+  expand: Expand,
 ): string[] {
   if (!Array.isArray(at)) throw new TypeError(wrong('gradients', 'at', 'an array of locations', describe(at)));
   const names = at.flatMap((name: unknown) => {
-    if (typeof name !== 'string' || !name.endsWith(suffix))
-      return concreteLocations('gradients', [name as string], config);
-    return concreteLocations('gradients', [name.slice(0, -suffix.length)], config).map((location) => {
+    if (typeof name !== 'string' || !name.endsWith(suffix)) return expand(name);
+    return expand(name.slice(0, -suffix.length)).map((location) => {
       if (autoencoders.has(location)) return location + suffix;
       const there = [...autoencoders.keys()].join(', ') || 'none';
       throw new RangeError(

@@ -13,6 +13,7 @@ import { addLayerNorm } from '../engine/ops/add_layer_norm.js';
 import { attention } from '../engine/ops/attention.js';
 import { cat } from '../engine/ops/cat.js';
 import { embedding } from '../engine/ops/embedding.js';
+import { indexSelect } from '../engine/ops/index_select.js';
 import { layerNorm } from '../engine/ops/layer_norm.js';
 import { linear } from '../engine/ops/linear.js';
 import { maskLogits } from '../engine/ops/mask_logits.js';
@@ -28,15 +29,7 @@ import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import type { KvCaches } from './kv_cache.js';
 import { executionOrder, formatLocation, type Location, type Point, pointsWithKeys } from './location.js';
 import type { Input } from './padding.js';
-import {
-  type Addition,
-  gradientPoint,
-  type LayerPlan,
-  type NormId,
-  type PassPlan,
-  placeOf,
-  watchedPoint,
-} from './pass_plan.js';
+import { gradientPoint, type LayerPlan, type NormId, type PassPlan, placeOf, watchedPoint } from './pass_plan.js';
 import { hasPadding, type Positions, positionsTensor, remembered } from './token_positions.js';
 import type { TransformerConfig } from './weights/config.js';
 import type { LayerWeights, Linear, Norm, Weights } from './weights/weights.js';
@@ -53,8 +46,6 @@ export interface PassOptions {
   readonly keyPositions: Positions;
   /** Locations whose values are returned. */
   readonly wanted?: ReadonlySet<string>;
-  /** Compute the logits of the last position only. */
-  readonly lastOnly?: boolean;
   /** Values for the context of every hook. */
   readonly context?: PartialHookContext;
   /** Where operations are recorded for gradients; the pass must run in it (recordingIn). */
@@ -149,8 +140,9 @@ class Pass {
   readonly values = new Map<string, Tensor>();
   readonly #options: PassOptions;
   readonly #end: number;
+  #hasChosen = false; // whether only the chosen positions are left
   #pad: Tensor | undefined; // bool [B, T]; undefined without padding
-  #contexts: { queries?: PartialHookContext; keys?: PartialHookContext } = {};
+  #contexts: { queries?: PartialHookContext; keys?: PartialHookContext; chosen?: PartialHookContext } = {};
   /** The hooks as they were when the first section with gradients inside was computed. */
   #hooksOfSections: TransformerHooks | undefined;
 
@@ -161,35 +153,44 @@ class Pass {
   }
 
   *run(): Steps<Tensor> {
-    const { input, weights, plan, lastOnly } = this.#options;
+    const { input, weights, plan } = this.#options;
+    const { from } = input;
     const s = this.scope;
     s.add(input.tokens);
     s.add(input.positions);
     this.#pad = this.#paddingOfAll();
     const { device } = input.tokens;
     device.section('embedding');
-    let x = s.add(embedding(input.tokens, weights.tokEmbed)); // B S D
-    embedding(input.positions, weights.posEmbed, { addTo: x });
-    x = yield this.#point('resid.post_emb', x);
+    let x: Tensor; // B S D
+    if (from) {
+      x = s.add(from.residual.clone()); // the caller may change it meanwhile
+    } else {
+      x = s.add(embedding(input.tokens, weights.tokEmbed));
+      embedding(input.positions, weights.posEmbed, { addTo: x });
+      x = yield this.#point('resid.post_emb', x);
+    }
     let stream: Stream = { x };
     for (const [layer, w] of weights.layers.entries()) {
+      if (from && layer < from.layer) continue;
       device.section(`layer ${layer}`);
       stream = yield* this.#layer(layer, w, plan.layers[layer] as LayerPlan, stream);
     }
     device.section('end');
-    if (lastOnly) stream = this.#lastPosition(stream, input.seq);
+    if (plan.choosesAt !== 'normed') stream = this.#chosenStream(stream);
     const end = yield* this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, stream);
     s.free(end.x);
-    const normed = yield this.#point('resid.post_ln_f', end.normed);
-    const logits = this.#replace(normed, linear(normed, weights.unembed)); // B S V
+    const [normed] = this.#onlyChosen(yield this.#point('resid.post_ln_f', end.normed));
+    const logits = this.#replace(normed, linear(normed, weights.unembed)); // B S V, or only the chosen of S
     return yield this.#point('logits', logits);
   }
 
   *#layer(layer: number, w: LayerWeights, plan: LayerPlan, stream: Stream): Steps<Stream> {
     let { x, normed } = yield* this.#norm('resid.torso.ln_attn', layer, plan.lnAttn, w.ln1, stream); // B S D
     normed = yield this.#point('resid.torso.post_ln_attn', normed, layer);
-    const mixed = yield* this.#attention(layer, w, plan, normed); // B S H C
-    stream = yield* this.#add('attn', layer, plan.addAttn, x, mixed, w.out);
+    let mixed = yield* this.#attention(layer, w, plan, normed); // B S H C
+    const { choosesAt, layers } = this.#options.plan;
+    if (choosesAt === 'mix' && layer === layers.length - 1) [x, mixed] = this.#onlyChosen(x, mixed);
+    stream = yield* this.#add('attn', layer, plan, x, mixed, w.out);
 
     ({ x, normed } = yield* this.#norm('resid.torso.ln_mlp', layer, plan.lnMlp, w.ln2, stream)); // B S D
     normed = yield this.#point('resid.torso.post_ln_mlp', normed, layer);
@@ -213,38 +214,40 @@ class Pass {
       hidden = this.#replace(hidden, gelu(hidden));
     }
     hidden = yield this.#point('mlp.post_act', hidden, layer, { outLayer: w.mlpOut.w });
-    return yield* this.#add('mlp', layer, plan.addMlp, x, hidden, w.mlpOut);
+    return yield* this.#add('mlp', layer, plan, x, hidden, w.mlpOut);
   }
 
   /** The end of a sublayer: the stream x plus the update, which is a product of `input`. Frees both. */
   *#add(
     sublayer: 'attn' | 'mlp',
     layer: number,
-    addition: Addition,
+    plan: LayerPlan,
     x: Tensor,
     input: Tensor,
     { w, bias }: Linear,
   ): Steps<Stream> {
     const s = this.scope;
-    const rows = s.add(input.reshape(...x.shape.slice(0, 2), w.k)); // heads side by side
+    const addition = sublayer === 'attn' ? plan.addAttn : plan.addMlp;
     const delta: Point = `resid.torso.delta_${sublayer}`;
     const sum: Point = `resid.torso.post_${sublayer}`;
+    if (sublayer === 'attn' && plan.heads === 'aside') this.#keepHeads(layer, input, w);
     if (addition === 'product') {
+      const inside: Point[] = sublayer === 'attn' ? ['attn.head_out', delta] : [delta];
       const [whole] = this.#section(
-        [{ point: delta, layer }],
-        [rows, x, w, bias],
-        () => [linear(rows, w, { bias, residual: x })],
-        function* (pass, rows, x, w, bias) {
-          const s = pass.scope;
-          const added = yield pass.#point(delta, s.add(linear(rows, w, { bias })), layer);
-          return [s.add(x.add(added))];
+        inside.map((point) => ({ point, layer })),
+        [input, x, w, bias],
+        () => [joint(input, w, bias, x)],
+        function* (pass, input, x, w, bias) {
+          let added = yield* pass.#update(sublayer, layer, plan, input, w, bias);
+          added = yield pass.#point(delta, added, layer);
+          return [pass.scope.add(x.add(added))];
         },
       );
       x = this.#replace(x, whole); // B S D
-      s.free(rows, input);
+      s.free(input);
     } else {
-      let added = s.add(linear(rows, w, { bias })); // B S D
-      s.free(rows, input);
+      let added = yield* this.#update(sublayer, layer, plan, input, w, bias); // B S D
+      s.free(input);
       added = yield this.#point(delta, added, layer);
       if (addition === 'norm') return { x, update: { delta: added, sum: { point: sum, layer } } };
       x = this.#replace(x, x.add(added));
@@ -253,10 +256,82 @@ class Pass {
     return { x: yield this.#point(sum, x, layer) };
   }
 
-  /** Only the last position of the stream: (B,1,D). */
-  #lastPosition({ x, update }: Stream, seq: number): Stream {
-    const last = (t: Tensor) => this.#replace(t, t.slice(1, seq - 1).clone());
-    return update ? { x: last(x), update: { ...update, delta: last(update.delta) } } : { x: last(x) };
+  /** What a sublayer adds to the stream (B,S,D), from (B,S,H,C) or (B,S,F). */
+  *#update(
+    sublayer: 'attn' | 'mlp',
+    layer: number,
+    plan: LayerPlan,
+    input: Tensor,
+    w: PackedMatrix,
+    bias: Tensor,
+  ): Steps<Tensor> {
+    const s = this.scope;
+    if (sublayer === 'mlp') return s.add(joint(input, w, bias));
+    if (plan.heads === 'open') return yield* this.#sumOfHeads(layer, input, w, bias);
+    const [added] = this.#section(
+      [{ point: 'attn.head_out', layer }],
+      [input, w, bias],
+      () => [joint(input, w, bias)],
+      function* (pass, input, w, bias) {
+        return [yield* pass.#sumOfHeads(layer, input, w, bias)];
+      },
+    );
+    return s.add(added);
+  }
+
+  /** The update of attention from the output of each head. */
+  *#sumOfHeads(layer: number, mixed: Tensor, w: PackedMatrix, bias: Tensor): Steps<Tensor> {
+    const heads = yield this.#point('attn.head_out', this.#heads(mixed, w), layer);
+    const sum = this.#replace(heads, heads.sum(2)); // B S D
+    const added = this.#replace(sum, sum.add(bias));
+    return mixed.dtype === 'float32' ? added : this.#replace(added, added.to(mixed.dtype));
+  }
+
+  /** Keeps the output of each head, if it is wanted. The pass does not need it. */
+  #keepHeads(layer: number, mixed: Tensor, w: PackedMatrix): void {
+    const heads = this.#heads(mixed, w);
+    this.#keepWanted('attn.head_out', heads, layer);
+    this.scope.free(heads);
+  }
+
+  /**
+   * The output of each head, in float32: its mix times its rows of the output projection. Hooks see (B,S,H,D); in memory
+   * it is (B,H,S,D).
+   */
+  #heads(mixed: Tensor, w: PackedMatrix): Tensor {
+    const s = this.scope;
+    const wide = (t: Tensor) => (t.dtype === 'float32' ? t : this.#replace(t, t.to('float32')));
+    const [, , H, C] = mixed.shape as [number, number, number, number];
+    const matrix = wide(s.add(w.unpack())); // A D
+    const values = mixed.dtype === 'float32' ? mixed : s.add(mixed.to('float32'));
+    const product = matmul(values.permute([0, 2, 1, 3]), s.add(matrix.reshape(H, C, w.n))); // B H S D
+    s.free(matrix);
+    if (values !== mixed) s.free(values);
+    return s.add(permuted(product, [0, 2, 1, 3]));
+  }
+
+  #chosenStream({ x, update }: Stream): Stream {
+    if (!update) return { x: this.#onlyChosen(x)[0] };
+    const [before, delta] = this.#onlyChosen(x, update.delta);
+    return { x: before, update: { ...update, delta } };
+  }
+
+  /** Only the chosen positions of tensors (B,S,…), unless they were chosen before, or all are wanted. Frees the tensors. */
+  #onlyChosen<const T extends readonly Tensor[]>(...tensors: T): T {
+    const { chosen, tokens } = this.#options.input;
+    if (!chosen || this.#hasChosen) return tensors;
+    this.#hasChosen = true;
+    const s = this.scope;
+    const indices = s.add(Tensor.from(chosen.indices, { device: tokens.device }));
+    const only = tensors.map((x) => {
+      const [B, S, ...rest] = x.shape as [number, number, ...number[]];
+      const rows = s.add(x.reshape(B * S, ...rest));
+      const kept = indexSelect(rows, 0, indices).transferTo([B, chosen.indices.length / B, ...rest]);
+      s.free(rows);
+      return this.#replace(x, kept);
+    });
+    s.free(indices);
+    return only as unknown as T;
   }
 
   /** The stream, complete, and its layer norm. */
@@ -484,8 +559,8 @@ class Pass {
   end(): void {
     const { record, input } = this.#options;
     if (record) {
-      const { queries, keys } = this.#contexts;
-      for (const t of [this.#pad, input.positions, queries?.positions, keys?.keyPositions]) {
+      const { queries, keys, chosen } = this.#contexts;
+      for (const t of [this.#pad, input.positions, queries?.positions, keys?.keyPositions, chosen?.positions]) {
         if (t && this.scope.has(t)) record.hold(this.scope.keep(t));
       }
     }
@@ -552,6 +627,12 @@ class Pass {
   /** What hooks learn about the pass: made when the first hook is called, and held until the pass ends. */
   #contextOf(point: Point): PartialHookContext {
     const made = this.#contexts;
+    const { chosen, tokens } = this.#options.input;
+    if (point === 'logits' && chosen) {
+      const positions = () => this.scope.add(positionsTensor(chosen.positions, tokens.device));
+      made.chosen ??= { ...this.#options.context, positions: positions() };
+      return made.chosen;
+    }
     made.queries ??= { ...this.#options.context, positions: this.#positionsOfTokens() };
     if (!pointsWithKeys.has(point)) return made.queries;
     made.keys ??= { ...made.queries, keyPositions: this.#positionsOfKeys(made.queries.positions as Tensor) };
@@ -569,6 +650,14 @@ class Pass {
     if (!caches?.length) return ofTokens;
     return this.scope.add(positionsTensor(keyPositions, input.tokens.device));
   }
+}
+
+/** (B,S,H,C), heads side by side, or (B,S,F), through an output projection: (B,S,D), onto a residual stream if there is one. */
+function joint(input: Tensor, w: PackedMatrix, bias: Tensor, residual?: Tensor): Tensor {
+  const rows = input.reshape(...input.shape.slice(0, 2), w.k);
+  const product = linear(rows, w, { bias, ...(residual && { residual }) });
+  if (rows.storage !== input.storage) rows.dispose();
+  return product;
 }
 
 /** (B,S,A) as (B,S,H,C), a view. */

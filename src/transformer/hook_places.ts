@@ -3,11 +3,12 @@
 import { describe, wrong } from '../engine/check.js';
 import { AtPositions } from './at_positions.js';
 import { AtLayers, type Hook, HookCollection, Hooks, TransformerHooks } from './hooks.js';
-import { finalPoints, firstPoint, isLayerPoint, layerPoints, parseLocation } from './location.js';
+import { finalPoints, firstPoint, isLayerPoint, layerPoints, type Point, parseLocation } from './location.js';
+import { gradientPoint, placeOf, watchedPoint } from './pass_plan.js';
 import type { TransformerConfig } from './weights/config.js';
 
 /** Appends a hook at one location. Other layers keep their fused kernels. */
-export function appendAt(hooks: TransformerHooks, location: string, list: 'fwd' | 'fwd2', hook: Hook): void {
+export function appendAt(hooks: TransformerHooks, location: string, list: 'fwd' | 'bwd' | 'fwd2', hook: Hook): void {
   const { point, layer } = parseLocation(location);
   hooks.appendToPath(`${point}.${list}`, layer === undefined ? hook : new AtLayers(layer as number).append(hook));
 }
@@ -24,13 +25,18 @@ interface Place {
 }
 
 /**
- * Demands hooks, if they are given, that can run: all AtLayers of the tree name layers that the model has, each can run
+ * Demands hooks, if they are given, that can run: none below the layer at which the pass begins, all AtLayers of the tree name layers that the model has, each can run
  * somewhere, and all atPositions name positions within its context window. One that was appended to several points, as
  * appendAll() does, needs only one where it can.
  * @throws TypeError for what are no hooks; RangeError that names the hook point, the layer or position, and what the
  *   model has.
  */
-export function checkHooks(operation: string, hooks: TransformerHooks | undefined, config: TransformerConfig): void {
+export function checkHooks(
+  operation: string,
+  hooks: TransformerHooks | undefined,
+  config: TransformerConfig,
+  firstLayer?: number,
+): void {
   if (hooks === undefined) return;
   if (!(hooks instanceof TransformerHooks)) {
     throw new TypeError(wrong(operation, 'hooks', 'TransformerHooks', describe(hooks)));
@@ -77,4 +83,16 @@ export function checkHooks(operation: string, hooks: TransformerHooks | undefine
     visit(hooks.at(point) as HookCollection, undefined, place);
   }
   for (const [hook, complaint] of idle) if (!running.has(hook)) throw new RangeError(complaint);
+  if (firstLayer !== undefined) refuseBelow(operation, hooks, firstLayer);
+}
+
+function refuseBelow(operation: string, hooks: TransformerHooks, firstLayer: number): void {
+  const refuse = (point: Point, layer?: number) => {
+    if (!watchedPoint(hooks, point, layer) && !gradientPoint(hooks, point, layer)) return;
+    const place = `the pass begins at layer ${firstLayer} (from)`;
+    const advice = firstLayer < 1 || !isLayerPoint(point) ? '' : `; AtLayers(…) names the layers of hooks`;
+    throw new RangeError(`${operation}: hooks at ${placeOf(point, layer)} would not be called, as ${place}${advice}`);
+  };
+  refuse(firstPoint);
+  for (let layer = 0; layer < firstLayer; layer++) for (const point of layerPoints) refuse(point, layer);
 }

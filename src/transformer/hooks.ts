@@ -17,8 +17,9 @@ export interface HookContext {
   /** At mlp.post_act: the weights that come next. */
   outLayer?: PackedMatrix;
   /**
-   * int32 [batch, seq]: the positions of the pass's tokens, -1 for padding. A token's position is the number of its
-   * row's tokens before it, in the caches too, padding left out. Valid until the pass ends, and not to be changed.
+   * int32 [batch, seq]: the positions of the pass's tokens, -1 for padding; at the logits, those of `logitsAt`. A token's
+   * position is the number of its row's tokens before it, in the caches too, padding left out. Valid until the pass
+   * ends, and not to be changed.
    */
   positions: Tensor;
   /** At the points of attn that have keys (k, v, qk_logits, qk_probs): int32 [batch, keys], the same of all keys. */
@@ -527,6 +528,11 @@ export class AttentionHooks extends HookCollection {
   readonly qkSoftmaxDenominator = this.add('qk_softmax_denominator', new FwdBwdHooks());
   readonly qkProbs = this.add('qk_probs', new FwdBwdHooks());
   readonly vOut = this.add('v_out', new FwdBwdHooks());
+  /**
+   * float32 [batch, seq, head, model width]: what each head adds to the residual stream. Their sum and the projection's
+   * bias are delta_attn. They are computed only where something is here.
+   */
+  readonly headOut = this.add('head_out', new FwdBwdHooks());
 }
 
 export class ResidualStreamTorsoHooks extends HookCollection {

@@ -25,7 +25,9 @@ export class KvCaches {
   readonly #device: Device;
   readonly #dtype: DType;
   readonly #width: number;
-  readonly #layers: Buffers[] = [];
+  /** @internal The first layer that is held: that at which the passes began. */
+  readonly firstLayer: number;
+  readonly #layers: Buffers[] = []; // from the first one on
   #capacity = 0;
   #length = 0;
   #positions: Positions;
@@ -35,11 +37,12 @@ export class KvCaches {
   #handedOver = false;
 
   /** @internal */
-  constructor(device: Device, dtype: DType, batch: number, width: number) {
+  constructor(device: Device, dtype: DType, batch: number, width: number, firstLayer = 0) {
     this.#device = device;
     this.#dtype = dtype;
     this.batch = batch;
     this.#width = width;
+    this.firstLayer = firstLayer;
     this.#positions = Array.from({ length: batch }, () => new Int32Array());
     this.#lengths = new Array<number>(batch).fill(0);
   }
@@ -72,9 +75,17 @@ export class KvCaches {
 
   #buffers(layer: number): Buffers {
     this.check();
-    const buffers = Number.isInteger(layer) ? this.#layers[layer] : undefined;
+    const buffers = Number.isInteger(layer) ? this.#layers[layer - this.firstLayer] : undefined;
     if (buffers) return buffers;
-    throw new RangeError(wrong('kvCaches', 'layer', `from 0 to ${this.#layers.length - 1}`, describe(layer)));
+    throw new RangeError(wrong('kvCaches', 'layer', this.layersHeld, describe(layer)));
+  }
+
+  /** @internal The layers that are held, as errors name them. */
+  get layersHeld(): string {
+    const first = this.firstLayer;
+    const [beyond, began] = [first + this.#layers.length, `as their passes began at layer ${first}`];
+    if (beyond === first) return `of none, ${began}`;
+    return `from ${first} to ${beyond - 1}${first > 0 ? `, ${began}` : ''}`;
   }
 
   /** Caches of the same sequences in memory of their own: each of the two can be continued without the other. */
@@ -119,7 +130,7 @@ export class KvCaches {
 
   #copy(rows: readonly number[]): KvCaches {
     this.check();
-    const copy = new KvCaches(this.#device, this.#dtype, rows.length, this.#width);
+    const copy = new KvCaches(this.#device, this.#dtype, rows.length, this.#width, this.firstLayer);
     const length = this.#length;
     copy.#length = length;
     copy.#capacity = length + Math.max(16, length >> 3); // copies are made to be continued
@@ -148,7 +159,8 @@ export class KvCaches {
 
   /** @internal Whether a model's keys and values fit in. */
   fits(device: Device, dtype: DType, width: number, layers: number): boolean {
-    return this.#device === device && this.#dtype === dtype && this.#width === width && this.#layers.length === layers;
+    const held = this.firstLayer + this.#layers.length;
+    return this.#device === device && this.#dtype === dtype && this.#width === width && held === layers;
   }
 
   /** @internal Reserves the caches for an operation, until end(). @throws Error when another one has them. */
@@ -181,9 +193,10 @@ export class KvCaches {
     const total = this.#length + (k.shape[1] as number);
     // the first pass allocates only what it needs, as most sequences are never continued
     if (total > this.#capacity) this.#capacity = this.#length === 0 ? total : Math.max(total, 2 * this.#capacity);
-    const held = this.#layers[layer];
+    const own = layer - this.firstLayer;
+    const held = this.#layers[own];
     const buffers = held && this.#holds(held, total) ? held : this.#grown(held);
-    this.#layers[layer] = buffers;
+    this.#layers[own] = buffers;
     buffers.k.slice(1, this.#length, total).copyFrom(k);
     buffers.v.slice(1, this.#length, total).copyFrom(v);
     return { k: buffers.k.slice(1, 0, total), v: buffers.v.slice(1, 0, total) };

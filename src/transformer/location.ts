@@ -2,7 +2,7 @@
 import { checkInteger, checkText, describe, wrong } from '../engine/check.js';
 import { checkSizes, dFf, dHead, type TransformerConfig } from './weights/config.js';
 
-/** Hook points of a layer in the order in which a pass reaches them, by their ids. */
+/** Hook points of a layer in the order in which a pass reaches them, by their ids: the original's, and attn.head_out. */
 export const layerPoints = [
   'resid.torso.ln_attn.post_mean_subtraction',
   'resid.torso.ln_attn.scale',
@@ -15,6 +15,7 @@ export const layerPoints = [
   'attn.qk_softmax_denominator',
   'attn.qk_probs',
   'attn.v_out',
+  'attn.head_out',
   'resid.torso.delta_attn',
   'resid.torso.post_attn',
   'resid.torso.ln_mlp.post_mean_subtraction',
@@ -111,11 +112,12 @@ export function expandLocations(locations: readonly string[], config: Transforme
   return concreteLocations('expandLocations', locations, config);
 }
 
-/** expandLocations() on behalf of another operation. */
+/** expandLocations() on behalf of another operation; of a pass that begins at a layer, those below are refused. */
 export function concreteLocations(
   operation: string,
   locations: readonly string[],
   config: TransformerConfig,
+  firstLayer?: number,
 ): string[] {
   if (!Array.isArray(locations)) {
     throw new TypeError(wrong(operation, 'locations', "an array, as in ['logits']", describe(locations)));
@@ -131,6 +133,12 @@ export function concreteLocations(
     return [location];
   }).flat();
   all.sort((a, b) => executionOrder(a) - executionOrder(b));
+  const [lowest] = all;
+  if (firstLayer !== undefined && lowest && executionOrder(lowest) < firstLayer * layerPoints.length) {
+    throw new RangeError(
+      `${operation}: location '${formatLocation(lowest)}' is not computed, as the pass begins at layer ${firstLayer} (from)`,
+    );
+  }
   return [...new Set(all.map(formatLocation))];
 }
 
@@ -153,6 +161,8 @@ export function locationShape(
     case 'attn.v':
     case 'attn.v_out':
       return [batch, seq, ...heads];
+    case 'attn.head_out':
+      return [batch, seq, config.nHeads, config.dModel];
     case 'attn.qk_logits':
     case 'attn.qk_probs':
       return [batch, seq, seq, config.nHeads];

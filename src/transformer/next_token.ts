@@ -57,7 +57,7 @@ export class NextTokenPasses {
       const tokens = this.chosen.slice(0, 0, 1).reshape(caches.batch, 1);
       const positions = this.#positions.slice(0);
       const input = { batch: caches.batch, seq: 1, tokens, positions, tokenPositions, lengths };
-      return use(runPlainPass({ ...this.#model(), input, caches, keyPositions, lastOnly: true }));
+      return use(runPlainPass({ ...this.#model(), input, caches, keyPositions }));
     });
     caches.commit(keyPositions, lengths);
     return result as T;

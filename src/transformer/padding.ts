@@ -1,16 +1,56 @@
-// Tokens of unequal length side by side: padding, and the positions that follow from it.
-import { checkOperands, describe, wrong } from '../engine/check.js';
+// The input of a pass: tokens of unequal length side by side, padding, the positions that follow from it, and the part of
+// the pass that is to be computed.
+import {
+  checkDType,
+  checkInteger,
+  checkOperands,
+  checkOptions,
+  checkShape,
+  describe,
+  type OptionNames,
+  wrong,
+} from '../engine/check.js';
 import { checkDevice, type Device } from '../engine/device.js';
+import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { makeAll } from '../engine/scope.js';
 import { showShape } from '../engine/shape.js';
-import type { Positions } from './token_positions.js';
+import { type Chosen, type ChosenPositions, choose, type Positions } from './token_positions.js';
+import type { TransformerConfig } from './weights/config.js';
 
 /** Tokens of a batch: an int32 tensor [batch, seq], or an array of equally long rows. */
 export type Tokens = Tensor | readonly (readonly number[])[];
 
 /** Padding of a batch, 1 or true = ignore this token: a bool tensor [batch, seq], or an array of rows of that length. */
 export type Pad = Tensor | readonly (readonly (number | boolean)[])[];
+
+/** A residual stream to begin with. */
+export interface From {
+  /** The first layer that is computed, or the number of layers for the final layer norm and the unembedding alone. */
+  layer: number;
+  /**
+   * What goes into that layer, [batch, seq, model width], of the model's dtype: the value of `LAYER - 1/resid/post_mlp`, or
+   * of `resid/post_emb` for layer 0. It is the caller's, and is not changed.
+   */
+  residual: Tensor;
+}
+
+/** What is computed of a pass. */
+export interface PassRange {
+  /**
+   * The positions whose logits are computed, in this order: a list for each row, all of one length, or 'last', each row's
+   * last token that is not padding. Negative ones count from the row's end. All positions without it. The logits are
+   * [batch, chosen, vocabulary], with the same bits; other activations are those of all positions.
+   */
+  logitsAt?: ChosenPositions;
+  /**
+   * Begin at a layer. The tokens then only say how many there are, and which of them are padding. Hooks, locations and
+   * caches of what lies below are refused.
+   */
+  from?: From;
+}
+export const passRange: OptionNames<PassRange> = { logitsAt: true, from: true };
+const fromOptions: OptionNames<From> = { layer: true, residual: true };
 
 /**
  * Prompts brought to one length by padding: tokens int32 [batch, seq] (0 where padded), pad bool [batch, seq] (1 =
@@ -70,6 +110,17 @@ export interface Input {
   readonly tokenPositions: Positions;
   /** Tokens of each row up to the end of this pass, padding left out. */
   readonly lengths: readonly number[];
+  /** The positions whose logits are computed; without it, those of all are. */
+  readonly chosen?: Chosen;
+  readonly from?: From;
+}
+
+/** What the input of a pass must fit. */
+export interface InputModel {
+  readonly config: TransformerConfig;
+  readonly nVocab: number;
+  readonly device: Device;
+  readonly dtype: DType;
 }
 
 /**
@@ -80,11 +131,14 @@ export async function prepareInput(
   tokens: Tokens,
   pad: Pad | undefined,
   earlier: readonly number[] | undefined,
-  model: { device: Device; nVocab: number; ctxWindow: number },
-  operation = 'forward',
+  { logitsAt, from }: PassRange,
+  model: InputModel,
+  operation: string,
 ): Promise<Input> {
-  const { device, nVocab, ctxWindow } = model;
+  const { device, nVocab } = model;
+  const { ctxWindow } = model.config;
   const [batch, seq] = checkTokens(operation, tokens, nVocab, device);
+  if (from !== undefined) checkFrom(operation, from, batch, seq, model);
   if (earlier && earlier.length !== batch) {
     throw new RangeError(wrong(operation, 'tokens', `of ${earlier.length} rows, as kvCaches`, `${batch} rows`));
   }
@@ -110,12 +164,34 @@ export async function prepareInput(
       `${operation}: sequences must fit the context window of ${ctxWindow} tokens, but one has ${longest}`,
     );
   }
+  const chosen = logitsAt === undefined ? undefined : choose(operation, 'logitsAt', logitsAt, tokenPositions);
   const made = (data: Int32Array) => Tensor.from(data, { shape: [batch, seq], device });
   const [ownTokens, positions] = makeAll(
     () => (tokens instanceof Tensor ? tokens.clone() : made(Int32Array.from(tokens.flat()))),
     () => made(embedded),
   );
-  return { batch, seq, tokens: ownTokens, positions, tokenPositions, lengths };
+  const range = { ...(chosen && { chosen }), ...(from && { from }) };
+  return { batch, seq, tokens: ownTokens, positions, tokenPositions, lengths, ...range };
+}
+
+/** Demands a layer to begin at. */
+export function checkFromLayer(operation: string, from: From, { nLayers }: TransformerConfig): void {
+  checkOptions(operation, from, fromOptions, 'from');
+  checkInteger(operation, 'from.layer', from.layer, 0, nLayers);
+}
+
+function checkFrom(operation: string, { residual }: From, batch: number, seq: number, model: InputModel): void {
+  if (!(residual instanceof Tensor)) {
+    throw new TypeError(wrong(operation, 'from.residual', 'a tensor', describe(residual)));
+  }
+  checkOperands(operation, { 'from.residual': residual });
+  const { device, dtype } = model;
+  if (residual.device !== device) {
+    throw new TypeError(wrong(operation, 'from.residual', `on ${device}, as the model`, `on ${residual.device}`));
+  }
+  checkDType(operation, 'from.residual', residual, dtype);
+  const shape = [batch, seq, model.config.dModel];
+  checkShape(operation, 'from.residual', residual.shape, shape, 'the shape of tokens, and the model width');
 }
 
 function checkTokens(operation: string, tokens: Tokens, nVocab: number, device: Device): [number, number] {

@@ -2,7 +2,7 @@
 // fused kernels and which as open steps, and which point is the last one. No device or tensor is needed.
 import { failure } from './hook_chain.js';
 import type { FwdBwdHooks, TransformerHooks } from './hooks.js';
-import { executionOrder, type Location, type Point, parseLocation } from './location.js';
+import { executionOrder, finalPoints, type Location, layerPoints, type Point, parseLocation } from './location.js';
 
 /** The layer norms, as their points' ids begin. */
 export type NormId = 'resid.torso.ln_attn' | 'resid.torso.ln_mlp' | 'resid.ln_f';
@@ -28,6 +28,11 @@ export interface LayerPlan {
   readonly probs: boolean;
   /** The softmax: in one kernel, or in steps that show its denominator. */
   readonly softmax: 'fused' | 'open';
+  /**
+   * The output of each head. fused: only their sum, in the output projection. aside: also each of them, for whoever wants
+   * them. open: each of them, and then their sum, as hooks may change them.
+   */
+  readonly heads: 'fused' | 'aside' | 'open';
   readonly addAttn: Addition;
   readonly lnMlp: 'fused' | 'open';
   /** GELU: within the matrix product, or in a kernel of its own. */
@@ -40,8 +45,12 @@ export interface PassPlan {
   readonly lnF: 'fused' | 'open';
   /** The last wanted location; nothing after it is computed. Undefined: up to the logits. */
   readonly last?: Location;
-  /** Whether a hook is at a point after the last layer: it must see all positions, and not only the last one. */
-  readonly watchesEnd: boolean;
+  /**
+   * From where on a pass that gives the logits of some positions computes only these: from the last layer's mix of values
+   * (mix), the final layer norm (stream), or the unembedding (normed). Whatever is watched sees all positions, but for the
+   * logits.
+   */
+  readonly choosesAt: 'mix' | 'stream' | 'normed';
 }
 
 type Watching = (hooks: TransformerHooks | undefined, point: Point, layer?: number) => FwdBwdHooks | undefined;
@@ -76,8 +85,13 @@ export function planPass(nLayers: number, hooks?: TransformerHooks, locations?: 
   const norm = (prefix: NormId, layer?: number) =>
     any([`${prefix}.post_mean_subtraction`, `${prefix}.scale`, `${prefix}.post_scale`], layer) ? 'open' : 'fused';
   const lnF = norm('resid.ln_f');
+  const heads = (layer: number): LayerPlan['heads'] => {
+    if (watchedPoint(hooks, 'attn.head_out', layer)) return 'open';
+    return isWanted('attn.head_out', layer) ? 'aside' : 'fused';
+  };
   const addition = (sublayer: 'attn' | 'mlp', layer: number, next: 'fused' | 'open'): Addition => {
-    if (!isWanted(`resid.torso.delta_${sublayer}`, layer)) return 'product';
+    const open = sublayer === 'attn' && heads(layer) === 'open';
+    if (!open && !isWanted(`resid.torso.delta_${sublayer}`, layer)) return 'product';
     return next === 'fused' && !isWanted(`resid.torso.post_${sublayer}`, layer) ? 'norm' : 'apart';
   };
   const layers = Array.from({ length: nLayers }, (_, layer): LayerPlan => {
@@ -90,17 +104,27 @@ export function planPass(nLayers: number, hooks?: TransformerHooks, locations?: 
       attention: open ? 'open' : any(['attn.q', 'attn.k', 'attn.v'], layer) ? 'split' : 'fused',
       probs: !open && isWanted('attn.qk_probs', layer),
       softmax: any(['attn.qk_softmax_denominator'], layer) ? 'open' : 'fused',
+      heads: heads(layer),
       addAttn: addition('attn', layer, lnMlp),
       lnMlp,
       gelu: any(['mlp.pre_act'], layer) ? 'open' : 'fused',
       addMlp: addition('mlp', layer, afterMlp),
     };
   });
+  // backward hooks count here, as the gradient that they see is that of all positions
+  const isSeen = (point: Point, layer?: number) =>
+    isWanted(point, layer) || gradientPoint(hooks, point, layer) !== undefined;
+  const lastLayer = nLayers - 1;
+  const endSeen = finalPoints.some((point) => point !== 'logits' && isSeen(point));
+  const outSeen = layerPoints.slice(layerPoints.indexOf('attn.head_out')).some((point) => isSeen(point, lastLayer));
+  // the final layer norm adds the last update to the stream, so their sum is not there before
+  const sumSeen =
+    layers[lastLayer]?.addMlp === 'norm' && gradientPoint(hooks, 'resid.torso.post_mlp', lastLayer) !== undefined;
   const last = wanted?.reduce((a, b) => (executionOrder(b) > executionOrder(a) ? b : a));
   return {
     layers,
     lnF,
     ...(last ? { last } : {}),
-    watchesEnd: lnF === 'open' || any(['resid.post_ln_f', 'logits']),
+    choosesAt: endSeen || sumSeen ? 'normed' : outSeen ? 'stream' : 'mix',
   };
 }

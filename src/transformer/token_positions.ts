@@ -1,4 +1,5 @@
 // Where the tokens of a batch are: the position of each token in its own sequence.
+import { checkInteger, describe, wrong } from '../engine/check.js';
 import type { Device } from '../engine/device.js';
 import { Tensor } from '../engine/ops/tensor.js';
 
@@ -20,6 +21,64 @@ export const hasPadding = (positions: Positions): boolean => positions.some((row
 /** The number of tokens of each row, padding left out. */
 export const lengthsOf = (positions: Positions): number[] =>
   positions.map((row) => row.reduce((length, position) => Math.max(length, position + 1), 0));
+
+/** Some positions of each row, the same number of each. */
+export interface Chosen {
+  /** Where they are in tensors [batch * seq, …], one after the other. */
+  readonly indices: Int32Array;
+  readonly positions: Positions;
+}
+
+/** Which positions: each row's last token that is not padding, or those in a list for each row. */
+export type ChosenPositions = 'last' | readonly (readonly number[])[];
+
+/**
+ * The chosen positions among those of the tokens of a pass; undefined where these are all, in order. Negative ones count
+ * from the row's end. A row of nothing but padding has its last column as its last position.
+ * @throws TypeError or RangeError that names the row, and the positions that it has.
+ */
+export function choose(operation: string, argument: string, wanted: unknown, all: Positions): Chosen | undefined {
+  const seq = all[0]?.length ?? 0;
+  const columns = wanted === 'last' ? all.map((row) => [lastColumn(row)]) : columnsOf(operation, argument, wanted, all);
+  const indices = Int32Array.from(columns.flatMap((row, r) => row.map((column) => r * seq + column)));
+  if (indices.length === all.length * seq && indices.every((index, i) => index === i)) return undefined;
+  return {
+    indices,
+    positions: all.map((row, r) => Int32Array.from(columns[r] as number[], (column) => row[column] as number)),
+  };
+}
+
+function lastColumn(row: Int32Array): number {
+  const last = row.findLastIndex((position) => position >= 0);
+  return last < 0 ? row.length - 1 : last;
+}
+
+function columnsOf(operation: string, argument: string, wanted: unknown, all: Positions): number[][] {
+  const expected = `'last', or an array of positions for each of ${all.length} rows`;
+  if (!Array.isArray(wanted)) throw new TypeError(wrong(operation, argument, expected, describe(wanted)));
+  if (wanted.length !== all.length) throw new RangeError(wrong(operation, argument, expected, describe(wanted)));
+  return all.map((row, r) => {
+    const list: unknown = wanted[r];
+    const own = `${argument}[${r}]`;
+    if (!Array.isArray(list)) throw new TypeError(wrong(operation, own, 'an array of positions', describe(list)));
+    if (list.length !== wanted[0].length) {
+      throw new RangeError(
+        wrong(operation, own, `as long as ${argument}[0], ${wanted[0].length}`, `of ${list.length}`),
+      );
+    }
+    const last = row.reduce((most, position) => Math.max(most, position), -1);
+    const first = row.find((position) => position >= 0) ?? 0;
+    return Array.from(list, (position: unknown, i) => {
+      if (last < 0) throw new RangeError(`${operation}: ${own} must be empty, as row ${r} has nothing but padding`);
+      const at = checkInteger(operation, `${own}[${i}]`, position as number, first - last - 1, last);
+      const found = row.indexOf(at < 0 ? last + 1 + at : at);
+      if (found >= 0) return found;
+      throw new RangeError(
+        wrong(operation, `${own}[${i}]`, `from ${first} to ${last}, as kvCaches have those before`, String(at)),
+      );
+    });
+  });
+}
 
 // What the device holds is known on the host as well: hooks that look for a position do not wait for the device.
 const onHost = new WeakMap<Tensor, Positions>();

@@ -26,8 +26,8 @@ import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
 import { NextTokenPasses } from './next_token.js';
-import { type Pad, prepareInput, type Tokens } from './padding.js';
-import { type PassPlan, planPass } from './pass_plan.js';
+import { checkFromLayer, type Pad, type PassRange, passRange, prepareInput, type Tokens } from './padding.js';
+import { type PassPlan, planPass, watchedPoint } from './pass_plan.js';
 import { type Prompts, type SampleModel, type SampleOptions, type Samples, sample } from './sample_run.js';
 import { joined } from './token_positions.js';
 import type { Loaded } from './weights/build_weights.js';
@@ -50,7 +50,7 @@ export interface LoadOptions extends FetchOptions {
   simplify?: boolean;
 }
 
-export interface ForwardOptions {
+export interface ForwardOptions extends PassRange {
   /** The caches that an earlier pass returned: their sequences are continued, and they are extended in place. */
   kvCaches?: KvCaches;
   /**
@@ -69,7 +69,7 @@ export interface ForwardOptions {
 }
 
 export interface ForwardResult {
-  /** [batch, seq, vocabulary]; the caller's to free. */
+  /** [batch, seq, vocabulary], or [batch, chosen, vocabulary] with `logitsAt`; the caller's to free. */
   readonly logits: Tensor;
   /**
    * The caller owns and frees the caches once the property is read. Caches that are not read are freed a few passes
@@ -83,7 +83,7 @@ export interface ForwardResult {
   readonly record?: GradientRecord;
 }
 
-export interface ActivationsOptions {
+export interface ActivationsOptions extends PassRange {
   /** Tokens to ignore, as for forward(). */
   pad?: Pad;
   /** Hooks at points behind the last location are not called: the pass ends there. */
@@ -97,8 +97,14 @@ const loadOptions: OptionNames<LoadOptions> = {
   onProgress: true,
   signal: true,
 };
-const forwardOptions: OptionNames<ForwardOptions> = { kvCaches: true, pad: true, hooks: true, grad: true };
-const activationsOptions: OptionNames<ActivationsOptions> = { pad: true, hooks: true };
+const forwardOptions: OptionNames<ForwardOptions> = {
+  ...passRange,
+  kvCaches: true,
+  pad: true,
+  hooks: true,
+  grad: true,
+};
+const activationsOptions: OptionNames<ActivationsOptions> = { ...passRange, pad: true, hooks: true };
 
 /** Passes that may be queued ahead of the device: enough to keep it busy, few enough to bound memory. */
 const passesAhead = 2;
@@ -170,13 +176,14 @@ export class Transformer {
    */
   async forward(tokens: Tokens, options: ForwardOptions = {}): Promise<ForwardResult> {
     checkOptions('forward', options, forwardOptions);
-    const { kvCaches, grad = false } = options;
+    const { kvCaches, from, grad = false } = options;
     if (grad !== 'parameters' && typeof grad !== 'boolean') {
       throw new TypeError(wrong('forward', 'grad', "true, false or 'parameters'", describe(grad)));
     }
     if (grad) checkRecordable('forward', this.device);
-    checkHooks('forward', options.hooks, this.config);
-    this.#reserve('forward', kvCaches);
+    if (from !== undefined) checkFromLayer('forward', from, this.config);
+    checkHooks('forward', options.hooks, this.config, from?.layer);
+    this.#reserve('forward', kvCaches, from?.layer);
     try {
       return await this.#forward('forward', tokens, options);
     } finally {
@@ -184,8 +191,11 @@ export class Transformer {
     }
   }
 
-  /** Demands caches of this model, if they are given, and keeps others from using them until end(). */
-  #reserve(operation: string, kvCaches: KvCaches | undefined): void {
+  /**
+   * Demands caches of this model, and of passes that begin at this layer, if they are given; keeps others from using them
+   * until end().
+   */
+  #reserve(operation: string, kvCaches: KvCaches | undefined, firstLayer = 0): void {
     if (kvCaches === undefined) return;
     if (!(kvCaches instanceof KvCaches)) {
       throw new TypeError(wrong(operation, 'kvCaches', 'what an earlier forward returned', describe(kvCaches)));
@@ -196,6 +206,10 @@ export class Transformer {
         `${operation}: kvCaches must be of this model, but are of one of another size, dtype or device`,
       );
     }
+    if (kvCaches.firstLayer !== firstLayer) {
+      const expected = `of passes that begin at layer ${firstLayer}, as this one`;
+      throw new RangeError(wrong(operation, 'kvCaches', expected, `of layers ${kvCaches.layersHeld}`));
+    }
     kvCaches.begin(operation);
   }
 
@@ -203,8 +217,7 @@ export class Transformer {
   async #forward(
     operation: string,
     tokens: Tokens,
-    { kvCaches, pad, hooks, grad = false }: ForwardOptions,
-    lastOnly = false,
+    { kvCaches, pad, hooks, grad = false, ...range }: ForwardOptions,
     context: PartialHookContext = {},
   ): Promise<ForwardResult> {
     await this.#waitForDevice();
@@ -213,8 +226,8 @@ export class Transformer {
     let caches = kvCaches;
     const record = grad ? new GradientRecord() : undefined;
     try {
-      const input = await prepareInput(tokens, pad, kvCaches?.lengths, this.#model, operation);
-      caches ??= new KvCaches(this.device, this.dtype, input.batch, dAttn(this.config));
+      const input = await prepareInput(tokens, pad, kvCaches?.lengths, range, this, operation);
+      caches ??= new KvCaches(this.device, this.dtype, input.batch, dAttn(this.config), range.from?.layer);
       const keyPositions = joined(caches.positions, input.tokenPositions);
       const { logits } = await run({
         config: this.config,
@@ -223,7 +236,6 @@ export class Transformer {
         input,
         caches,
         keyPositions,
-        lastOnly: lastOnly && !plan.watchesEnd,
         context,
         ...(hooks ? { hooks } : {}),
         ...(record ? { record } : {}),
@@ -270,12 +282,13 @@ export class Transformer {
     options: ActivationsOptions = {},
   ): Promise<Map<string, Tensor>> {
     checkOptions('activations', options, activationsOptions);
-    const { pad, hooks } = options;
-    const wanted = concreteLocations('activations', locations, this.config);
-    checkHooks('activations', hooks, this.config);
+    const { hooks, from } = options;
+    if (from !== undefined) checkFromLayer('activations', from, this.config);
+    const wanted = concreteLocations('activations', locations, this.config, from?.layer);
+    checkHooks('activations', hooks, this.config, from?.layer);
     if (wanted.length === 0) return new Map();
     const plan = planPass(this.config.nLayers, hooks, wanted);
-    const { logits, values } = await this.#values('activations', tokens, pad, hooks, plan, wanted);
+    const { logits, values } = await this.#values('activations', tokens, options, plan, wanted);
     logits?.dispose();
     return values;
   }
@@ -284,14 +297,13 @@ export class Transformer {
   async #values(
     operation: string,
     tokens: Tokens,
-    pad: Pad | undefined,
-    hooks: TransformerHooks | undefined,
+    { pad, hooks, ...range }: ActivationsOptions,
     plan: PassPlan,
     wanted: readonly string[] | undefined,
     record?: GradientRecord,
   ): ReturnType<typeof runPass> {
     await this.#waitForDevice();
-    const input = await prepareInput(tokens, pad, undefined, this.#model, operation);
+    const input = await prepareInput(tokens, pad, undefined, range, this, operation);
     const results = await run({
       config: this.config,
       weights: this.#current,
@@ -315,7 +327,8 @@ export class Transformer {
     checkRecordable('gradients', this.device);
     return gradientsAt(this.config, options, async (hooks, record) => {
       const plan = planPass(this.config.nLayers, hooks);
-      const { logits } = await this.#values('gradients', tokens, options.pad, hooks, plan, undefined, record);
+      const { of, at, autoencoders, ...rest } = options;
+      const { logits } = await this.#values('gradients', tokens, { ...rest, hooks }, plan, undefined, record);
       return logits as Tensor;
     });
   }
@@ -332,7 +345,11 @@ export class Transformer {
       ...{ config, nVocab, enc, device },
       checkHooks: (hooks) => checkHooks('sample', hooks, config),
       reserve: (kvCaches) => this.#reserve('sample', kvCaches),
-      pass: (tokens, rest, step) => this.#forward('sample', tokens, rest, true, { step }),
+      pass: (tokens, rest, step) => {
+        // hooks at the logits see all positions of a prompt
+        const seen = watchedPoint(rest.hooks, 'logits') !== undefined;
+        return this.#forward('sample', tokens, { ...rest, ...(!seen && { logitsAt: 'last' }) }, { step });
+      },
       nextTokens: (caches) => {
         const plain = () => ({ config, weights: this.#current, plan: this.#plain });
         return new NextTokenPasses(device, plain, caches);
@@ -406,10 +423,6 @@ export class Transformer {
       return parameterGradients(weights, config, nVocab, ofWeight);
     });
     return weights;
-  }
-
-  get #model(): { device: Device; nVocab: number; ctxWindow: number } {
-    return { device: this.device, nVocab: this.nVocab, ctxWindow: this.config.ctxWindow };
   }
 
   /** Waits until the device is at most a few passes behind, and frees caches that no caller has read. */

@@ -3,10 +3,12 @@ import * as assert from 'uvu/assert';
 import { getDefaultDevice } from '../../src/engine/device.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
 import { prepareInput, prepInputAndPad } from '../../src/transformer/padding.js';
+import { sizes, type TransformerConfig } from '../../src/transformer/weights/config.js';
 import { suite, throws } from '../support/harness.js';
 
 const test = suite('padding');
-const model = { device: getDefaultDevice(), nVocab: 100, ctxWindow: 16 };
+const config = { ...(sizes.tiny as TransformerConfig), ctxWindow: 16 };
+const model = { device: getDefaultDevice(), nVocab: 100, config, dtype: 'float32' } as const;
 
 test('positions count the tokens before, padding left out, from where the caches end', async () => {
   const cases = [
@@ -40,7 +42,7 @@ test('positions count the tokens before, padding left out, from where the caches
   ] as const;
   for (const { side, earlier, positions, lengths } of cases) {
     const { tokens, pad } = prepInputAndPad([[5], [6, 7, 8]], side);
-    const input = await prepareInput(tokens, pad, earlier, model);
+    const input = await prepareInput(tokens, pad, earlier, {}, model, 'forward');
     assert.equal([...(await input.positions.read())], positions.flat());
     assert.equal(input.lengths, [...lengths]);
     for (const t of [tokens, pad, input.tokens, input.positions]) t.dispose();
@@ -56,7 +58,7 @@ test('a row of nothing but padding adds no token', async () => {
     ],
   ] as const) {
     const { tokens, pad } = prepInputAndPad([[], [6, 7]], 'left');
-    const input = await prepareInput(tokens, pad, earlier, model);
+    const input = await prepareInput(tokens, pad, earlier, {}, model, 'forward');
     assert.equal(input.lengths, [...lengths]);
     for (const t of [tokens, pad, input.tokens, input.positions]) t.dispose();
   }

@@ -1,5 +1,6 @@
 // Plans of passes, and locations, without a device. The oracle is the title of each test.
 import * as assert from 'uvu/assert';
+import { appendAt } from '../../src/transformer/hook_places.js';
 import { AtLayers, ConditionalHooks, TransformerHooks } from '../../src/transformer/hooks.js';
 import {
   expandLocations,
@@ -19,6 +20,7 @@ const fused = {
   attention: 'fused',
   probs: false,
   softmax: 'fused',
+  heads: 'fused',
   addAttn: 'product',
   lnMlp: 'fused',
   gelu: 'fused',
@@ -30,7 +32,7 @@ test('without hooks, everything is fused, to the end', () => {
   for (const hooks of [undefined, new TransformerHooks()]) {
     const plan = planPass(2, hooks);
     assert.equal(plan.layers, [fused, fused]);
-    assert.equal([plan.lnF, plan.last, plan.watchesEnd], ['fused', undefined, false]);
+    assert.equal([plan.lnF, plan.last, plan.choosesAt], ['fused', undefined, 'mix']);
   }
 });
 
@@ -63,9 +65,31 @@ test('points that are seen in every version of a section open nothing', () => {
     hooks.appendToPath(`${point}.fwd`, nothing);
   }
   assert.equal(planPass(1, hooks).layers, [fused]);
-  assert.equal(planPass(1, hooks).watchesEnd, false);
-  hooks.logits.appendFwd(nothing);
-  assert.equal(planPass(1, hooks).watchesEnd, true);
+});
+
+test('positions are chosen as early as nothing behind is watched, forward or backward', () => {
+  const at = (list: 'fwd' | 'bwd' | 'fwd2', ...locations: string[]) => {
+    const hooks = new TransformerHooks();
+    for (const location of locations) appendAt(hooks, location, list, nothing);
+    return planPass(2, hooks).choosesAt;
+  };
+  const end = ['resid/ln_f/post_mean_subtraction', 'resid/ln_f/scale', 'resid/ln_f/post_scale', 'resid/post_ln_f'];
+  for (const list of ['fwd', 'bwd', 'fwd2'] as const) {
+    assert.is(at(list, 'logits'), 'mix');
+    assert.is(at(list, '0/resid/post_mlp', '0/mlp/post_act', '1/attn/v_out', '1/attn/q', 'resid/post_emb'), 'mix');
+    for (const name of layerPoints.slice(layerPoints.indexOf('attn.head_out'))) {
+      assert.is(at(list, `1/${name.replaceAll('.', '/')}`), 'stream', name);
+    }
+    for (const name of end) assert.is(at(list, name), 'normed', name);
+  }
+  // the last update is added by the final layer norm, and backward hooks at the sum see all positions
+  const hooks = new TransformerHooks();
+  hooks.resid.torso.deltaMlp.appendFwd(nothing);
+  assert.is(planPass(2, hooks).choosesAt, 'stream');
+  appendAt(hooks, '0/resid/post_mlp', 'bwd', nothing);
+  assert.is(planPass(2, hooks).choosesAt, 'stream');
+  appendAt(hooks, '1/resid/post_mlp', 'bwd', nothing);
+  assert.is(planPass(2, hooks).choosesAt, 'normed');
 });
 
 test('wanted locations count as watched, and the last one ends the pass', () => {
@@ -113,6 +137,19 @@ test('probabilities that are wanted but not hooked come from the fused kernel', 
   assert.equal(plan(hooked('attn.q'), probs), ['split', true]);
   assert.equal(plan(hooked('attn.qk_probs'), probs), ['open', false]);
   assert.equal(plan(hooked('attn.qk_probs'), 'logits'), ['open', false]);
+});
+
+test('heads are computed where they are wanted, and each before their sum where hooks may change them', () => {
+  const plan = (hooks: TransformerHooks | undefined, ...locations: string[]) =>
+    planPass(2, hooks, locations).layers.flatMap(({ heads, addAttn }) => [heads, addAttn]);
+  const hooks = new TransformerHooks();
+  appendAt(hooks, '1/attn/head_out', 'fwd', nothing);
+  assert.equal(plan(undefined, '0/attn/head_out'), ['aside', 'product', 'fused', 'product']);
+  assert.equal(plan(hooks, '0/attn/head_out'), ['aside', 'product', 'open', 'norm']);
+  assert.equal(plan(hooks, '1/attn/head_out', '1/resid/post_attn'), ['fused', 'product', 'open', 'apart']);
+  const backward = new TransformerHooks();
+  backward.attn.headOut.appendBwd(nothing);
+  assert.equal(plan(backward, 'logits'), ['fused', 'product', 'fused', 'product']);
 });
 
 test('locations are read and written', () => {
