@@ -67,14 +67,16 @@ function columnsOf(operation: string, argument: string, wanted: unknown, all: Po
       );
     }
     const last = row.reduce((most, position) => Math.max(most, position), -1);
+    if (last < 0 && list.length > 0) {
+      throw new RangeError(wrong(operation, own, `empty, as row ${r} has nothing but padding`, describe(list)));
+    }
     const first = row.find((position) => position >= 0) ?? 0;
     return Array.from(list, (position: unknown, i) => {
-      if (last < 0) throw new RangeError(`${operation}: ${own} must be empty, as row ${r} has nothing but padding`);
-      const at = checkInteger(operation, `${own}[${i}]`, position as number, first - last - 1, last);
-      const found = row.indexOf(at < 0 ? last + 1 + at : at);
-      if (found >= 0) return found;
+      const name = `${own}[${i}]`;
+      const at = checkInteger(operation, name, position, first - last - 1, last);
+      if (at < 0 || at >= first) return row.indexOf(at < 0 ? last + 1 + at : at);
       throw new RangeError(
-        wrong(operation, `${own}[${i}]`, `from ${first} to ${last}, as kvCaches have those before`, String(at)),
+        wrong(operation, name, `from ${first} to ${last}, as kvCaches hold those before`, String(at)),
       );
     });
   });

@@ -20,7 +20,8 @@ export async function references(d: Digests): Promise<void> {
     using model = await Transformer.load(g.folder, { device: d.device, dtype: d.dtype });
     const seen: [name: string, value: Tensor][] = [];
     const hooks = new TransformerHooks();
-    for (const point of [firstPoint, ...layerPoints, ...finalPoints]) {
+    // the output of heads has a digest of its own, as hooks there give delta_attn other bits
+    for (const point of [firstPoint, ...layerPoints, ...finalPoints].filter((point) => point !== 'attn.head_out')) {
       const part = `${name} ${/^\w+/.exec(point)}`;
       hooks.appendToPath(`${point}.fwd`, (x) => {
         seen.push([part, x.clone()]);
@@ -33,11 +34,22 @@ export async function references(d: Digests): Promise<void> {
     const padded = await model.forward(tokens, { pad });
     await d.take(`${name} logits`, watched.logits, plain.logits, padded.logits);
     for (const { kvCaches } of [watched, plain, padded]) kvCaches.dispose();
+    if (d.dtype !== 'bfloat16') await heads(d, name, model, g.rows('tokens'));
     for (const options of [{ temperature: 0 }, { temperature: 0.9, topP: 0.8, seed: 5 }]) {
       const samples = await model.sample(g.json.prompts, { numTokens: 8, ...options });
       d.add(`${name} samples`, JSON.stringify(samples));
     }
   }
+}
+
+/** The output of each head, and what attention adds when it is made of them. */
+async function heads(d: Digests, name: string, model: Transformer, tokens: number[][]): Promise<void> {
+  const wanted = await model.activations(tokens, ['*/attn/head_out']);
+  await d.take(`${name} heads`, ...wanted.values());
+  const hooks = new TransformerHooks();
+  hooks.attn.headOut.appendFwd(() => {});
+  const sums = await model.activations(tokens, ['*/resid/delta_attn'], { hooks });
+  await d.take(`${name} heads`, ...sums.values());
 }
 
 export async function dumps(d: Digests): Promise<void> {
@@ -47,7 +59,7 @@ export async function dumps(d: Digests): Promise<void> {
   if (d.dtype === 'float32') formats.splice(0, 1, ['float32', 259], ['int8', 259], ['float16', 37], ['bfloat16', 37]);
   const layered = new Set(layerPoints.map((point) => point.replace('.torso.', '.').replaceAll('.', '/')));
   const locations = locationNames
-    .filter((name) => name !== 'logits')
+    .filter((name) => name !== 'logits' && name !== 'attn/head_out')
     .map((name) => (layered.has(name) ? `*/${name}` : name));
   const latents = ['resid/delta_attn', 'resid/delta_mlp', 'mlp/post_act'].map(
     (name) => `*/${name} -> ae-${name.replace(/\W|_/g, '-')}`,

@@ -138,6 +138,7 @@ const is = {
   layers: (value: unknown) => is.whole(value) || value instanceof Int32Array || (value instanceof Set && value.has(1)),
   ragged: (value: unknown) => inspect(value) === '[ [ 1 ], [ 1, 2 ] ]',
   texts: (value: unknown) => inspect(value) === "[ 'x' ]",
+  positions: (value: unknown) => ['[ [] ]', '[ [ -1 ] ]'].includes(inspect(value)),
 };
 const any =
   (...kinds: ((value: unknown) => boolean)[]) =>
@@ -171,6 +172,9 @@ function calls(): Call[] {
 
   of('Transformer.load', options, spread(sonde.Transformer.load), tiny, {});
   of('forward', options, (...given) => xf.forward(...(given as unknown as [number[][]])), [[1, 2]], {});
+  of('forward', any(missing, is.positions), (logitsAt) => xf.forward([[1, 2]], { logitsAt }), 'last');
+  of('forward', missing, (from) => xf.forward([[1, 2]], { from }), undefined);
+  of('activations', missing, (from) => xf.activations([[1, 2]], ['logits'], { from }), undefined);
   of(
     'activations',
     any(options, empty),

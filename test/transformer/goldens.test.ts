@@ -19,7 +19,8 @@ const logitsBound = 2e-5;
 const pointBound = 5e-5;
 const gradientBound = 2e-4;
 
-const points = [firstPoint, ...layerPoints, ...finalPoints];
+// the original has no point for the output of each head
+const points = [firstPoint, ...layerPoints, ...finalPoints].filter((point) => point !== 'attn.head_out');
 const boundOf = (key: string) => (key.endsWith('logits') && !key.includes('qk_logits') ? logitsBound : pointBound);
 
 /** A golden's key for a value seen at a point. */

@@ -198,7 +198,7 @@ test('hooks: order, binding, conditions, clones, paths', async () => {
   const all = new TransformerHooks().appendAll(note('all'));
   calls.length = 0;
   (await xf.forward([[1]], { hooks: all })).logits.dispose();
-  assert.is(calls.length, 2 * (3 * 21 + 6), 'fwd and fwd2 of each point');
+  assert.is(calls.length, 2 * (3 * 22 + 6), 'fwd and fwd2 of each point');
   assert.match(String(hooks), /post_act/);
 });
 
