@@ -9,6 +9,7 @@ const points = [
   'resid.torso.ln_mlp.scale',
   'attn.q',
   'attn.v_out',
+  'attn.head_out',
   'attn.qk_probs',
   'attn.qk_softmax_denominator',
   'mlp.pre_act',

@@ -220,10 +220,10 @@ test('the gradient at each head is that of delta_attn, and edits of it reach the
   for (let head = 0; head < nHeads; head++)
     close(await ofHeads.select(2, head).read(), delta, { label: `head ${head}` });
 
-  for (const forward of [false, true]) {
+  for (const opened of [undefined, 'attn.head_out', 'resid.torso.delta_attn']) {
     const seen: Tensor[] = [];
     const hooks = new TransformerHooks();
-    if (forward) hooks.attn.headOut.appendFwd(new AtLayers(1).append(() => {}));
+    if (opened) hooks.appendToPath(`${opened}.fwd`, new AtLayers(1).append(() => {}));
     hooks.attn.headOut.appendBwd(
       new AtLayers(1).append((gradient) => {
         gradient.select(2, 0).mul_(3);
@@ -239,7 +239,7 @@ test('the gradient at each head is that of delta_attn, and edits of it reach the
     const [edited] = seen as [Tensor];
     for (let head = 0; head < nHeads; head++) {
       using plain = ofMix.select(2, head).mul(head === 0 ? 3 : 1);
-      const label = `v_out of head ${head}, ${forward ? 'in steps' : 'fused'}`;
+      const label = `v_out of head ${head}, with a forward hook at ${opened}`;
       const error = relativeError(await edited.select(2, head).read(), await plain.read());
       assert.ok(error < 1e-5, `${label}: ${error}`);
     }

@@ -18,7 +18,7 @@ const lengths = emulated() ? [9, 4] : [70, 1, 33, 70, 64, 17];
 const rows = lengths.map((length) => Array.from({ length }, () => rng.integer(0, 50_257)));
 const longest = Math.max(...lengths);
 const dtypes = ['float32', 'bfloat16'] as const;
-const locations = ['1/mlp/post_act', '1/resid/delta_mlp', '1/attn/v_out', '0/resid/post_attn'];
+const locations = ['1/mlp/post_act', '1/resid/delta_mlp', '1/attn/v_out', '1/attn/head_out', '0/resid/post_attn'];
 
 type Values = Record<string, ArrayLike<number>>;
 
