@@ -47,6 +47,6 @@ export async function runCode(code: string, scope: Readonly<Record<string, unkno
   const last = (statements.pop() as string).replace(/^const (?:\w+|\{[^}]*\}|\[[^\]]*\]) = /, '');
   const { var: _, ...exported } = sonde; // a reserved word
   const names = { ...exported, ...scope };
-  const body = [...statements, `return ${last}`].join(';\n');
+  const body = `{ ${[...statements, `return ${last}`].join(';\n')} }`; // its names may hide those of the scope
   return new AsyncFunction(...Object.keys(names), body)(...Object.values(names));
 }
