@@ -5,9 +5,9 @@ import * as assert from 'uvu/assert';
 import { listAutoencoderNames } from '../src/context/registry.js';
 import { packageRoot } from '../src/engine/native.js';
 import { finalPoints, firstPoint, layerPoints } from '../src/transformer/location.js';
+import { docsPage, rows, section } from './docs/markdown.js';
 import { arithmeticNames } from './support/device.js';
 import { suite } from './support/harness.js';
-import { docsPage, rows, section } from './support/markdown.js';
 import { filesBelow, pages } from './support/sources.js';
 
 const test = suite('docs');

@@ -1,5 +1,11 @@
-// An example of assets/docs/model-pieces.md, word for word but for the import; test/docs_pieces.test.ts runs it.
-import { AtLayers, AutoencoderHooks, makeAutoencoderContext, Transformer, TransformerHooks } from '../../src/index.js';
+// An example of assets/docs/model-pieces.md, word for word but for the import; test/docs/pieces.test.ts runs it.
+import {
+  AtLayers,
+  AutoencoderHooks,
+  makeAutoencoderContext,
+  Transformer,
+  TransformerHooks,
+} from '../../../src/index.js';
 
 const xf = await Transformer.load('demo');
 using autoencoders = makeAutoencoderContext({ modelName: 'demo', autoencoderName: 'ae-resid-delta-mlp' });

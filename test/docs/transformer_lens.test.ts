@@ -1,14 +1,14 @@
 // The right columns of assets/docs/transformer-lens.md: each piece of code is run on the demo model. Oracles: the same
 // computed in another way, from other activations and the weights.
 import * as assert from 'uvu/assert';
-import { stack } from '../src/engine/ops/cat.js';
-import { einsum } from '../src/engine/ops/einsum.js';
-import { Tensor } from '../src/engine/ops/tensor.js';
-import { AtLayers, type FwdBwdHooks, type HookFunction, TransformerHooks } from '../src/transformer/hooks.js';
-import { Transformer } from '../src/transformer/transformer.js';
-import { close } from './support/close.js';
-import { suite } from './support/harness.js';
-import { codeIn, docsPage, rows, runCode, section } from './support/markdown.js';
+import { stack } from '../../src/engine/ops/cat.js';
+import { einsum } from '../../src/engine/ops/einsum.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
+import { AtLayers, type FwdBwdHooks, type HookFunction, TransformerHooks } from '../../src/transformer/hooks.js';
+import { Transformer } from '../../src/transformer/transformer.js';
+import { close } from '../support/close.js';
+import { suite } from '../support/harness.js';
+import { codeIn, docsPage, rows, runCode, section } from './markdown.js';
 
 const test = suite('docs: TransformerLens');
 

@@ -4,20 +4,20 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
-import { packageRoot } from '../src/engine/native.js';
-import { einsum } from '../src/engine/ops/einsum.js';
-import { matmul } from '../src/engine/ops/matmul.js';
-import { Tensor } from '../src/engine/ops/tensor.js';
-import { where } from '../src/engine/ops/where.js';
-import { TransformerHooks } from '../src/transformer/hooks.js';
-import { finalPoints, firstPoint, formatLocation, layerPoints, locationShape } from '../src/transformer/location.js';
-import { prepInputAndPad } from '../src/transformer/padding.js';
-import { Transformer } from '../src/transformer/transformer.js';
-import { dAttn, dFf, dHead, sizes, type TransformerConfig } from '../src/transformer/weights/config.js';
-import { parameterNames, parameterShape } from '../src/transformer/weights/state_dict.js';
-import { close } from './support/close.js';
-import { suite } from './support/harness.js';
-import { blocksOf, codeIn, docsPage, rows, runCode, section } from './support/markdown.js';
+import { packageRoot } from '../../src/engine/native.js';
+import { einsum } from '../../src/engine/ops/einsum.js';
+import { matmul } from '../../src/engine/ops/matmul.js';
+import { Tensor } from '../../src/engine/ops/tensor.js';
+import { where } from '../../src/engine/ops/where.js';
+import { TransformerHooks } from '../../src/transformer/hooks.js';
+import { finalPoints, firstPoint, formatLocation, layerPoints, locationShape } from '../../src/transformer/location.js';
+import { prepInputAndPad } from '../../src/transformer/padding.js';
+import { Transformer } from '../../src/transformer/transformer.js';
+import { dAttn, dFf, dHead, sizes, type TransformerConfig } from '../../src/transformer/weights/config.js';
+import { parameterNames, parameterShape } from '../../src/transformer/weights/state_dict.js';
+import { close } from '../support/close.js';
+import { suite } from '../support/harness.js';
+import { blocksOf, codeIn, docsPage, rows, runCode, section } from './markdown.js';
 
 const test = suite('docs: the pieces of a model');
 
@@ -330,7 +330,7 @@ test('what is refused is refused in these words', async () => {
 
 // ---- examples
 
-const folder = 'test/pieces_examples';
+const folder = 'test/docs/pieces_examples';
 const programs = readdirSync(join(packageRoot, folder));
 const sourceOf = (name: string) =>
   readFileSync(join(packageRoot, folder, name), 'utf8')
@@ -340,7 +340,7 @@ const sourceOf = (name: string) =>
 
 test('the examples are those that run', () => {
   const shown = blocksOf(page);
-  const sources = programs.map((name) => sourceOf(name).replaceAll("'../../src/index.js'", "'sonde'"));
+  const sources = programs.map((name) => sourceOf(name).replaceAll("'../../../src/index.js'", "'sonde'"));
   assert.equal([...shown].sort(), sources.sort());
 });
 

@@ -1,5 +1,5 @@
-// An example of assets/docs/model-pieces.md, word for word but for the import; test/docs_pieces.test.ts runs it.
-import { AtLayers, type Tensor, Transformer, TransformerHooks } from '../../src/index.js';
+// An example of assets/docs/model-pieces.md, word for word but for the import; test/docs/pieces.test.ts runs it.
+import { AtLayers, type Tensor, Transformer, TransformerHooks } from '../../../src/index.js';
 
 const xf = await Transformer.load('demo');
 const tokens = [xf.enc.encode('Kate found a red ball')];
