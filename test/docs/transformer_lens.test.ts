@@ -260,6 +260,7 @@ for (const [cell = '', here = ''] of table) {
       ...{ residual: at('1/resid/post_mlp'), more: [[token]] },
     };
     const results: unknown[] = [];
+    // the demo ships with the package, GPT-2 has to be fetched
     for (const code of codeIn(here)) results.push(await runCode(code.replace('gpt2-small', 'demo'), scope));
     await checks[name]?.({ results, hooks, seen });
   });
