@@ -5,30 +5,17 @@ import * as assert from 'uvu/assert';
 import { listAutoencoderNames } from '../src/context/registry.js';
 import { packageRoot } from '../src/engine/native.js';
 import { finalPoints, firstPoint, layerPoints } from '../src/transformer/location.js';
+import { docsPage, rows, section } from './docs/markdown.js';
 import { arithmeticNames } from './support/device.js';
 import { suite } from './support/harness.js';
 import { filesBelow, pages } from './support/sources.js';
 
 const test = suite('docs');
-const page = (name: string) => readFileSync(join(packageRoot, 'assets/docs', name), 'utf8');
-
-/** The cells of each row of a page's tables, without their heads. */
-function rows(text: string): string[][] {
-  const lines = text.split('\n').filter((line) => line.startsWith('|'));
-  return lines
-    .map((line) =>
-      line
-        .slice(1, -1)
-        .split('|')
-        .map((cell) => cell.trim()),
-    )
-    .filter((cells, i, all) => !/^-+$/.test(cells[0] ?? '') && !/^-+$/.test(all[i + 1]?.[0] ?? ''));
-}
 
 test('every TypeScript name is one of the sources', () => {
   const files = filesBelow('src').filter((name) => name.endsWith('.ts'));
   const words = new Set(files.flatMap((name) => readFileSync(join(packageRoot, name), 'utf8').match(/\w+/g) ?? []));
-  const table = rows(page('python-names.md'));
+  const table = rows(docsPage('python-names.md'));
   assert.ok(table.length > 70);
   for (const [python = '', typescript = ''] of table) {
     assert.match(python, /`/);
@@ -40,10 +27,10 @@ test('every TypeScript name is one of the sources', () => {
 });
 
 test('every hook point has its row, and no other has one', () => {
-  const [points = '', autoencoders = ''] = page('transformer-lens.md').split('## Autoencoders');
-  const named = rows(points).map(([cell = '']) => cell.replaceAll('`', ''));
+  const text = docsPage('transformer-lens.md');
+  const named = rows(section(text, 'Hook points')).map(([cell = '']) => cell.replaceAll('`', ''));
   assert.equal(named.sort(), [firstPoint, ...layerPoints, ...finalPoints].sort());
-  for (const [cell = ''] of rows(autoencoders)) {
+  for (const [cell = ''] of rows(section(text, 'Autoencoders'))) {
     const name = cell.replaceAll('`', '');
     if (name.startsWith('ae-')) assert.ok(listAutoencoderNames().includes(name), name);
   }
@@ -76,7 +63,7 @@ function exportedFunctions(from: string): string[] {
 }
 
 test('tensors.md: every member of Tensor and every function of tensors has its row, and no other has one', () => {
-  const table = rows(page('tensors.md'));
+  const table = rows(docsPage('tensors.md'));
   const named = table.flatMap(([cell = '']) =>
     [...cell.matchAll(/`(?:await )?((?:x\.|Tensor\.)?\w+)[^`]*`/g)].map(([, name = '']) => name),
   );

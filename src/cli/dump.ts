@@ -50,6 +50,7 @@ Locations (quote the *, which stands for every layer):
   5/resid/post_attn  5/resid/post_mlp    the residual stream after it
   5/mlp/pre_act  5/mlp/post_act          its neurons
   5/attn/q  k  v  v_out                  by head; 5/attn/qk_logits and qk_probs: by key and head
+  5/attn/head_out                        what each head of layer 5 adds to the residual stream
 
 Examples:
   Neurons of layer 1 of the demo model, on your text:

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { listDevices } from '../../src/engine/device.js';
 import { packageRoot } from '../../src/engine/native.js';
+import { parseLocation } from '../../src/transformer/location.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { arithmeticNames } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
@@ -35,7 +36,12 @@ test('--help teaches, for every command', async () => {
     assert.match(stdout, /Examples?:\n/);
     assert.match(stdout, new RegExp(`\\$ .*sonde ${command} `));
   }
-  assert.match((await run(['dump', '--help'])).stdout, /Locations[\s\S]*5\/mlp\/post_act[\s\S]*Next: sonde inspect/);
+  const { stdout: ofDump } = await run(['dump', '--help']);
+  assert.match(ofDump, /Locations[\s\S]*5\/mlp\/post_act[\s\S]*Next: sonde inspect/);
+  const [listed = ''] = /^Locations[\s\S]*?\n\n/m.exec(ofDump) ?? [];
+  const locations: string[] = listed.match(/5\/[\w/]+/g) ?? [];
+  for (const location of locations) assert.is(parseLocation(location).layer, 5);
+  assert.ok(locations.includes('5/attn/head_out'), String(locations));
   assert.match((await run(['--version'])).stdout, /^\d+\.\d+\.\d+\n$/);
 });
 
