@@ -18,8 +18,8 @@ export interface LatentSpace {
 
 export interface GradientsOptions extends PassRange {
   /**
-   * The scalar, made of the logits [batch, seq (or chosen), vocabulary], or of the values at the locations of `at`. It is freed
-   * afterwards, as are the logits, unless it is one of the values or a leaf.
+   * The scalar, made of the logits [batch, seq or chosen, vocabulary], or of the values at the locations of `at`. It is
+   * freed afterwards, as are the logits, unless it is one of the values or a leaf.
    */
   of: (pass: { logits: Tensor; values: ReadonlyMap<string, Tensor> }) => Tensor | Promise<Tensor>;
   /** Locations as for activations(), and with `/latents` behind it one that has an autoencoder. */

@@ -652,7 +652,7 @@ class Pass {
   }
 }
 
-/** (B,S,H,C), heads side by side, or (B,S,F), through an output projection: (B,S,D), onto a residual stream if there is one. */
+/** The output projection of a sublayer: (B,S,H,C), heads side by side, or (B,S,F) -> (B,S,D), plus the residual stream. */
 function joint(input: Tensor, w: PackedMatrix, bias: Tensor, residual?: Tensor): Tensor {
   const rows = input.reshape(...input.shape.slice(0, 2), w.k);
   const product = linear(rows, w, { bias, ...(residual && { residual }) });

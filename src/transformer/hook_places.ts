@@ -25,9 +25,9 @@ interface Place {
 }
 
 /**
- * Demands hooks, if they are given, that can run: none below the layer at which the pass begins, all AtLayers of the tree name layers that the model has, each can run
+ * Demands hooks, if they are given, that can run: all AtLayers of the tree name layers that the model has, each can run
  * somewhere, and all atPositions name positions within its context window. One that was appended to several points, as
- * appendAll() does, needs only one where it can.
+ * appendAll() does, needs only one where it can. Where the pass begins at a layer, there must be none below.
  * @throws TypeError for what are no hooks; RangeError that names the hook point, the layer or position, and what the
  *   model has.
  */

@@ -25,7 +25,7 @@ export class KvCaches {
   readonly #device: Device;
   readonly #dtype: DType;
   readonly #width: number;
-  /** @internal The first layer that is held: that at which the passes began. */
+  /** @internal The first layer that is held, at which the passes begin. */
   readonly firstLayer: number;
   readonly #layers: Buffers[] = []; // from the first one on
   #capacity = 0;
@@ -77,15 +77,11 @@ export class KvCaches {
     this.check();
     const buffers = Number.isInteger(layer) ? this.#layers[layer - this.firstLayer] : undefined;
     if (buffers) return buffers;
-    throw new RangeError(wrong('kvCaches', 'layer', this.layersHeld, describe(layer)));
-  }
-
-  /** @internal The layers that are held, as errors name them. */
-  get layersHeld(): string {
     const first = this.firstLayer;
-    const [beyond, began] = [first + this.#layers.length, `as their passes began at layer ${first}`];
-    if (beyond === first) return `of none, ${began}`;
-    return `from ${first} to ${beyond - 1}${first > 0 ? `, ${began}` : ''}`;
+    const beyond = first + this.#layers.length;
+    if (beyond === first) throw new RangeError('kvCaches: no layer is held, as the pass began behind the last one');
+    const because = first > 0 ? `, as the pass began at layer ${first}` : '';
+    throw new RangeError(wrong('kvCaches', 'layer', `from ${first} to ${beyond - 1}${because}`, describe(layer)));
   }
 
   /** Caches of the same sequences in memory of their own: each of the two can be continued without the other. */

@@ -207,8 +207,9 @@ export class Transformer {
       );
     }
     if (kvCaches.firstLayer !== firstLayer) {
-      const expected = `of passes that begin at layer ${firstLayer}, as this one`;
-      throw new RangeError(wrong(operation, 'kvCaches', expected, `of layers ${kvCaches.layersHeld}`));
+      throw new RangeError(
+        `${operation}: kvCaches must be of passes that begin at layer ${firstLayer}, as this one does, but are of passes that begin at layer ${kvCaches.firstLayer}`,
+      );
     }
     kvCaches.begin(operation);
   }

@@ -252,11 +252,15 @@ test(
     const options = { reduction: 'sum' } as const;
     const at = (logits: Tensor) => logits.slice(1, seq - 1);
     // a hook at one point at a time decides where the positions are chosen; all of them at once
-    for (const locations of [[], ...all.map((location) => [location]), all]) {
+    const cases = [[], ...all.map((location) => [location]), all].map((locations) => ({ locations, opened: false }));
+    // the last update of the stream is then added by the final layer norm
+    cases.push({ locations: ['2/resid/post_mlp'], opened: true }, { locations: all, opened: true });
+    for (const { locations, opened } of cases) {
       const seen: Map<string, Float32Array>[] = [new Map(), new Map()];
       const parameters: Map<string, Tensor>[] = [];
       for (const [i, logitsAt] of [undefined, 'last' as const].entries()) {
         const hooks = new TransformerHooks();
+        if (opened) hooks.resid.torso.deltaMlp.appendFwd(() => {});
         for (const location of locations) {
           appendAt(hooks, location, 'bwd', async (gradient) => {
             seen[i]?.set(location, Float32Array.from(await gradient.read()));

@@ -146,7 +146,7 @@ test('caches hold the layers of their passes, and are continued by passes that b
   const part = (from: number, to?: number) => ({ layer: 1, residual: residual.slice(1, from, to) });
   const begun = await xf.forward(first, { from: part(0, 3) });
   const { kvCaches } = begun;
-  const held = /^kvCaches: layer must be from 1 to 2, as their passes began at layer 1, but is 0$/;
+  const held = /^kvCaches: layer must be from 1 to 2, as the pass began at layer 1, but is 0$/;
   throws(() => kvCaches.keys(0), RangeError, held);
   for (const [name, caches] of [
     ['caches', kvCaches],
@@ -154,7 +154,7 @@ test('caches hold the layers of their passes, and are continued by passes that b
     ['a choice', kvCaches.select([0, 1])],
   ] as const) {
     const refused =
-      /^(forward|sample): kvCaches must be of passes that begin at layer 0, as this one, but is of layers from 1 to 2, as their passes began at layer 1$/;
+      /^(forward|sample): kvCaches must be of passes that begin at layer 0, as this one does, but are of passes that begin at layer 1$/;
     await rejects(xf.forward(rest, { kvCaches: caches }), RangeError, refused);
     await rejects(
       xf.sample(
@@ -175,7 +175,7 @@ test('caches hold the layers of their passes, and are continued by passes that b
   }
   // those of a whole pass hold what lies below
   const refused =
-    /^forward: kvCaches must be of passes that begin at layer 1, as this one, but is of layers from 0 to 2$/;
+    /^forward: kvCaches must be of passes that begin at layer 1, as this one does, but are of passes that begin at layer 0$/;
   await rejects(xf.forward(rest, { kvCaches: whole.kvCaches, from: part(3) }), RangeError, refused);
   assert.is(whole.kvCaches.length, seq);
   // from layer 0 on, they hold all
@@ -193,7 +193,11 @@ test('caches hold the layers of their passes, and are continued by passes that b
   // behind the last layer, there is none to hold
   using last = await residualAt(xf, nLayers);
   const none = await xf.forward(rows, { from: { layer: nLayers, residual: last } });
-  throws(() => none.kvCaches.keys(0), RangeError, /layer must be of none, as their passes began at layer 3, but is 0$/);
+  throws(
+    () => none.kvCaches.keys(0),
+    RangeError,
+    /^kvCaches: no layer is held, as the pass began behind the last one$/,
+  );
   for (const t of [whole, begun, all, none]) disposeAll(t.logits, t.kvCaches);
   disposeAll(next.logits, expected.logits);
 });

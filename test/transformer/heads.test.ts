@@ -223,7 +223,11 @@ test('the gradient at each head is that of delta_attn, and edits of it reach the
   for (const opened of [undefined, 'attn.head_out', 'resid.torso.delta_attn']) {
     const seen: Tensor[] = [];
     const hooks = new TransformerHooks();
-    if (opened) hooks.appendToPath(`${opened}.fwd`, new AtLayers(1).append(() => {}));
+    if (opened)
+      hooks.appendToPath(
+        `${opened}.fwd`,
+        new AtLayers(1).append(() => {}),
+      );
     hooks.attn.headOut.appendBwd(
       new AtLayers(1).append((gradient) => {
         gradient.select(2, 0).mul_(3);
