@@ -223,7 +223,7 @@ export {
 } from './transformer/hooks.js';
 export type { KvCaches } from './transformer/kv_cache.js';
 export { expandLocations, type Location, locationNames, locationShape, parseLocation } from './transformer/location.js';
-export { type From, type Pad, type PassRange, prepInputAndPad, type Tokens } from './transformer/padding.js';
+export { type Pad, type PassRange, type PassStart, prepInputAndPad, type Tokens } from './transformer/padding.js';
 export type { Prompts, SampledToken, SampleOptions, Samples } from './transformer/sample_run.js';
 export { derivedSeeds } from './transformer/sampling/sampling.js';
 export type { SubjectModel } from './transformer/subject_model.js';

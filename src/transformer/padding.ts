@@ -25,7 +25,7 @@ export type Tokens = Tensor | readonly (readonly number[])[];
 export type Pad = Tensor | readonly (readonly (number | boolean)[])[];
 
 /** A residual stream to begin with. */
-export interface From {
+export interface PassStart {
   /** The first layer that is computed, or the number of layers for the final layer norm and the unembedding alone. */
   layer: number;
   /**
@@ -47,10 +47,10 @@ export interface PassRange {
    * Begin at a layer. The tokens then only say how many there are, and which of them are padding. Hooks, locations and
    * caches of what lies below are refused.
    */
-  from?: From;
+  from?: PassStart;
 }
 export const passRange: OptionNames<PassRange> = { logitsAt: true, from: true };
-const fromOptions: OptionNames<From> = { layer: true, residual: true };
+const fromOptions: OptionNames<PassStart> = { layer: true, residual: true };
 
 /**
  * Prompts brought to one length by padding: tokens int32 [batch, seq] (0 where padded), pad bool [batch, seq] (1 =
@@ -112,7 +112,7 @@ export interface Input {
   readonly lengths: readonly number[];
   /** The positions whose logits are computed; without it, those of all are. */
   readonly chosen?: Chosen;
-  readonly from?: From;
+  readonly from?: PassStart;
 }
 
 /** What the input of a pass must fit. */
@@ -175,12 +175,12 @@ export async function prepareInput(
 }
 
 /** Demands a layer to begin at. */
-export function checkFromLayer(operation: string, from: From, { nLayers }: TransformerConfig): void {
+export function checkFromLayer(operation: string, from: PassStart, { nLayers }: TransformerConfig): void {
   checkOptions(operation, from, fromOptions, 'from');
   checkInteger(operation, 'from.layer', from.layer, 0, nLayers);
 }
 
-function checkFrom(operation: string, { residual }: From, batch: number, seq: number, model: InputModel): void {
+function checkFrom(operation: string, { residual }: PassStart, batch: number, seq: number, model: InputModel): void {
   if (!(residual instanceof Tensor)) {
     throw new TypeError(wrong(operation, 'from.residual', 'a tensor', describe(residual)));
   }
