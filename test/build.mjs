@@ -87,11 +87,13 @@ export function buildTypeScript(from = root) {
 }
 
 const sourcesOf = (from) =>
-  ['src', 'test', 'bench', 'assets/examples'].filter((folder) => existsSync(join(from, folder))).flatMap((folder) =>
-    readdirSync(join(from, folder), { recursive: true })
-      .map((name) => join(folder, String(name)))
-      .filter((name) => name.endsWith('.ts') && !name.endsWith('.d.ts') && statSync(join(from, name)).isFile()),
-  );
+  ['src', 'test', 'bench', 'assets/examples']
+    .filter((folder) => existsSync(join(from, folder)))
+    .flatMap((folder) =>
+      readdirSync(join(from, folder), { recursive: true })
+        .map((name) => join(folder, String(name)))
+        .filter((name) => name.endsWith('.ts') && !name.endsWith('.d.ts') && statSync(join(from, name)).isFile()),
+    );
 
 function run(program, ...args) {
   const { status, error } = spawnSync(process.execPath, [program, ...args], { cwd: root, stdio: 'inherit' });
