@@ -1,4 +1,4 @@
-// Logit lens: what the model would say if it ended after a layer. Direct logit attribution: what each part of the last
+// Logit lens: what the model would say if it ended after a layer. Direct logit attribution: what each part of the final
 // residual stream adds to the difference of two logits, through the final layer norm with its scale held fixed.
 import { cat, logSoftmax, stack, type Tensor, Transformer } from 'sonde';
 
@@ -17,10 +17,11 @@ const locations = ['resid/post_emb', '*/attn/head_out', '*/resid/delta_mlp', 're
 const { 'resid/ln_f/scale': scale, ...parts } = Object.fromEntries(await xf.activations([tokens], locations));
 const unembed = xf.weight('unembed.weight'); // [vocabulary, width]
 const difference = unembed.select(0, france).sub(unembed.select(0, italy));
-// what goes into the norm adds to the difference by this direction alone: less its mean, over the scale, times the gain
+// the norm subtracts the mean, divides by the scale and multiplies by the gain: here, that is done to the direction
 const scaled = difference.mul(xf.weight('final_ln.weight')).div((scale as Tensor).select(1, -1));
-const direction = scaled.sub(scaled.mean()); // to project the mean off it is to subtract the mean of each part
+const direction = scaled.sub(scaled.mean());
 const added = (part: Tensor) => numbers(part.mul(direction).sum(-1));
+console.log('Added to the logit of " France" less that of " Italy", by each head or part:');
 for (const [location, part] of Object.entries(parts)) console.log(location, await added(part.select(1, -1)));
 const biases = Array.from({ length: from.layer }, (_, layer) => xf.weight(`xf_layers.${layer}.attn.out_proj.bias`));
 console.log('attention biases', await added(stack(biases)));

@@ -7,7 +7,7 @@ const autoencoders = makeAutoencoderContext({ modelName: 'demo', autoencoderName
 const [layer, latent] = [3, 597];
 const autoencoder = await autoencoders.getAutoencoder(layer);
 
-// the scale: the MLP itself writes the direction, which has length 1, times the latent's activation
+// the scale: by itself, the MLP adds the direction, which has length 1, times the latent's activation
 const meal = xf.enc.encode('Tom came from Athens, which is in Greece. They ate soup and');
 const [delta] = [...(await xf.activations([meal], [`${layer}/resid/delta_mlp`])).values()] as [Tensor];
 const activation = await autoencoder.encode(delta).select(2, latent).slice(1, -1).item();
