@@ -2,7 +2,7 @@
 // that run it there, the CUDA kernels on the emulator for those that run them. What a file needs is read from its text and from the files
 // that it names, so there is no list to keep.
 //   node test/build.mjs [WORD]...      for the test files whose path contains one of the words, or for all
-//   node test/build.mjs --typescript   only src, test and bench, to build-test/
+//   node test/build.mjs --typescript   only src, test, bench and assets/examples, to build-test/
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
@@ -70,7 +70,7 @@ export function build(words) {
   );
 }
 
-/** Compiles what changed of src, test and bench to build-test/, where nothing stays of a source that is gone; false when it failed. */
+/** Compiles what changed of src, test, bench and assets/examples to build-test/, where nothing stays of a source that is gone; false when it failed. */
 export function buildTypeScript(from = root) {
   const out = join(from, 'build-test');
   const buildInfo = join(out, 'tsconfig.test.tsbuildinfo');
@@ -87,11 +87,13 @@ export function buildTypeScript(from = root) {
 }
 
 const sourcesOf = (from) =>
-  ['src', 'test', 'bench'].flatMap((folder) =>
-    readdirSync(join(from, folder), { recursive: true })
-      .map((name) => join(folder, String(name)))
-      .filter((name) => name.endsWith('.ts') && !name.endsWith('.d.ts') && statSync(join(from, name)).isFile()),
-  );
+  ['src', 'test', 'bench', 'assets/examples']
+    .filter((folder) => existsSync(join(from, folder)))
+    .flatMap((folder) =>
+      readdirSync(join(from, folder), { recursive: true })
+        .map((name) => join(folder, String(name)))
+        .filter((name) => name.endsWith('.ts') && !name.endsWith('.d.ts') && statSync(join(from, name)).isFile()),
+    );
 
 function run(program, ...args) {
   const { status, error } = spawnSync(process.execPath, [program, ...args], { cwd: root, stdio: 'inherit' });
