@@ -15,7 +15,7 @@ import type { DType } from '../engine/dtype.js';
 import { Tensor } from '../engine/ops/tensor.js';
 import { makeAll } from '../engine/scope.js';
 import { showShape } from '../engine/shape.js';
-import { type Chosen, type ChosenPositions, choose, type Positions } from './token_positions.js';
+import { type Chosen, choose, type Positions } from './token_positions.js';
 import type { TransformerConfig } from './weights/config.js';
 
 /** Tokens of a batch: an int32 tensor [batch, seq], or an array of equally long rows. */
@@ -42,7 +42,7 @@ export interface PassRange {
    * last token that is not padding. Negative ones count from the row's end. All positions without it. The logits are
    * [batch, chosen, vocabulary], with the same bits; other activations are those of all positions.
    */
-  logitsAt?: ChosenPositions;
+  logitsAt?: 'last' | readonly (readonly number[])[];
   /**
    * Begin at a layer. The tokens then only say how many there are, and which of them are padding. Hooks, locations and
    * caches of what lies below are refused.

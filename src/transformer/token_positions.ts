@@ -29,12 +29,10 @@ export interface Chosen {
   readonly positions: Positions;
 }
 
-/** Which positions: each row's last token that is not padding, or those in a list for each row. */
-export type ChosenPositions = 'last' | readonly (readonly number[])[];
-
 /**
- * The chosen positions among those of the tokens of a pass; undefined where these are all, in order. Negative ones count
- * from the row's end. A row of nothing but padding has its last column as its last position.
+ * The chosen positions among those of the tokens of a pass; undefined where these are all, in order. `wanted`: 'last', each
+ * row's last token that is not padding, or a list for each row, in which negative ones count from the row's end. A row of
+ * nothing but padding has its last column as its last position.
  * @throws TypeError or RangeError that names the row, and the positions that it has.
  */
 export function choose(operation: string, argument: string, wanted: unknown, all: Positions): Chosen | undefined {
