@@ -6,7 +6,7 @@ import { disposeAll } from '../engine/scope.js';
 import { appendAt, checkHooks } from './hook_places.js';
 import { AutoencoderHooks, type HookFunction, TransformerHooks } from './hooks.js';
 import { concreteLocations } from './location.js';
-import { checkFromLayer, type Pad, type PassRange, passRange } from './padding.js';
+import { checkedStart, type Pad, type PassRange, type PassStart, passRange } from './padding.js';
 import type { TransformerConfig } from './weights/config.js';
 
 /** What gradients() needs of an autoencoder. */
@@ -49,16 +49,16 @@ const gradientsOptions: OptionNames<GradientsOptions> = {
 
 const suffix = '/latents';
 
-/** `pass` runs a pass with these hooks, recorded in this record, and returns its logits. */
+/** `pass` runs a pass with these hooks, recorded in this record, from there on, and returns its logits. */
 export async function gradientsAt(
   config: TransformerConfig,
   options: GradientsOptions,
-  pass: (hooks: TransformerHooks, record: GradientRecord) => Promise<Tensor>,
+  pass: (hooks: TransformerHooks, record: GradientRecord, from: PassStart | undefined) => Promise<Tensor>,
 ): Promise<Gradients> {
   checkOptions('gradients', options, gradientsOptions);
-  const { of, at, hooks = new TransformerHooks(), autoencoders = {}, from } = options;
+  const { of, at, hooks = new TransformerHooks(), autoencoders = {} } = options;
   if (typeof of !== 'function') throw new TypeError(wrong('gradients', 'of', 'a function', describe(of)));
-  if (from !== undefined) checkFromLayer('gradients', from, config);
+  const from = checkedStart('gradients', options.from, config);
   checkHooks('gradients', hooks, config, from?.layer);
   const expand = (location: unknown) => concreteLocations('gradients', [location as string], config, from?.layer);
   const spliced = checkedAutoencoders(autoencoders, expand);
@@ -75,7 +75,7 @@ export async function gradientsAt(
   const record = new GradientRecord();
   let logits: Tensor | undefined;
   try {
-    logits = await pass(own, record);
+    logits = await pass(own, record, from);
     const given = { logits, values: found.values };
     const scalar: unknown = await recordingIn(record, () => of(given));
     if (!(scalar instanceof Tensor)) {

@@ -628,7 +628,7 @@ class Pass {
   #contextOf(point: Point): PartialHookContext {
     const made = this.#contexts;
     const { chosen, tokens } = this.#options.input;
-    if (point === 'logits' && chosen) {
+    if (chosen && this.#hasChosen) {
       const positions = () => this.scope.add(positionsTensor(chosen.positions, tokens.device));
       made.chosen ??= { ...this.#options.context, positions: positions() };
       return made.chosen;

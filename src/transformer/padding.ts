@@ -30,7 +30,7 @@ export interface PassStart {
   layer: number;
   /**
    * What goes into that layer, [batch, seq, model width], of the model's dtype: the value of `LAYER - 1/resid/post_mlp`, or
-   * of `resid/post_emb` for layer 0. It is the caller's, and is not changed.
+   * of `resid/post_emb` for layer 0. It stays the caller's, who may change it when the pass is done.
    */
   residual: Tensor;
 }
@@ -138,7 +138,6 @@ export async function prepareInput(
   const { device, nVocab } = model;
   const { ctxWindow } = model.config;
   const [batch, seq] = checkTokens(operation, tokens, nVocab, device);
-  if (from !== undefined) checkFrom(operation, from, batch, seq, model);
   if (earlier && earlier.length !== batch) {
     throw new RangeError(wrong(operation, 'tokens', `of ${earlier.length} rows, as kvCaches`, `${batch} rows`));
   }
@@ -164,6 +163,7 @@ export async function prepareInput(
       `${operation}: sequences must fit the context window of ${ctxWindow} tokens, but one has ${longest}`,
     );
   }
+  if (from) checkResidual(operation, from.residual, batch, seq, model);
   const chosen = logitsAt === undefined ? undefined : choose(operation, 'logitsAt', logitsAt, tokenPositions);
   const made = (data: Int32Array) => Tensor.from(data, { shape: [batch, seq], device });
   const [ownTokens, positions] = makeAll(
@@ -174,13 +174,20 @@ export async function prepareInput(
   return { batch, seq, tokens: ownTokens, positions, tokenPositions, lengths, ...range };
 }
 
-/** Demands a layer to begin at. */
-export function checkFromLayer(operation: string, from: PassStart, { nLayers }: TransformerConfig): void {
+/** Demands a layer to begin at, if one is given. Gives a copy, as the object may be changed before the pass begins. */
+export function checkedStart(
+  operation: string,
+  from: PassStart | undefined,
+  { nLayers }: TransformerConfig,
+): PassStart | undefined {
+  if (from === undefined) return undefined;
   checkOptions(operation, from, fromOptions, 'from');
-  checkInteger(operation, 'from.layer', from.layer, 0, nLayers);
+  const { layer, residual } = from;
+  checkInteger(operation, 'from.layer', layer, 0, nLayers);
+  return { layer, residual };
 }
 
-function checkFrom(operation: string, { residual }: PassStart, batch: number, seq: number, model: InputModel): void {
+function checkResidual(operation: string, residual: unknown, batch: number, seq: number, model: InputModel): void {
   if (!(residual instanceof Tensor)) {
     throw new TypeError(wrong(operation, 'from.residual', 'a tensor', describe(residual)));
   }

@@ -52,7 +52,7 @@ function lastColumn(row: Int32Array): number {
 }
 
 function columnsOf(operation: string, argument: string, wanted: unknown, all: Positions): number[][] {
-  const expected = `'last', or an array of positions for each of ${all.length} rows`;
+  const expected = `'last', or an array of positions for each row, ${all.length} in all`;
   if (!Array.isArray(wanted)) throw new TypeError(wrong(operation, argument, expected, describe(wanted)));
   if (wanted.length !== all.length) throw new RangeError(wrong(operation, argument, expected, describe(wanted)));
   return all.map((row, r) => {

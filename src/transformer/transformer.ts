@@ -26,7 +26,7 @@ import type { PartialHookContext, TransformerHooks } from './hooks.js';
 import { KvCaches } from './kv_cache.js';
 import { concreteLocations } from './location.js';
 import { NextTokenPasses } from './next_token.js';
-import { checkFromLayer, type Pad, type PassRange, passRange, prepareInput, type Tokens } from './padding.js';
+import { checkedStart, type Pad, type PassRange, passRange, prepareInput, type Tokens } from './padding.js';
 import { type PassPlan, planPass, watchedPoint } from './pass_plan.js';
 import { type Prompts, type SampleModel, type SampleOptions, type Samples, sample } from './sample_run.js';
 import { joined } from './token_positions.js';
@@ -176,16 +176,16 @@ export class Transformer {
    */
   async forward(tokens: Tokens, options: ForwardOptions = {}): Promise<ForwardResult> {
     checkOptions('forward', options, forwardOptions);
-    const { kvCaches, from, grad = false } = options;
+    const { kvCaches, grad = false } = options;
     if (grad !== 'parameters' && typeof grad !== 'boolean') {
       throw new TypeError(wrong('forward', 'grad', "true, false or 'parameters'", describe(grad)));
     }
     if (grad) checkRecordable('forward', this.device);
-    if (from !== undefined) checkFromLayer('forward', from, this.config);
+    const from = checkedStart('forward', options.from, this.config);
     checkHooks('forward', options.hooks, this.config, from?.layer);
     this.#reserve('forward', kvCaches, from?.layer);
     try {
-      return await this.#forward('forward', tokens, options);
+      return await this.#forward('forward', tokens, { ...options, ...(from && { from }) });
     } finally {
       kvCaches?.end();
     }
@@ -283,13 +283,19 @@ export class Transformer {
     options: ActivationsOptions = {},
   ): Promise<Map<string, Tensor>> {
     checkOptions('activations', options, activationsOptions);
-    const { hooks, from } = options;
-    if (from !== undefined) checkFromLayer('activations', from, this.config);
+    const { hooks } = options;
+    const from = checkedStart('activations', options.from, this.config);
     const wanted = concreteLocations('activations', locations, this.config, from?.layer);
     checkHooks('activations', hooks, this.config, from?.layer);
     if (wanted.length === 0) return new Map();
     const plan = planPass(this.config.nLayers, hooks, wanted);
-    const { logits, values } = await this.#values('activations', tokens, options, plan, wanted);
+    const { logits, values } = await this.#values(
+      'activations',
+      tokens,
+      { ...options, ...(from && { from }) },
+      plan,
+      wanted,
+    );
     logits?.dispose();
     return values;
   }
@@ -326,10 +332,11 @@ export class Transformer {
    */
   async gradients(tokens: Tokens, options: GradientsOptions): Promise<Gradients> {
     checkRecordable('gradients', this.device);
-    return gradientsAt(this.config, options, async (hooks, record) => {
+    return gradientsAt(this.config, options, async (hooks, record, from) => {
       const plan = planPass(this.config.nLayers, hooks);
       const { of, at, autoencoders, ...rest } = options;
-      const { logits } = await this.#values('gradients', tokens, { ...rest, hooks }, plan, undefined, record);
+      const how = { ...rest, hooks, ...(from && { from }) };
+      const { logits } = await this.#values('gradients', tokens, how, plan, undefined, record);
       return logits as Tensor;
     });
   }
@@ -443,9 +450,11 @@ export class Transformer {
   }
 }
 
-/** Runs a pass; only what its record has a part in is recorded meanwhile, by hooks as well. */
+/** Runs a pass; only what its record has a part in is recorded meanwhile, by hooks and of a residual stream as well. */
 const run = (options: PassOptions): ReturnType<typeof runPass> =>
-  options.record || options.hooks ? recordingIn(options.record, () => runPass(options)) : runPass(options);
+  options.record || options.hooks || options.input.from
+    ? recordingIn(options.record, () => runPass(options))
+    : runPass(options);
 
 /** Checks what load() takes besides the name, on behalf of an operation. */
 export function checkLoadOptions(operation: string, options: LoadOptions): void {

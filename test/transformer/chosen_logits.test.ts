@@ -221,6 +221,52 @@ test('hooks at the logits see the chosen positions, and learn which; those befor
   disposeAll(whole.logits, some.logits, plain.logits);
 });
 
+test('sample() computes the logits of the last position, and hooks there see all of a prompt', async () => {
+  const shapes: string[] = [];
+  const hooks = new TransformerHooks();
+  hooks.logits.appendFwd((x, { positions }) => {
+    shapes.push(`${x.shape} ${positions.shape}`);
+  });
+  const plain = await xf.sample(rows, { numTokens: 2, temperature: 0 });
+  assert.equal(await xf.sample(rows, { numTokens: 2, temperature: 0, hooks }), plain);
+  const batch = rows.length;
+  assert.equal(shapes, [`${batch},${seq},${V} ${batch},${seq}`, `${batch},1,${V} ${batch},1`]);
+});
+
+test('a hook that is appended during the pass learns the positions that it sees', async () => {
+  const seen: string[] = [];
+  const hooks = new TransformerHooks();
+  hooks.resid.postEmb.appendFwd(() => {
+    for (const point of ['resid.torso.post_mlp', 'resid.post_ln_f']) {
+      hooks.appendToPath(`${point}.fwd`, async (x, { layer, positions }) => {
+        seen.push(`${layer} ${x.shape.slice(0, 2)} ${positions.shape} ${(await positions.read())[0]}`);
+      });
+    }
+  });
+  (await xf.forward(rows, { hooks, logitsAt: 'last' })).logits.dispose();
+  const [all, one] = [`${rows.length},${seq}`, `${rows.length},1`];
+  const last = `${one} ${one} ${seq - 1}`;
+  assert.equal(seen, [`0 ${all} ${all} 0`, `1 ${all} ${all} 0`, `2 ${last}`, `undefined ${last}`]);
+});
+
+test('a backward hook at the logits learns the chosen positions', async () => {
+  const onCpu = await Transformer.load(g.folder, { device: openDevice('cpu') });
+  const seen: number[] = [];
+  const hooks = new TransformerHooks();
+  hooks.logits.appendBwd(async (gradient, { positions }) => {
+    assert.equal(positions.shape, gradient.shape.slice(0, 2));
+    seen.push(...(await positions.read()));
+  });
+  const { logits } = await onCpu.forward(rows, { hooks, grad: true, logitsAt: rows.map(() => [3, 1]) });
+  await logits.mean().backward();
+  assert.equal(
+    seen,
+    rows.flatMap(() => [3, 1]),
+  );
+  logits.dispose();
+  onCpu.dispose();
+});
+
 test('activations() gives the same', async () => {
   const whole = await xf.forward(rows);
   const names = ['1/resid/post_mlp', 'resid/post_ln_f', 'logits'];
@@ -332,12 +378,12 @@ test('what is no choice of positions is refused, and nothing is left behind', as
   const before = device.memory().allocated;
   const good = rows.map(() => [0]);
   const bad: [unknown, string][] = [
-    ['first', `logitsAt must be 'last', or an array of positions for each of ${rows.length} rows, but is 'first'`],
-    [3, `logitsAt must be 'last', or an array of positions for each of ${rows.length} rows, but is 3`],
-    [null, `logitsAt must be 'last', or an array of positions for each of ${rows.length} rows, but is null`],
+    ['first', `logitsAt must be 'last', or an array of positions for each row, ${rows.length} in all, but is 'first'`],
+    [3, `logitsAt must be 'last', or an array of positions for each row, ${rows.length} in all, but is 3`],
+    [null, `logitsAt must be 'last', or an array of positions for each row, ${rows.length} in all, but is null`],
     [
       [[0]],
-      `logitsAt must be 'last', or an array of positions for each of ${rows.length} rows, but is an array of length 1`,
+      `logitsAt must be 'last', or an array of positions for each row, ${rows.length} in all, but is an array of length 1`,
     ],
     [[0, ...good.slice(1)], 'logitsAt[0] must be an array of positions, but is 0'],
     [[[0, 1], ...good.slice(1)], 'logitsAt[1] must be as long as logitsAt[0], 2, but is of 1'],

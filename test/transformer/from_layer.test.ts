@@ -275,6 +275,76 @@ test('locations below are refused by name', async () => {
   }
 });
 
+test('from layer 0 on, the embedding is below', async () => {
+  using residual = await residualAt(xf, 0);
+  const from = { layer: 0, residual };
+  const hooks = new TransformerHooks();
+  hooks.resid.postEmb.appendFwd(() => {});
+  const why = /^forward: hooks at resid\.post_emb would not be called, as the pass begins at layer 0 \(from\)$/;
+  await rejects(xf.forward(rows, { hooks, from }), RangeError, why);
+  const not = /^activations: location 'resid\/post_emb' is not computed, as the pass begins at layer 0 \(from\)$/;
+  await rejects(xf.activations(rows, ['resid/post_emb'], { from }), RangeError, not);
+});
+
+test('the same of gradients(): hooks, autoencoders and layers that there are not', async () => {
+  const onCpu = await Transformer.load(g.folder, { device: openDevice('cpu') });
+  const values = await onCpu.activations(rows, [below(1)]);
+  const residual = values.get(below(1)) as Tensor;
+  const hooks = new TransformerHooks();
+  hooks.mlp.postAct.appendFwd(new AtLayers(0).append(() => {}));
+  const autoencoder = { encode: (x: Tensor) => x.clone(), decode: (x: Tensor) => x.clone() };
+  for (const [options, message] of [
+    [{ hooks }, /^gradients: hooks at mlp\.post_act, layer 0 would not be called, as the pass begins at layer 1/],
+    [{ autoencoders: { '0/mlp/post_act': autoencoder } }, /^gradients: location '0\/mlp\/post_act' is not computed/],
+    [{ from: { layer: nLayers + 1, residual } }, /^gradients: from\.layer must be an integer from 0 to 3, but is 4$/],
+    [{ from: { layer: 1, residual: [1] } }, /^gradients: from\.residual must be a tensor/],
+  ] as [object, RegExp][]) {
+    const of = ({ logits }: { logits: Tensor }) => logits.sum();
+    const given = { of, at: ['1/mlp/post_act'], from: { layer: 1, residual }, ...options };
+    await rejects(onCpu.gradients(rows, given), Error, message);
+  }
+  residual.dispose();
+  onCpu.dispose();
+});
+
+test('where it begins is what it was when the pass was asked for', async () => {
+  const streams = [await residualAt(xf, 0), await residualAt(xf, 1), await residualAt(xf, nLayers)];
+  const whole = await xf.forward(rows);
+  const expected = await whole.logits.read();
+  const from = { layer: 0, residual: streams[0] as Tensor };
+  const passes: Promise<Tensor>[] = [];
+  for (const [i, layer] of [0, 1, nLayers].entries()) {
+    Object.assign(from, { layer, residual: streams[i] });
+    passes.push(xf.forward(rows, { from }).then(({ logits }) => logits));
+    const values = xf.activations(rows, ['logits'], { from });
+    passes.push(values.then((found) => found.get('logits') as Tensor));
+  }
+  Object.assign(from, { layer: 99, residual: undefined });
+  for (const pass of passes) {
+    using logits = await pass;
+    close(await logits.read(), expected);
+  }
+  disposeAll(whole.logits, ...streams);
+});
+
+test('without grad, nothing is recorded, whatever the residual stream is', async () => {
+  const onCpu = await Transformer.load(g.folder, { device: openDevice('cpu') });
+  const values = await onCpu.activations(rows, [below(1)]);
+  const leaf = (values.get(below(1)) as Tensor).requireGrad();
+  const recorded = leaf.mul(2);
+  for (const residual of [leaf, recorded]) {
+    const from = { layer: 1, residual };
+    const { logits } = await onCpu.forward(rows, { from });
+    const found = await onCpu.activations(rows, ['1/mlp/post_act', 'logits'], { from });
+    for (const x of [logits, ...found.values()]) assert.is(x.storage.history, undefined);
+    await rejects(logits.sum().backward(), Error, /depends on nothing/);
+    disposeAll(logits, ...found.values());
+  }
+  assert.is(leaf.grad, undefined);
+  disposeAll(recorded, leaf);
+  onCpu.dispose();
+});
+
 test('what does not fit is refused, and nothing is left behind', async () => {
   using residual = await residualAt(xf, 1);
   const before = device.memory().allocated;

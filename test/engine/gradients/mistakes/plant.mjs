@@ -620,7 +620,7 @@ export const mistakes = {
   'chosen positions: hooks at the logits learn all of them': {
     file: 'transformer/graph',
     test: 'transformer/chosen_logits',
-    from: "if (point === 'logits' && chosen) {",
+    from: 'if (chosen && this.#hasChosen) {',
     to: 'if (false) {',
     fails: 'hooks at the logits see the chosen positions',
   },
@@ -630,6 +630,13 @@ export const mistakes = {
     from: 's.add(from.residual.clone());',
     to: 'from.residual.slice(0);',
     fails: 'changed or disposed',
+  },
+  'a layer to begin at: without grad, what is made of a leaf is recorded': {
+    file: 'transformer/transformer',
+    test: 'transformer/from_layer',
+    from: 'options.record || options.hooks || options.input.from ?',
+    to: 'options.record || options.hooks ?',
+    fails: 'without grad, nothing is recorded',
   },
   'a layer to begin at: caches count from layer 0': {
     file: 'transformer/kv_cache',
@@ -655,8 +662,8 @@ export const mistakes = {
   'passes: without grad, leaves in hooks are recorded': {
     ...pass,
     file: 'transformer/transformer',
-    from: 'options.record || options.hooks ? recordingIn(',
-    to: 'options.record ? recordingIn(',
+    from: 'options.record || options.hooks || options.input.from ?',
+    to: 'options.record ?',
     fails: 'without grad nothing is recorded',
   },
   'passes: what was found is not freed where one fails': {
