@@ -634,8 +634,8 @@ export const mistakes = {
   'a layer to begin at: without grad, what is made of a leaf is recorded': {
     file: 'transformer/transformer',
     test: 'transformer/from_layer',
-    from: 'options.record || options.hooks || options.input.from ?',
-    to: 'options.record || options.hooks ?',
+    from: 'options.record || options.hooks || options.input.from\n',
+    to: 'options.record || options.hooks\n',
     fails: 'without grad, nothing is recorded',
   },
   'a layer to begin at: caches count from layer 0': {
@@ -662,8 +662,8 @@ export const mistakes = {
   'passes: without grad, leaves in hooks are recorded': {
     ...pass,
     file: 'transformer/transformer',
-    from: 'options.record || options.hooks || options.input.from ?',
-    to: 'options.record ?',
+    from: 'options.record || options.hooks || options.input.from\n',
+    to: 'options.record\n',
     fails: 'without grad nothing is recorded',
   },
   'passes: what was found is not freed where one fails': {
