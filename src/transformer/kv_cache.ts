@@ -19,6 +19,8 @@ interface Buffers {
  *
  * forward() and sample() extend caches in place. To continue one prefix several times, extend a clone() each time, or
  * truncate() the caches afterwards; select() makes caches of chosen rows: beams in a new order, or one row many times.
+ *
+ * Caches of a pass that began at a layer hold the layers from there on, and are continued by passes that begin there.
  */
 export class KvCaches {
   readonly batch: number;
