@@ -3,6 +3,7 @@
 //   node build-test/bench/hooks.bench.js [model] [tokens] [rounds]
 import { cpus } from 'node:os';
 import { Transformer, TransformerHooks } from '../src/index.js';
+import { median } from './compare/summary.js';
 
 const [model = 'random:gpt2-small', length = '256', rounds = '5'] = process.argv.slice(2);
 const points = [
@@ -30,8 +31,6 @@ async function pass(point?: string): Promise<number> {
   logits.dispose();
   return took;
 }
-
-const median = (list: number[]): number => list.sort((a, b) => a - b)[list.length >> 1] as number;
 
 console.log(`${model}, ${length} tokens, ${xf.device.description}, ${cpus()[0]?.model}, Node ${process.version}`);
 await pass();

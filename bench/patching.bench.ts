@@ -5,6 +5,7 @@
 //   node build-test/bench/patching.bench.js [model] [tokens] [rounds] [rows of a pass]
 import { cpus } from 'node:os';
 import { AtLayers, type Tensor, Transformer, TransformerHooks } from '../src/index.js';
+import { median } from './compare/summary.js';
 
 const [model = 'random:gpt2-small', length = '64', rounds = '5', rows = '16'] = process.argv.slice(2);
 const xf = await Transformer.load(model);
@@ -76,5 +77,4 @@ for (let round = 0; round < Number(rounds); round++) {
     `round ${round}: whole passes ${(whole / 1000).toFixed(1)} s, from the layer x ${(part / whole).toFixed(3)}`,
   );
 }
-const median = ratios.sort((a, b) => a - b)[ratios.length >> 1] as number;
-console.log(`passes that begin at the layer of their edit: x ${median.toFixed(3)} of whole passes`);
+console.log(`passes that begin at the layer of their edit: x ${median(ratios).toFixed(3)} of whole passes`);

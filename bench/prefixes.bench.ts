@@ -4,6 +4,7 @@
 //   node build-test/bench/prefixes.bench.js [model] [prefix tokens] [tokens of each continuation] [continuations] [pairs]
 import { cpus } from 'node:os';
 import { type KvCaches, Transformer } from '../src/index.js';
+import { median } from './compare/summary.js';
 
 const [model = 'random:gpt2-small', length = '500', more = '10', continuations = '50', pairs = '7'] =
   process.argv.slice(2);
@@ -43,7 +44,6 @@ const ways: Record<string, (shared: KvCaches, end: number[]) => Promise<number>>
     }),
 };
 
-const median = (list: number[]): number => list.sort((a, b) => a - b)[list.length >> 1] as number;
 const n = ends.length;
 console.log(
   `${model}, ${n} continuations of ${more} tokens of a prefix of ${length}, ${xf.device.description}, ${cpus()[0]?.model}, Node ${process.version}`,

@@ -7,6 +7,7 @@ import * as assert from 'uvu/assert';
 import { packageRoot } from '../src/engine/native.js';
 import { Tensor } from '../src/engine/ops/tensor.js';
 import { Transformer } from '../src/transformer/transformer.js';
+import { blocksOf, docsPage } from './docs/markdown.js';
 import { close } from './support/close.js';
 import { suite } from './support/harness.js';
 import { inductionScores } from './support/operations/induction.js';
@@ -15,7 +16,7 @@ const test = suite('docs: tensors');
 const read = (path: string) => readFileSync(join(packageRoot, path), 'utf8');
 
 test('the example is the one that runs', () => {
-  const shown = [...read('assets/docs/tensors.md').matchAll(/```ts\n(.*?)```/gs)].map(([, code]) => code);
+  const shown = blocksOf(docsPage('tensors.md'));
   const source = read('test/tensors_example.ts').split('\n').slice(1).join('\n');
   assert.equal(shown, [source.replaceAll("'../src/index.js'", "'sonde'")]);
 });

@@ -4,13 +4,14 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { packageRoot } from '../src/engine/native.js';
+import { blocksOf } from './docs/markdown.js';
 import { suite } from './support/harness.js';
 
 const test = suite('readme');
 const readme = readFileSync(join(packageRoot, 'README.md'), 'utf8');
 
 test('the examples are those that run', () => {
-  const shown = [...readme.matchAll(/```ts\n(.*?)```/gs)].map(([, code]) => code);
+  const shown = blocksOf(readme);
   const sources = ['readme_example', 'published_example', 'sequences_example', 'gradients_example'].map((name) => {
     const source = readFileSync(join(packageRoot, `test/${name}.ts`), 'utf8');
     return source.split('\n').slice(1).join('\n').replaceAll("'../src/index.js'", "'sonde'");

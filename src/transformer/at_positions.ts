@@ -119,7 +119,7 @@ function dimensionOf(
 function blocksOf(all: Positions, wanted: readonly number[]): Block[] {
   const blocks = new Map<string, Block>();
   for (const [row, own] of all.entries()) {
-    const indices = wanted.flatMap((position) => columnsOf(own, position));
+    const indices = wanted.flatMap((position) => indicesOf(own, position));
     if (indices.length === 0) continue;
     const positions = indices.map((index) => own[index] as number);
     const key = positions.join();
@@ -132,10 +132,10 @@ function blocksOf(all: Positions, wanted: readonly number[]): Block[] {
 }
 
 /** Where a position is in a row: once, unless the logits of a position were asked for several times. */
-function columnsOf(row: Int32Array, position: number): number[] {
-  const columns: number[] = [];
-  for (let at = row.indexOf(position); at >= 0; at = row.indexOf(position, at + 1)) columns.push(at);
-  return columns;
+function indicesOf(row: Int32Array, position: number): number[] {
+  const indices: number[] = [];
+  for (let at = row.indexOf(position); at >= 0; at = row.indexOf(position, at + 1)) indices.push(at);
+  return indices;
 }
 
 /** The distance of neighbours in a list, if all have the same, and it is above 0. */

@@ -300,9 +300,9 @@ class Pass {
    */
   #heads(mixed: Tensor, w: PackedMatrix): Tensor {
     const s = this.scope;
-    const wide = (t: Tensor) => (t.dtype === 'float32' ? t : this.#replace(t, t.to('float32')));
     const [, , H, C] = mixed.shape as [number, number, number, number];
-    const matrix = wide(s.add(w.unpack())); // A D
+    let matrix = s.add(w.unpack()); // A D
+    if (matrix.dtype !== 'float32') matrix = this.#replace(matrix, matrix.to('float32'));
     const values = mixed.dtype === 'float32' ? mixed : s.add(mixed.to('float32'));
     const product = matmul(values.permute([0, 2, 1, 3]), s.add(matrix.reshape(H, C, w.n))); // B H S D
     s.free(matrix);

@@ -89,9 +89,9 @@ export function checkHooks(
 function refuseBelow(operation: string, hooks: TransformerHooks, firstLayer: number): void {
   const refuse = (point: Point, layer?: number) => {
     if (!watchedPoint(hooks, point, layer) && !gradientPoint(hooks, point, layer)) return;
-    const place = `the pass begins at layer ${firstLayer} (from)`;
-    const advice = firstLayer < 1 || !isLayerPoint(point) ? '' : `; AtLayers(…) names the layers of hooks`;
-    throw new RangeError(`${operation}: hooks at ${placeOf(point, layer)} would not be called, as ${place}${advice}`);
+    const because = `the pass begins at layer ${firstLayer} (from)`;
+    const advice = layer === undefined ? '' : '; AtLayers(…) names the layers of hooks';
+    throw new RangeError(`${operation}: hooks at ${placeOf(point, layer)} would not be called, as ${because}${advice}`);
   };
   refuse(firstPoint);
   for (let layer = 0; layer < firstLayer; layer++) for (const point of layerPoints) refuse(point, layer);

@@ -55,6 +55,7 @@ function columnsOf(operation: string, argument: string, wanted: unknown, all: Po
   const expected = `'last', or an array of positions for each row, ${all.length} in all`;
   if (!Array.isArray(wanted)) throw new TypeError(wrong(operation, argument, expected, describe(wanted)));
   if (wanted.length !== all.length) throw new RangeError(wrong(operation, argument, expected, describe(wanted)));
+  const lengths = lengthsOf(all);
   return all.map((row, r) => {
     const list: unknown = wanted[r];
     const own = `${argument}[${r}]`;
@@ -64,7 +65,7 @@ function columnsOf(operation: string, argument: string, wanted: unknown, all: Po
         wrong(operation, own, `as long as ${argument}[0], ${wanted[0].length}`, `of ${list.length}`),
       );
     }
-    const last = row.reduce((most, position) => Math.max(most, position), -1);
+    const last = (lengths[r] as number) - 1;
     if (last < 0 && list.length > 0) {
       throw new RangeError(wrong(operation, own, `empty, as row ${r} has nothing but padding`, describe(list)));
     }

@@ -334,8 +334,7 @@ export class Transformer {
     checkRecordable('gradients', this.device);
     return gradientsAt(this.config, options, async (hooks, record, from) => {
       const plan = planPass(this.config.nLayers, hooks);
-      const { of, at, autoencoders, ...rest } = options;
-      const how = { ...rest, hooks, ...(from && { from }) };
+      const how = { ...options, hooks, ...(from && { from }) };
       const { logits } = await this.#values('gradients', tokens, how, plan, undefined, record);
       return logits as Tensor;
     });

@@ -72,10 +72,9 @@ for (const dtype of dtypes) {
           const layer = rng.integer(0, nLayers);
           const [ofHeads, ofDelta] = [`${layer}/attn/head_out`, `${layer}/resid/delta_attn`];
           const label = `${name}, ${ofHeads}, with ${watched.length === all.length ? 'all' : watched}`;
-          const how = (list: string[], prepare?: (hooks: TransformerHooks) => void) => async () => {
+          const watching = () => {
             const hooks = new TransformerHooks();
-            for (const location of list) appendAt(hooks, location, rng.pick(['fwd', 'fwd2']), () => {});
-            prepare?.(hooks);
+            for (const location of watched) appendAt(hooks, location, rng.pick(['fwd', 'fwd2']), () => {});
             return hooks;
           };
           // as locations
@@ -83,7 +82,7 @@ for (const dtype of dtypes) {
           await addUp(xf, layer, values.get(ofHeads) as Tensor, values.get(ofDelta) as Tensor, `${label} wanted`);
           disposeAll(...values.values());
           // as locations, where hooks watch others, perhaps the heads themselves
-          const hooked = await xf.activations(tokens, [ofHeads, ofDelta], { hooks: await how(watched)() });
+          const hooked = await xf.activations(tokens, [ofHeads, ofDelta], { hooks: watching() });
           await addUp(xf, layer, hooked.get(ofHeads) as Tensor, hooked.get(ofDelta) as Tensor, `${label} hooked`);
           disposeAll(...hooked.values());
           // by hooks
@@ -91,9 +90,8 @@ for (const dtype of dtypes) {
           const keep: HookFunction = (x) => {
             seen.push(x.clone());
           };
-          const hooks = await how(watched, (own) => {
-            for (const location of [ofHeads, ofDelta]) appendAt(own, location, 'fwd', keep);
-          })();
+          const hooks = watching();
+          for (const location of [ofHeads, ofDelta]) appendAt(hooks, location, 'fwd', keep);
           (await xf.forward(tokens, { hooks })).logits.dispose();
           await addUp(xf, layer, seen[0] as Tensor, seen[1] as Tensor, `${label} kept by hooks`);
           disposeAll(...seen);
