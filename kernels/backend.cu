@@ -572,7 +572,10 @@ const Operations kOperations = {
 #define OP(name, ...) &decltype(entry_of(&name))::run<&name, k_##name>,
     SONDE_OPS(OP)
 #undef OP
-        packed_bytes,
+#define OP(name, ...) nullptr,
+        SONDE_BACKWARD_OPS(OP)
+#undef OP
+            packed_bytes,
     nullptr,
 };
 

@@ -1,5 +1,6 @@
-// The one list of a backend's operations. The addon's methods, their names in errors and each backend's table are
-// generated from it: a backend that lacks an operation does not build.
+// The one list of a backend's operations, in two parts. The addon's methods, their names in errors and each backend's
+// table are generated from it: a backend that lacks an operation of the first part does not build. Those of the second
+// part compute gradients, which a backend may leave out as a whole.
 //
 // Letters: B batch, S sequence, T keys (earlier tokens and new ones), H heads, D dimensions of a head, K inner width, M
 // rows, N columns. A view is `data` plus `shape` and `stride` (both in elements, any strides, a stride of 0 repeats).
@@ -14,7 +15,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 8;
+constexpr uint32_t kBackendAbi = 9;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -250,12 +251,35 @@ struct Context;  // a backend's state for one device
      else 0. There is none to choose where the first probability is NaN. random may be left out: x then holds logits,  \
      and the lowest index of the largest is chosen. There is none where a logit is NaN or +inf, or all are -inf. */    \
   OP(choose_index, Out out, In x, In random)
+
+// The gradients of an operation's inputs, g being that of its result. Gradients are float32; other inputs are those that
+// the operation had, of any float dtype.
+#define SONDE_BACKWARD_OPS(OP)                                                                                         \
+  /* out = g * kind'(x), element by element: the gradient of x in unary, of relu (0 at 0) or gelu. Same shapes, any    \
+     strides. out may be g. */                                                                                         \
+  OP(unary_backward, Out out, In g, In x, UnaryKind kind)                                                              \
+  /* out [..., N] contiguous = (softmax(row) - [target]) g of each row of logits [..., N] with g [...]: the gradient of\
+     logits in cross_entropy, 0 where pad is true. Any strides on all others. A target outside [0, N) is an error that \
+     gives it. pad may be left out. */                                                                                 \
+  OP(cross_entropy_backward, Out out, In g, In logits, In targets, In pad)                                             \
+  /* out [..., K] = the gradient of x in layer_norm, plus added. products [..., K] = g (x - mean) / sqrt(variance +    \
+     eps), whose sums over rows are the gradient of gain. out and products contiguous, gain [K] contiguous, any strides\
+     on all others; statistics as in layer_norm. out, products and added may be left out. */                           \
+  OP(layer_norm_backward, Out out, Out products, In g, In x, In gain, In added, double eps)                            \
+  /* dq, dk, dv = the gradients of q, k and v in attention, whose probabilities are computed again, for a few queries at\
+     a time. g [B, S, H, Dv]. dq, dk, dv and g have last stride 1, others any; all else as in attention. A row's       \
+     gradients do not depend on the other rows or on the number of threads. dq, dk, dv and pad may be left out. */     \
+  OP(attention_backward, Out dq, Out dk, Out dv, In g, In q, In k, In v, In pad, bool causal, double scale)            \
+  /* out [M, K] = g [M, N] w^T, w [K, N]: the gradient of x in linear. Last stride 1 on both, any row stride. As linear\
+     in the order of sums. */                                                                                          \
+  OP(linear_backward, Out out, In g, Packed w)
 // clang-format on
 
 // A table of operations. The CPU backend has one per instruction set, a GPU backend has one.
 struct Operations {
 #define OP(name, ...) Status (*name)(Context*, __VA_ARGS__);
   SONDE_OPS(OP)
+  SONDE_BACKWARD_OPS(OP)  // null where a backend computes no gradients
 #undef OP
   // bytes that a packed [k, n] matrix of this dtype takes
   int64_t (*packed_bytes)(int64_t k, int64_t n, DType dtype);

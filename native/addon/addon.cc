@@ -29,6 +29,7 @@ struct Call {
   KeepAlive kept;
 
   Status operator()() const {
+    if (!operation) return fail("this device does not have the operation");
     return std::apply([this](const A&... a) { return operation(context, a...); }, given);
   }
   std::vector<Argument> arguments() const {
@@ -57,7 +58,7 @@ const std::vector<Method>& methods() {
   {public_name(#name), [](DeviceQueue::Batch& batch, const char* in_javascript, Device& device, Arguments& reader) { \
      batch.add(in_javascript, read_call(device, reader, #__VA_ARGS__, &Operations::name));                           \
    }},
-  static const std::vector<Method> all = {SONDE_OPS(OP)};
+  static const std::vector<Method> all = {SONDE_OPS(OP) SONDE_BACKWARD_OPS(OP)};
 #undef OP
   return all;
 }

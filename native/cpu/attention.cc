@@ -1,5 +1,5 @@
-// Fused attention: computes the probabilities of a few queries at a time, and stores them only where they are asked
-// for.
+// Fused attention and its gradients: computes the probabilities of a few queries at a time, and stores them only where
+// they are asked for.
 //
 // q, k, v [B, S or T, H, D] -> k and v of some heads as panels -> per block of kRows queries: scores [kRows, T] by the
 // product's microkernel, scaled, masked, exponentiated -> times v [T, Dv] -> divided by the sums -> out [B, S, H, Dv].
@@ -9,6 +9,10 @@
 // if the other were not there: bit for bit as without padding. Where bfloat16 is multiplied in pairs, the weights are
 // rounded to bfloat16 for the second product, as attention that stores its probabilities rounds them. A single query
 // uses keys and values once: they are packed a panel at a time, which stays in the cache.
+//
+// Backward, a thread takes a whole head: per block of queries, the probabilities again, P; the gradients of these, dP =
+// dO v^T; of the scores, dS = P (dP - sum of P dP); dQ = dS k; and the block's part of dV = P^T dO and dK = dS^T q, which
+// are added up block by block.
 #include "operations.h"
 #include "product.h"
 #include "rows.h"
@@ -333,6 +337,195 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
       }
     });
   }
+  return {};
+}
+
+namespace {
+
+// Queries that are dealt with together: a multiple of each instruction set's kRows, as sums over queries are added up
+// block by block.
+constexpr int64_t kBlock = 48;
+static_assert(kBlock % kRows == 0);
+
+// The scratch memory of one thread for a head's gradients. Matrices are in panels where they are right sides.
+struct BackwardWorkspace {
+  float *keys, *values;                  // k^T and v^T: scores and the gradients of probabilities are products with them
+  float* key_rows;                       // k
+  float *of_keys, *of_values;            // the sums dK and dV, whole panels wide
+  float *queries, *given;                // a block's rows of q and dO where they cannot be read in place
+  float *query_panels, *given_panels;    // the same as right sides
+  float *probs, *of_scores;              // P and dS of a block
+  float *of_queries, *products, *zeros;  // dQ of a block, P dP of a row, no bias
+  float* packed;                         // rows of a product
+
+  static BackwardWorkspace in(void* memory, const Shape& s, size_t* bytes) {
+    auto* at = static_cast<float*>(memory);
+    int64_t used = 0;
+    const auto take = [&](int64_t floats) {
+      float* part = at ? at + used : nullptr;
+      used += round_up(floats, 16);
+      return part;
+    };
+    const int64_t width = s.score_width(), head = round_up(s.head_dim, kValueColumns), value = s.result_width();
+    BackwardWorkspace w;
+    w.keys = take(width * s.head_dim);
+    w.values = take(width * s.value_dim);
+    w.key_rows = take(s.keys * head);
+    w.of_keys = take(width * head);
+    w.of_values = take(width * value);
+    w.queries = take(kBlock * s.head_dim);
+    w.given = take(kBlock * s.value_dim);
+    w.query_panels = take(kBlock * head);
+    w.given_panels = take(kBlock * value);
+    w.probs = take(kBlock * width);
+    w.of_scores = take(kBlock * width);
+    w.of_queries = take(kBlock * head);
+    w.products = take(width);
+    w.zeros = take(max64(width, max64(head, value)));
+    w.packed = take(kPacksRows ? kRows * min64(kDepth, max64(max64(s.head_dim, s.value_dim), s.keys)) : 0);
+    *bytes = size_t(used) * 4;
+    return w;
+  }
+};
+
+// c [rows, columns] += a^T b over `steps` steps, for a [steps, rows] and b in panels of kValueColumns columns. There is
+// memory for whole tiles of rows, `lda` and `ldc` floats apart.
+void add_product(int64_t steps, const float* a, int64_t lda, int64_t rows, const float* b, int64_t columns, float* c,
+                 int64_t ldc) {
+  for (int64_t row = 0; row < rows; row += kRows) {
+    for (int64_t column = 0; column < columns; column += kValueColumns) {
+      Tile<kRows, kValueVectors> tile;
+      tile.begin(nullptr);
+      const float *left = a + row, *right = b + column * steps;
+      for (int64_t i = 0; i < steps; ++i, left += lda, right += kValueColumns) packed_step(tile, left, right);
+      tile.end(c + row * ldc + column, ldc, true, false);
+    }
+  }
+}
+
+// The gradients of one part of one head.
+struct HeadGradients {
+  const View &dq, &dk, &dv, &g, &q, &k, &v;
+  const Part& part;
+  const BackwardWorkspace& w;
+  bool causal;
+  float scale;
+  int64_t before = part.shape.keys - part.shape.queries;  // keys that came before the first query
+  int64_t width = part.shape.score_width();
+  int64_t head = round_up(part.shape.head_dim, kValueColumns), value = part.shape.result_width();
+
+  View rows_of(const View& x, int64_t first, int64_t count) const {
+    return head_of(x, part.batch, part.head, first, count);
+  }
+  // a block of queries, or what belongs to them
+  View block_of(const View& x, int64_t first, int64_t count) const {
+    return rows_of(x, part.first_query + first, count);
+  }
+  static void write(const View& to, const float* rows, int64_t stride) {
+    for (int64_t i = 0; i < to.shape[0]; ++i) {
+      map_row(static_cast<float*>(to.data) + i * to.stride[0], rows + i * stride, to.shape[1], [](vf x) { return x; });
+    }
+  }
+  static Left left_side(const View& rows, float* scratch) {
+    if (is_left(rows, Layout::float32)) return left_of(rows);
+    for (int64_t i = 0; i < rows.shape[0]; ++i) {
+      convert_row(reinterpret_cast<char*>(scratch + i * rows.shape[1]), rows, i, Layout::float32);
+    }
+    return {reinterpret_cast<char*>(scratch), rows.shape[1] * 4};
+  }
+  static void pack_right_side(float* to, const View& rows) {
+    for (int64_t column = 0; column < rows.shape[1]; column += kValueColumns) {
+      pack_float_panel(to + column * rows.shape[0], rows, column, kValueColumns);
+    }
+  }
+  // rows of `out` [rows, columns of all panels] = left right, over the first `used` of its steps
+  template <int V>
+  void multiply(const Left& left, int64_t rows, const float* right, int64_t steps, int64_t used, int64_t columns,
+                float* out, int64_t stride) const {
+    constexpr int64_t kWide = V * kWidth;
+    const Panels panels{reinterpret_cast<const char*>(right), Layout::float32, steps, used, kWide};
+    product<V>(left, rows, panels, ceil_div(columns, kWide), round_up(columns, kWide), w.zeros,
+               {out, stride, false, true}, {nullptr, w.packed, kRows}, [](int64_t, int, const float*) {});
+  }
+
+  void compute() const {
+    const Shape& s = part.shape;
+    const View keys = rows_of(k, part.first_key, s.keys), values = rows_of(v, part.first_key, s.keys);
+    for (int64_t column = 0; column < s.keys; column += kColumns) {
+      pack_float_panel(w.keys + column * s.head_dim, transposed(keys), column, kColumns);
+      pack_float_panel(w.values + column * s.value_dim, transposed(values), column, kColumns);
+    }
+    if (dq.data) pack_right_side(w.key_rows, keys);
+    memset(w.of_keys, 0, size_t(width * head) * 4);
+    memset(w.of_values, 0, size_t(width * value) * 4);
+    memset(w.zeros, 0, size_t(max64(width, max64(head, value))) * 4);
+    for (int64_t first = 0; first < s.queries; first += kBlock) block(first, min64(kBlock, s.queries - first));
+    if (dk.data) write(rows_of(dk, part.first_key, s.keys), w.of_keys, head);
+    if (dv.data) write(rows_of(dv, part.first_key, s.keys), w.of_values, value);
+  }
+
+  void block(int64_t first, int64_t count) const {
+    const Shape& s = part.shape;
+    const int64_t seen = causal ? before + first + count : s.keys, wide = panel_count(seen) * kColumns;
+    const View queries = block_of(q, first, count), given = block_of(g, first, count);
+    multiply<kVectors>(left_side(queries, w.queries), count, w.keys, s.head_dim, s.head_dim, seen, w.probs, width);
+    multiply<kVectors>(left_side(given, w.given), count, w.values, s.value_dim, s.value_dim, seen, w.of_scores, width);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t query = before + first + i, own = causal ? query + 1 : s.keys;
+      gradients_of_scores(w.probs + i * width, w.of_scores + i * width, query, own, wide);
+    }
+    if (dq.data) {
+      const Left left{reinterpret_cast<char*>(w.of_scores), width * 4};
+      multiply<kValueVectors>(left, count, w.key_rows, s.keys, seen, s.head_dim, w.of_queries, head);
+      write(block_of(dq, first, count), w.of_queries, head);
+    }
+    if (dk.data) {
+      pack_right_side(w.query_panels, queries);
+      add_product(count, w.of_scores, width, seen, w.query_panels, s.head_dim, w.of_keys, head);
+    }
+    if (dv.data) {
+      pack_right_side(w.given_panels, given);
+      add_product(count, w.probs, width, seen, w.given_panels, s.value_dim, w.of_values, value);
+    }
+  }
+
+  // From a row of scores before scaling and of dP to P and dS: `seen` of them, and zeros up to `wide`.
+  void gradients_of_scores(float* probs, float* of_scores, int64_t query, int64_t seen, int64_t wide) const {
+    const float sum = weigh(probs, seen, wide, scale, part.pad, query);
+    map_row_as_is(probs, probs, seen, [=](vf p) { return p / sum; });
+    int64_t i = 0;
+    for (; i + kWidth <= seen; i += kWidth) store(w.products + i, load(probs + i) * load(of_scores + i));
+    for (; i < seen; ++i) w.products[i] = probs[i] * of_scores[i];
+    const vf mean = broadcast(float(sum_row(w.products, seen))), factor = broadcast(scale);
+    for (i = 0; i < seen; i += kWidth) {
+      store(of_scores + i, load(probs + i) * (load(of_scores + i) - mean) * factor);
+    }
+    memset(of_scores + seen, 0, size_t(wide - seen) * 4);  // 0 times infinity is NaN
+  }
+};
+
+}  // namespace
+
+Status attention_backward(Context* context, Out dq, Out dk, Out dv, In g, In q, In k, In v, In pad, bool causal,
+                          double scale) {
+  const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], Layout::float32};
+  const auto* padding = static_cast<const uint8_t*>(pad.data);
+  const int64_t parts = padding ? 2 : 1;
+  auto* changes = static_cast<int64_t*>(shared_scratch(context, 0, size_t(s.batch) * sizeof(int64_t)));
+  if (!changes) return out_of_memory("the padding");
+  for (int64_t row = 0; padding && row < s.batch; ++row) changes[row] = change_of(padding + row * s.keys, s.keys);
+  size_t bytes = 0;
+  BackwardWorkspace::in(nullptr, s, &bytes);
+  for (int thread = 0; thread < thread_count(context); ++thread) {
+    if (!thread_scratch(context, thread, 0, bytes)) return out_of_memory("the gradients of a head");
+  }
+  parallel(context, s.batch * s.heads * parts, [&](int64_t which, int thread) {
+    const Part part = part_of(s, which, parts, padding, changes);
+    if (part.shape.keys == 0) return;
+    size_t used = 0;
+    const auto workspace = BackwardWorkspace::in(thread_scratch(context, thread, 0, bytes), part.shape, &used);
+    HeadGradients{dq, dk, dv, g, q, k, v, part, workspace, causal, float(scale)}.compute();
+  });
   return {};
 }
 

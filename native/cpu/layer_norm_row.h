@@ -18,12 +18,22 @@ struct NormWeights {
   }
 };
 
+// What a row is normalised with: (x - middle) * factor.
+struct Statistics {
+  float middle, factor;
+
+  static Statistics of(const float* in, int64_t n, double eps) {
+    const double mean = sum_row(in, n) / double(n);
+    const double deviation = sqrt(squares_row(in, n, mean) / double(n) + eps);
+    return {float(mean), float(1.0 / deviation)};
+  }
+};
+
 inline void layer_norm_row(float* result, const float* in, int64_t n, const NormWeights& weights, double eps) {
   const float* scale = weights.scale;
   const float* shift = weights.shift;
-  const double mean = sum_row(in, n) / double(n);
-  const double deviation = sqrt(squares_row(in, n, mean) / double(n) + eps);
-  const vf middle = broadcast(float(mean)), factor = broadcast(float(1.0 / deviation));
+  const Statistics row = Statistics::of(in, n, eps);
+  const vf middle = broadcast(row.middle), factor = broadcast(row.factor);
   int64_t i = 0;
   for (; i + kWidth <= n; i += kWidth) {
     store(result + i, canonical(fma((load(in + i) - middle) * factor, load(scale + i), load(shift + i))));

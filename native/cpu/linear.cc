@@ -1,4 +1,5 @@
-// Multiplies by packed weights. The activation and the residual are applied while the tile is in the cache.
+// Multiplies by packed weights, or by their transpose. The activation and the residual are applied while the tile is in
+// the cache.
 #include "multiply.h"
 #include "operations.h"
 
@@ -8,6 +9,13 @@ Status linear(Context* context, Out out, In x, Packed w, In bias, In residual, A
   RightSide right;
   right.packed = &w;
   return multiply_all(context, x, right, bias, {out, residual, activation});
+}
+
+Status linear_backward(Context* context, Out out, In g, Packed w) {
+  RightSide right;
+  right.packed = &w;
+  right.transposed = true;
+  return multiply_all(context, g, right, {}, {out});
 }
 
 }  // namespace sonde::SONDE_ISA

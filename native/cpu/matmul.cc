@@ -59,7 +59,9 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
     Left left = left_of(x);
     if (!in_place) {
       auto* converted = static_cast<char*>(thread_scratch(context, thread, 1, size_t(m * row_bytes)));
-      for (int64_t row = 0; row < m; ++row) convert_row(converted + row * row_bytes, x, row, layout);
+      for (int64_t row = 0; row < m; row += kConvertedTogether) {
+        convert_rows(converted + row * row_bytes, x, row, min64(kConvertedTogether, m - row), layout);
+      }
       left = {converted, row_bytes};
     }
     RightSide w;

@@ -6,17 +6,20 @@
 namespace sonde::SONDE_ISA {
 
 constexpr int64_t kConvertedRows = 1024 / kRows * kRows;  // rows of x that are held in another layout at a time
+constexpr int64_t kConvertedTogether = 16;                // rows that a task converts
 
-// The right side: packed panels, or a view whose panels are packed as they are needed.
+// The right side: packed panels, or the transpose of packed panels or a view, whose panels are packed as they are needed.
 struct RightSide {
   const Packed* packed = nullptr;
   const View* view = nullptr;
+  bool transposed = false;  // with packed: in float32
 
-  int64_t k() const { return packed ? packed->shape[0] : view->shape[0]; }
-  int64_t n() const { return packed ? packed->shape[1] : view->shape[1]; }
+  bool is_ready() const { return packed && !transposed; }
+  int64_t k() const { return packed ? packed->shape[transposed] : view->shape[0]; }
+  int64_t n() const { return packed ? packed->shape[!transposed] : view->shape[1]; }
   // the layout of the panels
   Layout panel_layout(DType x) const {
-    if (packed) return packed_layout(packed->dtype);
+    if (packed) return transposed ? Layout::float32 : packed_layout(packed->dtype);
     return kPairs && view->dtype == DType::bfloat16 && x == DType::bfloat16 ? Layout::pairs : Layout::float32;
   }
   // how x is multiplied by them
@@ -44,7 +47,7 @@ struct Workspace {
   float* sums;
 
   static int64_t column_bytes(const RightSide& w, Layout layout, int64_t panels) {
-    return w.view ? round_up(panels * panel_bytes(layout, w.k()), 64) : 0;
+    return w.is_ready() ? 0 : round_up(panels * panel_bytes(layout, w.k()), 64);
   }
   // for tasks of `rows` rows and `panels` panels
   static size_t bytes(const RightSide& w, Layout layout, int64_t rows, int64_t panels, int64_t block_rows) {
@@ -86,13 +89,16 @@ inline void multiply_columns(const Left& a, int64_t rows, DType x, const RightSi
   const int64_t k = w.k(), column = first * kColumns, columns = min64(w.n(), (first + count) * kColumns) - column;
   const Layout layout = w.layout(x);
   Panels b;
-  if (w.packed) {
+  if (w.is_ready()) {
     b = panels_from(*w.packed, first);
     b.layout = layout;
   } else {
     b = {workspace.columns, layout, step_count(layout, k), step_count(layout, k)};
     for (int64_t i = 0; i < count; ++i) {
-      pack_panel(workspace.columns + i * panel_bytes(layout, k), layout, *w.view, column + i * kColumns, kColumns);
+      char* to = workspace.columns + i * panel_bytes(layout, k);
+      const int64_t at = column + i * kColumns;
+      if (w.view) pack_panel(to, layout, *w.view, at, kColumns);
+      else pack_transposed_panel(reinterpret_cast<float*>(to), *w.packed, at);
     }
   }
   const int64_t size = dtype_size(out.dtype), stride = out.stride[out.rank - 2];
@@ -126,8 +132,8 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
   const Layout layout = w.layout(x.dtype);
   const bool in_place = is_left(x, layout);
   const int64_t row_bytes = left_row_bytes(layout, k), at_once = in_place ? m : min64(m, kConvertedRows);
-  // every task packs the panels of a view itself, so it takes all rows
-  const Split tasks = split(at_once, panel_count(n), threads, w.packed != nullptr);
+  // every task packs panels that are not ready itself, so it takes all rows
+  const Split tasks = split(at_once, panel_count(n), threads, w.is_ready());
   auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
   char* converted = nullptr;
   if (!in_place) converted = static_cast<char*>(shared_scratch(context, 0, size_t(at_once * row_bytes)));
@@ -143,10 +149,9 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
     Left left = left_of(x);
     if (!in_place) {
       left = {converted, row_bytes};
-      parallel(context, ceil_div(rows, kRows), [&](int64_t block, int) {
-        for (int64_t i = block * kRows; i < min64(rows, (block + 1) * kRows); ++i) {
-          convert_row(converted + i * row_bytes, x, start + i, layout);
-        }
+      parallel(context, ceil_div(rows, kConvertedTogether), [&](int64_t block, int) {
+        const int64_t first = block * kConvertedTogether;
+        convert_rows(converted + first * row_bytes, x, start + first, min64(kConvertedTogether, rows - first), layout);
       });
     }
     parallel(context, tasks.count(), [&](int64_t task, int thread) {

@@ -7,7 +7,7 @@ extern const Operations operations;
 // clang-format off
 const Operations operations = {
 #define OP(name, ...) &name,
-    SONDE_OPS(OP)
+    SONDE_OPS(OP) SONDE_BACKWARD_OPS(OP)
 #undef OP
     &packed_bytes,
     &ceiling,

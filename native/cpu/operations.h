@@ -6,6 +6,7 @@ namespace sonde::SONDE_ISA {
 
 #define OP(name, ...) Status name(Context*, __VA_ARGS__);
 SONDE_OPS(OP)
+SONDE_BACKWARD_OPS(OP)
 #undef OP
 int64_t packed_bytes(int64_t k, int64_t n, DType dtype);
 Status ceiling(Context*, Ceiling kind, double* per_second);

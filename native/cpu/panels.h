@@ -166,4 +166,24 @@ SONDE_INLINE void unpack_row(float* to, const Panels& w, int64_t panel, int64_t 
   }
 }
 
+// One panel of the transpose of packed w [K, N], whose first column is row `column` of w, as float32 [n][kColumns].
+inline void pack_transposed_panel(float* to, const Packed& w, int64_t column) {
+  constexpr int64_t kSteps = kColumns < 16 ? kColumns : 16;  // that are transposed together
+  static_assert(kColumns % kSteps == 0);
+  const int64_t n = w.shape[1], count = min64(kColumns, w.shape[0] - column);
+  const Panels from = panels_from(w, 0);
+  float wide[kColumns * kColumns];
+  for (int64_t done = 0; done < n; done += kColumns, to += kColumns * kColumns) {
+    const int64_t panel = done / kColumns;
+    const float* rows = wide;
+    if (from.layout == Layout::float32) rows = reinterpret_cast<const float*>(from.at(panel, column));
+    for (int64_t i = 0; rows == wide && i < count; ++i) unpack_row(wide + i * kColumns, from, panel, column + i);
+    const int64_t steps = min64(kColumns, n - done);
+    if (count < kColumns) memset(to, 0, size_t(steps * kColumns) * 4);
+    for (int64_t step = 0; step < steps; step += kSteps) {
+      transpose_block(to + step * kColumns, kColumns, rows + step, kColumns, count, min64(kSteps, steps - step));
+    }
+  }
+}
+
 }  // namespace sonde::SONDE_ISA

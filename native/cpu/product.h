@@ -58,6 +58,17 @@ inline void convert_row(char* to, const View& x, int64_t i, Layout layout) {
   }
 }
 
+// Converts rows i to i + count of x. Where its columns lie side by side, 16 rows are read together, as they share cache
+// lines.
+inline void convert_rows(char* to, const View& x, int64_t i, int64_t count, Layout layout) {
+  const int64_t k = x.shape[1], row_bytes = left_row_bytes(layout, k);
+  if (x.dtype == DType::float32 && x.stride[0] == 1 && x.stride[1] != 1 && layout != Layout::pairs && row_bytes == k * 4) {
+    const float* from = static_cast<const float*>(x.data) + i;
+    return transpose_block(reinterpret_cast<float*>(to), k, from, x.stride[1], k, count);
+  }
+  for (int64_t row = 0; row < count; ++row) convert_row(to + row * row_bytes, x, i + row, layout);
+}
+
 // Packs kRows rows of float32, `stride` bytes apart, as [k][kRows].
 inline void pack_rows(float* to, const char* from, int64_t stride, int64_t k) {
   const float* row[kRows];

@@ -102,6 +102,16 @@ Status power(Context* context, const View& out, const View& x, double a) {
   return map(context, out, x, [=](vf v) { return pow(v, a, whole, odd); });
 }
 
+// The derivative of gelu(x) = x s, s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3): s + x u' s (1 - s). Beyond 10,
+// where x^3 may be infinite, it is 0 or 1.
+SONDE_INLINE vf gelu_slope(vf x) {
+  x = minimum(broadcast(10.0f), maximum(broadcast(-10.0f), x));  // in this order of arguments, NaN stays NaN
+  const vf squares = x * x;
+  const vf s = sigmoid(x * fma(squares, broadcast(0.0713548162726f), broadcast(1.59576912161f)));
+  const vf slope = x * fma(squares, broadcast(3 * 0.0713548162726f), broadcast(1.59576912161f));
+  return s * fma(slope, 1.0f - s, broadcast(1.0f));
+}
+
 }  // namespace
 
 Status unary(Context* context, Out out, In x, UnaryKind kind, double a, double b) {
@@ -128,6 +138,27 @@ Status unary(Context* context, Out out, In x, UnaryKind kind, double a, double b
     const vf above = v < least ? least : v;  // comparisons with NaN are false: it stays
     return above > most ? most : above;
   });
+}
+
+Status unary_backward(Context* context, Out out, In g, In x, UnaryKind kind) {
+  const auto body = [&](const Part<3>& part) {
+    const float *gradient = part.read(1), *at = part.read(2);
+    float* results = part.results();
+    const auto loop = [&](auto function) {
+      int64_t i = 0;
+      for (; i + kWidth <= part.count; i += kWidth) {
+        store(results + i, canonical(function(load(gradient + i), load(at + i))));
+      }
+      const int rest = int(part.count - i);
+      if (rest == 0) return;
+      const vf last = function(load_partial(gradient + i, rest), load_partial(at + i, rest));
+      store_partial(results + i, canonical(last), rest);
+    };
+    if (kind == UnaryKind::gelu) loop([](vf d, vf v) { return d * gelu_slope(v); });
+    else loop([](vf d, vf v) { return v <= 0.0f ? vf{} : d; });
+    part.write(results);
+  };
+  return each_part(context, Order::of_memory, body, out, g, x);
 }
 
 }  // namespace sonde::SONDE_ISA

@@ -114,6 +114,36 @@ export interface NativeOperations {
   ): void;
   updateLastNonzero(stats: ViewArgument, latents: ViewArgument): void;
   chooseIndex(out: ViewArgument, x: ViewArgument, random: ViewArgument | null): void;
+  unaryBackward(out: ViewArgument, g: ViewArgument, x: ViewArgument, kind: number): void;
+  crossEntropyBackward(
+    out: ViewArgument,
+    g: ViewArgument,
+    logits: ViewArgument,
+    targets: ViewArgument,
+    pad: ViewArgument | null,
+  ): void;
+  layerNormBackward(
+    out: ViewArgument | null,
+    products: ViewArgument | null,
+    g: ViewArgument,
+    x: ViewArgument,
+    gain: ViewArgument,
+    added: ViewArgument | null,
+    eps: number,
+  ): void;
+  attentionBackward(
+    dq: ViewArgument | null,
+    dk: ViewArgument | null,
+    dv: ViewArgument | null,
+    g: ViewArgument,
+    q: ViewArgument,
+    k: ViewArgument,
+    v: ViewArgument,
+    pad: ViewArgument | null,
+    causal: boolean,
+    scale: number,
+  ): void;
+  linearBackward(out: ViewArgument, g: ViewArgument, w: PackedArgument): void;
 }
 
 /** An operation as it was carried out; times in seconds. `section` is the number that setSection gave. */

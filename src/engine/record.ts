@@ -9,7 +9,7 @@ import { checkBoolean, checkOptions, wrong } from './check.js';
 import type { Device } from './device.js';
 import { type DType, isFloat } from './dtype.js';
 import { Operand, type OperandWindow } from './operand.js';
-import { isContiguous, overlap, type Shape, sameShape, sameWindow, showShape } from './shape.js';
+import { isContiguous, overlap, type Shape, sameShape, sameWindow, showShape, sizeOf } from './shape.js';
 import type { Storage } from './storage.js';
 
 /** A tensor, as far as gradients are concerned: ops/tensor.ts lies above this file. */
@@ -115,10 +115,11 @@ export class KeptValue {
 export type Keep<T> = (tensor: T) => { readonly tensor: T };
 
 /**
- * The gradients of an operation's inputs, from those of its outputs, which are float32 and not to be changed. An output
- * that the loss does not depend on has none. Each gradient that is returned has a shape that broadcasts to its input's;
- * it is a new tensor, or one of the gradients that were given or a view of one. That of an input for which `needs` is
- * false is left out. An operation may give the same tensor for several inputs.
+ * The gradients of an operation's inputs, from those of its outputs, which are float32 and the operation's to overwrite.
+ * An output that the loss does not depend on has none. Each gradient that is returned has a shape that broadcasts to its
+ * input's; it is a new tensor, or one of the gradients that were given or a view of one. That of an input for which
+ * `needs` is false is left out. An operation may give the same tensor for several inputs. Where all inputs are windows of
+ * one storage, which are apart and together all of it, their gradients may be the same windows of a new tensor.
  */
 export type Backward<T> = (
   ...gradients: readonly (T | undefined)[]
@@ -386,6 +387,7 @@ async function stepBack(node: Node, gradients: GradientBuffers): Promise<void> {
   try {
     const result = (node.backward as Backward<Values>)(...given);
     made = result instanceof Promise ? await result : result;
+    if (gradients.adopt(node.inputs, made)) return;
     for (const [i, window] of node.inputs.entries()) {
       const gradient = made[i];
       if (!window || !gradient) continue;
@@ -419,6 +421,26 @@ class GradientBuffers {
     const gradient = view.clone();
     view.fill(0);
     return gradient;
+  }
+
+  /**
+   * Takes over the gradients of all windows of a storage that had none, where they are the same windows of one tensor,
+   * apart and together all of it. Otherwise does nothing and returns false.
+   */
+  adopt(windows: readonly (OperandWindow | undefined)[], made: readonly (Values | undefined)[]): boolean {
+    const { storage, elements } = windows[0] ?? {};
+    const first = made.find((gradient, i) => gradient?.offset === 0 && windows[i]?.storage === storage);
+    if (windows.length < 2 || !storage || !first || first.ownsAll || this.#buffers.has(storage)) return false;
+    let shown = 0;
+    for (const [i, window] of windows.entries()) {
+      const gradient = made[i];
+      if (window?.storage !== storage || gradient?.storage !== first.storage) return false;
+      if (gradient.dtype !== 'float32' || !sameWindow(window, gradient)) return false;
+      shown += sizeOf(window.shape);
+    }
+    if (shown !== elements || first.storage.bytes !== 4 * elements) return false;
+    this.#buffers.set(storage, first.shared().transferTo([elements]));
+    return true;
   }
 
   /** Adds to the gradient of a window. `mayTake`: nobody needs the memory of `gradient` afterwards. */

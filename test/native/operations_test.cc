@@ -44,6 +44,7 @@ Argument argument(float* data, std::initializer_list<int64_t> shape) {
 void check_table(Context* context, const Operations& table) {
 #define OP(name, ...) CHECK(table.name != nullptr);
   SONDE_OPS(OP)
+  SONDE_BACKWARD_OPS(OP)
 #undef OP
   CHECK(table.packed_bytes(3, 5, DType::float32) >= 60);
 

@@ -32,8 +32,7 @@ export function addLayerNorm(
       return (ofSum, ofOut) => {
         if (!ofOut) return [ofSum, ofSum];
         const needs = [ofA || ofB, ofGain, ofBias];
-        const [ofRows, ...others] = normGradients(ofOut, rows.tensor, factors.tensor, eps, needs);
-        if (ofSum) ofRows?.add_(ofSum);
+        const [ofRows, ...others] = normGradients(ofOut, rows.tensor, factors.tensor, eps, needs, ofSum);
         return [ofRows, ofRows, ...others];
       };
     });

@@ -11,7 +11,7 @@ import {
 } from '../check.js';
 import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
 import { withTemporaries } from '../scope.js';
-import { showShape } from '../shape.js';
+import { sameShape, showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
 import { checkPad, maskLogits } from './mask_logits.js';
 import { matmul } from './matmul.js';
@@ -76,16 +76,17 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   checkNumber('attention', 'scale', scale);
   const out = q.make([batch, queries, heads, v.shape[3] as number]);
   const scores = { q, k, pad, causal, scale };
-  if (probs) recordWrite('attention', probs, [q, k], backwardOf(scores));
-  const hasContiguousRows = (t: Tensor) => (t === pad ? t.isContiguous : t.strides[3] === 1 || t.shape[3] === 1);
+  if (probs) recordWrite('attention', probs, [q, k], backwardOfProbs(scores));
   withContiguous(
     [q, k, v, pad],
     (...[q, k, v, pad]) => device.run('attention', out, probs ?? null, q, k, v, pad ?? null, causal, scale),
-    hasContiguousRows,
+    (t) => (t === pad ? t.isContiguous : hasContiguousRows(t)),
   );
   if (hasHistory(q, k, v)) record('attention', [out], [q, k, v], backwardOf(scores, v));
   return out;
 }
+
+const hasContiguousRows = (t: Tensor): boolean => t.strides[3] === 1 || t.shape[3] === 1;
 
 /** What the probabilities are made of. */
 interface Scores {
@@ -96,13 +97,62 @@ interface Scores {
   readonly scale: number;
 }
 
-/** The gradients of q, k and, where it is given, v: from that of the result, or without v of the probabilities. */
+/** The gradients of q, k and v, from that of the result. */
 const backwardOf =
-  ({ q, k, pad, causal, scale }: Scores, v?: Tensor): Prepare<Tensor> =>
+  ({ q, k, pad, causal, scale }: Scores, v: Tensor): Prepare<Tensor> =>
   (keep, needs) => {
-    const [queries, keys, values, padding] = [keep(q), keep(k), v && keep(v), pad && keep(pad)];
+    const [queries, keys, values, padding] = [keep(q), keep(k), keep(v), pad && keep(pad)];
     return (g) => {
-      const gradients = [q, k, v].map((t, i) => (t && needs[i] ? g?.make(t.shape) : undefined));
+      const made = gradientsOf([q, k, v], needs);
+      const [dq = null, dk = null, dv = null] = made;
+      withContiguous(
+        [g as Tensor, queries.tensor, keys.tensor, values.tensor, padding?.tensor],
+        (g, q, k, v, pad) => {
+          g.device.run('attentionBackward', dq, dk, dv, g, q, k, v, pad ?? null, causal, scale);
+        },
+        (t) => (t === padding?.tensor ? t.isContiguous : hasContiguousRows(t)),
+      );
+      return made;
+    };
+  };
+
+/**
+ * New tensors for the gradients that are needed. Where the inputs lie side by side in one storage, as queries, keys and
+ * values of a joint projection do, these lie so in one tensor.
+ */
+function gradientsOf(inputs: readonly Tensor[], needs: readonly boolean[]): (Tensor | undefined)[] {
+  const first = inputs.find(({ offset }) => offset === 0);
+  if (!first || needs.includes(false) || !fillSideBySide(inputs)) {
+    return inputs.map((t, i) => (needs[i] ? t.make(t.shape, 'float32') : undefined));
+  }
+  const { shape, strides } = first;
+  const owner = first.make([first.elements], 'float32').transferTo(shape, strides);
+  return inputs.map((t) => (t === first ? owner : owner.window(shape, strides, t.offset)));
+}
+
+/** Whether tensors of one shape, of rank 4, are columns that lie side by side and fill the storage that they share. */
+function fillSideBySide(tensors: readonly Tensor[]): boolean {
+  const [{ storage, shape, strides, elements }] = tensors as [Tensor];
+  const [batch, positions, heads, channels] = shape as [number, number, number, number];
+  const width = heads * channels;
+  const row = width * tensors.length;
+  const joint = [positions * row, row, channels, 1];
+  const starts = new Set(tensors.map(({ offset }) => offset));
+  return (
+    elements === batch * positions * row &&
+    strides.every((stride, d) => stride === joint[d]) &&
+    tensors.every((t) => t.storage === storage && sameShape(t.shape, shape) && sameShape(t.strides, strides)) &&
+    tensors.every((_, i) => starts.has(i * width))
+  );
+}
+
+/** The gradients of q and k, from that of the probabilities. */
+const backwardOfProbs =
+  ({ q, k, pad, causal, scale }: Scores): Prepare<Tensor> =>
+  (keep, needs) => {
+    const [queries, keys, padding] = [keep(q), keep(k), pad && keep(pad)];
+    return (g) => {
+      const gradients = [q, k].map((t, i) => (needs[i] ? t.make(t.shape, 'float32') : undefined));
       // one sequence at a time, since its probabilities are in memory
       for (let b = 0; b < (q.shape[0] as number); b++) {
         withTemporaries((own) => {
@@ -115,12 +165,7 @@ const backwardOf =
           const logits = own(matmul(query, key, { transposeB: true })).mul_(scale);
           maskLogits(logits.unsqueeze(0), { causal, ...(padding && { pad: padding.tensor.slice(0, b, b + 1) }) });
           const probs = own(logits.softmax());
-          let ofProbs: Tensor;
-          if (values) {
-            const ofMixed = heads(g as Tensor);
-            give(2, probs.transpose(1, 2), ofMixed);
-            ofProbs = own(matmul(ofMixed, heads(values.tensor), { transposeB: true }));
-          } else ofProbs = (g as Tensor).select(0, b).permute([2, 0, 1]);
+          const ofProbs = (g as Tensor).select(0, b).permute([2, 0, 1]);
           const weighted = own(probs.mul(ofProbs));
           const common = own(weighted.sum(-1, { keepDim: true }));
           const ofLogits = weighted.sub_(own(probs.mul(common))).mul_(scale);

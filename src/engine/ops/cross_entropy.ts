@@ -13,7 +13,6 @@ import type { DType } from '../dtype.js';
 import { flattened } from '../nested.js';
 import { Operand } from '../operand.js';
 import { type Backward, hasHistory, type Keep, record } from '../record.js';
-import { withTemporaries } from '../scope.js';
 import { rowCount, type Shape, showShape } from '../shape.js';
 import { addInPlace, divInPlace, mulInPlace } from './binary.js';
 import { mean, sum } from './reduce.js';
@@ -69,18 +68,12 @@ function targetsOf(values: readonly unknown[], n: number, pad: (i: number) => bo
 /** The gradients of the logits: their probabilities, less 1 at the targets; 0 in padding. */
 function backwardOf(logits: Tensor, targets: Tensor, pad: Tensor | undefined, keep: Keep<Tensor>): Backward<Tensor> {
   const [kept, right, ignored] = [keep(logits), keep(targets), pad && keep(pad)];
-  return (given) =>
-    withTemporaries((own) => {
-      const g = given as Tensor;
-      const rows = kept.tensor.dtype === 'float32' ? kept.tensor : own(kept.tensor.to('float32'));
-      // the target of padding may be outside
-      const index = ignored ? own(ignored.tensor.where(0, right.tensor)) : right.tensor;
-      const out = rows.softmax();
-      if (ignored) own(out);
-      out.scatterAdd_(-1, index.unsqueeze(-1), own(g.make(index.shape).fill(-1)).unsqueeze(-1));
-      out.mul_(g.unsqueeze(-1));
-      return [ignored ? ignored.tensor.unsqueeze(-1).where(0, out) : out];
-    });
+  return (given) => {
+    const g = given as Tensor;
+    const out = g.make(logits.shape);
+    g.device.run('crossEntropyBackward', out, g, kept.tensor, right.tensor, ignored?.tensor ?? null);
+    return [out];
+  };
 }
 
 const isTensor = (x: unknown): x is Tensor => Operand.kindOf(x) !== undefined;

@@ -43,35 +43,27 @@ export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, options: NormOp
   return out;
 }
 
-/** The gradients of x, gain and bias, as far as they are needed, from that of layerNorm(x, gain, bias). */
+/**
+ * The gradients of x, gain and bias, as far as they are needed, from that of layerNorm(x, gain, bias). `added` is added
+ * to that of x.
+ */
 export const normGradients = (
   g: Tensor,
   x: Tensor,
   gain: Tensor,
   eps: number,
   [ofX, ofGain, ofBias]: readonly (boolean | undefined)[],
+  added?: Tensor,
 ): [x: Tensor | undefined, gain: Tensor | undefined, bias: Tensor | undefined] =>
   withTemporaries((own) => {
-    const mean = (rows: Tensor) => own(rows.mean(-1, { keepDim: true }));
-    const wide = own(x.to('float32'));
-    const centred = own(wide.sub(mean(wide)));
-    const deviation = own(wide.var(-1, { correction: 0, keepDim: true }))
-      .add_(eps)
-      .sqrt_();
-    const normed = own(centred.div(deviation));
-    const products = own(g.mul(normed));
-    const ofNormed = own(g.mul(gain));
-    const along = mean(own(products.mul(gain)));
-    return [
-      ofX
-        ? ofNormed
-            .sub(mean(ofNormed))
-            .sub_(own(normed.mul(along)))
-            .div_(deviation)
-        : undefined,
-      ofGain ? sumOfRows(products) : undefined,
-      ofBias ? sumOfRows(g) : undefined,
-    ];
+    const out = ofX ? g.make(x.shape) : undefined;
+    const products = ofGain ? own(g.make(x.shape)) : undefined;
+    withContiguous([gain], (gain) => {
+      if (out || products) {
+        g.device.run('layerNormBackward', out ?? null, products ?? null, g, x, gain, added ?? null, eps);
+      }
+    });
+    return [out, products && sumOfRows(products), ofBias ? sumOfRows(g) : undefined];
   });
 
 /** Demands that x is of floats, and each of `weights` as long as a row of x. */

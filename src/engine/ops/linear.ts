@@ -15,6 +15,7 @@ import { MatrixArgument } from '../native_arguments.js';
 import { hasHistory, type Prepare, record, recordWrite } from '../record.js';
 import { withTemporaries } from '../scope.js';
 import { rowCount, showShape } from '../shape.js';
+import { addInPlace } from './binary.js';
 import { withContiguous } from './contiguous.js';
 import { matmul } from './matmul.js';
 import { overlaps, sameWindow } from './overlap.js';
@@ -22,7 +23,7 @@ import type { PackedMatrix } from './pack_weights.js';
 import { checkBias, checkGivenOut, type ProductOptions, precisionCode, productOptions } from './product.js';
 import { sumOfRows } from './reduce.js';
 import type { Tensor } from './tensor.js';
-import { activationGradient } from './unary.js';
+import { gelu, relu } from './unary.js';
 
 const activations = { none: 0, relu: 1, gelu: 2 } as const; // Activation in native/ops.h
 export type Activation = keyof typeof activations;
@@ -61,9 +62,10 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
       throw new RangeError(wrong('linear', 'residual', 'out itself or apart from it', 'partly on the same memory'));
     }
   }
+  if (activation !== 'none' && hasHistory(x, w, bias)) return inSteps(x, w, options, activation, shape);
   const result = out ?? x.make(shape);
   const rows = rowCount(shape);
-  if (out) recordWrite('linear', out, [x, w, bias, residual], backwardOf(x, w, bias, activation));
+  if (out) recordWrite('linear', out, [x, w, bias, residual], backwardOf(x, w));
   withContiguous([x, bias, residual], (x, bias, residual) =>
     device.run(
       'linear',
@@ -77,36 +79,58 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
     ),
   );
   if (!out && hasHistory(x, w, bias, residual)) {
-    record('linear', [result], [x, w, bias, residual], backwardOf(x, w, bias, activation));
+    record('linear', [result], [x, w, bias, residual], backwardOf(x, w));
   }
   return result;
 }
 
+/** The same bits in steps: the activation's gradient needs the product, which the kernel would not leave behind. */
+function inSteps(
+  x: Tensor,
+  w: PackedMatrix,
+  { bias, residual, out, precision = 'float32' }: LinearOptions,
+  activation: 'relu' | 'gelu',
+  shape: number[],
+): Tensor {
+  const dtype = (out ?? x).dtype;
+  return withTemporaries((own) => {
+    const product = own(x.make(shape, 'float32'));
+    linear(x, w, { out: product, precision, ...(bias && { bias }) });
+    const wide = own(activation === 'gelu' ? gelu(product) : relu(product));
+    const active = wide.dtype === dtype ? wide : own(wide.to(dtype));
+    if (residual) addInPlace(active, residual);
+    return out ? out.copyFrom(active) : active.transferTo(shape);
+  });
+}
+
 /** The matrix is not kept: it is used as it is when backward comes here. */
 const backwardOf =
-  (x: Tensor, w: PackedMatrix, bias: Tensor | undefined, activation: Activation): Prepare<Tensor> =>
+  (x: Tensor, w: PackedMatrix): Prepare<Tensor> =>
   (keep, [ofX, ofW, ofBias]) => {
-    const activated = activation !== 'none' && (ofX || ofW || ofBias) ? activation : undefined;
-    const input = ofW || activated ? keep(x) : undefined;
-    const added = activated && bias ? keep(bias) : undefined;
-    return (g) =>
+    const input = ofW ? keep(x) : undefined;
+    return (given) =>
       withTemporaries((own) => {
-        if (w.ended && (ofX || activated)) {
+        if (w.ended && ofX) {
           throw new Error(`linear: backward needs a packed matrix [${w.k}, ${w.n}] that cannot be used: ${w.ended}`);
         }
-        const rows = (t: Tensor, width: number) => own(t.reshape(rowCount(t.shape), width));
-        let ofProduct = rows(g as Tensor, w.n);
-        const values = input && rows(input.tensor, w.k);
-        if (values && activated) {
-          const product = own(ofProduct.make(ofProduct.shape));
-          linear(values, w, { out: product, ...(added && { bias: added.tensor }) });
-          ofProduct = own(activationGradient(activated, product, ofProduct));
-        }
+        const g = given as Tensor;
+        const rows = rowCount(g.shape);
+        const ofProduct = own(g.reshape(rows, w.n));
         return [
-          ofX ? matmul(ofProduct, own(w.unpack()), { transposeB: true }).transferTo(x.shape) : undefined,
-          values && ofW ? matmul(values.permute([1, 0]), ofProduct) : undefined,
+          ofX ? timesTransposed(ofProduct, w).transferTo(x.shape) : undefined,
+          input && matmul(own(input.tensor.reshape(rows, w.k)).permute([1, 0]), ofProduct),
           ofBias ? sumOfRows(ofProduct) : undefined,
           g,
         ];
       });
   };
+
+/** g w^T: g [M, N], w a packed [K, N] -> float32 [M, K]. */
+function timesTransposed(g: Tensor, w: PackedMatrix): Tensor {
+  const rows = rowCount(g.shape);
+  const out = g.make([rows, w.k], 'float32');
+  withContiguous([g], (g) =>
+    g.device.run('linearBackward', new MatrixArgument(out, rows, w.k), new MatrixArgument(g, rows, w.n), w),
+  );
+  return out;
+}

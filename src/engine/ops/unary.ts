@@ -5,7 +5,6 @@ import { type Backward, hasHistory, type Keep, record, recordWrite } from '../re
 import { withTemporaries } from '../scope.js';
 import { checkWritable } from './overlap.js';
 import type { Tensor } from './tensor.js';
-import { where } from './where.js';
 
 // UnaryKind in native/ops.h
 const kinds = {
@@ -37,11 +36,9 @@ const slopeOfSigmoid = (x: Tensor, own: Own): Tensor => own(x.sigmoid()).mul_(ow
 
 /** The gradients of x, float32, from those of kind(x). */
 const derivatives: Record<
-  Exclude<Kind, 'neg' | 'sign'>,
+  Exclude<Kind, 'neg' | 'sign' | 'relu' | 'gelu'>,
   (g: Tensor, x: Tensor, own: Own, a: number, b: number) => Tensor
 > = {
-  relu: (g, x) => activationGradient('relu', x, g),
-  gelu: (g, x) => activationGradient('gelu', x, g),
   exp: (g, x, own) => g.mul(own(x.exp())),
   log: (g, x) => g.div(x),
   sqrt: (g, x, own) => g.div(own(x.sqrt()).mul_(2)),
@@ -59,6 +56,13 @@ function backwardOf(kind: Kind, x: Tensor, a: number, b: number, keep: Keep<Tens
   if (kind === 'neg') return (g) => [g?.neg()];
   if (kind === 'sign') return (g) => [g?.make(g.shape).fill(0)];
   const kept = keep(x);
+  if (kind === 'relu' || kind === 'gelu') {
+    return (given) => {
+      const g = given as Tensor;
+      g.device.run('unaryBackward', g, g, kept.tensor, kinds[kind]);
+      return [g];
+    };
+  }
   return (g) =>
     withTemporaries((own) => {
       const value = kept.tensor.dtype === 'float32' ? kept.tensor : own(kept.tensor.to('float32'));
@@ -107,26 +111,6 @@ export const reluInPlace = (x: Tensor): void => ofFloatsInPlace('relu', x);
  */
 export const gelu = (x: Tensor): Tensor => ofFloats('gelu', x);
 export const geluInPlace = (x: Tensor): void => ofFloatsInPlace('gelu', x);
-
-/** The gradient of x, from that of relu(x) or gelu(x). */
-export const activationGradient = (kind: 'relu' | 'gelu', x: Tensor, gradient: Tensor): Tensor =>
-  withTemporaries((own) => {
-    if (kind === 'relu') return where(own(x.le(0)), 0, gradient);
-    // gelu(x) = x s with s = sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3); beyond 10, where x^3 may be infinite, the
-    // derivative is 0 or 1
-    const near = own(own(x.to('float32')).clamp(-10, 10));
-    const squares = own(near.mul(near));
-    const scale = 2 * Math.sqrt(2 / Math.PI);
-    const s = own(squares.mul(0.044715 * scale))
-      .add_(scale)
-      .mul_(near)
-      .sigmoid_();
-    const slope = own(squares.mul(3 * 0.044715 * scale))
-      .add_(scale)
-      .mul_(near); // x 2 u'
-    const rest = own(s.neg()).add_(1);
-    return slope.mul_(rest).add_(1).mul_(s).mul(gradient);
-  });
 
 /** e^x, any shape; of integers, float32. */
 export const exp = (x: Tensor): Tensor => outOfPlace('exp', x);

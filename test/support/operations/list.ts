@@ -16,6 +16,12 @@ export const families: Record<string, readonly string[]> = {
   compare: ['compare', 'compare_scalar'], // one comparison, with a tensor and with a number
   top_k: ['top_k', 'top_k_mask'], // one selection, given back in two forms
   pack_weights: ['pack_weights', 'unpack_weights'], // one layout, written and read
+  // an operation and its gradients
+  unary: ['unary', 'unary_backward'],
+  cross_entropy: ['cross_entropy', 'cross_entropy_backward'],
+  layer_norm: ['layer_norm', 'layer_norm_backward'],
+  attention: ['attention', 'attention_backward'],
+  linear: ['linear', 'linear_backward'],
 };
 
 /** Each `OP(name, Type parameter, ...)` of the list, and the comment before it. */
