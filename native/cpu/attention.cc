@@ -349,12 +349,12 @@ static_assert(kBlock % kRows == 0);
 
 // The scratch memory of one thread for a head's gradients. Matrices are in panels where they are right sides.
 struct BackwardWorkspace {
-  float *keys, *values;                  // k^T and v^T: scores and the gradients of probabilities are products with them
-  float* key_rows;                       // k
-  float *of_keys, *of_values;            // the sums dK and dV, whole panels wide
-  float *queries, *given;                // a block's rows of q and dO where they cannot be read in place
-  float *query_panels, *given_panels;    // the same as right sides
-  float *probs, *of_scores;              // P and dS of a block
+  float *keys, *values;                // k^T and v^T: scores and the gradients of probabilities are products with them
+  float* key_rows;                     // k
+  float *of_keys, *of_values;          // the sums dK and dV, whole panels wide
+  float *queries, *given;              // a block's rows of q and dO where they cannot be read in place
+  float *query_panels, *given_panels;  // the same as right sides
+  float *probs, *of_scores;            // P and dS of a block
   float *of_queries, *products, *zeros;  // dQ of a block, P dP of a row, no bias
   float* packed;                         // rows of a product
 

@@ -39,11 +39,13 @@ Status layer_norm_backward(Context* context, Out out, Out products, In g, In x, 
     const auto each_vector = [n](auto body) {  // body(i, load, store)
       int64_t i = 0;
       for (; i + kWidth <= n; i += kWidth) {
-        body(i, [](const float* p) { return load(p); }, [](float* p, vf v) { store(p, v); });
+        body(
+            i, [](const float* p) { return load(p); }, [](float* p, vf v) { store(p, v); });
       }
       const int rest = int(n - i);
       if (rest == 0) return;
-      body(i, [=](const float* p) { return load_partial(p, rest); }, [=](float* p, vf v) { store_partial(p, v, rest); });
+      body(
+          i, [=](const float* p) { return load_partial(p, rest); }, [=](float* p, vf v) { store_partial(p, v, rest); });
     };
     if (products.data) {
       float* to = static_cast<float*>(products.data) + row * n;

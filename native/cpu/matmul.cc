@@ -45,7 +45,7 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
   RightSide shape;
   shape.view = &first;
   const Layout layout = shape.layout(a.dtype);
-  const int64_t row_bytes = left_row_bytes(layout, k);
+  const int64_t row_bytes = converted_stride(layout, k);
   const bool in_place = is_left(matrix_at(a, 0), layout);
   const int64_t block = block_rows(context), panels = min64(kGroup, panel_count(n));
   const size_t workspace_bytes = Workspace::bytes(shape, layout, m, panels, block);
@@ -60,7 +60,7 @@ Status matmul(Context* context, Out out, In a, In b, In bias, Precision) {
     if (!in_place) {
       auto* converted = static_cast<char*>(thread_scratch(context, thread, 1, size_t(m * row_bytes)));
       for (int64_t row = 0; row < m; row += kConvertedTogether) {
-        convert_rows(converted + row * row_bytes, x, row, min64(kConvertedTogether, m - row), layout);
+        convert_rows(converted + row * row_bytes, row_bytes, x, row, min64(kConvertedTogether, m - row), layout);
       }
       left = {converted, row_bytes};
     }

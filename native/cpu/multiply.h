@@ -131,7 +131,7 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
   const int threads = thread_count(context);
   const Layout layout = w.layout(x.dtype);
   const bool in_place = is_left(x, layout);
-  const int64_t row_bytes = left_row_bytes(layout, k), at_once = in_place ? m : min64(m, kConvertedRows);
+  const int64_t row_bytes = converted_stride(layout, k), at_once = in_place ? m : min64(m, kConvertedRows);
   // every task packs panels that are not ready itself, so it takes all rows
   const Split tasks = split(at_once, panel_count(n), threads, w.is_ready());
   auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
@@ -151,7 +151,8 @@ inline Status multiply_all(Context* context, const View& x, const RightSide& w, 
       left = {converted, row_bytes};
       parallel(context, ceil_div(rows, kConvertedTogether), [&](int64_t block, int) {
         const int64_t first = block * kConvertedTogether;
-        convert_rows(converted + first * row_bytes, x, start + first, min64(kConvertedTogether, rows - first), layout);
+        convert_rows(converted + first * row_bytes, row_bytes, x, start + first,
+                     min64(kConvertedTogether, rows - first), layout);
       });
     }
     parallel(context, tasks.count(), [&](int64_t task, int thread) {

@@ -58,15 +58,23 @@ inline void convert_row(char* to, const View& x, int64_t i, Layout layout) {
   }
 }
 
-// Converts rows i to i + count of x. Where its columns lie side by side, 16 rows are read together, as they share cache
-// lines.
-inline void convert_rows(char* to, const View& x, int64_t i, int64_t count, Layout layout) {
-  const int64_t k = x.shape[1], row_bytes = left_row_bytes(layout, k);
-  if (x.dtype == DType::float32 && x.stride[0] == 1 && x.stride[1] != 1 && layout != Layout::pairs && row_bytes == k * 4) {
+// Bytes from one converted row to the next. Where they were a multiple of 4 KiB, the rows of a tile would fall into the
+// same few lines of the first-level cache.
+constexpr int64_t converted_stride(Layout layout, int64_t k) {
+  const int64_t bytes = left_row_bytes(layout, k);
+  return bytes % 4096 ? bytes : bytes + 64;
+}
+
+// Converts rows i to i + count of x, `stride` bytes apart. Where its columns lie side by side, rows are read together, as
+// they share cache lines.
+inline void convert_rows(char* to, int64_t stride, const View& x, int64_t i, int64_t count, Layout layout) {
+  const int64_t k = x.shape[1];
+  const bool as_is = x.dtype == DType::float32 && left_row_bytes(layout, k) == k * 4 && layout != Layout::pairs;
+  if (as_is && x.stride[0] == 1 && x.stride[1] != 1) {
     const float* from = static_cast<const float*>(x.data) + i;
-    return transpose_block(reinterpret_cast<float*>(to), k, from, x.stride[1], k, count);
+    return transpose_block(reinterpret_cast<float*>(to), stride / 4, from, x.stride[1], k, count);
   }
-  for (int64_t row = 0; row < count; ++row) convert_row(to + row * row_bytes, x, i + row, layout);
+  for (int64_t row = 0; row < count; ++row) convert_row(to + row * stride, x, i + row, layout);
 }
 
 // Packs kRows rows of float32, `stride` bytes apart, as [k][kRows].

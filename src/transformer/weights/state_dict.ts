@@ -110,7 +110,7 @@ export function parameterGradients(
     const { of, third } = heldAs(weights, config, nVocab, name);
     const all = third !== undefined && joint.has(of) ? joint.get(of) : transposed(gradientOf(of), of);
     if (third !== undefined) joint.set(of, all);
-    const own = all && (third === undefined ? all : thirdOf(all, third).clone());
+    const own = all && (third === undefined ? all : thirdOf(all, third).shared());
     const { device } = of;
     gradients.set(name, own ?? Tensor.zeros(parameterShape(name, config, nVocab), { device }));
   }
