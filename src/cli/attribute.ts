@@ -18,6 +18,7 @@ import {
   integer,
   loadModel,
   type ModelOptions,
+  oneOf,
 } from './common_options.js';
 import { interruptible, UsageError } from './failure.js';
 import { fetchProgressView } from './fetch_progress.js';
@@ -29,6 +30,7 @@ interface AttributeOptions extends ModelOptions {
   at?: string[];
   autoencoder?: string[];
   top: number;
+  only?: 'for' | 'against';
   json?: boolean;
 }
 
@@ -37,17 +39,18 @@ Examples:
   $ sonde attribute "Leo came from Paris, which is in" --target " France" --instead " Germany"
   $ sonde attribute "Kate found a red" --target " ball" --at '*/mlp/post_act' --top 20
   $ sonde attribute "Kate found a red" --target " ball" --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp'
+  $ sonde attribute "Kate found a red" --target " ball" --only for
   $ sonde attribute --json "Kate found a red" --target " ball" | jq '.groups[].strongest[0]'
-An attribution is value times gradient: about how much lower the logit of the target, behind the last token of the prompt,
-would be if that value alone were 0. A head's is the sum over its channels. With --instead it is the logit of the target
+An attribution is value times gradient: about how much lower the logit of the target, behind the last token, would be
+if that value alone were 0. A head's is the sum over its channels. With --instead it is the logit of the target
 minus that of the other token: it tells what speaks for the one rather than the other, and is the better estimate.
-Listed are the --top strongest of each location, over all layers and tokens, and the sum over all of them.
+Listed are the --top strongest of each kind of location, over all layers and tokens, and the sum over all of them.
 Most tokens begin with a space. Positions of tokens are counted from 0.
 Locations have neurons (5/mlp/post_act), heads (5/attn/v_out), channels (5/resid/post_mlp) or latents
 (5/resid/delta_mlp/latents, with an --autoencoder there); * is every layer.
 Autoencoders by name, of the demo model: ${listAutoencoderNames('demo').join(', ')};
 of gpt2-small: ${listAutoencoderNames('gpt2-small').join(', ')}.
-Next: sonde sample --ablate LOCATION/INDEX, to see the text without it.`;
+Next: sonde sample --ablate 3/mlp/post_act/253 "Leo came from Paris, which is in", for the text without a neuron.`;
 
 export function attributeCommand(): Command {
   const command = new Command('attribute')
@@ -67,12 +70,17 @@ export function attributeCommand(): Command {
       (text, before: string[] | undefined) => collected(autoencoderLocation(text), before),
     )
     .option('--top <n>', 'how many of each are listed', integer(1), 10)
+    .option(
+      '--only <side>',
+      'list those that speak for the target, or those against it: for, against',
+      oneOf('for', 'against'),
+    )
     .option('--json', 'print JSON');
   return command.addHelpText('after', help).action(runAttribute);
 }
 
 async function runAttribute(prompt: string, options: AttributeOptions): Promise<void> {
-  const { autoencoder: wanted = [], top, json = false } = options;
+  const { autoencoder: wanted = [], top, only, json = false } = options;
   await interruptible('interrupted', async (signal) => {
     const model = await loadModel({ device: 'cpu', ...options }, signal);
     const { enc, config } = model;
@@ -92,6 +100,7 @@ async function runAttribute(prompt: string, options: AttributeOptions): Promise<
       const found = await attribute(model, tokens, {
         ...{ target, autoencoders, top },
         ...(instead !== undefined && { instead }),
+        ...(only && { only }),
         ...(options.at && { at: [...options.at, ...latents] }),
       });
       const shown: Attributed = { ...found, prompt, tokens, target, instead, textOf: (token) => enc.decode([token]) };

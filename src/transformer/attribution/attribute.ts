@@ -33,6 +33,8 @@ export interface AttributeOptions {
   autoencoders?: Readonly<Record<string, LatentSpace>>;
   /** How many of each group are listed; 10 if left out. */
   top?: number;
+  /** List only those that speak for the target, or only those that speak against it. Without it, both, side by side. */
+  only?: 'for' | 'against';
 }
 
 /**
@@ -58,7 +60,7 @@ export interface AttributionGroup {
   readonly name: string;
   /** The sum over all of them, at all tokens. */
   readonly sum: number;
-  /** Those with the largest |attribution|, in that order; none whose attribution is 0. */
+  /** Those of `only` with the largest |attribution|, in that order; none whose attribution is 0. */
   readonly strongest: readonly AttributedFeature[];
 }
 
@@ -72,7 +74,7 @@ export interface Attribution {
 }
 
 const attributeOptions: OptionNames<AttributeOptions> = {
-  ...{ target: true, instead: true, at: true, autoencoders: true, top: true },
+  ...{ target: true, instead: true, at: true, autoencoders: true, top: true, only: true },
 };
 const latents = '/latents';
 
@@ -90,7 +92,7 @@ export async function attribute(
   tokens: readonly number[],
   options: AttributeOptions,
 ): Promise<Attribution> {
-  const { target, instead, autoencoders, top, at } = checked(model, tokens, options);
+  const { target, instead, autoencoders, at, ...chosen } = checked(model, tokens, options);
   const logits: number[] = [];
   const { values, gradients } = await model.gradients([tokens], {
     at,
@@ -114,10 +116,10 @@ export async function attribute(
       const group = groups.get(name) ?? { kind, name, sum: 0, strongest: [] };
       groups.set(name, group);
       const gradient = gradients.get(location) as Tensor;
-      const found = await strongestAt(location, kind === 'head', value, gradient, top);
+      const found = await strongestAt(location, kind === 'head', value, gradient, chosen);
       disposeAll(value, gradient);
       group.sum += found.sum;
-      group.strongest = [...group.strongest, ...found.strongest].sort(byStrength).slice(0, top);
+      group.strongest = [...group.strongest, ...found.strongest].sort(byStrength).slice(0, chosen.top);
     }
     const [targetLogit, insteadLogit] = logits as [number, number?];
     const score = targetLogit - (insteadLogit ?? 0);
@@ -132,13 +134,16 @@ const strength = ({ attribution }: AttributedFeature): number =>
   Number.isFinite(attribution) ? Math.abs(attribution) : Number.MAX_VALUE;
 const byStrength = (a: AttributedFeature, b: AttributedFeature): number => strength(b) - strength(a);
 
+/** Which are listed. */
+type Chosen = { top: number; only: AttributeOptions['only'] };
+
 /** value, gradient [1, S, F], of heads [1, S, H, C] -> the sum of all attributions, and the strongest. */
 async function strongestAt(
   location: string,
   ofHeads: boolean,
   value: Tensor,
   gradient: Tensor,
-  top: number,
+  { top, only }: Chosen,
 ): Promise<{ sum: number; strongest: AttributedFeature[] }> {
   const features = value.shape[2] as number;
   const [sum, indices, values, attributions, slopes] = await withTemporaries((own) => {
@@ -146,7 +151,8 @@ async function strongestAt(
     const products = own(x.mul(gradient));
     const all = ofHeads ? own(products.sum(-1)) : products;
     const flat = own(all.reshape(-1));
-    const { indices, values: largest } = own(flat.abs()).topk(Math.min(top, flat.size));
+    const ranked = only === 'for' ? flat : own(only === 'against' ? flat.neg() : flat.abs());
+    const { indices, values: largest } = ranked.topk(Math.min(top, flat.size));
     own(largest);
     own(indices);
     const chosen = (t: Tensor) => own(own(t.reshape(-1)).indexSelect(0, indices)).read();
@@ -165,7 +171,9 @@ async function strongestAt(
       ...{ gradient: slopes ? (slopes[i] as number) : attribution / v, attribution },
     };
   });
-  return { sum, strongest: strongest.filter(({ attribution }) => attribution !== 0) };
+  const isOf = ({ attribution: a }: AttributedFeature) =>
+    !(a === 0 || (only === 'for' && a < 0) || (only === 'against' && a > 0));
+  return { sum, strongest: strongest.filter(isOf) };
 }
 
 const heads: readonly string[] = ['attn.q', 'attn.k', 'attn.v', 'attn.v_out', 'attn.head_out'];
@@ -186,7 +194,7 @@ function checked(
   model: Transformer,
   tokens: readonly number[],
   options: AttributeOptions,
-): Required<Omit<AttributeOptions, 'instead'>> & { instead: number | undefined } {
+): Required<Omit<AttributeOptions, 'instead' | 'only'>> & Pick<Chosen, 'only'> & { instead: number | undefined } {
   if (!(model instanceof Transformer)) {
     throw new TypeError(wrong('attribute', 'model', 'a Transformer', describe(model)));
   }
@@ -196,11 +204,14 @@ function checked(
   checkInteger('attribute', 'the number of tokens', tokens.length, 1, config.ctxWindow);
   for (const [i, token] of tokens.entries()) checkInteger('attribute', `tokens[${i}]`, token, 0, nVocab - 1);
   checkOptions('attribute', options, attributeOptions);
-  const { target, instead, autoencoders = {}, top = 10 } = options;
+  const { target, instead, autoencoders = {}, top = 10, only } = options;
   checkInteger('attribute', 'target', target, 0, nVocab - 1);
   if (instead !== undefined) checkInteger('attribute', 'instead', instead, 0, nVocab - 1);
   if (instead === target) throw new RangeError(wrong('attribute', 'instead', 'another token than target', `${target}`));
   checkInteger('attribute', 'top', top, 1);
+  if (only !== undefined && only !== 'for' && only !== 'against') {
+    throw new TypeError(wrong('attribute', 'only', "'for' or 'against'", describe(only)));
+  }
   checkObject('attribute', 'autoencoders', autoencoders, 'an object of locations and autoencoders');
   const spliced = concreteLocations('attribute', Object.keys(autoencoders), config);
   const { at = ['*/mlp/post_act', '*/attn/v_out', ...spliced.map((location) => location + latents)] } = options;
@@ -208,7 +219,7 @@ function checked(
     throw new TypeError(wrong('attribute', 'at', 'an array of locations, one at least', describe(at)));
   }
   for (const [i, location] of at.entries()) checkLocation(location, `at[${i}]`, spliced, config);
-  return { target, instead, autoencoders, top, at };
+  return { target, instead, autoencoders, at, top, only };
 }
 
 /** Demands a location whose values are of a known kind, and an autoencoder where it is one of latents. */
@@ -222,8 +233,9 @@ function checkLocation(
   const place = name.endsWith(latents) ? name.slice(0, -latents.length) : name;
   const concrete = concreteLocations('attribute', [place], config);
   if (kindOf(name) === undefined) {
-    const expected =
-      'a location of neurons (mlp/pre_act, mlp/post_act), heads (attn/v_out, head_out, q, k, v), channels (resid/… but for scale), or latents of neurons or channels';
+    const neurons = 'neurons (mlp/pre_act, mlp/post_act)';
+    const channels = 'channels (resid/… but for scale)';
+    const expected = `a location of ${neurons}, heads (attn/v_out, head_out, q, k, v), ${channels}, or latents of neurons or channels`;
     throw new RangeError(wrong('attribute', argument, expected, `'${name}'`));
   }
   const missing = place === name ? undefined : concrete.find((one) => !spliced.includes(one));

@@ -16,6 +16,7 @@ import { rejects, suite } from '../../support/harness.js';
 import { agreementOf, type Ends, scoreOf, scoreWith, withinTwo } from './ablated.js';
 
 const test = suite('attribute');
+test.limit(180_000);
 const device = openDevice('cpu');
 const demo = await Transformer.load('demo', { device });
 const golden = await openGolden('tiny');
@@ -135,6 +136,25 @@ test('the derivative along each feature, measured: of a neuron, a head, a channe
   }
 });
 
+test('only those that speak for the target, or against it', async () => {
+  const all = await attribute(demo, tokens, { target, instead, autoencoders, top: 1e6 });
+  for (const only of ['for', 'against'] as const) {
+    const { groups } = await attribute(demo, tokens, { target, instead, autoencoders, top: 60, only });
+    for (const [i, { strongest, ...group }] of groups.entries()) {
+      const { strongest: others, ...rest } = all.groups[i] as (typeof groups)[number];
+      const wanted = others.filter(({ attribution }) => attribution > 0 === (only === 'for'));
+      assert.equal(group, rest);
+      assert.equal(strongest, wanted.slice(0, 60), `${group.name} ${only}`);
+    }
+  }
+  const [lowest] = all.groups[1]?.strongest.filter(({ attribution }) => attribution < 0) ?? [];
+  const few = await attribute(demo, tokens, { target, instead, at: ['3/attn/v_out'], top: 1e6, only: 'for' });
+  assert.ok(
+    lowest && (few.groups[0]?.strongest.length ?? 0) <= 4,
+    'of the last layer, the heads of the last token alone',
+  );
+});
+
 test('heads have one attribution, whether before or behind their output projection', async () => {
   const at = ['*/attn/v_out', '*/attn/head_out'];
   const { groups } = await attribute(demo, tokens, { target, at, top: 1000 });
@@ -214,33 +234,46 @@ async function prompts(): Promise<{ cut: number[]; ends: Required<Ends> }[]> {
 
 test('ablations move the logit as attributions say, for 24 prompts that nobody chose', async () => {
   const all = await prompts();
-  // by group, for the difference of two logits and for one logit: in how many of the 24 at least nine of ten signs are
-  // right, the sizes are right within a factor of two, and so are the sums of those that raise and of those that lower it
-  const least: Record<string, Record<string, [signs: number, sizes: number, sides: number]>> = {
-    difference: { 'mlp/post_act': [23, 23, 22], 'attn/v_out': [22, 22, 14], 'resid/delta_mlp/latents': [23, 23, 22] },
-    logit: { 'mlp/post_act': [21, 23, 18], 'attn/v_out': [14, 19, 2], 'resid/delta_mlp/latents': [22, 23, 18] },
-  };
-  for (const [what, bounds] of Object.entries(least)) {
-    const counts: Record<string, [number, number, number]> = {};
+  // by group: in how many of the 24 at least nine of ten signs are right, the sum of the sizes of all changes is right within
+  // a factor of two, and so are the sum of those that raise the score and that of those that lower it
+  const least: [what: 'difference' | 'logit', only: AttributeOptions['only'], Record<string, number[]>][] = [
+    [
+      'difference',
+      undefined,
+      { 'mlp/post_act': [23, 23, 22], 'attn/v_out': [22, 22, 14], 'resid/delta_mlp/latents': [23, 23, 22] },
+    ],
+    [
+      'logit',
+      undefined,
+      { 'mlp/post_act': [21, 23, 18], 'attn/v_out': [14, 19, 2], 'resid/delta_mlp/latents': [22, 23, 18] },
+    ],
+    [
+      'difference',
+      'for',
+      { 'mlp/post_act': [23, 23, 22], 'attn/v_out': [22, 20, 20], 'resid/delta_mlp/latents': [23, 23, 22] },
+    ],
+    [
+      'logit',
+      'for',
+      { 'mlp/post_act': [23, 23, 22], 'attn/v_out': [22, 13, 13], 'resid/delta_mlp/latents': [23, 21, 21] },
+    ],
+  ];
+  for (const [what, only, bounds] of least) {
+    const counts: Record<string, number[]> = {};
     for (const { cut, ends: both } of all) {
       const ends: Ends = what === 'logit' ? { target: both.target } : both;
-      const { groups } = await attribute(demo, cut, { ...ends, autoencoders });
+      const { groups } = await attribute(demo, cut, { ...ends, autoencoders, ...(only && { only }) });
       for (const { name, strongest } of groups) {
         const { count, signs, sizes, sides } = await agreementOf(demo, cut, ends, strongest, autoencoders);
         assert.is(count, 10);
-        const count3 = counts[name] ?? [0, 0, 0];
-        counts[name] = count3;
-        [signs >= 9, withinTwo(sizes), sides.every(withinTwo)].forEach((good, i) => {
-          count3[i] = (count3[i] as number) + (good ? 1 : 0);
-        });
+        const good = [signs >= 9, withinTwo(sizes), sides.every(withinTwo)];
+        counts[name] = good.map((yes, i) => (counts[name]?.[i] ?? 0) + (yes ? 1 : 0));
       }
     }
     for (const [name, bound] of Object.entries(bounds)) {
-      const found = counts[name] as [number, number, number];
-      assert.ok(
-        found.every((n, i) => n >= (bound[i] as number)),
-        `${what} ${name}: ${found} of ${all.length}, expected ${bound} at least`,
-      );
+      const found = counts[name] ?? [];
+      const enough = bound.every((n, i) => (found[i] as number) >= n);
+      assert.ok(enough, `${what} ${only} ${name}: ${found} of ${all.length}, expected ${bound} at least`);
     }
   }
 });
@@ -259,6 +292,7 @@ test('wrong arguments are refused by name', async () => {
     [tokens, { target, instead: -1 }, /attribute: instead must be an integer/],
     [tokens, { target, instead: target }, /attribute: instead must be another token than target, but is/],
     [tokens, { ...ok, top: 0 }, /attribute: top must be an integer of 1 or more/],
+    [tokens, { ...ok, only: 'both' }, /attribute: only must be 'for' or 'against', but is 'both'/],
     [tokens, { ...ok, at: [] }, /attribute: at must be an array of locations, one at least/],
     [tokens, { ...ok, at: 'logits' }, /attribute: at must be an array of locations/],
     [tokens, { ...ok, at: [3] }, /attribute: at\[0\] must be a text such as/],
