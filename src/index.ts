@@ -210,6 +210,7 @@ export {
   type AttributedFeature,
   type AttributeOptions,
   type Attribution,
+  type AttributionDirection,
   type AttributionGroup,
   attribute,
   type FeatureKind,

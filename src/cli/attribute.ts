@@ -5,7 +5,7 @@ import { findAutoencoderSpec, listAutoencoderNames } from '../context/registry.j
 import { type DumpLocation, expandDumpLocations, parseDumpLocation } from '../dump/format/dump_location.js';
 import { checkInputs, checkLayered, findAutoencoder } from '../dump/shards/autoencoders.js';
 import type { Tokenizer } from '../files/tokenizer/tokenizer.js';
-import { attribute } from '../transformer/attribution/attribute.js';
+import { type AttributionDirection, attribute } from '../transformer/attribution/attribute.js';
 import { locationShape } from '../transformer/location.js';
 import type { Transformer } from '../transformer/transformer.js';
 import { type Attributed, attributionJson, attributionLines } from './attribute_view.js';
@@ -30,7 +30,7 @@ interface AttributeOptions extends ModelOptions {
   at?: string[];
   autoencoder?: string[];
   top: number;
-  only?: 'for' | 'against';
+  direction: AttributionDirection;
   json?: boolean;
 }
 
@@ -39,12 +39,17 @@ Examples:
   $ sonde attribute "Leo came from Paris, which is in" --target " France" --instead " Germany"
   $ sonde attribute "Kate found a red" --target " ball" --at '*/mlp/post_act' --top 20
   $ sonde attribute "Kate found a red" --target " ball" --autoencoder '*/resid/delta_mlp=ae-resid-delta-mlp'
-  $ sonde attribute "Kate found a red" --target " ball" --only for
+  $ sonde attribute "Kate found a red" --target " ball" --direction against
   $ sonde attribute --json "Kate found a red" --target " ball" | jq '.groups[].strongest[0]'
+Listed are the --top strongest of each kind of location that speak for the target, the largest attribution first, over
+all layers and tokens. --direction against lists those that speak against it, and both whatever is largest in size. The
+sum in the title is that of all there are, whatever is listed.
 An attribution is value times gradient: about how much lower the logit of the target, behind the last token, would be
-if that value alone were 0. A head's is the sum over its channels. With --instead it is the logit of the target
-minus that of the other token: it tells what speaks for the one rather than the other, and is the better estimate.
-Listed are the --top strongest of each kind of location, over all layers and tokens, and the sum over all of them.
+if that value alone were 0, at its token. A head's is the sum over its channels. With --instead it is the logit of the
+target minus that of the other token: it tells what speaks for the one rather than the other.
+The test is an ablation: set each of them alone to 0, at its position only, and run the prompt again. The signs are right
+for nearly all. Neurons and latents together lose about what was predicted; heads often lose twice as much or more,
+as a gradient is linear and what a whole head does is not. With --instead the estimate is the better one.
 Most tokens begin with a space. Positions of tokens are counted from 0.
 Locations have neurons (5/mlp/post_act), heads (5/attn/v_out), channels (5/resid/post_mlp) or latents
 (5/resid/delta_mlp/latents, with an --autoencoder there); * is every layer.
@@ -71,16 +76,17 @@ export function attributeCommand(): Command {
     )
     .option('--top <n>', 'how many of each are listed', integer(1), 10)
     .option(
-      '--only <side>',
-      'list those that speak for the target, or those against it: for, against',
-      oneOf('for', 'against'),
+      '--direction <direction>',
+      'list those that speak for the target, against it, or both by size: for, against, both',
+      oneOf('for', 'against', 'both'),
+      'for',
     )
     .option('--json', 'print JSON');
   return command.addHelpText('after', help).action(runAttribute);
 }
 
 async function runAttribute(prompt: string, options: AttributeOptions): Promise<void> {
-  const { autoencoder: wanted = [], top, only, json = false } = options;
+  const { autoencoder: wanted = [], top, direction, json = false } = options;
   await interruptible('interrupted', async (signal) => {
     const model = await loadModel({ device: 'cpu', ...options }, signal);
     const { enc, config } = model;
@@ -98,12 +104,12 @@ async function runAttribute(prompt: string, options: AttributeOptions): Promise<
     try {
       const latents = Object.keys(autoencoders).map((location) => `${location}/latents`);
       const found = await attribute(model, tokens, {
-        ...{ target, autoencoders, top },
+        ...{ target, autoencoders, top, direction },
         ...(instead !== undefined && { instead }),
-        ...(only && { only }),
         ...(options.at && { at: [...options.at, ...latents] }),
       });
-      const shown: Attributed = { ...found, prompt, tokens, target, instead, textOf: (token) => enc.decode([token]) };
+      const textOf = (token: number) => enc.decode([token]);
+      const shown: Attributed = { ...found, prompt, tokens, target, instead, direction, textOf };
       if (json) print(attributionJson(shown));
       else for (const line of attributionLines(shown)) print(line);
     } finally {

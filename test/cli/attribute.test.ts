@@ -5,7 +5,11 @@ import * as assert from 'uvu/assert';
 import { Autoencoder } from '../../src/autoencoder/autoencoder.js';
 import { type Attributed, attributionJson, attributionLines } from '../../src/cli/attribute_view.js';
 import { packageRoot } from '../../src/engine/native.js';
-import { type AttributedFeature, attribute } from '../../src/transformer/attribution/attribute.js';
+import {
+  type AttributedFeature,
+  type AttributionDirection,
+  attribute,
+} from '../../src/transformer/attribution/attribute.js';
 import { Transformer } from '../../src/transformer/transformer.js';
 import { close } from '../support/close.js';
 import { suite } from '../support/harness.js';
@@ -29,6 +33,7 @@ interface Told {
   target: { token: number; text: string; logit: number };
   instead?: { token: number; text: string; logit: number };
   score: number;
+  direction: string;
   groups: {
     kind: string;
     name: string;
@@ -44,52 +49,71 @@ async function told(...args: string[]): Promise<Told> {
   return JSON.parse(stdout);
 }
 
-// what a story of the demo's goes on with, and what else it could
-const cases: [prompt: string, target: string, instead: string][] = [
-  ['When David and Tom went to the kitchen, David gave the box to', ' Tom', ' David'],
-  ['Leo came from Paris, which is in', ' France', ' Germany'],
-  ['Leo counted: 8, 9, 10, 11,', ' 12', ' 13'],
-  ['"I am happy," said Grace, and she', ' smiled', ' cried'],
-  ['There were four coins on the ground. Clara took one, and', ' three', ' four'],
+// What a story of the demo's goes on with, and what else it could; and whether what heads do together is within a factor of
+// two as well, for the logit and for the difference. It is not wherever a head changes more than a gradient can tell: the
+// test of attribute() has the share among prompts that nobody chose.
+const cases: [prompt: string, target: string, instead: string, heads: boolean][] = [
+  ['When David and Tom went to the kitchen, David gave the box to', ' Tom', ' David', true],
+  ['Leo counted: 8, 9, 10, 11,', ' 12', ' 13', true],
+  ['Kate found a red', ' ball', ' box', true],
+  ['Leo came from Paris, which is in', ' France', ' Germany', false],
+  ['"I am happy," said Grace, and she', ' smiled', ' cried', false],
+  ['There were four coins on the ground. Clara took one, and', ' three', ' four', false],
 ];
 
-test('ablating what it names moves the logit as it says', async () => {
-  for (const way of ['all', 'for'] as const) {
+test('ablating each of those that it names moves the logit as it says', async () => {
+  const ways: [direction: AttributionDirection | undefined, difference: boolean][] = [
+    [undefined, false],
+    [undefined, true],
+    ['both', true],
+  ];
+  for (const [direction, difference] of ways) {
     const ofHeads: number[] = [];
-    for (const [prompt, target, other] of cases) {
-      // those that speak for the target, by its logit; and all of them, by how much it is above the other one
-      const given = way === 'for' ? ['--only', 'for'] : ['--instead', other];
+    for (const [prompt, target, other, headsToo] of cases) {
+      const given = [...(difference ? ['--instead', other] : []), ...(direction ? ['--direction', direction] : [])];
       const { groups, score, ...rest } = await told(prompt, '--target', target, ...given, '--autoencoder', pattern);
       const tokens = xf.enc.encode(prompt);
-      const ends = { target: one(target), ...(way === 'all' && { instead: one(other) }) };
+      const ends = { target: one(target), ...(difference && { instead: one(other) }) };
       close([score], [await scoreOf(xf, tokens, ends)], { rtol: 1e-4 });
-      const found = await attribute(xf, tokens, { ...ends, autoencoders, ...(way === 'for' && { only: way }) });
+      const found = await attribute(xf, tokens, { ...ends, autoencoders, ...(direction && { direction }) });
       const texts = tokens.map((token) => ({ token, text: xf.enc.decode([token]) }));
-      const instead = { token: one(other), text: other, logit: found.insteadLogit };
       assert.equal(rest, {
         ...{ prompt, tokens: texts, target: { token: ends.target, text: target, logit: found.targetLogit } },
-        ...(way === 'all' && { instead }),
+        ...(difference && { instead: { token: one(other), text: other, logit: found.insteadLogit } }),
+        direction: direction ?? 'for',
       });
       const named = found.groups.map(({ strongest, ...group }) => ({
         ...group,
         strongest: strongest.map((feature) => ({ ...feature, ...texts[feature.position] })),
       }));
       assert.equal(groups, named);
+      assert.equal(
+        groups.map(({ kind }) => kind),
+        ['neuron', 'head', 'latent'],
+      );
       for (const { kind, strongest } of groups) {
-        const { count, signs, sizes } = await agreementOf(xf, tokens, ends, strongest, autoencoders);
-        const label = `${kind}s of '${prompt}${target}', ${way}: ${signs} of ${count}, ${sizes}`;
+        const { count, signs, sizes, sides } = await agreementOf(xf, tokens, ends, strongest, autoencoders);
+        const label = `${kind}s of '${prompt}${target}', ${given}: ${signs} of ${count}, ${sizes}, ${sides}`;
         assert.ok(count === 10 && signs >= 9, label);
+        if (direction === undefined)
+          assert.ok(
+            strongest.every(({ attribution }) => attribution > 0),
+            label,
+          );
         if (kind === 'head') ofHeads.push(sizes);
-        else assert.ok(withinTwo(sizes), label);
+        // the sums, of one side by default
+        const near = direction === undefined ? sides : [sizes];
+        if (kind !== 'head' || (headsToo && direction === undefined)) assert.ok(near.every(withinTwo), label);
       }
     }
     const heads = ofHeads.sort((a, b) => a - b);
-    assert.ok(withinTwo(heads[2] as number), `${way}: ${heads}`);
+    const middle = heads.slice(2, 4);
+    assert.ok(middle.every(withinTwo), `${direction}: ${heads}`);
   }
 });
 
 test('tables: a line for each, and the logit', async () => {
-  const [prompt, target, instead] = cases[0] as [string, string, string];
+  const [prompt, target, instead] = cases[0] as (typeof cases)[number];
   const args = ['attribute', prompt, '--target', target, '--top', '3', '--autoencoder', pattern];
   const { code, stdout, stderr } = await run([...args, '--instead', instead]);
   assert.is(code, 0, stderr);
@@ -108,16 +132,21 @@ test('tables: a line for each, and the logit', async () => {
     ['latent', 'resid/delta_mlp/latents'],
   ].entries()) {
     const [title = '', header = '', ...rows] = lines.slice(2 + 5 * i, 7 + 5 * i);
-    assert.match(title, new RegExp(`^${kind}s, ${name}: ${number} in all$`));
+    assert.match(title, new RegExp(`^${kind}s, ${name}: ${number} in all; those that speak for the target$`));
     assert.match(header, new RegExp(`^  location +token +position +${kind} +value +gradient +attribution$`));
     for (const row of rows) {
-      assert.match(row, new RegExp(`^  \\d/${name} +" ?\\w+,?" +\\d+ +\\d+ +${number} +${number} +[+-][\\d.]+$`));
+      assert.match(row, new RegExp(`^  \\d/${name} +" ?\\w+,?" +\\d+ +\\d+ +${number} +${number} +\\+[\\d.]+$`));
       assert.is(row.length, header.length, 'aligned');
     }
   }
   assert.is(lines.length, 17);
   const single = await run(args);
   assert.match(single.stdout, /^logit of " Tom", behind 14 tokens: \d+\.\d{3}\n/);
+  const against = await run([...args, '--direction', 'against']);
+  assert.match(against.stdout, /\nheads, attn\/v_out: .* in all; those that speak against the target\n/);
+  const column = against.stdout.split('\n').filter((line) => line.startsWith('  ') && !/attribution$/.test(line));
+  assert.is(column.length, 9);
+  for (const row of column) assert.match(row, / -[\d.]+$/);
 });
 
 test('--at says where to look; a path names an autoencoder as well', async () => {
@@ -158,6 +187,11 @@ test('what is wrong with the command line is said', async () => {
     ],
     [[paris, '--target', ''], 2, /--target must be exactly one token, but "" is none\n/],
     [[...france, '--instead', ' France'], 2, /--instead must be another token than --target/],
+    [
+      [...france, '--direction', 'up'],
+      2,
+      /'--direction <direction>' argument 'up' is invalid. It must be one of for, against, both/,
+    ],
     [[...france, '--top', '0'], 2, /It must be a whole number of 1 or more/],
     [[...france, '--at', '1/mlp/middle'], 1, /location '1\/mlp\/middle' is not known; it must be LAYER\/NAME/],
     [[...france, '--at', '4/mlp/post_act'], 1, /location '4\/mlp\/post_act': the layer must be from 0 to 3/],
@@ -213,6 +247,7 @@ test('control characters, numbers that are none, and groups in which nothing has
   const feature = { location: '1/mlp/post_act', index: 3, position: 1, value: 1500, gradient: -1e-9, attribution: NaN };
   const shown: Attributed = {
     ...{ prompt: '\u001b[2Ja', tokens: [1, 2], target: 2, instead: undefined, score: 2, targetLogit: 2 },
+    direction: 'both',
     textOf: (token) => (token === 1 ? 'a' : '\u001b\u009b"'),
     groups: [
       { kind: 'neuron', name: 'mlp/post_act', sum: NaN, strongest: [feature] },
@@ -220,12 +255,14 @@ test('control characters, numbers that are none, and groups in which nothing has
     ],
   };
   assert.equal(attributionLines(shown).slice(2), [
-    'neurons, mlp/post_act: NaN in all',
+    'neurons, mlp/post_act: NaN in all; the largest in size',
     '  location        token        position  neuron  value  gradient  attribution',
     `  1/mlp/post_act  "\\u001b\u009b\\""         1       3   1500     -1e-9          NaN`,
-    'heads, attn/v_out: 0 in all',
-    '  none has any effect',
+    'heads, attn/v_out: 0 in all; none has any effect',
   ]);
+  const last = (direction: AttributionDirection) => attributionLines({ ...shown, direction }).at(-1);
+  assert.is(last('for'), 'heads, attn/v_out: 0 in all; none speaks for the target');
+  assert.is(last('against'), 'heads, attn/v_out: 0 in all; none speaks against the target');
   const line = attributionJson(shown);
   assert.match(line, /^\P{Cc}*$/u);
   const parsed = JSON.parse(line) as Told;

@@ -18,6 +18,12 @@ import { Transformer } from '../transformer.js';
 /** What an index of a location stands for. */
 export type FeatureKind = 'neuron' | 'head' | 'channel' | 'latent';
 
+/**
+ * Which features are listed: those that speak for the target, those that speak against it, or both by the size of their
+ * attributions.
+ */
+export type AttributionDirection = 'for' | 'against' | 'both';
+
 export interface AttributeOptions {
   /** The token whose logit behind the last token is attributed. */
   target: number;
@@ -33,8 +39,8 @@ export interface AttributeOptions {
   autoencoders?: Readonly<Record<string, LatentSpace>>;
   /** How many of each group are listed; 10 if left out. */
   top?: number;
-  /** List only those that speak for the target, or only those that speak against it. Without it, both, side by side. */
-  only?: 'for' | 'against';
+  /** Which are listed; those that speak for the target if left out. */
+  direction?: AttributionDirection;
 }
 
 /**
@@ -49,7 +55,7 @@ export interface AttributedFeature {
   readonly position: number;
   readonly value: number;
   readonly gradient: number;
-  /** value times gradient: positive where it speaks for the target. */
+  /** value times gradient: positive where it speaks for the target, negative where it speaks against it. */
   readonly attribution: number;
 }
 
@@ -60,7 +66,7 @@ export interface AttributionGroup {
   readonly name: string;
   /** The sum over all of them, at all tokens. */
   readonly sum: number;
-  /** Those of `only` with the largest |attribution|, in that order; none whose attribution is 0. */
+  /** Those of `direction` with the largest |attribution|, the largest first; none whose attribution is 0. */
   readonly strongest: readonly AttributedFeature[];
 }
 
@@ -74,16 +80,18 @@ export interface Attribution {
 }
 
 const attributeOptions: OptionNames<AttributeOptions> = {
-  ...{ target: true, instead: true, at: true, autoencoders: true, top: true, only: true },
+  ...{ target: true, instead: true, at: true, autoencoders: true, top: true, direction: true },
 };
+const directions: readonly AttributionDirection[] = ['for', 'against', 'both'];
 const latents = '/latents';
 
 /**
  * Attributes the logit of a token, behind the last one of `tokens`, to neurons, heads, channels and latents at each of the
- * tokens. An attribution is value times gradient, a linear estimate of how much lower the logit would be if that value
- * alone were set to 0, and everything behind it computed again. It is exact where the rest of the model is linear, and can
- * be far off for what changes a lot, such as a whole head; signs are mostly right, more so with `instead`.
- * Attributions of layers that follow one another overlap: their sum is not the logit.
+ * tokens, and lists the strongest of those that speak for it, or of another `direction`. An attribution is value times
+ * gradient, a linear estimate of how much lower the logit would be if that value alone were set to 0 at its token, and
+ * everything behind it computed again; ablating each of them alone is the test. It is exact where the rest of the model
+ * is linear, and can be far off for what changes a lot, such as a whole head; signs are mostly right, more so with
+ * `instead`. Attributions of layers that follow one another overlap: their sum is not the logit.
  * @throws RangeError or TypeError, before anything is computed, for what does not fit the model, and for locations whose
  *   values are neither neurons, heads, channels nor latents; Error on a GPU, where there are no gradients.
  */
@@ -134,16 +142,13 @@ const strength = ({ attribution }: AttributedFeature): number =>
   Number.isFinite(attribution) ? Math.abs(attribution) : Number.MAX_VALUE;
 const byStrength = (a: AttributedFeature, b: AttributedFeature): number => strength(b) - strength(a);
 
-/** Which are listed. */
-type Chosen = { top: number; only: AttributeOptions['only'] };
-
 /** value, gradient [1, S, F], of heads [1, S, H, C] -> the sum of all attributions, and the strongest. */
 async function strongestAt(
   location: string,
   ofHeads: boolean,
   value: Tensor,
   gradient: Tensor,
-  { top, only }: Chosen,
+  { top, direction }: Required<Pick<AttributeOptions, 'top' | 'direction'>>,
 ): Promise<{ sum: number; strongest: AttributedFeature[] }> {
   const features = value.shape[2] as number;
   const [sum, indices, values, attributions, slopes] = await withTemporaries((own) => {
@@ -151,7 +156,7 @@ async function strongestAt(
     const products = own(x.mul(gradient));
     const all = ofHeads ? own(products.sum(-1)) : products;
     const flat = own(all.reshape(-1));
-    const ranked = only === 'for' ? flat : own(only === 'against' ? flat.neg() : flat.abs());
+    const ranked = direction === 'for' ? flat : own(direction === 'against' ? flat.neg() : flat.abs());
     const { indices, values: largest } = ranked.topk(Math.min(top, flat.size));
     own(largest);
     own(indices);
@@ -172,7 +177,7 @@ async function strongestAt(
     };
   });
   const isOf = ({ attribution: a }: AttributedFeature) =>
-    !(a === 0 || (only === 'for' && a < 0) || (only === 'against' && a > 0));
+    !(a === 0 || (direction === 'for' && a < 0) || (direction === 'against' && a > 0));
   return { sum, strongest: strongest.filter(isOf) };
 }
 
@@ -194,7 +199,7 @@ function checked(
   model: Transformer,
   tokens: readonly number[],
   options: AttributeOptions,
-): Required<Omit<AttributeOptions, 'instead' | 'only'>> & Pick<Chosen, 'only'> & { instead: number | undefined } {
+): Required<Omit<AttributeOptions, 'instead'>> & { instead: number | undefined } {
   if (!(model instanceof Transformer)) {
     throw new TypeError(wrong('attribute', 'model', 'a Transformer', describe(model)));
   }
@@ -204,13 +209,13 @@ function checked(
   checkInteger('attribute', 'the number of tokens', tokens.length, 1, config.ctxWindow);
   for (const [i, token] of tokens.entries()) checkInteger('attribute', `tokens[${i}]`, token, 0, nVocab - 1);
   checkOptions('attribute', options, attributeOptions);
-  const { target, instead, autoencoders = {}, top = 10, only } = options;
+  const { target, instead, autoencoders = {}, top = 10, direction = 'for' } = options;
   checkInteger('attribute', 'target', target, 0, nVocab - 1);
   if (instead !== undefined) checkInteger('attribute', 'instead', instead, 0, nVocab - 1);
   if (instead === target) throw new RangeError(wrong('attribute', 'instead', 'another token than target', `${target}`));
   checkInteger('attribute', 'top', top, 1);
-  if (only !== undefined && only !== 'for' && only !== 'against') {
-    throw new TypeError(wrong('attribute', 'only', "'for' or 'against'", describe(only)));
+  if (!directions.includes(direction)) {
+    throw new TypeError(wrong('attribute', 'direction', "'for', 'against' or 'both'", describe(direction)));
   }
   checkObject('attribute', 'autoencoders', autoencoders, 'an object of locations and autoencoders');
   const spliced = concreteLocations('attribute', Object.keys(autoencoders), config);
@@ -219,7 +224,7 @@ function checked(
     throw new TypeError(wrong('attribute', 'at', 'an array of locations, one at least', describe(at)));
   }
   for (const [i, location] of at.entries()) checkLocation(location, `at[${i}]`, spliced, config);
-  return { target, instead, autoencoders, at, top, only };
+  return { target, instead, autoencoders, at, top, direction };
 }
 
 /** Demands a location whose values are of a known kind, and an autoencoder where it is one of latents. */

@@ -7,7 +7,11 @@ import { Autoencoder } from '../../../src/autoencoder/autoencoder.js';
 import { openDevice } from '../../../src/engine/device.js';
 import { packageRoot } from '../../../src/engine/native.js';
 import type { Tensor } from '../../../src/engine/ops/tensor.js';
-import { type AttributeOptions, attribute } from '../../../src/transformer/attribution/attribute.js';
+import {
+  type AttributeOptions,
+  type AttributionDirection,
+  attribute,
+} from '../../../src/transformer/attribution/attribute.js';
 import { TransformerHooks } from '../../../src/transformer/hooks.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { close } from '../../support/close.js';
@@ -35,7 +39,14 @@ const [target, instead] = [demo.enc.encode(' Tom')[0] as number, demo.enc.encode
 test('every group: the largest products of values and gradients, and the sum of all', async () => {
   const at = ['*/mlp/post_act', '1/attn/v_out', '3/attn/v_out', '2/resid/post_mlp', '1/resid/delta_mlp/latents'];
   const spliced = { '1/resid/delta_mlp': autoencoders['1/resid/delta_mlp'] as Autoencoder };
-  const found = await attribute(demo, tokens, { target, instead, at, autoencoders: spliced, top: 25 });
+  const found = await attribute(demo, tokens, {
+    target,
+    instead,
+    at,
+    autoencoders: spliced,
+    top: 25,
+    direction: 'both',
+  });
   const { values, gradients } = await demo.gradients([tokens], {
     at,
     autoencoders: spliced,
@@ -105,7 +116,14 @@ test('the score, with and without another token, and what is listed when nothing
         ['resid/delta_mlp/latents', 10],
       ],
     );
-    for (const { strongest } of found.groups) assert.ok(new Set(strongest.map(({ location }) => location)).size > 1);
+    for (const { strongest } of found.groups) {
+      assert.ok(new Set(strongest.map(({ location }) => location)).size > 1);
+      assert.ok(
+        strongest.every(
+          ({ attribution }, i) => attribution > 0 && attribution <= (strongest[i - 1] ?? { attribution }).attribution,
+        ),
+      );
+    }
   }
   const { groups } = await attribute(demo, tokens, { target });
   assert.equal(
@@ -118,7 +136,13 @@ test('the derivative along each feature, measured: of a neuron, a head, a channe
   const at = ['*/mlp/post_act', '*/mlp/pre_act', '*/resid/post_mlp', '*/resid/delta_mlp/latents'];
   const heads = ['v_out', 'head_out', 'q', 'k', 'v'].map((name) => `*/attn/${name}`);
   const ends = { target, instead };
-  const { groups } = await attribute(demo, tokens, { ...ends, autoencoders, at: [...at, ...heads], top: 4 });
+  const { groups } = await attribute(demo, tokens, {
+    ...ends,
+    autoencoders,
+    at: [...at, ...heads],
+    top: 4,
+    direction: 'both',
+  });
   assert.is(groups.length, 9);
   const h = 0.02;
   for (const { name, strongest } of groups) {
@@ -136,19 +160,23 @@ test('the derivative along each feature, measured: of a neuron, a head, a channe
   }
 });
 
-test('only those that speak for the target, or against it', async () => {
-  const all = await attribute(demo, tokens, { target, instead, autoencoders, top: 1e6 });
-  for (const only of ['for', 'against'] as const) {
-    const { groups } = await attribute(demo, tokens, { target, instead, autoencoders, top: 60, only });
+test('directions: those that speak for the target, those against it, and both by size', async () => {
+  const ends = { target, instead, autoencoders };
+  const all = await attribute(demo, tokens, { ...ends, top: 1e6, direction: 'both' });
+  assert.equal(await attribute(demo, tokens, ends), await attribute(demo, tokens, { ...ends, direction: 'for' }));
+  for (const direction of ['for', 'against', 'both'] as const) {
+    const { groups } = await attribute(demo, tokens, { ...ends, top: 60, direction });
     for (const [i, { strongest, ...group }] of groups.entries()) {
       const { strongest: others, ...rest } = all.groups[i] as (typeof groups)[number];
-      const wanted = others.filter(({ attribution }) => attribution > 0 === (only === 'for'));
+      const wanted = others.filter(
+        ({ attribution }) => direction === 'both' || attribution > 0 === (direction === 'for'),
+      );
       assert.equal(group, rest);
-      assert.equal(strongest, wanted.slice(0, 60), `${group.name} ${only}`);
+      assert.equal(strongest, wanted.slice(0, 60), `${group.name} ${direction}`);
     }
   }
   const [lowest] = all.groups[1]?.strongest.filter(({ attribution }) => attribution < 0) ?? [];
-  const few = await attribute(demo, tokens, { target, instead, at: ['3/attn/v_out'], top: 1e6, only: 'for' });
+  const few = await attribute(demo, tokens, { target, instead, at: ['3/attn/v_out'], top: 1e6 });
   assert.ok(
     lowest && (few.groups[0]?.strongest.length ?? 0) <= 4,
     'of the last layer, the heads of the last token alone',
@@ -157,7 +185,7 @@ test('only those that speak for the target, or against it', async () => {
 
 test('heads have one attribution, whether before or behind their output projection', async () => {
   const at = ['*/attn/v_out', '*/attn/head_out'];
-  const { groups } = await attribute(demo, tokens, { target, at, top: 1000 });
+  const { groups } = await attribute(demo, tokens, { target, at, top: 1000, direction: 'both' });
   const [before, behind] = groups.map(({ strongest }) => {
     const entries = strongest.map((one): [string, number] => [
       `${one.location.slice(0, 1)} ${one.index} ${one.position}`,
@@ -179,7 +207,7 @@ test('where the rest is linear, attributions are exact', async () => {
   const given = golden.rows('tokens')[0] as number[];
   const ends = { target: 7, instead: 11 };
   const at = ['resid/post_ln_f'];
-  const { groups, score } = await attribute(tiny, given, { ...ends, at, top: 5 });
+  const { groups, score } = await attribute(tiny, given, { ...ends, at, top: 5, direction: 'both' });
   const [{ sum, strongest } = { sum: NaN, strongest: [] }] = groups;
   for (const feature of strongest) {
     close([score - (await scoreWith(tiny, given, ends, feature, 0))], [feature.attribution], {
@@ -195,13 +223,14 @@ test('where the rest is linear, attributions are exact', async () => {
 
 test('in bfloat16, and for a feature that has no effect', async () => {
   const half = await Transformer.load('demo', { device, dtype: 'bfloat16' });
-  const [exact, rounded] = [await attribute(demo, tokens, { target }), await attribute(half, tokens, { target })];
+  const options = { target, direction: 'both' } as const;
+  const [exact, rounded] = [await attribute(demo, tokens, options), await attribute(half, tokens, options)];
   close([rounded.score], [exact.score], { rtol: 0.05 });
   const [first, second] = [exact, rounded].map(({ groups }) => groups[0]?.strongest[0]);
   assert.equal([first?.location, first?.index], [second?.location, second?.index]);
   half.dispose();
   // behind the last layer's neurons, only those of the last token have an effect
-  const { groups } = await attribute(demo, tokens, { target, at: ['3/mlp/post_act'], top: 1e6 });
+  const { groups } = await attribute(demo, tokens, { ...options, at: ['3/mlp/post_act'], top: 1e6 });
   const strongest = groups[0]?.strongest ?? [];
   assert.ok(strongest.length > 200 && strongest.every(({ position }) => position === tokens.length - 1));
 });
@@ -236,15 +265,15 @@ test('ablations move the logit as attributions say, for 24 prompts that nobody c
   const all = await prompts();
   // by group: in how many of the 24 at least nine of ten signs are right, the sum of the sizes of all changes is right within
   // a factor of two, and so are the sum of those that raise the score and that of those that lower it
-  const least: [what: 'difference' | 'logit', only: AttributeOptions['only'], Record<string, number[]>][] = [
+  const least: [what: 'difference' | 'logit', direction: AttributionDirection, Record<string, number[]>][] = [
     [
       'difference',
-      undefined,
+      'both',
       { 'mlp/post_act': [23, 23, 22], 'attn/v_out': [22, 22, 14], 'resid/delta_mlp/latents': [23, 23, 22] },
     ],
     [
       'logit',
-      undefined,
+      'both',
       { 'mlp/post_act': [21, 23, 18], 'attn/v_out': [14, 19, 2], 'resid/delta_mlp/latents': [22, 23, 18] },
     ],
     [
@@ -258,11 +287,11 @@ test('ablations move the logit as attributions say, for 24 prompts that nobody c
       { 'mlp/post_act': [23, 23, 22], 'attn/v_out': [22, 13, 13], 'resid/delta_mlp/latents': [23, 21, 21] },
     ],
   ];
-  for (const [what, only, bounds] of least) {
+  for (const [what, direction, bounds] of least) {
     const counts: Record<string, number[]> = {};
     for (const { cut, ends: both } of all) {
       const ends: Ends = what === 'logit' ? { target: both.target } : both;
-      const { groups } = await attribute(demo, cut, { ...ends, autoencoders, ...(only && { only }) });
+      const { groups } = await attribute(demo, cut, { ...ends, autoencoders, direction });
       for (const { name, strongest } of groups) {
         const { count, signs, sizes, sides } = await agreementOf(demo, cut, ends, strongest, autoencoders);
         assert.is(count, 10);
@@ -273,7 +302,7 @@ test('ablations move the logit as attributions say, for 24 prompts that nobody c
     for (const [name, bound] of Object.entries(bounds)) {
       const found = counts[name] ?? [];
       const enough = bound.every((n, i) => (found[i] as number) >= n);
-      assert.ok(enough, `${what} ${only} ${name}: ${found} of ${all.length}, expected ${bound} at least`);
+      assert.ok(enough, `${what} ${direction} ${name}: ${found} of ${all.length}, expected ${bound} at least`);
     }
   }
 });
@@ -292,7 +321,9 @@ test('wrong arguments are refused by name', async () => {
     [tokens, { target, instead: -1 }, /attribute: instead must be an integer/],
     [tokens, { target, instead: target }, /attribute: instead must be another token than target, but is/],
     [tokens, { ...ok, top: 0 }, /attribute: top must be an integer of 1 or more/],
-    [tokens, { ...ok, only: 'both' }, /attribute: only must be 'for' or 'against', but is 'both'/],
+    [tokens, { ...ok, direction: 'up' }, /attribute: direction must be 'for', 'against' or 'both', but is 'up'/],
+    [tokens, { ...ok, direction: ['for'] }, /attribute: direction must be 'for', 'against' or 'both', but is an array/],
+    [tokens, { ...ok, only: 'for' }, /attribute: 'only' is no option/],
     [tokens, { ...ok, at: [] }, /attribute: at must be an array of locations, one at least/],
     [tokens, { ...ok, at: 'logits' }, /attribute: at must be an array of locations/],
     [tokens, { ...ok, at: [3] }, /attribute: at\[0\] must be a text such as/],
