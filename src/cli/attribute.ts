@@ -48,7 +48,7 @@ An attribution is value times gradient: about how much lower the logit of the ta
 if that value alone were 0, at its token. A head's is the sum over its channels. With --instead it is the logit of the
 target minus that of the other token: it tells what speaks for the one rather than the other.
 The test is an ablation: set each of them alone to 0, at its position only, and run the prompt again. The signs are right
-for nearly all. Neurons and latents together lose about what was predicted; heads often lose twice as much or more,
+for nearly all. The sum over neurons, or over latents, is about what was predicted; heads often lose twice as much or more,
 as a gradient is linear and what a whole head does is not. With --instead the estimate is the better one.
 Most tokens begin with a space. Positions of tokens are counted from 0.
 Locations have neurons (5/mlp/post_act), heads (5/attn/v_out), channels (5/resid/post_mlp) or latents
