@@ -206,6 +206,15 @@ export { gpt2Tokenizer, type Tokenizer } from './files/tokenizer/tokenizer.js';
 export { loadTorch, loadTorchValue, saveTorch, UnsafePickleError } from './files/torch/torch.js';
 export { ablationHooks } from './transformer/ablation.js';
 export { atPositions } from './transformer/at_positions.js';
+export {
+  type AttributedFeature,
+  type AttributeOptions,
+  type Attribution,
+  type AttributionDirection,
+  type AttributionGroup,
+  attribute,
+  type FeatureKind,
+} from './transformer/attribution/attribute.js';
 export type { Gradients, GradientsOptions, LatentSpace } from './transformer/gradients.js';
 export {
   AtLayers,

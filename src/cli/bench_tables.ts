@@ -1,6 +1,7 @@
 // The tables of sonde bench: the cases with their floors, and the profile of a pass by layer and by operation.
 import type { Ceilings, ProfileEntry } from '../engine/device.js';
 import { floorOf } from '../engine/work.js';
+import { aligned } from './terminal.js';
 
 /** One thing that is timed: the tokens that go in or come out, and the seconds of each round. */
 export interface BenchCase {
@@ -15,17 +16,6 @@ export interface BenchCase {
 const median = (list: readonly number[]): number => [...list].sort((a, b) => a - b)[list.length >> 1] as number;
 const milliseconds = (seconds: number): string => (seconds * 1e3).toFixed(seconds < 0.1 ? 2 : 0);
 const percent = (part: number): string => `${(100 * part).toFixed(part < 0.1 ? 1 : 0)} %`;
-
-/** The rows of a table as lines: the first column is aligned to the left, the others to the right. */
-function aligned(rows: readonly (readonly string[])[]): string[] {
-  const widths = (rows[0] as readonly string[]).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? '').length)));
-  return rows.map((row) =>
-    row
-      .map((text, i) => (i === 0 ? text.padEnd(widths[i] as number) : text.padStart(widths[i] as number)))
-      .join('  ')
-      .trimEnd(),
-  );
-}
 
 export function caseTable(cases: readonly BenchCase[]): string[] {
   const rows = cases.map(({ name, tokens, seconds, floor }) => {

@@ -71,9 +71,9 @@ export const addModel = (command: Command, model = 'demo'): Command =>
 const addThreads = (command: Command): Command =>
   command.option('--threads <n>', 'threads of the CPU device (default: one per core)', integer(1));
 
-/** The options of a command that works on one device. */
-export const addDevice = (command: Command): Command =>
-  addThreads(command.option('--device <device>', 'cpu, cuda or cuda:N (default: a GPU if there is one)', deviceName));
+/** The options of a command that works on one device. `standard` is the device without `--device`. */
+export const addDevice = (command: Command, standard = 'a GPU if there is one'): Command =>
+  addThreads(command.option('--device <device>', `cpu, cuda or cuda:N (default: ${standard})`, deviceName));
 
 export const addModelOptions = (command: Command, model = 'demo'): Command => addDevice(addModel(command, model));
 

@@ -58,9 +58,9 @@ async function runEncode(prompt: string, options: EncodeOptions): Promise<void> 
     if (tokens.length === 0) throw new UsageError('encode needs a text of one token at least');
     const fetching = fetchProgressView();
     try {
-      for (const location of expandDumpLocations(autoencoders, model.config)) {
+      for (const location of expandDumpLocations(autoencoders, model.config, 'encode')) {
         const { onProgress } = fetching;
-        const found = await findAutoencoder(location, {}, model, { onProgress, signal });
+        const found = await findAutoencoder(location, {}, model, { onProgress, signal, operation: 'encode' });
         fetching.stop();
         print(showDumpLocation(location));
         const activations = await model.activations([tokens], [location.location]);

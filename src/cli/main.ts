@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Command } from 'commander';
 import { packageRoot } from '../engine/native.js';
+import { attributeCommand } from './attribute.js';
 import { benchCommand } from './bench.js';
 import { cacheCommand } from './cache.js';
 import { collateCommand } from './collate.js';
@@ -34,6 +35,7 @@ Start here:
   $ sonde demo                             dump the demo model's activations, and look at them
   $ sonde sample "Once there was"          let the demo model write
   $ sonde encode "Kate found a red ball"   what its autoencoders see in each word
+  $ sonde attribute "Kate found a red" --target " ball"   the neurons and heads that a word is due to
   $ sonde dump --help                      activations of your own text, with examples
   $ sonde fetch --help                     the published GPT-2 models and their autoencoders
 
@@ -51,6 +53,7 @@ for (const command of [
   collateCommand,
   sampleCommand,
   encodeCommand,
+  attributeCommand,
   fetchCommand,
   cacheCommand,
   devicesCommand,

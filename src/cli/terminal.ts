@@ -27,6 +27,19 @@ export async function write(text: string, signal: AbortSignal): Promise<void> {
   }
 }
 
+/** The rows of a table as lines: the first `left` columns are aligned to the left, the others to the right. */
+export function aligned(rows: readonly (readonly string[])[], left = 1): string[] {
+  const widths = (rows[0] as readonly string[]).map((_, i) =>
+    rows.reduce((most, row) => Math.max(most, (row[i] ?? '').length), 0),
+  );
+  return rows.map((row) =>
+    row
+      .map((text, i) => (i < left ? text.padEnd(widths[i] as number) : text.padStart(widths[i] as number)))
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
 /** Prints on standard error, for each location of a dump with so many shards, how many values are not finite. */
 export function warnOfNonFinite(totals: Readonly<Record<string, NonFiniteTotal>>, shards: number): void {
   for (const line of nonFiniteLines(totals, shards)) warn(line);

@@ -23,6 +23,7 @@ test('--help teaches, for every command', async () => {
     'dump',
     'sample',
     'encode',
+    'attribute',
     'inspect',
     'collate',
     'fetch',
@@ -30,7 +31,7 @@ test('--help teaches, for every command', async () => {
     'devices',
   ])
     assert.ok(stdout.includes(word));
-  for (const command of ['dump', 'sample', 'encode', 'inspect', 'collate', 'fetch', 'cache']) {
+  for (const command of ['dump', 'sample', 'encode', 'attribute', 'inspect', 'collate', 'fetch', 'cache']) {
     const { code, stdout, stderr } = await run([command, '--help']);
     assert.is(code, 0, stderr);
     assert.match(stdout, /Examples?:\n/);

@@ -194,6 +194,9 @@ function calls(): Call[] {
   of('saveCheckpoint', is.text, (folder) => folder !== ('x' as never) && xf.saveCheckpoint(folder), '/dev/null/none');
   of('prepInputAndPad', any(missing, is.ragged), spread(sonde.prepInputAndPad), [[1]], 'left', xf.device);
   of('derivedSeeds', whole, spread(sonde.derivedSeeds), 1, 2);
+  of('attribute', nothing, spread(sonde.attribute), xf, [1, 2], { target: 3 });
+  of('attribute', any(missing, is.object), (autoencoders) => sonde.attribute(xf, [1], { target: 3, autoencoders }), {});
+  of('attribute', missing, (at) => sonde.attribute(xf, [1], { target: 3, at }), ['1/mlp/post_act']);
   of('ablationHooks', empty, spread(sonde.ablationHooks), ['1/mlp/post_act/3'], xf);
   of('parseLocation', nothing, spread(sonde.parseLocation), 'logits');
   of('expandLocations', empty, spread(sonde.expandLocations), ['logits'], xf.config);

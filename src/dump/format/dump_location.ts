@@ -39,7 +39,11 @@ export function layerOf(location: string): number | undefined {
  * an autoencoder after the plain ones.
  * @throws RangeError for a location that the model does not have, or one that is sent through two autoencoders.
  */
-export function expandDumpLocations(patterns: readonly string[], config: TransformerConfig): DumpLocation[] {
+export function expandDumpLocations(
+  patterns: readonly string[],
+  config: TransformerConfig,
+  operation = 'dump',
+): DumpLocation[] {
   const parsed = patterns.map(parseDumpLocation);
   if (parsed.length === 0) throw new RangeError("dump: locations must name one at least, such as '5/mlp/post_act'");
   const dense = parsed.filter((entry) => entry.autoencoder === undefined).map((entry) => entry.location);
@@ -50,7 +54,7 @@ export function expandDumpLocations(patterns: readonly string[], config: Transfo
       const other = sparse.get(concrete);
       if (other !== undefined && other !== autoencoder) {
         throw new RangeError(
-          `dump: ${concrete} can go through one autoencoder, not through ${other} and ${autoencoder}`,
+          `${operation}: ${concrete} can go through one autoencoder, not through ${other} and ${autoencoder}`,
         );
       }
       sparse.set(concrete, autoencoder);

@@ -35,13 +35,17 @@ export interface AutoencoderPermit {
 
 /**
  * The autoencoder of a location: an entry of `sources`, a published autoencoder or one of the demo model by its name,
- * or a file.
+ * or a file. Errors name `operation`.
  */
 export async function findAutoencoder(
   wanted: DumpLocation,
   sources: Record<string, AutoencoderSource>,
   model: { name: string; device: Device },
-  { permit, ...fetching }: FetchOptions & { readonly permit?: AutoencoderPermit | undefined } = {},
+  {
+    permit,
+    operation = 'dump',
+    ...fetching
+  }: FetchOptions & { readonly permit?: AutoencoderPermit | undefined; readonly operation?: string } = {},
 ): Promise<FoundAutoencoder> {
   const name = wanted.autoencoder as string;
   const { location } = wanted;
@@ -51,9 +55,9 @@ export async function findAutoencoder(
   if (typeof given === 'function') checkSource(`what autoencoders['${name}'] returns`, source);
   if (typeof source !== 'string') return { location, name: shownName(name, layer), autoencoder: source, own: false };
   const spec = findAutoencoderSpec(model.name, source);
-  const path = inLayer(spec?.path ?? source, location, layer);
+  const path = inLayer(operation, spec?.path ?? source, location, layer);
   await permit?.checkAutoencoder(spec ? source : path);
-  if (given === undefined && !spec) await checkIsThere(path, name, location, model.name);
+  if (given === undefined && !spec) await checkIsThere(operation, path, name, location, model.name);
   // not strict: encoding needs no statistics, which some published files lack
   const options = { ...fetching, device: model.device, strict: false, ...(spec?.normalize && { normalize: true }) };
   return { location, name: shownName(name, layer), autoencoder: await Autoencoder.load(path, options), own: true };
@@ -70,10 +74,10 @@ export function checkSource(argument: string, source: unknown, more = ''): void 
 export const givenAs = <T>(name: string, sources: Readonly<Record<string, T>>): T | undefined =>
   Object.hasOwn(sources, name) ? sources[name] : undefined;
 
-function inLayer(path: string, location: string, layer: number | undefined): string {
+function inLayer(operation: string, path: string, location: string, layer: number | undefined): string {
   if (!path.includes('{layer}')) return path;
   if (layer === undefined)
-    throw new Error(`dump: ${path} stands for a file of each layer, but ${location} has no layer`);
+    throw new Error(`${operation}: ${path} stands for a file of each layer, but ${location} has no layer`);
   return path.replaceAll('{layer}', String(layer));
 }
 
@@ -89,33 +93,47 @@ export function withoutFolder(name: string): string {
 const shownName = (name: string, layer: number | undefined): string =>
   withoutFolder(name).replaceAll('{layer}', String(layer));
 
-async function checkIsThere(path: string, name: string, location: string, modelName: string): Promise<void> {
+async function checkIsThere(
+  operation: string,
+  path: string,
+  name: string,
+  location: string,
+  modelName: string,
+): Promise<void> {
   if (isBlobUrl(path)) return;
   const there = await stat(path).catch(() => undefined);
   if (there?.isFile()) return;
   const names = listAutoencoderNames(modelName);
   const known = names.length > 0 ? ` nor one of ${modelName}'s autoencoders (${names.join(', ')})` : '';
-  throw new Error(`dump: the autoencoder '${name}' for ${location} is no file (${path})${known}`);
+  throw new Error(`${operation}: the autoencoder '${name}' for ${location} is no file (${path})${known}`);
 }
 
 /** @throws Error when `*` means several layers and the file's path has no `{layer}`. */
-export function checkLayered(patterns: readonly DumpLocation[], sources: Record<string, AutoencoderSource>): void {
+export function checkLayered(
+  patterns: readonly DumpLocation[],
+  sources: Record<string, AutoencoderSource>,
+  operation = 'dump',
+): void {
   for (const { location, autoencoder } of patterns) {
     if (autoencoder === undefined || !location.includes('*')) continue;
     const source = givenAs(autoencoder, sources) ?? autoencoder;
     const path = typeof source === 'string' && /[/\\.]/.test(source) ? source : undefined;
     if (source instanceof Autoencoder || (path !== undefined && !path.includes('{layer}'))) {
       throw new Error(
-        `dump: ${location} means every layer, so its autoencoder must have {layer} in its path (${autoencoder})`,
+        `${operation}: ${location} means every layer, so its autoencoder must have {layer} in its path (${autoencoder})`,
       );
     }
   }
 }
 
 /** @throws RangeError when an autoencoder does not take `width` values per token, which its location has. */
-export function checkInputs({ location, name, autoencoder }: FoundAutoencoder, width: number): void {
+export function checkInputs(
+  { location, name, autoencoder }: FoundAutoencoder,
+  width: number,
+  operation = 'dump',
+): void {
   if (autoencoder.nInputs === width) return;
   throw new RangeError(
-    `dump: ${location} has ${width} values per token, but the autoencoder ${name} takes ${autoencoder.nInputs}`,
+    `${operation}: ${location} has ${width} values per token, but the autoencoder ${name} takes ${autoencoder.nInputs}`,
   );
 }
