@@ -10,8 +10,9 @@ import {
   describe,
   wrong,
 } from '../../engine/check.js';
-import { checkDevice, Device } from '../../engine/device.js';
+import { checkDevice, Device, getDefaultDevice } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
+import { checkRecordable } from '../../engine/record.js';
 import { sizeOf } from '../../engine/shape.js';
 import type { FetchOptions } from '../../files/blob/blob.js';
 import { locationShape } from '../../transformer/location.js';
@@ -84,6 +85,7 @@ export function checkRequest(operation: string, options: Omit<DumpOptions, 'corp
     throw new TypeError('dump: precision is for a model given by name; this one is loaded already');
   }
   if (workers !== undefined) checkWorkers(operation, options);
+  if (options.gradientOf !== undefined) checkGradientDevices(options);
   checkUsed(autoencoders, locations);
 }
 
@@ -93,6 +95,16 @@ function checkWorkers(operation: string, options: Omit<DumpOptions, 'corpus'>): 
   for (const [i, worker] of workers.entries()) checkWorker(operation, worker, i);
   checkByName(options, 'workers');
   if (device !== undefined) throw new TypeError('dump: with workers, the device is that of each worker');
+}
+
+/** As far as devices are known before a model is loaded. */
+function checkGradientDevices({ model, device, workers }: Omit<DumpOptions, 'corpus'>): void {
+  const other = workers?.findIndex((worker) => worker.device !== 'cpu') ?? -1;
+  if (other >= 0) {
+    const found = workers?.[other]?.device;
+    throw new Error(`dump: gradients are computed on the CPU alone so far, and workers[${other}] is on ${found}`);
+  }
+  if (workers === undefined && typeof model === 'string') checkRecordable('dump', device ?? getDefaultDevice());
 }
 
 const precisions: readonly DType[] = ['float32', 'bfloat16', 'float16'];
@@ -156,6 +168,7 @@ export async function prepare(
   const loaded = typeof options.model === 'string' ? await Transformer.load(options.model, loading) : undefined;
   const model = loaded ?? (await subjectOf(options.model as SubjectModel | ModelContext));
   checkSubject(model, device);
+  if (options.gradientOf !== undefined) checkGradients(model);
   const found: FoundAutoencoder[] = [];
   const dispose = () => {
     for (const { autoencoder, own } of found) if (own) autoencoder.dispose();
@@ -243,6 +256,14 @@ function checkSubject(model: SubjectModel, wanted: Device | undefined): void {
     throw new TypeError(`dump: device is for a model given by name; this one is loaded already, on ${device}`);
   }
   checkWritable({ name, digest: '', dtype, vocabulary: nVocab, config });
+}
+
+/** @throws TypeError when a model of the user's own has no gradients; Error when they cannot be computed. */
+function checkGradients({ gradients, device }: SubjectModel): void {
+  if (typeof gradients !== 'function') {
+    throw new TypeError(wrong('dump', 'model.gradients', 'a function, for gradientOf', describe(gradients)));
+  }
+  checkRecordable('dump', device);
 }
 
 const subjectOf = async (model: SubjectModel | ModelContext): Promise<SubjectModel> =>
