@@ -98,7 +98,7 @@ test('of attention logits, -Infinity at later keys is a mask, and nothing else i
     counter.addDense(0, odd, () => 5);
   }
   assert.equal(counter.counts([8, 1, 1]), { '0/attn/qk_logits': { nan: 1, infinite: 2, values: 8 } });
-  assert.equal(counter.refused, { feature: 0, flat: 5, index: 3, value: masked });
+  assert.equal(counter.refused, { of: 0, flat: 5, index: 3, value: masked });
 });
 
 test('totals of shards, and lines about them', () => {
