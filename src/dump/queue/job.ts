@@ -150,7 +150,7 @@ function checkTogether({ request, settings, count }: ShardedDump): void {
   for (const name of repeated) {
     const [asked, planned] = [request[name], settings[name]];
     if (asked === undefined || asked === planned) continue;
-    throw new FieldError(`request.${name}`, `must be that of the settings, ${planned}, but is ${asked}`);
+    throw new FieldError(`request.${name}`, `must be that of the settings, ${planned ?? 'none'}, but is ${asked}`);
   }
   if (request.corpus.length !== settings.corpus.length) {
     const found = `${request.corpus.length} files, but the settings have ${settings.corpus.length}`;

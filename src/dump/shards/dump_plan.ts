@@ -16,6 +16,7 @@ import {
   type DumpSettings,
   droppable,
   dumpDTypes,
+  type GradientOf,
   gradientScalars,
   knownSettings,
   type SparseLocation,
@@ -223,6 +224,11 @@ function hasKeys(location: string, model: DumpSettings['model']): boolean {
 
 // ---- printing
 
+/** What gradients are of. */
+export const scalarTexts: Readonly<Record<GradientOf, string>> = {
+  loss: 'the mean next-token cross-entropy of each row',
+};
+
 /** The plan as text, as `sonde dump --plan` prints it. */
 export function describePlan(plan: DumpPlan): string {
   checkPlan(plan);
@@ -262,7 +268,7 @@ export function describePlan(plan: DumpPlan): string {
     ...(isPacked(settings) ? ['  positions  int32 [positions, 2]: the row and the position in it  8 bytes each'] : []),
     ...dense,
     ...sparse,
-    ...(settings.gradientOf ? ['gradients  of the mean next-token cross-entropy of each row'] : []),
+    ...(settings.gradientOf ? [`gradients  of ${scalarTexts[settings.gradientOf]}`] : []),
     ...(settings.statistics ? ['  count, active, mean, variance and maximum of each feature, for each shard'] : []),
     ...(plan.finite ? ['values     the first one that is not finite ends the dump'] : []),
     ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
