@@ -205,7 +205,7 @@ if (noRedis) {
       const allow = { out: [at('out')], corpus: [at('text.txt')] };
       const work = (device: Device) =>
         workQueue({ ...queue, device, allow, untilDone: true, signal: new AbortController().signal, onEvent() {} });
-      const gpu = openDevice('cpu', { threads: 1 });
+      const gpu = openDevice('cpu', { threads: 5 }); // no other test opens it: it stays what it is called here
       Object.defineProperty(gpu, 'toString', { value: () => 'cuda:0' });
       await rejects(
         work(gpu),

@@ -221,7 +221,7 @@ test('what cannot be is refused before anything is written', () =>
       Error,
       /^dump: gradients are computed on the CPU alone so far, and workers\[1\] is on cuda:1: choose cpu \(--device cpu\)$/,
     );
-    const elsewhere = openDevice('cpu', { threads: 1 });
+    const elsewhere = openDevice('cpu', { threads: 5 }); // it stays what it is called here
     Object.defineProperty(elsewhere, 'toString', { value: () => 'cuda:0' });
     const onGpu = /^dump: gradients are computed on the CPU alone so far, and this is on cuda:0: choose cpu/;
     await refused({ model: 'demo', device: elsewhere }, Error, onGpu);
