@@ -74,6 +74,7 @@ export type {
   Dropped,
   DumpDType,
   DumpSettings,
+  GradientOf,
   Part,
   SparseLocation,
 } from './dump/format/settings.js';

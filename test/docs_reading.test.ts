@@ -22,8 +22,9 @@ const test = suite('reading dumps');
 const page = readFileSync(join(packageRoot, 'assets/docs/reading-dumps.md'), 'utf8');
 const blocks = (language: string): string[] =>
   [...page.matchAll(/^```(\w+)\n(.*?)^```$/gms)].filter(([, name]) => name === language).map(([, , code = '']) => code);
-const [numpyProgram = '', safetensorsProgram = '', sampleProgram = '', ...otherPython] = blocks('python');
-const [command = '', sampleCommand = '', ...otherCommands] = blocks('sh');
+const [numpyProgram = '', safetensorsProgram = '', sampleProgram = '', gradientProgram = '', ...otherPython] =
+  blocks('python');
+const [command = '', sampleCommand = '', gradientCommand = '', ...otherCommands] = blocks('sh');
 const [view = '', strongest = '', around = '', often = '', together = '', ...otherSql] = blocks('sql');
 
 const location = '1/mlp/post_act';
@@ -289,6 +290,40 @@ else {
     assert.equal(printed[1]?.slice(0, 3), ['neuron', '7', String(count)]);
     const expected = [mean, variance, maximum].map((values) => values[7] as number);
     close((printed[1] as string[]).slice(3).map(Number), expected, { rtol: 1e-12 });
+  });
+}
+
+const recorded = 'numpy alone: gradients';
+if (!pythonHas('numpy')) test.skip(recorded, 'python3 with numpy is not installed');
+else {
+  test(recorded, async () => {
+    const folder = folderOf('float16');
+    await using dump = await made(gradientCommand, join(folder, 'my-gradients'), '--limit', '500');
+    const printed = runPython(`${numpyProgram}\n${gradientProgram}`, folder).slice(-6);
+    const [x, g] = [await dump.rows(location), await dump.rows(`${location}.gradient` as typeof location)];
+    const effects = new Float64Array(x.shape[2] as number);
+    for (const [i, value] of x.data.entries()) {
+      effects[i % effects.length] =
+        (effects[i % effects.length] as number) + Math.fround(value * (g.data[i] as number));
+    }
+    const order = [...effects.keys()].sort((a, b) => (effects[a] as number) - (effects[b] as number)).slice(0, 5);
+    const byLatent = new Map<number, number>();
+    const [active, ofActive] = [await dump.rows(latents), await dump.rows(`${latents}.gradient`)];
+    for (const [i, latent] of active.indices.entries()) {
+      const effect = (active.values[i] as number) * (ofActive.values[i] as number);
+      byLatent.set(latent, (byLatent.get(latent) ?? 0) + effect);
+    }
+    const [latent, effect] = [...byLatent].reduce((least, one) => (one[1] < least[1] ? one : least));
+    assert.equal(
+      printed.map(([what, index]) => [what, Number(index)]),
+      [...order.map((neuron) => ['neuron', neuron]), ['latent', latent]],
+    );
+    const expected = [...order.map((neuron) => effects[neuron] as number), effect];
+    close(
+      printed.map(([, , value]) => Number(value)),
+      expected,
+      { rtol: 1e-6 },
+    );
   });
 }
 

@@ -37,7 +37,7 @@ import {
   activationToState,
   checkActivation,
 } from './activation.js';
-import { denormalize, normalized } from './normalization.js';
+import { denormalize, denormalizeBackward, normalized } from './normalization.js';
 import { hasPublishedShape, publishedNormalize } from './published.js';
 import { Selection, SharedEncoder } from './selection.js';
 
@@ -97,6 +97,9 @@ const loadNames: OptionNames<StateOptions & FetchOptions> = { ...stateNames, ...
 const decodeNames: OptionNames<DecodeOptions> = { inputs: true };
 const preActNames: OptionNames<EncodePreActOptions> = { latentSlice: true };
 const sparseNames: OptionNames<EncodeSparseOptions> = { threshold: true };
+
+/** How many values decodeSparseBackward() takes out of the decoder at a time. */
+const gatheredValues = 2 ** 20;
 
 interface Parts {
   encoder: SharedEncoder;
@@ -415,6 +418,40 @@ export class Autoencoder {
   }
 
   /**
+   * @internal Backward of decodeSparse: the gradient of each entry of `sparse`, [entries], from that of the
+   * reconstruction, float32 [..., inputs]. Products are in float32 and their sums in double precision, so that an entry's
+   * does not depend on the others. The dense gradients are never stored.
+   */
+  async decodeSparseBackward(
+    sparse: SparseLatents,
+    gradient: Tensor,
+    options: Required<DecodeOptions>,
+  ): Promise<Float32Array> {
+    const { device, nInputs } = this;
+    const { indices } = sparse;
+    const gradients = new Float32Array(indices.length);
+    if (indices.length === 0) return gradients;
+    const rows = rowsOfEntries(sparse);
+    const atOnce = Math.max(1, Math.floor(gatheredValues / nInputs));
+    const flat = (x: Tensor) => x.reshape(-1, nInputs);
+    using scaled = this.normalize ? denormalizeBackward(flat(gradient), flat(options.inputs)) : flat(gradient);
+    using directions = this.decoderWeight();
+    using out = Tensor.empty([indices.length], { device });
+    for (let from = 0; from < indices.length; from += atOnce) {
+      const to = Math.min(indices.length, from + atOnce);
+      using latents = Tensor.from(indices.subarray(from, to), { device });
+      using positions = Tensor.from(rows.subarray(from, to), { device });
+      using ofLatents = directions.indexSelect(0, latents);
+      using ofPositions = scaled.indexSelect(0, positions);
+      using products = ofPositions.mul(ofLatents);
+      using sums = products.sum(-1);
+      out.slice(0, from, to).copyFrom(sums);
+    }
+    await out.readInto(gradients);
+    return gradients;
+  }
+
+  /**
    * A new autoencoder of some of the latents, in the order of `indices`, statistics included. Its latents have the
    * values that they have in this one: of a TopK autoencoder, all latents are ranked, those that were not selected, too.
    * @throws RangeError for an index that is no latent, or for none at all.
@@ -553,6 +590,13 @@ function checkStateOptions(operation: string, options: StateOptions): void {
   checkBoolean(operation, 'strict', strict);
   checkBoolean(operation, 'normalize', normalize);
   checkPlace(operation, device, dtype);
+}
+
+/** The row of each entry. */
+function rowsOfEntries({ rowPtr, indices }: SparseLatents): Int32Array {
+  const rows = new Int32Array(indices.length);
+  for (let row = 0; row + 1 < rowPtr.length; row++) rows.fill(row, Number(rowPtr[row]), Number(rowPtr[row + 1]));
+  return rows;
 }
 
 /** @throws Error unless an entry of a state dict has integers in that range. Files have them as int64. */

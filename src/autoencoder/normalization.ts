@@ -19,6 +19,11 @@ export function denormalize(x: Tensor, inputs: Tensor): Tensor {
   return withStatistics(inputs, ({ mean, std }) => x.mul_(std).add_(mean));
 }
 
+/** The gradient of what denormalize(x, inputs) was given, float32, from that of its result. */
+export function denormalizeBackward(gradient: Tensor, inputs: Tensor): Tensor {
+  return withStatistics(inputs, ({ std }) => gradient.mul(std));
+}
+
 interface Statistics {
   /** x - mean, float32 like x. */
   readonly centred: Tensor;

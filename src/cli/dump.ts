@@ -2,7 +2,7 @@
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus/corpus.js';
 import { type TokenDType, tokenDTypes } from '../dump/corpus/token_layout.js';
-import { type Dropped, droppable, dumpDTypes, type Part } from '../dump/format/settings.js';
+import { type Dropped, droppable, dumpDTypes, gradientScalars, type Part } from '../dump/format/settings.js';
 import { dump, planOf } from '../dump/run.js';
 import { describePlan } from '../dump/shards/dump_plan.js';
 import { type DumpOptions, type PlainOptions, plainOptions } from '../dump/shards/options.js';
@@ -71,6 +71,8 @@ Examples:
   A quarter of the work for each of four machines, into one folder or one each; then sonde merge:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard 0/4
     $ sbatch --array=0-3 --wrap "sonde dump --text big.txt --hook 1/resid/post_mlp --out dump --shard auto"
+  Neurons, and the gradient of each row's next-token loss with respect to them (on the CPU):
+    $ sonde dump --text stories.txt --hook 1/mlp/post_act --gradient-of loss --out neurons
 
   One position in twenty of the residual stream, as bytes, and the statistics of all:
     $ sonde dump --text big.txt --hook 1/resid/post_mlp --out sample --sample 0.05 --dtype int8 --statistics
@@ -128,6 +130,11 @@ export function addDumpOptions(command: Command): Command {
     .option('--seed <n>', 'the seed of the random choice (default: 0)', integer(0))
     .option('--statistics', 'store the count, mean, variance and maximum of each neuron, channel and latent as well')
     .option('--parquet', 'store latents as Parquet as well, sorted by latent')
+    .option(
+      '--gradient-of <what>',
+      'store gradients as well, LOCATION.gradient beside each location: loss, the mean next-token cross-entropy of each row',
+      oneOf(...gradientScalars),
+    )
     .option('--any-arithmetic', 'go on with a dump that was begun with another arithmetic (sonde devices)');
 }
 

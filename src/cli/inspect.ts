@@ -6,7 +6,7 @@ import { isPacked } from '../dump/format/positions.js';
 import type { Statistics } from '../dump/format/statistics.js';
 import { textOfAll } from '../dump/format/token_text.js';
 import { type DenseRows, type Dump, openDump, type SparseRows } from '../dump/read/reader.js';
-import { describeFilter } from '../dump/shards/dump_plan.js';
+import { describeFilter, scalarTexts } from '../dump/shards/dump_plan.js';
 import { sizeOf } from '../engine/shape.js';
 import { counted, showBytes, threeDigits } from '../files/text.js';
 import { print } from './terminal.js';
@@ -44,6 +44,7 @@ export async function printDump(dump: Dump): Promise<void> {
   print(`corpus    ${manifest.corpus.map(({ kind, name }) => name ?? kind).join(', ')}`);
   print(`rows      ${dump.rowCount} of ${manifest.context} tokens, ${dump.tokenCount} tokens without padding`);
   if (isPacked(manifest)) print(`positions ${describeFilter(manifest)}`);
+  if (manifest.gradientOf) print(`gradients of ${scalarTexts[manifest.gradientOf]}`);
   print(`files     ${files}, ${whole}${manifest.complete ? 'complete' : 'not complete: the same command goes on'}`);
   if (dump.rowCount === 0) return;
   const { tokens, document, stored } = await dump.tokens(0, 1);

@@ -3,6 +3,7 @@ import type { Device } from '../engine/device.js';
 import type { DType } from '../engine/dtype.js';
 import type { Tensor } from '../engine/ops/tensor.js';
 import type { Tokenizer } from '../files/tokenizer/tokenizer.js';
+import type { Gradients, GradientsOptions } from './gradients.js';
 import type { Tokens } from './padding.js';
 import type { TransformerConfig } from './weights/config.js';
 
@@ -22,6 +23,11 @@ export interface SubjectModel {
    * gives; the caller frees them.
    */
   activations(tokens: Tokens, locations: string[]): Promise<Map<string, Tensor>>;
+  /**
+   * For dumps with gradients: the same activations, and the gradients of the scalar that `of` makes of the logits
+   * [batch, seq, vocabulary], as `Transformer.gradients` gives them.
+   */
+  gradients?(tokens: Tokens, options: Pick<GradientsOptions, 'of' | 'at'>): Promise<Gradients>;
   /** A checksum of the weights, in hexadecimal: two models have the same only if they compute the same. */
   digest(): Promise<string>;
 }

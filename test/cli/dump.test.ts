@@ -83,6 +83,40 @@ test('the options of storage: a sample, int8, statistics, Parquet', () =>
     assert.match(report.stderr, /^sonde: out holds a sample of the positions: there are no whole texts to show/);
   }));
 
+test('gradients of the loss', () =>
+  withFolder(async (folder) => {
+    const what = [...hook, '--autoencoder', '1/resid/delta_mlp=ae-resid-delta-mlp', '--gradient-of', 'loss'];
+    const args = ['dump', '--text', sampleText, ...what, '--out', 'out', '--context', '16', '--limit', '300'];
+    const plan = await run([...args, '--plan'], { cwd: folder });
+    assert.match(plan.stdout, /^gradients {2}of the mean next-token cross-entropy of each row$/m, plan.stderr);
+    const made = await run(args, { cwd: folder });
+    assert.is(made.code, 0, made.stderr);
+    const look = await run(['inspect', 'out'], { cwd: folder });
+    assert.match(look.stdout, /^gradients of the mean next-token cross-entropy of each row$/m);
+    assert.match(look.stdout, /^ {2}1\/mlp\/post_act\.gradient +\[19, 16, 256\] {2}.* on average, standard deviation/m);
+    assert.match(
+      look.stdout,
+      /^ {2}1\/resid\/delta_mlp\/latents\.gradient +\[19, 16, 1024\] {2}.* active per token, the strong/m,
+    );
+    const good = await run(['verify', 'out'], { cwd: folder });
+    assert.is(good.code, 0, good.stdout);
+    const other = await run(
+      args.filter((word) => word !== '--gradient-of' && word !== 'loss'),
+      { cwd: folder },
+    );
+    assert.is(other.code, 1);
+    assert.match(other.stderr, /^sonde: dump: out holds a dump with gradients of loss, but nothing was asked for\n$/);
+    const wrong = await run([...args, '--gradient-of', 'logits'], { cwd: folder });
+    assert.is(wrong.code, 2);
+    assert.match(wrong.stderr, /--gradient-of.*'logits'.*loss/);
+    const onGpu = await run([...args, '--device', 'cuda:0,cuda:1'], { cwd: folder });
+    assert.is(onGpu.code, 1);
+    assert.match(
+      onGpu.stderr,
+      /^sonde: dump: gradients are computed on the CPU alone so far, and workers\[0\] is on cuda:0/,
+    );
+  }));
+
 test('latents, lists of words, and standard input', () =>
   withFolder(async (folder) => {
     const text = await readFile(sampleText, 'utf8');

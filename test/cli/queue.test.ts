@@ -5,7 +5,7 @@ import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import * as assert from 'uvu/assert';
-import { openDevice, planQueue, type QueueWorkEvent, queueStatus, workQueue } from '../../src/index.js';
+import { type Device, openDevice, planQueue, type QueueWorkEvent, queueStatus, workQueue } from '../../src/index.js';
 import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
 import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blobs/blob_stores.js';
 import { withArithmetic } from '../support/device.js';
@@ -191,6 +191,50 @@ if (noRedis) {
       const manifest = JSON.parse(await readFile(join(at('out'), 'manifest.json'), 'utf8'));
       assert.equal(manifest.arithmetic, [arithmetic, '2 cpu other'].sort());
       assert.is(manifest.complete, true);
+    }));
+
+  test('gradients are the work of CPUs: a worker on a GPU gives the job back', () =>
+    withRedis(async (redis, at) => {
+      await writeFile(at('text.txt'), await readFile(sampleText));
+      const queue = { redis: redis.url, name: 'gradients' };
+      const asked = {
+        ...{ model: 'demo', corpus: at('text.txt'), locations: '1/mlp/post_act', out: at('out') },
+        ...{ limit: 600, context: 32, shardTokens: 256, gradientOf: 'loss' as const },
+      };
+      assert.is((await planQueue(asked, { ...queue, attempts: 1 })).shards, 3);
+      const allow = { out: [at('out')], corpus: [at('text.txt')] };
+      const work = (device: Device) =>
+        workQueue({ ...queue, device, allow, untilDone: true, signal: new AbortController().signal, onEvent() {} });
+      const gpu = openDevice('cpu', { threads: 5 }); // no other test opens it: it stays what it is called here
+      Object.defineProperty(gpu, 'toString', { value: () => 'cuda:0' });
+      await rejects(
+        work(gpu),
+        Error,
+        /^queue: shard \d is in the queue again, .* this worker ends: dump: gradients are computed on the CPU alone so far/,
+      );
+      const { done, waiting, active, failed } = await queueStatus(queue);
+      assert.equal([done, waiting + active, failed], [0, 3, []]);
+      await work(openDevice('cpu', { threads: 1 }));
+      good(
+        await run([
+          'dump',
+          '--text',
+          at('text.txt'),
+          '--hook',
+          '1/mlp/post_act',
+          '--gradient-of',
+          'loss',
+          '--limit',
+          '600',
+          '--context',
+          '32',
+          '--shard-tokens',
+          '256',
+          '--out',
+          at('whole'),
+        ]),
+      );
+      await assertSameFolder(at('out'), at('whole'));
     }));
 
   test('a dump in object storage', () =>

@@ -34,17 +34,17 @@ const command = (out: string, ...more: string[]): string[] => [
 
 const start = (args: string[]): ChildProcess => spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
 
-test('SIGKILL at any moment costs no byte of the result', () =>
+const killedAgainAndAgain = (times: number, ...more: string[]): Promise<void> =>
   withFolder(async (folder) => {
     const [whole, killed] = [join(folder, 'whole'), join(folder, 'killed')];
     const begun = performance.now();
-    const { code, errors } = await endOf(start(command(whole)));
+    const { code, errors } = await endOf(start(command(whole, ...more)));
     assert.is(code, 0, errors);
     let milliseconds = performance.now() - begun;
     await mkdir(killed);
     const rng = random(2024);
-    for (let kills = 0; kills < 5; ) {
-      const child = start(command(killed, ...(kills % 2 ? ['--batch', '3'] : [])));
+    for (let kills = 0; kills < times; ) {
+      const child = start(command(killed, ...more, ...(kills % 2 ? ['--batch', '3'] : [])));
       const timer = setTimeout(() => child.kill('SIGKILL'), milliseconds * (0.1 + 0.7 * rng.next()));
       const { signal, code, errors } = await endOf(child);
       clearTimeout(timer);
@@ -60,10 +60,14 @@ test('SIGKILL at any moment costs no byte of the result', () =>
       await mkdir(killed);
       milliseconds /= 2;
     }
-    const last = await endOf(start(command(killed)));
+    const last = await endOf(start(command(killed, ...more)));
     assert.is(last.code, 0, last.errors);
     await assertSameFolder(killed, whole);
-  }));
+  });
+
+test('SIGKILL at any moment costs no byte of the result', () => killedAgainAndAgain(5));
+
+test('nor of one with gradients', () => killedAgainAndAgain(3, '--gradient-of', 'loss', '--limit', '3000'));
 
 // A killed process leaves an incomplete but valid dump: all listed shards are complete.
 async function assertReadable(folder: string): Promise<void> {

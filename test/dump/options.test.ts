@@ -137,7 +137,8 @@ test('any value for any argument: an error of sonde, or it is right', () =>
         (options) => planOf(options),
         [
           ...['model', 'corpus', 'locations', 'autoencoders', 'out', 'precision', 'context', 'batch', 'limit', 'dtype'],
-          ...['shardTokens', 'threshold', 'drop', 'sample', 'seed', 'statistics', 'parquet', 'shard', 'workers'],
+          ...['shardTokens', 'threshold', 'drop', 'sample', 'seed', 'statistics', 'parquet', 'gradientOf', 'shard'],
+          ...['workers'],
           ...['device', 'onFetch', 'onProgress', 'signal', 'anyArithmetic'],
         ],
       ],
@@ -196,6 +197,7 @@ test('a value of another type is named, with the option', () =>
       [{ limit: 1n }, RangeError, /^dump: limit must be an integer of 1 or more, but is 1n$/],
       [{ drop: 'first' }, RangeError, /^dump: drop must be a list of padding and endoftext, but is "first"$/],
       [{ locations: 5 }, TypeError, /^dump: locations must be strings such as '5\/mlp\/post_act', but one is 5$/],
+      [{ gradientOf: 'logits' }, RangeError, /^dump: gradientOf must be loss, but is "logits"$/],
       [{ statistics: 'yes' }, TypeError, /^dump: statistics must be true or false, but is yes$/],
       [{ context: null }, RangeError, /^dump: context must be an integer from 1 to 256 .*, but is null$/],
       [{ sample: Number.NaN }, RangeError, /^dump: sample must be .*, but is NaN$/],
@@ -239,6 +241,7 @@ test('an option that is not known is named, with the nearest one', () =>
     const cases: [() => unknown, RegExp][] = [
       [() => dump({ ...good, shardtokens: 5 } as never), /^dump: 'shardtokens' is no option; .* 'shardTokens'$/],
       [() => dump({ ...good, shard_tokens: 5 } as never), /^dump: 'shard_tokens' is no option; .* 'shardTokens'$/],
+      [() => dump({ ...good, gradientof: 'loss' } as never), /^dump: 'gradientof' is no option; .* 'gradientOf'$/],
       [() => planOf({ ...good, drops: [] } as never), /^planOf: 'drops' is no option; the nearest one is 'drop'$/],
       [
         () => planOf({ ...good, shard: { index: 0, count: 1, cuont: 2 } as never }),

@@ -26,6 +26,17 @@ export const plantedModel = (
     return activations;
   });
 
+/** The model, with gradients that `plant` changes in place. */
+export const plantedGradients = (
+  model: Transformer,
+  plant: (tokens: number[][], gradients: Map<string, Tensor>) => void,
+): Transformer =>
+  replaced(model, 'gradients', async (...[tokens, options]: Parameters<Transformer['gradients']>) => {
+    const found = await model.gradients(tokens, options);
+    plant(tokens as number[][], found.gradients);
+    return found;
+  });
+
 /** The autoencoder, with latents that `plant` changes in place. */
 export const plantedAutoencoder = (autoencoder: Autoencoder, plant: (latents: SparseLatents) => void): Autoencoder =>
   replaced(autoencoder, 'encodeSparse', async (...args: Parameters<Autoencoder['encodeSparse']>) => {

@@ -13,29 +13,76 @@ import type { DenseLocation, DumpDType, DumpSettings, FloatDType } from './setti
 
 export const latentsName = (location: string): string => `${location}/latents`;
 
-/** The names of the dense locations and then of the latents, in the order of the settings. */
-export const featureNames = ({
-  locations,
-  autoencoders,
-}: Pick<DumpSettings, 'locations' | 'autoencoders'>): string[] => [
-  ...locations.map(({ location }) => location),
-  ...autoencoders.map(({ location }) => latentsName(location)),
-];
-
 /** Elements per token of a location's tensor. */
 export const widthOf = ({ shape }: DenseLocation): number => sizeOf(shape.slice(1));
 
-/** How many features each of `featureNames` has. */
-export const featureWidths = ({
-  locations,
-  autoencoders,
-}: Pick<DumpSettings, 'locations' | 'autoencoders'>): number[] => [
-  ...locations.map(widthOf),
-  ...autoencoders.map(({ latents }) => latents),
-];
-
 /** The dtype of the values of latents. */
 export const latentDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float16' : dtype);
+
+/** What a dump can be asked for by a name: the values of a dense location, latents, or the gradients of either. */
+export interface NamedValues {
+  readonly name: string;
+  readonly isSparse: boolean;
+  readonly isGradient: boolean;
+  /** The index of the location among the dense ones or, of latents, that of the autoencoder. */
+  readonly index: number;
+  /** The tensor of a shard that holds the values. */
+  readonly tensor: string;
+  readonly dtype: DumpDType;
+  /** The number of features: elements per token, or latents. */
+  readonly width: number;
+}
+
+export interface DenseValues extends NamedValues {
+  readonly isSparse: false;
+}
+
+export interface SparseValues extends NamedValues {
+  readonly isSparse: true;
+  readonly dtype: FloatDType;
+}
+
+/** The settings that say which values a dump has. */
+export type ValueSettings = Pick<DumpSettings, 'locations' | 'autoencoders' | 'dtype' | 'gradientOf'>;
+
+/** The values of the dense locations, in the order of the settings, each followed by its gradients, if there are any. */
+export const denseValues = ({ locations, dtype, gradientOf }: ValueSettings): DenseValues[] =>
+  locations.flatMap((entry, index): DenseValues[] => {
+    const { location: name } = entry;
+    const values = {
+      name,
+      isSparse: false,
+      isGradient: false,
+      index,
+      tensor: name,
+      dtype,
+      width: widthOf(entry),
+    } as const;
+    return gradientOf === undefined ? [values] : [values, gradientsOf(values)];
+  });
+
+/** The same for latents. */
+export const sparseValues = ({ autoencoders, dtype, gradientOf }: ValueSettings): SparseValues[] =>
+  autoencoders.flatMap((entry, index): SparseValues[] => {
+    const name = latentsName(entry.location);
+    const what = { name, isSparse: true, isGradient: false, index, width: entry.latents } as const;
+    const values = { ...what, tensor: `${name}.values`, dtype: latentDType(dtype) };
+    return gradientOf === undefined ? [values] : [values, gradientsOf(values)];
+  });
+
+/** Gradients are float32 always: those of a mean are often too small for 16 bits. */
+const gradientsOf = <V extends NamedValues>(values: V): V => {
+  const name = `${values.name}.gradient`;
+  return { ...values, name, isGradient: true, tensor: name, dtype: 'float32' };
+};
+
+/** All of these: the dense ones come first. */
+export const namedValues = (settings: ValueSettings): (DenseValues | SparseValues)[] => [
+  ...denseValues(settings),
+  ...sparseValues(settings),
+];
+
+export const valueNames = (settings: ValueSettings): string[] => namedValues(settings).map(({ name }) => name);
 
 /** The dtype of the indices of latents: two bytes as long as they fit. */
 export const indexDType = (latents: number): HostDType => (latents <= 65_536 ? 'uint16' : 'int32');
@@ -62,7 +109,7 @@ export interface ShardSize {
  * elements come first. So tensors are aligned, except where one may follow an odd number of bytes.
  */
 export function shardTensors(settings: DumpSettings, { rows, positions, entries }: ShardSize): Named[] {
-  const { context, autoencoders, locations, dtype } = settings;
+  const { context, autoencoders, locations } = settings;
   const tokens = { dtype: 'int32', shape: [rows, context] } as const;
   const leading = isPacked(settings) ? [positions] : [rows, context];
   const known: Named[] = [
@@ -73,29 +120,25 @@ export function shardTensors(settings: DumpSettings, { rows, positions, entries 
     ['tokens', tokens],
     ['document', tokens],
     ...(isPacked(settings) ? [['positions', { dtype: 'int32', shape: [positions, 2] }] as const] : []),
-    ...locations.flatMap(({ location, shape }): Named[] => [
-      ...(dtype === 'int8' ? [[`${location}.scale`, { dtype: 'float32', shape: leading }] as const] : []),
-      [location, { dtype, shape: [...leading, ...shape.slice(1)] }],
+    ...denseValues(settings).flatMap(({ tensor, dtype, index }): Named[] => [
+      ...(dtype === 'int8' ? [[`${tensor}.scale`, { dtype: 'float32', shape: leading }] as const] : []),
+      [tensor, { dtype, shape: [...leading, ...(locations[index] as DenseLocation).shape.slice(1)] }],
     ]),
   ];
   const indices = autoencoders.map(({ location, latents }, i): Named => {
     return [`${latentsName(location)}.indices`, { dtype: indexDType(latents), shape: [entries[i] as number] }];
   });
-  const values = autoencoders.map(({ location }, i): Named => {
-    return [`${latentsName(location)}.values`, { dtype: latentDType(dtype), shape: [entries[i] as number] }];
+  const values = sparseValues(settings).map(({ tensor, dtype, index }): Named => {
+    return [tensor, { dtype, shape: [entries[index] as number] }];
   });
   return [...widestFirst(known), ...widestFirst([...indices, ...values])];
 }
 
 function statisticsTensors(settings: DumpSettings): Named[] {
-  const widths = featureWidths(settings);
-  return featureNames(settings).flatMap((name, i): Named[] => [
+  return namedValues(settings).flatMap(({ name, width }): Named[] => [
     [`${name}.count`, { dtype: 'int64', shape: [1] }],
     ...statisticNames.map((statistic): Named => {
-      return [
-        `${name}.${statistic}`,
-        { dtype: statistic === 'active' ? 'int64' : 'float64', shape: [widths[i] as number] },
-      ];
+      return [`${name}.${statistic}`, { dtype: statistic === 'active' ? 'int64' : 'float64', shape: [width] }];
     }),
   ]);
 }

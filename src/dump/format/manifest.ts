@@ -4,7 +4,7 @@
 import { bytesPerElement } from '../../files/host_tensor.js';
 import type { Store } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
-import { featureNames, latentsName, widthOf } from './layout.js';
+import { latentsName, valueNames, widthOf } from './layout.js';
 import { type NonFinite, type NonFiniteCounts, problemWithCounts } from './non_finite.js';
 import {
   checked,
@@ -307,7 +307,7 @@ function contradictionIn(manifest: Manifest): string | undefined {
   if (shards.some(({ rows, tokens }) => tokens > rows * context)) return 'a shard has more tokens than its rows hold';
   const miscounted = problemWithCounts(manifest, shards);
   if (miscounted !== undefined) return miscounted;
-  const names = featureNames(manifest);
+  const names = valueNames(manifest);
   if (new Set(names).size < names.length) return 'it has a location twice';
   // Flat positions within a shard are 32-bit integers, and offsets in its file are exact.
   const rows = shards.reduce((most, shard) => Math.max(most, shard.rows), 0);
@@ -373,6 +373,7 @@ function labelled(settings: DumpSettings): Map<string, string> {
     ['seed', String(settings.seed)],
     ['statistics', settings.statistics ? 'gathered' : 'not gathered'],
     ['Parquet files', settings.parquet ? 'of the latents' : 'none'],
+    ['gradients of', settings.gradientOf ?? 'nothing'],
     ['parts:', `${settings.part.count}`],
     ['row shapes', JSON.stringify(locations.map(({ shape }) => shape))],
   ]);

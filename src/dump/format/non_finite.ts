@@ -3,7 +3,7 @@
 // not count. Nor do the masked entries of attention logits, which are -Infinity by definition.
 import { bfloat16ToFloat, float16ToFloat } from '../../files/host_tensor.js';
 import { quoted, withCommas } from '../../files/text.js';
-import { featureNames, latentDType, latentsName, widthOf } from './layout.js';
+import { type NamedValues, namedValues, type ValueSettings, valueNames } from './layout.js';
 import type { DenseLocation, DumpDType, DumpSettings, FloatDType } from './settings.js';
 import type { StoredFloats } from './stored_floats.js';
 
@@ -90,17 +90,17 @@ function valueAt(values: StoredFloats, dtype: FloatDType, i: number): number {
   return dtype === 'float16' ? float16ToFloat(value) : bfloat16ToFloat(value);
 }
 
-/** The dtype that decides which values of a dense location are finite. int8 has no limit but that of float32. */
-export const denseDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float32' : dtype);
+/** The dtype that decides which values are finite. int8 has no limit but that of float32. */
+export const finiteDType = (dtype: DumpDType): FloatDType => (dtype === 'int8' ? 'float32' : dtype);
 
-const isLogits = ({ location }: DenseLocation): boolean => location.endsWith('attn/qk_logits');
+const isLogits = ({ name }: NamedValues): boolean => name.endsWith('attn/qk_logits');
 
 // ---- counting
 
 /** A value of a shard that is not finite. Those of earlier positions come first, then those of earlier names. */
 export interface FoundValue {
-  /** The index of the location in `featureNames`. */
-  readonly feature: number;
+  /** The index in `namedValues` of what it is one of. */
+  readonly of: number;
   /** row * context + position in the row */
   readonly flat: number;
   /** The index among the location's features: neurons, latents. */
@@ -109,23 +109,24 @@ export interface FoundValue {
   readonly value: number;
 }
 
-type CountedSettings = Pick<DumpSettings, 'locations' | 'autoencoders' | 'context' | 'dtype'>;
+type CountedSettings = ValueSettings & Pick<DumpSettings, 'context'>;
 
 /** Counts the values of a shard that are not finite. */
 export class NonFiniteCounter {
   readonly #settings: CountedSettings;
-  readonly #refuses: (feature: number) => boolean;
+  readonly #named: readonly NamedValues[];
+  readonly #refuses: (of: number) => boolean;
   readonly #nan: Float64Array;
   readonly #infinite: Float64Array;
   #first: FoundValue | undefined;
 
-  /** `refuses` says for which of `featureNames` such values are an error of the caller. */
-  constructor(settings: CountedSettings, refuses: (feature: number) => boolean = () => false) {
-    const names = settings.locations.length + settings.autoencoders.length;
+  /** `refuses` says for which of `namedValues` such values are an error of the caller. */
+  constructor(settings: CountedSettings, refuses: (of: number) => boolean = () => false) {
     this.#settings = settings;
+    this.#named = namedValues(settings);
     this.#refuses = refuses;
-    this.#nan = new Float64Array(names);
-    this.#infinite = new Float64Array(names);
+    this.#nan = new Float64Array(this.#named.length);
+    this.#infinite = new Float64Array(this.#named.length);
   }
 
   /** The first of the refused values so far, whatever the order in which they were added. */
@@ -133,22 +134,22 @@ export class NonFiniteCounter {
     return this.#first;
   }
 
-  /** Adds vectors of location `i`, [vectors, width]. `flatOf` gives the flat position of each. */
-  addDense(i: number, values: StoredFloats, flatOf: (vector: number) => number): void {
-    const entry = this.#settings.locations[i] as DenseLocation;
-    const dtype = denseDType(this.#settings.dtype);
-    const width = widthOf(entry);
+  /** Adds vectors, [vectors, width], of the dense `namedValues[of]`. `flatOf` gives the flat position of each. */
+  addDense(of: number, values: StoredFloats, flatOf: (vector: number) => number): void {
+    const named = this.#named[of] as NamedValues;
+    const { width } = named;
+    const dtype = finiteDType(named.dtype);
     const add = (at: number) => {
       const flat = flatOf(Math.floor(at / width));
-      this.#add({ feature: i, flat, index: at % width, value: valueAt(values, dtype, at) });
+      this.#add({ of, flat, index: at % width, value: valueAt(values, dtype, at) });
     };
-    if (!isLogits(entry)) {
+    if (!isLogits(named)) {
       for (let at = nextNonFinite(values, dtype); at >= 0; at = nextNonFinite(values, dtype, at + 1)) add(at);
       return;
     }
     // [keys, heads] of each query: the keys after its own position are masked
-    const { context } = this.#settings;
-    const heads = entry.shape[2] ?? 1;
+    const { context, locations } = this.#settings;
+    const heads = (locations[named.index] as DenseLocation).shape[2] ?? 1;
     for (let start = 0; start < values.length; start += width) {
       const end = start + width;
       const masked = Math.min(end, start + ((flatOf(start / width) % context) + 1) * heads);
@@ -160,28 +161,27 @@ export class NonFiniteCounter {
     }
   }
 
-  /** Adds values of latents of autoencoder `i`. `placeOf` gives the flat position and the latent of each. */
-  addLatents(i: number, values: StoredFloats, placeOf: (entry: number) => Pick<FoundValue, 'flat' | 'index'>): void {
-    const dtype = latentDType(this.#settings.dtype);
-    const feature = this.#settings.locations.length + i;
+  /** Adds entries of the sparse `namedValues[of]`. `placeOf` gives the flat position and the latent of each. */
+  addSparse(of: number, values: StoredFloats, placeOf: (entry: number) => Pick<FoundValue, 'flat' | 'index'>): void {
+    const dtype = finiteDType((this.#named[of] as NamedValues).dtype);
     for (let at = nextNonFinite(values, dtype); at >= 0; at = nextNonFinite(values, dtype, at + 1)) {
-      this.#add({ feature, ...placeOf(at), value: valueAt(values, dtype, at) });
+      this.#add({ of, ...placeOf(at), value: valueAt(values, dtype, at) });
     }
   }
 
   #add(found: FoundValue): void {
-    const { feature, value } = found;
+    const { of, value } = found;
     const counts = Number.isNaN(value) ? this.#nan : this.#infinite;
-    counts[feature] = (counts[feature] as number) + 1;
-    if (this.#refuses(feature) && (!this.#first || isBefore(found, this.#first))) this.#first = found;
+    counts[of] = (counts[of] as number) + 1;
+    if (this.#refuses(of) && (!this.#first || isBefore(found, this.#first))) this.#first = found;
   }
 
   /**
    * The counts of all names that have any; undefined when none has. `sizes[i]`: the stored values of each of
-   * `featureNames`.
+   * `namedValues`.
    */
   counts(sizes: readonly number[]): NonFiniteCounts | undefined {
-    const entries = featureNames(this.#settings).flatMap((name, i): [string, NonFinite][] => {
+    const entries = this.#named.flatMap(({ name }, i): [string, NonFinite][] => {
       const [nan, infinite] = [this.#nan[i] as number, this.#infinite[i] as number];
       return nan + infinite > 0 ? [[name, { nan, infinite, values: sizes[i] as number }]] : [];
     });
@@ -191,22 +191,21 @@ export class NonFiniteCounter {
 
 function isBefore(a: FoundValue, b: FoundValue): boolean {
   if (a.flat !== b.flat) return a.flat < b.flat;
-  return a.feature === b.feature ? a.index < b.index : a.feature < b.feature;
+  return a.of === b.of ? a.index < b.index : a.of < b.of;
 }
 
 /**
- * How many values a shard stores of each of `featureNames`. `positions`: those that are stored, without padding.
+ * How many values a shard stores of each of `namedValues`. `positions`: those that are stored, without padding.
  * `entries`: the entries of the latents, by autoencoder.
  */
-export const storedSizes = (
-  { locations }: Pick<DumpSettings, 'locations'>,
-  positions: number,
-  entries: readonly number[],
-): number[] => [...locations.map((entry) => positions * widthOf(entry)), ...entries];
+export const storedSizes = (settings: ValueSettings, positions: number, entries: readonly number[]): number[] =>
+  namedValues(settings).map(({ isSparse, index, width }) =>
+    isSparse ? (entries[index] as number) : positions * width,
+  );
 
 /** The counts of several shards together, in the order of the dump's names. */
 export function totalNonFinite(
-  settings: Pick<DumpSettings, 'locations' | 'autoencoders'>,
+  settings: ValueSettings,
   shards: Iterable<{ readonly nonFinite?: NonFiniteCounts | undefined }>,
 ): Record<string, NonFiniteTotal> {
   const totals = new Map<string, NonFiniteTotal>();
@@ -221,7 +220,7 @@ export function totalNonFinite(
       });
     }
   }
-  const ordered = featureNames(settings).filter((name) => totals.has(name));
+  const ordered = valueNames(settings).filter((name) => totals.has(name));
   return Object.fromEntries(ordered.map((name) => [name, totals.get(name) as NonFiniteTotal]));
 }
 
@@ -235,11 +234,9 @@ interface CountedShard {
 
 /** What is wrong with the counts of some shards; undefined when they may be right. */
 export function problemWithCounts(settings: CountedSettings, shards: readonly CountedShard[]): string | undefined {
-  const { locations, autoencoders, context, dtype } = settings;
-  const widths = new Map([
-    ...(dtype === 'int8' ? [] : locations.map((entry) => [entry.location, widthOf(entry)] as const)),
-    ...autoencoders.map(({ location, latents }) => [latentsName(location), latents] as const),
-  ]);
+  const { context } = settings;
+  const counted = namedValues(settings).filter(({ dtype }) => dtype !== 'int8');
+  const widths = new Map(counted.map(({ name, width }) => [name, width]));
   for (const { file, rows, nonFinite = {} } of shards) {
     for (const [name, { nan, infinite, values }] of Object.entries(nonFinite)) {
       const width = widths.get(name);

@@ -35,13 +35,15 @@ export interface LatentEntries {
   /** Entries [from, to) as they are stored; called several times over the same entries. */
   readonly indices: (from: number, to: number) => Promise<Uint16Array | Int32Array>;
   readonly values: (from: number, to: number) => Promise<Float32Array>;
+  /** For a column of gradients. */
+  readonly gradients?: (from: number, to: number) => Promise<Float32Array>;
 }
 
 /** All sizes are numbers of entries. */
 export interface ParquetSizes {
   /** Entries that are read at a time. */
   readonly chunk: number;
-  /** Entries that are sorted at a time, in 8 bytes each. A shard is read once for each range. */
+  /** Entries that are sorted at a time, in 8 bytes each, or 12 with gradients. A shard is read once for each range. */
   readonly range: number;
   /** Entries of a row group, which readers skip or read as a whole. A row group is encoded at once. */
   readonly group: number;
@@ -60,16 +62,19 @@ const column = (name: string, element: Partial<SchemaElement>): SchemaElement =>
   ...element,
 });
 
-const schema: SchemaElement[] = [
-  { name: 'latents', num_children: 7 },
-  column('latent', { type: 'INT32' }),
-  column('value', { type: 'FLOAT' }),
-  column('row', { type: 'INT64' }),
-  column('position', { type: 'INT32' }),
-  column('document', { type: 'INT32' }),
-  column('token', { type: 'INT32' }),
-  column('text', { type: 'BYTE_ARRAY', converted_type: 'UTF8' }),
-];
+function schemaOf({ gradients }: LatentEntries): SchemaElement[] {
+  const columns = [
+    column('latent', { type: 'INT32' }),
+    column('value', { type: 'FLOAT' }),
+    ...(gradients ? [column('gradient', { type: 'FLOAT' })] : []),
+    column('row', { type: 'INT64' }),
+    column('position', { type: 'INT32' }),
+    column('document', { type: 'INT32' }),
+    column('token', { type: 'INT32' }),
+    column('text', { type: 'BYTE_ARRAY', converted_type: 'UTF8' }),
+  ];
+  return [{ name: 'latents', num_children: columns.length }, ...columns];
+}
 
 /**
  * Writes the file through `write`, in order. The bytes are valid until its promise resolves. The same entries and sizes
@@ -87,7 +92,7 @@ export async function writeLatentsParquet(
   const count = starts[entries.latents] as number;
   const file = new ParquetWriter({
     writer: new ForwardingWriter(write),
-    schema,
+    schema: schemaOf(entries),
     statistics: false,
     createdBy: 'sonde',
   });
@@ -154,6 +159,7 @@ interface Sorted {
   readonly rank: number;
   readonly flatPositions: Int32Array;
   readonly values: Float32Array;
+  readonly gradients?: Float32Array;
 }
 
 /** The entries of ranks [from, to). A latent may begin in the span before, or continue in the next. */
@@ -165,15 +171,23 @@ async function gathered(
   { chunk }: ParquetSizes,
 ): Promise<Sorted> {
   const size = to - from;
-  const sorted = { rank: from, flatPositions: new Int32Array(size), values: new Float32Array(size) };
+  const sorted = {
+    ...{ rank: from, flatPositions: new Int32Array(size), values: new Float32Array(size) },
+    ...(entries.gradients && { gradients: new Float32Array(size) }),
+  };
   const first = latentAt(starts, from);
   // Where the next entry of each latent goes, for the latents that have some of these ranks.
   const next = starts.slice(first, latentAt(starts, to - 1) + 1).map((start) => start - from);
   let slot = 0;
   for (const [begin, end] of chunks(entries, chunk)) {
-    const [indices, values] = await Promise.all([entries.indices(begin, end), entries.values(begin, end)]);
+    const [indices, values, gradients] = await Promise.all([
+      entries.indices(begin, end),
+      entries.values(begin, end),
+      entries.gradients?.(begin, end),
+    ]);
     whole('indices', indices, begin, end);
     whole('values', values, begin, end);
+    if (gradients) whole('gradients', gradients, begin, end);
     for (let at = 0; at < indices.length; ) {
       const slotEnd = Number(entries.rowPtr[slot + 1]) - begin;
       const stop = Math.min(slotEnd, indices.length);
@@ -186,6 +200,7 @@ async function gathered(
         if (target < 0 || target >= size) continue;
         sorted.flatPositions[target] = flat;
         sorted.values[target] = values[at] as number;
+        if (sorted.gradients) sorted.gradients[target] = gradients?.[at] as number;
       }
       if (stop === slotEnd) slot++;
     }
@@ -219,9 +234,13 @@ function columnsOf(
   const integers = (name: string, data: Int32Array | BigInt64Array, statistics = false): ColumnSource => {
     return { name, data, encoding: 'DELTA_BINARY_PACKED', statistics };
   };
+  const floats = (name: string, data: Float32Array): ColumnSource => {
+    return { name, data: data.subarray(from, to), encoding: 'BYTE_STREAM_SPLIT' };
+  };
   return [
     integers('latent', latentsOf(starts, sorted.rank + from, flatPositions.length), true),
-    { name: 'value', data: sorted.values.subarray(from, to), encoding: 'BYTE_STREAM_SPLIT' },
+    floats('value', sorted.values),
+    ...(sorted.gradients ? [floats('gradient', sorted.gradients)] : []),
     integers('row', rowsOf(entries, flatPositions)),
     integers(
       'position',

@@ -110,7 +110,7 @@ export const listOf =
     }
   };
 
-type Readers<T> = { readonly [K in keyof T]-?: object extends Pick<T, K> ? Read<T[K] | undefined> : Read<T[K]> };
+export type Readers<T> = { readonly [K in keyof T]-?: object extends Pick<T, K> ? Read<T[K] | undefined> : Read<T[K]> };
 
 /** An object with a reader for each of its fields. The copy has them in the order of the value. */
 export const object =

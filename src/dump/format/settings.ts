@@ -14,6 +14,7 @@ import {
   optional,
   orNull,
   type Read,
+  type Readers,
   string,
 } from './schema.js';
 
@@ -30,6 +31,10 @@ export type FloatDType = Exclude<DumpDType, 'int8'>;
 /** The positions that can be left out: those after the end of a row's text, and those of `<|endoftext|>`. */
 export type Dropped = 'padding' | 'endoftext';
 export const droppable: readonly Dropped[] = ['padding', 'endoftext'];
+
+/** What gradients can be of: the loss of each row, the mean cross-entropy of the tokens that it predicts. */
+export type GradientOf = 'loss';
+export const gradientScalars: readonly GradientOf[] = ['loss'];
 
 /** Which of `count` equal parts of the shards this run makes: those whose number is `index` modulo `count`. */
 export interface Part {
@@ -69,6 +74,13 @@ export interface StorageOptions {
   statistics?: boolean;
   /** Writes the latents once more, sorted by latent, as a Parquet file for each shard and autoencoder. */
   parquet?: boolean;
+  /**
+   * Stores gradients as well, beside each location and the latents at one: `LOCATION.gradient`, float32 whatever `dtype`
+   * is, with the shape of what is there; of latents, those of the stored entries. 'loss' is the mean next-token
+   * cross-entropy of the row in nats: each row has its own, and its first token and padding are not predicted. Where a
+   * row has one token, its gradients are 0. On the CPU alone.
+   */
+  gradientOf?: GradientOf;
 }
 
 export interface DenseLocation {
@@ -91,7 +103,7 @@ export interface SparseLocation {
  * Everything that decides the bytes of a dump. Two runs with equal settings and one corpus write equal folders. The
  * storage options are here with their defaults filled in.
  */
-export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'limit' | 'seed'>>> {
+export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'limit' | 'seed' | 'gradientOf'>>> {
   readonly model: {
     readonly name: string;
     readonly digest: string;
@@ -108,6 +120,8 @@ export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'li
   readonly limit: number | null;
   /** The seed of the sample; null when all positions are stored. */
   readonly seed: number | null;
+  /** What the gradients are of; left out where there are none. */
+  readonly gradientOf?: GradientOf;
   readonly part: Part;
 }
 
@@ -146,7 +160,7 @@ const shape: Read<number[]> = (value, unknownFields) => {
 };
 
 /** The allowed values of each field of the settings. Readers also check that the fields agree with one another. */
-export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSettings[K]> } = {
+export const settingsFields: Readers<DumpSettings> = {
   model: object<DumpSettings['model']>({ name: string, digest: string, dtype: string, vocabulary: size, config }),
   tokenizer: oneOf('gpt2', 'unknown'),
   corpus: listOf(source),
@@ -169,6 +183,7 @@ export const settingsFields: { readonly [K in keyof DumpSettings]: Read<DumpSett
   seed: orNull(integer(0)),
   statistics: flag,
   parquet: flag,
+  gradientOf: optional(oneOf(...gradientScalars)),
   part: object<Part>({ index: integer(0), count: integer(1) }),
 };
 

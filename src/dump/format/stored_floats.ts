@@ -1,5 +1,6 @@
 // Values as a dump stores them: float32, the raw bits of float16 and bfloat16, or int8 with a scale for each token.
 import { floatToBfloat16, floatToFloat16, toFloat32 } from '../../files/host_tensor.js';
+import type { NamedValues } from './layout.js';
 import type { DumpSettings, FloatDType } from './settings.js';
 
 /** The values that a device gives. They are stored as they are or, for int8, with less accuracy. */
@@ -8,8 +9,10 @@ export type StoredFloats = Float32Array | Uint16Array;
 /**
  * The dtype in which values leave the device. Statistics are of unrounded values: with them, values are rounded later.
  */
-export const transferDType = ({ dtype, statistics }: Pick<DumpSettings, 'dtype' | 'statistics'>): FloatDType =>
-  dtype === 'int8' || statistics ? 'float32' : dtype;
+export const transferDType = (
+  { dtype }: Pick<NamedValues, 'dtype'>,
+  { statistics }: Pick<DumpSettings, 'statistics'>,
+): FloatDType => (dtype === 'int8' || statistics ? 'float32' : dtype);
 
 export function toStored(values: Float32Array, dtype: FloatDType): StoredFloats {
   if (dtype === 'float32') return values;

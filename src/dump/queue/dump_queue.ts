@@ -23,7 +23,7 @@ import { NonFiniteError } from '../format/non_finite.js';
 import { OtherArithmetic } from '../shards/folder.js';
 import { type MergeResult, MixedArithmetics } from '../shards/merge.js';
 import type { DumpOptions } from '../shards/options.js';
-import { checkByName, checkRequest } from '../shards/prepare.js';
+import { checkByName, checkRequest, NoGradients } from '../shards/prepare.js';
 import { isComplete, planShards, type ShardedDump, type ShardedRequest } from '../workers/shard_session.js';
 import { type Allowances, allowanceNames, NotAllowed, Permit } from './allowances.js';
 import {
@@ -290,7 +290,8 @@ export async function workQueue(options: WorkOptions): Promise<void> {
       } catch (error) {
         if (isFinal(error)) throw new UnrecoverableError(error.message);
         // The job is another worker's. This one would take it again and again, and keep it from the others.
-        if (error instanceof OtherArithmetic) refused.abort(otherWorker(nameOf(job), error));
+        if (error instanceof OtherArithmetic || error instanceof NoGradients)
+          refused.abort(otherWorker(nameOf(job), error));
         if (!signal.aborted) throw error;
         await job.moveToWait(token);
         throw new WaitingError();

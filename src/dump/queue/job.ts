@@ -24,7 +24,7 @@ import {
   type Read,
   record,
 } from '../format/schema.js';
-import { type DumpSettings, droppable, dumpDTypes, settingsFields } from '../format/settings.js';
+import { type DumpSettings, droppable, dumpDTypes, gradientScalars, settingsFields } from '../format/settings.js';
 import type { DumpOptions } from '../shards/options.js';
 import type { ShardedDump, ShardedRequest } from '../workers/shard_session.js';
 
@@ -126,6 +126,7 @@ const requestField = object<ShardedRequest>({
   seed: optional(integer(0)),
   statistics: optional(flag),
   parquet: optional(flag),
+  gradientOf: optional(oneOf(...gradientScalars)),
   shardTokens: optional(integer(1, 2 ** 27)),
   limit: optional(integer(1)),
 });
@@ -141,13 +142,15 @@ const payloads: { readonly [N in JobName]: Parameters<typeof object<JobPayloads[
 };
 
 /** Options that the settings repeat. `planQueue` makes no job in which they differ. */
-const repeated = ['context', 'dtype', 'shardTokens', 'limit', 'sample', 'seed', 'statistics', 'parquet'] as const;
+const repeated = [
+  ...(['context', 'dtype', 'shardTokens', 'limit', 'sample', 'seed', 'statistics', 'parquet', 'gradientOf'] as const),
+];
 
 function checkTogether({ request, settings, count }: ShardedDump): void {
   for (const name of repeated) {
     const [asked, planned] = [request[name], settings[name]];
     if (asked === undefined || asked === planned) continue;
-    throw new FieldError(`request.${name}`, `must be that of the settings, ${planned}, but is ${asked}`);
+    throw new FieldError(`request.${name}`, `must be that of the settings, ${planned ?? 'none'}, but is ${asked}`);
   }
   if (request.corpus.length !== settings.corpus.length) {
     const found = `${request.corpus.length} files, but the settings have ${settings.corpus.length}`;
@@ -165,12 +168,16 @@ function checkTogether({ request, settings, count }: ShardedDump): void {
 }
 
 /**
- * About how many values are taken out of the model for a token. For an autoencoder, the widest location of a layer
- * counts.
+ * About how many values are taken out of the model for a token, or kept for gradients. For an autoencoder, the widest
+ * location of a layer counts.
  */
-function valuesPerToken({ locations, autoencoders, model: { config } }: DumpSettings): number {
+function valuesPerToken({ locations, autoencoders, model, gradientOf }: DumpSettings): number {
+  const { dModel, nLayers, mMlp, mAttn } = model.config;
   const dense = locations.reduce((sum, entry) => sum + widthOf(entry), 0);
-  return Math.max(1, dense + autoencoders.length * config.dModel * Math.max(1, config.mMlp, config.mAttn));
+  const taken = dense + autoencoders.length * dModel * Math.max(1, mMlp, mAttn);
+  // backward needs about so much of each layer, and the logits with their gradients
+  const kept = nLayers * dModel * (6 + 2 * mMlp + 4 * mAttn) + 3 * model.vocabulary;
+  return Math.max(1, gradientOf === undefined ? taken : 2 * taken + kept);
 }
 
 // ---- jobs

@@ -6,7 +6,14 @@ import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { whyUnreadable } from '../format/disk.js';
 import { inJson } from '../format/in_json.js';
-import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
+import {
+  type DenseValues,
+  denseValues,
+  latentsName,
+  type SparseValues,
+  sparseValues,
+  valueNames,
+} from '../format/layout.js';
 import {
   arithmeticOf,
   differenceOf,
@@ -42,7 +49,7 @@ export interface SparseRows {
 /** The result of `rows`. Where the compiler knows the name, it knows which of the two types it is. */
 export type Rows<Name extends string> = string extends Name
   ? DenseRows | SparseRows
-  : Name extends `${string}/latents`
+  : Name extends `${string}/latents` | `${string}/latents.gradient`
     ? SparseRows
     : DenseRows;
 
@@ -96,9 +103,9 @@ export class Dump {
   readonly rowCount: number;
   readonly tokenCount: number;
   readonly #store: Store;
-  /** The number of each location among the dense ones, and the number of the autoencoder for each name of latents. */
-  readonly #dense: ReadonlyMap<string, number>;
-  readonly #sparse: ReadonlyMap<string, number>;
+  /** By name. */
+  readonly #dense: ReadonlyMap<string, DenseValues>;
+  readonly #sparse: ReadonlyMap<string, SparseValues>;
   /** Files whose size and header have been checked. */
   readonly #checked = new Set<string>();
   /** The open shards, in the order of their last use. */
@@ -111,8 +118,8 @@ export class Dump {
     this.folder = store.name;
     this.manifest = manifest;
     this.shards = manifest.shards;
-    this.#dense = new Map(manifest.locations.map(({ location }, i) => [location, i]));
-    this.#sparse = new Map(manifest.autoencoders.map(({ location }, i) => [latentsName(location), i]));
+    this.#dense = new Map(denseValues(manifest).map((values) => [values.name, values]));
+    this.#sparse = new Map(sparseValues(manifest).map((values) => [values.name, values]));
     const { rows, tokens } = totalsOf(manifest.shards);
     this.rowCount = rows;
     this.tokenCount = tokens;
@@ -120,10 +127,10 @@ export class Dump {
 
   /**
    * The names that `rows` takes: dense locations, and `LOCATION/latents` for locations that went through an
-   * autoencoder.
+   * autoencoder. In a dump with gradients each is followed by that of its gradients, with `.gradient` behind it.
    */
   get names(): string[] {
-    return featureNames(this.manifest);
+    return valueNames(this.manifest);
   }
 
   /**
@@ -135,7 +142,8 @@ export class Dump {
   }
 
   /**
-   * Rows [from, to) of a location, `5/mlp/post_act`, or of its latents, `5/resid/delta_mlp/latents`.
+   * Rows [from, to) of a location, `5/mlp/post_act`, of its latents, `5/resid/delta_mlp/latents`, or of the gradients of
+   * either, `5/mlp/post_act.gradient`. Gradients of latents are those of the entries that are stored.
    * @throws RangeError for a name that the dump does not have, rows beyond its end, or more than fits into memory;
    *   Error that names the file when a shard is not as the manifest says.
    */
@@ -181,14 +189,14 @@ export class Dump {
    *   when a shard is not as the manifest says.
    */
   async stored(location: string, from = 0, to = this.rowCount): Promise<StoredRows> {
-    const entry = this.manifest.locations[this.#dense.get(location) ?? -1];
-    if (!entry) {
-      const dense = this.manifest.locations.map((found) => found.location).join(', ') || 'none';
+    const found = this.#dense.get(location);
+    if (!found) {
+      const dense = [...this.#dense.keys()].join(', ') || 'none';
       throw new RangeError(`stored: ${this.folder} has no dense ${inJson(location)}; it has ${dense}`);
     }
     this.#count('stored', from, to);
     const { context } = this.manifest;
-    const width = widthOf(entry);
+    const { width } = found;
     let count = 0;
     await this.#eachShard(from, to, async (shard, first, end) => {
       const { begin, end: stop, flatPositions } = await shard.slotsOf(first, end);
@@ -210,7 +218,7 @@ export class Dump {
       else await this.#eachToken(shard, first, end, keep);
       // Where positions are left out, padding is among them. Where all are stored, padding is left out here.
       let next = start;
-      await this.#eachChunk(shard, entry, [begin, stop], (values, slot, slots) => {
+      await this.#eachChunk(shard, found, [begin, stop], (values, slot, slots) => {
         if (flatPositions) data.set(values, (start + slot - begin) * width);
         else {
           for (; next < kept; next++) {
@@ -222,7 +230,7 @@ export class Dump {
         }
       });
     });
-    return { data, shape: [count, ...entry.shape.slice(1)], positions };
+    return { data, shape: [count, ...this.#shapeOf(found).slice(1)], positions };
   }
 
   /**
@@ -246,13 +254,10 @@ export class Dump {
    *   shard is not as the manifest says.
    */
   async statistics(name: string): Promise<Statistics> {
-    const i = this.#dense.get(name) ?? this.#sparse.get(name);
-    if (i === undefined) throw this.#unknown('statistics', name);
+    const found = this.#dense.get(name) ?? this.#sparse.get(name);
+    if (found === undefined) throw this.#unknown('statistics', name);
     if (!this.manifest.statistics) throw new Error(`statistics: ${this.folder} was made without statistics`);
-    const { locations, autoencoders } = this.manifest;
-    const width = this.#dense.has(name)
-      ? widthOf(locations[i] as DenseLocation)
-      : (autoencoders[i] as SparseLocation).latents;
+    const { width } = found;
     const rows = this.#count('statistics', 0, this.rowCount);
     await this.#checkShards(0, rows, bytesOfStatistics * width);
     const what = `statistics: ${this.folder}: those of ${name}`;
@@ -286,17 +291,21 @@ export class Dump {
     await this.close();
   }
 
-  async #denseRows(i: number, from: number, to: number): Promise<DenseRows> {
-    const entry = this.manifest.locations[i] as DenseLocation;
+  /** One row's shape, [context, ...]. */
+  #shapeOf({ index }: DenseValues): readonly number[] {
+    return (this.manifest.locations[index] as DenseLocation).shape;
+  }
+
+  async #denseRows(found: DenseValues, from: number, to: number): Promise<DenseRows> {
+    const { name, width } = found;
     const { context } = this.manifest;
-    const width = widthOf(entry);
     const size = this.#count('rows', from, to) * context * width;
     await this.#checkShards(from, to, 4 * size);
-    this.#checkMemory('rows', [from, to], 4 * size, entry.location);
+    this.#checkMemory('rows', [from, to], 4 * size, name);
     const data = new Float32Array(size);
     await this.#eachShard(from, to, async (shard, first, end, at) => {
       const { begin, end: stop, flatPositions } = await shard.slotsOf(first, end);
-      await this.#eachChunk(shard, entry, [begin, stop], (values, slot, slots) => {
+      await this.#eachChunk(shard, found, [begin, stop], (values, slot, slots) => {
         if (!flatPositions) data.set(values, (at * context + slot - begin) * width);
         else {
           for (let n = 0; n < slots; n++) {
@@ -306,7 +315,7 @@ export class Dump {
         }
       });
     });
-    return { data, shape: [to - from, ...entry.shape] };
+    return { data, shape: [to - from, ...this.#shapeOf(found)] };
   }
 
   /**
@@ -315,40 +324,37 @@ export class Dump {
    */
   async #eachChunk(
     shard: ShardReader,
-    entry: DenseLocation,
+    { tensor, dtype, width }: DenseValues,
     [begin, end]: readonly [number, number],
     body: (values: Float32Array, slot: number, slots: number) => void,
   ): Promise<void> {
-    const { dtype } = this.manifest;
-    const { location } = entry;
-    const width = widthOf(entry);
     const most = Math.max(1, Math.floor(valuesAtOnce / width));
     for (let slot = begin; slot < end; slot += most) {
       const to = Math.min(end, slot + most);
-      const stored = await shard.read(location, slot * width, to * width);
+      const stored = await shard.read(tensor, slot * width, to * width);
       if (dtype !== 'int8') body(fromStored(stored as StoredFloats, dtype), slot, to - slot);
       else {
-        const scales = (await shard.read(`${location}.scale`, slot, to)) as Float32Array;
+        const scales = (await shard.read(`${tensor}.scale`, slot, to)) as Float32Array;
         body(dequantized({ integers: stored as Int8Array, scales }), slot, to - slot);
       }
     }
   }
 
-  async #sparseRows(i: number, from: number, to: number): Promise<SparseRows> {
-    const { location, latents } = this.manifest.autoencoders[i] as SparseLocation;
-    const { context, dtype } = this.manifest;
-    const name = latentsName(location);
+  async #sparseRows(found: SparseValues, from: number, to: number): Promise<SparseRows> {
+    const { tensor, dtype, width } = found;
+    const { context, autoencoders } = this.manifest;
+    const name = latentsName((autoencoders[found.index] as SparseLocation).location);
     const positions = this.#count('rows', from, to) * context;
     await this.#checkShards(from, to, 8 * (positions + 1));
-    this.#checkMemory('rows', [from, to], 8 * (positions + 1), name);
+    this.#checkMemory('rows', [from, to], 8 * (positions + 1), found.name);
     const rowPtr = new BigInt64Array(positions + 1);
     const ranges: [start: number, stop: number][] = [];
     let entries = 0;
     await this.#eachShard(from, to, async (shard, first, end, at) => {
-      const found = await shard.slotsOf(first, end);
-      const pointers = (await shard.read(`${name}.row_ptr`, found.begin, found.end + 1)) as BigInt64Array;
+      const slots = await shard.slotsOf(first, end);
+      const pointers = (await shard.read(`${name}.row_ptr`, slots.begin, slots.end + 1)) as BigInt64Array;
       const [start, stop] = checkedRange(shard, name, pointers);
-      const slotsBefore = slotCounter(found.flatPositions, first * context, end * context, found.begin);
+      const slotsBefore = slotCounter(slots.flatPositions, first * context, end * context, slots.begin);
       const shift = BigInt(entries) - (pointers[0] as bigint);
       for (let p = 1; p <= (end - first) * context; p++) {
         rowPtr[at * context + p] = (pointers[slotsBefore(p)] as bigint) + shift;
@@ -356,7 +362,7 @@ export class Dump {
       ranges.push([start, stop]);
       entries += stop - start;
     });
-    this.#checkMemory('rows', [from, to], 8 * entries, name);
+    this.#checkMemory('rows', [from, to], 8 * entries, found.name);
     const [indices, values] = [new Int32Array(entries), new Float32Array(entries)];
     let into = 0;
     await this.#eachShard(from, to, async (shard) => {
@@ -364,12 +370,12 @@ export class Dump {
       for (let at = start; at < stop; at += valuesAtOnce) {
         const end = Math.min(stop, at + valuesAtOnce);
         indices.set((await shard.read(`${name}.indices`, at, end)) as Uint16Array | Int32Array, into);
-        const stored = await shard.read(`${name}.values`, at, end);
-        values.set(fromStored(stored as StoredFloats, latentDType(dtype)), into);
+        const stored = await shard.read(tensor, at, end);
+        values.set(fromStored(stored as StoredFloats, dtype), into);
         into += end - at;
       }
     });
-    return { shape: [to - from, context, latents], rowPtr, indices, values };
+    return { shape: [to - from, context, width], rowPtr, indices, values };
   }
 
   /** @throws RangeError when what was asked for does not fit into memory. */

@@ -3,9 +3,9 @@
 // only those are read once more.
 import { bytesPerElement } from '../../files/host_tensor.js';
 import type { PlacedTensor } from '../../files/safetensors/safetensors_header.js';
-import { featureNames, latentDType, latentsName, widthOf } from '../format/layout.js';
+import { latentsName, type NamedValues, namedValues } from '../format/layout.js';
 import {
-  denseDType,
+  finiteDType,
   type NonFinite,
   NonFiniteCounter,
   type NonFiniteCounts,
@@ -13,31 +13,27 @@ import {
   storedSizes,
 } from '../format/non_finite.js';
 import type { StoredPositions } from '../format/positions.js';
-import type { DenseLocation, DumpSettings, FloatDType, SparseLocation } from '../format/settings.js';
+import type { DumpSettings, FloatDType } from '../format/settings.js';
 import type { ShardReader } from '../format/shard_reader.js';
 import type { StoredFloats } from '../format/stored_floats.js';
 
 const valuesAtOnce = 2 ** 22;
 
-/** The values of a location, or of its latents. */
 interface Values {
-  /** The index in `featureNames`. */
-  readonly feature: number;
+  /** The index in `namedValues`. */
+  readonly of: number;
+  readonly named: NamedValues;
   readonly dtype: FloatDType;
   readonly tensor: PlacedTensor;
 }
 
 /** Values of a dump that may not be finite. int8 always is. */
-function valuesIn({ layout }: ShardReader, { locations, autoencoders, dtype }: DumpSettings): Values[] {
-  const dense = locations.map(({ location }, i): Values => {
-    return { feature: i, dtype: denseDType(dtype), tensor: layout.tensor(location) };
-  });
-  const sparse = autoencoders.map(({ location }, i): Values => {
-    const tensor = layout.tensor(`${latentsName(location)}.values`);
-    return { feature: locations.length + i, dtype: latentDType(dtype), tensor };
-  });
-  return [...(dtype === 'int8' ? [] : dense), ...sparse];
-}
+const valuesIn = ({ layout }: ShardReader, settings: DumpSettings): Values[] =>
+  namedValues(settings)
+    .map((named, of): Values => {
+      return { of, named, dtype: finiteDType(named.dtype), tensor: layout.tensor(named.tensor) };
+    })
+    .filter(({ named }) => named.dtype !== 'int8');
 
 /** What to add to a magnitude so that its highest bit is set exactly when it is not finite. */
 const steps: Readonly<Record<FloatDType, number>> = {
@@ -108,16 +104,16 @@ export async function countProblems(
   { suspects }: QuickLook,
 ): Promise<string[]> {
   const counter = new NonFiniteCounter(settings);
-  for (const { feature } of suspects) {
-    if (feature < settings.locations.length) await addDense(shard, settings, known, feature, counter);
-    else await addLatents(shard, settings, feature - settings.locations.length, counter);
+  for (const suspect of suspects) {
+    if (suspect.named.isSparse) await addSparse(shard, suspect, counter);
+    else await addDense(shard, suspect, known, counter);
   }
   const stored = known.positions.flatPositions ? known.positions.count : shard.entry.tokens;
   const entries = settings.autoencoders.map(({ location }) => {
-    return shard.layout.tensor(`${latentsName(location)}.values`).shape[0] as number;
+    return shard.layout.tensor(`${latentsName(location)}.indices`).shape[0] as number;
   });
   const found = counter.counts(storedSizes(settings, stored, entries));
-  return featureNames(settings).flatMap((name) => differenceAt(name, shard.entry.nonFinite, found));
+  return namedValues(settings).flatMap(({ name }) => differenceAt(name, shard.entry.nonFinite, found));
 }
 
 function differenceAt(name: string, listed: NonFiniteCounts | undefined, found: NonFiniteCounts | undefined): string[] {
@@ -132,35 +128,26 @@ function differenceAt(name: string, listed: NonFiniteCounts | undefined, found: 
 
 async function addDense(
   shard: ShardReader,
-  settings: DumpSettings,
+  { of, named: { tensor, width } }: Values,
   { document, positions: { count, flatPositions } }: KnownPositions,
-  i: number,
   counter: NonFiniteCounter,
 ): Promise<void> {
-  const entry = settings.locations[i] as DenseLocation;
-  const width = widthOf(entry);
   const slotsAtOnce = Math.max(1, Math.floor(valuesAtOnce / width));
   for (let from = 0; from < count; from += slotsAtOnce) {
     const to = Math.min(count, from + slotsAtOnce);
-    const values = (await shard.read(entry.location, from * width, to * width)) as StoredFloats;
+    const values = (await shard.read(tensor, from * width, to * width)) as StoredFloats;
     for (let slot = from; slot < to; slot++) {
       const flat = flatPositions ? (flatPositions[slot] as number) : slot;
       if ((document[flat] as number) < 0) continue; // padding
-      counter.addDense(i, values.subarray((slot - from) * width, (slot - from + 1) * width), () => flat);
+      counter.addDense(of, values.subarray((slot - from) * width, (slot - from + 1) * width), () => flat);
     }
   }
 }
 
-async function addLatents(
-  shard: ShardReader,
-  { autoencoders }: DumpSettings,
-  i: number,
-  counter: NonFiniteCounter,
-): Promise<void> {
-  const name = `${latentsName((autoencoders[i] as SparseLocation).location)}.values`;
-  const entries = shard.layout.tensor(name).shape[0] as number;
+async function addSparse(shard: ShardReader, { of, named, tensor }: Values, counter: NonFiniteCounter): Promise<void> {
+  const entries = tensor.shape[0] as number;
   for (let from = 0; from < entries; from += valuesAtOnce) {
-    const values = (await shard.read(name, from, Math.min(entries, from + valuesAtOnce))) as StoredFloats;
-    counter.addLatents(i, values, () => ({ flat: 0, index: 0 })); // where they are does not matter
+    const values = (await shard.read(named.tensor, from, Math.min(entries, from + valuesAtOnce))) as StoredFloats;
+    counter.addSparse(of, values, () => ({ flat: 0, index: 0 })); // where they are does not matter
   }
 }

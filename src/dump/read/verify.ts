@@ -2,7 +2,7 @@
 // notices.
 import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { digestOf } from '../format/disk.js';
-import { featureNames, latentsName } from '../format/layout.js';
+import { latentsName, valueNames } from '../format/layout.js';
 import {
   filesOf,
   isManifestFile,
@@ -146,7 +146,7 @@ async function checkStatistics(
 ): Promise<string[]> {
   const counted = tokens.filter((token, i) => document[i] !== -1 && passes(manifest, token)).length;
   const found: string[] = [];
-  for (const name of featureNames(manifest)) {
+  for (const name of valueNames(manifest)) {
     const { count, active, variance } = await statisticsIn(shard, name);
     if (count !== counted) found.push(`${name}.count is ${count}, but there are ${counted} positions`);
     const invalid = active.findIndex((n, i) => n < 0 || n > count || (variance[i] as number) < 0);

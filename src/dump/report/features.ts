@@ -4,12 +4,13 @@
 import { quietly } from '../../files/promises.js';
 import { formatLocation, type Location, parseLocation } from '../../transformer/location.js';
 import { inJson } from '../format/in_json.js';
-import { latentsName, widthOf } from '../format/layout.js';
+import { namedValues } from '../format/layout.js';
+import type { DenseLocation, SparseLocation } from '../format/settings.js';
 import type { DenseRows, Dump, SparseRows, TokenRows } from '../read/reader.js';
 
 /** A tensor of a dump with a value for each token and feature: neurons, latents, or the elements of all heads. */
 export interface FeatureTensor {
-  /** `1/mlp/post_act`, `1/resid/delta_mlp/latents` */
+  /** `1/mlp/post_act`, `1/resid/delta_mlp/latents`, or either with `.gradient` behind it */
   readonly name: string;
   readonly width: number;
   /** Whether the features are latents, of which only the active ones are stored. */
@@ -28,25 +29,25 @@ export function featureTensorOf(dump: Dump, name: string): FeatureTensor {
     throw new RangeError(`${dump.folder} holds a sample of the positions: there are no whole texts to show`);
   }
   const { locations, autoencoders, context } = dump.manifest;
-  const dense = locations.find(({ location }) => location === name);
-  const sparse = autoencoders.find(({ location }) => latentsName(location) === name);
-  const found = dense ?? sparse;
+  const found = namedValues(dump.manifest).find((values) => values.name === name);
   if (!found) {
     throw new RangeError(`${dump.folder} has no ${inJson(name)}; it has ${dump.names.join(', ')}`);
   }
-  const location = parseLocation(found.location);
-  if (dense && hasKeys(location)) {
+  const { isSparse, isGradient, width, index } = found;
+  const entry = (isSparse ? autoencoders : locations)[index] as DenseLocation | SparseLocation;
+  const location = parseLocation(entry.location);
+  if (!isSparse && hasKeys(location)) {
     throw new RangeError(`${name} has a value for each pair of tokens, and one per token is needed, as 0/attn/v has`);
   }
   const { point, layer } = location;
-  const width = dense ? widthOf(dense) : (sparse?.latents ?? 0);
+  const parts = [formatLocation({ point }), ...(isSparse ? ['latents'] : []), ...(isGradient ? ['gradient'] : [])];
   return {
     name,
     width,
-    sparse: !dense,
+    sparse: isSparse,
     layerIndex: typeof layer === 'number' ? layer : 0,
-    folder: [formatLocation({ point }), ...(dense ? [] : ['latents'])].join('/').replaceAll('/', '_'),
-    bytesPerRow: dense ? context * width * 4 : context * (width * 8 + 8),
+    folder: parts.join('/').replaceAll('/', '_'),
+    bytesPerRow: isSparse ? context * (width * 8 + 8) : context * width * 4,
   };
 }
 

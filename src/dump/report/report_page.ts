@@ -74,7 +74,7 @@ const percent = (x: number): string => `${threeDigits(100 * x)} %`;
 // ---- what is in the dump
 
 function overview({ manifest, shards, rowCount, tokenCount, nonFinite }: Dump): string {
-  const { model, corpus, context, locations, autoencoders, dtype, complete } = manifest;
+  const { model, corpus, context, locations, autoencoders, dtype, gradientOf, complete } = manifest;
   const bytes = bytesOf(shards);
   const facts: [string, string][] = [
     ['model', `${model.name}, ${model.dtype}, digest ${model.digest}`],
@@ -91,6 +91,9 @@ function overview({ manifest, shards, rowCount, tokenCount, nonFinite }: Dump): 
     ...autoencoders.map(({ location, name, latents, threshold }): [string, string] => {
       return [latentsName(location), `${withCommas(latents)} latents of ${name}, those above ${threshold}`];
     }),
+    ...(gradientOf
+      ? [['gradients', `beside each: float32, of the ${gradientOf} of each row`] as [string, string]]
+      : []),
     ...nonFiniteLines(nonFinite, shards.length).map((line): [string, string] => ['not finite', line]),
   ];
   const rows = facts.map(([what, text]) => `<tr><th>${escaped(what)}</th><td>${escaped(text)}</td></tr>`);

@@ -7,16 +7,17 @@ import { locationShape } from '../../transformer/location.js';
 import type { SourceDescription } from '../corpus/corpus.js';
 import { tokenBytes as widthOfToken } from '../corpus/token_layout.js';
 import { inJson } from '../format/in_json.js';
-import { indexDType, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
+import { type DenseValues, denseValues, indexDType, ShardLayout, sparseValues, widthOf } from '../format/layout.js';
 import { canList, whole } from '../format/manifest.js';
 import { isPacked, rowsPerShard } from '../format/positions.js';
 import { object, integer as wholeFrom } from '../format/schema.js';
 import {
   type DenseLocation,
-  type DumpDType,
   type DumpSettings,
   droppable,
   dumpDTypes,
+  type GradientOf,
+  gradientScalars,
   knownSettings,
   type SparseLocation,
   type StorageOptions,
@@ -53,8 +54,8 @@ export interface PlanRequest extends StorageOptions, Pick<DumpOptions, 'batch' |
 
 const largestShard = 2 ** 27;
 // The tokens of a batch: enough to keep the matrix kernels busy, and few enough for the activations to stay in the
-// caches.
-const batchTokens = { cpu: 2048, cuda: 32768 };
+// caches. For gradients, those of all layers are kept, and no cache holds them: fewer tokens take less memory.
+const batchTokens = { cpu: 2048, cuda: 32768, gradients: 1024 };
 // The most values of a batch: they are held in host memory.
 const batchValues = 2 ** 27;
 
@@ -74,12 +75,16 @@ export function planDump(request: PlanRequest): DumpPlan {
       `dump: drop cannot name endoftext: the tokenizer of ${model.name} is not known, nor its token of that meaning`,
     );
   }
-  const { statistics = false, parquet = false, finite = false } = request;
+  const { statistics = false, parquet = false, finite = false, gradientOf } = request;
   checkFormats({ dtype, dense, autoencoders, statistics, parquet });
   checkFlag('finite', finite);
+  if (gradientOf !== undefined && !gradientScalars.includes(gradientOf)) {
+    throw new RangeError(`dump: gradientOf must be ${gradientScalars.join(', ')}, but is ${inJson(gradientOf)}`);
+  }
   const locations = dense.map((location) => ({ location, shape: rowShape(location, model, context) }));
   const rowValues = locations.reduce((sum, entry) => sum + context * widthOf(entry), 0);
-  const fallback = Math.floor(Math.min(batchTokens[request.device] / context, batchValues / Math.max(1, rowValues)));
+  const [tokens, copies] = gradientOf ? [batchTokens.gradients, 2] : [batchTokens[request.device], 1];
+  const fallback = Math.floor(Math.min(tokens / context, batchValues / Math.max(1, copies * rowValues)));
   const wanted = [...new Set([...dense, ...autoencoders.map(({ location }) => location)])];
   const settings = writable({
     model,
@@ -94,6 +99,7 @@ export function planDump(request: PlanRequest): DumpPlan {
     ...filter,
     statistics,
     parquet,
+    ...(gradientOf && { gradientOf }),
     part,
   });
   checkShard(settings, rowCount);
@@ -218,21 +224,30 @@ function hasKeys(location: string, model: DumpSettings['model']): boolean {
 
 // ---- printing
 
+/** What gradients are of. */
+export const scalarTexts: Readonly<Record<GradientOf, string>> = {
+  loss: 'the mean next-token cross-entropy of each row',
+};
+
 /** The plan as text, as `sonde dump --plan` prints it. */
 export function describePlan(plan: DumpPlan): string {
   checkPlan(plan);
   const { settings, rowsPerShard, batch } = plan;
-  const { model, corpus, context, dtype, part, limit, sample } = settings;
-  const dense = settings.locations.map((entry) => {
-    const shape = (isPacked(settings) ? ['positions', ...entry.shape.slice(1)] : ['rows', ...entry.shape]).join(', ');
+  const { model, corpus, context, part, limit, sample } = settings;
+  const dense = denseValues(settings).map((values) => {
+    const { name, index, dtype } = values;
+    const { shape: whole } = settings.locations[index] as DenseLocation;
+    const shape = (isPacked(settings) ? ['positions', ...whole.slice(1)] : ['rows', ...whole]).join(', ');
     const scale = dtype === 'int8' ? ', and a scale for each token' : '';
-    return `  ${entry.location}  ${dtype} [${shape}]${scale}  ${tokenBytes(entry, dtype)} bytes per token`;
+    return `  ${name}  ${dtype} [${shape}]${scale}  ${tokenBytes(values)} bytes per token`;
   });
-  const sparse = settings.autoencoders.map(({ location, name, latents, threshold }) => {
-    const bytes = bytesPerElement(latentDType(dtype)) + bytesPerElement(indexDType(latents));
-    return `  ${latentsName(location)}  of ${name}: ${latents} latents, those above ${threshold}; ${bytes} bytes each`;
+  const sparse = sparseValues(settings).map(({ name, index, isGradient, dtype, width }) => {
+    if (isGradient) return `  ${name}  of each of them; ${bytesPerElement(dtype)} bytes each`;
+    const { name: autoencoder, latents, threshold } = settings.autoencoders[index] as SparseLocation;
+    const bytes = bytesPerElement(dtype) + bytesPerElement(indexDType(width));
+    return `  ${name}  of ${autoencoder}: ${latents} latents, those above ${threshold}; ${bytes} bytes each`;
   });
-  const denseBytes = settings.locations.reduce((sum, entry) => sum + tokenBytes(entry, dtype), 0);
+  const denseBytes = denseValues(settings).reduce((sum, values) => sum + tokenBytes(values), 0);
   const bytesPerToken = 8 + (isPacked(settings) ? 8 * sample : 0) + denseBytes * sample;
   const source = ({ kind, name, bytes }: SourceDescription) =>
     `  ${name ?? kind}${bytes === undefined ? '' : `  ${bytes} bytes of ${kind}`}`;
@@ -253,6 +268,7 @@ export function describePlan(plan: DumpPlan): string {
     ...(isPacked(settings) ? ['  positions  int32 [positions, 2]: the row and the position in it  8 bytes each'] : []),
     ...dense,
     ...sparse,
+    ...(settings.gradientOf ? [`gradients  of ${scalarTexts[settings.gradientOf]}`] : []),
     ...(settings.statistics ? ['  count, active, mean, variance and maximum of each feature, for each shard'] : []),
     ...(plan.finite ? ['values     the first one that is not finite ends the dump'] : []),
     ...(settings.parquet ? ['files      the latents once more, sorted by latent, as Parquet'] : []),
@@ -277,9 +293,8 @@ function checkPlan(plan: DumpPlan): void {
   }
 }
 
-function tokenBytes(entry: DenseLocation, dtype: DumpDType): number {
-  return widthOf(entry) * bytesPerElement(dtype) + (dtype === 'int8' ? bytesPerElement('float32') : 0);
-}
+const tokenBytes = ({ width, dtype }: DenseValues): number =>
+  width * bytesPerElement(dtype) + (dtype === 'int8' ? bytesPerElement('float32') : 0);
 
 /** Describes which positions are stored. */
 export function describeFilter({ drop, sample, seed }: Pick<DumpSettings, 'drop' | 'sample' | 'seed'>): string {

@@ -4,10 +4,10 @@ import type { SparseLatents } from '../../engine/ops/sparse_encode.js';
 import type { Draft } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { onDisk, writeAll } from '../format/disk.js';
-import { indexDType, latentDType } from '../format/layout.js';
+import { indexDType, type SparseValues } from '../format/layout.js';
 import { type NonFiniteCounter, nextNonFinite } from '../format/non_finite.js';
 import type { StoredPositions } from '../format/positions.js';
-import type { DumpSettings, SparseLocation } from '../format/settings.js';
+import type { DumpSettings } from '../format/settings.js';
 import { toStored } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
 
@@ -20,19 +20,25 @@ interface EntrySpan {
 /** Writes at a byte offset of the shard. */
 export type Write = (view: ArrayBufferView, offset: number) => Promise<void>;
 
+/** Floats of which each entry has one: its value and, in a dump with gradients, its gradient. */
+export interface SpilledFloats {
+  /** The index in `namedValues`. */
+  readonly of: number;
+  readonly named: SparseValues;
+  readonly draft: Draft;
+}
+
 interface SpillFile {
   readonly draft: Draft;
   bytes: number;
 }
 
 export class LatentSpill {
-  readonly #i: number;
   readonly #settings: DumpSettings;
-  readonly #latents: number;
   readonly #block: Block;
   readonly #positions: StoredPositions;
   readonly #indices: SpillFile;
-  readonly #values: SpillFile;
+  readonly #floats: readonly (SpilledFloats & SpillFile)[];
   /** The number of active latents in each slot, [slots]. */
   readonly #counts: Uint32Array;
   /** The first entry of each row in the spill files, [rows], and the number of its entries. */
@@ -40,21 +46,18 @@ export class LatentSpill {
   readonly #sizes: Float64Array;
   #entries = 0;
 
-  /** For the latents of autoencoder `i`. `discard` discards the drafts. */
+  /** For the latents of one autoencoder. `discard` discards the drafts. */
   constructor(
-    i: number,
     settings: DumpSettings,
     block: Block,
     positions: StoredPositions,
-    { indices, values }: { indices: Draft; values: Draft },
+    { indices, floats }: { indices: Draft; floats: readonly SpilledFloats[] },
   ) {
-    this.#i = i;
     this.#settings = settings;
-    this.#latents = (settings.autoencoders[i] as SparseLocation).latents;
     this.#block = block;
     this.#positions = positions;
     this.#indices = { draft: indices, bytes: 0 };
-    this.#values = { draft: values, bytes: 0 };
+    this.#floats = floats.map((one) => ({ ...one, bytes: 0 }));
     this.#counts = new Uint32Array(positions.count);
     this.#starts = new Float64Array(block.rows);
     this.#sizes = new Float64Array(block.rows);
@@ -64,31 +67,51 @@ export class LatentSpill {
     return this.#entries;
   }
 
-  /** Adds the latents of a batch, and to `counter` those values that are stored and not finite. */
-  async append(batch: Batch, csr: SparseLatents, counter: NonFiniteCounter): Promise<void> {
-    const spans = this.#storedSpans(batch, csr);
-    const count = spans.reduce((sum, { from, to }) => sum + to - from, 0);
-    const indices = new (indexDType(this.#latents) === 'uint16' ? Uint16Array : Int32Array)(count);
-    const values = new Float32Array(count);
-    let at = 0;
-    for (const { from, to } of spans) {
-      indices.set(csr.indices.subarray(from, to), at);
-      values.set(csr.values.subarray(from, to), at);
-      at += to - from;
-    }
-    const dtype = latentDType(this.#settings.dtype);
-    if (nextNonFinite(values, dtype) >= 0) this.#count(batch, csr, counter);
-    await append(this.#indices, indices);
-    await append(this.#values, toStored(values, dtype));
+  /** The indices in `namedValues` of the floats of each entry. */
+  get columns(): number[] {
+    return this.#floats.map(({ of }) => of);
   }
 
-  #count({ rows, seq }: Batch, { rowPtr, indices, values }: SparseLatents, counter: NonFiniteCounter): void {
+  /**
+   * Adds the latents of a batch, and to `counter` those floats that are stored and not finite. `floats` [entries] each,
+   * in the order of `columns`.
+   */
+  async append(
+    batch: Batch,
+    csr: SparseLatents,
+    floats: readonly Float32Array[],
+    counter: NonFiniteCounter,
+  ): Promise<void> {
+    const spans = this.#storedSpans(batch, csr);
+    const count = spans.reduce((sum, { from, to }) => sum + to - from, 0);
+    const Indices = indexDType(this.#width) === 'uint16' ? Uint16Array : Int32Array;
+    await append(this.#indices, gathered(csr.indices, spans, new Indices(count)));
+    for (const [n, file] of this.#floats.entries()) {
+      const { of, named } = file;
+      const all = floats[n] as Float32Array;
+      const values = gathered(all, spans, new Float32Array(count));
+      if (nextNonFinite(values, named.dtype) >= 0) this.#count(batch, { ...csr, values: all }, of, counter);
+      await append(file, toStored(values, named.dtype));
+    }
+  }
+
+  /** The number of latents. */
+  get #width(): number {
+    return (this.#floats[0] as SpilledFloats).named.width;
+  }
+
+  #count(
+    { rows, seq }: Batch,
+    { rowPtr, indices, values }: SparseLatents,
+    of: number,
+    counter: NonFiniteCounter,
+  ): void {
     for (const [n, row] of rows.entries()) {
       this.#eachSlot(row, (_, flat) => {
         const at = n * seq + flat - row * this.#settings.context;
         const [from, to] = [Number(rowPtr[at]), Number(rowPtr[at + 1])];
         const placeOf = (entry: number) => ({ flat, index: indices[from + entry] as number });
-        counter.addLatents(this.#i, values.subarray(from, to), placeOf);
+        counter.addSparse(of, values.subarray(from, to), placeOf);
       });
     }
   }
@@ -140,14 +163,14 @@ export class LatentSpill {
     return this.#copy(this.#indices, write, offset, buffer);
   }
 
-  /** Writes the values in the order of the rows. `buffer` is overwritten. */
-  writeValues(write: Write, offset: number, buffer: Uint8Array): Promise<void> {
-    return this.#copy(this.#values, write, offset, buffer);
+  /** Writes the floats in the order of the rows, each at the offset of its tensor. `buffer` is overwritten. */
+  async writeFloats(write: Write, offsetOf: (tensor: string) => number, buffer: Uint8Array): Promise<void> {
+    for (const file of this.#floats) await this.#copy(file, write, offsetOf(file.named.tensor), buffer);
   }
 
   async discard(): Promise<void> {
-    const discarding = [this.#indices, this.#values].map(({ draft }) => draft.discard());
-    await Promise.allSettled(discarding); // both must end before a failure is reported
+    const discarding = [this.#indices, ...this.#floats].map(({ draft }) => draft.discard());
+    await Promise.allSettled(discarding); // all must end before a failure is reported
     await Promise.all(discarding);
   }
 
@@ -175,6 +198,20 @@ export class LatentSpill {
     }
     await flush();
   }
+}
+
+/** The elements of the spans, in `into`. */
+function gathered<T extends Float32Array | Uint16Array | Int32Array>(
+  all: Float32Array | Int32Array,
+  spans: readonly EntrySpan[],
+  into: T,
+): T {
+  let at = 0;
+  for (const { from, to } of spans) {
+    into.set(all.subarray(from, to), at);
+    at += to - from;
+  }
+  return into;
 }
 
 async function append(file: SpillFile, view: ArrayBufferView): Promise<void> {

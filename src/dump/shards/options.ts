@@ -95,6 +95,7 @@ const plainNames: OptionNames<PlainOptions> = {
   seed: true,
   statistics: true,
   parquet: true,
+  gradientOf: true,
 };
 
 const plainOptionNames = Object.keys(plainNames) as (keyof PlainOptions)[];

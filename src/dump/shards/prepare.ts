@@ -10,7 +10,7 @@ import {
   describe,
   wrong,
 } from '../../engine/check.js';
-import { checkDevice, Device } from '../../engine/device.js';
+import { checkDevice, Device, type DeviceName, getDefaultDevice } from '../../engine/device.js';
 import type { DType } from '../../engine/dtype.js';
 import { sizeOf } from '../../engine/shape.js';
 import type { FetchOptions } from '../../files/blob/blob.js';
@@ -84,15 +84,26 @@ export function checkRequest(operation: string, options: Omit<DumpOptions, 'corp
     throw new TypeError('dump: precision is for a model given by name; this one is loaded already');
   }
   if (workers !== undefined) checkWorkers(operation, options);
+  if (options.gradientOf !== undefined && device) checkGradientDevice(device);
   checkUsed(autoencoders, locations);
 }
 
 function checkWorkers(operation: string, options: Omit<DumpOptions, 'corpus'>): void {
   const { workers, device } = options;
   if (!Array.isArray(workers) || workers.length === 0) throw new RangeError('dump: workers must name one at least');
-  for (const [i, worker] of workers.entries()) checkWorker(operation, worker, i);
+  for (const [i, worker] of workers.entries()) checkWorker(operation, worker, i, options.gradientOf !== undefined);
   checkByName(options, 'workers');
   if (device !== undefined) throw new TypeError('dump: with workers, the device is that of each worker');
+}
+
+/** The error of a dump with gradients on a device that cannot compute them. */
+export class NoGradients extends Error {}
+
+function checkGradientDevice(device: Device | DeviceName, what = 'this'): void {
+  if (`${device}` === 'cpu') return;
+  throw new NoGradients(
+    `dump: gradients are computed on the CPU alone so far, and ${what} is on ${device}: choose cpu (--device cpu)`,
+  );
 }
 
 const precisions: readonly DType[] = ['float32', 'bfloat16', 'float16'];
@@ -119,12 +130,13 @@ function checkUsed(autoencoders: Record<string, AutoencoderSource>, locations: r
   throw new TypeError(`dump: autoencoders has '${unused}', which no location names: LOCATION -> ${unused}`);
 }
 
-function checkWorker(operation: string, worker: WorkerOptions, i: number): void {
+function checkWorker(operation: string, worker: WorkerOptions, i: number, hasGradients: boolean): void {
   checkOptions(operation, worker, workerOptionNames, `workers[${i}]`);
   const { device, threads } = worker;
   if (typeof device !== 'string' || !/^(cpu|cuda(:\d+)?)$/.test(device)) {
     throw new RangeError(wrong('dump', `workers[${i}].device`, "'cpu', 'cuda' or 'cuda:N'", describe(device)));
   }
+  if (hasGradients) checkGradientDevice(device, `workers[${i}]`);
   if (threads !== undefined) checkInteger('dump', `workers[${i}].threads`, threads, 1, 1024);
 }
 
@@ -152,10 +164,13 @@ export async function prepare(
   const { autoencoders: given = {}, threshold = 0, onFetch, signal, device, precision } = options;
   const fetching: FetchOptions = { ...(onFetch && { onProgress: onFetch }), ...(signal && { signal }) };
   const loading = { ...fetching, ...(device && { device }), ...(precision && { dtype: precision }) };
+  const hasGradients = options.gradientOf !== undefined;
+  if (hasGradients && typeof options.model === 'string') checkGradientDevice(device ?? getDefaultDevice());
   if (typeof options.model === 'string') await permit?.checkModel(options.model);
   const loaded = typeof options.model === 'string' ? await Transformer.load(options.model, loading) : undefined;
   const model = loaded ?? (await subjectOf(options.model as SubjectModel | ModelContext));
   checkSubject(model, device);
+  if (hasGradients) checkGradients(model);
   const found: FoundAutoencoder[] = [];
   const dispose = () => {
     for (const { autoencoder, own } of found) if (own) autoencoder.dispose();
@@ -243,6 +258,14 @@ function checkSubject(model: SubjectModel, wanted: Device | undefined): void {
     throw new TypeError(`dump: device is for a model given by name; this one is loaded already, on ${device}`);
   }
   checkWritable({ name, digest: '', dtype, vocabulary: nVocab, config });
+}
+
+/** @throws TypeError when a model of the user's own has no gradients; Error when they cannot be computed. */
+function checkGradients({ gradients, device }: SubjectModel): void {
+  if (typeof gradients !== 'function') {
+    throw new TypeError(wrong('dump', 'model.gradients', 'a function, for gradientOf', describe(gradients)));
+  }
+  checkGradientDevice(device);
 }
 
 const subjectOf = async (model: SubjectModel | ModelContext): Promise<SubjectModel> =>

@@ -7,14 +7,14 @@ import { handleSource } from '../../files/byte_source.js';
 import { type Draft, newTag, type Store } from '../../files/store/store.js';
 import { type Block, positionInDocument } from '../corpus/blocks.js';
 import { digestOf, onDisk, writeAll } from '../format/disk.js';
-import { featureNames, latentDType, latentsName, ShardLayout, widthOf } from '../format/layout.js';
+import { type DenseValues, latentsName, type NamedValues, namedValues, ShardLayout } from '../format/layout.js';
 import { type ListedFile, type ShardEntry, shardFile } from '../format/manifest.js';
-import { denseDType, type FoundValue, NonFiniteCounter, NonFiniteError, storedSizes } from '../format/non_finite.js';
+import { type FoundValue, NonFiniteCounter, NonFiniteError, storedSizes } from '../format/non_finite.js';
 import { type StoredPositions, storedPositionsOf } from '../format/positions.js';
-import type { DenseLocation, DumpSettings, SparseLocation } from '../format/settings.js';
+import type { DumpSettings, SparseLocation } from '../format/settings.js';
 import { quantized, type StoredFloats, toStored, transferDType } from '../format/stored_floats.js';
 import type { Batch } from './batches.js';
-import { LatentSpill } from './latent_spill.js';
+import { LatentSpill, type SpilledFloats } from './latent_spill.js';
 import { draftParquet, type FinishedShard } from './shard_parquet.js';
 import { ShardStatistics } from './shard_statistics.js';
 import { packedSpans, paddedSpans } from './spans.js';
@@ -38,6 +38,7 @@ export class ShardWriter {
   readonly #settings: DumpSettings;
   readonly #block: Block;
   readonly #positions: StoredPositions;
+  readonly #named: readonly NamedValues[];
   readonly #draft: Draft;
   readonly #spills: readonly LatentSpill[];
   readonly #layout: ShardLayout;
@@ -58,8 +59,8 @@ export class ShardWriter {
     this.#spills = spills;
     this.#layout = ShardLayout.beforeLatents(settings, { rows: block.rows, positions: positions.count });
     this.#statistics = settings.statistics ? new ShardStatistics(settings, block) : undefined;
-    const isInt8 = (feature: number) => settings.dtype === 'int8' && feature < settings.locations.length;
-    this.#nonFinite = new NonFiniteCounter(settings, (feature) => finite || isInt8(feature));
+    this.#named = namedValues(settings);
+    this.#nonFinite = new NonFiniteCounter(settings, (of) => finite || this.#named[of]?.dtype === 'int8');
   }
 
   /** Creates the unfinished file and writes the tokens. */
@@ -80,8 +81,13 @@ export class ShardWriter {
       const draft = await begin();
       const spills: LatentSpill[] = [];
       for (const i of settings.autoencoders.keys()) {
-        const drafts = { indices: await begin(`${i}-indices`), values: await begin(`${i}-values`) };
-        spills.push(new LatentSpill(i, settings, block, shard.positions, drafts));
+        const indices = await begin(`${i}-indices`);
+        const floats: SpilledFloats[] = [];
+        for (const [of, named] of namedValues(settings).entries()) {
+          if (!named.isSparse || named.index !== i) continue;
+          floats.push({ of, named, draft: await begin(`${i}-${named.isGradient ? 'gradients' : 'values'}`) });
+        }
+        spills.push(new LatentSpill(settings, block, shard.positions, { indices, floats }));
       }
       const writer = new ShardWriter(shard, draft, spills);
       await writer.#writeTokens();
@@ -116,23 +122,23 @@ export class ShardWriter {
   }
 
   /**
-   * Writes the batch's `values` [rows, seq, ...] of location `i`, except padding and left-out positions. `values` is
-   * overwritten. `allFinite`: none of them needs to be looked at.
+   * Writes the batch's `values` [rows, seq, ...] of the dense `namedValues[of]`, except padding and left-out positions.
+   * `values` is overwritten. `allFinite`: none of them needs to be looked at.
    */
-  async writeDense(i: number, batch: Batch, values: StoredFloats, allFinite: boolean): Promise<void> {
-    const entry = this.#settings.locations[i] as DenseLocation;
+  async writeDense(of: number, batch: Batch, values: StoredFloats, allFinite: boolean): Promise<void> {
+    const named = this.#named[of] as DenseValues;
+    const { width } = named;
     const { context } = this.#settings;
     const { flatPositions } = this.#positions;
-    const width = widthOf(entry);
-    this.#statistics?.addDense(i, batch, values as Float32Array);
+    this.#statistics?.addDense(of, batch, values as Float32Array);
     const spans = flatPositions
       ? packedSpans(batch, { ...this.#positions, flatPositions }, context, values, width)
       : paddedSpans(batch, this.#block, context);
     for (const { first, slot, count } of spans) {
       const vectors = values.subarray(first * width, (first + count) * width);
       const flatOf = (n: number) => (flatPositions ? (flatPositions[slot + n] as number) : slot + n);
-      if (!allFinite) this.#nonFinite.addDense(i, vectors, flatOf);
-      if (!this.#nonFinite.refused) await this.#writeVectors(entry, slot, vectors);
+      if (!allFinite) this.#nonFinite.addDense(of, vectors, flatOf);
+      if (!this.#nonFinite.refused) await this.#writeVectors(named, slot, vectors);
     }
   }
 
@@ -151,25 +157,29 @@ export class ShardWriter {
     if (refused) throw refusal(this.#settings, this.#block, refused);
   }
 
-  async #writeVectors(entry: DenseLocation, slot: number, values: StoredFloats): Promise<void> {
-    const { dtype } = this.#settings;
-    const { location } = entry;
-    const width = widthOf(entry);
+  async #writeVectors({ tensor, dtype, width }: DenseValues, slot: number, values: StoredFloats): Promise<void> {
     const put = (name: string, view: ArrayBufferView & { readonly BYTES_PER_ELEMENT: number }, vector: number) =>
       this.#write(view, this.#layout.offset(name) + slot * vector * view.BYTES_PER_ELEMENT);
     if (dtype === 'int8') {
       const { integers, scales } = quantized(values as Float32Array, width);
-      await put(`${location}.scale`, scales, 1);
-      await put(location, integers, width);
+      await put(`${tensor}.scale`, scales, 1);
+      await put(tensor, integers, width);
     } else {
-      await put(location, values instanceof Float32Array ? toStored(values, dtype) : values, width);
+      await put(tensor, values instanceof Float32Array ? toStored(values, dtype) : values, width);
     }
   }
 
-  /** Adds the latents of the batch's [rows * seq] positions. */
-  async appendLatents(i: number, batch: Batch, csr: SparseLatents): Promise<void> {
-    this.#statistics?.addSparse(i, batch, csr);
-    await this.#spills[i]?.append(batch, csr, this.#nonFinite);
+  /**
+   * Adds the latents of autoencoder `i` at the batch's [rows * seq] positions, and the gradient of each, where the dump
+   * has gradients.
+   */
+  async appendLatents(i: number, batch: Batch, csr: SparseLatents, gradients?: Float32Array): Promise<void> {
+    const spill = this.#spills[i] as LatentSpill;
+    const floats = gradients ? [csr.values, gradients] : [csr.values];
+    for (const [n, values] of floats.entries()) {
+      this.#statistics?.addSparse(spill.columns[n] as number, batch, { ...csr, values });
+    }
+    await spill.append(batch, csr, floats, this.#nonFinite);
   }
 
   /** Completes the file and gives it its name. Returns its entry in the manifest. `buffer` is overwritten. */
@@ -181,7 +191,7 @@ export class ShardWriter {
       const name = latentsName((this.#settings.autoencoders[i] as SparseLocation).location);
       await spill.writePointers(this.#write, layout.offset(`${name}.row_ptr`), buffer);
       await spill.writeIndices(this.#write, layout.offset(`${name}.indices`), buffer);
-      await spill.writeValues(this.#write, layout.offset(`${name}.values`), buffer);
+      await spill.writeFloats(this.#write, (tensor) => layout.offset(tensor), buffer);
       await spill.discard();
     }
     await this.#statistics?.write(this.#write, layout);
@@ -237,20 +247,18 @@ async function discardAll(written: readonly Pick<Draft, 'discard'>[]): Promise<v
   await Promise.allSettled(written.map((part) => part.discard()));
 }
 
-function refusal(settings: DumpSettings, block: Block, { feature, flat, index, value }: FoundValue): NonFiniteError {
-  const { context, locations, dtype } = settings;
-  const isDense = feature < locations.length;
+function refusal(settings: DumpSettings, block: Block, { of, flat, index, value }: FoundValue): NonFiniteError {
+  const { name, isSparse, dtype } = namedValues(settings)[of] as NamedValues;
+  const { context } = settings;
   const position = `position ${positionInDocument(block, flat)} in document ${block.document[flat]}`;
   const row = `row ${Math.floor(flat / context)}, position ${flat % context} of ${shardFile(block.number)}`;
-  const where = `${isDense ? 'value' : 'latent'} ${index} at ${position} (${row})`;
-  const name = featureNames(settings)[feature];
-  if (isDense && dtype === 'int8') {
+  const where = `${isSparse ? 'latent' : 'value'} ${index} at ${position} (${row})`;
+  if (dtype === 'int8') {
     const advice = `choose float16, and another folder. It is ${where}`;
     return new NonFiniteError(`dump: ${name}: ${value} is not finite, which int8 cannot hold: ${advice}`, block.number);
   }
-  const rounding = isDense ? denseDType(dtype) : latentDType(dtype);
-  const rounded = isDense && transferDType(settings) !== 'float32' && !Number.isNaN(value);
-  const is = rounded ? `is not finite, or was too large for ${rounding}` : `is not finite`;
-  const what = Number.isFinite(value) ? `${value} is too large for ${rounding}` : `${value} ${is}`;
+  const rounded = !isSparse && transferDType({ dtype }, settings) !== 'float32' && !Number.isNaN(value);
+  const is = rounded ? `is not finite, or was too large for ${dtype}` : `is not finite`;
+  const what = Number.isFinite(value) ? `${value} is too large for ${dtype}` : `${value} ${is}`;
   return new NonFiniteError(`dump: ${name}: ${what}: ${where}. Without finite, such values are counted`, block.number);
 }

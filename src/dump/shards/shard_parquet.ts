@@ -3,7 +3,7 @@ import { handleSource } from '../../files/byte_source.js';
 import type { Draft, Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { digestOf, onDisk, type ReadableFile, writeAll } from '../format/disk.js';
-import { latentDType, latentsName, type ShardLayout } from '../format/layout.js';
+import { latentsName, type ShardLayout, type SparseValues, sparseValues } from '../format/layout.js';
 import { type ListedFile, parquetFile } from '../format/manifest.js';
 import { type LatentEntries, writeLatentsParquet } from '../format/parquet.js';
 import { rowsPerShard, type StoredPositions } from '../format/positions.js';
@@ -58,6 +58,16 @@ async function entriesOf(shard: FinishedShard, i: number): Promise<LatentEntries
   const { location, latents } = settings.autoencoders[i] as SparseLocation;
   const read = (part: string, from?: number, to?: number): Promise<StoredArray> =>
     readElements(shard.path, shard.file, shard.layout.tensor(`${latentsName(location)}.${part}`), from, to);
+  const floats =
+    ({ tensor, dtype }: SparseValues) =>
+    async (from: number, to: number): Promise<Float32Array> => {
+      const stored = await readElements(shard.path, shard.file, shard.layout.tensor(tensor), from, to);
+      return fromStored(stored as StoredFloats, dtype);
+    };
+  const [values, gradients] = sparseValues(settings).filter(({ index }) => index === i) as [
+    SparseValues,
+    SparseValues?,
+  ];
   return {
     latents,
     firstRow: block.number * rowsPerShard(settings),
@@ -68,8 +78,7 @@ async function entriesOf(shard: FinishedShard, i: number): Promise<LatentEntries
     flatPositions: positions.flatPositions,
     rowPtr: (await read('row_ptr')) as BigInt64Array,
     indices: async (from, to) => (await read('indices', from, to)) as Uint16Array | Int32Array,
-    values: async (from, to) => {
-      return fromStored((await read('values', from, to)) as StoredFloats, latentDType(settings.dtype));
-    },
+    values: floats(values),
+    ...(gradients && { gradients: floats(gradients) }),
   };
 }

@@ -1,7 +1,7 @@
 // The statistics of a shard's features, gathered batch by batch.
 import type { SparseLatents } from '../../engine/ops/sparse_encode.js';
 import type { Block } from '../corpus/blocks.js';
-import { featureNames, featureWidths, type ShardLayout, statisticNames } from '../format/layout.js';
+import { type NamedValues, namedValues, type ShardLayout, statisticNames } from '../format/layout.js';
 import { passes } from '../format/positions.js';
 import type { DumpSettings } from '../format/settings.js';
 import { FeatureStatistics } from '../format/statistics.js';
@@ -11,27 +11,29 @@ import type { Write } from './latent_spill.js';
 export class ShardStatistics {
   readonly #settings: DumpSettings;
   readonly #block: Block;
-  /** The features of the locations, and then those of the latents. */
+  readonly #named: readonly NamedValues[];
+  /** Of the features of each of them. */
   readonly #features: readonly FeatureStatistics[];
 
   constructor(settings: DumpSettings, block: Block) {
     this.#settings = settings;
     this.#block = block;
-    this.#features = featureWidths(settings).map((width) => new FeatureStatistics(width));
+    this.#named = namedValues(settings);
+    this.#features = this.#named.map(({ width }) => new FeatureStatistics(width));
   }
 
-  /** Adds `values` [rows, seq, ...] of location `i`. */
-  addDense(i: number, { order, rows, seq }: Batch, values: Float32Array): void {
+  /** Adds `values` [rows, seq, ...] of the dense `namedValues[of]`. */
+  addDense(of: number, { order, rows, seq }: Batch, values: Float32Array): void {
     const size = values.length / rows.length;
     for (const n of order) {
       const own = values.subarray(n * size, (n + 1) * size);
-      this.#features[i]?.addDense(own, this.#counted(rows[n] as number, seq));
+      this.#features[of]?.addDense(own, this.#counted(rows[n] as number, seq));
     }
   }
 
-  /** Adds latents of autoencoder `i`. */
-  addSparse(i: number, { order, rows, seq }: Batch, { rowPtr, indices, values }: SparseLatents): void {
-    const statistics = this.#features[this.#settings.locations.length + i];
+  /** Adds entries of the sparse `namedValues[of]`. */
+  addSparse(of: number, { order, rows, seq }: Batch, { rowPtr, indices, values }: SparseLatents): void {
+    const statistics = this.#features[of];
     for (const n of order) {
       const ranges = this.#counted(rows[n] as number, seq).map((position) => {
         const at = n * seq + position;
@@ -54,7 +56,7 @@ export class ShardStatistics {
 
   /** Must be called only once. */
   async write(write: Write, layout: ShardLayout): Promise<void> {
-    for (const [i, name] of featureNames(this.#settings).entries()) {
+    for (const [i, { name }] of this.#named.entries()) {
       const found = (this.#features[i] as FeatureStatistics).finish();
       await write(BigInt64Array.of(BigInt(found.count)), layout.offset(`${name}.count`));
       for (const statistic of statisticNames) {

@@ -52,10 +52,10 @@ const settings = {
 
 test('the first refused value does not depend on the order; counts have the order of the names', () => {
   const add = [
-    (counter: NonFiniteCounter) => counter.addLatents(0, Float32Array.of(1, Infinity), () => ({ flat: 5, index: 7 })),
+    (counter: NonFiniteCounter) => counter.addSparse(2, Float32Array.of(1, Infinity), () => ({ flat: 5, index: 7 })),
     (counter: NonFiniteCounter) => counter.addDense(1, Float32Array.of(0, 1e6, Number.NaN), () => 5),
     (counter: NonFiniteCounter) => counter.addDense(1, Float32Array.of(0, 0, 0, 0, 0, Number.NaN), (n) => 9 + n),
-    (counter: NonFiniteCounter) => counter.addLatents(0, Float32Array.of(Number.NaN), () => ({ flat: 5, index: 6 })),
+    (counter: NonFiniteCounter) => counter.addSparse(2, Float32Array.of(Number.NaN), () => ({ flat: 5, index: 6 })),
   ] as const;
   for (const order of [
     [0, 1, 2, 3],
@@ -63,13 +63,13 @@ test('the first refused value does not depend on the order; counts have the orde
     [2, 0, 3, 1],
   ]) {
     const counter = new NonFiniteCounter(settings, () => true);
-    const latentsOnly = new NonFiniteCounter(settings, (feature) => feature === 2);
+    const latentsOnly = new NonFiniteCounter(settings, (of) => of === 2);
     for (const i of order) {
       add[i]?.(counter);
       add[i]?.(latentsOnly);
     }
-    assert.equal(counter.refused, { feature: 1, flat: 5, index: 1, value: 1e6 });
-    assert.equal(latentsOnly.refused, { feature: 2, flat: 5, index: 6, value: Number.NaN });
+    assert.equal(counter.refused, { of: 1, flat: 5, index: 1, value: 1e6 });
+    assert.equal(latentsOnly.refused, { of: 2, flat: 5, index: 6, value: Number.NaN });
     const counts = counter.counts([32, 12, 9]);
     assert.equal(Object.entries(counts ?? {}), [
       ['resid/post_emb', { nan: 2, infinite: 1, values: 12 }],
@@ -98,7 +98,7 @@ test('of attention logits, -Infinity at later keys is a mask, and nothing else i
     counter.addDense(0, odd, () => 5);
   }
   assert.equal(counter.counts([8, 1, 1]), { '0/attn/qk_logits': { nan: 1, infinite: 2, values: 8 } });
-  assert.equal(counter.refused, { feature: 0, flat: 5, index: 3, value: masked });
+  assert.equal(counter.refused, { of: 0, flat: 5, index: 3, value: masked });
 });
 
 test('totals of shards, and lines about them', () => {

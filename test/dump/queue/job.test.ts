@@ -2,7 +2,7 @@
 // thousand random changes of it.
 import * as assert from 'uvu/assert';
 import { FieldError } from '../../../src/dump/format/schema.js';
-import { knownSettings } from '../../../src/dump/format/settings.js';
+import { type DumpSettings, knownSettings } from '../../../src/dump/format/settings.js';
 import { BadJob, type JobOrigin, jobData, plainRequest, readJob } from '../../../src/dump/queue/job.js';
 import type { ShardedDump } from '../../../src/dump/workers/shard_session.js';
 import { suite } from '../../support/harness.js';
@@ -29,6 +29,7 @@ const dump: ShardedDump = {
     seed: 3,
     statistics: true,
     parquet: false,
+    gradientOf: 'loss',
     shardTokens: 640,
     limit: 25600,
   },
@@ -56,6 +57,7 @@ const dump: ShardedDump = {
     seed: 3,
     statistics: true,
     parquet: false,
+    gradientOf: 'loss',
     part: { index: 0, count: 1 },
   },
   count: 40,
@@ -205,22 +207,34 @@ const together = [
   'request.limit',
   'request.sample',
   'request.seed',
-].concat(['request.statistics', 'request.parquet', 'request.corpus', 'request.batch', 'settings.part']);
+].concat([
+  'request.statistics',
+  'request.parquet',
+  'request.gradientOf',
+  'request.corpus',
+  'request.batch',
+  'settings.part',
+]);
 
 test('a job that would take hours or tens of GB of a worker or a planner is refused', () => {
-  const { request, settings } = dump;
+  const { gradientOf: _, ...request } = dump.request;
+  const { gradientOf, ...settings } = dump.settings;
   const refused = (change: Partial<ShardedDump>, pattern: RegExp) =>
     assert.throws(
       () => readJob('merge', again({ ...dump, ...change }), origin),
       (error: Error) => error instanceof BadJob && pattern.test(error.message),
     );
+  const plain = { request, settings };
   refused({ count: 999_999_999 }, /job's count must be of shards that a manifest can list, but is 999999999$/);
   refused({ count: 10_000_000 }, /job's count must/);
-  readJob('merge', again({ ...dump, count: 1_000_000 }), origin);
+  readJob('merge', again({ ...dump, ...plain, count: 1_000_000 }), origin);
   const logits = { ...settings, locations: [{ location: 'logits', shape: [32, 50257] }] };
   const batched = (batch: number) => ({ settings: logits, request: { ...request, batch } });
   refused(batched(8192), /request\.batch must be 664 at most with rows of 32 tokens at these locations, but is 8192$/);
   readJob('merge', again({ ...dump, ...batched(664) }), origin);
+  const recorded = (batch: number) => ({ ...batched(batch), settings: { ...logits, gradientOf } as DumpSettings });
+  refused(recorded(664), /request\.batch must be 130 at most with rows of 32 tokens at these locations, but is 664$/);
+  readJob('merge', again({ ...dump, ...recorded(130) }), origin);
   const many = Array.from({ length: 2000 }, (_, i) => ({
     ...settings.autoencoders[0],
     location: `${i}/resid/delta_mlp`,

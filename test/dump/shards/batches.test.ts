@@ -67,4 +67,20 @@ test('where the keys are a dimension, all rows have the whole context and stay i
   );
 });
 
+test('for gradients, the rows of a batch have one length, and come in the same order as without', () => {
+  const rng = random(7);
+  const plan = planOf(16, 4);
+  const withGradients = { ...plan, settings: { ...plan.settings, gradientOf: 'loss' } } as DumpPlan;
+  for (let round = 0; round < 100; round++) {
+    const block = blockOf(Array.from({ length: rng.integer(1, 60) }, () => rng.integer(1, 17)));
+    const orderOf = (of: DumpPlan) =>
+      batchesOf(of, block).flatMap(({ rows, order }) => Array.from(order, (n) => rows[n] as number));
+    assert.equal(orderOf(withGradients), orderOf(plan));
+    for (const { rows, seq } of batchesOf(withGradients, block)) {
+      assert.ok(rows.every((row) => block.lengths[row] === seq));
+      assert.ok(rows.length * seq <= 4 * 16);
+    }
+  }
+});
+
 test.run();
