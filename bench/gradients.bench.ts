@@ -34,7 +34,7 @@ const torch = () =>
   new Worker(process.env.PYTHON ?? 'python3', ['-u', join(packageRoot, 'bench/compare/torch_peer.py')]);
 const sides: Record<string, () => Worker> = { sonde, ...(options['no-peer'] ? {} : { PyTorch: torch }) };
 
-const [model, batch, length, half] = full ? (['gpt2-small', 4, 512, 8] as const) : (['tiny', 1, 8, 1] as const);
+const [model, batch, length, later] = full ? (['gpt2-small', 4, 512, 8] as const) : (['tiny', 1, 8, 1] as const);
 const sizes = { dtype: 'float32', model, batch, length } as const;
 const forward: Spec = { ...sizes, op: 'forward', until: 'logits' };
 const back = (of: number | 'parameters', loss: 'all' | 'last' = 'all'): Spec => ({
@@ -43,8 +43,8 @@ const back = (of: number | 'parameters', loss: 'all' | 'last' = 'all'): Spec => 
 });
 const [pass, stream, parameters] = ['the pass alone', 'with activations', 'with parameters'];
 const whole = { [pass]: forward, [stream]: back(0), [parameters]: back('parameters') };
-const [toFirst, toHalf] = ['to layer 0', `to layer ${half}`];
-const ways = { [toFirst]: back(0, 'last'), [toHalf]: back(half, 'last') };
+const [toFirst, toLater] = ['to layer 0', `to layer ${later}`];
+const ways = { [toFirst]: back(0, 'last'), [toLater]: back(later, 'last') };
 
 /** A process whose failure ends the benchmark. */
 async function ask(worker: Worker, request: Request) {
@@ -117,10 +117,10 @@ const backward = await measure(ways);
 say(
   '\nThe loss is that of a token behind the last position. Activations: the gradient of the stream before the layer.\n',
 );
-say(`| backward alone | ${toFirst} | ${toHalf} | the second as a part of the first | target | |`);
+say(`| backward alone | ${toFirst} | ${toLater} | the second as a part of the first | target | |`);
 say('|---|---|---|---|---|---|');
 for (const side of Object.keys(sides)) {
-  const [first, second] = [toFirst, toHalf].map((name) => backward[name]?.[side] as number[]) as [number[], number[]];
+  const [first, second] = [toFirst, toLater].map((name) => backward[name]?.[side] as number[]) as [number[], number[]];
   const part = relativeSpeeds(second, first);
   const judged = side === 'sonde' ? ['<= 0.4', verdict(median(part) <= 0.4)] : ['', ''];
   say(`| ${[side, showTime(median(first)), showTime(median(second)), showRatios(part), ...judged].join(' | ')} |`);

@@ -450,7 +450,8 @@ async function prepareGradients(spec: Of<'gradients'>): Promise<Prepared> {
     return hooks;
   }
   async function lossOf(hooks: TransformerHooks, grad: boolean | 'parameters'): Promise<Tensor> {
-    const { logits } = await xf.forward(tokens, { hooks, grad, ...(last && { logitsAt: 'last' }) });
+    const { logits, kvCaches } = await xf.forward(tokens, { hooks, grad, ...(last && { logitsAt: 'last' }) });
+    kvCaches.dispose(); // those that nobody reads would be kept for a few passes
     const loss = crossEntropy(logits, targets, counted);
     logits.dispose();
     return loss;
