@@ -5,8 +5,14 @@ import sys
 import time
 
 
+def own_memory(line):
+    with open("/proc/self/status") as status:
+        return next(1024 * int(text.split()[1]) for text in status if text.startswith(line))
+
+
 def serve(describe, prepare, synchronize=lambda: None, drop=lambda: None):
-    """prepare(spec, seed) gives what is to be repeated and a function that computes its error, or None."""
+    """prepare(spec, seed) gives what is to be repeated and a function that computes its error, or None; and where there is
+    one, a function that is called instead of timing the former, and gives seconds."""
     prepared = []
 
     def repeat(run, repetitions):
@@ -22,15 +28,24 @@ def serve(describe, prepare, synchronize=lambda: None, drop=lambda: None):
         if what == "describe":
             return {"text": describe()}
         if what == "prepare":
-            run, error = prepare(request["spec"], request["seed"])
+            run, error, *seconds = prepare(request["spec"], request["seed"])
             repeat(run, 1)
-            prepared.append(run)
+            prepared.append((run, *seconds))
             return {"prepared": len(prepared) - 1, **({"error": error()} if error else {})}
         if what == "time":
-            run = prepared[request["prepared"]]
+            run, *seconds = prepared[request["prepared"]]
+            if seconds:
+                return {"seconds": seconds[0]()}
             if request["warm"]:
                 repeat(run, 1)  # a device that was idle has a low clock
             return {"seconds": repeat(run, request["repetitions"])}
+        if what == "memory":
+            run, *_ = prepare(request["spec"], request["seed"])
+            synchronize()
+            before = own_memory("VmRSS")
+            for _ in range(request["repetitions"]):
+                repeat(run, 1)
+            return {"memory": {"before": before, "peak": own_memory("VmHWM")}}
         prepared.clear()
         drop()
         return {}

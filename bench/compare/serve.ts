@@ -1,6 +1,7 @@
 // A side's end of the benchmarks, in TypeScript (peer.py is the same in Python): compare.ts asks, a line of JSON for a
 // line of JSON.
 import { createInterface } from 'node:readline';
+import { ownMemory } from '../../test/support/machine.js';
 import type { Spec } from './spec.js';
 import type { Reply, Request } from './worker.js';
 
@@ -56,6 +57,13 @@ export async function serve(service: Service): Promise<void> {
         if (ready.seconds) return { seconds: await ready.seconds() };
         if (request.warm) await repeat(ready, 1); // a device that was idle has a low clock
         return { seconds: await repeat(ready, request.repetitions) };
+      }
+      case 'memory': {
+        const ready = await service.prepare(request.spec, request.seed);
+        await service.settle?.();
+        const before = ownMemory('VmRSS');
+        for (let i = 0; i < request.repetitions; i++) await repeat(ready, 1);
+        return { memory: { before, peak: ownMemory('VmHWM') } };
       }
       case 'drop':
         prepared = [];

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
+  AtLayers,
   Autoencoder,
   activations,
   addLayerNorm,
@@ -23,6 +24,7 @@ import {
   sparseEncode,
   Tensor,
   Transformer,
+  TransformerHooks,
 } from '../../src/index.js';
 import { relativeError } from '../../test/support/close.js';
 import { attend, checkRow, parts } from './check.js';
@@ -430,6 +432,76 @@ async function prepareForward({ dtype, model, batch, length, until }: Of<'forwar
   };
 }
 
+async function prepareGradients(spec: Of<'gradients'>): Promise<Prepared> {
+  const { dtype, model, batch, length, of, timed } = spec;
+  const xf = own(await Transformer.load(`random:${model}`, { device, dtype }));
+  const tokens = tokensOf(batch, length, xf.nVocab);
+  const last = spec.loss === 'last';
+  const following = tokens.map(([first = 0, ...others]) => (last ? [first] : [...others, first]));
+  const targets = own(Tensor.from(following, { device, dtype: 'int32' }));
+  const ends = tokens.map((row) => row.map((_, i) => i === length - 1)); // nothing comes next
+  const counted = last ? {} : { pad: own(Tensor.from(ends, { device, dtype: 'bool' })) };
+
+  type Hook = (x: Tensor) => Tensor | undefined;
+  function hooksAt(kind: 'Fwd' | 'Bwd', hook: Hook): TransformerHooks {
+    const hooks = new TransformerHooks();
+    if (of === 0) hooks.resid.postEmb[`append${kind}`](hook);
+    else if (of !== 'parameters') hooks.resid.torso.postMlp[`append${kind}`](new AtLayers(of - 1).append(hook));
+    return hooks;
+  }
+  async function lossOf(hooks: TransformerHooks, grad: boolean | 'parameters'): Promise<Tensor> {
+    const { logits, kvCaches } = await xf.forward(tokens, { hooks, grad, ...(last && { logitsAt: 'last' }) });
+    kvCaches.dispose(); // those that nobody reads would be kept for a few passes
+    const loss = crossEntropy(logits, targets, counted);
+    logits.dispose();
+    return loss;
+  }
+  /** Seconds of the way back, and the stream's gradient; no gradient, if it is the parameters that have one. */
+  async function both(): Promise<{ seconds: number; gradient: Tensor | undefined }> {
+    let gradient: Tensor | undefined;
+    const keep: Hook = (g) => {
+      gradient = g.clone();
+      return undefined;
+    };
+    using loss = await lossOf(hooksAt('Bwd', keep), of === 'parameters' ? of : true);
+    if (timed === 'backward') await device.synchronize();
+    const start = performance.now();
+    for (const parameter of (await loss.backward()).values()) parameter.dispose();
+    await device.synchronize();
+    return { seconds: (performance.now() - start) / 1000, gradient };
+  }
+  /** Of the gradient's length, by a step to both sides along it. */
+  async function error(): Promise<number> {
+    using gradient = (await both()).gradient as Tensor;
+    const location = of === 0 ? 'resid/post_emb' : `${(of as number) - 1}/resid/post_mlp`;
+    using x = (await xf.activations(tokens, [location])).get(location) as Tensor;
+    const [size, norm] = [await x.norm().item(), await gradient.norm().item()];
+    const losses: number[] = [];
+    for (const sign of [1, -1]) {
+      using step = gradient.mul((sign * 0.002 * size) / norm).to(dtype);
+      using loss = await lossOf(
+        hooksAt('Fwd', (stream) => stream.add_(step)),
+        false,
+      );
+      losses.push(await loss.item());
+    }
+    const [up = 0, down = 0] = losses;
+    return Math.abs((up - down) / (0.004 * size * norm) - 1);
+  }
+  return {
+    run: async () => (await both()).gradient?.dispose(),
+    ahead: 0,
+    ...(of !== 'parameters' && { error }),
+    ...(timed === 'backward' && {
+      seconds: async () => {
+        const { seconds, gradient } = await both();
+        gradient?.dispose();
+        return seconds;
+      },
+    }),
+  };
+}
+
 function prepareCeiling({ kind, amount }: Of<'ceiling'>): Prepared {
   return { run: () => undefined, seconds: async () => amount / (await device.ceilings())[kind] };
 }
@@ -504,6 +576,8 @@ function prepare(spec: Spec): Prepared | Promise<Prepared> {
       return prepareLaunch(spec);
     case 'forward':
       return prepareForward(spec);
+    case 'gradients':
+      return prepareGradients(spec);
     default:
       return prepareRows(spec);
   }

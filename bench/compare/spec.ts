@@ -104,6 +104,21 @@ export type Spec =
       readonly batch: number;
       readonly length: number;
       readonly until: 'logits' | `${number}/resid/delta_mlp`;
+    }
+  /**
+   * A pass of GPT-2, and back from a loss: the mean of all next tokens, or that of a token behind the last position, for
+   * which only its logits are computed.
+   */
+  | {
+      readonly op: 'gradients';
+      readonly dtype: DType;
+      readonly model: string;
+      readonly batch: number;
+      readonly length: number;
+      readonly loss: 'all' | 'last';
+      /** What has gradients: the residual stream before this layer, or every parameter. */
+      readonly of: number | 'parameters';
+      readonly timed: 'forward and backward' | 'backward';
     };
 
 /** speed: how many times as fast as the rival; time: how many times its time. */

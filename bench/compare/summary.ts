@@ -50,6 +50,14 @@ export function speedRatios(
   );
 }
 
+/**
+ * How many times as fast as the rival in one thing, as a part of that in another: per round, of what was measured side by
+ * side.
+ */
+export function relativeSpeeds(one: readonly number[], other: readonly number[]): number[] {
+  return one.slice(0, other.length).map((speed, i) => speed / (other[i] as number));
+}
+
 export const reaches = (goal: Goal, speed: number): boolean =>
   'speed' in goal ? speed >= goal.speed : 1 / speed <= goal.time;
 
@@ -78,13 +86,20 @@ const showArm = (work: Work, { seconds, failure }: ArmResult): string => {
 const showGoal = (goal: Goal | undefined): string =>
   !goal ? '' : 'speed' in goal ? `>= ${goal.speed} x the speed` : `<= ${goal.time} x the time`;
 
-function showRatio(ratios: number[], goal: Goal | undefined): string {
+/** The median, and the least and the most. */
+export function showRatios(ratios: readonly number[], unit = ''): string {
   if (ratios.length === 0) return '';
-  const asTime = goal !== undefined && 'time' in goal;
-  const shown = asTime ? ratios.map((r) => 1 / r) : ratios;
-  const spread = shown.length > 1 ? ` (${digits(Math.min(...shown))} to ${digits(Math.max(...shown))})` : '';
-  return `${digits(median(shown))}${asTime ? ' x the time' : ''}${spread}`;
+  const spread = ratios.length > 1 ? ` (${digits(Math.min(...ratios))} to ${digits(Math.max(...ratios))})` : '';
+  return `${digits(median(ratios))}${unit}${spread}`;
 }
+
+const showRatio = (ratios: number[], goal: Goal | undefined): string =>
+  goal !== undefined && 'time' in goal
+    ? showRatios(
+        ratios.map((r) => 1 / r),
+        ' x the time',
+      )
+    : showRatios(ratios);
 
 const showError = (error: number | undefined): string => (error === undefined ? '-' : error.toExponential(1));
 

@@ -2,6 +2,7 @@
 import math
 import os
 import tempfile
+import time
 
 import torch
 import torch.nn.functional as F
@@ -186,13 +187,19 @@ class Model:
         self.blocks, self.last = [block() for _ in range(layers)], norm()
         self.d, self.heads, self.vocabulary = d, heads, vocabulary
 
-    def run(self, tokens, until=None, cache=None):
-        """Logits, or the update of layer `until`'s MLP. `cache`: a list of (k, v) per layer, which grows."""
+    def parameters(self):
+        blocks = [weight for block in self.blocks for pair in block for weight in pair]
+        return [self.wte, self.wpe, *blocks, *self.last, self.unembed]
+
+    def run(self, tokens, until=None, cache=None, last=False, before=lambda layer, x: x):
+        """Logits (`last`: of the last position), or the update of layer `until`'s MLP. `cache`: a list of (k, v) per layer,
+        which grows. `before` may replace the residual stream before a layer."""
         torch.set_float32_matmul_precision("highest")
         d, (batch, length) = self.d, tokens.shape
         start = cache[0][0].shape[2] if cache and cache[0] else 0
-        x = self.wte[tokens] + self.wpe[start : start + length]
+        x = F.embedding(tokens, self.wte) + self.wpe[start : start + length]
         for i, (ln1, qkv, out, ln2, up, down) in enumerate(self.blocks):
+            x = before(i, x)
             q, k, v = F.linear(F.layer_norm(x, (d,), *ln1), *qkv).split(d, -1)
             q, k, v = (t.view(batch, length, self.heads, d // self.heads).transpose(1, 2) for t in (q, k, v))
             if cache is not None:
@@ -206,7 +213,7 @@ class Model:
             if i == until:
                 return delta
             x = x + delta
-        if cache is not None:
+        if last or cache is not None:
             x = x[:, -1:]
         return F.linear(F.layer_norm(x, (d,), *self.last), self.unembed)
 
@@ -219,6 +226,56 @@ def forward(spec):
     tokens = model.tokens(spec["batch"], spec["length"])
     until = None if spec["until"] == "logits" else int(spec["until"].split("/")[0])
     return lambda: model.run(tokens, until), None
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def gradients(spec):
+    model, of, last = Model(spec), spec["of"], spec["loss"] == "last"
+    tokens = model.tokens(spec["batch"], spec["length"])
+    targets = tokens[:, :1] if last else tokens.roll(-1, 1)
+    if not last:
+        targets[:, -1] = -100  # ignored: nothing comes next
+    parameters = model.parameters() if of == "parameters" else []
+    for weight in parameters:
+        weight.requires_grad_()
+
+    def loss_of(before):
+        logits = model.run(tokens, last=last, before=before)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def both():
+        """Seconds of the way back, and the stream with its gradient; no stream, if it is the parameters that have one."""
+        leaf = None
+
+        def before(layer, x):
+            nonlocal leaf
+            if layer == of:
+                leaf = x = x.requires_grad_()
+            return x
+
+        loss = loss_of(before)
+        synchronize()
+        start = time.perf_counter()
+        loss.backward()
+        synchronize()
+        seconds = time.perf_counter() - start
+        for weight in parameters:
+            weight.grad = None
+        return seconds, leaf
+
+    def error():
+        """Of the gradient's length, by a step to both sides along it."""
+        _, x = both()
+        length = x.grad.norm()
+        step = x.grad * (0.002 * x.norm() / length)
+        up, down = (loss_of(lambda layer, x: x + sign * step if layer == of else x) for sign in (1, -1))
+        return abs((up - down).item() / (2 * step.norm() * length).item() - 1)
+
+    checked = None if of == "parameters" else error
+    return (both, checked) if spec["timed"] == "forward and backward" else (both, checked, lambda: both()[0])
 
 
 def sparse(latents, top):
@@ -283,6 +340,7 @@ KINDS = {
     "read": read,
     "launch": launch,
     "forward": forward,
+    "gradients": gradients,
     "dump": dump,
     "sample": sample,
 }

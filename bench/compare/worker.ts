@@ -13,6 +13,8 @@ export type Request =
    * not timed comes first.
    */
   | { readonly do: 'time'; readonly prepared: number; readonly repetitions: number; readonly warm: boolean }
+  /** Asked of a new process, on Linux: makes the operands, runs so often, and says what memory that took. */
+  | { readonly do: 'memory'; readonly spec: Spec; readonly seed: number; readonly repetitions: number }
   /** Frees all that was prepared. */
   | { readonly do: 'drop' };
 
@@ -24,6 +26,8 @@ export interface Reply {
   readonly error?: number | null;
   /** Of one repetition. */
   readonly seconds?: number;
+  /** Bytes of resident memory before the first run, and at the process's peak. */
+  readonly memory?: { readonly before: number; readonly peak: number };
   readonly failure?: string;
   /** It failed because no answer came in time. */
   readonly late?: true;

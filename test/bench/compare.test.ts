@@ -15,8 +15,10 @@ import {
   markdown,
   median,
   reaches,
+  relativeSpeeds,
   rowsOf,
   showRate,
+  showRatios,
   showTime,
   speedRatios,
 } from '../../bench/compare/summary.js';
@@ -41,6 +43,9 @@ test('median', () => {
 test('ratios are of neighbours, and of rates where the work differs', () => {
   assert.equal(speedRatios([2, 4, 8], [1, 8]), [0.5, 2]);
   assert.equal(speedRatios([2], [1], { ours: 12, rival: 4 }), [1.5]);
+  assert.equal(relativeSpeeds([3, 4], [2, 8, 1]), [1.5, 0.5]);
+  assert.is(showRatios([0.5, 2, 1.5]), '1.50 (0.50 to 2.00)');
+  assert.is(showRatios([]), '');
 });
 
 test('goals include their bounds', () => {
