@@ -388,17 +388,27 @@ struct BackwardWorkspace {
   }
 };
 
-// c [rows, columns] += a^T b over `steps` steps, for a [steps, rows] and b in panels of kValueColumns columns. There is
-// memory for whole tiles of rows, `lda` and `ldc` floats apart.
+// c [rows, columns] += a^T b over `steps` steps, for a [steps, rows], read in whole tiles of rows, and b in panels of
+// kValueColumns columns. Rows of a are `lda` floats apart, those of c `ldc`.
 void add_product(int64_t steps, const float* a, int64_t lda, int64_t rows, const float* b, int64_t columns, float* c,
                  int64_t ldc) {
   for (int64_t row = 0; row < rows; row += kRows) {
+    const int64_t valid = min64(kRows, rows - row);
     for (int64_t column = 0; column < columns; column += kValueColumns) {
       Tile<kRows, kValueVectors> tile;
       tile.begin(nullptr);
       const float *left = a + row, *right = b + column * steps;
       for (int64_t i = 0; i < steps; ++i, left += lda, right += kValueColumns) packed_step(tile, left, right);
-      tile.end(c + row * ldc + column, ldc, true, false);
+      float* to = c + row * ldc + column;
+      if (valid == kRows) {
+        tile.end(to, ldc, true, false);
+        continue;
+      }
+      float edge[kRows * kValueColumns];  // rows beyond the last are 0 times b, which is NaN where b is infinite
+      tile.end(edge, kValueColumns, false, false);
+      for (int64_t i = 0; i < valid; ++i) {
+        for (int64_t j = 0; j < kValueColumns; ++j) to[i * ldc + j] += edge[i * kValueColumns + j];
+      }
     }
   }
 }
@@ -413,6 +423,7 @@ struct HeadGradients {
   int64_t before = part.shape.keys - part.shape.queries;  // keys that came before the first query
   int64_t width = part.shape.score_width();
   int64_t head = round_up(part.shape.head_dim, kValueColumns), value = part.shape.result_width();
+  bool infinite_keys = false;
 
   View rows_of(const View& x, int64_t first, int64_t count) const {
     return head_of(x, part.batch, part.head, first, count);
@@ -448,7 +459,7 @@ struct HeadGradients {
                {out, stride, false, true}, {nullptr, w.packed, kRows}, [](int64_t, int, const float*) {});
   }
 
-  void compute() const {
+  void compute() {
     const Shape& s = part.shape;
     const View keys = rows_of(k, part.first_key, s.keys), values = rows_of(v, part.first_key, s.keys);
     for (int64_t column = 0; column < s.keys; column += kColumns) {
@@ -456,12 +467,34 @@ struct HeadGradients {
       pack_float_panel(w.values + column * s.value_dim, transposed(values), column, kColumns);
     }
     if (dq.data) pack_right_side(w.key_rows, keys);
+    infinite_keys = is_infinite(w.keys, width * s.head_dim);
     memset(w.of_keys, 0, size_t(width * head) * 4);
     memset(w.of_values, 0, size_t(width * value) * 4);
     memset(w.zeros, 0, size_t(max64(width, max64(head, value))) * 4);
-    for (int64_t first = 0; first < s.queries; first += kBlock) block(first, min64(kBlock, s.queries - first));
+    for (int64_t first = 0; first < s.queries; first += kBlock) {
+      const int64_t count = min64(kBlock, s.queries - first);
+      pack_block(first, count);
+      const bool alone = causal && (infinite_keys || is_infinite(w.query_panels, count * head) ||
+                                    is_infinite(w.given_panels, count * value));
+      if (!alone) block(first, count);
+      // 0 times infinity is NaN: each query is then computed with nothing but what it sees
+      for (int64_t i = first; alone && i < first + count; ++i) {
+        pack_block(i, 1);
+        block(i, 1);
+      }
+    }
     if (dk.data) write(rows_of(dk, part.first_key, s.keys), w.of_keys, head);
     if (dv.data) write(rows_of(dv, part.first_key, s.keys), w.of_values, value);
+  }
+
+  static bool is_infinite(const float* panels, int64_t count) {
+    return has_infinite(reinterpret_cast<const char*>(panels), Layout::float32, count);
+  }
+
+  // Queries and dO of a block as right sides.
+  void pack_block(int64_t first, int64_t count) const {
+    pack_right_side(w.query_panels, block_of(q, first, count));
+    pack_right_side(w.given_panels, block_of(g, first, count));
   }
 
   void block(int64_t first, int64_t count) const {
@@ -479,14 +512,8 @@ struct HeadGradients {
       multiply<kValueVectors>(left, count, w.key_rows, s.keys, seen, s.head_dim, w.of_queries, head);
       write(block_of(dq, first, count), w.of_queries, head);
     }
-    if (dk.data) {
-      pack_right_side(w.query_panels, queries);
-      add_product(count, w.of_scores, width, seen, w.query_panels, s.head_dim, w.of_keys, head);
-    }
-    if (dv.data) {
-      pack_right_side(w.given_panels, given);
-      add_product(count, w.probs, width, seen, w.given_panels, s.value_dim, w.of_values, value);
-    }
+    if (dk.data) add_product(count, w.of_scores, width, seen, w.query_panels, s.head_dim, w.of_keys, head);
+    if (dv.data) add_product(count, w.probs, width, seen, w.given_panels, s.value_dim, w.of_values, value);
   }
 
   // From a row of scores before scaling and of dP to P and dS: `seen` of them, and zeros up to `wide`.

@@ -164,6 +164,40 @@ test('attention: the same bits of a joint projection, of separate ones, and with
   for (const threads of [1, 2, 3]) assert.equal(await gradient(threads, true), expected, `${threads} threads`);
 });
 
+test('attention: parts of a joint projection that are used twice, or elsewhere as well', async () => {
+  const [B, S, H, D] = [2, 20, 2, 6];
+  const width = H * D;
+  const other = tensor(random(9), [B, S, 3 * width]);
+  for (const [first, isUsedElsewhere] of [
+    [0, false],
+    [1, true],
+  ] as const) {
+    const rng = random(8);
+    using joint = tensor(rng, [B, S, 3 * width]);
+    joint.requireGrad();
+    const part = (i: number) => joint.slice(2, i * width, (i + 1) * width).reshape(B, S, H, D);
+    const [q, k, v] = [part(0), part(first), part(2)];
+    const copies = [q, k, v].map((t) => t.detach().clone().requireGrad()) as [Tensor, Tensor, Tensor];
+    using weights = tensor(rng, [B, S, H, D]);
+    const parts = await gradientsOf(copies, attention(...copies), weights);
+    using out = attention(q, k, v);
+    using weighted = out.mul(weights);
+    using more = joint.mul(other);
+    using loss = isUsedElsewhere ? weighted.sum().add(more.sum()) : weighted.sum();
+    await loss.backward();
+    const expected = isUsedElsewhere ? await doubles(other) : new Float64Array(joint.size);
+    for (const [i, of] of [0, first, 2].entries()) {
+      for (const [at, value] of (parts[i] as Float32Array).entries()) {
+        const index = Math.floor(at / width) * 3 * width + of * width + (at % width);
+        expected[index] = (expected[index] as number) + value;
+      }
+    }
+    checkGradient((await joint.grad?.read()) as Float32Array, expected, `parts 0, ${first}, 2`);
+    for (const t of copies) t.dispose();
+  }
+  other.dispose();
+});
+
 test('attention: one tensor that is queries, keys and values at once gets the sum', async () => {
   const rng = random(6);
   const [B, S, H, D] = [2, 20, 2, 6];
@@ -178,20 +212,28 @@ test('attention: one tensor that is queries, keys and values at once gets the su
   for (const t of copies) t.dispose();
 });
 
-test('attention: what a query does not see changes none of its gradients, be it infinite', async () => {
+test('attention: what a query does not see changes nothing of its gradient, be it infinite', async () => {
   const [S, D] = [60, 8];
-  const rng = random(7);
-  const of = async (value: number): Promise<Float32Array> => {
-    const data = random(8).floats(S * D);
-    using q = tensor(random(9), [1, S, 1, D]);
-    using k = tensor(random(10), [1, S, 1, D]);
-    using v = Tensor.from(data.fill(value, 59 * D), { shape: [1, S, 1, D], device });
-    q.requireGrad();
-    using out = attention(q, k, v);
-    const [found] = await gradientsOf([q], out.slice(1, 0, 59).clone(), tensor(rng, [1, 59, 1, D]).fill(1));
-    return (found as Float32Array).subarray(0, 59 * D);
+  const last = (S - 1) * D;
+  /** The gradients of all queries but the last, where one operand is infinite, or nothing is. What it gives to keys may be NaN. */
+  const of = async (infinite: number | undefined): Promise<Float32Array> => {
+    const leaves = [8, 9, 10].map((seed, i) => {
+      const data = random(seed).floats(S * D);
+      if (i === infinite) data.fill(Number.POSITIVE_INFINITY, last);
+      return Tensor.from(data, { shape: [1, S, 1, D], device }).requireGrad();
+    }) as [Tensor, Tensor, Tensor];
+    const weights = random(11)
+      .floats(S * D)
+      .fill(infinite === 3 ? Number.NaN : 0, last);
+    using given = Tensor.from(weights, { shape: [1, S, 1, D], device });
+    const found = await gradientsOf(leaves, attention(...leaves), given);
+    for (const leaf of leaves) leaf.dispose();
+    return (found[0] as Float32Array).subarray(0, last);
   };
-  assert.equal(await of(Number.POSITIVE_INFINITY), await of(0));
+  const expected = await of(undefined);
+  for (const infinite of [0, 1, 2, 3]) {
+    close(await of(infinite), expected, { rtol: 1e-5, atol: 1e-6, label: `dq, operand ${infinite}` });
+  }
 });
 
 test('linear and matmul: products with transposed matrices of many panels, rows and steps', async () => {
