@@ -259,8 +259,8 @@ struct Context;  // a backend's state for one device
      strides. out may be g. */                                                                                         \
   OP(unary_backward, Out out, In g, In x, UnaryKind kind)                                                              \
   /* out [..., N] contiguous = (softmax(row) - [target]) g of each row of logits [..., N] with g [...]: the gradient of\
-     logits in cross_entropy, 0 where pad is true. Any strides on all others. A target outside [0, N) is an error that \
-     gives it. pad may be left out. */                                                                                 \
+     logits in cross_entropy, 0 where pad is true. Any strides on all others. out may be logits. A target outside      \
+     [0, N) is an error that gives it. pad may be left out. */                                                         \
   OP(cross_entropy_backward, Out out, In g, In logits, In targets, In pad)                                             \
   /* out [..., K] = the gradient of x in layer_norm, plus added. products [..., K] = g (x - mean) / sqrt(variance +    \
      eps), whose sums over rows are the gradient of gain. out and products contiguous, gain [K] contiguous, any strides\

@@ -358,33 +358,48 @@ struct BackwardWorkspace {
   float *of_queries, *products, *zeros;  // dQ of a block, P dP of a row, no bias
   float* packed;                         // rows of a product
 
-  static BackwardWorkspace in(void* memory, const Shape& s, size_t* bytes) {
-    auto* at = static_cast<float*>(memory);
-    int64_t used = 0;
-    const auto take = [&](int64_t floats) {
-      float* part = at ? at + used : nullptr;
-      used += round_up(floats, 16);
-      return part;
-    };
+  static constexpr int kParts = 15;
+
+  // The floats of each part, whole cache lines. Returns their sum.
+  static int64_t sizes(const Shape& s, int64_t (&size)[kParts]) {
     const int64_t width = s.score_width(), head = round_up(s.head_dim, kValueColumns), value = s.result_width();
-    BackwardWorkspace w;
-    w.keys = take(width * s.head_dim);
-    w.values = take(width * s.value_dim);
-    w.key_rows = take(s.keys * head);
-    w.of_keys = take(width * head);
-    w.of_values = take(width * value);
-    w.queries = take(kBlock * s.head_dim);
-    w.given = take(kBlock * s.value_dim);
-    w.query_panels = take(kBlock * head);
-    w.given_panels = take(kBlock * value);
-    w.probs = take(kBlock * width);
-    w.of_scores = take(kBlock * width);
-    w.of_queries = take(kBlock * head);
-    w.products = take(width);
-    w.zeros = take(max64(width, max64(head, value)));
-    w.packed = take(kPacksRows ? kRows * min64(kDepth, max64(max64(s.head_dim, s.value_dim), s.keys)) : 0);
-    *bytes = size_t(used) * 4;
-    return w;
+    const int64_t packed = kPacksRows ? kRows * min64(kDepth, max64(max64(s.head_dim, s.value_dim), s.keys)) : 0;
+    const int64_t floats[kParts] = {width * s.head_dim,
+                                    width * s.value_dim,
+                                    s.keys * head,
+                                    width * head,
+                                    width * value,
+                                    kBlock * s.head_dim,
+                                    kBlock * s.value_dim,
+                                    kBlock * head,
+                                    kBlock * value,
+                                    kBlock * width,
+                                    kBlock * width,
+                                    kBlock * head,
+                                    width,
+                                    max64(width, max64(head, value)),
+                                    packed};
+    int64_t sum = 0;
+    for (int i = 0; i < kParts; ++i) sum += size[i] = round_up(floats[i], 16);
+    return sum;
+  }
+  static size_t bytes(const Shape& s) {
+    int64_t size[kParts];
+    return size_t(sizes(s, size)) * 4;
+  }
+  static BackwardWorkspace in(void* memory, const Shape& s) {
+    int64_t size[kParts];
+    sizes(s, size);
+    auto* at = static_cast<float*>(memory);
+    int part = 0;
+    const auto next = [&] {
+      float* here = at;
+      at += size[part++];
+      return here;
+    };
+    // in the order of the members, as the braces demand
+    return {next(), next(), next(), next(), next(), next(), next(), next(),
+            next(), next(), next(), next(), next(), next(), next()};
   }
 };
 
@@ -541,16 +556,14 @@ Status attention_backward(Context* context, Out dq, Out dk, Out dv, In g, In q, 
   auto* changes = static_cast<int64_t*>(shared_scratch(context, 0, size_t(s.batch) * sizeof(int64_t)));
   if (!changes) return out_of_memory("the padding");
   for (int64_t row = 0; padding && row < s.batch; ++row) changes[row] = change_of(padding + row * s.keys, s.keys);
-  size_t bytes = 0;
-  BackwardWorkspace::in(nullptr, s, &bytes);
+  const size_t bytes = BackwardWorkspace::bytes(s);
   for (int thread = 0; thread < thread_count(context); ++thread) {
     if (!thread_scratch(context, thread, 0, bytes)) return out_of_memory("the gradients of a head");
   }
   parallel(context, s.batch * s.heads * parts, [&](int64_t which, int thread) {
     const Part part = part_of(s, which, parts, padding, changes);
     if (part.shape.keys == 0) return;
-    size_t used = 0;
-    const auto workspace = BackwardWorkspace::in(thread_scratch(context, thread, 0, bytes), part.shape, &used);
+    const auto workspace = BackwardWorkspace::in(thread_scratch(context, thread, 0, bytes), part.shape);
     HeadGradients{dq, dk, dv, g, q, k, v, part, workspace, causal, float(scale)}.compute();
   });
   return {};

@@ -79,6 +79,7 @@ Status cross_entropy_backward(Context* context, Out out, In g, In logits, In tar
       memset(to, 0, size_t(n) * 4);
       return;
     }
+    const float at_target = given.at_target(row);  // read first, as out may be logits
     float* scratch = row_scratch(context, thread, 1, kExpPart, 0);
     const ExpSum sum = given.sum(row, scratch);
     const float top = sum.top, of_loss = static_cast<const float*>(g.data)[leading_offset(g, 0, row)];
@@ -89,7 +90,7 @@ Status cross_entropy_backward(Context* context, Out out, In g, In logits, In tar
       map_row(to + i, given.part(row, i, count, scratch), count, [=](vf x) { return exp(x - top) * factor; });
     }
     // there the probability is close to 1 where the prediction is good
-    const double power = double(exp(broadcast(given.at_target(row) - top))[0]);
+    const double power = double(exp(broadcast(at_target - top))[0]);
     if (finite) to[given.target(row)] = canonical(float((power / sum.sum - 1) * double(of_loss)));
   });
   return {};

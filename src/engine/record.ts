@@ -75,6 +75,7 @@ export type History = GradientRecord | Leaf | Cut;
 /** A value that the way back needs, as it was when it was kept. */
 export class KeptValue {
   #tensor: Values | undefined;
+  #isLastUse = false;
 
   constructor(tensor: Values) {
     this.#tensor = tensor.shared();
@@ -90,6 +91,16 @@ export class KeptValue {
   get tensor(): Values {
     if (this.#tensor === undefined) throw new Error('a value that backward needs was given up');
     return this.#tensor;
+  }
+
+  /** Whether the way back may overwrite it: nothing else needs its memory, now or later. */
+  get isFree(): boolean {
+    return this.#isLastUse && !this.tensor.storage.memory.isShared;
+  }
+
+  /** The record is gone over for the last time. */
+  willBeReleased(): void {
+    this.#isLastUse = true;
   }
 
   /** Whether it is still needed, and no copy has taken its place. */
@@ -111,8 +122,8 @@ export class KeptValue {
   }
 }
 
-/** Keeps a value for the way back. */
-export type Keep<T> = (tensor: T) => { readonly tensor: T };
+/** Keeps a value for the way back. `isFree`: whether backward, where it is called now, may overwrite it. */
+export type Keep<T> = (tensor: T) => { readonly tensor: T; readonly isFree: boolean };
 
 /**
  * The gradients of an operation's inputs, from those of its outputs, which are float32 and the operation's to overwrite.
@@ -329,6 +340,7 @@ export class GradientRecord {
         gradient.dispose();
       }
       for (const node of this.#nodes.toReversed()) {
+        if (!retain) for (const value of node.kept) value.willBeReleased();
         if (node.hook) await this.#show(node.hook, node.outputs[0] as OperandWindow, gradients);
         else await stepBack(node, gradients);
         if (!retain) release(node);

@@ -38,6 +38,11 @@ class Memory {
     return this;
   }
 
+  /** Whether several storages are on it. */
+  get isShared(): boolean {
+    return this.#storages > 1;
+  }
+
   /** Queued operations that use it are carried out first. */
   release(): void {
     if (--this.#storages > 0 || this.#buffer === undefined) return;

@@ -65,13 +65,18 @@ function targetsOf(values: readonly unknown[], n: number, pad: (i: number) => bo
   });
 }
 
-/** The gradients of the logits: their probabilities, less 1 at the targets; 0 in padding. */
+/**
+ * The gradients of the logits: their probabilities, less 1 at the targets; 0 in padding. They take the place of logits that
+ * nobody needs any more, as both are large.
+ */
 function backwardOf(logits: Tensor, targets: Tensor, pad: Tensor | undefined, keep: Keep<Tensor>): Backward<Tensor> {
   const [kept, right, ignored] = [keep(logits), keep(targets), pad && keep(pad)];
   return (given) => {
     const g = given as Tensor;
-    const out = g.make(logits.shape);
-    g.device.run('crossEntropyBackward', out, g, kept.tensor, right.tensor, ignored?.tensor ?? null);
+    const { tensor, isFree } = kept;
+    const isPlain = tensor.dtype === 'float32' && tensor.ownsAll && tensor.isContiguous;
+    const out = isFree && isPlain ? tensor.shared() : g.make(tensor.shape);
+    g.device.run('crossEntropyBackward', out, g, tensor, right.tensor, ignored?.tensor ?? null);
     return [out];
   };
 }

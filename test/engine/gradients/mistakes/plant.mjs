@@ -512,6 +512,20 @@ export const mistakes = {
     to: '',
     fails: 'attention: parts of a joint projection',
   },
+  'kept values: they are overwritten while others need them': {
+    file: 'engine/record',
+    test: 'engine/gradients/operations/large',
+    from: 'this.#isLastUse && !this.tensor.storage.memory.isShared',
+    to: 'this.#isLastUse',
+    fails: 'crossEntropy: gradients take the place',
+  },
+  'kept values: they are overwritten before the last use': {
+    file: 'engine/record',
+    test: 'engine/gradients/operations/large',
+    from: 'this.#isLastUse && !this.tensor.storage.memory.isShared',
+    to: '!this.tensor.storage.memory.isShared',
+    fails: 'crossEntropy: gradients take the place',
+  },
   'joint gradients: those that were there are lost': {
     file: 'engine/record',
     test: 'engine/gradients/operations/large',

@@ -313,6 +313,48 @@ test('crossEntropy: rows of several parts, padding whose target is outside, any 
   }
 });
 
+test('crossEntropy: gradients take the place of logits only where nobody needs them any more', async () => {
+  const [rows, N] = [3, 5000];
+  const targets = [1, 2, 4999];
+  const run = async (use: 'disposed' | 'held' | 'a view is held' | 'retained' | 'twice'): Promise<Float32Array> => {
+    using leaf = tensor(random(70), [rows, N]);
+    leaf.requireGrad();
+    const logits = leaf.mul(1);
+    const before = await logits.read();
+    const view = logits.slice(0, 1, 2);
+    const kept = view.shared();
+    if (use !== 'a view is held') kept.dispose();
+    using first = crossEntropy(logits, targets);
+    using second = use === 'twice' ? crossEntropy(logits, [0, 0, 0]) : first.clone();
+    using both = first.add(second);
+    if (use !== 'held') logits.dispose();
+    const start = device.memory().allocated;
+    await (use === 'twice' ? both : first).backward({ retain: use === 'retained' });
+    if (use === 'retained') {
+      leaf.zeroGrad();
+      await first.backward();
+    }
+    if (use === 'twice') leaf.grad?.sub_(await ofSecond());
+    if (use === 'held') assert.equal(await logits.read(), before);
+    if (use === 'a view is held') assert.equal(await kept.read(), before.slice(N, 2 * N));
+    if (use === 'disposed') assert.ok(device.memory().allocated <= start);
+    const found = Float32Array.from((await leaf.grad?.read()) ?? []);
+    kept.dispose();
+    logits.dispose();
+    return found;
+  };
+  const ofSecond = async (): Promise<Tensor> => {
+    using leaf = tensor(random(70), [rows, N]);
+    leaf.requireGrad();
+    using loss = crossEntropy(leaf, [0, 0, 0]);
+    await loss.backward();
+    return (leaf.grad as Tensor).clone();
+  };
+  const expected = await run('held');
+  for (const use of ['disposed', 'a view is held', 'retained'] as const) assert.equal(await run(use), expected, use);
+  close(await run('twice'), expected, { atol: 1e-7, label: 'twice' });
+});
+
 test('layerNorm: any width', async () => {
   for (const [seed, [rows, N]] of (
     [
