@@ -551,6 +551,7 @@ struct HeadGradients {
 Status attention_backward(Context* context, Out dq, Out dk, Out dv, In g, In q, In k, In v, In pad, bool causal,
                           double scale) {
   const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], Layout::float32};
+  if (s.keys == 0) return {};
   const auto* padding = static_cast<const uint8_t*>(pad.data);
   const int64_t parts = padding ? 2 : 1;
   auto* changes = static_cast<int64_t*>(shared_scratch(context, 0, size_t(s.batch) * sizeof(int64_t)));

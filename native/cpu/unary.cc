@@ -103,7 +103,7 @@ Status power(Context* context, const View& out, const View& x, double a) {
 }
 
 // The derivative of gelu(x) = x s, s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3): s + x u' s (1 - s). Beyond 10,
-// where x^3 may be infinite, it is 0 or 1.
+// where x^3 may be infinite, it is that at 10, 1, or that at -10, -3e-36.
 SONDE_INLINE vf gelu_slope(vf x) {
   x = minimum(broadcast(10.0f), maximum(broadcast(-10.0f), x));  // in this order of arguments, NaN stays NaN
   const vf squares = x * x;

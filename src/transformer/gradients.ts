@@ -156,7 +156,12 @@ function checkedAutoencoders(autoencoders: unknown, expand: Expand): Map<string,
     for (const location of expand(pattern)) {
       checked.set(location, {
         encode: (x) => autoencoder.encode(x),
-        decode: (latents, x) => autoencoder.decode(latents, { inputs: x }),
+        decode: (latents, x) => {
+          const decoded = autoencoder.decode(latents, { inputs: x });
+          if (decoded.dtype === x.dtype) return decoded;
+          using wide = decoded;
+          return wide.to(x.dtype);
+        },
       });
     }
   }

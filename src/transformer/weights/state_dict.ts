@@ -110,7 +110,7 @@ export function parameterGradients(
     const { of, third } = heldAs(weights, config, nVocab, name);
     const all = third !== undefined && joint.has(of) ? joint.get(of) : transposed(gradientOf(of), of);
     if (third !== undefined) joint.set(of, all);
-    const own = all && (third === undefined ? all : thirdOf(all, third).shared());
+    const own = all && (third === undefined ? all : copied(thirdOf(all, third)));
     const { device } = of;
     gradients.set(name, own ?? Tensor.zeros(parameterShape(name, config, nVocab), { device }));
   }
@@ -121,6 +121,17 @@ export function parameterGradients(
 /** The gradient of a matrix [in, out] as [out, in], in the same memory; that of a vector as it is. */
 const transposed = (gradient: Tensor | undefined, of: Tensor | PackedMatrix): Tensor | undefined =>
   gradient && !(of instanceof Tensor) ? gradient.transferTo([of.n, of.k], [1, of.n]) : gradient;
+
+/** A tensor of its own, of the layout that a gradient [out, in] has: that of [in, out]. */
+function copied(t: Tensor): Tensor {
+  const { shape } = t;
+  return shape.length === 2
+    ? t
+        .transpose(0, 1)
+        .clone()
+        .transferTo(shape, [1, shape[0] as number])
+    : t.clone();
+}
 
 const thirdOf = (joint: Tensor, i: number): Tensor => {
   const n = (joint.shape[0] as number) / 3;

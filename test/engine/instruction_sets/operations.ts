@@ -19,7 +19,9 @@ export async function testOperations(isa: keyof typeof titles): Promise<void> {
   else if (titles[isa].test(openDevice('cpu').description)) test.skip('all', 'it is what every test runs with here');
   else {
     test('all pass', () => {
-      const files = [...operationFiles, 'accuracy', 'fused', 'nan'].map((name) => `engine/${name}.test`);
+      const gradients = ['attention', 'large', 'order'].map((name) => `gradients/operations/${name}`);
+      const names = [...operationFiles, 'accuracy', 'fused', 'nan', ...gradients];
+      const files = names.map((name) => `engine/${name}.test`);
       const { status, stdout } = spawnSync(process.execPath, ['test/run.mjs', ...files], {
         cwd: packageRoot,
         encoding: 'utf8',

@@ -10,7 +10,7 @@ import type { GradientsOptions } from '../../../src/transformer/gradients.js';
 import { AtLayers, AutoencoderHooks, TransformerHooks } from '../../../src/transformer/hooks.js';
 import { prepInputAndPad } from '../../../src/transformer/padding.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
-import { close } from '../../support/close.js';
+import { close, relativeError } from '../../support/close.js';
 import { openGolden } from '../../support/goldens.js';
 import { rejects, suite } from '../../support/harness.js';
 
@@ -49,6 +49,29 @@ test('each location: its value and its gradient', async () => {
     await rejects(value.sum().backward(), Error, /depends on nothing that is recorded/);
   }
   for (const t of [...values.values(), ...gradients.values()]) t.dispose();
+});
+
+test('latents of a float32 autoencoder in a model of 16 bits', async () => {
+  const at = ['1/mlp/post_act/latents', '0/resid/post_mlp'];
+  using ae = await Autoencoder.load(join(g.folder, 'ae_relu.pt'), { device });
+  const autoencoders = { '1/mlp/post_act': ae };
+  const expected = await xf.gradients(rows, { of: loss, at, autoencoders });
+  for (const [dtype, bound] of [
+    ['float16', 0.02],
+    ['bfloat16', 0.2],
+  ] as const) {
+    const narrow = await Transformer.load(g.folder, { device, dtype });
+    const { values, gradients } = await narrow.gradients(rows, { of: loss, at, autoencoders });
+    for (const name of at) {
+      const [ours, wide] = [gradients.get(name), expected.gradients.get(name)] as [Tensor, Tensor];
+      assert.is(ours.dtype, 'float32');
+      const error = relativeError((await ours.read()) as Float32Array, (await wide.read()) as Float32Array);
+      assert.ok(error < bound, `${dtype}, ${name}: ${error}`);
+    }
+    for (const t of [...values.values(), ...gradients.values()]) t.dispose();
+    narrow.dispose();
+  }
+  for (const t of [...expected.values.values(), ...expected.gradients.values()]) t.dispose();
 });
 
 test('latents of autoencoders of each kind, whose errors are added back', async () => {

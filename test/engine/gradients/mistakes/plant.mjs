@@ -724,8 +724,8 @@ export const mistakes = {
   'parameters: queries, keys and values are exchanged': {
     file: 'transformer/weights/state_dict',
     test: 'transformer/goldens',
-    from: 'const own = all && (third === undefined ? all : thirdOf(all, third).shared());',
-    to: 'const own = all && (third === undefined ? all : thirdOf(all, (third + 1) % 3).shared());',
+    from: 'const own = all && (third === undefined ? all : copied(thirdOf(all, third)));',
+    to: 'const own = all && (third === undefined ? all : copied(thirdOf(all, (third + 1) % 3)));',
     fails: 'gradients of all parameters',
   },
 };

@@ -198,6 +198,28 @@ test('attention: parts of a joint projection that are used twice, or elsewhere a
   other.dispose();
 });
 
+test('attention: nothing to attend to, with padding and without', async () => {
+  for (const [B, S, T, H, D] of [
+    [1, 0, 0, 1, 64],
+    [2, 0, 5, 2, 3],
+    [0, 3, 3, 1, 4],
+    [2, 3, 3, 0, 4],
+    [2, 3, 4, 2, 0],
+  ] as const) {
+    for (const isPadded of [true, false]) {
+      const leaves = [S, T, T].map((n) => tensor(random(1), [B, n, H, D]).requireGrad()) as [Tensor, Tensor, Tensor];
+      using pad = isPadded ? Tensor.zeros([B, T], { device, dtype: 'bool' }) : undefined;
+      using weights = tensor(random(2), [B, S, H, D]);
+      const found = await gradientsOf(leaves, attention(...leaves, { scale: 1, ...(pad && { pad }) }), weights);
+      for (const [i, values] of found.entries()) {
+        assert.is(values.length, leaves[i]?.size);
+        assert.ok(values.every(Number.isFinite));
+      }
+      for (const leaf of leaves) leaf.dispose();
+    }
+  }
+});
+
 test('attention: one tensor that is queries, keys and values at once gets the sum', async () => {
   const rng = random(6);
   const [B, S, H, D] = [2, 20, 2, 6];
