@@ -45,7 +45,9 @@ export function expandDumpLocations(
   operation = 'dump',
 ): DumpLocation[] {
   const parsed = patterns.map(parseDumpLocation);
-  if (parsed.length === 0) throw new RangeError("dump: locations must name one at least, such as '5/mlp/post_act'");
+  if (parsed.length === 0) {
+    throw new RangeError(`${operation}: locations must name one at least, such as '5/mlp/post_act'`);
+  }
   const dense = parsed.filter((entry) => entry.autoencoder === undefined).map((entry) => entry.location);
   const sparse = new Map<string, string>();
   for (const { location, autoencoder } of parsed) {
