@@ -24,6 +24,19 @@ SONDE_DEVICE uint16_t float_to_bf16(float x) { return __bfloat16_as_ushort(__flo
 SONDE_DEVICE uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
 SONDE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 
+// 2^x and 1/x by one instruction of the special function unit each: within 2 and 1 units in the last place. What would be
+// subnormal is 0.
+SONDE_DEVICE float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+SONDE_DEVICE float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 SONDE_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 // a barrier of `threads` threads of the block, whole warps; ids 1 to 15

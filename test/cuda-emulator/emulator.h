@@ -6,6 +6,7 @@
 //
 // A mistake that is certain ends the process: "emulator: block (0,0,0) thread 5 of kernel: what is wrong".
 #pragma once
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -104,6 +105,22 @@ inline uint16_t float_to_bf16(float x) {
 }
 uint16_t float_to_half(float x);
 float half_to_float(uint16_t bits);
+
+// Hardware may be wrong by as many units in the last place: so are these, by a number that the argument's bits choose.
+inline float emulated_deviation(float argument, float result, int most) {
+  if (!(fabsf(result) >= 0x1p-126f)) return result != result ? result : copysignf(0, result);
+  if (fabsf(result) == INFINITY || argument == 0 || argument == 1) return result;
+  uint32_t hash, bits;
+  memcpy(&hash, &argument, 4);
+  memcpy(&bits, &result, 4);
+  hash *= 0x9e3779b9u;
+  const uint32_t moved = bits + (hash >> 16) % uint32_t(2 * most + 1) - uint32_t(most);
+  float y;
+  memcpy(&y, &moved, 4);
+  return fabsf(y) >= 0x1p-126f && fabsf(y) < INFINITY ? y : result;
+}
+inline float exp2_approx(float x) { return emulated_deviation(x, float(exp2(double(x))), 2); }
+inline float reciprocal_approx(float x) { return emulated_deviation(x, float(1 / double(x)), 1); }
 
 inline void named_barrier(int id, int threads) { emulator::named_barrier(id, threads); }
 
