@@ -61,7 +61,7 @@ struct Context {
 
 // Device memory until the same slot is asked for again; null when there is no more. Operations run one after the other on one
 // stream, so the next one may be given memory that this one still uses.
-enum ScratchSlot { kLeftOperand, kRightOperand, kLists, kDense, kSmall, kScratchSlots };
+enum ScratchSlot { kLeftOperand, kRightOperand, kLists, kDense, kWideResult, kSmall, kScratchSlots };
 void* scratch(Context* context, ScratchSlot slot, size_t bytes);
 // The reason why scratch() or allocate_on_stream() gave null: no memory, unless an earlier failure is known.
 Status no_scratch(Context* context, size_t bytes);

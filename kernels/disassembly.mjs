@@ -58,8 +58,11 @@ function count(kernel, [operation, ...suffixes]) {
   if (tensorCore.has(operation)) {
     kernel.tensor++;
     kernel.epilogue = nothing();
+    kernel.behind = false;
     return;
   }
+  if (kernel.tensor > 0 && operation === 'USETMAXREG') kernel.behind = true;
+  if (kernel.behind) return;
   const { epilogue } = kernel;
   epilogue.instructions++;
   if (branch.has(operation)) epilogue.branches++;

@@ -28,11 +28,41 @@ template <>
 struct Format<Bf16> {
   static SONDE_DEVICE float widen(Bf16 x) { return bf16_to_float(x.bits); }
   static SONDE_DEVICE Bf16 narrow(float x) { return {float_to_bf16(x)}; }
+  static SONDE_DEVICE uint32_t narrow2(float low, float high) { return floats_to_bf16(low, high); }
 };
 template <>
 struct Format<Half> {
   static SONDE_DEVICE float widen(Half x) { return half_to_float(x.bits); }
   static SONDE_DEVICE Half narrow(float x) { return {float_to_half(x)}; }
+  static SONDE_DEVICE uint32_t narrow2(float low, float high) { return floats_to_half(low, high); }
+};
+
+// 16 bytes of elements side by side, from a multiple of 16 bytes on.
+template <class T>
+struct Chunk {
+  static constexpr int size = 16 / int(sizeof(T));
+  uint4 words;
+
+  SONDE_DEVICE static Chunk load(const T* from, bool wanted = true) { return {load_global16_if(from, wanted)}; }
+  SONDE_DEVICE static Chunk load_shared(const T* from) { return {load_shared16(from)}; }
+  SONDE_DEVICE void store(T* to, bool wanted = true) const { store_global16_if(to, words, wanted); }
+  SONDE_DEVICE void get(float (&to)[size]) const {
+    const uint32_t x[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+    for (int i = 0; i < size; ++i) {
+      if constexpr (sizeof(T) == 4) to[i] = __uint_as_float(x[i]);
+      else to[i] = Format<T>::widen({uint16_t(x[i / 2] >> (i % 2 * 16))});
+    }
+  }
+  SONDE_DEVICE static Chunk of(const float (&from)[size]) {
+    uint32_t x[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (sizeof(T) == 4) x[i] = __float_as_uint(from[i]);
+      else x[i] = Format<T>::narrow2(from[2 * i], from[2 * i + 1]);
+    }
+    return {{x[0], x[1], x[2], x[3]}};
+  }
 };
 
 template <class T>

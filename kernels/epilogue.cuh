@@ -2,120 +2,243 @@
 //
 //   fragment  16 rows x 8 kPairs columns of a warp, as the tensor cores leave them: value(j, g, h) is the element of row
 //             lane / 4 + 8 g and column lane % 4 * 2 + 8 j + h
-//   quad      four neighbours of a row, from a column that is a multiple of four
+//   chunk     Epilogue::kChunk neighbours of a row, from a column that is a multiple of kChunk
 //
-// Each element comes once, in no certain order. All lanes of a warp call fragment() together, and are together again when it
-// returns: the next instruction may be one of the whole warp.
+// Each element comes once, in no certain order. What all rows share, a tile's bias and the factors of its columns, lies in shared
+// memory by then: load_columns(). All lanes of a warp call fragment() together, and are together again when it returns: the
+// next instruction may be one of the whole warp.
 #pragma once
 #include "functions.cuh"
 #include "ranking.cuh"
+#include "rows.cuh"
 #include "split_operand.cuh"
 
 namespace sonde {
 
-// The factors that undo the scaling of both operands, and the rows and columns that the operands do not represent: the epilogue skips
-// these, and a product in plain float32 (product_simt.cuh) computes them.
+// The factors that undo the scaling of both operands, powers of two, and the rows and columns that the operands do not represent: the
+// epilogue skips these, and a product in plain float32 (product_simt.cuh) computes them.
+template <bool kWithRows>
 struct Scales {
+  static constexpr bool kColumns = true, kRows = kWithRows;
   const float *rows = nullptr, *columns = nullptr;
   const int32_t *row_flags = nullptr, *column_flags = nullptr;
 
   static Scales of(const SplitOperand& a, const SplitOperand& b) { return {a.scale, b.scale, a.flags, b.flags}; }
-  SONDE_DEVICE float row(int64_t i) const { return row_flags[i] ? 0.0f : rows[i]; }  // 0: not to be written
-  SONDE_DEVICE float column(int64_t i) const { return column_flags[i] ? 0.0f : columns[i]; }
+  SONDE_DEVICE bool wants_row(int64_t i) const { return row_flags[i] == 0; }
+  SONDE_DEVICE float row(int64_t i) const { return kRows ? rows[i] : 1.0f; }
+  SONDE_DEVICE float column(int64_t i) const { return column_flags[i] ? 0.0f : columns[i]; }  // 0: not wanted
 };
 struct NoScales {
+  static constexpr bool kColumns = false, kRows = false;
+  SONDE_DEVICE bool wants_row(int64_t) const { return true; }
   SONDE_DEVICE float row(int64_t) const { return 1; }
   SONDE_DEVICE float column(int64_t) const { return 1; }
 };
 
-// A warp's staging buffer in shared memory, in which Dense arranges fragments in the order of memory: 16 rows of 32 columns.
-constexpr int kStagingPitch = 36;
-constexpr int kStagingFloats = 16 * kStagingPitch;
+// ---- the columns of a tile
+
+// What a tile's columns share, in shared memory: `count` values of bias, and as many factors where the product has them.
+constexpr int kColumnArrays = 2;
+
+// bias of -0 changes nothing where there is none: x + -0 is x, also for -0
+template <class Scaling>
+SONDE_DEVICE void load_columns(float* to, int count, const AnyElements& bias, const Scaling& scaling, int64_t batch,
+                               int64_t column0, int64_t n, int thread, int threads) {
+  for (int c = thread; c < count; c += threads) {
+    const int64_t column = column0 + c;
+    to[c] = bias.data && column < n ? bias.get(column) : -0.0f;
+    if constexpr (Scaling::kColumns) to[count + c] = column < n ? scaling.column(batch * n + column) : 0.0f;
+  }
+}
+
+// Where the columns of a fragment lie in what load_columns() wrote.
+struct Columns {
+  const float *bias, *scale;
+
+  SONDE_DEVICE static Columns at(const float* loaded, int count, int first) {
+    return {loaded + first, loaded + count + first};
+  }
+};
+
+// A lane's two neighbours of a pair of columns.
+SONDE_DEVICE float2 pair_at(const float* values, int j) {
+  return *reinterpret_cast<const float2*>(values + 8 * j + int(threadIdx.x) % 4 * 2);
+}
+
+// The element with its scaling undone, and its bias. `linear` and `sparse_encode` must agree in every bit.
+template <class Scaling>
+SONDE_DEVICE float finished(float product, float row_scale, float column_scale, float bias) {
+  if constexpr (Scaling::kRows) product *= row_scale;
+  if constexpr (Scaling::kColumns) return fmaf(product, column_scale, bias);
+  else return product + bias;
+}
+
+// Which of a fragment's 16 rows are wanted, a bit each.
+template <class Scaling>
+SONDE_DEVICE unsigned wanted_rows(const Scaling& scaling, int64_t batch, int64_t row0, int64_t m) {
+  if constexpr (Scaling::kColumns) {
+    const int lane = int(threadIdx.x) % kWarp;
+    return __ballot_sync(kAll, lane < 16 && row0 + lane < m && scaling.wants_row(batch * m + row0 + lane));
+  } else {
+    const int rows = int(min64(m - row0, 16));
+    return rows <= 0 ? 0u : (1u << rows) - 1;
+  }
+}
+
+// ---- epilogues
+
+// A warp's staging buffer in shared memory: 16 rows of 128 bytes, and a gap against bank conflicts.
+constexpr int kStagingBytes = 16 * 160;
 
 // out [batch][m, n] = activation(product + bias) + residual
+template <class T, Activation kActivation, bool kResidual>
 struct Dense {
-  AnyElements out;
-  int64_t out_stride, out_batch;
-  AnyElements bias;      // [n], or null data
-  AnyElements residual;  // as out, or null data
-  int64_t residual_stride;
-  Activation activation;
-  int64_t m, n;
-  bool aligned;  // four neighbours of a row may be written at once
+  static constexpr int kChunk = Chunk<T>::size;
+  static constexpr int kPitch = (sizeof(T) == 4 ? 160 : 144) / int(sizeof(T));  // of staging, in elements
 
-  // mask: which of the four are to be written
-  SONDE_DEVICE void quad(int64_t batch, int64_t row, int64_t column, float (&v)[4], unsigned mask) const {
+  T* out;
+  int64_t out_stride, out_batch;
+  AnyElements bias;   // [n], or null data
+  const T* residual;  // as out, with kResidual; it may be out itself
+  int64_t residual_stride;
+  int64_t m, n;
+  bool aligned;  // chunks of a row may be written, and read from residual, at once
+
+  SONDE_DEVICE static float activated(float x) {
+    if constexpr (kActivation == Activation::gelu) return Gelu()(x);
+    else if constexpr (kActivation == Activation::relu) return Relu()(x);
+    else return x;
+  }
+  // as if the value had been stored, and read again
+  SONDE_DEVICE static float rounded(float value) { return Format<T>::widen(Format<T>::narrow(value)); }
+
+  // mask: which of the chunk are wanted
+  SONDE_DEVICE void chunk(int64_t batch, int64_t row, int64_t column, const float (&v)[kChunk], const float* biases,
+                          unsigned mask) const {
+    float values[kChunk];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (bias.data && mask >> i & 1) v[i] += bias.get(column + i);
-    }
-    if (activation == Activation::gelu) {
+    for (int i = 0; i < kChunk; ++i) values[i] = activated(v[i] + biases[i]);
+    T* to = out + batch * out_batch + row * out_stride + column;
+    const int64_t other = row * residual_stride + column;
+    if (mask == (1u << kChunk) - 1 && aligned) {
+      if constexpr (kResidual) {
+        float others[kChunk];
+        Chunk<T>::load(residual + other).get(others);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = Gelu()(v[i]);
-    } else if (activation == Activation::relu) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) v[i] = Relu()(v[i]);
-    }
-    if (residual.data) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (mask >> i & 1) v[i] = out.rounded(v[i]) + residual.get(row * residual_stride + column + i);
+        for (int i = 0; i < kChunk; ++i) values[i] = rounded(values[i]) + others[i];
       }
+      Chunk<T>::of(values).store(to);
+      return;
     }
-    const int64_t at = batch * out_batch + row * out_stride + column;
-    if (mask == 15 && aligned && out.dtype == DType::float32) {
-      Elements<float>{static_cast<float*>(out.data)}.set4(at, v);
-    } else if (mask == 15 && aligned && out.dtype == DType::bfloat16) {
-      Elements<Bf16>{static_cast<Bf16*>(out.data)}.set4(at, v);
-    } else {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (mask >> i & 1) out.set(at + i, v[i]);
-      }
+    for (int i = 0; i < kChunk; ++i) {
+      if (!(mask >> i & 1)) continue;
+      if constexpr (kResidual) values[i] = rounded(values[i]) + Format<T>::widen(residual[other + i]);
+      to[i] = Format<T>::narrow(values[i]);
     }
   }
 
+  // Parts of 128 bytes of columns go through staging, so that lanes write neighbouring memory, 16 bytes each. Rows whose pitch
+  // does not allow that are written element by element, a warp side by side.
   template <int kPairs, class Scaling, class Value>
-  SONDE_DEVICE void fragment(float* staging, const Scaling& scaling, int64_t batch, int64_t row0, int64_t column0,
-                             Value value) const {
-    static_assert(kPairs % 4 == 0, "");
-    const int lane = int(threadIdx.x) % 32, left = lane % 8 * 4;
+  SONDE_DEVICE void fragment(void* memory, const Columns& columns, const Scaling& scaling, int64_t batch, int64_t row0,
+                             int64_t column0, Value value) const {
+    constexpr int kPart = 128 / int(sizeof(T)) / 8 < kPairs ? 128 / int(sizeof(T)) / 8 : kPairs;  // pairs
+    constexpr int kWidth = 8 * kPart, kRowChunks = kWidth / kChunk, kRowStep = kWarp / kRowChunks;
+    constexpr int kSteps = 16 / kRowStep;
+    static_assert(kPairs % kPart == 0, "");
+    T* const staging = static_cast<T*>(memory);
+    const int lane = int(threadIdx.x) % kWarp;
+    const unsigned rows = wanted_rows(scaling, batch, row0, m);
+    float row_scale[2] = {1, 1};
+    if constexpr (Scaling::kRows) {
 #pragma unroll
-    for (int part = 0; part < kPairs / 4; ++part) {
-      __syncwarp();
+      for (int g = 0; g < 2; ++g) {
+        const int row = lane / 4 + 8 * g;
+        if (rows >> row & 1) row_scale[g] = scaling.row(batch * m + row0 + row);
+      }
+    }
+    // this lane's chunks: of every kRowStep-th row, from this one on
+    const int first_row = lane / kRowChunks, first = lane % kRowChunks * kChunk;
+    T* const to = out + batch * out_batch + (row0 + first_row) * out_stride + column0 + first;
+    const int64_t other = (row0 + first_row) * residual_stride + column0 + first;
+    const int64_t jump = kRowStep * out_stride;
+    const int inside = int(min64(n - column0, 8 * kPairs));  // columns
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+    for (int part = 0; part < kPairs / kPart; ++part) {
+      const int left = inside - part * kWidth;
+      const bool chunked = aligned && (left >= kWidth || left % kChunk == 0);
+      const unsigned my_rows = first < left ? rows >> first_row : 0u;
+      Chunk<T> others[kResidual ? kSteps : 1];
+      if constexpr (kResidual) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          others[step] = Chunk<T>::load(residual + other + step * kRowStep * residual_stride + part * kWidth,
+                                        chunked && my_rows >> step * kRowStep & 1);
+        }
+      }
+      __syncwarp();  // the part before has been read
+#pragma unroll
+      for (int j = 0; j < kPart; ++j) {
+        const float2 bias = pair_at(columns.bias, part * kPart + j);
+        float2 scale = {1, 1};
+        if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, part * kPart + j);
 #pragma unroll
         for (int g = 0; g < 2; ++g) {
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            staging[(lane / 4 + 8 * g) * kStagingPitch + 8 * j + lane % 4 * 2 + h] = value(part * 4 + j, g, h);
-          }
+          const float low = finished<Scaling>(value(part * kPart + j, g, 0), row_scale[g], scale.x, bias.x);
+          const float high = finished<Scaling>(value(part * kPart + j, g, 1), row_scale[g], scale.y, bias.y);
+          put_pair(staging + (lane / 4 + 8 * g) * kPitch + 8 * j + lane % 4 * 2, activated(low), activated(high));
         }
       }
       __syncwarp();
-      const int64_t column = column0 + part * 32 + left;
-      float scale[4];
+      if (chunked) {
+        T* at = to + part * kWidth;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) scale[i] = column + i < n ? scaling.column(batch * n + column + i) : 0.0f;
-#pragma unroll 1
-      for (int step = 0; step < 4; ++step) {
-        const int64_t row = row0 + step * 4 + lane / 8;
-        if (row >= m) continue;
-        const float row_scale = scaling.row(batch * m + row);
-        float v[4];
-        unsigned mask = 0;
+        for (int step = 0; step < kSteps; ++step, at += jump) {
+          Chunk<T> chunk = Chunk<T>::load_shared(staging + (first_row + step * kRowStep) * kPitch + first);
+          if constexpr (kResidual) {
+            float values[kChunk], other_values[kChunk];
+            chunk.get(values);
+            others[step].get(other_values);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          // both are powers of two: their product is exact
-          const float factor = row_scale * scale[i];
-          if (factor != 0) mask |= 1u << i;
-          v[i] = staging[(step * 4 + lane / 8) * kStagingPitch + left + i] * factor;
+            for (int i = 0; i < kChunk; ++i) {
+              values[i] = sum<Scaling>(values[i], other_values[i], columns, part * kWidth + first + i);
+            }
+            chunk = Chunk<T>::of(values);
+          }
+          chunk.store(at, my_rows >> step * kRowStep & 1);
         }
-        if (mask) quad(batch, row, column, v, mask);
+      } else {
+#pragma unroll 1
+        for (int i = lane; i < 16 * kWidth; i += kWarp) {
+          const int row = i / kWidth, column = i % kWidth;
+          if (!(rows >> row & 1) || column >= left) continue;
+          T element = staging[row * kPitch + column];
+          if constexpr (kResidual) {
+            const T one = residual[(row0 + row) * residual_stride + column0 + part * kWidth + column];
+            element = Format<T>::narrow(
+                sum<Scaling>(Format<T>::widen(element), Format<T>::widen(one), columns, part * kWidth + column));
+          }
+          out[batch * out_batch + (row0 + row) * out_stride + column0 + part * kWidth + column] = element;
+        }
       }
     }
     __syncwarp();
+  }
+
+ private:
+  SONDE_DEVICE static void put_pair(T* to, float low, float high) {
+    if constexpr (sizeof(T) == 4) *reinterpret_cast<float2*>(to) = make_float2(low, high);
+    else *reinterpret_cast<uint32_t*>(to) = Format<T>::narrow2(low, high);
+  }
+
+  // Columns that are not wanted keep what residual has, which may be out itself.
+  template <class Scaling>
+  SONDE_DEVICE static float sum(float value, float other, const Columns& columns, int column) {
+    if constexpr (Scaling::kColumns) {
+      if (columns.scale[column] == 0) return other;
+    }
+    return value + other;
   }
 };
 
@@ -123,86 +246,128 @@ struct Dense {
 // NaN. A list's count may exceed its capacity: elements that do not fit are counted
 // and not stored.
 struct Sparse {
+  static constexpr int kChunk = 4;
+
   uint64_t* lists;      // [m][capacity]
   int32_t* counts;      // [m]
   const float* limits;  // [m]; null: `limit` for all
   float limit;
   bool magnitude;  // |value| has to be above the limit
   int32_t capacity;
-  const float* bias;  // [n] of the columns counted here, or null
+  AnyElements bias;  // [n] of the columns counted here, or null data
   int64_t m, n;
   int64_t first_column;  // of the columns counted here
 
-  SONDE_DEVICE bool passes(float least, float value) const { return !((magnitude ? fabsf(value) : value) <= least); }
+  // the bits of a value that are compared
+  SONDE_DEVICE unsigned compared() const { return magnitude ? 0x7fffffffu : ~0u; }
+  SONDE_DEVICE static bool passes(float least, float value, unsigned compared) {
+    return !(__uint_as_float(unsigned(__float_as_int(value)) & compared) <= least);
+  }
   SONDE_DEVICE float least_of(int64_t row) const { return limits ? limits[row] : limit; }
   SONDE_DEVICE void store(int64_t row, int64_t column, int32_t slot, float value) const {
     if (slot < capacity) lists[row * capacity + slot] = candidate(key_of(value), first_column + column);
   }
 
-  SONDE_DEVICE void quad(int64_t, int64_t row, int64_t column, float (&v)[4], unsigned mask) const {
+  SONDE_DEVICE void chunk(int64_t, int64_t row, int64_t column, const float (&v)[kChunk], const float* biases,
+                          unsigned mask) const {
     const float least = least_of(row);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (!(mask >> i & 1)) continue;
-      const float value = bias ? v[i] + bias[column + i] : v[i];
-      if (passes(least, value)) store(row, column + i, atomicAdd(&counts[row], 1), value);
+    for (int i = 0; i < kChunk; ++i) {
+      const float value = v[i] + biases[i];
+      if (mask >> i & 1 && passes(least, value, compared())) store(row, column + i, atomicAdd(&counts[row], 1), value);
     }
   }
 
-  // The four lanes of a quad share two rows: they count their hits together, one atomic addition for a row that has any.
+  // Two rounds. The first marks what passes, a bit each, without a branch. The four lanes of a quad share two rows: they count their
+  // hits together, one atomic addition for a row that has any. The second goes over the 32 columns at a time in which the
+  // warp has hits at all, and stores them by their bits; the values come from staging, as registers cannot be indexed.
   template <int kPairs, class Scaling, class Value>
-  SONDE_DEVICE void fragment(float*, const Scaling& scaling, int64_t batch, int64_t row0, int64_t column0,
-                             Value value) const {
-    static_assert(kPairs <= 32, "");
-    const int lane = int(threadIdx.x) % 32;
-    const int64_t column = column0 + lane % 4 * 2;
-    float least[2], scale[2];
+  SONDE_DEVICE void fragment(void* memory, const Columns& columns, const Scaling& scaling, int64_t batch, int64_t row0,
+                             int64_t column0, Value value) const {
+    static_assert(kPairs <= 32 && kPairs % 4 == 0, "");
+    const int lane = int(threadIdx.x) % kWarp, first = lane % 4 * 2;
+    const unsigned rows = wanted_rows(scaling, batch, row0, m), bits = compared();
+    float least[2] = {0, 0}, row_scale[2] = {1, 1};
+    bool wanted[2];
 #pragma unroll
     for (int g = 0; g < 2; ++g) {
-      const int64_t row = row0 + lane / 4 + 8 * g;
-      scale[g] = row < m ? scaling.row(batch * m + row) : 0.0f;
-      least[g] = row < m ? least_of(row) : 0.0f;
+      const int row = lane / 4 + 8 * g;
+      wanted[g] = rows >> row & 1;
+      if (!wanted[g]) continue;
+      least[g] = least_of(row0 + row);
+      if constexpr (Scaling::kRows) row_scale[g] = scaling.row(batch * m + row0 + row);
     }
-    const auto finished = [&](int j, int g, int h, float column_scale) {
-      const float v = value(j, g, h) * (scale[g] * column_scale);
-      return bias ? v + bias[column + 8 * j + h] : v;
-    };
     uint32_t hits[2][2] = {};
 #pragma unroll
     for (int j = 0; j < kPairs; ++j) {
+      const float2 bias = pair_at(columns.bias, j);
+      float2 scale = {1, 1};
+      if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        const float left = finished<Scaling>(value(j, g, 0), row_scale[g], scale.x, bias.x);
+        const float right = finished<Scaling>(value(j, g, 1), row_scale[g], scale.y, bias.y);
+        if (scale.x != 0 && passes(least[g], left, bits)) hits[g][0] |= 1u << j;
+        if (scale.y != 0 && passes(least[g], right, bits)) hits[g][1] |= 1u << j;
+      }
+    }
+    int slot[2];
+    bool any = false;
+#pragma unroll
+    for (int g = 0; g < 2; ++g) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int64_t c = column + 8 * j + h;
-        if (c >= n) continue;
-        const float column_scale = scaling.column(batch * n + c);
-#pragma unroll
-        for (int g = 0; g < 2; ++g) {
-          const bool wanted = scale[g] * column_scale != 0;
-          if (wanted && passes(least[g], finished(j, g, h, column_scale))) hits[g][h] |= 1u << j;
-        }
+        // column 8 j + first + h is one of n
+        const int64_t inside = (n - column0 - first - h + 7) / 8;
+        if (inside < kPairs) hits[g][h] &= inside > 0 ? (1u << inside) - 1 : 0u;
+        if (!wanted[g]) hits[g][h] = 0;
       }
+      any = any || (hits[g][0] | hits[g][1]) != 0;
+    }
+    if (!__any_sync(kAll, any)) {
+      __syncwarp();
+      return;
     }
 #pragma unroll
     for (int g = 0; g < 2; ++g) {
-      const int64_t row = row0 + lane / 4 + 8 * g;
       const int count = __popc(hits[g][0]) + __popc(hits[g][1]);
       int before = count;  // of this lane and those before it in the quad
       for (int step = 1; step < 4; step *= 2) {
-        const int other = __shfl_up_sync(0xffffffffu, before, step);
+        const int other = __shfl_up_sync(kAll, before, step);
         if (lane % 4 >= step) before += other;
       }
-      int slot = 0;
-      if (lane % 4 == 3 && before > 0) slot = atomicAdd(&counts[row], before);
-      slot = __shfl_sync(0xffffffffu, slot, lane | 3) + before - count;
-      if (count == 0) continue;
+      slot[g] = 0;
+      if (lane % 4 == 3 && before > 0) slot[g] = atomicAdd(&counts[row0 + lane / 4 + 8 * g], before);
+      slot[g] = __shfl_sync(kAll, slot[g], lane | 3) + before - count;
+    }
+    // from here on values are computed once more: to keep them all would take more registers than there are
+    if constexpr (Scaling::kRows) keep_registers(row_scale);
+    float* const staging = static_cast<float*>(memory);
 #pragma unroll
-      for (int j = 0; j < kPairs; ++j) {
+    for (int part = 0; part < kPairs; part += 4) {
+      // bit 8 g + 4 h + j
+      uint32_t left = 0;
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          if (!(hits[g][h] >> j & 1)) continue;
-          const int64_t c = column + 8 * j + h;
-          store(row, c, slot++, finished(j, g, h, scaling.column(batch * n + c)));
+      for (int i = 0; i < 4; ++i) left |= (hits[i / 2][i % 2] >> part & 15) << (4 * i);
+      if (!__any_sync(kAll, left != 0)) continue;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const float2 bias = pair_at(columns.bias, part + j);
+        float2 scale = {1, 1};
+        if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, part + j);
+#pragma unroll
+        for (int g = 0; g < 2; ++g) {
+          staging[(8 * g + j) * kWarp + lane] = finished<Scaling>(value(part + j, g, 0), row_scale[g], scale.x, bias.x);
+          staging[(8 * g + 4 + j) * kWarp + lane] =
+              finished<Scaling>(value(part + j, g, 1), row_scale[g], scale.y, bias.y);
         }
+      }
+      for (; left != 0; left &= left - 1) {
+        const int i = __ffs(int(left)) - 1, g = i / 8;
+        const int64_t row = row0 + lane / 4 + 8 * g, column = column0 + 8 * (part + i % 4) + first + i / 4 % 2;
+        store(row, column, g ? slot[1] : slot[0], staging[i * kWarp + lane]);
+        slot[0] += 1 - g;
+        slot[1] += g;
       }
     }
     __syncwarp();

@@ -5,7 +5,7 @@ namespace sonde {
 
 Status linear(Context* context, Out out, In x, Packed w, In bias, In residual, Activation activation,
               Precision precision) {
-  return multiply(context, x, Right::of(w), precision, dense(out, bias, residual, activation));
+  return multiply(context, x, Right::of(w), precision, {out, bias, residual, activation});
 }
 
 }  // namespace sonde

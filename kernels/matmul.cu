@@ -4,8 +4,7 @@
 namespace sonde {
 
 Status matmul(Context* context, Out out, In a, In b, In bias, Precision precision) {
-  return multiply(context, a, Right::of(static_cast<const View&>(b)), precision,
-                  dense(out, bias, View(), Activation::none));
+  return multiply(context, a, Right::of(static_cast<const View&>(b)), precision, {out, bias, View(), Activation::none});
 }
 
 }  // namespace sonde

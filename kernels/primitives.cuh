@@ -22,6 +22,17 @@
 // to the nearest, ties to even; NaN stays NaN
 SONDE_DEVICE uint16_t float_to_bf16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 SONDE_DEVICE uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
+// two at once, the first in the lower half
+SONDE_DEVICE uint32_t floats_to_bf16(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+SONDE_DEVICE uint32_t floats_to_half(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
 SONDE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 
 // 2^x and 1/x by one instruction of the special function unit each: within 2 and 1 units in the last place. What would be
@@ -39,9 +50,51 @@ SONDE_DEVICE float reciprocal_approx(float x) {
 
 SONDE_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
+// 16 bytes at once, of global memory where that is wanted, zeros otherwise, and from shared memory. A predicate and no branch; and
+// the compiler takes plain accesses apart where it has them behind a condition.
+SONDE_DEVICE uint4 load_global16_if(const void* from, bool wanted) {
+  uint4 x = {0, 0, 0, 0};
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.b32 wanted, %5, 0;\n"
+      "@wanted ld.global.v4.b32 {%0,%1,%2,%3}, [%4];\n"
+      "}"
+      : "+r"(x.x), "+r"(x.y), "+r"(x.z), "+r"(x.w)
+      : "l"(__cvta_generic_to_global(from)), "r"(int(wanted))
+      : "memory");
+  return x;
+}
+SONDE_DEVICE void store_global16_if(void* to, const uint4& x, bool wanted) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.b32 wanted, %5, 0;\n"
+      "@wanted st.global.v4.b32 [%0], {%1,%2,%3,%4};\n"
+      "}" ::"l"(__cvta_generic_to_global(to)),
+      "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(int(wanted))
+      : "memory");
+}
+SONDE_DEVICE uint4 load_shared16(const void* from) {
+  uint4 x;
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(shared_address(from))
+               : "memory");
+  return x;
+}
+
 // a barrier of `threads` threads of the block, whole warps; ids 1 to 15
 SONDE_DEVICE void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// The compiler must not move accesses to these registers, nor what is computed of them, across this point. Accumulators need it:
+// the tensor cores use them behind its back.
+template <int N>
+SONDE_DEVICE void keep_registers(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // ---- sm_80: asynchronous copies from global to shared memory, fragments, products of a warp
@@ -149,13 +202,6 @@ template <int N>
 SONDE_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
-// The compiler must not move accesses to an accumulator across this point: the tensor cores use it behind its back.
-template <int N>
-SONDE_DEVICE void keep_registers(float (&d)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
-
 // Shared memory as wgmma reads it: K-major rows of 128 bytes, the 128-byte swizzle, groups of 8 rows 1024 bytes apart
 // (PTX ISA, "Matrix descriptor").
 SONDE_DEVICE uint64_t wgmma_descriptor(const void* shared) {

@@ -108,36 +108,53 @@ Status launch_product(Context* context, const SplitOperand& a, const SplitOperan
   return launch_mma<kSplit, kF16, Scaling, Epilogue>(context, a, b, scaling, epilogue);
 }
 
-template <class Epilogue>
-Status multiply_with(Context* context, const View& a, const Right& right, Precision precision,
-                     const Epilogue& epilogue) {
-  const int64_t m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = right.columns;
-  if (m == 0 || n == 0 || (k > 0 && element_count(a) == 0)) return {};
-  View b = right.view;
-  b.shape[b.rank - 1] = n;
+// A product whose kernel is chosen.
+struct Product {
+  View a, b;  // [..., m, k], [..., k, n]
+  int64_t m, n, k;
+  Recipe recipe;
+  SplitOperand left, right;  // unless recipe.simt
+
+  // nothing to compute
+  bool is_empty() const { return m == 0 || n == 0 || (k > 0 && element_count(a) == 0); }
+};
+
+inline Status prepare(Product* product, Context* context, const View& a, const Right& right, Precision precision) {
+  product->a = a;
+  product->b = right.view;
+  View& b = product->b;
+  product->m = a.shape[a.rank - 2];
+  product->n = b.shape[b.rank - 1] = right.columns;
+  product->k = a.shape[a.rank - 1];
   b.data = static_cast<char*>(b.data) + right.first_column * b.stride[b.rank - 1] * dtype_size(b.dtype);
-  const Recipe recipe = recipe_for(context, a.dtype, b.dtype, precision);
-  if (recipe.simt || k == 0) return launch_simt<false>(context, a, b, m, n, k, {}, epilogue);
+  product->recipe = recipe_for(context, a.dtype, b.dtype, precision);
+  product->recipe.simt |= product->k == 0;
   Status status;
-  const SplitOperand left_operand = operand_of_rows(context, kLeftOperand, recipe.kind, a, &status);
+  if (product->recipe.simt || product->is_empty()) return status;
+  product->left = operand_of_rows(context, kLeftOperand, product->recipe.kind, a, &status);
   if (status.failed()) return status;
-  const SplitOperand right_operand = operand_of_right(context, right, recipe.kind, &status);
-  if (status.failed()) return status;
-  const Scales scales = Scales::of(left_operand, right_operand);
-  switch (recipe.kind) {
-    case OperandKind::bfloat16:
-      return launch_product<false, false>(context, left_operand, right_operand, NoScales(), epilogue);
-    case OperandKind::float16:
-      return launch_product<false, true>(context, left_operand, right_operand, NoScales(), epilogue);
-    case OperandKind::high_only:
-      status = launch_product<false, true>(context, left_operand, right_operand, scales, epilogue);
-      break;
-    case OperandKind::split:
-      status = launch_product<true, true>(context, left_operand, right_operand, scales, epilogue);
-      break;
+  product->right = operand_of_right(context, right, product->recipe.kind, &status);
+  return status;
+}
+
+template <class Epilogue>
+Status launch_plain(Context* context, const Product& product, const Epilogue& epilogue) {
+  return launch_simt<false>(context, product.a, product.b, product.m, product.n, product.k, nullptr, nullptr, epilogue);
+}
+
+// On the tensor cores; what the operands do not represent, in plain float32 afterwards.
+template <OperandKind kind, class Epilogue>
+Status launch_tensor(Context* context, const Product& product, const Epilogue& epilogue) {
+  constexpr bool kSplit = kind == OperandKind::split, kF16 = kind != OperandKind::bfloat16;
+  const SplitOperand &left = product.left, &right = product.right;
+  if constexpr (!is_scaled(kind)) {
+    return launch_product<kSplit, kF16>(context, left, right, NoScales(), epilogue);
+  } else {
+    const Status status = launch_product<kSplit, kF16>(context, left, right, Scales<true>::of(left, right), epilogue);
+    if (status.failed()) return status;
+    return launch_simt<true>(context, product.a, product.b, product.m, product.n, product.k, left.flags, right.flags,
+                             epilogue);
   }
-  if (status.failed()) return status;
-  return launch_simt<true>(context, a, b, m, n, k, scales, epilogue);
 }
 
 }  // namespace sonde

@@ -15,11 +15,14 @@ struct Right {
   static Right of(const View& view);
 };
 
-// a [..., m, k], any strides, times the right side, each element handed to the epilogue.
-Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Dense& epilogue);
-Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue);
+// out [..., m, n], of any row stride, = activation(product + bias) + residual; bias and residual may have null data.
+struct DenseResult {
+  View out, bias, residual;
+  Activation activation = Activation::none;
+};
 
-// For out [..., m, n] with any row stride; bias and residual may have null data.
-Dense dense(const View& out, const View& bias, const View& residual, Activation activation);
+// a [..., m, k], any strides, times the right side.
+Status multiply(Context* context, const View& a, const Right& right, Precision precision, const DenseResult& result);
+Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue);
 
 }  // namespace sonde

@@ -1,5 +1,5 @@
-// Compiles the product kernels with the epilogue of linear and matmul.
-#include "product.cuh"
+// Chooses among the products with the epilogue of linear and matmul.
+#include "product_dense.cuh"
 
 namespace sonde {
 
@@ -21,24 +21,65 @@ Right Right::of(const View& view) {
   return right;
 }
 
-Dense dense(const View& out, const View& bias, const View& residual, Activation activation) {
-  Dense epilogue = {};
-  epilogue.out = AnyElements::of(out);
-  epilogue.out_stride = out.stride[out.rank - 2];
-  epilogue.m = out.shape[out.rank - 2];
-  epilogue.n = out.shape[out.rank - 1];
-  epilogue.out_batch = epilogue.m * epilogue.n;
-  epilogue.bias = AnyElements::of(bias);
-  epilogue.residual = AnyElements::of(residual);
-  epilogue.residual_stride = residual.data ? residual.stride[residual.rank - 2] : 0;
-  epilogue.activation = activation;
-  epilogue.aligned = epilogue.out_stride % 4 == 0 && epilogue.out_batch % 4 == 0 &&
-                     reinterpret_cast<uintptr_t>(out.data) % size_t(4 * dtype_size(out.dtype)) == 0;
-  return epilogue;
+namespace {
+
+// Whether products of this kind write results of the dtype.
+bool writes(const Recipe& recipe, DType dtype) {
+  return dtype == DType::float32 || recipe.simt || (recipe.kind == OperandKind::bfloat16 && dtype == DType::bfloat16) ||
+         (recipe.kind == OperandKind::float16 && dtype == DType::float16);
 }
 
-Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Dense& epilogue) {
-  return multiply_with(context, a, right, precision, epilogue);
+Status multiply_at_once(Context* context, const Product& product, const DenseResult& result) {
+  if (product.recipe.simt) return multiply_plain(context, product, result);
+  switch (product.recipe.kind) {
+    case OperandKind::bfloat16: return multiply_bfloat16(context, product, result);
+    case OperandKind::float16: return multiply_float16(context, product, result);
+    case OperandKind::high_only: return multiply_high_only(context, product, result);
+    default: return multiply_split(context, product, result);
+  }
+}
+
+// Results that no kernel writes at once, in steps and by way of float32.
+Status multiply_in_steps(Context* context, const Product& product, const DenseResult& result) {
+  const auto contiguous = [&](DType dtype, void* data) {
+    Out view;
+    static_cast<View&>(view) = result.out;
+    view.dtype = dtype;
+    view.data = data;
+    int64_t stride = 1;
+    for (int d = view.rank; d-- > 0; stride *= view.shape[d]) view.stride[d] = stride;
+    return view;
+  };
+  const auto input = [](const View& view) {
+    In in;
+    static_cast<View&>(in) = view;
+    return in;
+  };
+  const int64_t elements = element_count(result.out);
+  const size_t wide_bytes = size_t(round_up(elements * 4, 256));
+  const size_t bytes = wide_bytes + size_t(elements * dtype_size(result.out.dtype));
+  auto* memory = static_cast<char*>(scratch(context, kWideResult, bytes));
+  if (!memory) return no_scratch(context, bytes);
+  const Out wide = contiguous(DType::float32, memory);
+  Status status = multiply_at_once(context, product, {wide, result.bias, View(), result.activation});
+  if (status.failed()) return status;
+  Out out;
+  static_cast<View&>(out) = result.out;
+  if (!result.residual.data) return copy(context, out, input(wide));
+  const Out rounded = contiguous(result.out.dtype, memory + wide_bytes);
+  status = copy(context, rounded, input(wide));
+  if (status.failed()) return status;
+  return binary(context, out, input(rounded), input(result.residual), BinaryKind::add);
+}
+
+}  // namespace
+
+Status multiply(Context* context, const View& a, const Right& right, Precision precision, const DenseResult& result) {
+  Product product;
+  const Status status = prepare(&product, context, a, right, precision);
+  if (status.failed() || product.is_empty()) return status;
+  const bool at_once = has_epilogue(result) && writes(product.recipe, result.out.dtype);
+  return at_once ? multiply_at_once(context, product, result) : multiply_in_steps(context, product, result);
 }
 
 }  // namespace sonde

@@ -2,6 +2,9 @@
 // operands, a ring of stages ahead; two multiply, 64 rows each, straight from shared memory (wgmma). mbarriers
 // say that a stage is full or empty. Tiles are 128 x 256, or 128 x 128 for split operands, whose three products share a stage.
 //
+// The first of the two multiplying warpgroups starts some steps ahead of the second, and the ring keeps it there: while it is in
+// its epilogue, the other one has the tensor cores, and later the other way round.
+//
 // Split operands: the tensor cores cut their sums off instead of rounding. The sum of high high is taken to float32 registers every
 // 64 k; the cross terms count 2^-11 as much, and keep one sum.
 #pragma once
@@ -11,7 +14,7 @@ namespace sonde {
 
 struct HopperWork {
   int64_t m, n, k;
-  int64_t row_tiles, column_tiles;
+  unsigned row_tiles, column_tiles;
 };
 
 template <bool kSplit>
@@ -20,7 +23,10 @@ struct HopperShape {
   static constexpr int stages = kSplit ? 3 : 4;
   static constexpr int a = rows * depth, b = columns * depth;  // elements
   static constexpr int stage = parts * (a + b);
-  static constexpr size_t shared = size_t(stages) * stage * 2 + 8 * kStagingFloats * 4 + 2 * stages * sizeof(uint64_t);
+  static constexpr int column_values = kColumnArrays * columns;  // of one tile, for one of the multiplying warpgroups
+  static constexpr int lead = stages - 1;                        // steps that the first of these is ahead of the second
+  static constexpr size_t shared =
+      size_t(stages) * stage * 2 + 8 * kStagingBytes + 4 * column_values * 4 + (2 * stages + 1) * sizeof(uint64_t);
 };
 constexpr int kHopperThreads = 384;
 
@@ -33,17 +39,20 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   using Shape = HopperShape<kSplit>;
   constexpr int kN = Shape::columns, kStages = Shape::stages;
   DYNAMIC_SHARED(uint16_t, shared);
-  auto* staging = reinterpret_cast<float*>(shared + kStages * Shape::stage);  // for each of the multiplying warps
-  auto* full = reinterpret_cast<uint64_t*>(staging + 8 * kStagingFloats);
-  uint64_t* empty = full + kStages;
+  auto* staging = reinterpret_cast<char*>(shared + kStages * Shape::stage);     // for each of the multiplying warps
+  auto* column_values = reinterpret_cast<float*>(staging + 8 * kStagingBytes);  // two tiles' for each warpgroup
+  auto* full = reinterpret_cast<uint64_t*>(column_values + 4 * Shape::column_values);
+  uint64_t* const empty = full + kStages;
+  uint64_t* const ahead = empty + kStages;
   const int group = int(threadIdx.x) / 128, t = int(threadIdx.x) % 128;
   const int steps = int(ceil_div(work.k, Shape::depth));
-  const int64_t tiles = work.row_tiles * work.column_tiles;
+  const unsigned tiles = work.row_tiles * work.column_tiles;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(full + i, 1);
       mbarrier_init(empty + i, 8);  // the multiplying warps
     }
+    mbarrier_init(ahead, 4);  // the warps of the first multiplying warpgroup
     mbarrier_init_fence();
   }
   __syncthreads();
@@ -52,8 +61,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     registers_down<24>();
     if (t == 0) {
       int64_t count = 0;  // stages filled so far
-      for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        int64_t tile_row, tile_column;
+      for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        unsigned tile_row, tile_column;
         tile_at(tile, work.row_tiles, work.column_tiles, tile_row, tile_column);
         const int row = int(tile_row * Shape::rows), column = int(tile_column * kN);
         for (int step = 0; step < steps; ++step, ++count) {
@@ -77,10 +86,15 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   const int half = group - 1, warp = t / 32, lane = t % 32;
   float high[kN / 2], cross[kSplit ? kN / 2 : 1], sums[kSplit ? kN / 2 : 1];
   int64_t count = 0;
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    int64_t tile_row, tile_column;
+  float* values = column_values + half * 2 * Shape::column_values;
+  if (half == 1) mbarrier_wait(ahead, 0);
+  for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    unsigned tile_row, tile_column;
     tile_at(tile, work.row_tiles, work.column_tiles, tile_row, tile_column);
-    const int64_t row = tile_row * Shape::rows + half * 64 + warp * 16, column = tile_column * kN;
+    const int64_t row = int64_t(tile_row) * Shape::rows + half * 64 + warp * 16, column = int64_t(tile_column) * kN;
+    // The values of the tile before may still be read, those of the one before it no more: all have been at this barrier since.
+    load_columns(values, kN, epilogue.bias, scaling, 0, column, work.n, t, 128);
+    named_barrier(1 + half, 128);
     if constexpr (kSplit) {
 #pragma unroll
       for (int i = 0; i < kN / 2; ++i) sums[i] = 0;
@@ -90,6 +104,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       const uint16_t* a = shared + s * Shape::stage + half * 64 * Shape::depth;
       const uint16_t* b = shared + s * Shape::stage + Shape::a;
       mbarrier_wait(full + s, int(count / kStages & 1));
+      mbarrier_arrive_if(ahead, half == 0 && lane == 0 && count == Shape::lead);
       const uint64_t da = wgmma_descriptor(a), db = wgmma_descriptor(b);
       keep_registers(high);
       if constexpr (kSplit) keep_registers(cross);
@@ -126,13 +141,16 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       keep_registers(high);
       mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);
     }
-    float* warp_staging = staging + (half * 4 + warp) * kStagingFloats;
-    epilogue.template fragment<kN / 8>(warp_staging, scaling, 0, row, column, [&](int j, int g, int h) {
-      const int i = j * 4 + g * 2 + h;
-      if constexpr (kSplit) return fmaf(cross[i], 1.0f / 2048, sums[i]);
-      else return high[i];
-    });
+    epilogue.template fragment<kN / 8>(staging + (half * 4 + warp) * kStagingBytes, Columns::at(values, kN, 0), scaling,
+                                       0, row, column, [&](int j, int g, int h) {
+                                         const int i = j * 4 + g * 2 + h;
+                                         if constexpr (kSplit) return fmaf(cross[i], 1.0f / 2048, sums[i]);
+                                         else return high[i];
+                                       });
+    float* const other = column_values + half * 2 * Shape::column_values;
+    values = values == other ? other + Shape::column_values : other;
   }
+  mbarrier_arrive_if(ahead, half == 0 && lane == 0 && count <= Shape::lead);
 #endif
 }
 
@@ -140,7 +158,10 @@ template <bool kSplit, bool kF16, class Scaling, class Epilogue>
 Status launch_hopper(Context* context, const SplitOperand& a, const SplitOperand& b, const Scaling& scaling,
                      const Epilogue& epilogue) {
   using Shape = HopperShape<kSplit>;
-  const HopperWork work = {a.rows, b.rows, a.k, ceil_div(a.rows, Shape::rows), ceil_div(b.rows, Shape::columns)};
+  const int64_t row_tiles = ceil_div(a.rows, Shape::rows), column_tiles = ceil_div(b.rows, Shape::columns);
+  const int64_t tiles = row_tiles * column_tiles;
+  if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)a.rows, (long long)b.rows);
+  const HopperWork work = {a.rows, b.rows, a.k, unsigned(row_tiles), unsigned(column_tiles)};
   TmaMap maps[4];
   const auto map = [](TmaMap* to, const uint16_t* part, const SplitOperand& x, int rows) {
     return make_tma_map(to, part, uint64_t(x.rows), uint64_t(x.k), uint64_t(x.pitch) * 2, uint32_t(rows));
@@ -153,7 +174,7 @@ Status launch_hopper(Context* context, const SplitOperand& a, const SplitOperand
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(Shape::shared));
   if (error != cudaSuccess) return from_cuda(error, "the shared memory of a product");
-  const int64_t blocks = min64(work.row_tiles * work.column_tiles, context->multiprocessors);
+  const int64_t blocks = min64(tiles, context->multiprocessors);
   LAUNCH((hopper_kernel<kSplit, kF16, Scaling, Epilogue>), dim3(unsigned(blocks)), dim3(kHopperThreads), Shape::shared,
          context->stream, maps[0], maps[1], maps[2], maps[3], work, scaling, epilogue);
   return {};

@@ -12,7 +12,7 @@ struct MmaWork {
   SplitOperand a, b;
   int64_t first_batch;
   int64_t m, n, k;
-  int64_t row_tiles, column_tiles;
+  unsigned row_tiles, column_tiles;
 };
 
 constexpr int kMmaTile = 128, kMmaDepth = 32, kMmaStages = 3, kMmaThreads = 256;
@@ -20,13 +20,13 @@ constexpr int kMmaPart = kMmaTile * kMmaDepth;  // elements of one part of an op
 template <bool kSplit>
 constexpr int kMmaStage = (kSplit ? 4 : 2) * kMmaPart;
 template <bool kSplit>
-constexpr size_t kMmaShared = size_t(kMmaStages) * kMmaStage<kSplit> * 2;
+constexpr size_t kMmaShared = size_t(kMmaStages) * kMmaStage<kSplit> * 2 + kColumnArrays* kMmaTile * 4;
 
 // Tiles in the order in which neighbours share operands: bands of 8 tiles of rows, column after column.
-SONDE_DEVICE void tile_at(int64_t i, int64_t row_tiles, int64_t column_tiles, int64_t& row, int64_t& column) {
-  constexpr int64_t kBand = 8;
-  const int64_t band = i / (kBand * column_tiles), first = band * kBand;
-  const int64_t height = row_tiles - first < kBand ? row_tiles - first : kBand, rest = i % (kBand * column_tiles);
+SONDE_DEVICE void tile_at(unsigned i, unsigned row_tiles, unsigned column_tiles, unsigned& row, unsigned& column) {
+  constexpr unsigned kBand = 8;
+  const unsigned band = i / kBand / column_tiles, first = band * kBand, rest = i - first * column_tiles;
+  const unsigned height = row_tiles - first < kBand ? row_tiles - first : kBand;
   row = first + rest % height;
   column = rest / height;
 }
@@ -43,11 +43,12 @@ SONDE_DEVICE void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32
 template <bool kSplit, bool kF16, class Scaling, class Epilogue>
 __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scaling scaling, Epilogue epilogue) {
   DYNAMIC_SHARED(uint16_t, shared);
+  auto* const column_values = reinterpret_cast<float*>(shared + kMmaStages * kMmaStage<kSplit>);
   const int t = int(threadIdx.x), lane = t % 32, warp = t / 32;
   const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
-  int64_t tile_row, tile_column;
+  unsigned tile_row, tile_column;
   tile_at(blockIdx.x, work.row_tiles, work.column_tiles, tile_row, tile_column);
-  const int64_t row0 = tile_row * kMmaTile, column0 = tile_column * kMmaTile;
+  const int64_t row0 = int64_t(tile_row) * kMmaTile, column0 = int64_t(tile_column) * kMmaTile;
   const int64_t batch = work.first_batch + blockIdx.z;
   const int steps = int(ceil_div(work.k, kMmaDepth));
 
@@ -99,6 +100,7 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   };
 
   for (int step = 0; step < kMmaStages - 1; ++step) load(step);
+  load_columns(column_values, kMmaTile, epilogue.bias, scaling, batch, column0, work.n, t, kMmaThreads);
   for (int step = 0; step < steps; ++step) {
     cp_async_wait<kMmaStages - 2>();
     __syncthreads();  // all see this stage, and have left the one that is loaded next
@@ -125,10 +127,11 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   }
   cp_async_wait<0>();
   __syncthreads();  // the stages are free: each warp uses a part of them for staging
-  float* staging = reinterpret_cast<float*>(shared) + warp * kStagingFloats;
+  char* const staging = reinterpret_cast<char*>(shared) + warp * kStagingBytes;
+  const Columns columns = Columns::at(column_values, kMmaTile, warp_column);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    epilogue.template fragment<4>(staging, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
+    epilogue.template fragment<4>(staging, columns, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
                                   [&](int j, int g, int h) { return sums[i][j][g * 2 + h]; });
   }
 }
@@ -137,9 +140,10 @@ template <bool kSplit, bool kF16, class Scaling, class Epilogue>
 Status launch_mma(Context* context, const SplitOperand& a, const SplitOperand& b, const Scaling& scaling,
                   const Epilogue& epilogue) {
   auto* kernel = mma_kernel<kSplit, kF16, Scaling, Epilogue>;
-  MmaWork work = {a, b, 0, a.rows, b.rows, a.k, ceil_div(a.rows, kMmaTile), ceil_div(b.rows, kMmaTile)};
-  const int64_t tiles = work.row_tiles * work.column_tiles;
-  if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)work.m, (long long)work.n);
+  const int64_t row_tiles = ceil_div(a.rows, kMmaTile), column_tiles = ceil_div(b.rows, kMmaTile);
+  const int64_t tiles = row_tiles * column_tiles;
+  if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)a.rows, (long long)b.rows);
+  MmaWork work = {a, b, 0, a.rows, b.rows, a.k, unsigned(row_tiles), unsigned(column_tiles)};
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kMmaShared<kSplit>));
   if (error != cudaSuccess) return from_cuda(error, "the shared memory of a product");

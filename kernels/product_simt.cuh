@@ -21,7 +21,8 @@ struct SimtWork {
   int64_t first_batch;
   int64_t m, n, k;
   int64_t column_tiles;
-  Scales flagged;  // with kMasked: only the elements of flagged rows and columns are wanted
+  // with kMasked: only the elements of flagged rows and columns are wanted
+  const int32_t *row_flags, *column_flags;
 };
 
 constexpr int kSimtTile = 128, kSimtDepth = 16, kSimtThreads = 256;
@@ -32,6 +33,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
   constexpr int kEach = kSimtTile * kSimtDepth / kSimtThreads;
   SHARED(float, left, [kSimtDepth][kSimtTile + 4]);
   SHARED(float, right, [kSimtDepth][kSimtTile + 4]);
+  SHARED(float, biases, [kSimtTile]);
   const int t = int(threadIdx.x);
   const int64_t row0 = blockIdx.x / work.column_tiles * kSimtTile, column0 = blockIdx.x % work.column_tiles * kSimtTile;
   const int64_t batch = work.first_batch + blockIdx.z;
@@ -39,8 +41,8 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
     return flags && i < count && flags[batch * count + i] != 0;
   };
   if constexpr (kMasked) {
-    const bool here = t < kSimtTile ? flagged(work.flagged.row_flags, row0 + t, work.m)
-                                    : flagged(work.flagged.column_flags, column0 + t - kSimtTile, work.n);
+    const bool here = t < kSimtTile ? flagged(work.row_flags, row0 + t, work.m)
+                                    : flagged(work.column_flags, column0 + t - kSimtTile, work.n);
     if (!__syncthreads_or(here)) return;
   }
   int64_t offset[2];
@@ -72,6 +74,7 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
   const int y = t / 16 * 8, x = t % 16 * 4;  // columns x to x + 3 and x + 64 to x + 67
   float sums[8][8] = {};
   load(0);
+  load_columns(biases, kSimtTile, epilogue.bias, NoScales(), batch, column0, work.n, t, kSimtThreads);
   for (int64_t k0 = 0; k0 < work.k; k0 += kSimtDepth) {
     for (int i = 0; i < kEach; ++i) {
       int tile, depth;
@@ -103,19 +106,22 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
 #pragma unroll
     for (int j = 0; j < 8; ++j) left[t / 16][x + j % 4 + j / 4 * 64] = sums[i][j];
     __syncthreads();
+    constexpr int kChunk = Epilogue::kChunk, kRowChunks = kSimtTile / kChunk;
 #pragma unroll 1
-    for (int at = t; at < 16 * kSimtTile / 4; at += kSimtThreads) {
-      const int64_t row = row0 + at / (kSimtTile / 4) * 8 + i, column = column0 + at % (kSimtTile / 4) * 4;
+    for (int at = t; at < 16 * kRowChunks; at += kSimtThreads) {
+      const int first = at % kRowChunks * kChunk;
+      const int64_t row = row0 + at / kRowChunks * 8 + i, column = column0 + first;
       if (row >= work.m) continue;
-      const bool all = !kMasked || flagged(work.flagged.row_flags, row, work.m);
-      float v[4];
+      const bool all = !kMasked || flagged(work.row_flags, row, work.m);
+      float v[kChunk];
       unsigned mask = 0;
-      for (int j = 0; j < 4; ++j) {
-        v[j] = left[at / (kSimtTile / 4)][at % (kSimtTile / 4) * 4 + j];
-        const bool wanted = column + j < work.n && (all || flagged(work.flagged.column_flags, column + j, work.n));
+#pragma unroll
+      for (int j = 0; j < kChunk; ++j) {
+        v[j] = left[at / kRowChunks][first + j];
+        const bool wanted = column + j < work.n && (all || flagged(work.column_flags, column + j, work.n));
         mask |= wanted ? 1u << j : 0;
       }
-      if (mask) epilogue.quad(batch, row, column, v, mask);
+      if (mask) epilogue.chunk(batch, row, column, v, biases + first, mask);
     }
     __syncthreads();
   }
@@ -123,9 +129,10 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
 
 template <bool kMasked, class Epilogue>
 Status launch_simt(Context* context, const View& a, const View& b, int64_t m, int64_t n, int64_t k,
-                   const Scales& flagged, const Epilogue& epilogue) {
+                   const int32_t* row_flags, const int32_t* column_flags, const Epilogue& epilogue) {
   const View* const views[] = {&a, &b};
-  SimtWork work = {Matrix::of(a), Matrix::of(b), positions(views, 2), 0, m, n, k, ceil_div(n, kSimtTile), flagged};
+  SimtWork work = {Matrix::of(a),          Matrix::of(b), positions(views, 2), 0, m, n, k,
+                   ceil_div(n, kSimtTile), row_flags,     column_flags};
   const int64_t tiles = ceil_div(m, kSimtTile) * work.column_tiles;
   if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)m, (long long)n);
   for (; work.first_batch < work.matrices.count; work.first_batch += 65535) {

@@ -4,7 +4,16 @@
 namespace sonde {
 
 Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue) {
-  return multiply_with(context, a, right, precision, epilogue);
+  Product product;
+  const Status status = prepare(&product, context, a, right, precision);
+  if (status.failed() || product.is_empty()) return status;
+  if (product.recipe.simt) return launch_plain(context, product, epilogue);
+  switch (product.recipe.kind) {
+    case OperandKind::bfloat16: return launch_tensor<OperandKind::bfloat16>(context, product, epilogue);
+    case OperandKind::float16: return launch_tensor<OperandKind::float16>(context, product, epilogue);
+    case OperandKind::high_only: return launch_tensor<OperandKind::high_only>(context, product, epilogue);
+    default: return launch_tensor<OperandKind::split>(context, product, epilogue);
+  }
 }
 
 }  // namespace sonde

@@ -151,7 +151,7 @@ struct Call {
   Context* context;
   const In& x;
   const Packed& w;
-  const float* bias;  // float32, on the device, or null
+  const In& bias;
   double threshold;
   int64_t k;
   bool relu;
@@ -202,10 +202,8 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Workspac
     stored.shape[0] = rows;
     stored.shape[1] = stored.stride[0] = columns;
     stored.stride[1] = 1;
-    View bias;
-    bias.data = const_cast<float*>(call.bias);
     right.columns = columns;
-    const Status status = multiply(context, x, right, call.precision, dense(stored, bias, View(), Activation::none));
+    const Status status = multiply(context, x, right, call.precision, {stored, call.bias, View(), Activation::none});
     if (status.failed()) return status;
     LAUNCH(seed_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, workspace.choice,
            static_cast<const float*>(stored.data), columns, workspace.limits);
@@ -216,7 +214,10 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Workspac
   }
   epilogue.n = right.columns;
   epilogue.first_column = right.first_column;
-  epilogue.bias = call.bias ? call.bias + right.first_column : nullptr;
+  epilogue.bias = AnyElements::of(call.bias);
+  if (epilogue.bias.data) {
+    epilogue.bias.data = static_cast<char*>(epilogue.bias.data) + right.first_column * dtype_size(call.bias.dtype);
+  }
   const Status status = multiply(context, x, right, call.precision, epilogue);
   if (status.failed()) return status;
   LAUNCH(choose_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, workspace.choice, workspace.kept);
@@ -262,21 +263,7 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
   for (int64_t i = 0; i <= m; ++i) out.csr->row_ptr[i] = 0;
   if (!out.csr->reserve(out.csr, 0)) return fail("out of memory for the sparse rows");
   if (m == 0 || n == 0) return {};
-  Call call = {context, x, w, static_cast<const float*>(bias.data), threshold, k, relu, precision};
-  void* wide = nullptr;
-  if (bias.data && bias.dtype != DType::float32) {
-    Out single;
-    static_cast<View&>(single) = bias;
-    single.data = wide = allocate_on_stream(context, size_t(n) * 4);
-    single.dtype = DType::float32;
-    if (!wide) return no_scratch(context, size_t(n) * 4);
-    const Status status = copy(context, single, bias);
-    if (status.failed()) {
-      release_on_stream(context, wide);
-      return status;
-    }
-    call.bias = static_cast<const float*>(wide);
-  }
+  const Call call = {context, x, w, bias, threshold, k, relu, precision};
   CsrPart* parts = nullptr;
   int count = 0;
   Status status;
@@ -315,7 +302,6 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, doub
     ++count;
     first += rows;
   }
-  if (wide) release_on_stream(context, wide);
   if (!status.failed()) {
     status = leave_csr_pending(context, out.csr, parts, count);
   } else {

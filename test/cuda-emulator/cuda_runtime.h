@@ -48,6 +48,19 @@ inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+// as in kernels/primitives.cuh
+inline uint4* emulated_aligned16(const void* words) {
+  if (reinterpret_cast<uintptr_t>(words) % 16) emulator::die("16 bytes at once from %p: no multiple of 16", words);
+  return static_cast<uint4*>(const_cast<void*>(words));
+}
+inline uint4 load_global16_if(const void* from, bool wanted) {
+  return wanted ? *emulated_aligned16(from) : uint4{0, 0, 0, 0};
+}
+inline void store_global16_if(void* to, const uint4& x, bool wanted) {
+  if (wanted) *emulated_aligned16(to) = x;
+}
+inline uint4 load_shared16(const void* from) { return *emulated_aligned16(from); }
+
 #define threadIdx (emulator::current->thread)
 #define blockIdx (emulator::current->block)
 #define blockDim (emulator::current->block_size)
