@@ -13,14 +13,20 @@
 
 namespace sonde {
 
-// The factors that undo the scaling of both operands, and the rows and columns that the operands do not represent: the epilogue skips
-// these, and a product in plain float32 (product_simt.cuh) computes them.
+// The factors that undo the scaling of both operands, but not where the product has applied those of the left one, and the rows and
+// columns that the operands do not represent: the epilogue skips these, and a product in plain float32 (product_simt.cuh) computes
+// them.
 struct Scales {
-  const float *rows = nullptr, *columns = nullptr;
+  const float *rows = nullptr, *columns = nullptr;  // no rows: 1
   const int32_t *row_flags = nullptr, *column_flags = nullptr;
+  const int32_t *any_row = nullptr, *any_column = nullptr;  // 0 where none is flagged
 
-  static Scales of(const SplitOperand& a, const SplitOperand& b) { return {a.scale, b.scale, a.flags, b.flags}; }
-  SONDE_DEVICE float row(int64_t i) const { return row_flags[i] ? 0.0f : rows[i]; }  // 0: not to be written
+  static Scales of(const SplitOperand& a, const SplitOperand& b) {
+    return {a.in_chunks ? nullptr : a.scale, b.scale, a.flags, b.flags, a.any, b.any};
+  }
+  SONDE_DEVICE float row(int64_t i) const {
+    return row_flags[i] ? 0.0f : rows ? rows[i] : 1.0f;
+  }  // 0: not to be written
   SONDE_DEVICE float column(int64_t i) const { return column_flags[i] ? 0.0f : columns[i]; }
 };
 struct NoScales {

@@ -43,7 +43,7 @@ inline bool readable_in_place(const View& x, OperandKind kind) {
 }
 
 // x [..., rows, k] as an operand, in place or in scratch memory. `high` is null when there is no memory left.
-inline SplitOperand operand_of_rows(Context* context, ScratchSlot slot, OperandKind kind, const View& x,
+inline SplitOperand operand_of_rows(Context* context, OperandSide side, OperandKind kind, const View& x,
                                     Status* status) {
   const int64_t rows = x.shape[x.rank - 2], k = x.shape[x.rank - 1];
   if (readable_in_place(x, kind)) {
@@ -55,13 +55,13 @@ inline SplitOperand operand_of_rows(Context* context, ScratchSlot slot, OperandK
     return operand;
   }
   const int64_t batch = element_count(x) / (rows * k);
-  const size_t bytes = split_operand_bytes(kind, batch, rows, k);
-  void* memory = scratch(context, slot, bytes);
+  const size_t bytes = split_operand_bytes(kind, side, batch, rows, k);
+  void* memory = scratch(context, side == OperandSide::left ? kLeftOperand : kRightOperand, bytes);
   if (!memory) {
     *status = no_scratch(context, bytes);
     return {};
   }
-  const SplitOperand operand = split_operand_in(memory, kind, batch, rows, k);
+  const SplitOperand operand = split_operand_in(memory, kind, side, batch, rows, k);
   *status = split(context, operand, kind, x);
   return operand;
 }
@@ -75,6 +75,7 @@ inline SplitOperand operand_of_packed(const Packed& packed, OperandKind kind) {
     operand.low = reinterpret_cast<const uint16_t*>(base + layout.low);
     operand.scale = reinterpret_cast<const float*>(base + layout.scale);
     operand.flags = reinterpret_cast<const int32_t*>(base + layout.flag);
+    operand.any = reinterpret_cast<const int32_t*>(base + layout.any);
   }
   operand.rows = layout.n;
   operand.k = layout.k;
@@ -89,7 +90,7 @@ inline SplitOperand operand_of_right(Context* context, const Right& right, Opera
       (dtype == DType::float32 ? is_scaled(kind)
                                : kind == (dtype == DType::bfloat16 ? OperandKind::bfloat16 : OperandKind::float16));
   SplitOperand operand = packed ? operand_of_packed(*right.packed, kind)
-                                : operand_of_rows(context, kRightOperand, kind, transposed(right.view), status);
+                                : operand_of_rows(context, OperandSide::right, kind, transposed(right.view), status);
   if (right.columns == operand.rows) return operand;
   operand.high += right.first_column * operand.pitch;
   if (operand.low) operand.low += right.first_column * operand.pitch;
@@ -119,7 +120,7 @@ Status multiply_with(Context* context, const View& a, const Right& right, Precis
   const Recipe recipe = recipe_for(context, a.dtype, b.dtype, precision);
   if (recipe.simt || k == 0) return launch_simt<false>(context, a, b, m, n, k, {}, epilogue);
   Status status;
-  const SplitOperand left_operand = operand_of_rows(context, kLeftOperand, recipe.kind, a, &status);
+  const SplitOperand left_operand = operand_of_rows(context, OperandSide::left, recipe.kind, a, &status);
   if (status.failed()) return status;
   const SplitOperand right_operand = operand_of_right(context, right, recipe.kind, &status);
   if (status.failed()) return status;

@@ -2,8 +2,8 @@
 // operands, a ring of stages ahead; two multiply, 64 rows each, straight from shared memory (wgmma). mbarriers
 // say that a stage is full or empty. Tiles are 128 x 256, or 128 x 128 for split operands, whose three products share a stage.
 //
-// Split operands: the tensor cores cut their sums off instead of rounding. The sum of high high is taken to float32 registers every
-// 64 k; the cross terms count 2^-11 as much, and keep one sum.
+// Split operands: the tensor cores cut their sums off instead of rounding. The sums of each 64 k, a chunk of the left operand, are
+// scaled and taken to float32 registers.
 #pragma once
 #include "product_mma.cuh"
 
@@ -12,6 +12,7 @@ namespace sonde {
 struct HopperWork {
   int64_t m, n, k;
   int64_t row_tiles, column_tiles;
+  const float* scale;  // [m][steps], of split operands
 };
 
 template <bool kSplit>
@@ -81,9 +82,17 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     int64_t tile_row, tile_column;
     tile_at(tile, work.row_tiles, work.column_tiles, tile_row, tile_column);
     const int64_t row = tile_row * Shape::rows + half * 64 + warp * 16, column = tile_column * kN;
+    // the factors of this thread's two rows for the step; rows outside have those of the last one
+    const float* scales[2];
+    float scale[2];
     if constexpr (kSplit) {
 #pragma unroll
       for (int i = 0; i < kN / 2; ++i) sums[i] = 0;
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        scales[g] = work.scale + min64(row + lane / 4 + 8 * g, work.m - 1) * steps;
+        scale[g] = scales[g][0];
+      }
     }
     for (int step = 0; step < steps; ++step, ++count) {
       const int s = int(count % kStages);
@@ -102,18 +111,24 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
         const uint64_t db_low = wgmma_descriptor(b + Shape::a + Shape::b);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          wgmma<kF16, kN>(cross, da_low + 2 * k, db + 2 * k, step > 0 || k > 0);
+          wgmma<kF16, kN>(cross, da_low + 2 * k, db + 2 * k, k > 0);
           wgmma<kF16, kN>(cross, da + 2 * k, db_low + 2 * k, 1);
         }
       }
       wgmma_commit();
       if constexpr (kSplit) {
+        const int after = step + 1 < steps ? step + 1 : step;
+        const float next[2] = {scales[0][after], scales[1][after]};
         wgmma_wait<0>();
         keep_registers(high);
         keep_registers(cross);
         mbarrier_arrive_if(empty + s, lane == 0);
 #pragma unroll
-        for (int i = 0; i < kN / 2; ++i) sums[i] += high[i];
+        for (int i = 0; i < kN / 2; ++i) {
+          sums[i] = fmaf(fmaf(cross[i], 1.0f / 2048, high[i]), scale[i / 2 % 2], sums[i]);
+        }
+        scale[0] = next[0];
+        scale[1] = next[1];
       } else {
         // this step's products go on while the next one is prepared; the step before is over
         wgmma_wait<1>();
@@ -129,7 +144,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     float* warp_staging = staging + (half * 4 + warp) * kStagingFloats;
     epilogue.template fragment<kN / 8>(warp_staging, scaling, 0, row, column, [&](int j, int g, int h) {
       const int i = j * 4 + g * 2 + h;
-      if constexpr (kSplit) return fmaf(cross[i], 1.0f / 2048, sums[i]);
+      if constexpr (kSplit) return sums[i];
       else return high[i];
     });
   }
@@ -140,7 +155,8 @@ template <bool kSplit, bool kF16, class Scaling, class Epilogue>
 Status launch_hopper(Context* context, const SplitOperand& a, const SplitOperand& b, const Scaling& scaling,
                      const Epilogue& epilogue) {
   using Shape = HopperShape<kSplit>;
-  const HopperWork work = {a.rows, b.rows, a.k, ceil_div(a.rows, Shape::rows), ceil_div(b.rows, Shape::columns)};
+  const HopperWork work = {a.rows, b.rows, a.k, ceil_div(a.rows, Shape::rows), ceil_div(b.rows, Shape::columns),
+                           a.scale};
   TmaMap maps[4];
   const auto map = [](TmaMap* to, const uint16_t* part, const SplitOperand& x, int rows) {
     return make_tma_map(to, part, uint64_t(x.rows), uint64_t(x.k), uint64_t(x.pitch) * 2, uint32_t(rows));

@@ -2,7 +2,7 @@
 // asynchronous copies. 16-byte chunks are swizzled within a row, so that ldmatrix has no bank conflicts.
 //
 // Split operands: the tensor cores do not round their sums but cut them off, so that sums over all of K would be 10 to 40 times
-// worse than float32's. Each 32 k are summed there, and added to float32 registers outside.
+// worse than float32's. Each 32 k are summed there, scaled, and added to float32 registers outside.
 #pragma once
 #include "epilogue.cuh"
 
@@ -110,15 +110,26 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
       float part[4][4][4] = {};
       multiply(part, a_low, b);
       multiply(part, a, b_low);
+      // of rows i / 2 * 16 + lane / 4 + i % 2 * 8; rows outside have that of the last one
+      float scale[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int64_t row = min64(row0 + warp_row + i / 2 * 16 + lane / 4 + i % 2 * 8, work.m - 1);
+        scale[i] = work.a.scale[(batch * work.m + row) * work.a.chunks + step * kMmaDepth / kSplitChunk];
+      }
 #pragma unroll
       for (int i = 0; i < 64; ++i) {
         float& p = part[i / 16][i / 4 % 4][i % 4];
-        sums[i / 16][i / 4 % 4][i % 4] = fmaf(p, 1.0f / 2048, sums[i / 16][i / 4 % 4][i % 4]);
+        float& sum = sums[i / 16][i / 4 % 4][i % 4];
+        sum = fmaf(p, scale[i / 16 * 2 + i / 2 % 2] / 2048, sum);
         p = 0;
       }
       multiply(part, a, b);
 #pragma unroll
-      for (int i = 0; i < 64; ++i) sums[i / 16][i / 4 % 4][i % 4] += part[i / 16][i / 4 % 4][i % 4];
+      for (int i = 0; i < 64; ++i) {
+        float& sum = sums[i / 16][i / 4 % 4][i % 4];
+        sum = fmaf(part[i / 16][i / 4 % 4][i % 4], scale[i / 16 * 2 + i / 2 % 2], sum);
+      }
     } else {
       multiply(sums, a, b);
     }

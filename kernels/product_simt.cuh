@@ -20,7 +20,7 @@ struct SimtWork {
   Positions<2> matrices;  // of a and of b over the batch
   int64_t first_batch;
   int64_t m, n, k;
-  int64_t column_tiles;
+  int64_t row_tiles, column_tiles;
   Scales flagged;  // with kMasked: only the elements of flagged rows and columns are wanted
 };
 
@@ -28,13 +28,12 @@ constexpr int kSimtTile = 128, kSimtDepth = 16, kSimtThreads = 256;
 
 // A tile of 128 x 128, 8 x 8 a thread; the next 16 k are on their way in registers while these are multiplied.
 template <bool kMasked, class Epilogue>
-__global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilogue epilogue) {
+SONDE_DEVICE void simt_tile(const SimtWork& work, const Epilogue& epilogue, int64_t batch, int64_t tile) {
   constexpr int kEach = kSimtTile * kSimtDepth / kSimtThreads;
   SHARED(float, left, [kSimtDepth][kSimtTile + 4]);
   SHARED(float, right, [kSimtDepth][kSimtTile + 4]);
   const int t = int(threadIdx.x);
-  const int64_t row0 = blockIdx.x / work.column_tiles * kSimtTile, column0 = blockIdx.x % work.column_tiles * kSimtTile;
-  const int64_t batch = work.first_batch + blockIdx.z;
+  const int64_t row0 = tile / work.column_tiles * kSimtTile, column0 = tile % work.column_tiles * kSimtTile;
   const auto flagged = [&](const int32_t* flags, int64_t i, int64_t count) {
     return flags && i < count && flags[batch * count + i] != 0;
   };
@@ -121,12 +120,33 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
   }
 }
 
+// A block for each tile; with kMasked, a few that end at once where nothing is flagged, and else take tile after tile.
+template <bool kMasked, class Epilogue>
+__global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilogue epilogue) {
+  if constexpr (kMasked) {
+    if (*work.flagged.any_row == 0 && *work.flagged.any_column == 0) return;
+    const int64_t tiles = work.row_tiles * work.column_tiles;
+    for (int64_t i = blockIdx.x; i < tiles * work.matrices.count; i += gridDim.x) {
+      simt_tile<true>(work, epilogue, i / tiles, i % tiles);
+    }
+  } else {
+    simt_tile<false>(work, epilogue, work.first_batch + blockIdx.z, blockIdx.x);
+  }
+}
+
 template <bool kMasked, class Epilogue>
 Status launch_simt(Context* context, const View& a, const View& b, int64_t m, int64_t n, int64_t k,
                    const Scales& flagged, const Epilogue& epilogue) {
   const View* const views[] = {&a, &b};
-  SimtWork work = {Matrix::of(a), Matrix::of(b), positions(views, 2), 0, m, n, k, ceil_div(n, kSimtTile), flagged};
-  const int64_t tiles = ceil_div(m, kSimtTile) * work.column_tiles;
+  SimtWork work = {Matrix::of(a),          Matrix::of(b), positions(views, 2), 0, m, n, k, ceil_div(m, kSimtTile),
+                   ceil_div(n, kSimtTile), flagged};
+  const int64_t tiles = work.row_tiles * work.column_tiles;
+  if constexpr (kMasked) {
+    const int64_t blocks = min64(tiles * work.matrices.count, 2 * context->multiprocessors);
+    LAUNCH((simt_kernel<true, Epilogue>), dim3(unsigned(blocks)), dim3(kSimtThreads), 0, context->stream, work,
+           epilogue);
+    return {};
+  }
   if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)m, (long long)n);
   for (; work.first_batch < work.matrices.count; work.first_batch += 65535) {
     const int64_t batches = min64(work.matrices.count - work.first_batch, 65535);
