@@ -24,41 +24,47 @@ const nothing = () => ({ instructions: 0, branches: 0, calls: 0, stores: {} });
 /**
  * Counts the instructions in the output of `nvdisasm -c` or `cuobjdump -sass`. -> for each kernel { name (mangled), instructions,
  * tensor (HMMA and HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores: { bits: count } } }.
- * The epilogue is what follows the last tensor-core instruction by address. The functions that a kernel calls stand behind
- * it and belong to it; the instructions that pad the last line of the instruction cache do not.
+ * The epilogue is what follows, by address, the last tensor-core instruction, and its loop where that ends before the results are
+ * stored; up to the code of another warpgroup, which begins by giving up registers. The functions that a kernel calls stand behind it and belong to it; the instructions that pad the
+ * last line of the instruction cache do not.
  */
 export function parseDisassembly(text) {
   const kernels = [];
   let kernel;
   let label = '';
+  let labels = new Map(); // of the kernel, and their addresses
   for (const line of text.split('\n')) {
     const name = /^\s*(?:\.section\s+\.text\.|Function : )([^\s,]+)/.exec(line)?.[1];
     if (name) {
       kernel = { name, instructions: 0, tensor: 0, loads: 0, stores: 0, epilogue: nothing() };
       kernels.push(kernel);
+      labels = new Map();
       continue;
     }
     const instruction = /^\s*\/\*([0-9a-f]{4,})\*\/\s+(@\S+\s+)?([A-Z][\w.]*)([^;]*);/.exec(line);
     if (instruction && kernel) {
-      const [, address, condition, operation, operands] = instruction;
-      const target = /^ `\((\S+)\)|^ 0x([0-9a-f]+)/.exec(operands);
-      const here = target && (target[1] === label || Number.parseInt(target[2], 16) === Number.parseInt(address, 16));
-      const padding = operation === 'NOP' || (operation === 'BRA' && !condition && here);
-      if (!padding) count(kernel, operation.split('.'));
+      const [, hexadecimal, condition, operation, operands] = instruction;
+      const address = Number.parseInt(hexadecimal, 16);
+      if (label) labels.set(label, address);
+      const target = /(?:^|, ?) ?`\((\S+)\)|(?:^|, ?) ?0x([0-9a-f]+)/.exec(operands);
+      const to = target && (target[1] ? labels.get(target[1]) : Number.parseInt(target[2], 16));
+      const padding = operation === 'NOP' || (operation === 'BRA' && !condition && to === address);
+      if (!padding) count(kernel, operation.split('.'), address, to);
     }
     label = /^(\.L\w+):/.exec(line)?.[1] ?? '';
   }
-  return kernels;
+  return kernels.map(({ name, instructions, tensor, loads, stores, epilogue }) => {
+    return { name, instructions, tensor, loads, stores, epilogue };
+  });
 }
 
-function count(kernel, [operation, ...suffixes]) {
+function count(kernel, [operation, ...suffixes], address, target) {
   kernel.instructions++;
   if (operation === 'LDL') kernel.loads++;
   if (operation === 'STL') kernel.stores++;
   if (tensorCore.has(operation)) {
     kernel.tensor++;
-    kernel.epilogue = nothing();
-    kernel.behind = false;
+    Object.assign(kernel, { epilogue: nothing(), last: address, behind: false });
     return;
   }
   if (kernel.tensor > 0 && operation === 'USETMAXREG') kernel.behind = true;
@@ -70,6 +76,10 @@ function count(kernel, [operation, ...suffixes]) {
   if (globalStore.has(operation)) {
     const width = suffixes.map((suffix) => /^[US]?(8|16|64|128|256)$/.exec(suffix)?.[1]).find(Boolean) ?? 32;
     epilogue.stores[width] = (epilogue.stores[width] ?? 0) + 1;
+  }
+  // A branch back across the tensor-core instruction ends its loop, or the loop over tiles of a kernel whose inner loop ends elsewhere.
+  if (branch.has(operation) && target <= kernel.last && Object.keys(epilogue.stores).length === 0) {
+    kernel.epilogue = nothing();
   }
 }
 

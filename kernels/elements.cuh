@@ -43,9 +43,9 @@ struct Chunk {
   static constexpr int size = 16 / int(sizeof(T));
   uint4 words;
 
-  SONDE_DEVICE static Chunk load(const T* from, bool wanted = true) { return {load_global16_if(from, wanted)}; }
+  SONDE_DEVICE static Chunk load(const T* from, unsigned wanted = 1) { return {load_global16_if(from, wanted)}; }
   SONDE_DEVICE static Chunk load_shared(const T* from) { return {load_shared16(from)}; }
-  SONDE_DEVICE void store(T* to, bool wanted = true) const { store_global16_if(to, words, wanted); }
+  SONDE_DEVICE void store(T* to, unsigned wanted = 1) const { store_global16_if(to, words, wanted); }
   SONDE_DEVICE void get(float (&to)[size]) const {
     const uint32_t x[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll

@@ -15,8 +15,9 @@
 
 namespace sonde {
 
-// The factors that undo the scaling of both operands, powers of two, and the rows and columns that the operands do not represent: the
-// epilogue skips these, and a product in plain float32 (product_simt.cuh) computes them.
+// The factors that undo the scaling of both operands, powers of two, but not where the product has applied those of the left one; and
+// the rows and columns that the operands do not represent: the epilogue skips these, and a product in plain float32
+// (product_simt.cuh) computes them.
 template <bool kWithRows>
 struct Scales {
   static constexpr bool kColumns = true, kRows = kWithRows;
@@ -146,7 +147,7 @@ struct Dense {
     constexpr int kPart = 128 / int(sizeof(T)) / 8 < kPairs ? 128 / int(sizeof(T)) / 8 : kPairs;  // pairs
     constexpr int kWidth = 8 * kPart, kRowChunks = kWidth / kChunk, kRowStep = kWarp / kRowChunks;
     constexpr int kSteps = 16 / kRowStep;
-    static_assert(kPairs % kPart == 0, "");
+    static_assert(kPairs % kPart == 0 && kWidth % kWarp == 0, "");
     T* const staging = static_cast<T*>(memory);
     const int lane = int(threadIdx.x) % kWarp;
     const unsigned rows = wanted_rows(scaling, batch, row0, m);
@@ -160,7 +161,8 @@ struct Dense {
     }
     // this lane's chunks: of every kRowStep-th row, from this one on
     const int first_row = lane / kRowChunks, first = lane % kRowChunks * kChunk;
-    T* const to = out + batch * out_batch + (row0 + first_row) * out_stride + column0 + first;
+    T* const corner = out + batch * out_batch + row0 * out_stride + column0;
+    T* const to = corner + first_row * out_stride + first;
     const int64_t other = (row0 + first_row) * residual_stride + column0 + first;
     const int64_t jump = kRowStep * out_stride;
     const int inside = int(min64(n - column0, 8 * kPairs));  // columns
@@ -174,7 +176,7 @@ struct Dense {
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
           others[step] = Chunk<T>::load(residual + other + step * kRowStep * residual_stride + part * kWidth,
-                                        chunked && my_rows >> step * kRowStep & 1);
+                                        chunked ? my_rows & 1u << step * kRowStep : 0);
         }
       }
       __syncwarp();  // the part before has been read
@@ -206,20 +208,25 @@ struct Dense {
             }
             chunk = Chunk<T>::of(values);
           }
-          chunk.store(at, my_rows >> step * kRowStep & 1);
+          chunk.store(at, my_rows & 1u << step * kRowStep);
         }
       } else {
 #pragma unroll 1
-        for (int i = lane; i < 16 * kWidth; i += kWarp) {
-          const int row = i / kWidth, column = i % kWidth;
-          if (!(rows >> row & 1) || column >= left) continue;
-          T element = staging[row * kPitch + column];
-          if constexpr (kResidual) {
-            const T one = residual[(row0 + row) * residual_stride + column0 + part * kWidth + column];
-            element = Format<T>::narrow(
-                sum<Scaling>(Format<T>::widen(element), Format<T>::widen(one), columns, part * kWidth + column));
+        for (unsigned other_rows = rows; other_rows != 0; other_rows &= other_rows - 1) {
+          const int row = __ffs(int(other_rows)) - 1;
+          T* const at = corner + row * out_stride + part * kWidth;
+#pragma unroll
+          for (int i = 0; i < kWidth / kWarp; ++i) {
+            const int column = i * kWarp + lane;
+            if (column >= left) continue;
+            T element = staging[row * kPitch + column];
+            if constexpr (kResidual) {
+              const T one = residual[(row0 + row) * residual_stride + column0 + part * kWidth + column];
+              element = Format<T>::narrow(
+                  sum<Scaling>(Format<T>::widen(element), Format<T>::widen(one), columns, part * kWidth + column));
+            }
+            at[column] = element;
           }
-          out[batch * out_batch + (row0 + row) * out_stride + column0 + part * kWidth + column] = element;
         }
       }
     }

@@ -50,9 +50,9 @@ SONDE_DEVICE float reciprocal_approx(float x) {
 
 SONDE_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
-// 16 bytes at once, of global memory where that is wanted, zeros otherwise, and from shared memory. A predicate and no branch; and
+// 16 bytes at once, of global memory where `wanted` is not 0, zeros otherwise, and from shared memory. A predicate and no branch; and
 // the compiler takes plain accesses apart where it has them behind a condition.
-SONDE_DEVICE uint4 load_global16_if(const void* from, bool wanted) {
+SONDE_DEVICE uint4 load_global16_if(const void* from, unsigned wanted) {
   uint4 x = {0, 0, 0, 0};
   asm volatile(
       "{\n"
@@ -61,18 +61,18 @@ SONDE_DEVICE uint4 load_global16_if(const void* from, bool wanted) {
       "@wanted ld.global.v4.b32 {%0,%1,%2,%3}, [%4];\n"
       "}"
       : "+r"(x.x), "+r"(x.y), "+r"(x.z), "+r"(x.w)
-      : "l"(__cvta_generic_to_global(from)), "r"(int(wanted))
+      : "l"(__cvta_generic_to_global(from)), "r"(wanted)
       : "memory");
   return x;
 }
-SONDE_DEVICE void store_global16_if(void* to, const uint4& x, bool wanted) {
+SONDE_DEVICE void store_global16_if(void* to, const uint4& x, unsigned wanted) {
   asm volatile(
       "{\n"
       ".reg .pred wanted;\n"
       "setp.ne.b32 wanted, %5, 0;\n"
       "@wanted st.global.v4.b32 [%0], {%1,%2,%3,%4};\n"
       "}" ::"l"(__cvta_generic_to_global(to)),
-      "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(int(wanted))
+      "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(wanted)
       : "memory");
 }
 SONDE_DEVICE uint4 load_shared16(const void* from) {

@@ -43,7 +43,7 @@ inline bool readable_in_place(const View& x, OperandKind kind) {
 }
 
 // x [..., rows, k] as an operand, in place or in scratch memory. `high` is null when there is no memory left.
-inline SplitOperand operand_of_rows(Context* context, ScratchSlot slot, OperandKind kind, const View& x,
+inline SplitOperand operand_of_rows(Context* context, OperandSide side, OperandKind kind, const View& x,
                                     Status* status) {
   const int64_t rows = x.shape[x.rank - 2], k = x.shape[x.rank - 1];
   if (readable_in_place(x, kind)) {
@@ -55,13 +55,13 @@ inline SplitOperand operand_of_rows(Context* context, ScratchSlot slot, OperandK
     return operand;
   }
   const int64_t batch = element_count(x) / (rows * k);
-  const size_t bytes = split_operand_bytes(kind, batch, rows, k);
-  void* memory = scratch(context, slot, bytes);
+  const size_t bytes = split_operand_bytes(kind, side, batch, rows, k);
+  void* memory = scratch(context, side == OperandSide::left ? kLeftOperand : kRightOperand, bytes);
   if (!memory) {
     *status = no_scratch(context, bytes);
     return {};
   }
-  const SplitOperand operand = split_operand_in(memory, kind, batch, rows, k);
+  const SplitOperand operand = split_operand_in(memory, kind, side, batch, rows, k);
   *status = split(context, operand, kind, x);
   return operand;
 }
@@ -75,6 +75,7 @@ inline SplitOperand operand_of_packed(const Packed& packed, OperandKind kind) {
     operand.low = reinterpret_cast<const uint16_t*>(base + layout.low);
     operand.scale = reinterpret_cast<const float*>(base + layout.scale);
     operand.flags = reinterpret_cast<const int32_t*>(base + layout.flag);
+    operand.any = reinterpret_cast<const int32_t*>(base + layout.any);
   }
   operand.rows = layout.n;
   operand.k = layout.k;
@@ -89,7 +90,7 @@ inline SplitOperand operand_of_right(Context* context, const Right& right, Opera
       (dtype == DType::float32 ? is_scaled(kind)
                                : kind == (dtype == DType::bfloat16 ? OperandKind::bfloat16 : OperandKind::float16));
   SplitOperand operand = packed ? operand_of_packed(*right.packed, kind)
-                                : operand_of_rows(context, kRightOperand, kind, transposed(right.view), status);
+                                : operand_of_rows(context, OperandSide::right, kind, transposed(right.view), status);
   if (right.columns == operand.rows) return operand;
   operand.high += right.first_column * operand.pitch;
   if (operand.low) operand.low += right.first_column * operand.pitch;
@@ -131,7 +132,7 @@ inline Status prepare(Product* product, Context* context, const View& a, const R
   product->recipe.simt |= product->k == 0;
   Status status;
   if (product->recipe.simt || product->is_empty()) return status;
-  product->left = operand_of_rows(context, kLeftOperand, product->recipe.kind, a, &status);
+  product->left = operand_of_rows(context, OperandSide::left, product->recipe.kind, a, &status);
   if (status.failed()) return status;
   product->right = operand_of_right(context, right, product->recipe.kind, &status);
   return status;
@@ -139,7 +140,7 @@ inline Status prepare(Product* product, Context* context, const View& a, const R
 
 template <class Epilogue>
 Status launch_plain(Context* context, const Product& product, const Epilogue& epilogue) {
-  return launch_simt<false>(context, product.a, product.b, product.m, product.n, product.k, nullptr, nullptr, epilogue);
+  return launch_simt<false>(context, product.a, product.b, product.m, product.n, product.k, {}, epilogue);
 }
 
 // On the tensor cores; what the operands do not represent, in plain float32 afterwards.
@@ -150,10 +151,11 @@ Status launch_tensor(Context* context, const Product& product, const Epilogue& e
   if constexpr (!is_scaled(kind)) {
     return launch_product<kSplit, kF16>(context, left, right, NoScales(), epilogue);
   } else {
-    const Status status = launch_product<kSplit, kF16>(context, left, right, Scales<true>::of(left, right), epilogue);
+    const auto scales = Scales<!kSplit>::of(left, right);
+    const Status status = launch_product<kSplit, kF16>(context, left, right, scales, epilogue);
     if (status.failed()) return status;
-    return launch_simt<true>(context, product.a, product.b, product.m, product.n, product.k, left.flags, right.flags,
-                             epilogue);
+    const Flagged flagged = {left.flags, right.flags, left.any, right.any};
+    return launch_simt<true>(context, product.a, product.b, product.m, product.n, product.k, flagged, epilogue);
   }
 }
 

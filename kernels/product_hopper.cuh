@@ -5,8 +5,8 @@
 // The first of the two multiplying warpgroups starts some steps ahead of the second, and the ring keeps it there: while it is in
 // its epilogue, the other one has the tensor cores, and later the other way round.
 //
-// Split operands: the tensor cores cut their sums off instead of rounding. The sum of high high is taken to float32 registers every
-// 64 k; the cross terms count 2^-11 as much, and keep one sum.
+// Split operands: the tensor cores cut their sums off instead of rounding. The sums of each 64 k, a chunk of the left operand, are
+// scaled and taken to float32 registers.
 #pragma once
 #include "product_mma.cuh"
 
@@ -15,6 +15,7 @@ namespace sonde {
 struct HopperWork {
   int64_t m, n, k;
   unsigned row_tiles, column_tiles;
+  const float* scale;  // [m][steps], of split operands
 };
 
 template <bool kSplit>
@@ -29,6 +30,20 @@ struct HopperShape {
       size_t(stages) * stage * 2 + 8 * kStagingBytes + 4 * column_values * 4 + (2 * stages + 1) * sizeof(uint64_t);
 };
 constexpr int kHopperThreads = 384;
+
+// The stage that is next, and the parity of the phases of its barriers.
+template <int kStages>
+struct Ring {
+  int stage = 0, parity = 0;
+  bool around = false;  // every stage has been used
+
+  SONDE_DEVICE void advance() {
+    if (++stage < kStages) return;
+    stage = 0;
+    parity ^= 1;
+    around = true;
+  }
+};
 
 template <bool kSplit, bool kF16, class Scaling, class Epilogue>
 __global__ void __launch_bounds__(kHopperThreads, 1)
@@ -60,15 +75,15 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   if (group == 0) {
     registers_down<24>();
     if (t == 0) {
-      int64_t count = 0;  // stages filled so far
+      Ring<kStages> ring;
       for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         unsigned tile_row, tile_column;
         tile_at(tile, work.row_tiles, work.column_tiles, tile_row, tile_column);
         const int row = int(tile_row * Shape::rows), column = int(tile_column * kN);
-        for (int step = 0; step < steps; ++step, ++count) {
-          const int s = int(count % kStages), k = step * Shape::depth;
+        for (int step = 0; step < steps; ++step, ring.advance()) {
+          const int s = ring.stage, k = step * Shape::depth;
           uint16_t* to = shared + s * Shape::stage;
-          if (count >= kStages) mbarrier_wait(empty + s, int((count / kStages - 1) & 1));
+          if (ring.around) mbarrier_wait(empty + s, ring.parity ^ 1);
           mbarrier_expect(full + s, Shape::stage * 2);
           tma_load_2d(to, &a_high, k, row, full + s);
           tma_load_2d(to + Shape::a, &b_high, k, column, full + s);
@@ -85,7 +100,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   registers_up<240>();
   const int half = group - 1, warp = t / 32, lane = t % 32;
   float high[kN / 2], cross[kSplit ? kN / 2 : 1], sums[kSplit ? kN / 2 : 1];
-  int64_t count = 0;
+  Ring<kStages> ring;
+  int count = 0;  // steps of this warpgroup, as long as they are few
   float* values = column_values + half * 2 * Shape::column_values;
   if (half == 1) mbarrier_wait(ahead, 0);
   for (unsigned tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -95,16 +111,27 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     // The values of the tile before may still be read, those of the one before it no more: all have been at this barrier since.
     load_columns(values, kN, epilogue.bias, scaling, 0, column, work.n, t, 128);
     named_barrier(1 + half, 128);
+    // the factors of this thread's two rows for the step; rows outside have those of the last one
+    const float* scales[2];
+    float scale[2];
     if constexpr (kSplit) {
 #pragma unroll
       for (int i = 0; i < kN / 2; ++i) sums[i] = 0;
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        scales[g] = work.scale + min64(row + lane / 4 + 8 * g, work.m - 1) * steps;
+        scale[g] = scales[g][0];
+      }
     }
-    for (int step = 0; step < steps; ++step, ++count) {
-      const int s = int(count % kStages);
+    for (int step = 0; step < steps; ++step, ring.advance()) {
+      const int s = ring.stage;
       const uint16_t* a = shared + s * Shape::stage + half * 64 * Shape::depth;
       const uint16_t* b = shared + s * Shape::stage + Shape::a;
-      mbarrier_wait(full + s, int(count / kStages & 1));
-      mbarrier_arrive_if(ahead, half == 0 && lane == 0 && count == Shape::lead);
+      mbarrier_wait(full + s, ring.parity);
+      if (count <= Shape::lead) {
+        mbarrier_arrive_if(ahead, half == 0 && lane == 0 && count == Shape::lead);
+        ++count;
+      }
       const uint64_t da = wgmma_descriptor(a), db = wgmma_descriptor(b);
       keep_registers(high);
       if constexpr (kSplit) keep_registers(cross);
@@ -117,34 +144,40 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
         const uint64_t db_low = wgmma_descriptor(b + Shape::a + Shape::b);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          wgmma<kF16, kN>(cross, da_low + 2 * k, db + 2 * k, step > 0 || k > 0);
+          wgmma<kF16, kN>(cross, da_low + 2 * k, db + 2 * k, k > 0);
           wgmma<kF16, kN>(cross, da + 2 * k, db_low + 2 * k, 1);
         }
       }
       wgmma_commit();
       if constexpr (kSplit) {
+        const int after = step + 1 < steps ? step + 1 : step;
+        const float next[2] = {scales[0][after], scales[1][after]};
         wgmma_wait<0>();
         keep_registers(high);
         keep_registers(cross);
         mbarrier_arrive_if(empty + s, lane == 0);
 #pragma unroll
-        for (int i = 0; i < kN / 2; ++i) sums[i] += high[i];
+        for (int i = 0; i < kN / 2; ++i) {
+          sums[i] = fmaf(fmaf(cross[i], 1.0f / 2048, high[i]), scale[i / 2 % 2], sums[i]);
+        }
+        scale[0] = next[0];
+        scale[1] = next[1];
       } else {
         // this step's products go on while the next one is prepared; the step before is over
         wgmma_wait<1>();
         keep_registers(high);
-        if (step > 0) mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);
+        if (step > 0) mbarrier_arrive_if(empty + (s > 0 ? s : kStages) - 1, lane == 0);
       }
     }
     if constexpr (!kSplit) {
       wgmma_wait<0>();
       keep_registers(high);
-      mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);
+      mbarrier_arrive_if(empty + (ring.stage > 0 ? ring.stage : kStages) - 1, lane == 0);
     }
     epilogue.template fragment<kN / 8>(staging + (half * 4 + warp) * kStagingBytes, Columns::at(values, kN, 0), scaling,
                                        0, row, column, [&](int j, int g, int h) {
                                          const int i = j * 4 + g * 2 + h;
-                                         if constexpr (kSplit) return fmaf(cross[i], 1.0f / 2048, sums[i]);
+                                         if constexpr (kSplit) return sums[i];
                                          else return high[i];
                                        });
     float* const other = column_values + half * 2 * Shape::column_values;
@@ -161,7 +194,7 @@ Status launch_hopper(Context* context, const SplitOperand& a, const SplitOperand
   const int64_t row_tiles = ceil_div(a.rows, Shape::rows), column_tiles = ceil_div(b.rows, Shape::columns);
   const int64_t tiles = row_tiles * column_tiles;
   if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)a.rows, (long long)b.rows);
-  const HopperWork work = {a.rows, b.rows, a.k, unsigned(row_tiles), unsigned(column_tiles)};
+  const HopperWork work = {a.rows, b.rows, a.k, unsigned(row_tiles), unsigned(column_tiles), a.scale};
   TmaMap maps[4];
   const auto map = [](TmaMap* to, const uint16_t* part, const SplitOperand& x, int rows) {
     return make_tma_map(to, part, uint64_t(x.rows), uint64_t(x.k), uint64_t(x.pitch) * 2, uint32_t(rows));

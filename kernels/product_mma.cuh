@@ -1,8 +1,8 @@
-// Products on the tensor cores of sm_80 and later: tiles of 128 x 128 by eight warps of 64 x 32, three stages of 32 k filled by
+// Products on the tensor cores of sm_80 and later: tiles of 128 x 128 by eight warps of 32 x 64, three stages of 32 k filled by
 // asynchronous copies. 16-byte chunks are swizzled within a row, so that ldmatrix has no bank conflicts.
 //
 // Split operands: the tensor cores do not round their sums but cut them off, so that sums over all of K would be 10 to 40 times
-// worse than float32's. Each 32 k are summed there, and added to float32 registers outside.
+// worse than float32's. Each 32 k are summed there, scaled, and added to float32 registers outside.
 #pragma once
 #include "epilogue.cuh"
 
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   DYNAMIC_SHARED(uint16_t, shared);
   auto* const column_values = reinterpret_cast<float*>(shared + kMmaStages * kMmaStage<kSplit>);
   const int t = int(threadIdx.x), lane = t % 32, warp = t / 32;
-  const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 32;
+  const int warp_row = warp / 2 * 32, warp_column = warp % 2 * 64;
   unsigned tile_row, tile_column;
   tile_at(blockIdx.x, work.row_tiles, work.column_tiles, tile_row, tile_column);
   const int64_t row0 = int64_t(tile_row) * kMmaTile, column0 = int64_t(tile_column) * kMmaTile;
@@ -78,23 +78,26 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
     cp_async_commit();  // also where there is nothing left to load: the waits count groups
   };
 
-  float sums[4][4][4] = {};
+  float sums[2][8][4] = {};
   // d += the warp's part of a b^T over this stage's k
-  const auto multiply = [&](float(&d)[4][4][4], const uint16_t* a, const uint16_t* b) {
+  const auto multiply = [&](float(&d)[2][8][4], const uint16_t* a, const uint16_t* b) {
   // split operands leave no free registers: addresses are computed again
 #pragma unroll(kSplit ? 1 : 2)
     for (int k = 0; k < kMmaDepth; k += 16) {
-      uint32_t right[2][4];
+      uint32_t left[2][4];
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        ldmatrix_x4(right[j], b + mma_offset(warp_column + j * 16 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
+      for (int i = 0; i < 2; ++i) {
+        ldmatrix_x4(left[i], a + mma_offset(warp_row + i * 16 + lane % 16, k / 8 + lane / 16));
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        uint32_t left[4];
-        ldmatrix_x4(left, a + mma_offset(warp_row + i * 16 + lane % 16, k / 8 + lane / 16));
+      for (int j = 0; j < 8; j += 2) {
+        uint32_t right[4];
+        ldmatrix_x4(right, b + mma_offset(warp_column + j * 8 + lane % 8 + lane / 16 * 8, k / 8 + lane / 8 % 2));
 #pragma unroll
-        for (int j = 0; j < 4; ++j) mma<kF16>(d[i][j], left, right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        for (int i = 0; i < 2; ++i) {
+          mma<kF16>(d[i][j], left[i], right[0], right[1]);
+          mma<kF16>(d[i][j + 1], left[i], right[2], right[3]);
+        }
       }
     }
   };
@@ -109,18 +112,29 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
     const uint16_t* b = a + kMmaPart;
     if constexpr (kSplit) {
       const uint16_t *a_low = a + 2 * kMmaPart, *b_low = a + 3 * kMmaPart;
-      float part[4][4][4] = {};
+      float part[2][8][4] = {};
       multiply(part, a_low, b);
       multiply(part, a, b_low);
+      // of rows i / 2 * 16 + lane / 4 + i % 2 * 8; rows outside have that of the last one
+      float scale[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int64_t row = min64(row0 + warp_row + i / 2 * 16 + lane / 4 + i % 2 * 8, work.m - 1);
+        scale[i] = work.a.scale[(batch * work.m + row) * work.a.chunks + step * kMmaDepth / kSplitChunk];
+      }
 #pragma unroll
       for (int i = 0; i < 64; ++i) {
-        float& p = part[i / 16][i / 4 % 4][i % 4];
-        sums[i / 16][i / 4 % 4][i % 4] = fmaf(p, 1.0f / 2048, sums[i / 16][i / 4 % 4][i % 4]);
+        float& p = part[i / 32][i / 4 % 8][i % 4];
+        float& sum = sums[i / 32][i / 4 % 8][i % 4];
+        sum = fmaf(p, scale[i / 32 * 2 + i / 2 % 2] / 2048, sum);
         p = 0;
       }
       multiply(part, a, b);
 #pragma unroll
-      for (int i = 0; i < 64; ++i) sums[i / 16][i / 4 % 4][i % 4] += part[i / 16][i / 4 % 4][i % 4];
+      for (int i = 0; i < 64; ++i) {
+        float& sum = sums[i / 32][i / 4 % 8][i % 4];
+        sum = fmaf(part[i / 32][i / 4 % 8][i % 4], scale[i / 32 * 2 + i / 2 % 2], sum);
+      }
     } else {
       multiply(sums, a, b);
     }
@@ -130,8 +144,8 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   char* const staging = reinterpret_cast<char*>(shared) + warp * kStagingBytes;
   const Columns columns = Columns::at(column_values, kMmaTile, warp_column);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    epilogue.template fragment<4>(staging, columns, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
+  for (int i = 0; i < 2; ++i) {
+    epilogue.template fragment<8>(staging, columns, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
                                   [&](int j, int g, int h) { return sums[i][j][g * 2 + h]; });
   }
 }

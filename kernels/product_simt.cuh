@@ -15,34 +15,37 @@ struct Matrix {
   }
 };
 
+// The rows and columns that operands do not represent, and whether there are any; null: none.
+struct Flagged {
+  const int32_t *rows = nullptr, *columns = nullptr, *any_row = nullptr, *any_column = nullptr;
+};
+
 struct SimtWork {
   Matrix a, b;            // [m, k], [k, n]
   Positions<2> matrices;  // of a and of b over the batch
   int64_t first_batch;
   int64_t m, n, k;
-  int64_t column_tiles;
-  // with kMasked: only the elements of flagged rows and columns are wanted
-  const int32_t *row_flags, *column_flags;
+  int64_t row_tiles, column_tiles;
+  Flagged flagged;  // with kMasked: only the elements of flagged rows and columns are wanted
 };
 
 constexpr int kSimtTile = 128, kSimtDepth = 16, kSimtThreads = 256;
 
 // A tile of 128 x 128, 8 x 8 a thread; the next 16 k are on their way in registers while these are multiplied.
 template <bool kMasked, class Epilogue>
-__global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilogue epilogue) {
+SONDE_DEVICE void simt_tile(const SimtWork& work, const Epilogue& epilogue, int64_t batch, int64_t tile) {
   constexpr int kEach = kSimtTile * kSimtDepth / kSimtThreads;
   SHARED(float, left, [kSimtDepth][kSimtTile + 4]);
   SHARED(float, right, [kSimtDepth][kSimtTile + 4]);
   SHARED(float, biases, [kSimtTile]);
   const int t = int(threadIdx.x);
-  const int64_t row0 = blockIdx.x / work.column_tiles * kSimtTile, column0 = blockIdx.x % work.column_tiles * kSimtTile;
-  const int64_t batch = work.first_batch + blockIdx.z;
+  const int64_t row0 = tile / work.column_tiles * kSimtTile, column0 = tile % work.column_tiles * kSimtTile;
   const auto flagged = [&](const int32_t* flags, int64_t i, int64_t count) {
     return flags && i < count && flags[batch * count + i] != 0;
   };
   if constexpr (kMasked) {
-    const bool here = t < kSimtTile ? flagged(work.row_flags, row0 + t, work.m)
-                                    : flagged(work.column_flags, column0 + t - kSimtTile, work.n);
+    const bool here = t < kSimtTile ? flagged(work.flagged.rows, row0 + t, work.m)
+                                    : flagged(work.flagged.columns, column0 + t - kSimtTile, work.n);
     if (!__syncthreads_or(here)) return;
   }
   int64_t offset[2];
@@ -112,13 +115,13 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
       const int first = at % kRowChunks * kChunk;
       const int64_t row = row0 + at / kRowChunks * 8 + i, column = column0 + first;
       if (row >= work.m) continue;
-      const bool all = !kMasked || flagged(work.row_flags, row, work.m);
+      const bool all = !kMasked || flagged(work.flagged.rows, row, work.m);
       float v[kChunk];
       unsigned mask = 0;
 #pragma unroll
       for (int j = 0; j < kChunk; ++j) {
         v[j] = left[at / kRowChunks][first + j];
-        const bool wanted = column + j < work.n && (all || flagged(work.column_flags, column + j, work.n));
+        const bool wanted = column + j < work.n && (all || flagged(work.flagged.columns, column + j, work.n));
         mask |= wanted ? 1u << j : 0;
       }
       if (mask) epilogue.chunk(batch, row, column, v, biases + first, mask);
@@ -127,13 +130,33 @@ __global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilo
   }
 }
 
+// A block for each tile; with kMasked, a few that end at once where nothing is flagged, and else take tile after tile.
+template <bool kMasked, class Epilogue>
+__global__ void __launch_bounds__(kSimtThreads) simt_kernel(SimtWork work, Epilogue epilogue) {
+  if constexpr (kMasked) {
+    if (*work.flagged.any_row == 0 && *work.flagged.any_column == 0) return;
+    const int64_t tiles = work.row_tiles * work.column_tiles;
+    for (int64_t i = blockIdx.x; i < tiles * work.matrices.count; i += gridDim.x) {
+      simt_tile<true>(work, epilogue, i / tiles, i % tiles);
+    }
+  } else {
+    simt_tile<false>(work, epilogue, work.first_batch + blockIdx.z, blockIdx.x);
+  }
+}
+
 template <bool kMasked, class Epilogue>
 Status launch_simt(Context* context, const View& a, const View& b, int64_t m, int64_t n, int64_t k,
-                   const int32_t* row_flags, const int32_t* column_flags, const Epilogue& epilogue) {
+                   const Flagged& flagged, const Epilogue& epilogue) {
   const View* const views[] = {&a, &b};
-  SimtWork work = {Matrix::of(a),          Matrix::of(b), positions(views, 2), 0, m, n, k,
-                   ceil_div(n, kSimtTile), row_flags,     column_flags};
-  const int64_t tiles = ceil_div(m, kSimtTile) * work.column_tiles;
+  SimtWork work = {Matrix::of(a),          Matrix::of(b), positions(views, 2), 0, m, n, k, ceil_div(m, kSimtTile),
+                   ceil_div(n, kSimtTile), flagged};
+  const int64_t tiles = work.row_tiles * work.column_tiles;
+  if constexpr (kMasked) {
+    const int64_t blocks = min64(tiles * work.matrices.count, 2 * context->multiprocessors);
+    LAUNCH((simt_kernel<true, Epilogue>), dim3(unsigned(blocks)), dim3(kSimtThreads), 0, context->stream, work,
+           epilogue);
+    return {};
+  }
   if (tiles > kGridLimit) return fail("a product of [%lld, %lld] is too large", (long long)m, (long long)n);
   for (; work.first_batch < work.matrices.count; work.first_batch += 65535) {
     const int64_t batches = min64(work.matrices.count - work.first_batch, 65535);

@@ -8,42 +8,13 @@ namespace sonde {
 
 namespace {
 
-constexpr float kLowScale = 2048;
-
 struct Target {
   uint16_t* high;
   uint16_t* low;
   float* scale;
-  int32_t* flags;
+  int32_t *flags, *any;
   int64_t rows, k, pitch;
 };
-
-// 2^s that brings `largest` to [2^13, 2^14), or 0 where none within 2^-60 and 2^60 does
-SONDE_DEVICE float factor_for(float largest) {
-  if (largest == 0) return 1;
-  const int exponent = (__float_as_int(largest) >> 23 & 255) - 127, s = 13 - exponent;
-  return largest <= 3.4028234e38f && s >= -60 && s <= 60 ? __int_as_float((127 + s) << 23) : 0.0f;
-}
-
-// the largest magnitude; NaN counts as infinite
-SONDE_DEVICE float larger(float a, float x) {
-  const float size = x != x ? INFINITY : fabsf(x);
-  return size > a ? size : a;
-}
-
-template <OperandKind kind>
-SONDE_DEVICE void split_element(float x, float factor, uint16_t& high, uint16_t& low) {
-  low = 0;
-  if constexpr (kind == OperandKind::bfloat16) {
-    high = float_to_bf16(x);
-  } else if constexpr (kind == OperandKind::float16) {
-    high = float_to_half(x);
-  } else {
-    const float scaled = factor == 0 ? 0.0f : x * factor;
-    high = float_to_half(scaled);
-    if constexpr (kind == OperandKind::split) low = float_to_half((scaled - half_to_float(high)) * kLowScale);
-  }
-}
 
 SONDE_DEVICE void put4(uint16_t* to, const uint16_t (&x)[4]) {
   uint2 four;
@@ -53,8 +24,10 @@ SONDE_DEVICE void put4(uint16_t* to, const uint16_t (&x)[4]) {
 }
 
 SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
-  to.scale[row] = factor == 0 ? 1.0f : 1.0f / factor;
-  to.flags[row] = factor == 0;
+  to.scale[row] = undone(factor);
+  if (factor != 0) return;
+  to.flags[row] = 1;
+  atomicExch(to.any, 1);
 }
 
 // A group of threads takes a row, four elements a thread at a time: the pitch is a multiple of eight.
@@ -75,7 +48,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) split_rows_kernel(Target to, E
       get4(v, j);
       for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
     }
-    factor = factor_for(G::max(largest));
+    factor = factor_for<false>(G::max(largest));
     if (G::rank() == 0) put_scale(to, i, factor);
   }
   for (int64_t j = G::rank() * 4; j < to.pitch; j += G::size * 4) {
@@ -109,7 +82,7 @@ __global__ void __launch_bounds__(kRowThreads)
     maxima[warp][lane] = largest;
     __syncthreads();
     for (int i = 0; i < kHeight; ++i) largest = maxima[i][lane] > largest ? maxima[i][lane] : largest;
-    if (inside && warp == 0) put_scale(to, row0 + lane, factor_for(largest));
+    if (inside && warp == 0) put_scale(to, row0 + lane, factor_for<false>(largest));
   }
   for (int64_t j0 = 0; j0 < to.pitch; j0 += kSquare) {
     __syncthreads();
@@ -117,7 +90,7 @@ __global__ void __launch_bounds__(kRowThreads)
       square[j][lane] = inside && j0 + j < to.k ? x.get(column + (j0 + j) * k_stride) : 0.0f;
     }
     if constexpr (is_scaled(kind)) {
-      if (warp == 0) maxima[0][lane] = factor_for(largest);
+      if (warp == 0) maxima[0][lane] = factor_for<false>(largest);
     }
     __syncthreads();
     for (int r = warp; r < kSquare; r += kHeight) {
@@ -129,6 +102,110 @@ __global__ void __launch_bounds__(kRowThreads)
       if constexpr (kind == OperandKind::split) to.low[at] = low;
     }
   }
+}
+
+// kChunkLanes neighbours take a chunk of a row, four elements each.
+constexpr int kChunkLanes = kSplitChunk / 4;
+
+template <class E>
+__global__ void __launch_bounds__(kThreads) split_chunks_kernel(Planes to, E x, Rows rows, bool aligned) {
+  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kChunkLanes;
+  const int lane = int(threadIdx.x) % kChunkLanes;
+  const int64_t count = rows.positions.count * to.chunks;
+  // 32-bit division is several times faster
+  const int64_t row = count <= INT32_MAX ? int64_t(uint32_t(i) / uint32_t(to.chunks)) : i / to.chunks;
+  const int64_t chunk = i - row * to.chunks, j = chunk * kSplitChunk + lane * 4;
+  float v[4] = {};
+  if (i < count) {
+    const Row from = rows.row(row);
+    if (aligned && j + 4 <= to.k) {
+      x.get4(v, from.offset + j);
+    } else {
+      for (int e = 0; e < 4 && j + e < to.k; ++e) v[e] = x.get(from.offset + (j + e) * from.stride);
+    }
+  }
+  float largest = 0;
+  for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
+  for (int step = kChunkLanes / 2; step > 0; step /= 2) {
+    largest = larger(largest, __shfl_xor_sync(kAll, largest, step));
+  }
+  if (i >= count) return;
+  const float factor = factor_for<true>(largest);
+  if (lane == 0) to.put_scale(row, chunk, factor);
+  if (j >= to.pitch) return;
+  uint16_t high[4], low[4];
+  for (int e = 0; e < 4; ++e) split_element<OperandKind::split>(v[e], factor, high[e], low[e]);
+  put4(to.high + row * to.pitch + j, high);
+  put4(to.low + row * to.pitch + j, low);
+}
+
+// A block takes a chunk of 32 rows of one matrix; neighbouring rows lie side by side in x.
+__global__ void __launch_bounds__(kRowThreads)
+    split_column_chunks_kernel(Planes to, int64_t rows, AnyElements x, Positions<1> matrices, int64_t blocks,
+                               int64_t k_stride) {
+  constexpr int kHeight = kRowThreads / kSquare;
+  SHARED(float, values, [kSplitChunk][kSquare + 1]);
+  SHARED(float, maxima, [kHeight][kSquare]);
+  const int64_t chunk = blockIdx.x % to.chunks, block = blockIdx.x / to.chunks, k0 = chunk * kSplitChunk;
+  int64_t offset[1];
+  matrices.at(block / blocks, offset);
+  const int lane = int(threadIdx.x) % kSquare, warp = int(threadIdx.x) / kSquare;
+  const int64_t first = block % blocks * kSquare, row0 = block / blocks * rows + first;
+  const bool inside = first + lane < rows;
+  const int64_t column = offset[0] + first + lane;
+  float largest = 0;
+  for (int j = warp; j < kSplitChunk; j += kHeight) {
+    const float v = inside && k0 + j < to.k ? x.get(column + (k0 + j) * k_stride) : 0.0f;
+    values[j][lane] = v;
+    largest = larger(largest, v);
+  }
+  maxima[warp][lane] = largest;
+  __syncthreads();
+  for (int i = 0; i < kHeight; ++i) largest = larger(largest, maxima[i][lane]);
+  const float factor = factor_for<true>(largest);
+  if (inside && warp == 0) to.put_scale(row0 + lane, chunk, factor);
+  for (int r = warp; r < kSquare; r += kHeight) {
+    const float factor_of_row = __shfl_sync(kAll, factor, r);
+    for (int j = lane; j < kSplitChunk; j += kSquare) {
+      if (first + r >= rows || k0 + j >= to.pitch) continue;
+      const int64_t at = (row0 + r) * to.pitch + k0 + j;
+      split_element<OperandKind::split>(values[j][r], factor_of_row, to.high[at], to.low[at]);
+    }
+  }
+}
+
+Status too_large(const View& x) {
+  return fail("a matrix of [%lld, %lld] is too large", (long long)x.shape[x.rank - 2], (long long)x.shape[x.rank - 1]);
+}
+
+// Launches the kernel for rows whose elements lie side by side, or the one for rows that do.
+Status split_in_chunks(Context* context, const Planes& to, const View& x) {
+  const int64_t k_stride = x.stride[x.rank - 1], row_stride = x.stride[x.rank - 2];
+  if (row_stride == 1 && k_stride != 1) {
+    const View* const views[] = {&x};
+    const auto matrices = positions(views, 2);
+    const int64_t rows = x.shape[x.rank - 2], blocks = ceil_div(rows, kSquare);
+    const int64_t all = matrices.count * blocks * to.chunks;
+    if (all > kGridLimit) return too_large(x);
+    if (all == 0) return {};
+    LAUNCH(split_column_chunks_kernel, dim3(unsigned(all)), dim3(kRowThreads), 0, context->stream, to, rows,
+           AnyElements::of(x), matrices, blocks, k_stride);
+    return {};
+  }
+  const Rows rows = Rows::of(x);
+  const int64_t blocks = ceil_div(rows.positions.count * to.chunks, kThreads / kChunkLanes);
+  if (blocks > kGridLimit) return too_large(x);
+  if (blocks == 0) return {};
+  return with_elements(
+      [&](auto elements) {
+        using E = decltype(elements);
+        bool aligned = E::aligned(x) && k_stride == 1;
+        for (int d = 0; d + 1 < x.rank; ++d) aligned = aligned && (x.shape[d] == 1 || x.stride[d] % 4 == 0);
+        LAUNCH((split_chunks_kernel<E>), dim3(unsigned(blocks)), dim3(kThreads), 0, context->stream, to, E::of(x), rows,
+               aligned);
+        return Status();
+      },
+      x);
 }
 
 template <OperandKind kind>
@@ -162,37 +239,75 @@ Status split_as(Context* context, const Target& to, const View& x) {
 
 }  // namespace
 
-size_t split_operand_bytes(OperandKind kind, int64_t batch, int64_t rows, int64_t k) {
-  const int64_t part = round_up(batch * rows * round_up(k, 8) * 2, 256);
-  return size_t(part_count(kind) * part + (is_scaled(kind) ? 2 * round_up(batch * rows * 4, 256) : 0));
+namespace {
+
+// Where the pieces of an operand lie: flags and `any` side by side, scales, high, low.
+struct OperandLayout {
+  size_t any, scale, high, low, bytes;
+
+  static OperandLayout of(OperandKind kind, int64_t rows, int64_t k, int64_t chunks) {
+    const auto after = [](size_t at, int64_t bytes) { return size_t(round_up(int64_t(at) + bytes, 256)); };
+    const int64_t part = rows * round_up(k, 8) * 2;
+    OperandLayout layout = {};
+    layout.any = size_t(rows) * 4;
+    if (is_scaled(kind)) {
+      layout.scale = after(layout.any, 4);
+      layout.high = after(layout.scale, rows * chunks * 4);
+    }
+    layout.low = layout.bytes = after(layout.high, part);
+    if (part_count(kind) == 2) layout.bytes = after(layout.low, part);
+    return layout;
+  }
+};
+
+bool in_chunks(OperandKind kind, OperandSide side) { return kind == OperandKind::split && side == OperandSide::left; }
+int64_t chunks_of(OperandKind kind, OperandSide side, int64_t k) {
+  return in_chunks(kind, side) ? ceil_div(k, kSplitChunk) : 1;
 }
 
-SplitOperand split_operand_in(void* memory, OperandKind kind, int64_t batch, int64_t rows, int64_t k) {
+}  // namespace
+
+size_t split_operand_bytes(OperandKind kind, OperandSide side, int64_t batch, int64_t rows, int64_t k) {
+  return OperandLayout::of(kind, batch * rows, k, chunks_of(kind, side, k)).bytes;
+}
+
+SplitOperand split_operand_in(void* memory, OperandKind kind, OperandSide side, int64_t batch, int64_t rows,
+                              int64_t k) {
   SplitOperand operand;
   operand.rows = rows;
   operand.k = k;
   operand.pitch = round_up(k, 8);
   operand.batch = batch;
-  char* at = static_cast<char*>(memory);
-  const int64_t part = round_up(batch * rows * operand.pitch * 2, 256);
-  operand.high = reinterpret_cast<uint16_t*>(at);
-  at += part;
-  if (kind == OperandKind::split) {
-    operand.low = reinterpret_cast<uint16_t*>(at);
-    at += part;
-  }
+  operand.chunks = chunks_of(kind, side, k);
+  operand.in_chunks = in_chunks(kind, side);
+  const OperandLayout layout = OperandLayout::of(kind, batch * rows, k, operand.chunks);
+  char* base = static_cast<char*>(memory);
+  operand.high = reinterpret_cast<uint16_t*>(base + layout.high);
+  if (kind == OperandKind::split) operand.low = reinterpret_cast<uint16_t*>(base + layout.low);
   if (is_scaled(kind)) {
-    operand.scale = reinterpret_cast<float*>(at);
-    operand.flags = reinterpret_cast<int32_t*>(at + round_up(batch * rows * 4, 256));
+    operand.flags = reinterpret_cast<int32_t*>(base);
+    operand.any = reinterpret_cast<int32_t*>(base + layout.any);
+    operand.scale = reinterpret_cast<float*>(base + layout.scale);
   }
   return operand;
 }
 
+Status clear_flags(Context* context, const SplitOperand& operand) {
+  const size_t bytes = size_t(operand.any + 1 - operand.flags) * sizeof(int32_t);
+  return from_cuda(cudaMemsetAsync(const_cast<int32_t*>(operand.flags), 0, bytes, context->stream), "clearing flags");
+}
+
 Status split(Context* context, const SplitOperand& operand, OperandKind kind, const View& x) {
+  if (is_scaled(kind)) {
+    const Status status = clear_flags(context, operand);
+    if (status.failed()) return status;
+  }
+  if (operand.in_chunks) return split_in_chunks(context, Planes::of(operand), x);
   const Target to = {const_cast<uint16_t*>(operand.high),
                      const_cast<uint16_t*>(operand.low),
                      const_cast<float*>(operand.scale),
                      const_cast<int32_t*>(operand.flags),
+                     const_cast<int32_t*>(operand.any),
                      operand.rows,
                      operand.k,
                      operand.pitch};

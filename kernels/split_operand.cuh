@@ -1,24 +1,38 @@
 // Operands of the tensor cores: matrices of 16-bit floats whose rows hold their K values side by side. A float32 matrix is split into
 // two such matrices, its high and its low part; other dtypes and precisions need the high part alone.
 //
-// float32 by half-precision products (Ootomo and Yokota, arXiv 2203.03341): each row is scaled by a power of two so that its
-// largest element is in [2^13, 2^14), and x = high + low / 2048 with 11 bits each. Three products, high high + (high low +
-// low high) / 2048, are then as accurate as float32's own: the error is below 2^-22 of each product and 2^-49 of the row's
-// largest element. Rows that cannot be scaled so are flagged, left zero, and computed in plain float32 instead: those with an
-// element that is infinite, NaN or at least 2^74, and those, except for rows of zeros, whose elements are all below 2^-47.
+// float32 by half-precision products (Ootomo and Yokota, arXiv 2203.03341): elements are scaled by powers of two so that the
+// largest is in [2^13, 2^14), and x = high + low / 2048 with 11 bits each. Three products, high high + (high low + low high) / 2048,
+// are then as accurate as float32's own: the error is below 2^-22 of each product and 2^-49 of that of the largest elements.
+//
+// The left operand of kind `split` has a power for each row and chunk of 64 k, which a product applies to each chunk's sum, so that
+// whoever writes a chunk (split(), or the operation whose result it is) needs to see nothing else of its row, and writes the same bits.
+// A chunk whose elements are all below 2^-113 is scaled by 2^126, which loses no bit. Sums of such chunks may lie at the end of
+// float32's range, where they lose up to 2^-163 of the column's largest element: 2^-14 of the distance between two such small
+// numbers. Right operands, and all others with scales, have one power for each row (a column of the product), which the epilogue
+// applies.
+//
+// Rows that no power represents are flagged, and computed in plain float32 instead: those with an element that is infinite, NaN or at
+// least 2^74, and, where the whole row has one power, those whose elements are all below 2^-47 and not all 0. What is written for the
+// elements of a chunk, or row, without a power is zero.
 #pragma once
 #include "context.h"
 
 namespace sonde {
 
+constexpr int kSplitChunk = 64;
+
 struct SplitOperand {
   const uint16_t* high = nullptr;
   const uint16_t* low = nullptr;   // only read where the kind is `split`
-  const float* scale = nullptr;    // [rows]: the factor of the row's results; null: 1
-  const int32_t* flags = nullptr;  // [rows]: not 0 where the operand does not represent the row; null: none
+  const float* scale = nullptr;    // [batch rows][chunks]: the factors of results; null: 1
+  const int32_t* flags = nullptr;  // [batch rows]: not 0 where the operand does not represent the row; null: none
+  const int32_t* any = nullptr;    // one: not 0 where a row is flagged
   int64_t rows = 0, k = 0;
-  int64_t pitch = 0;  // elements from one row to the next, a multiple of 8
-  int64_t batch = 1;  // matrices, one after the other
+  int64_t pitch = 0;       // elements from one row to the next, a multiple of 8
+  int64_t batch = 1;       // matrices, one after the other
+  int64_t chunks = 1;      // scales of a row
+  bool in_chunks = false;  // a scale for each 64 k
 };
 
 enum class OperandKind {
@@ -33,11 +47,82 @@ __host__ __device__ constexpr bool is_scaled(OperandKind kind) {
   return kind == OperandKind::split || kind == OperandKind::high_only;
 }
 
+enum class OperandSide { left, right };
+
 // Bytes of the parts of batch x rows rows of k elements, with their scales and flags.
-size_t split_operand_bytes(OperandKind kind, int64_t batch, int64_t rows, int64_t k);
-// The operand that `memory`, of so many bytes, holds once split() has written it.
-SplitOperand split_operand_in(void* memory, OperandKind kind, int64_t batch, int64_t rows, int64_t k);
+size_t split_operand_bytes(OperandKind kind, OperandSide side, int64_t batch, int64_t rows, int64_t k);
+// The operand that `memory`, of so many bytes and aligned for 256, holds once split() has written it.
+SplitOperand split_operand_in(void* memory, OperandKind kind, OperandSide side, int64_t batch, int64_t rows, int64_t k);
 // Writes the operand's parts, scales and flags from x [..., rows, k], any strides, any float dtype.
 Status split(Context* context, const SplitOperand& operand, OperandKind kind, const View& x);
+
+// No row is flagged: before the chunks of an operand are written, which flag rows.
+Status clear_flags(Context* context, const SplitOperand& operand);
+
+// ---- for kernels that write operands
+
+constexpr float kLowScale = 2048;
+
+// 2^s that brings `largest` to [2^13, 2^14), or for chunks as near as 2^126 does; 0 where no power represents the elements
+template <bool kInChunks>
+SONDE_DEVICE float factor_for(float largest) {
+  if (largest == 0) return 1;
+  constexpr int kMost = kInChunks ? 126 : 60;
+  const int exponent = int(__float_as_uint(largest) >> 23 & 255) - 127;
+  const int s = kInChunks && exponent < 13 - kMost ? kMost : 13 - exponent;
+  return s >= -60 && s <= kMost ? __int_as_float((127 + s) << 23) : 0.0f;
+}
+
+// the factor that undoes it; both are powers of two
+SONDE_DEVICE float undone(float factor) {
+  return factor == 0 ? 1.0f : __int_as_float((254 << 23) - __float_as_int(factor));
+}
+
+// the largest magnitude; NaN counts as infinite
+SONDE_DEVICE float larger(float a, float x) {
+  const float size = x != x ? INFINITY : fabsf(x);
+  return size > a ? size : a;
+}
+
+template <OperandKind kind>
+SONDE_DEVICE void split_element(float x, float factor, uint16_t& high, uint16_t& low) {
+  low = 0;
+  if constexpr (kind == OperandKind::bfloat16) {
+    high = float_to_bf16(x);
+  } else if constexpr (kind == OperandKind::float16) {
+    high = float_to_half(x);
+  } else {
+    const float scaled = factor == 0 ? 0.0f : x * factor;
+    high = float_to_half(scaled);
+    if constexpr (kind == OperandKind::split) low = float_to_half((scaled - half_to_float(high)) * kLowScale);
+  }
+}
+
+// Where kernels write the left operand of kind `split`.
+struct Planes {
+  uint16_t *high, *low;
+  float* scale;
+  int32_t *flags, *any;
+  int64_t k, pitch, chunks;
+
+  static Planes of(const SplitOperand& operand) {
+    return {const_cast<uint16_t*>(operand.high),
+            const_cast<uint16_t*>(operand.low),
+            const_cast<float*>(operand.scale),
+            const_cast<int32_t*>(operand.flags),
+            const_cast<int32_t*>(operand.any),
+            operand.k,
+            operand.pitch,
+            operand.chunks};
+  }
+
+  // by one thread for each chunk
+  SONDE_DEVICE void put_scale(int64_t row, int64_t chunk, float factor) const {
+    scale[row * chunks + chunk] = undone(factor);
+    if (factor != 0) return;
+    atomicExch(flags + row, 1);
+    atomicExch(any, 1);
+  }
+};
 
 }  // namespace sonde

@@ -53,10 +53,10 @@ inline uint4* emulated_aligned16(const void* words) {
   if (reinterpret_cast<uintptr_t>(words) % 16) emulator::die("16 bytes at once from %p: no multiple of 16", words);
   return static_cast<uint4*>(const_cast<void*>(words));
 }
-inline uint4 load_global16_if(const void* from, bool wanted) {
+inline uint4 load_global16_if(const void* from, unsigned wanted) {
   return wanted ? *emulated_aligned16(from) : uint4{0, 0, 0, 0};
 }
-inline void store_global16_if(void* to, const uint4& x, bool wanted) {
+inline void store_global16_if(void* to, const uint4& x, unsigned wanted) {
   if (wanted) *emulated_aligned16(to) = x;
 }
 inline uint4 load_shared16(const void* from) { return *emulated_aligned16(from); }

@@ -681,42 +681,61 @@ void test_accuracy() {
   emulator::set_truncating(false);
 }
 
-// Far beyond float16, infinite and NaN: rows and columns that split operands do not represent are computed in float32.
+// Far beyond float16, infinite and NaN: rows and columns that split operands do not represent are computed in float32. Chunks of 64 k of
+// a row differ.
 void test_range() {
-  const int64_t m = 140, k = 70, n = 135;
+  const int64_t m = 140, k = 150, n = 135;
   Weights w(k, n, DType::float32);
   Numbers weights = w.plain.exact();
+  const bool bad_columns = with_probability(0.6), bad_rows = !bad_columns || with_probability(0.5);
   for (int64_t l = 0; l < k; ++l) {
-    weights[size_t(l * n + 3)] *= 1e-30f;
-    weights[size_t(l * n + 131)] *= 1e25f;
+    if (bad_columns) weights[size_t(l * n + 3)] *= 1e-30f;
+    if (bad_columns) weights[size_t(l * n + 131)] *= 1e25f;
     weights[size_t(l * n + 5)] *= 1e6f;
   }
-  weights[7] = INFINITY;
+  if (bad_columns) weights[7] = INFINITY;
   w.plain.set(weights);
   w.pack();
-  Both x({m, k}), out({m, n});
+  Both x({m, k}), strided({m, k}, DType::float32, true), out({m, n});
   x.normal();
   Numbers values = x.exact();
   for (int64_t l = 0; l < k; ++l) {
     values[size_t(k + l)] *= 1e10f;
+    values[size_t(5 * k + l)] *= l < 64 ? 1e-30f : 1;
+    values[size_t(6 * k + l)] *= l / 64 == 1 ? 1e15f : 1;
+    values[size_t(7 * k + l)] *= l / 64 == 1 ? 0 : 1e-20f;
+    values[size_t(8 * k + l)] *= 1e-41f;
+    if (bad_rows) values[size_t(9 * k + l)] *= l < 128 ? 1 : 1e30f;
     values[size_t(2 * k + l)] *= 1e-9f;
     values[size_t(130 * k + l)] *= 1e-35f;
-    values[size_t(131 * k + l)] *= 1e30f;
+    if (bad_rows) values[size_t(131 * k + l)] *= 1e30f;
     values[size_t(4 * k + l)] = 0;
   }
-  values[size_t(3 * k)] = NAN;
+  if (bad_rows) {
+    values[size_t(3 * k)] = NAN;
+    values[size_t(10 * k + 149)] = INFINITY;
+    values[size_t(11 * k + 64)] = 0x1p74f;
+  }
+  values[size_t(12 * k + 63)] = -0x1.fp73f;
   x.set(values);
-  ON_BOTH(linear, out.on<Out>(s), x.on<In>(s), w.on(s), absent(), absent(), Activation::none, Precision::float32);
-  const Numbers got = out.get(1), expected = out.get(0);
-  for (int64_t i = 0; i < m; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      double size = 0;
-      for (int64_t l = 0; l < k; ++l)
-        size += fabs(double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]));
-      const float a = got[size_t(i * n + j)], b = expected[size_t(i * n + j)];
-      if (a == b || (a != a && b != b) || fabs(double(a) - double(b)) <= 0x1p-20 * size + 1e-37) continue;
-      wrong("row " + std::to_string(i) + ", column " + std::to_string(j) + ": " + std::to_string(a) + " for " +
-            std::to_string(b));
+  strided.set(values);
+  for (const char* operation : {"linear", "matmul"}) {
+    if (operation[0] == 'l') {
+      ON_BOTH(linear, out.on<Out>(s), x.on<In>(s), w.on(s), absent(), absent(), Activation::none, Precision::float32);
+    } else {
+      ON_BOTH(matmul, out.on<Out>(s), strided.on<In>(s), w.plain.on<In>(s), absent(), Precision::float32);
+    }
+    const Numbers got = out.get(1), expected = out.get(0);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double size = 0;
+        for (int64_t l = 0; l < k; ++l)
+          size += fabs(double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]));
+        const float a = got[size_t(i * n + j)], b = expected[size_t(i * n + j)];
+        if (a == b || (a != a && b != b) || fabs(double(a) - double(b)) <= 0x1p-20 * size + 1e-37) continue;
+        wrong(std::string(operation) + ", row " + std::to_string(i) + ", column " + std::to_string(j) + ": " +
+              std::to_string(a) + " for " + std::to_string(b));
+      }
     }
   }
 }
