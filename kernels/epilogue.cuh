@@ -17,21 +17,20 @@ namespace sonde {
 
 // The factors that undo the scaling of both operands, powers of two, but not where the product has applied those of the left one; and
 // the rows and columns that the operands do not represent: the epilogue skips these, and a product in plain float32
-// (product_simt.cuh) computes them.
+// (product_simt.cuh) computes them. Their factors are 0.
 template <bool kWithRows>
 struct Scales {
   static constexpr bool kColumns = true, kRows = kWithRows;
-  const float *rows = nullptr, *columns = nullptr;
-  const int32_t *row_flags = nullptr, *column_flags = nullptr;
+  const float* rows = nullptr;
+  const int32_t* row_flags = nullptr;
+  const float* columns = nullptr;
 
-  static Scales of(const SplitOperand& a, const SplitOperand& b) { return {a.scale, b.scale, a.flags, b.flags}; }
-  SONDE_DEVICE bool wants_row(int64_t i) const { return row_flags[i] == 0; }
-  SONDE_DEVICE float row(int64_t i) const { return kRows ? rows[i] : 1.0f; }
-  SONDE_DEVICE float column(int64_t i) const { return column_flags[i] ? 0.0f : columns[i]; }  // 0: not wanted
+  static Scales of(const SplitOperand& a, const SplitOperand& b) { return {a.scale, a.flags, b.scale}; }
+  SONDE_DEVICE float row(int64_t i) const { return kRows ? rows[i] : row_flags[i] ? 0.0f : 1.0f; }
+  SONDE_DEVICE float column(int64_t i) const { return columns[i]; }
 };
 struct NoScales {
   static constexpr bool kColumns = false, kRows = false;
-  SONDE_DEVICE bool wants_row(int64_t) const { return true; }
   SONDE_DEVICE float row(int64_t) const { return 1; }
   SONDE_DEVICE float column(int64_t) const { return 1; }
 };
@@ -74,16 +73,27 @@ SONDE_DEVICE float finished(float product, float row_scale, float column_scale, 
   else return product + bias;
 }
 
-// Which of a fragment's 16 rows are wanted, a bit each.
+// A fragment's 16 rows: which of them are wanted, a bit each, and the factors of the lane's two.
+struct FragmentRows {
+  unsigned wanted;
+  float scale[2];
+};
 template <class Scaling>
-SONDE_DEVICE unsigned wanted_rows(const Scaling& scaling, int64_t batch, int64_t row0, int64_t m) {
+SONDE_DEVICE FragmentRows fragment_rows(const Scaling& scaling, int64_t batch, int64_t row0, int64_t m) {
+  FragmentRows rows = {0, {1, 1}};
+  const int inside = int(min64(m - row0, 16));
   if constexpr (Scaling::kColumns) {
     const int lane = int(threadIdx.x) % kWarp;
-    return __ballot_sync(kAll, lane < 16 && row0 + lane < m && scaling.wants_row(batch * m + row0 + lane));
+    const float scale = lane < inside ? scaling.row(batch * m + row0 + lane) : 0.0f;
+    rows.wanted = __ballot_sync(kAll, scale != 0);
+    if constexpr (Scaling::kRows) {
+#pragma unroll
+      for (int g = 0; g < 2; ++g) rows.scale[g] = __shfl_sync(kAll, scale, lane / 4 + 8 * g);
+    }
   } else {
-    const int rows = int(min64(m - row0, 16));
-    return rows <= 0 ? 0u : (1u << rows) - 1;
+    rows.wanted = inside <= 0 ? 0u : (1u << inside) - 1;
   }
+  return rows;
 }
 
 // ---- epilogues
@@ -150,15 +160,7 @@ struct Dense {
     static_assert(kPairs % kPart == 0 && kWidth % kWarp == 0, "");
     T* const staging = static_cast<T*>(memory);
     const int lane = int(threadIdx.x) % kWarp;
-    const unsigned rows = wanted_rows(scaling, batch, row0, m);
-    float row_scale[2] = {1, 1};
-    if constexpr (Scaling::kRows) {
-#pragma unroll
-      for (int g = 0; g < 2; ++g) {
-        const int row = lane / 4 + 8 * g;
-        if (rows >> row & 1) row_scale[g] = scaling.row(batch * m + row0 + row);
-      }
-    }
+    const FragmentRows rows = fragment_rows(scaling, batch, row0, m);
     // this lane's chunks: of every kRowStep-th row, from this one on
     const int first_row = lane / kRowChunks, first = lane % kRowChunks * kChunk;
     T* const corner = out + batch * out_batch + row0 * out_stride + column0;
@@ -169,8 +171,8 @@ struct Dense {
 #pragma unroll
     for (int part = 0; part < kPairs / kPart; ++part) {
       const int left = inside - part * kWidth;
-      const bool chunked = aligned && (left >= kWidth || left % kChunk == 0);
-      const unsigned my_rows = first < left ? rows >> first_row : 0u;
+      const bool chunked = aligned & ((left >= kWidth) | (left % kChunk == 0));
+      const unsigned my_rows = first < left ? rows.wanted >> first_row : 0u;
       Chunk<T> others[kResidual ? kSteps : 1];
       if constexpr (kResidual) {
 #pragma unroll
@@ -187,8 +189,8 @@ struct Dense {
         if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, part * kPart + j);
 #pragma unroll
         for (int g = 0; g < 2; ++g) {
-          const float low = finished<Scaling>(value(part * kPart + j, g, 0), row_scale[g], scale.x, bias.x);
-          const float high = finished<Scaling>(value(part * kPart + j, g, 1), row_scale[g], scale.y, bias.y);
+          const float low = finished<Scaling>(value(part * kPart + j, g, 0), rows.scale[g], scale.x, bias.x);
+          const float high = finished<Scaling>(value(part * kPart + j, g, 1), rows.scale[g], scale.y, bias.y);
           put_pair(staging + (lane / 4 + 8 * g) * kPitch + 8 * j + lane % 4 * 2, activated(low), activated(high));
         }
       }
@@ -212,7 +214,7 @@ struct Dense {
         }
       } else {
 #pragma unroll 1
-        for (unsigned other_rows = rows; other_rows != 0; other_rows &= other_rows - 1) {
+        for (unsigned other_rows = rows.wanted; other_rows != 0; other_rows &= other_rows - 1) {
           const int row = __ffs(int(other_rows)) - 1;
           T* const at = corner + row * out_stride + part * kWidth;
 #pragma unroll
@@ -293,16 +295,15 @@ struct Sparse {
                              int64_t column0, Value value) const {
     static_assert(kPairs <= 32 && kPairs % 4 == 0, "");
     const int lane = int(threadIdx.x) % kWarp, first = lane % 4 * 2;
-    const unsigned rows = wanted_rows(scaling, batch, row0, m), bits = compared();
-    float least[2] = {0, 0}, row_scale[2] = {1, 1};
+    FragmentRows rows = fragment_rows(scaling, batch, row0, m);
+    const unsigned bits = compared();
+    float least[2] = {0, 0};
     bool wanted[2];
 #pragma unroll
     for (int g = 0; g < 2; ++g) {
       const int row = lane / 4 + 8 * g;
-      wanted[g] = rows >> row & 1;
-      if (!wanted[g]) continue;
-      least[g] = least_of(row0 + row);
-      if constexpr (Scaling::kRows) row_scale[g] = scaling.row(batch * m + row0 + row);
+      wanted[g] = rows.wanted >> row & 1;
+      if (wanted[g]) least[g] = least_of(row0 + row);
     }
     uint32_t hits[2][2] = {};
 #pragma unroll
@@ -312,8 +313,8 @@ struct Sparse {
       if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
 #pragma unroll
       for (int g = 0; g < 2; ++g) {
-        const float left = finished<Scaling>(value(j, g, 0), row_scale[g], scale.x, bias.x);
-        const float right = finished<Scaling>(value(j, g, 1), row_scale[g], scale.y, bias.y);
+        const float left = finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x);
+        const float right = finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y);
         if (scale.x != 0 && passes(least[g], left, bits)) hits[g][0] |= 1u << j;
         if (scale.y != 0 && passes(least[g], right, bits)) hits[g][1] |= 1u << j;
       }
@@ -348,7 +349,7 @@ struct Sparse {
       slot[g] = __shfl_sync(kAll, slot[g], lane | 3) + before - count;
     }
     // from here on values are computed once more: to keep them all would take more registers than there are
-    if constexpr (Scaling::kRows) keep_registers(row_scale);
+    if constexpr (Scaling::kRows) keep_registers(rows.scale);
     float* const staging = static_cast<float*>(memory);
 #pragma unroll
     for (int part = 0; part < kPairs; part += 4) {
@@ -364,9 +365,10 @@ struct Sparse {
         if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, part + j);
 #pragma unroll
         for (int g = 0; g < 2; ++g) {
-          staging[(8 * g + j) * kWarp + lane] = finished<Scaling>(value(part + j, g, 0), row_scale[g], scale.x, bias.x);
+          staging[(8 * g + j) * kWarp + lane] =
+              finished<Scaling>(value(part + j, g, 0), rows.scale[g], scale.x, bias.x);
           staging[(8 * g + 4 + j) * kWarp + lane] =
-              finished<Scaling>(value(part + j, g, 1), row_scale[g], scale.y, bias.y);
+              finished<Scaling>(value(part + j, g, 1), rows.scale[g], scale.y, bias.y);
         }
       }
       for (; left != 0; left &= left - 1) {

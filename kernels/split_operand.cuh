@@ -73,9 +73,9 @@ SONDE_DEVICE float factor_for(float largest) {
   return s >= -60 && s <= kMost ? __int_as_float((127 + s) << 23) : 0.0f;
 }
 
-// the factor that undoes it; both are powers of two
+// the factor that undoes it; both are powers of two, or 0
 SONDE_DEVICE float undone(float factor) {
-  return factor == 0 ? 1.0f : __int_as_float((254 << 23) - __float_as_int(factor));
+  return factor == 0 ? 0.0f : __int_as_float((254 << 23) - __float_as_int(factor));
 }
 
 // the largest magnitude; NaN counts as infinite
