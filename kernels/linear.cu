@@ -3,9 +3,11 @@
 
 namespace sonde {
 
-Status linear(Context* context, Out out, In x, Packed w, In bias, In residual, Activation activation,
-              Precision precision) {
-  return multiply(context, x, Right::of(w), precision, dense(out, bias, residual, activation));
+Status linear(Context* context, Out out, Out planes, In x, In x_planes, Packed w, In bias, In residual,
+              Activation activation, Precision precision) {
+  const Status status = multiply(context, x, x_planes, Right::of(w), precision, dense(out, bias, residual, activation));
+  if (status.failed() || !planes.data) return status;
+  return write_planes(context, planes, out, out.shape[0], out.shape[1]);
 }
 
 }  // namespace sonde

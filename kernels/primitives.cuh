@@ -31,6 +31,14 @@ SONDE_DEVICE void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// The compiler must not move accesses to these across this point, or assume that they stay what they were: for accumulators, which
+// the tensor cores use behind its back, and so that it does not keep what it has computed of them in further registers.
+template <int N>
+SONDE_DEVICE void keep_registers(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 // ---- sm_80: asynchronous copies from global to shared memory, fragments, products of a warp
 
 // the first `bytes` (0 to 16) of 16 are copied, the rest become zero
@@ -135,12 +143,6 @@ SONDE_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned
 template <int N>
 SONDE_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-// The compiler must not move accesses to an accumulator across this point: the tensor cores use it behind its back.
-template <int N>
-SONDE_DEVICE void keep_registers(float (&d)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // Shared memory as wgmma reads it: K-major rows of 128 bytes, the 128-byte swizzle, groups of 8 rows 1024 bytes apart

@@ -18,9 +18,7 @@ inline Recipe recipe_for(const Context* context, DType a, DType b, Precision pre
   if (a == b && a == DType::float16) return {false, OperandKind::float16};
   if (precision == Precision::bf16) return {false, OperandKind::bfloat16};
   if (precision == Precision::tf32) return {false, OperandKind::high_only};
-  // elsewhere three half-precision products take longer than float32's own arithmetic
-  const bool fast = context->capability == 80 || context->capability == 90;
-  return {!fast, OperandKind::split};
+  return {!splits_float32(context), OperandKind::split};
 }
 
 inline View transposed(const View& x) {
@@ -110,7 +108,7 @@ Status launch_product(Context* context, const SplitOperand& a, const SplitOperan
 }
 
 template <class Epilogue>
-Status multiply_with(Context* context, const View& a, const Right& right, Precision precision,
+Status multiply_with(Context* context, const View& a, const View& a_planes, const Right& right, Precision precision,
                      const Epilogue& epilogue) {
   const int64_t m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = right.columns;
   if (m == 0 || n == 0 || (k > 0 && element_count(a) == 0)) return {};
@@ -120,7 +118,9 @@ Status multiply_with(Context* context, const View& a, const Right& right, Precis
   const Recipe recipe = recipe_for(context, a.dtype, b.dtype, precision);
   if (recipe.simt || k == 0) return launch_simt<false>(context, a, b, m, n, k, {}, epilogue);
   Status status;
-  const SplitOperand left_operand = operand_of_rows(context, OperandSide::left, recipe.kind, a, &status);
+  const SplitOperand left_operand = recipe.kind == OperandKind::split && a_planes.data
+                                        ? planes_in(a_planes, m, k)
+                                        : operand_of_rows(context, OperandSide::left, recipe.kind, a, &status);
   if (status.failed()) return status;
   const SplitOperand right_operand = operand_of_right(context, right, recipe.kind, &status);
   if (status.failed()) return status;

@@ -15,8 +15,10 @@ struct Right {
   static Right of(const View& view);
 };
 
-// a [..., m, k], any strides, times the right side, each element handed to the epilogue.
-Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Dense& epilogue);
+// a [..., m, k], any strides, times the right side, each element handed to the epilogue. a_planes: those of a, where a is one
+// matrix, or null data.
+Status multiply(Context* context, const View& a, const View& a_planes, const Right& right, Precision precision,
+                const Dense& epilogue);
 Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue);
 
 // For out [..., m, n] with any row stride; bias and residual may have null data.

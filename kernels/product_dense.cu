@@ -37,8 +37,9 @@ Dense dense(const View& out, const View& bias, const View& residual, Activation 
   return epilogue;
 }
 
-Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Dense& epilogue) {
-  return multiply_with(context, a, right, precision, epilogue);
+Status multiply(Context* context, const View& a, const View& a_planes, const Right& right, Precision precision,
+                const Dense& epilogue) {
+  return multiply_with(context, a, a_planes, right, precision, epilogue);
 }
 
 }  // namespace sonde

@@ -4,7 +4,7 @@
 namespace sonde {
 
 Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue) {
-  return multiply_with(context, a, right, precision, epilogue);
+  return multiply_with(context, a, View(), right, precision, epilogue);
 }
 
 }  // namespace sonde

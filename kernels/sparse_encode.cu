@@ -205,7 +205,8 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Workspac
     View bias;
     bias.data = const_cast<float*>(call.bias);
     right.columns = columns;
-    const Status status = multiply(context, x, right, call.precision, dense(stored, bias, View(), Activation::none));
+    const Status status =
+        multiply(context, x, View(), right, call.precision, dense(stored, bias, View(), Activation::none));
     if (status.failed()) return status;
     LAUNCH(seed_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, workspace.choice,
            static_cast<const float*>(stored.data), columns, workspace.limits);

@@ -16,13 +16,6 @@ struct Target {
   int64_t rows, k, pitch;
 };
 
-SONDE_DEVICE void put4(uint16_t* to, const uint16_t (&x)[4]) {
-  uint2 four;
-  four.x = uint32_t(x[0]) | uint32_t(x[1]) << 16;
-  four.y = uint32_t(x[2]) | uint32_t(x[3]) << 16;
-  *reinterpret_cast<uint2*>(to) = four;
-}
-
 SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
   to.scale[row] = undone(factor);
   if (factor != 0) return;
@@ -104,9 +97,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// kChunkLanes neighbours take a chunk of a row, four elements each.
-constexpr int kChunkLanes = kSplitChunk / 4;
-
+// kChunkLanes threads take a chunk of a row.
 template <class E>
 __global__ void __launch_bounds__(kThreads) split_chunks_kernel(Planes to, E x, Rows rows, bool aligned) {
   const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kChunkLanes;
@@ -124,19 +115,7 @@ __global__ void __launch_bounds__(kThreads) split_chunks_kernel(Planes to, E x, 
       for (int e = 0; e < 4 && j + e < to.k; ++e) v[e] = x.get(from.offset + (j + e) * from.stride);
     }
   }
-  float largest = 0;
-  for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
-  for (int step = kChunkLanes / 2; step > 0; step /= 2) {
-    largest = larger(largest, __shfl_xor_sync(kAll, largest, step));
-  }
-  if (i >= count) return;
-  const float factor = factor_for<true>(largest);
-  if (lane == 0) to.put_scale(row, chunk, factor);
-  if (j >= to.pitch) return;
-  uint16_t high[4], low[4];
-  for (int e = 0; e < 4; ++e) split_element<OperandKind::split>(v[e], factor, high[e], low[e]);
-  put4(to.high + row * to.pitch + j, high);
-  put4(to.low + row * to.pitch + j, low);
+  to.quarters(row, j, v, i < count);
 }
 
 // A block takes a chunk of 32 rows of one matrix; neighbouring rows lie side by side in x.
@@ -241,21 +220,19 @@ Status split_as(Context* context, const Target& to, const View& x) {
 
 namespace {
 
-// Where the pieces of an operand lie: flags and `any` side by side, scales, high, low.
+// Where the pieces of an operand lie: flags and `any` side by side, high, low, scales.
 struct OperandLayout {
-  size_t any, scale, high, low, bytes;
+  size_t any, high, low, scale, bytes;
 
   static OperandLayout of(OperandKind kind, int64_t rows, int64_t k, int64_t chunks) {
     const auto after = [](size_t at, int64_t bytes) { return size_t(round_up(int64_t(at) + bytes, 256)); };
     const int64_t part = rows * round_up(k, 8) * 2;
     OperandLayout layout = {};
     layout.any = size_t(rows) * 4;
-    if (is_scaled(kind)) {
-      layout.scale = after(layout.any, 4);
-      layout.high = after(layout.scale, rows * chunks * 4);
-    }
-    layout.low = layout.bytes = after(layout.high, part);
-    if (part_count(kind) == 2) layout.bytes = after(layout.low, part);
+    if (is_scaled(kind)) layout.high = after(layout.any, 4);
+    layout.low = layout.scale = layout.bytes = after(layout.high, part);
+    if (part_count(kind) == 2) layout.scale = layout.bytes = after(layout.low, part);
+    if (is_scaled(kind)) layout.bytes = after(layout.scale, rows * chunks * 4);
     return layout;
   }
 };
@@ -317,6 +294,24 @@ Status split(Context* context, const SplitOperand& operand, OperandKind kind, co
     case OperandKind::float16: return split_as<OperandKind::float16>(context, to, x);
     default: return split_as<OperandKind::bfloat16>(context, to, x);
   }
+}
+
+int64_t planes_bytes(Context* context, int64_t rows, int64_t k, DType dtype) {
+  if (!splits_float32(context) || dtype != DType::float32 || rows == 0 || k == 0 || k % kSplitChunk != 0) return 0;
+  return int64_t(split_operand_bytes(OperandKind::split, OperandSide::left, 1, rows, k));
+}
+
+SplitOperand planes_in(const View& memory, int64_t rows, int64_t k) {
+  return split_operand_in(memory.data, OperandKind::split, OperandSide::left, 1, rows, k);
+}
+
+Status write_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k) {
+  View matrix = x;
+  matrix.rank = 2;
+  matrix.shape[0] = rows;
+  matrix.shape[1] = matrix.stride[0] = k;
+  matrix.stride[1] = 1;
+  return split(context, planes_in(memory, rows, k), OperandKind::split, matrix);
 }
 
 }  // namespace sonde

@@ -31,7 +31,7 @@ export const operations: readonly Operation[] = [
   ),
 ].map(([, comment = '', name, list]) => ({
   name: name as string,
-  parameters: (list as string).split(', ').map((parameter) => {
+  parameters: (list as string).replace(/\s*\\\n\s*/g, ' ').split(', ').map((parameter) => {
     const [type, own] = parameter.split(' ') as [string, string];
     return { type, name: own };
   }),
