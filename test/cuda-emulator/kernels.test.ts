@@ -65,7 +65,11 @@ else {
       () => {
         const path = program('plain');
         const env = { SONDE_EMULATE_SM: capability };
-        run(path, [12, 6, 'linear', 'matmul', 'alone', 'range', 'sparse', 'attention', 'planes', 'accuracy', 'pipeline'], env);
+        run(
+          path,
+          [12, 6, 'linear', 'matmul', 'alone', 'range', 'sparse', 'attention', 'planes', 'accuracy', 'pipeline'],
+          env,
+        );
       },
       { limit: 280_000 },
     );

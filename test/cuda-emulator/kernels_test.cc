@@ -829,6 +829,20 @@ void test_planes() {
   LAUNCH(fragments_kernel, dim3(unsigned(ceil_div(m, 16)), unsigned(k / kSplitChunk)), dim3(32), 0, gpu.context->stream,
          Planes::of(operand), static_cast<const float*>(contiguous.on<In>(1).data), m);
   check(contiguous, fragments, m, k, "fragments");
+  // the same by columns
+  Both columns({k, m});
+  Numbers turned(size_t(m * k));
+  const Numbers rows = contiguous.exact();
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < k; ++j) turned[size_t(j * m + i)] = rows[size_t(i * k + j)];
+  }
+  columns.set(turned);
+  View view = columns.on<View>(1);
+  std::swap(view.shape[0], view.shape[1]);
+  std::swap(view.stride[0], view.stride[1]);
+  OwnPlanes of_columns(m, k);
+  good(split(gpu.context, planes_in(of_columns.view<Out>(), m, k), OperandKind::split, view));
+  check(contiguous, of_columns, m, k, "columns");
   // attention
   const int64_t b = integer(1, 2), t = pick({1, 33, 70}), heads = pick({2, 3, 4}), channels = heads == 3 ? 64 : 32;
   Both qkv({3, b, t, heads, channels}), mixed({b, t, heads, channels});
