@@ -3,8 +3,8 @@
 
 namespace sonde {
 
-Status add_layer_norm(Context* context, Out sum, Out out, In a, In b, In gain, In bias, double eps) {
-  return run_layer_norm<true>(context, sum, out, a, b, gain, bias, eps);
+Status add_layer_norm(Context* context, Out sum, Out out, Out planes, In a, In b, In gain, In bias, double eps) {
+  return run_layer_norm<true>(context, sum, out, planes, a, b, gain, bias, eps);
 }
 
 }  // namespace sonde

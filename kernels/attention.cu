@@ -8,6 +8,7 @@
 //
 // Probabilities, where they are asked for, take a second sweep, when each query's maximum and sum are known.
 #include "rows.cuh"
+#include "split_operand.cuh"
 
 namespace sonde {
 
@@ -424,7 +425,8 @@ Status launch(Context* context, const Attention<E>& x) {
 
 }  // namespace
 
-Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale) {
+Status attention(Context* context, Out out, Out planes, Out probs, In q, In k, In v, In pad, bool causal,
+                 double scale) {
   if (k.shape[1] > INT32_MAX / 2) return fail("%lld keys are too many", (long long)k.shape[1]);
   const Shape shape = {q.shape[0], q.shape[2], int(q.shape[1]), int(k.shape[1]), int(q.shape[3]), int(v.shape[3])};
   const int64_t count = shape.batch * shape.queries * shape.heads;
@@ -450,7 +452,11 @@ Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad,
     return {};
   };
   switch (q.dtype) {
-    case DType::float32: return run(Elements<float>());
+    case DType::float32: {
+      const Status status = run(Elements<float>());
+      if (status.failed() || !planes.data) return status;
+      return write_planes(context, planes, out, shape.batch * shape.queries, shape.heads * shape.values);
+    }
     case DType::bfloat16: return run(Elements<Bf16>());
     default: return run(Elements<Half>());
   }

@@ -13,6 +13,7 @@
 #include "describe.h"
 #include "integers.h"
 #include "packed.h"
+#include "split_operand.cuh"
 
 namespace sonde {
 
@@ -576,6 +577,7 @@ const Operations kOperations = {
         SONDE_BACKWARD_OPS(OP)
 #undef OP
             packed_bytes,
+    planes_bytes,
     nullptr,
 };
 

@@ -102,8 +102,9 @@ SONDE_DEVICE FragmentRows fragment_rows(const Scaling& scaling, int64_t batch, i
 constexpr int kStagingBytes = 16 * 160;
 
 // out [batch][m, n] = activation(product + bias) + residual
-template <class T, Activation kActivation, bool kResidual>
+template <class T, Activation kActivation, bool kResidual, bool kPlanes = false>
 struct Dense {
+  static constexpr bool kWritesPlanes = kPlanes;  // of out, as well
   static constexpr int kChunk = Chunk<T>::size;
   static constexpr int kPitch = (sizeof(T) == 4 ? 160 : 144) / int(sizeof(T));  // of staging, in elements
 
@@ -113,7 +114,8 @@ struct Dense {
   const T* residual;  // as out, with kResidual; it may be out itself
   int64_t residual_stride;
   int64_t m, n;
-  bool aligned;  // chunks of a row may be written, and read from residual, at once
+  bool aligned;   // chunks of a row may be written, and read from residual, at once
+  Planes planes;  // with kPlanes
 
   SONDE_DEVICE static float activated(float x) {
     if constexpr (kActivation == Activation::gelu) return Gelu()(x);
@@ -168,8 +170,40 @@ struct Dense {
     const int64_t other = (row0 + first_row) * residual_stride + column0 + first;
     const int64_t jump = kRowStep * out_stride;
     const int inside = int(min64(n - column0, 8 * kPairs));  // columns
+    // the four elements of the lane's pair of columns j: [g][h]
+    const auto finished_pair = [&](int j, float(&v)[2][2]) {
+      const float2 bias = pair_at(columns.bias, j);
+      float2 scale = {1, 1};
+      if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        v[g][0] = activated(finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x));
+        v[g][1] = activated(finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y));
+      }
+      return scale;
+    };
+    constexpr int kHeld = kPlanes ? kSplitChunk / 8 : 1;  // pairs that are computed before their part
+    float held[kHeld][2][2];
 #pragma unroll
     for (int part = 0; part < kPairs / kPart; ++part) {
+      if constexpr (kPlanes) {
+        static_assert(kHeld % kPart == 0 && kPairs % kHeld == 0, "");
+        if (part * kPart % kHeld == 0) {
+          // What is not wanted is written later, with its planes, and must not flag a row until then.
+#pragma unroll
+          for (int j = 0; j < kHeld; ++j) {
+            const float2 scale = finished_pair(part * kPart + j, held[j]);
+#pragma unroll
+            for (int g = 0; g < 2; ++g) {
+              const bool wanted = rows.wanted >> (lane / 4 + 8 * g) & 1;
+              held[j][g][0] = wanted & (scale.x != 0) ? held[j][g][0] : 0.0f;
+              held[j][g][1] = wanted & (scale.y != 0) ? held[j][g][1] : 0.0f;
+            }
+          }
+          planes.fragment(row0, (column0 + part * kWidth) / kSplitChunk, part * kWidth < inside ? m : 0,
+                          [&](int j, int g, int h) { return held[j][g][h]; });
+        }
+      }
       const int left = inside - part * kWidth;
       const bool chunked = aligned & ((left >= kWidth) | (left % kChunk == 0));
       const unsigned my_rows = first < left ? rows.wanted >> first_row : 0u;
@@ -184,14 +218,11 @@ struct Dense {
       __syncwarp();  // the part before has been read
 #pragma unroll
       for (int j = 0; j < kPart; ++j) {
-        const float2 bias = pair_at(columns.bias, part * kPart + j);
-        float2 scale = {1, 1};
-        if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, part * kPart + j);
+        float(&v)[2][2] = held[kPlanes ? (part * kPart + j) % kHeld : 0];
+        if constexpr (!kPlanes) finished_pair(part * kPart + j, v);
 #pragma unroll
         for (int g = 0; g < 2; ++g) {
-          const float low = finished<Scaling>(value(part * kPart + j, g, 0), rows.scale[g], scale.x, bias.x);
-          const float high = finished<Scaling>(value(part * kPart + j, g, 1), rows.scale[g], scale.y, bias.y);
-          put_pair(staging + (lane / 4 + 8 * g) * kPitch + 8 * j + lane % 4 * 2, activated(low), activated(high));
+          put_pair(staging + (lane / 4 + 8 * g) * kPitch + 8 * j + lane % 4 * 2, v[g][0], v[g][1]);
         }
       }
       __syncwarp();

@@ -3,8 +3,8 @@
 
 namespace sonde {
 
-Status layer_norm(Context* context, Out out, In x, In gain, In bias, double eps) {
-  return run_layer_norm<false>(context, out, out, x, x, gain, bias, eps);
+Status layer_norm(Context* context, Out out, Out planes, In x, In gain, In bias, double eps) {
+  return run_layer_norm<false>(context, out, out, planes, x, x, gain, bias, eps);
 }
 
 }  // namespace sonde

@@ -3,9 +3,9 @@
 
 namespace sonde {
 
-Status linear(Context* context, Out out, In x, Packed w, In bias, In residual, Activation activation,
-              Precision precision) {
-  return multiply(context, x, Right::of(w), precision, {out, bias, residual, activation});
+Status linear(Context* context, Out out, Out planes, In x, In x_planes, Packed w, In bias, In residual,
+              Activation activation, Precision precision) {
+  return multiply(context, x, x_planes, Right::of(w), precision, {out, bias, residual, activation, planes});
 }
 
 }  // namespace sonde

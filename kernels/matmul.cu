@@ -4,7 +4,7 @@
 namespace sonde {
 
 Status matmul(Context* context, Out out, In a, In b, In bias, Precision precision) {
-  return multiply(context, a, Right::of(static_cast<const View&>(b)), precision, {out, bias, View(), Activation::none});
+  return multiply(context, a, View(), Right::of(static_cast<const View&>(b)), precision, {out, bias});
 }
 
 }  // namespace sonde

@@ -35,6 +35,13 @@ SONDE_DEVICE uint32_t floats_to_half(float low, float high) {
 }
 SONDE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
 
+// NaN where one of them is
+SONDE_DEVICE float max_or_nan(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 // 2^x and 1/x by one instruction of the special function unit each: within 2 and 1 units in the last place. What would be
 // subnormal is 0.
 SONDE_DEVICE float exp2_approx(float x) {
@@ -89,12 +96,19 @@ SONDE_DEVICE void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// The compiler must not move accesses to these registers, nor what is computed of them, across this point. Accumulators need it:
-// the tensor cores use them behind its back.
+// The compiler must not move accesses to these across this point, or assume that they stay what they were: for accumulators, which
+// the tensor cores use behind its back, and so that it does not keep what it has computed of them in further registers.
 template <int N>
 SONDE_DEVICE void keep_registers(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// Nobody needs what these registers hold: the compiler need not keep it until here.
+template <int N>
+SONDE_DEVICE void forget_registers(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) asm volatile("" : "=f"(d[i]));
 }
 
 // ---- sm_80: asynchronous copies from global to shared memory, fragments, products of a warp

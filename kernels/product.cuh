@@ -18,9 +18,7 @@ inline Recipe recipe_for(const Context* context, DType a, DType b, Precision pre
   if (a == b && a == DType::float16) return {false, OperandKind::float16};
   if (precision == Precision::bf16) return {false, OperandKind::bfloat16};
   if (precision == Precision::tf32) return {false, OperandKind::high_only};
-  // elsewhere three half-precision products take longer than float32's own arithmetic
-  const bool fast = context->capability == 80 || context->capability == 90;
-  return {!fast, OperandKind::split};
+  return {!splits_float32(context), OperandKind::split};
 }
 
 inline View transposed(const View& x) {
@@ -120,7 +118,8 @@ struct Product {
   bool is_empty() const { return m == 0 || n == 0 || (k > 0 && element_count(a) == 0); }
 };
 
-inline Status prepare(Product* product, Context* context, const View& a, const Right& right, Precision precision) {
+inline Status prepare(Product* product, Context* context, const View& a, const View& a_planes, const Right& right,
+                      Precision precision) {
   product->a = a;
   product->b = right.view;
   View& b = product->b;
@@ -132,7 +131,9 @@ inline Status prepare(Product* product, Context* context, const View& a, const R
   product->recipe.simt |= product->k == 0;
   Status status;
   if (product->recipe.simt || product->is_empty()) return status;
-  product->left = operand_of_rows(context, OperandSide::left, product->recipe.kind, a, &status);
+  product->left = product->recipe.kind == OperandKind::split && a_planes.data
+                      ? planes_in(a_planes, product->m, product->k)
+                      : operand_of_rows(context, OperandSide::left, product->recipe.kind, a, &status);
   if (status.failed()) return status;
   product->right = operand_of_right(context, right, product->recipe.kind, &status);
   return status;

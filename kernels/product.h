@@ -15,14 +15,17 @@ struct Right {
   static Right of(const View& view);
 };
 
-// out [..., m, n], of any row stride, = activation(product + bias) + residual; bias and residual may have null data.
+// out [..., m, n], of any row stride, = activation(product + bias) + residual; bias and residual may have null data. planes: of out
+// [m, n], contiguous, are written as well; or null data.
 struct DenseResult {
-  View out, bias, residual;
+  View out, bias = {}, residual = {};
   Activation activation = Activation::none;
+  View planes = {};
 };
 
-// a [..., m, k], any strides, times the right side.
-Status multiply(Context* context, const View& a, const Right& right, Precision precision, const DenseResult& result);
+// a [..., m, k], any strides, times the right side. a_planes: those of a, where a is one matrix, or null data.
+Status multiply(Context* context, const View& a, const View& a_planes, const Right& right, Precision precision,
+                const DenseResult& result);
 Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue);
 
 }  // namespace sonde

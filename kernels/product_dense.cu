@@ -61,7 +61,7 @@ Status multiply_in_steps(Context* context, const Product& product, const DenseRe
   auto* memory = static_cast<char*>(scratch(context, kWideResult, bytes));
   if (!memory) return no_scratch(context, bytes);
   const Out wide = contiguous(DType::float32, memory);
-  Status status = multiply_at_once(context, product, {wide, result.bias, View(), result.activation});
+  Status status = multiply_at_once(context, product, {wide, result.bias, {}, result.activation});
   if (status.failed()) return status;
   Out out;
   static_cast<View&>(out) = result.out;
@@ -74,12 +74,15 @@ Status multiply_in_steps(Context* context, const Product& product, const DenseRe
 
 }  // namespace
 
-Status multiply(Context* context, const View& a, const Right& right, Precision precision, const DenseResult& result) {
+Status multiply(Context* context, const View& a, const View& a_planes, const Right& right, Precision precision,
+                const DenseResult& result) {
   Product product;
-  const Status status = prepare(&product, context, a, right, precision);
+  Status status = prepare(&product, context, a, a_planes, right, precision);
   if (status.failed() || product.is_empty()) return status;
   const bool at_once = has_epilogue(result) && writes(product.recipe, result.out.dtype);
-  return at_once ? multiply_at_once(context, product, result) : multiply_in_steps(context, product, result);
+  status = at_once ? multiply_at_once(context, product, result) : multiply_in_steps(context, product, result);
+  if (status.failed() || !result.planes.data || writes_planes(product, result)) return status;
+  return write_planes(context, result.planes, result.out, product.m, product.n);
 }
 
 }  // namespace sonde

@@ -20,6 +20,7 @@ D dense(const DenseResult& result) {
   epilogue.n = out.shape[out.rank - 1];
   epilogue.out_batch = epilogue.m * epilogue.n;
   epilogue.bias = AnyElements::of(result.bias);
+  if constexpr (D::kWritesPlanes) epilogue.planes = Planes::of(planes_in(result.planes, epilogue.m, epilogue.n));
   epilogue.residual = static_cast<decltype(epilogue.residual)>(residual.data);
   epilogue.residual_stride = residual.data ? residual.stride[residual.rank - 2] : 0;
   const auto aligned = [](const void* data, int64_t stride) {
@@ -28,6 +29,12 @@ D dense(const DenseResult& result) {
   epilogue.aligned = aligned(out.data, epilogue.out_stride) && (out.rank == 2 || epilogue.out_batch % D::kChunk == 0) &&
                      (!residual.data || aligned(residual.data, epilogue.residual_stride));
   return epilogue;
+}
+
+// Whether the product writes the planes of its result itself: the hidden activations of an MLP.
+inline bool writes_planes(const Product& product, const DenseResult& result) {
+  return !product.recipe.simt && product.recipe.kind == OperandKind::split && result.out.dtype == DType::float32 &&
+         result.planes.data && result.activation == Activation::gelu && !result.residual.data;
 }
 
 // Whether kernels exist that write such a result at once: nothing of a model needs an activation and then a residual.

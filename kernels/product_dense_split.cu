@@ -4,8 +4,12 @@
 namespace sonde {
 
 Status multiply_split(Context* context, const Product& product, const DenseResult& result) {
-  return with_dense<float>(
-      result, [&](auto epilogue) { return launch_tensor<OperandKind::split>(context, product, epilogue); });
+  const auto launch = [&](auto epilogue) { return launch_tensor<OperandKind::split>(context, product, epilogue); };
+  if (!writes_planes(product, result)) return with_dense<float>(result, launch);
+  Status status = clear_flags(context, planes_in(result.planes, product.m, product.n));
+  if (!status.failed()) status = launch(dense<Dense<float, Activation::gelu, false, true>>(result));
+  if (status.failed()) return status;
+  return repair_planes(context, result.planes, result.out, product.m, product.n, product.left.any, product.right.any);
 }
 
 }  // namespace sonde

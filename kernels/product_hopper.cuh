@@ -114,7 +114,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     // the factors of this thread's two rows for the step; rows outside have those of the last one
     const float* scales[2];
     float scale[2];
+    forget_registers(high);
     if constexpr (kSplit) {
+      forget_registers(cross);
 #pragma unroll
       for (int i = 0; i < kN / 2; ++i) sums[i] = 0;
 #pragma unroll

@@ -5,7 +5,7 @@ namespace sonde {
 
 Status multiply(Context* context, const View& a, const Right& right, Precision precision, const Sparse& epilogue) {
   Product product;
-  const Status status = prepare(&product, context, a, right, precision);
+  const Status status = prepare(&product, context, a, View(), right, precision);
   if (status.failed() || product.is_empty()) return status;
   if (product.recipe.simt) return launch_plain(context, product, epilogue);
   switch (product.recipe.kind) {

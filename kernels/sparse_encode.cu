@@ -203,7 +203,7 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Workspac
     stored.shape[1] = stored.stride[0] = columns;
     stored.stride[1] = 1;
     right.columns = columns;
-    const Status status = multiply(context, x, right, call.precision, {stored, call.bias, View(), Activation::none});
+    const Status status = multiply(context, x, View(), right, call.precision, {stored, call.bias});
     if (status.failed()) return status;
     LAUNCH(seed_kernel, dim3(unsigned(rows)), dim3(kRankThreads), 0, context->stream, workspace.choice,
            static_cast<const float*>(stored.data), columns, workspace.limits);

@@ -16,13 +16,6 @@ struct Target {
   int64_t rows, k, pitch;
 };
 
-SONDE_DEVICE void put4(uint16_t* to, const uint16_t (&x)[4]) {
-  uint2 four;
-  four.x = uint32_t(x[0]) | uint32_t(x[1]) << 16;
-  four.y = uint32_t(x[2]) | uint32_t(x[3]) << 16;
-  *reinterpret_cast<uint2*>(to) = four;
-}
-
 SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
   to.scale[row] = undone(factor);
   if (factor != 0) return;
@@ -48,7 +41,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) split_rows_kernel(Target to, E
       get4(v, j);
       for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
     }
-    factor = factor_for<false>(G::max(largest));
+    factor = factor_for<false>(G::max(largest != largest ? INFINITY : largest));  // max() drops NaN
     if (G::rank() == 0) put_scale(to, i, factor);
   }
   for (int64_t j = G::rank() * 4; j < to.pitch; j += G::size * 4) {
@@ -81,7 +74,7 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int64_t j = warp; inside && j < to.k; j += kHeight) largest = larger(largest, x.get(column + j * k_stride));
     maxima[warp][lane] = largest;
     __syncthreads();
-    for (int i = 0; i < kHeight; ++i) largest = maxima[i][lane] > largest ? maxima[i][lane] : largest;
+    for (int i = 0; i < kHeight; ++i) largest = larger(largest, maxima[i][lane]);
     if (inside && warp == 0) put_scale(to, row0 + lane, factor_for<false>(largest));
   }
   for (int64_t j0 = 0; j0 < to.pitch; j0 += kSquare) {
@@ -104,9 +97,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// kChunkLanes neighbours take a chunk of a row, four elements each.
-constexpr int kChunkLanes = kSplitChunk / 4;
-
+// kChunkLanes threads take a chunk of a row.
 template <class E>
 __global__ void __launch_bounds__(kThreads) split_chunks_kernel(Planes to, E x, Rows rows, bool aligned) {
   const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kChunkLanes;
@@ -124,19 +115,7 @@ __global__ void __launch_bounds__(kThreads) split_chunks_kernel(Planes to, E x, 
       for (int e = 0; e < 4 && j + e < to.k; ++e) v[e] = x.get(from.offset + (j + e) * from.stride);
     }
   }
-  float largest = 0;
-  for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
-  for (int step = kChunkLanes / 2; step > 0; step /= 2) {
-    largest = larger(largest, __shfl_xor_sync(kAll, largest, step));
-  }
-  if (i >= count) return;
-  const float factor = factor_for<true>(largest);
-  if (lane == 0) to.put_scale(row, chunk, factor);
-  if (j >= to.pitch) return;
-  uint16_t high[4], low[4];
-  for (int e = 0; e < 4; ++e) split_element<OperandKind::split>(v[e], factor, high[e], low[e]);
-  put4(to.high + row * to.pitch + j, high);
-  put4(to.low + row * to.pitch + j, low);
+  to.quarters(row, j, v, i < count);
 }
 
 // A block takes a chunk of 32 rows of one matrix; neighbouring rows lie side by side in x.
@@ -171,6 +150,21 @@ __global__ void __launch_bounds__(kRowThreads)
       const int64_t at = (row0 + r) * to.pitch + k0 + j;
       split_element<OperandKind::split>(values[j][r], factor_of_row, to.high[at], to.low[at]);
     }
+  }
+}
+
+// A few blocks, which end at once where there is nothing to repair.
+__global__ void __launch_bounds__(kThreads)
+    repair_planes_kernel(Planes to, const float* x, int64_t rows, const int32_t* any_row, const int32_t* any_column) {
+  if (*any_row == 0 && *any_column == 0) return;
+  constexpr int kEach = int(kThreads) / kChunkLanes;  // chunks of a block
+  const int64_t count = rows * to.chunks;
+  for (int64_t first = int64_t(blockIdx.x) * kEach; first < count; first += int64_t(gridDim.x) * kEach) {
+    const int64_t i = first + int(threadIdx.x) / kChunkLanes, row = i / to.chunks;
+    const int64_t j = i % to.chunks * kSplitChunk + int(threadIdx.x) % kChunkLanes * 4;
+    float v[4] = {};
+    for (int e = 0; e < 4; ++e) v[e] = i < count && j + e < to.k ? x[row * to.k + j + e] : 0.0f;
+    to.quarters(row, j, v, i < count);
   }
 }
 
@@ -241,21 +235,19 @@ Status split_as(Context* context, const Target& to, const View& x) {
 
 namespace {
 
-// Where the pieces of an operand lie: flags and `any` side by side, scales, high, low.
+// Where the pieces of an operand lie: flags and `any` side by side, high, low, scales.
 struct OperandLayout {
-  size_t any, scale, high, low, bytes;
+  size_t any, high, low, scale, bytes;
 
   static OperandLayout of(OperandKind kind, int64_t rows, int64_t k, int64_t chunks) {
     const auto after = [](size_t at, int64_t bytes) { return size_t(round_up(int64_t(at) + bytes, 256)); };
     const int64_t part = rows * round_up(k, 8) * 2;
     OperandLayout layout = {};
     layout.any = size_t(rows) * 4;
-    if (is_scaled(kind)) {
-      layout.scale = after(layout.any, 4);
-      layout.high = after(layout.scale, rows * chunks * 4);
-    }
-    layout.low = layout.bytes = after(layout.high, part);
-    if (part_count(kind) == 2) layout.bytes = after(layout.low, part);
+    if (is_scaled(kind)) layout.high = after(layout.any, 4);
+    layout.low = layout.scale = layout.bytes = after(layout.high, part);
+    if (part_count(kind) == 2) layout.scale = layout.bytes = after(layout.low, part);
+    if (is_scaled(kind)) layout.bytes = after(layout.scale, rows * chunks * 4);
     return layout;
   }
 };
@@ -317,6 +309,34 @@ Status split(Context* context, const SplitOperand& operand, OperandKind kind, co
     case OperandKind::float16: return split_as<OperandKind::float16>(context, to, x);
     default: return split_as<OperandKind::bfloat16>(context, to, x);
   }
+}
+
+int64_t planes_bytes(Context* context, int64_t rows, int64_t k, DType dtype) {
+  if (!splits_float32(context) || dtype != DType::float32 || rows == 0 || k == 0 || k % kSplitChunk != 0) return 0;
+  return int64_t(split_operand_bytes(OperandKind::split, OperandSide::left, 1, rows, k));
+}
+
+SplitOperand planes_in(const View& memory, int64_t rows, int64_t k) {
+  return split_operand_in(memory.data, OperandKind::split, OperandSide::left, 1, rows, k);
+}
+
+Status write_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k) {
+  View matrix = x;
+  matrix.rank = 2;
+  matrix.shape[0] = rows;
+  matrix.shape[1] = matrix.stride[0] = k;
+  matrix.stride[1] = 1;
+  return split(context, planes_in(memory, rows, k), OperandKind::split, matrix);
+}
+
+Status repair_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k,
+                     const int32_t* any_row, const int32_t* any_column) {
+  const Planes planes = Planes::of(planes_in(memory, rows, k));
+  const int64_t blocks = min64(ceil_div(rows * planes.chunks, kThreads / kChunkLanes), 2 * context->multiprocessors);
+  if (blocks == 0) return {};
+  LAUNCH(repair_planes_kernel, dim3(unsigned(blocks)), dim3(kThreads), 0, context->stream, planes,
+         static_cast<const float*>(x.data), rows, any_row, any_column);
+  return {};
 }
 
 }  // namespace sonde

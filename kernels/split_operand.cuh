@@ -51,13 +51,27 @@ enum class OperandSide { left, right };
 
 // Bytes of the parts of batch x rows rows of k elements, with their scales and flags.
 size_t split_operand_bytes(OperandKind kind, OperandSide side, int64_t batch, int64_t rows, int64_t k);
-// The operand that `memory`, of so many bytes and aligned for 256, holds once split() has written it.
+// The operand that `memory`, of so many bytes and aligned for 64, holds once split() has written it.
 SplitOperand split_operand_in(void* memory, OperandKind kind, OperandSide side, int64_t batch, int64_t rows, int64_t k);
 // Writes the operand's parts, scales and flags from x [..., rows, k], any strides, any float dtype.
 Status split(Context* context, const SplitOperand& operand, OperandKind kind, const View& x);
 
 // No row is flagged: before the chunks of an operand are written, which flag rows.
 Status clear_flags(Context* context, const SplitOperand& operand);
+
+// ---- "planes": the left operand of a product of float32, written by the operation whose result [rows, k] it is
+
+// Whether products of float32 are three of half precision on this GPU. On others these take longer than float32's own arithmetic.
+inline bool splits_float32(const Context* context) { return context->capability == 80 || context->capability == 90; }
+// Bytes of planes; 0 where products do not read any.
+int64_t planes_bytes(Context* context, int64_t rows, int64_t k, DType dtype);
+SplitOperand planes_in(const View& memory, int64_t rows, int64_t k);
+// Writes the planes of x [rows, k], contiguous, by a pass of its own.
+Status write_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k);
+// Writes them once more where one of two words is not 0: a product's operands do not represent some rows or columns, so that its result
+// x has changed since.
+Status repair_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k,
+                     const int32_t* any_row, const int32_t* any_column);
 
 // ---- for kernels that write operands
 
@@ -78,11 +92,8 @@ SONDE_DEVICE float undone(float factor) {
   return factor == 0 ? 0.0f : __int_as_float((254 << 23) - __float_as_int(factor));
 }
 
-// the largest magnitude; NaN counts as infinite
-SONDE_DEVICE float larger(float a, float x) {
-  const float size = x != x ? INFINITY : fabsf(x);
-  return size > a ? size : a;
-}
+// the largest magnitude, or NaN
+SONDE_DEVICE float larger(float a, float x) { return max_or_nan(a, fabsf(x)); }
 
 template <OperandKind kind>
 SONDE_DEVICE void split_element(float x, float factor, uint16_t& high, uint16_t& low) {
@@ -98,7 +109,42 @@ SONDE_DEVICE void split_element(float x, float factor, uint16_t& high, uint16_t&
   }
 }
 
-// Where kernels write the left operand of kind `split`.
+// two of kind `split` at once, the same bits, the first in the lower half
+SONDE_DEVICE void split_pair(float first, float second, float factor, uint32_t& high, uint32_t& low) {
+  const float x = factor == 0 ? 0.0f : first * factor, y = factor == 0 ? 0.0f : second * factor;
+  high = floats_to_half(x, y);
+  low = floats_to_half((x - half_to_float(uint16_t(high))) * kLowScale,
+                       (y - half_to_float(uint16_t(high >> 16))) * kLowScale);
+}
+
+SONDE_DEVICE uint32_t joined(uint16_t first, uint16_t second) { return uint32_t(first) | uint32_t(second) << 16; }
+
+SONDE_DEVICE void put4(uint16_t* to, const uint16_t (&x)[4]) {
+  uint2 four;
+  four.x = joined(x[0], x[1]);
+  four.y = joined(x[2], x[3]);
+  *reinterpret_cast<uint2*>(to) = four;
+}
+
+// The four lanes of a quad have four words each: lane i gets the i-th word of each of them.
+SONDE_DEVICE void transpose_in_quad(uint32_t (&w)[4]) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool odd = (threadIdx.x & unsigned(step)) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & step) continue;
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, odd ? w[i] : w[i + step], step);
+      if (odd) w[i] = other;
+      else w[i + step] = other;
+    }
+  }
+}
+
+// Lanes of a warp that take a chunk, four elements each.
+constexpr int kChunkLanes = kSplitChunk / 4;
+
+// Where kernels write the left operand of kind `split`. clear_flags() comes before them.
 struct Planes {
   uint16_t *high, *low;
   float* scale;
@@ -122,6 +168,64 @@ struct Planes {
     if (factor != 0) return;
     atomicExch(flags + row, 1);
     atomicExch(any, 1);
+  }
+
+  // Elements j to j + 3 of a row from each lane, kChunkLanes neighbours from a multiple of kChunkLanes on being those of a chunk,
+  // zeros from k on. All lanes of a warp call it together; those with `inside` write.
+  SONDE_DEVICE void quarters(int64_t row, int64_t j, const float (&v)[4], bool inside) const {
+    float largest = 0;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
+#pragma unroll
+    for (int step = kChunkLanes / 2; step > 0; step /= 2) {
+      largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+    }
+    if (!inside) return;
+    const float factor = factor_for<true>(largest);
+    if (threadIdx.x % kChunkLanes == 0) put_scale(row, j / kSplitChunk, factor);
+    if (j >= pitch) return;
+    uint16_t h[4], l[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) split_element<OperandKind::split>(v[e], factor, h[e], l[e]);
+    put4(high + row * pitch + j, h);
+    put4(low + row * pitch + j, l);
+  }
+
+  // A whole chunk, `chunk`, of 16 rows from row0 on, as the tensor cores leave it: value(j, g, h) is the element of row lane / 4 + 8 g
+  // and column lane % 4 * 2 + 8 j + h, j < 8. Rows from `end` on are not written. All lanes of a warp call it together, and are
+  // together again when it returns.
+  template <class Value>
+  SONDE_DEVICE void fragment(int64_t row0, int64_t chunk, int64_t end, Value value) const {
+    const int lane = int(threadIdx.x) % 32;
+#pragma unroll
+    for (int g = 0; g < 2; ++g) {
+      const int64_t row = row0 + lane / 4 + 8 * g;
+      float largest = 0;
+#pragma unroll
+      for (int i = 0; i < 16; ++i) largest = larger(largest, value(i / 2, g, i % 2));
+#pragma unroll
+      for (int step = 1; step <= 2; step *= 2) {
+        largest = larger(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+      }
+      const float factor = factor_for<true>(largest);
+      if (lane % 4 == 0 && row < end) put_scale(row, chunk, factor);
+      __syncwarp();
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        // lane i of a quad writes eight columns, those of the i-th j of this half
+        uint32_t h[4], l[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          split_pair(value(half * 4 + j, g, 0), value(half * 4 + j, g, 1), factor, h[j], l[j]);
+        }
+        transpose_in_quad(h);
+        transpose_in_quad(l);
+        const int64_t at = row * pitch + chunk * kSplitChunk + half * 32 + lane % 4 * 8;
+        store_global16_if(high + at, make_uint4(h[0], h[1], h[2], h[3]), row < end);
+        store_global16_if(low + at, make_uint4(l[0], l[1], l[2], l[3]), row < end);
+      }
+    }
+    __syncwarp();
   }
 };
 

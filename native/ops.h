@@ -7,6 +7,10 @@
 // `contiguous` below means row-major without gaps. Shapes, dtypes and overlap are checked in TypeScript before a call
 // is queued; an error that depends on the data (an index out of range) is a failed Status. No operation throws, aborts
 // or calls back.
+//
+// `planes` and `x_planes` are memory of Operations::planes_bytes() bytes, contiguous bool [bytes]: what the device's
+// products read instead of a left operand [M, K]. The operation whose result that is writes planes as well, and linear
+// reads them. They change no bit of a result. Where planes_bytes() is 0 they must be left out.
 #pragma once
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +19,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 9;
+constexpr uint32_t kBackendAbi = 10;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -176,11 +180,13 @@ struct Context;  // a backend's state for one device
      target outside [0, N) is an error that gives it. pad may be left out. */                                          \
   OP(cross_entropy, Out losses, In logits, In targets, In pad)                                                         \
   /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out        \
-     contiguous, gain and bias [K] contiguous; statistics in two passes (arXiv 1607.06450), their sums as reduce's. */ \
-  OP(layer_norm, Out out, In x, In gain, In bias, double eps)                                                          \
+     contiguous, gain and bias [K] contiguous; statistics in two passes (arXiv 1607.06450), their sums as reduce's.    \
+     planes [bytes], of out as [M, K], may be left out. */                                                             \
+  OP(layer_norm, Out out, Out planes, In x, In gain, In bias, double eps)                                              \
   /* sum = a + b, then out = layer_norm(sum): as binary and layer_norm one after the other, bit for bit. a and b of one\
-     shape, any strides; sum and out contiguous; one dtype for all four. sum may be a. */                              \
-  OP(add_layer_norm, Out sum, Out out, In a, In b, In gain, In bias, double eps)                                       \
+     shape, any strides; sum and out contiguous; one dtype for all four. sum may be a. planes [bytes], of out as       \
+     [M, K], may be left out. */                                                                                       \
+  OP(add_layer_norm, Out sum, Out out, Out planes, In a, In b, In gain, In bias, double eps)                           \
   /* out[..., 0] = sqrt(mean of x^2 over the last dimension + eps): x [..., K] any strides -> out [..., 1]. The mean   \
      as reduce's. */                                                                                                   \
   OP(root_mean_square, Out out, In x, double eps)                                                                      \
@@ -212,8 +218,9 @@ struct Context;  // a backend's state for one device
      positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous: a pair of which exactly  \
      one is padding is masked. A row with all keys masked gives NaN. probs [B, S, T, H], any strides, of the same      \
      dtype: the probabilities, written as well, 0 where masked. (On the CPU: if a row's padding lies on one side alone,\
-     the other positions have the bits that they have without it.) pad and probs may be left out. */                   \
-  OP(attention, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale)                               \
+     the other positions have the bits that they have without it.) planes [bytes], of out as [B S, H Dv]. planes, pad  \
+     and probs may be left out. */                                                                                     \
+  OP(attention, Out out, Out planes, Out probs, In q, In k, In v, In pad, bool causal, double scale)                   \
   /* the mask of attention on stored logits: logits [B, H, S, T], any strides, in place: masked entries := -inf. pad   \
      may be left out. */                                                                                               \
   OP(mask_logits, Out logits, In pad, bool causal)                                                                     \
@@ -224,8 +231,10 @@ struct Context;  // a backend's state for one device
      and out have stride 1 in the last dimension and any row stride, and may be of other dtypes than w. The            \
      activated product is rounded to out's dtype before residual is added; residual has out's dtype, and may be out.   \
      float32 accumulation in an order that is fixed: a row's result does not depend on M, on the other rows or on the  \
-     number of threads. (On the CPU: k in ascending order, starting from the bias.) */                                 \
-  OP(linear, Out out, In x, Packed w, In bias, In residual, Activation activation, Precision precision)                \
+     number of threads. (On the CPU: k in ascending order, starting from the bias.) planes [bytes], those of out, and  \
+     x_planes [bytes], those of x: planes and x_planes may be left out. */                                             \
+  OP(linear, Out out, Out planes, In x, In x_planes, Packed w, In bias, In residual, Activation activation,            \
+     Precision precision)                                                                                              \
   /* out [..., M, N] = a [..., M, K] b [..., K, N] + bias [N]: as linear, with equal leading dimensions and any strides\
      on a and b (strides express a transpose or a broadcast); out contiguous. bias may be left out. */                 \
   OP(matmul, Out out, In a, In b, In bias, Precision precision)                                                        \
@@ -283,6 +292,8 @@ struct Operations {
 #undef OP
   // bytes that a packed [k, n] matrix of this dtype takes
   int64_t (*packed_bytes)(int64_t k, int64_t n, DType dtype);
+  // bytes of planes of a result [rows, k] of this dtype; 0 where products of this device read none
+  int64_t (*planes_bytes)(Context*, int64_t rows, int64_t k, DType dtype);
   // measures for some tenths of a second; null where a backend cannot measure
   Status (*ceiling)(Context*, Ceiling kind, double* per_second);
 };

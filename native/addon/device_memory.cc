@@ -132,6 +132,15 @@ Napi::Value packed_bytes(const Napi::CallbackInfo& info) {
                            double(operations->packed_bytes(integer(info, 1), integer(info, 2), dtype_of(info, 3))));
 }
 
+// planesBytes(device, rows, k, dtype)
+Napi::Value planes_bytes(const Napi::CallbackInfo& info) {
+  auto& device = device_of(info);
+  const Operations* operations = device->backend.operations(device->context);
+  const int64_t bytes =
+      operations->planes_bytes(device->context, integer(info, 1), integer(info, 2), dtype_of(info, 3));
+  return Napi::Number::New(info.Env(), double(bytes));
+}
+
 // ---- uploads
 
 // upload(device, numbers, host): the numbers hold the tensor to write
@@ -166,6 +175,7 @@ void add_memory_methods(Napi::Object exports) {
   add_method(exports, "allocate", allocate);
   add_method(exports, "release", release);
   add_method(exports, "packedBytes", packed_bytes);
+  add_method(exports, "planesBytes", planes_bytes);
   add_method(exports, "upload", upload);
 }
 

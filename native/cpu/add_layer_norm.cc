@@ -4,7 +4,8 @@
 
 namespace sonde::SONDE_ISA {
 
-Status add_layer_norm(Context* context, Out sum, Out out, In a, In b, In gain, In bias, double eps) {
+Status add_layer_norm(Context* context, Out sum, Out out, Out planes, In a, In b, In gain, In bias, double eps) {
+  if (planes.data) return no_planes();
   const int64_t n = last_dimension(a);
   if (element_count(a) == 0) return {};
   auto* scratch = static_cast<float*>(shared_scratch(context, 0, size_t(2 * n) * 4));

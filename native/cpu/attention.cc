@@ -198,7 +198,9 @@ void store_probabilities(const View& probs, int64_t batch, int64_t query, int64_
 
 }  // namespace
 
-Status attention(Context* context, Out out, Out probs, In q, In k, In v, In pad, bool causal, double scale) {
+Status attention(Context* context, Out out, Out planes, Out probs, In q, In k, In v, In pad, bool causal,
+                 double scale) {
+  if (planes.data) return no_planes();
   const bool pairs = kPairs && q.dtype == DType::bfloat16;
   const Layout layout = pairs ? Layout::pairs : Layout::float32;
   const Shape s{q.shape[0], q.shape[1], k.shape[1], q.shape[2], q.shape[3], v.shape[3], layout};

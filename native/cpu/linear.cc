@@ -5,7 +5,9 @@
 
 namespace sonde::SONDE_ISA {
 
-Status linear(Context* context, Out out, In x, Packed w, In bias, In residual, Activation activation, Precision) {
+Status linear(Context* context, Out out, Out planes, In x, In x_planes, Packed w, In bias, In residual,
+              Activation activation, Precision) {
+  if (planes.data || x_planes.data) return no_planes();
   RightSide right;
   right.packed = &w;
   return multiply_all(context, x, right, bias, {out, residual, activation});

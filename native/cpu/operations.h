@@ -9,6 +9,8 @@ SONDE_OPS(OP)
 SONDE_BACKWARD_OPS(OP)
 #undef OP
 int64_t packed_bytes(int64_t k, int64_t n, DType dtype);
+int64_t planes_bytes(Context*, int64_t rows, int64_t k, DType dtype);
+Status no_planes();
 Status ceiling(Context*, Ceiling kind, double* per_second);
 
 }  // namespace sonde::SONDE_ISA

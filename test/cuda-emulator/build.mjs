@@ -111,7 +111,8 @@ export async function buildKernelsTest(flavour = 'plain', /** @type {Changed} */
     ...files(release, /^(lib)?cpu_.*\.a$/),
   ];
   const source = [changed?.test ?? join(here, 'kernels_test.cc'), flavours[flavour].kernels];
-  const headers = newest([...files(here, /\.h$/), ...files(native, /\.h$/)]);
+  const kernels = join(root, 'kernels');
+  const headers = newest([...files(here, /\.h$/), ...files(native, /\.h$/), ...files(kernels, /\.(h|cuh)$/)]);
   const test = await compileAll(changed?.test ? out : flavourFolder(flavour), [source], headers, [`-I${native}`]);
   const program = join(out, 'kernels_test');
   if (!existsSync(program) || statSync(program).mtimeMs < newest([...objects, ...test, ...cpu])) {

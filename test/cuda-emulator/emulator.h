@@ -112,6 +112,8 @@ inline uint32_t floats_to_half(float low, float high) {
   return float_to_half(low) | uint32_t(float_to_half(high)) << 16;
 }
 
+inline float max_or_nan(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
+
 // Hardware may be wrong by as many units in the last place: so are these, by a number that the argument's bits choose.
 inline float emulated_deviation(float argument, float result, int most) {
   if (!(fabsf(result) >= 0x1p-126f)) return result != result ? result : copysignf(0, result);
@@ -205,6 +207,10 @@ void wgmma_wait() {
 }
 template <int N>
 void keep_registers(float (&)[N]) {}
+template <int N>
+void forget_registers(float (&d)[N]) {
+  for (float& x : d) x = NAN;
+}
 
 // as in kernels/primitives.cuh, from the start of the block's dynamic shared memory
 inline uint64_t wgmma_descriptor(const void* shared) {

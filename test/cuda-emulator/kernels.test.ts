@@ -24,6 +24,7 @@ const names = [
     'elementwise',
     'copy',
     'rows',
+    'norm paths',
     'reductions',
     'cross-entropy',
     'ranking',
@@ -35,6 +36,7 @@ const names = [
     'rows alone',
     'range',
     'attention',
+    'planes',
     'sparse',
   ],
   ...['transfers', 'accuracy', 'pipeline'],
@@ -63,7 +65,11 @@ else {
       () => {
         const path = program('plain');
         const env = { SONDE_EMULATE_SM: capability };
-        run(path, [12, 6, 'linear', 'matmul', 'alone', 'range', 'sparse', 'attention', 'accuracy', 'pipeline'], env);
+        run(
+          path,
+          [12, 6, 'linear', 'matmul', 'alone', 'range', 'sparse', 'attention', 'planes', 'accuracy', 'pipeline'],
+          env,
+        );
       },
       { limit: 280_000 },
     );
@@ -74,7 +80,7 @@ else {
     () => {
       const path = program('address');
       run(path, [3, 6]);
-      run(path, [3, 3, 'linear', 'matmul', 'alone', 'sparse', 'pipeline'], { SONDE_EMULATE_SM: '80' });
+      run(path, [3, 3, 'linear', 'matmul', 'alone', 'sparse', 'planes', 'pipeline'], { SONDE_EMULATE_SM: '80' });
     },
     { limit: 290_000 },
   );

@@ -47,6 +47,7 @@ void check_table(Context* context, const Operations& table) {
   SONDE_BACKWARD_OPS(OP)
 #undef OP
   CHECK(table.packed_bytes(3, 5, DType::float32) >= 60);
+  CHECK(table.planes_bytes(nullptr, 3, 64, DType::float32) == 0);
 
   // longer than a vector and no multiple of one
   std::vector<float> a(67, 2), b(67), sum(67);

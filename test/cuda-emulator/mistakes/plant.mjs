@@ -9,12 +9,14 @@ import { buildKernelsTest } from '../build.mjs';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 
 // title: { file, from, to: the text and its replacement, compile: the .cu files to compile anew, tests: words for kernels_test,
-//   sm: the GPU emulated, flavour: address where only AddressSanitizer detects it }
+//   sm: the GPU emulated, flavour: address where only AddressSanitizer detects it, ownTest: kernels_test has code of the file in it }
 const dense = { compile: ['product_dense.cu'], tests: ['linear', 'rows alone', 'pipeline'] };
 const hopper = { ...dense, file: 'product_hopper.cuh' };
 const mma = { ...dense, file: 'product_mma.cuh', sm: '80' };
 const simt = { ...dense, file: 'product_simt.cuh', sm: '86' };
 const rows = { file: 'rows.cuh', compile: ['layer_norm.cu', 'add_layer_norm.cu'], tests: ['rows'] };
+const norm = { ...rows, file: 'layer_norm.cuh' };
+const planes = { ...rows, file: 'split_operand.cuh', tests: ['planes'], ownTest: true };
 const attention = { file: 'attention.cu', compile: ['attention.cu'], tests: ['attention'] };
 const backend = { file: 'backend.cu', compile: ['backend.cu'] };
 const sparse = { file: 'sparse_encode.cu', compile: ['sparse_encode.cu'], tests: ['sparse'] };
@@ -100,6 +102,7 @@ export const mistakes = {
     ...hopper,
     from: 'min64(row + lane / 4 + 8 * g, work.m - 1)',
     to: '(row + lane / 4 + 8 * g)',
+    tests: ['planes'],
     flavour: 'address',
   },
   'mma: every step has a scale of its own': {
@@ -111,6 +114,7 @@ export const mistakes = {
     ...mma,
     from: 'min64(row0 + warp_row + i / 2 * 16 + lane / 4 + i % 2 * 8, work.m - 1)',
     to: '(row0 + warp_row + i / 2 * 16 + lane / 4 + i % 2 * 8)',
+    tests: ['planes'],
     flavour: 'address',
   },
   'simt: blocks that repair skip tiles': {
@@ -200,14 +204,14 @@ export const mistakes = {
     from: '  maxima[warp][lane] = largest;\n  __syncthreads();\n  for',
     to: '  maxima[warp][lane] = largest;\n  for',
     compile: ['split_operand.cu'],
-    tests: ['matmul'],
+    tests: ['planes'],
   },
   'split operand: a chunk has the scale of the one before': {
     file: 'split_operand.cuh',
     from: 'scale[row * chunks + chunk]',
     to: 'scale[row * chunks + (chunk > 0 ? chunk - 1 : 0)]',
     compile: ['split_operand.cu'],
-    tests: ['linear'],
+    tests: ['range'],
   },
   'split operand: a row that is not represented has no flag': {
     file: 'split_operand.cuh',
@@ -235,7 +239,7 @@ export const mistakes = {
     from: '    const Status status = clear_flags(context, operand);',
     to: '    const Status status;',
     compile: ['split_operand.cu'],
-    tests: ['linear', 'range'],
+    tests: ['planes'],
   },
   'split operand: squares are overwritten while they are read': {
     file: 'split_operand.cu',
@@ -263,9 +267,74 @@ export const mistakes = {
   'layer norm: gain is read past its end': {
     ...rows,
     file: 'layer_norm.cuh',
-    from: 'x.gain.get(at)',
-    to: 'x.gain.get(at + 1)',
+    from: 'read(gain, x.gain, 0, 1, at);',
+    to: 'read(gain, x.gain, 4, 1, at);',
     flavour: 'address',
+  },
+  'layer norm: rows that are not aligned are read 16 bytes at a time': {
+    ...norm,
+    from: '% 16 == 0 &&',
+    to: '% 1 == 0 &&',
+    tests: ['norm paths'],
+    flavour: 'address',
+  },
+  'layer norm: rows with a remainder are read 16 bytes at a time': {
+    ...norm,
+    from: 'last_dimension(view) % kWidth == 0 &&',
+    to: 'true &&',
+    tests: ['norm paths'],
+    flavour: 'address',
+  },
+  'layer norm: one element at a time takes another order': {
+    ...norm,
+    from: 'with_group(n, [&](auto group) {',
+    to: 'with_group(decltype(wide)::value ? n : 2000, [&](auto group) {',
+    tests: ['norm paths'],
+  },
+  'layer norm: a sum in place is added once more': {
+    ...norm,
+    from: 'if constexpr (kAdd) read(to, x.sum, first, 1, at);\n    else values(to, at);',
+    to: 'values(to, at);',
+    tests: ['norm paths'],
+  },
+  'layer norm: flags of planes are not cleared': {
+    ...norm,
+    from: 'const Status cleared = clear_flags(context, operand);',
+    to: 'const Status cleared;',
+    tests: ['planes'],
+  },
+  'layer norm: planes of the row before': {
+    ...norm,
+    from: 'x.planes.quarters(i, at',
+    to: 'x.planes.quarters(i > 0 ? i - 1 : 0, at',
+    tests: ['planes'],
+  },
+  'planes: half a chunk decides the scale': {
+    ...planes,
+    from: 'int step = kChunkLanes / 2;',
+    to: 'int step = kChunkLanes / 4;',
+  },
+  'planes: a fragment has the scale of half its columns': {
+    ...planes,
+    from: 'value(i / 2, g, i % 2));',
+    to: 'value(i / 4, g, i % 2));',
+  },
+  'planes: rows outside a matrix are written': {
+    ...planes,
+    from: '        if (row < end) {',
+    to: '        {',
+    flavour: 'address',
+  },
+  'planes: scales outside a matrix are written': {
+    ...planes,
+    from: 'if (lane % 4 == 0 && row < end) put_scale',
+    to: 'if (lane % 4 == 0) put_scale',
+    flavour: 'address',
+  },
+  'planes: words of a quad are exchanged the wrong way': {
+    ...planes,
+    from: 'if (odd) w[i] = other;',
+    to: 'if (!odd) w[i] = other;',
   },
   'copy: a square is read before it is there': {
     file: 'copy.cu',
@@ -545,7 +614,16 @@ export const mistakes = {
  * replace the mistake's own fields, such as its flavour.
  */
 export async function find(title, folder, { schedules = 8, cases = 8, ...other } = {}) {
-  const { file, from, to, compile, tests, sm = '90', flavour = 'plain' } = { ...mistakes[title], ...other };
+  const {
+    file,
+    from,
+    to,
+    compile,
+    tests,
+    sm = '90',
+    flavour = 'plain',
+    ownTest = false,
+  } = { ...mistakes[title], ...other };
   const kernels = join(folder, 'kernels');
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
@@ -557,7 +635,10 @@ export async function find(title, folder, { schedules = 8, cases = 8, ...other }
     path,
     text.replace(from, () => to),
   );
-  const program = await buildKernelsTest(flavour, { kernels, only: compile, out: folder });
+  const parts = ['test/cuda-emulator/kernels_test.cc', 'test/native/check.h'];
+  if (ownTest) for (const part of parts) cpSync(join(root, part), join(folder, part));
+  const test = ownTest ? { test: join(folder, parts[0]) } : {};
+  const program = await buildKernelsTest(flavour, { kernels, only: compile, out: folder, ...test });
   const { status, signal, stderr } = spawnSync(program, [String(cases), String(schedules), ...tests], {
     encoding: 'utf8',
     timeout: 120_000,

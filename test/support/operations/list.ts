@@ -31,10 +31,13 @@ export const operations: readonly Operation[] = [
   ),
 ].map(([, comment = '', name, list]) => ({
   name: name as string,
-  parameters: (list as string).split(', ').map((parameter) => {
-    const [type, own] = parameter.split(' ') as [string, string];
-    return { type, name: own };
-  }),
+  parameters: (list as string)
+    .replace(/\s*\\\n\s*/g, ' ')
+    .split(', ')
+    .map((parameter) => {
+      const [type, own] = parameter.split(' ') as [string, string];
+      return { type, name: own };
+    }),
   optional: [...comment.replace(/\s*\\?\n\s*/g, ' ').matchAll(/(\w+(?:(?:, | and )\w+)*) may be left out/g)].flatMap(
     ([, names]) => (names as string).split(/, | and /),
   ),
