@@ -28,13 +28,13 @@ template <>
 struct Format<Bf16> {
   static SONDE_DEVICE float widen(Bf16 x) { return bf16_to_float(x.bits); }
   static SONDE_DEVICE Bf16 narrow(float x) { return {float_to_bf16(x)}; }
-  static SONDE_DEVICE uint32_t narrow2(float low, float high) { return floats_to_bf16(low, high); }
+  static SONDE_DEVICE uint32_t narrow2(float low, float high) { return pair_bf16(low, high); }
 };
 template <>
 struct Format<Half> {
   static SONDE_DEVICE float widen(Half x) { return half_to_float(x.bits); }
   static SONDE_DEVICE Half narrow(float x) { return {float_to_half(x)}; }
-  static SONDE_DEVICE uint32_t narrow2(float low, float high) { return floats_to_half(low, high); }
+  static SONDE_DEVICE uint32_t narrow2(float low, float high) { return pair_half(low, high); }
 };
 
 // 16 bytes of elements side by side, from a multiple of 16 bytes on.

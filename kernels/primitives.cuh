@@ -22,18 +22,18 @@
 // to the nearest, ties to even; NaN stays NaN
 SONDE_DEVICE uint16_t float_to_bf16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 SONDE_DEVICE uint16_t float_to_half(float x) { return __half_as_ushort(__float2half_rn(x)); }
-// two at once, the first in the lower half
-SONDE_DEVICE uint32_t floats_to_bf16(float low, float high) {
-  uint32_t bits;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-  return bits;
-}
-SONDE_DEVICE uint32_t floats_to_half(float low, float high) {
-  uint32_t bits;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-  return bits;
-}
 SONDE_DEVICE float half_to_float(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+// two of them, the first in the lower half
+SONDE_DEVICE uint32_t pair_bf16(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+SONDE_DEVICE uint32_t pair_half(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
 
 // NaN where one of them is
 SONDE_DEVICE float max_or_nan(float a, float b) {

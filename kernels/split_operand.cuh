@@ -112,9 +112,9 @@ SONDE_DEVICE void split_element(float x, float factor, uint16_t& high, uint16_t&
 // two of kind `split` at once, the same bits, the first in the lower half
 SONDE_DEVICE void split_pair(float first, float second, float factor, uint32_t& high, uint32_t& low) {
   const float x = factor == 0 ? 0.0f : first * factor, y = factor == 0 ? 0.0f : second * factor;
-  high = floats_to_half(x, y);
-  low = floats_to_half((x - half_to_float(uint16_t(high))) * kLowScale,
-                       (y - half_to_float(uint16_t(high >> 16))) * kLowScale);
+  high = pair_half(x, y);
+  low =
+      pair_half((x - half_to_float(uint16_t(high))) * kLowScale, (y - half_to_float(uint16_t(high >> 16))) * kLowScale);
 }
 
 SONDE_DEVICE uint32_t joined(uint16_t first, uint16_t second) { return uint32_t(first) | uint32_t(second) << 16; }

@@ -105,12 +105,8 @@ inline uint16_t float_to_bf16(float x) {
 }
 uint16_t float_to_half(float x);
 float half_to_float(uint16_t bits);
-inline uint32_t floats_to_bf16(float low, float high) {
-  return float_to_bf16(low) | uint32_t(float_to_bf16(high)) << 16;
-}
-inline uint32_t floats_to_half(float low, float high) {
-  return float_to_half(low) | uint32_t(float_to_half(high)) << 16;
-}
+inline uint32_t pair_bf16(float low, float high) { return float_to_bf16(low) | uint32_t(float_to_bf16(high)) << 16; }
+inline uint32_t pair_half(float low, float high) { return float_to_half(low) | uint32_t(float_to_half(high)) << 16; }
 
 inline float max_or_nan(float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; }
 

@@ -22,6 +22,7 @@ function run(path: string, args: (string | number)[], env: Record<string, string
 const names = [
   ...[
     'elementwise',
+    'gelu',
     'copy',
     'rows',
     'norm paths',

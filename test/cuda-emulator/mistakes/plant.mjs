@@ -17,7 +17,7 @@ const simt = { ...dense, file: 'product_simt.cuh', sm: '86' };
 const rows = { file: 'rows.cuh', compile: ['layer_norm.cu', 'add_layer_norm.cu'], tests: ['rows'] };
 const norm = { ...rows, file: 'layer_norm.cuh' };
 const planes = { ...rows, file: 'split_operand.cuh', tests: ['planes'], ownTest: true };
-const attention = { file: 'attention.cu', compile: ['attention.cu'], tests: ['attention'] };
+const attention = { file: 'attention_mma.cuh', compile: ['attention.cu'], tests: ['attention'], sm: '80' };
 const backend = { file: 'backend.cu', compile: ['backend.cu'] };
 const sparse = { file: 'sparse_encode.cu', compile: ['sparse_encode.cu'], tests: ['sparse'] };
 const choice = { file: 'choose_index.cu', compile: ['choose_index.cu'], tests: ['choice'] };
@@ -353,28 +353,57 @@ export const mistakes = {
   },
   'attention: keys are overwritten while they are read': {
     ...attention,
-    from: '    __syncthreads();  // nobody reads',
-    to: '    // nobody reads',
+    from: '      __syncthreads();  // nobody reads',
+    to: '      // nobody reads',
   },
-  'attention: keys are read before they are there': {
+  'attention: keys are read before all of them are there': {
     ...attention,
-    from: '    __syncthreads();\n    float s[kStep / 8][4];',
-    to: '    float s[kStep / 8][4];',
+    from: '      begin(first_key, stage);\n      __syncthreads();',
+    to: '      begin(first_key, stage);',
+  },
+  'attention: the barrier of a step is missing': {
+    ...attention,
+    from: '      __syncthreads();  // all see',
+    to: '      // all see',
   },
   'attention: the step under way is not waited for': {
     ...attention,
-    from: 'cp_async_wait<kStages<E> - 1>',
-    to: 'cp_async_wait<kStages<E>>',
+    from: 'cp_async_wait<0>();\n      __syncthreads();  // all see',
+    to: 'cp_async_wait<1>();\n      __syncthreads();  // all see',
+  },
+  'attention: too many steps know no mask': {
+    ...attention,
+    from: 'before + first_query + 1 : seen',
+    to: 'before + first_query + kBlock : seen',
+  },
+  'attention: padding is not masked where nothing else is': {
+    ...attention,
+    from: 'x.pad ? 0 :',
+    to: '',
   },
   'attention: keys after the last count': {
     ...attention,
-    from: 'bool hidden = key >= x.shape.keys ||',
-    to: 'bool hidden =',
+    file: 'attention.cuh',
+    from: 'end = x.shape.keys - 1;',
+    to: 'end = x.shape.keys;',
   },
   'attention: a query sees the next key': {
     ...attention,
-    from: '(x.causal && key > query);\n      if',
-    to: '(x.causal && key > query + 1);\n      if',
+    file: 'attention.cuh',
+    from: 'position < end ? position : end',
+    to: 'position < end ? position + 1 : end',
+  },
+  'attention: earlier terms are not made smaller': {
+    ...attention,
+    file: 'attention.cuh',
+    from: 'fmaf(sum[g], shrink[g], here[0] + here[1])',
+    to: 'sum[g] + here[0] + here[1]',
+  },
+  'attention: a result is stored where there are fewer channels': {
+    ...attention,
+    file: 'attention.cuh',
+    from: 'if (inside && c < x.shape.values) {',
+    to: 'if (inside) {',
   },
   'ranking: counters are read before they are complete': {
     file: 'ranking.cuh',
