@@ -52,6 +52,7 @@ const folders: readonly Folder[] = [
         'fused',
         'names',
         'nan',
+        'planes',
         'profile',
         'repeated_work',
         'shape',

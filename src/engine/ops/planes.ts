@@ -67,6 +67,10 @@ export class Planes implements ViewArgument {
   dispose(): void {
     this.release('they were disposed');
   }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
 }
 
 /** Planes of so many rows of k elements; undefined where the device's products read none. They are the caller's to free. */
