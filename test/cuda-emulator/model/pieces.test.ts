@@ -5,5 +5,5 @@ testOnEmulator('pieces of a model', [
   'transformer/heads.test',
   'transformer/chosen_logits.test',
   'transformer/from_layer.test',
-  'transformer/planes.test',
+  'transformer/passes/planes.test',
 ]);

@@ -1,15 +1,15 @@
 // Planes in passes: what layer norms, attention and GELU write for the products that follow. Oracles: passes in which hooks
 // keep them from being used, bit for bit; a profile's operations; the memory that is held.
 import * as assert from 'uvu/assert';
-import { disposeAll } from '../../src/engine/scope.js';
-import { appendAt } from '../../src/transformer/hook_places.js';
-import { TransformerHooks } from '../../src/transformer/hooks.js';
-import { formatLocation, type Point } from '../../src/transformer/location.js';
-import { type ForwardOptions, Transformer } from '../../src/transformer/transformer.js';
-import { close } from '../support/close.js';
-import { emulated, testDevice } from '../support/device.js';
-import { rejects, suite } from '../support/harness.js';
-import { random } from '../support/random.js';
+import { disposeAll } from '../../../src/engine/scope.js';
+import { appendAt } from '../../../src/transformer/hook_places.js';
+import { TransformerHooks } from '../../../src/transformer/hooks.js';
+import { formatLocation, type Point } from '../../../src/transformer/location.js';
+import { type ForwardOptions, Transformer } from '../../../src/transformer/transformer.js';
+import { close } from '../../support/close.js';
+import { emulated, testDevice } from '../../support/device.js';
+import { rejects, suite } from '../../support/harness.js';
+import { random } from '../../support/random.js';
 
 const test = suite('planes in passes');
 const device = testDevice();
