@@ -181,11 +181,11 @@ struct Context;  // a backend's state for one device
   OP(cross_entropy, Out losses, In logits, In targets, In pad)                                                         \
   /* out = (x - mean) / sqrt(variance + eps) * gain + bias over the last dimension: x [..., K] any strides, out        \
      contiguous, gain and bias [K] contiguous; statistics in two passes (arXiv 1607.06450), their sums as reduce's.    \
-     planes [bytes], of out as [M, K], may be left out. */                                                             \
+     planes, of out as [M, K]: planes may be left out. */                                                              \
   OP(layer_norm, Out out, Out planes, In x, In gain, In bias, double eps)                                              \
   /* sum = a + b, then out = layer_norm(sum): as binary and layer_norm one after the other, bit for bit. a and b of one\
-     shape, any strides; sum and out contiguous; one dtype for all four. sum may be a. planes [bytes], of out as       \
-     [M, K], may be left out. */                                                                                       \
+     shape, any strides; sum and out contiguous; one dtype for all four. sum may be a. planes, of out as [M, K]: planes\
+     may be left out. */                                                                                               \
   OP(add_layer_norm, Out sum, Out out, Out planes, In a, In b, In gain, In bias, double eps)                           \
   /* out[..., 0] = sqrt(mean of x^2 over the last dimension + eps): x [..., K] any strides -> out [..., 1]. The mean   \
      as reduce's. */                                                                                                   \
@@ -218,8 +218,8 @@ struct Context;  // a backend's state for one device
      positions. causal: query i sees keys up to its own position. pad bool [B, T] contiguous: a pair of which exactly  \
      one is padding is masked. A row with all keys masked gives NaN. probs [B, S, T, H], any strides, of the same      \
      dtype: the probabilities, written as well, 0 where masked. (On the CPU: if a row's padding lies on one side alone,\
-     the other positions have the bits that they have without it.) planes [bytes], of out as [B S, H Dv]. planes, pad  \
-     and probs may be left out. */                                                                                     \
+     the other positions have the bits that they have without it.) planes: of out as [B S, H Dv]. planes, pad and probs\
+     may be left out. */                                                                                               \
   OP(attention, Out out, Out planes, Out probs, In q, In k, In v, In pad, bool causal, double scale)                   \
   /* the mask of attention on stored logits: logits [B, H, S, T], any strides, in place: masked entries := -inf. pad   \
      may be left out. */                                                                                               \
@@ -231,8 +231,8 @@ struct Context;  // a backend's state for one device
      and out have stride 1 in the last dimension and any row stride, and may be of other dtypes than w. The            \
      activated product is rounded to out's dtype before residual is added; residual has out's dtype, and may be out.   \
      float32 accumulation in an order that is fixed: a row's result does not depend on M, on the other rows or on the  \
-     number of threads. (On the CPU: k in ascending order, starting from the bias.) planes [bytes], those of out, and  \
-     x_planes [bytes], those of x: planes and x_planes may be left out. */                                             \
+     number of threads. (On the CPU: k in ascending order, starting from the bias.) planes are those of out, x_planes  \
+     those of x: planes and x_planes may be left out. */                                                               \
   OP(linear, Out out, Out planes, In x, In x_planes, Packed w, In bias, In residual, Activation activation,            \
      Precision precision)                                                                                              \
   /* out [..., M, N] = a [..., M, K] b [..., K, N] + bias [N]: as linear, with equal leading dimensions and any strides\

@@ -78,6 +78,8 @@ export class Device {
   readonly description: string;
   /** What decides the bits of this device's results, by name, for each float dtype. */
   readonly arithmetic: Arithmetic;
+  /** @internal Whether its products read planes (ops/planes.ts) instead of some tensors. */
+  readonly readsPlanes: boolean;
   readonly #handle: DeviceHandle;
   // Released buffers, which are used again: making one costs more than allocating memory for it.
   readonly #buffers: BufferHandle[] = [];
@@ -91,6 +93,7 @@ export class Device {
     this.#handle = handle;
     this.description = native.describe(handle);
     this.arithmetic = arithmetic;
+    this.readsPlanes = native.planesBytes(handle, 1, 64, dtypeCode('float32')) > 0;
   }
 
   /** @internal */

@@ -53,10 +53,18 @@ export interface NativeOperations {
   topKMask(out: ViewArgument, x: ViewArgument, k: number, relu: boolean): void;
   softmax(out: ViewArgument, x: ViewArgument, kind: number): void;
   crossEntropy(losses: ViewArgument, logits: ViewArgument, targets: ViewArgument, pad: ViewArgument | null): void;
-  layerNorm(out: ViewArgument, x: ViewArgument, gain: ViewArgument, bias: ViewArgument, eps: number): void;
+  layerNorm(
+    out: ViewArgument,
+    planes: ViewArgument | null,
+    x: ViewArgument,
+    gain: ViewArgument,
+    bias: ViewArgument,
+    eps: number,
+  ): void;
   addLayerNorm(
     sum: ViewArgument,
     out: ViewArgument,
+    planes: ViewArgument | null,
     a: ViewArgument,
     b: ViewArgument,
     gain: ViewArgument,
@@ -72,6 +80,7 @@ export interface NativeOperations {
   triangle(out: ViewArgument, x: ViewArgument, diagonal: number, upper: boolean): void;
   attention(
     out: ViewArgument,
+    planes: ViewArgument | null,
     probs: ViewArgument | null,
     q: ViewArgument,
     k: ViewArgument,
@@ -85,7 +94,9 @@ export interface NativeOperations {
   unpackWeights(b: ViewArgument, packed: PackedArgument): void;
   linear(
     out: ViewArgument,
+    planes: ViewArgument | null,
     x: ViewArgument,
+    xPlanes: ViewArgument | null,
     w: PackedArgument,
     bias: ViewArgument | null,
     residual: ViewArgument | null,
@@ -187,6 +198,8 @@ export interface Native extends Record<keyof NativeOperations, NativeOperation> 
   /** Gives a buffer's memory back. Other memory can be allocated for it. */
   release(buffer: BufferHandle): void;
   packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
+  /** Bytes of planes of a result [rows, k]; 0 where products of this device read none. */
+  planesBytes(d: DeviceHandle, rows: number, k: number, dtype: number): number;
   /** Copies `host` now and queues its way to the tensor in `numbers` (contiguous, as many bytes). */
   upload(d: DeviceHandle, numbers: ArrayBufferLike, host: RawArray): void;
   /**

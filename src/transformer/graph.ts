@@ -15,10 +15,11 @@ import { cat } from '../engine/ops/cat.js';
 import { embedding } from '../engine/ops/embedding.js';
 import { indexSelect } from '../engine/ops/index_select.js';
 import { layerNorm } from '../engine/ops/layer_norm.js';
-import { linear } from '../engine/ops/linear.js';
+import { type LinearOptions, linear } from '../engine/ops/linear.js';
 import { maskLogits } from '../engine/ops/mask_logits.js';
 import { matmul } from '../engine/ops/matmul.js';
 import type { PackedMatrix } from '../engine/ops/pack_weights.js';
+import { type Planes, planesFor } from '../engine/ops/planes.js';
 import { rootMeanSquare } from '../engine/ops/root_mean_square.js';
 import { softmax, softmaxNumerator } from '../engine/ops/softmax.js';
 import { Tensor } from '../engine/ops/tensor.js';
@@ -61,6 +62,12 @@ interface Place {
 
 const insideNorm = (prefix: NormId, layer: number | undefined): Place[] =>
   (['post_mean_subtraction', 'scale', 'post_scale'] as const).map((id) => ({ point: `${prefix}.${id}`, layer }));
+/** The points of the layer norms' results. */
+const afterNorm = {
+  'resid.torso.ln_attn': 'resid.torso.post_ln_attn',
+  'resid.torso.ln_mlp': 'resid.torso.post_ln_mlp',
+  'resid.ln_f': 'resid.post_ln_f',
+} as const satisfies Record<NormId, Point>;
 const insideSoftmax = ['attn.qk_logits', 'attn.qk_softmax_denominator', 'attn.qk_probs'] as const;
 const insideAttention = ['attn.q', 'attn.k', 'attn.v', ...insideSoftmax] as const;
 
@@ -141,6 +148,8 @@ class Pass {
   readonly #options: PassOptions;
   readonly #end: number;
   #hasChosen = false; // whether only the chosen positions are left
+  /** What was written with values for the products that come next. Nothing can change these values before. */
+  readonly #planes = new Map<Tensor, Planes>();
   #pad: Tensor | undefined; // bool [B, T]; undefined without padding
   #contexts: { queries?: PartialHookContext; keys?: PartialHookContext; chosen?: PartialHookContext } = {};
   /** The hooks as they were when the first section with gradients inside was computed. */
@@ -180,7 +189,7 @@ class Pass {
     const end = yield* this.#norm('resid.ln_f', undefined, plan.lnF, weights.lnF, stream);
     s.free(end.x);
     const [normed] = this.#onlyChosen(yield this.#point('resid.post_ln_f', end.normed));
-    const logits = this.#replace(normed, linear(normed, weights.unembed)); // B S V, or only the chosen of S
+    const logits = this.#replace(normed, this.#product(normed, weights.unembed)); // B S V, or only the chosen of S
     return yield this.#point('logits', logits);
   }
 
@@ -188,8 +197,7 @@ class Pass {
     let { x, normed } = yield* this.#norm('resid.torso.ln_attn', layer, plan.lnAttn, w.ln1, stream); // B S D
     normed = yield this.#point('resid.torso.post_ln_attn', normed, layer);
     let mixed = yield* this.#attention(layer, w, plan, normed); // B S H C
-    const { choosesAt, layers } = this.#options.plan;
-    if (choosesAt === 'mix' && layer === layers.length - 1) [x, mixed] = this.#onlyChosen(x, mixed);
+    if (this.#choosesNext('mix', layer)) [x, mixed] = this.#onlyChosen(x, mixed);
     stream = yield* this.#add('attn', layer, plan, x, mixed, w.out);
 
     ({ x, normed } = yield* this.#norm('resid.torso.ln_mlp', layer, plan.lnMlp, w.ln2, stream)); // B S D
@@ -197,19 +205,20 @@ class Pass {
     let hidden: Tensor; // B S F
     if (plan.gelu === 'fused') {
       const { w: weights, bias } = w.mlpIn;
+      const planes = this.#planesFor('mlp.post_act', layer, normed, weights.n);
       const [active] = this.#section(
         [{ point: 'mlp.pre_act', layer }],
         [normed, weights, bias],
-        () => [linear(normed, weights, { bias, activation: 'gelu' })],
+        () => [this.#product(normed, weights, { bias, activation: 'gelu', ...planes })],
         function* (pass, normed, weights, bias) {
           const s = pass.scope;
           const hidden = yield pass.#point('mlp.pre_act', s.add(linear(normed, weights, { bias })), layer);
           return [s.add(gelu(hidden))];
         },
       );
-      hidden = this.#replace(normed, active);
+      hidden = this.#wrote(this.#replace(normed, active), planes);
     } else {
-      hidden = this.#replace(normed, linear(normed, w.mlpIn.w, { bias: w.mlpIn.bias }));
+      hidden = this.#replace(normed, this.#product(normed, w.mlpIn.w, { bias: w.mlpIn.bias }));
       hidden = yield this.#point('mlp.pre_act', hidden, layer);
       hidden = this.#replace(hidden, gelu(hidden));
     }
@@ -236,7 +245,7 @@ class Pass {
       const [whole] = this.#section(
         inside.map((point) => ({ point, layer })),
         [input, x, w, bias],
-        () => [joint(input, w, bias, x)],
+        () => [this.#joint(input, w, bias, x)],
         function* (pass, input, x, w, bias) {
           let added = yield* pass.#update(sublayer, layer, plan, input, w, bias);
           added = yield pass.#point(delta, added, layer);
@@ -266,12 +275,12 @@ class Pass {
     bias: Tensor,
   ): Steps<Tensor> {
     const s = this.scope;
-    if (sublayer === 'mlp') return s.add(joint(input, w, bias));
+    if (sublayer === 'mlp') return s.add(this.#joint(input, w, bias));
     if (plan.heads === 'open') return yield* this.#sumOfHeads(layer, input, w, bias);
     const [added] = this.#section(
       [{ point: 'attn.head_out', layer }],
       [input, w, bias],
-      () => [joint(input, w, bias)],
+      () => [this.#joint(input, w, bias)],
       function* (pass, input, w, bias) {
         return [yield* pass.#sumOfHeads(layer, input, w, bias)];
       },
@@ -316,6 +325,13 @@ class Pass {
     return { x: before, update: { ...update, delta } };
   }
 
+  /** Whether only the chosen positions are computed from this place on: the mix of a layer, or the last norm's result. */
+  #choosesNext(place: 'mix' | 'normed', layer?: number): boolean {
+    const { input, plan } = this.#options;
+    const isThere = place === 'normed' || layer === plan.layers.length - 1;
+    return input.chosen !== undefined && !this.#hasChosen && plan.choosesAt === place && isThere;
+  }
+
   /** Only the chosen positions of tensors (B,S,…), unless they were chosen before, or all are wanted. Frees the tensors. */
   #onlyChosen<const T extends readonly Tensor[]>(...tensors: T): T {
     const { chosen, tokens } = this.#options.input;
@@ -345,11 +361,12 @@ class Pass {
     const s = this.scope;
     if (!update) return { x, normed: yield* this.#normed(prefix, layer, kernel, x, gain, bias) };
     const { delta, sum } = update;
+    const planes = this.#planesOfNorm(prefix, layer, x);
     const [whole, normed] = this.#section(
       [...insideNorm(prefix, layer), sum],
       [x, delta, gain, bias],
       () => {
-        const { sum, out } = addLayerNorm(x, delta, gain, bias, { eps });
+        const { sum, out } = addLayerNorm(x, delta, gain, bias, { eps, ...planes });
         return [sum, out];
       },
       function* (pass, x, delta, gain, bias) {
@@ -358,7 +375,7 @@ class Pass {
       },
     );
     s.free(x, delta);
-    return { x: s.add(whole), normed: s.add(normed) };
+    return { x: s.add(whole), normed: this.#wrote(s.add(normed), planes) };
   }
 
   *#normed(
@@ -370,15 +387,16 @@ class Pass {
     bias: Tensor,
   ): Steps<Tensor> {
     if (kernel === 'open') return yield* this.#openNorm(prefix, layer, x, gain, bias);
+    const planes = this.#planesOfNorm(prefix, layer, x);
     const [normed] = this.#section(
       insideNorm(prefix, layer),
       [x, gain, bias],
-      () => [layerNorm(x, gain, bias, { eps })],
+      () => [layerNorm(x, gain, bias, { eps, ...planes })],
       function* (pass, x, gain, bias) {
         return [yield* pass.#openNorm(prefix, layer, x, gain, bias)];
       },
     );
-    return this.scope.add(normed);
+    return this.#wrote(this.scope.add(normed), planes);
   }
 
   /** Layer norm in steps, in float32 throughout, as in the original. */
@@ -403,7 +421,7 @@ class Pass {
   *#attention(layer: number, w: LayerWeights, plan: LayerPlan, x: Tensor): Steps<Tensor> {
     const s = this.scope;
     const { caches, config } = this.#options;
-    const qkv = this.#replace(x, linear(x, w.qkv.w, { bias: w.qkv.bias })); // B S 3A
+    const qkv = this.#replace(x, this.#product(x, w.qkv.w, { bias: w.qkv.bias })); // B S 3A
     const A = (qkv.shape[2] as number) / 3;
     const part = (i: number) => qkv.slice(2, i * A, (i + 1) * A);
     const { k, v } = caches ? this.#cached(caches, layer, part(1), part(2)) : { k: part(1), v: part(2) }; // B T A
@@ -469,7 +487,11 @@ class Pass {
     const T = k.shape[1] as number;
     const probs = plan.probs ? s.add(permuted(q.make([B, H, S, T]), [0, 2, 3, 1])) : undefined; // B S T H
     const pad = this.#pad ? { pad: this.#pad } : {};
-    const mixed = s.add(attention(q, k, v, { ...pad, scale, ...(probs ? { probs } : {}) }));
+    // nobody multiplies the mix as it is where each head's output is needed, or a few positions are chosen from it
+    const isMultiplied = plan.heads !== 'open' && !this.#choosesNext('mix', layer);
+    const planes = isMultiplied ? this.#planesFor('attn.v_out', layer, q, H * (v.shape[3] as number)) : undefined;
+    const mixed = s.add(attention(q, k, v, { ...pad, scale, ...(probs ? { probs } : {}), ...planes }));
+    this.#wrote(mixed, planes);
     if (probs) {
       this.#keepWanted('attn.qk_probs', probs, layer);
       s.free(probs);
@@ -612,6 +634,48 @@ class Pass {
     return this.scope.add(next);
   }
 
+  /** The output projection of a sublayer: (B,S,H,C), heads side by side, or (B,S,F) -> (B,S,D), plus the residual stream. */
+  #joint(input: Tensor, w: PackedMatrix, bias: Tensor, residual?: Tensor): Tensor {
+    const rows = input.reshape(...input.shape.slice(0, 2), w.k);
+    const product = this.#product(rows, w, { bias, ...(residual && { residual }) }, input);
+    if (rows.storage !== input.storage) rows.dispose();
+    return product;
+  }
+
+  /** x w, with what was written for it with `value`, of which x is a view: it is freed. */
+  #product(x: Tensor, w: PackedMatrix, options: LinearOptions = {}, value = x): Tensor {
+    const xPlanes = this.#planes.get(value);
+    if (!xPlanes) return linear(x, w, options);
+    const product = linear(x, w, { ...options, xPlanes });
+    this.#planes.delete(value);
+    this.scope.free(xPlanes);
+    return product;
+  }
+
+  /**
+   * Planes for the value of a point, with as many rows as x has and `width` columns, where a product is all that comes next:
+   * no hook changes the value, and no gradient is recorded, for which some operations run in steps.
+   */
+  #planesFor(point: Point, layer: number | undefined, x: Tensor, width: number): { planes: Planes } | undefined {
+    const { hooks, record } = this.#options;
+    if (!x.device.readsPlanes || record || watchedPoint(hooks, point, layer)) return undefined;
+    if (executionOrder(layer === undefined ? { point } : { point, layer }) >= this.#end) return undefined;
+    const [B, S] = x.shape as [number, number];
+    const planes = planesFor(x.device, x.dtype, B * S, width);
+    return planes && { planes: this.scope.add(planes) };
+  }
+
+  #planesOfNorm(prefix: NormId, layer: number | undefined, x: Tensor): { planes: Planes } | undefined {
+    if (prefix === 'resid.ln_f' && this.#choosesNext('normed')) return undefined;
+    return this.#planesFor(afterNorm[prefix], layer, x, x.shape[2] as number);
+  }
+
+  /** Notes that planes were written with a value. */
+  #wrote(value: Tensor, written: { planes: Planes } | undefined): Tensor {
+    if (written) this.#planes.set(value, written.planes);
+    return value;
+  }
+
   #paddingOfAll(): Tensor | undefined {
     const keys = this.#options.keyPositions;
     if (!hasPadding(keys)) return undefined;
@@ -650,14 +714,6 @@ class Pass {
     if (!caches?.length) return ofTokens;
     return this.scope.add(positionsTensor(keyPositions, input.tokens.device));
   }
-}
-
-/** The output projection of a sublayer: (B,S,H,C), heads side by side, or (B,S,F) -> (B,S,D), plus the residual stream. */
-function joint(input: Tensor, w: PackedMatrix, bias: Tensor, residual?: Tensor): Tensor {
-  const rows = input.reshape(...input.shape.slice(0, 2), w.k);
-  const product = linear(rows, w, { bias, ...(residual && { residual }) });
-  if (rows.storage !== input.storage) rows.dispose();
-  return product;
 }
 
 /** (B,S,A) as (B,S,H,C), a view. */

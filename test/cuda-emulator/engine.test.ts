@@ -8,6 +8,7 @@ testOnEmulator(
     ...operationFiles.filter((name) => !operationsOnRows.includes(name) && !operationsOnIndices.includes(name)),
     'arguments',
     'device',
+    'planes',
     'repeated_work',
     'switches',
     'tensor',

@@ -24,7 +24,7 @@ const folders: readonly Folder[] = [
     ending: '.ts',
     // the tensor itself and its copy on the host; code that several operations share; what is made of other operations
     others: [
-      ...['tensor', 'to_host', 'contiguous', 'indices', 'overlap', 'product', 'views'],
+      ...['tensor', 'to_host', 'contiguous', 'indices', 'overlap', 'planes', 'product', 'views'],
       ...['cat', 'creation', 'einsum', 'vector_products', 'view_operations'],
     ],
   },
@@ -52,6 +52,7 @@ const folders: readonly Folder[] = [
         'fused',
         'names',
         'nan',
+        'planes',
         'profile',
         'repeated_work',
         'shape',

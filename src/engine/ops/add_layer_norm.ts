@@ -2,7 +2,8 @@
 import { checkDType, checkOperands, checkOptions, checkShape } from '../check.js';
 import { hasHistory, record } from '../record.js';
 import { withContiguous } from './contiguous.js';
-import { checkNorm, type NormOptions, normGradients, normOptions } from './layer_norm.js';
+import { checkNorm, type LayerNormOptions, layerNormOptions, normGradients } from './layer_norm.js';
+import { checkPlanes } from './planes.js';
 import type { Tensor } from './tensor.js';
 
 /**
@@ -15,17 +16,19 @@ export function addLayerNorm(
   b: Tensor,
   gain: Tensor,
   bias: Tensor,
-  options: NormOptions = {},
+  options: LayerNormOptions = {},
 ): { sum: Tensor; out: Tensor } {
-  checkOptions('addLayerNorm', options, normOptions);
-  const { eps = 1e-5 } = options;
+  checkOptions('addLayerNorm', options, layerNormOptions);
+  const { eps = 1e-5, planes } = options;
   const device = checkOperands('addLayerNorm', { a, b, gain, bias });
   checkNorm('addLayerNorm', 'a', a, { gain, bias }, eps);
   checkShape('addLayerNorm', 'b', b.shape, a.shape, 'the shape of a');
   checkDType('addLayerNorm', 'b', b, a.dtype);
+  checkPlanes('addLayerNorm', 'planes', planes, a, gain.elements);
   const sum = a.make(a.shape);
   const out = a.make(a.shape);
-  withContiguous([gain, bias], (g, h) => device.run('addLayerNorm', sum, out, a, b, g, h, eps));
+  withContiguous([gain, bias], (g, h) => device.run('addLayerNorm', sum, out, planes ?? null, a, b, g, h, eps));
+  planes?.hold(out);
   if (hasHistory(a, b, gain, bias)) {
     record('addLayerNorm', [sum, out], [a, b, gain, bias], (keep, [ofA, ofB, ofGain, ofBias]) => {
       const [rows, factors] = [keep(sum), keep(gain)];

@@ -16,6 +16,7 @@ import { withContiguous } from './contiguous.js';
 import { checkPad, maskLogits } from './mask_logits.js';
 import { matmul } from './matmul.js';
 import { checkWritable, overlaps } from './overlap.js';
+import { checkPlanes, type Planes } from './planes.js';
 import type { Tensor } from './tensor.js';
 
 export interface AttentionOptions {
@@ -30,6 +31,8 @@ export interface AttentionOptions {
   scale?: number;
   /** [batch, queries, keys, heads] of q's dtype, any view: filled with the probabilities, 0 where masked. */
   probs?: Tensor;
+  /** @internal Of the result as [batch * queries, heads * value channels]: written with it, for a product of it. */
+  planes?: Planes;
 }
 
 /**
@@ -38,8 +41,8 @@ export interface AttentionOptions {
  * -> [batch, queries, heads, value channels].
  */
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
-  checkOptions('attention', options, { causal: true, pad: true, scale: true, probs: true });
-  const { causal = true, pad, probs } = options;
+  checkOptions('attention', options, { causal: true, pad: true, scale: true, probs: true, planes: true });
+  const { causal = true, pad, probs, planes } = options;
   const device = checkOperands('attention', { q, k, v }, { optional: { pad, probs } });
   checkBoolean('attention', 'causal', causal);
   checkFloat('attention', 'q', q);
@@ -74,14 +77,18 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   }
   const { scale = 1 / Math.sqrt(channels) } = options;
   checkNumber('attention', 'scale', scale);
-  const out = q.make([batch, queries, heads, v.shape[3] as number]);
+  const shape = [batch, queries, heads, v.shape[3] as number];
+  checkPlanes('attention', 'planes', planes, { device, dtype: q.dtype, shape }, heads * (shape[3] as number));
+  const out = q.make(shape);
   const scores = { q, k, pad, causal, scale };
   if (probs) recordWrite('attention', probs, [q, k], backwardOfProbs(scores));
   withContiguous(
     [q, k, v, pad],
-    (...[q, k, v, pad]) => device.run('attention', out, probs ?? null, q, k, v, pad ?? null, causal, scale),
+    (...[q, k, v, pad]) =>
+      device.run('attention', out, planes ?? null, probs ?? null, q, k, v, pad ?? null, causal, scale),
     (t) => (t === pad ? t.isContiguous : hasContiguousRows(t)),
   );
+  planes?.hold(out);
   if (hasHistory(q, k, v)) record('attention', [out], [q, k, v], backwardOf(scores, v));
   return out;
 }

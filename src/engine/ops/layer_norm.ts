@@ -12,6 +12,7 @@ import { hasHistory, record } from '../record.js';
 import { withTemporaries } from '../scope.js';
 import { showShape } from '../shape.js';
 import { withContiguous } from './contiguous.js';
+import { checkPlanes, type Planes } from './planes.js';
 import { sumOfRows } from './reduce.js';
 import type { Tensor } from './tensor.js';
 
@@ -21,19 +22,27 @@ export interface NormOptions {
 }
 export const normOptions: OptionNames<NormOptions> = { eps: true };
 
+export interface LayerNormOptions extends NormOptions {
+  /** @internal Written with the result, for a product of it. */
+  planes?: Planes;
+}
+export const layerNormOptions: OptionNames<LayerNormOptions> = { ...normOptions, planes: true };
+
 /**
  * Layer norm over the last dimension: (x - mean) / sqrt(variance + eps) * gain + bias (Ba et al. 2016, arXiv
  * 1607.06450). x [..., width], gain and bias [width]; returns a tensor like x. Statistics are in double precision, the
  * variance in a second pass.
  * @throws RangeError for other shapes, TypeError for dtypes that are no floats.
  */
-export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, options: NormOptions = {}): Tensor {
-  checkOptions('layerNorm', options, normOptions);
-  const { eps = 1e-5 } = options;
+export function layerNorm(x: Tensor, gain: Tensor, bias: Tensor, options: LayerNormOptions = {}): Tensor {
+  checkOptions('layerNorm', options, layerNormOptions);
+  const { eps = 1e-5, planes } = options;
   const device = checkOperands('layerNorm', { x, gain, bias });
   checkNorm('layerNorm', 'x', x, { gain, bias }, eps);
+  checkPlanes('layerNorm', 'planes', planes, x, gain.elements);
   const out = x.make(x.shape);
-  withContiguous([gain, bias], (g, b) => device.run('layerNorm', out, x, g, b, eps));
+  withContiguous([gain, bias], (g, b) => device.run('layerNorm', out, planes ?? null, x, g, b, eps));
+  planes?.hold(out);
   if (hasHistory(x, gain, bias)) {
     record('layerNorm', [out], [x, gain, bias], (keep, needs) => {
       const [rows, factors] = [keep(x), keep(gain)];

@@ -20,6 +20,7 @@ import { withContiguous } from './contiguous.js';
 import { matmul } from './matmul.js';
 import { overlaps, sameWindow } from './overlap.js';
 import type { PackedMatrix } from './pack_weights.js';
+import { checkPlanes, type Planes } from './planes.js';
 import { checkBias, checkGivenOut, type ProductOptions, precisionCode, productOptions } from './product.js';
 import { sumOfRows } from './reduce.js';
 import type { Tensor } from './tensor.js';
@@ -28,12 +29,22 @@ import { gelu, relu } from './unary.js';
 const activations = { none: 0, relu: 1, gelu: 2 } as const; // Activation in native/ops.h
 export type Activation = keyof typeof activations;
 
-interface LinearOptions extends ProductOptions {
+export interface LinearOptions extends ProductOptions {
   activation?: Activation;
   /** [..., M, N] of the result's dtype, added after the activation. It may be `out` itself. */
   residual?: Tensor;
+  /** @internal Those of x, which are read instead of it. */
+  xPlanes?: Planes;
+  /** @internal Of the result as rows: written with it, for a product of it. */
+  planes?: Planes;
 }
-const linearOptions: OptionNames<LinearOptions> = { ...productOptions, activation: true, residual: true };
+const linearOptions: OptionNames<LinearOptions> = {
+  ...productOptions,
+  activation: true,
+  residual: true,
+  xPlanes: true,
+  planes: true,
+};
 
 /**
  * activation(x w + bias) + residual: x [..., K], w a packed [K, N] -> [..., N], of x's dtype unless `out` has another.
@@ -41,7 +52,7 @@ const linearOptions: OptionNames<LinearOptions> = { ...productOptions, activatio
  */
 export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}): Tensor {
   checkOptions('linear', options, linearOptions);
-  const { bias, residual, out, precision, activation = 'none' } = options;
+  const { bias, residual, out, precision, activation = 'none', xPlanes, planes } = options;
   const device = checkOperands('linear', { x }, { packed: { w }, optional: { bias, residual, out } });
   const code = precisionCode('linear', precision);
   checkRank('linear', 'x', x, 1);
@@ -62,6 +73,10 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
       throw new RangeError(wrong('linear', 'residual', 'out itself or apart from it', 'partly on the same memory'));
     }
   }
+  checkPlanes('linear', 'xPlanes', xPlanes, x, w.k);
+  xPlanes?.checkHolds('linear', x);
+  checkPlanes('linear', 'planes', planes, { device, dtype: (out ?? x).dtype, shape }, w.n);
+  // steps write no planes: who gave them finds that they hold nothing
   if (activation !== 'none' && hasHistory(x, w, bias)) return inSteps(x, w, options, activation, shape);
   const result = out ?? x.make(shape);
   const rows = rowCount(shape);
@@ -70,7 +85,9 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
     device.run(
       'linear',
       new MatrixArgument(result, rows, w.n),
+      planes ?? null,
       new MatrixArgument(x, rows, w.k),
+      xPlanes ?? null,
       w,
       bias ?? null,
       residual ? new MatrixArgument(residual, rows, w.n) : null,
@@ -78,6 +95,7 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
       code,
     ),
   );
+  planes?.hold(result);
   if (!out && hasHistory(x, w, bias, residual)) {
     record('linear', [result], [x, w, bias, residual], backwardOf(x, w));
   }

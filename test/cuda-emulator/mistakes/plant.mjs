@@ -16,7 +16,13 @@ const mma = { ...dense, file: 'product_mma.cuh', sm: '80' };
 const simt = { ...dense, file: 'product_simt.cuh', sm: '86' };
 const rows = { file: 'rows.cuh', compile: ['layer_norm.cu', 'add_layer_norm.cu'], tests: ['rows'] };
 const norm = { ...rows, file: 'layer_norm.cuh' };
-const planes = { ...rows, file: 'split_operand.cuh', tests: ['planes'], ownTest: true };
+// inline functions, of which the linker keeps any one: all who use them are compiled anew
+const planes = {
+  file: 'split_operand.cuh',
+  compile: ['split_operand.cu', 'layer_norm.cu', 'add_layer_norm.cu'],
+  tests: ['planes'],
+  ownTest: true,
+};
 const attention = { file: 'attention_mma.cuh', compile: ['attention.cu'], tests: ['attention'], sm: '80' };
 const backend = { file: 'backend.cu', compile: ['backend.cu'] };
 const sparse = { file: 'sparse_encode.cu', compile: ['sparse_encode.cu'], tests: ['sparse'] };
@@ -207,24 +213,21 @@ export const mistakes = {
     tests: ['planes'],
   },
   'split operand: a chunk has the scale of the one before': {
-    file: 'split_operand.cuh',
+    ...planes,
     from: 'scale[row * chunks + chunk]',
     to: 'scale[row * chunks + (chunk > 0 ? chunk - 1 : 0)]',
-    compile: ['split_operand.cu'],
     tests: ['range'],
   },
   'split operand: a row that is not represented has no flag': {
-    file: 'split_operand.cuh',
+    ...planes,
     from: '    atomicExch(flags + row, 1);\n',
     to: '',
-    compile: ['split_operand.cu'],
     tests: ['range'],
   },
   'split operand: nobody says that a row is flagged': {
-    file: 'split_operand.cuh',
+    ...planes,
     from: '    atomicExch(any, 1);\n',
     to: '',
-    compile: ['split_operand.cu'],
     tests: ['range'],
   },
   'split operand: nobody says that a column is flagged': {

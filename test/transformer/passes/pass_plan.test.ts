@@ -1,7 +1,7 @@
 // Plans of passes, and locations, without a device. The oracle is the title of each test.
 import * as assert from 'uvu/assert';
-import { appendAt } from '../../src/transformer/hook_places.js';
-import { AtLayers, ConditionalHooks, TransformerHooks } from '../../src/transformer/hooks.js';
+import { appendAt } from '../../../src/transformer/hook_places.js';
+import { AtLayers, ConditionalHooks, TransformerHooks } from '../../../src/transformer/hooks.js';
 import {
   expandLocations,
   formatLocation,
@@ -9,10 +9,10 @@ import {
   locationNames,
   locationShape,
   parseLocation,
-} from '../../src/transformer/location.js';
-import { planPass } from '../../src/transformer/pass_plan.js';
-import { sizes } from '../../src/transformer/weights/config.js';
-import { suite, throws } from '../support/harness.js';
+} from '../../../src/transformer/location.js';
+import { planPass } from '../../../src/transformer/pass_plan.js';
+import { sizes } from '../../../src/transformer/weights/config.js';
+import { suite, throws } from '../../support/harness.js';
 
 const test = suite('pass plan');
 const fused = {
