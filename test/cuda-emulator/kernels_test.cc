@@ -673,25 +673,35 @@ void test_linear() {
   const int64_t m = product_size(), k = pick({1, 7, 63, 64, 65, 130, 200}), n = product_size();
   const DType dtype = any_float(), x_dtype = with_probability(0.7) ? dtype : any_float();
   Weights w(k, n, dtype);
-  Both x({m, k}, x_dtype), bias({n}), residual({m, n}, x_dtype), out({m, n}, x_dtype), back({k, n}, dtype);
+  // rows of any pitch, of which the ends are left as they are; the residual may be the result itself
+  const int64_t pitch = n + pick({0, 0, 3, 8}), residual_pitch = n + pick({0, 0, 5, 16});
+  const auto result_dtype = with_probability(0.8) ? x_dtype : any_float();
+  Both x({m, k}, x_dtype), bias({n}, any_float()), residual({m, residual_pitch}, result_dtype),
+      out({m, pitch}, result_dtype), back({k, n}, dtype);
   x.normal();
   bias.normal();
   residual.normal();
+  out.normal();
+  const auto first = [&](auto view) {
+    view.shape[1] = n;
+    return view;
+  };
   ON_BOTH(unpack_weights, back.on<Out>(s), w.on(s));
   compare(back.get(1), w.plain.exact(), 0, "weight");
   const bool with_bias = with_probability(0.7), with_residual = with_probability(0.5);
   const auto activation = pick({Activation::none, Activation::relu, Activation::gelu});
   const auto precision =
       pick({Precision::float32, Precision::float32, Precision::strict, Precision::tf32, Precision::bf16});
+  const bool in_place = with_probability(0.4);
   current += " precision " + std::to_string(int(precision)) + " dtypes " + std::to_string(int(x_dtype)) +
-             std::to_string(int(dtype));
-  ON_BOTH(linear, out.on<Out>(s), Out(), x.on<In>(s), absent(), w.on(s), with_bias ? bias.on<In>(s) : absent(),
-          with_residual ? residual.on<In>(s) : absent(), activation, precision);
+             std::to_string(int(dtype)) + std::to_string(int(result_dtype));
+  ON_BOTH(linear, first(out.on<Out>(s)), Out(), x.on<In>(s), absent(), w.on(s), with_bias ? bias.on<In>(s) : absent(),
+          with_residual ? first((in_place ? out : residual).on<In>(s)) : absent(), activation, precision);
   const bool single = x_dtype == DType::float32 || dtype != x_dtype;
   const double accuracy = single && precision == Precision::tf32   ? 0x1p-9
                           : single && precision == Precision::bf16 ? 0x1p-6
                                                                    : 0x1p-20;
-  agree(out, accuracy + unit(x_dtype), "element", sqrt(double(k)));
+  agree(out, accuracy + unit(result_dtype), "element", sqrt(double(k)));
 }
 
 void test_matmul() {
@@ -715,11 +725,13 @@ void test_matmul() {
 // Many tiles for few multiprocessors, and so many steps that every stage is used again and again.
 void test_pipeline() {
   for (const DType dtype : {DType::bfloat16, DType::float32}) {
-    const int64_t m = 270, k = pick({448, 500, 650}), n = 530;
+    // also so few steps that one of two warpgroups is done before the other begins
+    const int64_t m = 270, k = pick({64, 448, 500, 650}), n = 530;
     Weights w(k, n, dtype);
-    Both x({m, k}, dtype), out({m, n});
+    Both x({m, k}, dtype), bias({n}), out({m, n});
     x.normal();
-    ON_BOTH(linear, out.on<Out>(s), Out(), x.on<In>(s), absent(), w.on(s), absent(), absent(), Activation::none,
+    bias.normal();
+    ON_BOTH(linear, out.on<Out>(s), Out(), x.on<In>(s), absent(), w.on(s), bias.on<In>(s), absent(), Activation::none,
             Precision::float32);
     agree(out, 0x1p-18, "element", sqrt(double(k)));
   }
@@ -845,6 +857,14 @@ void test_planes() {
   // what reads them
   const int64_t width = pick({64, 192});
   Weights w(k, n, DType::float32), hidden(k, width, with_probability(0.7) ? DType::float32 : DType::bfloat16);
+  if (with_probability(0.5)) {
+    // columns that operands do not represent
+    Numbers weights = hidden.plain.exact();
+    weights[5] = INFINITY;
+    for (int64_t l = 0; l < k; ++l) weights[size_t(l * width + 40)] *= 1e-30f;
+    hidden.plain.set(weights);
+    hidden.pack();
+  }
   Both with({m, n}), without({m, n}), active({m, width}), other({m, width}), bias_in({width});
   for (const In& from : {planes.view<In>(), absent()}) {
     good(gpu.operations->linear(gpu.context, (from.data ? with : without).on<Out>(1), Out(), normed.on<In>(1), from,
@@ -984,17 +1004,20 @@ void test_range() {
   values[size_t(12 * k + 63)] = -0x1.fp73f;
   x.set(values);
   strided.set(values);
+  // with a residual that the result takes the place of
+  const bool in_place = with_probability(0.5);
   for (const char* operation : {"linear", "matmul"}) {
+    out.set(Numbers(size_t(m * n), 0.75f));
     if (operation[0] == 'l') {
-      ON_BOTH(linear, out.on<Out>(s), Out(), x.on<In>(s), absent(), w.on(s), absent(), absent(), Activation::none,
-              Precision::float32);
+      ON_BOTH(linear, out.on<Out>(s), Out(), x.on<In>(s), absent(), w.on(s), absent(),
+              in_place ? out.on<In>(s) : absent(), Activation::none, Precision::float32);
     } else {
       ON_BOTH(matmul, out.on<Out>(s), strided.on<In>(s), w.plain.on<In>(s), absent(), Precision::float32);
     }
     const Numbers got = out.get(1), expected = out.get(0);
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t j = 0; j < n; ++j) {
-        double size = 0;
+        double size = operation[0] == 'l' && in_place ? 0.75 : 0;
         for (int64_t l = 0; l < k; ++l)
           size += fabs(double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]));
         const float a = got[size_t(i * n + j)], b = expected[size_t(i * n + j)];
