@@ -23,10 +23,13 @@ const nothing = () => ({ instructions: 0, branches: 0, calls: 0, stores: {} });
 
 /**
  * Counts the instructions in the output of `nvdisasm -c` or `cuobjdump -sass`. -> for each kernel { name (mangled), instructions,
- * tensor (HMMA and HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores: { bits: count } } }.
- * The epilogue is what follows, by address, the last tensor-core instruction, and its loop where that ends before the results are
- * stored; up to the code of another warpgroup, which begins by giving up registers. The functions that a kernel calls stand behind it and belong to it; the instructions that pad the
- * last line of the instruction cache do not.
+ * tensor (HMMA and HGMMA), loads and stores (of local memory: LDL, STL), epilogue: { instructions, branches, calls, stores }, vectors:
+ * { loads, stores }, steps: [{ instructions, tensor, branches }] }. Epilogue: what follows, by address, the last tensor-core instruction,
+ * and its loop where that ends before results are stored; up to the code of another warpgroup, which begins by giving up registers.
+ * Its stores are { bits: count }, of global memory. The functions that a kernel calls stand behind it and belong to it; the
+ * instructions that pad the last line of the instruction cache do not. vectors: accesses to global memory of 128 bits, anywhere.
+ * steps: the innermost loops that hold tensor-core instructions, by address, with their branches but for that back to the
+ * beginning and those that leave them, also to wait for a barrier.
  */
 export function parseDisassembly(text) {
   const kernels = [];
@@ -36,9 +39,9 @@ export function parseDisassembly(text) {
   for (const line of text.split('\n')) {
     const name = /^\s*(?:\.section\s+\.text\.|Function : )([^\s,]+)/.exec(line)?.[1];
     if (name) {
-      kernel = { name, instructions: 0, tensor: 0, loads: 0, stores: 0, epilogue: nothing() };
-      kernels.push(kernel);
       labels = new Map();
+      kernel = { name, instructions: 0, tensor: 0, loads: 0, stores: 0, epilogue: nothing(), code: [], labels };
+      kernels.push(kernel);
       continue;
     }
     const instruction = /^\s*\/\*([0-9a-f]{4,})\*\/\s+(@\S+\s+)?([A-Z][\w.]*)([^;]*);/.exec(line);
@@ -49,38 +52,67 @@ export function parseDisassembly(text) {
       const target = /(?:^|, ?) ?`\((\S+)\)|(?:^|, ?) ?0x([0-9a-f]+)/.exec(operands);
       const to = target && (target[1] ? labels.get(target[1]) : Number.parseInt(target[2], 16));
       const padding = operation === 'NOP' || (operation === 'BRA' && !condition && to === address);
-      if (!padding) count(kernel, operation.split('.'), address, to);
+      if (!padding) count(kernel, { operation, address, target: to, label: target?.[1] });
     }
     label = /^(\.L\w+):/.exec(line)?.[1] ?? '';
   }
-  return kernels.map(({ name, instructions, tensor, loads, stores, epilogue }) => {
-    return { name, instructions, tensor, loads, stores, epilogue };
+  return kernels.map(({ name, instructions, tensor, loads, stores, epilogue, code, labels }) => {
+    for (const branch of code) branch.target ??= labels.get(branch.label); // of a label further down
+    const vectors = (kind) => code.filter(({ operation }) => kind.test(operation) && /\.128\b/.test(operation)).length;
+    const global = { loads: vectors(/^LDG?\./), stores: vectors(/^STG?\./) };
+    return { name, instructions, tensor, loads, stores, epilogue, vectors: global, steps: innermostLoops(code) };
   });
 }
 
-function count(kernel, [operation, ...suffixes], address, target) {
+const isTensor = ({ operation }) => tensorCore.has(operation.split('.')[0]);
+const isBranch = ({ operation }) => branch.has(operation.split('.')[0]);
+
+function count(kernel, instruction) {
+  const { operation, address, target } = instruction;
+  const [name, ...suffixes] = operation.split('.');
+  kernel.code.push(instruction);
   kernel.instructions++;
-  if (operation === 'LDL') kernel.loads++;
-  if (operation === 'STL') kernel.stores++;
-  if (tensorCore.has(operation)) {
+  if (name === 'LDL') kernel.loads++;
+  if (name === 'STL') kernel.stores++;
+  if (tensorCore.has(name)) {
     kernel.tensor++;
     Object.assign(kernel, { epilogue: nothing(), last: address, behind: false });
     return;
   }
-  if (kernel.tensor > 0 && operation === 'USETMAXREG') kernel.behind = true;
+  if (kernel.tensor > 0 && name === 'USETMAXREG') kernel.behind = true;
   if (kernel.behind) return;
   const { epilogue } = kernel;
   epilogue.instructions++;
-  if (branch.has(operation)) epilogue.branches++;
-  if (operation === 'CALL') epilogue.calls++;
-  if (globalStore.has(operation)) {
+  if (branch.has(name)) epilogue.branches++;
+  if (name === 'CALL') epilogue.calls++;
+  if (globalStore.has(name)) {
     const width = suffixes.map((suffix) => /^[US]?(8|16|64|128|256)$/.exec(suffix)?.[1]).find(Boolean) ?? 32;
     epilogue.stores[width] = (epilogue.stores[width] ?? 0) + 1;
   }
   // A branch back across the tensor-core instruction ends its loop, or the loop over tiles of a kernel whose inner loop ends elsewhere.
-  if (branch.has(operation) && target <= kernel.last && Object.keys(epilogue.stores).length === 0) {
+  if (branch.has(name) && target <= kernel.last && Object.keys(epilogue.stores).length === 0) {
     kernel.epilogue = nothing();
   }
+}
+
+function innermostLoops(code) {
+  const back = code.map((instruction, end) => ({ end, start: startOf(code, instruction, end) }));
+  const loops = back.filter(({ start, end }) => start >= 0 && code.slice(start, end).some(isTensor));
+  const inside = (a, b) => a !== b && a.start >= b.start && a.end <= b.end;
+  const innermost = loops.filter((loop) => !loops.some((other) => inside(other, loop)));
+  return innermost.map(({ start, end }) => {
+    const body = code.slice(start, end + 1);
+    const stays = ({ target }) => target === undefined || (target >= body[0].address && target <= body.at(-1).address);
+    const branches = body.filter((instruction) => isBranch(instruction) && stays(instruction)).length - 1;
+    return { instructions: body.length, tensor: body.filter(isTensor).length, branches };
+  });
+}
+
+// The place in the code to which a branch at `end` goes back; -1 where it is none.
+function startOf(code, instruction, end) {
+  if (!isBranch(instruction) || !(instruction.target <= instruction.address)) return -1;
+  const start = code.findIndex(({ address }) => address >= instruction.target);
+  return start <= end ? start : -1;
 }
 
 // ---- running

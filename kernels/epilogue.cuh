@@ -73,41 +73,41 @@ SONDE_DEVICE float finished(float product, float row_scale, float column_scale, 
   else return product + bias;
 }
 
-// A fragment's 16 rows: which of them are wanted, a bit each, and the factors of the lane's two.
+// A fragment's 16 rows: which of them are wanted, a bit each, and the factors of the lane's two. Without kSkips, rows that operands do
+// not represent are wanted, too: what is written there does no harm, as it is written again.
 struct FragmentRows {
   unsigned wanted;
   float scale[2];
 };
-template <class Scaling>
+template <bool kSkips, class Scaling>
 SONDE_DEVICE FragmentRows fragment_rows(const Scaling& scaling, int64_t batch, int64_t row0, int64_t m) {
-  FragmentRows rows = {0, {1, 1}};
-  const int inside = int(min64(m - row0, 16));
-  if constexpr (Scaling::kColumns) {
-    const int lane = int(threadIdx.x) % kWarp;
+  const int lane = int(threadIdx.x) % kWarp, inside = int(min64(m - row0, 16));
+  FragmentRows rows = {inside <= 0 ? 0u : (1u << inside) - 1, {1, 1}};
+  if constexpr (Scaling::kColumns && kSkips) {
     const float scale = lane < inside ? scaling.row(batch * m + row0 + lane) : 0.0f;
     rows.wanted = __ballot_sync(kAll, scale != 0);
-    if constexpr (Scaling::kRows) {
+  }
+  if constexpr (Scaling::kRows) {
 #pragma unroll
-      for (int g = 0; g < 2; ++g) rows.scale[g] = __shfl_sync(kAll, scale, lane / 4 + 8 * g);
+    for (int g = 0; g < 2; ++g) {
+      const int row = lane / 4 + 8 * g;
+      rows.scale[g] = row < inside ? scaling.row(batch * m + row0 + row) : 0.0f;
     }
-  } else {
-    rows.wanted = inside <= 0 ? 0u : (1u << inside) - 1;
   }
   return rows;
 }
 
 // ---- epilogues
 
-// A warp's staging buffer in shared memory: 16 rows of 128 bytes, and a gap against bank conflicts.
-constexpr int kStagingBytes = 16 * 160;
+// Bytes of a warp's staging buffer in shared memory: 16 rows of so many bytes, and gaps against bank conflicts.
+template <int kRow>
+constexpr int kStagingBytes = 16 * (kRow + 32);
 
 // out [batch][m, n] = activation(product + bias) + residual
 template <class T, Activation kActivation, bool kResidual, bool kPlanes = false>
 struct Dense {
   static constexpr bool kWritesPlanes = kPlanes;  // of out, as well
   static constexpr int kChunk = Chunk<T>::size;
-  static constexpr int kPitch = (sizeof(T) == 4 ? 160 : 144) / int(sizeof(T));  // of staging, in elements
-
   T* out;
   int64_t out_stride, out_batch;
   AnyElements bias;   // [n], or null data
@@ -151,18 +151,19 @@ struct Dense {
     }
   }
 
-  // Parts of 128 bytes of columns go through staging, so that lanes write neighbouring memory, 16 bytes each. Rows whose pitch
+  // Parts of kRow bytes of columns go through staging, so that lanes write neighbouring memory, 16 bytes each. Rows whose pitch
   // does not allow that are written element by element, a warp side by side.
-  template <int kPairs, class Scaling, class Value>
+  template <int kPairs, int kRow, class Scaling, class Value>
   SONDE_DEVICE void fragment(void* memory, const Columns& columns, const Scaling& scaling, int64_t batch, int64_t row0,
                              int64_t column0, Value value) const {
-    constexpr int kPart = 128 / int(sizeof(T)) / 8 < kPairs ? 128 / int(sizeof(T)) / 8 : kPairs;  // pairs
+    constexpr int kPart = kRow / int(sizeof(T)) / 8 < kPairs ? kRow / int(sizeof(T)) / 8 : kPairs;  // pairs
+    constexpr int kPitch = (kRow + (sizeof(T) == 4 ? 32 : 16)) / int(sizeof(T));
     constexpr int kWidth = 8 * kPart, kRowChunks = kWidth / kChunk, kRowStep = kWarp / kRowChunks;
     constexpr int kSteps = 16 / kRowStep;
     static_assert(kPairs % kPart == 0 && kWidth % kWarp == 0, "");
     T* const staging = static_cast<T*>(memory);
     const int lane = int(threadIdx.x) % kWarp;
-    const FragmentRows rows = fragment_rows(scaling, batch, row0, m);
+    const FragmentRows rows = fragment_rows < kResidual || kPlanes > (scaling, batch, row0, m);
     // this lane's chunks: of every kRowStep-th row, from this one on
     const int first_row = lane / kRowChunks, first = lane % kRowChunks * kChunk;
     T* const corner = out + batch * out_batch + row0 * out_stride + column0;
@@ -321,12 +322,12 @@ struct Sparse {
   // Two rounds. The first marks what passes, a bit each, without a branch. The four lanes of a quad share two rows: they count their
   // hits together, one atomic addition for a row that has any. The second goes over the 32 columns at a time in which the
   // warp has hits at all, and stores them by their bits; the values come from staging, as registers cannot be indexed.
-  template <int kPairs, class Scaling, class Value>
+  template <int kPairs, int kRow, class Scaling, class Value>
   SONDE_DEVICE void fragment(void* memory, const Columns& columns, const Scaling& scaling, int64_t batch, int64_t row0,
                              int64_t column0, Value value) const {
     static_assert(kPairs <= 32 && kPairs % 4 == 0, "");
     const int lane = int(threadIdx.x) % kWarp, first = lane % 4 * 2;
-    FragmentRows rows = fragment_rows(scaling, batch, row0, m);
+    FragmentRows rows = fragment_rows<true>(scaling, batch, row0, m);
     const unsigned bits = compared();
     float least[2] = {0, 0};
     bool wanted[2];

@@ -18,6 +18,8 @@ struct HopperWork {
   const float* scale;  // [m][steps], of split operands
 };
 
+constexpr int kHopperStagingRow = 128, kHopperStaging = kStagingBytes<kHopperStagingRow>;
+
 template <bool kSplit>
 struct HopperShape {
   static constexpr int rows = 128, columns = kSplit ? 128 : 256, depth = 64, parts = kSplit ? 2 : 1;
@@ -27,7 +29,7 @@ struct HopperShape {
   static constexpr int column_values = kColumnArrays * columns;  // of one tile, for one of the multiplying warpgroups
   static constexpr int lead = stages - 1;                        // steps that the first of these is ahead of the second
   static constexpr size_t shared =
-      size_t(stages) * stage * 2 + 8 * kStagingBytes + 4 * column_values * 4 + (2 * stages + 1) * sizeof(uint64_t);
+      size_t(stages) * stage * 2 + 8 * kHopperStaging + 4 * column_values * 4 + (2 * stages + 1) * sizeof(uint64_t);
 };
 constexpr int kHopperThreads = 384;
 
@@ -54,8 +56,8 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   using Shape = HopperShape<kSplit>;
   constexpr int kN = Shape::columns, kStages = Shape::stages;
   DYNAMIC_SHARED(uint16_t, shared);
-  auto* staging = reinterpret_cast<char*>(shared + kStages * Shape::stage);     // for each of the multiplying warps
-  auto* column_values = reinterpret_cast<float*>(staging + 8 * kStagingBytes);  // two tiles' for each warpgroup
+  auto* staging = reinterpret_cast<char*>(shared + kStages * Shape::stage);      // for each of the multiplying warps
+  auto* column_values = reinterpret_cast<float*>(staging + 8 * kHopperStaging);  // two tiles' for each warpgroup
   auto* full = reinterpret_cast<uint64_t*>(column_values + 4 * Shape::column_values);
   uint64_t* const empty = full + kStages;
   uint64_t* const ahead = empty + kStages;
@@ -176,12 +178,13 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
       keep_registers(high);
       mbarrier_arrive_if(empty + (ring.stage > 0 ? ring.stage : kStages) - 1, lane == 0);
     }
-    epilogue.template fragment<kN / 8>(staging + (half * 4 + warp) * kStagingBytes, Columns::at(values, kN, 0), scaling,
-                                       0, row, column, [&](int j, int g, int h) {
-                                         const int i = j * 4 + g * 2 + h;
-                                         if constexpr (kSplit) return sums[i];
-                                         else return high[i];
-                                       });
+    epilogue.template fragment<kN / 8, kHopperStagingRow>(staging + (half * 4 + warp) * kHopperStaging,
+                                                          Columns::at(values, kN, 0), scaling, 0, row, column,
+                                                          [&](int j, int g, int h) {
+                                                            const int i = j * 4 + g * 2 + h;
+                                                            if constexpr (kSplit) return sums[i];
+                                                            else return high[i];
+                                                          });
     float* const other = column_values + half * 2 * Shape::column_values;
     values = values == other ? other + Shape::column_values : other;
   }

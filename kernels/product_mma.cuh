@@ -15,10 +15,12 @@ struct MmaWork {
   unsigned row_tiles, column_tiles;
 };
 
+constexpr int kMmaStagingRow = 256;
 constexpr int kMmaTile = 128, kMmaDepth = 32, kMmaStages = 3, kMmaThreads = 256;
 constexpr int kMmaPart = kMmaTile * kMmaDepth;  // elements of one part of an operand in a stage
 template <bool kSplit>
 constexpr int kMmaStage = (kSplit ? 4 : 2) * kMmaPart;
+static_assert(8 * kStagingBytes<kMmaStagingRow> <= kMmaStages * kMmaStage<false> * 2, "");
 template <bool kSplit>
 constexpr size_t kMmaShared = size_t(kMmaStages) * kMmaStage<kSplit> * 2 + kColumnArrays* kMmaTile * 4;
 
@@ -141,12 +143,13 @@ __global__ void __launch_bounds__(kMmaThreads, 1) mma_kernel(MmaWork work, Scali
   }
   cp_async_wait<0>();
   __syncthreads();  // the stages are free: each warp uses a part of them for staging
-  char* const staging = reinterpret_cast<char*>(shared) + warp * kStagingBytes;
+  char* const staging = reinterpret_cast<char*>(shared) + warp * kStagingBytes<kMmaStagingRow>;
   const Columns columns = Columns::at(column_values, kMmaTile, warp_column);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    epilogue.template fragment<8>(staging, columns, scaling, batch, row0 + warp_row + i * 16, column0 + warp_column,
-                                  [&](int j, int g, int h) { return sums[i][j][g * 2 + h]; });
+    epilogue.template fragment<8, kMmaStagingRow>(staging, columns, scaling, batch, row0 + warp_row + i * 16,
+                                                  column0 + warp_column,
+                                                  [&](int j, int g, int h) { return sums[i][j][g * 2 + h]; });
   }
 }
 

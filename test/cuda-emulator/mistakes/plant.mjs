@@ -10,10 +10,12 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 
 // title: { file, from, to: the text and its replacement, compile: the .cu files to compile anew, tests: words for kernels_test,
 //   sm: the GPU emulated, flavour: address where only AddressSanitizer detects it, ownTest: kernels_test has code of the file in it }
-const dense = { compile: ['product_dense.cu'], tests: ['linear', 'rows alone', 'pipeline'] };
+const products = ['bfloat16', 'float16', 'high_only', 'split'].map((kind) => `product_dense_${kind}.cu`);
+const dense = { compile: products, tests: ['linear', 'rows alone', 'pipeline'] };
 const hopper = { ...dense, file: 'product_hopper.cuh' };
 const mma = { ...dense, file: 'product_mma.cuh', sm: '80' };
-const simt = { ...dense, file: 'product_simt.cuh', sm: '86' };
+const simt = { ...dense, file: 'product_simt.cuh', sm: '86', compile: [...products, 'product_dense_plain.cu'] };
+const epilogue = { ...dense, file: 'epilogue.cuh' };
 const rows = { file: 'rows.cuh', compile: ['layer_norm.cu', 'add_layer_norm.cu'], tests: ['rows'] };
 const norm = { ...rows, file: 'layer_norm.cuh' };
 // inline functions, of which the linker keeps any one: all who use them are compiled anew
@@ -31,23 +33,23 @@ const choice = { file: 'choose_index.cu', compile: ['choose_index.cu'], tests: [
 export const mistakes = {
   'hopper: an empty stage is not waited for': {
     ...hopper,
-    from: 'if (count >= kStages) mbarrier_wait(empty',
+    from: 'if (ring.around) mbarrier_wait(empty',
     to: 'if (false) mbarrier_wait(empty',
   },
   'hopper: a full stage is not waited for': {
     ...hopper,
-    from: 'mbarrier_wait(full + s, int(count / kStages & 1));',
+    from: 'mbarrier_wait(full + s, ring.parity);',
     to: '',
   },
   'hopper: the parity of a full stage is wrong': {
     ...hopper,
-    from: 'int(count / kStages & 1)',
-    to: 'int(count / kStages + 1 & 1)',
+    from: 'mbarrier_wait(full + s, ring.parity);',
+    to: 'mbarrier_wait(full + s, ring.parity ^ 1);',
   },
   'hopper: the parity of an empty stage is wrong': {
     ...hopper,
-    from: '(count / kStages - 1) & 1',
-    to: '(count / kStages) & 1',
+    from: 'ring.parity ^ 1);',
+    to: 'ring.parity);',
   },
   'hopper: too few bytes are expected': {
     ...hopper,
@@ -61,8 +63,8 @@ export const mistakes = {
   },
   'hopper: a stage is freed while its products go on': {
     ...hopper,
-    from: 'empty + int((count - 1) % kStages), lane == 0);\n      }\n    }',
-    to: 'empty + s, lane == 0);\n      }\n    }',
+    from: 'empty + (s > 0 ? s : kStages) - 1, lane == 0);',
+    to: 'empty + s, lane == 0);',
   },
   'hopper: the last products are not waited for': {
     ...hopper,
@@ -71,8 +73,8 @@ export const mistakes = {
   },
   'hopper: the last stage is never freed': {
     ...hopper,
-    from: '      keep_registers(high);\n      mbarrier_arrive_if(empty + int((count - 1) % kStages), lane == 0);\n    }\n    float',
-    to: '    }\n    float',
+    from: '      mbarrier_arrive_if(empty + (ring.stage > 0 ? ring.stage : kStages) - 1, lane == 0);\n',
+    to: '',
   },
   'hopper: one arrival too few is counted': {
     ...hopper,
@@ -81,8 +83,33 @@ export const mistakes = {
   },
   'hopper: the next tile starts from the wrong stage': {
     ...hopper,
-    from: 'for (int step = 0; step < steps; ++step, ++count) {\n      const int s',
-    to: 'count = 0;\n    for (int step = 0; step < steps; ++step, ++count) {\n      const int s',
+    from: 'for (int step = 0; step < steps; ++step, ring.advance()) {\n      const int s',
+    to: 'ring = {};\n    for (int step = 0; step < steps; ++step, ring.advance()) {\n      const int s',
+  },
+  'hopper: nobody says that one warpgroup is ahead': {
+    ...hopper,
+    from: 'lane == 0 && count == Shape::lead);',
+    to: 'false);',
+  },
+  'hopper: with few steps, nobody says that one warpgroup is ahead': {
+    ...hopper,
+    from: '  mbarrier_arrive_if(ahead, half == 0 && lane == 0 && count <= Shape::lead);\n',
+    to: '',
+  },
+  'hopper: the columns of a tile are read before they are there': {
+    ...hopper,
+    from: '    named_barrier(1 + half, 128);\n',
+    to: '',
+  },
+  'hopper: two tiles share the values of their columns': {
+    ...hopper,
+    from: '    values = values == other ? other + Shape::column_values : other;\n',
+    to: '',
+  },
+  'hopper: two warpgroups share the values of their columns': {
+    ...hopper,
+    from: 'float* values = column_values + half * 2',
+    to: 'float* values = column_values + 0 * 2',
   },
   'hopper: a descriptor goes on by too little': {
     ...hopper,
@@ -131,23 +158,77 @@ export const mistakes = {
     tests: ['range'],
   },
   'epilogue: a fragment is read before all of it is there': {
-    ...dense,
-    file: 'epilogue.cuh',
-    from: '      __syncwarp();\n      const int64_t column = column0',
-    to: '      const int64_t column = column0',
+    ...epilogue,
+    from: '      __syncwarp();\n      if (chunked) {',
+    to: '      if (chunked) {',
   },
   'epilogue: a fragment is written while the last one is read': {
-    ...dense,
-    file: 'epilogue.cuh',
-    from: '      __syncwarp();\n#pragma unroll\n      for (int j = 0; j < 4; ++j) {',
-    to: '#pragma unroll\n      for (int j = 0; j < 4; ++j) {',
+    ...epilogue,
+    from: '      __syncwarp();  // the part before has been read\n',
+    to: '',
   },
   'epilogue: columns outside are written': {
-    ...dense,
-    file: 'epilogue.cuh',
-    from: 'column + i < n ? scaling',
-    to: 'true ? scaling',
+    ...epilogue,
+    from: '(left >= kWidth) | (left % kChunk == 0)',
+    to: 'true',
+  },
+  'epilogue: chunks outside are written': {
+    ...epilogue,
+    from: 'first < left ? rows.wanted',
+    to: 'true ? rows.wanted',
     flavour: 'address',
+  },
+  'epilogue: rows are written 16 bytes at a time whatever their pitch': {
+    ...epilogue,
+    from: 'const bool chunked = aligned &',
+    to: 'const bool chunked = true &',
+  },
+  'epilogue: elements outside are written': {
+    ...epilogue,
+    from: 'if (column >= left) continue;',
+    to: '',
+  },
+  'epilogue: the residual of a column that is repaired is lost': {
+    ...epilogue,
+    from: 'if (columns.scale[column] == 0) return other;',
+    to: '',
+    tests: ['range'],
+  },
+  'epilogue: the residual is added before the product is rounded': {
+    ...epilogue,
+    from: 'values[i] = rounded(values[i]) + others[i];',
+    to: 'values[i] = values[i] - others[i];',
+    compile: ['product_dense_plain.cu'],
+    sm: '86',
+  },
+  'epilogue: the last rows of a fragment are written': {
+    ...epilogue,
+    from: 'min64(m - row0, 16)',
+    to: '16',
+    flavour: 'address',
+  },
+  'planes: an element that is repaired later flags its row': {
+    ...planes,
+    file: 'epilogue.cuh',
+    from: 'wanted & (scale.x != 0) ? held',
+    to: 'true ? held',
+    compile: ['product_dense_split.cu'],
+    ownTest: false,
+  },
+  'planes: those of repaired elements are left as they were': {
+    ...planes,
+    file: 'product_dense_split.cu',
+    from: '  return repair_planes(context, result.planes, result.out, product.m, product.n, product.left.any, product.right.any);',
+    to: '  return status;',
+    compile: ['product_dense_split.cu'],
+    ownTest: false,
+  },
+  'gelu: an exponent that is less exact': {
+    file: 'functions.cuh',
+    from: '-0.1029432397f',
+    to: '-0.10294f',
+    compile: ['unary.cu'],
+    tests: ['gelu'],
   },
   'mma: one group of copies too few is waited for': {
     ...mma,
@@ -188,14 +269,14 @@ export const mistakes = {
   },
   'simt: the barrier between two groups of rows is missing': {
     ...simt,
-    from: '      if (mask) epilogue.quad(batch, row, column, v, mask);\n    }\n    __syncthreads();',
-    to: '      if (mask) epilogue.quad(batch, row, column, v, mask);\n    }',
+    from: '      if (mask) epilogue.chunk(batch, row, column, v, biases + first, mask);\n    }\n    __syncthreads();',
+    to: '      if (mask) epilogue.chunk(batch, row, column, v, biases + first, mask);\n    }',
   },
   'range: flagged rows are not repaired': {
     file: 'product.cuh',
-    from: '  return launch_simt<true>(context, a, b, m, n, k, scales, epilogue);',
-    to: '  return {};',
-    compile: ['product_dense.cu'],
+    from: '    return launch_simt<true>(context, product.a, product.b, product.m, product.n, product.k, flagged, epilogue);',
+    to: '    return {};',
+    compile: products,
     tests: ['range'],
   },
   'split operand: squares are read before they are there': {
@@ -324,8 +405,8 @@ export const mistakes = {
   },
   'planes: rows outside a matrix are written': {
     ...planes,
-    from: '        if (row < end) {',
-    to: '        {',
+    from: 'store_global16_if(high + at, make_uint4(h[0], h[1], h[2], h[3]), row < end);',
+    to: 'store_global16_if(high + at, make_uint4(h[0], h[1], h[2], h[3]), true);',
     flavour: 'address',
   },
   'planes: scales outside a matrix are written': {
@@ -438,6 +519,27 @@ export const mistakes = {
     ...sparse,
     from: 'fetched[rows + 1] > workspace.choice.capacity;',
     to: 'false;',
+  },
+  'sparse: columns outside pass': {
+    file: 'epilogue.cuh',
+    from: 'if (inside < kPairs) hits[g][h] &=',
+    to: 'if (false) hits[g][h] &=',
+    compile: ['product_sparse.cu'],
+    tests: ['sparse'],
+  },
+  'sparse: the lanes of a fragment without hits go on by themselves': {
+    file: 'epilogue.cuh',
+    from: '      __syncwarp();\n      return;',
+    to: '      return;',
+    compile: ['product_sparse.cu'],
+    tests: ['sparse'],
+  },
+  'sparse: hits have the values of the part before': {
+    file: 'epilogue.cuh',
+    from: 'if (!__any_sync(kAll, left != 0)) continue;',
+    to: 'if (part > 0) continue;',
+    compile: ['product_sparse.cu'],
+    tests: ['sparse'],
   },
   'sparse: the lanes of a fragment go on by themselves': {
     file: 'epilogue.cuh',
