@@ -508,7 +508,7 @@ void test_wgmma(bool truncating) {
 }
 
 void test_maps() {
-  alignas(16) char memory[256];
+  alignas(16) static char memory[256];
   TmaMap map;
   CHECK(make_tma_map(&map, memory, 4, 8, 16, 64));
   CHECK(!make_tma_map(&map, memory + 8, 4, 8, 16, 64));
