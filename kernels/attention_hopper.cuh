@@ -104,14 +104,12 @@ __global__ void __launch_bounds__(kHopperAttentionThreads, 1)
 #pragma unroll
   for (int i = 0; i < kWidth / 2; ++i) out[i] = 0;
 
-  const auto wait_for = [&](int i) {
-    mbarrier_wait(full + i % kSlots, i / kSlots & 1);
-    return tiles + i % kSlots * Plan::tile;
-  };
+  const auto tile = [&](int i) { return tiles + i % kSlots * Plan::tile; };
+  const auto wait_for = [&](int i) { mbarrier_wait(full + i % kSlots, i / kSlots & 1); };
   const auto release = [&](int i) { mbarrier_arrive_if(empty + i % kSlots, lane == 0); };
   // s := queries times the keys in slot i
   const auto begin_scores = [&](int i) {
-    const uint16_t* keys = wait_for(i);
+    const uint16_t* keys = tile(i);
 #pragma unroll
     for (int c = 0; c < kWidth / 16; ++c) {
       const uint64_t a = wgmma_descriptor(queries + (half * Plan::blocks + c / 4) * 64 * 64) + c % 4 * 2;
@@ -122,7 +120,7 @@ __global__ void __launch_bounds__(kHopperAttentionThreads, 1)
   };
   // out += the terms times the values in slot i
   const auto begin_values = [&](int i) {
-    const uint64_t b = wgmma_descriptor_transposed(wait_for(i), kColumn * 2);
+    const uint64_t b = wgmma_descriptor_transposed(tile(i), kColumn * 2);
 #pragma unroll
     for (int k = 0; k < kKeys / 16; ++k) wgmma_registers<kF16, kWidth>(out, terms[k], b + k * 128);
     wgmma_commit();
@@ -139,6 +137,7 @@ __global__ void __launch_bounds__(kHopperAttentionThreads, 1)
     __syncwarp();  // the next instruction may be one of the whole warp
   };
   const auto scores_alone = [&](int i) {
+    wait_for(i);
     keep_registers(s);
     wgmma_fence();
     begin_scores(i);
@@ -153,7 +152,9 @@ __global__ void __launch_bounds__(kHopperAttentionThreads, 1)
   if (clear == 0) hide<kKeys / 8>(s, mask, 0);
   softmax.step<kKeys / 8>(s, x.factor, shrink);
   pack();
+  wait_for(1);
   const auto go_on = [&](auto masked, int step) {
+    wait_for(2 * step);
     keep_registers(s);
     keep_registers(out);
     keep_registers(terms);
@@ -165,6 +166,9 @@ __global__ void __launch_bounds__(kHopperAttentionThreads, 1)
     release(2 * step);
     if constexpr (decltype(masked)::value) hide<kKeys / 8>(s, mask, step * kKeys);
     softmax.step<kKeys / 8>(s, x.factor, shrink);
+    // The terms are computed while the products go on: the compiler moves nothing across this wait, which the next step needs.
+    keep_registers(s);
+    wait_for(2 * step + 1);
     wgmma_wait<0>();
     keep_registers(out);
     keep_registers(terms);
