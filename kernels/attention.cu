@@ -1,6 +1,10 @@
 // Fused attention (Dao, "FlashAttention-2", arXiv 2307.08691): the scores of some queries with some keys at a time, a running maximum and
-// sum per query, and no scores in memory. Which kernel takes a call depends on its dtype, channels, strides and scale alone, never on
-// the number of its rows: a row has the same bits in any batch.
+// sum per query, and no scores in memory.
+//
+// Which kernel takes a call depends on the GPU and on the call's dtype, channels, layout and scale: not on padding, on whether
+// probabilities are asked for, or on how many rows there are. So a row has the same bits in any batch of one layout; in float32, unless
+// its block holds NaN or infinities. (Where the items of a batch lie inside its positions, as in [positions, batch, heads, channels], the
+// copy engine reads a batch of one only, and larger ones have another kernel.)
 #include "attention_hopper.cuh"
 #include "attention_mma.cuh"
 

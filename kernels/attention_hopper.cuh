@@ -21,6 +21,7 @@ struct HopperAttention {
   static constexpr int slots = kWidth == 64 ? 6 : 4;
   static constexpr size_t shared = size_t(queries * kWidth + slots * tile) * 2 + (2 * slots + 1) * sizeof(uint64_t);
 };
+static_assert(HopperAttention<64>::shared <= 227 << 10 && HopperAttention<128>::shared <= 227 << 10, "");
 constexpr int kHopperAttentionThreads = 384;
 
 template <class E, int kWidth>

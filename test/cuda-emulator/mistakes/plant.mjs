@@ -281,10 +281,10 @@ export const mistakes = {
     from: 'i / kSlots & 1',
     to: '(i / kSlots + 1) & 1',
   },
-  'attention on hopper: keys are freed before their products are done': {
+  'attention on hopper: keys of the second sweep are freed before they are multiplied': {
     ...attentionHopper,
-    from: '    wgmma_wait<1>();\n    keep_registers(s);\n    release(2 * step);',
-    to: '    release(2 * step);\n    wgmma_wait<1>();\n    keep_registers(s);',
+    from: '    wait_for(i);\n    keep_registers(s);\n    wgmma_fence();\n    begin_scores(i);\n    wgmma_wait<0>();\n    keep_registers(s);\n    release(i);\n',
+    to: '    wait_for(i);\n    release(i);\n    keep_registers(s);\n    wgmma_fence();\n    begin_scores(i);\n    wgmma_wait<0>();\n    keep_registers(s);\n',
   },
   'attention on hopper: values are freed while their products go on': {
     ...attentionHopper,
