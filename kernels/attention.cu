@@ -1,6 +1,11 @@
 // Fused attention (Dao, "FlashAttention-2", arXiv 2307.08691): the scores of some queries with some keys at a time, a running maximum and
-// sum per query, and no scores in memory. Which kernel takes a call depends on its dtype, channels, strides and scale alone, never on
-// the number of its rows: a row has the same bits in any batch.
+// sum per query, and no scores in memory.
+//
+// Which kernel takes a call depends on the GPU and on the call's dtype, channels, layout and scale: not on padding, on whether
+// probabilities are asked for, or on how many rows there are. So a row has the same bits in any batch of one layout; in float32, unless
+// its block holds NaN or infinities. (Where the items of a batch lie inside its positions, as in [positions, batch, heads, channels], the
+// copy engine reads a batch of one only, and larger ones have another kernel.)
+#include "attention_hopper.cuh"
 #include "attention_mma.cuh"
 #include "split_operand.cuh"
 
@@ -21,6 +26,13 @@ Status launch(Context* context, const Attention<E>& x) {
   const int width = x.shape.channels > x.shape.values ? x.shape.channels : x.shape.values;
   // the other kernels look for the largest score before they multiply it by the scale
   if (width > 128 || !(x.factor > 0 && x.factor < INFINITY)) return launch_wide(context, x);
+  if constexpr (kParts<E> == 1) {
+    HopperMaps<E> maps;
+    if (context->capability == 90 && maps.make(x)) {
+      if (width <= 64) return launch_hopper_attention<E, 64>(context, maps, x);
+      return launch_hopper_attention<E, 128>(context, maps, x);
+    }
+  }
   const auto divides = [](int channels) { return kParts<E> == 1 || (channels > 0 && channels % 4 == 0); };
   const bool fast = x.q.aligned && x.k.aligned && x.v.aligned && divides(x.shape.channels) && divides(x.shape.values);
   if (width <= 64) return fast ? launch_attention<E, 64, true>(context, x) : launch_attention<E, 64, false>(context, x);

@@ -25,11 +25,12 @@ struct Heads {
   bool aligned;  // 16 bytes can be copied at once, where so many channels are left
 
   static Heads of(const View& view) {
-    const int64_t(&s)[kMaxRank] = view.stride;
-    const int64_t n = 16 / int64_t(sizeof(*E::data));
-    const bool aligned =
-        reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && s[0] % n == 0 && s[1] % n == 0 && s[2] % n == 0;
-    return {E::of(view), s[0], s[1], s[2], aligned};
+    bool aligned = reinterpret_cast<uintptr_t>(view.data) % 16 == 0;
+    // the stride of a dimension of 1 does not matter
+    for (int d = 0; d < 3; ++d) {
+      aligned = aligned && (view.shape[d] <= 1 || view.stride[d] * int64_t(sizeof(*E::data)) % 16 == 0);
+    }
+    return {E::of(view), view.stride[0], view.stride[1], view.stride[2], aligned};
   }
   SONDE_DEVICE int64_t offset(int64_t b, int64_t h) const { return b * batch + h * head; }
 };
@@ -103,18 +104,28 @@ struct Mask {
 // scores of the masked keys := -inf
 template <int kGroups, class S>
 SONDE_DEVICE void hide(S& s, const Mask& mask, int first_key) {
-  const int lane = int(threadIdx.x) % 32;
+  const int first = first_key + int(threadIdx.x) % 4 * 2;
+  if (mask.pad) {
+#pragma unroll
+    for (int j = 0; j < kGroups; ++j) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int key = first + j * 8 + h;
+        const bool padding =
+            key <= mask.last[1] && mask.pad[key] != 0;  // the later query sees what the earlier one does
+#pragma unroll
+        for (int g = 0; g < 2; ++g) {
+          if (key > mask.last[g] || padding != mask.padding[g]) element(s, j, g * 2 + h) = -INFINITY;
+        }
+      }
+    }
+    return;
+  }
 #pragma unroll
   for (int j = 0; j < kGroups; ++j) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int key = first_key + j * 8 + lane % 4 * 2 + h;
-      const bool seen = key <= max(mask.last[0], mask.last[1]);
-      const bool padding = mask.pad && seen && mask.pad[key] != 0;
-#pragma unroll
-      for (int g = 0; g < 2; ++g) {
-        if (key > mask.last[g] || (mask.pad && padding != mask.padding[g])) element(s, j, g * 2 + h) = -INFINITY;
-      }
+    for (int i = 0; i < 4; ++i) {
+      if (j * 8 + i % 2 > mask.last[i / 2] - first) element(s, j, i) = -INFINITY;
     }
   }
 }

@@ -157,6 +157,10 @@ using TmaMap = CUtensorMap;
 // 128-byte swizzle in shared memory. false if the copy engine cannot read such a matrix.
 bool make_tma_map(TmaMap* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch_bytes,
                   uint32_t box_rows);
+// A map of a tensor of four dimensions, the innermost first, each of the others pitch_bytes apart, that is read in boxes of
+// 64 x 1 x box_rows x 1, as above. Each pitch is a multiple of the one before.
+bool make_tma_map_4d(TmaMap* map, const void* base, const uint64_t (&shape)[4], const uint64_t (&pitch_bytes)[3],
+                     uint32_t box_rows);
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define SONDE_HOPPER 1
@@ -200,6 +204,14 @@ SONDE_DEVICE void tma_load_2d(void* to, const TmaMap* map, int column, int row, 
       : "memory");
 }
 
+SONDE_DEVICE void tma_load_4d(void* to, const TmaMap* map, int x, int y, int z, int w, uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+
 // a warpgroup takes or gives back registers
 template <int N>
 SONDE_DEVICE void registers_up() {
@@ -216,11 +228,27 @@ template <int N>
 SONDE_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
+template <int N>
+SONDE_DEVICE void keep_registers(uint32_t (&a)[N][4]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) asm volatile("" : "+r"(a[i][j])::"memory");
+  }
+}
+
 // Shared memory as wgmma reads it: K-major rows of 128 bytes, the 128-byte swizzle, groups of 8 rows 1024 bytes apart
 // (PTX ISA, "Matrix descriptor").
 SONDE_DEVICE uint64_t wgmma_descriptor(const void* shared) {
   return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 |
          uint64_t(1) << 62;
+}
+
+// A transposed operand, whose rows of 128 bytes are 64 neighbours of N (MN-major): groups of 8 rows of K 1024 bytes apart, the next 64
+// of N after block_bytes. 16 of K are 2048 bytes: 128 in a descriptor's units of 16.
+SONDE_DEVICE uint64_t wgmma_descriptor_transposed(const void* shared, int block_bytes) {
+  return uint64_t((shared_address(shared) & 0x3ffff) >> 4) | uint64_t(block_bytes >> 4) << 16 |
+         uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 
 #define SONDE_8(d, o)                                                                                         \
@@ -258,6 +286,35 @@ SONDE_DEVICE void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulat
   if constexpr (N == 256 && F16) SONDE_WGMMA_256("f16");
   if constexpr (N == 256 && !F16) SONDE_WGMMA_256("bf16");
 }
+#define SONDE_WGMMA_REGISTERS_64(TYPE)                                                                   \
+  asm volatile(                                                                                          \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                       \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE                                        \
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
+      "%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}"                                 \
+      : SONDE_32(d, 0)                                                                                   \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1))
+#define SONDE_WGMMA_REGISTERS_128(TYPE)                                                                  \
+  asm volatile(                                                                                          \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                       \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE                                       \
+      " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25," \
+      "%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49," \
+      "%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}" \
+      : SONDE_32(d, 0), SONDE_32(d, 32)                                                                  \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1))
+
+// d [64, N] += a [64, 16] b [16, N]: a in registers, as mma_bf16 has it, 16 rows a warp; b transposed
+template <bool F16, int N>
+SONDE_DEVICE void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) {
+  static_assert(N == 64 || N == 128, "");
+  if constexpr (N == 64 && F16) SONDE_WGMMA_REGISTERS_64("f16");
+  if constexpr (N == 64 && !F16) SONDE_WGMMA_REGISTERS_64("bf16");
+  if constexpr (N == 128 && F16) SONDE_WGMMA_REGISTERS_128("f16");
+  if constexpr (N == 128 && !F16) SONDE_WGMMA_REGISTERS_128("bf16");
+}
+#undef SONDE_WGMMA_REGISTERS_128
+#undef SONDE_WGMMA_REGISTERS_64
 #undef SONDE_WGMMA_256
 #undef SONDE_WGMMA_128
 #undef SONDE_32

@@ -201,10 +201,16 @@ struct Accumulator {
   int columns = 0, pending = 0;
   std::vector<float> tile;  // [64][columns]
 };
+// Registers of an operand: where each thread has them, and what they held when the product was issued.
+struct Registers {
+  const uint32_t* at[kGroup];
+  uint32_t held[kGroup][4];
+};
 struct Wgmma {
   int accumulator;
   uint64_t a, b;
   bool accumulate, f16;
+  std::vector<Registers> registers;  // one, or none: a is a descriptor, and b is not transposed
 };
 
 // A collective operation of a warp, or of a warpgroup with `warps` 4, while its threads arrive.
@@ -223,7 +229,7 @@ struct Rendezvous {
 struct Box {
   char* to;
   Map map;
-  int column, row;
+  int at[4];
   uint64_t* barrier;
 };
 
@@ -605,22 +611,69 @@ void run_mma(Part** parts) {
   }
 }
 
+void check_descriptor(uint64_t descriptor) {
+  if (descriptor >> 62 != 1) die("wgmma: only the 128-byte swizzle is emulated");
+  if (descriptor >> 49 & 7) die("wgmma: only descriptors without a base offset are emulated");
+}
+
+// Eight elements; `at` in bytes from the start of shared memory, before the swizzle.
+template <float (*kValue)(uint16_t)>
+void read_chunk(float (&to)[8], uint64_t at) {
+  at ^= (at >> 7 & 7) << 4;
+  if (at + 16 > R.shared_bytes) die("wgmma: an operand lies outside shared memory");
+  uint16_t bits[8];
+  memcpy(bits, R.shared + at, 16);
+  for (int e = 0; e < 8; ++e) to[e] = kValue(bits[e]);
+}
+
 // Rows of 16 elements, to [row][16] or [16][rows]: K-major, 128-byte swizzle, groups of 8 rows `group` bytes apart.
 template <float (*kValue)(uint16_t)>
 void read_operand(float* to, int rows, bool transposed, uint64_t descriptor) {
-  if (descriptor >> 62 != 1) die("wgmma: only the 128-byte swizzle is emulated");
+  check_descriptor(descriptor);
   const uint64_t group = (descriptor >> 32 & 0x3fff) << 4;
   for (int row = 0; row < rows; ++row) {
     for (int chunk = 0; chunk < 2; ++chunk) {
-      uint64_t at = ((descriptor & 0x3fff) << 4) + uint64_t(row / 8) * group + uint64_t(row % 8 * 128 + chunk * 16);
-      at ^= (at >> 7 & 7) << 4;
-      if (at + 16 > R.shared_bytes) die("wgmma: an operand lies outside shared memory");
-      uint16_t bits[8];
-      memcpy(bits, R.shared + at, 16);
+      float eight[8];
+      read_chunk<kValue>(
+          eight, ((descriptor & 0x3fff) << 4) + uint64_t(row / 8) * group + uint64_t(row % 8 * 128 + chunk * 16));
       for (int e = 0; e < 8; ++e) {
         const int k = chunk * 8 + e;
-        to[transposed ? k * rows + row : row * 16 + k] = kValue(bits[e]);
+        to[transposed ? k * rows + row : row * 16 + k] = eight[e];
       }
+    }
+  }
+}
+
+// A transposed operand, to [16][columns]: MN-major, 128-byte swizzle, whose atoms have 64 neighbours of N in each of 8 rows of K
+// (PTX ISA, "Strides"). From atom to atom: in K by the stride dimension's offset, in N by the leading dimension's.
+template <float (*kValue)(uint16_t)>
+void read_transposed(float* to, int columns, uint64_t descriptor) {
+  check_descriptor(descriptor);
+  const uint64_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4,
+                 stride = (descriptor >> 32 & 0x3fff) << 4;
+  if (start % 1024) die("wgmma: a transposed operand begins inside an atom of the swizzle");
+  for (int k = 0; k < 16; ++k) {
+    for (int n = 0; n < columns; n += 8) {
+      float eight[8];
+      read_chunk<kValue>(
+          eight, start + uint64_t(n / 64) * leading + uint64_t(k / 8) * stride + uint64_t(k % 8 * 128 + n % 64 * 2));
+      memcpy(to + k * columns + n, eight, sizeof eight);
+    }
+  }
+}
+
+// PTX ISA, fragments of m64nNk16: as mma has them, 16 rows of each warp
+template <float (*kValue)(uint16_t)>
+void read_registers(float* to, const Registers& registers) {
+  for (int t = 0; t < kGroup; ++t) {
+    if (memcmp(registers.at[t], registers.held[t], sizeof registers.held[t]) != 0) {
+      die("wgmma: the registers of an operand were written before the wait for it");
+    }
+    const int row = t / kWarp * 16 + t % kWarp / 4, k = t % 4 * 2;
+    for (int i = 0; i < 4; ++i) {
+      float* pair = to + (row + i % 2 * 8) * 16 + k + i / 2 * 8;
+      pair[0] = kValue(uint16_t(registers.held[t][i]));
+      pair[1] = kValue(uint16_t(registers.held[t][i] >> 16));
     }
   }
 }
@@ -643,9 +696,14 @@ void move_tile(Accumulator& accumulator, Move move) {
 void run_wgmma(Rendezvous& rendezvous, const Wgmma& w) {
   static float a[64 * 16], b[16 * 256];
   Accumulator& accumulator = rendezvous.accumulators[size_t(w.accumulator)];
-  const auto read = w.f16 ? read_operand<half_value> : read_operand<bfloat_value>;
-  read(a, 64, false, w.a);
-  read(b, accumulator.columns, true, w.b);
+  if (w.registers.empty()) {
+    const auto read = w.f16 ? read_operand<half_value> : read_operand<bfloat_value>;
+    read(a, 64, false, w.a);
+    read(b, accumulator.columns, true, w.b);
+  } else {
+    (w.f16 ? read_registers<half_value> : read_registers<bfloat_value>)(a, w.registers[0]);
+    (w.f16 ? read_transposed<half_value> : read_transposed<bfloat_value>)(b, accumulator.columns, w.b);
+  }
   if (!w.accumulate) accumulator.tile.assign(accumulator.tile.size(), 0.0f);
   multiply16(accumulator.tile.data(), a, b, 64, accumulator.columns);
   if (--accumulator.pending > 0) return;
@@ -685,7 +743,8 @@ void begin_wgmma(Rendezvous& rendezvous) {
   for (int t = 0; t < kGroup; ++t) {
     const Part& part = *rendezvous.parts[t];
     if (part.descriptors[0] != first.descriptors[0] || part.descriptors[1] != first.descriptors[1] ||
-        part.accumulate != first.accumulate || part.f16 != first.f16 || part.columns != first.columns) {
+        part.accumulate != first.accumulate || part.f16 != first.f16 || part.columns != first.columns ||
+        part.registers_and_transposed != first.registers_and_transposed) {
       die("wgmma: thread %d of the warpgroup and its first differ in their operands", t);
     }
     if (accumulator.pending > 0 && accumulator.d[t] != part.d) die("wgmma: threads differ in their accumulators");
@@ -704,7 +763,14 @@ void begin_wgmma(Rendezvous& rendezvous) {
     });
   }
   const auto index = int(&accumulator - rendezvous.accumulators.data());
-  rendezvous.products.push_back({index, first.descriptors[0], first.descriptors[1], first.accumulate, first.f16});
+  rendezvous.products.push_back({index, first.descriptors[0], first.descriptors[1], first.accumulate, first.f16, {}});
+  if (!first.registers_and_transposed) return;
+  Registers registers;
+  for (int t = 0; t < kGroup; ++t) {
+    registers.at[t] = rendezvous.parts[t]->a;
+    memcpy(registers.held[t], registers.at[t], sizeof registers.held[t]);
+  }
+  rendezvous.products.back().registers.push_back(registers);
 }
 
 void wait_wgmma(Rendezvous& rendezvous, size_t pending) {
@@ -827,14 +893,19 @@ void deliver(size_t i) {
   R.boxes.erase(R.boxes.begin() + long(i));
   const Map& map = box.map;
   for (int64_t r = 0; r < int64_t(map.box_rows); ++r) {
-    const int64_t row = box.row + r;
-    const bool row_inside = row >= 0 && row < int64_t(map.rows);
+    bool row_inside = true;
+    const char* row = map.base;
+    for (int d = 1; d < map.rank; ++d) {
+      const int64_t i = box.at[d] + (d == map.rank / 2 ? r : 0);
+      row_inside = row_inside && i >= 0 && i < int64_t(map.shape[d]);
+      row += i * int64_t(map.pitch[d]);
+    }
     for (int64_t chunk = 0; chunk < 8; ++chunk) {
       auto at = uint64_t(box.to - R.shared) + uint64_t(r * 128 + chunk * 16);
       at ^= (at >> 7 & 7) << 4;
       uint16_t eight[8] = {};
-      const int64_t column = box.column + chunk * 8, end = int64_t(map.columns);
-      const char* from = map.base + row * int64_t(map.pitch) + column * 2;
+      const int64_t column = box.at[0] + chunk * 8, end = int64_t(map.shape[0]);
+      const char* from = row + column * 2;
       if (row_inside && column >= 0 && column + 8 <= end) {
         memcpy(eight, from, 16);
       } else {
@@ -1084,25 +1155,35 @@ void read_row(const void* row) {
 
 void fence_wgmma() { R.fibers[size_t(R.running)].fenced = true; }
 
-bool make_map(Map* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch, uint32_t box_rows) {
-  if (reinterpret_cast<uintptr_t>(base) % 16 || pitch % 16 || pitch >> 40) return false;
-  if (rows == 0 || columns == 0 || rows >> 32 || columns >> 32 || box_rows == 0 || box_rows > 256) return false;
-  *map = {static_cast<const char*>(base), rows, columns, pitch, box_rows};
+bool make_map(Map* map, const void* base, int rank, const uint64_t* shape, const uint64_t* pitches, uint32_t box_rows) {
+  if (reinterpret_cast<uintptr_t>(base) % 16 || box_rows == 0 || box_rows > 256) return false;
+  *map = {static_cast<const char*>(base), rank, {}, {}, box_rows};
+  for (int d = 0; d < rank; ++d) {
+    map->shape[d] = shape[d];
+    if (shape[d] == 0 || shape[d] >> 32) return false;
+    if (d == 0) continue;
+    const uint64_t pitch = map->pitch[d] = pitches[d - 1];
+    // the driver's documentation has each a multiple of the one before
+    if (pitch == 0 || pitch % 16 || pitch >> 40 || (d > 1 && pitch % map->pitch[d - 1])) return false;
+  }
   return true;
 }
 
-void load_box(void* to, const Map* map, int column, int row, uint64_t* barrier) {
-  char* at = static_cast<char*>(to);
+void load_box(void* to, const Map* map, int rank, const int* at, uint64_t* barrier) {
+  char* start = static_cast<char*>(to);
   const size_t bytes = size_t(map->box_rows) * 128;
   if (capability() < 90) die("bulk copy: needs compute capability 9.0");
-  if (at < R.shared || at + bytes > R.shared + R.shared_bytes)
+  if (map->rank != rank) die("bulk copy: %d coordinates for a map of %d dimensions", rank, map->rank);
+  if (start < R.shared || start + bytes > R.shared + R.shared_bytes)
     die("bulk copy: the destination is outside shared memory");
-  if ((at - R.shared) % 1024) die("bulk copy: the destination is not 1024-byte aligned");
+  if ((start - R.shared) % 1024) die("bulk copy: the destination is not 1024-byte aligned");
   phase_of(barrier);
   Quiet quiet;
-  memset(at, 0xff, bytes);
+  memset(start, 0xff, bytes);
   // the map is a parameter of the thread that issues it, and gone with that thread
-  R.boxes.push_back({at, *map, column, row, barrier});
+  Box box = {start, *map, {}, barrier};
+  for (int d = 0; d < rank; ++d) box.at[d] = at[d];
+  R.boxes.push_back(box);
 }
 
 void barrier_init(uint64_t* barrier, int count) {

@@ -59,6 +59,7 @@ struct Part {
   uint64_t descriptors[2] = {};
   int columns = 0;
   bool accumulate = false, f16 = false;
+  bool registers_and_transposed = false;  // a in registers, the other operand transposed
 };
 
 struct Thread {
@@ -79,13 +80,16 @@ void read_row(const void* row);  // for ldmatrix: dies unless it is 16 bytes of 
 void fence_wgmma();
 void act_alone(const char* name);  // an operation that a lane does without the others of its warp
 
+// Boxes have 64 elements of dimension 0 and box_rows of dimension rank / 2.
 struct Map {
   const char* base;
-  uint64_t rows, columns, pitch;
+  int rank;           // 2 or 4
+  uint64_t shape[4];  // the innermost dimension first
+  uint64_t pitch[4];  // bytes, of each dimension but the innermost
   uint32_t box_rows;
 };
-bool make_map(Map* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch, uint32_t box_rows);
-void load_box(void* to, const Map* map, int column, int row, uint64_t* barrier);
+bool make_map(Map* map, const void* base, int rank, const uint64_t* shape, const uint64_t* pitches, uint32_t box_rows);
+void load_box(void* to, const Map* map, int rank, const int* at, uint64_t* barrier);
 void barrier_init(uint64_t* barrier, int count);
 void barrier_arrive(uint64_t* barrier, int bytes);
 void barrier_wait(uint64_t* barrier, int parity);
@@ -169,10 +173,20 @@ inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
 using TmaMap = emulator::Map;
 inline bool make_tma_map(TmaMap* map, const void* base, uint64_t rows, uint64_t columns, uint64_t pitch_bytes,
                          uint32_t box_rows) {
-  return emulator::make_map(map, base, rows, columns, pitch_bytes, box_rows);
+  const uint64_t shape[2] = {columns, rows};
+  return emulator::make_map(map, base, 2, shape, &pitch_bytes, box_rows);
+}
+inline bool make_tma_map_4d(TmaMap* map, const void* base, const uint64_t (&shape)[4], const uint64_t (&pitch_bytes)[3],
+                            uint32_t box_rows) {
+  return emulator::make_map(map, base, 4, shape, pitch_bytes, box_rows);
 }
 inline void tma_load_2d(void* to, const TmaMap* map, int column, int row, uint64_t* barrier) {
-  emulator::load_box(to, map, column, row, barrier);
+  const int at[2] = {column, row};
+  emulator::load_box(to, map, 2, at, barrier);
+}
+inline void tma_load_4d(void* to, const TmaMap* map, int x, int y, int z, int w, uint64_t* barrier) {
+  const int at[4] = {x, y, z, w};
+  emulator::load_box(to, map, 4, at, barrier);
 }
 inline void mbarrier_init(uint64_t* barrier, int count) { emulator::barrier_init(barrier, count); }
 inline void mbarrier_init_fence() {}
@@ -207,11 +221,17 @@ template <int N>
 void forget_registers(float (&d)[N]) {
   for (float& x : d) x = NAN;
 }
+template <int N>
+void keep_registers(uint32_t (&)[N][4]) {}
 
 // as in kernels/primitives.cuh, from the start of the block's dynamic shared memory
 inline uint64_t wgmma_descriptor(const void* shared) {
   const auto address = uint64_t(static_cast<const char*>(shared) - emulator::current->shared);
   return (address & 0x3ffff) >> 4 | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
+}
+inline uint64_t wgmma_descriptor_transposed(const void* shared, int block_bytes) {
+  const auto address = uint64_t(static_cast<const char*>(shared) - emulator::current->shared);
+  return (address & 0x3ffff) >> 4 | uint64_t(block_bytes >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 template <bool F16, int N>
 void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
@@ -223,5 +243,18 @@ void wgmma(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
   part.columns = N;
   part.accumulate = accumulate != 0;
   part.f16 = F16;
+  emulator::join_collective(~0u, emulator::kWgmma, &part);
+}
+template <bool F16, int N>
+void wgmma_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) {
+  static_assert(N == 64 || N == 128, "");
+  emulator::Part part;
+  part.d = d;
+  part.a = a;
+  part.descriptors[1] = b;
+  part.columns = N;
+  part.accumulate = true;
+  part.f16 = F16;
+  part.registers_and_transposed = true;
   emulator::join_collective(~0u, emulator::kWgmma, &part);
 }

@@ -106,6 +106,8 @@ void test_launches() {
 }
 
 void test_functions() {
+  const uint32_t two = pair_bf16(1.0f, -2.0f), halves = pair_half(0.5f, 65536);
+  CHECK(two == 0xc0003f80u && halves == 0x7c003800u);
   CHECK(__popc(0xf0f0u) == 8 && __popcll(~0ull) == 64 && __ffs(0) == 0 && __ffs(8) == 4);
   CHECK(__clz(0) == 32 && __clz(1) == 31 && __clz(-1) == 0 && __brev(1) == 0x80000000u && __brev(6) == 0x60000000u);
   CHECK(__umulhi(0xffffffffu, 0xffffffffu) == 0xfffffffeu && __umul64hi(~0ull, 16) == 15);
@@ -507,8 +509,88 @@ void test_wgmma(bool truncating) {
   emulator::set_truncating(false);
 }
 
+// d [64, N] = a [64, 32] b [32, N], all in one step: a from memory to registers, b a tile of a tensor of four dimensions, [batch,
+// positions, heads, channels], whose rows are positions.
+template <bool kF16, int N>
+__global__ void __launch_bounds__(128) wgmma_registers_kernel(const __grid_constant__ TmaMap b, int head, int position,
+                                                              int batch, const uint16_t* a, float* d, int* early) {
+  DYNAMIC_SHARED(uint16_t, shared);
+  auto* full = reinterpret_cast<uint64_t*>(shared + 32 * N);
+  const int t = int(threadIdx.x), row = t / 32 * 16 + t % 32 / 4, k = t % 4 * 2;
+  if (t == 0) {
+    mbarrier_init(full, 1);
+    mbarrier_init_fence();
+    mbarrier_expect(full, 32 * N * 2);
+    for (int n = 0; n < N; n += 64) tma_load_4d(shared + n * 32, &b, n, head, position, batch, full);
+  }
+  __syncthreads();
+  float sums[N / 2];
+  for (float& sum : sums) sum = 1;
+  uint32_t registers[2][4];
+  for (int part = 0; part < 2; ++part) {
+    for (int i = 0; i < 4; ++i) {
+      memcpy(&registers[part][i], a + (row + i % 2 * 8) * 32 + part * 16 + k + i / 2 * 8, 4);
+    }
+  }
+  mbarrier_wait(full, 0);
+  const uint64_t db = wgmma_descriptor_transposed(shared, 32 * 128);
+  keep_registers(sums);
+  keep_registers(registers);
+  wgmma_fence();
+  for (int part = 0; part < 2; ++part) wgmma_registers<kF16, N>(sums, registers[part], db + part * 128);
+  wgmma_commit();
+  if (!(sums[5] != sums[5])) atomicAdd(early, 1);
+  wgmma_wait<0>();
+  keep_registers(sums);
+  keep_registers(registers);
+  for (int j = 0; j < N / 8; ++j) {
+    for (int i = 0; i < 4; ++i) d[(row + i / 2 * 8) * N + j * 8 + k + i % 2] = sums[j * 4 + i];
+  }
+}
+
+template <bool kF16, int N>
+void test_wgmma_registers(bool truncating) {
+  emulator::set_truncating(truncating);
+  // neither channels nor positions fill the boxes
+  constexpr int kBatch = 2, kPositions = 41, kHeads = 3, kChannels = N - 16;
+  std::vector<uint16_t> memory(kBatch * kPositions * kHeads * kChannels + 8), a(64 * 32);
+  auto* b = reinterpret_cast<uint16_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 15) & ~uintptr_t(15));
+  for (int i = 0; i < kBatch * kPositions * kHeads * kChannels; ++i) b[i] = encode(kF16, normal());
+  for (auto& x : a) x = encode(kF16, normal());
+  TmaMap map;
+  CHECK(make_tma_map_4d(&map, b, {kChannels, kHeads, kPositions, kBatch},
+                        {kChannels * 2, kHeads * kChannels * 2, kPositions * kHeads * kChannels * 2}, 32));
+  std::vector<float> d(64 * N);
+  for (const int position : {0, 20, -3}) {
+    for (int batch = 0; batch <= kBatch; ++batch) {
+      int early = 0;
+      const int head = batch == 1 ? 2 : 0;
+      RUN((wgmma_registers_kernel<kF16, N>), 1, 128, 32 * N * 2 + 8, map, head, position, batch, a.data(), d.data(),
+          &early);
+      CHECK(early == 0);
+      for (int i = 0; i < 64 * N; ++i) {
+        const int row = i / N, column = i % N;
+        float x[32], y[32] = {};
+        double sum = 1, scale = 1;
+        for (int k = 0; k < 32; ++k) {
+          x[k] = decode(kF16, a[size_t(row * 32 + k)]);
+          const int p = position + k;
+          if (column < kChannels && p >= 0 && p < kPositions && batch < kBatch) {
+            y[k] = decode(kF16, b[((batch * kPositions + p) * kHeads + head) * kChannels + column]);
+          }
+          sum += double(x[k]) * double(y[k]);
+          scale += fabs(double(x[k]) * double(y[k]));
+        }
+        if (truncating) CHECK(d[size_t(i)] == truncated_sum(x + 16, y + 16, truncated_sum(x, y, 1)));
+        else CHECK(near(d[size_t(i)], sum, scale));
+      }
+    }
+  }
+  emulator::set_truncating(false);
+}
+
 void test_maps() {
-  alignas(16) char memory[256];
+  alignas(16) static char memory[256];
   TmaMap map;
   CHECK(make_tma_map(&map, memory, 4, 8, 16, 64));
   CHECK(!make_tma_map(&map, memory + 8, 4, 8, 16, 64));
@@ -517,6 +599,12 @@ void test_maps() {
   CHECK(!make_tma_map(&map, memory, 4, 8, 16, 0));
   CHECK(!make_tma_map(&map, memory, 0, 8, 16, 64));
   CHECK(!make_tma_map(&map, memory, 4, 0, 16, 64));
+  CHECK(make_tma_map_4d(&map, memory, {8, 2, 2, 2}, {16, 32, 64}, 64));
+  CHECK(make_tma_map_4d(&map, memory, {8, 2, 2, 2}, {16, 16, 48}, 64));
+  CHECK(!make_tma_map_4d(&map, memory, {8, 2, 2, 2}, {32, 16, 64}, 64));
+  CHECK(!make_tma_map_4d(&map, memory, {8, 2, 2, 2}, {16, 0, 64}, 64));
+  CHECK(!make_tma_map_4d(&map, memory, {8, 2, 2, 2}, {16, 40, 80}, 64));
+  CHECK(!make_tma_map_4d(&map, memory, {8, 2, 0, 2}, {16, 32, 64}, 64));
 }
 
 // ---- streams
@@ -814,6 +902,10 @@ enum WrongHopper {
   kWritten,
   kOperandOutside,
   kDescriptors,
+  kRegistersWritten,
+  kInsideAtom,
+  kTransposedOutside,
+  kCoordinates,
   kOldDevice,
 };
 
@@ -839,6 +931,7 @@ __global__ void wrong_hopper_kernel(const __grid_constant__ TmaMap map, float* o
     if (kWrong == kOutside) tma_load_2d(shared + 65 * 64, &map, 0, 0, barrier);
     if (kWrong == kUnaligned) tma_load_2d(shared + 64, &map, 0, 0, barrier);
     if (kWrong == kStillUnderWay || kWrong == kOldDevice) tma_load_2d(shared, &map, 0, 0, barrier);
+    if (kWrong == kCoordinates) tma_load_4d(shared, &map, 0, 0, 0, 0, barrier);
   }
   if (kWrong < kNotFenced) return;
   float d[32] = {};
@@ -846,10 +939,16 @@ __global__ void wrong_hopper_kernel(const __grid_constant__ TmaMap map, float* o
   if (kWrong == kApart) out[t] = float(__shfl_xor_sync(~0u, t, 1));
   if (kWrong == kAlone && t == 40) atomicAdd(out, 1.0f);
   if (kWrong != kNotFenced) wgmma_fence();
-  if (kWrong == kOperandOutside) wgmma<true, 64>(d, a, b + 64, 1);
+  uint32_t registers[4] = {};
+  const uint64_t transposed = wgmma_descriptor_transposed(shared, 128 * 128);
+  if (kWrong == kRegistersWritten) wgmma_registers<true, 64>(d, registers, transposed);
+  else if (kWrong == kInsideAtom) wgmma_registers<true, 64>(d, registers, transposed + 8);
+  else if (kWrong == kTransposedOutside) wgmma_registers<true, 64>(d, registers, transposed + 15 * 64);
+  else if (kWrong == kOperandOutside) wgmma<true, 64>(d, a, b + 64, 1);
   else wgmma<true, 64>(d, a, kWrong == kDescriptors && t == 77 ? b + 2 : b, 1);
   wgmma_commit();
   if (kWrong == kWritten) d[3] = 1;
+  if (kWrong == kRegistersWritten && t == 100) registers[2] = 7;
   if (kWrong == kNotWaited) wgmma_wait<1>();
   else wgmma_wait<0>();
   out[t] = d[0] + d[3];
@@ -904,6 +1003,11 @@ const std::vector<Mistake>& mistakes() {
     wrong_hopper<kOperandOutside>("operand_outside", "wgmma: an operand lies outside shared memory"),
     wrong_hopper<kDescriptors>("descriptors",
                                "wgmma: thread 77 of the warpgroup and its first differ in their operands"),
+    wrong_hopper<kRegistersWritten>("registers_written",
+                                    "wgmma: the registers of an operand were written before the wait for it"),
+    wrong_hopper<kInsideAtom>("inside_atom", "wgmma: a transposed operand begins inside an atom of the swizzle"),
+    wrong_hopper<kTransposedOutside>("transposed_outside", "wgmma: an operand lies outside shared memory"),
+    wrong_hopper<kCoordinates>("coordinates", "bulk copy: 4 coordinates for a map of 2 dimensions"),
     wrong_hopper<kOldDevice>("old_device", "bulk copy: needs compute capability 9.0"),
     {"stream_gone", "a stream that does not exist, or no longer", [] { cudaStreamSynchronize(cudaStream_t(&rng)); }},
   };
@@ -964,6 +1068,9 @@ int main(int argc, char** argv) {
     test_wgmma<false, 64>(seed == 1);
     test_wgmma<true, 128>(seed == 2);
     test_wgmma<false, 256>(seed == 3);
+    test_wgmma_registers<false, 64>(seed == 1);
+    test_wgmma_registers<true, 64>(seed == 2);
+    test_wgmma_registers<false, 128>(seed == 3);
   }
   test_missing_barriers();
   emulator::set_schedule(0);

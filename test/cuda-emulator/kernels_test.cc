@@ -1037,11 +1037,14 @@ void spoil(Both& x) {
 }
 
 void test_attention() {
-  const int64_t b = integer(1, 2), s0 = pick({1, 5, 33, 64, 65, 90, 128, 150, 200}),
-                before = with_probability(0.3) ? integer(1, 150) : 0, h = pick({1, 2, 3, 5});
+  const DType dtype = any_float();
+  // 650: Hopper's ring of slots goes around, and one of its groups has a step more than the other
+  const int far = dtype == DType::float32 ? 150 : 650;
+  const int64_t b = integer(1, 2), before = with_probability(0.3) ? pick({integer(1, 150), integer(1, 150), far}) : 0,
+                s0 = before == 650 ? pick({1, 65, 130}) : pick({1, 5, 33, 64, 65, 90, 128, 150, 200}),
+                h = pick({1, 2, 3, 5});
   const int64_t d = pick({1, 8, 20, 32, 64, 64, 64, 65, 72, 128, 130}),
                 dv = with_probability(0.7) ? d : pick({1, 30, 40, 64, 100});
-  const DType dtype = any_float();
   current += " [" + std::to_string(b) + ", " + std::to_string(s0) + " + " + std::to_string(before) + ", " +
              std::to_string(h) + ", " + std::to_string(d) + ", " + std::to_string(dv) + "] dtype " +
              std::to_string(int(dtype));
@@ -1085,7 +1088,7 @@ void test_attention() {
   compare(got, expected, 4 * unit(dtype) + 0x1p-20, "element");
   if (watched) agree(probs, 4 * unit(dtype) + 0x1p-20, "probability");
   // the rest of the last queries, alone: a row does not depend on the others, nor on which of them there are
-  if (!joint && !watched && causal && s0 > 2 && scale > 0 && (!odd || dtype != DType::float32)) {
+  if (!joint && !watched && causal && s0 > 2 && scale > 0 && odd == 0) {
     const int64_t rest = integer(1, int(std::min<int64_t>(s0 - 1, 70)));
     Both some({b, rest, h, dv}, dtype);
     In last = q.on<In>(1);

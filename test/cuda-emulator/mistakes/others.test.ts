@@ -1,4 +1,4 @@
-// Mistakes planted in everything but products. Oracle: kernels_test, which must find each.
+// Mistakes planted in everything but products and attention. Oracle: kernels_test, which must find each.
 import { testMistakes } from './suite.js';
 
-await testMistakes(['hopper', 'mma', 'simt', 'epilogue'], false);
+await testMistakes(['hopper', 'mma', 'simt', 'epilogue', 'attention'], false);

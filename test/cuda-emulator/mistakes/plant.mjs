@@ -26,6 +26,7 @@ const planes = {
   ownTest: true,
 };
 const attention = { file: 'attention_mma.cuh', compile: ['attention.cu'], tests: ['attention'], sm: '80' };
+const attentionHopper = { ...attention, file: 'attention_hopper.cuh', sm: '90' };
 const backend = { file: 'backend.cu', compile: ['backend.cu'] };
 const sparse = { file: 'sparse_encode.cu', compile: ['sparse_encode.cu'], tests: ['sparse'] };
 const choice = { file: 'choose_index.cu', compile: ['choose_index.cu'], tests: ['choice'] };
@@ -488,6 +489,106 @@ export const mistakes = {
     file: 'attention.cuh',
     from: 'if (inside && c < x.shape.values) {',
     to: 'if (inside) {',
+  },
+  'attention on hopper: an empty slot is not waited for': {
+    ...attentionHopper,
+    from: 'if (count >= kSlots) mbarrier_wait(empty',
+    to: 'if (false) mbarrier_wait(empty',
+  },
+  'attention on hopper: queries are not waited for': {
+    ...attentionHopper,
+    from: '  mbarrier_wait(queries_full, 0);\n',
+    to: '',
+  },
+  'attention on hopper: keys are not waited for': {
+    ...attentionHopper,
+    from: '    wait_for(2 * step);\n',
+    to: '',
+  },
+  'attention on hopper: values are not waited for': {
+    ...attentionHopper,
+    from: '    wait_for(2 * step + 1);\n',
+    to: '',
+  },
+  'attention on hopper: the parity of a full slot is wrong': {
+    ...attentionHopper,
+    from: 'i / kSlots & 1',
+    to: '(i / kSlots + 1) & 1',
+  },
+  'attention on hopper: keys of the second sweep are freed before they are multiplied': {
+    ...attentionHopper,
+    from: '    wait_for(i);\n    keep_registers(s);\n    wgmma_fence();\n    begin_scores(i);\n    wgmma_wait<0>();\n    keep_registers(s);\n    release(i);\n',
+    to: '    wait_for(i);\n    release(i);\n    keep_registers(s);\n    wgmma_fence();\n    begin_scores(i);\n    wgmma_wait<0>();\n    keep_registers(s);\n',
+  },
+  'attention on hopper: values are freed while their products go on': {
+    ...attentionHopper,
+    from: '    wait_for(2 * step + 1);\n    wgmma_wait<0>();\n    keep_registers(out);\n    keep_registers(terms);\n    release(2 * step - 1);',
+    to: '    wait_for(2 * step + 1);\n    release(2 * step - 1);\n    wgmma_wait<0>();\n    keep_registers(out);\n    keep_registers(terms);',
+  },
+  'attention on hopper: scores are read while their products go on': {
+    ...attentionHopper,
+    from: '    wgmma_wait<1>();',
+    to: '    wgmma_wait<2>();',
+  },
+  'attention on hopper: terms are written while their products go on': {
+    ...attentionHopper,
+    from: '    keep_registers(s);\n    wait_for(2 * step + 1);',
+    to: '    pack();\n    wait_for(2 * step + 1);',
+  },
+  'attention on hopper: the last products are not waited for': {
+    ...attentionHopper,
+    from: '  begin_values(2 * own - 1);\n  wgmma_wait<0>();',
+    to: '  begin_values(2 * own - 1);',
+  },
+  'attention on hopper: registers are not fenced': {
+    ...attentionHopper,
+    from: '    keep_registers(terms);\n    wgmma_fence();\n    begin_scores',
+    to: '    keep_registers(terms);\n    begin_scores',
+  },
+  'attention on hopper: the lanes of a warp go on by themselves': {
+    ...attentionHopper,
+    from: '    __syncwarp();  // the next',
+    to: '    // the next',
+  },
+  'attention on hopper: slots of steps that a group skips are not freed': {
+    ...attentionHopper,
+    from: '    wait_for(i);\n    release(i);\n  }\n\n',
+    to: '  }\n\n',
+  },
+  'attention on hopper: a group that is alone waits for the other': {
+    ...attentionHopper,
+    from: '4 * groups);',
+    to: '8);',
+  },
+  'attention on hopper: a group skips its last step': {
+    ...attentionHopper,
+    from: 'const int end = before + min(first + 64,',
+    to: 'const int end = before + min(first,',
+  },
+  'attention on hopper: too many steps know no mask': {
+    ...attentionHopper,
+    from: 'before + first + 1 :',
+    to: 'before + first + 64 :',
+  },
+  'attention on hopper: padding is not masked where nothing else is': {
+    ...attentionHopper,
+    from: 'x.pad ? 0 :',
+    to: '',
+  },
+  'attention on hopper: a descriptor goes on by too little': {
+    ...attentionHopper,
+    from: 'b + k * 128',
+    to: 'b + k * 64',
+  },
+  'attention on hopper: the other channels of values are looked for elsewhere': {
+    ...attentionHopper,
+    from: 'kColumn * 2)',
+    to: 'kColumn)',
+  },
+  'attention on hopper: earlier results are not made smaller': {
+    ...attentionHopper,
+    from: 'out[i] *= shrink[i / 2 % 2]',
+    to: 'out[i] *= shrink[i % 2]',
   },
   'ranking: counters are read before they are complete': {
     file: 'ranking.cuh',
