@@ -840,6 +840,18 @@ void test_planes() {
   LAUNCH(fragments_kernel, dim3(unsigned(ceil_div(m, 16)), unsigned(k / kSplitChunk)), dim3(32), 0, gpu.context->stream,
          Planes::of(operand), static_cast<const float*>(contiguous.on<In>(1).data), m);
   check(contiguous, fragments, m, k, "fragments");
+  // again, only where a product had something to repair
+  Both words({3}, DType::int32);
+  words.set({0, 0, 1});
+  const auto* word = static_cast<const int32_t*>(words.on<In>(1).data);
+  const int64_t other_word = integer(1, 2);
+  OwnPlanes again(m, k);
+  const auto untouched = again.read();
+  good(rewrite_planes(gpu.context, again.view<Out>(), contiguous.on<View>(1), m, k, word, word + 1));
+  if (again.read() != untouched) wrong("planes are written again without a reason");
+  good(rewrite_planes(gpu.context, again.view<Out>(), contiguous.on<View>(1), m, k, word + 2 - other_word + 1,
+                      word + other_word));
+  check(contiguous, again, m, k, "planes that are written again");
   // the same by columns
   Both columns({k, m});
   Numbers turned(size_t(m * k));

@@ -312,6 +312,24 @@ export const mistakes = {
     to: 'x.planes.quarters(i > 0 ? i - 1 : 0, at',
     tests: ['planes'],
   },
+  'planes: they are written again without a reason': {
+    ...planes,
+    file: 'split_operand.cu',
+    from: 'return !a || *a != 0 || *b != 0;',
+    to: 'return true;',
+  },
+  'planes: the repair of columns is not noticed': {
+    ...planes,
+    file: 'split_operand.cu',
+    from: 'return !a || *a != 0 || *b != 0;',
+    to: 'return !a || *a != 0;',
+  },
+  'planes: flags stay when they are written again': {
+    ...planes,
+    file: 'split_operand.cu',
+    from: 'i < count; i += step) flags[i] = 0;',
+    to: 'i < 0; i += step) flags[i] = 0;',
+  },
   'planes: half a chunk decides the scale': {
     ...planes,
     from: 'int step = kChunkLanes / 2;',
