@@ -115,7 +115,7 @@ struct Dense {
   int64_t residual_stride;
   int64_t m, n;
   bool aligned;   // chunks of a row may be written, and read from residual, at once
-  Planes planes;  // with kPlanes
+  Planes planes;  // with kPlanes; where the product repairs something, they are written again
 
   SONDE_DEVICE static float activated(float x) {
     if constexpr (kActivation == Activation::gelu) return Gelu()(x);
@@ -163,7 +163,7 @@ struct Dense {
     static_assert(kPairs % kPart == 0 && kWidth % kWarp == 0, "");
     T* const staging = static_cast<T*>(memory);
     const int lane = int(threadIdx.x) % kWarp;
-    const FragmentRows rows = fragment_rows < kResidual || kPlanes > (scaling, batch, row0, m);
+    const FragmentRows rows = fragment_rows<kResidual>(scaling, batch, row0, m);
     // this lane's chunks: of every kRowStep-th row, from this one on
     const int first_row = lane / kRowChunks, first = lane % kRowChunks * kChunk;
     T* const corner = out + batch * out_batch + row0 * out_stride + column0;
@@ -181,7 +181,6 @@ struct Dense {
         v[g][0] = activated(finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x));
         v[g][1] = activated(finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y));
       }
-      return scale;
     };
     constexpr int kHeld = kPlanes ? kSplitChunk / 8 : 1;  // pairs that are computed before their part
     float held[kHeld][2][2];
@@ -190,17 +189,8 @@ struct Dense {
       if constexpr (kPlanes) {
         static_assert(kHeld % kPart == 0 && kPairs % kHeld == 0, "");
         if (part * kPart % kHeld == 0) {
-          // What is not wanted is written later, with its planes, and must not flag a row until then.
 #pragma unroll
-          for (int j = 0; j < kHeld; ++j) {
-            const float2 scale = finished_pair(part * kPart + j, held[j]);
-#pragma unroll
-            for (int g = 0; g < 2; ++g) {
-              const bool wanted = rows.wanted >> (lane / 4 + 8 * g) & 1;
-              held[j][g][0] = wanted & (scale.x != 0) ? held[j][g][0] : 0.0f;
-              held[j][g][1] = wanted & (scale.y != 0) ? held[j][g][1] : 0.0f;
-            }
-          }
+          for (int j = 0; j < kHeld; ++j) finished_pair(part * kPart + j, held[j]);
           planes.fragment(row0, (column0 + part * kWidth) / kSplitChunk, part * kWidth < inside ? m : 0,
                           [&](int j, int g, int h) { return held[j][g][h]; });
         }

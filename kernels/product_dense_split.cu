@@ -9,7 +9,7 @@ Status multiply_split(Context* context, const Product& product, const DenseResul
   Status status = clear_flags(context, planes_in(result.planes, product.m, product.n));
   if (!status.failed()) status = launch(dense<Dense<float, Activation::gelu, false, true>>(result));
   if (status.failed()) return status;
-  return repair_planes(context, result.planes, result.out, product.m, product.n, product.left.any, product.right.any);
+  return rewrite_planes(context, result.planes, result.out, product.m, product.n, product.left.any, product.right.any);
 }
 
 }  // namespace sonde

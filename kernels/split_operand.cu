@@ -97,25 +97,42 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
+// Kernels that end at once unless one of these words on the device is not 0.
+struct Condition {
+  const int32_t *a, *b;  // null: there is no condition
+
+  SONDE_DEVICE bool holds() const { return !a || *a != 0 || *b != 0; }
+};
+
+__global__ void __launch_bounds__(kThreads) clear_flags_kernel(int32_t* flags, int64_t count, Condition condition) {
+  if (!condition.holds()) return;
+  const int64_t first = int64_t(blockIdx.x) * kThreads + threadIdx.x, step = int64_t(gridDim.x) * kThreads;
+  for (int64_t i = first; i < count; i += step) flags[i] = 0;
+}
+
 // kChunkLanes threads take a chunk of a row.
 template <class E>
-__global__ void __launch_bounds__(kThreads) split_chunks_kernel(Planes to, E x, Rows rows, bool aligned) {
-  const int64_t i = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kChunkLanes;
+__global__ void __launch_bounds__(kThreads)
+    split_chunks_kernel(Planes to, E x, Rows rows, bool aligned, int64_t blocks, Condition condition) {
+  if (!condition.holds()) return;
   const int lane = int(threadIdx.x) % kChunkLanes;
   const int64_t count = rows.positions.count * to.chunks;
-  // 32-bit division is several times faster
-  const int64_t row = count <= INT32_MAX ? int64_t(uint32_t(i) / uint32_t(to.chunks)) : i / to.chunks;
-  const int64_t chunk = i - row * to.chunks, j = chunk * kSplitChunk + lane * 4;
-  float v[4] = {};
-  if (i < count) {
-    const Row from = rows.row(row);
-    if (aligned && j + 4 <= to.k) {
-      x.get4(v, from.offset + j);
-    } else {
-      for (int e = 0; e < 4 && j + e < to.k; ++e) v[e] = x.get(from.offset + (j + e) * from.stride);
+  for (int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const int64_t i = (block * kThreads + threadIdx.x) / kChunkLanes;
+    // 32-bit division is several times faster
+    const int64_t row = count <= INT32_MAX ? int64_t(uint32_t(i) / uint32_t(to.chunks)) : i / to.chunks;
+    const int64_t chunk = i - row * to.chunks, j = chunk * kSplitChunk + lane * 4;
+    float v[4] = {};
+    if (i < count) {
+      const Row from = rows.row(row);
+      if (aligned && j + 4 <= to.k) {
+        x.get4(v, from.offset + j);
+      } else {
+        for (int e = 0; e < 4 && j + e < to.k; ++e) v[e] = x.get(from.offset + (j + e) * from.stride);
+      }
     }
+    to.quarters(row, j, v, i < count);
   }
-  to.quarters(row, j, v, i < count);
 }
 
 // A block takes a chunk of 32 rows of one matrix; neighbouring rows lie side by side in x.
@@ -153,23 +170,23 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// A few blocks, which end at once where there is nothing to repair.
-__global__ void __launch_bounds__(kThreads)
-    repair_planes_kernel(Planes to, const float* x, int64_t rows, const int32_t* any_row, const int32_t* any_column) {
-  if (*any_row == 0 && *any_column == 0) return;
-  constexpr int kEach = int(kThreads) / kChunkLanes;  // chunks of a block
-  const int64_t count = rows * to.chunks;
-  for (int64_t first = int64_t(blockIdx.x) * kEach; first < count; first += int64_t(gridDim.x) * kEach) {
-    const int64_t i = first + int(threadIdx.x) / kChunkLanes, row = i / to.chunks;
-    const int64_t j = i % to.chunks * kSplitChunk + int(threadIdx.x) % kChunkLanes * 4;
-    float v[4] = {};
-    for (int e = 0; e < 4; ++e) v[e] = i < count && j + e < to.k ? x[row * to.k + j + e] : 0.0f;
-    to.quarters(row, j, v, i < count);
-  }
-}
-
-Status too_large(const View& x) {
-  return fail("a matrix of [%lld, %lld] is too large", (long long)x.shape[x.rank - 2], (long long)x.shape[x.rank - 1]);
+// The kernel above, for x of any strides.
+Status split_rows_in_chunks(Context* context, const Planes& to, const View& x, const Condition& condition) {
+  const Rows rows = Rows::of(x);
+  const int64_t blocks = ceil_div(rows.positions.count * to.chunks, kThreads / kChunkLanes);
+  if (blocks == 0) return {};
+  const int64_t most = condition.a ? 8 * context->multiprocessors : kGridLimit;
+  return with_elements(
+      [&](auto elements) {
+        using E = decltype(elements);
+        const int64_t k_stride = x.stride[x.rank - 1];
+        bool aligned = E::aligned(x) && k_stride == 1;
+        for (int d = 0; d + 1 < x.rank; ++d) aligned = aligned && (x.shape[d] == 1 || x.stride[d] % 4 == 0);
+        LAUNCH((split_chunks_kernel<E>), dim3(unsigned(min64(blocks, most))), dim3(kThreads), 0, context->stream, to,
+               E::of(x), rows, aligned, blocks, condition);
+        return Status();
+      },
+      x);
 }
 
 // Launches the kernel for rows whose elements lie side by side, or the one for rows that do.
@@ -180,26 +197,13 @@ Status split_in_chunks(Context* context, const Planes& to, const View& x) {
     const auto matrices = positions(views, 2);
     const int64_t rows = x.shape[x.rank - 2], blocks = ceil_div(rows, kSquare);
     const int64_t all = matrices.count * blocks * to.chunks;
-    if (all > kGridLimit) return too_large(x);
+    if (all > kGridLimit) return fail("a matrix of [%lld, %lld] is too large", (long long)rows, (long long)to.k);
     if (all == 0) return {};
     LAUNCH(split_column_chunks_kernel, dim3(unsigned(all)), dim3(kRowThreads), 0, context->stream, to, rows,
            AnyElements::of(x), matrices, blocks, k_stride);
     return {};
   }
-  const Rows rows = Rows::of(x);
-  const int64_t blocks = ceil_div(rows.positions.count * to.chunks, kThreads / kChunkLanes);
-  if (blocks > kGridLimit) return too_large(x);
-  if (blocks == 0) return {};
-  return with_elements(
-      [&](auto elements) {
-        using E = decltype(elements);
-        bool aligned = E::aligned(x) && k_stride == 1;
-        for (int d = 0; d + 1 < x.rank; ++d) aligned = aligned && (x.shape[d] == 1 || x.stride[d] % 4 == 0);
-        LAUNCH((split_chunks_kernel<E>), dim3(unsigned(blocks)), dim3(kThreads), 0, context->stream, to, E::of(x), rows,
-               aligned);
-        return Status();
-      },
-      x);
+  return split_rows_in_chunks(context, to, x, {});
 }
 
 template <OperandKind kind>
@@ -320,23 +324,33 @@ SplitOperand planes_in(const View& memory, int64_t rows, int64_t k) {
   return split_operand_in(memory.data, OperandKind::split, OperandSide::left, 1, rows, k);
 }
 
-Status write_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k) {
+namespace {
+
+View as_matrix(const View& x, int64_t rows, int64_t k) {
+  if (x.rank == 2 && x.shape[1] == k) return x;
   View matrix = x;
   matrix.rank = 2;
   matrix.shape[0] = rows;
   matrix.shape[1] = matrix.stride[0] = k;
   matrix.stride[1] = 1;
-  return split(context, planes_in(memory, rows, k), OperandKind::split, matrix);
+  return matrix;
 }
 
-Status repair_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k,
-                     const int32_t* any_row, const int32_t* any_column) {
+}  // namespace
+
+Status write_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k) {
+  return split(context, planes_in(memory, rows, k), OperandKind::split, as_matrix(x, rows, k));
+}
+
+Status rewrite_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k,
+                      const int32_t* any_a, const int32_t* any_b) {
   const Planes planes = Planes::of(planes_in(memory, rows, k));
-  const int64_t blocks = min64(ceil_div(rows * planes.chunks, kThreads / kChunkLanes), 2 * context->multiprocessors);
-  if (blocks == 0) return {};
-  LAUNCH(repair_planes_kernel, dim3(unsigned(blocks)), dim3(kThreads), 0, context->stream, planes,
-         static_cast<const float*>(x.data), rows, any_row, any_column);
-  return {};
+  const Condition condition = {any_a, any_b};
+  const int64_t flags = planes.any + 1 - planes.flags;
+  const int64_t blocks = min64(ceil_div(flags, kThreads), context->multiprocessors);
+  LAUNCH(clear_flags_kernel, dim3(unsigned(blocks)), dim3(kThreads), 0, context->stream, planes.flags, flags,
+         condition);
+  return split_rows_in_chunks(context, planes, as_matrix(x, rows, k), condition);
 }
 
 }  // namespace sonde

@@ -66,12 +66,12 @@ inline bool splits_float32(const Context* context) { return context->capability 
 // Bytes of planes; 0 where products do not read any.
 int64_t planes_bytes(Context* context, int64_t rows, int64_t k, DType dtype);
 SplitOperand planes_in(const View& memory, int64_t rows, int64_t k);
-// Writes the planes of x [rows, k], contiguous, by a pass of its own.
+// Writes the planes of x by a pass of its own: [rows, k], or contiguous with as many elements.
 Status write_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k);
-// Writes them once more where one of two words is not 0: a product's operands do not represent some rows or columns, so that its result
-// x has changed since.
-Status repair_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k,
-                     const int32_t* any_row, const int32_t* any_column);
+// Writes them again where one of the two words is not 0, those of a product's operands: its repair has written into x. Ends at once
+// where none is.
+Status rewrite_planes(Context* context, const View& memory, const View& x, int64_t rows, int64_t k,
+                      const int32_t* any_a, const int32_t* any_b);
 
 // ---- for kernels that write operands
 
