@@ -7,7 +7,6 @@
 // copy engine reads a batch of one only, and larger ones have another kernel.)
 #include "attention_hopper.cuh"
 #include "attention_mma.cuh"
-#include "split_operand.cuh"
 
 namespace sonde {
 
@@ -22,10 +21,26 @@ Status launch_wide(Context* context, const Attention<E>& x) {
 }
 
 template <class E>
+int width_of(const Attention<E>& x) {
+  return x.shape.channels > x.shape.values ? x.shape.channels : x.shape.values;
+}
+
+// The other kernels look for the largest score before they multiply it by the scale.
+template <class E>
+bool takes_wide(const Attention<E>& x) {
+  return width_of(x) > 128 || !(x.factor > 0 && x.factor < INFINITY);
+}
+
+// Whether the kernel writes the planes of its result itself.
+template <class E>
+bool writes_planes(const Attention<E>& x) {
+  return kParts<E> == 3 && !takes_wide(x) && x.vectors && x.shape.values > 0 && x.shape.values % kSplitChunk == 0;
+}
+
+template <class E>
 Status launch(Context* context, const Attention<E>& x) {
-  const int width = x.shape.channels > x.shape.values ? x.shape.channels : x.shape.values;
-  // the other kernels look for the largest score before they multiply it by the scale
-  if (width > 128 || !(x.factor > 0 && x.factor < INFINITY)) return launch_wide(context, x);
+  const int width = width_of(x);
+  if (takes_wide(x)) return launch_wide(context, x);
   if constexpr (kParts<E> == 1) {
     HopperMaps<E> maps;
     if (context->capability == 90 && maps.make(x)) {
@@ -45,7 +60,7 @@ Status attention(Context* context, Out out, Out planes, Out probs, In q, In k, I
                  double scale) {
   if (k.shape[1] > INT32_MAX / 2) return fail("%lld keys are too many", (long long)k.shape[1]);
   const Shape shape = {q.shape[0], q.shape[2], int(q.shape[1]), int(k.shape[1]), int(q.shape[3]), int(v.shape[3])};
-  const int64_t count = shape.batch * shape.queries * shape.heads;
+  const int64_t count = shape.batch * shape.queries * shape.heads, rows = shape.batch * shape.queries;
   if (count == 0 || (shape.values == 0 && !probs.data)) return {};
   const auto run = [&](auto elements) -> Status {
     using E = decltype(elements);
@@ -63,14 +78,18 @@ Status attention(Context* context, Out out, Out planes, Out probs, In q, In k, I
     x.causal = causal;
     x.scale = float(scale);
     x.factor = float(scale * 1.4426950408889634);
-    return launch(context, x);
+    if (!planes.data || !writes_planes(x)) {
+      const Status status = launch(context, x);
+      if (status.failed() || !planes.data) return status;
+      return write_planes(context, planes, out, rows, shape.heads * shape.values);
+    }
+    const SplitOperand operand = planes_in(planes, rows, shape.heads * shape.values);
+    x.planes = Planes::of(operand);
+    const Status status = clear_flags(context, operand);
+    return status.failed() ? status : launch(context, x);
   };
   switch (q.dtype) {
-    case DType::float32: {
-      const Status status = run(Elements<float>());
-      if (status.failed() || !planes.data) return status;
-      return write_planes(context, planes, out, shape.batch * shape.queries, shape.heads * shape.values);
-    }
+    case DType::float32: return run(Elements<float>());
     case DType::bfloat16: return run(Elements<Bf16>());
     default: return run(Elements<Half>());
   }

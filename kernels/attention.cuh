@@ -7,6 +7,7 @@
 // in the last place, as expf(), which ends in the same instruction. So float32 keeps its accuracy.
 #pragma once
 #include "rows.cuh"
+#include "split_operand.cuh"
 
 namespace sonde {
 
@@ -40,8 +41,9 @@ struct Attention {
   Shape shape;
   Heads<E> q, k, v;
   E out;
-  bool vectors;  // out takes 16 bytes at once
-  E probs;       // null data: not asked for
+  bool vectors;   // out takes 16 bytes at once
+  Planes planes;  // of out, [batch queries, heads values], where values are whole chunks; or null parts
+  E probs;        // null data: not asked for
   int64_t probs_stride[4];
   const uint8_t* pad;  // [batch, keys] or null
   bool causal;
@@ -262,6 +264,20 @@ SONDE_DEVICE void store_fragment(const Attention<E>& x, S& out, const float (&fa
         }
       }
     }
+  }
+}
+
+// Writes the planes of a warp's 16 queries from first_query on: value(n, i) is element i of column group n. The lanes of the warp call it
+// together.
+template <int kWidth, class E, class Value>
+SONDE_DEVICE void store_planes(const Attention<E>& x, int64_t batch, int64_t head, int first_query, Value value) {
+  const int64_t row0 = batch * x.shape.queries + first_query, end = (batch + 1) * x.shape.queries;
+  const int chunks = x.shape.values / kSplitChunk;
+#pragma unroll
+  for (int c = 0; c < kWidth / kSplitChunk; ++c) {
+    constexpr int kGroups = kSplitChunk / 8;
+    x.planes.fragment(row0, head * chunks + c, c < chunks ? end : 0,
+                      [&](int j, int g, int h) { return value(c * kGroups + j, g * 2 + h); });
   }
 }
 

@@ -267,12 +267,32 @@ __global__ void __launch_bounds__(kAttentionThreads, kParts<E> == 3 ? 1
       for (int64_t row = first_query + warp_row; row < min64(x.shape.queries, first_query + warp_row + 16); ++row) {
         attend_alone(x, batch, head, row);
       }
+      if (x.planes.high) {
+        __syncwarp();  // results are read that other lanes have written
+        const int chunks = x.shape.values / kSplitChunk;
+#pragma unroll 1
+        for (int i = lane / kChunkLanes; i < 16 * chunks; i += kWarp / kChunkLanes) {
+          const int query = first_query + warp_row + i / chunks;
+          const bool inside = query < x.shape.queries;
+          const int64_t row = batch * x.shape.queries + query;
+          const int64_t j = head * x.shape.values + i % chunks * kSplitChunk + lane % kChunkLanes * 4;
+          float v[4] = {};
+          if (inside) x.out.get4(v, row * x.planes.k + j);
+          x.planes.quarters(row, j, v, inside);
+        }
+      }
       return;
     }
   }
   float inverse[2];
   softmax.template inverse<E>(inverse);
   store_fragment<kWidth>(x, out, inverse, batch, head, first_query + warp_row);
+  if constexpr (kParts<E> == 3) {
+    if (x.planes.high) {
+      store_planes<kWidth>(x, batch, head, first_query + warp_row,
+                           [&](int n, int i) { return out[n][i] * inverse[i / 2]; });
+    }
+  }
   if (!x.probs.data) return;
   for (int first_key = 0; first_key < x.shape.keys; first_key += kStep) {
     float s[kStep / 8][4];

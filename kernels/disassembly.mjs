@@ -28,8 +28,8 @@ const nothing = () => ({ instructions: 0, branches: 0, calls: 0, stores: {} });
  * and its loop where that ends before results are stored; up to the code of another warpgroup, which begins by giving up registers.
  * Its stores are { bits: count }, of global memory. The functions that a kernel calls stand behind it and belong to it; the
  * instructions that pad the last line of the instruction cache do not. vectors: accesses to global memory of 128 bits, anywhere.
- * steps: the innermost loops that hold tensor-core instructions, by address, with their branches but for that back to the
- * beginning and those that leave them, also to wait for a barrier.
+ * steps: the innermost loops that hold tensor-core instructions, by address, with the branches within them: not those back, of
+ * loops that only copy, and not those that leave, also to wait for a barrier.
  */
 export function parseDisassembly(text) {
   const kernels = [];
@@ -102,8 +102,8 @@ function innermostLoops(code) {
   const innermost = loops.filter((loop) => !loops.some((other) => inside(other, loop)));
   return innermost.map(({ start, end }) => {
     const body = code.slice(start, end + 1);
-    const stays = ({ target }) => target === undefined || (target >= body[0].address && target <= body.at(-1).address);
-    const branches = body.filter((instruction) => isBranch(instruction) && stays(instruction)).length - 1;
+    const within = ({ address, target }) => target === undefined || (target > address && target <= body.at(-1).address);
+    const branches = body.filter((instruction) => isBranch(instruction) && within(instruction)).length;
     return { instructions: body.length, tensor: body.filter(isTensor).length, branches };
   });
 }

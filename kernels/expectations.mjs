@@ -6,7 +6,8 @@ export const mostInstructions = 250;
 // Three warpgroups share a multiprocessor's 65,536 registers before they hand some over.
 const mostRegistersOfHopper = 168;
 
-const product = /(hopper|mma)_kernelILb([01])E.*?5DenseI(f|NS_4Bf16E|NS_4HalfE)LNS_10ActivationE(\d)ELb([01])ELb([01])E/;
+const product =
+  /(hopper|mma)_kernelILb([01])E.*?5DenseI(f|NS_4Bf16E|NS_4HalfE)LNS_10ActivationE(\d)ELb([01])ELb([01])E/;
 const gelu = '2';
 
 /** What a mangled name says of a product kernel with a dense epilogue; undefined for other kernels. `values`: those that a thread holds. */
@@ -28,14 +29,16 @@ export const instructionsFor16 = ({ epilogue }, { values }) => (epilogue.instruc
  */
 export function shortcomings(kernels, code) {
   const registers = new Map(kernels.map(({ arch, name, registers }) => [`${arch} ${name}`, registers]));
-  return code.filter(({ tensor }) => tensor > 0).flatMap((kernel) => {
-    const faults = [...ofProduct(kernel), ...ofAttention(kernel)];
-    const used = registers.get(`${kernel.arch} ${kernel.name}`);
-    if (/hopper/.test(kernel.name) && used > mostRegistersOfHopper) {
-      faults.push(`${used} registers, at most ${mostRegistersOfHopper} expected`);
-    }
-    return faults.map((fault) => ({ arch: kernel.arch, name: kernel.name, fault }));
-  });
+  return code
+    .filter(({ tensor }) => tensor > 0)
+    .flatMap((kernel) => {
+      const faults = [...ofProduct(kernel), ...ofAttention(kernel)];
+      const used = registers.get(`${kernel.arch} ${kernel.name}`);
+      if (/hopper/.test(kernel.name) && used > mostRegistersOfHopper) {
+        faults.push(`${used} registers, at most ${mostRegistersOfHopper} expected`);
+      }
+      return faults.map((fault) => ({ arch: kernel.arch, name: kernel.name, fault }));
+    });
 }
 
 function ofProduct(kernel) {
