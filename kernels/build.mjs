@@ -20,8 +20,9 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { compilerReport, hotTable, localMemoryTable } from './compiler_report.mjs';
+import { compilerReport, hotTable, localMemoryTable, shortcomingsTable } from './compiler_report.mjs';
 import { disassemble } from './disassembly.mjs';
+import { shortcomings } from './expectations.mjs';
 
 const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..');
 const notBuilt = 'the CUDA backend is not built';
@@ -268,8 +269,10 @@ function endOfLog() {
 export function verdict({ nvcc, seconds, kernels, warnings, wgmma }, { code, note }) {
   const local = localMemoryTable(kernels, code);
   const hot = hotTable(kernels, code ?? []);
+  const short = shortcomingsTable(shortcomings(kernels, code ?? []));
   const faults = [
     local && `${local.split('\n').length - 1} functions use local memory`,
+    short && `${short.split('\n').length - 1} kernels have not the machine code that is expected`,
     warnings.length > 0 && `${warnings.length} warnings`,
   ].filter(Boolean);
   const hopper = wgmma === undefined ? 'no sm_90a code' : `${wgmma} wgmma in the sm_90a code`;
@@ -278,6 +281,7 @@ export function verdict({ nvcc, seconds, kernels, warnings, wgmma }, { code, not
     hot && `kernels with tensor-core instructions (mma), and what follows the last of these (epilogue):\n${hot}`,
     note,
     local && `functions that use local memory (bytes of stack and spills; instructions):\n${local}`,
+    short && `kernels whose machine code is not as expected (kernels/expectations.mjs):\n${short}`,
     ...warnings,
     `sonde: CUDA backend built with nvcc ${nvcc} in ${seconds} s, ${kernels.length} kernels, ${hopper}${but}`,
   ];

@@ -110,6 +110,15 @@ export function hotTable(kernels, code) {
   return table(['arch', 'registers', 'all', 'mma', 'epilogue', 'branches', 'calls', ...columns, 'kernel'], rows);
 }
 
+/** What kernels/expectations.mjs found, a line each. '' when it found nothing. */
+export function shortcomingsTable(found) {
+  if (found.length === 0) return '';
+  return table(
+    ['arch', 'not as expected', 'kernel'],
+    found.map(({ arch, name, fault }) => [arch, fault, name]),
+  );
+}
+
 // Aligns the first column and the last, which is a mangled name, to the left, and numbers to the right.
 function table(titles, rows) {
   const names = demangle(rows.map((row) => row.at(-1)));

@@ -305,7 +305,7 @@ struct Backend {
   // a short description of device `index`, opened or not: "NVIDIA H200, 139 GiB"
   void (*identify)(int32_t index, char* text, size_t size);
   // The name of the arithmetic of device `index`, opened or not, where tensors of the float type `dtype` are computed
-  // with, beside float32 or not: "cpu-float32-1", "cuda-9.0-1". Devices of one name give the same bits from the same
+  // with, beside float32 or not: "cpu-float32-1", "cuda-9.0-2". Devices of one name give the same bits from the same
   // data. So it has whatever the order of sums or a rounding depends on, but never the number of threads, and ends with
   // a version, kArithmetic of the backend.
   void (*arithmetic)(int32_t index, DType dtype, char* text, size_t size);

@@ -22,7 +22,7 @@ import { Storage } from './storage.js';
 export type DeviceName = 'cpu' | 'cuda' | `cuda:${number}`;
 
 /**
- * What decides the bits of a device's results, by name: `cpu-float32-1`, `cpu-bfloat16-dot-1`, `cuda-9.0-1`. Where the
+ * What decides the bits of a device's results, by name: `cpu-float32-1`, `cpu-bfloat16-dot-1`, `cuda-9.0-2`. Where the
  * names are the same, the same calls on the same data give the same bits, on any machine and with any number of
  * threads; on a GPU, where one version of the CUDA toolkit has compiled the kernels. Where they differ, some bits may. There is a name for each dtype that weights and activations can have. What
  * is computed in several of them has the name for bfloat16 if that is one of them.

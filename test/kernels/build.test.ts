@@ -412,7 +412,9 @@ test('the disassembler beside nvcc, in the homes of the toolkit, and on the PATH
 test('the verdict on a library: tables, warnings, and one line in the end', () => {
   const kernel = { name: '_Z1kv', arch: 'sm_90a', registers: 90, stack: 0, stores: 0, loads: 0 };
   const epilogue = { instructions: 1, branches: 0, calls: 0, stores: {} };
-  const code = [{ name: '_Z1kv', arch: 'sm_90a', instructions: 9, tensor: 2, loads: 0, stores: 0, epilogue }];
+  const vectors = { loads: 0, stores: 0 };
+  const counts = { instructions: 9, tensor: 2, loads: 0, stores: 0, epilogue, vectors, steps: [] };
+  const code = [{ name: '_Z1kv', arch: 'sm_90a', ...counts }];
   const built = { nvcc: '13.0.88', seconds: 3, kernels: [kernel], warnings: [], wgmma: 2 };
   const line = 'sonde: CUDA backend built with nvcc 13.0.88 in 3 s, 1 kernels, 2 wgmma in the sm_90a code';
 
@@ -430,6 +432,11 @@ test('the verdict on a library: tables, warnings, and one line in the end', () =
   const warned = verdict({ ...built, warnings: ['nvcc warning : x', 'ptxas warning : y'] }, { code: [] });
   assert.ok(warned.faulty);
   assert.equal(warned.lines, ['nvcc warning : x', 'ptxas warning : y', `${line}${but}2 warnings`]);
+  const name = '_Z16attention_kernelv';
+  const short = verdict(built, { code: [{ name, arch: 'sm_80', ...counts }] });
+  assert.ok(short.faulty);
+  assert.match(short.lines[1] ?? '', /^kernels whose machine code is not as expected[^\n]*\narch .*\nsm_80 +no step/);
+  assert.is(short.lines.at(-1), `${line}${but}2 kernels have not the machine code that is expected`);
 });
 
 // ---- the real compiler

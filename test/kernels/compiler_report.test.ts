@@ -44,6 +44,7 @@ const code = (name: string, counts: Partial<Code>): Code => ({
   loads: 0,
   stores: 0,
   epilogue: { instructions: 0, branches: 0, calls: 0, stores: {} },
+  ...{ vectors: { loads: 0, stores: 0 }, steps: [] },
   ...counts,
 });
 

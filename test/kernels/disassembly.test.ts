@@ -23,6 +23,7 @@ const counted: Code[] = [
     loads: 1,
     stores: 1,
     epilogue: { instructions: 0x30 - 0x1a, branches: 1, calls: 1, stores: { 8: 1, 32: 1, 64: 1 } },
+    ...{ vectors: { loads: 0, stores: 0 }, steps: [] },
   },
   {
     name: '_Z6hopperP6float4Ptmmi',
@@ -31,6 +32,7 @@ const counted: Code[] = [
     loads: 0,
     stores: 0,
     epilogue: { instructions: 0x1a - 0x10, branches: 0, calls: 0, stores: { 16: 1, 128: 1 } },
+    ...{ vectors: { loads: 0, stores: 1 }, steps: [] },
   },
 ];
 
@@ -62,6 +64,57 @@ test('branches, stores of all widths, and padding at the end', () => {
   assert.is(kernel?.instructions, 11);
   assert.equal(kernel?.epilogue, { instructions: 11, branches: 6, calls: 0, stores: { 8: 1, 32: 1 } });
   assert.is(parseDisassembly('\t\tFunction : k\n   /*0010*/  BRA 0x10;\n')[0]?.instructions, 0);
+});
+
+// instructions at 0x0000, 0x0010, ...
+function kernelOf(lines: string[]): Code | undefined {
+  const at = (i: number) => (i * 16).toString(16).padStart(4, '0');
+  let i = 0;
+  const text = lines.map((line) => (line.endsWith(':') ? line : `        /*${at(i++)}*/      ${line} ;`)).join('\n');
+  return parseDisassembly(`\t\tFunction : k\n${text}\n`)[0];
+}
+
+test('an epilogue begins behind the loop of the last product, and ends where another warpgroup begins', () => {
+  const loop = ['.L_x_1:', 'LDS R1, [R2]', 'HGMMA.64x8x16 R0', '@!P0 FADD R3, R4, R5', '@P1 BRA `(.L_x_1)'];
+  const rest = ['FMUL R1, R2, R3', 'STG.E.128 desc[UR4][R2.64], R4'];
+  const other = ['USETMAXREG.DEALLOC.CTAPOOL 0x18', 'UTMALDG.2D [UR8], [UR28]'];
+  assert.equal(kernelOf([...loop, ...rest, ...other])?.epilogue, {
+    ...{ instructions: 2, branches: 0, calls: 0, stores: { 128: 1 } },
+  });
+  // over tiles: the loop of products ends elsewhere, and results are stored before the branch back
+  const tiles = ['.L_x_1:', 'HGMMA.64x8x16 R0', ...rest, '@P1 BRA `(.L_x_1)', 'EXIT'];
+  assert.equal(kernelOf(tiles)?.epilogue, { instructions: 4, branches: 1, calls: 0, stores: { 128: 1 } });
+});
+
+test('steps: the innermost loops with products, and the branches in them', () => {
+  const kernel = kernelOf([
+    '.L_x_1:', // over tiles
+    'LDG.E.128 R4, desc[UR4][R2.64]',
+    '.L_x_2:', // without a mask: waits, and copies in a loop
+    'SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [UR10+0x37020], R0',
+    '@!P0 BRA `(.L_x_9)',
+    '.L_x_3:',
+    'LDS R1, [R2]',
+    '@P0 BRA `(.L_x_3)',
+    'HGMMA.64x8x16 R0',
+    '@P1 BRA `(.L_x_2)',
+    '.L_x_4:', // with a mask
+    '@P2 BRA `(.L_x_5)',
+    'FADD R1, R2, R3',
+    '.L_x_5:',
+    'HGMMA.64x8x16 R0',
+    '@P1 BRA `(.L_x_4)',
+    'STG.E.128 desc[UR4][R2.64], R4',
+    '@P1 BRA `(.L_x_1)',
+    'EXIT',
+    '.L_x_9:',
+    'BRA `(.L_x_2)',
+  ]);
+  assert.equal(kernel?.steps.slice(0, 2), [
+    { instructions: 6, tensor: 1, branches: 0 },
+    { instructions: 4, tensor: 1, branches: 1 },
+  ]);
+  assert.equal(kernel?.vectors, { loads: 1, stores: 1 });
 });
 
 test('text without any kernel', () => {

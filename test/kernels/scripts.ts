@@ -24,6 +24,17 @@ export interface Code {
   loads: number;
   stores: number;
   epilogue: { instructions: number; branches: number; calls: number; stores: Record<string, number> };
+  vectors: { loads: number; stores: number };
+  steps: { instructions: number; tensor: number; branches: number }[];
+}
+
+interface ProductKernel {
+  kind: string;
+  values: number;
+  bytes: number;
+  gelu: boolean;
+  residual: boolean;
+  planes: boolean;
 }
 
 export interface Status {
@@ -65,7 +76,15 @@ interface BuildScript {
   ): { lines: string[]; faulty: boolean };
 }
 
+interface ExpectationsScript {
+  mostInstructions: number;
+  productOf(name: string): ProductKernel | undefined;
+  instructionsFor16(code: Code, product: Pick<ProductKernel, 'values'>): number;
+  shortcomings(kernels: Kernel[], code: Code[]): { arch?: string; name: string; fault: string }[];
+}
+
 interface ReportScript {
+  objectFolder(folder: string): string;
   parseCompilerLog(log: string): { kernels: Kernel[]; warnings: string[] };
   localMemoryTable(kernels: Kernel[], code?: Code[]): string;
   hotTable(kernels: Kernel[], code: Code[]): string;
@@ -100,6 +119,7 @@ const load = (path: string) => import(pathToFileURL(join(packageRoot, path)).hre
 export const build: BuildScript = await load('kernels/build.mjs');
 export const report: ReportScript = await load('kernels/compiler_report.mjs');
 export const disassembly: DisassemblyScript = await load('kernels/disassembly.mjs');
+export const expectations: ExpectationsScript = await load('kernels/expectations.mjs');
 export const native: NativeScript = await load('native/build.mjs');
 
 /** The scripts of kernels/ for a package at root. */

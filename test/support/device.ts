@@ -18,7 +18,7 @@ export function testDevice(threads?: number): Device {
 export const arithmeticNames = {
   float32: 'cpu-float32-1',
   bfloat16Dot: 'cpu-bfloat16-dot-1',
-  cuda: (capability: string) => `cuda-${capability}-1`,
+  cuda: (capability: string) => `cuda-${capability}-2`,
 };
 
 /** Calls `body` while a device computes as before, but calls its arithmetic by other names. */
