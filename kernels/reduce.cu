@@ -90,7 +90,7 @@ SONDE_DEVICE float log_sum_exp(Get get, int64_t length) {
 }
 
 template <class E, class G>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     reduce_kernel(E out, E in, Spaces spaces, ReduceKind kind, double correction) {
   const int64_t i = G::row();
   if (i >= spaces.rows.positions.count) return;  // whole groups leave
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 template <class G>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     reduce_integers_kernel(AnyElements out, const int32_t* in, Spaces spaces, ReduceKind kind, double correction,
                            Failure* failure) {
   const int64_t i = G::row();

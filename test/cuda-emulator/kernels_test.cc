@@ -674,7 +674,8 @@ void test_linear() {
   const DType dtype = any_float(), x_dtype = with_probability(0.7) ? dtype : any_float();
   Weights w(k, n, dtype);
   // rows of any pitch, of which the ends are left as they are; the residual may be the result itself
-  const int64_t pitch = n + pick({0, 0, 3, 8}), residual_pitch = n + pick({0, 0, 5, 16});
+  const int64_t aligned = (n + 7) / 8 * 8;
+  const int64_t pitch = pick({n, n + 3, aligned}), residual_pitch = pick({n, n + 5, aligned});
   const auto result_dtype = with_probability(0.8) ? x_dtype : any_float();
   Both x({m, k}, x_dtype), bias({n}, any_float()), residual({m, residual_pitch}, result_dtype),
       out({m, pitch}, result_dtype), back({k, n}, dtype);

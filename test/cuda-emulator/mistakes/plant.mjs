@@ -10,7 +10,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 
 // title: { file, from, to: the text and its replacement, compile: the .cu files to compile anew, tests: words for kernels_test,
 //   sm: the GPU emulated, flavour: address where only AddressSanitizer detects it, ownTest: kernels_test has code of the file in it }
-const products = ['bfloat16', 'float16', 'high_only', 'split'].map((kind) => `product_dense_${kind}.cu`);
+const products = ['product_dense_bfloat16.cu', 'product_dense_split.cu'];
 const dense = { compile: products, tests: ['linear', 'rows alone', 'pipeline'] };
 const hopper = { ...dense, file: 'product_hopper.cuh' };
 const mma = { ...dense, file: 'product_mma.cuh', sm: '80' };
@@ -177,7 +177,6 @@ export const mistakes = {
     ...epilogue,
     from: 'first < left ? rows.wanted',
     to: 'true ? rows.wanted',
-    flavour: 'address',
   },
   'epilogue: rows are written 16 bytes at a time whatever their pitch': {
     ...epilogue,
