@@ -995,7 +995,8 @@ void test_range() {
   if (bad_columns) weights[7] = INFINITY;
   w.plain.set(weights);
   w.pack();
-  Both x({m, k}), strided({m, k}, DType::float32, true), out({m, n});
+  Both x({m, k}), strided({m, k}, DType::float32, true), out({m, n}), bias({n});
+  bias.set(Numbers(size_t(n), 0.5f));
   x.normal();
   Numbers values = x.exact();
   for (int64_t l = 0; l < k; ++l) {
@@ -1023,7 +1024,7 @@ void test_range() {
   for (const char* operation : {"linear", "matmul"}) {
     out.set(Numbers(size_t(m * n), 0.75f));
     if (operation[0] == 'l') {
-      ON_BOTH(linear, out.on<Out>(s), Out(), x.on<In>(s), absent(), w.on(s), absent(),
+      ON_BOTH(linear, out.on<Out>(s), Out(), x.on<In>(s), absent(), w.on(s), bias.on<In>(s),
               in_place ? out.on<In>(s) : absent(), Activation::none, Precision::float32);
     } else {
       ON_BOTH(matmul, out.on<Out>(s), strided.on<In>(s), w.plain.on<In>(s), absent(), Precision::float32);
@@ -1031,7 +1032,7 @@ void test_range() {
     const Numbers got = out.get(1), expected = out.get(0);
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t j = 0; j < n; ++j) {
-        double size = operation[0] == 'l' && in_place ? 0.75 : 0;
+        double size = operation[0] == 'l' ? in_place ? 1.25 : 0.5 : 0;
         for (int64_t l = 0; l < k; ++l)
           size += fabs(double(values[size_t(i * k + l)]) * double(weights[size_t(l * n + j)]));
         const float a = got[size_t(i * n + j)], b = expected[size_t(i * n + j)];

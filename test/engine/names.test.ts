@@ -38,7 +38,10 @@ const folders: readonly Folder[] = [
     path: 'kernels',
     ending: '.cu',
     // the backend; the kernels that several products share, and how these convert and describe their operands
-    others: ['backend', 'product_dense', 'product_sparse', 'split_operand', 'tma_map'],
+    others: [
+      ...['backend', 'product_dense', 'product_sparse', 'split_operand', 'tma_map'],
+      ...['bfloat16', 'float16', 'high_only', 'plain', 'split'].map((kind) => `product_dense_${kind}`),
+    ],
   },
   {
     path: 'test/engine',
