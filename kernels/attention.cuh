@@ -3,8 +3,8 @@
 // Warps take 16 queries each and hold scores and results in fragments, as the tensor cores leave them: element i of column group j is in
 // column 8 j + lane % 4 * 2 + i % 2 of row lane / 4 + i / 2 * 8.
 //
-// Scores are multiplied by scale log2(e) within the exponent, and powers of two are taken by the special function unit: within 2 units
-// in the last place, as expf(), which ends in the same instruction. So float32 keeps its accuracy.
+// Distances of scores from the largest one are multiplied by scale log2(e), and powers of two are taken by the special function unit:
+// within 2 units in the last place, as expf(), which ends in the same instruction. So float32 keeps its accuracy.
 #pragma once
 #include "rows.cuh"
 #include "split_operand.cuh"
@@ -134,14 +134,15 @@ SONDE_DEVICE void hide(S& s, const Mask& mask, int first_key) {
 
 // The running softmax of a lane's two queries.
 struct Softmax {
-  float top[2] = {-INFINITY, -INFINITY};  // the largest score so far, times x.factor
+  float top[2] = {-INFINITY, -INFINITY};  // the largest score so far, before it is scaled
   float sum[2] = {0, 0};                  // of the lane's own terms, of the largest score's power
 
   // top, or 0 where no key was seen so far
   SONDE_DEVICE float base(int g) const { return top[g] == -INFINITY ? 0.0f : top[g]; }
 
   // Scores of a step become their terms; shrink: the factors of all terms before. NaN among the scores makes the sum NaN, and so does
-  // +inf, as inf - inf does. A step that is masked altogether changes nothing: its terms are 0 and its factor 1.
+  // +inf, as inf - inf does. A step that is masked altogether changes nothing: its terms are 0 and its factor 1, or 0
+  // while there are no terms before.
   template <int kGroups, class S>
   SONDE_DEVICE void step(S& s, float factor, float (&shrink)[2]) {
 #pragma unroll
@@ -153,8 +154,8 @@ struct Softmax {
         for (int h = 0; h < 2; ++h) most[h] = fmaxf(most[h], element(s, j, g * 2 + h));
       }
       const float before = top[g];
-      top[g] = fmaxf(before, quad_max(fmaxf(most[0], most[1])) * factor);
-      shrink[g] = exp2_approx(before - base(g));
+      top[g] = fmaxf(before, quad_max(fmaxf(most[0], most[1])));
+      shrink[g] = exp2_approx((before - base(g)) * factor);
       float here[2] = {0, 0};
 #pragma unroll
       for (int j = 0; j < kGroups; ++j) {
@@ -164,7 +165,8 @@ struct Softmax {
       sum[g] = fmaf(sum[g], shrink[g], here[0] + here[1]);
     }
   }
-  SONDE_DEVICE float term(float score, float factor, int g) const { return exp2_approx(fmaf(score, factor, -base(g))); }
+  // Subtracted before it is multiplied: the largest term is 1 however large the scores are.
+  SONDE_DEVICE float term(float score, float factor, int g) const { return exp2_approx((score - base(g)) * factor); }
 
   // The factors of the finished sums. A sum of 0, where a query sees no key, gives infinity, and 0 times that NaN.
   template <class E>
@@ -239,7 +241,7 @@ SONDE_DEVICE void store_fragment(const Attention<E>& x, S& out, const float (&fa
         if (inside && c < x.shape.values) x.out.set4(at + c, four);
       }
     } else {
-      // of four column groups, each lane takes one: first neighbours exchange two words of four, then pairs of neighbours
+      // of four column groups, each lane takes one
 #pragma unroll
       for (int n = 0; n < kWidth / 8; n += 4) {
         uint32_t word[4];
@@ -247,17 +249,7 @@ SONDE_DEVICE void store_fragment(const Attention<E>& x, S& out, const float (&fa
         for (int i = 0; i < 4; ++i) {
           word[i] = pair_of<E>(element(out, n + i, g * 2) * factor[g], element(out, n + i, g * 2 + 1) * factor[g]);
         }
-#pragma unroll
-        for (int step = 1; step < 4; step *= 2) {
-          const bool upper = (quarter & step) != 0;
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (i & step) continue;
-            const uint32_t got = __shfl_xor_sync(kAll, upper ? word[i] : word[i + step], step);
-            word[i] = upper ? got : word[i];
-            word[i + step] = upper ? word[i + step] : got;
-          }
-        }
+        transpose_in_quad(word);
         const int c = (n + quarter) * 8;
         if (inside && c < x.shape.values) {
           *reinterpret_cast<uint4*>(x.out.data + at + c) = make_uint4(word[0], word[1], word[2], word[3]);

@@ -19,10 +19,4 @@ struct Gelu {
   }
 };
 
-SONDE_DEVICE float activate(float x, Activation activation) {
-  if (activation == Activation::relu) return Relu()(x);
-  if (activation == Activation::gelu) return Gelu()(x);
-  return x;
-}
-
 }  // namespace sonde

@@ -21,23 +21,13 @@ constexpr int kNormWidth<Elements<Half>> = 8;
 template <class G>
 constexpr int kNormHeld = G::size == kWarp ? int(kShortRow) / kWarp : 16;
 
-SONDE_DEVICE void get_wide(float (&to)[4], const Elements<float>& from, int64_t at) { from.get4(to, at); }
-SONDE_DEVICE void set_wide(const Elements<float>& to, int64_t at, const float (&from)[4]) { to.set4(at, from); }
-template <class T>
-SONDE_DEVICE void get_wide(float (&to)[8], const Elements<T>& from, int64_t at) {
-  const uint4 x = *reinterpret_cast<const uint4*>(from.data + at);
-  const uint32_t words[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-  for (int i = 0; i < 8; ++i) to[i] = Format<T>::widen(T{uint16_t(words[i / 2] >> i % 2 * 16)});
+template <class T, int kSize>
+SONDE_DEVICE void get_wide(float (&to)[kSize], const Elements<T>& from, int64_t at) {
+  Chunk<T>::load(from.data + at).get(to);
 }
-template <class T>
-SONDE_DEVICE void set_wide(const Elements<T>& to, int64_t at, const float (&from)[8]) {
-  uint32_t words[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    words[i] = joined(Format<T>::narrow(from[2 * i]).bits, Format<T>::narrow(from[2 * i + 1]).bits);
-  }
-  *reinterpret_cast<uint4*>(to.data + at) = make_uint4(words[0], words[1], words[2], words[3]);
+template <class T, int kSize>
+SONDE_DEVICE void set_wide(const Elements<T>& to, int64_t at, const float (&from)[kSize]) {
+  Chunk<T>::of(from).store(to.data + at);
 }
 
 template <class E>

@@ -15,7 +15,8 @@ struct Right {
   static Right of(const View& view);
 };
 
-// out [..., m, n], of any row stride, = activation(product + bias) + residual; bias and residual may have null data. planes: of out
+// out [..., m, n] = activation(product + bias) + residual, contiguous, or of any row stride if it is one matrix; bias and residual may
+// have null data. planes: of out
 // [m, n], contiguous, are written as well; or null data.
 struct DenseResult {
   View out, bias = {}, residual = {};

@@ -2,8 +2,8 @@
 // operands, a ring of stages ahead; two multiply, 64 rows each, straight from shared memory (wgmma). mbarriers
 // say that a stage is full or empty. Tiles are 128 x 256, or 128 x 128 for split operands, whose three products share a stage.
 //
-// The first of the two multiplying warpgroups starts some steps ahead of the second, and the ring keeps it there: while it is in
-// its epilogue, the other one has the tensor cores, and later the other way round.
+// The first of the two multiplying warpgroups starts some steps ahead of the second, and gets no further ahead than the ring has stages:
+// while it is in its epilogue, the other one has the tensor cores, and later the other way round.
 //
 // Split operands: the tensor cores cut their sums off instead of rounding. The sums of each 64 k, a chunk of the left operand, are
 // scaled and taken to float32 registers.

@@ -1,5 +1,6 @@
-// Splits matrices into the 16-bit parts of operands. Two kernels: one for matrices that lie side by side along K, one for columns of a
-// row-major matrix, which go through shared memory in squares.
+// Splits matrices into the 16-bit parts of operands. Two kernels for operands with one scale a row, and two for those with a scale for
+// each 64 k: one for matrices that lie side by side along K, one for columns of a row-major matrix, which go through shared memory
+// in squares.
 #include "split_operand.cuh"
 
 #include "rows.cuh"
@@ -170,7 +171,7 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// The kernel above, for x of any strides.
+// Launches split_chunks_kernel.
 Status split_rows_in_chunks(Context* context, const Planes& to, const View& x, const Condition& condition) {
   const Rows rows = Rows::of(x);
   const int64_t blocks = ceil_div(rows.positions.count * to.chunks, kThreads / kChunkLanes);
@@ -189,7 +190,7 @@ Status split_rows_in_chunks(Context* context, const Planes& to, const View& x, c
       x);
 }
 
-// Launches the kernel for rows whose elements lie side by side, or the one for rows that do.
+// Chooses by what lies side by side in memory: the rows' elements, or the rows.
 Status split_in_chunks(Context* context, const Planes& to, const View& x) {
   const int64_t k_stride = x.stride[x.rank - 1], row_stride = x.stride[x.rank - 2];
   if (row_stride == 1 && k_stride != 1) {
@@ -234,10 +235,6 @@ Status split_as(Context* context, const Target& to, const View& x) {
       },
       x);
 }
-
-}  // namespace
-
-namespace {
 
 // Where the pieces of an operand lie: flags and `any` side by side, high, low, scales.
 struct OperandLayout {

@@ -37,6 +37,7 @@ const names = [
     'rows alone',
     'range',
     'attention',
+    'large scores',
     'planes',
     'sparse',
   ],

@@ -983,7 +983,7 @@ void test_accuracy() {
 // Far beyond float16, infinite and NaN: rows and columns that split operands do not represent are computed in float32. Chunks of 64 k of
 // a row differ.
 void test_range() {
-  const int64_t m = 140, k = 150, n = 135;
+  const int64_t m = 140, k = 150, n = pick({135, 136, 192});
   Weights w(k, n, DType::float32);
   Numbers weights = w.plain.exact();
   const bool bad_columns = with_probability(0.6), bad_rows = !bad_columns || with_probability(0.5);
@@ -1159,6 +1159,23 @@ Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshol
   return {csr.pointers, csr.index_storage, csr.value_storage};
 }
 
+// Scores so large that the distance of two of them is beyond what their exponents hold: the largest one takes all.
+void test_large_scores() {
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16}) {
+    for (const double size : {1.0, 30.0, 3e3, 1.4e4, 1e6, 1e9}) {
+      if (dtype == DType::float16 && size > 2e4) continue;
+      current = "large scores, dtype " + std::to_string(int(dtype)) + ", size " + std::to_string(size);
+      const int64_t t = 20, d = 64;
+      Both q({1, t, 1, d}, dtype), k({1, t, 1, d}, dtype), v({1, t, 1, d}, dtype), out({1, t, 1, d}, dtype);
+      q.normal(size);
+      k.normal(size);
+      v.normal();
+      ON_BOTH(attention, out.on<Out>(s), Out(), Out(), q.on<In>(s), k.on<In>(s), v.on<In>(s), absent(), true, 0.125);
+      agree(out, 4 * unit(dtype) + 0x1p-16);
+    }
+  }
+}
+
 void test_sparse() {
   const int64_t m = pick({1, 5, 70, 130}), k = pick({1, 20, 70}), n = pick({1, 40, 130, 600, 1200});
   const DType dtype = pick({DType::float32, DType::float32, DType::bfloat16});
@@ -1166,6 +1183,22 @@ void test_sparse() {
   Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype}));
   x.normal();
   bias.normal();
+  if (dtype == DType::float32 && with_probability(0.4)) {
+    // rows and columns that operands do not represent
+    Numbers rows = x.exact(), columns = w.plain.exact();
+    const int64_t row = integer(0, int(m) - 1), column = integer(0, int(n) - 1);
+    const float by_row = pick({1.0f, 1e30f, 1e-30f}), by_column = pick({1e25f, 1e-30f});
+    for (int64_t l = 0; l < k; ++l) {
+      rows[size_t(row * k + l)] *= by_row;
+      columns[size_t(l * n + column)] *= by_column;
+    }
+    if (with_probability(0.3)) rows[size_t(row * k)] = NAN;
+    x.set(rows);
+    w.plain.set(columns);
+    w.pack();
+  }
+  const auto precision = pick({Precision::float32, Precision::float32, Precision::tf32, Precision::bf16});
+  const In biases = with_probability(0.7) ? bias.on<In>(1) : absent();
   const bool relu = with_probability(0.6);
   const int64_t top = with_probability(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
   const double threshold = pick({0.0, 0.5, 3.0});
@@ -1173,23 +1206,26 @@ void test_sparse() {
       " [" + std::to_string(m) + ", " + std::to_string(k) + ", " + std::to_string(n) + "] top " + std::to_string(top);
   // the expected rows, from the dense product of the same kernels
   Both dense({m, n});
-  good(gpu.operations->linear(gpu.context, dense.on<Out>(1), Out(), x.on<In>(1), absent(), w.on(1), bias.on<In>(1),
-                              absent(), Activation::none, Precision::float32));
+  good(gpu.operations->linear(gpu.context, dense.on<Out>(1), Out(), x.on<In>(1), absent(), w.on(1), biases, absent(),
+                              Activation::none, precision));
   const Numbers values = dense.get(1);
-  const Rows got = encode(1, x.on<In>(1), w.on(1), bias.on<In>(1), threshold, top, relu, Precision::float32);
+  const Rows got = encode(1, x.on<In>(1), w.on(1), biases, threshold, top, relu, precision);
+  const auto same = [](float a, float b) { return a == b || (a != a && b != b); };
   size_t at = 0;
   for (int64_t i = 0; i < m; ++i) {
     std::vector<int64_t> order;
     for (int64_t j = 0; j < n; ++j) order.push_back(j);
     const float* row = &values[size_t(i * n)];
     if (top) {
-      std::stable_sort(order.begin(), order.end(), [&](int64_t p, int64_t q) { return row[p] > row[q]; });
+      // NaN is the largest
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int64_t p, int64_t q) { return row[q] == row[q] && (row[p] != row[p] || row[p] > row[q]); });
       order.resize(size_t(top));
       std::sort(order.begin(), order.end());
     }
     for (const int64_t j : order) {
-      if (relu ? !(double(row[j]) > threshold) : fabs(double(row[j])) <= threshold) continue;
-      if (at >= got.indices.size() || got.indices[at] != j || got.values[at] != row[j])
+      if ((relu ? double(row[j]) : fabs(double(row[j]))) <= threshold) continue;
+      if (at >= got.indices.size() || got.indices[at] != j || !same(got.values[at], row[j]))
         wrong("entry " + std::to_string(at));
       ++at;
     }
@@ -1207,6 +1243,9 @@ void test_sparse() {
   if (at) kept.set(got.values);
   ON_BOTH(sparse_decode, out.on<Out>(s), pointers.on<In>(s), indices.on<In>(s), kept.on<In>(s), decoder.on(s),
           absent());
+  for (const float value : got.values) {
+    if (!std::isfinite(value) || fabs(value) > 1e20) return;  // sums without a meaning
+  }
   agree(out, unit(dtype) + 0x1p-20, "element", 1);
 }
 
@@ -1465,6 +1504,7 @@ constexpr Test kTests[] = {
     {"rows alone", test_rows_alone, true},
     {"range", test_range, true},
     {"attention", test_attention, false},
+    {"large scores", test_large_scores, true},
     {"planes", test_planes, false},
     {"sparse", test_sparse, false},
     {"transfers", test_transfers, true},

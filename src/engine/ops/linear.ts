@@ -77,7 +77,10 @@ export function linear(x: Tensor, w: PackedMatrix, options: LinearOptions = {}):
   xPlanes?.checkHolds('linear', x);
   checkPlanes('linear', 'planes', planes, { device, dtype: (out ?? x).dtype, shape }, w.n);
   // steps write no planes: who gave them finds that they hold nothing
-  if (activation !== 'none' && hasHistory(x, w, bias)) return inSteps(x, w, options, activation, shape);
+  if (activation !== 'none' && hasHistory(x, w, bias)) {
+    planes?.forget();
+    return inSteps(x, w, options, activation, shape);
+  }
   const result = out ?? x.make(shape);
   const rows = rowCount(shape);
   if (out) recordWrite('linear', out, [x, w, bias, residual], backwardOf(x, w));

@@ -47,6 +47,11 @@ export class Planes implements ViewArgument {
     return writeView(numbers, at, this.storage, 'bool', 0, [this.storage.bytes], [1]);
   }
 
+  /** Notes that an operation writes something else where they were written with a result. */
+  forget(): void {
+    this.#of = undefined;
+  }
+
   /** Notes that an operation has written them with its result. */
   hold({ storage, offset }: Held): void {
     this.#of = storage;

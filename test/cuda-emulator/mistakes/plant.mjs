@@ -629,6 +629,13 @@ export const mistakes = {
     from: 'fetched[rows + 1] > workspace.choice.capacity;',
     to: 'false;',
   },
+  'attention: scores are multiplied before the largest is subtracted': {
+    ...attention,
+    file: 'attention.cuh',
+    from: 'exp2_approx((score - base(g)) * factor)',
+    to: 'exp2_approx(fmaf(score, factor, -(base(g) * factor)))',
+    tests: ['large scores'],
+  },
   'sparse: columns outside pass': {
     file: 'epilogue.cuh',
     from: 'if (inside < kPairs) hits[g][h] &=',
