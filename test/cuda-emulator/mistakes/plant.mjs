@@ -204,6 +204,8 @@ export const mistakes = {
     ...epilogue,
     from: 'min64(m - row0, 16)',
     to: '16',
+    compile: ['product_dense_bfloat16.cu'],
+    tests: ['linear'],
     flavour: 'address',
   },
   'planes: those of repaired elements are left as they were': {
