@@ -108,6 +108,7 @@ template <class T, Activation kActivation, bool kResidual, bool kPlanes = false>
 struct Dense {
   static constexpr bool kWritesPlanes = kPlanes;  // of out, as well
   static constexpr int kChunk = Chunk<T>::size;
+
   T* out;
   int64_t out_stride, out_batch;
   AnyElements bias;   // [n], or null data

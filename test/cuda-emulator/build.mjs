@@ -58,7 +58,7 @@ async function compileAll(folder, sources, headers, include) {
     for (let next = stale.shift(); next; next = stale.shift()) {
       const [path, flags] = next;
       const language = path.endsWith('.cu') ? ['-std=c++17', '-x', 'c++'] : ['-std=c++20'];
-      await run(compiler, [...language, ...common, ...include, ...flags, '-c', path, '-o', object(path)]);
+      await run(compiler, [...language, ...include, ...common, ...flags, '-c', path, '-o', object(path)]);
     }
   };
   await Promise.all(Array.from({ length: availableParallelism() }, worker));
@@ -113,7 +113,9 @@ export async function buildKernelsTest(flavour = 'plain', /** @type {Changed} */
   const source = [changed?.test ?? join(here, 'kernels_test.cc'), flavours[flavour].kernels];
   const kernels = join(root, 'kernels');
   const headers = newest([...files(here, /\.h$/), ...files(native, /\.h$/), ...files(kernels, /\.(h|cuh)$/)]);
-  const test = await compileAll(changed?.test ? out : flavourFolder(flavour), [source], headers, [`-I${native}`]);
+  // a copy of the test that has its own copy of the emulator's headers includes no others
+  const include = [`-I${dirname(source[0])}`, `-I${native}`];
+  const test = await compileAll(changed?.test ? out : flavourFolder(flavour), [source], headers, include);
   const program = join(out, 'kernels_test');
   if (!existsSync(program) || statSync(program).mtimeMs < newest([...objects, ...test, ...cpu])) {
     await run(compiler, [...sanitizeFlags(flavour), ...test, ...objects, ...cpu, '-pthread', '-o', program]);
