@@ -9,24 +9,9 @@ namespace sonde {
 
 namespace {
 
-struct Target {
-  uint16_t* high;
-  uint16_t* low;
-  float* scale;
-  int32_t *flags, *any;
-  int64_t rows, k, pitch;
-};
-
-SONDE_DEVICE void put_scale(const Target& to, int64_t row, float factor) {
-  to.scale[row] = undone(factor);
-  if (factor != 0) return;
-  to.flags[row] = 1;
-  atomicExch(to.any, 1);
-}
-
 // A group of threads takes a row, four elements a thread at a time: the pitch is a multiple of eight.
 template <OperandKind kind, class E, class G>
-__global__ void __launch_bounds__(kRowThreads, 2) split_rows_kernel(Target to, E x, Rows rows, bool aligned) {
+__global__ void __launch_bounds__(kRowThreads, 2) split_rows_kernel(Planes to, E x, Rows rows, bool aligned) {
   const int64_t i = G::row();
   if (i >= rows.positions.count) return;
   const Row row = rows.row(i);
@@ -43,7 +28,7 @@ __global__ void __launch_bounds__(kRowThreads, 2) split_rows_kernel(Target to, E
       for (int e = 0; e < 4; ++e) largest = larger(largest, v[e]);
     }
     factor = factor_for<false>(G::max(largest != largest ? INFINITY : largest));  // max() drops NaN
-    if (G::rank() == 0) put_scale(to, i, factor);
+    if (G::rank() == 0) to.put_scale(i, 0, factor);
   }
   for (int64_t j = G::rank() * 4; j < to.pitch; j += G::size * 4) {
     float v[4];
@@ -60,15 +45,16 @@ constexpr int kSquare = 32;
 // A block takes 32 rows of one matrix; neighbouring rows lie side by side in x.
 template <OperandKind kind>
 __global__ void __launch_bounds__(kRowThreads)
-    split_columns_kernel(Target to, AnyElements x, Positions<1> matrices, int64_t blocks, int64_t k_stride) {
+    split_columns_kernel(Planes to, int64_t rows, AnyElements x, Positions<1> matrices, int64_t blocks,
+                         int64_t k_stride) {
   constexpr int kHeight = kRowThreads / kSquare;
   SHARED(float, square, [kSquare][kSquare + 1]);
   SHARED(float, maxima, [kHeight][kSquare]);
   int64_t offset[1];
   matrices.at(blockIdx.x / blocks, offset);
   const int lane = int(threadIdx.x) % kSquare, warp = int(threadIdx.x) / kSquare;
-  const int64_t first = blockIdx.x % blocks * kSquare, row0 = blockIdx.x / blocks * to.rows + first;
-  const bool inside = first + lane < to.rows;
+  const int64_t first = blockIdx.x % blocks * kSquare, row0 = blockIdx.x / blocks * rows + first;
+  const bool inside = first + lane < rows;
   const int64_t column = offset[0] + first + lane;
   float largest = 0;
   if constexpr (is_scaled(kind)) {
@@ -76,7 +62,7 @@ __global__ void __launch_bounds__(kRowThreads)
     maxima[warp][lane] = largest;
     __syncthreads();
     for (int i = 0; i < kHeight; ++i) largest = larger(largest, maxima[i][lane]);
-    if (inside && warp == 0) put_scale(to, row0 + lane, factor_for<false>(largest));
+    if (inside && warp == 0) to.put_scale(row0 + lane, 0, factor_for<false>(largest));
   }
   for (int64_t j0 = 0; j0 < to.pitch; j0 += kSquare) {
     __syncthreads();
@@ -88,7 +74,7 @@ __global__ void __launch_bounds__(kRowThreads)
     }
     __syncthreads();
     for (int r = warp; r < kSquare; r += kHeight) {
-      if (first + r >= to.rows || j0 + lane >= to.pitch) continue;
+      if (first + r >= rows || j0 + lane >= to.pitch) continue;
       const int64_t at = (row0 + r) * to.pitch + j0 + lane;
       uint16_t high, low;
       split_element<kind>(square[lane][r], is_scaled(kind) ? maxima[0][r] : 1.0f, high, low);
@@ -208,15 +194,15 @@ Status split_in_chunks(Context* context, const Planes& to, const View& x) {
 }
 
 template <OperandKind kind>
-Status split_as(Context* context, const Target& to, const View& x) {
+Status split_as(Context* context, const Planes& to, const View& x) {
   const int64_t k_stride = x.stride[x.rank - 1], row_stride = x.stride[x.rank - 2];
   if (row_stride == 1 && k_stride != 1) {
     const View* const views[] = {&x};
     const auto matrices = positions(views, 2);
-    const int64_t blocks = ceil_div(to.rows, kSquare);
+    const int64_t rows = x.shape[x.rank - 2], blocks = ceil_div(rows, kSquare);
     if (matrices.count * blocks == 0) return {};
     LAUNCH((split_columns_kernel<kind>), dim3(unsigned(matrices.count * blocks)), dim3(kRowThreads), 0, context->stream,
-           to, AnyElements::of(x), matrices, blocks, k_stride);
+           to, rows, AnyElements::of(x), matrices, blocks, k_stride);
     return {};
   }
   const Rows rows = Rows::of(x);
@@ -295,15 +281,8 @@ Status split(Context* context, const SplitOperand& operand, OperandKind kind, co
     const Status status = clear_flags(context, operand);
     if (status.failed()) return status;
   }
-  if (operand.in_chunks) return split_in_chunks(context, Planes::of(operand), x);
-  const Target to = {const_cast<uint16_t*>(operand.high),
-                     const_cast<uint16_t*>(operand.low),
-                     const_cast<float*>(operand.scale),
-                     const_cast<int32_t*>(operand.flags),
-                     const_cast<int32_t*>(operand.any),
-                     operand.rows,
-                     operand.k,
-                     operand.pitch};
+  const Planes to = Planes::of(operand);
+  if (operand.in_chunks) return split_in_chunks(context, to, x);
   switch (kind) {
     case OperandKind::split: return split_as<OperandKind::split>(context, to, x);
     case OperandKind::high_only: return split_as<OperandKind::high_only>(context, to, x);

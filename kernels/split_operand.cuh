@@ -144,7 +144,7 @@ SONDE_DEVICE void transpose_in_quad(uint32_t (&w)[4]) {
 // Lanes of a warp that take a chunk, four elements each.
 constexpr int kChunkLanes = kSplitChunk / 4;
 
-// Where kernels write the left operand of kind `split`. clear_flags() comes before them.
+// Where kernels write an operand; most of them, the left one of kind `split`. Where there are flags, clear_flags() comes before them.
 struct Planes {
   uint16_t *high, *low;
   float* scale;
@@ -162,7 +162,7 @@ struct Planes {
             operand.chunks};
   }
 
-  // by one thread for each chunk
+  // by one thread for each scale; with one for a whole row, that is chunk 0
   SONDE_DEVICE void put_scale(int64_t row, int64_t chunk, float factor) const {
     scale[row * chunks + chunk] = undone(factor);
     if (factor != 0) return;

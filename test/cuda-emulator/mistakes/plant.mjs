@@ -304,10 +304,10 @@ export const mistakes = {
     to: '',
     tests: ['range'],
   },
-  'split operand: nobody says that a column is flagged': {
+  'split operand: a column that is not represented has no flag': {
     file: 'split_operand.cu',
-    from: '  atomicExch(to.any, 1);\n',
-    to: '',
+    from: 'to.put_scale(row0 + lane, 0, factor_for<false>(largest));',
+    to: 'to.scale[row0 + lane] = undone(factor_for<false>(largest));',
     compile: ['split_operand.cu'],
     tests: ['range'],
   },
