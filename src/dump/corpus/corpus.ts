@@ -4,33 +4,26 @@
 // One rule holds for all of them: a document is the part of a text or token file up to and including an <|endoftext|>
 // (or the file's end), a line of a .jsonl file, or an item of an iterable. Documents are numbered in that order, empty
 // ones included.
-import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import { Readable } from 'node:stream';
 import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
-import {
-  formatByName,
-  type Head,
-  headBytes,
-  headOf,
-  jsonLinesProblem,
-  nulProblem,
-  textProblem,
-  withHead,
-} from './content.js';
-import { parseJson } from './json_start.js';
-import { endOfText, TextCutter } from './text_chunks.js';
-import { readTokens } from './token_file.js';
+import { formatByName, type Head, headBytes, headOf, jsonLinesProblem, textProblem, withHead } from './content.js';
+import { describeItem, type Encoding, encodedChunks, encodingOf } from './encoding.js';
+import { type ByteRange, OpenFiles } from './open_files.js';
+import type { ChunkStart, SectionRequest, SectionTokens } from './section_tokens.js';
+import { lineCutter, sectionBytes, sectionsOf, textCutter, tokenCutter } from './sections.js';
 import {
   looked,
   type TokenDType,
   type TokenHints,
   type TokenLayout,
+  tokenBytes,
   tokenDTypes,
   tokenLayout,
 } from './token_layout.js';
+import { type TokenizerThreads, tokenised } from './tokenizer_threads.js';
 
 export type CorpusKind = 'text' | 'jsonl' | 'tokens';
 
@@ -77,10 +70,25 @@ export interface Source extends SourceDescription {
   readonly documents?: AsyncIterable<string | number[]>;
 }
 
+/** A place in a corpus where reading can begin. */
+export interface CorpusPlace extends ChunkStart {
+  /** The index of the source. */
+  readonly source: number;
+}
+
 /** Some tokens of a document. `ends` is true for the last chunk of a document, which may be empty. */
 export interface TokenChunk {
   readonly tokens: ArrayLike<number>;
   readonly ends: boolean;
+  /** Where the chunk begins, if reading can begin there. */
+  readonly start?: CorpusPlace;
+}
+
+/** A part of a corpus. */
+export interface CorpusRange {
+  readonly from: CorpusPlace;
+  /** The first byte that is not read, which is a place where reading can begin; the end of the corpus when left out. */
+  readonly until?: Pick<CorpusPlace, 'source' | 'offset'> | undefined;
 }
 
 /** The tokenizer of the model, the size of its vocabulary, and a callback for the progress. */
@@ -89,11 +97,14 @@ export interface ReadOptions {
   readonly nVocab: number;
   readonly onBytes?: (bytes: number) => void;
   readonly signal?: AbortSignal | undefined;
+  /** Threads that text is tokenised on; without them, it is on this one. */
+  readonly threads?: TokenizerThreads | undefined;
+  /** Files that stay open between one reading and the next. */
+  readonly files?: OpenFiles | undefined;
 }
 
 const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens', '.npy': 'tokens' };
 const allKinds: readonly CorpusKind[] = ['text', 'jsonl', 'tokens'];
-const longestLine = 2 ** 26;
 
 /**
  * Checks every file, so that a wrong path, size or kind is found at the start and not after hours. Reads the beginnings
@@ -231,84 +242,152 @@ export function corpusBytes(sources: readonly Source[]): number | undefined {
     : undefined;
 }
 
-/** The tokens of all documents, in order. */
-export async function* readCorpus(sources: readonly Source[], options: ReadOptions): AsyncGenerator<TokenChunk> {
-  const read = { text: readText, jsonl: readJsonLines, tokens: readTokenSource, 'standard input': readText };
-  for (const source of sources) {
-    if (source.kind === 'iterable') yield* readItems(source.documents as AsyncIterable<unknown>, options);
-    else yield* read[source.kind](source, options);
+/** Whether reading can begin anywhere in the corpus: it is all in files. */
+export const isSeekable = (sources: readonly Source[]): boolean => sources.every(({ path }) => path !== undefined);
+
+/** The tokens of all documents, in order, or of a part of the corpus. */
+export async function* readCorpus(
+  sources: readonly Source[],
+  options: ReadOptions,
+  range: CorpusRange = { from: { source: 0, offset: 0 } },
+): AsyncGenerator<TokenChunk> {
+  const encoding = encodingOf(options);
+  const threads = options.threads?.canEncodeAs(options.encode) ? options.threads : undefined;
+  const results = tokenised(sectionsIn(sources, options, range), encoding, { threads, signal: options.signal });
+  let isOpen = range.from.offset > 0; // whether the document has begun before
+  for await (const { request, result } of results) {
+    if (request.documents) {
+      yield* readItems(request.documents, encoding);
+      continue;
+    }
+    for (let i = 0; i < result.ends.length; i++) {
+      const [begin, end] = [i === 0 ? 0 : (result.ends[i - 1] as number), result.ends[i] as number];
+      const ends = result.documentEnds[i] === 1;
+      yield { tokens: result.tokens.subarray(begin, end), ends, start: startOf(request, result, i) };
+      isOpen = !ends;
+    }
+    if (result.problem) throw result.problem;
+    if (!request.isLast) continue;
+    if (isOpen) yield { tokens: [], ends: true };
+    isOpen = false;
   }
 }
 
-const readTokenSource = (source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> =>
-  readTokens(chunksOf(source, options), { ...source, origin: nameOf(source) }, options);
+function startOf({ index, offset }: LocatedSection, result: SectionTokens, i: number): CorpusPlace {
+  const character = result.characters?.[i] ?? 0;
+  return {
+    source: index,
+    offset: offset + (result.offsets[i] as number),
+    ...(character > 0 && { character }),
+    ...(result.lines && { lines: result.lines[i] as number }),
+  };
+}
+
+/** A section of a source, or documents that are no bytes. */
+interface LocatedSection extends SectionRequest {
+  /** The index of the source. */
+  readonly index: number;
+  readonly documents?: AsyncIterable<unknown>;
+}
+
+async function* sectionsIn(
+  sources: readonly Source[],
+  options: ReadOptions,
+  { from, until }: CorpusRange,
+): AsyncGenerator<LocatedSection> {
+  const last = until?.source ?? sources.length - 1;
+  for (let index = from.source; index <= last; index++) {
+    const source = sources[index] as Source;
+    const end = until?.source === index ? until.offset : undefined;
+    if (source.documents) yield { ...noSection(), index, documents: source.documents };
+    else if (end !== 0)
+      yield* sectionsOfSource(source, index, options, { ...(index === from.source ? from : {}), end });
+  }
+}
+
+const noSection = (): SectionRequest => ({
+  ...{ offset: 0, bytes: Buffer.from(new ArrayBuffer(0)), lines: 0, isLast: true },
+  ...{ origin: '', source: { kind: 'text', asIs: true } },
+});
+
+async function* sectionsOfSource(
+  source: Source,
+  index: number,
+  options: ReadOptions,
+  { offset = 0, character, lines = 0, end }: Partial<ChunkStart> & { readonly end: number | undefined },
+): AsyncGenerator<LocatedSection> {
+  const origin = nameOf(source);
+  const { hints = {} } = source;
+  const [chunks, first] = await withFirst(bytesOf(source, options, { from: offset, to: end }));
+  if (source.path === undefined && first) checkInput(source, first);
+  const goesOn = end !== undefined;
+  const size = source.path === undefined ? streamSectionBytes : sectionBytes;
+  if (source.kind === 'tokens') {
+    const layout = source.layout ?? (first && looked(origin, () => tokenLayout(headOf(first), hints)));
+    if (!layout) return;
+    const { dtype, offset: header } = layout;
+    const begin = Math.max(offset, header);
+    const cut = { offset: begin, size, origin: header, goesOn };
+    let bytes = 0;
+    for await (const section of sectionsOf(without(chunks, begin - offset), tokenCutter(tokenBytes[dtype]), cut)) {
+      yield { ...section, index, origin, source: { kind: 'tokens', dtype } };
+      bytes += section.bytes.length;
+    }
+    if (!goesOn) checkCount(origin, layout, begin - header + bytes);
+    return;
+  }
+  const kind = source.kind === 'jsonl' ? 'jsonl' : 'text';
+  const cutter = kind === 'jsonl' ? lineCutter : textCutter;
+  let skipped = character;
+  for await (const section of sectionsOf(chunks, cutter, { offset, lines, size, goesOn })) {
+    yield { ...section, index, origin, source: { kind, asIs: hints.asIs === true }, character: skipped };
+    skipped = undefined;
+  }
+}
+
+/** Less than for files: a stream may be slow, and nothing is read ahead of it. */
+const streamSectionBytes = 2 ** 16;
+
+/** @throws Error when a file of tokens holds another number of them than its header says. */
+function checkCount(origin: string, { dtype, count }: TokenLayout, bytes: number): void {
+  const found = Math.floor(bytes / tokenBytes[dtype]);
+  if (count === undefined || count === found) return;
+  throw new Error(`${origin}: holds ${found} tokens, but its header says ${count}`);
+}
+
+/** The same chunks, and the first of them. */
+async function withFirst(chunks: AsyncGenerator<Buffer>): Promise<[AsyncIterable<Buffer>, Buffer | undefined]> {
+  const { value: first, done } = await chunks.next();
+  async function* all(): AsyncGenerator<Buffer> {
+    try {
+      if (!done) yield first;
+      yield* chunks;
+    } finally {
+      await chunks.return(undefined);
+    }
+  }
+  return [all(), done ? undefined : first];
+}
+
+/** The chunks without the first so many bytes. */
+async function* without(chunks: AsyncIterable<Buffer>, count: number): AsyncGenerator<Buffer> {
+  let left = count;
+  for await (const chunk of chunks) {
+    if (left < chunk.length) yield left === 0 ? chunk : chunk.subarray(left);
+    left -= Math.min(left, chunk.length);
+  }
+}
 
 const nameOf = (source: Source): string => source.path ?? standardInput;
 
-async function* readText(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
-  const origin = nameOf(source);
-  const encode = checkedEncode(origin, options);
-  const cutter = new TextCutter(origin);
-  let isOpen = false;
-  for await (const text of decoded(source, options)) {
-    for (const chunk of cutter.add(text)) {
-      const tokens = encode(chunk.text);
-      yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, ends: chunk.ended };
-      isOpen = !chunk.ended;
-    }
-  }
-  for (const chunk of cutter.end()) {
-    yield { tokens: encode(chunk.text), ends: false };
-    isOpen = true;
-  }
-  if (isOpen) yield { tokens: [], ends: true };
-}
-
-async function* readJsonLines(source: Source, options: ReadOptions): AsyncGenerator<TokenChunk> {
-  let line = 0;
-  for await (const text of linesOf(source, options)) {
-    line++;
-    if (text.trim() === '') continue;
-    const origin = `${nameOf(source)}, line ${line}`;
-    yield* encodeDocument(textField(origin, text), origin, options);
-  }
-}
-
-function textField(origin: string, line: string): string {
-  let value: unknown;
-  try {
-    value = parseJson(line);
-  } catch (cause) {
-    throw new Error(`${origin}: is not valid JSON: ${(cause as Error).message}`, { cause });
-  }
-  const text = (value as { text?: unknown } | null)?.text;
-  if (typeof text === 'string') return text;
-  throw new Error(`${origin}: must be an object with a string named "text", but that is ${typeof text}`);
-}
-
-async function* linesOf(source: Source, options: ReadOptions): AsyncGenerator<string> {
-  let held: string[] = [];
-  let length = 0;
-  for await (const chunk of decoded(source, options)) {
-    const [first, ...rest] = chunk.split('\n') as [string, ...string[]];
-    held.push(first);
-    length += first.length;
-    if (length > longestLine) throw new Error(`${nameOf(source)}: a line is longer than ${longestLine} characters`);
-    if (rest.length === 0) continue;
-    yield held.join('');
-    yield* rest.slice(0, -1);
-    held = [rest.at(-1) as string];
-    length = held[0]?.length ?? 0;
-  }
-  yield held.join('');
-}
-
-async function* readItems(documents: AsyncIterable<unknown>, options: ReadOptions): AsyncGenerator<TokenChunk> {
+async function* readItems(documents: AsyncIterable<unknown>, encoding: Encoding): AsyncGenerator<TokenChunk> {
   let item = 0;
   for await (const [document] of checkedItems(documents)) {
     const origin = `corpus, item ${item++}`;
-    if (typeof document === 'string') yield* encodeDocument(document, origin, options);
-    else yield { tokens: checkTokens(document, origin, options.nVocab), ends: true };
+    if (typeof document === 'string') {
+      for (const { tokens } of encodedChunks(origin, document, encoding)) yield { tokens, ends: false };
+      yield { tokens: [], ends: true };
+    } else yield { tokens: checkTokens(document, origin, encoding.nVocab), ends: true };
   }
 }
 
@@ -348,122 +427,57 @@ function checkTokens(document: unknown, origin: string, nVocab: number): readonl
   );
 }
 
-// Generators have no constructor with a name.
-const describeItem = (item: unknown): string =>
-  item !== null && typeof item === 'object'
-    ? `a ${item.constructor?.name || Object.prototype.toString.call(item).slice('[object '.length, -1)}`
-    : describe(item);
-
-function* encodeDocument(text: string, origin: string, options: ReadOptions): Generator<TokenChunk> {
-  const encode = checkedEncode(origin, options);
-  const cutter = new TextCutter(origin);
-  for (const chunks of [cutter.add(text), cutter.end()]) {
-    for (const chunk of chunks) {
-      const tokens = encode(chunk.text);
-      yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, ends: false };
-    }
-  }
-  yield { tokens: [], ends: true };
-}
-
-function encoded(origin: string, encode: ReadOptions['encode'], text: string): number[] {
-  let tokens: unknown;
-  try {
-    tokens = encode(text);
-  } catch (cause) {
-    const why = cause instanceof Error ? cause.message : `encode of the tokenizer threw ${describeItem(cause)}`;
-    throw new Error(`${origin}: ${why}`, { cause });
-  }
-  if (ArrayBuffer.isView(tokens) && !(tokens instanceof DataView)) return Array.from(tokens as Int32Array);
-  if (Array.isArray(tokens)) return tokens;
-  if (tokens instanceof Promise) tokens.catch(() => {}); // nobody waits for it
-  throw new TypeError(
-    `${origin}: encode of the tokenizer must return an array of tokens, but returned ${describeItem(tokens)}`,
-  );
-}
-
-// Checks the tokens: small models have fewer than the tokenizer.
-function checkedEncode(origin: string, { encode, nVocab }: ReadOptions): (text: string) => number[] {
-  return (text) => {
-    const tokens = encoded(origin, encode, text);
-    for (const token of tokens) {
-      if (Number.isInteger(token) && token >= 0 && token < nVocab) continue;
-      if (!(Number.isInteger(token) && token >= 0)) {
-        const what = 'encode of the tokenizer must return integers of 0 or more';
-        throw new RangeError(`${origin}: ${what}, but returned ${describe(token)}`);
-      }
-      throw new RangeError(`${origin}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
-    }
-    return tokens;
-  };
-}
-
-/** The text of a source, decoded as UTF-8; a byte order mark at the start is dropped. */
-async function* decoded(source: Source, options: ReadOptions): AsyncGenerator<string> {
-  const decoder = new TextDecoder('utf-8', { fatal: true });
-  let offset = 0;
-  let before: Buffer = Buffer.alloc(0); // bytes that the decoder may still hold: a character has at most four
-  for await (const chunk of chunksOf(source, options)) {
-    if (!source.hints?.asIs) {
-      if (offset === 0) checkInput(source, chunk);
-      const nul = chunk.indexOf(0);
-      if (nul >= 0) throw new Error(`${nameOf(source)}: ${nulProblem(offset + nul)}`);
-    }
-    try {
-      yield decoder.decode(chunk, { stream: true });
-    } catch (cause) {
-      throw invalidText(source, Buffer.concat([before, chunk]), offset - before.length, cause);
-    }
-    offset += chunk.length;
-    before = chunk.subarray(-3);
-  }
-  try {
-    yield decoder.decode();
-  } catch (cause) {
-    throw new Error(`${nameOf(source)}, byte ${offset}: not valid UTF-8: the text ends inside a character`, { cause });
-  }
-}
-
-// Decodes byte by byte to find the offset of the invalid byte.
-function invalidText(source: Source, bytes: Buffer, offset: number, cause: unknown): Error {
-  const start = bytes.findIndex((byte) => (byte & 0xc0) !== 0x80);
-  const decoder = new TextDecoder('utf-8', { fatal: true });
-  let at = Math.max(start, 0);
-  try {
-    for (; at < bytes.length; at++) decoder.decode(bytes.subarray(at, at + 1), { stream: true });
-  } catch {
-    const byte = (bytes[at] as number).toString(16).padStart(2, '0');
-    return new Error(`${nameOf(source)}, byte ${offset + at}: not valid UTF-8 (0x${byte})`, { cause });
-  }
-  return new Error(`${nameOf(source)}, near byte ${offset}: not valid UTF-8`, { cause });
-}
-
-/** Files were looked at when they were opened. */
-function checkInput({ path, kind }: Source, chunk: Buffer): void {
-  if (path !== undefined) return;
+/** Standard input is looked at when it is read. Files were looked at when they were opened. */
+function checkInput({ kind, hints }: Source, chunk: Buffer): void {
+  if (kind === 'tokens' || hints?.asIs) return;
   looked(standardInput, () => checkText(kind === 'jsonl' ? kind : 'text', headOf(chunk)));
 }
 
-/** The bytes of a source. On standard input, the first chunk shows what is in it. */
-const chunksOf = (source: Source, options: ReadOptions): AsyncIterable<Buffer> =>
-  source.path === undefined ? withHead(streamOf(source, options)) : streamOf(source, options);
+/** The bytes of a source, or those of a file in a range. On standard input, the first chunk shows what is in it. */
+function bytesOf(source: Source, options: ReadOptions, range: ByteRange): AsyncGenerator<Buffer> {
+  const { path } = source;
+  const chunks = path === undefined ? withHead(standardInputBytes(options)) : fileBytes(path, options, range);
+  return counted(chunks, options);
+}
 
-async function* streamOf(source: Source, { onBytes, signal }: ReadOptions): AsyncGenerator<Buffer> {
+async function* counted(chunks: AsyncIterable<Buffer>, { onBytes }: ReadOptions): AsyncGenerator<Buffer> {
+  for await (const chunk of chunks) {
+    onBytes?.(chunk.length);
+    yield chunk;
+  }
+}
+
+async function* standardInputBytes({ signal }: ReadOptions): AsyncGenerator<Buffer> {
   signal?.throwIfAborted(); // once it is read, standard input keeps the process alive
-  const stream: Readable = source.path === undefined ? process.stdin : createReadStream(source.path);
-  const stop = () => stream.destroy();
+  const stop = () => process.stdin.destroy();
   signal?.addEventListener('abort', stop, { once: true });
   try {
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      onBytes?.(chunk.length);
+    yield* process.stdin as AsyncIterable<Buffer>;
+  } catch (cause) {
+    if (signal?.aborted) throw signal.reason;
+    throw unreadable(standardInput, cause);
+  } finally {
+    signal?.removeEventListener('abort', stop);
+    process.stdin.destroy();
+  }
+}
+
+async function* fileBytes(path: string, { signal, files }: ReadOptions, range: ByteRange): AsyncGenerator<Buffer> {
+  signal?.throwIfAborted();
+  const own = files ? undefined : new OpenFiles();
+  try {
+    for await (const chunk of (files ?? (own as OpenFiles)).read(path, range)) {
+      signal?.throwIfAborted();
       yield chunk;
     }
   } catch (cause) {
-    if (signal?.aborted) throw signal.reason;
-    const { code, message } = cause as NodeJS.ErrnoException;
-    throw code === undefined ? cause : new Error(`dump: cannot read ${nameOf(source)}: ${message}`, { cause });
+    throw signal?.aborted ? signal.reason : unreadable(path, cause);
   } finally {
-    signal?.removeEventListener('abort', stop);
-    stream.destroy();
+    await own?.close();
   }
+}
+
+function unreadable(name: string, cause: unknown): unknown {
+  const { code, message } = cause as NodeJS.ErrnoException;
+  return code === undefined ? cause : new Error(`dump: cannot read ${name}: ${message}`, { cause });
 }

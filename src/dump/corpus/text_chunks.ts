@@ -20,7 +20,8 @@ export const longestUncut = 2 ** 20;
 // Only some implementations of the pattern treat these as white space.
 const isUnsure = (point: number): boolean => point === 0x85 || point === 0xfeff;
 
-function isSureCut(text: string, at: number): boolean {
+/** Whether `text` can be cut at `at`, which lies between two of its characters, without changing its tokens. */
+export function isSureCut(text: string, at: number): boolean {
   const last = text.charCodeAt(at - 1);
   const inPair = isLowSurrogate(last) && at >= 2 && isHighSurrogate(text.charCodeAt(at - 2));
   const before = text.codePointAt(inPair ? at - 2 : at - 1) as number;

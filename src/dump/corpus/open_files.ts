@@ -1,0 +1,63 @@
+// Reads ranges of files, and keeps the files open that were read last: the next range is often one of the same file.
+import { type FileHandle, open } from 'node:fs/promises';
+import { sectionBytes } from './sections.js';
+
+export interface ByteRange {
+  readonly from: number;
+  /** The first byte that is not read; the file's end when left out. */
+  readonly to?: number | undefined;
+}
+
+/** Files that stay open when nothing reads them: the number of files that a process may open is limited. */
+const mostIdle = 4;
+
+interface OpenFile {
+  readonly handle: Promise<FileHandle>;
+  /** How many readings use it now. */
+  users: number;
+}
+
+export class OpenFiles {
+  /** By path, in the order of their last use. */
+  readonly #open = new Map<string, OpenFile>();
+  #isClosed = false;
+
+  /** The bytes of a file in a range, some at a time. Errors are the system's own. */
+  async *read(path: string, { from, to = Number.POSITIVE_INFINITY }: ByteRange): AsyncGenerator<Buffer> {
+    const file = this.#open.get(path) ?? { handle: open(path), users: 0 };
+    this.#open.delete(path);
+    this.#open.set(path, file);
+    file.users++;
+    try {
+      const handle = await file.handle.catch((error) => {
+        if (this.#open.get(path) === file) this.#open.delete(path); // the next reading opens it again
+        throw error;
+      });
+      for (let at = from; at < to; ) {
+        const bytes = Buffer.allocUnsafe(Math.min(sectionBytes, to - at));
+        const { bytesRead } = await handle.read(bytes, 0, bytes.length, at);
+        if (bytesRead === 0) return;
+        at += bytesRead;
+        yield bytes.subarray(0, bytesRead);
+      }
+    } finally {
+      file.users--;
+      await this.#closeIdle(this.#isClosed ? 0 : mostIdle);
+    }
+  }
+
+  /** Closes the files, those that are being read as soon as nothing reads them. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#closeIdle(0);
+  }
+
+  async #closeIdle(most: number): Promise<void> {
+    for (const [path, { handle, users }] of this.#open) {
+      if (this.#open.size <= most) return;
+      if (users > 0) continue;
+      this.#open.delete(path);
+      await handle.then((opened) => opened.close()).catch(() => {}); // what was read is right all the same
+    }
+  }
+}

@@ -1,0 +1,224 @@
+// Tokenises sections on several threads, and gives the results in order.
+import { availableParallelism } from 'node:os';
+import { Worker } from 'node:worker_threads';
+import { quietly } from '../../files/promises.js';
+import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
+import type { Encoding } from './encoding.js';
+import { type SectionRequest, type SectionTokens, sectionTokens } from './section_tokens.js';
+import { sectionBytes } from './sections.js';
+
+/** What a thread is asked for, and its answer. */
+export interface ThreadRequest {
+  readonly nVocab: number;
+  readonly sections: readonly SectionRequest[];
+}
+
+export type ThreadAnswer =
+  | { readonly results: readonly (Omit<SectionTokens, 'problem'> & { readonly problem: ThreadProblem | undefined })[] }
+  | { readonly failed: string };
+
+export interface ThreadProblem {
+  readonly name: string;
+  readonly message: string;
+}
+
+/** A section, and its tokens. */
+export interface TokenisedSection<S extends SectionRequest> {
+  readonly request: S;
+  readonly result: SectionTokens;
+}
+
+/** Threads that tokenise GPT-2's text. They are started when they are first needed. */
+export class TokenizerThreads {
+  readonly count: number;
+  readonly #threads: Thread[] = [];
+
+  /** `count`: as many as there are processors, but no more than four, when it is left out. */
+  constructor(count = Math.min(4, availableParallelism())) {
+    this.count = count;
+  }
+
+  /** Whether the threads have the tokenizer that `encode` is of. */
+  canEncodeAs(encode: Encoding['encode']): boolean {
+    return this.count > 1 && encode === gpt2Tokenizer().encode;
+  }
+
+  /** The tokens of sections, on the thread with the least to do. Their memory is the thread's from then on. */
+  run(nVocab: number, sections: readonly SectionRequest[]): Promise<SectionTokens[]> {
+    const isFree = this.#threads.some(({ waiting }) => waiting === 0);
+    if (!isFree && this.#threads.length < this.count) this.#threads.push(new Thread());
+    const [least] = [...this.#threads].sort((a, b) => a.waiting - b.waiting);
+    return (least as Thread).run({ nVocab, sections });
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#threads.splice(0).map((thread) => thread.close()));
+  }
+}
+
+class Thread {
+  readonly #worker = new Worker(new URL('tokenizer_thread.js', import.meta.url));
+  /** Requests that have no answer yet, in order. */
+  readonly #waiting: { resolve: (results: SectionTokens[]) => void; reject: (error: Error) => void }[] = [];
+
+  constructor() {
+    this.#worker.unref();
+    this.#worker.on('message', (answer: ThreadAnswer) => this.#receive(answer));
+    this.#worker.on('error', (error) => this.#fail(error));
+    this.#worker.on('exit', () => this.#fail(new Error('dump: a thread that tokenises has ended')));
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  run(request: ThreadRequest): Promise<SectionTokens[]> {
+    const sections = request.sections.map((section) => ({ ...section, documents: undefined }));
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ resolve, reject });
+      this.#worker.ref();
+      this.#worker.postMessage(
+        { ...request, sections },
+        sections.map(({ bytes }) => bytes.buffer),
+      );
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#worker.terminate();
+  }
+
+  #receive(answer: ThreadAnswer): void {
+    const waiting = this.#waiting.shift();
+    if (this.#waiting.length === 0) this.#worker.unref();
+    if ('failed' in answer) waiting?.reject(new Error(answer.failed));
+    else waiting?.resolve(answer.results.map(({ problem, ...result }) => ({ ...result, problem: errorOf(problem) })));
+  }
+
+  #fail(error: Error): void {
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
+  }
+}
+
+function errorOf(problem: ThreadProblem | undefined): Error | undefined {
+  if (!problem) return undefined;
+  const { name, message } = problem;
+  return name === 'RangeError' ? new RangeError(message) : new Error(message);
+}
+
+/** Bytes that are tokenised on this thread before others are started, which takes longer than that. */
+const bytesBeforeThreads = 2 ** 21;
+
+export interface TokeniseOptions {
+  readonly threads: TokenizerThreads | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Tokenises sections in order: here, one by one when they are asked for, and from the third megabyte on, on threads,
+ * ahead of the caller.
+ */
+export async function* tokenised<S extends SectionRequest>(
+  sections: AsyncGenerator<S>,
+  encoding: Encoding,
+  { threads, signal }: TokeniseOptions,
+): AsyncGenerator<TokenisedSection<S>> {
+  let isHere = true;
+  try {
+    for (let bytes = 0; !threads || bytes < bytesBeforeThreads; ) {
+      const { value: request, done } = await sections.next();
+      if (done) return;
+      signal?.throwIfAborted();
+      if (request.source.kind !== 'tokens') bytes += request.bytes.length;
+      yield { request, result: sectionTokens(request, encoding) };
+    }
+    isHere = false;
+  } finally {
+    if (isHere) await sections.return(undefined);
+  }
+  const queue = new Queue<S>(threads, encoding);
+  quietly(queue.fill(sections)); // not awaited when the caller leaves: standard input may never give more
+  try {
+    yield* queue.results();
+  } finally {
+    queue.stop();
+  }
+}
+
+/** Groups of sections that are on their way through the threads, in order. */
+class Queue<S extends SectionRequest> {
+  readonly #threads: TokenizerThreads;
+  readonly #encoding: Encoding;
+  readonly #most: number;
+  readonly #groups: Promise<TokenisedSection<S>[]>[] = [];
+  #isDone = false;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(threads: TokenizerThreads, encoding: Encoding) {
+    this.#threads = threads;
+    this.#encoding = encoding;
+    this.#most = 2 * threads.count + 1;
+  }
+
+  /** Resolves when no more sections are read, for whatever reason: results() has it. */
+  async fill(sections: AsyncGenerator<S>): Promise<void> {
+    try {
+      let group: S[] = [];
+      let bytes = 0;
+      const send = async () => {
+        const requests = group;
+        [group, bytes] = [[], 0];
+        await this.#until(() => this.#isDone || this.#groups.length < this.#most);
+        if (!this.#isDone && requests.length > 0) this.#add(this.#tokenise(requests));
+      };
+      for await (const section of sections) {
+        group.push(section);
+        bytes += section.bytes.length;
+        if (bytes >= sectionBytes / 2 || section.source.kind === 'tokens') await send();
+        if (this.#isDone) return;
+      }
+      await send();
+    } catch (error) {
+      this.#add(Promise.reject(error));
+    } finally {
+      this.#isDone = true;
+      this.#changed();
+    }
+  }
+
+  async #tokenise(requests: S[]): Promise<TokenisedSection<S>[]> {
+    const here = requests.every(({ source }) => source.kind === 'tokens');
+    const results = here
+      ? requests.map((request) => sectionTokens(request, this.#encoding))
+      : await this.#threads.run(this.#encoding.nVocab, requests);
+    return requests.map((request, i) => ({ request, result: results[i] as SectionTokens }));
+  }
+
+  #add(group: Promise<TokenisedSection<S>[]>): void {
+    this.#groups.push(quietly(group));
+    this.#changed();
+  }
+
+  async *results(): AsyncGenerator<TokenisedSection<S>> {
+    for (;;) {
+      await this.#until(() => this.#isDone || this.#groups.length > 0);
+      const group = this.#groups.shift();
+      if (!group) return;
+      this.#changed();
+      yield* await group;
+    }
+  }
+
+  stop(): void {
+    this.#isDone = true;
+    this.#changed();
+  }
+
+  #changed(): void {
+    for (const go of this.#waiting.splice(0)) go();
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    while (!condition()) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  }
+}
