@@ -42,7 +42,7 @@ function timeEncode(encodeChunk: (text: string) => number[], text: string): { se
 async function timeCorpus(path: string): Promise<{ seconds: number; tokens: number }> {
   const start = performance.now();
   let tokens = 0;
-  const read = readCorpus(await openCorpus(path), { encode, nVocab: 50_257, threads });
+  const read = readCorpus(await openCorpus(path), { encode, nVocab: 50_257 });
   for await (const block of blocksOf(read, { context: 128, rowsPerBlock: 8192 })) tokens += block.tokenCount;
   return { seconds: (performance.now() - start) / 1000, tokens };
 }

@@ -4,14 +4,15 @@ import { openDevice } from '../engine/device.js';
 import { quietly } from '../files/promises.js';
 import { openStore } from '../files/store/open_store.js';
 import type { Store } from '../files/store/store.js';
-import type { Block } from './corpus/blocks.js';
-import { corpusBytes, describeSource, openCorpus, type Source } from './corpus/corpus.js';
+import { corpusBytes, describeSource, openCorpus } from './corpus/corpus.js';
 import { readAhead } from './corpus/read_ahead.js';
+import { type CorpusIndex, IndexWriter, readIndex } from './corpus_index/corpus_index.js';
+import { CorpusReader } from './corpus_index/corpus_reader.js';
+import { wholeIndex } from './corpus_index/make_index.js';
+import { MissingBlocks } from './corpus_index/missing_blocks.js';
 import { bytesOf, makeManifest, type ShardEntry, shardFile, totalsOf, writeManifest } from './format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from './format/non_finite.js';
 import type { DumpSettings } from './format/settings.js';
-import { ShardReader } from './format/shard_reader.js';
-import { corpusBlocks } from './shards/corpus_blocks.js';
 import type { DumpPlan } from './shards/dump_plan.js';
 import { type Computing, checkFinite, type PreparedFolder, prepareFolder } from './shards/folder.js';
 import type { DumpOptions } from './shards/options.js';
@@ -39,12 +40,14 @@ export interface DumpResult {
 /** A dump in progress. */
 interface Run {
   readonly options: DumpOptions;
-  readonly sources: readonly Source[];
   readonly maker: ShardMaker;
   readonly store: Store;
   readonly folder: PreparedFolder;
   readonly manifestWriter: ManifestWriter;
   readonly meter: ProgressMeter;
+  readonly reader: CorpusReader;
+  /** The index of the corpus, which grows as the corpus is read, and its file; undefined where there can be none. */
+  readonly indexed: { readonly index: CorpusIndex; readonly writer: IndexWriter } | undefined;
 }
 
 /**
@@ -69,19 +72,38 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
     : new LocalMaker(await prepare(options, corpus), { out: store, signal });
   let folder: PreparedFolder | undefined;
   let manifestWriter: ManifestWriter | undefined;
+  let indexed: Run['indexed'];
+  const { limit, part } = maker.settings;
+  const meter = new ProgressMeter({ corpusBytes: corpusBytes(sources), limit, parts: part.count });
+  const reader = new CorpusReader(sources, maker, {
+    onBytes: (bytes) => {
+      meter.bytesRead += bytes;
+    },
+    signal,
+  });
   try {
-    const { limit, part } = maker.settings;
     folder = await prepareFolder(store, maker.settings);
     if (options.finite) checkFinite(store, folder.shards.values(), folder.manifest?.arithmetic);
     manifestWriter = new ManifestWriter(store, maker.settings, folder);
-    const meter = new ProgressMeter({ corpusBytes: corpusBytes(sources), limit, parts: part.count });
-    return await runDump({ options, sources, maker, store, folder, manifestWriter, meter });
+    indexed = await indexIn(store, reader);
+    return await runDump({ options, maker, store, folder, manifestWriter, meter, reader, indexed });
   } finally {
+    await reader.close();
     await maker.close(); // before the lease of the folder is released
+    if (manifestWriter && manifestWriter.shards.size > 0) await indexed?.writer.writeAll().catch(() => {});
+    await indexed?.writer.close().catch(() => {});
     const removeFolder = (await manifestWriter?.settle()) ?? (async () => {});
     await folder?.release();
     await removeFolder();
   }
+}
+
+/** The index that the folder has, or an empty one; undefined where there can be none. */
+async function indexIn(store: Store, reader: CorpusReader): Promise<Run['indexed']> {
+  if (!reader.header) return undefined;
+  const found = await readIndex(store, reader.header);
+  reader.use(found.index);
+  return { index: found.index, writer: new IndexWriter(store, found) };
 }
 
 /** The plan that `dump(options)` would carry out. Loads the model and the autoencoders; writes nothing. */
@@ -154,12 +176,13 @@ class ManifestWriter {
 }
 
 async function runDump(run: Run): Promise<DumpResult> {
-  const { options, maker, folder, manifestWriter, meter } = run;
+  const { options, maker, store, folder, manifestWriter, meter, reader } = run;
   const { settings } = maker;
   const { out, signal } = options;
   const report = () => options.onProgress?.(meter.now());
   const begin = () => manifestWriter.begin(maker.computing);
   if (!folder.isDone) await begin();
+  const indexed = await indexFor(run);
 
   let written = 0;
   maker.begin({
@@ -169,34 +192,34 @@ async function runDump(run: Run): Promise<DumpResult> {
     },
     async onShard(number, entry) {
       await manifestWriter.add(number, entry);
+      await indexed?.writer.writeSome();
       meter.shards++;
       written++;
       report();
     },
   });
-  let blocks = 0;
-  const reading = new AbortController(); // aborted when the run ends, also with an error
-  const stop = signal ? AbortSignal.any([signal, reading.signal]) : reading.signal;
-  try {
-    for await (const block of readAhead(gather(run, stop), signal)) {
-      blocks++;
-      if (block.number % settings.part.count !== settings.part.index) continue;
-      const entry = folder.shards.get(block.number);
-      if (entry) {
-        await checkTokens(run, entry, block);
-        meter.found += block.tokenCount;
-        meter.shards++;
-      } else {
-        await begin();
-        await maker.take(block);
-      }
-    }
-    await maker.finish();
-  } finally {
-    reading.abort();
+  const missing = new MissingBlocks({
+    ...{ store, settings, reader, index: indexed?.index, there: folder.shards },
+    onFound(tokens, wasRead) {
+      meter.found += tokens;
+      if (!wasRead) meter.gathered += tokens;
+      meter.shards++;
+    },
+    onRead(tokens, isOwn) {
+      meter.corpusTokens += tokens;
+      if (isOwn) meter.gathered += tokens;
+    },
+  });
+  meter.known = missing.tokens;
+  for await (const block of readAhead(missing.blocks(), signal)) {
+    await begin();
+    await maker.take(block);
   }
-  if (blocks === 0) manifestWriter.giveUp();
-  checkEnd(out, folder, blocks);
+  meter.allGathered = true;
+  await maker.finish();
+  if (missing.count === 0) manifestWriter.giveUp();
+  checkEnd(out, folder, missing.count);
+  await indexed?.writer.writeAll();
   if (written > 0 || !folder.manifest?.complete) await manifestWriter.save(true);
   const entries = [...manifestWriter.shards.values()];
   return {
@@ -209,50 +232,18 @@ async function runDump(run: Run): Promise<DumpResult> {
   };
 }
 
-function checkEnd(out: string, { shards }: PreparedFolder, blocks: number): void {
-  if (blocks === 0) throw new Error('dump: the corpus has no tokens');
-  const beyond = [...shards.keys()].find((number) => number >= blocks);
+function checkEnd(out: string, { shards }: PreparedFolder, count: number): void {
+  if (count === 0) throw new Error('dump: the corpus has no tokens');
+  const beyond = [...shards.keys()].find((number) => number >= count);
   if (beyond === undefined) return;
-  throw new Error(`dump: ${out} holds ${shardFile(beyond)}, but the corpus now makes no more than ${blocks} shards`);
+  throw new Error(`dump: ${out} holds ${shardFile(beyond)}, but the corpus now makes no more than ${count} shards`);
 }
 
 // ---- the corpus
 
-async function* gather({ maker, sources, meter }: Run, signal: AbortSignal): AsyncGenerator<Block> {
-  const { part } = maker.settings;
-  const onBytes = (bytes: number) => {
-    meter.bytesRead += bytes;
-  };
-  for await (const block of corpusBlocks(sources, maker, { onBytes, signal })) {
-    meter.corpusTokens += block.tokenCount;
-    if (block.number % part.count === part.index) meter.gathered += block.tokenCount;
-    yield block;
-  }
-  meter.allGathered = true;
+/** A part needs the whole index before its first shard; a whole dump makes it on the way. */
+async function indexFor({ maker, store, reader, indexed, options }: Run): Promise<Run['indexed']> {
+  if (!indexed || indexed.index.isComplete || maker.settings.part.count === 1) return indexed;
+  const index = await wholeIndex(store, reader, { signal: options.signal });
+  return { index, writer: new IndexWriter(store, { index, isClean: true }) };
 }
-
-async function checkTokens({ maker, store }: Run, entry: ShardEntry, block: Block): Promise<void> {
-  const { settings } = maker;
-  const { context } = settings;
-  const shard = await ShardReader.open(store, settings, entry);
-  try {
-    const there = await shard.rows(0, entry.rows);
-    const at = firstDifference(there.tokens, block.tokens, there.document, block.document);
-    if (at < 0) return;
-    const position = `row ${Math.floor(at / context)}, position ${at % context}`;
-    const [old, now] = [shown(there.tokens, there.document, at), shown(block.tokens, block.document, at)];
-    throw new Error(
-      `dump: ${shard.path} is of another corpus: at ${position} it has ${old}, and the corpus has ${now}`,
-    );
-  } finally {
-    await shard.close();
-  }
-}
-
-function firstDifference(a: Int32Array, b: Int32Array, inA: Int32Array, inB: Int32Array): number {
-  for (let i = 0; i < Math.max(a.length, b.length); i++) if (a[i] !== b[i] || inA[i] !== inB[i]) return i;
-  return -1;
-}
-
-const shown = (tokens: Int32Array, document: Int32Array, at: number): string =>
-  at >= tokens.length || document[at] === -1 ? 'no token' : `token ${tokens[at]} of document ${document[at]}`;

@@ -1,7 +1,21 @@
 // Cuts tokens into the rows that the model sees. A block holds the rows of one shard. It is gathered before anything is
 // computed, so that every write offset in the shard is known beforehand, and a resumed run can compare tokens without
 // computing.
-import type { TokenChunk } from './corpus.js';
+import type { CorpusPlace, TokenChunk } from './corpus.js';
+
+/** A state of the reading of a corpus: a place, and what was read before it. */
+export interface ReadingPlace {
+  readonly place: CorpusPlace;
+  /** The number of documents that ended before the place. */
+  readonly document: number;
+  /** The position in its document of the first token at the place. */
+  readonly position: number;
+}
+
+/** Where a block begins: `skip` tokens behind a place. */
+export interface BlockBegin extends ReadingPlace {
+  readonly skip: number;
+}
 
 export interface Block {
   /** The number of the block in the corpus, which is also the number of the shard. */
@@ -16,6 +30,16 @@ export interface Block {
   readonly tokenCount: number;
   /** The position of the block's first token in its document, which may have begun in an earlier block. */
   readonly firstPosition: number;
+  /** Where reading can begin for this block; undefined where it must begin at the start of the corpus. */
+  readonly begin?: BlockBegin | undefined;
+}
+
+/** The first block that is made, when the chunks are not from the start of the corpus but from its place. */
+export interface FirstBlock {
+  readonly number: number;
+  readonly begin: BlockBegin;
+  /** The number of tokens in the blocks before it. */
+  readonly tokensBefore: number;
 }
 
 export interface BlockOptions {
@@ -23,6 +47,7 @@ export interface BlockOptions {
   readonly rowsPerBlock: number;
   /** The most tokens of the corpus that are taken. */
   readonly limit?: number | undefined;
+  readonly first?: FirstBlock | undefined;
 }
 
 /**
@@ -30,30 +55,43 @@ export interface BlockOptions {
  * order. All blocks but the last have `rowsPerBlock` rows.
  */
 export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: BlockOptions): AsyncGenerator<Block> {
-  const limit = options.limit ?? Number.POSITIVE_INFINITY;
-  let block = new BlockBuilder(0, options, 0);
-  let total = 0;
-  let document = 0;
-  let position = 0; // in the document
-  for await (const { tokens, ends } of chunks) {
-    const end = Math.min(tokens.length, limit - total);
-    for (let from = 0; from < end; ) {
-      if (block.isFull) {
+  const { limit = Number.POSITIVE_INFINITY, first } = options;
+  let number = first?.number ?? 0;
+  let block: BlockBuilder | undefined;
+  let total = first?.tokensBefore ?? 0;
+  let document = first?.begin.document ?? 0;
+  let position = first?.begin.position ?? 0; // in the document
+  let skip = first?.begin.skip ?? 0;
+  let before: ReadingPlace | undefined; // the last place
+  let since = 0; // tokens behind it
+  for await (const { tokens, ends, start } of chunks) {
+    if (start) {
+      before = { place: start, document, position };
+      since = 0;
+    }
+    let from = Math.min(skip, tokens.length);
+    skip -= from;
+    position += from;
+    const end = Math.min(tokens.length, from + limit - total);
+    total += end - from;
+    while (from < end) {
+      if (block?.isFull) {
         yield block.done();
-        block = new BlockBuilder(block.number + 1, options, position);
+        block = undefined;
       }
+      block ??= new BlockBuilder(number++, options, position, before && { ...before, skip: since + from });
       const added = block.add(tokens, from, end, document);
       from += added;
       position += added;
     }
-    total += end;
+    since += tokens.length;
     if (total === limit) break;
     if (!ends) continue;
-    block.endRow();
+    block?.endRow();
     document++;
     position = 0;
   }
-  if (!block.isEmpty) yield block.done();
+  if (block) yield block.done();
 }
 
 /** The position in its document of the token at a flat position, row * context + position in the row. */
@@ -66,8 +104,9 @@ export function positionInDocument({ document, lengths, firstPosition }: Block, 
 }
 
 class BlockBuilder {
-  readonly number: number;
+  readonly #number: number;
   readonly #firstPosition: number;
+  readonly #begin: BlockBegin | undefined;
   readonly #context: number;
   readonly #rowsPerBlock: number;
   readonly #tokens: Int32Array;
@@ -77,8 +116,14 @@ class BlockBuilder {
   #length = 0; // of the row that is not complete
   #tokenCount = 0;
 
-  constructor(number: number, { context, rowsPerBlock }: BlockOptions, firstPosition: number) {
-    this.number = number;
+  constructor(
+    number: number,
+    { context, rowsPerBlock }: BlockOptions,
+    firstPosition: number,
+    begin: BlockBegin | undefined,
+  ) {
+    this.#number = number;
+    this.#begin = begin;
     this.#firstPosition = firstPosition;
     this.#context = context;
     this.#rowsPerBlock = rowsPerBlock;
@@ -89,10 +134,6 @@ class BlockBuilder {
 
   get isFull(): boolean {
     return this.#rows === this.#rowsPerBlock;
-  }
-
-  get isEmpty(): boolean {
-    return this.#tokenCount === 0;
   }
 
   /** Adds tokens [from, end), as many as fit into the row, and returns their number. The block must not be full. */
@@ -117,13 +158,14 @@ class BlockBuilder {
     this.endRow();
     const size = this.#rows * this.#context;
     return {
-      number: this.number,
+      number: this.#number,
       rows: this.#rows,
       tokens: this.#tokens.subarray(0, size),
       document: this.#document.subarray(0, size),
       lengths: this.#lengths.subarray(0, this.#rows),
       tokenCount: this.#tokenCount,
       firstPosition: this.#firstPosition,
+      begin: this.#begin,
     };
   }
 }

@@ -4,6 +4,7 @@
 // One rule holds for all of them: a document is the part of a text or token file up to and including an <|endoftext|>
 // (or the file's end), a line of a .jsonl file, or an item of an iterable. Documents are numbered in that order, empty
 // ones included.
+import { createHash } from 'node:crypto';
 import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import { Readable } from 'node:stream';
@@ -228,12 +229,19 @@ async function beginningOf(path: string): Promise<{ bytes: number; head: Head }>
   }
 }
 
-export const describeSource = ({ kind, name, bytes, dtype }: Source): SourceDescription => ({
+export const describeSource = ({ kind, name, bytes, dtype }: SourceDescription): SourceDescription => ({
   kind,
   ...(name !== undefined && { name }),
   ...(bytes !== undefined && { bytes }),
   ...(dtype !== undefined && { dtype }),
 });
+
+/** The SHA-256 of the descriptions of all sources, in hexadecimal. */
+export function corpusDigest(sources: readonly SourceDescription[]): string {
+  const hash = createHash('sha256');
+  for (const source of sources) hash.update(`${JSON.stringify(describeSource(source))}\n`);
+  return hash.digest('hex');
+}
 
 /** Bytes of all sources; undefined when the size of one is not known. */
 export function corpusBytes(sources: readonly Source[]): number | undefined {
@@ -345,8 +353,8 @@ async function* sectionsOfSource(
   }
 }
 
-/** Less than for files: a stream may be slow, and nothing is read ahead of it. */
-const streamSectionBytes = 2 ** 16;
+/** Less than for files: a stream may be slow, and what has come is to become shards. */
+const streamSectionBytes = 2 ** 14;
 
 /** @throws Error when a file of tokens holds another number of them than its header says. */
 function checkCount(origin: string, { dtype, count }: TokenLayout, bytes: number): void {

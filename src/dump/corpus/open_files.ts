@@ -15,16 +15,17 @@ interface OpenFile {
   readonly handle: Promise<FileHandle>;
   /** How many readings use it now. */
   users: number;
+  /** Whether it is closed as soon as nothing uses it. */
+  isLeft: boolean;
 }
 
 export class OpenFiles {
   /** By path, in the order of their last use. */
   readonly #open = new Map<string, OpenFile>();
-  #isClosed = false;
 
   /** The bytes of a file in a range, some at a time. Errors are the system's own. */
   async *read(path: string, { from, to = Number.POSITIVE_INFINITY }: ByteRange): AsyncGenerator<Buffer> {
-    const file = this.#open.get(path) ?? { handle: open(path), users: 0 };
+    const file = this.#open.get(path) ?? { handle: open(path), users: 0, isLeft: false };
     this.#open.delete(path);
     this.#open.set(path, file);
     file.users++;
@@ -42,22 +43,28 @@ export class OpenFiles {
       }
     } finally {
       file.users--;
-      await this.#closeIdle(this.#isClosed ? 0 : mostIdle);
+      if (file.isLeft && file.users === 0) await closed(file);
+      await this.#closeIdle(mostIdle);
     }
   }
 
   /** Closes the files, those that are being read as soon as nothing reads them. */
   async close(): Promise<void> {
-    this.#isClosed = true;
-    await this.#closeIdle(0);
+    for (const file of this.#open.values()) file.isLeft = true;
+    const idle = [...this.#open.values()].filter(({ users }) => users === 0);
+    this.#open.clear();
+    await Promise.all(idle.map(closed));
   }
 
   async #closeIdle(most: number): Promise<void> {
-    for (const [path, { handle, users }] of this.#open) {
+    for (const [path, file] of this.#open) {
       if (this.#open.size <= most) return;
-      if (users > 0) continue;
+      if (file.users > 0) continue;
       this.#open.delete(path);
-      await handle.then((opened) => opened.close()).catch(() => {}); // what was read is right all the same
+      await closed(file);
     }
   }
 }
+
+// What was read is right all the same.
+const closed = ({ handle }: OpenFile): Promise<void> => handle.then((opened) => opened.close()).catch(() => {});

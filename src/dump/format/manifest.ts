@@ -2,7 +2,7 @@
 // one. It has nothing that differs between runs: no times, no machine, no absolute paths. Folders may come from
 // anywhere, so everything that is read here is checked before it is used.
 import { bytesPerElement } from '../../files/host_tensor.js';
-import type { Store } from '../../files/store/store.js';
+import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
 import { latentsName, valueNames, widthOf } from './layout.js';
 import { type NonFinite, type NonFiniteCounts, problemWithCounts } from './non_finite.js';
@@ -69,6 +69,16 @@ export const manifestFile = ({ index, count }: Part): string =>
   count === 1 ? 'manifest.json' : `manifest-${index}-of-${count}.json`;
 
 export const isManifestFile = (name: string): boolean => manifestPattern.test(name);
+
+/** The index of the corpus in the folder of a dump. */
+export const indexFile = 'index.jsonl';
+
+/** The name of the lease that is held by the process that writes the index. */
+export const indexLease = `${indexFile}.claim`;
+
+/** Whether a file is the index of the corpus, an unfinished one, or the file of its lease. */
+export const isIndexFile = (name: string): boolean =>
+  name === indexFile || name.startsWith(indexLease) || unfinishedOf(name) === indexFile;
 
 /** The name of the lease that is held by the process that writes the dump, or the part. */
 export const leaseFile = (part: Part): string => `${manifestFile(part)}.claim`;

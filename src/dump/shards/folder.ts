@@ -8,6 +8,7 @@ import {
   allArithmetics,
   differenceOf,
   filesOf,
+  isIndexFile,
   isManifestFile,
   type ListedFile,
   leaseFile,
@@ -158,6 +159,33 @@ export function checkFinite(
   }
 }
 
+/**
+ * Checks that the folder is new, empty or of this dump, whatever its parts, and makes it. Returns a function that
+ * removes it, if this call made it and it is empty.
+ */
+export async function checkRoom(store: Store, settings: DumpSettings): Promise<() => Promise<void>> {
+  const undo = await created(store);
+  try {
+    const names = await store.list();
+    const manifests = await readManifests(store);
+    for (const there of manifests.values()) {
+      if (there.shards.length > 0) checkSame(store.name, { ...there, part: whole }, { ...settings, part: whole });
+    }
+    if (manifests.size === 0) checkNoOthers(store, names);
+    return undo;
+  } catch (error) {
+    await undo();
+    throw error;
+  }
+}
+
+/** @throws Error when a folder without a manifest has files of others. */
+function checkNoOthers({ name: folder }: Store, names: readonly string[]): void {
+  const other = names.find((name) => !isLeftover(name) && !isIndexFile(name) && manifestOfLease(name) === undefined);
+  if (other === undefined) return;
+  throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
+}
+
 const attempts = 3;
 
 /** Makes the folder and takes its lease. Between the two steps, another process may remove the folder as unused. */
@@ -210,10 +238,7 @@ async function contentsOf(store: Store, settings: DumpSettings, compared: Readon
   const isOutdated = isEmpty && differenceOf(found, settings) !== undefined;
   for (const there of manifests.values()) if (there !== found || !isOutdated) checkSame(folder, there, settings);
   const leftovers = names.filter(isLeftover);
-  const other = names.find((name) => !isLeftover(name) && manifestOfLease(name) === undefined);
-  if (named.length === 0 && other !== undefined) {
-    throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
-  }
+  if (named.length === 0) checkNoOthers(store, names);
   for (const name of leftovers.filter((name) => isOwn(name, settings))) {
     await onDisk(folder, store.remove(name));
   }

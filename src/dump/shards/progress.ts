@@ -33,6 +33,8 @@ export class ProgressMeter {
   gathered = 0;
   /** Whether the corpus has been read to its end. */
   allGathered = false;
+  /** The tokens of this run's part, where the index of the corpus says it. */
+  known: number | undefined;
   computed = 0;
   found = 0;
   shards = 0;
@@ -55,6 +57,7 @@ export class ProgressMeter {
 
   #total(): number | undefined {
     const { corpusBytes, limit, parts } = this.#inputs;
+    if (this.known !== undefined) return this.known;
     if (this.allGathered) return this.gathered;
     const all =
       corpusBytes !== undefined && this.bytesRead > 0 && this.corpusTokens > 0

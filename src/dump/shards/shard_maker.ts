@@ -2,6 +2,7 @@
 // take blocks in order, and report each shard when it is complete.
 import { quietly } from '../../files/promises.js';
 import type { Store } from '../../files/store/store.js';
+import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import type { Block } from '../corpus/blocks.js';
 import { makeBuffer } from '../format/disk.js';
 import type { ShardEntry } from '../format/manifest.js';
@@ -60,7 +61,7 @@ export class LocalMaker implements ShardMaker {
     this.settings = prepared.plan.settings;
     this.computing = prepared.computing;
     this.rowsPerShard = prepared.plan.rowsPerShard;
-    this.encode = (text) => prepared.model.enc.encode(text);
+    this.encode = encodeOf(prepared.model);
     this.#prepared = prepared;
     this.#out = out;
     this.#signal = signal;
@@ -107,6 +108,12 @@ export class LocalMaker implements ShardMaker {
     return entry;
   }
 }
+
+/** GPT-2's own function, which an index and threads are for, or one that calls a tokenizer of the user's own. */
+export const encodeOf = ({ enc }: Prepared['model']): ((text: string) => number[]) => {
+  const gpt2 = gpt2Tokenizer().encode;
+  return enc.encode === gpt2 ? gpt2 : (text) => enc.encode(text);
+};
 
 async function orAbandon<T>(writer: ShardWriter, work: Promise<T>): Promise<T> {
   try {

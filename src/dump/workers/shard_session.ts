@@ -6,6 +6,9 @@ import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { type CorpusFile, describeSource, openCorpus } from '../corpus/corpus.js';
+import type { CorpusIndex } from '../corpus_index/corpus_index.js';
+import { CorpusReader } from '../corpus_index/corpus_reader.js';
+import { wholeIndex } from '../corpus_index/make_index.js';
 import { inJson } from '../format/in_json.js';
 import {
   differenceOf,
@@ -18,11 +21,10 @@ import {
   writeManifest,
 } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
-import { BlockCursor, corpusBlocks } from '../shards/corpus_blocks.js';
-import { checkFinite, prepareFolder } from '../shards/folder.js';
+import { checkFinite, checkRoom, prepareFolder } from '../shards/folder.js';
 import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
 import { checkRequest, type LoadPermit, prepare } from '../shards/prepare.js';
-import { LocalMaker } from '../shards/shard_maker.js';
+import { encodeOf, LocalMaker } from '../shards/shard_maker.js';
 
 /** The request for a dump as plain data: files and names. */
 export interface ShardedRequest extends PlainOptions {
@@ -41,20 +43,26 @@ export interface ShardedDump {
   readonly count: number;
 }
 
-/** Loads the model, reads the corpus once, and plans the shards. Writes nothing. */
+/**
+ * Loads the model, and plans the shards: makes the index of the corpus in the folder of the dump, or finds it there.
+ * @throws Error when the folder holds another dump, or the index of another corpus.
+ */
 export async function planShards(request: ShardedRequest, local: LocalOptions = {}): Promise<ShardedDump> {
   checkRequest('dump', request);
   const { signal } = local;
   const sources = await openCorpus(request.corpus);
   const prepared = await prepare({ ...request, ...localOptions(local) }, sources.map(describeSource));
+  const { settings, rowsPerShard } = prepared.plan;
+  const reader = new CorpusReader(sources, { settings, rowsPerShard, encode: encodeOf(prepared.model) }, { signal });
   try {
-    const { settings, rowsPerShard } = prepared.plan;
-    const encode = (text: string) => prepared.model.enc.encode(text);
-    let count = 0;
-    for await (const _ of corpusBlocks(sources, { settings, rowsPerShard, encode }, { signal })) count++;
-    if (count === 0) throw new Error('dump: the corpus has no tokens');
-    return { request, settings, count };
+    const store = openStore(request.out);
+    const undo = await checkRoom(store, settings);
+    const count = (await wholeIndex(store, reader, { signal })).known;
+    if (count > 0) return { request, settings, count };
+    await undo();
+    throw new Error('dump: the corpus has no tokens');
   } finally {
+    await reader.close();
     prepared.dispose();
   }
 }
@@ -63,16 +71,25 @@ export class ShardSession {
   readonly #dump: ShardedDump;
   readonly #store: Store;
   readonly #maker: LocalMaker;
-  readonly #cursor: BlockCursor;
+  readonly #reader: CorpusReader;
+  readonly #signal: AbortSignal | undefined;
+  #index: CorpusIndex | undefined;
   readonly #oneAtATime = pLimit(1);
   /** Manifests of other shards that were compared with the dump. */
   readonly #compared = new Set<string>();
 
-  private constructor(dump: ShardedDump, store: Store, maker: LocalMaker, cursor: BlockCursor) {
+  private constructor(
+    dump: ShardedDump,
+    store: Store,
+    maker: LocalMaker,
+    reader: CorpusReader,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#signal = signal;
     this.#dump = dump;
     this.#store = store;
     this.#maker = maker;
-    this.#cursor = cursor;
+    this.#reader = reader;
     maker.begin({ onStored() {}, async onShard() {} });
   }
 
@@ -87,8 +104,7 @@ export class ShardSession {
     const maker = new LocalMaker(prepared, { out: store, signal });
     try {
       checkSame(dump.settings, maker.settings);
-      const open = () => corpusBlocks(sources, maker, { signal });
-      return new ShardSession(dump, store, maker, new BlockCursor(open));
+      return new ShardSession(dump, store, maker, new CorpusReader(sources, maker, { signal }), signal);
     } catch (error) {
       await maker.close();
       throw error;
@@ -119,7 +135,6 @@ export class ShardSession {
       return;
     }
     const folder = await prepareFolder(store, part, this.#compared);
-    let block: Block | undefined;
     try {
       const there = folder.manifest?.complete ? folder.shards.get(number) : undefined;
       if (there) {
@@ -127,32 +142,34 @@ export class ShardSession {
         return;
       }
       const arithmetic = await folder.begin(this.#maker.computing);
-      const computed = await this.#oneAtATime(async () => {
-        block = await this.#cursor.at(number);
-        await this.#checkEnd(number);
-        return this.#maker.make(block);
-      });
+      const computed = await this.#oneAtATime(async () => this.#maker.make(await this.#blockOf(number)));
       const entry = await computed.whole;
       await folder.check();
       await writeManifest(store, makeManifest(part, arithmetic, [entry], true));
-    } catch (error) {
-      if (block) this.#cursor.keep(block); // another attempt is likely, within seconds
-      throw error;
     } finally {
       await folder.release();
     }
   }
 
-  /** The planned shards must hold the whole corpus. */
-  async #checkEnd(number: number): Promise<void> {
+  /** The block of a shard. The planned shards must hold the whole corpus. */
+  async #blockOf(number: number): Promise<Block> {
     const { count } = this.#dump;
-    if (number < count - 1 || (await this.#cursor.isLast(number))) return;
-    throw new Error(`dump: planned with ${count} shards, but the corpus makes more`);
+    this.#index ??= await wholeIndex(this.#store, this.#reader, { signal: this.#signal });
+    const { known } = this.#index;
+    if (number >= known) {
+      await this.#reader.closeFiles();
+      throw new Error(`dump: the corpus has no block ${number}: it makes no more than ${known} shards now`);
+    }
+    if (number === count - 1 && known > count) {
+      throw new Error(`dump: planned with ${count} shards, but the corpus makes more`);
+    }
+    for await (const block of this.#reader.blocks(number, number + 1)) return block;
+    throw new Error(`dump: the corpus has no block ${number} any more`);
   }
 
   /** Waits until no shard is computed or finished any more, and frees what is loaded. */
   async close(): Promise<void> {
-    await this.#oneAtATime(() => this.#cursor.close());
+    await this.#oneAtATime(() => this.#reader.close());
     await this.#maker.close();
   }
 }

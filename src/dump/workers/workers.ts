@@ -77,10 +77,12 @@ export class WorkerPool implements ShardMaker {
     }
   }
 
-  encode = (text: string): number[] => {
-    if (this.settings.tokenizer === 'gpt2') return gpt2Tokenizer().encode(text);
-    throw new Error(`the tokenizer of ${this.settings.model.name} is not known: give tokens`);
-  };
+  get encode(): (text: string) => number[] {
+    if (this.settings.tokenizer === 'gpt2') return gpt2Tokenizer().encode;
+    return () => {
+      throw new Error(`the tokenizer of ${this.settings.model.name} is not known: give tokens`);
+    };
+  }
 
   begin(events: ShardEvents): void {
     this.#events = events;

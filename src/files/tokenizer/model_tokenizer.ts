@@ -26,7 +26,7 @@ export function modelTokenizer(nVocab: number, { differs, added = new Map() }: M
     });
   }
   if (nVocab <= gpt2.nVocab && added.size === 0) return gpt2;
-  return tokenizerOf({
+  const tokenizer = tokenizerOf({
     name: 'gpt2',
     nVocab: Math.max(nVocab, gpt2.nVocab),
     encode(text) {
@@ -46,4 +46,6 @@ export function modelTokenizer(nVocab: number, { differs, added = new Map() }: M
       );
     },
   });
+  // A corpus can be tokenised on threads, and have an index, where this is GPT-2's own function.
+  return added.size === 0 ? { ...tokenizer, encode: gpt2.encode } : tokenizer;
 }

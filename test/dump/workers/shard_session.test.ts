@@ -1,12 +1,11 @@
-// Shards are made by their numbers, and some fail. Oracle: the dump of one process, byte for byte, and counts of how
-// often a corpus is opened and how much of it is read.
+// Shards are made by their numbers, and some fail. Oracle: the dump of one process, byte for byte.
 import { cp, mkdir, readdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import type { Block } from '../../../src/dump/corpus/blocks.js';
 import { describeSource, openCorpus } from '../../../src/dump/corpus/corpus.js';
+import { CorpusReader } from '../../../src/dump/corpus_index/corpus_reader.js';
 import { dump } from '../../../src/dump/run.js';
-import { BlockCursor, corpusBlocks } from '../../../src/dump/shards/corpus_blocks.js';
 import { mergeDumps } from '../../../src/dump/shards/merge.js';
 import { prepare } from '../../../src/dump/shards/prepare.js';
 import { LocalMaker } from '../../../src/dump/shards/shard_maker.js';
@@ -347,13 +346,15 @@ test('a disk that is full at any write, and later is not', () =>
   withPlan(async ({ at, request }) => {
     const sources = await openCorpus(request.corpus);
     const prepared = await prepare({ ...request, batch: 1, device }, sources.map(describeSource));
-    const store = new FailingStore(at('out'));
-    await mkdir(at('out'));
+    const store = new FailingStore(at('full'));
+    await mkdir(at('full'));
     const maker = new LocalMaker(prepared, { out: store });
     const reported: number[] = [];
     maker.begin({ onStored() {}, onShard: async (number) => void reported.push(number) });
     const blocks: Block[] = [];
-    for await (const block of corpusBlocks(sources, maker)) if (blocks.push(block) === 4) break;
+    const reader = new CorpusReader(sources, maker);
+    for await (const block of reader.blocks(0, 4)) blocks.push(block);
+    await reader.close();
     const [zero, one, two, three] = blocks as [Block, Block, Block, Block];
     await device.synchronize();
     const { allocated } = device.memory();
@@ -367,22 +368,22 @@ test('a disk that is full at any write, and later is not', () =>
         failures++;
         assert.match((error as Error).message, /cannot write .*shard-00001.*: no space is left on the disk/);
       }
-      assert.equal(await readdir(at('out')), []);
+      assert.equal(await readdir(at('full')), []);
       await device.synchronize();
       assert.is(device.memory().allocated, allocated, `${writes} writes`);
-      assert.equal(await openFilesIn(at('out')), []);
+      assert.equal(await openFilesIn(at('full')), []);
     }
     assert.ok(failures > 20, String(failures));
     assert.ok(store.drafts > 3 * failures);
     const whole = await contentsOf(at('whole'));
-    const made = await contentsOf(at('out'));
+    const made = await contentsOf(at('full'));
     for (const name of Object.keys(made)) assert.is(made[name], whole[name]);
     assert.equal(reported, [1]);
 
     // take() and finish() are for one run, which ends with the first failure.
     store.writes = Number.POSITIVE_INFINITY;
     await maker.take(zero);
-    await mkdir(join(at('out'), shardName(2), 'not empty'), { recursive: true });
+    await mkdir(join(at('full'), shardName(2), 'not empty'), { recursive: true });
     await maker.take(two);
     await rejects(maker.take(three), inTheWay(2));
     await rejects(maker.finish(), inTheWay(2));
@@ -390,128 +391,5 @@ test('a disk that is full at any write, and later is not', () =>
     await maker.close();
     assert.equal(reported, [1, 0, 3]);
   }));
-
-// ---- the cursor
-
-/** A corpus of so many blocks that counts its readers and the blocks that they read. */
-class CountedCorpus {
-  opened = 0;
-  closed = 0;
-  read = 0;
-  /** The block at which readers fail that are opened from now on. */
-  broken = Number.POSITIVE_INFINITY;
-  readonly cursor = new BlockCursor(() => this.#open());
-  readonly #count: number;
-
-  constructor(count: number) {
-    this.#count = count;
-  }
-
-  async *#open(): AsyncGenerator<Block> {
-    this.opened++;
-    const { broken } = this;
-    try {
-      for (let number = 0; number < this.#count; number++) {
-        if (number === broken) throw new Error(`broken at ${number}`);
-        this.read++;
-        const none = new Int32Array(0);
-        yield { number, rows: 0, tokens: none, document: none, lengths: none, tokenCount: 0, firstPosition: 0 };
-      }
-    } finally {
-      this.closed++;
-    }
-  }
-
-  async at(...numbers: number[]): Promise<void> {
-    for (const number of numbers) assert.is((await this.cursor.at(number)).number, number);
-  }
-
-  get counts(): { opened: number; closed: number; read: number } {
-    const { opened, closed, read } = this;
-    return { opened, closed, read };
-  }
-}
-
-test('blocks in order are read once, and a lower number does not restart the others', async () => {
-  const corpus = new CountedCorpus(100);
-  await corpus.at(0, 1, 2, 5, 9);
-  assert.equal(corpus.counts, { opened: 1, closed: 0, read: 10 });
-  await corpus.at(3); // read by a second reader
-  assert.equal(corpus.counts, { opened: 2, closed: 0, read: 14 });
-  await corpus.at(10, 11, 4, 5, 12, 6);
-  assert.equal(corpus.counts, { opened: 2, closed: 0, read: 20 });
-  await corpus.cursor.close();
-  assert.is(corpus.closed, 2);
-});
-
-test('there are four readers at most, and the one that was idle longest goes', async () => {
-  const corpus = new CountedCorpus(100);
-  await corpus.at(40, 30, 20, 10);
-  assert.equal(corpus.counts, { opened: 4, closed: 0, read: 41 + 31 + 21 + 11 });
-  await corpus.at(41); // uses the reader again, so that the one at 31 is now the least recently used
-  await corpus.at(0);
-  assert.equal([corpus.opened, corpus.closed], [5, 1]);
-  const { read } = corpus;
-  await corpus.at(42, 22, 12, 1);
-  assert.equal([corpus.opened, corpus.closed, corpus.read - read], [5, 1, 1 + 2 + 2 + 1]);
-  await corpus.at(32); // read from 23 on
-  assert.equal([corpus.opened, corpus.closed, corpus.read - read], [5, 1, 6 + 10]);
-  await corpus.cursor.close();
-  assert.is(corpus.closed, 5);
-});
-
-test('a block that is kept needs no reading, once each, and two are kept', async () => {
-  const corpus = new CountedCorpus(10);
-  const blocks = [];
-  for (const number of [0, 1, 2, 3]) blocks.push(await corpus.cursor.at(number));
-  for (const block of blocks.slice(0, 3)) corpus.cursor.keep(block);
-  assert.is(await corpus.cursor.at(2), blocks[2]);
-  assert.is(await corpus.cursor.at(1), blocks[1]);
-  assert.equal(corpus.counts, { opened: 1, closed: 0, read: 4 });
-  corpus.cursor.keep(blocks[2] as Block);
-  corpus.cursor.keep(blocks[2] as Block);
-  corpus.cursor.keep(blocks[3] as Block);
-  await corpus.at(2, 3, 4);
-  assert.equal(corpus.counts, { opened: 1, closed: 0, read: 5 });
-  await corpus.at(0);
-  assert.is(corpus.opened, 2);
-  await corpus.cursor.close();
-});
-
-test('the end: its number, whether a block is the last one, and no second reading', async () => {
-  const corpus = new CountedCorpus(10);
-  await corpus.at(7);
-  assert.is(await corpus.cursor.isLast(7), false);
-  await corpus.at(9);
-  assert.is(await corpus.cursor.isLast(9), true);
-  assert.equal(corpus.counts, { opened: 1, closed: 1, read: 10 });
-  await rejects(corpus.cursor.at(10), /^dump: the corpus has no block 10: it makes no more than 10 shards now$/);
-  await rejects(corpus.cursor.at(1000), /has no block 1000: it makes no more than 10 shards now/);
-  assert.is(await corpus.cursor.isLast(9), true);
-  assert.equal(corpus.counts, { opened: 1, closed: 1, read: 10 });
-  const shorter = new CountedCorpus(3);
-  await rejects(shorter.cursor.at(8), /has no block 8: it makes no more than 3 shards now/);
-  await shorter.at(2);
-  assert.is(await shorter.cursor.isLast(2), true);
-  await shorter.cursor.close();
-  assert.equal(shorter.counts, { opened: 2, closed: 2, read: 6 });
-});
-
-test('a reader that fails does not affect the others', async () => {
-  const corpus = new CountedCorpus(20);
-  await corpus.at(10);
-  corpus.broken = 5;
-  await corpus.at(2);
-  for (const number of [7, 5, 9]) await rejects(corpus.cursor.at(number), /^broken at 5$/);
-  const { opened } = corpus;
-  await corpus.at(11, 12);
-  assert.is(await corpus.cursor.isLast(12), false);
-  assert.is(corpus.opened, opened);
-  corpus.broken = Number.POSITIVE_INFINITY;
-  await corpus.at(7, 19);
-  assert.is(await corpus.cursor.isLast(19), true);
-  await corpus.cursor.close();
-  assert.is(corpus.closed, corpus.opened);
-});
 
 test.run();

@@ -115,7 +115,7 @@ test('a signal leaves a folder without anything unfinished, which goes on', () =
       await rejects(dump(request(cut, { workers: [cpu, cpu], batch: 1, signal, onProgress })), /stopped here/);
       const names = Object.keys(await contentsOf(cut));
       assert.ok(
-        names.every((name) => /^(manifest\.json|shard-\d{5}\.safetensors)$/.test(name)),
+        names.every((name) => /^(index\.jsonl|manifest\.json|shard-\d{5}\.safetensors)$/.test(name)),
         names.join(' '),
       );
       await using made = await openDump(cut);

@@ -1,0 +1,279 @@
+// The index of a corpus in memory, as far as it is known, and its file in the folder of a dump.
+import { checkedLinesIn } from '../../files/checked_lines.js';
+import type { Lease } from '../../files/lease.js';
+import { quietly } from '../../files/promises.js';
+import type { Appender, Store } from '../../files/store/store.js';
+import { onDisk } from '../format/disk.js';
+import { indexFile, indexLease } from '../format/manifest.js';
+import { isObject } from '../format/schema.js';
+import {
+  firstLine,
+  type IndexEnd,
+  type IndexEntry,
+  type IndexHeader,
+  labelled,
+  lineOf,
+  readEnd,
+  readEntry,
+  readHeader,
+} from './index_format.js';
+
+/** An index as far as it is known. Shards are added in order. */
+export class CorpusIndex {
+  readonly header: IndexHeader;
+  readonly #entries: IndexEntry[] = [];
+  /** The number of tokens before each shard, and behind the last one. */
+  readonly #tokensBefore: number[] = [0];
+  #end: IndexEnd | undefined;
+
+  constructor(header: IndexHeader) {
+    this.header = header;
+  }
+
+  /** The shards that are known: those with lower numbers. */
+  get known(): number {
+    return this.#entries.length;
+  }
+
+  /** Whether all shards of the corpus are known. */
+  get isComplete(): boolean {
+    return this.#end !== undefined;
+  }
+
+  get tokens(): number {
+    return this.tokensBefore(this.known);
+  }
+
+  entry(shard: number): IndexEntry | undefined {
+    return this.#entries[shard];
+  }
+
+  /** The number of tokens in the shards before one. */
+  tokensBefore(shard: number): number {
+    return this.#tokensBefore[shard] as number;
+  }
+
+  /** Adds the next shard. @throws Error when it cannot be the next one. */
+  add(entry: IndexEntry): void {
+    const problem = this.#problemWith(entry);
+    if (problem !== undefined) throw new Error(`the line of shard ${entry.shard} ${problem}`);
+    this.#tokensBefore.push(this.tokens + entry.tokens);
+    this.#entries.push(entry);
+  }
+
+  #problemWith({ shard, source, offset, document, rows, tokens }: IndexEntry): string | undefined {
+    const { context, rowsPerShard } = this.header;
+    const before = this.#entries.at(-1);
+    if (shard !== this.known) return `comes where that of shard ${this.known} belongs`;
+    if (tokens > rows * context || rows > rowsPerShard) return 'has more than a shard holds';
+    if (!before) return undefined;
+    if (before.rows < rowsPerShard) return 'follows the last one';
+    const isBehind = source > before.source || (source === before.source && offset >= before.offset);
+    return isBehind && document >= before.document ? undefined : 'lies before the one before it';
+  }
+
+  /** Declares all shards known. @throws Error when there are others than that. */
+  complete(end: IndexEnd): void {
+    const { shards, tokens } = end;
+    if (shards !== this.known || tokens !== this.tokens) {
+      throw new Error(`it ends with ${shards} shards of ${tokens} tokens, but has ${this.known} of ${this.tokens}`);
+    }
+    this.#end = end;
+  }
+
+  /** The lines of the file from a shard on. */
+  text(from: number): string {
+    const lines = this.#entries.slice(from).map((entry) => lineOf(this.header, entry));
+    return lines.join('') + (this.#end ? lineOf(this.header, this.#end) : '');
+  }
+}
+
+/** The most bytes of an index: about a million shards. */
+const largestIndex = 2 ** 29;
+
+export interface FoundIndex {
+  readonly index: CorpusIndex;
+  /** Whether the file has nothing but lines of the index. */
+  readonly isClean: boolean;
+}
+
+/**
+ * The index in a folder, as far as its lines are whole and in order; an empty one when there is none.
+ * @throws Error when the file is no index, or that of another corpus or of other shards, with the difference named.
+ */
+export async function readIndex(store: Store, header: IndexHeader): Promise<FoundIndex> {
+  const index = new CorpusIndex(header);
+  const bytes = await bytesOfIndex(store);
+  if (bytes === undefined) return { index, isClean: true };
+  const path = store.pathOf(indexFile);
+  const begin = bytes.toString('utf8', 0, mark.length);
+  if (!mark.startsWith(begin)) throw new Error(`dump: ${path} is no index of a corpus. ${removeAdvice}`);
+  const firstEnd = bytes.indexOf('\n') + 1;
+  if (firstEnd === 0) return { index, isClean: false };
+  checkHeader(path, bytes.toString('utf8', 0, firstEnd - 1), header);
+  let isClean = true;
+  let at = firstEnd;
+  try {
+    for (const { json, start, end } of checkedLinesIn(bytes.subarray(firstEnd), firstLine(header))) {
+      if (firstEnd + start !== at) isClean = false;
+      const isKnown = addLine(index, JSON.parse(json));
+      if (!isKnown) return { index, isClean: false };
+      at = firstEnd + end;
+    }
+  } catch (cause) {
+    throw new Error(`dump: ${path} is not as it should be: ${(cause as Error).message}. ${removeAdvice}`, { cause });
+  }
+  return { index, isClean: isClean && index.known > 0 && at === bytes.length };
+}
+
+const removeAdvice = 'Remove it, and it is made again';
+
+/** The beginning of each index. */
+const mark = '{"format":"sonde corpus index"';
+
+/** Adds what a line says. Returns false when a line before it is missing, or the index has ended. */
+function addLine(index: CorpusIndex, value: unknown): boolean {
+  if (index.isComplete) return false;
+  if (isObject(value) && 'shards' in value) {
+    const end = readEnd(value, 'refused');
+    if (end.shards > index.known) return false;
+    index.complete(end);
+    return true;
+  }
+  const entry = readEntry(value, 'refused');
+  if (entry.shard !== index.known) return false;
+  index.add(entry);
+  return true;
+}
+
+async function bytesOfIndex(store: Store): Promise<Buffer | undefined> {
+  const found = await store.find(indexFile);
+  if (!found) return undefined;
+  const path = store.pathOf(indexFile);
+  if (!found.regular) throw new Error(`dump: ${path} is not a regular file. ${removeAdvice}`);
+  if (found.size > largestIndex) throw new Error(`dump: ${path} is ${found.size} bytes long. ${removeAdvice}`);
+  const source = await store.open(indexFile, { growing: true });
+  try {
+    return Buffer.from((await source.read(0, source.size)).buffer);
+  } finally {
+    await source.close();
+  }
+}
+
+function checkHeader(path: string, json: string, wanted: IndexHeader): void {
+  let found: IndexHeader;
+  try {
+    found = readHeader(JSON.parse(json), 'refused');
+  } catch (cause) {
+    throw new Error(`dump: ${path} is no index that can be read: ${(cause as Error).message}. ${removeAdvice}`, {
+      cause,
+    });
+  }
+  const asked = labelled(wanted);
+  const difference = labelled(found).findIndex(([, value], i) => value !== asked[i]?.[1]);
+  if (difference < 0) return;
+  const [label, has] = labelled(found)[difference] as [string, string];
+  throw new Error(
+    `dump: ${path} is the index of a dump with ${label} ${has}, but ${asked[difference]?.[1]} was asked for. ` +
+      removeAdvice,
+  );
+}
+
+// ---- writing
+
+/** Lines that are written at a time, and the milliseconds after which fewer are. */
+const linesAtOnce = 64;
+const longestPause = 5000;
+
+/**
+ * Writes an index to its file, from the shards on that the file has. One process at a time does that, and others
+ * leave it alone.
+ */
+export class IndexWriter {
+  readonly #store: Store;
+  readonly #index: CorpusIndex;
+  /** The shards that the file has, whether it has nothing else, and whether it has the end. */
+  #written: number;
+  #isClean: boolean;
+  #isEnded: boolean;
+  #writtenAt = performance.now();
+  #lease: Lease | undefined;
+  readonly #isLent: boolean;
+  #appender: Appender | undefined;
+  #writing: Promise<void> = Promise.resolve();
+
+  /** Without a lease, it takes one before it writes. */
+  constructor(store: Store, { index, isClean }: FoundIndex, lease?: Lease) {
+    this.#store = store;
+    this.#index = index;
+    this.#written = index.known;
+    this.#isClean = isClean;
+    this.#isEnded = index.isComplete && isClean;
+    this.#lease = lease;
+    this.#isLent = lease !== undefined;
+  }
+
+  /** Writes what is new, if it is much, or after some time. */
+  async writeSome(): Promise<void> {
+    const isDue =
+      this.#index.known - this.#written >= linesAtOnce || performance.now() - this.#writtenAt >= longestPause;
+    if (isDue) await this.writeAll();
+  }
+
+  /** Writes what is new. */
+  writeAll(): Promise<void> {
+    this.#writing = quietly(this.#writing.catch(() => {}).then(() => this.#writeNews()));
+    return this.#writing;
+  }
+
+  async #writeNews(): Promise<void> {
+    const { known, isComplete } = this.#index;
+    const hasNews = known > this.#written || (isComplete && known === this.#written);
+    if (known > 0 && hasNews && !this.#isEnded) await onDisk(this.#store.pathOf(indexFile), this.#write());
+  }
+
+  async #write(): Promise<void> {
+    if (!(await this.#mayWrite())) return;
+    const isAnew = !this.#isClean || this.#appender?.isFull;
+    if (isAnew) await this.#closeFile();
+    else this.#appender ??= await this.#store.append(indexFile);
+    const { header, known, isComplete } = this.#index; // it may have grown meanwhile
+    const begin = isAnew || this.#written === 0 ? `${firstLine(header)}\n` : '';
+    const text = begin + this.#index.text(isAnew ? 0 : this.#written);
+    this.#isClean = false; // until all of it is there
+    await (this.#appender ? this.#appender.append(text) : this.#store.writeText(indexFile, text));
+    this.#isClean = true;
+    this.#written = known;
+    this.#writtenAt = performance.now();
+    this.#isEnded = isComplete;
+  }
+
+  /** Whether this process has the lease. A process that has lost it leaves the file alone from then on. */
+  async #mayWrite(): Promise<boolean> {
+    if (!this.#lease) {
+      const lease = await this.#store.takeLease(indexLease);
+      if (typeof lease === 'string') return false;
+      this.#lease = lease;
+      const now = await readIndex(this.#store, this.#index.header); // another process may have gone on with it
+      [this.#written, this.#isClean, this.#isEnded] = [
+        now.index.known,
+        now.isClean,
+        now.index.isComplete && now.isClean,
+      ];
+    }
+    return this.#index.known >= this.#written && !this.#isEnded && !(await this.#lease.lost());
+  }
+
+  async #closeFile(): Promise<void> {
+    const appender = this.#appender;
+    this.#appender = undefined;
+    await appender?.close();
+  }
+
+  async close(): Promise<void> {
+    await this.#writing.catch(() => {});
+    await this.#closeFile().catch(() => {}); // what was appended lasts already
+    if (!this.#isLent) await this.#lease?.release();
+    this.#lease = undefined;
+  }
+}

@@ -1,0 +1,158 @@
+// Reads the corpus as blocks, one for each shard of a dump: all of them in order, or those from a shard on that the
+// index of the corpus knows. A block that the index knows must be what it says.
+import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
+import { type Block, blocksOf } from '../corpus/blocks.js';
+import {
+  type CorpusPlace,
+  type CorpusRange,
+  isSeekable,
+  type ReadOptions,
+  readCorpus,
+  type Source,
+} from '../corpus/corpus.js';
+import { OpenFiles } from '../corpus/open_files.js';
+import { TokenizerThreads } from '../corpus/tokenizer_threads.js';
+import type { DumpSettings } from '../format/settings.js';
+import type { CorpusIndex } from './corpus_index.js';
+import {
+  blockDigest,
+  firstBlockOf,
+  headerOf,
+  type IndexEntry,
+  type IndexHeader,
+  sampleBytes,
+  sampleDigest,
+} from './index_format.js';
+
+/** The settings and the tokenizer with which a corpus is cut into blocks. */
+export interface CutOptions {
+  readonly settings: Pick<DumpSettings, 'context' | 'limit' | 'model' | 'tokenizer' | 'corpus'>;
+  readonly rowsPerShard: number;
+  readonly encode: (text: string) => number[];
+}
+
+type SourceOffset = Pick<CorpusPlace, 'source' | 'offset'>;
+
+export interface ReaderOptions extends Pick<ReadOptions, 'onBytes' | 'signal'> {
+  /** The threads that text is tokenised on; as `TokenizerThreads` when left out. */
+  readonly threads?: TokenizerThreads;
+}
+
+export class CorpusReader {
+  /** What an index of the corpus is of; undefined where there can be none. */
+  readonly header: IndexHeader | undefined;
+  readonly #sources: readonly Source[];
+  readonly #cut: CutOptions;
+  readonly #options: ReaderOptions;
+  readonly #threads: TokenizerThreads;
+  readonly #files = new OpenFiles();
+  #index: CorpusIndex | undefined;
+
+  constructor(sources: readonly Source[], cut: CutOptions, options: ReaderOptions = {}) {
+    this.#sources = sources;
+    this.#cut = cut;
+    this.#options = options;
+    this.#threads = options.threads ?? new TokenizerThreads();
+    const { settings, rowsPerShard } = cut;
+    const { vocabulary } = settings.model;
+    if (this.#isKnown()) this.header = headerOf({ ...settings, vocabulary, rowsPerShard });
+  }
+
+  // A tokenizer of the user's own may give other tokens when it is given the text in other pieces.
+  #isKnown(): boolean {
+    const isText = this.#sources.some(({ kind }) => kind !== 'tokens');
+    return isSeekable(this.#sources) && (!isText || this.#cut.encode === gpt2Tokenizer().encode);
+  }
+
+  /** The index that blocks are looked up in. It may grow. */
+  use(index: CorpusIndex): void {
+    this.#index = index;
+  }
+
+  /** The blocks of shards [from, to). Shard `from` must be 0, or in the index. */
+  async *blocks(from = 0, to = Number.POSITIVE_INFINITY): AsyncGenerator<Block> {
+    if (from >= to) return;
+    const { settings, rowsPerShard, encode } = this.#cut;
+    const index = this.#index;
+    const entry = from === 0 ? undefined : this.#entry(from);
+    const first = entry && firstBlockOf(entry, (index as CorpusIndex).tokensBefore(from));
+    const range: CorpusRange = {
+      from: first?.begin.place ?? { source: 0, offset: 0 },
+      until: this.#endOf(to),
+    };
+    const reading = { encode, nVocab: settings.model.vocabulary, files: this.#files, threads: this.#threads };
+    const chunks = readCorpus(this.#sources, { ...this.#options, ...reading }, range);
+    const cut = { context: settings.context, rowsPerBlock: rowsPerShard, limit: settings.limit ?? undefined, first };
+    let next = from;
+    for await (const block of blocksOf(chunks, cut)) {
+      this.#check(block);
+      next = block.number + 1;
+      yield block;
+      if (next === to) return;
+    }
+    const known = Math.min(to, index?.known ?? 0);
+    if (next < known) throw this.#changed(index?.entry(next) as IndexEntry, `ends before shard ${next}`);
+  }
+
+  #entry(shard: number): IndexEntry {
+    const entry = this.#index?.entry(shard);
+    if (entry) return entry;
+    throw new Error(
+      `dump: the corpus has no block ${shard}: it makes no more than ${this.#index?.known ?? 0} shards now`,
+    );
+  }
+
+  /** Where the reading of the shards before one can end: at the next place that lies behind that shard's beginning. */
+  #endOf(shard: number): CorpusRange['until'] {
+    const begin = this.#index?.entry(shard);
+    if (!begin) return undefined;
+    for (let next = shard + 1; ; next++) {
+      const entry = this.#index?.entry(next);
+      if (!entry) return undefined;
+      const { source, offset } = entry;
+      if (source > begin.source || offset > begin.offset) return { source, offset };
+    }
+  }
+
+  /** @throws Error when the index says that a block is another one. */
+  #check(block: Block): void {
+    const entry = this.#index?.entry(block.number);
+    if (!entry || (entry.tokens === block.tokenCount && entry.digest === blockDigest(block))) return;
+    throw this.#changed(entry, `has other tokens in shard ${block.number}`);
+  }
+
+  #changed({ shard, source, offset }: IndexEntry, what: string): Error {
+    const [name, last] = [source, this.#index?.entry(shard + 1)?.source ?? this.#sources.length - 1].map(
+      (i) => this.#sources[i]?.path,
+    );
+    const files = name === last ? `${name}, from byte ${offset} on,` : `${name}, or a file behind it up to ${last},`;
+    return new Error(
+      `dump: the corpus has changed since its index was made: ${files} ${what}. Put back what was there, or begin ` +
+        'again in another folder',
+    );
+  }
+
+  /** Whether the corpus still begins at a shard as it did when the index was made. */
+  async isSame(entry: IndexEntry): Promise<boolean> {
+    const next = this.#index?.entry(entry.shard + 1);
+    return (await this.sampleAt(entry, next)) === entry.sample;
+  }
+
+  /** The digest of the first bytes at a place, which lie before the next one. */
+  async sampleAt({ source, offset }: SourceOffset, next: SourceOffset | undefined): Promise<string> {
+    const path = this.#sources[source]?.path ?? '';
+    const end = next?.source === source ? Math.min(offset + sampleBytes, next.offset) : offset + sampleBytes;
+    const parts: Buffer[] = [];
+    for await (const part of this.#files.read(path, { from: offset, to: end })) parts.push(part);
+    return sampleDigest(Buffer.concat(parts));
+  }
+
+  /** Closes the files that stay open between readings. */
+  async closeFiles(): Promise<void> {
+    await this.#files.close();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.#files.close(), this.#threads.close()]);
+  }
+}

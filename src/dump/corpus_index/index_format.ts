@@ -1,0 +1,178 @@
+// The index of a corpus, `index.jsonl`: for each shard, where it begins and what it holds, so that a shard can be made
+// without reading what lies before it. It follows from the corpus and a few settings alone. It is written from the start
+// to the end, and may end anywhere: what is there is a part of the whole.
+//
+//   {"format":"sonde corpus index","version":1,…}      what it is the index of
+//   CHECKSUM {"shard":0,"source":0,"offset":0,…}       a line for each shard
+//   CHECKSUM {"shards":1,"tokens":9,"documents":2}     the end
+import { createHash } from 'node:crypto';
+import { checkedLine } from '../../files/checked_lines.js';
+import type { Block, BlockBegin, FirstBlock } from '../corpus/blocks.js';
+import { corpusDigest } from '../corpus/corpus.js';
+import { checked, integer, object, oneOf, optional, orNull, type Read } from '../format/schema.js';
+import { type DumpSettings, size } from '../format/settings.js';
+
+/** What decides where shards begin. */
+export interface IndexHeader {
+  readonly format: 'sonde corpus index';
+  readonly version: 1;
+  /** The SHA-256 of the descriptions of all sources. */
+  readonly corpus: string;
+  readonly tokenizer: DumpSettings['tokenizer'];
+  readonly vocabulary: number;
+  readonly context: number;
+  readonly rowsPerShard: number;
+  readonly limit: number | null;
+}
+
+/** The settings and the corpus that an index is made for. */
+export interface IndexSubject extends Pick<DumpSettings, 'tokenizer' | 'context' | 'limit' | 'corpus'> {
+  readonly vocabulary: number;
+  readonly rowsPerShard: number;
+}
+
+export const headerOf = ({
+  corpus,
+  tokenizer,
+  vocabulary,
+  context,
+  rowsPerShard,
+  limit,
+}: IndexSubject): IndexHeader => ({
+  ...{ format: 'sonde corpus index', version: 1, corpus: corpusDigest(corpus) },
+  ...{ tokenizer, vocabulary, context, rowsPerShard, limit },
+});
+
+/** Where a shard begins, and what it holds. */
+export interface IndexEntry {
+  readonly shard: number;
+  /** The place from which the shard is read: the number of a source, and a byte offset in it. */
+  readonly source: number;
+  readonly offset: number;
+  /** For a line of JSON: the index in its text, in UTF-16, and the number of lines before it. */
+  readonly character?: number | undefined;
+  readonly lines?: number | undefined;
+  /** The number of documents before the place, and the position of the first token there in its document. */
+  readonly document: number;
+  readonly position: number;
+  /** Tokens behind the place that belong to the shard before. */
+  readonly skip: number;
+  readonly rows: number;
+  readonly tokens: number;
+  /** The beginning of the SHA-256 of the shard's tokens and documents, and of those in its first and last row. */
+  readonly digest: string;
+  readonly first: string;
+  readonly last: string;
+  /** The same of the first bytes at the place, up to that of the next shard. */
+  readonly sample: string;
+}
+
+export interface IndexEnd {
+  readonly shards: number;
+  readonly tokens: number;
+  readonly documents: number;
+}
+
+const digestLength = 32;
+const shortDigest = 16;
+
+/** Bytes at a place that are looked at to see whether the corpus is still the same. */
+export const sampleBytes = 2 ** 14;
+
+const digestOf = (length: number, ...parts: (Int32Array | Uint8Array)[]): string => {
+  const hash = createHash('sha256');
+  for (const { buffer, byteOffset, byteLength } of parts) hash.update(new Uint8Array(buffer, byteOffset, byteLength));
+  return hash.digest('hex').slice(0, length);
+};
+
+export const sampleDigest = (bytes: Uint8Array): string => digestOf(shortDigest, bytes);
+
+/** The tokens and the documents of some rows. */
+export type RowTokens = Pick<Block, 'tokens' | 'document'>;
+
+export const rowDigest = ({ tokens, document }: RowTokens): string => digestOf(shortDigest, tokens, document);
+
+export const blockDigest = ({ tokens, document }: RowTokens): string => digestOf(digestLength, tokens, document);
+
+/** The entry of a block, which lacks the sample as long as the next block is not known. */
+export function entryOf(block: Block, begin: BlockBegin): Omit<IndexEntry, 'sample'> {
+  const { number, tokens, document, rows, tokenCount } = block;
+  const context = tokens.length / rows;
+  const row = (i: number): RowTokens => ({
+    tokens: tokens.subarray(i * context, (i + 1) * context),
+    document: document.subarray(i * context, (i + 1) * context),
+  });
+  const { source, offset, character, lines } = begin.place;
+  return {
+    ...{ shard: number, source, offset },
+    ...(character !== undefined && { character }),
+    ...(lines !== undefined && { lines }),
+    ...{ document: begin.document, position: begin.position, skip: begin.skip, rows, tokens: tokenCount },
+    ...{ digest: blockDigest(block), first: rowDigest(row(0)), last: rowDigest(row(rows - 1)) },
+  };
+}
+
+/** Where the reading of a shard's block begins. */
+export function firstBlockOf(entry: IndexEntry, tokensBefore: number): FirstBlock {
+  const { shard, source, offset, character, lines, document, position, skip } = entry;
+  const place = {
+    source,
+    offset,
+    ...(character !== undefined && { character }),
+    ...(lines !== undefined && { lines }),
+  };
+  return { number: shard, begin: { place, document, position, skip }, tokensBefore };
+}
+
+export const lineOf = (header: IndexHeader, content: IndexEntry | IndexEnd): string =>
+  `${checkedLine(firstLine(header), JSON.stringify(content))}\n`;
+
+export const firstLine = (header: IndexHeader): string => JSON.stringify(header);
+
+// ---- reading
+
+const hexadecimal = (length: number): Read<string> =>
+  checked(
+    `${length} hexadecimal digits`,
+    (value) => typeof value === 'string' && value.length === length && /^[0-9a-f]*$/.test(value),
+  );
+
+export const readHeader = object<IndexHeader>({
+  format: oneOf('sonde corpus index'),
+  version: checked('1', (value) => value === 1),
+  corpus: hexadecimal(64),
+  tokenizer: oneOf('gpt2', 'unknown'),
+  vocabulary: size,
+  context: size,
+  rowsPerShard: size,
+  limit: orNull(integer(1)),
+});
+
+export const readEntry = object<IndexEntry>({
+  shard: integer(0),
+  source: integer(0),
+  offset: integer(0),
+  character: optional(integer(0)),
+  lines: optional(integer(0)),
+  document: integer(0),
+  position: integer(0),
+  skip: integer(0, 2 ** 31),
+  rows: size,
+  tokens: integer(1),
+  digest: hexadecimal(digestLength),
+  first: hexadecimal(shortDigest),
+  last: hexadecimal(shortDigest),
+  sample: hexadecimal(shortDigest),
+});
+
+export const readEnd = object<IndexEnd>({ shards: integer(1), tokens: integer(1), documents: integer(0) });
+
+/** What an index is of, as `[label, value]` for messages. */
+export const labelled = (header: IndexHeader): [string, string][] => [
+  ['the tokenizer', header.tokenizer],
+  ['a vocabulary of', String(header.vocabulary)],
+  ['context', String(header.context)],
+  ['shards of', `${header.rowsPerShard} rows`],
+  ['a limit of', header.limit === null ? 'none' : `${header.limit} tokens`],
+  ['a corpus of digest', header.corpus.slice(0, shortDigest)],
+];

@@ -1,0 +1,104 @@
+// Makes the index of a corpus in the folder of a dump, or waits until another process has made it.
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Store } from '../../files/store/store.js';
+import type { Block } from '../corpus/blocks.js';
+import type { CorpusPlace } from '../corpus/corpus.js';
+import { onDisk } from '../format/disk.js';
+import { indexLease } from '../format/manifest.js';
+import { type CorpusIndex, type FoundIndex, IndexWriter, readIndex } from './corpus_index.js';
+import type { CorpusReader } from './corpus_reader.js';
+import { entryOf, type IndexEntry, type IndexHeader } from './index_format.js';
+
+export interface MakingOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Called with the number of shards and tokens that are known. */
+  readonly onIndexed?: (known: CorpusIndex) => void;
+}
+
+const pollMilliseconds = 500;
+
+/**
+ * The whole index of a corpus of files, which the reader uses from then on. It is made where a part of it ends, in one
+ * pass over the corpus; if another process makes it at this time, it is waited for. For a corpus without tokens, it has
+ * no shards, and nothing is written.
+ * @throws Error when the corpus cannot be read, or when the folder has the index of another one.
+ */
+export async function wholeIndex(
+  store: Store,
+  reader: CorpusReader,
+  options: MakingOptions = {},
+): Promise<CorpusIndex> {
+  const header = reader.header as IndexHeader;
+  for (;;) {
+    const found = await readIndex(store, header);
+    if (found.index.isComplete && found.isClean) {
+      reader.use(found.index);
+      return found.index;
+    }
+    const lease = await onDisk(store.pathOf(indexLease), store.takeLease(indexLease));
+    if (typeof lease !== 'string') {
+      try {
+        const now = await readIndex(store, header); // another process may have gone on with it before
+        return await make(now, new IndexWriter(store, now, lease), reader, options);
+      } finally {
+        await lease.release();
+      }
+    }
+    await sleep(pollMilliseconds, undefined, { ...(options.signal && { signal: options.signal }) });
+  }
+}
+
+async function make(
+  { index }: FoundIndex,
+  writer: IndexWriter,
+  reader: CorpusReader,
+  { signal, onIndexed }: MakingOptions,
+): Promise<CorpusIndex> {
+  reader.use(index);
+  const recorder = new IndexRecorder(index, reader);
+  try {
+    for await (const block of reader.blocks(Math.max(0, index.known - 1))) {
+      signal?.throwIfAborted();
+      await recorder.add(block);
+      await writer.writeSome();
+      onIndexed?.(index);
+    }
+    await recorder.end();
+  } finally {
+    await writer.writeAll().finally(() => writer.close());
+  }
+  return index;
+}
+
+/** Adds the blocks of a pass to an index, in order, each when the next one is known. */
+export class IndexRecorder {
+  readonly #index: CorpusIndex;
+  readonly #reader: CorpusReader;
+  #last: Omit<IndexEntry, 'sample'> | undefined;
+  #documents = 0;
+
+  constructor(index: CorpusIndex, reader: CorpusReader) {
+    this.#index = index;
+    this.#reader = reader;
+  }
+
+  async add(block: Block): Promise<void> {
+    const last = block.document.findLast((document) => document >= 0) ?? -1;
+    this.#documents = Math.max(this.#documents, last + 1);
+    await this.#complete(block.begin?.place);
+    const isNew = block.number >= this.#index.known;
+    this.#last = isNew && block.begin ? entryOf(block, block.begin) : undefined;
+  }
+
+  async #complete(next: CorpusPlace | undefined): Promise<void> {
+    const entry = this.#last;
+    if (entry) this.#index.add({ ...entry, sample: await this.#reader.sampleAt(entry, next) });
+  }
+
+  /** The corpus has no more blocks. */
+  async end(): Promise<void> {
+    await this.#complete(undefined);
+    const { known, tokens, isComplete } = this.#index;
+    if (known > 0 && !isComplete) this.#index.complete({ shards: known, tokens, documents: this.#documents });
+  }
+}
