@@ -62,6 +62,12 @@ export {
 } from './context/weight_locations.js';
 export type { Corpus, CorpusFile, CorpusFileOptions, CorpusKind } from './dump/corpus/corpus.js';
 export type { TokenDType } from './dump/corpus/token_layout.js';
+export {
+  type IndexOptions,
+  type IndexProgress,
+  type IndexResult,
+  indexCorpus,
+} from './dump/corpus_index/index_corpus.js';
 export type { ListedFile, Manifest, ShardEntry } from './dump/format/manifest.js';
 export {
   type NonFinite,

@@ -1,7 +1,6 @@
 // sonde dump: reads the options of a dump, shows its progress, and prints one line about the outcome.
 import { Command } from 'commander';
 import type { CorpusFile } from '../dump/corpus/corpus.js';
-import { type TokenDType, tokenDTypes } from '../dump/corpus/token_layout.js';
 import { type Dropped, droppable, dumpDTypes, gradientScalars, type Part } from '../dump/format/settings.js';
 import { dump, planOf } from '../dump/run.js';
 import { describePlan } from '../dump/shards/dump_plan.js';
@@ -18,19 +17,15 @@ import {
   number,
   oneOf,
 } from './common_options.js';
+import { addCorpusOptions, addRowOptions, type CorpusOptions, corpusOf } from './corpus_options.js';
 import { interruptible, UsageError } from './failure.js';
 import { fetchProgressView } from './fetch_progress.js';
 import { partOf } from './part.js';
 import { warnOfNonFinite } from './terminal.js';
 import { tokenProgressView } from './token_progress.js';
 
-export interface DumpRequestOptions extends PlainOptions {
+export interface DumpRequestOptions extends PlainOptions, CorpusOptions {
   model: string;
-  text?: string[];
-  jsonl?: string[];
-  tokens?: string[];
-  tokenDtype?: TokenDType;
-  asIs?: boolean;
   hook?: string[];
   autoencoder?: string[];
 }
@@ -83,44 +78,34 @@ Next: sonde inspect DUMP. The shards are plain safetensors, for numpy and torch 
 
 /** The options of all commands that make dumps: which text is read, and what is stored. */
 export function addDumpOptions(command: Command): Command {
-  return addPrecision(
-    command
-      .argument('[source]', '- for text on standard input')
-      .option('--text <file...>', 'text files (UTF-8); <|endoftext|> ends a document', collected)
-      .option('--jsonl <file...>', 'files of JSON lines with a "text" each; - for standard input', collected)
-      .option(
-        '--tokens <file...>',
-        "files of tokens: two bytes each, little-endian, or one of numpy.save's or llm.c's; - for standard input",
-        collected,
-      )
-      .option('--token-dtype <dtype>', `of tokens without a header: ${tokenDTypes.join(', ')}`, oneOf(...tokenDTypes))
-      .option('--as-is', 'take files for what you say they are, whatever they look like, such as JSON for text')
-      .option('--hook <location...>', 'what to store; may be repeated', collected)
-      .option(
-        '--autoencoder <location=name...>',
-        'store the latents of an autoencoder (a name or a file) there',
-        (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
-      )
-      .requiredOption(
-        '--out <folder>',
-        'the folder to write to: new, empty, or one to go on with; or az://account/container/prefix',
-      ),
-    '--precision',
+  const read = addCorpusOptions(command.argument('[source]', '- for text on standard input'));
+  return addRowOptions(
+    addPrecision(
+      read
+        .option('--hook <location...>', 'what to store; may be repeated', collected)
+        .option(
+          '--autoencoder <location=name...>',
+          'store the latents of an autoencoder (a name or a file) there',
+          (text, before: string[] | undefined) => collected(text === '-' ? text : autoencoderLocation(text), before),
+        )
+        .requiredOption(
+          '--out <folder>',
+          'the folder to write to: new, empty, or one to go on with; or az://account/container/prefix',
+        ),
+      '--precision',
+    ),
   )
-    .option('--context <n>', 'tokens per row (default: 128)', integer(1))
     .option('--batch <n>', 'rows of the full context at a time (default: about 2048 tokens on the CPU)', integer(1))
     .option(
       '--dtype <dtype>',
       'how values are stored: float16 (default), float32, bfloat16, which numpy cannot read, or int8 with a scale for each token',
       oneOf(...dumpDTypes),
     )
-    .option('--shard-tokens <n>', 'tokens per file (default: 1048576)', integer(1))
     .option('--threshold <x>', 'store latents above it (default: 0)', number(0))
     .option(
       '--finite',
       'end with an error at the first value that is NaN, infinite or too large for the dtype, instead of counting such values',
     )
-    .option('--limit <tokens>', 'stop after this many tokens of the text', integer(1))
     .option(
       '--drop <what>',
       'do not store padding, endoftext, or both (with a comma); the rest is packed',
@@ -174,35 +159,12 @@ export function dumpRequest(
 ): DumpOptions & { corpus: CorpusFile[] } {
   const hooks = [...(options.hook ?? []), ...(options.autoencoder ?? [])];
   const locations = hooks.filter((hook) => hook !== '-');
-  const corpus = corpusOf(command, source ?? hooks.find((hook) => hook === '-'), options);
+  const corpus = corpusOf(command, options, source ?? hooks.find((hook) => hook === '-'));
   if (locations.length === 0) {
     throw new UsageError(`${command} needs a --hook or an --autoencoder: what is to be stored?`);
   }
   const { out, ...others } = plainOptions(options);
   return { out, model: options.model, corpus, locations, ...others };
-}
-
-function corpusOf(
-  command: string,
-  source: string | undefined,
-  { text = [], jsonl = [], tokens = [], tokenDtype, asIs }: DumpRequestOptions,
-): CorpusFile[] {
-  if (source !== undefined && source !== '-') {
-    throw new UsageError(
-      `${command} takes files with --text, --jsonl or --tokens, and - for standard input; what is '${source}'?`,
-    );
-  }
-  if (tokenDtype !== undefined && tokens.length === 0) throw new UsageError('--token-dtype is for --tokens');
-  const look = asIs ? { asIs } : {};
-  const width = tokenDtype === undefined ? {} : { dtype: tokenDtype };
-  const files: CorpusFile[] = [
-    ...text.map((path): CorpusFile => ({ path, kind: 'text', ...look })),
-    ...jsonl.map((path): CorpusFile => ({ path, kind: 'jsonl', ...look })),
-    ...tokens.map((path): CorpusFile => ({ path, kind: 'tokens', ...width, ...look })),
-    ...(source === '-' ? [{ path: source, kind: 'text', ...look } as const] : []),
-  ];
-  if (files.length > 0) return files;
-  throw new UsageError(`${command} needs a text: --text FILE, --jsonl FILE, --tokens FILE, or - for standard input`);
 }
 
 /**

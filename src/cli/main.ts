@@ -15,6 +15,7 @@ import { dumpCommand } from './dump.js';
 import { encodeCommand } from './encode.js';
 import { reportFailure } from './failure.js';
 import { fetchCommand } from './fetch.js';
+import { indexCommand } from './index_corpus.js';
 import { inspectCommand } from './inspect.js';
 import { mergeCommand } from './merge.js';
 import { queueCommand } from './queue.js';
@@ -45,6 +46,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. SONDE_DEBUG=1 show
 for (const command of [
   demoCommand,
   dumpCommand,
+  indexCommand,
   inspectCommand,
   verifyCommand,
   mergeCommand,

@@ -8,6 +8,7 @@ import { createHash } from 'node:crypto';
 import { open, stat } from 'node:fs/promises';
 import { basename, extname } from 'node:path';
 import { Readable } from 'node:stream';
+import pLimit from 'p-limit';
 import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { formatByName, type Head, headBytes, headOf, jsonLinesProblem, textProblem, withHead } from './content.js';
@@ -107,6 +108,9 @@ export interface ReadOptions {
 const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens', '.npy': 'tokens' };
 const allKinds: readonly CorpusKind[] = ['text', 'jsonl', 'tokens'];
 
+/** Files that are looked at at a time. */
+const filesAtOnce = 16;
+
 /**
  * Checks every file, so that a wrong path, size or kind is found at the start and not after hours. Reads the beginnings
  * of files, and nothing of standard input. `operation` is the function that the corpus was given to.
@@ -124,7 +128,8 @@ export async function openCorpus(corpus: Corpus, operation = 'dump'): Promise<So
   const files = Array.isArray(corpus) ? Array.from(corpus) : [corpus]; // a hole is undefined
   if (files.length === 0) throw new RangeError('dump: corpus must name one file at least, but is an empty list');
   const checked = files.map((file, i) => checkedFile(operation, file, i));
-  const sources = await Promise.all(checked.map(openFile));
+  const fewAtOnce = pLimit(filesAtOnce); // the number of files that a process may open is limited
+  const sources = await Promise.all(checked.map((file) => fewAtOnce(openFile, file)));
   if (sources.filter(({ path }) => path === undefined).length > 1) {
     throw new RangeError("dump: corpus names standard input ('-') twice, but it can be read only once");
   }

@@ -69,19 +69,24 @@ const startOf = ({ bytes, offset }: Section): number =>
 
 function addText(section: SectionRequest, asIs: boolean, encoding: Encoding, list: ChunkList): void {
   const { bytes, origin } = section;
+  const encode = checkedEncode(origin, encoding);
   const { valid, problem } = validPart(section, asIs);
   for (let from = startOf(section); from < valid; ) {
     const marked = bytes.indexOf(mark, from);
     const ended = marked >= 0 && marked + mark.length <= valid;
     if (!ended && problem) break; // the document's last characters are not known
     const to = ended ? marked : valid;
-    const text = bytes.toString('utf8', from, to);
+    // The mark belongs to the last chunk: where it begins, reading need not be able to begin.
     let at = from;
-    for (const chunk of encodedChunks(origin, text, encoding)) {
-      list.add(chunk.tokens, at, { ends: false });
+    const text = bytes.toString('utf8', from, to);
+    const chunks = [...encodedChunks(origin, text, encoding)];
+    for (const [i, chunk] of chunks.entries()) {
+      const isLast = i === chunks.length - 1;
+      const tokens = ended && isLast ? chunk.tokens.concat(encode(endOfText)) : chunk.tokens;
+      list.add(tokens, at, { ends: ended && isLast });
       at += Buffer.byteLength(text.slice(chunk.at, chunk.end));
     }
-    if (ended) list.endDocument(checkedEncode(origin, encoding)(endOfText), to);
+    if (ended && chunks.length === 0) list.add(encode(endOfText), from, { ends: true });
     from = ended ? to + mark.length : valid;
   }
   if (problem) throw problem;
@@ -104,7 +109,7 @@ function addLines(section: SectionRequest, asIs: boolean, encoding: Encoding, li
       for (const chunk of encodedChunks(name, text, encoding)) {
         list.add(chunk.tokens, from, { ends: false, character: character + chunk.at, lines });
       }
-      list.endDocument([], from, { character, lines });
+      list.add([], from, { ends: true, character, lines });
     }
     from = to + 1;
   }
@@ -274,11 +279,6 @@ class ChunkList {
     this.#offsets.push(offset);
     this.#characters.push(character);
     this.#lines.push(lines);
-  }
-
-  /** Adds the last tokens of a document, which begin at `offset`, if it has a chunk of its own. */
-  endDocument(tokens: readonly number[], offset: number, at: { character?: number; lines?: number } = {}): void {
-    this.add(tokens, offset, { ...at, ends: true });
   }
 
   done(problem: Error | undefined): SectionTokens {

@@ -151,7 +151,7 @@ export const textCutter: Cutter = {
   cutFrom(bytes, from, isWhole) {
     const marked = bytes.indexOf(mark, Math.max(0, from - mark.length));
     const behindMark = marked < 0 ? Number.POSITIVE_INFINITY : marked + mark.length;
-    const end = isWhole ? bytes.length : bytes.length - mark.length;
+    const end = isWhole ? bytes.length : bytes.length - mark.length + 1; // behind it, a mark may begin
     for (let at = from; at < Math.min(end, behindMark); at += searchedAtOnce) {
       const cut = sureCutIn(bytes, at, Math.min(end, at + searchedAtOnce));
       if (cut < 0) continue;

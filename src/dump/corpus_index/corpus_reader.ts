@@ -26,7 +26,9 @@ import {
 
 /** The settings and the tokenizer with which a corpus is cut into blocks. */
 export interface CutOptions {
-  readonly settings: Pick<DumpSettings, 'context' | 'limit' | 'model' | 'tokenizer' | 'corpus'>;
+  readonly settings: Pick<DumpSettings, 'context' | 'limit' | 'tokenizer' | 'corpus'> & {
+    readonly model: Pick<DumpSettings['model'], 'vocabulary'>;
+  };
   readonly rowsPerShard: number;
   readonly encode: (text: string) => number[];
 }

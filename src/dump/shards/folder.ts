@@ -160,16 +160,17 @@ export function checkFinite(
 }
 
 /**
- * Checks that the folder is new, empty or of this dump, whatever its parts, and makes it. Returns a function that
- * removes it, if this call made it and it is empty.
+ * Checks that the folder is new, empty or of a dump, of the one with these settings if they are given, whatever its
+ * parts; and makes it. Returns a function that removes it, if this call made it and it is empty.
  */
-export async function checkRoom(store: Store, settings: DumpSettings): Promise<() => Promise<void>> {
+export async function checkRoom(store: Store, settings?: DumpSettings): Promise<() => Promise<void>> {
   const undo = await created(store);
   try {
     const names = await store.list();
     const manifests = await readManifests(store);
     for (const there of manifests.values()) {
-      if (there.shards.length > 0) checkSame(store.name, { ...there, part: whole }, { ...settings, part: whole });
+      if (settings && there.shards.length > 0)
+        checkSame(store.name, { ...there, part: whole }, { ...settings, part: whole });
     }
     if (manifests.size === 0) checkNoOthers(store, names);
     return undo;

@@ -1,0 +1,90 @@
+// indexCorpus(): makes the index of a corpus ahead of the dumps that use it.
+import { checkCallback, checkInteger, checkOptions, checkSignal, type OptionNames } from '../../engine/check.js';
+import { openStore } from '../../files/store/open_store.js';
+import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
+import { type CorpusFile, corpusBytes, describeSource, isSeekable, openCorpus } from '../corpus/corpus.js';
+import { rowsPerShard } from '../format/positions.js';
+import type { StorageOptions } from '../format/settings.js';
+import { checkRoom } from '../shards/folder.js';
+import { CorpusReader } from './corpus_reader.js';
+import { wholeIndex } from './make_index.js';
+
+export interface IndexProgress {
+  readonly shards: number;
+  readonly tokens: number;
+  readonly bytesRead: number;
+  /** The bytes of all files. */
+  readonly totalBytes: number;
+}
+
+export interface IndexOptions extends Pick<StorageOptions, 'context' | 'shardTokens' | 'limit'> {
+  corpus: CorpusFile | CorpusFile[];
+  /** The folder of the dump, or `az://account/container/prefix`: new, empty, or with a dump of this corpus. */
+  out: string;
+  /** The size of the vocabulary of the model; GPT-2's, 50,257, when left out. */
+  vocabulary?: number;
+  signal?: AbortSignal;
+  onProgress?: (progress: IndexProgress) => void;
+}
+
+const indexOptionNames: OptionNames<IndexOptions> = {
+  ...{ corpus: true, out: true, context: true, shardTokens: true, limit: true },
+  ...{ vocabulary: true, signal: true, onProgress: true },
+};
+
+export interface IndexResult {
+  readonly out: string;
+  readonly shards: number;
+  readonly tokens: number;
+  /** Bytes that this call read: 0 when the index was there already. */
+  readonly bytesRead: number;
+}
+
+/**
+ * Makes the index of a corpus of files of GPT-2's text or tokens, `index.jsonl`, in the folder of a dump: where each of
+ * its shards begins. Dumps with the same files, `context`, `shardTokens` and `limit` use it, and so do their parts and
+ * the workers of a queue: none of them reads what lies before its shards. A dump makes it by itself on the way.
+ * The same call goes on with one that was interrupted.
+ * @throws TypeError or RangeError for an option that cannot be; Error for a corpus that cannot be read or has no tokens,
+ *   and when the folder has another index, or files of others.
+ */
+export async function indexCorpus(options: IndexOptions): Promise<IndexResult> {
+  checkOptions('indexCorpus', options, indexOptionNames);
+  const { out, context = 128, shardTokens = 2 ** 20, limit, vocabulary = gpt2Tokenizer().nVocab, signal } = options;
+  if (typeof out !== 'string' || out === '') throw new TypeError('indexCorpus: out must be the path of a folder');
+  checkInteger('indexCorpus', 'context', context, 1, 2 ** 20);
+  checkInteger('indexCorpus', 'shardTokens', shardTokens, 1, 2 ** 27);
+  if (limit !== undefined) checkInteger('indexCorpus', 'limit', limit, 1);
+  checkInteger('indexCorpus', 'vocabulary', vocabulary, 1, 2 ** 31);
+  checkSignal('indexCorpus', signal);
+  checkCallback('indexCorpus', 'onProgress', options.onProgress);
+  const sources = await openCorpus(options.corpus, 'indexCorpus');
+  if (!isSeekable(sources)) throw new TypeError('indexCorpus: corpus must be files: only they can be read again');
+  const corpus = sources.map(describeSource);
+  let bytesRead = 0;
+  const cut = {
+    settings: { corpus, tokenizer: 'gpt2', model: { vocabulary }, context, limit: limit ?? null } as const,
+    rowsPerShard: rowsPerShard({ context, shardTokens }),
+    encode: gpt2Tokenizer().encode,
+  };
+  const reader = new CorpusReader(sources, cut, {
+    signal,
+    onBytes: (bytes) => {
+      bytesRead += bytes;
+    },
+  });
+  const store = openStore(out);
+  const undo = await checkRoom(store);
+  try {
+    const totalBytes = corpusBytes(sources) as number;
+    const { known, tokens } = await wholeIndex(store, reader, {
+      signal,
+      onIndexed: ({ known, tokens }) => options.onProgress?.({ shards: known, tokens, bytesRead, totalBytes }),
+    });
+    if (known === 0) throw new Error('indexCorpus: the corpus has no tokens');
+    return { out, shards: known, tokens, bytesRead };
+  } finally {
+    await reader.close();
+    await undo(); // removes the folder where it is empty
+  }
+}
