@@ -47,7 +47,7 @@ export interface Fleet {
   readonly lock: number;
   /** `--attempts` */
   readonly attempts: number;
-  readonly redis?: Restarts;
+  readonly redis?: Restarts | undefined;
   /** From the first shard that is given up until someone calls `sonde queue status --retry`. */
   readonly retried: number;
   /** The simulation ends then, whether the dump is done or not. */
@@ -82,8 +82,9 @@ export function withShards(shardTokens: number): Pick<Fleet, 'shardTokens' | 'sh
 }
 
 /** Restarts every ten minutes, as the whole dump takes little more than half an hour. */
-export const restarts: Readonly<Record<'none' | 'kept' | 'forgotten', Restarts | undefined>> = {
+export const restarts: Readonly<Record<'none' | 'kept' | 'away' | 'forgotten', Restarts | undefined>> = {
   none: undefined,
   kept: { every: 600, down: 10, lost: 1 },
+  away: { every: 600, down: 120, lost: 1 }, // longer than the lock of a job
   forgotten: { every: 600, down: 10, lost: 1, plannedAgain: 60 },
 };

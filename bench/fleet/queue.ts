@@ -175,7 +175,7 @@ export class SimulatedQueue {
     if (!redis || redis.plannedAgain !== undefined) return;
     const { now } = this.#time;
     this.#recent.push({ at: now, undo });
-    while ((this.#recent[0] as Change).at <= now - redis.lost) this.#recent.shift();
+    while (this.#recent[0] && this.#recent[0].at <= now - redis.lost) this.#recent.shift();
   }
 
   #lookForStalled(): void {
