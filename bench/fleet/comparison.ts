@@ -13,14 +13,14 @@ const unharmed: RealFleet = { ...killed, life: Number.POSITIVE_INFINITY, redis: 
 
 const simulations = 400;
 
-function simulated(real: RealFleet, { between, first }: RealOutcome): Fleet {
+function simulated(real: RealFleet, { between, starts }: RealOutcome): Fleet {
   const { shards, shardTokens, workers, life, replacement, redis } = real;
   const shardSeconds = median(between);
   return {
     ...{ shards, shardTokens, workers, life, lives: 'exponential', replacement, attempts: 20 },
     lock: 2, // that of the workers of tests
     speed: shardTokens / shardSeconds,
-    start: Math.max(0, median(first) - shardSeconds),
+    start: mean(starts),
     ...{ begin: 0.01, finish: 0.05, retried: 600, until: 3600 },
     reading: { way: 'index', tokensPerSecond: Number.POSITIVE_INFINITY, seek: 0 }, // it is in the measured time
     ...(redis && { redis: { ...redis, lost: 0 } }), // this Redis is stopped well

@@ -4,6 +4,7 @@ import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { leaseFile, shardFile } from '../../src/dump/format/manifest.js';
+import { parseOwner } from '../../src/files/lease.js';
 import { unfinishedOf } from '../../src/files/store/store.js';
 import { run } from '../../test/cli/command.js';
 import { sampleText } from '../../test/dump/folders.js';
@@ -29,8 +30,8 @@ export interface RealOutcome {
   readonly restarts: number;
   /** Shards that were being computed or finished when their worker was killed. */
   readonly lostShards: number;
-  /** Seconds from a worker's start to its first finished shard, for each worker that lived so long. */
-  readonly first: readonly number[];
+  /** Seconds from a worker's start to its first lease, for each worker that lived so long. */
+  readonly starts: readonly number[];
   /** Seconds between two finished shards of a worker. */
   readonly between: readonly number[];
   /** What `sonde verify` says of the folder. */
@@ -40,6 +41,8 @@ export interface RealOutcome {
 interface Lived {
   readonly worker: Worker;
   readonly began: number;
+  /** When its first lease was seen. */
+  leased?: number;
   /** When each shard was reported, in milliseconds. */
   readonly reported: number[];
 }
@@ -51,6 +54,10 @@ export async function realFleet(fleet: RealFleet, seed: number): Promise<RealOut
   });
   return outcome as RealOutcome;
 }
+
+/** The process that has a lease; undefined when it has ended meanwhile. */
+const ownerOf = async (lease: string): Promise<number | undefined> =>
+  parseOwner(await readFile(lease, 'utf8').catch(() => ''))?.pid;
 
 class Reality {
   readonly #fleet: RealFleet;
@@ -96,14 +103,13 @@ class Reality {
     await Promise.all([...slots, restarts]);
     const { code, stdout, stderr } = await run(['verify', this.#out]);
     if (code !== 0) throw new Error(`the folder is not whole: ${stdout}${stderr}`);
-    const told = this.#all.filter(({ reported }) => reported.length > 0);
     return {
       seconds,
       deaths: this.#deaths,
       restarts: this.#redisRestarts,
       lostShards: this.#lostShards,
-      first: told.map(({ began, reported }) => ((reported[0] as number) - began) / 1000),
-      between: told.flatMap(({ reported }) =>
+      starts: this.#all.flatMap(({ began, leased }) => (leased === undefined ? [] : [(leased - began) / 1000])),
+      between: this.#all.flatMap(({ reported }) =>
         reported.slice(1).map((time, i) => (time - (reported[i] as number)) / 1000),
       ),
       verified: stdout.trim().split('\n').at(-1) ?? '',
@@ -112,6 +118,11 @@ class Reality {
 
   async #shardsThere(): Promise<number> {
     const names = await readdir(this.#out).catch(() => []);
+    for (const name of names.filter((each) => each.endsWith('.claim'))) {
+      const pid = await ownerOf(join(this.#out, name));
+      const lived = this.#all.find(({ worker }) => worker.child.pid === pid);
+      if (lived) lived.leased ??= performance.now();
+    }
     return names.filter((name) => /^shard-\d+\.safetensors$/.test(name)).length;
   }
 
@@ -156,8 +167,7 @@ class Reality {
     for (let index = 0; index < this.#fleet.shards; index++) {
       if (!shards.has(shardFile(index))) continue;
       const lease = join(this.#out, leaseFile({ index, count: this.#fleet.shards }));
-      const owner = await readFile(lease, 'utf8').then(JSON.parse, () => undefined);
-      if (owner?.pid !== pid) continue;
+      if ((await ownerOf(lease)) !== pid) continue;
       this.#lostShards++;
       for (const name of unfinished) if (unfinishedOf(name) === shardFile(index)) this.#seen.add(name);
     }

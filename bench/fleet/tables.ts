@@ -120,7 +120,8 @@ export function sizeTable(seed: number): string {
       const sized = withShards(shardTokens);
       const outcomes = outcomesOf({ ...fleet, ...sized, speed }, seed, 2);
       const seconds = shardTokens / speed;
-      const estimate = 1 + (seconds / 2 + Math.min(seconds, sized.finish)) / fleet.life;
+      const isHidden = sized.finish < seconds; // otherwise workers wait for the disk
+      const estimate = isHidden ? (1 + (seconds / 2 + sized.finish) / fleet.life).toFixed(3) : '';
       const computing = ratio(outcomes, ({ computed, useful }) => computed / useful);
       const cells = [
         thousands(speed),
@@ -128,7 +129,7 @@ export function sizeTable(seed: number): string {
         thousands(sized.shards),
         seconds.toFixed(seconds < 10 ? 1 : 0),
       ];
-      return [...cells, computing, estimate.toFixed(3), ratio(outcomes, timeOf)];
+      return [...cells, computing, estimate, ratio(outcomes, timeOf)];
     }),
   );
   const head = ['tokens/s', 'tokens a shard', 'shards', 'seconds a shard', 'computing', 'estimate', 'time'];
