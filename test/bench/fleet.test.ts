@@ -1,8 +1,10 @@
 // The simulation of a fleet against what is known exactly: sums, closed forms, and BullMQ's rules followed by hand.
 import * as assert from 'uvu/assert';
 import { type Fleet, fleet, withShards } from '../../bench/fleet/parameters.js';
+import { SimulatedQueue } from '../../bench/fleet/queue.js';
 import { type Outcome, simulate } from '../../bench/fleet/simulation.js';
 import { attemptsTable, lives, shardSizes, weatherHead, weatherRow } from '../../bench/fleet/tables.js';
+import { Timeline } from '../../bench/fleet/timeline.js';
 import { docsPage, rows, section } from '../docs/markdown.js';
 import { suite } from '../support/harness.js';
 
@@ -100,6 +102,26 @@ test('a shard of a killed worker comes again after a lock has run out, and two l
     assert.ok(seconds <= 14 + 4 + 2 * 4 + 2, `${seconds} s`);
   }
   assert.ok(single.some(({ stalled }) => stalled === 2));
+});
+
+test('a job without a lock goes to the front at the second look, and its old worker is refused', () => {
+  const time = new Timeline();
+  const queue = new SimulatedQueue(time, { ...small, shards: 5 }, () => {});
+  const [first, second] = [queue.take(), queue.take()];
+  assert.ok(first && second);
+  for (const at of [1, 2, 3, 4, 5, 6, 7, 8.5]) time.after(at, () => queue.renew(1, second.token));
+  const taken: [number, number | undefined][] = [];
+  for (const at of [7.9, 8.1, 8.2]) time.after(at, () => taken.push([at, queue.take()?.number]));
+  time.after(8.15, () => queue.complete(0, first.token));
+  time.after(8.6, () => queue.complete(1, second.token));
+  time.run(9, () => false);
+  const expected = [
+    [7.9, 2],
+    [8.1, 0],
+    [8.2, 3],
+  ];
+  assert.equal(taken, expected);
+  assert.equal([queue.counts.stalled, queue.done], [1, 1]);
 });
 
 test('without an index, reading grows with the square of the corpus', () => {
