@@ -4,6 +4,7 @@
 // itself and of that first line: one that is torn, garbled or of another dump does not count, wherever it is, and its
 // shard is made again.
 import { createHash } from 'node:crypto';
+import { BlobChanged } from '../../files/blob/blob_request.js';
 import type { Appender, Store } from '../../files/store/store.js';
 import { onDisk } from './disk.js';
 import type { ShardEntry } from './manifest.js';
@@ -123,8 +124,8 @@ export async function readJournal(store: Store, file: string, most: number): Pro
       await source.close();
     }
   } catch (error) {
-    // The manifest was written just now: it has what this journal held.
-    if (((await store.find(file))?.size ?? 0) < found.size) return undefined;
+    // The manifest was written just now: it has what this journal held, and there may be another journal.
+    if (error instanceof BlobChanged || !(await store.find(file))) return undefined;
     throw error;
   }
 }

@@ -1,7 +1,9 @@
-// manifest.json says what a dump holds; while it is made, with its journal (journal.ts). It is needed to read the dump, to continue it, and to refuse files of another
-// one. It has nothing that differs between runs: no times, no machine, no absolute paths. Folders may come from
-// anywhere, so everything that is read here is checked before it is used.
+// manifest.json says what a dump holds; while the dump is made, it does so together with its journal (journal.ts). It is
+// needed to read the dump, to continue it, and to refuse files of another one. It has nothing that differs between runs:
+// no times, no machine, no absolute paths. Folders may come from anywhere, so everything that is read here is checked
+// before it is used.
 import { createHash } from 'node:crypto';
+import { BlobChanged } from '../../files/blob/blob_request.js';
 import { bytesPerElement } from '../../files/host_tensor.js';
 import type { Store } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
@@ -269,18 +271,23 @@ async function readSmallFile(store: Store, name: string): Promise<string | undef
   if (!found) return undefined;
   if (!found.regular) throw new Error('it is not a regular file');
   if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
-  try {
-    const file = await store.open(name);
+  for (let attempt = 1; ; attempt++) {
     try {
-      return Buffer.from(await file.read(0, file.size)).toString();
-    } finally {
-      await file.close();
+      const file = await store.open(name);
+      try {
+        return Buffer.from(await file.read(0, file.size)).toString();
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      if (!(await store.find(name))) return undefined; // it was removed just now
+      if (!(error instanceof BlobChanged) || attempt === attempts) throw error;
     }
-  } catch (error) {
-    if (!(await store.find(name))) return undefined; // it was removed just now
-    throw error;
   }
 }
+
+/** A blob that another one replaces while it is read is read again. */
+const attempts = 10;
 
 // ---- checking what was read
 
