@@ -383,6 +383,42 @@ test('where the last manifest cannot be written, the journal stays; where anothe
   assert.equal(written.files, before);
 });
 
+test('another process that takes over while the manifest is written keeps its journal', async () => {
+  const { store, written } = counting();
+  let isTaken = false;
+  const check = async () => {
+    if (isTaken) throw new Error('dump: memory was taken over by another process');
+  };
+  const slow: Store = {
+    ...store,
+    async writeText(file, text) {
+      await store.writeText(file, text);
+      isTaken = true;
+    },
+  };
+  const writer = new ManifestWriter(slow, tinySettings, inNoFolder({ check }));
+  await writer.begin(computing);
+  await writer.add(0, entryOf(0));
+  await rejects(writer.complete(), /taken over/);
+  await writer.settle();
+  assert.equal([...written.files.keys()], ['journal.jsonl', 'manifest.json']);
+});
+
+test('a run that cannot write the manifest when it begins leaves the journal', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    await cp(made, out, { recursive: true });
+    const manifest = await readManifest(made);
+    await leave(out, manifest, { listed: [0], journal: [1, 2] });
+    const before = await contentsOf(out);
+    const full = Object.assign(new DiskStore(out), { writeText: () => Promise.reject(new Error('no space')) });
+    const prepared = await prepareFolder(full, manifest);
+    assert.equal([...prepared.shards.keys()], [0, 1, 2]);
+    await rejects(prepared.begin({ ...computing, anyArithmetic: true }), /no space/);
+    await prepared.release();
+    assert.equal(await contentsOf(out), before);
+  }));
+
 test('where the journal cannot be removed, the complete manifest stays complete', async () => {
   const { store, written } = counting();
   const stuck = { ...store, remove: () => Promise.reject(Object.assign(new Error('busy'), { code: 'EBUSY' })) };
