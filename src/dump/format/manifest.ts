@@ -1,7 +1,7 @@
-// manifest.json says what a dump holds; while the dump is made, it does so together with its journal (journal.ts). It is
-// needed to read the dump, to continue it, and to refuse files of another one. It has nothing that differs between runs:
-// no times, no machine, no absolute paths. Folders may come from anywhere, so everything that is read here is checked
-// before it is used.
+// manifest.json says what a dump holds; while the dump is made, it does so together with its journal (journal.ts). It
+// is needed to read the dump, to continue it, and to refuse files of another one. It has nothing that differs between
+// runs: no times, no machine, no absolute paths. Folders may come from anywhere, so everything that is read here is
+// checked before it is used.
 import { createHash } from 'node:crypto';
 import { BlobChanged } from '../../files/blob/blob_request.js';
 import { bytesPerElement } from '../../files/host_tensor.js';

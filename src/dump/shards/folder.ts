@@ -330,8 +330,8 @@ function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): vo
 }
 
 /**
- * The shard, Parquet file, manifest or journal that an interrupted run's leftover belongs to; undefined for other names.
- * A journal is one itself, unless the manifest is of a dump under way.
+ * The shard, Parquet file, manifest or journal that an interrupted run's leftover belongs to; undefined for other
+ * names. A journal is one itself, unless the manifest is of a dump under way.
  */
 function leftoverOf(name: string): string | undefined {
   if (!isPlainName(name)) return undefined; // a name that no store accepts comes from no run

@@ -1,6 +1,6 @@
-// Records the finished shards of a run: each in the journal, at once, and all of them in the manifest, at the beginning,
-// now and then, and at the end. So what is written grows with the number of shards, and a run that is killed at any
-// moment loses none that it has recorded.
+// Records the finished shards of a run: each in the journal, at once, and all of them in the manifest, at the
+// beginning, now and then, and at the end. So what is written grows with the number of shards, and a run that is killed
+// at any moment loses none that it has recorded.
 import { quietly } from '../../files/promises.js';
 import type { Store } from '../../files/store/store.js';
 import { JournalWriter } from '../format/journal.js';
@@ -101,9 +101,9 @@ export class ManifestWriter {
   }
 
   /**
-   * Ends a run. Tries once more to list all shards in the manifest: the disk may have been full of unfinished ones, which
-   * are gone now. For a corpus without tokens, removes the manifest and returns a function that removes the folder, if
-   * the run made it.
+   * Ends a run. Tries once more to list all shards in the manifest: the disk may have been full of unfinished ones,
+   * which are gone now. For a corpus without tokens, removes the manifest and returns a function that removes the
+   * folder, if the run made it.
    */
   async settle(): Promise<(() => Promise<void>) | undefined> {
     await this.#saving.catch(() => {});

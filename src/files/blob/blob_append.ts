@@ -1,6 +1,6 @@
-// An append blob: text is added at its end, block by block, and lasts at once. Each block goes with its MD5, so that one
-// that is damaged on the way is refused and sent again. If an answer is lost, the block is sent again and may be there
-// twice.
+// An append blob: text is added at its end, block by block, and lasts at once. Each block goes with its MD5, so that
+// one that is damaged on the way is refused and sent again. If an answer is lost, the block is sent again and may be
+// there twice.
 import { createHash } from 'node:crypto';
 import type { AppendBlobClient } from '@azure/storage-blob';
 import { longRetries, request, unlessStatus } from './blob_request.js';

@@ -8,8 +8,8 @@ import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.j
 const requests = pLimit(8);
 
 /**
- * The blob as it is now. Later reads are of the same version, or fail. A blob that is `growing` is appended to meanwhile
- * and has another version then: reads are of the bytes that it has now.
+ * The blob as it is now. Later reads are of the same version, or fail. A blob that is `growing` is appended to
+ * meanwhile and has another version then: reads are of the bytes that it has now.
  */
 export async function openRemote(remote: RemoteBlob, { growing = false } = {}): Promise<ByteSource> {
   const found = await remote.version();

@@ -2,10 +2,11 @@
 // temporary folder, and uploaded when they are whole; they are read by ranges. Error messages say why.
 //
 // A killed upload leaves uncommitted blocks, of a blob that does not exist. List Blobs gives such a blob a length of 0,
-// as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty, but for an
-// append blob to which nothing was appended yet. Azure does not delete a blob that is only blocks. To remove them, an empty list of blocks is committed, and the empty blob
-// that results is deleted, each under the condition that nothing was written there since, so that no finished blob can
-// be lost. Readers that look in between, or after a kill in between, see an unfinished file as before.
+// as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty, but for
+// an append blob to which nothing was appended yet. Azure does not delete a blob that is only blocks. To remove them,
+// an empty list of blocks is committed, and the empty blob that results is deleted, each under the condition that
+// nothing was written there since, so that no finished blob can be lost. Readers that look in between, or after a kill
+// in between, see an unfinished file as before.
 import { randomBytes } from 'node:crypto';
 import { open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -116,7 +117,7 @@ export class BlobStore implements Store {
         return blocks >= most;
       },
       async append(text) {
-        blocks = await appendText(name, blob, text);
+        if (text !== '') blocks = await appendText(name, blob, text);
       },
       async close() {},
     };

@@ -1,6 +1,7 @@
-// A store of a dump's files: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or
-// in object storage (blob_store.ts). The caller chooses the names, which are plain: there are no folders in folders.
-// Names may come from a forged queue or manifest, so every method that takes one checks it with checkedName().
+// A store of a dump's files: a flat folder of files that each appear whole or not at all, but for those that are
+// appended to, on a disk (disk_store.ts) or in object storage (blob_store.ts). The caller chooses the names, which are
+// plain: there are no folders in folders. Names may come from a forged queue or manifest, so every method that takes
+// one checks it with checkedName().
 import { randomBytes } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import type { ByteSource } from '../byte_source.js';

@@ -1,5 +1,5 @@
-// The journal of a manifest. Oracle: the entries that were recorded. Whatever happens to the file, no entry is read that
-// was not written, and every line that is whole counts.
+// The journal of a manifest. Oracle: the entries that were recorded. Whatever happens to the file, no entry is read
+// that was not written, and every line that is whole counts.
 import { execFileSync } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';

@@ -275,6 +275,7 @@ test('text is appended, block by block, and a blob that is there stays', () =>
     await two.append('ü'.repeat(3 * MiB)); // in two blocks
     assert.equal([one.isFull, two.isFull], [false, false]);
     await one.append('b\n');
+    await one.append('');
     assert.equal([one.isFull, two.isFull], [true, false]);
     const text = `a\n${'ü'.repeat(3 * MiB)}b\n`;
     assert.is(String(blobsOf(server).get('lines')), text);
