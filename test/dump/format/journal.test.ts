@@ -1,7 +1,7 @@
 // The journal of a manifest. Oracle: the entries that were recorded. Whatever happens to the file, no entry is read
 // that was not written, and every line that is whole counts.
 import { execFileSync } from 'node:child_process';
-import { mkdir, readdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { isJournal, JournalWriter } from '../../../src/dump/format/journal.js';
@@ -148,6 +148,20 @@ test('lines of another dump, of another part and of another version do not count
     );
     assert.equal(await numbersIn(store), [2], 'without first lines');
   }));
+
+test('the journal of a part counts for nothing under the name of another part', () => {
+  const [zero, one] = [0, 1].map((index) => ({ index, count: 2 })) as [Part, Part];
+  return withDump(
+    async (store) => {
+      await record(store, [entryOf(1)], { ...tinySettings, part: one });
+      await rename(join(store.name, 'journal-1-of-2.jsonl'), join(store.name, 'journal-0-of-2.jsonl'));
+      assert.equal(await shardsIn(store, zero), []);
+      await record(store, [entryOf(2)], { ...tinySettings, part: zero });
+      assert.equal(await shardsIn(store, zero), [entryOf(2)]);
+    },
+    { part: zero },
+  );
+});
 
 test('of two lines of a shard, the last one counts, and it counts for more than the manifest', () => {
   const other = { ...entryOf(1), sha256: 'f'.repeat(64) };
