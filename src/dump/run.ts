@@ -1,20 +1,19 @@
 // dump(): passes the corpus, block by block, to a maker of shards, and writes the manifest. While one shard is
 // computed, the one before is hashed and synced, and the text of the next one is tokenised.
 import { openDevice } from '../engine/device.js';
-import { quietly } from '../files/promises.js';
 import { openStore } from '../files/store/open_store.js';
 import type { Store } from '../files/store/store.js';
 import { corpusBytes, describeSource, openCorpus } from './corpus/corpus.js';
 import { readAhead } from './corpus/read_ahead.js';
 import { type CorpusIndex, IndexWriter, readIndex } from './corpus_index/corpus_index.js';
 import { CorpusReader } from './corpus_index/corpus_reader.js';
-import { wholeIndex } from './corpus_index/make_index.js';
+import { clearIndex, wholeIndex } from './corpus_index/make_index.js';
 import { MissingBlocks } from './corpus_index/missing_blocks.js';
-import { bytesOf, makeManifest, type ShardEntry, shardFile, totalsOf, writeManifest } from './format/manifest.js';
+import { bytesOf, type ShardEntry, shardFile, totalsOf } from './format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from './format/non_finite.js';
-import type { DumpSettings } from './format/settings.js';
 import type { DumpPlan } from './shards/dump_plan.js';
-import { type Computing, checkFinite, type PreparedFolder, prepareFolder } from './shards/folder.js';
+import { checkFinite, type PreparedFolder, prepareFolder } from './shards/folder.js';
+import { ManifestWriter } from './shards/manifest_writer.js';
 import type { DumpOptions } from './shards/options.js';
 import { checkRequest, prepare } from './shards/prepare.js';
 import { ProgressMeter } from './shards/progress.js';
@@ -75,11 +74,12 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
   let indexed: Run['indexed'];
   const { limit, part } = maker.settings;
   const meter = new ProgressMeter({ corpusBytes: corpusBytes(sources), limit, parts: part.count });
+  const reading = new AbortController(); // aborted when the run ends, also with an error
   const reader = new CorpusReader(sources, maker, {
     onBytes: (bytes) => {
       meter.bytesRead += bytes;
     },
-    signal,
+    signal: signal ? AbortSignal.any([signal, reading.signal]) : reading.signal,
   });
   try {
     folder = await prepareFolder(store, maker.settings);
@@ -88,6 +88,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
     indexed = await indexIn(store, reader);
     return await runDump({ options, maker, store, folder, manifestWriter, meter, reader, indexed });
   } finally {
+    reading.abort();
     await reader.close();
     await maker.close(); // before the lease of the folder is released
     if (manifestWriter && manifestWriter.shards.size > 0) await indexed?.writer.writeAll().catch(() => {});
@@ -101,6 +102,7 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
 /** The index that the folder has, or an empty one; undefined where there can be none. */
 async function indexIn(store: Store, reader: CorpusReader): Promise<Run['indexed']> {
   if (!reader.header) return undefined;
+  await clearIndex(store);
   const found = await readIndex(store, reader.header);
   reader.use(found.index);
   return { index: found.index, writer: new IndexWriter(store, found) };
@@ -115,64 +117,6 @@ export async function planOf(options: DumpOptions): Promise<DumpPlan> {
   const { plan, dispose } = await prepare(here, sources.map(describeSource));
   dispose();
   return plan;
-}
-
-/** The complete shards, and the manifest that lists them. */
-class ManifestWriter {
-  readonly shards: Map<number, ShardEntry>;
-  readonly #store: Store;
-  readonly #settings: DumpSettings;
-  readonly #folder: PreparedFolder;
-  #listed: number;
-  #arithmetic: readonly string[] | undefined; // undefined until the manifest may be written
-  #isGivenUp = false;
-  #saving: Promise<void> = Promise.resolve();
-
-  constructor(store: Store, settings: DumpSettings, folder: PreparedFolder) {
-    this.#store = store;
-    this.#settings = settings;
-    this.#folder = folder;
-    this.shards = new Map(folder.shards);
-    this.#listed = folder.manifest?.shards.length ?? -1;
-  }
-
-  /** To be called before the first shard is computed. See PreparedFolder. */
-  async begin(computing: Computing): Promise<void> {
-    if (this.#arithmetic) return;
-    this.#arithmetic = await this.#folder.begin(computing);
-    this.#listed = this.shards.size;
-  }
-
-  /** For a corpus without tokens: nothing must stay of a dump that has no shards. */
-  giveUp(): void {
-    this.#isGivenUp = true;
-  }
-
-  add(number: number, entry: ShardEntry): Promise<void> {
-    this.shards.set(number, entry);
-    this.#saving = quietly(this.#saving.then(() => this.save(false)));
-    return this.#saving;
-  }
-
-  async save(complete: boolean): Promise<void> {
-    await this.#folder.check();
-    const entries = [...this.shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-    await writeManifest(this.#store, makeManifest(this.#settings, this.#arithmetic ?? [], entries, complete));
-    this.#listed = entries.length;
-  }
-
-  /**
-   * Ends a run. Tries once more to list all shards: the disk may have been full of unfinished ones, which are gone now.
-   * For a corpus without tokens, removes the manifest and returns a function that removes the folder, if the run made
-   * it.
-   */
-  async settle(): Promise<(() => Promise<void>) | undefined> {
-    await this.#saving.catch(() => {});
-    // A failure to clean up must not hide the error of the run.
-    if (this.#isGivenUp) return this.#folder.undo().catch(() => undefined);
-    if (this.#arithmetic && this.#listed !== this.shards.size) await this.save(false).catch(() => {});
-    return undefined;
-  }
 }
 
 async function runDump(run: Run): Promise<DumpResult> {
@@ -220,7 +164,7 @@ async function runDump(run: Run): Promise<DumpResult> {
   if (missing.count === 0) manifestWriter.giveUp();
   checkEnd(out, folder, missing.count);
   await indexed?.writer.writeAll();
-  if (written > 0 || !folder.manifest?.complete) await manifestWriter.save(true);
+  if (written > 0 || !folder.manifest?.complete) await manifestWriter.complete();
   const entries = [...manifestWriter.shards.values()];
   return {
     out,

@@ -115,6 +115,29 @@ async function run(port: number, service: BlobServiceClient): Promise<void> {
     [[], Object.keys(whole).length],
   );
 
+  const journal = await store.append('journal.jsonl');
+  assert.ok((await store.list()).includes('journal.jsonl.00000000.partial'));
+  await store.remove('journal.jsonl.00000000.partial');
+  assert.is((await store.list()).filter((each) => each.startsWith('journal')).length, 0);
+  await rejects(journal.append('lost'), /journal\.jsonl: there is no such blob/);
+  const again = await store.append('journal.jsonl');
+  await again.append('one\n');
+  const growing = await store.open('journal.jsonl', { growing: true });
+  const small = new BlobStore(address, { mostAppends: 3 });
+  const other = await small.append('journal.jsonl'); // what is there stays
+  await other.append('two\n');
+  assert.is(Buffer.from(await growing.read(0, growing.size)).toString(), 'one\n');
+  assert.is(other.isFull, false);
+  await again.append('x'.repeat(5_000_000)); // in two blocks
+  await other.append('three\n');
+  assert.is(other.isFull, true);
+  const { size } = await store.open('journal.jsonl');
+  assert.is(size, 'one\ntwo\nthree\n'.length + 5_000_000);
+  await store.remove('journal.jsonl.00000000.partial'); // one that has blocks stays
+  assert.is((await store.find('journal.jsonl'))?.size, size);
+  await store.remove('journal.jsonl');
+  assert.is(await store.find('journal.jsonl'), undefined);
+
   const lease = await store.takeLease('other.claim');
   assert.match(String(await store.takeLease('other.claim')), /^process \d+ on /);
   if (typeof lease === 'string') throw new Error(lease);

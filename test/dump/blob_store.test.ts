@@ -226,6 +226,9 @@ const moments: [string, boolean][] = [
   ['commit', true],
   ['renew', false],
   ['put blob', false],
+  ['create append', false],
+  ['append', true],
+  ['append', false],
   ['commit', false],
   ['commit', true],
 ];

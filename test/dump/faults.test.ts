@@ -129,4 +129,32 @@ else {
   }
 }
 
+const inodes = 'a disk that takes no more files: a shard that cannot be recorded is made again';
+if (!canMount()) test.skip(inodes, 'a small file system cannot be mounted here');
+else {
+  test(inodes, () =>
+    withFolder(async (folder) => {
+      await mkdir(join(folder, 'disk'));
+      await dump({
+        ...{ model: 'demo', corpus: sampleText, locations: '1/mlp/post_act', context: 32, shardTokens: 2048 },
+        ...{ limit: 2000, out: join(folder, 'whole') },
+      });
+      // A folder in a folder, the lease, the manifest and a shard; none is left for the journal.
+      const output = await onDisk(
+        folder,
+        `mount -t tmpfs -o nr_inodes=5 none disk
+        echo "full:"; dump --limit 2000; ls disk/out; verify
+        mount -o remount,nr_inodes=100 disk
+        echo "good:"; dump --limit 2000; cp -r disk/out out`,
+      );
+      const [full = '', good = ''] = output.split(/^full:|^good:/m).slice(1);
+      assert.match(full, /sonde: dump: cannot write disk\/out\/journal\.jsonl: no space is left on the disk/);
+      assert.match(full, /Finished shards are whole: run the same command again to go on/);
+      assert.match(full, /^manifest\.json\nshard-00000\.safetensors$/m);
+      assert.match(good, /^\ndisk\/out: 63 rows/);
+      await assertSameFolder(join(folder, 'out'), join(folder, 'whole'));
+    }),
+  );
+}
+
 test.run();

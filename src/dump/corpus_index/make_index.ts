@@ -4,7 +4,7 @@ import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import type { CorpusPlace } from '../corpus/corpus.js';
 import { onDisk } from '../format/disk.js';
-import { indexLease } from '../format/manifest.js';
+import { indexFile, indexLease, isIndexFile } from '../format/manifest.js';
 import { type CorpusIndex, type FoundIndex, IndexWriter, readIndex } from './corpus_index.js';
 import type { CorpusReader } from './corpus_reader.js';
 import { entryOf, type IndexEntry, type IndexHeader } from './index_format.js';
@@ -45,6 +45,19 @@ export async function wholeIndex(
       }
     }
     await sleep(pollMilliseconds, undefined, { ...(options.signal && { signal: options.signal }) });
+  }
+}
+
+/** Removes what a killed process has left of an index, unless another one is making it. */
+export async function clearIndex(store: Store): Promise<void> {
+  const left = (await store.list()).filter((name) => isIndexFile(name) && name !== indexFile);
+  if (left.length === 0) return;
+  const lease = await store.takeLease(indexLease);
+  if (typeof lease === 'string') return;
+  try {
+    for (const name of left) if (name !== indexLease) await onDisk(store.pathOf(indexFile), store.remove(name));
+  } finally {
+    await lease.release();
   }
 }
 

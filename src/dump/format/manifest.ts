@@ -1,9 +1,13 @@
-// manifest.json says what a dump holds. It is needed to read the dump, to continue it, and to refuse files of another
-// one. It has nothing that differs between runs: no times, no machine, no absolute paths. Folders may come from
-// anywhere, so everything that is read here is checked before it is used.
+// manifest.json says what a dump holds; while the dump is made, it does so together with its journal (journal.ts). It
+// is needed to read the dump, to continue it, and to refuse files of another one. It has nothing that differs between
+// runs: no times, no machine, no absolute paths. Folders may come from anywhere, so everything that is read here is
+// checked before it is used.
+import { createHash } from 'node:crypto';
+import { BlobChanged } from '../../files/blob/blob_request.js';
 import { bytesPerElement } from '../../files/host_tensor.js';
 import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { onDisk, severalAtOnce, type Writing } from './disk.js';
+import { journalOfManifest, linesOf, readJournal } from './journal.js';
 import { latentsName, valueNames, widthOf } from './layout.js';
 import { type NonFinite, type NonFiniteCounts, problemWithCounts } from './non_finite.js';
 import {
@@ -187,12 +191,14 @@ function textOf(manifest: Manifest): string | undefined {
 }
 
 /**
- * All manifests of a folder, by file name: one, or one for each part that was begun. Manifests of parts that were
- * merged into a whole may still be there; they are left out. With `only`, no other names are read.
+ * All manifests of a folder, by file name: one, or one for each part that was begun. That of an incomplete dump or part
+ * also lists the shards in its journal. Manifests of parts that were merged into a whole may still be there; they are
+ * left out. With `only`, no other names are read.
  */
 export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
-  const names = (await store.list()).filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
-  const read = names.map(async (name) => [name, await severalAtOnce(() => readManifest(store, name))] as const);
+  const all = new Set(await store.list());
+  const names = [...all].filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
+  const read = names.map(async (name) => [name, await severalAtOnce(() => readWithJournal(store, name, all))] as const);
   const isThere = (entry: readonly [string, Manifest | undefined]): entry is readonly [string, Manifest] => !!entry[1];
   const manifests = new Map((await Promise.all(read)).filter(isThere));
   const merged = manifests.get(manifestFile(whole));
@@ -200,6 +206,43 @@ export async function readManifests(store: Store, only?: readonly string[]): Pro
   const others = [...manifests.values()].filter((other) => differenceOf(merged, { ...other, part: whole }));
   return new Map([merged, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
 }
+
+/**
+ * The manifest of that name, with what its journal holds unless it is complete. The journal is read first: when a
+ * manifest with its shards replaces it meanwhile, that one is read. Undefined when the manifest is gone.
+ */
+async function readWithJournal(store: Store, name: string, all: ReadonlySet<string>): Promise<Manifest | undefined> {
+  const file = journalOfManifest(name);
+  const journal = all.has(file) ? await readJournal(store, file, largestManifest) : undefined;
+  const manifest = await readManifest(store, name);
+  if (!journal || !manifest || manifest.complete) return manifest;
+  try {
+    return joined(manifest, journal);
+  } catch (cause) {
+    throw new Error(`${store.pathOf(file)}: does not go with ${name}: ${(cause as Error).message}`, { cause });
+  }
+}
+
+/** The manifest with the shards of the journal. The journal's entry of a shard is never older than the manifest's. */
+function joined(manifest: Manifest, journal: Buffer): Manifest {
+  const shards = new Map(manifest.shards.map((entry) => [shardNumber(entry.file) as number, entry]));
+  for (const { number, json } of linesOf(journal, digestOfSettings(manifest))) {
+    try {
+      const entry = entryOf(JSON.parse(json), 'dropped');
+      shards.set(shardNumber(entry.file) as number, entry);
+    } catch (cause) {
+      throw new Error(`line ${number} is not the entry of a shard: ${(cause as Error).message}`, { cause });
+    }
+  }
+  const all = { ...manifest, shards: inOrder(shards) };
+  const problem = contradictionIn(all);
+  if (problem !== undefined) throw new Error(`with its shards, ${problem}`);
+  return all;
+}
+
+/** The entries of shards by number, in the order of a manifest. */
+export const inOrder = (shards: ReadonlyMap<number, ShardEntry>): ShardEntry[] =>
+  [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
 
 /** Undefined when the file is gone: a merge removes the manifests of the parts. */
 async function readManifest(store: Store, name: string): Promise<Manifest | undefined> {
@@ -238,18 +281,23 @@ async function readSmallFile(store: Store, name: string): Promise<string | undef
   if (!found) return undefined;
   if (!found.regular) throw new Error('it is not a regular file');
   if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
-  try {
-    const file = await store.open(name);
+  for (let attempt = 1; ; attempt++) {
     try {
-      return Buffer.from(await file.read(0, file.size)).toString();
-    } finally {
-      await file.close();
+      const file = await store.open(name);
+      try {
+        return Buffer.from(await file.read(0, file.size)).toString();
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      if (!(await store.find(name))) return undefined; // it was removed just now
+      if (!(error instanceof BlobChanged) || attempt === attempts) throw error;
     }
-  } catch (error) {
-    if (!(await store.find(name))) return undefined; // it was removed just now
-    throw error;
   }
 }
+
+/** A blob that another one replaces while it is read is read again. */
+const attempts = 10;
 
 // ---- checking what was read
 
@@ -261,22 +309,22 @@ const listedFile = (isName: (name: string) => boolean): { readonly [K in keyof L
 
 const mostNames = 2 ** 20; // more than any header of a shard can hold
 
+const entryOf = object<ShardEntry>({
+  ...listedFile((name) => shardNumber(name) !== undefined),
+  rows: size,
+  tokens: integer(1),
+  nonFinite: optional(
+    record(string, object<NonFinite>({ nan: integer(0), infinite: integer(0), values: integer(1) }), mostNames),
+  ),
+  parquet: optional(listOf(object<ListedFile>(listedFile((name) => parquetNumber(name) !== undefined)))),
+});
+
 const manifestOf = object<Manifest>({
   format: oneOf('sonde dump'),
   version: checked('1', (value) => value === 1),
   ...settingsFields,
   arithmetic: listOf(line(200), { most: 1000 }),
-  shards: listOf(
-    object<ShardEntry>({
-      ...listedFile((name) => shardNumber(name) !== undefined),
-      rows: size,
-      tokens: integer(1),
-      nonFinite: optional(
-        record(string, object<NonFinite>({ nan: integer(0), infinite: integer(0), values: integer(1) }), mostNames),
-      ),
-      parquet: optional(listOf(object<ListedFile>(listedFile((name) => parquetNumber(name) !== undefined)))),
-    }),
-  ),
+  shards: listOf(entryOf),
   complete: flag,
 });
 
@@ -343,6 +391,13 @@ export const arithmeticOf = (parts: readonly Manifest[]): string[] =>
 export function mixedIn(arithmetics: readonly string[]): readonly [string, string] | undefined {
   const [first, second] = arithmetics.filter((arithmetic) => arithmetic !== unknownArithmetic);
   return first === undefined || second === undefined ? undefined : [first, second];
+}
+
+/** A digest of the settings, with the part. It is equal where the part is, and `differenceOf` finds no difference. */
+export function digestOfSettings(settings: DumpSettings): string {
+  const hash = createHash('sha256');
+  for (const field of labelled(settings)) hash.update(`${JSON.stringify(field)}\n`);
+  return hash.update(JSON.stringify(settings.part.index)).digest('hex');
 }
 
 /** The first difference between the dump in a folder and the request, as `[label, there, asked]`. */

@@ -2,6 +2,7 @@
 // notices.
 import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { digestOf } from '../format/disk.js';
+import { isJournalFile } from '../format/journal.js';
 import { latentsName, valueNames } from '../format/layout.js';
 import {
   filesOf,
@@ -44,8 +45,8 @@ async function checkFiles(store: Store, { shards, complete, part }: Manifest): P
   const problems: Problem[] = [];
   const listed = new Set(shards.flatMap(filesOf).map(({ file }) => file));
   for (const file of await store.list()) {
-    if (listed.has(file) || isManifestFile(file)) continue;
     const unfinished = unfinishedOf(file);
+    if (listed.has(file) || isManifestFile(file) || isJournalFile(unfinished ?? file)) continue;
     if (manifestOfLease(file))
       problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
     else if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });

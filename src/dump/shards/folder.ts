@@ -4,10 +4,12 @@ import { setTimeout } from 'node:timers/promises';
 import { isPlainName, type Store, unfinishedOf } from '../../files/store/store.js';
 import { quoted } from '../../files/text.js';
 import { onDisk, severalAtOnce, type Writing } from '../format/disk.js';
+import { isJournal, isJournalFile, journalFile, manifestOfJournal } from '../format/journal.js';
 import {
   allArithmetics,
   differenceOf,
   filesOf,
+  inOrder,
   isIndexFile,
   isManifestFile,
   type ListedFile,
@@ -64,8 +66,9 @@ export interface PreparedFolder {
   /** Whether nothing is left to compute, unless the corpus turns out to be another one. */
   readonly isDone: boolean;
   /**
-   * To be called before the first shard is computed. Writes the manifest: if this process is killed after it publishes
-   * a shard, the manifest says to which dump that shard belongs. Resolves to the arithmetics for the manifest.
+   * To be called before the first shard is computed. Writes the manifest, with what an older journal holds, and removes
+   * that journal: if this process is killed after it publishes a shard, the manifest says to which dump that shard
+   * belongs. Resolves to the arithmetics for the manifest.
    * @throws OtherArithmetic when other shards of the folder are made with another arithmetic, unless that is allowed;
    *   Error when another part has begun meanwhile, with other settings.
    */
@@ -172,7 +175,7 @@ export async function checkRoom(store: Store, settings?: DumpSettings): Promise<
       if (settings && there.shards.length > 0)
         checkSame(store.name, { ...there, part: whole }, { ...settings, part: whole });
     }
-    if (manifests.size === 0) checkNoOthers(store, names);
+    if (manifests.size === 0) checkNoOthers(store, names, await strangeAmong(store, names));
     return undo;
   } catch (error) {
     await undo();
@@ -180,9 +183,10 @@ export async function checkRoom(store: Store, settings?: DumpSettings): Promise<
   }
 }
 
-/** @throws Error when a folder without a manifest has files of others. */
-function checkNoOthers({ name: folder }: Store, names: readonly string[]): void {
-  const other = names.find((name) => !isLeftover(name) && !isIndexFile(name) && manifestOfLease(name) === undefined);
+/** @throws Error when a folder without a manifest has files of others, the `strange` ones among them. */
+function checkNoOthers({ name: folder }: Store, names: readonly string[], strange: readonly string[]): void {
+  const isKnown = (name: string) => isLeftover(name) || isIndexFile(name) || manifestOfLease(name) !== undefined;
+  const other = names.find((name) => strange.includes(name) || !isKnown(name));
   if (other === undefined) return;
   throw new Error(`dump: ${folder} is not empty and has no manifest.json (it has ${other}): choose another folder`);
 }
@@ -221,6 +225,15 @@ interface Contents extends Pick<PreparedFolder, 'shards' | 'manifest'> {
   readonly others: ReadonlyMap<string, Manifest>;
   /** The arithmetics of this part's shards. */
   readonly arithmetic: readonly string[];
+  /** Whether there is a journal beside the manifest of a dump, or part, under way. `manifest` has its shards. */
+  readonly hasJournal: boolean;
+}
+
+/** Files of somebody else that have the name of a journal. */
+async function strangeAmong(store: Store, names: readonly string[]): Promise<string[]> {
+  const journals = names.filter(isJournalFile);
+  const isOne = await Promise.all(journals.map((name) => severalAtOnce(() => isJournal(store, name))));
+  return journals.filter((_, i) => !isOne[i]);
 }
 
 async function contentsOf(store: Store, settings: DumpSettings, compared: ReadonlySet<string>): Promise<Contents> {
@@ -238,21 +251,27 @@ async function contentsOf(store: Store, settings: DumpSettings, compared: Readon
   const isEmpty = found?.shards.length === 0 && !names.some((name) => isShardOf(name, settings));
   const isOutdated = isEmpty && differenceOf(found, settings) !== undefined;
   for (const there of manifests.values()) if (there !== found || !isOutdated) checkSame(folder, there, settings);
-  const leftovers = names.filter(isLeftover);
-  if (named.length === 0) checkNoOthers(store, names);
-  for (const name of leftovers.filter((name) => isOwn(name, settings))) {
-    await onDisk(folder, store.remove(name));
-  }
   const manifest = isOutdated ? undefined : found;
+  const strange = named.length === 0 || manifest?.complete ? await strangeAmong(store, names) : [];
+  const isOurs = (name: string) => isLeftover(name) && !strange.includes(name);
+  if (named.length === 0) checkNoOthers(store, names, strange);
+  const journal = journalFile(settings.part);
+  const hasJournal = manifest?.complete === false && names.includes(journal); // until `begin` has written the manifest
+  const isMerged = manifest?.complete === true && settings.part.count === 1;
+  const isOfMerged = (name: string) => isMerged && isJournalFile(name) && !named.includes(manifestOfJournal(name));
+  for (const name of names.filter(isOurs)) {
+    if (hasJournal && name === journal) continue;
+    if (isOwn(name, settings) || isOfMerged(name)) await onDisk(folder, store.remove(name));
+  }
   const shards = await shardsThere(store, manifest?.shards ?? []);
   const others = new Map([...manifests].filter(([name]) => name !== own));
-  return { manifest, shards, names, others, arithmetic: isEmpty ? [] : (found?.arithmetic ?? []) };
+  return { manifest, shards, names, others, hasJournal, arithmetic: isEmpty ? [] : (found?.arithmetic ?? []) };
 }
 
 async function begin(
   store: Store,
   settings: DumpSettings,
-  { manifest, shards, names, others, arithmetic: made }: Contents,
+  { manifest, shards, names, others, hasJournal, arithmetic: made }: Contents,
   computing: Computing,
 ): Promise<readonly string[]> {
   const { name: folder } = store;
@@ -262,10 +281,11 @@ async function begin(
   for (const there of others.values()) {
     if (hasShards(there, names)) checkArithmetic(folder, there.arithmetic, computing);
   }
-  const isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(arithmetic);
-  if (!isWritten) {
-    const entries = [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
-    await writeManifest(store, makeManifest(settings, arithmetic, entries, false));
+  const isSame = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(arithmetic);
+  if (!isSame || hasJournal) await writeManifest(store, makeManifest(settings, arithmetic, inOrder(shards), false));
+  if (hasJournal) {
+    const journal = journalFile(settings.part);
+    await onDisk(store.pathOf(journal), store.remove(journal));
   }
   // Two parts that begin at the same time do not see each other before they have written. Now one of them does, or both
   // do: then the one of the higher index gives way, and the other waits for that.
@@ -336,11 +356,16 @@ function checkSame(folder: string, there: DumpSettings, asked: DumpSettings): vo
   throw new Error(`dump: ${folder} holds a dump with ${label} ${has}, but ${wants} was asked for`);
 }
 
-/** The shard, Parquet file or manifest that an interrupted run's leftover belongs to; undefined for other names. */
+/**
+ * The shard, Parquet file, manifest or journal that an interrupted run's leftover belongs to; undefined for other
+ * names. A journal is one itself, unless the manifest is of a dump under way.
+ */
 function leftoverOf(name: string): string | undefined {
   if (!isPlainName(name)) return undefined; // a name that no store accepts comes from no run
+  if (isJournalFile(name)) return name;
   const file = name.endsWith('.claim') ? undefined : (manifestOfLease(name) ?? unfinishedOf(name));
-  return file !== undefined && (isManifestFile(file) || numberOf(file) !== undefined) ? file : undefined;
+  const isOurs = (file: string) => isManifestFile(file) || isJournalFile(file) || numberOf(file) !== undefined;
+  return file !== undefined && isOurs(file) ? file : undefined;
 }
 
 const numberOf = (file: string): number | undefined => shardNumber(file) ?? parquetNumber(file);
@@ -357,7 +382,8 @@ function isShardOf(name: string, { part }: DumpSettings): boolean {
 function isOwn(leftover: string, { part }: DumpSettings): boolean {
   const file = leftoverOf(leftover) ?? leftover;
   const number = numberOf(file);
-  return number === undefined ? file === manifestFile(part) : number % part.count === part.index;
+  if (number !== undefined) return number % part.count === part.index;
+  return file === manifestFile(part) || file === journalFile(part);
 }
 
 async function shardsThere(store: Store, listed: readonly ShardEntry[]): Promise<Map<number, ShardEntry>> {

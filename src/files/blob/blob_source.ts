@@ -7,9 +7,13 @@ import { type BlobVersion, checkedRange, type RemoteBlob } from './blob_remote.j
 /** Requests at a time over all blobs of the process. */
 const requests = pLimit(8);
 
-/** The blob as it is now. Later reads are of the same version, or fail. */
-export async function openRemote(remote: RemoteBlob): Promise<ByteSource> {
-  const version = await remote.version();
+/**
+ * The blob as it is now. Later reads are of the same version, or fail. A blob that is `growing` is appended to
+ * meanwhile and has another version then: reads are of the bytes that it has now.
+ */
+export async function openRemote(remote: RemoteBlob, { growing = false } = {}): Promise<ByteSource> {
+  const found = await remote.version();
+  const version = growing ? { ...found, etag: undefined } : found;
   const { name } = remote.address;
   const { size } = version;
   return {

@@ -2,16 +2,18 @@
 // temporary folder, and uploaded when they are whole; they are read by ranges. Error messages say why.
 //
 // A killed upload leaves uncommitted blocks, of a blob that does not exist. List Blobs gives such a blob a length of 0,
-// as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty. Azure
-// does not delete a blob that is only blocks. To remove them, an empty list of blocks is committed, and the empty blob
-// that results is deleted, each under the condition that nothing was written there since, so that no finished blob can
-// be lost. Readers that look in between, or after a kill in between, see an unfinished file as before.
+// as it does an empty one, so here a blob of 0 bytes counts as an unfinished one; no file of a dump is empty, but for
+// an append blob to which nothing was appended yet. Azure does not delete a blob that is only blocks. To remove them,
+// an empty list of blocks is committed, and the empty blob that results is deleted, each under the condition that
+// nothing was written there since, so that no finished blob can be lost. Readers that look in between, or after a kill
+// in between, see an unfinished file as before.
 import { randomBytes } from 'node:crypto';
 import { open, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { BlockBlobClient, ContainerClient, ContainerListBlobHierarchySegmentResponse } from '@azure/storage-blob';
 import { parseStoreAddress, type StoreAddress } from '../blob/blob_address.js';
+import { appendText, createAppendBlob, mostAppends } from '../blob/blob_append.js';
 import { containerClientOf } from '../blob/blob_client.js';
 import { takeBlobLease, usualLease } from '../blob/blob_lease.js';
 import { RemoteBlob } from '../blob/blob_remote.js';
@@ -27,7 +29,16 @@ import { openRemote } from '../blob/blob_source.js';
 import { putText, uploadBlocks } from '../blob/blob_upload.js';
 import type { ByteSource } from '../byte_source.js';
 import type { Lease } from '../lease.js';
-import { checkedName, type Draft, type FoundFile, type Store, unfinishedName, unfinishedOf } from './store.js';
+import {
+  type Appender,
+  checkedName,
+  type Draft,
+  type FoundFile,
+  type OpenOptions,
+  type Store,
+  unfinishedName,
+  unfinishedOf,
+} from './store.js';
 
 /** The tag in the names that `list` gives for blobs that are only blocks. */
 const blocksTag = '00000000';
@@ -35,19 +46,23 @@ const blocksTag = '00000000';
 export interface BlobStoreOptions {
   /** The duration of a lease; for tests. */
   readonly leaseSeconds?: number;
+  /** The number of blocks with which a file that is appended to is full; for tests. */
+  readonly mostAppends?: number;
 }
 
 export class BlobStore implements Store {
   readonly name: string;
   readonly #address: StoreAddress;
   readonly #leaseSeconds: number;
+  readonly #mostAppends: number;
   #container: Promise<ContainerClient> | undefined;
 
   /** `az://account/container/prefix`. @throws Error for an address that is none. */
-  constructor(address: string, { leaseSeconds = usualLease }: BlobStoreOptions = {}) {
+  constructor(address: string, options: BlobStoreOptions = {}) {
     this.#address = parseStoreAddress(address);
     this.name = this.#address.name;
-    this.#leaseSeconds = leaseSeconds;
+    this.#leaseSeconds = options.leaseSeconds ?? usualLease;
+    this.#mostAppends = options.mostAppends ?? mostAppends;
   }
 
   pathOf(file: string): string {
@@ -84,13 +99,28 @@ export class BlobStore implements Store {
     return size === 0 ? undefined : { size, regular: true };
   }
 
-  async open(file: string): Promise<ByteSource> {
+  async open(file: string, options?: OpenOptions): Promise<ByteSource> {
     const blob = await this.#blob(file);
-    return openRemote(new RemoteBlob({ name: this.pathOf(file), baseName: file }, blob, usualTimeout));
+    return openRemote(new RemoteBlob({ name: this.pathOf(file), baseName: file }, blob, usualTimeout), options);
   }
 
   async writeText(file: string, text: string): Promise<void> {
     await this.#ask(file, (blob, { signal }) => putText(blob, text, signal), { retryPolicy: longRetries });
+  }
+
+  async append(file: string): Promise<Appender> {
+    const [name, blob, most] = [this.pathOf(file), (await this.#blob(file)).getAppendBlobClient(), this.#mostAppends];
+    let blocks = 0;
+    await createAppendBlob(name, blob);
+    return {
+      get isFull() {
+        return blocks >= most;
+      },
+      async append(text) {
+        if (text !== '') blocks = await appendText(name, blob, text);
+      },
+      async close() {},
+    };
   }
 
   async remove(name: string): Promise<void> {

@@ -1,11 +1,11 @@
 // A store in a folder on a disk. Errors are the system's own.
 import { access, constants, link, lstat, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { syncFolder, writeFileAtomically } from '../atomic_write.js';
+import { syncFolder, writeBytes, writeFileAtomically } from '../atomic_write.js';
 import { type ByteSource, openFile } from '../byte_source.js';
 import { type Lease, leaseOrOwner } from '../lease.js';
 import { makeFolder, writing } from '../write_failure.js';
-import { checkedName, type Draft, type FoundFile, type Store, unfinishedName } from './store.js';
+import { type Appender, checkedName, type Draft, type FoundFile, type Store, unfinishedName } from './store.js';
 
 export class DiskStore implements Store {
   readonly name: string;
@@ -48,6 +48,28 @@ export class DiskStore implements Store {
 
   async writeText(file: string, text: string): Promise<void> {
     return writeFileAtomically(this.pathOf(file), text);
+  }
+
+  // A link could lead out of the folder, and a pipe would block forever.
+  async append(file: string): Promise<Appender> {
+    const path = this.pathOf(file);
+    const { O_WRONLY, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants;
+    const handle = await open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o666);
+    try {
+      if (!(await handle.stat()).isFile()) throw new Error(`${path}: is no regular file`);
+      await syncFolder(this.name); // its name lasts
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+    return {
+      isFull: false,
+      async append(text) {
+        await writeBytes(handle, Buffer.from(text));
+        await handle.datasync();
+      },
+      close: () => handle.close(),
+    };
   }
 
   async remove(file: string): Promise<void> {

@@ -1,6 +1,7 @@
-// A store of a dump's files: a flat folder of files that each appear whole or not at all, on a disk (disk_store.ts) or
-// in object storage (blob_store.ts). The caller chooses the names, which are plain: there are no folders in folders.
-// Names may come from a forged queue or manifest, so every method that takes one checks it with checkedName().
+// A store of a dump's files: a flat folder of files that each appear whole or not at all, but for those that are
+// appended to, on a disk (disk_store.ts) or in object storage (blob_store.ts). The caller chooses the names, which are
+// plain: there are no folders in folders. Names may come from a forged queue or manifest, so every method that takes
+// one checks it with checkedName().
 import { randomBytes } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import type { ByteSource } from '../byte_source.js';
@@ -25,6 +26,23 @@ export interface Draft {
   discard(): Promise<void>;
 }
 
+/** A file that grows at its end. One call is made at a time. */
+export interface Appender {
+  /**
+   * Adds a small text at the end; it lasts when the promise resolves. After a failure a part of it may be there, and in
+   * object storage it may be there twice, where an answer was lost on the way.
+   */
+  append(text: string): Promise<void>;
+  /** Whether the store will soon take no more for this file, so that another one should be begun. */
+  readonly isFull: boolean;
+  close(): Promise<void>;
+}
+
+export interface OpenOptions {
+  /** For a file that another process may append to: what is read is what the file held when it was opened. */
+  readonly growing?: boolean;
+}
+
 /** Methods that take a name throw, or reject with, the error of checkedName() for one that is not plain. */
 export interface Store {
   /** The folder or address as it was given, for messages. */
@@ -41,9 +59,14 @@ export interface Store {
   /** Looks a file up; undefined for one that is not there. */
   find(file: string): Promise<FoundFile | undefined>;
   /** Opens a file for reading at any position. @throws Error when it is not there. */
-  open(file: string): Promise<ByteSource>;
+  open(file: string, options?: OpenOptions): Promise<ByteSource>;
   /** Writes a small file; it replaces an older one. */
   writeText(file: string, text: string): Promise<void>;
+  /**
+   * Opens a file to append to it, and makes it unless it is there. Where nothing has been appended yet, the file is
+   * empty, and in object storage it is listed as an unfinished one.
+   */
+  append(file: string): Promise<Appender>;
   /** Removes a file, if it is there. */
   remove(file: string): Promise<void>;
   /**

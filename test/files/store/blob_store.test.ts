@@ -264,6 +264,69 @@ for (const [what, operation, faults] of troubles) {
     }));
 }
 
+test('text is appended, block by block, and a blob that is there stays', () =>
+  withBlobServer(async (server) => {
+    const store = new BlobStore(address, { mostAppends: 4 });
+    const one = await store.append('lines');
+    assert.equal([await store.find('lines'), await store.list()], [undefined, ['lines.00000000.partial']]);
+    assert.is(unfinishedOf('lines.00000000.partial'), 'lines');
+    await one.append('a\n');
+    const two = await store.append('lines');
+    await two.append('ü'.repeat(3 * MiB)); // in two blocks
+    assert.equal([one.isFull, two.isFull], [false, false]);
+    await one.append('b\n');
+    await one.append('');
+    assert.equal([one.isFull, two.isFull], [true, false]);
+    const text = `a\n${'ü'.repeat(3 * MiB)}b\n`;
+    assert.is(String(blobsOf(server).get('lines')), text);
+    await Promise.all([one.close(), two.close()]);
+    await store.remove('lines.00000000.partial'); // it is no empty one
+    assert.equal(await store.list(), ['lines']);
+    await store.remove('lines');
+    await rejects(two.append('c'), /run\/lines: there is no such blob \(404\)/);
+    assert.equal(await store.list(), []);
+    await store.writeText('text', 'x');
+    await rejects((await store.append('text')).append('y'), /run\/text: .*409, InvalidBlobType/);
+    const empty = await store.append('lines');
+    await empty.close();
+    await store.remove('lines.00000000.partial');
+    assert.equal([...blobsOf(server).keys()], ['text']);
+  }));
+
+for (const [what, faults, times] of [
+  ['a lost answer', { loseAnswer: true }, 2],
+  ['a cut connection', { cutRequestAfter: 10 }, 1],
+  ['damaged bytes', { damage: true }, 1],
+  ['a server that fails', { status: 500 }, 1],
+] as const) {
+  test(`append: ${what}: the text is there`, () =>
+    withBlobServer(async (server) => {
+      const store = new BlobStore(address);
+      server.faults = firstOf(1, 'create append', faults);
+      const file = await store.append('lines');
+      server.faults = firstOf(1, 'append', faults);
+      const long = `${'a'.repeat(MiB)}\n`;
+      await file.append(long);
+      await file.append('b\n');
+      assert.ok(String(blobsOf(server).get('lines')) === `${long.repeat(times)}b\n`);
+    }));
+}
+
+test('a blob that grows is read as it was when it was opened', () =>
+  withBlobServer(async (server) => {
+    const store = new BlobStore(address);
+    const appender = await store.append('lines');
+    await appender.append('one\n');
+    const fixed = await store.open('lines');
+    const growing = await store.open('lines', { growing: true });
+    await appender.append('two\n');
+    assert.is(Buffer.from(await growing.read(0, growing.size)).toString(), 'one\n');
+    await rejects(fixed.read(0, fixed.size), /is another by now/);
+    // Another one in its place that is shorter cannot be read so far.
+    server.account.put(pathOf('lines'), Buffer.from('x'));
+    await rejects(growing.read(1, 3), /is another by now/);
+  }));
+
 test('Retry-After is waited for, in seconds and as a date, by writers and readers', () =>
   withBlobServer(async (server) => {
     const store = new BlobStore(address);

@@ -1,12 +1,13 @@
 // A store on a disk. Oracle: the files in and around its folder.
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
 import { DiskStore } from '../../../src/files/store/disk_store.js';
 import { isPlainName, newTag } from '../../../src/files/store/store.js';
 import { assertNamesStay, hostileNames } from '../../support/blobs/store_names.js';
 import { withFolder } from '../../support/folders.js';
-import { suite } from '../../support/harness.js';
+import { rejects, suite } from '../../support/harness.js';
 
 const test = suite('disk store');
 
@@ -50,6 +51,40 @@ test('files with other names are listed', () =>
     const names = ['..\\manifest.json', 'a\nb', 'manifest.json'];
     for (const name of names) await writeFile(join(folder, name), '{}');
     assert.equal(await new DiskStore(folder).list(), names);
+  }));
+
+test('a file is appended to by several, and is made when it is opened', () =>
+  withFolder(async (folder) => {
+    const store = new DiskStore(folder);
+    const [one, two] = [await store.append('lines'), await store.append('lines')];
+    assert.equal([await store.list(), await store.find('lines')], [['lines'], { size: 0, regular: true }]);
+    await one.append('a\n');
+    await two.append('ü'.repeat(100_000));
+    await one.append('\nb\n');
+    const before = await store.open('lines');
+    await two.append('');
+    await two.append('c\n');
+    assert.equal([one.isFull, two.isFull], [false, false]);
+    await Promise.all([one.close(), two.close()]);
+    const text = `a\n${'ü'.repeat(100_000)}\nb\n`;
+    assert.is(Buffer.from(await before.read(0, before.size)).toString(), text);
+    await before.close();
+    assert.is(await readFile(join(folder, 'lines'), 'utf8'), `${text}c\n`);
+  }));
+
+test('neither a link, a pipe nor a folder is appended to', () =>
+  withFolder(async (folder) => {
+    const store = new DiskStore(folder);
+    await writeFile(join(folder, 'aside'), 'untouched');
+    await symlink('aside', join(folder, 'link'));
+    await symlink('nowhere', join(folder, 'dangling'));
+    execFileSync('mkfifo', [join(folder, 'pipe')]);
+    await mkdir(join(folder, 'folder'));
+    for (const name of ['link', 'dangling', 'pipe', 'folder']) {
+      await rejects(store.append(name), /ELOOP|ENXIO|EISDIR/);
+    }
+    assert.is(await readFile(join(folder, 'aside'), 'utf8'), 'untouched');
+    assert.equal(await store.find('nowhere'), undefined);
   }));
 
 test.run();

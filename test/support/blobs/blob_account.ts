@@ -14,6 +14,8 @@ export interface StoredBlob {
   readonly written: number;
   /** The blocks that it was committed from. */
   readonly blocks: ReadonlyMap<string, Buffer>;
+  /** How many blocks were appended; undefined for a block blob. */
+  readonly appended?: number | undefined;
 }
 
 export interface Answer {
@@ -59,6 +61,8 @@ export class BlobAccount {
   pageSize = 5000;
   /** Azure's is 15 seconds. */
   shortestLease = 15;
+  /** Blocks that can be appended to a blob. */
+  mostAppends = 50_000;
   readonly #containers = new Set<string>();
   readonly #leases = new Map<string, Lease>();
   #version = 0;
@@ -67,10 +71,16 @@ export class BlobAccount {
     this.#containers.add(`/${path}`);
   }
 
-  put(path: string, content: Content, md5?: string, blocks: ReadonlyMap<string, Buffer> = new Map()): StoredBlob {
+  put(
+    path: string,
+    content: Content,
+    md5?: string,
+    blocks: ReadonlyMap<string, Buffer> = new Map(),
+    appended?: number,
+  ): StoredBlob {
     const modified = new Date(Date.UTC(2026, 0, 1) + 1000 * ++this.#version);
     const etag = `"0x${this.#version.toString(16).padStart(8, '0')}"`;
-    const blob = { content, md5, modified, written: Date.now(), etag, blocks };
+    const blob = { content, md5, modified, written: Date.now(), etag, blocks, appended };
     this.blobs.set(path, blob);
     this.blocks.delete(path);
     return blob;
@@ -82,13 +92,16 @@ export class BlobAccount {
   }
 
   answer(request: WriteRequest): Answer {
-    const { method, path, query } = request;
+    const { method, path, query, header } = request;
     const comp = query.get('comp');
     this.#checkContainer(path);
     if (method === 'GET') return this.#list(path, query);
     if (method === 'DELETE') return this.#delete(request);
     if (comp === 'lease') return this.#lease(request);
     this.#checkLease(request);
+    if (comp === 'appendblock') return this.#append(request);
+    const isOther = this.blobs.get(path)?.appended !== undefined && header('if-none-match') !== '*';
+    if (comp !== null && isOther) throw new Refused(409, 'InvalidBlobType');
     if (comp === 'block') return this.#putBlock(request);
     return comp === 'blocklist' ? this.#commit(request) : this.#putBlob(request);
   }
@@ -118,8 +131,26 @@ export class BlobAccount {
     this.#checkConditions(request);
     const md5 = header('x-ms-blob-content-md5') ?? header('content-md5');
     if (md5 !== undefined && md5 !== md5Of(body)) throw new Refused(400, 'Md5Mismatch');
-    const { etag } = this.put(path, body, md5);
+    const appended = header('x-ms-blob-type') === 'AppendBlob' ? 0 : undefined;
+    if (appended === 0 && body.length > 0) throw new Refused(400, 'InvalidHeaderValue');
+    const { etag } = this.put(path, body, md5, undefined, appended);
     return { status: 201, headers: { ETag: etag } };
+  }
+
+  #append(request: WriteRequest): Answer {
+    const { path, body, header } = request;
+    const blob = this.blobs.get(path);
+    if (!blob) throw new Refused(404, 'BlobNotFound');
+    if (blob.appended === undefined) throw new Refused(409, 'InvalidBlobType');
+    this.#checkConditions(request);
+    const md5 = header('content-md5');
+    if (md5 !== undefined && md5 !== md5Of(body)) throw new Refused(400, 'Md5Mismatch');
+    if (blob.appended >= this.mostAppends) throw new Refused(409, 'BlockCountExceedsLimit');
+    const content = blob.content as Buffer;
+    const count = blob.appended + 1;
+    const { etag } = this.put(path, Buffer.concat([content, body]), undefined, undefined, count);
+    const where = { 'x-ms-blob-append-offset': `${content.length}`, 'x-ms-blob-committed-block-count': `${count}` };
+    return { status: 201, headers: { ETag: etag, ...where } };
   }
 
   #putBlock({ path, query, body, header }: WriteRequest): Answer {
@@ -211,12 +242,15 @@ export class BlobAccount {
   }
 }
 
+export const typeOf = (blob: StoredBlob | undefined): string =>
+  blob?.appended === undefined ? 'BlockBlob' : 'AppendBlob';
+
 /** In Azure, only its length distinguishes a blob that has only blocks. */
 function entryOf(name: string, blob: StoredBlob | undefined): string {
   const content = blob?.content ?? Buffer.alloc(0);
   const size = Buffer.isBuffer(content) ? content.length : content.size;
   const dates = `<Last-Modified>${(blob?.modified ?? new Date()).toUTCString()}</Last-Modified>`;
   const etag = `<Etag>${blob?.etag.replaceAll('"', '') ?? '0x0'}</Etag>`;
-  const properties = `${dates}${etag}<Content-Length>${size}</Content-Length><BlobType>BlockBlob</BlobType>`;
+  const properties = `${dates}${etag}<Content-Length>${size}</Content-Length><BlobType>${typeOf(blob)}</BlobType>`;
   return `<Blob><Name>${name}</Name><Properties>${properties}</Properties></Blob>`;
 }

@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { type Answer, BlobAccount, type Content, Refused, type StoredBlob } from './blob_account.js';
+import { type Answer, BlobAccount, type Content, Refused, type StoredBlob, typeOf } from './blob_account.js';
 
 export type { Content } from './blob_account.js';
 
@@ -14,7 +14,10 @@ export interface ServedRequest {
   readonly query: string;
   readonly range: string | undefined;
   readonly authorization: string | undefined;
-  /** `get`, `head`, `put blob`, `put block`, `commit`, `delete`, `list`, or `acquire`, `renew`, `release`, `break`. */
+  /**
+   * `get`, `head`, `put blob`, `put block`, `commit`, `create append`, `append`, `delete`, `list`, or `acquire`, `renew`,
+   * `release`, `break`.
+   */
   readonly operation: string;
 }
 
@@ -120,7 +123,7 @@ export class BlobServer {
       query: url.search,
       range,
       authorization: header('authorization'),
-      operation: operationOf(request.method ?? '', url.searchParams.get('comp'), header('x-ms-lease-action')),
+      operation: operationOf(request.method ?? '', url.searchParams.get('comp'), header),
     };
     const faults = this.faults(served, this.requests.push(served) - 1) ?? {};
     if (faults.delay) await new Promise((resolve) => setTimeout(resolve, faults.delay));
@@ -173,7 +176,7 @@ export class BlobServer {
     if (!this.#options.plain) {
       response.setHeader('Accept-Ranges', 'bytes');
       response.setHeader('ETag', etag);
-      response.setHeader('x-ms-blob-type', 'BlockBlob');
+      response.setHeader('x-ms-blob-type', typeOf(blob));
       if (range !== undefined) response.setHeader('Content-Range', `bytes ${from}-${from + length - 1}/${size}`);
       if (range !== undefined && header('x-ms-range-get-content-md5') === 'true' && !this.#options.noChecksums) {
         response.setHeader('Content-MD5', createHash('md5').update(body).digest('base64'));
@@ -203,10 +206,16 @@ export class BlobServer {
   }
 }
 
-function operationOf(method: string, comp: string | null, lease: string | undefined): string {
-  if (comp === 'lease') return lease ?? '';
-  const named: Record<string, string> = { list: 'list', block: 'put block', blocklist: 'commit' };
-  return named[comp ?? ''] ?? (method === 'PUT' ? 'put blob' : method.toLowerCase());
+function operationOf(method: string, comp: string | null, header: (name: string) => string | undefined): string {
+  if (comp === 'lease') return header('x-ms-lease-action') ?? '';
+  const named: Record<string, string> = {
+    list: 'list',
+    block: 'put block',
+    blocklist: 'commit',
+    appendblock: 'append',
+  };
+  const put = header('x-ms-blob-type') === 'AppendBlob' ? 'create append' : 'put blob';
+  return named[comp ?? ''] ?? (method === 'PUT' ? put : method.toLowerCase());
 }
 
 /** The body of a request; undefined when the connection is closed before all of it has come. */

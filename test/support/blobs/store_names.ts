@@ -38,6 +38,7 @@ export async function assertNamesStay(store: Store): Promise<void> {
       () => store.find(name),
       () => store.open(name),
       () => store.writeText(name, 'evil'),
+      () => store.append(name),
       () => store.remove(name),
       () => store.draft(name, tag),
       () => store.draft(name, tag, '0-indices'),
