@@ -10,7 +10,7 @@ import { readAhead } from './corpus/read_ahead.js';
 import { bytesOf, makeManifest, type ShardEntry, shardFile, totalsOf, writeManifest } from './format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from './format/non_finite.js';
 import type { DumpSettings } from './format/settings.js';
-import { ShardReader } from './format/shard_reader.js';
+import { ShardReader } from './read/shard_reader.js';
 import { corpusBlocks } from './shards/corpus_blocks.js';
 import type { DumpPlan } from './shards/dump_plan.js';
 import { type Computing, checkFinite, type PreparedFolder, prepareFolder } from './shards/folder.js';
