@@ -19,7 +19,7 @@ import {
 } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
 import { BlockCursor, corpusBlocks } from '../shards/corpus_blocks.js';
-import { checkFinite, prepareFolder } from '../shards/folder.js';
+import { checkFinite, FolderView, prepareFolder } from '../shards/folder.js';
 import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
 import { checkRequest, type LoadPermit, prepare } from '../shards/prepare.js';
 import { LocalMaker } from '../shards/shard_maker.js';
@@ -59,27 +59,33 @@ export async function planShards(request: ShardedRequest, local: LocalOptions = 
   }
 }
 
+export interface SessionOptions extends LocalOptions {
+  readonly permit?: LoadPermit;
+  /** The time after which a shard lists the folder again, in milliseconds; for tests. */
+  readonly listingMilliseconds?: number;
+}
+
 export class ShardSession {
   readonly #dump: ShardedDump;
   readonly #store: Store;
   readonly #maker: LocalMaker;
   readonly #cursor: BlockCursor;
   readonly #oneAtATime = pLimit(1);
-  /** Manifests of other shards that were compared with the dump. */
-  readonly #compared = new Set<string>();
+  readonly #view: FolderView;
 
-  private constructor(dump: ShardedDump, store: Store, maker: LocalMaker, cursor: BlockCursor) {
+  private constructor(dump: ShardedDump, store: Store, maker: LocalMaker, cursor: BlockCursor, view: FolderView) {
     this.#dump = dump;
     this.#store = store;
     this.#maker = maker;
     this.#cursor = cursor;
+    this.#view = view;
     maker.begin({ onStored() {}, async onShard() {} });
   }
 
   /** @throws Error when the model, an autoencoder or the corpus is not what the dump was planned with. */
-  static async open(dump: ShardedDump, local: LocalOptions & { readonly permit?: LoadPermit }): Promise<ShardSession> {
+  static async open(dump: ShardedDump, local: SessionOptions): Promise<ShardSession> {
     const { request } = dump;
-    const { permit, signal } = local;
+    const { permit, signal, listingMilliseconds } = local;
     checkRequest('dump', request);
     const sources = await openCorpus(request.corpus);
     const store = openStore(request.out);
@@ -88,7 +94,7 @@ export class ShardSession {
     try {
       checkSame(dump.settings, maker.settings);
       const open = () => corpusBlocks(sources, maker, { signal });
-      return new ShardSession(dump, store, maker, new BlockCursor(open));
+      return new ShardSession(dump, store, maker, new BlockCursor(open), new FolderView(listingMilliseconds));
     } catch (error) {
       await maker.close();
       throw error;
@@ -118,7 +124,7 @@ export class ShardSession {
       if (finite) checkFinite(store, made, merged.arithmetic);
       return;
     }
-    const folder = await prepareFolder(store, part, this.#compared);
+    const folder = await prepareFolder(store, part, this.#view);
     let block: Block | undefined;
     try {
       const there = folder.manifest?.complete ? folder.shards.get(number) : undefined;
@@ -135,6 +141,7 @@ export class ShardSession {
       const entry = await computed.whole;
       await folder.check();
       await writeManifest(store, makeManifest(part, arithmetic, [entry], true));
+      this.#view.isSettled = true;
     } catch (error) {
       if (block) this.#cursor.keep(block); // another attempt is likely, within seconds
       throw error;

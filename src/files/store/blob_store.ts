@@ -93,6 +93,10 @@ export class BlobStore implements Store {
     await this.#ask(file, (blob, { signal }) => putText(blob, text, signal), { retryPolicy: longRetries });
   }
 
+  async writePieces(file: string, pieces: Iterable<string>): Promise<void> {
+    await this.writeText(file, [...pieces].join(''));
+  }
+
   async remove(name: string): Promise<void> {
     const file = unfinishedOf(name);
     if (file !== undefined && name === unfinishedName(file, blocksTag)) return this.#removeBlocks(file);

@@ -50,6 +50,10 @@ export class DiskStore implements Store {
     return writeFileAtomically(this.pathOf(file), text);
   }
 
+  async writePieces(file: string, pieces: Iterable<string>): Promise<void> {
+    return writeFileAtomically(this.pathOf(file), pieces);
+  }
+
   async remove(file: string): Promise<void> {
     await rm(this.pathOf(file), { force: true });
   }

@@ -44,6 +44,8 @@ export interface Store {
   open(file: string): Promise<ByteSource>;
   /** Writes a small file; it replaces an older one. */
   writeText(file: string, text: string): Promise<void>;
+  /** The same for a text that is made piece by piece. */
+  writePieces(file: string, pieces: Iterable<string>): Promise<void>;
   /** Removes a file, if it is there. */
   remove(file: string): Promise<void>;
   /**
