@@ -98,8 +98,8 @@ interface Surroundings {
   readonly names: readonly string[];
   /** The parts that have shards, listed or not, as far as the names show. */
   readonly withShards: ReadonlySet<number>;
-  /** Manifests of other parts. */
-  readonly others: ReadonlyMap<string, Manifest>;
+  /** Manifests that were read: those of all parts when there are few. */
+  readonly manifests: ReadonlyMap<string, Manifest>;
 }
 
 const usualPauseMilliseconds = 30_000;
@@ -110,7 +110,7 @@ const usualPauseMilliseconds = 30_000;
  * of a part does not grow with the number of the others.
  */
 export class FolderView {
-  surroundings: Surroundings = { names: [], others: new Map(), withShards: new Set() };
+  surroundings: Surroundings = { names: [], manifests: new Map(), withShards: new Set() };
   /** The names of manifests that were compared, and need not be read again. */
   readonly compared = new Set<string>();
   /**
@@ -159,7 +159,7 @@ export async function prepareFolder(store: Store, settings: DumpSettings, view?:
       async begin(computing) {
         await check();
         const arithmetic = await begin(store, settings, contents, computing, view);
-        for (const [name, there] of contents.others) {
+        for (const [name, there] of contents.manifests) {
           if (!view || there.shards.length === 0) continue;
           view.compared.add(name);
           view.isSettled = true;
@@ -277,8 +277,7 @@ async function listedContents(store: Store, settings: DumpSettings, view: Folder
   }
   await removeLostLists(store, settings, names);
   if (part.count > 1 && reader.lists.refersTo(corpus)) await repairCorpusList(store, corpus);
-  const others = new Map([...manifests].filter(([name]) => name !== own));
-  const surroundings: Surroundings = { names, withShards, others };
+  const surroundings: Surroundings = { names, withShards, manifests };
   if (view) {
     await removeOthersLeftovers(store, settings, names);
     view.update(surroundings);
@@ -341,7 +340,7 @@ async function checkNothingElse(store: Store, names: readonly string[]): Promise
 async function begin(
   store: Store,
   settings: DumpSettings,
-  { manifest, shards, names, withShards, others, arithmetic: made, replaced }: Contents,
+  { manifest, shards, names, withShards, manifests, arithmetic: made, replaced }: Contents,
   computing: Computing,
   view: FolderView | undefined,
 ): Promise<readonly string[]> {
@@ -349,9 +348,9 @@ async function begin(
   const own = manifestFile(settings.part);
   const arithmetic = allArithmetics(made, computing.arithmetic);
   checkArithmetic(folder, made, computing);
-  for (const there of others.values()) {
+  for (const [name, there] of manifests) {
     const isMade = there.shards.length > 0 || withShards.has(there.part.index);
-    if (isMade) checkArithmetic(folder, there.arithmetic, computing);
+    if (name !== own && isMade) checkArithmetic(folder, there.arithmetic, computing);
   }
   const isWritten = manifest?.shards.length === shards.size && String(manifest.arithmetic) === String(arithmetic);
   if (!isWritten) {
@@ -365,7 +364,7 @@ async function begin(
   // Two parts that begin at the same time do not see each other before they have written. Now one of them does, or both
   // do: then the one of the higher index gives way, and the other waits for that.
   const before = new Set(names);
-  const isNew = (name: string) => name !== own && (!before.has(name) || others.get(name)?.shards.length === 0);
+  const isNew = (name: string) => name !== own && (!before.has(name) || manifests.get(name)?.shards.length === 0);
   try {
     for (let look = 1; ; look++) {
       const conflict = await conflictIn(store, settings, computing, isNew);

@@ -166,6 +166,7 @@ test('parts that make no whole are refused, and nothing is changed', () =>
     const absurd = { ...JSON.parse(await readFile(join(zero, 'manifest-0-of-3.json'), 'utf8')), shards: [] };
     absurd.part.count = 4_000_000_000;
     await mkdir(at('absurd'));
+    await cp(join(zero, absurd.corpus.file), join(at('absurd'), absurd.corpus.file));
     await writeFile(join(at('absurd'), 'manifest-0-of-4000000000.json'), JSON.stringify(absurd));
     await refused([at('absurd')], /of 4000000000 parts, 3999999999 are missing: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …/);
   }));
@@ -175,7 +176,8 @@ test('unknown fields of a manifest are not copied: neither into that of the whol
     const evil = { scripts: { postinstall: 'x' }, constructor: 1 };
     const spoil = async (path: string) => {
       const manifest = JSON.parse(await readFile(path, 'utf8'));
-      for (const part of [manifest, manifest.model, manifest.model.config, manifest.corpus[0], manifest.locations[0]]) {
+      const source = Array.isArray(manifest.corpus) ? manifest.corpus[0] : manifest.corpus;
+      for (const part of [manifest, manifest.model, manifest.model.config, source, manifest.locations[0]]) {
         Object.assign(part, evil);
       }
       for (const part of [manifest.autoencoders[0], manifest.part, ...manifest.shards]) Object.assign(part, evil);
