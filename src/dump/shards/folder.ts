@@ -134,6 +134,15 @@ export class FolderView {
     this.surroundings = surroundings;
     this.#listed = performance.now();
   }
+
+  /** Notes manifests that were found to go together with what this process computes. */
+  compare(manifests: ReadonlyMap<string, Manifest>, { arithmetic }: Computing): void {
+    for (const [name, there] of manifests) {
+      if (there.shards.length === 0) continue;
+      this.compared.add(name);
+      if (there.arithmetic.some((made) => arithmetic.includes(made))) this.isSettled = true;
+    }
+  }
 }
 
 /**
@@ -159,11 +168,7 @@ export async function prepareFolder(store: Store, settings: DumpSettings, view?:
       async begin(computing) {
         await check();
         const arithmetic = await begin(store, settings, contents, computing, view);
-        for (const [name, there] of contents.manifests) {
-          if (!view || there.shards.length === 0) continue;
-          view.compared.add(name);
-          view.isSettled = true;
-        }
+        view?.compare(contents.manifests, computing);
         return arithmetic;
       },
       check,
