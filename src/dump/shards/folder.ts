@@ -488,8 +488,8 @@ const mostCompared = 64;
 
 /**
  * The names of the manifests that a part is compared with: those of all other parts when there are few. Equality is
- * transitive, and each of the parts was compared with others when it began, so a sample is enough. Half of it are parts
- * with shards; the others are first of all those that are being written.
+ * transitive, and each of the parts was compared with others when it began, so a sample is enough: parts of another
+ * count, which belong to another dump, then parts with shards, parts that are being written, and the rest.
  */
 function sampleOf(
   names: readonly string[],
@@ -498,31 +498,28 @@ function sampleOf(
   compared?: ReadonlySet<string>,
 ): Set<string> {
   const all = new Set(names);
-  const others = names.filter((name) => {
+  const groups: [string[], string[], string[], string[]] = [[], [], [], []];
+  for (const name of names) {
     const part = compared?.has(name) ? undefined : partOfManifest(name);
-    return part !== undefined && part.count > 1 && name !== manifestFile(own);
-  });
-  if (others.length <= mostCompared) return new Set(others);
-  const partOf = (name: string) => partOfManifest(name) as Part;
-  const hasShards = (name: string) => withShards.has(partOf(name).index);
-  // A part of another count belongs to another dump.
-  const isUnderWay = (name: string) => partOf(name).count !== own.count || all.has(leaseFile(partOf(name)));
-  const take = (from: readonly string[], most: number) => spread(from, most, own.index);
-  const half = mostCompared / 2;
-  const sample = [
-    ...take(others.filter(hasShards), half),
-    ...take(
-      others.filter((name) => !hasShards(name) && isUnderWay(name)),
-      half,
-    ),
-  ];
-  const left = others.filter((name) => !hasShards(name) && !isUnderWay(name));
-  return new Set([...sample, ...take(left, mostCompared - sample.length)]);
+    if (part === undefined || part.count === 1 || name === manifestFile(own)) continue;
+    if (part.count !== own.count) groups[0].push(name);
+    else if (withShards.has(part.index)) groups[1].push(name);
+    else if (all.has(leaseFile(part))) groups[2].push(name);
+    else groups[3].push(name);
+  }
+  const sample = new Set<string>();
+  if (groups.flat().length <= mostCompared) return new Set(groups.flat());
+  for (const group of groups) {
+    const left = mostCompared - sample.size;
+    const most = group === groups[3] ? left : Math.ceil(left / 2); // so that each group has its share
+    for (const name of spread(group, most, own.index)) sample.add(name);
+  }
+  return sample;
 }
 
 /** Some of the items, at equal distances. Which ones depends on `seed`, so that different parts take different ones. */
 function spread<T>(items: readonly T[], most: number, seed: number): T[] {
-  if (items.length <= most) return [...items];
+  if (items.length <= most || most === 0) return items.slice(0, most);
   const first = seed % Math.floor(items.length / most);
   return Array.from({ length: most }, (_, i) => items[first + Math.floor((i * items.length) / most)] as T);
 }
