@@ -580,8 +580,8 @@ async function removeLostLists(store: Store, { part, corpus }: DumpSettings, nam
   const candidates = names.filter((name) => isListOrPiece(name) && name !== needed);
   if (candidates.length === 0) return;
   const now = await store.list();
-  const own = manifestFile(part);
-  if (now.some((name) => (manifestOfLease(name) ?? own) !== own)) return;
+  const isLease = (name: string) => manifestOfLease(name) !== undefined && !isLeftover(name);
+  if (now.some((name) => isLease(name) && name !== leaseFile(part))) return;
   const areUsed = now.some(isManifestOfPart);
   for (const name of candidates) {
     const isLost = isLeftover(name) || (!areUsed && (await holdsCorpusList(store, name)));
