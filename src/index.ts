@@ -62,12 +62,6 @@ export {
 } from './context/weight_locations.js';
 export type { Corpus, CorpusFile, CorpusFileOptions, CorpusKind } from './dump/corpus/corpus.js';
 export type { TokenDType } from './dump/corpus/token_layout.js';
-export {
-  type IndexOptions,
-  type IndexProgress,
-  type IndexResult,
-  indexCorpus,
-} from './dump/corpus_index/index_corpus.js';
 export type { ListedFile, Manifest, ShardEntry } from './dump/format/manifest.js';
 export {
   type NonFinite,
@@ -85,6 +79,12 @@ export type {
   SparseLocation,
 } from './dump/format/settings.js';
 export type { Statistics } from './dump/format/statistics.js';
+export {
+  type IndexOptions,
+  type IndexProgress,
+  type IndexResult,
+  indexCorpus,
+} from './dump/index_corpus.js';
 export { type Allowances, NotAllowed } from './dump/queue/allowances.js';
 export {
   type FailedJob,

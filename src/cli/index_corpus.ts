@@ -1,6 +1,6 @@
 // sonde index: makes the index of a corpus ahead of the dumps that use it.
 import { Command } from 'commander';
-import { type IndexProgress, indexCorpus } from '../dump/corpus_index/index_corpus.js';
+import { type IndexProgress, indexCorpus } from '../dump/index_corpus.js';
 import { counted, showBytes, withCommas } from '../files/text.js';
 import { integer } from './common_options.js';
 import { addCorpusOptions, addRowOptions, type CorpusOptions, corpusOf } from './corpus_options.js';

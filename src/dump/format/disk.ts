@@ -3,14 +3,63 @@ import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
 import pLimit from 'p-limit';
 import { writeBytes } from '../../files/atomic_write.js';
+import { BlobChanged } from '../../files/blob/blob_request.js';
 import type { ByteSource } from '../../files/byte_source.js';
+import type { Store } from '../../files/store/store.js';
 import { writeError } from '../../files/write_failure.js';
 
 /** A buffer for what is read or hashed at a time. It is reused. */
 export const makeBuffer = (): Uint8Array => new Uint8Array(2 ** 22);
 
-/** Limits how many files are checked in parallel. Object storage is slow for each. */
-export const severalAtOnce = pLimit(16);
+/** The number of files that are checked in parallel. Object storage is slow for each. */
+const atOnce = 16;
+
+/** Limits how many files are checked in parallel. */
+export const severalAtOnce = pLimit(atOnce);
+
+/**
+ * Calls `work` for each item, for several at a time. Items are taken one by one, so that nothing is kept for those that
+ * wait. After a failure no more are taken.
+ */
+export async function forEachAtOnce<T>(items: Iterable<T>, work: (item: T) => Promise<void>): Promise<void> {
+  const left = items[Symbol.iterator]();
+  let failed = false;
+  const takeAll = async () => {
+    for (let next = left.next(); !failed && next.done !== true; next = left.next()) {
+      try {
+        await work(next.value);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: atOnce }, takeAll));
+}
+
+/** Reads a file as a whole; undefined when it is not there. @throws Error when it is too large, or cannot be read. */
+export async function readSmallFile(store: Store, name: string, most: number): Promise<Buffer | undefined> {
+  const found = await store.find(name);
+  if (!found) return undefined;
+  if (!found.regular) throw new Error('it is not a regular file');
+  if (found.size > most) throw new Error(`it is ${found.size} bytes long`);
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const file = await store.open(name);
+      try {
+        return Buffer.from(await file.read(0, file.size));
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      if (!(await store.find(name))) return undefined; // it was removed just now
+      if (!(error instanceof BlobChanged) || attempt === attempts) throw error;
+    }
+  }
+}
+
+/** A blob that another one replaces while it is read is read again. */
+const attempts = 10;
 
 export async function writeAll(
   path: string,

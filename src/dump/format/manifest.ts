@@ -3,10 +3,17 @@
 // runs: no times, no machine, no absolute paths. Folders may come from anywhere, so everything that is read here is
 // checked before it is used.
 import { createHash } from 'node:crypto';
-import { BlobChanged } from '../../files/blob/blob_request.js';
 import { bytesPerElement } from '../../files/host_tensor.js';
 import { type Store, unfinishedOf } from '../../files/store/store.js';
-import { onDisk, severalAtOnce, type Writing } from './disk.js';
+import {
+  CorpusLists,
+  type CorpusReference,
+  corpusReference,
+  largestText as largestManifest,
+  referenceTo,
+  writeCorpusList,
+} from './corpus_list.js';
+import { forEachAtOnce, onDisk, readSmallFile, type Writing } from './disk.js';
 import { journalOfManifest, linesOf, readJournal } from './journal.js';
 import { latentsName, valueNames, widthOf } from './layout.js';
 import { type NonFinite, type NonFiniteCounts, problemWithCounts } from './non_finite.js';
@@ -15,6 +22,7 @@ import {
   FieldError,
   flag,
   integer,
+  isObject,
   line,
   listOf,
   object,
@@ -24,7 +32,7 @@ import {
   record,
   string,
 } from './schema.js';
-import { type DumpSettings, type Part, settingsFields, size } from './settings.js';
+import { type CorpusList, type DumpSettings, type Part, settingsFields, size } from './settings.js';
 
 /** A file of the dump, with the size and the digest that it must have. */
 export interface ListedFile {
@@ -60,9 +68,9 @@ export interface Manifest extends DumpSettings {
   readonly complete: boolean;
 }
 
-const largestManifest = 2 ** 28; // enough for a million shards, or ninety thousand with Parquet files of twelve layers
+// The largest manifest is enough for a million shards, or ninety thousand with Parquet files of twelve layers.
 
-const manifestPattern = /^manifest(-\d+-of-\d+)?\.json$/;
+const manifestPattern = /^manifest(?:-(\d+)-of-(\d+))?\.json$/;
 const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
 
 /** The part of a dump that is not divided. */
@@ -73,6 +81,12 @@ export const manifestFile = ({ index, count }: Part): string =>
   count === 1 ? 'manifest.json' : `manifest-${index}-of-${count}.json`;
 
 export const isManifestFile = (name: string): boolean => manifestPattern.test(name);
+
+/** The part that a manifest's name says; undefined for other names. */
+export function partOfManifest(name: string): Part | undefined {
+  const [found, index = '0', count = '1'] = manifestPattern.exec(name) ?? [];
+  return found === undefined ? undefined : { index: Number(index), count: Number(count) };
+}
 
 /** The index of the corpus in the folder of a dump. */
 export const indexFile = 'index.jsonl';
@@ -151,23 +165,61 @@ export const makeManifest = (
 });
 
 /**
+ * Writes a manifest. That of a part refers to the list of the corpus, which is written first, unless it is there.
  * @throws Error, with advice and before anything is written, when the manifest would be larger than what can be read.
  */
 export async function writeManifest(store: Store, manifest: Manifest, how?: Writing): Promise<void> {
-  const file = manifestFile(manifest.part);
-  const text = manifestText(store, manifest, how);
-  await onDisk(store.pathOf(file), store.writeText(file, text), how);
+  checkSize(store, manifest, how);
+  const { part, corpus, shards } = manifest;
+  const file = manifestFile(part);
+  const hasList = part.count > 1;
+  if (hasList) await writeCorpusList(store, corpus);
+  const pieces = piecesOf(manifest);
+  const isSmall = shards.length <= entriesAtOnce;
+  const written = isSmall ? store.writeText(file, [...pieces].join('')) : store.writePieces(file, pieces);
+  await onDisk(store.pathOf(file), written, how);
+  // A process that has ended without a shard removes the list when it sees no manifest that refers to it. This one is
+  // seen from now on.
+  if (hasList && !manifest.complete) await writeCorpusList(store, corpus);
 }
 
-/** The text that `writeManifest` writes. @throws Error when it is larger than what can be read. */
-export function manifestText(store: Store, manifest: Manifest, how?: Pick<Writing, 'operation'>): string {
-  const text = textOf(manifest);
-  if (text !== undefined && Buffer.byteLength(text) <= largestManifest) return text;
+/** @throws Error, with advice, when a manifest would be larger than what can be read. */
+export function checkSize(store: Store, manifest: Manifest, how?: Pick<Writing, 'operation'>): void {
+  if (sizeOfText(manifest) <= largestManifest) return;
   const path = store.pathOf(manifestFile(manifest.part));
   throw new Error(
     `${how?.operation ?? 'dump'}: ${path} would list ${manifest.shards.length} shards in more than ${largestManifest} ` +
       'bytes, and could not be read again: make fewer, larger shards (--shard-tokens) or several dumps, in another folder',
   );
+}
+
+const entriesAtOnce = 1000;
+
+/** The manifest as JSON, some shards at a time, so that no text is as long as all of it. */
+export function* piecesOf(manifest: Manifest): Generator<string> {
+  const { part, corpus, shards } = manifest;
+  const stored = { ...manifest, ...(part.count > 1 && { corpus: referenceTo(corpus) }), shards: [] };
+  const frame = JSON.stringify(stored, null, 2);
+  const begin = '\n  "shards": [';
+  const at = frame.indexOf(begin) + begin.length; // no text in JSON has a line's end in it
+  yield frame.slice(0, at);
+  for (let i = 0; i < shards.length; i += entriesAtOnce) {
+    const entries = JSON.stringify(shards.slice(i, i + entriesAtOnce), null, 2).slice(1, -2);
+    yield `${i === 0 ? '' : ','}${entries.replaceAll('\n', '\n  ')}`;
+  }
+  yield `${shards.length > 0 ? '\n  ' : ''}${frame.slice(at)}\n`;
+}
+
+/** The bytes of a manifest as it is written; infinite when that is longer than a string can be. */
+function sizeOfText(manifest: Manifest): number {
+  try {
+    let bytes = 0;
+    for (const piece of piecesOf(manifest)) bytes += Buffer.byteLength(piece);
+    return bytes;
+  } catch (error) {
+    if (error instanceof RangeError) return Infinity;
+    throw error;
+  }
 }
 
 /** Whether a manifest can list so many shards. */
@@ -180,7 +232,7 @@ export function canList(settings: DumpSettings, shards: number): boolean {
   return lengthOf([entry]) + (shards - 1) * each <= largestManifest;
 }
 
-/** The manifest as JSON; undefined when it is longer than a string can be. */
+/** The manifest with the list of the corpus in it as JSON; undefined when it is longer than a string can be. */
 function textOf(manifest: Manifest): string | undefined {
   try {
     return `${JSON.stringify(manifest, null, 2)}\n`;
@@ -193,33 +245,80 @@ function textOf(manifest: Manifest): string | undefined {
 /**
  * All manifests of a folder, by file name: one, or one for each part that was begun. That of an incomplete dump or part
  * also lists the shards in its journal. Manifests of parts that were merged into a whole may still be there; they are
- * left out. With `only`, no other names are read.
+ * left out. With `only`, the folder is not listed, and those of these
+ * names are read that are there. What the manifests have in common is in memory once.
  */
-export async function readManifests(store: Store, only?: readonly string[]): Promise<Map<string, Manifest>> {
-  const all = new Set(await store.list());
-  const names = [...all].filter((name) => isManifestFile(name) && (only?.includes(name) ?? true));
-  const read = names.map(async (name) => [name, await severalAtOnce(() => readWithJournal(store, name, all))] as const);
-  const isThere = (entry: readonly [string, Manifest | undefined]): entry is readonly [string, Manifest] => !!entry[1];
-  const manifests = new Map((await Promise.all(read)).filter(isThere));
-  const merged = manifests.get(manifestFile(whole));
-  if (!merged?.complete) return manifests;
-  const others = [...manifests.values()].filter((other) => differenceOf(merged, { ...other, part: whole }));
-  return new Map([merged, ...others].map((manifest) => [manifestFile(manifest.part), manifest]));
+export async function readManifests(
+  store: Store,
+  only?: readonly string[],
+  reader = new ManifestReader(),
+): Promise<Map<string, Manifest>> {
+  const names = only ?? (await store.list()).filter(isManifestFile);
+  const wholeFile = manifestFile(whole);
+  const merged = names.includes(wholeFile) ? await reader.read(store, wholeFile) : undefined;
+  const found = new Map<string, Manifest>();
+  if (merged) found.set(wholeFile, merged);
+  await forEachAtOnce(names, async (name) => {
+    const manifest = name === wholeFile ? undefined : await reader.read(store, name);
+    const isMerged = manifest && merged?.complete && !differenceOf(merged, { ...manifest, part: whole });
+    if (manifest && !isMerged) found.set(name, manifest);
+  });
+  const inOrder = merged?.complete ? [wholeFile, ...names.filter((name) => name !== wholeFile)] : names;
+  return new Map(inOrder.flatMap((name) => (found.has(name) ? [[name, found.get(name) as Manifest] as const] : [])));
 }
 
-/**
- * The manifest of that name, with what its journal holds unless it is complete. The journal is read first: when a
- * manifest with its shards replaces it meanwhile, that one is read. Undefined when the manifest is gone.
- */
-async function readWithJournal(store: Store, name: string, all: ReadonlySet<string>): Promise<Manifest | undefined> {
-  const file = journalOfManifest(name);
-  const journal = all.has(file) ? await readJournal(store, file, largestManifest) : undefined;
-  const manifest = await readManifest(store, name);
-  if (!journal || !manifest || manifest.complete) return manifest;
-  try {
-    return joined(manifest, journal);
-  } catch (cause) {
-    throw new Error(`${store.pathOf(file)}: does not go with ${name}: ${(cause as Error).message}`, { cause });
+/** Reads the manifests of a dump. Equal parts of their settings are one object in memory. */
+export class ManifestReader {
+  readonly lists: CorpusLists;
+  readonly #shared = new Map<string, unknown>();
+
+  /** `known` is a list of the corpus that need not be read when a manifest refers to it. */
+  constructor(...known: CorpusList[]) {
+    this.lists = new CorpusLists(...known);
+  }
+
+  /**
+   * The manifest of that name, with what its journal holds unless it is complete. Undefined when the file is gone: a
+   * merge removes the manifests of the parts.
+   * @throws Error that names the file, when it is not a manifest, or refers to a list that is missing or broken, or when
+   *   the journal does not go with it.
+   */
+  async read(store: Store, name: string): Promise<Manifest | undefined> {
+    const before = await this.#readManifest(store, name);
+    if (!before || before.complete) return before;
+    const file = journalOfManifest(name);
+    const journal = await readJournal(store, file, largestManifest);
+    if (!journal) return before;
+    // Meanwhile another manifest, with the shards of the journal, may have replaced it.
+    const manifest = await this.#readManifest(store, name);
+    if (!manifest || manifest.complete) return manifest;
+    try {
+      return joined(manifest, journal);
+    } catch (cause) {
+      throw new Error(`${store.pathOf(file)}: does not go with ${name}: ${(cause as Error).message}`, { cause });
+    }
+  }
+
+  async #readManifest(store: Store, name: string): Promise<Manifest | undefined> {
+    const stored = await readStored(store, name);
+    if (!stored) return undefined;
+    const { corpus, model, locations, autoencoders, drop, arithmetic } = stored;
+    let list: CorpusList;
+    try {
+      list = isReference(corpus) ? await this.lists.get(store, corpus) : this.lists.shared(corpus);
+    } catch (error) {
+      if (!(await store.find(name))) return undefined; // a merge has removed both just now
+      throw error;
+    }
+    const common = { model, locations, autoencoders, drop, arithmetic };
+    const entries = Object.entries(common).map(([field, value]) => [field, this.#sharedValue(value)]);
+    return { ...stored, ...(Object.fromEntries(entries) as typeof common), corpus: list };
+  }
+
+  #sharedValue(value: unknown): unknown {
+    const text = JSON.stringify(value);
+    if (!this.#shared.has(text)) this.#shared.set(text, value);
+    return this.#shared.get(text);
   }
 }
 
@@ -244,14 +343,13 @@ function joined(manifest: Manifest, journal: Buffer): Manifest {
 export const inOrder = (shards: ReadonlyMap<number, ShardEntry>): ShardEntry[] =>
   [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
 
-/** Undefined when the file is gone: a merge removes the manifests of the parts. */
-async function readManifest(store: Store, name: string): Promise<Manifest | undefined> {
+async function readStored(store: Store, name: string): Promise<StoredManifest | undefined> {
   const path = store.pathOf(name);
   let value: unknown;
   try {
-    const text = await readSmallFile(store, name);
-    if (text === undefined) return undefined;
-    value = withDefaults(JSON.parse(text));
+    const bytes = await readSmallFile(store, name, largestManifest);
+    if (bytes === undefined) return undefined;
+    value = withDefaults(JSON.parse(bytes.toString()));
   } catch (cause) {
     throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
   }
@@ -276,29 +374,6 @@ function withDefaults(value: unknown): unknown {
   return { ...value, ...Object.fromEntries(Object.entries(defaults).filter(([name]) => !(name in value))) };
 }
 
-async function readSmallFile(store: Store, name: string): Promise<string | undefined> {
-  const found = await store.find(name);
-  if (!found) return undefined;
-  if (!found.regular) throw new Error('it is not a regular file');
-  if (found.size > largestManifest) throw new Error(`it is ${found.size} bytes long`);
-  for (let attempt = 1; ; attempt++) {
-    try {
-      const file = await store.open(name);
-      try {
-        return Buffer.from(await file.read(0, file.size)).toString();
-      } finally {
-        await file.close();
-      }
-    } catch (error) {
-      if (!(await store.find(name))) return undefined; // it was removed just now
-      if (!(error instanceof BlobChanged) || attempt === attempts) throw error;
-    }
-  }
-}
-
-/** A blob that another one replaces while it is read is read again. */
-const attempts = 10;
-
 // ---- checking what was read
 
 const listedFile = (isName: (name: string) => boolean): { readonly [K in keyof ListedFile]: Read<ListedFile[K]> } => ({
@@ -319,10 +394,19 @@ const entryOf = object<ShardEntry>({
   parquet: optional(listOf(object<ListedFile>(listedFile((name) => parquetNumber(name) !== undefined)))),
 });
 
-const manifestOf = object<Manifest>({
+/** A manifest as it is written: that of a part may refer to the list of the corpus. */
+interface StoredManifest extends Omit<Manifest, 'corpus'> {
+  readonly corpus: CorpusList | CorpusReference;
+}
+
+const isReference = (corpus: CorpusList | CorpusReference): corpus is CorpusReference => !Array.isArray(corpus);
+
+const manifestOf = object<StoredManifest>({
   format: oneOf('sonde dump'),
   version: checked('1', (value) => value === 1),
   ...settingsFields,
+  corpus: (value, unknownFields) =>
+    isObject(value) ? corpusReference(value, unknownFields) : settingsFields.corpus(value, unknownFields),
   arithmetic: listOf(line(200), { most: 1000 }),
   shards: listOf(entryOf),
   complete: flag,
@@ -331,11 +415,11 @@ const manifestOf = object<Manifest>({
 const mostPositions = 2 ** 31 - 1;
 
 /** Reads a value as a manifest, without unknown fields. @throws Error that says what is wrong with it. */
-function checkedManifest(value: unknown): Manifest {
+function checkedManifest(value: unknown): StoredManifest {
   const { format, version } = (value ?? {}) as Partial<Record<keyof Manifest, unknown>>;
   if (format !== 'sonde dump') throw new Error('its "format" is not "sonde dump"');
   if (version !== 1) throw new Error(`its version is ${JSON.stringify(version)}, and this program reads version 1`);
-  let manifest: Manifest;
+  let manifest: StoredManifest;
   try {
     manifest = manifestOf(value, 'dropped');
   } catch (error) {
@@ -348,9 +432,11 @@ function checkedManifest(value: unknown): Manifest {
 }
 
 /** A contradiction between fields that are valid one by one. */
-function contradictionIn(manifest: Manifest): string | undefined {
-  const { shards, context, locations, part, parquet, autoencoders, arithmetic } = manifest;
+function contradictionIn(manifest: StoredManifest | Manifest): string | undefined {
+  const { corpus, shards, context, locations, part, parquet, autoencoders, arithmetic } = manifest;
   if (part.index >= part.count) return 'its "part" is not as it should be: the index must be below the count';
+  if (part.count === 1 && isReference(corpus))
+    return 'its "corpus" is not as it should be: only a part refers to a list';
   if (shards.length > 0 && arithmetic.length === 0) return 'its "arithmetic" is empty, but it lists shards';
   if (new Set(arithmetic).size < arithmetic.length) return 'its "arithmetic" has a name twice';
   const numbers = shards.map(({ file }) => shardNumber(file) as number);
@@ -384,8 +470,11 @@ function contradictionIn(manifest: Manifest): string | undefined {
 export const allArithmetics = (...lists: (readonly string[])[]): string[] => [...new Set(lists.flat())].sort();
 
 /** The arithmetics of the parts that have shards. */
-export const arithmeticOf = (parts: readonly Manifest[]): string[] =>
-  allArithmetics(...parts.filter(({ shards }) => shards.length > 0).map(({ arithmetic }) => arithmetic));
+export const arithmeticOf = (parts: readonly Manifest[]): string[] => {
+  const found = new Set<string>();
+  for (const { shards, arithmetic } of parts) if (shards.length > 0) for (const name of arithmetic) found.add(name);
+  return [...found].sort();
+};
 
 /** Two arithmetics of a list that give different bits; undefined when all that is known is one. */
 export function mixedIn(arithmetics: readonly string[]): readonly [string, string] | undefined {
@@ -393,55 +482,102 @@ export function mixedIn(arithmetics: readonly string[]): readonly [string, strin
   return first === undefined || second === undefined ? undefined : [first, second];
 }
 
-/** A digest of the settings, with the part. It is equal where the part is, and `differenceOf` finds no difference. */
-export function digestOfSettings(settings: DumpSettings): string {
-  const hash = createHash('sha256');
-  for (const field of labelled(settings)) hash.update(`${JSON.stringify(field)}\n`);
-  return hash.update(JSON.stringify(settings.part.index)).digest('hex');
-}
+type Difference = [label: string, there: string, asked: string];
 
-/** The first difference between the dump in a folder and the request, as `[label, there, asked]`. */
-export function differenceOf(there: DumpSettings, asked: DumpSettings): [string, string, string] | undefined {
-  const [a, b] = [labelled(there), labelled(asked)];
-  for (const [label, value] of b) if (a.get(label) !== value) return [label, a.get(label) ?? 'none', value];
-  for (const [label, value] of a) if (!b.has(label)) return [label, value, 'none'];
+/** The first difference between the dump in a folder and the request. */
+export function differenceOf(there: DumpSettings, asked: DumpSettings): Difference | undefined {
+  for (const { compare } of comparisons) {
+    const difference = compare(there, asked);
+    if (difference) return difference;
+  }
   return undefined;
 }
 
-function labelled(settings: DumpSettings): Map<string, string> {
-  const { model, locations, autoencoders, corpus } = settings;
-  const source = ({ kind, name, bytes, dtype }: (typeof corpus)[number]) => {
-    const what = [
-      ...(name === undefined || bytes === undefined ? [] : [kind, `${bytes} bytes`]),
-      ...(dtype ? [dtype] : []),
-    ];
-    return [name ?? kind, what.length > 0 ? ` (${what.join(', ')})` : ''].join('');
-  };
-  return new Map([
-    ['the model', model.name],
-    ["the model's dtype", model.dtype],
-    ['weights of digest', model.digest],
-    ['a vocabulary of', String(model.vocabulary)],
-    ['the configuration', JSON.stringify(model.config)],
-    ['tokenizer', settings.tokenizer],
-    ['context', String(settings.context)],
-    ['dtype', settings.dtype],
-    ['the locations', listed(locations.map(({ location }) => location))],
-    ['the autoencoders', listed(autoencoders.map(({ location, name }) => `${location} -> ${name}`))],
-    ['the thresholds', listed(autoencoders.map(({ threshold }) => String(threshold)))],
-    ['latents of', listed(autoencoders.map(({ digest }) => digest))],
-    ['the corpus', listed(corpus.map(source))],
-    ['shards of', `${settings.shardTokens} tokens`],
-    ['a limit of', settings.limit === null ? 'none' : `${settings.limit} tokens`],
-    ['a sample of', String(settings.sample)],
-    ['positions without', listed([...settings.drop])],
-    ['seed', String(settings.seed)],
-    ['statistics', settings.statistics ? 'gathered' : 'not gathered'],
-    ['Parquet files', settings.parquet ? 'of the latents' : 'none'],
-    ['gradients of', settings.gradientOf ?? 'nothing'],
-    ['parts:', `${settings.part.count}`],
-    ['row shapes', JSON.stringify(locations.map(({ shape }) => shape))],
-  ]);
+/** A digest of the settings, with the part. It is equal where the part is, and `differenceOf` finds no difference. */
+export function digestOfSettings(settings: DumpSettings): string {
+  const hash = createHash('sha256');
+  for (const { label, shown } of comparisons) hash.update(`${JSON.stringify([label, shown(settings)])}\n`);
+  return hash.update(JSON.stringify(settings.part.index)).digest('hex');
 }
 
+/** Compares one thing in two settings. What all parts share, such as a list of thousands of files, is not looked at. */
+const comparison = <T>(label: string, of: (settings: DumpSettings) => T, show: (value: T) => string) => ({
+  label,
+  shown: (settings: DumpSettings): string => show(of(settings)),
+  compare(there: DumpSettings, asked: DumpSettings): Difference | undefined {
+    const [a, b] = [of(there), of(asked)];
+    if (a === b) return undefined;
+    const [has, wants] = [show(a), show(b)];
+    return has === wants ? undefined : [label, has, wants];
+  },
+});
+
+const showSource = ({ kind, name, bytes, dtype }: CorpusList[number]): string => {
+  const what = [
+    ...(name === undefined || bytes === undefined ? [] : [kind, `${bytes} bytes`]),
+    ...(dtype ? [dtype] : []),
+  ];
+  return [name ?? kind, what.length > 0 ? ` (${what.join(', ')})` : ''].join('');
+};
+
 const listed = (items: string[]): string => (items.length === 0 ? 'none' : items.join(', '));
+
+const modelOf = ({ model }: DumpSettings) => model;
+const locationsOf = ({ locations }: DumpSettings) => locations;
+const autoencodersOf = ({ autoencoders }: DumpSettings) => autoencoders;
+
+const comparisons = [
+  comparison('the model', modelOf, ({ name }) => name),
+  comparison("the model's dtype", modelOf, ({ dtype }) => dtype),
+  comparison('weights of digest', modelOf, ({ digest }) => digest),
+  comparison('a vocabulary of', modelOf, ({ vocabulary }) => String(vocabulary)),
+  comparison('the configuration', modelOf, ({ config }) => JSON.stringify(config)),
+  comparison('tokenizer', ({ tokenizer }) => tokenizer, String),
+  comparison('context', ({ context }) => context, String),
+  comparison('dtype', ({ dtype }) => dtype, String),
+  comparison('the locations', locationsOf, (all) => listed(all.map(({ location }) => location))),
+  comparison('the autoencoders', autoencodersOf, (all) =>
+    listed(all.map(({ location, name }) => `${location} -> ${name}`)),
+  ),
+  comparison('the thresholds', autoencodersOf, (all) => listed(all.map(({ threshold }) => String(threshold)))),
+  comparison('latents of', autoencodersOf, (all) => listed(all.map(({ digest }) => digest))),
+  comparison(
+    'the corpus',
+    ({ corpus }) => corpus,
+    (corpus) => listed(corpus.map(showSource)),
+  ),
+  comparison(
+    'shards of',
+    ({ shardTokens }) => shardTokens,
+    (tokens) => `${tokens} tokens`,
+  ),
+  comparison(
+    'a limit of',
+    ({ limit }) => limit,
+    (limit) => (limit === null ? 'none' : `${limit} tokens`),
+  ),
+  comparison('a sample of', ({ sample }) => sample, String),
+  comparison(
+    'positions without',
+    ({ drop }) => drop,
+    (drop) => listed([...drop]),
+  ),
+  comparison('seed', ({ seed }) => seed, String),
+  comparison(
+    'statistics',
+    ({ statistics }) => statistics,
+    (gathered) => (gathered ? 'gathered' : 'not gathered'),
+  ),
+  comparison(
+    'Parquet files',
+    ({ parquet }) => parquet,
+    (written) => (written ? 'of the latents' : 'none'),
+  ),
+  comparison(
+    'gradients of',
+    ({ gradientOf }) => gradientOf,
+    (scalar) => scalar ?? 'nothing',
+  ),
+  comparison('parts:', ({ part }) => part.count, String),
+  comparison('row shapes', locationsOf, (all) => JSON.stringify(all.map(({ shape }) => shape))),
+];

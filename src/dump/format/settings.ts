@@ -99,6 +99,9 @@ export interface SparseLocation {
   readonly threshold: number;
 }
 
+/** The sources of the corpus, in order. */
+export type CorpusList = readonly SourceDescription[];
+
 /**
  * Everything that decides the bytes of a dump. Two runs with equal settings and one corpus write equal folders. The
  * storage options are here with their defaults filled in.
@@ -113,7 +116,7 @@ export interface DumpSettings extends Readonly<Required<Omit<StorageOptions, 'li
   };
   /** The tokenizer of the model; `unknown` where the numbers of its tokens have no known texts. */
   readonly tokenizer: 'gpt2' | 'unknown';
-  readonly corpus: readonly SourceDescription[];
+  readonly corpus: CorpusList;
   readonly locations: readonly DenseLocation[];
   readonly autoencoders: readonly SparseLocation[];
   /** The most tokens of the corpus that are taken; null for all. */
@@ -141,7 +144,7 @@ const config = object<TransformerConfig>({
   mMlp: numberFrom0,
 });
 
-const source = object<SourceDescription>({
+export const corpusSource = object<SourceDescription>({
   kind: oneOf('text', 'jsonl', 'tokens', 'standard input', 'iterable'),
   name: optional(string),
   bytes: optional(integer(0)),
@@ -163,7 +166,7 @@ const shape: Read<number[]> = (value, unknownFields) => {
 export const settingsFields: Readers<DumpSettings> = {
   model: object<DumpSettings['model']>({ name: string, digest: string, dtype: string, vocabulary: size, config }),
   tokenizer: oneOf('gpt2', 'unknown'),
-  corpus: listOf(source),
+  corpus: listOf(corpusSource),
   locations: listOf(object<DenseLocation>({ location: string, shape })),
   autoencoders: listOf(
     object<SparseLocation>({

@@ -18,7 +18,7 @@ import { checkDevice, type Device } from '../../engine/device.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { printable } from '../../files/text.js';
 import { type CorpusFile, checkedFile } from '../corpus/corpus.js';
-import { severalAtOnce } from '../format/disk.js';
+import { forEachAtOnce } from '../format/disk.js';
 import { NonFiniteError } from '../format/non_finite.js';
 import { OtherArithmetic } from '../shards/folder.js';
 import { type MergeResult, MixedArithmetics } from '../shards/merge.js';
@@ -37,7 +37,16 @@ import {
 } from './connection.js';
 import { BadJob, idOf, type JobOrigin, jobData, plainRequest, readJob, type SigningKey } from './job.js';
 import { bullmq } from './packages.js';
-import { BrokenRecord, checkedBackend, givenUp, mayWork, mostAttempts, pauseAfter, unfinishedIn } from './records.js';
+import {
+  BrokenRecord,
+  checkedBackend,
+  givenUp,
+  idsIn,
+  mayWork,
+  mostAttempts,
+  pauseAfter,
+  unfinishedIn,
+} from './records.js';
 import { JobRunner } from './runner.js';
 
 export interface QueueOptions extends Connection {
@@ -191,15 +200,16 @@ async function restoreShards(bullQueue: Queue, id: string, { count }: ShardedDum
   for (const { id: child, job } of await givenUp(bullQueue)) {
     if (child.startsWith(`${id}-`) && !isShardJob(job, id, queue)) await bullQueue.remove(child);
   }
-  const numbers = Array.from({ length: count }, (_, number) => number);
-  const restored = numbers.map((number) =>
-    severalAtOnce(async () => {
-      const { jobId, data } = shardJobOf(id, number, queue);
-      if ((await bullQueue.getJobState(jobId)) !== 'unknown') return;
-      await bullQueue.add('shard', data, { jobId, attempts: queue.attempts, parent });
-    }),
+  // Asking for the state of one job takes time that grows with the number of jobs.
+  const there = await idsIn(bullQueue);
+  const lacking = Array.from({ length: count }, (_, number) => number).filter(
+    (number) => !there.has(`${id}-${number}`),
   );
-  await Promise.all(restored);
+  await forEachAtOnce(lacking, async (number) => {
+    const { jobId, data } = shardJobOf(id, number, queue);
+    if ((await bullQueue.getJobState(jobId)) !== 'unknown') return;
+    await bullQueue.add('shard', data, { jobId, attempts: queue.attempts, parent });
+  });
 }
 
 /** Whether a job is still the shard that was planned under its id. */
@@ -417,8 +427,9 @@ export async function queueStatus(queue: QueueOptions, retry = false): Promise<Q
     if (retry) for (const { job } of await givenUp(bullQueue)) await job?.retry('failed', { resetAttemptsMade: true });
     const counts = await bullQueue.getJobCounts('waiting', 'active', 'delayed', 'completed', 'waiting-children');
     const failed: FailedJob[] = [];
+    const folders = new Map<string, string | undefined>();
     for (const { id, broken = '', job } of await givenUp(bullQueue)) {
-      const out = job && (await outOf(bullQueue, job));
+      const out = job && (await outOf(bullQueue, job, folders));
       const [what, reason] = job ? [nameOf(job), job.failedReason ?? 'unknown'] : [`job ${printable(id, 64)}`, broken];
       failed.push({ what, out: out ?? 'a dump that is not in the queue', attempts: job?.attemptsMade ?? 0, reason });
     }
@@ -433,12 +444,21 @@ export async function queueStatus(queue: QueueOptions, retry = false): Promise<Q
   });
 }
 
-/** The folder that a job is for, as far as the queue says. */
-async function outOf(bullQueue: Queue, { name, data }: Job): Promise<string | undefined> {
+/** The folder that a job is for, as far as the queue says. `folders` has those of dumps that were looked up before. */
+async function outOf(
+  bullQueue: Queue,
+  { name, data }: Job,
+  folders: Map<string, string | undefined>,
+): Promise<string | undefined> {
   try {
     if (name === 'merge') return readJob('merge', data, anyOrigin).request.out;
-    const merge = await bullQueue.getJob(readJob('shard', data, anyOrigin).dump);
-    return merge && readJob('merge', merge.data, anyOrigin).request.out;
+    const { dump } = readJob('shard', data, anyOrigin);
+    if (!folders.has(dump)) {
+      folders.set(dump, undefined); // as it stays when the dump cannot be read
+      const merge = await bullQueue.getJob(dump);
+      folders.set(dump, merge && readJob('merge', merge.data, anyOrigin).request.out);
+    }
+    return folders.get(dump);
   } catch (error) {
     if (error instanceof BadJob || error instanceof BrokenRecord) return undefined;
     throw error;

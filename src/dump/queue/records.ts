@@ -156,11 +156,19 @@ redis.call('LREM', KEYS[1], 0, '-')
 redis.call('HDEL', KEYS[2], '-')
 return 1`;
 
+// The name of a job and the SHA-1 of its data, without sending the data.
+const digestScript = `
+local length = redis.pcall('HSTRLEN', KEYS[1], 'data')
+if type(length) ~= 'number' or length == 0 or length > tonumber(ARGV[1]) then return false end
+local name = redis.call('HGET', KEYS[1], 'name')
+return {name, redis.sha1hex(redis.call('HGET', KEYS[1], 'data'))}`;
+
 const scripts = {
   'sonde:mayWork': [mayWorkScript, 2],
   'sonde:refuse': [refuseScript, 4],
   'sonde:locked': [lockedScript, 1],
   'sonde:due': [dueScript, 1],
+  'sonde:digest': [digestScript, 1],
 } as const;
 
 const prepared = new WeakSet<object>();
@@ -190,6 +198,16 @@ async function refuse(backend: RedisQueueBackend, { id, what, message }: BrokenR
 export async function mayWork(queue: Queue): Promise<void> {
   const { active, meta } = queue.keys as Record<'active' | 'meta', string>;
   await run(queue.getBackend() as RedisQueueBackend, 'sonde:mayWork', [active, meta]);
+}
+
+/**
+ * A digest of a job's name and data, by which a job that was read before is known again; undefined when there is none.
+ * It says nothing of whether the job is valid.
+ */
+export async function digestOfJob(queue: Pick<Queue, 'getBackend'>, id: string): Promise<string | undefined> {
+  const backend = queue.getBackend() as RedisQueueBackend;
+  const found = await run(backend, 'sonde:digest', [backend.toKey(id), 4 * longestField]);
+  return Array.isArray(found) ? found.join(' ') : undefined;
 }
 
 // When asking for a job fails, asking again would fail at once: the pause keeps a worker from asking all the time.
@@ -303,6 +321,15 @@ export async function givenUp(queue: Queue, most = 10_000): Promise<GivenUp[]> {
     }
   }
   return jobs;
+}
+
+/** The states of jobs that are in a queue, whatever becomes of them. */
+const states = ['waiting', 'active', 'delayed', 'completed', 'failed', 'paused', 'prioritized', 'waiting-children'];
+
+/** The ids of all jobs. One that goes from one state to another meanwhile may be missing. */
+export async function idsIn(queue: Queue): Promise<Set<string>> {
+  const ranges = (await (queue.getBackend() as RedisQueueBackend).getRanges(states as never, 0, -1)) as unknown[];
+  return new Set(ranges.flat().map(String));
 }
 
 /**

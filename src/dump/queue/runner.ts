@@ -9,7 +9,7 @@ import { type ShardedDump, ShardSession } from '../workers/shard_session.js';
 import type { Permit } from './allowances.js';
 import { BadJob, type JobOrigin, readJob } from './job.js';
 import { bullmq } from './packages.js';
-import { BrokenRecord } from './records.js';
+import { BrokenRecord, digestOfJob } from './records.js';
 
 export interface RunnerOptions extends JobOrigin {
   readonly device: Device;
@@ -17,9 +17,22 @@ export interface RunnerOptions extends JobOrigin {
   readonly permit: Permit;
 }
 
+interface PlannedDump extends ShardedDump {
+  /** A digest of the plan, which differs even between two dumps that were planned for the same folder. */
+  readonly digest: string;
+}
+
+/** The plan that was read last. It may be long, and all shards of a dump have the same one. */
+interface CachedPlan {
+  /** The id of the dump's merge job, and the digest that Redis gave for it before it was read. */
+  readonly id: string;
+  readonly record: string;
+  readonly dump: Promise<PlannedDump>;
+}
+
 /** The session of the dump that is loaded, and how many jobs use it. */
 interface CachedSession {
-  /** A digest of the dump's plan, which differs even between two dumps that were planned for the same folder. */
+  /** The digest of the dump's plan. */
   readonly digest: string;
   readonly session: Promise<ShardSession>;
   users: number;
@@ -27,6 +40,7 @@ interface CachedSession {
 
 export class JobRunner {
   readonly #options: RunnerOptions;
+  #plan: CachedPlan | undefined;
   #cached: CachedSession | undefined;
 
   constructor(options: RunnerOptions) {
@@ -57,24 +71,43 @@ export class JobRunner {
     throw new BadJob("queue: the job's name must be shard or merge, but is another");
   }
 
-  /** The dump of a shard, which is the payload of its merge job. */
-  async #plannedDump(id: string, worker: Worker): Promise<ShardedDump> {
+  /** The dump of a shard. It is read again when the job that holds it has changed. */
+  async #plannedDump(id: string, worker: Worker): Promise<PlannedDump> {
+    const record = await digestOfJob(worker, id);
+    if (record === undefined) return this.#readDump(id, worker);
+    const before = this.#plan;
+    if (before?.id === id && before.record === record) return before.dump;
+    const plan = { id, record, dump: quietly(this.#readDump(id, worker)) };
+    this.#plan = plan;
+    try {
+      return await plan.dump;
+    } catch (error) {
+      if (this.#plan === plan) this.#plan = undefined;
+      throw error;
+    }
+  }
+
+  /** Reads the payload of a dump's merge job. */
+  async #readDump(id: string, worker: Worker): Promise<PlannedDump> {
     const { Job } = await bullmq();
     const job = await Job.fromId(worker, id).catch((cause) => {
       if (!(cause instanceof BrokenRecord)) throw cause;
       throw new BadJob(`queue: the job's dump: ${cause.message}`, { cause });
     });
-    if (job?.name === 'merge') return readJob('merge', job.data, this.#options);
+    if (job?.name === 'merge') {
+      const dump = readJob('merge', job.data, this.#options);
+      return { ...dump, digest: createHash('sha256').update(JSON.stringify(dump)).digest('hex') };
+    }
     throw new BadJob(`queue: the job's dump, ${id}, is not in the queue any more`);
   }
 
-  async #makeShard(dump: ShardedDump, number: number): Promise<void> {
+  async #makeShard(dump: PlannedDump, number: number): Promise<void> {
     const { permit } = this.#options;
-    const digest = createHash('sha256').update(JSON.stringify(dump)).digest('hex');
+    const { digest } = dump;
     // This is checked before the cached session is freed for another one. Targets of links may have changed since.
     if (this.#cached?.digest === digest) await permit.checkOut(dump.request.out);
     else await permit.check(dump.request);
-    const cached = this.#use(dump, digest);
+    const cached = this.#use(dump);
     try {
       const session = await cached.session.catch((error) => {
         if (this.#cached === cached) this.#cached = undefined; // the next job opens it again
@@ -88,7 +121,8 @@ export class JobRunner {
   }
 
   /** The session of a dump, opened if need be, with one user more. */
-  #use(dump: ShardedDump, digest: string): CachedSession {
+  #use(dump: PlannedDump): CachedSession {
+    const { digest } = dump;
     const before = this.#cached;
     if (before?.digest !== digest) {
       const session = quietly(this.#open(dump, before));

@@ -26,9 +26,9 @@ import {
 } from '../format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import type { DenseLocation, SparseLocation } from '../format/settings.js';
-import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 import { MergedStatistics, type Statistics } from '../format/statistics.js';
 import { dequantized, fromStored, type StoredFloats } from '../format/stored_floats.js';
+import { ShardReader, statisticsIn } from './shard_reader.js';
 import { type Problem, verifyDump } from './verify.js';
 
 export interface DenseRows {

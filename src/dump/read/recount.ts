@@ -14,8 +14,8 @@ import {
 } from '../format/non_finite.js';
 import type { StoredPositions } from '../format/positions.js';
 import type { DumpSettings, FloatDType } from '../format/settings.js';
-import type { ShardReader } from '../format/shard_reader.js';
 import type { StoredFloats } from '../format/stored_floats.js';
+import type { ShardReader } from './shard_reader.js';
 
 const valuesAtOnce = 2 ** 22;
 

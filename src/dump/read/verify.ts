@@ -17,8 +17,8 @@ import {
 } from '../format/manifest.js';
 import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import type { SparseLocation } from '../format/settings.js';
-import { ShardReader, statisticsIn } from '../format/shard_reader.js';
 import { countProblems, type KnownPositions, QuickLook } from './recount.js';
+import { ShardReader, statisticsIn } from './shard_reader.js';
 
 // Large enough that object storage is asked for several ranges at once.
 const scratchBytes = 2 ** 25;

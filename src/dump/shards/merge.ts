@@ -6,18 +6,18 @@ import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { quoted } from '../../files/text.js';
-import { onDisk, severalAtOnce, type Writing, whyUnreadable } from '../format/disk.js';
+import { holdsCorpusList, isCorpusList } from '../format/corpus_list.js';
+import { forEachAtOnce, onDisk, type Writing, whyUnreadable } from '../format/disk.js';
 import {
   arithmeticOf,
+  checkSize,
   differenceOf,
   filesOf,
-  isManifestFile,
   type ListedFile,
   leaseFile,
   type Manifest,
+  ManifestReader,
   makeManifest,
-  manifestFile,
-  manifestText,
   missing,
   mixedIn,
   problemWith,
@@ -32,7 +32,7 @@ import {
 import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import { rowsPerShard } from '../format/positions.js';
 import { knownSettings } from '../format/settings.js';
-import { allowAdvice } from './folder.js';
+import { allowAdvice, isLeftover, isManifestOfPart } from './folder.js';
 
 /** The error of a merge that would mix arithmetics. The same merge always has it. */
 export class MixedArithmetics extends Error {}
@@ -122,7 +122,8 @@ async function merge(
   { anyArithmetic = false }: MergeOptions,
 ): Promise<MergeResult> {
   const parts: StoredPart[] = [];
-  for (const store of [out, ...others]) parts.push(...(await partsIn(store)));
+  const reader = new ManifestReader(); // of all folders, so that what the parts have in common is in memory once
+  for (const store of [out, ...others]) parts.push(...(await partsIn(store, reader)));
   const [first] = parts;
   if (!first) {
     throw new Error(`merge: there is no part of a dump in ${[out, ...others].map(({ name }) => name).join(', ')}`);
@@ -136,22 +137,19 @@ async function merge(
   const arithmetic = arithmeticOf(taken.map(({ manifest }) => manifest));
   if (!isWhole && !anyArithmetic) checkArithmetic(taken, arithmetic);
   const shards = shardsOf(taken);
-  const files = shards.flatMap(({ store, entry }) => filesOf(entry).map((file): StoredFile => ({ store, file })));
-  const elsewhere = files.filter(({ store }) => store !== out);
-  await Promise.all(files.map((file) => severalAtOnce(() => checkThere(file))));
-  for (const file of elsewhere) await checkFree(out, file);
+  await forEachAtOnce(filesIn(shards), checkThere);
+  const elsewhere = shards.filter(({ store }) => store !== out);
+  for (const file of filesIn(elsewhere)) await checkFree(out, file);
 
   const entries = shards.map(({ entry }) => entry);
   const settings = knownSettings(first.manifest);
   const merged = makeManifest({ ...settings, part: whole }, arithmetic, entries, true);
   // Before anything is changed, this refuses a manifest that could not be read.
-  if (!isWhole) manifestText(out, merged, merging);
+  if (!isWhole) checkSize(out, merged, merging);
   let linked = 0;
-  for (const file of elsewhere) if (await linkedInto(out, file)) linked++;
+  for (const file of filesIn(elsewhere)) if (await linkedInto(out, file)) linked++;
   if (!isWhole) await writeManifest(out, merged, merging);
-  for (const name of await out.list()) {
-    if (isManifestFile(name) && name !== manifestFile(whole)) await onDisk(out.pathOf(name), out.remove(name), merging);
-  }
+  await removeParts(out);
   return {
     out: out.name,
     ...totalsOf(entries),
@@ -161,8 +159,26 @@ async function merge(
   };
 }
 
-async function partsIn(store: Store): Promise<StoredPart[]> {
-  const manifests = await readManifests(store).catch((cause: NodeJS.ErrnoException) => {
+function* filesIn(shards: readonly StoredShard[]): Generator<StoredFile> {
+  for (const { store, entry } of shards) for (const file of filesOf(entry)) yield { store, file };
+}
+
+/**
+ * Removes what the whole dump does not need: the manifests of the parts, what killed attempts at them have left, and
+ * then the lists that the manifests refer to.
+ */
+async function removeParts(out: Store): Promise<void> {
+  const remove = (name: string) => onDisk(out.pathOf(name), out.remove(name), merging);
+  const names = await out.list();
+  await forEachAtOnce(names.filter(isManifestOfPart), remove);
+  await forEachAtOnce(names.filter(isLeftover), remove);
+  const lists = names.filter(isCorpusList);
+  if (lists.length === 0 || (await out.list()).some(isManifestOfPart)) return; // a part that has just begun needs them
+  for (const name of lists) if (await holdsCorpusList(out, name)) await remove(name);
+}
+
+async function partsIn(store: Store, reader: ManifestReader): Promise<StoredPart[]> {
+  const manifests = await readManifests(store, undefined, reader).catch((cause: NodeJS.ErrnoException) => {
     if (cause.code === undefined) throw cause;
     throw new Error(`merge: ${store.name}: ${whyUnreadable(cause)}`, { cause });
   });
@@ -215,9 +231,10 @@ function checkAllThere(parts: readonly StoredPart[]): void {
 /** The shards in order. Only the last one may have fewer rows than the others. */
 function shardsOf(parts: readonly StoredPart[]): StoredShard[] {
   const full = rowsPerShard((parts[0] as StoredPart).manifest);
-  const shards = parts
-    .flatMap(({ store, manifest }) => manifest.shards.map((entry) => ({ store, entry })))
-    .sort((a, b) => (shardNumber(a.entry.file) as number) - (shardNumber(b.entry.file) as number));
+  const numbered = parts.flatMap(({ store, manifest }) =>
+    manifest.shards.map((entry) => ({ number: shardNumber(entry.file) as number, shard: { store, entry } })),
+  );
+  const shards = numbered.sort((a, b) => a.number - b.number).map(({ shard }) => shard);
   for (const [number, { store, entry }] of shards.entries()) {
     const isLast = number === shards.length - 1;
     if (entry.file !== shardFile(number)) {

@@ -8,8 +8,8 @@ import { type ListedFile, parquetFile } from '../format/manifest.js';
 import { type LatentEntries, writeLatentsParquet } from '../format/parquet.js';
 import { rowsPerShard, type StoredPositions } from '../format/positions.js';
 import type { DumpSettings, SparseLocation } from '../format/settings.js';
-import { readElements, type StoredArray } from '../format/shard_reader.js';
 import { fromStored, type StoredFloats } from '../format/stored_floats.js';
+import { readElements, type StoredArray } from '../read/shard_reader.js';
 
 /** A shard's complete file, and what it was made from. */
 export interface FinishedShard {

@@ -21,7 +21,7 @@ import {
   writeManifest,
 } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
-import { checkFinite, checkRoom, prepareFolder } from '../shards/folder.js';
+import { checkFinite, checkRoom, FolderView, prepareFolder } from '../shards/folder.js';
 import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
 import { checkRequest, type LoadPermit, prepare } from '../shards/prepare.js';
 import { encodeOf, LocalMaker } from '../shards/shard_maker.js';
@@ -67,6 +67,12 @@ export async function planShards(request: ShardedRequest, local: LocalOptions = 
   }
 }
 
+export interface SessionOptions extends LocalOptions {
+  readonly permit?: LoadPermit;
+  /** The time after which a shard lists the folder again, in milliseconds; for tests. */
+  readonly listingMilliseconds?: number;
+}
+
 export class ShardSession {
   readonly #dump: ShardedDump;
   readonly #store: Store;
@@ -75,17 +81,17 @@ export class ShardSession {
   readonly #signal: AbortSignal | undefined;
   #index: CorpusIndex | undefined;
   readonly #oneAtATime = pLimit(1);
-  /** Manifests of other shards that were compared with the dump. */
-  readonly #compared = new Set<string>();
+  readonly #view: FolderView;
 
   private constructor(
     dump: ShardedDump,
     store: Store,
     maker: LocalMaker,
     reader: CorpusReader,
-    signal: AbortSignal | undefined,
+    { signal, listingMilliseconds }: SessionOptions,
   ) {
     this.#signal = signal;
+    this.#view = new FolderView(listingMilliseconds);
     this.#dump = dump;
     this.#store = store;
     this.#maker = maker;
@@ -94,7 +100,7 @@ export class ShardSession {
   }
 
   /** @throws Error when the model, an autoencoder or the corpus is not what the dump was planned with. */
-  static async open(dump: ShardedDump, local: LocalOptions & { readonly permit?: LoadPermit }): Promise<ShardSession> {
+  static async open(dump: ShardedDump, local: SessionOptions): Promise<ShardSession> {
     const { request } = dump;
     const { permit, signal } = local;
     checkRequest('dump', request);
@@ -104,7 +110,7 @@ export class ShardSession {
     const maker = new LocalMaker(prepared, { out: store, signal });
     try {
       checkSame(dump.settings, maker.settings);
-      return new ShardSession(dump, store, maker, new CorpusReader(sources, maker, { signal }), signal);
+      return new ShardSession(dump, store, maker, new CorpusReader(sources, maker, { signal }), local);
     } catch (error) {
       await maker.close();
       throw error;
@@ -134,7 +140,7 @@ export class ShardSession {
       if (finite) checkFinite(store, made, merged.arithmetic);
       return;
     }
-    const folder = await prepareFolder(store, part, this.#compared);
+    const folder = await prepareFolder(store, part, this.#view);
     try {
       const there = folder.manifest?.complete ? folder.shards.get(number) : undefined;
       if (there) {
@@ -146,6 +152,7 @@ export class ShardSession {
       const entry = await computed.whole;
       await folder.check();
       await writeManifest(store, makeManifest(part, arithmetic, [entry], true));
+      this.#view.isSettled = true;
     } finally {
       await folder.release();
     }

@@ -108,6 +108,10 @@ export class BlobStore implements Store {
     await this.#ask(file, (blob, { signal }) => putText(blob, text, signal), { retryPolicy: longRetries });
   }
 
+  async writePieces(file: string, pieces: Iterable<string>): Promise<void> {
+    await this.writeText(file, [...pieces].join(''));
+  }
+
   async append(file: string): Promise<Appender> {
     const [name, blob, most] = [this.pathOf(file), (await this.#blob(file)).getAppendBlobClient(), this.#mostAppends];
     let blocks = 0;

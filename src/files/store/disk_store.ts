@@ -50,6 +50,10 @@ export class DiskStore implements Store {
     return writeFileAtomically(this.pathOf(file), text);
   }
 
+  async writePieces(file: string, pieces: Iterable<string>): Promise<void> {
+    return writeFileAtomically(this.pathOf(file), pieces);
+  }
+
   // A link could lead out of the folder, and a pipe would block forever.
   async append(file: string): Promise<Appender> {
     const path = this.pathOf(file);

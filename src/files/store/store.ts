@@ -62,6 +62,8 @@ export interface Store {
   open(file: string, options?: OpenOptions): Promise<ByteSource>;
   /** Writes a small file; it replaces an older one. */
   writeText(file: string, text: string): Promise<void>;
+  /** The same for a text that is made piece by piece. */
+  writePieces(file: string, pieces: Iterable<string>): Promise<void>;
   /**
    * Opens a file to append to it, and makes it unless it is there. Where nothing has been appended yet, the file is
    * empty, and in object storage it is listed as an unfinished one.

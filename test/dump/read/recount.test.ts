@@ -1,8 +1,8 @@
 // Oracle: one value that is not finite, at a known place, among finite ones, which come close to the limit.
 import * as assert from 'uvu/assert';
 import type { DumpSettings } from '../../../src/dump/format/settings.js';
-import type { ShardReader } from '../../../src/dump/format/shard_reader.js';
 import { QuickLook } from '../../../src/dump/read/recount.js';
+import type { ShardReader } from '../../../src/dump/read/shard_reader.js';
 import { suite } from '../../support/harness.js';
 import { random } from '../../support/random.js';
 

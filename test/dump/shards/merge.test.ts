@@ -6,13 +6,16 @@ import { openDump } from '../../../src/dump/read/reader.js';
 import { dump } from '../../../src/dump/run.js';
 import { mergeDumps } from '../../../src/dump/shards/merge.js';
 import type { DumpOptions } from '../../../src/dump/shards/options.js';
+import { DiskStore } from '../../../src/files/store/disk_store.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { run } from '../../cli/command.js';
 import { withFolder } from '../../support/folders.js';
 import { rejects, suite } from '../../support/harness.js';
+import { measureFolder, plantedCorpus, plantParts } from '../../support/memory/merge_memory.js';
 import { assertSameFolder, contentsOf, sampleText } from '../folders.js';
 
 const test = suite('merge');
+test.limit(180_000);
 const model = await Transformer.load('demo');
 const count = 3;
 
@@ -166,6 +169,7 @@ test('parts that make no whole are refused, and nothing is changed', () =>
     const absurd = { ...JSON.parse(await readFile(join(zero, 'manifest-0-of-3.json'), 'utf8')), shards: [] };
     absurd.part.count = 4_000_000_000;
     await mkdir(at('absurd'));
+    await cp(join(zero, absurd.corpus.file), join(at('absurd'), absurd.corpus.file));
     await writeFile(join(at('absurd'), 'manifest-0-of-4000000000.json'), JSON.stringify(absurd));
     await refused([at('absurd')], /of 4000000000 parts, 3999999999 are missing: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …/);
   }));
@@ -175,7 +179,8 @@ test('unknown fields of a manifest are not copied: neither into that of the whol
     const evil = { scripts: { postinstall: 'x' }, constructor: 1 };
     const spoil = async (path: string) => {
       const manifest = JSON.parse(await readFile(path, 'utf8'));
-      for (const part of [manifest, manifest.model, manifest.model.config, manifest.corpus[0], manifest.locations[0]]) {
+      const source = Array.isArray(manifest.corpus) ? manifest.corpus[0] : manifest.corpus;
+      for (const part of [manifest, manifest.model, manifest.model.config, source, manifest.locations[0]]) {
         Object.assign(part, evil);
       }
       for (const part of [manifest.autoencoders[0], manifest.part, ...manifest.shards]) Object.assign(part, evil);
@@ -192,6 +197,122 @@ test('unknown fields of a manifest are not copied: neither into that of the whol
     await writeFile(path, JSON.stringify({ ...manifest, complete: false, shards: manifest.shards.slice(0, 3) }));
     await make(at('whole'));
     assert.is(await readFile(path, 'utf8'), good);
+  }));
+
+test('manifests that hold the list of the corpus, as those of earlier versions do, some or all', () =>
+  withParts(async (at) => {
+    const inline = async (folder: string, index: number) => {
+      const path = join(folder, `manifest-${index}-of-3.json`);
+      const manifest = JSON.parse(await readFile(path, 'utf8'));
+      const list = JSON.parse(await readFile(join(folder, manifest.corpus.file), 'utf8'));
+      await writeFile(path, `${JSON.stringify({ ...manifest, corpus: list.corpus }, null, 2)}\n`);
+      return join(folder, manifest.corpus.file);
+    };
+    await cp(at('together'), at('mixed'), { recursive: true });
+    await inline(at('mixed'), 1);
+    await inline(at('part-0'), 0);
+    const lists = [];
+    for (const index of parts) lists.push(await inline(at('together'), index));
+    await rm(lists[0] as string);
+    assert.equal(
+      (await readdir(at('together'))).filter((name) => name.startsWith('corpus-')),
+      [],
+    );
+    for (const out of ['together', 'mixed']) {
+      // A part that was interrupted goes on, and a complete one stays as it is.
+      const before = await contentsOf(at(out));
+      assert.is((await make(at(out), shard(1))).written, 0);
+      assert.equal(await contentsOf(at(out)), before);
+      await rm(join(at(out), 'shard-00004.safetensors'));
+      assert.is((await make(at(out), shard(1))).written, 1);
+      await mergeDumps(at(out));
+      await assertSameFolder(at(out), at('whole'));
+    }
+    await mergeDumps(at('out'), apart(at));
+    await assertSameFolder(at('out'), at('whole'));
+  }));
+
+test('a part whose list is lost goes on; a merge says what is missing, and changes nothing', () =>
+  withParts(async (at) => {
+    const lists = async (folder: string) => (await readdir(folder)).filter((name) => name.startsWith('corpus-'));
+    const [list = ''] = await lists(at('together'));
+    await rm(join(at('together'), list));
+    const before = await contentsOf(at('together'));
+    await rejects(mergeDumps(at('together')), new RegExp(`${list}: is not the list of the corpus: it is missing`));
+    assert.equal(await contentsOf(at('together')), before);
+    assert.is((await make(at('together'), shard(0))).written, 0);
+    assert.equal(await lists(at('together')), [list]);
+    await mergeDumps(at('together'));
+    await assertSameFolder(at('together'), at('whole'));
+  }));
+
+test('a merge that is killed before any of its steps is finished by the same call, and the dump can be read', () =>
+  withParts(async (at) => {
+    await writeFile(join(at('together'), 'shard-00001.safetensors.0123abcd.partial'), 'of a killed attempt');
+    await writeFile(join(at('together'), 'manifest-1-of-3.json.claim.some-token'), 'of a killed process');
+    const prototype = DiskStore.prototype;
+    const { remove, writeText } = prototype;
+    for (let steps = 0, killed = true; killed; steps++) {
+      await rm(at('cut'), { recursive: true, force: true });
+      await cp(at('together'), at('cut'), { recursive: true });
+      let left = steps;
+      killed = false;
+      const step = () => {
+        killed ||= left === 0;
+        if (killed) throw new Error('killed'); // and it does nothing more
+        left--;
+      };
+      prototype.remove = async function (this: DiskStore, file) {
+        step();
+        return remove.call(this, file);
+      };
+      prototype.writeText = async function (this: DiskStore, file, text) {
+        step();
+        return writeText.call(this, file, text);
+      };
+      try {
+        if (steps === 0) await rejects(mergeDumps(at('cut')), /killed/);
+        else await mergeDumps(at('cut')).catch((error) => assert.match(error.message, 'killed'));
+      } finally {
+        Object.assign(prototype, { remove, writeText });
+      }
+      const names = await readdir(at('cut'));
+      const isPart = (name: string) => /^manifest-.*\.json$/.test(name);
+      if (names.some(isPart)) assert.ok(names.some((name) => name.startsWith('corpus-')));
+      await using made = await openDump(at('cut'));
+      assert.is(made.tokenCount, 900);
+      assert.is(made.manifest.complete, true);
+      await cp(at('cut'), at('resumed'), { recursive: true });
+      await mergeDumps(at('cut'));
+      await assertSameFolder(at('cut'), at('whole'));
+      if (names.includes('manifest.json')) {
+        // The command of the whole dump goes on with it, too, and removes a list that no part refers to.
+        assert.is((await make(at('resumed'))).written, 0);
+        if (!names.some(isPart)) {
+          assert.not.ok((await readdir(at('resumed'))).some((name) => name.startsWith('corpus-')));
+        }
+      }
+      await rm(at('resumed'), { recursive: true });
+      if (!killed) assert.ok(steps >= 7, `${steps} steps`);
+    }
+  }));
+
+test('the merge of 2,000 parts of 5,000 files takes little memory, and so does reading them', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    const files = 5000;
+    await plantParts(out, { parts: 2000, files, inline: (index) => index % 100 === 0 });
+    const bounds = { open: 200, merge: 200 };
+    for (const what of ['open', 'merge'] as const) {
+      const { peak } = measureFolder(what, out);
+      assert.ok(peak < bounds[what] * 2 ** 20, `${what}: ${peak / 2 ** 20} MiB`);
+    }
+    const names = await readdir(out);
+    assert.is(names.length, 2001);
+    const manifest = JSON.parse(await readFile(join(out, 'manifest.json'), 'utf8'));
+    assert.equal(manifest.corpus, plantedCorpus(files));
+    assert.is(manifest.shards.length, 2000);
+    assert.equal([manifest.part, manifest.complete], [{ index: 0, count: 1 }, true]);
   }));
 
 test('sonde merge', () =>

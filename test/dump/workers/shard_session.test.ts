@@ -251,6 +251,65 @@ test('a process that is killed between a shard and its manifest: the shard refus
     await withSession(plan, (session) => session.make(1));
   }));
 
+test('the folder is listed when a session begins, and not for each shard; each part writes little', () =>
+  withPlan(async ({ at, plan, numbers }) => {
+    const { list, writeText } = DiskStore.prototype;
+    let lists = 0;
+    const written = new Map<string, number>();
+    DiskStore.prototype.list = async function (this: DiskStore) {
+      lists++;
+      return list.call(this);
+    };
+    DiskStore.prototype.writeText = async function (this: DiskStore, file, text) {
+      written.set(file, (written.get(file) ?? 0) + 1);
+      return writeText.call(this, file, text);
+    };
+    try {
+      for (const half of [numbers.slice(0, 6), numbers.slice(6)]) {
+        const session = await ShardSession.open(plan, { device, listingMilliseconds: Number.POSITIVE_INFINITY });
+        try {
+          lists = 0;
+          for (const number of half) await session.make(number);
+          for (const number of numbers.slice(0, 6)) await session.make(number);
+          assert.ok(lists <= 2, `${lists} lists for ${half.length} shards`);
+        } finally {
+          await session.close();
+        }
+      }
+    } finally {
+      Object.assign(DiskStore.prototype, { list, writeText });
+    }
+    const manifests = numbers.map((number) => `manifest-${number}-of-${plan.count}.json`);
+    const [corpus = ''] = [...written.keys()].filter((file) => !manifests.includes(file));
+    assert.match(corpus, /^corpus-[0-9a-f]{16}\.json$/);
+    assert.equal(Object.fromEntries(written), {
+      ...Object.fromEntries(manifests.map((file) => [file, 2])),
+      [corpus]: 1,
+    });
+    await mergeDumps(at('out'));
+    await assertSameFolder(at('out'), at('whole'));
+  }));
+
+test('leftovers of a killed attempt are removed by another session, or by the merge', () =>
+  withPlan(async ({ at, plan, numbers }) => {
+    await mkdir(at('out'));
+    const leftover = (number: number) => join(at('out'), `${shardName(number)}.0123abcd.partial`);
+    for (const number of numbers) await writeFile(leftover(number), 'x');
+    const left = async () => (await readdir(at('out'))).filter((name) => name.endsWith('.partial')).length;
+    const session = await ShardSession.open(plan, { device, listingMilliseconds: Number.POSITIVE_INFINITY });
+    try {
+      await session.make(0);
+      assert.is(await left(), numbers.length - 1 - 8); // its own, and those of eight others at a time
+      for (const number of numbers) await session.make(number);
+      await writeFile(leftover(3), 'x');
+    } finally {
+      await session.close();
+    }
+    assert.ok((await left()) > 1);
+    await mergeDumps(at('out'));
+    await assertSameFolder(at('out'), at('whole'));
+  }));
+
 test('closing waits for what is being computed', () =>
   withPlan(async ({ at, plan }) => {
     const session = await ShardSession.open(plan, { device });

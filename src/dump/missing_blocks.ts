@@ -1,15 +1,15 @@
 // Finds the shards that a run has to make, and their blocks. Shards that the folder has are compared with the corpus:
 // where the index knows a shard, a few kilobytes of it and of the corpus are read, and else all of its tokens.
-import type { Store } from '../../files/store/store.js';
-import type { Block } from '../corpus/blocks.js';
-import { severalAtOnce } from '../format/disk.js';
-import type { ShardEntry } from '../format/manifest.js';
-import type { DumpSettings } from '../format/settings.js';
-import { ShardReader } from '../format/shard_reader.js';
-import type { CorpusIndex } from './corpus_index.js';
-import type { CorpusReader } from './corpus_reader.js';
-import { type IndexEntry, type RowTokens, rowDigest } from './index_format.js';
-import { IndexRecorder } from './make_index.js';
+import type { Store } from '../files/store/store.js';
+import type { Block } from './corpus/blocks.js';
+import type { CorpusIndex } from './corpus_index/corpus_index.js';
+import type { CorpusReader } from './corpus_index/corpus_reader.js';
+import { type IndexEntry, type RowTokens, rowDigest } from './corpus_index/index_format.js';
+import { IndexRecorder } from './corpus_index/make_index.js';
+import { severalAtOnce } from './format/disk.js';
+import type { ShardEntry } from './format/manifest.js';
+import type { DumpSettings } from './format/settings.js';
+import { ShardReader } from './read/shard_reader.js';
 
 export interface MissingOptions {
   readonly store: Store;

@@ -1,13 +1,13 @@
 // indexCorpus(): makes the index of a corpus ahead of the dumps that use it.
-import { checkCallback, checkInteger, checkOptions, checkSignal, type OptionNames } from '../../engine/check.js';
-import { openStore } from '../../files/store/open_store.js';
-import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
-import { type CorpusFile, corpusBytes, describeSource, isSeekable, openCorpus } from '../corpus/corpus.js';
-import { rowsPerShard } from '../format/positions.js';
-import type { StorageOptions } from '../format/settings.js';
-import { checkRoom } from '../shards/folder.js';
-import { CorpusReader } from './corpus_reader.js';
-import { wholeIndex } from './make_index.js';
+import { checkCallback, checkInteger, checkOptions, checkSignal, type OptionNames } from '../engine/check.js';
+import { openStore } from '../files/store/open_store.js';
+import { gpt2Tokenizer } from '../files/tokenizer/tokenizer.js';
+import { type CorpusFile, corpusBytes, describeSource, isSeekable, openCorpus } from './corpus/corpus.js';
+import { CorpusReader } from './corpus_index/corpus_reader.js';
+import { wholeIndex } from './corpus_index/make_index.js';
+import { rowsPerShard } from './format/positions.js';
+import type { StorageOptions } from './format/settings.js';
+import { checkRoom } from './shards/folder.js';
 
 export interface IndexProgress {
   readonly shards: number;

@@ -6,12 +6,12 @@ import { allocate, checkMemory } from '../../files/memory.js';
 import { quietly } from '../../files/promises.js';
 import { type PlacedTensor, parseSafetensorsHeader } from '../../files/safetensors/safetensors_header.js';
 import type { Store } from '../../files/store/store.js';
-import type { ReadableFile } from './disk.js';
-import { latentsName, longestHeader, ShardLayout, type ShardSize, statisticNames } from './layout.js';
-import { problemWith, type ShardEntry, shardNumber } from './manifest.js';
-import { everyPosition, isPacked, type StoredPositions } from './positions.js';
-import type { DumpSettings } from './settings.js';
-import type { Statistics } from './statistics.js';
+import type { ReadableFile } from '../format/disk.js';
+import { latentsName, longestHeader, ShardLayout, type ShardSize, statisticNames } from '../format/layout.js';
+import { problemWith, type ShardEntry, shardNumber } from '../format/manifest.js';
+import { everyPosition, isPacked, type StoredPositions } from '../format/positions.js';
+import type { DumpSettings } from '../format/settings.js';
+import type { Statistics } from '../format/statistics.js';
 
 export type StoredArray = BigInt64Array | Float64Array | Int32Array | Uint16Array | Float32Array | Int8Array;
 
