@@ -22,6 +22,7 @@ interface OpenFile {
 export class OpenFiles {
   /** By path, in the order of their last use. */
   readonly #open = new Map<string, OpenFile>();
+  #most = mostIdle;
 
   /** The bytes of a file in a range, some at a time. Errors are the system's own. */
   async *read(path: string, { from, to = Number.POSITIVE_INFINITY }: ByteRange): AsyncGenerator<Buffer> {
@@ -44,12 +45,18 @@ export class OpenFiles {
     } finally {
       file.users--;
       if (file.isLeft && file.users === 0) await closed(file);
-      await this.#closeIdle(mostIdle);
+      await this.#closeIdle(this.#most);
     }
   }
 
-  /** Closes the files, those that are being read as soon as nothing reads them. */
+  /** Closes the files for good: those that are read, now or later, as soon as nothing reads them. */
   async close(): Promise<void> {
+    this.#most = 0;
+    await this.leave();
+  }
+
+  /** Closes the files, those that are being read as soon as nothing reads them. The next reading opens them again. */
+  async leave(): Promise<void> {
     for (const file of this.#open.values()) file.isLeft = true;
     const idle = [...this.#open.values()].filter(({ users }) => users === 0);
     this.#open.clear();

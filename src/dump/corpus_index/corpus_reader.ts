@@ -151,7 +151,7 @@ export class CorpusReader {
 
   /** Closes the files that stay open between readings. */
   async closeFiles(): Promise<void> {
-    await this.#files.close();
+    await this.#files.leave();
   }
 
   async close(): Promise<void> {

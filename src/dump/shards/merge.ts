@@ -6,6 +6,7 @@ import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { quoted } from '../../files/text.js';
+import { clearIndex } from '../corpus_index/make_index.js';
 import { holdsCorpusList, isCorpusList } from '../format/corpus_list.js';
 import { forEachAtOnce, onDisk, type Writing, whyUnreadable } from '../format/disk.js';
 import {
@@ -13,6 +14,7 @@ import {
   checkSize,
   differenceOf,
   filesOf,
+  indexFile,
   type ListedFile,
   leaseFile,
   type Manifest,
@@ -148,6 +150,7 @@ async function merge(
   if (!isWhole) checkSize(out, merged, merging);
   let linked = 0;
   for (const file of filesIn(elsewhere)) if (await linkedInto(out, file)) linked++;
+  await linkIndex(out, others);
   if (!isWhole) await writeManifest(out, merged, merging);
   await removeParts(out);
   return {
@@ -161,6 +164,17 @@ async function merge(
 
 function* filesIn(shards: readonly StoredShard[]): Generator<StoredFile> {
   for (const { store, entry } of shards) for (const file of filesOf(entry)) yield { store, file };
+}
+
+/** Gives the folder the index of the corpus, if it has none and a part's folder has one. */
+async function linkIndex(out: Store, others: readonly Store[]): Promise<void> {
+  await clearIndex(out);
+  if (await out.find(indexFile)) return;
+  for (const store of others) {
+    if (!(await store.find(indexFile))?.regular) continue;
+    await asMergeError(out.link(store, indexFile));
+    return;
+  }
 }
 
 /**

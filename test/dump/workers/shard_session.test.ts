@@ -292,7 +292,6 @@ test('the folder is listed when a session begins, and not for each shard; each p
 
 test('leftovers of a killed attempt are removed by another session, or by the merge', () =>
   withPlan(async ({ at, plan, numbers }) => {
-    await mkdir(at('out'));
     const leftover = (number: number) => join(at('out'), `${shardName(number)}.0123abcd.partial`);
     for (const number of numbers) await writeFile(leftover(number), 'x');
     const left = async () => (await readdir(at('out'))).filter((name) => name.endsWith('.partial')).length;
