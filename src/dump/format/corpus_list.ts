@@ -14,8 +14,8 @@ export interface CorpusReference {
   readonly sha256: string;
 }
 
-/** The most bytes of a list, and of a manifest, which holds the list when the parts are merged. */
-export const largestText = 2 ** 28;
+/** The most bytes of a manifest, and of a list, which the manifest of the whole dump holds. */
+export const largestText = 2 ** 28; // a million shards, or ninety thousand with Parquet files of twelve layers
 
 export const isCorpusList = (name: string): boolean => /^corpus-[0-9a-f]{16}\.json$/.test(name);
 

@@ -1,7 +1,6 @@
 // Writes big files chunk by chunk, and says in messages what goes wrong while they are written.
 import { createHash } from 'node:crypto';
 import type { FileHandle } from 'node:fs/promises';
-import pLimit from 'p-limit';
 import { writeBytes } from '../../files/atomic_write.js';
 import { BlobChanged } from '../../files/blob/blob_request.js';
 import type { ByteSource } from '../../files/byte_source.js';
@@ -13,9 +12,6 @@ export const makeBuffer = (): Uint8Array => new Uint8Array(2 ** 22);
 
 /** The number of files that are checked in parallel. Object storage is slow for each. */
 const atOnce = 16;
-
-/** Limits how many files are checked in parallel. */
-export const severalAtOnce = pLimit(atOnce);
 
 /**
  * Calls `work` for each item, for several at a time. Items are taken one by one, so that nothing is kept for those that

@@ -9,7 +9,7 @@ import {
   CorpusLists,
   type CorpusReference,
   corpusReference,
-  largestText as largestManifest,
+  largestText,
   referenceTo,
   writeCorpusList,
 } from './corpus_list.js';
@@ -67,8 +67,6 @@ export interface Manifest extends DumpSettings {
   readonly shards: readonly ShardEntry[];
   readonly complete: boolean;
 }
-
-// The largest manifest is enough for a million shards, or ninety thousand with Parquet files of twelve layers.
 
 const manifestPattern = /^manifest(?:-(\d+)-of-(\d+))?\.json$/;
 const shardPattern = /^shard-(\d{5,9})\.safetensors$/;
@@ -185,10 +183,10 @@ export async function writeManifest(store: Store, manifest: Manifest, how?: Writ
 
 /** @throws Error, with advice, when a manifest would be larger than what can be read. */
 export function checkSize(store: Store, manifest: Manifest, how?: Pick<Writing, 'operation'>): void {
-  if (sizeOfText(manifest) <= largestManifest) return;
+  if (sizeOfText(manifest) <= largestText) return;
   const path = store.pathOf(manifestFile(manifest.part));
   throw new Error(
-    `${how?.operation ?? 'dump'}: ${path} would list ${manifest.shards.length} shards in more than ${largestManifest} ` +
+    `${how?.operation ?? 'dump'}: ${path} would list ${manifest.shards.length} shards in more than ${largestText} ` +
       'bytes, and could not be read again: make fewer, larger shards (--shard-tokens) or several dumps, in another folder',
   );
 }
@@ -229,7 +227,7 @@ export function canList(settings: DumpSettings, shards: number): boolean {
   const entry: ShardEntry = { ...smallFile(shardFile(0)), rows: 1, tokens: 1, ...(parquet && { parquet }) };
   const lengthOf = (entries: ShardEntry[]) => textOf(makeManifest(settings, [], entries, true))?.length ?? Infinity;
   const each = lengthOf([entry, entry]) - lengthOf([entry]);
-  return lengthOf([entry]) + (shards - 1) * each <= largestManifest;
+  return lengthOf([entry]) + (shards - 1) * each <= largestText;
 }
 
 /** The manifest with the list of the corpus in it as JSON; undefined when it is longer than a string can be. */
@@ -347,7 +345,7 @@ async function readStored(store: Store, name: string): Promise<StoredManifest | 
   const path = store.pathOf(name);
   let value: unknown;
   try {
-    const bytes = await readSmallFile(store, name, largestManifest);
+    const bytes = await readSmallFile(store, name, largestText);
     if (bytes === undefined) return undefined;
     value = withDefaults(JSON.parse(bytes.toString()));
   } catch (cause) {

@@ -313,6 +313,26 @@ test('a list that is lost or broken is written again by the command of a part', 
     }
   }));
 
+test('a part that begins while another one removes their list finds it again', () =>
+  withFolder(async (out) => {
+    const store = new DiskStore(out);
+    const { remove } = store;
+    let begunMeanwhile = false;
+    store.remove = async (file) => {
+      await remove.call(store, file);
+      if (file !== list) return;
+      begunMeanwhile = true;
+      const text = JSON.stringify({ ...plantedPart(corpus, { index: 1, count: 3 }), corpus: referenceTo(corpus) });
+      await writeFile(join(out, 'manifest-1-of-3.json'), text);
+    };
+    const zero = await prepareFolder(store, settingsOf(0, 3));
+    await zero.begin(planted);
+    await zero.undo();
+    await zero.release();
+    assert.ok(begunMeanwhile);
+    assert.equal(await readdir(out), [list, 'manifest-1-of-3.json']);
+  }));
+
 test('parts that end without a shard take their list with them, unless another part needs it', () =>
   withFolder(async (out) => {
     const of = (index: number, changes: Partial<DumpSettings> = {}) =>
