@@ -6,7 +6,7 @@ import type { CorpusIndex } from './corpus_index/corpus_index.js';
 import type { CorpusReader } from './corpus_index/corpus_reader.js';
 import { type IndexEntry, type RowTokens, rowDigest } from './corpus_index/index_format.js';
 import { IndexRecorder } from './corpus_index/make_index.js';
-import { severalAtOnce } from './format/disk.js';
+import { forEachAtOnce } from './format/disk.js';
 import type { ShardEntry } from './format/manifest.js';
 import type { DumpSettings } from './format/settings.js';
 import { ShardReader } from './read/shard_reader.js';
@@ -24,9 +24,6 @@ export interface MissingOptions {
   /** Called with the tokens of each block that was read, and whether it is one of this part. */
   readonly onRead: (tokens: number, isOwn: boolean) => void;
 }
-
-/** How many shards that are there are looked at at a time. */
-const checkedAtOnce = 64;
 
 export class MissingBlocks {
   readonly #options: MissingOptions;
@@ -99,16 +96,14 @@ export class MissingBlocks {
   }
 
   async #checkAll(numbers: readonly number[]): Promise<void> {
-    for (let from = 0; from < numbers.length; from += checkedAtOnce) {
-      const some = numbers.slice(from, from + checkedAtOnce);
-      const asIndexed = await Promise.all(some.map((number) => severalAtOnce(() => this.#isAsIndexed(number))));
-      for (const [i, number] of some.entries()) {
-        if (asIndexed[i]) this.#options.onFound(this.#entry(number).tokens, false);
-        else {
-          for await (const block of this.#options.reader.blocks(number, number + 1)) {
-            await this.#compare(this.#entry(number), block, false);
-          }
-        }
+    const others: number[] = [];
+    await forEachAtOnce(numbers, async (number) => {
+      if (!(await this.#isAsIndexed(number))) others.push(number);
+      else this.#options.onFound(this.#entry(number).tokens, false);
+    });
+    for (const number of others.sort((a, b) => a - b)) {
+      for await (const block of this.#options.reader.blocks(number, number + 1)) {
+        await this.#compare(this.#entry(number), block, false);
       }
     }
   }

@@ -285,7 +285,7 @@ export class ManifestReader {
     const before = await this.#readManifest(store, name);
     if (!before || before.complete) return before;
     const file = journalOfManifest(name);
-    const journal = await readJournal(store, file, largestManifest);
+    const journal = await readJournal(store, file, largestText);
     if (!journal) return before;
     // Meanwhile another manifest, with the shards of the journal, may have replaced it.
     const manifest = await this.#readManifest(store, name);

@@ -10,7 +10,7 @@ import {
   repairCorpusList,
   writeCorpusList,
 } from '../format/corpus_list.js';
-import { forEachAtOnce, onDisk, severalAtOnce, type Writing } from '../format/disk.js';
+import { forEachAtOnce, onDisk, type Writing } from '../format/disk.js';
 import { isJournal, isJournalFile, journalFile, manifestOfJournal } from '../format/journal.js';
 import {
   allArithmetics,
@@ -285,9 +285,11 @@ interface PartContents extends Pick<PreparedFolder, 'shards' | 'manifest'> {
 
 /** Files of somebody else that have the name of a journal. */
 async function strangeAmong(store: Store, names: readonly string[]): Promise<string[]> {
-  const journals = names.filter(isJournalFile);
-  const isOne = await Promise.all(journals.map((name) => severalAtOnce(() => isJournal(store, name))));
-  return journals.filter((_, i) => !isOne[i]);
+  const strange: string[] = [];
+  await forEachAtOnce(names.filter(isJournalFile), async (name) => {
+    if (!(await isJournal(store, name))) strange.push(name);
+  });
+  return strange;
 }
 
 interface Contents extends PartContents, Surroundings {}
