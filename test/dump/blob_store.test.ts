@@ -303,7 +303,7 @@ test('workers, and a run that is stopped, leave what one process leaves', () =>
     await rejects(dump(small(address, { ...named, batch: 1, onProgress, signal: controller.signal })), /stopped here/);
     const names = [...blobsOf(server).keys()];
     assert.ok(
-      names.every((name) => /^(manifest\.json|shard-\d{5}\.safetensors)$/.test(name)),
+      names.every((name) => /^(index\.jsonl|manifest\.json|shard-\d{5}\.safetensors)$/.test(name)),
       names.join(' '),
     );
     assert.equal(uncommittedOf(server), []);

@@ -58,8 +58,12 @@ test.before(async () => {
 });
 test.after(() => rm(root, { recursive: true, force: true }));
 
-const readManifest = async (folder: string, name = 'manifest.json'): Promise<Manifest> =>
-  JSON.parse(await readFile(join(folder, name), 'utf8'));
+const readManifest = async (folder: string): Promise<Manifest> =>
+  JSON.parse(await readFile(join(folder, 'manifest.json'), 'utf8'));
+
+/** The manifest of a part, with the list of the corpus that it refers to. */
+const readPart = async (folder: string, name: string): Promise<Manifest> =>
+  (await readManifests(new DiskStore(folder), [name])).get(name) as Manifest;
 
 /** Writes the manifest of a dump under way, and the journal, of some of the shards of a whole dump. */
 async function leave(
@@ -178,10 +182,7 @@ test('parts: each has a journal, all are read as one dump, and merging waits for
     const [out, parts] = [join(folder, 'out'), join(folder, 'parts')];
     for (const index of [0, 1]) await dump(small(parts, { shard: { index, count: 2 } }));
     await cp(parts, out, { recursive: true });
-    const [zero, one] = [
-      await readManifest(out, 'manifest-0-of-2.json'),
-      await readManifest(out, 'manifest-1-of-2.json'),
-    ];
+    const [zero, one] = [await readPart(out, 'manifest-0-of-2.json'), await readPart(out, 'manifest-1-of-2.json')];
     await leave(out, zero, { listed: [0], journal: [2, 4] });
     await leave(out, one, { listed: [], journal: [3] });
     await remove(out, 5);
@@ -262,7 +263,7 @@ test('while it is written, a dump grows for its readers, and the journal is gone
     assert.equal([complete, shards.length >= 4], [false, true]);
     assert.equal(
       (await readdir(out)).filter((name) => !name.startsWith('shard-')),
-      ['manifest.json'],
+      ['index.jsonl', 'manifest.json'],
     );
     await dump(small(out));
     await assertSameFolder(out, made);
@@ -288,6 +289,9 @@ function counting(): { store: Store; written: Written } {
       files.set(file, text);
       written.bytes += text.length;
       written.manifests++;
+    },
+    async writePieces(file, pieces) {
+      await store.writeText?.(file, [...pieces].join(''));
     },
     async append(file) {
       files.set(file, files.get(file) ?? '');
