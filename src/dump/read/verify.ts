@@ -1,11 +1,14 @@
 // Checks a dump against its manifest. It finds a missing file as well as a flipped bit, which no reader of safetensors
 // notices.
 import { type Store, unfinishedOf } from '../../files/store/store.js';
+import { type CorpusIndex, readIndex } from '../corpus_index/corpus_index.js';
+import { blockDigest, headerOf } from '../corpus_index/index_format.js';
 import { digestOf } from '../format/disk.js';
 import { isJournalFile } from '../format/journal.js';
 import { latentsName, valueNames } from '../format/layout.js';
 import {
   filesOf,
+  indexFile,
   isManifestFile,
   type ListedFile,
   type Manifest,
@@ -15,7 +18,7 @@ import {
   type ShardEntry,
   shardNumber,
 } from '../format/manifest.js';
-import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
+import { passes, rowsPerShard, type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import type { SparseLocation } from '../format/settings.js';
 import { countProblems, type KnownPositions, QuickLook } from './recount.js';
 import { ShardReader, statisticsIn } from './shard_reader.js';
@@ -32,13 +35,23 @@ export interface Problem {
 /** Everything that is wrong with a dump, file by file; an empty list when nothing is. */
 export async function verifyDump(store: Store, manifest: Manifest): Promise<Problem[]> {
   const problems = await checkFiles(store, manifest);
+  const index = await indexOf(store, manifest).catch((error: Error) => {
+    problems.push({ file: indexFile, problem: error.message.replace(`dump: ${store.pathOf(indexFile)} `, '') });
+    return undefined;
+  });
   const scratch = new Uint8Array(scratchBytes);
   for (const entry of manifest.shards) {
-    for (const problem of await checkShard(store, manifest, entry, scratch))
+    for (const problem of await checkShard(store, manifest, entry, scratch, index))
       problems.push({ file: entry.file, problem });
     for (const file of entry.parquet ?? []) problems.push(...(await checkListed(store, file, scratch)));
   }
   return problems;
+}
+
+/** The index of the corpus, as far as there is one: it says which tokens each shard has. */
+async function indexOf(store: Store, manifest: Manifest): Promise<CorpusIndex> {
+  const subject = { ...manifest, vocabulary: manifest.model.vocabulary, rowsPerShard: rowsPerShard(manifest) };
+  return (await readIndex(store, headerOf(subject))).index;
 }
 
 async function checkFiles(store: Store, { shards, complete, part }: Manifest): Promise<Problem[]> {
@@ -74,7 +87,13 @@ async function checkListed(store: Store, listed: ListedFile, scratch: Uint8Array
   }
 }
 
-async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, scratch: Uint8Array): Promise<string[]> {
+async function checkShard(
+  store: Store,
+  manifest: Manifest,
+  entry: ShardEntry,
+  scratch: Uint8Array,
+  index: CorpusIndex | undefined,
+): Promise<string[]> {
   let shard: ShardReader;
   try {
     shard = await ShardReader.open(store, manifest, entry);
@@ -88,6 +107,10 @@ async function checkShard(store: Store, manifest: Manifest, entry: ShardEntry, s
     const { tokens, document } = await shard.rows(0, entry.rows);
     const problem = tokenProblem(manifest, entry, tokens, document);
     if (problem) return [problem];
+    const indexed = index?.entry(shardNumber(entry.file) as number);
+    if (indexed && indexed.digest !== blockDigest({ tokens, document })) {
+      return ['its tokens are not those that the index of the corpus says'];
+    }
     const positions = storedPositionsOf(manifest, {
       ...numberAndRows(entry),
       tokens,
