@@ -103,6 +103,8 @@ export interface ReadOptions {
   readonly threads?: TokenizerThreads | undefined;
   /** Files that stay open between one reading and the next. */
   readonly files?: OpenFiles | undefined;
+  /** The bytes of a file that are tokenised at a time, about. */
+  readonly sectionBytes?: number;
 }
 
 const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens', '.npy': 'tokens' };
@@ -334,7 +336,7 @@ async function* sectionsOfSource(
   const [chunks, first] = await withFirst(bytesOf(source, options, { from: offset, to: end }));
   if (source.path === undefined && first) checkInput(source, first);
   const goesOn = end !== undefined;
-  const size = source.path === undefined ? streamSectionBytes : sectionBytes;
+  const size = source.path === undefined ? streamSectionBytes : (options.sectionBytes ?? sectionBytes);
   if (source.kind === 'tokens') {
     const layout = source.layout ?? (first && looked(origin, () => tokenLayout(headOf(first), hints)));
     if (!layout) return;
@@ -449,7 +451,8 @@ function checkInput({ kind, hints }: Source, chunk: Buffer): void {
 /** The bytes of a source, or those of a file in a range. On standard input, the first chunk shows what is in it. */
 function bytesOf(source: Source, options: ReadOptions, range: ByteRange): AsyncGenerator<Buffer> {
   const { path } = source;
-  const chunks = path === undefined ? withHead(standardInputBytes(options)) : fileBytes(path, options, range);
+  const atOnce = Math.min(options.sectionBytes ?? sectionBytes, (source.bytes ?? sectionBytes) + 1);
+  const chunks = path === undefined ? withHead(standardInputBytes(options)) : fileBytes(path, options, range, atOnce);
   return counted(chunks, options);
 }
 
@@ -475,11 +478,16 @@ async function* standardInputBytes({ signal }: ReadOptions): AsyncGenerator<Buff
   }
 }
 
-async function* fileBytes(path: string, { signal, files }: ReadOptions, range: ByteRange): AsyncGenerator<Buffer> {
+async function* fileBytes(
+  path: string,
+  { signal, files }: ReadOptions,
+  range: ByteRange,
+  atOnce: number,
+): AsyncGenerator<Buffer> {
   signal?.throwIfAborted();
   const own = files ? undefined : new OpenFiles();
   try {
-    for await (const chunk of (files ?? (own as OpenFiles)).read(path, range)) {
+    for await (const chunk of (files ?? (own as OpenFiles)).read(path, range, atOnce)) {
       signal?.throwIfAborted();
       yield chunk;
     }

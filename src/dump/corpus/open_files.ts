@@ -1,6 +1,5 @@
 // Reads ranges of files, and keeps the files open that were read last: the next range is often one of the same file.
 import { type FileHandle, open } from 'node:fs/promises';
-import { sectionBytes } from './sections.js';
 
 export interface ByteRange {
   readonly from: number;
@@ -24,8 +23,12 @@ export class OpenFiles {
   readonly #open = new Map<string, OpenFile>();
   #most = mostIdle;
 
-  /** The bytes of a file in a range, some at a time. Errors are the system's own. */
-  async *read(path: string, { from, to = Number.POSITIVE_INFINITY }: ByteRange): AsyncGenerator<Buffer> {
+  /** The bytes of a file in a range, so many at a time. Errors are the system's own. */
+  async *read(
+    path: string,
+    { from, to = Number.POSITIVE_INFINITY }: ByteRange,
+    atOnce: number,
+  ): AsyncGenerator<Buffer> {
     const file = this.#open.get(path) ?? { handle: open(path), users: 0, isLeft: false };
     this.#open.delete(path);
     this.#open.set(path, file);
@@ -36,7 +39,7 @@ export class OpenFiles {
         throw error;
       });
       for (let at = from; at < to; ) {
-        const bytes = Buffer.allocUnsafe(Math.min(sectionBytes, to - at));
+        const bytes = Buffer.allocUnsafe(Math.min(atOnce, to - at));
         const { bytesRead } = await handle.read(bytes, 0, bytes.length, at);
         if (bytesRead === 0) return;
         at += bytesRead;

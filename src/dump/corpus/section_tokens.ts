@@ -49,7 +49,7 @@ export interface SectionTokens {
 /** Tokenises a section up to its end, or to what is wrong in it. */
 export function sectionTokens(section: SectionRequest, encoding: Encoding): SectionTokens {
   const { source } = section;
-  const list = new ChunkList(source.kind === 'jsonl');
+  const list = new ChunkList(source.kind === 'jsonl', section.bytes.length);
   try {
     if (source.kind === 'text') addText(section, source.asIs, encoding, list);
     else if (source.kind === 'jsonl') addLines(section, source.asIs, encoding, list);
@@ -243,7 +243,7 @@ function firstOutside(tokens: Tokens, nVocab: number): number {
 
 /** Gathers chunks. */
 class ChunkList {
-  #tokens = new Int32Array(2 ** 16);
+  #tokens: Int32Array<ArrayBuffer>;
   #count = 0;
   #most = 0;
   readonly #ends: number[] = [];
@@ -253,7 +253,9 @@ class ChunkList {
   readonly #lines: number[] = [];
   readonly #hasLines: boolean;
 
-  constructor(hasLines: boolean) {
+  /** `bytes`: the size of the section. Text has about four bytes for each token. */
+  constructor(hasLines: boolean, bytes: number) {
+    this.#tokens = new Int32Array(64 + Math.ceil(bytes / 3));
     this.#hasLines = hasLines;
   }
 

@@ -85,12 +85,13 @@ const lookBack = 2 * endOfText.length;
 
 /** Bytes that were read and belong to no section yet. */
 class HeldBytes {
-  #bytes = Buffer.alloc(2 * sectionBytes);
+  #bytes = Buffer.alloc(0);
   length = 0;
 
   add(chunk: Buffer): void {
     if (this.length + chunk.length > this.#bytes.length) {
-      const larger = Buffer.alloc(2 * (this.length + chunk.length));
+      // what is read at once is often all
+      const larger = Buffer.allocUnsafe((this.length > 0 ? 2 : 1) * (this.length + chunk.length));
       larger.set(this.all);
       this.#bytes = larger;
     }

@@ -4,11 +4,11 @@ import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { type Block, blocksOf } from '../corpus/blocks.js';
 import {
   type CorpusPlace,
-  type CorpusRange,
   isSeekable,
   type ReadOptions,
   readCorpus,
   type Source,
+  type TokenChunk,
 } from '../corpus/corpus.js';
 import { OpenFiles } from '../corpus/open_files.js';
 import { TokenizerThreads } from '../corpus/tokenizer_threads.js';
@@ -78,12 +78,11 @@ export class CorpusReader {
     const index = this.#index;
     const entry = from === 0 ? undefined : this.#entry(from);
     const first = entry && firstBlockOf(entry, (index as CorpusIndex).tokensBefore(from));
-    const range: CorpusRange = {
-      from: first?.begin.place ?? { source: 0, offset: 0 },
-      until: this.#endOf(to),
+    const reading: ReadOptions = {
+      ...this.#options,
+      ...{ encode, nVocab: settings.model.vocabulary, files: this.#files, threads: this.#threads },
     };
-    const reading = { encode, nVocab: settings.model.vocabulary, files: this.#files, threads: this.#threads };
-    const chunks = readCorpus(this.#sources, { ...this.#options, ...reading }, range);
+    const chunks = this.#chunks(reading, first?.begin.place ?? { source: 0, offset: 0 }, index?.entry(to));
     const cut = { context: settings.context, rowsPerBlock: rowsPerShard, limit: settings.limit ?? undefined, first };
     let next = from;
     for await (const block of blocksOf(chunks, cut)) {
@@ -104,16 +103,18 @@ export class CorpusReader {
     );
   }
 
-  /** Where the reading of the shards before one can end: at the next place that lies behind that shard's beginning. */
-  #endOf(shard: number): CorpusRange['until'] {
-    const begin = this.#index?.entry(shard);
-    if (!begin) return undefined;
-    for (let next = shard + 1; ; next++) {
-      const entry = this.#index?.entry(next);
-      if (!entry) return undefined;
-      const { source, offset } = entry;
-      if (source > begin.source || offset > begin.offset) return { source, offset };
-    }
+  /**
+   * The chunks from a place on, up to a shard if it is given: to the place from which that one is read, and then bit by
+   * bit, as the shard before ends a little behind it.
+   */
+  async *#chunks(reading: ReadOptions, from: CorpusPlace, end: IndexEntry | undefined): AsyncGenerator<TokenChunk> {
+    if (!end) return yield* readCorpus(this.#sources, reading, { from });
+    const { source, offset, lines } = end;
+    const isBehind = source > from.source || offset > from.offset;
+    if (isBehind) yield* readCorpus(this.#sources, reading, { from, until: { source, offset } });
+    const place = isBehind ? { source, offset, ...(lines !== undefined && { lines }) } : from;
+    const { threads, ...alone } = reading;
+    yield* readCorpus(this.#sources, { ...alone, sectionBytes: 2 ** 14 }, { from: place });
   }
 
   /** @throws Error when the index says that a block is another one. */
@@ -145,7 +146,7 @@ export class CorpusReader {
     const path = this.#sources[source]?.path ?? '';
     const end = next?.source === source ? Math.min(offset + sampleBytes, next.offset) : offset + sampleBytes;
     const parts: Buffer[] = [];
-    for await (const part of this.#files.read(path, { from: offset, to: end })) parts.push(part);
+    for await (const part of this.#files.read(path, { from: offset, to: end }, sampleBytes)) parts.push(part);
     return sampleDigest(Buffer.concat(parts));
   }
 

@@ -173,7 +173,11 @@ test('a corpus that has changed is named, with the place', () =>
     await rejects(read(shard), Error, /the corpus has changed since its index was made: \S+a\.txt, from byte \d+ on,/);
     assert.is((await read(shard + 3)).length, 1, 'other shards can be read');
     await writeFile(path, bytes.subarray(0, 1_000_000)); // shorter than before
-    await rejects(read(shard + 3), Error, /the corpus has changed since its index was made: \S+a\.txt, .*ends before/);
+    await rejects(
+      read(shard + 3),
+      Error,
+      /the corpus has changed since its index was made: \S+a\.txt, .*(ends before|has other)/,
+    );
     await reader.close();
   }));
 
