@@ -110,8 +110,9 @@ export async function readIndex(store: Store, header: IndexHeader): Promise<Foun
   if (!mark.startsWith(begin)) throw new Error(`dump: ${path} is no index of a corpus. ${removeAdvice}`);
   const firstEnd = bytes.indexOf('\n') + 1;
   if (firstEnd === 0) return { index, isClean: false };
-  checkHeader(path, bytes.toString('utf8', 0, firstEnd - 1), header);
-  let isClean = true;
+  const begins = bytes.toString('utf8', 0, firstEnd - 1);
+  checkHeader(path, begins, header);
+  let isClean = begins === firstLine(header);
   let at = firstEnd;
   try {
     for (const { json, start, end } of checkedLinesIn(bytes.subarray(firstEnd), firstLine(header))) {

@@ -174,5 +174,5 @@ export const labelled = (header: IndexHeader): [string, string][] => [
   ['context', String(header.context)],
   ['shards of', `${header.rowsPerShard} rows`],
   ['a limit of', header.limit === null ? 'none' : `${header.limit} tokens`],
-  ['a corpus of digest', header.corpus.slice(0, shortDigest)],
+  ['a corpus of digest', header.corpus],
 ];

@@ -29,6 +29,7 @@ export async function wholeIndex(
   options: MakingOptions = {},
 ): Promise<CorpusIndex> {
   const header = reader.header as IndexHeader;
+  await clearIndex(store);
   for (;;) {
     const found = await readIndex(store, header);
     if (found.index.isComplete && found.isClean) {
