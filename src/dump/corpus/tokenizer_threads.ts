@@ -46,9 +46,18 @@ export class TokenizerThreads {
   /** The tokens of sections, on the thread with the least to do. Their memory is the thread's from then on. */
   run(nVocab: number, sections: readonly SectionRequest[]): Promise<SectionTokens[]> {
     const isFree = this.#threads.some(({ waiting }) => waiting === 0);
-    if (!isFree && this.#threads.length < this.count) this.#threads.push(new Thread());
+    if (!isFree && this.#threads.length < this.count) this.#start();
     const [least] = [...this.#threads].sort((a, b) => a.waiting - b.waiting);
     return (least as Thread).run({ nVocab, sections });
+  }
+
+  /** A thread that has ended gets no more to do: it would never answer. */
+  #start(): void {
+    const thread = new Thread(() => {
+      const at = this.#threads.indexOf(thread);
+      if (at >= 0) this.#threads.splice(at, 1);
+    });
+    this.#threads.push(thread);
   }
 
   async close(): Promise<void> {
@@ -57,15 +66,19 @@ export class TokenizerThreads {
 }
 
 class Thread {
-  readonly #worker = new Worker(new URL('tokenizer_thread.js', import.meta.url));
+  // Without the flags of this process: with --input-type, as in node --input-type=module -e, a thread runs no file.
+  readonly #worker = new Worker(new URL('tokenizer_thread.js', import.meta.url), { execArgv: [] });
   /** Requests that have no answer yet, in order. */
   readonly #waiting: { resolve: (results: SectionTokens[]) => void; reject: (error: Error) => void }[] = [];
 
-  constructor() {
+  constructor(onEnd: () => void) {
     this.#worker.unref();
     this.#worker.on('message', (answer: ThreadAnswer) => this.#receive(answer));
     this.#worker.on('error', (error) => this.#fail(error));
-    this.#worker.on('exit', () => this.#fail(new Error('dump: a thread that tokenises has ended')));
+    this.#worker.on('exit', () => {
+      onEnd();
+      this.#fail(new Error('dump: a thread that tokenises has ended'));
+    });
   }
 
   get waiting(): number {
