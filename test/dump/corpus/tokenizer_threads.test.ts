@@ -54,7 +54,7 @@ test('a thread that dies while it works is an error, and the next request gets a
     assert.equal(await tokensOf(threads, 'One text.'), encode('One text.'));
     onAsked((worker) => void worker.terminate());
     const both = ['a', 'b'].map((text) => tokensOf(threads, text));
-    for (const one of both) await rejects(one, Error, /^dump: a thread that tokenises has ended$/);
+    await Promise.all(both.map((one) => rejects(one, Error, /^dump: a thread that tokenises has ended$/)));
     onAsked(() => {});
     assert.equal(await tokensOf(threads, 'Another text.'), encode('Another text.'));
     const last = asked.at(-1) as Worker;
@@ -66,9 +66,9 @@ test('a thread that dies while it works is an error, and the next request gets a
 
 test('threads that are closed while they work give an error', async () => {
   const threads = new TokenizerThreads(2);
-  const work = tokensOf(threads, 'A text. '.repeat(50_000));
+  const work = rejects(tokensOf(threads, 'A text. '.repeat(50_000)), Error, /a thread that tokenises has ended/);
   await threads.close();
-  await rejects(work, Error, /a thread that tokenises has ended/);
+  await work;
 });
 
 /** A text that is long enough for threads, and a reader of it. */
