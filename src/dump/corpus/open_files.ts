@@ -11,6 +11,9 @@ export interface ByteRange {
 /** Files that stay open when nothing reads them: the number of files that a process may open is limited. */
 const mostIdle = 4;
 
+/** Bytes that are asked for behind the size that a file had when the reading began. */
+const smallRead = 2 ** 10;
+
 interface OpenFile {
   readonly handle: Promise<FileHandle>;
   /** How many readings use it now. */
@@ -35,8 +38,10 @@ export class OpenFiles {
         if (this.#open.get(path) === file) this.#open.delete(path); // the next reading opens it again
         throw error;
       });
+      const { size } = await handle.stat();
       for (let at = from; at < to; ) {
-        const bytes = Buffer.allocUnsafe(Math.min(sectionBytes, to - at));
+        // No more memory than the file needs: a corpus may have many small ones.
+        const bytes = Buffer.allocUnsafe(Math.min(sectionBytes, to - at, Math.max(size - at, smallRead)));
         const { bytesRead } = await handle.read(bytes, 0, bytes.length, at);
         if (bytesRead === 0) return;
         at += bytesRead;

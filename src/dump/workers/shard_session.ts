@@ -170,7 +170,12 @@ export class ShardSession {
     if (number === count - 1 && known > count) {
       throw new Error(`dump: planned with ${count} shards, but the corpus makes more`);
     }
-    for await (const block of this.#reader.blocks(number, number + 1)) return block;
+    try {
+      for await (const block of this.#reader.blocks(number, number + 1)) return block;
+    } catch (error) {
+      await this.#reader.closeFiles(); // what was wrong with a file may be mended by another one in its place
+      throw error;
+    }
     throw new Error(`dump: the corpus has no block ${number} any more`);
   }
 
