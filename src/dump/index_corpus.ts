@@ -1,10 +1,13 @@
 // indexCorpus(): makes the index of a corpus ahead of the dumps that use it.
 import { checkCallback, checkInteger, checkOptions, checkSignal, type OptionNames } from '../engine/check.js';
 import { openStore } from '../files/store/open_store.js';
+import type { Store } from '../files/store/store.js';
 import { gpt2Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { type CorpusFile, corpusBytes, describeSource, isSeekable, openCorpus } from './corpus/corpus.js';
 import { CorpusReader } from './corpus_index/corpus_reader.js';
+import { headerOf, type IndexHeader, labelled } from './corpus_index/index_format.js';
 import { wholeIndex } from './corpus_index/make_index.js';
+import { isManifestFile, readManifests } from './format/manifest.js';
 import { rowsPerShard } from './format/positions.js';
 import type { StorageOptions } from './format/settings.js';
 import { checkRoom } from './shards/folder.js';
@@ -73,11 +76,13 @@ export async function indexCorpus(options: IndexOptions): Promise<IndexResult> {
       bytesRead += bytes;
     },
   });
+  const header = reader.header as IndexHeader; // the corpus is files, and the tokenizer GPT-2's own
   const store = openStore(out);
   const undo = await checkRoom(store);
   try {
+    await checkSubject(store, header);
     const totalBytes = corpusBytes(sources) as number;
-    const { known, tokens } = await wholeIndex(store, reader, {
+    const { known, tokens } = await wholeIndex(store, reader, header, {
       signal,
       onIndexed: ({ known, tokens }) => options.onProgress?.({ shards: known, tokens, bytesRead, totalBytes }),
     });
@@ -87,4 +92,17 @@ export async function indexCorpus(options: IndexOptions): Promise<IndexResult> {
     await reader.close();
     await undo(); // removes the folder where it is empty
   }
+}
+
+/** @throws Error when the folder holds a dump of another corpus or other rows, with the difference named. */
+async function checkSubject(store: Store, header: IndexHeader): Promise<void> {
+  const [name] = (await store.list()).filter(isManifestFile);
+  const there = name === undefined ? undefined : (await readManifests(store, [name])).get(name);
+  if (!there || there.shards.length === 0) return;
+  const asked = labelled(header);
+  const made = labelled(headerOf({ ...there, vocabulary: there.model.vocabulary, rowsPerShard: rowsPerShard(there) }));
+  const at = made.findIndex(([, value], i) => value !== asked[i]?.[1]);
+  if (at < 0) return;
+  const [label, has] = made[at] as [string, string];
+  throw new Error(`indexCorpus: ${store.name} holds a dump with ${label} ${has}, but ${asked[at]?.[1]} was asked for`);
 }

@@ -126,7 +126,7 @@ async function runDump(run: Run): Promise<DumpResult> {
   const report = () => options.onProgress?.(meter.now());
   const begin = () => manifestWriter.begin(maker.computing);
   if (!folder.isDone) await begin();
-  const indexed = await indexFor(run);
+  const indexed = await indexFor(run, report);
 
   let written = 0;
   maker.begin({
@@ -186,8 +186,13 @@ function checkEnd(out: string, { shards }: PreparedFolder, count: number): void 
 // ---- the corpus
 
 /** A part needs the whole index before its first shard; a whole dump makes it on the way. */
-async function indexFor({ maker, store, reader, indexed, options }: Run): Promise<Run['indexed']> {
+async function indexFor(
+  { maker, store, reader, indexed, options, meter }: Run,
+  report: () => void,
+): Promise<Run['indexed']> {
   if (!indexed || indexed.index.isComplete || maker.settings.part.count === 1) return indexed;
-  const index = await wholeIndex(store, reader, { signal: options.signal });
+  const { header } = indexed.index;
+  const index = await wholeIndex(store, reader, header, { signal: options.signal, onIndexed: report });
+  meter.bytesRead = 0; // what follows is read for shards
   return { index, writer: new IndexWriter(store, { index, isClean: true }) };
 }

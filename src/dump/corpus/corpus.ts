@@ -498,7 +498,8 @@ async function* fileBytes(
   }
 }
 
-function unreadable(name: string, cause: unknown): unknown {
+/** The error of a file that the system does not give. */
+export function unreadable(name: string, cause: unknown): unknown {
   const { code, message } = cause as NodeJS.ErrnoException;
   return code === undefined ? cause : new Error(`dump: cannot read ${name}: ${message}`, { cause });
 }

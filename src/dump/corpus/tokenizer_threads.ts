@@ -31,7 +31,10 @@ export interface TokenisedSection<S extends SectionRequest> {
 /** Threads that tokenise GPT-2's text. They are started when they are first needed. */
 export class TokenizerThreads {
   readonly count: number;
+  /** Bytes that were tokenised on the caller's thread. */
+  bytesHere = 0;
   readonly #threads: Thread[] = [];
+  #isClosed = false;
 
   /** `count`: as many as there are processors, but no more than four, when it is left out. */
   constructor(count = Math.min(4, availableParallelism())) {
@@ -44,28 +47,43 @@ export class TokenizerThreads {
   }
 
   /** The tokens of sections, on the thread with the least to do. Their memory is the thread's from then on. */
-  run(nVocab: number, sections: readonly SectionRequest[]): Promise<SectionTokens[]> {
+  async run(nVocab: number, sections: readonly SectionRequest[]): Promise<SectionTokens[]> {
+    if (this.#isClosed) throw new Error('dump: the threads that tokenise are closed');
     const isFree = this.#threads.some(({ waiting }) => waiting === 0);
-    if (!isFree && this.#threads.length < this.count) this.#threads.push(new Thread());
+    if (!isFree && this.#threads.length < this.count) this.#start();
     const [least] = [...this.#threads].sort((a, b) => a.waiting - b.waiting);
     return (least as Thread).run({ nVocab, sections });
   }
 
+  /** A thread that has ended gets no more to do: it would never answer. */
+  #start(): void {
+    const thread = new Thread(() => {
+      const at = this.#threads.indexOf(thread);
+      if (at >= 0) this.#threads.splice(at, 1);
+    });
+    this.#threads.push(thread);
+  }
+
   async close(): Promise<void> {
+    this.#isClosed = true;
     await Promise.all(this.#threads.splice(0).map((thread) => thread.close()));
   }
 }
 
 class Thread {
-  readonly #worker = new Worker(new URL('tokenizer_thread.js', import.meta.url));
+  // Without the flags of this process: with --input-type, as in node --input-type=module -e, a thread runs no file.
+  readonly #worker = new Worker(new URL('tokenizer_thread.js', import.meta.url), { execArgv: [] });
   /** Requests that have no answer yet, in order. */
   readonly #waiting: { resolve: (results: SectionTokens[]) => void; reject: (error: Error) => void }[] = [];
 
-  constructor() {
+  constructor(onEnd: () => void) {
     this.#worker.unref();
     this.#worker.on('message', (answer: ThreadAnswer) => this.#receive(answer));
     this.#worker.on('error', (error) => this.#fail(error));
-    this.#worker.on('exit', () => this.#fail(new Error('dump: a thread that tokenises has ended')));
+    this.#worker.on('exit', () => {
+      onEnd();
+      this.#fail(new Error('dump: a thread that tokenises has ended'));
+    });
   }
 
   get waiting(): number {
@@ -125,11 +143,11 @@ export async function* tokenised<S extends SectionRequest>(
 ): AsyncGenerator<TokenisedSection<S>> {
   let isHere = true;
   try {
-    for (let bytes = 0; !threads || bytes < bytesBeforeThreads; ) {
+    while (!threads || threads.bytesHere < bytesBeforeThreads) {
       const { value: request, done } = await sections.next();
       if (done) return;
       signal?.throwIfAborted();
-      if (request.source.kind !== 'tokens') bytes += request.bytes.length;
+      if (threads && request.source.kind !== 'tokens') threads.bytesHere += request.bytes.length;
       yield { request, result: sectionTokens(request, encoding) };
     }
     isHere = false;
@@ -174,7 +192,8 @@ class Queue<S extends SectionRequest> {
       for await (const section of sections) {
         group.push(section);
         bytes += section.bytes.length;
-        if (bytes >= sectionBytes / 2 || section.source.kind === 'tokens') await send();
+        const isAwaited = this.#groups.length === 0; // nothing else is under way: a stream may be slow
+        if (isAwaited || bytes >= sectionBytes / 2 || section.source.kind === 'tokens') await send();
         if (this.#isDone) return;
       }
       await send();

@@ -25,6 +25,8 @@ export class CorpusIndex {
   /** The number of tokens before each shard, and behind the last one. */
   readonly #tokensBefore: number[] = [0];
   #end: IndexEnd | undefined;
+  /** How many entries are others than those that were added. */
+  refreshed = 0;
 
   constructor(header: IndexHeader) {
     this.header = header;
@@ -61,11 +63,18 @@ export class CorpusIndex {
     this.#entries.push(entry);
   }
 
+  /** Another sample of a shard: its text is as it was, and what lies behind it is not. */
+  refresh(shard: number, sample: string): void {
+    this.#entries[shard] = { ...(this.#entries[shard] as IndexEntry), sample };
+    this.refreshed++;
+  }
+
   #problemWith({ shard, source, offset, document, rows, tokens }: IndexEntry): string | undefined {
-    const { context, rowsPerShard } = this.header;
+    const { context, rowsPerShard, sources } = this.header;
     const before = this.#entries.at(-1);
     if (shard !== this.known) return `comes where that of shard ${this.known} belongs`;
     if (tokens > rows * context || rows > rowsPerShard) return 'has more than a shard holds';
+    if (source >= sources) return `begins in source ${source} of ${sources}`;
     if (!before) return undefined;
     if (before.rows < rowsPerShard) return 'follows the last one';
     const isBehind = source > before.source || (source === before.source && offset >= before.offset);
@@ -110,8 +119,9 @@ export async function readIndex(store: Store, header: IndexHeader): Promise<Foun
   if (!mark.startsWith(begin)) throw new Error(`dump: ${path} is no index of a corpus. ${removeAdvice}`);
   const firstEnd = bytes.indexOf('\n') + 1;
   if (firstEnd === 0) return { index, isClean: false };
-  checkHeader(path, bytes.toString('utf8', 0, firstEnd - 1), header);
-  let isClean = true;
+  const begins = bytes.toString('utf8', 0, firstEnd - 1);
+  checkHeader(path, begins, header);
+  let isClean = begins === firstLine(header);
   let at = firstEnd;
   try {
     for (const { json, start, end } of checkedLinesIn(bytes.subarray(firstEnd), firstLine(header))) {
@@ -197,10 +207,13 @@ export class IndexWriter {
   #isClean: boolean;
   #isEnded: boolean;
   #writtenAt = performance.now();
+  #refreshed = 0;
   #lease: Lease | undefined;
   readonly #isLent: boolean;
   #appender: Appender | undefined;
   #writing: Promise<void> = Promise.resolve();
+  /** Whether another process had the lease at the last attempt. */
+  #isRefused = false;
 
   /** Without a lease, it takes one before it writes. */
   constructor(store: Store, { index, isClean }: FoundIndex, lease?: Lease) {
@@ -215,9 +228,8 @@ export class IndexWriter {
 
   /** Writes what is new, if it is much, or after some time. */
   async writeSome(): Promise<void> {
-    const isDue =
-      this.#index.known - this.#written >= linesAtOnce || performance.now() - this.#writtenAt >= longestPause;
-    if (isDue) await this.writeAll();
+    const hasMany = !this.#isRefused && this.#index.known - this.#written >= linesAtOnce;
+    if (hasMany || performance.now() - this.#writtenAt >= longestPause) await this.writeAll();
   }
 
   /** Writes what is new. */
@@ -228,23 +240,30 @@ export class IndexWriter {
 
   async #writeNews(): Promise<void> {
     const { known, isComplete } = this.#index;
-    const hasNews = known > this.#written || (isComplete && known === this.#written);
+    const isRefreshed = this.#index.refreshed > this.#refreshed;
+    if (isRefreshed) [this.#isClean, this.#isEnded] = [false, false];
+    const hasNews = isRefreshed || known > this.#written || (isComplete && known === this.#written);
     if (known > 0 && hasNews && !this.#isEnded) await onDisk(this.#store.pathOf(indexFile), this.#write());
   }
 
   async #write(): Promise<void> {
-    if (!(await this.#mayWrite())) return;
+    this.#isRefused = !(await this.#mayWrite());
+    this.#writtenAt = performance.now();
+    if (this.#isRefused) return;
     const isAnew = !this.#isClean || this.#appender?.isFull;
-    if (isAnew) await this.#closeFile();
-    else this.#appender ??= await this.#store.append(indexFile);
-    const { header, known, isComplete } = this.#index; // it may have grown meanwhile
+    if (isAnew) {
+      await this.#closeFile();
+      await this.#store.remove(indexFile); // in object storage, only what was begun by appending takes more
+    }
+    this.#appender ??= await this.#store.append(indexFile);
+    const { header, known, isComplete, refreshed } = this.#index; // it may have grown meanwhile
     const begin = isAnew || this.#written === 0 ? `${firstLine(header)}\n` : '';
     const text = begin + this.#index.text(isAnew ? 0 : this.#written);
     this.#isClean = false; // until all of it is there
-    await (this.#appender ? this.#appender.append(text) : this.#store.writeText(indexFile, text));
+    await this.#appender.append(text);
     this.#isClean = true;
     this.#written = known;
-    this.#writtenAt = performance.now();
+    this.#refreshed = refreshed;
     this.#isEnded = isComplete;
   }
 

@@ -9,6 +9,7 @@ import {
   readCorpus,
   type Source,
   type TokenChunk,
+  unreadable,
 } from '../corpus/corpus.js';
 import { OpenFiles } from '../corpus/open_files.js';
 import { TokenizerThreads } from '../corpus/tokenizer_threads.js';
@@ -32,8 +33,6 @@ export interface CutOptions {
   readonly rowsPerShard: number;
   readonly encode: (text: string) => number[];
 }
-
-type SourceOffset = Pick<CorpusPlace, 'source' | 'offset'>;
 
 export interface ReaderOptions extends Pick<ReadOptions, 'onBytes' | 'signal'> {
   /** The threads that text is tokenised on; as `TokenizerThreads` when left out. */
@@ -135,18 +134,17 @@ export class CorpusReader {
     );
   }
 
-  /** Whether the corpus still begins at a shard as it did when the index was made. */
-  async isSame(entry: IndexEntry): Promise<boolean> {
-    const next = this.#index?.entry(entry.shard + 1);
-    return (await this.sampleAt(entry, next)) === entry.sample;
-  }
-
-  /** The digest of the first bytes at a place, which lie before the next one. */
-  async sampleAt({ source, offset }: SourceOffset, next: SourceOffset | undefined): Promise<string> {
+  /** The digest of some bytes of the corpus where a shard begins. */
+  async sampleOf({ source, offset, character = 0 }: Omit<IndexEntry, 'sample'>): Promise<string> {
     const path = this.#sources[source]?.path ?? '';
-    const end = next?.source === source ? Math.min(offset + sampleBytes, next.offset) : offset + sampleBytes;
+    const from = offset + character;
     const parts: Buffer[] = [];
-    for await (const part of this.#files.read(path, { from: offset, to: end }, sampleBytes)) parts.push(part);
+    try {
+      const bytes = this.#files.read(path, { from, to: from + sampleBytes }, sampleBytes);
+      for await (const part of bytes) parts.push(part);
+    } catch (cause) {
+      throw unreadable(path, cause);
+    }
     return sampleDigest(Buffer.concat(parts));
   }
 

@@ -16,8 +16,10 @@ import { type DumpSettings, size } from '../format/settings.js';
 export interface IndexHeader {
   readonly format: 'sonde corpus index';
   readonly version: 1;
-  /** The SHA-256 of the descriptions of all sources. */
+  /** The SHA-256 of the descriptions of all sources, their number, and the bytes of all of them. */
   readonly corpus: string;
+  readonly sources: number;
+  readonly bytes: number;
   readonly tokenizer: DumpSettings['tokenizer'];
   readonly vocabulary: number;
   readonly context: number;
@@ -39,7 +41,8 @@ export const headerOf = ({
   rowsPerShard,
   limit,
 }: IndexSubject): IndexHeader => ({
-  ...{ format: 'sonde corpus index', version: 1, corpus: corpusDigest(corpus) },
+  ...{ format: 'sonde corpus index', version: 1, corpus: corpusDigest(corpus), sources: corpus.length },
+  bytes: corpus.reduce((sum, { bytes = 0 }) => sum + bytes, 0),
   ...{ tokenizer, vocabulary, context, rowsPerShard, limit },
 });
 
@@ -63,7 +66,7 @@ export interface IndexEntry {
   readonly digest: string;
   readonly first: string;
   readonly last: string;
-  /** The same of the first bytes at the place, up to that of the next shard. */
+  /** The same of some bytes at the place; in a line of JSON, of bytes as far behind it as `character` says. */
   readonly sample: string;
 }
 
@@ -94,7 +97,7 @@ export const rowDigest = ({ tokens, document }: RowTokens): string => digestOf(s
 
 export const blockDigest = ({ tokens, document }: RowTokens): string => digestOf(digestLength, tokens, document);
 
-/** The entry of a block, which lacks the sample as long as the next block is not known. */
+/** The entry of a block without the sample of its text. */
 export function entryOf(block: Block, begin: BlockBegin): Omit<IndexEntry, 'sample'> {
   const { number, tokens, document, rows, tokenCount } = block;
   const context = tokens.length / rows;
@@ -141,6 +144,8 @@ export const readHeader = object<IndexHeader>({
   format: oneOf('sonde corpus index'),
   version: checked('1', (value) => value === 1),
   corpus: hexadecimal(64),
+  sources: integer(1),
+  bytes: integer(0),
   tokenizer: oneOf('gpt2', 'unknown'),
   vocabulary: size,
   context: size,
@@ -174,5 +179,7 @@ export const labelled = (header: IndexHeader): [string, string][] => [
   ['context', String(header.context)],
   ['shards of', `${header.rowsPerShard} rows`],
   ['a limit of', header.limit === null ? 'none' : `${header.limit} tokens`],
-  ['a corpus of digest', header.corpus.slice(0, shortDigest)],
+  ['a corpus of', `${header.sources} files`],
+  ['files of', `${header.bytes} bytes in all`],
+  ['files whose names, kinds and sizes have the digest', header.corpus],
 ];

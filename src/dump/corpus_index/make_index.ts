@@ -2,23 +2,22 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
-import type { CorpusPlace } from '../corpus/corpus.js';
 import { onDisk } from '../format/disk.js';
 import { indexFile, indexLease, isIndexFile } from '../format/manifest.js';
 import { type CorpusIndex, type FoundIndex, IndexWriter, readIndex } from './corpus_index.js';
 import type { CorpusReader } from './corpus_reader.js';
-import { entryOf, type IndexEntry, type IndexHeader } from './index_format.js';
+import { entryOf, type IndexHeader } from './index_format.js';
 
 export interface MakingOptions {
   readonly signal?: AbortSignal | undefined;
-  /** Called with the number of shards and tokens that are known. */
+  /** Called with what is known so far, also while another process makes the index. */
   readonly onIndexed?: (known: CorpusIndex) => void;
 }
 
 const pollMilliseconds = 500;
 
 /**
- * The whole index of a corpus of files, which the reader uses from then on. It is made where a part of it ends, in one
+ * The whole index of a corpus of files (`header` is the reader's), which the reader uses from then on. It is made where a part of it ends, in one
  * pass over the corpus; if another process makes it at this time, it is waited for. For a corpus without tokens, it has
  * no shards, and nothing is written.
  * @throws Error when the corpus cannot be read, or when the folder has the index of another one.
@@ -26,9 +25,10 @@ const pollMilliseconds = 500;
 export async function wholeIndex(
   store: Store,
   reader: CorpusReader,
+  header: IndexHeader,
   options: MakingOptions = {},
 ): Promise<CorpusIndex> {
-  const header = reader.header as IndexHeader;
+  await clearIndex(store);
   for (;;) {
     const found = await readIndex(store, header);
     if (found.index.isComplete && found.isClean) {
@@ -44,7 +44,9 @@ export async function wholeIndex(
         await lease.release();
       }
     }
-    await sleep(pollMilliseconds, undefined, { ...(options.signal && { signal: options.signal }) });
+    options.onIndexed?.(found.index);
+    await sleep(pollMilliseconds, undefined, { ...(options.signal && { signal: options.signal }) }).catch(() => {});
+    options.signal?.throwIfAborted();
   }
 }
 
@@ -76,18 +78,21 @@ async function make(
       await writer.writeSome();
       onIndexed?.(index);
     }
-    await recorder.end();
+    recorder.end();
+    await writer.writeAll();
+  } catch (error) {
+    await writer.writeAll().catch(() => {}); // what is known lasts, if it can
+    throw error;
   } finally {
-    await writer.writeAll().finally(() => writer.close());
+    await writer.close();
   }
   return index;
 }
 
-/** Adds the blocks of a pass to an index, in order, each when the next one is known. */
+/** Adds the blocks of a pass to an index, in order. */
 export class IndexRecorder {
   readonly #index: CorpusIndex;
   readonly #reader: CorpusReader;
-  #last: Omit<IndexEntry, 'sample'> | undefined;
   #documents = 0;
 
   constructor(index: CorpusIndex, reader: CorpusReader) {
@@ -98,19 +103,13 @@ export class IndexRecorder {
   async add(block: Block): Promise<void> {
     const last = block.document.findLast((document) => document >= 0) ?? -1;
     this.#documents = Math.max(this.#documents, last + 1);
-    await this.#complete(block.begin?.place);
-    const isNew = block.number >= this.#index.known;
-    this.#last = isNew && block.begin ? entryOf(block, block.begin) : undefined;
-  }
-
-  async #complete(next: CorpusPlace | undefined): Promise<void> {
-    const entry = this.#last;
-    if (entry) this.#index.add({ ...entry, sample: await this.#reader.sampleAt(entry, next) });
+    if (block.number < this.#index.known || !block.begin) return;
+    const entry = entryOf(block, block.begin);
+    this.#index.add({ ...entry, sample: await this.#reader.sampleOf(entry) });
   }
 
   /** The corpus has no more blocks. */
-  async end(): Promise<void> {
-    await this.#complete(undefined);
+  end(): void {
     const { known, tokens, isComplete } = this.#index;
     if (known > 0 && !isComplete) this.#index.complete({ shards: known, tokens, documents: this.#documents });
   }

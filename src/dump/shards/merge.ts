@@ -6,6 +6,8 @@ import { isBlobUrl } from '../../files/blob/blob_address.js';
 import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { quoted } from '../../files/text.js';
+import { readIndex } from '../corpus_index/corpus_index.js';
+import { headerOf } from '../corpus_index/index_format.js';
 import { clearIndex } from '../corpus_index/make_index.js';
 import { holdsCorpusList, isCorpusList } from '../format/corpus_list.js';
 import { forEachAtOnce, onDisk, type Writing, whyUnreadable } from '../format/disk.js';
@@ -150,7 +152,7 @@ async function merge(
   if (!isWhole) checkSize(out, merged, merging);
   let linked = 0;
   for (const file of filesIn(elsewhere)) if (await linkedInto(out, file)) linked++;
-  await linkIndex(out, others);
+  await linkIndex(out, others, merged);
   if (!isWhole) await writeManifest(out, merged, merging);
   await removeParts(out);
   return {
@@ -166,12 +168,14 @@ function* filesIn(shards: readonly StoredShard[]): Generator<StoredFile> {
   for (const { store, entry } of shards) for (const file of filesOf(entry)) yield { store, file };
 }
 
-/** Gives the folder the index of the corpus, if it has none and a part's folder has one. */
-async function linkIndex(out: Store, others: readonly Store[]): Promise<void> {
+/** Gives the folder the index of the corpus, if it has none and a part's folder has the whole one. */
+async function linkIndex(out: Store, others: readonly Store[], merged: Manifest): Promise<void> {
   await clearIndex(out);
   if (await out.find(indexFile)) return;
+  const header = headerOf({ ...merged, vocabulary: merged.model.vocabulary, rowsPerShard: rowsPerShard(merged) });
   for (const store of others) {
-    if (!(await store.find(indexFile))?.regular) continue;
+    const found = await readIndex(store, header).catch(() => undefined); // it is of something else, and helps nobody
+    if (!found?.index.isComplete || !found.isClean) continue;
     await asMergeError(out.link(store, indexFile));
     return;
   }

@@ -57,7 +57,9 @@ export async function planShards(request: ShardedRequest, local: LocalOptions = 
   try {
     const store = openStore(request.out);
     const undo = await checkRoom(store, settings);
-    const count = (await wholeIndex(store, reader, { signal })).known;
+    const count = reader.header
+      ? (await wholeIndex(store, reader, reader.header, { signal })).known
+      : await blocksIn(reader);
     if (count > 0) return { request, settings, count };
     await undo();
     throw new Error('dump: the corpus has no tokens');
@@ -65,6 +67,13 @@ export async function planShards(request: ShardedRequest, local: LocalOptions = 
     await reader.close();
     prepared.dispose();
   }
+}
+
+/** The number of blocks of a corpus that can have no index, as its tokenizer is not GPT-2's own. */
+async function blocksIn(reader: CorpusReader): Promise<number> {
+  let count = 0;
+  for await (const _ of reader.blocks()) count++;
+  return count;
 }
 
 export interface SessionOptions extends LocalOptions {
@@ -80,6 +89,8 @@ export class ShardSession {
   readonly #reader: CorpusReader;
   readonly #signal: AbortSignal | undefined;
   #index: CorpusIndex | undefined;
+  /** A reading of a corpus that can have no index, and the number of its next block. */
+  #pass: { readonly blocks: AsyncGenerator<Block>; next: number } | undefined;
   readonly #oneAtATime = pLimit(1);
   readonly #view: FolderView;
 
@@ -161,7 +172,9 @@ export class ShardSession {
   /** The block of a shard. The planned shards must hold the whole corpus. */
   async #blockOf(number: number): Promise<Block> {
     const { count } = this.#dump;
-    this.#index ??= await wholeIndex(this.#store, this.#reader, { signal: this.#signal });
+    const { header } = this.#reader;
+    if (!header) return this.#blockFromStart(number);
+    this.#index ??= await wholeIndex(this.#store, this.#reader, header, { signal: this.#signal });
     const { known } = this.#index;
     if (number >= known) {
       await this.#reader.closeFiles();
@@ -170,13 +183,46 @@ export class ShardSession {
     if (number === count - 1 && known > count) {
       throw new Error(`dump: planned with ${count} shards, but the corpus makes more`);
     }
-    for await (const block of this.#reader.blocks(number, number + 1)) return block;
+    try {
+      for await (const block of this.#reader.blocks(number, number + 1)) return block;
+    } catch (error) {
+      await this.#reader.closeFiles(); // what was wrong with a file may be mended by another one in its place
+      throw error;
+    }
     throw new Error(`dump: the corpus has no block ${number} any more`);
+  }
+
+  /** Without an index, blocks are read in order; a lower number than the last one begins anew. */
+  async #blockFromStart(number: number): Promise<Block> {
+    if (!this.#pass || this.#pass.next > number) {
+      await this.#pass?.blocks.return(undefined);
+      this.#pass = { blocks: this.#reader.blocks(), next: 0 };
+    }
+    const pass = this.#pass;
+    for (;;) {
+      const { value, done } = await pass.blocks.next();
+      if (done) {
+        this.#pass = undefined;
+        throw new Error(`dump: the corpus has no block ${number}: it makes no more than ${pass.next} shards now`);
+      }
+      pass.next = value.number + 1;
+      if (value.number !== number) continue;
+      const { count } = this.#dump;
+      if (number < count - 1) return value;
+      this.#pass = undefined;
+      const { done: isLast } = await pass.blocks.next();
+      await pass.blocks.return(undefined);
+      if (isLast) return value;
+      throw new Error(`dump: planned with ${count} shards, but the corpus makes more`);
+    }
   }
 
   /** Waits until no shard is computed or finished any more, and frees what is loaded. */
   async close(): Promise<void> {
-    await this.#oneAtATime(() => this.#reader.close());
+    await this.#oneAtATime(async () => {
+      await this.#pass?.blocks.return(undefined);
+      await this.#reader.close();
+    });
     await this.#maker.close();
   }
 }

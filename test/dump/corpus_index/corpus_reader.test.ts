@@ -6,6 +6,7 @@ import type { Block } from '../../../src/dump/corpus/blocks.js';
 import { type CorpusFile, describeSource, openCorpus } from '../../../src/dump/corpus/corpus.js';
 import { TokenizerThreads } from '../../../src/dump/corpus/tokenizer_threads.js';
 import { CorpusReader } from '../../../src/dump/corpus_index/corpus_reader.js';
+import type { IndexHeader } from '../../../src/dump/corpus_index/index_format.js';
 import { wholeIndex } from '../../../src/dump/corpus_index/make_index.js';
 import { DiskStore } from '../../../src/files/store/disk_store.js';
 import { gpt2Tokenizer } from '../../../src/files/tokenizer/tokenizer.js';
@@ -78,7 +79,7 @@ test('each block alone is that of the whole reading, at random sizes, kinds of f
       const whole = await blocksOf(reader.blocks());
       const out = join(folder, 'out');
       await mkdir(out);
-      const index = await wholeIndex(new DiskStore(out), reader);
+      const index = await wholeIndex(new DiskStore(out), reader, reader.header as IndexHeader);
       assert.is(index.known, whole.length);
       assert.is(
         index.tokens,
@@ -116,13 +117,13 @@ test('threads give the same blocks, and a block deep in the corpus needs little 
     assert.equal(await blocksOf(several.reader.blocks()), whole);
     await mkdir(join(folder, 'one'));
     await mkdir(join(folder, 'several'));
-    await wholeIndex(new DiskStore(join(folder, 'one')), one.reader);
-    await wholeIndex(new DiskStore(join(folder, 'several')), several.reader);
+    await wholeIndex(new DiskStore(join(folder, 'one')), one.reader, one.reader.header as IndexHeader);
+    await wholeIndex(new DiskStore(join(folder, 'several')), several.reader, several.reader.header as IndexHeader);
     const texts = ['one', 'several'].map((name) => readFile(join(folder, name, 'index.jsonl'), 'utf8'));
     const [first, second] = await Promise.all(texts);
     assert.is(second, first, 'the index does not depend on threads');
     const fresh = await readerOf(files, cut, 3);
-    await wholeIndex(new DiskStore(join(folder, 'one')), fresh.reader);
+    await wholeIndex(new DiskStore(join(folder, 'one')), fresh.reader, fresh.reader.header as IndexHeader);
     assert.is(fresh.bytesRead(), 0, 'an index that is there is used');
     for (const number of [whole.length - 1, 70, 130, 1, 0]) {
       const before = fresh.bytesRead();
@@ -159,7 +160,7 @@ test('a corpus that has changed is named, with the place', () =>
     const files = await largeCorpus(folder);
     const { reader } = await readerOf(files, { context: 64, rowsPerShard: 128 });
     await mkdir(join(folder, 'out'));
-    const index = await wholeIndex(new DiskStore(join(folder, 'out')), reader);
+    const index = await wholeIndex(new DiskStore(join(folder, 'out')), reader, reader.header as IndexHeader);
     const path = files[0] as string;
     const bytes = await readFile(path);
     const text = bytes.toString('latin1');
