@@ -14,7 +14,7 @@ import { DiskStore } from '../../../src/files/store/disk_store.js';
 import { unfinishedName } from '../../../src/files/store/store.js';
 import { Transformer } from '../../../src/transformer/transformer.js';
 import { withFolder } from '../../support/folders.js';
-import { suite } from '../../support/harness.js';
+import { rejects, suite } from '../../support/harness.js';
 import { contentsOf, sampleText } from '../folders.js';
 
 const test = suite('kill windows');
@@ -196,6 +196,33 @@ test('and so do parts, before they are merged', () =>
     await mergeDumps(merged);
     await dump(request(join(folder, 'one')));
     assert.equal(await contentsOf(merged), await contentsOf(join(folder, 'one')));
+  }));
+
+test('an index of which a part was written before the disk failed is whole when the same process writes it again', () =>
+  withText(async (folder, request) => {
+    const [whole, out] = [join(folder, 'whole'), join(folder, 'out')];
+    await dump(request(whole));
+    const { append } = DiskStore.prototype;
+    let failures = 0;
+    DiskStore.prototype.append = async function (file) {
+      const appender = await append.call(this, file);
+      if (file !== 'index.jsonl') return appender;
+      const fails = async (text: string) => {
+        failures++;
+        await appender.append(text.slice(0, text.length / 2));
+        throw new Error('the disk failed');
+      };
+      return { isFull: false, append: fails, close: () => appender.close() };
+    };
+    try {
+      await rejects(dump(request(out)), /index\.jsonl: the disk failed/);
+    } finally {
+      DiskStore.prototype.append = append;
+    }
+    assert.is(failures, 1);
+    assert.is(await readFile(join(out, 'index.jsonl'), 'utf8'), await readFile(join(whole, 'index.jsonl'), 'utf8'));
+    await dump(request(out));
+    assert.equal(await contentsOf(out), await contentsOf(whole));
   }));
 
 test.run();
