@@ -6,7 +6,7 @@ import { gpt2Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { type CorpusFile, corpusBytes, describeSource, isSeekable, openCorpus } from './corpus/corpus.js';
 import { CorpusReader } from './corpus_index/corpus_reader.js';
 import { headerOf, type IndexHeader, labelled } from './corpus_index/index_format.js';
-import { wholeIndex } from './corpus_index/make_index.js';
+import { clearIndex, wholeIndex } from './corpus_index/make_index.js';
 import { isManifestFile, readManifests } from './format/manifest.js';
 import { rowsPerShard } from './format/positions.js';
 import type { StorageOptions } from './format/settings.js';
@@ -81,6 +81,7 @@ export async function indexCorpus(options: IndexOptions): Promise<IndexResult> {
   const undo = await checkRoom(store);
   try {
     await checkSubject(store, header);
+    await clearIndex(store);
     const totalBytes = corpusBytes(sources) as number;
     const { known, tokens } = await wholeIndex(store, reader, header, {
       signal,

@@ -92,8 +92,17 @@ export class MissingBlocks {
   async *#read(from: number, to: number): AsyncGenerator<Block> {
     for await (const block of this.#options.reader.blocks(from, to)) {
       this.#options.onRead(block.tokenCount, true);
+      await this.#refresh(block.number);
       yield block;
     }
+  }
+
+  /** Puts the sample of a shard right whose text is as it was, where what lies behind it has changed. */
+  async #refresh(number: number): Promise<void> {
+    const { index, reader } = this.#options;
+    const entry = index?.entry(number);
+    const sample = entry && (await reader.sampleOf(entry));
+    if (sample !== undefined && sample !== entry?.sample) index?.refresh(number, sample);
   }
 
   async #checkAll(numbers: readonly number[]): Promise<void> {
@@ -106,9 +115,7 @@ export class MissingBlocks {
       for await (const block of this.#options.reader.blocks(number, number + 1)) {
         await this.#compare(this.#entry(number), block, false);
       }
-      const { index, reader } = this.#options;
-      const indexed = index?.entry(number);
-      if (indexed) index?.refresh(number, await reader.sampleOf(indexed));
+      await this.#refresh(number);
     }
   }
 

@@ -274,11 +274,8 @@ export class IndexWriter {
       if (typeof lease === 'string') return false;
       this.#lease = lease;
       const now = await readIndex(this.#store, this.#index.header); // another process may have gone on with it
-      [this.#written, this.#isClean, this.#isEnded] = [
-        now.index.known,
-        now.isClean,
-        now.index.isComplete && now.isClean,
-      ];
+      const isClean = now.isClean && this.#index.refreshed === this.#refreshed;
+      [this.#written, this.#isClean, this.#isEnded] = [now.index.known, isClean, now.index.isComplete && isClean];
     }
     return this.#index.known >= this.#written && !this.#isEnded && !(await this.#lease.lost());
   }

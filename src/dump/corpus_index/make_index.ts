@@ -28,7 +28,6 @@ export async function wholeIndex(
   header: IndexHeader,
   options: MakingOptions = {},
 ): Promise<CorpusIndex> {
-  await clearIndex(store);
   for (;;) {
     const found = await readIndex(store, header);
     if (found.index.isComplete && found.isClean) {

@@ -8,7 +8,7 @@ import type { Block } from '../corpus/blocks.js';
 import { type CorpusFile, describeSource, openCorpus } from '../corpus/corpus.js';
 import type { CorpusIndex } from '../corpus_index/corpus_index.js';
 import { CorpusReader } from '../corpus_index/corpus_reader.js';
-import { wholeIndex } from '../corpus_index/make_index.js';
+import { clearIndex, wholeIndex } from '../corpus_index/make_index.js';
 import { inJson } from '../format/in_json.js';
 import {
   differenceOf,
@@ -57,6 +57,7 @@ export async function planShards(request: ShardedRequest, local: LocalOptions = 
   try {
     const store = openStore(request.out);
     const undo = await checkRoom(store, settings);
+    await clearIndex(store);
     const count = reader.header
       ? (await wholeIndex(store, reader, reader.header, { signal })).known
       : await blocksIn(reader);
