@@ -34,7 +34,7 @@ test('an index is made, is there already, and is what a dump makes', () =>
     await assertSameFolder(join(folder, 'out'), join(folder, 'other'));
     const other = await run([...args.slice(0, -2), '--limit', '2000'], at);
     assert.is(other.code, 1);
-    assert.match(other.stderr, /is the index of a dump with a limit of 3000 tokens, but 2000 tokens was asked for/);
+    assert.match(other.stderr, /holds a dump with a limit of 3000 tokens, but 2000 tokens was asked for/);
     assert.is(other.stdout, '');
   }));
 

@@ -6,7 +6,7 @@ import { onDisk } from '../format/disk.js';
 import { indexFile, indexLease, isIndexFile } from '../format/manifest.js';
 import { type CorpusIndex, type FoundIndex, IndexWriter, readIndex } from './corpus_index.js';
 import type { CorpusReader } from './corpus_reader.js';
-import { entryOf, type IndexHeader } from './index_format.js';
+import { entryOf, type IndexEntry, type IndexHeader } from './index_format.js';
 
 export interface MakingOptions {
   readonly signal?: AbortSignal | undefined;
@@ -71,6 +71,7 @@ async function make(
   reader.use(index);
   const recorder = new IndexRecorder(index, reader);
   try {
+    await checkKnown(index, reader);
     for await (const block of reader.blocks(Math.max(0, index.known - 1))) {
       signal?.throwIfAborted();
       await recorder.add(block);
@@ -86,6 +87,20 @@ async function make(
     await writer.close();
   }
   return index;
+}
+
+/**
+ * Compares the text where known shards begin. Where it is another one, the shard is read: what has changed may lie behind
+ * it, such as a line that was broken.
+ */
+async function checkKnown(index: CorpusIndex, reader: CorpusReader): Promise<void> {
+  for (let shard = 0; shard < index.known; shard++) {
+    const entry = index.entry(shard) as IndexEntry;
+    const sample = await reader.sampleOf(entry);
+    if (sample === entry.sample) continue;
+    for await (const _ of reader.blocks(shard, shard + 1)); // throws when the shard has other tokens
+    index.refresh(shard, sample);
+  }
 }
 
 /** Adds the blocks of a pass to an index, in order. */
