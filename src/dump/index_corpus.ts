@@ -5,7 +5,7 @@ import type { Store } from '../files/store/store.js';
 import { gpt2Tokenizer } from '../files/tokenizer/tokenizer.js';
 import { type CorpusFile, corpusBytes, describeSource, isSeekable, openCorpus } from './corpus/corpus.js';
 import { CorpusReader } from './corpus_index/corpus_reader.js';
-import { headerOf, type IndexHeader, labelled } from './corpus_index/index_format.js';
+import { headerDifference, headerOfDump, type IndexHeader } from './corpus_index/index_format.js';
 import { clearIndex, wholeIndex } from './corpus_index/make_index.js';
 import { isManifestFile, readManifests } from './format/manifest.js';
 import { rowsPerShard } from './format/positions.js';
@@ -100,10 +100,8 @@ async function checkSubject(store: Store, header: IndexHeader): Promise<void> {
   const [name] = (await store.list()).filter(isManifestFile);
   const there = name === undefined ? undefined : (await readManifests(store, [name])).get(name);
   if (!there || there.shards.length === 0) return;
-  const asked = labelled(header);
-  const made = labelled(headerOf({ ...there, vocabulary: there.model.vocabulary, rowsPerShard: rowsPerShard(there) }));
-  const at = made.findIndex(([, value], i) => value !== asked[i]?.[1]);
-  if (at < 0) return;
-  const [label, has] = made[at] as [string, string];
-  throw new Error(`indexCorpus: ${store.name} holds a dump with ${label} ${has}, but ${asked[at]?.[1]} was asked for`);
+  const difference = headerDifference(headerOfDump(there), header);
+  if (!difference) return;
+  const [label, has, wants] = difference;
+  throw new Error(`indexCorpus: ${store.name} holds a dump with ${label} ${has}, but ${wants} was asked for`);
 }

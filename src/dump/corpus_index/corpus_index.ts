@@ -8,10 +8,10 @@ import { indexFile, indexLease } from '../format/manifest.js';
 import { isObject } from '../format/schema.js';
 import {
   firstLine,
+  headerDifference,
   type IndexEnd,
   type IndexEntry,
   type IndexHeader,
-  labelled,
   lineOf,
   readEnd,
   readEntry,
@@ -179,13 +179,11 @@ function checkHeader(path: string, json: string, wanted: IndexHeader): void {
       cause,
     });
   }
-  const asked = labelled(wanted);
-  const difference = labelled(found).findIndex(([, value], i) => value !== asked[i]?.[1]);
-  if (difference < 0) return;
-  const [label, has] = labelled(found)[difference] as [string, string];
+  const difference = headerDifference(found, wanted);
+  if (!difference) return;
+  const [label, has, wants] = difference;
   throw new Error(
-    `dump: ${path} is the index of a dump with ${label} ${has}, but ${asked[difference]?.[1]} was asked for. ` +
-      removeAdvice,
+    `dump: ${path} is the index of a dump with ${label} ${has}, but ${wants} was asked for. ${removeAdvice}`,
   );
 }
 

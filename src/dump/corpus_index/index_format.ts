@@ -9,6 +9,7 @@ import { createHash } from 'node:crypto';
 import { checkedLine } from '../../files/checked_lines.js';
 import type { Block, BlockBegin, FirstBlock } from '../corpus/blocks.js';
 import { corpusDigest } from '../corpus/corpus.js';
+import { rowsPerShard } from '../format/positions.js';
 import { checked, integer, object, oneOf, optional, orNull, type Read } from '../format/schema.js';
 import { type DumpSettings, size } from '../format/settings.js';
 
@@ -45,6 +46,10 @@ export const headerOf = ({
   bytes: corpus.reduce((sum, { bytes = 0 }) => sum + bytes, 0),
   ...{ tokenizer, vocabulary, context, rowsPerShard, limit },
 });
+
+/** What the index of a dump's corpus is of. */
+export const headerOfDump = (settings: DumpSettings): IndexHeader =>
+  headerOf({ ...settings, vocabulary: settings.model.vocabulary, rowsPerShard: rowsPerShard(settings) });
 
 /** Where a shard begins, and what it holds. */
 export interface IndexEntry {
@@ -173,7 +178,7 @@ export const readEntry = object<IndexEntry>({
 export const readEnd = object<IndexEnd>({ shards: integer(1), tokens: integer(1), documents: integer(0) });
 
 /** What an index is of, as `[label, value]` for messages. */
-export const labelled = (header: IndexHeader): [string, string][] => [
+const labelled = (header: IndexHeader): [string, string][] => [
   ['the tokenizer', header.tokenizer],
   ['a vocabulary of', String(header.vocabulary)],
   ['context', String(header.context)],
@@ -183,3 +188,13 @@ export const labelled = (header: IndexHeader): [string, string][] => [
   ['files of', `${header.bytes} bytes in all`],
   ['files whose names, kinds and sizes have the digest', header.corpus],
 ];
+
+/** The first difference between two headers, as `[label, there, asked]`. */
+export function headerDifference(there: IndexHeader, asked: IndexHeader): [string, string, string] | undefined {
+  const wanted = labelled(asked);
+  for (const [i, [label, has]] of labelled(there).entries()) {
+    const wants = wanted[i]?.[1] as string;
+    if (has !== wants) return [label, has, wants];
+  }
+  return undefined;
+}

@@ -2,7 +2,7 @@
 // notices.
 import { type Store, unfinishedOf } from '../../files/store/store.js';
 import { type CorpusIndex, readIndex } from '../corpus_index/corpus_index.js';
-import { blockDigest, headerOf } from '../corpus_index/index_format.js';
+import { blockDigest, headerOfDump } from '../corpus_index/index_format.js';
 import { digestOf } from '../format/disk.js';
 import { isJournalFile } from '../format/journal.js';
 import { latentsName, valueNames } from '../format/layout.js';
@@ -18,7 +18,7 @@ import {
   type ShardEntry,
   shardNumber,
 } from '../format/manifest.js';
-import { passes, rowsPerShard, type StoredPositions, storedPositionsOf } from '../format/positions.js';
+import { passes, type StoredPositions, storedPositionsOf } from '../format/positions.js';
 import type { SparseLocation } from '../format/settings.js';
 import { countProblems, type KnownPositions, QuickLook } from './recount.js';
 import { ShardReader, statisticsIn } from './shard_reader.js';
@@ -50,8 +50,7 @@ export async function verifyDump(store: Store, manifest: Manifest): Promise<Prob
 
 /** The index of the corpus, as far as there is one: it says which tokens each shard has. */
 async function indexOf(store: Store, manifest: Manifest): Promise<CorpusIndex> {
-  const subject = { ...manifest, vocabulary: manifest.model.vocabulary, rowsPerShard: rowsPerShard(manifest) };
-  return (await readIndex(store, headerOf(subject))).index;
+  return (await readIndex(store, headerOfDump(manifest))).index;
 }
 
 async function checkFiles(store: Store, { shards, complete, part }: Manifest): Promise<Problem[]> {

@@ -7,7 +7,7 @@ import { openStore } from '../../files/store/open_store.js';
 import type { Store } from '../../files/store/store.js';
 import { quoted } from '../../files/text.js';
 import { readIndex } from '../corpus_index/corpus_index.js';
-import { headerOf } from '../corpus_index/index_format.js';
+import { headerOfDump } from '../corpus_index/index_format.js';
 import { clearIndex } from '../corpus_index/make_index.js';
 import { holdsCorpusList, isCorpusList } from '../format/corpus_list.js';
 import { forEachAtOnce, onDisk, type Writing, whyUnreadable } from '../format/disk.js';
@@ -172,7 +172,7 @@ function* filesIn(shards: readonly StoredShard[]): Generator<StoredFile> {
 async function linkIndex(out: Store, others: readonly Store[], merged: Manifest): Promise<void> {
   await clearIndex(out);
   if (await out.find(indexFile)) return;
-  const header = headerOf({ ...merged, vocabulary: merged.model.vocabulary, rowsPerShard: rowsPerShard(merged) });
+  const header = headerOfDump(merged);
   for (const store of others) {
     const found = await readIndex(store, header).catch(() => undefined); // it is of something else, and helps nobody
     if (!found?.index.isComplete || !found.isClean) continue;
