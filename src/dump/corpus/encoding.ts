@@ -1,7 +1,7 @@
 // Encodes text as tokens, and checks them: small models have fewer than the tokenizer, and a tokenizer may be the
 // user's own.
 import { describe } from '../../engine/check.js';
-import { endOfText, TextCutter } from './text_chunks.js';
+import { endOfText, isOneChunk, TextCutter } from './text_chunks.js';
 
 /** What tokens are made with. */
 export interface Encoding {
@@ -59,8 +59,9 @@ function encoded(origin: string, encode: Encoding['encode'], text: string): numb
 export function checkedEncode(origin: string, { encode, nVocab }: Omit<Encoding, 'mark'>): (text: string) => number[] {
   return (text) => {
     const tokens = encoded(origin, encode, text);
-    for (const token of tokens) {
-      if (Number.isInteger(token) && token >= 0 && token < nVocab) continue;
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i] as number;
+      if (token >>> 0 === token && token < nVocab) continue;
       if (!(Number.isInteger(token) && token >= 0)) {
         const what = 'encode of the tokenizer must return integers of 0 or more';
         throw new RangeError(`${origin}: ${what}, but returned ${describe(token)}`);
@@ -86,6 +87,10 @@ export function* encodedChunks(
   encoding: Omit<Encoding, 'mark'>,
 ): Generator<EncodedChunk> {
   const encode = checkedEncode(origin, encoding);
+  if (isOneChunk(text)) {
+    if (text !== '') yield { tokens: encode(text), at: 0, end: text.length };
+    return;
+  }
   const cutter = new TextCutter(origin);
   let at = 0;
   for (const chunks of [cutter.add(text), cutter.end()]) {

@@ -71,6 +71,7 @@ function addText(section: SectionRequest, asIs: boolean, encoding: Encoding, lis
   const { bytes, origin } = section;
   const encode = checkedEncode(origin, encoding);
   const { valid, problem } = validPart(section, asIs);
+  let markTokens: number[] | undefined;
   for (let from = startOf(section); from < valid; ) {
     const marked = bytes.indexOf(mark, from);
     const ended = marked >= 0 && marked + mark.length <= valid;
@@ -79,14 +80,15 @@ function addText(section: SectionRequest, asIs: boolean, encoding: Encoding, lis
     // The mark belongs to the last chunk: where it begins, reading need not be able to begin.
     let at = from;
     const text = bytes.toString('utf8', from, to);
-    const chunks = [...encodedChunks(origin, text, encoding)];
-    for (const [i, chunk] of chunks.entries()) {
-      const isLast = i === chunks.length - 1;
-      const tokens = ended && isLast ? chunk.tokens.concat(encode(endOfText)) : chunk.tokens;
-      list.add(tokens, at, { ends: ended && isLast });
-      at += Buffer.byteLength(text.slice(chunk.at, chunk.end));
+    for (const { tokens, at: begin, end } of encodedChunks(origin, text, encoding)) {
+      list.add(tokens, at, { ends: false });
+      if (end < text.length) at += Buffer.byteLength(text.slice(begin, end));
     }
-    if (ended && chunks.length === 0) list.add(encode(endOfText), from, { ends: true });
+    if (ended) {
+      markTokens ??= encode(endOfText);
+      if (to === from) list.add(markTokens, from, { ends: true });
+      else list.endDocument(markTokens);
+    }
     from = ended ? to + mark.length : valid;
   }
   if (problem) throw problem;
@@ -264,23 +266,36 @@ class ChunkList {
     offset: number,
     { ends, character = 0, lines = 0 }: { ends: boolean; character?: number; lines?: number },
   ): void {
+    this.#append(tokens);
+    this.#ends.push(this.#count);
+    this.#documentEnds.push(ends ? 1 : 0);
+    this.#offsets.push(offset);
+    this.#characters.push(character);
+    this.#lines.push(lines);
+  }
+
+  /** Ends the document of the last chunk with some more tokens. */
+  endDocument(tokens: ArrayLike<number>): void {
+    this.#append(tokens);
+    this.#ends[this.#ends.length - 1] = this.#count;
+    this.#documentEnds[this.#documentEnds.length - 1] = 1;
+  }
+
+  #append(tokens: ArrayLike<number>): void {
     const end = this.#count + tokens.length;
     if (end > this.#tokens.length) {
       const larger = new Int32Array(2 * end);
       larger.set(this.#tokens.subarray(0, this.#count));
       this.#tokens = larger;
     }
+    const all = this.#tokens;
+    let [at, most] = [this.#count, this.#most];
     for (let i = 0; i < tokens.length; i++) {
       const token = tokens[i] as number;
-      this.#tokens[this.#count + i] = token;
-      if (token > this.#most) this.#most = token;
+      all[at++] = token;
+      if (token > most) most = token;
     }
-    this.#count = end;
-    this.#ends.push(end);
-    this.#documentEnds.push(ends ? 1 : 0);
-    this.#offsets.push(offset);
-    this.#characters.push(character);
-    this.#lines.push(lines);
+    [this.#count, this.#most] = [end, most];
   }
 
   done(problem: Error | undefined): SectionTokens {

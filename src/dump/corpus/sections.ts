@@ -105,7 +105,7 @@ class HeldBytes {
 
   /** Removes the first bytes, and returns them in memory of their own. */
   take(length: number): Buffer<ArrayBuffer> {
-    const bytes = Buffer.from(new ArrayBuffer(length));
+    const bytes = Buffer.allocUnsafeSlow(length); // no part of a pool, so that it can be given to a thread
     bytes.set(this.#bytes.subarray(0, length));
     this.#bytes.copyWithin(0, length, this.length);
     this.length -= length;

@@ -42,6 +42,9 @@ export function lastCut(text: string, from = 0): number {
   return 0;
 }
 
+/** Whether a `TextCutter` gives a text as it is, when nothing else is added. */
+export const isOneChunk = (text: string): boolean => text.length < chunkLength && !text.includes(endOfText);
+
 export interface TextChunk {
   readonly text: string;
   /** The chunk is followed by an `<|endoftext|>`, which is not part of `text`. */
