@@ -78,7 +78,8 @@ async function buildObjects(flavour, changed) {
   const compile = ({ kernels: folder, native = own.native, only, out, warn }) => {
     const headers = newest([...files(folder, /\.(h|cuh)$/), ...files(here, /\.h$/), ...files(native, /\.h$/)]);
     const sources = [
-      ...files(folder, /\.cu$/).map((path) => [path, kernels]),
+      // a copy runs once, and is compiled longer than it runs
+      ...files(folder, /\.cu$/).map((path) => [path, folder === own.kernels ? kernels : [...kernels, '-O1']]),
       ...[join(here, 'emulator.cc'), join(here, 'runtime.cc')].map((path) => [path, runtime]),
     ].filter(([path]) => !only || only.includes(basename(path)));
     return compileAll(out, sources, headers, [`-I${folder}`, `-I${native}`, ...(warn ? [] : ['-w'])]);
