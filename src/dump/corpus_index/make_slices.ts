@@ -2,6 +2,7 @@
 // process, which has its lease.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Lease } from '../../files/lease.js';
+import { quietly } from '../../files/promises.js';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { indexFile, sliceFile } from '../format/manifest.js';
@@ -49,6 +50,8 @@ export class SliceMaker implements RunHost {
   #known = 0;
   #tokens = 0;
   #slicesElsewhere = 0;
+  /** What is written, in order, while the corpus is read on. */
+  #writing: Promise<void> = Promise.resolve();
   /** How often another process was faster with a lease. */
   #losses = 0;
   #takeovers = this.#newTakeovers();
@@ -158,7 +161,9 @@ export class SliceMaker implements RunHost {
   async #run(slice: number, lease: Lease): Promise<void> {
     try {
       if (await this.#isWanted(slice)) await new SliceRun(this, slice, lease).run();
+      await this.#writing;
     } finally {
+      await this.#writing.catch(() => {});
       await lease.release();
     }
   }
@@ -204,13 +209,18 @@ export class SliceMaker implements RunHost {
       throw new Error(`slice ${slice} is not what its summary says`);
     }
     this.#summaries.set(slice, summary);
-    await this.#files.writeSummary(slice, summary);
+    this.#write(() => this.#files.writeSummary(slice, summary));
     await this.lookForStates();
   }
 
-  async finish(slice: number, entries: SliceEntries): Promise<void> {
-    await this.#files.writeEntries(slice, entries);
+  finish(slice: number, entries: SliceEntries, lease: Lease): void {
     this.#done.set(slice, entries);
+    this.#write(() => this.#files.writeEntries(slice, entries), lease);
+  }
+
+  #write(work: () => Promise<void>, lease?: Lease): void {
+    const written = this.#writing.then(work).finally(() => lease?.release());
+    this.#writing = quietly(written);
   }
 
   // ---- waiting and progress

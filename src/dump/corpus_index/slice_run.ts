@@ -23,7 +23,8 @@ export interface RunHost {
   /** The lease on a slice that nobody has and that is not done; undefined for others. */
   takeIfFree(slice: number): Promise<Lease | undefined>;
   publish(slice: number, summary: SliceSummary): Promise<void>;
-  finish(slice: number, entries: SliceEntries): Promise<void>;
+  /** Keeps and publishes what a slice has, and then releases its lease. */
+  finish(slice: number, entries: SliceEntries, lease: Lease): void;
   onBlock(block: Block): void;
 }
 
@@ -149,7 +150,7 @@ export class SliceRun {
       const place = block.begin?.place;
       if (block.begin && place) {
         if (this.#end && !isBefore(place, this.#end)) break;
-        await this.#finishBefore(place);
+        this.#finishBefore(place);
         const entry = entryOf(block, block.begin);
         const slice = this.#own[0] as OwnSlice;
         slice.entries.push({ ...entry, sample: await reader.sampleOf(entry) });
@@ -159,19 +160,18 @@ export class SliceRun {
       // The next block begins where this one was seen to be whole.
       if (this.#end && !isBefore(this.#seen, this.#end)) break;
     }
-    await this.#finishBefore({ source: Number.POSITIVE_INFINITY, offset: 0 });
+    this.#finishBefore({ source: Number.POSITIVE_INFINITY, offset: 0 });
   }
 
   /** Finishes the slices that end at a place or before it. */
-  async #finishBefore(place: CorpusPlace): Promise<void> {
+  #finishBefore(place: CorpusPlace): void {
     for (;;) {
       const [own, next] = this.#own;
       const end = next?.begin ?? this.#end;
       if (!own || !end || isBefore(place, end)) return;
       const { slice, lease, entries, documents } = own;
-      await this.#host.finish(slice, { begin: this.#host.state(slice) as SliceState, entries, documents });
+      this.#host.finish(slice, { begin: this.#host.state(slice) as SliceState, entries, documents }, lease);
       this.#own.shift();
-      await lease.release();
     }
   }
 }

@@ -4,12 +4,16 @@ import type { CorpusPlace, Source } from '../corpus/corpus.js';
 import type { CorpusReader } from './corpus_reader.js';
 import type { IndexHeader } from './index_format.js';
 
-/** The fewest bytes of a slice: they are tokenised in seconds, and hold tens of megabytes of tokens at most. */
-const leastBytes = 2 ** 25;
+/** The fewest bytes of a slice: they are tokenised in less than a second. */
+const leastBytes = 2 ** 24;
 
-/** A process reads on behind a slice to the end of a shard, so a slice is as large as several. */
-const shardsPerSlice = 8;
+/** A process reads on behind its slices to the end of a shard, so a slice is as large as several. */
+const shardsPerSlice = 4;
 const bytesPerToken = 4;
+
+/** More slices than that do not share the work better, but a process holds the tokens of up to three in memory. */
+const manySlices = 512;
+const manyBytes = 2 ** 26;
 
 /** Slices have files in the folder. */
 const mostSlices = 4096;
@@ -27,7 +31,8 @@ export class Slices {
     const before = [0];
     for (const { bytes = 0 } of reader.sources) before.push((before.at(-1) as number) + bytes);
     this.#before = before;
-    const size = Math.max(least, shardsPerSlice * bytesPerToken * context * rowsPerShard, this.bytes / mostSlices);
+    const shards = shardsPerSlice * bytesPerToken * context * rowsPerShard;
+    const size = Math.max(least, shards, Math.min(manyBytes, this.bytes / manySlices), this.bytes / mostSlices);
     this.count = limit === null ? Math.max(1, Math.floor(this.bytes / size)) : 1;
   }
 
