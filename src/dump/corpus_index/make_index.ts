@@ -51,7 +51,7 @@ export async function wholeIndex(
         await lease.release();
       }
     }
-    options.onIndexed?.(found.index);
+    if (!isMade) options.onIndexed?.(found.index);
     await sleep(pollMilliseconds, undefined, { ...(options.signal && { signal: options.signal }) }).catch(() => {});
     options.signal?.throwIfAborted();
   }
