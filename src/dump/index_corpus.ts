@@ -48,9 +48,9 @@ export interface IndexResult {
  * Makes the index of a corpus of files of GPT-2's text or tokens, `index.jsonl`, in the folder of a dump: where each of
  * its shards begins. Dumps with the same files, `context`, `shardTokens` and `limit` use it, and so do their parts and
  * the workers of a queue: none of them reads what lies before its shards. A dump makes it by itself on the way.
- * Processes that make the index of a large corpus in one folder at the same time share the work, also on several machines:
- * each reads other parts of it, of 32 MB or more. With `limit`, one makes it, and the others wait.
- * The same call goes on with one that was interrupted.
+ * Processes that make it in one folder at the same time, on one machine or several, share the work where the corpus is
+ * larger than 32 MB and 8 shards: each reads other slices of it. Smaller ones, and those with `limit`, are read by one
+ * process, and the others wait for it. The same call goes on with one that was interrupted.
  * @throws TypeError or RangeError for an option that cannot be; Error for a corpus that cannot be read or has no tokens,
  *   and when the folder has another index, or files of others.
  */

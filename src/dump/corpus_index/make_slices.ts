@@ -32,7 +32,9 @@ export interface SliceOptions {
   readonly sliceBytes?: number | undefined;
 }
 
-const pollMilliseconds = 100;
+/** Where another process has all slices that are left, and where the state at the start of a slice is not known. */
+const idleMilliseconds = 250;
+const stateMilliseconds = 50;
 const mostLosses = 5;
 
 export class SliceMaker implements RunHost {
@@ -80,7 +82,7 @@ export class SliceMaker implements RunHost {
         const free = left.filter((slice) => !claimed.has(slice));
         const taken = await this.#takeOne(free, claimed);
         if (taken) await this.#run(...taken);
-        else if (free.length === 0) await this.#pause();
+        else if (free.length === 0) await this.#pause(idleMilliseconds);
       }
     } finally {
       await this.#takeovers.close(this.#options.signal?.aborted === true);
@@ -193,7 +195,7 @@ export class SliceMaker implements RunHost {
       // The process that reads the slice that is missing may have ended. The state at its start is known.
       const taken = this.#takeovers.next([this.#states.length - 1]);
       if (taken) await this.#runMissing(...taken);
-      else await this.#pause();
+      else await this.#pause(stateMilliseconds);
     }
   }
 
@@ -237,9 +239,9 @@ export class SliceMaker implements RunHost {
     this.#options.onIndexed?.({ known: this.#known, tokens: this.#tokens, bytesElsewhere });
   }
 
-  async #pause(): Promise<void> {
+  async #pause(milliseconds: number): Promise<void> {
     const { signal } = this.#options;
-    await sleep(pollMilliseconds, undefined, { ...(signal && { signal }) }).catch(() => {});
+    await sleep(milliseconds, undefined, { ...(signal && { signal }) }).catch(() => {});
     signal?.throwIfAborted();
     this.#report();
   }

@@ -9,7 +9,9 @@ import { isIndexFile, sliceFile } from '../../../src/dump/format/manifest.js';
 import { checkedLine } from '../../../src/files/checked_lines.js';
 import type { Lease } from '../../../src/files/lease.js';
 import { DiskStore } from '../../../src/files/store/disk_store.js';
+import { openStore } from '../../../src/files/store/open_store.js';
 import { gpt2Tokenizer } from '../../../src/files/tokenizer/tokenizer.js';
+import { address, blobsOf, withBlobServer } from '../../support/blobs/blob_stores.js';
 import { withFolder } from '../../support/folders.js';
 import { rejects, suite } from '../../support/harness.js';
 import { type Random, random } from '../../support/random.js';
@@ -159,7 +161,7 @@ for (const [what, write] of Object.entries(corpora)) {
 test('threads that tokenise, and shards that are larger than a slice', () =>
   withFolder(async (folder) => {
     const path = join(folder, 'a.txt');
-    await writeFile(path, (await texts(3_000_000)).join('<|endoftext|>'));
+    await writeFile(path, (await texts(2_600_000)).join('<|endoftext|>'));
     await sameAsOnePass(folder, { files: [path], ...small, rowsPerShard: 1000, threads: 2 }, [1, 2]);
     // A slice is as large as several shards, but some texts have fewer bytes for each token than others.
     await writeFile(path, '9 漢 é\n'.repeat(60_000));
@@ -214,6 +216,17 @@ test('a maker that waits for another one says how far the index is', () =>
       'it said so while it waited',
     );
     assert.ok(seen.every(({ known, tokens }, i) => known <= shards && tokens >= (seen[i - 1]?.tokens ?? 0)));
+  }));
+
+test('in object storage', () =>
+  withText(async (_, making, expected) => {
+    await withBlobServer(async (server) => {
+      const made = await Promise.all([1, 2].map(() => makeIndex(openStore(address), making)));
+      assert.ok(made.every(({ bytesRead }) => bytesRead > 0));
+      const blobs = blobsOf(server);
+      assert.equal([...blobs.keys()], ['index.jsonl']);
+      assert.ok(blobs.get('index.jsonl')?.toString() === expected);
+    });
   }));
 
 // ---- what is wrong
