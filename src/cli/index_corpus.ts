@@ -18,8 +18,8 @@ interface IndexCommandOptions extends CorpusOptions {
 const help = `
 The index says where each shard of a dump begins in the text, so that parts of a dump, workers of a queue and a dump that
 goes on read nothing before their shards. A dump makes it by itself on the way, and sonde queue plan does before anything
-is computed. Ahead of time it is worth while for parts on many machines: each would wait until it is made. It is the file
-index.jsonl in the folder of the dump; a copy serves other folders, such as one for each part.
+is computed. It is the file index.jsonl in the folder of the dump; a copy serves other folders, such as one for each part.
+The same command on several machines that share the folder makes the index of a large corpus faster: they share the work.
 
 Examples:
   $ sonde index --text big.txt --out dump

@@ -15,6 +15,7 @@ import { checkRoom } from './shards/folder.js';
 export interface IndexProgress {
   readonly shards: number;
   readonly tokens: number;
+  /** Bytes that were read, those that other processes have read for the same index among them. */
   readonly bytesRead: number;
   /** The bytes of all files. */
   readonly totalBytes: number;
@@ -47,7 +48,9 @@ export interface IndexResult {
  * Makes the index of a corpus of files of GPT-2's text or tokens, `index.jsonl`, in the folder of a dump: where each of
  * its shards begins. Dumps with the same files, `context`, `shardTokens` and `limit` use it, and so do their parts and
  * the workers of a queue: none of them reads what lies before its shards. A dump makes it by itself on the way.
- * The same call goes on with one that was interrupted.
+ * Processes that make it in one folder at the same time, on one machine or several, share the work where the corpus is
+ * larger than 32 MB and 8 shards: each reads other slices of it. Smaller ones, and those with `limit`, are read by one
+ * process, and the others wait for it. The same call goes on with one that was interrupted.
  * @throws TypeError or RangeError for an option that cannot be; Error for a corpus that cannot be read or has no tokens,
  *   and when the folder has another index, or files of others.
  */
@@ -85,7 +88,10 @@ export async function indexCorpus(options: IndexOptions): Promise<IndexResult> {
     const totalBytes = corpusBytes(sources) as number;
     const { known, tokens } = await wholeIndex(store, reader, header, {
       signal,
-      onIndexed: ({ known, tokens }) => options.onProgress?.({ shards: known, tokens, bytesRead, totalBytes }),
+      onIndexed: ({ known, tokens, bytesElsewhere = 0 }) => {
+        const read = Math.min(bytesRead + bytesElsewhere, totalBytes);
+        options.onProgress?.({ shards: known, tokens, bytesRead: read, totalBytes });
+      },
     });
     if (known === 0) throw new Error('indexCorpus: the corpus has no tokens');
     return { out, shards: known, tokens, bytesRead };

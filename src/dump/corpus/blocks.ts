@@ -40,6 +40,17 @@ export interface FirstBlock {
   readonly begin: BlockBegin;
   /** The number of tokens in the blocks before it. */
   readonly tokensBefore: number;
+  /**
+   * What the block has before the place: complete rows, and tokens of the next one. Such a block comes without them, and
+   * without its beginning: it only shows where the next one begins.
+   */
+  readonly filled?: Filling | undefined;
+}
+
+/** Complete rows of a block, and the tokens of the row behind them. */
+export interface Filling {
+  readonly rows: number;
+  readonly length: number;
 }
 
 export interface BlockOptions {
@@ -57,7 +68,7 @@ export interface BlockOptions {
 export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: BlockOptions): AsyncGenerator<Block> {
   const { limit = Number.POSITIVE_INFINITY, first } = options;
   let number = first?.number ?? 0;
-  let block: BlockBuilder | undefined;
+  let block = first?.filled && new BlockBuilder(number++, options, first.begin.position, undefined, first.filled);
   let total = first?.tokensBefore ?? 0;
   let document = first?.begin.document ?? 0;
   let position = first?.begin.position ?? 0; // in the document
@@ -121,8 +132,11 @@ class BlockBuilder {
     { context, rowsPerBlock }: BlockOptions,
     firstPosition: number,
     begin: BlockBegin | undefined,
+    filled: Filling = { rows: 0, length: 0 },
   ) {
     this.#number = number;
+    this.#rows = filled.rows;
+    this.#length = filled.length;
     this.#begin = begin;
     this.#firstPosition = firstPosition;
     this.#context = context;

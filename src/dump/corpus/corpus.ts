@@ -15,7 +15,7 @@ import { formatByName, type Head, headBytes, headOf, jsonLinesProblem, textProbl
 import { describeItem, type Encoding, encodedChunks, encodingOf } from './encoding.js';
 import { type ByteRange, OpenFiles } from './open_files.js';
 import type { ChunkStart, SectionRequest, SectionTokens } from './section_tokens.js';
-import { lineCutter, sectionBytes, sectionsOf, textCutter, tokenCutter } from './sections.js';
+import { type Cutter, firstCut, lineCutter, sectionBytes, sectionsOf, textCutter, tokenCutter } from './sections.js';
 import {
   looked,
   type TokenDType,
@@ -25,7 +25,7 @@ import {
   tokenDTypes,
   tokenLayout,
 } from './token_layout.js';
-import { type TokenizerThreads, tokenised } from './tokenizer_threads.js';
+import { type TokenisedSection, type TokenizerThreads, tokenised } from './tokenizer_threads.js';
 
 export type CorpusKind = 'text' | 'jsonl' | 'tokens';
 
@@ -266,25 +266,57 @@ export async function* readCorpus(
   options: ReadOptions,
   range: CorpusRange = { from: { source: 0, offset: 0 } },
 ): AsyncGenerator<TokenChunk> {
-  const encoding = encodingOf(options);
+  const open = new OpenDocument(sources, range.from);
+  for await (const section of readSections(sources, options, range)) {
+    const { documents } = section.request;
+    if (documents) yield* readItems(documents, encodingOf(options));
+    else yield* chunksIn(section, open);
+  }
+}
+
+/** A section of a corpus with its tokens, or documents that are no bytes. */
+export type CorpusSection = TokenisedSection<LocatedSection>;
+
+/** The sections of a corpus, or of a part of it, in order. */
+export function readSections(
+  sources: readonly Source[],
+  options: ReadOptions,
+  range: CorpusRange,
+): AsyncGenerator<CorpusSection> {
   const threads = options.threads?.canEncodeAs(options.encode) ? options.threads : undefined;
-  const results = tokenised(sectionsIn(sources, options, range), encoding, { threads, signal: options.signal });
-  let isOpen = range.from.offset > 0; // whether the document has begun before
-  for await (const { request, result } of results) {
-    if (request.documents) {
-      yield* readItems(request.documents, encoding);
-      continue;
-    }
-    for (let i = 0; i < result.ends.length; i++) {
-      const [begin, end] = [i === 0 ? 0 : (result.ends[i - 1] as number), result.ends[i] as number];
-      const ends = result.documentEnds[i] === 1;
-      yield { tokens: result.tokens.subarray(begin, end), ends, start: startOf(request, result, i) };
-      isOpen = !ends;
-    }
-    if (result.problem) throw result.problem;
-    if (!request.isLast) continue;
-    if (isOpen) yield { tokens: [], ends: true };
-    isOpen = false;
+  const sections = sectionsIn(sources, options, range);
+  return tokenised(sections, encodingOf(options), { threads, signal: options.signal });
+}
+
+/** The tokens of a section. `open` has seen the sections before it. @throws Error that says what is wrong in it. */
+export function* chunksIn(section: CorpusSection, open: OpenDocument): Generator<TokenChunk> {
+  const { request, result } = section;
+  for (let i = 0; i < result.ends.length; i++) {
+    const [begin, end] = [i === 0 ? 0 : (result.ends[i - 1] as number), result.ends[i] as number];
+    const ends = result.documentEnds[i] === 1;
+    yield { tokens: result.tokens.subarray(begin, end), ends, start: startOf(request, result, i) };
+  }
+  if (result.problem) throw result.problem;
+  if (open.endsBehind(section)) yield { tokens: [], ends: true };
+}
+
+/** Knows whether a document is open, which ends where its source does. */
+export class OpenDocument {
+  #isOpen: boolean;
+
+  /** For sections from a place on. Where a source goes on, so does a document, but each line of JSON has its own end. */
+  constructor(sources: readonly Source[], { source, offset }: CorpusPlace) {
+    this.#isOpen = offset > 0 && sources[source]?.kind !== 'jsonl';
+  }
+
+  /** To be called for each section in order. Returns whether a document ends behind its last chunk. */
+  endsBehind({ request, result }: CorpusSection): boolean {
+    const last = result.documentEnds.at(-1);
+    if (last !== undefined) this.#isOpen = last === 0;
+    if (!request.isLast) return false;
+    const ends = this.#isOpen;
+    this.#isOpen = false;
+    return ends;
   }
 }
 
@@ -299,7 +331,7 @@ function startOf({ index, offset }: LocatedSection, result: SectionTokens, i: nu
 }
 
 /** A section of a source, or documents that are no bytes. */
-interface LocatedSection extends SectionRequest {
+export interface LocatedSection extends SectionRequest {
   /** The index of the source. */
   readonly index: number;
   readonly documents?: AsyncIterable<unknown>;
@@ -352,11 +384,41 @@ async function* sectionsOfSource(
     return;
   }
   const kind = source.kind === 'jsonl' ? 'jsonl' : 'text';
-  const cutter = kind === 'jsonl' ? lineCutter : textCutter;
+  const { cutter } = cutting(source);
   let skipped = character;
   for await (const section of sectionsOf(chunks, cutter, { offset, lines, size, goesOn })) {
     yield { ...section, index, origin, source: { kind, asIs: hints.asIs === true }, character: skipped };
     skipped = undefined;
+  }
+}
+
+/** How the bytes of a source are cut, and the byte from which sections are counted. */
+function cutting({ kind, layout }: Source): { readonly cutter: Cutter; readonly origin: number } {
+  if (layout) return { cutter: tokenCutter(tokenBytes[layout.dtype]), origin: layout.offset };
+  return { cutter: kind === 'jsonl' ? lineCutter : textCutter, origin: 0 };
+}
+
+/** The first multiple of a section's size at or after a byte of a file, counted as its sections are. */
+export function nominalStart(source: Source, at: number, size: number): number {
+  const { origin } = cutting(source);
+  return origin + size * Math.ceil(Math.max(0, at - origin) / size);
+}
+
+/**
+ * Where the first section begins that begins at a nominal place in a file or after it; undefined when none does. It
+ * reads no more than what lies around.
+ */
+export async function sectionStart(source: Source, nominal: number, files: OpenFiles): Promise<number | undefined> {
+  const path = nameOf(source);
+  try {
+    const read = async (from: number, length: number) => {
+      const parts: Buffer[] = [];
+      for await (const part of files.read(path, { from, to: from + length }, length)) parts.push(part);
+      return Buffer.concat(parts);
+    };
+    return await firstCut(read, cutting(source), nominal);
+  } catch (cause) {
+    throw unreadable(path, cause);
   }
 }
 

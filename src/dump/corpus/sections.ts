@@ -83,6 +83,29 @@ export async function* sectionsOf(
 /** The bytes before an index that may decide whether it is a cut. */
 const lookBack = 2 * endOfText.length;
 
+/**
+ * The first cut at or after a multiple of the size of sections, `nominal`, in a file of which `read` gives so many bytes
+ * from an offset on, or what is left of it. Undefined when that is the end of the file.
+ */
+export async function firstCut(
+  read: (from: number, length: number) => Promise<Buffer>,
+  { cutter, origin }: { readonly cutter: Cutter; readonly origin: number },
+  nominal: number,
+): Promise<number | undefined> {
+  const begin = Math.max(origin, nominal - lookBack * tokenWidths);
+  for (let length = 2 ** 14; ; length *= 4) {
+    const bytes = await read(begin, length);
+    const isWhole = bytes.length < length;
+    if (isWhole && bytes.length <= nominal - begin) return undefined;
+    const cut = cutter.cutFrom(bytes, nominal - begin, isWhole);
+    if (cut >= 0 && cut < bytes.length) return begin + cut;
+    if (isWhole) return undefined;
+  }
+}
+
+/** Where reading begins before a cut, tokens of any width are whole. */
+const tokenWidths = 8;
+
 /** Bytes that were read and belong to no section yet. */
 class HeldBytes {
   #bytes = Buffer.alloc(0);

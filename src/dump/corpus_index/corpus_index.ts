@@ -17,6 +17,7 @@ import {
   readEntry,
   readHeader,
 } from './index_format.js';
+import { clearSlices } from './slice_files.js';
 
 /** An index as far as it is known. Shards are added in order. */
 export class CorpusIndex {
@@ -287,6 +288,7 @@ export class IndexWriter {
   async close(): Promise<void> {
     await this.#writing.catch(() => {});
     await this.#closeFile().catch(() => {}); // what was appended lasts already
+    if (this.#lease && this.#written > 0) await clearSlices(this.#store).catch(() => {}); // the next process does
     if (!this.#isLent) await this.#lease?.release();
     this.#lease = undefined;
   }

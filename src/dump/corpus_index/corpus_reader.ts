@@ -4,14 +4,19 @@ import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { type Block, blocksOf } from '../corpus/blocks.js';
 import {
   type CorpusPlace,
+  type CorpusSection,
   isSeekable,
+  nominalStart,
   type ReadOptions,
   readCorpus,
+  readSections,
   type Source,
+  sectionStart,
   type TokenChunk,
   unreadable,
 } from '../corpus/corpus.js';
 import { OpenFiles } from '../corpus/open_files.js';
+import { sectionBytes } from '../corpus/sections.js';
 import { TokenizerThreads } from '../corpus/tokenizer_threads.js';
 import type { DumpSettings } from '../format/settings.js';
 import type { CorpusIndex } from './corpus_index.js';
@@ -34,7 +39,7 @@ export interface CutOptions {
   readonly encode: (text: string) => number[];
 }
 
-export interface ReaderOptions extends Pick<ReadOptions, 'onBytes' | 'signal'> {
+export interface ReaderOptions extends Pick<ReadOptions, 'onBytes' | 'signal' | 'sectionBytes'> {
   /** The threads that text is tokenised on; as `TokenizerThreads` when left out. */
   readonly threads?: TokenizerThreads;
 }
@@ -42,7 +47,7 @@ export interface ReaderOptions extends Pick<ReadOptions, 'onBytes' | 'signal'> {
 export class CorpusReader {
   /** What an index of the corpus is of; undefined where there can be none. */
   readonly header: IndexHeader | undefined;
-  readonly #sources: readonly Source[];
+  readonly sources: readonly Source[];
   readonly #cut: CutOptions;
   readonly #options: ReaderOptions;
   readonly #threads: TokenizerThreads;
@@ -50,7 +55,7 @@ export class CorpusReader {
   #index: CorpusIndex | undefined;
 
   constructor(sources: readonly Source[], cut: CutOptions, options: ReaderOptions = {}) {
-    this.#sources = sources;
+    this.sources = sources;
     this.#cut = cut;
     this.#options = options;
     this.#threads = options.threads ?? new TokenizerThreads();
@@ -61,8 +66,8 @@ export class CorpusReader {
 
   // A tokenizer of the user's own may give other tokens when it is given the text in other pieces.
   #isKnown(): boolean {
-    const isText = this.#sources.some(({ kind }) => kind !== 'tokens');
-    return isSeekable(this.#sources) && (!isText || this.#cut.encode === gpt2Tokenizer().encode);
+    const isText = this.sources.some(({ kind }) => kind !== 'tokens');
+    return isSeekable(this.sources) && (!isText || this.#cut.encode === gpt2Tokenizer().encode);
   }
 
   /** The index that blocks are looked up in. It may grow. */
@@ -73,15 +78,11 @@ export class CorpusReader {
   /** The blocks of shards [from, to). Shard `from` must be 0, or in the index. */
   async *blocks(from = 0, to = Number.POSITIVE_INFINITY): AsyncGenerator<Block> {
     if (from >= to) return;
-    const { settings, rowsPerShard, encode } = this.#cut;
+    const { settings, rowsPerShard } = this.#cut;
     const index = this.#index;
     const entry = from === 0 ? undefined : this.#entry(from);
     const first = entry && firstBlockOf(entry, (index as CorpusIndex).tokensBefore(from));
-    const reading: ReadOptions = {
-      ...this.#options,
-      ...{ encode, nVocab: settings.model.vocabulary, files: this.#files, threads: this.#threads },
-    };
-    const chunks = this.#chunks(reading, first?.begin.place ?? { source: 0, offset: 0 }, index?.entry(to));
+    const chunks = this.#chunks(this.#reading, first?.begin.place ?? { source: 0, offset: 0 }, index?.entry(to));
     const cut = { context: settings.context, rowsPerBlock: rowsPerShard, limit: settings.limit ?? undefined, first };
     let next = from;
     for await (const block of blocksOf(chunks, cut)) {
@@ -92,6 +93,27 @@ export class CorpusReader {
     }
     const known = Math.min(to, index?.known ?? 0);
     if (next < known) throw this.#changed(index?.entry(next) as IndexEntry, `ends before shard ${next}`);
+  }
+
+  get #reading(): ReadOptions {
+    const { settings, encode } = this.#cut;
+    const { vocabulary: nVocab } = settings.model;
+    return { ...this.#options, ...{ encode, nVocab, files: this.#files, threads: this.#threads } };
+  }
+
+  /** The sections of the corpus from the beginning of one of them on. */
+  sections(from: CorpusPlace): AsyncGenerator<CorpusSection> {
+    return readSections(this.sources, this.#reading, { from });
+  }
+
+  /** The nominal place of a section at a byte of a file or after it, which may lie behind the file's end. */
+  nominalStart(source: number, at: number): number {
+    return nominalStart(this.sources[source] as Source, at, this.#options.sectionBytes ?? sectionBytes);
+  }
+
+  /** Where the first section begins at a nominal place or after it; undefined where the file has none. */
+  sectionStart({ source, offset }: CorpusPlace): Promise<number | undefined> {
+    return sectionStart(this.sources[source] as Source, offset, this.#files);
   }
 
   #entry(shard: number): IndexEntry {
@@ -107,13 +129,13 @@ export class CorpusReader {
    * bit, as the shard before ends a little behind it.
    */
   async *#chunks(reading: ReadOptions, from: CorpusPlace, end: IndexEntry | undefined): AsyncGenerator<TokenChunk> {
-    if (!end) return yield* readCorpus(this.#sources, reading, { from });
+    if (!end) return yield* readCorpus(this.sources, reading, { from });
     const { source, offset, lines } = end;
     const isBehind = source > from.source || offset > from.offset;
-    if (isBehind) yield* readCorpus(this.#sources, reading, { from, until: { source, offset } });
+    if (isBehind) yield* readCorpus(this.sources, reading, { from, until: { source, offset } });
     const place = isBehind ? { source, offset, ...(lines !== undefined && { lines }) } : from;
     const { threads, ...alone } = reading;
-    yield* readCorpus(this.#sources, { ...alone, sectionBytes: 2 ** 14 }, { from: place });
+    yield* readCorpus(this.sources, { ...alone, sectionBytes: 2 ** 14 }, { from: place });
   }
 
   /** @throws Error when the index says that a block is another one. */
@@ -124,8 +146,8 @@ export class CorpusReader {
   }
 
   #changed({ shard, source, offset }: IndexEntry, what: string): Error {
-    const [name, last] = [source, this.#index?.entry(shard + 1)?.source ?? this.#sources.length - 1].map(
-      (i) => this.#sources[i]?.path,
+    const [name, last] = [source, this.#index?.entry(shard + 1)?.source ?? this.sources.length - 1].map(
+      (i) => this.sources[i]?.path,
     );
     const files = name === last ? `${name}, from byte ${offset} on,` : `${name}, or a file behind it up to ${last},`;
     return new Error(
@@ -136,7 +158,7 @@ export class CorpusReader {
 
   /** The digest of some bytes of the corpus where a shard begins. */
   async sampleOf({ source, offset, character = 0 }: Omit<IndexEntry, 'sample'>): Promise<string> {
-    const path = this.#sources[source]?.path ?? '';
+    const path = this.sources[source]?.path ?? '';
     const from = offset + character;
     const parts: Buffer[] = [];
     try {

@@ -1,49 +1,57 @@
-// Makes the index of a corpus in the folder of a dump, or waits until another process has made it.
+// Makes the index of a corpus in the folder of a dump: a large one together with the other processes that need it, and
+// else in one pass of one process, for which the others wait.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Store } from '../../files/store/store.js';
 import type { Block } from '../corpus/blocks.js';
 import { onDisk } from '../format/disk.js';
-import { indexFile, indexLease, isIndexFile } from '../format/manifest.js';
+import { indexFile, indexLease, isIndexFile, isSliceFile } from '../format/manifest.js';
 import { type CorpusIndex, type FoundIndex, IndexWriter, readIndex } from './corpus_index.js';
 import type { CorpusReader } from './corpus_reader.js';
-import { entryOf, type IndexEntry, type IndexHeader } from './index_format.js';
-
-export interface MakingOptions {
-  readonly signal?: AbortSignal | undefined;
-  /** Called with what is known so far, also while another process makes the index. */
-  readonly onIndexed?: (known: CorpusIndex) => void;
-}
+import { entryOf, firstLine, type IndexEntry, type IndexHeader } from './index_format.js';
+import { SliceMaker, type SliceOptions } from './make_slices.js';
+import { clearSlices } from './slice_files.js';
 
 const pollMilliseconds = 500;
 
 /**
- * The whole index of a corpus of files (`header` is the reader's), which the reader uses from then on. It is made where a part of it ends, in one
- * pass over the corpus; if another process makes it at this time, it is waited for. For a corpus without tokens, it has
- * no shards, and nothing is written.
+ * The whole index of a corpus of files (`header` is the reader's), which the reader uses from then on. A large corpus is
+ * divided into slices: processes that need the index at the same time share them, and one that is alone reads them all
+ * in one pass. A small corpus, one with a limit, and one of whose index a part is there, are read in one pass by one
+ * process, and the others wait for it. For a corpus without tokens, the index has no shards, and nothing is written.
  * @throws Error when the corpus cannot be read, or when the folder has the index of another one.
  */
 export async function wholeIndex(
   store: Store,
   reader: CorpusReader,
   header: IndexHeader,
-  options: MakingOptions = {},
+  options: SliceOptions = {},
 ): Promise<CorpusIndex> {
+  const maker = new SliceMaker(store, reader, header, options);
+  let [isShared, hasShared] = [maker.slices.count > 1, false];
   for (;;) {
     const found = await readIndex(store, header);
     if (found.index.isComplete && found.isClean) {
+      if (hasShared) await clearIndex(store); // a slice may have been made twice
       reader.use(found.index);
       return found.index;
     }
+    const isMade = isShared && (await areMade(maker, options.signal));
+    hasShared ||= isShared;
+    if (!isMade && !(await store.find(indexFile))) isShared = false;
     const lease = await onDisk(store.pathOf(indexLease), store.takeLease(indexLease));
     if (typeof lease !== 'string') {
       try {
         const now = await readIndex(store, header); // another process may have gone on with it before
-        return await make(now, new IndexWriter(store, now, lease), reader, options);
+        const index = isMade && isNone(now) ? joinedBy(maker) : undefined;
+        if (!index) return await make(now, new IndexWriter(store, now, lease), reader, options);
+        await writeWhole(store, index);
+        reader.use(index);
+        return index;
       } finally {
         await lease.release();
       }
     }
-    options.onIndexed?.(found.index);
+    if (!isMade) options.onIndexed?.(found.index);
     await sleep(pollMilliseconds, undefined, { ...(options.signal && { signal: options.signal }) }).catch(() => {});
     options.signal?.throwIfAborted();
   }
@@ -51,7 +59,9 @@ export async function wholeIndex(
 
 /** Removes what a killed process has left of an index, unless another one is making it. */
 export async function clearIndex(store: Store): Promise<void> {
-  const left = (await store.list()).filter((name) => isIndexFile(name) && name !== indexFile);
+  const names = await store.list();
+  const isThere = names.includes(indexFile); // until then, its slices are what has been made of it
+  const left = names.filter((name) => isIndexFile(name) && name !== indexFile && (isThere || !isSliceFile(name)));
   if (left.length === 0) return;
   const lease = await store.takeLease(indexLease);
   if (typeof lease === 'string') return;
@@ -62,11 +72,41 @@ export async function clearIndex(store: Store): Promise<void> {
   }
 }
 
+/**
+ * Makes the slices of an index with other processes. Returns whether they are all done. What is wrong with the corpus or
+ * the folder is found again by the pass of one process, which knows the place.
+ */
+async function areMade(maker: SliceMaker, signal: AbortSignal | undefined): Promise<boolean> {
+  try {
+    return await maker.make();
+  } catch {
+    signal?.throwIfAborted();
+    return false;
+  }
+}
+
+const isNone = ({ index, isClean }: FoundIndex): boolean => index.known === 0 && isClean;
+
+/** The index of all slices; undefined when they do not join up, as files from elsewhere may not. */
+function joinedBy(maker: SliceMaker): CorpusIndex | undefined {
+  try {
+    return maker.joined();
+  } catch {
+    return undefined;
+  }
+}
+
+async function writeWhole(store: Store, index: CorpusIndex): Promise<void> {
+  const text = `${firstLine(index.header)}\n${index.text(0)}`;
+  if (index.known > 0) await onDisk(store.pathOf(indexFile), store.writeText(indexFile, text));
+  await onDisk(store.pathOf(indexFile), clearSlices(store));
+}
+
 async function make(
   { index }: FoundIndex,
   writer: IndexWriter,
   reader: CorpusReader,
-  { signal, onIndexed }: MakingOptions,
+  { signal, onIndexed }: SliceOptions,
 ): Promise<CorpusIndex> {
   reader.use(index);
   const recorder = new IndexRecorder(index, reader);

@@ -92,9 +92,18 @@ export const indexFile = 'index.jsonl';
 /** The name of the lease that is held by the process that writes the index. */
 export const indexLease = `${indexFile}.claim`;
 
-/** Whether a file is the index of the corpus, an unfinished one, or the file of its lease. */
+const slicePrefix = `${indexFile}.slice-`;
+
+/** The name of a file of a slice of the index, by the slice's number. */
+export const sliceFile = (slice: number, what: 'summary' | 'entries' | 'claim'): string =>
+  `${slicePrefix}${slice}.${what}`;
+
+/** Whether a file is one of a slice of the index, an unfinished one, or that of its lease. */
+export const isSliceFile = (name: string): boolean => name.startsWith(slicePrefix);
+
+/** Whether a file is the index of the corpus, an unfinished one, one of its slices, or the file of its lease. */
 export const isIndexFile = (name: string): boolean =>
-  name === indexFile || name.startsWith(indexLease) || unfinishedOf(name) === indexFile;
+  name === indexFile || name.startsWith(indexLease) || isSliceFile(name) || unfinishedOf(name) === indexFile;
 
 /** The name of the lease that is held by the process that writes the dump, or the part. */
 export const leaseFile = (part: Part): string => `${manifestFile(part)}.claim`;

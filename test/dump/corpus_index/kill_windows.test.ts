@@ -16,6 +16,7 @@ import { Transformer } from '../../../src/transformer/transformer.js';
 import { withFolder } from '../../support/folders.js';
 import { rejects, suite } from '../../support/harness.js';
 import { contentsOf, sampleText } from '../folders.js';
+import { makeIndex } from './making.js';
 
 const test = suite('kill windows');
 test.limit(180_000);
@@ -196,6 +197,35 @@ test('and so do parts, before they are merged', () =>
     await mergeDumps(merged);
     await dump(request(join(folder, 'one')));
     assert.equal(await contentsOf(merged), await contentsOf(join(folder, 'one')));
+  }));
+
+test('an index in slices, killed before any of its changes, is made by the next process, a dump or a part', () =>
+  withFolder(async (folder) => {
+    const stories = (await readFile(sampleText, 'utf8')).replaceAll('<|endoftext|>', '');
+    const files = Array.from({ length: 4 }, (_, i) => join(folder, `${i}.txt`));
+    for (const [i, file] of files.entries()) await writeFile(file, stories.slice(2200 * i, 2200 * (i + 1)));
+    const sliced = async (out: string) => {
+      await mkdir(out, { recursive: true });
+      const making = { files, context: cut.context, rowsPerShard: cut.shardTokens / cut.context, sliceBytes: 2200 };
+      assert.is((await makeIndex(new DiskStore(out), making)).slices, 4);
+    };
+    const windows = [
+      /^take index\.jsonl\.slice-0\.claim/,
+      /^write index\.jsonl\.slice-0\.summary/,
+      /^take index\.jsonl\.slice-1\.claim/,
+      /^write index\.jsonl\.slice-0\.entries/,
+      /^release index\.jsonl\.slice-0\.claim/,
+      /^write index\.jsonl\.slice-3\.entries/,
+      /^take index\.jsonl\.claim/,
+      /^write index\.jsonl/,
+      /^remove index\.jsonl\.slice-/,
+      /^release index\.jsonl\.claim/,
+    ];
+    await diesAnywhere(folder, { make: sliced, windows });
+    const request = { model, corpus: files, locations: ['resid/post_emb'], ...cut };
+    await diesAnywhere(folder, { make: sliced, windows }, (out) => dump({ ...request, out }));
+    const part = (out: string) => dump({ ...request, out, shard: { index: 1, count: 20 } });
+    await diesAnywhere(folder, { make: sliced, windows }, part);
   }));
 
 test('an index of which a part was written before the disk failed is whole when the same process writes it again', () =>
