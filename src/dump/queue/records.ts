@@ -19,6 +19,9 @@ const longestPauseMilliseconds = 60_000;
 /** Growing pauses, for `settings.backoffStrategy` of a worker. What a record says of pauses is ignored. */
 export const pauseAfter = (attempts: number): number => Math.min(1000 * 2 ** attempts, longestPauseMilliseconds);
 
+/** The pause in milliseconds before a job is tried again that another process is at. It looks each time for a second. */
+export const pauseWhileWritten = 10_000;
+
 /** The error of a record that cannot be a job of sonde's. */
 export class BrokenRecord extends Error {
   readonly id: string;
