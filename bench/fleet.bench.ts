@@ -8,7 +8,7 @@ import { noRedis } from '../test/support/redis.js';
 import { comparisonTable } from './fleet/comparison.js';
 import { measure } from './fleet/measure.js';
 import { fleet } from './fleet/parameters.js';
-import { attemptsTable, indexTable, lossTable, seeds, sizeTable, weatherTable } from './fleet/tables.js';
+import { indexTable, lossTable, seeds, sizeTable, weatherTable } from './fleet/tables.js';
 
 const [seed, rounds] = [process.argv[2] ?? 1, process.argv[3] ?? 3].map(Number) as [number, number];
 
@@ -38,8 +38,6 @@ heading('Shards, lives and restarts');
 console.log(weatherTable(seed));
 heading('Where the work goes: shards of 2^20 tokens, lives of 20 minutes');
 console.log(lossTable(seed));
-heading('Attempts: shards of 2^22 tokens, a Redis that forgets');
-console.log(attemptsTable(seed));
 heading('What the index saves: shards of 2^20 tokens');
 console.log(indexTable(seed));
 heading('The size of shards: lives of 20 minutes');

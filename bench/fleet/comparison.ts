@@ -17,11 +17,11 @@ function simulated(real: RealFleet, { between, starts }: RealOutcome): Fleet {
   const { shards, shardTokens, workers, life, replacement, redis } = real;
   const shardSeconds = median(between);
   return {
-    ...{ shards, shardTokens, workers, life, lives: 'exponential', replacement, attempts: 20 },
+    ...{ shards, shardTokens, workers, life, lives: 'exponential', replacement },
     lock: 2, // that of the workers of tests
     speed: shardTokens / shardSeconds,
     start: mean(starts),
-    ...{ begin: 0.01, finish: 0.05, retried: 600, until: 3600 },
+    ...{ begin: 0.01, finish: 0.05, until: 3600 },
     reading: { way: 'index', tokensPerSecond: Number.POSITIVE_INFINITY, seek: 0 }, // it is in the measured time
     ...(redis && { redis: { ...redis, lost: 0 } }), // this Redis is stopped well
   };

@@ -45,11 +45,7 @@ export interface Fleet {
   readonly reading: Reading;
   /** The lock of a job, and the pause between two looks for jobs without one: `--lock`. */
   readonly lock: number;
-  /** `--attempts` */
-  readonly attempts: number;
   readonly redis?: Restarts | undefined;
-  /** From the first shard that is given up until someone calls `sonde queue status --retry`. */
-  readonly retried: number;
   /** The simulation ends then, whether the dump is done or not. */
   readonly until: number;
 }
@@ -70,8 +66,6 @@ export const fleet: Fleet = {
   finish: 3, // 1,536 bytes a token (a location of GPT-2 small in bfloat16) at 0.5 GB/s; hashing and syncing are measured
   reading: { way: 'index', tokensPerSecond: 7e6, seek: 0.01 }, // measured by npm run bench:tokenizer
   lock: 30, // the default of --lock
-  attempts: 3, // the default of --attempts
-  retried: 600, // assumed: someone looks every ten minutes
   until: 24 * hour,
 };
 

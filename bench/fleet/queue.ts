@@ -1,5 +1,6 @@
 // The jobs of a dump in Redis, by BullMQ's rules: locks that must be renewed, jobs without one that go back to the front
-// of the queue, failed attempts that come again behind all others, and a server that restarts.
+// of the queue, jobs that a lease refuses and that come again behind all others, and a server that restarts.
+import { pauseWhileWritten } from '../../src/dump/queue/records.js';
 import type { Fleet } from './parameters.js';
 import type { Timeline } from './timeline.js';
 
@@ -7,12 +8,11 @@ import type { Timeline } from './timeline.js';
 export type Token = symbol;
 
 interface Job {
-  state: 'waiting' | 'active' | 'delayed' | 'done' | 'given up';
+  state: 'waiting' | 'active' | 'delayed' | 'done';
   token: Token | undefined;
   lockedUntil: number;
   /** Seen without a renewal since: the next look takes it from its worker if the lock has run out. */
   isSuspect: boolean;
-  failures: number;
 }
 
 /** What a restart may undo: the time, and the way back. */
@@ -24,14 +24,11 @@ interface Change {
 export interface QueueCounts {
   /** Jobs that were taken from a worker that had not renewed its lock. */
   stalled: number;
-  givenUp: number;
   restarts: number;
 }
 
-const longestPause = 60;
-
 export class SimulatedQueue {
-  readonly counts: QueueCounts = { stalled: 0, givenUp: 0, restarts: 0 };
+  readonly counts: QueueCounts = { stalled: 0, restarts: 0 };
   isUp = true;
   done = 0;
   readonly #time: Timeline;
@@ -108,12 +105,12 @@ export class SimulatedQueue {
     });
   }
 
-  fail(number: number, token: Token): void {
+  /** A living worker has the lease of the shard: the job comes again after a pause. */
+  refuse(number: number, token: Token): void {
     const job = this.#held(number, token);
     if (!job) return;
-    job.failures++;
-    if (job.failures >= this.#fleet.attempts) this.#giveUp(number, job);
-    else this.#delay(number, job, Math.min(2 ** job.failures, longestPause));
+    this.#enter(number, job, 'delayed');
+    this.#time.after(pauseWhileWritten / 1000, () => this.whenUp(() => this.#addAgain(number, job)));
   }
 
   /** Redis stops, and comes back after a while. */
@@ -151,7 +148,7 @@ export class SimulatedQueue {
   }
 
   #plan(): void {
-    const job = (): Job => ({ state: 'waiting', token: undefined, lockedUntil: 0, isSuspect: false, failures: 0 });
+    const job = (): Job => ({ state: 'waiting', token: undefined, lockedUntil: 0, isSuspect: false });
     for (let number = 0; number < this.#fleet.shards; number++) {
       this.#jobs[number] = job();
       this.#waiting.push(number);
@@ -194,20 +191,8 @@ export class SimulatedQueue {
     if (this.counts.stalled > before) this.#onJobs();
   }
 
-  #delay(number: number, job: Job, seconds: number): void {
-    this.#enter(number, job, 'delayed');
-    this.#time.after(seconds, () => this.whenUp(() => this.#add(number, job, 'delayed')));
-  }
-
-  #giveUp(number: number, job: Job): void {
-    this.#enter(number, job, 'given up');
-    this.counts.givenUp++;
-    this.#time.after(this.#fleet.retried, () => this.whenUp(() => this.#add(number, job, 'given up')));
-  }
-
-  #add(number: number, job: Job, from: Job['state']): void {
-    if (this.#jobs[number] !== job || job.state !== from) return; // forgotten meanwhile
-    if (from === 'given up') job.failures = 0;
+  #addAgain(number: number, job: Job): void {
+    if (this.#jobs[number] !== job || job.state !== 'delayed') return; // forgotten meanwhile
     this.#enter(number, job, 'waiting');
     this.#waiting.push(number);
     this.#onJobs();

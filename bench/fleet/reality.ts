@@ -91,7 +91,7 @@ class Reality {
     await writeFile(this.#corpus, sample.repeat(Math.ceil((shards * shardTokens * 6) / sample.length)));
     const words = ['--text', this.#corpus, '--hook', '1/resid/post_mlp', '--context', '128', '--out', this.#out];
     const size = ['--shard-tokens', `${shardTokens}`, '--limit', `${shards * shardTokens}`];
-    good(await run(['queue', 'plan', '--redis', this.#redis.url, '--attempts', '20', ...words, ...size]));
+    good(await run(['queue', 'plan', '--redis', this.#redis.url, ...words, ...size]));
     const start = performance.now();
     const slots = Array.from({ length: workers }, () => this.#fillSlot());
     const restarts = this.#restartRedis();

@@ -241,7 +241,7 @@ class Simulation {
       end(() => this.#queue.complete(number, token));
     } else if (this.#lease[number]) {
       this.#refused++;
-      this.#after(worker, leaseSeconds, () => end(() => this.#queue.fail(number, token)));
+      this.#after(worker, leaseSeconds, () => end(() => this.#queue.refuse(number, token)));
     } else {
       this.#lease[number] = worker;
       attempt.phase = 'queued';

@@ -84,12 +84,11 @@ export function lossTable(seed: number): string {
       part(({ lost }) => lost.waiting + lost.finishing),
       part(({ read }) => read),
       count(({ refused }) => refused),
-      count(({ givenUp }) => givenUp),
       ratio(outcomes, timeOf),
     ];
   });
   const head = ['Redis', 'restarts', 'workers killed', 'shards lost', 'lost while computed', 'lost while synced'];
-  return table([...head, 'reading', 'refused by a lease', 'given up', 'time'], rows);
+  return table([...head, 'reading', 'refused by a lease', 'time'], rows);
 }
 
 // ---- the index of the corpus
@@ -134,18 +133,4 @@ export function sizeTable(seed: number): string {
   );
   const head = ['tokens/s', 'tokens a shard', 'shards', 'seconds a shard', 'computing', 'estimate', 'time'];
   return table(head, rows);
-}
-
-// ---- attempts
-
-/** With large shards, and a Redis that forgets: jobs are planned again while their first workers still compute them. */
-export function attemptsTable(seed: number): string {
-  const large = { ...fleet, ...withShards(2 ** 22), redis: restarts.forgotten };
-  const rows = [3, 10].map((attempts) => {
-    const outcomes = outcomesOf({ ...large, attempts }, seed);
-    const count = (of: (outcome: Outcome) => number) => mean(outcomes.map(of)).toFixed(0);
-    const counts = [count(({ refused }) => refused), count(({ givenUp }) => givenUp)];
-    return [`${attempts}`, ...counts, ratio(outcomes, workOf), ratio(outcomes, timeOf)];
-  });
-  return table(['attempts', 'refused by a lease', 'given up', 'work', 'time'], rows);
 }

@@ -3,6 +3,8 @@ import { spawn } from 'node:child_process';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import type { Problem } from '../../src/dump/read/verify.js';
+import { dump, indexCorpus, openDump } from '../../src/index.js';
 import { assertSameFolder, sampleText } from '../dump/folders.js';
 import { withFolder } from '../support/folders.js';
 import { suite } from '../support/harness.js';
@@ -36,6 +38,41 @@ test('an index is made, is there already, and is what a dump makes', () =>
     assert.is(other.code, 1);
     assert.match(other.stderr, /holds a dump with a limit of 3000 tokens, but 2000 tokens was asked for/);
     assert.is(other.stdout, '');
+  }));
+
+test('verify names an index that is torn, and what writes it again; and a claim on it', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    const corpus = { corpus: sampleText, context: 16, shardTokens: 512, limit: 3000, out };
+    await dump({ ...corpus, model: 'demo', locations: 'resid/post_emb' });
+    const path = join(out, 'index.jsonl');
+    const text = await readFile(path, 'utf8');
+    const verify = async () => {
+      await using made = await openDump(out);
+      return made.verify();
+    };
+    assert.equal(await verify(), []);
+    // the middle of a line is missing, the last line is cut, or a digit of a line is another one
+    const [first, second, third, ...others] = text.split('\n') as [string, string, string];
+    for (const [torn, known] of [
+      [[first, second, third.slice(0, 20), ...others].join('\n'), 1],
+      [text.slice(0, -5), 6],
+      [[first, second.replace(/\d/, (digit) => `${9 - Number(digit)}`), third, ...others].join('\n'), 0],
+    ] as const) {
+      await writeFile(path, torn);
+      const [{ file, problem }, ...more] = (await verify()) as [Problem];
+      assert.equal([file, more], ['index.jsonl', []]);
+      assert.is(
+        problem,
+        `has ${known} whole lines in order, and others: sonde index with the same options writes it again`,
+      );
+      await indexCorpus(corpus);
+      assert.is(await readFile(path, 'utf8'), text);
+      assert.equal(await verify(), []);
+    }
+    await writeFile(`${path}.claim`, '');
+    const claimed = { file: 'index.jsonl.claim', problem: 'is the claim of a process that writes here, or was killed' };
+    assert.equal(await verify(), [claimed]);
   }));
 
 test('an interrupted index goes on', () =>

@@ -4,8 +4,21 @@ import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Job } from 'bullmq';
+import { Redis as Client } from 'ioredis';
 import * as assert from 'uvu/assert';
-import { type Device, openDevice, planQueue, type QueueWorkEvent, queueStatus, workQueue } from '../../src/index.js';
+import { withQueue } from '../../src/dump/queue/connection.js';
+import type { Lease } from '../../src/files/lease.js';
+import { DiskStore } from '../../src/files/store/disk_store.js';
+import {
+  type Device,
+  dump,
+  openDevice,
+  planQueue,
+  type QueueWorkEvent,
+  queueStatus,
+  workQueue,
+} from '../../src/index.js';
 import { assertSameFolder, contentsOf, sampleText } from '../dump/folders.js';
 import { address, hashesOf, uncommittedOf, withBlobServer } from '../support/blobs/blob_stores.js';
 import { withArithmetic } from '../support/device.js';
@@ -139,6 +152,64 @@ if (noRedis) {
       }
       worker.child.kill('SIGTERM');
       assert.is((await worker.ended).code, 130);
+    }));
+
+  test('a shard, or a merge, that a living process is at comes again, and no attempt is counted', () =>
+    withRedis(async (redis, at) => {
+      await writeFile(at('text.txt'), await readFile(sampleText));
+      const queue = { redis: redis.url, name: 'leases' };
+      const asked = {
+        ...{ model: 'demo', corpus: at('text.txt'), locations: '1/mlp/post_act' },
+        ...{ limit: 1200, context: 32, shardTokens: 640 },
+      };
+      const plan = () => planQueue({ ...asked, out: at('out') }, { ...queue, attempts: 1 });
+      assert.is((await plan()).shards, 2);
+      const store = new DiskStore(at('out'));
+      const held = new Map<string, Lease>();
+      for (const [what, name] of [
+        ['shard 0', 'manifest-0-of-2.json.claim'],
+        [`merge of ${at('out')}`, 'manifest.json.claim'],
+      ] as const) {
+        held.set(what, (await store.takeLease(name)) as Lease);
+      }
+      const client = new Client(redis.url);
+      await client.flushall();
+      await client.quit();
+      assert.equal((await plan()).state, 'added');
+
+      const refused: string[] = [];
+      const seen = async (what: string) => {
+        const { retrying, failed } = await queueStatus(queue);
+        assert.equal([retrying, failed], [1, []]);
+        refused.push(what);
+        if (refused.filter((each) => each === what).length === 2) await held.get(what)?.release();
+        await withQueue(queue, async (there) => {
+          const [job] = (await there.getDelayed()) as [Job];
+          assert.is(job.attemptsMade, 0);
+          await job.promote(); // so that the test does not wait as long as the worker would
+        });
+      };
+      const looks: Promise<void>[] = [];
+      const events: QueueWorkEvent[] = [];
+      await workQueue({
+        ...{ ...queue, device: openDevice('cpu', { threads: 1 }), untilDone: true },
+        allow: { out: [at('out')], corpus: [at('text.txt')] },
+        signal: new AbortController().signal,
+        onEvent(event) {
+          events.push(event);
+          if (event.kind === 'failed') looks.push(seen(event.what));
+        },
+      });
+      await Promise.all(looks);
+      assert.equal(refused, ['shard 0', 'shard 0', `merge of ${at('out')}`, `merge of ${at('out')}`]);
+      for (const event of events) {
+        if (event.kind !== 'failed') continue;
+        assert.match(event.reason, new RegExp(`out is being written by process ${process.pid} on `));
+        assert.is(event.final, false);
+      }
+      assert.equal((await queueStatus(queue)).done, 3);
+      await dump({ ...asked, out: at('whole') });
+      await assertSameFolder(at('out'), at('whole'));
     }));
 
   test('a worker of another arithmetic gives the job back, unless the dump is planned with any', () =>

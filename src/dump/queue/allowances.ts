@@ -89,7 +89,8 @@ export class Permit {
   }
 
   /**
-   * Everything that a dump asks for and that is not allowed. `{layer}` in an autoencoder's path stands for any layer.
+   * Everything that a dump asks for and that is not allowed; of files that one option would allow, the first one.
+   * `{layer}` in an autoencoder's path stands for any layer.
    */
   async refusals({ out, corpus, model, locations, autoencoders = {} }: RequestedAccess): Promise<NotAllowed[]> {
     const names = locations.map((location) => parseDumpLocation(location).autoencoder);
@@ -117,16 +118,17 @@ export class Permit {
   }
 
   async #corpusRefusals(corpus: RequestedAccess['corpus']): Promise<NotAllowed[]> {
-    const refusals: NotAllowed[] = [];
+    const refusals = new Map<string, NotAllowed>(); // by option: there may be very many files
     const folders = await realPathsOf(this.#corpus);
     for (const [i, file] of corpus.entries()) {
       const path = typeof file === 'string' ? file : file.path;
       const { isBelow, real } = await resolvePath(path, folders);
       if (isBelow) continue;
       const why = `this worker does not read ${shownPath(path, real)}`;
-      refusals.push(new NotAllowed(`request.corpus[${i}]`, why, option('corpus', dirname(real))));
+      const advised = option('corpus', dirname(real));
+      if (!refusals.has(advised)) refusals.set(advised, new NotAllowed(`request.corpus[${i}]`, why, advised));
     }
-    return refusals;
+    return [...refusals.values()];
   }
 
   /** Checks a model, by what Transformer.load takes. @throws NotAllowed */
@@ -178,11 +180,11 @@ async function resolvePath(path: string, folders: readonly string[]): Promise<Re
     folders.some((folder) => `${real}/`.startsWith(folder === '/' ? folder : `${folder}/`));
   // The system takes .. after a link as the folder above the link's target. join() and resolve(), which are applied
   // first to some paths, take it as the folder that the link lies in. Both must be allowed.
-  const readings = [path, resolve(path)];
+  const readings = [...new Set([path, resolve(path)])]; // mostly one: a corpus may have very many files
   const realPaths = await Promise.all(readings.map((reading) => realPathOf(reading).catch(() => undefined)));
   const [real] = realPaths;
   // there is a loop of links, or a folder that may not be entered
-  if (real === undefined || realPaths[1] === undefined) return { isBelow: false, real: resolve(path) };
+  if (real === undefined || realPaths.includes(undefined)) return { isBelow: false, real: resolve(path) };
   const outside = (realPaths as string[]).find((realPath) => !isBelow(realPath));
   return { isBelow: outside === undefined, real: outside ?? real };
 }

@@ -20,7 +20,7 @@ import { printable } from '../../files/text.js';
 import { type CorpusFile, checkedFile } from '../corpus/corpus.js';
 import { forEachAtOnce } from '../format/disk.js';
 import { NonFiniteError } from '../format/non_finite.js';
-import { OtherArithmetic } from '../shards/folder.js';
+import { BeingWritten, OtherArithmetic } from '../shards/folder.js';
 import { type MergeResult, MixedArithmetics } from '../shards/merge.js';
 import type { DumpOptions } from '../shards/options.js';
 import { checkByName, checkRequest, NoGradients } from '../shards/prepare.js';
@@ -45,6 +45,7 @@ import {
   mayWork,
   mostAttempts,
   pauseAfter,
+  pauseWhileWritten,
   unfinishedIn,
 } from './records.js';
 import { JobRunner } from './runner.js';
@@ -83,7 +84,10 @@ export interface PlanResult {
 }
 
 export interface PlanOptions extends QueueOptions {
-  /** How often a shard is tried before it is given up, with growing pauses in between: 1 to 100 times. */
+  /**
+   * How often a shard is tried before it is given up, with growing pauses in between: 1 to 100 times. Waiting for
+   * another process, which makes the shard at that time, does not count.
+   */
   readonly attempts: number;
 }
 
@@ -252,6 +256,7 @@ async function addJobs(queue: PlanOptions, id: string, dump: ShardedDump): Promi
 export type WorkEvent =
   /** `merged`: the dump that is complete now. */
   | { readonly kind: 'done'; readonly what: string; readonly seconds: number; readonly merged?: MergeResult }
+  /** Unless it is final, the job is tried again. */
   | { readonly kind: 'failed'; readonly what: string; readonly reason: string; readonly final: boolean }
   | { readonly kind: 'connection'; readonly reason: string };
 
@@ -282,7 +287,7 @@ const workNames: OptionNames<WorkOptions> = {
  */
 export async function workQueue(options: WorkOptions): Promise<void> {
   checkWork(options);
-  const { Worker, WaitingError, UnrecoverableError } = await bullmq();
+  const { Worker, DelayedError, WaitingError, UnrecoverableError } = await bullmq();
   const { redis, name, lockSeconds = 30, onEvent } = options;
   const refused = new AbortController(); // this worker cannot go on
   const signal = AbortSignal.any([options.signal, refused.signal]);
@@ -302,9 +307,15 @@ export async function workQueue(options: WorkOptions): Promise<void> {
         // The job is another worker's. This one would take it again and again, and keep it from the others.
         if (error instanceof OtherArithmetic || error instanceof NoGradients)
           refused.abort(otherWorker(nameOf(job), error));
-        if (!signal.aborted) throw error;
-        await job.moveToWait(token);
-        throw new WaitingError();
+        if (signal.aborted) {
+          await job.moveToWait(token);
+          throw new WaitingError();
+        }
+        if (!(error instanceof BeingWritten)) throw error;
+        // A living worker has the shard. That is no fault of the shard, so it does not count as an attempt.
+        await job.moveToDelayed(Date.now() + pauseWhileWritten, token);
+        onEvent({ kind: 'failed', what: nameOf(job), reason: error.message, final: false });
+        throw new DelayedError();
       }
     },
     {
@@ -411,6 +422,7 @@ export interface QueueStatus {
   /** How many jobs are in each state. A job is a shard, or the merge of a dump, which waits for its shards. */
   readonly waiting: number;
   readonly active: number;
+  /** Jobs that come again after a pause: they have failed, or another process was at them. */
   readonly retrying: number;
   readonly done: number;
   readonly merging: number;

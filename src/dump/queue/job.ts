@@ -1,7 +1,7 @@
 // The payloads of the jobs of a queue. Redis gives whatever somebody has put there. It is read into a checked copy, and
 // only the copy is used. With a key, only what was signed with it is taken.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
-import { isAbsolute } from 'node:path';
+import { basename, isAbsolute } from 'node:path';
 import { describe } from '../../engine/check.js';
 import { isBlobUrl, parseStoreAddress } from '../../files/blob/blob_address.js';
 import type { CorpusFile, CorpusFileOptions } from '../corpus/corpus.js';
@@ -56,8 +56,10 @@ export interface JobOrigin {
 
 export type SigningKey = string | Uint8Array;
 
-/** The most letters that a field of a job in Redis may have. Planning uses no more than half of them. */
-export const longestField = 2 ** 24;
+/** The most letters that a field of a job in Redis may have. The plan of a dump has them in one. */
+export const longestField = 2 ** 27;
+const longestPlan = longestField / 2; // by an estimate that is made before the corpus is read
+const mostFiles = 500_000;
 
 // ---- fields
 
@@ -111,7 +113,7 @@ const location: Read<string> = (value, unknownFields) => {
 const requestField = object<ShardedRequest>({
   model: text,
   precision: optional(oneOf<NonNullable<DumpOptions['precision']>>('float32', 'bfloat16', 'float16')),
-  corpus: listOf(corpusFile, { least: 1, most: 100_000 }),
+  corpus: listOf(corpusFile, { least: 1, most: mostFiles }),
   locations: listOf(location, { least: 1, most: 10_000 }),
   autoencoders: optional(record(text, text, 10_000)),
   threshold: optional(numberFrom0),
@@ -183,10 +185,27 @@ function valuesPerToken({ locations, autoencoders, model, gradientOf }: DumpSett
 // ---- jobs
 
 /** The request as plain data, as a job will hold it. @throws BadJob for what no worker would take. */
-export const plainRequest = (request: ShardedRequest): ShardedRequest =>
-  asBadJob(() =>
-    object<Pick<ShardedDump, 'request'>>({ request: requestField })({ request: asJson(request) }, 'refused'),
-  ).request;
+export function plainRequest(request: ShardedRequest): ShardedRequest {
+  const read = object<Pick<ShardedDump, 'request'>>({ request: requestField });
+  const plain = asBadJob(() => read({ request: asJson(request) }, 'refused')).request;
+  const letters = lettersOfPlan(plain);
+  if (letters <= longestPlan) return plain;
+  const files = plain.corpus.length.toLocaleString('en-US');
+  const [found, most] = [letters, longestPlan].map((count) => count.toLocaleString('en-US'));
+  throw new BadJob(
+    `queue: a plan with these ${files} files and their paths may take ${found} letters, and a queue takes ${most}: ` +
+      'plan the corpus in several dumps, of fewer files',
+  );
+}
+
+const longestSource = { kind: 'standard input', name: '', bytes: Number.MAX_SAFE_INTEGER, dtype: 'uint32' };
+
+/** The most letters of a plan, as far as the request tells. Beside it, the settings describe each file. */
+function lettersOfPlan(request: ShardedRequest): number {
+  const others = JSON.stringify(longestSource).length + 1;
+  const names = request.corpus.map((file) => JSON.stringify(basename(typeof file === 'string' ? file : file.path)));
+  return names.reduce((sum, name) => sum + name.length + others, JSON.stringify(request).length);
+}
 
 // What JSON leaves out or writes as null stays there as text, so that the readers refuse it.
 function asJson(value: object): unknown {
@@ -206,11 +225,7 @@ function asJson(value: object): unknown {
 export function jobData<N extends JobName>(name: N, payload: JobPayloads[N], origin: JobOrigin): object {
   const plain = checkedPayload(name, asJson(payload));
   const { length } = JSON.stringify(plain);
-  if (length > longestField / 2) {
-    throw new BadJob(
-      `queue: a job of ${length} letters is more than a worker takes: plan it in several dumps, of fewer files`,
-    );
-  }
+  if (length > longestField) throw new BadJob(`queue: a job of ${length} letters is more than a worker takes`);
   return origin.key === undefined
     ? plain
     : { ...plain, signature: signatureOf(name, plain, { ...origin, key: origin.key }) };

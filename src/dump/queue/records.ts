@@ -19,6 +19,9 @@ const longestPauseMilliseconds = 60_000;
 /** Growing pauses, for `settings.backoffStrategy` of a worker. What a record says of pauses is ignored. */
 export const pauseAfter = (attempts: number): number => Math.min(1000 * 2 ** attempts, longestPauseMilliseconds);
 
+/** The pause in milliseconds before a job is tried again that another process is at. It looks each time for a second. */
+export const pauseWhileWritten = 10_000;
+
 /** The error of a record that cannot be a job of sonde's. */
 export class BrokenRecord extends Error {
   readonly id: string;
@@ -156,12 +159,14 @@ redis.call('LREM', KEYS[1], 0, '-')
 redis.call('HDEL', KEYS[2], '-')
 return 1`;
 
-// The name of a job and the SHA-1 of its data, without sending the data.
+// The name of a job and the SHA-1 of its data, without sending the data. Redis does nothing else meanwhile, and each
+// shard asks for this. So of long data, only the length and the time of planning count, which planning again changes.
 const digestScript = `
 local length = redis.pcall('HSTRLEN', KEYS[1], 'data')
-if type(length) ~= 'number' or length == 0 or length > tonumber(ARGV[1]) then return false end
+if type(length) ~= 'number' or length == 0 then return false end
 local name = redis.call('HGET', KEYS[1], 'name')
-return {name, redis.sha1hex(redis.call('HGET', KEYS[1], 'data'))}`;
+if length <= tonumber(ARGV[1]) then return {name, redis.sha1hex(redis.call('HGET', KEYS[1], 'data'))} end
+return {name, length, redis.call('HGET', KEYS[1], 'timestamp')}`;
 
 const scripts = {
   'sonde:mayWork': [mayWorkScript, 2],
@@ -200,13 +205,15 @@ export async function mayWork(queue: Queue): Promise<void> {
   await run(queue.getBackend() as RedisQueueBackend, 'sonde:mayWork', [active, meta]);
 }
 
+const mostDigested = 2 ** 20; // a millisecond or two
+
 /**
  * A digest of a job's name and data, by which a job that was read before is known again; undefined when there is none.
- * It says nothing of whether the job is valid.
+ * It says nothing of whether the job is valid. Of long data, it shows what planQueue changes, and not any other change.
  */
 export async function digestOfJob(queue: Pick<Queue, 'getBackend'>, id: string): Promise<string | undefined> {
   const backend = queue.getBackend() as RedisQueueBackend;
-  const found = await run(backend, 'sonde:digest', [backend.toKey(id), 4 * longestField]);
+  const found = await run(backend, 'sonde:digest', [backend.toKey(id), mostDigested]);
   return Array.isArray(found) ? found.join(' ') : undefined;
 }
 

@@ -9,6 +9,8 @@ import { latentsName, valueNames } from '../format/layout.js';
 import {
   filesOf,
   indexFile,
+  indexLease,
+  isIndexFile,
   isManifestFile,
   type ListedFile,
   type Manifest,
@@ -35,10 +37,8 @@ export interface Problem {
 /** Everything that is wrong with a dump, file by file; an empty list when nothing is. */
 export async function verifyDump(store: Store, manifest: Manifest): Promise<Problem[]> {
   const problems = await checkFiles(store, manifest);
-  const index = await indexOf(store, manifest).catch((error: Error) => {
-    problems.push({ file: indexFile, problem: error.message.replace(`dump: ${store.pathOf(indexFile)} `, '') });
-    return undefined;
-  });
+  const { index, problem } = await indexOf(store, manifest);
+  if (problem !== undefined) problems.push({ file: indexFile, problem });
   const scratch = new Uint8Array(scratchBytes);
   for (const entry of manifest.shards) {
     for (const problem of await checkShard(store, manifest, entry, scratch, index))
@@ -48,9 +48,16 @@ export async function verifyDump(store: Store, manifest: Manifest): Promise<Prob
   return problems;
 }
 
-/** The index of the corpus, as far as there is one: it says which tokens each shard has. */
-async function indexOf(store: Store, manifest: Manifest): Promise<CorpusIndex> {
-  return (await readIndex(store, headerOfDump(manifest))).index;
+/** The index of the corpus, as far as there is one, and what is wrong with it. It says which tokens each shard has. */
+async function indexOf(store: Store, manifest: Manifest): Promise<{ index?: CorpusIndex; problem?: string }> {
+  try {
+    const { index, isClean } = await readIndex(store, headerOfDump(manifest));
+    if (isClean || !manifest.complete) return { index }; // a run that was killed may have written half a line
+    const problem = `has ${index.known} whole lines in order, and others: sonde index with the same options writes it again`;
+    return { index, problem };
+  } catch (error) {
+    return { problem: (error as Error).message.replace(`dump: ${store.pathOf(indexFile)} `, '') };
+  }
 }
 
 async function checkFiles(store: Store, { shards, complete, part }: Manifest): Promise<Problem[]> {
@@ -59,7 +66,7 @@ async function checkFiles(store: Store, { shards, complete, part }: Manifest): P
   for (const file of await store.list()) {
     const unfinished = unfinishedOf(file);
     if (listed.has(file) || isManifestFile(file) || isJournalFile(unfinished ?? file)) continue;
-    if (manifestOfLease(file))
+    if (manifestOfLease(file) || (isIndexFile(file) && file.startsWith(indexLease)))
       problems.push({ file, problem: 'is the claim of a process that writes here, or was killed' });
     else if (unfinished) problems.push({ file, problem: `is an unfinished piece of ${unfinished}` });
     else if (shardNumber(file) !== undefined || parquetNumber(file) !== undefined)

@@ -58,6 +58,9 @@ export const allowAdvice =
 /** The error of a run that would mix arithmetics. */
 export class OtherArithmetic extends Error {}
 
+/** The error of a run that would write what another process is writing. It may find the folder free later on. */
+export class BeingWritten extends Error {}
+
 /** @throws OtherArithmetic when the devices of a run compute with several arithmetics, unless that is allowed. */
 export function checkDevices({ arithmetic, anyArithmetic }: Computing): void {
   const mixed = anyArithmetic ? undefined : mixedIn(arithmetic);
@@ -151,13 +154,16 @@ export class FolderView {
 
 /**
  * `view` is for a process that makes many parts.
- * @throws Error when the folder holds something else, with the difference named, or when another process writes to it.
+ * @throws BeingWritten when another process writes to the folder, or to this part of it; Error when the folder holds
+ *   something else, with the difference named.
  */
 export async function prepareFolder(store: Store, settings: DumpSettings, view?: FolderView): Promise<PreparedFolder> {
   const { name: folder } = store;
   const { lease, removeFolder } = await leased(store, settings);
   if (typeof lease === 'string') {
-    throw new Error(`dump: ${folder} is being written by ${lease}: wait until it is done, or choose another folder`);
+    throw new BeingWritten(
+      `dump: ${folder} is being written by ${lease}: wait until it is done, or choose another folder`,
+    );
   }
   const check = async () => {
     if (await lease.lost()) throw new Error(`dump: ${folder} was taken over by another process`);

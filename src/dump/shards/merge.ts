@@ -36,7 +36,7 @@ import {
 import { type NonFiniteTotal, totalNonFinite } from '../format/non_finite.js';
 import { rowsPerShard } from '../format/positions.js';
 import { knownSettings } from '../format/settings.js';
-import { allowAdvice, isLeftover, isManifestOfPart } from './folder.js';
+import { allowAdvice, BeingWritten, isLeftover, isManifestOfPart } from './folder.js';
 
 /** The error of a merge that would mix arithmetics. The same merge always has it. */
 export class MixedArithmetics extends Error {}
@@ -84,8 +84,8 @@ const merging: Writing = {
  * Makes one dump in `out` of the parts that lie there and in the folders `from`, which must be on the same disk and
  * stay as they are. In object storage, all parts must lie in `out`. The result is, byte for byte, the dump of one
  * process. The same call finishes one that was interrupted; a dump that is complete already stays as it is.
- * @throws Error when a part is missing, incomplete or there twice, when parts are of different dumps, or when their
- *   shards do not make a complete dump; nothing is changed then.
+ * @throws BeingWritten when another process writes to `out`; Error when a part is missing, incomplete or there twice,
+ *   when parts are of different dumps, or when their shards do not make a complete dump. Nothing is changed then.
  */
 export async function mergeDumps(
   out: string,
@@ -110,7 +110,7 @@ export async function mergeDumps(
   );
   if (typeof lease === 'string') {
     await undo();
-    throw new Error(`merge: ${out} is being written by ${lease}: wait until it is done`);
+    throw new BeingWritten(`merge: ${out} is being written by ${lease}: wait until it is done`);
   }
   try {
     return await merge(store, others.map(openStore), options);

@@ -21,7 +21,7 @@ import {
   writeManifest,
 } from '../format/manifest.js';
 import type { DumpSettings } from '../format/settings.js';
-import { checkFinite, checkRoom, FolderView, prepareFolder } from '../shards/folder.js';
+import { BeingWritten, checkFinite, checkRoom, FolderView, prepareFolder } from '../shards/folder.js';
 import { type LocalOptions, localOptions, type PlainOptions } from '../shards/options.js';
 import { checkRequest, type LoadPermit, prepare } from '../shards/prepare.js';
 import { encodeOf, LocalMaker } from '../shards/shard_maker.js';
@@ -134,8 +134,8 @@ export class ShardSession {
    * begin. A failure affects one shard only: after a rejection the session can make others, and the same one again.
    * @throws NonFiniteError when the request refuses values that are not finite, and the shard has some; RangeError when
    *   the dump has no shard of that number; OtherArithmetic when others are made with another arithmetic, unless that is
-   *   allowed; Error when another process makes it, the disk or the corpus fails, or the corpus does not end where
-   *   the dump was planned to.
+   *   allowed; BeingWritten when another process makes it; Error when the disk or the corpus fails, or the corpus does
+   *   not end where the dump was planned to.
    */
   async make(number: number): Promise<void> {
     const { count } = this.#dump;
@@ -249,13 +249,19 @@ async function manifestOfWhole(store: Store): Promise<Manifest | undefined> {
 
 /**
  * Whether the dump is complete, with all of its shards. Creates the folder when it is not there.
- * @throws Error when the folder holds another dump, or this one, begun by dump() and incomplete; NonFiniteError when it
- *   has values that are not finite, which the request refuses.
+ * @throws Error when the folder holds another dump, or this one, begun by dump() and incomplete; BeingWritten when
+ *   another process writes the whole dump; NonFiniteError when it has values that are not finite, which the request
+ *   refuses.
  */
 export async function isComplete({ request, settings, count }: ShardedDump): Promise<boolean> {
   const store = openStore(request.out);
   const there = await manifestOfWhole(store);
-  const folder = await prepareFolder(store, { ...settings, part: there ? whole : { index: 0, count } });
+  const part = { ...settings, part: there ? whole : { index: 0, count } };
+  const folder = await prepareFolder(store, part).catch((error) => {
+    if (there || !(error instanceof BeingWritten)) throw error;
+    return undefined; // a worker of a queue that forgot its jobs makes the first shard
+  });
+  if (!folder) return false;
   try {
     if (!there) return false;
     if (request.finite) checkFinite(store, folder.shards.values(), folder.manifest?.arithmetic);

@@ -216,6 +216,19 @@ const together = [
   'settings.part',
 ]);
 
+test('a plan of 200,000 files with paths of 120 letters, and of names that take more letters in JSON', () => {
+  const files = Array.from({ length: 200_000 }, (_, i) => {
+    const name = i % 50 === 0 ? `${i}-"\\".txt` : `document-${i}.txt`;
+    return { path: `/${'folder/'.repeat(20).slice(0, 119 - name.length)}${name}`, kind: 'text' as const, name };
+  });
+  const request = { ...dump.request, corpus: files.map(({ path }) => path) };
+  assert.equal(new Set(request.corpus.map(({ length }) => length)), new Set([120]));
+  const corpus = files.map(({ kind, name }) => ({ kind, name, bytes: 2 ** 53 - 1 }));
+  const large = { ...dump, request: plainRequest(request), settings: { ...dump.settings, corpus } };
+  const read = readJob('merge', again(jobData('merge', large, origin)), origin);
+  assert.is(JSON.stringify(read), JSON.stringify(large));
+});
+
 test('a job that would take hours or tens of GB of a worker or a planner is refused', () => {
   const { gradientOf: _, ...request } = dump.request;
   const { gradientOf, ...settings } = dump.settings;
@@ -255,6 +268,11 @@ test('a request that cannot be planned is refused before anything is loaded', ()
   wrong({ foo: 1 }, /request\.foo is unknown/);
   wrong({ locations: ['-> x'] }, /request\.locations\[0\] must be LOCATION/);
   wrong({ out: 'az://a/b/c/' }, /request\.out must be/);
+  wrong({ corpus: Array(500_001).fill('/x') }, /request\.corpus must have 1 to 500000 entries, but has 500001$/);
+  wrong(
+    { corpus: Array(200_000).fill(`/${'x'.repeat(200)}`) },
+    /these 200,000 files and their paths may take 9\d,\d{3},\d{3} letters, and a queue takes 67,108,864: plan/,
+  );
   assert.equal(plainRequest({ ...dump.request, limit: undefined as never }).limit, undefined);
   assert.instance(new FieldError('x', 'y'), Error);
 });

@@ -8,6 +8,7 @@ import * as assert from 'uvu/assert';
 import { Permit } from '../../../src/dump/queue/allowances.js';
 import { withQueue } from '../../../src/dump/queue/connection.js';
 import { idOf } from '../../../src/dump/queue/job.js';
+import { digestOfJob } from '../../../src/dump/queue/records.js';
 import { JobRunner } from '../../../src/dump/queue/runner.js';
 import { dump, mergeDumps, openDevice, planQueue } from '../../../src/index.js';
 import { rejects, suite } from '../../support/harness.js';
@@ -16,6 +17,38 @@ import { assertSameFolder, sampleText } from '../folders.js';
 
 const test = suite('runner of jobs');
 test.limit(120_000);
+
+if (noRedis) test.skip('the digest of a plan', noRedis);
+else {
+  test('the digest of a plan shows every change, and of a long one a change of its length or time', () =>
+    withRedis(async (redis) => {
+      const queue = { redis: redis.url, name: 'sonde' };
+      const client = new Client(redis.url);
+      await withQueue(queue, async (there) => {
+        const record = { name: 'merge', data: '"plan"', timestamp: '100' };
+        const digestOf = async (change: object) => {
+          await client.del('bull:sonde:plan');
+          await client.hset('bull:sonde:plan', { ...record, ...change });
+          return digestOfJob(there, 'plan');
+        };
+        assert.is(await digestOf({ data: '' }), undefined);
+        assert.is(await digestOfJob(there, 'none'), undefined);
+        const long = 'a'.repeat(2 ** 20);
+        const changes = [
+          {},
+          { name: 'shard' },
+          { data: '"plam"' },
+          { data: long },
+          { data: `b${long.slice(1)}` },
+        ].concat([{ data: `${long}a` }, { data: `${long}ab` }, { data: `${long}a`, timestamp: '101' }] as never[]);
+        const digests: (string | undefined)[] = [];
+        for (const change of changes) digests.push(await digestOf(change));
+        assert.is(new Set(digests).size, changes.length);
+        assert.not.ok(digests.includes(undefined));
+        for (const [i, change] of changes.entries()) assert.is(await digestOf(change), digests[i]);
+      }).finally(() => client.quit());
+    }));
+}
 
 const title = 'the plan of a dump is read once for all of its shards, and again when it has changed';
 if (noRedis) test.skip(title, noRedis);
