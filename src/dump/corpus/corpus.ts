@@ -375,21 +375,39 @@ async function* sectionsOfSource(
     const { dtype, offset: header } = layout;
     const begin = Math.max(offset, header);
     const cut = { offset: begin, size, origin: header, goesOn };
-    let bytes = 0;
+    let reached = begin;
     for await (const section of sectionsOf(without(chunks, begin - offset), tokenCutter(tokenBytes[dtype]), cut)) {
+      reached += section.bytes.length; // not behind the yield: a thread may have the bytes then
+      checkSize(source, reached, section.isLast);
       yield { ...section, index, origin, source: { kind: 'tokens', dtype } };
-      bytes += section.bytes.length;
     }
-    if (!goesOn) checkCount(origin, layout, begin - header + bytes);
+    if (goesOn) checkSize(source, reached, reached < end);
+    else checkCount(origin, layout, reached - header);
     return;
   }
   const kind = source.kind === 'jsonl' ? 'jsonl' : 'text';
   const { cutter } = cutting(source);
-  let skipped = character;
+  let [skipped, reached] = [character, offset];
   for await (const section of sectionsOf(chunks, cutter, { offset, lines, size, goesOn })) {
+    reached += section.bytes.length;
+    checkSize(source, reached, section.isLast);
     yield { ...section, index, origin, source: { kind, asIs: hints.asIs === true }, character: skipped };
     skipped = undefined;
   }
+  if (goesOn) checkSize(source, reached, reached < end);
+}
+
+/**
+ * @throws Error when a file has another size than it had when it was looked at. `reached` is the number of its bytes that
+ *   were read, and `isEnd` says that there are no more.
+ */
+function checkSize(source: Source, reached: number, isEnd: boolean): void {
+  const { bytes = isEnd ? reached : Number.POSITIVE_INFINITY } = source;
+  if (isEnd ? reached === bytes : reached <= bytes) return;
+  const now = isEnd ? `ends at byte ${reached} now` : `goes on behind byte ${bytes}`;
+  throw new Error(
+    `${nameOf(source)}: ${now}, but held ${bytes} bytes at the start: nothing may change it during a dump`,
+  );
 }
 
 /** How the bytes of a source are cut, and the byte from which sections are counted. */

@@ -1,7 +1,7 @@
 // Encodes text as tokens, and checks them: small models have fewer than the tokenizer, and a tokenizer may be the
 // user's own.
 import { describe } from '../../engine/check.js';
-import { endOfText, isOneChunk, TextCutter } from './text_chunks.js';
+import { endOfText, textChunks } from './text_chunks.js';
 
 /** What tokens are made with. */
 export interface Encoding {
@@ -87,18 +87,11 @@ export function* encodedChunks(
   encoding: Omit<Encoding, 'mark'>,
 ): Generator<EncodedChunk> {
   const encode = checkedEncode(origin, encoding);
-  if (isOneChunk(text)) {
-    if (text !== '') yield { tokens: encode(text), at: 0, end: text.length };
-    return;
-  }
-  const cutter = new TextCutter(origin);
   let at = 0;
-  for (const chunks of [cutter.add(text), cutter.end()]) {
-    for (const chunk of chunks) {
-      const tokens = encode(chunk.text);
-      const end = at + chunk.text.length + (chunk.ended ? endOfText.length : 0);
-      yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, at, end };
-      at = end;
-    }
+  for (const chunk of textChunks(origin, text)) {
+    const tokens = encode(chunk.text);
+    const end = at + chunk.text.length + (chunk.ended ? endOfText.length : 0);
+    yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, at, end };
+    at = end;
   }
 }

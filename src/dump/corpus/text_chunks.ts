@@ -42,9 +42,6 @@ export function lastCut(text: string, from = 0): number {
   return 0;
 }
 
-/** Whether a `TextCutter` gives a text as it is, when nothing else is added. */
-export const isOneChunk = (text: string): boolean => text.length < chunkLength && !text.includes(endOfText);
-
 export interface TextChunk {
   readonly text: string;
   /** The chunk is followed by an `<|endoftext|>`, which is not part of `text`. */
@@ -52,69 +49,40 @@ export interface TextChunk {
 }
 
 /**
- * Cuts text that is added in parts of any size. `end` gives the rest. `origin` says in errors where the text comes
- * from.
+ * Cuts a text behind its marks, and where it is long. Where a chunk ends follows from the text behind its beginning alone:
+ * a reading that begins at a chunk finds the same ones from there on. `origin` says in errors where the text comes from.
  */
-export class TextCutter {
-  readonly #origin: string;
-  #held = '';
-  #searched = 0; // no cut was found up to this index
-
-  constructor(origin: string) {
-    this.#origin = origin;
-  }
-
-  *add(text: string): Generator<TextChunk> {
-    this.#held += text;
-    for (let at = this.#held.indexOf(endOfText); at >= 0; at = this.#held.indexOf(endOfText)) {
-      yield* this.#chunks(this.#take(at, endOfText.length), true);
-    }
-    if (this.#held.length < chunkLength) return;
-    const cut = lastCut(this.#held, this.#searched);
-    if (cut > 0) return yield* this.#chunks(this.#take(cut), false);
-    this.#searched = this.#held.length - endOfText.length;
-    if (this.#searched > longestUncut) this.#refuse(this.#held);
-  }
-
-  *end(): Generator<TextChunk> {
-    if (this.#held !== '') yield* this.#chunks(this.#take(this.#held.length), false);
-  }
-
-  #take(length: number, gap = 0): string {
-    const text = this.#held.slice(0, length);
-    this.#held = this.#held.slice(length + gap);
-    this.#searched = 0;
-    return text;
-  }
-
-  // Cuts long text that was added at once, such as a line of JSON or an item.
-  *#chunks(text: string, ended: boolean): Generator<TextChunk> {
-    let from = 0;
-    while (text.length - from > 2 * chunkLength) {
-      const length = this.#firstChunk(text.slice(from));
+export function* textChunks(origin: string, text: string): Generator<TextChunk> {
+  for (let from = 0; from < text.length; ) {
+    const marked = text.indexOf(endOfText, from);
+    const ended = marked >= 0;
+    const end = ended ? marked : text.length;
+    while (end - from > 2 * chunkLength) {
+      const length = firstChunk(origin, text.slice(from, end));
       if (length === 0) break;
       yield { text: text.slice(from, from + length), ended: false };
       from += length;
     }
-    yield { text: text.slice(from), ended };
+    yield { text: text.slice(from, end), ended };
+    from = ended ? end + endOfText.length : end;
   }
+}
 
-  /** The length of a first chunk; 0 when the text cannot be cut. */
-  #firstChunk(text: string): number {
-    for (let length = chunkLength, searched = 0; searched < text.length; length *= 2) {
-      const cut = lastCut(text.slice(0, length), searched);
-      if (cut > 0) return cut;
-      searched = Math.min(length, text.length) - endOfText.length;
-      if (searched > longestUncut) this.#refuse(text);
-      if (length >= text.length) break;
-    }
-    return 0;
+/** The length of a first chunk; 0 when the text cannot be cut. */
+function firstChunk(origin: string, text: string): number {
+  for (let length = chunkLength, searched = 0; searched < text.length; length *= 2) {
+    const cut = lastCut(text.slice(0, length), searched);
+    if (cut > 0) return cut;
+    searched = Math.min(length, text.length) - endOfText.length;
+    if (searched > longestUncut) refuse(origin, text);
+    if (length >= text.length) break;
   }
+  return 0;
+}
 
-  #refuse(text: string): never {
-    throw new Error(
-      `${this.#origin}: more than ${longestUncut} characters, starting with ${JSON.stringify(text.slice(0, 20))}, ` +
-        'without a position where the tokenizer splits them: this does not look like text',
-    );
-  }
+function refuse(origin: string, text: string): never {
+  throw new Error(
+    `${origin}: more than ${longestUncut} characters, starting with ${JSON.stringify(text.slice(0, 20))}, ` +
+      'without a position where the tokenizer splits them: this does not look like text',
+  );
 }

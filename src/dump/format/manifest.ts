@@ -508,14 +508,19 @@ export function digestOfSettings(settings: DumpSettings): string {
 }
 
 /** Compares one thing in two settings. What all parts share, such as a list of thousands of files, is not looked at. */
-const comparison = <T>(label: string, of: (settings: DumpSettings) => T, show: (value: T) => string) => ({
+const comparison = <T>(
+  label: string,
+  of: (settings: DumpSettings) => T,
+  show: (value: T) => string,
+  showDifference?: (there: T, asked: T) => [string, string],
+) => ({
   label,
   shown: (settings: DumpSettings): string => show(of(settings)),
   compare(there: DumpSettings, asked: DumpSettings): Difference | undefined {
     const [a, b] = [of(there), of(asked)];
     if (a === b) return undefined;
     const [has, wants] = [show(a), show(b)];
-    return has === wants ? undefined : [label, has, wants];
+    return has === wants ? undefined : [label, ...(showDifference?.(a, b) ?? ([has, wants] as const))];
   },
 });
 
@@ -526,6 +531,20 @@ const showSource = ({ kind, name, bytes, dtype }: CorpusList[number]): string =>
   ];
   return [name ?? kind, what.length > 0 ? ` (${what.join(', ')})` : ''].join('');
 };
+
+const mostShown = 4;
+
+/** Two lists of sources; of many, the first that differs. */
+function showOtherCorpus(there: CorpusList, asked: CorpusList): [string, string] {
+  const [a, b] = [there, asked].map((corpus) => corpus.map(showSource)) as [string[], string[]];
+  const at = a.findIndex((source, i) => source !== b[i]);
+  const first = at < 0 ? a.length : at; // b goes on where a ends
+  const shown = (all: string[]) => {
+    if (Math.max(a.length, b.length) <= mostShown) return listed(all);
+    return `of ${all.length} sources with ${all[first] ?? 'none'} as number ${first + 1}`;
+  };
+  return [shown(a), shown(b)];
+}
 
 const listed = (items: string[]): string => (items.length === 0 ? 'none' : items.join(', '));
 
@@ -552,6 +571,7 @@ const comparisons = [
     'the corpus',
     ({ corpus }) => corpus,
     (corpus) => listed(corpus.map(showSource)),
+    showOtherCorpus,
   ),
   comparison(
     'shards of',

@@ -1,6 +1,6 @@
 // Oracle: tokenising whole documents at once.
 import * as assert from 'uvu/assert';
-import { endOfText, lastCut, longestUncut, TextCutter } from '../../../src/dump/corpus/text_chunks.js';
+import { endOfText, lastCut, longestUncut, textChunks } from '../../../src/dump/corpus/text_chunks.js';
 import { gpt2Tokenizer } from '../../../src/files/tokenizer/tokenizer.js';
 import { suite, throws } from '../../support/harness.js';
 import { type Random, random } from '../../support/random.js';
@@ -63,27 +63,18 @@ test('a cut is made near the end of ordinary text', () => {
   assert.is(lastCut(' '.repeat(100)), 0);
 });
 
-test('chunks of any size give the tokens of the whole, documents and all', () => {
+test('chunks give the tokens of the whole, documents and all', () => {
   const rng = random(12);
   for (let round = 0; round < 12; round++) {
     const documents = Array.from({ length: rng.integer(1, 6) }, () => randomText(rng, rng.integer(0, 60_000)));
     const text = documents.join(endOfText);
     const tokens: number[] = [];
     let ended = 0;
-    const take = (chunks: Iterable<{ text: string; ended: boolean }>) => {
-      for (const chunk of chunks) {
-        assert.ok(chunk.text.length <= 70_000);
-        tokens.push(...encode(chunk.text), ...(chunk.ended ? [50256] : []));
-        if (chunk.ended) ended++;
-      }
-    };
-    const cutter = new TextCutter('a text');
-    for (let at = 0; at < text.length; ) {
-      const size = rng.pick([1, 2, 13, 1000, 65_536]);
-      take(cutter.add(text.slice(at, at + size)));
-      at += size;
+    for (const chunk of textChunks('a text', text)) {
+      assert.ok(chunk.text.length <= 33_000);
+      tokens.push(...encode(chunk.text), ...(chunk.ended ? [50256] : []));
+      if (chunk.ended) ended++;
     }
-    take(cutter.end());
     assert.equal(
       tokens,
       documents.flatMap((document, i) => [...(i > 0 ? [50256] : []), ...encode(document)]),
@@ -92,16 +83,30 @@ test('chunks of any size give the tokens of the whole, documents and all', () =>
   }
 });
 
+test('the chunks of a text from one of them on are the same', () => {
+  const rng = random(13);
+  const word = (length: number) => 'x'.repeat(length); // which cannot be cut
+  for (let round = 0; round < 60; round++) {
+    const parts = Array.from({ length: rng.integer(1, 5) }, () =>
+      rng.pick([word(rng.integer(1, 70_000)), randomText(rng, rng.integer(1, 20_000)), ' b', endOfText]),
+    );
+    const text = parts.join(rng.pick(['', ' ', '. ']));
+    const chunks = [...textChunks('a text', text)];
+    let at = 0;
+    for (const [i, chunk] of chunks.entries()) {
+      assert.equal([...textChunks('a text', text.slice(at))], chunks.slice(i));
+      at += chunk.text.length + (chunk.ended ? endOfText.length : 0);
+    }
+    assert.is(at, text.length);
+  }
+});
+
 test('text without end is refused, with its origin', () => {
-  const cutter = new TextCutter('file.txt');
-  const chunk = 'x'.repeat(65_536);
-  const feed = (): void => {
-    for (let size = 0; size < 2 * longestUncut; size += chunk.length) assert.equal([...cutter.add(chunk)], []);
-  };
-  throws(feed, Error, /file\.txt: more than 1048576 characters.*"xxxx/);
-  const atOnce = new TextCutter('line 5');
-  const text = `a ${'x'.repeat(2 * longestUncut)} b`;
-  throws(() => [...atOnce.add(text), ...atOnce.end()], Error, /line 5: more than/);
+  const origin = { 'file.txt': 'x'.repeat(2 * longestUncut), 'line 5': `a ${'x'.repeat(2 * longestUncut)} b` };
+  for (const [name, text] of Object.entries(origin)) {
+    throws(() => [...textChunks(name, text)], Error, new RegExp(`^${name}: more than 1048576 characters.*xxxx`));
+  }
+  assert.is([...textChunks('file.txt', 'x'.repeat(longestUncut))].length, 1);
 });
 
 test.run();
