@@ -32,6 +32,8 @@ export interface Block {
   readonly firstPosition: number;
   /** Where reading can begin for this block; undefined where it must begin at the start of the corpus. */
   readonly begin?: BlockBegin | undefined;
+  /** A byte of a source, and the source, before which the last chunk of the block ends. */
+  readonly end?: { readonly source: number; readonly offset: number } | undefined;
 }
 
 /** The first block that is made, when the chunks are not from the start of the corpus but from its place. */
@@ -75,7 +77,7 @@ export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: Bloc
   let skip = first?.begin.skip ?? 0;
   let before: ReadingPlace | undefined; // the last place
   let since = 0; // tokens behind it
-  for await (const { tokens, ends, start } of chunks) {
+  for await (const { tokens, ends, start, until } of chunks) {
     if (start) {
       before = { place: start, document, position };
       since = 0;
@@ -92,6 +94,7 @@ export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: Bloc
       }
       block ??= new BlockBuilder(number++, options, position, before && { ...before, skip: since + from });
       const added = block.add(tokens, from, end, document);
+      block.end = start && until !== undefined ? { source: start.source, offset: until } : undefined;
       from += added;
       position += added;
     }
@@ -126,6 +129,7 @@ class BlockBuilder {
   #rows = 0; // complete rows
   #length = 0; // of the row that is not complete
   #tokenCount = 0;
+  end: Block['end'];
 
   constructor(
     number: number,
@@ -180,6 +184,7 @@ class BlockBuilder {
       tokenCount: this.#tokenCount,
       firstPosition: this.#firstPosition,
       begin: this.#begin,
+      end: this.end,
     };
   }
 }

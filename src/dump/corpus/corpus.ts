@@ -84,6 +84,8 @@ export interface TokenChunk {
   readonly ends: boolean;
   /** Where the chunk begins, if reading can begin there. */
   readonly start?: CorpusPlace;
+  /** The byte of the same source before which the chunk ends, or the line of JSON that it is of. */
+  readonly until?: number;
 }
 
 /** A part of a corpus. */
@@ -294,7 +296,8 @@ export function* chunksIn(section: CorpusSection, open: OpenDocument): Generator
   for (let i = 0; i < result.ends.length; i++) {
     const [begin, end] = [i === 0 ? 0 : (result.ends[i - 1] as number), result.ends[i] as number];
     const ends = result.documentEnds[i] === 1;
-    yield { tokens: result.tokens.subarray(begin, end), ends, start: startOf(request, result, i) };
+    const until = request.offset + (result.untils[i] as number);
+    yield { tokens: result.tokens.subarray(begin, end), ends, start: startOf(request, result, i), until };
   }
   if (result.problem) throw result.problem;
   if (open.endsBehind(section)) yield { tokens: [], ends: true };
@@ -404,10 +407,19 @@ async function* sectionsOfSource(
 function checkSize(source: Source, reached: number, isEnd: boolean): void {
   const { bytes = isEnd ? reached : Number.POSITIVE_INFINITY } = source;
   if (isEnd ? reached === bytes : reached <= bytes) return;
-  const now = isEnd ? `ends at byte ${reached} now` : `goes on behind byte ${bytes}`;
-  throw new Error(
-    `${nameOf(source)}: ${now}, but held ${bytes} bytes at the start: nothing may change it during a dump`,
-  );
+  throw new ChangedSize(nameOf(source), bytes, isEnd ? `ends at byte ${reached} now` : `goes on behind byte ${bytes}`);
+}
+
+/** The error of a file whose size has changed while it was read. */
+export class ChangedSize extends Error {
+  /** What the file does now, and what it did at the start. */
+  readonly what: string;
+
+  constructor(path: string, bytes: number, now: string) {
+    const what = `${now}, but held ${bytes} bytes at the start`;
+    super(`dump: ${path}: ${what}: nothing may change it during a dump`);
+    this.what = what;
+  }
 }
 
 /** How the bytes of a source are cut, and the byte from which sections are counted. */

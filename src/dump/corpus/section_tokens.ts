@@ -40,6 +40,8 @@ export interface SectionTokens {
   readonly documentEnds: Uint8Array<ArrayBuffer>;
   /** Where each chunk begins: bytes from the section's start, and what `ChunkStart` says. */
   readonly offsets: Int32Array<ArrayBuffer>;
+  /** Where each chunk ends, in bytes from the section's start; of a line of JSON, where the line does. */
+  readonly untils: Int32Array<ArrayBuffer>;
   readonly characters: Int32Array<ArrayBuffer> | undefined;
   readonly lines: Int32Array<ArrayBuffer> | undefined;
   /** Why the section ends before its last byte. */
@@ -81,15 +83,17 @@ function addText(section: SectionRequest, asIs: boolean, encoding: Encoding, lis
     let at = from;
     const text = bytes.toString('utf8', from, to);
     for (const { tokens, at: begin, end } of encodedChunks(origin, text, encoding)) {
-      list.add(tokens, at, { ends: false });
-      if (end < text.length) at += Buffer.byteLength(text.slice(begin, end));
+      const until = end < text.length ? at + Buffer.byteLength(text.slice(begin, end)) : to;
+      list.add(tokens, at, { ends: false, until });
+      at = until;
     }
+    const end = ended ? to + mark.length : to;
     if (ended) {
       markTokens ??= encode(endOfText);
-      if (to === from) list.add(markTokens, from, { ends: true });
-      else list.endDocument(markTokens);
+      if (to === from) list.add(markTokens, from, { ends: true, until: end });
+      else list.endDocument(markTokens, end);
     }
-    from = ended ? to + mark.length : valid;
+    from = end;
   }
   if (problem) throw problem;
 }
@@ -109,9 +113,9 @@ function addLines(section: SectionRequest, asIs: boolean, encoding: Encoding, li
       const name = `${origin}, line ${lines + 1}`;
       const text = textField(name, line).slice(character);
       for (const chunk of encodedChunks(name, text, encoding)) {
-        list.add(chunk.tokens, from, { ends: false, character: character + chunk.at, lines });
+        list.add(chunk.tokens, from, { ends: false, until: to, character: character + chunk.at, lines });
       }
-      list.add([], from, { ends: true, character, lines });
+      list.add([], from, { ends: true, until: to, character, lines });
     }
     from = to + 1;
   }
@@ -204,7 +208,7 @@ function addTokens(section: SectionRequest, dtype: TokenDType, encoding: Encodin
     const end = ended ? marked + 1 : valid;
     for (; from < end; from = Math.min(end, from + tokensPerChunk)) {
       const to = Math.min(end, from + tokensPerChunk);
-      list.add(tokens.subarray(from, to), width * from, { ends: ended && to === end });
+      list.add(tokens.subarray(from, to), width * from, { ends: ended && to === end, until: width * to });
     }
   }
   if (invalid >= 0) {
@@ -243,6 +247,14 @@ function firstOutside(tokens: Tokens, nVocab: number): number {
 
 // ---- results
 
+/** What is known of a chunk besides its tokens and its first byte. */
+interface ChunkPlace {
+  readonly ends: boolean;
+  readonly until: number;
+  readonly character?: number;
+  readonly lines?: number;
+}
+
 /** Gathers chunks. */
 class ChunkList {
   #tokens: Int32Array<ArrayBuffer>;
@@ -251,6 +263,7 @@ class ChunkList {
   readonly #ends: number[] = [];
   readonly #documentEnds: number[] = [];
   readonly #offsets: number[] = [];
+  readonly #untils: number[] = [];
   readonly #characters: number[] = [];
   readonly #lines: number[] = [];
   readonly #hasLines: boolean;
@@ -261,22 +274,20 @@ class ChunkList {
     this.#hasLines = hasLines;
   }
 
-  add(
-    tokens: ArrayLike<number>,
-    offset: number,
-    { ends, character = 0, lines = 0 }: { ends: boolean; character?: number; lines?: number },
-  ): void {
+  add(tokens: ArrayLike<number>, offset: number, { ends, until, character = 0, lines = 0 }: ChunkPlace): void {
     this.#append(tokens);
     this.#ends.push(this.#count);
     this.#documentEnds.push(ends ? 1 : 0);
     this.#offsets.push(offset);
+    this.#untils.push(until);
     this.#characters.push(character);
     this.#lines.push(lines);
   }
 
-  /** Ends the document of the last chunk with some more tokens. */
-  endDocument(tokens: ArrayLike<number>): void {
+  /** Ends the document of the last chunk with some more tokens, up to a byte. */
+  endDocument(tokens: ArrayLike<number>, until: number): void {
     this.#append(tokens);
+    this.#untils[this.#untils.length - 1] = until;
     this.#ends[this.#ends.length - 1] = this.#count;
     this.#documentEnds[this.#documentEnds.length - 1] = 1;
   }
@@ -305,6 +316,7 @@ class ChunkList {
       ends: Int32Array.from(this.#ends),
       documentEnds: Uint8Array.from(this.#documentEnds),
       offsets: Int32Array.from(this.#offsets),
+      untils: Int32Array.from(this.#untils),
       characters: this.#hasLines ? Int32Array.from(this.#characters) : undefined,
       lines: this.#hasLines ? Int32Array.from(this.#lines) : undefined,
       problem,

@@ -14,8 +14,8 @@ function answerTo({ nVocab, sections }: ThreadRequest): { answer: ThreadAnswer; 
     const { problem, ...result } = sectionTokens({ ...section, bytes: Buffer.from(bytes.buffer) }, encoding);
     return { ...result, problem: problem && problemOf(problem) };
   });
-  const memory = results.flatMap(({ tokens, ends, documentEnds, offsets, characters, lines }) =>
-    [tokens, ends, documentEnds, offsets, ...(characters ? [characters] : []), ...(lines ? [lines] : [])].map(
+  const memory = results.flatMap(({ tokens, ends, documentEnds, offsets, untils, characters, lines }) =>
+    [tokens, ends, documentEnds, offsets, untils, ...(characters ? [characters] : []), ...(lines ? [lines] : [])].map(
       ({ buffer }) => buffer,
     ),
   );

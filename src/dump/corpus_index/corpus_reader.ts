@@ -3,6 +3,7 @@
 import { gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { type Block, blocksOf } from '../corpus/blocks.js';
 import {
+  ChangedSize,
   type CorpusPlace,
   type CorpusSection,
   isSeekable,
@@ -22,13 +23,15 @@ import type { DumpSettings } from '../format/settings.js';
 import type { CorpusIndex } from './corpus_index.js';
 import {
   blockDigest,
+  entryOf,
   firstBlockOf,
   headerOf,
   type IndexEntry,
   type IndexHeader,
-  sampleBytes,
   sampleDigest,
+  sampleRanges,
 } from './index_format.js';
+import { SourceBytes } from './source_bytes.js';
 
 /** The settings and the tokenizer with which a corpus is cut into blocks. */
 export interface CutOptions {
@@ -48,6 +51,7 @@ export class CorpusReader {
   /** What an index of the corpus is of; undefined where there can be none. */
   readonly header: IndexHeader | undefined;
   readonly sources: readonly Source[];
+  readonly bytes: SourceBytes;
   readonly #cut: CutOptions;
   readonly #options: ReaderOptions;
   readonly #threads: TokenizerThreads;
@@ -56,6 +60,7 @@ export class CorpusReader {
 
   constructor(sources: readonly Source[], cut: CutOptions, options: ReaderOptions = {}) {
     this.sources = sources;
+    this.bytes = new SourceBytes(sources);
     this.#cut = cut;
     this.#options = options;
     this.#threads = options.threads ?? new TokenizerThreads();
@@ -84,14 +89,19 @@ export class CorpusReader {
     const first = entry && firstBlockOf(entry, (index as CorpusIndex).tokensBefore(from));
     const chunks = this.#chunks(this.#reading, first?.begin.place ?? { source: 0, offset: 0 }, index?.entry(to));
     const cut = { context: settings.context, rowsPerBlock: rowsPerShard, limit: settings.limit ?? undefined, first };
-    let next = from;
-    for await (const block of blocksOf(chunks, cut)) {
-      this.#check(block);
-      next = block.number + 1;
-      yield block;
-      if (next === to) return;
-    }
     const known = Math.min(to, index?.known ?? 0);
+    let next = from;
+    try {
+      for await (const block of blocksOf(chunks, cut)) {
+        this.#check(block);
+        next = block.number + 1;
+        yield block;
+        if (next === to) return;
+      }
+    } catch (error) {
+      if (!(error instanceof ChangedSize) || next >= known) throw error;
+      throw this.#changed(index?.entry(next) as IndexEntry, `has other bytes: it ${error.what}`);
+    }
     if (next < known) throw this.#changed(index?.entry(next) as IndexEntry, `ends before shard ${next}`);
   }
 
@@ -156,18 +166,41 @@ export class CorpusReader {
     );
   }
 
-  /** The digest of some bytes of the corpus where a shard begins. */
-  async sampleOf({ source, offset, character = 0 }: Omit<IndexEntry, 'sample'>): Promise<string> {
+  /** The entry of a block; undefined for one whose beginning is not known. */
+  async entryOf(block: Block): Promise<IndexEntry | undefined> {
+    const { begin, end } = block;
+    if (!begin) return undefined;
+    const { source, offset, character = 0 } = begin.place;
+    const from = this.bytes.before({ source, offset: offset + character });
+    const entry = entryOf(block, begin, end ? Math.max(1, this.bytes.before(end) - from) : 0);
+    return { ...entry, sample: await this.sampleOf(entry) };
+  }
+
+  /** The digest of some of the bytes of the corpus that a shard is made from. */
+  async sampleOf({ source, offset, character = 0, bytes }: Omit<IndexEntry, 'sample'>): Promise<string> {
+    const begin = this.bytes.before({ source, offset: offset + character });
+    const pieces: Buffer[] = [];
+    for (const { from, to, files } of sampleRanges(bytes)) {
+      let at = begin + from;
+      for (let left = files; left > 0 && at < Math.min(begin + to, this.bytes.total); left--) {
+        const place = this.bytes.at(at);
+        const end = Math.min(place.offset + begin + to - at, this.bytes.sizeOf(place.source));
+        pieces.push(...(await this.#bytesIn(place.source, place.offset, end)));
+        at += end - place.offset;
+      }
+    }
+    return sampleDigest(pieces);
+  }
+
+  async #bytesIn(source: number, from: number, to: number): Promise<Buffer[]> {
     const path = this.sources[source]?.path ?? '';
-    const from = offset + character;
     const parts: Buffer[] = [];
     try {
-      const bytes = this.#files.read(path, { from, to: from + sampleBytes }, sampleBytes);
-      for await (const part of bytes) parts.push(part);
+      for await (const part of this.#files.read(path, { from, to }, to - from)) parts.push(part);
     } catch (cause) {
       throw unreadable(path, cause);
     }
-    return sampleDigest(Buffer.concat(parts));
+    return parts;
   }
 
   /** Closes the files that stay open between readings. */

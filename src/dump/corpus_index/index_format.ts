@@ -71,7 +71,12 @@ export interface IndexEntry {
   readonly digest: string;
   readonly first: string;
   readonly last: string;
-  /** The same of some bytes at the place; in a line of JSON, of bytes as far behind it as `character` says. */
+  /**
+   * The number of bytes of the corpus from the place (in a line of JSON, as far behind it as `character` says) to where
+   * the shard is known to end. 0 in an index of an earlier version.
+   */
+  readonly bytes?: number | undefined;
+  /** The same of a sample of these bytes. */
   readonly sample: string;
 }
 
@@ -84,8 +89,32 @@ export interface IndexEnd {
 const digestLength = 32;
 const shortDigest = 16;
 
-/** Bytes at a place that are looked at to see whether the corpus is still the same. */
-export const sampleBytes = 2 ** 14;
+/** A sample shows whether the corpus is still the same: so many pieces of a shard's bytes, of at most so many bytes. */
+const samplePieces = 16;
+const pieceBytes = 4096;
+
+/** The most files that a piece is read from. */
+const filesPerPiece = 2;
+
+/** Bytes at the place that are looked at where it is not known which are the shard's. */
+const bytesAtPlace = 2 ** 14;
+
+/** Some of a shard's bytes, counted from its place, and the most files that they are read from. */
+export interface SampleRange {
+  readonly from: number;
+  readonly to: number;
+  readonly files: number;
+}
+
+/** What a sample looks at: all of a shard's bytes where they are few, and else pieces at equal distances. */
+export function sampleRanges(bytes = 0): SampleRange[] {
+  if (bytes === 0) return [{ from: 0, to: bytesAtPlace, files: 1 }];
+  if (bytes <= samplePieces * pieceBytes) return [{ from: 0, to: bytes, files: samplePieces * filesPerPiece }];
+  return Array.from({ length: samplePieces }, (_, i) => {
+    const from = Math.floor((i * (bytes - pieceBytes)) / (samplePieces - 1));
+    return { from, to: from + pieceBytes, files: filesPerPiece };
+  });
+}
 
 const digestOf = (length: number, ...parts: (Int32Array | Uint8Array)[]): string => {
   const hash = createHash('sha256');
@@ -93,7 +122,7 @@ const digestOf = (length: number, ...parts: (Int32Array | Uint8Array)[]): string
   return hash.digest('hex').slice(0, length);
 };
 
-export const sampleDigest = (bytes: Uint8Array): string => digestOf(shortDigest, bytes);
+export const sampleDigest = (pieces: readonly Uint8Array[]): string => digestOf(shortDigest, ...pieces);
 
 /** The tokens and the documents of some rows. */
 export type RowTokens = Pick<Block, 'tokens' | 'document'>;
@@ -102,8 +131,8 @@ export const rowDigest = ({ tokens, document }: RowTokens): string => digestOf(s
 
 export const blockDigest = ({ tokens, document }: RowTokens): string => digestOf(digestLength, tokens, document);
 
-/** The entry of a block without the sample of its text. */
-export function entryOf(block: Block, begin: BlockBegin): Omit<IndexEntry, 'sample'> {
+/** The entry of a block of so many bytes, without the sample of its text. */
+export function entryOf(block: Block, begin: BlockBegin, bytes: number): Omit<IndexEntry, 'sample'> {
   const { number, tokens, document, rows, tokenCount } = block;
   const context = tokens.length / rows;
   const row = (i: number): RowTokens => ({
@@ -117,6 +146,7 @@ export function entryOf(block: Block, begin: BlockBegin): Omit<IndexEntry, 'samp
     ...(lines !== undefined && { lines }),
     ...{ document: begin.document, position: begin.position, skip: begin.skip, rows, tokens: tokenCount },
     ...{ digest: blockDigest(block), first: rowDigest(row(0)), last: rowDigest(row(rows - 1)) },
+    bytes,
   };
 }
 
@@ -172,6 +202,7 @@ export const readEntry = object<IndexEntry>({
   digest: hexadecimal(digestLength),
   first: hexadecimal(shortDigest),
   last: hexadecimal(shortDigest),
+  bytes: optional(integer(0)),
   sample: hexadecimal(shortDigest),
 });
 

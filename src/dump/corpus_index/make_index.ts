@@ -7,7 +7,7 @@ import { onDisk } from '../format/disk.js';
 import { indexFile, indexLease, isIndexFile, isSliceFile } from '../format/manifest.js';
 import { type CorpusIndex, type FoundIndex, IndexWriter, readIndex } from './corpus_index.js';
 import type { CorpusReader } from './corpus_reader.js';
-import { entryOf, firstLine, type IndexEntry, type IndexHeader } from './index_format.js';
+import { firstLine, type IndexEntry, type IndexHeader } from './index_format.js';
 import { SliceMaker, type SliceOptions } from './make_slices.js';
 import { clearSlices } from './slice_files.js';
 
@@ -157,9 +157,8 @@ export class IndexRecorder {
   async add(block: Block): Promise<void> {
     const last = block.document.findLast((document) => document >= 0) ?? -1;
     this.#documents = Math.max(this.#documents, last + 1);
-    if (block.number < this.#index.known || !block.begin) return;
-    const entry = entryOf(block, block.begin);
-    this.#index.add({ ...entry, sample: await this.#reader.sampleOf(entry) });
+    const entry = block.number < this.#index.known ? undefined : await this.#reader.entryOf(block);
+    if (entry) this.#index.add(entry);
   }
 
   /** The corpus has no more blocks. */

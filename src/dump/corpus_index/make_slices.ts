@@ -119,10 +119,11 @@ export class SliceMaker implements RunHost {
     return left;
   }
 
-  /** Looks whether another process has done a slice. */
+  /** Looks whether another process has done a slice, from the text as it is: one that was killed may have left it long ago. */
   async #isDone(slice: number): Promise<boolean> {
     const [found, summary] = [await this.#files.entries(slice), await this.#files.summary(slice)];
     if (!found || !summary) return false;
+    for (const entry of found.entries) if ((await this.reader.sampleOf(entry)) !== entry.sample) return false;
     this.#summaries.set(slice, summary);
     this.#done.set(slice, found);
     this.#slicesElsewhere++;

@@ -4,7 +4,7 @@ import type { Lease } from '../../files/lease.js';
 import { type Block, blocksOf } from '../corpus/blocks.js';
 import { type CorpusPlace, type CorpusSection, chunksIn, OpenDocument, type TokenChunk } from '../corpus/corpus.js';
 import type { CorpusReader } from './corpus_reader.js';
-import { entryOf, type IndexEntry, type IndexHeader } from './index_format.js';
+import type { IndexEntry, IndexHeader } from './index_format.js';
 import type { SliceEntries } from './slice_files.js';
 import { blockAt, isBefore, SliceCounter, type SliceState, type SliceSummary, startOfCorpus } from './slice_state.js';
 import type { Slices } from './slices.js';
@@ -148,12 +148,11 @@ export class SliceRun {
     const { context, rowsPerShard: rowsPerBlock } = header;
     for await (const block of blocksOf(chunks, { context, rowsPerBlock, first: blockAt(state, header) })) {
       const place = block.begin?.place;
-      if (block.begin && place) {
+      if (place) {
         if (this.#end && !isBefore(place, this.#end)) break;
         this.#finishBefore(place);
-        const entry = entryOf(block, block.begin);
         const slice = this.#own[0] as OwnSlice;
-        slice.entries.push({ ...entry, sample: await reader.sampleOf(entry) });
+        slice.entries.push((await reader.entryOf(block)) as IndexEntry);
         slice.documents = (block.document.findLast((document) => document >= 0) as number) + 1;
         onBlock(block);
       }

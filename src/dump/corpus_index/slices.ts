@@ -1,6 +1,6 @@
 // The slices of a corpus, which several processes index at the same time. They follow from the sources and from what the
 // index is of, so that each process finds the same ones.
-import type { CorpusPlace, Source } from '../corpus/corpus.js';
+import type { CorpusPlace } from '../corpus/corpus.js';
 import type { CorpusReader } from './corpus_reader.js';
 import type { IndexHeader } from './index_format.js';
 
@@ -22,39 +22,26 @@ export class Slices {
   /** 1 where the corpus is not divided. */
   readonly count: number;
   readonly #reader: CorpusReader;
-  /** The bytes before each source, and in all. */
-  readonly #before: readonly number[];
-
   /** With a limit, nobody knows where the index ends, and the corpus is not divided. */
   constructor(reader: CorpusReader, { context, rowsPerShard, limit }: IndexHeader, least = leastBytes) {
     this.#reader = reader;
-    const before = [0];
-    for (const { bytes = 0 } of reader.sources) before.push((before.at(-1) as number) + bytes);
-    this.#before = before;
     const shards = shardsPerSlice * bytesPerToken * context * rowsPerShard;
     const size = Math.max(least, shards, Math.min(manyBytes, this.bytes / manySlices), this.bytes / mostSlices);
     this.count = limit === null ? Math.max(1, Math.floor(this.bytes / size)) : 1;
   }
 
   get bytes(): number {
-    return this.#before.at(-1) as number;
+    return this.#reader.bytes.total;
   }
 
   /** The first place that is not before the slice. A section that begins there or later is not of the slice before. */
   nominal(slice: number): CorpusPlace {
-    const at = Math.floor((slice * this.bytes) / this.count);
-    const source = this.#before.findLastIndex((bytes) => bytes <= at);
-    const { bytes } = this.#reader.sources[source] ?? {};
-    if (bytes === undefined) return { source: this.#reader.sources.length, offset: 0 };
-    const within = at - (this.#before[source] as number);
-    if (within === 0) return { source: this.#firstOf(source), offset: 0 };
+    const { bytes, sources } = this.#reader;
+    const { source, offset: within } = bytes.at(Math.floor((slice * bytes.total) / this.count));
+    if (source === sources.length) return { source, offset: 0 };
+    if (within === 0) return { source: bytes.firstBeside(source), offset: 0 };
     const offset = this.#reader.nominalStart(source, within);
-    return offset < bytes ? { source, offset } : { source: source + 1, offset: 0 };
-  }
-
-  /** Of empty files that begin at the same byte, the first one. */
-  #firstOf(source: number): number {
-    return this.#before.indexOf(this.#before[source] as number);
+    return offset < bytes.sizeOf(source) ? { source, offset } : { source: source + 1, offset: 0 };
   }
 
   /** Where a slice begins: with the first section at its nominal place or behind it. */
@@ -70,6 +57,6 @@ export class Slices {
    * empty.
    */
   canBegin({ source, offset }: CorpusPlace): boolean {
-    return offset === 0 || offset < ((this.#reader.sources[source] as Source).bytes ?? 0);
+    return offset === 0 || offset < this.#reader.bytes.sizeOf(source);
   }
 }
