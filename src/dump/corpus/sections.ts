@@ -85,15 +85,17 @@ const lookBack = 2 * endOfText.length;
 
 /**
  * The first cut at or after a multiple of the size of sections, `nominal`, in a file of which `read` gives so many bytes
- * from an offset on, or what is left of it. Undefined when that is the end of the file.
+ * from an offset on, or what is left of it. Undefined when that is the end of the file. More is read where the first
+ * bytes, `readFirst` of them, have no cut.
  */
 export async function firstCut(
   read: (from: number, length: number) => Promise<Buffer>,
   { cutter, origin }: { readonly cutter: Cutter; readonly origin: number },
   nominal: number,
+  readFirst = 2 ** 14,
 ): Promise<number | undefined> {
   const begin = Math.max(origin, nominal - lookBack * tokenWidths);
-  for (let length = 2 ** 14; ; length *= 4) {
+  for (let length = readFirst; ; length *= 4) {
     const bytes = await read(begin, length);
     const isWhole = bytes.length < length;
     if (isWhole && bytes.length <= nominal - begin) return undefined;

@@ -4,6 +4,7 @@ import { encodingOf } from '../../../src/dump/corpus/encoding.js';
 import { type SectionKind, sectionTokens } from '../../../src/dump/corpus/section_tokens.js';
 import {
   type Cutter,
+  firstCut,
   lineCutter,
   type Section,
   type SectionOptions,
@@ -76,6 +77,12 @@ async function checkSections(bytes: Buffer, cutter: Cutter, source: SectionKind,
     sections.map(({ isLast }) => isLast),
     sections.map((_, i) => i === sections.length - 1),
   );
+  const read = async (from: number, length: number) => bytes.subarray(from, from + length);
+  for (let i = 0; i < 5; i++) {
+    const nominal = size * rng.integer(1, 2 + Math.floor(bytes.length / size));
+    const expected = offsets(sections).find((offset) => offset >= nominal && offset < bytes.length);
+    assert.is(await firstCut(read, { cutter, origin: 0 }, nominal, rng.pick([30, 300, 5000])), expected);
+  }
   const pieces = sections.flatMap((section) => piecesOf(section, source));
   const places = [...pieces.keys()].filter((i) => (pieces[i] as Piece).tokens.length > 0); // where shards may begin
   for (let round = 0; round < 5 && places.length > 0; round++) {

@@ -27,6 +27,13 @@ const words = ['Kate', ' found', ' a', ' red', ' ball', '.', '\n', ' 漢字', " 
 const randomText = (rng: Random, count: number): string =>
   Array.from({ length: count }, () => rng.pick(words)).join('');
 
+/** A folder in which nobody reads the corpus in one pass: such an index is written by appending to it. */
+class SharingStore extends DiskStore {
+  override async append(file: string): Promise<never> {
+    throw new Error(`${file} is made in one pass`);
+  }
+}
+
 /** Demands that so many makers at once make the index of one pass, and leave nothing else. A lone one reads once. */
 async function sameAsOnePass(folder: string, making: Making, makers: readonly number[]): Promise<string> {
   const expected = await onePass(join(folder, 'whole'), making);
@@ -34,7 +41,7 @@ async function sameAsOnePass(folder: string, making: Making, makers: readonly nu
   for (const count of makers) {
     const out = join(folder, 'out');
     await mkdir(out);
-    const one = () => makeIndex(new DiskStore(out), making);
+    const one = () => makeIndex(new SharingStore(out), making);
     const made = await Promise.all(Array.from({ length: count }, one));
     assert.ok((await indexIn(out)) === expected, `${count} makers`);
     assert.equal(await readdir(out), expected === '' ? [] : ['index.jsonl']);
@@ -101,7 +108,7 @@ const stories = async (): Promise<string[]> =>
 
 /** Texts of stories of so many bytes in all. */
 async function texts(bytes: number): Promise<string[]> {
-  const list = await stories();
+  const list = (await stories()).flatMap((story) => story.match(/.{1,700}/gs) ?? []);
   const found: string[] = [];
   for (let i = 0, length = 0; length < bytes; i++) {
     const text = `${i}. ${list[i % list.length]}`;
@@ -112,6 +119,18 @@ async function texts(bytes: number): Promise<string[]> {
 }
 
 const corpora: Record<string, (folder: string) => Promise<string[]>> = {
+  async 'a last word that is longer than slices, before other files'(folder) {
+    const paths = ['a.txt', 'b.txt', 'c.jsonl', 'd.txt'].map((name) => join(folder, name));
+    const list = await texts(30_000);
+    const contents = [
+      `${list.join('<|endoftext|>')} ${'a'.repeat(80_000)}<|endoftext|>`,
+      'b'.repeat(80_000),
+      `${JSON.stringify({ text: 'c'.repeat(80_000) })}\n`,
+      list.join(''),
+    ];
+    for (const [i, path] of paths.entries()) await writeFile(path, contents[i] as string);
+    return paths;
+  },
   async 'one document that spans all slices'(folder) {
     const path = join(folder, 'a.txt');
     await writeFile(path, (await texts(300_000)).join('\n'));
@@ -157,6 +176,15 @@ for (const [what, write] of Object.entries(corpora)) {
       assert.ok(index.split('\n').length > 60);
     }));
 }
+
+test('slices without tokens, and shards that end where slices do', () =>
+  withFolder(async (folder) => {
+    const path = join(folder, 'a.jsonl');
+    const lines = (await texts(20_000)).map((text) => JSON.stringify({ text: text.slice(0, 60) }));
+    await writeFile(path, `${lines.join('\n')}${'\n'.repeat(40_000)}${lines.join('\n')}`);
+    const cut = { context: 32, rowsPerShard: 1, sectionBytes: 2 ** 9, sliceBytes: 2 ** 12 };
+    await sameAsOnePass(folder, { files: [path], ...cut }, [1, 4]);
+  }));
 
 test('threads that tokenise, and shards that are larger than a slice', () =>
   withFolder(async (folder) => {
@@ -294,6 +322,12 @@ test('files of slices that are torn, foreign, no files, or forged', () =>
       lines[number] = checkedLine(lines[0] as string, JSON.stringify({ ...value, [field]: value[field] + by }));
       return lines.join('\n');
     };
+    /** The same for all entries, as if there were more documents before the slice. */
+    const allForged = (text: string, field: string) => {
+      const last = text.split('\n').length - 3;
+      const numbers = Array.from({ length: last - 1 }, (_, i) => i + 2);
+      return numbers.reduce((now, number) => forged(now, number, field), forged(text, 1, `${field}s`));
+    };
     const planted: Record<string, string | undefined>[] = [
       { summary: '', entries: '' },
       { summary: summary.slice(0, -20), entries: entries.slice(0, entries.length / 2) },
@@ -301,7 +335,7 @@ test('files of slices that are torn, foreign, no files, or forged', () =>
       { entries },
       { summary },
       { summary: undefined, entries: undefined },
-      ...['source', 'offset', 'documents', 'head', 'rows', 'tail', 'tokens'].map((field) => ({
+      ...['source', 'offset', 'lines', 'documents', 'head', 'rows', 'tail', 'tokens'].map((field) => ({
         summary: forged(summary, 1, field),
       })),
       { summary: forged(summary, 1, 'tokens'), entries },
@@ -309,6 +343,7 @@ test('files of slices that are torn, foreign, no files, or forged', () =>
         summary,
         entries: forged(entries, 1, field),
       })),
+      { summary, entries: allForged(entries, 'document') },
       { summary, entries: forged(entries, 2, 'shard') },
       { summary, entries: forged(entries, 2, 'tokens', -1) },
       { summary, entries: forged(entries, -2 + entries.split('\n').length, 'entries') },
