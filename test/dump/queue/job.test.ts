@@ -223,8 +223,14 @@ test('a plan of 200,000 files with paths of 120 letters, and of names that take 
   });
   const request = { ...dump.request, corpus: files.map(({ path }) => path) };
   assert.equal(new Set(request.corpus.map(({ length }) => length)), new Set([120]));
-  const corpus = files.map(({ kind, name }) => ({ kind, name, bytes: 2 ** 53 - 1 }));
-  const large = { ...dump, request: plainRequest(request), settings: { ...dump.settings, corpus } };
+  assert.is(plainRequest(request).corpus.length, 200_000);
+  const some = files.slice(0, 5000); // all of them would take a test some seconds
+  const corpus = some.map(({ kind, name }) => ({ kind, name, bytes: 2 ** 53 - 1 }));
+  const large = {
+    ...dump,
+    request: { ...request, corpus: some.map(({ path }) => path) },
+    settings: { ...dump.settings, corpus },
+  };
   const read = readJob('merge', again(jobData('merge', large, origin)), origin);
   assert.is(JSON.stringify(read), JSON.stringify(large));
 });
