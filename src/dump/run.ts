@@ -7,7 +7,7 @@ import { corpusBytes, describeSource, openCorpus } from './corpus/corpus.js';
 import { readAhead } from './corpus/read_ahead.js';
 import { type CorpusIndex, IndexWriter, readIndex } from './corpus_index/corpus_index.js';
 import { CorpusReader } from './corpus_index/corpus_reader.js';
-import { clearIndex, wholeIndex } from './corpus_index/make_index.js';
+import { checkNoIndex, clearIndex, wholeIndex } from './corpus_index/make_index.js';
 import { bytesOf, shardFile, totalsOf } from './format/manifest.js';
 import { type NonFiniteTotal, totalNonFinite } from './format/non_finite.js';
 import { MissingBlocks } from './missing_blocks.js';
@@ -101,7 +101,10 @@ export async function dump(options: DumpOptions): Promise<DumpResult> {
 
 /** The index that the folder has, or an empty one; undefined where there can be none. */
 async function indexIn(store: Store, reader: CorpusReader): Promise<Run['indexed']> {
-  if (!reader.header) return undefined;
+  if (!reader.header) {
+    await checkNoIndex(store);
+    return undefined;
+  }
   await clearIndex(store);
   const found = await readIndex(store, reader.header);
   reader.use(found.index);

@@ -1,8 +1,9 @@
 // A model whose tokens have no known texts. Oracle: its tokens by their numbers, and the dump of the same model with the
 // tokenizer of GPT-2.
-import { readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { indexCorpus } from '../../src/dump/index_corpus.js';
 import { openDump } from '../../src/dump/read/reader.js';
 import { collate } from '../../src/dump/report/collate.js';
 import { report } from '../../src/dump/report/report.js';
@@ -106,6 +107,17 @@ test('tokens are taken, and shown by their numbers', () =>
     const rows = await withDuckDB((query) => query(`select distinct token, text from '${parquet}' order by token`));
     assert.ok(rows.length > 2);
     for (const { token, text } of rows) assert.is(text, `<|${token}|>`);
+  }));
+
+test('an index is of the tokenizer of GPT-2: beside it, a dump with another one, or of what is no file, is refused', () =>
+  withFolder(async (folder) => {
+    const out = join(folder, 'out');
+    await indexCorpus({ corpus: sampleText, out, context: 4, shardTokens: 64 });
+    const own = modelWith({ ...model.enc, encode: (text: string) => [...Buffer.from(text)] });
+    const named = /out\/index\.jsonl is the index of a corpus of files with GPT-2's tokenizer.*Remove it/;
+    await rejects(dump(request(out, { model: own, corpus: sampleText, parquet: false })), Error, named);
+    await rejects(dump(request(out)), Error, named);
+    assert.equal(await readdir(out), ['index.jsonl']);
   }));
 
 test('a tokenizer without a name counts as GPT-2s, and one of another name is not known', () =>

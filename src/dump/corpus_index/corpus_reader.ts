@@ -162,7 +162,7 @@ export class CorpusReader {
     const files = name === last ? `${name}, from byte ${offset} on,` : `${name}, or a file behind it up to ${last},`;
     return new Error(
       `dump: the corpus has changed since its index was made: ${files} ${what}. Put back what was there, or begin ` +
-        'again in another folder',
+        'again in another folder, or, where no shard is made yet, in this one without its index.jsonl',
     );
   }
 

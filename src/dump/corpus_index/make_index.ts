@@ -57,6 +57,18 @@ export async function wholeIndex(
   }
 }
 
+/**
+ * For a corpus that can have no index, as it cannot be read again or its tokenizer is not GPT-2's own.
+ * @throws Error when the folder has one, which is of something else.
+ */
+export async function checkNoIndex(store: Store): Promise<void> {
+  if (!(await store.find(indexFile))) return;
+  throw new Error(
+    `dump: ${store.pathOf(indexFile)} is the index of a corpus of files with GPT-2's tokenizer, and this dump has another ` +
+      'corpus or tokenizer. Remove it, or choose another folder',
+  );
+}
+
 /** Removes what a killed process has left of an index, unless another one is making it. */
 export async function clearIndex(store: Store): Promise<void> {
   const names = await store.list();

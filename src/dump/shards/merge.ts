@@ -148,11 +148,13 @@ async function merge(
   const entries = shards.map(({ entry }) => entry);
   const settings = knownSettings(first.manifest);
   const merged = makeManifest({ ...settings, part: whole }, arithmetic, entries, true);
+  const hasIndex = await hasWholeIndex(out, merged);
   // Before anything is changed, this refuses a manifest that could not be read.
   if (!isWhole) checkSize(out, merged, merging);
   let linked = 0;
   for (const file of filesIn(elsewhere)) if (await linkedInto(out, file)) linked++;
-  await linkIndex(out, others, merged);
+  if (!hasIndex) await linkIndex(out, others, merged);
+  await clearIndex(out);
   if (!isWhole) await writeManifest(out, merged, merging);
   await removeParts(out);
   return {
@@ -168,14 +170,22 @@ function* filesIn(shards: readonly StoredShard[]): Generator<StoredFile> {
   for (const { store, entry } of shards) for (const file of filesOf(entry)) yield { store, file };
 }
 
-/** Gives the folder the index of the corpus, if it has none and a part's folder has the whole one. */
+/** Whether the folder has the whole index of the corpus. @throws Error when it has the index of something else. */
+async function hasWholeIndex(out: Store, merged: Manifest): Promise<boolean> {
+  if (!(await out.find(indexFile))) return false;
+  const { index, isClean } = await readIndex(out, headerOfDump(merged)).catch((cause: Error) => {
+    throw new Error(`merge: ${cause.message.replace(/^dump: /, '')}`, { cause });
+  });
+  return index.isComplete && isClean;
+}
+
+/** Gives the folder the whole index of the corpus, if a part's folder has it, instead of one that is torn. */
 async function linkIndex(out: Store, others: readonly Store[], merged: Manifest): Promise<void> {
-  await clearIndex(out);
-  if (await out.find(indexFile)) return;
   const header = headerOfDump(merged);
   for (const store of others) {
     const found = await readIndex(store, header).catch(() => undefined); // it is of something else, and helps nobody
     if (!found?.index.isComplete || !found.isClean) continue;
+    await onDisk(out.pathOf(indexFile), out.remove(indexFile), merging);
     await asMergeError(out.link(store, indexFile));
     return;
   }

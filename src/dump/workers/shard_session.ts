@@ -8,7 +8,7 @@ import type { Block } from '../corpus/blocks.js';
 import { type CorpusFile, describeSource, openCorpus } from '../corpus/corpus.js';
 import type { CorpusIndex } from '../corpus_index/corpus_index.js';
 import { CorpusReader } from '../corpus_index/corpus_reader.js';
-import { clearIndex, wholeIndex } from '../corpus_index/make_index.js';
+import { checkNoIndex, clearIndex, wholeIndex } from '../corpus_index/make_index.js';
 import { inJson } from '../format/in_json.js';
 import {
   differenceOf,
@@ -60,7 +60,7 @@ export async function planShards(request: ShardedRequest, local: LocalOptions = 
     await clearIndex(store);
     const count = reader.header
       ? (await wholeIndex(store, reader, reader.header, { signal })).known
-      : await blocksIn(reader);
+      : await blocksIn(store, reader);
     if (count > 0) return { request, settings, count };
     await undo();
     throw new Error('dump: the corpus has no tokens');
@@ -71,7 +71,8 @@ export async function planShards(request: ShardedRequest, local: LocalOptions = 
 }
 
 /** The number of blocks of a corpus that can have no index, as its tokenizer is not GPT-2's own. */
-async function blocksIn(reader: CorpusReader): Promise<number> {
+async function blocksIn(store: Store, reader: CorpusReader): Promise<number> {
+  await checkNoIndex(store);
   let count = 0;
   for await (const _ of reader.blocks()) count++;
   return count;

@@ -106,6 +106,33 @@ test('an error in a file is reported with its location', async () => {
   await rejects(openCorpus(['-', '-']), RangeError, /standard input \('-'\) twice/);
 });
 
+test('a file whose size changes while it is read is named', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    const lines = '{"text": "One."}\n'.repeat(40_000);
+    const contents: Record<string, string | Uint8Array> = {
+      'a.txt': 'One. '.repeat(120_000),
+      'a.jsonl': lines,
+      'a.bin': new Uint8Array(Uint16Array.from({ length: 200_000 }, (_, i) => i % 50_000).buffer),
+    };
+    await writeFile(at('first.txt'), 'First.');
+    for (const [name, content] of Object.entries(contents)) {
+      for (const size of [0, content.length / 2, content.length - 2, content.length + 2]) {
+        await writeFile(at(name), content);
+        const read = async () => {
+          const sources = await openCorpus([at('first.txt'), at(name)]);
+          const chunks = readCorpus(sources, { encode, nVocab: 50_257 });
+          await chunks.next();
+          const longer = Buffer.concat([Buffer.from(content), Buffer.from('  ')]);
+          await writeFile(at(name), longer.subarray(0, size));
+          for await (const _ of chunks);
+        };
+        const where = `(ends at byte ${size} now|goes on behind byte ${content.length})`;
+        await rejects(read(), Error, new RegExp(`^dump: \\S+${name}: ${where}, but held ${content.length} bytes`));
+      }
+    }
+  }));
+
 test('wrong items and tokens that a small model lacks are refused', async () => {
   async function* items(...list: unknown[]) {
     yield* list as string[];

@@ -49,6 +49,7 @@ function piecesOf(section: Section, source: SectionKind, character?: number): Pi
     tokens: [...result.tokens.subarray(i === 0 ? 0 : result.ends[i - 1], end)],
     ends: result.documentEnds[i] === 1,
     offset: section.offset + (result.offsets[i] as number),
+    until: section.offset + (result.untils[i] as number),
     character: result.characters?.[i] ?? 0,
     lines: result.lines?.[i] ?? 0,
   }));

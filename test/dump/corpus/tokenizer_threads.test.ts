@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import * as assert from 'uvu/assert';
 import type { Block } from '../../../src/dump/corpus/blocks.js';
-import { describeSource, openCorpus } from '../../../src/dump/corpus/corpus.js';
+import { describeSource, openCorpus, readCorpus } from '../../../src/dump/corpus/corpus.js';
 import type { SectionRequest } from '../../../src/dump/corpus/section_tokens.js';
 import { TokenizerThreads } from '../../../src/dump/corpus/tokenizer_threads.js';
 import { CorpusReader } from '../../../src/dump/corpus_index/corpus_reader.js';
@@ -47,6 +47,30 @@ const tokensOf = async (threads: TokenizerThreads, text: string): Promise<number
   const [result] = await threads.run(50_257, [sectionOf(text)]);
   return [...(result?.tokens ?? [])];
 };
+
+test('files of text and of tokens in turn, with threads and without', () =>
+  withFolder(async (folder) => {
+    const story = await readFile(sampleText, 'utf8');
+    await writeFile(join(folder, 'long.txt'), story.repeat(Math.ceil(2.2e6 / story.length))); // so that threads begin
+    const files = [join(folder, 'long.txt')];
+    for (let i = 0; i < 12; i++) {
+      const [text, npy] = [join(folder, `${i}.txt`), join(folder, `${i}.npy`)];
+      await writeFile(text, story.slice(i, i + 500));
+      const header = "{'descr': '<u2', 'fortran_order': False, 'shape': (500,), }".padEnd(117);
+      const begin = Buffer.from(`\x93NUMPY\x01\x00\x76\x00${header}\n`, 'latin1');
+      await writeFile(npy, Buffer.concat([begin, new Uint8Array(new Uint16Array(500).fill(i).buffer)]));
+      files.push(text, npy);
+    }
+    const tokens = async (count: number) => {
+      const threads = new TokenizerThreads(count);
+      const all: number[] = [];
+      const options = { encode, nVocab: 50_257, threads };
+      for await (const chunk of readCorpus(await openCorpus(files), options)) all.push(...Array.from(chunk.tokens));
+      await threads.close();
+      return all;
+    };
+    assert.equal(await tokens(2), await tokens(1));
+  }));
 
 test('a thread that dies while it works is an error, and the next request gets another one', () =>
   withAsked(async (asked, onAsked) => {

@@ -116,6 +116,47 @@ for (const [what, isMissing] of [
     }));
 }
 
+test('whatever changes in the text of finished shards is found, where they have some kilobytes each', () =>
+  withFolder(async (folder) => {
+    const at = (name: string) => join(folder, name);
+    const stories = (await readFile(sampleText, 'utf8')).slice(0, 120_000);
+    const cyrillic = stories.replaceAll(/[a-z]/g, (letter) => String.fromCodePoint(0x3d0 + letter.charCodeAt(0)));
+    const corpora: Record<string, [name: string, content: string][]> = {
+      text: [['a.txt', stories]],
+      cyrillic: [['b.txt', cyrillic.slice(0, 40_000)]],
+      lines: [['c.jsonl', `{"text": ${JSON.stringify(cyrillic.slice(0, 20_000))}}\n`]],
+      files: Array.from({ length: 40 }, (_, i) => [`${i}.txt`, stories.slice(500 * i, 500 * i + 500)]),
+    };
+    for (const [name, files] of Object.entries(corpora)) {
+      for (const [file, content] of files) await writeFile(at(file), content);
+      const corpus = files.map(([file]) => at(file));
+      const request = { model, corpus, locations: ['resid/post_emb'], out: at(name), context: 16, shardTokens: 2048 };
+      const { shards } = await dump(request);
+      assert.ok(shards >= 2, name);
+      const all = Buffer.concat(files.map(([, content]) => Buffer.from(content)));
+      for (const share of [0.03, 0.21, 0.38, 0.5, 0.62, 0.79, 0.97]) {
+        let byte = Math.floor(share * all.length);
+        const file = files.find(([, content]) => {
+          const size = Buffer.byteLength(content);
+          if (byte < size) return true;
+          byte -= size;
+          return false;
+        })?.[0] as string;
+        const kept = await readFile(at(file));
+        const changed = Buffer.from(kept);
+        while (changed[byte] !== 0x20 || changed[byte - 1] === 0x20 || changed[byte + 1] === 0x20) byte--;
+        changed[byte] = 0x2d;
+        await writeFile(at(file), changed);
+        const named = new RegExp(
+          `${file}|\\d+\\.txt, or a file behind it up to|shard-\\d+\\.safetensors is of another corpus`,
+        );
+        await rejects(dump(request), Error, named);
+        await writeFile(at(file), kept);
+        assert.is((await dump(request)).written, 0);
+      }
+    }
+  }));
+
 test('a letter that changed is found by the part that has it, and by a session', () =>
   withDump(async ({ at, request, byteAt }) => {
     await cp(at('corpus.txt'), at('kept.txt'));

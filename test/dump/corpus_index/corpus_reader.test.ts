@@ -44,7 +44,8 @@ async function readerOf(files: CorpusFile[], { context, rowsPerShard, limit }: C
 
 async function blocksOf(blocks: AsyncIterable<Block>): Promise<Block[]> {
   const list: Block[] = [];
-  for await (const block of blocks) list.push(block);
+  // a reading that ends bit by bit has other chunks at its end
+  for await (const block of blocks) list.push({ ...block, end: undefined });
   return list;
 }
 

@@ -71,6 +71,32 @@ test('parts of several folders get a second name; the folders stay', () =>
     await assertSameFolder(at('part-0'), at('whole'));
   }));
 
+test('an index in the folder of a merge: whole, torn, or of something else', () =>
+  withParts(async (at) => {
+    const index = await readFile(at('whole/index.jsonl'), 'utf8');
+    await mkdir(at('out'));
+    await writeFile(at('out/index.jsonl'), index.slice(0, index.length / 2));
+    await mergeDumps(at('out'), apart(at));
+    await assertSameFolder(at('out'), at('whole'));
+    const others: [string, RegExp][] = [
+      [
+        index.replace('"context":32', '"context":16'),
+        /index\.jsonl is the index of a dump with context 16, but 32 was/,
+      ],
+      ['{"somebody": "else"}', /index\.jsonl is no index of a corpus\. Remove it/],
+    ];
+    for (const [text, named] of others) {
+      await writeFile(at('together/index.jsonl'), text);
+      const before = await contentsOf(at('together'));
+      await rejects(mergeDumps(at('together')), Error, new RegExp(`^merge: (?!dump).*${named.source}`));
+      assert.equal(await contentsOf(at('together')), before);
+    }
+    await rm(at('together/index.jsonl'));
+    await mergeDumps(at('together'), [at('part-1')]).catch(() => {}); // part 1 is there twice
+    await mergeDumps(at('together'));
+    assert.ok(!(await readdir(at('together'))).includes('index.jsonl'));
+  }));
+
 test('a merge that was interrupted is finished by the same call', () =>
   withParts(async (at) => {
     // The first call is interrupted after some links.
