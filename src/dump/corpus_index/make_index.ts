@@ -9,7 +9,7 @@ import { type CorpusIndex, type FoundIndex, IndexWriter, readIndex } from './cor
 import type { CorpusReader } from './corpus_reader.js';
 import { firstLine, type IndexEntry, type IndexHeader } from './index_format.js';
 import { SliceMaker, type SliceOptions } from './make_slices.js';
-import { clearSlices } from './slice_files.js';
+import { clearSlices, removeSlice } from './slice_files.js';
 
 const pollMilliseconds = 500;
 
@@ -78,7 +78,11 @@ export async function clearIndex(store: Store): Promise<void> {
   const lease = await store.takeLease(indexLease);
   if (typeof lease === 'string') return;
   try {
-    for (const name of left) if (name !== indexLease) await onDisk(store.pathOf(indexFile), store.remove(name));
+    for (const name of left) {
+      if (name === indexLease) continue;
+      const removed = isSliceFile(name) ? removeSlice(store, name) : store.remove(name);
+      await onDisk(store.pathOf(indexFile), removed);
+    }
   } finally {
     await lease.release();
   }

@@ -120,5 +120,16 @@ function orUndefined<T>(read: () => T): T | undefined {
 
 /** Removes all files of slices: where the index is there, nobody needs them. */
 export async function clearSlices(store: Store): Promise<void> {
-  for (const name of await store.list()) if (isSliceFile(name)) await store.remove(name);
+  for (const name of await store.list()) if (isSliceFile(name)) await removeSlice(store, name);
+}
+
+/**
+ * Removes a file of a slice. The lease of a process that has it now may not be removed in object storage: that process
+ * gives it back.
+ */
+export async function removeSlice(store: Store, name: string): Promise<void> {
+  const isLease = name.endsWith('.claim');
+  await store.remove(name).catch((error: unknown) => {
+    if (!isLease) throw error;
+  });
 }
