@@ -148,7 +148,7 @@ const corpora: Record<string, (folder: string) => Promise<string[]>> = {
     const paths = ['a.txt', 'b.txt', 'c.jsonl', 'd.txt'].map((name) => join(folder, name));
     const list = await texts(30_000);
     const contents = [
-      `${list.join('<|endoftext|>')} ${'a'.repeat(80_000)}<|endoftext|>`,
+      `${list.join('<|endoftext|>')} ${'!'.repeat(80_000)}<|endoftext|>`, // cut behind the mark alone
       'b'.repeat(80_000),
       `${JSON.stringify({ text: 'c'.repeat(80_000) })}\n`,
       list.join(''),
