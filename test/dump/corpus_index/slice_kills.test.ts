@@ -75,6 +75,8 @@ test('killed at any moment', () =>
       await makers[0]?.ended;
       if (survives) {
         await succeeds(makers[1] as Started); // it also makes what the other one had begun
+        assert.ok((await indexIn(out)) === expected);
+        await succeeds(start()); // killed at its very end, the other one has left its claim on the index
         await isWhole(out, expected);
         await rm(out, { recursive: true });
         await mkdir(out);
