@@ -295,10 +295,9 @@ export class ManifestReader {
     if (!before || before.complete) return before;
     const file = journalOfManifest(name);
     const journal = await readJournal(store, file, largestText);
-    if (!journal) return before;
-    // Meanwhile another manifest, with the shards of the journal, may have replaced it.
+    // Meanwhile another manifest, with the shards of the journal, may have replaced it, and the journal may be gone.
     const manifest = await this.#readManifest(store, name);
-    if (!manifest || manifest.complete) return manifest;
+    if (!journal || !manifest || manifest.complete) return manifest;
     try {
       return joined(manifest, journal);
     } catch (cause) {

@@ -261,6 +261,37 @@ test('a whole line that cannot be an entry is an error, as it is in a manifest',
     { part: { index: 0, count: 2 } },
   ));
 
+test('a journal that is taken over while the manifest and it are read: before it is looked up, and before it is opened', () =>
+  withDump(
+    async (store, path) => {
+      for (const step of ['find', 'open'] as const) {
+        const entries = [entryOf(0)];
+        await writeManifest(store, makeManifest(tinySettings, ['1 cpu'], entries, false));
+        await record(store, [entryOf(1), entryOf(2)]);
+        let isTaken = false;
+        const takeOver = async () => {
+          isTaken = true;
+          const all = [...entries, entryOf(1), entryOf(2), entryOf(3)];
+          await writeManifest(store, makeManifest(tinySettings, ['1 cpu'], all, false));
+          await rm(path);
+        };
+        const reader = new Proxy<Store>(store, {
+          get(target, name) {
+            const value = Reflect.get(target, name);
+            if (typeof value !== 'function') return value;
+            return async (...all: unknown[]) => {
+              if (!isTaken && name === step && all[0] === file) await takeOver();
+              return value.apply(target, all);
+            };
+          },
+        });
+        assert.equal(await numbersIn(reader), [0, 1, 2, 3], step);
+        assert.ok(isTaken);
+      }
+    },
+    { listed: [entryOf(0)] },
+  ));
+
 test('a complete manifest needs no journal', () =>
   withDump(async (store) => {
     await record(store, [entryOf(0), entryOf(1)]);
