@@ -80,9 +80,12 @@ const children: Record<string, (...args: string[]) => Promise<unknown>> = {
     const { size } = await stat(join(dumped.request.out, shard)); // it is read for its digest
     return { rchar: rchar - size };
   },
-  async tokenise(corpus) {
-    await tokenise(corpus as string, new TokenizerThreads(1));
-    return tokenise(corpus as string, new TokenizerThreads(1));
+  async tokenise(corpus, count) {
+    const threads = new TokenizerThreads(Number(count));
+    await tokenise(corpus as string, threads);
+    const seconds = await tokenise(corpus as string, threads);
+    await threads.close();
+    return seconds;
   },
   files: async (list, out) =>
     costOf(async () => {
@@ -160,9 +163,9 @@ async function tokenise(corpus: string, threads: TokenizerThreads): Promise<numb
   });
 }
 
-/** The seconds that another process takes for a file on one thread, when it has read it before. */
-async function besideOthers(corpus: string): Promise<number> {
-  const { stdout } = await promisify(execFile)(process.execPath, [self, 'tokenise', corpus]);
+/** The seconds that a process of its own takes for a file that it has read before: threads run, and code is compiled. */
+async function tokenised(corpus: string, threads: number): Promise<number> {
+  const { stdout } = await promisify(execFile)(process.execPath, [self, 'tokenise', corpus, String(threads)]);
   return JSON.parse(stdout) as number;
 }
 
@@ -170,15 +173,12 @@ async function indexing(folder: string): Promise<void> {
   const corpus = join(folder, 'big.txt');
   await sentences(corpus, 1e8);
   const { size } = await stat(corpus);
-  const [single, pair] = [new TokenizerThreads(1), new TokenizerThreads(2)];
-  for (const threads of [single, pair]) await tokenise(corpus, threads); // they start, and their code is compiled
   const ratios: number[] = [];
   const ceilings: number[] = [];
   const ofIndex: number[] = [];
   for (let round = 0; round < 5; round++) {
-    const [one, two] = [await tokenise(corpus, single), await tokenise(corpus, pair)];
-    const alone = await Promise.all([1, 2].map(() => besideOthers(corpus)));
-    ceilings.push((2 * one) / Math.max(...alone));
+    const [one, two] = [await tokenised(corpus, 1), await tokenised(corpus, 2)];
+    ceilings.push((2 * one) / Math.max(...(await Promise.all([tokenised(corpus, 1), tokenised(corpus, 1)]))));
     const out = join(folder, `index-${round}`);
     const made = await timed(() => indexCorpus({ corpus, out, shardTokens: 131_072 }));
     const reused = await indexCorpus({ corpus, out, shardTokens: 131_072 });
@@ -189,7 +189,6 @@ async function indexing(folder: string): Promise<void> {
         `index ${made.toFixed(2)} s; made again: ${reused.bytesRead} bytes read`,
     );
   }
-  await pair.close();
   console.log(
     `two threads ${median(ratios).toFixed(2)} x as fast as one, two processes that share nothing ` +
       `${median(ceilings).toFixed(2)} x; the index takes ${median(ofIndex).toFixed(2)} x as long as tokenising`,
