@@ -540,7 +540,7 @@ function checkInput({ kind, hints }: Source, chunk: Buffer): void {
   looked(standardInput, () => checkText(kind === 'jsonl' ? kind : 'text', headOf(chunk)));
 }
 
-/** The bytes of a source, or those of a file in a range. On standard input, the first chunk shows what is in it. */
+/** The bytes of a source, or those of a file in a range; each chunk until the next one is read. On standard input, the first chunk shows what is in it. */
 function bytesOf(source: Source, options: ReadOptions, range: ByteRange): AsyncGenerator<Buffer> {
   const { path } = source;
   const atOnce = Math.min(options.sectionBytes ?? sectionBytes, (source.bytes ?? sectionBytes) + 1);
@@ -579,7 +579,7 @@ async function* fileBytes(
   signal?.throwIfAborted();
   const own = files ? undefined : new OpenFiles();
   try {
-    for await (const chunk of (files ?? (own as OpenFiles)).read(path, range, atOnce)) {
+    for await (const chunk of (files ?? (own as OpenFiles)).read(path, range, atOnce, true)) {
       signal?.throwIfAborted();
       yield chunk;
     }

@@ -23,11 +23,15 @@ export class OpenFiles {
   readonly #open = new Map<string, OpenFile>();
   #most = mostIdle;
 
-  /** The bytes of a file in a range, so many at a time. Errors are the system's own. */
+  /**
+   * The bytes of a file in a range, so many at a time. Errors are the system's own. `areLent` says that the caller uses
+   * each chunk before it asks for the next one: then all are in the same memory, and no more is allocated.
+   */
   async *read(
     path: string,
     { from, to = Number.POSITIVE_INFINITY }: ByteRange,
     atOnce: number,
+    areLent = false,
   ): AsyncGenerator<Buffer> {
     const file = this.#open.get(path) ?? { handle: open(path), users: 0, isLeft: false };
     this.#open.delete(path);
@@ -38,9 +42,11 @@ export class OpenFiles {
         if (this.#open.get(path) === file) this.#open.delete(path); // the next reading opens it again
         throw error;
       });
+      let bytes: Buffer | undefined;
       for (let at = from; at < to; ) {
-        const bytes = Buffer.allocUnsafe(Math.min(atOnce, to - at));
-        const { bytesRead } = await handle.read(bytes, 0, bytes.length, at);
+        const length = Math.min(atOnce, to - at);
+        bytes = areLent && bytes ? bytes : Buffer.allocUnsafe(length);
+        const { bytesRead } = await handle.read(bytes, 0, length, at);
         if (bytesRead === 0) return;
         at += bytesRead;
         yield bytes.subarray(0, bytesRead);
