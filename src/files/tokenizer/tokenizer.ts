@@ -123,13 +123,14 @@ function unitsOf(text: string): Uint16Array {
 
 function encodePretokens(units: Uint16Array, from: number, to: number, tokens: number[]): void {
   const { pairs, cache } = tables();
-  for (let end = from; from < to; from = end) {
-    end = pretokenEnd(units, from, to);
-    const isShort = end - from <= longestCached;
-    if (isShort && cache.find(units, from, end, tokens)) continue;
+  for (;;) {
+    const begin = cache.appendKnown(units, from, to, tokens);
+    if (begin === to) return;
+    const end = pretokenEnd(units, begin, to);
     const first = tokens.length;
-    pairs.encode(utf8(units, from, end), tokens);
-    if (isShort) cache.add(units, from, end, tokens, first);
+    pairs.encode(utf8(units, begin, end), tokens);
+    if (end - begin <= longestCached) cache.add(units, begin, end, tokens, first);
+    from = end;
   }
 }
 
