@@ -292,11 +292,13 @@ export class ManifestReader {
    */
   async read(store: Store, name: string): Promise<Manifest | undefined> {
     const before = await this.#readManifest(store, name);
-    if (!before || before.complete) return before;
+    if (!before || before.manifest.complete) return before?.manifest;
     const file = journalOfManifest(name);
     const journal = await readJournal(store, file, largestText);
-    // Meanwhile another manifest, with the shards of the journal, may have replaced it, and the journal may be gone.
-    const manifest = await this.#readManifest(store, name);
+    // Meanwhile another manifest, with the shards of the journal, may have replaced it, and the journal may be gone. One
+    // with more shards is longer.
+    if (!journal && (await store.find(name))?.size === before.bytes) return before.manifest;
+    const manifest = (await this.#readManifest(store, name))?.manifest;
     if (!journal || !manifest || manifest.complete) return manifest;
     try {
       return joined(manifest, journal);
@@ -305,9 +307,11 @@ export class ManifestReader {
     }
   }
 
-  async #readManifest(store: Store, name: string): Promise<Manifest | undefined> {
-    const stored = await readStored(store, name);
-    if (!stored) return undefined;
+  /** A manifest without its journal, and the bytes of its file. */
+  async #readManifest(store: Store, name: string): Promise<{ manifest: Manifest; bytes: number } | undefined> {
+    const found = await readStored(store, name);
+    if (!found) return undefined;
+    const { stored, bytes } = found;
     const { corpus, model, locations, autoencoders, drop, arithmetic } = stored;
     let list: CorpusList;
     try {
@@ -318,7 +322,7 @@ export class ManifestReader {
     }
     const common = { model, locations, autoencoders, drop, arithmetic };
     const entries = Object.entries(common).map(([field, value]) => [field, this.#sharedValue(value)]);
-    return { ...stored, ...(Object.fromEntries(entries) as typeof common), corpus: list };
+    return { manifest: { ...stored, ...(Object.fromEntries(entries) as typeof common), corpus: list }, bytes };
   }
 
   #sharedValue(value: unknown): unknown {
@@ -349,19 +353,24 @@ function joined(manifest: Manifest, journal: Buffer): Manifest {
 export const inOrder = (shards: ReadonlyMap<number, ShardEntry>): ShardEntry[] =>
   [...shards].sort(([a], [b]) => a - b).map(([, entry]) => entry);
 
-async function readStored(store: Store, name: string): Promise<StoredManifest | undefined> {
+async function readStored(
+  store: Store,
+  name: string,
+): Promise<{ readonly stored: StoredManifest; readonly bytes: number } | undefined> {
   const path = store.pathOf(name);
   let value: unknown;
+  let bytes: number;
   try {
-    const bytes = await readSmallFile(store, name, largestText);
-    if (bytes === undefined) return undefined;
-    value = withDefaults(JSON.parse(bytes.toString()));
+    const text = await readSmallFile(store, name, largestText);
+    if (text === undefined) return undefined;
+    bytes = text.length;
+    value = withDefaults(JSON.parse(text.toString()));
   } catch (cause) {
     throw new Error(`${path}: cannot be read as a manifest: ${(cause as Error).message}`, { cause });
   }
   try {
     const manifest = checkedManifest(value);
-    if (manifestFile(manifest.part) === name) return manifest;
+    if (manifestFile(manifest.part) === name) return { stored: manifest, bytes };
     throw new Error(`its part is that of ${manifestFile(manifest.part)}`);
   } catch (cause) {
     throw new Error(`${path}: is not a manifest of a dump: ${(cause as Error).message}`, { cause });
