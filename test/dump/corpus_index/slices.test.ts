@@ -307,15 +307,20 @@ test('what is wrong with the corpus is said with its place, to each maker', () =
     assert.is(await indexIn(out), await onePass(join(folder, 'whole'), { files: [path], ...small }));
   }));
 
+/** Begins an index, and stops when more than so many shards are known. */
+async function makeAndStop(out: string, making: Making, most: number): Promise<void> {
+  const stop = new AbortController();
+  const onIndexed = ({ known }: IndexedSoFar) => {
+    if (known > most) stop.abort(new Error('stopped'));
+  };
+  await rejects(makeIndex(new DiskStore(out), { ...making, onIndexed, signal: stop.signal }), Error, /stopped/);
+}
+
 test('a maker that is stopped keeps what it has, and gives its leases back', () =>
   withText(async (folder, making, expected) => {
     const out = join(folder, 'out');
     await mkdir(out);
-    const stop = new AbortController();
-    const onIndexed = ({ known }: IndexedSoFar) => {
-      if (known > 100) stop.abort(new Error('stopped'));
-    };
-    await rejects(makeIndex(new DiskStore(out), { ...making, onIndexed, signal: stop.signal }), Error, /stopped/);
+    await makeAndStop(out, making, 100);
     const left = await readdir(out);
     assert.ok(left.every(isIndexFile) && left.includes(sliceFile(0, 'entries')), left.join());
     assert.ok(!left.some((name) => name.endsWith('.claim')), left.join());
@@ -331,11 +336,7 @@ test('files of slices that are torn, foreign, no files, or forged', () =>
   withText(async (folder, making, expected) => {
     const kept = join(folder, 'kept');
     await mkdir(kept);
-    const stop = new AbortController();
-    const onIndexed = ({ known }: IndexedSoFar) => {
-      if (known > 40) stop.abort(new Error('stopped'));
-    };
-    await rejects(makeIndex(new DiskStore(kept), { ...making, onIndexed, signal: stop.signal }), Error, /stopped/);
+    await makeAndStop(kept, making, 40);
     const [summary, entries] = (await Promise.all(
       (['summary', 'entries'] as const).map((what) => readFile(join(kept, sliceFile(1, what)), 'utf8')),
     )) as [string, string];
