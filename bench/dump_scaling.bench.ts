@@ -159,7 +159,7 @@ async function timed(work: () => Promise<unknown>): Promise<number> {
 async function tokenise(corpus: string, threads: TokenizerThreads): Promise<number> {
   const options = { encode: gpt2Tokenizer().encode, nVocab: 50_257, threads };
   return timed(async () => {
-    for await (const _ of readCorpus(await openCorpus(corpus), options));
+    for await (const chunks of readCorpus(await openCorpus(corpus), options)) for (const _ of chunks);
   });
 }
 

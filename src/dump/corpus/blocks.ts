@@ -65,9 +65,12 @@ export interface BlockOptions {
 
 /**
  * Cuts each document into rows of `context` tokens, the last one padded on the right, and groups rows into blocks, in
- * order. All blocks but the last have `rowsPerBlock` rows.
+ * order. All blocks but the last have `rowsPerBlock` rows. `chunks` come several at a time, as `readCorpus` gives them.
  */
-export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: BlockOptions): AsyncGenerator<Block> {
+export async function* blocksOf(
+  chunks: AsyncIterable<Iterable<TokenChunk>>,
+  options: BlockOptions,
+): AsyncGenerator<Block> {
   const { limit = Number.POSITIVE_INFINITY, first } = options;
   let number = first?.number ?? 0;
   let block = first?.filled && new BlockBuilder(number++, options, first.begin.position, undefined, first.filled);
@@ -77,33 +80,35 @@ export async function* blocksOf(chunks: AsyncIterable<TokenChunk>, options: Bloc
   let skip = first?.begin.skip ?? 0;
   let before: ReadingPlace | undefined; // the last place
   let since = 0; // tokens behind it
-  for await (const { tokens, ends, start, until } of chunks) {
-    if (start) {
-      before = { place: start, document, position };
-      since = 0;
-    }
-    let from = Math.min(skip, tokens.length);
-    skip -= from;
-    position += from;
-    const end = Math.min(tokens.length, from + limit - total);
-    total += end - from;
-    while (from < end) {
-      if (block?.isFull) {
-        yield block.done();
-        block = undefined;
+  reading: for await (const group of chunks) {
+    for (const { tokens, ends, start, until } of group) {
+      if (start) {
+        before = { place: start, document, position };
+        since = 0;
       }
-      block ??= new BlockBuilder(number++, options, position, before && { ...before, skip: since + from });
-      const added = block.add(tokens, from, end, document);
-      block.end = start && until !== undefined ? { source: start.source, offset: until } : undefined;
-      from += added;
-      position += added;
+      let from = Math.min(skip, tokens.length);
+      skip -= from;
+      position += from;
+      const end = Math.min(tokens.length, from + limit - total);
+      total += end - from;
+      while (from < end) {
+        if (block?.isFull) {
+          yield block.done();
+          block = undefined;
+        }
+        block ??= new BlockBuilder(number++, options, position, before && { ...before, skip: since + from });
+        const added = block.add(tokens, from, end, document);
+        block.end = start && until !== undefined ? { source: start.source, offset: until } : undefined;
+        from += added;
+        position += added;
+      }
+      since += tokens.length;
+      if (total === limit) break reading;
+      if (!ends) continue;
+      block?.endRow();
+      document++;
+      position = 0;
     }
-    since += tokens.length;
-    if (total === limit) break;
-    if (!ends) continue;
-    block?.endRow();
-    document++;
-    position = 0;
   }
   if (block) yield block.done();
 }

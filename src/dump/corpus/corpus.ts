@@ -262,17 +262,21 @@ export function corpusBytes(sources: readonly Source[]): number | undefined {
 /** Whether reading can begin anywhere in the corpus: it is all in files. */
 export const isSeekable = (sources: readonly Source[]): boolean => sources.every(({ path }) => path !== undefined);
 
-/** The tokens of all documents, in order, or of a part of the corpus. */
+/**
+ * The tokens of all documents, in order, or of a part of the corpus: the chunks of a section at a time, each of which is
+ * used up before the next section is asked for. Many chunks are short, and waiting for each would take longer than
+ * tokenising it.
+ */
 export async function* readCorpus(
   sources: readonly Source[],
   options: ReadOptions,
   range: CorpusRange = { from: { source: 0, offset: 0 } },
-): AsyncGenerator<TokenChunk> {
+): AsyncGenerator<Iterable<TokenChunk>> {
   const open = new OpenDocument(sources, range.from);
   for await (const section of readSections(sources, options, range)) {
     const { documents } = section.request;
     if (documents) yield* readItems(documents, encodingOf(options));
-    else yield* chunksIn(section, open);
+    else yield chunksIn(section, open);
   }
 }
 
@@ -487,15 +491,17 @@ async function* without(chunks: AsyncIterable<Buffer>, count: number): AsyncGene
 
 const nameOf = (source: Source): string => source.path ?? standardInput;
 
-async function* readItems(documents: AsyncIterable<unknown>, encoding: Encoding): AsyncGenerator<TokenChunk> {
+async function* readItems(documents: AsyncIterable<unknown>, encoding: Encoding): AsyncGenerator<Iterable<TokenChunk>> {
   let item = 0;
-  for await (const [document] of checkedItems(documents)) {
-    const origin = `corpus, item ${item++}`;
-    if (typeof document === 'string') {
-      for (const { tokens } of encodedChunks(origin, document, encoding)) yield { tokens, ends: false };
-      yield { tokens: [], ends: true };
-    } else yield { tokens: checkTokens(document, origin, encoding.nVocab), ends: true };
-  }
+  for await (const [document] of checkedItems(documents))
+    yield chunksOfItem(document, `corpus, item ${item++}`, encoding);
+}
+
+function* chunksOfItem(document: unknown, origin: string, encoding: Encoding): Generator<TokenChunk> {
+  if (typeof document === 'string') {
+    for (const { tokens } of encodedChunks(origin, document, encoding)) yield { tokens, ends: false };
+    yield { tokens: [], ends: true };
+  } else yield { tokens: checkTokens(document, origin, encoding.nVocab), ends: true };
 }
 
 /**

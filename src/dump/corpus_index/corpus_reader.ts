@@ -138,7 +138,11 @@ export class CorpusReader {
    * The chunks from a place on, up to a shard if it is given: to the place from which that one is read, and then bit by
    * bit, as the shard before ends a little behind it.
    */
-  async *#chunks(reading: ReadOptions, from: CorpusPlace, end: IndexEntry | undefined): AsyncGenerator<TokenChunk> {
+  async *#chunks(
+    reading: ReadOptions,
+    from: CorpusPlace,
+    end: IndexEntry | undefined,
+  ): AsyncGenerator<Iterable<TokenChunk>> {
     if (!end) return yield* readCorpus(this.sources, reading, { from });
     const { source, offset, lines } = end;
     const isBehind = source > from.source || offset > from.offset;

@@ -126,24 +126,28 @@ export class SliceRun {
 
   /** The chunks of the sections that are held, which are let go, and then of the others. */
   async *#chunks(
-    { source, offset, lines }: SliceState,
+    state: SliceState,
     held: CorpusSection[],
     sections: AsyncGenerator<CorpusSection>,
-  ): AsyncGenerator<TokenChunk> {
-    const open = new OpenDocument(this.#host.reader.sources, { source, offset });
+  ): AsyncGenerator<Iterable<TokenChunk>> {
+    const open = new OpenDocument(this.#host.reader.sources, state);
     for (;;) {
       const section = held.shift() ?? (await sections.next()).value;
       if (!section) return;
-      for (const chunk of chunksIn(section, open)) {
-        const { start } = chunk;
-        this.#seen = start ?? this.#seen;
-        const isLater = start?.source !== source || start.lines === undefined || lines === 0;
-        yield isLater ? chunk : { ...chunk, start: { ...start, lines: start.lines + lines } };
-      }
+      yield this.#chunksIn(section, open, state);
     }
   }
 
-  async #cut(state: SliceState, chunks: AsyncGenerator<TokenChunk>): Promise<void> {
+  *#chunksIn(section: CorpusSection, open: OpenDocument, { source, lines }: SliceState): Generator<TokenChunk> {
+    for (const chunk of chunksIn(section, open)) {
+      const { start } = chunk;
+      this.#seen = start ?? this.#seen;
+      const isLater = start?.source !== source || start.lines === undefined || lines === 0;
+      yield isLater ? chunk : { ...chunk, start: { ...start, lines: start.lines + lines } };
+    }
+  }
+
+  async #cut(state: SliceState, chunks: AsyncGenerator<Iterable<TokenChunk>>): Promise<void> {
     const { reader, header, onBlock } = this.#host;
     const { context, rowsPerShard: rowsPerBlock } = header;
     for await (const block of blocksOf(chunks, { context, rowsPerBlock, first: blockAt(state, header) })) {

@@ -8,8 +8,9 @@ const test = suite('blocks');
 
 async function* inChunks(documents: number[][], size: number) {
   for (const document of documents) {
-    for (let at = 0; at < document.length; at += size) yield { tokens: document.slice(at, at + size), ends: false };
-    yield { tokens: [], ends: true };
+    const starts = Array.from({ length: Math.ceil(document.length / size) }, (_, i) => i * size);
+    yield starts.map((at) => ({ tokens: document.slice(at, at + size), ends: false }));
+    yield [{ tokens: [], ends: true }];
   }
 }
 

@@ -13,9 +13,11 @@ const mark = 50256;
 
 async function documentsOf(corpus: Corpus, nVocab = 50257): Promise<number[][]> {
   const documents: number[][] = [[]];
-  for await (const { tokens, ends } of readCorpus(await openCorpus(corpus), { encode, nVocab })) {
-    documents.at(-1)?.push(...Array.from(tokens));
-    if (ends) documents.push([]);
+  for await (const chunks of readCorpus(await openCorpus(corpus), { encode, nVocab })) {
+    for (const { tokens, ends } of chunks) {
+      documents.at(-1)?.push(...Array.from(tokens));
+      if (ends) documents.push([]);
+    }
   }
   assert.equal(documents.pop(), [], 'the last document was not ended');
   return documents;

@@ -66,7 +66,9 @@ test('files of text and of tokens in turn, with threads and without', () =>
       const threads = new TokenizerThreads(count);
       const all: number[] = [];
       const options = { encode, nVocab: 50_257, threads };
-      for await (const chunk of readCorpus(await openCorpus(files), options)) all.push(...Array.from(chunk.tokens));
+      for await (const chunks of readCorpus(await openCorpus(files), options)) {
+        for (const chunk of chunks) all.push(...Array.from(chunk.tokens));
+      }
       await threads.close();
       return all;
     };
@@ -191,8 +193,8 @@ test('a caller that leaves keeps no file open, nor the process alive', () =>
         const [threads, files] = [new TokenizerThreads(2), new OpenFiles()];
         let tokens = 0;
         const sources = await openCorpus(${JSON.stringify(path)});
-        for await (const chunk of readCorpus(sources, { encode, nVocab: 50257, threads, files })) {
-          tokens += chunk.tokens.length;
+        for await (const chunks of readCorpus(sources, { encode, nVocab: 50257, threads, files })) {
+          for (const chunk of chunks) tokens += chunk.tokens.length;
           if (tokens > 900_000) break;
         }
         if (${closes}) await Promise.all([threads.close(), files.close()]);
