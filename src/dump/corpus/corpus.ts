@@ -294,7 +294,10 @@ export function readSections(
   return tokenised(sections, encodingOf(options), { threads, signal: options.signal });
 }
 
-/** The tokens of a section. `open` has seen the sections before it. @throws Error that says what is wrong in it. */
+/**
+ * The tokens of a section, which is released behind the last of them. `open` has seen the sections before it.
+ * @throws Error that says what is wrong in it.
+ */
 export function* chunksIn(section: CorpusSection, open: OpenDocument): Generator<TokenChunk> {
   const { request, result } = section;
   for (let i = 0; i < result.ends.length; i++) {
@@ -304,7 +307,9 @@ export function* chunksIn(section: CorpusSection, open: OpenDocument): Generator
     yield { tokens: result.tokens.subarray(begin, end), ends, start: startOf(request, result, i), until };
   }
   if (result.problem) throw result.problem;
-  if (open.endsBehind(section)) yield { tokens: [], ends: true };
+  const ends = open.endsBehind(section);
+  section.release?.();
+  if (ends) yield { tokens: [], ends: true };
 }
 
 /** Knows whether a document is open, which ends where its source does. */

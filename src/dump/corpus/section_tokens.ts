@@ -31,7 +31,7 @@ export interface ChunkStart {
   readonly lines?: number;
 }
 
-/** The tokens of a section, in chunks: in each, tokens of one document. */
+/** The tokens of a section, in chunks: in each, tokens of one document. All arrays lie in the same memory. */
 export interface SectionTokens {
   readonly tokens: Uint16Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
   /** The index after the last token of each chunk. */
@@ -48,8 +48,8 @@ export interface SectionTokens {
   readonly problem: Error | undefined;
 }
 
-/** Tokenises a section up to its end, or to what is wrong in it. */
-export function sectionTokens(section: SectionRequest, encoding: Encoding): SectionTokens {
+/** Tokenises a section up to its end, or to what is wrong in it. The result lies in `memory` where that is large enough. */
+export function sectionTokens(section: SectionRequest, encoding: Encoding, memory?: ArrayBuffer): SectionTokens {
   const { source } = section;
   const list = new ChunkList(source.kind === 'jsonl', section.bytes.length);
   try {
@@ -57,9 +57,9 @@ export function sectionTokens(section: SectionRequest, encoding: Encoding): Sect
     else if (source.kind === 'jsonl') addLines(section, source.asIs, encoding, list);
     else addTokens(section, source.dtype, encoding, list);
   } catch (error) {
-    return list.done(error instanceof Error ? error : new Error(String(error)));
+    return list.done(error instanceof Error ? error : new Error(String(error)), memory);
   }
-  return list.done(undefined);
+  return list.done(undefined, memory);
 }
 
 const mark = Buffer.from(endOfText);
@@ -309,17 +309,25 @@ class ChunkList {
     [this.#count, this.#most] = [end, most];
   }
 
-  done(problem: Error | undefined): SectionTokens {
-    const tokens = this.#tokens.subarray(0, this.#count);
-    return {
-      tokens: this.#most <= 0xffff ? Uint16Array.from(tokens) : Int32Array.from(tokens),
-      ends: Int32Array.from(this.#ends),
-      documentEnds: Uint8Array.from(this.#documentEnds),
-      offsets: Int32Array.from(this.#offsets),
-      untils: Int32Array.from(this.#untils),
-      characters: this.#hasLines ? Int32Array.from(this.#characters) : undefined,
-      lines: this.#hasLines ? Int32Array.from(this.#lines) : undefined,
-      problem,
+  done(problem: Error | undefined, memory: ArrayBuffer | undefined): SectionTokens {
+    const chunks = this.#ends.length;
+    const isWide = this.#most > 0xffff;
+    const bytes = chunks * (this.#hasLines ? 21 : 13) + this.#count * (isWide ? 4 : 2);
+    const all = memory && memory.byteLength >= bytes ? memory : new ArrayBuffer(bytes);
+    let used = 0;
+    const numbers = (values: ArrayLike<number>) => {
+      const array = new Int32Array(all, used, values.length);
+      array.set(values);
+      used += array.byteLength;
+      return array;
     };
+    const [ends, offsets, untils] = [numbers(this.#ends), numbers(this.#offsets), numbers(this.#untils)];
+    const characters = this.#hasLines ? numbers(this.#characters) : undefined;
+    const lines = this.#hasLines ? numbers(this.#lines) : undefined;
+    const tokens = isWide ? new Int32Array(all, used, this.#count) : new Uint16Array(all, used, this.#count);
+    tokens.set(this.#tokens.subarray(0, this.#count));
+    const documentEnds = new Uint8Array(all, used + tokens.byteLength, chunks);
+    documentEnds.set(this.#documentEnds);
+    return { tokens, ends, documentEnds, offsets, untils, characters, lines, problem };
   }
 }

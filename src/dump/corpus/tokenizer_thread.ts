@@ -7,27 +7,23 @@ import type { ThreadAnswer, ThreadProblem, ThreadRequest } from './tokenizer_thr
 
 const { encode } = gpt2Tokenizer();
 
-function answerTo({ nVocab, sections }: ThreadRequest): { answer: ThreadAnswer; memory: ArrayBuffer[] } {
+function answerTo({ nVocab, sections, memory }: ThreadRequest): { answer: ThreadAnswer; given: ArrayBuffer[] } {
   const encoding = encodingOf({ encode, nVocab });
-  const results = sections.map(({ bytes, ...section }) => {
+  const results = sections.map(({ bytes, ...section }, i) => {
     // a Buffer arrives as a Uint8Array
-    const { problem, ...result } = sectionTokens({ ...section, bytes: Buffer.from(bytes.buffer) }, encoding);
+    const request = { ...section, bytes: Buffer.from(bytes.buffer) };
+    const { problem, ...result } = sectionTokens(request, encoding, memory[i]);
     return { ...result, problem: problem && problemOf(problem) };
   });
-  const memory = results.flatMap(({ tokens, ends, documentEnds, offsets, untils, characters, lines }) =>
-    [tokens, ends, documentEnds, offsets, untils, ...(characters ? [characters] : []), ...(lines ? [lines] : [])].map(
-      ({ buffer }) => buffer,
-    ),
-  );
-  return { answer: { results }, memory };
+  return { answer: { results }, given: results.map(({ tokens }) => tokens.buffer) };
 }
 
 const problemOf = ({ name, message }: Error): ThreadProblem => ({ name, message });
 
 parentPort?.on('message', (request: ThreadRequest) => {
   try {
-    const { answer, memory } = answerTo(request);
-    parentPort?.postMessage(answer, memory);
+    const { answer, given } = answerTo(request);
+    parentPort?.postMessage(answer, given);
   } catch (error) {
     parentPort?.postMessage({ failed: String(error) } satisfies ThreadAnswer);
   }

@@ -11,6 +11,8 @@ import { sectionBytes } from './sections.js';
 export interface ThreadRequest {
   readonly nVocab: number;
   readonly sections: readonly SectionRequest[];
+  /** What results may lie in. */
+  readonly memory: readonly ArrayBuffer[];
 }
 
 export type ThreadAnswer =
@@ -26,6 +28,8 @@ export interface ThreadProblem {
 export interface TokenisedSection<S extends SectionRequest> {
   readonly request: S;
   readonly result: SectionTokens;
+  /** To be called when nobody looks at the result any more: its memory is used again. */
+  readonly release?: () => void;
 }
 
 /** Threads that tokenise GPT-2's text. They are started when they are first needed. */
@@ -34,6 +38,7 @@ export class TokenizerThreads {
   /** Bytes that were tokenised on the caller's thread. */
   bytesHere = 0;
   readonly #threads: Thread[] = [];
+  readonly #spare: ArrayBuffer[] = [];
   #isClosed = false;
 
   /** `count`: as many as there are processors, but no more than four, when it is left out. */
@@ -52,7 +57,12 @@ export class TokenizerThreads {
     const isFree = this.#threads.some(({ waiting }) => waiting === 0);
     if (!isFree && this.#threads.length < this.count) this.#start();
     const [least] = [...this.#threads].sort((a, b) => a.waiting - b.waiting);
-    return (least as Thread).run({ nVocab, sections });
+    return (least as Thread).run({ nVocab, sections, memory: this.#spare.splice(0, sections.length) });
+  }
+
+  /** Takes the memory of a result, for the next one: the collector of garbage is slow to see how much such memory is. */
+  reuse({ tokens }: SectionTokens): void {
+    if (this.#spare.length < 2 * this.count) this.#spare.push(tokens.buffer);
   }
 
   /** A thread that has ended gets no more to do: it would never answer. */
@@ -97,7 +107,7 @@ class Thread {
       this.#worker.ref();
       this.#worker.postMessage(
         { ...request, sections },
-        sections.map(({ bytes }) => bytes.buffer),
+        [...sections.map(({ bytes }) => bytes.buffer), ...request.memory],
       );
     });
   }
@@ -210,7 +220,10 @@ class Queue<S extends SectionRequest> {
     const results = here
       ? requests.map((request) => sectionTokens(request, this.#encoding))
       : await this.#threads.run(this.#encoding.nVocab, requests);
-    return requests.map((request, i) => ({ request, result: results[i] as SectionTokens }));
+    return requests.map((request, i) => {
+      const result = results[i] as SectionTokens;
+      return here ? { request, result } : { request, result, release: () => this.#threads.reuse(result) };
+    });
   }
 
   #add(group: Promise<TokenisedSection<S>[]>): void {
