@@ -3,7 +3,7 @@ import { isUtf8 } from 'node:buffer';
 import { nulProblem } from './content.js';
 import { checkedEncode, type Encoding, encodedChunks } from './encoding.js';
 import { parseJson } from './json_start.js';
-import { longestLine, type Section } from './sections.js';
+import { longestLine, type Section, sectionBytes } from './sections.js';
 import { endOfText } from './text_chunks.js';
 import { showWidth, type TokenDType, tokenBytes } from './token_layout.js';
 
@@ -51,7 +51,7 @@ export interface SectionTokens {
 /** Tokenises a section up to its end, or to what is wrong in it. The result lies in `memory` where that is large enough. */
 export function sectionTokens(section: SectionRequest, encoding: Encoding, memory?: ArrayBuffer): SectionTokens {
   const { source } = section;
-  const list = new ChunkList(source.kind === 'jsonl', section.bytes.length);
+  const list = new ChunkList(source.kind === 'jsonl');
   try {
     if (source.kind === 'text') addText(section, source.asIs, encoding, list);
     else if (source.kind === 'jsonl') addLines(section, source.asIs, encoding, list);
@@ -255,9 +255,13 @@ interface ChunkPlace {
   readonly lines?: number;
 }
 
+/** The tokens of the section that is being tokenised. One is at a time, so that all are gathered in the same memory. */
+let gathered = new Int32Array(sectionBytes / 2);
+const mostGathered = 2 ** 21;
+
 /** Gathers chunks. */
 class ChunkList {
-  #tokens: Int32Array<ArrayBuffer>;
+  #tokens = gathered;
   #count = 0;
   #most = 0;
   readonly #ends: number[] = [];
@@ -268,9 +272,7 @@ class ChunkList {
   readonly #lines: number[] = [];
   readonly #hasLines: boolean;
 
-  /** `bytes`: the size of the section. Text has about four bytes for each token. */
-  constructor(hasLines: boolean, bytes: number) {
-    this.#tokens = new Int32Array(64 + Math.ceil(bytes / 3));
+  constructor(hasLines: boolean) {
     this.#hasLines = hasLines;
   }
 
@@ -298,6 +300,7 @@ class ChunkList {
       const larger = new Int32Array(2 * end);
       larger.set(this.#tokens.subarray(0, this.#count));
       this.#tokens = larger;
+      if (larger.length <= mostGathered) gathered = larger;
     }
     const all = this.#tokens;
     let [at, most] = [this.#count, this.#most];
