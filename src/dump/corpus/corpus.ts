@@ -11,6 +11,7 @@ import { Readable } from 'node:stream';
 import pLimit from 'p-limit';
 import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
+import { type ByteReader, chunkReader } from './byte_reader.js';
 import { formatByName, type Head, headBytes, headOf, jsonLinesProblem, textProblem, withHead } from './content.js';
 import { describeItem, type Encoding, encodedChunks, encodingOf } from './encoding.js';
 import { type ByteRange, OpenFiles } from './open_files.js';
@@ -107,6 +108,11 @@ export interface ReadOptions {
   readonly files?: OpenFiles | undefined;
   /** The bytes of a file that are tokenised at a time, about. */
   readonly sectionBytes?: number;
+}
+
+/** The options, and the memory that sections of text are read into. */
+interface SectionOptions extends ReadOptions {
+  readonly allocate?: ((bytes: number) => ArrayBuffer) | undefined;
 }
 
 const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens', '.npy': 'tokens' };
@@ -290,7 +296,8 @@ export function readSections(
   range: CorpusRange,
 ): AsyncGenerator<CorpusSection> {
   const threads = options.threads?.canEncodeAs(options.encode) ? options.threads : undefined;
-  const sections = sectionsIn(sources, options, range);
+  const allocate = threads && ((bytes: number) => threads.memory(bytes));
+  const sections = sectionsIn(sources, { ...options, allocate }, range);
   return tokenised(sections, encodingOf(options), { threads, signal: options.signal });
 }
 
@@ -351,7 +358,7 @@ export interface LocatedSection extends SectionRequest {
 
 async function* sectionsIn(
   sources: readonly Source[],
-  options: ReadOptions,
+  options: SectionOptions,
   { from, until }: CorpusRange,
 ): AsyncGenerator<LocatedSection> {
   const last = until?.source ?? sources.length - 1;
@@ -372,41 +379,61 @@ const noSection = (): SectionRequest => ({
 async function* sectionsOfSource(
   source: Source,
   index: number,
-  options: ReadOptions,
+  options: SectionOptions,
   { offset = 0, character, lines = 0, end }: Partial<ChunkStart> & { readonly end: number | undefined },
 ): AsyncGenerator<LocatedSection> {
   const origin = nameOf(source);
-  const { hints = {} } = source;
-  const [chunks, first] = await withFirst(bytesOf(source, options, { from: offset, to: end }));
-  if (source.path === undefined && first) checkInput(source, first);
-  const goesOn = end !== undefined;
-  const size = source.path === undefined ? streamSectionBytes : (options.sectionBytes ?? sectionBytes);
-  if (source.kind === 'tokens') {
-    const layout = source.layout ?? (first && looked(origin, () => tokenLayout(headOf(first), hints)));
-    if (!layout) return;
-    const { dtype, offset: header } = layout;
-    const begin = Math.max(offset, header);
-    const cut = { offset: begin, size, origin: header, goesOn };
+  const { reader, layout } = await opened(source, options, { from: offset, to: end });
+  try {
+    const goesOn = end !== undefined;
+    const size = source.path === undefined ? streamSectionBytes : (options.sectionBytes ?? sectionBytes);
+    const begin = Math.max(offset, layout?.offset ?? 0);
+    const last = end ?? source.bytes;
+    const cut = { offset: begin, size, goesOn, expected: last === undefined ? undefined : Math.max(0, last - begin) };
+    const { allocate } = options;
     let reached = begin;
-    for await (const section of sectionsOf(without(chunks, begin - offset), tokenCutter(tokenBytes[dtype]), cut)) {
-      reached += section.bytes.length; // not behind the yield: a thread may have the bytes then
-      checkSize(source, reached, section.isLast);
-      yield { ...section, index, origin, source: { kind: 'tokens', dtype } };
+    if (source.kind === 'tokens') {
+      if (!layout) return;
+      const { dtype, offset: header } = layout;
+      const places = { ...cut, origin: header };
+      for await (const section of sectionsOf(reader, tokenCutter(tokenBytes[dtype]), places)) {
+        reached += section.bytes.length; // not behind the yield: a thread may have the bytes then
+        checkSize(source, reached, section.isLast);
+        yield { ...section, index, origin, source: { kind: 'tokens', dtype } };
+      }
+      if (!goesOn) checkCount(origin, layout, reached - header);
+    } else {
+      const kind = source.kind === 'jsonl' ? 'jsonl' : 'text';
+      let skipped = character;
+      for await (const section of sectionsOf(reader, cutting(source).cutter, { ...cut, lines, allocate })) {
+        reached += section.bytes.length;
+        checkSize(source, reached, section.isLast);
+        yield { ...section, index, origin, source: { kind, asIs: source.hints?.asIs === true }, character: skipped };
+        skipped = undefined;
+      }
     }
     if (goesOn) checkSize(source, reached, reached < end);
-    else checkCount(origin, layout, reached - header);
-    return;
+  } finally {
+    await reader.close();
   }
-  const kind = source.kind === 'jsonl' ? 'jsonl' : 'text';
-  const { cutter } = cutting(source);
-  let [skipped, reached] = [character, offset];
-  for await (const section of sectionsOf(chunks, cutter, { offset, lines, size, goesOn })) {
-    reached += section.bytes.length;
-    checkSize(source, reached, section.isLast);
-    yield { ...section, index, origin, source: { kind, asIs: hints.asIs === true }, character: skipped };
-    skipped = undefined;
+}
+
+/** Opens a source at a byte, or behind its header. Where standard input is empty, it has no layout of tokens. */
+async function opened(
+  source: Source,
+  options: ReadOptions,
+  { from, to }: ByteRange,
+): Promise<{ readonly reader: ByteReader; readonly layout?: TokenLayout | undefined }> {
+  const { path, kind, layout, hints = {} } = source;
+  if (path !== undefined) {
+    const begin = Math.max(from, layout?.offset ?? 0);
+    options.onBytes?.(begin - from);
+    return { reader: fileReader(path, options, { from: begin, to }), layout };
   }
-  if (goesOn) checkSize(source, reached, reached < end);
+  const [chunks, first] = await withFirst(withHead(counted(standardInputBytes(options), options)));
+  if (first) checkInput(source, first);
+  const found = first && kind === 'tokens' ? looked(standardInput, () => tokenLayout(headOf(first), hints)) : undefined;
+  return { reader: chunkReader(found ? without(chunks, found.offset) : chunks), layout: found };
 }
 
 /**
@@ -450,11 +477,7 @@ export function nominalStart(source: Source, at: number, size: number): number {
 export async function sectionStart(source: Source, nominal: number, files: OpenFiles): Promise<number | undefined> {
   const path = nameOf(source);
   try {
-    const read = async (from: number, length: number) => {
-      const parts: Buffer[] = [];
-      for await (const part of files.read(path, { from, to: from + length }, length)) parts.push(part);
-      return Buffer.concat(parts);
-    };
+    const read = (from: number, length: number) => files.bytesIn(path, { from, to: from + length });
     return await firstCut(read, cutting(source), nominal);
   } catch (cause) {
     throw unreadable(path, cause);
@@ -551,14 +574,6 @@ function checkInput({ kind, hints }: Source, chunk: Buffer): void {
   looked(standardInput, () => checkText(kind === 'jsonl' ? kind : 'text', headOf(chunk)));
 }
 
-/** The bytes of a source, or those of a file in a range; each chunk until the next one is read. On standard input, the first chunk shows what is in it. */
-function bytesOf(source: Source, options: ReadOptions, range: ByteRange): AsyncGenerator<Buffer> {
-  const { path } = source;
-  const atOnce = Math.min(options.sectionBytes ?? sectionBytes, (source.bytes ?? sectionBytes) + 1);
-  const chunks = path === undefined ? withHead(standardInputBytes(options)) : fileBytes(path, options, range, atOnce);
-  return counted(chunks, options);
-}
-
 async function* counted(chunks: AsyncIterable<Buffer>, { onBytes }: ReadOptions): AsyncGenerator<Buffer> {
   for await (const chunk of chunks) {
     onBytes?.(chunk.length);
@@ -581,24 +596,24 @@ async function* standardInputBytes({ signal }: ReadOptions): AsyncGenerator<Buff
   }
 }
 
-async function* fileBytes(
-  path: string,
-  { signal, files }: ReadOptions,
-  range: ByteRange,
-  atOnce: number,
-): AsyncGenerator<Buffer> {
-  signal?.throwIfAborted();
+function fileReader(path: string, { signal, files, onBytes }: ReadOptions, range: ByteRange): ByteReader {
   const own = files ? undefined : new OpenFiles();
-  try {
-    for await (const chunk of (files ?? (own as OpenFiles)).read(path, range, atOnce, true)) {
+  const reader = (files ?? (own as OpenFiles)).reader(path, range);
+  return {
+    async readInto(memory) {
       signal?.throwIfAborted();
-      yield chunk;
-    }
-  } catch (cause) {
-    throw signal?.aborted ? signal.reason : unreadable(path, cause);
-  } finally {
-    await own?.close();
-  }
+      const count = await reader.readInto(memory).catch((cause) => {
+        throw signal?.aborted ? signal.reason : unreadable(path, cause);
+      });
+      signal?.throwIfAborted();
+      onBytes?.(count);
+      return count;
+    },
+    async close() {
+      await reader.close();
+      await own?.close();
+    },
+  };
 }
 
 /** The error of a file that the system does not give. */

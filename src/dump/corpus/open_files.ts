@@ -1,5 +1,6 @@
 // Reads ranges of files, and keeps the files open that were read last: the next range is often one of the same file.
 import { type FileHandle, open } from 'node:fs/promises';
+import type { ByteReader } from './byte_reader.js';
 
 export interface ByteRange {
   readonly from: number;
@@ -23,38 +24,45 @@ export class OpenFiles {
   readonly #open = new Map<string, OpenFile>();
   #most = mostIdle;
 
-  /**
-   * The bytes of a file in a range, so many at a time. Errors are the system's own. `areLent` says that the caller uses
-   * each chunk before it asks for the next one: then all are in the same memory, and no more is allocated.
-   */
-  async *read(
-    path: string,
-    { from, to = Number.POSITIVE_INFINITY }: ByteRange,
-    atOnce: number,
-    areLent = false,
-  ): AsyncGenerator<Buffer> {
+  /** Reads a file in a range. Errors are the system's own. */
+  reader(path: string, { from, to = Number.POSITIVE_INFINITY }: ByteRange): ByteReader {
     const file = this.#open.get(path) ?? { handle: open(path), users: 0, isLeft: false };
     this.#open.delete(path);
     this.#open.set(path, file);
     file.users++;
-    try {
-      const handle = await file.handle.catch((error) => {
-        if (this.#open.get(path) === file) this.#open.delete(path); // the next reading opens it again
-        throw error;
-      });
-      let bytes: Buffer | undefined;
-      for (let at = from; at < to; ) {
-        const length = Math.min(atOnce, to - at);
-        bytes = areLent && bytes ? bytes : Buffer.allocUnsafe(length);
-        const { bytesRead } = await handle.read(bytes, 0, length, at);
-        if (bytesRead === 0) return;
+    let at = from;
+    return {
+      readInto: async (memory) => {
+        const handle = await file.handle.catch((error) => {
+          if (this.#open.get(path) === file) this.#open.delete(path); // the next reading opens it again
+          throw error;
+        });
+        const length = Math.min(memory.length, to - at);
+        if (length <= 0) return 0;
+        const { bytesRead } = await handle.read(memory, 0, length, at);
         at += bytesRead;
-        yield bytes.subarray(0, bytesRead);
+        return bytesRead;
+      },
+      close: async () => {
+        file.users--;
+        if (file.isLeft && file.users === 0) await closed(file);
+        await this.#closeIdle(this.#most);
+      },
+    };
+  }
+
+  /** The bytes of a file in a range, or those of them that it has. Errors are the system's own. */
+  async bytesIn(path: string, { from, to }: { readonly from: number; readonly to: number }): Promise<Buffer> {
+    const reader = this.reader(path, { from, to });
+    try {
+      const bytes = Buffer.allocUnsafe(to - from);
+      let length = 0;
+      for (let read = -1; read !== 0 && length < bytes.length; length += read) {
+        read = await reader.readInto(bytes.subarray(length));
       }
+      return bytes.subarray(0, length);
     } finally {
-      file.users--;
-      if (file.isLeft && file.users === 0) await closed(file);
-      await this.#closeIdle(this.#most);
+      await reader.close();
     }
   }
 

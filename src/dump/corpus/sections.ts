@@ -1,13 +1,15 @@
 // Cuts the bytes of a source into sections that can be tokenised one by one, in any order and on any thread, without
 // changing a token. Where a file is cut depends on what lies around the cut alone. So reading may begin at any place
 // that an index names, and the sections after it are those of a reading from the start.
+
 import { isHighSurrogate } from '../../files/tokenizer/pretokenizer.js';
+import type { ByteReader } from './byte_reader.js';
 import { endOfText, isSureCut } from './text_chunks.js';
 
 /** The bytes of a section, about: text of this length is tokenised in some milliseconds. */
 export const sectionBytes = 2 ** 18;
 
-/** Some bytes of a source, in memory of their own. */
+/** Some bytes of a source, at the start of memory of their own. */
 export interface Section {
   /** The offset of the first byte in the source. */
   readonly offset: number;
@@ -30,55 +32,57 @@ export interface Cutter {
 }
 
 export interface SectionOptions {
-  /** The offset of the first byte of `chunks` in the source. */
+  /** The offset of the first byte of `reader` in the source. */
   readonly offset: number;
   /** The number of lines before it. */
   readonly lines?: number;
   /** Sections end at the first cut at or after a multiple of this many bytes, counted from `origin`. */
   readonly size?: number;
   readonly origin?: number;
-  /** The source does not end where `chunks` do: they end at a place that can be cut. */
+  /** The source does not end where `reader` does, which is a place that can be cut. */
   readonly goesOn?: boolean;
+  /** The bytes that are there, as far as it is known: no more memory is taken. */
+  readonly expected?: number | undefined;
+  /** Memory for a section, of so many bytes or more. */
+  readonly allocate?: ((bytes: number) => ArrayBuffer) | undefined;
 }
 
 export async function* sectionsOf(
-  chunks: AsyncIterable<Buffer>,
+  reader: ByteReader,
   cutter: Cutter,
-  { offset, lines = 0, size = sectionBytes, origin = 0, goesOn = false }: SectionOptions,
+  { offset, lines = 0, size = sectionBytes, origin = 0, goesOn = false, expected, allocate }: SectionOptions,
 ): AsyncGenerator<Section> {
-  const held = new HeldBytes();
+  const held = new HeldBytes(reader, allocate);
   let [at, line] = [offset, lines];
   let searched = 0; // up to this index of `held`, there is no cut
   const nominal = () => origin + size * (Math.floor((at - origin) / size) + 1) - at;
+  const capacity = () => Math.min(nominal() + readBehind, expected === undefined ? size : offset + expected + 1 - at);
   const take = (length: number, isLast: boolean): Section => {
-    const bytes = held.take(length);
-    const section = { offset: at, bytes, lines: line, isLast };
+    const section = { offset: at, lines: line, isLast };
     at += length;
+    const bytes = held.take(length, isLast ? 0 : capacity());
     if (cutter.countsLines) line += newlinesIn(bytes);
     searched = 0;
-    return section;
+    return { ...section, bytes };
   };
-  for await (const chunk of chunks) {
-    held.add(chunk);
-    for (;;) {
-      const from = Math.max(searched, nominal());
-      if (held.length <= from) break;
-      const cut = cutter.cutFrom(held.all, from, false);
-      if (cut < 0) {
-        searched = Math.max(from, held.length - lookBack);
-        break;
-      }
-      yield take(cut, false);
-    }
-  }
-  for (;;) {
+  for (let isWhole = false; ; ) {
     const from = Math.max(searched, nominal());
-    const cut = held.length > from ? cutter.cutFrom(held.all, from, true) : -1;
-    if (cut < 0 || cut >= held.length) break;
-    yield take(cut, false);
+    const cut = held.length > from ? cutter.cutFrom(held.all, from, isWhole) : -1;
+    if (cut >= 0 && !(isWhole && cut >= held.length)) {
+      yield take(cut, false);
+      continue;
+    }
+    if (isWhole) break;
+    const behind = held.length - nominal();
+    if (behind > 0) searched = Math.max(from, held.length - lookBack);
+    const upTo = behind > 0 ? held.length + Math.max(readBehind, behind) : nominal() + readBehind;
+    isWhole = !(await held.readUpTo(upTo, capacity()));
   }
   yield take(held.length, !goesOn);
 }
+
+/** The bytes that are read behind the size of a section, among which there is a cut nearly always. */
+const readBehind = 2 ** 12;
 
 /** The bytes before an index that may decide whether it is a cut. */
 const lookBack = 2 * endOfText.length;
@@ -110,33 +114,45 @@ const tokenWidths = 8;
 
 /** Bytes that were read and belong to no section yet. */
 class HeldBytes {
-  #bytes = Buffer.alloc(0);
+  readonly #reader: ByteReader;
+  readonly #allocate: (bytes: number) => ArrayBuffer;
+  #bytes = none;
   length = 0;
 
-  add(chunk: Buffer): void {
-    if (this.length + chunk.length > this.#bytes.length) {
-      // what is read at once is often all
-      const larger = Buffer.allocUnsafe((this.length > 0 ? 2 : 1) * (this.length + chunk.length));
-      larger.set(this.all);
-      this.#bytes = larger;
-    }
-    this.#bytes.set(chunk, this.length);
-    this.length += chunk.length;
+  constructor(reader: ByteReader, allocate = (bytes: number) => Buffer.allocUnsafeSlow(bytes).buffer) {
+    this.#reader = reader;
+    this.#allocate = allocate;
   }
 
   get all(): Buffer {
     return this.#bytes.subarray(0, this.length);
   }
 
-  /** Removes the first bytes, and returns them in memory of their own. */
-  take(length: number): Buffer<ArrayBuffer> {
-    const bytes = Buffer.allocUnsafeSlow(length); // no part of a pool, so that it can be given to a thread
-    bytes.set(this.#bytes.subarray(0, length));
-    this.#bytes.copyWithin(0, length, this.length);
-    this.length -= length;
-    return bytes;
+  /** Reads more bytes, so many in all at the most. Returns whether there were any. */
+  async readUpTo(length: number, capacity: number): Promise<boolean> {
+    if (this.#bytes.length <= this.length) this.#moveTo(Math.max(capacity, 2 * this.length), this.all);
+    const read = await this.#reader.readInto(this.#bytes.subarray(this.length, length));
+    this.length += read;
+    return read > 0;
+  }
+
+  /** Removes the first bytes with their memory. The others go into some of so many bytes. */
+  take(length: number, capacity: number): Buffer<ArrayBuffer> {
+    const taken = this.#bytes.subarray(0, length);
+    const others = this.#bytes.subarray(length, this.length);
+    if (capacity === 0 && others.length === 0) this.#bytes = none;
+    else this.#moveTo(Math.max(capacity, 2 * others.length), others);
+    this.length = others.length;
+    return taken;
+  }
+
+  #moveTo(capacity: number, bytes: Buffer): void {
+    this.#bytes = Buffer.from(this.#allocate(capacity));
+    this.#bytes.set(bytes);
   }
 }
+
+const none = Buffer.from(new ArrayBuffer(0));
 
 function newlinesIn(bytes: Buffer): number {
   let count = 0;

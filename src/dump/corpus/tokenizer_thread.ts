@@ -11,11 +11,13 @@ function answerTo({ nVocab, sections, memory }: ThreadRequest): { answer: Thread
   const encoding = encodingOf({ encode, nVocab });
   const results = sections.map(({ bytes, ...section }, i) => {
     // a Buffer arrives as a Uint8Array
-    const request = { ...section, bytes: Buffer.from(bytes.buffer) };
+    const request = { ...section, bytes: Buffer.from(bytes.buffer, 0, bytes.length) };
     const { problem, ...result } = sectionTokens(request, encoding, memory[i]);
     return { ...result, problem: problem && problemOf(problem) };
   });
-  return { answer: { results }, given: results.map(({ tokens }) => tokens.buffer) };
+  const used = results.map(({ tokens }) => tokens.buffer);
+  const rest = [...sections.map(({ bytes }) => bytes.buffer), ...memory.filter((buffer) => !used.includes(buffer))];
+  return { answer: { results, memory: rest }, given: [...used, ...rest] };
 }
 
 const problemOf = ({ name, message }: Error): ThreadProblem => ({ name, message });

@@ -16,7 +16,11 @@ export interface ThreadRequest {
 }
 
 export type ThreadAnswer =
-  | { readonly results: readonly (Omit<SectionTokens, 'problem'> & { readonly problem: ThreadProblem | undefined })[] }
+  | {
+      readonly results: readonly (Omit<SectionTokens, 'problem'> & { readonly problem: ThreadProblem | undefined })[];
+      /** That of the sections, and what was not needed. */
+      readonly memory: readonly ArrayBuffer[];
+    }
   | { readonly failed: string };
 
 export interface ThreadProblem {
@@ -31,6 +35,9 @@ export interface TokenisedSection<S extends SectionRequest> {
   /** To be called when nobody looks at the result any more: its memory is used again. */
   readonly release?: () => void;
 }
+
+/** The most pieces of memory that are kept for each thread. */
+const mostSpare = 4;
 
 /** Threads that tokenise GPT-2's text. They are started when they are first needed. */
 export class TokenizerThreads {
@@ -57,12 +64,26 @@ export class TokenizerThreads {
     const isFree = this.#threads.some(({ waiting }) => waiting === 0);
     if (!isFree && this.#threads.length < this.count) this.#start();
     const [least] = [...this.#threads].sort((a, b) => a.waiting - b.waiting);
-    return (least as Thread).run({ nVocab, sections, memory: this.#spare.splice(0, sections.length) });
+    const { results, memory } = await (least as Thread).run({
+      ...{ nVocab, sections },
+      memory: this.#spare.splice(0, sections.length),
+    });
+    for (const buffer of memory) this.reuse(buffer);
+    return results;
   }
 
-  /** Takes the memory of a result, for the next one: the collector of garbage is slow to see how much such memory is. */
-  reuse({ tokens }: SectionTokens): void {
-    if (this.#spare.length < 2 * this.count) this.#spare.push(tokens.buffer);
+  /** Memory of so many bytes or more. */
+  memory(bytes: number): ArrayBuffer {
+    const at = this.#spare.findIndex(({ byteLength }) => byteLength >= bytes);
+    return (at < 0 ? undefined : this.#spare.splice(at, 1)[0]) ?? Buffer.allocUnsafeSlow(bytes).buffer;
+  }
+
+  /**
+   * Takes memory that nobody looks at any more, for sections and results to come. The collector of garbage does not see
+   * soon how much of it there is.
+   */
+  reuse(memory: ArrayBuffer): void {
+    if (this.#spare.length < mostSpare * this.count) this.#spare.push(memory);
   }
 
   /** A thread that has ended gets no more to do: it would never answer. */
@@ -80,11 +101,16 @@ export class TokenizerThreads {
   }
 }
 
+interface Done {
+  readonly results: SectionTokens[];
+  readonly memory: readonly ArrayBuffer[];
+}
+
 class Thread {
   // Without the flags of this process: with --input-type, as in node --input-type=module -e, a thread runs no file.
   readonly #worker = new Worker(new URL('tokenizer_thread.js', import.meta.url), { execArgv: [] });
   /** Requests that have no answer yet, in order. */
-  readonly #waiting: { resolve: (results: SectionTokens[]) => void; reject: (error: Error) => void }[] = [];
+  readonly #waiting: { resolve: (done: Done) => void; reject: (error: Error) => void }[] = [];
 
   constructor(onEnd: () => void) {
     this.#worker.unref();
@@ -100,15 +126,15 @@ class Thread {
     return this.#waiting.length;
   }
 
-  run(request: ThreadRequest): Promise<SectionTokens[]> {
+  run(request: ThreadRequest): Promise<Done> {
     const sections = request.sections.map((section) => ({ ...section, documents: undefined }));
     return new Promise((resolve, reject) => {
       this.#waiting.push({ resolve, reject });
       this.#worker.ref();
-      this.#worker.postMessage(
-        { ...request, sections },
-        [...sections.map(({ bytes }) => bytes.buffer), ...request.memory],
-      );
+      this.#worker.postMessage({ ...request, sections }, [
+        ...sections.map(({ bytes }) => bytes.buffer),
+        ...request.memory,
+      ]);
     });
   }
 
@@ -120,7 +146,10 @@ class Thread {
     const waiting = this.#waiting.shift();
     if (this.#waiting.length === 0) this.#worker.unref();
     if ('failed' in answer) waiting?.reject(new Error(answer.failed));
-    else waiting?.resolve(answer.results.map(({ problem, ...result }) => ({ ...result, problem: errorOf(problem) })));
+    else {
+      const results = answer.results.map(({ problem, ...result }) => ({ ...result, problem: errorOf(problem) }));
+      waiting?.resolve({ results, memory: answer.memory });
+    }
   }
 
   #fail(error: Error): void {
@@ -222,7 +251,7 @@ class Queue<S extends SectionRequest> {
       : await this.#threads.run(this.#encoding.nVocab, requests);
     return requests.map((request, i) => {
       const result = results[i] as SectionTokens;
-      return here ? { request, result } : { request, result, release: () => this.#threads.reuse(result) };
+      return here ? { request, result } : { request, result, release: () => this.#threads.reuse(result.tokens.buffer) };
     });
   }
 

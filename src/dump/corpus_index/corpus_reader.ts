@@ -189,22 +189,18 @@ export class CorpusReader {
       for (let left = files; left > 0 && at < Math.min(begin + to, this.bytes.total); left--) {
         const place = this.bytes.at(at);
         const end = Math.min(place.offset + begin + to - at, this.bytes.sizeOf(place.source));
-        pieces.push(...(await this.#bytesIn(place.source, place.offset, end)));
+        pieces.push(await this.#bytesIn(place.source, place.offset, end));
         at += end - place.offset;
       }
     }
     return sampleDigest(pieces);
   }
 
-  async #bytesIn(source: number, from: number, to: number): Promise<Buffer[]> {
+  async #bytesIn(source: number, from: number, to: number): Promise<Buffer> {
     const path = this.sources[source]?.path ?? '';
-    const parts: Buffer[] = [];
-    try {
-      for await (const part of this.#files.read(path, { from, to }, to - from)) parts.push(part);
-    } catch (cause) {
+    return this.#files.bytesIn(path, { from, to }).catch((cause) => {
       throw unreadable(path, cause);
-    }
-    return parts;
+    });
   }
 
   /** Closes the files that stay open between readings. */

@@ -1,5 +1,6 @@
 // Oracle: the tokens of whole documents, and the sections of a reading from the start.
 import * as assert from 'uvu/assert';
+import { chunkReader } from '../../../src/dump/corpus/byte_reader.js';
 import { encodingOf } from '../../../src/dump/corpus/encoding.js';
 import { type SectionKind, sectionTokens } from '../../../src/dump/corpus/section_tokens.js';
 import {
@@ -30,7 +31,7 @@ async function* inPieces(bytes: Buffer, rng: Random): AsyncGenerator<Buffer> {
 
 async function listed(bytes: Buffer, cutter: Cutter, rng: Random, options: SectionOptions): Promise<Section[]> {
   const sections: Section[] = [];
-  for await (const section of sectionsOf(inPieces(bytes, rng), cutter, options)) sections.push(section);
+  for await (const section of sectionsOf(chunkReader(inPieces(bytes, rng)), cutter, options)) sections.push(section);
   return sections;
 }
 
