@@ -11,6 +11,7 @@ import { Readable } from 'node:stream';
 import pLimit from 'p-limit';
 import { checkOptions, describe, type OptionNames, wrong } from '../../engine/check.js';
 import { isBlobUrl } from '../../files/blob/blob_address.js';
+import { TokenList } from '../../files/tokenizer/token_list.js';
 import { type ByteReader, chunkReader } from './byte_reader.js';
 import { formatByName, type Head, headBytes, headOf, jsonLinesProblem, textProblem, withHead } from './content.js';
 import { describeItem, type Encoding, encodedChunks, encodingOf } from './encoding.js';
@@ -527,7 +528,11 @@ async function* readItems(documents: AsyncIterable<unknown>, encoding: Encoding)
 
 function* chunksOfItem(document: unknown, origin: string, encoding: Encoding): Generator<TokenChunk> {
   if (typeof document === 'string') {
-    for (const { tokens } of encodedChunks(origin, document, encoding)) yield { tokens, ends: false };
+    const list = new TokenList();
+    for (const _ of encodedChunks(origin, document, encoding, list)) {
+      yield { tokens: list.from(0), ends: false };
+      list.clear();
+    }
     yield { tokens: [], ends: true };
   } else yield { tokens: checkTokens(document, origin, encoding.nVocab), ends: true };
 }

@@ -1,6 +1,8 @@
 // Encodes text as tokens, and checks them: small models have fewer than the tokenizer, and a tokenizer may be the
 // user's own.
 import { describe } from '../../engine/check.js';
+import type { TokenList } from '../../files/tokenizer/token_list.js';
+import { appendGpt2Tokens, gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
 import { endOfText, textChunks } from './text_chunks.js';
 
 /** What tokens are made with. */
@@ -55,43 +57,60 @@ function encoded(origin: string, encode: Encoding['encode'], text: string): numb
   );
 }
 
-/** @throws Error that begins with `origin` when the text has a token that the model lacks. */
-export function checkedEncode(origin: string, { encode, nVocab }: Omit<Encoding, 'mark'>): (text: string) => number[] {
-  return (text) => {
+/**
+ * Appends the tokens of a text.
+ * @throws Error that begins with `origin` when the text has a token that the model lacks.
+ */
+export function appendTokens(
+  origin: string,
+  text: string,
+  { encode, nVocab }: Omit<Encoding, 'mark'>,
+  list: TokenList,
+): void {
+  if (encode === gpt2Tokenizer().encode) {
+    const from = list.length;
+    appendGpt2Tokens(text, list);
+    if (nVocab < gpt2Tokenizer().nVocab) checkTokens(origin, list.from(from), nVocab);
+  } else {
     const tokens = encoded(origin, encode, text);
-    for (let i = 0; i < tokens.length; i++) {
-      const token = tokens[i] as number;
-      if (token >>> 0 === token && token < nVocab) continue;
-      if (!(Number.isInteger(token) && token >= 0)) {
-        const what = 'encode of the tokenizer must return integers of 0 or more';
-        throw new RangeError(`${origin}: ${what}, but returned ${describe(token)}`);
-      }
-      throw new RangeError(`${origin}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
-    }
-    return tokens;
-  };
+    checkTokens(origin, tokens, nVocab);
+    list.append(tokens);
+  }
 }
 
+function checkTokens(origin: string, tokens: ArrayLike<number>, nVocab: number): void {
+  for (let i = 0; i < tokens.length; i++) {
+    const token = tokens[i] as number;
+    if (token >>> 0 === token && token < nVocab) continue;
+    if (!(Number.isInteger(token) && token >= 0)) {
+      const what = 'encode of the tokenizer must return integers of 0 or more';
+      throw new RangeError(`${origin}: ${what}, but returned ${describe(token)}`);
+    }
+    throw new RangeError(`${origin}: the text has token ${token}, but the model's tokens end at ${nVocab - 1}`);
+  }
+}
+
+/** A piece of a text whose tokens have been appended. */
 export interface EncodedChunk {
-  readonly tokens: number[];
   /** The index in the text, in UTF-16, at which the chunk begins. */
   readonly at: number;
   /** The index at which it ends. */
   readonly end: number;
 }
 
-/** The tokens of a text, an `<|endoftext|>` in it included, in chunks that the event loop can bear. */
+/** Appends the tokens of a text, an `<|endoftext|>` in it included, in chunks that the event loop can bear. */
 export function* encodedChunks(
   origin: string,
   text: string,
   encoding: Omit<Encoding, 'mark'>,
+  list: TokenList,
 ): Generator<EncodedChunk> {
-  const encode = checkedEncode(origin, encoding);
   let at = 0;
   for (const chunk of textChunks(origin, text)) {
-    const tokens = encode(chunk.text);
+    appendTokens(origin, chunk.text, encoding, list);
+    if (chunk.ended) appendTokens(origin, endOfText, encoding, list);
     const end = at + chunk.text.length + (chunk.ended ? endOfText.length : 0);
-    yield { tokens: chunk.ended ? tokens.concat(encode(endOfText)) : tokens, at, end };
+    yield { at, end };
     at = end;
   }
 }

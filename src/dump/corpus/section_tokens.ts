@@ -1,9 +1,10 @@
 // Tokenises a section. Nothing else than the section decides the result, so it may be done on any thread.
 import { isUtf8 } from 'node:buffer';
+import { TokenList } from '../../files/tokenizer/token_list.js';
 import { nulProblem } from './content.js';
-import { checkedEncode, type Encoding, encodedChunks } from './encoding.js';
+import { appendTokens, type Encoding, encodedChunks } from './encoding.js';
 import { parseJson } from './json_start.js';
-import { longestLine, type Section, sectionBytes } from './sections.js';
+import { longestLine, type Section } from './sections.js';
 import { endOfText } from './text_chunks.js';
 import { showWidth, type TokenDType, tokenBytes } from './token_layout.js';
 
@@ -51,7 +52,7 @@ export interface SectionTokens {
 /** Tokenises a section up to its end, or to what is wrong in it. The result lies in `memory` where that is large enough. */
 export function sectionTokens(section: SectionRequest, encoding: Encoding, memory?: ArrayBuffer): SectionTokens {
   const { source } = section;
-  const list = new ChunkList(source.kind === 'jsonl');
+  const list = new ChunkList(source.kind === 'jsonl', encoding.nVocab);
   try {
     if (source.kind === 'text') addText(section, source.asIs, encoding, list);
     else if (source.kind === 'jsonl') addLines(section, source.asIs, encoding, list);
@@ -71,9 +72,8 @@ const startOf = ({ bytes, offset }: Section): number =>
 
 function addText(section: SectionRequest, asIs: boolean, encoding: Encoding, list: ChunkList): void {
   const { bytes, origin } = section;
-  const encode = checkedEncode(origin, encoding);
   const { valid, problem } = validPart(section, asIs);
-  let markTokens: number[] | undefined;
+  let markTokens: Int32Array | undefined;
   for (let from = startOf(section); from < valid; ) {
     const marked = bytes.indexOf(mark, from);
     const ended = marked >= 0 && marked + mark.length <= valid;
@@ -82,20 +82,27 @@ function addText(section: SectionRequest, asIs: boolean, encoding: Encoding, lis
     // The mark belongs to the last chunk: where it begins, reading need not be able to begin.
     let at = from;
     const text = bytes.toString('utf8', from, to);
-    for (const { tokens, at: begin, end } of encodedChunks(origin, text, encoding)) {
+    for (const { at: begin, end } of encodedChunks(origin, text, encoding, list.tokens)) {
       const until = end < text.length ? at + Buffer.byteLength(text.slice(begin, end)) : to;
-      list.add(tokens, at, { ends: false, until });
+      list.add(at, { ends: false, until });
       at = until;
     }
     const end = ended ? to + mark.length : to;
     if (ended) {
-      markTokens ??= encode(endOfText);
-      if (to === from) list.add(markTokens, from, { ends: true, until: end });
-      else list.endDocument(markTokens, end);
+      markTokens ??= tokensOf(origin, endOfText, encoding);
+      list.tokens.append(markTokens);
+      if (to === from) list.add(from, { ends: true, until: end });
+      else list.endDocument(end);
     }
     from = end;
   }
   if (problem) throw problem;
+}
+
+function tokensOf(origin: string, text: string, encoding: Encoding): Int32Array {
+  const list = new TokenList();
+  appendTokens(origin, text, encoding, list);
+  return list.from(0);
 }
 
 function addLines(section: SectionRequest, asIs: boolean, encoding: Encoding, list: ChunkList): void {
@@ -112,10 +119,10 @@ function addLines(section: SectionRequest, asIs: boolean, encoding: Encoding, li
     if (line.trim() !== '') {
       const name = `${origin}, line ${lines + 1}`;
       const text = textField(name, line).slice(character);
-      for (const chunk of encodedChunks(name, text, encoding)) {
-        list.add(chunk.tokens, from, { ends: false, until: to, character: character + chunk.at, lines });
+      for (const chunk of encodedChunks(name, text, encoding, list.tokens)) {
+        list.add(from, { ends: false, until: to, character: character + chunk.at, lines });
       }
-      list.add([], from, { ends: true, until: to, character, lines });
+      list.add(from, { ends: true, until: to, character, lines });
     }
     from = to + 1;
   }
@@ -208,7 +215,8 @@ function addTokens(section: SectionRequest, dtype: TokenDType, encoding: Encodin
     const end = ended ? marked + 1 : valid;
     for (; from < end; from = Math.min(end, from + tokensPerChunk)) {
       const to = Math.min(end, from + tokensPerChunk);
-      list.add(tokens.subarray(from, to), width * from, { ends: ended && to === end, until: width * to });
+      list.tokens.append(tokens.subarray(from, to));
+      list.add(width * from, { ends: ended && to === end, until: width * to });
     }
   }
   if (invalid >= 0) {
@@ -255,15 +263,12 @@ interface ChunkPlace {
   readonly lines?: number;
 }
 
-/** The tokens of the section that is being tokenised. One is at a time, so that all are gathered in the same memory. */
-let gathered = new Int32Array(sectionBytes / 2);
-const mostGathered = 2 ** 21;
+/** The tokens of the section that is being tokenised. One is at a time, so that all use the same memory. */
+const gathered = new TokenList();
 
-/** Gathers chunks. */
+/** Gathers chunks: the tokens of each are appended to `tokens`, and then the chunk is added. */
 class ChunkList {
-  #tokens = gathered;
-  #count = 0;
-  #most = 0;
+  readonly tokens = gathered;
   readonly #ends: number[] = [];
   readonly #documentEnds: number[] = [];
   readonly #offsets: number[] = [];
@@ -271,14 +276,16 @@ class ChunkList {
   readonly #characters: number[] = [];
   readonly #lines: number[] = [];
   readonly #hasLines: boolean;
+  readonly #isWide: boolean;
 
-  constructor(hasLines: boolean) {
+  constructor(hasLines: boolean, nVocab: number) {
+    this.tokens.clear();
     this.#hasLines = hasLines;
+    this.#isWide = nVocab > 2 ** 16;
   }
 
-  add(tokens: ArrayLike<number>, offset: number, { ends, until, character = 0, lines = 0 }: ChunkPlace): void {
-    this.#append(tokens);
-    this.#ends.push(this.#count);
+  add(offset: number, { ends, until, character = 0, lines = 0 }: ChunkPlace): void {
+    this.#ends.push(this.tokens.length);
     this.#documentEnds.push(ends ? 1 : 0);
     this.#offsets.push(offset);
     this.#untils.push(until);
@@ -286,36 +293,17 @@ class ChunkList {
     this.#lines.push(lines);
   }
 
-  /** Ends the document of the last chunk with some more tokens, up to a byte. */
-  endDocument(tokens: ArrayLike<number>, until: number): void {
-    this.#append(tokens);
+  /** Ends the document of the last chunk, and the chunk up to a byte. */
+  endDocument(until: number): void {
     this.#untils[this.#untils.length - 1] = until;
-    this.#ends[this.#ends.length - 1] = this.#count;
+    this.#ends[this.#ends.length - 1] = this.tokens.length;
     this.#documentEnds[this.#documentEnds.length - 1] = 1;
-  }
-
-  #append(tokens: ArrayLike<number>): void {
-    const end = this.#count + tokens.length;
-    if (end > this.#tokens.length) {
-      const larger = new Int32Array(2 * end);
-      larger.set(this.#tokens.subarray(0, this.#count));
-      this.#tokens = larger;
-      if (larger.length <= mostGathered) gathered = larger;
-    }
-    const all = this.#tokens;
-    let [at, most] = [this.#count, this.#most];
-    for (let i = 0; i < tokens.length; i++) {
-      const token = tokens[i] as number;
-      all[at++] = token;
-      if (token > most) most = token;
-    }
-    [this.#count, this.#most] = [end, most];
   }
 
   done(problem: Error | undefined, memory: ArrayBuffer | undefined): SectionTokens {
     const chunks = this.#ends.length;
-    const isWide = this.#most > 0xffff;
-    const bytes = chunks * (this.#hasLines ? 21 : 13) + this.#count * (isWide ? 4 : 2);
+    const count = this.#ends.at(-1) ?? 0; // behind an error, there may be tokens of no chunk
+    const bytes = chunks * (this.#hasLines ? 21 : 13) + count * (this.#isWide ? 4 : 2);
     const all = memory && memory.byteLength >= bytes ? memory : new ArrayBuffer(bytes);
     let used = 0;
     const numbers = (values: ArrayLike<number>) => {
@@ -327,8 +315,8 @@ class ChunkList {
     const [ends, offsets, untils] = [numbers(this.#ends), numbers(this.#offsets), numbers(this.#untils)];
     const characters = this.#hasLines ? numbers(this.#characters) : undefined;
     const lines = this.#hasLines ? numbers(this.#lines) : undefined;
-    const tokens = isWide ? new Int32Array(all, used, this.#count) : new Uint16Array(all, used, this.#count);
-    tokens.set(this.#tokens.subarray(0, this.#count));
+    const tokens = this.#isWide ? new Int32Array(all, used, count) : new Uint16Array(all, used, count);
+    tokens.set(this.tokens.tokens.subarray(0, count));
     const documentEnds = new Uint8Array(all, used + tokens.byteLength, chunks);
     documentEnds.set(this.#documentEnds);
     return { tokens, ends, documentEnds, offsets, untils, characters, lines, problem };

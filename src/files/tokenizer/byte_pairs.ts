@@ -3,6 +3,8 @@
 // With a heap of candidates and a linked list of parts, a pre-token of n bytes costs n log n, not n^2: a million
 // letters without a space take a second.
 
+import type { TokenList } from './token_list.js';
+
 const mostPairs = 2 ** 18;
 const pairSlots = 2 * mostPairs;
 /** The most bytes of a pre-token: its tables take 24 to 32 times as much. */
@@ -42,7 +44,7 @@ export class BytePairs {
    * Appends the tokens of a pre-token, given by its bytes.
    * @throws RangeError for a pre-token of more than 16 MiB.
    */
-  encode(bytes: Uint8Array, to: number[]): void {
+  encode(bytes: Uint8Array, to: TokenList): void {
     const n = bytes.length;
     if (n > longestPretoken) {
       throw new RangeError(`encode: a word of ${n} bytes that cannot be split is too long: ${longestPretoken} at most`);
@@ -76,7 +78,8 @@ export class BytePairs {
       const before = previous[part] as number;
       if (before >= 0) this.#consider(before, part);
     }
-    for (let part = 0; part < n; part = next[part] as number) to.push(token[part] as number);
+    to.reserve(n);
+    for (let part = 0; part < n; part = next[part] as number) to.tokens[to.length++] = token[part] as number;
     if (this.#parts.capacity > largestKept) this.#parts = new Parts(256);
   }
 

@@ -2,11 +2,14 @@
 // arrays. Text repeats itself (in a corpus of millions of tokens, some ten thousand pre-tokens make 98%), so a
 // tokenizer spends its time here.
 import { pretokenEnd } from './pretokenizer.js';
+import type { TokenList } from './token_list.js';
 
 const mostPretokens = 2 ** 17;
 const mostUnits = 2 ** 20; // of all pre-tokens together
 /** The most UTF-16 units of a pre-token; longer ones are rare and not kept. */
 export const longestCached = 64;
+/** The most tokens of one of them: a unit has three bytes at most, and each may be a token. */
+export const mostTokens = 3 * longestCached;
 
 const slots = 4 * mostPretokens;
 
@@ -26,24 +29,28 @@ export class PretokenCache {
   readonly #unitEnds = new Int32Array(mostPretokens);
   readonly #tokenEnds = new Int32Array(mostPretokens);
   readonly #units = new Uint16Array(mostUnits);
-  readonly #tokens = new Uint16Array(3 * mostUnits); // a unit has three bytes at most, and each may be a token
+  readonly #tokens = new Uint16Array((mostTokens / longestCached) * mostUnits);
   #count = 1;
 
   /**
-   * Appends the tokens of the pre-tokens from `from` on, as long as they are known. Returns the index at which the first
-   * one begins that is not, or `to`. It is one function, as engines put small ones in line in one thread and not in another.
+   * Appends the tokens of the pre-tokens from `from` on, as long as they are known and `list` has room for `mostTokens`.
+   * Returns the index at which the first one begins that it has not appended, or `to`. It is one function, as engines put
+   * small ones in line in one thread and not in another.
    */
-  appendKnown(units: Uint16Array, from: number, to: number, tokens: number[]): number {
+  appendKnown(units: Uint16Array, from: number, to: number, list: TokenList): number {
     const [allSlots, hashes, unitEnds, tokenEnds] = [this.#slots, this.#hashes, this.#unitEnds, this.#tokenEnds];
     const [knownUnits, knownTokens] = [this.#units, this.#tokens];
-    for (let begin = from; begin < to; ) {
+    const { tokens } = list;
+    const lastStart = tokens.length - mostTokens;
+    let [begin, count] = [from, list.length];
+    search: while (begin < to && count <= lastStart) {
       const end = pretokenEnd(units, begin, to);
-      if (end - begin > longestCached) return begin;
+      if (end - begin > longestCached) break;
       const hash = hashOf(units, begin, end);
       let pretoken = 0;
       for (let slot = hash & (slots - 1); ; slot = (slot + 1) & (slots - 1)) {
         pretoken = allSlots[slot] as number;
-        if (pretoken === 0) return begin;
+        if (pretoken === 0) break search;
         if (hashes[pretoken] !== hash) continue;
         let unit = unitEnds[pretoken - 1] as number;
         if ((unitEnds[pretoken] as number) - unit !== end - begin) continue;
@@ -55,17 +62,17 @@ export class PretokenCache {
         if (at === end) break;
       }
       const last = tokenEnds[pretoken] as number;
-      for (let token = tokenEnds[pretoken - 1] as number; token < last; token++)
-        tokens.push(knownTokens[token] as number);
+      for (let token = tokenEnds[pretoken - 1] as number; token < last; token++) {
+        tokens[count++] = knownTokens[token] as number;
+      }
       begin = end;
     }
-    return to;
+    list.length = count;
+    return begin;
   }
 
-  /**
-   * Keeps a pre-token that is not known, whose tokens are those from `first` on. Forgets all others when it is full.
-   */
-  add(units: Uint16Array, from: number, to: number, tokens: readonly number[], first: number): void {
+  /** Keeps the tokens of a pre-token that is not known. Forgets all others when it is full. */
+  add(units: Uint16Array, from: number, to: number, tokens: Int32Array): void {
     if (this.#count === mostPretokens || (this.#unitEnds[this.#count - 1] as number) + longestCached > mostUnits) {
       this.#slots.fill(0);
       this.#count = 1;
@@ -73,10 +80,10 @@ export class PretokenCache {
     const pretoken = this.#count++;
     let unit = this.#unitEnds[pretoken - 1] as number;
     for (let at = from; at < to; at++) this.#units[unit++] = units[at] as number;
-    let token = this.#tokenEnds[pretoken - 1] as number;
-    for (let at = first; at < tokens.length; at++) this.#tokens[token++] = tokens[at] as number;
+    const token = this.#tokenEnds[pretoken - 1] as number;
+    this.#tokens.set(tokens, token);
     this.#unitEnds[pretoken] = unit;
-    this.#tokenEnds[pretoken] = token;
+    this.#tokenEnds[pretoken] = token + tokens.length;
     const hash = hashOf(units, from, to);
     this.#hashes[pretoken] = hash;
     let slot = hash & (slots - 1);

@@ -5,8 +5,9 @@
 import { createRequire } from 'node:module';
 import { describe, wrong } from '../../checks/arguments.js';
 import { BytePairs } from './byte_pairs.js';
-import { longestCached, PretokenCache } from './pretoken_cache.js';
+import { longestCached, mostTokens, PretokenCache } from './pretoken_cache.js';
 import { pretokenEnd } from './pretokenizer.js';
+import { TokenList } from './token_list.js';
 
 const endOfText = '<|endoftext|>';
 
@@ -99,15 +100,26 @@ function tables(): Tables {
   return loaded;
 }
 
+const encoded = new TokenList();
+
 function encode(text: string): number[] {
-  const tokens: number[] = [];
+  try {
+    appendGpt2Tokens(text, encoded);
+    return Array.from(encoded.from(0));
+  } finally {
+    encoded.clear();
+  }
+}
+
+/** Appends GPT-2's tokens of a text, as `encode` gives them. */
+export function appendGpt2Tokens(text: string, tokens: TokenList): void {
   const units = unitsOf(text);
   let from = 0;
   for (;;) {
     const to = text.indexOf(endOfText, from);
     encodePretokens(units, from, to < 0 ? text.length : to, tokens);
-    if (to < 0) return tokens;
-    tokens.push(endOfTextToken);
+    if (to < 0) return;
+    tokens.append([endOfTextToken]);
     from = to + endOfText.length;
   }
 }
@@ -121,16 +133,18 @@ function unitsOf(text: string): Uint16Array {
   return units;
 }
 
-function encodePretokens(units: Uint16Array, from: number, to: number, tokens: number[]): void {
+function encodePretokens(units: Uint16Array, from: number, to: number, tokens: TokenList): void {
   const { pairs, cache } = tables();
   for (;;) {
+    tokens.reserve(mostTokens);
     const begin = cache.appendKnown(units, from, to, tokens);
     if (begin === to) return;
-    const end = pretokenEnd(units, begin, to);
+    from = begin;
+    if (tokens.length + mostTokens > tokens.tokens.length) continue; // there was no more room
+    from = pretokenEnd(units, begin, to);
     const first = tokens.length;
-    pairs.encode(utf8(units, begin, end), tokens);
-    if (end - begin <= longestCached) cache.add(units, begin, end, tokens, first);
-    from = end;
+    pairs.encode(utf8(units, begin, from), tokens);
+    if (from - begin <= longestCached) cache.add(units, begin, from, tokens.from(first));
   }
 }
 
