@@ -3,7 +3,7 @@
 import { describe } from '../../engine/check.js';
 import type { TokenList } from '../../files/tokenizer/token_list.js';
 import { appendGpt2Tokens, gpt2Tokenizer } from '../../files/tokenizer/tokenizer.js';
-import { endOfText, textChunks } from './text_chunks.js';
+import { endOfText, isOneChunk, textChunks } from './text_chunks.js';
 
 /** What tokens are made with. */
 export interface Encoding {
@@ -99,7 +99,18 @@ export interface EncodedChunk {
 }
 
 /** Appends the tokens of a text, an `<|endoftext|>` in it included, in chunks that the event loop can bear. */
-export function* encodedChunks(
+export function encodedChunks(
+  origin: string,
+  text: string,
+  encoding: Omit<Encoding, 'mark'>,
+  list: TokenList,
+): Iterable<EncodedChunk> {
+  if (!isOneChunk(text)) return chunksOfLong(origin, text, encoding, list);
+  appendTokens(origin, text, encoding, list); // most documents are short, and generators take their time
+  return [{ at: 0, end: text.length }];
+}
+
+function* chunksOfLong(
   origin: string,
   text: string,
   encoding: Omit<Encoding, 'mark'>,

@@ -6,8 +6,8 @@ import { isHighSurrogate } from '../../files/tokenizer/pretokenizer.js';
 import type { ByteReader } from './byte_reader.js';
 import { endOfText, isSureCut } from './text_chunks.js';
 
-/** The bytes of a section, about: text of this length is tokenised in some milliseconds. */
-export const sectionBytes = 2 ** 18;
+/** The bytes of a section, about: text of this length is tokenised in some ten milliseconds. */
+export const sectionBytes = 2 ** 20;
 
 /** Some bytes of a source, at the start of memory of their own. */
 export interface Section {

@@ -68,6 +68,10 @@ export function* textChunks(origin: string, text: string): Generator<TextChunk> 
   }
 }
 
+/** Whether a text, which is not empty, makes one chunk alone that no mark follows. */
+export const isOneChunk = (text: string): boolean =>
+  text.length > 0 && text.length <= 2 * chunkLength && !text.includes(endOfText);
+
 /** The length of a first chunk; 0 when the text cannot be cut. */
 function firstChunk(origin: string, text: string): number {
   for (let length = chunkLength, searched = 0; searched < text.length; length *= 2) {
