@@ -196,7 +196,10 @@ export async function* tokenised<S extends SectionRequest>(
   const queue = new Queue<S>(threads, encoding);
   quietly(queue.fill(sections)); // not awaited when the caller leaves: standard input may never give more
   try {
-    yield* queue.results();
+    for await (const section of queue.results()) {
+      signal?.throwIfAborted();
+      yield section;
+    }
   } finally {
     queue.stop();
   }

@@ -93,6 +93,7 @@ export class CorpusReader {
     let next = from;
     try {
       for await (const block of blocksOf(chunks, cut)) {
+        this.#options.signal?.throwIfAborted(); // what is left may have been read already
         this.#check(block);
         next = block.number + 1;
         yield block;

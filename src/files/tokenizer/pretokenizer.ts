@@ -16,6 +16,8 @@ const isLetter = new RegExp(letter, 'v');
 const isNumber = new RegExp(number, 'v');
 
 const kinds = new Uint8Array(0x110000); // 0: not known yet
+/** The kinds of code units that are characters; 0 for halves of pairs, and for what was not looked up yet. */
+export const unitKinds = new Uint8Array(0x10000);
 
 function classify(point: number): number {
   const character = String.fromCodePoint(point);
@@ -30,6 +32,7 @@ export function kindOf(point: number): number {
   if (known !== 0) return known;
   const kind = classify(point);
   kinds[point] = kind;
+  if (point < firstAstral && !isHighSurrogate(point) && !isLowSurrogate(point)) unitKinds[point] = kind;
   return kind;
 }
 
@@ -46,10 +49,8 @@ function pointAt(units: Uint16Array, at: number, end: number): number {
   return isLowSurrogate(low) ? ((unit - 0xd800) << 10) + (low - 0xdc00) + firstAstral : unit;
 }
 
-/** The kind of a code unit that is a character, if it was looked up before; else 0. Most are found here, in no time. */
-const knownKind = (unit: number): number => ((unit & 0xf800) === 0xd800 ? 0 : (kinds[unit] as number));
-
-const [apostrophe, d, e, l, m, r, s, t, v] = Array.from("'delmrstv", (char) => char.charCodeAt(0));
+export const apostrophe = 0x27;
+const [d, e, l, m, r, s, t, v] = Array.from('delmrstv', (char) => char.charCodeAt(0));
 
 /** The number of units of 's, 't, 're, 've, 'm, 'll or 'd at `at`; 0 for anything else. */
 function contraction(units: Uint16Array, at: number, end: number): number {
@@ -64,7 +65,7 @@ function contraction(units: Uint16Array, at: number, end: number): number {
 /** The end of the span of one kind that begins at `at`. */
 function spanEnd(units: Uint16Array, at: number, end: number, kind: number): number {
   while (at < end) {
-    const known = knownKind(units[at] as number);
+    const known = unitKinds[units[at] as number] as number;
     if (known === kind) at++;
     else if (known !== 0) break;
     else {
@@ -84,7 +85,7 @@ export function pretokenEnd(units: Uint16Array, at: number, end: number): number
     if (length > 0) return at + length;
   }
   const first = unit === 0x20 && at + 1 < end ? at + 1 : at;
-  const kind = knownKind(units[first] as number) || kindOf(pointAt(units, first, end));
+  const kind = unitKinds[units[first] as number] || kindOf(pointAt(units, first, end));
   if (kind !== space) return spanEnd(units, first, end, kind);
   // The last of several characters of white space may belong to the pre-token behind them.
   const last = spanEnd(units, at, end, space);
