@@ -77,12 +77,12 @@ function addText(section: SectionRequest, asIs: boolean, encoding: Encoding, lis
   for (let from = startOf(section); from < valid; ) {
     const marked = bytes.indexOf(mark, from);
     const ended = marked >= 0 && marked + mark.length <= valid;
-    if (!ended && problem) break; // the document's last characters are not known
     const to = ended ? marked : valid;
     // The mark belongs to the last chunk: where it begins, reading need not be able to begin.
     let at = from;
     const text = bytes.toString('utf8', from, to);
     for (const { at: begin, end } of encodedChunks(origin, text, encoding, list.tokens)) {
+      if (problem && !ended && end === text.length) break; // what follows its last characters is not known
       const until = end < text.length ? at + Buffer.byteLength(text.slice(begin, end)) : to;
       list.add(at, { ends: false, until });
       at = until;
