@@ -82,10 +82,12 @@ const children: Record<string, (...args: string[]) => Promise<unknown>> = {
   },
   async tokenise(corpus, count) {
     const threads = new TokenizerThreads(Number(count));
-    await tokenise(corpus as string, threads);
-    const seconds = await tokenise(corpus as string, threads);
+    const seconds: number[] = [];
+    for (let pass = 0; pass < coldPasses + warmPasses; pass++) {
+      seconds.push(await tokenise(corpus as string, threads));
+    }
     await threads.close();
-    return seconds;
+    return median(seconds.slice(coldPasses));
   },
   files: async (list, out) =>
     costOf(async () => {
@@ -163,7 +165,10 @@ async function tokenise(corpus: string, threads: TokenizerThreads): Promise<numb
   });
 }
 
-/** The seconds that a process of its own takes for a file that it has read before: threads run, and code is compiled. */
+/** Passes until threads run and all code is compiled, each thread having its own, and passes that are timed. */
+const [coldPasses, warmPasses] = [3, 4];
+
+/** The seconds that a process of its own takes for a file that it has read before. */
 async function tokenised(corpus: string, threads: number): Promise<number> {
   const { stdout } = await promisify(execFile)(process.execPath, [self, 'tokenise', corpus, String(threads)]);
   return JSON.parse(stdout) as number;
