@@ -82,6 +82,7 @@ export interface CorpusPlace extends ChunkStart {
 
 /** Some tokens of a document. `ends` is true for the last chunk of a document, which may be empty. */
 export interface TokenChunk {
+  /** They are there until the next chunk is asked for: their memory is used again. */
   readonly tokens: ArrayLike<number>;
   readonly ends: boolean;
   /** Where the chunk begins, if reading can begin there. */

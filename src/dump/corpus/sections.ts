@@ -1,7 +1,6 @@
 // Cuts the bytes of a source into sections that can be tokenised one by one, in any order and on any thread, without
 // changing a token. Where a file is cut depends on what lies around the cut alone. So reading may begin at any place
 // that an index names, and the sections after it are those of a reading from the start.
-
 import { isHighSurrogate } from '../../files/tokenizer/pretokenizer.js';
 import type { ByteReader } from './byte_reader.js';
 import { endOfText, isSureCut } from './text_chunks.js';
@@ -56,7 +55,8 @@ export async function* sectionsOf(
   let [at, line] = [offset, lines];
   let searched = 0; // up to this index of `held`, there is no cut
   const nominal = () => origin + size * (Math.floor((at - origin) / size) + 1) - at;
-  const capacity = () => Math.min(nominal() + readBehind, expected === undefined ? size : offset + expected + 1 - at);
+  const left = () => (expected === undefined ? Number.POSITIVE_INFINITY : Math.max(0, offset + expected - at));
+  const capacity = () => Math.min(nominal() + readBehind, left() + 1); // one more shows that there is no more
   const take = (length: number, isLast: boolean): Section => {
     const section = { offset: at, lines: line, isLast };
     at += length;

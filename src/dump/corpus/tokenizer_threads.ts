@@ -36,8 +36,9 @@ export interface TokenisedSection<S extends SectionRequest> {
   readonly release?: () => void;
 }
 
-/** The most pieces of memory that are kept for each thread. */
+/** The most pieces of memory that are kept for each thread, and the largest of them. */
 const mostSpare = 4;
+const largestSpare = 4 * sectionBytes;
 
 /** Threads that tokenise GPT-2's text. They are started when they are first needed. */
 export class TokenizerThreads {
@@ -83,7 +84,11 @@ export class TokenizerThreads {
    * soon how much of it there is.
    */
   reuse(memory: ArrayBuffer): void {
-    if (this.#spare.length < mostSpare * this.count) this.#spare.push(memory);
+    if (memory.byteLength > largestSpare) return;
+    this.#spare.push(memory);
+    if (this.#spare.length <= mostSpare * this.count) return;
+    const sizes = this.#spare.map(({ byteLength }) => byteLength);
+    this.#spare.splice(sizes.indexOf(Math.min(...sizes)), 1); // small pieces are of small files, and would stay for good
   }
 
   /** A thread that has ended gets no more to do: it would never answer. */
