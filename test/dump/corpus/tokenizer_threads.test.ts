@@ -7,8 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import * as assert from 'uvu/assert';
 import type { Block } from '../../../src/dump/corpus/blocks.js';
-import { describeSource, openCorpus, readCorpus } from '../../../src/dump/corpus/corpus.js';
+import { type CorpusSection, describeSource, openCorpus, readCorpus } from '../../../src/dump/corpus/corpus.js';
 import type { SectionRequest } from '../../../src/dump/corpus/section_tokens.js';
+import { sectionBytes } from '../../../src/dump/corpus/sections.js';
 import { TokenizerThreads } from '../../../src/dump/corpus/tokenizer_threads.js';
 import { CorpusReader } from '../../../src/dump/corpus_index/corpus_reader.js';
 import { gpt2Tokenizer } from '../../../src/files/tokenizer/tokenizer.js';
@@ -154,6 +155,41 @@ test('a thread that dies in the middle of a corpus ends the reading, and the sam
       await several.close();
     });
     assert.is(await timesOpen(path), 0);
+  }));
+
+test('memory is used again, large pieces before small ones, and none that is very large', async () => {
+  const threads = new TokenizerThreads(2);
+  const large = Array.from({ length: 3 }, () => new ArrayBuffer(sectionBytes));
+  for (let i = 0; i < 20; i++) threads.reuse(new ArrayBuffer(10));
+  for (const memory of large) threads.reuse(memory);
+  for (let i = 0; i < 20; i++) threads.reuse(new ArrayBuffer(10));
+  const found = new Set(large.map(() => threads.memory(sectionBytes)));
+  assert.ok(large.every((memory) => found.has(memory)));
+  threads.reuse(new ArrayBuffer(100 * sectionBytes));
+  assert.is(threads.memory(2 * sectionBytes).byteLength, 2 * sectionBytes);
+  assert.is(threads.memory(5).byteLength, 10);
+});
+
+test('sections that wait keep their tokens while others are tokenised in memory that was used', () =>
+  withReader(async ({ path, reader }) => {
+    const [one, several] = [await reader(1), await reader(2)];
+    const from = { source: 0, offset: 0 };
+    const expected: number[][] = [];
+    for await (const { result } of one.sections(from)) expected.push([...result.tokens]);
+    const waiting: CorpusSection[] = [];
+    let at = 0;
+    const look = () => {
+      const section = waiting.shift() as CorpusSection;
+      assert.equal([...section.result.tokens], expected[at++], `section ${at} of ${path}`);
+      section.release?.();
+    };
+    for await (const section of several.sections(from)) {
+      waiting.push(section);
+      if (waiting.length === 3) look();
+    }
+    while (waiting.length > 0) look();
+    assert.is(at, expected.length);
+    await Promise.all([one.close(), several.close()]);
   }));
 
 test('an aborted reading ends with the reason, and leaves no file open', () =>
