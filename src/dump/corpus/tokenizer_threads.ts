@@ -134,12 +134,12 @@ class Thread {
   run(request: ThreadRequest): Promise<Done> {
     const sections = request.sections.map((section) => ({ ...section, documents: undefined }));
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ resolve, reject });
-      this.#worker.ref();
       this.#worker.postMessage({ ...request, sections }, [
         ...sections.map(({ bytes }) => bytes.buffer),
         ...request.memory,
       ]);
+      this.#waiting.push({ resolve, reject }); // only what was sent gets an answer
+      this.#worker.ref();
     });
   }
 
