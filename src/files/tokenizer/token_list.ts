@@ -28,6 +28,13 @@ export class TokenList {
     return this.tokens.subarray(index, this.length);
   }
 
+  /** A loop: `Array.from` of a typed array is slower. */
+  toArray(): number[] {
+    const list: number[] = [];
+    for (let i = 0; i < this.length; i++) list.push(this.tokens[i] as number);
+    return list;
+  }
+
   clear(): void {
     this.length = 0;
     if (this.tokens.length > mostKept) this.tokens = new Int32Array(firstLength);

@@ -105,7 +105,7 @@ const encoded = new TokenList();
 function encode(text: string): number[] {
   try {
     appendGpt2Tokens(text, encoded);
-    return Array.from(encoded.from(0));
+    return encoded.toArray();
   } finally {
     encoded.clear();
   }
