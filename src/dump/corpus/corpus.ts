@@ -16,8 +16,17 @@ import { type ByteReader, chunkReader } from './byte_reader.js';
 import { formatByName, type Head, headBytes, headOf, jsonLinesProblem, textProblem, withHead } from './content.js';
 import { describeItem, type Encoding, encodedChunks, encodingOf } from './encoding.js';
 import { type ByteRange, OpenFiles } from './open_files.js';
-import type { ChunkStart, SectionRequest, SectionTokens } from './section_tokens.js';
-import { type Cutter, firstCut, lineCutter, sectionBytes, sectionsOf, textCutter, tokenCutter } from './sections.js';
+import type { ChunkStart, SectionKind, SectionRequest, SectionTokens } from './section_tokens.js';
+import {
+  type Cutter,
+  firstCut,
+  lineCutter,
+  type SectionOptions,
+  sectionBytes,
+  sectionsOf,
+  textCutter,
+  tokenCutter,
+} from './sections.js';
 import {
   looked,
   type TokenDType,
@@ -110,11 +119,6 @@ export interface ReadOptions {
   readonly files?: OpenFiles | undefined;
   /** The bytes of a file that are tokenised at a time, about. */
   readonly sectionBytes?: number;
-}
-
-/** The options, and the memory that sections of text are read into. */
-interface SectionOptions extends ReadOptions {
-  readonly allocate?: ((bytes: number) => ArrayBuffer) | undefined;
 }
 
 const kinds: Record<string, CorpusKind> = { '.txt': 'text', '.jsonl': 'jsonl', '.bin': 'tokens', '.npy': 'tokens' };
@@ -358,9 +362,12 @@ export interface LocatedSection extends SectionRequest {
   readonly documents?: AsyncIterable<unknown>;
 }
 
+/** The options, and the memory that sections of text are read into. */
+type SourceOptions = ReadOptions & Pick<SectionOptions, 'allocate'>;
+
 async function* sectionsIn(
   sources: readonly Source[],
-  options: SectionOptions,
+  options: SourceOptions,
   { from, until }: CorpusRange,
 ): AsyncGenerator<LocatedSection> {
   const last = until?.source ?? sources.length - 1;
@@ -381,7 +388,7 @@ const noSection = (): SectionRequest => ({
 async function* sectionsOfSource(
   source: Source,
   index: number,
-  options: SectionOptions,
+  options: SourceOptions,
   { offset = 0, character, lines = 0, end }: Partial<ChunkStart> & { readonly end: number | undefined },
 ): AsyncGenerator<LocatedSection> {
   const origin = nameOf(source);
@@ -391,33 +398,29 @@ async function* sectionsOfSource(
     const size = source.path === undefined ? streamSectionBytes : (options.sectionBytes ?? sectionBytes);
     const begin = Math.max(offset, layout?.offset ?? 0);
     const last = end ?? source.bytes;
-    const cut = { offset: begin, size, goesOn, expected: last === undefined ? undefined : Math.max(0, last - begin) };
-    const { allocate } = options;
-    let reached = begin;
-    if (source.kind === 'tokens') {
-      if (!layout) return;
-      const { dtype, offset: header } = layout;
-      const places = { ...cut, origin: header };
-      for await (const section of sectionsOf(reader, tokenCutter(tokenBytes[dtype]), places)) {
-        reached += section.bytes.length; // not behind the yield: a thread may have the bytes then
-        checkSize(source, reached, section.isLast);
-        yield { ...section, index, origin, source: { kind: 'tokens', dtype } };
-      }
-      if (!goesOn) checkCount(origin, layout, reached - header);
-    } else {
-      const kind = source.kind === 'jsonl' ? 'jsonl' : 'text';
-      let skipped = character;
-      for await (const section of sectionsOf(reader, cutting(source).cutter, { ...cut, lines, allocate })) {
-        reached += section.bytes.length;
-        checkSize(source, reached, section.isLast);
-        yield { ...section, index, origin, source: { kind, asIs: source.hints?.asIs === true }, character: skipped };
-        skipped = undefined;
-      }
+    const expected = last === undefined ? undefined : Math.max(0, last - begin);
+    const allocate = layout ? undefined : options.allocate; // no thread gets tokens, and gives their memory back
+    const { cutter, origin: first } = cutting({ kind: source.kind, layout });
+    if (source.kind === 'tokens' && !layout) return;
+    const kind = sectionKind(source, layout);
+    let [skipped, reached] = [character, begin];
+    const cut = { offset: begin, origin: first, lines, size, goesOn, expected, allocate };
+    for await (const section of sectionsOf(reader, cutter, cut)) {
+      reached += section.bytes.length; // not behind the yield: a thread may have the bytes then
+      checkSize(source, reached, section.isLast);
+      yield { ...section, index, origin, source: kind, character: skipped };
+      skipped = undefined;
     }
     if (goesOn) checkSize(source, reached, reached < end);
+    else if (layout) checkCount(origin, layout, reached - first);
   } finally {
     await reader.close();
   }
+}
+
+function sectionKind({ kind, hints }: Source, layout: TokenLayout | undefined): SectionKind {
+  if (layout) return { kind: 'tokens', dtype: layout.dtype };
+  return { kind: kind === 'jsonl' ? 'jsonl' : 'text', asIs: hints?.asIs === true };
 }
 
 /** Opens a source at a byte, or behind its header. Where standard input is empty, it has no layout of tokens. */
@@ -461,7 +464,10 @@ export class ChangedSize extends Error {
 }
 
 /** How the bytes of a source are cut, and the byte from which sections are counted. */
-function cutting({ kind, layout }: Source): { readonly cutter: Cutter; readonly origin: number } {
+function cutting({ kind, layout }: Pick<Source, 'kind'> & { readonly layout?: TokenLayout | undefined }): {
+  readonly cutter: Cutter;
+  readonly origin: number;
+} {
   if (layout) return { cutter: tokenCutter(tokenBytes[layout.dtype]), origin: layout.offset };
   return { cutter: kind === 'jsonl' ? lineCutter : textCutter, origin: 0 };
 }

@@ -57,10 +57,11 @@ export class OpenFiles {
     try {
       const bytes = Buffer.allocUnsafe(to - from);
       let length = 0;
-      for (let read = -1; read !== 0 && length < bytes.length; length += read) {
-        read = await reader.readInto(bytes.subarray(length));
+      for (;;) {
+        const read = await reader.readInto(bytes.subarray(length));
+        if (read === 0) return bytes.subarray(0, length);
+        length += read;
       }
-      return bytes.subarray(0, length);
     } finally {
       await reader.close();
     }

@@ -8,8 +8,9 @@ const mostPretokens = 2 ** 17;
 const mostUnits = 2 ** 20; // of all pre-tokens together
 /** The most UTF-16 units of a pre-token; longer ones are rare and not kept. */
 export const longestCached = 64;
-/** The most tokens of one of them: a unit has three bytes at most, and each may be a token. */
-export const mostTokens = 3 * longestCached;
+const tokensOfUnit = 3; // at most: a unit has three bytes at most, and each may be a token
+/** The most tokens of a pre-token that is kept. */
+export const mostTokens = tokensOfUnit * longestCached;
 
 const slots = 4 * mostPretokens;
 
@@ -31,7 +32,7 @@ export class PretokenCache {
   readonly #unitEnds = new Int32Array(mostPretokens);
   readonly #tokenEnds = new Int32Array(mostPretokens);
   readonly #units = new Uint16Array(mostUnits);
-  readonly #tokens = new Uint16Array((mostTokens / longestCached) * mostUnits);
+  readonly #tokens = new Uint16Array(tokensOfUnit * mostUnits);
   #count = 1;
 
   /**
