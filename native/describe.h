@@ -52,6 +52,16 @@ inline std::string describe_arguments(const std::vector<Argument>& arguments) {
   return text;
 }
 
+// " 5120 candidates, 2 of 171 groups fell back", or nothing where there was no filter
+inline std::string describe_counts(const FilterCounts& counts) {
+  if (counts.groups == 0) return "";
+  char text[96];
+  snprintf(text, sizeof text, " %lld candidates, %lld of %lld groups fell back",
+           static_cast<long long>(counts.candidates), static_cast<long long>(counts.fell_back),
+           static_cast<long long>(counts.groups));
+  return text;
+}
+
 // layer_norm -> layerNorm, as JavaScript names it
 inline std::string public_name(const char* name) {
   std::string out;

@@ -153,13 +153,19 @@ void DeviceQueue::execute(Item& item) {
     const double took = microseconds() - begin;
     std::vector<Argument> arguments = item.arguments();
     const std::string description = debug_ || trace_ ? describe_arguments(arguments) : "";
-    if (debug_) fprintf(stderr, "sonde %9.1f us  %s(%s)\n", took, item.name, description.c_str());
+    const FilterCounts filter = item.filter();
+    if (debug_) {
+      const std::string counts = describe_counts(filter);
+      fprintf(stderr, "sonde %9.1f us  %s(%s)%s\n", took, item.name, description.c_str(), counts.c_str());
+    }
     if (trace_) {
       fprintf(trace_,
               "{\"name\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":1,\"ts\":%.1f,\"dur\":%.1f,\"args\":{\"of\":\"%s\"}},\n",
               item.name, begin, took, description.c_str());
     }
-    if (profiling_) profile_.push_back({item.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6});
+    if (profiling_) {
+      profile_.push_back({item.name, std::move(arguments), item.section, begin * 1e-6, took * 1e-6, filter});
+    }
   }
   if (!status.failed()) return;
   if (status.names_operation) return keep_error(status.text);

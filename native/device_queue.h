@@ -25,6 +25,7 @@ struct Timing {
   std::vector<Argument> arguments;
   int section;
   double begin, seconds;
+  FilterCounts filter;
 };
 
 class DeviceQueue {
@@ -38,7 +39,8 @@ class DeviceQueue {
 
   // Queues an operation: a function without arguments that returns a Status. The first failure is kept, with the name,
   // until take_error. `name` must live as long as the queue. A function that has a method arguments() describes its
-  // tensors with it, for errors and traces; it is called only when they are needed.
+  // tensors with it, for errors and traces; it is called only when they are needed. One that has a method filter() says
+  // with it what its filter did, after it was called.
   template <class Function>
   void push(const char* name, Function operation) {
     enqueue(std::make_unique<Held<Function>>(name, std::move(operation)));
@@ -78,6 +80,7 @@ class DeviceQueue {
     virtual ~Item() = default;
     virtual Status run() = 0;
     virtual std::vector<Argument> arguments() const = 0;
+    virtual FilterCounts filter() const = 0;
     const char* const name;
     int section = 0;
     uint64_t number = 0;
@@ -96,6 +99,10 @@ class DeviceQueue {
     }
     std::vector<Argument> arguments() const override {
       if constexpr (requires { function.arguments(); }) return function.arguments();
+      else return {};
+    }
+    FilterCounts filter() const override {
+      if constexpr (requires { function.filter(); }) return function.filter();
       else return {};
     }
     Function function;

@@ -19,7 +19,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 10;
+constexpr uint32_t kBackendAbi = 11;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -84,6 +84,12 @@ struct PackedOut : View {};
 
 struct Pending;  // work that a backend has begun, and that Backend::finish completes
 
+// What the filter of a sparse_encode did: how many groups of columns there were, in how many of them all sums were computed
+// for some rows, and how many sums were computed singly. There are no groups where there was no filter.
+struct FilterCounts {
+  int64_t groups = 0, fell_back = 0, candidates = 0;
+};
+
 // Sparse rows in CSR format, in host memory. row_ptr has rows + 1 entries; reserve allocates memory for count indices
 // and values (false: out of memory). Owned by the caller. Filled when the operation returns, unless that leaves
 // something pending.
@@ -94,6 +100,7 @@ struct Csr {
   float* values = nullptr;
   bool (*reserve)(Csr* self, int64_t count) = nullptr;
   Pending* pending = nullptr;
+  FilterCounts filter = {};
 };
 struct CsrOut {
   Csr* csr = nullptr;
@@ -241,12 +248,16 @@ struct Context;  // a backend's state for one device
   /* counter-based (Philox 4x32-10, SC'11): element i depends on seed and i alone. normal: mean a, standard deviation  \
      b; integer: uniform in [a, b), int32. out contiguous. */                                                          \
   OP(random, Out out, RandomKind kind, int64_t seed, double a, double b)                                               \
+  /* filter = what sparse_encode reads to leave out sums of w that cannot pass: contiguous bool [bytes], of             \
+     Operations::filter_bytes() bytes. */                                                                              \
+  OP(pack_filter, Out filter, Packed w)                                                                                \
   /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
      k > 0: only each row's k largest before activation (ranked as in top_k: NaN is the largest) are considered.       \
      relu: keep values > max(threshold, 0); else those whose magnitude is > threshold. NaN is kept in either case:     \
-     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. bias may be   \
-     left out. */                                                                                                      \
-  OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu, Precision precision)  \
+     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. filter, of w,  \
+     changes no bit. filter and bias may be left out. */                                                                                                      \
+  OP(sparse_encode, CsrOut out, In x, Packed w, In filter, In bias, double threshold, int64_t k, bool relu,            \
+     Precision precision)                                                                                              \
   /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \
      values float32 [nnz]; w [K, N]; bias may be left out. An index outside [0, K) or a row_ptr that falls or overruns \
      is an error. */                                                                                                   \
@@ -294,6 +305,8 @@ struct Operations {
   int64_t (*packed_bytes)(int64_t k, int64_t n, DType dtype);
   // bytes of planes of a result [rows, k] of this dtype; 0 where products of this device read none
   int64_t (*planes_bytes)(Context*, int64_t rows, int64_t k, DType dtype);
+  // bytes of a filter of a packed [k, n] matrix of this dtype; 0 where sparse_encode of this device uses none
+  int64_t (*filter_bytes)(Context*, int64_t k, int64_t n, DType dtype);
   // measures for some tenths of a second; null where a backend cannot measure
   Status (*ceiling)(Context*, Ceiling kind, double* per_second);
 };

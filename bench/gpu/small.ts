@@ -44,8 +44,8 @@ const cpu = openDevice('cpu');
 const words = process.argv.slice(2);
 const checks = new Checks(words);
 
-/** The operations that a GPU has: gradients are computed on the CPU alone so far. */
-type OnGpu = Exclude<keyof NativeOperations, `${string}Backward`>;
+/** The operations that a GPU has: gradients are computed, and sums left out by a filter, on the CPU alone so far. */
+type OnGpu = Exclude<keyof NativeOperations, `${string}Backward` | 'packFilter'>;
 
 /** How often each operation was called on the CUDA device; TypeScript demands that every one that it has is here. */
 const called: Record<OnGpu, number> = {

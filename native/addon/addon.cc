@@ -35,6 +35,7 @@ struct Call {
   std::vector<Argument> arguments() const {
     return std::apply([this](const A&... a) { return tensor_arguments(names, a...); }, given);
   }
+  FilterCounts filter() const { return kept ? kept->filter : FilterCounts(); }
 };
 
 template <class... A>

@@ -141,6 +141,15 @@ Napi::Value planes_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(bytes));
 }
 
+// filterBytes(device, k, n, dtype)
+Napi::Value filter_bytes(const Napi::CallbackInfo& info) {
+  auto& device = device_of(info);
+  const Operations* operations = device->backend.operations(device->context);
+  const int64_t bytes =
+      operations->filter_bytes(device->context, integer(info, 1), integer(info, 2), dtype_of(info, 3));
+  return Napi::Number::New(info.Env(), double(bytes));
+}
+
 // ---- uploads
 
 // upload(device, numbers, host): the numbers hold the tensor to write
@@ -176,6 +185,7 @@ void add_memory_methods(Napi::Object exports) {
   add_method(exports, "release", release);
   add_method(exports, "packedBytes", packed_bytes);
   add_method(exports, "planesBytes", planes_bytes);
+  add_method(exports, "filterBytes", filter_bytes);
   add_method(exports, "upload", upload);
 }
 

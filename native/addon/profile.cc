@@ -21,7 +21,7 @@ Napi::Value start_profile(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// takeProfile(device) -> [{ operation, arguments: [{ name, dtype, shape }], section, begin, seconds }]
+// takeProfile(device) -> [{ operation, arguments: [{ name, dtype, shape }], section, begin, seconds, filter? }]
 Napi::Value take_profile(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const std::vector<Timing> timings = device_of(info)->queue.take_profile();
@@ -44,6 +44,14 @@ Napi::Value take_profile(const Napi::CallbackInfo& info) {
     entry.Set("section", timings[i].section);
     entry.Set("begin", timings[i].begin);
     entry.Set("seconds", timings[i].seconds);
+    const FilterCounts& counts = timings[i].filter;
+    if (counts.groups > 0) {
+      auto filter = Napi::Object::New(env);
+      filter.Set("groups", double(counts.groups));
+      filter.Set("fellBack", double(counts.fell_back));
+      filter.Set("candidates", double(counts.candidates));
+      entry.Set("filter", filter);
+    }
     out.Set(uint32_t(i), entry);
   }
   return out;

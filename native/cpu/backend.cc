@@ -47,7 +47,10 @@ struct InstructionSet {
   const char* bfloat16;          // what the arithmetic of bfloat16 is named after
   const Operations* operations;  // null where the build left it out
   bool (*supported)();
+  bool (*dots_bytes)();  // whether there is the instruction that int8_dot.h has for it
 };
+
+bool never() { return false; }
 
 #if defined(__x86_64__)
 // Every table beyond the portable one uses F16C, and not every compiler's __builtin_cpu_supports knows the name.
@@ -69,6 +72,16 @@ bool has_avx512_bf16() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)) != 0;
 }
+
+// Products of bytes: CPUID 7.0, ECX bit 11 with AVX-512, and 7.1, EAX bit 4 with AVX2.
+bool has_avx512_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & (1u << 11)) != 0;
+}
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)) != 0;
+}
 #endif
 
 // The table of an instruction set if it was built: SONDE_ISAS of binding.gyp has the names, each between commas. A set
@@ -86,12 +99,12 @@ constexpr const char* kBfloat16Dot = "bfloat16-dot";
 constexpr InstructionSet kInstructionSets[] = {
 #if defined(__x86_64__)
     {"avx512_bf16", "AVX-512 with bfloat16", kBfloat16Dot, table(",avx512_bf16,", &avx512_bf16::operations),
-     has_avx512_bf16},
-    {"avx512", "AVX-512", kFloat32, table(",avx512,", &avx512::operations), has_avx512},
-    {"avx2", "AVX2", kFloat32, table(",avx2,", &avx2::operations), has_avx2},
-    {"portable", "SSE2", kFloat32, table(",portable,", &portable::operations), [] { return true; }},
+     has_avx512_bf16, has_avx512_vnni},
+    {"avx512", "AVX-512", kFloat32, table(",avx512,", &avx512::operations), has_avx512, has_avx512_vnni},
+    {"avx2", "AVX2", kFloat32, table(",avx2,", &avx2::operations), has_avx2, has_avx_vnni},
+    {"portable", "SSE2", kFloat32, table(",portable,", &portable::operations), [] { return true; }, never},
 #else
-    {"portable", "NEON", kFloat32, table(",portable,", &portable::operations), [] { return true; }},
+    {"portable", "NEON", kFloat32, table(",portable,", &portable::operations), [] { return true; }, never},
 #endif
 };
 
@@ -139,8 +152,18 @@ Context* open(int32_t index, int32_t threads, Status* status) {
   }
   const InstructionSet* set = choose(status);
   if (!set) return nullptr;
+  const char* filter = getenv("SONDE_FILTER");
+  const std::string_view wish = filter ? filter : "";
+  if (!wish.empty() && wish != "0" && wish != "1") {
+    *status = fail("SONDE_FILTER must be 0 or 1, but is '%.40s'", filter);
+    return nullptr;
+  }
+  const FilterUse use = wish == "0"   ? FilterUse::never
+                        : wish == "1" ? FilterUse::always
+                                      : FilterUse::where_faster;
   try {
-    return new Context(threads > 0 ? threads : physical_cores(), set->operations, set->title);
+    const int count = threads > 0 ? threads : physical_cores();
+    return new Context(count, set->operations, set->title, use, set->dots_bytes());
   } catch (const std::exception& error) {
     *status = fail("the compute threads could not be started: %s", error.what());
     return nullptr;

@@ -19,7 +19,15 @@ void parallel_for(Context* context, int64_t count, void (*task)(void* arg, int64
 // own.
 void* shared_scratch(Context* context, int slot, size_t bytes);
 void* thread_scratch(Context* context, int thread, int slot, size_t bytes);
-constexpr int kScratchSlots = 4;
+constexpr int kScratchSlots = 8;
+
+// When sparse_encode uses a filter (filter.h): SONDE_FILTER says never or always.
+enum class FilterUse { never, where_faster, always };
+FilterUse filter_use(const Context* context);
+// Whether the processor has the instruction for products of bytes that this instruction set's kernels know.
+bool dots_bytes(const Context* context);
+// What `measure` gives, called once in the life of the context.
+double measured_once(Context* context, double (*measure)());
 
 // static: see native/views.h
 static inline Status out_of_memory(const char* what) { return fail("not enough memory for %s", what); }

@@ -14,6 +14,7 @@ const Operations operations = {
 #undef OP
     &packed_bytes,
     &planes_bytes,
+    &filter_bytes,
     &ceiling,
 };
 // clang-format on

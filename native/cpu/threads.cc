@@ -127,8 +127,13 @@ int64_t second_level_cache() {
   return least > 0 ? least : int64_t(256) << 10;  // what the smallest of the last ten years have
 }
 
-Context::Context(int wanted, const Operations* table, const char* name)
-    : operations(table), instruction_set(name), threads(wanted), scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
+Context::Context(int wanted, const Operations* table, const char* name, FilterUse use, bool has_dots)
+    : operations(table),
+      instruction_set(name),
+      threads(wanted),
+      filter_use(use),
+      dots_bytes(has_dots),
+      scratch(size_t(kScratchSlots) * size_t(1 + wanted)) {
   // with more threads than processors, spinning would take a processor from a thread that has work to do
   spins_ = threads <= processors() ? kSpins : 0;
   try {
@@ -216,6 +221,15 @@ int thread_count(const Context* context) { return context->threads; }
 int64_t cache_bytes(Context* context) {
   if (context->cache_bytes == 0) context->cache_bytes = second_level_cache();
   return context->cache_bytes;
+}
+
+FilterUse filter_use(const Context* context) { return context->filter_use; }
+
+bool dots_bytes(const Context* context) { return context->dots_bytes; }
+
+double measured_once(Context* context, double (*measure)()) {
+  std::call_once(context->measured, [&] { context->measurement = measure(); });
+  return context->measurement;
 }
 
 void parallel_for(Context* context, int64_t count, void (*task)(void*, int64_t, int), void* arg) {

@@ -18,7 +18,8 @@ int physical_cores();
 int64_t second_level_cache();
 
 struct Context {
-  Context(int threads, const Operations* operations, const char* instruction_set);
+  Context(int threads, const Operations* operations, const char* instruction_set, FilterUse filter_use,
+          bool dots_bytes);
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
@@ -28,6 +29,8 @@ struct Context {
   const Operations* const operations;
   const char* const instruction_set;
   const int threads;
+  const FilterUse filter_use;
+  const bool dots_bytes;
 
   struct Scratch {
     void* data = nullptr;
@@ -37,6 +40,8 @@ struct Context {
   };
   std::vector<Scratch> scratch;  // shared slots first, then each thread's
   int64_t cache_bytes = 0;       // of second-level cache for each core; 0: not asked for yet
+  std::once_flag measured;
+  double measurement = 0;
 
  private:
   void stop();

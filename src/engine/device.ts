@@ -9,6 +9,7 @@ import { DeviceError } from './errors.js';
 import {
   type BufferHandle,
   type DeviceHandle,
+  type FilterCounts,
   type NativeOperations,
   type NativeTiming,
   native,
@@ -68,6 +69,8 @@ export interface ProfileEntry {
   readonly section: string;
   readonly begin: number;
   readonly seconds: number;
+  /** Of a sparseEncode with a filter: how many sums it left to compute. */
+  readonly filter?: FilterCounts;
 }
 
 /** A processor with its own memory and one queue of operations, carried out in order, off the event loop. */

@@ -105,10 +105,12 @@ export interface NativeOperations {
   ): void;
   matmul(out: ViewArgument, a: ViewArgument, b: ViewArgument, bias: ViewArgument | null, precision: number): void;
   random(out: ViewArgument, kind: number, seed: number, a: number, b: number): void;
+  packFilter(filter: ViewArgument, w: PackedArgument): void;
   sparseEncode(
     out: CsrHandle,
     x: ViewArgument,
     w: PackedArgument,
+    filter: ViewArgument | null,
     bias: ViewArgument | null,
     threshold: number,
     k: number,
@@ -157,6 +159,16 @@ export interface NativeOperations {
   linearBackward(out: ViewArgument, g: ViewArgument, w: PackedArgument): void;
 }
 
+/** What the filter of a sparseEncode did. */
+export interface FilterCounts {
+  /** Groups of columns, each for up to a thousand rows. */
+  readonly groups: number;
+  /** The groups in which all sums were computed, for some rows at least, as too many of them could pass. */
+  readonly fellBack: number;
+  /** Sums that were computed singly, as they could pass. */
+  readonly candidates: number;
+}
+
 /** An operation as it was carried out; times in seconds. `section` is the number that setSection gave. */
 export interface NativeTiming {
   readonly operation: string;
@@ -164,6 +176,8 @@ export interface NativeTiming {
   readonly section: number;
   readonly begin: number;
   readonly seconds: number;
+  /** Of a sparseEncode with a filter. */
+  readonly filter?: FilterCounts;
 }
 
 /** An operation as the addon has it: `numbers` holds the arguments, all but a CSR result. */
@@ -200,6 +214,8 @@ export interface Native extends Record<keyof NativeOperations, NativeOperation> 
   packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
   /** Bytes of planes of a result [rows, k]; 0 where products of this device read none. */
   planesBytes(d: DeviceHandle, rows: number, k: number, dtype: number): number;
+  /** Bytes of the filter of a packed matrix [k, n]; 0 where sparseEncode of this device uses none. */
+  filterBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
   /** Copies `host` now and queues its way to the tensor in `numbers` (contiguous, as many bytes). */
   upload(d: DeviceHandle, numbers: ArrayBufferLike, host: RawArray): void;
   /**

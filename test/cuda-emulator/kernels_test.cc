@@ -1151,7 +1151,7 @@ Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshol
     return true;
   };
   const Side& side = Both::side(s);
-  good(side.operations->sparse_encode(side.context, {&csr}, x, w, bias, threshold, k, relu, precision));
+  good(side.operations->sparse_encode(side.context, {&csr}, x, w, In{}, bias, threshold, k, relu, precision));
   if (csr.pending) good(side.backend->finish(side.context, csr.pending));
   const auto count = size_t(csr.pointers.back());
   csr.index_storage.resize(count);

@@ -8,6 +8,7 @@ import { Operand, type OperandWindow } from '../operand.js';
 import { checkNotRecorded, hasHistory, record } from '../record.js';
 import { showShape } from '../shape.js';
 import type { Storage } from '../storage.js';
+import { filterOf, type SumFilter } from './sum_filter.js';
 import { Tensor } from './tensor.js';
 
 export class PackedMatrix extends Operand {
@@ -19,6 +20,7 @@ export class PackedMatrix extends Operand {
   readonly device: Device;
   /** @internal */
   readonly storage: Storage;
+  #filter: SumFilter | null | undefined; // undefined until it is asked for
 
   /** @internal Use packWeights. */
   constructor(device: Device, k: number, n: number, dtype: DType, storage?: Storage) {
@@ -38,6 +40,12 @@ export class PackedMatrix extends Operand {
   /** @internal The same matrix without its history; it ends with this one. */
   detach(): PackedMatrix {
     return new PackedMatrix(this.device, this.k, this.n, this.dtype, this.storage.detached());
+  }
+
+  /** @internal What sparseEncode reads besides, made when it is first asked for; undefined where the device uses none. */
+  get filter(): SumFilter | undefined {
+    if (this.#filter === undefined) this.#filter = filterOf(this) ?? null;
+    return this.#filter ?? undefined;
   }
 
   /** @internal Its gradient is a matrix [k, n]. */
@@ -84,6 +92,7 @@ export class PackedMatrix extends Operand {
 
   /** @internal Ends it; using it afterwards throws `reason`. */
   release(reason: string): void {
+    this.#filter?.storage.release(reason);
     this.storage.release(reason);
   }
 
