@@ -103,12 +103,13 @@ inline int64_t pick_filtered(const Work& work, List& list, const Left& left, con
   if (!chosen) return -1;
   int64_t count = 0;
   const vf limit = broadcast(work.threshold);
-  chosen_sums(work, left, group, hits, [&](const Hit& hit, int64_t vector, const float* sums) {
-    uint32_t bits = passing_bits(load(sums), limit, work.relu) & hit.lanes;
+  auto* sums = static_cast<float*>(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes(group.vectors(), rows)));
+  chosen_sums(work, left, group, hits, sums, [&](const Hit& hit, int64_t vector, const float* own) {
+    uint32_t bits = passing_bits(load(own), limit, work.relu) & hit.lanes;
     list.row_counts[hit.row] += __builtin_popcount(bits);
     for (; bits; bits &= bits - 1) {
       const int lane = __builtin_ctz(bits);
-      chosen[count++] = {hit.row, int32_t(group.column + vector * kWidth + lane), sums[lane]};
+      chosen[count++] = {hit.row, int32_t(group.column + vector * kWidth + lane), own[lane]};
     }
   });
   const bool enough = grow(list, count);

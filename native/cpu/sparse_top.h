@@ -285,7 +285,8 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
         last->lanes |= 1u << column % kWidth;
       }
     }
-    chosen_sums(work, left, group, hits, [&](const Hit& hit, int64_t, const float* sums) {
+    auto* memory = static_cast<float*>(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes(group.vectors(), rows)));
+    chosen_sums(work, left, group, hits, memory, [&](const Hit& hit, int64_t, const float* sums) {
       Bounded* to = bounded.of(hit.row, 0).all + hit.entry;
       for (uint32_t bits = hit.lanes; bits; bits &= bits - 1) (to++)->upper = sums[__builtin_ctz(bits)];
     });
