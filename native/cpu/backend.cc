@@ -7,9 +7,6 @@
 #include <string>
 #include <string_view>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -176,17 +173,7 @@ void describe(const Context* context, char* text, size_t size) {
   snprintf(text, size, "%s, %d thread%s", context->instruction_set, context->threads, context->threads == 1 ? "" : "s");
 }
 
-void* allocate(Context*, size_t bytes) {
-  constexpr size_t kHuge = size_t(2) << 20;
-  const size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
-  if (bytes > SIZE_MAX - alignment) return nullptr;
-  const size_t rounded = round_up_bytes(bytes, alignment);
-  void* data = aligned_alloc(alignment, rounded ? rounded : alignment);
-#if defined(__linux__)
-  if (data && alignment == kHuge) madvise(data, rounded, MADV_HUGEPAGE);
-#endif
-  return data;
-}
+void* allocate(Context*, size_t bytes) { return allocate_pages(bytes); }
 
 void release(Context*, void* data) { free(data); }
 

@@ -19,7 +19,7 @@ void parallel_for(Context* context, int64_t count, void (*task)(void* arg, int64
 // own.
 void* shared_scratch(Context* context, int slot, size_t bytes);
 void* thread_scratch(Context* context, int thread, int slot, size_t bytes);
-constexpr int kScratchSlots = 8;
+constexpr int kScratchSlots = 9;
 
 // When sparse_encode uses a filter (filter.h): SONDE_FILTER says never or always.
 enum class FilterUse { never, where_faster, always };

@@ -9,13 +9,15 @@ constexpr int64_t kDotDepth = 4;
 constexpr int kDotRows = kRows;
 constexpr int64_t kDotStep = kColumns * kDotDepth;  // bytes of a step of a panel
 
-// sums [kDotRows, kColumns] = start [kDotRows] + rows times columns. Rows are `stride` bytes apart.
+// sums [kDotRows, kColumns] = start [kDotRows] + rows times columns. Rows are `stride` bytes apart. `next` is prefetched
+// meanwhile into the second-level cache, a line in kDotStepsPerLine steps.
 using DotTile = void (*)(int64_t steps, const int8_t* rows, int64_t stride, const int32_t* start, const uint8_t* panel,
-                         int32_t* sums);
+                         int32_t* sums, const char* next);
+constexpr int64_t kDotStepsPerLine = 8;
 
 // In 32 bits that wrap around, as the instructions add.
 inline void dot_tile(int64_t steps, const int8_t* rows, int64_t stride, const int32_t* start, const uint8_t* panel,
-                     int32_t* sums) {
+                     int32_t* sums, const char*) {
   for (int i = 0; i < kDotRows; ++i) {
     uint32_t sum[kColumns];
     for (int j = 0; j < kColumns; ++j) sum[j] = uint32_t(start[i]);
@@ -54,7 +56,8 @@ SONDE_INLINE vi four_bytes(const int8_t* p) {
 }
 
 __attribute__((noinline)) inline void dot_tile_vnni(int64_t steps, const int8_t* rows, int64_t stride,
-                                                    const int32_t* start, const uint8_t* panel, int32_t* sums) {
+                                                    const int32_t* start, const uint8_t* panel, int32_t* sums,
+                                                    const char* next) {
   vi sum[kDotRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kDotRows; ++i) {
@@ -65,8 +68,10 @@ __attribute__((noinline)) inline void dot_tile_vnni(int64_t steps, const int8_t*
     vi columns[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) columns[j] = load(reinterpret_cast<const int32_t*>(panel) + j * kWidth);
-#pragma GCC unroll 4
-    for (int64_t line = 0; line < kDotStep; line += 64) __builtin_prefetch(panel + kAhead / 4 * kDotStep + line);
+    if (p % kDotStepsPerLine == 0) {
+      __builtin_prefetch(next, 0, 2);
+      next += 64;
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < kDotRows; ++i) {
       const vi row = four_bytes(rows + i * stride);

@@ -76,7 +76,7 @@ double measure_gain() {
     const double middle = now();
     for (int i = 0; i < kTiles; ++i) {
       byte_tile(kK / kDotDepth, reinterpret_cast<int8_t*>(memory + kPanel), kK, start,
-                reinterpret_cast<uint8_t*>(memory), integers);
+                reinterpret_cast<uint8_t*>(memory), integers, memory);
     }
     const double end = now();
     floats = middle - begin < floats ? middle - begin : floats;

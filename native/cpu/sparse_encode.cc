@@ -42,7 +42,7 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In
     bool enough = shared_scratch(context, kFilterSlot, filter_row_bytes(rows, depth)) != nullptr;
     for (int thread = 0; thread < threads; ++thread) {
       enough = enough && thread_scratch(context, thread, kTileSlot, tile_bytes(depth)) &&
-               thread_scratch(context, thread, kChosenSlot, chosen_bytes(work.group_panels() * kVectors, rows)) &&
+               thread_scratch(context, thread, kChosenSlot, ChosenMemory::size(work.group_panels() * kVectors, rows)) &&
                thread_scratch(context, thread, kHitsSlot, Hits::size(work.group_panels() * kVectors, rows));
     }
     if (!enough) return out_of_memory("the filter's rows");

@@ -1,7 +1,7 @@
 // The threshold of sparse_encode: the values above it are appended to one list per group of columns, in row order; at the
 // end the lists are merged into rows.
 #pragma once
-#include "sparse_sums.h"
+#include "chosen_sums.h"
 
 namespace sonde::SONDE_ISA {
 
@@ -49,9 +49,9 @@ inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, float
   return int32_t(list.count - before);
 }
 
-// Rows are filtered so many at a time. Where more than kFewHits of the vectors of columns are hit, computing all sums of
+// So many rows are filtered first. Where more than kFewHits of the vectors of columns are hit, computing all sums of
 // the rows that are left costs less than the filter and the chosen sums.
-constexpr int64_t kFilteredRows = 64 / kDotRows * kDotRows;
+constexpr int64_t kProbedRows = 64 / kDotRows * kDotRows;
 constexpr double kFewHits = 0.6;
 
 // Whether to try the filter on one more group. Where it has failed for most, only some are tried.
@@ -76,13 +76,13 @@ struct Chosen {
 
 // Appends the values of a group that pass, of as many rows as the filter is good for, from the first on. Returns their
 // number, or -1 when there is not enough memory.
-inline int64_t pick_filtered(const Work& work, List& list, const Left& left, const FilterRows& filter, int64_t rows,
-                             const Group& group, int thread) {
+inline int64_t pick_filtered(const Work& work, List& list, const Left& left, const RowBlocks& row_blocks,
+                             const FilterRows& filter, int64_t rows, const Group& group, int thread) {
   const size_t bytes = Hits::size(group.vectors(), rows);
   Hits hits = Hits::in(thread_scratch(work.context, thread, kHitsSlot, bytes), group.vectors(), rows);
   int64_t done = 0, candidates = 0;
   while (done < rows) {
-    const int64_t end = min64(rows, done + kFilteredRows);
+    const int64_t end = done == 0 ? min64(rows, kProbedRows) : rows;
     int64_t found = 0;
     const auto limits = [](int64_t, int height, float* below) {
       for (int i = 0; i < height; ++i) below[i] = 0;
@@ -103,8 +103,10 @@ inline int64_t pick_filtered(const Work& work, List& list, const Left& left, con
   if (!chosen) return -1;
   int64_t count = 0;
   const vf limit = broadcast(work.threshold);
-  auto* sums = static_cast<float*>(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes(group.vectors(), rows)));
-  chosen_sums(work, left, group, hits, sums, [&](const Hit& hit, int64_t vector, const float* own) {
+  const size_t chosen_bytes = ChosenMemory::size(group.vectors(), rows);
+  const ChosenMemory memory = ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes),
+                                               group.vectors(), rows);
+  chosen_sums(work, left, row_blocks, group, hits, memory, [&](const Hit& hit, int64_t vector, const float* own) {
     uint32_t bits = passing_bits(load(own), limit, work.relu) & hit.lanes;
     list.row_counts[hit.row] += __builtin_popcount(bits);
     for (; bits; bits &= bits - 1) {
@@ -187,6 +189,7 @@ inline Status by_threshold(Work& work, int64_t first, int64_t rows) {
     for (int64_t i = 0; i < groups; ++i) lists[i].row_counts = row_counts + i * (rows + 1);
     const Left left = left_rows(work, first, rows);
     const FilterRows filter = work.filtered ? filter_rows(work, left, rows) : FilterRows{};
+    const RowBlocks blocks = work.filtered ? row_blocks(work, left, rows) : RowBlocks{};
     if (work.filtered) work.csr->filter.groups += groups;
     Trials trials;
     const auto lacks_memory = [&] { __atomic_store_n(&enough, false, __ATOMIC_RELAXED); };
@@ -195,7 +198,7 @@ inline Status by_threshold(Work& work, int64_t first, int64_t rows) {
       List& list = lists[i];
       int64_t done = 0;
       if (work.filtered && trials.wanted(i)) {
-        done = pick_filtered(work, list, left, filter, rows, group, thread);
+        done = pick_filtered(work, list, left, blocks, filter, rows, group, thread);
         if (done < 0) return lacks_memory();
         trials.count(done == rows);
       }

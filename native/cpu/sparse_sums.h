@@ -1,5 +1,4 @@
-// The sums of sparse_encode: all of a group of columns, upper bounds of them by the filter, or chosen ones. A sum has the
-// same bits however it was chosen.
+// The sums of sparse_encode: all of a group of columns, or upper bounds of them by the filter.
 #pragma once
 #include "filter.h"
 #include "operations.h"
@@ -9,7 +8,7 @@ namespace sonde::SONDE_ISA {
 constexpr int64_t kRowsAtOnce = 1024 / kRows * kRows;
 
 // The slots of scratch memory that this operation uses.
-enum SharedSlot { kConvertedSlot, kBiasSlot, kRankSlot, kLimitSlot, kFilterSlot, kBoundedSlot, kPlacesSlot, kGatherSlot };
+enum SharedSlot { kConvertedSlot, kBiasSlot, kRankSlot, kLimitSlot, kFilterSlot, kBoundedSlot, kPlacesSlot, kGatherSlot, kBlocksSlot };
 enum ThreadSlot { kSumsSlot, kTileSlot, kHitsSlot, kSelectSlot, kChosenSlot };
 
 struct Work {
@@ -154,6 +153,8 @@ inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) 
   return to;
 }
 
+constexpr int64_t kFetchedRows = 32;
+
 // Calls use(row, vector, bits, upper bounds) where some of them are above the row's limit, for the rows [from, end), from
 // being a multiple of kDotRows. limits(row, count, to) gives the limits of a tile of rows.
 template <class Limits, class Use>
@@ -169,13 +170,18 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
       unpack_row(split + s * kGroupColumns + i * kColumns, panels, i, rows.channels[s]);
     }
   }
+  // Meanwhile the columns are fetched for the chosen sums: with many rows, most of their cache lines will be needed.
+  const char* next = panels.at(0, 0);
+  const int64_t fetched = end - from < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
   for (int64_t i = 0; i < group.panels; ++i) {  // which stays in the first-level cache while the rows are read
     const uint8_t* panel = work.filter.panel(group.panel + i);
     for (int64_t row = from; row < end; row += kDotRows) {
       const int height = int(min64(kDotRows, end - row));
       float below[kDotRows];
       if (!limits(row, height, below)) continue;
-      multiply_bytes(work.filter.steps, rows.bytes + row * rows.stride, rows.stride, rows.start + row, panel, sums);
+      multiply_bytes(work.filter.steps, rows.bytes + row * rows.stride, rows.stride, rows.start + row, panel, sums,
+                     next);
+      next += fetched;
       for (int j = 0; j < kVectors; ++j) {
         const int64_t at = i * kColumns + j * kWidth, column = group.column + at, count = group.columns - at;
         if (count <= 0) break;
@@ -191,160 +197,6 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
           if (bits && r < height) use(row + r, at / kWidth, bits, upper[r]);
         }
       }
-    }
-  }
-}
-
-// ---- chosen sums
-
-constexpr int kChosenRows = 12;  // enough to hide the latency of a multiply-add
-
-// The columns of a vector whose sums with a row are wanted.
-struct Hit {
-  int32_t row;
-  uint32_t lanes;
-  int32_t entry;  // of the first of them, for the caller
-};
-
-// sums [R][kWidth] += rows times one vector of columns, in ascending steps. `next` is prefetched meanwhile, a line in four
-// steps.
-template <Layout layout, int R>
-__attribute__((noinline)) void multiply_chosen(int64_t steps, const char* const* rows, const char* column, float* sums,
-                                               const char* next) {
-  constexpr int64_t kStep = step_bytes(layout, kColumns);
-  const char* row[R];
-  Tile<R, 1> tile;
-#pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) {
-    row[i] = rows[i];
-    tile.sum[i][0] = load(sums + i * kWidth);
-  }
-  for (int64_t p = 0; p < steps; ++p, column += kStep) {
-    const int64_t at = p * left_bytes(layout);
-    if (p % 4 == 0) {
-      __builtin_prefetch(next, 0, 2);
-      next += kStep;
-    }
-    if constexpr (layout == Layout::widened_pairs) {
-      const vf pair = load_step<layout>(column);
-      const vf first[1] = {vf(vu(pair) << 16)}, second[1] = {vf(vu(pair) & 0xffff0000u)};
-#pragma GCC unroll 12
-      for (int i = 0; i < R; ++i) {
-        tile.template add<layout>(i, broadcast_at(row[i] + at), first);
-        tile.template add<layout>(i, broadcast_at(row[i] + at + 4), second);
-      }
-    } else {
-      const vf one[1] = {load_step<layout>(column)};
-#pragma GCC unroll 12
-      for (int i = 0; i < R; ++i) tile.template add<layout>(i, broadcast_at(row[i] + at), one);
-    }
-  }
-#pragma GCC unroll 12
-  for (int i = 0; i < R; ++i) store(sums + i * kWidth, tile.sum[i][0]);
-}
-
-using ChosenKernel = void (*)(int64_t steps, const char* const* rows, const char* column, float* sums,
-                              const char* next);
-
-template <Layout layout>
-ChosenKernel chosen_kernel_for(int rows) {
-  switch (rows) {
-    case 1: return multiply_chosen<layout, 1>;
-    case 2: return multiply_chosen<layout, 2>;
-    case 3: return multiply_chosen<layout, 3>;
-    case 4: return multiply_chosen<layout, 4>;
-    case 5: return multiply_chosen<layout, 5>;
-    case 6: return multiply_chosen<layout, 6>;
-    case 7: return multiply_chosen<layout, 7>;
-    case 8: return multiply_chosen<layout, 8>;
-    case 9: return multiply_chosen<layout, 9>;
-    case 10: return multiply_chosen<layout, 10>;
-    case 11: return multiply_chosen<layout, 11>;
-    default: return multiply_chosen<layout, kChosenRows>;
-  }
-}
-inline ChosenKernel chosen_kernel(Layout layout, int rows) {
-  switch (layout) {
-    case Layout::float32: return chosen_kernel_for<Layout::float32>(rows);
-    case Layout::float16: return chosen_kernel_for<Layout::float16>(rows);
-#if defined(__AVX512BF16__)
-    case Layout::pairs: return chosen_kernel_for<Layout::pairs>(rows);
-    default: return chosen_kernel_for<Layout::widened_pairs>(rows);
-#else
-    default: return chosen_kernel_for<Layout::bfloat16>(rows);
-#endif
-  }
-}
-
-// The hits of a group, a list for each vector of columns, in ascending order of rows.
-struct Hits {
-  Hit* all;  // `capacity` of each vector
-  int32_t* counts;
-  int64_t capacity;
-
-  static size_t size(int64_t vectors, int64_t rows) { return size_t(vectors * (rows * int64_t(sizeof(Hit)) + 4)); }
-  static Hits in(void* memory, int64_t vectors, int64_t rows) {
-    auto* all = static_cast<Hit*>(memory);
-    auto* counts = reinterpret_cast<int32_t*>(all + vectors * rows);
-    memset(counts, 0, size_t(vectors) * 4);
-    return {all, counts, rows};
-  }
-  Hit& add(int64_t vector) { return all[vector * capacity + counts[vector]++]; }
-  // the last one of a vector, or null
-  Hit* last(int64_t vector) { return counts[vector] ? &all[vector * capacity + counts[vector] - 1] : nullptr; }
-};
-
-// Steps at a time: one vector of their columns stays in the first-level cache, and all rows' part in the second.
-constexpr int64_t kSlice = 256;
-inline size_t chosen_bytes(int64_t vectors, int64_t rows) { return size_t(2 * vectors * rows * kWidth) * 4; }
-
-// Calls use(hit, vector, sums [kWidth]) for each hit of a group, vector by vector. As product() does it, sums of a block of
-// steps are added up before they are added to those of earlier blocks. memory: chosen_bytes(vectors, hits.capacity).
-template <class Use>
-void chosen_sums(const Work& work, const Left& left, const Group& group, const Hits& hits, float* memory, Use use) {
-  Panels b = panels_from(work.w, group.panel);
-  b.layout = work.layout();
-  const int64_t vectors = group.vectors(), vector_bytes = step_bytes(b.layout, kWidth);
-  const int64_t depth = depth_of(b.layout), row_step = left_bytes(b.layout);
-  int64_t total = 0;
-  for (int64_t vector = 0; vector < vectors; ++vector) {
-    const vf bias = load(work.bias + group.column + vector * kWidth);
-    for (int32_t i = 0; i < hits.counts[vector]; ++i) store(memory + total++ * kWidth, bias);
-  }
-  float* const earlier = memory + total * kWidth;
-  const auto column = [&](int64_t vector, int64_t step) {
-    return b.at(vector / kVectors, step) + vector % kVectors * vector_bytes;
-  };
-  for (int64_t at = 0, steps; at < b.used; at += steps) {
-    if (at > 0 && at % depth == 0) {
-      for (int64_t i = 0; i < total * kWidth; i += kWidth) {
-        store(earlier + i, at == depth ? load(memory + i) : load(earlier + i) + load(memory + i));
-        store(memory + i, vf{});
-      }
-    }
-    steps = min64(min64(kSlice, depth - at % depth), b.used - at);
-    float* sums = memory;
-    for (int64_t vector = 0; vector < vectors; ++vector) {
-      const Hit* hit = hits.all + vector * hits.capacity;
-      const int64_t count = hits.counts[vector];
-      const char* next = column(vector + 1 < vectors ? vector + 1 : 0, vector + 1 < vectors ? at : at + steps);
-      for (int64_t i = 0; i < count; i += kChosenRows) {
-        const int height = int(min64(kChosenRows, count - i));
-        const char* rows[kChosenRows];
-        for (int r = 0; r < height; ++r) rows[r] = left.row(hit[i + r].row) + at * row_step;
-        chosen_kernel(b.layout, height)(steps, rows, column(vector, at), sums + i * kWidth, next);
-        next += kSlice / 4 * step_bytes(b.layout, kColumns);
-      }
-      sums += count * kWidth;
-    }
-  }
-  float* sum = memory;
-  for (int64_t vector = 0; vector < vectors; ++vector) {
-    const Hit* hit = hits.all + vector * hits.capacity;
-    for (const Hit* end = hit + hits.counts[vector]; hit < end; ++hit, sum += kWidth) {
-      const vf all = b.used > depth ? load(sum - memory + earlier) + load(sum) : load(sum);
-      store(sum, canonical(all));
-      use(*hit, vector, sum);
     }
   }
 }

@@ -6,8 +6,9 @@
 //
 // With a filter, the k-th best of a row's lower bounds is a limit that the upper bounds of its k largest reach.
 #pragma once
+#include "chosen_sums.h"
 #include "ranking.h"
-#include "sparse_sums.h"
+
 
 namespace sonde::SONDE_ISA {
 
@@ -208,6 +209,8 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
   if (!enough) return -1;
   const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least_key(work));
 
+  const RowBlocks blocks = row_blocks(work, left, rows);
+
   // 1. the bounds of all sums
   parallel(work.context, groups, [&](int64_t i, int thread) {
     const Group group(work, i);
@@ -285,8 +288,10 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
         last->lanes |= 1u << column % kWidth;
       }
     }
-    auto* memory = static_cast<float*>(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes(group.vectors(), rows)));
-    chosen_sums(work, left, group, hits, memory, [&](const Hit& hit, int64_t, const float* sums) {
+    const size_t chosen_bytes = ChosenMemory::size(group.vectors(), rows);
+    const ChosenMemory memory = ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes),
+                                                 group.vectors(), rows);
+    chosen_sums(work, left, blocks, group, hits, memory, [&](const Hit& hit, int64_t, const float* sums) {
       Bounded* to = bounded.of(hit.row, 0).all + hit.entry;
       for (uint32_t bits = hit.lanes; bits; bits &= bits - 1) (to++)->upper = sums[__builtin_ctz(bits)];
     });

@@ -11,6 +11,7 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/mman.h>
 #include <cstdio>
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -205,11 +206,23 @@ void Context::work(int thread) {
   }
 }
 
+void* allocate_pages(size_t bytes) {
+  constexpr size_t kHuge = size_t(2) << 20;
+  const size_t alignment = bytes >= 2 * kHuge ? kHuge : 64;
+  if (bytes > SIZE_MAX - alignment) return nullptr;
+  const size_t rounded = round_up_bytes(bytes, alignment);
+  void* data = aligned_alloc(alignment, rounded ? rounded : alignment);
+#if defined(__linux__)
+  if (data && alignment == kHuge) madvise(data, rounded, MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
 void* Context::Scratch::at_least(size_t wanted) {
   if (wanted <= bytes) return data;
   free(data);
   bytes = wanted > SIZE_MAX - 4095 ? 0 : round_up_bytes(wanted, 4096);
-  data = bytes ? aligned_alloc(64, bytes) : nullptr;
+  data = bytes ? allocate_pages(bytes) : nullptr;
   if (!data) bytes = 0;
   return data;
 }

@@ -17,6 +17,9 @@ int physical_cores();
 // Bytes of second-level cache for each core that this process may run on: where cores differ, the smallest share.
 int64_t second_level_cache();
 
+// Memory in large pages, where it is of several of them; for free(). null when there is not enough.
+void* allocate_pages(size_t bytes);
+
 struct Context {
   Context(int threads, const Operations* operations, const char* instruction_set, FilterUse filter_use,
           bool dots_bytes);
