@@ -274,8 +274,8 @@ struct Dense {
   }
 };
 
-// Elements that pass go to their row's list, as candidates (ranking.cuh), in no certain order: all that are above the limit, and
-// NaN. A list's count may exceed its capacity: elements that do not fit are counted
+// Elements that pass go to their row's list, as candidates (ranking.cuh), in no certain order: all that are above the limit and,
+// where columns have thresholds, above their column's; and NaN. A list's count may exceed its capacity: elements that do not fit are counted
 // and not stored.
 struct Sparse {
   static constexpr int kChunk = 4;
@@ -285,6 +285,7 @@ struct Sparse {
   const float* limits;  // [m]; null: `limit` for all
   float limit;
   bool magnitude;  // |value| has to be above the limit
+  const float* thresholds;  // [n] of the columns, or null; one that is NaN counts as none
   int32_t capacity;
   AnyElements bias;  // [n] of the columns counted here, or null data
   int64_t m, n;
@@ -294,6 +295,10 @@ struct Sparse {
   SONDE_DEVICE unsigned compared() const { return magnitude ? 0x7fffffffu : ~0u; }
   SONDE_DEVICE static bool passes(float least, float value, unsigned compared) {
     return !(__uint_as_float(unsigned(__float_as_int(value)) & compared) <= least);
+  }
+  // whether a value passes that is above the limit
+  SONDE_DEVICE bool passes_own(int64_t column, float value) const {
+    return thresholds == nullptr || !(value <= thresholds[column]);
   }
   SONDE_DEVICE float least_of(int64_t row) const { return limits ? limits[row] : limit; }
   SONDE_DEVICE void store(int64_t row, int64_t column, int32_t slot, float value) const {
@@ -306,11 +311,12 @@ struct Sparse {
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       const float value = v[i] + biases[i];
-      if (mask >> i & 1 && passes(least, value, compared())) store(row, column + i, atomicAdd(&counts[row], 1), value);
+      if (!(mask >> i & 1) || !passes(least, value, compared()) || !passes_own(column + i, value)) continue;
+      store(row, column + i, atomicAdd(&counts[row], 1), value);
     }
   }
 
-  // Two rounds. The first marks what passes, a bit each, without a branch. The four lanes of a quad share two rows: they count their
+  // Two rounds. The first marks what passes, a bit each, without a branch; thresholds of columns then unmark some. The four lanes of a quad share two rows: they count their
   // hits together, one atomic addition for a row that has any. The second goes over the 32 columns at a time in which the
   // warp has hits at all, and stores them by their bits; the values come from staging, as registers cannot be indexed.
   template <int kPairs, int kRow, class Scaling, class Value>
@@ -353,8 +359,27 @@ struct Sparse {
         if (inside < kPairs) hits[g][h] &= inside > 0 ? (1u << inside) - 1 : 0u;
         if (!wanted[g]) hits[g][h] = 0;
       }
-      any = any || (hits[g][0] | hits[g][1]) != 0;
     }
+    if (thresholds != nullptr) {
+      // as below, values are computed once more
+      if constexpr (Scaling::kRows) keep_registers(rows.scale);
+#pragma unroll
+      for (int j = 0; j < kPairs; ++j) {
+        const float2 bias = pair_at(columns.bias, j);
+        float2 scale = {1, 1};
+        if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
+#pragma unroll
+        for (int g = 0; g < 2; ++g) {
+          const float left = finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x);
+          const float right = finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y);
+          const int64_t column = column0 + 8 * j + first;
+          if (hits[g][0] >> j & 1 && !passes_own(column, left)) hits[g][0] &= ~(1u << j);
+          if (hits[g][1] >> j & 1 && !passes_own(column + 1, right)) hits[g][1] &= ~(1u << j);
+        }
+      }
+    }
+#pragma unroll
+    for (int g = 0; g < 2; ++g) any = any || (hits[g][0] | hits[g][1]) != 0;
     if (!__any_sync(kAll, any)) {
       __syncwarp();
       return;

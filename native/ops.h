@@ -19,7 +19,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 10;
+constexpr uint32_t kBackendAbi = 11;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -245,8 +245,10 @@ struct Context;  // a backend's state for one device
      k > 0: only each row's k largest before activation (ranked as in top_k: NaN is the largest) are considered.       \
      relu: keep values > max(threshold, 0); else those whose magnitude is > threshold. NaN is kept in either case:     \
      the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. bias may be   \
-     left out. */                                                                                                      \
-  OP(sparse_encode, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu, Precision precision)  \
+     left out. thresholds float32 [N], contiguous, may be left out, and must be unless k is 0 and relu is true: a      \
+     column's values must be above its own, too. One that is NaN counts as none. */                                    \
+  OP(sparse_encode, CsrOut out, In x, Packed w, In bias, In thresholds, double threshold, int64_t k, bool relu,        \
+     Precision precision)                                                                                              \
   /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \
      values float32 [nnz]; w [K, N]; bias may be left out. An index outside [0, K) or a row_ptr that falls or overruns \
      is an error. */                                                                                                   \

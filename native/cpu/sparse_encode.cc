@@ -40,11 +40,18 @@ bool grow(List& list, int64_t more) {
   return true;
 }
 
-// Appends the values of row x [n] that pass, where x[0] is in column `column`. The list must have capacity for n more.
-int32_t pick(List& list, const float* x, int64_t n, int64_t column, float threshold, bool relu) {
+// Appends the values of row x [n] that pass, where x[0] is in column `column`. With relu, thresholds are those of the n
+// columns, or null. The list must have capacity for n more.
+int32_t pick(List& list, const float* x, int64_t n, int64_t column, float threshold, bool relu,
+             const float* thresholds) {
   const int64_t before = list.count;
-  const vf limit = broadcast(threshold);
-  const auto passes = [&](vf v) {
+  const auto limits = [&](int64_t j, int count) {
+    const vf limit = broadcast(threshold);
+    if (!thresholds) return limit;
+    const vf own = count == kWidth ? load(thresholds + j) : load_partial(thresholds + j, count);
+    return maximum(own, limit);  // a threshold that is NaN counts as none
+  };
+  const auto passes = [&](vf v, vf limit) {
     if (relu) return not_at_most_bits(v, limit);  // NaN passes
     const vf magnitude = vf(vi(v) & 0x7fffffff);
     return greater_bits(vi(magnitude), vi(limit));  // compared as integers, NaN is above all
@@ -57,8 +64,8 @@ int32_t pick(List& list, const float* x, int64_t n, int64_t column, float thresh
     }
   };
   int64_t j = 0;
-  for (; j + kWidth <= n; j += kWidth) append(passes(load(x + j)), j);
-  if (j < n) append(passes(load_partial(x + j, int(n - j))) & ((1u << (n - j)) - 1), j);
+  for (; j + kWidth <= n; j += kWidth) append(passes(load(x + j), limits(j, kWidth)), j);
+  if (const int left = int(n - j)) append(passes(load_partial(x + j, left), limits(j, left)) & ((1u << left) - 1), j);
   return int32_t(list.count - before);
 }
 
@@ -118,6 +125,7 @@ struct Work {
   const Packed& w;
   Csr* csr;
   const float* bias;
+  const float* thresholds;  // of the columns, or null
   char* converted;  // rows of x in another layout; null if x can be read in place
   float threshold;
   int64_t k;
@@ -228,7 +236,9 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
                          __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
                          return;
                        }
-                       lists[group].row_counts[row] = pick(lists[group], x, n, column, work.threshold, work.relu);
+                       const float* thresholds = work.thresholds ? work.thresholds + column : nullptr;
+                       lists[group].row_counts[row] =
+                           pick(lists[group], x, n, column, work.threshold, work.relu, thresholds);
                      });
   }
   if (enough) enough = merge_lists(work, lists, first, rows);
@@ -290,15 +300,16 @@ Status by_rank(Work& work, int64_t first, int64_t rows) {
 
 }  // namespace
 
-Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, double threshold, int64_t k, bool relu,
-                     Precision) {
+Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In bias, In thresholds, double threshold, int64_t k,
+                     bool relu, Precision) {
   const int64_t m = x.shape[0], n = w.shape[1];
   out.csr->row_ptr[0] = 0;
   if (!out.csr->reserve(out.csr, 0)) return out_of_memory("the sparse rows");
   if (n == 0) memset(out.csr->row_ptr, 0, size_t(m + 1) * sizeof(int64_t));
   if (m == 0 || n == 0) return {};
   auto* wide_bias = static_cast<float*>(shared_scratch(context, 1, size_t(panel_count(n) * kColumns) * 4));
-  Work work{context, x, w, out.csr, wide_bias, nullptr, float_threshold(threshold, relu), k, relu};
+  const auto* own = static_cast<const float*>(thresholds.data);
+  Work work{context, x, w, out.csr, wide_bias, own, nullptr, float_threshold(threshold, relu), k, relu};
   const bool in_place = is_left(x, work.layout());
   const int64_t row_bytes = left_row_bytes(work.layout(), w.shape[0]);
   if (!in_place)

@@ -110,6 +110,7 @@ export interface NativeOperations {
     x: ViewArgument,
     w: PackedArgument,
     bias: ViewArgument | null,
+    thresholds: ViewArgument | null,
     threshold: number,
     k: number,
     relu: boolean,

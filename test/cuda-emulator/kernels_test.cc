@@ -1136,8 +1136,8 @@ struct OwnedCsr : Csr {
   Numbers value_storage;
 };
 
-Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshold, int64_t k, bool relu,
-            Precision precision) {
+Rows encode(int s, const In& x, const Packed& w, const In& bias, const In& thresholds, double threshold, int64_t k,
+            bool relu, Precision precision) {
   OwnedCsr csr;
   csr.rows = x.shape[0];
   csr.pointers.resize(size_t(csr.rows) + 1);
@@ -1151,7 +1151,7 @@ Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshol
     return true;
   };
   const Side& side = Both::side(s);
-  good(side.operations->sparse_encode(side.context, {&csr}, x, w, bias, threshold, k, relu, precision));
+  good(side.operations->sparse_encode(side.context, {&csr}, x, w, bias, thresholds, threshold, k, relu, precision));
   if (csr.pending) good(side.backend->finish(side.context, csr.pending));
   const auto count = size_t(csr.pointers.back());
   csr.index_storage.resize(count);
@@ -1178,9 +1178,9 @@ void test_large_scores() {
 
 void test_sparse() {
   const int64_t m = pick({1, 5, 70, 130}), k = pick({1, 20, 70}), n = pick({1, 40, 130, 600, 1200});
-  const DType dtype = pick({DType::float32, DType::float32, DType::bfloat16});
+  const DType dtype = pick({DType::float32, DType::float32, DType::bfloat16, DType::float16});
   Weights w(k, n, dtype);
-  Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype}));
+  Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype})), thresholds({n});
   x.normal();
   bias.normal();
   if (dtype == DType::float32 && with_probability(0.4)) {
@@ -1209,7 +1209,16 @@ void test_sparse() {
   good(gpu.operations->linear(gpu.context, dense.on<Out>(1), Out(), x.on<In>(1), absent(), w.on(1), biases, absent(),
                               Activation::none, precision));
   const Numbers values = dense.get(1);
-  const Rows got = encode(1, x.on<In>(1), w.on(1), biases, threshold, top, relu, precision);
+  // a threshold for each column: many are values of that column. NaN counts as none
+  const bool jumps = relu && top == 0 && with_probability(0.6);
+  Numbers own(size_t(n), NAN);
+  for (int64_t j = 0; jumps && j < n; ++j) {
+    const float value = values[size_t(integer(0, int(m) - 1) * n + j)];
+    own[size_t(j)] = pick({value > 0 ? value : 0.0f, fabsf(value), 0.0f, -0.0f, INFINITY});
+  }
+  thresholds.set(own);
+  const Rows got = encode(1, x.on<In>(1), w.on(1), biases, jumps ? thresholds.on<In>(1) : absent(), threshold, top,
+                          relu, precision);
   const auto same = [](float a, float b) { return a == b || (a != a && b != b); };
   size_t at = 0;
   for (int64_t i = 0; i < m; ++i) {
@@ -1224,7 +1233,7 @@ void test_sparse() {
       std::sort(order.begin(), order.end());
     }
     for (const int64_t j : order) {
-      if ((relu ? double(row[j]) : fabs(double(row[j]))) <= threshold) continue;
+      if ((relu ? double(row[j]) : fabs(double(row[j]))) <= threshold || row[j] <= own[size_t(j)]) continue;
       if (at >= got.indices.size() || got.indices[at] != j || !same(got.values[at], row[j]))
         wrong("entry " + std::to_string(at));
       ++at;
