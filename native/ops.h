@@ -244,9 +244,9 @@ struct Context;  // a backend's state for one device
   /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
      k > 0: only each row's k largest before activation (ranked as in top_k: NaN is the largest) are considered.       \
      relu: keep values > max(threshold, 0); else those whose magnitude is > threshold. NaN is kept in either case:     \
-     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. bias may be   \
-     left out. thresholds float32 [N], contiguous, may be left out, and must be unless k is 0 and relu is true: a      \
-     column's values must be above its own, too. One that is NaN counts as none. */                                    \
+     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. bias and      \
+     thresholds may be left out. thresholds float32 [N], contiguous, given only with relu and k = 0: a column's values \
+     must also be above its own threshold; one that is NaN counts as none. */                                          \
   OP(sparse_encode, CsrOut out, In x, Packed w, In bias, In thresholds, double threshold, int64_t k, bool relu,        \
      Precision precision)                                                                                              \
   /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \

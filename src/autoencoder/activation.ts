@@ -59,7 +59,7 @@ export const activations = Object.freeze({
 
   /**
    * x where it is above its latent's threshold, else 0; NaN stays NaN (Rajamanoharan et al., arXiv 2407.14435). Pre-
-   * activations of any dtype are compared as float32. Its derivative is that of x above the threshold, and 0 elsewhere.
+   * activations of any dtype are compared as float32. Its derivative is 1 where x is kept, and 0 elsewhere.
    * @param thresholds [latents], numbers of 0 or more, rounded to float32. A latent whose threshold is infinite is never
    *   active.
    * @throws RangeError that names a threshold that is negative or NaN.

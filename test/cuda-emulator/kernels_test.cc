@@ -1176,9 +1176,11 @@ void test_large_scores() {
   }
 }
 
-void test_sparse() {
+// jumps: columns have thresholds
+void check_sparse(bool jumps) {
   const int64_t m = pick({1, 5, 70, 130}), k = pick({1, 20, 70}), n = pick({1, 40, 130, 600, 1200});
-  const DType dtype = pick({DType::float32, DType::float32, DType::bfloat16, DType::float16});
+  const DType dtype = jumps ? pick({DType::float32, DType::float32, DType::bfloat16, DType::float16})
+                            : pick({DType::float32, DType::float32, DType::bfloat16});
   Weights w(k, n, dtype);
   Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype})), thresholds({n});
   x.normal();
@@ -1197,10 +1199,11 @@ void test_sparse() {
     w.plain.set(columns);
     w.pack();
   }
-  const auto precision = pick({Precision::float32, Precision::float32, Precision::tf32, Precision::bf16});
+  const auto precision =
+      pick({jumps ? Precision::strict : Precision::float32, Precision::float32, Precision::tf32, Precision::bf16});
   const In biases = with_probability(0.7) ? bias.on<In>(1) : absent();
-  const bool relu = with_probability(0.6);
-  const int64_t top = with_probability(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
+  const bool relu = jumps || with_probability(0.6);
+  const int64_t top = !jumps && with_probability(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
   const double threshold = pick({0.0, 0.5, 3.0});
   current +=
       " [" + std::to_string(m) + ", " + std::to_string(k) + ", " + std::to_string(n) + "] top " + std::to_string(top);
@@ -1209,8 +1212,7 @@ void test_sparse() {
   good(gpu.operations->linear(gpu.context, dense.on<Out>(1), Out(), x.on<In>(1), absent(), w.on(1), biases, absent(),
                               Activation::none, precision));
   const Numbers values = dense.get(1);
-  // a threshold for each column: many are values of that column. NaN counts as none
-  const bool jumps = relu && top == 0 && with_probability(0.6);
+  // many thresholds are values of their column; NaN counts as none
   Numbers own(size_t(n), NAN);
   for (int64_t j = 0; jumps && j < n; ++j) {
     const float value = values[size_t(integer(0, int(m) - 1) * n + j)];
@@ -1257,6 +1259,9 @@ void test_sparse() {
   }
   agree(out, unit(dtype) + 0x1p-20, "element", 1);
 }
+
+void test_sparse() { check_sparse(false); }
+void test_thresholds() { check_sparse(true); }
 
 // A tensor is read while the next operations change it.
 void test_transfers() {
@@ -1516,6 +1521,7 @@ constexpr Test kTests[] = {
     {"large scores", test_large_scores, true},
     {"planes", test_planes, false},
     {"sparse", test_sparse, false},
+    {"thresholds", test_thresholds, false},
     {"transfers", test_transfers, true},
     {"accuracy", test_accuracy, true},
     {"pipeline", test_pipeline, true},

@@ -673,6 +673,27 @@ export const mistakes = {
     compile: ['product_sparse.cu'],
     tests: ['sparse'],
   },
+  'thresholds: the threshold of the wrong column': {
+    file: 'epilogue.cuh',
+    from: '!passes_own(column + 1, right)',
+    to: '!passes_own(column, right)',
+    compile: ['product_sparse.cu'],
+    tests: ['thresholds'],
+  },
+  'thresholds: one element at a time, the threshold of the wrong column': {
+    file: 'epilogue.cuh',
+    from: '!passes_own(column + i, value)',
+    to: '!passes_own(column, value)',
+    compile: ['product_sparse.cu'],
+    tests: ['thresholds'],
+  },
+  'thresholds: what equals its threshold passes': {
+    file: 'epilogue.cuh',
+    from: '!(value <= thresholds[column])',
+    to: '!(value < thresholds[column])',
+    compile: ['product_sparse.cu'],
+    tests: ['thresholds'],
+  },
   'embedding: a bad index is looked up': {
     file: 'embedding.cu',
     from: 'good ? x.table.get',
