@@ -296,9 +296,9 @@ struct Sparse {
   SONDE_DEVICE static bool passes(float least, float value, unsigned compared) {
     return !(__uint_as_float(unsigned(__float_as_int(value)) & compared) <= least);
   }
-  // whether a value passes that is above the limit
-  SONDE_DEVICE bool passes_own(int64_t column, float value) const {
-    return thresholds == nullptr || !(value <= thresholds[column]);
+  // the thresholds of two neighbouring columns, which may lie outside
+  SONDE_DEVICE float2 own_pair(int64_t column) const {
+    return {column < n ? thresholds[column] : 0.0f, column + 1 < n ? thresholds[column + 1] : 0.0f};
   }
   SONDE_DEVICE float least_of(int64_t row) const { return limits ? limits[row] : limit; }
   SONDE_DEVICE void store(int64_t row, int64_t column, int32_t slot, float value) const {
@@ -311,12 +311,13 @@ struct Sparse {
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       const float value = v[i] + biases[i];
-      if (!(mask >> i & 1) || !passes(least, value, compared()) || !passes_own(column + i, value)) continue;
+      if (!(mask >> i & 1) || !passes(least, value, compared())) continue;
+      if (thresholds != nullptr && value <= thresholds[column + i]) continue;
       store(row, column + i, atomicAdd(&counts[row], 1), value);
     }
   }
 
-  // Two rounds. The first marks what passes, a bit each, without a branch; thresholds of columns then unmark some. The four lanes of a quad share two rows: they count their
+  // Two rounds. The first marks what passes, a bit each, without a branch. The four lanes of a quad share two rows: they count their
   // hits together, one atomic addition for a row that has any. The second goes over the 32 columns at a time in which the
   // warp has hits at all, and stores them by their bits; the values come from staging, as registers cannot be indexed.
   template <int kPairs, int kRow, class Scaling, class Value>
@@ -335,19 +336,31 @@ struct Sparse {
       if (wanted[g]) least[g] = least_of(row0 + row);
     }
     uint32_t hits[2][2] = {};
+    // own: whether columns have thresholds
+    const auto mark = [&](auto own) {
 #pragma unroll
-    for (int j = 0; j < kPairs; ++j) {
-      const float2 bias = pair_at(columns.bias, j);
-      float2 scale = {1, 1};
-      if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
+      for (int j = 0; j < kPairs; ++j) {
+        const float2 bias = pair_at(columns.bias, j);
+        float2 scale = {1, 1}, limits = {0, 0};
+        if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
+        if constexpr (decltype(own)::value) limits = own_pair(column0 + 8 * j + first);
 #pragma unroll
-      for (int g = 0; g < 2; ++g) {
-        const float left = finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x);
-        const float right = finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y);
-        if (scale.x != 0 && passes(least[g], left, bits)) hits[g][0] |= 1u << j;
-        if (scale.y != 0 && passes(least[g], right, bits)) hits[g][1] |= 1u << j;
+        for (int g = 0; g < 2; ++g) {
+          const float left = finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x);
+          const float right = finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y);
+          bool left_passes = scale.x != 0 && passes(least[g], left, bits);
+          bool right_passes = scale.y != 0 && passes(least[g], right, bits);
+          if constexpr (decltype(own)::value) {
+            left_passes = left_passes && !(left <= limits.x);
+            right_passes = right_passes && !(right <= limits.y);
+          }
+          if (left_passes) hits[g][0] |= 1u << j;
+          if (right_passes) hits[g][1] |= 1u << j;
+        }
       }
-    }
+    };
+    if (thresholds == nullptr) mark(std::false_type());
+    else mark(std::true_type());
     int slot[2];
     bool any = false;
 #pragma unroll
@@ -359,27 +372,8 @@ struct Sparse {
         if (inside < kPairs) hits[g][h] &= inside > 0 ? (1u << inside) - 1 : 0u;
         if (!wanted[g]) hits[g][h] = 0;
       }
+      any = any || (hits[g][0] | hits[g][1]) != 0;
     }
-    if (thresholds != nullptr) {
-      // as below, values are computed once more
-      if constexpr (Scaling::kRows) keep_registers(rows.scale);
-#pragma unroll
-      for (int j = 0; j < kPairs; ++j) {
-        const float2 bias = pair_at(columns.bias, j);
-        float2 scale = {1, 1};
-        if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
-#pragma unroll
-        for (int g = 0; g < 2; ++g) {
-          const float left = finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x);
-          const float right = finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y);
-          const int64_t column = column0 + 8 * j + first;
-          if (hits[g][0] >> j & 1 && !passes_own(column, left)) hits[g][0] &= ~(1u << j);
-          if (hits[g][1] >> j & 1 && !passes_own(column + 1, right)) hits[g][1] &= ~(1u << j);
-        }
-      }
-    }
-#pragma unroll
-    for (int g = 0; g < 2; ++g) any = any || (hits[g][0] | hits[g][1]) != 0;
     if (!__any_sync(kAll, any)) {
       __syncwarp();
       return;
