@@ -17,6 +17,7 @@ import {
 import { loadTorch, saveTorch } from '../../src/files/torch/torch.js';
 import { AutoencoderHooks } from '../../src/transformer/hooks.js';
 import { gradientAt } from '../engine/gradients/operations/differences.js';
+import { call, dict, entriesOf, storage, streamOf, tensor, text, zipOf } from '../files/fixtures.js';
 import { exactly } from '../support/arguments/garbage.js';
 import { onCpu, testDevice } from '../support/device.js';
 import { withFolder } from '../support/folders.js';
@@ -281,9 +282,38 @@ test('thresholds of a file in any dtype of floats', async () => {
         assert.is(threshold, Math.fround(threshold));
         assert.ok(threshold <= near(value, bits) && near(threshold, bits) >= value, `${dtype}: ${threshold}`);
       }
-      using tensor = Tensor.from({ dtype, shape: [5], data }, { device, dtype: 'float32' });
-      assert.equal(ae.activation.thresholds, [...(await tensor.read())]);
+      using read = Tensor.from({ dtype, shape: [5], data }, { device, dtype: 'float32' });
+      assert.equal(ae.activation.thresholds, [...(await read.read())]);
     });
+  }
+});
+
+test('a file of torch.save: the state of the activation is an OrderedDict with a parameter', async () => {
+  const weights = Float32Array.from({ length: 17 }, (_, i) => i / 8);
+  const part = (offset: number, shape: number[], strides: number[]) => tensor(storage('0', 17), offset, shape, strides);
+  for (const [type, data] of [
+    ['DoubleStorage', Float64Array.of(0.5, 0, 2)],
+    ['FloatStorage', Float32Array.of(0.5, 0, 2)],
+    ['BFloat16Storage', Uint16Array.from([0.5, 0, 2], floatToBfloat16)],
+    ['HalfStorage', Uint16Array.from([0.5, 0, 2], floatToFloat16)],
+  ] as const) {
+    const stored = tensor(storage('1', 3, type), 0, [3], [1]);
+    const parameter = call('torch._utils._rebuild_parameter', stored, '\x88', call('collections.OrderedDict'));
+    const own = `${call('collections.OrderedDict')}(${text('threshold')}${parameter}u`;
+    const value = dict(
+      ...[text('pre_bias'), part(0, [2], [1]), text('latent_bias'), part(2, [3], [1])],
+      ...[text('encoder.weight'), part(5, [3, 2], [2, 1]), text('decoder.weight'), part(11, [2, 3], [3, 1])],
+      ...[text('activation.threshold'), parameter],
+      ...[text('activation'), text('JumpReLU'), text('activation_state_dict'), own],
+    );
+    const blocks = [
+      { key: '0', data: weights },
+      { key: '1', data },
+    ];
+    for (const file of [zipOf(entriesOf(value, blocks)), streamOf(value, blocks)]) {
+      using ae = from(await loadTorch(file));
+      assert.equal([ae.activation.name, ae.activation.thresholds], ['JumpReLU', [0.5, 0, 2]], type);
+    }
   }
 });
 
