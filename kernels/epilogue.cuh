@@ -275,8 +275,8 @@ struct Dense {
 };
 
 // Elements that pass go to their row's list, as candidates (ranking.cuh), in no certain order: all that are above the limit and,
-// where columns have thresholds, above their column's; and NaN. A list's count may exceed its capacity: elements that do not fit are counted
-// and not stored.
+// where columns have thresholds, above their column's; and NaN. A list's count may exceed its capacity: elements that do not fit
+// are counted and not stored.
 struct Sparse {
   static constexpr int kChunk = 4;
 
@@ -284,7 +284,7 @@ struct Sparse {
   int32_t* counts;      // [m]
   const float* limits;  // [m]; null: `limit` for all
   float limit;
-  bool magnitude;  // |value| has to be above the limit
+  bool magnitude;           // |value| has to be above the limit
   const float* thresholds;  // [n] of the columns, or null; one that is NaN counts as none
   int32_t capacity;
   AnyElements bias;  // [n] of the columns counted here, or null data

@@ -40,15 +40,15 @@ bool grow(List& list, int64_t more) {
   return true;
 }
 
-// Appends the values of row x [n] that pass, where x[0] is in column `column`. With relu, thresholds are those of the n
-// columns, or null. The list must have capacity for n more.
+// Appends the values of row x [n] that pass, where x[0] is in column `column`. thresholds are those of all columns, or
+// null, as they must be without relu. The list must have capacity for n more.
 int32_t pick(List& list, const float* x, int64_t n, int64_t column, float threshold, bool relu,
              const float* thresholds) {
   const int64_t before = list.count;
   const auto limits = [&](int64_t j, int count) {
     const vf limit = broadcast(threshold);
     if (!thresholds) return limit;
-    const vf own = count == kWidth ? load(thresholds + j) : load_partial(thresholds + j, count);
+    const vf own = count == kWidth ? load(thresholds + column + j) : load_partial(thresholds + column + j, count);
     return maximum(own, limit);  // a threshold that is NaN counts as none
   };
   const auto passes = [&](vf v, vf limit) {
@@ -125,8 +125,8 @@ struct Work {
   const Packed& w;
   Csr* csr;
   const float* bias;
-  const float* thresholds;  // of the columns, or null
-  char* converted;  // rows of x in another layout; null if x can be read in place
+  const float* thresholds;  // of all columns, or null
+  char* converted;          // rows of x in another layout; null if x can be read in place
   float threshold;
   int64_t k;
   bool relu;
@@ -225,6 +225,7 @@ bool merge_lists(Work& work, List* lists, int64_t first, int64_t rows) {
 
 Status by_threshold(Work& work, int64_t first, int64_t rows) {
   const int64_t groups = work.groups();
+  const float* own = work.thresholds;
   auto* lists = static_cast<List*>(calloc(size_t(groups), sizeof(List)));
   auto* row_counts = static_cast<int32_t*>(calloc(size_t(groups * (rows + 1)), 4));
   bool enough = lists && row_counts;
@@ -236,9 +237,7 @@ Status by_threshold(Work& work, int64_t first, int64_t rows) {
                          __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
                          return;
                        }
-                       const float* thresholds = work.thresholds ? work.thresholds + column : nullptr;
-                       lists[group].row_counts[row] =
-                           pick(lists[group], x, n, column, work.threshold, work.relu, thresholds);
+                       lists[group].row_counts[row] = pick(lists[group], x, n, column, work.threshold, work.relu, own);
                      });
   }
   if (enough) enough = merge_lists(work, lists, first, rows);

@@ -58,8 +58,8 @@ export const activations = Object.freeze({
   },
 
   /**
-   * x where it is above its latent's threshold, else 0; NaN stays NaN (Rajamanoharan et al., arXiv 2407.14435). Pre-
-   * activations of any dtype are compared as float32. Its derivative is 1 where x is kept, and 0 elsewhere.
+   * x where it is above its latent's threshold, else 0; NaN stays NaN (Rajamanoharan et al., arXiv 2407.14435). x of any
+   * dtype of floats is compared as float32. The derivative is 1 where x is kept, and 0 elsewhere.
    * @param thresholds [latents], numbers of 0 or more, rounded to float32. A latent whose threshold is infinite is never
    *   active.
    * @throws RangeError that names a threshold that is negative or NaN.
@@ -134,8 +134,8 @@ export function checkActivation(
   checkObject(operation, argument, activation, expected);
   const { name, k, positive, thresholds, apply } = activation;
   const isOne = ['ReLU', 'TopK', 'Identity', 'JumpReLU'].includes(name) && typeof positive === 'boolean';
-  const hasItsOwn = (name === 'JumpReLU') === Array.isArray(thresholds);
-  if (isOne && hasItsOwn && Number.isSafeInteger(k) && k >= 0 && typeof apply === 'function') return activation;
+  const fits = name === 'JumpReLU' ? Array.isArray(thresholds) && thresholds.every((x) => x >= 0) : !thresholds;
+  if (isOne && fits && Number.isSafeInteger(k) && k >= 0 && typeof apply === 'function') return activation;
   throw new TypeError(wrong(operation, argument, expected, describe(activation)));
 }
 

@@ -405,8 +405,8 @@ export class Autoencoder {
 
   /**
    * The active latents of x [..., inputs] in CSR format, a row for each of x's rows, indices ascending: those above the
-   * threshold (in magnitude, for an activation that leaves negative values), and of a JumpReLU autoencoder also above
-   * their own. The dense latents are never stored.
+   * threshold (in magnitude, for an activation that leaves negative values); with JumpReLU, also above the latent's own.
+   * The dense latents are never stored.
    */
   async encodeSparse(x: Tensor, options: EncodeSparseOptions = {}): Promise<SparseLatents> {
     checkOptions('encodeSparse', options, sparseNames);
@@ -471,8 +471,9 @@ export class Autoencoder {
   }
 
   /**
-   * A new autoencoder of some of the latents, in the order of `indices`, statistics and thresholds included. Its latents have the
-   * values that they have in this one: of a TopK autoencoder, all latents are ranked, those that were not selected, too.
+   * A new autoencoder of some of the latents, in the order of `indices`, statistics and thresholds included. Its latents
+   * have the values that they have in this one: of a TopK autoencoder, all latents are ranked, those that were not
+   * selected, too.
    * @throws RangeError for an index that is no latent, or for none at all.
    */
   selectLatents(indices: readonly number[] | Int32Array): Autoencoder {

@@ -138,6 +138,7 @@ test('a pre-activation of another width or dtype, or an autoencoder of another s
   assert.is(device.memory().allocated, before);
   for (const wrong of [
     { ...activation, thresholds: undefined },
+    { ...activation, thresholds: [1, Number.NaN, 2] },
     { ...activations.relu(), thresholds: [1] },
   ]) {
     throws(

@@ -1219,8 +1219,8 @@ void check_sparse(bool jumps) {
     own[size_t(j)] = pick({value > 0 ? value : 0.0f, fabsf(value), 0.0f, -0.0f, INFINITY});
   }
   thresholds.set(own);
-  const Rows got = encode(1, x.on<In>(1), w.on(1), biases, jumps ? thresholds.on<In>(1) : absent(), threshold, top,
-                          relu, precision);
+  const Rows got =
+      encode(1, x.on<In>(1), w.on(1), biases, jumps ? thresholds.on<In>(1) : absent(), threshold, top, relu, precision);
   const auto same = [](float a, float b) { return a == b || (a != a && b != b); };
   size_t at = 0;
   for (int64_t i = 0; i < m; ++i) {
