@@ -274,9 +274,9 @@ struct Dense {
   }
 };
 
-// Elements that pass go to their row's list, as candidates (ranking.cuh), in no certain order: all that are above the limit, and
-// NaN. A list's count may exceed its capacity: elements that do not fit are counted
-// and not stored.
+// Elements that pass go to their row's list, as candidates (ranking.cuh), in no certain order: all that are above the limit and,
+// where columns have thresholds, above their column's; and NaN. A list's count may exceed its capacity: elements that do not fit
+// are counted and not stored.
 struct Sparse {
   static constexpr int kChunk = 4;
 
@@ -284,7 +284,8 @@ struct Sparse {
   int32_t* counts;      // [m]
   const float* limits;  // [m]; null: `limit` for all
   float limit;
-  bool magnitude;  // |value| has to be above the limit
+  bool magnitude;           // |value| has to be above the limit
+  const float* thresholds;  // [n] of the columns, or null; one that is NaN counts as none
   int32_t capacity;
   AnyElements bias;  // [n] of the columns counted here, or null data
   int64_t m, n;
@@ -294,6 +295,10 @@ struct Sparse {
   SONDE_DEVICE unsigned compared() const { return magnitude ? 0x7fffffffu : ~0u; }
   SONDE_DEVICE static bool passes(float least, float value, unsigned compared) {
     return !(__uint_as_float(unsigned(__float_as_int(value)) & compared) <= least);
+  }
+  // the thresholds of two neighbouring columns, which may lie outside
+  SONDE_DEVICE float2 own_pair(int64_t column) const {
+    return {column < n ? thresholds[column] : 0.0f, column + 1 < n ? thresholds[column + 1] : 0.0f};
   }
   SONDE_DEVICE float least_of(int64_t row) const { return limits ? limits[row] : limit; }
   SONDE_DEVICE void store(int64_t row, int64_t column, int32_t slot, float value) const {
@@ -306,7 +311,9 @@ struct Sparse {
 #pragma unroll
     for (int i = 0; i < kChunk; ++i) {
       const float value = v[i] + biases[i];
-      if (mask >> i & 1 && passes(least, value, compared())) store(row, column + i, atomicAdd(&counts[row], 1), value);
+      if (!(mask >> i & 1) || !passes(least, value, compared())) continue;
+      if (thresholds != nullptr && value <= thresholds[column + i]) continue;
+      store(row, column + i, atomicAdd(&counts[row], 1), value);
     }
   }
 
@@ -329,19 +336,31 @@ struct Sparse {
       if (wanted[g]) least[g] = least_of(row0 + row);
     }
     uint32_t hits[2][2] = {};
+    // own: whether columns have thresholds
+    const auto mark = [&](auto own) {
 #pragma unroll
-    for (int j = 0; j < kPairs; ++j) {
-      const float2 bias = pair_at(columns.bias, j);
-      float2 scale = {1, 1};
-      if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
+      for (int j = 0; j < kPairs; ++j) {
+        const float2 bias = pair_at(columns.bias, j);
+        float2 scale = {1, 1}, limits = {0, 0};
+        if constexpr (Scaling::kColumns) scale = pair_at(columns.scale, j);
+        if constexpr (decltype(own)::value) limits = own_pair(column0 + 8 * j + first);
 #pragma unroll
-      for (int g = 0; g < 2; ++g) {
-        const float left = finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x);
-        const float right = finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y);
-        if (scale.x != 0 && passes(least[g], left, bits)) hits[g][0] |= 1u << j;
-        if (scale.y != 0 && passes(least[g], right, bits)) hits[g][1] |= 1u << j;
+        for (int g = 0; g < 2; ++g) {
+          const float left = finished<Scaling>(value(j, g, 0), rows.scale[g], scale.x, bias.x);
+          const float right = finished<Scaling>(value(j, g, 1), rows.scale[g], scale.y, bias.y);
+          bool left_passes = scale.x != 0 && passes(least[g], left, bits);
+          bool right_passes = scale.y != 0 && passes(least[g], right, bits);
+          if constexpr (decltype(own)::value) {
+            left_passes = left_passes && !(left <= limits.x);
+            right_passes = right_passes && !(right <= limits.y);
+          }
+          if (left_passes) hits[g][0] |= 1u << j;
+          if (right_passes) hits[g][1] |= 1u << j;
+        }
       }
-    }
+    };
+    if (thresholds == nullptr) mark(std::false_type());
+    else mark(std::true_type());
     int slot[2];
     bool any = false;
 #pragma unroll

@@ -152,6 +152,7 @@ struct Call {
   const In& x;
   const Packed& w;
   const In& bias;
+  const In& thresholds;
   double threshold;
   int64_t k;
   bool relu;
@@ -190,6 +191,7 @@ Status encode_rows(const Call& call, int64_t first, int64_t rows, const Workspac
   epilogue.capacity = workspace.choice.capacity;
   epilogue.limit = workspace.choice.threshold;
   epilogue.magnitude = !call.relu;
+  epilogue.thresholds = static_cast<const float*>(call.thresholds.data);
   epilogue.m = rows;
   Right right = Right::of(call.w);
   if (call.k > 0) {
@@ -259,13 +261,13 @@ Status encode_part(const Call& call, Csr* csr, int64_t first, int64_t rows, cons
 
 Status pack_filter(Context*, Out, Packed) { return fail("this device has no filters"); }
 
-Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In, In bias, double threshold, int64_t k, bool relu,
-                     Precision precision) {
+Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In, In bias, In thresholds, double threshold,
+                     int64_t k, bool relu, Precision precision) {
   const int64_t m = x.shape[0], n = w.shape[1];
   for (int64_t i = 0; i <= m; ++i) out.csr->row_ptr[i] = 0;
   if (!out.csr->reserve(out.csr, 0)) return fail("out of memory for the sparse rows");
   if (m == 0 || n == 0) return {};
-  const Call call = {context, x, w, bias, threshold, k, relu, precision};
+  const Call call = {context, x, w, bias, thresholds, threshold, k, relu, precision};
   CsrPart* parts = nullptr;
   int count = 0;
   Status status;

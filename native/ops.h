@@ -254,10 +254,12 @@ struct Context;  // a backend's state for one device
   /* x [M, K] w + bias [N], activated, straight to CSR with ascending indices; the dense latents are never stored.     \
      k > 0: only each row's k largest before activation (ranked as in top_k: NaN is the largest) are considered.       \
      relu: keep values > max(threshold, 0); else those whose magnitude is > threshold. NaN is kept in either case:     \
-     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. filter, of w,  \
-     changes no bit. filter and bias may be left out. */                                                                                                      \
-  OP(sparse_encode, CsrOut out, In x, Packed w, In filter, In bias, double threshold, int64_t k, bool relu,            \
-     Precision precision)                                                                                              \
+     the entries are those of the dense latents. out has M rows. Same arithmetic as linear, bit for bit. thresholds    \
+     float32 [N], contiguous, given only with relu and k = 0: a column's values must also be above its own threshold;  \
+     one that is NaN counts as none. filter is that of w, and changes no bit. filter, bias and thresholds may be left  \
+     out. */                                                                                                           \
+  OP(sparse_encode, CsrOut out, In x, Packed w, In filter, In bias, In thresholds, double threshold, int64_t k,        \
+     bool relu, Precision precision)                                                                                   \
   /* out [M, N] = sum over row m's entries of value * w[index] + bias: row_ptr int32 [M + 1], indices int32 [nnz],     \
      values float32 [nnz]; w [K, N]; bias may be left out. An index outside [0, K) or a row_ptr that falls or overruns \
      is an error. */                                                                                                   \

@@ -1,5 +1,5 @@
 // The public API of the library: re-exports by name, without logic.
-export { type AutoencoderActivation, activations, identity, relu, topK } from './autoencoder/activation.js';
+export { type AutoencoderActivation, activations, identity, jumpReLU, relu, topK } from './autoencoder/activation.js';
 export {
   Autoencoder,
   type AutoencoderOptions,

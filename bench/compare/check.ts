@@ -17,13 +17,16 @@ interface Kept {
   readonly top: number;
   readonly threshold: number;
   readonly relu?: boolean;
+  /** Of the columns. */
+  readonly thresholds?: Float32Array;
 }
 
 /** Demands the very entries of the dense row that pass: an encoder's arithmetic is linear's, bit for bit. */
 export function checkRow(got: SparseLatents, row: number, dense: Float32Array, kept: Kept): void {
-  const { top, threshold, relu = true } = kept;
+  const { top, threshold, relu = true, thresholds } = kept;
   const value = (j: number) => dense[j] as number;
-  const order = largest(dense, top).filter((j) => (relu ? value(j) : Math.abs(value(j))) > threshold);
+  const limit = (j: number) => Math.max(threshold, thresholds?.[j] ?? 0);
+  const order = largest(dense, top).filter((j) => (relu ? value(j) : Math.abs(value(j))) > limit(j));
   const [from, to] = [Number(got.rowPtr[row]), Number(got.rowPtr[row + 1])];
   if (to - from !== order.length) {
     throw new Error(`row ${row} has ${to - from} entries, but should have ${order.length}`);

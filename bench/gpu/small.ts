@@ -539,6 +539,19 @@ for (const [dtype, precision] of [
         return []; // the two devices round differently: which values pass may differ, dense rows are compared elsewhere
       });
     }
+    await check(`sparseEncode ${dtype}, ${precision} [${m}, ${k}] x [${k}, ${n}], thresholds of columns`, async (s) => {
+      const x = s.normal([m, k], dtype);
+      const w = s.own(packWeights(s.normal([k, n], dtype, { scale: 1 / Math.sqrt(k) })));
+      const out = s.own(Tensor.empty([m, n], { device: s.device }));
+      const dense = (await linear(x, w, { out, precision }).read()) as Float32Array;
+      // every other one is a value of its column
+      const limits = s.host(n).map((v, j) => Math.abs(j % 2 ? v : (dense[(j % m) * n + j] as number)));
+      const thresholds = s.own(Tensor.from(limits, { device: s.device }));
+      const got = await sparseEncode(x, w, { thresholds, threshold: 0.1, precision });
+      const kept = { top: 0, threshold: 0.1, thresholds: limits };
+      for (let row = 0; row < m; row++) checkRow(got, row, dense.subarray(row * n, (row + 1) * n), kept);
+      return [];
+    });
   }
 }
 for (const dtype of floats) {

@@ -155,9 +155,7 @@ Context* open(int32_t index, int32_t threads, Status* status) {
     *status = fail("SONDE_FILTER must be 0 or 1, but is '%.40s'", filter);
     return nullptr;
   }
-  const FilterUse use = wish == "0"   ? FilterUse::never
-                        : wish == "1" ? FilterUse::always
-                                      : FilterUse::where_faster;
+  const FilterUse use = wish == "0" ? FilterUse::never : wish == "1" ? FilterUse::always : FilterUse::where_faster;
   try {
     const int count = threads > 0 ? threads : physical_cores();
     return new Context(count, set->operations, set->title, use, set->dots_bytes());

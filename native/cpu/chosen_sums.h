@@ -125,10 +125,10 @@ struct RowBlocks {
 
 // Vectors of columns whose lanes have rows of their own, out of a block.
 struct Mixed {
-  uint8_t* rows;   // [kWidth] of each, in the block
+  uint8_t* rows;    // [kWidth] of each, in the block
   uint32_t* lanes;  // of each: which of them are wanted
-  int32_t* hits;   // [kWidth] of each: the hit that a lane belongs to
-  int32_t* found;  // [vectors][blocks]: which of them it is, or -1 where there is none
+  int32_t* hits;    // [kWidth] of each: the hit that a lane belongs to
+  int32_t* found;   // [vectors][blocks]: which of them it is, or -1 where there is none
 };
 
 // Transposes rows of elements of four bytes, where that is of use.
@@ -193,8 +193,8 @@ void multiply_mixed_of(int count, int64_t steps, const float* rows, const char* 
   }
   multiply_mixed<layout, N>(steps, rows, columns, lane_rows, sums);
 }
-inline void multiply_mixed(Layout layout, int count, int64_t steps, const float* rows,
-                           const char* const* columns, const uint8_t* const* lane_rows, float* const* sums) {
+inline void multiply_mixed(Layout layout, int count, int64_t steps, const float* rows, const char* const* columns,
+                           const uint8_t* const* lane_rows, float* const* sums) {
   switch (layout) {
     case Layout::float32: return multiply_mixed_of<Layout::float32>(count, steps, rows, columns, lane_rows, sums);
     case Layout::float16: return multiply_mixed_of<Layout::float16>(count, steps, rows, columns, lane_rows, sums);
@@ -209,7 +209,7 @@ inline void multiply_mixed(Layout layout, int count, int64_t steps, const float*
 
 // ---- both
 
-constexpr int64_t kSlice = 256;      // steps at a time: one vector of their columns stays in the first-level cache
+constexpr int64_t kSlice = 256;  // steps at a time: one vector of their columns stays in the first-level cache
 
 // The memory of the sums of a group.
 struct ChosenMemory {

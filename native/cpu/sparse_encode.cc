@@ -7,8 +7,8 @@
 
 namespace sonde::SONDE_ISA {
 
-Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In bias, double threshold, int64_t k,
-                     bool relu, Precision) {
+Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In bias, In thresholds, double threshold,
+                     int64_t k, bool relu, Precision) {
   const int64_t m = x.shape[0], depth = w.shape[0], n = w.shape[1];
   const int threads = thread_count(context);
   out.csr->row_ptr[0] = 0;
@@ -16,8 +16,9 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In
   if (n == 0) memset(out.csr->row_ptr, 0, size_t(m + 1) * sizeof(int64_t));
   if (m == 0 || n == 0) return {};
   const int64_t columns = panel_count(n) * kColumns;
-  auto* biases = static_cast<float*>(shared_scratch(context, kBiasSlot, size_t(2 * columns) * 4));
-  Work work{context, x, w, out.csr, biases, nullptr, float_threshold(threshold, relu), k, relu};
+  auto* biases = static_cast<float*>(shared_scratch(context, kBiasSlot, size_t(3 * columns) * 4));
+  float* const limits = biases + columns;
+  Work work{context, x, w, out.csr, biases, nullptr, limits, float_threshold(threshold, relu), k, relu};
   const bool in_place = is_left(x, work.layout());
   const int64_t row_bytes = left_row_bytes(work.layout(), depth);
   if (!in_place) {
@@ -29,14 +30,18 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In
     if (!thread_scratch(context, thread, kSumsSlot, work.scratch_bytes())) return out_of_memory("a group of columns");
   }
   widen_bias(biases, bias, n);
+  const auto* own = static_cast<const float*>(thresholds.data);
+  for (int64_t j = 0; j < columns; ++j) {
+    limits[j] = own && j < n && own[j] > work.threshold ? own[j] : work.threshold;  // a NaN counts as none
+  }
   // Values of both signs may be kept where there is a threshold alone, and where k is a large part, most sums are needed.
   const bool few = bounded_capacity(k) <= n || filter_use(context) == FilterUse::always;
   work.filtered = filter.data && depth > 0 && (k > 0 ? few : relu);
   if (work.filtered) {
     if (filter.shape[0] != Filter::size(depth, n)) return fail("the filter is one of another matrix");
     work.filter = Filter::in(filter.data, depth, n);
-    float* upper = biases + columns;
-    for (int64_t j = 0; j < columns; ++j) upper[j] = upper_bias(biases[j], k > 0 ? 0 : work.threshold, depth);
+    float* const upper = limits + columns;
+    for (int64_t j = 0; j < columns; ++j) upper[j] = upper_bias(biases[j], k > 0 ? 0 : limits[j], depth);
     work.upper_bias = upper;
     const int64_t rows = min64(m, kRowsAtOnce);
     bool enough = shared_scratch(context, kFilterSlot, filter_row_bytes(rows, depth)) != nullptr;

@@ -32,10 +32,10 @@ SONDE_INLINE uint32_t passing_bits(vf v, vf threshold, bool relu) {
   return greater_bits(vi(magnitude), vi(threshold));  // compared as integers, NaN is above all
 }
 
-// Appends the values of row x [n] that pass, where x[0] is in column `column`. The list must have capacity for n more.
-inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, float threshold, bool relu) {
+// Appends the values of row x [n] that pass their columns' thresholds, where x[0] is in column `column`. The list must
+// have capacity for n more.
+inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, const float* thresholds, bool relu) {
   const int64_t before = list.count;
-  const vf limit = broadcast(threshold);
   const auto append = [&](uint32_t bits, int64_t at) {
     for (; bits; bits &= bits - 1) {
       const int64_t j = at + __builtin_ctz(bits);
@@ -44,8 +44,11 @@ inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, float
     }
   };
   int64_t j = 0;
-  for (; j + kWidth <= n; j += kWidth) append(passing_bits(load(x + j), limit, relu), j);
-  if (j < n) append(passing_bits(load_partial(x + j, int(n - j)), limit, relu) & ((1u << (n - j)) - 1), j);
+  for (; j + kWidth <= n; j += kWidth) append(passing_bits(load(x + j), load(thresholds + j), relu), j);
+  if (j < n) {
+    const vf rest = load_partial(x + j, int(n - j));
+    append(passing_bits(rest, load(thresholds + j), relu) & ((1u << (n - j)) - 1), j);
+  }
   return int32_t(list.count - before);
 }
 
@@ -102,12 +105,12 @@ inline int64_t pick_filtered(const Work& work, List& list, const Left& left, con
   auto* chosen = static_cast<Chosen*>(malloc(size_t(capacity) * sizeof(Chosen)));
   if (!chosen) return -1;
   int64_t count = 0;
-  const vf limit = broadcast(work.threshold);
   const size_t chosen_bytes = ChosenMemory::size(group.vectors(), rows);
-  const ChosenMemory memory = ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes),
-                                               group.vectors(), rows);
+  const ChosenMemory memory =
+      ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes), group.vectors(), rows);
   chosen_sums(work, left, row_blocks, group, hits, memory, [&](const Hit& hit, int64_t vector, const float* own) {
-    uint32_t bits = passing_bits(load(own), limit, work.relu) & hit.lanes;
+    const vf thresholds = load(work.thresholds + group.column + vector * kWidth);
+    uint32_t bits = passing_bits(load(own), thresholds, work.relu) & hit.lanes;
     list.row_counts[hit.row] += __builtin_popcount(bits);
     for (; bits; bits &= bits - 1) {
       const int lane = __builtin_ctz(bits);
@@ -205,7 +208,7 @@ inline Status by_threshold(Work& work, int64_t first, int64_t rows) {
       if (work.filtered && done < rows) __atomic_fetch_add(&work.csr->filter.fell_back, 1, __ATOMIC_RELAXED);
       all_sums(work, left, done, rows, group, thread, [&](const float* x, int64_t row) {
         if (!grow(list, group.columns)) return lacks_memory();
-        list.row_counts[row] = pick(list, x, group.columns, group.column, work.threshold, work.relu);
+        list.row_counts[row] = pick(list, x, group.columns, group.column, work.thresholds + group.column, work.relu);
       });
     });
   }

@@ -8,7 +8,17 @@ namespace sonde::SONDE_ISA {
 constexpr int64_t kRowsAtOnce = 1024 / kRows * kRows;
 
 // The slots of scratch memory that this operation uses.
-enum SharedSlot { kConvertedSlot, kBiasSlot, kRankSlot, kLimitSlot, kFilterSlot, kBoundedSlot, kPlacesSlot, kGatherSlot, kBlocksSlot };
+enum SharedSlot {
+  kConvertedSlot,
+  kBiasSlot,
+  kRankSlot,
+  kLimitSlot,
+  kFilterSlot,
+  kBoundedSlot,
+  kPlacesSlot,
+  kGatherSlot,
+  kBlocksSlot
+};
 enum ThreadSlot { kSumsSlot, kTileSlot, kHitsSlot, kSelectSlot, kChosenSlot };
 
 struct Work {
@@ -16,8 +26,9 @@ struct Work {
   const In& x;
   const Packed& w;
   Csr* csr;
-  const float* bias;  // of whole panels
-  char* converted;    // rows of x in another layout; null if x can be read in place
+  const float* bias;        // of whole panels
+  char* converted;          // rows of x in another layout; null if x can be read in place
+  const float* thresholds;  // of the columns, of whole panels
   float threshold;
   int64_t k;
   bool relu;
@@ -132,7 +143,9 @@ inline size_t tile_bytes(int64_t k) {
   return size_t(kSplitChannels * kGroupColumns + kDotRows * kColumns + row_floats(k)) * 4;
 }
 
-inline size_t filter_row_bytes(int64_t rows, int64_t k) { return FilterRows::size(rows, k) + size_t(row_floats(k)) * 8; }
+inline size_t filter_row_bytes(int64_t rows, int64_t k) {
+  return FilterRows::size(rows, k) + size_t(row_floats(k)) * 8;
+}
 
 // Quantises rows for the filter.
 inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) {
@@ -185,9 +198,12 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
       for (int j = 0; j < kVectors; ++j) {
         const int64_t at = i * kColumns + j * kWidth, column = group.column + at, count = group.columns - at;
         if (count <= 0) break;
-        const Columns columns = {work.filter.scale + column,    work.filter.norm + column,
-                                 work.filter.residual + column, work.upper_bias + column,
-                                 split + at,                    kGroupColumns};
+        const Columns columns = {work.filter.scale + column,
+                                 work.filter.norm + column,
+                                 work.filter.residual + column,
+                                 work.upper_bias + column,
+                                 split + at,
+                                 kGroupColumns};
         vf upper[kDotRows];
         upper_bounds(upper, sums + j * kWidth, rows.rows + row, rows.splits, columns);
         const uint32_t wanted = count >= kWidth ? ~0u : (1u << count) - 1;

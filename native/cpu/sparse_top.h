@@ -9,12 +9,9 @@
 #include "chosen_sums.h"
 #include "ranking.h"
 
-
 namespace sonde::SONDE_ISA {
 
 // ---- without filter
-
-
 
 // small, as every selection among the candidates makes the bound tighter
 constexpr int64_t candidate_capacity(int64_t k) { return 4 * k + 2 * kWidth; }
@@ -35,7 +32,7 @@ inline void shrink(Candidates& row, int64_t k) {
 
 // `shared` is the limit that any thread has found for this row: keys that are not above it are not wanted.
 inline void consider(Candidates& row, int32_t* shared, const float* x, int64_t n, int64_t column, int64_t k,
-              int64_t capacity) {
+                     int64_t capacity) {
   const int32_t others = __atomic_load_n(shared, __ATOMIC_RELAXED);
   if (others > row.limit) row.limit = others;
   // Floats have the order of their keys except for NaN, which passes, and where the limit stands for NaN, all floats
@@ -69,9 +66,7 @@ struct Best {
 };
 
 // The key of a value that is dropped in the end, as are all below it.
-inline int32_t least_key(const Work& work) {
-  return work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN;
-}
+inline int32_t least_key(const Work& work) { return work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN; }
 
 // Ranks all sums of some rows. false: there is not enough memory.
 inline bool rank_all(const Work& work, const Left& left, int64_t rows, Best* best) {
@@ -289,8 +284,8 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
       }
     }
     const size_t chosen_bytes = ChosenMemory::size(group.vectors(), rows);
-    const ChosenMemory memory = ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes),
-                                                 group.vectors(), rows);
+    const ChosenMemory memory =
+        ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes), group.vectors(), rows);
     chosen_sums(work, left, blocks, group, hits, memory, [&](const Hit& hit, int64_t, const float* sums) {
       Bounded* to = bounded.of(hit.row, 0).all + hit.entry;
       for (uint32_t bits = hit.lanes; bits; bits &= bits - 1) (to++)->upper = sums[__builtin_ctz(bits)];

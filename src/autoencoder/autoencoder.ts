@@ -36,6 +36,8 @@ import {
   activations,
   activationToState,
   checkActivation,
+  jump,
+  thresholdTensor,
 } from './activation.js';
 import { denormalize, denormalizeBackward, normalized } from './normalization.js';
 import { hasPublishedShape, publishedNormalize } from './published.js';
@@ -116,8 +118,8 @@ interface Parts {
 const required = ['pre_bias', 'latent_bias', 'encoder.weight'] as const;
 const buffers = ['stats_last_nonzero', 'latents_activation_frequency', 'latents_mean_square'] as const;
 const tiedWeight = 'decoder.linear.weight';
-// torch repeats the state of a TopK here; only activation_state_dict counts
-const repeated = ['activation.k', 'activation.postact_fn'];
+// torch repeats the state of an activation here; only activation_state_dict counts
+const repeated = ['activation.k', 'activation.postact_fn', 'activation.threshold'];
 /**
  * What a selection of a TopK autoencoder has besides: the encoder of all latents, by which they are ranked, and which of
  * them it has. Other readers refuse these entries, as they must: without them, other latents would survive.
@@ -135,6 +137,8 @@ export class Autoencoder {
   readonly dtype: DType;
   readonly #parts: Parts;
   readonly #decoder: PackedMatrix;
+  /** Of a JumpReLU autoencoder: float32 [latents]. */
+  readonly #thresholds: Tensor | undefined;
   #digest: Promise<string> | undefined;
   #disposed = false;
 
@@ -153,6 +157,11 @@ export class Autoencoder {
     this.nInputs = checkInteger('Autoencoder', 'nInputs', options.nInputs, 1);
     checkPlace('Autoencoder', device, dtype);
     this.activation = checkActivation('Autoencoder', activation);
+    const { thresholds } = activation;
+    if (thresholds && thresholds.length !== this.nLatents) {
+      const expected = `jumpReLU() of ${this.nLatents} thresholds (nLatents)`;
+      throw new RangeError(wrong('Autoencoder', 'activation', expected, `of ${thresholds.length}`));
+    }
     this.tied = checkBoolean('Autoencoder', 'tied', tied);
     this.normalize = checkBoolean('Autoencoder', 'normalize', normalize);
     checkInteger('Autoencoder', 'seed', seed, 0, 2 ** 52 - 1);
@@ -160,6 +169,7 @@ export class Autoencoder {
     this.dtype = dtype;
     this.#parts = parts ?? untrained(this.nLatents, this.nInputs, tied, device, dtype, seed);
     this.#decoder = this.#parts.decoder ?? transposed(this.#parts.encoder.weights);
+    this.#thresholds = thresholds && thresholdTensor(thresholds, device);
   }
 
   /**
@@ -183,8 +193,9 @@ export class Autoencoder {
 
   /**
    * From a state dict as the original saves it: pre_bias [inputs], encoder.weight [latents, inputs], latent_bias
-   * [latents], decoder.weight [inputs, latents] (unless tied), statistics, activation and activation_state_dict. Files
-   * with tensors alone are read as ReLU.
+   * [latents], decoder.weight [inputs, latents] (unless tied), statistics, activation (ReLU, TopK, Identity or JumpReLU)
+   * and activation_state_dict: of TopK, k and postact_fn; of JumpReLU, threshold [latents]. Files with tensors alone are
+   * read as ReLU.
    * @throws Error that names the entry that is missing, unexpected or does not fit; or says that `normalize` must be
    *   given.
    */
@@ -247,7 +258,7 @@ export class Autoencoder {
         throw new Error(`Autoencoder: ${name} must be of floats, but is ${tensor.dtype}`);
       }
     }
-    const activation = activationFromState(state.activation, state.activation_state_dict);
+    const activation = activationFromState(state.activation, state.activation_state_dict, nLatents);
     if (isSelection && activation.name !== 'TopK') {
       throw new Error(
         `Autoencoder: activation must be TopK where there is ${ranking.weight}, but is ${activation.name}`,
@@ -329,7 +340,7 @@ export class Autoencoder {
     const { selection } = this.#parts;
     if (selection === undefined) {
       using preAct = this.encodePreAct(x);
-      return this.activation.apply(preAct);
+      return this.#activated(preAct);
     }
     this.#check('encode', x, this.nInputs);
     const { weights, bias } = selection.ranking;
@@ -337,6 +348,11 @@ export class Autoencoder {
     using preAct = linear(centred, weights, { bias });
     using latents = this.activation.apply(preAct);
     return selection.columns(latents);
+  }
+
+  /** The activation of all latents [..., latents]. */
+  #activated(preAct: Tensor): Tensor {
+    return this.#thresholds ? jump(preAct, this.#thresholds) : this.activation.apply(preAct);
   }
 
   /** The operand that is multiplied with the encoder. */
@@ -381,7 +397,7 @@ export class Autoencoder {
   /** Encodes and decodes, and counts in statsLastNonzero the passes since each latent was last active. */
   async forward(x: Tensor): Promise<{ preAct: Tensor; latents: Tensor; reconstruction: Tensor }> {
     const preAct = this.encodePreAct(x);
-    const latents = this.#parts.selection ? this.encode(x) : this.activation.apply(preAct);
+    const latents = this.#parts.selection ? this.encode(x) : this.#activated(preAct);
     const reconstruction = this.decode(latents, { inputs: x });
     updateLastNonzero(this.#parts.lastNonzero, latents);
     return { preAct, latents, reconstruction };
@@ -389,7 +405,8 @@ export class Autoencoder {
 
   /**
    * The active latents of x [..., inputs] in CSR format, a row for each of x's rows, indices ascending: those above the
-   * threshold (in magnitude, for an activation that leaves negative values). The dense latents are never stored.
+   * threshold (in magnitude, for an activation that leaves negative values); with JumpReLU, also above the latent's own.
+   * The dense latents are never stored.
    */
   async encodeSparse(x: Tensor, options: EncodeSparseOptions = {}): Promise<SparseLatents> {
     checkOptions('encodeSparse', options, sparseNames);
@@ -402,7 +419,9 @@ export class Autoencoder {
     const { weights, bias } = selection?.ranking ?? encoder;
     const { k, positive } = this.activation;
     using centred = this.#centred(x);
-    const sparse = await sparseEncode(centred, weights, { bias, threshold, k: Math.min(k, weights.n), relu: positive });
+    const own = this.#thresholds && { thresholds: this.#thresholds };
+    const kept = { threshold, k: Math.min(k, weights.n), relu: positive, ...own };
+    const sparse = await sparseEncode(centred, weights, { bias, ...kept });
     return selection?.sparseColumns(sparse) ?? sparse;
   }
 
@@ -452,8 +471,9 @@ export class Autoencoder {
   }
 
   /**
-   * A new autoencoder of some of the latents, in the order of `indices`, statistics included. Its latents have the
-   * values that they have in this one: of a TopK autoencoder, all latents are ranked, those that were not selected, too.
+   * A new autoencoder of some of the latents, in the order of `indices`, statistics and thresholds included. Its latents
+   * have the values that they have in this one: of a TopK autoencoder, all latents are ranked, those that were not
+   * selected, too.
    * @throws RangeError for an index that is no latent, or for none at all.
    */
   selectLatents(indices: readonly number[] | Int32Array): Autoencoder {
@@ -471,9 +491,13 @@ export class Autoencoder {
     using kept = encoderRows.indexSelect(0, chosen);
     using decoderRows = decoder?.unpack();
     using keptBack = decoderRows?.indexSelect(0, chosen);
+    const { thresholds } = this.activation;
+    const activation = thresholds
+      ? activations.jumpReLU(Array.from(positions, (i) => thresholds[i] as number))
+      : this.activation;
     const ranked = () => selection?.select(positions) ?? new Selection(encoder.share(), positions);
     return new Autoencoder(
-      { ...this.#options, nLatents: indices.length, device, dtype },
+      { ...this.#options, activation, nLatents: indices.length, device, dtype },
       {
         encoder: new SharedEncoder(packWeights(kept, { transposeB: true }), values(encoder.bias)),
         decoder: keptBack && packWeights(keptBack),
@@ -546,13 +570,17 @@ export class Autoencoder {
           return isHostTensor(tensor) ? [[name, tensor]] : [];
         },
       );
-      const how = { ...activationToState(this.activation), ...(this.normalize && { normalize: true }) };
+      // tensors among the activation's state are hashed as the weights are
+      const own = Object.entries(activationToState(this.activation));
+      for (const [name, value] of own) if (isHostTensor(value)) weights.push([`activation.${name}`, value]);
+      const numbers = Object.fromEntries(own.filter(([, value]) => !isHostTensor(value)));
+      const how = { ...numbers, ...(this.normalize && { normalize: true }) };
       return digestTensors(weights, `${JSON.stringify([this.activation.name, how, this.tied])}\n`);
     })();
     return this.#digest;
   }
 
-  /** Frees the weights. */
+  /** Frees the weights, and a JumpReLU's thresholds. */
   dispose(): void {
     const { encoder, preBias, selection, lastNonzero, frequency, meanSquare } = this.#parts;
     if (this.#disposed) return;
@@ -560,6 +588,7 @@ export class Autoencoder {
     encoder.release();
     selection?.release();
     disposeAll(this.#decoder, preBias, lastNonzero, frequency, meanSquare);
+    this.#thresholds?.dispose();
   }
 
   [Symbol.dispose](): void {

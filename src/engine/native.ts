@@ -112,6 +112,7 @@ export interface NativeOperations {
     w: PackedArgument,
     filter: ViewArgument | null,
     bias: ViewArgument | null,
+    thresholds: ViewArgument | null,
     threshold: number,
     k: number,
     relu: boolean,

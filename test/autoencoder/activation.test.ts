@@ -8,6 +8,7 @@ import {
   activations,
   Hooks,
   identity,
+  jumpReLU,
   relu,
   Tensor,
   topK,
@@ -95,12 +96,13 @@ test('relu where a function of a tensor is expected: map, and as a hook', async 
 });
 
 test('`activations` has all of them and cannot be changed; the exported ones are the same', async () => {
-  assert.equal(Object.keys(activations).sort(), ['identity', 'relu', 'topK']);
+  assert.equal(Object.keys(activations).sort(), ['identity', 'jumpReLU', 'relu', 'topK']);
   assert.ok(Object.isFrozen(activations));
   throws(() => Object.assign(activations, { relu: undefined }), TypeError, /read only/);
   throws(() => Object.assign(activations, { sigmoid: relu }), TypeError, /not extensible/);
   assert.is(identity, activations.identity);
   assert.is(topK, activations.topK);
+  assert.is(jumpReLU, activations.jumpReLU);
   const { topK: alone } = activations; // needs no `this`
   using x = Tensor.from([-3, 2, -1, 4], { shape: [1, 4], device });
   for (const [activation, name, k, positive, expected] of [
@@ -109,6 +111,7 @@ test('`activations` has all of them and cannot be changed; the exported ones are
     [alone(3), 'TopK', 3, true, [0, 2, 0, 4]],
     [alone(3, activations.identity()), 'TopK', 3, false, [0, 2, -1, 4]],
     [alone(3, relu()), 'TopK', 3, true, [0, 2, 0, 4]],
+    [jumpReLU([0, 2, 0, 3]), 'JumpReLU', 0, true, [0, 0, 0, 4]],
   ] as const) {
     assert.equal([activation.name, activation.k, activation.positive], [name, k, positive]);
     using latents = activation.apply(x);

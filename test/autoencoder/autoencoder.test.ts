@@ -267,7 +267,7 @@ test('state dicts that do not fit say so by name', async () => {
   throws(
     () => Autoencoder.fromStateDict(stateOf(4, 3, { activation: 'Sigmoid' })),
     Error,
-    /activation must be ReLU, TopK or Identity, but is 'Sigmoid'/,
+    /activation must be ReLU, TopK, JumpReLU or Identity, but is 'Sigmoid'/,
   );
   throws(
     () => Autoencoder.fromStateDict(stateOf(4, 3, { activation: 'TopK' })),

@@ -103,6 +103,19 @@ test('each argument', async () => {
       [5],
     ],
     [
+      '^Autoencoder: activation_state_dict\\.threshold must be',
+      (value) => Autoencoder.fromStateDict({ ...state, activation: 'JumpReLU', activation_state_dict: value as never }),
+    ],
+    [
+      '^Autoencoder: activation_state_dict\\.threshold must be',
+      (value) =>
+        Autoencoder.fromStateDict({
+          ...state,
+          activation: 'JumpReLU',
+          activation_state_dict: { threshold: value as never },
+        }),
+    ],
+    [
       '^Autoencoder: normalize in activation_state_dict',
       (value) =>
         Autoencoder.fromStateDict({ ...state, activation_state_dict: { normalize: value as never } }).dispose(),
@@ -147,11 +160,12 @@ test('each argument', async () => {
     ['^selectLatents: indices must be an array', () => ae.selectLatents(Float32Array.of(16_777_217) as never)],
     ['^relu: x must be a tensor', (value) => relu(value as never)],
     ['^topK: k must be', (value) => void activations.topK(value as never), [5]],
+    ['^jumpReLU: thresholds(\\[0\\])? must', (value) => void activations.jumpReLU(value as never)],
+    ['^jumpReLU: thresholds\\[1\\] must be', (value) => void activations.jumpReLU([1, value as never]), [5, 0.5]],
     ['^topK: after must be', (value) => void activations.topK(2, value as never), [undefined]],
-    ...[activations.relu(), activations.identity(), activations.topK(2)].map((activation): [string, Call] => [
-      '^apply: preAct must be a tensor',
-      (value) => activation.apply(value as never),
-    ]),
+    ...[activations.relu(), activations.identity(), activations.topK(2), activations.jumpReLU([1])].map(
+      (activation): [string, Call] => ['^apply: preAct must be a tensor', (value) => activation.apply(value as never)],
+    ),
   ] as [string, Call, unknown[]?][]) {
     await refusesGarbage(new RegExp(prefix), call, valid).catch((error) => wrong.push(error.message));
   }

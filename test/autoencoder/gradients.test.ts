@@ -14,13 +14,14 @@ const test = suite('gradients of autoencoders');
 const device = openDevice('cpu');
 
 type Row = readonly number[];
-const kinds = ['ReLU', 'TopK', 'Identity'] as const;
+const kinds = ['ReLU', 'TopK', 'Identity', 'JumpReLU'] as const;
 
 interface Weights {
   readonly encoder: Float32Array; // [latents, inputs]
   readonly decoder: Float32Array; // [inputs, latents]
   readonly preBias: Float32Array;
   readonly latentBias: Float32Array;
+  readonly thresholds: Float32Array; // of JumpReLU
 }
 
 const dot = (a: ArrayLike<number>, from: number, row: Row): number =>
@@ -39,7 +40,11 @@ function exact(row: Row, w: Weights, kind: (typeof kinds)[number], k: number, no
   const centred = inputs.map((x, i) => x - (w.preBias[i] as number));
   const preAct = Array.from(w.latentBias, (bias, l) => bias + dot(w.encoder, l * n, centred));
   const least = [...preAct].sort((a, b) => b - a)[k - 1] as number;
-  const latents = preAct.map((x) => (kind === 'Identity' ? x : kind === 'TopK' && x < least ? 0 : Math.max(x, 0)));
+  const latents = preAct.map((x, l) => {
+    if (kind === 'Identity') return x;
+    if (kind === 'JumpReLU') return x > (w.thresholds[l] as number) ? x : 0;
+    return kind === 'TopK' && x < least ? 0 : Math.max(x, 0);
+  });
   return [latents, decodedBy(row, w, latents, normalize)];
 }
 
@@ -56,6 +61,7 @@ function autoencoder(rng: Random, nInputs: number, nLatents: number, kind: (type
     decoder: rng.floats(nLatents * nInputs),
     preBias: rng.floats(nInputs),
     latentBias: rng.floats(nLatents),
+    thresholds: rng.floats(nLatents).map((v) => (v < 0 ? 0 : v)),
   };
   const k = rng.integer(1, nLatents + 1);
   const host = (shape: number[], data: Float32Array): HostTensor => ({ dtype: 'float32', shape, data });
@@ -66,6 +72,7 @@ function autoencoder(rng: Random, nInputs: number, nLatents: number, kind: (type
     latent_bias: host([nLatents], w.latentBias),
     activation: kind,
     ...(kind === 'TopK' && { activation_state_dict: { k, postact_fn: 'ReLU' } }),
+    ...(kind === 'JumpReLU' && { activation_state_dict: { threshold: host([nLatents], w.thresholds) } }),
   };
   const on = ({ device }: Tensor) => Autoencoder.fromStateDict(state, { strict: false, device, normalize });
   return { w, k, on };

@@ -1136,8 +1136,8 @@ struct OwnedCsr : Csr {
   Numbers value_storage;
 };
 
-Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshold, int64_t k, bool relu,
-            Precision precision) {
+Rows encode(int s, const In& x, const Packed& w, const In& bias, const In& thresholds, double threshold, int64_t k,
+            bool relu, Precision precision) {
   OwnedCsr csr;
   csr.rows = x.shape[0];
   csr.pointers.resize(size_t(csr.rows) + 1);
@@ -1151,7 +1151,9 @@ Rows encode(int s, const In& x, const Packed& w, const In& bias, double threshol
     return true;
   };
   const Side& side = Both::side(s);
-  good(side.operations->sparse_encode(side.context, {&csr}, x, w, In{}, bias, threshold, k, relu, precision));
+  const Status status = side.operations->sparse_encode(side.context, {&csr}, x, w, In{}, bias, thresholds, threshold, k,
+                                                       relu, precision);
+  good(status);
   if (csr.pending) good(side.backend->finish(side.context, csr.pending));
   const auto count = size_t(csr.pointers.back());
   csr.index_storage.resize(count);
@@ -1176,11 +1178,13 @@ void test_large_scores() {
   }
 }
 
-void test_sparse() {
+// jumps: columns have thresholds
+void check_sparse(bool jumps) {
   const int64_t m = pick({1, 5, 70, 130}), k = pick({1, 20, 70}), n = pick({1, 40, 130, 600, 1200});
-  const DType dtype = pick({DType::float32, DType::float32, DType::bfloat16});
+  const DType dtype = jumps ? pick({DType::float32, DType::float32, DType::bfloat16, DType::float16})
+                            : pick({DType::float32, DType::float32, DType::bfloat16});
   Weights w(k, n, dtype);
-  Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype}));
+  Both x({m, k}, dtype), bias({n}, pick({DType::float32, dtype})), thresholds({n});
   x.normal();
   bias.normal();
   if (dtype == DType::float32 && with_probability(0.4)) {
@@ -1197,10 +1201,11 @@ void test_sparse() {
     w.plain.set(columns);
     w.pack();
   }
-  const auto precision = pick({Precision::float32, Precision::float32, Precision::tf32, Precision::bf16});
+  const auto precision =
+      pick({jumps ? Precision::strict : Precision::float32, Precision::float32, Precision::tf32, Precision::bf16});
   const In biases = with_probability(0.7) ? bias.on<In>(1) : absent();
-  const bool relu = with_probability(0.6);
-  const int64_t top = with_probability(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
+  const bool relu = jumps || with_probability(0.6);
+  const int64_t top = !jumps && with_probability(0.5) ? integer(1, int(std::min<int64_t>(n, 40))) : 0;
   const double threshold = pick({0.0, 0.5, 3.0});
   current +=
       " [" + std::to_string(m) + ", " + std::to_string(k) + ", " + std::to_string(n) + "] top " + std::to_string(top);
@@ -1209,7 +1214,15 @@ void test_sparse() {
   good(gpu.operations->linear(gpu.context, dense.on<Out>(1), Out(), x.on<In>(1), absent(), w.on(1), biases, absent(),
                               Activation::none, precision));
   const Numbers values = dense.get(1);
-  const Rows got = encode(1, x.on<In>(1), w.on(1), biases, threshold, top, relu, precision);
+  // many thresholds are values of their column; NaN counts as none
+  Numbers own(size_t(n), NAN);
+  for (int64_t j = 0; jumps && j < n; ++j) {
+    const float value = values[size_t(integer(0, int(m) - 1) * n + j)];
+    own[size_t(j)] = pick({value > 0 ? value : 0.0f, fabsf(value), 0.0f, -0.0f, INFINITY});
+  }
+  thresholds.set(own);
+  const Rows got =
+      encode(1, x.on<In>(1), w.on(1), biases, jumps ? thresholds.on<In>(1) : absent(), threshold, top, relu, precision);
   const auto same = [](float a, float b) { return a == b || (a != a && b != b); };
   size_t at = 0;
   for (int64_t i = 0; i < m; ++i) {
@@ -1224,7 +1237,7 @@ void test_sparse() {
       std::sort(order.begin(), order.end());
     }
     for (const int64_t j : order) {
-      if ((relu ? double(row[j]) : fabs(double(row[j]))) <= threshold) continue;
+      if ((relu ? double(row[j]) : fabs(double(row[j]))) <= threshold || row[j] <= own[size_t(j)]) continue;
       if (at >= got.indices.size() || got.indices[at] != j || !same(got.values[at], row[j]))
         wrong("entry " + std::to_string(at));
       ++at;
@@ -1248,6 +1261,9 @@ void test_sparse() {
   }
   agree(out, unit(dtype) + 0x1p-20, "element", 1);
 }
+
+void test_sparse() { check_sparse(false); }
+void test_thresholds() { check_sparse(true); }
 
 // A tensor is read while the next operations change it.
 void test_transfers() {
@@ -1507,6 +1523,7 @@ constexpr Test kTests[] = {
     {"large scores", test_large_scores, true},
     {"planes", test_planes, false},
     {"sparse", test_sparse, false},
+    {"thresholds", test_thresholds, false},
     {"transfers", test_transfers, true},
     {"accuracy", test_accuracy, true},
     {"pipeline", test_pipeline, true},

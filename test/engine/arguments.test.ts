@@ -290,6 +290,11 @@ const calls: readonly Call[] = [
   { name: 'add', call: method('add', () => integers(2, 3)), args: () => [integers(3)] },
   { name: 'unpack', call: method('unpack', packed), args: () => [{ transposeB: true }] },
   { name: 'relu', call: sonde.relu, args: () => [floats(2)] },
+  {
+    name: 'sparseEncode',
+    call: sonde.sparseEncode,
+    args: () => [floats(2, 4), packed(), { bias: floats(3), thresholds: floats(3), k: 0, relu: true }],
+  },
   { name: 'updateLastNonzero', call: updateLastNonzero, args: () => [integers(3), floats(2, 3)] },
   { name: 'chooseIndex', call: chooseIndex, args: () => [integers(2, 2), floats(2, 3), integers(2, 2)] },
 ];

@@ -9,7 +9,7 @@ import { relu as rectified } from '../../src/engine/ops/unary.js';
 import { close } from '../support/close.js';
 import { emulated, testDevice } from '../support/device.js';
 import { rejects, suite } from '../support/harness.js';
-import { cases, product } from '../support/operations/cases.js';
+import { cases, floats, product } from '../support/operations/cases.js';
 
 const test = suite('sparse_encode');
 
@@ -194,6 +194,65 @@ test('rows of NaN alone: every latent of each', async () => {
   assert.is((await sparseEncode(ones, packed, { k: 3 })).values.length, 6);
 });
 
+test('thresholds of columns: what is above its own and the common one, NaN and infinities among the values', async () => {
+  await cases(200, async ({ rng, device, own, seed }) => {
+    const [rows, k] = [rng.integer(1, 40), rng.integer(1, 70)];
+    const n = rng.pick([1, 7, 15, 16, 17, 31, 33, 47, 49, 255, 383, 385, 800, 1500]);
+    const share = rng.pick([0, 0, 0.001, 0.02]);
+    const spoilt = (values: Float32Array) =>
+      values.map((v) => (rng.next() < share ? rng.pick([NaN, Infinity, -Infinity, -0]) : v));
+    const dtypes = [rng.pick(floats), rng.pick(floats)] as const;
+    const x = own(Tensor.from(spoilt(rng.floats(rows * k)), { shape: [rows, k], device, dtype: dtypes[0] }));
+    const weights = own(Tensor.from(rng.floats(k * n), { shape: [k, n], device, dtype: dtypes[1] }));
+    const w = own(packWeights(weights));
+    const bias = rng.next() < 0.7 ? own(Tensor.from(spoilt(rng.floats(n)), { device })) : undefined;
+    const precision = rng.pick(['float32', 'strict'] as const);
+    const shared = { precision, ...(bias && { bias }) };
+    const out = own(Tensor.empty([rows, n], { device }));
+    const dense = await linear(x, w, { ...shared, out }).read();
+    const limits = Float32Array.from({ length: n }, (_, j) => {
+      const value = Math.abs(dense[rng.integer(0, rows) * n + j] as number);
+      return rng.pick([0, -0, Infinity, Number.isNaN(value) ? 1 : value, Math.abs(rng.normal())]);
+    });
+    const strided = own(Tensor.empty([n, 2], { device })).select(1, 1);
+    const plain = own(Tensor.from(limits, { device }));
+    const thresholds = rng.next() < 0.3 ? strided.copyFrom(plain) : plain;
+    const threshold = rng.pick([0, 0, 0.1, 2]);
+    const got = await sparseEncode(x, w, { ...shared, thresholds, threshold });
+    const kept = [...dense.keys()].filter(
+      (i) => !((dense[i] as number) <= Math.max(limits[i % n] as number, threshold)),
+    );
+    const where = `seed ${seed}: [${rows}, ${k}] ${dtypes[0]} x [${k}, ${n}] ${dtypes[1]} above ${threshold}`;
+    const starts = Array.from({ length: rows + 1 }, (_, row) => kept.filter((i) => i < row * n).length);
+    assert.equal(Array.from(got.rowPtr, Number), starts, where);
+    assert.equal(
+      [...got.indices],
+      kept.map((i) => i % n),
+      where,
+    );
+    assert.equal(
+      [...got.values],
+      kept.map((i) => dense[i] as number),
+      where,
+    );
+  });
+});
+
+test('thresholds of columns: one that a value equals, infinite ones, -0 and NaN', async () => {
+  const device = testDevice();
+  using ones = Tensor.zeros([1, 6], { device }).fill(1);
+  using w = packWeights(ones);
+  using x = Tensor.from([[2], [-0], [Number.NaN], [Number.POSITIVE_INFINITY], [Number.NEGATIVE_INFINITY]], { device });
+  using thresholds = Tensor.from([2, 1.9999999, 0, -0, Number.POSITIVE_INFINITY, Number.NaN], { device });
+  const got = await sparseEncode(x, w, { thresholds });
+  const all = [0, 1, 2, 3, 4, 5];
+  const rows = Array.from({ length: 5 }, (_, row) => [
+    ...got.indices.subarray(Number(got.rowPtr[row]), Number(got.rowPtr[row + 1])),
+  ]);
+  assert.equal(rows, [[1, 2, 3, 5], [], all, [0, 1, 2, 3, 5], []]);
+  assert.equal([...(await sparseEncode(x, w, { thresholds, threshold: 2 })).indices], [...all, 0, 1, 2, 3, 5]);
+});
+
 test('wrong arguments are refused', async () => {
   using w = packWeights(Tensor.zeros([4, 3]));
   using x = Tensor.zeros([2, 4]);
@@ -206,6 +265,25 @@ test('wrong arguments are refused', async () => {
   );
   assert.is((await sparseEncode(x, w, { precision: 'tf32' })).values.length, 0);
   await rejects(sparseEncode(Tensor.zeros([2, 5]), w), RangeError, /x must be \[\.\.\., 4\]/);
+  const thresholds = Tensor.zeros([3]);
+  for (const [options, type, message] of [
+    [{ thresholds: Tensor.zeros([4]) }, RangeError, /^sparseEncode: thresholds must be \[3\] \(the width .* is \[4\]$/],
+    [{ thresholds: Tensor.zeros([1, 3]) }, RangeError, /^sparseEncode: thresholds must be \[3\] .* is \[1, 3\]$/],
+    [
+      { thresholds: Tensor.zeros([3], { dtype: 'bfloat16' }) },
+      TypeError,
+      /^sparseEncode: thresholds must be float32, but is bfloat16$/,
+    ],
+    [{ thresholds, k: 2 }, RangeError, /^sparseEncode: k must be 0 where there are thresholds, but is 2$/],
+    [
+      { thresholds, relu: false },
+      RangeError,
+      /^sparseEncode: relu must be true where there are thresholds, but is false$/,
+    ],
+    [{ thresholds: [0, 0, 0] as never }, TypeError, /^sparseEncode: thresholds must be a tensor/],
+  ] as const) {
+    await rejects(sparseEncode(x, w, options), type, message);
+  }
 });
 
 test.run();

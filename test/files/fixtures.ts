@@ -60,7 +60,7 @@ const pickle = (body: string): Buffer => Buffer.from(`\x80\x02${body}.`, 'latin1
 
 export interface Block {
   readonly key: string;
-  readonly data: Float32Array | Uint8Array | BigInt64Array | Uint16Array;
+  readonly data: Float64Array | Float32Array | Uint8Array | BigInt64Array | Uint16Array;
 }
 
 /** A file in the older container, around the pickle of a value. */

@@ -1,12 +1,14 @@
 // The encoder of a sparse autoencoder: rows straight to CSR, the dense latents never in memory.
 import {
   checkBoolean,
+  checkDType,
   checkFloat,
   checkInteger,
   checkNumber,
   checkOperands,
   checkOptions,
   checkRank,
+  checkShape,
   describe,
   type OptionNames,
   wrong,
@@ -31,6 +33,11 @@ export interface SparseEncodeOptions {
   bias?: Tensor;
   /** Keep values larger than this, 0 or more. */
   threshold?: number;
+  /**
+   * float32 [N]: a column's values must be larger than its own threshold, too; one that is NaN counts as none. Only
+   * with k = 0 and relu.
+   */
+  thresholds?: Tensor;
   /** Only look at each row's k largest, of which NaN is one; at all of its values when k is 0, the default. */
   k?: number;
   /**
@@ -48,21 +55,25 @@ export interface SparseEncodeOptions {
 const sparseEncodeOptions: OptionNames<SparseEncodeOptions> = {
   bias: true,
   threshold: true,
+  thresholds: true,
   k: true,
   relu: true,
   precision: true,
   filter: true,
 };
 
-/** The values of x w + bias that pass: x [..., K], w [K, N]; a row for each of x's. */
+/**
+ * The values of x w + bias that pass: x [..., K], w [K, N]; a row for each of x's.
+ * @throws RangeError for thresholds beside a k that is not 0, or without relu.
+ */
 export async function sparseEncode(
   x: Tensor,
   w: PackedMatrix,
   options: SparseEncodeOptions = {},
 ): Promise<SparseLatents> {
   checkOptions('sparseEncode', options, sparseEncodeOptions);
-  const { bias, threshold = 0, k = 0, relu = true, precision, filter = true } = options;
-  const device = checkOperands('sparseEncode', { x }, { packed: { w }, optional: { bias } });
+  const { bias, threshold = 0, thresholds, k = 0, relu = true, precision, filter = true } = options;
+  const device = checkOperands('sparseEncode', { x }, { packed: { w }, optional: { bias, thresholds } });
   checkBoolean('sparseEncode', 'relu', relu);
   checkBoolean('sparseEncode', 'filter', filter);
   const code = precisionCode('sparseEncode', precision);
@@ -76,15 +87,23 @@ export async function sparseEncode(
     throw new RangeError(wrong('sparseEncode', 'x', `[..., ${w.k}] (w is [${w.k}, ${w.n}])`, showShape(x.shape)));
   }
   if (bias) checkBias('sparseEncode', bias, w.n);
-  for (const [argument, t] of Object.entries({ x, w, bias })) checkNotRecorded('sparseEncode', argument, t);
+  if (thresholds) {
+    checkDType('sparseEncode', 'thresholds', thresholds, 'float32');
+    checkShape('sparseEncode', 'thresholds', thresholds.shape, [w.n], 'the width of the product');
+    if (k > 0) throw new RangeError(wrong('sparseEncode', 'k', '0 where there are thresholds', String(k)));
+    if (!relu) throw new RangeError(wrong('sparseEncode', 'relu', 'true where there are thresholds', String(relu)));
+  }
+  const operands = { x, w, bias, thresholds };
+  for (const [argument, t] of Object.entries(operands)) checkNotRecorded('sparseEncode', argument, t);
   const rows = rowCount(x.shape);
   const csr = native.csr(rows);
   // without rows, or where values of both signs may pass, there is nothing to leave out
   const usesFilter = filter && rows > 0 && (relu || k > 0);
-  withContiguous([x, bias], (x, bias) => {
+  withContiguous([x, bias, thresholds], (x, bias, thresholds) => {
     const rowsOfX = new MatrixArgument(x, rows, w.k);
     const sums = usesFilter ? (w.filter ?? null) : null;
-    device.run('sparseEncode', csr, rowsOfX, w, sums, bias ?? null, threshold, k, relu, code);
+    const columns = [bias ?? null, thresholds ?? null] as const;
+    device.run('sparseEncode', csr, rowsOfX, w, sums, ...columns, threshold, k, relu, code);
   });
   return device.settled(native.readCsr(device.handle, csr));
 }
