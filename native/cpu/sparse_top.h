@@ -327,10 +327,10 @@ inline Status by_rank(Work& work, int64_t first, int64_t rows) {
     if (not_ranked > 0) {  // their sums are computed all together
       work.csr->filter.fell_back += work.groups();
       const int64_t bytes = left_row_bytes(work.layout(), work.w.shape[0]);
-      auto* gathered = static_cast<char*>(
+      auto* others = static_cast<Best*>(
           shared_scratch(work.context, kGatherSlot, size_t(not_ranked) * (size_t(bytes) + sizeof(Best))));
-      enough = gathered != nullptr;
-      auto* others = reinterpret_cast<Best*>(gathered + not_ranked * bytes);
+      enough = others != nullptr;
+      auto* gathered = reinterpret_cast<char*>(others + not_ranked);
       int64_t at = 0;
       for (int64_t row = 0; enough && row < rows; ++row) {
         if (!best[row].all) memcpy(gathered + at++ * bytes, left.row(row), size_t(bytes));
