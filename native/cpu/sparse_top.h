@@ -206,7 +206,9 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
              thread_scratch(work.context, thread, kHitsSlot, hit_bytes);
   }
   if (!enough) return -1;
-  const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least_key(work));
+  // an infinite upper bound may be that of NaN, which is above any threshold
+  const int32_t least = least_key(work), finite = keys(broadcast(INFINITY))[0] - 1;
+  const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least < finite ? least : finite);
 
   // 1. the bounds of all sums
   parallel(work.context, groups, [&](int64_t i, int thread) {
@@ -298,7 +300,6 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
     auto* scratch = static_cast<uint64_t*>(thread_scratch(work.context, thread, kSelectSlot, select_bytes));
     const Bounded* all = bounded.of(row, 0).all;
     const int64_t count = best[row].count;
-    const int32_t least = least_key(work);
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i) {
       const int32_t key = keys(broadcast(all[i].upper))[0];
