@@ -14,10 +14,10 @@ process.env.SONDE_FILTER = '1'; // which a device reads when it is opened
 
 const test = suite('sparse_filter');
 
-// each of the instruction sets that tests run with has other cases
-const isas = ['portable', 'avx2', 'avx512'];
-const isa = process.env.SONDE_ISA ?? 'native';
-const count = Number(process.env.TEST_CASES ?? 4000);
+// instruction_sets/ runs this file with each instruction set, which has cases of its own
+const isas = ['', 'portable', 'avx2', 'avx512', 'avx512_bf16'];
+const firstSeed = Number(process.env.TEST_SEED ?? 1_000_000 * isas.indexOf(process.env.SONDE_ISA ?? ''));
+const count = Number(process.env.TEST_CASES ?? 5000);
 const callsPerMatrix = 10;
 
 /** Shapes of a matrix, and the most rows that are multiplied with it. */
@@ -49,9 +49,8 @@ const topOf = (rng: Random, n: number) =>
 test(
   `${count} random cases`,
   async () => {
-    const first = 1_000_000 * (1 + isas.indexOf(isa));
     const used = { calls: 0, some: 0, groups: 0, fellBack: 0 };
-    for (let seed = first; seed < first + count / callsPerMatrix; seed++) {
+    for (let seed = firstSeed; seed < firstSeed + count / callsPerMatrix; seed++) {
       const owned: { dispose(): void }[] = [];
       const own = <T extends { dispose(): void }>(t: T): T => {
         owned.push(t);
@@ -100,6 +99,135 @@ test(
   { limit: 300_000 },
 );
 
+// What rounding to a 127th of the largest value, 1, leaves of these is nearly half of that in each channel but the first: its product
+// with 63 equal values is as large as the bound says.
+const nearHalf = (size: number) => [size, ...Array<number>(63).fill((size * 0.4999) / 127)];
+const ones = (size: number) => Array<number>(63).fill(size);
+const W = 63 / 127;
+
+// `winner` and `next` are columns: the sum of the first is its upper bound, and that of the second, a little less, its lower bound.
+const tight = {
+  'the error of the row': (size: number) => ({
+    row: [...nearHalf(size), 0],
+    winner: [0, ...ones(1.001), 0],
+    next: [W, ...ones(-1), 0],
+  }),
+  'the error of the columns': (size: number) => ({
+    row: [0, ...ones(size), W * size],
+    winner: [...nearHalf(1.001), 0],
+    next: [1, ...nearHalf(-1).slice(1), 1],
+  }),
+};
+
+for (const [title, columns] of Object.entries(tight)) {
+  test(`${title}: sums as large as their bounds`, async () => {
+    const n = 150;
+    for (const size of [1, 3, 1e-6, 1e9]) {
+      for (const [at, other] of [
+        [0, 1],
+        [70, 140],
+        [149, 3],
+      ] as const) {
+        const { row, winner, next } = columns(size);
+        const k = row.length;
+        const values = new Float32Array(k * n);
+        for (const [p, value] of winner.entries()) values[p * n + at] = value;
+        for (const [p, value] of next.entries()) values[p * n + other] = value;
+        using w = packWeights(Tensor.from(values, { shape: [k, n] }));
+        // without the second row, all channels that are not 0 might be split off
+        const rows = [...row, ...Array<number>(k).fill(size)];
+        using x = Tensor.from(Float32Array.from(rows), { shape: [2, k] });
+        const all = await sparseEncode(x, w, { filter: false });
+        const own = Array.from({ length: Number(all.rowPtr[1]) }, (_, i) => [all.indices[i], all.values[i]] as const);
+        const value = own.find(([index]) => index === at)?.[1] as number;
+        const second = own.find(([index]) => index === other)?.[1] as number;
+        assert.ok(value > second && second > 0.99 * value, `${value}, ${second}`);
+        for (const options of [{ threshold: neighbour(value, -1) }, { k: 1 }]) {
+          const got = await sparseEncode(x, w, options);
+          assert.equal([got.indices[0], got.values[0]], [at, value], JSON.stringify({ size, at, ...options }));
+          same(got, await sparseEncode(x, w, { ...options, filter: false }), 'both rows');
+        }
+      }
+    }
+  });
+}
+
+test('what overflows in a bound is not left out, and leaves nothing out', async () => {
+  const [k, n] = [3, 40];
+  const device = testDevice();
+  using one = Tensor.zeros([1, k], { device }).fill(1);
+  const weights = new Float32Array(k * n).fill(1);
+  for (const [p, value] of [Infinity, -Infinity].entries()) weights[p * n + 5] = value;
+  using w = packWeights(Tensor.from(weights, { shape: [k, n], device }));
+  const indices = async (bias: number, options: SparseEncodeOptions) => {
+    const all = new Float32Array(n);
+    all[7] = bias;
+    using tensor = Tensor.from(all, { device });
+    return [...(await sparseEncode(one, w, { bias: tensor, ...options })).indices];
+  };
+  // a bias above the largest that has a bound
+  for (const bias of [-3.4e38, -(2 ** 121), -Infinity]) assert.equal(await indices(bias, { k: 3 }), [0, 1, 5]);
+  for (const bias of [3.4e38, 2 ** 121, Infinity, NaN]) assert.equal(await indices(bias, { k: 2 }), [5, 7]);
+  // a sum that is NaN, with an infinite upper bound, is above any threshold
+  for (const top of [0, 2, n]) assert.equal(await indices(0, { k: top, threshold: Infinity }), [5]);
+});
+
+test('the counts: only sums that can pass are computed, and all where that is most of them', async () => {
+  const device = testDevice(2);
+  const [rows, k, n] = [100, 100, 3000];
+  using x = Tensor.randn([rows, k], { seed: 1, device });
+  using w = packWeights(Tensor.randn([k, n], { seed: 2, device }));
+  const counts = async (options: SparseEncodeOptions, at = x) => {
+    const { result, counts } = await filtered(device, () => sparseEncode(at, w, options));
+    return { active: result.values.length, ...counts };
+  };
+  // the sums have a standard deviation of 10
+  for (const options of [{ threshold: 30 }, { k: 5 }]) {
+    const { active, groups, fellBack, candidates } = await counts(options);
+    assert.ok(groups > 0, JSON.stringify(options));
+    assert.is(fellBack, 0, JSON.stringify(options));
+    assert.ok(candidates >= active && candidates < 4 * active && active > 0, `${candidates} for ${active}`);
+  }
+  const dense = await counts({});
+  assert.ok(dense.fellBack > 0 && dense.fellBack <= dense.groups, JSON.stringify(dense));
+  using zeros = Tensor.zeros([rows, k], { device });
+  const equal = await counts({ k: 5, relu: false }, zeros);
+  assert.is(equal.fellBack, equal.groups, JSON.stringify(equal));
+  const without = { groups: 0, fellBack: 0, candidates: 0 };
+  for (const options of [
+    { threshold: 30, filter: false },
+    { threshold: 30, relu: false },
+    { k: 5, filter: false },
+  ]) {
+    const { active: _, ...none } = await counts(options);
+    assert.equal(none, without, JSON.stringify(options));
+  }
+  using nothing = Tensor.zeros([0, k], { device });
+  const { active: _, ...none } = await counts({}, nothing);
+  assert.equal(none, without);
+});
+
+test('the memory of a filter is a quarter of the float32 values, is taken once, and ends with the matrix', async () => {
+  const device = testDevice();
+  const allocated = () => device.memory().allocated;
+  const [k, n] = [256, 2048];
+  using x = Tensor.randn([4, k], { seed: 1, device });
+  using values = Tensor.randn([k, n], { seed: 2, device });
+  const before = allocated();
+  const w = packWeights(values);
+  const packed = allocated();
+  await sparseEncode(x, w, { filter: false });
+  await sparseEncode(x, w, { relu: false });
+  assert.is(allocated(), packed);
+  await sparseEncode(x, w);
+  const withFilter = allocated();
+  assert.ok(withFilter - packed >= k * n && withFilter - packed < 1.2 * k * n, `${withFilter - packed} bytes`);
+  await sparseEncode(x, w, { k: 3 });
+  assert.is(allocated(), withFilter);
+  w.dispose();
+  assert.is(allocated(), before);
+});
+
 function same(actual: SparseLatents, expected: SparseLatents, what: string): void {
   if (bytesOf(actual).equals(bytesOf(expected))) return;
   assert.equal(actual, expected, what);
@@ -115,7 +243,7 @@ function rowOf({ rowPtr, indices, values }: SparseLatents, row: number): SparseL
   };
 }
 
-/** What `body` gives, and the counts of its only sparseEncode; null where there was no filter. */
+/** What `body` gives, and the counts of its only sparseEncode; all 0 where there was no filter. */
 async function filtered<T>(device: Device, body: () => Promise<T>) {
   let result: T | undefined;
   const entries = await device.profile(async () => {
