@@ -12,7 +12,7 @@ import { type Random, random } from '../support/random.js';
 
 process.env.SONDE_FILTER = '1'; // which a device reads when it is opened
 
-const test = suite('sparse_filter');
+const test = suite('pack_filter');
 
 // instruction_sets/ runs this file with each instruction set, which has cases of its own
 const isas = ['', 'portable', 'avx2', 'avx512', 'avx512_bf16'];
