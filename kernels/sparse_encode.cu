@@ -259,8 +259,6 @@ Status encode_part(const Call& call, Csr* csr, int64_t first, int64_t rows, cons
 
 }  // namespace
 
-Status pack_filter(Context*, Out, Packed) { return fail("this device has no filters"); }
-
 Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In, In bias, In thresholds, double threshold,
                      int64_t k, bool relu, Precision precision) {
   const int64_t m = x.shape[0], n = w.shape[1];

@@ -196,11 +196,12 @@ SONDE_INLINE void upper_bounds(vf (&upper)[kDotRows], const int32_t* sums, const
   }
 }
 
-// A value that is not above the float32 sum whose upper bound is given: the bound holds in both directions.
+// A value that is not above the float32 sum whose upper bound is given: the bound holds in both directions. An infinite
+// one, or NaN, says nothing of the sum.
 inline float lower_bound(float upper, const FilterRow& row, float norm, float residual, float bias, int64_t k) {
   const double above = double(row.error) * norm + double(row.norm) * residual + rounding(k) * fabs(bias) + kUnderflow;
   const double lower = upper - 2 * kMargin * above;
-  return lower == lower ? -rounded_up(-lower) : -INFINITY;
+  return lower < INFINITY ? -rounded_up(-lower) : -INFINITY;
 }
 
 }  // namespace sonde::SONDE_ISA

@@ -202,7 +202,9 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
              thread_scratch(work.context, thread, kHitsSlot, hit_bytes);
   }
   if (!enough) return -1;
-  const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least_key(work));
+  // an infinite upper bound may be that of NaN, which is above any threshold
+  const int32_t least = least_key(work), finite = keys(broadcast(INFINITY))[0] - 1;
+  const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least < finite ? least : finite);
 
   const RowBlocks blocks = row_blocks(work, left, rows);
 
@@ -298,7 +300,6 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
     auto* scratch = static_cast<uint64_t*>(thread_scratch(work.context, thread, kSelectSlot, select_bytes));
     const Bounded* all = bounded.of(row, 0).all;
     const int64_t count = best[row].count;
-    const int32_t least = least_key(work);
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i) {
       const int32_t key = keys(broadcast(all[i].upper))[0];
@@ -327,10 +328,10 @@ inline Status by_rank(Work& work, int64_t first, int64_t rows) {
     if (not_ranked > 0) {  // their sums are computed all together
       work.csr->filter.fell_back += work.groups();
       const int64_t bytes = left_row_bytes(work.layout(), work.w.shape[0]);
-      auto* gathered = static_cast<char*>(
+      auto* others = static_cast<Best*>(
           shared_scratch(work.context, kGatherSlot, size_t(not_ranked) * (size_t(bytes) + sizeof(Best))));
-      enough = gathered != nullptr;
-      auto* others = reinterpret_cast<Best*>(gathered + not_ranked * bytes);
+      enough = others != nullptr;
+      auto* gathered = reinterpret_cast<char*>(others + not_ranked);
       int64_t at = 0;
       for (int64_t row = 0; enough && row < rows; ++row) {
         if (!best[row].all) memcpy(gathered + at++ * bytes, left.row(row), size_t(bytes));

@@ -125,7 +125,7 @@ const functions: Record<string, [call: Call['call'], args: Call['args']]> = {
   sparseEncode: [
     sonde.sparseEncode,
     () => {
-      const options = { bias: floats(3), threshold: 1, k: 2, relu: true, precision: 'bf16' };
+      const options = { bias: floats(3), threshold: 1, k: 2, relu: true, precision: 'bf16', filter: false };
       return [floats(2, 4), packed(), options];
     },
   ],

@@ -263,6 +263,7 @@ test('wrong arguments are refused', async () => {
     TypeError,
     /sparseEncode: precision must be float32, strict, tf32, bf16, but is 'fp8'/,
   );
+  await rejects(sparseEncode(x, w, { filter: 1 as never }), TypeError, /sparseEncode: filter must be .*, but is 1/);
   assert.is((await sparseEncode(x, w, { precision: 'tf32' })).values.length, 0);
   await rejects(sparseEncode(Tensor.zeros([2, 5]), w), RangeError, /x must be \[\.\.\., 4\]/);
   const thresholds = Tensor.zeros([3]);

@@ -17,12 +17,16 @@ const program = `
   const { embedding } = await import(${engine('ops/embedding.js')});
   const { linear } = await import(${engine('ops/linear.js')});
   const { packWeights } = await import(${engine('ops/pack_weights.js')});
+  const { sparseEncode } = await import(${engine('ops/sparse_encode.js')});
   const w = packWeights(Tensor.randn([30, 50], { seed: 1 }));
   const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
   console.log('arithmetic', ...['float32', 'float16', 'bfloat16'].map((dtype) => x.device.arithmetic[dtype]));
   console.log('sums', String(await Tensor.randn([7, 1001], { seed: 3 }).sum(1).read()));
   console.log('sum', (await x.sum().read())[0]);
   console.log('fresh', (await Tensor.empty([1000]).read())[999]);
+  const sparse = { threshold: 1 };
+  const entries = await x.device.profile(() => sparseEncode(Tensor.randn([7, 30], { seed: 2 }), w, sparse));
+  console.log('filter', JSON.stringify(entries.find(({ operation }) => operation === 'sparseEncode').filter ?? null));
   const indices = Tensor.from([9], { dtype: 'int32' });
   const table = Tensor.zeros([2, 2]);
   function culprit() { return embedding(indices, table); }
@@ -88,6 +92,33 @@ testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one has 
     assert.is(/^arithmetic (.*)$/m.exec(said)?.[1], Array(3).fill(arithmeticNames.float32).join(' '));
     assert.is(sums(said), sums(run({}).stdout), 'sums have the same bits with any instruction set');
   }
+});
+
+testOnCpu(
+  'SONDE_FILTER: 1 uses the filter of sparseEncode on any shape, 0 on none, and nothing else is accepted',
+  () => {
+    const filter = (environment: Record<string, string>) => {
+      const { status, stdout, stderr } = run(environment);
+      assert.is(status, 0, stderr);
+      return JSON.parse(/^filter (.*)$/m.exec(stdout)?.[1] as string) as Record<string, number> | null;
+    };
+    const { groups = 0, fellBack = 0, candidates = 0 } = filter({ SONDE_FILTER: '1' }) ?? {};
+    assert.ok(groups > 0 && fellBack <= groups && candidates > 0);
+    assert.is(filter({ SONDE_FILTER: '0' }), null);
+    assert.is(filter({ SONDE_FILTER: '' }), null, 'so few columns are not worth it');
+    for (const wish of ['2', 'yes', '01']) {
+      const { status, stderr } = run({ SONDE_FILTER: wish });
+      assert.is.not(status, 0);
+      assert.match(stderr, new RegExp(`SONDE_FILTER must be 0 or 1, but is '${wish}'`));
+    }
+  },
+);
+
+testOnCpu('SONDE_DEBUG: what the filter of sparseEncode left to compute', () => {
+  const line = (SONDE_FILTER: string) =>
+    /^sonde .* {2}sparseEncode\((.*)$/m.exec(run({ SONDE_DEBUG: '1', SONDE_FILTER }).stderr)?.[1] as string;
+  assert.match(line('1'), /x \[7, 30\].*w \[30, 50\].*\) \d+ candidates, \d+ of \d+ groups fell back$/);
+  assert.not.match(line('0'), /candidates/);
 });
 
 test.run();

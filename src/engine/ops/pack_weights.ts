@@ -8,7 +8,7 @@ import { Operand, type OperandWindow } from '../operand.js';
 import { checkNotRecorded, hasHistory, record } from '../record.js';
 import { showShape } from '../shape.js';
 import type { Storage } from '../storage.js';
-import { filterOf, type SumFilter } from './sum_filter.js';
+import { filterOf, type SumFilter } from './pack_filter.js';
 import { Tensor } from './tensor.js';
 
 export class PackedMatrix extends Operand {
