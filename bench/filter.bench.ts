@@ -27,6 +27,7 @@ import {
   Tensor,
   Transformer,
 } from '../src/index.js';
+import { biasesFor } from './compare/biases.js';
 import { median, showRatios } from './compare/summary.js';
 
 const parts = ['data', 'fallback', 'few', 'demo'] as const;
@@ -91,22 +92,10 @@ function makeRows({ size: { rows, inputs, latents }, directions }: Encoder, outl
   return x;
 }
 
-/** The bias [latents] with which about so many latents of a row are active, for each of `wanted`. */
-async function biasesFor({ size, weights, out }: Encoder, x: Tensor, wanted: readonly number[]): Promise<Tensor[]> {
-  const { rows, latents } = size;
+/** The biases [latents] with which about so many latents of a row are active, one for each of `wanted`. */
+function calibrated({ weights, out }: Encoder, x: Tensor, wanted: readonly string[]): Promise<Tensor[]> {
   linear(x, weights, { out });
-  using mean = out.mean(0);
-  using std = out.std(0);
-  out.sub_(mean).div_(std);
-  const read = Array.from({ length: 16 }, (_, i) => out.select(0, Math.floor((i * rows) / 16)).read());
-  const scores = new Float32Array(16 * latents);
-  for (const [i, row] of (await Promise.all(read)).entries()) scores.set(row as Float32Array, i * latents);
-  scores.sort();
-  return wanted.map((active) => {
-    using above = std.mul(scores[scores.length - 1 - 16 * active] as number);
-    using level = mean.add(above);
-    return level.neg();
-  });
+  return biasesFor(out, wanted.map(Number));
 }
 
 // ---- measuring
@@ -163,7 +152,7 @@ const outlierName = (outlier: number) => (outlier > 0 ? `outliers of ${outlier}`
 async function measureData(encoder: Encoder): Promise<void> {
   for (const outlier of options.outlier.map(Number)) {
     using x = makeRows(encoder, outlier);
-    for (const bias of await biasesFor(encoder, x, options.active.map(Number))) {
+    for (const bias of await calibrated(encoder, x, options.active)) {
       await measure(outlierName(outlier), encoder, x, bias);
       bias.dispose();
     }
@@ -178,7 +167,7 @@ async function measureFallback(encoder: Encoder): Promise<void> {
   const values = (await x.read()) as Float32Array;
   for (let row = 0; row < rows; row++) (values[row * inputs + ((row * 7919) % inputs)] as number) += 300;
   using apart = Tensor.from(values, { shape: [rows, inputs], device });
-  for (const bias of await biasesFor(encoder, apart, options.active.slice(-1).map(Number))) {
+  for (const bias of await calibrated(encoder, apart, options.active.slice(-1))) {
     await measure('an outlier of 300 in another channel of each row', encoder, apart, bias);
     bias.dispose();
   }
@@ -187,7 +176,7 @@ async function measureFallback(encoder: Encoder): Promise<void> {
 async function measureFew(encoder: Encoder): Promise<void> {
   const outlier = Number(options.outlier.at(-1));
   using all = makeRows(encoder, outlier);
-  const [bias] = await biasesFor(encoder, all, options.active.slice(0, 1).map(Number));
+  const [bias] = await calibrated(encoder, all, options.active.slice(0, 1));
   for (const rows of [1, 8, 64]) {
     if (rows <= encoder.size.rows) await measure(outlierName(outlier), encoder, all.slice(0, 0, rows), bias);
   }

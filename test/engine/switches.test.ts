@@ -22,8 +22,8 @@ const program = `
   const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
   console.log('arithmetic', ...['float32', 'float16', 'bfloat16'].map((dtype) => x.device.arithmetic[dtype]));
   console.log('sums', String(await Tensor.randn([7, 1001], { seed: 3 }).sum(1).read()));
-  const { rowPtr, indices, values } = await sparseEncode(Tensor.randn([7, 30], { seed: 4 }), w, { threshold: 9 });
-  console.log('latents', String(rowPtr), String(indices), String(values));
+  const sparse = await sparseEncode(Tensor.randn([7, 30], { seed: 4 }), w, { threshold: 9 });
+  console.log('latents', String(sparse.rowPtr), String(sparse.indices), String(sparse.values));
   console.log('sum', (await x.sum().read())[0]);
   console.log('fresh', (await Tensor.empty([1000]).read())[999]);
   const indices = Tensor.from([9], { dtype: 'int32' });
