@@ -107,7 +107,17 @@ function showCounts(entries: readonly ProfileEntry[], rows: number): string[] {
   return [(counts.candidates / rows).toFixed(1), `${counts.fellBack} of ${counts.groups}`];
 }
 
-const head = ['data', 'size', 'active', 'kind', '/ product', '/ no filter', 'candidates', 'fell back'];
+const head = [
+  'data',
+  'size',
+  'product, GFLOP/s',
+  'active',
+  'kind',
+  '/ product',
+  '/ no filter',
+  'candidates',
+  'fell back',
+];
 const printRow = (cells: readonly string[]) => console.log(`| ${cells.join(' | ')} |`);
 
 async function measure(name: string, { weights, out }: Encoder, x: Tensor, bias?: Tensor): Promise<void> {
@@ -133,19 +143,18 @@ async function measure(name: string, { weights, out }: Encoder, x: Tensor, bias?
   const ratios = (kind: string, to: string) =>
     (times.get(kind) as number[]).map((time, i) => time / (times.get(to)?.[i] as number));
   const active = (await encode(0, true)).indices.length / rows;
+  const seconds = median(times.get('product') as number[]) / 1000;
+  const speed = (2 * rows * inputs * weights.n) / seconds / 1e9;
   for (const [kind, k] of [
     ['ReLU', 0],
     [`TopK(${topK})`, topK],
   ] as const) {
     const counts = showCounts(await device.profile(() => encode(k, true)), rows);
     const to = ['product', `${kind}, no filter`].map((other) => showRatios(ratios(kind, other)));
-    printRow([name, `${rows} x ${inputs} -> ${weights.n}`, active.toFixed(1), kind, ...to, ...counts]);
+    const size = `${rows} x ${inputs} -> ${weights.n}`;
+    printRow([name, size, speed.toFixed(0), active.toFixed(1), kind, ...to, ...counts]);
   }
-  const seconds = median(times.get('product') as number[]) / 1000;
-  const speed = (2 * rows * inputs * weights.n) / seconds / 1e9;
-  products.push(`${rows} x ${inputs} -> ${weights.n}: ${speed.toFixed(0)} GFLOP/s`);
 }
-const products: string[] = [];
 
 const outlierName = (outlier: number) => (outlier > 0 ? `outliers of ${outlier}` : 'no outliers');
 
@@ -245,7 +254,6 @@ for (const [i, size] of sizes.entries()) {
   for (const part of chosen) await run[part as keyof typeof run](encoder);
   for (const one of [encoder.directions, encoder.weights, encoder.out]) one.dispose();
 }
-if (products.length > 0) console.log(`\nThe product: ${products.join('; ')}`);
 if (options.part.includes('demo')) {
   const threads = options.threads === undefined ? [] : ['--threads', options.threads];
   const { status } = spawnSync(process.execPath, [fileURLToPath(import.meta.url), '--part', 'demo', ...threads], {
