@@ -243,7 +243,7 @@ export function cpuModels(scale: Scale): Case[] {
     };
   };
   const rows = full ? 16 : 4;
-  const dump = (dtype: DType, latents: number, top = 0, write = true): Spec => ({
+  const dump = (dtype: DType, latents: number, top = 0, write = true): Of<'dump'> => ({
     op: 'dump',
     dtype,
     model: model as string,
@@ -289,6 +289,30 @@ export function cpuModels(scale: Scale): Case[] {
         rival('without writing', 'sonde', dump('float32', latents, top, false)),
         ...(full ? [ceiling('float32', flops)] : []),
         rival("an expert's PyTorch", 'torch', dump('float32', latents, top), { speed: 3.5 }),
+      ],
+    };
+  };
+  /** The latents of one layer or of all, with biases like trained ones. */
+  const calibratedDump = (everyLayer: boolean): Case => {
+    const [top, active, lastLayer] = full ? [32, 100, 11] : [4, 16, 1];
+    const last = everyLayer ? (`${lastLayer}/resid/delta_mlp` as const) : until;
+    const layers = everyLayer ? lastLayer + 1 : 1;
+    const rowsOfIt = everyLayer ? 2 * (batch as number) : rows;
+    const spec: Of<'dump'> = { ...dump('float32', latents, top), rows: rowsOfIt, until: last, active, everyLayer };
+    const tokens = rowsOfIt * (length as number);
+    const flops =
+      2 * tokens * (((everyLayer ? lastLayer : (layer as number)) + 1) * 12 * 768 ** 2 + layers * 768 * latents);
+    const place = everyLayer ? `resid/delta_mlp of all ${layers} layers` : until;
+    return {
+      group: 'dump',
+      name: `dump of ${latents} latents of ${place}, TopK(${top}), ${active} active`,
+      shape,
+      spec,
+      work: { unit: 'token', amount: tokens },
+      rivals: [
+        rival('without writing', 'sonde', { ...spec, write: false }),
+        ...(full ? [ceiling('float32', flops)] : []),
+        rival("an expert's PyTorch", 'torch', spec, everyLayer ? undefined : { speed: 3.5 }),
       ],
     };
   };
@@ -338,6 +362,7 @@ export function cpuModels(scale: Scale): Case[] {
       ],
     },
     ...[0, 32].map(latentsDump),
+    ...[false, true].map(calibratedDump),
     sampling('float32'),
     sampling('bfloat16'),
   ];

@@ -27,6 +27,7 @@ import {
   TransformerHooks,
 } from '../../src/index.js';
 import { relativeError } from '../../test/support/close.js';
+import { biasesFor } from './biases.js';
 import { attend, checkRow, parts } from './check.js';
 import { type Prepared, serve } from './serve.js';
 import type { Spec } from './spec.js';
@@ -506,21 +507,51 @@ function prepareCeiling({ kind, amount }: Of<'ceiling'>): Prepared {
   return { run: () => undefined, seconds: async () => amount / (await device.ceilings())[kind] };
 }
 
+/** A random autoencoder for rows like x, with biases that make about `active` latents of a row active if that is given. */
+async function autoencoderFor(x: Tensor, { latents, top, active, dtype }: Of<'dump'>): Promise<Autoencoder> {
+  const activation = top > 0 ? activations.topK(top) : activations.relu();
+  const sizes = { nLatents: latents, nInputs: x.shape.at(-1) as number, device, dtype };
+  const ae = own(new Autoencoder({ ...sizes, activation, normalize: true, tied: active !== undefined, seed: seed++ }));
+  if (active === undefined) return ae;
+  using preAct = ae.encodePreAct(x);
+  using sums = preAct.reshape(-1, latents).to('float32');
+  const [bias] = await biasesFor(sums, [active]);
+  const state = await ae.stateDict();
+  const data = (await (bias as Tensor).read()) as Float32Array;
+  bias?.dispose();
+  ae.dispose();
+  return own(
+    Autoencoder.fromStateDict(
+      { ...state, latent_bias: { dtype: 'float32', shape: [latents], data } },
+      { device, dtype },
+    ),
+  );
+}
+
 async function prepareDump(spec: Of<'dump'>): Promise<Prepared> {
-  const { dtype, model, rows, batch, length, until, latents, top, write } = spec;
+  const { dtype, model, rows, batch, length, until, latents, top, everyLayer, write } = spec;
   const xf = own(await Transformer.load(`random:${model}`, { device, dtype }));
   const tokens = tokensOf(rows, length, xf.nVocab);
-  const activation = top > 0 ? activations.topK(top) : activations.relu();
-  const sizes = { nLatents: latents, nInputs: xf.config.dModel, device, dtype };
-  const ae = latents > 0 ? own(new Autoencoder({ ...sizes, activation, normalize: true })) : undefined;
+  const [last, ...place] = until.split('/');
+  const layers = Array.from({ length: Number(last) + 1 }, (_, i) => i);
+  const places = everyLayer ? layers.map((layer) => [layer, ...place].join('/')) : [until];
+  const encoders = new Map<string, Autoencoder>();
+  if (latents > 0) {
+    for (const [location, x] of await xf.activations(tokens.slice(0, batch), places)) {
+      encoders.set(location, await autoencoderFor(x, spec));
+      x.dispose();
+    }
+  }
   const threshold = top > 0 ? 0 : 3.1; // of normalised rows, about one latent in a thousand is above
   if (!write) {
     const one = async (from: number) => {
-      const found = await xf.activations(tokens.slice(from, from + batch), [until]);
-      const delta = found.get(until) as Tensor;
-      const latent = ae?.encodeSparse(delta, { threshold });
-      delta.dispose();
-      await latent;
+      const found = await xf.activations(tokens.slice(from, from + batch), places);
+      const encoded = [...found].map(([location, x]) => {
+        const sparse = encoders.get(location)?.encodeSparse(x, { threshold });
+        x.dispose();
+        return sparse;
+      });
+      await Promise.all(encoded);
     };
     return {
       run: async () => {
@@ -534,12 +565,11 @@ async function prepareDump(spec: Of<'dump'>): Promise<Prepared> {
   const corpus = join(folder, 'corpus.bin');
   writeFileSync(corpus, Uint16Array.from(tokens.flat()));
   let runs = 0;
-  const locations = ae ? `${until} -> ae` : until;
-  const options = { model: xf, corpus, locations, context: length, batch, dtype: 'float32' as const };
-  return {
-    run: () => dump({ ...options, ...(ae && { autoencoders: { ae }, threshold }), out: join(folder, String(runs++)) }),
-    ahead: 0,
-  };
+  const named = [...encoders.values()].map((ae, i) => [`ae${i}`, ae] as const);
+  const locations = places.map((location, i) => (latents > 0 ? `${location} -> ae${i}` : location));
+  const encoding = latents > 0 ? { autoencoders: Object.fromEntries(named), threshold } : {};
+  const options = { model: xf, corpus, locations, context: length, batch, dtype: 'float32' as const, ...encoding };
+  return { run: () => dump({ ...options, out: join(folder, String(runs++)) }), ahead: 0 };
 }
 
 async function prepareSample({ dtype, model, tokens }: Of<'sample'>): Promise<Prepared> {

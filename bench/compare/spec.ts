@@ -77,8 +77,9 @@ export type Spec =
   | { readonly op: 'ceiling'; readonly kind: 'float32' | 'bfloat16' | 'bandwidth'; readonly amount: number }
   /**
    * A corpus of `rows` rows goes through the model to `until`, and to disk as float32: the whole activation, or of so
-   * many latents the `top` largest, or (top 0) those above 3.1, about one in a thousand. Without `write`, nothing goes
-   * to disk.
+   * many latents the `top` largest, or (top 0) those above 3.1, about one in a thousand. With `active`, biases make about
+   * so many of a row's latents active, as training does, and the `top` largest of them count. With `everyLayer`, it is the
+   * latents of every layer up to `until`, each by an autoencoder of its own. Without `write`, nothing goes to disk.
    */
   | {
       readonly op: 'dump';
@@ -90,6 +91,8 @@ export type Spec =
       readonly until: `${number}/resid/delta_mlp`;
       readonly latents: number;
       readonly top: number;
+      readonly active?: number;
+      readonly everyLayer?: boolean;
       readonly write: boolean;
     }
   /** So many tokens after a prompt of eight, one at a time. */

@@ -191,9 +191,9 @@ class Model:
         blocks = [weight for block in self.blocks for pair in block for weight in pair]
         return [self.wte, self.wpe, *blocks, *self.last, self.unembed]
 
-    def run(self, tokens, until=None, cache=None, last=False, before=lambda layer, x: x):
+    def run(self, tokens, until=None, cache=None, last=False, before=lambda layer, x: x, see=lambda layer, delta: None):
         """Logits (`last`: of the last position), or the update of layer `until`'s MLP. `cache`: a list of (k, v) per layer,
-        which grows. `before` may replace the residual stream before a layer."""
+        which grows. `before` may replace the residual stream before a layer, and `see` gets the update of each MLP."""
         torch.set_float32_matmul_precision("highest")
         d, (batch, length) = self.d, tokens.shape
         start = cache[0][0].shape[2] if cache and cache[0] else 0
@@ -210,6 +210,7 @@ class Model:
             x = x + F.linear(mixed.transpose(1, 2).reshape(batch, length, d), *out)
             hidden = F.gelu(F.linear(F.layer_norm(x, (d,), *ln2), *up), approximate="tanh")
             delta = F.linear(hidden, *down)
+            see(i, delta)
             if i == until:
                 return delta
             x = x + delta
@@ -291,25 +292,50 @@ def sparse(latents, top):
     return ends, columns.to(torch.int32), values.float()
 
 
+def encoder_for(delta, spec):
+    """Random weights for rows like those of delta, with biases that make about spec["active"] latents of a row active if that
+    is given: -(mean + c std) of each latent's sums, with the same c for all."""
+    weight = normal((spec["latents"], delta.shape[-1]), dtype_of(spec), delta.shape[-1] ** -0.5)
+    if "active" not in spec:
+        return weight, None
+    sums = F.linear(F.layer_norm(delta, delta.shape[-1:]).flatten(0, 1), weight).float()
+    mean, std = sums.mean(0), sums.std(0)
+    scores = (sums[:: max(1, len(sums) // 16)] - mean) / std
+    c = scores.flatten().topk(spec["active"] * len(scores)).values[-1]
+    return weight, -(mean + c * std).to(dtype_of(spec))
+
+
 def dump(spec):
     """An expert's loop: it stops at the layer, and appends to files as it goes."""
     model, layer = Model(spec), int(spec["until"].split("/")[0])
-    batch, length, latents = spec["batch"], spec["length"], spec["latents"]
-    encoder = normal((latents, model.d), dtype_of(spec), model.d**-0.5) if latents else None
+    batch, length = spec["batch"], spec["length"]
     rows = model.tokens(spec["rows"], length)
     folder = tempfile.TemporaryDirectory()
+    wanted = range(layer + 1) if spec.get("everyLayer") else [layer]
+    encoders = {}
+
+    def make(i, delta):
+        if spec["latents"] and i in wanted:
+            encoders[i] = encoder_for(delta, spec)
+
+    model.run(rows[:batch], layer, see=make)
 
     def run():
         with open(os.path.join(folder.name, "dump"), "wb") as file:
-            for start in range(0, spec["rows"], batch):
-                delta = model.run(rows[start : start + batch], layer)
-                if encoder is None:
-                    parts = [delta.float()]
-                else:
-                    latents = F.linear(F.layer_norm(delta, delta.shape[-1:]).flatten(0, 1), encoder)
+
+            def store(i, delta):
+                if i not in wanted:
+                    return
+                if i in encoders:
+                    latents = F.linear(F.layer_norm(delta, delta.shape[-1:]).flatten(0, 1), *encoders[i])
                     parts = sparse(latents, spec["top"])
+                else:
+                    parts = [delta.float()]
                 for part in parts:
                     file.write(memoryview(part.cpu().numpy()).cast("B"))
+
+            for start in range(0, spec["rows"], batch):
+                model.run(rows[start : start + batch], layer, see=store)
             file.flush()
             os.fsync(file.fileno())
 

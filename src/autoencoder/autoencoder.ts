@@ -52,6 +52,11 @@ export interface AutoencoderOptions {
   tied?: boolean;
   /** Normalise each row of the inputs, as openai/sparse_autoencoder's v5 autoencoders do. */
   normalize?: boolean;
+  /**
+   * Let encodeSparse() leave out sums that cannot matter, where that is faster (default). On such a processor, the encoder
+   * takes a quarter more memory than its float32 values, from the first encodeSparse() on. No bit of a result changes.
+   */
+  filter?: boolean;
   device?: Device;
   /** Storage type of the weights. Default float32. */
   dtype?: DType;
@@ -68,6 +73,8 @@ export interface StateOptions {
    * 32,768 or 131,072 latents); the rest are not normalised unless it is given.
    */
   normalize?: boolean;
+  /** As of AutoencoderOptions. Default true. */
+  filter?: boolean;
   device?: Device;
   dtype?: DType;
 }
@@ -89,7 +96,7 @@ export interface EncodeSparseOptions {
   threshold?: number;
 }
 
-const shared = { device: true, dtype: true, normalize: true } as const;
+const shared = { device: true, dtype: true, normalize: true, filter: true } as const;
 const constructorNames: OptionNames<AutoencoderOptions> = {
   ...{ ...shared, nLatents: true, nInputs: true },
   ...{ activation: true, tied: true, seed: true },
@@ -133,6 +140,8 @@ export class Autoencoder {
   readonly tied: boolean;
   /** Whether each row of the inputs is normalised before it is encoded. */
   readonly normalize: boolean;
+  /** Whether encodeSparse() leaves out sums that cannot matter, where that is faster. */
+  readonly filter: boolean;
   readonly device: Device;
   readonly dtype: DType;
   readonly #parts: Parts;
@@ -151,7 +160,7 @@ export class Autoencoder {
   constructor(options: AutoencoderOptions, parts: Parts);
   constructor(options: AutoencoderOptions, parts?: Parts) {
     checkOptions('Autoencoder', options, constructorNames);
-    const { activation = activations.relu(), tied = false, normalize = false, seed = 0 } = options;
+    const { activation = activations.relu(), tied = false, normalize = false, filter = true, seed = 0 } = options;
     const { device = getDefaultDevice(), dtype = 'float32' } = options;
     this.nLatents = checkInteger('Autoencoder', 'nLatents', options.nLatents, 1);
     this.nInputs = checkInteger('Autoencoder', 'nInputs', options.nInputs, 1);
@@ -164,6 +173,7 @@ export class Autoencoder {
     }
     this.tied = checkBoolean('Autoencoder', 'tied', tied);
     this.normalize = checkBoolean('Autoencoder', 'normalize', normalize);
+    this.filter = checkBoolean('Autoencoder', 'filter', filter);
     checkInteger('Autoencoder', 'seed', seed, 0, 2 ** 52 - 1);
     this.device = device;
     this.dtype = dtype;
@@ -203,7 +213,7 @@ export class Autoencoder {
     checkObject('Autoencoder.fromStateDict', 'state', state, 'a state dict');
     checkOptions('Autoencoder.fromStateDict', options, stateNames);
     checkStateOptions('Autoencoder.fromStateDict', options);
-    const { strict = true, device = getDefaultDevice(), dtype = 'float32' } = options;
+    const { strict = true, filter = true, device = getDefaultDevice(), dtype = 'float32' } = options;
     const tied = isHostTensor(state[tiedWeight]);
     const isSelection = Object.values(ranking).some((name) => state[name] !== undefined);
     const expected: string[] = [...required, ...(tied ? [] : ['decoder.weight'])];
@@ -278,7 +288,7 @@ export class Autoencoder {
     const statistic = (name: string, as: DType, value: number): Tensor =>
       tensor(name, as) ?? Tensor.zeros([nLatents], { device, dtype: as }).fill(value);
     return new Autoencoder(
-      { nLatents, nInputs, activation, tied, normalize, device, dtype },
+      { nLatents, nInputs, activation, tied, normalize, filter, device, dtype },
       {
         encoder: encoderOf('encoder.weight', 'latent_bias'),
         decoder: tied ? undefined : pack('decoder.weight'),
@@ -418,10 +428,10 @@ export class Autoencoder {
     const { encoder, selection } = this.#parts;
     const { weights, bias } = selection?.ranking ?? encoder;
     const { k, positive } = this.activation;
-    using centred = this.#centred(x);
     const own = this.#thresholds && { thresholds: this.#thresholds };
-    const kept = { threshold, k: Math.min(k, weights.n), relu: positive, ...own };
-    const sparse = await sparseEncode(centred, weights, { bias, ...kept });
+    const how = { bias, threshold, ...own, k: Math.min(k, weights.n), relu: positive, filter: this.filter };
+    using centred = this.#centred(x);
+    const sparse = await sparseEncode(centred, weights, how);
     return selection?.sparseColumns(sparse) ?? sparse;
   }
 
@@ -603,9 +613,9 @@ export class Autoencoder {
     throw new RangeError(wrong(operation, argument, `[..., ${width}] (the autoencoder's ${of})`, showShape(x.shape)));
   }
 
-  get #options(): Pick<AutoencoderOptions, 'nInputs' | 'activation' | 'tied' | 'normalize'> {
-    const { nInputs, activation, tied, normalize } = this;
-    return { nInputs, activation, tied, normalize };
+  get #options(): Pick<AutoencoderOptions, 'nInputs' | 'activation' | 'tied' | 'normalize' | 'filter'> {
+    const { nInputs, activation, tied, normalize, filter } = this;
+    return { nInputs, activation, tied, normalize, filter };
   }
 }
 
@@ -615,9 +625,10 @@ function checkPlace(operation: string, device: Device, dtype: DType): void {
 }
 
 function checkStateOptions(operation: string, options: StateOptions): void {
-  const { strict, normalize, device = getDefaultDevice(), dtype = 'float32' } = options;
+  const { strict, normalize, filter, device = getDefaultDevice(), dtype = 'float32' } = options;
   checkBoolean(operation, 'strict', strict);
   checkBoolean(operation, 'normalize', normalize);
+  checkBoolean(operation, 'filter', filter);
   checkPlace(operation, device, dtype);
 }
 

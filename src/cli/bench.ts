@@ -8,7 +8,7 @@ import { Autoencoder } from '../autoencoder/autoencoder.js';
 import type { Ceilings } from '../engine/device.js';
 import { floorOf } from '../engine/work.js';
 import type { Transformer } from '../transformer/transformer.js';
-import { type BenchCase, caseTable, profileTable } from './bench_tables.js';
+import { type BenchCase, caseTable, filterTable, profileTable } from './bench_tables.js';
 import { addModelOptions, addPrecision, integer, loadModel, type ModelOptions } from './common_options.js';
 import { print } from './terminal.js';
 
@@ -28,7 +28,8 @@ Examples:
   $ sonde bench --profile                        where the time of a pass goes, layer by layer
   $ sonde bench --model demo --context 64 --json bench.json
 The floor is what the operations take at the ceilings measured just before: the multiply-adds of all threads, and weights
-read from memory. What fits into a cache is not counted.`;
+read from memory. What fits into a cache is not counted. An encoder with a filter leaves multiply-adds out, and may be
+faster than its floor; --profile says how many sums it had to compute (candidates).`;
 
 export function benchCommand(): Command {
   const command = new Command('bench').description('measure speed on this machine, beside what it allows');
@@ -37,7 +38,7 @@ export function benchCommand(): Command {
     .option('--batch <n>', 'rows at a time', integer(1), 4)
     .option('--rounds <n>', 'rounds that are timed, after one that is not', integer(1), 5)
     .option('--latents <n>', 'latents of the autoencoder, whose weights are random (32 fire)', integer(1), 32768)
-    .option('--profile', 'show the time of a pass by layer and by operation')
+    .option('--profile', 'show the time of a pass by layer and by operation, and what filters of encoders left')
     .option('--json <file>', 'write everything to a file as well');
   return command.addHelpText('after', help).action(runBench);
 }
@@ -55,10 +56,15 @@ async function runBench(options: BenchOptions): Promise<void> {
   const cases: BenchCase[] = [];
   for await (const one of measure(model, context, options, ceilings)) cases.push(one);
   for (const line of caseTable(cases)) print(line);
-  if (options.profile) for (const line of profileTable(cases[0] as BenchCase, ceilings)) print(line);
+  if (options.profile) {
+    for (const line of [...profileTable(cases[0] as BenchCase, ceilings), ...cases.flatMap(filterTable)]) print(line);
+  }
   if (options.json === undefined) return;
   const date = new Date().toISOString();
-  const kept = cases.map(({ entries, ...one }, i) => (i === 0 && options.profile ? { ...one, entries } : one));
+  const kept = cases.map(({ entries, ...one }, i) => {
+    const shown = options.profile ? entries.filter(({ filter }) => i === 0 || filter) : [];
+    return shown.length > 0 ? { ...one, entries: shown } : one;
+  });
   await writeFile(options.json, `${JSON.stringify({ date, machine, settings, ceilings, cases: kept }, null, 2)}\n`);
 }
 

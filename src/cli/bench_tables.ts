@@ -65,6 +65,19 @@ const rowOf = (name: string, { seconds, floor, count }: Sum, wall: number): stri
   floor === undefined || floor === 0 ? '-' : percent(floor / seconds),
 ];
 
+/** What the filters of sparseEncode left to compute: a row for each call that had one, and nothing where none had. */
+export function filterTable({ name, entries }: BenchCase): string[] {
+  const rows = entries.flatMap(({ operation, arguments: all, filter }) => {
+    const [x, w] = ['x', 'w'].map((wanted) => all.find((argument) => argument.name === wanted)?.shape);
+    if (!filter || !x || !w) return [];
+    const [count = 0, k = 0] = x;
+    const perRow = (filter.candidates / count).toFixed(1);
+    return [[`${operation} ${count} x ${k} -> ${w[1]}`, perRow, `${filter.fellBack} of ${filter.groups}`]];
+  });
+  if (rows.length === 0) return [];
+  return ['', name, ...aligned([['filter of', 'candidates per row', 'groups that fell back'], ...rows])];
+}
+
 /** Where the time of a profiled pass went: by section, then by kind of operation, the longest first. */
 export function profileTable({ name, entries }: BenchCase, ceilings: Ceilings): string[] {
   const [first, last] = [entries[0], entries.at(-1)];

@@ -25,7 +25,7 @@ export function workOf({ operation, arguments: all }: Pick<ProfileEntry, 'operat
   const isProduct = ['linear', 'matmul', 'attention', 'sparseEncode'].includes(operation);
   const half = isProduct && x?.dtype === 'bfloat16' && w?.dtype === 'bfloat16';
   const weights = operation === 'linear' || operation === 'sparseEncode' ? at('w') : undefined;
-  const others = all.filter((argument) => argument !== weights && argument.name !== 'table');
+  const others = all.filter((argument) => argument !== weights && !['table', 'filter'].includes(argument.name));
   const otherBytes = others.reduce((sum, argument) => sum + bytesOf(argument), 0);
   return {
     flops: flopsOf(operation, at),

@@ -237,6 +237,26 @@ test('a threshold keeps what is above it, and the sparse version decodes to the 
   close(await back.read(), await full.read(), { rtol: 1e-4, atol: 1e-4 });
 });
 
+test('without a filter: the same latents, kept by a selection', async () => {
+  const topk = { activation: 'TopK', activation_state_dict: { k: 9, postact_fn: 'ReLU' } };
+  using x = Tensor.from(random(5).floats(5 * 90), { shape: [5, 90] });
+  for (const state of [stateOf(700, 90), stateOf(700, 90, topk)]) {
+    using ae = Autoencoder.fromStateDict(state);
+    using without = Autoencoder.fromStateDict(state, { filter: false });
+    using some = without.selectLatents([3, 600, 17]);
+    using made = new Autoencoder({ nLatents: 2, nInputs: 3, filter: false });
+    assert.equal(
+      [ae, without, some, made].map(({ filter }) => filter),
+      [true, false, false, false],
+    );
+    const [sparse, expected] = [await ae.encodeSparse(x), await without.encodeSparse(x)];
+    assert.ok(expected.indices.length > 0);
+    assert.equal(sparse, expected);
+    const entries = await without.device.profile(() => without.encodeSparse(x));
+    assert.ok(entries.every(({ operation, filter }) => operation !== 'packFilter' && filter === undefined));
+  }
+});
+
 test('state dicts that do not fit say so by name', async () => {
   const without = (name: string) => {
     const state = stateOf(4, 3);

@@ -51,6 +51,7 @@ test('each argument', async () => {
     option('activation', [undefined]),
     option('tied', [undefined, true]),
     option('normalize', [undefined, true]),
+    option('filter', [undefined, true]),
     option('device', [undefined]),
     option('dtype', [undefined]),
     option('seed', [undefined, 5]),
@@ -67,6 +68,7 @@ test('each argument', async () => {
     ],
     ...stateOption('strict', [true]),
     ...stateOption('normalize', [true]),
+    ...stateOption('filter', [true]),
     ...stateOption('device'),
     ...stateOption('dtype'),
     [

@@ -22,10 +22,16 @@ const few = [
   'cpu',
 ];
 
+interface Entry {
+  operation: string;
+  section: string;
+  filter?: { groups: number; fellBack: number; candidates: number };
+}
+
 interface Written {
   settings: object;
   ceilings: { float32: number };
-  cases: { name: string; tokens: number; seconds: number[]; floor: number; entries?: { section: string }[] }[];
+  cases: { name: string; tokens: number; seconds: number[]; floor: number; entries?: Entry[] }[];
 }
 
 test('a table, and the same as JSON with the machine', () =>
@@ -61,6 +67,32 @@ test('--profile: layers and operations, each once', () =>
     const counted = lines.find((line) => line.startsWith('layer 0'))?.split(/ {2,}/)[1];
     const entries = written.cases[0]?.entries ?? [];
     assert.is(Number(counted), entries.filter(({ section }) => section === 'layer 0').length);
+  }));
+
+test('--profile: what the filter of an encoder left, where it has one', () =>
+  withFolder(async (folder) => {
+    const json = join(folder, 'bench.json');
+    const profiled = (filter: '0' | '1') =>
+      run(['bench', ...few, '--profile', '--json', json], { env: { SONDE_FILTER: filter } });
+    const without = await profiled('0');
+    assert.is(without.code, 0, without.stderr);
+    assert.not.match(without.stdout, /filter of/);
+    const { code, stdout, stderr } = await profiled('1');
+    assert.is(code, 0, stderr);
+    const written = JSON.parse(await readFile(json, 'utf8')) as Written;
+    const entries = written.cases[2]?.entries ?? [];
+    assert.equal(
+      entries.map(({ operation }) => operation),
+      ['sparseEncode'],
+    );
+    const { groups = 0, fellBack, candidates = 0 } = entries[0]?.filter ?? {};
+    assert.ok(groups > 0 && candidates >= 0);
+    const cells = stdout
+      .split('\n')
+      .find((line) => line.includes('sparseEncode 32 x '))
+      ?.trim()
+      .split(/ {2,}/);
+    assert.equal(cells, ['sparseEncode 32 x 64 -> 64', (candidates / 32).toFixed(1), `${fellBack} of ${groups}`]);
   }));
 
 test('wrong options are named', async () => {

@@ -100,6 +100,9 @@ test('floors: the slower of arithmetic and memory', () => {
   const large = { operation: 'unary', arguments: [tensor('out', [2 ** 24]), tensor('x', [2 ** 24])] };
   assert.is(floorOf(large, ceilings), 2 ** 27 / 10e9, 'more than a cache holds');
   assert.is(floorOf(large, { ...ceilings, bandwidth: 0 }), undefined);
+  const encode = { operation: 'sparseEncode', arguments: [tensor('x', [1, 1000]), tensor('w', [1000, 1000])] };
+  const filtered = { ...encode, arguments: [...encode.arguments, tensor('filter', [2 ** 30], 'bool')] };
+  assert.is(floorOf(filtered, ceilings), floorOf(encode, ceilings), 'a filter is no work that must be done');
 });
 
 if (onCpu) {

@@ -22,6 +22,8 @@ const program = `
   const x = linear(Tensor.randn([7, 30], { seed: 2 }), w);
   console.log('arithmetic', ...['float32', 'float16', 'bfloat16'].map((dtype) => x.device.arithmetic[dtype]));
   console.log('sums', String(await Tensor.randn([7, 1001], { seed: 3 }).sum(1).read()));
+  const sparse = await sparseEncode(Tensor.randn([7, 30], { seed: 4 }), w, { threshold: 9 });
+  console.log('latents', String(sparse.rowPtr), String(sparse.indices), String(sparse.values));
   console.log('sum', (await x.sum().read())[0]);
   console.log('fresh', (await Tensor.empty([1000]).read())[999]);
   const sparse = { threshold: 1 };
@@ -79,6 +81,17 @@ test('SONDE_TRACE: a timeline that JSON can read', async () => {
 
 // the CPU's instruction sets do not matter on a GPU
 const testOnCpu = onCpu ? test : () => {};
+
+testOnCpu('SONDE_FILTER: a filter for every encoder, or for none, and the same bits; other values are refused', () => {
+  const [never, always] = ['0', '1'].map((value) => run({ SONDE_FILTER: value, SONDE_DEBUG: '1' }));
+  const latents = (stdout = '') => /^latents .*$/m.exec(stdout)?.[0];
+  assert.ok(latents(never?.stdout));
+  assert.is(latents(always?.stdout), latents(never?.stdout));
+  const counted = /sparseEncode\(.*\) \d+ candidates, \d+ of \d+ groups fell back$/m;
+  assert.not.match(never?.stderr ?? '', counted);
+  assert.match(always?.stderr ?? '', counted);
+  assert.match(run({ SONDE_FILTER: 'no' }).stderr, /SONDE_FILTER must be 0 or 1, but is 'no'/);
+});
 
 testOnCpu('SONDE_ISA: an unknown instruction set is refused; each known one has the same sums', () => {
   assert.match(run({ SONDE_ISA: 'mmx' }).stderr, /SONDE_ISA must be one of .*portable, but is 'mmx'/);

@@ -63,7 +63,7 @@ void check(const char* what, const std::vector<float>& x, const std::vector<floa
   }
 
   int32_t sums[kDotRows * kColumns];
-  dot_tile(filter.steps, rows.bytes, rows.stride, rows.start, filter.panel(0), sums);
+  dot_tile(filter.steps, rows.bytes, rows.stride, rows.start, filter.panel(0), sums, nullptr);
   std::vector<float> split(size_t(max64(1, splits) * kColumns));
   for (int s = 0; s < splits; ++s) split[size_t(s * kColumns)] = w[size_t(s)];
   const auto bound = [&](float threshold) {
