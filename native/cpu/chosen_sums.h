@@ -109,6 +109,7 @@ inline ChosenKernel chosen_kernel(Layout layout, int count) {
 constexpr int64_t kBlockRows = 32;  // that a permutation chooses from
 constexpr int kMixedVectors = 6;    // that are multiplied together
 constexpr int kLeastMixed = 2;      // lanes for which that is faster
+constexpr int kMostMixed = 8;       // of a vector of columns and a block
 
 // Steps at a time: for a group's columns they fill half of the first-level cache, where they stay while blocks come and go.
 constexpr int64_t kMixedSlice = 32;
@@ -128,7 +129,7 @@ struct Mixed {
   uint8_t* rows;    // [kWidth] of each, in the block
   uint32_t* lanes;  // of each: which of them are wanted
   int32_t* hits;    // [kWidth] of each: the hit that a lane belongs to
-  int32_t* found;   // [vectors][blocks]: which of them it is, or -1 where there is none
+  int32_t* ends;    // [vectors][blocks]: where those of a vector of columns and a block end
 };
 
 // Transposes rows of elements of four bytes, where that is of use.
@@ -220,18 +221,19 @@ struct ChosenMemory {
 
   static int64_t blocks(int64_t rows) { return ceil_div(rows, kBlockRows); }
   static size_t size(int64_t vectors, int64_t rows) {
-    const size_t hits = size_t(vectors * rows), most = size_t(vectors * blocks(rows));
-    const size_t for_all = 2 * kWidth * sizeof(float), for_mixed = kWidth * (1 + sizeof(int32_t)) + 2 * sizeof(int32_t);
-    return (hits + most) * for_all + hits * sizeof(Product) + most * for_mixed;
+    const size_t hits = size_t(vectors * rows), cells = size_t(vectors * blocks(rows)), most = cells * kMostMixed;
+    const size_t for_all = 2 * kWidth * sizeof(float), for_mixed = kWidth * (1 + sizeof(int32_t)) + sizeof(uint32_t);
+    return (hits + most) * for_all + hits * sizeof(Product) + most * for_mixed + cells * sizeof(int32_t);
   }
   static ChosenMemory in(void* memory, int64_t vectors, int64_t rows) {
-    const int64_t hits = vectors * rows, most = vectors * blocks(rows);
+    const int64_t hits = vectors * rows, cells = vectors * blocks(rows), most = cells * kMostMixed;
     auto* sums = static_cast<float*>(memory);
     auto* products = reinterpret_cast<Product*>(sums + 2 * (hits + most) * kWidth);
     auto* lanes = reinterpret_cast<uint32_t*>(products + hits);
     auto* owners = reinterpret_cast<int32_t*>(lanes + most);
-    auto* rows_of_lanes = reinterpret_cast<uint8_t*>(owners + most * (kWidth + 1));
-    return {sums, sums + (hits + most) * kWidth, products, {rows_of_lanes, lanes, owners, owners + most * kWidth}};
+    auto* ends = owners + most * kWidth;
+    auto* rows_of_lanes = reinterpret_cast<uint8_t*>(ends + cells);
+    return {sums, sums + (hits + most) * kWidth, products, {rows_of_lanes, lanes, owners, ends}};
   }
 };
 
@@ -241,40 +243,49 @@ inline int64_t begin_chosen(const Work& work, const RowBlocks& row_blocks, const
                             const ChosenMemory& memory, int64_t total, int64_t* ends) {
   const Mixed& mixed = memory.mixed;
   const int64_t blocks = ChosenMemory::blocks(hits.capacity);
-  memset(mixed.found, 0xff, size_t(group.vectors() * blocks) * 4);
   int64_t products = 0, count = 0;
   int32_t number = 0;  // of the hit
   for (int64_t vector = 0; vector < group.vectors(); ++vector) {
     const vf bias = load(work.bias + group.column + vector * kWidth);
     const Hit* hit = hits.all + vector * hits.capacity;
-    for (const Hit* last = hit + hits.counts[vector]; hit < last;) {
-      const int64_t block = hit->row / kBlockRows;
-      uint32_t lanes = 0;
+    const Hit* const last = hit + hits.counts[vector];
+    for (int64_t block = 0; block < blocks; ++block) {
+      // Of the rows that want a column, the first one has it in the first mixed vector, the next one in the second.
+      uint32_t lanes[kMostMixed] = {};
       const Hit* end = hit;
-      for (; end < last && end->row / kBlockRows == block; ++end) lanes |= end->lanes;
-      const bool mixes = row_blocks.data && __builtin_popcount(lanes) >= kLeastMixed;
-      uint8_t* const rows = mixed.rows + count * kWidth;
-      int32_t* const owners = mixed.hits + count * kWidth;
-      if (mixes) {
-        mixed.found[vector * blocks + block] = int32_t(count);
-        memset(rows, 0, kWidth);
-        mixed.lanes[count] = lanes;
-        store(memory.sums + (total + count++) * kWidth, bias);
+      for (; row_blocks.data && end < last && end->row / kBlockRows == block; ++end) {
+        uint32_t wanted = end->lanes;
+        for (int i = 0; wanted && i < kMostMixed; ++i) {
+          const uint32_t taken = wanted & ~lanes[i];
+          lanes[i] |= taken;
+          wanted &= ~taken;
+        }
       }
-      for (; hit < end; ++hit, ++number) {
+      const int64_t first = count;
+      for (int i = 0; i < kMostMixed && __builtin_popcount(lanes[i]) >= kLeastMixed; ++i, ++count) {
+        mixed.lanes[count] = lanes[i];
+        memset(mixed.rows + count * kWidth, 0, kWidth);
+        store(memory.sums + (total + count) * kWidth, bias);
+      }
+      mixed.ends[vector * blocks + block] = int32_t(count);
+      uint32_t open[kMostMixed];
+      memcpy(open, lanes, sizeof open);
+      for (; hit < last && hit->row / kBlockRows == block; ++hit, ++number) {
+        uint32_t wanted = hit->lanes;
+        for (int64_t at = first; wanted && at < count; ++at) {
+          const uint32_t taken = wanted & open[at - first];
+          open[at - first] &= ~taken;
+          wanted &= ~taken;
+          for (uint32_t bits = taken; bits; bits &= bits - 1) {
+            const int lane = __builtin_ctz(bits);
+            mixed.rows[at * kWidth + lane] = uint8_t(hit->row - block * kBlockRows);
+            mixed.hits[at * kWidth + lane] = number;
+          }
+        }
+        if (!wanted) continue;
         float* const to = memory.sums + number * kWidth;
-        // where two rows want a column, only the first one has it
-        const uint32_t taken = mixes ? hit->lanes & lanes : 0;
-        lanes &= ~taken;
-        if (taken != hit->lanes) {
-          memory.products[products++] = {hit->row, to};
-          store(to, bias);
-        }
-        for (uint32_t bits = taken; bits; bits &= bits - 1) {
-          const int lane = __builtin_ctz(bits);
-          rows[lane] = uint8_t(hit->row - block * kBlockRows);
-          owners[lane] = number;
-        }
+        memory.products[products++] = {hit->row, to};
+        store(to, bias);
       }
     }
     ends[vector] = products;
@@ -323,14 +334,15 @@ void chosen_sums(const Work& work, const Left& left, const RowBlocks& row_blocks
         float* sums[kMixedVectors];
         int found = 0;
         for (int64_t vector = 0; vector < vectors; ++vector) {
-          const int32_t number = memory.mixed.found[vector * blocks + block];
-          if (number < 0) continue;
-          columns[found] = column(vector, at + part);
-          lane_rows[found] = memory.mixed.rows + number * kWidth;
-          sums[found++] = memory.sums + (total + number) * kWidth;
-          if (found < kMixedVectors) continue;
-          multiply_mixed(b.layout, found, count, rows, columns, lane_rows, sums);
-          found = 0;
+          const int64_t cell = vector * blocks + block;
+          for (int64_t i = cell > 0 ? memory.mixed.ends[cell - 1] : 0; i < memory.mixed.ends[cell]; ++i) {
+            columns[found] = column(vector, at + part);
+            lane_rows[found] = memory.mixed.rows + i * kWidth;
+            sums[found++] = memory.sums + (total + i) * kWidth;
+            if (found < kMixedVectors) continue;
+            multiply_mixed(b.layout, found, count, rows, columns, lane_rows, sums);
+            found = 0;
+          }
         }
         if (found > 0) multiply_mixed(b.layout, found, count, rows, columns, lane_rows, sums);
       }

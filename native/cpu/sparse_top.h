@@ -326,7 +326,7 @@ inline Status by_rank(Work& work, int64_t first, int64_t rows) {
     const int64_t not_ranked = rank_bounded(work, left, rows, best);
     enough = not_ranked >= 0;
     if (not_ranked > 0) {  // their sums are computed all together
-      work.csr->filter.fell_back += work.groups();
+      work.csr->filter.fell_back += ceil_div(work.groups() * not_ranked, rows);
       const int64_t bytes = left_row_bytes(work.layout(), work.w.shape[0]);
       auto* others = static_cast<Best*>(
           shared_scratch(work.context, kGatherSlot, size_t(not_ranked) * (size_t(bytes) + sizeof(Best))));
