@@ -108,7 +108,7 @@ inline ChosenKernel chosen_kernel(Layout layout, int count) {
 
 constexpr int64_t kBlockRows = 32;  // that a permutation chooses from
 constexpr int kMixedVectors = 6;    // that are multiplied together
-constexpr int kLeastMixed = 2;      // lanes for which that is faster
+constexpr int kLeastMixed = 3;      // lanes for which that is faster
 constexpr int kMostMixed = 8;       // of a vector of columns and a block
 
 // Steps at a time: for a group's columns they fill half of the first-level cache, where they stay while blocks come and go.
@@ -124,12 +124,11 @@ struct RowBlocks {
   }
 };
 
-// Vectors of columns whose lanes have rows of their own, out of a block.
+// A vector of columns whose lanes have rows of their own, out of a block.
 struct Mixed {
-  uint8_t* rows;    // [kWidth] of each, in the block
-  uint32_t* lanes;  // of each: which of them are wanted
-  int32_t* hits;    // [kWidth] of each: the hit that a lane belongs to
-  int32_t* ends;    // [vectors][blocks]: where those of a vector of columns and a block end
+  const char* column;  // the first step
+  uint8_t* rows;       // [kWidth] in the block
+  float* sums;         // [kWidth]
 };
 
 // Transposes rows of elements of four bytes, where that is of use.
@@ -158,19 +157,19 @@ inline RowBlocks row_blocks(const Work& work, const Left& left, int64_t rows) {
 }
 
 #if defined(__AVX512F__)
-// The sums of N vectors of columns with rows of one block, `steps` steps on. The block that follows is prefetched.
+// The sums of N vectors of columns with rows of one block, `steps` steps on. `offset`: of the first of these steps in the
+// columns, in bytes. The block that follows is prefetched.
 template <Layout layout, int N>
-__attribute__((noinline)) void multiply_mixed(int64_t steps, const float* rows, const char* const* columns,
-                                              const uint8_t* const* lane_rows, float* const* sums) {
+__attribute__((noinline)) void multiply_mixed(int64_t steps, const float* rows, const Mixed* mixed, int64_t offset) {
   constexpr int64_t kStep = step_bytes(layout, kColumns);
   const char* column[N];
   __m512i index[N];
   vf sum[N];
 #pragma GCC unroll 6
   for (int i = 0; i < N; ++i) {
-    column[i] = columns[i];
-    index[i] = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lane_rows[i])));
-    sum[i] = load(sums[i]);
+    column[i] = mixed[i].column + offset;
+    index[i] = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(mixed[i].rows)));
+    sum[i] = load(mixed[i].sums);
   }
   for (int64_t p = 0; p < steps; ++p, rows += kBlockRows) {
     const __m512 low = _mm512_loadu_ps(rows), high = _mm512_loadu_ps(rows + kWidth);
@@ -183,26 +182,25 @@ __attribute__((noinline)) void multiply_mixed(int64_t steps, const float* rows, 
     }
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < N; ++i) store(sums[i], sum[i]);
+  for (int i = 0; i < N; ++i) store(mixed[i].sums, sum[i]);
 }
 
 template <Layout layout, int N = kMixedVectors>
-void multiply_mixed_of(int count, int64_t steps, const float* rows, const char* const* columns,
-                       const uint8_t* const* lane_rows, float* const* sums) {
+void multiply_mixed_of(int count, int64_t steps, const float* rows, const Mixed* mixed, int64_t offset) {
   if constexpr (N > 1) {
-    if (count < N) return multiply_mixed_of<layout, N - 1>(count, steps, rows, columns, lane_rows, sums);
+    if (count < N) return multiply_mixed_of<layout, N - 1>(count, steps, rows, mixed, offset);
   }
-  multiply_mixed<layout, N>(steps, rows, columns, lane_rows, sums);
+  multiply_mixed<layout, N>(steps, rows, mixed, offset);
 }
-inline void multiply_mixed(Layout layout, int count, int64_t steps, const float* rows, const char* const* columns,
-                           const uint8_t* const* lane_rows, float* const* sums) {
+inline void multiply_mixed(Layout layout, int count, int64_t steps, const float* rows, const Mixed* mixed,
+                           int64_t offset) {
   switch (layout) {
-    case Layout::float32: return multiply_mixed_of<Layout::float32>(count, steps, rows, columns, lane_rows, sums);
-    case Layout::float16: return multiply_mixed_of<Layout::float16>(count, steps, rows, columns, lane_rows, sums);
+    case Layout::float32: return multiply_mixed_of<Layout::float32>(count, steps, rows, mixed, offset);
+    case Layout::float16: return multiply_mixed_of<Layout::float16>(count, steps, rows, mixed, offset);
 #if defined(__AVX512BF16__)
-    default: return multiply_mixed_of<Layout::pairs>(count, steps, rows, columns, lane_rows, sums);
+    default: return multiply_mixed_of<Layout::pairs>(count, steps, rows, mixed, offset);
 #else
-    default: return multiply_mixed_of<Layout::bfloat16>(count, steps, rows, columns, lane_rows, sums);
+    default: return multiply_mixed_of<Layout::bfloat16>(count, steps, rows, mixed, offset);
 #endif
   }
 }
@@ -214,26 +212,37 @@ constexpr int64_t kSlice = 256;  // steps at a time: one vector of their columns
 
 // The memory of the sums of a group.
 struct ChosenMemory {
-  float* sums;        // [kWidth] of each hit and, behind them, of each mixed vector
-  float* earlier;     // of the blocks of steps before
-  Product* products;  // of the hits that are no part of a mixed vector, vector by vector
-  Mixed mixed;
+  float* sums;     // [kWidth] of each hit and, behind them, of each mixed vector
+  float* earlier;  // of the blocks of steps before
+  Mixed* mixed;    // in the order of their blocks
+  int32_t* ends;   // of each block's
+  Product*
+      products;  // of the hits that are not, or not only, in mixed vectors: in the order of their vectors of columns
+  // of each mixed vector, in the order of its vector of columns:
+  uint32_t* lanes;  // which of them are wanted
+  int32_t* hits;    // [kWidth], the hit that a lane belongs to
+  uint8_t* rows;    // [kWidth], in the block
+  int32_t* cells;   // [vectors][blocks], where those of a vector of columns and a block end
 
   static int64_t blocks(int64_t rows) { return ceil_div(rows, kBlockRows); }
   static size_t size(int64_t vectors, int64_t rows) {
     const size_t hits = size_t(vectors * rows), cells = size_t(vectors * blocks(rows)), most = cells * kMostMixed;
-    const size_t for_all = 2 * kWidth * sizeof(float), for_mixed = kWidth * (1 + sizeof(int32_t)) + sizeof(uint32_t);
-    return (hits + most) * for_all + hits * sizeof(Product) + most * for_mixed + cells * sizeof(int32_t);
+    const size_t for_all = 2 * kWidth * sizeof(float), for_mixed = sizeof(Mixed) + 4 + kWidth * (4 + 1);
+    return (hits + most) * for_all + hits * sizeof(Product) + most * for_mixed + (cells + size_t(blocks(rows))) * 4;
   }
   static ChosenMemory in(void* memory, int64_t vectors, int64_t rows) {
     const int64_t hits = vectors * rows, cells = vectors * blocks(rows), most = cells * kMostMixed;
-    auto* sums = static_cast<float*>(memory);
-    auto* products = reinterpret_cast<Product*>(sums + 2 * (hits + most) * kWidth);
-    auto* lanes = reinterpret_cast<uint32_t*>(products + hits);
-    auto* owners = reinterpret_cast<int32_t*>(lanes + most);
-    auto* ends = owners + most * kWidth;
-    auto* rows_of_lanes = reinterpret_cast<uint8_t*>(ends + cells);
-    return {sums, sums + (hits + most) * kWidth, products, {rows_of_lanes, lanes, owners, ends}};
+    ChosenMemory own;
+    own.sums = static_cast<float*>(memory);
+    own.earlier = own.sums + (hits + most) * kWidth;
+    own.mixed = reinterpret_cast<Mixed*>(own.earlier + (hits + most) * kWidth);
+    own.products = reinterpret_cast<Product*>(own.mixed + most);
+    own.ends = reinterpret_cast<int32_t*>(own.products + hits);
+    own.lanes = reinterpret_cast<uint32_t*>(own.ends + blocks(rows));
+    own.hits = reinterpret_cast<int32_t*>(own.lanes + most);
+    own.cells = own.hits + most * kWidth;
+    own.rows = reinterpret_cast<uint8_t*>(own.cells + cells);
+    return own;
   }
 };
 
@@ -241,7 +250,6 @@ struct ChosenMemory {
 // Returns the number of mixed vectors.
 inline int64_t begin_chosen(const Work& work, const RowBlocks& row_blocks, const Group& group, const Hits& hits,
                             const ChosenMemory& memory, int64_t total, int64_t* ends) {
-  const Mixed& mixed = memory.mixed;
   const int64_t blocks = ChosenMemory::blocks(hits.capacity);
   int64_t products = 0, count = 0;
   int32_t number = 0;  // of the hit
@@ -263,11 +271,11 @@ inline int64_t begin_chosen(const Work& work, const RowBlocks& row_blocks, const
       }
       const int64_t first = count;
       for (int i = 0; i < kMostMixed && __builtin_popcount(lanes[i]) >= kLeastMixed; ++i, ++count) {
-        mixed.lanes[count] = lanes[i];
-        memset(mixed.rows + count * kWidth, 0, kWidth);
+        memory.lanes[count] = lanes[i];
+        memset(memory.rows + count * kWidth, 0, kWidth);
         store(memory.sums + (total + count) * kWidth, bias);
       }
-      mixed.ends[vector * blocks + block] = int32_t(count);
+      memory.cells[vector * blocks + block] = int32_t(count);
       uint32_t open[kMostMixed];
       memcpy(open, lanes, sizeof open);
       for (; hit < last && hit->row / kBlockRows == block; ++hit, ++number) {
@@ -278,8 +286,8 @@ inline int64_t begin_chosen(const Work& work, const RowBlocks& row_blocks, const
           wanted &= ~taken;
           for (uint32_t bits = taken; bits; bits &= bits - 1) {
             const int lane = __builtin_ctz(bits);
-            mixed.rows[at * kWidth + lane] = uint8_t(hit->row - block * kBlockRows);
-            mixed.hits[at * kWidth + lane] = number;
+            memory.rows[at * kWidth + lane] = uint8_t(hit->row - block * kBlockRows);
+            memory.hits[at * kWidth + lane] = number;
           }
         }
         if (!wanted) continue;
@@ -308,6 +316,17 @@ void chosen_sums(const Work& work, const Left& left, const RowBlocks& row_blocks
   int64_t total = 0, ends[kGroup * kVectors];
   for (int64_t vector = 0; vector < vectors; ++vector) total += hits.counts[vector];
   const int64_t mixed = begin_chosen(work, row_blocks, group, hits, memory, total, ends);
+  const int64_t blocks = ChosenMemory::blocks(hits.capacity);
+  int32_t ordered = 0;
+  for (int64_t block = 0; block < blocks; ++block) {
+    for (int64_t vector = 0; vector < vectors; ++vector) {
+      const int64_t cell = vector * blocks + block;
+      for (int64_t i = cell > 0 ? memory.cells[cell - 1] : 0; i < memory.cells[cell]; ++i) {
+        memory.mixed[ordered++] = {column(vector, 0), memory.rows + i * kWidth, memory.sums + (total + i) * kWidth};
+      }
+    }
+    memory.ends[block] = ordered;
+  }
   // calls use(place in memory.sums) for each vector of sums that is computed
   const auto each_sum = [&](auto apply) {
     const Product* const last = memory.products + (vectors > 0 ? ends[vectors - 1] : 0);
@@ -324,27 +343,15 @@ void chosen_sums(const Work& work, const Left& left, const RowBlocks& row_blocks
     }
     steps = min64(min64(kSlice, depth - at % depth), b.used - at);
 #if defined(__AVX512F__)
-    const int64_t blocks = ChosenMemory::blocks(hits.capacity);
     for (int64_t part = 0; mixed > 0 && part < steps; part += kMixedSlice) {
-      const int64_t count = min64(kMixedSlice, steps - part);
+      const int64_t count = min64(kMixedSlice, steps - part), offset = (at + part) * step_bytes(b.layout, kColumns);
+      const Mixed* one = memory.mixed;
       for (int64_t block = 0; block < blocks; ++block) {
         const float* rows = row_blocks.at(block, at + part);
-        const char* columns[kMixedVectors];
-        const uint8_t* lane_rows[kMixedVectors];
-        float* sums[kMixedVectors];
-        int found = 0;
-        for (int64_t vector = 0; vector < vectors; ++vector) {
-          const int64_t cell = vector * blocks + block;
-          for (int64_t i = cell > 0 ? memory.mixed.ends[cell - 1] : 0; i < memory.mixed.ends[cell]; ++i) {
-            columns[found] = column(vector, at + part);
-            lane_rows[found] = memory.mixed.rows + i * kWidth;
-            sums[found++] = memory.sums + (total + i) * kWidth;
-            if (found < kMixedVectors) continue;
-            multiply_mixed(b.layout, found, count, rows, columns, lane_rows, sums);
-            found = 0;
-          }
+        for (const Mixed* end = memory.mixed + memory.ends[block]; one < end; one += kMixedVectors) {
+          multiply_mixed(b.layout, int(min64(kMixedVectors, end - one)), count, rows, one, offset);
         }
-        if (found > 0) multiply_mixed(b.layout, found, count, rows, columns, lane_rows, sums);
+        one = memory.mixed + memory.ends[block];
       }
     }
 #endif
@@ -365,9 +372,9 @@ void chosen_sums(const Work& work, const Left& left, const RowBlocks& row_blocks
     store(memory.sums + i, canonical(b.used > depth ? load(memory.earlier + i) + sum : sum));
   });
   for (int64_t i = 0; i < mixed; ++i) {
-    for (uint32_t bits = memory.mixed.lanes[i]; bits; bits &= bits - 1) {
+    for (uint32_t bits = memory.lanes[i]; bits; bits &= bits - 1) {
       const int lane = __builtin_ctz(bits);
-      const int32_t hit = memory.mixed.hits[i * kWidth + lane];
+      const int32_t hit = memory.hits[i * kWidth + lane];
       memory.sums[hit * kWidth + lane] = memory.sums[(total + i) * kWidth + lane];
     }
   }
