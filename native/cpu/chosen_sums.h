@@ -108,6 +108,7 @@ inline ChosenKernel chosen_kernel(Layout layout, int count) {
 
 constexpr int64_t kBlockRows = 32;  // that a permutation chooses from
 constexpr int kMixedVectors = 6;    // that are multiplied together
+constexpr int kDenseHits = 2;       // of a vector of columns and a block, on average, and
 constexpr int kLeastMixed = 3;      // lanes for which that is faster
 constexpr int kMostMixed = 8;       // of a vector of columns and a block
 
@@ -251,6 +252,7 @@ struct ChosenMemory {
 inline int64_t begin_chosen(const Work& work, const RowBlocks& row_blocks, const Group& group, const Hits& hits,
                             const ChosenMemory& memory, int64_t total, int64_t* ends) {
   const int64_t blocks = ChosenMemory::blocks(hits.capacity);
+  const bool mixes = row_blocks.data && total >= kDenseHits * group.vectors() * blocks;
   int64_t products = 0, count = 0;
   int32_t number = 0;  // of the hit
   for (int64_t vector = 0; vector < group.vectors(); ++vector) {
@@ -261,7 +263,7 @@ inline int64_t begin_chosen(const Work& work, const RowBlocks& row_blocks, const
       // Of the rows that want a column, the first one has it in the first mixed vector, the next one in the second.
       uint32_t lanes[kMostMixed] = {};
       const Hit* end = hit;
-      for (; row_blocks.data && end < last && end->row / kBlockRows == block; ++end) {
+      for (; mixes && end < last && end->row / kBlockRows == block; ++end) {
         uint32_t wanted = end->lanes;
         for (int i = 0; wanted && i < kMostMixed; ++i) {
           const uint32_t taken = wanted & ~lanes[i];

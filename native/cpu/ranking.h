@@ -18,6 +18,14 @@ SONDE_INLINE vi keys(vf v) {
   const vi key = bits < 0 ? bits ^ 0x7fffffff : bits;
   return v != v ? vi{} + INT32_MAX : key;
 }
+// The same of one float.
+SONDE_INLINE int32_t key_of(float f) {
+  if (f != f) return INT32_MAX;
+  f += 0.0f;
+  int32_t bits;
+  memcpy(&bits, &f, 4);
+  return bits < 0 ? bits ^ 0x7fffffff : bits;
+}
 // The float of a key; NaN for the largest and the smallest key.
 SONDE_INLINE float float_of(int32_t key) {
   if (key == INT32_MAX) return NAN;

@@ -66,7 +66,7 @@ struct Best {
 };
 
 // The key of a value that is dropped in the end, as are all below it.
-inline int32_t least_key(const Work& work) { return work.relu ? keys(broadcast(work.threshold))[0] : INT32_MIN; }
+inline int32_t least_key(const Work& work) { return work.relu ? key_of(work.threshold) : INT32_MIN; }
 
 // Ranks all sums of some rows. false: there is not enough memory.
 inline bool rank_all(const Work& work, const Left& left, int64_t rows, Best* best) {
@@ -143,7 +143,8 @@ struct BoundedRows {
     auto* bounds = static_cast<Bounds*>(memory);
     auto* limits = reinterpret_cast<int32_t*>(bounds + all);
     auto* bounded = reinterpret_cast<Bounded*>(limits + 2 * rows);
-    for (int64_t i = 0; i < all; ++i) bounds[i] = {bounded + i * capacity, 0, int32_t(2 * k + 2 * kWidth), least};
+    for (int64_t i = 0; i < all; ++i)
+      bounds[i] = {bounded + i * capacity, 0, int32_t(min64(6 * k + 64, capacity - kWidth)), least};
     for (int64_t row = 0; row < rows; ++row) limits[row] = least;
     memset(limits + rows, 0, size_t(rows) * 4);
     return {bounded, bounds, limits, limits + rows, rows, capacity, threads};
@@ -152,14 +153,22 @@ struct BoundedRows {
   bool is_full(int64_t row) const { return __atomic_load_n(&full[row], __ATOMIC_RELAXED) != 0; }
 };
 
+// The key of the k-th largest of `count` values, or the lowest key where there are not so many. scratch: `count` keys.
+template <class Value>
+int32_t kth_key(const Bounded* all, int64_t count, int64_t k, uint64_t* scratch, Value value_of_one) {
+  if (count < k) return INT32_MIN;
+  for (int64_t i = 0; i < count; ++i) scratch[i] = candidate(key_of(value_of_one(all[i])), i);
+  select(scratch, count, k);
+  uint64_t least = scratch[0];
+  for (int64_t i = 1; i < k; ++i) least = scratch[i] < least ? scratch[i] : least;
+  return key_of(least);
+}
+
 // Makes the k-th best of the lower bounds the limit, and drops upper bounds below it. scratch: `count` keys.
 inline int32_t drop_below(Bounded* all, int32_t count, int32_t& limit, int64_t k, uint64_t* scratch) {
-  for (int32_t i = 0; i < count; ++i) scratch[i] = candidate(keys(broadcast(all[i].lower))[0], i);
-  if (count > k) select(scratch, count, k);
   if (count >= k) {
-    uint64_t least = scratch[0];
-    for (int64_t i = 1; i < k; ++i) least = scratch[i] < least ? scratch[i] : least;
-    const int32_t below = key_of(least) - 1;  // an upper bound that equals it may be one of the k largest
+    const int32_t kth = kth_key(all, count, k, scratch, [](const Bounded& one) { return one.lower; });
+    const int32_t below = kth - 1;  // an upper bound that equals it may be one of the k largest
     if (below > limit) limit = below;
   }
   const float bound = float_of(limit);
@@ -173,13 +182,15 @@ inline int32_t drop_below(Bounded* all, int32_t count, int32_t& limit, int64_t k
 inline void drop_bounds(const BoundedRows& rows, int64_t row, int thread, int64_t k, uint64_t* scratch) {
   Bounds& own = rows.of(row, thread);
   own.count = drop_below(own.all, own.count, own.limit, k, scratch);
-  own.trigger = int32_t(min64(rows.capacity - kWidth, 2 * int64_t(own.count) + k + kWidth));
+  own.trigger = int32_t(min64(rows.capacity - kWidth, 2 * int64_t(own.count) + 4 * k));
   if (own.count > rows.capacity / 2) __atomic_store_n(&rows.full[row], 1, __ATOMIC_RELAXED);
   int32_t* shared = rows.limits + row;
   for (int32_t before = __atomic_load_n(shared, __ATOMIC_RELAXED); before < own.limit;) {
     if (__atomic_compare_exchange_n(shared, &before, own.limit, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
   }
 }
+
+constexpr int64_t kAtOnce = 3;
 
 // Ranks the sums of some rows by their bounds. best[row].all is null for rows that the filter is no good for. Returns their
 // number, or -1 when there is not enough memory.
@@ -189,10 +200,11 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
   work.csr->filter.groups += groups;
   const FilterRows filter = filter_rows(work, left, rows);
   void* memory = shared_scratch(work.context, kBoundedSlot, BoundedRows::size(rows, k, threads));
-  // the k largest of each row, and where each group's places end
-  auto* places = shared_scratch(work.context, kPlacesSlot, size_t(rows) * (size_t(k) * 8 + size_t(groups + 1) * 4));
+  // of each row: the k largest; where each group's places end; the keys that upper bounds must reach, first and then
+  auto* places = shared_scratch(work.context, kPlacesSlot, size_t(rows) * (size_t(k) * 8 + size_t(groups + 3) * 4));
   auto* largest = static_cast<uint64_t*>(places);
   auto* ends = reinterpret_cast<int32_t*>(largest + rows * k);
+  int32_t *first = ends + rows * (groups + 1), *then = first + rows;
   const int64_t kept_at_once = threads * bounded_capacity(k);
   const size_t select_bytes = size_t(kept_at_once) * (sizeof(uint64_t) + sizeof(Bounded));
   const size_t hit_bytes = Hits::size(work.group_panels() * kVectors, rows);
@@ -203,7 +215,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
   }
   if (!enough) return -1;
   // an infinite upper bound may be that of NaN, which is above any threshold
-  const int32_t least = least_key(work), finite = keys(broadcast(INFINITY))[0] - 1;
+  const int32_t least = least_key(work), finite = key_of(INFINITY) - 1;
   const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least < finite ? least : finite);
 
   const RowBlocks blocks = row_blocks(work, left, rows);
@@ -257,44 +269,68 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
     count = drop_below(possible, count, limit, k, scratch);
     // by group, which only one thread has met, in the order of its columns
     const int64_t group_columns = work.group_panels() * kColumns;
-    int32_t* end = ends + row * (groups + 1);
-    memset(end, 0, size_t(groups + 1) * 4);
-    for (int32_t i = 0; i < count; ++i) ++end[possible[i].index / group_columns + 1];
-    for (int64_t i = 0; i < groups; ++i) end[i + 1] += end[i];
+    int32_t* end = ends + row;  // of a group: `rows` apart
+    for (int64_t i = 0; i <= groups; ++i) end[i * rows] = 0;
+    for (int32_t i = 0; i < count; ++i) ++end[(possible[i].index / group_columns + 1) * rows];
+    for (int64_t i = 0; i < groups; ++i) end[(i + 1) * rows] += end[i * rows];
     Bounded* to = bounded.of(row, 0).all;
-    for (int32_t i = 0; i < count; ++i) to[end[possible[i].index / group_columns]++] = possible[i];
+    for (int32_t i = 0; i < count; ++i) to[end[possible[i].index / group_columns * rows]++] = possible[i];
     best[row] = {largest + row * k, count};
-    __atomic_fetch_add(&work.csr->filter.candidates, count, __ATOMIC_RELAXED);
+    // of few, all sums are computed at once
+    first[row] =
+        count <= kAtOnce * k ? INT32_MIN : kth_key(to, count, k, scratch, [](const Bounded& one) { return one.upper; });
   });
 
-  // 3. their sums
-  parallel(work.context, groups, [&](int64_t i, int thread) {
-    const Group group(work, i);
-    Hits hits = Hits::in(thread_scratch(work.context, thread, kHitsSlot, hit_bytes), group.vectors(), rows);
-    for (int64_t row = 0; row < rows; ++row) {
-      if (!best[row].all) continue;
-      const Bounded* all = bounded.of(row, 0).all;
-      const int32_t* end = ends + row * (groups + 1);
-      for (int32_t at = i > 0 ? end[i - 1] : 0; at < end[i]; ++at) {
-        const int64_t column = all[at].index - group.column, vector = column / kWidth;
-        Hit* last = hits.last(vector);
-        if (!last || last->row != row) {
-          last = &hits.add(vector);
-          *last = {int32_t(row), 0, at};
+  // 3. the sums of the k highest upper bounds; the lowest of them is a limit for all others. Sums replace lower bounds.
+  const auto compute = [&](auto is_wanted) {
+    parallel(work.context, groups, [&](int64_t i, int thread) {
+      const Group group(work, i);
+      Hits hits = Hits::in(thread_scratch(work.context, thread, kHitsSlot, hit_bytes), group.vectors(), rows);
+      int64_t candidates = 0;
+      for (int64_t row = 0; row < rows; ++row) {
+        if (!best[row].all) continue;
+        const Bounded* all = bounded.of(row, 0).all;
+        const int32_t* end = ends + i * rows + row;
+        for (int32_t at = i > 0 ? end[-rows] : 0; at < *end; ++at) {
+          if (!is_wanted(row, key_of(all[at].upper))) continue;
+          const int64_t column = all[at].index - group.column, vector = column / kWidth;
+          Hit* last = hits.last(vector);
+          if (!last || last->row != row) {
+            last = &hits.add(vector);
+            *last = {int32_t(row), 0, at};
+          }
+          last->lanes |= 1u << column % kWidth;
+          ++candidates;
         }
-        last->lanes |= 1u << column % kWidth;
       }
-    }
-    const size_t chosen_bytes = ChosenMemory::size(group.vectors(), rows);
-    const ChosenMemory memory =
-        ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes), group.vectors(), rows);
-    chosen_sums(work, left, blocks, group, hits, memory, [&](const Hit& hit, int64_t, const float* sums) {
-      Bounded* to = bounded.of(hit.row, 0).all + hit.entry;
-      for (uint32_t bits = hit.lanes; bits; bits &= bits - 1) (to++)->upper = sums[__builtin_ctz(bits)];
+      const size_t chosen_bytes = ChosenMemory::size(group.vectors(), rows);
+      const ChosenMemory memory =
+          ChosenMemory::in(thread_scratch(work.context, thread, kChosenSlot, chosen_bytes), group.vectors(), rows);
+      chosen_sums(work, left, blocks, group, hits, memory, [&](const Hit& hit, int64_t, const float* sums) {
+        Bounded* one = bounded.of(hit.row, 0).all + hit.entry;
+        for (uint32_t bits = hit.lanes; bits; ++one) {
+          const int64_t lane = (one->index - group.column) % kWidth;
+          if (bits >> lane & 1) one->lower = sums[lane];
+          bits &= ~(1u << lane);
+        }
+      });
+      __atomic_fetch_add(&work.csr->filter.candidates, candidates, __ATOMIC_RELAXED);
     });
+  };
+  compute([&](int64_t row, int32_t key) { return key >= first[row]; });
+  bool rest = false;
+  parallel(work.context, rows, [&](int64_t row, int thread) {
+    if (!best[row].all) return;
+    auto* scratch = static_cast<uint64_t*>(thread_scratch(work.context, thread, kSelectSlot, select_bytes));
+    if (first[row] > INT32_MIN) __atomic_store_n(&rest, true, __ATOMIC_RELAXED);
+    then[row] = kth_key(bounded.of(row, 0).all, best[row].count, k, scratch,
+                        [&](const Bounded& one) { return key_of(one.upper) >= first[row] ? one.lower : -INFINITY; });
   });
 
-  // 4. the k largest
+  // 4. the sums whose upper bounds reach that limit
+  if (rest) compute([&](int64_t row, int32_t key) { return key < first[row] && key >= then[row]; });
+
+  // 5. the k largest
   parallel(work.context, rows, [&](int64_t row, int thread) {
     if (!best[row].all) return;
     auto* scratch = static_cast<uint64_t*>(thread_scratch(work.context, thread, kSelectSlot, select_bytes));
@@ -302,8 +338,8 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
     const int64_t count = best[row].count;
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const int32_t key = keys(broadcast(all[i].upper))[0];
-      if (key > least) scratch[kept++] = candidate(key, all[i].index);
+      const int32_t bound = key_of(all[i].upper), key = key_of(all[i].lower);
+      if ((bound >= first[row] || bound >= then[row]) && key > least) scratch[kept++] = candidate(key, all[i].index);
     }
     if (kept > k) select(scratch, kept, k);
     kept = min64(kept, k);
