@@ -113,6 +113,9 @@ inline bool rank_all(const Work& work, const Left& left, int64_t rows, Best* bes
 struct Bounded {
   float upper, lower;
   int32_t index;
+
+  // that of NaN, the largest, where the upper bound may be one of NaN
+  int32_t upper_key() const { return upper < INFINITY ? key_of(upper) : INT32_MAX; }
 };
 
 // How many a thread keeps of a row. Where more are possible after all others were dropped, the filter is no good for it.
@@ -153,11 +156,11 @@ struct BoundedRows {
   bool is_full(int64_t row) const { return __atomic_load_n(&full[row], __ATOMIC_RELAXED) != 0; }
 };
 
-// The key of the k-th largest of `count` values, or the lowest key where there are not so many. scratch: `count` keys.
-template <class Value>
-int32_t kth_key(const Bounded* all, int64_t count, int64_t k, uint64_t* scratch, Value value_of_one) {
+// The k-th highest key of `count`, or the lowest key where there are not so many. scratch: `count` keys.
+template <class Key>
+int32_t kth_key(const Bounded* all, int64_t count, int64_t k, uint64_t* scratch, Key key) {
   if (count < k) return INT32_MIN;
-  for (int64_t i = 0; i < count; ++i) scratch[i] = candidate(key_of(value_of_one(all[i])), i);
+  for (int64_t i = 0; i < count; ++i) scratch[i] = candidate(key(all[i]), i);
   select(scratch, count, k);
   uint64_t least = scratch[0];
   for (int64_t i = 1; i < k; ++i) least = scratch[i] < least ? scratch[i] : least;
@@ -167,7 +170,7 @@ int32_t kth_key(const Bounded* all, int64_t count, int64_t k, uint64_t* scratch,
 // Makes the k-th best of the lower bounds the limit, and drops upper bounds below it. scratch: `count` keys.
 inline int32_t drop_below(Bounded* all, int32_t count, int32_t& limit, int64_t k, uint64_t* scratch) {
   if (count >= k) {
-    const int32_t kth = kth_key(all, count, k, scratch, [](const Bounded& one) { return one.lower; });
+    const int32_t kth = kth_key(all, count, k, scratch, [](const Bounded& one) { return key_of(one.lower); });
     const int32_t below = kth - 1;  // an upper bound that equals it may be one of the k largest
     if (below > limit) limit = below;
   }
@@ -277,8 +280,9 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
     for (int32_t i = 0; i < count; ++i) to[end[possible[i].index / group_columns * rows]++] = possible[i];
     best[row] = {largest + row * k, count};
     // of few, all sums are computed at once
-    first[row] =
-        count <= kAtOnce * k ? INT32_MIN : kth_key(to, count, k, scratch, [](const Bounded& one) { return one.upper; });
+    first[row] = count <= kAtOnce * k
+                     ? INT32_MIN
+                     : kth_key(to, count, k, scratch, [](const Bounded& one) { return one.upper_key(); });
   });
 
   // 3. the sums of the k highest upper bounds; the lowest of them is a limit for all others. Sums replace lower bounds.
@@ -292,7 +296,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
         const Bounded* all = bounded.of(row, 0).all;
         const int32_t* end = ends + i * rows + row;
         for (int32_t at = i > 0 ? end[-rows] : 0; at < *end; ++at) {
-          if (!is_wanted(row, key_of(all[at].upper))) continue;
+          if (!is_wanted(row, all[at].upper_key())) continue;
           const int64_t column = all[at].index - group.column, vector = column / kWidth;
           Hit* last = hits.last(vector);
           if (!last || last->row != row) {
@@ -323,8 +327,9 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
     if (!best[row].all) return;
     auto* scratch = static_cast<uint64_t*>(thread_scratch(work.context, thread, kSelectSlot, select_bytes));
     if (first[row] > INT32_MIN) __atomic_store_n(&rest, true, __ATOMIC_RELAXED);
-    then[row] = kth_key(bounded.of(row, 0).all, best[row].count, k, scratch,
-                        [&](const Bounded& one) { return key_of(one.upper) >= first[row] ? one.lower : -INFINITY; });
+    then[row] = kth_key(bounded.of(row, 0).all, best[row].count, k, scratch, [&](const Bounded& one) {
+      return one.upper_key() >= first[row] ? key_of(one.lower) : INT32_MIN;
+    });
   });
 
   // 4. the sums whose upper bounds reach that limit
@@ -338,7 +343,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
     const int64_t count = best[row].count;
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const int32_t bound = key_of(all[i].upper), key = key_of(all[i].lower);
+      const int32_t bound = all[i].upper_key(), key = key_of(all[i].lower);
       if ((bound >= first[row] || bound >= then[row]) && key > least) scratch[kept++] = candidate(key, all[i].index);
     }
     if (kept > k) select(scratch, kept, k);
