@@ -1151,8 +1151,8 @@ Rows encode(int s, const In& x, const Packed& w, const In& bias, const In& thres
     return true;
   };
   const Side& side = Both::side(s);
-  const Status status = side.operations->sparse_encode(side.context, {&csr}, x, w, In{}, bias, thresholds, threshold, k,
-                                                       relu, precision);
+  const Status status =
+      side.operations->sparse_encode(side.context, {&csr}, x, w, In{}, bias, thresholds, threshold, k, relu, precision);
   good(status);
   if (csr.pending) good(side.backend->finish(side.context, csr.pending));
   const auto count = size_t(csr.pointers.back());
