@@ -1,10 +1,9 @@
 // sparseEncode with its filter (native/cpu/filter.h). Oracle: sparseEncode without it, byte for byte.
 import * as assert from 'uvu/assert';
-import type { Device } from '../../src/engine/device.js';
+import { type Device, openDevice } from '../../src/engine/device.js';
 import { packWeights } from '../../src/engine/ops/pack_weights.js';
 import { type SparseEncodeOptions, type SparseLatents, sparseEncode } from '../../src/engine/ops/sparse_encode.js';
 import { Tensor } from '../../src/engine/ops/tensor.js';
-import { testDevice } from '../support/device.js';
 import { suite } from '../support/harness.js';
 import { floats } from '../support/operations/cases.js';
 import { biasOf, bytesOf, matrixOf, neighbour, rowTensor } from '../support/operations/filter_cases.js';
@@ -13,6 +12,7 @@ import { type Random, random } from '../support/random.js';
 process.env.SONDE_FILTER = '1'; // which a device reads when it is opened
 
 const test = suite('pack_filter');
+const cpu = (threads?: number) => openDevice('cpu', threads === undefined ? {} : { threads }); // no GPU has a filter
 
 // instruction_sets/ runs this file with each instruction set, which has cases of its own
 const isas = ['', 'portable', 'avx2', 'avx512', 'avx512_bf16'];
@@ -59,7 +59,7 @@ test(
       let what = '';
       try {
         const rng = random(seed);
-        const device = testDevice([1, 2, 4][seed % 3]);
+        const device = cpu([1, 2, 4][seed % 3]);
         const { k, n, rows: most } = shapeOf(rng);
         const dtype = rng.pick(floats);
         const w = own(packWeights(own(Tensor.from(matrixOf(rng, k, n), { shape: [k, n], device })), { dtype }));
@@ -154,7 +154,7 @@ for (const [title, columns] of Object.entries(tight)) {
 
 test('what overflows in a bound is not left out, and leaves nothing out', async () => {
   const [k, n] = [3, 40];
-  const device = testDevice();
+  const device = cpu();
   using one = Tensor.zeros([1, k], { device }).fill(1);
   const weights = new Float32Array(k * n).fill(1);
   for (const [p, value] of [Infinity, -Infinity].entries()) weights[p * n + 5] = value;
@@ -173,7 +173,7 @@ test('what overflows in a bound is not left out, and leaves nothing out', async 
 });
 
 test('the counts: only sums that can pass are computed, and all where that is most of them', async () => {
-  const device = testDevice(2);
+  const device = cpu(2);
   const [rows, k, n] = [100, 100, 3000];
   using x = Tensor.randn([rows, k], { seed: 1, device });
   using w = packWeights(Tensor.randn([k, n], { seed: 2, device }));
@@ -208,7 +208,7 @@ test('the counts: only sums that can pass are computed, and all where that is mo
 });
 
 test('the memory of a filter is a quarter of the float32 values, is taken once, and ends with the matrix', async () => {
-  const device = testDevice();
+  const device = cpu();
   const allocated = () => device.memory().allocated;
   const [k, n] = [256, 2048];
   using x = Tensor.randn([4, k], { seed: 1, device });

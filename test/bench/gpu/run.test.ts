@@ -186,7 +186,7 @@ else {
     });
     await once(child, 'close');
     for (const word of words) assert.ok(stdout.includes(` ${word}`), `${word} in ${stdout}`);
-    assert.match(stdout, /: 16 checks, 0 failed/);
+    assert.match(stdout, /: 18 checks, 0 failed/);
   });
 
   test('goes on after a failure, and says so at the end', async () => {
