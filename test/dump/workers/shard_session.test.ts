@@ -16,6 +16,7 @@ import {
   ShardSession,
 } from '../../../src/dump/workers/shard_session.js';
 import { packageRoot } from '../../../src/engine/native.js';
+import { Tensor } from '../../../src/engine/ops/tensor.js';
 import type { Lease } from '../../../src/files/lease.js';
 import { DiskStore } from '../../../src/files/store/disk_store.js';
 import type { Draft } from '../../../src/files/store/store.js';
@@ -414,6 +415,11 @@ test('a disk that is full at any write, and later is not', () =>
     for await (const block of reader.blocks(0, 4)) blocks.push(block);
     await reader.close();
     const [zero, one, two, three] = blocks as [Block, Block, Block, Block];
+    // an encoder may make its filter when it is first used
+    for (const { autoencoder } of prepared.autoencoders) {
+      using inputs = Tensor.zeros([1, autoencoder.nInputs], { device });
+      await autoencoder.encodeSparse(inputs);
+    }
     await device.synchronize();
     const { allocated } = device.memory();
     let failures = 0;
