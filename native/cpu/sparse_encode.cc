@@ -57,7 +57,7 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In
   // what is kept of the rows at hand takes at most 128 MiB, however large k is
   const int64_t kept = max64(candidate_capacity(k) * int64_t(sizeof(uint64_t)),
                              work.filtered ? bounded_capacity(k) * int64_t(sizeof(Bounded)) : 0);
-  const int64_t fit = (int64_t(1) << 27) / (threads * kept);
+  const int64_t fit = (int64_t(1) << 27) / max64(1, threads * kept);
   const int64_t at_once = k > 0 ? max64(1, min64(kRowsAtOnce, fit)) : kRowsAtOnce;
   for (int64_t row = 0; row < m; row += at_once) {
     const int64_t rows = min64(at_once, m - row);
