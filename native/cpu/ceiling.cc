@@ -1,8 +1,8 @@
 // Measures the highest rates that this processor reaches, which every other kernel is compared with. All compute
 // threads take part. The best of several rounds counts, as other processes can only make a round slower.
 #include <stdlib.h>
-#include <time.h>
 
+#include "clock.h"
 #include "operations.h"
 #include "product.h"
 
@@ -12,12 +12,6 @@ namespace {
 
 constexpr int kRounds = 8;
 constexpr double kRoundSeconds = 0.02;
-
-double now() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
-}
 
 // The best rate of `amount` per call of run(), over some rounds.
 template <class Run>

@@ -217,8 +217,8 @@ struct ChosenMemory {
   float* earlier;  // of the blocks of steps before
   Mixed* mixed;    // in the order of their blocks
   int32_t* ends;   // of each block's
-  Product*
-      products;  // of the hits that are not, or not only, in mixed vectors: in the order of their vectors of columns
+  // of the hits that are not, or not only, in mixed vectors, in the order of their vectors of columns
+  Product* products;
   // of each mixed vector, in the order of its vector of columns:
   uint32_t* lanes;  // which of them are wanted
   int32_t* hits;    // [kWidth], the hit that a lane belongs to

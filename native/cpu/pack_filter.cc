@@ -1,7 +1,7 @@
 // Makes the filter of packed weights (see filter.h), and decides where there is one.
 #include <stdlib.h>
-#include <time.h>
 
+#include "clock.h"
 #include "filter.h"
 #include "operations.h"
 
@@ -48,12 +48,6 @@ void pack_columns(const Filter& filter, int64_t panel, const float* from, int64_
     const double left = scale[j] > 0 ? errors[j] : squares[j];
     filter.residual[column + j] = filter.norm[column + j] < INFINITY ? rounded_up(sqrt(left) * kMargin) : 0;
   }
-}
-
-double now() {
-  timespec time;
-  clock_gettime(CLOCK_MONOTONIC, &time);
-  return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
 }
 
 // How much faster the processor multiplies bytes than float32, tile by tile; 0 when there is not enough memory. The best of

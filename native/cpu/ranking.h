@@ -72,6 +72,14 @@ inline void select(uint64_t* c, int64_t n, int64_t k) {
   }
 }
 
+// Brings the k largest to the front and gives the least of them, 0 < k <= n.
+inline uint64_t select_kth(uint64_t* c, int64_t n, int64_t k) {
+  select(c, n, k);
+  uint64_t least = c[0];
+  for (int64_t i = 1; i < k; ++i) least = c[i] < least ? c[i] : least;
+  return least;
+}
+
 inline void sort_by_index(uint64_t* c, int64_t n) {
   qsort(c, size_t(n), sizeof *c, [](const void* a, const void* b) {
     const uint32_t x = uint32_t(*static_cast<const uint64_t*>(a)), y = uint32_t(*static_cast<const uint64_t*>(b));

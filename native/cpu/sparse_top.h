@@ -23,11 +23,8 @@ struct Candidates {
 };
 
 inline void shrink(Candidates& row, int64_t k) {
-  select(row.all, row.count, k);
+  row.limit = key_of(select_kth(row.all, row.count, k));
   row.count = k;
-  uint64_t least = row.all[0];
-  for (int64_t i = 1; i < k; ++i) least = row.all[i] < least ? row.all[i] : least;
-  row.limit = key_of(least);
 }
 
 // `shared` is the limit that any thread has found for this row: keys that are not above it are not wanted.
@@ -161,10 +158,7 @@ template <class Key>
 int32_t kth_key(const Bounded* all, int64_t count, int64_t k, uint64_t* scratch, Key key) {
   if (count < k) return INT32_MIN;
   for (int64_t i = 0; i < count; ++i) scratch[i] = candidate(key(all[i]), i);
-  select(scratch, count, k);
-  uint64_t least = scratch[0];
-  for (int64_t i = 1; i < k; ++i) least = scratch[i] < least ? scratch[i] : least;
-  return key_of(least);
+  return key_of(select_kth(scratch, count, k));
 }
 
 // Makes the k-th best of the lower bounds the limit, and drops upper bounds below it. scratch: `count` keys.
