@@ -27,7 +27,7 @@ export async function testOperations(isa: keyof typeof titles): Promise<void> {
         encoding: 'utf8',
         env: { ...process.env, SONDE_ISA: isa, TEST_JOBS: '1' },
       });
-      assert.is(status, 0, stdout);
+      assert.is(status, 0, stdout.replace(/^ok .*\n/gm, '')); // whatever is not a file that passed
       assert.match(stdout, /\d\d passed, 0 failed, 0 skipped/);
     });
   }
