@@ -21,6 +21,7 @@
 namespace sonde::SONDE_ISA {
 
 constexpr int kLargestByte = 127;
+constexpr int kLargestShort = 2047;                    // of the fine bounds' integers of 16 bits
 constexpr int kByteOffset = 128;                       // of the unsigned bytes of columns
 constexpr int64_t kLargestFilterK = int64_t(1) << 17;  // 127 * 127 * k is below 2^31
 constexpr int kSplitChannels = 16;                     // at most
@@ -62,42 +63,85 @@ struct Filter {
 
 // ---- rows
 
+// What the bounds of a row's sums are made of.
+struct RowBound {
+  float scale;  // s
+  float error;  // ||e|| + r (||x|| + ||s q||), infinite where the row passes in any case
+  float norm;   // ||s q||
+};
+
 struct FilterRow {
-  float scale;                  // s
-  float error;                  // ||e|| + r (||x|| + ||s q||), infinite where the row passes in any case
-  float norm;                   // ||s q||
+  RowBound coarse, fine;        // by integers of 8 and of 16 bits
   float split[kSplitChannels];  // o
 };
+
+// Integers of a row x [k], whose norm is given with the split channels, that are 0 in x, and its largest magnitude without
+// them. Both q and x have room for a whole number of vectors. `total`: the sum of q.
+template <int kLargest, class Integer>
+RowBound quantise_row(Integer* q, const float* x, int64_t k, float largest, double norm, int32_t* total) {
+  const float scale = largest > 0x1p-100f ? largest / kLargest : 0, inverse = scale > 0 ? 1 / scale : 0;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  vd error{}, squares{};
+  vi sum{};
+  for (int64_t p = 0; p < k; p += kWidth) {
+    const vf v = load(x + p);
+    vf rounded = fma(v, broadcast(inverse), broadcast(kRound)) - kRound;
+    rounded = minimum(maximum(rounded, broadcast(-kLargest)), broadcast(kLargest));
+    float left[kWidth], integers[kWidth];
+    store(left, fma(broadcast(-scale), rounded, v));
+    store(integers, rounded);
+    for (int half = 0; half < kWidth; half += kDoubles) {
+      const vd wide = load_doubles(left + half), wide_integers = load_doubles(integers + half);
+      error += wide * wide;
+      squares += wide_integers * wide_integers;
+    }
+    sum += __builtin_convertvector(rounded, vi);
+    for (int lane = 0; lane < kWidth; ++lane) q[p + lane] = Integer(integers[lane]);
+  }
+  *total = 0;
+  for (int lane = 0; lane < kWidth; ++lane) *total += sum[lane];
+  const double held = double(scale) * sqrt(sum_lanes(squares));
+  return {scale, rounded_up((sqrt(sum_lanes(error)) + rounding(k) * (norm + held)) * kMargin),
+          rounded_up(held * kMargin)};
+}
 
 // The rows of a part of a call, as the filter multiplies them.
 struct FilterRows {
   int8_t* bytes;  // q, in whole tiles of rows
   int64_t stride;
+  int16_t* shorts;  // q of the fine bounds
+  int64_t short_stride;
   int32_t* start;  // -128 times the sum of q, as the bytes of columns are 128 too large
   FilterRow* rows;
   int splits;
   int32_t channels[kSplitChannels];  // that are split off
 
   // Rows of so many bytes that they do not all begin in the same lines of the first-level cache.
-  static int64_t stride_of(int64_t k) {
-    const int64_t bytes = round_up(k, 64);
+  static int64_t stride_of(int64_t k, int64_t size) {
+    const int64_t bytes = round_up(k * size, 64);
     return bytes % 4096 ? bytes : bytes + 64;
   }
   static int64_t padded(int64_t rows) { return round_up(rows, kDotRows); }
   static size_t size(int64_t rows, int64_t k) {
-    return size_t(padded(rows)) * (size_t(stride_of(k)) + sizeof(int32_t) + sizeof(FilterRow));
+    const int64_t integers = stride_of(k, 1) + stride_of(k, 2);
+    return size_t(padded(rows)) * (size_t(integers) + sizeof(int32_t) + sizeof(FilterRow));
   }
   static FilterRows in(void* memory, int64_t rows, int64_t k) {
     auto* bytes = static_cast<int8_t*>(memory);
-    auto* start = reinterpret_cast<int32_t*>(bytes + padded(rows) * stride_of(k));
-    return {bytes, stride_of(k), start, reinterpret_cast<FilterRow*>(start + padded(rows)), 0, {}};
+    auto* shorts = reinterpret_cast<int16_t*>(bytes + padded(rows) * stride_of(k, 1));
+    const int64_t short_stride = stride_of(k, 2) / 2;
+    auto* start = reinterpret_cast<int32_t*>(shorts + padded(rows) * short_stride);
+    return {bytes, stride_of(k, 1), shorts, short_stride, start, reinterpret_cast<FilterRow*>(start + padded(rows)), 0, {}};
   }
 
   // Quantises row i, x [k], which is overwritten. x has room for a whole number of vectors.
   void set(int64_t i, float* x, int64_t k) const {
-    FilterRow row = {0, INFINITY, 0, {}};
-    int8_t* q = bytes + i * stride;
-    memset(q, 0, size_t(stride));
+    constexpr RowBound kUnbounded = {0, INFINITY, 0};
+    FilterRow& row = rows[i] = {kUnbounded, kUnbounded, {}};
+    int8_t* const coarse = bytes + i * stride;
+    int16_t* const fine = shorts + i * short_stride;
+    memset(coarse, 0, size_t(stride));
+    memset(fine, 0, size_t(short_stride) * 2);
     start[i] = 0;
     const int64_t padded_k = round_up(k, kWidth);
     for (int64_t p = k; p < padded_k; ++p) x[p] = 0;
@@ -120,42 +164,13 @@ struct FilterRows {
     const double norm = sqrt(sum_lanes(square) + apart);
     if (!(norm <= kLargestNorm)) {  // NaN, too
       memset(row.split, 0, sizeof row.split);
-      rows[i] = row;
       return;
     }
     const float most = max_lanes(largest);
-    row.scale = most > 0x1p-100f ? most / kLargestByte : 0;
-    const float inverse = row.scale > 0 ? 1 / row.scale : 0;
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    vd error{};
-    vi sum{}, squares{};
-    int64_t exact_squares = 0;
-    for (int64_t p = 0; p < padded_k; p += kWidth) {
-      const vf v = load(x + p);
-      vf rounded = (fma(v, broadcast(inverse), broadcast(kRound))) - kRound;
-      rounded = minimum(maximum(rounded, broadcast(-kLargestByte)), broadcast(kLargestByte));
-      store(x + p, fma(broadcast(-row.scale), rounded, v));
-      for (int half = 0; half < kWidth; half += kDoubles) {
-        const vd wide = load_doubles(x + p + half);
-        error += wide * wide;
-      }
-      const vi integers = __builtin_convertvector(rounded, vi);
-      sum += integers;
-      squares += integers * integers;
-      for (int lane = 0; lane < kWidth; ++lane) {
-        if (p + lane < k) q[p + lane] = int8_t(integers[lane]);
-      }
-    }
     int32_t total = 0;
-    for (int lane = 0; lane < kWidth; ++lane) {
-      total += sum[lane];
-      exact_squares += squares[lane];
-    }
+    row.fine = quantise_row<kLargestShort>(fine, x, k, most, norm, &total);
+    row.coarse = quantise_row<kLargestByte>(coarse, x, k, most, norm, &total);
     start[i] = -kByteOffset * total;
-    const double held = double(row.scale) * sqrt(double(exact_squares));
-    row.norm = rounded_up(held * kMargin);
-    row.error = rounded_up((sqrt(sum_lanes(error)) + rounding(k) * (norm + held)) * kMargin);
-    rows[i] = row;
   }
 };
 
@@ -169,7 +184,7 @@ inline float upper_bias(float bias, float threshold, int64_t k) {
   return rounded_up(b - t + rounding(k) * (fabs(b) + fabs(t)) + kUnderflow);
 }
 
-// What is compared with the limits of kDotRows rows, for one vector of columns.
+// What is compared with the limits of kDotRows rows, coarsely, for one vector of columns.
 struct Columns {
   const float *scale, *norm, *residual, *bias;
   const float* split;  // the split channels of w, `split_stride` floats apart
@@ -183,12 +198,12 @@ SONDE_INLINE void upper_bounds(vf (&upper)[kDotRows], const int32_t* sums, const
 #pragma GCC unroll 8
   for (int i = 0; i < kDotRows; ++i) {
     const vf sum = __builtin_convertvector(load(sums + i * kColumns), vf) * scale;
-    upper[i] = fma(sum, broadcast(rows[i].scale), bias);
+    upper[i] = fma(sum, broadcast(rows[i].coarse.scale), bias);
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kDotRows; ++i) upper[i] = fma(norm, broadcast(rows[i].error), upper[i]);
+  for (int i = 0; i < kDotRows; ++i) upper[i] = fma(norm, broadcast(rows[i].coarse.error), upper[i]);
 #pragma GCC unroll 8
-  for (int i = 0; i < kDotRows; ++i) upper[i] = fma(residual, broadcast(rows[i].norm), upper[i]);
+  for (int i = 0; i < kDotRows; ++i) upper[i] = fma(residual, broadcast(rows[i].coarse.norm), upper[i]);
   for (int s = 0; s < splits; ++s) {
     const vf w = load(columns.split + s * columns.split_stride);
 #pragma GCC unroll 8
@@ -198,7 +213,7 @@ SONDE_INLINE void upper_bounds(vf (&upper)[kDotRows], const int32_t* sums, const
 
 // A value that is not above the float32 sum whose upper bound is given: the bound holds in both directions. An infinite
 // one, or NaN, says nothing of the sum.
-inline float lower_bound(float upper, const FilterRow& row, float norm, float residual, float bias, int64_t k) {
+inline float lower_bound(float upper, const RowBound& row, float norm, float residual, float bias, int64_t k) {
   const double above = double(row.error) * norm + double(row.norm) * residual + rounding(k) * fabs(bias) + kUnderflow;
   const double lower = upper - 2 * kMargin * above;
   return lower < INFINITY ? -rounded_up(-lower) : -INFINITY;

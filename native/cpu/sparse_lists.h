@@ -91,7 +91,7 @@ inline int64_t pick_filtered(const Work& work, List& list, const Left& left, con
       for (int i = 0; i < height; ++i) below[i] = 0;
       return true;
     };
-    bounded_sums(work, filter, done, end, group, thread, limits, [&](int64_t row, int64_t vector, uint32_t bits, vf) {
+    bounded_sums(work, filter, done, end, group, thread, limits, [&](int64_t row, int64_t vector, uint32_t bits, const float*, Bound) {
       hits.add(vector) = {int32_t(row), bits, 0};
       candidates += __builtin_popcount(bits);
       ++found;

@@ -1,6 +1,6 @@
 // The sums of sparse_encode: all of a group of columns, or upper bounds of them by the filter.
 #pragma once
-#include "filter.h"
+#include "fine_bounds.h"
 #include "operations.h"
 
 namespace sonde::SONDE_ISA {
@@ -19,7 +19,7 @@ enum SharedSlot {
   kGatherSlot,
   kBlocksSlot
 };
-enum ThreadSlot { kSumsSlot, kTileSlot, kHitsSlot, kSelectSlot, kChosenSlot };
+enum ThreadSlot { kSumsSlot, kTileSlot, kHitsSlot, kSelectSlot, kChosenSlot, kPanelSlot, kFineSlot };
 
 struct Work {
   Context* context;
@@ -168,14 +168,91 @@ inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) 
 
 constexpr int64_t kFetchedRows = 32;
 
-// Calls use(row, vector, bits, upper bounds) where some of them are above the row's limit, for the rows [from, end), from
-// being a multiple of kDotRows. limits(row, count, to) gives the limits of a tile of rows.
+// Fine bounds pay off for a panel with so many sums for each vector of columns, and where they are not
+constexpr int64_t kLeastFine = 24;
+constexpr double kMostFine = 0.25;  // of all its sums.
+
+// Sums of a row and a vector of columns whose upper bounds are above the row's limit.
+struct Possible {
+  float upper[kWidth];
+  float below;  // the limit
+  int32_t row;
+  uint32_t lanes;
+};
+
+// Those of a panel, a list for each of its vectors.
+struct PossibleSums {
+  Possible* all;
+  int64_t capacity, counts[kVectors], lanes;
+
+  static size_t size(int64_t rows) { return size_t(kVectors * rows) * sizeof(Possible); }
+  void add(int vector, vf upper, float below, int64_t row, uint32_t lanes_above) {
+    Possible& one = all[vector * capacity + counts[vector]++];
+    store(one.upper, upper);
+    one.below = below;
+    one.row = int32_t(row);
+    one.lanes = lanes_above;
+    lanes += __builtin_popcount(lanes_above);
+  }
+};
+
+// Where a bound of a sum comes from.
+enum class Bound { coarse, fine };
+
+// A lower bound for an upper one.
+inline float lower_bound(const Work& work, const FilterRows& rows, Bound bound, float upper, int64_t row, int64_t column) {
+  const int64_t k = work.w.shape[0];
+  const FilterRow& own = rows.rows[row];
+  const float norm = work.filter.norm[column], residual = work.filter.residual[column], bias = work.bias[column];
+  if (bound == Bound::coarse || !(upper < INFINITY)) return lower_bound(upper, own.coarse, norm, residual, bias, k);
+  const float fine = rounded_up(fine_residual(work.filter.scale[column], residual, k));
+  return lower_bound(upper, own.fine, norm, fine, bias, k);
+}
+
+// Makes the upper bounds of a panel's possible sums fine, and leaves those that are above the rows' limits. split: of the
+// panel's columns.
+inline void make_fine(const Work& work, const FilterRows& rows, PossibleSums& possible, const Panels& panels,
+                      int64_t panel, int64_t first_column, const float* split, void* memory) {
+  const int64_t k = work.w.shape[0];
+  const Filter& filter = work.filter;
+  const FineColumns columns = FineColumns::of(memory, panels, panel, filter.scale + first_column, k);
+  double residual[kColumns];
+  for (int j = 0; j < kColumns; ++j) {
+    residual[j] = fine_residual(filter.scale[first_column + j], filter.residual[first_column + j], k);
+  }
+  for (int vector = 0; vector < kVectors; ++vector) {
+    Possible* const all = possible.all + vector * possible.capacity;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < possible.counts[vector]; ++i) {
+      Possible& one = all[i];
+      const FilterRow& row = rows.rows[one.row];
+      for (uint32_t bits = one.lanes; bits; bits &= bits - 1) {
+        const int lane = __builtin_ctz(bits), j = vector * kWidth + lane;
+        if (!(one.upper[lane] < INFINITY)) continue;  // something is not finite
+        const int16_t* integers = rows.shorts + one.row * rows.short_stride;
+        double upper = multiply_shorts(integers, columns.column(j), rows.short_stride);
+        upper *= double(row.fine.scale) * fine_scale(filter.scale[first_column + j]);
+        for (int s = 0; s < rows.splits; ++s) upper += double(row.split[s]) * split[s * kGroupColumns + j];
+        upper += double(filter.norm[first_column + j]) * row.fine.error + residual[j] * row.fine.norm;
+        one.upper[lane] = rounded_up(upper + work.upper_bias[first_column + j]);
+        if (one.upper[lane] <= one.below) one.lanes &= ~(1u << lane);
+      }
+      if (one.lanes) all[kept++] = one;
+    }
+    possible.counts[vector] = kept;
+  }
+}
+
+// Calls use(row, vector, bits, upper bounds, where from) where some of them are above the row's limit, for the rows
+// [from, end), from being a multiple of kDotRows. limits(row, count, to) gives the limits of a tile of rows.
 template <class Limits, class Use>
 void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_t end, const Group& group, int thread,
                   Limits limits, Use use) {
   const int64_t k = work.w.shape[0];
   auto* split = static_cast<float*>(thread_scratch(work.context, thread, kTileSlot, tile_bytes(k)));
   auto* sums = reinterpret_cast<int32_t*>(split + kSplitChannels * kGroupColumns);
+  auto* all = static_cast<Possible*>(thread_scratch(work.context, thread, kPanelSlot, PossibleSums::size(end)));
+  void* const fine = thread_scratch(work.context, thread, kFineSlot, FineColumns::size(k));
   const Panels panels = panels_from(work.w, group.panel);
   const DotTile multiply_bytes = dot_tile_of(work.context);
   for (int s = 0; s < rows.splits; ++s) {
@@ -188,6 +265,8 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
   const int64_t fetched = end - from < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
   for (int64_t i = 0; i < group.panels; ++i) {  // which stays in the first-level cache while the rows are read
     const uint8_t* panel = work.filter.panel(group.panel + i);
+    const int64_t first_column = group.column + i * kColumns;
+    PossibleSums possible = {all, end - from, {}, 0};
     for (int64_t row = from; row < end; row += kDotRows) {
       const int height = int(min64(kDotRows, end - row));
       float below[kDotRows];
@@ -210,8 +289,20 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
 #pragma GCC unroll 8
         for (int r = 0; r < kDotRows; ++r) {
           const uint32_t bits = not_at_most_bits(upper[r], broadcast(below[r])) & wanted;  // NaN passes
-          if (bits && r < height) use(row + r, at / kWidth, bits, upper[r]);
+          if (bits && r < height) possible.add(j, upper[r], below[r], row + r, bits);
         }
+      }
+    }
+    const double most = kMostFine * double((end - from) * kColumns);
+    Bound bound = Bound::coarse;
+    if (possible.lanes >= kLeastFine * kVectors && double(possible.lanes) <= most) {
+      bound = Bound::fine;
+      make_fine(work, rows, possible, panels, i, first_column, split + i * kColumns, fine);
+    }
+    for (int vector = 0; vector < kVectors; ++vector) {
+      const Possible* one = all + vector * possible.capacity;
+      for (const Possible* last = one + possible.counts[vector]; one < last; ++one) {
+        use(one->row, i * kVectors + vector, one->lanes, one->upper, bound);
       }
     }
   }

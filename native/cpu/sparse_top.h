@@ -233,14 +233,13 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
       return any;
     };
     bounded_sums(work, filter, 0, rows, group, thread, limits,
-                 [&](int64_t row, int64_t vector, uint32_t bits, vf upper) {
+                 [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, Bound bound) {
                    if (bounded.is_full(row)) return;
                    Bounds& own = bounded.of(row, thread);
                    for (; bits; bits &= bits - 1) {
                      const int lane = __builtin_ctz(bits);
                      const int64_t column = group.column + vector * kWidth + lane;
-                     const float lower = lower_bound(upper[lane], filter.rows[row], work.filter.norm[column],
-                                                     work.filter.residual[column], work.bias[column], work.w.shape[0]);
+                     const float lower = lower_bound(work, filter, bound, upper[lane], row, column);
                      own.all[own.count++] = {upper[lane], lower, int32_t(column)};
                    }
                    if (own.count >= own.trigger) drop_bounds(bounded, row, thread, k, scratch);

@@ -1,0 +1,108 @@
+// Fine bounds of the sums that the bytes leave possible, which are few: products of integers of 16 bits, a 16th as wide.
+// Those of a column are made from its weights when it is met, and lie side by side, as those of a row do. The bound is
+// that of filter.h, with 2047 steps instead of 127.
+#pragma once
+#include "filter.h"
+
+namespace sonde::SONDE_ISA {
+
+constexpr int64_t kShortStep = 32;  // integers, a whole number of vectors in every instruction set
+
+// The scale of integers of 16 bits, from that of bytes.
+inline float fine_scale(float scale) { return scale * (float(kLargestByte) / kLargestShort); }
+// What rounding leaves of a column of k weights: at most half a step of each, and a little, as the quotients are rounded, too.
+inline double fine_residual(float scale, float residual, int64_t k) {
+  return scale > 0 ? 0.502 * fine_scale(scale) * sqrt(double(k)) : residual;
+}
+
+// The sum of all lanes.
+SONDE_INLINE int64_t sum_integers(vi v) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(__m512i(v)));
+  return _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(__m512i(v), 1))));
+#else
+  int64_t sum = 0;
+  for (int lane = 0; lane < kWidth; ++lane) sum += v[lane];
+  return sum;
+#endif
+}
+
+// The integers of a panel's columns, [kColumns][stride].
+struct FineColumns {
+  int16_t* shorts;
+  int64_t stride;
+
+  static size_t size(int64_t k) { return size_t(kColumns * FilterRows::stride_of(k, 2)); }
+  const int16_t* column(int64_t j) const { return shorts + j * stride; }
+
+  // scale: of the columns, in bytes.
+  static FineColumns of(void* memory, const Panels& panels, int64_t panel, const float* scale, int64_t k) {
+    constexpr int64_t kPairsAtOnce = 16, kAtOnce = kColumns < 16 ? kColumns : 16;
+    const FineColumns to = {static_cast<int16_t*>(memory), FilterRows::stride_of(k, 2) / 2};
+    auto* words = reinterpret_cast<float*>(to.shorts);  // a pair of integers each
+    float inverse[kColumns];
+    for (int j = 0; j < kColumns; ++j) inverse[j] = scale[j] > 0 ? 1 / fine_scale(scale[j]) : 0;
+    for (int64_t p = 0; p < to.stride; p += 2 * kPairsAtOnce) {
+      float pairs[kPairsAtOnce * kColumns];
+      for (int64_t i = 0; i < kPairsAtOnce; ++i) {
+        float first[kColumns] = {}, second[kColumns] = {};
+        if (p + 2 * i < k) unpack_row(first, panels, panel, p + 2 * i);
+        if (p + 2 * i + 1 < k) unpack_row(second, panels, panel, p + 2 * i + 1);
+        for (int j = 0; j < kColumns; j += kWidth) {
+          const vi low = integers(load(first + j), load(inverse + j));
+          const vi high = integers(load(second + j), load(inverse + j));
+          store(pairs + i * kColumns + j, vf((low & 0xffff) | (high << 16)));
+        }
+      }
+      for (int64_t j = 0; j < kColumns; j += kAtOnce) {
+        float* const part = words + j * (to.stride / 2) + p / 2;
+        transpose_block(part, to.stride / 2, pairs + j, kColumns, kPairsAtOnce, kAtOnce);
+      }
+    }
+    return to;
+  }
+
+ private:
+  static SONDE_INLINE vi integers(vf w, vf inverse) {
+    constexpr float kRound = 12582912.0f;  // as in quantise_row
+    const vf q = (w * inverse + kRound) - kRound;
+    return __builtin_convertvector(minimum(maximum(q, broadcast(-kLargestShort)), broadcast(kLargestShort)), vi);
+  }
+};
+
+// sum + products of 2 * kWidth integers, two of them in each lane
+SONDE_INLINE vi add_products(vi sum, const int16_t* a, const int16_t* b) {
+#if defined(__AVX512F__)
+  return sum + vi(_mm512_madd_epi16(_mm512_loadu_si512(a), _mm512_loadu_si512(b)));
+#elif defined(__AVX2__)
+  const auto* first = reinterpret_cast<const __m256i*>(a);
+  const auto* second = reinterpret_cast<const __m256i*>(b);
+  return sum + vi(_mm256_madd_epi16(_mm256_loadu_si256(first), _mm256_loadu_si256(second)));
+#elif defined(__SSE2__)
+  const auto* first = reinterpret_cast<const __m128i*>(a);
+  const auto* second = reinterpret_cast<const __m128i*>(b);
+  return sum + vi(_mm_madd_epi16(_mm_loadu_si128(first), _mm_loadu_si128(second)));
+#else
+  for (int i = 0; i < 2 * kWidth; ++i) sum[i / 2] += int32_t(a[i]) * b[i];
+  return sum;
+#endif
+}
+
+// The exact sum of n products of integers of at most kLargestShort in magnitude, n being a multiple of kShortStep.
+inline double multiply_shorts(const int16_t* a, const int16_t* b, int64_t n) {
+  constexpr int64_t kLane = 2 * kWidth, kMost = 256 * kLane;  // 2 * 2047 * 2047 * 256 is below 2^31
+  int64_t total = 0;
+  for (int64_t from = 0; from < n; from += kMost) {
+    const int64_t end = min64(n, from + kMost);
+    vi even{}, odd{};
+    for (int64_t p = from; p + kLane < end; p += 2 * kLane) {
+      even = add_products(even, a + p, b + p);
+      odd = add_products(odd, a + p + kLane, b + p + kLane);
+    }
+    if ((end - from) / kLane % 2) even = add_products(even, a + end - kLane, b + end - kLane);
+    total += sum_integers(even) + sum_integers(odd);
+  }
+  return double(total);
+}
+
+}  // namespace sonde::SONDE_ISA
