@@ -37,6 +37,9 @@ inline float rounded_up(double d) {
   return double(f) < d ? nextafterf(f, INFINITY) : f;
 }
 
+// A float that is not below d, but for underflow, in fewer steps.
+inline float float_above(double d) { return float(d + fabs(d) * 0x1p-23); }
+
 // ---- columns
 
 // The memory of a filter of w [K, N]: for each panel of w its bytes [step][columns][4], and for each column its scale and
@@ -116,11 +119,8 @@ struct FilterRows {
   int splits;
   int32_t channels[kSplitChannels];  // that are split off
 
-  // Rows of so many bytes that they do not all begin in the same lines of the first-level cache.
-  static int64_t stride_of(int64_t k, int64_t size) {
-    const int64_t bytes = round_up(k * size, 64);
-    return bytes % 4096 ? bytes : bytes + 64;
-  }
+  // An odd number of cache lines, so that rows do not begin in the same sets of a cache.
+  static int64_t stride_of(int64_t k, int64_t size) { return round_up(k * size, 128) + 64; }
   static int64_t padded(int64_t rows) { return round_up(rows, kDotRows); }
   static size_t size(int64_t rows, int64_t k) {
     const int64_t integers = stride_of(k, 1) + stride_of(k, 2);

@@ -88,21 +88,35 @@ SONDE_INLINE vi add_products(vi sum, const int16_t* a, const int16_t* b) {
 #endif
 }
 
-// The exact sum of n products of integers of at most kLargestShort in magnitude, n being a multiple of kShortStep.
-inline double multiply_shorts(const int16_t* a, const int16_t* b, int64_t n) {
+// sums[i] = the exact product of a column and a row, of n integers of at most kLargestShort in magnitude, n being a multiple
+// of kShortStep.
+template <int R>
+void multiply_shorts(const int16_t* column, const int16_t* const* rows, int64_t n, double* sums) {
   constexpr int64_t kLane = 2 * kWidth, kMost = 256 * kLane;  // 2 * 2047 * 2047 * 256 is below 2^31
-  int64_t total = 0;
+  int64_t total[R] = {};
   for (int64_t from = 0; from < n; from += kMost) {
     const int64_t end = min64(n, from + kMost);
-    vi even{}, odd{};
-    for (int64_t p = from; p + kLane < end; p += 2 * kLane) {
-      even = add_products(even, a + p, b + p);
-      odd = add_products(odd, a + p + kLane, b + p + kLane);
+    vi sum[R] = {};
+    for (int64_t p = from; p < end; p += kLane) {
+#pragma GCC unroll 4
+      for (int i = 0; i < R; ++i) sum[i] = add_products(sum[i], column + p, rows[i] + p);
     }
-    if ((end - from) / kLane % 2) even = add_products(even, a + end - kLane, b + end - kLane);
-    total += sum_integers(even) + sum_integers(odd);
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i) total[i] += sum_integers(sum[i]);
   }
-  return double(total);
+  for (int i = 0; i < R; ++i) sums[i] = double(total[i]);
+}
+
+constexpr int kFineRows = 4;  // that are multiplied together
+
+// For `count` rows, at most kFineRows.
+inline void multiply_shorts(int count, const int16_t* column, const int16_t* const* rows, int64_t n, double* sums) {
+  switch (count) {
+    case 1: return multiply_shorts<1>(column, rows, n, sums);
+    case 2: return multiply_shorts<2>(column, rows, n, sums);
+    case 3: return multiply_shorts<3>(column, rows, n, sums);
+    default: return multiply_shorts<kFineRows>(column, rows, n, sums);
+  }
 }
 
 }  // namespace sonde::SONDE_ISA

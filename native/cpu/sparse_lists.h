@@ -52,9 +52,7 @@ inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, const
   return int32_t(list.count - before);
 }
 
-// So many rows are filtered first. Where more than kFewHits of the vectors of columns are hit, computing all sums of
-// the rows that are left costs less than the filter and the chosen sums.
-constexpr int64_t kProbedRows = 64 / kDotRows * kDotRows;
+// Where more than this of the vectors of columns are hit, computing all sums costs less than the filter and the chosen sums.
 constexpr double kFewHits = 0.6;
 
 // Whether to try the filter on one more group. Where it has failed for most, only some are tried.
@@ -77,33 +75,34 @@ struct Chosen {
   float value;
 };
 
-// Appends the values of a group that pass, of as many rows as the filter is good for, from the first on. Returns their
-// number, or -1 when there is not enough memory.
-inline int64_t pick_filtered(const Work& work, List& list, const Left& left, const RowBlocks& row_blocks,
-                             const FilterRows& filter, int64_t rows, const Group& group, int thread) {
+// What became of a group.
+enum class Filtered { done, too_many_hits, out_of_memory };
+
+// Appends the values of a group that pass, where the filter is good for it, as its first panel shows.
+inline Filtered pick_filtered(const Work& work, List& list, const Left& left, const RowBlocks& row_blocks,
+                              const FilterRows& filter, int64_t rows, const Group& group, int thread) {
   const size_t bytes = Hits::size(group.vectors(), rows);
   Hits hits = Hits::in(thread_scratch(work.context, thread, kHitsSlot, bytes), group.vectors(), rows);
-  int64_t done = 0, candidates = 0;
-  while (done < rows) {
-    const int64_t end = done == 0 ? min64(rows, kProbedRows) : rows;
-    int64_t found = 0;
-    const auto limits = [](int64_t, int height, float* below) {
-      for (int i = 0; i < height; ++i) below[i] = 0;
-      return true;
-    };
-    bounded_sums(work, filter, done, end, group, thread, limits, [&](int64_t row, int64_t vector, uint32_t bits, const float*, Bound) {
-      hits.add(vector) = {int32_t(row), bits, 0};
-      candidates += __builtin_popcount(bits);
-      ++found;
-    });
-    const int64_t all = (end - done) * group.vectors();
-    done = end;
-    if (double(found) > kFewHits * double(all)) break;
-  }
+  int64_t candidates = 0, found = 0;
+  bool few = true;
+  const auto limits = [](int64_t, int height, float* below) {
+    for (int i = 0; i < height; ++i) below[i] = 0;
+    return true;
+  };
+  const auto hit = [&](int64_t row, int64_t vector, uint32_t bits, const float*, Bound) {
+    hits.add(vector) = {int32_t(row), bits, 0};
+    candidates += __builtin_popcount(bits);
+    ++found;
+  };
+  bounded_sums(work, filter, rows, group, thread, limits, hit, [&](int64_t columns) {
+    few = double(found) <= kFewHits * double(rows * ceil_div(columns, kWidth));
+    return few;
+  });
+  if (!few) return Filtered::too_many_hits;
   // in the order of columns first: they are sorted by rows afterwards
   const int64_t capacity = max64(1, candidates);
   auto* chosen = static_cast<Chosen*>(malloc(size_t(capacity) * sizeof(Chosen)));
-  if (!chosen) return -1;
+  if (!chosen) return Filtered::out_of_memory;
   int64_t count = 0;
   const size_t chosen_bytes = ChosenMemory::size(group.vectors(), rows);
   const ChosenMemory memory =
@@ -118,10 +117,10 @@ inline int64_t pick_filtered(const Work& work, List& list, const Left& left, con
     }
   });
   const bool enough = grow(list, count);
-  auto* offsets = static_cast<int32_t*>(malloc(size_t(max64(1, done)) * 4));
+  auto* offsets = static_cast<int32_t*>(malloc(size_t(rows) * 4));
   if (enough && offsets) {
     int32_t offset = 0;
-    for (int64_t row = 0; row < done; ++row) {
+    for (int64_t row = 0; row < rows; ++row) {
       offsets[row] = offset;
       offset += list.row_counts[row];
     }
@@ -136,7 +135,7 @@ inline int64_t pick_filtered(const Work& work, List& list, const Left& left, con
   free(offsets);
   free(chosen);
   __atomic_fetch_add(&work.csr->filter.candidates, candidates, __ATOMIC_RELAXED);
-  return failed ? -1 : done;
+  return failed ? Filtered::out_of_memory : Filtered::done;
 }
 
 constexpr int64_t kRowsPerMerge = 64;
@@ -199,14 +198,14 @@ inline Status by_threshold(Work& work, int64_t first, int64_t rows) {
     parallel(work.context, groups, [&](int64_t i, int thread) {
       const Group group(work, i);
       List& list = lists[i];
-      int64_t done = 0;
       if (work.filtered && trials.wanted(i)) {
-        done = pick_filtered(work, list, left, blocks, filter, rows, group, thread);
-        if (done < 0) return lacks_memory();
-        trials.count(done == rows);
+        const Filtered filtered = pick_filtered(work, list, left, blocks, filter, rows, group, thread);
+        if (filtered == Filtered::out_of_memory) return lacks_memory();
+        trials.count(filtered == Filtered::done);
+        if (filtered == Filtered::done) return;
       }
-      if (work.filtered && done < rows) __atomic_fetch_add(&work.csr->filter.fell_back, 1, __ATOMIC_RELAXED);
-      all_sums(work, left, done, rows, group, thread, [&](const float* x, int64_t row) {
+      if (work.filtered) __atomic_fetch_add(&work.csr->filter.fell_back, 1, __ATOMIC_RELAXED);
+      all_sums(work, left, 0, rows, group, thread, [&](const float* x, int64_t row) {
         if (!grow(list, group.columns)) return lacks_memory();
         list.row_counts[row] = pick(list, x, group.columns, group.column, work.thresholds + group.column, work.relu);
       });

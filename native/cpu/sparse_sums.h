@@ -185,7 +185,8 @@ struct PossibleSums {
   Possible* all;
   int64_t capacity, counts[kVectors], lanes;
 
-  static size_t size(int64_t rows) { return size_t(kVectors * rows) * sizeof(Possible); }
+  // with a list of rows for each column of a vector
+  static size_t size(int64_t rows) { return size_t(rows) * (kVectors * sizeof(Possible) + kWidth * sizeof(int32_t)); }
   void add(int vector, vf upper, float below, int64_t row, uint32_t lanes_above) {
     Possible& one = all[vector * capacity + counts[vector]++];
     store(one.upper, upper);
@@ -216,42 +217,61 @@ inline void make_fine(const Work& work, const FilterRows& rows, PossibleSums& po
   const int64_t k = work.w.shape[0];
   const Filter& filter = work.filter;
   const FineColumns columns = FineColumns::of(memory, panels, panel, filter.scale + first_column, k);
+  auto* const lists = reinterpret_cast<int32_t*>(possible.all + kVectors * possible.capacity);  // [kWidth][rows]
   double residual[kColumns];
   for (int j = 0; j < kColumns; ++j) {
     residual[j] = fine_residual(filter.scale[first_column + j], filter.residual[first_column + j], k);
   }
   for (int vector = 0; vector < kVectors; ++vector) {
     Possible* const all = possible.all + vector * possible.capacity;
-    int64_t kept = 0;
-    for (int64_t i = 0; i < possible.counts[vector]; ++i) {
-      Possible& one = all[i];
-      const FilterRow& row = rows.rows[one.row];
-      for (uint32_t bits = one.lanes; bits; bits &= bits - 1) {
-        const int lane = __builtin_ctz(bits), j = vector * kWidth + lane;
-        if (!(one.upper[lane] < INFINITY)) continue;  // something is not finite
-        const int16_t* integers = rows.shorts + one.row * rows.short_stride;
-        double upper = multiply_shorts(integers, columns.column(j), rows.short_stride);
-        upper *= double(row.fine.scale) * fine_scale(filter.scale[first_column + j]);
-        for (int s = 0; s < rows.splits; ++s) upper += double(row.split[s]) * split[s * kGroupColumns + j];
-        upper += double(filter.norm[first_column + j]) * row.fine.error + residual[j] * row.fine.norm;
-        one.upper[lane] = rounded_up(upper + work.upper_bias[first_column + j]);
-        if (one.upper[lane] <= one.below) one.lanes &= ~(1u << lane);
+    const int64_t total = possible.counts[vector];
+    int32_t counts[kWidth] = {};  // of the sums of each column
+    for (int32_t i = 0; i < total; ++i) {
+      for (uint32_t bits = all[i].lanes; bits; bits &= bits - 1) {
+        const int lane = __builtin_ctz(bits);
+        // where something is not finite, the coarse bound stays
+        if (all[i].upper[lane] < INFINITY) lists[lane * possible.capacity + counts[lane]++] = i;
       }
-      if (one.lanes) all[kept++] = one;
+    }
+    for (int lane = 0; lane < kWidth; ++lane) {
+      const int j = vector * kWidth + lane;
+      const double scale = fine_scale(filter.scale[first_column + j]), norm = filter.norm[first_column + j];
+      const double bias = work.upper_bias[first_column + j];
+      const int32_t* const own = lists + lane * possible.capacity;
+      for (int32_t at = 0; at < counts[lane]; at += kFineRows) {
+        const int count = int(min64(kFineRows, counts[lane] - at));
+        const int16_t* integers[kFineRows];
+        double sums[kFineRows];
+        for (int i = 0; i < count; ++i) integers[i] = rows.shorts + all[own[at + i]].row * rows.short_stride;
+        multiply_shorts(count, columns.column(j), integers, columns.stride, sums);
+        for (int i = 0; i < count; ++i) {
+          Possible& one = all[own[at + i]];
+          const FilterRow& row = rows.rows[one.row];
+          double upper = sums[i] * row.fine.scale * scale + norm * row.fine.error + residual[j] * row.fine.norm + bias;
+          for (int s = 0; s < rows.splits; ++s) upper += double(row.split[s]) * split[s * kGroupColumns + j];
+          one.upper[lane] = float_above(upper);
+          one.lanes &= ~(uint32_t(one.upper[lane] <= one.below) << lane);
+        }
+      }
+    }
+    int64_t kept = 0;
+    for (int64_t i = 0; i < total; ++i) {
+      if (all[i].lanes) all[kept++] = all[i];
     }
     possible.counts[vector] = kept;
   }
 }
 
-// Calls use(row, vector, bits, upper bounds, where from) where some of them are above the row's limit, for the rows
-// [from, end), from being a multiple of kDotRows. limits(row, count, to) gives the limits of a tile of rows.
-template <class Limits, class Use>
-void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_t end, const Group& group, int thread,
-                  Limits limits, Use use) {
+// Calls use(row, vector, bits, upper bounds, where from) where some of them are above the row's limit, and proceed(columns)
+// with the number of columns that are done, after each panel; where that is false, it returns. limits(row, count, to) gives
+// the limits of a tile of rows.
+template <class Limits, class Use, class Proceed>
+void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, const Group& group, int thread,
+                  Limits limits, Use use, Proceed proceed) {
   const int64_t k = work.w.shape[0];
   auto* split = static_cast<float*>(thread_scratch(work.context, thread, kTileSlot, tile_bytes(k)));
   auto* sums = reinterpret_cast<int32_t*>(split + kSplitChannels * kGroupColumns);
-  auto* all = static_cast<Possible*>(thread_scratch(work.context, thread, kPanelSlot, PossibleSums::size(end)));
+  auto* all = static_cast<Possible*>(thread_scratch(work.context, thread, kPanelSlot, PossibleSums::size(row_count)));
   void* const fine = thread_scratch(work.context, thread, kFineSlot, FineColumns::size(k));
   const Panels panels = panels_from(work.w, group.panel);
   const DotTile multiply_bytes = dot_tile_of(work.context);
@@ -262,13 +282,13 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
   }
   // Meanwhile the columns are fetched for the chosen sums: with many rows, most of their cache lines will be needed.
   const char* next = panels.at(0, 0);
-  const int64_t fetched = end - from < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
+  const int64_t fetched = row_count < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
   for (int64_t i = 0; i < group.panels; ++i) {  // which stays in the first-level cache while the rows are read
     const uint8_t* panel = work.filter.panel(group.panel + i);
     const int64_t first_column = group.column + i * kColumns;
-    PossibleSums possible = {all, end - from, {}, 0};
-    for (int64_t row = from; row < end; row += kDotRows) {
-      const int height = int(min64(kDotRows, end - row));
+    PossibleSums possible = {all, row_count, {}, 0};
+    for (int64_t row = 0; row < row_count; row += kDotRows) {
+      const int height = int(min64(kDotRows, row_count - row));
       float below[kDotRows];
       if (!limits(row, height, below)) continue;
       multiply_bytes(work.filter.steps, rows.bytes + row * rows.stride, rows.stride, rows.start + row, panel, sums,
@@ -293,9 +313,10 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
         }
       }
     }
-    const double most = kMostFine * double((end - from) * kColumns);
+    const double most = kMostFine * double(row_count * kColumns);
     Bound bound = Bound::coarse;
-    if (possible.lanes >= kLeastFine * kVectors && double(possible.lanes) <= most) {
+    static const bool nofine = getenv("NOFINE");
+    if (!nofine && possible.lanes >= kLeastFine * kVectors && double(possible.lanes) <= most) {
       bound = Bound::fine;
       make_fine(work, rows, possible, panels, i, first_column, split + i * kColumns, fine);
     }
@@ -305,6 +326,7 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t from, int64_
         use(one->row, i * kVectors + vector, one->lanes, one->upper, bound);
       }
     }
+    if (!proceed(min64(group.columns, (i + 1) * kColumns))) return;
   }
 }
 

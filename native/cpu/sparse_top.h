@@ -232,7 +232,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
       }
       return any;
     };
-    bounded_sums(work, filter, 0, rows, group, thread, limits,
+    bounded_sums(work, filter, rows, group, thread, limits,
                  [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, Bound bound) {
                    if (bounded.is_full(row)) return;
                    Bounds& own = bounded.of(row, thread);
@@ -243,7 +243,8 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
                      own.all[own.count++] = {upper[lane], lower, int32_t(column)};
                    }
                    if (own.count >= own.trigger) drop_bounds(bounded, row, thread, k, scratch);
-                 });
+                 },
+                 [](int64_t) { return true; });
   });
 
   // 2. those that are possible after all, in the order of their columns
