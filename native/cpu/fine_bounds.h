@@ -27,39 +27,46 @@ SONDE_INLINE int64_t sum_integers(vi v) {
 #endif
 }
 
-// The integers of a panel's columns, [kColumns][stride].
+// The integers of a group's columns, [columns][stride], and what bounds their rounding.
 struct FineColumns {
   int16_t* shorts;
+  double* residual;
   int64_t stride;
 
-  static size_t size(int64_t k) { return size_t(kColumns * FilterRows::stride_of(k, 2)); }
+  static size_t size(int64_t k, int64_t columns) { return size_t(columns * (FilterRows::stride_of(k, 2) + 8)); }
+  static FineColumns in(void* memory, int64_t k, int64_t columns) {
+    const int64_t stride = FilterRows::stride_of(k, 2) / 2;
+    auto* shorts = static_cast<int16_t*>(memory);
+    return {shorts, reinterpret_cast<double*>(shorts + columns * stride), stride};
+  }
   const int16_t* column(int64_t j) const { return shorts + j * stride; }
 
-  // scale: of the columns, in bytes.
-  static FineColumns of(void* memory, const Panels& panels, int64_t panel, const float* scale, int64_t k) {
+  // Those of a panel, whose first column of the filter is given.
+  void set(const Panels& panels, int64_t panel, const Filter& filter, int64_t first, int64_t k) const {
     constexpr int64_t kPairsAtOnce = 16, kAtOnce = kColumns < 16 ? kColumns : 16;
-    const FineColumns to = {static_cast<int16_t*>(memory), FilterRows::stride_of(k, 2) / 2};
-    auto* words = reinterpret_cast<float*>(to.shorts);  // a pair of integers each
+    auto* words = reinterpret_cast<float*>(shorts + panel * kColumns * stride);  // a pair of integers each
     float inverse[kColumns];
-    for (int j = 0; j < kColumns; ++j) inverse[j] = scale[j] > 0 ? 1 / fine_scale(scale[j]) : 0;
-    for (int64_t p = 0; p < to.stride; p += 2 * kPairsAtOnce) {
+    for (int j = 0; j < kColumns; ++j) {
+      const float scale = filter.scale[first + j];
+      inverse[j] = scale > 0 ? 1 / fine_scale(scale) : 0;
+      residual[panel * kColumns + j] = fine_residual(scale, filter.residual[first + j], k);
+    }
+    for (int64_t p = 0; p < stride; p += 2 * kPairsAtOnce) {
       float pairs[kPairsAtOnce * kColumns];
       for (int64_t i = 0; i < kPairsAtOnce; ++i) {
-        float first[kColumns] = {}, second[kColumns] = {};
-        if (p + 2 * i < k) unpack_row(first, panels, panel, p + 2 * i);
-        if (p + 2 * i + 1 < k) unpack_row(second, panels, panel, p + 2 * i + 1);
+        float even[kColumns] = {}, odd[kColumns] = {};
+        if (p + 2 * i < k) unpack_row(even, panels, panel, p + 2 * i);
+        if (p + 2 * i + 1 < k) unpack_row(odd, panels, panel, p + 2 * i + 1);
         for (int j = 0; j < kColumns; j += kWidth) {
-          const vi low = integers(load(first + j), load(inverse + j));
-          const vi high = integers(load(second + j), load(inverse + j));
+          const vi low = integers(load(even + j), load(inverse + j)), high = integers(load(odd + j), load(inverse + j));
           store(pairs + i * kColumns + j, vf((low & 0xffff) | (high << 16)));
         }
       }
       for (int64_t j = 0; j < kColumns; j += kAtOnce) {
-        float* const part = words + j * (to.stride / 2) + p / 2;
-        transpose_block(part, to.stride / 2, pairs + j, kColumns, kPairsAtOnce, kAtOnce);
+        float* const part = words + j * (stride / 2) + p / 2;
+        transpose_block(part, stride / 2, pairs + j, kColumns, kPairsAtOnce, kAtOnce);
       }
     }
-    return to;
   }
 
  private:
@@ -88,10 +95,10 @@ SONDE_INLINE vi add_products(vi sum, const int16_t* a, const int16_t* b) {
 #endif
 }
 
-// sums[i] = the exact product of a column and a row, of n integers of at most kLargestShort in magnitude, n being a multiple
+// sums[i] = the exact product of a row and a column, of n integers of at most kLargestShort in magnitude, n being a multiple
 // of kShortStep.
 template <int R>
-void multiply_shorts(const int16_t* column, const int16_t* const* rows, int64_t n, double* sums) {
+void multiply_shorts(const int16_t* row, const int16_t* const* columns, int64_t n, double* sums) {
   constexpr int64_t kLane = 2 * kWidth, kMost = 256 * kLane;  // 2 * 2047 * 2047 * 256 is below 2^31
   int64_t total[R] = {};
   for (int64_t from = 0; from < n; from += kMost) {
@@ -99,7 +106,7 @@ void multiply_shorts(const int16_t* column, const int16_t* const* rows, int64_t 
     vi sum[R] = {};
     for (int64_t p = from; p < end; p += kLane) {
 #pragma GCC unroll 4
-      for (int i = 0; i < R; ++i) sum[i] = add_products(sum[i], column + p, rows[i] + p);
+      for (int i = 0; i < R; ++i) sum[i] = add_products(sum[i], row + p, columns[i] + p);
     }
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) total[i] += sum_integers(sum[i]);
@@ -107,15 +114,15 @@ void multiply_shorts(const int16_t* column, const int16_t* const* rows, int64_t 
   for (int i = 0; i < R; ++i) sums[i] = double(total[i]);
 }
 
-constexpr int kFineRows = 4;  // that are multiplied together
+constexpr int kFineColumns = 4;  // that are multiplied together
 
-// For `count` rows, at most kFineRows.
-inline void multiply_shorts(int count, const int16_t* column, const int16_t* const* rows, int64_t n, double* sums) {
+// For `count` columns, at most kFineColumns.
+inline void multiply_shorts(int count, const int16_t* row, const int16_t* const* columns, int64_t n, double* sums) {
   switch (count) {
-    case 1: return multiply_shorts<1>(column, rows, n, sums);
-    case 2: return multiply_shorts<2>(column, rows, n, sums);
-    case 3: return multiply_shorts<3>(column, rows, n, sums);
-    default: return multiply_shorts<kFineRows>(column, rows, n, sums);
+    case 1: return multiply_shorts<1>(row, columns, n, sums);
+    case 2: return multiply_shorts<2>(row, columns, n, sums);
+    case 3: return multiply_shorts<3>(row, columns, n, sums);
+    default: return multiply_shorts<kFineColumns>(row, columns, n, sums);
   }
 }
 

@@ -49,8 +49,9 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In
     bool enough = shared_scratch(context, kFilterSlot, filter_row_bytes(rows, depth)) != nullptr;
     for (int thread = 0; thread < threads; ++thread) {
       enough = enough && thread_scratch(context, thread, kTileSlot, tile_bytes(depth)) &&
-               thread_scratch(context, thread, kPanelSlot, PossibleSums::size(rows)) &&
-               thread_scratch(context, thread, kFineSlot, FineColumns::size(depth)) &&
+               thread_scratch(context, thread, kPossibleSlot,
+                              PossibleSums::size(work.group_panels() * kVectors, rows)) &&
+               thread_scratch(context, thread, kFineSlot, work.fine_bytes()) &&
                thread_scratch(context, thread, kChosenSlot, ChosenMemory::size(work.group_panels() * kVectors, rows)) &&
                thread_scratch(context, thread, kHitsSlot, Hits::size(work.group_panels() * kVectors, rows));
     }

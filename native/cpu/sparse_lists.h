@@ -52,8 +52,8 @@ inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, const
   return int32_t(list.count - before);
 }
 
-// Where more than this of the vectors of columns are hit, computing all sums costs less than the filter and the chosen sums.
-constexpr double kFewHits = 0.6;
+// Where more than this of the sums are possible, computing all of them costs less than the filter and the chosen sums.
+constexpr double kFewPossible = 0.2;
 
 // Whether to try the filter on one more group. Where it has failed for most, only some are tried.
 struct Trials {
@@ -83,7 +83,7 @@ inline Filtered pick_filtered(const Work& work, List& list, const Left& left, co
                               const FilterRows& filter, int64_t rows, const Group& group, int thread) {
   const size_t bytes = Hits::size(group.vectors(), rows);
   Hits hits = Hits::in(thread_scratch(work.context, thread, kHitsSlot, bytes), group.vectors(), rows);
-  int64_t candidates = 0, found = 0;
+  int64_t candidates = 0;
   bool few = true;
   const auto limits = [](int64_t, int height, float* below) {
     for (int i = 0; i < height; ++i) below[i] = 0;
@@ -92,10 +92,9 @@ inline Filtered pick_filtered(const Work& work, List& list, const Left& left, co
   const auto hit = [&](int64_t row, int64_t vector, uint32_t bits, const float*, Bound) {
     hits.add(vector) = {int32_t(row), bits, 0};
     candidates += __builtin_popcount(bits);
-    ++found;
   };
-  bounded_sums(work, filter, rows, group, thread, limits, hit, [&](int64_t columns) {
-    few = double(found) <= kFewHits * double(rows * ceil_div(columns, kWidth));
+  bounded_sums(work, filter, rows, group, thread, limits, hit, [&](int64_t possible, int64_t all) {
+    few = double(possible) <= kFewPossible * double(all);
     return few;
   });
   if (!few) return Filtered::too_many_hits;

@@ -19,7 +19,7 @@ enum SharedSlot {
   kGatherSlot,
   kBlocksSlot
 };
-enum ThreadSlot { kSumsSlot, kTileSlot, kHitsSlot, kSelectSlot, kChosenSlot, kPanelSlot, kFineSlot };
+enum ThreadSlot { kSumsSlot, kTileSlot, kHitsSlot, kSelectSlot, kChosenSlot, kPossibleSlot, kFineSlot };
 
 struct Work {
   Context* context;
@@ -46,6 +46,7 @@ struct Work {
   }
   int64_t groups() const { return ceil_div(panel_count(w.shape[1]), group_panels()); }
   int64_t sum_floats() const { return Sums::rows(layout(), steps(), kTaskRows, block_rows(context)) * kGroupColumns; }
+  size_t fine_bytes() const { return FineColumns::size(w.shape[0], group_panels() * kColumns); }
   size_t scratch_bytes() const { return size_t(sum_floats() + Scratch::floats(layout(), block_rows(context))) * 4; }
 };
 
@@ -168,32 +169,39 @@ inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) 
 
 constexpr int64_t kFetchedRows = 32;
 
-// Fine bounds pay off for a panel with so many sums for each vector of columns, and where they are not
+// Fine bounds pay off for a panel with so many possible sums for each vector of columns, and where they are not
 constexpr int64_t kLeastFine = 24;
 constexpr double kMostFine = 0.25;  // of all its sums.
 
 // Sums of a row and a vector of columns whose upper bounds are above the row's limit.
 struct Possible {
   float upper[kWidth];
-  float below;  // the limit
-  int32_t row;
   uint32_t lanes;
+  int32_t vector;  // of the group
+  int32_t next;    // of the row, or -1
 };
 
-// Those of a panel, a list for each of its vectors.
+// Those of a group, a list for each row, in ascending order of vectors.
 struct PossibleSums {
   Possible* all;
-  int64_t capacity, counts[kVectors], lanes;
+  int32_t count, *first, *last;  // [rows]
+  float* below;                  // [rows], the limits
 
-  // with a list of rows for each column of a vector
-  static size_t size(int64_t rows) { return size_t(rows) * (kVectors * sizeof(Possible) + kWidth * sizeof(int32_t)); }
-  void add(int vector, vf upper, float below, int64_t row, uint32_t lanes_above) {
-    Possible& one = all[vector * capacity + counts[vector]++];
+  static size_t size(int64_t vectors, int64_t rows) { return size_t(rows) * (size_t(vectors) * sizeof(Possible) + 12); }
+  static PossibleSums in(void* memory, int64_t vectors, int64_t rows) {
+    auto* all = static_cast<Possible*>(memory);
+    auto* first = reinterpret_cast<int32_t*>(all + vectors * rows);
+    memset(first, 0xff, size_t(rows) * 4);
+    return {all, 0, first, first + rows, reinterpret_cast<float*>(first + 2 * rows)};
+  }
+  void add(int64_t row, int64_t vector, vf upper, uint32_t lanes) {
+    Possible& one = all[count];
     store(one.upper, upper);
-    one.below = below;
-    one.row = int32_t(row);
-    one.lanes = lanes_above;
-    lanes += __builtin_popcount(lanes_above);
+    one.lanes = lanes;
+    one.vector = int32_t(vector);
+    one.next = -1;
+    (first[row] < 0 ? first[row] : all[last[row]].next) = count;
+    last[row] = count++;
   }
 };
 
@@ -210,69 +218,61 @@ inline float lower_bound(const Work& work, const FilterRows& rows, Bound bound, 
   return lower_bound(upper, own.fine, norm, fine, bias, k);
 }
 
-// Makes the upper bounds of a panel's possible sums fine, and leaves those that are above the rows' limits. split: of the
-// panel's columns.
-inline void make_fine(const Work& work, const FilterRows& rows, PossibleSums& possible, const Panels& panels,
-                      int64_t panel, int64_t first_column, const float* split, void* memory) {
-  const int64_t k = work.w.shape[0];
+// Makes the upper bounds of a row's possible sums fine, in the panels where `fine` is true, and takes away the lanes of those that
+// are not above the row's limit.
+inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, const PossibleSums& possible,
+                      const Group& group, const FineColumns& columns, const bool* fine, const float* split) {
   const Filter& filter = work.filter;
-  const FineColumns columns = FineColumns::of(memory, panels, panel, filter.scale + first_column, k);
-  auto* const lists = reinterpret_cast<int32_t*>(possible.all + kVectors * possible.capacity);  // [kWidth][rows]
-  double residual[kColumns];
-  for (int j = 0; j < kColumns; ++j) {
-    residual[j] = fine_residual(filter.scale[first_column + j], filter.residual[first_column + j], k);
+  const FilterRow& own = rows.rows[row];
+  const int16_t* integers = rows.shorts + row * rows.short_stride;
+  Possible* some[kFineColumns];
+  int64_t at[kFineColumns];  // columns of the group
+  int count = 0;
+  const auto flush = [&] {
+    const int16_t* factors[kFineColumns];
+    double sums[kFineColumns];
+    for (int i = 0; i < count; ++i) factors[i] = columns.column(at[i]);
+    multiply_shorts(count, integers, factors, columns.stride, sums);
+    for (int i = 0; i < count; ++i) {
+      const int64_t column = group.column + at[i], lane = at[i] % kWidth;
+      double upper = sums[i] * own.fine.scale * fine_scale(filter.scale[column]);
+      upper += double(filter.norm[column]) * own.fine.error + columns.residual[at[i]] * double(own.fine.norm);
+      for (int s = 0; s < rows.splits; ++s) upper += double(own.split[s]) * split[s * kGroupColumns + at[i]];
+      some[i]->upper[lane] = float_above(upper + work.upper_bias[column]);
+      some[i]->lanes &= ~(uint32_t(some[i]->upper[lane] <= possible.below[row]) << lane);
+    }
+    count = 0;
+  };
+  for (int32_t i = possible.first[row]; i >= 0; i = possible.all[i].next) {
+    Possible& one = possible.all[i];
+    if (!fine[one.vector / kVectors]) continue;
+    for (uint32_t bits = one.lanes; bits; bits &= bits - 1) {
+      const int lane = __builtin_ctz(bits);
+      if (!(one.upper[lane] < INFINITY)) continue;  // something is not finite
+      some[count] = &one;
+      at[count++] = one.vector * kWidth + lane;
+      if (count == kFineColumns) flush();
+    }
   }
-  for (int vector = 0; vector < kVectors; ++vector) {
-    Possible* const all = possible.all + vector * possible.capacity;
-    const int64_t total = possible.counts[vector];
-    int32_t counts[kWidth] = {};  // of the sums of each column
-    for (int32_t i = 0; i < total; ++i) {
-      for (uint32_t bits = all[i].lanes; bits; bits &= bits - 1) {
-        const int lane = __builtin_ctz(bits);
-        // where something is not finite, the coarse bound stays
-        if (all[i].upper[lane] < INFINITY) lists[lane * possible.capacity + counts[lane]++] = i;
-      }
-    }
-    for (int lane = 0; lane < kWidth; ++lane) {
-      const int j = vector * kWidth + lane;
-      const double scale = fine_scale(filter.scale[first_column + j]), norm = filter.norm[first_column + j];
-      const double bias = work.upper_bias[first_column + j];
-      const int32_t* const own = lists + lane * possible.capacity;
-      for (int32_t at = 0; at < counts[lane]; at += kFineRows) {
-        const int count = int(min64(kFineRows, counts[lane] - at));
-        const int16_t* integers[kFineRows];
-        double sums[kFineRows];
-        for (int i = 0; i < count; ++i) integers[i] = rows.shorts + all[own[at + i]].row * rows.short_stride;
-        multiply_shorts(count, columns.column(j), integers, columns.stride, sums);
-        for (int i = 0; i < count; ++i) {
-          Possible& one = all[own[at + i]];
-          const FilterRow& row = rows.rows[one.row];
-          double upper = sums[i] * row.fine.scale * scale + norm * row.fine.error + residual[j] * row.fine.norm + bias;
-          for (int s = 0; s < rows.splits; ++s) upper += double(row.split[s]) * split[s * kGroupColumns + j];
-          one.upper[lane] = float_above(upper);
-          one.lanes &= ~(uint32_t(one.upper[lane] <= one.below) << lane);
-        }
-      }
-    }
-    int64_t kept = 0;
-    for (int64_t i = 0; i < total; ++i) {
-      if (all[i].lanes) all[kept++] = all[i];
-    }
-    possible.counts[vector] = kept;
-  }
+  if (count > 0) flush();
 }
 
-// Calls use(row, vector, bits, upper bounds, where from) where some of them are above the row's limit, and proceed(columns)
-// with the number of columns that are done, after each panel; where that is false, it returns. limits(row, count, to) gives
-// the limits of a tile of rows.
+// Calls use(row, vector, bits, upper bounds, where from) where some of them are above the row's limit, row by row.
+// limits(row, count, to) gives the limits of a tile of rows. After each panel it calls proceed(sums that are possible so far,
+// of how many), and returns where that is false.
 template <class Limits, class Use, class Proceed>
 void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, const Group& group, int thread,
                   Limits limits, Use use, Proceed proceed) {
   const int64_t k = work.w.shape[0];
   auto* split = static_cast<float*>(thread_scratch(work.context, thread, kTileSlot, tile_bytes(k)));
   auto* sums = reinterpret_cast<int32_t*>(split + kSplitChannels * kGroupColumns);
-  auto* all = static_cast<Possible*>(thread_scratch(work.context, thread, kPanelSlot, PossibleSums::size(row_count)));
-  void* const fine = thread_scratch(work.context, thread, kFineSlot, FineColumns::size(k));
+  const int64_t group_vectors = work.group_panels() * kVectors;
+  const size_t possible_bytes = PossibleSums::size(group_vectors, row_count), fine_bytes = work.fine_bytes();
+  PossibleSums possible = PossibleSums::in(thread_scratch(work.context, thread, kPossibleSlot, possible_bytes),
+                                           group_vectors, row_count);
+  FineColumns fine_columns = FineColumns::in(thread_scratch(work.context, thread, kFineSlot, fine_bytes), k,
+                                             work.group_panels() * kColumns);
+  bool fine[kGroup] = {}, any_fine = false;  // of the panels
   const Panels panels = panels_from(work.w, group.panel);
   const DotTile multiply_bytes = dot_tile_of(work.context);
   for (int s = 0; s < rows.splits; ++s) {
@@ -283,14 +283,15 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
   // Meanwhile the columns are fetched for the chosen sums: with many rows, most of their cache lines will be needed.
   const char* next = panels.at(0, 0);
   const int64_t fetched = row_count < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
+  int64_t all = 0;
   for (int64_t i = 0; i < group.panels; ++i) {  // which stays in the first-level cache while the rows are read
     const uint8_t* panel = work.filter.panel(group.panel + i);
-    const int64_t first_column = group.column + i * kColumns;
-    PossibleSums possible = {all, row_count, {}, 0};
+    int64_t lanes = 0;
     for (int64_t row = 0; row < row_count; row += kDotRows) {
       const int height = int(min64(kDotRows, row_count - row));
       float below[kDotRows];
       if (!limits(row, height, below)) continue;
+      memcpy(possible.below + row, below, size_t(height) * 4);
       multiply_bytes(work.filter.steps, rows.bytes + row * rows.stride, rows.stride, rows.start + row, panel, sums,
                      next);
       next += fetched;
@@ -309,24 +310,27 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
 #pragma GCC unroll 8
         for (int r = 0; r < kDotRows; ++r) {
           const uint32_t bits = not_at_most_bits(upper[r], broadcast(below[r])) & wanted;  // NaN passes
-          if (bits && r < height) possible.add(j, upper[r], below[r], row + r, bits);
+          if (!bits || r >= height) continue;
+          possible.add(row + r, at / kWidth, upper[r], bits);
+          lanes += __builtin_popcount(bits);
         }
       }
     }
-    const double most = kMostFine * double(row_count * kColumns);
-    Bound bound = Bound::coarse;
+    all += lanes;
     static const bool nofine = getenv("NOFINE");
-    if (!nofine && possible.lanes >= kLeastFine * kVectors && double(possible.lanes) <= most) {
-      bound = Bound::fine;
-      make_fine(work, rows, possible, panels, i, first_column, split + i * kColumns, fine);
+    fine[i] = !nofine && lanes >= kLeastFine * kVectors && double(lanes) <= kMostFine * double(row_count * kColumns);
+    any_fine = any_fine || fine[i];
+    if (fine[i]) fine_columns.set(panels, i, work.filter, group.column + i * kColumns, k);
+    if (!proceed(all, row_count * min64(group.columns, (i + 1) * kColumns))) return;
+  }
+  for (int64_t row = 0; row < row_count; ++row) {
+    if (any_fine && possible.first[row] >= 0) {
+      make_fine(work, rows, row, possible, group, fine_columns, fine, split);
     }
-    for (int vector = 0; vector < kVectors; ++vector) {
-      const Possible* one = all + vector * possible.capacity;
-      for (const Possible* last = one + possible.counts[vector]; one < last; ++one) {
-        use(one->row, i * kVectors + vector, one->lanes, one->upper, bound);
-      }
+    for (int32_t i = possible.first[row]; i >= 0; i = possible.all[i].next) {
+      const Possible& one = possible.all[i];
+      if (one.lanes) use(row, one.vector, one.lanes, one.upper, fine[one.vector / kVectors] ? Bound::fine : Bound::coarse);
     }
-    if (!proceed(min64(group.columns, (i + 1) * kColumns))) return;
   }
 }
 

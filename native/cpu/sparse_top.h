@@ -227,7 +227,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
         Bounds& own = bounded.of(row + r, thread);
         const int32_t others = __atomic_load_n(bounded.limits + row + r, __ATOMIC_RELAXED);
         if (others > own.limit) own.limit = others;
-        below[r] = float_of(own.limit);
+        below[r] = bounded.is_full(row + r) ? INFINITY : float_of(own.limit);
         any = any || !bounded.is_full(row + r);
       }
       return any;
@@ -244,7 +244,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
                    }
                    if (own.count >= own.trigger) drop_bounds(bounded, row, thread, k, scratch);
                  },
-                 [](int64_t) { return true; });
+                 [](int64_t, int64_t) { return true; });
   });
 
   // 2. those that are possible after all, in the order of their columns
