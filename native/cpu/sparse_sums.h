@@ -175,7 +175,6 @@ constexpr double kMostFine = 0.25;  // of all its sums.
 
 // Sums of a row and a vector of columns whose upper bounds are above the row's limit.
 struct Possible {
-  float upper[kWidth];
   uint32_t lanes;
   int32_t vector;  // of the group
   int32_t next;    // of the row, or -1
@@ -183,24 +182,25 @@ struct Possible {
 
 // Those of a group, a list for each row, in ascending order of vectors.
 struct PossibleSums {
+  float* upper;  // [kWidth] of each
   Possible* all;
   int32_t count, *first, *last;  // [rows]
   float* below;                  // [rows], the limits
 
-  static size_t size(int64_t vectors, int64_t rows) { return size_t(rows) * (size_t(vectors) * sizeof(Possible) + 12); }
+  static size_t size(int64_t vectors, int64_t rows) {
+    return size_t(rows) * (size_t(vectors) * (kWidth * 4 + sizeof(Possible)) + 12);
+  }
   static PossibleSums in(void* memory, int64_t vectors, int64_t rows) {
-    auto* all = static_cast<Possible*>(memory);
+    auto* upper = static_cast<float*>(memory);
+    auto* all = reinterpret_cast<Possible*>(upper + vectors * rows * kWidth);
     auto* first = reinterpret_cast<int32_t*>(all + vectors * rows);
     memset(first, 0xff, size_t(rows) * 4);
-    return {all, 0, first, first + rows, reinterpret_cast<float*>(first + 2 * rows)};
+    return {upper, all, 0, first, first + rows, reinterpret_cast<float*>(first + 2 * rows)};
   }
-  void add(int64_t row, int64_t vector, vf upper, uint32_t lanes) {
-    Possible& one = all[count];
-    store(one.upper, upper);
-    one.lanes = lanes;
-    one.vector = int32_t(vector);
-    one.next = -1;
-    (first[row] < 0 ? first[row] : all[last[row]].next) = count;
+  void add(int64_t row, int64_t vector, vf upper_bounds, uint32_t lanes) {
+    store(upper + count * kWidth, upper_bounds);
+    all[count] = {lanes, int32_t(vector), -1};
+    *(first[row] < 0 ? &first[row] : &all[last[row]].next) = count;
     last[row] = count++;
   }
 };
@@ -225,7 +225,7 @@ inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, con
   const Filter& filter = work.filter;
   const FilterRow& own = rows.rows[row];
   const int16_t* integers = rows.shorts + row * rows.short_stride;
-  Possible* some[kFineColumns];
+  int32_t some[kFineColumns];
   int64_t at[kFineColumns];  // columns of the group
   int count = 0;
   const auto flush = [&] {
@@ -238,18 +238,19 @@ inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, con
       double upper = sums[i] * own.fine.scale * fine_scale(filter.scale[column]);
       upper += double(filter.norm[column]) * own.fine.error + columns.residual[at[i]] * double(own.fine.norm);
       for (int s = 0; s < rows.splits; ++s) upper += double(own.split[s]) * split[s * kGroupColumns + at[i]];
-      some[i]->upper[lane] = float_above(upper + work.upper_bias[column]);
-      some[i]->lanes &= ~(uint32_t(some[i]->upper[lane] <= possible.below[row]) << lane);
+      float& bound = possible.upper[some[i] * kWidth + lane];
+      bound = float_above(upper + work.upper_bias[column]);
+      possible.all[some[i]].lanes &= ~(uint32_t(bound <= possible.below[row]) << lane);
     }
     count = 0;
   };
   for (int32_t i = possible.first[row]; i >= 0; i = possible.all[i].next) {
-    Possible& one = possible.all[i];
+    const Possible& one = possible.all[i];
     if (!fine[one.vector / kVectors]) continue;
     for (uint32_t bits = one.lanes; bits; bits &= bits - 1) {
       const int lane = __builtin_ctz(bits);
-      if (!(one.upper[lane] < INFINITY)) continue;  // something is not finite
-      some[count] = &one;
+      if (!(possible.upper[i * kWidth + lane] < INFINITY)) continue;  // something is not finite
+      some[count] = i;
       at[count++] = one.vector * kWidth + lane;
       if (count == kFineColumns) flush();
     }
@@ -329,7 +330,8 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
     }
     for (int32_t i = possible.first[row]; i >= 0; i = possible.all[i].next) {
       const Possible& one = possible.all[i];
-      if (one.lanes) use(row, one.vector, one.lanes, one.upper, fine[one.vector / kVectors] ? Bound::fine : Bound::coarse);
+      const Bound bound = fine[one.vector / kVectors] ? Bound::fine : Bound::coarse;
+      if (one.lanes) use(row, one.vector, one.lanes, possible.upper + i * kWidth, bound);
     }
   }
 }
