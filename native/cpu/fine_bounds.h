@@ -11,8 +11,8 @@ constexpr int64_t kShortStep = 32;  // integers, a whole number of vectors in ev
 // The scale of integers of 16 bits, from that of bytes.
 inline float fine_scale(float scale) { return scale * (float(kLargestByte) / kLargestShort); }
 // What rounding leaves of a column of k weights: at most half a step of each, and a little, as the quotients are rounded, too.
-inline double fine_residual(float scale, float residual, int64_t k) {
-  return scale > 0 ? 0.502 * fine_scale(scale) * sqrt(double(k)) : residual;
+inline float fine_residual(float scale, float residual, int64_t k) {
+  return scale > 0 ? rounded_up(0.502 * fine_scale(scale) * sqrt(double(k))) : residual;
 }
 
 // The sum of all lanes.
@@ -30,14 +30,14 @@ SONDE_INLINE int64_t sum_integers(vi v) {
 // The integers of a group's columns, [columns][stride], and what bounds their rounding.
 struct FineColumns {
   int16_t* shorts;
-  double* residual;
+  float* residual;
   int64_t stride;
 
-  static size_t size(int64_t k, int64_t columns) { return size_t(columns * (FilterRows::stride_of(k, 2) + 8)); }
+  static size_t size(int64_t k, int64_t columns) { return size_t(columns * (FilterRows::stride_of(k, 2) + 4)); }
   static FineColumns in(void* memory, int64_t k, int64_t columns) {
     const int64_t stride = FilterRows::stride_of(k, 2) / 2;
     auto* shorts = static_cast<int16_t*>(memory);
-    return {shorts, reinterpret_cast<double*>(shorts + columns * stride), stride};
+    return {shorts, reinterpret_cast<float*>(shorts + columns * stride), stride};
   }
   const int16_t* column(int64_t j) const { return shorts + j * stride; }
 

@@ -89,7 +89,7 @@ inline Filtered pick_filtered(const Work& work, List& list, const Left& left, co
     for (int i = 0; i < height; ++i) below[i] = 0;
     return true;
   };
-  const auto hit = [&](int64_t row, int64_t vector, uint32_t bits, const float*, Bound) {
+  const auto hit = [&](int64_t row, int64_t vector, uint32_t bits, const float*, const Bound&) {
     hits.add(vector) = {int32_t(row), bits, 0};
     candidates += __builtin_popcount(bits);
   };

@@ -169,9 +169,10 @@ inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) 
 
 constexpr int64_t kFetchedRows = 32;
 
-// Fine bounds pay off for a panel with so many possible sums for each vector of columns, and where they are not
+// Fine bounds pay off for a panel with so many possible sums for each vector of columns.
 constexpr int64_t kLeastFine = 24;
-constexpr double kMostFine = 0.25;  // of all its sums.
+// Where more of a panel's sums are possible, their bounds are used before the next panel is bounded.
+constexpr double kDense = 0.25;
 
 // Sums of a row and a vector of columns whose upper bounds are above the row's limit.
 struct Possible {
@@ -194,8 +195,13 @@ struct PossibleSums {
     auto* upper = static_cast<float*>(memory);
     auto* all = reinterpret_cast<Possible*>(upper + vectors * rows * kWidth);
     auto* first = reinterpret_cast<int32_t*>(all + vectors * rows);
+    PossibleSums own = {upper, all, 0, first, first + rows, reinterpret_cast<float*>(first + 2 * rows)};
+    own.clear(rows);
+    return own;
+  }
+  void clear(int64_t rows) {
+    count = 0;
     memset(first, 0xff, size_t(rows) * 4);
-    return {upper, all, 0, first, first + rows, reinterpret_cast<float*>(first + 2 * rows)};
   }
   void add(int64_t row, int64_t vector, vf upper_bounds, uint32_t lanes) {
     store(upper + count * kWidth, upper_bounds);
@@ -205,18 +211,11 @@ struct PossibleSums {
   }
 };
 
-// Where a bound of a sum comes from.
-enum class Bound { coarse, fine };
-
-// A lower bound for an upper one.
-inline float lower_bound(const Work& work, const FilterRows& rows, Bound bound, float upper, int64_t row, int64_t column) {
-  const int64_t k = work.w.shape[0];
-  const FilterRow& own = rows.rows[row];
-  const float norm = work.filter.norm[column], residual = work.filter.residual[column], bias = work.bias[column];
-  if (bound == Bound::coarse || !(upper < INFINITY)) return lower_bound(upper, own.coarse, norm, residual, bias, k);
-  const float fine = rounded_up(fine_residual(work.filter.scale[column], residual, k));
-  return lower_bound(upper, own.fine, norm, fine, bias, k);
-}
+// What the upper bounds of a row and a vector of columns were made of.
+struct Bound {
+  const RowBound& row;
+  const float* residual;  // [kWidth]
+};
 
 // Makes the upper bounds of a row's possible sums fine, in the panels where `fine` is true, and takes away the lanes of those that
 // are not above the row's limit.
@@ -236,7 +235,7 @@ inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, con
     for (int i = 0; i < count; ++i) {
       const int64_t column = group.column + at[i], lane = at[i] % kWidth;
       double upper = sums[i] * own.fine.scale * fine_scale(filter.scale[column]);
-      upper += double(filter.norm[column]) * own.fine.error + columns.residual[at[i]] * double(own.fine.norm);
+      upper += double(filter.norm[column]) * own.fine.error + double(columns.residual[at[i]]) * own.fine.norm;
       for (int s = 0; s < rows.splits; ++s) upper += double(own.split[s]) * split[s * kGroupColumns + at[i]];
       float& bound = possible.upper[some[i] * kWidth + lane];
       bound = float_above(upper + work.upper_bias[column]);
@@ -258,7 +257,7 @@ inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, con
   if (count > 0) flush();
 }
 
-// Calls use(row, vector, bits, upper bounds, where from) where some of them are above the row's limit, row by row.
+// Calls use(row, vector, bits, upper bounds, what they were made of) where some of them are above the row's limit, row by row.
 // limits(row, count, to) gives the limits of a tile of rows. After each panel it calls proceed(sums that are possible so far,
 // of how many), and returns where that is false.
 template <class Limits, class Use, class Proceed>
@@ -283,6 +282,23 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
   }
   // Meanwhile the columns are fetched for the chosen sums: with many rows, most of their cache lines will be needed.
   const char* next = panels.at(0, 0);
+  const auto use_rows = [&] {
+    for (int64_t row = 0; row < row_count; ++row) {
+      if (any_fine && possible.first[row] >= 0) {
+        make_fine(work, rows, row, possible, group, fine_columns, fine, split);
+      }
+      const FilterRow& own = rows.rows[row];
+      for (int32_t i = possible.first[row]; i >= 0; i = possible.all[i].next) {
+        const Possible& one = possible.all[i];
+        const int64_t at = one.vector * kWidth;
+        const bool is_fine = fine[one.vector / kVectors];
+        const Bound bound = {is_fine ? own.fine : own.coarse,
+                             is_fine ? fine_columns.residual + at : work.filter.residual + group.column + at};
+        if (one.lanes) use(row, one.vector, one.lanes, possible.upper + i * kWidth, bound);
+      }
+    }
+    possible.clear(row_count);
+  };
   const int64_t fetched = row_count < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
   int64_t all = 0;
   for (int64_t i = 0; i < group.panels; ++i) {  // which stays in the first-level cache while the rows are read
@@ -318,22 +334,15 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
       }
     }
     all += lanes;
+    if (!proceed(all, row_count * min64(group.columns, (i + 1) * kColumns))) return;
     static const bool nofine = getenv("NOFINE");
-    fine[i] = !nofine && lanes >= kLeastFine * kVectors && double(lanes) <= kMostFine * double(row_count * kColumns);
+    fine[i] = !nofine && lanes >= kLeastFine * kVectors;
     any_fine = any_fine || fine[i];
     if (fine[i]) fine_columns.set(panels, i, work.filter, group.column + i * kColumns, k);
-    if (!proceed(all, row_count * min64(group.columns, (i + 1) * kColumns))) return;
+    // where that many are above the limits, these may be tighter afterwards
+    if (double(lanes) > kDense * double(row_count * kColumns)) use_rows();
   }
-  for (int64_t row = 0; row < row_count; ++row) {
-    if (any_fine && possible.first[row] >= 0) {
-      make_fine(work, rows, row, possible, group, fine_columns, fine, split);
-    }
-    for (int32_t i = possible.first[row]; i >= 0; i = possible.all[i].next) {
-      const Possible& one = possible.all[i];
-      const Bound bound = fine[one.vector / kVectors] ? Bound::fine : Bound::coarse;
-      if (one.lanes) use(row, one.vector, one.lanes, possible.upper + i * kWidth, bound);
-    }
-  }
+  use_rows();
 }
 
 }  // namespace sonde::SONDE_ISA

@@ -144,7 +144,7 @@ struct BoundedRows {
     auto* limits = reinterpret_cast<int32_t*>(bounds + all);
     auto* bounded = reinterpret_cast<Bounded*>(limits + 2 * rows);
     for (int64_t i = 0; i < all; ++i)
-      bounds[i] = {bounded + i * capacity, 0, int32_t(min64(6 * k + 64, capacity - kWidth)), least};
+      bounds[i] = {bounded + i * capacity, 0, int32_t(min64(3 * k + 16, capacity - kWidth)), least};
     for (int64_t row = 0; row < rows; ++row) limits[row] = least;
     memset(limits + rows, 0, size_t(rows) * 4);
     return {bounded, bounds, limits, limits + rows, rows, capacity, threads};
@@ -178,12 +178,13 @@ inline int32_t drop_below(Bounded* all, int32_t count, int32_t& limit, int64_t k
 
 inline void drop_bounds(const BoundedRows& rows, int64_t row, int thread, int64_t k, uint64_t* scratch) {
   Bounds& own = rows.of(row, thread);
+  const int32_t before = own.count;
   own.count = drop_below(own.all, own.count, own.limit, k, scratch);
   own.trigger = int32_t(min64(rows.capacity - kWidth, 2 * int64_t(own.count) + 4 * k));
-  if (own.count > rows.capacity / 2) __atomic_store_n(&rows.full[row], 1, __ATOMIC_RELAXED);
+  if (own.count > before / 2) __atomic_store_n(&rows.full[row], 1, __ATOMIC_RELAXED);
   int32_t* shared = rows.limits + row;
-  for (int32_t before = __atomic_load_n(shared, __ATOMIC_RELAXED); before < own.limit;) {
-    if (__atomic_compare_exchange_n(shared, &before, own.limit, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
+  for (int32_t known = __atomic_load_n(shared, __ATOMIC_RELAXED); known < own.limit;) {
+    if (__atomic_compare_exchange_n(shared, &known, own.limit, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
   }
 }
 
@@ -233,13 +234,14 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
       return any;
     };
     bounded_sums(work, filter, rows, group, thread, limits,
-                 [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, Bound bound) {
+                 [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, const Bound& bound) {
                    if (bounded.is_full(row)) return;
                    Bounds& own = bounded.of(row, thread);
                    for (; bits; bits &= bits - 1) {
                      const int lane = __builtin_ctz(bits);
                      const int64_t column = group.column + vector * kWidth + lane;
-                     const float lower = lower_bound(work, filter, bound, upper[lane], row, column);
+                     const float lower = lower_bound(upper[lane], bound.row, work.filter.norm[column], bound.residual[lane],
+                                                     work.bias[column], work.w.shape[0]);
                      own.all[own.count++] = {upper[lane], lower, int32_t(column)};
                    }
                    if (own.count >= own.trigger) drop_bounds(bounded, row, thread, k, scratch);
