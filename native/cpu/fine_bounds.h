@@ -64,7 +64,7 @@ struct FineColumns {
       }
       for (int64_t j = 0; j < kColumns; j += kAtOnce) {
         float* const part = words + j * (stride / 2) + p / 2;
-        transpose_block(part, stride / 2, pairs + j, kColumns, kPairsAtOnce, kAtOnce);
+        transpose_block(part, stride / 2, pairs + j, kColumns, min64(kPairsAtOnce, stride / 2 - p / 2), kAtOnce);
       }
     }
   }

@@ -170,7 +170,7 @@ inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) 
 constexpr int64_t kFetchedRows = 32;
 
 // Fine bounds pay off for a panel with so many possible sums for each vector of columns.
-constexpr int64_t kLeastFine = 24;
+constexpr int64_t kLeastFine = 48;
 // Where more of a panel's sums are possible, their bounds are used before the next panel is bounded.
 constexpr double kDense = 0.25;
 
@@ -335,8 +335,7 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
     }
     all += lanes;
     if (!proceed(all, row_count * min64(group.columns, (i + 1) * kColumns))) return;
-    static const bool nofine = getenv("NOFINE");
-    fine[i] = !nofine && lanes >= kLeastFine * kVectors;
+    fine[i] = lanes >= kLeastFine * kVectors;
     any_fine = any_fine || fine[i];
     if (fine[i]) fine_columns.set(panels, i, work.filter, group.column + i * kColumns, k);
     // where that many are above the limits, these may be tighter afterwards
