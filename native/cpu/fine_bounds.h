@@ -10,10 +10,27 @@ constexpr int64_t kShortStep = 32;  // integers, a whole number of vectors in ev
 
 // The scale of integers of 16 bits, from that of bytes.
 inline float fine_scale(float scale) { return scale * (float(kLargestByte) / kLargestShort); }
-// What rounding leaves of a column of k weights: at most half a step of each, and a little, as the quotients are rounded, too.
-inline float fine_residual(float scale, float residual, int64_t k) {
-  return scale > 0 ? rounded_up(0.502 * fine_scale(scale) * sqrt(double(k))) : residual;
+// ||f|| of a column of k weights, from its float32 sum of squares in steps. The quotient of a weight and a step is at most 2047
+// and off by three roundings, less than 0.0004.
+inline float fine_residual(float scale, float squares, int64_t k) {
+  const double sum = double(squares) * (1 + double(k) * 0x1p-23);
+  return rounded_up(fine_scale(scale) * (sqrt(sum) + 0.0004 * sqrt(double(k))) * kMargin);
 }
+
+// What the fine bound of a column's sums is made of, for a bias and a threshold as in upper_bounds().
+struct FineBound {
+  float scale;  // of bytes
+  float norm, residual, bias;
+  const float* split;  // the split channels of the column, `split_stride` floats apart
+
+  // The upper bound of the sum of a row whose product of integers is given.
+  float upper(double product, const FilterRow& row, int splits, int64_t split_stride) const {
+    double sum = product * row.fine.scale * fine_scale(scale) + bias;
+    sum += double(norm) * row.fine.error + double(residual) * row.fine.norm;
+    for (int s = 0; s < splits; ++s) sum += double(row.split[s]) * split[s * split_stride];
+    return float_above(sum);
+  }
+};
 
 // The sum of all lanes.
 SONDE_INLINE int64_t sum_integers(vi v) {
@@ -45,11 +62,10 @@ struct FineColumns {
   void set(const Panels& panels, int64_t panel, const Filter& filter, int64_t first, int64_t k) const {
     constexpr int64_t kPairsAtOnce = 16, kAtOnce = kColumns < 16 ? kColumns : 16;
     auto* words = reinterpret_cast<float*>(shorts + panel * kColumns * stride);  // a pair of integers each
-    float inverse[kColumns];
+    float inverse[kColumns], squares[kColumns] = {};  // of what rounding leaves, in steps
     for (int j = 0; j < kColumns; ++j) {
       const float scale = filter.scale[first + j];
       inverse[j] = scale > 0 ? 1 / fine_scale(scale) : 0;
-      residual[panel * kColumns + j] = fine_residual(scale, filter.residual[first + j], k);
     }
     for (int64_t p = 0; p < stride; p += 2 * kPairsAtOnce) {
       float pairs[kPairsAtOnce * kColumns];
@@ -58,7 +74,10 @@ struct FineColumns {
         if (p + 2 * i < k) unpack_row(even, panels, panel, p + 2 * i);
         if (p + 2 * i + 1 < k) unpack_row(odd, panels, panel, p + 2 * i + 1);
         for (int j = 0; j < kColumns; j += kWidth) {
-          const vi low = integers(load(even + j), load(inverse + j)), high = integers(load(odd + j), load(inverse + j));
+          vf square = load(squares + j);
+          const vi low = integers(load(even + j), load(inverse + j), square);
+          const vi high = integers(load(odd + j), load(inverse + j), square);
+          store(squares + j, square);
           store(pairs + i * kColumns + j, vf((low & 0xffff) | (high << 16)));
         }
       }
@@ -67,13 +86,19 @@ struct FineColumns {
         transpose_block(part, stride / 2, pairs + j, kColumns, min64(kPairsAtOnce, stride / 2 - p / 2), kAtOnce);
       }
     }
+    for (int j = 0; j < kColumns; ++j) {
+      const float scale = filter.scale[first + j];
+      residual[panel * kColumns + j] = scale > 0 ? fine_residual(scale, squares[j], k) : filter.residual[first + j];
+    }
   }
 
  private:
-  static SONDE_INLINE vi integers(vf w, vf inverse) {
+  static SONDE_INLINE vi integers(vf w, vf inverse, vf& square) {
     constexpr float kRound = 12582912.0f;  // as in quantise_row
-    const vf q = (w * inverse + kRound) - kRound;
-    return __builtin_convertvector(minimum(maximum(q, broadcast(-kLargestShort)), broadcast(kLargestShort)), vi);
+    const vf quotient = w * inverse;
+    const vf q = minimum(maximum((quotient + kRound) - kRound, broadcast(-kLargestShort)), broadcast(kLargestShort));
+    square += (quotient - q) * (quotient - q);
+    return __builtin_convertvector(q, vi);
   }
 };
 

@@ -234,12 +234,11 @@ inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, con
     multiply_shorts(count, integers, factors, columns.stride, sums);
     for (int i = 0; i < count; ++i) {
       const int64_t column = group.column + at[i], lane = at[i] % kWidth;
-      double upper = sums[i] * own.fine.scale * fine_scale(filter.scale[column]);
-      upper += double(filter.norm[column]) * own.fine.error + double(columns.residual[at[i]]) * own.fine.norm;
-      for (int s = 0; s < rows.splits; ++s) upper += double(own.split[s]) * split[s * kGroupColumns + at[i]];
-      float& bound = possible.upper[some[i] * kWidth + lane];
-      bound = float_above(upper + work.upper_bias[column]);
-      possible.all[some[i]].lanes &= ~(uint32_t(bound <= possible.below[row]) << lane);
+      const FineBound bound = {filter.scale[column], filter.norm[column], columns.residual[at[i]],
+                               work.upper_bias[column], split + at[i]};
+      const float upper = bound.upper(sums[i], own, rows.splits, kGroupColumns);
+      possible.upper[some[i] * kWidth + lane] = upper;
+      possible.all[some[i]].lanes &= ~(uint32_t(upper <= possible.below[row]) << lane);
     }
     count = 0;
   };

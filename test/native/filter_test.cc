@@ -1,4 +1,4 @@
-// The bounds of sparse_encode's filter (native/cpu/filter.h). Oracle: float32 sums in the order of the kernels, computed
+// The bounds of sparse_encode's filter (native/cpu/filter.h and fine_bounds.h). Oracle: float32 sums in the order of the kernels, computed
 // here with std::fma. No bound may lie on the wrong side of its sum, in random cases and in some that nearly attain one
 // term of the bound each. filter.test.ts plants bounds that are a little too small.
 #include <cmath>
@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "cpu/fine_bounds.h"
 #include "cpu/pack_filter.cc"
 
 // What pack_filter.cc links to, and nothing here calls.
@@ -62,36 +63,52 @@ void check(const char* what, const std::vector<float>& x, const std::vector<floa
     rows.set(i, row.data(), k);
   }
 
+  std::vector<int16_t> fine_memory(FineColumns::size(k, kColumns) / 2);
+  const FineColumns fine = FineColumns::in(fine_memory.data(), k, kColumns);
+  fine.set({reinterpret_cast<const char*>(panel.data()), Layout::float32, k, k}, 0, filter, 0, k);
+
   int32_t sums[kDotRows * kColumns];
   dot_tile(filter.steps, rows.bytes, rows.stride, rows.start, filter.panel(0), sums, nullptr);
   std::vector<float> split(size_t(max64(1, splits) * kColumns));
   for (int s = 0; s < splits; ++s) split[size_t(s * kColumns)] = w[size_t(s)];
-  const auto bound = [&](float threshold) {
+  const auto coarse_bound = [&](float threshold) {
     float biases[kColumns] = {upper_bias(bias, threshold, k)};
     vf upper[kDotRows];
     upper_bounds(upper, sums, rows.rows, splits,
                  {filter.scale, filter.norm, filter.residual, biases, split.data(), kColumns});
     return upper[0][0];
   };
-  const auto fail = [&](const char* which, double value) {
-    if (wrong++ < 5) std::fprintf(stderr, "WRONG %s: %s %.9g, sum %.9g\n", what, which, value, double(sum));
+  const auto fine_bound = [&](float threshold) {
+    const int16_t* column = fine.column(0);
+    double sum;
+    multiply_shorts(1, rows.shorts, &column, fine.stride, &sum);
+    const FineBound own = {filter.scale[0], filter.norm[0], fine.residual[0], upper_bias(bias, threshold, k), split.data()};
+    return own.upper(sum, rows.rows[0], splits, kColumns);
   };
-  const float upper = bound(0);
-  if (upper < sum) fail("upper", upper);
-  const float lower = lower_bound(upper, rows.rows[0], filter.norm[0], filter.residual[0], bias, k);
-  if (!(lower <= sum) && sum == sum) fail("lower", lower);
-  // the largest threshold that the sum is above
-  const float below = nextafterf(sum, -INFINITY);
-  if (below >= 0 && below < INFINITY && bound(below) <= 0) fail("threshold", below);
+  const auto try_bound = [&](const char* kind, auto bound, const RowBound& row, float residual) {
+    const auto fail = [&](const char* which, double value) {
+      if (wrong++ < 5) std::fprintf(stderr, "WRONG %s: %s %s %.9g, sum %.9g\n", what, kind, which, value, double(sum));
+    };
+    const float upper = bound(0.0f);
+    if (upper < sum) fail("upper", upper);
+    const float lower = lower_bound(upper, row, filter.norm[0], residual, bias, k);
+    if (!(lower <= sum) && sum == sum) fail("lower", lower);
+    // the largest threshold that the sum is above
+    const float below = nextafterf(sum, -INFINITY);
+    if (below >= 0 && below < INFINITY && bound(below) <= 0) fail("threshold", below);
+  };
+  try_bound("coarse", coarse_bound, rows.rows[0].coarse, filter.residual[0]);
+  // fine bounds are used where the coarse one is finite
+  if (coarse_bound(0) < INFINITY) try_bound("fine", fine_bound, rows.rows[0].fine, fine.residual[0]);
 }
 
 // ---- cases that nearly attain a term
 
 using Floats = std::vector<float>;
 
-// What rounding to multiples of 1/127 of the largest value, 1, leaves is nearly half of one in all channels but the first.
-Floats half_steps(int64_t k, double steps) {
-  Floats x(size_t(k), float((steps + 0.4999) / 127));
+// What rounding to multiples of 1/largest of the largest value, 1, leaves is nearly half of one in all channels but the first.
+Floats half_steps(int64_t k, double steps, int largest) {
+  Floats x(size_t(k), float((steps + 0.4999) / largest));
   x[0] = 1;
   return x;
 }
@@ -105,11 +122,13 @@ void tight() {
   for (const int64_t k : {2, 3, 5, 16, 20, 64, 127, 300, 700}) {
     for (const double steps : {0.0, 1.0, 5.0}) {
       for (const float size : {1.0f, -1.0f, 1000.0f, 1e-6f}) {
-        const Floats x = half_steps(k, steps), w = all_but_first(k, size);
-        check("the row's error", x, w, 0);
-        check("the row's error", x, w, -0.001f * size);
-        check("the column's error", w, x, 0);
-        check("the column's error", w, x, 0.001f * size);
+        for (const int largest : {kLargestByte, kLargestShort}) {
+          const Floats x = half_steps(k, steps, largest), w = all_but_first(k, size);
+          check("the row's error", x, w, 0);
+          check("the row's error", x, w, -0.001f * size);
+          check("the column's error", w, x, 0);
+          check("the column's error", w, x, 0.001f * size);
+        }
       }
     }
   }
