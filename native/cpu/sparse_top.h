@@ -144,7 +144,7 @@ struct BoundedRows {
     auto* limits = reinterpret_cast<int32_t*>(bounds + all);
     auto* bounded = reinterpret_cast<Bounded*>(limits + 2 * rows);
     for (int64_t i = 0; i < all; ++i)
-      bounds[i] = {bounded + i * capacity, 0, int32_t(min64(3 * k + 16, capacity - kWidth)), least};
+      bounds[i] = {bounded + i * capacity, 0, int32_t(min64(3 * k + 48, capacity - kWidth)), least};
     for (int64_t row = 0; row < rows; ++row) limits[row] = least;
     memset(limits + rows, 0, size_t(rows) * 4);
     return {bounded, bounds, limits, limits + rows, rows, capacity, threads};
@@ -180,8 +180,9 @@ inline void drop_bounds(const BoundedRows& rows, int64_t row, int thread, int64_
   Bounds& own = rows.of(row, thread);
   const int32_t before = own.count;
   own.count = drop_below(own.all, own.count, own.limit, k, scratch);
-  own.trigger = int32_t(min64(rows.capacity - kWidth, 2 * int64_t(own.count) + 4 * k));
-  if (own.count > before / 2) __atomic_store_n(&rows.full[row], 1, __ATOMIC_RELAXED);
+  own.trigger = int32_t(min64(rows.capacity - kWidth, 2 * int64_t(own.count) + 4 * k + 32));
+  // where bounds say something, no more than a few more than k are left of three times as many
+  if (own.count > before - before / 4) __atomic_store_n(&rows.full[row], 1, __ATOMIC_RELAXED);
   int32_t* shared = rows.limits + row;
   for (int32_t known = __atomic_load_n(shared, __ATOMIC_RELAXED); known < own.limit;) {
     if (__atomic_compare_exchange_n(shared, &known, own.limit, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
