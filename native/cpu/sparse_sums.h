@@ -177,37 +177,41 @@ constexpr double kDense = 0.25;
 // Sums of a row and a vector of columns whose upper bounds are above the row's limit.
 struct Possible {
   uint32_t lanes;
+  int32_t row;
   int32_t vector;  // of the group
   int32_t next;    // of the row, or -1
 };
 
-// Those of a group, a list for each row, in ascending order of vectors.
+// Those of a group.
 struct PossibleSums {
   float* upper;  // [kWidth] of each
   Possible* all;
-  int32_t count, *first, *last;  // [rows]
+  int32_t count, *first, *last;  // [rows], after link_rows()
   float* below;                  // [rows], the limits
 
   static size_t size(int64_t vectors, int64_t rows) {
-    return size_t(rows) * (size_t(vectors) * (kWidth * 4 + sizeof(Possible)) + 12);
+    return size_t(vectors * rows + 1) * (kWidth * 4 + sizeof(Possible)) + size_t(rows) * 12;
   }
   static PossibleSums in(void* memory, int64_t vectors, int64_t rows) {
     auto* upper = static_cast<float*>(memory);
-    auto* all = reinterpret_cast<Possible*>(upper + vectors * rows * kWidth);
-    auto* first = reinterpret_cast<int32_t*>(all + vectors * rows);
-    PossibleSums own = {upper, all, 0, first, first + rows, reinterpret_cast<float*>(first + 2 * rows)};
-    own.clear(rows);
-    return own;
+    auto* all = reinterpret_cast<Possible*>(upper + (vectors * rows + 1) * kWidth);
+    auto* first = reinterpret_cast<int32_t*>(all + vectors * rows + 1);
+    return {upper, all, 0, first, first + rows, reinterpret_cast<float*>(first + 2 * rows)};
   }
-  void clear(int64_t rows) {
-    count = 0;
-    memset(first, 0xff, size_t(rows) * 4);
-  }
-  void add(int64_t row, int64_t vector, vf upper_bounds, uint32_t lanes) {
+  // Where no lane is above, it adds nothing: a branch would often be mispredicted.
+  SONDE_INLINE void add(int64_t row, int64_t vector, vf upper_bounds, uint32_t lanes) {
     store(upper + count * kWidth, upper_bounds);
-    all[count] = {lanes, int32_t(vector), -1};
-    *(first[row] < 0 ? &first[row] : &all[last[row]].next) = count;
-    last[row] = count++;
+    all[count] = {lanes, int32_t(row), int32_t(vector), -1};
+    count += lanes != 0;
+  }
+  // Makes a list for each row, in ascending order of vectors.
+  void link_rows(int64_t rows) {
+    memset(first, 0xff, size_t(rows) * 4);
+    for (int32_t i = 0; i < count; ++i) {
+      const int32_t row = all[i].row;
+      *(first[row] < 0 ? &first[row] : &all[last[row]].next) = i;
+      last[row] = i;
+    }
   }
 };
 
@@ -282,6 +286,7 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
   // Meanwhile the columns are fetched for the chosen sums: with many rows, most of their cache lines will be needed.
   const char* next = panels.at(0, 0);
   const auto use_rows = [&] {
+    possible.link_rows(row_count);
     for (int64_t row = 0; row < row_count; ++row) {
       if (any_fine && possible.first[row] >= 0) {
         make_fine(work, rows, row, possible, group, fine_columns, fine, split);
@@ -296,7 +301,7 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
         if (one.lanes) use(row, one.vector, one.lanes, possible.upper + i * kWidth, bound);
       }
     }
-    possible.clear(row_count);
+    possible.count = 0;
   };
   const int64_t fetched = row_count < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
   int64_t all = 0;
@@ -325,8 +330,8 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
         const uint32_t wanted = count >= kWidth ? ~0u : (1u << count) - 1;
 #pragma GCC unroll 8
         for (int r = 0; r < kDotRows; ++r) {
+          if (r == height) break;
           const uint32_t bits = not_at_most_bits(upper[r], broadcast(below[r])) & wanted;  // NaN passes
-          if (!bits || r >= height) continue;
           possible.add(row + r, at / kWidth, upper[r], bits);
           lanes += __builtin_popcount(bits);
         }
