@@ -55,13 +55,25 @@ inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, const
 // Where more than this of the sums are possible, computing all of them costs less than the filter and the chosen sums.
 constexpr double kFewPossible = 0.2;
 
-// Whether to try the filter on one more group. Where it has failed for most, only some are tried.
+// Where fine bounds leave more than this of the possible sums, computing all of these costs less.
+constexpr double kFewKept = 0.3;
+
+// Whether to try the filter, and its fine bounds, on one more group. Where it has failed for most, only some are tried.
 struct Trials {
   int32_t tried = 0, failed = 0;
+  FineCounts fine;
 
   bool wanted(int64_t group) const {
     const int32_t t = __atomic_load_n(&tried, __ATOMIC_RELAXED), f = __atomic_load_n(&failed, __ATOMIC_RELAXED);
     return t < 2 || 2 * f <= t || group % 16 == 0;
+  }
+  bool wants_fine(int64_t group) const {
+    const int64_t possible = __atomic_load_n(&fine.possible, __ATOMIC_RELAXED);
+    return double(__atomic_load_n(&fine.kept, __ATOMIC_RELAXED)) <= kFewKept * double(possible) || group % 64 == 63;
+  }
+  void count(const FineCounts& counts) {
+    __atomic_fetch_add(&fine.possible, counts.possible, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&fine.kept, counts.kept, __ATOMIC_RELAXED);
   }
   void count(bool worked) {
     __atomic_fetch_add(&tried, 1, __ATOMIC_RELAXED);
@@ -80,7 +92,8 @@ enum class Filtered { done, too_many_hits, out_of_memory };
 
 // Appends the values of a group that pass, where the filter is good for it, as its first panel shows.
 inline Filtered pick_filtered(const Work& work, List& list, const Left& left, const RowBlocks& row_blocks,
-                              const FilterRows& filter, int64_t rows, const Group& group, int thread) {
+                              const FilterRows& filter, int64_t rows, const Group& group, Trials& trials,
+                              int thread) {
   const size_t bytes = Hits::size(group.vectors(), rows);
   Hits hits = Hits::in(thread_scratch(work.context, thread, kHitsSlot, bytes), group.vectors(), rows);
   int64_t candidates = 0;
@@ -93,10 +106,13 @@ inline Filtered pick_filtered(const Work& work, List& list, const Left& left, co
     hits.add(vector) = {int32_t(row), bits, 0};
     candidates += __builtin_popcount(bits);
   };
-  bounded_sums(work, filter, rows, group, thread, limits, hit, [&](int64_t possible, int64_t all) {
+  const bool wants_fine = trials.wants_fine(group.index);
+  const auto proceed = [&](int64_t possible, int64_t all) {
     few = double(possible) <= kFewPossible * double(all);
     return few;
-  });
+  };
+  trials.count(bounded_sums(work, filter, rows, group, thread, wants_fine, limits, hit, proceed));
+  trials.count(few);
   if (!few) return Filtered::too_many_hits;
   // in the order of columns first: they are sorted by rows afterwards
   const int64_t capacity = max64(1, candidates);
@@ -198,9 +214,8 @@ inline Status by_threshold(Work& work, int64_t first, int64_t rows) {
       const Group group(work, i);
       List& list = lists[i];
       if (work.filtered && trials.wanted(i)) {
-        const Filtered filtered = pick_filtered(work, list, left, blocks, filter, rows, group, thread);
+        const Filtered filtered = pick_filtered(work, list, left, blocks, filter, rows, group, trials, thread);
         if (filtered == Filtered::out_of_memory) return lacks_memory();
-        trials.count(filtered == Filtered::done);
         if (filtered == Filtered::done) return;
       }
       if (work.filtered) __atomic_fetch_add(&work.csr->filter.fell_back, 1, __ATOMIC_RELAXED);

@@ -260,12 +260,19 @@ inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, con
   if (count > 0) flush();
 }
 
+// How many possible sums there were where bounds were made fine, and how many of them still were possible then.
+struct FineCounts {
+  int64_t possible = 0, kept = 0;
+};
+
 // Calls use(row, vector, bits, upper bounds, what they were made of) where some of them are above the row's limit, row by row.
 // limits(row, count, to) gives the limits of a tile of rows. After each panel it calls proceed(sums that are possible so far,
-// of how many), and returns where that is false.
+// of how many), and returns where that is false. Bounds are made fine where `wants_fine` and where that pays off; without it,
+// the order is that of vectors.
 template <class Limits, class Use, class Proceed>
-void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, const Group& group, int thread,
-                  Limits limits, Use use, Proceed proceed) {
+FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, const Group& group, int thread,
+                        bool wants_fine, Limits limits, Use use, Proceed proceed) {
+  FineCounts counts;
   const int64_t k = work.w.shape[0];
   auto* split = static_cast<float*>(thread_scratch(work.context, thread, kTileSlot, tile_bytes(k)));
   auto* sums = reinterpret_cast<int32_t*>(split + kSplitChannels * kGroupColumns);
@@ -299,6 +306,7 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
         const Bound bound = {is_fine ? own.fine : own.coarse,
                              is_fine ? fine_columns.residual + at : work.filter.residual + group.column + at};
         if (one.lanes) use(row, one.vector, one.lanes, possible.upper + i * kWidth, bound);
+        if (is_fine) counts.kept += __builtin_popcount(one.lanes);
       }
     }
     possible.count = 0;
@@ -332,20 +340,31 @@ void bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, c
         for (int r = 0; r < kDotRows; ++r) {
           if (r == height) break;
           const uint32_t bits = not_at_most_bits(upper[r], broadcast(below[r])) & wanted;  // NaN passes
-          possible.add(row + r, at / kWidth, upper[r], bits);
-          lanes += __builtin_popcount(bits);
+          if (wants_fine) {
+            possible.add(row + r, at / kWidth, upper[r], bits);
+            lanes += __builtin_popcount(bits);
+          } else if (bits) {
+            float bounds[kWidth];
+            store(bounds, upper[r]);
+            use(row + r, at / kWidth, bits, bounds, Bound{rows.rows[row + r].coarse, columns.residual});
+            lanes += __builtin_popcount(bits);
+          }
         }
       }
     }
     all += lanes;
-    if (!proceed(all, row_count * min64(group.columns, (i + 1) * kColumns))) return;
-    fine[i] = lanes >= kLeastFine * kVectors;
-    any_fine = any_fine || fine[i];
-    if (fine[i]) fine_columns.set(panels, i, work.filter, group.column + i * kColumns, k);
+    if (!proceed(all, row_count * min64(group.columns, (i + 1) * kColumns))) return counts;
+    fine[i] = wants_fine && lanes >= kLeastFine * kVectors;
+    if (fine[i]) {
+      any_fine = true;
+      counts.possible += lanes;
+      fine_columns.set(panels, i, work.filter, group.column + i * kColumns, k);
+    }
     // where that many are above the limits, these may be tighter afterwards
     if (double(lanes) > kDense * double(row_count * kColumns)) use_rows();
   }
   use_rows();
+  return counts;
 }
 
 }  // namespace sonde::SONDE_ISA

@@ -234,7 +234,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
       }
       return any;
     };
-    bounded_sums(work, filter, rows, group, thread, limits,
+    bounded_sums(work, filter, rows, group, thread, true, limits,
                  [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, const Bound& bound) {
                    if (bounded.is_full(row)) return;
                    Bounds& own = bounded.of(row, thread);
