@@ -55,6 +55,9 @@ inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, const
 // Where more than this of the sums are possible, computing all of them costs less than the filter and the chosen sums.
 constexpr double kFewPossible = 0.2;
 
+// Fine bounds pay off for a panel with so many possible sums for each vector of columns.
+constexpr int64_t kLeastFineOfList = 48 * kVectors;
+
 // Where fine bounds leave more than this of the possible sums, computing all of these costs less.
 constexpr double kFewKept = 0.3;
 
@@ -106,12 +109,12 @@ inline Filtered pick_filtered(const Work& work, List& list, const Left& left, co
     hits.add(vector) = {int32_t(row), bits, 0};
     candidates += __builtin_popcount(bits);
   };
-  const bool wants_fine = trials.wants_fine(group.index);
+  const int64_t least_fine = trials.wants_fine(group.index) ? kLeastFineOfList : kNoFine;
   const auto proceed = [&](int64_t possible, int64_t all) {
     few = double(possible) <= kFewPossible * double(all);
     return few;
   };
-  trials.count(bounded_sums(work, filter, rows, group, thread, wants_fine, limits, hit, proceed));
+  trials.count(bounded_sums(work, filter, rows, group, thread, least_fine, limits, hit, proceed));
   trials.count(few);
   if (!few) return Filtered::too_many_hits;
   // in the order of columns first: they are sorted by rows afterwards

@@ -169,9 +169,7 @@ inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) 
 
 constexpr int64_t kFetchedRows = 32;
 
-// Fine bounds pay off for a panel with so many possible sums for each vector of columns.
-constexpr int64_t kLeastFine = 48;
-// Where more of a panel's sums are possible, their bounds are used before the next panel is bounded.
+// Where more of a panel's sums are possible, no bounds are made fine, and they are used before the next panel is bounded.
 constexpr double kDense = 0.25;
 
 // Sums of a row and a vector of columns whose upper bounds are above the row's limit.
@@ -260,6 +258,8 @@ inline void make_fine(const Work& work, const FilterRows& rows, int64_t row, con
   if (count > 0) flush();
 }
 
+constexpr int64_t kNoFine = INT64_MAX;
+
 // How many possible sums there were where bounds were made fine, and how many of them still were possible then.
 struct FineCounts {
   int64_t possible = 0, kept = 0;
@@ -267,11 +267,11 @@ struct FineCounts {
 
 // Calls use(row, vector, bits, upper bounds, what they were made of) where some of them are above the row's limit, row by row.
 // limits(row, count, to) gives the limits of a tile of rows. After each panel it calls proceed(sums that are possible so far,
-// of how many), and returns where that is false. Bounds are made fine where `wants_fine` and where that pays off; without it,
-// the order is that of vectors.
+// of how many), and returns where that is false. The bounds of a panel with at least `least_fine` possible sums are made fine;
+// with kNoFine, the order is that of vectors.
 template <class Limits, class Use, class Proceed>
 FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, const Group& group, int thread,
-                        bool wants_fine, Limits limits, Use use, Proceed proceed) {
+                        int64_t least_fine, Limits limits, Use use, Proceed proceed) {
   FineCounts counts;
   const int64_t k = work.w.shape[0];
   auto* split = static_cast<float*>(thread_scratch(work.context, thread, kTileSlot, tile_bytes(k)));
@@ -340,7 +340,7 @@ FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_co
         for (int r = 0; r < kDotRows; ++r) {
           if (r == height) break;
           const uint32_t bits = not_at_most_bits(upper[r], broadcast(below[r])) & wanted;  // NaN passes
-          if (wants_fine) {
+          if (least_fine != kNoFine) {
             possible.add(row + r, at / kWidth, upper[r], bits);
             lanes += __builtin_popcount(bits);
           } else if (bits) {
@@ -354,14 +354,15 @@ FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_co
     }
     all += lanes;
     if (!proceed(all, row_count * min64(group.columns, (i + 1) * kColumns))) return counts;
-    fine[i] = wants_fine && lanes >= kLeastFine * kVectors;
+    const bool dense = double(lanes) > kDense * double(row_count * kColumns);
+    fine[i] = lanes >= least_fine && !dense;
     if (fine[i]) {
       any_fine = true;
       counts.possible += lanes;
       fine_columns.set(panels, i, work.filter, group.column + i * kColumns, k);
     }
     // where that many are above the limits, these may be tighter afterwards
-    if (double(lanes) > kDense * double(row_count * kColumns)) use_rows();
+    if (dense) use_rows();
   }
   use_rows();
   return counts;

@@ -116,7 +116,7 @@ struct Bounded {
 };
 
 // How many a thread keeps of a row. Where more are possible after all others were dropped, the filter is no good for it.
-constexpr int64_t bounded_capacity(int64_t k) { return 8 * k + 512; }
+constexpr int64_t bounded_capacity(int64_t k) { return 16 * k + 1024; }
 
 // What a thread knows of a row.
 struct Bounds {
@@ -178,11 +178,9 @@ inline int32_t drop_below(Bounded* all, int32_t count, int32_t& limit, int64_t k
 
 inline void drop_bounds(const BoundedRows& rows, int64_t row, int thread, int64_t k, uint64_t* scratch) {
   Bounds& own = rows.of(row, thread);
-  const int32_t before = own.count;
   own.count = drop_below(own.all, own.count, own.limit, k, scratch);
   own.trigger = int32_t(min64(rows.capacity - kWidth, 2 * int64_t(own.count) + 4 * k + 32));
-  // where bounds say something, no more than a few more than k are left of three times as many
-  if (own.count > before - before / 4) __atomic_store_n(&rows.full[row], 1, __ATOMIC_RELAXED);
+  if (own.count > rows.capacity / 2) __atomic_store_n(&rows.full[row], 1, __ATOMIC_RELAXED);
   int32_t* shared = rows.limits + row;
   for (int32_t known = __atomic_load_n(shared, __ATOMIC_RELAXED); known < own.limit;) {
     if (__atomic_compare_exchange_n(shared, &known, own.limit, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) break;
@@ -190,6 +188,9 @@ inline void drop_bounds(const BoundedRows& rows, int64_t row, int thread, int64_
 }
 
 constexpr int64_t kAtOnce = 3;
+
+// Fine bounds pay off for so many rows, and for a panel with so many possible sums for each vector of columns.
+constexpr int64_t kLeastFineRows = 512, kLeastFineSums = 200 * kVectors;
 
 // Ranks the sums of some rows by their bounds. best[row].all is null for rows that the filter is no good for. Returns their
 // number, or -1 when there is not enough memory.
@@ -217,6 +218,15 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
   const int32_t least = least_key(work), finite = key_of(INFINITY) - 1;
   const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least < finite ? least : finite);
 
+  // Rows whose error is so large that most sums would be possible: in the spread of a row's sums, if its channels had no
+  // preference, more than kLargestError.
+  constexpr double kLargestError = 1.5;
+  const double root = sqrt(double(work.w.shape[0]));
+  for (int64_t row = 0; row < rows; ++row) {
+    const RowBound& own = filter.rows[row].coarse;
+    if (own.error * root > kLargestError * own.norm) bounded.full[row] = 1;
+  }
+
   const RowBlocks blocks = row_blocks(work, left, rows);
 
   // 1. the bounds of all sums
@@ -234,7 +244,7 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
       }
       return any;
     };
-    bounded_sums(work, filter, rows, group, thread, true, limits,
+    bounded_sums(work, filter, rows, group, thread, rows < kLeastFineRows ? kNoFine : kLeastFineSums, limits,
                  [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, const Bound& bound) {
                    if (bounded.is_full(row)) return;
                    Bounds& own = bounded.of(row, thread);
