@@ -131,7 +131,8 @@ struct FilterRows {
     auto* shorts = reinterpret_cast<int16_t*>(bytes + padded(rows) * stride_of(k, 1));
     const int64_t short_stride = stride_of(k, 2) / 2;
     auto* start = reinterpret_cast<int32_t*>(shorts + padded(rows) * short_stride);
-    return {bytes, stride_of(k, 1), shorts, short_stride, start, reinterpret_cast<FilterRow*>(start + padded(rows)), 0, {}};
+    return {bytes, stride_of(k, 1), shorts, short_stride, start, reinterpret_cast<FilterRow*>(start + padded(rows)), 0,
+            {}};
   }
 
   // Quantises row i, x [k], which is overwritten. x has room for a whole number of vectors.

@@ -8,6 +8,8 @@ namespace sonde::SONDE_ISA {
 
 constexpr int64_t kShortStep = 32;  // integers, a whole number of vectors in every instruction set
 
+constexpr int64_t kLargestFineK = int64_t(1) << 14;  // the integers of a group's columns take 6 MB
+
 // The scale of integers of 16 bits, from that of bytes.
 inline float fine_scale(float scale) { return scale * (float(kLargestByte) / kLargestShort); }
 // ||f|| of a column of k weights, from its float32 sum of squares in steps. The quotient of a weight and a step is at most 2047
@@ -36,7 +38,8 @@ struct FineBound {
 SONDE_INLINE int64_t sum_integers(vi v) {
 #if defined(__AVX512F__)
   const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(__m512i(v)));
-  return _mm512_reduce_add_epi64(_mm512_add_epi64(low, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(__m512i(v), 1))));
+  return _mm512_reduce_add_epi64(
+      _mm512_add_epi64(low, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(__m512i(v), 1))));
 #else
   int64_t sum = 0;
   for (int lane = 0; lane < kWidth; ++lane) sum += v[lane];
@@ -62,7 +65,7 @@ struct FineColumns {
   void set(const Panels& panels, int64_t panel, const Filter& filter, int64_t first, int64_t k) const {
     constexpr int64_t kPairsAtOnce = 16, kAtOnce = kColumns < 16 ? kColumns : 16;
     auto* words = reinterpret_cast<float*>(shorts + panel * kColumns * stride);  // a pair of integers each
-    float inverse[kColumns], squares[kColumns] = {};  // of what rounding leaves, in steps
+    float inverse[kColumns], squares[kColumns] = {};                             // of what rounding leaves, in steps
     for (int j = 0; j < kColumns; ++j) {
       const float scale = filter.scale[first + j];
       inverse[j] = scale > 0 ? 1 / fine_scale(scale) : 0;

@@ -48,12 +48,12 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In
     const int64_t rows = min64(m, kRowsAtOnce);
     bool enough = shared_scratch(context, kFilterSlot, filter_row_bytes(rows, depth)) != nullptr;
     for (int thread = 0; thread < threads; ++thread) {
-      enough = enough && thread_scratch(context, thread, kTileSlot, tile_bytes(depth)) &&
-               thread_scratch(context, thread, kPossibleSlot,
-                              PossibleSums::size(work.group_panels() * kVectors, rows)) &&
-               thread_scratch(context, thread, kFineSlot, work.fine_bytes()) &&
-               thread_scratch(context, thread, kChosenSlot, ChosenMemory::size(work.group_panels() * kVectors, rows)) &&
-               thread_scratch(context, thread, kHitsSlot, Hits::size(work.group_panels() * kVectors, rows));
+      enough =
+          enough && thread_scratch(context, thread, kTileSlot, tile_bytes(depth)) &&
+          thread_scratch(context, thread, kPossibleSlot, PossibleSums::size(work.group_panels() * kVectors, rows)) &&
+          thread_scratch(context, thread, kFineSlot, work.fine_bytes()) &&
+          thread_scratch(context, thread, kChosenSlot, ChosenMemory::size(work.group_panels() * kVectors, rows)) &&
+          thread_scratch(context, thread, kHitsSlot, Hits::size(work.group_panels() * kVectors, rows));
     }
     if (!enough) return out_of_memory("the filter's rows");
   }

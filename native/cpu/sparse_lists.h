@@ -55,9 +55,6 @@ inline int32_t pick(List& list, const float* x, int64_t n, int64_t column, const
 // Where more than this of the sums are possible, computing all of them costs less than the filter and the chosen sums.
 constexpr double kFewPossible = 0.2;
 
-// Fine bounds pay off for a panel with so many possible sums for each vector of columns.
-constexpr int64_t kLeastFineOfList = 48 * kVectors;
-
 // Where fine bounds leave more than this of the possible sums, computing all of these costs less.
 constexpr double kFewKept = 0.3;
 
@@ -95,8 +92,7 @@ enum class Filtered { done, too_many_hits, out_of_memory };
 
 // Appends the values of a group that pass, where the filter is good for it, as its first panel shows.
 inline Filtered pick_filtered(const Work& work, List& list, const Left& left, const RowBlocks& row_blocks,
-                              const FilterRows& filter, int64_t rows, const Group& group, Trials& trials,
-                              int thread) {
+                              const FilterRows& filter, int64_t rows, const Group& group, Trials& trials, int thread) {
   const size_t bytes = Hits::size(group.vectors(), rows);
   Hits hits = Hits::in(thread_scratch(work.context, thread, kHitsSlot, bytes), group.vectors(), rows);
   int64_t candidates = 0;
@@ -109,7 +105,7 @@ inline Filtered pick_filtered(const Work& work, List& list, const Left& left, co
     hits.add(vector) = {int32_t(row), bits, 0};
     candidates += __builtin_popcount(bits);
   };
-  const int64_t least_fine = trials.wants_fine(group.index) ? kLeastFineOfList : kNoFine;
+  const int64_t least_fine = trials.wants_fine(group.index) ? kLeastFine : kNoFine;
   const auto proceed = [&](int64_t possible, int64_t all) {
     few = double(possible) <= kFewPossible * double(all);
     return few;

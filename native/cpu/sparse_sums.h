@@ -46,7 +46,8 @@ struct Work {
   }
   int64_t groups() const { return ceil_div(panel_count(w.shape[1]), group_panels()); }
   int64_t sum_floats() const { return Sums::rows(layout(), steps(), kTaskRows, block_rows(context)) * kGroupColumns; }
-  size_t fine_bytes() const { return FineColumns::size(w.shape[0], group_panels() * kColumns); }
+  bool may_be_fine() const { return w.shape[0] <= kLargestFineK; }
+  size_t fine_bytes() const { return may_be_fine() ? FineColumns::size(w.shape[0], group_panels() * kColumns) : 1; }
   size_t scratch_bytes() const { return size_t(sum_floats() + Scratch::floats(layout(), block_rows(context))) * 4; }
 };
 
@@ -169,6 +170,8 @@ inline FilterRows filter_rows(const Work& work, const Left& left, int64_t rows) 
 
 constexpr int64_t kFetchedRows = 32;
 
+// Fine bounds pay off for a panel with so many possible sums.
+constexpr int64_t kLeastFine = 48 * kVectors;
 // Where more of a panel's sums are possible, no bounds are made fine, and they are used before the next panel is bounded.
 constexpr double kDense = 0.25;
 
@@ -273,15 +276,16 @@ template <class Limits, class Use, class Proceed>
 FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, const Group& group, int thread,
                         int64_t least_fine, Limits limits, Use use, Proceed proceed) {
   FineCounts counts;
+  if (!work.may_be_fine()) least_fine = kNoFine;
   const int64_t k = work.w.shape[0];
   auto* split = static_cast<float*>(thread_scratch(work.context, thread, kTileSlot, tile_bytes(k)));
   auto* sums = reinterpret_cast<int32_t*>(split + kSplitChannels * kGroupColumns);
   const int64_t group_vectors = work.group_panels() * kVectors;
   const size_t possible_bytes = PossibleSums::size(group_vectors, row_count), fine_bytes = work.fine_bytes();
-  PossibleSums possible = PossibleSums::in(thread_scratch(work.context, thread, kPossibleSlot, possible_bytes),
-                                           group_vectors, row_count);
-  FineColumns fine_columns = FineColumns::in(thread_scratch(work.context, thread, kFineSlot, fine_bytes), k,
-                                             work.group_panels() * kColumns);
+  PossibleSums possible =
+      PossibleSums::in(thread_scratch(work.context, thread, kPossibleSlot, possible_bytes), group_vectors, row_count);
+  FineColumns fine_columns =
+      FineColumns::in(thread_scratch(work.context, thread, kFineSlot, fine_bytes), k, work.group_panels() * kColumns);
   bool fine[kGroup] = {}, any_fine = false;  // of the panels
   const Panels panels = panels_from(work.w, group.panel);
   const DotTile multiply_bytes = dot_tile_of(work.context);

@@ -116,7 +116,7 @@ struct Bounded {
 };
 
 // How many a thread keeps of a row. Where more are possible after all others were dropped, the filter is no good for it.
-constexpr int64_t bounded_capacity(int64_t k) { return 16 * k + 1024; }
+constexpr int64_t bounded_capacity(int64_t k) { return 12 * k + 768; }
 
 // What a thread knows of a row.
 struct Bounds {
@@ -189,8 +189,8 @@ inline void drop_bounds(const BoundedRows& rows, int64_t row, int thread, int64_
 
 constexpr int64_t kAtOnce = 3;
 
-// Fine bounds pay off for so many rows, and for a panel with so many possible sums for each vector of columns.
-constexpr int64_t kLeastFineRows = 512, kLeastFineSums = 200 * kVectors;
+// Fine bounds pay off for so many rows.
+constexpr int64_t kLeastFineRows = 512;
 
 // Ranks the sums of some rows by their bounds. best[row].all is null for rows that the filter is no good for. Returns their
 // number, or -1 when there is not enough memory.
@@ -218,8 +218,8 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
   const int32_t least = least_key(work), finite = key_of(INFINITY) - 1;
   const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least < finite ? least : finite);
 
-  // Rows whose error is so large that most sums would be possible: in the spread of a row's sums, if its channels had no
-  // preference, more than kLargestError.
+  // Rows whose error leaves too many sums possible: more than kLargestError standard deviations of a row's sums, if these were
+  // those of columns without a preferred direction.
   constexpr double kLargestError = 1.5;
   const double root = sqrt(double(work.w.shape[0]));
   for (int64_t row = 0; row < rows; ++row) {
@@ -244,20 +244,21 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
       }
       return any;
     };
-    bounded_sums(work, filter, rows, group, thread, rows < kLeastFineRows ? kNoFine : kLeastFineSums, limits,
-                 [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, const Bound& bound) {
-                   if (bounded.is_full(row)) return;
-                   Bounds& own = bounded.of(row, thread);
-                   for (; bits; bits &= bits - 1) {
-                     const int lane = __builtin_ctz(bits);
-                     const int64_t column = group.column + vector * kWidth + lane;
-                     const float lower = lower_bound(upper[lane], bound.row, work.filter.norm[column], bound.residual[lane],
-                                                     work.bias[column], work.w.shape[0]);
-                     own.all[own.count++] = {upper[lane], lower, int32_t(column)};
-                   }
-                   if (own.count >= own.trigger) drop_bounds(bounded, row, thread, k, scratch);
-                 },
-                 [](int64_t, int64_t) { return true; });
+    bounded_sums(
+        work, filter, rows, group, thread, rows < kLeastFineRows ? kNoFine : kLeastFine, limits,
+        [&](int64_t row, int64_t vector, uint32_t bits, const float* upper, const Bound& bound) {
+          if (bounded.is_full(row)) return;
+          Bounds& own = bounded.of(row, thread);
+          for (; bits; bits &= bits - 1) {
+            const int lane = __builtin_ctz(bits);
+            const int64_t column = group.column + vector * kWidth + lane;
+            const float lower = lower_bound(upper[lane], bound.row, work.filter.norm[column], bound.residual[lane],
+                                            work.bias[column], work.w.shape[0]);
+            own.all[own.count++] = {upper[lane], lower, int32_t(column)};
+          }
+          if (own.count >= own.trigger) drop_bounds(bounded, row, thread, k, scratch);
+        },
+        [](int64_t, int64_t) { return true; });
   });
 
   // 2. those that are possible after all, in the order of their columns

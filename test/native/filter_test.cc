@@ -82,7 +82,8 @@ void check(const char* what, const std::vector<float>& x, const std::vector<floa
     const int16_t* column = fine.column(0);
     double sum;
     multiply_shorts(1, rows.shorts, &column, fine.stride, &sum);
-    const FineBound own = {filter.scale[0], filter.norm[0], fine.residual[0], upper_bias(bias, threshold, k), split.data()};
+    const FineBound own = {filter.scale[0], filter.norm[0], fine.residual[0], upper_bias(bias, threshold, k),
+                           split.data()};
     return own.upper(sum, rows.rows[0], splits, kColumns);
   };
   const auto try_bound = [&](const char* kind, auto bound, const RowBound& row, float residual) {
