@@ -569,7 +569,7 @@ struct Entry {
 template <class... A>
 Entry<A...> entry_of(Status (*)(Context*, A...));
 
-int64_t no_filter_bytes(Context*, int64_t, int64_t, DType) { return 0; }
+int64_t no_filter_bytes(Context*, int64_t, int64_t, int64_t, DType) { return 0; }
 
 const Operations kOperations = {
 #define OP(name, ...) &decltype(entry_of(&name))::run<&name, k_##name>,

@@ -19,7 +19,7 @@
 
 namespace sonde {
 
-constexpr uint32_t kBackendAbi = 11;
+constexpr uint32_t kBackendAbi = 12;
 constexpr int kMaxRank = 8;
 
 enum class DType : int32_t { float32 = 0, bfloat16 = 1, float16 = 2, int32 = 3, boolean = 4 };
@@ -307,8 +307,8 @@ struct Operations {
   int64_t (*packed_bytes)(int64_t k, int64_t n, DType dtype);
   // bytes of planes of a result [rows, k] of this dtype; 0 where products of this device read none
   int64_t (*planes_bytes)(Context*, int64_t rows, int64_t k, DType dtype);
-  // bytes of a filter of a packed [k, n] matrix of this dtype; 0 where sparse_encode of this device uses none
-  int64_t (*filter_bytes)(Context*, int64_t k, int64_t n, DType dtype);
+  // bytes of a filter of a packed [k, n] matrix of this dtype; 0 where sparse_encode of so many rows uses none
+  int64_t (*filter_bytes)(Context*, int64_t rows, int64_t k, int64_t n, DType dtype);
   // measures for some tenths of a second; null where a backend cannot measure
   Status (*ceiling)(Context*, Ceiling kind, double* per_second);
 };

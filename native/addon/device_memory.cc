@@ -141,12 +141,12 @@ Napi::Value planes_bytes(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), double(bytes));
 }
 
-// filterBytes(device, k, n, dtype)
+// filterBytes(device, rows, k, n, dtype)
 Napi::Value filter_bytes(const Napi::CallbackInfo& info) {
   auto& device = device_of(info);
   const Operations* operations = device->backend.operations(device->context);
-  const int64_t bytes =
-      operations->filter_bytes(device->context, integer(info, 1), integer(info, 2), dtype_of(info, 3));
+  const int64_t bytes = operations->filter_bytes(device->context, integer(info, 1), integer(info, 2), integer(info, 3),
+                                                  dtype_of(info, 4));
   return Napi::Number::New(info.Env(), double(bytes));
 }
 

@@ -90,10 +90,10 @@ bool pays_off(Context* context, int64_t k, int64_t n) {
 
 }  // namespace
 
-int64_t filter_bytes(Context* context, int64_t k, int64_t n, DType) {
+int64_t filter_bytes(Context* context, int64_t rows, int64_t k, int64_t n, DType) {
   const FilterUse use = filter_use(context);
   if (use == FilterUse::never || k == 0 || n == 0 || k > kLargestFilterK) return 0;
-  if (use == FilterUse::where_faster && !pays_off(context, k, n)) return 0;
+  if (use == FilterUse::where_faster && (rows < kLeastFilterRows || !pays_off(context, k, n))) return 0;
   return Filter::size(k, n);
 }
 

@@ -34,10 +34,8 @@ Status sparse_encode(Context* context, CsrOut out, In x, Packed w, In filter, In
   for (int64_t j = 0; j < columns; ++j) {
     limits[j] = own && j < n && own[j] > work.threshold ? own[j] : work.threshold;  // a NaN counts as none
   }
-  // Values of both signs may be kept where there is a threshold alone. Where k is a large part, most sums are needed. Of few
-  // rows, the chosen sums are too few in each vector of columns to be computed fast.
-  constexpr int64_t kLeastRows = 64;
-  const bool pays_off = m >= kLeastRows && (k == 0 || bounded_capacity(k) <= n);
+  // Values of both signs may be kept where there is a threshold alone. Where k is a large part, most sums are needed.
+  const bool pays_off = m >= kLeastFilterRows && (k == 0 || bounded_capacity(k) <= n);
   work.filtered = filter.data && depth > 0 && (k > 0 || relu) && (pays_off || filter_use(context) == FilterUse::always);
   if (work.filtered) {
     if (filter.shape[0] != Filter::size(depth, n)) return fail("the filter is one of another matrix");

@@ -215,8 +215,8 @@ export interface Native extends Record<keyof NativeOperations, NativeOperation> 
   packedBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
   /** Bytes of planes of a result [rows, k]; 0 where products of this device read none. */
   planesBytes(d: DeviceHandle, rows: number, k: number, dtype: number): number;
-  /** Bytes of the filter of a packed matrix [k, n]; 0 where sparseEncode of this device uses none. */
-  filterBytes(d: DeviceHandle, k: number, n: number, dtype: number): number;
+  /** Bytes of the filter of a packed matrix [k, n]; 0 where sparseEncode of so many rows uses none. */
+  filterBytes(d: DeviceHandle, rows: number, k: number, n: number, dtype: number): number;
   /** Copies `host` now and queues its way to the tensor in `numbers` (contiguous, as many bytes). */
   upload(d: DeviceHandle, numbers: ArrayBufferLike, host: RawArray): void;
   /**

@@ -228,6 +228,22 @@ test('the memory of a filter is a quarter of the float32 values, is taken once, 
   assert.is(allocated(), before);
 });
 
+test('where the device decides, fewer than 64 rows make no filter', async () => {
+  delete process.env.SONDE_FILTER;
+  const device = cpu(5);
+  process.env.SONDE_FILTER = '1';
+  const [k, n] = [256, 2048];
+  using x = Tensor.randn([64, k], { seed: 1, device });
+  using w = packWeights(Tensor.randn([k, n], { seed: 2, device }));
+  await device.synchronize();
+  const packed = device.memory().allocated;
+  for (const options of [{}, { k: 3 }]) await sparseEncode(x.slice(0, 0, 63), w, options);
+  assert.is(device.memory().allocated, packed);
+  await sparseEncode(x, w, { threshold: 40 });
+  const bytes = device.memory().allocated - packed; // 0 where the processor has no fast products of bytes
+  assert.ok(bytes === 0 || bytes >= k * n, `${bytes} bytes`);
+});
+
 function same(actual: SparseLatents, expected: SparseLatents, what: string): void {
   if (bytesOf(actual).equals(bytesOf(expected))) return;
   assert.equal(actual, expected, what);

@@ -26,7 +26,7 @@ const program = `
   console.log('fresh', (await Tensor.empty([1000]).read())[999]);
   let latents;
   const entries = await x.device.profile(async () => {
-    latents = await sparseEncode(Tensor.randn([7, 30], { seed: 2 }), w, { threshold: 1 });
+    latents = await sparseEncode(Tensor.randn([7, 30], { seed: 2 }), w, { threshold: 8 });
   });
   console.log('latents', String(latents.rowPtr), String(latents.indices), String(latents.values));
   console.log('filter', JSON.stringify(entries.find(({ operation }) => operation === 'sparseEncode').filter ?? null));

@@ -29,17 +29,17 @@ export class SumFilter implements ViewArgument {
   }
 }
 
-/** Makes the filter of a packed matrix; undefined where the device uses none, or has no memory for it. */
-export function filterOf(matrix: Packed): SumFilter | undefined {
+/** Makes the filter of a packed matrix; undefined where sparseEncode of so many rows uses none, null without memory for it. */
+export function filterOf(matrix: Packed, rows: number): SumFilter | null | undefined {
   const { device, dtype, k, n } = matrix;
-  const bytes = native.filterBytes(device.handle, k, n, dtypeCode(dtype));
+  const bytes = native.filterBytes(device.handle, rows, k, n, dtypeCode(dtype));
   if (bytes === 0) return undefined;
   try {
     const filter = new SumFilter(device, bytes);
     device.run('packFilter', filter, matrix);
     return filter;
   } catch (error) {
-    if (error instanceof OutOfMemoryError) return undefined; // it only saves time
+    if (error instanceof OutOfMemoryError) return null; // it only saves time
     throw error;
   }
 }

@@ -20,7 +20,7 @@ export class PackedMatrix extends Operand {
   readonly device: Device;
   /** @internal */
   readonly storage: Storage;
-  #filter: SumFilter | null | undefined; // undefined until it is asked for
+  #filter: SumFilter | null | undefined; // undefined until it is of use, null where there is no memory for it
 
   /** @internal Use packWeights. */
   constructor(device: Device, k: number, n: number, dtype: DType, storage?: Storage) {
@@ -42,10 +42,10 @@ export class PackedMatrix extends Operand {
     return new PackedMatrix(this.device, this.k, this.n, this.dtype, this.storage.detached());
   }
 
-  /** @internal What sparseEncode reads besides, made when it is first asked for; undefined where the device uses none. */
-  get filter(): SumFilter | undefined {
-    if (this.#filter === undefined) this.#filter = filterOf(this) ?? null;
-    return this.#filter ?? undefined;
+  /** @internal What sparseEncode of so many rows reads besides, made when it is first of use; null where there is none. */
+  filterFor(rows: number): SumFilter | null {
+    if (this.#filter === undefined) this.#filter = filterOf(this, rows);
+    return this.#filter ?? null;
   }
 
   /** @internal Its gradient is a matrix [k, n]. */

@@ -101,7 +101,7 @@ export async function sparseEncode(
   const usesFilter = filter && rows > 0 && (relu || k > 0);
   withContiguous([x, bias, thresholds], (x, bias, thresholds) => {
     const rowsOfX = new MatrixArgument(x, rows, w.k);
-    const sums = usesFilter ? (w.filter ?? null) : null;
+    const sums = usesFilter ? w.filterFor(rows) : null;
     const columns = [bias ?? null, thresholds ?? null] as const;
     device.run('sparseEncode', csr, rowsOfX, w, sums, ...columns, threshold, k, relu, code);
   });
