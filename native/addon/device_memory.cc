@@ -146,7 +146,7 @@ Napi::Value filter_bytes(const Napi::CallbackInfo& info) {
   auto& device = device_of(info);
   const Operations* operations = device->backend.operations(device->context);
   const int64_t bytes = operations->filter_bytes(device->context, integer(info, 1), integer(info, 2), integer(info, 3),
-                                                  dtype_of(info, 4));
+                                                 dtype_of(info, 4));
   return Napi::Number::New(info.Env(), double(bytes));
 }
 

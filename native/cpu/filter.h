@@ -24,8 +24,8 @@ constexpr int kLargestByte = 127;
 constexpr int kLargestShort = 2047;                    // of the fine bounds' integers of 16 bits
 constexpr int kByteOffset = 128;                       // of the unsigned bytes of columns
 constexpr int64_t kLargestFilterK = int64_t(1) << 17;  // 127 * 127 * k is below 2^31
-constexpr int64_t kLeastFilterRows = 64;               // of fewer, the chosen sums are too few in each vector of columns
-constexpr int kSplitChannels = 16;                     // at most
+constexpr int64_t kLeastFilterRows = 64;  // of fewer, the chosen sums are too few in each vector of columns
+constexpr int kSplitChannels = 16;        // at most
 constexpr double kLargestNorm = 0x1p60, kLargestBias = 0x1p120, kUnderflow = 0x1p-56;
 constexpr double kMargin = 1 + 0x1p-14;
 

@@ -257,7 +257,7 @@ const internal = {
   static: ['create', 'upload', 'filled', 'range', 'identity', 'kindOf'],
   tensor: ['readChecked', 'make', 'window', 'transferTo', 'release', 'stride', 'write', 'shared'],
   device: ['reached', 'section', 'run', 'upload', 'read', 'takeBuffer', 'giveBuffer', 'settled', 'record', 'storage'],
-  matrix: ['write', 'detach', 'release'],
+  matrix: ['write', 'detach', 'filterFor', 'release'],
 };
 
 const method =
