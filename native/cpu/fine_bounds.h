@@ -1,6 +1,6 @@
-// Fine bounds of the sums that the bytes leave possible, which are few: products of integers of 16 bits, a 16th as wide.
-// Those of a column are made from its weights when it is met, and lie side by side, as those of a row do. The bound is
-// that of filter.h, with 2047 steps instead of 127.
+// Fine bounds of the sums that the bytes leave possible, which are few. They come from products of integers of 16 bits, and are
+// a 16th as wide. The integers of a column are made from its weights when it is met, and lie side by side, as those of a row
+// do. The bound is that of filter.h with 2047 steps instead of 127, and ||f|| from a float32 sum.
 #pragma once
 #include "filter.h"
 
@@ -8,12 +8,12 @@ namespace sonde::SONDE_ISA {
 
 constexpr int64_t kShortStep = 32;  // integers, a whole number of vectors in every instruction set
 
-constexpr int64_t kLargestFineK = int64_t(1) << 14;  // the integers of a group's columns take 6 MB
+constexpr int64_t kLargestFineK = int64_t(1) << 14;  // a group's columns take 6 MB, or 12 of 384
 
 // The scale of integers of 16 bits, from that of bytes.
 inline float fine_scale(float scale) { return scale * (float(kLargestByte) / kLargestShort); }
 // ||f|| of a column of k weights, from its float32 sum of squares in steps. The quotient of a weight and a step is at most 2047
-// and off by three roundings, less than 0.0004.
+// and off by two roundings, less than 0.0004.
 inline float fine_residual(float scale, float squares, int64_t k) {
   const double sum = double(squares) * (1 + double(k) * 0x1p-23);
   return rounded_up(fine_scale(scale) * (sqrt(sum) + 0.0004 * sqrt(double(k))) * kMargin);
@@ -118,7 +118,10 @@ SONDE_INLINE vi add_products(vi sum, const int16_t* a, const int16_t* b) {
   const auto* second = reinterpret_cast<const __m128i*>(b);
   return sum + vi(_mm_madd_epi16(_mm_loadu_si128(first), _mm_loadu_si128(second)));
 #else
-  for (int i = 0; i < 2 * kWidth; ++i) sum[i / 2] += int32_t(a[i]) * b[i];
+  int16_t first[2 * kWidth], second[2 * kWidth];
+  memcpy(first, a, sizeof first);  // as they were written as float32
+  memcpy(second, b, sizeof second);
+  for (int i = 0; i < 2 * kWidth; ++i) sum[i / 2] += int32_t(first[i]) * second[i];
   return sum;
 #endif
 }

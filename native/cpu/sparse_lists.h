@@ -90,7 +90,7 @@ struct Chosen {
 // What became of a group.
 enum class Filtered { done, too_many_hits, out_of_memory };
 
-// Appends the values of a group that pass, where the filter is good for it, as its first panel shows.
+// Appends the values of a group that pass, where the filter is good for it, as its panels show one after the other.
 inline Filtered pick_filtered(const Work& work, List& list, const Left& left, const RowBlocks& row_blocks,
                               const FilterRows& filter, int64_t rows, const Group& group, Trials& trials, int thread) {
   const size_t bytes = Hits::size(group.vectors(), rows);

@@ -179,8 +179,8 @@ constexpr double kDense = 0.25;
 struct Possible {
   uint32_t lanes;
   int32_t row;
-  int32_t vector;  // of the group
-  int32_t next;    // of the row, or -1
+  int16_t vector, found;  // of the group; how many lanes there were at first
+  int32_t next;           // of the row, or -1
 };
 
 // Those of a group.
@@ -202,7 +202,7 @@ struct PossibleSums {
   // Where no lane is above, it adds nothing: a branch would often be mispredicted.
   SONDE_INLINE void add(int64_t row, int64_t vector, vf upper_bounds, uint32_t lanes) {
     store(upper + count * kWidth, upper_bounds);
-    all[count] = {lanes, int32_t(row), int32_t(vector), -1};
+    all[count] = {lanes, int32_t(row), int16_t(vector), int16_t(__builtin_popcount(lanes)), -1};
     count += lanes != 0;
   }
   // Makes a list for each row, in ascending order of vectors.
@@ -268,10 +268,10 @@ struct FineCounts {
   int64_t possible = 0, kept = 0;
 };
 
-// Calls use(row, vector, bits, upper bounds, what they were made of) where some of them are above the row's limit, row by row.
-// limits(row, count, to) gives the limits of a tile of rows. After each panel it calls proceed(sums that are possible so far,
-// of how many), and returns where that is false. The bounds of a panel with at least `least_fine` possible sums are made fine;
-// with kNoFine, the order is that of vectors.
+// Calls use(row, vector, bits, upper bounds, what they were made of) where some of them are above the row's limit. The rows of a
+// vector come in ascending order, and so do the vectors of a row. limits(row, count, to) gives the limits of a tile of rows.
+// After each panel it calls proceed(sums that are possible so far, of how many). Where that is false it returns, and some that
+// are possible were not used. The bounds of a panel with at least `least_fine` possible sums are made fine, of none with kNoFine.
 template <class Limits, class Use, class Proceed>
 FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_count, const Group& group, int thread,
                         int64_t least_fine, Limits limits, Use use, Proceed proceed) {
@@ -311,6 +311,7 @@ FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_co
                              is_fine ? fine_columns.residual + at : work.filter.residual + group.column + at};
         if (one.lanes) use(row, one.vector, one.lanes, possible.upper + i * kWidth, bound);
         if (is_fine) counts.kept += __builtin_popcount(one.lanes);
+        if (is_fine) counts.possible += one.found;
       }
     }
     possible.count = 0;
@@ -362,7 +363,6 @@ FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_co
     fine[i] = lanes >= least_fine && !dense;
     if (fine[i]) {
       any_fine = true;
-      counts.possible += lanes;
       fine_columns.set(panels, i, work.filter, group.column + i * kColumns, k);
     }
     // where that many are above the limits, these may be tighter afterwards

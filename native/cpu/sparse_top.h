@@ -218,13 +218,15 @@ inline int64_t rank_bounded(const Work& work, const Left& left, int64_t rows, Be
   const int32_t least = least_key(work), finite = key_of(INFINITY) - 1;
   const BoundedRows bounded = BoundedRows::in(memory, rows, k, threads, least < finite ? least : finite);
 
-  // Rows whose error leaves too many sums possible: more than kLargestError standard deviations of a row's sums, if these were
-  // those of columns without a preferred direction.
+  // Rows whose error leaves too many sums possible: more than kLargestError standard deviations of a row's sums with columns
+  // that have no preferred direction.
   constexpr double kLargestError = 1.5;
   const double root = sqrt(double(work.w.shape[0]));
   for (int64_t row = 0; row < rows; ++row) {
-    const RowBound& own = filter.rows[row].coarse;
-    if (own.error * root > kLargestError * own.norm) bounded.full[row] = 1;
+    const FilterRow& own = filter.rows[row];
+    double square = double(own.coarse.norm) * own.coarse.norm;
+    for (int s = 0; s < filter.splits; ++s) square += double(own.split[s]) * own.split[s];
+    if (own.coarse.error * root > kLargestError * sqrt(square)) bounded.full[row] = 1;
   }
 
   const RowBlocks blocks = row_blocks(work, left, rows);

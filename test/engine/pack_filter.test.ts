@@ -25,7 +25,8 @@ function shapeOf(rng: Random): { k: number; n: number; rows: number } {
   const kind = rng.integer(0, 20);
   if (kind === 0) return { k: rng.pick([767, 768, 769, 1535, 1537, 1700]), n: rng.pick([1, 17, 49, 97]), rows: 17 };
   if (kind === 1) return { k: rng.pick([3, 17, 40]), n: rng.pick([2003, 3001, 5000]), rows: 9 };
-  if (kind === 2) return { k: rng.pick([1, 5, 18]), n: rng.pick([7, 50, 100]), rows: 1100 };
+  // so many rows that top-k makes bounds fine
+  if (kind <= 3) return { k: rng.pick([1, 5, 18, 40]), n: rng.pick([7, 50, 100, 150]), rows: 1100 };
   const k = rng.pick([1, 2, 3, 4, 5, 7, 13, 16, 17, 18, 19, 31, 33, 63, 64, 65, 97, 127, 129, 191]);
   return { k, n: rng.pick([1, 2, 3, 5, 7, 15, 16, 17, 23, 47, 48, 49, 97, 191, 193, 385, 521]), rows: 65 };
 }
@@ -152,6 +153,23 @@ for (const [title, columns] of Object.entries(tight)) {
   });
 }
 
+test('more inputs than 32 bits can add up products of: the largest integers in every place', async () => {
+  const [rows, n] = [600, 300];
+  for (const k of [2049, 4111, 8300]) {
+    const rng = random(k);
+    const device = cpu(2);
+    // every sixth column is 1 as the rows are; the sums of the others are far smaller
+    const values = Float32Array.from({ length: k * n }, (_, i) => ((i % n) % 6 === 0 || rng.next() < 0.5 ? 1 : -1));
+    using x = Tensor.zeros([rows, k], { device }).fill(1);
+    using w = packWeights(Tensor.from(values, { shape: [k, n], device }));
+    for (const options of [{ threshold: k - 1 }, { k: 50 }, { k: 60 }]) {
+      const expected = await sparseEncode(x, w, { ...options, filter: false });
+      assert.is(expected.values[0], k);
+      same(await sparseEncode(x, w, options), expected, JSON.stringify({ inputs: k, ...options }));
+    }
+  }
+});
+
 test('what overflows in a bound is not left out, and leaves nothing out', async () => {
   const [k, n] = [3, 40];
   const device = cpu();
@@ -234,10 +252,12 @@ test('where the device decides, fewer than 64 rows make no filter', async () => 
   process.env.SONDE_FILTER = '1';
   const [k, n] = [256, 2048];
   using x = Tensor.randn([64, k], { seed: 1, device });
-  using w = packWeights(Tensor.randn([k, n], { seed: 2, device }));
+  using values = Tensor.randn([k, n], { seed: 2, device });
+  using w = packWeights(values);
   await device.synchronize();
   const packed = device.memory().allocated;
-  for (const options of [{}, { k: 3 }]) await sparseEncode(x.slice(0, 0, 63), w, options);
+  using few = x.slice(0, 0, 63);
+  for (const options of [{}, { k: 3 }]) await sparseEncode(few, w, options);
   assert.is(device.memory().allocated, packed);
   await sparseEncode(x, w, { threshold: 40 });
   const bytes = device.memory().allocated - packed; // 0 where the processor has no fast products of bytes

@@ -48,7 +48,7 @@ export interface SparseEncodeOptions {
   precision?: Precision;
   /**
    * Leave out sums that cannot pass, which products of 8-bit integers show, where that is faster (default). At the first
-   * call, the matrix is packed once more for it: a quarter of the bytes of its float32 values. It changes no bit.
+   * such call, the matrix is packed once more for it: a quarter of the bytes of its float32 values. It changes no bit.
    */
   filter?: boolean;
 }
