@@ -100,57 +100,71 @@ test(
   { limit: 300_000 },
 );
 
-// What rounding to a 127th of the largest value, 1, leaves of these is nearly half of that in each channel but the first: its product
-// with 63 equal values is as large as the bound says.
-const nearHalf = (size: number) => [size, ...Array<number>(63).fill((size * 0.4999) / 127)];
+// What rounding to `steps` steps of the largest value, 1, leaves of these is nearly half of one in each channel but the first: its
+// product with 63 equal values is as large as the bound says.
+const nearHalf = (size: number, steps: number) => [size, ...Array<number>(63).fill((size * 0.4999) / steps)];
 const ones = (size: number) => Array<number>(63).fill(size);
-const W = 63 / 127;
 
 // `winner` and `next` are columns: the sum of the first is its upper bound, and that of the second, a little less, its lower bound.
 const tight = {
-  'the error of the row': (size: number) => ({
-    row: [...nearHalf(size), 0],
+  'the error of the row': (size: number, steps: number) => ({
+    row: [...nearHalf(size, steps), 0],
     winner: [0, ...ones(1.001), 0],
-    next: [W, ...ones(-1), 0],
+    next: [63 / steps, ...ones(-1), 0],
   }),
-  'the error of the columns': (size: number) => ({
-    row: [0, ...ones(size), W * size],
-    winner: [...nearHalf(1.001), 0],
-    next: [1, ...nearHalf(-1).slice(1), 1],
+  'the error of the columns': (size: number, steps: number) => ({
+    row: [0, ...ones(size), (63 / steps) * size],
+    winner: [...nearHalf(1.001, steps), 0],
+    next: [1, ...nearHalf(-1, steps).slice(1), 1],
   }),
 };
 
+// bytes, and integers of 16 bits, which take many rows
 for (const [title, columns] of Object.entries(tight)) {
-  test(`${title}: sums as large as their bounds`, async () => {
-    const n = 150;
-    for (const size of [1, 3, 1e-6, 1e9]) {
-      for (const [at, other] of [
-        [0, 1],
-        [70, 140],
-        [149, 3],
-      ] as const) {
-        const { row, winner, next } = columns(size);
-        const k = row.length;
-        const values = new Float32Array(k * n);
-        for (const [p, value] of winner.entries()) values[p * n + at] = value;
-        for (const [p, value] of next.entries()) values[p * n + other] = value;
-        using w = packWeights(Tensor.from(values, { shape: [k, n] }));
-        // without the second row, all channels that are not 0 might be split off
-        const rows = [...row, ...Array<number>(k).fill(size)];
-        using x = Tensor.from(Float32Array.from(rows), { shape: [2, k] });
-        const all = await sparseEncode(x, w, { filter: false });
-        const own = Array.from({ length: Number(all.rowPtr[1]) }, (_, i) => [all.indices[i], all.values[i]] as const);
-        const value = own.find(([index]) => index === at)?.[1] as number;
-        const second = own.find(([index]) => index === other)?.[1] as number;
-        assert.ok(value > second && second > 0.99 * value, `${value}, ${second}`);
-        for (const options of [{ threshold: neighbour(value, -1) }, { k: 1 }]) {
-          const got = await sparseEncode(x, w, options);
-          assert.equal([got.indices[0], got.values[0]], [at, value], JSON.stringify({ size, at, ...options }));
-          same(got, await sparseEncode(x, w, { ...options, filter: false }), 'both rows');
+  for (const { steps, rows, n } of [
+    { steps: 127, rows: 2, n: 150 },
+    { steps: 2047, rows: 600, n: 400 },
+  ]) {
+    test(`${title}, of ${steps} steps: sums as large as their bounds`, async () => {
+      for (const size of [1, 3, 1e-6, 1e9]) {
+        for (const [at, other] of [
+          [0, 1],
+          [70, 140],
+          [n - 1, 3],
+        ] as const) {
+          const { row, winner, next } = columns(size, steps);
+          const k = row.length;
+          const values = new Float32Array(k * n);
+          for (const [p, value] of winner.entries()) values[p * n + at] = value;
+          for (const [p, value] of next.entries()) values[p * n + other] = value;
+          using matrix = Tensor.from(values, { shape: [k, n] });
+          using w = packWeights(matrix);
+          // the other columns are 0, or far below, and the later ones below the earlier ones
+          const lower = size === 1 || size === 1e9 ? 0 : size;
+          const biases = Float32Array.from({ length: n }, (_, j) =>
+            j === at || j === other ? 0 : -(1000 + j) * lower,
+          );
+          using bias = Tensor.from(biases);
+          // without rows of equal values, all channels that are not 0 might be split off
+          const all = Float32Array.from({ length: rows * k }, (_, i) =>
+            Math.floor(i / k) % 8 === (rows === 2 ? 1 : 0) ? size : (row[i % k] as number),
+          );
+          using x = Tensor.from(all, { shape: [rows, k] });
+          const first = rows === 2 ? 0 : 1;
+          const expected = rowOf(await sparseEncode(x, w, { bias, filter: false }), first);
+          const value = expected.values[expected.indices.indexOf(at)] as number;
+          const second = expected.values[expected.indices.indexOf(other)] as number;
+          assert.ok(value > second && second > 0.99 * value, `${value}, ${second}`);
+          for (const options of [{ threshold: neighbour(value, -1) }, { k: 1 }]) {
+            const got = await sparseEncode(x, w, { bias, ...options });
+            const { indices, values } = rowOf(got, first);
+            assert.equal([indices[0], values[0]], [at, value], JSON.stringify({ size, at, ...options }));
+            same(got, await sparseEncode(x, w, { bias, ...options, filter: false }), 'all rows');
+          }
         }
       }
-    }
-  });
+    });
+  }
 }
 
 test('more inputs than 32 bits can add up products of: the largest integers in every place', async () => {
