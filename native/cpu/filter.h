@@ -28,6 +28,7 @@ constexpr int64_t kLeastFilterRows = 64;  // of fewer, the chosen sums are too f
 constexpr int kSplitChannels = 16;        // at most
 constexpr double kLargestNorm = 0x1p60, kLargestBias = 0x1p120, kUnderflow = 0x1p-56;
 constexpr double kMargin = 1 + 0x1p-14;
+constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which the last bits hold
 
 // r of the bound: the roundings of a sum of k products, of its blocks' sums and of the upper bound.
 inline double rounding(int64_t k) { return (1.02 * double(k + k / kDepth + 8) + 64) * 0x1p-24; }
@@ -84,7 +85,6 @@ struct FilterRow {
 template <int kLargest, class Integer>
 RowBound quantise_row(Integer* q, const float* x, int64_t k, float largest, double norm, int32_t* total) {
   const float scale = largest > 0x1p-100f ? largest / kLargest : 0, inverse = scale > 0 ? 1 / scale : 0;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   vd error{}, squares{};
   vi sum{};
   for (int64_t p = 0; p < k; p += kWidth) {

@@ -98,7 +98,6 @@ struct FineColumns {
  private:
   // The integers of weights in the last 16 bits, and the squares of what rounding leaves. No quotient is above 2047.001.
   static SONDE_INLINE vi integers(vf w, vf inverse, vf& square) {
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which the last bits hold
     const vf quotient = w * inverse, rounded = quotient + kRound, left = quotient - (rounded - kRound);
     square += left * left;
     return vi(rounded);

@@ -36,7 +36,6 @@ void pack_columns(const Filter& filter, int64_t panel, const float* from, int64_
     uint8_t* bytes = to + p / kDotDepth * kDotStep + p % kDotDepth;
     for (int j = 0; j < kColumns; ++j) {
       if (scale[j] == 0) continue;
-      constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
       float q = (w[j] * inverse[j] + kRound) - kRound;
       q = q > kLargestByte ? kLargestByte : q < -kLargestByte ? -kLargestByte : q;
       bytes[j * kDotDepth] = uint8_t(int(q) + kByteOffset);

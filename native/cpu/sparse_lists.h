@@ -218,7 +218,7 @@ inline Status by_threshold(Work& work, int64_t first, int64_t rows) {
         if (filtered == Filtered::done) return;
       }
       if (work.filtered) __atomic_fetch_add(&work.csr->filter.fell_back, 1, __ATOMIC_RELAXED);
-      all_sums(work, left, 0, rows, group, thread, [&](const float* x, int64_t row) {
+      all_sums(work, left, rows, group, thread, [&](const float* x, int64_t row) {
         if (!grow(list, group.columns)) return lacks_memory();
         list.row_counts[row] = pick(list, x, group.columns, group.column, work.thresholds + group.column, work.relu);
       });

@@ -82,17 +82,17 @@ inline Left left_rows(const Work& work, int64_t first, int64_t rows) {
 
 // ---- all sums
 
-// Calls use(sums, row) for the rows [from, end) of a group.
+// Calls use(sums, row) for the rows of a group.
 template <class Use>
-void all_sums(const Work& work, const Left& left, int64_t from, int64_t end, const Group& group, int thread, Use use) {
+void all_sums(const Work& work, const Left& left, int64_t rows, const Group& group, int thread, Use use) {
   const Layout layout = work.layout();
   auto* sums = static_cast<float*>(thread_scratch(work.context, thread, kSumsSlot, work.scratch_bytes()));
   Panels b = panels_from(work.w, group.panel);
   b.layout = layout;
   const Sums to{sums, kGroupColumns, in_one_pass(layout, b.used), true};
   const Scratch scratch = Scratch::in(sums + work.sum_floats(), layout, block_rows(work.context));
-  for (int64_t row = from; row < end; row += kTaskRows) {
-    product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, end - row), b, group.panels, group.columns,
+  for (int64_t row = 0; row < rows; row += kTaskRows) {
+    product<kVectors>({left.row(row), left.stride}, min64(kTaskRows, rows - row), b, group.panels, group.columns,
                       work.bias + group.column, to, scratch, [&](int64_t block, int height, const float* c) {
                         for (int i = 0; i < height; ++i) use(c + i * kGroupColumns, row + block + i);
                       });
@@ -294,8 +294,6 @@ FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_co
       unpack_row(split + s * kGroupColumns + i * kColumns, panels, i, rows.channels[s]);
     }
   }
-  // Meanwhile the columns are fetched for the chosen sums: with many rows, most of their cache lines will be needed.
-  const char* next = panels.at(0, 0);
   const auto use_rows = [&] {
     possible.link_rows(row_count);
     for (int64_t row = 0; row < row_count; ++row) {
@@ -316,6 +314,8 @@ FineCounts bounded_sums(const Work& work, const FilterRows& rows, int64_t row_co
     }
     possible.count = 0;
   };
+  // Meanwhile the columns are fetched for the chosen sums: with many rows, most of their cache lines will be needed.
+  const char* next = panels.at(0, 0);
   const int64_t fetched = row_count < kFetchedRows ? 0 : ceil_div(work.filter.steps, kDotStepsPerLine) * 64;
   int64_t all = 0;
   for (int64_t i = 0; i < group.panels; ++i) {  // which stays in the first-level cache while the rows are read

@@ -83,7 +83,7 @@ inline bool rank_all(const Work& work, const Left& left, int64_t rows, Best* bes
   for (int64_t row = 0; row < rows; ++row) limits[row] = least;
   parallel(work.context, work.groups(), [&](int64_t i, int thread) {
     const Group group(work, i);
-    all_sums(work, left, 0, rows, group, thread, [&](const float* x, int64_t row) {
+    all_sums(work, left, rows, group, thread, [&](const float* x, int64_t row) {
       consider(candidates[thread * rows + row], limits + row, x, group.columns, group.column, k, capacity);
     });
   });

@@ -1,5 +1,5 @@
-// The bounds of sparse_encode's filter (native/cpu/filter.h and fine_bounds.h). Oracle: float32 sums in the order of the kernels, computed
-// here with std::fma. No bound may lie on the wrong side of its sum, in random cases and in some that nearly attain one
+// The bounds of sparse_encode's filter (native/cpu/filter.h and fine_bounds.h). Oracle: float32 sums in the order of the
+// kernels, computed here with std::fma. No bound may lie on the wrong side of its sum, in random cases and in some that nearly attain one
 // term of the bound each. filter.test.ts plants bounds that are a little too small.
 #include <cmath>
 #include <cstdio>
